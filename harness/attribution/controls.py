@@ -1,0 +1,64 @@
+"""Controls: maps that know nothing of the model, for every sweep to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from harness.attribution.batches import Inputs, Maps
+from harness.registry import ATTRIBUTIONS
+from harness.seeding import seed_of
+
+__all__ = ["edge", "input_itself", "random_map"]
+
+_EDGE = "Adebayo et al. 2018, arXiv:1810.03292"
+
+
+@ATTRIBUTIONS.register("random", control=True)
+def random_map(model: nn.Module, inputs: Inputs, targets: Sequence[int], *, seed: int) -> Maps:
+    """Independent standard normal numbers: what chance scores.
+
+    Parameters
+    ----------
+    model, inputs, targets, seed : see :mod:`harness.attribution`; every target
+        has numbers of its own, which do not depend on the other targets
+    """
+    maps: Maps = []
+    for target in targets:
+        rng = torch.Generator().manual_seed(seed_of(seed, "random", target))
+        maps.append(tuple(torch.randn(x.shape, generator=rng, dtype=x.dtype).to(x.device) for x in inputs))
+    return maps
+
+
+@ATTRIBUTIONS.register("edge", source=_EDGE, control=True)
+def edge(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> Maps:
+    """Magnitude of each channel's spatial gradient, in input units per voxel.
+
+    Central differences; an axis of one voxel adds nothing.
+
+    Parameters
+    ----------
+    model, inputs, targets : see :mod:`harness.attribution`
+    """
+    return [tuple(_edges(x) for x in inputs) for _ in targets]
+
+
+@ATTRIBUTIONS.register("input", control=True)
+def input_itself(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> Maps:
+    """The input itself: what its brightness alone scores.
+
+    Parameters
+    ----------
+    model, inputs, targets : see :mod:`harness.attribution`
+    """
+    return [tuple(x.clone() for x in inputs) for _ in targets]
+
+
+def _edges(x: Tensor) -> Tensor:
+    axes = [axis for axis in range(2, x.ndim) if x.shape[axis] > 1]
+    if not axes:
+        return torch.zeros_like(x)
+    slopes = torch.gradient(x, dim=axes)
+    return torch.stack([slope**2 for slope in slopes]).sum(0).sqrt()

@@ -1,0 +1,180 @@
+"""Cells and bundles: what is to be computed, by identity.
+
+A *cell* is one configuration × fold × seed × stage (× attribution). A *bundle*
+is one training with everything below it that is missing; it is what one worker
+is given, as plain JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from harness.identity import code_digest, identify
+from harness.spec import Configuration, Task, modules_of, restore
+from harness.store import Stage, Store
+from harness.types import JSON, Split
+
+__all__ = ["Bundle", "Cell", "bundles", "cells_of", "digest", "hardware", "missing", "restored"]
+
+# What each stage runs besides its parts; editing one of these is a change of the stage.
+_STAGE_MODULES = {
+    "train": ("harness.training",),
+    "explain": ("harness.explaining",),
+    "score": ("harness.scoring",),
+    "pool": ("harness.pooling",),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One thing to compute.
+
+    Parameters
+    ----------
+    stage : train, explain or score
+    identity : hash of exactly what determines the result
+    configuration : id
+    fold, seed : of the training
+    label : the attribution; empty for a training and for the score of its predictions
+    parent : identity of the cell whose artifacts are needed; empty for a training
+    body : the identity without the code digests, by which ``accept_code`` finds
+        records of older code
+    """
+
+    stage: Stage
+    identity: str
+    body: str
+    configuration: str
+    fold: int
+    seed: int
+    label: str = ""
+    parent: str = ""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """One training and the cells below it.
+
+    Parameters
+    ----------
+    configuration : plain JSON, crosses to the worker
+    split : sample ids of the fold
+    fold, seed : of the training
+    train : identity of the training, which need not be among the cells
+    cells : what is to be computed, in order
+    """
+
+    configuration: Configuration
+    split: Split
+    fold: int
+    seed: int
+    train: str
+    cells: tuple[Cell, ...]
+
+    def only(self, wanted: Sequence[Cell]) -> Bundle:
+        """The same training with some of its cells."""
+        keep = {cell.identity for cell in wanted}
+        return dataclasses.replace(self, cells=tuple(cell for cell in self.cells if cell.identity in keep))
+
+
+def bundles(
+    configuration: Configuration,
+    folds: Sequence[Split],
+    seeds: Sequence[int],
+    *,
+    only_folds: Sequence[int] | None = None,
+) -> Iterator[Bundle]:
+    """Every training of a configuration with its cells.
+
+    Parameters
+    ----------
+    folds : all folds of the split
+    seeds : of the trainings
+    only_folds : indices of folds to run; all by default
+    """
+    for fold, split in enumerate(folds):
+        if only_folds is not None and fold not in only_folds:
+            continue
+        for seed in seeds:
+            cells = cells_of(configuration, split, fold, seed)
+            yield Bundle(configuration, split, fold, seed, cells[0].identity, cells)
+
+
+def cells_of(configuration: Configuration, split: Split, fold: int, seed: int) -> tuple[Cell, ...]:
+    """The cells of one training, in an order in which they can be computed."""
+    task = restored(configuration)
+    described = configuration.task
+    trained = {
+        "stage": "train",
+        "task_version": described["version"],
+        **{part: described[part] for part in ("view", "model", "recipe")},
+        "split": dataclasses.asdict(split),
+        "seed": seed,
+        "cohort": configuration.fingerprint,
+    }
+    train = Cell(
+        "train",
+        identify({**trained, "code": digest("train", task)}),
+        identify(trained),
+        configuration.id,
+        fold,
+        seed,
+    )
+
+    def below(parent: Cell, stage: Stage, label: str, **what: JSON) -> Cell:
+        code = digest(stage, task, label)
+        identity = identify({"stage": stage, "parent": parent.identity, "code": code, **what})
+        body = identify({"stage": stage, "parent": parent.body, **what})
+        return Cell(stage, identity, body, configuration.id, fold, seed, label, parent.identity)
+
+    metrics = {"metrics": described["metrics"], "regional": described["regional"]}
+    cells = [train, below(train, "score", "", **metrics)]
+    for label, part in described["attributions"].items():
+        explained = below(train, "explain", label, attribution=part)
+        cells += [explained, below(explained, "score", label, **metrics)]
+    return tuple(cells)
+
+
+def missing(bundle: Bundle, store: Store) -> Bundle | None:
+    """The part of a bundle that the store does not hold, or ``None``."""
+    wanted = [cell for cell in bundle.cells if store.get(cell.stage, cell.identity) is None]
+    return bundle.only(wanted) if wanted else None
+
+
+def digest(stage: str, task: Task, label: str = "") -> str:
+    """Digest of the code that a stage of a task runs."""
+    parts = {
+        "train": (task.view, task.model, task.recipe),
+        "explain": (task.attributions[label],) if label else (),
+        "score": tuple(task.metrics.values()),
+        "pool": tuple(task.metrics.values()),
+    }[stage]
+    return _digest((*_STAGE_MODULES[stage], *modules_of(*parts)))
+
+
+@cache
+def _digest(modules: tuple[str, ...]) -> str:
+    return code_digest(modules)
+
+
+_known: dict[str, Task] = {}
+
+
+def restored(configuration: Configuration) -> Task:
+    """The task of a configuration, built once per process."""
+    key = identify(configuration.task)
+    if key not in _known:
+        _known[key] = restore(configuration.task)
+    return _known[key]
+
+
+def hardware() -> dict[str, JSON]:
+    """What this process runs on, for the record."""
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return {"machine": platform.machine(), "python": platform.python_version(), "torch": torch.__version__, "gpu": gpu}

@@ -1,0 +1,405 @@
+"""NIfTI images: read, look at the header, write.
+
+Axes are ordered (X, Y, Z) as stored; the affine takes voxel indices to world
+coordinates in mm, RAS+. The bytes are decoded by nibabel, but without its
+silent repairs of headers: what is wrong in a file must stay visible.
+"""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import uuid
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from harness.errors import HarnessError
+from harness.types import Array
+
+__all__ = ["Header", "IMAGE_FAULTS", "ImageError", "header", "load", "read", "write"]
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_HEADER_BYTES = 540  # the larger of the two NIfTI headers
+
+IMAGE_FAULTS: Mapping[str, str] = MappingProxyType(
+    {
+        "broken-symlink": "a link points to a file that is not there (a data set that was not fetched)",
+        "corrupt-gzip": "the compressed stream is damaged",
+        "datatype": "the voxels are not real numbers (colour, complex)",
+        "dimensions": "the image is not one three-dimensional volume",
+        "empty-file": "the file has no bytes",
+        "missing-file": "the file is not there",
+        "not-a-file": "a folder stands where a file should be",
+        "not-nifti": "the content is not a single-file NIfTI-1 or NIfTI-2 image",
+        "permission": "the file may not be read by this user",
+        "truncated": "the file ends before its last voxel",
+        "unreadable": "the operating system cannot read the file",
+        "wrong-extension": "the name says compressed and the content is not, or the reverse",
+    }
+)
+
+
+class ImageError(HarnessError):
+    """A file that cannot be read as a volume.
+
+    Parameters
+    ----------
+    kind : one of :data:`IMAGE_FAULTS`
+    path : the file
+    value : what was found
+    expected : what must hold
+    remedy : what the user can do next
+    """
+
+    def __init__(self, kind: str, path: Path, value: str, expected: str, remedy: str) -> None:
+        self.kind, self.path, self.value, self.expected, self.remedy = kind, path, value, expected, remedy
+        super().__init__(f"[{kind}] {path}: {value}; expected {expected}. {remedy}")
+
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, Path, str, str, str]]:
+        return type(self), (self.kind, self.path, self.value, self.expected, self.remedy)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a NIfTI header says, unrepaired.
+
+    Parameters
+    ----------
+    shape : axis lengths; trailing axes of length one beyond the third are dropped
+    affine : (4, 4) float64, voxel to world; sform before qform; NaN if it cannot be computed
+    spacing_mm : (3,) voxel size along X, Y, Z as stored in ``pixdim``, whatever the units say
+    orientation : direction in which each axis grows, e.g. ``("L", "A", "S")``; ``"?"`` if undefined
+    units : ``"mm"``, ``"meter"``, ``"micron"`` or ``"unknown"``
+    dtype : stored number type
+    qform, sform : (4, 4) float64 or ``None`` if the code is zero; NaN if it cannot be computed
+    qform_code, sform_code : what the transforms map to (0 unknown, 1 scanner, 2 aligned, 3 Talairach, 4 MNI)
+    """
+
+    shape: tuple[int, ...]
+    affine: Array
+    spacing_mm: tuple[float, ...]
+    orientation: tuple[str, ...]
+    units: str
+    dtype: np.dtype[Any]
+    qform: Array | None
+    sform: Array | None
+    qform_code: int
+    sform_code: int
+
+
+def read(path: str | Path) -> tuple[Array, Array]:
+    """Read one volume.
+
+    Parameters
+    ----------
+    path : ``.nii`` or ``.nii.gz``
+
+    Returns
+    -------
+    array : (X, Y, Z) float32, scaled by the header's slope and intercept
+    affine : (4, 4) float64, voxel to world in mm
+
+    Raises
+    ------
+    ImageError
+        If the file cannot be read, or is not one three-dimensional volume.
+    """
+    path = Path(path)
+    facts, array = load(path)
+    if len(facts.shape) != 3:
+        raise dimensions_error(path, facts.shape)
+    return np.asarray(array, dtype=np.float32), facts.affine
+
+
+def header(path: str | Path) -> Header:
+    """Read the header only; of a compressed file only its beginning is decompressed.
+
+    Raises
+    ------
+    ImageError
+        If there is no NIfTI header in the file.
+    """
+    path = Path(path)
+    return _facts(_parse(_content(path, limit=_HEADER_BYTES), path), path)
+
+
+def load(path: str | Path) -> tuple[Header, Array]:
+    """Read header and voxels at once, in the stored number type where there is no scaling.
+
+    Returns
+    -------
+    header : see :class:`Header`
+    array : of shape ``header.shape``, any number of axes
+
+    Raises
+    ------
+    ImageError
+        If the file cannot be read.
+    """
+    path = Path(path)
+    content = _content(path)
+    raw = _parse(content, path)
+    facts = _facts(raw, path)
+    _check_length(raw, facts, len(content), path)
+    try:
+        array = np.asarray(raw.data_from_fileobj(BytesIO(content)))
+    except (ValueError, OSError, OverflowError, nib.spatialimages.HeaderDataError) as error:
+        raise _not_nifti(path, f"the voxels cannot be decoded ({error})") from error
+    return facts, array.reshape(facts.shape)
+
+
+def write(path: str | Path, array: Array, affine: Array, *, dtype: npt.DTypeLike | None = None) -> Path:
+    """Write one volume; the file appears complete or not at all.
+
+    The same array and affine give the same bytes, whenever and wherever they are written.
+
+    Parameters
+    ----------
+    path : ends in ``.nii`` or ``.nii.gz``; missing folders are made
+    array : (X, Y, Z) or (X, Y, Z, N) numbers
+    affine : (4, 4) voxel to world in mm, RAS+
+    dtype : number type in the file; by default uint8 for bool, float32 for floating point, and the
+        array's own otherwise (int32 for 64-bit integers). Rounded if it is an integer type.
+
+    Raises
+    ------
+    HarnessError
+        If the name, the affine or the values do not fit.
+    """
+    path = Path(path)
+    values = _converted(np.asarray(array), np.dtype(dtype) if dtype is not None else None, path)
+    affine = np.asarray(affine, dtype=np.float64)
+    if affine.shape != (4, 4) or not np.all(np.isfinite(affine)) or np.linalg.det(affine[:3, :3]) == 0:
+        raise HarnessError(f"{path}: the affine must be an invertible (4, 4) matrix, got {affine.tolist()}")
+    content = _encoded(values, affine)
+    if path.name.endswith(".nii.gz"):
+        content = gzip.compress(content, compresslevel=6, mtime=0)
+    elif path.suffix != ".nii":
+        raise HarnessError(f"{path}: the name must end in .nii or .nii.gz")
+    _replace(path, content)
+    return path
+
+
+def dimensions_error(path: Path, shape: tuple[int, ...]) -> ImageError:
+    """The error for an image that is not one volume."""
+    return ImageError(
+        "dimensions",
+        path,
+        f"the shape is {shape}",
+        "one volume (X, Y, Z)",
+        "Save one volume of the series as a file of its own.",
+    )
+
+
+def _content(path: Path, *, limit: int | None = None) -> bytes:
+    """The decompressed bytes of a file, or the first ``limit`` of them."""
+    stored = _stored(path, limit=None if limit is None else 64 * limit)
+    if not stored:
+        raise ImageError("empty-file", path, "0 bytes", "a NIfTI image", "Copy the file again from its source.")
+    compressed = stored[:2] == _GZIP_MAGIC
+    if compressed != path.name.endswith(".gz"):
+        is_what = "compressed" if compressed else "not compressed"
+        raise ImageError(
+            "wrong-extension",
+            path,
+            f"the content is {is_what} (it starts with {stored[:4]!r})",
+            ".nii.gz for compressed and .nii for plain content",
+            "Rename the file, or copy it again if it is a web page or a text placeholder.",
+        )
+    return _decompressed(stored, path, limit) if compressed else stored
+
+
+def _stored(path: Path, *, limit: int | None) -> bytes:
+    """The bytes on disk, with every refusal of the operating system put in words."""
+    copy = "Copy the file again from its source."
+    try:
+        if limit is None:
+            return path.read_bytes()
+        with path.open("rb") as stream:
+            return stream.read(limit)
+    except FileNotFoundError as error:
+        if path.is_symlink():
+            value = f"a link to {path.readlink()}, which is not there"
+            remedy = "Fetch the content (git annex get, datalad get), or mend the link."
+            raise ImageError("broken-symlink", path, value, "a link to a file", remedy) from error
+        raise ImageError("missing-file", path, "there is no such file", "a NIfTI image", copy) from error
+    except IsADirectoryError as error:
+        raise ImageError("not-a-file", path, "a folder", "a file", "Move the folder away.") from error
+    except PermissionError as error:
+        remedy = "Ask its owner for access, or chmod u+r it."
+        raise ImageError("permission", path, "reading is not permitted", "a readable file", remedy) from error
+    except OSError as error:
+        kind = "broken-symlink" if error.errno == errno.ELOOP else "unreadable"
+        raise ImageError(kind, path, error.strerror or str(error), "a readable file", copy) from error
+
+
+def _decompressed(stored: bytes, path: Path, limit: int | None) -> bytes:
+    """Undo gzip (several members too); a stream that stops early or fails its checksum is an error."""
+    copy = "Copy the file again from its source."
+    parts: list[bytes] = []
+    while stored:
+        machine = zlib.decompressobj(wbits=31)
+        try:
+            parts.append(machine.decompress(stored, limit or 0))
+        except zlib.error as error:
+            # Bytes behind the last member are padding, and gzip itself ignores them.
+            if parts and stored[:2] != _GZIP_MAGIC:
+                break
+            raise ImageError("corrupt-gzip", path, str(error), "an intact gzip stream", copy) from error
+        if limit is not None:
+            break
+        if not machine.eof:
+            value = f"the compressed stream stops after {len(parts[-1])} decompressed bytes"
+            raise ImageError("truncated", path, value, "a complete gzip stream", copy)
+        stored = machine.unused_data
+    return b"".join(parts)
+
+
+def _parse(content: bytes, path: Path) -> nib.Nifti1Header:
+    """The header as stored; nibabel's checks, which repair, are off."""
+    sizes = {int.from_bytes(content[:4], "little"), int.from_bytes(content[:4], "big")}
+    if not sizes & {348, 540}:
+        raise _not_nifti(path, f"it starts with {content[:8]!r}")
+    kind, length = (nib.Nifti1Header, 348) if 348 in sizes else (nib.Nifti2Header, 540)
+    if len(content) < length:
+        raise _truncated(path, f"{len(content)} bytes", f"at least the {length} bytes of the header")
+    raw = kind(content[:length], check=False)
+    if bytes(raw["magic"])[:3] not in (b"n+1", b"n+2"):
+        raise _not_nifti(path, f"the magic word is {bytes(raw['magic'])!r}")
+    return raw
+
+
+def _not_nifti(path: Path, value: str) -> ImageError:
+    expected = "a single-file NIfTI image"
+    return ImageError("not-nifti", path, value, expected, "Convert the original again, e.g. with dcm2niix.")
+
+
+def _truncated(path: Path, value: str, expected: str) -> ImageError:
+    return ImageError("truncated", path, value, expected, "Copy the file again from its source.")
+
+
+def _facts(raw: nib.Nifti1Header, path: Path) -> Header:
+    try:
+        shape = tuple(int(length) for length in raw.get_data_shape())
+        dtype = np.dtype(raw.get_data_dtype())
+    except (nib.spatialimages.HeaderDataError, ValueError, KeyError) as error:
+        raise _not_nifti(path, f"the header contradicts itself ({error})") from error
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    qform, sform = _transform(raw, "qform"), _transform(raw, "sform")
+    affine = sform if sform is not None else qform if qform is not None else _fallback(raw)
+    return Header(
+        shape=shape,
+        affine=affine,
+        spacing_mm=tuple(float(size) for size in raw["pixdim"][1:4]),
+        orientation=_orientation(affine),
+        units=_units(raw),
+        dtype=dtype,
+        qform=qform,
+        sform=sform,
+        qform_code=int(raw["qform_code"]),
+        sform_code=int(raw["sform_code"]),
+    )
+
+
+def _transform(raw: nib.Nifti1Header, name: str) -> Array | None:
+    """The named transform, ``None`` if its code is zero, NaN if it cannot be computed."""
+    if int(raw[f"{name}_code"]) == 0:
+        return None
+    try:
+        with np.errstate(all="ignore"):
+            return np.asarray(getattr(raw, f"get_{name}")(), dtype=np.float64)
+    except (ValueError, nib.spatialimages.HeaderDataError):
+        return np.full((4, 4), np.nan)
+
+
+def _fallback(raw: nib.Nifti1Header) -> Array:
+    """The affine that NIfTI prescribes where both codes are zero: voxel sizes, centred."""
+    try:
+        with np.errstate(all="ignore"):
+            return np.asarray(raw.get_base_affine(), dtype=np.float64)
+    except (ValueError, nib.spatialimages.HeaderDataError):
+        return np.full((4, 4), np.nan)
+
+
+def _orientation(affine: Array) -> tuple[str, ...]:
+    if not np.all(np.isfinite(affine)):
+        return ("?", "?", "?")
+    return tuple(code or "?" for code in nib.aff2axcodes(affine))
+
+
+def _units(raw: nib.Nifti1Header) -> str:
+    known = {0: "unknown", 1: "meter", 2: "mm", 3: "micron"}
+    code = int(raw["xyzt_units"]) % 8
+    return known.get(code, f"code {code}")
+
+
+def _check_length(raw: nib.Nifti1Header, facts: Header, length: int, path: Path) -> None:
+    """Refuse before anything is allocated: a damaged header can ask for terabytes."""
+    if any(size < 1 for size in facts.shape) or not facts.shape:
+        raise dimensions_error(path, facts.shape)
+    if facts.dtype.kind not in "iuf":
+        raise ImageError(
+            "datatype",
+            path,
+            f"the number type is {facts.dtype}",
+            "integers or floating point",
+            "Save one channel (or the magnitude) as a file of its own.",
+        )
+    needed = int(raw["vox_offset"]) + facts.dtype.itemsize * int(np.prod([int(size) for size in facts.shape]))
+    if length < needed:
+        raise _truncated(path, f"{length} bytes", f"{needed} bytes for {facts.shape} voxels of {facts.dtype}")
+
+
+def _converted(array: Array, dtype: np.dtype[Any] | None, path: Path) -> Array:
+    if array.ndim not in (3, 4):
+        raise HarnessError(f"{path}: an image must have 3 or 4 axes, got the shape {array.shape}")
+    target = dtype or _default_dtype(array.dtype)
+    if target.kind not in "iu" or array.dtype.kind == "b":
+        return array.astype(target)
+    values = np.rint(array) if array.dtype.kind == "f" else array
+    limits = np.iinfo(target)
+    if values.size and not (values.min() >= limits.min and values.max() <= limits.max):
+        raise HarnessError(
+            f"{path}: {limits.min} <= values <= {limits.max} must hold for {target}, "
+            f"got {values.min()} to {values.max()}; choose a wider dtype"
+        )
+    return values.astype(target)
+
+
+def _default_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    if dtype.kind == "b":
+        return np.dtype(np.uint8)
+    if dtype.kind == "f":
+        return np.dtype(np.float32)
+    return np.dtype(np.int32) if dtype.itemsize == 8 else dtype
+
+
+def _encoded(values: Array, affine: Array) -> bytes:
+    image = nib.Nifti1Image(values, affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    # A quaternion cannot hold shear: better no qform than one that disagrees.
+    if not np.allclose(image.get_qform(), affine, atol=1e-3):
+        image.set_qform(affine, code=0)
+    return bytes(image.to_bytes())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,610 @@
+"""Is a cohort fit to train on? Every fault of the data, found in one pass over all of it.
+
+*Faulty* is present but wrong; nothing trains before it is mended or its subject
+excluded by name. *Ineligible* is a required file or value that is absent; the
+index has left those subjects out already. Images are checked at their native
+resolution, each file is read once, and one subject is held in memory at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+import nibabel as nib
+import numpy as np
+
+from harness.data import nifti
+from harness.data.bids import INDEX_FAULTS, BidsIndex
+from harness.types import Array, Candidate, Fault
+
+__all__ = ["FAULT_KINDS", "verify"]
+
+_Role = Literal["image", "label", "brain", "regions"]
+
+FAULT_KINDS: Mapping[str, str] = MappingProxyType(
+    dict(
+        sorted(
+            {
+                **INDEX_FAULTS,
+                **nifti.IMAGE_FAULTS,
+                "affine-mismatch": "files of a subject have the same shape but stand in different places",
+                "all-negative": "no voxel of an image is above zero",
+                "constant-image": "all voxels of an image are equal",
+                "duplicate-image": "two files under different names hold the same voxels",
+                "duplicate-subject": "all files of a subject are copies of another's",
+                "empty-mask": "no voxel of a mask is set",
+                "extreme-intensity": "an image has voxels far beyond all others",
+                "field-of-view": "an image does not cover the label",
+                "full-mask": "every voxel of the label is set",
+                "negative-mask": "a mask or regions image has negative values",
+                "no-orientation": "the header has neither qform nor sform, so left and right are unknown",
+                "non-binary": "a mask holds values other than 0 and 1",
+                "non-finite": "an image has NaN or infinite voxels",
+                "one-class": "the target is the same for every eligible subject",
+                "orientation-mismatch": "files of a subject have the same shape but their axes run differently",
+                "out-of-range": "a value of participants.tsv is not credible",
+                "outside-brain": "the label reaches outside of the brain mask",
+                "qform-sform": "the two transforms of a header disagree, so programs place the image differently",
+                "regions-not-integer": "a regions image holds fractions",
+                "regions-unnamed": "a regions image holds labels that no table names",
+                "shape-mismatch": "a mask is on none of the grids of its subject's images",
+                "singular-affine": "the affine cannot be inverted",
+                "spacing": "a voxel size is zero, negative or not a number",
+                "spacing-affine": "the voxel sizes and the affine of a header disagree",
+                "spacing-implausible": "a voxel size is below 0.1 mm or above 10 mm",
+                "too-few": "there are fewer eligible subjects than the split needs",
+                "units": "the header's unit of length is not mm",
+            }.items()
+        )
+    )
+)
+
+_SPACING_RANGE_MM = (0.1, 10.0)
+_PLACE_TOLERANCE = 0.05  # of the smallest voxel size; rounding of headers stays below it
+_QFORM_TOLERANCE = 0.5  # of the smallest voxel size, at the farthest corner
+_SPACING_TOLERANCE = 0.01  # relative
+_OUTSIDE_IMAGE = 0.01  # fraction of the label's voxels
+_OUTSIDE_BRAIN = 0.05  # fraction of the label's voxels; the edge of a brain mask is uncertain
+_EXTREME_RATIO = 1e4  # largest magnitude over its 99th percentile
+_SHOWN = 8  # values in a message
+_SAMPLE = 200_000  # voxels for a percentile
+
+
+def verify(
+    index: BidsIndex,
+    *,
+    sequences: Sequence[str] = (),
+    label: str | None = None,
+    optional: Sequence[str] = ("brain", "regions"),
+    target: str | None = None,
+    minimum: int = 1,
+) -> list[Fault]:
+    """All faults of a cohort, those of the index first, then by subject, then of the whole.
+
+    Parameters
+    ----------
+    index : of the folder; its candidates have every required file
+    sequences : the images that are used, by their names in the index
+    label : the mask that is used, if any
+    optional : masks that are used where a subject has them; region names are
+        required only if ``regions`` is among them
+    target : column of participants.tsv that a model predicts, if any
+    minimum : eligible subjects that the split needs
+
+    Returns
+    -------
+    list of Fault
+        Empty if the cohort is sound. The kinds are the keys of :data:`FAULT_KINDS`.
+    """
+    faults = list(index.faults)
+    prints: dict[str, dict[str, _Print]] = {}
+    for candidate in index.candidates:
+        scans, unread = _scans(index.root, candidate, sequences, label, optional)
+        faults += unread
+        faults += [fault for scan in scans for fault in _scan_faults(scan)]
+        faults += _subject_faults(index, candidate, scans)
+        prints[candidate.id] = {scan.name: _Print(candidate.subject, scan.file, scan.digest) for scan in scans}
+    faults += _duplicates(prints)
+    faults += _implausible(index)
+    faults += _one_class(index, target)
+    faults += _too_few(index, minimum)
+    return faults
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """One file that was read.
+
+    Parameters
+    ----------
+    name : as in the candidate
+    role : what is expected of its values
+    file : relative to the root
+    subject : see :class:`harness.types.Candidate`
+    header : unrepaired
+    data : (X, Y, Z), or any shape that the file has
+    """
+
+    name: str
+    role: _Role
+    file: str
+    subject: str
+    header: nifti.Header
+    data: Array
+
+    def fault(self, kind: str, value: str, expected: str, remedy: str) -> Fault:
+        return Fault(kind, self.file, self.subject, value, expected, remedy)
+
+    @cached_property
+    def limits(self) -> tuple[float, float]:
+        """Smallest and largest voxel; NaN if one is."""
+        return float(self.data.min()), float(self.data.max())
+
+    @property
+    def finite(self) -> bool:
+        return bool(np.all(np.isfinite(self.limits)))
+
+    @property
+    def placed(self) -> bool:
+        """Whether its grid can be compared with another's."""
+        return len(self.header.shape) == 3 and _invertible(self.header.affine)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the voxels, whatever number type holds them; empty if they cannot tell two files apart."""
+        low, high = self.limits
+        if self.role in ("brain", "regions") or not self.finite or low == high:
+            return ""  # one template may serve all subjects
+        with np.errstate(over="ignore"):
+            values = np.packbits(self.data != 0) if self.role == "label" else self.data.astype(np.float32)
+        start = f"{self.role == 'label'} {self.data.shape}".encode()
+        return hashlib.sha256(start + values.tobytes(order="A")).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Print:
+    """What is kept of a file for the comparison across subjects."""
+
+    subject: str
+    file: str
+    digest: str
+
+
+def _scans(
+    root: Path, candidate: Candidate, sequences: Iterable[str], label: str | None, optional: Iterable[str]
+) -> tuple[list[_Scan], list[Fault]]:
+    """Every used file of a candidate, and faults of those that cannot be read."""
+    files: list[tuple[str, _Role, Path]] = [(name, "image", candidate.images[name]) for name in sequences]
+    if label is not None:
+        files.append((label, "label", candidate.masks[label]))
+    extra = [name for name in optional if name in candidate.masks and name != label]
+    files += [(name, "regions" if name == "regions" else "brain", candidate.masks[name]) for name in extra]
+    scans, faults = [], []
+    for name, role, path in files:
+        file = str(path.relative_to(root))
+        try:
+            scans.append(_Scan(name, role, file, candidate.subject, *nifti.load(path)))
+        except nifti.ImageError as error:
+            faults.append(Fault(error.kind, file, candidate.subject, error.value, error.expected, error.remedy))
+    return scans, faults
+
+
+def _scan_faults(scan: _Scan) -> list[Fault]:
+    checks = (*_HEADER_CHECKS, *_VALUE_CHECKS[scan.role])
+    return [fault for check in checks if (fault := check(scan)) is not None]
+
+
+# --- headers -----------------------------------------------------------------
+
+
+def _dimensions(scan: _Scan) -> Fault | None:
+    if len(scan.header.shape) == 3:
+        return None
+    error = nifti.dimensions_error(Path(scan.file), scan.header.shape)
+    return scan.fault(error.kind, error.value, error.expected, error.remedy)
+
+
+def _spacing(scan: _Scan) -> Fault | None:
+    if _positive(scan.header.spacing_mm):
+        return None
+    value = f"the voxel size is {_numbers(scan.header.spacing_mm)}"
+    remedy = "Set pixdim from the scanner's protocol, or convert the original again."
+    return scan.fault("spacing", value, "three positive lengths", remedy)
+
+
+def _spacing_implausible(scan: _Scan) -> Fault | None:
+    sizes, (low, high) = scan.header.spacing_mm, _SPACING_RANGE_MM
+    if not _positive(sizes) or _units(scan) or all(low <= size <= high for size in sizes):
+        return None
+    value = f"the voxel size is {_numbers(sizes)} mm"
+    return scan.fault(
+        "spacing-implausible", value, f"{low:g} to {high:g} mm", "Check the unit and the header's pixdim."
+    )
+
+
+def _units(scan: _Scan) -> Fault | None:
+    # "unknown" is what many programs write, and means mm in practice.
+    if scan.header.units in ("mm", "unknown"):
+        return None
+    value, remedy = f"the unit is {scan.header.units}", "Convert the affine and pixdim to mm and set xyzt_units."
+    return scan.fault("units", value, "mm", remedy)
+
+
+def _affine(scan: _Scan) -> Fault | None:
+    if _invertible(scan.header.affine):
+        return None
+    value = f"the affine is {np.array2string(scan.header.affine[:3], precision=4, separator=',')}".replace("\n", "")
+    remedy = "Copy the affine of the original image, or convert it again."
+    return scan.fault("singular-affine", value, "an invertible matrix of finite numbers", remedy)
+
+
+def _no_orientation(scan: _Scan) -> Fault | None:
+    if scan.header.qform is not None or scan.header.sform is not None:
+        return None
+    remedy = "Set the sform from the original image, or convert it again."
+    return scan.fault("no-orientation", "qform_code and sform_code are 0", "one of them above 0", remedy)
+
+
+def _qform_sform(scan: _Scan) -> Fault | None:
+    qform, sform = scan.header.qform, scan.header.sform
+    if qform is None or sform is None or not scan.placed or not np.all(np.isfinite(qform)):
+        return None
+    apart = _apart(scan.header.shape, qform, sform)
+    if apart <= _QFORM_TOLERANCE * _smallest_size(sform):
+        return None
+    value = f"qform and sform place a corner {apart:.3g} mm apart"
+    remedy = "Find out which is right and write it to both (fslorient, nibabel's set_qform)."
+    return scan.fault("qform-sform", value, f"less than {_QFORM_TOLERANCE:g} of a voxel", remedy)
+
+
+def _spacing_affine(scan: _Scan) -> Fault | None:
+    sizes = np.asarray(scan.header.spacing_mm)
+    if not _positive(sizes) or not _invertible(scan.header.affine):
+        return None
+    implied = nib.affines.voxel_sizes(scan.header.affine)
+    if np.allclose(sizes, implied, rtol=_SPACING_TOLERANCE, atol=0):
+        return None
+    value = f"pixdim says {_numbers(sizes)} mm and the affine {_numbers(implied)} mm"
+    return scan.fault("spacing-affine", value, "the same sizes", "Find out which is right and write it to both.")
+
+
+# --- values ------------------------------------------------------------------
+
+
+def _non_finite(scan: _Scan) -> Fault | None:
+    if scan.finite:
+        return None
+    bad = ~np.isfinite(scan.data)
+    first = tuple(int(place) for place in np.argwhere(bad)[0])
+    value = f"{int(bad.sum())} of {bad.size} voxels are NaN or infinite, the first at {first}"
+    return scan.fault("non-finite", value, "finite numbers", "Find the step that made them, or set them to 0.")
+
+
+def _constant(scan: _Scan) -> Fault | None:
+    low, high = scan.limits
+    if not scan.finite or low < high:
+        return None
+    return scan.fault("constant-image", f"every voxel is {low:g}", "contrast", "Convert the original again.")
+
+
+def _all_negative(scan: _Scan) -> Fault | None:
+    low, high = scan.limits
+    if not scan.finite or high > 0 or low == high:
+        return None
+    value, remedy = (
+        f"the values are {low:g} to {high:g}",
+        "Check the header's slope, and whether the image is inverted.",
+    )
+    return scan.fault("all-negative", value, "some above 0", remedy)
+
+
+def _extreme(scan: _Scan) -> Fault | None:
+    if not scan.finite:
+        return None
+    largest = max(map(abs, scan.limits))
+    flat = scan.data.ravel(order="K")
+    usual = float(np.percentile(np.abs(flat[:: max(1, flat.size // _SAMPLE)].astype(np.float64)), 99))
+    if usual == 0 or largest <= _EXTREME_RATIO * usual:
+        return None
+    value = f"the largest magnitude is {largest:g}, and 99 % of the voxels are below {usual:g}"
+    remedy = "Clip the image, or find the step that made the spikes."
+    return scan.fault("extreme-intensity", value, f"less than {_EXTREME_RATIO:g} times as much", remedy)
+
+
+def _negative_mask(scan: _Scan) -> Fault | None:
+    if not scan.finite or scan.limits[0] >= 0:
+        return None
+    value, remedy = f"the smallest value is {scan.limits[0]:g}", "Set the background to 0 and save as uint8."
+    return scan.fault("negative-mask", value, "0 or more", remedy)
+
+
+def _non_binary(scan: _Scan) -> Fault | None:
+    low, high = scan.limits
+    if not scan.finite or low < 0:
+        return None
+    if high <= 1 and (scan.data.dtype.kind in "iu" or np.all((scan.data == 0) | (scan.data == 1))):
+        return None
+    remedy = "Threshold the mask, or choose one of its labels, and save it as 0 and 1."
+    return scan.fault("non-binary", f"the values are {_listed(np.unique(scan.data))}", "0 and 1", remedy)
+
+
+def _empty_mask(scan: _Scan) -> Fault | None:
+    if scan.limits != (0.0, 0.0):
+        return None
+    remedy = "Replace it by the right file; a subject without the finding must be excluded."
+    return scan.fault("empty-mask", "no voxel is set", "at least one voxel", remedy)
+
+
+def _full_mask(scan: _Scan) -> Fault | None:
+    if scan.limits != (1.0, 1.0):
+        return None
+    remedy = "Replace it by the right file; it may be a mask of the field of view."
+    return scan.fault("full-mask", f"all {scan.data.size} voxels are set", "some background", remedy)
+
+
+def _not_integer(scan: _Scan) -> Fault | None:
+    if not scan.finite or scan.data.dtype.kind in "iu":
+        return None
+    odd = np.unique(scan.data[scan.data != np.rint(scan.data)])
+    if not odd.size:
+        return None
+    remedy = "Resample label images with nearest neighbours."
+    return scan.fault("regions-not-integer", f"there are values such as {_listed(odd)}", "whole numbers", remedy)
+
+
+_Check = Callable[[_Scan], Fault | None]
+
+_HEADER_CHECKS: tuple[_Check, ...] = (
+    _dimensions,
+    _spacing,
+    _spacing_implausible,
+    _units,
+    _affine,
+    _no_orientation,
+    _qform_sform,
+    _spacing_affine,
+)
+
+_MASK_CHECKS: tuple[_Check, ...] = (_non_finite, _negative_mask, _non_binary, _empty_mask)
+
+_VALUE_CHECKS: Mapping[_Role, tuple[_Check, ...]] = {
+    "image": (_non_finite, _constant, _all_negative, _extreme),
+    "label": (*_MASK_CHECKS, _full_mask),
+    # A cropped field can lie inside the brain altogether, so a full brain mask is no fault.
+    "brain": _MASK_CHECKS,
+    "regions": (_non_finite, _negative_mask, _not_integer, _empty_mask),
+}
+
+
+# --- files of one subject against each other ----------------------------------
+
+
+def _subject_faults(index: BidsIndex, candidate: Candidate, scans: Sequence[_Scan]) -> list[Fault]:
+    placed = [scan for scan in scans if scan.placed]
+    return [
+        *_shape_faults(candidate, placed),
+        *_place_faults(placed),
+        *_view_faults(placed),
+        *_outside_brain(placed),
+        *_unnamed_regions(index, scans),
+    ]
+
+
+def _shape_faults(candidate: Candidate, scans: Sequence[_Scan]) -> list[Fault]:
+    """Masks that are on no image's grid; where no image is used, on another grid than the label."""
+    images = {scan.name: scan.header.shape for scan in scans if scan.role == "image"}
+    masks = [scan for scan in scans if scan.role != "image"]
+    if not images:
+        images = {scan.name: scan.header.shape for scan in masks if scan.role == "label"}
+    odd = [scan for scan in masks if images and scan.header.shape not in images.values()]
+    if odd:  # Drawn on a sequence that is there but not used? Its header tells.
+        images |= _other_shapes(candidate, images)
+    shown = ", ".join(f"{name} {shape}" for name, shape in images.items())
+    remedy = "Resample the mask to the image it was drawn on (nearest neighbour)."
+    return [
+        scan.fault("shape-mismatch", f"the shape is {scan.header.shape}", f"the shape of an image: {shown}", remedy)
+        for scan in odd
+        if scan.header.shape not in images.values()
+    ]
+
+
+def _other_shapes(candidate: Candidate, known: Mapping[str, object]) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, path in candidate.images.items():
+        try:
+            shapes |= {} if name in known else {name: nifti.header(path).shape}
+        except nifti.ImageError:
+            continue  # A file that is not used may be broken.
+    return shapes
+
+
+def _place_faults(scans: Sequence[_Scan]) -> list[Fault]:
+    """Files of equal shape whose voxels stand in different places."""
+    faults = []
+    for shape in dict.fromkeys(scan.header.shape for scan in scans):
+        group = [scan for scan in scans if scan.header.shape == shape]
+        reference = next((scan for scan in group if scan.role == "label"), group[0])
+        size = _smallest_size(reference.header.affine)
+        for scan in group:
+            apart = _apart(shape, scan.header.affine, reference.header.affine)
+            if apart > _PLACE_TOLERANCE * size:
+                faults.append(_place_fault(scan, reference, apart))
+    return faults
+
+
+def _place_fault(scan: _Scan, reference: _Scan, apart: float) -> Fault:
+    ours, theirs = scan.header.orientation, reference.header.orientation
+    remedy = "Register and resample the images to one grid; copy no header without looking at the images."
+    if ours != theirs:
+        value = f"the axes run to {''.join(ours)}, those of {reference.file} to {''.join(theirs)}"
+        return scan.fault("orientation-mismatch", value, "the same directions for the same shape", remedy)
+    value = f"a corner stands {apart:.3g} mm away from that of {reference.file}, which has the same shape"
+    value += f" (origins {_numbers(scan.header.affine[:3, 3])} and {_numbers(reference.header.affine[:3, 3])} mm)"
+    return scan.fault("affine-mismatch", value, "the same place", remedy)
+
+
+def _view_faults(scans: Sequence[_Scan]) -> list[Fault]:
+    """Images on a grid of their own that miss the label (without a label: the centre of the first image)."""
+    images = [scan for scan in scans if scan.role == "image"]
+    label = next((scan for scan in scans if scan.role == "label"), None)
+    source = label or next(iter(images), None)
+    if source is None:
+        return []
+    voxels = np.argwhere(source.data > 0) if label else np.asarray(source.header.shape)[None] // 2
+    faults = []
+    for scan in images:
+        if scan.header.shape == source.header.shape or not len(voxels):
+            continue  # Equal shapes are compared voxel by voxel in _place_faults.
+        outside = 1 - float(np.mean(_inside(scan, _indices(source, voxels, scan))))
+        if outside > _OUTSIDE_IMAGE:
+            what = "of the label" if label else f"of the centre of {source.name}"
+            value = f"{outside:.0%} {what} lies outside of the image"
+            remedy = "Check that both belong to one scan and are in one space."
+            faults.append(scan.fault("field-of-view", value, f"at most {_OUTSIDE_IMAGE:.0%}", remedy))
+    return faults
+
+
+def _outside_brain(scans: Sequence[_Scan]) -> list[Fault]:
+    by_role = {scan.role: scan for scan in scans}
+    if "label" not in by_role or "brain" not in by_role:
+        return []
+    label, brain = by_role["label"], by_role["brain"]
+    voxels = np.argwhere(label.data > 0)
+    if not len(voxels) or brain.limits[1] <= 0:
+        return []
+    places = _indices(label, voxels, brain)
+    inside = _inside(brain, places)
+    inside[inside] = brain.data[tuple(places[inside].astype(np.int64).T)] > 0
+    outside = 1 - float(np.mean(inside))
+    if outside <= _OUTSIDE_BRAIN:
+        return []
+    value = f"{outside:.0%} of its voxels lie outside of {brain.file}"
+    remedy = "Look at both; one of them is shifted, flipped or another subject's."
+    return [label.fault("outside-brain", value, f"at most {_OUTSIDE_BRAIN:.0%}", remedy)]
+
+
+def _unnamed_regions(index: BidsIndex, scans: Sequence[_Scan]) -> list[Fault]:
+    faults = []
+    for scan in scans:
+        if scan.role != "regions" or not scan.finite:
+            continue
+        values = np.unique(scan.data)
+        unnamed = [value for value in values[values > 0] if value not in index.regions]
+        if unnamed:
+            value = f"{len(unnamed)} labels have no name: {_listed(np.asarray(unnamed))}"
+            remedy = "Write a *_dseg.tsv with the columns index and name, or take the regions image away."
+            faults.append(scan.fault("regions-unnamed", value, "a name for every label", remedy))
+    return faults
+
+
+# --- subjects against each other ----------------------------------------------
+
+
+def _duplicates(prints: Mapping[str, Mapping[str, _Print]]) -> list[Fault]:
+    """Copies: of a whole subject as one fault, else of single files."""
+    faults = []
+    seen: dict[tuple[tuple[str, str], ...], str] = {}
+    first: dict[str, _Print] = {}
+    for id, files in prints.items():
+        whole = tuple((name, one.digest) for name, one in sorted(files.items()) if one.digest)
+        original = seen.setdefault(whole, id)
+        if whole and original != id:
+            faults.append(_duplicate_subject(id, next(iter(files.values())).subject, original))
+            continue
+        for one in files.values():
+            if one.digest and first.setdefault(one.digest, one) is not one:
+                faults.append(_duplicate_image(one, first[one.digest]))
+    return faults
+
+
+def _duplicate_subject(id: str, subject: str, original: str) -> Fault:
+    value, remedy = f"all files equal those of {original}", "Exclude one of the two, or copy the right files."
+    return Fault("duplicate-subject", id, subject, value, "each subject once", remedy)
+
+
+def _duplicate_image(copy: _Print, original: _Print) -> Fault:
+    value, remedy = f"the voxels equal those of {original.file}", "Copy the right file from the source."
+    return Fault("duplicate-image", copy.file, copy.subject, value, "different images under different names", remedy)
+
+
+def _implausible(index: BidsIndex) -> list[Fault]:
+    faults = []
+    for subject, row in {one.subject: one.covariates for one in index.candidates}.items():
+        for column, (low, high) in index.ranges.items():
+            found = row.get(column)
+            if isinstance(found, float) and not low <= found <= high:
+                value, expected = f"{column} of {subject} is {found:g}", f"{low:g} to {high:g}"
+                remedy = "Mend the cell, or write n/a."
+                faults.append(Fault("out-of-range", "participants.tsv", subject, value, expected, remedy))
+    return faults
+
+
+def _one_class(index: BidsIndex, target: str | None) -> list[Fault]:
+    values = {one.covariates.get(target) for one in index.candidates} if target else set()
+    if len(values) != 1 or len(index.candidates) < 2:
+        return []
+    value = f"{target} is {next(iter(values))} for all {len(index.candidates)} eligible subjects"
+    remedy = "Choose another target, or subjects that differ in it."
+    return [Fault("one-class", "participants.tsv", "", value, "at least two different values", remedy)]
+
+
+def _too_few(index: BidsIndex, minimum: int) -> list[Fault]:
+    subjects = {one.subject for one in index.candidates}
+    if len(subjects) >= minimum or not (subjects or index.ineligible):
+        return []
+    left_out = ", ".join(f"{one.subject} ({one.reason})" for one in index.ineligible[:_SHOWN])
+    more = f", and {len(index.ineligible) - _SHOWN} more" if len(index.ineligible) > _SHOWN else ""
+    value = f"{len(subjects)} eligible subjects; left out: {left_out or 'none'}{more}"
+    remedy = "Ask for fewer sequences or folds, or add subjects."
+    return [Fault("too-few", "", "", value, f"at least {minimum}", remedy)]
+
+
+# --- geometry ------------------------------------------------------------------
+
+
+def _positive(sizes: Iterable[float]) -> bool:
+    return all(np.isfinite(size) and size > 0 for size in sizes)
+
+
+def _invertible(affine: Array) -> bool:
+    """Whether the axes of the grid span a volume: relative to their lengths, so that 0.01 mm voxels pass."""
+    if not np.all(np.isfinite(affine)):
+        return False
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(np.all(lengths > 0) and abs(np.linalg.det(affine[:3, :3] / lengths)) > 1e-3)
+
+
+def _smallest_size(affine: Array) -> float:
+    return float(nib.affines.voxel_sizes(affine).min())
+
+
+def _apart(shape: tuple[int, ...], one: Array, other: Array) -> float:
+    """Largest distance in mm between where two affines put the corners of a grid."""
+    corners = np.stack(np.meshgrid(*[(0, length - 1) for length in shape]), -1).reshape(-1, 3)
+    distances = nib.affines.apply_affine(one, corners) - nib.affines.apply_affine(other, corners)
+    return float(np.linalg.norm(distances, axis=1).max())
+
+
+def _indices(source: _Scan, voxels: Array, onto: _Scan) -> Array:
+    """(N, 3) voxel indices of one grid as the nearest indices of another, whole numbers as float."""
+    change = np.linalg.inv(onto.header.affine) @ source.header.affine
+    return np.asarray(np.rint(nib.affines.apply_affine(change, voxels)))
+
+
+def _inside(scan: _Scan, places: Array) -> Array:
+    return np.all((places >= 0) & (places < np.asarray(scan.header.shape)), axis=1)
+
+
+def _numbers(values: Iterable[float]) -> str:
+    return "(" + ", ".join(f"{value:g}" for value in values) + ")"
+
+
+def _listed(values: Array) -> str:
+    shown = ", ".join(f"{value:g}" for value in values[:_SHOWN])
+    return shown + (f", … ({len(values)} in all)" if len(values) > _SHOWN else "")

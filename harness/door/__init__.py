@@ -1,0 +1,1 @@
+"""The door: command line, console, reports. Only here is anything printed."""

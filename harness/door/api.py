@@ -1,0 +1,336 @@
+"""What a notebook calls and the command line is a thin skin of."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from harness import leaderboard as boards
+from harness.cell import Bundle
+from harness.door.figures import figures_of
+from harness.door.report import write_report
+from harness.door.request import resolve, settings_of
+from harness.door.words import Words, to_words
+from harness.errors import RequestError
+from harness.estimate import Estimate, estimate
+from harness.spec import restore
+from harness.store import CellRecord, Store
+from harness.sweep import Plan, Tables, collect, prepare, recall
+from harness.sweep import run as run_cells
+from harness.tuning.tracking import Tracker, tracking_uri
+from harness.types import JSON
+
+__all__ = ["LIMIT_S", "Observer", "Result", "carry_out", "leaderboard", "plan", "plan_of", "rebuild", "run", "write_all"]
+
+LIMIT_S = 12 * 3600.0
+"""Estimated seconds above which a run asks for ``yes=true``."""
+
+
+class Observer(Protocol):
+    """Is told what happens; the console is one."""
+
+    def said(self, text: str) -> None:
+        """A sentence for the user."""
+
+    def planned(self, plan: Plan, todo: int) -> None:
+        """The plan is made; ``todo`` cells are missing."""
+
+    def started(self, bundle: Bundle) -> None:
+        """A bundle began."""
+
+    def committed(self, record: CellRecord, objective: float) -> None:
+        """A cell ended; ``objective`` is NaN unless it scored predictions."""
+
+    def ended(self) -> None:
+        """No more cells."""
+
+
+class Silent:
+    """An observer for notebooks and tests: says nothing."""
+
+    def said(self, text: str) -> None:
+        """Nothing."""
+
+    def planned(self, plan: Plan, todo: int) -> None:
+        """Nothing."""
+
+    def started(self, bundle: Bundle) -> None:
+        """Nothing."""
+
+    def committed(self, record: CellRecord, objective: float) -> None:
+        """Nothing."""
+
+    def ended(self) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gives back.
+
+    Parameters
+    ----------
+    leaderboard : one row per configuration
+    explanations : one row per configuration and attribution
+    regions : long table, one line per region, configuration and metric
+    verdict : what may be claimed, in words
+    failures : cells that failed
+    missing : number of cells that are neither done nor failed
+    csv, report, mlflow : where things are; empty if not written
+    """
+
+    leaderboard: pa.Table
+    explanations: pa.Table
+    regions: pa.Table
+    verdict: str
+    failures: tuple[CellRecord, ...]
+    missing: int
+    csv: Path
+    report: Path | None = None
+    mlflow: str = ""
+    facts: Mapping[str, JSON] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every cell is done."""
+        return not self.failures and not self.missing
+
+
+def run(**words: Any) -> Result:
+    """Train, explain, score and rank, as ``harness run`` does.
+
+    Parameters
+    ----------
+    words : the command's words; a tuple sweeps, ``__`` in a name stands for a dot
+
+    Examples
+    --------
+    >>> harness.run(task="epvs", sequences=("T2w", "FLAIR"), seed=(0, 1))  # doctest: +SKIP
+    """
+    read = to_words(**words)
+    texts = tuple(f"{key}={','.join(map(str, read.several(key)))}" for key in (*read.values, *read.sweeps))
+    return carry_out(read, texts, Silent())
+
+
+def plan(**words: Any) -> Estimate:
+    """What a run would do, with an estimate of time, memory and disk."""
+    return plan_of(to_words(**words), Silent())[1]
+
+
+def leaderboard(**words: Any) -> pa.Table:
+    """The leaderboard of the latest run of a task, from the store alone."""
+    return rebuild(to_words(**words))[1].prediction
+
+
+def plan_of(words: Words, observer: Observer) -> tuple[Plan, Estimate]:
+    """The plan and what it costs; trains nothing."""
+    made = prepare(resolve(words), say=observer.said)
+    return made, estimate(made)
+
+
+def carry_out(words: Words, texts: tuple[str, ...], observer: Observer) -> Result:
+    """A whole run: plan, compute, pool, write.
+
+    Raises
+    ------
+    RequestError
+        If the words are wrong, or the estimate is above 12 hours without ``yes=true``.
+    CohortError
+        If the data have faults.
+    """
+    request = resolve(words, texts=texts)
+    made = prepare(request, say=observer.said)
+    cost = estimate(made)
+    if cost.seconds > LIMIT_S and not request.settings.yes:
+        raise RequestError(
+            f"this would take about {cost.time_text} on this machine ({cost.cells} cells are missing). "
+            "Say yes=true to start it anyway, ray=ADDRESS to run it on a cluster, or profile=quick"
+        )
+    observer.said(made.sentence)
+    for one in made.cohort.ineligible:
+        observer.said(f"left out {one.subject}: {one.reason}")
+    tracker = None if request.settings.mlflow == "off" else Tracker(request.settings, request.task.name)
+    try:
+        _track_known(tracker, made)
+        observer.planned(made, cost.cells)
+
+        def committed(record: CellRecord) -> None:
+            objective = _track_cell(tracker, made, record)
+            observer.committed(record, objective)
+
+        run_cells(made, started=observer.started, committed=committed)
+        observer.ended()
+        observer.said("pooling, drawing and writing")
+        return write_all(made, tracker)
+    finally:
+        observer.ended()
+        if tracker is not None:
+            tracker.close()
+
+
+def rebuild(words: Words) -> tuple[Plan, Tables]:
+    """Plan and tables of the latest run of a task, from the store alone."""
+    if "task" not in words.values:
+        raise RequestError("which task? Say task=NAME")
+    known = {"task", "out", "csv"}
+    settings = settings_of(Words({key: value for key, value in words.values.items() if key == "out"}))
+    unknown = [key for key in (*words.values, *words.sweeps) if key not in known]
+    if unknown:
+        raise RequestError(f"this command takes task=, out= and csv=, got {unknown[0]}")
+    made = recall(str(words.values["task"]), settings)
+    return made, collect(made)
+
+
+def write_all(made: Plan, tracker: Tracker | None) -> Result:
+    """Leaderboards, report and parent runs, from the store."""
+    settings, name = made.request.settings, made.request.task.name
+    if tracker is not None:
+        tracker.drain()
+    runs = {one.id: tracker.run_of(one.id) for one in made.configurations} if tracker else {}
+    tables = collect(made, mlflow_runs=runs)
+    folder = settings.folder / "leaderboards"
+    csv = boards.write_csv(tables.prediction, folder / f"{name}.csv")
+    boards.write_csv(tables.explanation, folder / f"{name}-explanations.csv")
+    boards.write_csv(tables.regions, folder / f"{name}-regions.csv")
+    failures, missing = _undone(made)
+    report = None
+    if settings.report:
+        report = make_report(made, tables)
+    if tracker is not None:
+        _track_pooled(tracker, made, tables, report)
+        tracker.drain()
+    return Result(
+        leaderboard=tables.prediction,
+        explanations=tables.explanation,
+        regions=tables.regions,
+        verdict=boards.verdict(tables.prediction),
+        failures=failures,
+        missing=missing,
+        csv=csv,
+        report=report,
+        mlflow="" if tracker is None else tracking_uri(settings),
+    )
+
+
+def make_report(made: Plan, tables: Tables) -> Path:
+    """The HTML page and its pictures as files of their own."""
+    task = restore(made.configurations[0].task)
+    folder = made.request.settings.folder / "reports" / task.name
+    pictures = figures_of(made, tables)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, picture in enumerate(pictures, 1):
+        slug = "".join(letter if letter.isalnum() else "-" for letter in picture.title.lower())[:60].strip("-")
+        if isinstance(picture.image, bytes):
+            (folder / f"{number:02d}-{slug}.png").write_bytes(picture.image)
+    failures, missing = _undone(made)
+    notes = [made.sentence, f"Truth drawn on: {made.cohort.label_source}."]
+    notes += [f"Failed: {one.stage} {one.label} fold {one.fold} seed {one.seed}: {one.error}" for one in failures]
+    if missing:
+        notes.append(f"{missing} cells are not done yet; run the same command again.")
+    return write_report(
+        folder / "index.html",
+        title=task.name,
+        question=task.question,
+        source=task.source,
+        verdict=boards.verdict(tables.prediction),
+        leaderboard=tables.prediction,
+        explanations=tables.explanation if tables.explanation.num_rows else None,
+        figures=pictures,
+        provenance=_provenance(made),
+        notes=notes,
+        ineligible=made.cohort.ineligible,
+    )
+
+
+def _provenance(made: Plan) -> dict[str, JSON]:
+    first = made.configurations[0]
+    facts = next(iter(_hardware(made)))
+    return {
+        "command": " ".join(["harness run", *made.request.words]),
+        "profile": first.profile,
+        "cohort": f"{made.cohort.name}, {len(made.cohort.subjects)} subjects",
+        "folds": len({bundle.fold for bundle in made.bundles}),
+        "seeds": ", ".join(map(str, made.request.seeds)),
+        "recipe": json.dumps(first.task["recipe"]),
+        "model": json.dumps(first.task["model"]),
+        **facts,
+    }
+
+
+def _hardware(made: Plan) -> list[dict[str, JSON]]:
+    """Hardware of the trainings, each kind once."""
+    found: list[dict[str, JSON]] = []
+    for cell in made.cells:
+        record = made.store.get(cell.stage, cell.identity) if cell.stage == "train" else None
+        if record is not None and dict(record.hardware) not in found:
+            found.append(dict(record.hardware))
+    return found or [{}]
+
+
+def _undone(made: Plan) -> tuple[tuple[CellRecord, ...], int]:
+    undone = [cell for cell in made.cells if made.store.get(cell.stage, cell.identity) is None]
+    failures = tuple(one for cell in undone if (one := made.store.failure(cell.identity)) is not None)
+    return failures, len(undone) - len(failures)
+
+
+def _track_known(tracker: Tracker | None, made: Plan) -> None:
+    """Open or adopt the parents, and write what the store holds already."""
+    if tracker is None:
+        return
+    for configuration in made.configurations:
+        tracker.configuration(configuration, {"cohort_name": made.groups[configuration.id].cohort.name})
+    for cell in made.cells:
+        record = made.store.get(cell.stage, cell.identity)
+        if record is not None:
+            _track_cell(tracker, made, record)
+
+
+def _track_cell(tracker: Tracker | None, made: Plan, record: CellRecord) -> float:
+    """Send a record to MLflow; its objective, if it scored predictions."""
+    values, curve = _numbers(made.store, record)
+    if tracker is not None:
+        tracker.cell(record, values, curve)
+    objective = made.request.task.objective
+    return values.get(objective, math.nan) if record.stage == "score" and not record.label else math.nan
+
+
+def _numbers(store: Store, record: CellRecord) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Mean metrics of a score cell; loss curves of a training."""
+    if record.state != "done":
+        return {}, {}
+    if record.stage == "score":
+        scored = json.loads(store.artifact(record, "values.json").read_text()).values()
+        columns: dict[str, list[float]] = {}
+        for one in scored:
+            for metric, value in one["values"].items():
+                if value is not None:
+                    columns.setdefault(metric, []).append(value)
+        return {metric: statistics.fmean(values) for metric, values in columns.items()}, {}
+    if record.stage == "train":
+        history = json.loads(store.artifact(record, "history.json").read_text())
+        return {}, {name: [epoch[name] for epoch in history] for name in ("loss", "validation")}
+    return {}, {}
+
+
+def _track_pooled(tracker: Tracker, made: Plan, tables: Tables, report: Path | None) -> None:
+    names = [metric.name for metric in boards.read_facts(tables.prediction).metrics]
+    rows = {row["configuration"]: row for row in tables.prediction.to_pylist()}
+    for configuration in made.configurations:
+        row = rows[configuration.id]
+        wanted = [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
+        metrics = {name: row[name] for name in wanted if row.get(name) is not None}
+        files = {"report": report} if report is not None else {}
+        tracker.pooled(configuration.id, metrics, files, done=_is_complete(made, configuration.id))
+
+
+def _is_complete(made: Plan, configuration: str) -> bool:
+    """Whether every cell of a configuration is done."""
+    own = [cell for cell in made.cells if cell.configuration == configuration]
+    return all(made.store.get(cell.stage, cell.identity) is not None for cell in own)

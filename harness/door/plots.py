@@ -1,0 +1,503 @@
+"""Figures of the report: numbers and arrays in, PNG bytes out.
+
+Drawn on matplotlib's own figure objects: no global state, no window, and the
+same bytes for the same numbers. Colours are those of Okabe and Ito, which
+colour-blind readers can tell apart; nothing is told by colour alone.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+
+from harness.errors import OutOfRange
+from harness.leaderboard import read_facts, row_labels
+from harness.types import Array, Score
+
+__all__ = [
+    "attribution_bars",
+    "attribution_slices",
+    "bland_altman",
+    "objective_intervals",
+    "prediction_slices",
+    "sensitivity_precision",
+    "shapley_bars",
+    "subject_lines",
+    "truth_scatter",
+]
+
+_BLUE, _ORANGE, _GREEN, _GREY, _INK = "#0072B2", "#D55E00", "#009E73", "#8A8F98", "#22262B"
+_SKY, _YELLOW, _PURPLE, _AMBER = "#56B4E9", "#F0E442", "#CC79A7", "#E69F00"
+_COLOURS = (_BLUE, _ORANGE, _GREEN, _PURPLE, _AMBER, _SKY, _INK, _GREY)
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_PIXELS_PER_INCH = 144
+_PANELS_PER_ROW = 4
+
+
+def objective_intervals(table: pa.Table) -> bytes:
+    """The objective of every row with its interval, in the table's order.
+
+    Parameters
+    ----------
+    table : of :func:`harness.leaderboard.build`
+
+    Returns
+    -------
+    bytes
+        PNG. Filled and blue: first, or not distinguishable from the first;
+        filled and orange: distinguishable; open and grey: not ranked.
+    """
+    facts, lines, labels = read_facts(table), table.to_pylist(), row_labels(table)
+    name = facts.objective
+    figure, (axes,) = _figure(1, 1, width=6.0, height=1.4 + 0.3 * max(len(lines), 1))
+    kinds = {
+        "group": (_BLUE, "o", _BLUE, "first, or not distinguishable from it"),
+        "other": (_ORANGE, "s", _ORANGE, "differs from the first"),
+        "none": (_GREY, "D", "white", "not ranked"),
+    }
+    seen = []
+    for position, line in enumerate(lines):
+        if line[name] is None:
+            continue
+        leads = line["rank"] == 1 or line["not_distinguishable_from_best"]
+        kind = "none" if line["rank"] is None else "group" if leads else "other"
+        colour, marker, face, _ = kinds[kind]
+        seen.append(kind)
+        if line[f"{name}_low"] is not None:
+            axes.plot([line[f"{name}_low"], line[f"{name}_high"]], [position] * 2, color=colour, lw=2, zorder=2)
+        axes.plot(line[name], position, marker=marker, color=colour, mfc=face, ms=7, ls="none", zorder=3)
+    metric = facts.metric(name)
+    if math.isfinite(metric.chance):
+        axes.axvline(metric.chance, color=_GREY, ls=":", lw=1.2, zorder=1)
+        axes.annotate("chance", (metric.chance, 1), (3, -3), xycoords=("data", "axes fraction"), va="top",
+                      textcoords="offset points", color=_GREY, fontsize=8)  # fmt: skip
+    axes.set_yticks(range(len(lines)), labels)
+    axes.set_ylim(len(lines) - 0.4, -0.6)
+    better = {"higher": "higher is better", "lower": "lower is better"}.get(metric.direction, "")
+    axes.set_xlabel(f"{_titled(name, metric.unit)}: mean and {100 * facts.level:.0f} % interval ({better})")
+    handles = [
+        Line2D([], [], color=colour, marker=marker, mfc=face, lw=2, label=text)
+        for key, (colour, marker, face, text) in kinds.items()
+        if key in seen
+    ]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    axes.grid(axis="x", color="#E3E6EA", lw=0.8)
+    return _png(figure)
+
+
+def bland_altman(
+    truth: Mapping[str, npt.ArrayLike],
+    prediction: Mapping[str, npt.ArrayLike],
+    *,
+    quantity: str = "count",
+    unit: str = "",
+) -> bytes:
+    """Difference against mean of prediction and truth, one panel per configuration.
+
+    Parameters
+    ----------
+    truth, prediction : label → (n,) values of the same subjects
+    quantity, unit : for the axis labels
+
+    Returns
+    -------
+    bytes
+        PNG with bias and limits of agreement, bias ± 1.96 SD; limits are
+        left out with fewer than two subjects.
+
+    References
+    ----------
+    Bland, Altman 1986, Statistical methods for assessing agreement.
+    """
+    _check_labels(truth, prediction)
+    figure, panels = _panels(len(truth))
+    for axes, label in zip(panels, truth, strict=True):
+        one, two = _paired(truth[label], prediction[label])
+        mean, difference = (one + two) / 2, two - one
+        axes.axhline(0, color=_GREY, lw=0.8)
+        axes.plot(mean, difference, "o", color=_BLUE, ms=5, alpha=0.85)
+        if difference.size:
+            bias = float(difference.mean())
+            axes.axhline(bias, color=_ORANGE, lw=1.6)
+            text = f"bias {bias:.3g}"
+            if difference.size > 1:
+                half = 1.96 * float(difference.std(ddof=1))
+                for limit in (bias - half, bias + half):
+                    axes.axhline(limit, color=_ORANGE, lw=1.2, ls="--")
+                text += f", limits {bias - half:.3g} to {bias + half:.3g}"
+            axes.margins(y=0.15)
+            axes.text(0.5, 1.02, text.replace("-", "−"), transform=axes.transAxes, ha="center", fontsize=7, color=_INK)
+        axes.set_title(label, fontsize=9, pad=14)
+    _share_limits(panels, x=True, y=True)
+    _outer_labels(figure, panels, f"mean of truth and prediction, {_titled(quantity, unit)}", "prediction − truth")
+    return _png(figure)
+
+
+def truth_scatter(
+    truth: Mapping[str, npt.ArrayLike],
+    prediction: Mapping[str, npt.ArrayLike],
+    *,
+    quantity: str = "count",
+    unit: str = "",
+) -> bytes:
+    """Prediction against truth with the line of identity, one panel per configuration.
+
+    Parameters
+    ----------
+    truth, prediction : label → (n,) values of the same subjects
+    quantity, unit : for the axis labels
+    """
+    _check_labels(truth, prediction)
+    figure, panels = _panels(len(truth), square=True)
+    pairs = {label: _paired(truth[label], prediction[label]) for label in truth}
+    highest = max((float(max(one.max(), two.max())) for one, two in pairs.values() if one.size), default=1.0)
+    lowest = min((float(min(one.min(), two.min())) for one, two in pairs.values() if one.size), default=0.0)
+    pad = 0.06 * (highest - lowest or 1.0)
+    for axes, (label, (one, two)) in zip(panels, pairs.items(), strict=True):
+        axes.plot([lowest - pad, highest + pad], [lowest - pad, highest + pad], color=_GREY, lw=1, zorder=1)
+        axes.plot(one, two, "o", color=_BLUE, ms=5, alpha=0.85)
+        axes.set(xlim=(lowest - pad, highest + pad), ylim=(lowest - pad, highest + pad), aspect="equal")
+        axes.set_title(label, fontsize=9)
+    _outer_labels(figure, panels, f"truth, {_titled(quantity, unit)}", f"prediction, {_titled(quantity, unit)}")
+    return _png(figure)
+
+
+def sensitivity_precision(points: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]]) -> bytes:
+    """Sensitivity against precision, with arcs of equal magnitude √(S² + P²).
+
+    Parameters
+    ----------
+    points : label → sensitivity and precision, (n,) each, one value per subject;
+        each is drawn as its mean, subjects as faint dots
+    """
+    figure, (axes,) = _figure(1, 1, width=6.0, height=4.4)
+    pairs = {label: _paired(*point) for label, point in points.items()}
+    drawn = np.concatenate([np.concatenate(pair) for pair in pairs.values()] or [np.empty(0)])
+    low = max(0.0, math.floor(10 * float(drawn.min()) - 0.5) / 10) if drawn.size else 0.0
+    high = 1.0 + 0.03 * (1 - low)
+    _arcs(axes, low)
+    for index, (label, (one, two)) in enumerate(pairs.items()):
+        colour, marker = _look(index)
+        axes.plot(one, two, marker, color=colour, ms=3.5, alpha=0.4, ls="none", mew=0, zorder=2)
+        if one.size:
+            axes.plot(one.mean(), two.mean(), marker, color=colour, ms=10, mec="white", mew=0.8, ls="none", label=label,
+                      zorder=3)  # fmt: skip
+    axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", xlabel="sensitivity", ylabel="precision")
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(
+            loc="outside right upper", frameon=False, fontsize=8, title="mean of the subjects", title_fontsize=8
+        )
+    return _png(figure)
+
+
+def subject_lines(values: Mapping[str, Mapping[str, float]], *, quantity: str = "", unit: str = "") -> bytes:
+    """One line per subject over the configurations: do all subjects agree?
+
+    Parameters
+    ----------
+    values : configuration → subject → value, in the order to be drawn
+    quantity, unit : for the axis label
+    """
+    labels = list(values)
+    subjects = sorted({subject for by_subject in values.values() for subject in by_subject})
+    figure, (axes,) = _figure(1, 1, width=max(4.8, 1.6 + 0.55 * len(labels)), height=3.6)
+    named = len(subjects) <= len(_COLOURS)
+    for index, subject in enumerate(subjects):
+        colour, marker = _look(index) if named else (_GREY, "o")
+        line = [values[label].get(subject, math.nan) for label in labels]
+        axes.plot(range(len(labels)), line, marker=marker, color=colour, lw=1.3, ms=5, alpha=0.85,
+                  label=subject if named else None)  # fmt: skip
+    means = [_mean(list(values[label].values())) for label in labels]
+    axes.plot(range(len(labels)), means, color=_INK, lw=0, marker="_", ms=22, mew=2.5, label="mean")
+    slanted = sum(len(label) for label in labels) > 60
+    axes.set_xticks(range(len(labels)), labels, rotation=30 if slanted else 0, ha="right" if slanted else "center")
+    axes.set_xlim(-0.4, len(labels) - 0.6)
+    axes.set_ylabel(_titled(quantity, unit))
+    axes.grid(axis="y", color="#E3E6EA", lw=0.8)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    return _png(figure)
+
+
+def shapley_bars(shares: Mapping[str, Score], *, quantity: str = "", unit: str = "") -> bytes:
+    """The Shapley value of each player with its interval.
+
+    Parameters
+    ----------
+    shares : player → mean over subjects with its interval
+    quantity, unit : what is shared out, for the axis label
+    """
+    figure, (axes,) = _figure(1, 1, width=5.6, height=1.2 + 0.4 * max(len(shares), 1))
+    _bars(axes, shares, _BLUE)
+    axes.set_xlabel(f"Shapley value, share of {_titled(quantity, unit)}")
+    return _png(figure)
+
+
+def attribution_bars(
+    attribution: Mapping[str, Score], ablation: Mapping[str, Score], *, quantity: str = "", method: str = "attribution"
+) -> bytes:
+    """What the network listens to, beside what leaving a channel out costs.
+
+    Parameters
+    ----------
+    attribution : channel → share of the attribution
+    ablation : channel → loss of the objective when the channel is not there, or
+        its Shapley value; a channel that is in one of them only is drawn empty
+        in the other
+    quantity : what the ablation is measured in
+    method : name of the attribution method
+    """
+    names = list(dict.fromkeys([*attribution, *ablation]))
+    nothing = Score(math.nan, math.nan, math.nan, 0)
+    figure, (left, right) = _figure(1, 2, width=6.4, height=1.4 + 0.4 * max(len(names), 1))
+    _bars(left, {name: attribution.get(name, nothing) for name in names}, _PURPLE)
+    _bars(right, {name: ablation.get(name, nothing) for name in names}, _BLUE)
+    left.set_title("listens to", fontsize=9)
+    right.set_title("gains from", fontsize=9)
+    left.set_xlabel(f"share of {method}")
+    right.set_xlabel(f"worth in {quantity}" if quantity else "worth")
+    right.set_yticklabels([])
+    return _png(figure)
+
+
+def prediction_slices(
+    images: Mapping[str, Array],
+    truth: Array,
+    predictions: Mapping[str, Array],
+    *,
+    spacing_mm: tuple[float, float, float],
+    index: int | None = None,
+) -> bytes:
+    """One axial slice with the outlines of truth and prediction.
+
+    Parameters
+    ----------
+    images : sequence → (X, Y, Z); drawn alone with the truth first
+    truth : (X, Y, Z) bool
+    predictions : configuration → (X, Y, Z) bool, drawn on the first image
+    spacing_mm : (3,) voxel size along X, Y, Z
+    index : slice along Z; by default the one with most true voxels
+    """
+    at = _busiest(truth) if index is None else index
+    first = next(iter(images.values()))
+    cells: list[tuple[str, Array, Array | None]] = [(name, image, None) for name, image in images.items()]
+    cells += [(f"prediction, {label}", first, prediction) for label, prediction in predictions.items()]
+    figure, panels = _image_panels(len(cells), first.shape, spacing_mm)
+    for axes, (label, image, prediction) in zip(panels, cells, strict=True):
+        _show(axes, image[:, :, at], spacing_mm)
+        _outline(axes, truth[:, :, at], spacing_mm, _AMBER, "-")
+        if prediction is not None:
+            _outline(axes, prediction[:, :, at], spacing_mm, _SKY, "--")
+        axes.set_title(label, fontsize=8.5)
+    handles = [Line2D([], [], color=_AMBER, lw=1.6, label="truth")]
+    handles += [Line2D([], [], color=_SKY, lw=1.6, ls="--", label="prediction")] if predictions else []
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    return _png(figure)
+
+
+def attribution_slices(
+    images: Mapping[str, Array],
+    maps: Mapping[str, Array],
+    truth: Array,
+    *,
+    spacing_mm: tuple[float, float, float],
+    index: int | None = None,
+) -> bytes:
+    """One axial slice of each channel with its attribution laid over it.
+
+    Parameters
+    ----------
+    images, maps : channel → (X, Y, Z), the same channels in both
+    truth : (X, Y, Z) bool, outlined
+    spacing_mm : (3,) voxel size along X, Y, Z
+    index : slice along Z; by default the one with most true voxels
+
+    Returns
+    -------
+    bytes
+        PNG. All channels share one colour scale, which ends at the 99.5th
+        percentile of the size of all values shown; red speaks for the target,
+        blue against it.
+    """
+    _check_labels(images, maps)
+    at = _busiest(truth) if index is None else index
+    shown = np.abs(np.concatenate([np.ravel(maps[name][:, :, at]) for name in images]))
+    limit = float(np.nanpercentile(shown, 99.5)) or float(np.nanmax(shown)) or 1.0
+    first = next(iter(images.values()))
+    figure, panels = _image_panels(len(images), first.shape, spacing_mm)
+    drawn: Any = None
+    for axes, name in zip(panels, images, strict=True):
+        _show(axes, images[name][:, :, at], spacing_mm)
+        weights = maps[name][:, :, at].astype(float)
+        drawn = axes.imshow(
+            weights.T, cmap="RdBu_r", vmin=-limit, vmax=limit, origin="lower", interpolation="nearest",
+            extent=_extent(weights.shape, spacing_mm), alpha=np.clip(np.abs(np.nan_to_num(weights.T)) / limit, 0, 0.85),
+        )  # fmt: skip
+        _outline(axes, truth[:, :, at], spacing_mm, _AMBER, "-")
+        axes.set_title(name, fontsize=8.5)
+    bar = figure.colorbar(drawn, ax=list(panels), shrink=0.8, pad=0.02)
+    bar.set_label("attribution", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    bar.outline.set_visible(False)
+    return _png(figure)
+
+
+# Parts of figures
+
+_PATCH = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
+
+
+def _figure(rows: int, columns: int, *, width: float, height: float) -> tuple[Canvas, Sequence[Axes]]:
+    figure = Canvas(figsize=(width, height), dpi=_PIXELS_PER_INCH, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    if rows > 1:
+        figure.set_layout_engine("constrained", h_pad=0.1)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        _tidy(axes)
+    return figure, list(grid.flat)
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#B4BAC2")
+    axes.tick_params(labelsize=8, color="#B4BAC2", labelcolor=_INK)
+    axes.xaxis.label.set_fontsize(8.5)
+    axes.yaxis.label.set_fontsize(8.5)
+    axes.set_axisbelow(True)
+
+
+def _panels(count: int, *, square: bool = False) -> tuple[Canvas, Sequence[Axes]]:
+    if count == 0:
+        raise OutOfRange("at least one configuration must be drawn, got none")
+    columns = min(count, _PANELS_PER_ROW)
+    rows = math.ceil(count / columns)
+    side = 2.4
+    size = {"width": 0.7 + side * columns, "height": 0.6 + (side if square else 2.0) * rows}
+    figure, panels = _figure(rows, columns, **size)
+    for spare in panels[count:]:
+        spare.remove()
+    return figure, panels[:count]
+
+
+def _image_panels(
+    count: int, shape: tuple[int, ...], spacing_mm: tuple[float, float, float]
+) -> tuple[Canvas, Sequence[Axes]]:
+    columns = min(count, _PANELS_PER_ROW)
+    rows = math.ceil(count / columns)
+    aspect = shape[1] * spacing_mm[1] / (shape[0] * spacing_mm[0])
+    figure, panels = _figure(rows, columns, width=0.6 + 2.3 * columns, height=0.5 + (2.3 * aspect + 0.3) * rows)
+    for axes in panels:
+        axes.set_axis_off()
+    return figure, panels[:count]
+
+
+def _outer_labels(figure: Canvas, panels: Sequence[Axes], x: str, y: str) -> None:
+    figure.supxlabel(x, fontsize=8.5)
+    figure.supylabel(y, fontsize=8.5)
+
+
+def _share_limits(panels: Sequence[Axes], *, x: bool, y: bool) -> None:
+    if x:
+        limits = [axes.get_xlim() for axes in panels]
+        for axes in panels:
+            axes.set_xlim(min(low for low, _ in limits), max(high for _, high in limits))
+    if y:
+        limits = [axes.get_ylim() for axes in panels]
+        for axes in panels:
+            axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+
+
+def _bars(axes: Axes, scores: Mapping[str, Score], colour: str) -> None:
+    for position, score in enumerate(scores.values()):
+        if not math.isfinite(score.value):
+            continue
+        axes.barh(position, score.value, color=colour, height=0.58, alpha=0.85)
+        if math.isfinite(score.low):
+            axes.plot([score.low, score.high], [position] * 2, color=_INK, lw=1.4, solid_capstyle="butt")
+    axes.axvline(0, color="#B4BAC2", lw=1)
+    axes.set_yticks(range(len(scores)), list(scores))
+    axes.set_ylim(len(scores) - 0.4, -0.6)
+    axes.grid(axis="x", color="#E3E6EA", lw=0.8)
+
+
+def _arcs(axes: Axes, low: float) -> None:
+    """Arcs of equal magnitude, labelled where they leave the square [low, 1]²."""
+    angle = np.linspace(0, np.pi / 2, 400)
+    for radius in np.arange(0.1, 1.45, 0.1 if low > 0.35 else 0.2):
+        x, y = radius * np.cos(angle), radius * np.sin(angle)
+        inside = (x >= low) & (x <= 1) & (y >= low) & (y <= 1)
+        if not inside.any():
+            continue
+        axes.plot(x[inside], y[inside], color="#D5D9DE", lw=0.9, zorder=0)
+        end = int(np.argmax(inside))
+        axes.text(x[end], y[end], f"{radius:.1f}", color=_GREY, fontsize=7, ha="center", va="center", bbox=_PATCH)
+
+
+def _show(axes: Axes, plane: Array, spacing_mm: tuple[float, float, float]) -> None:
+    low, high = np.nanpercentile(plane, (1, 99))
+    axes.imshow(
+        plane.T, cmap="gray", vmin=low, vmax=high if high > low else low + 1, origin="lower",
+        extent=_extent(plane.shape, spacing_mm), interpolation="nearest",
+    )  # fmt: skip
+
+
+def _outline(axes: Axes, mask: Array, spacing_mm: tuple[float, float, float], colour: str, style: str) -> None:
+    if not np.any(mask):
+        return
+    # A border of zeros closes the outline of what touches the edge.
+    padded = np.pad(np.asarray(mask, dtype=float), 1)
+    x = (np.arange(padded.shape[0]) - 0.5) * spacing_mm[0]
+    y = (np.arange(padded.shape[1]) - 0.5) * spacing_mm[1]
+    axes.contour(x, y, padded.T, levels=[0.5], colors=[colour], linewidths=1.2, linestyles=style)
+
+
+def _extent(shape: tuple[int, ...], spacing_mm: tuple[float, float, float]) -> tuple[float, float, float, float]:
+    return 0.0, shape[0] * spacing_mm[0], 0.0, shape[1] * spacing_mm[1]
+
+
+def _busiest(truth: Array) -> int:
+    return int(np.argmax(np.asarray(truth, dtype=bool).sum(axis=(0, 1))))
+
+
+def _look(index: int) -> tuple[str, str]:
+    return _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
+
+
+def _titled(quantity: str, unit: str) -> str:
+    return f"{quantity} ({unit})" if unit else quantity
+
+
+def _mean(values: Sequence[float]) -> float:
+    kept = [value for value in values if math.isfinite(value)]
+    return math.fsum(kept) / len(kept) if kept else math.nan
+
+
+def _paired(first: npt.ArrayLike, second: npt.ArrayLike) -> tuple[Array, Array]:
+    one, two = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    if one.shape != two.shape:
+        raise OutOfRange(f"both axes must have the same subjects, got {one.size} and {two.size} values")
+    kept = np.isfinite(one) & np.isfinite(two)
+    return one[kept], two[kept]
+
+
+def _check_labels(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
+    if set(first) != set(second):
+        raise OutOfRange(f"both sides must have the same labels, got {sorted(first)} and {sorted(second)}")
+
+
+def _png(figure: Canvas) -> bytes:
+    buffer = io.BytesIO()
+    # Without the version of matplotlib in it, equal figures are equal bytes.
+    figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})
+    return buffer.getvalue()

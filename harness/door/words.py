@@ -1,0 +1,120 @@
+"""``key=value`` words in Hydra's override grammar, read by Hydra's own parser."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.errors import BadSyntax
+from harness.space import Choice, Dimension, Interval
+from harness.types import JSON
+
+__all__ = ["Words", "parse", "to_words"]
+
+
+@dataclass(frozen=True)
+class Words:
+    """What the words say, still without knowing any task.
+
+    Parameters
+    ----------
+    values : key → one value
+    sweeps : key → several values, an axis of the grid
+    space : dimensions of a search
+    """
+
+    values: dict[str, JSON] = field(default_factory=dict)
+    sweeps: dict[str, tuple[JSON, ...]] = field(default_factory=dict)
+    space: tuple[Dimension, ...] = ()
+
+    def several(self, key: str, default: Sequence[JSON] = ()) -> tuple[JSON, ...]:
+        """All values of a key, however many were given."""
+        if key in self.values:
+            value = self.values[key]
+            return tuple(value) if isinstance(value, list | tuple) else (value,)
+        return self.sweeps.get(key, tuple(default))
+
+
+def parse(words: Sequence[str]) -> Words:
+    """Read words.
+
+    Raises
+    ------
+    BadSyntax
+        With the word, what is wrong and what a word looks like.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, RangeSweep
+    from hydra.errors import HydraException
+
+    values: dict[str, JSON] = {}
+    sweeps: dict[str, tuple[JSON, ...]] = {}
+    space: list[Dimension] = []
+    parser = OverridesParser.create()
+    for word in words:
+        if word.startswith("-"):
+            raise BadSyntax(f"{word!r} is no option of this command; words look like key=value, e.g. seed=0,1")
+        try:
+            override = parser.parse_override(word)
+        except HydraException as error:
+            # The useful half of Hydra's message is in the cause.
+            reason = str(error.__cause__ or error).partition("\n")[0]
+            raise BadSyntax(
+                f"cannot read {word!r}: {reason}. Words look like key=value, key=a,b or key=range(0,1,0.1)"
+            ) from None
+        key = override.key_or_group
+        if override.type is not None and override.type.name != "CHANGE":
+            raise BadSyntax(f"cannot read {word!r}: leave out the + or ~; words look like key=value")
+        if key in values or key in sweeps or any(dimension.key == key for dimension in space):
+            raise BadSyntax(f"{key} is given twice; give all its values in one word: {key}=a,b")
+        value: Any = override.value()
+        if isinstance(value, ChoiceSweep):
+            found = tuple(_plain(item) for item in value.list)
+            if "search" in value.tags:
+                space.append(Choice(key, found))
+            else:
+                sweeps[key] = found
+        elif isinstance(value, RangeSweep):
+            sweeps[key] = _range(word, value)
+        elif isinstance(value, IntervalSweep):
+            whole = isinstance(value.start, int) and isinstance(value.end, int)
+            space.append(Interval(key, float(value.start), float(value.end), "log" in value.tags, whole))
+        else:
+            values[key] = _plain(value)
+    return Words(values, sweeps, tuple(space))
+
+
+def to_words(**words: Any) -> Words:
+    """Python values as words: a string is read by the grammar, a tuple sweeps."""
+    values: dict[str, JSON] = {}
+    sweeps: dict[str, tuple[JSON, ...]] = {}
+    texts: list[str] = []
+    for key, value in words.items():
+        key = key.replace("__", ".")
+        if isinstance(value, tuple | list) and not isinstance(value, str):
+            sweeps[key] = tuple(value)
+        elif isinstance(value, str) and key not in {"data", "out"}:
+            texts.append(f"{key}={value}")
+        else:
+            values[key] = str(value) if key in {"data", "out"} else value
+    read = parse(texts)
+    return Words({**values, **read.values}, {**sweeps, **read.sweeps}, read.space)
+
+
+def _range(word: str, sweep: Any) -> tuple[JSON, ...]:
+    if sweep.step == 0 or (sweep.stop - sweep.start) * sweep.step <= 0:
+        raise BadSyntax(f"{word!r} has no values: range(start, stop, step) must lead from start towards stop")
+    # .1 + .2 is not .3: values are rounded to what a person typed
+    return tuple(round(value, 12) if isinstance(value, float) else value for value in sweep.range())
+
+
+def _plain(value: Any) -> JSON:
+    """Hydra's quoted strings, lists and maps as plain ones."""
+    if hasattr(value, "text"):
+        return value.text
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(_plain(key)): _plain(item) for key, item in value.items()}
+    return value

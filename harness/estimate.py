@@ -1,0 +1,179 @@
+"""What a run will cost, from one batch of one configuration of each kind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from harness.cell import Bundle, restored
+from harness.identity import identify
+from harness.seeding import generator
+from harness.stages import build_network
+from harness.sweep import Plan
+from harness.training import controlled, device
+from harness.types import Sample, View
+
+__all__ = ["Estimate", "estimate"]
+
+_PROBED = 2  # items; time is taken to grow with their number
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will cost.
+
+    Parameters
+    ----------
+    configurations, trainings : asked for
+    cells : missing
+    done : cells that are there
+    seconds : wall time of the missing trainings and their predictions, spread
+        over the workers of this machine
+    memory_bytes : of one worker's network, gradients, optimiser and images
+    disk_bytes : that missing cells will take
+    workers : bundles at a time
+    """
+
+    configurations: int
+    trainings: int
+    cells: int
+    done: int
+    seconds: float
+    memory_bytes: float
+    disk_bytes: float
+    workers: int
+
+    @property
+    def time_text(self) -> str:
+        """The time in words."""
+        for unit, size in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+            if self.seconds >= 2 * size:
+                return f"{self.seconds / size:.1f} {unit}"
+        return f"{self.seconds:.0f} seconds"
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """Seconds per item, parameters, bytes of an item."""
+
+    train_s: float
+    infer_s: float
+    parameters: int
+    item_bytes: int
+
+
+def estimate(plan: Plan) -> Estimate:
+    """Estimate the missing cells of a plan.
+
+    Notes
+    -----
+    One step of two items is timed for each kind of network; attributions are
+    counted as four passes each, scores as nothing. The true time is within a
+    factor of about two on a quiet machine.
+    """
+    todo = plan.missing()
+    cells = [cell for bundle in plan.bundles for cell in bundle.cells]
+    missing = sum(len(bundle.cells) for bundle in todo)
+    costs: dict[str, _Cost] = {}
+    seconds, memory, disk = 0.0, 0.0, 0.0
+    for bundle in todo:
+        cohort = plan.groups[bundle.configuration.id].cohort
+        samples = {sample.id: sample for sample in cohort.samples}
+        described = bundle.configuration.task
+        key = identify([described["model"], described["recipe"], described["view"], bundle.configuration.fingerprint])
+        if key not in costs:
+            costs[key] = _probe(bundle, samples[bundle.split.train[0]])
+        one = costs[key]
+        seconds += _seconds(bundle, one, samples)
+        disk += _disk(bundle, one, samples)
+        memory = max(memory, _memory(bundle, one, samples))
+    workers = _workers(plan)
+    return Estimate(
+        configurations=len(plan.configurations),
+        trainings=len(plan.bundles),
+        cells=missing,
+        done=len(cells) - missing,
+        seconds=seconds / workers,
+        memory_bytes=memory,
+        disk_bytes=disk,
+        workers=workers,
+    )
+
+
+def _probe(bundle: Bundle, sample: Sample) -> _Cost:
+    """Time one step and one prediction; the second of two, as the first warms up."""
+    task = restored(bundle.configuration)
+    view: View = task.view()
+    recipe = task.recipe()
+    items = view.items(sample)
+    inputs, targets = torch.from_numpy(items.inputs[:_PROBED]), torch.from_numpy(items.targets[:_PROBED])
+    with controlled(recipe.threads, 0):
+        network = build_network(task, view).to(device())
+        optimiser = recipe.optimiser(list(network.parameters()))
+        rng = generator(0, "probe")
+        timed = []
+        for _ in range(2):
+            started = time.perf_counter()
+            batch, labels = recipe.augment(rng, inputs, targets)
+            loss = recipe.loss(network(batch.to(device())), labels.to(device()))
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            loss.item()
+            timed.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        with torch.inference_mode():
+            network(inputs.to(device())).cpu()
+        inferred = time.perf_counter() - started
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    count = len(inputs)
+    return _Cost(timed[1] / count, inferred / count, parameters, items.inputs[0].nbytes + items.targets[0].nbytes)
+
+
+def _seconds(bundle: Bundle, cost: _Cost, samples: Mapping[str, Sample]) -> float:
+    task = restored(bundle.configuration)
+    view: View = task.view()
+    recipe = task.recipe()
+    total = 0.0
+    test = _items(bundle.split.test, samples)
+    if bundle.cells[0].stage == "train":
+        targets = view.items(samples[bundle.split.train[0]]).targets
+        share = len(recipe.sample(generator(0, "probe"), targets)) / len(targets)
+        train, validation = _items(bundle.split.train, samples), _items(bundle.split.validation, samples)
+        total += recipe.epochs * (train * share * cost.train_s + validation * cost.infer_s) + test * cost.infer_s
+    explained = sum(cell.stage == "explain" for cell in bundle.cells)
+    return total + explained * test * 4 * cost.train_s
+
+
+def _memory(bundle: Bundle, cost: _Cost, samples: Mapping[str, Sample]) -> float:
+    items = _items((*bundle.split.train, *bundle.split.validation), samples)
+    return 4.0 * 4 * cost.parameters + items * cost.item_bytes  # weights, gradients, two moments
+
+
+def _disk(bundle: Bundle, cost: _Cost, samples: Mapping[str, Sample]) -> float:
+    items = _items(bundle.split.test, samples)
+    training = 4.0 * cost.parameters if bundle.cells[0].stage == "train" else 0.0
+    maps = sum(cell.stage == "explain" for cell in bundle.cells)
+    return training + maps * items * cost.item_bytes
+
+
+def _items(names: Sequence[str], samples: Mapping[str, Sample]) -> float:
+    """Slices of some samples."""
+    return float(np.sum([samples[name].masks["target"].shape[-1] for name in names]))
+
+
+def _workers(plan: Plan) -> int:
+    import os
+
+    settings = plan.request.settings
+    if settings.ray == "off":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    able = max(1, int(cores / settings.cpus))
+    if settings.gpus and torch.cuda.is_available():
+        able = min(able, max(1, int(torch.cuda.device_count() / settings.gpus)))
+    return min(able, settings.workers) if settings.workers else able

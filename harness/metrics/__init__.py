@@ -1,0 +1,58 @@
+"""Metrics: of prediction, segmentation, detection, agreement and localisation.
+
+Every metric is a plain function; :func:`compute` finds one by its name.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from harness.errors import UnknownName
+from harness.metrics.evidence import EVIDENCE, Evidence
+from harness.metrics.register import evaluate, options
+from harness.registry import METRICS
+
+__all__ = ["compute"]
+
+# The lesions are derived, never given.
+_GIVEN = frozenset(EVIDENCE) - {"prediction_lesions", "target_lesions"}
+
+
+def compute(name: str, /, **arrays: Any) -> float:
+    """The value of a metric, by its name.
+
+    Parameters
+    ----------
+    name : a registered metric, e.g. ``"dice"``
+    **arrays : evidence (``prediction``, ``target``, ``spacing_mm``, …) and options
+        of the metric (``tolerance_mm=1.5``)
+
+    Returns
+    -------
+    float
+        NaN where the metric is not defined.
+
+    Raises
+    ------
+    UnknownName
+        If there is no such metric, evidence or option.
+    RequestError
+        If evidence that the metric needs is absent.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> truth = np.zeros((4, 4, 4), bool)
+    >>> truth[1, 1, 1:3] = True
+    >>> compute("dice", prediction=truth, target=truth)
+    1.0
+    """
+    function = METRICS.get(name).function
+    known = options(function)
+    for word in arrays:
+        if word not in _GIVEN and word not in known:
+            raise UnknownName(f"evidence or option of metric {name}", word, {*_GIVEN, *known})
+    given = {word: value for word, value in arrays.items() if word in known}
+    evidence = Evidence(**{word: value for word, value in arrays.items() if word in _GIVEN})
+    return evaluate(partial(function, **given), evidence)

@@ -1,0 +1,320 @@
+"""How well two measurements of the same subjects agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.errors import OutOfRange, UnknownName
+from harness.metrics.evidence import Columns
+from harness.metrics.register import choose, metric
+from harness.types import Array, Source
+
+__all__ = [
+    "BlandAltman",
+    "Form",
+    "bland_altman",
+    "count_bias",
+    "count_limits_width",
+    "icc",
+    "icc_count",
+    "icc_volume",
+    "volume_bias",
+    "volume_limits_width",
+]
+
+Form = Literal["1,1", "2,1", "3,1"]
+
+NAN = float("nan")
+INFINITY = float("inf")
+SHROUT = Source(
+    authors="Shrout & Fleiss",
+    year=1979,
+    title="Intraclass correlations: uses in assessing rater reliability",
+    doi="10.1037/0033-2909.86.2.420",
+)
+BLAND = Source(
+    authors="Bland & Altman",
+    year=1986,
+    title="Statistical methods for assessing agreement between two methods of clinical measurement",
+    doi="10.1016/S0140-6736(86)90837-8",
+)
+
+_COUNTS = ("true_count", "predicted_count")
+_VOLUMES = ("true_volume_mm3", "predicted_volume_mm3")
+
+
+@dataclass(frozen=True)
+class BlandAltman:
+    """Mean difference and the limits between which 95 % of differences lie.
+
+    Parameters
+    ----------
+    bias : mean of prediction − truth, in the unit of both
+    lower, upper : bias ∓ 1.96 standard deviations of the differences
+    """
+
+    bias: float
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True)
+class _MeanSquares:
+    """Mean squares of an (n, k) table: rows, columns, within rows, residual."""
+
+    rows: float
+    columns: float
+    within: float
+    residual: float
+    n: int
+    k: int
+
+
+def icc(ratings: Array, *, form: Form = "1,1") -> float:
+    """Intraclass correlation of single ratings (Shrout & Fleiss 1979).
+
+    Parameters
+    ----------
+    ratings : (n, k) float, n subjects by k raters; rows with a NaN are left out
+    form : ``"1,1"``: raters are chosen anew for each subject; ``"2,1"``: raters are a
+        sample, absolute agreement; ``"3,1"``: these raters, consistency
+
+    Returns
+    -------
+    float
+        At most 1, negative where subjects differ less than ratings of one subject
+        do; NaN with fewer than two complete rows or when all ratings are equal.
+    """
+    estimate = choose("form", form, _FORMS)
+    ratings = np.asarray(ratings, dtype=np.float64)
+    if ratings.ndim != 2 or ratings.shape[1] < 2:
+        raise OutOfRange(f"ratings must be (n, k) with k >= 2 raters, got shape {ratings.shape}")
+    ratings = ratings[np.isfinite(ratings).all(axis=1)]
+    if len(ratings) < 2 or np.ptp(ratings) == 0:
+        return NAN
+    return estimate(_mean_squares(ratings))
+
+
+def bland_altman(truth: Array, prediction: Array) -> BlandAltman:
+    """Bias and limits of agreement, prediction − truth (Bland & Altman 1986).
+
+    Parameters
+    ----------
+    truth, prediction : (n,) float, one value per subject; pairs with a NaN are left
+        out
+
+    Returns
+    -------
+    BlandAltman
+        In the unit of the values; all NaN without a pair, limits NaN with one.
+    """
+    difference = np.asarray(prediction, dtype=np.float64) - np.asarray(truth, dtype=np.float64)
+    difference = difference[np.isfinite(difference)]
+    bias = float(difference.mean()) if difference.size else NAN
+    half = 1.96 * float(difference.std(ddof=1)) if difference.size > 1 else NAN
+    return BlandAltman(bias, bias - half, bias + half)
+
+
+@metric(
+    "icc_count",
+    source=SHROUT,
+    direction="higher",
+    range=(-INFINITY, 1),
+    level="pool",
+    empty="fewer than two subjects, or all counts equal: NaN",
+    chance=0.0,
+    needs=_COUNTS,
+)
+def icc_count(columns: Columns, *, form: Form = "1,1") -> float:
+    """Intraclass correlation of true and predicted lesion counts.
+
+    Parameters
+    ----------
+    columns : with ``true_count`` and ``predicted_count``
+    form : see :func:`icc`
+
+    Returns
+    -------
+    float
+        See :func:`icc`.
+    """
+    return icc(np.stack(_pair(columns, _COUNTS), axis=1), form=form)
+
+
+@metric(
+    "icc_volume",
+    source=SHROUT,
+    direction="higher",
+    range=(-INFINITY, 1),
+    level="pool",
+    empty="fewer than two subjects, or all volumes equal: NaN",
+    chance=0.0,
+    needs=_VOLUMES,
+)
+def icc_volume(columns: Columns, *, form: Form = "1,1") -> float:
+    """Intraclass correlation of true and predicted lesion volumes.
+
+    Parameters
+    ----------
+    columns : with ``true_volume_mm3`` and ``predicted_volume_mm3``
+    form : see :func:`icc`
+
+    Returns
+    -------
+    float
+        See :func:`icc`.
+    """
+    return icc(np.stack(_pair(columns, _VOLUMES), axis=1), form=form)
+
+
+@metric(
+    "count_bias",
+    source=BLAND,
+    direction="zero",
+    range=(-INFINITY, INFINITY),
+    level="pool",
+    empty="no subject: NaN",
+    needs=_COUNTS,
+)
+def count_bias(columns: Columns) -> float:
+    """Mean of predicted − true lesion count.
+
+    Parameters
+    ----------
+    columns : with ``true_count`` and ``predicted_count``
+
+    Returns
+    -------
+    float
+        In lesions; NaN without subjects.
+    """
+    return bland_altman(*_pair(columns, _COUNTS)).bias
+
+
+@metric(
+    "volume_bias",
+    source=BLAND,
+    direction="zero",
+    range=(-INFINITY, INFINITY),
+    level="pool",
+    empty="no subject: NaN",
+    needs=_VOLUMES,
+)
+def volume_bias(columns: Columns) -> float:
+    """Mean of predicted − true lesion volume.
+
+    Parameters
+    ----------
+    columns : with ``true_volume_mm3`` and ``predicted_volume_mm3``
+
+    Returns
+    -------
+    float
+        In mm³; NaN without subjects.
+    """
+    return bland_altman(*_pair(columns, _VOLUMES)).bias
+
+
+@metric(
+    "count_limits_width",
+    source=BLAND,
+    direction="lower",
+    range=(0, INFINITY),
+    level="pool",
+    empty="fewer than two subjects: NaN",
+    needs=_COUNTS,
+)
+def count_limits_width(columns: Columns) -> float:
+    """Distance of the limits of agreement of lesion counts.
+
+    Parameters
+    ----------
+    columns : with ``true_count`` and ``predicted_count``
+
+    Returns
+    -------
+    float
+        In lesions, at least 0; NaN with fewer than two subjects.
+    """
+    return _width(bland_altman(*_pair(columns, _COUNTS)))
+
+
+@metric(
+    "volume_limits_width",
+    source=BLAND,
+    direction="lower",
+    range=(0, INFINITY),
+    level="pool",
+    empty="fewer than two subjects: NaN",
+    needs=_VOLUMES,
+)
+def volume_limits_width(columns: Columns) -> float:
+    """Distance of the limits of agreement of lesion volumes.
+
+    Parameters
+    ----------
+    columns : with ``true_volume_mm3`` and ``predicted_volume_mm3``
+
+    Returns
+    -------
+    float
+        In mm³, at least 0; NaN with fewer than two subjects.
+    """
+    return _width(bland_altman(*_pair(columns, _VOLUMES)))
+
+
+def _width(limits: BlandAltman) -> float:
+    return limits.upper - limits.lower
+
+
+def _pair(columns: Columns, names: tuple[str, str]) -> tuple[Array, Array]:
+    for name in names:
+        if name not in columns:
+            raise UnknownName("column", name, columns)
+    return columns[names[0]], columns[names[1]]
+
+
+def _mean_squares(ratings: npt.NDArray[np.float64]) -> _MeanSquares:
+    n, k = ratings.shape
+    # A common offset carries no information but costs digits.
+    ratings = ratings - ratings.mean()
+    of_row, of_column = ratings.mean(axis=1, keepdims=True), ratings.mean(axis=0, keepdims=True)
+    return _MeanSquares(
+        rows=k * float(np.sum(of_row**2)) / (n - 1),
+        columns=n * float(np.sum(of_column**2)) / (k - 1),
+        within=float(np.sum((ratings - of_row) ** 2)) / (n * (k - 1)),
+        residual=float(np.sum((ratings - of_row - of_column) ** 2)) / ((n - 1) * (k - 1)),
+        n=n,
+        k=k,
+    )
+
+
+def _one_way(ms: _MeanSquares) -> float:
+    return _ratio(ms.rows - ms.within, ms.rows + (ms.k - 1) * ms.within)
+
+
+def _two_way_random(ms: _MeanSquares) -> float:
+    return _ratio(
+        ms.rows - ms.residual,
+        ms.rows + (ms.k - 1) * ms.residual + ms.k * (ms.columns - ms.residual) / ms.n,
+    )
+
+
+def _two_way_mixed(ms: _MeanSquares) -> float:
+    return _ratio(ms.rows - ms.residual, ms.rows + (ms.k - 1) * ms.residual)
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator > 0 else NAN
+
+
+_FORMS: Mapping[str, Callable[[_MeanSquares], float]] = {
+    "1,1": _one_way,
+    "2,1": _two_way_random,
+    "3,1": _two_way_mixed,
+}

@@ -1,0 +1,231 @@
+"""How a function becomes a metric, and how a metric is evaluated.
+
+A metric asks for evidence by parameter name and gets exactly that:
+
+* a parameter without default is evidence that must be there;
+* a positional parameter with a default is evidence that may be absent;
+* a keyword-only parameter with a default is an option of the user.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from typing import Any, Literal, TypeVar
+
+from harness.errors import RegistrationError, RequestError, UnknownName
+from harness.metrics.evidence import EVIDENCE, Evidence
+from harness.registry import METRICS
+from harness.types import Direction, Source
+
+__all__ = ["Level", "asks", "choose", "evaluate", "evaluate_chance", "metric", "options"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+Level = Literal["subject", "explanation", "pool"]
+
+NAN = float("nan")
+
+# What each level can be asked for: a pooled metric sees values, never images,
+# and a metric of a subject must not depend on how the subject was explained.
+_OF_LEVEL: Mapping[str, frozenset[str]] = {
+    "subject": frozenset(EVIDENCE) - {"columns", "explanation", "channels"},
+    "explanation": frozenset(EVIDENCE) - {"columns"},
+    "pool": frozenset({"columns"}),
+}
+
+
+def metric(
+    name: str,
+    *,
+    source: Source | str,
+    direction: Direction,
+    range: tuple[float, float],
+    level: Level = "subject",
+    empty: str = "NaN, and the mean skips it",
+    chance: float | str | None = None,
+    needs: tuple[str, ...] = (),
+) -> Callable[[F], F]:
+    """Decorator: register a function as a metric and return it untouched.
+
+    Parameters
+    ----------
+    name : what the user types
+    source : who published it, or the library or convention it follows
+    direction : ``"higher"`` or ``"lower"`` is better, ``"zero"``: the nearer to
+        zero the better, ``"none"``: a description, not a quality
+    range : lowest and highest possible value, both included
+    level : ``"subject"``: one value per subject; ``"explanation"``: one per subject
+        and attribution; ``"pool"``: one over all subjects
+    empty : what comes back when the metric is not defined
+    chance : what no skill scores: a number, or the name of the metric that works
+        it out for the subject at hand (see :func:`evaluate_chance`)
+    needs : for pooled metrics, the subject-level metrics whose columns it reads
+
+    Raises
+    ------
+    RegistrationError
+        If the function asks for something that does not exist or that its level
+        cannot supply, or if a fact is nonsense.
+    """
+
+    def decorate(function: F) -> F:
+        _verify(name, function, level)
+        _verify_facts(name, direction, range, level, needs)
+        METRICS.register(
+            name,
+            source=str(source),
+            direction=direction,
+            range=range,
+            level=level,
+            empty=empty,
+            chance=chance,
+            needs=needs,
+            asks=asks(function),
+        )(function)
+        return function
+
+    return decorate
+
+
+def asks(part: Callable[..., Any]) -> tuple[str, ...]:
+    """Names of the evidence that a metric, or a partial of one, asks for."""
+    return tuple(_evidence(_unwrapped(part)))
+
+
+def options(part: Callable[..., Any]) -> tuple[str, ...]:
+    """Names of the options that a metric, or a partial of one, takes."""
+    function = _unwrapped(part)
+    return tuple(name for name in inspect.signature(function).parameters if name not in _evidence(function))
+
+
+def evaluate(part: Callable[..., Any], evidence: Evidence) -> float:
+    """Call a metric with what it asks for.
+
+    Parameters
+    ----------
+    part : a metric, or ``functools.partial`` of one with options
+    evidence : one subject's arrays, or the columns of all subjects
+
+    Returns
+    -------
+    float
+        NaN where the metric is not defined.
+
+    Raises
+    ------
+    RequestError
+        If something that the metric must have is absent.
+    """
+    function = _unwrapped(part)
+    given = part.keywords if isinstance(part, partial) else {}
+    positional: list[Any] = []
+    named: dict[str, Any] = dict(given)
+    for name, parameter in _evidence(function).items():
+        value = evidence.get(name)
+        if value is None:
+            if parameter.default is parameter.empty:
+                raise RequestError(
+                    f"metric {function.__name__} needs `{name}` ({EVIDENCE[name]}), which is absent; "
+                    f"{_remedy(name, evidence)}"
+                )
+            value = parameter.default
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            named[name] = value
+        else:
+            positional.append(value)
+    return float(function(*positional, **named))
+
+
+def evaluate_chance(part: Callable[..., Any], evidence: Evidence) -> float:
+    """What no skill would score on this evidence, with the same options.
+
+    Returns
+    -------
+    float
+        The constant that the metric declares, the value of the metric it names
+        (called with those of the part's options that it also takes), or NaN.
+    """
+    function = _unwrapped(part)
+    chance = METRICS.get(METRICS.name_of(function)).facts["chance"]
+    if chance is None:
+        return NAN
+    if not isinstance(chance, str):
+        return float(chance)
+    of_chance = METRICS.get(chance).function
+    given = part.keywords if isinstance(part, partial) else {}
+    shared = {name: value for name, value in given.items() if name in options(of_chance)}
+    return evaluate(partial(of_chance, **shared), evidence)
+
+
+def choose(option: str, value: str, table: Mapping[str, T]) -> T:
+    """The entry of a closed table that an option names.
+
+    Raises
+    ------
+    UnknownName
+        With the near names, then all.
+    """
+    try:
+        return table[value]
+    except KeyError:
+        raise UnknownName(f"value of {option}", value, table) from None
+
+
+def _unwrapped(part: Callable[..., Any]) -> Callable[..., Any]:
+    return part.func if isinstance(part, partial) else part
+
+
+@cache
+def _evidence(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    return {
+        name: parameter
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is not parameter.KEYWORD_ONLY or parameter.default is parameter.empty
+    }
+
+
+def _verify(name: str, function: Callable[..., Any], level: str) -> None:
+    if level not in _OF_LEVEL:
+        raise RegistrationError(f"metric {name!r}: level must be one of {', '.join(_OF_LEVEL)}, got {level!r}")
+    known = _OF_LEVEL[level]
+    for asked, parameter in _evidence(function).items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise RegistrationError(
+                f"metric {name!r} takes *{asked}; every parameter must have the name of what it asks"
+            )
+        if asked in known:
+            continue
+        if asked in EVIDENCE:
+            raise RegistrationError(
+                f"metric {name!r} of level {level!r} asks for `{asked}`, which that level cannot supply; "
+                f"it has: {', '.join(sorted(known))}"
+            )
+        near = difflib.get_close_matches(asked, sorted(known), n=3, cutoff=0.5)
+        hint = f" Near: {', '.join(near)}." if near else ""
+        raise RegistrationError(
+            f"metric {name!r} asks for `{asked}`, which does not exist.{hint} All: {', '.join(sorted(known))}. "
+            "An option must be keyword-only and have a default."
+        )
+
+
+def _verify_facts(name: str, direction: str, bounds: tuple[float, float], level: str, needs: tuple[str, ...]) -> None:
+    if direction not in typing.get_args(Direction):
+        raise RegistrationError(
+            f"metric {name!r}: direction must be one of {', '.join(typing.get_args(Direction))}, got {direction!r}"
+        )
+    if not bounds[0] < bounds[1]:
+        raise RegistrationError(f"metric {name!r}: `range[0] < range[1]` must hold, got {bounds}")
+    if needs and level != "pool":
+        raise RegistrationError(f"metric {name!r}: only a pooled metric reads columns, got needs={needs} at {level!r}")
+
+
+def _remedy(name: str, evidence: Evidence) -> str:
+    if name.endswith("_lesions"):
+        of = name.removesuffix("_lesions")
+        absent = [part for part in (of, "spacing_mm") if evidence.get(part) is None]
+        return f"give {' and '.join(absent)}"
+    return f"give {name}=…"

@@ -1,0 +1,273 @@
+"""Overlap and volume of a predicted mask, voxel by voxel."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from harness.errors import RequestError, UnknownName
+from harness.metrics.register import metric
+from harness.types import Array, Source
+
+__all__ = [
+    "auc",
+    "dice",
+    "is_collapsed",
+    "predicted_volume_mm3",
+    "prevalence",
+    "true_volume_mm3",
+    "volumetric_similarity",
+    "voxel_precision",
+    "voxel_sensitivity",
+]
+
+NAN = float("nan")
+TAHA = Source(
+    authors="Taha & Hanbury",
+    year=2015,
+    title="Metrics for evaluating 3D medical image segmentation: analysis, selection, and tool",
+    doi="10.1186/s12880-015-0068-x",
+)
+DICE = Source(authors="Dice", year=1945, doi="10.2307/1932409")
+
+# Less than this between the lowest and highest probability is rounding.
+_CONSTANT = 1e-6
+
+
+@metric("dice", source=DICE, direction="higher", range=(0, 1), empty="both masks empty: NaN; one of them: 0")
+def dice(prediction: Array, target: Array) -> float:
+    """Dice coefficient, 2·TP / (2·TP + FP + FN).
+
+    Parameters
+    ----------
+    prediction, target : (X, Y, Z) bool
+
+    Returns
+    -------
+    float
+        In [0, 1]; NaN if both masks are empty, 0 if one of them is.
+    """
+    tp, fp, fn, _ = _confusion(prediction, target)
+    return _ratio(2 * tp, 2 * tp + fp + fn)
+
+
+@metric(
+    "volumetric_similarity",
+    source=TAHA,
+    direction="higher",
+    range=(0, 1),
+    empty="both masks empty: NaN; one of them: 0",
+)
+def volumetric_similarity(prediction: Array, target: Array) -> float:
+    """Volumetric similarity, 1 − |FN − FP| / (2·TP + FP + FN).
+
+    Two masks of equal volume score 1 wherever they lie.
+
+    Parameters
+    ----------
+    prediction, target : (X, Y, Z) bool
+
+    Returns
+    -------
+    float
+        In [0, 1]; NaN if both masks are empty, 0 if one of them is.
+    """
+    tp, fp, fn, _ = _confusion(prediction, target)
+    return 1 - _ratio(abs(fn - fp), 2 * tp + fp + fn)
+
+
+@metric(
+    "auc",
+    source=TAHA,
+    direction="higher",
+    range=(0, 1),
+    empty="target empty or full: NaN; prediction empty: 0.5",
+    chance=0.5,
+)
+def auc(
+    prediction: Array,
+    target: Array,
+    probability: Array | None = None,
+    brain: Array | None = None,
+    *,
+    soft: bool = False,
+    inside: Literal["volume", "brain"] = "volume",
+) -> float:
+    """Area under the ROC curve of the voxels.
+
+    Parameters
+    ----------
+    prediction, target : (X, Y, Z) bool
+    probability : (X, Y, Z) float in [0, 1], needed if ``soft``
+    brain : (X, Y, Z) bool, needed if ``inside="brain"``
+    soft : rank voxels by probability; otherwise the mask is the only threshold and
+        the area is (TPR − FPR + 1) / 2
+    inside : count the voxels of the whole volume or of the brain
+
+    Returns
+    -------
+    float
+        In [0, 1]; NaN if the target is empty or full. An empty prediction scores
+        0.5 with the hard mask.
+
+    Raises
+    ------
+    RequestError
+        If an option needs an array that is absent.
+
+    Notes
+    -----
+    The hard area of a sparse mask is about (1 + TPR) / 2 and is not comparable
+    with a soft one; nor is the volume, whose air is easy, with the brain.
+    """
+    where = _where(inside, brain)
+    if soft:
+        if probability is None:
+            raise RequestError("auc with soft=true needs `probability`, which is absent; give it, or soft=false")
+        return _soft_auc(probability[where], target[where])
+    tp, fp, fn, tn = _confusion(prediction[where], target[where])
+    return (_ratio(tp, tp + fn) - _ratio(fp, fp + tn) + 1) / 2
+
+
+@metric("voxel_sensitivity", source=TAHA, direction="higher", range=(0, 1), empty="target empty: NaN")
+def voxel_sensitivity(prediction: Array, target: Array) -> float:
+    """Share of the true voxels that are predicted, TP / (TP + FN).
+
+    Parameters
+    ----------
+    prediction, target : (X, Y, Z) bool
+
+    Returns
+    -------
+    float
+        In [0, 1]; NaN if the target is empty.
+    """
+    tp, _, fn, _ = _confusion(prediction, target)
+    return _ratio(tp, tp + fn)
+
+
+@metric(
+    "voxel_precision",
+    source=TAHA,
+    direction="higher",
+    range=(0, 1),
+    empty="prediction empty: NaN; target empty: 0",
+    chance="prevalence",
+)
+def voxel_precision(prediction: Array, target: Array) -> float:
+    """Share of the predicted voxels that are true, TP / (TP + FP).
+
+    Parameters
+    ----------
+    prediction, target : (X, Y, Z) bool
+
+    Returns
+    -------
+    float
+        In [0, 1]; NaN if the prediction is empty.
+    """
+    tp, fp, _, _ = _confusion(prediction, target)
+    return _ratio(tp, tp + fp)
+
+
+@metric("true_volume_mm3", source="", direction="none", range=(0, float("inf")), empty="0")
+def true_volume_mm3(target: Array, spacing_mm: tuple[float, float, float]) -> float:
+    """Volume of the truth in mm³.
+
+    Parameters
+    ----------
+    target : (X, Y, Z) bool
+    spacing_mm : (3,) voxel size along X, Y, Z
+
+    Returns
+    -------
+    float
+        Voxels times their volume; 0 for an empty mask.
+    """
+    return _volume_mm3(target, spacing_mm)
+
+
+@metric("predicted_volume_mm3", source="", direction="none", range=(0, float("inf")), empty="0")
+def predicted_volume_mm3(prediction: Array, spacing_mm: tuple[float, float, float]) -> float:
+    """Volume of the prediction in mm³.
+
+    Parameters
+    ----------
+    prediction : (X, Y, Z) bool
+    spacing_mm : (3,) voxel size along X, Y, Z
+
+    Returns
+    -------
+    float
+        Voxels times their volume; 0 for an empty mask.
+    """
+    return _volume_mm3(prediction, spacing_mm)
+
+
+@metric("prevalence", source="", direction="none", range=(0, 1), empty="0")
+def prevalence(target: Array) -> float:
+    """Share of the volume that is true: what a random ranking of voxels scores.
+
+    Parameters
+    ----------
+    target : (X, Y, Z) bool
+
+    Returns
+    -------
+    float
+        In [0, 1]; 0 for an empty mask.
+    """
+    return float(target.mean())
+
+
+def is_collapsed(prediction: Array, probability: Array | None = None) -> bool:
+    """Whether an answer says nothing: one class everywhere, or a constant output.
+
+    Parameters
+    ----------
+    prediction : (X, Y, Z) bool
+    probability : (X, Y, Z) float in [0, 1], if there is one
+
+    Returns
+    -------
+    bool
+        True if every voxel has the same class, or probabilities that differ by
+        at most 1e-6. One such subject may be rightly free of lesions; when all
+        are so, the training failed.
+    """
+    if prediction.all() or not prediction.any():
+        return True
+    return probability is not None and bool(np.ptp(probability) <= _CONSTANT)
+
+
+def _confusion(prediction: Array, target: Array) -> tuple[int, int, int, int]:
+    tp = int(np.count_nonzero(prediction & target))
+    fp = int(np.count_nonzero(prediction)) - tp
+    fn = int(np.count_nonzero(target)) - tp
+    return tp, fp, fn, target.size - tp - fp - fn
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator else NAN
+
+
+def _volume_mm3(mask: Array, spacing_mm: tuple[float, float, float]) -> float:
+    return float(np.count_nonzero(mask) * np.prod(spacing_mm))
+
+
+def _where(inside: str, brain: Array | None) -> Any:
+    if inside == "volume":
+        return ...
+    if inside != "brain":
+        raise UnknownName("value of inside", inside, ("brain", "volume"))
+    if brain is None:
+        raise RequestError("auc with inside=brain needs `brain`, which is absent; give a mask, or inside=volume")
+    return brain
+
+
+def _soft_auc(probability: Array, target: Array) -> float:
+    if target.all() or not target.any():
+        return NAN
+    return float(roc_auc_score(target.ravel(), probability.ravel()))

@@ -1,0 +1,145 @@
+"""U-Nets that segment one axial slice at a time, all sequences as channels."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from annotated_types import Ge, Gt, Lt
+from torch import Tensor, nn
+
+from harness.models.padding import Padded
+from harness.registry import MODELS
+
+__all__ = ["basic_unet", "unet"]
+
+
+@MODELS.register("unet", source="Ronneberger, Fischer & Brox 2015, doi:10.1007/978-3-319-24574-4_28")
+def unet(
+    in_channels: int,
+    outputs: int = 2,
+    *,
+    width: Annotated[int, Gt(0)] = 32,
+    depth: Annotated[int, Gt(0)] = 5,
+    output_bias: float = -3.0,
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
+) -> nn.Module:
+    """2D multi-channel U-Net with batch normalisation.
+
+    Each level has two 3×3 convolutions with batch normalisation and ReLU, then
+    a 2×2 maximum; on the way up a 2×2 transposed convolution, concatenation,
+    batch normalisation, ReLU and two convolutions as above; a 1×1 convolution
+    ends it. The defaults have 31,109,954 parameters with one channel and 288
+    more for each further one; ``width=16`` has 7.8 million.
+
+    Parameters
+    ----------
+    in_channels : number of sequences
+    outputs : number of classes, the background first
+    width : channels of the first level; every level has twice those before
+    depth : number of levels above the centre
+    output_bias : initial logit of every class but the background (which has
+        zero). -3 is the prior of a class that is as rare as a small lesion;
+        without it a narrow network can stay with the background for good. 0 is
+        the published way.
+    dropout : probability with which a channel of the centre is dropped
+
+    Returns
+    -------
+    nn.Module
+        (N, in_channels, H, W) float → (N, outputs, H, W) logits. H and W that
+        2**depth does not divide are padded with zeros and cropped back inside.
+
+    Notes
+    -----
+    The publication of the ablation states neither depth nor width; these are
+    those of its authors' earlier segmentation network. Its ReLU before the
+    softmax is left out: it stops the gradient of every negative logit.
+    """
+    network = _UNet(in_channels, outputs, width, depth, dropout)
+    _set_bias(network.last, output_bias)
+    return Padded(network, 2**depth)
+
+
+@MODELS.register("basic_unet", source="Falk et al. 2019, doi:10.1038/s41592-018-0261-2")
+def basic_unet(
+    in_channels: int,
+    outputs: int = 2,
+    *,
+    width: Annotated[int, Gt(0)] = 16,
+    output_bias: float = -3.0,
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
+) -> nn.Module:
+    """MONAI's 2D U-Net: four halvings, no normalisation after concatenation.
+
+    Parameters
+    ----------
+    in_channels, outputs, output_bias : as for :func:`unet`
+    width : channels of the first two levels; then 2, 4 and 8 times as many
+    dropout : probability with which a channel is dropped, in every convolution
+
+    Returns
+    -------
+    nn.Module
+        (N, in_channels, H, W) float → (N, outputs, H, W) logits, any H and W
+    """
+    # MONAI takes five seconds to import; who builds another network need not wait.
+    from monai.networks.nets.basic_unet import BasicUNet
+
+    network = BasicUNet(
+        spatial_dims=2,
+        in_channels=in_channels,
+        out_channels=outputs,
+        features=(width, width, 2 * width, 4 * width, 8 * width, width),
+        act=("relu", {"inplace": False}),
+        norm="batch",
+        dropout=dropout,
+    )
+    _set_bias(network.final_conv, output_bias)
+    return Padded(network, 16)
+
+
+class _UNet(nn.Module):
+    def __init__(self, in_channels: int, outputs: int, width: int, depth: int, dropout: float) -> None:
+        super().__init__()
+        widths = [width * 2**level for level in range(depth + 1)]
+        ins = [in_channels, *widths[:-2]]
+        self.down = nn.ModuleList(_block(a, b) for a, b in zip(ins, widths[:-1], strict=True))
+        self.pool = nn.ModuleList(nn.MaxPool2d(2) for _ in range(depth))
+        self.centre = nn.Sequential(_block(widths[-2], widths[-1]), nn.Dropout2d(dropout))
+        self.enlarge = nn.ModuleList(nn.ConvTranspose2d(2 * w, w, 2, stride=2) for w in widths[-2::-1])
+        self.up = nn.ModuleList(
+            nn.Sequential(nn.BatchNorm2d(2 * w), nn.ReLU(), _block(2 * w, w)) for w in widths[-2::-1]
+        )
+        self.last = nn.Conv2d(width, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        skipped = []
+        for block, pool in zip(self.down, self.pool, strict=True):
+            x = block(x)
+            skipped.append(x)
+            x = pool(x)
+        x = self.centre(x)
+        for enlarge, block, skip in zip(self.enlarge, self.up, reversed(skipped), strict=True):
+            x = block(torch.cat([skip, enlarge(x)], dim=1))
+        logits: Tensor = self.last(x)
+        return logits
+
+
+def _block(ins: int, outs: int) -> nn.Sequential:
+    # Every ReLU is a module of its own: DeepLIFT needs to tell its calls apart.
+    return nn.Sequential(
+        nn.Conv2d(ins, outs, 3, padding=1),
+        nn.BatchNorm2d(outs),
+        nn.ReLU(),
+        nn.Conv2d(outs, outs, 3, padding=1),
+        nn.BatchNorm2d(outs),
+        nn.ReLU(),
+    )
+
+
+def _set_bias(last: nn.Module, output_bias: float) -> None:
+    assert isinstance(last.bias, nn.Parameter)
+    with torch.no_grad():
+        last.bias.zero_()
+        last.bias[1 if len(last.bias) > 1 else 0 :] = output_bias

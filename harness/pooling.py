@@ -1,0 +1,233 @@
+"""The pool stage: everything across subjects, folds and seeds of one configuration.
+
+Computed from the store alone and kept there, keyed by the configuration and by
+the identities of the cells that went in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from harness.cell import Bundle, Cell, digest, restored
+from harness.identity import identify
+from harness.leaderboard import MetricFacts, Row, Values
+from harness.metrics.evidence import Evidence
+from harness.metrics.register import evaluate
+from harness.registry import METRICS
+from harness.scoring import level_of
+from harness.seeding import generator
+from harness.spec import Configuration, Part, Task
+from harness.statistics import bootstrap_interval
+from harness.store import CellRecord, Store, write_json, write_record
+from harness.types import JSON, Array, Score
+
+__all__ = ["Pooled", "metric_facts", "pool"]
+
+_DRAWS = 2000
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """One configuration's rows.
+
+    Parameters
+    ----------
+    prediction : the row of its predictions
+    explanations : one row per attribution
+    regions : region → row
+    """
+
+    prediction: Row
+    explanations: tuple[Row, ...]
+    regions: Mapping[str, Row]
+
+
+def metric_facts(task: Task, levels: Sequence[str]) -> tuple[MetricFacts, ...]:
+    """What a task's metrics mean, with the chance rows that stand beside them."""
+    found = []
+    for label, part in task.metrics.items():
+        if level_of(part) not in levels:
+            continue
+        entry = METRICS.get(METRICS.name_of(part.func))
+        low, high = entry.facts["range"]
+        found.append(
+            MetricFacts(
+                label,
+                direction=entry.facts["direction"],
+                range=(low, high),
+                ceiling=_ceiling(entry.facts["direction"], low, high),
+                level="pooled" if level_of(part) == "pool" else "subject",
+                source=entry.source,
+                summary=entry.summary,
+            )
+        )
+    return tuple(found)
+
+
+def pool(
+    configuration: Configuration, bundles: Sequence[Bundle], store: Store, *, facts: Mapping[str, JSON]
+) -> Pooled:
+    """Pool one configuration.
+
+    Parameters
+    ----------
+    bundles : all its trainings with all their cells, done or not
+    facts : further columns of every row
+    """
+    task = restored(configuration)
+    axes = dict(configuration.axes)
+    cells = [cell for bundle in bundles for cell in bundle.cells]
+    counts = {
+        "folds": len({bundle.fold for bundle in bundles}),
+        "seeds": len({bundle.seed for bundle in bundles}),
+        "train_s": _seconds(store, [cell for cell in cells if cell.stage == "train"]),
+    }
+
+    def row(label: str, values: Values, pooled: Mapping[str, Score], **more: JSON) -> Row:
+        wanted = [cell for cell in cells if cell.stage in ("train", "score") and cell.label in ("", label)]
+        complete, flags = _state(store, wanted)
+        own = [cell for cell in cells if cell.stage == "score" and cell.label == label]
+        flags += _flags(store, own)
+        return Row(configuration.id, axes, label, values, pooled, {**facts, **counts, **more}, complete, flags)
+
+    scores = [cell for cell in cells if cell.stage == "score" and not cell.label]
+    whole, by_region = _values(store, scores)
+    prediction = row("", whole, _pooled(task, configuration, scores, whole, store))
+    explanations = []
+    for label in task.attributions:
+        own = [cell for cell in cells if cell.stage == "score" and cell.label == label]
+        seconds = _seconds(store, [cell for cell in cells if cell.stage == "explain" and cell.label == label])
+        explanations.append(row(label, _values(store, own)[0], {}, explain_s=seconds))
+    regions = {name: row("", values, {}) for name, values in by_region.items()}
+    return Pooled(prediction, tuple(explanations), regions)
+
+
+def _values(store: Store, cells: Sequence[Cell]) -> tuple[Values, dict[str, Values]]:
+    """metric → subject → seed → mean over the subject's samples, whole and per region."""
+    whole: dict[str, dict[str, dict[int, list[float]]]] = {}
+    regions: dict[str, dict[str, dict[str, dict[int, list[float]]]]] = {}
+
+    def put(
+        into: dict[str, dict[str, dict[int, list[float]]]], values: Mapping[str, float | None], subject: str, seed: int
+    ) -> None:
+        for metric, value in values.items():
+            number = math.nan if value is None else value
+            into.setdefault(metric, {}).setdefault(subject, {}).setdefault(seed, []).append(number)
+
+    for cell in cells:
+        record = store.get(cell.stage, cell.identity)
+        if record is None:
+            continue
+        for scored in json.loads(store.artifact(record, "values.json").read_text()).values():
+            put(whole, scored["values"], scored["subject"], cell.seed)
+            for region, values in scored["regions"].items():
+                put(regions.setdefault(region, {}), values, scored["subject"], cell.seed)
+    return _means(whole), {region: _means(values) for region, values in regions.items()}
+
+
+def _means(values: Mapping[str, Mapping[str, Mapping[int, list[float]]]]) -> Values:
+    return {
+        metric: {
+            subject: {seed: _mean(several) for seed, several in by_seed.items()} for subject, by_seed in by_subject.items()
+        }
+        for metric, by_subject in values.items()
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return float(np.mean(known)) if known else math.nan
+
+
+def _pooled(
+    task: Task, configuration: Configuration, cells: Sequence[Cell], values: Values, store: Store
+) -> dict[str, Score]:
+    """Pooled metrics, from the store where they were computed before."""
+    labels = [label for label, part in task.metrics.items() if level_of(part) == "pool"]
+    done = [cell.identity for cell in cells if store.get(cell.stage, cell.identity) is not None]
+    if not labels or not done:
+        return {}
+    identity = identify(
+        {
+            "stage": "pool",
+            "configuration": configuration.id,
+            "cells": sorted(done),
+            "metrics": {label: configuration.task["metrics"][label] for label in labels},
+            "code": digest("pool", task),
+        }
+    )
+    record = store.get("pool", identity)
+    if record is None:
+        columns = {
+            metric: np.array([_mean(list(by_seed.values())) for by_seed in by_subject.values()])
+            for metric, by_subject in values.items()
+        }
+        scores = {label: _pooled_score(task.metrics[label], columns, label) for label in labels}
+        with tempfile.TemporaryDirectory() as name:
+            write_json(Path(name) / "pooled.json", {label: _bare(score) for label, score in scores.items()})
+            record = CellRecord(identity, "pool", "done", configuration.id, -1, -1)
+            write_record(Path(name), record)
+            record = store.commit(Path(name))
+    read = json.loads(store.artifact(record, "pooled.json").read_text())
+    return {label: Score(**{key: _number(value) for key, value in score.items()}) for label, score in read.items()}
+
+
+def _pooled_score(part: Part, columns: Mapping[str, Array], label: str) -> Score:
+    """A pooled metric with its bootstrap interval; whole subjects are drawn."""
+
+    def statistic(subjects: Array) -> float:
+        drawn = subjects.astype(int)
+        return evaluate(part, Evidence(columns={name: column[drawn] for name, column in columns.items()}))
+
+    everyone = np.arange(len(next(iter(columns.values()))))
+    interval = bootstrap_interval(statistic, [everyone], rng=generator(0, "pool", label), draws=_DRAWS)
+    return Score(interval.value, interval.low, interval.high, interval.n, missing=interval.missing)
+
+
+def _state(store: Store, cells: Sequence[Cell]) -> tuple[bool, tuple[str, ...]]:
+    """Whether all cells are done, and in words what is not."""
+    undone = [cell for cell in cells if store.get(cell.stage, cell.identity) is None]
+    failures = [failure for cell in undone if (failure := store.failure(cell.identity)) is not None]
+    flags = []
+    if failures:
+        flags.append(f"failed: {len(failures)} of {len(cells)} cells, {failures[0].error}")
+    elif undone:
+        flags.append(f"incomplete: {len(cells) - len(undone)} of {len(cells)} cells")
+    return not undone, tuple(flags)
+
+
+def _flags(store: Store, cells: Sequence[Cell]) -> tuple[str, ...]:
+    """What the score cells flag, counted, and records of older code."""
+    records = [record for cell in cells if (record := store.get(cell.stage, cell.identity)) is not None]
+    flags = [flag for record in records for flag in record.facts.get("flags", [])]
+    found = [f"{flag} in {flags.count(flag)} of {len(records)} cells" for flag in sorted(set(flags))]
+    if any(record.reused_code for record in records):
+        found.append("older code accepted")
+    return tuple(found)
+
+
+def _seconds(store: Store, cells: Sequence[Cell]) -> float:
+    """Mean seconds of a cell."""
+    seconds = [record.seconds for cell in cells if (record := store.get(cell.stage, cell.identity)) is not None]
+    return round(float(np.mean(seconds)), 2) if seconds else math.nan
+
+
+def _ceiling(direction: str, low: float, high: float) -> float:
+    return {"higher": high, "lower": low, "zero": 0.0}.get(direction, math.nan)
+
+
+def _bare(score: Score) -> JSON:
+    values = dataclasses.asdict(score)
+    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in values.items()}
+
+
+def _number(value: JSON) -> float:
+    return math.nan if value is None else value

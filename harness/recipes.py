@@ -1,0 +1,148 @@
+"""Recipes: how a network is trained. A recipe is a value; the loop is elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt, Le
+from torch.nn import functional
+
+from harness.augmentation import draw_poses, transform
+from harness.registry import RECIPES
+from harness.types import Array
+
+__all__ = ["Recipe", "mean_iou", "segmentation"]
+
+Augment = Callable[[np.random.Generator, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained.
+
+    Parameters
+    ----------
+    epochs : passes over the training items
+    batch_size : items per step
+    optimiser : parameters → optimiser
+    loss : (outputs, targets) → scalar
+    augment : (generator, inputs, targets) → changed inputs, targets
+    sample : (generator, targets) → item indices of one epoch, in order
+    select : (outputs, targets) of all validation items → number; the weights of
+        the epoch with the highest are kept. ``None`` keeps the last epoch's.
+    threads : CPU threads of torch; part of the identity, because results differ
+    device : ``auto`` takes a GPU where there is one
+    """
+
+    epochs: int
+    batch_size: int
+    optimiser: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    augment: Augment
+    sample: Callable[[np.random.Generator, Array], Array]
+    select: Callable[[torch.Tensor, torch.Tensor], float] | None
+    threads: int = 1
+
+
+@RECIPES.register("segmentation", source="Rashid et al. 2021 (DEEPMIR), public code")
+def segmentation(
+    *,
+    epochs: Annotated[int, Ge(1)] = 30,
+    batch_size: Annotated[int, Ge(1)] = 32,
+    optimiser: Literal["adam", "adamw"] = "adam",
+    lr: Annotated[float, Gt(0), Le(1)] = 1e-3,
+    weight_decay: Annotated[float, Ge(0)] = 0.0,
+    augmentation: Literal["published", "joint", "none"] = "published",
+    max_angle_deg: Annotated[float, Ge(0), Le(180)] = 16.0,
+    max_shift_px: Annotated[float, Ge(0)] = 45.0,
+    copies: Annotated[int, Ge(1)] = 398,
+    balance: bool = True,
+    lesion_weight: Annotated[float, Gt(0)] = 1.0,
+    select: Literal["mean_iou", "last"] = "mean_iou",
+    threads: Annotated[int, Ge(1)] = 1,
+) -> Recipe:
+    """Voxelwise cross-entropy with augmentation; the defaults are the published ones.
+
+    Parameters
+    ----------
+    copies : augmented copies of every slice in one epoch
+    balance : draw as many background slices as slices with a lesion
+    lesion_weight : weight of the lesion class in the cross-entropy
+    select : ``mean_iou`` keeps the epoch with the best mean IoU of both classes
+        over the validation items
+
+    Notes
+    -----
+    The original stores 398 copies of each slice; we draw that many poses anew
+    in every epoch, which is the same set sampled with replacement.
+    """
+    weights = torch.tensor([1.0, lesion_weight])
+
+    def optimise(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimiser]
+        return kind(parameters, lr=lr, weight_decay=weight_decay)
+
+    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return functional.cross_entropy(outputs, targets, weight=weights.to(outputs.device))
+
+    def augment(
+        rng: np.random.Generator, inputs: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if augmentation == "none":
+            return inputs, targets
+        pose = draw_poses(
+            rng, len(inputs), kind=augmentation, max_angle_deg=max_angle_deg, max_shift_px=max_shift_px
+        )
+        return transform(pose, inputs, targets)
+
+    def sample(rng: np.random.Generator, targets: Array) -> Array:
+        return _draw_items(rng, targets, copies=copies, balance=balance)
+
+    return Recipe(
+        epochs=epochs,
+        batch_size=batch_size,
+        optimiser=optimise,
+        loss=loss,
+        augment=augment,
+        sample=sample,
+        select=mean_iou if select == "mean_iou" else None,
+        threads=threads,
+    )
+
+
+def mean_iou(outputs: torch.Tensor, targets: torch.Tensor) -> float:
+    """Mean over both classes of the intersection over union of all voxels together.
+
+    Parameters
+    ----------
+    outputs : (N, 2, *space) logits
+    targets : (N, *space) labels 0, 1
+
+    Returns
+    -------
+    float
+        in [0, 1]; a class absent from both counts as 1
+    """
+    predicted = outputs.argmax(1)
+    ious = []
+    for label in (0, 1):
+        ours, theirs = predicted == label, targets == label
+        union = int((ours | theirs).sum())
+        ious.append(int((ours & theirs).sum()) / union if union else 1.0)
+    return float(np.mean(ious))
+
+
+def _draw_items(rng: np.random.Generator, targets: Array, *, copies: int, balance: bool) -> Array:
+    """Item indices of one epoch: every item ``copies`` times, shuffled.
+
+    With ``balance``, slices without a lesion are drawn as often as slices with one.
+    """
+    lesion = np.asarray(targets.reshape(len(targets), -1).any(1))
+    positive, negative = np.flatnonzero(lesion), np.flatnonzero(~lesion)
+    if balance and len(positive) and len(negative):
+        negative = rng.choice(negative, len(positive), replace=len(negative) < len(positive))
+    return rng.permutation(np.tile(np.concatenate([positive, negative]), copies))

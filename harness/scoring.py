@@ -1,0 +1,132 @@
+"""The score stage: predictions and maps → one value per metric and sample.
+
+Pure and cheap: needs the files of earlier stages and the cohort's masks, never
+a network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.metrics.evidence import Evidence, find_lesions
+from harness.metrics.regions import restrict
+from harness.metrics.register import evaluate
+from harness.metrics.segmentation import is_collapsed
+from harness.registry import METRICS
+from harness.seeding import generator
+from harness.spec import Part, Task
+from harness.types import JSON, Array, Sample
+
+__all__ = ["Scored", "labels_of", "score_explanation", "score_prediction"]
+
+THRESHOLD = 0.5  # equal to taking the larger of two softmax outputs
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Values of one sample.
+
+    Parameters
+    ----------
+    values : metric label → value, ``None`` where the metric is not defined
+    regions : region → the same
+    flags : what a reader must know, e.g. ``collapsed``
+    """
+
+    values: Mapping[str, float | None]
+    regions: Mapping[str, Mapping[str, float | None]]
+    flags: tuple[str, ...] = ()
+
+    def to_json(self) -> JSON:
+        """Plain JSON."""
+        return {"values": dict(self.values), "regions": {k: dict(v) for k, v in self.regions.items()}, "flags": self.flags}
+
+
+def labels_of(task: Task, level: str) -> list[str]:
+    """Labels of the task's metrics of one level, in order."""
+    return [label for label, part in task.metrics.items() if level_of(part) == level]
+
+
+def level_of(part: Part) -> str:
+    """``subject``, ``explanation`` or ``pool``."""
+    level: str = METRICS.get(METRICS.name_of(part.func)).facts["level"]
+    return level
+
+
+def score_prediction(
+    task: Task, sample: Sample, probability: Array, *, seed: int, regions: Mapping[int, str]
+) -> Scored:
+    """Every metric of a prediction, whole brain and per region.
+
+    Parameters
+    ----------
+    probability : (X, Y, Z) float, of the sample's lesion
+    seed : names the streams of metrics that draw
+    regions : value → name of the sample's region image
+
+    Notes
+    -----
+    A region holds the lesions whose centroid lies in it, of the truth and of
+    the prediction (PROTOCOLS 003, decision 10).
+    """
+    prediction = probability > THRESHOLD
+    target = np.asarray(sample.masks["target"].load() > 0)
+    brain = np.asarray(sample.masks["brain"].load() > 0) if "brain" in sample.masks else None
+
+    def evidence(prediction: Array, target: Array, where: str) -> Evidence:
+        return Evidence(
+            prediction=prediction,
+            probability=probability,
+            target=target,
+            spacing_mm=sample.spacing_mm,
+            brain=brain,
+            rng=generator(seed, "metrics", sample.id, where),
+        )
+
+    whole = _values(task, labels_of(task, "subject"), evidence(prediction, target, ""))
+    by_region: dict[str, dict[str, float | None]] = {}
+    if task.regional and regions and "regions" in sample.masks:
+        image = np.asarray(sample.masks["regions"].load())
+        found = [find_lesions(mask, sample.spacing_mm) for mask in (prediction, target)]
+        for value, name in regions.items():
+            ours, theirs = (
+                restrict(mask, lesions, image, value)
+                for mask, lesions in zip((prediction, target), found, strict=True)
+            )
+            by_region[name] = _values(task, task.regional, evidence(ours, theirs, name))
+    flags = ("collapsed",) if is_collapsed(prediction, probability) else ()
+    return Scored(whole, by_region, flags)
+
+
+def score_explanation(
+    task: Task, sample: Sample, probability: Array, explanation: Array, *, channels: tuple[str, ...], seed: int
+) -> Scored:
+    """Every metric of an explanation.
+
+    Parameters
+    ----------
+    explanation : (C, X, Y, Z) float
+    channels : names of its channels
+    """
+    evidence = Evidence(
+        prediction=probability > THRESHOLD,
+        probability=probability,
+        target=np.asarray(sample.masks["target"].load() > 0),
+        spacing_mm=sample.spacing_mm,
+        brain=np.asarray(sample.masks["brain"].load() > 0) if "brain" in sample.masks else None,
+        explanation=explanation,
+        channels=channels,
+        rng=generator(seed, "metrics", sample.id, "explanation"),
+    )
+    values = _values(task, labels_of(task, "explanation"), evidence)
+    flat = not np.any(explanation != explanation.flat[0])
+    return Scored(values, {}, ("flat map",) if flat else ())
+
+
+def _values(task: Task, labels: Iterable[str], evidence: Evidence) -> dict[str, float | None]:
+    values = {label: float(evaluate(task.metrics[label], evidence)) for label in labels}
+    return {label: None if math.isnan(value) else value for label, value in values.items()}

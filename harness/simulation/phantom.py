@@ -1,0 +1,32 @@
+"""What a generated subject is made of, whatever the task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from harness.types import Array
+
+__all__ = ["PhantomSubject"]
+
+
+@dataclass(frozen=True)
+class PhantomSubject:
+    """One generated subject, in memory.
+
+    Parameters
+    ----------
+    images : suffix (``T1w``, …) → ((X, Y, Z) float32 array, (4, 4) float64 affine);
+        the affine takes voxel indices to world mm (RAS+), and images may have
+        grids of their own
+    masks : label → ((X, Y, Z) integer array, affine), all on the reference grid:
+        the label to predict, ``brain``, and whatever else is known of the truth.
+        Binary masks hold 0 and 1; ``regions`` holds the keys of ``region_names``
+    covariates : column of the participants' table → value
+    region_names : value in ``regions`` → name, for the regions that occur
+    """
+
+    images: Mapping[str, tuple[Array, Array]]
+    masks: Mapping[str, tuple[Array, Array]]
+    covariates: Mapping[str, float | str] = field(default_factory=dict)
+    region_names: Mapping[int, str] = field(default_factory=dict)

@@ -1,0 +1,322 @@
+"""The specification of a study, and the one road from text to it.
+
+A :class:`Task` is a frozen value whose parts are ``functools.partial`` of
+registered functions. :func:`describe` turns it into plain JSON, :func:`restore`
+turns JSON back (on a worker, without importing the task's module), and
+:func:`override` gives a changed copy or an error that says what must hold.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import Any
+
+from harness.errors import OutOfRange, RequestError, UnknownName
+from harness.identity import identify
+from harness.registry import KINDS, Registry
+from harness.space import Dimension
+from harness.types import JSON, Source
+
+__all__ = [
+    "Configuration",
+    "Part",
+    "Task",
+    "allowed",
+    "checked",
+    "describe",
+    "describe_part",
+    "keys",
+    "modules_of",
+    "override",
+    "restore",
+]
+
+Part = partial[Any]
+
+_SINGLE = ("phantom", "cohort", "view", "split", "model", "recipe")
+_LABELLED = {"attributions": "attribution", "metrics": "metric"}
+_SCALARS = {"objective": str, "explanation_objective": str, "phantom_subjects": int, "phantom_seed": int}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One study, declared.
+
+    Parameters
+    ----------
+    name : what the user types
+    version : raised when the meaning of the task changes; enters every identity
+    question : what the study asks, one sentence
+    source : the paper
+    phantom : generates one subject with a known truth, used when no data are given
+    phantom_subjects : how many
+    phantom_seed : seed of the generated cohort, the same for all runs
+    cohort : turns a folder into a :class:`~harness.types.Cohort`
+    view : what the network sees of a sample and what it should say
+    split : samples → folds
+    model : builds the network
+    recipe : how it is trained
+    attributions : label → explanation method
+    metrics : label → metric (of a subject, of an explanation, or pooled)
+    objective : label of the metric that ranks configurations
+    explanation_objective : label of the metric that ranks explanations
+    axes : short names of keys, e.g. ``sequences`` for ``view.channels``
+    profiles : name → overrides; ``quick`` is the default
+    experiments : name → axes, the published grids
+    experiment : the one that runs when no axis is given
+    spaces : name → search space
+    regional : labels of metrics that are also computed in each region
+    columns : axes that every row of the leaderboard names, swept or not
+    shown : metrics that the console shows, in order
+    """
+
+    name: str
+    version: int
+    question: str
+    source: Source
+    phantom: Part
+    cohort: Part
+    view: Part
+    split: Part
+    model: Part
+    recipe: Part
+    attributions: Mapping[str, Part]
+    metrics: Mapping[str, Part]
+    objective: str
+    explanation_objective: str
+    phantom_subjects: int = 6
+    phantom_seed: int = 0
+    axes: Mapping[str, str] = field(default_factory=dict)
+    profiles: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
+    experiments: Mapping[str, Mapping[str, tuple[JSON, ...]]] = field(default_factory=dict)
+    experiment: str = ""
+    spaces: Mapping[str, tuple[Dimension, ...]] = field(default_factory=dict)
+    regional: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ("model",)
+    shown: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, objective in (("objective", self.objective), ("explanation_objective", self.explanation_objective)):
+            if objective not in self.metrics:
+                raise UnknownName(f"metric of task {self.name} (its {name})", objective, self.metrics)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One point of the grid: what determines a training, as plain JSON.
+
+    Parameters
+    ----------
+    task : ``describe(task)`` after all overrides
+    axes : the labels by which a person tells this point from its neighbours
+    profile : ``quick`` or ``paper``
+    fingerprint : of the images and masks that this configuration reads
+    """
+
+    task: JSON
+    axes: Mapping[str, JSON]
+    profile: str
+    fingerprint: str
+
+    @property
+    def id(self) -> str:
+        """Identity; attributions, metrics, labels and objectives are not part of it."""
+        return identify({**{key: self.task[key] for key in _determining}, "cohort_fingerprint": self.fingerprint})
+
+
+_determining = ("name", "version", "view", "split", "model", "recipe")
+
+
+def describe(task: Task) -> dict[str, JSON]:
+    """The task as plain JSON, every option with its value, defaults included."""
+    return {
+        "name": task.name,
+        "version": task.version,
+        "question": task.question,
+        "source": dataclasses.asdict(task.source),
+        **{name: getattr(task, name) for name in _SCALARS},
+        "regional": list(task.regional),
+        "columns": list(task.columns),
+        "shown": list(task.shown),
+        **{kind: describe_part(KINDS[kind], getattr(task, kind)) for kind in _SINGLE},
+        **{
+            many: {label: describe_part(KINDS[kind], part) for label, part in getattr(task, many).items()}
+            for many, kind in _LABELLED.items()
+        },
+    }
+
+
+def restore(description: Mapping[str, JSON]) -> Task:
+    """The inverse of :func:`describe`; looks parts up by name, imports no task."""
+
+    def part(kind: str, described: Mapping[str, JSON]) -> Part:
+        options = {key: value for key, value in described.items() if key != "use"}
+        function = KINDS[kind].get(described["use"]).function
+        return partial(function, **{key: _typed(function, key, value, key) for key, value in options.items()})
+
+    return Task(
+        name=description["name"],
+        version=description["version"],
+        question=description["question"],
+        source=Source(**description["source"]),
+        **{name: description[name] for name in _SCALARS},
+        regional=tuple(description["regional"]),
+        columns=tuple(description["columns"]),
+        shown=tuple(description["shown"]),
+        **{kind: part(kind, description[kind]) for kind in _SINGLE},
+        **{
+            many: {label: part(kind, described) for label, described in description[many].items()}
+            for many, kind in _LABELLED.items()
+        },
+    )
+
+
+def describe_part(registry: Registry, part: Part) -> dict[str, JSON]:
+    """One part as JSON: ``{"use": name, option: value, …}``."""
+    options = {name: parameter.default for name, parameter in _options(part.func).items()}
+    unknown = set(part.keywords) - set(options)
+    if unknown:
+        raise UnknownName(f"option of {registry.kind} {part.func.__name__}", sorted(unknown)[0], options)
+    return {"use": registry.name_of(part.func), **{key: _json(value) for key, value in {**options, **part.keywords}.items()}}
+
+
+def override(task: Task, key: str, value: JSON) -> Task:
+    """A copy of the task with one thing changed.
+
+    Parameters
+    ----------
+    key : a short name from ``task.axes``, a part (``model``), an option
+        (``recipe.lr``), or an option below a label (``metrics.dice.…``)
+    value : plain value; for a part the name of another one, which starts with
+        its own defaults
+
+    Raises
+    ------
+    UnknownName
+        No such key, part or option.
+    OutOfRange
+        The value breaks the type or the bound that the option declares.
+    """
+    path = task.axes.get(key, key)
+    head, _, rest = path.partition(".")
+    if head in _SCALARS and not rest:
+        return dataclasses.replace(task, **{head: checked(_SCALARS[head], value, key)})
+    if head in _SINGLE:
+        return dataclasses.replace(task, **{head: _override_part(head, getattr(task, head), rest, value, key)})
+    if head in _LABELLED and rest:
+        label, _, option = rest.partition(".")
+        parts = dict(getattr(task, head))
+        if option and label not in parts:
+            raise UnknownName(f"label in {head}", label, parts)
+        # A label that does not exist yet adds a part: metrics.mine=dice
+        parts[label] = _override_part(_LABELLED[head], parts.get(label), option, value, key)
+        return dataclasses.replace(task, **{head: parts})
+    raise UnknownName("key", key, keys(task))
+
+
+def keys(task: Task) -> list[str]:
+    """Every key that :func:`override` takes for this task."""
+    found = [*task.axes, *_SCALARS]
+    for kind in _SINGLE:
+        found += [kind, *(f"{kind}.{option}" for option in _options(getattr(task, kind).func))]
+    for many in _LABELLED:
+        for label, part in getattr(task, many).items():
+            found += [f"{many}.{label}", *(f"{many}.{label}.{option}" for option in _options(part.func))]
+    return sorted(set(found))
+
+
+def allowed(part: Part) -> Mapping[str, str]:
+    """Options of a part → the text of their type and bound, for ``describe``."""
+    hints = _hints(part.func)
+    return {name: _relation(hints.get(name, Any), name) for name in _options(part.func)}
+
+
+def modules_of(*parts: Part) -> tuple[str, ...]:
+    """Modules in which parts are defined, for a code digest."""
+    return tuple(sorted({inspect.unwrap(part.func).__module__ for part in parts}))
+
+
+def _override_part(kind: str, part: Part | None, option: str, value: JSON, key: str) -> Part:
+    registry = KINDS[kind]
+    if not option:
+        if not isinstance(value, str):
+            raise OutOfRange(f"{key} must be the name of a {kind}, got {value!r}; one of {', '.join(registry.names())}")
+        function = registry.get(value).function
+        return part if part is not None and part.func is function else partial(function)
+    assert part is not None
+    known = _options(part.func)
+    if option not in known:
+        raise UnknownName(f"option of {kind} {registry.name_of(part.func)}", option, known)
+    return partial(part.func, **{**part.keywords, option: _typed(part.func, option, value, key)})
+
+
+@cache
+def _options(function: Any) -> dict[str, inspect.Parameter]:
+    """Keyword-only parameters with a default: what a user may set."""
+    parameters = inspect.signature(function).parameters.values()
+    return {
+        parameter.name: parameter
+        for parameter in parameters
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is not parameter.empty
+    }
+
+
+@cache
+def _hints(function: Any) -> dict[str, Any]:
+    return typing.get_type_hints(inspect.unwrap(function), include_extras=True)
+
+
+def _typed(function: Any, option: str, value: JSON, key: str) -> Any:
+    return checked(_hints(function).get(option, Any), value, key)
+
+
+def checked(hint: Any, value: JSON, key: str) -> Any:
+    """A value as the type that a hint declares.
+
+    Raises
+    ------
+    OutOfRange
+        With the relation that must hold and what came.
+    """
+    # pydantic is slow to import and needed only where a value is checked.
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(hint).validate_python(value)
+    except ValidationError as error:
+        why = "; ".join(sorted({problem["msg"] for problem in error.errors()}))
+        raise OutOfRange(f"`{_relation(hint, key)}` must hold for {key}, got {value!r} ({why})") from None
+
+
+def _relation(hint: Any, key: str) -> str:
+    """``0 < recipe.lr`` for an annotated bound, else ``recipe.lr: type``."""
+    if typing.get_origin(hint) is typing.Annotated:
+        plain, *bounds = typing.get_args(hint)
+        signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "is a multiple of"}
+        found = [
+            f"{key} {sign} {getattr(bound, name)}"
+            for bound in bounds
+            for name, sign in signs.items()
+            if getattr(bound, name, None) is not None
+        ]
+        return f"{_name(plain)}, {' and '.join(found)}" if found else _name(plain)
+    return f"{key}: {_name(hint)}"
+
+
+def _name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+
+
+def _json(value: Any) -> JSON:
+    if isinstance(value, tuple | list):
+        return [_json(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _json(item) for key, item in value.items()}
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise RequestError(f"an option of a part must be plain JSON, got {type(value).__name__}: {value!r}")

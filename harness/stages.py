@@ -1,0 +1,229 @@
+"""Run the cells of a bundle in this process; nothing here knows of Ray."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from harness.cell import Bundle, Cell, cells_of, hardware, restored
+from harness.data.splits import check_leaks
+from harness.errors import CellError
+from harness.explaining import explain
+from harness.scoring import score_explanation, score_prediction
+from harness.seeding import seed_of
+from harness.spec import Task
+from harness.store import CellRecord, Store, write_json, write_record
+from harness.training import Epoch, controlled, device, infer, train
+from harness.types import JSON, Array, Cohort, Sample, View
+
+__all__ = ["Emit", "build_network", "execute", "load_network"]
+
+Emit = Callable[[Path], None]
+Progress = Callable[[Cell, Epoch], None]
+
+
+def execute(
+    bundle: Bundle, cohort: Cohort, store: Store, emit: Emit, *, progress: Progress | None = None
+) -> None:
+    """Compute the cells of a bundle, in order.
+
+    Parameters
+    ----------
+    bundle : what is wanted
+    store : read only; artifacts of earlier stages are taken from there
+    emit : is given a completed folder for each cell, done or failed, and must
+        take it over before it returns
+    progress : is told each epoch
+
+    Notes
+    -----
+    A cell that fails is emitted as failed with its first error line; cells that
+    need its result are not tried and stay missing.
+    """
+    work = _Work(bundle, cohort, store, progress)
+    for cell in bundle.cells:
+        if cell.parent in work.broken:
+            work.broken.add(cell.identity)
+            continue
+        with tempfile.TemporaryDirectory(prefix="harness-cell-") as name:
+            folder = Path(name)
+            record = work.run(cell, folder)
+            write_record(folder, record)
+            emit(folder)
+
+
+def build_network(task: Task, view: View) -> torch.nn.Module:
+    """An untrained network of a task; weights come from torch's global stream."""
+    network: torch.nn.Module = task.model(len(view.channels), view.outputs)
+    return network
+
+
+def load_network(task: Task, view: View, weights: Path) -> torch.nn.Module:
+    """A trained network in evaluation mode."""
+    network = build_network(task, view)
+    network.load_state_dict(safetensors.torch.load_file(weights))
+    return network.to(device()).eval()
+
+
+@dataclass
+class _Work:
+    """State while a bundle runs: what its cells share."""
+
+    bundle: Bundle
+    cohort: Cohort
+    store: Store
+    progress: Progress | None
+    broken: set[str] = field(default_factory=set)
+    network: torch.nn.Module | None = None
+    predictions: dict[str, Array] = field(default_factory=dict)
+    maps: dict[str, dict[str, Array]] = field(default_factory=dict)
+
+    def run(self, cell: Cell, folder: Path) -> CellRecord:
+        """Compute one cell into a folder."""
+        started = time.perf_counter()
+        facts: dict[str, JSON] = {}
+        error = ""
+        try:
+            self._refuse_other_code(cell)
+            with controlled(self.recipe_threads, seed_of(self.bundle.seed, cell.stage, cell.label)):
+                facts = {"train": self._train, "explain": self._explain, "score": self._score}[cell.stage](cell, folder)
+        except Exception as problem:  # a broken cell stays broken, with its first error line
+            error = _first_line(problem)
+            self.broken.add(cell.identity)
+            for path in folder.iterdir():
+                path.unlink()
+            (folder / "traceback.txt").write_text(traceback.format_exc())
+        return CellRecord(
+            identity=cell.identity,
+            stage=cell.stage,
+            state="failed" if error else "done",
+            configuration=cell.configuration,
+            fold=cell.fold,
+            seed=cell.seed,
+            label=cell.label,
+            seconds=round(time.perf_counter() - started, 3),
+            hardware=hardware(),
+            facts=facts,
+            error=error,
+            body=cell.body,
+        )
+
+    @cached_property
+    def task(self) -> Task:
+        return restored(self.bundle.configuration)
+
+    @cached_property
+    def view(self) -> View:
+        view: View = self.task.view()
+        return view
+
+    @cached_property
+    def recipe_threads(self) -> int:
+        return int(self.task.recipe().threads)
+
+    @cached_property
+    def samples(self) -> Mapping[str, Sample]:
+        return {sample.id: sample for sample in self.cohort.samples}
+
+    def _refuse_other_code(self, cell: Cell) -> None:
+        ours = {ours.identity for ours in cells_of(self.bundle.configuration, self.bundle.split, cell.fold, cell.seed)}
+        if cell.identity not in ours:
+            raise CellError(
+                "this worker runs another version of the code than the driver; install the same version on every node"
+            )
+
+    def _train(self, cell: Cell, folder: Path) -> dict[str, JSON]:
+        split = self.bundle.split
+        check_leaks(split, {sample.id: sample.subject for sample in self.cohort.samples})
+        recipe = self.task.recipe()
+        trained = train(
+            lambda: build_network(self.task, self.view),
+            recipe,
+            self.view,
+            [self.samples[name] for name in split.train],
+            [self.samples[name] for name in split.validation],
+            seed=self.bundle.seed,
+            report=None if self.progress is None else lambda epoch: self.progress(cell, epoch),  # type: ignore[misc]
+        )
+        safetensors.torch.save_file(trained.weights, folder / "weights.safetensors")
+        self.network = load_network(self.task, self.view, folder / "weights.safetensors")
+        for name in split.test:
+            arrays = infer(self.network, self.view, self.samples[name], batch_size=recipe.batch_size)
+            # Half precision holds a probability to 5e-4 and halves the store.
+            self.predictions[name] = arrays["probability"].astype(np.float16)
+        np.savez_compressed(folder / "predictions.npz", **self.predictions)
+        history = [{"epoch": e.epoch, "loss": e.loss, "validation": e.validation} for e in trained.history]
+        write_json(folder / "history.json", history)
+        write_json(folder / "split.json", {"train": split.train, "validation": split.validation, "test": split.test})
+        parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        return {"parameters": parameters, "best_epoch": trained.best_epoch, "epochs": len(history)}
+
+    def _explain(self, cell: Cell, folder: Path) -> dict[str, JSON]:
+        network = self._network()
+        maps = {
+            name: explain(
+                network, self.view, self.samples[name], self.task.attributions[cell.label],
+                label=cell.label, seed=cell.seed,
+            )[0].astype(np.float32)
+            for name in self.bundle.split.test
+        }  # fmt: skip
+        for name, one in maps.items():
+            if not np.isfinite(one).all():
+                raise CellError(f"the {cell.label} map of {name} holds values that are not finite")
+        np.savez_compressed(folder / "maps.npz", **maps)
+        self.maps[cell.identity] = maps
+        return {"channels": list(self.view.channels)}
+
+    def _score(self, cell: Cell, folder: Path) -> dict[str, JSON]:
+        predictions = self.predictions or self._arrays("train", self.bundle.train, "predictions.npz")
+        scored: dict[str, JSON] = {}
+        for name in self.bundle.split.test:
+            sample, probability = self.samples[name], predictions[name].astype(np.float32)
+            if cell.label:
+                maps = self.maps.get(cell.parent) or self._arrays("explain", cell.parent, "maps.npz")
+                one = score_explanation(
+                    self.task, sample, probability, maps[name], channels=self.view.channels, seed=cell.seed
+                )
+            else:
+                one = score_prediction(self.task, sample, probability, seed=cell.seed, regions=self.cohort.regions)
+            scored[name] = {"subject": sample.subject, **one.to_json()}
+        self.maps.pop(cell.parent, None)
+        write_json(folder / "values.json", scored)
+        return {"flags": sorted({flag for one in scored.values() for flag in one["flags"]})}
+
+    def _network(self) -> torch.nn.Module:
+        if self.network is None:
+            record = self.store.get("train", self.bundle.train)
+            if record is None:
+                raise CellError("its training is not in the store")
+            self.network = load_network(self.task, self.view, self.store.artifact(record, "weights.safetensors"))
+        return self.network
+
+    def _arrays(self, stage: str, identity: str, name: str) -> dict[str, Array]:
+        record = self.store.get(stage, identity)
+        if record is None:
+            raise CellError(f"the {stage} cell it needs is not in the store")
+        with np.load(self.store.artifact(record, name), allow_pickle=False) as file:
+            return {key: file[key] for key in file.files}
+
+
+def _first_line(problem: BaseException) -> str:
+    line = str(problem).strip().partition("\n")[0] or "no message"
+    frames = traceback.extract_tb(problem.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(problem).__name__}: {line}{where}"
+
+
+def load_json(path: Path) -> JSON:
+    """Read JSON."""
+    return json.loads(path.read_text())

@@ -1,0 +1,417 @@
+"""Conformance checks for parts, also those of third parties.
+
+In the tests of your own package::
+
+    from harness.testing import check_attribution, check_metric, check_model
+
+    def test_my_network():
+        check_model(my_network, in_channels=2, outputs=2, shape=(33, 40))
+
+Each check raises ``AssertionError`` with the first promise that is broken.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from harness.attribution import explain
+from harness.metrics.evidence import EVIDENCE, Evidence
+from harness.metrics.register import asks, evaluate
+from harness.registry import ATTRIBUTIONS, METRICS
+from harness.types import Array, Direction
+
+__all__ = ["check_attribution", "check_metric", "check_model"]
+
+
+def check_model(
+    build: Callable[..., nn.Module], in_channels: int, outputs: int, shape: Sequence[int], **options: Any
+) -> None:
+    """What the harness relies on in every network.
+
+    The output is (N, outputs) or (N, outputs, *shape), finite float; in
+    evaluation mode the same input gives the same output, alone or among
+    others, draws nothing and changes no buffer nor the input; the gradient
+    reaches every parameter; the weights determine the outputs and can be
+    loaded with ``weights_only=True``; the seed determines the weights.
+
+    Parameters
+    ----------
+    build : the model builder, called as ``build(in_channels, outputs, **options)``
+    in_channels, outputs : of the network to test
+    shape : of the images, without batch and channels
+    options : of the builder
+
+    Raises
+    ------
+    AssertionError
+        With the first promise that does not hold.
+    """
+    model = _built(build, in_channels, outputs, options, seed=0).eval()
+    x = torch.randn(3, in_channels, *shape, generator=torch.Generator().manual_seed(1))
+    before, buffers = x.clone(), {name: b.clone() for name, b in model.named_buffers()}
+    with torch.no_grad(), _draws_nothing("a forward pass in evaluation mode"):
+        y = model(x)
+        again, alone = model(x), model(x[:1])
+    allowed = [(3, outputs), (3, outputs, *shape)]
+    _require(tuple(y.shape) in allowed, f"the output must have one of the shapes {allowed}, got {tuple(y.shape)}")
+    _require(y.is_floating_point() and bool(torch.isfinite(y).all()), "the output must be finite and float")
+    _require(torch.equal(y, again), "two forward passes in evaluation mode must be equal")
+    _require(_close(y[:1], alone), "an item's output must not depend on the other items of its batch")
+    _require(torch.equal(x, before), "the forward pass must not change its input")
+    for name, buffer in model.named_buffers():
+        _require(torch.equal(buffer, buffers[name]), f"evaluation mode must not change the buffer {name}")
+    _check_gradients(model, x)
+    _check_weights(build, model, in_channels, outputs, options, x, y)
+
+
+def check_attribution(function: Callable[..., Any], **options: Any) -> None:
+    """What the harness relies on in every attribution method.
+
+    On a 2D and a 3D network, with one input and with two: one finite float map
+    of each input's shape per target; the same numbers for one target alone or
+    among others, for any ``batch_size``, and for the same seed (another seed
+    gives others if the method draws); model, inputs and global state are as
+    before, also when the model fails half-way; and what the method's decorator
+    promises (``zero_if_ignored``, ``complete``).
+
+    Parameters
+    ----------
+    function : the method, registered or not; without registration it promises
+        nothing beyond the above
+    options : of the method
+
+    Raises
+    ------
+    AssertionError
+        With the first promise that does not hold.
+    """
+    promised = next((e.facts for n in ATTRIBUTIONS.names() if (e := ATTRIBUTIONS.get(n)).function is function), {})
+    run: Callable[..., list[Any]] = partial(explain, function, **options)
+    asked = inspect.signature(function).parameters
+    for model, inputs in _cases():
+        maps = run(model, inputs, [0, 2])
+        _check_shapes(maps, inputs, 2)
+        alone = run(model, inputs, [2])[0]
+        _require(_close_maps(maps[1], alone), "a target's map must not depend on the other targets")
+        _require(_close_maps(maps, run(model, inputs, [0, 2])), "the same seed must give the same maps")
+        if "seed" in asked:
+            other = run(model, inputs, [0, 2], seed=1)
+            _require(not _close_maps(maps, other), "a method that asks for a seed must give other maps for another one")
+        if "batch_size" in asked:
+            single = partial(run, **{**options, "batch_size": 1})(model, inputs, [0, 2])
+            _require(_close_maps(maps, single), "`batch_size` must not change the maps")
+        _check_after_state(run, model, inputs)
+        if promised.get("zero_if_ignored"):
+            _check_ignored(run, model, inputs)
+        if promised.get("complete"):
+            _check_complete(run, model, inputs, promised["complete"])
+
+
+def check_metric(function: Callable[..., Any], **options: Any) -> None:
+    """What the harness relies on in every metric.
+
+    It is registered and has a first line that says what it is; it asks for
+    evidence that exists; on made-up subjects (also with an empty truth, an empty
+    prediction, or both) it gives a number inside its range or NaN, the same
+    one twice, and changes nothing that it was given; and no wrong answer beats
+    the perfect one.
+
+    Parameters
+    ----------
+    function : a metric, decorated with ``harness.metrics.register.metric``
+    options : of the metric
+
+    Raises
+    ------
+    AssertionError
+        With the first promise that does not hold.
+    RegistrationError
+        If the function is not registered.
+    """
+    entry = METRICS.get(METRICS.name_of(function))
+    _require(bool(entry.summary), f"metric {entry.name} needs a docstring: its first line is shown to the user")
+    unknown = [name for name in asks(function) if name not in EVIDENCE]
+    _require(not unknown, f"metric {entry.name} asks for {', '.join(unknown)}, which does not exist")
+    part = partial(function, **options) if options else function
+    low, high = entry.facts["range"]
+    columns = tuple(entry.facts["needs"])
+    perfect, others = _subjects(columns) if entry.facts["level"] == "pool" else _answers()
+    with _draws_nothing(f"metric {entry.name}"):
+        best = evaluate(part, perfect)
+        values = [evaluate(part, evidence) for evidence in others]
+    for value in [best, *values]:
+        _require(
+            np.isnan(value) or low - 1e-9 <= value <= high + 1e-9,
+            f"metric {entry.name} must lie in [{low}, {high}] or be NaN, got {value}",
+        )
+    again = [evaluate(part, evidence) for evidence in others]
+    _require(np.array_equal(values, again, equal_nan=True), f"metric {entry.name} must give the same value twice")
+    direction = entry.facts["direction"]
+    if direction != "none":
+        _require(not np.isnan(best), f"metric {entry.name} must be defined for a perfect answer, got NaN")
+        for value in values:
+            _require(
+                np.isnan(value) or _cost(direction, best) <= _cost(direction, value) + 1e-9,
+                f"metric {entry.name} ({direction} is better) gives a perfect answer {best} and a wrong one {value}",
+            )
+
+
+# ----------------------------------------------------------------- models
+
+
+def _built(
+    build: Callable[..., nn.Module], in_channels: int, outputs: int, options: dict[str, Any], *, seed: int
+) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return build(in_channels, outputs, **options)
+
+
+def _check_gradients(model: nn.Module, x: Tensor) -> None:
+    y = model(x)
+    weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(2))
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    _require(bool(trained), "a network must have parameters to train")
+    gradients = torch.autograd.grad((y * weights).sum(), list(trained.values()), allow_unused=True)
+    for name, gradient in zip(trained, gradients, strict=True):
+        _require(gradient is not None and bool(gradient.any()), f"the gradient must reach the parameter {name}")
+
+
+def _check_weights(
+    build: Callable[..., nn.Module],
+    model: nn.Module,
+    in_channels: int,
+    outputs: int,
+    options: dict[str, Any],
+    x: Tensor,
+    y: Tensor,
+) -> None:
+    twin = _built(build, in_channels, outputs, options, seed=0).state_dict()
+    for name, value in model.state_dict().items():
+        _require(torch.equal(value, twin[name]), f"the same seed must give the same initial weights, {name} differs")
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    file.seek(0)
+    loaded = _built(build, in_channels, outputs, options, seed=3).eval()
+    loaded.load_state_dict(torch.load(file, weights_only=True))
+    with torch.no_grad():
+        _require(torch.equal(loaded(x), y), "the weights alone must determine the output in evaluation mode")
+
+
+# ----------------------------------------------------------------- attributions
+
+
+class _Network(nn.Module):
+    """Convolutions, each with a ReLU of its own, three outputs from one or more inputs."""
+
+    def __init__(self, dims: int, channels: int, inputs: int) -> None:
+        super().__init__()
+        conv = {2: nn.Conv2d, 3: nn.Conv3d}[dims]
+        self.first = nn.ModuleList(nn.Sequential(conv(channels, 4, 3, padding=1), nn.ReLU()) for _ in range(inputs))
+        self.second = nn.Sequential(conv(4, 5, 3, stride=2), nn.ReLU())
+        self.head = nn.Sequential(nn.Flatten(2), nn.AdaptiveAvgPool1d(2), nn.Flatten(), nn.Linear(10, 3))
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        features = torch.stack([first(x) for first, x in zip(self.first, inputs, strict=True)]).sum(0)
+        out: Tensor = self.head(self.second(features))
+        return out
+
+
+class _Blind(nn.Module):
+    """A network that does not see the first channel of its first input."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        seen = torch.ones(x.shape[1], device=x.device, dtype=x.dtype)
+        seen[0] = 0
+        out: Tensor = self.network(x * seen.reshape(-1, *[1] * (x.ndim - 2)), *others)
+        return out
+
+
+class _Failing(nn.Module):
+    """A network that raises on its second forward pass."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.calls = network, 0
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls > 1:
+            raise RuntimeError("failed on purpose")
+        out: Tensor = self.network(*inputs)
+        return out
+
+
+def _cases() -> Iterator[tuple[nn.Module, Any]]:
+    rng = torch.Generator().manual_seed(0)
+    for dims, channels, inputs, space in ((2, 2, 1, (11, 12)), (3, 1, 1, (7, 8, 9)), (2, 2, 2, (9, 10))):
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(dims)
+            model = _Network(dims, channels, inputs).double()
+        given = tuple(torch.randn(2, channels, *space, generator=rng, dtype=torch.float64) for _ in range(inputs))
+        yield model, given if inputs > 1 else given[0]
+
+
+def _check_shapes(maps: list[Any], inputs: Any, targets: int) -> None:
+    _require(len(maps) == targets, f"there must be one map per target, got {len(maps)} for {targets}")
+    for of_target in maps:
+        for each, x in zip(_tuple(of_target), _tuple(inputs), strict=True):
+            _require(each.shape == x.shape, f"a map must have its input's shape {tuple(x.shape)}, got {each.shape}")
+            _require(each.is_floating_point() and bool(torch.isfinite(each).all()), "a map must be finite and float")
+            _require(not each.requires_grad, "a map must carry no graph")
+
+
+def _check_after_state(run: Callable[..., Any], model: nn.Module, inputs: Any) -> None:
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    for subject in (model, _Failing(model)):
+        subject.train()
+        before, given = _state(subject), [x.clone() for x in _tuple(inputs)]
+        with _draws_nothing("an attribution"):
+            try:
+                run(subject, inputs, [0])
+            except RuntimeError as error:
+                _require("on purpose" in str(error), f"an attribution must pass on the model's own error, got: {error}")
+        _require(_state(subject) == before, "hooks, gradients, modes, flags and weights must be as before")
+        unchanged = all(
+            torch.equal(x, old) and not x.requires_grad for x, old in zip(_tuple(inputs), given, strict=True)
+        )
+        _require(unchanged, "the inputs must be as before")
+    _require(torch.is_grad_enabled(), "gradients must be enabled as before")
+
+
+def _state(model: nn.Module) -> list[Any]:
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    modules = [
+        (name, module.training, [len(getattr(module, kind)) for kind in hooks], sorted(vars(module)))
+        for name, module in model.named_modules()
+    ]
+    parameters = [
+        (name, p.requires_grad, p.tolist(), None if p.grad is None else p.grad.tolist())
+        for name, p in model.named_parameters()
+    ]
+    return [modules, parameters, [(name, b.tolist()) for name, b in model.named_buffers()]]
+
+
+def _check_ignored(run: Callable[..., Any], model: nn.Module, inputs: Any) -> None:
+    first = _tuple(run(_Blind(model), inputs, [0])[0])[0]
+    scale = float(_tuple(run(model, inputs, [0])[0])[0].abs().max())
+    _require(bool((first[:, 0].abs() <= 1e-9 * scale).all()), "a channel that the model ignores must get zero")
+
+
+def _check_complete(run: Callable[..., Any], model: nn.Module, inputs: Any, kind: str) -> None:
+    of_target = _tuple(run(model, inputs, [1])[0])
+    axes = "every voxel" if kind == "voxels" else "each channel once"
+    total = torch.stack([(m if kind == "voxels" else m.flatten(2)[:, :, 0]).flatten(1).sum(1) for m in of_target]).sum(
+        0
+    )
+    with torch.no_grad():
+        expected = (model.eval()(*_tuple(inputs)) - model(*(torch.zeros_like(x) for x in _tuple(inputs))))[:, 1]
+    _require(
+        bool(torch.allclose(total, expected, rtol=0.02, atol=1e-3)),
+        f"{axes} must sum to f(input) - f(0) = {expected.tolist()}, got {total.tolist()}",
+    )
+
+
+def _close_maps(first: Any, second: Any) -> bool:
+    if isinstance(first, Tensor):
+        return _close(first, second)
+    return all(_close_maps(a, b) for a, b in zip(first, second, strict=True))
+
+
+def _tuple(inputs: Any) -> tuple[Tensor, ...]:
+    return (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+
+
+# ----------------------------------------------------------------- metrics
+
+
+def _answers() -> tuple[Evidence, list[Evidence]]:
+    """A perfect answer for a made-up subject, and wrong ones; one with nothing to find."""
+    truth = np.zeros((10, 9, 8), dtype=bool)
+    truth[1:3, 2:5, 3] = truth[6:9, 6, 4:7] = truth[4, 1, 1] = True
+    few = truth.copy()
+    few[6:] = False
+    more = truth | np.roll(truth, 2, axis=1)
+    nothing = np.zeros_like(truth)
+    wrong = [few, more, np.roll(truth, 1, axis=0), np.roll(truth, 4, axis=2), nothing, ~truth]
+    empty = [_evidence(nothing, answer) for answer in (nothing, few)]
+    return _evidence(truth, truth), [*(_evidence(truth, answer) for answer in wrong), *empty]
+
+
+def _cost(direction: Direction, value: float) -> float:
+    return {"higher": -value, "lower": value, "zero": abs(value), "none": 0.0}[direction]
+
+
+def _evidence(truth: Array, answer: Array) -> Evidence:
+    probability, brain = answer.astype(np.float32), np.ones_like(truth)
+    explanation = np.stack([probability, probability])
+    for array in (truth, answer, probability, brain, explanation):
+        # A metric that writes into what it was given fails at once.
+        array.setflags(write=False)
+    return Evidence(
+        target=truth,
+        prediction=answer,
+        probability=probability,
+        brain=brain,
+        explanation=explanation,
+        spacing_mm=(0.9, 0.8, 1.5),
+        channels=("T1w", "FLAIR"),
+        rng=np.random.default_rng(0),
+    )
+
+
+def _subjects(columns: Sequence[str]) -> tuple[Evidence, list[Evidence]]:
+    """Columns that agree perfectly over subjects, and columns that do not."""
+    truth = np.array([3.0, 9.0, 4.0, 12.0, 7.0, 1.0])
+    wrong = [truth[::-1], truth + 5, truth * 0.4, np.roll(truth, 1)]
+
+    def evidence(*values: Array) -> Evidence:
+        given = {name: values[min(place, len(values) - 1)].copy() for place, name in enumerate(columns)}
+        for column in given.values():
+            column.setflags(write=False)
+        return Evidence(columns=given, rng=np.random.default_rng(0))
+
+    return evidence(truth), [*(evidence(truth, other) for other in wrong), evidence(truth[:1]), evidence(truth[:0])]
+
+
+# ----------------------------------------------------------------- everything
+
+
+def _require(holds: bool, promise: str) -> None:
+    # Not `assert`: the checks must work under `python -O` as well.
+    if not holds:
+        raise AssertionError(promise)
+
+
+def _close(first: Tensor, second: Tensor) -> bool:
+    scale = float(first.abs().max()) if first.numel() else 1.0
+    tolerance = 1e-10 if first.dtype == torch.float64 else 1e-5
+    return torch.allclose(first, second, rtol=0, atol=tolerance * max(scale, 1e-30))
+
+
+@contextmanager
+def _draws_nothing(what: str) -> Iterator[None]:
+    """Nothing may be drawn from the global generators of torch, numpy and Python."""
+    before = _generators()
+    yield
+    _require(_generators() == before, f"{what} must not draw from the global random generators; ask for a seed")
+
+
+def _generators() -> tuple[Any, ...]:
+    name, keys, *rest = np.random.get_state(legacy=True)
+    return torch.get_rng_state().tolist(), name, np.asarray(keys).tolist(), rest, random.getstate()

@@ -1,0 +1,1 @@
+"""Many cells: Ray, Tune, Optuna and MLflow live here and nowhere else."""

@@ -1,0 +1,200 @@
+"""Run bundles: in this process, or as trials of Ray Tune."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.cell import Bundle
+from harness.data.cohort import open_cohort
+from harness.errors import RequestError
+from harness.settings import RunSettings
+from harness.stages import execute
+from harness.store import CellRecord, Store
+
+__all__ = ["Committed", "run_here", "run_on_ray", "session"]
+
+Committed = Callable[[CellRecord], None]
+Started = Callable[[Bundle], None]
+
+_CELLS = "cells"
+
+
+def run_here(
+    bundles: Sequence[Bundle], cohorts: dict[str, Path], store: Store, *, committed: Committed, started: Started
+) -> None:
+    """Run bundles one after the other in this process.
+
+    Parameters
+    ----------
+    cohorts : configuration id → cohort table
+    committed : is told each record once it is in the store
+    started : is told each bundle that begins
+    """
+    opened = {path: open_cohort(path) for path in sorted(set(cohorts.values()))}
+    for bundle in bundles:
+        started(bundle)
+        cohort = opened[cohorts[bundle.configuration.id]]
+        execute(bundle, cohort, store, lambda folder: committed(store.commit(folder)))
+
+
+def run_on_ray(
+    name: str,
+    bundles: Sequence[Bundle],
+    cohorts: dict[str, Path],
+    store: Store,
+    settings: RunSettings,
+    *,
+    committed: Committed,
+    started: Started,
+) -> None:
+    """Run each bundle as one trial of Ray Tune; Ray must have been started.
+
+    Parameters
+    ----------
+    name : of the task; the trainable is registered under it
+    cohorts : configuration id → cohort table, on storage that every node sees
+    committed : is told each record once it is in the store
+
+    Notes
+    -----
+    Workers hand finished cells back as checkpoints and this process commits
+    them, so that a rename never crosses hosts. Nothing is keyed by a trial's id.
+    """
+    from ray import tune
+
+    _check_resources(settings)
+    storage = Path(tempfile.mkdtemp(prefix="tune-", dir=_made(settings.folder / "ray")))
+    trainable = tune.with_parameters(
+        _run_bundle, bundles=list(bundles), cohorts={key: str(path) for key, path in cohorts.items()}, store=store
+    )
+    wanted = tune.with_resources(trainable, {"cpu": settings.cpus, "gpu": settings.gpus})
+    tune.register_trainable(name, wanted)
+    callback = _driver(bundles, store, committed, started)
+    tuner = tune.Tuner(
+        name,
+        param_space={"bundle": tune.grid_search(list(range(len(bundles))))},
+        tune_config=tune.TuneConfig(
+            reuse_actors=True,
+            max_concurrent_trials=settings.workers or None,
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
+        ),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=str(storage),
+            verbose=0,
+            callbacks=[callback],
+            # A cell that raises is recorded and does not end its trial; what
+            # does is the death of a node or worker, which is worth another try.
+            failure_config=tune.FailureConfig(max_failures=2),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def session(settings: RunSettings) -> Iterator[None]:
+    """Start or join Ray for the time of a block, quietly.
+
+    Raises
+    ------
+    RequestError
+        If the address does not answer.
+    """
+    os.environ.update(
+        {
+            "RAY_AIR_NEW_OUTPUT": "0",
+            "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+            "TUNE_DISABLE_SIGINT_HANDLER": "1",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+            "RAY_DEDUP_LOGS": "0",
+        }
+    )
+    import ray
+
+    # A session that somebody else started (a notebook, a test) is used and left running.
+    ours = not ray.is_initialized()
+    if ours:
+        address = None if settings.ray == "auto" else settings.ray
+        local: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": _cores()}
+        os.environ.setdefault("RAY_AUTH_MODE", "token" if address is None else "disabled")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
+            except ConnectionError as error:
+                raise RequestError(f"no Ray cluster answers at {address!r} ({error}); start one, or say ray=auto") from None
+    try:
+        yield
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _run_bundle(config: dict[str, Any], bundles: list[Bundle], cohorts: dict[str, str], store: Store) -> None:
+    """The trainable: one bundle on a worker, whose actor other bundles use before and after."""
+    from ray import tune
+
+    bundle = bundles[config["bundle"]]
+    cohort = open_cohort(Path(cohorts[bundle.configuration.id]))
+
+    def hand_back(folder: Path) -> None:
+        tune.report({_CELLS: folder.name}, checkpoint=tune.Checkpoint.from_directory(folder))
+
+    execute(bundle, cohort, store, hand_back)
+
+
+def _driver(bundles: Sequence[Bundle], store: Store, committed: Committed, started: Started) -> Any:
+    """The driver's callback; a factory because its base class needs Ray."""
+    from ray import tune
+
+    class Driver(tune.Callback):
+        """Commits what workers hand back."""
+
+        def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            started(bundles[trial.config["bundle"]])
+
+        def on_checkpoint(
+            self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any
+        ) -> None:
+            with checkpoint.as_directory() as folder:
+                committed(store.commit(Path(folder)))
+
+    return Driver()
+
+
+def _trial_name(trial: Any) -> str:
+    return f"bundle-{trial.config['bundle']:05d}"
+
+
+def _check_resources(settings: RunSettings) -> None:
+    import ray
+
+    there = ray.cluster_resources()
+    for what, wanted in (("CPU", settings.cpus), ("GPU", settings.gpus)):
+        if wanted > there.get(what, 0.0):
+            raise RequestError(
+                f"each bundle asks for {what.lower()}s={wanted:g}, the cluster has {there.get(what, 0.0):g}; "
+                f"ask for less, or add a node"
+            )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,1 @@
+"""Each paper's experiments as named grids, and the search spaces for tuning."""

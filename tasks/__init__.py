@@ -1,0 +1,1 @@
+"""The studies. One page each; installed as ``harness.tasks``."""

@@ -1,0 +1,189 @@
+"""Gradient methods against captum, replicas by hand, and the sums they promise."""
+
+import captum.attr
+import numpy as np
+import pytest
+import torch
+from networks import Formula, Functional, Reused, image, plain
+from torch import Tensor, nn
+
+from harness.attribution import attribute
+from harness.errors import CellError, HarnessError, OutOfRange
+
+MODEL = plain(2, outputs=3)
+X = image(2, 2, 10, 9, seed=1)
+
+
+def _gradient(x: Tensor, target: int) -> Tensor:
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(MODEL(x)[:, target].sum(), x)[0]
+
+
+def test_saliency_is_the_absolute_gradient() -> None:
+    """Replica by autograd."""
+    torch.testing.assert_close(attribute("saliency", MODEL, X, [2])[0], _gradient(X, 2).abs())
+
+
+def test_signed_saliency_is_the_gradient() -> None:
+    """The option keeps the sign."""
+    torch.testing.assert_close(attribute("saliency", MODEL, X, [1], absolute=False)[0], _gradient(X, 1))
+
+
+def test_input_x_gradient_is_the_product() -> None:
+    """Replica by autograd."""
+    torch.testing.assert_close(attribute("input_x_gradient", MODEL, X, [1])[0], X * _gradient(X, 1))
+
+
+def test_integrated_gradients_agree_with_a_riemann_sum() -> None:
+    """Replica from the definition: 2,000 midpoints between a baseline of 0.3 and the input."""
+    base, steps = torch.full_like(X, 0.3), 2000
+    mean = sum(_gradient(base + (k + 0.5) / steps * (X - base), 0) for k in range(steps)) / steps
+    ours = attribute("integrated_gradients", MODEL, X, [0], baseline=0.3, steps=300)[0]
+    expected = (X - base) * mean
+    torch.testing.assert_close(ours, expected, rtol=0, atol=2e-3 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["integrated_gradients", "deeplift"])
+def test_map_sums_to_the_difference_from_the_baseline(name: str) -> None:
+    """Completeness, with one baseline value per channel."""
+    base = torch.tensor([0.5, -1.0], dtype=torch.float64).reshape(2, 1, 1).expand_as(X)
+    total = attribute(name, MODEL, X, [2], baseline=[0.5, -1.0])[0].flatten(1).sum(1)
+    torch.testing.assert_close(total, (MODEL(X) - MODEL(base))[:, 2].detach(), rtol=2e-3, atol=1e-5)
+
+
+def test_deeplift_sum_is_exact() -> None:
+    """The rescale rule splits the difference without a remainder, whatever the curvature."""
+    total = attribute("deeplift", MODEL, X, [1])[0].flatten(1).sum(1)
+    torch.testing.assert_close(total, (MODEL(X) - MODEL(0 * X))[:, 1].detach(), rtol=1e-9, atol=1e-12)
+
+
+def test_deeplift_by_hand() -> None:
+    """relu(2a − b − 1) at (2, 1) from (0, 0): slope (2 − 0)/(3 − 0) = 2/3, so 8/3 and −2/3."""
+    linear = nn.Conv2d(2, 1, 1)
+    linear.weight.data[:] = torch.tensor([2.0, -1.0]).reshape(1, 2, 1, 1)
+    linear.bias.data[:] = -1.0  # type: ignore[union-attr]
+    model = nn.Sequential(linear, nn.ReLU(), nn.Flatten())
+    x = torch.tensor([2.0, 1.0]).reshape(1, 2, 1, 1)
+    torch.testing.assert_close(attribute("deeplift", model, x, [0])[0].flatten(), torch.tensor([8 / 3, -2 / 3]))
+
+
+def test_deeplift_refuses_a_reused_activation() -> None:
+    """The error names the module and the next step."""
+    with pytest.raises(HarnessError, match=r"called once in a forward pass, got relu \(2 times\); .*integrated_grad"):
+        attribute("deeplift", Reused(), torch.ones(1, 1, 8, 8), [0])
+
+
+def test_deeplift_refuses_an_activation_that_is_no_module() -> None:
+    """A map whose sum is wrong is an error, not a map."""
+    with pytest.raises(CellError, match=r"must sum to f\(input\) - f\(baseline\) = .* use modules for all"):
+        attribute("deeplift", Functional(), image(2, 1, 8, 8).float(), [0])
+
+
+def test_deeplift_tolerance_is_the_users() -> None:
+    """With a boundless tolerance the same model gives a map."""
+    maps = attribute("deeplift", Functional(), image(2, 1, 8, 8).float(), [0], tolerance=float("inf"))
+    assert maps[0].shape == (2, 1, 8, 8)
+
+
+def test_guided_backprop_by_hand() -> None:
+    """y = relu(a) − 3·relu(b): the negative gradient of b is stopped, that of a passes."""
+    model = nn.Sequential(nn.ReLU(), nn.Conv2d(2, 1, 1, bias=False), nn.Flatten())
+    model[1].weight.data[:] = torch.tensor([1.0, -3.0]).reshape(1, 2, 1, 1)
+    x = torch.tensor([2.0, 5.0]).reshape(1, 2, 1, 1)
+    assert attribute("guided_backprop", model, x, [0])[0].flatten().tolist() == [1.0, 0.0]
+
+
+def test_guided_backprop_refuses_a_model_without_relu() -> None:
+    """Its map would be the plain gradient under another name."""
+    with pytest.raises(HarnessError, match=r"needs ReLU modules, Functional has none; .*saliency"):
+        attribute("guided_backprop", Functional(), torch.ones(1, 1, 8, 8), [0])
+
+
+def test_gradcam_agrees_with_captum() -> None:
+    """captum's Grad-CAM of the second convolution, interpolated."""
+    model = plain(2, outputs=3)
+    model[1].inplace = False
+    coarse = captum.attr.LayerGradCam(model, model[2]).attribute(X, target=1, relu_attributions=True)
+    expected = nn.functional.interpolate(coarse, size=(10, 9), mode="bilinear").expand_as(X)
+    torch.testing.assert_close(attribute("gradcam", model, X, [1])[0], expected.detach())
+
+
+def test_gradient_shap_is_exact_for_a_linear_model() -> None:
+    """A linear model has one gradient: every draw gives weight × (input − baseline)."""
+    weight = image(1, 2, 4, 4, seed=3)
+    model = Formula(lambda x: (x * weight).flatten(1).sum(1, keepdim=True))
+    x = image(2, 2, 4, 4)
+    torch.testing.assert_close(attribute("gradient_shap", model, x, [0], baseline=0.2)[0], weight * (x - 0.2))
+
+
+def test_gradient_shap_comes_near_integrated_gradients() -> None:
+    """Its expectation is the integral; 4,000 draws bring it within a twentieth."""
+    ours = attribute("gradient_shap", MODEL, X[:1], [0], samples=4000, batch_size=500)[0]
+    exact = attribute("integrated_gradients", MODEL, X[:1], [0], steps=200)[0]
+    assert float((ours - exact).norm() / exact.norm()) < 0.05
+
+
+def test_gradient_shap_draws_from_a_distribution_of_baselines() -> None:
+    """A linear model: the expected map is weight × (input − mean baseline)."""
+    pool = torch.stack([torch.zeros(1, 3, 3), torch.ones(1, 3, 3)]).double()
+    model = Formula(lambda x: x.flatten(1).sum(1, keepdim=True))
+    x = torch.full((1, 1, 3, 3), 2.0, dtype=torch.float64)
+    seen = {round(float(attribute("gradient_shap", model, x, [0], samples=1, baseline=pool, seed=s)[0][0, 0, 0, 0]), 9)
+            for s in range(8)}
+    assert seen == {1.0, 2.0}
+
+
+def test_smoothgrad_is_the_mean_gradient_of_its_draws() -> None:
+    """Replica on a quadratic model, whose gradient 2wx shows the drawn points themselves."""
+    weight = image(1, 1, 6, 6, seed=5)
+    model = Formula(lambda x: (weight * x**2).flatten(1).sum(1, keepdim=True))
+    x = image(1, 1, 6, 6)
+    mean = attribute("smoothgrad", model, x, [0], samples=2000, absolute=False, batch_size=200)[0]
+    sd = 0.15 * float(x.max() - x.min())
+    error = (mean - 2 * weight * x) / (2 * weight.abs() * sd / np.sqrt(2000))
+    # 36 standard normal numbers: their mean square is 1 within four standard errors.
+    assert abs(float((error**2).mean()) - 1) < 4 * np.sqrt(2 / 36)
+
+
+def test_squared_smoothgrad_averages_squares() -> None:
+    """E[(2w(x+n))²] = 4w²(x² + sd²), within 5 % over the image at 4,000 draws."""
+    model = Formula(lambda x: (x**2).flatten(1).sum(1, keepdim=True))
+    x = image(1, 1, 6, 6)
+    squares = attribute("smoothgrad", model, x, [0], samples=4000, squared=True, batch_size=400)[0]
+    sd = 0.15 * float(x.max() - x.min())
+    assert float(squares.sum()) == pytest.approx(float((4 * (x**2 + sd**2)).sum()), rel=0.05)
+
+
+def test_smoothgrad_without_noise_is_saliency() -> None:
+    """The limit of no noise."""
+    torch.testing.assert_close(
+        attribute("smoothgrad", MODEL, X, [1], noise=0.0, samples=3)[0], attribute("saliency", MODEL, X, [1])[0]
+    )
+
+
+def test_an_input_that_is_not_used_gets_zero() -> None:
+    """Autograd refuses such a gradient; the map of the second input is zero."""
+    model = Formula(lambda x, y: x.flatten(1).sum(1, keepdim=True))
+    maps = attribute("integrated_gradients", model, (X, X), [0])[0]
+    assert float(maps[1].abs().max()) == 0.0
+
+
+def test_saliency_of_a_flipped_image_is_flipped() -> None:
+    """A model that is symmetric under a flip has symmetric maps."""
+    model = Formula(lambda x: (x**3).flatten(1).mean(1, keepdim=True))
+    torch.testing.assert_close(
+        attribute("saliency", model, X.flip(-1), [0])[0], attribute("saliency", model, X, [0])[0].flip(-1)
+    )
+
+
+@pytest.mark.parametrize("name", ["saliency", "smoothgrad"])
+def test_batch_size_must_be_positive(name: str) -> None:
+    """The relation stands in the message."""
+    with pytest.raises(OutOfRange, match="`batch_size >= 1` must hold, got 0"):
+        attribute(name, MODEL, X, [0], batch_size=0)
+
+
+def test_a_baseline_must_fit_the_channels() -> None:
+    """Three values for two channels are refused with both shapes."""
+    with pytest.raises(OutOfRange, match=r"must broadcast to its input, got \(3,\) for \(2, 2, 10, 9\)"):
+        attribute("integrated_gradients", MODEL, X, [0], baseline=[0.0, 1.0, 2.0])

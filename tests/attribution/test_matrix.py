@@ -1,0 +1,53 @@
+"""Every registered method on every kind of network."""
+
+import pytest
+import torch
+from networks import image, plain
+
+from harness.attribution import attribute
+from harness.registry import ATTRIBUTIONS
+from harness.testing import check_attribution
+
+CASES = {
+    "2D": (plain(2), image(3, 2, 12, 11), [0]),
+    "3D": (plain(3), image(2, 2, 8, 7, 9), [0]),
+    "several outputs": (plain(2, outputs=4), image(2, 2, 10, 13), [3, 1]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", ATTRIBUTIONS.names())
+def test_a_map_has_its_inputs_shape(name: str, case: str) -> None:
+    """One finite map of the input's shape and dtype per target."""
+    model, inputs, targets = CASES[case]
+    maps = attribute(name, model, inputs, targets)
+    assert [(each.shape, each.dtype) for each in maps] == [(inputs.shape, inputs.dtype)] * len(targets)
+
+
+@pytest.mark.parametrize("name", ATTRIBUTIONS.names())
+def test_method_conforms(name: str) -> None:
+    """Every method keeps what the harness relies on and what its decorator promises."""
+    check_attribution(ATTRIBUTIONS.get(name).function)
+
+
+@pytest.mark.parametrize("name", ATTRIBUTIONS.names())
+def test_single_precision_agrees_with_double(name: str) -> None:
+    """Float32 gives the same map up to rounding."""
+    if name in ("random", "gradient_shap", "smoothgrad"):
+        pytest.skip("float32 and float64 draw different numbers")
+    model, inputs, targets = CASES["2D"]
+    exact = attribute(name, model, inputs, targets)[0]
+    single = attribute(name, plain(2).float(), inputs.float(), targets)[0]
+    torch.testing.assert_close(single.double(), exact, rtol=0, atol=1e-4 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize("name", ATTRIBUTIONS.names())
+def test_no_items_give_no_maps(name: str) -> None:
+    """The empty case: a sample without items has maps without items."""
+    assert attribute(name, plain(2), image(0, 2, 9, 9), [0])[0].shape == (0, 2, 9, 9)
+
+
+@pytest.mark.parametrize("name", ATTRIBUTIONS.names())
+def test_the_summary_says_what_a_method_is(name: str) -> None:
+    """`harness list` shows the first line of the docstring."""
+    assert ATTRIBUTIONS.get(name).summary.endswith((".", "baseline."))

@@ -1,0 +1,117 @@
+"""Occlusion, ablation and Shapley values against slow replicas."""
+
+from itertools import permutations
+
+import captum.attr
+import pytest
+import torch
+from networks import Formula, image, plain
+from torch import Tensor
+
+from harness.attribution import attribute
+from harness.errors import OutOfRange
+
+MODEL = plain(2, channels=4, outputs=2)
+X = image(2, 4, 9, 8, seed=2)
+
+
+def _output(kept: set[int], baseline: float, target: int) -> Tensor:
+    x = torch.full_like(X, baseline)
+    for channel in kept:
+        x[:, channel] = X[:, channel]
+    with torch.no_grad():
+        return MODEL.eval()(x)[:, target]
+
+
+def test_channel_shapley_is_the_mean_over_all_orders() -> None:
+    """Replica from the definition: what a channel adds when it joins, over all 24 orders."""
+    expected = torch.zeros(2, 4, dtype=torch.float64)
+    for order in permutations(range(4)):
+        for place, channel in enumerate(order):
+            before = set(order[:place])
+            expected[:, channel] += (_output(before | {channel}, 0.4, 1) - _output(before, 0.4, 1)) / 24
+    found = attribute("channel_shapley", MODEL, X, [1], baseline=0.4)[0]
+    torch.testing.assert_close(found, expected[:, :, None, None].expand_as(X))
+
+
+def test_channel_shapley_sums_to_the_difference() -> None:
+    """Completeness over channels, exact."""
+    values = attribute("channel_shapley", MODEL, X, [0])[0][:, :, 0, 0]
+    torch.testing.assert_close(values.sum(1), _output({0, 1, 2, 3}, 0.0, 0) - _output(set(), 0.0, 0))
+
+
+def test_channel_shapley_shares_what_two_channels_do_together() -> None:
+    """f = a·b: each of the two channels gets half of it, the third nothing."""
+    model = Formula(lambda x: (x[:, 0] * x[:, 1]).flatten(1).sum(1, keepdim=True))
+    x = torch.tensor([3.0, 4.0, 5.0]).reshape(1, 3, 1, 1)
+    assert attribute("channel_shapley", model, x, [0])[0].flatten().tolist() == pytest.approx([6.0, 6.0, 0.0])
+
+
+def test_channel_shapley_refuses_nine_channels() -> None:
+    """512 forward passes an item are too many; the message offers the cheap method."""
+    model = Formula(lambda x: x.flatten(1))
+    with pytest.raises(OutOfRange, match=r"`channels <= 8` must hold .* got 9; take channel_ablation"):
+        attribute("channel_shapley", model, torch.ones(1, 9, 2, 2), [0])
+
+
+def test_channels_of_several_inputs_are_players_alike() -> None:
+    """f = a·b with a and b in two inputs of different size."""
+    model = Formula(lambda x, y: (x.flatten(1).sum(1) * y.flatten(1).sum(1))[:, None])
+    maps = attribute("channel_shapley", model, (torch.full((1, 1, 2, 2), 1.0), torch.full((1, 1, 3), 2.0)), [0])[0]
+    assert [float(each.flatten()[0]) for each in maps] == pytest.approx([12.0, 12.0])
+
+
+def test_channel_ablation_agrees_with_captum() -> None:
+    """captum's feature ablation with one feature per channel."""
+    mask = torch.arange(4).reshape(1, 4, 1, 1).expand(1, 4, 9, 8)
+    reference = captum.attr.FeatureAblation(MODEL.eval()).attribute(X, target=1, feature_mask=mask, baselines=0.4)
+    torch.testing.assert_close(attribute("channel_ablation", MODEL, X, [1], baseline=0.4)[0], reference)
+
+
+def test_channel_ablation_misses_what_two_channels_both_say() -> None:
+    """f = max(a, b): neither channel is missed, though together they are everything."""
+    model = Formula(lambda x: x.amax(1).flatten(1).sum(1, keepdim=True))
+    x = torch.ones(1, 2, 1, 1)
+    assert attribute("channel_ablation", model, x, [0])[0].flatten().tolist() == [0.0, 0.0]
+
+
+def test_occlusion_agrees_with_a_slow_replica() -> None:
+    """Every window written out: mean loss over the windows that cover a voxel."""
+    total, count = torch.zeros_like(X), torch.zeros_like(X)
+    for channel in range(4):
+        for row in (0, 2, 4, 6):
+            for column in (0, 2, 4, 6):
+                x = X.clone()
+                window = (slice(None), channel, slice(row, row + 3), slice(column, column + 3))
+                x[window] = 0.1
+                with torch.no_grad():
+                    lost = (MODEL.eval()(X) - MODEL(x))[:, 1]
+                total[window] += lost[:, None, None]
+                count[window] += 1
+    found = attribute("occlusion", MODEL, X, [1], window=3, stride=2, baseline=0.1)[0]
+    torch.testing.assert_close(found, total / count)
+
+
+def test_occlusion_of_all_channels_gives_them_one_map() -> None:
+    """Without `per_channel` a window covers all channels at once."""
+    found = attribute("occlusion", MODEL, X, [0], window=3, stride=3, per_channel=False)[0]
+    torch.testing.assert_close(found, found[:, :1].expand_as(found))
+
+
+def test_occlusion_window_may_be_wider_than_the_image() -> None:
+    """One window then covers a channel: the channel's ablation."""
+    wide = attribute("occlusion", MODEL, X, [0], window=64, stride=64)[0]
+    torch.testing.assert_close(wide, attribute("channel_ablation", MODEL, X, [0])[0])
+
+
+def test_a_window_of_baseline_values_has_no_effect() -> None:
+    """Where the image is the baseline already, the map is exactly zero."""
+    x = X.clone()
+    x[:, 1] = 0.0
+    assert float(attribute("occlusion", MODEL, x, [0], window=3, stride=3)[0][:, 1].abs().max()) == 0.0
+
+
+def test_occlusion_refuses_a_stride_that_leaves_gaps() -> None:
+    """Both values stand in the message."""
+    with pytest.raises(OutOfRange, match="`1 <= stride <= window` must hold for occlusion, got stride=5, window=4"):
+        attribute("occlusion", MODEL, X, [0], window=4, stride=5)

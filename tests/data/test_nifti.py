@@ -1,0 +1,212 @@
+"""Reading and writing NIfTI: nibabel is the reference."""
+
+from __future__ import annotations
+
+import gzip
+import pickle
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from harness.data import nifti
+from harness.errors import HarnessError
+
+AFFINE = nib.affines.from_matvec(
+    np.array([[-1.5, 0.0, 0.0], [0.0, 0.0, 2.0], [0.0, 0.75, 0.0]]), np.array([30.0, -12.5, 4.0])
+)
+
+
+@pytest.fixture
+def volume() -> np.ndarray:
+    return np.random.default_rng(3).normal(50, 20, (5, 7, 4)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_what_is_written_is_read_by_nibabel(tmp_path: Path, volume: np.ndarray, name: str) -> None:
+    """Values and affine survive, compressed or not."""
+    path = nifti.write(tmp_path / name, volume, AFFINE)
+    image = nib.load(path)
+    np.testing.assert_array_equal(np.asarray(image.dataobj), volume)
+    np.testing.assert_allclose(image.affine, AFFINE)
+    assert image.header.get_xyzt_units()[0] == "mm"
+
+
+def test_scaled_integers_are_read_as_nibabel_reads_them(tmp_path: Path, volume: np.ndarray) -> None:
+    """Slope and intercept of the header are applied."""
+    image = nib.Nifti1Image(volume, AFFINE)
+    image.set_data_dtype(np.int16)
+    nib.save(image, tmp_path / "scaled.nii.gz")
+    array, affine = nifti.read(tmp_path / "scaled.nii.gz")
+    assert array.dtype == np.float32
+    np.testing.assert_allclose(array, nib.load(tmp_path / "scaled.nii.gz").get_fdata(), rtol=1e-6)
+    np.testing.assert_allclose(affine, AFFINE)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_both_byte_orders_are_read(tmp_path: Path, volume: np.ndarray, order: str) -> None:
+    """Files of old workstations are big-endian."""
+    image = nib.Nifti1Image(volume, AFFINE, header=nib.Nifti1Header(endianness=order))
+    nib.save(image, tmp_path / "a.nii")
+    np.testing.assert_array_equal(nifti.read(tmp_path / "a.nii")[0], volume)
+
+
+def test_nifti_2_is_read(tmp_path: Path, volume: np.ndarray) -> None:
+    """The longer header of NIfTI-2 is understood."""
+    nib.save(nib.Nifti2Image(volume, AFFINE), tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(nifti.read(tmp_path / "a.nii.gz")[0], volume)
+    assert nifti.header(tmp_path / "a.nii.gz").shape == volume.shape
+
+
+def test_gzip_members_are_joined(tmp_path: Path, volume: np.ndarray) -> None:
+    """Parallel compressors write several members, which together are one file."""
+    content = nib.Nifti1Image(volume, AFFINE).to_bytes()
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(content[:400]) + gzip.compress(content[400:]))
+    np.testing.assert_array_equal(nifti.read(tmp_path / "a.nii.gz")[0], volume)
+
+
+def test_a_trailing_axis_of_length_one_is_dropped(tmp_path: Path, volume: np.ndarray) -> None:
+    """(X, Y, Z, 1) is one volume."""
+    path = nifti.write(tmp_path / "a.nii.gz", volume[..., None], AFFINE)
+    np.testing.assert_array_equal(nifti.read(path)[0], volume)
+
+
+def test_a_series_is_refused(tmp_path: Path, volume: np.ndarray) -> None:
+    """(X, Y, Z, 2) is not one volume, and the file is named."""
+    path = nifti.write(tmp_path / "series.nii.gz", np.stack([volume, volume], -1), AFFINE)
+    with pytest.raises(HarnessError, match=r"series\.nii\.gz: the shape is \(5, 7, 4, 2\); expected one volume"):
+        nifti.read(path)
+
+
+def test_the_header_says_what_nibabel_says(tmp_path: Path, volume: np.ndarray) -> None:
+    """Shape, spacing, orientation, units and number type."""
+    header = nifti.header(nifti.write(tmp_path / "a.nii.gz", volume, AFFINE))
+    assert header.shape == (5, 7, 4)
+    assert header.spacing_mm == pytest.approx((1.5, 0.75, 2.0))
+    assert header.orientation == nib.aff2axcodes(AFFINE) == ("L", "S", "A")
+    assert (header.units, header.dtype) == ("mm", np.float32)
+    np.testing.assert_allclose(header.affine, AFFINE)
+
+
+def test_the_header_is_read_without_the_voxels(tmp_path: Path, volume: np.ndarray) -> None:
+    """A file whose voxels are missing still has a header."""
+    path = tmp_path / "a.nii"
+    path.write_bytes(nib.Nifti1Image(volume, AFFINE).to_bytes()[:400])
+    assert nifti.header(path).shape == (5, 7, 4)
+    with pytest.raises(nifti.ImageError, match=r"\[truncated\].*400 bytes; expected 912 bytes"):
+        nifti.read(path)
+
+
+def test_a_zero_voxel_size_is_not_repaired(tmp_path: Path, volume: np.ndarray) -> None:
+    """Nibabel would set it to one, and hide the fault."""
+    path = nifti.write(tmp_path / "a.nii", volume, AFFINE)
+    content = bytearray(path.read_bytes())
+    content[76 + 12 : 76 + 16] = np.float32(0).tobytes()  # pixdim[3]
+    path.write_bytes(content)
+    assert nifti.header(path).spacing_mm == pytest.approx((1.5, 0.75, 0.0))
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_the_bytes_are_reproducible(tmp_path: Path, volume: np.ndarray, name: str) -> None:
+    """Neither the time nor the file's name gets into the bytes."""
+    one = nifti.write(tmp_path / name, volume, AFFINE)
+    other = nifti.write(tmp_path / "elsewhere" / f"b{name}", volume, AFFINE)
+    assert one.read_bytes() == other.read_bytes()
+    assert name == "a.nii" or one.read_bytes()[4:8] == bytes(4)  # the time stamp of gzip
+
+
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, volume: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is complete or as it was, and no part is left behind."""
+    path = nifti.write(tmp_path / "a.nii", volume, AFFINE)
+    before = path.read_bytes()
+
+    def full(self: Path, content: bytes) -> int:
+        with self.open("wb") as stream:
+            stream.write(content[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        nifti.write(path, volume + 1, AFFINE)
+    assert path.read_bytes() == before
+    assert [one.name for one in tmp_path.iterdir()] == ["a.nii"]
+
+
+@pytest.mark.parametrize(
+    ("given", "asked", "stored"),
+    [
+        (bool, None, np.uint8),
+        (np.float64, None, np.float32),
+        (np.int64, None, np.int32),
+        (np.int16, None, np.int16),
+        (np.float64, np.int16, np.int16),
+    ],
+)
+def test_number_types(tmp_path: Path, given: type, asked: type | None, stored: type) -> None:
+    """Each array is stored in a type that every program reads."""
+    path = nifti.write(tmp_path / "a.nii", np.ones((2, 3, 4), dtype=given), AFFINE, dtype=asked)
+    assert nifti.header(path).dtype == stored
+    np.testing.assert_array_equal(nifti.read(path)[0], 1)
+
+
+def test_values_are_rounded_to_integers(tmp_path: Path) -> None:
+    """Truncation would shift every intensity by half a unit."""
+    path = nifti.write(tmp_path / "a.nii", np.full((2, 2, 2), 2.7), AFFINE, dtype=np.int16)
+    np.testing.assert_array_equal(nifti.read(path)[0], 3)
+
+
+@pytest.mark.parametrize("value", [300.0, np.nan])
+def test_values_that_do_not_fit_are_refused(tmp_path: Path, value: float) -> None:
+    """An overflow would wrap around silently."""
+    with pytest.raises(HarnessError, match=r"0 <= values <= 255 must hold for uint8"):
+        nifti.write(tmp_path / "a.nii", np.full((2, 2, 2), value), AFFINE, dtype=np.uint8)
+
+
+def test_shear_is_kept_in_the_sform_alone(tmp_path: Path, volume: np.ndarray) -> None:
+    """A quaternion cannot hold shear, and a qform that disagrees would mislead other programs."""
+    sheared = AFFINE.copy()
+    sheared[0, 1] = 0.4
+    header = nifti.header(nifti.write(tmp_path / "a.nii", volume, sheared))
+    np.testing.assert_allclose(header.affine, sheared, rtol=1e-6)
+    assert header.qform is None
+
+
+@pytest.mark.parametrize(
+    ("name", "affine", "message"),
+    [
+        ("a.nii.gz", np.zeros((4, 4)), "the affine must be an invertible"),
+        ("a.nii.gz", np.full((4, 4), np.nan), "the affine must be an invertible"),
+        ("a.img", AFFINE, r"must end in \.nii or \.nii\.gz"),
+    ],
+)
+def test_nonsense_is_not_written(tmp_path: Path, name: str, affine: np.ndarray, message: str) -> None:
+    """Neither a singular affine nor an unknown format reaches the disk."""
+    with pytest.raises(HarnessError, match=message):
+        nifti.write(tmp_path / name, np.zeros((2, 2, 2)), affine)
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_axes_are_not_an_image(tmp_path: Path) -> None:
+    """A slice must be given its third axis."""
+    with pytest.raises(HarnessError, match=r"3 or 4 axes, got the shape \(2, 2\)"):
+        nifti.write(tmp_path / "a.nii", np.zeros((2, 2)), AFFINE)
+
+
+def test_a_damaged_header_does_not_allocate(tmp_path: Path, volume: np.ndarray) -> None:
+    """Sizes that the file cannot hold are refused before any memory is asked for."""
+    content = bytearray(nib.Nifti1Image(volume, AFFINE).to_bytes())
+    content[40:48] = np.array([3, 32767, 32767, 32767], dtype="<i2").tobytes()
+    (tmp_path / "a.nii").write_bytes(content)
+    with pytest.raises(nifti.ImageError, match=r"\[truncated\]"):
+        nifti.read(tmp_path / "a.nii")
+
+
+def test_an_image_error_survives_pickling(tmp_path: Path) -> None:
+    """Workers send their errors to the driver."""
+    with pytest.raises(nifti.ImageError, match="there is no such file") as caught:
+        nifti.read(tmp_path / "absent.nii")
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (str(copy), copy.kind) == (str(caught.value), "missing-file")

@@ -1,0 +1,131 @@
+"""Every registered metric on perfect, empty and random evidence."""
+
+from __future__ import annotations
+
+import inspect
+import math
+
+import numpy as np
+import pytest
+
+from harness.metrics.evidence import EVIDENCE, Evidence
+from harness.metrics.register import asks, evaluate, evaluate_chance, options
+from harness.registry import METRICS
+
+SPACING_MM = (1.0, 0.8, 2.0)
+SHAPE = (12, 11, 10)
+COLUMNS = ("true_count", "predicted_count", "true_volume_mm3", "predicted_volume_mm3")
+
+
+def _mask(rng: np.random.Generator) -> np.ndarray:
+    return rng.random(SHAPE) < 0.04
+
+
+def _evidence(kind: str) -> Evidence:
+    rng = np.random.default_rng(11)
+    nothing = np.zeros(SHAPE, dtype=bool)
+    target = _mask(rng)
+    prediction = {"perfect": target, "random": _mask(rng), "empty": nothing, "silent": nothing, "invented": _mask(rng)}[
+        kind
+    ]
+    if kind in ("empty", "invented"):
+        target = nothing
+    explanation = {"perfect": target[None].repeat(2, axis=0).astype(float), "random": rng.normal(size=(2, *SHAPE))}
+    truth = np.arange(5.0)
+    predicted = {"perfect": truth, "random": rng.normal(size=5), "empty": np.zeros(5), "silent": np.zeros(5)}
+    if kind == "empty":
+        truth = np.zeros(5)
+    return Evidence(
+        prediction=prediction,
+        probability=prediction.astype(np.float32),
+        target=target,
+        spacing_mm=SPACING_MM,
+        brain=np.ones(SHAPE, dtype=bool),
+        explanation=explanation.get(kind, np.zeros((2, *SHAPE))),
+        channels=("T1w", "T2w"),
+        rng=rng,
+        columns={name: truth if name.startswith("true") else predicted.get(kind, truth + 1) for name in COLUMNS},
+    )
+
+
+@pytest.mark.parametrize("kind", ["perfect", "random", "empty", "silent", "invented"])
+@pytest.mark.parametrize("name", METRICS.names())
+def test_value_is_a_float_in_the_declared_range_or_nan(name, kind):
+    """No metric leaves its range or raises, whatever is empty."""
+    entry = METRICS.get(name)
+    value = evaluate(entry.function, _evidence(kind))
+    low, high = entry.facts["range"]
+    assert type(value) is float
+    assert math.isnan(value) or low <= value <= high + 1e-12
+
+
+@pytest.mark.parametrize("name", METRICS.names())
+def test_perfect_evidence_scores_the_best_value(name):
+    """Higher is better: the top of the range. Lower or zero: zero."""
+    entry = METRICS.get(name)
+    direction = entry.facts["direction"]
+    if direction == "none":
+        pytest.skip("a description has no best value")
+    value = evaluate(entry.function, _evidence("perfect"))
+    assert value == pytest.approx(entry.facts["range"][1] if direction == "higher" else 0.0)
+
+
+@pytest.mark.parametrize("name", METRICS.names())
+def test_random_evidence_scores_worse_than_perfect(name):
+    """A metric with a direction can tell a random answer from a perfect one."""
+    entry = METRICS.get(name)
+    direction = entry.facts["direction"]
+    if direction == "none":
+        pytest.skip("a description has no best value")
+    perfect, random = (evaluate(entry.function, _evidence(kind)) for kind in ("perfect", "random"))
+    assert random < perfect if direction == "higher" else abs(random) > abs(perfect)
+
+
+@pytest.mark.parametrize("name", METRICS.names())
+def test_evidence_is_not_changed(name):
+    """A metric leaves its inputs as they were."""
+    evidence = _evidence("random")
+    before = {asked: np.array(value) for asked in EVIDENCE if isinstance(value := evidence.get(asked), np.ndarray)}
+    evaluate(METRICS.get(name).function, evidence)
+    for asked, array in before.items():
+        np.testing.assert_array_equal(evidence.get(asked), array)
+
+
+@pytest.mark.parametrize("name", METRICS.names())
+def test_same_evidence_gives_the_same_value(name):
+    """No hidden state: the second call repeats the first."""
+    evidence = _evidence("random")
+    np.testing.assert_equal(*(evaluate(METRICS.get(name).function, evidence) for _ in range(2)))
+
+
+@pytest.mark.parametrize("name", METRICS.names())
+def test_chance_lies_in_the_range(name):
+    """A declared chance level is a value that the metric could have."""
+    entry = METRICS.get(name)
+    if entry.facts["chance"] is None:
+        pytest.skip("no chance level is declared")
+    low, high = entry.facts["range"]
+    assert low <= evaluate_chance(entry.function, _evidence("random")) < high
+
+
+@pytest.mark.parametrize("name", METRICS.names())
+def test_needs_are_metrics_of_subjects(name):
+    """The columns of a pooled metric are themselves registered metrics."""
+    for column in METRICS.get(name).facts["needs"]:
+        assert METRICS.get(column).facts["level"] == "subject"
+
+
+@pytest.mark.parametrize("name", METRICS.names())
+def test_docstring_covers_every_parameter(name):
+    """Each option is explained, and the first line says what the metric is."""
+    function = METRICS.get(name).function
+    text = inspect.getdoc(function) or ""
+    assert METRICS.get(name).summary.endswith(".")
+    assert "Returns" in text
+    assert [word for word in options(function) if word not in text] == []
+
+
+def test_all_evidence_is_asked_for_by_some_metric():
+    """A name that nobody asks for should be deleted, but for what third parties are promised."""
+    asked = {word for name in METRICS.names() for word in asks(METRICS.get(name).function)}
+    assert set(EVIDENCE) == asked

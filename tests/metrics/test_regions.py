@@ -1,0 +1,89 @@
+"""Lesions belong whole to the region of their centre."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from harness.errors import OutOfRange, RequestError
+from harness.metrics.evidence import Evidence, find_lesions
+from harness.metrics.regions import restrict, within
+from harness.metrics.register import evaluate
+from harness.registry import METRICS
+
+
+@pytest.fixture
+def halves():
+    """Region 1 is x < 10, region 2 the rest."""
+    regions = np.ones((20, 18, 16), dtype=np.int16)
+    regions[10:] = 2
+    return regions
+
+
+def test_a_lesion_across_the_border_goes_whole_to_its_centre(halves, spacing_mm):
+    """Voxels 8 to 13 have their centre at 10.5, in region 2, with the two voxels on the other side."""
+    mask = np.zeros(halves.shape, dtype=bool)
+    mask[8:14, 4, 4] = True
+    mask[2, 9, 9] = True
+    lesions = find_lesions(mask, spacing_mm)
+    first, second = (restrict(mask, lesions, halves, value) for value in (1, 2))
+    assert np.argwhere(first).tolist() == [[2, 9, 9]]
+    assert np.argwhere(second)[:, 0].tolist() == [8, 9, 10, 11, 12, 13]
+
+
+def test_regions_divide_the_lesions(blobs, halves, spacing_mm):
+    """Every voxel comes back in exactly one region."""
+    mask = blobs(0)
+    lesions = find_lesions(mask, spacing_mm)
+    parts = [restrict(mask, lesions, halves, value) for value in (1, 2)]
+    np.testing.assert_array_equal(np.add(*[part.astype(int) for part in parts]), mask.astype(int))
+    assert sum(find_lesions(part, spacing_mm).count for part in parts) == lesions.count
+
+
+def test_a_region_that_is_not_there_is_empty(blobs, halves, spacing_mm):
+    """No label 7, no lesions."""
+    mask = blobs(0)
+    assert not restrict(mask, find_lesions(mask, spacing_mm), halves, 7).any()
+
+
+def test_an_empty_mask_stays_empty(halves, spacing_mm):
+    """No lesions, nothing to keep."""
+    mask = np.zeros(halves.shape, dtype=bool)
+    assert not restrict(mask, find_lesions(mask, spacing_mm), halves, 1).any()
+
+
+def test_shapes_must_agree(blobs, spacing_mm):
+    """All three shapes are shown."""
+    mask = blobs(0)
+    with pytest.raises(OutOfRange, match=r"regions \(2, 2, 2\); resample the label image"):
+        restrict(mask, find_lesions(mask, spacing_mm), np.ones((2, 2, 2), dtype=int), 1)
+
+
+def test_counts_of_regions_add_up(blobs, halves, spacing_mm):
+    """Evidence within each region, scored by the same metric, adds up to the whole."""
+    evidence = Evidence(prediction=blobs(0), target=blobs(1), spacing_mm=spacing_mm)
+    count = METRICS.get("true_count").function
+    parts = [evaluate(count, within(evidence, halves, value)) for value in (1, 2)]
+    assert sum(parts) == evaluate(count, evidence)
+    assert min(parts) > 0
+
+
+def test_the_brain_of_a_region_is_its_part_of_the_brain(blobs, halves, spacing_mm):
+    """Random centres are placed where the region and the brain meet."""
+    brain = np.zeros(halves.shape, dtype=bool)
+    brain[5:15] = True
+    given = {"prediction": blobs(0), "target": blobs(1), "spacing_mm": spacing_mm}
+    assert np.unique(np.argwhere(within(Evidence(**given, brain=brain), halves, 1).brain)[:, 0]).tolist() == [
+        5,
+        6,
+        7,
+        8,
+        9,
+    ]
+    np.testing.assert_array_equal(within(Evidence(**given), halves, 2).brain, halves == 2)
+
+
+def test_a_region_needs_both_masks(blobs, halves, spacing_mm):
+    """Without a prediction there is nothing to restrict."""
+    with pytest.raises(RequestError, match="needs `prediction`, `target` and `spacing_mm`"):
+        within(Evidence(target=blobs(0), spacing_mm=spacing_mm), halves, 1)

@@ -1,0 +1,224 @@
+"""What the decorator refuses, and how metrics get what they ask for."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from harness.errors import RegistrationError, RequestError, UnknownName
+from harness.metrics import compute
+from harness.metrics.evidence import Evidence
+from harness.metrics.register import asks, evaluate, evaluate_chance, metric, options
+from harness.registry import METRICS
+from harness.types import Source
+
+FACTS = {"source": "nobody", "direction": "higher", "range": (0, 1)}
+
+
+@pytest.fixture(autouse=True)
+def _registry_unchanged(monkeypatch):
+    METRICS.names()
+    monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
+
+
+def test_function_comes_back_untouched():
+    """The decorator registers and returns the very same function."""
+
+    def overlap(prediction, target):
+        return 1.0
+
+    assert metric("overlap", **FACTS)(overlap) is overlap
+    assert METRICS.get("overlap").function is overlap
+
+
+def test_facts_are_kept():
+    """Direction, range, level, the empty case, chance and what is asked stand in the entry."""
+
+    @metric("overlap", source=Source("Doe", 2020), direction="lower", range=(0, 2), empty="zero", chance=0.5)
+    def overlap(target, brain=None, *, weight=1.0):
+        return 1.0
+
+    entry = METRICS.get("overlap")
+    assert entry.source == "Doe 2020"
+    assert dict(entry.facts) == {
+        "direction": "lower",
+        "range": (0, 2),
+        "level": "subject",
+        "empty": "zero",
+        "chance": 0.5,
+        "needs": (),
+        "asks": ("target", "brain"),
+    }
+
+
+def test_misspelt_evidence_is_refused_with_the_near_name():
+    """A parameter that is no evidence is refused at registration, and the metric does not exist."""
+    with pytest.raises(
+        RegistrationError, match=r"'overlap' asks for `predicton`, which does not exist\. Near: predict"
+    ):
+
+        @metric("overlap", **FACTS)
+        def overlap(predicton, target):
+            return 1.0
+
+    assert "overlap" not in METRICS.names()
+
+
+def test_keyword_only_without_default_is_evidence():
+    """A required keyword is asked for like a positional one and refused if unknown."""
+    with pytest.raises(
+        RegistrationError, match=r"asks for `weight`.* An option must be keyword-only and have a default"
+    ):
+
+        @metric("overlap", **FACTS)
+        def overlap(target, *, weight):
+            return 1.0
+
+
+def test_positional_with_default_must_be_evidence_too():
+    """An option must be keyword-only, so a positional default is optional evidence."""
+    with pytest.raises(RegistrationError, match="asks for `weight`"):
+
+        @metric("overlap", **FACTS)
+        def overlap(target, weight=1.0):
+            return 1.0
+
+
+def test_star_arguments_are_refused():
+    """What a metric needs must be readable from its signature."""
+    with pytest.raises(RegistrationError, match=r"takes \*arrays"):
+
+        @metric("overlap", **FACTS)
+        def overlap(**arrays):
+            return 1.0
+
+
+@pytest.mark.parametrize(
+    ("level", "function", "asked"),
+    [
+        ("pool", lambda prediction: 0.0, "prediction"),
+        ("subject", lambda columns: 0.0, "columns"),
+        ("subject", lambda explanation: 0.0, "explanation"),
+        ("explanation", lambda columns: 0.0, "columns"),
+    ],
+)
+def test_a_level_supplies_only_its_own(level, function, asked):
+    """Pooled metrics see columns and nothing else; nobody else sees columns."""
+    with pytest.raises(RegistrationError, match=f"level '{level}' asks for `{asked}`, which that level cannot supply"):
+        metric("overlap", level=level, **FACTS)(function)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"direction": "up"}, "direction must be one of higher, lower, zero, none, got 'up'"),
+        ({"range": (1, 0)}, r"`range\[0\] < range\[1\]` must hold"),
+        ({"level": "voxel"}, "level must be one of subject, explanation, pool, got 'voxel'"),
+        ({"needs": ("true_count",)}, "only a pooled metric reads columns"),
+    ],
+)
+def test_nonsense_facts_are_refused(facts, message):
+    """A fact that cannot be true is refused at registration."""
+    with pytest.raises(RegistrationError, match=message):
+        metric("overlap", **{**FACTS, **facts})(lambda target: 0.0)
+
+
+def test_same_name_twice_shows_both_places():
+    """The second function of a name is refused."""
+    with pytest.raises(RegistrationError, match=r"two metrics are named 'dice': .*segmentation\.py.*test_register\.py"):
+        metric("dice", **FACTS)(lambda target: 0.0)
+
+
+def test_options_are_told_from_evidence():
+    """asks() and options() divide the parameters between them, through a partial too."""
+    part = partial(METRICS.get("auc").function, soft=True)
+    assert asks(part) == ("prediction", "target", "probability", "brain")
+    assert options(part) == ("soft", "inside")
+
+
+def test_partial_gives_options():
+    """evaluate() passes a partial's options on."""
+
+    def scaled(target, *, factor=1.0):
+        return factor * target.sum()
+
+    assert evaluate(partial(scaled, factor=3.0), Evidence(target=np.ones((1, 1, 2)))) == 6.0
+
+
+def test_optional_evidence_falls_back_to_its_default():
+    """A metric is called without what it can do without."""
+
+    def asks_for_brain(target, brain=None):
+        return 1.0 if brain is None else 2.0
+
+    mask = np.ones((1, 1, 2), dtype=bool)
+    assert evaluate(asks_for_brain, Evidence(target=mask)) == 1.0
+    assert evaluate(asks_for_brain, Evidence(target=mask, brain=mask)) == 2.0
+
+
+def test_required_keyword_evidence_is_passed_by_name():
+    """Evidence may be keyword-only."""
+
+    def volume(*, target):
+        return target.sum()
+
+    assert evaluate(volume, Evidence(target=np.ones((1, 1, 2)))) == 2.0
+
+
+def test_absent_evidence_says_what_to_give():
+    """A metric that lacks something names it and the remedy."""
+    with pytest.raises(RequestError, match=r"metric dice needs `target` .* give target=…"):
+        compute("dice", prediction=np.ones((2, 2, 2)))
+
+
+def test_absent_lesions_say_which_array_they_come_from():
+    """Lesions are derived, so the remedy names what they are derived from."""
+    with pytest.raises(RequestError, match=r"needs `target_lesions` .* give spacing_mm$"):
+        compute("true_count", target=np.ones((2, 2, 2)))
+
+
+def test_compute_takes_evidence_and_options():
+    """compute() sorts its keywords itself."""
+    mask = np.zeros((5, 5, 5), dtype=bool)
+    mask[2, 2, 2] = True
+    moved = np.roll(mask, 2, axis=0)
+    given = {"prediction": moved, "target": mask, "spacing_mm": (1, 1, 1)}
+    assert compute("sensitivity", **given, tolerance_mm=1.5) == 0
+    assert compute("sensitivity", **given, tolerance_mm=2) == 1
+
+
+def test_compute_refuses_unknown_words():
+    """A misspelt keyword shows the near one."""
+    with pytest.raises(UnknownName, match=r"named 'tolerence_mm'\. Near: tolerance_mm"):
+        compute("sensitivity", tolerence_mm=3)
+
+
+def test_compute_refuses_derived_lesions():
+    """Lesions cannot be handed in beside the mask they would contradict."""
+    with pytest.raises(UnknownName, match="target_lesions"):
+        compute("true_count", target_lesions=None)
+
+
+def test_compute_refuses_unknown_metrics():
+    """A misspelt metric shows the near one."""
+    with pytest.raises(UnknownName, match=r"no metric is named 'dise'\. Near: dice"):
+        compute("dise")
+
+
+def test_pooled_metrics_are_computed_from_columns():
+    """compute() knows columns."""
+    columns = {"true_count": np.array([1.0, 2.0]), "predicted_count": np.array([2.0, 4.0])}
+    assert compute("count_bias", columns=columns) == 1.5
+
+
+def test_chance_is_a_constant_or_another_metric(blobs, spacing_mm):
+    """The chance level follows the part's options where the other metric takes them too."""
+    evidence = Evidence(prediction=blobs(0), target=blobs(1), spacing_mm=spacing_mm, rng=np.random.default_rng(0))
+    near, far = (
+        evaluate_chance(partial(METRICS.get("sensitivity").function, tolerance_mm=mm), evidence) for mm in (1.5, 5.0)
+    )
+    assert 0 < near < far < 1
+    assert evaluate_chance(METRICS.get("auc").function, evidence) == 0.5
+    assert np.isnan(evaluate_chance(METRICS.get("dice").function, evidence))

@@ -1,0 +1,167 @@
+"""Voxel-wise metrics against scikit-learn, MONAI and numbers worked by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.metrics import DiceMetric
+from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, recall_score, roc_auc_score
+
+from harness.errors import RequestError, UnknownName
+from harness.metrics import compute
+from harness.metrics.segmentation import is_collapsed
+
+
+@pytest.fixture
+def by_hand():
+    """Eight voxels: TP = 2, FP = 1, FN = 2, TN = 3."""
+    target = np.array([1, 1, 1, 1, 0, 0, 0, 0], dtype=bool).reshape(2, 2, 2)
+    prediction = np.array([1, 1, 0, 0, 1, 0, 0, 0], dtype=bool).reshape(2, 2, 2)
+    return prediction, target
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("dice", 4 / 7),
+        ("volumetric_similarity", 1 - 1 / 7),
+        ("auc", (2 / 4 - 1 / 4 + 1) / 2),
+        ("voxel_sensitivity", 2 / 4),
+        ("voxel_precision", 2 / 3),
+    ],
+)
+def test_values_worked_by_hand(by_hand, name, value):
+    """TP = 2, FP = 1, FN = 2, TN = 3 give these numbers on paper."""
+    prediction, target = by_hand
+    assert compute(name, prediction=prediction, target=target) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("dice", f1_score),
+        ("auc", balanced_accuracy_score),
+        ("voxel_sensitivity", recall_score),
+        ("voxel_precision", precision_score),
+    ],
+)
+def test_overlap_agrees_with_scikit_learn(blobs, name, reference):
+    """Every overlap metric has a twin in scikit-learn."""
+    prediction, target = blobs(0) | blobs(2), blobs(0) | blobs(1)
+    expected = reference(target.ravel(), prediction.ravel())
+    assert compute(name, prediction=prediction, target=target) == pytest.approx(expected)
+
+
+def test_dice_agrees_with_monai(blobs):
+    """Dice is MONAI's."""
+    prediction, target = blobs(0) | blobs(2), blobs(0) | blobs(1)
+    expected = DiceMetric()(
+        torch.from_numpy(prediction)[None, None].float(), torch.from_numpy(target)[None, None].float()
+    )
+    assert compute("dice", prediction=prediction, target=target) == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_hard_auc_is_the_roc_area_of_the_mask(blobs):
+    """A mask is a ranking with two values; its ROC area is (TPR − FPR + 1) / 2."""
+    prediction, target = blobs(0) | blobs(2), blobs(0)
+    expected = roc_auc_score(target.ravel(), prediction.ravel())
+    assert compute("auc", prediction=prediction, target=target) == pytest.approx(expected)
+
+
+def test_soft_auc_counts_concordant_pairs(by_hand):
+    """The soft area is the share of (true, false) voxel pairs in the right order."""
+    prediction, target = by_hand
+    probability = np.array([0.9, 0.8, 0.4, 0.3, 0.8, 0.2, 0.1, 0.3], dtype=np.float32).reshape(2, 2, 2)
+    pairs = [(true > false) + 0.5 * (true == false) for true in probability[target] for false in probability[~target]]
+    value = compute("auc", prediction=prediction, target=target, probability=probability, soft=True)
+    assert value == pytest.approx(np.mean(pairs))
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_auc_inside_the_brain_sees_only_the_brain(blobs, soft):
+    """Whatever stands outside the brain has no effect."""
+    target, prediction = blobs(0), blobs(0) | blobs(1)
+    brain = np.zeros_like(target)
+    brain[3:15, 2:16, 1:14] = True
+    given = {"prediction": prediction, "probability": prediction * 0.7 + 0.1, "target": target}
+    value = compute("auc", **given, brain=brain, soft=soft, inside="brain")
+    cropped = {name: array[3:15, 2:16, 1:14] for name, array in given.items()}
+    assert value == pytest.approx(compute("auc", **cropped, soft=soft))
+    assert value != pytest.approx(compute("auc", **given, soft=soft))
+
+
+def test_auc_says_when_an_option_needs_an_array(by_hand):
+    """Without a brain mask the volume is not taken silently."""
+    prediction, target = by_hand
+    with pytest.raises(RequestError, match="inside=brain needs `brain`"):
+        compute("auc", prediction=prediction, target=target, inside="brain")
+    with pytest.raises(RequestError, match="soft=true needs `probability`"):
+        compute("auc", prediction=prediction, target=target, soft=True)
+
+
+def test_auc_refuses_an_unknown_place(by_hand):
+    """A misspelt option shows the near value."""
+    prediction, target = by_hand
+    with pytest.raises(UnknownName, match=r"no value of inside is named 'brian'\. Near: brain"):
+        compute("auc", prediction=prediction, target=target, inside="brian")
+
+
+def test_equal_volumes_elsewhere_are_similar():
+    """Volumetric similarity is blind to place: disjoint masks of equal size score 1, Dice 0."""
+    target = np.zeros((4, 4, 4), dtype=bool)
+    target[0, 0, :2] = True
+    moved = np.roll(target, 2, axis=0)
+    assert compute("volumetric_similarity", prediction=moved, target=target) == 1
+    assert compute("dice", prediction=moved, target=target) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "both", "no_prediction", "no_target"),
+    [
+        ("dice", np.nan, 0, 0),
+        ("volumetric_similarity", np.nan, 0, 0),
+        ("auc", np.nan, 0.5, np.nan),
+        ("voxel_sensitivity", np.nan, 0, np.nan),
+        ("voxel_precision", np.nan, np.nan, 0),
+    ],
+)
+def test_empty_masks(blobs, name, both, no_prediction, no_target):
+    """Both empty, prediction empty, target empty: as the registered fact says."""
+    some, none = blobs(0), np.zeros_like(blobs(0))
+    values = [compute(name, prediction=p, target=t) for p, t in ((none, none), (none, some), (some, none))]
+    np.testing.assert_equal(values, [both, no_prediction, no_target])
+
+
+def test_volumes_count_the_voxel_size():
+    """Three voxels of 1 × 0.8 × 2 mm are 4.8 mm³."""
+    mask = np.zeros((3, 3, 3), dtype=bool)
+    mask[0, 0] = True
+    assert compute("true_volume_mm3", target=mask, spacing_mm=(1, 0.8, 2)) == pytest.approx(4.8)
+    assert compute("predicted_volume_mm3", prediction=mask, spacing_mm=(1, 0.8, 2)) == pytest.approx(4.8)
+
+
+def test_random_voxels_have_the_precision_of_the_prevalence(blobs):
+    """A prediction drawn at random scores its declared chance level."""
+    target = blobs(0)
+    random = np.random.default_rng(0).random(target.shape) < 0.5
+    chance = compute("prevalence", target=target)
+    assert compute("voxel_precision", prediction=random, target=target) == pytest.approx(chance, abs=0.01)
+    assert compute("auc", prediction=random, target=target) == pytest.approx(0.5, abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "probability", "collapsed"),
+    [
+        (np.zeros((2, 2, 2), dtype=bool), None, True),
+        (np.ones((2, 2, 2), dtype=bool), None, True),
+        (np.eye(2, dtype=bool)[None], None, False),
+        (np.eye(2, dtype=bool)[None], np.full((1, 2, 2), 0.3, dtype=np.float32), True),
+        (np.eye(2, dtype=bool)[None], np.eye(2, dtype=np.float32)[None], False),
+        (np.zeros((1, 2, 2), dtype=bool), np.eye(2, dtype=np.float32)[None] * 0.4, True),
+    ],
+    ids=["background", "foreground", "mask", "constant", "varies", "varies below the threshold"],
+)
+def test_collapse(prediction, probability, collapsed):
+    """One class everywhere or a constant output is a collapse, a mask is not."""
+    assert is_collapsed(prediction, probability) is collapsed
