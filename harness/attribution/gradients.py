@@ -231,8 +231,9 @@ def deeplift(
             maps, delta = method.attribute(
                 _graph(x[: len(inputs)]), baselines=x[len(inputs) :], target=target, return_convergence_delta=True
             )
-        _check_sum(maps, delta, tolerance)
-        return tuple(each.detach() for each in maps)
+        found = tuple(each.detach() for each in maps)
+        _check_sum(found, delta.detach(), tolerance)
+        return found
 
     return by_batch(inputs + baselines(inputs, baseline), targets, batch_size, lift)
 

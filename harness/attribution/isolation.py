@@ -50,7 +50,7 @@ def explain(
     Returns
     -------
     list
-        One map per target, (N, C, *space) float like the input; for a tuple of
+        One map per target, (N, C, *space) of the input's dtype; for a tuple of
         inputs, a list of lists ``result[target][input]``. Without items (N=0)
         the maps are empty as well.
 
@@ -82,8 +82,9 @@ def explain(
             maps = function(twin, twins, list(targets), **options)
         else:
             maps = [tuple(torch.empty_like(x) for x in twins) for _ in targets]
-        maps = [tuple(each.detach() for each in of_target) for of_target in maps]
     _check_maps(title, maps, given, targets)
+    # captum's occlusion averages in float32 whatever came in.
+    maps = [tuple(each.detach().to(x.dtype) for each, x in zip(m, given, strict=True)) for m in maps]
     return [list(of_target) if isinstance(inputs, tuple) else of_target[0] for of_target in maps]
 
 
@@ -117,7 +118,7 @@ def _twin(model: nn.Module) -> nn.Module:
         twin = copy.deepcopy(model)
     except (RuntimeError, TypeError) as error:
         raise HarnessError(
-            f"{type(model).__name__} must be copyable to be explained, got: {error}; "
+            f"a model must be copyable to be explained, got {type(model).__name__}: {error}; "
             "let it keep no tensors that carry a graph (detach them) and no open resources"
         ) from error
     # Hooks of captum and in-place changes of what they saved exclude each other.

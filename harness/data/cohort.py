@@ -289,6 +289,7 @@ def open_cohort(path: Path, *, check_content: bool = False) -> Cohort:
         version; all bad images are named.
     """
     table, facts = _read_table(Path(path))
+    rows = table.to_pylist()
     samples = tuple(
         Sample(
             id=row["id"],
@@ -299,14 +300,10 @@ def open_cohort(path: Path, *, check_content: bool = False) -> Cohort:
             affine=np.array(row["affine"], float).reshape(4, 4),
             spacing_mm=(row["spacing_mm"][0], row["spacing_mm"][1], row["spacing_mm"][2]),
         )
-        for row in table.to_pylist()
+        for row in rows
     )
-    problems = []
-    for image in {i.path: i for s in samples for i in (*s.images.values(), *s.masks.values())}.values():
-        try:
-            image.check() if check_content else image.load()
-        except StoreError as error:
-            problems.append(str(error))
+    entries = [_entry_image(entry) for row in rows for entry in (*row["images"], *row["masks"])]
+    problems = _problems(dict.fromkeys(entries), check_content=check_content)
     if problems:
         raise StoreError("\n".join([f"{path}: {len(problems)} of its images cannot be used:", *problems]))
     return Cohort(
@@ -316,6 +313,19 @@ def open_cohort(path: Path, *, check_content: bool = False) -> Cohort:
         regions={int(value): name for value, name in facts["regions"].items()},
         label_source=facts["label_source"],
     )
+
+
+def _problems(images: Iterable[CachedImage], *, check_content: bool) -> list[str]:
+    problems = []
+    for image in images:
+        try:
+            if check_content:
+                image.check()
+            else:
+                image.load()
+        except StoreError as error:
+            problems.append(str(error))
+    return problems
 
 
 def _read_table(path: Path) -> tuple[pa.Table, dict[str, JSON]]:
@@ -445,6 +455,11 @@ class _Options:
     skull_strip: bool
     normalise: Normalisation
 
+    @property
+    def masks(self) -> tuple[str, ...]:
+        """Masks that are used where a subject has them."""
+        return ("regions",) if self.brain == "none" else ("brain", "regions")
+
     def __post_init__(self) -> None:
         for name, value, known in [
             ("brain", self.brain, Brain),
@@ -499,7 +514,8 @@ def _verified(
     rest, images = _what_is_verified(found, needed, options, minimum, digests)
     known = [] if rest is None else [set(map(tuple, _read_json(path) or ())) for path in folder.glob(f"{rest}-*.json")]
     clean = any(images <= one for one in known)
-    checked = [] if clean else verify(found, sequences=needed, label=options.label or None, minimum=minimum)
+    label, optional = options.label or None, options.masks
+    checked = [] if clean else verify(found, sequences=needed, label=label, optional=optional, minimum=minimum)
     faults = list(dict.fromkeys((*found.faults, *checked, *brain_faults)))
     if faults:
         raise CohortError(faults)
@@ -520,7 +536,7 @@ def _what_is_verified(
     def entry(one: Candidate, name: str, path: Path) -> tuple[str, ...]:
         return one.id, name, path.name, digests.of(path)
 
-    kept = [name for name in (options.label, "brain", "regions") if name]
+    kept = [name for name in (options.label, *options.masks) if name]
     try:
         images = {entry(one, name, one.images[name]) for one in found.candidates for name in needed}
         masks = [entry(one, name, one.masks[name]) for one in found.candidates for name in kept if name in one.masks]
@@ -532,7 +548,7 @@ def _what_is_verified(
         "masks": masks,
         "regions": {str(value): name for value, name in found.regions.items()},
         "ranges": {column: list(limits) for column, limits in found.ranges.items()},
-        "label": options.label,
+        "names": [options.label, *options.masks],
         "minimum": minimum,
     }
     return _hash(repr(rest))[:20], images

@@ -214,7 +214,8 @@ def occupancy(mask: Array, affine: Array, target_shape: Sequence[int], target_af
     """Fraction of each voxel of another grid that a mask fills.
 
     Exact when the axes of the grids are parallel (any ratio, any offset); for
-    oblique grids each target voxel is probed at 4 points per source voxel and axis.
+    oblique grids each target voxel is probed at a lattice of at least 4 points
+    along each axis, and 2 for each source voxel.
 
     Parameters
     ----------
@@ -552,14 +553,15 @@ def _overlap(source: int, target: int, step: float, offset: float) -> scipy.spar
 
 def _probed(mask: Array, onto: Array, target_shape: Sequence[int]) -> Array:
     """Occupancy by points inside each target voxel, for grids that are not parallel."""
-    counts = [4 * max(1, math.ceil(n - 1e-6)) for n in np.linalg.norm(onto[:3, :3], axis=0)]
+    counts = [max(4, 2 * math.ceil(n - 1e-6)) for n in np.linalg.norm(onto[:3, :3], axis=0)]
     fractions = [(np.arange(n) + 0.5) / n - 0.5 for n in counts]
     total = np.zeros(tuple(target_shape), np.float32)
     pixels = mask.astype(np.uint8)
-    for point in np.stack(np.meshgrid(*fractions, indexing="ij"), axis=-1).reshape(-1, 3):
-        moved = np.eye(4)
-        moved[:3, 3] = point
-        total += resample(pixels, np.eye(4), target_shape, onto @ moved, order="nearest")
+    moved = np.eye(4)
+    with _single_thread():  # many small calls: waking threads costs more than they do
+        for point in np.stack(np.meshgrid(*fractions, indexing="ij"), axis=-1).reshape(-1, 3):
+            moved[:3, 3] = point
+            total += resample(pixels, np.eye(4), target_shape, onto @ moved, order="nearest")
     return total / np.float32(math.prod(counts))
 
 

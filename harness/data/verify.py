@@ -239,7 +239,8 @@ def _units(scan: _Scan) -> Fault | None:
 def _affine(scan: _Scan) -> Fault | None:
     if _invertible(scan.header.affine):
         return None
-    value = f"the affine is {np.array2string(scan.header.affine[:3], precision=4, separator=',')}".replace("\n", "")
+    rows = ", ".join(map(_numbers, scan.header.affine[:3]))
+    value = f"the affine has the rows {rows}"
     remedy = "Copy the affine of the original image, or convert it again."
     return scan.fault("singular-affine", value, "an invertible matrix of finite numbers", remedy)
 
@@ -255,6 +256,8 @@ def _qform_sform(scan: _Scan) -> Fault | None:
     qform, sform = scan.header.qform, scan.header.sform
     if qform is None or sform is None or not scan.placed or not np.all(np.isfinite(qform)):
         return None
+    if not _positive(scan.header.spacing_mm):
+        return None  # The qform is made of pixdim: said already.
     apart = _apart(scan.header.shape, qform, sform)
     if apart <= _QFORM_TOLERANCE * _smallest_size(sform):
         return None

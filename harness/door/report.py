@@ -175,7 +175,7 @@ def _board(title: str, table: pa.Table) -> _Board:
         cells += [_status(line)]
         for metric in metrics:
             cells += _metric_cells(metric, facts, table, line)
-        cells += [_number(line[name]) for name in _HINTS if name in extras]
+        cells += [_p(line[name]) if name == "p_holm" else _number(line[name]) for name in _HINTS if name in extras]
         rows.append(_Line(tuple(cells), _css(line, rows)))
 
     made = [name for name in (*_MADE, *_others(table, facts)) if any(line.get(name) is not None for line in lines)]
@@ -184,8 +184,11 @@ def _board(title: str, table: pa.Table) -> _Board:
         tuple(columns),
         tuple(rows),
         _note(facts, lines),
-        ("configuration", *made) if lines else (),
-        tuple((label, *(_plain(line.get(name)) for name in made)) for line, label in zip(lines, labels, strict=True)),
+        ("configuration", *("identity" if name == "configuration" else name for name in made)) if lines else (),
+        tuple(
+            (label, *(_plain(line.get(name)) for name in made))
+            for line, label in zip(lines, row_labels(table), strict=True)
+        ),
     )
 
 
@@ -213,7 +216,7 @@ def _metric_cells(metric: MetricFacts, facts: TableFacts, table: pa.Table, line:
     if f"{metric.name}_chance" in table.column_names:
         cells.append(_number(line[f"{metric.name}_chance"]))
     if metric.name == facts.objective:
-        shown = line["rank"] != 1 and line["difference"] is not None
+        shown = line["difference_low"] is not None  # the first differs from itself by nothing
         cells.append(_number(*(line[f"difference{end}"] for end in ("", "_low", "_high"))) if shown else _number(None))
     return cells
 
@@ -221,6 +224,10 @@ def _metric_cells(metric: MetricFacts, facts: TableFacts, table: pa.Table, line:
 def _number(value: float | None, low: float | None = None, high: float | None = None) -> _Cell:
     value_text, _, interval = interval_text(value, low, high).partition(" ")
     return _Cell(value_text.replace("-", "−"), "number", interval.replace("-", "−"))
+
+
+def _p(value: float | None) -> _Cell:
+    return _Cell("<0.001", "number") if value is not None and value < 0.001 else _number(value)
 
 
 def _status(line: Mapping[str, Any]) -> _Cell:
@@ -241,10 +248,13 @@ def _css(line: Mapping[str, Any], before: Sequence[_Line]) -> str:
 
 
 def _note(facts: TableFacts, lines: Sequence[Mapping[str, Any]]) -> str:
-    text = (
-        f"Mean over subjects with a {100 * facts.level:.0f} % t interval; ranked by {facts.objective}. "
-        "Tinted rows are not distinguishable from the first (paired t tests, Holm-adjusted over all pairs)."
-    )
+    text = f"Mean over subjects with a {100 * facts.level:.0f} % t interval"
+    if any(line["rank"] is not None for line in lines):
+        text += (
+            f"; ranked by {facts.objective}. Tinted rows are not distinguishable from the first "
+            "(paired t tests, Holm-adjusted over all pairs)"
+        )
+    text += "."
     if any(line["rank"] is None for line in lines):
         text += f" Grey rows have no rank: incomplete, failed, collapsed, or fewer than {MINIMUM_SUBJECTS} subjects."
     return text
@@ -267,7 +277,7 @@ def _entry(metric: MetricFacts) -> dict[str, str]:
         "range": f"{ends[0]} to {ends[1]}",
         "chance": interval_text(metric.chance),
         "ceiling": interval_text(metric.ceiling),
-        "level": "mean of subjects" if metric.level == "subject" else metric.level,
+        "level": "pooled" if metric.level == "pooled" else "mean of subjects",
         "source": metric.source,
     }
 

@@ -373,7 +373,8 @@ def _random_centres(
     # One block of numbers, so that a draw does not depend on the options.
     chosen = rng.integers(allowed.size, size=(draws, count))
     within = rng.uniform(-0.5, 0.5, size=(draws, count, 3))
-    voxels = np.stack(np.unravel_index(allowed[chosen], shape), axis=-1).astype(np.int64)
+    # Flat, because numpy 2.4 unravels long arrays of shape (n, 1) wrongly (numpy issue 31980).
+    voxels = np.stack(np.unravel_index(allowed[chosen].ravel(), shape), axis=-1).reshape(draws, count, 3)
     positions = (voxels + within) * np.asarray(spacing_mm, dtype=np.float64)
     return [_Centres(*placement) for placement in zip(positions, voxels, strict=True)]
 

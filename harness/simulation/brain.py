@@ -60,9 +60,7 @@ class Grid:
         """Coordinates in mm, shapes (X, 1, 1), (1, Y, 1), (1, 1, Z), float32."""
         x, y, z = (
             (corner + way * step * (np.arange(size) + 0.5)).astype(np.float32)
-            for size, step, corner, way in zip(
-                self.shape, self.spacing_mm, self.corner_mm, self.direction, strict=True
-            )
+            for size, step, corner, way in zip(self.shape, self.spacing_mm, self.corner_mm, self.direction, strict=True)
         )
         return x[:, None, None], y[None, :, None], z[None, None, :]
 
@@ -213,7 +211,9 @@ def _ellipsoid(x: Array, y: Array, z: Array, centre: Sequence[float], semi: Sequ
 
 def _sulci(grid: Grid, head: Head, x: Array, y: Array, z: Array, depth: Array) -> Array:
     """Distance to the sulci: zero sheets of waves over the sphere, some 16 mm deep."""
-    scaled = [(axis - np.float32(c)) / np.float32(a) for axis, c, a in zip((x, y, z), CENTRE_MM, SEMI_AXES_MM, strict=True)]
+    scaled = [
+        (axis - np.float32(c)) / np.float32(a) for axis, c, a in zip((x, y, z), CENTRE_MM, SEMI_AXES_MM, strict=True)
+    ]
     radius = np.sqrt(sum(part**2 for part in scaled))
     unit = [part / np.maximum(radius, np.float32(0.05)) for part in scaled]
     waves = np.zeros(radius.shape, np.float32)

@@ -77,7 +77,8 @@ LESION_SPREAD = 0.85
 VOLUME_PER_VOXEL, VOLUME_LOST = 1.1, 1.3
 # Some tubes reach the rule nowhere, and thin ones across the grid fall into beads: lesions
 # per tube, and their size as a share of the plan, measured on generated subjects.
-VISIBLE_SHARE, SIZE_KEPT = 1.07, 0.81
+TUBE_GAP_MM = 1.2
+VISIBLE_SHARE, SIZE_KEPT = 1.10, 0.72
 
 # Lesions per volume of white matter and deep nuclei, relative to frontoparietal white matter.
 ENRICHMENT = {1: 2.5, 2: 1.0, 3: 0.6, 4: 0.8, 5: 0.7, 6: 1.0, 7: 0.5}
@@ -94,7 +95,7 @@ class _Tube:
     ----------
     points : (N, 3) mm, along the axis, closer together than the radius
     radius_mm : of the tube
-    code : 1 to 255, written where the tube is
+    code : −128 to 127 but not zero, written where the tube is
     """
 
     points: Array
@@ -235,7 +236,9 @@ def epvs_phantom(
 
 def _check_shape(shape: tuple[int, int, int]) -> None:
     if len(shape) != 3 or min(shape) < 8:
-        raise OutOfRange(f"shape must be three sizes of at least 8 voxels, got {tuple(shape)}; for example (64, 64, 16)")
+        raise OutOfRange(
+            f"shape must be three sizes of at least 8 voxels, got {tuple(shape)}; for example (64, 64, 16)"
+        )
 
 
 def _draw_person(rng: np.random.Generator) -> tuple[float, str]:
@@ -252,7 +255,7 @@ def _place(rng: np.random.Generator, shape: tuple[int, int, int]) -> tuple[Grid,
     """
     slices = math.ceil(shape[2] * REFERENCE_STEPS / SWI_STEPS) * SWI_STEPS
     # Where a small field should be, and the extent of what there is to see.
-    wanted, low, high = (36.0, -4.0, 10.0), (-71.0, -108.0, -54.0), (71.0, 72.0, 76.0)
+    wanted, low, high = (36.0, -4.0, 6.0), (-71.0, -108.0, -54.0), (71.0, 72.0, 76.0)
     centre = [
         (a + b) / 2 if size >= b - a else min(max(c, a + size / 2), b - size / 2)
         for c, a, b, size in zip(wanted, low, high, shape, strict=True)
@@ -336,7 +339,7 @@ def _hyperintensities(
     rng: np.random.Generator, grid: Grid, body: Anatomy, fractions: _Fractions, expected: float, atrophy: float
 ) -> Array:
     """Share of hyperintense white matter: caps along the ventricles and foci in the depth."""
-    thickness = np.clip((0.4 + 1.8 * atrophy) * (0.5 + body.slow), 0, 4)
+    thickness = np.clip((0.4 + 1.8 * atrophy) * (0.5 + body.slow), 0, 3)
     share = 0.9 * filled(body.ventricles - thickness, 2.0) * (thickness > 0.5)
     # Foci spare the callosum.
     home = (fractions["white"] > 0.85) & (body.pial > CORTEX_MM + 2) & (np.abs(grid.axes[0]) > 12)
@@ -395,19 +398,39 @@ def _spaces(rng: np.random.Generator, grid: Grid, body: Anatomy, fractions: _Fra
     allowed = _room_for_tubes(fractions, body)
     weights = np.zeros(max(ENRICHMENT) + 1)
     weights[list(ENRICHMENT)] = list(ENRICHMENT.values())
-    centres = _centres(rng, grid, allowed * weights[body.regions], count, apart_mm=3.0)
-    sizes = mean_size * np.exp(rng.normal(-(LESION_SPREAD**2) / 2, LESION_SPREAD, size=len(centres)))
-    tubes = []
-    for centre, size in zip(centres, sizes, strict=True):
+    centres = _centres(rng, grid, allowed * weights[body.regions], 3 * count)
+    tubes: list[_Tube] = []
+    for centre in centres:
+        if len(tubes) == count:
+            break
+        size = mean_size * math.exp(rng.normal(-(LESION_SPREAD**2) / 2, LESION_SPREAD))
         radius, length = _calibre(rng, VOLUME_PER_VOXEL * size + VOLUME_LOST)
         heading = _heading(rng, centre, int(_at(body.regions, grid, centre[None])[0]))
-        tubes.append(_Tube(_course(rng, grid, allowed, centre, heading, length, radius), radius))
-    return _share(_draw(tubes, grid) > 0)
+        points = _course(rng, grid, allowed, centre, heading, length, radius)
+        if len(points) > 0:
+            tubes.append(_Tube(points, radius))
+            _occupy(allowed, grid, points, radius + TUBE_GAP_MM)
+    return _share(_draw(tubes, grid))
+
+
+def _occupy(allowed: Array, grid: Grid, points: Array, reach_mm: float) -> None:
+    """Close the room around a tube to those that follow, so that lesions stay apart."""
+    offsets = _ball(reach_mm, np.asarray(grid.spacing_mm))
+    samples = (np.floor(grid.indices(points)).astype(int)[:, None] + offsets).reshape(-1, 3)
+    inside = np.all((samples >= 0) & (samples < grid.shape), axis=1)
+    allowed[tuple(samples[inside].T)] = False
+
+
+def _ball(radius: float, step: Array) -> Array:
+    """Sample offsets (N, 3) of the box that holds a ball."""
+    reach = np.ceil(radius / step).astype(int)
+    return np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij"), axis=-1).reshape(-1, 3)
 
 
 def _burden(rng: np.random.Generator, expected: float) -> tuple[int, float]:
     """Number of lesions and their mean size in voxels for one subject (Table S2)."""
-    common, own = rng.normal(size=2)
+    # Nobody lies outside the range of the 21.
+    common, own = np.clip(rng.normal(size=2), -1.6, 1.6)
     other = COUNT_SIZE_CORRELATION * common + math.sqrt(1 - COUNT_SIZE_CORRELATION**2) * own
     factor = math.exp(COUNT_SPREAD * common - COUNT_SPREAD**2 / 2)
     count = int(rng.poisson(expected * factor / VISIBLE_SHARE))
@@ -416,7 +439,7 @@ def _burden(rng: np.random.Generator, expected: float) -> tuple[int, float]:
 
 def _calibre(rng: np.random.Generator, volume: float) -> tuple[float, float]:
     """Radius and length in mm of a tube of some volume in mm³: bigger ones are longer and a little wider."""
-    radius = float(np.clip(rng.lognormal(math.log(0.68), 0.22) * (volume / 7.7) ** 0.15, 0.45, 1.5))
+    radius = float(np.clip(rng.lognormal(math.log(0.75), 0.2) * (volume / 10) ** 0.15, 0.45, 1.5))
     radius = min(radius, (3 * volume / (4 * math.pi)) ** (1 / 3))
     length = max(volume - 4 / 3 * math.pi * radius**3, 0) / (math.pi * radius**2)
     if length > 25:
@@ -450,7 +473,7 @@ def _course(
     """Points (N, 3) in mm along a gently bent axis that stays where it may.
 
     A tube that would leave its room slides along its axis; only where the room is
-    shorter than the tube is it cut.
+    shorter than the tube is it cut, and no point is left if the centre is outside.
     """
     half = math.ceil(length / 2 / (0.35 * radius))
     along = np.linspace(-length, length, 4 * half + 1)[:, None] if half else np.zeros((1, 1))
@@ -458,6 +481,8 @@ def _course(
     points = centre + along * heading + rng.normal(0, 0.03) * along**2 / 2 * sideways
     middle = len(points) // 2
     blocked = np.flatnonzero(_at(allowed, grid, points) == 0)
+    if middle in blocked:
+        return points[:0]
     low = int(max(blocked[blocked <= middle], default=-1)) + 1
     high = int(min(blocked[blocked >= middle], default=len(points)))
     start = min(max(middle - half, low), max(high - 2 * half - 1, low))
@@ -475,11 +500,10 @@ def _veins(
         heading = _heading(rng, centre, 2)
         radius, length = float(rng.uniform(0.3, 0.65)), float(rng.uniform(6, 22))
         phase = float(vessel_phase(heading @ field, te_ms=SWI_TE_MS))
-        code = 128 + round(phase / math.pi * 127)
+        code = round(phase / math.pi * 127) or 1  # zero is where no vein is
         tubes.append(_Tube(_course(rng, grid, allowed, centre, heading, length, radius), radius, code))
     drawn = _draw(tubes, grid)
-    signed = np.where(drawn > 0, drawn.astype(np.int16) - 128, 0).astype(np.int8)
-    return _share(drawn > 0), block_mean(signed, FINER) * np.float32(math.pi / 127)
+    return _share(drawn), block_mean(drawn, FINER) * np.float32(math.pi / 127)
 
 
 def _room_for_tubes(fractions: _Fractions, body: Anatomy) -> Array:
@@ -490,24 +514,13 @@ def _room_for_tubes(fractions: _Fractions, body: Anatomy) -> Array:
     return ndimage.minimum_filter(clear.astype(np.uint8), size=(3, 3, 5), mode="nearest").astype(bool)
 
 
-def _centres(
-    rng: np.random.Generator, grid: Grid, weights: Array, count: int, *, apart_mm: float = 0.0
-) -> Array:
-    """At most ``count`` points (N, 3) in mm, drawn with the weights of the samples."""
+def _centres(rng: np.random.Generator, grid: Grid, weights: Array, count: int) -> Array:
+    """``count`` points (N, 3) in mm, drawn with the weights of the samples; none if all are zero."""
     cumulative = np.cumsum(np.asarray(weights, float).ravel())
-    if count == 0 or cumulative[-1] <= 0:
+    if cumulative[-1] <= 0:
         return np.empty((0, 3))
-    drawn = np.searchsorted(cumulative, rng.uniform(0, cumulative[-1], size=8 * count), side="right")
-    indices = np.stack(np.unravel_index(drawn, grid.shape), axis=1) + rng.uniform(size=(8 * count, 3))
-    chosen = np.empty((count, 3))
-    found = 0
-    for point in grid.points(indices):
-        if found == count:
-            break
-        if apart_mm == 0 or found == 0 or np.min(np.sum((chosen[:found] - point) ** 2, axis=1)) > apart_mm**2:
-            chosen[found] = point
-            found += 1
-    return chosen[:found]
+    drawn = np.searchsorted(cumulative, rng.uniform(0, cumulative[-1], size=count), side="right")
+    return grid.points(np.stack(np.unravel_index(drawn, grid.shape), axis=1) + rng.uniform(size=(count, 3)))
 
 
 def _at(values: Array, grid: Grid, points: Array) -> Array:
@@ -519,13 +532,12 @@ def _at(values: Array, grid: Grid, points: Array) -> Array:
 
 
 def _draw(tubes: list[_Tube], grid: Grid) -> Array:
-    """Tubes as overlapping balls on finer samples: (3X, 3Y, 2Z) uint8 codes, zero outside."""
+    """Tubes as overlapping balls on finer samples: (3X, 3Y, 2Z) int8 codes, zero outside."""
     shape = np.multiply(grid.shape, FINER)
-    drawn = np.zeros(tuple(shape), np.uint8)
+    drawn = np.zeros(tuple(shape), np.int8)
     step = np.divide(grid.spacing_mm, FINER)
     for tube in tubes:
-        reach = np.ceil(tube.radius_mm / step).astype(int)
-        offsets = np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij"), axis=-1).reshape(-1, 3)
+        offsets = _ball(tube.radius_mm, step)
         exact = grid.indices(tube.points) * FINER - 0.5
         samples = np.rint(exact).astype(int)[:, None] + offsets
         near = np.sum(((samples - exact[:, None]) * step) ** 2, axis=-1) <= tube.radius_mm**2
@@ -534,5 +546,5 @@ def _draw(tubes: list[_Tube], grid: Grid) -> Array:
     return drawn
 
 
-def _share(inside: Array) -> Array:
-    return block_mean(inside, FINER)
+def _share(drawn: Array) -> Array:
+    return block_mean(drawn != 0, FINER)

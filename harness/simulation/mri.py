@@ -294,16 +294,14 @@ def block_mean(values: Array, factors: Sequence[int]) -> Array:
         float32 for any real input.
     """
     kept = [size // factor for size, factor in zip(values.shape[-3:], factors, strict=True)]
-    cut = values[..., *(slice(0, count * factor) for count, factor in zip(kept, factors, strict=True))]
-    split = [length for pair in zip(kept, factors, strict=True) for length in pair]
-    blocked = cut.reshape(*values.shape[:-3], *split)
-    mean: Array = blocked.mean(axis=(-5, -3, -1), dtype=np.float32)
-    return mean
+    total = np.zeros((*values.shape[:-3], *kept), np.float32)
+    # A sum of strided views: several times faster than a mean over split axes.
+    for offset in np.ndindex(*factors):
+        total += values[..., *(slice(a, a + n * f, f) for a, n, f in zip(offset, kept, factors, strict=True))]
+    return total / np.float32(math.prod(factors))
 
 
-def bias_field(
-    shape: Sequence[int], spacing_mm: Sequence[float], percent: float, rng: np.random.Generator
-) -> Array:
+def bias_field(shape: Sequence[int], spacing_mm: Sequence[float], percent: float, rng: np.random.Generator) -> Array:
     """A smooth multiplicative field, as receive coils leave it.
 
     Parameters

@@ -129,7 +129,6 @@ def session(settings: RunSettings) -> Iterator[None]:
     if ours:
         address = None if settings.ray == "auto" else settings.ray
         local: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": _cores()}
-        os.environ.setdefault("RAY_AUTH_MODE", "token" if address is None else "disabled")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -171,6 +170,10 @@ def _driver(bundles: Sequence[Bundle], store: Store, committed: Committed, start
         ) -> None:
             with checkpoint.as_directory() as folder:
                 committed(store.commit(Path(folder)))
+
+        def __reduce__(self) -> tuple[Any, tuple[()]]:
+            """Tune pickles callbacks to restore a run; we resume from our own store instead."""
+            return tune.Callback, ()
 
     return Driver()
 

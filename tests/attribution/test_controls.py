@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from networks import image, plain
 
 from harness.attribution import attribute
 from harness.registry import ATTRIBUTIONS
+from harness.testing import example_image, example_network
 
-X = image(2, 2, 7, 6, 5)
+X = example_image(2, 2, 7, 6, 5)
 CONTROLS = [name for name in ATTRIBUTIONS.names() if ATTRIBUTIONS.get(name).facts.get("control")]
 
 
@@ -20,15 +20,15 @@ def test_the_controls_are_three() -> None:
 @pytest.mark.parametrize("name", CONTROLS)
 def test_a_control_is_the_same_for_another_model(name: str) -> None:
     """The weights do not matter."""
-    other = plain(3)
-    torch.nn.init.zeros_(other[0].weight)
-    torch.testing.assert_close(attribute(name, plain(3), X, [0]), attribute(name, other, X, [0]))
+    other = example_network(3)
+    torch.nn.init.zeros_(other.head[-1].weight)
+    torch.testing.assert_close(attribute(name, example_network(3), X, [0]), attribute(name, other, X, [0]))
 
 
 def test_edge_agrees_with_numpy() -> None:
     """Magnitude of numpy's central differences, channel by channel."""
     expected = np.sqrt(sum(g**2 for g in np.gradient(X.numpy(), axis=(2, 3, 4))))
-    np.testing.assert_allclose(attribute("edge", plain(3), X, [0])[0].numpy(), expected, rtol=1e-12)
+    np.testing.assert_allclose(attribute("edge", example_network(3), X, [0])[0].numpy(), expected, rtol=1e-12)
 
 
 def test_edge_skips_an_axis_of_one_voxel() -> None:
@@ -41,12 +41,12 @@ def test_edge_skips_an_axis_of_one_voxel() -> None:
 
 def test_input_is_the_input() -> None:
     """Equal values in memory of their own."""
-    found = attribute("input", plain(3), X, [0])[0]
+    found = attribute("input", example_network(3), X, [0])[0]
     assert torch.equal(found, X)
     assert found.data_ptr() != X.data_ptr()
 
 
 def test_random_maps_of_two_targets_differ() -> None:
     """Each target has a stream of its own."""
-    first, second = attribute("random", plain(3, outputs=2), X, [0, 1])
+    first, second = attribute("random", example_network(3, outputs=2), X, [0, 1])
     assert not torch.allclose(first, second)

@@ -1,14 +1,16 @@
 """Which layer Grad-CAM looks at."""
 
+from collections import OrderedDict
+
 import pytest
 import torch
-from networks import Formula, image, plain
 from torch import Tensor, nn
 
 from harness.attribution import attribute
 from harness.errors import HarnessError, UnknownName
+from harness.testing import Formula, example_image, example_network
 
-X = image(1, 2, 10, 9)
+X = example_image(1, 2, 10, 9)
 
 
 class Swapped(nn.Module):
@@ -53,14 +55,14 @@ def test_a_wrapped_layer_is_found_by_the_end_of_its_name() -> None:
 
 def test_all_channels_share_the_map() -> None:
     """Grad-CAM knows the place but not the channel."""
-    found = attribute("gradcam", plain(2), X, [0], positive=False)[0]
+    found = attribute("gradcam", example_network(2), X, [0], positive=False)[0]
     torch.testing.assert_close(found[:, 0], found[:, 1])
 
 
 def test_only_evidence_for_the_output_is_kept() -> None:
     """By default no value is negative."""
-    signed = attribute("gradcam", plain(2), X, [0], positive=False)[0]
-    assert float(signed.min()) < 0 <= float(attribute("gradcam", plain(2), X, [0])[0].min())
+    signed = attribute("gradcam", example_network(2), X, [0], positive=False)[0]
+    assert float(signed.min()) < 0 <= float(attribute("gradcam", example_network(2), X, [0])[0].min())
 
 
 def test_an_unknown_layer_shows_the_near_one() -> None:
@@ -70,13 +72,17 @@ def test_an_unknown_layer_shows_the_near_one() -> None:
 
 
 def test_an_ambiguous_layer_is_refused() -> None:
-    """Two modules whose names end alike."""
-    model = nn.Sequential(nn.Sequential(nn.Conv2d(2, 2, 3)), nn.Sequential(nn.Conv2d(2, 1, 3)), nn.Flatten()).double()
-    with pytest.raises(HarnessError, match=r"one layer must have the name '0'|got 0\.0, 1\.0"):
-        attribute("gradcam", nn.Sequential(nn.Identity(), model), X, [0], layer="0.0.0.0")
+    """Two modules whose names end alike are both shown."""
+    model = nn.Sequential(
+        nn.Sequential(OrderedDict(wide=nn.Conv2d(2, 2, 3))),
+        nn.Sequential(OrderedDict(wide=nn.Conv2d(2, 1, 3))),
+        nn.Flatten(),
+    )
+    with pytest.raises(HarnessError, match=r"one layer must have the name 'wide', got 0\.wide, 1\.wide; write more"):
+        attribute("gradcam", model, X.float(), [0], layer="wide")
 
 
 def test_a_model_without_convolution_is_refused() -> None:
     """The error says how to name another layer."""
-    with pytest.raises(HarnessError, match="needs a convolution wider than one voxel.*`layer`"):
+    with pytest.raises(HarnessError, match=r"needs a convolution wider than one voxel.*`layer`"):
         attribute("gradcam", Formula(lambda x: x.flatten(1)), X, [0])

@@ -2,16 +2,15 @@
 
 import pytest
 import torch
-from networks import image, plain
 
 from harness.attribution import attribute
 from harness.registry import ATTRIBUTIONS
-from harness.testing import check_attribution
+from harness.testing import check_attribution, example_image, example_network
 
 CASES = {
-    "2D": (plain(2), image(3, 2, 12, 11), [0]),
-    "3D": (plain(3), image(2, 2, 8, 7, 9), [0]),
-    "several outputs": (plain(2, outputs=4), image(2, 2, 10, 13), [3, 1]),
+    "2D": (example_network(2), example_image(3, 2, 12, 11), [0]),
+    "3D": (example_network(3), example_image(2, 2, 8, 7, 9), [0]),
+    "several outputs": (example_network(2, outputs=4), example_image(2, 2, 10, 13), [3, 1]),
 }
 
 
@@ -37,14 +36,14 @@ def test_single_precision_agrees_with_double(name: str) -> None:
         pytest.skip("float32 and float64 draw different numbers")
     model, inputs, targets = CASES["2D"]
     exact = attribute(name, model, inputs, targets)[0]
-    single = attribute(name, plain(2).float(), inputs.float(), targets)[0]
+    single = attribute(name, example_network(2).float(), inputs.float(), targets)[0]
     torch.testing.assert_close(single.double(), exact, rtol=0, atol=1e-4 * float(exact.abs().max()))
 
 
 @pytest.mark.parametrize("name", ATTRIBUTIONS.names())
 def test_no_items_give_no_maps(name: str) -> None:
     """The empty case: a sample without items has maps without items."""
-    assert attribute(name, plain(2), image(0, 2, 9, 9), [0])[0].shape == (0, 2, 9, 9)
+    assert attribute(name, example_network(2), example_image(0, 2, 9, 9), [0])[0].shape == (0, 2, 9, 9)
 
 
 @pytest.mark.parametrize("name", ATTRIBUTIONS.names())

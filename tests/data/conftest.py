@@ -48,7 +48,9 @@ def make_subject(number: int) -> Subject:
     lesion[6, 7 + number % 4, 3] = True
     regions = np.where(np.arange(SHAPE[0])[:, None, None] < 6, 1, 2) * brain
     masks = {"lesion": (lesion, affine), "brain": (brain, affine), "regions": (regions, affine)}
-    return Subject(images, masks, {"sex": "FM"[number % 2], "age": 40.0 + number, "score": None if number == 1 else 2.5})
+    return Subject(
+        images, masks, {"sex": "FM"[number % 2], "age": 40.0 + number, "score": None if number == 1 else 2.5}
+    )
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ AFFINE = nib.affines.from_matvec(
 
 @pytest.fixture
 def volume() -> np.ndarray:
+    """A small volume with three different lengths."""
     return np.random.default_rng(3).normal(50, 20, (5, 7, 4)).astype(np.float32)
 
 

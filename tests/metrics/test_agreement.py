@@ -98,7 +98,7 @@ def test_icc_refuses_one_rater():
 
 def test_icc_refuses_an_unknown_form():
     """A misspelt form shows all."""
-    with pytest.raises(UnknownName, match="no value of form is named '1.1'.*1,1, 2,1, 3,1"):
+    with pytest.raises(UnknownName, match=r"no value of form is named '1\.1'.*1,1, 2,1, 3,1"):
         icc(SHROUT_FLEISS, form="1.1")
 
 
@@ -132,5 +132,5 @@ def test_pooled_metrics_read_their_columns(of, truth, prediction):
 
 def test_missing_column_is_named():
     """A pooled metric says which subject-level metric it needs."""
-    with pytest.raises(UnknownName, match="no column is named 'predicted_count'.*All: true_count"):
+    with pytest.raises(UnknownName, match=r"no column is named 'predicted_count'.*All: true_count"):
         compute("icc_count", columns={"true_count": np.ones(3)})

@@ -113,11 +113,10 @@ def _best_matching(near: np.ndarray) -> int:
 def test_matching_agrees_with_trying_all_orders(points, seed):
     """On small random sets no assignment makes more pairs, with and without a size bin."""
     rng = np.random.default_rng(seed)
-    draw = lambda n: [tuple(voxel) for voxel in 2 * rng.integers((6, 5, 4), size=(n, 3))]  # noqa: E731
+    draw = lambda n: [tuple(voxel) for voxel in 2 * rng.integers((4, 4, 3), size=(n, 3))]  # noqa: E731
     truth, predicted = points(*draw(6)), points(*draw(6))
     distance = np.linalg.norm(truth.centroids_mm[:, None] - predicted.centroids_mm[None], axis=2)
     expected = _best_matching(distance <= 4.0)
-    assert 0 < expected
     assert sensitivity(truth, predicted, tolerance_mm=4.0) == expected / truth.count
     assert precision(truth, predicted, tolerance_mm=4.0) == expected / predicted.count
     assert sensitivity(truth, predicted, tolerance_mm=4.0, size_bin=(1, None)) == expected / truth.count
@@ -139,11 +138,10 @@ def test_size_bins_divide_the_lesions():
 
 def test_size_bin_gives_a_tie_to_the_nearer_lesion():
     """One prediction between a small and a large lesion counts for the nearer one only."""
-    truth = np.zeros((12, 5, 5), dtype=bool)
-    truth[2, 2, 2] = True  # 2 mm from the prediction
-    truth[5:8, 2, 2] = True  # its centre 6 is 2 mm away too; the prediction is moved below
-    predicted = np.zeros_like(truth)
-    predicted[5, 2, 2] = True  # 3 mm from the small, 1 mm from the large
+    truth, predicted = np.zeros((12, 5, 5), dtype=bool), np.zeros((12, 5, 5), dtype=bool)
+    predicted[5, 2, 2] = True
+    truth[2, 2, 2] = True  # 3 mm away
+    truth[5:8, 2, 2] = True  # its centre is 1 mm away
     truth, predicted = find_lesions(truth, UNIT), find_lesions(predicted, UNIT)
     assert sensitivity(truth, predicted, size_bin=(1, 1)) == 0
     assert sensitivity(truth, predicted, size_bin=(2, None)) == 1
@@ -163,7 +161,7 @@ def test_negative_tolerance_is_refused(line):
 
 def test_unknown_match_is_refused_even_without_lesions(line):
     """A misspelt rule is an error for every subject, not only for those with lesions."""
-    with pytest.raises(UnknownName, match="no value of match is named 'overlap'.*any_overlap"):
+    with pytest.raises(UnknownName, match=r"no value of match is named 'overlap'.*any_overlap"):
         sensitivity(line(), line(), match="overlap")
 
 
@@ -195,15 +193,15 @@ def test_chance_of_one_centre_is_the_share_of_the_volume(points):
     shape = (20, 20, 20)
     one = points((10, 10, 10), shape=shape, spacing_mm=UNIT)
     rng = np.random.default_rng(0)
-    value = chance_sensitivity(one, one, UNIT, rng, tolerance_mm=3.0, draws=20_000)
+    value = chance_sensitivity(one, one, UNIT, rng, tolerance_mm=3.0, draws=9_000)
     expected = 4 / 3 * math.pi * 27 / 20**3
-    assert value == pytest.approx(expected, abs=4 * math.sqrt(expected / 20_000))
+    assert value == pytest.approx(expected, abs=4 * math.sqrt(expected / 9_000))
 
 
 def test_chance_at_zero_tolerance_is_one_voxel(points):
-    """With zero tolerance one centre in 1,000 voxels hits one voxel in 1,000 draws."""
+    """With zero tolerance one centre in 1,000 voxels hits one voxel once in 1,000 draws."""
     one = points((2, 2, 2), shape=(10, 10, 10), spacing_mm=UNIT)
-    value = chance_precision(one, one, UNIT, np.random.default_rng(0), tolerance_mm=0, draws=20_000)
+    value = chance_precision(one, one, UNIT, np.random.default_rng(0), tolerance_mm=0, draws=9_000)
     assert value == pytest.approx(1e-3, abs=1e-3)
     assert value > 0
 
@@ -220,21 +218,24 @@ def test_chance_places_centres_inside_the_brain(points):
 
 @pytest.mark.parametrize("match", ["one_to_one", "many_to_one", "any_overlap", "centre_in_mask"])
 def test_random_predictions_score_chance(match):
-    """Single voxels scattered at random score what the chance metrics foretell."""
+    """Single voxels scattered at random score what the chance metrics foretell.
+
+    At 3.3 mm a ball holds as many voxel centres as its volume says (147 and 150.5),
+    so that voxels and continuous positions may be compared.
+    """
     rng = np.random.default_rng(3)
     truth = np.zeros((24, 24, 24), dtype=bool)
     for x, y, z in itertools.product(range(3, 24, 7), repeat=3):
-        truth[x - 1 : x + 2, y, z] = True
+        truth[x - 1 : x + 2, y - 1 : y + 2, z - 1 : z + 2] = True
     scores, foretold = [], []
     for _ in range(60):
         predicted = np.zeros_like(truth)
         predicted[tuple(rng.integers(24, size=(3, 40)))] = True
-        given = {"target": truth, "prediction": predicted, "spacing_mm": UNIT, "match": match}
+        given = {"target": truth, "prediction": predicted, "spacing_mm": UNIT, "match": match, "tolerance_mm": 3.3}
         scores.append([compute("sensitivity", **given), compute("precision", **given)])
         foretold.append(
             [compute("chance_sensitivity", **given, rng=rng), compute("chance_precision", **given, rng=rng)]
         )
-        rng.random()
     np.testing.assert_allclose(np.mean(scores, axis=0), np.mean(foretold, axis=0), atol=0.02)
     assert np.mean(foretold) > 0.01
 

@@ -73,6 +73,7 @@ def test_hausdorff_95_agrees_with_monai(blobs, spacing_mm, seed):
     assert value == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_hausdorff_95_agrees_with_surface_distance_on_boxes(spacing_mm):
     """Two parallel boxes shifted by three voxels are that far apart by any definition of surface."""
     target = np.zeros((24, 20, 16), dtype=bool)

@@ -14,6 +14,11 @@ from harness.registry import METRICS
 
 SPACING_MM = (1.0, 0.8, 2.0)
 SHAPE = (12, 11, 10)
+NAMES = METRICS.names()
+FACTS = {name: METRICS.get(name).facts for name in NAMES}
+DIRECTED = [name for name in NAMES if FACTS[name]["direction"] != "none"]
+WITH_CHANCE = [name for name in NAMES if FACTS[name]["chance"] is not None]
+POOLED = [name for name in NAMES if FACTS[name]["level"] == "pool"]
 COLUMNS = ("true_count", "predicted_count", "true_volume_mm3", "predicted_volume_mm3")
 
 
@@ -49,7 +54,7 @@ def _evidence(kind: str) -> Evidence:
 
 
 @pytest.mark.parametrize("kind", ["perfect", "random", "empty", "silent", "invented"])
-@pytest.mark.parametrize("name", METRICS.names())
+@pytest.mark.parametrize("name", NAMES)
 def test_value_is_a_float_in_the_declared_range_or_nan(name, kind):
     """No metric leaves its range or raises, whatever is empty."""
     entry = METRICS.get(name)
@@ -59,29 +64,25 @@ def test_value_is_a_float_in_the_declared_range_or_nan(name, kind):
     assert math.isnan(value) or low <= value <= high + 1e-12
 
 
-@pytest.mark.parametrize("name", METRICS.names())
+@pytest.mark.parametrize("name", DIRECTED)
 def test_perfect_evidence_scores_the_best_value(name):
     """Higher is better: the top of the range. Lower or zero: zero."""
     entry = METRICS.get(name)
     direction = entry.facts["direction"]
-    if direction == "none":
-        pytest.skip("a description has no best value")
     value = evaluate(entry.function, _evidence("perfect"))
     assert value == pytest.approx(entry.facts["range"][1] if direction == "higher" else 0.0)
 
 
-@pytest.mark.parametrize("name", METRICS.names())
+@pytest.mark.parametrize("name", DIRECTED)
 def test_random_evidence_scores_worse_than_perfect(name):
     """A metric with a direction can tell a random answer from a perfect one."""
     entry = METRICS.get(name)
     direction = entry.facts["direction"]
-    if direction == "none":
-        pytest.skip("a description has no best value")
     perfect, random = (evaluate(entry.function, _evidence(kind)) for kind in ("perfect", "random"))
     assert random < perfect if direction == "higher" else abs(random) > abs(perfect)
 
 
-@pytest.mark.parametrize("name", METRICS.names())
+@pytest.mark.parametrize("name", NAMES)
 def test_evidence_is_not_changed(name):
     """A metric leaves its inputs as they were."""
     evidence = _evidence("random")
@@ -91,31 +92,29 @@ def test_evidence_is_not_changed(name):
         np.testing.assert_array_equal(evidence.get(asked), array)
 
 
-@pytest.mark.parametrize("name", METRICS.names())
+@pytest.mark.parametrize("name", NAMES)
 def test_same_evidence_gives_the_same_value(name):
     """No hidden state: the second call repeats the first."""
     evidence = _evidence("random")
     np.testing.assert_equal(*(evaluate(METRICS.get(name).function, evidence) for _ in range(2)))
 
 
-@pytest.mark.parametrize("name", METRICS.names())
+@pytest.mark.parametrize("name", WITH_CHANCE)
 def test_chance_lies_in_the_range(name):
     """A declared chance level is a value that the metric could have."""
     entry = METRICS.get(name)
-    if entry.facts["chance"] is None:
-        pytest.skip("no chance level is declared")
     low, high = entry.facts["range"]
     assert low <= evaluate_chance(entry.function, _evidence("random")) < high
 
 
-@pytest.mark.parametrize("name", METRICS.names())
+@pytest.mark.parametrize("name", POOLED)
 def test_needs_are_metrics_of_subjects(name):
     """The columns of a pooled metric are themselves registered metrics."""
-    for column in METRICS.get(name).facts["needs"]:
-        assert METRICS.get(column).facts["level"] == "subject"
+    assert FACTS[name]["needs"]
+    assert {METRICS.get(column).facts["level"] for column in FACTS[name]["needs"]} == {"subject"}
 
 
-@pytest.mark.parametrize("name", METRICS.names())
+@pytest.mark.parametrize("name", NAMES)
 def test_docstring_covers_every_parameter(name):
     """Each option is explained, and the first line says what the metric is."""
     function = METRICS.get(name).function

@@ -1,0 +1,719 @@
+"""From a folder to prepared arrays: what is cached, when it is made anew, and where voxels end up."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import pickle
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import harness.data.cohort as cohort_module
+from harness.data import nifti, transforms
+from harness.data.cohort import CachedImage, bids, describe, open_cohort, save
+from harness.errors import CohortError, OutOfRange, StoreError, UnknownName
+from harness.registry import COHORTS
+from harness.types import Cohort
+
+SHAPE = (20, 18, 14)
+# Axes run to the left, the front and the top, turned a little: RAS+ only after reorientation.
+TURN = np.array([[np.cos(0.1), -np.sin(0.1), 0], [np.sin(0.1), np.cos(0.1), 0], [0, 0, 1]])
+AFFINE = np.eye(4)
+AFFINE[:3, :3] = TURN @ np.diag([-1.0, 1.0, 1.5])
+AFFINE[:3, 3] = (12, -20, 5)
+# SWI: its own slab, thick slices, axes in another order (posterior, left, inferior).
+SWI_SHAPE = (40, 44, 9)
+SWI_AFFINE = np.array([[0, -0.8, 0, 22], [-0.7, 0, 0, 8], [0, 0, -3.0, 28], [0, 0, 0, 1]])
+LESION_MM = nib.affines.apply_affine(AFFINE, (8, 9, 7))
+
+
+def world_of(shape, affine) -> np.ndarray:
+    """World coordinate of every voxel."""
+    return nib.affines.apply_affine(affine, np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1))
+
+
+def ball(shape, affine, centre_mm, radius_mm) -> np.ndarray:
+    """Voxels within some mm of a world coordinate."""
+    return ((world_of(shape, affine) - centre_mm) ** 2).sum(-1) <= radius_mm**2
+
+
+def image_of(shape, affine, rng, contrast) -> np.ndarray:
+    """A head of brightness 100 with a smooth spot of another brightness at the lesion, and noise."""
+    head = ball(shape, affine, nib.affines.apply_affine(AFFINE, (10, 9, 7)), 8.5)
+    distance = ((world_of(shape, affine) - LESION_MM) ** 2).sum(-1)
+    image = np.where(head, 100.0, 10.0) + contrast * np.exp(-distance / (2 * 2.5**2))
+    return (image + rng.normal(0, 2, shape)).astype(np.float32)
+
+
+def write_subject(root: Path, number: int, *, brain=True, regions=True) -> None:
+    """T1w, T2w, FLAIR on one grid, SWI on its own, and the masks."""
+    rng = np.random.default_rng(100 + number)
+    stem = root / f"sub-{number:02d}" / "anat" / f"sub-{number:02d}"
+    for name, contrast in [("T1w", -40), ("T2w", 60), ("FLAIR", -20)]:
+        nifti.write(Path(f"{stem}_{name}.nii.gz"), image_of(SHAPE, AFFINE, rng, contrast), AFFINE)
+    nifti.write(Path(f"{stem}_SWI.nii.gz"), image_of(SWI_SHAPE, SWI_AFFINE, rng, 80), SWI_AFFINE)
+    label = ball(SHAPE, AFFINE, LESION_MM, 2.5)
+    label[3 + number, 9, 4] = True
+    nifti.write(Path(f"{stem}_label-pvs_mask.nii.gz"), label, AFFINE)
+    head = ball(SHAPE, AFFINE, nib.affines.apply_affine(AFFINE, (10, 9, 7)), 8.5)
+    if brain:
+        nifti.write(Path(f"{stem}_label-brain_mask.nii.gz"), head, AFFINE)
+    if regions:
+        left = np.where(head, 1 + (world_of(SHAPE, AFFINE)[..., 0] > 2), 0).astype(np.uint8)
+        nifti.write(Path(f"{stem}_label-regions_dseg.nii.gz"), left, AFFINE)
+
+
+def write_tables(root: Path, numbers) -> None:
+    """dataset_description.json, participants.tsv, names of the regions."""
+    (root / "dataset_description.json").write_text('{"Name": "tiny", "BIDSVersion": "1.10.0"}')
+    rows = [f"sub-{n:02d}\t{'F' if n % 2 else 'M'}\t{60 + n}" for n in numbers]
+    (root / "participants.tsv").write_text("\n".join(["participant_id\tsex\tage", *rows]) + "\n")
+    (root / "label-regions_dseg.tsv").write_text("index\tname\n1\tleft\n2\tright\n")
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory) -> Path:
+    """Three subjects in a BIDS folder, written once."""
+    folder = tmp_path_factory.mktemp("original") / "data"
+    for number in (1, 2, 3):
+        write_subject(folder, number)
+    write_tables(folder, (1, 2, 3))
+    return folder
+
+
+@pytest.fixture
+def root(original: Path, tmp_path: Path) -> Path:
+    """A copy of the three subjects, which a test may change."""
+    return Path(shutil.copytree(original, tmp_path / "data"))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """Where the arrays go; not there yet."""
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def reads(monkeypatch) -> list[str]:
+    """Names of originals whose voxels are read, by anyone, or whose bytes are hashed."""
+    seen: list[str] = []
+    for name in ("read", "load"):
+        before = getattr(nifti, name)
+        monkeypatch.setattr(
+            nifti, name, lambda path, _do=before, **o: (seen.append(Path(path).name), _do(path, **o))[1]
+        )
+    hashed = cohort_module._sha256_of
+    monkeypatch.setattr(cohort_module, "_sha256_of", lambda path: (seen.append(path.name), hashed(path))[1])
+    return seen
+
+
+ALL = ("T1w", "T2w", "FLAIR", "SWI")
+
+
+def files_of(folder: Path) -> dict[str, int]:
+    """Every file below a folder with the time of its last change."""
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def arrays_of(folder: Path) -> dict[str, int]:
+    """The same of prepared arrays only."""
+    return files_of(folder / "arrays")
+
+
+def keys_of(cohort: Cohort) -> dict[str, str]:
+    """Fingerprint of every image and mask."""
+    return {
+        f"{sample.id}/{name}": image.fingerprint
+        for sample in cohort.samples
+        for name, image in (*sample.images.items(), *sample.masks.items())
+    }
+
+
+def assert_equal(one: Cohort, two: Cohort) -> None:
+    """The same samples with the same values."""
+    for a, b in zip(one.samples, two.samples, strict=True):
+        assert (a.id, a.subject, a.covariates, a.spacing_mm) == (b.id, b.subject, b.covariates, b.spacing_mm)
+        np.testing.assert_array_equal(a.affine, b.affine)
+        assert a.images == b.images and a.masks == b.masks
+
+
+# --- what a cohort holds ---
+
+
+def test_a_cohort_of_three(root, cache):
+    """Sequences in the order asked for, samples by id, masks by role, everything on one grid."""
+    made = bids(root, cache, sequences=ALL)
+    assert made.name == "tiny"
+    assert [sample.id for sample in made.samples] == ["sub-01", "sub-02", "sub-03"]
+    first = made.samples[0]
+    assert tuple(first.images) == ALL
+    assert list(first.masks) == ["target", "brain", "regions"]
+    assert {image.shape for image in (*first.images.values(), *first.masks.values())} == {SHAPE}
+    assert first.covariates == {"sex": "F", "age": 61.0}
+    assert dict(made.regions) == {1: "left", 2: "right"}
+
+
+def test_the_grid_is_the_reoriented_grid_of_the_label(root, cache):
+    """RAS+, with the label's spacing."""
+    first = bids(root, cache, sequences=("T2w",)).samples[0]
+    assert nib.aff2axcodes(first.affine) == ("R", "A", "S")
+    np.testing.assert_allclose(first.spacing_mm, (1, 1, 1.5), atol=1e-6)
+    expected = nib.as_closest_canonical(nib.load(root / "sub-01/anat/sub-01_label-pvs_mask.nii.gz"))
+    np.testing.assert_allclose(first.affine, expected.affine, atol=1e-5)
+    np.testing.assert_array_equal(first.masks["target"].load(), expected.get_fdata() > 0)
+
+
+def test_images_are_float_and_masks_bool(root, cache):
+    """Types as the words promise; the arrays are read-only views of the file."""
+    first = bids(root, cache, sequences=("T2w",)).samples[0]
+    image = first.images["T2w"].load()
+    assert image.dtype == np.float32
+    assert (first.masks["target"].load().dtype, first.masks["regions"].load().dtype) == (bool, np.int32)
+    assert isinstance(image.base, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        image[0, 0, 0] = 1
+
+
+def test_intensities_are_normalised_in_the_brain(root, cache):
+    """Mean 0 and standard deviation 1 of the voxels of the brain mask."""
+    for sample in bids(root, cache, sequences=ALL).samples:
+        inside = sample.masks["brain"].load()
+        for image in sample.images.values():
+            values = image.load()[inside].astype(float)
+            assert values.mean() == pytest.approx(0, abs=1e-5)
+            assert values.std() == pytest.approx(1, abs=1e-5)
+
+
+def test_without_a_brain_the_whole_volume_is_normalised(root, cache):
+    """As published: brain=none ignores the mask that is there."""
+    first = bids(root, cache, sequences=("T2w",), brain="none").samples[0]
+    values = first.images["T2w"].load().astype(float)
+    assert "brain" not in first.masks
+    assert (values.mean(), values.std()) == (pytest.approx(0, abs=1e-5), pytest.approx(1, abs=1e-5))
+
+
+def test_anisotropic_swi_comes_to_the_right_world_position(root, cache):
+    """The bright lesion of the SWI slab, in other axes and thick slices, lies on the label."""
+    first = bids(root, cache, sequences=("SWI",), normalise="none", antialias=False).samples[0]
+    made = first.images["SWI"].load()
+    near = ball(made.shape, first.affine, LESION_MM, 7.0)
+    weight = np.where(near, np.clip(made - 110, 0, None), 0)
+    centre = (world_of(made.shape, first.affine) * weight[..., None]).sum((0, 1, 2)) / weight.sum()
+    np.testing.assert_allclose(centre, LESION_MM, atol=0.2)
+    assert made[first.masks["target"].load()].mean() > made[first.masks["brain"].load()].mean() + 30
+
+
+def test_swi_agrees_with_nibabel_resampling(root, cache):
+    """Voxel for voxel what nibabel.processing gives, inside the slab."""
+    from nibabel.processing import resample_from_to
+
+    first = bids(root, cache, sequences=("SWI",), normalise="none", antialias=False).samples[0]
+    original = nib.load(root / "sub-01/anat/sub-01_SWI.nii.gz")
+    expected = resample_from_to(original, (SHAPE, first.affine), order=1, cval=np.nan).get_fdata()
+    inside = np.isfinite(expected)
+    assert inside.mean() > 0.5
+    np.testing.assert_allclose(first.images["SWI"].load()[inside], expected[inside], atol=1e-2)
+
+
+def test_a_sequence_as_reference_gives_its_grid(root, cache):
+    """The label comes to SWI by occupancy, and lies where it lay."""
+    first = bids(root, cache, sequences=("T2w", "SWI"), reference="SWI").samples[0]
+    assert sorted(first.spacing_mm) == pytest.approx([0.7, 0.8, 3.0])
+    assert first.images["T2w"].shape == first.masks["target"].shape == (44, 40, 9)
+    label = first.masks["target"].load()
+    np.testing.assert_allclose(world_of(label.shape, first.affine)[label].mean(axis=0), LESION_MM, atol=0.8)
+
+
+def test_a_reference_that_is_no_input_is_not_an_image_of_the_sample(root, cache):
+    """reference=SWI with T2w as only sequence reads the grid of SWI, and gives T2w alone."""
+    first = bids(root, cache, sequences=("T2w",), reference="SWI").samples[0]
+    assert list(first.images) == ["T2w"]
+    assert first.images["T2w"].shape == (44, 40, 9)
+
+
+def test_another_spacing_downsamples_the_mask_by_occupancy(root, cache):
+    """Half the resolution: the target is where at least the asked share of a voxel is filled."""
+    half, touched = (
+        bids(root, cache, sequences=("T2w",), spacing_mm=(2, 2, 3), occupied=share).samples[0] for share in (0.5, 1e-3)
+    )
+    full = bids(root, cache, sequences=("T2w",)).samples[0]
+    blocks = full.masks["target"].load().reshape(10, 2, 9, 2, 7, 2).mean(axis=(1, 3, 5))
+    np.testing.assert_array_equal(half.masks["target"].load(), blocks >= 0.5)
+    np.testing.assert_array_equal(touched.masks["target"].load(), blocks > 0)
+    np.testing.assert_allclose(half.spacing_mm, (2, 2, 3), atol=1e-6)
+
+
+def test_crop_to_the_brain_keeps_values_and_world_coordinates(root, cache):
+    """The crop is the same image with its margin cut away."""
+    full = bids(root, cache, sequences=("T2w",)).samples[0]
+    cut = bids(root, cache, sequences=("T2w",), crop="brain", margin_mm=1.0).samples[0]
+    start = np.rint(nib.affines.apply_affine(np.linalg.inv(full.affine), cut.affine[:3, 3])).astype(int)
+    shape = cut.images["T2w"].shape
+    assert np.prod(shape) < np.prod(SHAPE)
+    part = tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))
+    np.testing.assert_array_equal(cut.images["T2w"].load(), full.images["T2w"].load()[part])
+    assert cut.masks["brain"].load().sum() == full.masks["brain"].load().sum()
+
+
+def test_a_fixed_size_pads_and_cuts(root, cache):
+    """All subjects get the asked number of voxels; 0 leaves an axis alone."""
+    made = bids(root, cache, sequences=("T2w",), size=(32, 10, 0))
+    assert {sample.images["T2w"].shape for sample in made.samples} == {(32, 10, 14)}
+    first = made.samples[0]
+    lesion = first.masks["target"].load()
+    assert not lesion[:6].any() and not lesion[26:].any()
+    np.testing.assert_allclose(
+        world_of(lesion.shape, first.affine)[lesion].mean(axis=0),
+        world_of(SHAPE, AFFINE)[nib.load(root / "sub-01/anat/sub-01_label-pvs_mask.nii.gz").get_fdata() > 0].mean(
+            axis=0
+        ),
+        atol=1e-4,
+    )
+
+
+def test_skull_strip_sets_the_outside_to_zero(root, cache):
+    """Outside the brain is exactly 0, inside is as without."""
+    plain = bids(root, cache, sequences=("T2w",)).samples[0]
+    stripped = bids(root, cache, sequences=("T2w",), skull_strip=True).samples[0]
+    inside = plain.masks["brain"].load()
+    made = stripped.images["T2w"].load()
+    assert np.all(made[~inside] == 0)
+    np.testing.assert_array_equal(made[inside], plain.images["T2w"].load()[inside])
+
+
+def test_a_computed_brain_does_not_depend_on_the_sequences(tmp_path, cache):
+    """Where the data bring no mask, it comes from T1w, also for a cohort of T2w alone."""
+    root = tmp_path / "bare"
+    for number in (1, 2, 3):
+        write_subject(root, number, brain=False, regions=False)
+    write_tables(root, (1, 2, 3))
+    every = bids(root, cache, sequences=("T1w", "T2w"), brain="compute", n4=True)
+    alone = bids(root, cache, sequences=("T2w",), brain="compute", n4=True)
+    assert every.samples[0].masks["brain"] == alone.samples[0].masks["brain"]
+    assert every.samples[0].images["T2w"] == alone.samples[0].images["T2w"]
+    head = ball(SHAPE, every.samples[0].affine, nib.affines.apply_affine(AFFINE, (10, 9, 7)), 8.5)
+    assert (every.samples[0].masks["brain"].load() ^ head).mean() < 0.02
+
+
+def test_without_a_label_the_first_sequence_gives_the_grid(root, cache):
+    """New subjects without a truth have images and no target."""
+    for path in root.glob("sub-*/anat/*label-pvs*"):
+        path.unlink()
+    first = bids(root, cache, label="", sequences=("SWI", "T2w")).samples[0]
+    assert "target" not in first.masks
+    assert first.images["T2w"].shape == (44, 40, 9)
+
+
+def test_no_sequences_means_those_that_all_have(root, cache):
+    """FLAIR is missing once, so the others remain."""
+    (root / "sub-02/anat/sub-02_FLAIR.nii.gz").unlink()
+    assert list(bids(root, cache).samples[0].images) == ["SWI", "T1w", "T2w"]
+
+
+def test_a_subject_without_a_required_sequence_is_named_and_left_out(root, cache):
+    """Ineligible, not faulty."""
+    (root / "sub-02/anat/sub-02_FLAIR.nii.gz").unlink()
+    made = bids(root, cache, sequences=("FLAIR",), minimum=2)
+    assert made.subjects == ("sub-01", "sub-03")
+    assert [one.subject for one in made.ineligible] == ["sub-02"]
+
+
+def test_excluded_subjects_are_left_out(root, cache):
+    """By name."""
+    assert bids(root, cache, sequences=("T2w",), exclude=("sub-02",), minimum=2).subjects == ("sub-01", "sub-03")
+
+
+# --- the cache ---
+
+
+def test_the_same_cohort_twice_writes_nothing(root, cache):
+    """No file of the cache is touched, and the samples are equal."""
+    first = bids(root, cache, sequences=ALL)
+    before = arrays_of(cache)
+    second = bids(root, cache, sequences=ALL)
+    assert arrays_of(cache) == before
+    assert_equal(first, second)
+
+
+def test_a_subset_of_sequences_reads_and_writes_nothing(root, cache, reads, monkeypatch):
+    """Once four sequences are cached, any of them come without opening an original."""
+    monkeypatch.setattr(cohort_module, "_SETTLED_NS", -1)
+    every = bids(root, cache, sequences=ALL)
+    assert reads
+    before = files_of(cache)
+    reads.clear()
+    for subset in [("T2w",), ("SWI", "T1w"), ALL]:
+        some = bids(root, cache, sequences=subset)
+        for one, other in zip(some.samples, every.samples, strict=True):
+            assert one.images == {name: other.images[name] for name in subset}
+            assert one.masks == other.masks
+    assert reads == []
+    assert files_of(cache) == before
+
+
+def test_a_superset_of_sequences_prepares_only_what_is_new(root, cache):
+    """T2w is there; FLAIR is added, three arrays and three notes."""
+    bids(root, cache, sequences=("T2w",))
+    before = arrays_of(cache)
+    bids(root, cache, sequences=("T2w", "FLAIR"))
+    after = arrays_of(cache)
+    assert before.items() <= after.items()
+    assert len(after) == len(before) + 6
+
+
+def test_a_file_changed_a_moment_ago_is_hashed_again(root, cache):
+    """A digest is not remembered for a file whose time stamp could still lie."""
+    bids(root, cache, sequences=("T2w",))
+    assert not (cache / "digests").exists()
+
+
+def test_changed_content_gives_a_new_key(root, cache, monkeypatch):
+    """One voxel of one file: its image is made anew, and nothing else; the old one stays."""
+    monkeypatch.setattr(cohort_module, "_SETTLED_NS", -1)
+    before = keys_of(bids(root, cache, sequences=("T1w", "T2w")))
+    path = root / "sub-02/anat/sub-02_T2w.nii.gz"
+    array, affine = nifti.read(path)
+    array[3, 3, 3] += 5
+    nifti.write(path, array, affine)
+    after = keys_of(bids(root, cache, sequences=("T1w", "T2w")))
+    assert {name for name in after if after[name] != before[name]} == {"sub-02/T2w"}
+    assert (cache / "arrays" / f"{before['sub-02/T2w']}.npy").exists()
+
+
+def test_a_changed_brain_mask_gives_new_images_of_that_subject(root, cache):
+    """The constants of normalisation come from it."""
+    before = keys_of(bids(root, cache, sequences=("T1w",)))
+    path = root / "sub-02/anat/sub-02_label-brain_mask.nii.gz"
+    array, affine = nifti.read(path)
+    array[10, 9, 7] = 0
+    nifti.write(path, array, affine, dtype=np.uint8)
+    after = keys_of(bids(root, cache, sequences=("T1w",)))
+    assert {name for name in after if after[name] != before[name]} == {"sub-02/T1w", "sub-02/brain"}
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"n4": True},
+        {"normalise": "minmax"},
+        {"skull_strip": True},
+        {"brain": "none"},
+        {"interpolation": "bspline"},
+        {"antialias": False},
+        {"reference": "T2w", "spacing_mm": (1.1, 1, 1)},
+        {"size": (16, 16, 16)},
+        {"reorient": False},
+    ],
+    ids=str,
+)
+def test_another_option_gives_another_key(root, cache, option):
+    """Whatever changes the values of an image changes its name."""
+    before = bids(root, cache, sequences=("SWI",)).samples[0].images["SWI"].fingerprint
+    assert bids(root, cache, sequences=("SWI",), **option).samples[0].images["SWI"].fingerprint != before
+
+
+def test_an_option_of_masks_leaves_images_alone(root, cache):
+    """``occupied`` belongs to the target."""
+    one, other = (bids(root, cache, sequences=("T2w",), occupied=share).samples[0] for share in (0.5, 0.25))
+    assert one.images == other.images
+    assert one.masks["target"] != other.masks["target"]
+
+
+def test_another_version_of_the_maths_gives_other_keys(root, cache, monkeypatch):
+    """Raising the constant invalidates everything."""
+    before = set(keys_of(bids(root, cache, sequences=("T2w",))).values())
+    monkeypatch.setattr(transforms, "VERSION", transforms.VERSION + 1)
+    assert before.isdisjoint(keys_of(bids(root, cache, sequences=("T2w",))).values())
+
+
+def test_the_place_of_the_folder_does_not_matter(root, cache, tmp_path):
+    """A moved data set finds its arrays."""
+    before = keys_of(bids(root, cache, sequences=("T2w",)))
+    root.rename(tmp_path / "moved")
+    stamps = arrays_of(cache)
+    assert keys_of(bids(tmp_path / "moved", cache, sequences=("T2w",))) == before
+    assert arrays_of(cache) == stamps
+
+
+def test_a_truncated_array_is_made_anew(root, cache):
+    """A cache that lost bytes mends itself from the originals."""
+    image = bids(root, cache, sequences=("T2w",)).samples[0].images["T2w"]
+    whole = image.path.read_bytes()
+    image.path.write_bytes(whole[:-100])
+    again = bids(root, cache, sequences=("T2w",)).samples[0].images["T2w"]
+    assert again == image
+    assert image.path.read_bytes() == whole
+
+
+def prepare(root: Path, cache: Path) -> dict[str, str]:
+    """Run in another process."""
+    return keys_of(bids(root, cache, sequences=("T1w", "T2w")))
+
+
+def test_processes_may_prepare_at_once(root, cache):
+    """Two at a time agree, and leave no half-written file."""
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        one, other = pool.starmap(prepare, [(root, cache)] * 2)
+    assert one == other
+    assert not list(cache.rglob("*.part"))
+    for image in bids(root, cache, sequences=("T1w", "T2w")).samples[0].images.values():
+        image.check()
+
+
+# --- faults ---
+
+
+def test_a_faulty_cohort_raises_all_faults_and_writes_nothing(root, cache):
+    """NaN in one file, a truncated other: both are listed, and there is no cache."""
+    path = root / "sub-01/anat/sub-01_T2w.nii.gz"
+    array, affine = nifti.read(path)
+    array[0, 0, 0] = np.nan
+    nifti.write(path, array, affine)
+    broken = root / "sub-03/anat/sub-03_T2w.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:200])
+    with pytest.raises(CohortError, match=r"(?s)nothing was trained.*sub-01_T2w.*sub-03_T2w") as caught:
+        bids(root, cache, sequences=("T2w",))
+    assert {fault.subject for fault in caught.value.faults} == {"sub-01", "sub-03"}
+    assert not cache.exists()
+
+
+def test_a_known_clean_cohort_is_verified_again_after_a_change(root, cache, monkeypatch):
+    """Remembering what was verified never hides a new fault."""
+    monkeypatch.setattr(cohort_module, "_SETTLED_NS", -1)
+    bids(root, cache, sequences=ALL)
+    path = root / "sub-01/anat/sub-01_T2w.nii.gz"
+    array, affine = nifti.read(path)
+    array[0, 0, 0] = np.nan
+    nifti.write(path, array, affine)
+    with pytest.raises(CohortError, match="sub-01_T2w"):
+        bids(root, cache, sequences=("T2w",))
+
+
+def test_too_few_subjects_are_a_fault_though_all_were_verified(root, cache):
+    """Leaving out one of three falls below the minimum."""
+    bids(root, cache, sequences=("T2w",))
+    with pytest.raises(CohortError):
+        bids(root, cache, sequences=("T2w",), exclude=("sub-02",))
+
+
+def test_a_brain_mask_of_some_subjects_only_is_a_fault(root, cache):
+    """Their intensities would not compare with the others'."""
+    (root / "sub-02/anat/sub-02_label-brain_mask.nii.gz").unlink()
+    with pytest.raises(CohortError, match=r"1 of 3 subjects have no brain mask: sub-02.*brain=compute or brain=none"):
+        bids(root, cache, sequences=("T2w",))
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("option", [{"skull_strip": True}, {"crop": "brain"}], ids=str)
+def test_stripping_needs_a_brain(root, cache, option):
+    """Without any mask in the data the message says what can be done."""
+    for path in root.glob("sub-*/anat/*brain*"):
+        path.unlink()
+    with pytest.raises(CohortError, match=r"the data have no brain masks; .*brain=compute"):
+        bids(root, cache, sequences=("T2w",), **option)
+
+
+def test_a_label_that_vanishes_on_the_grid_is_a_fault(root, cache):
+    """Every subject whose lesions are lost by resampling is listed."""
+    with pytest.raises(CohortError, match=r"(?s)label-vanished.*voxels in the file, none on the grid") as caught:
+        bids(root, cache, sequences=("T2w",), spacing_mm=(9, 9, 9))
+    assert [fault.subject for fault in caught.value.faults] == ["sub-01", "sub-02", "sub-03"]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"skull_strip": True, "brain": "none"}, "skull_strip=true needs a brain mask, got brain=none"),
+        ({"crop": "brain", "brain": "none"}, "crop=brain needs a brain mask, got brain=none"),
+        ({"spacing_mm": (2.0,)}, r"spacing_mm must have three numbers .* got \(2.0,\)"),
+        ({"size": (2, 2)}, "size must have three numbers"),
+        ({"occupied": 0.0}, "0 < occupied <= 1 must hold"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(root, cache, option, message):
+    """Before anything is read."""
+    with pytest.raises(OutOfRange, match=message):
+        bids(root, cache, sequences=("T2w",), **option)
+
+
+@pytest.mark.parametrize("name", ["brain", "crop", "interpolation", "normalise"])
+def test_an_unknown_word_for_an_option_is_refused(root, cache, name):
+    """The message lists the words."""
+    with pytest.raises(UnknownName, match=f"no value of {name} is named 'other'"):
+        bids(root, cache, sequences=("T2w",), **{name: "other"})
+
+
+def test_it_is_registered():
+    """The name ``bids`` gives the function."""
+    assert COHORTS.get("bids").function is bids
+
+
+# --- images that travel ---
+
+
+def test_an_image_survives_pickling(root, cache):
+    """A worker gets the path and maps the same file."""
+    image = bids(root, cache, sequences=("T2w",)).samples[0].images["T2w"]
+    there = pickle.loads(pickle.dumps(image))
+    assert there == image
+    np.testing.assert_array_equal(there.load(), image.load())
+    assert len(pickle.dumps(image)) < 1000
+
+
+def test_a_saved_cohort_opens_equal(root, cache, tmp_path):
+    """Name, samples, covariates, regions, those left out; the originals may be gone."""
+    write_subject(root, 4)
+    (root / "sub-04/anat/sub-04_T2w.nii.gz").unlink()
+    write_tables(root, (1, 2, 3, 4))
+    made = bids(root, cache, sequences=("T1w", "T2w"))
+    save(made, tmp_path / "tables" / "cohort.arrow")
+    root.rename(tmp_path / "gone")
+    opened = open_cohort(tmp_path / "tables" / "cohort.arrow", check_content=True)
+    assert_equal(made, opened)
+    assert (opened.name, opened.ineligible, opened.label_source) == (made.name, made.ineligible, made.label_source)
+    assert dict(opened.regions) == dict(made.regions)
+    images, masks = ("T1w", "T2w"), ("target", "brain")
+    assert opened.fingerprint(images, masks) == made.fingerprint(images, masks)
+
+
+def test_missing_covariates_stay_missing(root, cache, tmp_path):
+    """``n/a`` is None before and after."""
+    made = bids(root, cache, sequences=("T2w",))
+    some = dataclasses.replace(made.samples[0], covariates={"age": "89+", "edss": None})
+    save(dataclasses.replace(made, samples=(some,)), tmp_path / "cohort.arrow")
+    assert open_cohort(tmp_path / "cohort.arrow").samples[0].covariates == {"age": "89+", "edss": None}
+
+
+def test_saving_twice_gives_the_same_bytes(root, cache, tmp_path):
+    """No clock, no order of a hash."""
+    for name in ("a", "b"):
+        save(bids(root, cache, sequences=("T2w",)), tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_the_table_can_be_read_without_this_package(root, cache, tmp_path):
+    """An Arrow IPC file of one row per sample."""
+    save(bids(root, cache, sequences=("T2w",)), tmp_path / "cohort.arrow")
+    with pa.OSFile(str(tmp_path / "cohort.arrow")) as file:
+        table = pa.ipc.open_file(file).read_all()
+    assert table.column("id").to_pylist() == ["sub-01", "sub-02", "sub-03"]
+    assert json.loads(table.schema.metadata[b"harness.cohort"])["name"] == "tiny"
+
+
+@pytest.fixture
+def saved(root, cache, tmp_path) -> tuple[Path, CachedImage]:
+    """A table, and one of its images."""
+    made = bids(root, cache, sequences=("T2w",))
+    return save(made, tmp_path / "cohort.arrow"), made.samples[1].images["T2w"]
+
+
+def test_a_missing_array_is_named_with_the_remedy(saved):
+    """A cache that was moved or emptied."""
+    table, image = saved
+    image.path.unlink()
+    with pytest.raises(StoreError, match=rf"1 of its images cannot be used.*\n.*{image.fingerprint}.npy is gone.*anew"):
+        open_cohort(table)
+
+
+def test_a_truncated_array_is_named_with_the_remedy(saved):
+    """The file is shorter than its header says."""
+    table, image = saved
+    image.path.write_bytes(image.path.read_bytes()[:-4])
+    with pytest.raises(StoreError, match=rf"corrupted: .*{image.fingerprint}.npy .*Delete it"):
+        open_cohort(table)
+
+
+def test_another_array_under_the_name_is_noticed(saved):
+    """Of another shape."""
+    table, image = saved
+    np.save(image.path, np.zeros((2, 2, 2), np.float32))
+    with pytest.raises(StoreError, match=r"must hold \(20, 18, 14\) <f4, got \(2, 2, 2\) <f4"):
+        open_cohort(table)
+
+
+def test_a_flipped_bit_is_found_by_the_checksum(saved):
+    """Asked for: it reads everything."""
+    table, image = saved
+    content = bytearray(image.path.read_bytes())
+    content[-1] ^= 1
+    image.path.write_bytes(content)
+    open_cohort(table)
+    with pytest.raises(StoreError, match="another checksum"):
+        open_cohort(table, check_content=True)
+
+
+def test_a_missing_table_says_what_to_do(tmp_path):
+    """The file is not there."""
+    with pytest.raises(StoreError, match=r"table is missing: .*Run the command"):
+        open_cohort(tmp_path / "none.arrow")
+
+
+def test_a_corrupted_table_says_what_to_do(saved):
+    """The file is cut."""
+    table, _ = saved
+    table.write_bytes(table.read_bytes()[:100])
+    with pytest.raises(StoreError, match="is no cohort that can be read"):
+        open_cohort(table)
+
+
+def test_images_outside_a_cache_cannot_be_saved(root, cache, tmp_path):
+    """A reader of another format has to cache, too."""
+    made = bids(root, cache, sequences=("T2w",))
+    bad = dataclasses.replace(made.samples[0], images={"T2w": object()})
+    with pytest.raises(StoreError, match="images of a cache only, got object for T2w"):
+        save(dataclasses.replace(made, samples=(bad,)), tmp_path / "cohort.arrow")
+
+
+# --- describe ---
+
+
+def test_describe_counts_lesions_by_hand(root, cache):
+    """A ball and a single voxel per subject: two lesions; the volume is voxels × 1.5 mm³."""
+    made = bids(root, cache, sequences=("T1w", "SWI"))
+    facts = describe(made)
+    voxels = int(ball(SHAPE, AFFINE, LESION_MM, 2.5).sum()) + 1
+    assert facts["lesions"]["count"] == {"total": 6, "mean": 2, "lowest": 2, "highest": 2}
+    assert facts["lesions"]["volume_mm3"]["mean"] == pytest.approx(voxels * 1.5, abs=1e-3)
+    assert facts["lesions"]["mean_voxels"] == pytest.approx(voxels / 2, abs=0.01)
+    assert facts["lesions"]["without"] == []
+
+
+def test_describe_is_json(root, cache):
+    """Numbers of subjects, grids, sequences, ages and sexes."""
+    facts = json.loads(json.dumps(describe(bids(root, cache, sequences=("T1w", "SWI")))))
+    assert (facts["name"], facts["subjects"], facts["samples"]) == ("tiny", 3, 3)
+    assert facts["shapes"] == {"20×18×14": 3} and facts["spacing_mm"] == {"1×1×1.5": 3}
+    assert facts["sequences"] == {"T1w": 3, "SWI": 3}
+    assert facts["age"] == {"mean": 62, "lowest": 61, "highest": 63, "n": 3, "unknown": 0, "not_numbers": []}
+    assert facts["sex"] == {"F": 2, "M": 1}
+
+
+def test_describe_lists_ages_that_are_no_numbers(root, cache):
+    """``89+`` enters no mean and is not lost."""
+    made = bids(root, cache, sequences=("T2w",))
+    ages = [70.0, "89+", None]
+    samples = tuple(dataclasses.replace(s, covariates={"age": a}) for s, a in zip(made.samples, ages, strict=True))
+    facts = describe(dataclasses.replace(made, samples=samples))
+    assert facts["age"] == {"mean": 70, "lowest": 70, "highest": 70, "n": 1, "unknown": 1, "not_numbers": ["89+"]}
+
+
+def test_describe_without_a_target_has_no_lesions(root, cache):
+    """Nothing is counted where nothing is known."""
+    assert describe(bids(root, cache, label="", sequences=("T2w",)))["lesions"] is None
+
+
+def test_a_fault_of_preparation_names_the_file(root, cache):
+    """A brain of one value leaves nothing to normalise with."""
+    path = root / "sub-01/anat/sub-01_T2w.nii.gz"
+    array, affine = nifti.read(path)
+    head = nifti.read(root / "sub-01/anat/sub-01_label-brain_mask.nii.gz")[0] > 0
+    array[head] = 50.0
+    nifti.write(path, array, affine)
+    with pytest.raises(CohortError, match=r"\[preparation\] sub-01/anat/sub-01_T2w.nii.gz: .*voxels that differ"):
+        bids(root, cache, sequences=("T2w",))

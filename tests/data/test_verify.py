@@ -1,0 +1,644 @@
+"""Every kind of data fault: a sound cohort is broken in one way, and the message says how."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from harness.data import bids, nifti
+from harness.data.verify import FAULT_KINDS, verify
+from harness.errors import CohortError
+from harness.types import Fault
+
+OPEN_MS = Path(__file__).parents[2].parent / "shared" / "data" / "open-ms"
+T1W = "sub-02/anat/sub-02_T1w.nii.gz"
+SWI = "sub-02/anat/sub-02_SWI.nii.gz"
+LESION = "sub-02/anat/sub-02_label-lesion_mask.nii.gz"
+BRAIN = "sub-02/anat/sub-02_label-brain_mask.nii.gz"
+REGIONS = "sub-02/anat/sub-02_label-regions_dseg.nii.gz"
+Patch = pytest.MonkeyPatch
+
+
+def check(root: Path, **options: Any) -> list[Fault]:
+    """Index and verify, as a task would."""
+    words = {"sequences": ("T1w", "SWI"), "label": "lesion"} | options
+    minimum, target = words.pop("minimum", 2), words.pop("target", None)
+    after = words.pop("after", None)
+    index = bids.index(root, **words)
+    if after:
+        after(root)
+    return verify(index, sequences=words["sequences"], label=words["label"], target=target, minimum=minimum)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to break a cohort.
+
+    Parameters
+    ----------
+    kind : the fault that must be found
+    fragment : regular expression in its message
+    break_ : what is done to the folder
+    options : what is asked of the index and of verify
+    others : kinds that follow from the same damage
+    """
+
+    kind: str
+    fragment: str
+    break_: Callable[[Path, Patch], Any]
+    options: dict[str, Any] = field(default_factory=dict)
+    others: frozenset[str] = frozenset()
+
+
+# --- ways to break a folder -----------------------------------------------------
+
+
+def values(file: str, change: Callable[[np.ndarray], np.ndarray], dtype: Any = np.float32) -> Any:
+    """Change the voxels of a file."""
+
+    def apply(root: Path, _: Patch) -> None:
+        array, affine = nifti.read(root / file)
+        nifti.write(root / file, change(array), affine, dtype=dtype)
+
+    return apply
+
+
+def voxel(value: float, where: tuple[int, int, int] = (4, 5, 2)) -> Callable[[np.ndarray], np.ndarray]:
+    """Set one voxel."""
+
+    def change(array: np.ndarray) -> np.ndarray:
+        array[where] = value
+        return array
+
+    return change
+
+
+def place(file: str, change: Callable[[np.ndarray], np.ndarray]) -> Any:
+    """Change the affine of a file."""
+
+    def apply(root: Path, _: Patch) -> None:
+        array, affine = nifti.read(root / file)
+        nifti.write(root / file, array, change(affine))
+
+    return apply
+
+
+def shifted(millimetres: float) -> Callable[[np.ndarray], np.ndarray]:
+    """Move the origin along the first axis of the world."""
+    return lambda affine: nib.affines.from_matvec(affine[:3, :3], affine[:3, 3] + [millimetres, 0, 0])
+
+
+def header(file: str, **fields: Any) -> Any:
+    """Write fields of the raw header, unchecked."""
+
+    def apply(root: Path, _: Patch) -> None:
+        content = gzip.decompress((root / file).read_bytes())
+        raw = nib.Nifti1Header(content[:348], check=False)
+        for name, value in fields.items():
+            raw[name] = value
+        (root / file).write_bytes(gzip.compress(raw.binaryblock + content[348:]))
+
+    return apply
+
+
+def stored(file: str, change: Callable[[bytes], bytes]) -> Any:
+    """Change the bytes of a file."""
+    return lambda root, _: (root / file).write_bytes(change((root / file).read_bytes()))
+
+
+def text(file: str, change: Callable[[str], str]) -> Any:
+    """Change a text file."""
+    return lambda root, _: (root / file).write_text(change((root / file).read_text()))
+
+
+def write(file: str, content: str) -> Any:
+    """Write a text file."""
+    return lambda root, _: (root / file).write_text(content)
+
+
+def copy(source: str, target: str) -> Any:
+    """Copy a file within the folder."""
+
+    def apply(root: Path, _: Patch) -> None:
+        (root / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / source, root / target)
+
+    return apply
+
+
+def move(source: str, target: str) -> Any:
+    """Move a file within the folder."""
+
+    def apply(root: Path, _: Patch) -> None:
+        (root / target).parent.mkdir(parents=True, exist_ok=True)
+        (root / source).rename(root / target)
+
+    return apply
+
+
+def delete(file: str) -> Any:
+    """Delete a file or a folder."""
+    return lambda root, _: shutil.rmtree(root / file) if (root / file).is_dir() else (root / file).unlink()
+
+
+def both(*steps: Any) -> Any:
+    """One thing after the other."""
+    return lambda root, patch: [step(root, patch) for step in steps]
+
+
+def link(file: str, target: str) -> Any:
+    """Replace a file by a link."""
+
+    def apply(root: Path, _: Patch) -> None:
+        (root / file).unlink(missing_ok=True)
+        (root / file).symlink_to(target)
+
+    return apply
+
+
+def refuse(method: str, file: str, error: OSError) -> Any:
+    """Let the operating system refuse a file, which a test run as root could not provoke otherwise."""
+
+    def apply(root: Path, patch: Patch) -> None:
+        real = getattr(Path, method)
+
+        def refusing(self: Path, *args: Any) -> Any:
+            if self == root / file:
+                raise error
+            return real(self, *args)
+
+        patch.setattr(Path, method, refusing)
+
+    return apply
+
+
+def folder_instead(file: str) -> Any:
+    """Put a folder where a file was."""
+
+    def apply(root: Path, _: Patch) -> None:
+        (root / file).unlink()
+        (root / file).mkdir()
+
+    return apply
+
+
+def sessions(root: Path, _: Patch) -> None:
+    """Two sessions of sub-02, with different images."""
+    for path in sorted((root / "sub-02/anat").iterdir()):
+        for session in ("ses-1", "ses-2"):
+            copy(f"sub-02/anat/{path.name}", f"sub-02/{session}/anat/{path.name.replace('02_', f'02_{session}_')}")(
+                root, _
+            )
+    shutil.rmtree(root / "sub-02/anat")
+    for name in ("T1w", "SWI"):
+        values(f"sub-02/ses-2/anat/sub-02_ses-2_{name}.nii.gz", lambda array: array + 1)(root, _)
+    values("sub-02/ses-2/anat/sub-02_ses-2_label-lesion_mask.nii.gz", voxel(1, (8, 8, 3)))(root, _)
+
+
+def copied_subject(root: Path, _: Patch) -> None:
+    """sub-03 becomes sub-02 under another name."""
+    shutil.rmtree(root / "sub-03")
+    for path in sorted((root / "sub-02/anat").iterdir()):
+        copy(f"sub-02/anat/{path.name}", f"sub-03/anat/{path.name.replace('02', '03')}")(root, _)
+
+
+def reordered(root: Path, _: Patch) -> None:
+    """T1w as 16-bit integers, and the same voxels as another subject's SWI in 32-bit floating point."""
+    array, affine = nifti.read(root / T1W)
+    image = nib.Nifti1Image(np.rint(array).astype(np.int16), affine)
+    nib.save(image, root / T1W)
+    nifti.write(root / SWI.replace("02", "03"), np.rint(array), affine)
+
+
+def qform_moved(root: Path, _: Patch) -> None:
+    """The qform says 5 mm to the right of the sform."""
+    image = nib.load(root / T1W)
+    moved = image.affine.copy()
+    moved[0, 3] += 5
+    image = nib.Nifti1Image(np.asarray(image.dataobj), image.affine)
+    image.set_qform(moved, code=1)
+    nib.save(image, root / T1W)
+
+
+def singular(root: Path, patch: Patch) -> None:
+    """Two axes of the grid run in the same direction."""
+    header(T1W, qform_code=0, srow_x=[1.1, 0, 0, 0], srow_y=[1.1, 0, 0, 0], srow_z=[0, 0, 2.5, 0])(root, patch)
+
+
+def colour(root: Path, _: Patch) -> None:
+    """Voxels of three bytes each."""
+    array, affine = nifti.read(root / T1W)
+    pixels = np.zeros(array.shape, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nib.save(nib.Nifti1Image(pixels, affine), root / T1W)
+
+
+TABLE = "participants.tsv"
+PAIR = ["T1w.nii.gz", "label-lesion_mask.nii.gz"]
+
+
+def spaces(*names: str) -> Any:
+    """Give sub-02's T1w and lesion, native until then, in these spaces only."""
+    copies = [copy(f"sub-02/anat/sub-02_{one}", f"sub-02/anat/sub-02_space-{s}_{one}") for s in names for one in PAIR]
+    return both(*copies, *(delete(f"sub-02/anat/sub-02_{one}") for one in PAIR))
+
+
+CASES = [
+    # the folder
+    Case("folder-missing", r"no such folder.*Near: cohort", lambda root, _: root.rename(root.with_name("cohorts"))),
+    Case("not-a-folder", r"a file; expected a BIDS folder", lambda root, _: (shutil.rmtree(root), root.touch())),
+    Case("empty-folder", r"no files", lambda root, _: (shutil.rmtree(root), root.mkdir())),
+    Case(
+        "not-bids",
+        r"no sub-\* folder among a\.txt",
+        lambda root, _: [
+            shutil.rmtree(root),
+            root.mkdir(),
+            (root / "a.txt").touch(),
+        ],
+    ),
+    Case(
+        "folder-unreadable",
+        r"sub-02/anat: Permission denied",
+        refuse("iterdir", "sub-02/anat", PermissionError(13, "Permission denied")),
+    ),
+    Case(
+        "description-missing", r"dataset_description\.json: there is no such file", delete("dataset_description.json")
+    ),
+    Case("description-unreadable", r"it cannot be read \(Expecting", write("dataset_description.json", "{")),
+    # participants.tsv
+    Case(
+        "participants-missing",
+        r"columns participant_id, score",
+        delete(TABLE),
+        {"required": ("score",)},
+        frozenset({"too-few"}),
+    ),
+    Case(
+        "participants-unreadable", r"it cannot be read \('utf-8'", lambda root, _: (root / TABLE).write_bytes(b"\xff")
+    ),
+    Case(
+        "participants-columns",
+        r"the columns are subject, sex",
+        text(TABLE, lambda content: content.replace("participant_id", "subject")),
+    ),
+    Case(
+        "participants-ragged",
+        r"line 3 has 3 cells; expected 4",
+        text(TABLE, lambda content: content.replace("\t41\tn/a", "\t41")),
+    ),
+    Case(
+        "participants-duplicate",
+        r"sub-02 has a second row in line 5",
+        text(TABLE, lambda content: content + "sub-02\tM\t41\tn/a\n"),
+    ),
+    Case("participants-json", r"participants\.json: it holds a list", write("participants.json", "[]")),
+    Case(
+        "column-missing",
+        r"a column scor\. Did you mean score\?",
+        lambda *_: None,
+        {"required": ("scor",)},
+        frozenset({"too-few"}),
+    ),
+    Case(
+        "column-mixed",
+        r"age of sub-02 is 'old'; expected a number",
+        text(TABLE, lambda content: content.replace("\t41\t", "\told\t")),
+    ),
+    Case(
+        "level-unknown",
+        r"sex of sub-02 is 'X'; expected one of F, M",
+        text(TABLE, lambda content: content.replace("sub-02\tM", "sub-02\tX")),
+    ),
+    Case(
+        "subject-unlisted",
+        r"sub-02 has a folder but no row",
+        text(TABLE, lambda content: re.sub(r"sub-02.*\n", "", content)),
+    ),
+    Case(
+        "subject-without-folder",
+        r"sub-07 has a row but no folder",
+        text(TABLE, lambda content: content + "sub-07\tF\t30\t1\n"),
+    ),
+    Case(
+        "out-of-range",
+        r"age of sub-02 is 141; expected 0 to 120",
+        text(TABLE, lambda content: content.replace("\t41\t", "\t141\t")),
+    ),
+    Case(
+        "one-class",
+        r"score is 2\.5 for all 2 eligible subjects",
+        lambda *_: None,
+        {"required": ("score",), "target": "score"},
+    ),
+    Case("too-few", r"3 eligible subjects; left out: none; expected at least 5", lambda *_: None, {"minimum": 5}),
+    # names of folders and files
+    Case(
+        "subject-name",
+        r"the name is 'sub-0 2'",
+        both(
+            lambda root, _: (root / "sub-02").rename(root / "sub-0 2"),
+            text(TABLE, lambda content: content.replace("sub-02", "sub-0 2")),
+        ),
+    ),
+    Case(
+        "broken-folder-link",
+        r"sub-04: a link to /nowhere, which is not there",
+        both(link("sub-04", "/nowhere"), text(TABLE, lambda content: content + "sub-04\tF\t30\t1\n")),
+        {},
+        frozenset({"subject-without-folder"}),
+    ),
+    Case(
+        "misplaced-file",
+        r"the name says sub-99; expected a name with sub-02",
+        move("sub-02/anat/sub-02_FLAIR.nii.gz", "sub-02/anat/sub-99_FLAIR.nii.gz"),
+    ),
+    Case(
+        "sequence-unknown",
+        r"no subject has T1; .*Did you mean T1w",
+        lambda *_: None,
+        {"sequences": ("T1",)},
+        frozenset({"too-few"}),
+    ),
+    Case(
+        "ambiguous",
+        r"T1w could be sub-02_acq-a_T1w\.nii\.gz or sub-02_acq-b_T1w\.nii\.gz",
+        both(
+            copy("sub-02/anat/sub-02_T2w.nii.gz", "sub-02/anat/sub-02_acq-a_T1w.nii.gz"),
+            move(T1W, "sub-02/anat/sub-02_acq-b_T1w.nii.gz"),
+        ),
+    ),
+    Case("ambiguous", r"complete in space-A and in space-B", spaces("A", "B"), {"sequences": ("T1w",)}),
+    Case(
+        "space-mix",
+        r"T1w in native space; lesion in space-MNI",
+        move(LESION, LESION.replace("label", "space-MNI_label")),
+        {"sequences": ("T1w",)},
+    ),
+    Case(
+        "session-mix",
+        r"images in sub-02/anat and in ses-1",
+        copy("sub-02/anat/sub-02_T2w.nii.gz", "sub-02/ses-1/anat/sub-02_ses-1_T2w.nii.gz"),
+    ),
+    Case("sessions-several", r"sub-02_ses-1, sub-02_ses-2 are all complete", sessions),
+    # tables and JSON beside the images
+    Case(
+        "regions-table",
+        r"it cannot be read \('index' is not in list\)",
+        write("label-regions_dseg.tsv", "number\tname\n1\ta\n"),
+        {},
+        frozenset({"regions-unnamed"}),
+    ),
+    Case(
+        "regions-conflict",
+        r"region 1 is 'front' here and 'left' in label-regions_dseg\.tsv",
+        write(REGIONS.replace(".nii.gz", ".tsv"), "index\tname\n1\tfront\n"),
+    ),
+    Case("regions-unnamed", r"1 labels have no name: 2", write("label-regions_dseg.tsv", "index\tname\n1\tleft\n")),
+    Case("sidecar", r"mask\.json: it holds a str", write(LESION.replace(".nii.gz", ".json"), '"T2w"')),
+    # files that cannot be read
+    Case("empty-file", r"T1w\.nii\.gz: 0 bytes", stored(T1W, lambda _: b"")),
+    Case("truncated", r"the compressed stream stops after", stored(T1W, lambda content: content[: len(content) // 2])),
+    Case(
+        "truncated",
+        r"expected \d+ bytes for \(12, 14, 6\) voxels of float32",
+        stored(T1W, lambda content: gzip.compress(gzip.decompress(content)[:-100])),
+    ),
+    Case(
+        "truncated",
+        r"the 348 bytes of the header",
+        stored(T1W, lambda content: gzip.compress(gzip.decompress(content)[:100])),
+    ),
+    Case(
+        "corrupt-gzip",
+        r"incorrect data check; expected an intact gzip stream",
+        stored(T1W, lambda content: content[:-8] + b"\x00" * 8),
+    ),
+    Case("not-nifti", r"it starts with b'<!DOCTYP'", stored(T1W, lambda _: gzip.compress(b"<!DOCTYPE html>" * 50))),
+    Case("not-nifti", r"the magic word is b'ni1", header(T1W, magic=b"ni1")),
+    Case(
+        "wrong-extension", r"the content is not compressed \(it starts with b'<htm'\)", stored(T1W, lambda _: b"<html>")
+    ),
+    Case("wrong-extension", r"T1w\.nii: the content is compressed", move(T1W, T1W.removesuffix(".gz"))),
+    Case("broken-symlink", r"a link to \.\./\.\./\.git/annex/x, which is not there", link(T1W, "../../.git/annex/x")),
+    Case("broken-symlink", r"sub-02_T1w\.nii\.gz: Too many levels", link(T1W, "sub-02_T1w.nii.gz")),
+    Case("missing-file", r"there is no such file", lambda *_: None, {"after": lambda root: (root / T1W).unlink()}),
+    Case("not-a-file", r"a folder; expected a file", folder_instead(T1W)),
+    Case("permission", r"reading is not permitted", refuse("read_bytes", T1W, PermissionError(13, "denied"))),
+    Case("unreadable", r"Input/output error", refuse("read_bytes", T1W, OSError(5, "Input/output error"))),
+    Case("datatype", r"expected integers or floating point", colour),
+    # headers
+    Case("dimensions", r"the shape is \(12, 14, 6, 2\)", values(T1W, lambda array: np.stack([array, array + 1], -1))),
+    Case("spacing", r"the voxel size is \(1\.1, 0\.9, 0\)", header(T1W, pixdim=[1, 1.1, 0.9, 0, 1, 1, 1, 1])),
+    Case("spacing", r"the voxel size is \(1\.1, -0\.9, 2\.5\)", header(T1W, pixdim=[1, 1.1, -0.9, 2.5, 1, 1, 1, 1])),
+    Case("spacing", r"the voxel size is \(nan, 0\.9, 2\.5\)", header(T1W, pixdim=[1, np.nan, 0.9, 2.5, 1, 1, 1, 1])),
+    Case(
+        "spacing-implausible",
+        r"\(11, 0\.9, 2\.5\) mm; expected 0\.1 to 10 mm",
+        header(T1W, pixdim=[1, 11, 0.9, 2.5, 1, 1, 1, 1]),
+        {},
+        frozenset({"spacing-affine", "qform-sform"}),
+    ),
+    Case(
+        "spacing-affine",
+        r"pixdim says \(1\.1, 0\.9, 3\) mm and the affine \(1\.1, 0\.9, 2\.5\) mm",
+        header(T1W, pixdim=[1, 1.1, 0.9, 3, 1, 1, 1, 1], qform_code=0),
+    ),
+    Case("units", r"the unit is micron; expected mm", header(T1W, xyzt_units=3)),
+    Case("singular-affine", r"the affine has the rows \(1\.1, 0, 0, 0\), \(1\.1, 0, 0, 0\), ", singular),
+    Case("singular-affine", r"the affine has the rows \(nan, 0, 0, 0\), ", header(T1W, srow_x=[np.nan, 0, 0, 0])),
+    Case(
+        "no-orientation",
+        r"qform_code and sform_code are 0",
+        header(T1W, qform_code=0, sform_code=0),
+        {},
+        frozenset({"affine-mismatch", "orientation-mismatch"}),
+    ),
+    Case("qform-sform", r"place a corner 5 mm apart", qform_moved),
+    # grids within a subject
+    Case(
+        "shape-mismatch",
+        r"the shape is \(11, 14, 6\); expected the shape of an image: T1w \(12, 14, 6\), SWI",
+        values(LESION, lambda array: array[1:]),
+    ),
+    Case("affine-mismatch", r"a corner stands 3 mm away from that of .*lesion_mask.*origins", place(T1W, shifted(3))),
+    Case(
+        "orientation-mismatch",
+        r"the axes run to LAS, those of .*lesion_mask\.nii\.gz to RAS",
+        place(T1W, lambda affine: affine @ nib.affines.from_matvec(np.diag([-1, 1, 1]), [11, 0, 0])),
+    ),
+    Case("field-of-view", r"SWI\.nii\.gz: \d+% of the label lies outside", place(SWI, shifted(8))),
+    Case("field-of-view", r"of the centre of T1w lies outside", place(SWI, shifted(9)), {"label": None}),
+    # values of images
+    Case("non-finite", r"1 of 1008 voxels are NaN or infinite, the first at \(4, 5, 2\)", values(T1W, voxel(np.nan))),
+    Case("non-finite", r"lesion_mask\.nii\.gz: 1 of 1008", values(LESION, voxel(np.inf))),
+    Case("constant-image", r"every voxel is 7", values(T1W, lambda array: np.full_like(array, 7))),
+    Case("all-negative", r"the values are -\d+.* to -\d+", values(T1W, lambda array: -array)),
+    Case("extreme-intensity", r"the largest magnitude is 1e\+30", values(T1W, voxel(1e30))),
+    # values of masks
+    Case("empty-mask", r"no voxel is set", values(LESION, np.zeros_like)),
+    Case("empty-mask", r"brain_mask\.nii\.gz: no voxel is set", values(BRAIN, np.zeros_like)),
+    Case("full-mask", r"all 1008 voxels are set", values(LESION, np.ones_like), {}, frozenset({"outside-brain"})),
+    Case("non-binary", r"the values are 0, 1, 3; expected 0 and 1", values(LESION, voxel(3))),
+    Case("non-binary", r"the values are 0, 0\.5, 1", values(LESION, voxel(0.5))),
+    Case("negative-mask", r"the smallest value is -1", values(LESION, voxel(-1))),
+    Case(
+        "outside-brain",
+        r"\d+% of its voxels lie outside of .*brain_mask",
+        values(LESION, lambda array: np.pad(array[3:], ((0, 3), (0, 0), (0, 0)))),
+    ),
+    Case(
+        "regions-not-integer",
+        r"there are values such as 1\.5",
+        values(REGIONS, voxel(1.5)),
+        {},
+        frozenset({"regions-unnamed"}),
+    ),
+    Case("regions-unnamed", r"regions_dseg\.nii\.gz: 1 labels have no name: 9", values(REGIONS, voxel(9))),
+    # copies
+    Case("duplicate-image", r"SWI\.nii\.gz: the voxels equal those of sub-02/anat/sub-02_T1w", copy(T1W, SWI)),
+    Case(
+        "duplicate-image", r"sub-03_T1w\.nii\.gz: the voxels equal those of sub-02", copy(T1W, T1W.replace("02", "03"))
+    ),
+    Case("duplicate-image", r"sub-03_SWI\.nii\.gz: the voxels equal those of .*sub-02_T1w", reordered),
+    Case("duplicate-subject", r"sub-03: all files equal those of sub-02", copied_subject),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=[f"{number}-{case.kind}" for number, case in enumerate(CASES)])
+def test_every_kind_of_fault_is_found(cohort: Path, case: Case, monkeypatch: Patch) -> None:
+    """The fault is there with its value and remedy, and nothing else is blamed."""
+    case.break_(cohort, monkeypatch)
+    faults = check(cohort, **case.options)
+    of_kind = [fault for fault in faults if fault.kind == case.kind]
+    assert of_kind, [str(fault) for fault in faults]
+    assert re.search(case.fragment, str(of_kind[0]), re.DOTALL), str(of_kind[0])
+    assert of_kind[0].expected and of_kind[0].remedy
+    assert {fault.kind for fault in faults} <= {case.kind} | case.others, [str(fault) for fault in faults]
+
+
+def test_every_kind_of_fault_has_a_test() -> None:
+    """The table above and the published list of kinds are the same."""
+    assert {case.kind for case in CASES} == set(FAULT_KINDS)
+    assert len(FAULT_KINDS) >= 25
+    assert list(FAULT_KINDS) == sorted(FAULT_KINDS)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "sub-02" in case.fragment], ids=lambda case: case.kind)
+def test_a_file_s_fault_names_its_subject(cohort: Path, case: Case, monkeypatch: Patch) -> None:
+    """The subject's name is what exclude= takes."""
+    case.break_(cohort, monkeypatch)
+    assert {fault.subject for fault in check(cohort, **case.options)} <= {"sub-02", "sub-03", "sub-04"}
+
+
+def test_a_sound_cohort_has_no_fault(cohort: Path) -> None:
+    """Neither a finer grid nor a shared brain mask is blamed."""
+    options = {"sequences": ("T1w", "T2w", "FLAIR", "SWI"), "required": ("age",), "target": "age"}
+    assert check(cohort, **options) == []
+
+
+def test_all_faults_stand_in_one_listing(make_cohort: Callable[..., Path], monkeypatch: Patch) -> None:
+    """Nothing stops at the first fault, and one error shows them all with a way on."""
+    root = make_cohort(6)
+    delete("dataset_description.json")(root, monkeypatch)
+    text(TABLE, lambda content: content.replace("\t41\t", "\t200\t"))(root, monkeypatch)
+    values(T1W, voxel(np.nan))(root, monkeypatch)
+    values(LESION, np.zeros_like)(root, monkeypatch)
+    stored(T1W.replace("02", "03"), lambda content: content[:200])(root, monkeypatch)
+    place(SWI.replace("02", "04"), shifted(30))(root, monkeypatch)
+    copy(T1W.replace("02", "05"), T1W.replace("02", "06"))(root, monkeypatch)
+    faults = check(root, minimum=10)
+    assert [fault.kind for fault in faults] == [
+        "description-missing",
+        "non-finite",
+        "empty-mask",
+        "truncated",
+        "field-of-view",
+        "duplicate-image",
+        "out-of-range",
+        "too-few",
+    ]
+    listing = str(CohortError(faults))
+    assert all(str(fault) in listing for fault in faults)
+    assert "exclude=sub-02,sub-03,sub-04,sub-06" in listing
+
+
+def test_excluding_the_faulty_subjects_leaves_a_sound_cohort(cohort: Path, monkeypatch: Patch) -> None:
+    """Which is what the listing proposes."""
+    values(T1W, voxel(np.nan))(cohort, monkeypatch)
+    assert check(cohort, exclude=("sub-02",)) == []
+
+
+def test_excluding_one_of_two_copies_is_enough(cohort: Path, monkeypatch: Patch) -> None:
+    """A duplicate is a fault of the pair, not of the one that is kept."""
+    copied_subject(cohort, monkeypatch)
+    assert check(cohort, exclude=("sub-03",)) == []
+    assert check(cohort, exclude=("sub-02",)) == []
+
+
+def test_copies_in_another_number_type_are_found(cohort: Path, monkeypatch: Patch) -> None:
+    """The hash is of voxels, not of bytes."""
+    values(T1W, np.rint)(cohort, monkeypatch)
+    copy(T1W, T1W.replace("02", "03"))(cohort, monkeypatch)
+    values(T1W, np.rint, np.int16)(cohort, monkeypatch)
+    assert [fault.kind for fault in check(cohort)] == ["duplicate-image"]
+
+
+def test_files_that_are_not_used_may_be_broken(cohort: Path, monkeypatch: Patch) -> None:
+    """A damaged FLAIR does not stop a study of T1w."""
+    stored("sub-02/anat/sub-02_FLAIR.nii.gz", lambda _: b"")(cohort, monkeypatch)
+    assert check(cohort) == []
+
+
+def test_a_mask_may_be_on_the_grid_of_a_sequence_that_is_not_used(cohort: Path) -> None:
+    """The label was drawn on T2w, and only SWI with another grid is used."""
+    assert check(cohort, sequences=("SWI",)) == []
+
+
+def test_regions_need_names_only_if_they_are_used(cohort: Path, monkeypatch: Patch) -> None:
+    """Without regions among the optional masks, the image is not even read."""
+    delete("label-regions_dseg.tsv")(cohort, monkeypatch)
+    stored(REGIONS, lambda _: b"")(cohort, monkeypatch)
+    index = bids.index(cohort, sequences=("T1w",), label="lesion", optional=("brain",))
+    assert verify(index, sequences=("T1w",), label="lesion", optional=("brain",)) == []
+
+
+def test_masks_alone_are_compared_with_each_other(cohort: Path, monkeypatch: Patch) -> None:
+    """Without images, the brain must be on the label's grid, and copies are found by their masks."""
+    assert check(cohort, sequences=()) == []
+    values(BRAIN, lambda array: array[1:])(cohort, monkeypatch)
+    copy(LESION, LESION.replace("02", "03"))(cohort, monkeypatch)
+    assert [fault.kind for fault in check(cohort, sequences=())] == ["shape-mismatch", "duplicate-subject"]
+
+
+def test_declared_ranges_are_checked(cohort: Path, monkeypatch: Patch) -> None:
+    """participants.json may declare Minimum and Maximum of a column."""
+    write("participants.json", json.dumps({"score": {"Minimum": 0, "Maximum": 2}}))(cohort, monkeypatch)
+    faults = check(cohort)
+    assert [str(fault.value) for fault in faults] == ["score of sub-01 is 2.5", "score of sub-03 is 2.5"]
+
+
+def test_rounded_headers_pass(cohort: Path, monkeypatch: Patch) -> None:
+    """Programs round affines; a hundredth of a millimetre is no other place."""
+    place(T1W, shifted(0.01))(cohort, monkeypatch)
+    assert check(cohort) == []
+
+
+@pytest.mark.skipif(not OPEN_MS.is_dir(), reason="the open MS data are not beside the repository")
+def test_real_data_are_sound() -> None:
+    """Three subjects have all sequences; the others are named, and nothing is blamed."""
+    sequences = ("T1w", "T2w", "FLAIR")
+    index = bids.index(OPEN_MS, sequences=sequences, label="lesion")
+    assert [one.id for one in index.candidates] == ["sub-07", "sub-19", "sub-26"]
+    assert len(index.ineligible) == 27
+    assert index.ineligible[0].reason == "no T1w, T2w, FLAIR; has label-lesion_mask"
+    assert verify(index, sequences=sequences, label="lesion", minimum=3) == []

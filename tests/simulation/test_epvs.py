@@ -1,0 +1,271 @@
+"""The generated cohort: physics, truth, sizes, streams and geometry."""
+
+from __future__ import annotations
+
+import itertools
+from functools import cache
+
+import cc3d
+import numpy as np
+import pytest
+
+from harness.errors import OutOfRange
+from harness.registry import PHANTOMS
+from harness.simulation import epvs
+from harness.simulation.brain import REGIONS, Grid, anatomy, draw_head
+from harness.simulation.epvs import RULE, contrast, epvs_phantom
+from harness.simulation.phantom import PhantomSubject
+from harness.types import Array
+
+SMALL = (40, 40, 10)
+
+
+@cache
+def subject(number: int) -> PhantomSubject:
+    return epvs_phantom(0, number, shape=SMALL)
+
+
+@cache
+def sizes(number: int) -> Array:
+    """Voxels of every lesion of a subject of the default field."""
+    mask = epvs_phantom(0, number).masks["pvs"][0]
+    return np.bincount(cc3d.connected_components(mask, connectivity=26).ravel())[1:]
+
+
+def box(image: Array, affine: Array) -> Array:
+    """World positions (8, 3) of the corners of an image's field of view."""
+    ends = [(-0.5, size - 0.5) for size in image.shape]
+    return np.array(list(itertools.product(*ends))) @ affine[:3, :3].T + affine[:3, 3]
+
+
+def test_registered() -> None:
+    """The name leads to the function."""
+    assert PHANTOMS.get("epvs_phantom").function is epvs_phantom
+
+
+def test_white_matter_is_brighter_than_grey_on_t1w() -> None:
+    """T1w orders white, grey, fluid from bright to dark."""
+    level = contrast("T1w")
+    assert level["white"] > level["grey"] > level["csf"] >= 0
+
+
+def test_fluid_is_brightest_on_t2w() -> None:
+    """T2w orders fluid, hyperintensity, grey, white, vein from bright to dark."""
+    level = contrast("T2w")
+    order = ["fluid", "wmh", "grey", "white", "vein"]
+    assert sorted(order, key=lambda name: -level[name]) == order
+
+
+def test_flair_suppresses_fluid_and_shows_hyperintensities() -> None:
+    """Fluid has less than a third of white matter's signal, a hyperintensity more than any healthy tissue."""
+    level = contrast("FLAIR")
+    assert 0 < level["fluid"] < level["white"] / 3
+    assert level["wmh"] > max(level["white"], level["grey"], level["striatum"])
+
+
+def test_printed_echo_time_would_blacken_white_matter() -> None:
+    """At the nominal 408 ms a spin echo keeps 0.6 % of white matter, which is why it is not used."""
+    white = epvs.TISSUES_3T["white"]
+    assert epvs.spin_echo(white, tr_ms=3200, te_ms=408) < 0.006
+
+
+def test_same_numbers_give_the_same_subject() -> None:
+    """Two calls agree bit for bit."""
+    again = epvs_phantom(0, 3, shape=SMALL)
+    assert all(np.array_equal(again.images[name][0], subject(3).images[name][0]) for name in again.images)
+    assert all(np.array_equal(again.masks[name][0], subject(3).masks[name][0]) for name in again.masks)
+    assert again.covariates == subject(3).covariates
+
+
+def test_subjects_differ() -> None:
+    """Another subject, or another seed, is another head."""
+    other_seed = epvs_phantom(1, 3, shape=SMALL)
+    for other in (subject(4), other_seed):
+        assert not np.array_equal(other.images["T2w"][0], subject(3).images["T2w"][0])
+
+
+def test_noise_has_a_stream_of_its_own() -> None:
+    """Another noise level leaves the truth untouched."""
+    quiet = epvs_phantom(0, 3, shape=SMALL, noise_percent=0.0)
+    assert all(np.array_equal(quiet.masks[name][0], subject(3).masks[name][0]) for name in quiet.masks)
+
+
+def test_every_lesion_voxel_holds_its_share_of_fluid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mask is where the painted fluid reaches the rule, and nowhere else."""
+    seen: dict[str, Array] = {}
+    original = epvs._mix
+
+    def spy(fractions: dict[str, Array], levels: dict[str, float], steps: int) -> Array:
+        seen.update({name: values.copy() for name, values in fractions.items()})
+        return original(fractions, levels, steps)
+
+    monkeypatch.setattr(epvs, "_mix", spy)
+    made = epvs_phantom(0, 5, shape=SMALL)
+    fluid = seen["fluid"].reshape(*seen["fluid"].shape[:2], -1, 2).mean(axis=-1)[:, :, : SMALL[2]]
+    assert np.array_equal(made.masks["pvs"][0] == 1, fluid >= RULE)
+    assert np.sum(fluid >= RULE) > 0
+
+
+def test_fractions_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tissues fill every sample exactly."""
+    totals: list[Array] = []
+    original = epvs._mix
+
+    def spy(fractions: dict[str, Array], levels: dict[str, float], steps: int) -> Array:
+        totals.append(np.sum(list(fractions.values()), axis=0))
+        return original(fractions, levels, steps)
+
+    monkeypatch.setattr(epvs, "_mix", spy)
+    epvs_phantom(0, 5, shape=(16, 16, 8))
+    assert totals[0] == pytest.approx(1, abs=1e-5)
+
+
+def test_hyperintensities_do_not_overlap_lesions() -> None:
+    """A voxel has one label at most, though both occur."""
+    for number in range(4):
+        pvs, wmh = (subject(number).masks[name][0] for name in ("pvs", "wmh"))
+        assert pvs.any() and wmh.any()
+        assert not np.any(pvs & wmh)
+
+
+def test_lesions_lie_inside_the_brain() -> None:
+    """No lesion voxel is outside the brain mask."""
+    for number in range(4):
+        assert np.all(subject(number).masks["brain"][0][subject(number).masks["pvs"][0] > 0])
+
+
+def test_mean_lesion_size_is_that_of_table_s2() -> None:
+    """7.7 voxels over all lesions, within one and a half (some 900 lesions of 30 subjects)."""
+    assert np.concatenate([sizes(number) for number in range(30)]).mean() == pytest.approx(7.7, abs=1.5)
+
+
+def test_mean_size_varies_between_subjects_as_in_table_s2() -> None:
+    """The middle half of subjects lies within the source's 4.3 to 11.8 voxels, and is not all alike."""
+    low, high = np.quantile([sizes(number).mean() for number in range(30)], (0.25, 0.75))
+    assert 4.3 < low < high < 11.8
+    assert high - low > 1
+
+
+def test_sizes_have_a_heavy_tail() -> None:
+    """The median is well below the mean, and some lesions are four times the mean."""
+    pooled = np.concatenate([sizes(number) for number in range(30)])
+    assert np.median(pooled) < 0.8 * pooled.mean()
+    assert pooled.max() > 4 * pooled.mean()
+
+
+def test_number_of_lesions_follows_the_density() -> None:
+    """The default, 569 per litre, gives about 33 in the default field of some 61 ml of brain."""
+    assert np.mean([len(sizes(number)) for number in range(30)]) == pytest.approx(33, rel=0.25)
+
+
+def test_planned_burden_is_that_of_table_s2() -> None:
+    """Over many subjects the planned numbers have the table's mean, spread and mean size."""
+    drawn = [epvs._burden(np.random.default_rng(number), 683.0) for number in range(2000)]
+    counts, means = (np.array(values) for values in zip(*drawn, strict=True))
+    counts, means = counts * epvs.VISIBLE_SHARE, means * epvs.SIZE_KEPT
+    assert counts.mean() == pytest.approx(683, rel=0.05)
+    assert counts.std() == pytest.approx(243, rel=0.15)
+    assert np.average(means, weights=counts) == pytest.approx(7.7, rel=0.05)
+
+
+def test_no_density_no_lesions() -> None:
+    """A subject without lesions has an empty mask and still has images."""
+    made = epvs_phantom(0, 0, shape=SMALL, density=0.0)
+    assert not made.masks["pvs"][0].any()
+    assert made.images["T2w"][0].std() > 0
+
+
+def test_swi_covers_the_same_field() -> None:
+    """Where 1.5 mm divides the height, the corners of the field agree in the world."""
+    made = epvs_phantom(0, 0, shape=(16, 24, 12))
+    assert made.images["SWI"][0].shape == (16, 24, 8)
+    assert box(*made.images["SWI"]) == pytest.approx(box(*made.images["T2w"]), abs=1e-9)
+
+
+def test_swi_reaches_less_than_a_slice_further() -> None:
+    """Where it does not, the lower faces agree and the last slice covers what is left."""
+    image, affine = subject(0).images["SWI"]
+    assert image.shape == (40, 40, 7)
+    swi, reference = box(image, affine), box(*subject(0).images["T2w"])
+    assert swi[::2] == pytest.approx(reference[::2], abs=1e-9)
+    assert np.linalg.norm(swi[1::2] - reference[1::2], axis=1) == pytest.approx(0.5, abs=1e-9)
+
+
+def test_swi_shows_the_same_head() -> None:
+    """Resampled to a grid that both divide, SWI and T1w agree on where the head ends."""
+    made = epvs_phantom(0, 0, shape=(64, 64, 12), noise_percent=0.0, bias_percent=0.0)
+    t1w = made.images["T1w"][0].reshape(64, 64, 4, 3).mean(axis=-1)
+    swi = made.images["SWI"][0].reshape(64, 64, 4, 2).mean(axis=-1)
+    empty = t1w < 0.05 * t1w.max()
+    agree = empty == (swi < 0.05 * np.median(swi))
+    assert empty.any() and agree[empty].mean() > 0.9
+
+
+def test_affine_is_las_oblique_and_rigid() -> None:
+    """Voxels run to the left, front and top; columns are as long as the spacing, at right angles, and tilted."""
+    affine = subject(0).images["T1w"][1]
+    axes = affine[:3, :3]
+    assert axes[0, 0] < 0 < axes[1, 1] and axes[2, 2] > 0
+    assert axes.T @ axes == pytest.approx(np.eye(3), abs=1e-12)
+    assert np.abs(axes - np.diag([-1, 1, 1])).max() > 0.01
+
+
+def test_all_masks_lie_on_the_reference_grid() -> None:
+    """Masks share shape and affine with T2w."""
+    image, affine = subject(0).images["T2w"]
+    for mask, mask_affine in subject(0).masks.values():
+        assert mask.shape == image.shape
+        assert np.array_equal(mask_affine, affine)
+
+
+def test_region_names_are_those_that_occur() -> None:
+    """Names are given for every value of the image, and for no other."""
+    regions = subject(0).masks["regions"][0]
+    assert set(subject(0).region_names) == set(np.unique(regions)) - {0}
+    assert "basal_ganglia" in subject(0).region_names.values()
+
+
+def test_a_whole_head_has_all_regions() -> None:
+    """A field over the whole head, coarsely sampled, holds every region of the source."""
+    grid = Grid((35, 45, 32), (4, 4, 4), (-70, -108, -54))
+    body = anatomy(grid, draw_head(np.random.default_rng(0), 78))
+    assert set(np.unique(body.regions)) == {0, *REGIONS}
+
+
+def test_people_are_as_old_as_the_source_says() -> None:
+    """64 to 94 years, both sexes."""
+    people = [epvs._draw_person(np.random.default_rng(number)) for number in range(300)]
+    ages = np.array([age for age, _ in people])
+    assert ages.min() >= 64 and ages.max() <= 94
+    assert ages.mean() == pytest.approx(78.7, abs=1.5)
+    assert {sex for _, sex in people} == {"F", "M"}
+
+
+def test_noise_is_what_was_asked_for() -> None:
+    """Repeating a subject without noise, white matter differs by 3.5 % of its signal."""
+    noisy, clean = (epvs_phantom(0, 2, bias_percent=0.0, noise_percent=level) for level in (3.5, 0.0))
+    for name in ("T1w", "T2w", "FLAIR"):
+        white = clean.images[name][0]
+        level = contrast(name)["white"]
+        scale = clean.images["T1w"][0] / np.quantile(clean.images["T1w"][0][clean.masks["brain"][0] > 0], 0.9)
+        there = (scale > 0.97) & (scale < 1.03) & (clean.masks["brain"][0] > 0)
+        spread = (noisy.images[name][0] - white)[there].std() / np.median(white[there])
+        assert level > 0 and spread == pytest.approx(0.035, rel=0.1)
+
+
+def test_brightest_reference_makes_t2w_noisier() -> None:
+    """With the fluid as reference, T2w has 2.5 times the noise and T1w the same."""
+    assert epvs._reference_level(contrast("T1w"), "brightest") == contrast("T1w")["white"]
+    assert epvs._reference_level(contrast("T2w"), "brightest") == contrast("T2w")["csf"]
+
+
+def test_too_small_a_field_is_refused() -> None:
+    """The message says what must hold and gives an example."""
+    with pytest.raises(OutOfRange, match=r"at least 8 voxels, got \(64, 64, 4\); for example"):
+        epvs_phantom(0, 0, shape=(64, 64, 4))
+
+
+def test_a_field_without_brain_is_not_needed_for_an_answer() -> None:
+    """Even the smallest field is generated."""
+    made = epvs_phantom(0, 0, shape=(8, 8, 8))
+    assert made.images["SWI"][0].shape == (8, 8, 6)
