@@ -14,11 +14,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.door.api import leaderboard, plan, run
+    from harness.door.api import plan, run, table
 
-__all__ = ["leaderboard", "plan", "run"]
+__all__ = ["plan", "run", "table"]
 
-_FUNCTIONS = {"leaderboard", "plan", "run"}
+_FUNCTIONS = {"plan", "run", "table"}
 _MODULES = {"attribution", "metrics", "models", "statistics", "testing"}
 
 

@@ -9,6 +9,7 @@
     │   └── BadSyntax         a word that cannot be parsed
     ├── RegistrationError     a part that cannot be registered
     ├── CohortError           faults of the data, all of them listed
+    ├── ImageError            an image file that cannot be read (in harness.data.nifti)
     ├── StoreError            a record or artifact that cannot be trusted
     └── CellError             a cell that cannot be computed
 """

@@ -84,7 +84,7 @@ def segmentation(
 
     def optimise(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimiser]
-        return kind(parameters, lr=lr, weight_decay=weight_decay)
+        return kind(parameters, lr=lr, weight_decay=weight_decay, fused=True)
 
     def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return functional.cross_entropy(outputs, targets, weight=weights.to(outputs.device))

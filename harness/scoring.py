@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.metrics.evidence import Evidence, find_lesions
-from harness.metrics.regions import restrict
-from harness.metrics.register import evaluate
+from harness.metrics.evidence import Evidence
+from harness.metrics.regions import within
+from harness.metrics.register import evaluate, evaluate_chance
 from harness.metrics.segmentation import is_collapsed
 from harness.registry import METRICS
 from harness.seeding import generator
@@ -74,30 +74,21 @@ def score_prediction(
     the prediction (PROTOCOLS 003, decision 10).
     """
     prediction = probability > THRESHOLD
-    target = np.asarray(sample.masks["target"].load() > 0)
-    brain = np.asarray(sample.masks["brain"].load() > 0) if "brain" in sample.masks else None
-
-    def evidence(prediction: Array, target: Array, where: str) -> Evidence:
-        return Evidence(
-            prediction=prediction,
-            probability=probability,
-            target=target,
-            spacing_mm=sample.spacing_mm,
-            brain=brain,
-            rng=generator(seed, "metrics", sample.id, where),
-        )
-
-    whole = _values(task, labels_of(task, "subject"), evidence(prediction, target, ""))
+    evidence = Evidence(
+        prediction=prediction,
+        probability=probability,
+        target=np.asarray(sample.masks["target"].load() > 0),
+        spacing_mm=sample.spacing_mm,
+        brain=np.asarray(sample.masks["brain"].load() > 0) if "brain" in sample.masks else None,
+        rng=generator(seed, "metrics", sample.id),
+    )
+    whole = _values(task, labels_of(task, "subject"), evidence)
     by_region: dict[str, dict[str, float | None]] = {}
     if task.regional and regions and "regions" in sample.masks:
         image = np.asarray(sample.masks["regions"].load())
-        found = [find_lesions(mask, sample.spacing_mm) for mask in (prediction, target)]
-        for value, name in regions.items():
-            ours, theirs = (
-                restrict(mask, lesions, image, value)
-                for mask, lesions in zip((prediction, target), found, strict=True)
-            )
-            by_region[name] = _values(task, task.regional, evidence(ours, theirs, name))
+        by_region = {
+            name: _values(task, task.regional, within(evidence, image, value)) for value, name in regions.items()
+        }
     flags = ("collapsed",) if is_collapsed(prediction, probability) else ()
     return Scored(whole, by_region, flags)
 
@@ -128,5 +119,10 @@ def score_explanation(
 
 
 def _values(task: Task, labels: Iterable[str], evidence: Evidence) -> dict[str, float | None]:
-    values = {label: float(evaluate(task.metrics[label], evidence)) for label in labels}
+    values: dict[str, float] = {}
+    for label in labels:
+        values[label] = evaluate(task.metrics[label], evidence)
+        chance = evaluate_chance(task.metrics[label], evidence)
+        if not math.isnan(chance):
+            values[f"{label}_chance"] = chance
     return {label: None if math.isnan(value) else value for label, value in values.items()}

@@ -27,7 +27,7 @@ from harness.sweep import run as run_cells
 from harness.tuning.tracking import Tracker, tracking_uri
 from harness.types import JSON
 
-__all__ = ["LIMIT_S", "Observer", "Result", "carry_out", "leaderboard", "plan", "plan_of", "rebuild", "run", "write_all"]
+__all__ = ["LIMIT_S", "Observer", "Result", "carry_out", "plan", "plan_of", "rebuild", "run", "table", "write_all"]
 
 LIMIT_S = 12 * 3600.0
 """Estimated seconds above which a run asks for ``yes=true``."""
@@ -124,7 +124,7 @@ def plan(**words: Any) -> Estimate:
     return plan_of(to_words(**words), Silent())[1]
 
 
-def leaderboard(**words: Any) -> pa.Table:
+def table(**words: Any) -> pa.Table:
     """The leaderboard of the latest run of a task, from the store alone."""
     return rebuild(to_words(**words))[1].prediction
 

@@ -2,21 +2,220 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from harness.door.api import carry_out
-from harness.door.words import parse
+from harness.door.catalogue import load_task, task_names
+from harness.door.console import Watcher, console, show_board, show_estimate, show_table
+from harness.door.words import Words, parse
+from harness.errors import RequestError, UnknownName
+from harness.registry import KINDS
+from harness.types import JSON
 
-__all__ = ["run"]
+__all__ = ["data", "describe", "doctor", "leaderboard", "list_parts", "plan", "predict", "report", "run", "ui"]
 
 
 def run(texts: Sequence[str]) -> int:
-    """``harness run``."""
-    from harness.door.api import Silent
-    result = carry_out(parse(texts), tuple(texts), Silent())
-    from harness.leaderboard import to_console_rows
-    head, rows = to_console_rows(result.leaderboard)
-    print(head)
-    for r in rows: print(r)
-    print(result.verdict)
+    """``harness run``: 0 if every cell is done, 1 if some failed."""
+    from harness.door.api import carry_out
+
+    out = console()
+    try:
+        result = carry_out(parse(texts), tuple(texts), Watcher(out))
+    except KeyboardInterrupt:
+        out.print(
+            "stopped. What was finished is kept; go on with the same command:\n  harness run " + " ".join(texts),
+            style="bold",
+        )
+        return 130
+    if result.explanations.num_rows:
+        show_board(out, result.explanations, "Explanations")
+    show_board(out, result.leaderboard, "Leaderboard")
+    out.print(result.verdict)
+    for one in result.failures:
+        out.print(f"failed: {one.stage} {one.label} fold {one.fold} seed {one.seed}: {one.error}", style="red")
+    if result.missing:
+        out.print(f"{result.missing} cells were not reached; run the same command again")
+    _say_places(out, {"leaderboard": result.csv, "report": result.report, "MLflow": result.mlflow})
     return 0 if result.complete else 1
+
+
+def plan(texts: Sequence[str]) -> int:
+    """``harness plan``."""
+    from harness.door.api import plan_of
+
+    out = console()
+    made, cost = plan_of(parse(texts), Watcher(out))
+    for one in made.cohort.ineligible:
+        out.print(f"left out {one.subject}: {one.reason}")
+    show_estimate(out, made, cost)
+    return 0
+
+
+def list_parts(kind: str) -> int:
+    """``harness list [KIND]``."""
+    out = console()
+    kinds = {"task": "tasks", **{name: f"{name}s" for name in KINDS}}
+    wanted = [name for name, plural in kinds.items() if kind in ("", name, plural)]
+    if not wanted:
+        raise UnknownName("kind", kind, kinds.values())
+    for name in wanted:
+        if name == "task":
+            rows = [[task, load_task(task).question] for task in task_names()]
+        else:
+            rows = [
+                [part, KINDS[name].get(part).summary, KINDS[name].get(part).source] for part in KINDS[name].names()
+            ]
+        header = ["name", "question"] if name == "task" else ["name", "what it is", "source"]
+        show_table(out, header, rows, kinds[name])
+    return 0
+
+
+def describe(texts: Sequence[str]) -> int:
+    """``harness describe task=NAME`` or ``harness describe model=NAME``."""
+    words = parse(texts)
+    if "task" in words.values:
+        return _describe_task(words)
+    kind, name = next(iter(words.values.items()), ("", ""))
+    if kind not in KINDS:
+        raise RequestError(f"describe what? Say task=NAME or one of {', '.join(f'{one}=NAME' for one in KINDS)}")
+    entry = KINDS[kind].get(str(name))
+    out = console()
+    out.print(f"{kind} {entry.name}", style="bold")
+    out.print(inspect.getdoc(entry.function) or "", markup=False)
+    if entry.source:
+        out.print(f"\nSource: {entry.source}", markup=False)
+    out.print(f"\n{entry.name}{inspect.signature(entry.function)}", markup=False)
+    return 0
+
+
+def leaderboard(texts: Sequence[str]) -> int:
+    """``harness leaderboard task=NAME [csv=FILE]``."""
+    from harness import leaderboard as boards
+    from harness.door.api import rebuild
+
+    words = parse(texts)
+    _, tables = rebuild(words)
+    out = console()
+    show_board(out, tables.prediction, "Leaderboard")
+    out.print(boards.verdict(tables.prediction))
+    if "csv" in words.values:
+        out.print(f"written: {boards.write_csv(tables.prediction, Path(str(words.values['csv'])))}")
+    return 0
+
+
+def report(texts: Sequence[str]) -> int:
+    """``harness report task=NAME``."""
+    from harness.door.api import make_report, rebuild
+
+    made, tables = rebuild(parse(texts))
+    console().print(f"written: {make_report(made, tables)}")
+    return 0
+
+
+def predict(texts: Sequence[str]) -> int:
+    """``harness predict model=CELL|CONFIGURATION data=DIR [into=DIR]``."""
+    from harness.door.prediction import predict_folder
+
+    out = console()
+    written = predict_folder(parse(texts), say=out.print)
+    out.print(f"{len(written)} files written to {written[0].parent.parent.parent}" if written else "nothing to predict")
+    return 0
+
+
+def data(action: str, texts: Sequence[str]) -> int:
+    """``harness data make|verify|describe``."""
+    from harness.door import cohorts
+
+    actions = {"make": cohorts.make, "verify": cohorts.verify_folder, "describe": cohorts.describe_folder}
+    if action not in actions:
+        raise UnknownName("action of harness data", action, actions)
+    return actions[action](parse(texts), console())
+
+
+def ui(texts: Sequence[str]) -> int:
+    """``harness ui [out=DIR] [port=5000]``: MLflow's own UI, on loopback only."""
+    words = parse(texts)
+    unknown = set(words.values) - {"out", "port"}
+    if unknown:
+        raise UnknownName("key", sorted(unknown)[0], ["out", "port"])
+    folder = Path(str(words.values.get("out", "harness-runs"))).expanduser().resolve()
+    if not (folder / "mlflow.db").is_file():
+        raise RequestError(f"{folder} holds no mlflow.db; run something first, or say out=DIR")
+    port = str(words.values.get("port", 5000))
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    command += ["--artifacts-destination", str(folder / "mlflow-artifacts"), "--serve-artifacts"]
+    command += ["--host", "127.0.0.1", "--port", port, "--workers", "1"]
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    console().print(f"http://127.0.0.1:{port} (only this machine can reach it; Ctrl-C ends it)")
+    try:
+        return subprocess.run(command, env={**os.environ, **quiet}, check=False).returncode
+    except KeyboardInterrupt:
+        return 0
+
+
+def doctor() -> int:
+    """``harness doctor``: 0 unless something needed is missing."""
+    from harness.door.doctor import examine
+
+    checks = examine()
+    marks = {"ok": "✓", "warn": "!", "missing": "✗"}
+    rows = [[marks[check.state], check.name, check.value, check.remedy] for check in checks]
+    show_table(console(), ["", "what", "found", "next step"], rows)
+    return 1 if any(check.state == "missing" for check in checks) else 0
+
+
+def _describe_task(words: Words) -> int:
+    from harness.spec import allowed, describe
+
+    task = load_task(str(words.values["task"]))
+    described = describe(task)
+    if words.values.get("format") == "json":
+        print(json.dumps(described, indent=1))
+        return 0
+    out = console()
+    out.print(f"{task.name}: {task.question}", style="bold", markup=False)
+    out.print(str(task.source), markup=False)
+    rows: list[list[str]] = []
+    for name in ("cohort", "phantom", "view", "split", "model", "recipe"):
+        bounds = allowed(getattr(task, name))
+        for option, value in described[name].items():
+            key = name if option == "use" else f"{name}.{option}"
+            rows.append([key, _shown(value), "" if option == "use" else bounds[option]])
+    show_table(out, ["key", "value", "must hold"], rows, "Parts and options")
+    show_table(out, ["short", "stands for"], [[a, b] for a, b in task.axes.items()], "Short names")
+    for title, values in (("Profiles", task.profiles), ("Experiments", task.experiments)):
+        show_table(out, ["name", "sets"], [[name, _short(value)] for name, value in values.items()], title)
+    spaces = [[name, "; ".join(map(str, space))] for name, space in task.spaces.items()]
+    show_table(out, ["name", "dimensions"], spaces, "Search spaces (search=optuna space=NAME)")
+    for many in ("attributions", "metrics"):
+        rows = [[label, _shown(part)] for label, part in described[many].items()]
+        show_table(out, ["label", "part and options"], rows, many.capitalize())
+    return 0
+
+
+def _short(value: Mapping[str, JSON]) -> str:
+    return ", ".join(f"{key}={_shown(one)}" for key, one in value.items())
+
+
+def _shown(value: JSON) -> str:
+    if isinstance(value, Mapping):
+        options = ", ".join(f"{key}={_shown(one)}" for key, one in value.items() if key != "use")
+        return f"{value.get('use', '')}({options})"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_shown(one) for one in value) + "]"
+    return str(value)
+
+
+def _say_places(out: object, places: Mapping[str, object]) -> None:
+    from rich.console import Console
+
+    assert isinstance(out, Console)
+    for name, place in places.items():
+        if place:
+            out.print(f"{name + ':':<13}{place}", markup=False, soft_wrap=True)

@@ -155,7 +155,8 @@ class Anatomy:
 
 def filled(distance: Array, edge_mm: float = 1.0) -> Array:
     """Share of a sample inside, from the signed distance of its middle (a linear edge)."""
-    return np.clip(0.5 - distance / edge_mm, 0, 1)
+    share: Array = np.clip(0.5 - distance / edge_mm, 0, 1)
+    return share
 
 
 def anatomy(grid: Grid, head: Head) -> Anatomy:
@@ -165,8 +166,9 @@ def anatomy(grid: Grid, head: Head) -> Anatomy:
         for axis, waves, shifts in zip(grid.axes, head.warp_waves, head.warp_shifts, strict=True)
     )
     side = np.abs(x)
-    smooth = [axis / np.float32(head.size) for axis in grid.axes]
-    surface = _ellipsoid(*smooth, CENTRE_MM, SEMI_AXES_MM)
+    # Skull and hull are smoother than what lies within.
+    round_x, round_y, round_z = (axis / np.float32(head.size) for axis in grid.axes)
+    surface = _ellipsoid(round_x, round_y, round_z, CENTRE_MM, SEMI_AXES_MM)
     midbrain = _ellipsoid(x, y, z, (0, -26, -14), (15, 13, 14))
     thalamus = _ellipsoid(side, y, z, (12, -19, 7), (9.5, 14.5, 9))
     # The lentiform nucleus converges to the front: shear x along y.
@@ -199,7 +201,7 @@ def anatomy(grid: Grid, head: Head) -> Anatomy:
     )
 
 
-def _ellipsoid(x: Array, y: Array, z: Array, centre: Sequence[float], semi: Sequence[float]) -> Array:
+def _ellipsoid(x: Array, y: Array, z: Array, centre: Sequence[float], semi: Sequence[float] | Array) -> Array:
     """Signed distance to an ellipsoid, exact to first order at its surface."""
     offsets = [axis - np.float32(middle) for axis, middle in zip((x, y, z), centre, strict=True)]
     level = np.sqrt(sum((d / np.float32(a)) ** 2 for d, a in zip(offsets, semi, strict=True)))
@@ -225,7 +227,8 @@ def _sulci(grid: Grid, head: Head, x: Array, y: Array, z: Array, depth: Array) -
     floor = np.float32(0.5 * np.sqrt(np.mean(steepness**2)))
     across = np.abs(waves) / np.maximum(steepness, floor)
     half_width = np.float32(0.35 + 0.5 * head.atrophy)
-    return across - half_width + 0.7 * np.maximum(depth - np.float32(15), 0)
+    distance: Array = across - half_width + 0.7 * np.maximum(depth - np.float32(15), 0)
+    return distance
 
 
 def _fissures(side: Array, y: Array, z: Array, half_width: float) -> Array:
@@ -239,13 +242,15 @@ def _fissures(side: Array, y: Array, z: Array, half_width: float) -> Array:
     rise = 3 - 0.15 * y
     outward = np.maximum(40 - side, 0) + 0.5 * np.maximum(np.abs(y + 2) - 26, 0)
     horizontal = np.abs(z - rise) - np.float32(half_width) + outward
-    return np.minimum(np.minimum(between, vertical), horizontal)
+    distance: Array = np.minimum(np.minimum(between, vertical), horizontal)
+    return distance
 
 
 def _cistern(midbrain: Array, y: Array, z: Array) -> Array:
     """Distance to the fluid around the midbrain."""
     beyond = np.maximum(z + 6, 0) + 0 * y
-    return np.abs(midbrain - 1.8) - 1.8 + beyond
+    distance: Array = np.abs(midbrain - 1.8) - 1.8 + beyond
+    return distance
 
 
 def _ventricles(side: Array, y: Array, z: Array, width: float) -> Array:
@@ -257,9 +262,10 @@ def _ventricles(side: Array, y: Array, z: Array, width: float) -> Array:
         ((31, -20, -14), (3.5, 15, 4)),
         ((23, -56, 4), (4, 12, 5)),
     ]
-    return np.minimum.reduce(
+    nearest: Array = np.minimum.reduce(
         [_ellipsoid(side, y, z, centre, np.multiply(semi, (width, 1, width))) for centre, semi in parts]
     )
+    return nearest
 
 
 def _field(grid: Grid, waves: Array, shifts: Array) -> Array:

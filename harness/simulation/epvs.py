@@ -212,7 +212,7 @@ def epvs_phantom(
     images = {}
     for name, steps in factors.items():
         levels = contrast(name)
-        signal = _mix(fractions, levels, steps)
+        signal = _mix(fractions, levels, steps)[:, :, : shape[2]]
         if name == "SWI":
             signal = signal * weight
         spacing = (1.0, 1.0, steps * STEP_MM)
@@ -509,9 +509,10 @@ def _veins(
 def _room_for_tubes(fractions: _Fractions, body: Anatomy) -> Array:
     """Where a tube's axis may lie: white matter and deep nuclei, a millimetre off all else."""
     solid = sum(fractions[name] for name in ("white", "striatum", "pallidum", "grey", "vein"))
-    # The little "wmh" of unpatchy white matter is not an obstacle, a lesion is.
+    # Below one, because ageing white matter holds a little "wmh" everywhere; a lesion holds more.
     clear = (np.asarray(solid) > 0.8) & (body.pial > CORTEX_MM + 0.5)
-    return ndimage.minimum_filter(clear.astype(np.uint8), size=(3, 3, 5), mode="nearest").astype(bool)
+    room: Array = ndimage.minimum_filter(clear.astype(np.uint8), size=(3, 3, 5), mode="nearest").astype(bool)
+    return room
 
 
 def _centres(rng: np.random.Generator, grid: Grid, weights: Array, count: int) -> Array:

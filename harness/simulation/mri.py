@@ -297,8 +297,10 @@ def block_mean(values: Array, factors: Sequence[int]) -> Array:
     total = np.zeros((*values.shape[:-3], *kept), np.float32)
     # A sum of strided views: several times faster than a mean over split axes.
     for offset in np.ndindex(*factors):
-        total += values[..., *(slice(a, a + n * f, f) for a, n, f in zip(offset, kept, factors, strict=True))]
-    return total / np.float32(math.prod(factors))
+        x, y, z = (slice(first, first + n * step, step) for first, n, step in zip(offset, kept, factors, strict=True))
+        total += values[..., x, y, z]
+    mean: Array = total / np.float32(math.prod(factors))
+    return mean
 
 
 def bias_field(shape: Sequence[int], spacing_mm: Sequence[float], percent: float, rng: np.random.Generator) -> Array:
@@ -356,4 +358,5 @@ def rician(signal: Array, sigma: float, rng: np.random.Generator) -> Array:
     """
     real = signal + rng.standard_normal(signal.shape, np.float32) * np.float32(sigma)
     imaginary = rng.standard_normal(signal.shape, np.float32) * np.float32(sigma)
-    return np.hypot(real, imaginary).astype(np.float32)
+    magnitude: Array = np.hypot(real, imaginary).astype(np.float32)
+    return magnitude

@@ -22,6 +22,7 @@ SMALL = (40, 40, 10)
 
 @cache
 def subject(number: int) -> PhantomSubject:
+    """One subject of a small field, made once."""
     return epvs_phantom(0, number, shape=SMALL)
 
 
@@ -77,6 +78,13 @@ def test_same_numbers_give_the_same_subject() -> None:
     assert again.covariates == subject(3).covariates
 
 
+def test_a_subject_does_not_depend_on_others() -> None:
+    """Made after others or alone, a subject is the same."""
+    together = [epvs_phantom(7, number, shape=(16, 16, 8)) for number in range(3)]
+    alone = epvs_phantom(7, 2, shape=(16, 16, 8))
+    assert all(np.array_equal(together[2].images[name][0], alone.images[name][0]) for name in alone.images)
+
+
 def test_subjects_differ() -> None:
     """Another subject, or another seed, is another head."""
     other_seed = epvs_phantom(1, 3, shape=SMALL)
@@ -101,7 +109,7 @@ def test_every_lesion_voxel_holds_its_share_of_fluid(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(epvs, "_mix", spy)
     made = epvs_phantom(0, 5, shape=SMALL)
-    fluid = seen["fluid"].reshape(*seen["fluid"].shape[:2], -1, 2).mean(axis=-1)[:, :, : SMALL[2]]
+    fluid = (seen["fluid"][:, :, 0:20:2] + seen["fluid"][:, :, 1:20:2]) / 2
     assert np.array_equal(made.masks["pvs"][0] == 1, fluid >= RULE)
     assert np.sum(fluid >= RULE) > 0
 
@@ -135,27 +143,27 @@ def test_lesions_lie_inside_the_brain() -> None:
 
 
 def test_mean_lesion_size_is_that_of_table_s2() -> None:
-    """7.7 voxels over all lesions, within one and a half (some 900 lesions of 30 subjects)."""
-    assert np.concatenate([sizes(number) for number in range(30)]).mean() == pytest.approx(7.7, abs=1.5)
+    """7.7 voxels over all lesions, within one and a half (some 500 lesions of 16 subjects)."""
+    assert np.concatenate([sizes(number) for number in range(16)]).mean() == pytest.approx(7.7, abs=1.5)
 
 
 def test_mean_size_varies_between_subjects_as_in_table_s2() -> None:
     """The middle half of subjects lies within the source's 4.3 to 11.8 voxels, and is not all alike."""
-    low, high = np.quantile([sizes(number).mean() for number in range(30)], (0.25, 0.75))
+    low, high = np.quantile([sizes(number).mean() for number in range(16)], (0.25, 0.75))
     assert 4.3 < low < high < 11.8
     assert high - low > 1
 
 
 def test_sizes_have_a_heavy_tail() -> None:
     """The median is well below the mean, and some lesions are four times the mean."""
-    pooled = np.concatenate([sizes(number) for number in range(30)])
+    pooled = np.concatenate([sizes(number) for number in range(16)])
     assert np.median(pooled) < 0.8 * pooled.mean()
     assert pooled.max() > 4 * pooled.mean()
 
 
 def test_number_of_lesions_follows_the_density() -> None:
     """The default, 569 per litre, gives about 33 in the default field of some 61 ml of brain."""
-    assert np.mean([len(sizes(number)) for number in range(30)]) == pytest.approx(33, rel=0.25)
+    assert np.mean([len(sizes(number)) for number in range(16)]) == pytest.approx(33, rel=0.25)
 
 
 def test_planned_burden_is_that_of_table_s2() -> None:
@@ -192,13 +200,11 @@ def test_swi_reaches_less_than_a_slice_further() -> None:
 
 
 def test_swi_shows_the_same_head() -> None:
-    """Resampled to a grid that both divide, SWI and T1w agree on where the head ends."""
+    """In blocks of 3 mm, which both grids divide, SWI and T1w are empty in the same places."""
     made = epvs_phantom(0, 0, shape=(64, 64, 12), noise_percent=0.0, bias_percent=0.0)
     t1w = made.images["T1w"][0].reshape(64, 64, 4, 3).mean(axis=-1)
     swi = made.images["SWI"][0].reshape(64, 64, 4, 2).mean(axis=-1)
-    empty = t1w < 0.05 * t1w.max()
-    agree = empty == (swi < 0.05 * np.median(swi))
-    assert empty.any() and agree[empty].mean() > 0.9
+    assert np.any(t1w == 0) and np.array_equal(t1w == 0, swi == 0)
 
 
 def test_affine_is_las_oblique_and_rigid() -> None:
@@ -210,12 +216,14 @@ def test_affine_is_las_oblique_and_rigid() -> None:
     assert np.abs(axes - np.diag([-1, 1, 1])).max() > 0.01
 
 
-def test_all_masks_lie_on_the_reference_grid() -> None:
-    """Masks share shape and affine with T2w."""
-    image, affine = subject(0).images["T2w"]
-    for mask, mask_affine in subject(0).masks.values():
-        assert mask.shape == image.shape
-        assert np.array_equal(mask_affine, affine)
+@pytest.mark.parametrize("slices", [8, 9, 10, 11, 12])
+def test_all_masks_lie_on_the_reference_grid(slices: int) -> None:
+    """Masks, T1w, T2w and FLAIR have the shape asked for and one affine, whatever SWI needs."""
+    made = epvs_phantom(0, 0, shape=(9, 10, slices))
+    affine = made.images["T2w"][1]
+    for image, its_affine in [*made.masks.values(), *(made.images[name] for name in ("T1w", "T2w", "FLAIR"))]:
+        assert image.shape == (9, 10, slices)
+        assert np.array_equal(its_affine, affine)
 
 
 def test_region_names_are_those_that_occur() -> None:
@@ -241,16 +249,18 @@ def test_people_are_as_old_as_the_source_says() -> None:
     assert {sex for _, sex in people} == {"F", "M"}
 
 
-def test_noise_is_what_was_asked_for() -> None:
-    """Repeating a subject without noise, white matter differs by 3.5 % of its signal."""
-    noisy, clean = (epvs_phantom(0, 2, bias_percent=0.0, noise_percent=level) for level in (3.5, 0.0))
-    for name in ("T1w", "T2w", "FLAIR"):
-        white = clean.images[name][0]
-        level = contrast(name)["white"]
-        scale = clean.images["T1w"][0] / np.quantile(clean.images["T1w"][0][clean.masks["brain"][0] > 0], 0.9)
-        there = (scale > 0.97) & (scale < 1.03) & (clean.masks["brain"][0] > 0)
-        spread = (noisy.images[name][0] - white)[there].std() / np.median(white[there])
-        assert level > 0 and spread == pytest.approx(0.035, rel=0.1)
+@pytest.mark.parametrize("name", ["T1w", "T2w", "FLAIR", "SWI"])
+def test_noise_is_what_was_asked_for(name: str) -> None:
+    """With and without noise, images differ by 5 % of white matter's signal where there is signal."""
+    noisy, clean = (
+        epvs_phantom(0, 2, shape=SMALL, bias_percent=0.0, noise_percent=level, density=0, vein_density=0).images[name][
+            0
+        ]
+        for level in (5.0, 0.0)
+    )
+    # The scanner's gain is 1000 per signal of white matter, times a factor drawn for the image.
+    white = 1000 * np.exp(epvs.generator(0, "data", 2, "gain", name).normal(0, 0.2))
+    assert (noisy - clean)[clean > white / 2].std() == pytest.approx(0.05 * white, rel=0.03)
 
 
 def test_brightest_reference_makes_t2w_noisier() -> None:
@@ -265,7 +275,7 @@ def test_too_small_a_field_is_refused() -> None:
         epvs_phantom(0, 0, shape=(64, 64, 4))
 
 
-def test_a_field_without_brain_is_not_needed_for_an_answer() -> None:
-    """Even the smallest field is generated."""
+def test_the_smallest_field_is_generated() -> None:
+    """Eight voxels along each axis give a subject, with six slices of SWI."""
     made = epvs_phantom(0, 0, shape=(8, 8, 8))
     assert made.images["SWI"][0].shape == (8, 8, 6)

@@ -115,7 +115,7 @@ def test_bias_of_twenty_percent_spans_nine_tenths_to_eleven_tenths() -> None:
 
 
 def test_bias_is_smooth() -> None:
-    """Half-waves of 80 mm and more change by less than two percent of the range per mm… five at worst."""
+    """Half-waves of 80 mm and more change by no more than a twentieth of the range per mm."""
     field = bias_field((64, 64, 16), (1, 1, 1), 20, np.random.default_rng(1))
     assert max(np.abs(np.diff(field, axis=axis)).max() for axis in range(3)) < 0.05 * 0.2
 
@@ -140,4 +140,4 @@ def test_no_noise_gives_the_magnitude() -> None:
 def test_wet_white_matter_relaxes_more_slowly() -> None:
     """0.6 / 832 + 0.4 / 4309 per ms is a T1 of 1,229 ms, and so on for T2."""
     lesion = TISSUES_3T["wmh"]
-    assert (lesion.t1_ms, lesion.t2_ms) == pytest.approx((1228.8, 129.0), abs=0.1)
+    assert (lesion.t1_ms, lesion.t2_ms) == pytest.approx((1228.5, 129.0), abs=0.1)

@@ -1,0 +1,200 @@
+"""What the user sees while and after a command runs."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+
+import pyarrow as pa
+from rich import box
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from harness.cell import Bundle
+from harness.estimate import Estimate
+from harness.leaderboard import read_facts, to_console_rows
+from harness.store import CellRecord
+from harness.sweep import Plan
+
+__all__ = ["Watcher", "console", "duration", "show_board", "show_estimate", "show_table", "size"]
+
+_PLAIN_EVERY_S = 10.0
+
+
+def console() -> Console:
+    """The console of this process; wide enough for a leaderboard when it is no terminal."""
+    made = Console(highlight=False, soft_wrap=False)
+    return made if made.is_terminal else Console(highlight=False, width=160)
+
+
+class Watcher:
+    """Shows a run: a live bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, out: Console) -> None:
+        self._out = out
+        self._started_s = time.monotonic()
+        self._plan: Plan | None = None
+        self._todo = self._done = self._failed = 0
+        self._running: set[tuple[str, int, int]] = set()
+        self._scores: dict[str, list[float]] = defaultdict(list)
+        self._said_s = 0.0
+        self._live: Live | None = None
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=out,
+        )
+        self._bar = self._progress.add_task("cells", total=None, left="", visible=False)
+
+    def said(self, text: str) -> None:
+        """A sentence for the user."""
+        self._out.print(Text("· ", style="dim") + Text(text))
+
+    def planned(self, plan: Plan, todo: int) -> None:
+        """The plan is made."""
+        self._plan, self._todo = plan, todo
+        done = len(plan.cells) - todo
+        self.said(
+            f"{len(plan.configurations)} configurations, {len(plan.bundles)} trainings, {len(plan.cells)} cells: "
+            f"{done} done, {todo} to do"
+        )
+        if not todo:
+            return
+        self._started_s = time.monotonic()
+        if self._out.is_terminal:
+            self._progress.update(self._bar, total=todo, visible=True)
+            self._live = Live(self._picture(), console=self._out, refresh_per_second=4, transient=True)
+            self._live.start()
+
+    def started(self, bundle: Bundle) -> None:
+        """A bundle began."""
+        self._running.add((bundle.configuration.id, bundle.fold, bundle.seed))
+        self._update()
+
+    def committed(self, record: CellRecord, objective: float) -> None:
+        """A cell ended."""
+        if record.state == "done":
+            self._done += 1
+        else:
+            self._failed += 1
+            self.said(f"failed: {record.stage} {record.label} fold {record.fold} seed {record.seed}: {record.error}")
+        if not math.isnan(objective):
+            self._scores[record.configuration].append(objective)
+        self._update()
+
+    def ended(self) -> None:
+        """No more cells."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        if self._todo:
+            took = duration(time.monotonic() - self._started_s)
+            self.said(f"{self._done} cells done, {self._failed} failed, in {took}")
+            self._todo = 0
+
+    def _update(self) -> None:
+        if self._live is not None:
+            left = f"{duration(self._left_s())} left" if self._done else ""
+            self._progress.update(self._bar, completed=self._done + self._failed, left=left)
+            self._live.update(self._picture())
+        elif time.monotonic() - self._said_s > _PLAIN_EVERY_S:
+            self._said_s = time.monotonic()
+            best = self._best()
+            self.said(
+                f"{self._done + self._failed}/{self._todo} cells, {self._failed} failed"
+                + (f", {duration(self._left_s())} left" if self._done else "")
+                + (f"; best so far {best}" if best else "")
+            )
+
+    def _left_s(self) -> float:
+        ended = self._done + self._failed
+        return (time.monotonic() - self._started_s) / max(ended, 1) * (self._todo - ended)
+
+    def _best(self) -> str:
+        """The leader by mean objective among configurations that have one."""
+        if not self._scores or self._plan is None:
+            return ""
+        identity = max(self._scores, key=lambda key: statistics.fmean(self._scores[key]))
+        configuration = next(one for one in self._plan.configurations if one.id == identity)
+        name = " ".join(str(value) for value in configuration.axes.values())
+        values = self._scores[identity]
+        return f"{name} {self._plan.request.task.objective} {statistics.fmean(values):.3f} ({len(values)} folds)"
+
+    def _picture(self) -> Table:
+        picture = Table.grid(padding=(0, 1))
+        picture.add_row(self._progress)
+        best = self._best()
+        words = f"  {self._failed} failed" if self._failed else ""
+        picture.add_row(Text(f"  best so far: {best}{words}" if best else "  training …", style="dim"))
+        return picture
+
+
+def show_board(out: Console, board: pa.Table, title: str) -> None:
+    """A leaderboard on the screen."""
+    header, rows = to_console_rows(board)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    objective = read_facts(board).objective
+    for name in header:
+        numeric = name not in {"sequences", "model", "attribution", "status", "flags"}
+        table.add_column(name, justify="right" if numeric else "left", style="bold" if name == objective else "")
+    for row in rows:
+        table.add_row(*row, style="" if row[0] else "dim")
+    out.print(table)
+
+
+def show_table(out: Console, header: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
+    """A plain table on the screen."""
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    out.print(table)
+
+
+def show_estimate(out: Console, made: Plan, cost: Estimate) -> None:
+    """What a run would do and cost."""
+    counts: dict[str, list[int]] = {one.id: [0, 0, 0] for one in made.configurations}
+    for bundle in made.bundles:
+        counts[bundle.configuration.id][0] += 1
+        for cell in bundle.cells:
+            counts[bundle.configuration.id][1] += 1
+            counts[bundle.configuration.id][2] += made.store.get(cell.stage, cell.identity) is not None
+    axes = list(dict.fromkeys(name for one in made.configurations for name in one.axes))
+    rows = [
+        [one.id[:10], *(str(one.axes.get(name, "")) for name in axes), *map(str, counts[one.id])]
+        for one in made.configurations
+    ]
+    show_table(out, ["configuration", *axes, "trainings", "cells", "done"], rows)
+    out.print(made.sentence)
+    out.print(
+        f"{cost.cells} cells to do, {cost.done} done. About {cost.time_text} with {cost.workers} at a time here, "
+        f"{size(cost.memory_bytes)} of memory each beside the libraries (about 0.7 GB), {size(cost.disk_bytes)} of disk."
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def size(count: float) -> str:
+    """Bytes as a person says them."""
+    for unit, step in (("GB", 1e9), ("MB", 1e6)):
+        if count >= step:
+            return f"{count / step:.1f} {unit}"
+    return f"{count / 1e3:.0f} kB"
