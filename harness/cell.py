@@ -66,6 +66,8 @@ class Bundle:
     fold, seed : of the training
     train : identity of the training, which need not be among the cells
     cells : what is to be computed, in order
+    search : identity of the search that must end before this can be trained;
+        empty where there is none or it has ended
     """
 
     configuration: Configuration
@@ -74,6 +76,35 @@ class Bundle:
     seed: int
     train: str
     cells: tuple[Cell, ...]
+    search: str = ""
+
+    @property
+    def row(self) -> str:
+        """Id of the configuration that the leaderboard shows.
+
+        It differs from that of ``configuration`` where a search has chosen
+        values for this fold and seed.
+        """
+        return self.cells[0].configuration
+
+    def awaiting(self, search: str) -> Bundle:
+        """The same training while its options are not known: cells that no store holds."""
+
+        def unknown(identity: str) -> str:
+            return identify({"search": search, "cell": identity}) if identity else ""
+
+        cells = [
+            dataclasses.replace(
+                cell, identity=unknown(cell.identity), body=unknown(cell.body), parent=unknown(cell.parent)
+            )
+            for cell in self.cells
+        ]
+        return dataclasses.replace(self, train=unknown(self.train), cells=tuple(cells), search=search)
+
+    def settled(self, configuration: Configuration) -> Bundle:
+        """The same training with the values that its search has chosen."""
+        cells = cells_of(configuration, self.split, self.fold, self.seed, row=self.row)
+        return Bundle(configuration, self.split, self.fold, self.seed, cells[0].identity, cells)
 
     def only(self, wanted: Sequence[Cell]) -> Bundle:
         """The same training with some of its cells."""
@@ -104,8 +135,15 @@ def bundles(
             yield Bundle(configuration, split, fold, seed, cells[0].identity, cells)
 
 
-def cells_of(configuration: Configuration, split: Split, fold: int, seed: int) -> tuple[Cell, ...]:
-    """The cells of one training, in an order in which they can be computed."""
+def cells_of(configuration: Configuration, split: Split, fold: int, seed: int, *, row: str = "") -> tuple[Cell, ...]:
+    """The cells of one training, in an order in which they can be computed.
+
+    Parameters
+    ----------
+    row : id of the leaderboard's configuration, if it is not this one (see
+        :attr:`Bundle.row`); in no identity
+    """
+    row = row or configuration.id
     task = restored(configuration)
     described = configuration.task
     trained = {
@@ -120,7 +158,7 @@ def cells_of(configuration: Configuration, split: Split, fold: int, seed: int) -
         "train",
         identify({**trained, "code": digest("train", task)}),
         identify(trained),
-        configuration.id,
+        row,
         fold,
         seed,
     )
@@ -129,7 +167,7 @@ def cells_of(configuration: Configuration, split: Split, fold: int, seed: int) -
         code = digest(stage, task, label)
         identity = identify({"stage": stage, "parent": parent.identity, "code": code, **what})
         body = identify({"stage": stage, "parent": parent.body, **what})
-        return Cell(stage, identity, body, configuration.id, fold, seed, label, parent.identity)
+        return Cell(stage, identity, body, row, fold, seed, label, parent.identity)
 
     metrics = {"metrics": described["metrics"], "regional": described["regional"]}
     cells = [train, below(train, "score", "", **metrics)]

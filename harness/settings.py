@@ -37,6 +37,8 @@ class RunSettings:
     yes : start although the estimate is above 12 hours
     report : write the HTML report
     trials : of a search, per outer fold
+    search_subjects : subjects on which a search runs once per configuration; the
+        evaluation leaves them out. Empty searches within each outer fold
     """
 
     out: str = "harness-runs"
@@ -52,6 +54,7 @@ class RunSettings:
     yes: bool = False
     report: bool = True
     trials: Annotated[int, Ge(1)] = 16
+    search_subjects: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -72,6 +75,7 @@ def settings_from(words: Mapping[str, JSON]) -> RunSettings:
         if key not in known:
             raise UnknownName("setting", key, known)
     values = dict(words)
-    if isinstance(values.get("exclude"), str):
-        values["exclude"] = (values["exclude"],)
+    for key in ("exclude", "search_subjects"):
+        if isinstance(values.get(key), str):
+            values[key] = (values[key],)
     return RunSettings(**{key: checked(hints[key], value, key) for key, value in values.items()})

@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import shlex
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+
+import pyarrow as pa
 
 from harness import leaderboard
 from harness.cell import Bundle, Cell, bundles, digest, missing
 from harness.data.bids import write_phantom
 from harness.data.cohort import open_cohort, save
 from harness.data.splits import describe_validation
-from harness.errors import RequestError, UnknownName
+from harness.errors import OutOfRange, RequestError, UnknownName
 from harness.identity import code_digest, identify
 from harness.pooling import Pooled, metric_facts, pool
-from harness.seeding import generator
-from harness.settings import RunSettings
-from harness.space import grid
-from harness.spec import Configuration, Task, describe, describe_part, modules_of, override, restore
 from harness.registry import COHORTS, KINDS
-from harness.store import CellRecord, Store, write_json
+from harness.settings import RunSettings
+from harness.space import Dimension, grid
+from harness.spec import Configuration, Task, describe, describe_part, modules_of, override, restore
+from harness.store import CellRecord, Store, write_json, write_record
 from harness.tuning.bundles import run_here, run_on_ray, session
+from harness.tuning.search import (
+    Chosen,
+    Search,
+    as_chosen,
+    check_space,
+    describe_space,
+    perform,
+    plan_search,
+    recorded,
+)
 from harness.types import JSON, Cohort, Split, View
 
 __all__ = ["Group", "Plan", "Request", "Tables", "collect", "prepare", "recall", "run"]
@@ -44,6 +58,8 @@ class Request:
     profile : ``quick`` or ``paper``
     settings : how to run
     words : those that a row's own command repeats
+    space : dimensions of the search, by full keys
+    search : ``optuna``, or empty for none
     """
 
     task: Task
@@ -53,6 +69,8 @@ class Request:
     profile: str
     settings: RunSettings
     words: tuple[str, ...] = ()
+    space: tuple[Dimension, ...] = ()
+    search: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,10 +95,11 @@ class Plan:
     ----------
     request : what was asked for
     configurations : in the order of the grid
-    groups : configuration id → cohort
+    groups : configuration id → cohort, also of those that a search has chosen
     bundles : every training with all its cells, done or not
     store : where they go
     sentence : how validation subjects are drawn
+    searches : that must still be made; their bundles are :meth:`~harness.cell.Bundle.awaiting` them
     """
 
     request: Request
@@ -89,6 +108,7 @@ class Plan:
     bundles: tuple[Bundle, ...]
     store: Store
     sentence: str
+    searches: tuple[Search, ...] = ()
 
     @cached_property
     def cohort(self) -> Cohort:
@@ -128,9 +148,9 @@ class Tables:
     pooled : configuration id → its rows
     """
 
-    prediction: object
-    explanation: object
-    regions: object
+    prediction: pa.Table
+    explanation: pa.Table
+    regions: pa.Table
     pooled: Mapping[str, Pooled]
 
 
@@ -147,10 +167,18 @@ def prepare(request: Request, *, say: Callable[[str], None] = lambda text: None)
         With all faults.
     RequestError
         If the request does not fit the data.
+
+    Notes
+    -----
+    Searches that the store holds are applied here, so that the plan of a
+    command that was run before is the plan that was run.
     """
+    settings, store = request.settings, Store(request.settings.folder / "store")
     tasks = [(point, _at(request.task, point)) for point in grid(request.axes)]
     read = _sequences([task for _, task in tasks])
     groups: dict[str, Group] = {}
+    tuning: dict[str, Group] = {}
+    searches: dict[str, Search] = {}
     configurations: list[Configuration] = []
     by_configuration: dict[str, Group] = {}
     all_bundles: list[Bundle] = []
@@ -158,11 +186,13 @@ def prepare(request: Request, *, say: Callable[[str], None] = lambda text: None)
     for point, task in tasks:
         key = identify(describe_part(COHORTS, task.cohort))
         if key not in groups:
-            groups[key] = _open(task, read, request.settings, say)
+            groups[key] = tuning[key] = _open(task, read, settings, say)
+            if request.search and settings.search_subjects:
+                groups[key], tuning[key] = _apart(groups[key], settings, read)
         group = groups[key]
         view: View = task.view()
         configuration = Configuration(
-            json.loads(json.dumps(describe(task))),
+            json.loads(json.dumps({**describe(task), **_searched(request, task)})),
             {**_columns(task), **point},
             request.profile,
             group.cohort.fingerprint(view.images, view.masks),
@@ -177,9 +207,26 @@ def prepare(request: Request, *, say: Callable[[str], None] = lambda text: None)
         _check_folds(request.folds, folds)
         configurations.append(configuration)
         by_configuration[configuration.id] = group
-        all_bundles += bundles(configuration, folds, request.seeds, only_folds=request.folds)
-    store = Store(request.settings.folder / "store")
-    return Plan(request, tuple(configurations), by_configuration, tuple(all_bundles), store, sentence)
+        for bundle in bundles(configuration, folds, request.seeds, only_folds=request.folds):
+            if request.search:
+                search = _search_of(bundle, request, tuning[key])
+                chosen = recorded(store, search, accept_code=settings.accept_code)
+                if chosen is None:
+                    searches[search.identity] = search
+                    bundle = bundle.awaiting(search.identity)
+                else:
+                    bundle = bundle.settled(as_chosen(configuration, chosen))
+                by_configuration[bundle.configuration.id] = group
+            all_bundles.append(bundle)
+    return Plan(
+        request,
+        tuple(configurations),
+        by_configuration,
+        tuple(all_bundles),
+        store,
+        sentence,
+        tuple(searches.values()),
+    )
 
 
 def run(
@@ -187,37 +234,50 @@ def run(
     *,
     started: Callable[[Bundle], None] = lambda bundle: None,
     committed: Callable[[CellRecord], None] = lambda record: None,
-) -> None:
+    say: Callable[[str], None] = lambda text: None,
+) -> Plan:
     """Compute whatever is missing; returns when nothing more can be.
 
     Parameters
     ----------
     started : is told each bundle that begins
-    committed : is told each record that is in the store
+    committed : is told each record that is in the store, and each failure
+    say : is told what a search has found
+
+    Returns
+    -------
+    Plan
+        The plan that was run: searches come first, and their bundles get the
+        values that they chose. A search that failed leaves its bundles as they
+        were, with the failure on their trainings.
     """
     plan.store.sweep()
     _write_plan(plan)
-    if plan.request.settings.accept_code:
-        _adopt_older(plan)
-    todo = plan.missing()
-    if not todo:
-        return
-    paths = {key: group.path for key, group in plan.groups.items()}
     settings = plan.request.settings
-    if settings.ray == "off":
-        run_here(todo, paths, plan.store, committed=committed, started=started)
-        return
-    with session(settings):
-        run_on_ray(
-            plan.request.task.name, todo, paths, plan.store, settings, committed=committed, started=started
-        )
+    if settings.accept_code:
+        _adopt_older(plan)
+    if not plan.missing():
+        return plan
+    with contextlib.nullcontext() if settings.ray == "off" else session(settings):
+        if plan.searches:
+            plan = _search(plan, committed, say)
+            _write_plan(plan)
+            if settings.accept_code:
+                _adopt_older(plan)
+        todo = [bundle for bundle in plan.missing() if not bundle.search]
+        paths = {key: group.path for key, group in plan.groups.items()}
+        if todo and settings.ray == "off":
+            run_here(todo, paths, plan.store, committed=committed, started=started)
+        elif todo:
+            run_on_ray(plan.request.task.name, todo, paths, plan.store, settings, committed=committed, started=started)
+    return plan
 
 
 def collect(plan: Plan, *, mlflow_runs: Mapping[str, str] | None = None) -> Tables:
     """Pool everything that is in the store."""
     pooled = {}
     for configuration in plan.configurations:
-        own = [bundle for bundle in plan.bundles if bundle.configuration.id == configuration.id]
+        own = [bundle for bundle in plan.bundles if bundle.row == configuration.id]
         facts = _facts(plan, configuration, (mlflow_runs or {}).get(configuration.id, ""))
         pooled[configuration.id] = pool(configuration, own, plan.store, facts=facts)
     task = plan.request.task
@@ -249,7 +309,8 @@ def recall(task_name: str, settings: RunSettings) -> Plan:
     saved = json.loads(latest.read_text())
     configurations = tuple(store.configuration(identity) for identity in saved["configurations"])
     groups = {key: Group(Path(path), open_cohort(Path(path))) for key, path in saved["cohorts"].items()}
-    by_id = {configuration.id: configuration for configuration in configurations}
+    named = {one["configuration"] for one in saved["bundles"]}
+    by_id = {identity: store.configuration(identity) for identity in named}
     found = tuple(
         Bundle(
             by_id[one["configuration"]],
@@ -258,12 +319,19 @@ def recall(task_name: str, settings: RunSettings) -> Plan:
             one["seed"],
             one["train"],
             tuple(Cell(**cell) for cell in one["cells"]),
+            one.get("search", ""),
         )
         for one in saved["bundles"]
     )
     settings = dataclasses.replace(settings, data=saved["data"])
     request = Request(
-        restore(configurations[0].task), {}, tuple(saved["seeds"]), None, saved["profile"], settings, tuple(saved["words"])
+        restore(configurations[0].task),
+        {},
+        tuple(saved["seeds"]),
+        None,
+        saved["profile"],
+        settings,
+        tuple(saved["words"]),
     )
     return Plan(request, configurations, groups, found, store, saved["sentence"])
 
@@ -307,11 +375,102 @@ def _open(task: Task, sequences: tuple[str, ...], settings: RunSettings, say: Ca
     cohort: Cohort = task.cohort(
         root, settings.folder / "cache", sequences=sequences, exclude=settings.exclude, minimum=3
     )
+    return _saved(cohort, settings, sequences)
+
+
+def _saved(cohort: Cohort, settings: RunSettings, sequences: tuple[str, ...]) -> Group:
+    """Write a cohort's table where workers find it."""
     content = "\n".join([cohort.name, cohort.fingerprint(sequences, ("target", "brain", "regions"))])
     path = settings.folder / "cohorts" / f"{hashlib.sha256(content.encode()).hexdigest()[:16]}.arrow"
     path.parent.mkdir(parents=True, exist_ok=True)
     save(cohort, path)
     return Group(path, cohort)
+
+
+def _apart(group: Group, settings: RunSettings, sequences: tuple[str, ...]) -> tuple[Group, Group]:
+    """The cohort that is evaluated, and the subjects on which the search runs."""
+    known = group.cohort.subjects
+    wished = [name if name in known or name.startswith("sub-") else f"sub-{name}" for name in settings.search_subjects]
+    for name in wished:
+        if name not in known:
+            raise UnknownName("subject of the cohort (search_subjects)", name, known)
+    samples = group.cohort.samples
+    chosen = tuple(sample for sample in samples if sample.subject in wished)
+    rest = tuple(sample for sample in samples if sample.subject not in wished)
+    if len(known) - len(set(wished)) < 3:
+        raise OutOfRange(
+            f"subjects >= 3 must be left for the evaluation, got {len(known) - len(set(wished))} of {len(known)} "
+            f"without search_subjects={','.join(wished)}; name fewer, or leave the word out to search within each fold"
+        )
+    evaluated, tuning = (dataclasses.replace(group.cohort, samples=part) for part in (rest, chosen))
+    return _saved(evaluated, settings, sequences), _saved(tuning, settings, sequences)
+
+
+def _search_of(bundle: Bundle, request: Request, group: Group) -> Search:
+    """The search that chooses the options of a training: its fold's own, or the one that serves all."""
+    once = bool(request.settings.search_subjects)
+    samples = [sample.id for sample in group.cohort.samples] if once else bundle.split.train
+    return plan_search(
+        bundle.configuration,
+        request.space,
+        group.cohort,
+        group.path,
+        samples,
+        fold=-1 if once else bundle.fold,
+        # Seeds repeat trainings; one search that serves all has one of its own.
+        seed=0 if once else bundle.seed,
+        trials=request.settings.trials,
+    )
+
+
+def _searched(request: Request, task: Task) -> dict[str, JSON]:
+    """What a searched configuration says of itself; it tells the row from one that was not searched."""
+    if not request.search:
+        return {}
+    check_space(task, request.space)
+    settings = request.settings
+    return {"searched": describe_space(request.space, trials=settings.trials, subjects=settings.search_subjects)}
+
+
+def _searched_text(plan: Plan, configuration: Configuration) -> str:
+    """What was searched for a row, empty for nothing, and whether older code did it."""
+    own = [bundle.configuration.task.get("search", {}) for bundle in plan.bundles if bundle.row == configuration.id]
+    older = any(search.get("reused_code") for search in own)
+    return str(configuration.task.get("searched", "")) + ("; older code accepted" if older else "")
+
+
+def _search(plan: Plan, committed: Callable[[CellRecord], None], say: Callable[[str], None]) -> Plan:
+    """Make the missing searches; the same plan with what they chose."""
+    settings, seen = plan.request.settings, 0
+
+    def found(search: Search, chosen: Chosen) -> None:
+        nonlocal seen
+        seen += 1
+        point = " ".join(f"{key}={value}" for key, value in search.configuration.axes.items())
+        where = f"fold {search.fold} seed {search.seed}" if search.fold >= 0 else "all folds"
+        say(f"search {seen} of {len(plan.searches)}, {point}, {where}: {chosen} in {chosen.seconds:.1f} s")
+
+    say(f"searching {describe_space(plan.request.space, trials=settings.trials, subjects=settings.search_subjects)}")
+    results = perform(plan.searches, plan.store, settings, found=found)
+    groups, made = dict(plan.groups), []
+    for bundle in plan.bundles:
+        chosen = results.get(bundle.search)
+        if chosen is not None and chosen.error:
+            committed(_failed(plan.store, bundle, chosen))
+        elif chosen is not None:
+            group = groups[bundle.configuration.id]
+            bundle = bundle.settled(as_chosen(bundle.configuration, chosen))
+            groups[bundle.configuration.id] = group
+        made.append(bundle)
+    return dataclasses.replace(plan, groups=groups, bundles=tuple(made), searches=())
+
+
+def _failed(store: Store, bundle: Bundle, chosen: Chosen) -> CellRecord:
+    """The failure of a training whose options no search could choose."""
+    record = CellRecord(bundle.train, "train", "failed", bundle.row, bundle.fold, bundle.seed, error=chosen.error)
+    with tempfile.TemporaryDirectory(prefix="harness-cell-") as name:
+        write_record(Path(name), record)
+        return store.commit(Path(name))
 
 
 def phantom_folder(task: Task, settings: RunSettings) -> Path:
@@ -328,8 +487,17 @@ def phantom_folder(task: Task, settings: RunSettings) -> Path:
 def generate(task: Task, root: Path) -> None:
     """Write a task's generated cohort as a BIDS folder."""
     subjects = (task.phantom(task.phantom_seed, number) for number in range(task.phantom_subjects))
-    described = describe_part(KINDS["phantom"], task.phantom)
-    write_phantom(root, subjects, name=f"{task.name} phantom", generated_by={"Name": "harness", "Parameters": described})
+    phantoms = KINDS["phantom"]
+    described = describe_part(phantoms, task.phantom)
+    facts = phantoms.get(described["use"]).facts
+    sources = {facts["target"]: (facts["label_source"],)} if "label_source" in facts else {}
+    write_phantom(
+        root,
+        subjects,
+        name=f"{task.name} phantom",
+        label_sources=sources,
+        generated_by={"Name": "harness", "Parameters": described},
+    )
 
 
 def _check_folds(asked: tuple[int, ...] | None, folds: Sequence[Split]) -> None:
@@ -342,7 +510,7 @@ def _facts(plan: Plan, configuration: Configuration, mlflow_run: str) -> dict[st
     sample = plan.groups[configuration.id].cohort.samples[0]
     x, y, z = sample.masks["target"].shape
     words = [f"{key}={_word(value)}" for key, value in configuration.axes.items()]
-    given = [word for word in plan.request.words if word.partition("=")[0] not in configuration.axes]
+    given = [shlex.quote(word) for word in plan.request.words if word.partition("=")[0] not in configuration.axes]
     version = importlib.metadata.version("harness")
     return {
         "subjects": len(plan.groups[configuration.id].cohort.subjects),
@@ -353,6 +521,7 @@ def _facts(plan: Plan, configuration: Configuration, mlflow_run: str) -> dict[st
         "command": " ".join(["harness run", *given, *words]),
         "cohort": configuration.fingerprint,
         "code": f"{version}+{digest('train', plan.request.task)[:8]}",
+        "searched": _searched_text(plan, configuration),
         "mlflow_run": mlflow_run,
     }
 
@@ -364,7 +533,7 @@ def _word(value: JSON) -> str:
 
 def _write_plan(plan: Plan) -> None:
     """Write down what was asked for, so that the table can be rebuilt from the store alone."""
-    for configuration in plan.configurations:
+    for configuration in (*plan.configurations, *(bundle.configuration for bundle in plan.bundles)):
         plan.store.remember(configuration)
     content: dict[str, JSON] = {
         "configurations": [configuration.id for configuration in plan.configurations],
@@ -377,6 +546,7 @@ def _write_plan(plan: Plan) -> None:
                 "seed": bundle.seed,
                 "train": bundle.train,
                 "cells": [dataclasses.asdict(cell) for cell in bundle.cells],
+                "search": bundle.search,
             }
             for bundle in plan.bundles
         ],
@@ -396,8 +566,3 @@ def _adopt_older(plan: Plan) -> None:
         for cell in plan.cells:
             if cell.stage == stage and plan.store.get(stage, cell.identity) is None and cell.body in older:
                 plan.store.adopt(older[cell.body], cell.identity)
-
-
-def cells_of(plan: Plan, configuration: Configuration) -> Iterator[Cell]:
-    """The cells of one configuration."""
-    return (cell for cell in plan.cells if cell.configuration == configuration.id)

@@ -14,7 +14,7 @@ import torch
 from harness.errors import CellError
 from harness.recipes import Recipe
 from harness.seeding import generator, seed_of
-from harness.types import Array, Cohort, Sample, View
+from harness.types import Array, Sample, View
 
 __all__ = ["Epoch", "Trained", "controlled", "device", "infer", "train"]
 

@@ -11,4 +11,6 @@ __all__ = ["figures_of"]
 
 def figures_of(plan: Plan, tables: Tables) -> list[Figure]:
     """Every figure that the rows allow, in order."""
-    return [Figure("Ranking", "Each configuration with its 95 % interval.", plots.objective_intervals(tables.prediction))]
+    return [
+        Figure("Ranking", "Each configuration with its 95 % interval.", plots.objective_intervals(tables.prediction))
+    ]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 
 from harness.door.catalogue import load_task, task_names
 from harness.door.words import Words
 from harness.errors import OutOfRange, RequestError, UnknownName
 from harness.settings import RunSettings, settings_from
-from harness.space import Choice, Dimension, Interval
-from harness.spec import Task, checked, keys, override
+from harness.space import Choice, Dimension
+from harness.spec import Task, checked, describe, keys, override
 from harness.sweep import Request
 from harness.types import JSON
 
@@ -18,17 +19,21 @@ __all__ = ["resolve", "settings_of"]
 
 _SETTINGS = {field.name for field in dataclasses.fields(RunSettings)}
 # Words that steer the request itself and are neither settings nor overrides.
-_OWN = {"task", "profile", "experiment", "seed", "fold", "attribution", "metric", "search"}
+_OWN = {"task", "profile", "experiment", "seed", "fold", "attribution", "metric", "search", "space"}
+# Settings that hold several names.
+_SEVERAL = ("exclude", "search_subjects")
+_SEARCHES = ("optuna",)
 
 
 def settings_of(words: Words) -> RunSettings:
     """The settings among words."""
-    several = [key for key in words.sweeps if key in _SETTINGS - {"exclude"}]
+    several = [key for key in words.sweeps if key in _SETTINGS.difference(_SEVERAL)]
     if several:
         raise RequestError(f"{several[0]} takes one value, it is no axis; got {words.sweeps[several[0]]}")
     given = {key: value for key, value in words.values.items() if key in _SETTINGS}
-    if "exclude" in words.sweeps or "exclude" in given:
-        given["exclude"] = tuple(str(one) for one in words.several("exclude"))
+    for key in _SEVERAL:
+        if key in words.sweeps or key in given:
+            given[key] = tuple(str(one) for one in words.several(key))
     return settings_from(given)
 
 
@@ -69,6 +74,8 @@ def resolve(words: Words, *, texts: tuple[str, ...] = ()) -> Request:
         for value in values:  # refuse a wrong value before anything starts
             override(task, key, value)
     task = _selected(task, "attributions", words.several("attribution", ()), "attribution")
+    search, space = _search(words, task, settings, axes)
+    typed = {text.partition("=")[0] for text in texts}
     return Request(
         task=task,
         axes=axes,
@@ -76,36 +83,120 @@ def resolve(words: Words, *, texts: tuple[str, ...] = ()) -> Request:
         folds=tuple(checked(int, fold, "fold") for fold in words.several("fold")) or None,
         profile=profile,
         settings=settings,
-        words=tuple(text for text in texts if text.partition("=")[0] not in {"experiment", *axes}),
+        words=(
+            *(text for text in texts if text.partition("=")[0] not in {"experiment", *axes}),
+            # A notebook's words are no texts; a row's command must name its dimensions all the same.
+            *(_text(one) for one in words.space if texts and one.key not in typed),
+        ),
+        space=space,
+        search=search,
     )
 
 
 def search_of(words: Words, task: Task) -> tuple[Dimension, ...]:
-    """The search space: dimensions among the words, or a named space of the task."""
+    """The search space: a named space of the task, and the dimensions among the words.
+
+    Notes
+    -----
+    Words win: a dimension that a word gives replaces that of the named space,
+    and a key with a plain value or an axis is not searched.
+
+    Raises
+    ------
+    UnknownName
+        If the task has no space of this name, or no such option.
+    OutOfRange
+        If an end of an interval breaks the option's bound.
+    """
     named = words.values.get("space")
-    if named is not None:
-        if named not in task.spaces:
-            raise UnknownName(f"search space of {task.name}", str(named), task.spaces)
-        return task.spaces[named]
-    return tuple(_whole(dimension, task) for dimension in words.space)
+    if named is not None and named not in task.spaces:
+        raise UnknownName(f"search space of {task.name}", str(named), task.spaces)
+    found = {_full(one.key, task): one for one in (task.spaces[named] if named is not None else ())}
+    found = {
+        key: one for key, one in found.items() if key not in {_full(k, task) for k in (*words.values, *words.sweeps)}
+    }
+    found |= {_full(one.key, task): one for one in words.space}
+    ordered = sorted(found.items(), key=lambda item: "." in item[0])
+    chosen = task
+    dimensions = []
+    for key, one in ordered:
+        # Options of a searched part are those of its first choice.
+        dimensions.append(_whole(dataclasses.replace(one, key=key), chosen))
+        if "." not in key and isinstance(one, Choice):
+            chosen = override(chosen, key, one.values[0])
+    return tuple(dimensions)
+
+
+def _search(
+    words: Words, task: Task, settings: RunSettings, axes: Mapping[str, tuple[JSON, ...]]
+) -> tuple[str, tuple[Dimension, ...]]:
+    """The kind of search and its space; both or neither."""
+    if "search" in words.sweeps or "space" in words.sweeps:
+        raise RequestError("search and space take one value, they are no axes; e.g. search=optuna space=recipe")
+    search = str(words.values.get("search", ""))
+    if search and search not in _SEARCHES:
+        raise UnknownName("search", search, _SEARCHES)
+    space = search_of(words, task)
+    asked = bool(words.space) or "space" in words.values
+    if asked and not search:
+        keys_ = ", ".join(one.key for one in space) or str(words.values.get("space"))
+        raise RequestError(f"{keys_} has a space of values, which only a search can draw from; add search=optuna")
+    if search and not space:
+        named = ", ".join(f"space={name}" for name in task.spaces) or "none"
+        raise RequestError(
+            f"search={search} needs a space: recipe.lr=tag(log,interval(1e-5,1e-2)), "
+            f"recipe.batch_size=tag(search,choice(4,8)), or a named space of {task.name} ({named})"
+        )
+    if settings.search_subjects and not search:
+        raise RequestError(
+            "search_subjects are the subjects of a search; add search=optuna, or leave them out with exclude="
+        )
+    both = {_full(key, task) for key in axes} & {one.key for one in space}
+    if both:
+        raise RequestError(
+            f"{sorted(both)[0]} is an axis and searched; every value of an axis is run, so leave one out"
+        )
+    return search, space
+
+
+def _full(key: str, task: Task) -> str:
+    return task.axes.get(key, key)
 
 
 def _whole(dimension: Dimension, task: Task) -> Dimension:
-    """Intervals of options that are whole numbers draw whole numbers."""
+    """A dimension whose values fit its option; of options that are whole numbers, whole numbers are drawn."""
     if isinstance(dimension, Choice):
         for value in dimension.values:
             override(task, dimension.key, value)
         return dimension
-    for bound in (dimension.low, dimension.high):
-        override(task, dimension.key, int(bound) if dimension.integer else bound)
-    return Interval(dimension.key, dimension.low, dimension.high, dimension.log, dimension.integer)
+    part, _, option = dimension.key.partition(".")
+    # The option's own type says what it makes of a number: 8.0 becomes 8 where it is an int.
+    taken = [
+        describe(override(task, dimension.key, float(bound)))[part][option] for bound in (dimension.low, dimension.high)
+    ]
+    if any(isinstance(bound, bool) or not isinstance(bound, int | float) for bound in taken):
+        raise OutOfRange(
+            f"an interval needs an option that is a number, got {dimension.key}; name its values: choice(a,b)"
+        )
+    return dataclasses.replace(dimension, integer=all(isinstance(bound, int) for bound in taken))
+
+
+def _text(dimension: Dimension) -> str:
+    """A dimension as the word that gives it."""
+    if isinstance(dimension, Choice):
+        return f"{dimension.key}=tag(search,choice({','.join(json.dumps(value) for value in dimension.values)}))"
+    low, high = (int(end) if dimension.integer else end for end in (dimension.low, dimension.high))
+    inside = f"interval({low},{high})"
+    return f"{dimension.key}={f'tag(log,{inside})' if dimension.log else inside}"
 
 
 def _refuse_unknown(words: Words, task: Task) -> None:
-    known = set(keys(task)) | _SETTINGS | _OWN | {"space"}
+    known = set(keys(task)) | _SETTINGS | _OWN
     for key in (*words.values, *words.sweeps, *(dimension.key for dimension in words.space)):
         # Options of a part that another word chooses are checked when it is chosen.
-        if key not in known and key.partition(".")[0] not in {name.partition(".")[0] for name in keys(task) if "." in name}:
+        if key not in known and key.partition(".")[0] not in {
+            name.partition(".")[0] for name in keys(task) if "." in name
+        }:
             raise UnknownName("key", key, known)
 
 
@@ -115,8 +206,9 @@ def _experiment(words: Words, task: Task) -> dict[str, tuple[JSON, ...]]:
     if name and name not in task.experiments:
         raise UnknownName(f"experiment of {task.name}", str(name), task.experiments)
     axes: dict[str, tuple[JSON, ...]] = dict(task.experiments[name]) if name else {}
-    sweeps = {key: values for key, values in words.sweeps.items() if key not in _OWN | {"exclude"}}
-    axes = {key: values for key, values in axes.items() if key not in words.values}
+    sweeps = {key: values for key, values in words.sweeps.items() if key not in _OWN.union(_SEVERAL)}
+    searched = {_full(one.key, task) for one in words.space}
+    axes = {key: values for key, values in axes.items() if key not in words.values and _full(key, task) not in searched}
     return {**axes, **sweeps}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import tempfile
@@ -132,9 +133,11 @@ def session(settings: RunSettings) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
             except ConnectionError as error:
-                raise RequestError(f"no Ray cluster answers at {address!r} ({error}); start one, or say ray=auto") from None
+                raise RequestError(
+                    f"no Ray cluster answers at {address!r} ({error}); start one, or say ray=auto"
+                ) from None
     try:
         yield
     finally:
@@ -165,9 +168,7 @@ def _driver(bundles: Sequence[Bundle], store: Store, committed: Committed, start
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             started(bundles[trial.config["bundle"]])
 
-        def on_checkpoint(
-            self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any
-        ) -> None:
+        def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
             with checkpoint.as_directory() as folder:
                 committed(store.commit(Path(folder)))
 

@@ -12,6 +12,7 @@ import logging
 import os
 import queue
 import threading
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,7 +77,9 @@ class Tracker:
         """
         self._queue.put(("_write_cell", (record, dict(metrics), dict(curve))))
 
-    def pooled(self, configuration: str, metrics: Mapping[str, float], files: Mapping[str, Path], *, done: bool) -> None:
+    def pooled(
+        self, configuration: str, metrics: Mapping[str, float], files: Mapping[str, Path], *, done: bool
+    ) -> None:
         """Write pooled metrics and figures to a parent run and end it.
 
         Parameters
@@ -148,7 +151,7 @@ class Tracker:
             found = client.get_experiment_by_name(self._task)
             artifacts = (self._settings.folder / "mlflow-artifacts").as_uri()
             # A server has a place of its own for artifacts; a database has none.
-            own = {"artifact_location": artifacts} if self._settings.mlflow == "auto" else {}
+            own: dict[str, Any] = {"artifact_location": artifacts} if self._settings.mlflow == "auto" else {}
             self._experiment = found.experiment_id if found else client.create_experiment(self._task, **own)
             token = None
             while True:
@@ -199,9 +202,7 @@ class Tracker:
         self._client.set_terminated(run, "FINISHED" if record.state == "done" else "FAILED")
         self._known[record.identity] = _Ended(run, "FINISHED" if record.state == "done" else "FAILED")
 
-    def _write_pooled(
-        self, configuration: str, metrics: dict[str, float], files: dict[str, Path], done: bool
-    ) -> None:
+    def _write_pooled(self, configuration: str, metrics: dict[str, float], files: dict[str, Path], done: bool) -> None:
         from mlflow.entities import Metric
 
         run = self._parents[configuration]
@@ -231,8 +232,6 @@ class _Ended:
 
 
 def _now() -> int:
-    import time
-
     return int(time.time() * 1000)
 
 

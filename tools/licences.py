@@ -1,0 +1,57 @@
+"""``python tools/licences.py`` rewrites ``THIRD_PARTY_LICENSES.md`` from installed metadata."""
+
+from __future__ import annotations
+
+from importlib.metadata import Distribution
+from pathlib import Path
+
+from dependencies import ROOT, pins, tree
+
+__all__ = ["PAGE", "page"]
+
+PAGE = ROOT / "THIRD_PARTY_LICENSES.md"
+
+# Their metadata name no licence; read in the licence files they ship.
+_READ = {"huey": "MIT", "skops": "MIT"}
+
+_HEAD = """\
+# Licences of what harness runs on
+
+harness itself is under the Apache License 2.0 (see `LICENSE`). It contains no code of the packages
+below and does not distribute them; an installation fetches them. The licences are what each package
+states in its own metadata; their texts are installed with it. Rewritten by `make licences`.
+
+connected-components-3d is under the LGPL: it is imported as it is published, and you may replace it
+by a version of your own. CUDA builds of torch bring NVIDIA's libraries, under NVIDIA's terms, which
+are not listed here.
+
+| package | version | licence |
+|---|---|---|
+"""
+
+
+def page() -> str:
+    """The page: every package of the run-time tree."""
+    versions = dict(pin.split("==") for pin in pins())
+    rows = [f"| {name} | {versions[name]} | {_licence(name, one)} |" for name, one in tree().items()]
+    return _HEAD + "\n".join(rows) + "\n"
+
+
+def _licence(name: str, package: Distribution) -> str:
+    """An SPDX expression if there is one, else classifiers, else a one-line statement."""
+    metadata = package.metadata
+    if name in _READ:
+        return _READ[name]
+    if metadata["License-Expression"]:
+        return metadata["License-Expression"]
+    stated = (metadata["License"] or "").strip()
+    classifiers = [text.rpartition(" :: ")[2] for text in metadata.get_all("Classifier") or () if "License ::" in text]
+    if stated and "\n" not in stated and stated != "Dual License":
+        return stated
+    if classifiers:
+        return " or ".join(classifiers)
+    raise SystemExit(f"the metadata of {name} name no licence; read its licence file and add it to _READ")
+
+
+if __name__ == "__main__":
+    Path(PAGE).write_text(page())
