@@ -29,9 +29,7 @@ class Pose:
     shift_px: Array
 
 
-def draw_poses(
-    rng: np.random.Generator, n: int, *, kind: str, max_angle_deg: float, max_shift_px: float
-) -> Pose:
+def draw_poses(rng: np.random.Generator, n: int, *, kind: str, max_angle_deg: float, max_shift_px: float) -> Pose:
     """Draw N poses.
 
     Parameters
@@ -46,7 +44,7 @@ def draw_poses(
     -----
     The public code enumerates ±16 angles and a 10 × 10 grid of shifts up to 45
     voxels of 256. We draw from that set instead of storing it, whole voxels for
-    shifts, and read "±16 angles" as whole degrees up to 16.
+    shifts, and read "±16 angles" as whole degrees from 1 to 16.
     """
     axes = rng.integers(0, 3, n)  # no flip, along X, along Y
     flip = np.stack([axes == 1, axes == 2], axis=1)
@@ -56,8 +54,11 @@ def draw_poses(
         return Pose(np.zeros_like(flip), np.zeros_like(angle), np.zeros_like(shift))
     if kind == "published":
         which = rng.choice(3, n, p=[2 / 398, 96 / 398, 300 / 398])
-        flip[(which == 0) & (axes == 0), 0] = True  # a pure flip is one of the two flips
-        angle = np.where(which == 1, np.round(angle), 0.0)
+        unflipped = np.flatnonzero((which == 0) & (axes == 0))
+        flip[unflipped, rng.integers(0, 2, len(unflipped))] = True  # a pure flip is one of the two flips
+        # Whole degrees from 1 to the largest, each as often as the others, to either side.
+        whole = np.copysign(np.minimum(np.ceil(np.abs(angle)), max_angle_deg), angle)
+        angle = np.where(which == 1, whole, 0.0)
         shift = np.where((which == 2)[:, None], np.round(shift), 0.0)
     return Pose(flip, angle, shift)
 

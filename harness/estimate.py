@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -91,7 +92,7 @@ def estimate(plan: Plan) -> Estimate:
         seconds += _seconds(bundle, one, samples)
         disk += _disk(bundle, one, samples)
         memory = max(memory, _memory(bundle, one, samples))
-    workers = _workers(plan)
+    workers = min(_workers(plan), max(1, len(todo)))
     return Estimate(
         configurations=len(plan.configurations),
         trainings=len(plan.bundles),
@@ -121,7 +122,7 @@ def _probe(bundle: Bundle, sample: Sample) -> _Cost:
             batch, labels = recipe.augment(rng, inputs, targets)
             loss = recipe.loss(network(batch.to(device())), labels.to(device()))
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimiser.step()
             loss.item()
             timed.append(time.perf_counter() - started)
@@ -167,8 +168,6 @@ def _items(names: Sequence[str], samples: Mapping[str, Sample]) -> float:
 
 
 def _workers(plan: Plan) -> int:
-    import os
-
     settings = plan.request.settings
     if settings.ray == "off":
         return 1

@@ -28,13 +28,14 @@ class Scalars(torch.nn.Module):
         return self._view.scalars(self.network(inputs))
 
 
-def explain(model: torch.nn.Module, view: View, sample: Sample, part: Part, *, label: str, seed: int) -> Array:
+def explain(model: torch.nn.Module, view: View, sample: Sample, part: Part, *, seed: int) -> Array:
     """Maps of one sample.
 
     Parameters
     ----------
     part : the attribution with its options
-    label, seed : name the stream of random numbers
+    seed : of the stream of random numbers, which the method and the sample
+        name; under which label a task knows the method changes nothing
 
     Returns
     -------
@@ -44,7 +45,7 @@ def explain(model: torch.nn.Module, view: View, sample: Sample, part: Part, *, l
     """
     name = ATTRIBUTIONS.name_of(part.func)
     inputs = torch.from_numpy(view.items(sample).inputs).to(device())
-    stream = seed_of(seed, "attribution", label, sample.id)
+    stream = seed_of(seed, "attribution", name, sample.id)
     targets = list(range(len(view.explained)))
     maps = attribute(name, Scalars(model, view), inputs, targets, seed=stream, **part.keywords)
     return np.stack([view.volume(one.detach().cpu().numpy()) for one in maps]).astype(np.float32)

@@ -12,11 +12,13 @@ import ast
 import hashlib
 import importlib.util
 import json
+import sys
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from harness.errors import RegistrationError
 from harness.types import JSON
 
 __all__ = ["canonical", "code_digest", "identify", "module_digest"]
@@ -53,8 +55,22 @@ def code_digest(modules: Iterable[str]) -> str:
 
 @cache
 def module_digest(module: str) -> str:
-    """Hash of one module's syntax tree without docstrings."""
-    return hashlib.sha256(ast.dump(_without_docstrings(_tree(module))).encode()).hexdigest()
+    """Hash of one module's syntax tree without docstrings, or of its file if it is compiled.
+
+    Raises
+    ------
+    RegistrationError
+        If the module has no file, as in a notebook: a change of it would go unnoticed.
+    """
+    if _source(module):
+        return hashlib.sha256(ast.dump(_without_docstrings(_tree(module))).encode()).hexdigest()
+    file = _file(module)
+    if file is None:
+        raise RegistrationError(
+            f"the code of {module} must be in a file, so that a change of it is noticed; "
+            "move what it defines to a module of your own and import that"
+        )
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 @cache
@@ -72,6 +88,8 @@ def _closure(modules: tuple[str, ...]) -> frozenset[str]:
 @cache
 def _imports(module: str) -> tuple[str, ...]:
     """Modules of the same top-level package, or of harness, that a module imports."""
+    if not _source(module):
+        return ()
     family = {"harness", module.partition(".")[0]}
     found: list[str] = []
     for node in ast.walk(_tree(module)):
@@ -95,22 +113,27 @@ def _absolute(module: str, node: ast.ImportFrom) -> str:
     return f"{package}.{node.module}" if node.module else package
 
 
-@cache
 def _source(module: str) -> Path | None:
+    file = _file(module)
+    return file if file is not None and file.suffix == ".py" else None
+
+
+@cache
+def _file(module: str) -> Path | None:
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, AttributeError, ValueError):
-        return None
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        return None
-    return Path(spec.origin)
+        spec = None
+    # A script that is run as __main__ has a file and no specification.
+    origin = getattr(sys.modules.get(module), "__file__", None) if spec is None else spec.origin
+    return Path(origin) if origin is not None and Path(origin).is_file() else None
 
 
 @cache
 def _tree(module: str) -> ast.Module:
     source = _source(module)
-    # Parts defined in a notebook or a script have no module of their own.
-    return ast.parse(source.read_text(encoding="utf-8")) if source else ast.parse(repr(module))
+    assert source is not None
+    return ast.parse(source.read_text(encoding="utf-8"))
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:
@@ -118,7 +141,7 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            if isinstance(first, ast.Expr) and isinstance(getattr(first.value, "value", None), str):
                 node.body = node.body[1:] or [ast.Pass()]
     return tree
 

@@ -46,6 +46,7 @@ __all__ = [
     "read_facts",
     "replace_file",
     "row_labels",
+    "subject_means",
     "to_console_rows",
     "verdict",
     "write_csv",
@@ -229,7 +230,7 @@ def build(
         _Line(
             row,
             {metric.name: _score(row, metric, level) for metric in metrics},
-            _subject_means(row, objective),
+            subject_means(row, objective),
             tuple(str(row.facts.get(name, "")) for name in apart),
         )
         for row in rows
@@ -348,21 +349,27 @@ def interval_text(value: float | None, low: float | None = None, high: float | N
     return f"{texts[0]} [{texts[1]}, {texts[2]}]" if known else texts[0]
 
 
-def to_console_rows(table: pa.Table) -> tuple[list[str], list[list[str]]]:
+def to_console_rows(table: pa.Table, *, shown: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
     """A short table of text for the screen.
+
+    Parameters
+    ----------
+    shown : further metrics, as bare values; those that the table lacks are left out
 
     Returns
     -------
     header, rows
         Rank, axes, attribution (if any), the objective, the difference from
-        the first, and the status; ``=`` marks what is not distinguishable from
-        the first.
+        the first, further metrics, and the status unless all rows are ranked;
+        ``=`` marks what is not distinguishable from the first.
     """
     facts, lines = read_facts(table), table.to_pylist()
     explained = any(line["attribution"] for line in lines)
     apart = [name for name in facts.apart if len({line.get(name) for line in lines}) > 1]
     header = ["rank", *apart, *facts.axes, *(["attribution"] if explained else []), facts.objective]
-    header += ["difference", "status"]
+    more = [name for name in shown if name != facts.objective and name in table.column_names]
+    status = any(line["status"] != "ranked" for line in lines)
+    header += ["difference", *more, *(["status"] if status else [])]
     rows = []
     for line in lines:
         same = line["not_distinguishable_from_best"] and line["difference"] != 0
@@ -370,7 +377,8 @@ def to_console_rows(table: pa.Table) -> tuple[list[str], list[list[str]]]:
         cells += ["" if line.get(name) is None else str(line[name]) for name in (*apart, *facts.axes)]
         cells += [line["attribution"]] if explained else []
         cells += [_cell(line, facts.objective), _cell(line, "difference") if line["difference"] is not None else ""]
-        rows.append([*cells, line["status"]])
+        cells += [interval_text(line[name]) for name in more]
+        rows.append([*cells, *([line["status"]] if status else [])])
     return header, rows
 
 
@@ -433,8 +441,14 @@ def _refuse_twins(rows: Sequence[Row]) -> None:
         seen.add(key)
 
 
-def _subject_means(row: Row, metric: str) -> dict[str, float]:
-    """Subject → mean over its seeds, NaN if none has a value; sorted, so that sums repeat exactly."""
+def subject_means(row: Row, metric: str) -> dict[str, float]:
+    """Subject → mean over its seeds, NaN if none has a value; sorted, so that sums repeat exactly.
+
+    Parameters
+    ----------
+    row : of one configuration
+    metric : label; one that the row lacks gives an empty dict
+    """
     means = {}
     for subject, seeds in sorted(row.values.get(metric, {}).items()):
         kept = [float(seeds[seed]) for seed in sorted(seeds) if math.isfinite(seeds[seed])]
@@ -443,9 +457,9 @@ def _subject_means(row: Row, metric: str) -> dict[str, float]:
 
 
 def _score(row: Row, metric: MetricFacts, level: float) -> Score:
-    subjects = _subject_means(row, metric.name)
+    subjects = subject_means(row, metric.name)
     pooled = row.pooled.get(metric.name)
-    own = mean_score(list(_subject_means(row, f"{metric.name}_chance").values())).value
+    own = mean_score(list(subject_means(row, f"{metric.name}_chance").values())).value
     chance = _first_known(own, pooled.chance if pooled else math.nan, metric.chance)
     ceiling = _first_known(pooled.ceiling if pooled else math.nan, metric.ceiling)
     if subjects:

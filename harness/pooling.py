@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -72,9 +73,7 @@ def metric_facts(task: Task, levels: Sequence[str]) -> tuple[MetricFacts, ...]:
     return tuple(found)
 
 
-def pool(
-    configuration: Configuration, bundles: Sequence[Bundle], store: Store, *, facts: Mapping[str, JSON]
-) -> Pooled:
+def pool(configuration: Configuration, bundles: Sequence[Bundle], store: Store, *, facts: Mapping[str, JSON]) -> Pooled:
     """Pool one configuration.
 
     Parameters
@@ -92,10 +91,13 @@ def pool(
     }
 
     def row(label: str, values: Values, pooled: Mapping[str, Score], **more: JSON) -> Row:
-        wanted = [cell for cell in cells if cell.stage in ("train", "score") and cell.label in ("", label)]
+        wanted = [cell for cell in cells if cell.label in ("", label)]
         complete, flags = _state(store, wanted)
-        own = [cell for cell in cells if cell.stage == "score" and cell.label == label]
-        flags += _flags(store, own)
+        # What explains a collapsed network is flagged like its predictions.
+        for one in dict.fromkeys(("", label)):
+            flags += _flags(store, [cell for cell in cells if cell.stage == "score" and cell.label == one])
+        if _any_reused(store, wanted):
+            flags += ("older code accepted",)
         return Row(configuration.id, axes, label, values, pooled, {**facts, **counts, **more}, complete, flags)
 
     scores = [cell for cell in cells if cell.stage == "score" and not cell.label]
@@ -136,7 +138,8 @@ def _values(store: Store, cells: Sequence[Cell]) -> tuple[Values, dict[str, Valu
 def _means(values: Mapping[str, Mapping[str, Mapping[int, list[float]]]]) -> Values:
     return {
         metric: {
-            subject: {seed: _mean(several) for seed, several in by_seed.items()} for subject, by_seed in by_subject.items()
+            subject: {seed: _mean(several) for seed, several in by_seed.items()}
+            for subject, by_seed in by_subject.items()
         }
         for metric, by_subject in values.items()
     }
@@ -166,8 +169,10 @@ def _pooled(
     )
     record = store.get("pool", identity)
     if record is None:
+        # A value that is only sometimes known (a chance level) is NaN for the other subjects.
+        subjects = list(dict.fromkeys(subject for by_subject in values.values() for subject in by_subject))
         columns = {
-            metric: np.array([_mean(list(by_seed.values())) for by_seed in by_subject.values()])
+            metric: np.array([_mean(list(by_subject.get(subject, {}).values())) for subject in subjects])
             for metric, by_subject in values.items()
         }
         scores = {label: _pooled_score(task.metrics[label], columns, label) for label in labels}
@@ -177,7 +182,10 @@ def _pooled(
             write_record(Path(name), record)
             record = store.commit(Path(name))
     read = json.loads(store.artifact(record, "pooled.json").read_text())
-    return {label: Score(**{key: _number(value) for key, value in score.items()}) for label, score in read.items()}
+    known: dict[str, dict[str, Any]] = {
+        label: {key: _number(value) for key, value in score.items()} for label, score in read.items()
+    }
+    return {label: Score(**score) for label, score in known.items()}
 
 
 def _pooled_score(part: Part, columns: Mapping[str, Array], label: str) -> Score:
@@ -205,13 +213,15 @@ def _state(store: Store, cells: Sequence[Cell]) -> tuple[bool, tuple[str, ...]]:
 
 
 def _flags(store: Store, cells: Sequence[Cell]) -> tuple[str, ...]:
-    """What the score cells flag, counted, and records of older code."""
+    """What score cells flag, counted."""
     records = [record for cell in cells if (record := store.get(cell.stage, cell.identity)) is not None]
     flags = [flag for record in records for flag in record.facts.get("flags", [])]
-    found = [f"{flag} in {flags.count(flag)} of {len(records)} cells" for flag in sorted(set(flags))]
-    if any(record.reused_code for record in records):
-        found.append("older code accepted")
-    return tuple(found)
+    return tuple(f"{flag} in {flags.count(flag)} of {len(records)} cells" for flag in sorted(set(flags)))
+
+
+def _any_reused(store: Store, cells: Sequence[Cell]) -> bool:
+    records = (store.get(cell.stage, cell.identity) for cell in cells)
+    return any(record is not None and record.reused_code for record in records)
 
 
 def _seconds(store: Store, cells: Sequence[Cell]) -> float:

@@ -35,7 +35,6 @@ class Recipe:
     select : (outputs, targets) of all validation items → number; the weights of
         the epoch with the highest are kept. ``None`` keeps the last epoch's.
     threads : CPU threads of torch; part of the identity, because results differ
-    device : ``auto`` takes a GPU where there is one
     """
 
     epochs: int
@@ -94,9 +93,7 @@ def segmentation(
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if augmentation == "none":
             return inputs, targets
-        pose = draw_poses(
-            rng, len(inputs), kind=augmentation, max_angle_deg=max_angle_deg, max_shift_px=max_shift_px
-        )
+        pose = draw_poses(rng, len(inputs), kind=augmentation, max_angle_deg=max_angle_deg, max_shift_px=max_shift_px)
         return transform(pose, inputs, targets)
 
     def sample(rng: np.random.Generator, targets: Array) -> Array:

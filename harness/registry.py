@@ -162,6 +162,5 @@ ATTRIBUTIONS = Registry("attribution", "harness.attribution")
 METRICS = Registry("metric", "harness.metrics")
 
 KINDS: Mapping[str, Registry] = {
-    registry.kind: registry
-    for registry in (COHORTS, PHANTOMS, SPLITS, VIEWS, MODELS, RECIPES, ATTRIBUTIONS, METRICS)
+    registry.kind: registry for registry in (COHORTS, PHANTOMS, SPLITS, VIEWS, MODELS, RECIPES, ATTRIBUTIONS, METRICS)
 }

@@ -43,7 +43,8 @@ class Scored:
 
     def to_json(self) -> JSON:
         """Plain JSON."""
-        return {"values": dict(self.values), "regions": {k: dict(v) for k, v in self.regions.items()}, "flags": self.flags}
+        regions = {name: dict(values) for name, values in self.regions.items()}
+        return {"values": dict(self.values), "regions": regions, "flags": self.flags}
 
 
 def labels_of(task: Task, level: str) -> list[str]:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -53,6 +54,8 @@ class Interval:
     integer: bool = False
 
     def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            raise OutOfRange(f"both bounds of {self.key} must be finite, got low={self.low}, high={self.high}")
         if not self.low < self.high:
             raise OutOfRange(f"`low < high` must hold for {self.key}, got low={self.low}, high={self.high}")
         if self.log and self.low <= 0:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
 
+from harness.claims import Ordering, Published
 from harness.errors import OutOfRange, RequestError, UnknownName
 from harness.identity import identify
 from harness.registry import KINDS, Registry
@@ -67,9 +68,12 @@ class Task:
     explanation_objective : label of the metric that ranks explanations
     axes : short names of keys, e.g. ``sequences`` for ``view.channels``
     profiles : name → overrides; ``quick`` is the default
+    data_profiles : name → further overrides when the user brings data
     experiments : name → axes, the published grids
     experiment : the one that runs when no axis is given
     spaces : name → search space
+    orderings : what the paper says of its configurations, to be tested
+    published : a table of the paper, to stand beside ours
     regional : labels of metrics that are also computed in each region
     columns : axes that every row of the leaderboard names, swept or not
     shown : metrics that the console shows, in order
@@ -93,9 +97,12 @@ class Task:
     phantom_seed: int = 0
     axes: Mapping[str, str] = field(default_factory=dict)
     profiles: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
+    data_profiles: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
     experiments: Mapping[str, Mapping[str, tuple[JSON, ...]]] = field(default_factory=dict)
     experiment: str = ""
     spaces: Mapping[str, tuple[Dimension, ...]] = field(default_factory=dict)
+    orderings: tuple[Ordering, ...] = ()
+    published: Published | None = None
     regional: tuple[str, ...] = ()
     columns: tuple[str, ...] = ("model",)
     shown: tuple[str, ...] = ()
@@ -104,6 +111,10 @@ class Task:
         for name, objective in (("objective", self.objective), ("explanation_objective", self.explanation_objective)):
             if objective not in self.metrics:
                 raise UnknownName(f"metric of task {self.name} (its {name})", objective, self.metrics)
+        claimed = [ordering.metric for ordering in self.orderings]
+        for metric in (*claimed, *(self.published.metrics if self.published else ())):
+            if metric not in self.metrics:
+                raise UnknownName(f"metric of task {self.name} (in a claim of its paper)", metric, self.metrics)
 
 
 @dataclass(frozen=True)
@@ -159,30 +170,34 @@ def restore(description: Mapping[str, JSON]) -> Task:
         function = KINDS[kind].get(described["use"]).function
         return partial(function, **{key: _typed(function, key, value, key) for key, value in options.items()})
 
+    more: dict[str, Any] = {name: description[name] for name in _SCALARS}
+    more |= {kind: part(kind, description[kind]) for kind in _SINGLE}
+    for many, kind in _LABELLED.items():
+        more[many] = {label: part(kind, described) for label, described in description[many].items()}
     return Task(
         name=description["name"],
         version=description["version"],
         question=description["question"],
         source=Source(**description["source"]),
-        **{name: description[name] for name in _SCALARS},
         regional=tuple(description["regional"]),
         columns=tuple(description["columns"]),
         shown=tuple(description["shown"]),
-        **{kind: part(kind, description[kind]) for kind in _SINGLE},
-        **{
-            many: {label: part(kind, described) for label, described in description[many].items()}
-            for many, kind in _LABELLED.items()
-        },
+        **more,
     )
 
 
 def describe_part(registry: Registry, part: Part) -> dict[str, JSON]:
     """One part as JSON: ``{"use": name, option: value, …}``."""
     options = {name: parameter.default for name, parameter in _options(part.func).items()}
+    name = registry.name_of(part.func)
+    if part.args:
+        raise RequestError(f"options of {registry.kind} {name} must be given by name, got {part.args!r} by position")
     unknown = set(part.keywords) - set(options)
     if unknown:
-        raise UnknownName(f"option of {registry.kind} {part.func.__name__}", sorted(unknown)[0], options)
-    return {"use": registry.name_of(part.func), **{key: _json(value) for key, value in {**options, **part.keywords}.items()}}
+        raise UnknownName(f"option of {registry.kind} {name}", sorted(unknown)[0], options)
+    # As its type has it: 3 and 3.0 are one value of a float, and must be one configuration.
+    values = {key: _typed(part.func, key, value, key) for key, value in {**options, **part.keywords}.items()}
+    return {"use": name, **{key: _json(value) for key, value in values.items()}}
 
 
 def override(task: Task, key: str, value: JSON) -> Task:
@@ -205,17 +220,17 @@ def override(task: Task, key: str, value: JSON) -> Task:
     path = task.axes.get(key, key)
     head, _, rest = path.partition(".")
     if head in _SCALARS and not rest:
-        return dataclasses.replace(task, **{head: checked(_SCALARS[head], value, key)})
+        return _replaced(task, head, checked(_SCALARS[head], value, key))
     if head in _SINGLE:
-        return dataclasses.replace(task, **{head: _override_part(head, getattr(task, head), rest, value, key)})
+        return _replaced(task, head, _override_part(head, getattr(task, head), rest, value, key))
     if head in _LABELLED and rest:
-        label, _, option = rest.partition(".")
         parts = dict(getattr(task, head))
+        label, option = _label_and_option(rest, parts)
         if option and label not in parts:
             raise UnknownName(f"label in {head}", label, parts)
         # A label that does not exist yet adds a part: metrics.mine=dice
         parts[label] = _override_part(_LABELLED[head], parts.get(label), option, value, key)
-        return dataclasses.replace(task, **{head: parts})
+        return _replaced(task, head, parts)
     raise UnknownName("key", key, keys(task))
 
 
@@ -239,6 +254,18 @@ def allowed(part: Part) -> Mapping[str, str]:
 def modules_of(*parts: Part) -> tuple[str, ...]:
     """Modules in which parts are defined, for a code digest."""
     return tuple(sorted({inspect.unwrap(part.func).__module__ for part in parts}))
+
+
+def _replaced(task: Task, field_name: str, value: Any) -> Task:
+    changes: dict[str, Any] = {field_name: value}
+    return dataclasses.replace(task, **changes)
+
+
+def _label_and_option(rest: str, labels: Iterable[str]) -> tuple[str, str]:
+    """``dice.tolerance_mm`` → label and option; a label may hold dots itself (``sensitivity_1.5mm``)."""
+    known = [label for label in labels if rest == label or rest.startswith(f"{label}.")]
+    label = max(known, key=len) if known else rest.partition(".")[0]
+    return label, rest[len(label) + 1 :]
 
 
 def _override_part(kind: str, part: Part | None, option: str, value: JSON, key: str) -> Part:
@@ -284,13 +311,21 @@ def checked(hint: Any, value: JSON, key: str) -> Any:
         With the relation that must hold and what came.
     """
     # pydantic is slow to import and needed only where a value is checked.
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
-        return TypeAdapter(hint).validate_python(value)
+        return _adapter(hint).validate_python(value)
     except ValidationError as error:
         why = "; ".join(sorted({problem["msg"] for problem in error.errors()}))
         raise OutOfRange(f"`{_relation(hint, key)}` must hold for {key}, got {value!r} ({why})") from None
+
+
+@cache
+def _adapter(hint: Any) -> Any:
+    from pydantic import ConfigDict, TypeAdapter
+
+    # An identity is JSON, which has neither NaN nor infinity.
+    return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
 
 
 def _relation(hint: Any, key: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import tempfile
 import time
 import traceback
@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -22,7 +23,7 @@ from harness.explaining import explain
 from harness.scoring import score_explanation, score_prediction
 from harness.seeding import seed_of
 from harness.spec import Task
-from harness.store import CellRecord, Store, write_json, write_record
+from harness.store import TRACEBACK, CellRecord, Store, write_json, write_record
 from harness.training import Epoch, controlled, device, infer, train
 from harness.types import JSON, Array, Cohort, Sample, View
 
@@ -32,9 +33,7 @@ Emit = Callable[[Path], None]
 Progress = Callable[[Cell, Epoch], None]
 
 
-def execute(
-    bundle: Bundle, cohort: Cohort, store: Store, emit: Emit, *, progress: Progress | None = None
-) -> None:
+def execute(bundle: Bundle, cohort: Cohort, store: Store, emit: Emit, *, progress: Progress | None = None) -> None:
     """Compute the cells of a bundle, in order.
 
     Parameters
@@ -95,14 +94,14 @@ class _Work:
         error = ""
         try:
             self._refuse_other_code(cell)
-            with controlled(self.recipe_threads, seed_of(self.bundle.seed, cell.stage, cell.label)):
+            with controlled(self.recipe_threads, seed_of(self.bundle.seed, cell.stage)):
                 facts = {"train": self._train, "explain": self._explain, "score": self._score}[cell.stage](cell, folder)
         except Exception as problem:  # a broken cell stays broken, with its first error line
             error = _first_line(problem)
             self.broken.add(cell.identity)
             for path in folder.iterdir():
                 path.unlink()
-            (folder / "traceback.txt").write_text(traceback.format_exc())
+            (folder / TRACEBACK).write_text(traceback.format_exc())
         return CellRecord(
             identity=cell.identity,
             stage=cell.stage,
@@ -161,8 +160,11 @@ class _Work:
             arrays = infer(self.network, self.view, self.samples[name], batch_size=recipe.batch_size)
             # Half precision holds a probability to 5e-4 and halves the store.
             self.predictions[name] = arrays["probability"].astype(np.float16)
-        np.savez_compressed(folder / "predictions.npz", **self.predictions)
-        history = [{"epoch": e.epoch, "loss": e.loss, "validation": e.validation} for e in trained.history]
+        _save(folder / "predictions.npz", self.predictions)
+        history = [
+            {"epoch": e.epoch, "loss": e.loss, "validation": None if math.isnan(e.validation) else e.validation}
+            for e in trained.history
+        ]
         write_json(folder / "history.json", history)
         write_json(folder / "split.json", {"train": split.train, "validation": split.validation, "test": split.test})
         parameters = sum(parameter.numel() for parameter in self.network.parameters())
@@ -171,35 +173,36 @@ class _Work:
     def _explain(self, cell: Cell, folder: Path) -> dict[str, JSON]:
         network = self._network()
         maps = {
-            name: explain(
-                network, self.view, self.samples[name], self.task.attributions[cell.label],
-                label=cell.label, seed=cell.seed,
-            )[0].astype(np.float32)
+            name: explain(network, self.view, self.samples[name], self.task.attributions[cell.label], seed=cell.seed)[
+                0
+            ].astype(np.float32)
             for name in self.bundle.split.test
-        }  # fmt: skip
+        }
         for name, one in maps.items():
             if not np.isfinite(one).all():
                 raise CellError(f"the {cell.label} map of {name} holds values that are not finite")
-        np.savez_compressed(folder / "maps.npz", **maps)
+        _save(folder / "maps.npz", maps)
         self.maps[cell.identity] = maps
         return {"channels": list(self.view.channels)}
 
     def _score(self, cell: Cell, folder: Path) -> dict[str, JSON]:
         predictions = self.predictions or self._arrays("train", self.bundle.train, "predictions.npz")
+        maps: Mapping[str, Array] = {}
+        if cell.label:
+            maps = self.maps.pop(cell.parent, {}) or self._arrays("explain", cell.parent, "maps.npz")
         scored: dict[str, JSON] = {}
         for name in self.bundle.split.test:
             sample, probability = self.samples[name], predictions[name].astype(np.float32)
             if cell.label:
-                maps = self.maps.get(cell.parent) or self._arrays("explain", cell.parent, "maps.npz")
                 one = score_explanation(
                     self.task, sample, probability, maps[name], channels=self.view.channels, seed=cell.seed
                 )
             else:
                 one = score_prediction(self.task, sample, probability, seed=cell.seed, regions=self.cohort.regions)
             scored[name] = {"subject": sample.subject, **one.to_json()}
-        self.maps.pop(cell.parent, None)
         write_json(folder / "values.json", scored)
-        return {"flags": sorted({flag for one in scored.values() for flag in one["flags"]})}
+        # One subject that is rightly free of lesions is no collapse; all of them are.
+        return {"flags": sorted(set.intersection(*(set(one["flags"]) for one in scored.values())))}
 
     def _network(self) -> torch.nn.Module:
         if self.network is None:
@@ -217,13 +220,13 @@ class _Work:
             return {key: file[key] for key in file.files}
 
 
+def _save(path: Path, arrays: Mapping[str, Array]) -> None:
+    named: dict[str, Any] = dict(arrays)
+    np.savez_compressed(path, **named)
+
+
 def _first_line(problem: BaseException) -> str:
     line = str(problem).strip().partition("\n")[0] or "no message"
     frames = traceback.extract_tb(problem.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return f"{type(problem).__name__}: {line}{where}"
-
-
-def load_json(path: Path) -> JSON:
-    """Read JSON."""
-    return json.loads(path.read_text())

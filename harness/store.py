@@ -5,9 +5,9 @@
     store/
       train/<identity>/record.json + artifacts      one folder per finished cell
       explain/ score/ pool/                         the same for the other stages
-      failed/<identity>.json                        the last failure of a cell
+      failed/<identity>.json, .txt                  the last failure of a cell, its traceback
       configurations/<id>.json                      what the identities mean
-      plans/<task>-<id>.json                        which cells a run asked for
+      plans/<task>.json                             which cells the latest run asked for
 
 A finished cell's folder appears whole or not at all: it is filled elsewhere and
 renamed into place. A failure is kept apart, so that it can neither be taken for
@@ -32,10 +32,13 @@ from harness.errors import StoreError
 from harness.spec import Configuration
 from harness.types import JSON
 
-__all__ = ["RECORD", "CellRecord", "Stage", "Store", "write_json", "write_record"]
+__all__ = ["RECORD", "STAGES", "TRACEBACK", "CellRecord", "Stage", "Store", "checksum", "write_json", "write_record"]
 
 RECORD = "record.json"
+TRACEBACK = "traceback.txt"
 Stage = Literal["train", "explain", "score", "pool"]
+STAGES = ("train", "explain", "score", "pool")
+_PARTIAL = ".part-"
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,10 @@ class Store:
             return None
         except (ValueError, TypeError) as error:
             raise StoreError(f"{path} cannot be read ({error}); delete its folder and run the command again") from None
-        if record.identity != identity:
-            raise StoreError(f"{path} is the record of {record.identity}; delete its folder and run the command again")
+        if (record.stage, record.identity) != (stage, identity):
+            raise StoreError(
+                f"{path} is the record of {record.stage} {record.identity}; delete its folder and run the command again"
+            )
         return record
 
     def artifact(self, record: CellRecord, name: str) -> Path:
@@ -133,39 +138,62 @@ class Store:
         """Take over a folder that :func:`write_record` completed.
 
         The folder is copied beside its place (it may lie on another file
-        system), checked and renamed. Where the cell is there already, nothing
-        changes: equal identities mean equal content.
+        system), checked and renamed. Where the cell is done already, nothing
+        changes: equal identities mean equal content. Of a failed cell the record
+        and its traceback are kept.
+
+        Raises
+        ------
+        StoreError
+            If an artifact was damaged, or the record names a file or a folder
+            outside its own.
         """
         record = CellRecord(**json.loads((source / RECORD).read_text()))
+        if _plain(record.stage) not in STAGES:
+            raise StoreError(f"a cell's stage is one of {', '.join(STAGES)}, got {record.stage!r}")
+        target, failed = self.folder(record.stage, _plain(record.identity)), self.root / "failed"
         if record.state != "done":
-            write_json(self.root / "failed" / f"{record.identity}.json", dataclasses.asdict(record))
+            if self.get(record.stage, record.identity) is None:
+                write_json(failed / f"{record.identity}.json", dataclasses.asdict(record))
+                if TRACEBACK in record.artifacts:
+                    shutil.copyfile(source / TRACEBACK, failed / f"{record.identity}.txt")
             return record
-        target = self.folder(record.stage, record.identity)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(prefix=f".{record.identity}-", dir=target.parent))
-        try:
+        with self._staged(target) as staged:
             for name, expected in record.artifacts.items():
                 shutil.copyfile(source / _plain(name), staged / name)
                 if checksum(staged / name) != expected:
                     raise StoreError(f"artifact {name} of cell {record.identity} was damaged on its way to the store")
             write_json(staged / RECORD, dataclasses.asdict(record))
-            with contextlib.suppress(OSError):  # another writer was first
-                staged.rename(target)
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
-        (self.root / "failed" / f"{record.identity}.json").unlink(missing_ok=True)
+        for end in ("json", "txt"):
+            (failed / f"{record.identity}.{end}").unlink(missing_ok=True)
         return record
 
     def adopt(self, record: CellRecord, identity: str) -> CellRecord:
         """Take a record of older code for a cell of today's code, and flag it."""
-        target = self.folder(record.stage, identity)
-        staged = Path(tempfile.mkdtemp(prefix=f".{identity}-", dir=target.parent))
-        for name in record.artifacts:
-            os.link(self.artifact(record, name), staged / name)
         adopted = dataclasses.replace(record, identity=identity, reused_code=True)
-        write_json(staged / RECORD, dataclasses.asdict(adopted))
-        staged.rename(target)
+        with self._staged(self.folder(record.stage, identity)) as staged:
+            for name in record.artifacts:
+                os.link(self.artifact(record, name), staged / name)
+            write_json(staged / RECORD, dataclasses.asdict(adopted))
         return adopted
+
+    @contextlib.contextmanager
+    def _staged(self, target: Path) -> Iterator[Path]:
+        """A folder to fill, which is renamed to ``target`` when the block ends well."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staged = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        try:
+            yield staged
+            if (target / RECORD).exists():
+                return  # another writer was first
+            shutil.rmtree(target, ignore_errors=True)  # a folder without a record is nobody's
+            try:
+                staged.rename(target)
+            except OSError:
+                if not (target / RECORD).exists():
+                    raise
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
 
     def failure(self, identity: str) -> CellRecord | None:
         """The last failure of a cell that is not done, or ``None``."""
@@ -181,9 +209,12 @@ class Store:
 
     def sweep(self) -> None:
         """Remove what an interrupted commit left behind."""
-        for stage in ("train", "explain", "score", "pool"):
+        for stage in STAGES:
             for path in (self.root / stage).glob(".*-*"):
                 shutil.rmtree(path, ignore_errors=True)
+        for folder in ("failed", "configurations", "plans"):
+            for path in (self.root / folder).glob(f"{_PARTIAL}*"):
+                path.unlink(missing_ok=True)
 
     def remember(self, configuration: Configuration) -> None:
         """Write down what a configuration's id means."""
@@ -212,12 +243,16 @@ def write_record(folder: Path, record: CellRecord) -> None:
 def write_json(path: Path, value: JSON) -> None:
     """Write JSON so that the file is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".", dir=path.parent)
-    with os.fdopen(handle, "w") as file:
-        json.dump(value, file, indent=1, sort_keys=True, default=list)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(name).replace(path)
+    handle, name = tempfile.mkstemp(prefix=_PARTIAL, dir=path.parent)
+    try:
+        with os.fdopen(handle, "w") as file:
+            json.dump(value, file, indent=1, default=list)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
 def checksum(path: Path) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from harness import leaderboard
-from harness.cell import Bundle, Cell, bundles, digest, missing
+from harness.cell import Bundle, Cell, bundles, digest, missing, restored
 from harness.data.bids import write_phantom
 from harness.data.cohort import open_cohort, save
 from harness.data.splits import describe_validation
@@ -34,15 +34,15 @@ from harness.tuning.search import (
     Chosen,
     Search,
     as_chosen,
-    check_space,
     describe_space,
+    fit_space,
     perform,
     plan_search,
     recorded,
 )
 from harness.types import JSON, Cohort, Split, View
 
-__all__ = ["Group", "Plan", "Request", "Tables", "collect", "prepare", "recall", "run"]
+__all__ = ["Group", "Plan", "Request", "Tables", "at", "collect", "prepare", "recall", "run"]
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def prepare(request: Request, *, say: Callable[[str], None] = lambda text: None)
     command that was run before is the plan that was run.
     """
     settings, store = request.settings, Store(request.settings.folder / "store")
-    tasks = [(point, _at(request.task, point)) for point in grid(request.axes)]
+    tasks = [(point, at(request.task, point)) for point in grid(request.axes)]
     read = _sequences([task for _, task in tasks])
     groups: dict[str, Group] = {}
     tuning: dict[str, Group] = {}
@@ -184,7 +184,7 @@ def prepare(request: Request, *, say: Callable[[str], None] = lambda text: None)
     all_bundles: list[Bundle] = []
     sentence = ""
     for point, task in tasks:
-        key = identify(describe_part(COHORTS, task.cohort))
+        key = identify([describe_part(COHORTS, task.cohort), str(_root(task, settings))])
         if key not in groups:
             groups[key] = tuning[key] = _open(task, read, settings, say)
             if request.search and settings.search_subjects:
@@ -343,9 +343,10 @@ def draw_folds(task: Task, cohort: Cohort) -> tuple[Split, ...]:
     return folds
 
 
-def _at(task: Task, point: Mapping[str, JSON]) -> Task:
-    for key, value in point.items():
-        task = override(task, key, value)
+def at(task: Task, point: Mapping[str, JSON]) -> Task:
+    """The task at a point of the grid; a part is chosen before its options are set."""
+    for key in sorted(point, key=lambda key: task.axes.get(key, key).count(".")):
+        task = override(task, key, point[key])
     return task
 
 
@@ -365,12 +366,10 @@ def _sequences(tasks: Sequence[Task]) -> tuple[str, ...]:
 
 
 def _open(task: Task, sequences: tuple[str, ...], settings: RunSettings, say: Callable[[str], None]) -> Group:
-    root = settings.data_folder
-    if root is None:
-        root = phantom_folder(task, settings)
-        if not root.exists():
-            say(f"generating {task.phantom_subjects} subjects with known truth in {root}")
-            generate(task, root)
+    root = _root(task, settings)
+    if settings.data_folder is None and not root.exists():
+        say(f"generating {task.phantom_subjects} subjects with known truth in {root}")
+        generate(task, root)
     say(f"reading and verifying {root}")
     cohort: Cohort = task.cohort(
         root, settings.folder / "cache", sequences=sequences, exclude=settings.exclude, minimum=3
@@ -427,7 +426,7 @@ def _searched(request: Request, task: Task) -> dict[str, JSON]:
     """What a searched configuration says of itself; it tells the row from one that was not searched."""
     if not request.search:
         return {}
-    check_space(task, request.space)
+    fit_space(task, request.space)
     settings = request.settings
     return {"searched": describe_space(request.space, trials=settings.trials, subjects=settings.search_subjects)}
 
@@ -471,6 +470,11 @@ def _failed(store: Store, bundle: Bundle, chosen: Chosen) -> CellRecord:
     with tempfile.TemporaryDirectory(prefix="harness-cell-") as name:
         write_record(Path(name), record)
         return store.commit(Path(name))
+
+
+def _root(task: Task, settings: RunSettings) -> Path:
+    """The folder that a task's cohort is read from."""
+    return settings.data_folder or phantom_folder(task, settings)
 
 
 def phantom_folder(task: Task, settings: RunSettings) -> Path:
@@ -520,7 +524,7 @@ def _facts(plan: Plan, configuration: Configuration, mlflow_run: str) -> dict[st
         "spacing_mm": "x".join(f"{side:g}" for side in sample.spacing_mm),
         "command": " ".join(["harness run", *given, *words]),
         "cohort": configuration.fingerprint,
-        "code": f"{version}+{digest('train', plan.request.task)[:8]}",
+        "code": f"{version}+{digest('train', restored(configuration))[:8]}",
         "searched": _searched_text(plan, configuration),
         "mlflow_run": mlflow_run,
     }

@@ -23,7 +23,14 @@ Report = Callable[["Epoch"], None]
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one pass over the training items gave."""
+    """What one pass over the training items gave.
+
+    Parameters
+    ----------
+    epoch : from 1
+    loss : mean over the items
+    validation : what the recipe selects by; NaN if it keeps the last epoch
+    """
 
     epoch: int
     loss: float
@@ -59,6 +66,7 @@ def controlled(threads: int, seed: int) -> Iterator[None]:
     differ between the two and repeat exactly at equal threads.
     """
     before, state = torch.get_num_threads(), torch.get_rng_state()
+    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     deterministic = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
@@ -68,6 +76,8 @@ def controlled(threads: int, seed: int) -> Iterator[None]:
     finally:
         torch.set_num_threads(before)
         torch.set_rng_state(state)
+        if on_gpus:
+            torch.cuda.set_rng_state_all(on_gpus)
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -95,14 +105,20 @@ def train(
     Raises
     ------
     CellError
-        If the loss is not finite, with the epoch.
+        If the loss is not finite, with the epoch, or if the recipe selects an
+        epoch and there are no validation samples.
     """
+    if recipe.select is not None and not validation:
+        raise CellError(
+            "validation samples > 0 must hold for a recipe that selects an epoch by them, got none; "
+            "say recipe.select=last, or change the split"
+        )
     with controlled(recipe.threads, seed_of(seed, "model")):
         model = build().to(device())
         inputs, targets = _gather(view, training)
         held_out = _gather(view, validation) if validation else None
         if inputs.ndim == 4:  # a quarter faster on CPUs for networks of few channels, and on GPUs
-            model = model.to(memory_format=torch.channels_last)
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         rng = generator(seed, "training")
         torch.manual_seed(seed_of(seed, "training"))  # dropout
@@ -113,15 +129,18 @@ def train(
             loss = _one_epoch(model, recipe, optimiser, rng, inputs, targets)
             if not math.isfinite(loss):
                 raise CellError(f"the loss became {loss} in epoch {number}; try a smaller recipe.lr")
-            value = float(number)
+            value = math.nan
             if recipe.select is not None and held_out is not None:
                 value = recipe.select(_outputs(model, held_out[0], recipe.batch_size), held_out[1])
             history.append(Epoch(number, loss, value))
-            if value > best:
+            if recipe.select is None or value > best:
                 best, best_epoch, weights = value, number, copy.deepcopy(model.state_dict())
             if report is not None:
                 report(history[-1])
-        cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+        # Clones: tied weights share memory, which safetensors refuses.
+        cpu = {
+            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()
+        }
         return Trained(cpu, tuple(history), best_epoch)
 
 
@@ -160,12 +179,12 @@ def _one_epoch(
     where = device()
     for start in range(0, len(order), recipe.batch_size):
         chosen = torch.from_numpy(order[start : start + recipe.batch_size])
-        if len(chosen) < 2 and start:
+        if len(chosen) == 1 < recipe.batch_size and start:
             continue  # batch normalisation cannot use a single item
         batch, labels = recipe.augment(rng, inputs[chosen], targets[chosen])
         loss = recipe.loss(model(batch.to(where)), labels.to(where))
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
         total, count = total + loss.item() * len(chosen), count + len(chosen)
     return total / count

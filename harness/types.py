@@ -110,7 +110,9 @@ class Image(Protocol):
     """An image that is read when it is asked for."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """(X, Y, Z), without reading the values."""
+        ...
 
     @property
     def fingerprint(self) -> str:
@@ -209,27 +211,32 @@ class Items:
 
 
 class View(Protocol):
-    """How a sample becomes items of a network, and outputs become a prediction.
-
-    Attributes
-    ----------
-    channels : names of the input channels, in order
-    images : the cohort's images that are read
-    masks : the cohort's masks that are read
-    outputs : number of output channels of the network
-    explained : names of the scalar outputs that an attribution explains
-    """
+    """How a sample becomes items of a network, and outputs become a prediction."""
 
     @property
-    def channels(self) -> tuple[str, ...]: ...
+    def channels(self) -> tuple[str, ...]:
+        """Names of the input channels, in order."""
+        ...
+
     @property
-    def images(self) -> tuple[str, ...]: ...
+    def images(self) -> tuple[str, ...]:
+        """The cohort's images that are read."""
+        ...
+
     @property
-    def masks(self) -> tuple[str, ...]: ...
+    def masks(self) -> tuple[str, ...]:
+        """The cohort's masks that are read."""
+        ...
+
     @property
-    def outputs(self) -> int: ...
+    def outputs(self) -> int:
+        """Number of output channels of the network."""
+        ...
+
     @property
-    def explained(self) -> tuple[str, ...]: ...
+    def explained(self) -> tuple[str, ...]:
+        """Names of the scalar outputs that an attribution explains."""
+        ...
 
     def items(self, sample: Sample) -> Items:
         """All items of a sample, in a fixed order."""

@@ -16,7 +16,7 @@ Knowingly changed
 
 from functools import partial
 
-from harness.search_spaces.epvs import EXPERIMENTS, SPACES
+from harness.search_spaces.epvs import EXPERIMENTS, ORDERINGS, PUBLISHED, SPACES
 
 from harness.attribution.controls import random_map
 from harness.attribution.gradients import integrated_gradients
@@ -36,7 +36,10 @@ TASK = Task(
     version=1,
     question="Which MRI sequences are needed to segment enlarged perivascular spaces?",
     source=Source(
-        "Rashid, Liu, Ware, …, Habes", 2023, "Deep Learning Based Detection of Enlarged Perivascular Spaces on Brain MRI"
+        "Rashid, Liu, Ware, …, Habes",
+        2023,
+        "Deep Learning Based Detection of Enlarged Perivascular Spaces on Brain MRI",
+        "10.1016/j.ynirp.2023.100162",
     ),
     phantom=partial(epvs_phantom),
     phantom_subjects=6,
@@ -94,7 +97,12 @@ TASK = Task(
     },
     objective="dice",
     explanation_objective="relevance_ap",
-    axes={"sequences": "view.channels", "label": "cohort.label", "reference": "cohort.reference", "width": "model.width"},
+    axes={
+        "sequences": "view.channels",
+        "label": "cohort.label",
+        "reference": "cohort.reference",
+        "width": "model.width",
+    },
     columns=("sequences", "model"),
     regional=("dice", "sensitivity", "precision", "magnitude_accuracy", "volumetric_similarity", "auc",
               "average_hausdorff", "mahalanobis", "true_count", "predicted_count"),
@@ -116,7 +124,13 @@ TASK = Task(
             "seed": [0, 1, 2],
         },
     },
+    # a lab's own images stay at their resolution: lesions are a few voxels; the field is cut
+    data_profiles={
+        "quick": {"cohort.crop": "brain", "cohort.brain": "compute", "cohort.size": [112, 128, 48]},
+    },
     experiments=EXPERIMENTS,
     experiment="ablation",
     spaces=SPACES,
+    orderings=ORDERINGS,
+    published=PUBLISHED,
 )  # fmt: skip

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +16,7 @@ from harness.cell import Bundle
 from harness.door.figures import figures_of
 from harness.door.report import write_report
 from harness.door.request import resolve, settings_of
-from harness.door.words import Words, to_words
+from harness.door.words import Words, texts_of, to_words
 from harness.errors import RequestError
 from harness.estimate import Estimate, estimate
 from harness.spec import restore
@@ -84,6 +83,7 @@ class Result:
     failures : cells that failed
     missing : number of cells that are neither done nor failed
     csv, report, mlflow : where things are; empty if not written
+    shown : metrics to show beside the objective
     """
 
     leaderboard: pa.Table
@@ -95,7 +95,7 @@ class Result:
     csv: Path
     report: Path | None = None
     mlflow: str = ""
-    facts: Mapping[str, JSON] = field(default_factory=dict)
+    shown: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -115,8 +115,7 @@ def run(**words: Any) -> Result:
     >>> harness.run(task="epvs", sequences=("T2w", "FLAIR"), seed=(0, 1))  # doctest: +SKIP
     """
     read = to_words(**words)
-    texts = tuple(f"{key}={','.join(map(str, read.several(key)))}" for key in (*read.values, *read.sweeps))
-    return carry_out(read, texts, Silent())
+    return carry_out(read, texts_of(read), Silent())
 
 
 def plan(**words: Any) -> Estimate:
@@ -154,8 +153,6 @@ def carry_out(words: Words, texts: tuple[str, ...], observer: Observer) -> Resul
             "Say yes=true to start it anyway, ray=ADDRESS to run it on a cluster, or profile=quick"
         )
     observer.said(made.sentence)
-    for one in made.cohort.ineligible:
-        observer.said(f"left out {one.subject}: {one.reason}")
     tracker = None if request.settings.mlflow == "off" else Tracker(request.settings, request.task.name)
     try:
         _track_known(tracker, made)
@@ -165,7 +162,7 @@ def carry_out(words: Words, texts: tuple[str, ...], observer: Observer) -> Resul
             objective = _track_cell(tracker, made, record)
             observer.committed(record, objective)
 
-        run_cells(made, started=observer.started, committed=committed)
+        made = run_cells(made, started=observer.started, committed=committed, say=observer.said)
         observer.ended()
         observer.said("pooling, drawing and writing")
         return write_all(made, tracker)
@@ -216,6 +213,7 @@ def write_all(made: Plan, tracker: Tracker | None) -> Result:
         csv=csv,
         report=report,
         mlflow="" if tracker is None else tracking_uri(settings),
+        shown=made.request.task.shown,
     )
 
 
@@ -315,7 +313,8 @@ def _numbers(store: Store, record: CellRecord) -> tuple[dict[str, float], dict[s
         return {metric: statistics.fmean(values) for metric, values in columns.items()}, {}
     if record.stage == "train":
         history = json.loads(store.artifact(record, "history.json").read_text())
-        return {}, {name: [epoch[name] for epoch in history] for name in ("loss", "validation")}
+        curves = {name: [epoch[name] for epoch in history] for name in ("loss", "validation")}
+        return {}, {name: curve for name, curve in curves.items() if None not in curve}
     return {}, {}
 
 

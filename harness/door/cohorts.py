@@ -9,7 +9,7 @@ from rich.console import Console
 from harness.data import bids
 from harness.data.cohort import describe
 from harness.data.verify import verify
-from harness.door.console import show_table
+from harness.door.console import left_out, show_table
 from harness.door.request import resolve
 from harness.door.words import Words
 from harness.errors import RequestError
@@ -38,8 +38,8 @@ def verify_folder(words: Words, out: Console) -> int:
     index = bids.index(root, sequences=sequences, label=label or None, exclude=exclude)
     faults = verify(index, sequences=sequences, label=label or None)
     out.print(f"{root}: {len(index.candidates)} subjects usable, {len(index.ineligible)} left out")
-    for one in index.ineligible:
-        out.print(f"left out {one.subject}: {one.reason}", markup=False)
+    for sentence in left_out(index.ineligible):
+        out.print(sentence, markup=False)
     if faults:
         show_table(
             out,

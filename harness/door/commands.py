@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.door.catalogue import load_task, task_names
-from harness.door.console import Watcher, console, show_board, show_estimate, show_table
+from harness.door.console import Watcher, console, left_out, show_board, show_estimate, show_table
 from harness.door.words import Words, parse
 from harness.errors import RequestError, UnknownName
 from harness.registry import KINDS
@@ -34,8 +34,8 @@ def run(texts: Sequence[str]) -> int:
         )
         return 130
     if result.explanations.num_rows:
-        show_board(out, result.explanations, "Explanations")
-    show_board(out, result.leaderboard, "Leaderboard")
+        show_board(out, result.explanations, "Explanations", most=12)
+    show_board(out, result.leaderboard, "Leaderboard", shown=result.shown)
     out.print(result.verdict)
     for one in result.failures:
         out.print(f"failed: {one.stage} {one.label} fold {one.fold} seed {one.seed}: {one.error}", style="red")
@@ -51,8 +51,8 @@ def plan(texts: Sequence[str]) -> int:
 
     out = console()
     made, cost = plan_of(parse(texts), Watcher(out))
-    for one in made.cohort.ineligible:
-        out.print(f"left out {one.subject}: {one.reason}")
+    for sentence in left_out(made.cohort.ineligible):
+        out.print(sentence, markup=False)
     show_estimate(out, made, cost)
     return 0
 
@@ -98,9 +98,9 @@ def leaderboard(texts: Sequence[str]) -> int:
     from harness.door.api import rebuild
 
     words = parse(texts)
-    _, tables = rebuild(words)
+    made, tables = rebuild(words)
     out = console()
-    show_board(out, tables.prediction, "Leaderboard")
+    show_board(out, tables.prediction, "Leaderboard", shown=made.request.task.shown)
     out.print(boards.verdict(tables.prediction))
     if "csv" in words.values:
         out.print(f"written: {boards.write_csv(tables.prediction, Path(str(words.values['csv'])))}")

@@ -21,8 +21,9 @@ from harness.estimate import Estimate
 from harness.leaderboard import read_facts, to_console_rows
 from harness.store import CellRecord
 from harness.sweep import Plan
+from harness.types import Ineligible
 
-__all__ = ["Watcher", "console", "duration", "show_board", "show_estimate", "show_table", "size"]
+__all__ = ["Watcher", "console", "duration", "left_out", "show_board", "show_estimate", "show_table", "size"]
 
 _PLAIN_EVERY_S = 10.0
 
@@ -63,6 +64,8 @@ class Watcher:
     def planned(self, plan: Plan, todo: int) -> None:
         """The plan is made."""
         self._plan, self._todo = plan, todo
+        for sentence in left_out(plan.cohort.ineligible):
+            self.said(sentence)
         done = len(plan.cells) - todo
         self.said(
             f"{len(plan.configurations)} configurations, {len(plan.bundles)} trainings, {len(plan.cells)} cells: "
@@ -139,17 +142,36 @@ class Watcher:
         return picture
 
 
-def show_board(out: Console, board: pa.Table, title: str) -> None:
-    """A leaderboard on the screen."""
-    header, rows = to_console_rows(board)
+def show_board(out: Console, board: pa.Table, title: str, *, shown: Sequence[str] = (), most: int = 40) -> None:
+    """A leaderboard on the screen.
+
+    Parameters
+    ----------
+    shown : metrics beside the objective
+    most : rows; the rest is in the CSV file
+    """
+    facts = read_facts(board)
+    header, rows = to_console_rows(board, shown=shown)
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    objective = read_facts(board).objective
+    words = {*facts.axes, *facts.apart, "attribution", "status"}
     for name in header:
-        numeric = name not in {"sequences", "model", "attribution", "status", "flags"}
-        table.add_column(name, justify="right" if numeric else "left", style="bold" if name == objective else "")
-    for row in rows:
-        table.add_row(*row, style="" if row[0] else "dim")
+        style = "bold" if name == facts.objective else ""
+        table.add_column(name, justify="left" if name in words else "right", style=style)
+    for row in rows[:most]:
+        table.add_row(*map(Text, row), style="" if row[0] else "dim")
     out.print(table)
+    if len(rows) > most:
+        out.print(f"{len(rows) - most} more rows in the CSV file", style="dim")
+    if any(row[0].endswith("=") for row in rows):
+        out.print("=  not distinguishable from the first (paired t, Holm over all pairs)", style="dim")
+
+
+def left_out(ineligible: Sequence[Ineligible]) -> list[str]:
+    """Who was left out and why, one sentence for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for one in ineligible:
+        reasons.setdefault(one.reason, []).append(one.subject)
+    return [f"left out {len(who)} ({why}): {', '.join(who)}" for why, who in reasons.items()]
 
 
 def show_table(out: Console, header: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
@@ -179,7 +201,8 @@ def show_estimate(out: Console, made: Plan, cost: Estimate) -> None:
     out.print(made.sentence)
     out.print(
         f"{cost.cells} cells to do, {cost.done} done. About {cost.time_text} with {cost.workers} at a time here, "
-        f"{size(cost.memory_bytes)} of memory each beside the libraries (about 0.7 GB), {size(cost.disk_bytes)} of disk."
+        f"{size(cost.memory_bytes)} of memory each beside the libraries (about 0.7 GB), "
+        f"{size(cost.disk_bytes)} of disk."
     )
 
 

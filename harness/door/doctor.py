@@ -43,9 +43,10 @@ _NEEDED = (
 # Distribution, what it adds, how to get it.
 _OPTIONAL = (
     ("jupyterlab", "notebooks", "pip install jupyterlab"),
-    ("nvidia-ml-py", "GPU load in MLflow's system metrics", "pip install nvidia-ml-py"),
-    ("boto3", "MLflow artifacts and clusters on AWS", "pip install boto3"),
-    ("psycopg2-binary", "an MLflow server's PostgreSQL (mlflow=URI)", "pip install psycopg2-binary"),
+    ("aiohttp-cors", "Ray's dashboard", "pip install -c constraints.txt 'ray[default]'"),
+    ("boto3", "an MLflow server that keeps artifacts on S3", "pip install boto3"),
+    ("psycopg2-binary", "tracking in PostgreSQL (mlflow=postgresql://…)", "pip install psycopg2-binary"),
+    ("pytest", "the tests", "make test"),
 )
 
 
@@ -80,7 +81,7 @@ def examine(out: str | Path = RunSettings.out) -> list[Check]:
         Software that is needed, then hardware, then optional parts.
     """
     return [
-        _python(),
+        _python(sys.version_info[:2]),
         _harness(),
         *_torch(),
         *(_package(*one) for one in _NEEDED),
@@ -93,9 +94,9 @@ def examine(out: str | Path = RunSettings.out) -> list[Check]:
     ]
 
 
-def _python() -> Check:
+def _python(version: tuple[int, int]) -> Check:
     low, high = _PYTHONS
-    fits = low <= sys.version_info[:2] <= high
+    fits = low <= version <= high
     remedy = "" if fits else "make the environment with Python 3.11, 3.12 or 3.13"
     return Check("Python", f"{platform.python_version()} ({sys.executable})", "ok" if fits else "missing", remedy)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.data import nifti
+from harness.door.console import left_out
 from harness.door.request import settings_of
 from harness.door.words import Words
 from harness.errors import RequestError
@@ -58,8 +59,8 @@ def predict_folder(words: Words, *, say: Callable[[str], None]) -> list[Path]:
     view: View = task.view()
     say(f"{len(records)} trained networks of {' '.join(map(str, configuration.axes.values()))}")
     cohort = _cohort(task.cohort, root, settings.folder / "cache", view, settings.exclude)
-    for one in cohort.ineligible:
-        say(f"left out {one.subject}: {one.reason}")
+    for sentence in left_out(cohort.ineligible):
+        say(sentence)
     recipe = task.recipe()
     sums: dict[str, Array] = {}
     with controlled(recipe.threads, 0):

@@ -5,21 +5,25 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from typing import Any
 
 from harness.door.catalogue import load_task, task_names
 from harness.door.words import Words
 from harness.errors import OutOfRange, RequestError, UnknownName
 from harness.settings import RunSettings, settings_from
-from harness.space import Choice, Dimension
-from harness.spec import Task, checked, describe, keys, override
-from harness.sweep import Request
+from harness.space import Axis, Choice, Dimension, grid
+from harness.spec import Part, Task, checked, keys, override
+from harness.sweep import Request, at
+from harness.tuning.search import fit_space
 from harness.types import JSON
 
 __all__ = ["resolve", "settings_of"]
 
 _SETTINGS = {field.name for field in dataclasses.fields(RunSettings)}
 # Words that steer the request itself and are neither settings nor overrides.
-_OWN = {"task", "profile", "experiment", "seed", "fold", "attribution", "metric", "search", "space"}
+_OWN = {"task", "profile", "experiment", "seed", "fold", "attribution", "search", "space"}
+# What stands below a configuration: a grid over it would train the same network again.
+_BELOW = ("attributions", "metrics", "objective", "explanation_objective")
 # Settings that hold several names.
 _SEVERAL = ("exclude", "search_subjects")
 _SEARCHES = ("optuna",)
@@ -58,29 +62,32 @@ def resolve(words: Words, *, texts: tuple[str, ...] = ()) -> Request:
     profile = str(words.values.get("profile", "quick"))
     if profile not in task.profiles:
         raise UnknownName(f"profile of {task.name}", profile, task.profiles)
+    for key in ("profile", "experiment"):
+        if key in words.sweeps:
+            raise RequestError(f"{key} takes one value, it is no axis; got {', '.join(map(str, words.sweeps[key]))}")
     _refuse_unknown(words, task)
     settings = settings_of(words)
     seeds: JSON = (0,)
-    for key, value in task.profiles[profile].items():
+    for key, value in _profile(task, profile, settings).items():
         if key == "seed":
             seeds = tuple(value)
         else:
             task = override(task, key, value)
     axes = _experiment(words, task)
-    for key, value in words.values.items():
-        if key not in _SETTINGS | _OWN and key not in axes:
-            task = override(task, key, value)
-    for key, values in axes.items():
-        for value in values:  # refuse a wrong value before anything starts
-            override(task, key, value)
-    task = _selected(task, "attributions", words.several("attribution", ()), "attribution")
+    values = {key: value for key, value in words.values.items() if key not in _SETTINGS | _OWN}
+    swept = {_full(key, task) for key in axes}
+    for key in [key for key in values if _full(key, task).partition(".")[0] in swept]:
+        axes[key] = (values.pop(key),)  # an option of a part that is an axis is set wherever the part is chosen
+    task = _overridden(task, values, words.several("attribution"))
+    for point in grid(axes):  # refuse a wrong value before anything starts
+        at(task, point)
     search, space = _search(words, task, settings, axes)
     typed = {text.partition("=")[0] for text in texts}
     return Request(
         task=task,
         axes=axes,
-        seeds=tuple(checked(int, seed, "seed") for seed in words.several("seed", seeds)),
-        folds=tuple(checked(int, fold, "fold") for fold in words.several("fold")) or None,
+        seeds=_several_checked("seed", words.several("seed", seeds)),
+        folds=_several_checked("fold", words.several("fold")) if _given("fold", words) else None,
         profile=profile,
         settings=settings,
         words=(
@@ -91,6 +98,29 @@ def resolve(words: Words, *, texts: tuple[str, ...] = ()) -> Request:
         space=space,
         search=search,
     )
+
+
+def _overridden(task: Task, values: Mapping[str, JSON], attributions: tuple[JSON, ...]) -> Task:
+    """The task with single values applied, whatever their order: parts and labels first, then their options."""
+    ordered = sorted(values, key=lambda key: _full(key, task).count("."))
+    parts = [key for key in ordered if _full(key, task).count(".") < 2]
+    for key in parts:
+        task = override(task, key, values[key])
+    task = _selected(task, "attributions", attributions, "attribution")
+    for key in ordered[len(parts) :]:
+        task = override(task, key, values[key])
+    return task
+
+
+def _several_checked(key: str, values: tuple[JSON, ...]) -> tuple[int, ...]:
+    """Whole numbers that differ."""
+    return Axis(key, tuple(checked(int, value, key) for value in values)).values
+
+
+def _profile(task: Task, profile: str, settings: RunSettings) -> dict[str, JSON]:
+    """Overrides of a profile, with those for a user's own data."""
+    more = task.data_profiles.get(profile, {}) if settings.data else {}
+    return {**task.profiles[profile], **more}
 
 
 def search_of(words: Words, task: Task) -> tuple[Dimension, ...]:
@@ -105,26 +135,17 @@ def search_of(words: Words, task: Task) -> tuple[Dimension, ...]:
     ------
     UnknownName
         If the task has no space of this name, or no such option.
-    OutOfRange
-        If an end of an interval breaks the option's bound.
+    RequestError
+        If a dimension does not fit its option (see :func:`harness.tuning.search.fit_space`).
     """
     named = words.values.get("space")
     if named is not None and named not in task.spaces:
         raise UnknownName(f"search space of {task.name}", str(named), task.spaces)
     found = {_full(one.key, task): one for one in (task.spaces[named] if named is not None else ())}
-    found = {
-        key: one for key, one in found.items() if key not in {_full(k, task) for k in (*words.values, *words.sweeps)}
-    }
+    given = {_full(key, task) for key in (*words.values, *words.sweeps)}
+    found = {key: one for key, one in found.items() if key not in given}
     found |= {_full(one.key, task): one for one in words.space}
-    ordered = sorted(found.items(), key=lambda item: "." in item[0])
-    chosen = task
-    dimensions = []
-    for key, one in ordered:
-        # Options of a searched part are those of its first choice.
-        dimensions.append(_whole(dataclasses.replace(one, key=key), chosen))
-        if "." not in key and isinstance(one, Choice):
-            chosen = override(chosen, key, one.values[0])
-    return tuple(dimensions)
+    return fit_space(task, [dataclasses.replace(one, key=key) for key, one in found.items()])
 
 
 def _search(
@@ -163,22 +184,8 @@ def _full(key: str, task: Task) -> str:
     return task.axes.get(key, key)
 
 
-def _whole(dimension: Dimension, task: Task) -> Dimension:
-    """A dimension whose values fit its option; of options that are whole numbers, whole numbers are drawn."""
-    if isinstance(dimension, Choice):
-        for value in dimension.values:
-            override(task, dimension.key, value)
-        return dimension
-    part, _, option = dimension.key.partition(".")
-    # The option's own type says what it makes of a number: 8.0 becomes 8 where it is an int.
-    taken = [
-        describe(override(task, dimension.key, float(bound)))[part][option] for bound in (dimension.low, dimension.high)
-    ]
-    if any(isinstance(bound, bool) or not isinstance(bound, int | float) for bound in taken):
-        raise OutOfRange(
-            f"an interval needs an option that is a number, got {dimension.key}; name its values: choice(a,b)"
-        )
-    return dataclasses.replace(dimension, integer=all(isinstance(bound, int) for bound in taken))
+def _given(key: str, words: Words) -> bool:
+    return key in words.values or key in words.sweeps
 
 
 def _text(dimension: Dimension) -> str:
@@ -198,6 +205,11 @@ def _refuse_unknown(words: Words, task: Task) -> None:
             name.partition(".")[0] for name in keys(task) if "." in name
         }:
             raise UnknownName("key", key, known)
+    seen: dict[str, str] = {}
+    for key in (*words.values, *words.sweeps, *(dimension.key for dimension in words.space)):
+        if _full(key, task) in seen:
+            raise RequestError(f"{key} and {seen[_full(key, task)]} are the same key; give one of them")
+        seen[_full(key, task)] = key
 
 
 def _experiment(words: Words, task: Task) -> dict[str, tuple[JSON, ...]]:
@@ -207,9 +219,15 @@ def _experiment(words: Words, task: Task) -> dict[str, tuple[JSON, ...]]:
         raise UnknownName(f"experiment of {task.name}", str(name), task.experiments)
     axes: dict[str, tuple[JSON, ...]] = dict(task.experiments[name]) if name else {}
     sweeps = {key: values for key, values in words.sweeps.items() if key not in _OWN.union(_SEVERAL)}
-    searched = {_full(one.key, task) for one in words.space}
-    axes = {key: values for key, values in axes.items() if key not in words.values and _full(key, task) not in searched}
-    return {**axes, **sweeps}
+    for key in sweeps:
+        head = _full(key, task).partition(".")[0]
+        if head in _BELOW:
+            raise RequestError(
+                f"{key} is no axis: attributions and metrics are labels below a configuration and share its training; "
+                "give each variant a label of its own: attributions.mine=NAME attributions.mine.OPTION=VALUE"
+            )
+    given = {_full(key, task) for key in (*words.values, *words.sweeps, *(one.key for one in words.space))}
+    return {**{key: values for key, values in axes.items() if _full(key, task) not in given}, **sweeps}
 
 
 def _selected(task: Task, field: str, labels: tuple[JSON, ...], kind: str) -> Task:
@@ -217,11 +235,16 @@ def _selected(task: Task, field: str, labels: tuple[JSON, ...], kind: str) -> Ta
     if not labels:
         return task
     if labels == ("none",):
-        return dataclasses.replace(task, **{field: {}})
+        return _with_parts(task, field, {})
     parts: Mapping[str, object] = getattr(task, field)
     for label in labels:
         if not isinstance(label, str):
             raise OutOfRange(f"{kind} takes names, got {label!r}")
         if label not in parts:
             task = override(task, f"{field}.{label}", label)
-    return dataclasses.replace(task, **{field: {str(label): getattr(task, field)[label] for label in labels}})
+    return _with_parts(task, field, {str(label): getattr(task, field)[label] for label in labels})
+
+
+def _with_parts(task: Task, field: str, parts: Mapping[str, Part]) -> Task:
+    changes: dict[str, Any] = {field: parts}
+    return dataclasses.replace(task, **changes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,10 @@ from harness.errors import BadSyntax
 from harness.space import Choice, Dimension, Interval
 from harness.types import JSON
 
-__all__ = ["Words", "parse", "to_words"]
+__all__ = ["Words", "parse", "texts_of", "to_words"]
+
+# A string that the grammar reads as itself; others, and those that look like numbers, need quotes.
+_PLAIN = re.compile(r"(?!(?:true|false|null|inf|nan|none)$)[A-Za-z_/.][\w+./:@-]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ def parse(words: Sequence[str]) -> Words:
         With the word, what is wrong and what a word looks like.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, RangeSweep
+    from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, RangeSweep
     from hydra.errors import HydraException
 
     values: dict[str, JSON] = {}
@@ -59,13 +63,19 @@ def parse(words: Sequence[str]) -> Words:
             override = parser.parse_override(word)
         except HydraException as error:
             # The useful half of Hydra's message is in the cause.
-            reason = str(error.__cause__ or error).partition("\n")[0]
+            reason = str(error.__cause__ or error).partition("\n")[0].strip()
+            if reason in {"", "None"}:
+                reason = "a value with = ( ) [ ] { } or a comma in it needs quotes, key='a=b'"
             raise BadSyntax(
                 f"cannot read {word!r}: {reason}. Words look like key=value, key=a,b or key=range(0,1,0.1)"
             ) from None
         key = override.key_or_group
         if override.type is not None and override.type.name != "CHANGE":
             raise BadSyntax(f"cannot read {word!r}: leave out the + or ~; words look like key=value")
+        if not key or override.package is not None:
+            raise BadSyntax(
+                f"cannot read {word!r}: {key + '@…' if key else 'nothing'} is no key; words look like key=value"
+            )
         if key in values or key in sweeps or any(dimension.key == key for dimension in space):
             raise BadSyntax(f"{key} is given twice; give all its values in one word: {key}=a,b")
         value: Any = override.value()
@@ -76,10 +86,17 @@ def parse(words: Sequence[str]) -> Words:
             else:
                 sweeps[key] = found
         elif isinstance(value, RangeSweep):
-            sweeps[key] = _range(word, value)
+            found = _range(word, value)
+            if "search" in value.tags:
+                space.append(Choice(key, found))
+            else:
+                sweeps[key] = found
+        elif isinstance(value, Glob):
+            raise BadSyntax(f"cannot read {word!r}: names are not searched by pattern; name them: {key}=a,b")
         elif isinstance(value, IntervalSweep):
             whole = isinstance(value.start, int) and isinstance(value.end, int)
-            space.append(Interval(key, float(value.start), float(value.end), "log" in value.tags, whole))
+            low, high = float(value.start or 0), float(value.end or 0)
+            space.append(Interval(key, low, high, "log" in value.tags, whole))
         else:
             values[key] = _plain(value)
     return Words(values, sweeps, tuple(space))
@@ -100,6 +117,28 @@ def to_words(**words: Any) -> Words:
             values[key] = str(value) if key in {"data", "out"} else value
     read = parse(texts)
     return Words({**values, **read.values}, {**sweeps, **read.sweeps}, read.space)
+
+
+def texts_of(words: Words) -> tuple[str, ...]:
+    """Values and axes as a person would type them; the inverse of :func:`parse`."""
+    single = {key: _text(value) for key, value in words.values.items()}
+    several = {key: ",".join(map(_text, values)) for key, values in words.sweeps.items()}
+    return tuple(f"{key}={text}" for key, text in {**single, **several}.items())
+
+
+def _text(value: JSON) -> str:
+    """One value in the grammar."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_text, value))}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_text(one)}" for key, one in value.items()) + "}"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = str(value)
+    if isinstance(value, str) and not _PLAIN.fullmatch(text):
+        escaped = text.replace("'", "\\'")
+        return f"'{escaped}'"
+    return text
 
 
 def _range(word: str, sweep: Any) -> tuple[JSON, ...]:

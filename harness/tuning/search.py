@@ -8,9 +8,8 @@ With ``search_subjects`` there is one search per configuration, on subjects that
 the evaluation leaves out.
 
 Optuna's tree-structured Parzen estimator (TPE) proposes, asynchronous
-successive halving (ASHA) stops bad candidates by epoch. With Ray each search is
-one run of Ray Tune, and candidates train at once; without, Optuna alone does
-the same in this process. A candidate is no cell: the store keeps one record per
+successive halving (ASHA) stops bad candidates by epoch. With Ray the candidates of a
+search train at once; without, Optuna alone does the same in this process. A candidate is no cell: the store keeps one record per
 search, written when it ended::
 
     store/search/<identity>/record.json
@@ -68,8 +67,8 @@ __all__ = [
     "Chosen",
     "Search",
     "as_chosen",
-    "check_space",
     "describe_space",
+    "fit_space",
     "inner_split",
     "judge",
     "perform",
@@ -86,7 +85,10 @@ _TUNED = ("model", "recipe")
 # Candidates must be judged alike.
 _FIXED = ("recipe", "recipe.select")
 
+_NUMBER = "search"  # which one, in a trial's config; no key of an option is a bare word but a part
+
 Report = Callable[[int, float], None]
+Ended = Callable[["Search", tuple["Candidate", ...], float, int], None]
 
 
 @dataclass(frozen=True)
@@ -264,7 +266,7 @@ def inner_split(samples: Sequence[tuple[str, str]]) -> tuple[tuple[str, ...], tu
     if len(subjects) < 2:
         raise OutOfRange(
             f"2 <= training subjects must hold for a nested search (some train, some judge), got {len(subjects)}: "
-            f"{', '.join(subjects) or 'none'}; add subjects, or name search_subjects=[...] that the evaluation leaves out"
+            f"{', '.join(subjects) or 'none'}; add subjects, or name search_subjects that the evaluation leaves out"
         )
     count = max(1, math.floor(_SHARE * len(subjects) + 0.5))
     order = generator(0, "search", "split", *subjects).permutation(len(subjects))
@@ -275,30 +277,53 @@ def inner_split(samples: Sequence[tuple[str, str]]) -> tuple[tuple[str, ...], tu
     )
 
 
-def check_space(task: Task, space: Sequence[Dimension]) -> None:
-    """Refuse what cannot be searched on a task.
+def fit_space(task: Task, space: Sequence[Dimension]) -> tuple[Dimension, ...]:
+    """Dimensions that fit a task, those of parts first; refuses what cannot be searched on it.
+
+    Returns
+    -------
+    tuple
+        Intervals of options that are whole numbers draw whole numbers, and the
+        others do not, however the ends were typed.
 
     Raises
     ------
     RequestError
         For keys outside model and recipe, or a recipe that does not judge by validation.
+    UnknownName
+        If there is no such option (of one of the models, where the model is searched).
     OutOfRange
-        If a bound or value breaks the option's own bound.
+        If an end or value breaks the option's own bound.
     """
     for one in space:
         if one.key.partition(".")[0] not in _TUNED or one.key in _FIXED:
             raise RequestError(
-                f"a search tunes the model and the options of its recipe but {' and '.join(_FIXED)} (all candidates are "
-                f"judged alike), got {one.key}; make it an axis instead: {one.key}=a,b"
+                "a search tunes the model and the options of its recipe, save recipe.select (all candidates are judged "
+                f"alike), got {one.key}; make it an axis instead: {one.key}=a,b"
             )
-    for one in sorted(space, key=lambda one: "." in one.key):
-        for value in one.values if isinstance(one, Choice) else (one.low, one.high):
-            override(task, one.key, value)
     if task.recipe().select is None:
         raise RequestError(
             "a search needs a recipe that judges epochs by the validation subjects, recipe.select=last does not; "
             "leave it out or choose another"
         )
+    models = [value for one in space if isinstance(one, Choice) and one.key == "model" for value in one.values]
+    ordered = sorted(space, key=lambda one: "." in one.key)
+    for model in models or [describe(task)["model"]["use"]]:
+        fitted = tuple(_fitted(one, override(task, "model", model)) for one in ordered)
+    return fitted
+
+
+def _fitted(one: Dimension, task: Task) -> Dimension:
+    if isinstance(one, Choice):
+        for value in one.values:
+            override(task, one.key, value)
+        return one
+    part, _, option = one.key.partition(".")
+    # The option's own type says what it makes of a number: 8.0 becomes 8 where it is an int.
+    taken = [describe(override(task, one.key, float(end)))[part][option] for end in (one.low, one.high)]
+    if any(isinstance(end, bool) or not isinstance(end, int | float) for end in taken):
+        raise OutOfRange(f"an interval needs an option that is a number, got {one.key}; say choice(a,b)")
+    return dataclasses.replace(one, integer=all(isinstance(end, int) for end in taken))
 
 
 def with_values(configuration: Configuration, values: Mapping[str, JSON]) -> Configuration:
@@ -380,12 +405,8 @@ def perform(
     is among them and not in the store, so that the same command tries it again.
     """
     results: dict[str, Chosen] = {}
-    for search in searches:
-        started = time.perf_counter()
-        if settings.ray == "off":
-            trials, at_once = _search_here(search), 1
-        else:
-            trials, at_once = _search_on_ray(search, settings)
+
+    def ended(search: Search, trials: tuple[Candidate, ...], seconds: float, at_once: int) -> None:
         best = _best(trials)
         chosen = Chosen(
             search.identity,
@@ -393,13 +414,20 @@ def perform(
             {} if best is None else best.values,
             None if best is None else best.value,
             trials,
-            round(time.perf_counter() - started, 3),
+            round(seconds, 3),
             at_once,
         )
         if best is not None:
             _keep(store, search, chosen, "here" if settings.ray == "off" else "ray")
         results[search.identity] = chosen
         found(search, chosen)
+
+    if settings.ray == "off":
+        for search in searches:
+            started = time.perf_counter()
+            ended(search, _search_here(search), time.perf_counter() - started, 1)
+    elif searches:
+        _search_on_ray(searches, settings, ended)
     return results
 
 
@@ -477,44 +505,46 @@ def _search_here(search: Search) -> tuple[Candidate, ...]:
     return tuple(found)
 
 
-def _search_on_ray(search: Search, settings: RunSettings) -> tuple[tuple[Candidate, ...], int]:
-    """One run of Ray Tune; candidates train at once. Also says how many."""
+def _search_on_ray(searches: Sequence[Search], settings: RunSettings, ended: Ended) -> None:
+    """All searches in one run of Ray Tune, one after the other; the candidates of one train at once.
+
+    Notes
+    -----
+    One run, because each starts workers of its own (seconds: they import torch).
+    A search begins when the one before it has ended, so that a driver that is
+    killed loses no more than one.
+    """
     from ray import tune
-    from ray.tune.schedulers import ASHAScheduler
 
     check_resources(settings)
-    at_once = _at_once(search, settings)
+    at_once = _at_once(searches[0], settings)
     folder = settings.folder / "ray"
     folder.mkdir(parents=True, exist_ok=True)
     storage = Path(tempfile.mkdtemp(prefix="search-", dir=folder))
     # A candidate that failed reports its error and no value; Tune would end the run for that.
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
-    trainable = tune.with_parameters(_try_candidate, search=search, identity=search.identity)
-    witness = _witness()
+    trainable = tune.with_parameters(
+        _try_candidate, searches=list(searches), identities=[search.identity for search in searches]
+    )
     with _quiet():
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": settings.cpus, "gpu": settings.gpus}),
             tune_config=tune.TuneConfig(
                 metric="value",
                 mode="max",
-                num_samples=search.trials,
-                search_alg=_optuna_search(search),
-                scheduler=ASHAScheduler(
-                    time_attr="epoch",
-                    max_t=_longest(search),
-                    grace_period=_grace(search),
-                    reduction_factor=_FACTOR,
-                ),
+                num_samples=sum(search.trials for search in searches),
+                search_alg=_proposals(searches),
+                scheduler=_rungs(searches),
                 max_concurrent_trials=at_once,
                 reuse_actors=True,
-                trial_name_creator=lambda trial: f"candidate-{trial.trial_id}",
-                trial_dirname_creator=lambda trial: f"candidate-{trial.trial_id}",
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
             ),
             run_config=tune.RunConfig(
                 name="search",
                 storage_path=str(storage),
                 verbose=0,
-                callbacks=[witness],
+                callbacks=[_witness(searches, at_once, ended)],
                 # What ends a trial is the death of a node or worker, which is worth another try.
                 failure_config=tune.FailureConfig(max_failures=2),
             ),
@@ -523,15 +553,19 @@ def _search_on_ray(search: Search, settings: RunSettings) -> tuple[tuple[Candida
             tuner.fit()
         finally:
             shutil.rmtree(storage, ignore_errors=True)
-    return tuple(_candidate(search, seen) for seen in witness.seen.values()), at_once
 
 
-def _try_candidate(config: dict[str, Any], search: Search, identity: str) -> None:
+def _trial_name(trial: Any) -> str:
+    return f"candidate-{trial.trial_id}"
+
+
+def _try_candidate(config: dict[str, Any], searches: list[Search], identities: list[str]) -> None:
     """The trainable: one candidate on a worker, whose actor others use before and after."""
     from ray import tune
 
     try:
-        if search.identity != identity:
+        search = searches[config[_NUMBER]]
+        if search.identity != identities[config[_NUMBER]]:
             raise CellError(
                 "this worker runs another version of the code than the driver; install the same version on every node"
             )
@@ -546,15 +580,107 @@ def _try_candidate(config: dict[str, Any], search: Search, identity: str) -> Non
         tune.report({"error": _first_line(problem)})
 
 
-def _witness() -> Any:
+def _proposals(searches: Sequence[Search]) -> Any:
+    """What proposes candidates, search by search; a factory because its base class needs Ray."""
+    from ray.tune.search import Searcher
+    from ray.tune.search.optuna import OptunaSearch
+
+    class Proposals(Searcher):
+        """One study of Optuna per search; the next begins when all candidates of one have ended."""
+
+        def __init__(self) -> None:
+            super().__init__(metric="value", mode="max")
+            self._number, self._asked, self._ended = 0, 0, 0
+            self._study = self._next()
+            self._studies: dict[str, Any] = {}
+
+        def suggest(self, trial_id: str) -> dict[str, Any] | None:
+            """A candidate; ``None`` while the last ones of a search still train."""
+            if self._asked == searches[self._number].trials:
+                if self._ended < self._asked or self._number + 1 == len(searches):
+                    return None
+                self._number, self._asked, self._ended = self._number + 1, 0, 0
+                self._study = self._next()
+            self._asked += 1
+            self._studies[trial_id] = self._study
+            return {_NUMBER: self._number, **self._study.suggest(trial_id)}
+
+        def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+            """A result without a value is a failure, told when the trial ends."""
+            if "value" in result:
+                self._studies[trial_id].on_trial_result(trial_id, result)
+
+        def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+            """Tell the study."""
+            failed = error or "value" not in (result or {})
+            self._studies[trial_id].on_trial_complete(trial_id, None if failed else result, failed)
+            self._ended += 1
+
+        def save(self, checkpoint_path: str) -> None:
+            """Nothing: what resumes a run is our own store."""
+
+        def _next(self) -> Any:
+            one = searches[self._number]
+            return OptunaSearch(_distributions(one.space), metric="value", mode="max", sampler=_sampler(one))
+
+    return Proposals()
+
+
+def _rungs(searches: Sequence[Search]) -> Any:
+    """ASHA for each search by itself; a factory because its base class needs Ray."""
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+
+    class Rungs(FIFOScheduler):
+        """Candidates are compared with those of their own search."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._own = [
+                ASHAScheduler(
+                    time_attr="epoch",
+                    metric="value",
+                    mode="max",
+                    max_t=_longest(search),
+                    grace_period=_grace(search),
+                    reduction_factor=_FACTOR,
+                )
+                for search in searches
+            ]
+
+        def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+            """They are known."""
+            return True
+
+        def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+            self._of(trial).on_trial_add(tune_controller, trial)
+
+        def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+            decision: str = self._of(trial).on_trial_result(tune_controller, trial, result)
+            return decision
+
+        def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+            self._of(trial).on_trial_complete(tune_controller, trial, result)
+
+        def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+            self._of(trial).on_trial_remove(tune_controller, trial)
+
+        def _of(self, trial: Any) -> Any:
+            return self._own[trial.config[_NUMBER]]
+
+    return Rungs()
+
+
+def _witness(searches: Sequence[Search], at_once: int, ended: Ended) -> Any:
     """The driver's callback; a factory because its base class needs Ray."""
     from ray import tune
 
     class Witness(tune.Callback):
-        """Remembers what each trial reported; trials in the order in which they began."""
+        """Remembers what each trial reported and says when a search has ended."""
 
         def __init__(self) -> None:
-            self.seen: dict[str, dict[str, Any]] = {}
+            self._seen: dict[int, dict[str, dict[str, Any]]] = {}
+            self._finished: dict[int, int] = {}
+            self._since = time.perf_counter()
 
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             self._of(trial)
@@ -568,35 +694,33 @@ def _witness() -> Any:
             elif "value" in result:  # by epoch: a trial that moved to another node begins again
                 seen["curve"][result["epoch"]] = result["value"]
 
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self._end(trial)
+
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             self._of(trial)["error"] = "its worker died"
+            self._end(trial)
 
         def _of(self, trial: Any) -> dict[str, Any]:
-            return self.seen.setdefault(trial.trial_id, {"config": dict(trial.config), "curve": {}, "error": ""})
+            """What is known of a trial; trials in the order in which they began."""
+            own = self._seen.setdefault(trial.config[_NUMBER], {})
+            return own.setdefault(trial.trial_id, {"config": dict(trial.config), "curve": {}, "error": ""})
+
+        def _end(self, trial: Any) -> None:
+            number = trial.config[_NUMBER]
+            self._finished[number] = self._finished.get(number, 0) + 1
+            search = searches[number]
+            if self._finished[number] == search.trials:
+                now, before = time.perf_counter(), self._since
+                self._since = now
+                trials = tuple(_candidate(search, seen) for seen in self._seen.pop(number).values())
+                ended(search, trials, now - before, at_once)
 
         def __reduce__(self) -> tuple[Any, tuple[()]]:
             """Tune pickles callbacks to restore a run; we resume from our own store instead."""
             return tune.Callback, ()
 
     return Witness()
-
-
-def _optuna_search(search: Search) -> Any:
-    """Ray's bridge to Optuna, told which candidates failed; a factory because its base class needs Ray."""
-    from ray.tune.search.optuna import OptunaSearch
-
-    class Proposals(OptunaSearch):
-        """Takes a result without a value for a failure, not for an error of its own."""
-
-        def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-            if "value" in result:
-                super().on_trial_result(trial_id, result)
-
-        def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-            failed = error or "value" not in (result or {})
-            super().on_trial_complete(trial_id, None if failed else result, failed)
-
-    return Proposals(_distributions(search.space), metric="value", mode="max", sampler=_sampler(search))
 
 
 def _candidate(search: Search, seen: Mapping[str, Any]) -> Candidate:

@@ -1,0 +1,270 @@
+"""Test a paper's orderings: paired differences, and what they allow to be said.
+
+A statement may hold several pairs. It is *supported* if every one of them is,
+each at its own level: all must succeed, so nothing has to be adjusted
+(intersection-union test). It is *not supported* if any one interval lies on the
+wrong side; there one failure among many suffices, so those intervals are widened
+for the number of pairs (Bonferroni). All else is *undecided*, as is everything
+with fewer than :data:`~harness.statistics.MINIMUM_SUBJECTS` subjects.
+
+References
+----------
+Berger 1982, Multiparameter hypothesis testing and acceptance sampling.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from itertools import combinations, pairwise, product
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.claims import Ordering, label_key
+from harness.statistics import MINIMUM_SUBJECTS, bootstrap_interval, mean_score, paired_differences
+from harness.types import Array, Direction
+
+__all__ = ["Contrast", "Estimate", "Finding", "Outcome", "Pair", "judge", "mean_contrast", "pooled_contrast"]
+
+Outcome = Literal["supported", "not supported", "undecided"]
+
+
+class Estimate(NamedTuple):
+    """A difference, or a single value, with its interval and its number of subjects."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+Contrast = Callable[[str, str, float], Estimate]
+"""(first, second, level) → first − second over the subjects that both have; the first alone if second is empty."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One comparison of a statement.
+
+    Parameters
+    ----------
+    first, second : labels, the first should be better; ``second`` is empty for ``"reaches"``
+    difference : first − second in the metric's unit, or the first itself
+    outcome : of this pair alone
+    slack : how far the interval is on the claimed side, in the metric's unit;
+        negative if it is not wholly there; NaN if there is no interval
+    """
+
+    first: str
+    second: str
+    difference: Estimate
+    outcome: Outcome
+    slack: float
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the data say of one ordering.
+
+    Parameters
+    ----------
+    ordering : what was tested
+    pairs : those of which both sides are there
+    untested : the others, as text
+    outcome : of the whole statement
+    reason : in words
+    """
+
+    ordering: Ordering
+    pairs: tuple[Pair, ...]
+    untested: tuple[str, ...]
+    outcome: Outcome
+    reason: str
+
+    @property
+    def decisive(self) -> Pair:
+        """The pair on which the outcome hangs: the one that speaks least for the statement."""
+        alike = [pair for pair in self.pairs if pair.outcome == self.outcome] or list(self.pairs)
+        known = [pair for pair in alike if not math.isnan(pair.slack)]
+        return min(known, key=lambda pair: pair.slack) if known else alike[0]
+
+
+def judge(
+    ordering: Ordering, present: Collection[str], contrast: Contrast, *, direction: Direction, level: float = 0.95
+) -> Finding | None:
+    """Test one ordering.
+
+    Parameters
+    ----------
+    ordering : the statement
+    present : labels that can be compared
+    contrast : :func:`mean_contrast` or :func:`pooled_contrast`
+    direction : which end of the metric is better
+    level : coverage of the intervals; equivalence is tested at 1 − level on
+        each side, so its interval has the level 2·level − 1
+
+    Returns
+    -------
+    Finding or None
+        ``None`` if no pair can be formed: the statement does not apply.
+
+    Notes
+    -----
+    Labels are compared as sets of the parts that ``+`` joins. A statement of
+    which a pair cannot be tested is not *supported*, however the others stand.
+    """
+    by_key = {label_key(label): label for label in present}
+    wanted = _pairs(ordering)
+    found = [(by_key.get(label_key(one), ""), by_key.get(label_key(two), "")) for one, two in wanted]
+    known = [pair for pair, (_, two) in zip(found, wanted, strict=True) if pair[0] and (pair[1] or not two)]
+    untested = tuple(
+        f"{one} against {two}" if two else one
+        for (one, two), pair in zip(wanted, found, strict=True)
+        if not pair[0] or (two and not pair[1])
+    )
+    if not known:
+        return None
+    sign = -1.0 if direction == "lower" else 1.0
+    pairs = tuple(_compare(ordering, one, two, contrast, sign, level, len(known)) for one, two in known)
+    outcomes = [pair.outcome for pair in pairs]
+    outcome: Outcome = "undecided"
+    if "not supported" in outcomes:
+        outcome = "not supported"
+    elif set(outcomes) == {"supported"} and not untested:
+        outcome = "supported"
+    return Finding(ordering, pairs, untested, outcome, _reason(outcome, pairs, untested))
+
+
+def mean_contrast(values: Mapping[str, Mapping[str, float]]) -> Contrast:
+    """Differences of subjects' values, with t intervals.
+
+    Parameters
+    ----------
+    values : label → subject → value, NaN where the metric is not defined
+    """
+    subjects = sorted({subject for by_subject in values.values() for subject in by_subject})
+    columns = {
+        label: np.array([by_subject.get(subject, math.nan) for subject in subjects], dtype=float)
+        for label, by_subject in values.items()
+    }
+
+    def contrast(first: str, second: str, level: float) -> Estimate:
+        if not second:
+            score = mean_score(columns[first], level=level)
+            return Estimate(score.value, score.low, score.high, score.n)
+        found = paired_differences([columns[first], columns[second]], best=1, level=level)
+        n = int(found.n[0])
+        # Without a common subject there is no difference, not one of zero.
+        value = float(found.difference[0]) if n else math.nan
+        return Estimate(value, float(found.low[0]), float(found.high[0]), n)
+
+    return contrast
+
+
+def pooled_contrast(
+    values: Mapping[str, Mapping[str, Mapping[str, float]]],
+    statistic: Callable[[Mapping[str, Array]], float],
+    *,
+    rng: Callable[[], np.random.Generator],
+    draws: int = 2000,
+) -> Contrast:
+    """Differences of a pooled statistic, with bootstrap intervals over whole subjects.
+
+    Parameters
+    ----------
+    values : label → column → subject → value
+    statistic : columns, (n,) each, → one number; must not depend on the order of the subjects
+    rng : makes the generator; every pair starts it anew, so that all see the same draws
+    draws : number of resamples
+
+    Notes
+    -----
+    Both sides of a pair see the same resampled subjects, so the interval is that
+    of a paired comparison. Values of a side are remembered by its multiset of
+    subjects: with six subjects there are 462.
+    """
+    subjects = sorted({name for columns in values.values() for column in columns.values() for name in column})
+    arrays = {
+        label: {name: np.array([column.get(one, math.nan) for one in subjects]) for name, column in columns.items()}
+        for label, columns in values.items()
+    }
+    memory: dict[tuple[str, bytes], float] = {}
+
+    def of(label: str, chosen: Array) -> float:
+        drawn = np.sort(chosen.astype(np.intp))
+        key = (label, drawn.tobytes())
+        if key not in memory:
+            memory[key] = statistic({name: column[drawn] for name, column in arrays[label].items()})
+        return memory[key]
+
+    def contrast(first: str, second: str, level: float) -> Estimate:
+        labels = [label for label in (first, second) if label]
+        columns = [column for label in labels for column in arrays[label].values()]
+        common = np.flatnonzero(np.all(np.isfinite(columns), axis=0))
+        if not common.size:
+            return Estimate(math.nan, math.nan, math.nan, 0)
+
+        def difference(chosen: Array) -> float:
+            return of(first, chosen) - (of(second, chosen) if second else 0.0)
+
+        found = bootstrap_interval(difference, [common], rng=rng(), draws=draws, level=level)
+        return Estimate(found.value, found.low, found.high, found.n)
+
+    return contrast
+
+
+def _pairs(ordering: Ordering) -> list[tuple[str, str]]:
+    if ordering.relation == "reaches":
+        return [(label, "") for label in ordering.groups[0]]
+    if ordering.relation == "equivalent":
+        return list(combinations(ordering.groups[0], 2))
+    return [pair for better, worse in pairwise(ordering.groups) for pair in product(better, worse)]
+
+
+def _compare(
+    ordering: Ordering, first: str, second: str, contrast: Contrast, sign: float, level: float, count: int
+) -> Pair:
+    shown = contrast(first, second, level)
+    wide = contrast(first, second, 1 - (1 - level) / count) if count > 1 else shown
+    margin = ordering.margin
+    if ordering.relation == "equivalent":
+        inner = contrast(first, second, 2 * level - 1)
+        slack = margin - max(abs(inner.low), abs(inner.high))
+        against = wide.low >= margin or wide.high <= -margin
+    else:
+        # A level that is reached is turned with the metric; a difference is in the metric's unit anyway.
+        bound = sign * margin if ordering.relation == "reaches" else margin
+        slack = _oriented(shown, sign)[0] - bound
+        against = _oriented(wide, sign)[1] < bound
+    outcome: Outcome = "undecided"
+    if shown.n >= MINIMUM_SUBJECTS:
+        outcome = "supported" if slack > 0 else "not supported" if against else "undecided"
+    return Pair(first, second, shown, outcome, slack)
+
+
+def _oriented(estimate: Estimate, sign: float) -> tuple[float, float]:
+    """Bounds with more meaning better."""
+    return (estimate.low, estimate.high) if sign > 0 else (-estimate.high, -estimate.low)
+
+
+def _reason(outcome: Outcome, pairs: tuple[Pair, ...], untested: tuple[str, ...]) -> str:
+    def count(some: npt.ArrayLike) -> str:
+        return f"{np.sum(some)} of {len(pairs)} {'pairs' if len(pairs) != 1 else 'pair'}"
+
+    if outcome == "supported":
+        return ""
+    if outcome == "not supported":
+        return f"the opposite in {count([pair.outcome == 'not supported' for pair in pairs])}"
+    few = [pair.difference.n for pair in pairs if pair.difference.n < MINIMUM_SUBJECTS]
+    if few:
+        return f"{min(few)} subject{'s' if min(few) != 1 else ''}, fewer than {MINIMUM_SUBJECTS}"
+    parts = []
+    unsettled = [pair.outcome != "supported" for pair in pairs]
+    if any(unsettled):
+        parts.append(f"the interval decides nothing in {count(unsettled)}")
+    if untested:
+        parts.append(f"{len(untested)} more not in this run")
+    return "; ".join(parts)

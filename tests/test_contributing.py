@@ -1,0 +1,74 @@
+"""What CONTRIBUTING.md shows works as it stands there: a package of somebody else's, installed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+FILES = dict(re.findall(r"^`([\w/.]+)`\n\n```\w+\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL))
+
+Run = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as an installation leaves it: the package, and its entry points in metadata."""
+    folder = tmp_path_factory.mktemp("site")
+    for name, text in FILES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    (folder / "my_study" / "__init__.py").touch()
+    project = tomllib.loads(FILES["pyproject.toml"])["project"]
+    metadata = folder / f"my_study-{project['version']}.dist-info"
+    metadata.mkdir()
+    stated = ("Metadata-Version: 2.1", f"Name: {project['name']}", f"Version: {project['version']}")
+    (metadata / "METADATA").write_text("\n".join(stated))
+    groups = project["entry-points"].items()
+    lines = [line for group, points in groups for line in (f"[{group}]", *(f"{a} = {b}" for a, b in points.items()))]
+    (metadata / "entry_points.txt").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture
+def python(package: Path, tmp_path: Path) -> Run:
+    """Run Python with the package installed, in another folder; its output."""
+
+    def run(*words: str) -> str:
+        environment = {**os.environ, "PYTHONPATH": str(package), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        done = subprocess.run(
+            [sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+def test_the_page_shows_every_file_of_the_package() -> None:
+    """Its files are found on the page by their names."""
+    assert set(FILES) == {"pyproject.toml", "my_study/parts.py", "my_study/task.py", "test_my_parts.py"}
+
+
+def test_the_parts_conform(python: Run, package: Path) -> None:
+    """The tests that the page shows pass."""
+    said = python("-m", "pytest", "-q", "--import-mode=importlib", str(package / "test_my_parts.py"))
+    assert "3 passed" in said
+
+
+def test_the_task_runs_with_the_parts(python: Run, tmp_path: Path) -> None:
+    """The task is found by name, and its leaderboards show the package's model, metric and attribution."""
+    command = "from harness.door.cli import main; main()"
+    small = ["sequences=T2w", "attribution=squared_gradient", "phantom_subjects=4", "fold=0", "recipe.epochs=1"]
+    python("-c", command, "run", "task=my_epvs", *small, "ray=off", "mlflow=off", "report=false", "out=runs")
+    board = (tmp_path / "runs" / "leaderboards" / "my_epvs.csv").read_text()
+    explained = (tmp_path / "runs" / "leaderboards" / "my_epvs-explanations.csv").read_text()
+    assert "missed_volume" in board and "two_layers" in board and "squared_gradient" in explained

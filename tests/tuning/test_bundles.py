@@ -1,0 +1,248 @@
+"""Bundles on real Ray workers: same numbers, resume, strangers, third parties."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import harness
+from harness.errors import RequestError
+from harness.leaderboard import VOLATILE
+
+pytestmark = pytest.mark.ray
+
+SMALL = (
+    "task=epvs",
+    "phantom_subjects=3",
+    "phantom.shape=[24,24,8]",
+    "phantom.density=4000",
+    "model.width=2",
+    "model.depth=2",
+    "recipe.epochs=1",
+    "attribution=random,saliency",
+    "report=false",
+)
+
+
+def command(*words: str, cwd: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", "harness", "run", *words],
+        cwd=cwd,
+        env=environment(path),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def environment(path: Path | None = None) -> dict[str, str]:
+    """The environment of a child, with a folder that holds installed packages."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", **({"PYTHONPATH": str(path)} if path else {})}
+
+
+def steady(path: Path) -> list[dict[str, str]]:
+    """A leaderboard without the columns that may differ between runs."""
+    with path.open() as file:
+        return [{key: value for key, value in row.items() if key not in VOLATILE} for row in csv.DictReader(file)]
+
+
+def checksums(out: Path, name: str) -> dict[str, str]:
+    """Identity → checksum of an artifact of every finished cell that has it."""
+    records = [json.loads(path.read_text()) for path in (out / "store").glob("*/*/record.json")]
+    return {one["identity"]: one["artifacts"][name] for one in records if name in one["artifacts"]}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The out folder of a small sweep on Ray."""
+    out = tmp_path_factory.mktemp("ray") / "out"
+    done = command(*SMALL, "sequences=T2w,T2w+FLAIR", f"out={out}", cwd=out.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+def test_ray_and_plain_process_give_the_same_numbers(finished: Path, tmp_path: Path) -> None:
+    """Weights, predictions' values and maps' values are equal bit for bit, actor reuse included."""
+    done = command(*SMALL, "sequences=T2w,T2w+FLAIR", "ray=off", "mlflow=off", f"out={tmp_path / 'out'}", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("weights.safetensors", "values.json"):
+        here, there = checksums(tmp_path / "out", name), checksums(finished, name)
+        assert here == there
+        assert len(here) == {"weights.safetensors": 6, "values.json": 18}[name]
+
+
+def test_same_command_again_computes_nothing(finished: Path) -> None:
+    """A finished sweep has nothing to do and gives the same table."""
+    before = (finished / "leaderboards" / "epvs.csv").read_bytes()
+    again = command(*SMALL, "sequences=T2w,T2w+FLAIR", f"out={finished}", cwd=finished.parent)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "36 done, 0 to do" in again.stdout
+    assert (finished / "leaderboards" / "epvs.csv").read_bytes() == before
+
+
+def test_sigkill_half_way_then_same_command_gives_the_same_table(finished: Path, tmp_path: Path) -> None:
+    """After SIGKILL the same command ends with the same leaderboard and one MLflow run per cell."""
+    out = tmp_path / "out"
+    words = [*SMALL, "sequences=T2w,T2w+FLAIR", f"out={out}"]
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "harness", "run", *words],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 200
+    while len(list((out / "store" / "train").glob("[!.]*/record.json"))) < 2:
+        assert driver.poll() is None, "the driver ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    kept = checksums(out, "weights.safetensors")
+    assert 2 <= len(kept) <= 6
+
+    again = command(*words, cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    ours, theirs = (steady(folder / "leaderboards" / "epvs.csv") for folder in (out, finished))
+    for row in (*ours, *theirs):
+        row["command"] = ""  # names its own out folder
+    assert ours == theirs
+    assert kept.items() <= checksums(out, "weights.safetensors").items()
+
+    with sqlite3.connect(out / "mlflow.db") as database:
+        tags = [row[0] for row in database.execute("select value from tags where key = 'harness.identity'")]
+        states = {row[0] for row in database.execute("select status from runs")}
+    assert len(tags) == len(set(tags)) == 2 + 36  # two configurations, 36 cells
+    assert states == {"FINISHED"}
+
+
+def test_strangers_tasks_in_the_working_folder_are_not_imported(tmp_path: Path) -> None:
+    """Ray puts the driver's folder first on the workers' path; a stranger's tasks/ there must not matter."""
+    for name in ("tasks", "search_spaces"):
+        (tmp_path / name).mkdir()
+        for module in ("__init__", "epvs"):
+            (tmp_path / name / f"{module}.py").write_text("raise RuntimeError('a stranger was imported')\n")
+    done = command(*SMALL, "sequences=T2w", "fold=0", "mlflow=off", "out=out", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_more_than_the_cluster_has_is_refused(tmp_path: Path) -> None:
+    """A request that no node can meet would wait for ever; it is refused with both numbers."""
+    done = command(*SMALL, "sequences=T2w", "fold=0", "mlflow=off", "cpus=4096", "out=out", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "each bundle asks for cpus=4096, the cluster has" in done.stderr
+
+
+PLUGIN = '''
+"""A stranger's task, model, attribution and metric."""
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from harness.metrics.register import metric
+from harness.registry import ATTRIBUTIONS, MODELS
+from harness.tasks.epvs import TASK as EPVS
+
+
+@MODELS.register("one_convolution", source="ours")
+def one_convolution(in_channels: int, outputs: int = 2, *, size: int = 3) -> torch.nn.Module:
+    """One convolution."""
+    return torch.nn.Conv2d(in_channels, outputs, size, padding=size // 2)
+
+
+@MODELS.register("broken", source="ours")
+def broken(in_channels: int, outputs: int = 2) -> torch.nn.Module:
+    """A model that cannot be built."""
+    raise ValueError("this network is broken")
+
+
+@ATTRIBUTIONS.register("squared_input", source="ours")
+def squared_input(model, inputs, targets):
+    """The square of the input."""
+    return [tuple(one**2 for one in inputs) for _ in targets]
+
+
+@metric("voxels_wrong", source="ours", direction="lower", range=(0, 1), empty="0")
+def voxels_wrong(prediction, target) -> float:
+    """Share of voxels that differ."""
+    return float((prediction != target).mean())
+
+
+TASK = replace(
+    EPVS,
+    name="mine",
+    model=partial(one_convolution),
+    attributions={"squared_input": partial(squared_input)},
+    metrics={**EPVS.metrics, "voxels_wrong": partial(voxels_wrong)},
+    objective="voxels_wrong",
+    profiles={"quick": {"recipe.epochs": 1, "recipe.copies": 1, "recipe.augmentation": "none"}},
+)
+'''
+
+PACKAGE = """
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "harness-stranger"
+version = "1.0"
+
+[project.entry-points."harness.plugins"]
+stranger = "harness_stranger"
+
+[project.entry-points."harness.tasks"]
+mine = "harness_stranger:TASK"
+
+[tool.setuptools]
+py-modules = ["harness_stranger"]
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder into which a third-party package was installed."""
+    source, site = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
+    (source / "harness_stranger.py").write_text(PLUGIN)
+    (source / "pyproject.toml").write_text(PACKAGE)
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--no-build-isolation"]
+    subprocess.run([*pip, "--target", str(site), str(source)], check=True, timeout=120, capture_output=True)
+    return site
+
+
+def test_third_party_parts_run_on_workers_without_touching_the_core(installed: Path, tmp_path: Path) -> None:
+    """A package's own task, model, attribution and metric are found by entry point, here and on workers."""
+    small = ("phantom_subjects=3", "phantom.shape=[24,24,8]", "phantom.density=4000", "report=false", "mlflow=off")
+    done = command(
+        "task=mine", *small, "sequences=T2w", "model=one_convolution,broken", "out=out", cwd=tmp_path, path=installed
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "ValueError: this network is broken" in done.stdout
+    rows = {row["model"]: row for row in steady(tmp_path / "out" / "leaderboards" / "mine.csv")}
+    assert 0 <= float(rows["one_convolution"]["voxels_wrong"]) <= 1
+    assert rows["broken"]["rank"] == ""
+    assert rows["broken"]["status"].startswith("failed")
+    explained = steady(tmp_path / "out" / "leaderboards" / "mine-explanations.csv")
+    assert {row["attribution"] for row in explained} == {"squared_input"}
+
+
+def test_no_cluster_at_the_address_is_an_error_with_the_next_step(tmp_path: Path) -> None:
+    """An address that does not answer is the user's to mend."""
+    with pytest.raises(RequestError, match="no Ray cluster answers"):
+        harness.run(
+            task="epvs", sequences="T2w", fold=0, phantom_subjects=3, phantom__shape="[24,24,8]",
+            mlflow="off", ray="127.0.0.1:1", out=str(tmp_path / "out"),
+        )  # fmt: skip
