@@ -46,11 +46,11 @@ class Ordering:
     caution: str = ""
 
     def __post_init__(self) -> None:
-        least = 2 if self.relation == "better" else 1
-        if len(self.groups) < least or not all(self.groups) or (least == 1 and len(self.groups) > 1):
+        fits = len(self.groups) > 1 if self.relation == "better" else len(self.groups) == 1
+        if not fits or not all(self.groups):
+            wanted = "two groups or more" if self.relation == "better" else "one group"
             raise OutOfRange(
-                f"ordering {self.id} ({self.relation}) must name {'at least two groups' if least == 2 else 'one group'}, "
-                f"none of them empty; got {self.groups}"
+                f"ordering {self.id} ({self.relation}) must name {wanted}, none of them empty; got {self.groups}"
             )
         if self.relation == "equivalent" and not self.margin > 0:
             raise OutOfRange(f"`0 < margin` must hold for ordering {self.id} (equivalent), got margin={self.margin}")

@@ -44,8 +44,8 @@ class Family:
         """Whether every non-empty subset of at least two channels is there."""
         return len(self.channels) > 1 and len(self.members) == 2 ** len(self.channels) - 1
 
-    def left_out(self, rows: Mapping[str, Row], metric: str) -> dict[str, Score]:
-        """What the largest member loses without a channel: channel → mean paired difference.
+    def gains(self, rows: Mapping[str, Row], metric: str) -> dict[tuple[str, frozenset[str]], Score]:
+        """What a channel adds to a set of others, wherever both were trained.
 
         Parameters
         ----------
@@ -55,16 +55,25 @@ class Family:
         Returns
         -------
         dict
-            Only channels without which the rest was trained too.
+            (channel, the others) → mean paired difference, in the order of the
+            channels; the others are never none.
         """
-        everything = frozenset(self.channels)
         found = {}
-        for channel in self.channels if everything in self.members else ():
-            rest = everything - {channel}
-            if rest in self.members:
-                whole, without = _columns([self.members[everything], self.members[rest]], rows, metric)
-                found[channel] = mean_score(whole - without)
+        for channel in self.channels:
+            for others, identity in self.members.items():
+                if channel not in others and others | {channel} in self.members:
+                    both, without = _columns([self.members[others | {channel}], identity], rows, metric)
+                    found[channel, others] = mean_score(both - without)
         return found
+
+    def left_out(self, rows: Mapping[str, Row], metric: str) -> dict[str, Score]:
+        """What all channels together lose without one of them, where the rest was trained too."""
+        everything = frozenset(self.channels)
+        return {
+            channel: gain
+            for (channel, others), gain in self.gains(rows, metric).items()
+            if others == everything - {channel}
+        }
 
     def shapley(self, rows: Mapping[str, Row], facts: MetricFacts) -> dict[str, Score]:
         """Exact Shapley value of each channel; empty unless all subsets are there.

@@ -37,6 +37,7 @@ class Estimate:
     memory_bytes : of one worker's network, gradients, optimiser and images
     disk_bytes : that missing cells will take
     workers : bundles at a time
+    unknown : why some could not be probed (their cells will say it again), empty if all could
     """
 
     configurations: int
@@ -47,6 +48,7 @@ class Estimate:
     memory_bytes: float
     disk_bytes: float
     workers: int
+    unknown: str = ""
 
     @property
     def time_text(self) -> str:
@@ -59,12 +61,13 @@ class Estimate:
 
 @dataclass(frozen=True)
 class _Cost:
-    """Seconds per item, parameters, bytes of an item."""
+    """Seconds per item, parameters, bytes of an item, items of an epoch per item of the subject."""
 
     train_s: float
     infer_s: float
     parameters: int
     item_bytes: int
+    share: float
 
 
 def estimate(plan: Plan) -> Estimate:
@@ -79,7 +82,8 @@ def estimate(plan: Plan) -> Estimate:
     todo = plan.missing()
     cells = [cell for bundle in plan.bundles for cell in bundle.cells]
     missing = sum(len(bundle.cells) for bundle in todo)
-    costs: dict[str, _Cost] = {}
+    costs: dict[str, _Cost | None] = {}
+    unknown = ""
     seconds, memory, disk = 0.0, 0.0, 0.0
     for bundle in todo:
         cohort = plan.groups[bundle.configuration.id].cohort
@@ -87,8 +91,13 @@ def estimate(plan: Plan) -> Estimate:
         described = bundle.configuration.task
         key = identify([described["model"], described["recipe"], described["view"], bundle.configuration.fingerprint])
         if key not in costs:
-            costs[key] = _probe(bundle, samples[bundle.split.train[0]])
+            try:
+                costs[key] = _probe(bundle, samples[bundle.split.train[0]])
+            except Exception as error:  # a broken model is its cells' failure, not the plan's
+                costs[key], unknown = None, f"{type(error).__name__}: {error}"
         one = costs[key]
+        if one is None:
+            continue
         seconds += _seconds(bundle, one, samples)
         disk += _disk(bundle, one, samples)
         memory = max(memory, _memory(bundle, one, samples))
@@ -102,6 +111,7 @@ def estimate(plan: Plan) -> Estimate:
         memory_bytes=memory,
         disk_bytes=disk,
         workers=workers,
+        unknown=unknown,
     )
 
 
@@ -132,20 +142,19 @@ def _probe(bundle: Bundle, sample: Sample) -> _Cost:
         inferred = time.perf_counter() - started
     parameters = sum(parameter.numel() for parameter in network.parameters())
     count = len(inputs)
-    return _Cost(timed[1] / count, inferred / count, parameters, items.inputs[0].nbytes + items.targets[0].nbytes)
+    share = len(recipe.sample(generator(0, "probe"), items.targets)) / len(items.targets)
+    item_bytes = items.inputs[0].nbytes + items.targets[0].nbytes
+    return _Cost(timed[1] / count, inferred / count, parameters, item_bytes, share)
 
 
 def _seconds(bundle: Bundle, cost: _Cost, samples: Mapping[str, Sample]) -> float:
-    task = restored(bundle.configuration)
-    view: View = task.view()
-    recipe = task.recipe()
+    recipe = restored(bundle.configuration).recipe()
     total = 0.0
     test = _items(bundle.split.test, samples)
     if bundle.cells[0].stage == "train":
-        targets = view.items(samples[bundle.split.train[0]]).targets
-        share = len(recipe.sample(generator(0, "probe"), targets)) / len(targets)
         train, validation = _items(bundle.split.train, samples), _items(bundle.split.validation, samples)
-        total += recipe.epochs * (train * share * cost.train_s + validation * cost.infer_s) + test * cost.infer_s
+        epoch = train * cost.share * cost.train_s + validation * cost.infer_s
+        total += recipe.epochs * epoch + test * cost.infer_s
     explained = sum(cell.stage == "explain" for cell in bundle.cells)
     return total + explained * test * 4 * cost.train_s
 

@@ -44,7 +44,7 @@ def explain(model: torch.nn.Module, view: View, sample: Sample, part: Part, *, s
         more evidence
     """
     name = ATTRIBUTIONS.name_of(part.func)
-    inputs = torch.from_numpy(view.items(sample).inputs).to(device())
+    inputs = torch.from_numpy(view.inputs(sample)).to(device())
     stream = seed_of(seed, "attribution", name, sample.id)
     targets = list(range(len(view.explained)))
     maps = attribute(name, Scalars(model, view), inputs, targets, seed=stream, **part.keywords)

@@ -228,26 +228,26 @@ def _compare(
     ordering: Ordering, first: str, second: str, contrast: Contrast, sign: float, level: float, count: int
 ) -> Pair:
     shown = contrast(first, second, level)
-    wide = contrast(first, second, 1 - (1 - level) / count) if count > 1 else shown
-    margin = ordering.margin
+    slack, against = _sides(ordering, shown, sign)
     if ordering.relation == "equivalent":
         inner = contrast(first, second, 2 * level - 1)
-        slack = margin - max(abs(inner.low), abs(inner.high))
-        against = wide.low >= margin or wide.high <= -margin
-    else:
-        # A level that is reached is turned with the metric; a difference is in the metric's unit anyway.
-        bound = sign * margin if ordering.relation == "reaches" else margin
-        slack = _oriented(shown, sign)[0] - bound
-        against = _oriented(wide, sign)[1] < bound
+        slack = ordering.margin - max(abs(inner.low), abs(inner.high))
+    if against and count > 1:  # a wider interval cannot be against it where this one is not
+        _, against = _sides(ordering, contrast(first, second, 1 - (1 - level) / count), sign)
     outcome: Outcome = "undecided"
     if shown.n >= MINIMUM_SUBJECTS:
         outcome = "supported" if slack > 0 else "not supported" if against else "undecided"
     return Pair(first, second, shown, outcome, slack)
 
 
-def _oriented(estimate: Estimate, sign: float) -> tuple[float, float]:
-    """Bounds with more meaning better."""
-    return (estimate.low, estimate.high) if sign > 0 else (-estimate.high, -estimate.low)
+def _sides(ordering: Ordering, estimate: Estimate, sign: float) -> tuple[float, bool]:
+    """How far an interval lies on the claimed side, and whether it lies wholly on the other."""
+    low, high = (estimate.low, estimate.high) if sign > 0 else (-estimate.high, -estimate.low)
+    if ordering.relation == "equivalent":
+        return ordering.margin - max(abs(low), abs(high)), low >= ordering.margin or high <= -ordering.margin
+    # A value that is reached is turned with the metric; a difference is better by as much, whatever the metric.
+    bound = sign * ordering.margin if ordering.relation == "reaches" else ordering.margin
+    return low - bound, high < bound
 
 
 def _reason(outcome: Outcome, pairs: tuple[Pair, ...], untested: tuple[str, ...]) -> str:

@@ -146,7 +146,7 @@ def train(
 
 def infer(model: torch.nn.Module, view: View, sample: Sample, *, batch_size: int) -> dict[str, Array]:
     """Predict one sample; arrays in the sample's space, as the view defines them."""
-    inputs = torch.from_numpy(view.items(sample).inputs)
+    inputs = torch.from_numpy(view.inputs(sample))
     return view.prediction(_outputs(model, inputs, batch_size).cpu().numpy())
 
 

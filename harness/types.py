@@ -238,8 +238,12 @@ class View(Protocol):
         """Names of the scalar outputs that an attribution explains."""
         ...
 
+    def inputs(self, sample: Sample) -> Array:
+        """All items of a sample, in a fixed order; no truth is needed."""
+        ...
+
     def items(self, sample: Sample) -> Items:
-        """All items of a sample, in a fixed order."""
+        """The same with what the network should say."""
         ...
 
     def prediction(self, outputs: Array) -> dict[str, Array]:

@@ -35,6 +35,11 @@ class AxialSlices:
         """Masks that are read."""
         return ("target", "brain", "regions")
 
+    def inputs(self, sample: Sample) -> Array:
+        """Slices, (Z, C, X, Y) float32."""
+        volume = np.stack([sample.images[name].load() for name in self.channels]).astype(np.float32)
+        return np.ascontiguousarray(np.moveaxis(volume, -1, 0))
+
     def items(self, sample: Sample) -> Items:
         """Slices and their labels.
 
@@ -43,12 +48,8 @@ class AxialSlices:
         Items
             inputs (Z, C, X, Y) float32, targets (Z, X, Y) int64 with 1 inside a lesion
         """
-        volume = np.stack([sample.images[name].load() for name in self.channels]).astype(np.float32)
         target = np.asarray(sample.masks["target"].load() > 0)
-        return Items(
-            np.ascontiguousarray(np.moveaxis(volume, -1, 0)),
-            np.ascontiguousarray(np.moveaxis(target, -1, 0).astype(np.int64)),
-        )
+        return Items(self.inputs(sample), np.ascontiguousarray(np.moveaxis(target, -1, 0).astype(np.int64)))
 
     def prediction(self, outputs: Array) -> dict[str, Array]:
         """Lesion probability of every voxel.

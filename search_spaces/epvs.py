@@ -61,7 +61,7 @@ ORDERINGS = (
         relation="equivalent", margin=0.05, support="strong",
     ),
     Ordering("D5", CHAIN_TEXT, "volumetric_similarity", CHAIN, OVER, support="strong"),
-    Ordering("D6", CHAIN_TEXT, "auc", CHAIN, OVER, support="strong", caution="middle gap of one to two standard errors"),
+    Ordering("D6", CHAIN_TEXT, "auc", CHAIN, OVER, support="strong", caution="middle gap: 1 to 2 standard errors"),
     Ordering("D7", CHAIN_TEXT, "average_hausdorff", CHAIN, OVER, support="strong", caution="the middle gap is weak"),
     Ordering(
         "D8", "every set with T2w > T1w+FLAIR and T1w > FLAIR", "mahalanobis",

@@ -13,9 +13,11 @@ import pyarrow as pa
 
 from harness import leaderboard as boards
 from harness.cell import Bundle
+from harness.contribution import shapley_table
 from harness.door.figures import figures_of
 from harness.door.report import write_report
 from harness.door.request import resolve, settings_of
+from harness.door.sheets import sheets_of
 from harness.door.words import Words, texts_of, to_words
 from harness.errors import RequestError
 from harness.estimate import Estimate, estimate
@@ -82,8 +84,11 @@ class Result:
     verdict : what may be claimed, in words
     failures : cells that failed
     missing : number of cells that are neither done nor failed
+    shapley : what each input channel is worth, if every set of them was run
     csv, report, mlflow : where things are; empty if not written
     shown : metrics to show beside the objective
+    rows : of the configurations, with every subject's values
+    subjects : in the cohort
     """
 
     leaderboard: pa.Table
@@ -93,9 +98,12 @@ class Result:
     failures: tuple[CellRecord, ...]
     missing: int
     csv: Path
+    shapley: pa.Table | None = None
     report: Path | None = None
     mlflow: str = ""
     shown: tuple[str, ...] = ()
+    rows: tuple[boards.Row, ...] = ()
+    subjects: int = 0
 
     @property
     def complete(self) -> bool:
@@ -196,6 +204,9 @@ def write_all(made: Plan, tracker: Tracker | None) -> Result:
     csv = boards.write_csv(tables.prediction, folder / f"{name}.csv")
     boards.write_csv(tables.explanation, folder / f"{name}-explanations.csv")
     boards.write_csv(tables.regions, folder / f"{name}-regions.csv")
+    shapley = shapley_of(made, tables)
+    if shapley is not None:
+        boards.write_csv(shapley, folder / f"{name}-shapley.csv")
     failures, missing = _undone(made)
     report = None
     if settings.report:
@@ -210,11 +221,21 @@ def write_all(made: Plan, tracker: Tracker | None) -> Result:
         verdict=boards.verdict(tables.prediction),
         failures=failures,
         missing=missing,
+        shapley=shapley,
         csv=csv,
         report=report,
         mlflow="" if tracker is None else tracking_uri(settings),
         shown=made.request.task.shown,
+        rows=tuple(one.prediction for one in tables.pooled.values()),
+        subjects=len(made.cohort.subjects),
     )
+
+
+def shapley_of(made: Plan, tables: Tables) -> pa.Table | None:
+    """What each input channel is worth by the objective; ``None`` unless every set of them was run."""
+    facts = boards.read_facts(tables.prediction)
+    rows = {key: pooled.prediction for key, pooled in tables.pooled.items()}
+    return shapley_table(made.configurations, rows, facts.metric(facts.objective))
 
 
 def make_report(made: Plan, tables: Tables) -> Path:
@@ -241,6 +262,8 @@ def make_report(made: Plan, tables: Tables) -> Path:
         leaderboard=tables.prediction,
         explanations=tables.explanation if tables.explanation.num_rows else None,
         figures=pictures,
+        sheets=sheets_of(made, tables, shapley_of(made, tables)),
+        shown=made.request.task.shown,
         provenance=_provenance(made),
         notes=notes,
         ineligible=made.cohort.ineligible,

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.door.catalogue import load_task, task_names
-from harness.door.console import Watcher, console, left_out, show_board, show_estimate, show_table
+from harness.door.console import Watcher, console, left_out, show_board, show_estimate, show_subjects, show_table
 from harness.door.words import Words, parse
 from harness.errors import RequestError, UnknownName
 from harness.registry import KINDS
@@ -23,6 +23,7 @@ __all__ = ["data", "describe", "doctor", "leaderboard", "list_parts", "plan", "p
 def run(texts: Sequence[str]) -> int:
     """``harness run``: 0 if every cell is done, 1 if some failed."""
     from harness.door.api import carry_out
+    from harness.statistics import MINIMUM_SUBJECTS
 
     out = console()
     try:
@@ -36,6 +37,8 @@ def run(texts: Sequence[str]) -> int:
     if result.explanations.num_rows:
         show_board(out, result.explanations, "Explanations", most=12)
     show_board(out, result.leaderboard, "Leaderboard", shown=result.shown)
+    if result.subjects < MINIMUM_SUBJECTS:
+        show_subjects(out, result.leaderboard, result.rows)
     out.print(result.verdict)
     for one in result.failures:
         out.print(f"failed: {one.stage} {one.label} fold {one.fold} seed {one.seed}: {one.error}", style="red")

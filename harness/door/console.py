@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 from rich import box
@@ -18,12 +18,22 @@ from rich.text import Text
 
 from harness.cell import Bundle
 from harness.estimate import Estimate
-from harness.leaderboard import read_facts, to_console_rows
+from harness.leaderboard import Row, read_facts, to_console_rows
 from harness.store import CellRecord
 from harness.sweep import Plan
 from harness.types import Ineligible
 
-__all__ = ["Watcher", "console", "duration", "left_out", "show_board", "show_estimate", "show_table", "size"]
+__all__ = [
+    "Watcher",
+    "console",
+    "duration",
+    "left_out",
+    "show_board",
+    "show_estimate",
+    "show_subjects",
+    "show_table",
+    "size",
+]
 
 _PLAIN_EVERY_S = 10.0
 
@@ -66,6 +76,7 @@ class Watcher:
         self._plan, self._todo = plan, todo
         for sentence in left_out(plan.cohort.ineligible):
             self.said(sentence)
+        self.said(f"truth drawn on: {plan.cohort.label_source}")
         done = len(plan.cells) - todo
         self.said(
             f"{len(plan.configurations)} configurations, {len(plan.bundles)} trainings, {len(plan.cells)} cells: "
@@ -166,6 +177,32 @@ def show_board(out: Console, board: pa.Table, title: str, *, shown: Sequence[str
         out.print("=  not distinguishable from the first (paired t, Holm over all pairs)", style="dim")
 
 
+def show_subjects(out: Console, board: pa.Table, rows: Sequence[Row]) -> None:
+    """The objective of every subject, where there are too few for a ranking.
+
+    Parameters
+    ----------
+    rows : of the same configurations as the board
+    """
+    facts = read_facts(board)
+    by_id = {row.configuration: row for row in rows}
+    ordered = [by_id[identity] for identity in board.column("configuration").to_pylist()]
+    subjects = sorted({subject for row in ordered for subject in row.values.get(facts.objective, {})})
+    table = Table(title=f"{facts.objective} of each subject", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in (*facts.axes, *subjects):
+        table.add_column(name, justify="right" if name in subjects else "left")
+    for row in ordered:
+        values = row.values.get(facts.objective, {})
+        cells = [_mean_text(values.get(subject, {})) for subject in subjects]
+        table.add_row(*(str(row.axes.get(name, "")) for name in facts.axes), *cells)
+    out.print(table)
+
+
+def _mean_text(by_seed: Mapping[int, float]) -> str:
+    known = [value for value in by_seed.values() if not math.isnan(value)]
+    return f"{statistics.fmean(known):.3f}" if known else "–"
+
+
 def left_out(ineligible: Sequence[Ineligible]) -> list[str]:
     """Who was left out and why, one sentence for each reason."""
     reasons: dict[str, list[str]] = {}
@@ -204,6 +241,8 @@ def show_estimate(out: Console, made: Plan, cost: Estimate) -> None:
         f"{size(cost.memory_bytes)} of memory each beside the libraries (about 0.7 GB), "
         f"{size(cost.disk_bytes)} of disk."
     )
+    if cost.unknown:
+        out.print(f"Some networks could not be probed and are not in the estimate: {cost.unknown}", markup=False)
 
 
 def duration(seconds: float) -> str:

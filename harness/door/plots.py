@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,13 +26,16 @@ from harness.leaderboard import read_facts, row_labels
 from harness.types import Array, Score
 
 __all__ = [
-    "attribution_bars",
+    "Bars",
     "attribution_slices",
     "bland_altman",
+    "channel_bars",
+    "curves",
+    "grouped_intervals",
+    "heat_maps",
     "objective_intervals",
     "prediction_slices",
     "sensitivity_precision",
-    "shapley_bars",
     "subject_lines",
     "truth_scatter",
 ]
@@ -42,6 +46,24 @@ _COLOURS = (_BLUE, _ORANGE, _GREEN, _PURPLE, _AMBER, _SKY, _INK, _GREY)
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _PIXELS_PER_INCH = 144
 _PANELS_PER_ROW = 4
+
+
+@dataclass(frozen=True)
+class Bars:
+    """One panel of :func:`channel_bars`.
+
+    Parameters
+    ----------
+    title : what was asked
+    quantity : what the bars measure, for the axis label
+    scores : channel → value with its interval; a channel may be absent
+    muted : drawn grey, for a control
+    """
+
+    title: str
+    quantity: str
+    scores: Mapping[str, Score]
+    muted: bool = False
 
 
 def objective_intervals(table: pa.Table) -> bytes:
@@ -229,44 +251,148 @@ def subject_lines(values: Mapping[str, Mapping[str, float]], *, quantity: str = 
     return _png(figure)
 
 
-def shapley_bars(shares: Mapping[str, Score], *, quantity: str = "", unit: str = "") -> bytes:
-    """The Shapley value of each player with its interval.
+def channel_bars(panels: Sequence[Bars]) -> bytes:
+    """One value per channel in several senses, side by side.
 
     Parameters
     ----------
-    shares : player → mean over subjects with its interval
-    quantity, unit : what is shared out, for the axis label
+    panels : in order; a channel that is absent from one of them is left empty there
     """
-    figure, (axes,) = _figure(1, 1, width=5.6, height=1.2 + 0.4 * max(len(shares), 1))
-    _bars(axes, shares, _BLUE)
-    axes.set_xlabel(f"Shapley value, share of {_titled(quantity, unit)}")
+    names = list(dict.fromkeys(name for panel in panels for name in panel.scores))
+    nothing = Score(math.nan, math.nan, math.nan, 0)
+    count = max(len(panels), 1)
+    figure, all_axes = _figure(1, count, width=1.0 + 2.15 * count, height=1.3 + 0.36 * max(len(names), 1))
+    for axes, panel in zip(all_axes, panels, strict=False):
+        _bars(axes, {name: panel.scores.get(name, nothing) for name in names}, _GREY if panel.muted else _BLUE)
+        axes.set_title(panel.title, fontsize=9)
+        axes.set_xlabel(panel.quantity)
+        if axes is not all_axes[0]:
+            axes.set_yticklabels([])
     return _png(figure)
 
 
-def attribution_bars(
-    attribution: Mapping[str, Score], ablation: Mapping[str, Score], *, quantity: str = "", method: str = "attribution"
+def curves(
+    panels: Mapping[str, Mapping[str, Mapping[float | str, Score]]],
+    *,
+    x_label: str,
+    limits: tuple[float, float] = (-math.inf, math.inf),
 ) -> bytes:
-    """What the network listens to, beside what leaving a channel out costs.
+    """A value over some setting, one line per configuration; a band shows what chance scores.
 
     Parameters
     ----------
-    attribution : channel → share of the attribution
-    ablation : channel → loss of the objective when the channel is not there, or
-        its Shapley value; a channel that is in one of them only is drawn empty
-        in the other
-    quantity : what the ablation is measured in
-    method : name of the attribution method
+    panels : quantity → configuration → setting → value with its interval. Settings
+        are numbers, drawn to scale, or names, drawn evenly
+    x_label : of the setting
+    limits : the metric's range, which the axis does not leave
     """
-    names = list(dict.fromkeys([*attribution, *ablation]))
-    nothing = Score(math.nan, math.nan, math.nan, 0)
-    figure, (left, right) = _figure(1, 2, width=6.4, height=1.4 + 0.4 * max(len(names), 1))
-    _bars(left, {name: attribution.get(name, nothing) for name in names}, _PURPLE)
-    _bars(right, {name: ablation.get(name, nothing) for name in names}, _BLUE)
-    left.set_title("listens to", fontsize=9)
-    right.set_title("gains from", fontsize=9)
-    left.set_xlabel(f"share of {method}")
-    right.set_xlabel(f"worth in {quantity}" if quantity else "worth")
-    right.set_yticklabels([])
+    figure, all_axes = _figure(1, max(len(panels), 1), width=2.2 + 3.3 * max(len(panels), 1), height=3.5)
+    for axes, (quantity, lines) in zip(all_axes, panels.items(), strict=False):
+        settings = list(dict.fromkeys(setting for line in lines.values() for setting in line))
+        to_scale = all(isinstance(setting, int | float) for setting in settings)
+        at = {setting: float(setting) if to_scale else float(index) for index, setting in enumerate(settings)}
+        span = max(at.values(), default=0.0) - min(at.values(), default=0.0) or 1.0
+        _chance_band(axes, lines, at)
+        for index, (label, line) in enumerate(lines.items()):
+            colour, marker = _look(index)
+            # Beside each other, so that intervals can be told apart.
+            shift = (index - (len(lines) - 1) / 2) * span * 0.012
+            x = [at[setting] + shift for setting in line]
+            axes.plot(x, [score.value for score in line.values()], marker=marker, color=colour, lw=1.3, ms=4.5,
+                      mec="white", mew=0.5, label=label, zorder=3)  # fmt: skip
+            for position, score in zip(x, line.values(), strict=True):
+                if math.isfinite(score.low):
+                    axes.plot([position] * 2, [score.low, score.high], color=colour, lw=1.0, alpha=0.55, zorder=2)
+        axes.set_xticks([at[setting] for setting in settings], [f"{setting}" for setting in settings])
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(quantity)
+        _within(axes, limits)
+        axes.grid(axis="y", color="#E3E6EA", lw=0.8)
+    if panels and all_axes[0].get_legend_handles_labels()[0]:
+        handles, labels = all_axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
+    return _png(figure)
+
+
+def grouped_intervals(
+    groups: Mapping[str, Mapping[str, Score]], *, x_label: str, zero: bool = False, chance: float = math.nan
+) -> bytes:
+    """Values with intervals, in groups one below the other.
+
+    Parameters
+    ----------
+    groups : group → row → value; each group has its colour and marker
+    x_label : of the value
+    zero : whether the axis is marked at zero
+    chance : marked if it is known
+    """
+    count = sum(len(rows) for rows in groups.values()) + len(groups)
+    figure, (axes,) = _figure(1, 1, width=6.0, height=0.9 + 0.21 * max(count, 1))
+    names: list[str] = []
+    for index, (group, rows) in enumerate(groups.items()):
+        colour, marker = _look(index)
+        axes.text(0.0, len(names), group, transform=axes.get_yaxis_transform(), fontsize=8.5, fontweight="bold",
+                  va="center", color=_INK, bbox={**_PATCH, "alpha": 1.0}, zorder=4)  # fmt: skip
+        names.append("")
+        for row, score in rows.items():
+            if math.isfinite(score.low):
+                axes.plot([score.low, score.high], [len(names)] * 2, color=colour, lw=1.8, zorder=2)
+            if math.isfinite(score.value):
+                axes.plot(score.value, len(names), marker=marker, color=colour, ms=5.5, zorder=3)
+            names.append(row)
+    if zero:
+        axes.axvline(0, color=_GREY, lw=1, zorder=1)
+    if math.isfinite(chance):
+        axes.axvline(chance, color=_GREY, ls=":", lw=1.2, zorder=1)
+        axes.annotate("chance", (chance, 0), (3, 3), xycoords=("data", "axes fraction"), textcoords="offset points",
+                      color=_GREY, fontsize=8)  # fmt: skip
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(axis="y", length=0, labelsize=7.5)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_xlabel(x_label)
+    axes.grid(axis="x", color="#E3E6EA", lw=0.8)
+    return _png(figure)
+
+
+def heat_maps(
+    panels: Mapping[str, Mapping[str, Mapping[str, Score]]], *, lower_is_better: Collection[str] = ()
+) -> bytes:
+    """Values of configurations in regions, one panel per metric; the darker the better.
+
+    Parameters
+    ----------
+    panels : metric → configuration → region → value; its number is written in each field
+    lower_is_better : metrics of which small values are dark
+    """
+    rows = list(dict.fromkeys(row for panel in panels.values() for row in panel))
+    columns = list(dict.fromkeys(name for panel in panels.values() for row in panel.values() for name in row))
+    across = min(len(panels), 2) or 1
+    down = math.ceil(len(panels) / across) or 1
+    size = {
+        "width": 1.6 + across * (0.3 + 0.56 * max(len(columns), 2)),
+        "height": down * (1.1 + 0.27 * max(len(rows), 1)),
+    }
+    figure, all_axes = _figure(down, across, **size)
+    for spare in all_axes[len(panels) :]:
+        spare.remove()
+    for number, (axes, (metric, panel)) in enumerate(zip(all_axes, panels.items(), strict=False)):
+        nothing = Score(math.nan, math.nan, math.nan, 0)
+        values = np.array([[panel.get(row, {}).get(name, nothing).value for name in columns] for row in rows])
+        known = values[np.isfinite(values)]
+        low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
+        shade = (values - low) / (high - low or 1.0)
+        shade = 1 - shade if metric in lower_is_better else shade
+        axes.imshow(np.ma.masked_invalid(shade), cmap="Blues", vmin=-0.15, vmax=1.25, aspect="auto")
+        for (row, column), value in np.ndenumerate(values):
+            dark = bool(shade[row, column] > 0.62)
+            text = f"{value:.2f}" if math.isfinite(value) else "–"
+            axes.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if dark else _INK)
+        axes.set_xticks(range(len(columns)), [name.replace("_", " ") for name in columns], rotation=35, ha="right",
+                        rotation_mode="anchor")  # fmt: skip
+        axes.set_yticks(range(len(rows)), rows if number % across == 0 else [""] * len(rows))
+        axes.tick_params(length=0, labelsize=7.5)
+        axes.spines[:].set_visible(False)
+        axes.set_title(metric, fontsize=9)
     return _png(figure)
 
 
@@ -284,14 +410,14 @@ def prediction_slices(
     ----------
     images : sequence → (X, Y, Z); drawn alone with the truth first
     truth : (X, Y, Z) bool
-    predictions : configuration → (X, Y, Z) bool, drawn on the first image
+    predictions : title → (X, Y, Z) bool, drawn on the first image
     spacing_mm : (3,) voxel size along X, Y, Z
     index : slice along Z; by default the one with most true voxels
     """
     at = _busiest(truth) if index is None else index
     first = next(iter(images.values()))
     cells: list[tuple[str, Array, Array | None]] = [(name, image, None) for name, image in images.items()]
-    cells += [(f"prediction, {label}", first, prediction) for label, prediction in predictions.items()]
+    cells += [(label, first, prediction) for label, prediction in predictions.items()]
     figure, panels = _image_panels(len(cells), first.shape, spacing_mm)
     for axes, (label, image, prediction) in zip(panels, cells, strict=True):
         _show(axes, image[:, :, at], spacing_mm)
@@ -307,17 +433,18 @@ def prediction_slices(
 
 def attribution_slices(
     images: Mapping[str, Array],
-    maps: Mapping[str, Array],
+    maps: Mapping[str, Mapping[str, Array]],
     truth: Array,
     *,
     spacing_mm: tuple[float, float, float],
     index: int | None = None,
 ) -> bytes:
-    """One axial slice of each channel with its attribution laid over it.
+    """One axial slice of each channel with its attribution laid over it, a row per method.
 
     Parameters
     ----------
-    images, maps : channel → (X, Y, Z), the same channels in both
+    images : channel → (X, Y, Z)
+    maps : method → channel → (X, Y, Z), the same channels
     truth : (X, Y, Z) bool, outlined
     spacing_mm : (3,) voxel size along X, Y, Z
     index : slice along Z; by default the one with most true voxels
@@ -325,30 +452,37 @@ def attribution_slices(
     Returns
     -------
     bytes
-        PNG. All channels share one colour scale, which ends at the 99.5th
-        percentile of the size of all values shown; red speaks for the target,
-        blue against it.
+        PNG. The channels of a method share one colour scale, which ends at the
+        99.5th percentile of the size of all its values shown; red speaks for the
+        target, blue against it.
     """
-    _check_labels(images, maps)
     at = _busiest(truth) if index is None else index
-    shown = np.abs(np.concatenate([np.ravel(maps[name][:, :, at]) for name in images]))
-    limit = float(np.nanpercentile(shown, 99.5)) or float(np.nanmax(shown)) or 1.0
     first = next(iter(images.values()))
-    figure, panels = _image_panels(len(images), first.shape, spacing_mm)
-    drawn: Any = None
-    for axes, name in zip(panels, images, strict=True):
-        _show(axes, images[name][:, :, at], spacing_mm)
-        weights = maps[name][:, :, at].astype(float)
-        drawn = axes.imshow(
-            weights.T, cmap="RdBu_r", vmin=-limit, vmax=limit, origin="lower", interpolation="nearest",
-            extent=_extent(weights.shape, spacing_mm), alpha=np.clip(np.abs(np.nan_to_num(weights.T)) / limit, 0, 0.85),
-        )  # fmt: skip
-        _outline(axes, truth[:, :, at], spacing_mm, _AMBER, "-")
-        axes.set_title(name, fontsize=8.5)
-    bar = figure.colorbar(drawn, ax=list(panels), shrink=0.8, pad=0.02)
-    bar.set_label("attribution", fontsize=8)
-    bar.ax.tick_params(labelsize=7)
-    bar.outline.set_visible(False)
+    aspect = first.shape[1] * spacing_mm[1] / (first.shape[0] * spacing_mm[0])
+    size = {"width": 1.3 + 1.9 * len(images), "height": 0.4 + (1.9 * aspect + 0.15) * max(len(maps), 1)}
+    figure, grid = _figure(max(len(maps), 1), len(images), **size)
+    for row, (method, of_channel) in enumerate(maps.items()):
+        _check_labels(images, of_channel)
+        panels = grid[row * len(images) : (row + 1) * len(images)]
+        planes = {name: np.nan_to_num(of_channel[name][:, :, at].astype(float)) for name in images}
+        shown = np.abs(np.concatenate([plane.ravel() for plane in planes.values()]))
+        limit = float(np.percentile(shown, 99.5)) or float(shown.max()) or 1.0
+        drawn: Any = None
+        for axes, (name, plane) in zip(panels, planes.items(), strict=True):
+            _show(axes, images[name][:, :, at], spacing_mm)
+            drawn = axes.imshow(
+                plane.T, cmap="RdBu_r", vmin=-limit, vmax=limit, origin="lower", interpolation="nearest",
+                extent=_extent(plane.shape, spacing_mm), alpha=np.clip(np.abs(plane.T) / limit, 0, 0.85),
+            )  # fmt: skip
+            _outline(axes, truth[:, :, at], spacing_mm, _AMBER, "-")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            if row == 0:
+                axes.set_title(name, fontsize=8.5)
+        panels[0].set_ylabel(method.replace("_", " "), fontsize=8.5)
+        bar = figure.colorbar(drawn, ax=list(panels), shrink=0.8, pad=0.02, aspect=14, format="%.2g")
+        bar.ax.tick_params(labelsize=6.5)
+        bar.outline.set_visible(False)
     return _png(figure)
 
 
@@ -431,6 +565,29 @@ def _bars(axes: Axes, scores: Mapping[str, Score], colour: str) -> None:
     axes.grid(axis="x", color="#E3E6EA", lw=0.8)
 
 
+def _chance_band(axes: Axes, lines: Mapping[str, Mapping[float | str, Score]], at: Mapping[float | str, float]) -> None:
+    """Between the lowest and the highest chance of all lines, with a line at their mean."""
+    chances = {setting: [line[setting].chance for line in lines.values() if setting in line] for setting in at}
+    known = {at[key]: kept for key, values in chances.items() if (kept := [v for v in values if math.isfinite(v)])}
+    if not known:
+        return
+    x = list(known)
+    axes.fill_between(
+        x, [min(v) for v in known.values()], [max(v) for v in known.values()], color=_GREY, alpha=0.25, lw=0
+    )
+    axes.plot(x, [_mean(v) for v in known.values()], color=_GREY, ls=":", lw=1.4, marker=".", ms=4, label="chance")
+
+
+def _within(axes: Axes, limits: tuple[float, float]) -> None:
+    """Leave room for the markers at the ends of the range; bounds of intervals beyond it are cut."""
+    low, high = axes.get_ylim()
+    if math.isfinite(limits[0]):
+        low = max(low, limits[0] - 0.03)
+    if math.isfinite(limits[1]):
+        high = min(high, limits[1] + 0.03)
+    axes.set_ylim(low, high)
+
+
 def _arcs(axes: Axes, low: float) -> None:
     """Arcs of equal magnitude, labelled where they leave the square [low, 1]²."""
     angle = np.linspace(0, np.pi / 2, 400)
@@ -471,7 +628,9 @@ def _busiest(truth: Array) -> int:
 
 
 def _look(index: int) -> tuple[str, str]:
-    return _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
+    # After a round of colours each meets another marker.
+    turn = index // len(_COLOURS)
+    return _COLOURS[index % len(_COLOURS)], _MARKERS[(index + turn) % len(_MARKERS)]
 
 
 def _titled(quantity: str, unit: str) -> str:

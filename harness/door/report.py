@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from harness.leaderboard import MetricFacts, TableFacts, interval_text, read_fac
 from harness.statistics import MINIMUM_SUBJECTS
 from harness.types import JSON, Ineligible, Source
 
-__all__ = ["Figure", "write_report"]
+__all__ = ["Cell", "Figure", "Sheet", "write_report"]
 
 _BETTER = {"higher": "higher", "lower": "lower", "zero": "nearer to zero", "none": "neither"}
 _MADE = ("folds", "seeds", "subjects", "train_s", "explain_s", "profile", "data", "command", "cohort", "code")
@@ -38,12 +38,14 @@ class Figure:
     caption : how to read it
     image : PNG bytes, or the text of an SVG
     broad : whether it takes the page's full width
+    section : heading under which it stands; "Leaderboard" and "Explanations" hold their tables too
     """
 
     title: str
     caption: str
     image: bytes | str
     broad: bool = False
+    section: str = "Figures"
 
     @property
     def uri(self) -> str:
@@ -54,6 +56,48 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Cell:
+    """One field of a table.
+
+    Parameters
+    ----------
+    text : what it says
+    css : classes: ``number`` aligns right, ``wrap`` may break, ``first`` stays in sight
+    range : said after it in a softer colour
+    flag : whether it warns
+    mark : ``good``, ``bad`` or ``open``: said in a box of that colour
+    """
+
+    text: str
+    css: str = ""
+    range: str = ""
+    flag: bool = False
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A plain table with its words.
+
+    Parameters
+    ----------
+    title : what it holds
+    columns : headings
+    lines : as many fields as there are columns; the first names the line
+    note : how to read it
+    section : see :class:`Figure`
+    folded : a longer table that opens on demand
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    lines: tuple[tuple[str | Cell, ...], ...]
+    note: str = ""
+    section: str = "Leaderboard"
+    folded: Sheet | None = None
+
+
+@dataclass(frozen=True)
 class _Column:
     name: str
     css: str = ""
@@ -61,17 +105,9 @@ class _Column:
 
 
 @dataclass(frozen=True)
-class _Cell:
-    text: str
-    css: str = ""
-    range: str = ""
-    flag: bool = False
-
-
-@dataclass(frozen=True)
 class _Line:
-    cells: tuple[_Cell, ...]
-    css: str
+    cells: tuple[Cell, ...]
+    css: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,9 +115,19 @@ class _Board:
     title: str
     columns: tuple[_Column, ...]
     lines: tuple[_Line, ...]
-    note: str
-    facts_columns: tuple[str, ...]
-    facts_lines: tuple[tuple[str, ...], ...]
+    note: str = ""
+    folds: tuple[_Board, ...] = ()
+
+
+@dataclass
+class _Section:
+    title: str
+    boards: list[_Board] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+
+    @property
+    def anchor(self) -> str:
+        return "".join(letter if letter.isalnum() else "-" for letter in self.title.lower())
 
 
 def write_report(
@@ -94,6 +140,8 @@ def write_report(
     leaderboard: pa.Table,
     explanations: pa.Table | None = None,
     figures: Sequence[Figure] = (),
+    sheets: Sequence[Sheet] = (),
+    shown: Sequence[str] = (),
     provenance: Mapping[str, JSON] | None = None,
     notes: Sequence[str] = (),
     ineligible: Sequence[Ineligible] = (),
@@ -108,7 +156,8 @@ def write_report(
     verdict : what may be claimed, see :func:`harness.leaderboard.verdict`; a line each
     leaderboard : of :func:`harness.leaderboard.build`
     explanations : the same for attribution methods, if there are any
-    figures : in order
+    figures, sheets : in order; their sections stand in the order of their first appearance
+    shown : metrics of the leaderboard beside the objective, the others are folded away; all by default
     provenance : versions, seeds, hardware, command, …
     notes : what the reader must know
     ineligible : subjects left out
@@ -118,9 +167,7 @@ def write_report(
     pathlib.Path
         The file.
     """
-    boards = [_board("Leaderboard", leaderboard)]
-    if explanations is not None:
-        boards.append(_board("Explanations", explanations))
+    sections = _sections(leaderboard, explanations, figures, sheets, shown)
     tables = [leaderboard, *([explanations] if explanations is not None else [])]
     metrics = {metric.name: metric for table in tables for metric in read_facts(table).metrics}
     text = _template().render(
@@ -128,8 +175,7 @@ def write_report(
         question=question,
         source=str(source),
         verdict=[line for line in verdict.splitlines() if line.strip()],
-        boards=boards,
-        figures=figures,
+        sections=sections,
         glossary=[_entry(metric) for metric in metrics.values()],
         provenance=[(name, _plain(value)) for name, value in (provenance or {}).items()],
         notes=notes,
@@ -152,44 +198,92 @@ def _template() -> jinja2.Template:
     return environment.get_template("report.html.j2")
 
 
-def _board(title: str, table: pa.Table) -> _Board:
+def _sections(
+    leaderboard: pa.Table,
+    explanations: pa.Table | None,
+    figures: Sequence[Figure],
+    sheets: Sequence[Sheet],
+    shown: Sequence[str],
+) -> list[_Section]:
+    """The leaderboard's section, those that figures and sheets name, and that of the explanations."""
+    named = ("Leaderboard", *(one.section for one in (*figures, *sheets)))
+    order = [name for name in dict.fromkeys(named) if name != "Explanations"]
+    if explanations is not None or "Explanations" in named:
+        order.append("Explanations")
+    sections = {name: _Section(name) for name in order}
+    sections["Leaderboard"].boards += [_board("", leaderboard, shown)]
+    if explanations is not None:
+        sections["Explanations"].boards += [_board("", explanations)]
+    for sheet in sheets:
+        sections[sheet.section].boards.append(_plain_board(sheet))
+    for figure in figures:
+        sections[figure.section].figures.append(figure)
+    return list(sections.values())
+
+
+def _plain_board(sheet: Sheet) -> _Board:
+    lines = [[Cell(one) if isinstance(one, str) else one for one in line] for line in sheet.lines]
+    lines = [[replace(line[0], css=f"{line[0].css} first".strip()), *line[1:]] for line in lines]
+    css = [lines[0][index].css if lines else "" for index in range(len(sheet.columns))]
+    columns = [_Column(name, kind.replace("wrap", "").strip()) for name, kind in zip(sheet.columns, css, strict=True)]
+    folds = (_plain_board(sheet.folded),) if sheet.folded is not None else ()
+    return _Board(sheet.title, tuple(columns), tuple(_Line(tuple(line)) for line in lines), sheet.note, folds)
+
+
+def _board(title: str, table: pa.Table, shown: Sequence[str] = ()) -> _Board:
+    facts, lines = read_facts(table), table.to_pylist()
+    metrics = sorted(facts.metrics, key=lambda metric: metric.name != facts.objective)  # the objective first
+    main = [metric for metric in metrics if not shown or metric.name == facts.objective or metric.name in shown]
+    folds = []
+    if len(main) < len(metrics):
+        folds.append(_measured(f"All {len(metrics)} metrics", table, metrics))
+    made = [name for name in (*_MADE, *_others(table, facts)) if any(line.get(name) is not None for line in lines)]
+    if lines:
+        folds.append(
+            _Board(
+                "How each row was made",
+                (
+                    _Column("configuration", "first"),
+                    *(_Column("identity" if n == "configuration" else n) for n in made),
+                ),
+                tuple(
+                    _Line((Cell(label, "first"), *(Cell(_plain(line.get(name))) for name in made)))
+                    for line, label in zip(lines, row_labels(table), strict=True)
+                ),
+            )
+        )
+    board = _measured(title, table, main, ranked=True)
+    return replace(board, note=_note(facts, lines), folds=tuple(folds))
+
+
+def _measured(title: str, table: pa.Table, metrics: Sequence[MetricFacts], *, ranked: bool = False) -> _Board:
+    """Rows with some of their metrics; ``ranked`` adds rank, status and comparison."""
     facts, lines, labels = read_facts(table), table.to_pylist(), row_labels(table, attribution=False)
     explained = any(line["attribution"] for line in lines)
     apart = [name for name in facts.apart if len({line.get(name) for line in lines}) > 1]
-    metrics = sorted(facts.metrics, key=lambda metric: metric.name != facts.objective)  # the objective first
-    extras = [name for name in ("p_holm", "seed_sd", "subject_sd") if any(line[name] is not None for line in lines)]
+    extras = [name for name in _HINTS if ranked and any(line[name] is not None for line in lines)]
 
-    columns = [_Column("configuration", "first"), _Column("rank", "number")]
+    columns = [_Column("configuration", "first")]
+    columns += [_Column("rank", "number")] if ranked else []
     columns += [_Column(name) for name in apart]
     columns += [_Column("attribution")] if explained else []
-    columns += [_Column("status")]
+    columns += [_Column("status")] if ranked else []
     for metric in metrics:
-        columns += _metric_columns(metric, facts, table)
-    columns += [_Column(name, "number", hint) for name, hint in _HINTS.items() if name in extras]
+        columns += _metric_columns(metric, facts, table, ranked=ranked)
+    columns += [_Column(name, "number", _HINTS[name]) for name in extras]
 
     rows: list[_Line] = []
     for line, label in zip(lines, labels, strict=True):
-        cells = [_Cell(label, "first"), _Cell("–" if line["rank"] is None else str(line["rank"]), "number")]
-        cells += [_Cell(_plain(line.get(name))) for name in apart]
-        cells += [_Cell(line["attribution"])] if explained else []
-        cells += [_status(line)]
+        cells = [Cell(label, "first")]
+        cells += [Cell("–" if line["rank"] is None else str(line["rank"]), "number")] if ranked else []
+        cells += [Cell(_plain(line.get(name))) for name in apart]
+        cells += [Cell(line["attribution"])] if explained else []
+        cells += [_status(line)] if ranked else []
         for metric in metrics:
-            cells += _metric_cells(metric, facts, table, line)
-        cells += [_p(line[name]) if name == "p_holm" else _number(line[name]) for name in _HINTS if name in extras]
-        rows.append(_Line(tuple(cells), _css(line, rows)))
-
-    made = [name for name in (*_MADE, *_others(table, facts)) if any(line.get(name) is not None for line in lines)]
-    return _Board(
-        title,
-        tuple(columns),
-        tuple(rows),
-        _note(facts, lines),
-        ("configuration", *("identity" if name == "configuration" else name for name in made)) if lines else (),
-        tuple(
-            (label, *(_plain(line.get(name)) for name in made))
-            for line, label in zip(lines, row_labels(table), strict=True)
-        ),
-    )
+            cells += _metric_cells(metric, facts, table, line, ranked=ranked)
+        cells += [_p(line[name]) if name == "p_holm" else _number(line[name]) for name in extras]
+        rows.append(_Line(tuple(cells), _css(line, rows) if ranked else ""))
+    return _Board(title, tuple(columns), tuple(rows))
 
 
 _HINTS = {
@@ -199,8 +293,8 @@ _HINTS = {
 }
 
 
-def _metric_columns(metric: MetricFacts, facts: TableFacts, table: pa.Table) -> list[_Column]:
-    main = metric.name == facts.objective
+def _metric_columns(metric: MetricFacts, facts: TableFacts, table: pa.Table, *, ranked: bool) -> list[_Column]:
+    main = ranked and metric.name == facts.objective
     name = f"{metric.name} ({metric.unit})" if metric.unit else metric.name
     hint = "; ".join(part for part in (metric.summary, f"{_BETTER[metric.direction]} is better", metric.source) if part)
     columns = [_Column(name, "number objective" if main else "number", hint)]
@@ -211,33 +305,35 @@ def _metric_columns(metric: MetricFacts, facts: TableFacts, table: pa.Table) -> 
     return columns
 
 
-def _metric_cells(metric: MetricFacts, facts: TableFacts, table: pa.Table, line: Mapping[str, Any]) -> list[_Cell]:
+def _metric_cells(
+    metric: MetricFacts, facts: TableFacts, table: pa.Table, line: Mapping[str, Any], *, ranked: bool
+) -> list[Cell]:
     cells = [_number(line[metric.name], line[f"{metric.name}_low"], line[f"{metric.name}_high"])]
     if f"{metric.name}_chance" in table.column_names:
         cells.append(_number(line[f"{metric.name}_chance"]))
-    if metric.name == facts.objective:
+    if ranked and metric.name == facts.objective:
         shown = line["difference_low"] is not None  # the first differs from itself by nothing
         cells.append(_number(*(line[f"difference{end}"] for end in ("", "_low", "_high"))) if shown else _number(None))
     return cells
 
 
-def _number(value: float | None, low: float | None = None, high: float | None = None) -> _Cell:
+def _number(value: float | None, low: float | None = None, high: float | None = None) -> Cell:
     value_text, _, interval = interval_text(value, low, high).partition(" ")
-    return _Cell(value_text.replace("-", "−"), "number", interval.replace("-", "−"))
+    return Cell(value_text.replace("-", "−"), "number", interval.replace("-", "−"))
 
 
-def _p(value: float | None) -> _Cell:
-    return _Cell("<0.001", "number") if value is not None and value < 0.001 else _number(value)
+def _p(value: float | None) -> Cell:
+    return Cell("<0.001", "number") if value is not None and value < 0.001 else _number(value)
 
 
-def _status(line: Mapping[str, Any]) -> _Cell:
+def _status(line: Mapping[str, Any]) -> Cell:
     texts = [line["status"]] if line["rank"] is None else []
     texts += [flag for flag in line["flags"].split("; ") if flag and flag not in texts]
     if texts:
-        return _Cell("; ".join(texts), flag=True)
+        return Cell("; ".join(texts), flag=True)
     if line["rank"] == 1:
-        return _Cell("first")
-    return _Cell("not distinguishable" if line["not_distinguishable_from_best"] else "")
+        return Cell("first")
+    return Cell("not distinguishable" if line["not_distinguishable_from_best"] else "")
 
 
 def _css(line: Mapping[str, Any], before: Sequence[_Line]) -> str:

@@ -81,7 +81,8 @@ def resolve(words: Words, *, texts: tuple[str, ...] = ()) -> Request:
     task = _overridden(task, values, words.several("attribution"))
     for point in grid(axes):  # refuse a wrong value before anything starts
         at(task, point)
-    search, space = _search(words, task, settings, axes)
+    # Where a part is an axis, its options are those at the first point; the sweep checks the others.
+    search, space = _search(words, at(task, next(iter(grid(axes)))), settings, axes)
     typed = {text.partition("=")[0] for text in texts}
     return Request(
         task=task,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from harness.errors import BadSyntax
@@ -94,23 +96,22 @@ def parse(words: Sequence[str]) -> Words:
         elif isinstance(value, Glob):
             raise BadSyntax(f"cannot read {word!r}: names are not searched by pattern; name them: {key}=a,b")
         elif isinstance(value, IntervalSweep):
-            whole = isinstance(value.start, int) and isinstance(value.end, int)
             low, high = float(value.start or 0), float(value.end or 0)
-            space.append(Interval(key, low, high, "log" in value.tags, whole))
+            space.append(Interval(key, low, high, "log" in value.tags))
         else:
             values[key] = _plain(value)
     return Words(values, sweeps, tuple(space))
 
 
 def to_words(**words: Any) -> Words:
-    """Python values as words: a string is read by the grammar, a tuple sweeps."""
+    """Python values as words: a string is read by the grammar, a tuple sweeps, a list is one value."""
     values: dict[str, JSON] = {}
     sweeps: dict[str, tuple[JSON, ...]] = {}
     texts: list[str] = []
     for key, value in words.items():
         key = key.replace("__", ".")
-        if isinstance(value, tuple | list) and not isinstance(value, str):
-            sweeps[key] = tuple(value)
+        if isinstance(value, tuple):
+            sweeps[key] = value
         elif isinstance(value, str) and key not in {"data", "out"}:
             texts.append(f"{key}={value}")
         else:
@@ -142,10 +143,14 @@ def _text(value: JSON) -> str:
 
 
 def _range(word: str, sweep: Any) -> tuple[JSON, ...]:
-    if sweep.step == 0 or (sweep.stop - sweep.start) * sweep.step <= 0:
+    finite = all(math.isfinite(number) for number in (sweep.start, sweep.stop, sweep.step))
+    if not finite or sweep.step == 0 or (sweep.stop - sweep.start) * sweep.step <= 0:
         raise BadSyntax(f"{word!r} has no values: range(start, stop, step) must lead from start towards stop")
-    # .1 + .2 is not .3: values are rounded to what a person typed
-    return tuple(round(value, 12) if isinstance(value, float) else value for value in sweep.range())
+    # .1 + .2 is not .3: decimals as they were typed leave out the end and show no rounding.
+    start, stop, step = (Decimal(str(number)) for number in (sweep.start, sweep.stop, sweep.step))
+    values = [start + number * step for number in range(math.ceil((stop - start) / step))]
+    whole = all(isinstance(number, int) for number in (sweep.start, sweep.step))
+    return tuple(int(value) if whole else float(value) for value in values)
 
 
 def _plain(value: Any) -> JSON:

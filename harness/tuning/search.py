@@ -8,9 +8,10 @@ With ``search_subjects`` there is one search per configuration, on subjects that
 the evaluation leaves out.
 
 Optuna's tree-structured Parzen estimator (TPE) proposes, asynchronous
-successive halving (ASHA) stops bad candidates by epoch. With Ray the candidates of a
-search train at once; without, Optuna alone does the same in this process. A candidate is no cell: the store keeps one record per
-search, written when it ended::
+successive halving (ASHA) stops bad candidates by epoch. With Ray the candidates
+of a search train at once; without, Optuna alone does the same in this process.
+A candidate is no cell: the store keeps one record per search, written when it
+ended::
 
     store/search/<identity>/record.json
 
@@ -397,7 +398,7 @@ def perform(
     ----------
     searches : those that the store does not hold
     settings : ``ray=off`` searches in this process, else Ray must have been started
-    found : is told each search that ended
+    found : is told each search that ended and is in the store, in order
 
     Returns
     -------
@@ -483,14 +484,8 @@ def _search_here(search: Search) -> tuple[Candidate, ...]:
         for _ in range(search.trials):
             trial = study.ask(_distributions(search.space))
             values = _decoded(search.space, trial.params)
-            epochs, curve = _epochs(search, values), [math.nan] * 0
-
-            def report(epoch: int, best: float, trial: Any = trial, epochs: int = epochs, curve: Any = curve) -> None:
-                curve.append(best)
-                trial.report(best, epoch)
-                if epoch < epochs and trial.should_prune():
-                    raise optuna.TrialPruned
-
+            curve: list[float] = []
+            report = _pruned_report(trial, _epochs(search, values), curve)
             try:
                 judge(search, values, cohort, report)
             except optuna.TrialPruned:
@@ -503,6 +498,19 @@ def _search_here(search: Search) -> tuple[Candidate, ...]:
                 study.tell(trial, curve[-1])
                 found.append(Candidate(values, "done", curve[-1], len(curve)))
     return tuple(found)
+
+
+def _pruned_report(trial: Any, epochs: int, curve: list[float]) -> Report:
+    """Note each epoch in a curve, and end the training where Optuna says so."""
+    import optuna
+
+    def report(epoch: int, best: float) -> None:
+        curve.append(best)
+        trial.report(best, epoch)
+        if epoch < epochs and trial.should_prune():
+            raise optuna.TrialPruned
+
+    return report
 
 
 def _search_on_ray(searches: Sequence[Search], settings: RunSettings, ended: Ended) -> None:

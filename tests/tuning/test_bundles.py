@@ -27,6 +27,7 @@ SMALL = (
     "phantom.density=4000",
     "model.width=2",
     "model.depth=2",
+    "model.output_bias=0",
     "recipe.epochs=1",
     "attribution=random,saliency",
     "report=false",

@@ -1,0 +1,288 @@
+"""The report's tables beside the leaderboards: what the paper says, and what each channel is worth."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from harness.claims import Ordering, Published, label_key
+from harness.contribution import shapley_rows
+from harness.door.catalogue import load_task
+from harness.door.report import Cell, Sheet
+from harness.errors import UnknownName
+from harness.leaderboard import MetricFacts, Row, interval_text, read_facts, row_labels, subject_means
+from harness.metrics.evidence import Evidence
+from harness.metrics.register import evaluate
+from harness.orderings import Contrast, Estimate, Finding, Pair, judge, mean_contrast, pooled_contrast
+from harness.registry import METRICS
+from harness.seeding import generator
+from harness.spec import Task
+from harness.statistics import MINIMUM_SUBJECTS
+from harness.sweep import Plan, Tables
+from harness.types import JSON
+
+__all__ = ["findings", "sheets_of"]
+
+_MARKS = {"supported": "good", "not supported": "bad", "undecided": "open"}
+_REGION = "region"
+
+Found = tuple[Mapping[str, JSON], Finding]
+
+
+def sheets_of(plan: Plan, tables: Tables, shapley: pa.Table | None) -> list[Sheet]:
+    """Every table that the claims of the task's paper and the rows allow, in order.
+
+    Parameters
+    ----------
+    plan : of a run, or recalled
+    tables : pooled from its store
+    shapley : of :func:`harness.contribution.shapley_table`
+    """
+    sheets = []
+    task = _declared(plan.request.task)
+    found = findings(plan, tables)
+    if found:
+        sheets.append(_orderings_sheet(found))
+    if task.published is not None:
+        sheets += _published_sheets(task.published, plan, tables)
+    if shapley is not None:
+        sheets.append(_shapley_sheet(shapley))
+    return sheets
+
+
+def findings(plan: Plan, tables: Tables) -> list[Found]:
+    """What the data say of each ordering of the task's paper that applies.
+
+    Returns
+    -------
+    list
+        (axes that were held fixed, finding): each ordering once for every
+        combination of the other axes of the run.
+
+    Notes
+    -----
+    A configuration that the leaderboard keeps out of its ranking (incomplete,
+    failed, collapsed) is not compared here either.
+    """
+    task = plan.request.task
+    facts = read_facts(tables.prediction)
+    sound = [
+        line
+        for line in tables.prediction.to_pylist()
+        if line["rank"] is not None or line["status"].startswith("undecided")
+    ]
+    found = []
+    for ordering in _declared(task).orderings:
+        if ordering.metric not in task.metrics:
+            continue
+        metric = facts.metric(ordering.metric)
+        for fixed, lines in _strata(ordering, sound, facts.axes):
+            values = _arms(ordering, lines, tables)
+            contrast = _contrast(ordering, metric, task, values)
+            if contrast is None:
+                continue
+            finding = judge(ordering, list(values), contrast, direction=metric.direction, level=facts.level)
+            if finding is not None:
+                found.append((fixed, finding))
+    return found
+
+
+def _declared(task: Task) -> Task:
+    """The task as its module declares it: a plan that was recalled knows no claims."""
+    if task.orderings or task.published:
+        return task
+    try:
+        return load_task(task.name)
+    except UnknownName:
+        return task
+
+
+# Orderings
+
+
+def _strata(
+    ordering: Ordering, lines: Sequence[Mapping[str, Any]], axes: Sequence[str]
+) -> Iterator[tuple[dict[str, JSON], list[Mapping[str, Any]]]]:
+    """Lines that fit what the ordering holds fixed, by their other axes."""
+    wanted = {name: label_key(value) for name, value in ordering.at.items() if name != _REGION}
+    others = [name for name in axes if name not in {ordering.over, *wanted}]
+    varying = [name for name in others if len({_text(line[name]) for line in lines}) > 1]
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for line in lines:
+        if all(label_key(line.get(name)) == value for name, value in wanted.items()):
+            groups.setdefault(tuple(_text(line[name]) for name in others), []).append(line)
+    for group in groups.values():
+        yield {name: group[0][name] for name in varying}, group
+
+
+def _arms(ordering: Ordering, lines: Sequence[Mapping[str, Any]], tables: Tables) -> dict[str, Row]:
+    """Label → the row whose values are compared."""
+    arms: dict[str, Row] = {}
+    for line in lines:
+        pooled = tables.pooled[line["configuration"]]
+        if ordering.over == _REGION:
+            arms.update(pooled.regions)
+        elif ordering.over in line:
+            row = pooled.regions.get(ordering.at[_REGION]) if _REGION in ordering.at else pooled.prediction
+            if row is not None:
+                arms.setdefault(str(line[ordering.over]), row)
+    return arms
+
+
+def _contrast(ordering: Ordering, metric: MetricFacts, task: Task, arms: Mapping[str, Row]) -> Contrast | None:
+    if metric.level != "pooled":
+        values = {label: subject_means(row, ordering.metric) for label, row in arms.items()}
+        return mean_contrast(values) if any(values.values()) else None
+    part = task.metrics[ordering.metric]
+    needs = METRICS.get(METRICS.name_of(part.func)).facts["needs"]
+    columns = {label: {name: subject_means(row, name) for name in needs} for label, row in arms.items()}
+    if not needs or not all(column for of_arm in columns.values() for column in of_arm.values()):
+        return None
+    return pooled_contrast(
+        columns,
+        lambda chosen: evaluate(part, Evidence(columns=chosen)),
+        rng=lambda: generator(0, "ordering", ordering.metric),
+    )
+
+
+def _orderings_sheet(found: Sequence[Found]) -> Sheet:
+    fixed = list(dict.fromkeys(name for one, _ in found for name in one))
+    lines = [
+        (
+            Cell(finding.ordering.id),
+            *(Cell(_text(one.get(name))) for name in fixed),
+            Cell(_statement(finding.ordering), "wrap"),
+            Cell(finding.ordering.metric),
+            Cell(finding.outcome, mark=_MARKS[finding.outcome]),
+            Cell(f"{_supported(finding)} of {len(finding.pairs) + len(finding.untested)}", "number"),
+            _pair_cell(finding.decisive, finding.ordering),
+            Cell(finding.reason, "wrap"),
+            Cell(finding.ordering.support, "wrap", finding.ordering.caution),
+        )
+        for one, finding in found
+    ]
+    return Sheet(
+        "Orderings that the paper reports",
+        ("id", *fixed, "the paper says", "metric", "here", "pairs", "hangs on", "because", "backed by the paper"),
+        tuple(lines),
+        "> means better, whichever end of the metric that is. Differences are paired over subjects, with 95 % t "
+        "intervals, or bootstrap intervals where the metric is pooled (ICC). Supported: the interval of every pair "
+        "lies on the claimed side. Not supported: that of one pair lies on the other side, after Bonferroni's "
+        "correction for the pairs of the statement. Undecided: anything else, and everything with fewer than "
+        f"{MINIMUM_SUBJECTS} subjects. The statements themselves are not adjusted for their number. On generated data "
+        "they test the generator's physics, not the brain.",
+        folded=_pairs_sheet(found, fixed),
+    )
+
+
+def _pairs_sheet(found: Sequence[Found], fixed: Sequence[str]) -> Sheet:
+    lines = [
+        (
+            Cell(finding.ordering.id),
+            *(Cell(_text(one.get(name))) for name in fixed),
+            Cell(finding.ordering.metric),
+            _pair_cell(pair, finding.ordering),
+            Cell(str(pair.difference.n), "number"),
+            Cell(pair.outcome, mark=_MARKS[pair.outcome]),
+        )
+        for one, finding in found
+        for pair in finding.pairs
+    ]
+    return Sheet(f"All {len(lines)} pairs", ("id", *fixed, "metric", "difference", "subjects", "here"), tuple(lines))
+
+
+def _statement(ordering: Ordering) -> str:
+    where = ordering.at.get(_REGION, "").replace("_", " ")
+    text = (
+        f"{ordering.statement} (within ±{ordering.margin:g})"
+        if ordering.relation == "equivalent"
+        else ordering.statement
+    )
+    return f"{text} [{where}]" if where and where not in text else text
+
+
+def _supported(finding: Finding) -> int:
+    return sum(pair.outcome == "supported" for pair in finding.pairs)
+
+
+def _pair_cell(pair: Pair, ordering: Ordering) -> Cell:
+    against = f" − {pair.second}" if pair.second else ""
+    return Cell(f"{pair.first}{against}".replace("_", " "), "", _signed(pair.difference, sign=bool(pair.second)))
+
+
+def _signed(estimate: Estimate, *, sign: bool) -> str:
+    text = interval_text(estimate.value, estimate.low, estimate.high).replace("-", "−")
+    return f"+{text}" if sign and estimate.value > 0 else text
+
+
+# Published values
+
+
+def _published_sheets(published: Published, plan: Plan, tables: Tables) -> Iterator[Sheet]:
+    table = tables.prediction
+    facts, labels = read_facts(table), row_labels(table)
+    known = {metric.name for metric in facts.metrics}
+    metrics = [name for name in published.metrics if name in known]
+    by_key = {label_key(label): values for label, values in published.values.items()}
+    lines = []
+    for line, label in zip(table.to_pylist(), labels, strict=True):
+        values = by_key.get(label_key(line.get(published.over)))
+        if values is not None:
+            stated = dict(zip(published.metrics, values, strict=True))
+            lines.append((Cell(label), *(_beside(line, name, stated[name]) for name in metrics)))
+    if lines and metrics:
+        yield Sheet(
+            "Beside the published values",
+            (published.over, *metrics),
+            tuple(lines),
+            f"Ours on {plan.cohort.name}, {len(plan.cohort.subjects)} subjects; in grey those of {published.source}. "
+            "Other subjects, another recipe or size of network, and matching rules that the paper does not state: "
+            "compare orders, not values.",
+        )
+
+
+def _beside(line: Mapping[str, Any], name: str, stated: tuple[float, float | None]) -> Cell:
+    value, error = stated
+    text = f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
+    return Cell(interval_text(line[name]).replace("-", "−"), "number", text)
+
+
+# Contributions
+
+
+def _shapley_sheet(table: pa.Table) -> Sheet:
+    header, rows = shapley_rows(table)
+    lines = table.to_pylist()
+    metric, nothing, everything = (lines[0][name] for name in ("metric", "nothing", "all"))
+    axes = header.index("channel")
+    flags = sorted({line["flags"] for line in lines if line["flags"]})
+    warning = (
+        f" Some of the sets are flagged ({'; '.join(flags)}): read these numbers with that in mind." if flags else ""
+    )
+    total = math.fsum(line["shapley"] for line in lines[: len({line["channel"] for line in lines})] if line["shapley"])
+    return Sheet(
+        "What each channel is worth",
+        ("channel", *header[:axes], *header[axes + 1 :]),
+        tuple(
+            (Cell(row[axes]), *(Cell(one) for one in row[:axes]), *(_split(one) for one in row[axes + 1 :]))
+            for row in rows
+        ),
+        f"In {metric}, with 95 % t intervals over subjects. The exact Shapley value is the mean of what a channel adds "
+        f"over all orders of joining, from networks trained on every set; no channel is worth {nothing:g}, and the "
+        f"values add up to {total:.2f}, what all together score ({everything:.2f}). Left out: what all together lose "
+        f"without it. Alone: what it scores by itself.{warning}",
+        section="Explanations",
+    )
+
+
+def _split(text: str) -> Cell:
+    value, _, interval = text.replace("-", "−").partition(" ")
+    return Cell(value, "number", interval)
+
+
+def _text(value: JSON) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)

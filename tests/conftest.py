@@ -1,0 +1,186 @@
+"""Tiny cohorts that many tests share: one in memory, one as a BIDS folder on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.types import Array, Cohort, Sample
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayImage:
+    """An image in memory."""
+
+    values: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(X, Y, Z)."""
+        return self.values.shape
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the values."""
+        return hashlib.sha256(np.ascontiguousarray(self.values).tobytes()).hexdigest()[:16]
+
+    def load(self) -> Array:
+        """The values."""
+        return self.values
+
+
+def _sample(number: int, shape: tuple[int, int, int]) -> Sample:
+    """A subject whose lesions are plain to see on T2w and invisible on FLAIR."""
+    rng = np.random.default_rng(number)
+    target = np.zeros(shape, bool)
+    for _ in range(6):
+        x, y, z = (int(rng.integers(2, side - 2)) for side in shape)
+        target[x - 1 : x + 2, y - 1 : y + 2, z] = True
+    t2w = (rng.normal(0, 0.2, shape) + 4.0 * target).astype(np.float32)
+    flair = rng.normal(0, 1, shape).astype(np.float32)
+    regions = np.ones(shape, np.int16)
+    regions[shape[0] // 2 :] = 2
+    affine = np.array([[0.0, -1.5, 0, 3], [1.2, 0, 0, -5], [0, 0, 2.0, 7], [0, 0, 0, 1]])
+    return Sample(
+        id=f"sub-{number:02d}",
+        subject=f"sub-{number:02d}",
+        images={"FLAIR": ArrayImage(flair), "T2w": ArrayImage(t2w)},
+        masks={
+            "target": ArrayImage(target),
+            "brain": ArrayImage(np.ones(shape, bool)),
+            "regions": ArrayImage(regions),
+        },
+        covariates={},
+        affine=affine,
+        spacing_mm=(1.2, 1.5, 2.0),
+    )
+
+
+@pytest.fixture(scope="session")
+def toy_cohort() -> Cohort:
+    """Four subjects in memory, on grids of different size."""
+    shapes = [(16, 16, 6), (16, 14, 6), (12, 16, 5), (16, 16, 6)]
+    return Cohort(
+        "toy", tuple(_sample(number, shape) for number, shape in enumerate(shapes, 1)), regions={1: "left", 2: "right"}
+    )
+
+
+@pytest.fixture(scope="session")
+def epvs() -> Any:
+    """The real ePVS task as it is declared."""
+    from harness.door.catalogue import load_task
+
+    return load_task("epvs")
+
+
+@pytest.fixture(scope="session")
+def toy_task(epvs: Any) -> Any:
+    """The ePVS task with a network of a few hundred weights and a handful of parts."""
+    from harness.attribution.controls import random_map
+    from harness.attribution.gradients import integrated_gradients
+    from harness.spec import override
+
+    task = dataclasses.replace(
+        epvs,
+        attributions={"random": partial(random_map), "gradients": partial(integrated_gradients, steps=2)},
+        metrics={
+            label: epvs.metrics[label]
+            for label in ("dice", "sensitivity", "true_count", "predicted_count", "icc_count", "relevance_ap")
+        },
+        regional=("dice",),
+    )
+    small = {
+        "sequences": "T2w",
+        "model.width": 2,
+        "model.depth": 1,
+        "recipe.epochs": 2,
+        "recipe.batch_size": 4,
+        "recipe.copies": 1,
+        "recipe.augmentation": "none",
+        "recipe.lr": 0.01,
+    }
+    for key, value in small.items():
+        task = override(task, key, value)
+    return task
+
+
+@pytest.fixture(scope="session")
+def configured(toy_cohort: Cohort) -> Callable[[Any], Any]:
+    """Task → its configuration on the toy cohort."""
+    import json
+
+    from harness.spec import Configuration, describe
+
+    def configure(task: Any) -> Configuration:
+        view = task.view()
+        described = json.loads(json.dumps(describe(task)))
+        return Configuration(described, {}, "quick", toy_cohort.fingerprint(view.images, view.masks))
+
+    return configure
+
+
+@pytest.fixture(scope="session")
+def phantom_root(epvs: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four generated subjects of 24 × 24 × 8 voxels, as a BIDS folder."""
+    from harness.spec import override
+    from harness.sweep import generate
+
+    task = epvs
+    for key, value in {"phantom_subjects": 4, "phantom.shape": [24, 24, 8], "phantom.density": 3000}.items():
+        task = override(task, key, value)
+    root = tmp_path_factory.mktemp("cohort") / "phantom"
+    generate(task, root)
+    return root
+
+
+# One network of a few weights, three subjects tested in turn; -3 is right for long trainings only.
+_TINY = {
+    "task": "epvs",
+    "sequences": "T2w",
+    "attribution": "random",
+    "recipe.epochs": 1,
+    "model.width": 2,
+    "model.depth": 1,
+    "model.output_bias": 0.0,
+    "exclude": ("sub-04",),
+    "ray": "off",
+    "mlflow": "off",
+    "report": False,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_words(phantom_root: Path) -> Callable[..., dict[str, Any]]:
+    """Words of ``harness.run`` for a run of seconds; keywords add to them, ``None`` takes away."""
+
+    def words(out: Path, **more: Any) -> dict[str, Any]:
+        more = {key.replace("__", "."): value for key, value in more.items()}
+        given = {**_TINY, "data": phantom_root, "out": out, **more}
+        return {key: value for key, value in given.items() if value is not None}
+
+    return words
+
+
+@pytest.fixture(scope="session")
+def _finished_once(tiny_words: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import harness
+
+    out = tmp_path_factory.mktemp("finished") / "runs"
+    harness.run(**tiny_words(out))
+    return out
+
+
+@pytest.fixture
+def finished(_finished_once: Path, tmp_path: Path) -> Path:
+    """The folder of a finished tiny run, a copy for this test alone."""
+    shutil.copytree(_finished_once, tmp_path / "runs")
+    return tmp_path / "runs"

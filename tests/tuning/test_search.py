@@ -1,0 +1,536 @@
+"""Searches: nested, resumable, the same again, and honest about what failed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.cell import restored
+from harness.data.bids import write_phantom
+from harness.door.request import resolve
+from harness.door.words import parse
+from harness.errors import OutOfRange, RequestError, UnknownName
+from harness.settings import RunSettings
+from harness.simulation.phantom import PhantomSubject
+from harness.space import Choice, Interval
+from harness.stages import build_network
+from harness.store import CellRecord
+from harness.sweep import Plan, Request, collect, prepare, recall, run
+from harness.training import train
+from harness.tuning import search as searching
+from harness.tuning.bundles import session
+from harness.tuning.search import Chosen, Search, inner_split, judge, perform, plan_search, recorded, with_values
+from harness.types import Array, Cohort, Sample
+
+LR = "recipe.lr=tag(log,interval(1e-4,1e-1))"
+BATCH = "recipe.batch_size=tag(search,choice(2,4))"
+FAILS = "recipe.lesion_weight=tag(search,choice(1e38))"  # overflows: the loss is not finite
+
+
+def _subject(number: int) -> PhantomSubject:
+    """A bright rod in noise, 16 × 12 × 3 voxels of 1 × 1.5 × 2 mm, turned to L and P."""
+    rng = np.random.default_rng(number)
+    affine = np.diag([-1.0, -1.5, 2.0, 1.0])
+    target = np.zeros((16, 12, 3), np.uint8)
+    target[4 + number : 7 + number, 3:8, :2] = 1
+    image = rng.normal(size=target.shape) + 4 * target
+    return PhantomSubject(
+        {"T2w": (image.astype(np.float32), affine)},
+        {"pvs": (target, affine), "brain": (np.ones_like(target), affine)},
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five subjects as a BIDS folder."""
+    return write_phantom(tmp_path_factory.mktemp("data") / "tiny", map(_subject, range(5)), name="tiny")
+
+
+Ask = Callable[..., Request]
+
+
+@pytest.fixture
+def ask(data: Path, tmp_path: Path) -> Ask:
+    """Words → request, for a run of seconds."""
+    return lambda *words, out=tmp_path: _ask(data, out, *words)
+
+
+def _ask(data: Path, out: Path, *words: str) -> Request:
+    given = {
+        "task": "epvs", "data": str(data), "out": str(out), "sequences": "T2w", "attribution": "none", "ray": "off",
+        "model.width": "2", "model.depth": "1", "recipe.epochs": "4", "trials": "4", "search": "optuna",
+        "recipe.batch_size": "4", "recipe.augmentation": "none", "recipe.copies": "1", "split.validation": "1",
+    }  # fmt: skip
+    for word in words:
+        key, _, value = word.partition("=")
+        given[key] = value
+    texts = tuple(f"{key}={value}" for key, value in given.items() if value)
+    return resolve(parse(texts), texts=texts)
+
+
+@dataclasses.dataclass
+class _Guarded:
+    """An image that notes that it was read."""
+
+    values: Array
+    name: str
+    read: set[str]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    @property
+    def fingerprint(self) -> str:
+        self.read.add(self.name)
+        return str(float(self.values.sum()))
+
+    def load(self) -> Array:
+        self.read.add(self.name)
+        return self.values
+
+
+@pytest.fixture
+def guarded() -> tuple[Cohort, set[str]]:
+    """Seven subjects in memory, and the set of those that were read."""
+    read: set[str] = set()
+    samples = []
+    for number in range(7):
+        one, name = _subject(number), f"sub-{number:02d}"
+        images = {"T2w": _Guarded(one.images["T2w"][0], name, read)}
+        masks = {"target": _Guarded(one.masks["pvs"][0], name, read)}
+        samples.append(Sample(name, name, images, masks, {}, one.images["T2w"][1], (1.0, 1.5, 2.0)))
+    return Cohort("guarded", tuple(samples)), read
+
+
+TRAINING = ("sub-01", "sub-02", "sub-04", "sub-06")
+
+
+def _search(cohort: Cohort, request: Request, **changes: Any) -> Search:
+    """The search of a fold that trains four of seven subjects."""
+    configuration = prepare(request).configurations[0]
+    options: dict[str, Any] = {"fold": 0, "seed": 0, "trials": 4} | changes
+    return plan_search(configuration, request.space, cohort, Path("unused"), TRAINING, **options)
+
+
+def _synthetic(curve: Callable[[Mapping[str, Any]], list[float]]) -> Callable[..., None]:
+    """An objective without a training."""
+
+    def judged(search: Search, values: Mapping[str, Any], cohort: Cohort, report: Callable[[int, float], None]) -> None:
+        for epoch, value in enumerate(curve(values), 1):
+            report(epoch, value)
+
+    return judged
+
+
+# --- who is read ---
+
+
+def test_inner_split_keeps_subjects_together() -> None:
+    """A fifth of the subjects, with all their samples, judges; the others train."""
+    samples = [(f"s{subject}_{session}", f"s{subject}") for subject in range(10) for session in (1, 2)]
+    inner, held_out = inner_split(samples)
+    assert sorted(inner + held_out) == sorted(name for name, _ in samples)
+    assert len({name.partition("_")[0] for name in held_out}) == 2
+    assert not {name.partition("_")[0] for name in held_out} & {name.partition("_")[0] for name in inner}
+
+
+@pytest.mark.parametrize(("subjects", "judges"), [(2, 1), (3, 1), (7, 1), (8, 2), (16, 3)])
+def test_inner_split_holds_out_one_fifth(subjects: int, judges: int) -> None:
+    """One fifth, rounded, and at least one."""
+    assert len(inner_split([(f"{n}", f"{n}") for n in range(subjects)])[1]) == judges
+
+
+def test_inner_split_needs_two_subjects() -> None:
+    """With one training subject nobody could judge."""
+    with pytest.raises(OutOfRange, match=r"2 <= training subjects must hold for a nested search .* got 1: s1; add"):
+        inner_split([("a", "s1"), ("b", "s1")])
+
+
+def test_outer_subjects_are_never_read(guarded: tuple[Cohort, set[str]], ask: Ask) -> None:
+    """Neither planning, naming nor judging touches a subject that the fold does not train on."""
+    cohort, read = guarded
+    search = _search(cohort, ask(LR))
+    assert search.identity
+    judge(search, {"recipe.lr": 0.01}, cohort, lambda epoch, best: None)
+    assert read == set(TRAINING)
+    assert set(search.train) | set(search.validation) == set(TRAINING)
+
+
+def test_judges_do_not_train(guarded: tuple[Cohort, set[str]], ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The training sees the inner training samples, the selection the inner validation ones."""
+    cohort, _ = guarded
+    search = _search(cohort, ask(LR))
+    seen: list[tuple[str, ...]] = []
+
+    def spy(build: Any, recipe: Any, view: Any, training: Any, validation: Any, **more: Any) -> None:
+        seen.extend([tuple(one.id for one in training), tuple(one.id for one in validation)])
+
+    monkeypatch.setattr(searching, "train", spy)
+    judge(search, {"recipe.lr": 0.01}, cohort, lambda epoch, best: None)
+    assert seen == [search.train, search.validation]
+    assert not set(search.train) & set(search.validation)
+
+
+def test_judge_reports_the_best_epoch_so_far(guarded: tuple[Cohort, set[str]], ask: Ask) -> None:
+    """A candidate's value is what a training of its own would have selected."""
+    cohort, _ = guarded
+    search = _search(cohort, ask(LR))
+    reported: list[tuple[int, float]] = []
+    judge(search, {"recipe.lr": 0.05}, cohort, lambda epoch, best: reported.append((epoch, best)))
+    task = restored(with_values(search.configuration, {"recipe.lr": 0.05}))
+    view, samples = task.view(), {one.id: one for one in cohort.samples}
+    alone = train(
+        lambda: build_network(task, view),
+        task.recipe(),
+        view,
+        [samples[name] for name in search.train],
+        [samples[name] for name in search.validation],
+        seed=0,
+    )
+    values = [epoch.validation for epoch in alone.history]
+    assert reported == [(number, max(values[:number])) for number in range(1, 5)]
+
+
+# --- what is drawn, stopped, chosen ---
+
+
+def _here(search: Search, data: Path, request: Request) -> Search:
+    """The same search on a cohort that can be opened."""
+    return dataclasses.replace(search, cohort=next(iter(prepare(request).groups.values())).path)
+
+
+def test_candidates_lie_in_the_space(
+    guarded: tuple[Cohort, set[str]], ask: Ask, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole numbers are whole, choices are choices (lists too), bounds hold."""
+    request = ask("search=optuna", LR)
+    space = (
+        Interval("recipe.lr", 1e-4, 1e-2, log=True),
+        Interval("recipe.epochs", 2, 9, integer=True),
+        Choice("recipe.augmentation", ("none", "joint")),
+    )
+    search = dataclasses.replace(_here(_search(guarded[0], request), data, request), space=space, trials=12)
+    monkeypatch.setattr(searching, "judge", _synthetic(lambda values: [values["recipe.lr"]]))
+    trials = searching._search_here(search)
+    assert len(trials) == 12
+    for trial in trials:
+        assert list(trial.values) == ["recipe.lr", "recipe.epochs", "recipe.augmentation"]
+        assert 1e-4 <= trial.values["recipe.lr"] <= 1e-2
+        assert isinstance(trial.values["recipe.epochs"], int) and 2 <= trial.values["recipe.epochs"] <= 9
+        assert trial.values["recipe.augmentation"] in ("none", "joint")
+    assert len({trial.values["recipe.epochs"] for trial in trials}) > 1
+
+
+def test_bad_candidates_are_stopped(
+    guarded: tuple[Cohort, set[str]], ask: Ask, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is worse at a rung trains no further; who is best at the end ran to it."""
+    request = ask(LR, "recipe.epochs=9", "trials=12")
+    search = _here(_search(guarded[0], request, trials=12), data, request)
+    monkeypatch.setattr(
+        searching, "judge", _synthetic(lambda values: [values["recipe.lr"] * epoch for epoch in range(1, 10)])
+    )
+    trials = searching._search_here(search)
+    stopped = [trial for trial in trials if trial.state == "stopped"]
+    best = max(trials, key=lambda trial: trial.values["recipe.lr"])
+    assert stopped
+    assert {trial.epochs for trial in stopped} <= {1, 3}  # the rungs below nine
+    assert (best.state, best.epochs) == ("done", 9)
+    assert searching._best(trials) is best
+
+
+def test_of_equal_candidates_the_finished_one_wins() -> None:
+    """Then the earlier one."""
+    one = searching.Candidate({"a": 1}, "stopped", 0.5, 1)
+    two, three = dataclasses.replace(one, state="done"), dataclasses.replace(one, state="done", values={"a": 3})
+    assert searching._best([one, two, three]) is two
+    assert searching._best([dataclasses.replace(one, state="failed", value=None)]) is None
+
+
+def test_same_seed_gives_the_same_search(ask: Ask, tmp_path: Path) -> None:
+    """One candidate at a time, everything repeats; another seed draws others."""
+    plans = [prepare(ask(LR, BATCH, "fold=0", f"seed={seed}", out=tmp_path / name)) for seed, name in
+             ((0, "a"), (0, "b"), (1, "c"))]  # fmt: skip
+    one, two, other = (next(iter(perform(p.searches, p.store, p.request.settings).values())).trials for p in plans)
+    assert one == two
+    assert [trial.values for trial in one] != [trial.values for trial in other]
+
+
+# --- identity ---
+
+
+def test_identity_holds_what_determines_the_winner(guarded: tuple[Cohort, set[str]], ask: Ask) -> None:
+    """Trials, seed, space, training subjects and their images; not the fold's number or who is tested."""
+    cohort, read = guarded
+    request = ask(LR)
+    search = _search(cohort, request)
+    for changes in (
+        {"trials": 5},
+        {"seed": 1},
+        {"space": (Interval("recipe.lr", 1e-3, 1e-1, log=True),)},
+        {"train": search.train[:-1]},
+        {"validation": ()},
+        {"fingerprint": "another"},
+    ):
+        assert dataclasses.replace(search, **changes).identity != search.identity
+    changed = [
+        sample if sample.id in TRAINING else dataclasses.replace(
+            sample, images={"T2w": _Guarded(sample.images["T2w"].load() + 1, sample.id, read)}
+        )
+        for sample in cohort.samples
+    ]  # fmt: skip
+    assert _search(Cohort("other", tuple(changed)), request, fold=3).identity == search.identity
+
+
+# --- the phase before the grid ---
+
+
+def test_winners_are_trained_and_shown_as_one_row(ask: Ask) -> None:
+    """Each fold trains with its own winner; the table has one row, which says what was searched."""
+    plan = prepare(ask(LR, BATCH))
+    # Two folds that train on the same subjects share a search.
+    assert len(plan.searches) == len({bundle.split.train for bundle in plan.bundles})
+    made = run(plan)
+    assert not made.searches and not made.missing()
+    for bundle in made.bundles:
+        chosen = json.loads(next((made.store.root / "search").glob(f"{_search_id(bundle)}/record.json")).read_text())
+        assert bundle.configuration.task["recipe"]["lr"] == chosen["values"]["recipe.lr"]
+        assert {name for part in chosen["split"].values() for name in part} == set(bundle.split.train)
+        assert bundle.row == plan.configurations[0].id
+    (row,) = collect(made).prediction.to_pylist()
+    assert (
+        row["searched"]
+        == "recipe.batch_size in {2, 4}, recipe.lr in [0.0001, 0.1] (log); 4 trials in each fold and seed"
+    )
+    assert (row["folds"], row["subjects"], row["flags"]) == (5, 5, row["flags"])
+
+
+def _search_id(bundle: Any) -> str:
+    return str(bundle.configuration.task["search"]["identity"])
+
+
+def test_the_same_command_does_not_search_again(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second plan has the winners in it, and the table is the same from the store alone."""
+    first = run(prepare(ask(LR, "fold=0,2")))
+    monkeypatch.setattr(searching, "judge", None)
+    again = prepare(ask(LR, "fold=0,2"))
+    assert not again.searches and not again.missing()
+    assert [bundle.train for bundle in again.bundles] == [bundle.train for bundle in first.bundles]
+    table = collect(first).prediction
+    assert collect(recall("epvs", first.request.settings)).prediction.equals(table)
+
+
+def test_a_killed_driver_redoes_one_search(ask: Ask) -> None:
+    """A search that ended is in the store before the next begins."""
+    plan = prepare(ask(LR, "fold=0,1,2"))
+
+    def killed(search: Search, chosen: Chosen) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        perform(plan.searches, plan.store, plan.request.settings, found=killed)
+    assert [one.identity for one in prepare(ask(LR, "fold=0,1,2")).searches] == [
+        one.identity for one in plan.searches[1:]
+    ]
+
+
+def test_cells_that_await_a_search_are_in_no_store(ask: Ask) -> None:
+    """The same training without a search does not pass for one whose options are still to be chosen."""
+    run(prepare(ask("search=", "fold=0")))
+    plan = prepare(ask(LR, "fold=0"))
+    assert [bundle.search for bundle in plan.missing()] == [plan.searches[0].identity]
+
+
+def test_a_search_whose_candidates_all_fail_is_a_failure(ask: Ask) -> None:
+    """Its training is listed as failed with the reason, nothing is recorded, and it is tried again."""
+    told: list[CellRecord] = []
+    made = run(prepare(ask(FAILS, "fold=0", "trials=2")), committed=told.append)
+    assert [(record.stage, record.state) for record in told] == [("train", "failed")]
+    assert (
+        "all 2 candidates of the search failed, the first with CellError: the loss became nan in epoch 1"
+        in told[0].error
+    )
+    (row,) = collect(made).prediction.to_pylist()
+    assert row["rank"] is None and row["flags"].startswith("failed: 1 of 2 cells, all 2 candidates")
+    assert not list((made.store.root / "search").glob("*"))
+    assert len(prepare(ask(FAILS, "fold=0", "trials=2")).searches) == 1
+
+
+def test_one_broken_candidate_does_not_end_a_search(ask: Ask) -> None:
+    """It is recorded as failed, with its error and without a value."""
+    plan = prepare(ask("recipe.lesion_weight=tag(search,choice(1.0,1e38))", "fold=0", "trials=6"))
+    (chosen,) = perform(plan.searches, plan.store, plan.request.settings).values()
+    failed = [trial for trial in chosen.trials if trial.state == "failed"]
+    assert failed and len(failed) < 6
+    assert {trial.values["recipe.lesion_weight"] for trial in failed} == {1e38}
+    assert all(trial.value is None and "the loss became nan" in trial.error for trial in failed)
+    assert chosen.values == {"recipe.lesion_weight": 1.0}
+
+
+def test_search_subjects_are_left_out_of_the_evaluation(ask: Ask) -> None:
+    """One search on them serves every fold and seed; no fold holds them."""
+    plan = prepare(ask(LR, "search_subjects=[sub-02,04]", "seed=0,1"))
+    (search,) = plan.searches
+    assert {*search.train, *search.validation} == {"sub-02", "sub-04"}
+    assert len(plan.bundles) == 6
+    for bundle in plan.bundles:
+        split = bundle.split
+        assert {*split.train, *split.validation, *split.test} == {"sub-01", "sub-03", "sub-05"}
+        assert bundle.search == search.identity
+    assert plan.configurations[0].fingerprint != prepare(ask(LR)).configurations[0].fingerprint
+
+
+def test_search_subjects_must_exist(ask: Ask) -> None:
+    """With the subjects that do."""
+    with pytest.raises(UnknownName, match=r"no subject of the cohort \(search_subjects\) is named 'sub-9'"):
+        prepare(ask(LR, "search_subjects=sub-9"))
+
+
+def test_search_subjects_leave_enough(ask: Ask) -> None:
+    """Three subjects must be left to train, validate and be tested."""
+    with pytest.raises(OutOfRange, match=r"subjects >= 3 must be left for the evaluation, got 2 of 5"):
+        prepare(ask(LR, "search_subjects=[sub-01,sub-02,sub-03]"))
+
+
+def test_folds_too_small_to_search(ask: Ask) -> None:
+    """Of three subjects one trains, and cannot also judge."""
+    with pytest.raises(OutOfRange, match="name search_subjects that the evaluation leaves out"):
+        prepare(ask(LR, "exclude=[sub-01,sub-02]"))
+
+
+def test_older_code_is_accepted_and_flagged(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only where the user says so."""
+    run(prepare(ask(LR, "fold=0")))
+    monkeypatch.setattr(Search, "_code", lambda self: ["changed"])
+    assert len(prepare(ask(LR, "fold=0")).searches) == 1
+    accepted = prepare(ask(LR, "fold=0", "accept_code=true"))
+    assert not accepted.searches
+    assert collect(accepted).prediction["searched"][0].as_py().endswith("; older code accepted")
+
+
+def test_a_damaged_record_is_refused(ask: Ask) -> None:
+    """It says which file, and what to do."""
+    plan = prepare(ask(LR, "fold=0"))
+    perform(plan.searches, plan.store, plan.request.settings)
+    (path,) = (plan.store.root / "search").glob("*/record.json")
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(Exception, match=r"record\.json cannot be read .*delete its folder and run the command again"):
+        recorded(plan.store, plan.searches[0])
+
+
+# --- words ---
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "message"),
+    [
+        (("search=", LR), RequestError, "recipe.lr has a space of values.*add search=optuna"),
+        (("search=", "space=recipe"), RequestError, "add search=optuna"),
+        ((), RequestError, r"search=optuna needs a space.*named space of epvs \(.*space=recipe"),
+        (("space=recipes",), UnknownName, "no search space of epvs is named 'recipes'. Near: recipe"),
+        (("search=optima", LR), UnknownName, "no search is named 'optima'. Near: optuna"),
+        (("search=optuna,none", LR), RequestError, "search and space take one value"),
+        (("recipe.lr=interval(0.1,2.0)",), OutOfRange, r"recipe.lr > 0 and recipe.lr <= 1. must hold.*got 2.0"),
+        (("recipe.epochs=interval(1.5,4)",), OutOfRange, "recipe.epochs, got 1.5.*valid integer"),
+        (("recipe.balance=tag(search,choice(1,7))",), OutOfRange, "recipe.balance, got 7"),
+        (("recipe.optimiser=interval(0,1)",), OutOfRange, "recipe.optimiser"),
+        (("recipe.nothing=interval(0,1)",), UnknownName, "no option of recipe segmentation is named 'nothing'"),
+        (("recipe.select=tag(search,choice(mean_iou,last))",), RequestError, "save recipe.select.*got recipe.select"),
+        (("phantom_subjects=interval(4,8)",), RequestError, "tunes the model and the options.*got phantom_subjects"),
+        (("metrics.dice=tag(search,choice(dice,auc))",), RequestError, "got metrics.dice"),
+        ((LR, "recipe.select=last"), RequestError, "a search needs a recipe that judges epochs"),
+        (("search=", "search_subjects=sub-01"), RequestError, "add search=optuna, or leave them out with exclude="),
+    ],
+)  # fmt: skip
+def test_requests_that_are_refused(ask: Ask, words: tuple[str, ...], error: type[Exception], message: str) -> None:
+    """Before anything is read, with what would be right."""
+    with pytest.raises(error, match=message):
+        ask(*words)
+
+
+def test_an_options_type_decides_what_is_drawn(ask: Ask) -> None:
+    """Whole ends of a real option are real, and real ends of a whole one are whole."""
+    space = ask("recipe.lesion_weight=interval(1,8)", "recipe.epochs=interval(2.0,8.0)").space
+    assert {one.key: one.integer for one in space if isinstance(one, Interval)} == {
+        "recipe.lesion_weight": False,
+        "recipe.epochs": True,
+    }
+
+
+def test_words_win_over_a_named_space(ask: Ask) -> None:
+    """A fixed key is not searched, and a dimension that a word gives replaces the space's."""
+    named = {one.key for one in ask("space=recipe", "recipe.batch_size=").space}
+    assert {"recipe.lr", "recipe.batch_size"} <= named
+    space = {one.key: one for one in ask("space=recipe", "recipe.batch_size=4", LR).space}
+    assert space.keys() == named - {"recipe.batch_size"}
+    assert space["recipe.lr"] == Interval("recipe.lr", 1e-4, 1e-1, log=True)
+
+
+def test_short_names_are_searched_by_their_full_key(ask: Ask) -> None:
+    """``width`` is ``model.width``."""
+    assert [one.key for one in ask("width=interval(2,4)", "model.width=").space] == ["model.width"]
+
+
+def test_a_model_comes_before_its_options(ask: Ask) -> None:
+    """A candidate's options are those of the model that it chose."""
+    request = ask("model.width=interval(2,4)", "model.depth=", "model=tag(search,choice(basic_unet,unet))")
+    assert [one.key for one in request.space] == ["model", "model.width"]
+    configuration = prepare(request).configurations[0]
+    chosen = with_values(configuration, {"model.width": 3, "model": "basic_unet"})
+    assert (chosen.task["model"]["use"], chosen.task["model"]["width"]) == ("basic_unet", 3)
+
+
+def test_an_option_must_exist_in_every_model(ask: Ask) -> None:
+    """Depth is no option of the other one."""
+    with pytest.raises(UnknownName, match="no option of model basic_unet is named 'depth'"):
+        ask("model.depth=interval(1,2)", "model=tag(search,choice(unet,basic_unet))")
+
+
+# --- Ray ---
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[None]:
+    """One Ray for the tests of this file."""
+    with session(RunSettings()):
+        yield
+
+
+@pytest.mark.ray
+def test_ray_searches_like_this_process(ray: None, data: Path, tmp_path: Path) -> None:
+    """One candidate at a time, two folds in one run: the same candidates, values, states and winners twice."""
+    words = (LR, "fold=0,2", "ray=auto", "workers=1")
+    plans = [prepare(_ask(data, tmp_path / name, *words)) for name in ("a", "b")]
+    found = [perform(plan.searches, plan.store, plan.request.settings) for plan in plans]
+    assert [chosen.trials for chosen in found[0].values()] == [chosen.trials for chosen in found[1].values()]
+    alone = prepare(_ask(data, tmp_path / "c", LR, "fold=0,2"))
+    here = perform(alone.searches, alone.store, alone.request.settings)
+    for identity, chosen in found[0].items():
+        # The two schedulers may stop at different epochs; what finished in both is the same training.
+        pairs = [(a, b) for a, b in zip(chosen.trials, here[identity].trials, strict=True) if a.values == b.values]
+        assert pairs  # proposals start alike: one sampler, one seed
+        assert all(a.value == b.value for a, b in pairs if a.state == b.state == "done")
+    assert not prepare(_ask(data, tmp_path / "a", *words)).searches
+
+
+@pytest.mark.ray
+def test_ray_survives_broken_candidates(ray: None, data: Path, tmp_path: Path) -> None:
+    """Failed ones are recorded as failed, without a second try, and the run of the winners follows."""
+    words = ("recipe.lesion_weight=tag(search,choice(1.0,1e38))", "fold=0", "trials=6", "ray=auto")
+    made: Plan = run(prepare(_ask(data, tmp_path, *words)))
+    assert not made.missing()
+    (path,) = (made.store.root / "search").glob("*/record.json")
+    trials = json.loads(path.read_text())["trials"]
+    assert len(trials) == 6
+    states = {(trial["values"]["recipe.lesion_weight"], trial["state"]) for trial in trials}
+    assert (1e38, "failed") in states and (1e38, "done") not in states
+    assert all("the loss became nan" in trial["error"] for trial in trials if trial["state"] == "failed")
+    assert made.bundles[0].configuration.task["recipe"]["lesion_weight"] == 1.0
+    assert not list((tmp_path / "ray").glob("search-*"))
