@@ -21,7 +21,6 @@ from itertools import combinations, pairwise, product
 from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from harness.claims import Ordering, label_key
 from harness.statistics import MINIMUM_SUBJECTS, bootstrap_interval, mean_score, paired_differences
@@ -251,20 +250,18 @@ def _sides(ordering: Ordering, estimate: Estimate, sign: float) -> tuple[float, 
 
 
 def _reason(outcome: Outcome, pairs: tuple[Pair, ...], untested: tuple[str, ...]) -> str:
-    def count(some: npt.ArrayLike) -> str:
-        return f"{np.sum(some)} of {len(pairs)} {'pairs' if len(pairs) != 1 else 'pair'}"
+    def count(wanted: Callable[[Pair], bool]) -> str:
+        return f"{sum(map(wanted, pairs))} of {len(pairs)}"
 
     if outcome == "supported":
-        return ""
+        return f"{len(pairs)} of {len(pairs)}"
     if outcome == "not supported":
-        return f"the opposite in {count([pair.outcome == 'not supported' for pair in pairs])}"
-    few = [pair.difference.n for pair in pairs if pair.difference.n < MINIMUM_SUBJECTS]
-    if few:
-        return f"{min(few)} subject{'s' if min(few) != 1 else ''}, fewer than {MINIMUM_SUBJECTS}"
-    parts = []
-    unsettled = [pair.outcome != "supported" for pair in pairs]
-    if any(unsettled):
-        parts.append(f"the interval decides nothing in {count(unsettled)}")
+        return f"the opposite in {count(lambda pair: pair.outcome == 'not supported')}"
+    few = min(pairs, key=lambda pair: pair.difference.n)
+    if few.difference.n < MINIMUM_SUBJECTS:
+        of = f"{few.first} and {few.second} share" if few.second else f"{few.first} has"
+        return f"{of} {few.difference.n} subject{'s' if few.difference.n != 1 else ''}, fewer than {MINIMUM_SUBJECTS}"
+    parts = [f"{count(lambda pair: pair.outcome == 'supported')} supported"]
     if untested:
         parts.append(f"{len(untested)} more not in this run")
     return "; ".join(parts)

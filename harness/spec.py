@@ -115,6 +115,11 @@ class Task:
         for metric in (*claimed, *(self.published.metrics if self.published else ())):
             if metric not in self.metrics:
                 raise UnknownName(f"metric of task {self.name} (in a claim of its paper)", metric, self.metrics)
+        metrics = KINDS["metric"]
+        for label, part in self.metrics.items():
+            for needed in metrics.get(metrics.name_of(part.func)).facts.get("needs", ()):
+                if needed not in self.metrics:
+                    raise UnknownName(f"metric of task {self.name} (which {label} pools)", needed, self.metrics)
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,8 @@ def toy_task(epvs: Any) -> Any:
             for label in ("dice", "sensitivity", "true_count", "predicted_count", "icc_count", "relevance_ap")
         },
         regional=("dice",),
+        orderings=(),
+        published=None,
     )
     small = {
         "sequences": "T2w",

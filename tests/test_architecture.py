@@ -82,6 +82,7 @@ FLOORS = {
     "harness.tuning.bundles": 4,
     "harness.tuning.search": 4,
     "harness.tuning.tracking": 4,
+    "harness.__main__": 5,
     "harness.door": 5,
     "harness.door.api": 5,
     "harness.door.catalogue": 5,

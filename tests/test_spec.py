@@ -196,6 +196,13 @@ def test_objective_must_be_a_metric_of_the_task(epvs: Task) -> None:
         dataclasses.replace(epvs, explanation_objective="beauty")
 
 
+def test_pooled_metric_needs_its_columns(epvs: Task) -> None:
+    """A task that pools what it does not measure is refused before anything trains."""
+    metrics = {label: part for label, part in epvs.metrics.items() if label != "true_count"}
+    with pytest.raises(UnknownName, match=r"no metric of task epvs \(which icc_count pools\) is named 'true_count'"):
+        dataclasses.replace(epvs, metrics=metrics)
+
+
 def test_options_by_position_are_refused(epvs: Task) -> None:
     """What a description cannot name would get lost on the way to a worker."""
     with pytest.raises(RequestError, match=r"options of model unet must be given by name, got \(1,\) by position"):

@@ -89,7 +89,7 @@ def test_state_of_the_process_is_put_back(trained: Callable[..., Trained]) -> No
     """Threads, random numbers and cuDNN's flags are as before."""
     torch.manual_seed(9)
     before = torch.get_num_threads(), torch.get_rng_state(), torch.backends.cudnn.deterministic
-    trained(recipe(threads=2))
+    trained(recipe(threads=2, epochs=1))
     assert torch.get_num_threads() == before[0]
     assert torch.equal(torch.get_rng_state(), before[1])
     assert torch.backends.cudnn.deterministic is before[2]

@@ -269,6 +269,7 @@ def _agreement(run: _Run) -> Iterator[Figure]:
             f"{quantity.capitalize()}: prediction against truth",
             f"A point per subject; on the line they agree.{more}",
             plots.truth_scatter(truth, prediction, quantity=quantity, unit=unit),
+            broad=len(truth) > 2,
             section="Agreement",
         )
         yield Figure(
@@ -276,6 +277,7 @@ def _agreement(run: _Run) -> Iterator[Figure]:
             "Prediction − truth against their mean, a point per subject: bias (solid) and limits of agreement, "
             f"bias ± 1.96 SD (dashed). Points below zero are underestimates.{more}",
             plots.bland_altman(truth, prediction, quantity=quantity, unit=unit),
+            broad=len(truth) > 2,
             section="Agreement",
         )
 
@@ -301,8 +303,8 @@ def _regions(run: _Run) -> Iterator[Figure]:
     said = " Fields in which a subject has no value (no lesion there) average the others." if missing else ""
     yield Figure(
         "By region",
-        f"Mean over subjects within each region of the label image; the darker the better.{said} All metrics with "
-        "their intervals are in the table of regions beside this page's leaderboard.",
+        f"Mean over subjects within each region of the label image; the darker the better.{said} All regional metrics "
+        f"with their intervals are in leaderboards/{run.task.name}-regions.csv.",
         plots.heat_maps(panels, lower_is_better=[name for name in chosen if run.facts[name].direction == "lower"]),
         broad=True,
         section="Regions",
@@ -412,7 +414,8 @@ def _listens(run: _Run) -> Iterator[Figure]:
         panels = []
         for line in run.tables.explanation.to_pylist():
             if identity is not None and line["configuration"] == identity:
-                panels += _share(run, line)
+                panels += _share(run, line, family.channels)
+        panels.sort(key=lambda panel: panel.muted)
         dropped = family.left_out(run.rows, run.objective)
         shares = family.shapley(run.rows, run.facts[run.objective])
         if dropped:
@@ -491,15 +494,13 @@ def _score(line: Mapping[str, Any], name: str, *, bounds: tuple[str, str] | None
 
 def _first_pair(run: _Run) -> tuple[str, str] | None:
     """The first sensitivity and the precision with the same options."""
-    precisions = {_options(part): label for label, part in reversed(run.metrics("precision").items())}
     for label, part in run.metrics("sensitivity").items():
-        if _options(part) in precisions and run.lines:
-            return label, precisions[_options(part)]
+        for other, candidate in run.metrics("precision").items():
+            common = set(part.keywords) & set(candidate.keywords)
+            same = all(part.keywords[name] == candidate.keywords[name] for name in common)
+            if same and not part.keywords.get("size_bin") and run.lines:
+                return label, other
     return None
-
-
-def _options(part: Part) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted((key, repr(value)) for key, value in part.keywords.items()))
 
 
 def _at_tolerance(part: Part) -> str:
@@ -565,13 +566,11 @@ def _most_channels(run: _Run) -> str | None:
     return max(run.lines, key=lambda key: len(run.task_of(key).view().channels), default=None)
 
 
-def _share(run: _Run, line: Mapping[str, Any]) -> list[Bars]:
+def _share(run: _Run, line: Mapping[str, Any], channels: Sequence[str]) -> list[Bars]:
     """The panel of one attribution, if its shares are known."""
-    shares = {
-        part.keywords["channel"]: _score(line, label)
-        for label, part in run.metrics("channel_share").items()
-        if part.keywords.get("channel") and line.get(label) is not None
-    }
+    labels = {part.keywords.get("channel"): label for label, part in run.metrics("channel_share").items()}
+    known = [name for name in channels if name in labels and line.get(labels[name]) is not None]
+    shares = {name: _score(line, labels[name]) for name in known}
     if not shares:
         return []
     attribution = line["attribution"]

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
 
@@ -329,11 +330,11 @@ def grouped_intervals(
     count = sum(len(rows) for rows in groups.values()) + len(groups)
     figure, (axes,) = _figure(1, 1, width=6.0, height=0.9 + 0.21 * max(count, 1))
     names: list[str] = []
+    headings: list[int] = []
     for index, (group, rows) in enumerate(groups.items()):
         colour, marker = _look(index)
-        axes.text(0.0, len(names), group, transform=axes.get_yaxis_transform(), fontsize=8.5, fontweight="bold",
-                  va="center", color=_INK, bbox={**_PATCH, "alpha": 1.0}, zorder=4)  # fmt: skip
-        names.append("")
+        headings.append(len(names))
+        names.append(group)
         for row, score in rows.items():
             if math.isfinite(score.low):
                 axes.plot([score.low, score.high], [len(names)] * 2, color=colour, lw=1.8, zorder=2)
@@ -344,10 +345,12 @@ def grouped_intervals(
         axes.axvline(0, color=_GREY, lw=1, zorder=1)
     if math.isfinite(chance):
         axes.axvline(chance, color=_GREY, ls=":", lw=1.2, zorder=1)
-        axes.annotate("chance", (chance, 0), (3, 3), xycoords=("data", "axes fraction"), textcoords="offset points",
-                      color=_GREY, fontsize=8)  # fmt: skip
+        axes.annotate("chance", (chance, 1), (0, 2), xycoords=("data", "axes fraction"), textcoords="offset points",
+                      ha="center", va="bottom", color=_GREY, fontsize=8)  # fmt: skip
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", length=0, labelsize=7.5)
+    for position in headings:
+        axes.get_yticklabels()[position].set_fontweight("bold")
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlabel(x_label)
     axes.grid(axis="x", color="#E3E6EA", lw=0.8)
@@ -423,10 +426,10 @@ def prediction_slices(
         _show(axes, image[:, :, at], spacing_mm)
         _outline(axes, truth[:, :, at], spacing_mm, _AMBER, "-")
         if prediction is not None:
-            _outline(axes, prediction[:, :, at], spacing_mm, _SKY, "--")
+            _outline(axes, prediction[:, :, at], spacing_mm, _SKY, (0, (1.5, 1.5)))
         axes.set_title(label, fontsize=8.5)
     handles = [Line2D([], [], color=_AMBER, lw=1.6, label="truth")]
-    handles += [Line2D([], [], color=_SKY, lw=1.6, ls="--", label="prediction")] if predictions else []
+    handles += [Line2D([], [], color=_SKY, lw=1.6, ls=(0, (1.5, 1.5)), label="prediction")] if predictions else []
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     return _png(figure)
 
@@ -472,7 +475,7 @@ def attribution_slices(
             _show(axes, images[name][:, :, at], spacing_mm)
             drawn = axes.imshow(
                 plane.T, cmap="RdBu_r", vmin=-limit, vmax=limit, origin="lower", interpolation="nearest",
-                extent=_extent(plane.shape, spacing_mm), alpha=np.clip(np.abs(plane.T) / limit, 0, 0.85),
+                extent=_extent(plane.shape, spacing_mm), alpha=np.clip(np.abs(plane.T) / limit, 0, 0.7),
             )  # fmt: skip
             _outline(axes, truth[:, :, at], spacing_mm, _AMBER, "-")
             axes.set(xticks=[], yticks=[])
@@ -537,8 +540,13 @@ def _image_panels(
 
 
 def _outer_labels(figure: Canvas, panels: Sequence[Axes], x: str, y: str) -> None:
+    """Labels for all panels, which share their limits; numbers stand at the left and below only."""
     figure.supxlabel(x, fontsize=8.5)
     figure.supylabel(y, fontsize=8.5)
+    for index, axes in enumerate(panels):
+        axes.locator_params(nbins=4)
+        below = index + _PANELS_PER_ROW < len(panels)
+        axes.tick_params(labelleft=index % _PANELS_PER_ROW == 0, labelbottom=not below)
 
 
 def _share_limits(panels: Sequence[Axes], *, x: bool, y: bool) -> None:
@@ -609,14 +617,17 @@ def _show(axes: Axes, plane: Array, spacing_mm: tuple[float, float, float]) -> N
     )  # fmt: skip
 
 
-def _outline(axes: Axes, mask: Array, spacing_mm: tuple[float, float, float], colour: str, style: str) -> None:
-    if not np.any(mask):
-        return
-    # A border of zeros closes the outline of what touches the edge.
-    padded = np.pad(np.asarray(mask, dtype=float), 1)
-    x = (np.arange(padded.shape[0]) - 0.5) * spacing_mm[0]
-    y = (np.arange(padded.shape[1]) - 0.5) * spacing_mm[1]
-    axes.contour(x, y, padded.T, levels=[0.5], colors=[colour], linewidths=1.2, linestyles=style)
+def _outline(
+    axes: Axes, mask: Array, spacing_mm: tuple[float, float, float], colour: str, style: Any, width: float = 1.2
+) -> None:
+    """Along the edges of voxels: a contour would round lesions of a few voxels away."""
+    inside = np.pad(np.asarray(mask, dtype=bool), 1)
+    x, y = spacing_mm[:2]
+    # An edge lies between two neighbours of which one is inside.
+    across = [((i * x, (j - 1) * y), (i * x, j * y)) for i, j in np.argwhere(inside[1:] != inside[:-1])]
+    along = [(((i - 1) * x, j * y), (i * x, j * y)) for i, j in np.argwhere(inside[:, 1:] != inside[:, :-1])]
+    lines = LineCollection([*across, *along], colors=colour, linewidths=width, linestyles=style, capstyle="round")
+    axes.add_collection(lines, autolim=False)
 
 
 def _extent(shape: tuple[int, ...], spacing_mm: tuple[float, float, float]) -> tuple[float, float, float, float]:

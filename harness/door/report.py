@@ -233,7 +233,8 @@ def _plain_board(sheet: Sheet) -> _Board:
 def _board(title: str, table: pa.Table, shown: Sequence[str] = ()) -> _Board:
     facts, lines = read_facts(table), table.to_pylist()
     metrics = sorted(facts.metrics, key=lambda metric: metric.name != facts.objective)  # the objective first
-    main = [metric for metric in metrics if not shown or metric.name == facts.objective or metric.name in shown]
+    wanted = [facts.objective, *(name for name in shown if name != facts.objective)]
+    main = [facts.metric(name) for name in wanted if name in {one.name for one in metrics}] if shown else metrics
     folds = []
     if len(main) < len(metrics):
         folds.append(_measured(f"All {len(metrics)} metrics", table, metrics))

@@ -46,7 +46,7 @@ def sheets_of(plan: Plan, tables: Tables, shapley: pa.Table | None) -> list[Shee
     task = _declared(plan.request.task)
     found = findings(plan, tables)
     if found:
-        sheets.append(_orderings_sheet(found))
+        sheets.append(_orderings_sheet(found, generated=plan.request.settings.data_folder is None))
     if task.published is not None:
         sheets += _published_sheets(task.published, plan, tables)
     if shapley is not None:
@@ -149,7 +149,7 @@ def _contrast(ordering: Ordering, metric: MetricFacts, task: Task, arms: Mapping
     )
 
 
-def _orderings_sheet(found: Sequence[Found]) -> Sheet:
+def _orderings_sheet(found: Sequence[Found], *, generated: bool) -> Sheet:
     fixed = list(dict.fromkeys(name for one, _ in found for name in one))
     lines = [
         (
@@ -157,24 +157,22 @@ def _orderings_sheet(found: Sequence[Found]) -> Sheet:
             *(Cell(_text(one.get(name))) for name in fixed),
             Cell(_statement(finding.ordering), "wrap"),
             Cell(finding.ordering.metric),
-            Cell(finding.outcome, mark=_MARKS[finding.outcome]),
-            Cell(f"{_supported(finding)} of {len(finding.pairs) + len(finding.untested)}", "number"),
-            _pair_cell(finding.decisive, finding.ordering),
-            Cell(finding.reason, "wrap"),
+            Cell(finding.outcome, "wrap", finding.reason, mark=_MARKS[finding.outcome]),
+            _pair_cell(finding.decisive, finding.ordering, wrap=True),
             Cell(finding.ordering.support, "wrap", finding.ordering.caution),
         )
         for one, finding in found
     ]
     return Sheet(
         "Orderings that the paper reports",
-        ("id", *fixed, "the paper says", "metric", "here", "pairs", "hangs on", "because", "backed by the paper"),
+        ("id", *fixed, "the paper says", "metric", "here: pairs", "hangs on", "backed by the paper"),
         tuple(lines),
         "> means better, whichever end of the metric that is. Differences are paired over subjects, with 95 % t "
-        "intervals, or bootstrap intervals where the metric is pooled (ICC). Supported: the interval of every pair "
-        "lies on the claimed side. Not supported: that of one pair lies on the other side, after Bonferroni's "
-        "correction for the pairs of the statement. Undecided: anything else, and everything with fewer than "
-        f"{MINIMUM_SUBJECTS} subjects. The statements themselves are not adjusted for their number. On generated data "
-        "they test the generator's physics, not the brain.",
+        "intervals, or bootstrap intervals where the metric is pooled (ICC); those are too narrow with few subjects. "
+        "Supported: the interval of every pair lies on the claimed side. Not supported: that of one pair lies on the "
+        "other side, after Bonferroni's correction for the pairs of the statement. Undecided: anything else, and "
+        f"everything with fewer than {MINIMUM_SUBJECTS} subjects. The statements themselves are not adjusted for their "
+        f"number.{' On generated data they test the generator, not the brain.' if generated else ''}",
         folded=_pairs_sheet(found, fixed),
     )
 
@@ -205,17 +203,15 @@ def _statement(ordering: Ordering) -> str:
     return f"{text} [{where}]" if where and where not in text else text
 
 
-def _supported(finding: Finding) -> int:
-    return sum(pair.outcome == "supported" for pair in finding.pairs)
-
-
-def _pair_cell(pair: Pair, ordering: Ordering) -> Cell:
+def _pair_cell(pair: Pair, ordering: Ordering, *, wrap: bool = False) -> Cell:
     against = f" − {pair.second}" if pair.second else ""
-    return Cell(f"{pair.first}{against}".replace("_", " "), "", _signed(pair.difference, sign=bool(pair.second)))
+    text = f"{pair.first}{against}".replace("_", " ")
+    return Cell(text, "wrap" if wrap else "", _signed(pair.difference, sign=bool(pair.second)))
 
 
 def _signed(estimate: Estimate, *, sign: bool) -> str:
     text = interval_text(estimate.value, estimate.low, estimate.high).replace("-", "−")
+    text = text.replace(" ", "\u00a0")  # an interval stays in one line
     return f"+{text}" if sign and estimate.value > 0 else text
 
 

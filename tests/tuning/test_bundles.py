@@ -6,10 +6,13 @@ import csv
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -126,6 +129,53 @@ def test_sigkill_half_way_then_same_command_gives_the_same_table(finished: Path,
         states = {row[0] for row in database.execute("select status from runs")}
     assert len(tags) == len(set(tags)) == 2 + 36  # two configurations, 36 cells
     assert states == {"FINISHED"}
+
+
+def test_interrupt_stops_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
+    """Ctrl-C ends with the command that resumes, keeps finished cells and leaves nothing half-written."""
+    out = tmp_path / "out"
+    words = [*SMALL, "sequences=T2w,T2w+FLAIR", "mlflow=off", f"out={out}"]
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "harness", "run", *words],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 200
+    while not list((out / "store" / "train").glob("[!.]*/record.json")):
+        assert driver.poll() is None, "the driver ended before it could be interrupted"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGINT)
+    shown, _ = driver.communicate(timeout=120)
+    assert driver.returncode == 130
+    assert "go on with the same command" in shown
+    assert all((folder / "record.json").is_file() for folder in (out / "store" / "train").glob("[!.]*"))
+
+
+def test_ui_answers_on_loopback(finished: Path) -> None:
+    """``harness ui`` serves the run's own store, to this machine only."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "harness", "ui", f"out={finished}", f"port={port}"]
+    server = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+                    assert answer.status == 200
+                break
+            except (ConnectionError, urllib.error.URLError):
+                assert server.poll() is None, "the server ended"
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=30)
 
 
 def test_strangers_tasks_in_the_working_folder_are_not_imported(tmp_path: Path) -> None:

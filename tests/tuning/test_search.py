@@ -66,6 +66,7 @@ def _ask(data: Path, out: Path, *words: str) -> Request:
         "task": "epvs", "data": str(data), "out": str(out), "sequences": "T2w", "attribution": "none", "ray": "off",
         "model.width": "2", "model.depth": "1", "recipe.epochs": "4", "trials": "4", "search": "optuna",
         "recipe.batch_size": "4", "recipe.augmentation": "none", "recipe.copies": "1", "split.validation": "1",
+        "cohort.crop": "none", "cohort.size": "[]", "cohort.brain": "if_present",
     }  # fmt: skip
     for word in words:
         key, _, value = word.partition("=")
