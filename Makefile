@@ -8,7 +8,8 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# setuptools warns of every editable installation whose folders are mapped, as tasks/ is here.
+INSTALL = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: run test check licences constraints setup setup-dev clean
 .DELETE_ON_ERROR:

@@ -56,14 +56,16 @@ class Family:
         -------
         dict
             (channel, the others) → mean paired difference, in the order of the
-            channels; the others are never none.
+            channels; the others are never none. What no subject has both of is left out.
         """
         found = {}
         for channel in self.channels:
             for others, identity in self.members.items():
                 if channel not in others and others | {channel} in self.members:
                     both, without = _columns([self.members[others | {channel}], identity], rows, metric)
-                    found[channel, others] = mean_score(both - without)
+                    gain = mean_score(both - without)
+                    if gain.n:
+                        found[channel, others] = gain
         return found
 
     def left_out(self, rows: Mapping[str, Row], metric: str) -> dict[str, Score]:
@@ -89,10 +91,9 @@ class Family:
         if not self.complete or math.isnan(nothing):
             return {}
         columns = _columns(list(self.members.values()), rows, facts.name)
-        if not columns.size:
-            return {}
         worth = dict(zip(self.members, columns, strict=True))
-        return shapley_scores(worth, self.channels, empty=nothing)
+        shares = shapley_scores(worth, self.channels, empty=nothing)
+        return {channel: share for channel, share in shares.items() if share.n}
 
 
 def families(configurations: Sequence[Configuration]) -> list[Family]:

@@ -15,14 +15,14 @@ Berger 1982, Multiparameter hypothesis testing and acceptance sampling.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise, product
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from harness.claims import Ordering, label_key
+from harness.claims import Ordering, Relation, label_key
 from harness.statistics import MINIMUM_SUBJECTS, bootstrap_interval, mean_score, paired_differences
 from harness.types import Array, Direction
 
@@ -71,15 +71,15 @@ class Finding:
     Parameters
     ----------
     ordering : what was tested
-    pairs : those of which both sides are there
-    untested : the others, as text
+    pairs : those of which both sides are there; where a whole group is absent its neighbours meet
+    absent : labels that cannot be compared
     outcome : of the whole statement
     reason : in words
     """
 
     ordering: Ordering
     pairs: tuple[Pair, ...]
-    untested: tuple[str, ...]
+    absent: tuple[str, ...]
     outcome: Outcome
     reason: str
 
@@ -113,28 +113,23 @@ def judge(
     Notes
     -----
     Labels are compared as sets of the parts that ``+`` joins. A statement of
-    which a pair cannot be tested is not *supported*, however the others stand.
+    which a label is absent is not *supported*, however the others stand.
     """
     by_key = {label_key(label): label for label in present}
-    wanted = _pairs(ordering)
-    found = [(by_key.get(label_key(one), ""), by_key.get(label_key(two), "")) for one, two in wanted]
-    known = [pair for pair, (_, two) in zip(found, wanted, strict=True) if pair[0] and (pair[1] or not two)]
-    untested = tuple(
-        f"{one} against {two}" if two else one
-        for (one, two), pair in zip(wanted, found, strict=True)
-        if not pair[0] or (two and not pair[1])
-    )
-    if not known:
+    known = [[by_key[label_key(label)] for label in group if label_key(label) in by_key] for group in ordering.groups]
+    absent = tuple(label for group in ordering.groups for label in group if label_key(label) not in by_key)
+    wanted = _pairs(ordering.relation, [group for group in known if group])
+    if not wanted:
         return None
     sign = -1.0 if direction == "lower" else 1.0
-    pairs = tuple(_compare(ordering, one, two, contrast, sign, level, len(known)) for one, two in known)
+    pairs = tuple(_compare(ordering, one, two, contrast, sign, level, len(wanted)) for one, two in wanted)
     outcomes = [pair.outcome for pair in pairs]
     outcome: Outcome = "undecided"
     if "not supported" in outcomes:
         outcome = "not supported"
-    elif set(outcomes) == {"supported"} and not untested:
+    elif set(outcomes) == {"supported"} and not absent:
         outcome = "supported"
-    return Finding(ordering, pairs, untested, outcome, _reason(outcome, pairs, untested))
+    return Finding(ordering, pairs, absent, outcome, _reason(outcome, pairs, absent))
 
 
 def mean_contrast(values: Mapping[str, Mapping[str, float]]) -> Contrast:
@@ -215,12 +210,12 @@ def pooled_contrast(
     return contrast
 
 
-def _pairs(ordering: Ordering) -> list[tuple[str, str]]:
-    if ordering.relation == "reaches":
-        return [(label, "") for label in ordering.groups[0]]
-    if ordering.relation == "equivalent":
-        return list(combinations(ordering.groups[0], 2))
-    return [pair for better, worse in pairwise(ordering.groups) for pair in product(better, worse)]
+def _pairs(relation: Relation, groups: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
+    if relation == "reaches":
+        return [(label, "") for group in groups for label in group]
+    if relation == "equivalent":
+        return [pair for group in groups for pair in combinations(group, 2)]
+    return [pair for better, worse in pairwise(groups) for pair in product(better, worse)]
 
 
 def _compare(
@@ -249,7 +244,7 @@ def _sides(ordering: Ordering, estimate: Estimate, sign: float) -> tuple[float, 
     return low - bound, high < bound
 
 
-def _reason(outcome: Outcome, pairs: tuple[Pair, ...], untested: tuple[str, ...]) -> str:
+def _reason(outcome: Outcome, pairs: tuple[Pair, ...], absent: tuple[str, ...]) -> str:
     def count(wanted: Callable[[Pair], bool]) -> str:
         return f"{sum(map(wanted, pairs))} of {len(pairs)}"
 
@@ -262,6 +257,6 @@ def _reason(outcome: Outcome, pairs: tuple[Pair, ...], untested: tuple[str, ...]
         of = f"{few.first} and {few.second} share" if few.second else f"{few.first} has"
         return f"{of} {few.difference.n} subject{'s' if few.difference.n != 1 else ''}, fewer than {MINIMUM_SUBJECTS}"
     parts = [f"{count(lambda pair: pair.outcome == 'supported')} supported"]
-    if untested:
-        parts.append(f"{len(untested)} more not in this run")
+    if absent:
+        parts.append(f"without {', '.join(absent)}")
     return "; ".join(parts)

@@ -108,7 +108,10 @@ def pool(configuration: Configuration, bundles: Sequence[Bundle], store: Store, 
         own = [cell for cell in cells if cell.stage == "score" and cell.label == label]
         seconds = _seconds(store, [cell for cell in cells if cell.stage == "explain" and cell.label == label])
         explanations.append(row(label, _values(store, own)[0], {}, explain_s=seconds))
-    regions = {name: row("", values, {}) for name, values in by_region.items()}
+    regions = {
+        name: row("", values, _pooled(task, configuration, scores, values, store, region=name))
+        for name, values in by_region.items()
+    }
     return Pooled(prediction, tuple(explanations), regions)
 
 
@@ -151,10 +154,11 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _pooled(
-    task: Task, configuration: Configuration, cells: Sequence[Cell], values: Values, store: Store
+    task: Task, configuration: Configuration, cells: Sequence[Cell], values: Values, store: Store, *, region: str = ""
 ) -> dict[str, Score]:
-    """Pooled metrics, from the store where they were computed before."""
+    """Pooled metrics, from the store where they were computed before; in a region those that are regional."""
     labels = [label for label, part in task.metrics.items() if level_of(part) == "pool"]
+    labels = [label for label in labels if not region or label in task.regional]
     done = [cell.identity for cell in cells if store.get(cell.stage, cell.identity) is not None]
     if not labels or not done:
         return {}
@@ -162,6 +166,7 @@ def _pooled(
         {
             "stage": "pool",
             "configuration": configuration.id,
+            "region": region,
             "cells": sorted(done),
             "metrics": {label: configuration.task["metrics"][label] for label in labels},
             "code": digest("pool", task),

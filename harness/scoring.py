@@ -87,9 +87,8 @@ def score_prediction(
     by_region: dict[str, dict[str, float | None]] = {}
     if task.regional and regions and "regions" in sample.masks:
         image = np.asarray(sample.masks["regions"].load())
-        by_region = {
-            name: _values(task, task.regional, within(evidence, image, value)) for value, name in regions.items()
-        }
+        regional = [label for label in task.regional if level_of(task.metrics[label]) == "subject"]
+        by_region = {name: _values(task, regional, within(evidence, image, value)) for value, name in regions.items()}
     flags = ("collapsed",) if is_collapsed(prediction, probability) else ()
     return Scored(whole, by_region, flags)
 

@@ -539,6 +539,12 @@ def _write_plan(plan: Plan) -> None:
     """Write down what was asked for, so that the table can be rebuilt from the store alone."""
     for configuration in (*plan.configurations, *(bundle.configuration for bundle in plan.bundles)):
         plan.store.remember(configuration)
+    for bundle in plan.bundles:
+        if "search" in bundle.configuration.task:
+            # Its cells carry the row's id; who opens its weights needs the options that were chosen for them.
+            write_json(
+                plan.store.root / "configurations" / f"{bundle.train}.json", dataclasses.asdict(bundle.configuration)
+            )
     content: dict[str, JSON] = {
         "configurations": [configuration.id for configuration in plan.configurations],
         "cohorts": {key: str(group.path) for key, group in plan.groups.items()},

@@ -105,7 +105,8 @@ TASK = Task(
     },
     columns=("sequences", "model"),
     regional=("dice", "sensitivity", "precision", "magnitude_accuracy", "volumetric_similarity", "auc",
-              "average_hausdorff", "mahalanobis", "true_count", "predicted_count"),
+              "average_hausdorff", "mahalanobis", "true_count", "predicted_count",
+              "true_volume_mm3", "predicted_volume_mm3", "icc_count", "icc_volume"),
     shown=("dice", "sensitivity", "precision", "sensitivity_1.5mm", "average_hausdorff", "icc_count"),
     profiles={
         # minutes on two cores: six subjects in a cropped field, a network of 8 to 32 channels;

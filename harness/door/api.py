@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,8 +245,10 @@ def make_report(made: Plan, tables: Tables) -> Path:
     folder = made.request.settings.folder / "reports" / task.name
     pictures = figures_of(made, tables)
     folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob("[0-9][0-9]-*.png"):  # an earlier report may have had others
+        stale.unlink()
     for number, picture in enumerate(pictures, 1):
-        slug = "".join(letter if letter.isalnum() else "-" for letter in picture.title.lower())[:60].strip("-")
+        slug = "-".join(re.findall(r"\w+", picture.title.lower()))[:60]
         if isinstance(picture.image, bytes):
             (folder / f"{number:02d}-{slug}.png").write_bytes(picture.image)
     failures, missing = _undone(made)

@@ -345,7 +345,7 @@ def _example(run: _Run, leader: str, name: str, subject: str) -> Figure | None:
         f"Example: the {name} subject, {subject}",
         f"By {run.objective} of {run.labels[leader]}. Axial slice {at + 1} of {truth.shape[2]}, the one with most "
         f"true voxels. Predictions of configurations from the first to the last of the ranking, at a probability of "
-        f"{THRESHOLD:g}. {_WAYS}",
+        f"{THRESHOLD:g}: orange alone is missed, blue alone is wrong. {_WAYS}",
         plots.prediction_slices(images, truth[box], predictions, spacing_mm=sample.spacing_mm, index=at),
         broad=True,
         section="Examples",

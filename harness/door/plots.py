@@ -269,6 +269,9 @@ def channel_bars(panels: Sequence[Bars]) -> bytes:
         axes.set_xlabel(panel.quantity)
         if axes is not all_axes[0]:
             axes.set_yticklabels([])
+    for quantity in {panel.quantity for panel in panels}:
+        alike = [axes for axes, panel in zip(all_axes, panels, strict=False) if panel.quantity == quantity]
+        _share_limits(alike, x=True, y=False)
     return _png(figure)
 
 

@@ -206,7 +206,7 @@ def _sections(
     shown: Sequence[str],
 ) -> list[_Section]:
     """The leaderboard's section, those that figures and sheets name, and that of the explanations."""
-    named = ("Leaderboard", *(one.section for one in (*figures, *sheets)))
+    named = ("Leaderboard", *(one.section for one in figures), *(one.section for one in sheets))
     order = [name for name in dict.fromkeys(named) if name != "Explanations"]
     if explanations is not None or "Explanations" in named:
         order.append("Explanations")

@@ -146,7 +146,8 @@ def search_of(words: Words, task: Task) -> tuple[Dimension, ...]:
     given = {_full(key, task) for key in (*words.values, *words.sweeps)}
     found = {key: one for key, one in found.items() if key not in given}
     found |= {_full(one.key, task): one for one in words.space}
-    return fit_space(task, [dataclasses.replace(one, key=key) for key, one in found.items()])
+    dimensions = [dataclasses.replace(one, key=key) for key, one in found.items()]
+    return fit_space(task, dimensions) if dimensions else ()
 
 
 def _search(

@@ -75,7 +75,7 @@ def findings(plan: Plan, tables: Tables) -> list[Found]:
         for line in tables.prediction.to_pylist()
         if line["rank"] is not None or line["status"].startswith("undecided")
     ]
-    found = []
+    found: list[Found] = []
     for ordering in _declared(task).orderings:
         if ordering.metric not in task.metrics:
             continue
@@ -167,12 +167,13 @@ def _orderings_sheet(found: Sequence[Found], *, generated: bool) -> Sheet:
         "Orderings that the paper reports",
         ("id", *fixed, "the paper says", "metric", "here: pairs", "hangs on", "backed by the paper"),
         tuple(lines),
-        "> means better, whichever end of the metric that is. Differences are paired over subjects, with 95 % t "
-        "intervals, or bootstrap intervals where the metric is pooled (ICC); those are too narrow with few subjects. "
-        "Supported: the interval of every pair lies on the claimed side. Not supported: that of one pair lies on the "
-        "other side, after Bonferroni's correction for the pairs of the statement. Undecided: anything else, and "
-        f"everything with fewer than {MINIMUM_SUBJECTS} subjects. The statements themselves are not adjusted for their "
-        f"number.{' On generated data they test the generator, not the brain.' if generated else ''}",
+        "> means better, whichever end of the metric that is. Differences are in the metric's unit and paired over "
+        "subjects, with 95 % t intervals, or bootstrap intervals where the metric is pooled (ICC); those are too "
+        "narrow with few subjects. Supported: the interval of every pair lies on the claimed side. Not supported: "
+        "that of one pair lies on the other side, after Bonferroni's correction for the pairs of the statement. "
+        f"Undecided: anything else, and everything with fewer than {MINIMUM_SUBJECTS} subjects. The statements "
+        "themselves are not adjusted for their number."
+        f"{' On generated data they test the generator, not the brain.' if generated else ''}",
         folded=_pairs_sheet(found, fixed),
     )
 
@@ -227,7 +228,7 @@ def _published_sheets(published: Published, plan: Plan, tables: Tables) -> Itera
     lines = []
     for line, label in zip(table.to_pylist(), labels, strict=True):
         values = by_key.get(label_key(line.get(published.over)))
-        if values is not None:
+        if values is not None and any(line[name] is not None for name in metrics):
             stated = dict(zip(published.metrics, values, strict=True))
             lines.append((Cell(label), *(_beside(line, name, stated[name]) for name in metrics)))
     if lines and metrics:

@@ -207,6 +207,8 @@ class Chosen:
             return self.error
         states = [trial.state for trial in self.trials]
         counts = [f"{states.count(state)} {word}" for state, word in _COUNTED.items() if state in states]
+        if len(states) > 1 and len({trial.value for trial in self.trials if trial.value is not None}) == 1:
+            counts.append("none better than another, so the first was taken")
         chosen = " ".join(f"{key}={_short(value)}" for key, value in self.values.items())
         return f"{chosen} (inner validation {self.value:.3f}; {len(states)} trials{''.join(f', {c}' for c in counts)})"
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from harness.door import plots
-from harness.door.report import Figure, write_report
+from harness.door.report import Cell, Figure, Sheet, write_report
 from harness.errors import OutOfRange
 from harness.leaderboard import MetricFacts, Row, build, verdict
 from harness.types import Ineligible, Score, Source
@@ -125,7 +125,7 @@ class TestReport:
             str(value)
             for _, attributes in page.elements
             for name, value in attributes.items()
-            if name in ("src", "href")
+            if name in ("src", "href") and not str(value).startswith("#")
         ]
         assert [source.partition(";")[0] for source in loaded] == ["data:image/png", "data:image/svg+xml"]
         assert not {"script", "link", "iframe", "object", "embed"} & {tag for tag, _ in page.elements}
@@ -165,6 +165,36 @@ class TestReport:
         text = _page(tmp_path / "index.html", table, explanations=explained).text
         assert text.index("Explanations") < text.index("occlusion") < text.index("random")
 
+    def test_sections_in_order(self, table: pa.Table, tmp_path: Path) -> None:
+        """Tables and figures stand under the headings that they name, explanations last."""
+        figures = [Figure("one", "", _png(), section="Explanations"), Figure("two", "", _png(), section="Detection")]
+        sheets = [Sheet("claims", ("id",), (("D1",),), section="Leaderboard")]
+        page = _page(tmp_path / "index.html", table, figures=figures, sheets=sheets)
+        anchors = [section["id"] for section in page.tags("section")]
+        assert anchors == ["leaderboard", "detection", "explanations", "metrics"]
+        assert page.text.index("claims") < page.text.index("Detection two") < page.text.index("Explanations one")
+        assert [link["href"] for link in page.tags("a")] == [f"#{anchor}" for anchor in anchors]
+
+    def test_sheets(self, table: pa.Table, tmp_path: Path) -> None:
+        """A table has its marks, its soft text, its note, and a longer table behind a fold; all is escaped."""
+        more = Sheet("all of it", ("id", "n"), (("D1", "7"),))
+        line = ("D1", Cell("supported", range="7 of 7", mark="good"), HOSTILE)
+        sheet = Sheet("claims", ("id", "here", HOSTILE), (line,), note=HOSTILE, folded=more)
+        page = _page(tmp_path / "index.html", table, sheets=[sheet])
+        assert page.tags("script") == []
+        assert "D1 supported 7 of 7" in page.text
+        assert [span["class"] for span in page.tags("span") if "mark" in str(span["class"])] == ["mark good"]
+        assert "all of it id n D1 7" in page.text
+
+    def test_metrics_that_are_not_shown_are_folded_away(self, tmp_path: Path) -> None:
+        """The board has the objective, then what is shown, in that order; the rest is behind a fold."""
+        values = {name: {f"s{i}": {0: 0.5 + 0.01 * i} for i in range(6)} for name in ("auc", "dice", "bias", "count")}
+        board = build([Row("c", {"m": "a"}, values=values)], [MetricFacts(name) for name in values], "dice")
+        page = _page(tmp_path / "index.html", board, shown=("count", "dice", "auc", "absent"))
+        text = page.text
+        first, fold = text.index("configuration rank status dice difference count auc"), text.index("All 4 metrics")
+        assert first < fold < text.index("configuration dice auc bias count")
+
     def test_nothing_yet(self, tmp_path: Path) -> None:
         """An empty leaderboard is a page that says so."""
         text = _page(tmp_path / "index.html", build([], [MetricFacts("dice")], "dice")).text
@@ -184,18 +214,25 @@ MASK = np.zeros((12, 16, 5), dtype=bool)
 MASK[0:3, 4:7, 2] = True
 SHARES = {"T2w": Score(0.5, 0.4, 0.6, 6), "FLAIR": Score(-0.1, np.nan, np.nan, 1)}
 SPACING = (1.0, 1.5, 3.0)
+CURVE = {0.0: Score(0.4, 0.3, 0.5, 6, chance=0.0), 3.0: Score(0.9, 0.8, 1.1, 6, chance=0.1)}
 
 PLOTS: dict[str, Callable[[], bytes]] = {
     "bland_altman": lambda: plots.bland_altman(TRUTH, FOUND),
     "truth_scatter": lambda: plots.truth_scatter(TRUTH, FOUND, quantity="volume", unit="ml"),
     "sensitivity_precision": lambda: plots.sensitivity_precision({"T2w": ([0.8, 0.9], [0.7, 0.8]), "none": ([], [])}),
     "subject_lines": lambda: plots.subject_lines({"T2w": {"a": 0.8, "b": 0.7}, "FLAIR": {"a": 0.5}}, quantity="dice"),
-    "shapley_bars": lambda: plots.shapley_bars(SHARES, quantity="dice"),
-    "attribution_bars": lambda: plots.attribution_bars(SHARES, {"T2w": SHARES["T2w"]}, quantity="dice"),
+    "channel_bars": lambda: plots.channel_bars(
+        [plots.Bars("share", "share", SHARES), plots.Bars("control", "share", {"T2w": SHARES["T2w"]}, muted=True)]
+    ),
+    "curves": lambda: plots.curves({"sensitivity": {"T2w": CURVE, "FLAIR": CURVE}}, x_label="mm", limits=(0, 1)),
+    "grouped_intervals": lambda: plots.grouped_intervals({"adding T2w": SHARES}, x_label="dice", zero=True, chance=0.1),
+    "heat_maps": lambda: plots.heat_maps({"dice": {"T2w": SHARES, "FLAIR": {"T2w": Score(np.nan, np.nan, np.nan, 0)}}}),
     "prediction_slices": lambda: plots.prediction_slices(
         {"T2w": VOLUME}, MASK, {"T2w": MASK, "empty": np.zeros_like(MASK)}, spacing_mm=SPACING
     ),
-    "attribution_slices": lambda: plots.attribution_slices({"T2w": VOLUME}, {"T2w": VOLUME}, MASK, spacing_mm=SPACING),
+    "attribution_slices": lambda: plots.attribution_slices(
+        {"T2w": VOLUME}, {"random": {"T2w": VOLUME}, "flat": {"T2w": np.zeros_like(VOLUME)}}, MASK, spacing_mm=SPACING
+    ),
 }
 
 
@@ -210,14 +247,14 @@ class TestPlots:
 
     def test_every_plot_is_tested(self) -> None:
         """A new plot must be added to the list above."""
-        assert {*PLOTS, "objective_intervals"} == set(plots.__all__)
+        assert {*PLOTS, "objective_intervals", "Bars"} == set(plots.__all__)
 
     def test_no_global_figures(self) -> None:
         """Nothing is left in pyplot."""
         import matplotlib.pyplot as plt
 
         before = plt.get_fignums()
-        plots.shapley_bars(SHARES)
+        plots.channel_bars([plots.Bars("share", "share", SHARES)])
         assert plt.get_fignums() == before
 
     def test_unranked_rows_look_different(self, table: pa.Table) -> None:
@@ -241,3 +278,23 @@ class TestPlots:
         """Truth and prediction must be of the same configurations."""
         with pytest.raises(OutOfRange, match=r"same labels, got \['FLAIR', 'T2w'\] and \['T2w'\]"):
             plots.bland_altman(TRUTH, {"T2w": FOUND["T2w"]})
+
+    def test_outlines_follow_the_edges_of_voxels(self) -> None:
+        """A lesion of one voxel is a closed square of four edges, 1 × 1.5 mm, where the voxel lies."""
+        from matplotlib.figure import Figure as Canvas
+
+        axes = Canvas().subplots()
+        mask = np.zeros((4, 3), dtype=bool)
+        mask[3, 1] = True
+        plots._outline(axes, mask, SPACING, "red", "-")
+        segments = axes.collections[0].get_segments()
+        assert sorted(sorted(map(tuple, one)) for one in segments) == [
+            [(3.0, 1.5), (3.0, 3.0)],
+            [(3.0, 1.5), (4.0, 1.5)],
+            [(3.0, 3.0), (4.0, 3.0)],
+            [(4.0, 1.5), (4.0, 3.0)],
+        ]
+
+    def test_sixteen_configurations_look_different(self) -> None:
+        """Colour and marker together tell all sets of a Shapley experiment apart."""
+        assert len({plots._look(index) for index in range(16)}) == 16

@@ -294,6 +294,6 @@ def test_no_cluster_at_the_address_is_an_error_with_the_next_step(tmp_path: Path
     """An address that does not answer is the user's to mend."""
     with pytest.raises(RequestError, match="no Ray cluster answers"):
         harness.run(
-            task="epvs", sequences="T2w", fold=0, phantom_subjects=3, phantom__shape="[24,24,8]",
+            task="epvs", sequences="T2w", fold=0, phantom_subjects=3, phantom__shape="[24,24,8]", phantom__density=4000,
             mlflow="off", ray="127.0.0.1:1", out=str(tmp_path / "out"),
         )  # fmt: skip

@@ -255,6 +255,15 @@ def test_of_equal_candidates_the_finished_one_wins() -> None:
     assert searching._best([dataclasses.replace(one, state="failed", value=None)]) is None
 
 
+def test_what_a_search_found_in_words() -> None:
+    """Values, the judges' value, how many trials and what became of them; a tie is said to be one."""
+    done = searching.Candidate({"recipe.lr": 0.0123456}, "done", 0.5, 4)
+    stopped = dataclasses.replace(done, state="stopped", value=0.25)
+    one = Chosen("i", "b", done.values, 0.5, (done, stopped))
+    assert str(one) == "recipe.lr=0.01235 (inner validation 0.500; 2 trials, 1 stopped early)"
+    assert "none better than another, so the first was taken" in str(dataclasses.replace(one, trials=(done, done)))
+
+
 def test_same_seed_gives_the_same_search(ask: Ask, tmp_path: Path) -> None:
     """One candidate at a time, everything repeats; another seed draws others."""
     plans = [prepare(ask(LR, BATCH, "fold=0", f"seed={seed}", out=tmp_path / name)) for seed, name in
@@ -305,6 +314,7 @@ def test_winners_are_trained_and_shown_as_one_row(ask: Ask) -> None:
         assert bundle.configuration.task["recipe"]["lr"] == chosen["values"]["recipe.lr"]
         assert {name for part in chosen["split"].values() for name in part} == set(bundle.split.train)
         assert bundle.row == plan.configurations[0].id
+        assert made.store.configuration(bundle.train) == bundle.configuration
     (row,) = collect(made).prediction.to_pylist()
     assert (
         row["searched"]
