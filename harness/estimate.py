@@ -83,6 +83,7 @@ def estimate(plan: Plan) -> Estimate:
     cells = [cell for bundle in plan.bundles for cell in bundle.cells]
     missing = sum(len(bundle.cells) for bundle in todo)
     costs: dict[str, _Cost | None] = {}
+    searches: dict[str, float] = {}  # several trainings may share one
     unknown = ""
     seconds, memory, disk = 0.0, 0.0, 0.0
     for bundle in todo:
@@ -99,6 +100,7 @@ def estimate(plan: Plan) -> Estimate:
         if one is None:
             continue
         seconds += _seconds(bundle, one, samples)
+        searches |= {bundle.search: _search_seconds(bundle, one, samples)} if bundle.search else {}
         disk += _disk(bundle, one, samples)
         memory = max(memory, _memory(bundle, one, samples))
     workers = min(_workers(plan), max(1, len(todo)))
@@ -107,7 +109,7 @@ def estimate(plan: Plan) -> Estimate:
         trainings=len(plan.bundles),
         cells=missing,
         done=len(cells) - missing,
-        seconds=seconds / workers,
+        seconds=(seconds + plan.request.settings.trials * sum(searches.values())) / workers,
         memory_bytes=memory,
         disk_bytes=disk,
         workers=workers,
@@ -157,6 +159,12 @@ def _seconds(bundle: Bundle, cost: _Cost, samples: Mapping[str, Sample]) -> floa
         total += recipe.epochs * epoch + test * cost.infer_s
     explained = sum(cell.stage == "explain" for cell in bundle.cells)
     return total + explained * test * 4 * cost.train_s
+
+
+def _search_seconds(bundle: Bundle, cost: _Cost, samples: Mapping[str, Sample]) -> float:
+    """One candidate of a search, as if none were stopped and it trained on the whole fold."""
+    alone = bundle.only([cell for cell in bundle.cells if cell.stage == "train"])
+    return _seconds(alone, cost, samples)
 
 
 def _memory(bundle: Bundle, cost: _Cost, samples: Mapping[str, Sample]) -> float:

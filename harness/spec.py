@@ -142,7 +142,10 @@ class Configuration:
     @property
     def id(self) -> str:
         """Identity; attributions, metrics, labels and objectives are not part of it."""
-        return identify({**{key: self.task[key] for key in _determining}, "cohort_fingerprint": self.fingerprint})
+        # A searched row is not the plain one: its folds train with values of their own.
+        searched = {key: self.task[key] for key in ("searched", "search") if key in self.task}
+        determining = {key: self.task[key] for key in _determining}
+        return identify({**determining, **searched, "cohort_fingerprint": self.fingerprint})
 
 
 _determining = ("name", "version", "view", "split", "model", "recipe")

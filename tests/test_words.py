@@ -124,9 +124,9 @@ def test_several_takes_one_value_or_many() -> None:
 
 
 def test_python_values_are_words() -> None:
-    """A notebook's tuple sweeps, its strings are read by the grammar, its paths are not."""
-    words = to_words(task="epvs", recipe__lr=0.1, seed=(0, 1), noise="range(0,0.2,0.1)", data=Path("/a (b)"), out="c=d")
-    assert words.values == {"task": "epvs", "recipe.lr": 0.1, "data": "/a (b)", "out": "c=d"}
+    """A notebook's tuple sweeps, its list is one value, its strings are read by the grammar, not its paths."""
+    words = to_words(task="epvs", recipe__lr=0.1, seed=(0, 1), noise="range(0,0.2,0.1)", data=Path("/a (b)"), out="c=d", size=[4, 8])
+    assert words.values == {"task": "epvs", "recipe.lr": 0.1, "data": "/a (b)", "out": "c=d", "size": [4, 8]}
     assert words.sweeps == {"seed": (0, 1), "noise": (0.0, 0.1)}
 
 

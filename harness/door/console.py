@@ -92,7 +92,7 @@ class Watcher:
 
     def started(self, bundle: Bundle) -> None:
         """A bundle began."""
-        self._running.add((bundle.configuration.id, bundle.fold, bundle.seed))
+        self._running.add((bundle.row, bundle.fold, bundle.seed))
         self._update()
 
     def committed(self, record: CellRecord, objective: float) -> None:
@@ -225,10 +225,10 @@ def show_estimate(out: Console, made: Plan, cost: Estimate) -> None:
     """What a run would do and cost."""
     counts: dict[str, list[int]] = {one.id: [0, 0, 0] for one in made.configurations}
     for bundle in made.bundles:
-        counts[bundle.configuration.id][0] += 1
+        counts[bundle.row][0] += 1
         for cell in bundle.cells:
-            counts[bundle.configuration.id][1] += 1
-            counts[bundle.configuration.id][2] += made.store.get(cell.stage, cell.identity) is not None
+            counts[bundle.row][1] += 1
+            counts[bundle.row][2] += made.store.get(cell.stage, cell.identity) is not None
     axes = list(dict.fromkeys(name for one in made.configurations for name in one.axes))
     rows = [
         [one.id[:10], *(str(one.axes.get(name, "")) for name in axes), *map(str, counts[one.id])]

@@ -11,7 +11,7 @@ from harness.data import nifti
 from harness.door.console import left_out
 from harness.door.request import settings_of
 from harness.door.words import Words
-from harness.errors import RequestError
+from harness.errors import RequestError, StoreError
 from harness.scoring import THRESHOLD
 from harness.spec import Configuration, Part, restore
 from harness.stages import load_network
@@ -65,7 +65,9 @@ def predict_folder(words: Words, *, say: Callable[[str], None]) -> list[Path]:
     sums: dict[str, Array] = {}
     with controlled(recipe.threads, 0):
         for record in records:
-            network = load_network(task, view, store.artifact(record, "weights.safetensors"))
+            network = load_network(
+                restore(_configuration(store, record).task), view, store.artifact(record, "weights.safetensors")
+            )
             for sample in cohort.samples:
                 probability = infer(network, view, sample, batch_size=recipe.batch_size)["probability"]
                 sums[sample.id] = sums.get(sample.id, np.zeros_like(probability)) + probability / len(records)
@@ -85,7 +87,15 @@ def _trained(store: Store, wanted: str) -> tuple[list[CellRecord], Configuration
         ids = sorted({record.configuration for record in records})
         what = "names no training" if not identities else "names several"
         raise RequestError(f"model={wanted} {what} in {store.root}; configurations: {', '.join(ids) or '(none)'}")
-    return found, store.configuration(found[0].configuration)
+    return found, _configuration(store, found[0])
+
+
+def _configuration(store: Store, record: CellRecord) -> Configuration:
+    """What a network was trained with; of a searched configuration each fold has its own."""
+    try:
+        return store.configuration(record.identity)
+    except StoreError:
+        return store.configuration(record.configuration)
 
 
 def _cohort(part: Part, root: Path, cache: Path, view: View, exclude: tuple[str, ...]) -> Cohort:

@@ -70,7 +70,7 @@ def run_on_ray(
     """
     from ray import tune
 
-    _check_resources(settings)
+    check_resources(settings)
     storage = Path(tempfile.mkdtemp(prefix="tune-", dir=_made(settings.folder / "ray")))
     trainable = tune.with_parameters(
         _run_bundle, bundles=list(bundles), cohorts={key: str(path) for key, path in cohorts.items()}, store=store
@@ -183,7 +183,7 @@ def _trial_name(trial: Any) -> str:
     return f"bundle-{trial.config['bundle']:05d}"
 
 
-def _check_resources(settings: RunSettings) -> None:
+def check_resources(settings: RunSettings) -> None:
     import ray
 
     there = ray.cluster_resources()

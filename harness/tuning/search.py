@@ -60,7 +60,7 @@ from harness.spec import Configuration, Task, describe, override
 from harness.stages import build_network
 from harness.store import RECORD, Store, write_json
 from harness.training import Epoch, train
-from harness.tuning.bundles import _check_resources as check_resources
+from harness.tuning.bundles import check_resources as check_resources
 from harness.types import JSON, Cohort, View
 
 __all__ = [
