@@ -8,7 +8,7 @@ that is shown less.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,10 @@ class Family:
     axes: Mapping[str, JSON]
     channels: tuple[str, ...]
     members: Mapping[frozenset[str], str]
+
+    def name(self, subset: Collection[str]) -> str:
+        """``T2w+FLAIR``: a set of channels, in the family's order."""
+        return "+".join(channel for channel in self.channels if channel in subset)
 
     @property
     def complete(self) -> bool:
@@ -141,7 +145,7 @@ def shapley_table(
         without it) and ``alone`` (the set of it alone), each with ``_low`` and
         ``_high`` over subjects, ``subjects``, ``metric``, ``nothing`` (what no
         channel scores), ``all`` (what all together score) and ``flags`` of the
-        configurations that went in. ``None`` if no family is complete.
+        configurations that went in: a set that collapsed counts with what it scored. ``None`` if no family is complete.
     """
     lines: list[dict[str, JSON]] = []
     for family in families(configurations):
@@ -149,7 +153,11 @@ def shapley_table(
         if not shares:
             continue
         dropped = family.left_out(rows, facts.name)
-        flags = sorted({flag for identity in family.members.values() for flag in rows[identity].flags})
+        flags = [
+            f"{family.name(subset)}: {flag}"
+            for subset, identity in family.members.items()
+            for flag in rows[identity].flags
+        ]
         everything = _mean(rows[family.members[frozenset(family.channels)]], facts.name)
         for channel, share in shares.items():
             alone = _mean(rows[family.members[frozenset({channel})]], facts.name)

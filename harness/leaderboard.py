@@ -43,6 +43,7 @@ __all__ = [
     "build",
     "build_regions",
     "interval_text",
+    "is_sound",
     "read_facts",
     "replace_file",
     "row_labels",
@@ -439,6 +440,11 @@ def _refuse_twins(rows: Sequence[Row]) -> None:
         if key in seen:
             raise OutOfRange(f"each configuration and attribution must occur once, got {key} twice")
         seen.add(key)
+
+
+def is_sound(line: Mapping[str, JSON]) -> bool:
+    """Whether a line of :func:`build` is ranked, or would be with more subjects: not collapsed, failed, incomplete."""
+    return line["rank"] is not None or str(line["status"]).startswith("undecided")
 
 
 def subject_means(row: Row, metric: str) -> dict[str, float]:

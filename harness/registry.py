@@ -87,8 +87,7 @@ class Registry:
         def decorate(function: F) -> F:
             entry = Entry(name, function, source, _where(function), facts)
             known = self._entries.get(name)
-            # A module that is imported twice (reload, two paths) is no conflict.
-            if known is not None and known.where != entry.where:
+            if known is not None and not _same_place(known, entry):
                 raise RegistrationError(
                     f"two {self.kind}s are named {name!r}: {known.where} and {entry.where}; rename one of them"
                 )
@@ -127,6 +126,14 @@ class Registry:
     def _load(self) -> None:
         _import_all(self.home)
         load_plugins()
+
+
+def _same_place(one: Entry, other: Entry) -> bool:
+    """Whether a module was merely imported again, be it after an edit that moved its lines."""
+    names = [getattr(entry.function, "__qualname__", "") for entry in (one, other)]
+    files = [entry.where.rpartition(":")[0] for entry in (one, other)]
+    moved = files[0] == files[1] and names[0] == names[1] and "<" not in names[0]
+    return one.where == other.where or moved
 
 
 def _where(function: Callable[..., Any]) -> str:

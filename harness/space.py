@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from harness.errors import OutOfRange
 from harness.types import JSON
 
-__all__ = ["Axis", "Choice", "Dimension", "Interval", "grid"]
+__all__ = ["Axis", "Choice", "Dimension", "Interval", "grid", "text_of"]
+
+# A string that the grammar reads as itself; others, and those that look like numbers, need quotes.
+_PLAIN = re.compile(r"(?!(?:true|false|null|inf|nan|none)$)[A-Za-z_/.][\w+./:@-]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -86,3 +90,19 @@ def grid(axes: Mapping[str, tuple[JSON, ...]]) -> Iterator[dict[str, JSON]]:
     checked = [Axis(key, tuple(values)) for key, values in axes.items()]
     for point in itertools.product(*(axis.values for axis in checked)):
         yield dict(zip((axis.key for axis in checked), point, strict=True))
+
+
+def text_of(value: JSON) -> str:
+    """A value as a person types it, in the grammar of words: quoted where it would be read as something else."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(text_of, value))}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{text_of(one)}" for key, one in value.items()) + "}"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = str(value)
+    if isinstance(value, str) and not _PLAIN.fullmatch(text):
+        # Backslashes count only before a quote, where they are doubled.
+        escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
+        return f"'{escaped}'"
+    return text

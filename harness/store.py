@@ -39,6 +39,9 @@ TRACEBACK = "traceback.txt"
 Stage = Literal["train", "explain", "score", "pool"]
 STAGES = ("train", "explain", "score", "pool")
 _PARTIAL = ".part-"
+# Temporary files are private; what stays is as readable as anything else the user writes.
+_UMASK = os.umask(0)
+os.umask(_UMASK)
 
 
 @dataclass(frozen=True)
@@ -186,6 +189,7 @@ class Store:
             yield staged
             if (target / RECORD).exists():
                 return  # another writer was first
+            staged.chmod(0o777 & ~_UMASK)
             shutil.rmtree(target, ignore_errors=True)  # a folder without a record is nobody's
             try:
                 staged.rename(target)
@@ -249,6 +253,7 @@ def write_json(path: Path, value: JSON) -> None:
             json.dump(value, file, indent=1, default=list)
             file.flush()
             os.fsync(file.fileno())
+        Path(name).chmod(0o666 & ~_UMASK)
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

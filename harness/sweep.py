@@ -26,7 +26,7 @@ from harness.identity import code_digest, identify
 from harness.pooling import Pooled, metric_facts, pool
 from harness.registry import COHORTS, KINDS
 from harness.settings import RunSettings
-from harness.space import Dimension, grid
+from harness.space import Dimension, grid, text_of
 from harness.spec import Configuration, Task, describe, describe_part, modules_of, override, restore
 from harness.store import CellRecord, Store, write_json, write_record
 from harness.tuning.bundles import run_here, run_on_ray, session
@@ -513,7 +513,7 @@ def _check_folds(asked: tuple[int, ...] | None, folds: Sequence[Split]) -> None:
 def _facts(plan: Plan, configuration: Configuration, mlflow_run: str) -> dict[str, JSON]:
     sample = plan.groups[configuration.id].cohort.samples[0]
     x, y, z = sample.masks["target"].shape
-    words = [f"{key}={_word(value)}" for key, value in configuration.axes.items()]
+    words = [shlex.quote(f"{key}={text_of(value)}") for key, value in configuration.axes.items()]
     given = [shlex.quote(word) for word in plan.request.words if word.partition("=")[0] not in configuration.axes]
     version = importlib.metadata.version("harness")
     return {
@@ -528,11 +528,6 @@ def _facts(plan: Plan, configuration: Configuration, mlflow_run: str) -> dict[st
         "searched": _searched_text(plan, configuration),
         "mlflow_run": mlflow_run,
     }
-
-
-def _word(value: JSON) -> str:
-    text = json.dumps(value) if isinstance(value, list | dict) else str(value)
-    return f"'{text}'" if any(letter in text for letter in " ,()[]{}") else text
 
 
 def _write_plan(plan: Plan) -> None:

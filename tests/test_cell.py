@@ -31,7 +31,11 @@ def cells(configured: Callable[[Task], Configuration]) -> Callable[..., Named]:
     return named
 
 
-ALL = {("train", ""), ("score", ""), *((stage, label) for stage in ("explain", "score") for label in ("random", "gradients"))}
+ALL = {
+    ("train", ""),
+    ("score", ""),
+    *((stage, label) for stage in ("explain", "score") for label in ("random", "gradients")),
+}
 
 
 def changed(one: Named, two: Named) -> set[tuple[str, str]]:

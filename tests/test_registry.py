@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -64,6 +66,15 @@ def test_second_import_of_a_module_is_no_conflict(models: Registry) -> None:
     for function in functions:
         models.register("one")(function)
     assert models.get("one").function is functions[1]
+
+
+def test_reload_after_an_edit_is_no_conflict(models: Registry, tmp_path: Path) -> None:
+    """A function of the same name in the same file that has moved replaces the old one."""
+    for lines in ("", "\n\n"):
+        space: dict[str, Any] = {"__name__": "theirs"}
+        exec(compile(f"{lines}def mine(): ...", tmp_path / "theirs.py", "exec"), space)
+        models.register("mine")(space["mine"])
+    assert models.get("mine").where == f"{tmp_path / 'theirs.py'}:3"
 
 
 def test_unknown_name_shows_near_ones_then_all(models: Registry) -> None:

@@ -108,9 +108,9 @@ def test_artifacts_hold_what_they_should(run: Callable, bundle: Bundle, store: S
         assert file["sub-04"].shape == (1, *shape) and file["sub-04"].dtype == np.float32
     history = json.loads(store.artifact(train, "history.json").read_text())
     assert [epoch["epoch"] for epoch in history] == [1, 2]
-    assert Split(
-        **{k: tuple(v) for k, v in json.loads(store.artifact(train, "split.json").read_text()).items()}
-    ) == SPLIT
+    assert (
+        Split(**{k: tuple(v) for k, v in json.loads(store.artifact(train, "split.json").read_text()).items()}) == SPLIT
+    )
     values = json.loads(store.artifact(score, "values.json").read_text())["sub-04"]
     assert values["subject"] == "sub-04"
     assert values["values"]["true_count"] > 0 and set(values["regions"]) == {"left", "right"}
@@ -129,9 +129,7 @@ def test_stored_weights_give_the_stored_prediction(
         np.testing.assert_allclose(again, file["sub-04"], atol=1e-3)
 
 
-def test_same_bundle_gives_the_same_bytes(
-    toy_cohort: Cohort, bundle: Bundle, tmp_path: Path
-) -> None:
+def test_same_bundle_gives_the_same_bytes(toy_cohort: Cohort, bundle: Bundle, tmp_path: Path) -> None:
     """Two executions of one bundle agree in every artifact."""
     made = []
     for name in ("one", "two"):

@@ -76,6 +76,16 @@ def test_commit_leaves_nothing_beside_the_cell(store: Store, made: Any) -> None:
     assert [path.name for path in (store.root / "train").iterdir()] == ["abc"]
 
 
+def test_cells_are_as_readable_as_other_files(store: Store, made: Any, tmp_path: Path) -> None:
+    """Colleagues can read a shared store: temporary files are private, what stays is not."""
+    store.commit(made())
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    cell = store.folder("train", "abc")
+    assert cell.stat().st_mode == (tmp_path / "folder").stat().st_mode
+    assert (cell / RECORD).stat().st_mode == (tmp_path / "file").stat().st_mode
+
+
 def test_interrupted_commit_does_not_count(store: Store, made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed before the rename, the cell is missing; the same command then completes it."""
 
@@ -127,7 +137,9 @@ def test_artifact_damaged_in_the_store_is_refused(store: Store, made: Any, damag
     record = store.commit(made())
     path = store.folder("train", "abc") / "weights.bin"
     path.write_text("other") if damage == "changed" else path.unlink()
-    with pytest.raises(StoreError, match=r"weights\.bin is missing or has changed .*; delete .*abc and run the command"):
+    with pytest.raises(
+        StoreError, match=r"weights\.bin is missing or has changed .*; delete .*abc and run the command"
+    ):
         store.artifact(record, "weights.bin")
 
 
@@ -179,7 +191,9 @@ def test_record_that_cannot_be_read(store: Store, made: Any, text: str) -> None:
     """A broken record says which file and what to do."""
     store.commit(made())
     (store.folder("train", "abc") / RECORD).write_text(text)
-    with pytest.raises(StoreError, match=r"record\.json cannot be read .*; delete its folder and run the command again"):
+    with pytest.raises(
+        StoreError, match=r"record\.json cannot be read .*; delete its folder and run the command again"
+    ):
         store.get("train", "abc")
 
 

@@ -125,7 +125,9 @@ def test_several_takes_one_value_or_many() -> None:
 
 def test_python_values_are_words() -> None:
     """A notebook's tuple sweeps, its list is one value, its strings are read by the grammar, not its paths."""
-    words = to_words(task="epvs", recipe__lr=0.1, seed=(0, 1), noise="range(0,0.2,0.1)", data=Path("/a (b)"), out="c=d", size=[4, 8])
+    words = to_words(
+        task="epvs", recipe__lr=0.1, seed=(0, 1), noise="range(0,0.2,0.1)", data=Path("/a (b)"), out="c=d", size=[4, 8]
+    )
     assert words.values == {"task": "epvs", "recipe.lr": 0.1, "data": "/a (b)", "out": "c=d", "size": [4, 8]}
     assert words.sweeps == {"seed": (0, 1), "noise": (0.0, 0.1)}
 
@@ -135,7 +137,7 @@ def test_text_is_what_a_person_would_type() -> None:
     words = Words(
         {
             "task": "epvs", "phantom.shape": [24, 24, 8], "report": False, "label": None, "data": "/a (b)", "x": "12",
-            "y": "true", "z": "it's", "e": "", "m": {"a": [1, 2]}, "f": 1e-05,
+            "y": "true", "z": "it's", "b": "a\\", "c": "\\'", "e": "", "m": {"a": [1, 2]}, "f": 1e-05,
         },
         {"sequences": ("T2w", "T2w+FLAIR"), "levels": ([1], [2])},
     )  # fmt: skip

@@ -19,7 +19,7 @@ from harness.contribution import Family, families
 from harness.door import plots
 from harness.door.plots import Bars
 from harness.door.report import Figure
-from harness.leaderboard import MetricFacts, Row, interval_text, read_facts, row_labels, subject_means
+from harness.leaderboard import MetricFacts, Row, interval_text, is_sound, read_facts, row_labels, subject_means
 from harness.registry import ATTRIBUTIONS, METRICS
 from harness.scoring import THRESHOLD
 from harness.spec import Configuration, Part, Task
@@ -32,6 +32,7 @@ _MOST_PANELS = 8
 _MOST_PREDICTIONS = 4
 _MOST_REGION_METRICS = 4
 _UNITS = {"mm3": "mm³", "ml": "ml", "mm": "mm"}
+_MARK = "†"
 _WAYS = "The subject's right is on the right."
 
 
@@ -70,9 +71,12 @@ class _Run:
 
     @cached_property
     def labels(self) -> dict[str, str]:
-        """Configuration id → a short name."""
-        ids = self.tables.prediction.column("configuration").to_pylist()
-        return dict(zip(ids, row_labels(self.tables.prediction), strict=True))
+        """Configuration id → a short name, marked where it has no rank."""
+        table = self.tables.prediction
+        return {
+            line["configuration"]: label if is_sound(line) else f"{label}{_MARK}"
+            for line, label in zip(table.to_pylist(), row_labels(table), strict=True)
+        }
 
     @cached_property
     def rows(self) -> dict[str, Row]:
@@ -140,7 +144,8 @@ def _ranking(run: _Run) -> Iterator[Figure]:
         return
     yield Figure(
         "Ranking",
-        f"Mean {run.objective} of each configuration over subjects, with its 95 % t interval.",
+        f"Mean {run.objective} of each configuration over subjects, with its 95 % t interval."
+        f"{_marks(list(run.labels.values()))}",
         plots.objective_intervals(run.tables.prediction),
         section="Leaderboard",
     )
@@ -155,6 +160,7 @@ def _subjects(run: _Run) -> Iterator[Figure]:
         f"One line per subject, configurations from the best to the worst {run.objective}. Lines that run in parallel "
         "say that subjects differ but agree on the order; lines that cross say that they do not.",
         plots.subject_lines(values, quantity=run.objective),
+        broad=len(values) > _MOST_PANELS,
         section="Leaderboard",
     )
 
@@ -431,6 +437,11 @@ def _listens(run: _Run) -> Iterator[Figure]:
             said.append(f"This run trained no network on all but {' or '.join(untested)}.")
         if shares:
             said.append(f"Shapley values are exact, over all {len(family.members)} sets.")
+        used = [key for key in family.members.values() if shares or key == identity]
+        used += [family.members[frozenset(family.channels) - {name}] for name in dropped]
+        unsound = [run.labels[key] for key in dict.fromkeys(used) if _MARK in run.labels[key]]
+        if unsound:
+            said.append(f"This rests on {', '.join(unsound)}.{_marks(unsound)}")
         yield Figure(
             "What the network listens to, and what that is worth" + _of(family, run),
             f"{run.labels.get(identity, '')}: share of the absolute attribution that each channel gets, by method, "
@@ -446,14 +457,16 @@ def _gains(run: _Run) -> Iterator[Figure]:
     for family in run.families:
         groups: dict[str, dict[str, Score]] = {}
         for (channel, others), gain in family.gains(run.rows, run.objective).items():
-            if math.isfinite(gain.value):
-                name = "+".join(one for one in family.channels if one in others)
-                groups.setdefault(f"adding {channel}", {})[f"to {name}"] = gain
+            marked = any(_MARK in run.labels[family.members[one]] for one in (others, others | {channel}))
+            name = f"to {family.name(others)}{_MARK if marked else ''}"
+            groups.setdefault(f"adding {channel}", {})[name] = gain
         if groups:
+            said = _marks([name for rows in groups.values() for name in rows])
             yield Figure(
                 "What a channel adds" + _of(family, run),
                 f"Paired difference in {run.objective} over subjects, with its 95 % interval: the set with the channel "
-                "− the set without it, wherever both were trained. These intervals are not adjusted for their number.",
+                "− the set without it, wherever both were trained. These intervals are not adjusted for their number."
+                f"{said}",
                 plots.grouped_intervals(groups, x_label=f"difference in {run.objective}", zero=True),
                 section="Explanations",
             )
@@ -490,6 +503,13 @@ def _score(line: Mapping[str, Any], name: str, *, bounds: tuple[str, str] | None
         return math.nan if found is None else float(found)
 
     return Score(number(value), number(low_value), number(high_value), 0, chance=number(chance))
+
+
+def _marks(labels: Sequence[str]) -> str:
+    """What the mark means, where there is one."""
+    return (
+        f" {_MARK} Collapsed or incomplete, here and below: no finding." if any(_MARK in one for one in labels) else ""
+    )
 
 
 def _first_pair(run: _Run) -> tuple[str, str] | None:

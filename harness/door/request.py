@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ from harness.door.catalogue import load_task, task_names
 from harness.door.words import Words
 from harness.errors import OutOfRange, RequestError, UnknownName
 from harness.settings import RunSettings, settings_from
-from harness.space import Axis, Choice, Dimension, grid
+from harness.space import Axis, Choice, Dimension, grid, text_of
 from harness.spec import Part, Task, checked, keys, override
 from harness.sweep import Request, at
 from harness.tuning.search import fit_space
@@ -193,7 +192,7 @@ def _given(key: str, words: Words) -> bool:
 def _text(dimension: Dimension) -> str:
     """A dimension as the word that gives it."""
     if isinstance(dimension, Choice):
-        return f"{dimension.key}=tag(search,choice({','.join(json.dumps(value) for value in dimension.values)}))"
+        return f"{dimension.key}=tag(search,choice({','.join(map(text_of, dimension.values))}))"
     low, high = (int(end) if dimension.integer else end for end in (dimension.low, dimension.high))
     inside = f"interval({low},{high})"
     return f"{dimension.key}={f'tag(log,{inside})' if dimension.log else inside}"

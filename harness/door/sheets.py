@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from harness.contribution import shapley_rows
 from harness.door.catalogue import load_task
 from harness.door.report import Cell, Sheet
 from harness.errors import UnknownName
-from harness.leaderboard import MetricFacts, Row, interval_text, read_facts, row_labels, subject_means
+from harness.leaderboard import MetricFacts, Row, interval_text, is_sound, read_facts, row_labels, subject_means
 from harness.metrics.evidence import Evidence
 from harness.metrics.register import evaluate
 from harness.orderings import Contrast, Estimate, Finding, Pair, judge, mean_contrast, pooled_contrast
@@ -70,11 +69,7 @@ def findings(plan: Plan, tables: Tables) -> list[Found]:
     """
     task = plan.request.task
     facts = read_facts(tables.prediction)
-    sound = [
-        line
-        for line in tables.prediction.to_pylist()
-        if line["rank"] is not None or line["status"].startswith("undecided")
-    ]
+    sound = [line for line in tables.prediction.to_pylist() if is_sound(line)]
     found: list[Found] = []
     for ordering in _declared(task).orderings:
         if ordering.metric not in task.metrics:
@@ -230,7 +225,12 @@ def _published_sheets(published: Published, plan: Plan, tables: Tables) -> Itera
         values = by_key.get(label_key(line.get(published.over)))
         if values is not None and any(line[name] is not None for name in metrics):
             stated = dict(zip(published.metrics, values, strict=True))
-            lines.append((Cell(label), *(_beside(line, name, stated[name]) for name in metrics)))
+            lines.append(
+                (
+                    Cell(label, range="" if is_sound(line) else line["status"]),
+                    *(_beside(line, name, stated[name]) for name in metrics),
+                )
+            )
     if lines and metrics:
         yield Sheet(
             "Beside the published values",
@@ -254,13 +254,11 @@ def _beside(line: Mapping[str, Any], name: str, stated: tuple[float, float | Non
 def _shapley_sheet(table: pa.Table) -> Sheet:
     header, rows = shapley_rows(table)
     lines = table.to_pylist()
-    metric, nothing, everything = (lines[0][name] for name in ("metric", "nothing", "all"))
+    metric, nothing = lines[0]["metric"], lines[0]["nothing"]
     axes = header.index("channel")
-    flags = sorted({line["flags"] for line in lines if line["flags"]})
-    warning = (
-        f" Some of the sets are flagged ({'; '.join(flags)}): read these numbers with that in mind." if flags else ""
-    )
-    total = math.fsum(line["shapley"] for line in lines[: len({line["channel"] for line in lines})] if line["shapley"])
+    totals = ", ".join(dict.fromkeys(f"{line['all']:.2f}" for line in lines))
+    flags = "; ".join(dict.fromkeys(line["flags"] for line in lines if line["flags"]))
+    warning = f" These numbers are no finding, because sets are flagged. {flags}." if flags else ""
     return Sheet(
         "What each channel is worth",
         ("channel", *header[:axes], *header[axes + 1 :]),
@@ -270,8 +268,8 @@ def _shapley_sheet(table: pa.Table) -> Sheet:
         ),
         f"In {metric}, with 95 % t intervals over subjects. The exact Shapley value is the mean of what a channel adds "
         f"over all orders of joining, from networks trained on every set; no channel is worth {nothing:g}, and the "
-        f"values add up to {total:.2f}, what all together score ({everything:.2f}). Left out: what all together lose "
-        f"without it. Alone: what it scores by itself.{warning}",
+        f"values add up to what all together score ({totals}). Left out: what all together lose without it. "
+        f"Alone: what it scores by itself.{warning}",
         section="Explanations",
     )
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 from harness.errors import BadSyntax
-from harness.space import Choice, Dimension, Interval
+from harness.space import Choice, Dimension, Interval, text_of
 from harness.types import JSON
 
 __all__ = ["Words", "parse", "texts_of", "to_words"]
-
-# A string that the grammar reads as itself; others, and those that look like numbers, need quotes.
-_PLAIN = re.compile(r"(?!(?:true|false|null|inf|nan|none)$)[A-Za-z_/.][\w+./:@-]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -122,24 +118,9 @@ def to_words(**words: Any) -> Words:
 
 def texts_of(words: Words) -> tuple[str, ...]:
     """Values and axes as a person would type them; the inverse of :func:`parse`."""
-    single = {key: _text(value) for key, value in words.values.items()}
-    several = {key: ",".join(map(_text, values)) for key, values in words.sweeps.items()}
+    single = {key: text_of(value) for key, value in words.values.items()}
+    several = {key: ",".join(map(text_of, values)) for key, values in words.sweeps.items()}
     return tuple(f"{key}={text}" for key, text in {**single, **several}.items())
-
-
-def _text(value: JSON) -> str:
-    """One value in the grammar."""
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(_text, value))}]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_text(one)}" for key, one in value.items()) + "}"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    text = str(value)
-    if isinstance(value, str) and not _PLAIN.fullmatch(text):
-        escaped = text.replace("'", "\\'")
-        return f"'{escaped}'"
-    return text
 
 
 def _range(word: str, sweep: Any) -> tuple[JSON, ...]:

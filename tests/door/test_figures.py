@@ -35,12 +35,6 @@ def run(tiny_words: Callable[..., dict[str, Any]], tmp_path_factory: pytest.Temp
     return rebuild(parse(["task=epvs", f"out={out}"]))
 
 
-@pytest.fixture(scope="module")
-def drawn(run: tuple[Plan, Tables]) -> list[Figure]:
-    """The figures of the run."""
-    return figures_of(*run)
-
-
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is painted: only which figures there are."""
@@ -52,6 +46,12 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 def sound(run: tuple[Plan, Tables]) -> tuple[Plan, Tables]:
     """The same as though no network had collapsed; these are too small to learn."""
     return run[0], _with_status(run[1], "undecided: 3 subjects")
+
+
+@pytest.fixture(scope="module")
+def drawn(sound: tuple[Plan, Tables]) -> list[Figure]:
+    """The figures of the run."""
+    return figures_of(*sound)
 
 
 def _with_status(tables: Tables, status: str, *, of: str = "") -> Tables:
@@ -128,6 +128,15 @@ class TestFigures:
         assert figures_of(plan, tables) == []
         assert sheets_of(plan, tables, shapley_of(plan, tables)) == []
 
+    def test_what_has_no_rank_is_marked(self, run: tuple[Plan, Tables], undrawn: None) -> None:
+        """A collapsed configuration bears a mark, and the first caption says what it means."""
+        plan, tables = run
+        first = tables.prediction.column("sequences")[0].as_py()
+        tables = _with_status(_with_status(tables, "undecided: 3 subjects"), "collapsed in 1 of 3 cells", of=first)
+        figures = figures_of(plan, tables)
+        assert "† Collapsed or incomplete" in figures[0].caption
+        assert f"{first}†" in next(figure for figure in figures if figure.title.startswith("Example")).caption
+
     def test_best_and_worst(self, run: tuple[Plan, Tables], drawn: list[Figure]) -> None:
         """The example subjects are the best, the median and the worst of the leader by Dice."""
         _, tables = run
@@ -194,8 +203,7 @@ class TestSheets:
         assert "Orderings that the paper reports" in text
         assert "What each channel is worth" in text
         pictures = [file.read_bytes() for file in sorted(path.parent.glob("*.png"))]
-        # The ranking shows the status, which is not the same here.
-        assert pictures[1:] == [figure.image for figure in drawn][1:]
+        assert pictures == [figure.image for figure in drawn]
 
 
 class TestShapley:
