@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from harness.identity import code_digest, identify
+from harness.identity import code_digest, identify, module_digest
 from harness.spec import Configuration, Task, modules_of, restore
 from harness.store import Stage, Store
 from harness.types import JSON, Split
@@ -196,7 +196,8 @@ def digest(stage: str, task: Task, label: str = "") -> str:
 
 @cache
 def _digest(modules: tuple[str, ...]) -> str:
-    return code_digest(modules)
+    # What joins the parts and writes their files is of every stage, but what it imports is not.
+    return identify([code_digest(modules), module_digest("harness.stages")])
 
 
 _known: dict[str, Task] = {}

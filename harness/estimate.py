@@ -76,8 +76,8 @@ def estimate(plan: Plan) -> Estimate:
     Notes
     -----
     One step of two items is timed for each kind of network; attributions are
-    counted as four passes each, scores as nothing. The true time is within a
-    factor of about two on a quiet machine.
+    counted as four passes each, scores as nothing, and what cannot run as
+    nothing. The true time is within a factor of about two on a quiet machine.
     """
     todo = plan.missing()
     cells = [cell for bundle in plan.bundles for cell in bundle.cells]
@@ -175,7 +175,7 @@ def _memory(bundle: Bundle, cost: _Cost, samples: Mapping[str, Sample]) -> float
 def _disk(bundle: Bundle, cost: _Cost, samples: Mapping[str, Sample]) -> float:
     items = _items(bundle.split.test, samples)
     training = 4.0 * cost.parameters if bundle.cells[0].stage == "train" else 0.0
-    maps = sum(cell.stage == "explain" for cell in bundle.cells)
+    maps = sum(cell.stage == "explain" for cell in bundle.cells) + 0.2 * (bundle.cells[0].stage == "train")
     return training + maps * items * cost.item_bytes
 
 

@@ -31,7 +31,7 @@ class RunSettings:
     workers : bundles at a time; 0 takes as many as the resources allow
     cpus, gpus : of each bundle; gpus may be a fraction
     mlflow : ``auto`` is a database in ``out``, ``off`` none, else a tracking URI
-    pseudonyms : subjects appear in MLflow under a hash
+    anonymous : nothing that names a subject goes to MLflow (the report does)
     exclude : subjects to leave out
     accept_code : take finished cells of older code, flagged
     yes : start although the estimate is above 12 hours
@@ -48,7 +48,7 @@ class RunSettings:
     cpus: Annotated[float, Gt(0)] = 1.0
     gpus: Annotated[float, Ge(0)] = 0.0
     mlflow: str = "auto"
-    pseudonyms: bool = False
+    anonymous: bool = False
     exclude: tuple[str, ...] = ()
     accept_code: bool = False
     yes: bool = False

@@ -111,6 +111,13 @@ class Task:
         for name, objective in (("objective", self.objective), ("explanation_objective", self.explanation_objective)):
             if objective not in self.metrics:
                 raise UnknownName(f"metric of task {self.name} (its {name})", objective, self.metrics)
+            facts = KINDS["metric"].get(KINDS["metric"].name_of(self.metrics[objective].func)).facts
+            explains = name == "explanation_objective"
+            if facts["direction"] not in ("higher", "lower") or (facts["level"] == "explanation") != explains:
+                raise OutOfRange(
+                    f"{name} must be a metric of {'explanations' if explains else 'predictions'} of which higher or "
+                    f"lower is better, got {objective} ({facts['level']}, {facts['direction']} is better)"
+                )
         claimed = [ordering.metric for ordering in self.orderings]
         for metric in (*claimed, *(self.published.metrics if self.published else ())):
             if metric not in self.metrics:

@@ -51,6 +51,8 @@ def execute(bundle: Bundle, cohort: Cohort, store: Store, emit: Emit, *, progres
     """
     work = _Work(bundle, cohort, store, progress)
     for cell in bundle.cells:
+        if store.get(cell.stage, cell.identity) is not None:
+            continue  # the first half of a bundle whose worker died
         if cell.parent in work.broken:
             work.broken.add(cell.identity)
             continue

@@ -369,7 +369,11 @@ def _open(task: Task, sequences: tuple[str, ...], settings: RunSettings, say: Ca
     root = _root(task, settings)
     if settings.data_folder is None and not root.exists():
         say(f"generating {task.phantom_subjects} subjects with known truth in {root}")
-        generate(task, root)
+        try:
+            generate(task, root)
+        except OSError:
+            if not root.exists():  # else another run has made the same cohort meanwhile
+                raise
     say(f"reading and verifying {root}")
     cohort: Cohort = task.cohort(
         root, settings.folder / "cache", sequences=sequences, exclude=settings.exclude, minimum=3

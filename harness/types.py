@@ -184,6 +184,8 @@ class Cohort:
             parts += [f"{name}={sample.images[name].fingerprint}" for name in images]
             parts += [f"{name}={sample.masks[name].fingerprint}" for name in masks if name in sample.masks]
             digest.update(repr(parts).encode())
+        if "regions" in masks:
+            digest.update(repr(sorted(self.regions.items())).encode())
         return digest.hexdigest()[:16]
 
 

@@ -11,7 +11,10 @@ Knowingly changed
     prior of so rare a class (-3; 0 is the published way): without it single
     trainings collapse to all background. ICC is ICC(1,1), with (2,1) and (3,1)
     beside it. The ranking is by Dice, because at 3 mm sensitivity saturates.
-    The MESA images are private: the default cohort is generated.
+    The MESA images are private: the default cohort is generated. Images come to
+    the label's grid; `reference=SWI` brings everything to SWI's, as published.
+    profile=paper corrects the bias field and strips the skull with the data's
+    brain mask (cohort.brain=compute makes a crude one); quick does neither.
 """
 
 from functools import partial
@@ -118,6 +121,7 @@ TASK = Task(
         },
         # as published: 21 participants, 5 levels of 32 to 512 channels, 1024 in the middle
         "paper": {
+            "cohort.n4": True, "cohort.skull_strip": True,
             "phantom_subjects": 21, "phantom.shape": [176, 208, 128],
             "model.width": 32, "model.depth": 5,
             "recipe.epochs": 30, "recipe.batch_size": 32, "recipe.copies": 398,

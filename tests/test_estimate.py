@@ -65,6 +65,19 @@ def test_no_more_workers_than_bundles(planned: Callable[..., Plan], tmp_path: Pa
     assert found.workers == 1
 
 
+def test_network_that_cannot_run_is_no_reason_to_stop(
+    planned: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broken model fails in its own cell, with its error; planning goes on."""
+
+    def broken(*given: Any) -> Any:
+        raise ValueError("too wide")
+
+    monkeypatch.setattr("harness.estimate.build_network", broken)
+    found = estimate(planned(tmp_path))
+    assert (found.cells, found.seconds, found.unknown) == (12, 0.0, "ValueError: too wide")
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(5, "5 seconds"), (119, "119 seconds"), (120, "2.0 minutes"), (9000, "2.5 hours"), (4.5 * 86400, "4.5 days")],

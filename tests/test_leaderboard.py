@@ -309,8 +309,15 @@ class TestText:
     def test_console(self, rows: list[Row]) -> None:
         """The short table marks what cannot be told from the first."""
         header, lines = to_console_rows(build(rows, [DICE], "dice"))
-        assert header == ["rank", "sequences", "dice", "difference", "status"]
+        assert header == ["rank", "sequences", "dice", "difference"]
         assert [line[0] for line in lines] == ["1", "2 =", "3"]
+
+    def test_console_says_why_a_row_has_no_rank(self, rows: list[Row]) -> None:
+        """The status is shown where somebody is not ranked."""
+        stopped = dataclasses.replace(rows[0], complete=False, flags=("incomplete: 1 of 2 cells",))
+        header, lines = to_console_rows(build([stopped, *rows[1:]], [DICE], "dice"))
+        assert header[-1] == "status"
+        assert sorted(line[-1] for line in lines)[0].startswith("incomplete")
 
 
 class TestCsv:

@@ -42,9 +42,9 @@ def _licence(name: str, package: Distribution) -> str:
     metadata = package.metadata
     if name in _READ:
         return _READ[name]
-    if metadata["License-Expression"]:
-        return metadata["License-Expression"]
-    stated = (metadata["License"] or "").strip()
+    if expression := metadata.get("License-Expression"):
+        return str(expression)
+    stated = (metadata.get("License") or "").strip()
     classifiers = [text.rpartition(" :: ")[2] for text in metadata.get_all("Classifier") or () if "License ::" in text]
     if stated and "\n" not in stated and stated != "Dual License":
         return stated

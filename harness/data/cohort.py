@@ -39,7 +39,7 @@ from harness.data.bids import BidsIndex, index
 from harness.data.transforms import Interpolation, Normalisation
 from harness.data.verify import verify
 from harness.errors import CohortError, HarnessError, OutOfRange, StoreError, UnknownName
-from harness.identity import canonical, code_digest
+from harness.identity import canonical, code_digest, module_digest
 from harness.registry import COHORTS
 from harness.types import JSON, Array, Candidate, Cohort, Fault, Image, Ineligible, Sample
 
@@ -48,7 +48,6 @@ __all__ = ["Brain", "CachedImage", "Crop", "bids", "describe", "open_cohort", "s
 Brain = Literal["if_present", "compute", "none"]
 Crop = Literal["none", "brain"]
 
-_VERSION = 1  # of what this module does between the file and the array; part of every key
 _FORMAT = 1  # of the Arrow table
 _BRAIN_SOURCES = ("T1w", "T2w", "FLAIR")  # in this order, whatever sequences a run asks for
 _SETTLED_NS = 2_000_000_000  # a file touched more recently could change again within its time stamp
@@ -815,7 +814,7 @@ class _Subject:
 
     def _cached(self, recipe: Mapping[str, JSON], grid: _Grid, make: Callable[[], Array]) -> CachedImage:
         """The entry of this recipe; made if it is not there, or not whole."""
-        versions = [_VERSION, transforms.VERSION]
+        versions = [module_digest(name) for name in ("harness.data.transforms", __name__)]
         reorient = self.options.reorient
         key = _hash(canonical({**recipe, "grid": grid.key, "versions": versions, "reorient": reorient}))[:32]
         known = _known_entry(self.arrays, key)

@@ -27,7 +27,6 @@ from harness.types import Array
 __all__ = [
     "Interpolation",
     "Normalisation",
-    "VERSION",
     "brain_mask",
     "crop",
     "crop_box",
@@ -43,9 +42,6 @@ __all__ = [
     "resample",
     "spacing_of",
 ]
-
-VERSION = 1
-"""Part of every cache key: raise it when a function here gives other numbers."""
 
 Interpolation = Literal["linear", "nearest", "bspline"]
 Normalisation = Literal["zscore", "minmax", "percentile", "none"]

@@ -351,7 +351,7 @@ def _track_pooled(tracker: Tracker, made: Plan, tables: Tables, report: Path | N
         row = rows[configuration.id]
         wanted = [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
         metrics = {name: row[name] for name in wanted if row.get(name) is not None}
-        files = {"report": report} if report is not None else {}
+        files = {"report": report} if report is not None and not made.request.settings.anonymous else {}
         tracker.pooled(configuration.id, metrics, files, done=_is_complete(made, configuration.id))
 
 

@@ -15,6 +15,8 @@ from harness.door.words import Words
 from harness.errors import RequestError
 from harness.sweep import generate, prepare
 
+_MINIMUM = 3  # subjects that a run needs: one to train, one to validate, one to test
+
 __all__ = ["describe_folder", "make", "verify_folder"]
 
 
@@ -35,8 +37,11 @@ def make(words: Words, out: Console) -> int:
 def verify_folder(words: Words, out: Console) -> int:
     """``harness data verify data=DIR label=NAME sequences=A,B``: list every fault."""
     root, label, sequences, exclude = _folder(words)
+    if not sequences:
+        sequences = _common(bids.index(root, exclude=exclude, label=label or None))
+        out.print(f"sequences that every subject has: {', '.join(sequences) or '(none)'}")
     index = bids.index(root, sequences=sequences, label=label or None, exclude=exclude)
-    faults = verify(index, sequences=sequences, label=label or None)
+    faults = verify(index, sequences=sequences, label=label or None, minimum=_MINIMUM if label else 1)
     out.print(f"{root}: {len(index.candidates)} subjects usable, {len(index.ineligible)} left out")
     for sentence in left_out(index.ineligible):
         out.print(sentence, markup=False)
@@ -61,6 +66,12 @@ def describe_folder(words: Words, out: Console) -> int:
     rows = [[key, _text(value)] for key, value in describe(cohort).items()]
     show_table(out, ["what", "value"], rows, cohort.name)
     return 0
+
+
+def _common(index: bids.BidsIndex) -> tuple[str, ...]:
+    """Suffixes of the images that all subjects have."""
+    sets = [set(candidate.images) for candidate in index.candidates]
+    return tuple(sorted(set.intersection(*sets))) if sets else ()
 
 
 def _folder(words: Words) -> tuple[Path, str, tuple[str, ...], tuple[str, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,19 +30,22 @@ def run(texts: Sequence[str]) -> int:
     try:
         result = carry_out(parse(texts), tuple(texts), Watcher(out))
     except KeyboardInterrupt:
-        out.print(
-            "stopped. What was finished is kept; go on with the same command:\n  harness run " + " ".join(texts),
-            style="bold",
-        )
+        out.print("stopped. What was finished is kept; go on with the same command:", style="bold")
+        out.print(f"  harness run {shlex.join(texts)}", markup=False, soft_wrap=True)
         return 130
     if result.explanations.num_rows:
         show_board(out, result.explanations, "Explanations", most=12)
     show_board(out, result.leaderboard, "Leaderboard", shown=result.shown)
     if result.subjects < MINIMUM_SUBJECTS:
         show_subjects(out, result.leaderboard, result.rows)
-    out.print(result.verdict)
+    if result.shapley is not None:
+        from harness.contribution import shapley_rows
+
+        show_table(out, *shapley_rows(result.shapley), "What each sequence is worth: exact Shapley values")
+    out.print(result.verdict, markup=False)
     for one in result.failures:
-        out.print(f"failed: {one.stage} {one.label} fold {one.fold} seed {one.seed}: {one.error}", style="red")
+        what = f"failed: {one.stage} {one.label} fold {one.fold} seed {one.seed}: {one.error}"
+        out.print(what, style="red", markup=False)
     if result.missing:
         out.print(f"{result.missing} cells were not reached; run the same command again")
     _say_places(out, {"leaderboard": result.csv, "report": result.report, "MLflow": result.mlflow})
@@ -81,8 +85,10 @@ def describe(texts: Sequence[str]) -> int:
     """``harness describe task=NAME`` or ``harness describe model=NAME``."""
     words = parse(texts)
     if "task" in words.values:
+        _only(words, {"task", "format"})
         return _describe_task(words)
     kind, name = next(iter(words.values.items()), ("", ""))
+    _only(words, {kind})
     if kind not in KINDS:
         raise RequestError(f"describe what? Say task=NAME or one of {', '.join(f'{one}=NAME' for one in KINDS)}")
     entry = KINDS[kind].get(str(name))
@@ -104,7 +110,7 @@ def leaderboard(texts: Sequence[str]) -> int:
     made, tables = rebuild(words)
     out = console()
     show_board(out, tables.prediction, "Leaderboard", shown=made.request.task.shown)
-    out.print(boards.verdict(tables.prediction))
+    out.print(boards.verdict(tables.prediction), markup=False)
     if "csv" in words.values:
         out.print(f"written: {boards.write_csv(tables.prediction, Path(str(words.values['csv'])))}")
     return 0
@@ -198,6 +204,12 @@ def _describe_task(words: Words) -> int:
         rows = [[label, _shown(part)] for label, part in described[many].items()]
         show_table(out, ["label", "part and options"], rows, many.capitalize())
     return 0
+
+
+def _only(words: Words, known: set[str]) -> None:
+    for key in (*words.values, *words.sweeps):
+        if key not in known:
+            raise UnknownName("key", key, known)
 
 
 def _short(value: Mapping[str, JSON]) -> str:

@@ -19,6 +19,7 @@ from rich.text import Text
 from harness.cell import Bundle
 from harness.estimate import Estimate
 from harness.leaderboard import Row, read_facts, to_console_rows
+from harness.registry import METRICS
 from harness.store import CellRecord
 from harness.sweep import Plan
 from harness.types import Ineligible
@@ -52,7 +53,7 @@ class Watcher:
         self._started_s = time.monotonic()
         self._plan: Plan | None = None
         self._todo = self._done = self._failed = 0
-        self._running: set[tuple[str, int, int]] = set()
+        self._open: dict[tuple[str, int, int], int] = {}  # training that runs → its cells to come
         self._scores: dict[str, list[float]] = defaultdict(list)
         self._said_s = 0.0
         self._live: Live | None = None
@@ -92,7 +93,8 @@ class Watcher:
 
     def started(self, bundle: Bundle) -> None:
         """A bundle began."""
-        self._running.add((bundle.row, bundle.fold, bundle.seed))
+        key = (bundle.row, bundle.fold, bundle.seed)
+        self._open[key] = self._open.get(key, 0) + len(bundle.cells)
         self._update()
 
     def committed(self, record: CellRecord, objective: float) -> None:
@@ -102,6 +104,7 @@ class Watcher:
         else:
             self._failed += 1
             self.said(f"failed: {record.stage} {record.label} fold {record.fold} seed {record.seed}: {record.error}")
+        self._close(record)
         if not math.isnan(objective):
             self._scores[record.configuration].append(objective)
         self._update()
@@ -116,39 +119,53 @@ class Watcher:
             self.said(f"{self._done} cells done, {self._failed} failed, in {took}")
             self._todo = 0
 
+    def _close(self, record: CellRecord) -> None:
+        """One cell less to come; nothing comes after a failure that others need."""
+        key = (record.configuration, record.fold, record.seed)
+        self._open[key] = self._open.get(key, 0) - 1
+        if self._open[key] <= 0 or (record.state == "failed" and record.stage == "train"):
+            del self._open[key]
+
     def _update(self) -> None:
         if self._live is not None:
-            left = f"{duration(self._left_s())} left" if self._done else ""
+            left = self._left()
             self._progress.update(self._bar, completed=self._done + self._failed, left=left)
             self._live.update(self._picture())
         elif time.monotonic() - self._said_s > _PLAIN_EVERY_S:
             self._said_s = time.monotonic()
             best = self._best()
             self.said(
-                f"{self._done + self._failed}/{self._todo} cells, {self._failed} failed"
-                + (f", {duration(self._left_s())} left" if self._done else "")
+                f"{self._done + self._failed}/{self._todo} cells, {len(self._open)} trainings running, "
+                f"{self._failed} failed"
+                + (f", {left}" if (left := self._left()) else "")
                 + (f"; best so far {best}" if best else "")
             )
 
-    def _left_s(self) -> float:
+    def _left(self) -> str:
+        """The time that is left, once a twentieth is done; before, starting Ray is most of it."""
         ended = self._done + self._failed
-        return (time.monotonic() - self._started_s) / max(ended, 1) * (self._todo - ended)
+        if ended < self._todo / 20:
+            return ""
+        return f"{duration((time.monotonic() - self._started_s) / ended * (self._todo - ended))} left"
 
     def _best(self) -> str:
         """The leader by mean objective among configurations that have one."""
         if not self._scores or self._plan is None:
             return ""
-        identity = max(self._scores, key=lambda key: statistics.fmean(self._scores[key]))
+        task = self._plan.request.task
+        facts = METRICS.get(METRICS.name_of(task.metrics[task.objective].func)).facts
+        best = max if facts["direction"] == "higher" else min
+        identity = best(self._scores, key=lambda key: statistics.fmean(self._scores[key]))
         configuration = next(one for one in self._plan.configurations if one.id == identity)
         name = " ".join(str(value) for value in configuration.axes.values())
         values = self._scores[identity]
-        return f"{name} {self._plan.request.task.objective} {statistics.fmean(values):.3f} ({len(values)} folds)"
+        return f"{name} {self._plan.request.task.objective} {statistics.fmean(values):.3f} ({len(values)} trainings)"
 
     def _picture(self) -> Table:
         picture = Table.grid(padding=(0, 1))
         picture.add_row(self._progress)
         best = self._best()
-        words = f"  {self._failed} failed" if self._failed else ""
+        words = f"  {len(self._open)} trainings running, {self._failed} failed"
         picture.add_row(Text(f"  best so far: {best}{words}" if best else "  training …", style="dim"))
         return picture
 

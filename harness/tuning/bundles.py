@@ -17,7 +17,7 @@ from harness.data.cohort import open_cohort
 from harness.errors import RequestError
 from harness.settings import RunSettings
 from harness.stages import execute
-from harness.store import CellRecord, Store
+from harness.store import CellRecord, Store, write_record
 
 __all__ = ["Committed", "run_here", "run_on_ray", "session"]
 
@@ -99,7 +99,10 @@ def run_on_ray(
         ),
     )
     try:
-        tuner.fit()
+        results = tuner.fit()
+        for result in (results[number] for number in range(len(results))):
+            if result.error is not None and result.config is not None:
+                _record_death(bundles[result.config["bundle"]], store, committed)
     finally:
         shutil.rmtree(storage, ignore_errors=True)
 
@@ -128,12 +131,13 @@ def session(settings: RunSettings) -> Iterator[None]:
     # A session that somebody else started (a notebook, a test) is used and left running.
     ours = not ray.is_initialized()
     if ours:
-        address = None if settings.ray == "auto" else settings.ray
-        local: dict[str, Any] = {} if address else {"include_dashboard": False, "num_cpus": _cores()}
+        # "local" starts a session of its own even where another runs on this machine.
+        address = "local" if settings.ray == "auto" else settings.ray
+        here: dict[str, Any] = {"include_dashboard": False, "num_cpus": _cores()} if address == "local" else {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **here)
             except ConnectionError as error:
                 raise RequestError(
                     f"no Ray cluster answers at {address!r} ({error}); start one, or say ray=auto"
@@ -156,6 +160,20 @@ def _run_bundle(config: dict[str, Any], bundles: list[Bundle], cohorts: dict[str
         tune.report({_CELLS: folder.name}, checkpoint=tune.Checkpoint.from_directory(folder))
 
     execute(bundle, cohort, store, hand_back)
+
+
+def _record_death(bundle: Bundle, store: Store, committed: Committed) -> None:
+    """A worker that died told nobody: its training, or first cell, has failed."""
+    cell = next((cell for cell in bundle.cells if store.get(cell.stage, cell.identity) is None), None)
+    if cell is None:
+        return
+    error = "its worker died three times without an error of its own; look at memory (harness doctor), or try ray=off"
+    failed = CellRecord(
+        cell.identity, cell.stage, "failed", cell.configuration, cell.fold, cell.seed, cell.label, error=error
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        write_record(Path(folder), failed)
+        committed(store.commit(Path(folder)))
 
 
 def _driver(bundles: Sequence[Bundle], store: Store, committed: Committed, started: Started) -> Any:

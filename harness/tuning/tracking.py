@@ -7,7 +7,6 @@ the same runs and never opens twins.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import queue
@@ -113,12 +112,6 @@ class Tracker:
         """End the thread."""
         self._queue.put(None)
         self._thread.join()
-
-    def pseudonym(self, subject: str) -> str:
-        """A subject as MLflow shows it."""
-        if not self._settings.pseudonyms:
-            return subject
-        return "sub-" + hashlib.sha256(f"{self._task}\x1f{subject}".encode()).hexdigest()[:8]
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:

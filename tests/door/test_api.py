@@ -147,6 +147,12 @@ def test_end_is_told_after_an_exception(tiny_words: Words, tmp_path: Path, monke
     assert ended
 
 
+def test_run_without_explanations(tiny_words: Words, finished: Path) -> None:
+    """Nothing needs to be explained; the table of explanations is empty."""
+    result = harness.run(**tiny_words(finished, attribution="none", report=True))
+    assert result.complete and result.explanations.num_rows == 0 and result.leaderboard.num_rows == 1
+
+
 def test_report_is_one_page(tiny_words: Words, finished: Path) -> None:
     """The page holds the table, the question and the way to the numbers."""
     result = harness.run(**tiny_words(finished, report=True))

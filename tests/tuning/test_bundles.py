@@ -201,6 +201,9 @@ PLUGIN = '''
 from dataclasses import replace
 from functools import partial
 
+import os
+import threading
+
 import torch
 
 from harness.metrics.register import metric
@@ -218,6 +221,14 @@ def one_convolution(in_channels: int, outputs: int = 2, *, size: int = 3) -> tor
 def broken(in_channels: int, outputs: int = 2) -> torch.nn.Module:
     """A model that cannot be built."""
     raise ValueError("this network is broken")
+
+
+@MODELS.register("dying", source="ours")
+def dying(in_channels: int, outputs: int = 2) -> torch.nn.Module:
+    """A model that takes its process with it, as the system does when memory runs out."""
+    if threading.current_thread() is not threading.main_thread():  # the driver's probe lives
+        os._exit(1)
+    raise MemoryError("the probe ran out of memory")
 
 
 @ATTRIBUTIONS.register("squared_input", source="ours")
@@ -278,12 +289,20 @@ def test_third_party_parts_run_on_workers_without_touching_the_core(installed: P
     """A package's own task, model, attribution and metric are found by entry point, here and on workers."""
     small = ("phantom_subjects=3", "phantom.shape=[24,24,8]", "phantom.density=4000", "report=false", "mlflow=off")
     done = command(
-        "task=mine", *small, "sequences=T2w", "model=one_convolution,broken", "out=out", cwd=tmp_path, path=installed
+        "task=mine",
+        *small,
+        "sequences=T2w",
+        "model=one_convolution,broken,dying",
+        "out=out",
+        cwd=tmp_path,
+        path=installed,
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "ValueError: this network is broken" in done.stdout
     rows = {row["model"]: row for row in steady(tmp_path / "out" / "leaderboards" / "mine.csv")}
-    assert 0 <= float(rows["one_convolution"]["voxels_wrong"]) <= 1
+    assert rows["one_convolution"]["status"].startswith("undecided: 3 subjects")
+    assert rows["dying"]["rank"] == ""
+    assert "its worker died" in rows["dying"]["status"]
     assert rows["broken"]["rank"] == ""
     assert rows["broken"]["status"].startswith("failed")
     explained = steady(tmp_path / "out" / "leaderboards" / "mine-explanations.csv")
