@@ -18,7 +18,7 @@ run: setup
 	$(BIN)/harness run task=epvs $(WORDS)
 
 test: setup-dev
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
 
 check: setup-dev
 	$(BIN)/ruff check .
