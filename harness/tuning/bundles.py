@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import shutil
+import socket
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -137,8 +138,9 @@ def session(settings: RunSettings) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
+                _knock(address)
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **here)
-            except ConnectionError as error:
+            except OSError as error:
                 raise RequestError(
                     f"no Ray cluster answers at {address!r} ({error}); start one, or say ray=auto"
                 ) from None
@@ -147,6 +149,19 @@ def session(settings: RunSettings) -> Iterator[None]:
     finally:
         if ours:
             ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Ray tries an address that nobody answers for minutes; one connection tells at once.
+
+    Raises
+    ------
+    OSError
+        If ``host:port`` or ``ray://host:port`` does not take a connection.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _run_bundle(config: dict[str, Any], bundles: list[Bundle], cohorts: dict[str, str], store: Store) -> None:
