@@ -89,12 +89,13 @@ def main() -> None:
             timed(few, Store(out / "warm"), ray=True)
             small = timed(few, Store(out / "small"), ray=True)
             large = timed(many, Store(out / "large"), ray=True)
+            each = (large - small) / (len(many.bundles) - len(few.bundles))
+            print(f"{'what':<44}{'seconds':>9}{'ratio':>8}")
+            print(f"{f'{count} bundles, Ray already started':<44}{large:>9.2f}{1:>8.2f}")
+            print(f"{'each further bundle':<44}{each:>9.3f}")
+            print(f"{'the same in a loop in one process':<44}{loop:>9.2f}{loop / large:>8.2f}", flush=True)
+            # Last, because every trial starts a process that imports torch: minutes.
             plain = plain_tune(many)
-    each = (large - small) / (len(many.bundles) - len(few.bundles))
-    print(f"{'what':<44}{'seconds':>9}{'ratio':>8}")
-    print(f"{f'{count} bundles, Ray already started':<44}{large:>9.2f}{1:>8.2f}")
-    print(f"{'each further bundle':<44}{each:>9.3f}")
-    print(f"{'the same in a loop in one process':<44}{loop:>9.2f}{loop / large:>8.2f}")
     print(f"{'the same with plain Ray Tune, nothing kept':<44}{plain:>9.2f}{plain / large:>8.2f}")
 
 
