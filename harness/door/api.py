@@ -159,7 +159,7 @@ def carry_out(words: Words, texts: tuple[str, ...], observer: Observer) -> Resul
     if cost.seconds > LIMIT_S and not request.settings.yes:
         raise RequestError(
             f"this would take about {cost.time_text} on this machine ({cost.cells} cells are missing). "
-            "Say yes=true to start it anyway, ray=ADDRESS to run it on a cluster, or profile=quick"
+            "Say yes=true to start it anyway (with ray=ADDRESS on a cluster), or profile=quick"
         )
     observer.said(made.sentence)
     tracker = None if request.settings.mlflow == "off" else Tracker(request.settings, request.task.name)
