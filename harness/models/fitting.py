@@ -1,0 +1,274 @@
+"""Models that are fitted in closed form or by a solver of their own, instead of by gradient descent.
+
+They read lesions as sparse rows, learn, and are modules like any network
+afterwards: differentiable in the image, with everything they learned in their
+buffers. So the same attributions explain them and the same file keeps them.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+import torch
+from torch import Tensor, nn
+
+from harness.errors import OutOfRange
+from harness.types import Array
+
+__all__ = [
+    "Fitted",
+    "LesionModel",
+    "LinearLesionModel",
+    "Normalise",
+    "check_normalise",
+    "lesion_sizes",
+    "merged",
+    "often_lesioned",
+    "scaled_lesions",
+    "scaled_volumes",
+]
+
+Normalise = Literal["none", "unit", "dtlvc"]
+
+# A lesion smaller than this (its norm, in voxels) counts as none: it is not blown up to unit size.
+_SMALLEST = 1e-3
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """What the training loop calls instead of gradient descent."""
+
+    def fit(self, lesions: scipy.sparse.csr_array, targets: Array, *, rng: np.random.Generator) -> None:
+        """Learn from training patients; a second call forgets the first.
+
+        Parameters
+        ----------
+        lesions : (n, V) float32 occupancies in [0, 1], voxels in C order of the image
+        targets : (n, K) float64, one column per score
+        rng : for permutations and inner folds
+        """
+        ...
+
+    def weight_map(self) -> Tensor:
+        """(K, 1, X, Y, Z) float32, the model's own map of every score; higher means more of it."""
+        ...
+
+
+class LesionModel(nn.Module):
+    """A fitted model of whole lesion masks.
+
+    Parameters
+    ----------
+    in_channels : must be 1, the lesion mask
+    outputs : number of scores K
+    image_shape : (X, Y, Z) voxels
+    minimum : training patients who must have a lesion in a voxel of the map
+
+    Raises
+    ------
+    OutOfRange
+        If there is more than one channel, or the shape is not three positive numbers.
+    """
+
+    def __init__(self, in_channels: int, outputs: int, image_shape: Sequence[int], minimum: int) -> None:
+        super().__init__()
+        if in_channels != 1:
+            raise OutOfRange(f"a lesion model reads one channel, the mask; got in_channels={in_channels}")
+        if len(image_shape) != 3 or min(image_shape) < 1:
+            raise OutOfRange(
+                f"`image_shape` must be three positive numbers (X, Y, Z), got {tuple(image_shape)}; "
+                "say model.image_shape=[X,Y,Z] of the masks"
+            )
+        self.image_shape, self.outputs, self.minimum = tuple(image_shape), outputs, minimum
+        self.register_buffer("bias", torch.zeros(outputs))
+
+    bias: Tensor
+
+    def fit(self, lesions: scipy.sparse.csr_array, targets: Array, *, rng: np.random.Generator) -> None:
+        """See :class:`Fitted`.
+
+        Raises
+        ------
+        OutOfRange
+            If the sizes do not belong together, there are fewer than three
+            patients, a value is not finite, or no voxel is lesioned in ``minimum``.
+        """
+        lesions = scipy.sparse.csr_array(lesions)
+        targets = np.asarray(targets, dtype=np.float64)
+        voxels = int(np.prod(self.image_shape))
+        if lesions.shape[1] != voxels or targets.shape != (lesions.shape[0], self.outputs):
+            raise OutOfRange(
+                f"lesions must be (n, {voxels}) for image_shape {self.image_shape} and targets (n, {self.outputs}), "
+                f"got {lesions.shape} and {targets.shape}"
+            )
+        if len(targets) < 3:
+            raise OutOfRange(f"a lesion model needs n >= 3 training patients, got {len(targets)}")
+        bad = int(np.sum(~np.isfinite(targets)) + np.sum(~np.isfinite(lesions.data)))
+        if bad:
+            raise OutOfRange(f"lesions and targets must be finite, got {bad} values that are not; leave those out")
+        lesions.sort_indices()
+        self._learn(lesions, targets, rng)
+
+    def _learn(self, lesions: scipy.sparse.csr_array, targets: Array, rng: np.random.Generator) -> None:
+        raise NotImplementedError
+
+    def _voxels(self, lesions: scipy.sparse.csr_array) -> npt.NDArray[np.intp]:
+        return often_lesioned(lesions, self.minimum)
+
+    def _volumes(self, x: Tensor) -> Tensor:
+        """(N, 1, X, Y, Z) → (N, V)."""
+        if x.shape[1:] != (1, *self.image_shape):
+            raise OutOfRange(f"the model was built for (N, 1, *{self.image_shape}), got {tuple(x.shape)}")
+        return x.flatten(1)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        # How long a buffer is depends on the patients, which the new module has not seen.
+        for name, buffer in self._buffers.items():
+            saved = state_dict.get(prefix + name)
+            if buffer is not None and saved is not None and saved.shape != buffer.shape:
+                self._buffers[name] = buffer.new_empty(saved.shape)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+class LinearLesionModel(LesionModel):
+    """A weight per voxel: score = Σ weight · occupancy + bias.
+
+    Parameters
+    ----------
+    in_channels, outputs, image_shape, minimum : see :class:`LesionModel`
+    normalise : divide each lesion by its size first, see :func:`lesion_sizes`
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        outputs: int,
+        image_shape: Sequence[int],
+        minimum: int = 1,
+        normalise: Normalise = "none",
+    ) -> None:
+        super().__init__(in_channels, outputs, image_shape, minimum)
+        self.normalise = check_normalise(normalise)
+        self.register_buffer("weight", torch.zeros(outputs, 1, *image_shape))
+
+    weight: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 1, X, Y, Z) → (N, K)."""
+        flat = scaled_volumes(self._volumes(x), self.normalise)
+        return nn.functional.linear(flat, self.weight.flatten(1), self.bias)
+
+    def weight_map(self) -> Tensor:
+        """See :class:`Fitted`."""
+        return self.weight.detach().float().clone()
+
+    def _set(self, weight: Array, bias: npt.ArrayLike, voxels: Array | slice = slice(None)) -> None:
+        """Take over weights (K, number of voxels) and biases (K,)."""
+        self.weight = self._map(weight, voxels).to(self.weight)
+        self.bias = torch.as_tensor(np.asarray(bias, dtype=np.float64)).to(self.bias)
+
+    def _map(self, values: Array, voxels: Array | slice = slice(None)) -> Tensor:
+        """(K, number of voxels) → (K, 1, X, Y, Z) float32, zero elsewhere."""
+        whole = np.zeros((self.outputs, int(np.prod(self.image_shape))), dtype=np.float32)
+        whole[:, voxels] = values
+        return torch.from_numpy(whole.reshape(self.outputs, 1, *self.image_shape))
+
+
+def lesion_sizes(lesions: scipy.sparse.csr_array, normalise: Normalise) -> npt.NDArray[np.float64]:
+    """What a lesion is divided by.
+
+    Parameters
+    ----------
+    lesions : (n, V) occupancies
+    normalise : ``"none"``: 1; ``"unit"``: the root of the sum of squares, so that every
+        lesion is a vector of length 1 (Zhang et al. 2014); ``"dtlvc"``: direct total
+        lesion volume control, the root of the volume (DeMarco & Turkeltaub 2018). For
+        binary masks the two are the same.
+
+    Returns
+    -------
+    (n,) float64 array
+        At least 0.001, also for a patient without lesion.
+    """
+    if normalise == "none":
+        return np.ones(lesions.shape[0])
+    values = lesions.astype(np.float64)
+    squared = (values.multiply(values) if normalise == "unit" else values).sum(axis=1)
+    return np.asarray(np.sqrt(np.maximum(np.asarray(squared).ravel(), _SMALLEST**2)))
+
+
+def scaled_lesions(lesions: scipy.sparse.csr_array, normalise: Normalise) -> scipy.sparse.csr_array:
+    """Each lesion (n, V) divided by its size (:func:`lesion_sizes`), in float64."""
+    lesions = lesions.astype(np.float64)
+    lesions.data /= np.repeat(lesion_sizes(lesions, normalise), np.diff(lesions.indptr))
+    return lesions
+
+
+def scaled_volumes(flat: Tensor, normalise: Normalise) -> Tensor:
+    """The same for dense lesions (N, V), differentiable; negative volumes count as none."""
+    if normalise == "none":
+        return flat
+    squared = (flat.square() if normalise == "unit" else flat).sum(1, keepdim=True)
+    return flat / squared.clamp(min=_SMALLEST**2).sqrt()
+
+
+def check_normalise(normalise: Normalise) -> Normalise:
+    """The option, if it is one of the three."""
+    known = typing.get_args(Normalise)
+    if normalise not in known:
+        raise OutOfRange(f"`normalise` must be one of {', '.join(known)}, got {normalise!r}")
+    return normalise
+
+
+def often_lesioned(lesions: scipy.sparse.csr_array, minimum: int) -> npt.NDArray[np.intp]:
+    """Voxels that are lesioned, wholly or in part, in at least so many patients.
+
+    Parameters
+    ----------
+    lesions : (n, V) occupancies
+    minimum : number of patients
+
+    Returns
+    -------
+    (P,) int array
+        Sorted indices of voxels.
+
+    Raises
+    ------
+    OutOfRange
+        If there is none.
+    """
+    patients = np.bincount(lesions.indices[lesions.data > 0], minlength=lesions.shape[1])
+    voxels = np.flatnonzero(patients >= max(minimum, 1))
+    if not voxels.size:
+        raise OutOfRange(
+            f"a voxel must be lesioned in at least {minimum} of {lesions.shape[0]} training patients, the most that "
+            f"any has is {int(patients.max(initial=0))}; set model.minimum lower"
+        )
+    return voxels
+
+
+def merged(
+    lesions: scipy.sparse.csr_array, rng: np.random.Generator
+) -> tuple[scipy.sparse.csr_array, npt.NDArray[np.intp]]:
+    """Voxels that are lesioned in exactly the same patients, to the same degree, as one.
+
+    Parameters
+    ----------
+    lesions : (n, P) occupancies
+    rng : draws the projections that tell patterns apart; which ones does not matter
+
+    Returns
+    -------
+    patterns : (n, U) csr array, every column differs from every other
+    pattern_of : (P,) int array, the column of each voxel
+    """
+    # Equal columns add up the same numbers in the same order, so their sums are equal to the last bit.
+    marks = lesions.T @ rng.normal(size=(lesions.shape[0], 2))
+    _, first, pattern_of = np.unique(marks[:, 0] + 1j * marks[:, 1], return_index=True, return_inverse=True)
+    return lesions[:, first], pattern_of

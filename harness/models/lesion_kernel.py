@@ -1,0 +1,218 @@
+"""Support vector regression of whole lesions (SVR-LSM), with its published map."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse
+import torch
+from annotated_types import Ge, Gt
+from torch import Tensor, nn
+
+from harness.models.fitting import LesionModel, Normalise, check_normalise, scaled_lesions, scaled_volumes
+from harness.registry import MODELS
+from harness.types import Array
+
+__all__ = ["svr_lsm"]
+
+# Tried with tune=True: γ in units of 1 / median squared distance of two lesions, and C.
+_GAMMAS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+_COSTS = (1.0, 10.0, 100.0, 1000.0)
+_FOLDS = 5
+_LARGEST_BETA = 10.0
+
+
+@MODELS.register(
+    "svr_lsm",
+    source="Zhang et al. 2014, doi:10.1002/hbm.22590; DeMarco & Turkeltaub 2018, doi:10.1002/hbm.24289",
+    fitted=True,
+    weights=True,
+)
+def svr_lsm(
+    in_channels: int = 1,
+    outputs: int = 1,
+    *,
+    image_shape: tuple[int, ...] = (),
+    gamma: Annotated[float, Gt(0)] = 5.0,
+    cost: Annotated[float, Gt(0)] = 30.0,
+    epsilon: Annotated[float, Ge(0)] = 0.1,
+    score_maximum: Annotated[float, Gt(0)] = 100.0,
+    tune: bool = False,
+    normalise: Normalise = "unit",
+    minimum: Annotated[int, Ge(1)] = 10,
+) -> nn.Module:
+    """Support vector regression with a Gaussian kernel between lesions, one per score.
+
+    score(x) = Σᵢ aᵢ exp(−γ ‖x − xᵢ‖²) + b over the training patients xᵢ. The map is
+    the sum of the support vectors, weighted by their aᵢ and scaled so that its
+    largest size is 10.
+
+    Parameters
+    ----------
+    in_channels : must be 1, the lesion mask
+    outputs : number of scores K
+    image_shape : (X, Y, Z) voxels
+    gamma, cost : γ and C of every score; with ``tune`` neither is used
+    epsilon : errors up to this cost nothing, in units of the scaled score
+    score_maximum : the training score of the largest size is scaled to this, as in
+        the published program; C and ε count in these units
+    tune : choose γ and C of each score by 5-fold cross-validation (mean squared
+        error) on the training patients
+    normalise : ``"unit"`` as published; ``"dtlvc"`` divides by the root of the volume,
+        which is the same for binary masks; ``"none"`` takes raw lesions, whose
+        distances are so large that γ = 5 sees every patient as a stranger: tune
+        it
+    minimum : training patients who must have a lesion in a voxel for the map to
+        show it. The regression itself sees every voxel, as published
+
+    Returns
+    -------
+    nn.Module
+        (N, 1, X, Y, Z) float → (N, K), fitted by its ``fit``
+
+    Notes
+    -----
+    Support vectors are kept as runs of voxels: a lesion is a few hundred of them
+    where it has ten thousand voxels. The lesion program's C = 30 goes with scores
+    up to 100.
+    """
+    chosen = _Settings(gamma, cost, epsilon, score_maximum, tune, normalise)
+    return _SVR(chosen, in_channels, outputs, image_shape, minimum)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    gamma: float
+    cost: float
+    epsilon: float
+    score_maximum: float
+    tune: bool
+    normalise: Normalise
+
+
+class _SVR(LesionModel):
+    def __init__(self, settings: _Settings, in_channels: int, outputs: int, shape: Sequence[int], minimum: int) -> None:
+        super().__init__(in_channels, outputs, shape, minimum)
+        check_normalise(settings.normalise)
+        self.settings = settings
+        self.register_buffer("gamma", torch.full((outputs,), settings.gamma, dtype=torch.float64))
+        self.register_buffer("coefficients", torch.zeros(outputs, 0, dtype=torch.float64))
+        self.register_buffer("squares", torch.zeros(0, dtype=torch.float64))
+        # Support vectors as runs of voxels of equal value, one vector after the other.
+        self.register_buffer("starts", torch.zeros(0, dtype=torch.int32))
+        self.register_buffer("ends", torch.zeros(0, dtype=torch.int32))
+        self.register_buffer("values", torch.zeros(0))
+        self.register_buffer("bounds", torch.zeros(1, dtype=torch.int64))
+        self.register_buffer("beta", torch.zeros(outputs, 1, *shape))
+
+    gamma: Tensor
+    coefficients: Tensor
+    squares: Tensor
+    starts: Tensor
+    ends: Tensor
+    values: Tensor
+    bounds: Tensor
+    beta: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 1, X, Y, Z) → (N, K)."""
+        flat = scaled_volumes(self._volumes(x).double(), self.settings.normalise)
+        squared = flat.square().sum(1)[:, None] + self.squares.double() - 2 * self._products(flat)
+        # Rounding must not make a lesion nearer than itself.
+        kernels = torch.exp(-self.gamma.double()[:, None, None] * squared.clamp(min=0))
+        scores = torch.einsum("kns,ks->nk", kernels, self.coefficients.double())
+        return scores.to(x.dtype) + self.bias.to(x.dtype)
+
+    def weight_map(self) -> Tensor:
+        """See :class:`harness.models.fitting.Fitted`."""
+        return self.beta.detach().float().clone()
+
+    def _products(self, flat: Tensor) -> Tensor:
+        """(N, V) float64 → (N, S), with every support vector, each run as a difference of running sums."""
+        sums = nn.functional.pad(flat.cumsum(1), (1, 0))
+        runs = (sums[:, self.ends.long()] - sums[:, self.starts.long()]) * self.values.double()
+        of_runs = nn.functional.pad(runs.cumsum(1), (1, 0))
+        return of_runs[:, self.bounds[1:]] - of_runs[:, self.bounds[:-1]]
+
+    def _learn(self, lesions: scipy.sparse.csr_array, targets: Array, rng: np.random.Generator) -> None:
+        voxels = self._voxels(lesions)
+        scaled = scaled_lesions(lesions, self.settings.normalise)
+        gram = (scaled @ scaled.T).toarray()
+        squares = np.diagonal(gram)
+        distances = np.maximum(squares[:, None] + squares - 2 * gram, 0)
+        inner: list[tuple[Array, Array]] = []
+        if self.settings.tune:
+            from sklearn.model_selection import KFold
+
+            folds = KFold(min(_FOLDS, len(targets)), shuffle=True, random_state=int(rng.integers(2**31)))
+            inner = list(folds.split(targets))
+        fits = [self._one(distances, target, inner) for target in targets.T]
+        coefficients = np.stack([coefficients for coefficients, _, _ in fits])
+        support = np.flatnonzero(coefficients.any(axis=0))
+        self._keep(scaled[support], squares[support])
+        self.coefficients = torch.from_numpy(np.ascontiguousarray(coefficients[:, support])).to(self.bias.device)
+        self.gamma = torch.tensor([gamma for _, _, gamma in fits], dtype=torch.float64).to(self.bias.device)
+        self.bias = torch.tensor([bias for _, bias, _ in fits]).to(self.bias)
+        self.beta = self._beta(coefficients @ scaled[:, voxels], voxels)
+
+    def _one(
+        self, distances: Array, target: Array, inner: Sequence[tuple[Array, Array]]
+    ) -> tuple[npt.NDArray[np.float64], float, float]:
+        """Coefficients of all patients, bias and γ of one score."""
+        largest = float(np.abs(target).max())
+        unit = self.settings.score_maximum / largest if largest > 0 else 1.0
+        gamma, cost = self.settings.gamma, self.settings.cost
+        if inner:
+            gamma, cost = _tuned(distances, target * unit, inner, self.settings.epsilon)
+        from sklearn.svm import SVR  # a second to import, also for who fits no such model
+
+        kernel = np.exp(-gamma * distances)
+        fitted = SVR(kernel="precomputed", C=cost, epsilon=self.settings.epsilon).fit(kernel, target * unit)
+        coefficients = np.zeros(len(target))
+        coefficients[fitted.support_] = fitted.dual_coef_.ravel() / unit
+        return coefficients, float(fitted.intercept_[0]) / unit, gamma
+
+    def _keep(self, vectors: scipy.sparse.csr_array, squares: Array) -> None:
+        row = np.repeat(np.arange(vectors.shape[0]), np.diff(vectors.indptr))
+        goes_on = (np.diff(row) == 0) & (np.diff(vectors.indices) == 1) & (np.diff(vectors.data) == 0)
+        first = np.flatnonzero(np.r_[True, ~goes_on]) if row.size else np.zeros(0, dtype=np.intp)
+        last = np.r_[first[1:], row.size][: first.size] - 1
+        where = self.bias.device
+        self.starts = torch.from_numpy(vectors.indices[first].astype(np.int32)).to(where)
+        self.ends = torch.from_numpy((vectors.indices[last] + 1).astype(np.int32)).to(where)
+        self.values = torch.from_numpy(vectors.data[first]).to(where, torch.float32)
+        self.bounds = torch.from_numpy(np.searchsorted(row[first], np.arange(vectors.shape[0] + 1))).to(where)
+        self.squares = torch.from_numpy(squares.copy()).to(where)
+
+    def _beta(self, weights: Array, voxels: Array) -> Tensor:
+        largest = np.abs(weights).max(axis=1, keepdims=True)
+        whole = np.zeros((self.outputs, int(np.prod(self.image_shape))), dtype=np.float32)
+        whole[:, voxels] = np.divide(
+            _LARGEST_BETA * weights, largest, where=largest > 0, out=np.zeros_like(weights, dtype=np.float64)
+        )
+        return torch.from_numpy(whole).reshape(self.beta.shape).to(self.beta)
+
+
+def _tuned(
+    distances: Array, target: Array, inner: Sequence[tuple[Array, Array]], epsilon: float
+) -> tuple[float, float]:
+    """γ and C with the least squared error over the inner folds; the first of equals."""
+    from sklearn.svm import SVR
+
+    median = float(np.median(distances[np.triu_indices(len(distances), 1)]))
+    best, least = (_GAMMAS[0], _COSTS[0]), np.inf
+    for gamma, cost in itertools.product(_GAMMAS, _COSTS):
+        of = gamma / (median if median > 0 else 1.0)
+        kernel = np.exp(-of * distances)
+        error = 0.0
+        for train, test in inner:
+            fitted = SVR(kernel="precomputed", C=cost, epsilon=epsilon).fit(kernel[np.ix_(train, train)], target[train])
+            error += float(np.sum((fitted.predict(kernel[np.ix_(test, train)]) - target[test]) ** 2))
+        if error < least:
+            best, least = (of, cost), error
+    return best

@@ -1,0 +1,834 @@
+"""Simulated behavioural scores: regions drawn where lesions are, and what a lesion there costs.
+
+A score is a weighted sum of *loads*, the lesioned shares of a few regions of
+interest, with noise. Masks are streamed by the caller, one subject at a time:
+nothing here holds more than one image. Axes are (X, Y, Z), a *centre* is a voxel
+index, and a region of size s around centre c begins at c − s//2, also for even
+sizes.
+
+:func:`exact_map`, :func:`windowed`, :func:`r2_ceiling` and :func:`expected_shares`
+say what a model that computes the scores perfectly can reach.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from annotated_types import Ge, Gt, Le, Lt
+from scipy import ndimage, signal, stats
+
+from harness.errors import OutOfRange
+from harness.types import Array
+
+__all__ = [
+    "ROI",
+    "ROIRow",
+    "Scores",
+    "VolumeControl",
+    "VolumeLine",
+    "draw_rois",
+    "eligible",
+    "element",
+    "exact_map",
+    "expected_shares",
+    "fit_volume_control",
+    "fit_volume_line",
+    "label_rois",
+    "loads",
+    "min_max",
+    "place_rois",
+    "r2_ceiling",
+    "roi_table",
+    "score_weights",
+    "scores",
+    "windowed",
+]
+
+Shape = Literal["ball", "cube"]
+Rule = Literal["all", "any"]
+Design = Literal["intercorrelation", "multi", "single"]
+Nonlinearity = Literal["exp", "log", "none"]
+Scaling = Literal["cohort", "none"]
+Control = Literal["direct_total_lesion_volume", "none", "regress_behaviour", "regress_both", "regress_lesion"]
+
+# How often regions are drawn afresh when the first ones leave no room for the others.
+_ATTEMPTS = 50
+
+
+# ----------------------------------------------------------------- regions
+
+
+@dataclass(frozen=True, eq=False)
+class ROI:
+    """A region of interest on a grid.
+
+    Parameters
+    ----------
+    name : e.g. ``roi1``
+    centre : voxel index
+    low : index of the first voxel of its bounding box
+    mask : (A, B, C) bool, the region within that box; at least one voxel is True
+    """
+
+    name: str
+    centre: tuple[int, int, int]
+    low: tuple[int, int, int]
+    mask: Array
+
+    @property
+    def slices(self) -> tuple[slice, slice, slice]:
+        """The bounding box, to index an image with."""
+        x, y, z = (slice(a, a + size) for a, size in zip(self.low, self.mask.shape, strict=True))
+        return x, y, z
+
+    @property
+    def voxels(self) -> int:
+        """Number of voxels of the region."""
+        return int(np.count_nonzero(self.mask))
+
+    def volume(self, shape: tuple[int, ...]) -> Array:
+        """The region on a whole grid, (X, Y, Z) bool."""
+        whole = np.zeros(shape, bool)
+        whole[self.slices] = self.mask
+        return whole
+
+
+def element(shape: Shape = "cube", size: Annotated[int, Gt(0)] = 5) -> Array:
+    """Voxels of a region around its centre.
+
+    Parameters
+    ----------
+    shape : ``cube``, or ``ball``: the voxels whose middle is at most half a diameter
+        from the middle of the box
+    size : edge or diameter in voxels
+
+    Returns
+    -------
+    (size, size, size) bool
+    """
+    if shape == "cube":
+        return np.ones((size,) * 3, bool)
+    offsets = np.arange(size) - (size - 1) / 2
+    x, y, z = np.meshgrid(offsets, offsets, offsets, indexing="ij", sparse=True)
+    inside: Array = x**2 + y**2 + z**2 <= (size / 2) ** 2
+    return inside
+
+
+def eligible(counts: Array, *, patients: Annotated[int, Gt(0)] = 10, element: Array, rule: Rule = "all") -> Array:
+    """Voxels that may be the centre of a region.
+
+    Parameters
+    ----------
+    counts : (X, Y, Z) number of patients with a lesion in each voxel
+    patients : lowest count of a voxel that counts
+    element : (A, B, C) bool, see :func:`element`
+    rule : ``all`` voxels of the region must have that many patients (an erosion by the
+        region), or ``any`` of them
+
+    Returns
+    -------
+    (X, Y, Z) bool
+        False wherever the region's box would leave the grid.
+    """
+    enough, box = np.asarray(counts) >= patients, np.ones(element.shape, bool)
+    if rule == "all":
+        return np.asarray(ndimage.binary_erosion(enough, element))
+    # Not a dilation: scipy mirrors the element there, and even sizes have no middle.
+    reached = ~ndimage.binary_erosion(~enough, element, border_value=1)
+    return np.asarray(reached & ndimage.binary_erosion(np.ones(enough.shape, bool), box))
+
+
+def place_rois(
+    centres: Sequence[Sequence[int]], grid: Sequence[int], *, shape: Shape = "cube", size: Annotated[int, Gt(0)] = 5
+) -> tuple[ROI, ...]:
+    """Regions ``roi1``, ``roi2``, … around given centres.
+
+    Parameters
+    ----------
+    centres : voxel indices
+    grid : (X, Y, Z) voxels
+    shape, size : see :func:`element`
+
+    Raises
+    ------
+    OutOfRange
+        If regions leave the grid or overlap; all of them are named.
+    """
+    mask = element(shape, size)
+    rois = tuple(_place(f"roi{k}", _index(centre), mask) for k, centre in enumerate(centres, 1))
+    faults = [
+        f"{roi.name} around {roi.centre} covers voxels {roi.low} to {tuple(a + size - 1 for a in roi.low)}"
+        for roi in rois
+        if min(roi.low) < 0 or any(a + size > n for a, n in zip(roi.low, grid, strict=True))
+    ]
+    if faults:
+        raise OutOfRange(
+            f"`0 <= centre − size//2` and `centre − size//2 + size <= {tuple(grid)}` must hold on every axis for "
+            f"regions of {size} voxels, but {'; '.join(faults)}; move the centres or take a smaller size"
+        )
+    _refuse_overlap(rois)
+    return rois
+
+
+def label_rois(labels: Array, values: Sequence[int], *, names: Sequence[str] | None = None) -> tuple[ROI, ...]:
+    """Regions of an atlas.
+
+    Parameters
+    ----------
+    labels : (X, Y, Z) integer label image, on the grid of the masks
+    values : label of each region
+    names : of the regions; ``label<value>`` by default
+
+    Returns
+    -------
+    tuple of ROI
+        The centre is the voxel nearest to the centre of mass, whether or not it
+        belongs to the region.
+
+    Raises
+    ------
+    OutOfRange
+        If a value does not occur or is asked for twice; with those that do occur.
+    """
+    image = np.asarray(labels)
+    known = [int(value) for value in np.unique(image) if value != 0]
+    wrong = sorted({value for value in values if value not in known or list(values).count(value) > 1})
+    if wrong:
+        raise OutOfRange(
+            f"every label must occur in the atlas and be named once, got {wrong} in {list(values)}; "
+            f"the atlas holds {', '.join(map(str, known)) or 'none'}"
+        )
+    rois = []
+    for value, name in zip(values, names or [f"label{value}" for value in values], strict=True):
+        found = ndimage.find_objects((image == value).astype(np.uint8))[0]
+        inside = image[found] == value
+        low = tuple(part.start for part in found)
+        centre = np.rint(np.add(low, [where.mean() for where in np.nonzero(inside)])).astype(int)
+        rois.append(ROI(name, _index(centre), _index(low), inside))
+    return tuple(rois)
+
+
+def draw_rois(
+    counts: Array,
+    rng: np.random.Generator,
+    *,
+    number: Annotated[int, Gt(0)] = 3,
+    shape: Shape = "cube",
+    size: Annotated[int, Gt(0)] = 5,
+    patients: Annotated[int, Gt(0)] = 10,
+    rule: Rule = "all",
+    strata: Annotated[int, Gt(0)] = 1,
+) -> tuple[ROI, ...]:
+    """Disjoint regions ``roi1``, ``roi2``, … drawn evenly from the eligible centres.
+
+    Parameters
+    ----------
+    counts : (X, Y, Z) number of patients with a lesion in each voxel
+    rng : of the placement
+    number : of regions
+    shape, size : see :func:`element`
+    patients, rule : see :func:`eligible`
+    strata : groups of eligible centres, equally many in each, from low to high mean
+        count of the region around them. The first region comes from the lowest
+        group, the second from the next, and so on, in turn; 3 gives terciles
+
+    Returns
+    -------
+    tuple of ROI
+
+    Raises
+    ------
+    OutOfRange
+        If too few centres are eligible, or they lie too close together; with how
+        many there are, the highest count, and what would help.
+    """
+    mask = element(shape, size)
+    allowed = np.argwhere(eligible(counts, patients=patients, element=mask, rule=rule))
+    if len(allowed) < max(number, strata):
+        raise OutOfRange(_too_few(counts, mask, len(allowed), max(number, strata), patients, rule))
+    groups = [allowed] if strata == 1 else _strata(counts, allowed, mask, strata)
+    for _ in range(_ATTEMPTS):
+        centres = _draw_apart(groups, number, mask, np.shape(counts), rng)
+        if centres is not None:
+            return tuple(_place(f"roi{k}", centre, mask) for k, centre in enumerate(centres, 1))
+    raise OutOfRange(
+        f"`number` regions must find room side by side, got number={number}, strata={strata}, size={size} and "
+        f"{len(allowed)} eligible centres, which lie too close together in {_ATTEMPTS} attempts; "
+        "take fewer or smaller regions, fewer patients, or rule=any"
+    )
+
+
+def _strata(counts: Array, allowed: Array, mask: Array, strata: int) -> list[Array]:
+    """Eligible centres in groups of equal size, by the mean count of the region around them."""
+    means = ndimage.correlate(np.asarray(counts, np.float32), mask / mask.sum(), mode="constant")[tuple(allowed.T)]
+    return np.array_split(allowed[np.argsort(means, kind="stable")], strata)
+
+
+def _draw_apart(
+    groups: list[Array], number: int, mask: Array, grid: tuple[int, ...], rng: np.random.Generator
+) -> list[tuple[int, int, int]] | None:
+    """Centres of regions that share no voxel, or None if the last ones found no room."""
+    # Two regions meet if their centres differ by a step at which the element meets itself.
+    meets = signal.correlate(mask.astype(float), mask.astype(float), method="direct") > 0.5
+    reach = np.array(mask.shape) - 1
+    free = np.ones(np.add(grid, 2 * reach), bool)  # a margin spares us the borders
+    centres: list[tuple[int, int, int]] = []
+    for k in range(number):
+        group = groups[k % len(groups)]
+        left = group[free[tuple((group + reach).T)]]
+        if len(left) == 0:
+            return None
+        centre = _index(left[rng.integers(len(left))])
+        centres.append(centre)
+        box = tuple(slice(c, c + n) for c, n in zip(centre, meets.shape, strict=True))
+        free[box] &= ~meets
+    return centres
+
+
+def _too_few(counts: Array, mask: Array, found: int, wanted: int, patients: int, rule: Rule) -> str:
+    """Message with what would help."""
+    lowest = ndimage.minimum_filter if rule == "all" else ndimage.maximum_filter
+    inside = eligible(np.ones(np.shape(counts), int), patients=1, element=mask)
+    # Even sizes: the filters begin at c − size//2 as well.
+    reached = lowest(np.asarray(counts), footprint=mask, mode="nearest")[inside]
+    size, best = mask.shape[0], int(np.sort(reached)[-wanted]) if len(reached) >= wanted else 0
+    which = "every voxel of the region" if rule == "all" else "some voxel of the region"
+    advice = [f"patients={best}"] if best >= 1 else []
+    advice += [f"a size below {size}"] * (size > 1) + ["rule=any"] * (rule == "all") + ["more subjects"]
+    return (
+        f"at least {wanted} voxels must be eligible as centres ({which} lesioned in at least {patients} patients), "
+        f"got {found}; the highest count of any voxel is {int(np.max(counts, initial=0))}; try {', '.join(advice)}"
+    )
+
+
+def _place(name: str, centre: tuple[int, int, int], mask: Array) -> ROI:
+    return ROI(name, centre, _index(c - n // 2 for c, n in zip(centre, mask.shape, strict=True)), mask)
+
+
+def _index(values: Iterable[int]) -> tuple[int, int, int]:
+    x, y, z = (int(value) for value in values)
+    return x, y, z
+
+
+def _refuse_overlap(rois: Sequence[ROI]) -> None:
+    shared = []
+    for one, other in itertools.combinations(rois, 2):
+        end = np.maximum(np.add(one.low, one.mask.shape), np.add(other.low, other.mask.shape))
+        grid = tuple(int(n) for n in end)
+        overlap = int(np.count_nonzero(one.volume(grid) & other.volume(grid)))
+        if overlap:
+            shared.append(f"{one.name} around {one.centre} and {other.name} around {other.centre} share {overlap}")
+    if shared:
+        raise OutOfRange(f"regions must share no voxel, but {'; '.join(shared)}; move the centres apart")
+
+
+# ----------------------------------------------------------------- scores
+
+
+def loads(mask: Array, rois: Sequence[ROI]) -> Array:
+    """Lesioned share of each region of one subject.
+
+    Parameters
+    ----------
+    mask : (X, Y, Z) occupancy in [0, 1], or bool
+    rois : R regions
+
+    Returns
+    -------
+    (R,) float64 in [0, 1]
+    """
+    return np.array([float(np.mean(mask[roi.slices][roi.mask], dtype=np.float64)) for roi in rois])
+
+
+def score_weights(
+    design: Design,
+    regions: Annotated[int, Gt(0)] = 3,
+    *,
+    b: Annotated[float, Ge(0), Le(1)] = 0.9,
+    weights: Sequence[float] | None = None,
+) -> Array:
+    """Weight of each region's load in each score.
+
+    Parameters
+    ----------
+    design : ``single``, one score from all regions; ``multi``, one score per region;
+        ``intercorrelation``: the first score is its region's load, score k is
+        b·L_k + (1−b)·L_{k+1}, and the last borrows from the first region
+    regions : R
+    b : share of a score's own region, for ``intercorrelation``
+    weights : (R,) relative weights for ``single``; even by default
+
+    Returns
+    -------
+    (K, R) float64
+        Not negative; every row sums up to one, so that a score lies in [0, 1] as its
+        loads do.
+
+    Raises
+    ------
+    OutOfRange
+        If there are not R weights, one is negative, or all are zero.
+
+    Notes
+    -----
+    The publication adds three loads up without dividing by three; the factor
+    changes neither R² nor any ranking of voxels.
+    """
+    if design == "multi":
+        return np.eye(regions)
+    if design == "intercorrelation":
+        table = b * np.eye(regions) + (1 - b) * np.roll(np.eye(regions), 1, axis=1)
+        table[0] = np.eye(regions)[0]
+        return table
+    row = np.ones(regions) if weights is None else np.asarray(weights, np.float64)
+    if row.shape != (regions,) or not np.all(row >= 0) or not 0 < row.sum() < np.inf:
+        raise OutOfRange(
+            f"weights must be {regions} finite numbers, one per region, none negative and not all zero, "
+            f"got {np.round(row, 6).tolist()}; for example {[1.0] * regions}"
+        )
+    return np.asarray(row[None] / row.sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Simulated scores of n subjects, all (n, K) float64.
+
+    Parameters
+    ----------
+    targets : noisy and scaled, what a model is trained and judged on
+    clean : weighted loads after the nonlinearity, without noise and scaling, in [0, 1]
+        if the weights' rows sum up to one
+    expected : the best prediction of ``targets`` from the image, which is the clean
+        score on the scale of the targets: ((1−a)·clean − low) / (high − low)
+    low, high : (K,) the bounds that scaling took to 0 and 1; 0 and 1 without scaling
+    """
+
+    targets: Array
+    clean: Array
+    expected: Array
+    low: Array
+    high: Array
+
+
+def scores(
+    loads: Array,
+    weights: Array,
+    rng: np.random.Generator,
+    *,
+    nonlinearity: Nonlinearity = "none",
+    strength: Annotated[float, Gt(0)] = 9.0,
+    noise: Annotated[float, Ge(0), Lt(1)] = 0.0,
+    scaling: Scaling = "cohort",
+) -> Scores:
+    """Scores from loads.
+
+    Parameters
+    ----------
+    loads : (n, R) lesioned share of each region
+    weights : (K, R), see :func:`score_weights`
+    rng : of the noise; draws n · K numbers whatever the noise, subject by subject
+    nonlinearity : of the weighted sum s. ``log``: log(1 + k·s) / log(1 + k), the first
+        lesioned voxels cost most; ``exp``: ((1 + k)^s − 1) / k, the last ones do. Both
+        take 0 to 0 and 1 to 1, and each undoes the other
+    strength : k. With 9 a load of one half costs .74 (log) or .24 (exp)
+    noise : a in (1−a)·s + a·N(0, SD(s)), independent for every subject and score; the
+        SD is that of the n clean scores (divided by n)
+    scaling : ``cohort`` takes the smallest and largest noisy score to 0 and 1, score by
+        score; ``none`` leaves them. For bounds from training subjects alone, take
+        ``none`` and :func:`min_max`
+
+    Returns
+    -------
+    Scores
+
+    Raises
+    ------
+    OutOfRange
+        If shapes do not agree; a score is the same for all subjects; a nonlinearity is
+        asked for and a score leaves [0, 1]; or the scaling is unknown (clipping is not
+        affine and changes what can be reached, so there is none).
+    """
+    table, rows = np.asarray(loads, np.float64), np.asarray(weights, np.float64)
+    if table.ndim != 2 or rows.ndim != 2 or table.shape[1] != rows.shape[1]:
+        raise OutOfRange(
+            f"loads (n, R) and weights (K, R) must have one column per region, got {table.shape} and {rows.shape}"
+        )
+    clean = _bent(table @ rows.T, nonlinearity, strength)
+    spread = clean.std(axis=0)
+    # Rounding alone can give a constant score a spread.
+    _refuse_constant(clean, np.ptp(clean, axis=0) <= 1e-12)
+    drawn = rng.standard_normal(clean.shape)
+    noisy = (1 - noise) * clean + noise * spread * drawn
+    if scaling == "cohort":
+        low, high = noisy.min(axis=0), noisy.max(axis=0)
+    elif scaling == "none":
+        low, high = np.zeros(clean.shape[1]), np.ones(clean.shape[1])
+    else:
+        raise OutOfRange(
+            f"scaling must be cohort or none, got {scaling!r}; clipping to [0, 1] is not affine, "
+            "moves the highest R² that can be reached and is not offered"
+        )
+    return Scores((noisy - low) / (high - low), clean, ((1 - noise) * clean - low) / (high - low), low, high)
+
+
+def min_max(values: Array, training: Array) -> Array:
+    """Scores on the scale on which the training subjects reach from 0 to 1.
+
+    Parameters
+    ----------
+    values : (n, K)
+    training : (n,) bool or (m,) indices of the subjects that give the bounds
+
+    Returns
+    -------
+    (n, K) float64
+        Others may lie outside [0, 1]; nothing is clipped.
+
+    Raises
+    ------
+    OutOfRange
+        If a score is the same for all training subjects.
+    """
+    known = np.asarray(values, np.float64)[training]
+    low, high = known.min(axis=0), known.max(axis=0)
+    _refuse_constant(known, high <= low)
+    scaled: Array = (values - low) / (high - low)
+    return scaled
+
+
+def r2_ceiling(noise: float | Array) -> float | Array:
+    """Highest R² against noisy scores that a prediction from the image can reach.
+
+    (1−a)² / ((1−a)² + a²) for the noise level a of :func:`scores`; affine scaling does
+    not change it.
+    """
+    kept = (1 - noise) ** 2
+    return kept / (kept + noise**2)
+
+
+def _bent(score: Array, nonlinearity: Nonlinearity, strength: float) -> Array:
+    if nonlinearity == "none":
+        return score
+    if score.min(initial=0) < -1e-9 or score.max(initial=0) > 1 + 1e-9:
+        raise OutOfRange(
+            f"`0 <= weights · loads <= 1` must hold for nonlinearity={nonlinearity}, got {score.min():.4g} to "
+            f"{score.max():.4g}; let each row of weights sum up to one, without negative weights"
+        )
+    if nonlinearity == "log":
+        bent: Array = np.log1p(strength * score) / np.log1p(strength)
+    else:
+        bent = np.expm1(np.log1p(strength) * score) / strength
+    return bent
+
+
+def _refuse_constant(values: Array, constant: Array) -> None:
+    if constant.any():
+        which = ", ".join(f"score {k + 1} (all {values[0, k]:.4g})" for k in np.flatnonzero(constant))
+        raise OutOfRange(
+            f"a score must differ between subjects, got {which} over {len(values)} subjects; "
+            "take a region where more patients have lesions"
+        )
+
+
+# ----------------------------------------------------------------- control for lesion volume
+
+
+@dataclass(frozen=True, eq=False)
+class VolumeLine:
+    """Straight line against lesion volume, one per value.
+
+    Parameters
+    ----------
+    intercept, slope : of the values' shape, float64; the slope is per unit of volume
+    """
+
+    intercept: Array
+    slope: Array
+
+    def at(self, volumes: Array) -> Array:
+        """What the line says for n volumes, (n, *values)."""
+        steps = np.asarray(volumes, np.float64).reshape(-1, *[1] * self.slope.ndim)
+        said: Array = self.intercept + steps * self.slope
+        return said
+
+
+def fit_volume_line(values: Iterable[Array], volumes: Array) -> VolumeLine:
+    """Least squares of each value on lesion volume.
+
+    Parameters
+    ----------
+    values : n arrays of one shape, one per subject, e.g. masks read one by one
+    volumes : (n,) lesion volume, in any unit
+
+    Returns
+    -------
+    VolumeLine
+        The slope is zero if all volumes are equal.
+
+    Raises
+    ------
+    OutOfRange
+        If there are no subjects, or not one volume for each.
+    """
+    v = np.asarray(volumes, np.float64)
+    centre = v.mean() if len(v) else 0.0
+    centred = v - centre
+    total = product = np.zeros(())
+    seen = 0
+    for seen, value in enumerate(values, 1):
+        if seen > len(v):
+            break
+        x = np.asarray(value, np.float64)
+        total, product = total + x, product + centred[seen - 1] * x
+    if seen != len(v) or seen == 0:
+        came = f"more than {len(v)}" if seen > len(v) else str(seen)
+        raise OutOfRange(f"there must be subjects, and one volume for each, got {came} subjects and {len(v)} volumes")
+    variation = float(centred @ centred)
+    slope = np.asarray(product / variation if variation > 0 else np.zeros_like(product))
+    return VolumeLine(np.asarray(total / seen - centre * slope), slope)
+
+
+@dataclass(frozen=True, eq=False)
+class VolumeControl:
+    """How total lesion volume is kept from explaining the scores.
+
+    Parameters
+    ----------
+    kind : see :func:`fit_volume_control`
+    lesion, behaviour : lines of the training subjects, None where the kind has none
+    """
+
+    kind: Control
+    lesion: VolumeLine | None = None
+    behaviour: VolumeLine | None = None
+
+    def lesions(self, masks: Array, volumes: Array) -> Array:
+        """Lesion data as a model should see them.
+
+        Parameters
+        ----------
+        masks : (n, *space) occupancy
+        volumes : (n,) lesion volume; for the direct control in voxels, so that a binary
+            mask becomes a vector of length one
+
+        Returns
+        -------
+        (n, *space) float64
+            A mask without lesion stays zero under the direct control.
+        """
+        x, v = np.asarray(masks, np.float64), np.asarray(volumes, np.float64)
+        if self.kind == "direct_total_lesion_volume":
+            return x / np.sqrt(np.where(v > 0, v, 1)).reshape(-1, *[1] * (x.ndim - 1))
+        return x if self.lesion is None else x - self.lesion.at(v)
+
+    def targets(self, values: Array, volumes: Array) -> Array:
+        """Scores as a model should see them, (n, K) float64."""
+        y = np.asarray(values, np.float64)
+        return y if self.behaviour is None else y - self.behaviour.at(volumes)
+
+    def restored(self, predictions: Array, volumes: Array) -> Array:
+        """Predictions on the scale of the scores: undoes :meth:`targets`, (n, K) float64."""
+        y = np.asarray(predictions, np.float64)
+        return y if self.behaviour is None else y + self.behaviour.at(volumes)
+
+
+def fit_volume_control(kind: Control, masks: Iterable[Array], targets: Array, volumes: Array) -> VolumeControl:
+    """Fit a control for lesion volume on training subjects.
+
+    Parameters
+    ----------
+    kind : ``none``; ``direct_total_lesion_volume``: every lesion vector is divided by
+        the root of its volume (Zhang et al. 2014), which fits nothing;
+        ``regress_behaviour``: what a straight line in volume says of the scores is
+        taken from them; ``regress_lesion``: likewise from every voxel;
+        ``regress_both`` (DeMarco & Turkeltaub 2018)
+    masks : of the training subjects, one array each; read only if voxels are regressed
+    targets : (n, K) scores of the training subjects
+    volumes : (n,) their lesion volumes
+
+    Returns
+    -------
+    VolumeControl
+        Apply it to any subject, also to held-out ones: it knows the training subjects
+        only.
+
+    References
+    ----------
+    Zhang, Kimberg, Coslett, Schwartz & Wang 2014, doi:10.1002/hbm.22590. DeMarco &
+    Turkeltaub 2018, doi:10.1002/hbm.24289.
+    """
+    lesion = fit_volume_line(masks, volumes) if kind in ("regress_lesion", "regress_both") else None
+    behaviour = fit_volume_line(targets, volumes) if kind in ("regress_behaviour", "regress_both") else None
+    return VolumeControl(kind, lesion, behaviour)
+
+
+# ----------------------------------------------------------------- table
+
+
+@dataclass(frozen=True)
+class ROIRow:
+    """What there is to know about a region.
+
+    Parameters
+    ----------
+    name : of the region
+    centre_voxel, centre_mm : index and world position of the centre (of the voxel's middle)
+    size_voxels, size_mm : edges of the bounding box along the image's axes
+    voxels : in the region
+    patients : subjects in all
+    touched : subjects with a load above zero
+    mean_load : over all subjects
+    prevalence_max, prevalence_mean : share of subjects with a lesion, over the region's voxels
+    volume_rho : Spearman's rank correlation of load and total lesion volume; NaN if
+        either is constant
+    """
+
+    name: str
+    centre_voxel: tuple[int, int, int]
+    centre_mm: tuple[float, float, float]
+    size_voxels: tuple[int, int, int]
+    size_mm: tuple[float, float, float]
+    voxels: int
+    patients: int
+    touched: int
+    mean_load: float
+    prevalence_max: float
+    prevalence_mean: float
+    volume_rho: float
+
+
+def roi_table(rois: Sequence[ROI], loads: Array, counts: Array, volumes: Array, affine: Array) -> tuple[ROIRow, ...]:
+    """One row per region.
+
+    Parameters
+    ----------
+    rois : R regions
+    loads : (n, R) lesioned share of each region
+    counts : (X, Y, Z) number of patients with a lesion in each voxel
+    volumes : (n,) total lesion volume, in any unit
+    affine : (4, 4) voxel to world mm
+    """
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    rows = []
+    for roi, load in zip(rois, np.asarray(loads, np.float64).T, strict=True):
+        share = np.asarray(counts)[roi.slices][roi.mask] / len(load)
+        varied = np.ptp(load) > 0 and np.ptp(volumes) > 0
+        rows.append(
+            ROIRow(
+                name=roi.name,
+                centre_voxel=roi.centre,
+                centre_mm=_mm(affine[:3, :3] @ roi.centre + affine[:3, 3]),
+                size_voxels=_index(roi.mask.shape),
+                size_mm=_mm(np.multiply(roi.mask.shape, spacing)),
+                voxels=roi.voxels,
+                patients=len(load),
+                touched=int(np.count_nonzero(load > 0)),
+                mean_load=float(load.mean()),
+                prevalence_max=float(share.max()),
+                prevalence_mean=float(share.mean()),
+                volume_rho=float(stats.spearmanr(load, volumes).statistic) if varied else float("nan"),
+            )
+        )
+    return tuple(rows)
+
+
+def _mm(values: Array) -> tuple[float, float, float]:
+    x, y, z = (float(value) for value in values)
+    return x, y, z
+
+
+# ----------------------------------------------------------------- what a perfect model would show
+
+
+def exact_map(counts: Array, rois: Sequence[ROI], weights: Array) -> Array:
+    """Sum over subjects of the attribution by a model that computes a linear score exactly.
+
+    Such a model is Σ_k w_k · mean of the image in region k, so gradient × input,
+    integrated gradients and GradientSHAP against a baseline of zero give each voxel its
+    weight times its lesion: w_k / |ROI_k| · count(v) in region k and zero elsewhere.
+
+    Parameters
+    ----------
+    counts : (X, Y, Z) number of explained subjects with a lesion in each voxel (or sum
+        of their occupancies)
+    rois : R regions
+    weights : (R,) one row of :func:`score_weights`
+
+    Returns
+    -------
+    (X, Y, Z) float64
+        In units of the unscaled score; overlapping regions add up.
+    """
+    result = np.zeros(np.shape(counts))
+    for roi, weight in zip(rois, np.asarray(weights, np.float64), strict=True):
+        result[roi.slices] += weight / roi.voxels * roi.mask * np.asarray(counts)[roi.slices]
+    return result
+
+
+def windowed(
+    exact: Array, window: Annotated[int, Gt(0)] | Sequence[int], stride: Annotated[int, Gt(0)] | Sequence[int]
+) -> Array:
+    """What occlusion shows of a model that is linear in the image.
+
+    Covering a window costs such a model the sum of its exact map over the window; a
+    voxel gets the mean over all windows that cover it.
+
+    Parameters
+    ----------
+    exact : (X, Y, Z) float, e.g. :func:`exact_map`
+    window, stride : in voxels, one number or one per axis. As in captum, windows begin
+        at multiples of the stride, and the last one reaches the border or is cut by it
+
+    Returns
+    -------
+    (X, Y, Z) float64
+        Rounded to 1e-12 of the largest size, so that equal values are equal bit for bit
+        and average precision takes them together.
+
+    Raises
+    ------
+    OutOfRange
+        If ``1 <= stride <= window <= size`` does not hold on every axis.
+    """
+    result = np.asarray(exact, np.float64)
+    windows, strides = (
+        (value,) * result.ndim if isinstance(value, int) else tuple(value) for value in (window, stride)
+    )
+    if not all(1 <= s <= w <= n for s, w, n in zip(strides, windows, result.shape, strict=True)):
+        raise OutOfRange(
+            f"`1 <= stride <= window <= size` must hold on every axis, got stride={strides}, window={windows}, "
+            f"size={result.shape}"
+        )
+    # Sums over a window and means over windows both fall apart into axes.
+    for axis, (size, w, s) in enumerate(zip(result.shape, windows, strides, strict=True)):
+        starts = s * np.arange(-(-(size - w) // s) + 1)[:, None]
+        covers = ((np.arange(size) >= starts) & (np.arange(size) < starts + w)).astype(np.float64)
+        spread = covers.T @ covers / covers.sum(axis=0)[:, None]
+        result = np.moveaxis(np.tensordot(spread, result, axes=(1, axis)), 0, axis)
+    # Voxels that tie must tie: sums in another order differ in the last bits, and a ranking sees it.
+    step = np.abs(result).max(initial=0) * 2.0**-40
+    return np.ascontiguousarray(np.rint(result / step) * step if step > 0 else result)
+
+
+def expected_shares(totals: Array, weights: Array) -> Array:
+    """Share of the attribution inside all regions that each has, for an exact linear model.
+
+    Parameters
+    ----------
+    totals : (R,) sum over subjects of each region's load (or, for regions of equal
+        size, of its lesioned voxels)
+    weights : (K, R), see :func:`score_weights`
+
+    Returns
+    -------
+    (K, R) float64
+        Rows sum up to one; NaN where no subject has a lesion in a region with weight.
+        It is the load-weighted share, not the weight: b·L₂ / (b·L₂ + (1−b)·L₃).
+    """
+    parts = np.asarray(weights, np.float64) * np.asarray(totals, np.float64)
+    whole = parts.sum(axis=1, keepdims=True)
+    return np.asarray(np.divide(parts, whole, out=np.full_like(parts, np.nan), where=whole > 0))

@@ -1,0 +1,243 @@
+"""What all fitted lesion models keep: one protocol, weights in a file, gradients, and refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import scipy.sparse
+import torch
+
+from harness import models
+from harness.attribution import attribute
+from harness.errors import OutOfRange
+from harness.models.fitting import Fitted, lesion_sizes, merged, often_lesioned, scaled_lesions, scaled_volumes
+from harness.registry import MODELS
+
+SHAPE = (7, 6, 5)
+VOXELS = int(np.prod(SHAPE))
+NAMES = [name for name in MODELS.names() if MODELS.get(name).facts.get("fitted")]
+SMALL: dict[str, dict[str, Any]] = {
+    "mass_univariate": {"minimum": 3},
+    "matched_filter": {"roi_size": 2},
+    "ridge": {"minimum": 3},
+    "sparse_linear": {"minimum": 3, "alpha": 0.1},
+    "svr_lsm": {"minimum": 3},
+}
+
+
+def cohort(patients: int = 40, outputs: int = 2, *, seed: int = 0) -> tuple[scipy.sparse.csr_array, np.ndarray]:
+    """Boxes with soft edges as lesions, and the load of a region (and of another one) as scores."""
+    rng = np.random.default_rng(seed)
+    lesions = np.zeros((patients, *SHAPE), dtype=np.float32)
+    for lesion in lesions:
+        low = [rng.integers(0, size - 2) for size in SHAPE]
+        lesion[tuple(slice(a, a + rng.integers(2, 5)) for a in low)] = 1
+        lesion[tuple(slice(a, a + 1) for a in low)] = 0.25
+    loads = [lesions[:, 2:4, 2:4, 2:4].mean((1, 2, 3)), lesions[:, 4:6, 3:5, 1:3].mean((1, 2, 3))]
+    return scipy.sparse.csr_array(lesions.reshape(patients, -1)), np.stack(loads[:outputs], axis=1).astype(float)
+
+
+def build(name: str, outputs: int = 2, **options: Any) -> Any:
+    """A new model on the small grid."""
+    return models.build(name, outputs=outputs, image_shape=SHAPE, **{**SMALL.get(name, {}), **options})
+
+
+def fitted(name: str, outputs: int = 2, **options: Any) -> Any:
+    """A model that has learned the small cohort."""
+    model = build(name, outputs, **options)
+    model.fit(*cohort(outputs=outputs), rng=np.random.default_rng(0))
+    return model.eval()
+
+
+def images(lesions: scipy.sparse.csr_array) -> torch.Tensor:
+    """(n, 1, X, Y, Z) float32."""
+    return torch.from_numpy(lesions.toarray().reshape(-1, 1, *SHAPE))
+
+
+def test_there_are_the_classical_models() -> None:
+    """The registry says which models are fitted."""
+    assert {*SMALL, "total_volume"} <= set(NAMES)
+
+
+def test_only_the_matched_filter_is_an_oracle() -> None:
+    """It alone is told the region's shape."""
+    assert [name for name in NAMES if MODELS.get(name).facts.get("oracle")] == ["matched_filter"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_model_keeps_the_protocol(name: str) -> None:
+    """It fits, and has a float32 map of every score that is not empty."""
+    model = fitted(name)
+    assert isinstance(model, Fitted)
+    assert model.weight_map().shape == (2, 1, *SHAPE)
+    assert model.weight_map().dtype == torch.float32
+    assert bool(model.weight_map().flatten(1).any(1).all())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_go_through_a_file(name: str, tmp_path: Path) -> None:
+    """A freshly built model with the saved weights predicts and explains the same to the bit."""
+    model, other = fitted(name), build(name)
+    file = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(model.state_dict(), file)
+    other.load_state_dict(safetensors.torch.load_file(file))
+    x = images(cohort(5, seed=1)[0])
+    assert torch.equal(other(x), model(x))
+    assert torch.equal(other.weight_map(), model.weight_map())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_unfitted_model_predicts_zero(name: str) -> None:
+    """Before fitting there is nothing but an even answer."""
+    assert not build(name)(images(cohort(5)[0])).any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_second_fit_forgets_the_first(name: str) -> None:
+    """Fitting again is as if it were the first time."""
+    model = build(name)
+    model.fit(*cohort(seed=7), rng=np.random.default_rng(0))
+    model.fit(*cohort(), rng=np.random.default_rng(0))
+    for key, value in fitted(name).state_dict().items():
+        assert torch.equal(model.state_dict()[key], value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_patient_alone_is_predicted_as_among_others(name: str) -> None:
+    """Batches change nothing but rounding."""
+    model, x = fitted(name), images(cohort(6, seed=1)[0])
+    torch.testing.assert_close(model(x), torch.cat([model(x[i : i + 1]) for i in range(6)]))
+
+
+@pytest.mark.parametrize("options", [{}, {"normalise": "unit"}, {"normalise": "dtlvc"}])
+@pytest.mark.parametrize("name", NAMES)
+def test_gradient_is_that_of_finite_differences(name: str, options: dict[str, str]) -> None:
+    """The output is differentiable in the image, so gradients explain it."""
+    if options and name in ("mass_univariate", "matched_filter", "total_volume"):
+        pytest.skip("takes lesions as they are")
+    model = fitted(name, **options).double()
+    x = images(cohort(2, seed=3)[0]).double() + 0.1
+    assert torch.autograd.gradcheck(model, (x.requires_grad_(),), eps=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("method", ["occlusion", "gradient_shap", "integrated_gradients", "saliency"])
+def test_model_can_be_explained(name: str, method: str) -> None:
+    """The attributions of networks give finite maps that are not empty."""
+    model, x = fitted(name), images(cohort(8, seed=3)[0])
+    for of_target in attribute(method, model, x, [0, 1]):
+        assert of_target.shape == x.shape
+        assert bool(torch.isfinite(of_target).all())
+        assert bool(of_target.any())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_constant_score_is_predicted_as_it_is(name: str) -> None:
+    """A score that does not vary has nothing to learn, and breaks nothing."""
+    lesions, targets = cohort()
+    model = build(name)
+    model.fit(lesions, np.full_like(targets, 0.3), rng=np.random.default_rng(0))
+    np.testing.assert_allclose(model(images(lesions)).detach(), 0.3, atol=1e-6)
+    assert bool(torch.isfinite(model.weight_map()).all())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_patients_without_lesion_are_taken(name: str) -> None:
+    """An empty row is a patient like any other."""
+    lesions, targets = cohort()
+    lesions = scipy.sparse.csr_array(scipy.sparse.vstack([lesions, scipy.sparse.csr_array((3, VOXELS), dtype="f4")]))
+    model = build(name)
+    model.fit(lesions, np.r_[targets, np.zeros((3, 2))], rng=np.random.default_rng(0))
+    assert bool(torch.isfinite(model(images(lesions))).all())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, y: (x[:, :-1], y), r"lesions must be \(n, 210\) for image_shape \(7, 6, 5\)"),
+        (lambda x, y: (x, y[:, :1]), r"targets \(n, 2\), got \(40, 210\) and \(40, 1\)"),
+        (lambda x, y: (x[:2], y[:2]), r"needs n >= 3 training patients, got 2"),
+        (lambda x, y: (x, np.where(y > 0.5, np.nan, y)), r"must be finite, got \d+ values that are not"),
+    ],
+)
+def test_nonsense_is_refused(change: Any, message: str) -> None:
+    """Every model refuses what it cannot learn from."""
+    with pytest.raises(OutOfRange, match=message):
+        build("ridge").fit(*change(*cohort()), rng=np.random.default_rng(0))
+
+
+def test_too_rare_lesions_are_refused() -> None:
+    """A minimum that no voxel reaches is said with what is there."""
+    with pytest.raises(OutOfRange, match=r"at least 41 of 40 training patients, the most that any has is \d+"):
+        build("ridge", minimum=41).fit(*cohort(), rng=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"in_channels": 2, "image_shape": SHAPE}, "reads one channel, the mask; got in_channels=2"),
+        ({}, r"`image_shape` must be three positive numbers \(X, Y, Z\), got \(\)"),
+        ({"image_shape": (4, 5)}, r"got \(4, 5\)"),
+        ({"image_shape": SHAPE, "normalise": "l1"}, "`normalise` must be one of none, unit, dtlvc, got 'l1'"),
+    ],
+)
+def test_impossible_options_are_refused(options: dict[str, Any], message: str) -> None:
+    """What cannot be built is said when it is built."""
+    with pytest.raises(OutOfRange, match=message):
+        models.build("ridge", **options)
+
+
+def test_image_of_another_shape_is_refused() -> None:
+    """A model knows its grid."""
+    with pytest.raises(OutOfRange, match=r"built for \(N, 1, \*\(7, 6, 5\)\), got \(1, 1, 5, 6, 7\)"):
+        build("ridge")(torch.zeros(1, 1, 5, 6, 7))
+
+
+def test_identical_voxels_are_merged() -> None:
+    """Hand-worked: columns 0 and 2 are the same patients, 1 differs in degree only."""
+    lesions = scipy.sparse.csr_array(np.array([[1, 0.5, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]], dtype=float))
+    patterns, pattern_of = merged(lesions, np.random.default_rng(0))
+    assert patterns.shape == (3, 3)
+    assert pattern_of[0] == pattern_of[2]
+    np.testing.assert_array_equal(patterns.toarray()[:, pattern_of], lesions.toarray())
+
+
+def test_merging_agrees_with_numpy() -> None:
+    """As many patterns as unique columns, and each voxel's own one."""
+    lesions = cohort()[0]
+    patterns, pattern_of = merged(lesions, np.random.default_rng(1))
+    assert patterns.shape[1] == len(np.unique(lesions.toarray().T, axis=0))
+    np.testing.assert_array_equal(patterns.toarray()[:, pattern_of], lesions.toarray())
+
+
+def test_a_voxel_counts_once_per_patient() -> None:
+    """Any occupancy above zero is a lesion, an explicit zero is none."""
+    lesions = scipy.sparse.csr_array((np.array([0.1, 1.0, 0.0, 1.0]), np.array([0, 1, 0, 1]), np.array([0, 2, 3, 4])))
+    assert often_lesioned(lesions, 1).tolist() == [0, 1]
+    assert often_lesioned(lesions, 2).tolist() == [1]
+
+
+def test_sizes_worked_by_hand() -> None:
+    """Of 1, 1, .5 and .5: length √2.5, root of the volume √3; no lesion is not blown up."""
+    lesions = scipy.sparse.csr_array(np.array([[1, 1, 0.5, 0.5, 0], [0, 0, 0, 0, 0]], dtype=np.float32))
+    assert lesion_sizes(lesions, "unit").tolist() == pytest.approx([2.5**0.5, 1e-3])
+    assert lesion_sizes(lesions, "dtlvc").tolist() == pytest.approx([3**0.5, 1e-3])
+    assert lesion_sizes(lesions, "none").tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("normalise", ["none", "unit", "dtlvc"])
+def test_sparse_and_dense_lesions_are_scaled_alike(normalise: Any) -> None:
+    """What is learned from and what is predicted from go through the same formula."""
+    lesions = cohort()[0]
+    dense = scaled_volumes(torch.from_numpy(lesions.toarray()).double(), normalise)
+    np.testing.assert_allclose(scaled_lesions(lesions, normalise).toarray(), dense, rtol=1e-12)
+
+
+def test_binary_masks_have_unit_length_under_both_controls() -> None:
+    """Direct total lesion volume control and unit length are one for binary masks."""
+    lesions = scipy.sparse.csr_array((cohort()[0].toarray() > 0.5).astype(np.float32))
+    np.testing.assert_allclose(lesion_sizes(lesions, "unit"), lesion_sizes(lesions, "dtlvc"))

@@ -1,0 +1,572 @@
+"""Simulated scores: where regions may lie, what they cost, and what a perfect model can reach."""
+
+from __future__ import annotations
+
+import itertools
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import IntegratedGradients, Occlusion
+from scipy import stats
+from sklearn.linear_model import LinearRegression
+from sklearn.metrics import average_precision_score, r2_score
+from torch import Tensor, nn
+
+from harness.errors import OutOfRange
+from harness.simulation.lesion_scores import (
+    ROI,
+    draw_rois,
+    element,
+    eligible,
+    exact_map,
+    expected_shares,
+    fit_volume_control,
+    fit_volume_line,
+    label_rois,
+    loads,
+    min_max,
+    place_rois,
+    r2_ceiling,
+    roi_table,
+    score_weights,
+    scores,
+    windowed,
+)
+from harness.types import Array
+
+
+def _generator(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def _counts(shape: tuple[int, int, int] = (14, 16, 13), seed: int = 0) -> Array:
+    """Lesions of many patients, crowded around two places."""
+    x, y, z = np.indices(shape)
+    near = np.exp(-((x - 5) ** 2 + (y - 6) ** 2 + (z - 5) ** 2) / 18) + 0.6 * np.exp(
+        -((x - 9) ** 2 + (y - 12) ** 2 + (z - 8) ** 2) / 12
+    )
+    counts: Array = _generator(seed).poisson(25 * near)
+    return counts
+
+
+def _lopsided() -> Array:
+    """An element without symmetry: it would show a mirrored one."""
+    mask = np.zeros((4, 3, 2), bool)
+    mask[0] = True
+    mask[2:, 1, 1] = True
+    return mask
+
+
+# ----------------------------------------------------------------- regions
+
+
+@pytest.mark.parametrize("rule", ["all", "any"])
+@pytest.mark.parametrize("mask", [element("cube", 5), element("cube", 4), element("ball", 6), _lopsided()])
+def test_eligible_centres_are_those_found_one_by_one(mask: Array, rule: Any) -> None:
+    """At every voxel, the region that begins at c − s//2 is looked at, and must not leave the grid."""
+    counts = _counts()
+    expected = np.zeros(counts.shape, bool)
+    for centre in np.ndindex(counts.shape):
+        low = [c - n // 2 for c, n in zip(centre, mask.shape, strict=True)]
+        if min(low) < 0 or any(a + n > size for a, n, size in zip(low, mask.shape, counts.shape, strict=True)):
+            continue
+        box = counts[tuple(slice(a, a + n) for a, n in zip(low, mask.shape, strict=True))] >= 7
+        expected[centre] = box[mask].all() if rule == "all" else box[mask].any()
+    assert 0 < expected.sum() < expected.size
+    assert np.array_equal(eligible(counts, patients=7, element=mask, rule=rule), expected)
+
+
+def test_odd_cube_has_its_centre_in_the_middle() -> None:
+    """A cube of 5 around 94 covers 92 to 96, as the publication's slices show."""
+    roi = place_rois([(94, 112, 94)], (152, 179, 142))[0]
+    assert roi.slices[0] == slice(92, 97) and roi.voxels == 125
+
+
+def test_even_cube_begins_half_its_size_before_the_centre() -> None:
+    """A cube of 8 around 37 covers 33 to 40."""
+    roi = place_rois([(37, 58, 54)], (91, 107, 86), size=8)[0]
+    assert roi.slices[0] == slice(33, 41) and roi.voxels == 512
+
+
+@pytest.mark.parametrize(("size", "voxels"), [(1, 1), (2, 8), (3, 19), (5, 81)])
+def test_ball_has_the_voxels_within_half_a_diameter(size: int, voxels: int) -> None:
+    """By hand: a diameter of 3 leaves out the 8 corners (√3 > 1.5), of 5 everything from √8 on."""
+    assert element("ball", size).sum() == voxels
+
+
+def test_regions_outside_the_grid_are_all_named() -> None:
+    """Two of three leave it; both are in the message."""
+    with pytest.raises(OutOfRange, match=r"roi1 around \(1, 8, 8\).*roi3 around \(8, 8, 14\)"):
+        place_rois([(1, 8, 8), (8, 8, 8), (8, 8, 14)], (16, 16, 16))
+
+
+def test_overlapping_regions_are_refused() -> None:
+    """Cubes of 5 four voxels apart on one axis share 25 voxels."""
+    with pytest.raises(OutOfRange, match=r"roi1 around \(6, 8, 8\) and roi2 around \(10, 8, 8\) share 25"):
+        place_rois([(6, 8, 8), (10, 8, 8)], (16, 16, 16))
+
+
+def test_label_becomes_a_region() -> None:
+    """Box, voxels and centre of an atlas label that is two slabs of different size."""
+    labels = np.zeros((6, 7, 8), int)
+    labels[1:3, 2:6, 4] = 3
+    labels[4, 2:6, 4] = 3
+    labels[0, 0, 0] = 9
+    roi, other = label_rois(labels, [3, 9], names=["front", "corner"])
+    assert (roi.name, roi.low, roi.mask.shape, roi.centre) == ("front", (1, 2, 4), (4, 4, 1), (2, 4, 4))
+    assert np.array_equal(roi.volume(labels.shape), labels == 3) and other.voxels == 1
+
+
+@pytest.mark.parametrize("values", [[3, 4], [3, 3]])
+def test_labels_that_cannot_be_are_refused(values: list[int]) -> None:
+    """An absent label and a repeated one; the labels that exist are shown."""
+    with pytest.raises(OutOfRange, match=r"the atlas holds 3"):
+        label_rois(np.full((3, 3, 3), 3), values)
+
+
+@pytest.mark.parametrize("shape", ["cube", "ball"])
+@pytest.mark.parametrize("size", [3, 4])
+def test_drawn_regions_are_eligible_and_disjoint(shape: Any, size: int) -> None:
+    """For twenty seeds: all centres are allowed, and no voxel belongs to two regions."""
+    counts = _counts()
+    allowed = eligible(counts, patients=4, element=element(shape, size))
+    for seed in range(20):
+        rois = draw_rois(counts, _generator(seed), shape=shape, size=size, patients=4)
+        assert all(allowed[roi.centre] for roi in rois)
+        assert sum(roi.volume(counts.shape).astype(int) for roi in rois).max() == 1
+
+
+def test_balls_may_lie_where_only_their_boxes_overlap() -> None:
+    """Two balls of 5 whose boxes share a corner fit into a grid that is too small for two such cubes."""
+    counts = np.full((9, 9, 9), 10)
+    rois = draw_rois(counts, _generator(), number=2, shape="ball")
+    assert not np.logical_and(*(roi.volume(counts.shape) for roi in rois)).any()
+    with pytest.raises(OutOfRange, match="find room side by side, got number=2"):
+        draw_rois(counts, _generator(), number=2, shape="cube")
+
+
+def test_every_centre_can_be_drawn() -> None:
+    """The first of two regions is each of the four eligible centres about equally often."""
+    counts = np.zeros((12, 3, 3), int)
+    counts[0:4] = counts[8:12] = 10
+    seen = [draw_rois(counts, _generator(seed), number=2, size=3)[0].centre[0] for seed in range(200)]
+    values, times = np.unique(seen, return_counts=True)
+    assert values.tolist() == [1, 2, 9, 10]
+    assert stats.chisquare(times).pvalue > 0.001
+
+
+def test_same_generator_gives_the_same_regions() -> None:
+    """Only the generator decides."""
+    one, other = (draw_rois(_counts(), _generator(3), size=3, patients=4) for _ in range(2))
+    assert [roi.centre for roi in one] == [roi.centre for roi in other]
+
+
+def test_strata_are_terciles_of_the_mean_count() -> None:
+    """With three strata, roi k lies in the k-th third of the eligible centres ranked by the count around them."""
+    counts, mask = _counts(), element("cube", 3)
+    allowed = np.argwhere(eligible(counts, patients=4, element=mask))
+    means = np.array([counts[tuple(slice(c - 1, c + 2) for c in centre)].mean() for centre in allowed])
+    bounds = np.quantile(means, [0, 1 / 3, 2 / 3, 1])
+    slack = 0.1
+    for seed in range(10):
+        rois = draw_rois(counts, _generator(seed), size=3, patients=4, strata=3)
+        for k, roi in enumerate(rois):
+            assert bounds[k] - slack <= counts[roi.slices].mean() <= bounds[k + 1] + slack
+
+
+def test_message_says_how_many_patients_would_do() -> None:
+    """Nothing is eligible at 30; the proposed number works, and one more does not."""
+    counts = _counts()
+    with pytest.raises(
+        OutOfRange, match=r"lesioned in at least 30 patients\), got 0; .* is 35; try patients=(\d+)"
+    ) as e:
+        draw_rois(counts, _generator(), number=1, patients=30)
+    best = int(str(e.value).split("patients=")[1].split(",")[0])
+    mask = element("cube", 5)
+    assert eligible(counts, patients=best, element=mask).any()
+    assert not eligible(counts, patients=best + 1, element=mask).any()
+
+
+# ----------------------------------------------------------------- scores
+
+
+def test_load_is_the_mean_occupancy_in_the_region() -> None:
+    """By hand: 3 whole voxels and one of a quarter, of 27."""
+    mask = np.zeros((7, 7, 7), np.float32)
+    mask[2, 2, 2:5] = 1
+    mask[3, 3, 3] = 0.25
+    mask[0] = 1  # outside
+    roi = place_rois([(3, 3, 3)], mask.shape, size=3)
+    assert loads(mask, roi) == pytest.approx([3.25 / 27])
+
+
+def test_load_of_a_ball_leaves_the_corners_out() -> None:
+    """A lesion in the corner of its box costs nothing."""
+    mask = np.zeros((5, 5, 5), bool)
+    mask[0, 0, 0] = True
+    assert loads(mask, place_rois([(2, 2, 2)], mask.shape, shape="ball")).tolist() == [0.0]
+
+
+def test_designs() -> None:
+    """The published rows: all by a third, one each, and b with 1 − b of the next."""
+    assert score_weights("single").tolist() == [[1 / 3] * 3]
+    assert score_weights("multi").tolist() == np.eye(3).tolist()
+    expected = [[1, 0, 0], [0, 0.75, 0.25], [0.25, 0, 0.75]]
+    assert score_weights("intercorrelation", b=0.75).tolist() == expected
+
+
+def test_relative_weights_are_made_to_sum_up_to_one() -> None:
+    """2 : 1 : 1."""
+    assert score_weights("single", weights=(2, 1, 1)).tolist() == [[0.5, 0.25, 0.25]]
+
+
+@pytest.mark.parametrize("weights", [(1, 1), (1, -1, 1), (0, 0, 0), (1, np.inf, 1), (1, np.nan, 1)])
+def test_weights_that_make_no_score_are_refused(weights: tuple[float, ...]) -> None:
+    """The wrong number, a negative one, none at all, infinity and NaN."""
+    with pytest.raises(OutOfRange, match="weights must be 3 finite numbers"):
+        score_weights("single", weights=weights)
+
+
+def _loads(n: int, seed: int = 0) -> Array:
+    """Bimodal loads with the published means."""
+    means = np.array([0.688, 0.498, 0.658])
+    return _generator(seed).beta(0.35 * means, 0.35 * (1 - means), size=(n, 3))
+
+
+def test_noise_is_that_of_the_publication() -> None:
+    """(1−a)·L + a·N(0, SD(L)), written out with the same draws."""
+    table = _loads(50)
+    got = scores(table, np.eye(3), _generator(5), noise=0.3, scaling="none")
+    expected = 0.7 * table + 0.3 * table.std(axis=0) * _generator(5).standard_normal((50, 3))
+    np.testing.assert_allclose(got.targets, expected)
+    np.testing.assert_allclose(got.expected, 0.7 * table)
+    assert got.clean is not table and np.array_equal(got.clean, table)
+
+
+def test_cohort_scaling_reaches_from_zero_to_one() -> None:
+    """Every score does, and the expected score moves with it."""
+    got = scores(_loads(50), np.eye(3), _generator(5), noise=0.3)
+    raw = scores(_loads(50), np.eye(3), _generator(5), noise=0.3, scaling="none")
+    assert got.targets.min(axis=0).tolist() == [0, 0, 0] and got.targets.max(axis=0).tolist() == [1, 1, 1]
+    np.testing.assert_allclose(got.expected * (got.high - got.low) + got.low, raw.expected, atol=1e-12)
+
+
+def test_clipping_is_refused() -> None:
+    """It would change the ceiling."""
+    with pytest.raises(OutOfRange, match="clipping"):
+        scores(_loads(9), np.eye(3), _generator(), scaling="clip")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.2, 0.3, 0.4, 0.5])
+@pytest.mark.parametrize("scaling", ["cohort", "none"])
+def test_best_prediction_reaches_the_ceiling(noise: float, scaling: Any) -> None:
+    """R² of the expected score over draws of 821 subjects, with and without scaling, is the formula's."""
+    table, rng = _loads(821), _generator(1)
+    found = []
+    for _ in range(40):
+        got = scores(table, np.eye(3), rng, noise=noise, scaling=scaling)
+        found.append(r2_score(got.targets, got.expected))
+    assert np.mean(found) == pytest.approx(r2_ceiling(noise), abs=4 * np.std(found) / 40**0.5)
+
+
+def test_ceilings_as_printed() -> None:
+    """.988, .941, .845, .692 and .500; one without noise."""
+    assert np.round(r2_ceiling(np.arange(6) / 10), 3).tolist() == [1, 0.988, 0.941, 0.845, 0.692, 0.5]
+
+
+def test_nonlinearities_by_hand() -> None:
+    """log₁₀(1 + 9s) and (10^s − 1)/9 for the default strength."""
+    table = np.array([[0.0], [0.5], [1.0]])
+    bent = partial(scores, table, np.eye(1), _generator(), scaling="none")
+    assert bent(nonlinearity="log").clean[:, 0] == pytest.approx([0, np.log10(5.5), 1])
+    assert bent(nonlinearity="exp").clean[:, 0] == pytest.approx([0, (10**0.5 - 1) / 9, 1])
+
+
+def test_nonlinearities_undo_each_other() -> None:
+    """The exponential of the logarithm is the load."""
+    table = np.linspace(0, 1, 11)[:, None]
+    log = scores(table, np.eye(1), _generator(), nonlinearity="log", strength=4).clean
+    back = scores(log, np.eye(1), _generator(), nonlinearity="exp", strength=4).clean
+    np.testing.assert_allclose(back, table, atol=1e-12)
+
+
+def test_nonlinearity_needs_a_score_within_zero_and_one() -> None:
+    """A row of weights that sums up to three is refused there, and accepted without it."""
+    table = np.array([[0.2, 1.0, 1.0], [0.0, 0.0, 0.0]])
+    assert scores(table, np.ones((1, 3)), _generator(), scaling="none").clean.max() == pytest.approx(2.2)
+    with pytest.raises(OutOfRange, match=r"0 <= weights · loads <= 1.*0 to 2.2"):
+        scores(table, np.ones((1, 3)), _generator(), nonlinearity="log")
+
+
+def test_score_without_variation_is_refused() -> None:
+    """The second region is touched by nobody."""
+    table = np.array([[0.5, 0.0, 0.1], [0.1, 0.0, 0.2]])
+    with pytest.raises(OutOfRange, match=r"got score 2 \(all 0\) over 2 subjects"):
+        scores(table, np.eye(3), _generator())
+
+
+def test_scores_of_wrong_shapes_are_refused() -> None:
+    """Loads of two regions, weights of three."""
+    with pytest.raises(OutOfRange, match=r"\(4, 2\) and \(3, 3\)"):
+        scores(np.zeros((4, 2)), np.eye(3), _generator())
+
+
+def test_bounds_may_come_from_training_subjects() -> None:
+    """Held-out subjects may lie outside and are not clipped."""
+    values = np.array([[1.0], [3.0], [7.0], [0.0]])
+    assert min_max(values, np.array([0, 1])).ravel().tolist() == [0, 1, 3, -0.5]
+    assert min_max(values, np.array([True, True, False, False])).ravel().tolist() == [0, 1, 3, -0.5]
+
+
+def test_constant_training_subjects_give_no_bounds() -> None:
+    """The held-out subject alone differs."""
+    with pytest.raises(OutOfRange, match=r"score 1 \(all 2\) over 2 subjects"):
+        min_max(np.array([[2.0], [2.0], [5.0]]), np.array([0, 1]))
+
+
+# ----------------------------------------------------------------- control for lesion volume
+
+
+def _volume_data(n: int = 30) -> tuple[Array, Array, Array]:
+    rng = _generator(7)
+    masks = rng.random((n, 3, 4, 2)) < rng.uniform(0.1, 0.9, n)[:, None, None, None]
+    volumes = masks.sum(axis=(1, 2, 3)).astype(float)
+    targets = 0.02 * volumes[:, None] * [1.0, 3.0] + rng.normal(size=(n, 2))
+    return masks, targets, volumes
+
+
+def test_line_is_ordinary_least_squares() -> None:
+    """scikit-learn gives the same intercepts and slopes, and the masks may come one by one."""
+    masks, _, volumes = _volume_data()
+    line = fit_volume_line((mask for mask in masks), volumes)
+    reference = LinearRegression().fit(volumes[:, None], masks.reshape(30, -1))
+    np.testing.assert_allclose(line.slope.ravel(), reference.coef_.ravel(), atol=1e-12)
+    np.testing.assert_allclose(line.intercept.ravel(), reference.intercept_, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["regress_behaviour", "regress_lesion", "regress_both"])
+def test_residuals_of_training_subjects_do_not_follow_volume(kind: Any) -> None:
+    """What is regressed is uncorrelated with volume there; what is not is as before."""
+    masks, targets, volumes = _volume_data()
+    control = fit_volume_control(kind, masks, targets, volumes)
+    x, y = control.lesions(masks, volumes), control.targets(targets, volumes)
+    steps = volumes - volumes.mean()
+    if kind == "regress_behaviour":
+        assert np.array_equal(x, masks)
+    else:
+        np.testing.assert_allclose(np.tensordot(steps, x, 1), 0, atol=1e-9)
+    if kind == "regress_lesion":
+        assert np.array_equal(y, targets)
+    else:
+        np.testing.assert_allclose(steps @ y, 0, atol=1e-9)
+
+
+def test_held_out_subjects_do_not_enter_the_fit() -> None:
+    """Other held-out subjects leave the training subjects' data, and each other's, as they are."""
+    masks, targets, volumes = _volume_data()
+    control = fit_volume_control("regress_both", masks[:20], targets[:20], volumes[:20])
+    together = control.lesions(masks, volumes), control.targets(targets, volumes)
+    alone = control.lesions(masks[25:26], volumes[25:26]), control.targets(targets[25:26], volumes[25:26])
+    for whole, one in zip(together, alone, strict=True):
+        np.testing.assert_allclose(whole[25:26], one)
+    line = LinearRegression().fit(volumes[:20, None], targets[:20])
+    np.testing.assert_allclose(together[1][20:], targets[20:] - line.predict(volumes[20:, None]))
+
+
+def test_direct_control_gives_unit_vectors() -> None:
+    """Every binary mask has length one afterwards; an empty one stays empty."""
+    masks, targets, volumes = _volume_data()
+    masks[3], volumes[3] = 0, 0
+    x = fit_volume_control("direct_total_lesion_volume", masks, targets, volumes).lesions(masks, volumes)
+    lengths = np.linalg.norm(x.reshape(30, -1), axis=1)
+    assert lengths == pytest.approx([1.0] * 3 + [0.0] + [1.0] * 26)
+
+
+@pytest.mark.parametrize("kind", ["none", "direct_total_lesion_volume", "regress_behaviour", "regress_lesion"])
+def test_predictions_come_back_to_the_scale_of_the_scores(kind: Any) -> None:
+    """Restoring what was taken gives the scores."""
+    masks, targets, volumes = _volume_data()
+    control = fit_volume_control(kind, masks, targets, volumes)
+    np.testing.assert_allclose(control.restored(control.targets(targets, volumes), volumes), targets)
+
+
+def test_masks_are_not_read_where_they_are_not_regressed() -> None:
+    """An iterator of masks is left untouched."""
+    masks, targets, volumes = _volume_data()
+    stream = iter(masks)
+    fit_volume_control("regress_behaviour", stream, targets, volumes)
+    assert len(list(stream)) == 30
+
+
+def test_equal_volumes_explain_nothing() -> None:
+    """The slope is zero, the intercept the mean."""
+    line = fit_volume_line(np.array([[1.0], [3.0]]), np.array([5.0, 5.0]))
+    assert (line.slope.tolist(), line.intercept.tolist()) == ([0.0], [2.0])
+
+
+@pytest.mark.parametrize(("subjects", "volumes"), [(2, 3), (3, 2), (0, 0)])
+def test_one_volume_per_subject(subjects: int, volumes: int) -> None:
+    """Too few, too many, and nobody at all."""
+    with pytest.raises(OutOfRange, match="one volume for each"):
+        fit_volume_line(np.zeros((subjects, 2)), np.arange(volumes))
+
+
+# ----------------------------------------------------------------- table
+
+
+def test_table_by_hand() -> None:
+    """Three subjects, one region of eight voxels, an affine that flips and turns."""
+    affine = np.array([[0.0, -2, 0, 10], [1.5, 0, 0, -4], [0, 0, 3, 1], [0, 0, 0, 1]])
+    masks = np.zeros((3, 4, 5, 4), bool)
+    masks[0, 1:3, 1:3, 1:3] = True
+    masks[1, 1, 1, 1] = True
+    masks[2, 0, 4, 0] = masks[2, 0, 3, :] = True
+    rois = place_rois([(2, 2, 2)], (4, 5, 4), size=2)
+    table = np.stack([loads(mask, rois) for mask in masks])
+    row = roi_table(rois, table, masks.sum(axis=0), np.array([8, 1, 5]), affine)[0]
+    assert row.centre_mm == (6.0, -1.0, 7.0)
+    assert row.size_mm == (3.0, 4.0, 6.0) and row.size_voxels == (2, 2, 2)
+    assert (row.voxels, row.patients, row.touched) == (8, 3, 2)
+    assert row.mean_load == pytest.approx(9 / 24)
+    assert (row.prevalence_max, row.prevalence_mean) == (pytest.approx(2 / 3), pytest.approx(9 / 24))
+    # Ranks of the loads 1, 1/8, 0 and of the volumes 8, 1, 5: 1 − 6·(1 + 1)/24.
+    assert row.volume_rho == pytest.approx(0.5)
+
+
+def test_constant_load_has_no_rank_correlation() -> None:
+    """NaN, without a warning."""
+    rois = place_rois([(1, 1, 1)], (3, 3, 3), size=1)
+    row = roi_table(rois, np.zeros((4, 1)), np.zeros((3, 3, 3)), np.arange(4), np.eye(4))[0]
+    assert np.isnan(row.volume_rho) and row.touched == 0
+
+
+# ----------------------------------------------------------------- what a perfect model would show
+
+
+class _Oracle(nn.Module):
+    """Scores computed exactly: weighted loads of the regions."""
+
+    def __init__(self, rois: tuple[ROI, ...], weights: Array, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        kernel = sum(
+            w[:, None, None, None] * roi.volume(shape) / roi.voxels for w, roi in zip(weights.T, rois, strict=True)
+        )
+        self.register_buffer("kernel", torch.as_tensor(np.asarray(kernel)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.einsum("ncxyz,kxyz->nk", x, self.kernel)
+        return out
+
+
+def _oracle(shape: tuple[int, int, int] = (11, 12, 10)) -> tuple[_Oracle, tuple[ROI, ...], Array, Tensor]:
+    rois = place_rois([(3, 3, 3), (7, 9, 7), (3, 8, 4)], shape, size=4)
+    weights = score_weights("intercorrelation", b=0.7)
+    masks = torch.as_tensor(_generator(2).random((5, 1, *shape)) < 0.4, dtype=torch.float64)
+    return _Oracle(rois, weights, shape), rois, weights, masks
+
+
+def test_exact_map_is_integrated_gradients_of_the_exact_model() -> None:
+    """captum's map, summed over five subjects."""
+    model, rois, weights, masks = _oracle()
+    expected = IntegratedGradients(model).attribute(masks, target=1, n_steps=3).sum(dim=(0, 1))
+    counts = masks.sum(dim=(0, 1)).numpy()
+    np.testing.assert_allclose(exact_map(counts, rois, weights[1]), expected.detach().numpy(), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("window", "stride"),
+    [((5, 5, 5), (3, 3, 3)), ((8, 8, 8), (4, 4, 4)), ((4, 5, 3), (3, 2, 3)), ((11, 3, 1), (5, 1, 1))],
+)
+def test_windowed_map_is_occlusion_of_the_exact_model(window: Any, stride: Any) -> None:
+    """captum's Occlusion, summed over five subjects, also where the last window is cut by the border."""
+    model, rois, weights, masks = _oracle()
+    maps = Occlusion(model).attribute(
+        masks, sliding_window_shapes=(1, *window), strides=(1, *stride), target=2, perturbations_per_eval=64
+    )
+    exact = exact_map(masks.sum(dim=(0, 1)).numpy(), rois, weights[2])
+    # captum divides in single precision.
+    np.testing.assert_allclose(windowed(exact, window, stride), maps.sum(dim=(0, 1)).numpy(), rtol=3e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize(("window", "stride"), [(3, 4), (5, 0), (9, 3), ((3, 3, 3), (1, 4, 1))])
+def test_windows_that_leave_gaps_or_do_not_fit_are_refused(window: Any, stride: Any) -> None:
+    """A stride above the window, of zero, and a window above the image."""
+    with pytest.raises(OutOfRange, match="1 <= stride <= window <= size"):
+        windowed(np.zeros((8, 8, 8)), window, stride)
+
+
+def _alignment(corner: tuple[int, int, int], size: int, window: int, stride: int) -> tuple[float, float]:
+    """Average precision and mass inside of a region whose corner has some place within the stride."""
+    grid = (30, 30, 30)
+    centre = [3 * stride + c + size // 2 for c in corner]
+    rois = place_rois([centre], grid, size=size)
+    seen = windowed(exact_map(np.ones(grid), rois, np.ones(1)), window, stride)
+    inside = rois[0].volume(grid)
+    return float(average_precision_score(inside.ravel(), seen.ravel())), float(seen[inside].sum() / seen.sum())
+
+
+@pytest.mark.parametrize(
+    ("corner", "precision", "mass"),
+    [((0, 0, 0), 0.977, 0.348), ((0, 1, 0), 0.914, 0.340), ((2, 0, 1), 0.874, 0.333), ((1, 2, 2), 0.852, 0.325)],
+)
+def test_ceiling_of_window_5_stride_3(corner: tuple[int, int, int], precision: float, mass: float) -> None:
+    """The published setting, by the region's place within the stride."""
+    got = _alignment(corner, 5, 5, 3)
+    assert got[0] == pytest.approx(precision, abs=5e-4) and got[1] == pytest.approx(mass, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("corner", "precision"),
+    [
+        ((0, 0, 0), 1.000),
+        ((0, 0, 3), 0.911),
+        ((0, 2, 0), 0.833),
+        ((1, 0, 3), 0.795),
+        ((0, 1, 2), 0.754),
+        ((2, 0, 2), 0.661),
+        ((1, 3, 1), 0.681),
+        ((1, 2, 1), 0.652),
+        ((2, 3, 2), 0.597),
+        ((2, 2, 2), 0.514),
+    ],
+)
+def test_ceiling_of_window_8_stride_4(corner: tuple[int, int, int], precision: float) -> None:
+    """The setting of the ResNet10, by the region's place within the stride."""
+    assert _alignment(corner, 8, 8, 4)[0] == pytest.approx(precision, abs=5e-4)
+
+
+@pytest.mark.parametrize(("size", "stride", "mean"), [(5, 3, 0.880), (8, 4, 0.733)])
+def test_mean_ceiling_over_all_alignments(size: int, stride: int, mean: float) -> None:
+    """27 and 64 of them; those that differ by the order of axes are computed once."""
+    corners = list(itertools.product(range(stride), repeat=3))
+    values = {corner: _alignment(corner, size, size, stride)[0] for corner in {tuple(sorted(c)) for c in corners}}
+    assert np.mean([values[tuple(sorted(c))] for c in corners]) == pytest.approx(mean, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("b", "second", "third"),
+    [(0.9, 0.872, 0.896), (0.8, 0.752, 0.793), (0.7, 0.639, 0.691), (0.6, 0.532, 0.589)],
+)
+def test_shares_of_an_exact_model_as_worked_out(b: float, second: float, third: float) -> None:
+    """Shares of a score's own region with the published totals; the first score has one region."""
+    shares = expected_shares(np.array([70_614, 51_142, 67_549]), score_weights("intercorrelation", b=b))
+    assert np.round(np.diag(shares), 3).tolist() == [1, second, third]
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+
+
+def test_shares_are_those_of_the_exact_map() -> None:
+    """Mass of the map inside each region over that inside all."""
+    _, rois, weights, masks = _oracle()
+    totals = np.sum([loads(mask[0].numpy(), rois) for mask in masks], axis=0)
+    seen = exact_map(masks.sum(dim=(0, 1)).numpy(), rois, weights[1])
+    mass = np.array([seen[roi.slices].sum() for roi in rois])
+    np.testing.assert_allclose(expected_shares(totals, weights)[1], mass / mass.sum())
+
+
+def test_untouched_regions_have_no_shares() -> None:
+    """NaN for the score of a region without lesions, the other as usual."""
+    shares = expected_shares(np.array([0.0, 2.0]), np.eye(2))
+    assert np.isnan(shares[0]).all() and shares[1].tolist() == [0.0, 1.0]
