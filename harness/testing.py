@@ -402,7 +402,8 @@ def _cost(direction: Direction, value: float) -> float:
 def _evidence(truth: Array, answer: Array) -> Evidence:
     probability, brain = answer.astype(np.float32), np.ones_like(truth)
     explanation = np.stack([probability, probability])
-    for array in (truth, answer, probability, brain, explanation):
+    rois = np.stack([truth, brain & ~truth])
+    for array in (truth, answer, probability, brain, explanation, rois):
         # A metric that writes into what it was given fails at once.
         array.setflags(write=False)
     return Evidence(
@@ -413,6 +414,10 @@ def _evidence(truth: Array, answer: Array) -> Evidence:
         explanation=explanation,
         spacing_mm=(0.9, 0.8, 1.5),
         channels=("T1w", "FLAIR"),
+        rois=rois,
+        target_score=float(truth.mean()),
+        predicted_score=float(answer.mean()),
+        clean_score=float(truth.mean()),
         rng=np.random.default_rng(0),
     )
 

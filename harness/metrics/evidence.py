@@ -26,15 +26,19 @@ Columns = Mapping[str, Array]
 EVIDENCE: Mapping[str, str] = {
     "brain": "(X, Y, Z) bool, True inside the brain (or the region); absent where there is no brain mask",
     "channels": "names of the input channels, in the order of the explanation's first axis",
+    "clean_score": "number, the score that the image determines, before noise was added; absent for real scores",
     "columns": "name of a subject-level metric → (n,) float, its values over subjects; for pooled metrics only",
     "explanation": "(C, X, Y, Z) float, attribution of each channel, higher means more evidence",
+    "predicted_score": "number, the score that the model predicts for the subject",
     "prediction": "(X, Y, Z) bool, what the model calls lesion",
     "prediction_lesions": "Lesions of the prediction",
     "probability": "(X, Y, Z) float32 in [0, 1], the model's probability of lesion",
     "rng": "numpy Generator, the same stream for every metric",
+    "rois": "(R, X, Y, Z) bool, the regions of interest that scores may depend on",
     "spacing_mm": "(3,) voxel size along X, Y, Z",
     "target": "(X, Y, Z) bool, the truth",
     "target_lesions": "Lesions of the target",
+    "target_score": "number, the score to predict",
 }
 
 
@@ -101,6 +105,8 @@ class Evidence:
     brain : (X, Y, Z) bool
     explanation : (C, X, Y, Z) float
     channels : C names
+    rois : (R, X, Y, Z) bool, or numbers that are all 0 or 1
+    target_score, predicted_score, clean_score : numbers, in the unit of the score
     rng : generator; every metric gets its own copy in the same state, so that
         asking for one more metric changes no other
     columns : subject-level values by metric name, for pooled metrics
@@ -108,8 +114,8 @@ class Evidence:
     Raises
     ------
     OutOfRange
-        If shapes differ, masks are not binary, values are not finite, or the
-        spacing is not three positive numbers.
+        If shapes differ, masks are not binary, values are not finite, scores are
+        not, or the spacing is not three positive numbers.
     """
 
     def __init__(
@@ -122,6 +128,10 @@ class Evidence:
         brain: Array | None = None,
         explanation: Array | None = None,
         channels: Sequence[str] | None = None,
+        rois: Array | None = None,
+        target_score: float | None = None,
+        predicted_score: float | None = None,
+        clean_score: float | None = None,
         rng: np.random.Generator | None = None,
         columns: Columns | None = None,
     ) -> None:
@@ -132,6 +142,10 @@ class Evidence:
         self.explanation = _finite("explanation", explanation, ndim=4)
         self.spacing_mm = _spacing(spacing_mm)
         self.channels = None if channels is None else tuple(channels)
+        self.rois = _mask("rois", rois, ndim=4)
+        self.target_score = _number("target_score", target_score)
+        self.predicted_score = _number("predicted_score", predicted_score)
+        self.clean_score = _number("clean_score", clean_score)
         self.rng = rng
         self.columns = None if columns is None else _columns(columns)
         self._check_shapes()
@@ -172,6 +186,8 @@ class Evidence:
         }
         if self.explanation is not None:
             shapes["explanation, without its channels"] = self.explanation.shape[1:]
+        if self.rois is not None:
+            shapes["rois, without their number"] = self.rois.shape[1:]
         if len(set(shapes.values())) > 1:
             listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
             raise OutOfRange(f"all arrays of a subject must have one shape (X, Y, Z), got {listed}; resample them")
@@ -191,10 +207,10 @@ class Evidence:
             )
 
 
-def _mask(name: str, array: Array | None) -> npt.NDArray[np.bool_] | None:
+def _mask(name: str, array: Array | None, *, ndim: int = 3) -> npt.NDArray[np.bool_] | None:
     if array is None:
         return None
-    array = _volume(name, np.asarray(array), ndim=3)
+    array = _volume(name, np.asarray(array), ndim=ndim)
     if array.dtype == bool:
         return array
     odd = array[(array != 0) & (array != 1)]
@@ -213,9 +229,17 @@ def _finite(name: str, array: Array | None, *, ndim: int) -> npt.NDArray[np.floa
     return array
 
 
+def _number(name: str, value: float | None) -> float | None:
+    if value is None:
+        return None
+    if not np.isfinite(value):
+        raise OutOfRange(f"`{name}` must be a finite number, got {value}; leave out subjects without a score")
+    return float(value)
+
+
 def _volume(name: str, array: Array, *, ndim: int) -> Array:
     if array.ndim != ndim or array.size == 0:
-        axes = "(X, Y, Z)" if ndim == 3 else "(C, X, Y, Z)"
+        axes = "(X, Y, Z)" if ndim == 3 else "(R, X, Y, Z)" if name == "rois" else "(C, X, Y, Z)"
         raise OutOfRange(
             f"`{name}` must be {axes} with at least one voxel, got shape {array.shape}; "
             "give a single slice a last axis of length one"

@@ -8,19 +8,36 @@ All scores but the last see one map per subject, the channels taken together by
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from annotated_types import Ge
-from sklearn.metrics import average_precision_score
+from scipy.ndimage import distance_transform_edt
+from scipy.spatial import KDTree
+from scipy.special import digamma
 
+from harness.errors import OutOfRange, RequestError
 from harness.metrics.register import choose, metric
 from harness.types import Array, Source
 
-__all__ = ["channel_share", "pointing_game", "relevance_ap", "relevance_mass", "top_k_intersection"]
+__all__ = [
+    "cdc",
+    "channel_share",
+    "peak_distance_mm",
+    "pearson_between",
+    "pointing_game",
+    "pr_auc_1000",
+    "random_ap",
+    "rc_rate",
+    "relevance_ap",
+    "relevance_mass",
+    "top_k_intersection",
+]
 
 Sign = Literal["signed", "positive", "absolute"]
 Size = Literal["positive", "absolute"]
+Inside = Literal["volume", "brain"]
 
 NAN = float("nan")
 ARRAS = Source(
@@ -40,6 +57,18 @@ THEINER = Source(
     year=2022,
     title="Interpretable semantic photo geolocation",
 )
+
+SHAMIR = Source(
+    authors="Shamir et al.",
+    year=2019,
+    title="Continuous Dice coefficient: a method for evaluating probabilistic segmentations",
+    doi="10.1101/306977",
+)
+
+# Voxels that are compared with the thresholds at a time: what fits a processor's cache.
+_AT_ONCE = 1 << 15
+# Peaks up to here are quicker one by one than through a map of all distances.
+_FEW_PEAKS = 1 << 12
 
 _SIGNS: Mapping[str, Callable[[Array], Array]] = {
     "absolute": lambda maps: np.abs(maps).sum(axis=0, dtype=np.float64),
@@ -87,7 +116,14 @@ def relevance_mass(explanation: Array, target: Array, *, sign: Size = "absolute"
     empty="target empty: NaN",
     chance="prevalence",
 )
-def relevance_ap(explanation: Array, target: Array, *, sign: Sign = "signed") -> float:
+def relevance_ap(
+    explanation: Array,
+    target: Array,
+    brain: Array | None = None,
+    *,
+    sign: Sign = "signed",
+    inside: Inside = "volume",
+) -> float:
     """Exact average precision of the map as a ranking of voxels.
 
     Σ (Rᵢ − Rᵢ₋₁) Pᵢ over all distinct values of the map; voxels of equal value are
@@ -97,17 +133,263 @@ def relevance_ap(explanation: Array, target: Array, *, sign: Sign = "signed") ->
     ----------
     explanation : (C, X, Y, Z) float
     target : (X, Y, Z) bool
+    brain : (X, Y, Z) bool, needed if ``inside="brain"``
+    sign : how channels are taken together
+    inside : rank the voxels of the whole volume or of the brain
+
+    Returns
+    -------
+    float
+        In [0, 1]; NaN if the target is empty. An even map scores the prevalence, a
+        random one :func:`random_ap`.
+    """
+    relevance, target = _voxels(explanation, target, brain, sign, inside)
+    if not target.any():
+        return NAN
+    # Recall grows only at the values of target voxels, so only those need counting.
+    values, new = np.unique(relevance[target], return_counts=True)
+    found = np.cumsum(new[::-1])[::-1]
+    chosen = relevance.size - np.searchsorted(np.sort(relevance), values)
+    return float(np.sum(new * (found / chosen)) / found[0])
+
+
+@metric("random_ap", source="expectation over random rankings", direction="none", range=(0, 1), empty="0")
+def random_ap(target: Array, brain: Array | None = None, *, inside: Inside = "volume") -> float:
+    """Average precision that a random ranking of the voxels scores on average.
+
+    (H_N + (n − 1)(N − H_N) / (N − 1)) / N for n target voxels of N, H_N being the sum
+    of 1/i up to N. A little above the prevalence n/N, which is the same for an even map.
+
+    Parameters
+    ----------
+    target : (X, Y, Z) bool
+    brain : (X, Y, Z) bool, needed if ``inside="brain"``
+    inside : count the voxels of the whole volume or of the brain
+
+    Returns
+    -------
+    float
+        In [0, 1]; 0 for an empty mask.
+    """
+    where = _where(inside, brain)
+    n, of = int(np.count_nonzero(target[where])), int(target[where].size)
+    if n in (0, of):
+        return float(n == of)
+    harmonic = float(digamma(of + 1) + np.euler_gamma)
+    return (harmonic + (n - 1) * (of - harmonic) / (of - 1)) / of
+
+
+@metric(
+    "pr_auc_1000",
+    source="1,000 linear thresholds, as in the publications of the lesion-symptom simulation",
+    direction="higher",
+    range=(0, 1),
+    level="explanation",
+    empty="target empty: NaN",
+    chance="prevalence",
+)
+def pr_auc_1000(
+    explanation: Array,
+    target: Array,
+    brain: Array | None = None,
+    *,
+    anchored: bool = True,
+    thresholds: Annotated[int, Ge(2)] = 1000,
+    sign: Sign = "signed",
+    inside: Inside = "volume",
+) -> float:
+    """Area under the precision-recall curve of equidistant thresholds.
+
+    From the map's maximum down to its minimum; a voxel is chosen from the
+    threshold on. The area is that of the trapezoids.
+
+    Parameters
+    ----------
+    explanation : (C, X, Y, Z) float
+    target : (X, Y, Z) bool
+    brain : (X, Y, Z) bool, needed if ``inside="brain"``
+    anchored : begin the curve at recall 0 with the precision of the first threshold.
+        The published curve begins where the first threshold puts it, and loses
+        the area before: a map whose target is one plateau at the maximum scores 0
+    thresholds : how many
+    sign : how channels are taken together
+    inside : the voxels of the whole volume or of the brain
+
+    Returns
+    -------
+    float
+        In [0, 1]; NaN if the target is empty. An even map scores the prevalence
+        (not anchored: 0).
+
+    Notes
+    -----
+    For parity; :func:`relevance_ap` is exact.
+    """
+    relevance, target = _voxels(explanation, target, brain, sign, inside)
+    positives = int(np.count_nonzero(target))
+    if not positives:
+        return NAN
+    levels = np.linspace(relevance.max(), relevance.min(), thresholds)[::-1]
+    chosen, found = _at_least(relevance, levels), _at_least(relevance[target], levels)
+    recall, precision = found[::-1] / positives, (found / chosen)[::-1]
+    if anchored:
+        recall, precision = np.r_[0.0, recall], np.r_[precision[0], precision]
+    # Trapezoids of a curve within the unit square; sums of a thousand may exceed it by rounding.
+    return min(float(np.trapezoid(precision, recall)), 1.0)
+
+
+@metric(
+    "cdc",
+    source=SHAMIR,
+    direction="higher",
+    range=(0, 1),
+    level="explanation",
+    empty="target empty: NaN; nothing positive: 0",
+)
+def cdc(explanation: Array, target: Array) -> float:
+    """Continuous Dice coefficient of the target and the positive part of the map.
+
+    2 Σ AB / (c Σ A + Σ B) for the target A and the map B, without its negative values
+    and divided by its maximum; c is the mean of B where both are positive, 1 if they
+    do not meet.
+
+    Parameters
+    ----------
+    explanation : (C, X, Y, Z) float, channels are added up
+    target : (X, Y, Z) bool
+
+    Returns
+    -------
+    float
+        In [0, 1]; NaN if the target is empty, 0 if nothing is positive. If the map
+        is positive throughout the target it is 2m / (1 + m), m being the share of
+        the map's mass inside (:func:`relevance_mass` with ``sign="positive"``).
+    """
+    if not target.any():
+        return NAN
+    mass = np.maximum(_SIGNS["signed"](explanation), 0)
+    highest = float(mass.max())
+    if highest <= 0:
+        return 0.0
+    inside = mass[target] / highest
+    both = float(inside.sum())
+    c = both / np.count_nonzero(inside) if both > 0 else 1.0
+    return min(2 * both / (c * inside.size + float(mass.sum()) / highest), 1.0)
+
+
+@metric(
+    "rc_rate",
+    source="ROI contribution rate of the lesion-symptom simulation",
+    direction="none",
+    range=(-float("inf"), float("inf")),
+    level="explanation",
+    empty="no (or no net) attribution in any region: NaN",
+)
+def rc_rate(
+    explanation: Array,
+    rois: Array,
+    *,
+    roi: Annotated[int, Ge(0)] = 0,
+    sign: Sign = "positive",
+    literal: bool = False,
+) -> float:
+    """Share that one region has of the attribution inside all regions.
+
+    Parameters
+    ----------
+    explanation : (C, X, Y, Z) float
+    rois : (R, X, Y, Z) bool
+    roi : which region, counted from 0
+    sign : of the attribution that counts, channels taken together
+    literal : the published score of a region, Σ_ROI A / (Σ A + voxels of the region),
+        before the share is taken. It mixes attribution with a count of voxels and is
+        the same for regions of equal size
+
+    Returns
+    -------
+    float
+        In [0, 1], and shares of all regions add up to 1; with ``sign="signed"`` any
+        number. NaN if there is no attribution in any region.
+
+    Raises
+    ------
+    OutOfRange
+        If there is no such region.
+
+    Notes
+    -----
+    An exact model of score = Σ wₖ · loadₖ does not give the weights but
+    wₖ Lₖ / Σ wⱼ Lⱼ, L being the regions' mean loads (for regions of equal size).
+    """
+    if roi >= len(rois):
+        raise OutOfRange(f"`roi < number of regions` must hold for rc_rate, got roi={roi} and {len(rois)} regions")
+    mass = choose("sign", sign, _SIGNS)(explanation)
+    scores = np.array([mass[region].sum() for region in rois])
+    if literal:
+        scores = scores / (mass.sum() + np.count_nonzero(rois, axis=(1, 2, 3)))
+    total = float(scores.sum())
+    return float(scores[roi]) / total if total != 0 else NAN
+
+
+@metric(
+    "peak_distance_mm",
+    source="distance of the peak from the truth, as in lesion-symptom simulations",
+    direction="lower",
+    range=(0, float("inf")),
+    level="explanation",
+    empty="target empty: NaN",
+)
+def peak_distance_mm(
+    explanation: Array, target: Array, spacing_mm: tuple[float, float, float], *, sign: Sign = "signed"
+) -> float:
+    """Distance from the map's highest voxel to the nearest voxel of the target.
+
+    Parameters
+    ----------
+    explanation : (C, X, Y, Z) float
+    target : (X, Y, Z) bool
+    spacing_mm : (3,) voxel size along X, Y, Z
     sign : how channels are taken together
 
     Returns
     -------
     float
-        In [0, 1]; NaN if the target is empty. An even map scores the prevalence.
+        In mm, 0 if it lies inside; the mean over voxels that are equally high; NaN
+        if the target is empty.
     """
     if not target.any():
         return NAN
     relevance = choose("sign", sign, _SIGNS)(explanation)
-    return float(average_precision_score(target.ravel(), relevance.ravel()))
+    peaks = relevance == relevance.max()
+    if np.count_nonzero(peaks) > _FEW_PEAKS:
+        return float(distance_transform_edt(~target, sampling=spacing_mm)[peaks].mean())
+    nearest, _ = KDTree(np.argwhere(target) * spacing_mm).query(np.argwhere(peaks) * spacing_mm)
+    return float(nearest.mean())
+
+
+def pearson_between(first: Array, second: Array) -> float:
+    """Pearson correlation of two maps, voxel by voxel.
+
+    Parameters
+    ----------
+    first, second : float arrays of one shape
+
+    Returns
+    -------
+    float
+        In [-1, 1]; NaN if one of them is even.
+
+    Raises
+    ------
+    OutOfRange
+        If the shapes differ.
+    """
+    if first.shape != second.shape:
+        raise OutOfRange(f"two maps must have one shape to be compared, got {first.shape} and {second.shape}")
+    one, other = (each.astype(np.float64).ravel() - each.mean(dtype=np.float64) for each in (first, second))
+    if not np.ptp(first) or not np.ptp(second):
+        return NAN
+    return float(np.clip(one @ other / np.sqrt((one @ one) * (other @ other)), -1, 1))
 
 
 @metric(
@@ -207,3 +489,34 @@ def channel_share(explanation: Array, channels: tuple[str, ...], *, channel: str
     if channel not in channels or not sizes.any():
         return NAN
     return float(sizes[channels.index(channel)] / sizes.sum())
+
+
+def _voxels(explanation: Array, target: Array, brain: Array | None, sign: str, inside: str) -> tuple[Array, Array]:
+    """The map as one number per voxel, and the target, of the voxels that count."""
+    where = _where(inside, brain)
+    return choose("sign", sign, _SIGNS)(explanation)[where].ravel(), target[where].ravel()
+
+
+def _where(inside: str, brain: Array | None) -> Any:
+    if not choose("inside", inside, {"brain": True, "volume": False}):
+        return ...
+    if brain is None:
+        raise RequestError("inside=brain needs `brain`, which is absent; give a mask, or inside=volume")
+    return brain
+
+
+def _at_least(values: Array, levels: Array) -> npt.NDArray[np.int64]:
+    """(T,): how many values reach each of the equidistant, rising levels, the first of which is their minimum."""
+    low, step = levels[0], (levels[-1] - levels[0]) / (len(levels) - 1)
+    if not step > 0:
+        return np.full(len(levels), values.size)
+    counts = np.zeros(len(levels), dtype=np.int64)
+    above = np.r_[levels[1:], np.inf]
+    for start in range(0, values.size, _AT_ONCE):
+        part = values[start : start + _AT_ONCE]
+        # The division may miss a level by its rounding, hence one look up and one down.
+        of = np.minimum(((part - low) / step).astype(np.intp), len(levels) - 1)
+        of += part >= above[of]
+        of -= part < levels[of]
+        counts += np.bincount(of, minlength=len(levels))
+    return np.cumsum(counts[::-1])[::-1]

@@ -21,7 +21,7 @@ from harness.metrics.evidence import EVIDENCE, Evidence
 from harness.registry import METRICS
 from harness.types import Direction, Source
 
-__all__ = ["Level", "asks", "choose", "evaluate", "evaluate_chance", "metric", "options"]
+__all__ = ["Level", "asks", "choose", "evaluate", "evaluate_ceiling", "evaluate_chance", "metric", "options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -47,6 +47,7 @@ def metric(
     level: Level = "subject",
     empty: str = "NaN, and the mean skips it",
     chance: float | str | None = None,
+    ceiling: float | str | None = None,
     needs: tuple[str, ...] = (),
 ) -> Callable[[F], F]:
     """Decorator: register a function as a metric and return it untouched.
@@ -63,6 +64,8 @@ def metric(
     empty : what comes back when the metric is not defined
     chance : what no skill scores: a number, or the name of the metric that works
         it out for the subject at hand (see :func:`evaluate_chance`)
+    ceiling : what nobody can exceed on the data at hand, if that is less than the
+        end of the range; as for ``chance`` (see :func:`evaluate_ceiling`)
     needs : for pooled metrics, the subject-level metrics whose columns it reads
 
     Raises
@@ -83,6 +86,7 @@ def metric(
             level=level,
             empty=empty,
             chance=chance,
+            ceiling=ceiling,
             needs=needs,
             asks=asks(function),
         )(function)
@@ -149,16 +153,18 @@ def evaluate_chance(part: Callable[..., Any], evidence: Evidence) -> float:
         The constant that the metric declares, the value of the metric it names
         (called with those of the part's options that it also takes), or NaN.
     """
-    function = _unwrapped(part)
-    chance = METRICS.get(METRICS.name_of(function)).facts["chance"]
-    if chance is None:
-        return NAN
-    if not isinstance(chance, str):
-        return float(chance)
-    of_chance = METRICS.get(chance).function
-    given = part.keywords if isinstance(part, partial) else {}
-    shared = {name: value for name, value in given.items() if name in options(of_chance)}
-    return evaluate(partial(of_chance, **shared), evidence)
+    return _evaluate_fact("chance", part, evidence)
+
+
+def evaluate_ceiling(part: Callable[..., Any], evidence: Evidence) -> float:
+    """What nobody can exceed on this evidence, with the same options.
+
+    Returns
+    -------
+    float
+        As for :func:`evaluate_chance`; NaN means that only the range is known.
+    """
+    return _evaluate_fact("ceiling", part, evidence)
 
 
 def choose(option: str, value: str, table: Mapping[str, T]) -> T:
@@ -173,6 +179,18 @@ def choose(option: str, value: str, table: Mapping[str, T]) -> T:
         return table[value]
     except KeyError:
         raise UnknownName(f"value of {option}", value, table) from None
+
+
+def _evaluate_fact(fact: str, part: Callable[..., Any], evidence: Evidence) -> float:
+    level = METRICS.get(METRICS.name_of(_unwrapped(part))).facts[fact]
+    if level is None:
+        return NAN
+    if not isinstance(level, str):
+        return float(level)
+    function = METRICS.get(level).function
+    given = part.keywords if isinstance(part, partial) else {}
+    shared = {name: value for name, value in given.items() if name in options(function)}
+    return evaluate(partial(function, **shared), evidence)
 
 
 def _unwrapped(part: Callable[..., Any]) -> Callable[..., Any]:

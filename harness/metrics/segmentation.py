@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from harness.errors import RequestError, UnknownName
 from harness.metrics.register import metric
@@ -268,6 +267,16 @@ def _where(inside: str, brain: Array | None) -> Any:
 
 
 def _soft_auc(probability: Array, target: Array) -> float:
+    """Area of the trapezoids under the curve of all distinct probabilities.
+
+    As scikit-learn's, which takes five times as long and a second to import in every process that scores.
+    """
     if target.all() or not target.any():
         return NAN
-    return float(roc_auc_score(target.ravel(), probability.ravel()))
+    order = np.argsort(probability, axis=None)[::-1]  # any order among voxels of equal probability
+    ranked, true = probability.ravel()[order], target.ravel()[order]
+    last = np.append(ranked[1:] != ranked[:-1], True)
+    hits = np.cumsum(true)[last]
+    alarms = np.flatnonzero(last) + 1 - hits
+    area = np.trapezoid(np.append(0, hits), np.append(0, alarms))
+    return float(area / (float(hits[-1]) * float(alarms[-1])))

@@ -19,7 +19,8 @@ FACTS = {name: METRICS.get(name).facts for name in NAMES}
 DIRECTED = [name for name in NAMES if FACTS[name]["direction"] != "none"]
 WITH_CHANCE = [name for name in NAMES if FACTS[name]["chance"] is not None]
 POOLED = [name for name in NAMES if FACTS[name]["level"] == "pool"]
-COLUMNS = ("true_count", "predicted_count", "true_volume_mm3", "predicted_volume_mm3")
+TRUE = ("true_count", "true_volume_mm3", "target_score", "clean_score")
+COLUMNS = (*TRUE, "predicted_count", "predicted_volume_mm3", "predicted_score")
 
 
 def _mask(rng: np.random.Generator) -> np.ndarray:
@@ -48,8 +49,12 @@ def _evidence(kind: str) -> Evidence:
         brain=np.ones(SHAPE, dtype=bool),
         explanation=explanation.get(kind, np.zeros((2, *SHAPE))),
         channels=("T1w", "T2w"),
+        rois=np.stack([target, ~target]),
+        target_score=0.5,
+        predicted_score=0.25,
+        clean_score=0.5,
         rng=rng,
-        columns={name: truth if name.startswith("true") else predicted.get(kind, truth + 1) for name in COLUMNS},
+        columns={name: truth if name in TRUE else predicted.get(kind, truth + 1) for name in COLUMNS},
     )
 
 

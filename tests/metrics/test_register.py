@@ -10,7 +10,7 @@ import pytest
 from harness.errors import RegistrationError, RequestError, UnknownName
 from harness.metrics import compute
 from harness.metrics.evidence import Evidence
-from harness.metrics.register import asks, evaluate, evaluate_chance, metric, options
+from harness.metrics.register import asks, evaluate, evaluate_ceiling, evaluate_chance, metric, options
 from harness.registry import METRICS
 from harness.types import Source
 
@@ -48,6 +48,7 @@ def test_facts_are_kept():
         "level": "subject",
         "empty": "zero",
         "chance": 0.5,
+        "ceiling": None,
         "needs": (),
         "asks": ("target", "brain"),
     }
@@ -222,3 +223,18 @@ def test_chance_is_a_constant_or_another_metric(blobs, spacing_mm):
     assert 0 < near < far < 1
     assert evaluate_chance(METRICS.get("auc").function, evidence) == 0.5
     assert np.isnan(evaluate_chance(METRICS.get("dice").function, evidence))
+
+
+def test_ceiling_is_a_constant_or_another_metric():
+    """As for chance: a number, a metric that takes those of the options that it knows, or nothing."""
+
+    @metric("highest", source="", direction="none", range=(0, 9))
+    def highest(target, *, weight=1.0):
+        return weight * target.sum()
+
+    part = metric("bounded", **FACTS, ceiling="highest")(lambda target, *, weight=1.0, other=2.0: 0.0)
+    evidence = Evidence(target=np.ones((1, 1, 2)))
+    assert evaluate_ceiling(partial(part, weight=3.0, other=1.0), evidence) == 6.0
+    constant = metric("constant", **FACTS, ceiling=0.75)(lambda target, brain=None: 0.0)
+    assert evaluate_ceiling(constant, evidence) == 0.75
+    assert np.isnan(evaluate_ceiling(METRICS.get("dice").function, evidence))

@@ -78,6 +78,17 @@ def test_soft_auc_counts_concordant_pairs(by_hand):
     assert value == pytest.approx(np.mean(pairs))
 
 
+@pytest.mark.parametrize("decimals", [1, 2, 9])
+def test_soft_auc_is_the_roc_area_of_the_probability(blobs, decimals):
+    """Many ties, few and none."""
+    prediction, target = blobs(0) | blobs(2), blobs(0)
+    noise = np.random.default_rng(3).normal(size=target.shape)
+    probability = np.round(1 / (1 + np.exp(noise - 2.0 * target)), decimals).astype(np.float32)
+    expected = roc_auc_score(target.ravel(), probability.ravel())
+    value = compute("auc", prediction=prediction, target=target, probability=probability, soft=True)
+    assert value == pytest.approx(expected, rel=1e-12)
+
+
 @pytest.mark.parametrize("soft", [False, True])
 def test_auc_inside_the_brain_sees_only_the_brain(blobs, soft):
     """Whatever stands outside the brain has no effect."""

@@ -1,0 +1,178 @@
+"""Prediction of scores against scikit-learn and scipy, and the published arithmetic of its ceiling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.linear_model import LinearRegression
+from sklearn.metrics import mean_squared_error, r2_score
+
+from harness.errors import OutOfRange, UnknownName
+from harness.metrics import compute
+from harness.metrics.evidence import Evidence
+from harness.metrics.register import evaluate_ceiling, evaluate_chance
+from harness.registry import METRICS
+
+POOLED = ("r2", "r2_ceiling", "r2_clean", "r_squared", "r_squared_p", "mse", "slope", "bias")
+
+
+def columns(n: int = 60, *, noise: float = 0.3, seed: int = 0) -> dict[str, np.ndarray]:
+    """Clean scores, noisy targets on a scale of their own, and a prediction that errs."""
+    rng = np.random.default_rng(seed)
+    clean = rng.beta(0.6, 0.4, size=n)
+    target = (1 - noise) * clean + noise * clean.std() * rng.normal(size=n)
+    return {"clean_score": clean, "target_score": target, "predicted_score": 0.5 * clean + 0.1 * rng.normal(size=n)}
+
+
+def slow_slope(target: np.ndarray, predicted: np.ndarray) -> float:
+    """Of the target on the prediction."""
+    return float(LinearRegression().fit(predicted[:, None], target).coef_[0])
+
+
+REFERENCES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "r2": r2_score,
+    "r_squared": lambda target, predicted: stats.pearsonr(target, predicted).statistic ** 2,
+    "r_squared_p": lambda target, predicted: stats.pearsonr(target, predicted).pvalue,
+    "mse": mean_squared_error,
+    "slope": slow_slope,
+    "bias": lambda target, predicted: predicted.mean() - target.mean(),
+}
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_value_is_the_library_s(name: str) -> None:
+    """The target is the first argument, the prediction the second: R², slope and bias tell them apart."""
+    given = columns()
+    expected = REFERENCES[name](given["target_score"], given["predicted_score"])
+    assert compute(name, columns=given) == pytest.approx(expected)
+
+
+def test_clean_r2_is_against_the_noise_free_score() -> None:
+    """The target column has no part in it."""
+    given = columns()
+    expected = r2_score(given["clean_score"], given["predicted_score"])
+    assert compute("r2_clean", columns={**given, "target_score": given["target_score"][::-1]}) == pytest.approx(
+        expected
+    )
+
+
+@pytest.mark.parametrize(
+    ("noise", "ceiling"), [(0.0, 1.0), (0.1, 0.988), (0.2, 0.941), (0.3, 0.845), (0.4, 0.692), (0.5, 0.5)]
+)
+def test_ceiling_is_the_formula_s_on_average(noise: float, ceiling: float) -> None:
+    """(1−a)² / ((1−a)² + a²) over cohorts of 821, also after scaling to 0–1."""
+    values = []
+    for seed in range(20):
+        given = columns(821, noise=noise, seed=seed)
+        target = given["target_score"]
+        given["target_score"] = (target - target.min()) / np.ptp(target)
+        values.append(compute("r2_ceiling", columns=given))
+    assert np.mean(values) == pytest.approx(ceiling, abs=0.01)
+
+
+def test_ceiling_is_the_r2_of_the_best_affine_predictor() -> None:
+    """Least squares of the target on the clean score, and scikit-learn's R² of that."""
+    given = columns()
+    x = given["clean_score"][:, None]
+    best = LinearRegression().fit(x, given["target_score"]).predict(x)
+    reached = compute("r2", columns={**given, "predicted_score": best})
+    assert compute("r2_ceiling", columns=given) == pytest.approx(reached)
+
+
+def test_ceiling_stands_beside_r2() -> None:
+    """It is looked up through the metric's own facts; a mean predictor is its chance."""
+    evidence = Evidence(columns=columns())
+    for name in ("r2", "r_squared"):
+        function = METRICS.get(name).function
+        assert evaluate_ceiling(function, evidence) == compute("r2_ceiling", columns=columns())
+        assert evaluate_chance(function, evidence) == 0
+
+
+def test_real_scores_have_no_ceiling() -> None:
+    """Without a clean column, or with one of NaN, it is not known."""
+    given = columns()
+    del given["clean_score"]
+    assert np.isnan(evaluate_ceiling(METRICS.get("r2").function, Evidence(columns=given)))
+    given["clean_score"] = np.full(60, np.nan)
+    assert np.isnan(evaluate_ceiling(METRICS.get("r2").function, Evidence(columns=given)))
+
+
+def test_metrics_without_a_ceiling_have_none() -> None:
+    """The mean squared error's range is all that is known."""
+    assert np.isnan(evaluate_ceiling(METRICS.get("mse").function, Evidence(columns=columns())))
+
+
+def test_mean_prediction_scores_zero() -> None:
+    """Which is the declared chance level."""
+    given = columns()
+    given["predicted_score"] = np.full(60, given["target_score"].mean())
+    assert compute("r2", columns=given) == pytest.approx(0)
+
+
+def test_prediction_on_another_scale_falls_below_minus_one() -> None:
+    """What overfitting alone cannot do: every score is three times too large."""
+    given = columns()
+    given["predicted_score"] = 3 * given["target_score"]
+    assert compute("r2", columns=given) < -1
+    assert compute("r_squared", columns=given) == pytest.approx(1)
+    assert compute("slope", columns=given) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("name", POOLED)
+def test_subjects_without_a_value_are_left_out(name: str) -> None:
+    """NaN in either column takes the subject out, and nothing else."""
+    given = columns()
+    holed = {key: np.r_[column, 0.5] for key, column in given.items()}
+    for key in METRICS.get(name).facts["needs"]:
+        one = {**holed, key: np.r_[given[key], np.nan]}
+        assert compute(name, columns=one) == pytest.approx(compute(name, columns=given))
+
+
+@pytest.mark.parametrize("name", POOLED)
+@pytest.mark.parametrize("n", [0, 1])
+def test_too_few_subjects_are_nan(name: str, n: int) -> None:
+    """But for error and bias, which one subject has."""
+    given = {key: column[:n] for key, column in columns().items()}
+    assert np.isnan(compute(name, columns=given)) == (n == 0 or name not in ("mse", "bias"))
+
+
+@pytest.mark.parametrize("name", ["r2", "r2_ceiling", "r2_clean", "r_squared", "r_squared_p"])
+def test_equal_targets_are_nan(name: str) -> None:
+    """There is nothing to explain, also where the mean rounds."""
+    even = np.full(7, 0.1)
+    given = {"clean_score": even, "target_score": even, "predicted_score": np.arange(7.0)}
+    assert np.isnan(compute(name, columns=given))
+
+
+def test_equal_predictions_have_no_slope() -> None:
+    """A constant prediction cannot be calibrated; its correlation is not defined either."""
+    given = {**columns(), "predicted_score": np.full(60, 0.1)}
+    assert np.isnan(compute("slope", columns=given))
+    assert np.isnan(compute("r_squared", columns=given))
+
+
+def test_absent_column_is_named() -> None:
+    """What to ask for, with what there is."""
+    with pytest.raises(UnknownName, match=r"no column is named 'predicted_score'.* All: target_score"):
+        compute("r2", columns={"target_score": np.arange(3.0)})
+
+
+@pytest.mark.parametrize("name", ["target_score", "predicted_score", "clean_score"])
+def test_scores_are_handed_on(name: str) -> None:
+    """The metric of the name returns the evidence of the name."""
+    assert compute(name, **{name: 0.25}) == 0.25
+
+
+def test_clean_score_may_be_unknown() -> None:
+    """Real scores have none: NaN, and the column is NaN."""
+    assert np.isnan(compute("clean_score"))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_scores_must_be_finite(value: float) -> None:
+    """A missing score is absent, not NaN."""
+    with pytest.raises(OutOfRange, match=r"`target_score` must be a finite number, got (nan|inf); leave out"):
+        Evidence(target_score=value)
