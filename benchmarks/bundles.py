@@ -1,9 +1,14 @@
 """What running cells as Ray bundles costs, beside a loop and beside plain Ray Tune.
 
 Prints the seconds of N trainings so small that only the machinery counts, with
-every store write included, and what each further bundle costs. The plain Ray
-Tune line is what a user would write without this project: one trial per
-training, no store, no checkpoint, default settings but quiet.
+every store write included, and what each further bundle costs. Every run of
+Ray Tune starts workers of its own, whose imports (of Ray Tune, torch and this
+project) are in its seconds; the first one in a session also makes this process
+import Ray Tune.
+
+The plain Ray Tune lines are what a user would write without this project: one
+trial per training, no store, no checkpoint, default settings but quiet. Where
+each trial starts a process, only a few are run; the line says so.
 
     python benchmarks/bundles.py [bundles]
 """
@@ -15,6 +20,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from ray import tune
+
+from harness.cell import Bundle
 from harness.data.cohort import open_cohort
 from harness.door.request import resolve
 from harness.door.words import parse
@@ -26,6 +34,7 @@ from harness.tuning.bundles import run_here, run_on_ray, session
 
 SMALL = "task=epvs phantom_subjects=4 phantom.shape=[16,16,8] phantom.density=8000 model.width=2 model.depth=1"
 SMALL += " recipe.epochs=1 sequences=T2w attribution=none mlflow=off"
+FEW = 4  # trials of plain Ray Tune where each starts a process
 
 
 def plan_of(count: int, out: Path) -> Plan:
@@ -34,48 +43,53 @@ def plan_of(count: int, out: Path) -> Plan:
     return prepare(resolve(parse([*SMALL.split(), f"seed={seeds}" if "," in seeds else "seed=0", f"out={out}"])))
 
 
-def timed(plan: Plan, store: Store, *, ray: bool) -> float:
+def timed(plan: Plan, store: Store, *, on_ray: bool) -> float:
     """Seconds of all bundles of a plan into an empty store."""
     paths = {key: group.path for key, group in plan.groups.items()}
-    settings = plan.request.settings
+    settings, todo = plan.request.settings, plan.bundles
     committed: list[str] = []
-    started = time.perf_counter()
-    todo = plan.bundles
-    if ray:
+    began = time.perf_counter()
+    if on_ray:
         run_on_ray(
             "bench",
             todo,
             paths,
             store,
             settings,
-            committed=lambda r: committed.append(r.identity),
-            started=lambda b: None,
+            committed=lambda record: committed.append(record.identity),
+            started=lambda bundle: None,
         )
     else:
-        run_here(todo, paths, store, committed=lambda r: committed.append(r.identity), started=lambda b: None)
-    took = time.perf_counter() - started
+        run_here(
+            todo,
+            paths,
+            store,
+            committed=lambda record: committed.append(record.identity),
+            started=lambda bundle: None,
+        )
+    took = time.perf_counter() - began
     assert len(committed) == sum(len(bundle.cells) for bundle in todo)
     return took
 
 
-def plain_tune(plan: Plan) -> float:
+def plain_tune(plan: Plan, bundles: tuple[Bundle, ...], *, reuse_actors: bool) -> float:
     """Seconds of the same work as trials of Ray Tune, nothing kept."""
-    from ray import tune
-
     path = next(iter(plan.groups.values())).path
 
     def trial(config: dict[str, int]) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            execute(plan.bundles[config["bundle"]], open_cohort(path), Store(Path(folder)), lambda done: None)
+            execute(bundles[config["bundle"]], open_cohort(path), Store(Path(folder)), lambda done: None)
         tune.report({"done": 1})
 
-    started = time.perf_counter()
-    tune.Tuner(
+    began = time.perf_counter()
+    results = tune.Tuner(
         tune.with_resources(trial, {"cpu": 1}),
-        param_space={"bundle": tune.grid_search(list(range(len(plan.bundles))))},
+        param_space={"bundle": tune.grid_search(list(range(len(bundles))))},
+        tune_config=tune.TuneConfig(reuse_actors=reuse_actors),
         run_config=tune.RunConfig(verbose=0),
     ).fit()
-    return time.perf_counter() - started
+    assert results.num_terminated == len(bundles)
+    return time.perf_counter() - began
 
 
 def main() -> None:
@@ -83,20 +97,28 @@ def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 32
     with tempfile.TemporaryDirectory() as name:
         out = Path(name)
-        few, many = plan_of(4, out / "few"), plan_of(count, out / "many")
-        loop = timed(many, Store(out / "loop"), ray=False)
+        few, many = plan_of(FEW, out / "few"), plan_of(count, out / "many")
+        loop = timed(many, Store(out / "loop"), on_ray=False)
         with session(RunSettings(out=str(out))):
-            timed(few, Store(out / "warm"), ray=True)
-            small = timed(few, Store(out / "small"), ray=True)
-            large = timed(many, Store(out / "large"), ray=True)
+            first = timed(few, Store(out / "first"), on_ray=True)
+            small = timed(few, Store(out / "small"), on_ray=True)
+            large = timed(many, Store(out / "large"), on_ray=True)
             each = (large - small) / (len(many.bundles) - len(few.bundles))
-            print(f"{'what':<44}{'seconds':>9}{'ratio':>8}")
-            print(f"{f'{count} bundles, Ray already started':<44}{large:>9.2f}{1:>8.2f}")
-            print(f"{'each further bundle':<44}{each:>9.3f}")
-            print(f"{'the same in a loop in one process':<44}{loop:>9.2f}{loop / large:>8.2f}", flush=True)
-            # Last, because every trial starts a process that imports torch: minutes.
-            plain = plain_tune(many)
-    print(f"{'the same with plain Ray Tune, nothing kept':<44}{plain:>9.2f}{plain / large:>8.2f}")
+
+            def line(what: str, seconds: float, digits: int = 2) -> None:
+                ratio = "" if digits > 2 else f"{seconds / large:>8.2f}"
+                print(f"{what:<66}{seconds:>9.{digits}f}{ratio}", flush=True)
+
+            print(f"{'what':<66}{'seconds':>9}{'ratio':>8}")
+            line(f"{count} bundles, Ray already started", large)
+            line(f"{FEW} bundles, mostly what workers import", small)
+            line(f"{FEW} bundles, the first run of a session", first)
+            line("each further bundle", each, 3)
+            line("the same in a loop in one process", loop)
+            reused = plain_tune(many, many.bundles, reuse_actors=True)
+            line("plain Ray Tune with reuse_actors=True, nothing kept", reused)
+            plain = plain_tune(many, many.bundles[:FEW], reuse_actors=False) * count / FEW
+            line(f"plain Ray Tune with reuse_actors=False, from {FEW} trials, × {count / FEW:g}", plain)
 
 
 if __name__ == "__main__":

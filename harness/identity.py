@@ -97,9 +97,10 @@ def _imports(module: str) -> tuple[str, ...]:
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = _absolute(module, node)
-            # "from harness.models import unet" may name a module or an attribute.
-            below = [f"{base}.{alias.name}" for alias in node.names]
-            found += [name if _source(name) else base for name in below]
+            if base.partition(".")[0] in family:  # to look for a module imports the packages that hold it
+                # "from harness.models import unet" may name a module or an attribute.
+                below = [f"{base}.{alias.name}" for alias in node.names]
+                found += [name if _source(name) else base for name in below]
     return tuple(sorted({name for name in found if name.partition(".")[0] in family and _source(name)}))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Literal
 
 import numpy as np
@@ -15,7 +17,7 @@ from harness.augmentation import draw_poses, transform
 from harness.registry import RECIPES
 from harness.types import Array
 
-__all__ = ["Recipe", "mean_iou", "segmentation"]
+__all__ = ["Recipe", "mean_iou", "regression", "segmentation"]
 
 Augment = Callable[[np.random.Generator, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
@@ -35,6 +37,7 @@ class Recipe:
     select : (outputs, targets) of all validation items → number; the weights of
         the epoch with the highest are kept. ``None`` keeps the last epoch's.
     threads : CPU threads of torch; part of the identity, because results differ
+    lr_factor : epoch, from 1 → what the step size is multiplied with
     """
 
     epochs: int
@@ -45,6 +48,7 @@ class Recipe:
     sample: Callable[[np.random.Generator, Array], Array]
     select: Callable[[torch.Tensor, torch.Tensor], float] | None
     threads: int = 1
+    lr_factor: Callable[[int], float] = lambda epoch: 1.0
 
 
 @RECIPES.register("segmentation", source="Rashid et al. 2021 (DEEPMIR), public code")
@@ -82,7 +86,7 @@ def segmentation(
     weights = torch.tensor([1.0, lesion_weight])
 
     def optimise(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimiser]
+        kind = _uncompiled(optimiser)
         return kind(parameters, lr=lr, weight_decay=weight_decay, fused=True)
 
     def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -111,6 +115,49 @@ def segmentation(
     )
 
 
+@RECIPES.register("regression", source="the lesion-symptom CNN study, Section II")
+def regression(
+    *,
+    epochs: Annotated[int, Ge(1)] = 70,
+    batch_size: Annotated[int, Ge(1)] = 4,
+    optimiser: Literal["adam", "adamw"] = "adamw",
+    lr: Annotated[float, Gt(0), Le(1)] = 1e-3,
+    weight_decay: Annotated[float, Ge(0)] = 0.01,
+    lr_drop_epoch: Annotated[int, Ge(0)] = 0,
+    lr_drop_factor: Annotated[float, Gt(0), Le(1)] = 0.1,
+    select: Literal["validation_loss", "last"] = "last",
+    threads: Annotated[int, Ge(1)] = 1,
+) -> Recipe:
+    """Mean squared error over all scores; the defaults are those of the CNN study.
+
+    Parameters
+    ----------
+    lr_drop_epoch : last epoch with the full step size; 0 keeps it to the end
+    lr_drop_factor : what the step is multiplied with afterwards
+    select : ``last`` keeps the last epoch, and no subject need validate;
+        ``validation_loss`` the epoch with the lowest error on validation subjects
+    """
+
+    def optimise(parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        kind = _uncompiled(optimiser)
+        return kind(parameters, lr=lr, weight_decay=weight_decay, fused=True)
+
+    def fitness(outputs: torch.Tensor, targets: torch.Tensor) -> float:
+        return -float(functional.mse_loss(outputs, targets))
+
+    return Recipe(
+        epochs=epochs,
+        batch_size=batch_size,
+        optimiser=optimise,
+        loss=functional.mse_loss,
+        augment=lambda rng, inputs, targets: (inputs, targets),
+        sample=lambda rng, targets: rng.permutation(len(targets)),
+        select=fitness if select == "validation_loss" else None,
+        threads=threads,
+        lr_factor=lambda epoch: lr_drop_factor if 0 < lr_drop_epoch < epoch else 1.0,
+    )
+
+
 def mean_iou(outputs: torch.Tensor, targets: torch.Tensor) -> float:
     """Mean over both classes of the intersection over union of all voxels together.
 
@@ -131,6 +178,17 @@ def mean_iou(outputs: torch.Tensor, targets: torch.Tensor) -> float:
         union = int((ours | theirs).sum())
         ious.append(int((ours & theirs).sum()) / union if union else 1.0)
     return float(np.mean(ious))
+
+
+@cache
+def _uncompiled(name: Literal["adam", "adamw"]) -> type[torch.optim.Adam]:
+    """Adam or AdamW without torch's wrappers that import its compiler only to say that they are not to be compiled.
+
+    That takes more than a second in every process that trains, and changes nothing.
+    """
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
+    plain = {method: inspect.unwrap(getattr(kind, method)) for method in ("add_param_group", "zero_grad", "step")}
+    return type(kind.__name__, (kind,), {**plain, "step": torch.no_grad()(plain["step"])})
 
 
 def _draw_items(rng: np.random.Generator, targets: Array, *, copies: int, balance: bool) -> Array:

@@ -9,7 +9,9 @@ kind; third-party packages name a module under the entry-point group
 from __future__ import annotations
 
 import importlib
+import importlib.abc
 import importlib.metadata
+import importlib.util
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
@@ -26,6 +28,7 @@ __all__ = [
     "KINDS",
     "METRICS",
     "MODELS",
+    "OUTCOMES",
     "PHANTOMS",
     "RECIPES",
     "Registry",
@@ -105,6 +108,10 @@ class Registry:
             With the near names, then all.
         """
         if name not in self._entries:
+            # A worker that needs one part need not wait for what all others import.
+            _import_mentioning(self.home, name)
+            load_plugins()
+        if name not in self._entries:
             self._load()
         try:
             return self._entries[name]
@@ -145,9 +152,23 @@ def _where(function: Callable[..., Any]) -> str:
 
 @cache
 def _import_all(home: str) -> None:
-    module = importlib.import_module(home)
-    for found in pkgutil.iter_modules(getattr(module, "__path__", [])):
-        importlib.import_module(f"{home}.{found.name}")
+    for module in _modules(home):
+        importlib.import_module(module)
+
+
+def _import_mentioning(home: str, name: str) -> None:
+    """Import those modules of a home in whose source a name stands in quotes: its own, and few others."""
+    for module in _modules(home):
+        spec = importlib.util.find_spec(module)
+        loader = None if spec is None else spec.loader
+        if isinstance(loader, importlib.abc.InspectLoader) and f'"{name}"' in (loader.get_source(module) or ""):
+            importlib.import_module(module)
+
+
+def _modules(home: str) -> list[str]:
+    """A home that is a module is imported, and so is a package itself; these are the modules in the package."""
+    package = importlib.import_module(home)
+    return [f"{home}.{found.name}" for found in pkgutil.iter_modules(getattr(package, "__path__", []))]
 
 
 @cache
@@ -159,7 +180,8 @@ def load_plugins() -> tuple[str, ...]:
     return tuple(point.value for point in points)
 
 
-COHORTS = Registry("cohort", "harness.data.cohort")
+COHORTS = Registry("cohort", "harness.data")
+OUTCOMES = Registry("outcome", "harness.data")
 PHANTOMS = Registry("phantom", "harness.simulation")
 SPLITS = Registry("split", "harness.data.splits")
 VIEWS = Registry("view", "harness.views")
@@ -169,5 +191,6 @@ ATTRIBUTIONS = Registry("attribution", "harness.attribution")
 METRICS = Registry("metric", "harness.metrics")
 
 KINDS: Mapping[str, Registry] = {
-    registry.kind: registry for registry in (COHORTS, PHANTOMS, SPLITS, VIEWS, MODELS, RECIPES, ATTRIBUTIONS, METRICS)
+    registry.kind: registry
+    for registry in (COHORTS, OUTCOMES, PHANTOMS, SPLITS, VIEWS, MODELS, RECIPES, ATTRIBUTIONS, METRICS)
 }

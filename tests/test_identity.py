@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -201,3 +202,15 @@ def _reached(monkeypatch: pytest.MonkeyPatch, module: str) -> set[str]:
     monkeypatch.setattr(identity, "module_digest", digest)
     code_digest([module])
     return reached
+
+
+def test_a_digest_imports_no_library() -> None:
+    """Code is read, not run: what a module imports from outside is not looked for."""
+    script = """
+import sys
+from harness.identity import code_digest
+code_digest(["harness.models.unet", "harness.attribution.gradients"])
+print(*sorted({"captum", "monai"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

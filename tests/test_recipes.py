@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -91,8 +94,39 @@ def test_epochs_are_shuffled(targets: np.ndarray) -> None:
 def test_optimiser(name: str, kind: type) -> None:
     """The optimiser is the one that is named, with its options."""
     made = segmentation(optimiser=name, lr=0.25, weight_decay=0.5).optimiser([torch.nn.Parameter(torch.ones(2))])
-    assert type(made) is kind
+    assert isinstance(made, kind)
     assert (made.param_groups[0]["lr"], made.param_groups[0]["weight_decay"]) == (0.25, 0.5)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
+def test_optimiser_steps_are_torchs(name: str, kind: type[torch.optim.Adam]) -> None:
+    """Weights are bit for bit those of the optimiser as torch has it."""
+    ours, theirs = (torch.nn.Parameter(torch.linspace(-1, 1, 9)) for _ in range(2))
+    one = segmentation(optimiser=name, lr=0.1, weight_decay=0.5).optimiser([ours])
+    other = kind([theirs], lr=0.1, weight_decay=0.5, fused=True)
+    for weight, optimiser in ((ours, one), (theirs, other)):
+        for _ in range(4):
+            optimiser.zero_grad(set_to_none=True)
+            weight.pow(3).sum().backward()
+            optimiser.step()
+    assert not torch.equal(ours, torch.linspace(-1, 1, 9))
+    assert torch.equal(ours, theirs)
+
+
+def test_training_does_not_import_the_compiler() -> None:
+    """Every worker would wait for it, and nothing is compiled."""
+    script = """
+import sys, torch
+from harness.recipes import segmentation
+weight = torch.nn.Parameter(torch.ones(2))
+optimiser = segmentation().optimiser([weight])
+optimiser.zero_grad(set_to_none=True)
+weight.sum().backward()
+optimiser.step()
+print("torch._dynamo" in sys.modules, weight.tolist() != [1, 1])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
 
 
 def test_no_augmentation_leaves_the_very_same_tensors() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -114,3 +116,17 @@ def test_plugins_are_imported_before_a_name_is_refused(models: Registry, monkeyp
         assert models.get("theirs").function is first
     finally:
         registry.load_plugins.cache_clear()
+
+
+def test_a_look_up_imports_only_what_it_needs() -> None:
+    """A worker that needs one part need not wait for what the others import."""
+    script = """
+import sys
+from harness.registry import ATTRIBUTIONS
+ATTRIBUTIONS.get("random")
+before = "captum" in sys.modules
+ATTRIBUTIONS.get("saliency")
+print(before, "captum" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]

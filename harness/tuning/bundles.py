@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import shutil
@@ -16,16 +17,18 @@ from typing import Any
 from harness.cell import Bundle
 from harness.data.cohort import open_cohort
 from harness.errors import RequestError
+from harness.machine import usable_cores
 from harness.settings import RunSettings
 from harness.stages import execute
 from harness.store import CellRecord, Store, write_record
 
-__all__ = ["Committed", "run_here", "run_on_ray", "session"]
+__all__ = ["Committed", "check_resources", "keep_to_granted_gpus", "run_here", "run_on_ray", "session", "storage"]
 
 Committed = Callable[[CellRecord], None]
 Started = Callable[[Bundle], None]
 
 _CELLS = "cells"
+_LOCK = "running.lock"
 
 
 def run_here(
@@ -72,40 +75,72 @@ def run_on_ray(
     from ray import tune
 
     check_resources(settings)
-    storage = Path(tempfile.mkdtemp(prefix="tune-", dir=_made(settings.folder / "ray")))
     trainable = tune.with_parameters(
         _run_bundle, bundles=list(bundles), cohorts={key: str(path) for key, path in cohorts.items()}, store=store
     )
     wanted = tune.with_resources(trainable, {"cpu": settings.cpus, "gpu": settings.gpus})
     tune.register_trainable(name, wanted)
     callback = _driver(bundles, store, committed, started)
-    tuner = tune.Tuner(
-        name,
-        param_space={"bundle": tune.grid_search(list(range(len(bundles))))},
-        tune_config=tune.TuneConfig(
-            reuse_actors=True,
-            max_concurrent_trials=settings.workers or None,
-            trial_name_creator=_trial_name,
-            trial_dirname_creator=_trial_name,
-        ),
-        run_config=tune.RunConfig(
-            name=name,
-            storage_path=str(storage),
-            verbose=0,
-            callbacks=[callback],
-            # A cell that raises is recorded and does not end its trial; what
-            # does is the death of a node or worker, which is worth another try.
-            failure_config=tune.FailureConfig(max_failures=2),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
-        ),
-    )
-    try:
-        results = tuner.fit()
+    with storage(settings.folder / "ray") as folder:
+        results = tune.Tuner(
+            name,
+            param_space={"bundle": tune.grid_search(list(range(len(bundles))))},
+            tune_config=tune.TuneConfig(
+                reuse_actors=True,
+                max_concurrent_trials=settings.workers or None,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+            ),
+            run_config=tune.RunConfig(
+                name=name,
+                storage_path=str(folder),
+                verbose=0,
+                callbacks=[callback],
+                # A cell that raises is recorded and does not end its trial; what
+                # does is the death of a node or worker, which is worth another try.
+                failure_config=tune.FailureConfig(max_failures=2),
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
+            ),
+        ).fit()
         for result in (results[number] for number in range(len(results))):
             if result.error is not None and result.config is not None:
                 _record_death(bundles[result.config["bundle"]], store, committed)
-    finally:
-        shutil.rmtree(storage, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def storage(folder: Path) -> Iterator[Path]:
+    """A folder for one run of Ray Tune; what runs that were killed left in ``folder`` is removed.
+
+    Notes
+    -----
+    A run holds a lock in its folder, which ends with its process however that
+    ends. A second lock, on ``folder``, is held while folders are made and
+    removed, so that nobody meets one that is not locked yet.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as held:
+        with (folder / _LOCK).open("w") as gate:
+            fcntl.flock(gate, fcntl.LOCK_EX)
+            for other in folder.glob("tune-*"):
+                if not _is_locked(other / _LOCK):
+                    shutil.rmtree(other, ignore_errors=True)
+            own = Path(tempfile.mkdtemp(prefix="tune-", dir=folder))
+            fcntl.flock(held.enter_context((own / _LOCK).open("w")), fcntl.LOCK_EX)
+        try:
+            yield own
+        finally:
+            shutil.rmtree(own, ignore_errors=True)
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:  # half removed
+        pass
+    return False
 
 
 @contextlib.contextmanager
@@ -123,7 +158,6 @@ def session(settings: RunSettings) -> Iterator[None]:
             "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
             "TUNE_DISABLE_SIGINT_HANDLER": "1",
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
             "RAY_DEDUP_LOGS": "0",
         }
     )
@@ -134,7 +168,7 @@ def session(settings: RunSettings) -> Iterator[None]:
     if ours:
         # "local" starts a session of its own even where another runs on this machine.
         address = "local" if settings.ray == "auto" else settings.ray
-        here: dict[str, Any] = {"include_dashboard": False, "num_cpus": _cores()} if address == "local" else {}
+        here: dict[str, Any] = {"include_dashboard": False, "num_cpus": usable_cores()} if address == "local" else {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -168,6 +202,7 @@ def _run_bundle(config: dict[str, Any], bundles: list[Bundle], cohorts: dict[str
     """The trainable: one bundle on a worker, whose actor other bundles use before and after."""
     from ray import tune
 
+    keep_to_granted_gpus()
     bundle = bundles[config["bundle"]]
     cohort = open_cohort(Path(cohorts[bundle.configuration.id]))
 
@@ -175,6 +210,17 @@ def _run_bundle(config: dict[str, Any], bundles: list[Bundle], cohorts: dict[str
         tune.report({_CELLS: folder.name}, checkpoint=tune.Checkpoint.from_directory(folder))
 
     execute(bundle, cohort, store, hand_back)
+
+
+def keep_to_granted_gpus() -> None:
+    """Hide the GPUs of the machine from a worker that was granted none: Ray leaves all of them visible.
+
+    Must be called before torch first looks for a GPU.
+    """
+    import ray
+
+    if not ray.get_runtime_context().get_accelerator_ids().get("GPU"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def _record_death(bundle: Bundle, store: Store, committed: Committed) -> None:
@@ -217,6 +263,13 @@ def _trial_name(trial: Any) -> str:
 
 
 def check_resources(settings: RunSettings) -> None:
+    """Refuse what no worker could ever be granted; a trial would wait for it for ever.
+
+    Raises
+    ------
+    RequestError
+        If a bundle asks for more CPUs or GPUs than Ray has.
+    """
     import ray
 
     there = ray.cluster_resources()
@@ -226,12 +279,3 @@ def check_resources(settings: RunSettings) -> None:
                 f"each bundle asks for {what.lower()}s={wanted:g}, the cluster has {there.get(what, 0.0):g}; "
                 f"ask for less, or add a node"
             )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

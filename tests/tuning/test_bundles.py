@@ -13,28 +13,26 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 import harness
+from harness.cell import Bundle
+from harness.door import commands
+from harness.door.request import resolve
+from harness.door.words import parse
 from harness.errors import RequestError
 from harness.leaderboard import VOLATILE
+from harness.store import CellRecord
+from harness.sweep import prepare, run
+from harness.tuning.bundles import keep_to_granted_gpus
 
 pytestmark = pytest.mark.ray
 
-SMALL = (
-    "task=epvs",
-    "phantom_subjects=3",
-    "phantom.shape=[24,24,8]",
-    "phantom.density=4000",
-    "model.width=2",
-    "model.depth=2",
-    "model.output_bias=0",
-    "recipe.epochs=1",
-    "attribution=random,saliency",
-    "report=false",
-)
+Words = tuple[str, ...]
 
 
 def command(*words: str, cwd: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -67,38 +65,48 @@ def checksums(out: Path, name: str) -> dict[str, str]:
     return {one["identity"]: one["artifacts"][name] for one in records if name in one["artifacts"]}
 
 
+@pytest.fixture(scope="session")
+def small(small_run: Words) -> Words:
+    """Words of a small run."""
+    return (*small_run, "attribution=random,saliency", "report=false")
+
+
+@pytest.fixture(scope="session")
+def sweep(small: Words) -> Words:
+    """Words of a small sweep: six trainings, 36 cells."""
+    return (*small, "sequences=T2w,T2w+FLAIR")
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The out folder of a small sweep on Ray."""
+def finished(sweep: Words, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The out folder of the small sweep on Ray."""
     out = tmp_path_factory.mktemp("ray") / "out"
-    done = command(*SMALL, "sequences=T2w,T2w+FLAIR", f"out={out}", cwd=out.parent)
+    done = command(*sweep, f"out={out}", cwd=out.parent)
     assert done.returncode == 0, done.stdout + done.stderr
     return out
 
 
-def test_ray_and_plain_process_give_the_same_numbers(finished: Path, tmp_path: Path) -> None:
+def test_ray_and_plain_process_give_the_same_numbers(finished: Path, sweep: Words, tmp_path: Path) -> None:
     """Weights, predictions' values and maps' values are equal bit for bit, actor reuse included."""
-    done = command(*SMALL, "sequences=T2w,T2w+FLAIR", "ray=off", "mlflow=off", f"out={tmp_path / 'out'}", cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert commands.run([*sweep, "ray=off", "mlflow=off", f"out={tmp_path / 'out'}"]) == 0
     for name in ("weights.safetensors", "values.json"):
         here, there = checksums(tmp_path / "out", name), checksums(finished, name)
         assert here == there
         assert len(here) == {"weights.safetensors": 6, "values.json": 18}[name]
 
 
-def test_same_command_again_computes_nothing(finished: Path) -> None:
+def test_same_command_again_computes_nothing(finished: Path, sweep: Words, capsys: pytest.CaptureFixture[str]) -> None:
     """A finished sweep has nothing to do and gives the same table."""
     before = (finished / "leaderboards" / "epvs.csv").read_bytes()
-    again = command(*SMALL, "sequences=T2w,T2w+FLAIR", f"out={finished}", cwd=finished.parent)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert "36 done, 0 to do" in again.stdout
+    assert commands.run([*sweep, f"out={finished}"]) == 0
+    assert "36 done, 0 to do" in capsys.readouterr().out
     assert (finished / "leaderboards" / "epvs.csv").read_bytes() == before
 
 
-def test_sigkill_half_way_then_same_command_gives_the_same_table(finished: Path, tmp_path: Path) -> None:
+def test_sigkill_half_way_then_same_command_gives_the_same_table(finished: Path, sweep: Words, tmp_path: Path) -> None:
     """After SIGKILL the same command ends with the same leaderboard and one MLflow run per cell."""
     out = tmp_path / "out"
-    words = [*SMALL, "sequences=T2w,T2w+FLAIR", f"out={out}"]
+    words = [*sweep, f"out={out}"]
     driver = subprocess.Popen(
         [sys.executable, "-m", "harness", "run", *words],
         cwd=tmp_path,
@@ -115,6 +123,7 @@ def test_sigkill_half_way_then_same_command_gives_the_same_table(finished: Path,
     driver.wait()
     kept = checksums(out, "weights.safetensors")
     assert 2 <= len(kept) <= 6
+    assert list((out / "ray").glob("tune-*"))
 
     again = command(*words, cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
@@ -123,6 +132,7 @@ def test_sigkill_half_way_then_same_command_gives_the_same_table(finished: Path,
         row["command"] = ""  # names its own out folder
     assert ours == theirs
     assert kept.items() <= checksums(out, "weights.safetensors").items()
+    assert not list((out / "ray").glob("tune-*")), "what the killed run left was not removed"
 
     with sqlite3.connect(out / "mlflow.db") as database:
         tags = [row[0] for row in database.execute("select value from tags where key = 'harness.identity'")]
@@ -131,10 +141,10 @@ def test_sigkill_half_way_then_same_command_gives_the_same_table(finished: Path,
     assert states == {"FINISHED"}
 
 
-def test_interrupt_stops_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
+def test_interrupt_stops_cleanly_and_says_how_to_go_on(sweep: Words, tmp_path: Path) -> None:
     """Ctrl-C ends with the command that resumes, keeps finished cells and leaves nothing half-written."""
     out = tmp_path / "out"
-    words = [*SMALL, "sequences=T2w,T2w+FLAIR", "mlflow=off", f"out={out}"]
+    words = [*sweep, "mlflow=off", f"out={out}"]
     driver = subprocess.Popen(
         [sys.executable, "-m", "harness", "run", *words],
         cwd=tmp_path,
@@ -142,6 +152,8 @@ def test_interrupt_stops_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A job in a shell's background ignores the signal, and so would all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 200
     while not list((out / "store" / "train").glob("[!.]*/record.json")):
@@ -178,21 +190,89 @@ def test_ui_answers_on_loopback(finished: Path) -> None:
         server.wait(timeout=30)
 
 
-def test_strangers_tasks_in_the_working_folder_are_not_imported(tmp_path: Path) -> None:
+def test_strangers_tasks_in_the_working_folder_are_not_imported(small: Words, tmp_path: Path) -> None:
     """Ray puts the driver's folder first on the workers' path; a stranger's tasks/ there must not matter."""
     for name in ("tasks", "search_spaces"):
         (tmp_path / name).mkdir()
         for module in ("__init__", "epvs"):
             (tmp_path / name / f"{module}.py").write_text("raise RuntimeError('a stranger was imported')\n")
-    done = command(*SMALL, "sequences=T2w", "fold=0", "mlflow=off", "out=out", cwd=tmp_path)
+    done = command(*small, "sequences=T2w", "fold=0", "mlflow=off", "out=out", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_more_than_the_cluster_has_is_refused(tmp_path: Path) -> None:
-    """A request that no node can meet would wait for ever; it is refused with both numbers."""
-    done = command(*SMALL, "sequences=T2w", "fold=0", "mlflow=off", "cpus=4096", "out=out", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "each bundle asks for cpus=4096, the cluster has" in done.stderr
+def test_no_cluster_at_the_address_is_an_error_with_the_next_step(tmp_path: Path) -> None:
+    """An address that does not answer is the user's to mend."""
+    with pytest.raises(RequestError, match="no Ray cluster answers"):
+        harness.run(
+            task="epvs", sequences="T2w", fold=0, phantom_subjects=3, phantom__shape="[24,24,8]", phantom__density=4000,
+            mlflow="off", ray="127.0.0.1:1", out=str(tmp_path / "out"),
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pretended() -> Iterator[None]:
+    """Ray with four CPUs and one GPU, whatever this machine has; runs in this process join it."""
+    import ray
+
+    ray.init(address="local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("cpus=4096", "each bundle asks for cpus=4096, the cluster has 4"),
+        ("gpus=2", "each bundle asks for gpus=2, the cluster has 1"),
+    ],
+)
+@pytest.mark.usefixtures("pretended")
+def test_more_than_the_cluster_has_is_refused(small: Words, tmp_path: Path, word: str, message: str) -> None:
+    """A request that no node can meet would wait for ever; it is refused with both numbers, and nothing starts."""
+    begun: list[Bundle] = []
+    request = resolve(parse([*small, "sequences=T2w", "fold=0", "mlflow=off", word, f"out={tmp_path}"]))
+    with pytest.raises(RequestError, match=message):
+        run(prepare(request), started=begun.append)
+    assert begun == [] and not (tmp_path / "ray").exists()
+
+
+@pytest.mark.usefixtures("pretended")
+def test_half_a_gpu_each_is_two_bundles_at_once(small_run: Words, tmp_path: Path) -> None:
+    """The GPU is shared by two of four bundles, though there are CPUs for all, and without CUDA they use the CPU."""
+    words = [*small_run, "attribution=none", "recipe.copies=40", "sequences=T2w", "seed=0,1", "mlflow=off"]
+    plan = prepare(resolve(parse([*words, "gpus=0.5", "fold=0,1", f"out={tmp_path}"])))
+    of_training = {cell.identity: bundle.train for bundle in plan.bundles for cell in bundle.cells}
+    running: dict[str, int] = {}
+    at_once: list[int] = []
+
+    def started(bundle: Bundle) -> None:
+        running[bundle.train] = len(bundle.cells)
+        at_once.append(len(running))
+
+    def committed(record: CellRecord) -> None:
+        assert record.state == "done", record.error
+        assert bool(record.hardware["gpu"]) == torch.cuda.is_available()
+        train = of_training[record.identity]
+        running[train] -= 1
+        if not running[train]:
+            del running[train]
+
+    run(plan, started=started, committed=committed)
+    assert len(at_once) == 4 and max(at_once) == 2
+
+
+@pytest.mark.usefixtures("pretended")
+@pytest.mark.parametrize(("gpus", "visible"), [(0, ""), (0.5, "0")])
+def test_a_worker_sees_the_gpus_that_it_was_granted(gpus: float, visible: str) -> None:
+    """Ray would leave every GPU of the machine visible to a worker that was granted none."""
+    import ray
+
+    def seen() -> str:
+        keep_to_granted_gpus()
+        return os.environ["CUDA_VISIBLE_DEVICES"]
+
+    there = {"env_vars": {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}}
+    assert ray.get(ray.remote(num_gpus=gpus, runtime_env=there)(seen).remote()) == visible
 
 
 PLUGIN = '''
@@ -307,12 +387,3 @@ def test_third_party_parts_run_on_workers_without_touching_the_core(installed: P
     assert rows["broken"]["status"].startswith("failed")
     explained = steady(tmp_path / "out" / "leaderboards" / "mine-explanations.csv")
     assert {row["attribution"] for row in explained} == {"squared_input"}
-
-
-def test_no_cluster_at_the_address_is_an_error_with_the_next_step(tmp_path: Path) -> None:
-    """An address that does not answer is the user's to mend."""
-    with pytest.raises(RequestError, match="no Ray cluster answers"):
-        harness.run(
-            task="epvs", sequences="T2w", fold=0, phantom_subjects=3, phantom__shape="[24,24,8]", phantom__density=4000,
-            mlflow="off", ray="127.0.0.1:1", out=str(tmp_path / "out"),
-        )  # fmt: skip

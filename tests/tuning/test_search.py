@@ -13,7 +13,9 @@ import pytest
 
 from harness.cell import restored
 from harness.data.bids import write_phantom
+from harness.door.parents import chosen_tags
 from harness.door.request import resolve
+from harness.door.sheets import sheets_of, winners
 from harness.door.words import parse
 from harness.errors import OutOfRange, RequestError, UnknownName
 from harness.settings import RunSettings
@@ -23,9 +25,12 @@ from harness.stages import build_network
 from harness.store import CellRecord
 from harness.sweep import Plan, Request, collect, prepare, recall, run
 from harness.training import train
+from harness.tuning import nested
 from harness.tuning import search as searching
+from harness.tuning import trials as trying
 from harness.tuning.bundles import session
-from harness.tuning.search import Chosen, Search, inner_split, judge, perform, plan_search, recorded, with_values
+from harness.tuning.nested import Candidate, Search, inner_split, judge, plan_search, with_values
+from harness.tuning.search import Chosen, perform, recorded
 from harness.types import Array, Cohort, Sample
 
 LR = "recipe.lr=tag(log,interval(1e-4,1e-1))"
@@ -173,7 +178,7 @@ def test_judges_do_not_train(guarded: tuple[Cohort, set[str]], ask: Ask, monkeyp
     def spy(build: Any, recipe: Any, view: Any, training: Any, validation: Any, **more: Any) -> None:
         seen.extend([tuple(one.id for one in training), tuple(one.id for one in validation)])
 
-    monkeypatch.setattr(searching, "train", spy)
+    monkeypatch.setattr(nested, "train", spy)
     judge(search, {"recipe.lr": 0.01}, cohort, lambda epoch, best: None)
     assert seen == [search.train, search.validation]
     assert not set(search.train) & set(search.validation)
@@ -218,8 +223,8 @@ def test_candidates_lie_in_the_space(
         Choice("recipe.augmentation", ("none", "joint")),
     )
     search = dataclasses.replace(_here(_search(guarded[0], request), data, request), space=space, trials=12)
-    monkeypatch.setattr(searching, "judge", _synthetic(lambda values: [values["recipe.lr"]]))
-    trials = searching._search_here(search)
+    monkeypatch.setattr(trying, "judge", _synthetic(lambda values: [values["recipe.lr"]]))
+    trials = trying.try_here(search)
     assert len(trials) == 12
     for trial in trials:
         assert list(trial.values) == ["recipe.lr", "recipe.epochs", "recipe.augmentation"]
@@ -236,9 +241,9 @@ def test_bad_candidates_are_stopped(
     request = ask(LR, "recipe.epochs=9", "trials=12")
     search = _here(_search(guarded[0], request, trials=12), data, request)
     monkeypatch.setattr(
-        searching, "judge", _synthetic(lambda values: [values["recipe.lr"] * epoch for epoch in range(1, 10)])
+        trying, "judge", _synthetic(lambda values: [values["recipe.lr"] * epoch for epoch in range(1, 10)])
     )
-    trials = searching._search_here(search)
+    trials = trying.try_here(search)
     stopped = [trial for trial in trials if trial.state == "stopped"]
     best = max(trials, key=lambda trial: trial.values["recipe.lr"])
     assert stopped
@@ -249,7 +254,7 @@ def test_bad_candidates_are_stopped(
 
 def test_of_equal_candidates_the_finished_one_wins() -> None:
     """Then the earlier one."""
-    one = searching.Candidate({"a": 1}, "stopped", 0.5, 1)
+    one = Candidate({"a": 1}, "stopped", 0.5, 1)
     two, three = dataclasses.replace(one, state="done"), dataclasses.replace(one, state="done", values={"a": 3})
     assert searching._best([one, two, three]) is two
     assert searching._best([dataclasses.replace(one, state="failed", value=None)]) is None
@@ -257,7 +262,7 @@ def test_of_equal_candidates_the_finished_one_wins() -> None:
 
 def test_what_a_search_found_in_words() -> None:
     """Values, the judges' value, how many trials and what became of them; a tie is said to be one."""
-    done = searching.Candidate({"recipe.lr": 0.0123456}, "done", 0.5, 4)
+    done = Candidate({"recipe.lr": 0.0123456}, "done", 0.5, 4)
     stopped = dataclasses.replace(done, state="stopped", value=0.25)
     one = Chosen("i", "b", done.values, 0.5, (done, stopped))
     assert str(one) == "recipe.lr=0.01235 (inner validation 0.500; 2 trials, 1 stopped early)"
@@ -330,7 +335,7 @@ def _search_id(bundle: Any) -> str:
 def test_the_same_command_does_not_search_again(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second plan has the winners in it, and the table is the same from the store alone."""
     first = run(prepare(ask(LR, "fold=0,2")))
-    monkeypatch.setattr(searching, "judge", None)
+    monkeypatch.setattr(trying, "judge", None)
     again = prepare(ask(LR, "fold=0,2"))
     assert not again.searches and not again.missing()
     assert [bundle.train for bundle in again.bundles] == [bundle.train for bundle in first.bundles]
@@ -396,6 +401,35 @@ def test_search_subjects_are_left_out_of_the_evaluation(ask: Ask) -> None:
         assert {*split.train, *split.validation, *split.test} == {"sub-01", "sub-03", "sub-05"}
         assert bundle.search == search.identity
     assert plan.configurations[0].fingerprint != prepare(ask(LR)).configurations[0].fingerprint
+
+
+def test_the_report_shows_what_each_search_chose(ask: Ask) -> None:
+    """One line per fold with the values that its network was trained with, from the store alone."""
+    plan = run(prepare(ask(LR, BATCH, "fold=0,1")))
+    (sheet,) = sheets_of(recall("epvs", plan.request.settings), collect(plan), None)[-1:]
+    assert sheet.title == "What the searches chose"
+    where, rate, batch = (sheet.columns.index(name) for name in ("searched for", "recipe.lr", "recipe.batch_size"))
+    assert [line[where] for line in sheet.lines] == ["fold 0 seed 0", "fold 1 seed 0"]
+    trained = [bundle.configuration.task["recipe"] for bundle in plan.bundles]
+    assert [line[rate] for line in sheet.lines] == [f"{one['lr']:.4g}" for one in trained]
+    assert [line[batch] for line in sheet.lines] == [str(one["batch_size"]) for one in trained]
+    assert all(str(line[-1]).startswith("4 (") for line in sheet.lines)
+    tags = chosen_tags(plan, plan.configurations[0].id)
+    wanted = {f"recipe.lr={trained[1]['lr']:.4g}", f"recipe.batch_size={trained[1]['batch_size']}"}
+    assert set(tags["chosen.fold 1 seed 0"].split()) == wanted
+    assert len(tags) == 2
+
+
+def test_a_search_that_serves_all_folds_is_one_line(ask: Ask) -> None:
+    """On subjects of its own, for every seed."""
+    plan = run(prepare(ask(LR, "search_subjects=[sub-02,04]", "seed=0,1")))
+    ((_, where, chosen),) = winners(plan)
+    assert where == "all folds and seeds" and chosen.values
+
+
+def test_nothing_searched_is_no_line(ask: Ask) -> None:
+    """A plan whose searches are still to be made has no winners."""
+    assert winners(prepare(ask(LR))) == []
 
 
 def test_search_subjects_must_exist(ask: Ask) -> None:

@@ -1,0 +1,64 @@
+"""What there is to run on: this machine, or a cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from harness.machine import usable_cores
+from harness.settings import RunSettings
+from harness.tuning.bundles import session
+
+__all__ = ["Resources", "cluster", "resources", "room"]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Places for bundles.
+
+    Parameters
+    ----------
+    cpus, gpus : that may be used
+    where : in words
+    """
+
+    cpus: float
+    gpus: float
+    where: str
+
+
+def resources(settings: RunSettings) -> Resources:
+    """What a run with these settings has; a cluster is asked.
+
+    Raises
+    ------
+    RequestError
+        If no cluster answers at the address.
+    """
+    if settings.ray in ("auto", "off"):
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        return Resources(usable_cores(), gpus, "this machine")
+    with session(settings):
+        found = cluster()
+    return Resources(found.cpus, found.gpus, f"the cluster at {settings.ray} ({found.where})")
+
+
+def cluster() -> Resources:
+    """What the Ray session has that was started."""
+    import ray
+
+    there = ray.cluster_resources()
+    cpus, gpus = there.get("CPU", 0.0), there.get("GPU", 0.0)
+    return Resources(cpus, gpus, f"{cpus:g} CPUs, {gpus:g} GPUs")
+
+
+def room(there: Resources, settings: RunSettings) -> int:
+    """Bundles (or candidates of a search) at a time, at least one."""
+    if settings.ray == "off":
+        return 1
+    able = there.cpus / settings.cpus
+    if settings.gpus:
+        able = min(able, there.gpus / settings.gpus)
+    able = max(1, int(able))
+    return min(able, settings.workers) if settings.workers else able

@@ -1,0 +1,325 @@
+"""The candidates of searches: proposed by Optuna, trained in this process or as trials of Ray Tune."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from harness.cell import restored
+from harness.data.cohort import open_cohort
+from harness.errors import CellError, first_line
+from harness.seeding import seed_of
+from harness.settings import RunSettings
+from harness.space import Choice
+from harness.tuning.bundles import check_resources, keep_to_granted_gpus, storage
+from harness.tuning.nested import FACTOR, Candidate, Report, Search, epochs_of, judge
+from harness.tuning.resources import cluster, room
+from harness.tuning.spaces import decoded, distributions
+
+__all__ = ["Ended", "try_here", "try_on_ray"]
+
+Ended = Callable[[Search, tuple[Candidate, ...], float, int], None]
+"""Told, when a search has ended: its candidates, its seconds, and how many trained at once."""
+
+_NUMBER = "search"  # which one, in a trial's config; no key of an option is a bare word but a part
+
+
+def try_here(search: Search) -> tuple[Candidate, ...]:
+    """Plain Optuna, one candidate after the other."""
+    import optuna
+
+    cohort = open_cohort(search.cohort)
+    found: list[Candidate] = []
+    with _quiet():
+        study = optuna.create_study(
+            direction="maximize",
+            sampler=_sampler(search),
+            pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=_grace(search), reduction_factor=FACTOR),
+        )
+        for _ in range(search.trials):
+            trial = study.ask(distributions(search.space))
+            values = decoded(search.space, trial.params)
+            curve: list[float] = []
+            report = _pruned_report(trial, epochs_of(search, values), curve)
+            try:
+                judge(search, values, cohort, report)
+            except optuna.TrialPruned:
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                found.append(Candidate(values, "stopped", curve[-1], len(curve)))
+            except Exception as problem:  # a broken candidate is broken, the search goes on
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                found.append(Candidate(values, "failed", None, len(curve), first_line(problem)))
+            else:
+                study.tell(trial, curve[-1])
+                found.append(Candidate(values, "done", curve[-1], len(curve)))
+    return tuple(found)
+
+
+def _pruned_report(trial: Any, epochs: int, curve: list[float]) -> Report:
+    """Note each epoch in a curve, and end the training where Optuna says so."""
+    import optuna
+
+    def report(epoch: int, best: float) -> None:
+        curve.append(best)
+        trial.report(best, epoch)
+        if epoch < epochs and trial.should_prune():
+            raise optuna.TrialPruned
+
+    return report
+
+
+def try_on_ray(searches: Sequence[Search], settings: RunSettings, ended: Ended) -> None:
+    """All searches in one run of Ray Tune, one after the other; the candidates of one train at once.
+
+    Notes
+    -----
+    One run, because each starts workers of its own (seconds: they import torch).
+    A search begins when the one before it has ended, so that a driver that is
+    killed loses no more than one.
+    """
+    from ray import tune
+
+    check_resources(settings)
+    at_once = min(room(cluster(), settings), searches[0].trials)
+    # A candidate that failed reports its error and no value; Tune would end the run for that.
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
+    trainable = tune.with_parameters(
+        _try_candidate, searches=list(searches), identities=[search.identity for search in searches]
+    )
+    with _quiet(), storage(settings.folder / "ray") as folder:
+        tune.Tuner(
+            tune.with_resources(trainable, {"cpu": settings.cpus, "gpu": settings.gpus}),
+            tune_config=tune.TuneConfig(
+                metric="value",
+                mode="max",
+                num_samples=sum(search.trials for search in searches),
+                search_alg=_proposals(searches),
+                scheduler=_rungs(searches),
+                max_concurrent_trials=at_once,
+                reuse_actors=True,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+            ),
+            run_config=tune.RunConfig(
+                name="search",
+                storage_path=str(folder),
+                verbose=0,
+                callbacks=[_witness(searches, at_once, ended)],
+                # What ends a trial is the death of a node or worker, which is worth another try.
+                failure_config=tune.FailureConfig(max_failures=2),
+            ),
+        ).fit()
+
+
+def _trial_name(trial: Any) -> str:
+    return f"candidate-{trial.trial_id}"
+
+
+def _try_candidate(config: dict[str, Any], searches: list[Search], identities: list[str]) -> None:
+    """The trainable: one candidate on a worker, whose actor others use before and after."""
+    from ray import tune
+
+    keep_to_granted_gpus()
+    try:
+        search = searches[config[_NUMBER]]
+        if search.identity != identities[config[_NUMBER]]:
+            raise CellError(
+                "this worker runs another version of the code than the driver; install the same version on every node"
+            )
+        values = decoded(search.space, config)
+        judge(
+            search,
+            values,
+            open_cohort(search.cohort),
+            lambda epoch, best: tune.report({"epoch": epoch, "value": best}),
+        )
+    except Exception as problem:  # told as a result: raising would be tried again and printed
+        tune.report({"error": first_line(problem)})
+
+
+def _proposals(searches: Sequence[Search]) -> Any:
+    """What proposes candidates, search by search; a factory because its base class needs Ray."""
+    from ray.tune.search import Searcher
+    from ray.tune.search.optuna import OptunaSearch
+
+    class Proposals(Searcher):
+        """One study of Optuna per search; the next begins when all candidates of one have ended."""
+
+        def __init__(self) -> None:
+            super().__init__(metric="value", mode="max")
+            self._number, self._asked, self._ended = 0, 0, 0
+            self._study = self._next()
+            self._studies: dict[str, Any] = {}
+
+        def suggest(self, trial_id: str) -> dict[str, Any] | None:
+            """A candidate; ``None`` while the last ones of a search still train."""
+            if self._asked == searches[self._number].trials:
+                if self._ended < self._asked or self._number + 1 == len(searches):
+                    return None
+                self._number, self._asked, self._ended = self._number + 1, 0, 0
+                self._study = self._next()
+            self._asked += 1
+            self._studies[trial_id] = self._study
+            return {_NUMBER: self._number, **self._study.suggest(trial_id)}
+
+        def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+            """A result without a value is a failure, told when the trial ends."""
+            if "value" in result:
+                self._studies[trial_id].on_trial_result(trial_id, result)
+
+        def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+            """Tell the study."""
+            failed = error or "value" not in (result or {})
+            self._studies[trial_id].on_trial_complete(trial_id, None if failed else result, failed)
+            self._ended += 1
+
+        def save(self, checkpoint_path: str) -> None:
+            """Nothing: what resumes a run is our own store."""
+
+        def _next(self) -> Any:
+            one = searches[self._number]
+            return OptunaSearch(distributions(one.space), metric="value", mode="max", sampler=_sampler(one))
+
+    return Proposals()
+
+
+def _rungs(searches: Sequence[Search]) -> Any:
+    """ASHA for each search by itself; a factory because its base class needs Ray."""
+    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+
+    class Rungs(FIFOScheduler):
+        """Candidates are compared with those of their own search."""
+
+        def __init__(self) -> None:
+            super().__init__()  # type: ignore[no-untyped-call]
+            self._own = [
+                ASHAScheduler(
+                    time_attr="epoch",
+                    metric="value",
+                    mode="max",
+                    max_t=_longest(search),
+                    grace_period=_grace(search),
+                    reduction_factor=FACTOR,
+                )
+                for search in searches
+            ]
+
+        def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+            """They are known."""
+            return True
+
+        def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+            self._of(trial).on_trial_add(tune_controller, trial)
+
+        def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+            decision: str = self._of(trial).on_trial_result(tune_controller, trial, result)
+            return decision
+
+        def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+            self._of(trial).on_trial_complete(tune_controller, trial, result)
+
+        def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+            self._of(trial).on_trial_remove(tune_controller, trial)
+
+        def _of(self, trial: Any) -> Any:
+            return self._own[trial.config[_NUMBER]]
+
+    return Rungs()
+
+
+def _witness(searches: Sequence[Search], at_once: int, ended: Ended) -> Any:
+    """The driver's callback; a factory because its base class needs Ray."""
+    from ray import tune
+
+    class Witness(tune.Callback):
+        """Remembers what each trial reported and says when a search has ended."""
+
+        def __init__(self) -> None:
+            self._seen: dict[int, dict[str, dict[str, Any]]] = {}
+            self._finished: dict[int, int] = {}
+            self._since = time.perf_counter()
+
+        def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self._of(trial)
+
+        def on_trial_result(
+            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        ) -> None:
+            seen = self._of(trial)
+            if "error" in result:
+                seen["error"] = result["error"]
+            elif "value" in result:  # by epoch: a trial that moved to another node begins again
+                seen["curve"][result["epoch"]] = result["value"]
+
+        def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self._end(trial)
+
+        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            self._of(trial)["error"] = "its worker died"
+            self._end(trial)
+
+        def _of(self, trial: Any) -> dict[str, Any]:
+            """What is known of a trial; trials in the order in which they began."""
+            own = self._seen.setdefault(trial.config[_NUMBER], {})
+            return own.setdefault(trial.trial_id, {"config": dict(trial.config), "curve": {}, "error": ""})
+
+        def _end(self, trial: Any) -> None:
+            number = trial.config[_NUMBER]
+            self._finished[number] = self._finished.get(number, 0) + 1
+            search = searches[number]
+            if self._finished[number] == search.trials:
+                now, before = time.perf_counter(), self._since
+                self._since = now
+                trials = tuple(_candidate(search, seen) for seen in self._seen.pop(number).values())
+                ended(search, trials, now - before, at_once)
+
+        def __reduce__(self) -> tuple[Any, tuple[()]]:
+            """Tune pickles callbacks to restore a run; we resume from our own store instead."""
+            return tune.Callback, ()
+
+    return Witness()
+
+
+def _candidate(search: Search, seen: Mapping[str, Any]) -> Candidate:
+    values = decoded(search.space, seen["config"])
+    curve = [seen["curve"][epoch] for epoch in sorted(seen["curve"])]
+    if seen["error"] or not curve:
+        return Candidate(values, "failed", None, len(curve), seen["error"] or "it never began")
+    return Candidate(values, "done" if len(curve) == epochs_of(search, values) else "stopped", curve[-1], len(curve))
+
+
+def _sampler(search: Search) -> Any:
+    import optuna
+
+    # Optuna draws the first ten at random; a short search must learn from fewer.
+    startup = min(10, max(1, search.trials // 2))
+    return optuna.samplers.TPESampler(n_startup_trials=startup, seed=seed_of(search.seed, "search") % 2**32)
+
+
+def _longest(search: Search) -> int:
+    """Epochs of the longest candidate."""
+    for one in search.space:
+        if one.key == "recipe.epochs":
+            return int(max(one.values) if isinstance(one, Choice) else one.high)
+    return int(restored(search.configuration).recipe().epochs)
+
+
+def _grace(search: Search) -> int:
+    """Epochs before a candidate may be stopped: an eighth, which leaves two or three rungs."""
+    return max(1, _longest(search) // 8)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Optuna without its log lines."""
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)
