@@ -33,10 +33,10 @@ import numpy.typing as npt
 
 from harness.data import nifti
 from harness.data.participants import PARTICIPANTS_FAULTS, Participants, read_json, read_participants
-from harness.errors import HarnessError, UnknownName
+from harness.errors import HarnessError, RequestError, UnknownName
 from harness.types import JSON, Array, Candidate, Fault, Ineligible
 
-__all__ = ["BidsIndex", "INDEX_FAULTS", "PhantomSubject", "index", "write_phantom"]
+__all__ = ["BidsIndex", "INDEX_FAULTS", "PhantomSubject", "begin_derivatives", "index", "write_phantom"]
 
 INDEX_FAULTS: Mapping[str, str] = MappingProxyType(
     {
@@ -792,6 +792,50 @@ def _write_description(part: Path, name: str, generated_by: Mapping[str, JSON] |
     made = {"Name": "harness", "Description": "generated data, no person behind it", **(generated_by or {})}
     facts = {"Name": name, "BIDSVersion": "1.10.0", "DatasetType": "derivative", "GeneratedBy": [made]}
     _write_json(part / "dataset_description.json", facts)
+
+
+def begin_derivatives(folder: Path, *, name: str, source: Path, version: str, parameters: Mapping[str, JSON]) -> Path:
+    """Make a folder for what was computed from a data set, and say so in its dataset_description.json.
+
+    Parameters
+    ----------
+    folder : of the derivatives; made if it is not there
+    name : of the derivatives
+    source : folder of the data set that they were computed from
+    version : of the program
+    parameters : what determined the result
+
+    Returns
+    -------
+    Path
+        The description.
+
+    Raises
+    ------
+    RequestError
+        If the folder is a data set of another kind: what is computed is not to
+        be mixed with what was measured.
+    """
+    target = folder / "dataset_description.json"
+    if target.exists():
+        content, problem = read_json(target)
+        makers = [] if content is None else [one.get("Name") for one in content.get("GeneratedBy") or []]
+        if "harness" not in makers or content is None or content.get("Name") != name:
+            raise RequestError(
+                f"{folder} holds another data set ({problem or (content or {}).get('Name', 'without a name')}); "
+                "nothing was written. Name a new folder"
+            )
+    made = {"Name": "harness", "Version": version, "Parameters": dict(parameters)}
+    facts = {
+        "Name": name,
+        "BIDSVersion": "1.10.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [made],
+        "SourceDatasets": [{"URL": source.absolute().as_uri()}],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(target, facts)
+    return target
 
 
 def _write_json(path: Path, content: Mapping[str, JSON]) -> None:

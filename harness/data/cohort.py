@@ -17,14 +17,11 @@ same file.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
-import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -36,76 +33,30 @@ import pyarrow as pa
 
 from harness.data import nifti, transforms
 from harness.data.bids import BidsIndex, index
+from harness.data.cache import (
+    AGAIN,
+    CachedImage,
+    Digests,
+    hash_of,
+    known_entry,
+    read_json,
+    write_entry,
+)
 from harness.data.transforms import Interpolation, Normalisation
 from harness.data.verify import verify
 from harness.errors import CohortError, HarnessError, OutOfRange, StoreError, UnknownName
+from harness.files import replace_file
 from harness.identity import canonical, code_digest, module_digest
 from harness.registry import COHORTS
-from harness.types import JSON, Array, Candidate, Cohort, Fault, Image, Ineligible, Sample
+from harness.types import JSON, Array, Candidate, Cohort, Fault, Image, Ineligible, Sample, Truth
 
 __all__ = ["Brain", "CachedImage", "Crop", "bids", "describe", "open_cohort", "save"]
 
 Brain = Literal["if_present", "compute", "none"]
 Crop = Literal["none", "brain"]
 
-_FORMAT = 1  # of the Arrow table
+_FORMAT = 2  # of the Arrow table
 _BRAIN_SOURCES = ("T1w", "T2w", "FLAIR")  # in this order, whatever sequences a run asks for
-_SETTLED_NS = 2_000_000_000  # a file touched more recently could change again within its time stamp
-_AGAIN = "Run the command on the original data again: what is missing is prepared anew."
-
-
-@dataclass(frozen=True)
-class CachedImage:
-    """A prepared array on disk; picklable, opened when asked for.
-
-    Parameters
-    ----------
-    path : the ``.npy`` file
-    fingerprint : hash of everything that produced the values; the file's name
-    shape : (X, Y, Z)
-    dtype : as numpy writes it, e.g. ``<f4``
-    sha256 : of the file's bytes
-    """
-
-    path: Path
-    fingerprint: str
-    shape: tuple[int, ...]
-    dtype: str
-    sha256: str
-
-    def load(self) -> Array:
-        """Read-only view of the memory map, (X, Y, Z).
-
-        Raises
-        ------
-        StoreError
-            If the file is gone, or is not what was written.
-        """
-        try:
-            array = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except FileNotFoundError:
-            raise StoreError(f"a prepared image is not in the cache: {self.path} is gone. {_AGAIN}") from None
-        except (ValueError, OSError, EOFError) as error:
-            raise StoreError(f"a prepared image is corrupted: {self.path} ({error}). Delete it. {_AGAIN}") from error
-        if array.shape != self.shape or array.dtype.str != self.dtype:
-            found = f"{array.shape} {array.dtype.str}"
-            raise StoreError(
-                f"a prepared image is not the one written: {self.path} must hold {self.shape} {self.dtype}, "
-                f"got {found}. Delete it. {_AGAIN}"
-            )
-        return array.view(np.ndarray)
-
-    def check(self) -> None:
-        """Compare the file's bytes with their checksum.
-
-        Raises
-        ------
-        StoreError
-            If they differ.
-        """
-        self.load()
-        if _sha256_of(self.path) != self.sha256:
-            raise StoreError(f"a prepared image is corrupted: {self.path} has another checksum. Delete it. {_AGAIN}")
 
 
 @COHORTS.register("bids", source="Gorgolewski et al. 2016, doi:10.1038/sdata.2016.44")
@@ -196,7 +147,7 @@ def bids(
     needed = _needed(options, tuple(sequences))
     found = index(root, sequences=needed, label=label or None, session=session, exclude=tuple(exclude))
     wanted = tuple(sequences) or _common_sequences(found)
-    digests = _Digests(cache / "digests")
+    digests = Digests(cache / "digests")
     _verified(found, needed=tuple(dict.fromkeys((*wanted, *needed))), options=options, minimum=minimum,
               digests=digests, folder=cache / "verified")  # fmt: skip
     digests.keep()
@@ -222,6 +173,7 @@ _ENTRY = pa.struct(
         ("shape", pa.list_(pa.int64())),
         ("dtype", pa.string()),
         ("sha256", pa.string()),
+        ("coding", pa.string()),
     ]
 )
 _COLUMNS = [
@@ -232,6 +184,8 @@ _COLUMNS = [
     ("spacing_mm", pa.list_(pa.float64())),
     ("images", pa.list_(_ENTRY)),
     ("masks", pa.list_(_ENTRY)),
+    ("scores", pa.string()),
+    ("clean", pa.string()),
 ]
 
 
@@ -255,6 +209,8 @@ def save(cohort: Cohort, path: Path) -> Path:
             "spacing_mm": [float(size) for size in sample.spacing_mm],
             "images": [_row(name, image) for name, image in sample.images.items()],
             "masks": [_row(name, image) for name, image in sample.masks.items()],
+            "scores": json.dumps(dict(sample.scores)),  # their order is that of the outputs
+            "clean": json.dumps(dict(sample.clean)),
         }
         for sample in cohort.samples
     ]
@@ -264,12 +220,13 @@ def save(cohort: Cohort, path: Path) -> Path:
         "ineligible": [asdict(one) for one in cohort.ineligible],
         "regions": {str(value): name for value, name in cohort.regions.items()},
         "label_source": cohort.label_source,
+        "truth": None if cohort.truth is None else _truth_row(cohort.truth),
     }
     schema = pa.schema(_COLUMNS, metadata={"harness.cohort": json.dumps(facts, sort_keys=True)})
     sink = io.BytesIO()
     with pa.ipc.new_file(sink, schema) as writer:
         writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-    _replace(Path(path), sink.getvalue())
+    replace_file(Path(path), sink.getvalue())
     return Path(path)
 
 
@@ -298,9 +255,12 @@ def open_cohort(path: Path, *, check_content: bool = False) -> Cohort:
             covariates=json.loads(row["covariates"]),
             affine=np.array(row["affine"], float).reshape(4, 4),
             spacing_mm=(row["spacing_mm"][0], row["spacing_mm"][1], row["spacing_mm"][2]),
+            scores=json.loads(row["scores"]),
+            clean=json.loads(row["clean"]),
         )
         for row in rows
     )
+    truth = None if facts["truth"] is None else _read_truth(facts["truth"])
     entries = [_entry_image(entry) for row in rows for entry in (*row["images"], *row["masks"])]
     problems = _problems(dict.fromkeys(entries), check_content=check_content)
     if problems:
@@ -311,7 +271,22 @@ def open_cohort(path: Path, *, check_content: bool = False) -> Cohort:
         ineligible=tuple(Ineligible(**one) for one in facts["ineligible"]),
         regions={int(value): name for value, name in facts["regions"].items()},
         label_source=facts["label_source"],
+        truth=truth,
     )
+
+
+def _truth_row(truth: Truth) -> dict[str, JSON]:
+    return {
+        "rois": [_row(name, image) for name, image in truth.rois.items()],
+        "weights": {score: dict(weights) for score, weights in truth.weights.items()},
+        "counts": _row("counts", truth.counts),
+        "table": [dict(line) for line in truth.table],
+    }
+
+
+def _read_truth(row: Mapping[str, JSON]) -> Truth:
+    rois = {entry["name"]: _entry_image(entry) for entry in row["rois"]}
+    return Truth(rois, row["weights"], _entry_image(row["counts"]), tuple(row["table"]))
 
 
 def _problems(images: Iterable[CachedImage], *, check_content: bool) -> list[str]:
@@ -321,7 +296,7 @@ def _problems(images: Iterable[CachedImage], *, check_content: bool) -> list[str
             if check_content:
                 image.check()
             else:
-                image.load()
+                image.touch()
         except StoreError as error:
             problems.append(str(error))
     return problems
@@ -333,11 +308,11 @@ def _read_table(path: Path) -> tuple[pa.Table, dict[str, JSON]]:
             table = reader.read_all()
         facts = json.loads((table.schema.metadata or {})[b"harness.cohort"])
     except FileNotFoundError:
-        raise StoreError(f"the cohort's table is missing: {path}. {_AGAIN}") from None
+        raise StoreError(f"the cohort's table is missing: {path}. {AGAIN}") from None
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise StoreError(f"{path} is no cohort that can be read ({error!r}). Delete it. {_AGAIN}") from error
+        raise StoreError(f"{path} is no cohort that can be read ({error!r}). Delete it. {AGAIN}") from error
     if facts.get("format") != _FORMAT:
-        raise StoreError(f"{path} has the format {facts.get('format')}, this version reads {_FORMAT}. {_AGAIN}")
+        raise StoreError(f"{path} has the format {facts.get('format')}, this version reads {_FORMAT}. {AGAIN}")
     return table, facts
 
 
@@ -352,7 +327,12 @@ def _row(name: str, image: Image) -> dict[str, JSON]:
 
 def _entry_image(entry: Mapping[str, JSON]) -> CachedImage:
     return CachedImage(
-        Path(entry["path"]), entry["fingerprint"], tuple(entry["shape"]), entry["dtype"], entry["sha256"]
+        Path(entry["path"]),
+        entry["fingerprint"],
+        tuple(entry["shape"]),
+        entry["dtype"],
+        entry["sha256"],
+        entry["coding"],
     )
 
 
@@ -381,7 +361,7 @@ def describe(cohort: Cohort) -> dict[str, JSON]:
         "samples": len(samples),
         "sequences": dict(Counter(name for one in samples for name in one.images)),
         "masks": dict(Counter(name for one in samples for name in one.masks)),
-        "shapes": dict(Counter("×".join(map(str, _shape_of(one))) for one in samples)),
+        "shapes": dict(Counter("×".join(map(str, one.shape)) for one in samples)),
         "spacing_mm": dict(Counter("×".join(f"{size:.4g}" for size in one.spacing_mm) for one in samples)),
         "lesions": _lesions(samples),
         "age": _ages([one.covariates["age"] for one in samples if "age" in one.covariates]),
@@ -391,10 +371,6 @@ def describe(cohort: Cohort) -> dict[str, JSON]:
         "ineligible": [asdict(one) for one in cohort.ineligible],
     }
     return facts
-
-
-def _shape_of(sample: Sample) -> tuple[int, ...]:
-    return next(iter((*sample.images.values(), *sample.masks.values()))).shape
 
 
 def _lesions(samples: Iterable[Sample]) -> JSON:
@@ -505,13 +481,13 @@ def _verified(
     needed: tuple[str, ...],
     options: _Options,
     minimum: int,
-    digests: _Digests,
+    digests: Digests,
     folder: Path,
 ) -> None:
     """Raise all faults; remember a faultless cohort, so that a subset of its sequences is not read again."""
     brain_faults = _brain_faults(found, options)
     rest, images = _what_is_verified(found, needed, options, minimum, digests)
-    known = [] if rest is None else [set(map(tuple, _read_json(path) or ())) for path in folder.glob(f"{rest}-*.json")]
+    known = [] if rest is None else [set(map(tuple, read_json(path) or ())) for path in folder.glob(f"{rest}-*.json")]
     clean = any(images <= one for one in known)
     label, optional = options.label or None, options.masks
     checked = [] if clean else verify(found, sequences=needed, label=label, optional=optional, minimum=minimum)
@@ -520,11 +496,11 @@ def _verified(
         raise CohortError(faults)
     if rest is not None and not clean:
         content = canonical(sorted(images))
-        _replace(folder / f"{rest}-{_hash(content)[:20]}.json", content.encode())
+        replace_file(folder / f"{rest}-{hash_of(content)[:20]}.json", content.encode())
 
 
 def _what_is_verified(
-    found: BidsIndex, needed: tuple[str, ...], options: _Options, minimum: int, digests: _Digests
+    found: BidsIndex, needed: tuple[str, ...], options: _Options, minimum: int, digests: Digests
 ) -> tuple[str | None, set[tuple[str, ...]]]:
     """Hash of what must be equal, and the images, of which a subset is as good; ``None`` if a file is unreadable.
 
@@ -550,7 +526,7 @@ def _what_is_verified(
         "names": [options.label, *options.masks],
         "minimum": minimum,
     }
-    return _hash(repr(rest))[:20], images
+    return hash_of(repr(rest))[:20], images
 
 
 def _brain_faults(found: BidsIndex, options: _Options) -> list[Fault]:
@@ -567,42 +543,6 @@ def _brain_faults(found: BidsIndex, options: _Options) -> list[Fault]:
         remedy = "Add them as label-brain_mask, or use brain=compute (crude)."
         return [Fault("brain-mask-missing", "", "", "the data have no brain masks", f"one for {asking}", remedy)]
     return []
-
-
-@dataclass
-class _Digests:
-    """Hashes of originals, remembered in the cache while size, times and inode stay.
-
-    Notes
-    -----
-    A file that was touched a moment ago is hashed again next time: it could
-    change once more without a later time stamp.
-    """
-
-    folder: Path
-    fresh: dict[Path, dict[str, JSON]] = field(default_factory=dict)
-    known: dict[Path, str] = field(default_factory=dict)
-
-    def of(self, path: Path) -> str:
-        """SHA-256 of a file's bytes."""
-        if path not in self.known:
-            facts = path.stat()
-            signature = [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino, facts.st_dev]
-            note = self.folder / f"{_hash(str(path.resolve()))[:32]}.json"
-            content = _read_json(note) or {}
-            if content.get("signature") == signature:
-                self.known[path] = content["sha256"]
-            else:
-                self.known[path] = _sha256_of(path)
-                if time.time_ns() - max(facts.st_mtime_ns, facts.st_ctime_ns) > _SETTLED_NS:
-                    self.fresh[note] = {"signature": signature, "sha256": self.known[path]}
-        return self.known[path]
-
-    def keep(self) -> None:
-        """Write what was hashed; only once the cohort is found faultless."""
-        for note, content in self.fresh.items():
-            _replace(note, json.dumps(content).encode())
-        self.fresh.clear()
 
 
 # --- one subject -------------------------------------------------------------
@@ -634,7 +574,7 @@ class _Subject:
     candidate: Candidate
     options: _Options
     sequences: tuple[str, ...]
-    digests: _Digests
+    digests: Digests
     arrays: Path
     root: Path
 
@@ -816,9 +756,9 @@ class _Subject:
         """The entry of this recipe; made if it is not there, or not whole."""
         versions = [module_digest(name) for name in ("harness.data.transforms", __name__)]
         reorient = self.options.reorient
-        key = _hash(canonical({**recipe, "grid": grid.key, "versions": versions, "reorient": reorient}))[:32]
-        known = _known_entry(self.arrays, key)
-        return known if known is not None else _write_entry(self.arrays, key, make())
+        key = hash_of(canonical({**recipe, "grid": grid.key, "versions": versions, "reorient": reorient}))[:32]
+        known = known_entry(self.arrays, key)
+        return known if known is not None else write_entry(self.arrays, key, make())
 
     # Faults
 
@@ -842,60 +782,3 @@ class _Subject:
 
 def _three(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return shape[0], shape[1], shape[2]
-
-
-# --- files of the cache ------------------------------------------------------
-
-
-def _known_entry(folder: Path, key: str) -> CachedImage | None:
-    path = folder / f"{key}.npy"
-    facts = _read_json(path.with_suffix(".json"))
-    if facts is None:
-        return None
-    image = CachedImage(path, key, tuple(facts["shape"]), facts["dtype"], facts["sha256"])
-    try:
-        image.load()
-    except StoreError:
-        return None
-    return image
-
-
-def _write_entry(folder: Path, key: str, array: Array) -> CachedImage:
-    """Write facts first and the array last: an array without facts is never trusted."""
-    array = np.ascontiguousarray(array)
-    sink = io.BytesIO()
-    np.save(sink, array, allow_pickle=False)
-    content = sink.getbuffer()
-    path = folder / f"{key}.npy"
-    facts = {"shape": list(array.shape), "dtype": array.dtype.str, "sha256": hashlib.sha256(content).hexdigest()}
-    _replace(path.with_suffix(".json"), json.dumps(facts).encode())
-    _replace(path, content)
-    return CachedImage(path, key, array.shape, array.dtype.str, str(facts["sha256"]))
-
-
-def _replace(path: Path, content: bytes | memoryview) -> None:
-    """Write a file so that it appears whole or not at all, whoever else writes it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _read_json(path: Path) -> JSON:
-    """Content of a JSON file; ``None`` if there is none that can be read."""
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def _sha256_of(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

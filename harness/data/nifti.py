@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import gzip
-import uuid
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.errors import HarnessError
+from harness.files import replace_file
 from harness.types import Array
 
 __all__ = ["Header", "IMAGE_FAULTS", "ImageError", "header", "load", "read", "write"]
@@ -157,7 +157,9 @@ def load(path: str | Path) -> tuple[Header, Array]:
     return facts, array.reshape(facts.shape)
 
 
-def write(path: str | Path, array: Array, affine: Array, *, dtype: npt.DTypeLike | None = None) -> Path:
+def write(
+    path: str | Path, array: Array, affine: Array, *, dtype: npt.DTypeLike | None = None, description: str = ""
+) -> Path:
     """Write one volume; the file appears complete or not at all.
 
     The same array and affine give the same bytes, whenever and wherever they are written.
@@ -169,6 +171,7 @@ def write(path: str | Path, array: Array, affine: Array, *, dtype: npt.DTypeLike
     affine : (4, 4) voxel to world in mm, RAS+
     dtype : number type in the file; by default uint8 for bool, float32 for floating point, and the
         array's own otherwise (int32 for 64-bit integers). Rounded if it is an integer type.
+    description : the header's free text; what is beyond its 79 bytes is cut
 
     Raises
     ------
@@ -180,12 +183,12 @@ def write(path: str | Path, array: Array, affine: Array, *, dtype: npt.DTypeLike
     affine = np.asarray(affine, dtype=np.float64)
     if affine.shape != (4, 4) or not np.all(np.isfinite(affine)) or np.linalg.det(affine[:3, :3]) == 0:
         raise HarnessError(f"{path}: the affine must be an invertible (4, 4) matrix, got {affine.tolist()}")
-    content = _encoded(values, affine)
+    content = _encoded(values, affine, description)
     if path.name.endswith(".nii.gz"):
         content = gzip.compress(content, compresslevel=6, mtime=0)
     elif path.suffix != ".nii":
         raise HarnessError(f"{path}: the name must end in .nii or .nii.gz")
-    _replace(path, content)
+    replace_file(path, content, durable=False)
     return path
 
 
@@ -269,10 +272,11 @@ def _parse(content: bytes, path: Path) -> nib.Nifti1Header:
     sizes = {int.from_bytes(content[:4], "little"), int.from_bytes(content[:4], "big")}
     if not sizes & {348, 540}:
         raise _not_nifti(path, f"it starts with {content[:8]!r}")
-    kind, length = (nib.Nifti1Header, 348) if 348 in sizes else (nib.Nifti2Header, 540)
+    kind: Any = nib.Nifti1Header if 348 in sizes else nib.Nifti2Header
+    length = 348 if 348 in sizes else 540
     if len(content) < length:
         raise _truncated(path, f"{len(content)} bytes", f"at least the {length} bytes of the header")
-    raw = kind(content[:length], check=False)
+    raw: nib.Nifti1Header = kind(content[:length], check=False)
     if bytes(raw["magic"])[:3] not in (b"n+1", b"n+2"):
         raise _not_nifti(path, f"the magic word is {bytes(raw['magic'])!r}")
     return raw
@@ -384,8 +388,9 @@ def _default_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.int32) if dtype.itemsize == 8 else dtype
 
 
-def _encoded(values: Array, affine: Array) -> bytes:
+def _encoded(values: Array, affine: Array, description: str) -> bytes:
     image = nib.Nifti1Image(values, affine)
+    image.header["descrip"] = description.encode()[:79]
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
@@ -393,13 +398,3 @@ def _encoded(values: Array, affine: Array) -> bytes:
     if not np.allclose(image.get_qform(), affine, atol=1e-3):
         image.set_qform(affine, code=0)
     return bytes(image.to_bytes())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

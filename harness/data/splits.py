@@ -20,7 +20,7 @@ from harness.registry import SPLITS
 from harness.seeding import generator
 from harness.types import Split
 
-__all__ = ["Validation", "check_leaks", "describe_validation", "k_fold", "leave_one_subject_out"]
+__all__ = ["Validation", "check_leaks", "describe_validation", "holdout", "k_fold", "leave_one_subject_out"]
 
 Validation = int | float | Literal["auto"]
 
@@ -37,8 +37,9 @@ def leave_one_subject_out(
     ----------
     samples : (sample id, subject) each, in the cohort's order
     seed : of the draw of validation subjects
-    validation : subjects that validate: a number, a share in (0, 1), or
-        ``"auto"`` for one fifth; shares are rounded, and at least one subject validates
+    validation : subjects that validate: a number (0 for a recipe that keeps the last
+        epoch), a share in (0, 1), or ``"auto"`` for one fifth; shares are rounded,
+        and at least one subject validates
 
     Returns
     -------
@@ -90,6 +91,28 @@ def k_fold(
     return _folds(samples, tested, seed=seed, validation=validation)
 
 
+@SPLITS.register("holdout", source="60 % train, 20 % validate, 20 % are tested")
+def holdout(
+    samples: Sequence[tuple[str, str]],
+    *,
+    seed: int,
+    test: Annotated[float, annotated_types.Gt(0), annotated_types.Lt(1)] = 0.2,
+    validation: Validation = 0.25,
+) -> tuple[Split, ...]:
+    """One fold: a share of the subjects is tested once.
+
+    Parameters
+    ----------
+    samples, seed : see :func:`leave_one_subject_out`
+    test : share of the subjects, rounded, at least one
+    validation : among the others; a quarter of them is a fifth of all
+    """
+    subjects = sorted(_subjects_of(samples))
+    count = max(1, math.floor(test * len(subjects) + 0.5))
+    drawn = generator(seed, "split", "holdout").permutation(np.array(subjects, dtype=object))
+    return _folds(samples, [tuple(drawn[:count])], seed=seed, validation=validation)
+
+
 def describe_validation(splits: Sequence[Split], samples: Sequence[tuple[str, str]]) -> str:
     """One sentence for the screen: how many train, validate and are tested, and how it was drawn."""
     subject_of = dict(samples)
@@ -99,11 +122,18 @@ def describe_validation(splits: Sequence[Split], samples: Sequence[tuple[str, st
         return "/".join(map(str, numbers))
 
     total = len(dict.fromkeys(subject_of.values()))
-    sentence = (
-        f"{total} subjects, {len(splits)} folds: train {counts('train')}, validate {counts('validation')} (they "
-        f"select the model), test {counts('test')}; validation subjects are drawn by the seed among those not tested, "
-        "and all samples of a subject stay together."
-    )
+    folds = f"{len(splits)} fold{'s' if len(splits) != 1 else ''}"
+    if any(split.validation for split in splits):
+        sentence = (
+            f"{total} subjects, {folds}: train {counts('train')}, validate {counts('validation')} (they "
+            f"select the model), test {counts('test')}; validation subjects are drawn by the seed among those not "
+            "tested, and all samples of a subject stay together."
+        )
+    else:
+        sentence = (
+            f"{total} subjects, {folds}: train {counts('train')}, test {counts('test')}; nobody validates, the last "
+            "epoch is kept, and all samples of a subject stay together."
+        )
     if total < 6:
         sentence += f" With {total} subjects, intervals are what so few give, and one draw can decide a fold."
     return sentence
@@ -185,9 +215,9 @@ def _validation_count(remaining: int, validation: Validation) -> int:
         if not 0 < share < 1:
             raise OutOfRange(f"0 < validation < 1 must hold for a share of subjects, got {validation}")
         count = max(1, math.floor(share * remaining + 0.5))
-    if not 1 <= count < remaining:
+    if not 0 <= count < remaining:
         raise OutOfRange(
-            f"1 <= validation < subjects that are not tested must hold, got validation={count} with {remaining} "
+            f"0 <= validation < subjects that are not tested must hold, got validation={count} with {remaining} "
             "not tested; somebody must train: ask for fewer validation subjects, more folds, or add subjects"
         )
     return count

@@ -488,7 +488,7 @@ def normalise(
     if not scale > 1e-12 * max(1.0, abs(float(offset))):
         raise OutOfRange(f"normalise={how} needs voxels that differ, got only values near {float(offset):g}")
     scaled = (array - offset) / scale
-    return (np.clip(scaled, 0, 1) if how == "percentile" else scaled).astype(np.float32)
+    return np.asarray(np.clip(scaled, 0, 1) if how == "percentile" else scaled, dtype=np.float32)
 
 
 # --- inside -----------------------------------------------------------------

@@ -23,7 +23,7 @@ from harness.data import nifti
 from harness.data.bids import INDEX_FAULTS, BidsIndex
 from harness.types import Array, Candidate, Fault
 
-__all__ = ["FAULT_KINDS", "verify"]
+__all__ = ["FAULT_KINDS", "brain_faults", "verify"]
 
 _Role = Literal["image", "label", "brain", "regions"]
 
@@ -35,6 +35,8 @@ FAULT_KINDS: Mapping[str, str] = MappingProxyType(
                 **nifti.IMAGE_FAULTS,
                 "affine-mismatch": "files of a subject have the same shape but stand in different places",
                 "all-negative": "no voxel of an image is above zero",
+                "brain-mask-missing": "no subject has a brain mask, and the preparation needs one",
+                "brain-mask-of-some": "some subjects have a brain mask and others have none",
                 "constant-image": "all voxels of an image are equal",
                 "duplicate-image": "two files under different names hold the same voxels",
                 "duplicate-subject": "all files of a subject are copies of another's",
@@ -117,6 +119,30 @@ def verify(
     return faults
 
 
+def brain_faults(index: BidsIndex, *, needed_for: str = "") -> list[Fault]:
+    """Brain masks of some subjects only: their intensities would not compare with those of the others.
+
+    Parameters
+    ----------
+    index : of the folder
+    needed_for : the option that cannot do without brain masks, empty if none
+
+    Returns
+    -------
+    list of Fault
+        One at the most; for a reader that takes brain masks where there are any.
+    """
+    without = [one.id for one in index.candidates if "brain" not in one.masks]
+    if without and len(without) < len(index.candidates):
+        value = f"{len(without)} of {len(index.candidates)} subjects have no brain mask: {', '.join(without)}"
+        remedy = "Add the masks, or use brain=compute or brain=none."
+        return [Fault("brain-mask-of-some", "", "", value, "a brain mask for all subjects or for none", remedy)]
+    if without and needed_for:
+        remedy = "Add them as label-brain_mask, or use brain=compute (crude)."
+        return [Fault("brain-mask-missing", "", "", "the data have no brain masks", f"one for {needed_for}", remedy)]
+    return []
+
+
 @dataclass(frozen=True)
 class _Scan:
     """One file that was read.
@@ -162,7 +188,7 @@ class _Scan:
         if self.role in ("brain", "regions") or not self.finite or low == high:
             return ""  # one template may serve all subjects
         with np.errstate(over="ignore"):
-            values = np.packbits(self.data != 0) if self.role == "label" else self.data.astype(np.float32)
+            values = np.packbits((self.data != 0).ravel("K")) if self.role == "label" else self.data.astype(np.float32)
         start = f"{self.role == 'label'} {self.data.shape}".encode()
         return hashlib.sha256(start + values.tobytes(order="A")).hexdigest()
 
@@ -457,13 +483,13 @@ def _view_faults(scans: Sequence[_Scan]) -> list[Fault]:
     images = [scan for scan in scans if scan.role == "image"]
     label = next((scan for scan in scans if scan.role == "label"), None)
     source = label or next(iter(images), None)
-    if source is None:
+    # Equal shapes are compared voxel by voxel in _place_faults.
+    images = [] if source is None else [scan for scan in images if scan.header.shape != source.header.shape]
+    if source is None or not images:
         return []
     voxels = np.argwhere(source.data > 0) if label else np.asarray(source.header.shape)[None] // 2
     faults = []
-    for scan in images:
-        if scan.header.shape == source.header.shape or not len(voxels):
-            continue  # Equal shapes are compared voxel by voxel in _place_faults.
+    for scan in images if len(voxels) else []:
         outside = 1 - float(np.mean(_inside(scan, _indices(source, voxels, scan))))
         if outside > _OUTSIDE_IMAGE:
             what = "of the label" if label else f"of the centre of {source.name}"
@@ -601,7 +627,7 @@ def _indices(source: _Scan, voxels: Array, onto: _Scan) -> Array:
 
 
 def _inside(scan: _Scan, places: Array) -> Array:
-    return np.all((places >= 0) & (places < np.asarray(scan.header.shape)), axis=1)
+    return np.asarray(np.all((places >= 0) & (places < np.asarray(scan.header.shape)), axis=1))
 
 
 def _numbers(values: Iterable[float]) -> str:

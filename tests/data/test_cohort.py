@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-import harness.data.cohort as cohort_module
+import harness.data.cache as cache_module
 from harness.data import nifti
 from harness.data.cohort import CachedImage, bids, describe, open_cohort, save
 from harness.errors import CohortError, OutOfRange, StoreError, UnknownName
@@ -108,8 +108,8 @@ def reads(monkeypatch) -> list[str]:
         monkeypatch.setattr(
             nifti, name, lambda path, _do=before, **o: (seen.append(Path(path).name), _do(path, **o))[1]
         )
-    hashed = cohort_module._sha256_of
-    monkeypatch.setattr(cohort_module, "_sha256_of", lambda path: (seen.append(path.name), hashed(path))[1])
+    hashed = cache_module.checksum
+    monkeypatch.setattr(cache_module, "checksum", lambda path: (seen.append(path.name), hashed(path))[1])
     return seen
 
 
@@ -343,7 +343,7 @@ def test_the_same_cohort_twice_writes_nothing(root, cache):
 
 def test_a_subset_of_sequences_reads_and_writes_nothing(root, cache, reads, monkeypatch):
     """Once four sequences are cached, any of them come without opening an original."""
-    monkeypatch.setattr(cohort_module, "_SETTLED_NS", -1)
+    monkeypatch.setattr(cache_module, "_SETTLED_NS", -1)
     every = bids(root, cache, sequences=ALL)
     assert reads
     before = files_of(cache)
@@ -375,7 +375,7 @@ def test_a_file_changed_a_moment_ago_is_hashed_again(root, cache):
 
 def test_changed_content_gives_a_new_key(root, cache, monkeypatch):
     """One voxel of one file: its image is made anew, and nothing else; the old one stays."""
-    monkeypatch.setattr(cohort_module, "_SETTLED_NS", -1)
+    monkeypatch.setattr(cache_module, "_SETTLED_NS", -1)
     before = keys_of(bids(root, cache, sequences=("T1w", "T2w")))
     path = root / "sub-02/anat/sub-02_T2w.nii.gz"
     array, affine = nifti.read(path)
@@ -485,7 +485,7 @@ def test_a_faulty_cohort_raises_all_faults_and_writes_nothing(root, cache):
 
 def test_a_known_clean_cohort_is_verified_again_after_a_change(root, cache, monkeypatch):
     """Remembering what was verified never hides a new fault."""
-    monkeypatch.setattr(cohort_module, "_SETTLED_NS", -1)
+    monkeypatch.setattr(cache_module, "_SETTLED_NS", -1)
     bids(root, cache, sequences=ALL)
     path = root / "sub-01/anat/sub-01_T2w.nii.gz"
     array, affine = nifti.read(path)

@@ -124,12 +124,10 @@ def test_a_failed_write_leaves_the_old_file(
     path = nifti.write(tmp_path / "a.nii", volume, AFFINE)
     before = path.read_bytes()
 
-    def full(self: Path, content: bytes) -> int:
-        with self.open("wb") as stream:
-            stream.write(content[:100])
+    def full(self: Path, target: Path) -> Path:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OSError, match="No space"):
         nifti.write(path, volume + 1, AFFINE)
     assert path.read_bytes() == before

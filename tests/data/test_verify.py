@@ -16,7 +16,10 @@ import numpy as np
 import pytest
 
 from harness.data import bids, nifti
-from harness.data.verify import FAULT_KINDS, verify
+from harness.data.cohort import bids as read
+from harness.data.verify import FAULT_KINDS, brain_faults, verify
+from harness.door import commands
+from harness.door.cohorts import faults_of
 from harness.errors import CohortError
 from harness.types import Fault
 
@@ -25,6 +28,7 @@ T1W = "sub-02/anat/sub-02_T1w.nii.gz"
 SWI = "sub-02/anat/sub-02_SWI.nii.gz"
 LESION = "sub-02/anat/sub-02_label-lesion_mask.nii.gz"
 BRAIN = "sub-02/anat/sub-02_label-brain_mask.nii.gz"
+BRAINS = [BRAIN.replace("02", number) for number in ("01", "02", "03")]
 REGIONS = "sub-02/anat/sub-02_label-regions_dseg.nii.gz"
 Patch = pytest.MonkeyPatch
 
@@ -33,11 +37,12 @@ def check(root: Path, **options: Any) -> list[Fault]:
     """Index and verify, as a task would."""
     words = {"sequences": ("T1w", "SWI"), "label": "lesion"} | options
     minimum, target = words.pop("minimum", 2), words.pop("target", None)
-    after = words.pop("after", None)
+    after, needed_for = words.pop("after", None), words.pop("needed_for", "")
     index = bids.index(root, **words)
     if after:
         after(root)
-    return verify(index, sequences=words["sequences"], label=words["label"], target=target, minimum=minimum)
+    faults = verify(index, sequences=words["sequences"], label=words["label"], target=target, minimum=minimum)
+    return [*faults, *brain_faults(index, needed_for=needed_for)]
 
 
 @dataclass(frozen=True)
@@ -377,7 +382,13 @@ CASES = [
             move(T1W, "sub-02/anat/sub-02_acq-b_T1w.nii.gz"),
         ),
     ),
-    Case("ambiguous", r"complete in space-A and in space-B", spaces("A", "B"), {"sequences": ("T1w",)}),
+    Case(
+        "ambiguous",
+        r"complete in space-A and in space-B",
+        spaces("A", "B"),
+        {"sequences": ("T1w",)},
+        frozenset({"brain-mask-of-some"}),  # the brain mask is in neither of them
+    ),
     Case(
         "space-mix",
         r"T1w in native space; lesion in space-MNI",
@@ -511,7 +522,17 @@ CASES = [
     ),
     Case("duplicate-image", r"sub-03_SWI\.nii\.gz: the voxels equal those of .*sub-02_T1w", reordered),
     Case("duplicate-subject", r"sub-03: all files equal those of sub-02", copied_subject),
+    # brain masks
+    Case("brain-mask-of-some", r"1 of 3 subjects have no brain mask: sub", delete(BRAIN)),
+    Case(
+        "brain-mask-missing",
+        r"no brain masks; expected one for crop=brain",
+        both(*map(delete, BRAINS)),
+        {"needed_for": "crop=brain"},
+    ),
 ]
+# Of these, the words of ``harness data verify`` can say what is asked.
+PLAIN = [case for case in CASES if case.options.keys() <= {"sequences", "label"}]
 
 
 @pytest.mark.parametrize("case", CASES, ids=[f"{number}-{case.kind}" for number, case in enumerate(CASES)])
@@ -524,6 +545,40 @@ def test_every_kind_of_fault_is_found(cohort: Path, case: Case, monkeypatch: Pat
     assert re.search(case.fragment, str(of_kind[0]), re.DOTALL), str(of_kind[0])
     assert of_kind[0].expected and of_kind[0].remedy
     assert {fault.kind for fault in faults} <= {case.kind} | case.others, [str(fault) for fault in faults]
+
+
+@pytest.mark.parametrize("case", PLAIN, ids=[f"{number}-{case.kind}" for number, case in enumerate(PLAIN)])
+def test_data_verify_lists_what_a_run_stops_at(cohort: Path, case: Case, monkeypatch: Patch) -> None:
+    """Fault by fault and in the same order, so that a folder that passes is one that runs."""
+    case.break_(cohort, monkeypatch)
+    words = {"sequences": ("T1w", "SWI"), "label": "lesion"} | case.options
+    sequences, label = tuple(words["sequences"]), words["label"] or ""
+    with pytest.raises(CohortError) as stopped:
+        read(cohort, cohort.parent / "cache", sequences=sequences, label=label, minimum=3 if label else 1)
+    _, listed = faults_of(cohort, sequences=sequences, label=label)
+    assert case.kind in {fault.kind for fault in listed}
+    assert [str(fault) for fault in listed] == [str(fault) for fault in stopped.value.faults]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "break_"),
+    [
+        ("brain-mask-missing", ["cohort.crop=brain"], both(*map(delete, BRAINS))),
+        ("label-vanished", ["reference=T1w", "cohort.spacing_mm=[9,9,9]"], lambda root, _: None),
+    ],
+)
+def test_data_verify_for_a_run_prepares_as_that_run_would(
+    cohort: Path, capsys: pytest.CaptureFixture[str], kind: str, words: list[str], break_: Any, monkeypatch: Patch
+) -> None:
+    """Faults that depend on the preparation are found once the words of the run are given, and nothing is trained."""
+    break_(cohort, monkeypatch)
+    out = cohort.parent / "out"
+    given = ["task=epvs", f"data={cohort}", f"out={out}", "label=lesion", "sequences=T1w"]
+    plain = [*given, "cohort.brain=if_present", "cohort.crop=none", "cohort.size=[]", "cohort.spacing_mm=[]"]
+    kept = [word for word in plain if word.partition("=")[0] not in {one.partition("=")[0] for one in words}]
+    assert commands.data("verify", plain) == 0
+    assert commands.data("verify", [*kept, *words]) == 1
+    assert kind in capsys.readouterr().out and not (out / "store").exists()
 
 
 def test_every_kind_of_fault_has_a_test() -> None:

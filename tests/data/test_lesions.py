@@ -1,0 +1,170 @@
+"""Lesion masks on one grid, kept as runs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.data import nifti
+from harness.data.cache import known_entry, write_entry
+from harness.data.cohort import open_cohort, save
+from harness.data.lesions import lesions
+from harness.data.outcomes import scores
+from harness.errors import CohortError, OutOfRange, StoreError
+
+
+@pytest.fixture
+def own_root(lesion_root: Path, tmp_path: Path) -> Path:
+    """A copy of the masks that may be changed."""
+    return Path(shutil.copytree(lesion_root, tmp_path / "own"))
+
+
+def mask_path(root: Path, name: str) -> Path:
+    """Where a subject's mask lies."""
+    return root / name / "anat" / f"{name}_space-MNI152_label-lesion_mask.nii.gz"
+
+
+@pytest.mark.parametrize("kind", ["binary", "fractions", "empty", "full"])
+def test_runs_give_the_array_back(tmp_path: Path, kind: str) -> None:
+    """Whatever the values: none, all, ones or fractions of them."""
+    rng = np.random.default_rng(0)
+    array = (rng.random((5, 6, 7)) < 0.3).astype(np.float32)
+    array = {
+        "binary": array,
+        "fractions": array * rng.random((5, 6, 7), np.float32),
+        "empty": array * 0,
+        "full": array * 0 + 1,
+    }[kind]
+    image = write_entry(tmp_path, "key", array, coding="runs")
+    np.testing.assert_array_equal(image.load(), array)
+    voxels, values = image.voxels()
+    np.testing.assert_array_equal(voxels, np.flatnonzero(array))
+    np.testing.assert_array_equal(values, array.ravel()[np.flatnonzero(array)])
+    assert known_entry(tmp_path, "key") == image
+
+
+def test_dense_and_runs_have_the_same_voxels(tmp_path: Path) -> None:
+    """How a file holds an array does not show."""
+    array = np.random.default_rng(1).integers(0, 2, (4, 4, 4)).astype(np.float32)
+    dense, runs = write_entry(tmp_path, "a", array), write_entry(tmp_path, "b", array, coding="runs")
+    for one, other in zip(dense.voxels(), runs.voxels(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_runs_of_a_mask_are_small(tmp_path: Path) -> None:
+    """One block of 30³ voxels in 100³ takes the room of its 900 runs."""
+    array = np.zeros((100, 100, 100), np.float32)
+    array[30:60, 30:60, 30:60] = 1
+    image = write_entry(tmp_path, "key", array, coding="runs")
+    assert image.path.stat().st_size == 128 + 4 * (1 + 2 * 900)
+
+
+def test_a_corrupted_file_of_runs_is_named(tmp_path: Path) -> None:
+    """A changed byte differs from the checksum."""
+    image = write_entry(tmp_path, "key", np.ones((3, 3, 3), np.float32), coding="runs")
+    content = bytearray(image.path.read_bytes())
+    content[-1] ^= 1
+    image.path.write_bytes(content)
+    with pytest.raises(StoreError, match="another checksum"):
+        image.check()
+
+
+@pytest.mark.parametrize(
+    ("spacing", "shape"), [((), (152, 179, 142)), ((4.0,), (38, 45, 36)), ((5.0, 5.0, 5.0), (30, 36, 28))]
+)
+def test_the_published_box(
+    lesion_root: Path, tmp_path: Path, spacing: tuple[float, ...], shape: tuple[int, ...]
+) -> None:
+    """All samples stand on the same grid of that many voxels."""
+    cohort = lesions(lesion_root, tmp_path, spacing_mm=spacing)
+    assert {sample.shape for sample in cohort.samples} == {shape}
+    assert len(cohort.samples) == 14
+
+
+def test_the_volume_survives_a_coarse_grid(lesion_root: Path, tmp_path: Path) -> None:
+    """The sum of occupancies times the voxel is the volume in mm³ of the file, however coarse the grid."""
+    cohort = lesions(lesion_root, tmp_path, spacing_mm=(5.0,))
+    for sample in cohort.samples:
+        array, _ = nifti.read(mask_path(lesion_root, sample.id))
+        assert sample.masks["lesion"].load().sum() * 125 == pytest.approx(array.sum() * 8, rel=1e-5)
+
+
+def test_a_voxel_keeps_its_world_coordinate(own_root: Path, tmp_path: Path) -> None:
+    """A lesion of one voxel of 2 mm fills the eight voxels of 1 mm around its centre."""
+    mask = np.zeros((20, 24, 18), np.uint8)
+    mask[7, 11, 5] = 1
+    affine = nifti.header(mask_path(own_root, "sub-03")).affine
+    nifti.write(mask_path(own_root, "sub-03"), mask, affine)
+    sample = next(one for one in lesions(own_root, tmp_path).samples if one.id == "sub-03")
+    filled = sample.masks["lesion"].load()
+    centre = np.argwhere(filled > 0) @ sample.affine[:3, :3].T + sample.affine[:3, 3]
+    weights = filled[filled > 0]
+    np.testing.assert_allclose(np.average(centre, axis=0, weights=weights), affine[:3] @ [7, 11, 5, 1])
+    assert filled.sum() == pytest.approx(8)
+
+
+def test_the_native_grid(lesion_root: Path, tmp_path: Path) -> None:
+    """With box=native the masks are as in the files, turned to RAS+."""
+    cohort = lesions(lesion_root, tmp_path, box="native")
+    array, _ = nifti.read(mask_path(lesion_root, "sub-01"))
+    np.testing.assert_array_equal(cohort.samples[0].masks["lesion"].load(), array[::-1])
+
+
+def test_native_needs_one_grid(own_root: Path, tmp_path: Path) -> None:
+    """The masks that differ are named."""
+    path = mask_path(own_root, "sub-05")
+    array, affine = nifti.read(path)
+    nifti.write(path, array[1:].astype(np.uint8), affine)
+    with pytest.raises(CohortError, match=r"grids-differ.*not on that of the others: sub-05"):
+        lesions(own_root, tmp_path, box="native")
+
+
+def test_a_mask_outside_of_the_box_is_a_fault(lesion_root: Path, tmp_path: Path) -> None:
+    """All masks that vanish are listed; nothing is trained."""
+    with pytest.raises(CohortError, match="14 faults") as caught:
+        lesions(lesion_root, tmp_path, box_mm=(40, 60, 40, 60, 40, 60))
+    assert {fault.kind for fault in caught.value.faults} == {"label-vanished"}
+
+
+def test_a_box_turned_around_is_refused(lesion_root: Path, tmp_path: Path) -> None:
+    """The relation that must hold is said."""
+    with pytest.raises(OutOfRange, match="x0 <= x1"):
+        lesions(lesion_root, tmp_path, box_mm=(60, 40, 0, 1, 0, 1))
+
+
+def test_faults_of_the_files_come_first(own_root: Path, tmp_path: Path) -> None:
+    """An empty mask is found as in any cohort, and nothing is cached."""
+    path = mask_path(own_root, "sub-02")
+    array, affine = nifti.read(path)
+    nifti.write(path, np.zeros_like(array, np.uint8), affine)
+    with pytest.raises(CohortError, match="empty-mask"):
+        lesions(own_root, tmp_path / "cache")
+    assert not (tmp_path / "cache" / "arrays").exists()
+
+
+def test_a_second_reading_opens_no_mask(lesion_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was verified and cached is found by the hash of its bytes."""
+    first = lesions(lesion_root, tmp_path, spacing_mm=(4.0,))
+
+    def refuse(path: Path) -> None:
+        raise AssertionError(f"{path} was read again")
+
+    monkeypatch.setattr(nifti, "read", refuse)
+    monkeypatch.setattr(nifti, "load", refuse)
+    again = lesions(lesion_root, tmp_path, spacing_mm=(4.0,))
+    assert again.fingerprint((), ("lesion",)) == first.fingerprint((), ("lesion",))
+
+
+def test_a_saved_cohort_keeps_scores_and_truth(lesion_root: Path, tmp_path: Path) -> None:
+    """Workers open the table and find what the driver has made."""
+    cohort = scores(lesions(lesion_root, tmp_path, box="native"), tmp_path, patients=3, size=3, noise=0.2)
+    opened = open_cohort(save(cohort, tmp_path / "cohort.arrow"), check_content=True)
+    assert [one.scores for one in opened.samples] == [one.scores for one in cohort.samples]
+    assert [one.clean for one in opened.samples] == [one.clean for one in cohort.samples]
+    assert opened.truth is not None and cohort.truth is not None
+    assert opened.truth.fingerprint == cohort.truth.fingerprint
+    assert opened.truth.weights == cohort.truth.weights
+    np.testing.assert_array_equal(opened.truth.rois["roi1"].load(), cohort.truth.rois["roi1"].load())
