@@ -14,11 +14,23 @@ from dataclasses import dataclass
 from functools import cache
 
 from harness.identity import code_digest, identify, module_digest
-from harness.spec import Configuration, Task, modules_of, restore
+from harness.registry import ATTRIBUTIONS, MODELS, VIEWS
+from harness.spec import Configuration, Part, Task, modules_of, restore
 from harness.store import Stage, Store
 from harness.types import JSON, Split
 
-__all__ = ["Bundle", "Cell", "bundles", "cells_of", "digest", "hardware", "missing", "restored"]
+__all__ = [
+    "Bundle",
+    "Cell",
+    "attributions_of",
+    "bundles",
+    "cells_of",
+    "digest",
+    "hardware",
+    "is_grouped",
+    "missing",
+    "restored",
+]
 
 # What each stage runs besides its parts; editing one of these is a change of the stage.
 _STAGE_MODULES = {
@@ -149,7 +161,8 @@ def cells_of(configuration: Configuration, split: Split, fold: int, seed: int, *
     trained = {
         "stage": "train",
         "task_version": described["version"],
-        **{part: described[part] for part in ("view", "model", "recipe")},
+        **{part: described[part] for part in ("view", "model")},
+        "recipe": _recipe(task, described["recipe"]),
         "split": dataclasses.asdict(split),
         "seed": seed,
         "cohort": configuration.fingerprint,
@@ -171,10 +184,33 @@ def cells_of(configuration: Configuration, split: Split, fold: int, seed: int, *
 
     metrics = {"metrics": described["metrics"], "regional": described["regional"]}
     cells = [train, below(train, "score", "", **metrics)]
-    for label, part in described["attributions"].items():
-        explained = below(train, "explain", label, attribution=part)
-        cells += [explained, below(explained, "score", label, **metrics)]
+    for label in attributions_of(task):
+        explained = below(train, "explain", label, attribution=described["attributions"][label])
+        cells.append(explained)
+        if not is_grouped(task):  # else maps are judged as a sum over folds, which is pooling
+            cells.append(below(explained, "score", label, **metrics))
     return tuple(cells)
+
+
+def attributions_of(task: Task) -> dict[str, Part]:
+    """The attributions that can explain the task's model: some need what only some models have."""
+    model = MODELS.get(MODELS.name_of(task.model.func)).facts
+    return {
+        label: part
+        for label, part in task.attributions.items()
+        if all(model.get(need) for need in ATTRIBUTIONS.get(ATTRIBUTIONS.name_of(part.func)).facts.get("needs", ()))
+    }
+
+
+def is_grouped(task: Task) -> bool:
+    """Whether explanations are judged as their sum over subjects."""
+    return bool(VIEWS.get(VIEWS.name_of(task.view.func)).facts.get("grouped"))
+
+
+def _recipe(task: Task, described: JSON) -> JSON:
+    """What of a recipe a training depends on: a model that fits itself has no epochs."""
+    fitted = MODELS.get(MODELS.name_of(task.model.func)).facts.get("fitted")
+    return {"threads": described["threads"]} if fitted else described
 
 
 def missing(bundle: Bundle, store: Store) -> Bundle | None:

@@ -33,7 +33,14 @@ __all__ = [
     "RequestError",
     "StoreError",
     "UnknownName",
+    "first_line",
 ]
+
+
+def first_line(error: BaseException) -> str:
+    """An error as one line: its type, and the first line of its message."""
+    line = str(error).strip().partition("\n")[0] or "no message"
+    return f"{type(error).__name__}: {line}"
 
 
 class HarnessError(Exception):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +11,13 @@ import torch
 
 from harness.cell import Bundle, restored
 from harness.identity import identify
+from harness.models.fitting import Fitted
 from harness.seeding import generator
 from harness.stages import build_network
 from harness.sweep import Plan
 from harness.training import controlled, device
-from harness.types import Sample, View
+from harness.tuning.resources import Resources, resources, room
+from harness.types import Cohort, Sample, View
 
 __all__ = ["Estimate", "estimate"]
 
@@ -33,10 +34,11 @@ class Estimate:
     cells : missing
     done : cells that are there
     seconds : wall time of the missing trainings and their predictions, spread
-        over the workers of this machine
+        over the workers; a step takes as long there as it took here
     memory_bytes : of one worker's network, gradients, optimiser and images
     disk_bytes : that missing cells will take
     workers : bundles at a time
+    where : the machine or cluster that has so many workers
     unknown : why some could not be probed (their cells will say it again), empty if all could
     """
 
@@ -49,6 +51,7 @@ class Estimate:
     disk_bytes: float
     workers: int
     unknown: str = ""
+    where: str = "this machine"
 
     @property
     def time_text(self) -> str:
@@ -61,13 +64,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class _Cost:
-    """Seconds per item, parameters, bytes of an item, items of an epoch per item of the subject."""
+    """What one item costs: seconds, parameters, bytes, how often an epoch uses it; and whether items are slices."""
 
     train_s: float
     infer_s: float
     parameters: int
     item_bytes: int
     share: float
+    slices: bool
 
 
 def estimate(plan: Plan) -> Estimate:
@@ -93,7 +97,7 @@ def estimate(plan: Plan) -> Estimate:
         key = identify([described["model"], described["recipe"], described["view"], bundle.configuration.fingerprint])
         if key not in costs:
             try:
-                costs[key] = _probe(bundle, samples[bundle.split.train[0]])
+                costs[key] = _probe(bundle, cohort, samples[bundle.split.train[0]])
             except Exception as error:  # a broken model is its cells' failure, not the plan's
                 costs[key], unknown = None, f"{type(error).__name__}: {error}"
         one = costs[key]
@@ -103,7 +107,9 @@ def estimate(plan: Plan) -> Estimate:
         searches |= {bundle.search: _search_seconds(bundle, one, samples)} if bundle.search else {}
         disk += _disk(bundle, one, samples)
         memory = max(memory, _memory(bundle, one, samples))
-    workers = min(_workers(plan), max(1, len(todo)))
+    # Where nothing is to be done, no cluster needs to be there.
+    there = resources(plan.request.settings) if todo else Resources(1, 0, "this machine")
+    workers = min(room(there, plan.request.settings), max(1, len(todo)))
     return Estimate(
         configurations=len(plan.configurations),
         trainings=len(plan.bundles),
@@ -114,18 +120,22 @@ def estimate(plan: Plan) -> Estimate:
         disk_bytes=disk,
         workers=workers,
         unknown=unknown,
+        where=there.where,
     )
 
 
-def _probe(bundle: Bundle, sample: Sample) -> _Cost:
+def _probe(bundle: Bundle, cohort: Cohort, sample: Sample) -> _Cost:
     """Time one step and one prediction; the second of two, as the first warms up."""
     task = restored(bundle.configuration)
-    view: View = task.view()
+    view: View = task.view().of(cohort)
     recipe = task.recipe()
     items = view.items(sample)
     inputs, targets = torch.from_numpy(items.inputs[:_PROBED]), torch.from_numpy(items.targets[:_PROBED])
     with controlled(recipe.threads, 0):
         network = build_network(task, view).to(device())
+        if isinstance(network, Fitted):  # seconds, and no step to be timed
+            size = items.inputs[0].nbytes
+            return _Cost(0.0, 0.0, size // 4 * view.outputs, size, 0.0, slices=False)
         optimiser = recipe.optimiser(list(network.parameters()))
         rng = generator(0, "probe")
         timed = []
@@ -146,15 +156,15 @@ def _probe(bundle: Bundle, sample: Sample) -> _Cost:
     count = len(inputs)
     share = len(recipe.sample(generator(0, "probe"), items.targets)) / len(items.targets)
     item_bytes = items.inputs[0].nbytes + items.targets[0].nbytes
-    return _Cost(timed[1] / count, inferred / count, parameters, item_bytes, share)
+    return _Cost(timed[1] / count, inferred / count, parameters, item_bytes, share, slices=not view.grouped)
 
 
 def _seconds(bundle: Bundle, cost: _Cost, samples: Mapping[str, Sample]) -> float:
     recipe = restored(bundle.configuration).recipe()
     total = 0.0
-    test = _items(bundle.split.test, samples)
+    test = _items(bundle.split.test, samples, cost)
     if bundle.cells[0].stage == "train":
-        train, validation = _items(bundle.split.train, samples), _items(bundle.split.validation, samples)
+        train, validation = _items(bundle.split.train, samples, cost), _items(bundle.split.validation, samples, cost)
         epoch = train * cost.share * cost.train_s + validation * cost.infer_s
         total += recipe.epochs * epoch + test * cost.infer_s
     explained = sum(cell.stage == "explain" for cell in bundle.cells)
@@ -168,28 +178,17 @@ def _search_seconds(bundle: Bundle, cost: _Cost, samples: Mapping[str, Sample]) 
 
 
 def _memory(bundle: Bundle, cost: _Cost, samples: Mapping[str, Sample]) -> float:
-    items = _items((*bundle.split.train, *bundle.split.validation), samples)
+    items = _items((*bundle.split.train, *bundle.split.validation), samples, cost)
     return 4.0 * 4 * cost.parameters + items * cost.item_bytes  # weights, gradients, two moments
 
 
 def _disk(bundle: Bundle, cost: _Cost, samples: Mapping[str, Sample]) -> float:
-    items = _items(bundle.split.test, samples)
+    items = _items(bundle.split.test, samples, cost)
     training = 4.0 * cost.parameters if bundle.cells[0].stage == "train" else 0.0
     maps = sum(cell.stage == "explain" for cell in bundle.cells) + 0.2 * (bundle.cells[0].stage == "train")
     return training + maps * items * cost.item_bytes
 
 
-def _items(names: Sequence[str], samples: Mapping[str, Sample]) -> float:
-    """Slices of some samples."""
-    return float(np.sum([samples[name].masks["target"].shape[-1] for name in names]))
-
-
-def _workers(plan: Plan) -> int:
-    settings = plan.request.settings
-    if settings.ray == "off":
-        return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    able = max(1, int(cores / settings.cpus))
-    if settings.gpus and torch.cuda.is_available():
-        able = min(able, max(1, int(torch.cuda.device_count() / settings.gpus)))
-    return min(able, settings.workers) if settings.workers else able
+def _items(names: Sequence[str], samples: Mapping[str, Sample], cost: _Cost) -> float:
+    """Slices of some samples, or the samples themselves."""
+    return float(np.sum([samples[name].shape[-1] if cost.slices else 1 for name in names]))

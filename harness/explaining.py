@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -12,7 +14,10 @@ from harness.spec import Part
 from harness.training import device
 from harness.types import Array, Sample, View
 
-__all__ = ["Scalars", "explain"]
+__all__ = ["BLOCKS", "Scalars", "explain", "explain_group"]
+
+BLOCKS = 4
+"""Sums that are kept of each fold, of about as many subjects each: by leaving one out, intervals are made."""
 
 
 class Scalars(torch.nn.Module):
@@ -25,7 +30,8 @@ class Scalars(torch.nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """(N, C, *space) → (N, K)."""
-        return self._view.scalars(self.network(inputs))
+        scalars: torch.Tensor = self._view.scalars(self.network(inputs))
+        return scalars
 
 
 def explain(model: torch.nn.Module, view: View, sample: Sample, part: Part, *, seed: int) -> Array:
@@ -49,3 +55,26 @@ def explain(model: torch.nn.Module, view: View, sample: Sample, part: Part, *, s
     targets = list(range(len(view.explained)))
     maps = attribute(name, Scalars(model, view), inputs, targets, seed=stream, **part.keywords)
     return np.stack([view.volume(one.detach().cpu().numpy()) for one in maps]).astype(np.float32)
+
+
+def explain_group(model: torch.nn.Module, view: View, samples: Sequence[Sample], part: Part, *, seed: int) -> Array:
+    """Sums of the maps of several samples on one grid, in blocks of consecutive samples.
+
+    Parameters
+    ----------
+    samples : those of a fold; fewer than :data:`BLOCKS` make fewer blocks
+    part, seed : see :func:`explain`
+
+    Returns
+    -------
+    Array
+        (B, T, C, X, Y, Z) float32
+    """
+    sums = []
+    for block in np.array_split(np.arange(len(samples)), min(BLOCKS, len(samples))):
+        total: Array | None = None
+        for index in block:
+            one = explain(model, view, samples[index], part, seed=seed).astype(np.float64)
+            total = one if total is None else total + one
+        sums.append(total)
+    return np.stack([np.asarray(one) for one in sums]).astype(np.float32)

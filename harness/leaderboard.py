@@ -19,7 +19,6 @@ import io
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,6 +30,7 @@ import pyarrow as pa
 from scipy import stats
 
 from harness.errors import OutOfRange, UnknownName
+from harness.files import replace_file
 from harness.statistics import MINIMUM_SUBJECTS, Differences, mean_score, paired_differences, variance_components
 from harness.types import JSON, Direction, Score
 
@@ -45,7 +45,6 @@ __all__ = [
     "interval_text",
     "is_sound",
     "read_facts",
-    "replace_file",
     "row_labels",
     "subject_means",
     "to_console_rows",
@@ -53,7 +52,7 @@ __all__ = [
     "write_csv",
 ]
 
-BLOCKING = ("collapsed", "failed", "incomplete", "stopped")
+BLOCKING = ("collapsed", "failed", "incomplete", "oracle", "stopped")
 """First words of the flags that keep a row out of the ranking."""
 
 VOLATILE = ("train_s", "explain_s", "mlflow_run")
@@ -360,8 +359,9 @@ def to_console_rows(table: pa.Table, *, shown: Sequence[str] = ()) -> tuple[list
     Returns
     -------
     header, rows
-        Rank, axes, attribution (if any), the objective, the difference from
-        the first, further metrics, and the status unless all rows are ranked;
+        Rank, axes, attribution (if any), the objective, its chance level where
+        that is known, the difference from the first, further metrics, and the
+        status unless all rows are ranked;
         ``=`` marks what is not distinguishable from the first.
     """
     facts, lines = read_facts(table), table.to_pylist()
@@ -370,14 +370,17 @@ def to_console_rows(table: pa.Table, *, shown: Sequence[str] = ()) -> tuple[list
     header = ["rank", *apart, *facts.axes, *(["attribution"] if explained else []), facts.objective]
     more = [name for name in shown if name != facts.objective and name in table.column_names]
     status = any(line["status"] != "ranked" for line in lines)
-    header += ["difference", *more, *(["status"] if status else [])]
+    chance = [name for name in (f"{facts.objective}_chance",) if name in table.column_names]
+    header += [*(["chance"] if chance else []), "difference", *more, *(["status"] if status else [])]
     rows = []
     for line in lines:
         same = line["not_distinguishable_from_best"] and line["difference"] != 0
         cells = ["" if line["rank"] is None else str(line["rank"]) + (" =" if same else "")]
         cells += ["" if line.get(name) is None else str(line[name]) for name in (*apart, *facts.axes)]
         cells += [line["attribution"]] if explained else []
-        cells += [_cell(line, facts.objective), _cell(line, "difference") if line["difference"] is not None else ""]
+        cells += [_cell(line, facts.objective)]
+        cells += [interval_text(line[name]) for name in chance]
+        cells += [_cell(line, "difference") if line["difference"] is not None else ""]
         cells += [interval_text(line[name]) for name in more]
         rows.append([*cells, *([line["status"]] if status else [])])
     return header, rows
@@ -405,29 +408,6 @@ def write_csv(table: pa.Table, path: str | os.PathLike[str]) -> Path:
         writer.writerow([_csv_cell(line[name]) for name in table.column_names])
     replace_file(target, buffer.getvalue())
     return target
-
-
-def replace_file(target: Path, text: str) -> None:
-    """Put a text file in place in one step: readers see the old one or the new one.
-
-    Parameters
-    ----------
-    target : the file; its folder is made if needed
-    text : written as UTF-8, line ends as they are
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    part = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.chmod(0o644)  # mkstemp makes it private
-        part.replace(target)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 # From rows to lines

@@ -10,25 +10,26 @@ import dataclasses
 import json
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from harness.cell import Bundle, Cell, digest, restored
+from harness.cell import Bundle, Cell, attributions_of, digest, is_grouped, restored
+from harness.groups import score_group
 from harness.identity import identify
 from harness.leaderboard import MetricFacts, Row, Values
 from harness.metrics.evidence import Evidence
-from harness.metrics.register import evaluate
-from harness.registry import METRICS
+from harness.metrics.register import evaluate, evaluate_ceiling
+from harness.registry import METRICS, MODELS
 from harness.scoring import level_of
 from harness.seeding import generator
 from harness.spec import Configuration, Part, Task
-from harness.statistics import bootstrap_interval
+from harness.statistics import bootstrap_interval, pseudo_values
 from harness.store import CellRecord, Store, write_json, write_record
-from harness.types import JSON, Array, Score
+from harness.types import JSON, Array, Cohort, Score
 
 __all__ = ["Pooled", "metric_facts", "pool"]
 
@@ -43,12 +44,12 @@ class Pooled:
     ----------
     prediction : the row of its predictions
     explanations : one row per attribution
-    regions : region → row
+    regions : region, or name of a score → rows, of predictions first
     """
 
     prediction: Row
     explanations: tuple[Row, ...]
-    regions: Mapping[str, Row]
+    regions: Mapping[str, tuple[Row, ...]]
 
 
 def metric_facts(task: Task, levels: Sequence[str]) -> tuple[MetricFacts, ...]:
@@ -73,12 +74,20 @@ def metric_facts(task: Task, levels: Sequence[str]) -> tuple[MetricFacts, ...]:
     return tuple(found)
 
 
-def pool(configuration: Configuration, bundles: Sequence[Bundle], store: Store, *, facts: Mapping[str, JSON]) -> Pooled:
+def pool(
+    configuration: Configuration,
+    bundles: Sequence[Bundle],
+    cohort: Cohort,
+    store: Store,
+    *,
+    facts: Mapping[str, JSON],
+) -> Pooled:
     """Pool one configuration.
 
     Parameters
     ----------
     bundles : all its trainings with all their cells, done or not
+    cohort : holds the truth that explanations of a group are judged by
     facts : further columns of every row
     """
     task = restored(configuration)
@@ -89,30 +98,53 @@ def pool(configuration: Configuration, bundles: Sequence[Bundle], store: Store, 
         "seeds": len({bundle.seed for bundle in bundles}),
         "train_s": _seconds(store, [cell for cell in cells if cell.stage == "train"]),
     }
+    grouped = is_grouped(task)
 
     def row(label: str, values: Values, pooled: Mapping[str, Score], **more: JSON) -> Row:
         wanted = [cell for cell in cells if cell.label in ("", label)]
         complete, flags = _state(store, wanted)
+        flags += _known_of(task, pooled)
         # What explains a collapsed network is flagged like its predictions.
         for one in dict.fromkeys(("", label)):
-            flags += _flags(store, [cell for cell in cells if cell.stage == "score" and cell.label == one])
+            stage = "explain" if grouped and one else "score"
+            flags += _flags(store, [cell for cell in cells if cell.stage == stage and cell.label == one])
         if _any_reused(store, wanted):
             flags += ("older code accepted",)
         return Row(configuration.id, axes, label, values, pooled, {**facts, **counts, **more}, complete, flags)
 
     scores = [cell for cell in cells if cell.stage == "score" and not cell.label]
     whole, by_region = _values(store, scores)
-    prediction = row("", whole, _pooled(task, configuration, scores, whole, store))
-    explanations = []
-    for label in task.attributions:
-        own = [cell for cell in cells if cell.stage == "score" and cell.label == label]
-        seconds = _seconds(store, [cell for cell in cells if cell.stage == "explain" and cell.label == label])
-        explanations.append(row(label, _values(store, own)[0], {}, explain_s=seconds))
+    # Scores are averaged after they were pooled: one R² each, not one of all numbers together.
+    parts = list(by_region.values()) if grouped else [whole]
+    pooled, paired = _pooled(task, configuration, scores, parts, store)
+    prediction = row("", {**whole, **paired}, pooled)
     regions = {
-        name: row("", values, _pooled(task, configuration, scores, values, store, region=name))
+        name: [row("", values, _pooled(task, configuration, scores, [values], store, region=name)[0])]
         for name, values in by_region.items()
     }
-    return Pooled(prediction, tuple(explanations), regions)
+    explanations = []
+    for label in attributions_of(task):
+        own = [cell for cell in cells if cell.stage == "explain" and cell.label == label]
+        seconds = _seconds(store, own)
+        if grouped:
+            found = score_group(task, configuration, label, own, cohort, store)
+            explanations.append(row(label, found.paired, found.whole, explain_s=seconds))
+            for name, by_metric in found.by_output.items():
+                regions.setdefault(name, []).append(row(label, {}, by_metric, explain_s=seconds))
+        else:
+            own = [cell for cell in cells if cell.stage == "score" and cell.label == label]
+            explanations.append(row(label, _values(store, own)[0], {}, explain_s=seconds))
+    return Pooled(prediction, tuple(explanations), {name: tuple(rows) for name, rows in regions.items()})
+
+
+def _known_of(task: Task, pooled: Mapping[str, Score]) -> tuple[str, ...]:
+    """What a reader must know of a row whatever its cells say."""
+    flags = []
+    if MODELS.get(MODELS.name_of(task.model.func)).facts.get("oracle"):
+        flags.append("oracle: the model is told what the task hides")
+    if any(label == "r2" and score.value < -1 for label, score in pooled.items()):
+        flags.append("scale fault: R² below -1 cannot come from overfitting alone")
+    return tuple(flags)
 
 
 def _values(store: Store, cells: Sequence[Cell]) -> tuple[Values, dict[str, Values]]:
@@ -154,14 +186,30 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _pooled(
-    task: Task, configuration: Configuration, cells: Sequence[Cell], values: Values, store: Store, *, region: str = ""
-) -> dict[str, Score]:
-    """Pooled metrics, from the store where they were computed before; in a region those that are regional."""
+    task: Task,
+    configuration: Configuration,
+    cells: Sequence[Cell],
+    parts: Sequence[Values],
+    store: Store,
+    *,
+    region: str = "",
+) -> tuple[dict[str, Score], Values]:
+    """Pooled metrics, from the store where they were computed before; in a region those that are regional.
+
+    Parameters
+    ----------
+    parts : values of which a metric is the mean of one each, e.g. of several scores
+
+    Returns
+    -------
+    metric → score, and of the objective, if it is pooled, a value per subject
+    (:func:`~harness.statistics.pseudo_values`), by which configurations are compared in pairs
+    """
     labels = [label for label, part in task.metrics.items() if level_of(part) == "pool"]
     labels = [label for label in labels if not region or label in task.regional]
     done = [cell.identity for cell in cells if store.get(cell.stage, cell.identity) is not None]
-    if not labels or not done:
-        return {}
+    if not labels or not done or not parts:
+        return {}, {}
     identity = identify(
         {
             "stage": "pool",
@@ -169,32 +217,56 @@ def _pooled(
             "region": region,
             "cells": sorted(done),
             "metrics": {label: configuration.task["metrics"][label] for label in labels},
+            "objective": task.objective,
             "code": digest("pool", task),
         }
     )
     record = store.get("pool", identity)
     if record is None:
-        # A value that is only sometimes known (a chance level) is NaN for the other subjects.
-        subjects = list(dict.fromkeys(subject for by_subject in values.values() for subject in by_subject))
-        columns = {
-            metric: np.array([_mean(list(by_subject.get(subject, {}).values())) for subject in subjects])
-            for metric, by_subject in values.items()
-        }
-        scores = {label: _pooled_score(task.metrics[label], columns, label) for label in labels}
+        subjects, tables = _tables(parts)
+        found = {label: _pooled_score(task.metrics[label], tables, len(subjects), label) for label in labels}
+        paired: dict[str, dict[str, float]] = {}
+        if task.objective in labels and not region:
+            paired = {task.objective: dict(zip(subjects, _pairs(task, tables, len(subjects)), strict=True))}
+        content = {"scores": {label: _bare(score) for label, score in found.items()}, "paired": paired}
         with tempfile.TemporaryDirectory() as name:
-            write_json(Path(name) / "pooled.json", {label: _bare(score) for label, score in scores.items()})
+            write_json(Path(name) / "pooled.json", content)
             record = CellRecord(identity, "pool", "done", configuration.id, -1, -1)
             write_record(Path(name), record)
             record = store.commit(Path(name))
     read = json.loads(store.artifact(record, "pooled.json").read_text())
     known: dict[str, dict[str, Any]] = {
-        label: {key: _number(value) for key, value in score.items()} for label, score in read.items()
+        label: {key: _number(value) for key, value in score.items()} for label, score in read["scores"].items()
     }
-    return {label: Score(**score) for label, score in known.items()}
+    pairs = {
+        metric: {subject: {0: float(value)} for subject, value in by_subject.items()}
+        for metric, by_subject in read["paired"].items()
+    }
+    return {label: Score(**score) for label, score in known.items()}, pairs
 
 
-def _pooled_score(part: Part, columns: Mapping[str, Array], label: str) -> Score:
-    """A pooled metric with its bootstrap interval; whole subjects are drawn.
+def _tables(parts: Sequence[Values]) -> tuple[list[str], list[dict[str, Array]]]:
+    """Columns (n,) of each part and seed, and the n subjects in order.
+
+    A value that is only sometimes known (a chance level) is NaN for the other subjects.
+    """
+    subjects = list(dict.fromkeys(one for values in parts for by_subject in values.values() for one in by_subject))
+    seeds = sorted(
+        {seed for values in parts for by_subject in values.values() for one in by_subject.values() for seed in one}
+    )
+    tables = [
+        {
+            metric: np.array([by_subject.get(subject, {}).get(seed, math.nan) for subject in subjects])
+            for metric, by_subject in values.items()
+        }
+        for values in parts
+        for seed in seeds
+    ]
+    return subjects, tables
+
+
+def _statistic(part: Part, tables: Sequence[Mapping[str, Array]]) -> Callable[[Array], float]:
+    """Subjects, by number, → the mean of a pooled metric over the tables.
 
     The order of subjects means nothing, so draws of the same subjects share one
     evaluation: six subjects have 462 different draws.
@@ -205,12 +277,24 @@ def _pooled_score(part: Part, columns: Mapping[str, Array], label: str) -> Score
         drawn = np.sort(subjects.astype(int))
         key = drawn.tobytes()
         if key not in known:
-            known[key] = evaluate(part, Evidence(columns={name: column[drawn] for name, column in columns.items()}))
+            columns = ({name: column[drawn] for name, column in table.items()} for table in tables)
+            known[key] = float(np.mean([evaluate(part, Evidence(columns=one)) for one in columns]))
         return known[key]
 
-    everyone = np.arange(len(next(iter(columns.values()))))
-    interval = bootstrap_interval(statistic, [everyone], rng=generator(0, "pool", label), draws=_DRAWS)
-    return Score(interval.value, interval.low, interval.high, interval.n, missing=interval.missing)
+    return statistic
+
+
+def _pooled_score(part: Part, tables: Sequence[Mapping[str, Array]], count: int, label: str) -> Score:
+    """A pooled metric with its bootstrap interval; whole subjects are drawn."""
+    interval = bootstrap_interval(
+        _statistic(part, tables), [np.arange(count)], rng=generator(0, "pool", label), draws=_DRAWS
+    )
+    ceiling = float(np.mean([evaluate_ceiling(part, Evidence(columns=one)) for one in tables]))
+    return Score(interval.value, interval.low, interval.high, interval.n, missing=interval.missing, ceiling=ceiling)
+
+
+def _pairs(task: Task, tables: Sequence[Mapping[str, Array]], count: int) -> list[float]:
+    return [float(value) for value in pseudo_values(_statistic(task.metrics[task.objective], tables), count)]
 
 
 def _state(store: Store, cells: Sequence[Cell]) -> tuple[bool, tuple[str, ...]]:

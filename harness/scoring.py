@@ -7,7 +7,7 @@ a network.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from harness.seeding import generator
 from harness.spec import Part, Task
 from harness.types import JSON, Array, Sample
 
-__all__ = ["Scored", "labels_of", "score_explanation", "score_prediction"]
+__all__ = ["Scored", "labels_of", "level_of", "score_explanation", "score_numbers", "score_prediction"]
 
 THRESHOLD = 0.5  # equal to taking the larger of two softmax outputs
 
@@ -32,11 +32,13 @@ class Scored:
 
     Parameters
     ----------
+    subject : whose sample it is
     values : metric label → value, ``None`` where the metric is not defined
-    regions : region → the same
+    regions : region, or name of a score → the same
     flags : what a reader must know, e.g. ``collapsed``
     """
 
+    subject: str
     values: Mapping[str, float | None]
     regions: Mapping[str, Mapping[str, float | None]]
     flags: tuple[str, ...] = ()
@@ -44,7 +46,7 @@ class Scored:
     def to_json(self) -> JSON:
         """Plain JSON."""
         regions = {name: dict(values) for name, values in self.regions.items()}
-        return {"values": dict(self.values), "regions": regions, "flags": self.flags}
+        return {"subject": self.subject, "values": dict(self.values), "regions": regions, "flags": self.flags}
 
 
 def labels_of(task: Task, level: str) -> list[str]:
@@ -90,7 +92,7 @@ def score_prediction(
         regional = [label for label in task.regional if level_of(task.metrics[label]) == "subject"]
         by_region = {name: _values(task, regional, within(evidence, image, value)) for value, name in regions.items()}
     flags = ("collapsed",) if is_collapsed(prediction, probability) else ()
-    return Scored(whole, by_region, flags)
+    return Scored(sample.subject, whole, by_region, flags)
 
 
 def score_explanation(
@@ -115,7 +117,46 @@ def score_explanation(
     )
     values = _values(task, labels_of(task, "explanation"), evidence)
     flat = not np.any(explanation != explanation.flat[0])
-    return Scored(values, {}, ("flat map",) if flat else ())
+    return Scored(sample.subject, values, {}, ("flat map",) if flat else ())
+
+
+def score_numbers(
+    task: Task, samples: Sequence[Sample], predicted: Mapping[str, Array], names: Sequence[str], *, seed: int
+) -> tuple[dict[str, Scored], list[str]]:
+    """Every metric of predicted numbers, score by score.
+
+    Parameters
+    ----------
+    samples : of a fold
+    predicted : sample id → (K,) float
+    names : of the K scores
+
+    Returns
+    -------
+    sample id → values by score, and the fold's flags: ``collapsed`` if a prediction
+    is the same for all of several subjects
+    """
+    labels = labels_of(task, "subject")
+    found: dict[str, Scored] = {}
+    for sample in samples:
+        by_score = {
+            name: _values(
+                task,
+                labels,
+                Evidence(
+                    target_score=sample.scores[name],
+                    predicted_score=float(value),
+                    clean_score=sample.clean.get(name),
+                    rng=generator(seed, "metrics", sample.id),
+                ),
+            )
+            for name, value in zip(names, predicted[sample.id], strict=True)
+        }
+        found[sample.id] = Scored(sample.subject, {}, by_score)
+    spread = np.ptp([predicted[sample.id] for sample in samples], axis=0)
+    truth = np.ptp([[sample.scores[name] for name in names] for sample in samples], axis=0)
+    constant = len(samples) > 1 and bool(np.any((spread <= 1e-6 * truth) & (truth > 0)))
+    return found, ["collapsed"] if constant else []
 
 
 def _values(task: Task, labels: Iterable[str], evidence: Evidence) -> dict[str, float | None]:

@@ -14,7 +14,9 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge
 
 from harness.claims import Ordering, Published
 from harness.errors import OutOfRange, RequestError, UnknownName
@@ -26,6 +28,7 @@ from harness.types import JSON, Source
 __all__ = [
     "Configuration",
     "Part",
+    "SUPPLIED",
     "Task",
     "allowed",
     "checked",
@@ -33,15 +36,25 @@ __all__ = [
     "describe_part",
     "keys",
     "modules_of",
+    "narrowed",
     "override",
+    "preset",
     "restore",
 ]
 
 Part = partial[Any]
 
-_SINGLE = ("phantom", "cohort", "view", "split", "model", "recipe")
+SUPPLIED = ("image_shape",)
+"""Keyword parameters of model builders that the cohort settles, not the user."""
+
+_SINGLE = ("phantom", "cohort", "outcome", "view", "split", "model", "recipe")
 _LABELLED = {"attributions": "attribution", "metrics": "metric"}
-_SCALARS = {"objective": str, "explanation_objective": str, "phantom_subjects": int, "phantom_seed": int}
+_SCALARS: Mapping[str, Any] = {
+    "objective": str,
+    "explanation_objective": str,
+    "phantom_subjects": Annotated[int, Ge(1)],
+    "phantom_seed": Annotated[int, Ge(0)],
+}
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,7 @@ class Task:
     phantom_subjects : how many
     phantom_seed : seed of the generated cohort, the same for all runs
     cohort : turns a folder into a :class:`~harness.types.Cohort`
+    outcome : gives each sample the numbers to predict; ``None`` if a mask is what is predicted
     view : what the network sees of a sample and what it should say
     split : samples → folds
     model : builds the network
@@ -69,6 +83,9 @@ class Task:
     axes : short names of keys, e.g. ``sequences`` for ``view.channels``
     profiles : name → overrides; ``quick`` is the default
     data_profiles : name → further overrides when the user brings data
+    presets : condition → overrides where it holds, unless the user gives the key.
+        A condition is words that must all be true, of the profile, the experiment
+        and the parts: ``"profile=paper experiment=noise model=cnn"``
     experiments : name → axes, the published grids
     experiment : the one that runs when no axis is given
     spaces : name → search space
@@ -93,11 +110,13 @@ class Task:
     metrics: Mapping[str, Part]
     objective: str
     explanation_objective: str
+    outcome: Part | None = None
     phantom_subjects: int = 6
     phantom_seed: int = 0
     axes: Mapping[str, str] = field(default_factory=dict)
     profiles: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
     data_profiles: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
+    presets: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
     experiments: Mapping[str, Mapping[str, tuple[JSON, ...]]] = field(default_factory=dict)
     experiment: str = ""
     spaces: Mapping[str, tuple[Dimension, ...]] = field(default_factory=dict)
@@ -151,11 +170,11 @@ class Configuration:
         """Identity; attributions, metrics, labels and objectives are not part of it."""
         # A searched row is not the plain one: its folds train with values of their own.
         searched = {key: self.task[key] for key in ("searched", "search") if key in self.task}
-        determining = {key: self.task[key] for key in _determining}
+        determining = {key: self.task[key] for key in _determining if key in self.task}
         return identify({**determining, **searched, "cohort_fingerprint": self.fingerprint})
 
 
-_determining = ("name", "version", "view", "split", "model", "recipe")
+_determining = ("name", "version", "outcome", "view", "split", "model", "recipe")
 
 
 def describe(task: Task) -> dict[str, JSON]:
@@ -169,7 +188,7 @@ def describe(task: Task) -> dict[str, JSON]:
         "regional": list(task.regional),
         "columns": list(task.columns),
         "shown": list(task.shown),
-        **{kind: describe_part(KINDS[kind], getattr(task, kind)) for kind in _SINGLE},
+        **{kind: describe_part(KINDS[kind], part) for kind, part in _single(task).items()},
         **{
             many: {label: describe_part(KINDS[kind], part) for label, part in getattr(task, many).items()}
             for many, kind in _LABELLED.items()
@@ -186,7 +205,7 @@ def restore(description: Mapping[str, JSON]) -> Task:
         return partial(function, **{key: _typed(function, key, value, key) for key, value in options.items()})
 
     more: dict[str, Any] = {name: description[name] for name in _SCALARS}
-    more |= {kind: part(kind, description[kind]) for kind in _SINGLE}
+    more |= {kind: part(kind, description[kind]) for kind in _SINGLE if kind in description}
     for many, kind in _LABELLED.items():
         more[many] = {label: part(kind, described) for label, described in description[many].items()}
     return Task(
@@ -249,11 +268,55 @@ def override(task: Task, key: str, value: JSON) -> Task:
     raise UnknownName("key", key, keys(task))
 
 
+def preset(task: Task, *, but: Iterable[str] = ()) -> Task:
+    """The task with its presets applied whose conditions hold.
+
+    Parameters
+    ----------
+    task : whose presets name parts alone (see :func:`narrowed`)
+    but : full keys that are given otherwise
+    """
+    kept = set(but)
+    for condition, values in task.presets.items():
+        if all(_holds(word, task) for word in condition.split()):
+            for key, value in values.items():
+                if task.axes.get(key, key) not in kept:
+                    task = override(task, key, value)
+    return task
+
+
+def narrowed(task: Task, **facts: str) -> Task:
+    """The task with those presets alone that can hold where these facts are true.
+
+    Parameters
+    ----------
+    facts : ``profile`` and ``experiment`` of a run
+    """
+    presets: dict[str, dict[str, JSON]] = {}
+    for condition, values in task.presets.items():
+        words = dict(word.split("=", 1) for word in condition.split())
+        if all(facts[key] == words[key] for key in words if key in facts):
+            rest = " ".join(f"{key}={value}" for key, value in words.items() if key not in facts)
+            presets[rest] = {**presets.get(rest, {}), **values}
+    return dataclasses.replace(task, presets=presets)
+
+
+def _holds(word: str, task: Task) -> bool:
+    kind, _, name = word.partition("=")
+    part = _single(task).get(kind)
+    return part is not None and KINDS[kind].name_of(part.func) == name
+
+
+def _single(task: Task) -> dict[str, Part]:
+    """The parts of which a task has one each, without those that it does not have."""
+    return {kind: part for kind in _SINGLE if (part := getattr(task, kind)) is not None}
+
+
 def keys(task: Task) -> list[str]:
     """Every key that :func:`override` takes for this task."""
     found = [*task.axes, *_SCALARS]
-    for kind in _SINGLE:
-        found += [kind, *(f"{kind}.{option}" for option in _options(getattr(task, kind).func))]
+    for kind, part in _single(task).items():
+        found += [kind, *(f"{kind}.{option}" for option in _options(part.func))]
     for many in _LABELLED:
         for label, part in getattr(task, many).items():
             found += [f"{many}.{label}", *(f"{many}.{label}.{option}" for option in _options(part.func))]
@@ -290,7 +353,8 @@ def _override_part(kind: str, part: Part | None, option: str, value: JSON, key: 
             raise OutOfRange(f"{key} must be the name of a {kind}, got {value!r}; one of {', '.join(registry.names())}")
         function = registry.get(value).function
         return part if part is not None and part.func is function else partial(function)
-    assert part is not None
+    if part is None:
+        raise OutOfRange(f"{key} needs a {kind}, and this task has none; give it one: {kind}=NAME")
     known = _options(part.func)
     if option not in known:
         raise UnknownName(f"option of {kind} {registry.name_of(part.func)}", option, known)
@@ -304,7 +368,9 @@ def _options(function: Any) -> dict[str, inspect.Parameter]:
     return {
         parameter.name: parameter
         for parameter in parameters
-        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is not parameter.empty
+        if parameter.kind is parameter.KEYWORD_ONLY
+        and parameter.default is not parameter.empty
+        and parameter.name not in SUPPLIED
     }
 
 
@@ -329,10 +395,22 @@ def checked(hint: Any, value: JSON, key: str) -> Any:
     from pydantic import ValidationError
 
     try:
-        return _adapter(hint).validate_python(value)
+        found = _adapter(hint).validate_python(value)
+        why = "true and false are no numbers" if _counted(value, found) else ""
     except ValidationError as error:
         why = "; ".join(sorted({problem["msg"] for problem in error.errors()}))
-        raise OutOfRange(f"`{_relation(hint, key)}` must hold for {key}, got {value!r} ({why})") from None
+    if why:
+        raise OutOfRange(f"`{_relation(hint, key)}` must hold for {key}, got {value!r} ({why})")
+    return found
+
+
+def _counted(value: JSON, found: Any) -> bool:
+    """Whether a truth value became a number, as Python's own conversion would have it."""
+    if isinstance(value, bool):
+        return isinstance(found, int | float) and not isinstance(found, bool)
+    if isinstance(value, list | tuple) and isinstance(found, list | tuple):
+        return any(map(_counted, value, found))
+    return False
 
 
 @cache

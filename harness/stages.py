@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import tempfile
 import time
@@ -16,11 +17,12 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from harness.cell import Bundle, Cell, cells_of, hardware, restored
+from harness.cell import Bundle, Cell, cells_of, hardware, is_grouped, restored
+from harness.data.maps import map_name, preview_name, read_maps, write_map, write_preview
 from harness.data.splits import check_leaks
 from harness.errors import CellError
-from harness.explaining import explain
-from harness.scoring import score_explanation, score_prediction
+from harness.explaining import explain, explain_group
+from harness.scoring import score_explanation, score_numbers, score_prediction
 from harness.seeding import seed_of
 from harness.spec import Task
 from harness.store import TRACEBACK, CellRecord, Store, write_json, write_record
@@ -64,8 +66,14 @@ def execute(bundle: Bundle, cohort: Cohort, store: Store, emit: Emit, *, progres
 
 
 def build_network(task: Task, view: View) -> torch.nn.Module:
-    """An untrained network of a task; weights come from torch's global stream."""
-    network: torch.nn.Module = task.model(len(view.channels), view.outputs)
+    """An untrained network of a task; weights come from torch's global stream.
+
+    Parameters
+    ----------
+    view : of the cohort (:meth:`harness.types.View.of`)
+    """
+    own = {"image_shape": view.shape} if "image_shape" in inspect.signature(task.model.func).parameters else {}
+    network: torch.nn.Module = task.model(len(view.channels), view.outputs, **own)
     return network
 
 
@@ -126,7 +134,7 @@ class _Work:
     @cached_property
     def view(self) -> View:
         view: View = self.task.view()
-        return view
+        return view.of(self.cohort)
 
     @cached_property
     def recipe_threads(self) -> int:
@@ -161,7 +169,9 @@ class _Work:
         for name in split.test:
             arrays = infer(self.network, self.view, self.samples[name], batch_size=recipe.batch_size)
             # Half precision holds a probability to 5e-4 and halves the store.
-            self.predictions[name] = arrays["probability"].astype(np.float16)
+            self.predictions[name] = (
+                arrays["scores"] if "scores" in arrays else arrays["probability"].astype(np.float16)
+            )
         _save(folder / "predictions.npz", self.predictions)
         history = [
             {"epoch": e.epoch, "loss": e.loss, "validation": None if math.isnan(e.validation) else e.validation}
@@ -174,6 +184,8 @@ class _Work:
 
     def _explain(self, cell: Cell, folder: Path) -> dict[str, JSON]:
         network = self._network()
+        if is_grouped(self.task):
+            return self._explain_group(network, cell, folder)
         maps = {
             name: explain(network, self.view, self.samples[name], self.task.attributions[cell.label], seed=cell.seed)[
                 0
@@ -183,15 +195,34 @@ class _Work:
         for name, one in maps.items():
             if not np.isfinite(one).all():
                 raise CellError(f"the {cell.label} map of {name} holds values that are not finite")
-        _save(folder / "maps.npz", maps)
+        for name, one in maps.items():
+            self._write_map(folder, cell.label, self.samples[name], one)
         self.maps[cell.identity] = maps
         return {"channels": list(self.view.channels)}
+
+    def _explain_group(self, network: torch.nn.Module, cell: Cell, folder: Path) -> dict[str, JSON]:
+        samples = [self.samples[name] for name in self.bundle.split.test]
+        sums = explain_group(network, self.view, samples, self.task.attributions[cell.label], seed=cell.seed)
+        if not np.isfinite(sums).all():
+            raise CellError(f"the {cell.label} maps hold values that are not finite")
+        _save(folder / "blocks.npz", {"sums": sums})
+        return {
+            "channels": list(self.view.channels),
+            "outputs": list(self.view.explained),
+            "flags": [] if np.any(sums != sums.flat[0]) else ["flat map"],
+        }
 
     def _score(self, cell: Cell, folder: Path) -> dict[str, JSON]:
         predictions = self.predictions or self._arrays("train", self.bundle.train, "predictions.npz")
         maps: Mapping[str, Array] = {}
         if cell.label:
-            maps = self.maps.pop(cell.parent, {}) or self._arrays("explain", cell.parent, "maps.npz")
+            maps = self.maps.pop(cell.parent, {}) or self._maps(cell.parent)
+        if is_grouped(self.task):
+            samples = [self.samples[name] for name in self.bundle.split.test]
+            names = self.view.explained
+            numbers, flags = score_numbers(self.task, samples, predictions, names, seed=cell.seed)
+            write_json(folder / "values.json", {key: one.to_json() for key, one in numbers.items()})
+            return {"flags": flags}
         scored: dict[str, JSON] = {}
         for name in self.bundle.split.test:
             sample, probability = self.samples[name], predictions[name].astype(np.float32)
@@ -201,10 +232,29 @@ class _Work:
                 )
             else:
                 one = score_prediction(self.task, sample, probability, seed=cell.seed, regions=self.cohort.regions)
-            scored[name] = {"subject": sample.subject, **one.to_json()}
+            scored[name] = one.to_json()
         write_json(folder / "values.json", scored)
         # One subject that is rightly free of lesions is no collapse; all of them are.
         return {"flags": sorted(set.intersection(*(set(one["flags"]) for one in scored.values())))}
+
+    def _write_map(self, folder: Path, label: str, sample: Sample, one: Array) -> None:
+        """A sample's map as NIfTI, and a picture of it over what the network saw, the truth outlined."""
+        write_map(folder / map_name(sample.id), one, sample.affine, channels=self.view.channels)
+        write_preview(
+            folder / preview_name(sample.id),
+            one,
+            sample.affine,
+            background=np.stack([sample.images[name].load() for name in self.view.images]),
+            outline=sample.masks["target"].load() if "target" in sample.masks else None,
+            channels=self.view.channels,
+            title=f"{sample.id} {label}",
+        )
+
+    def _maps(self, identity: str) -> dict[str, Array]:
+        record = self.store.get("explain", identity)
+        if record is None:
+            raise CellError("the explain cell it needs is not in the store")
+        return read_maps(self.store, record)
 
     def _network(self) -> torch.nn.Module:
         if self.network is None:

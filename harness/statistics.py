@@ -28,16 +28,16 @@ from harness.types import Array, Score
 __all__ = [
     "BootstrapInterval",
     "Differences",
-    "Equivalence",
     "Interval",
     "MINIMUM_SUBJECTS",
     "VarianceComponents",
     "bootstrap_interval",
-    "equivalence",
     "holm",
+    "jackknife_interval",
     "mean_interval",
     "mean_score",
     "paired_differences",
+    "pseudo_values",
     "shapley",
     "shapley_scores",
     "variance_components",
@@ -108,27 +108,6 @@ class Differences:
 
 
 @dataclass(frozen=True)
-class Equivalence:
-    """Outcome of two one-sided tests.
-
-    Parameters
-    ----------
-    difference : mean of first − second
-    low, high : the interval that must lie within ±margin; its level is 1 − 2·alpha
-    p : the larger of the two one-sided p values
-    equivalent : whether ``p < alpha``
-    n : number of pairs
-    """
-
-    difference: float
-    low: float
-    high: float
-    p: float
-    equivalent: bool
-    n: int
-
-
-@dataclass(frozen=True)
 class VarianceComponents:
     """Variance between subjects and between seeds within a subject.
 
@@ -193,6 +172,58 @@ def mean_score(
     n = _finite(values).size
     missing = int(np.size(np.asarray(values))) - n
     return Score(mean, low, high, n, se, missing, chance, ceiling)
+
+
+def pseudo_values(statistic: Callable[[npt.NDArray[np.intp]], float], count: int) -> Floats:
+    """What each of n units contributes to a pooled statistic (Tukey 1958).
+
+    n·θ − (n−1)·θ₋ᵢ, with θ₋ᵢ the statistic without unit i. For a mean these are the
+    values themselves; for a smooth statistic they behave like values, so that
+    paired comparisons of them compare the statistics.
+
+    Parameters
+    ----------
+    statistic : takes the numbers of the units that count, (m,) rising
+    count : n, the number of units; subjects, or blocks of subjects
+
+    Returns
+    -------
+    (n,) float64
+        Empty with fewer than two units; NaN where the statistic is not defined.
+
+    References
+    ----------
+    Tukey 1958, Bias and confidence in not quite large samples. Efron & Tibshirani
+    1993, An introduction to the bootstrap, section 11.5.
+    """
+    if count < 2:
+        return np.empty(0)
+    everyone = np.arange(count)
+    whole = statistic(everyone)
+    without = np.array([statistic(np.delete(everyone, unit)) for unit in everyone])
+    return count * whole - (count - 1) * without
+
+
+def jackknife_interval(values: npt.ArrayLike, estimate: float, *, level: float = 0.95) -> Interval:
+    """The t interval of a pooled statistic from its pseudo-values, around the statistic itself.
+
+    Parameters
+    ----------
+    values : (n,) of :func:`pseudo_values`
+    estimate : the statistic of all units
+
+    Returns
+    -------
+    Interval
+        Without bounds below two units, or where a pseudo-value is not finite.
+    """
+    _check_level(level)
+    known = np.asarray(values, dtype=float)
+    if known.size < 2 or not np.isfinite(known).all():
+        return Interval(estimate, math.nan, math.nan, math.nan)
+    error = float(known.std(ddof=1) / math.sqrt(known.size))
+    half = float(stats.t.ppf((1 + level) / 2, known.size - 1)) * error
+    return Interval(estimate, estimate - half, estimate + half, error)
 
 
 def bootstrap_interval(
@@ -342,37 +373,6 @@ def paired_differences(
             p[row], p_adjusted[row] = tests[pair], adjusted[pair]
     same = ~(p_adjusted < 1 - level)  # NaN: nothing distinguishes them
     return Differences(best, difference, low, high, p, p_adjusted, n, same)
-
-
-def equivalence(first: npt.ArrayLike, second: npt.ArrayLike, *, margin: float, alpha: float = 0.05) -> Equivalence:
-    """Two one-sided paired t tests: is the mean difference within ±margin?
-
-    Parameters
-    ----------
-    first, second : (n,) values of the same subjects; pairs with a NaN are left out
-    margin : the largest difference that does not matter, > 0, in the values' unit
-    alpha : level of each one-sided test
-
-    Returns
-    -------
-    Equivalence
-        NaN and not equivalent with fewer than two pairs.
-
-    References
-    ----------
-    Schuirmann 1987, A comparison of the two one-sided tests procedure and the power approach.
-    """
-    if not margin > 0:
-        raise OutOfRange(f"0 < margin must hold, got margin={margin}")
-    delta = _deltas(np.asarray(first, dtype=float), np.asarray(second, dtype=float))
-    mean, low, high, se = mean_interval(delta, level=1 - 2 * alpha)
-    if delta.size < 2:
-        return Equivalence(mean, low, high, math.nan, False, delta.size)
-    if se == 0:
-        p = 0.0 if abs(mean) < margin else 1.0
-    else:
-        p = float(stats.t.sf((margin - abs(mean)) / se, delta.size - 1))
-    return Equivalence(mean, low, high, p, p < alpha, delta.size)
 
 
 def variance_components(values: npt.ArrayLike) -> VarianceComponents:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -29,16 +28,16 @@ from pathlib import Path
 from typing import Literal
 
 from harness.errors import StoreError
+from harness.files import PART, checksum, replace_file
 from harness.spec import Configuration
 from harness.types import JSON
 
-__all__ = ["RECORD", "STAGES", "TRACEBACK", "CellRecord", "Stage", "Store", "checksum", "write_json", "write_record"]
+__all__ = ["RECORD", "STAGES", "TRACEBACK", "CellRecord", "Stage", "Store", "write_json", "write_record"]
 
 RECORD = "record.json"
 TRACEBACK = "traceback.txt"
 Stage = Literal["train", "explain", "score", "pool"]
 STAGES = ("train", "explain", "score", "pool")
-_PARTIAL = ".part-"
 # Temporary files are private; what stays is as readable as anything else the user writes.
 _UMASK = os.umask(0)
 os.umask(_UMASK)
@@ -217,7 +216,7 @@ class Store:
             for path in (self.root / stage).glob(".*-*"):
                 shutil.rmtree(path, ignore_errors=True)
         for folder in ("failed", "configurations", "plans"):
-            for path in (self.root / folder).glob(f"{_PARTIAL}*"):
+            for path in (self.root / folder).glob(f"{PART}*"):
                 path.unlink(missing_ok=True)
 
     def remember(self, configuration: Configuration) -> None:
@@ -246,24 +245,7 @@ def write_record(folder: Path, record: CellRecord) -> None:
 
 def write_json(path: Path, value: JSON) -> None:
     """Write JSON so that the file is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=_PARTIAL, dir=path.parent)
-    try:
-        with os.fdopen(handle, "w") as file:
-            json.dump(value, file, indent=1, default=list)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o666 & ~_UMASK)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    replace_file(path, json.dumps(value, indent=1, default=list))
 
 
 def _plain(name: str) -> str:

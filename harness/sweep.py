@@ -17,29 +17,22 @@ from pathlib import Path
 import pyarrow as pa
 
 from harness import leaderboard
-from harness.cell import Bundle, Cell, bundles, digest, missing, restored
+from harness.cell import Bundle, Cell, bundles, digest, is_grouped, missing, restored
 from harness.data.bids import write_phantom
 from harness.data.cohort import open_cohort, save
 from harness.data.splits import describe_validation
 from harness.errors import OutOfRange, RequestError, UnknownName
 from harness.identity import code_digest, identify
 from harness.pooling import Pooled, metric_facts, pool
-from harness.registry import COHORTS, KINDS
+from harness.registry import COHORTS, KINDS, OUTCOMES
 from harness.settings import RunSettings
 from harness.space import Dimension, grid, text_of
-from harness.spec import Configuration, Task, describe, describe_part, modules_of, override, restore
+from harness.spec import Configuration, Task, describe, describe_part, modules_of, override, preset, restore
 from harness.store import CellRecord, Store, write_json, write_record
 from harness.tuning.bundles import run_here, run_on_ray, session
-from harness.tuning.search import (
-    Chosen,
-    Search,
-    as_chosen,
-    describe_space,
-    fit_space,
-    perform,
-    plan_search,
-    recorded,
-)
+from harness.tuning.nested import Search, plan_search
+from harness.tuning.search import Chosen, as_chosen, perform, recorded
+from harness.tuning.spaces import describe_space, fit_space
 from harness.types import JSON, Cohort, Split, View
 
 __all__ = ["Group", "Plan", "Request", "Tables", "at", "collect", "prepare", "recall", "run"]
@@ -176,6 +169,7 @@ def prepare(request: Request, *, say: Callable[[str], None] = lambda text: None)
     settings, store = request.settings, Store(request.settings.folder / "store")
     tasks = [(point, at(request.task, point)) for point in grid(request.axes)]
     read = _sequences([task for _, task in tasks])
+    cohorts: dict[str, Cohort] = {}
     groups: dict[str, Group] = {}
     tuning: dict[str, Group] = {}
     searches: dict[str, Search] = {}
@@ -184,9 +178,12 @@ def prepare(request: Request, *, say: Callable[[str], None] = lambda text: None)
     all_bundles: list[Bundle] = []
     sentence = ""
     for point, task in tasks:
-        key = identify([describe_part(COHORTS, task.cohort), str(_root(task, settings))])
+        read_as = identify([describe_part(COHORTS, task.cohort), str(_root(task, settings))])
+        key = identify([read_as, None if task.outcome is None else describe_part(OUTCOMES, task.outcome)])
         if key not in groups:
-            groups[key] = tuning[key] = _open(task, read, settings, say)
+            if read_as not in cohorts:
+                cohorts[read_as] = _open(task, read, settings, say)
+            groups[key] = tuning[key] = _saved(_with_outcome(task, cohorts[read_as], settings), settings, read)
             if request.search and settings.search_subjects:
                 groups[key], tuning[key] = _apart(groups[key], settings, read)
         group = groups[key]
@@ -279,17 +276,20 @@ def collect(plan: Plan, *, mlflow_runs: Mapping[str, str] | None = None) -> Tabl
     for configuration in plan.configurations:
         own = [bundle for bundle in plan.bundles if bundle.row == configuration.id]
         facts = _facts(plan, configuration, (mlflow_runs or {}).get(configuration.id, ""))
-        pooled[configuration.id] = pool(configuration, own, plan.store, facts=facts)
+        cohort = plan.groups[configuration.id].cohort
+        pooled[configuration.id] = pool(configuration, own, cohort, plan.store, facts=facts)
     task = plan.request.task
     rows = [one.prediction for one in pooled.values()]
     explained = [row for one in pooled.values() for row in one.explanations]
     names = dict.fromkeys(name for one in pooled.values() for name in one.regions)
-    regions = {name: [one.regions[name] for one in pooled.values() if name in one.regions] for name in names}
-    measured = metric_facts(task, ("subject", "pool"))
+    regions = {name: [row for one in pooled.values() for row in one.regions.get(name, ())] for name in names}
+    measured, of_maps = metric_facts(task, ("subject", "pool")), metric_facts(task, ("explanation",))
+    by_region = [facts for facts in measured if facts.name in task.regional]
+    by_region += of_maps if is_grouped(task) else ()
     return Tables(
         leaderboard.build(rows, measured, task.objective),
-        leaderboard.build(explained, metric_facts(task, ("explanation",)), task.explanation_objective),
-        leaderboard.build_regions(regions, [facts for facts in measured if facts.name in task.regional]),
+        leaderboard.build(explained, of_maps, task.explanation_objective),
+        leaderboard.build_regions(regions, by_region),
         pooled,
     )
 
@@ -345,8 +345,13 @@ def draw_folds(task: Task, cohort: Cohort) -> tuple[Split, ...]:
 
 def at(task: Task, point: Mapping[str, JSON]) -> Task:
     """The task at a point of the grid; a part is chosen before its options are set."""
-    for key in sorted(point, key=lambda key: task.axes.get(key, key).count(".")):
+    parts = [key for key in point if "." not in task.axes.get(key, key)]
+    for key in parts:
         task = override(task, key, point[key])
+    task = preset(task, but=[task.axes.get(key, key) for key in point])
+    for key in point:
+        if key not in parts:
+            task = override(task, key, point[key])
     return task
 
 
@@ -365,7 +370,7 @@ def _sequences(tasks: Sequence[Task]) -> tuple[str, ...]:
     return tuple(sorted({name for task in tasks for name in task.view().images}))
 
 
-def _open(task: Task, sequences: tuple[str, ...], settings: RunSettings, say: Callable[[str], None]) -> Group:
+def _open(task: Task, sequences: tuple[str, ...], settings: RunSettings, say: Callable[[str], None]) -> Cohort:
     root = _root(task, settings)
     if settings.data_folder is None and not root.exists():
         say(f"generating {task.phantom_subjects} subjects with known truth in {root}")
@@ -378,12 +383,23 @@ def _open(task: Task, sequences: tuple[str, ...], settings: RunSettings, say: Ca
     cohort: Cohort = task.cohort(
         root, settings.folder / "cache", sequences=sequences, exclude=settings.exclude, minimum=3
     )
-    return _saved(cohort, settings, sequences)
+    return cohort
+
+
+def _with_outcome(task: Task, cohort: Cohort, settings: RunSettings) -> Cohort:
+    """The cohort with the numbers to predict, if the task predicts numbers."""
+    if task.outcome is None:
+        return cohort
+    made: Cohort = task.outcome(cohort, settings.folder / "cache")
+    return made
 
 
 def _saved(cohort: Cohort, settings: RunSettings, sequences: tuple[str, ...]) -> Group:
     """Write a cohort's table where workers find it."""
-    content = "\n".join([cohort.name, cohort.fingerprint(sequences, ("target", "brain", "regions"))])
+    masks = tuple(sorted({name for sample in cohort.samples for name in sample.masks}))
+    clean = identify([dict(sample.clean) for sample in cohort.samples])
+    truth = cohort.truth.fingerprint if cohort.truth else ""
+    content = "\n".join([cohort.name, cohort.fingerprint(sequences, masks), clean, truth])
     path = settings.folder / "cohorts" / f"{hashlib.sha256(content.encode()).hexdigest()[:16]}.arrow"
     path.parent.mkdir(parents=True, exist_ok=True)
     save(cohort, path)
@@ -516,7 +532,7 @@ def _check_folds(asked: tuple[int, ...] | None, folds: Sequence[Split]) -> None:
 
 def _facts(plan: Plan, configuration: Configuration, mlflow_run: str) -> dict[str, JSON]:
     sample = plan.groups[configuration.id].cohort.samples[0]
-    x, y, z = sample.masks["target"].shape
+    x, y, z = sample.shape
     words = [shlex.quote(f"{key}={text_of(value)}") for key, value in configuration.axes.items()]
     given = [shlex.quote(word) for word in plan.request.words if word.partition("=")[0] not in configuration.axes]
     version = importlib.metadata.version("harness")

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+import scipy.sparse
 import torch
 
 from harness.errors import CellError
+from harness.models.fitting import Fitted
 from harness.recipes import Recipe
 from harness.seeding import generator, seed_of
 from harness.types import Array, Sample, View
+from harness.views import LesionVolume
 
 __all__ = ["Epoch", "Trained", "controlled", "device", "infer", "train"]
 
 Report = Callable[["Epoch"], None]
+
+_HELD_BYTES = 512 * 1024**2  # inputs beyond this are decoded batch by batch
 
 
 @dataclass(frozen=True)
@@ -107,53 +114,156 @@ def train(
     CellError
         If the loss is not finite, with the epoch, or if the recipe selects an
         epoch and there are no validation samples.
+
+    Notes
+    -----
+    A model that fits itself (:class:`~harness.models.fitting.Fitted`) has no epochs
+    and sees no validation samples.
     """
+    with controlled(recipe.threads, seed_of(seed, "model")):
+        model = build().to(device())
+        if isinstance(model, Fitted):
+            return _fit(model, view, training, seed)
+        return _descend(model, recipe, view, training, validation, seed=seed, report=report)
+
+
+def _fit(model: Fitted, view: View, training: Sequence[Sample], seed: int) -> Trained:
+    """Let a model fit itself to sparse lesion maps."""
+    if not isinstance(view, LesionVolume):
+        raise CellError(f"{type(model).__name__} is fitted to whole lesion maps; take view=lesion_volume")
+    rows = [view.voxels(sample) for sample in training]
+    lesions = scipy.sparse.csr_array(
+        (
+            np.concatenate([values for _, values in rows]).astype(np.float32),
+            np.concatenate([voxels for voxels, _ in rows]),
+            np.cumsum([0, *(len(voxels) for voxels, _ in rows)]),
+        ),
+        shape=(len(rows), int(np.prod(view.shape))),
+    )
+    targets = np.concatenate([view.targets(sample) for sample in training]).astype(np.float64)
+    torch.manual_seed(seed_of(seed, "training"))
+    model.fit(lesions, targets, rng=generator(seed, "training"))
+    assert isinstance(model, torch.nn.Module)
+    return Trained(_on_cpu(model.state_dict()), (), 0)
+
+
+def _descend(
+    model: torch.nn.Module,
+    recipe: Recipe,
+    view: View,
+    training: Sequence[Sample],
+    validation: Sequence[Sample],
+    *,
+    seed: int,
+    report: Report | None,
+) -> Trained:
+    """Gradient descent, as the recipe has it."""
     if recipe.select is not None and not validation:
         raise CellError(
             "validation samples > 0 must hold for a recipe that selects an epoch by them, got none; "
             "say recipe.select=last, or change the split"
         )
-    with controlled(recipe.threads, seed_of(seed, "model")):
-        model = build().to(device())
-        inputs, targets = _gather(view, training)
-        held_out = _gather(view, validation) if validation else None
-        if inputs.ndim == 4:  # a quarter faster on CPUs for networks of few channels, and on GPUs
-            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        rng = generator(seed, "training")
-        torch.manual_seed(seed_of(seed, "training"))  # dropout
-        optimiser = recipe.optimiser(list(model.parameters()))
-        history: list[Epoch] = []
-        best, best_epoch, weights = -math.inf, 0, model.state_dict()
-        for number in range(1, recipe.epochs + 1):
-            loss = _one_epoch(model, recipe, optimiser, rng, inputs, targets)
-            if not math.isfinite(loss):
-                raise CellError(f"the loss became {loss} in epoch {number}; try a smaller recipe.lr")
-            value = math.nan
-            if recipe.select is not None and held_out is not None:
-                value = recipe.select(_outputs(model, held_out[0], recipe.batch_size), held_out[1])
-            history.append(Epoch(number, loss, value))
-            if recipe.select is None or value > best:
-                best, best_epoch, weights = value, number, copy.deepcopy(model.state_dict())
-            if report is not None:
-                report(history[-1])
-        # Clones: tied weights share memory, which safetensors refuses.
-        cpu = {
-            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()
-        }
-        return Trained(cpu, tuple(history), best_epoch)
+    items = _gather(view, training)
+    held_out = _gather(view, validation) if validation else None
+    if len(items.shape) == 3:  # a quarter faster on CPUs for networks of few channels, and on GPUs
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    rng = generator(seed, "training")
+    torch.manual_seed(seed_of(seed, "training"))  # dropout
+    optimiser = recipe.optimiser(list(model.parameters()))
+    steps = [group["lr"] for group in optimiser.param_groups]
+    history: list[Epoch] = []
+    best, best_epoch, weights = -math.inf, 0, model.state_dict()
+    for number in range(1, recipe.epochs + 1):
+        for group, lr in zip(optimiser.param_groups, steps, strict=True):
+            group["lr"] = lr * recipe.lr_factor(number)
+        loss = _one_epoch(model, recipe, optimiser, rng, items)
+        if not math.isfinite(loss):
+            raise CellError(f"the loss became {loss} in epoch {number}; try a smaller recipe.lr")
+        value = math.nan
+        if recipe.select is not None and held_out is not None:
+            value = recipe.select(_outputs(model, held_out, recipe.batch_size), held_out.targets)
+        history.append(Epoch(number, loss, value))
+        if recipe.select is None or value > best:
+            best, best_epoch = value, number
+            if recipe.select is not None or number == recipe.epochs:
+                weights = copy.deepcopy(model.state_dict())
+        if report is not None:
+            report(history[-1])
+    return Trained(_on_cpu(weights), tuple(history), best_epoch)
+
+
+def _on_cpu(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Clones: tied weights share memory, which safetensors refuses."""
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()
+    }
 
 
 def infer(model: torch.nn.Module, view: View, sample: Sample, *, batch_size: int) -> dict[str, Array]:
-    """Predict one sample; arrays in the sample's space, as the view defines them."""
+    """Predict one sample; what is kept of it, as the view defines that."""
     inputs = torch.from_numpy(view.inputs(sample))
-    return view.prediction(_outputs(model, inputs, batch_size).cpu().numpy())
+    return view.prediction(_outputs(model, _Held(inputs, inputs), batch_size).cpu().numpy())
 
 
-def _gather(view: View, samples: Sequence[Sample]) -> tuple[torch.Tensor, torch.Tensor]:
-    """All items of some samples, zero-padded at the far ends to one shape."""
+class _Items(Protocol):
+    """Training items, the inputs on demand."""
+
+    @property
+    def targets(self) -> torch.Tensor:
+        """What the network should say of each."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, *space) of an item."""
+        ...
+
+    def take(self, chosen: torch.Tensor) -> torch.Tensor:
+        """Inputs of some items, (N, C, *space)."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Items in memory."""
+
+    inputs: torch.Tensor
+    targets: torch.Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.inputs.shape[1:])
+
+    def take(self, chosen: torch.Tensor) -> torch.Tensor:
+        return self.inputs[chosen]
+
+
+@dataclass(frozen=True)
+class _Streamed:
+    """Samples of one item each, decoded for each batch: a cohort's lesion maps are 12 GB as floats."""
+
+    view: LesionVolume
+    samples: Sequence[Sample]
+    targets: torch.Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.view.channels), *self.view.shape)
+
+    def take(self, chosen: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(np.concatenate([self.view.inputs(self.samples[index]) for index in chosen.tolist()]))
+
+
+def _gather(view: View, samples: Sequence[Sample]) -> _Items:
+    """All items of some samples; images of several sizes are zero-padded at the far ends to one shape."""
+    if isinstance(view, LesionVolume) and len(samples) * math.prod(view.shape) * 4 > _HELD_BYTES:
+        scores = np.concatenate([view.targets(sample) for sample in samples])
+        return _Streamed(view, tuple(samples), torch.from_numpy(scores))
     items = [view.items(sample) for sample in samples]
-    return _stacked([item.inputs for item in items]), _stacked([item.targets for item in items])
+    inputs, targets = _stacked([item.inputs for item in items]), _stacked([item.targets for item in items])
+    if inputs.ndim == 4:
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+    return _Held(inputs, targets)
 
 
 def _stacked(arrays: Sequence[Array]) -> torch.Tensor:
@@ -170,18 +280,17 @@ def _one_epoch(
     recipe: Recipe,
     optimiser: torch.optim.Optimizer,
     rng: np.random.Generator,
-    inputs: torch.Tensor,
-    targets: torch.Tensor,
+    items: _Items,
 ) -> float:
     model.train()
-    order = recipe.sample(rng, targets.numpy())
+    order = recipe.sample(rng, items.targets.numpy())
     total, count = 0.0, 0
     where = device()
     for start in range(0, len(order), recipe.batch_size):
         chosen = torch.from_numpy(order[start : start + recipe.batch_size])
         if len(chosen) == 1 < recipe.batch_size and start:
             continue  # batch normalisation cannot use a single item
-        batch, labels = recipe.augment(rng, inputs[chosen], targets[chosen])
+        batch, labels = recipe.augment(rng, items.take(chosen), items.targets[chosen])
         loss = recipe.loss(model(batch.to(where)), labels.to(where))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -191,13 +300,14 @@ def _one_epoch(
 
 
 @torch.inference_mode()
-def _outputs(model: torch.nn.Module, inputs: torch.Tensor, batch_size: int) -> torch.Tensor:
+def _outputs(model: torch.nn.Module, items: _Items, batch_size: int) -> torch.Tensor:
     """Outputs of all items on the CPU, in evaluation mode."""
     was_training = model.training
     model.eval()
     try:
-        where = next(model.parameters()).device
-        batches = [model(batch.to(where)).cpu() for batch in inputs.split(batch_size)]
+        where = next(itertools.chain(model.parameters(), model.buffers())).device
+        numbers = torch.arange(len(items.targets)).split(batch_size)
+        batches = [model(items.take(chosen).to(where)).cpu() for chosen in numbers]
     finally:
         model.train(was_training)
     return torch.cat(batches)

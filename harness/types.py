@@ -30,6 +30,7 @@ __all__ = [
     "Score",
     "Source",
     "Split",
+    "Truth",
     "View",
 ]
 
@@ -120,7 +121,11 @@ class Image(Protocol):
         ...
 
     def load(self) -> Array:
-        """Read-only array (X, Y, Z); a view of a memory map where possible."""
+        """Array (X, Y, Z), not to be written to; a view of a memory map where possible."""
+        ...
+
+    def voxels(self) -> tuple[Array, Array]:
+        """Flat indices (C order, rising) of voxels that are not zero, (N,) int64, and their values (N,)."""
         ...
 
 
@@ -137,6 +142,8 @@ class Sample:
     covariates : numbers, strings or ``None``
     affine : (4, 4) voxel to world (mm, RAS+)
     spacing_mm : (3,) voxel size along X, Y, Z
+    scores : name → number to predict, for tasks that predict numbers
+    clean : the same without the noise that was added, where that is known
     """
 
     id: str
@@ -146,6 +153,39 @@ class Sample:
     covariates: Mapping[str, float | str | None]
     affine: Array
     spacing_mm: tuple[float, float, float]
+    scores: Mapping[str, float] = field(default_factory=dict)
+    clean: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(X, Y, Z) of its grid."""
+        return next(iter((*self.images.values(), *self.masks.values()))).shape
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Where the signal of generated scores lies.
+
+    Parameters
+    ----------
+    rois : name → (X, Y, Z) bool, the regions of interest, all disjoint
+    weights : score → region → its weight in the score
+    counts : (X, Y, Z) float32, how many subjects have a lesion at each voxel
+        (the sum of their occupancies)
+    table : one line of facts per region, for the report
+    """
+
+    rois: Mapping[str, Image]
+    weights: Mapping[str, Mapping[str, float]]
+    counts: Image
+    table: tuple[Mapping[str, JSON], ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that a score of an explanation depends on."""
+        parts = {name: image.fingerprint for name, image in self.rois.items()}
+        content = repr([parts, self.counts.fingerprint, {key: dict(one) for key, one in self.weights.items()}])
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -159,6 +199,7 @@ class Cohort:
     ineligible : subjects left out, with the reason
     regions : label value → name of the regions image, empty if there is none
     label_source : sequences on which the truth was drawn, as far as the data say
+    truth : of scores that were generated, ``None`` where there is none
     """
 
     name: str
@@ -166,6 +207,12 @@ class Cohort:
     ineligible: tuple[Ineligible, ...] = ()
     regions: Mapping[int, str] = field(default_factory=dict)
     label_source: str = "not stated by the data"
+    truth: Truth | None = None
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Names of the numbers to predict, in order; empty for tasks that predict images."""
+        return tuple(self.samples[0].scores) if self.samples else ()
 
     @property
     def subjects(self) -> tuple[str, ...]:
@@ -183,6 +230,7 @@ class Cohort:
             parts = [sample.id, sample.subject]
             parts += [f"{name}={sample.images[name].fingerprint}" for name in images]
             parts += [f"{name}={sample.masks[name].fingerprint}" for name in masks if name in sample.masks]
+            parts += [f"{name}={value!r}" for name, value in sample.scores.items()]
             digest.update(repr(parts).encode())
         if "regions" in masks:
             digest.update(repr(sorted(self.regions.items())).encode())
@@ -236,6 +284,20 @@ class View(Protocol):
         ...
 
     @property
+    def grouped(self) -> bool:
+        """Whether explanations are judged as their sum over subjects, not one by one."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Space of an item if all have the same, else empty; known once :meth:`of` was called."""
+        ...
+
+    def of(self, cohort: Cohort) -> View:
+        """The view of this cohort: its scores and its grid filled in."""
+        ...
+
+    @property
     def explained(self) -> tuple[str, ...]:
         """Names of the scalar outputs that an attribution explains."""
         ...
@@ -249,7 +311,7 @@ class View(Protocol):
         ...
 
     def prediction(self, outputs: Array) -> dict[str, Array]:
-        """Network outputs (N, K, *space) of all items → arrays in the sample's space."""
+        """Network outputs (N, K, *space) of all items → what is kept and scored."""
         ...
 
     def volume(self, maps: Array) -> Array:

@@ -37,6 +37,11 @@ class ArrayImage:
         """The values."""
         return self.values
 
+    def voxels(self) -> tuple[Array, Array]:
+        """What is not zero."""
+        flat = self.values.ravel()
+        return np.flatnonzero(flat), flat[np.flatnonzero(flat)]
+
 
 def _sample(number: int, shape: tuple[int, int, int]) -> Sample:
     """A subject whose lesions are plain to see on T2w and invisible on FLAIR."""
@@ -116,6 +121,27 @@ def toy_task(epvs: Any) -> Any:
 
 
 @pytest.fixture(scope="session")
+def lesion_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fourteen lesion masks of 20 × 24 × 18 voxels of 2 mm in one space, with a score for all but one."""
+    from harness.data import nifti
+
+    root = tmp_path_factory.mktemp("lesions") / "masks"
+    affine = np.array([[-2.0, 0, 0, 20], [0, 2, 0, -30], [0, 0, 2, -10], [0, 0, 0, 1]])
+    rows = ["participant_id\tseverity"]
+    for number in range(1, 15):
+        rng, name = np.random.default_rng(number), f"sub-{number:02d}"
+        mask = np.zeros((20, 24, 18), np.uint8)
+        x, y, z = 3 + rng.integers(0, 6), 5 + rng.integers(0, 6), 4 + rng.integers(0, 5)
+        edge = 4 + number % 5
+        mask[x : x + edge, y : y + edge, z : z + edge] = 1
+        nifti.write(root / name / "anat" / f"{name}_space-MNI152_label-lesion_mask.nii.gz", mask, affine)
+        rows.append(f"{name}\t{'n/a' if number == 14 else number % 7}")
+    (root / "participants.tsv").write_text("\n".join(rows) + "\n")
+    (root / "dataset_description.json").write_text('{"Name": "masks", "BIDSVersion": "1.10.0"}')
+    return root
+
+
+@pytest.fixture(scope="session")
 def configured(toy_cohort: Cohort) -> Callable[[Any], Any]:
     """Task → its configuration on the toy cohort."""
     import json
@@ -142,6 +168,21 @@ def phantom_root(epvs: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cohort") / "phantom"
     generate(task, root)
     return root
+
+
+@pytest.fixture(scope="session")
+def small_run() -> tuple[str, ...]:
+    """Words of a command that trains networks of a few hundred weights on three generated subjects."""
+    return (
+        "task=epvs",
+        "phantom_subjects=3",
+        "phantom.shape=[24,24,8]",
+        "phantom.density=4000",
+        "model.width=2",
+        "model.depth=2",
+        "model.output_bias=0",
+        "recipe.epochs=1",
+    )
 
 
 # A network of a few weights, three subjects tested in turn: enough to find lesions within a second.

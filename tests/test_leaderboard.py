@@ -309,8 +309,16 @@ class TestText:
     def test_console(self, rows: list[Row]) -> None:
         """The short table marks what cannot be told from the first."""
         header, lines = to_console_rows(build(rows, [DICE], "dice"))
-        assert header == ["rank", "sequences", "dice", "difference"]
+        assert header == ["rank", "sequences", "dice", "chance", "difference"]
         assert [line[0] for line in lines] == ["1", "2 =", "3"]
+
+    def test_console_shows_what_no_skill_would_score(self, rows: list[Row]) -> None:
+        """Beside the objective; the row's own chance level before that of the metric, nothing where none is known."""
+        own = dataclasses.replace(rows[0], values={**rows[0].values, "dice_chance": {"s1": {0: 0.25}}})
+        header, lines = to_console_rows(build([own, *rows[1:]], [DICE], "dice"))
+        assert sorted(line[header.index("chance")] for line in lines) == ["0.020", "0.020", "0.25"]
+        unknown = dataclasses.replace(DICE, chance=math.nan)
+        assert "chance" not in to_console_rows(build(rows, [unknown], "dice"))[0]
 
     def test_console_says_why_a_row_has_no_rank(self, rows: list[Row]) -> None:
         """The status is shown where somebody is not ranked."""

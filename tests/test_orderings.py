@@ -170,6 +170,15 @@ class TestEquivalent:
             found = _judge(_order(pair, relation="equivalent", margin=0.05), a=UP, b=BASE)
             assert found.outcome == "not supported"
 
+    @pytest.mark.parametrize("margin", [0.005, 0.012, 0.027, 0.029, 0.05])
+    def test_agrees_with_scipy(self, margin: float) -> None:
+        """Supported exactly where the larger p of scipy's two one-sided tests is below 5 %."""
+        found = _judge(_order(("a", "b"), relation="equivalent", margin=margin), a=NEAR, b=BASE)
+        delta = np.subtract(NEAR, BASE)
+        above = stats.ttest_1samp(delta, -margin, alternative="greater").pvalue
+        below = stats.ttest_1samp(delta, margin, alternative="less").pvalue
+        assert (found.outcome == "supported") == (max(above, below) < 0.05)
+
     def test_every_two(self) -> None:
         """Three members make three pairs."""
         arms = {name: NEAR for name in "abc"}

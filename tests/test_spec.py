@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import json
 import socket
 from functools import partial
@@ -179,8 +180,8 @@ def test_unknown_names_show_the_near_ones(epvs: Task, key: str, value: Any, mess
         ("recipe.balance", "perhaps", r"`recipe\.balance: bool` must hold .*got 'perhaps'"),
         ("recipe.augmentation", "wild", r"Literal\['published', 'joint', 'none'\]` must hold .*got 'wild'"),
         ("phantom.shape", [1, 2], r"`phantom\.shape: tuple\[int, int, int\]` must hold .*got \[1, 2\]"),
-        ("phantom_subjects", "six", r"`phantom_subjects: int` must hold for phantom_subjects, got 'six'"),
-        ("model", 3, r"model must be the name of a model, got 3; one of basic_unet, unet"),
+        ("phantom_subjects", "six", r"`int, phantom_subjects >= 1` must hold for phantom_subjects, got 'six'"),
+        ("model", 3, r"model must be the name of a model, got 3; one of basic_unet, .*unet"),
         ("sequences", None, r"`sequences: str` must hold for sequences, got None"),
     ],
 )
@@ -219,6 +220,26 @@ def test_declared_values_are_checked_like_typed_ones(epvs: Task) -> None:
     """A task cannot declare what a user may not say."""
     with pytest.raises(OutOfRange, match="`int, width > 0` must hold for width, got -4"):
         describe_part(KINDS["model"], partial(epvs.model.func, width=-4))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_number_of_any_part_takes_a_truth_value(kind: str) -> None:
+    """To Python ``True`` is 1, so ``recipe.epochs=true`` would train for one epoch; alone or within a list."""
+    for name in KINDS[kind].names():
+        function = KINDS[kind].get(name).function
+        for option in allowed(partial(function)):
+            parameter = inspect.signature(function).parameters[option]
+            first = parameter.default[0] if isinstance(parameter.default, tuple) and parameter.default else None
+            wrong = (True, *parameter.default[1:]) if first is not None else True
+            if type(first if first is not None else parameter.default) in (int, float):
+                with pytest.raises(OutOfRange, match=f"must hold for {option}, got [(]?True"):
+                    describe_part(KINDS[kind], partial(function, **{option: wrong}))
+
+
+def test_truth_values_stay_where_they_belong() -> None:
+    """Only a number refuses them."""
+    assert checked(bool | int, True, "x") is True
+    assert checked(tuple[bool, ...], [True], "x") == (True,)
 
 
 def test_allowed_gives_the_text_of_every_bound(epvs: Task) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from harness.cell import Bundle, bundles, missing
+from harness.data.maps import read_maps
 from harness.registry import ATTRIBUTIONS, MODELS
 from harness.spec import Configuration, Task, override
 from harness.stages import execute, load_network
@@ -87,9 +88,9 @@ def test_whole_bundle(run: Callable, bundle: Bundle, store: Store) -> None:
     assert [sorted(record.artifacts) for record in records] == [
         ["history.json", "predictions.npz", "split.json", "weights.safetensors"],
         ["values.json"],
-        ["maps.npz"],
+        ["map_sub-04.nii.gz", "map_sub-04.png"],
         ["values.json"],
-        ["maps.npz"],
+        ["map_sub-04.nii.gz", "map_sub-04.png"],
         ["values.json"],
     ]
     assert records[0].facts["epochs"] == 2 and records[0].facts["parameters"] > 100
@@ -104,8 +105,9 @@ def test_artifacts_hold_what_they_should(run: Callable, bundle: Bundle, store: S
     with np.load(store.artifact(train, "predictions.npz")) as file:
         assert file.files == ["sub-04"]
         assert file["sub-04"].shape == shape and file["sub-04"].dtype == np.float16
-    with np.load(store.artifact(explain, "maps.npz")) as file:
-        assert file["sub-04"].shape == (1, *shape) and file["sub-04"].dtype == np.float32
+    maps = read_maps(store, explain)
+    assert maps["sub-04"].shape == (1, *shape) and maps["sub-04"].dtype == np.float32
+    assert store.artifact(explain, "map_sub-04.png").read_bytes().startswith(b"\x89PNG")
     history = json.loads(store.artifact(train, "history.json").read_text())
     assert [epoch["epoch"] for epoch in history] == [1, 2]
     assert (
@@ -318,7 +320,7 @@ def test_same_method_under_another_label_gives_the_same_map(
             apart,
             lambda folder, s=apart, r=records: r.append(s.commit(folder)),
         )
-        maps.append(records[2].artifacts["maps.npz"])
+        maps.append(records[2].artifacts["map_sub-04.nii.gz"])
     assert maps[0] == maps[1]
 
 

@@ -12,7 +12,6 @@ from scipy import stats
 from harness.errors import OutOfRange
 from harness.statistics import (
     bootstrap_interval,
-    equivalence,
     holm,
     mean_interval,
     mean_score,
@@ -240,38 +239,6 @@ class TestPairedDifferences:
         """The best must be one of the configurations."""
         with pytest.raises(OutOfRange, match=r"0 <= best < 3 must hold.*best=3"):
             paired_differences(self.values, best=3)
-
-
-class TestEquivalence:
-    """Two one-sided tests."""
-
-    first = np.array([0.81, 0.79, 0.83, 0.80, 0.78, 0.82, 0.80])
-    second = np.array([0.80, 0.80, 0.82, 0.81, 0.78, 0.81, 0.79])
-
-    def test_equals_two_tests(self) -> None:
-        """p is the larger of scipy's two one-sided tests."""
-        found = equivalence(self.first, self.second, margin=0.01)
-        delta = self.first - self.second
-        above = stats.ttest_1samp(delta, -0.01, alternative="greater").pvalue
-        below = stats.ttest_1samp(delta, 0.01, alternative="less").pvalue
-        assert found.p == pytest.approx(max(above, below))
-
-    @pytest.mark.parametrize("margin", [0.005, 0.0095, 0.011, 0.05])
-    def test_agrees_with_its_interval(self, margin: float) -> None:
-        """Equivalent exactly if the 90 % interval lies within the margin."""
-        found = equivalence(self.first, self.second, margin=margin)
-        assert found.equivalent == (-margin < found.low and found.high < margin)
-
-    def test_one_pair(self) -> None:
-        """One pair shows nothing."""
-        found = equivalence([0.5], [0.5], margin=0.1)
-        assert math.isnan(found.p)
-        assert not found.equivalent
-
-    def test_margin_must_be_positive(self) -> None:
-        """No difference is within a margin of zero."""
-        with pytest.raises(OutOfRange, match="0 < margin must hold, got margin=0"):
-            equivalence(self.first, self.second, margin=0)
 
 
 class TestVarianceComponents:

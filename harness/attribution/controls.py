@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from harness.attribution.batches import Inputs, Maps
+from harness.errors import HarnessError
 from harness.registry import ATTRIBUTIONS
 from harness.seeding import seed_of
 
-__all__ = ["edge", "input_itself", "random_map"]
+__all__ = ["edge", "input_itself", "random_map", "weights"]
 
 _EDGE = "Adebayo et al. 2018, arXiv:1810.03292"
 
@@ -54,6 +56,30 @@ def input_itself(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> Ma
     model, inputs, targets : see :mod:`harness.attribution`
     """
     return [tuple(x.clone() for x in inputs) for _ in targets]
+
+
+@ATTRIBUTIONS.register("weights", needs=("weights",))
+def weights(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> Maps:
+    """The model's own map: weights of a linear model, a back-projection, a statistic per voxel.
+
+    Parameters
+    ----------
+    model : holds a module with ``weight_map()``, (K, C, *space)
+    inputs, targets : see :mod:`harness.attribution`; the map is the same for every item
+
+    Raises
+    ------
+    HarnessError
+        If no part of the model has a map of its own.
+    """
+    owner: Any = next((module for module in model.modules() if hasattr(module, "weight_map")), None)
+    if owner is None:
+        raise HarnessError(
+            "`weight_map` must be a method of a model that is explained by its own weights; take occlusion or "
+            "integrated_gradients for a network"
+        )
+    own = owner.weight_map()
+    return [tuple(own[target].to(x).expand_as(x).clone() for x in inputs) for target in targets]
 
 
 def _edges(x: Tensor) -> Tensor:

@@ -1,75 +1,21 @@
-"""Methods that change the input and see what the output does."""
+"""Methods that take channels away and see what the output does."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
 from math import factorial
-from typing import Annotated
 
 import torch
-from annotated_types import Gt
-from captum.attr import Occlusion
 from torch import Tensor, nn
 
-from harness.attribution.batches import Baseline, BatchSize, Inputs, Maps, baselines, by_batch
+from harness.attribution.batches import Baseline, BatchSize, Inputs, Maps, baselines
 from harness.errors import OutOfRange
 from harness.registry import ATTRIBUTIONS
 
-__all__ = ["channel_ablation", "channel_shapley", "occlusion"]
+__all__ = ["channel_ablation", "channel_shapley"]
 
 _MOST_CHANNELS = 8
-
-
-@ATTRIBUTIONS.register(
-    "occlusion", source="Zeiler & Fergus 2014, doi:10.1007/978-3-319-10590-1_53", zero_if_ignored=True
-)
-def occlusion(
-    model: nn.Module,
-    inputs: Inputs,
-    targets: Sequence[int],
-    *,
-    window: Annotated[int, Gt(0)] = 8,
-    stride: Annotated[int, Gt(0)] = 4,
-    per_channel: bool = True,
-    baseline: Baseline = 0.0,
-    batch_size: BatchSize = 8,
-) -> Maps:
-    """Loss of output where a window is replaced by the baseline.
-
-    Parameters
-    ----------
-    model, inputs, targets, batch_size : see :mod:`harness.attribution`
-    window : edge of the window in voxels, along every spatial axis; an axis
-        that is shorter is covered as a whole
-    stride : step of the window in voxels, at most ``window``
-    per_channel : one channel at a time; False covers all channels at once
-    baseline : see :func:`harness.attribution.batches.baselines`
-
-    Returns
-    -------
-    list
-        At each voxel the mean of f(input) − f(occluded) over the windows that
-        cover it, in units of the output.
-    """
-    if not 1 <= stride <= window:
-        raise OutOfRange(f"`1 <= stride <= window` must hold for occlusion, got stride={stride}, window={window}")
-    method = Occlusion(model)
-    windows = tuple((1 if per_channel else x.shape[1], *(min(window, size) for size in x.shape[2:])) for x in inputs)
-    strides = tuple(tuple(min(stride, size) for size in of_input) for of_input in windows)
-
-    def occlude(x: Inputs, target: int) -> Inputs:
-        maps: Inputs = method.attribute(
-            x[: len(inputs)],
-            sliding_window_shapes=windows,
-            strides=strides,
-            baselines=x[len(inputs) :],
-            target=target,
-            perturbations_per_eval=max(1, batch_size // len(x[0])),
-        )
-        return maps
-
-    return by_batch(inputs + baselines(inputs, baseline), targets, batch_size, occlude)
 
 
 @ATTRIBUTIONS.register("channel_ablation", zero_if_ignored=True)

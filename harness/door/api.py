@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
 import statistics
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,9 +18,11 @@ from harness import leaderboard as boards
 from harness.cell import Bundle
 from harness.contribution import shapley_table
 from harness.door.figures import figures_of
+from harness.door.parents import chosen_tags, pooled_files, pooled_metrics, pooled_of
 from harness.door.report import write_report
 from harness.door.request import resolve, settings_of
 from harness.door.sheets import sheets_of
+from harness.door.vocabulary import refuse_unused
 from harness.door.words import Words, texts_of, to_words
 from harness.errors import RequestError
 from harness.estimate import Estimate, estimate
@@ -26,7 +30,7 @@ from harness.spec import restore
 from harness.store import CellRecord, Store
 from harness.sweep import Plan, Tables, collect, prepare, recall
 from harness.sweep import run as run_cells
-from harness.tuning.tracking import Tracker, tracking_uri
+from harness.tuning.tracking import Tracker, shown_uri
 from harness.types import JSON
 
 __all__ = ["LIMIT_S", "Observer", "Result", "carry_out", "plan", "plan_of", "rebuild", "run", "table", "write_all"]
@@ -134,7 +138,9 @@ def plan(**words: Any) -> Estimate:
 
 def table(**words: Any) -> pa.Table:
     """The leaderboard of the latest run of a task, from the store alone."""
-    return rebuild(to_words(**words))[1].prediction
+    read = to_words(**words)
+    refuse_unused(read, "harness.table")
+    return rebuild(read)[1].prediction
 
 
 def plan_of(words: Words, observer: Observer) -> tuple[Plan, Estimate]:
@@ -157,18 +163,24 @@ def carry_out(words: Words, texts: tuple[str, ...], observer: Observer) -> Resul
     made = prepare(request, say=observer.said)
     cost = estimate(made)
     if cost.seconds > LIMIT_S and not request.settings.yes:
+        more = " (with ray=ADDRESS on a cluster)" if request.settings.ray in ("auto", "off") else ""
         raise RequestError(
-            f"this would take about {cost.time_text} on this machine ({cost.cells} cells are missing). "
-            "Say yes=true to start it anyway (with ray=ADDRESS on a cluster), or profile=quick"
+            f"this would take about {cost.time_text} on {cost.where}, {cost.workers} at a time "
+            f"({cost.cells} cells are missing). Say yes=true to start it anyway{more}, or profile=quick"
         )
     observer.said(made.sentence)
-    tracker = None if request.settings.mlflow == "off" else Tracker(request.settings, request.task.name)
+    tracker = _tracker(made)
     try:
         _track_known(tracker, made)
         observer.planned(made, cost.cells)
 
+        troubles: list[str] = []
+
         def committed(record: CellRecord) -> None:
             objective = _track_cell(tracker, made, record)
+            if tracker is not None and tracker.trouble and not troubles:
+                troubles.append(tracker.trouble)
+                observer.said(f"{tracker.trouble}. The run goes on; its cells are kept in the store")
             observer.committed(record, objective)
 
         made = run_cells(made, started=observer.started, committed=committed, say=observer.said)
@@ -185,11 +197,7 @@ def rebuild(words: Words) -> tuple[Plan, Tables]:
     """Plan and tables of the latest run of a task, from the store alone."""
     if "task" not in words.values:
         raise RequestError("which task? Say task=NAME")
-    known = {"task", "out", "csv"}
     settings = settings_of(Words({key: value for key, value in words.values.items() if key == "out"}))
-    unknown = [key for key in (*words.values, *words.sweeps) if key not in known]
-    if unknown:
-        raise RequestError(f"this command takes task=, out= and csv=, got {unknown[0]}")
     made = recall(str(words.values["task"]), settings)
     return made, collect(made)
 
@@ -198,7 +206,7 @@ def write_all(made: Plan, tracker: Tracker | None) -> Result:
     """Leaderboards, report and parent runs, from the store."""
     settings, name = made.request.settings, made.request.task.name
     if tracker is not None:
-        tracker.drain()
+        tracker.wait()  # what went wrong is told last: tables and report are worth more than their log
     runs = {one.id: tracker.run_of(one.id) for one in made.configurations} if tracker else {}
     tables = collect(made, mlflow_runs=runs)
     folder = settings.folder / "leaderboards"
@@ -213,7 +221,7 @@ def write_all(made: Plan, tracker: Tracker | None) -> Result:
     if settings.report:
         report = make_report(made, tables)
     if tracker is not None:
-        _track_pooled(tracker, made, tables, report)
+        _track_pooled(tracker, made, tables)
         tracker.drain()
     return Result(
         leaderboard=tables.prediction,
@@ -225,7 +233,7 @@ def write_all(made: Plan, tracker: Tracker | None) -> Result:
         shapley=shapley,
         csv=csv,
         report=report,
-        mlflow="" if tracker is None else tracking_uri(settings),
+        mlflow="" if tracker is None else shown_uri(settings),
         shown=made.request.task.shown,
         rows=tuple(one.prediction for one in tables.pooled.values()),
         subjects=len(made.cohort.subjects),
@@ -308,12 +316,16 @@ def _track_known(tracker: Tracker | None, made: Plan) -> None:
     """Open or adopt the parents, and write what the store holds already."""
     if tracker is None:
         return
+    settings = made.request.settings
+    report = {"report": str(settings.folder / "reports" / made.request.task.name)} if settings.report else {}
     for configuration in made.configurations:
-        tracker.configuration(configuration, {"cohort_name": made.groups[configuration.id].cohort.name})
+        name = made.groups[configuration.id].cohort.name
+        tracker.configuration(configuration, {"cohort_name": name, **report})
     for cell in made.cells:
         record = made.store.get(cell.stage, cell.identity)
         if record is not None:
-            _track_cell(tracker, made, record)
+            # Two configurations may share a training, whose record names the first of them.
+            _track_cell(tracker, made, dataclasses.replace(record, configuration=cell.configuration))
 
 
 def _track_cell(tracker: Tracker | None, made: Plan, record: CellRecord) -> float:
@@ -344,15 +356,32 @@ def _numbers(store: Store, record: CellRecord) -> tuple[dict[str, float], dict[s
     return {}, {}
 
 
-def _track_pooled(tracker: Tracker, made: Plan, tables: Tables, report: Path | None) -> None:
-    names = [metric.name for metric in boards.read_facts(tables.prediction).metrics]
-    rows = {row["configuration"]: row for row in tables.prediction.to_pylist()}
+def _track_pooled(tracker: Tracker, made: Plan, tables: Tables) -> None:
+    """Metrics, figures and maps of each configuration to its parent run; nothing where they are there already."""
     for configuration in made.configurations:
-        row = rows[configuration.id]
-        wanted = [f"{name}{end}" for name in names for end in ("", "_low", "_high")]
-        metrics = {name: row[name] for name in wanted if row.get(name) is not None}
-        files = {"report": report} if report is not None and not made.request.settings.anonymous else {}
-        tracker.pooled(configuration.id, metrics, files, done=_is_complete(made, configuration.id))
+        identity = configuration.id
+        metrics = pooled_metrics(tables, identity)
+        done, digest = _is_complete(made, identity), pooled_of(made, identity, metrics)
+        if tracker.is_pooled(identity, digest):
+            continue
+        # One at a time: maps at full resolution of a hundred configurations would fill the disk twice.
+        with tempfile.TemporaryDirectory(prefix="harness-pooled-") as name:
+            pooled_files(made, tables, identity, Path(name))
+            tags = chosen_tags(made, identity)
+            tracker.pooled(identity, metrics, Path(name), done=done, digest=digest, tags=tags)
+            tracker.wait()
+
+
+def _tracker(made: Plan) -> Tracker | None:
+    """A tracker that knows which names it may not say."""
+    settings = made.request.settings
+    if settings.mlflow == "off":
+        return None
+    names = {*settings.exclude, *settings.search_subjects}
+    for group in made.groups.values():
+        names |= {name for sample in group.cohort.samples for name in (sample.id, sample.subject)}
+        names |= {one.subject for one in group.cohort.ineligible}
+    return Tracker(settings, made.request.task.name, subjects=names)
 
 
 def _is_complete(made: Plan, configuration: str) -> bool:

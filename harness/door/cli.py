@@ -29,7 +29,11 @@ WordList = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", 
 
 @app.command()
 def run(words: WordList = None) -> None:
-    """Train, explain, score and rank; the same command again resumes."""
+    """Train, explain, score and rank; the same command again resumes.
+
+    Exit codes: 0 every cell is done, 1 some cells failed (they are listed), 2 the request or the data are wrong
+    and nothing was started, 130 stopped by Ctrl-C (what was finished is kept).
+    """
     from harness.door import commands
 
     raise typer.Exit(commands.run(words or []))

@@ -2,62 +2,102 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from harness.data import bids
 from harness.data.cohort import describe
-from harness.data.verify import verify
+from harness.data.verify import brain_faults, verify
 from harness.door.console import left_out, show_table
 from harness.door.request import resolve
+from harness.door.vocabulary import refuse_unused
 from harness.door.words import Words
-from harness.errors import RequestError
+from harness.errors import CohortError, RequestError
 from harness.sweep import generate, prepare
+from harness.types import Fault
 
 _MINIMUM = 3  # subjects that a run needs: one to train, one to validate, one to test
 
-__all__ = ["describe_folder", "make", "verify_folder"]
+__all__ = ["describe_folder", "faults_of", "make", "verify_folder"]
 
 
 def make(words: Words, out: Console) -> int:
     """``harness data make task=NAME into=DIR``: write a generated cohort."""
-    into, rest = _take(words, "into")
+    refuse_unused(words, "harness data make")
+    into = str(words.values.get("into", ""))
     if not into:
         raise RequestError("where to? Say into=DIR, a folder that does not exist yet")
     root = Path(into).expanduser().resolve()
     if root.exists() and any(root.iterdir()):
         raise RequestError(f"{root} is not empty; nothing was written. Name a new folder")
-    task = resolve(rest).task
+    task = resolve(Words({key: value for key, value in words.values.items() if key != "into"})).task
     generate(task, root)
     out.print(f"{task.phantom_subjects} subjects written to {root}")
     return 0
 
 
 def verify_folder(words: Words, out: Console) -> int:
-    """``harness data verify data=DIR label=NAME sequences=A,B``: list every fault."""
+    """``harness data verify``: list every fault that a run would stop at.
+
+    With ``data=DIR label=NAME sequences=A,B`` the files are verified as they
+    are. With ``task=NAME data=DIR`` and any words of a run, they are prepared as
+    that run would prepare them, too.
+    """
+    if words.has("task"):
+        return _verify_for_run(words, out)
+    refuse_unused(words, "harness data verify", several=("exclude", "sequences"))
     root, label, sequences, exclude = _folder(words)
     if not sequences:
         sequences = _common(bids.index(root, exclude=exclude, label=label or None))
         out.print(f"sequences that every subject has: {', '.join(sequences) or '(none)'}")
-    index = bids.index(root, sequences=sequences, label=label or None, exclude=exclude)
-    faults = verify(index, sequences=sequences, label=label or None, minimum=_MINIMUM if label else 1)
+    index, faults = faults_of(root, sequences=sequences, label=label, exclude=exclude)
     out.print(f"{root}: {len(index.candidates)} subjects usable, {len(index.ineligible)} left out")
     for sentence in left_out(index.ineligible):
         out.print(sentence, markup=False)
-    if faults:
-        show_table(
-            out,
-            ["#", "fault", "file", "found", "expected", "next step"],
-            [
-                [str(number), fault.kind, fault.file, fault.value, fault.expected, fault.remedy]
-                for number, fault in enumerate(faults, 1)
-            ],
-        )
-        out.print(f"{len(faults)} faults")
-        return 1
-    out.print("no faults")
-    return 0
+    return _show_faults(out, faults)
+
+
+def faults_of(
+    root: Path, *, sequences: tuple[str, ...], label: str, exclude: tuple[str, ...] = ()
+) -> tuple[bids.BidsIndex, tuple[Fault, ...]]:
+    """What a folder holds, and all that the ``bids`` reader would find wrong before it prepares anything."""
+    index = bids.index(root, sequences=sequences, label=label or None, exclude=exclude)
+    faults = verify(index, sequences=sequences, label=label or None, minimum=_MINIMUM if label else 1)
+    return index, tuple(dict.fromkeys((*faults, *brain_faults(index))))
+
+
+def _verify_for_run(words: Words, out: Console) -> int:
+    request = resolve(words)
+    if request.settings.data_folder is None:
+        raise RequestError("which folder? Say data=DIR (a cohort that a task generates is sound)")
+    try:
+        made = prepare(request, say=out.print)
+    except CohortError as error:
+        return _show_faults(out, error.faults)
+    cohort = made.cohort
+    out.print(f"{cohort.name}: {len(cohort.subjects)} subjects usable, {len(cohort.ineligible)} left out")
+    for sentence in left_out(cohort.ineligible):
+        out.print(sentence, markup=False)
+    return _show_faults(out, ())
+
+
+def _show_faults(out: Console, faults: Sequence[Fault]) -> int:
+    """The list; 0 if it is empty."""
+    if not faults:
+        out.print("no faults")
+        return 0
+    show_table(
+        out,
+        ["#", "fault", "file", "found", "expected", "next step"],
+        [
+            [str(number), fault.kind, fault.file, fault.value, fault.expected, fault.remedy]
+            for number, fault in enumerate(faults, 1)
+        ],
+    )
+    out.print(f"{len(faults)} faults")
+    return 1
 
 
 def describe_folder(words: Words, out: Console) -> int:
@@ -75,10 +115,6 @@ def _common(index: bids.BidsIndex) -> tuple[str, ...]:
 
 
 def _folder(words: Words) -> tuple[Path, str, tuple[str, ...], tuple[str, ...]]:
-    known = {"data", "label", "sequences", "exclude"}
-    unknown = [key for key in (*words.values, *words.sweeps) if key not in known]
-    if unknown:
-        raise RequestError(f"harness data verify takes {', '.join(sorted(known))}, got {unknown[0]}")
     if "data" not in words.values:
         raise RequestError("which folder? Say data=DIR")
     root = Path(str(words.values["data"])).expanduser().resolve()
@@ -86,11 +122,6 @@ def _folder(words: Words) -> tuple[Path, str, tuple[str, ...], tuple[str, ...]]:
     sequences = tuple(dict.fromkeys(name for name in named.split("+") if name))
     exclude = tuple(str(one) for one in words.several("exclude"))
     return root, str(words.values.get("label", "")), sequences, exclude
-
-
-def _take(words: Words, key: str) -> tuple[str, Words]:
-    rest = {name: value for name, value in words.values.items() if name != key}
-    return str(words.values.get(key, "")), Words(rest, words.sweeps, words.space)
 
 
 def _text(value: object) -> str:

@@ -10,12 +10,17 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge, Le
 
 from harness.door.catalogue import load_task, task_names
 from harness.door.console import Watcher, console, left_out, show_board, show_estimate, show_subjects, show_table
+from harness.door.vocabulary import refuse_unused
 from harness.door.words import Words, parse
 from harness.errors import RequestError, UnknownName
 from harness.registry import KINDS
+from harness.spec import checked
 from harness.types import JSON
 
 __all__ = ["data", "describe", "doctor", "leaderboard", "list_parts", "plan", "predict", "report", "run", "ui"]
@@ -84,12 +89,12 @@ def list_parts(kind: str) -> int:
 def describe(texts: Sequence[str]) -> int:
     """``harness describe task=NAME`` or ``harness describe model=NAME``."""
     words = parse(texts)
-    if "task" in words.values:
-        _only(words, {"task", "format"})
+    if words.has("task"):
+        refuse_unused(words, "harness describe task=NAME")
         return _describe_task(words)
+    refuse_unused(words, "harness describe")
     kind, name = next(iter(words.values.items()), ("", ""))
-    _only(words, {kind})
-    if kind not in KINDS:
+    if len(words.values) != 1:
         raise RequestError(f"describe what? Say task=NAME or one of {', '.join(f'{one}=NAME' for one in KINDS)}")
     entry = KINDS[kind].get(str(name))
     out = console()
@@ -107,6 +112,7 @@ def leaderboard(texts: Sequence[str]) -> int:
     from harness.door.api import rebuild
 
     words = parse(texts)
+    refuse_unused(words, "harness leaderboard")
     made, tables = rebuild(words)
     out = console()
     show_board(out, tables.prediction, "Leaderboard", shown=made.request.task.shown)
@@ -120,7 +126,9 @@ def report(texts: Sequence[str]) -> int:
     """``harness report task=NAME``."""
     from harness.door.api import make_report, rebuild
 
-    made, tables = rebuild(parse(texts))
+    words = parse(texts)
+    refuse_unused(words, "harness report")
+    made, tables = rebuild(words)
     console().print(f"written: {make_report(made, tables)}")
     return 0
 
@@ -148,13 +156,11 @@ def data(action: str, texts: Sequence[str]) -> int:
 def ui(texts: Sequence[str]) -> int:
     """``harness ui [out=DIR] [port=5000]``: MLflow's own UI, on loopback only."""
     words = parse(texts)
-    unknown = set(words.values) - {"out", "port"}
-    if unknown:
-        raise UnknownName("key", sorted(unknown)[0], ["out", "port"])
+    refuse_unused(words, "harness ui")
+    port = str(checked(Annotated[int, Ge(1), Le(65535)], words.values.get("port", 5000), "port"))
     folder = Path(str(words.values.get("out", "harness-runs"))).expanduser().resolve()
     if not (folder / "mlflow.db").is_file():
         raise RequestError(f"{folder} holds no mlflow.db; run something first, or say out=DIR")
-    port = str(words.values.get("port", 5000))
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
     command += ["--artifacts-destination", str(folder / "mlflow-artifacts"), "--serve-artifacts"]
     command += ["--host", "127.0.0.1", "--port", port, "--workers", "1"]
@@ -182,7 +188,10 @@ def _describe_task(words: Words) -> int:
 
     task = load_task(str(words.values["task"]))
     described = describe(task)
-    if words.values.get("format") == "json":
+    style = str(words.values.get("format", "text"))
+    if style not in ("json", "text"):
+        raise UnknownName("format", style, ("json", "text"))
+    if style == "json":
         print(json.dumps(described, indent=1))
         return 0
     out = console()
@@ -204,12 +213,6 @@ def _describe_task(words: Words) -> int:
         rows = [[label, _shown(part)] for label, part in described[many].items()]
         show_table(out, ["label", "part and options"], rows, many.capitalize())
     return 0
-
-
-def _only(words: Words, known: set[str]) -> None:
-    for key in (*words.values, *words.sweeps):
-        if key not in known:
-            raise UnknownName("key", key, known)
 
 
 def _short(value: Mapping[str, JSON]) -> str:

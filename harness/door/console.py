@@ -254,7 +254,8 @@ def show_estimate(out: Console, made: Plan, cost: Estimate) -> None:
     show_table(out, ["configuration", *axes, "trainings", "cells", "done"], rows)
     out.print(made.sentence)
     out.print(
-        f"{cost.cells} cells to do, {cost.done} done. About {cost.time_text} with {cost.workers} at a time here, "
+        f"{cost.cells} cells to do, {cost.done} done. "
+        f"About {cost.time_text} with {cost.workers} at a time on {cost.where}, "
         f"{size(cost.memory_bytes)} of memory each beside the libraries (about 0.7 GB), "
         f"{size(cost.disk_bytes)} of disk."
     )

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from harness.errors import first_line
+from harness.machine import usable_cores
 from harness.settings import RunSettings
 
 __all__ = ["Check", "State", "examine"]
@@ -112,7 +114,7 @@ def _torch() -> Iterator[Check]:
     try:
         import torch
     except Exception as error:  # a broken installation raises OSError and others, too
-        yield Check("torch", _first_line(error), "missing", _REINSTALL)
+        yield Check("torch", first_line(error), "missing", _REINSTALL)
         return
     build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for CPU"
     yield Check("torch", f"{torch.__version__}, {build}")
@@ -157,8 +159,7 @@ def _is_cpu(version: str) -> bool:
 
 
 def _cores() -> Check:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Check("CPU cores", f"{usable} usable of {os.cpu_count()}")
+    return Check("CPU cores", f"{usable_cores()} usable of {os.cpu_count()}")
 
 
 def _memory() -> Check:
@@ -204,7 +205,3 @@ def _version(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".partition("\n")[0]

@@ -6,6 +6,7 @@ and attributions have what it shows, and is left out where they do not.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy as np
 
 from harness.cell import restored
 from harness.contribution import Family, families
+from harness.data.maps import read_maps
 from harness.door import plots
 from harness.door.plots import Bars
 from harness.door.report import Figure
@@ -26,7 +28,7 @@ from harness.spec import Configuration, Part, Task
 from harness.sweep import Plan, Tables
 from harness.types import Array, Sample, Score
 
-__all__ = ["figures_of"]
+__all__ = ["figures_of", "figures_of_one"]
 
 _MOST_PANELS = 8
 _MOST_PREDICTIONS = 4
@@ -46,6 +48,38 @@ def figures_of(plan: Plan, tables: Tables) -> list[Figure]:
     """
     run = _Run(plan, tables)
     return [figure for draw in _FIGURES for figure in draw(run)]
+
+
+def figures_of_one(plan: Plan, tables: Tables, identity: str, *, anonymous: bool = False) -> dict[str, bytes]:
+    """What is worth seeing of one configuration by itself: its trainings, its subjects, its agreement.
+
+    Parameters
+    ----------
+    identity : of the configuration
+    anonymous : whether no subject may be named
+
+    Returns
+    -------
+    dict
+        file name → PNG; empty for a configuration without results
+    """
+    run = _Run(plan, tables)
+    found: dict[str, bytes] = {}
+    curves = _histories(run, identity)
+    if curves:
+        found["training.png"] = plots.training_curves(curves)
+    if identity not in run.lines:
+        return found
+    row = run.rows[identity]
+    shown = [name for name in dict.fromkeys((run.objective, *run.task.shown)) if any(row.values.get(name, {}).values())]
+    panels = {name: _by_subject(row, name) for name in shown[:_MOST_PREDICTIONS]}
+    if panels:
+        found["subjects.png"] = plots.subject_dots(panels, named=not anonymous)
+    for quantity, unit, truth, prediction in _pairs(run, [identity]):
+        name = quantity.replace(" ", "-")
+        found[f"{name}-scatter.png"] = plots.truth_scatter(truth, prediction, quantity=quantity, unit=unit)
+        found[f"{name}-bland-altman.png"] = plots.bland_altman(truth, prediction, quantity=quantity, unit=unit)
+    return found
 
 
 @dataclass(frozen=True)
@@ -124,8 +158,9 @@ class _Run:
         for bundle in self.plan.bundles:
             if bundle.row == identity and sample in bundle.split.test and bundle.seed == self.plan.request.seeds[0]:
                 for cell in bundle.cells:
-                    if cell.stage == "explain" and cell.label == attribution:
-                        return self._array("explain", cell.identity, "maps.npz", sample)
+                    record = self.plan.store.get("explain", cell.identity) if cell.label == attribution else None
+                    if cell.stage == "explain" and record is not None:
+                        return read_maps(self.plan.store, record, [sample]).get(sample)
         return None
 
     def _array(self, stage: str, identity: str, name: str, key: str) -> Array | None:
@@ -255,20 +290,7 @@ def _sizes(run: _Run) -> Iterator[Figure]:
 
 
 def _agreement(run: _Run) -> Iterator[Figure]:
-    for label in run.task.metrics:
-        other = f"predicted_{label.removeprefix('true_')}"
-        if not label.startswith("true_") or other not in run.task.metrics:
-            continue
-        quantity, unit = _quantity(label.removeprefix("true_"))
-        truth, prediction = {}, {}
-        for key in list(run.lines)[:_MOST_PANELS]:
-            one, two = subject_means(run.rows[key], label), subject_means(run.rows[key], other)
-            common = [name for name in one if name in two]
-            if common:
-                truth[run.labels[key]] = np.array([one[name] for name in common])
-                prediction[run.labels[key]] = np.array([two[name] for name in common])
-        if not truth:
-            continue
+    for quantity, unit, truth, prediction in _pairs(run, list(run.lines)[:_MOST_PANELS]):
         left = len(run.lines) - len(truth)
         more = f" The {len(truth)} best of {len(run.lines)} configurations." if left > 0 else ""
         yield Figure(
@@ -286,6 +308,24 @@ def _agreement(run: _Run) -> Iterator[Figure]:
             broad=len(truth) > 2,
             section="Agreement",
         )
+
+
+def _pairs(run: _Run, keys: Sequence[str]) -> Iterator[tuple[str, str, dict[str, Array], dict[str, Array]]]:
+    """Quantity, unit, truth and prediction by label of the row, wherever the task measures both."""
+    for label in run.task.metrics:
+        other = f"predicted_{label.removeprefix('true_')}"
+        if not label.startswith("true_") or other not in run.task.metrics:
+            continue
+        quantity, unit = _quantity(label.removeprefix("true_"))
+        truth, prediction = {}, {}
+        for key in keys:
+            one, two = subject_means(run.rows[key], label), subject_means(run.rows[key], other)
+            common = [name for name in one if name in two]
+            if common:
+                truth[run.labels[key]] = np.array([one[name] for name in common])
+                prediction[run.labels[key]] = np.array([two[name] for name in common])
+        if truth:
+            yield quantity, unit, truth, prediction
 
 
 # Regions
@@ -486,6 +526,32 @@ _FIGURES: Sequence[Callable[[_Run], Iterator[Figure]]] = (
     _listens,
     _overlays,
 )
+
+
+# One configuration
+
+
+def _histories(run: _Run, identity: str) -> dict[str, dict[str, list[float]]]:
+    """Quantity → training → one value per epoch, of every training that wrote them down."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for bundle in run.plan.bundles:
+        record = run.plan.store.get("train", bundle.train) if bundle.row == identity else None
+        if record is None or "history.json" not in record.artifacts:
+            continue
+        history = json.loads(run.plan.store.artifact(record, "history.json").read_text())
+        names = dict.fromkeys(name for epoch in history for name in epoch if name != "epoch")
+        for name in names:
+            line = [epoch.get(name) for epoch in history]
+            if all(isinstance(value, int | float) for value in line):
+                found.setdefault(name, {})[f"fold {bundle.fold} seed {bundle.seed}"] = line
+    return found
+
+
+def _by_subject(row: Row, metric: str) -> dict[str, list[float]]:
+    """Subject → one value per seed, subjects in the order of their means."""
+    means = subject_means(row, metric)
+    order = sorted((name for name in means if math.isfinite(means[name])), key=lambda name: (means[name], name))
+    return {name: list(row.values[metric][name].values()) for name in order}
 
 
 # Parts

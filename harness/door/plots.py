@@ -21,6 +21,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from harness.errors import OutOfRange
 from harness.leaderboard import read_facts, row_labels
@@ -37,7 +38,9 @@ __all__ = [
     "objective_intervals",
     "prediction_slices",
     "sensitivity_precision",
+    "subject_dots",
     "subject_lines",
+    "training_curves",
     "truth_scatter",
 ]
 
@@ -47,6 +50,7 @@ _COLOURS = (_BLUE, _ORANGE, _GREEN, _PURPLE, _AMBER, _SKY, _INK, _GREY)
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _PIXELS_PER_INCH = 144
 _PANELS_PER_ROW = 4
+_MOST_NAMES = 40  # of subjects beside an axis
 
 
 @dataclass(frozen=True)
@@ -249,6 +253,62 @@ def subject_lines(values: Mapping[str, Mapping[str, float]], *, quantity: str = 
     axes.set_ylabel(_titled(quantity, unit))
     axes.grid(axis="y", color="#E3E6EA", lw=0.8)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    return _png(figure)
+
+
+def subject_dots(panels: Mapping[str, Mapping[str, Sequence[float]]], *, named: bool = True) -> bytes:
+    """Every subject's value of one configuration, one panel per quantity.
+
+    Parameters
+    ----------
+    panels : quantity → subject → one value per seed, in the order to be drawn
+    named : whether subjects are named; never where they are too many to be read
+    """
+    subjects = list(dict.fromkeys(name for panel in panels.values() for name in panel))
+    named = named and len(subjects) <= _MOST_NAMES
+    height = 1.0 + (0.2 * len(subjects) if named else min(0.05 * len(subjects) + 0.8, 4.0))
+    figure, all_axes = _figure(1, max(len(panels), 1), width=1.4 + 2.3 * max(len(panels), 1), height=height)
+    for axes, (quantity, panel) in zip(all_axes, panels.items(), strict=False):
+        means = [_mean(panel.get(name, ())) for name in subjects]
+        for position, name in enumerate(subjects):
+            seeds = panel.get(name, ())
+            axes.plot(seeds, [position] * len(seeds), "o", color=_BLUE, ms=3, alpha=0.35, mew=0)
+        axes.plot(means, range(len(subjects)), "o", color=_BLUE, ms=5 if named else 3.5)
+        overall = _mean(means)
+        if math.isfinite(overall):
+            axes.axvline(overall, color=_ORANGE, lw=1.4)
+            axes.set_title(f"mean {overall:.3g}".replace("-", "−"), fontsize=8)
+        axes.set_ylim(len(subjects) - 0.4, -0.6)
+        axes.set_yticks(range(len(subjects)) if named else [], subjects if named and axes is all_axes[0] else None)
+        axes.tick_params(axis="y", labelsize=7, labelleft=named and axes is all_axes[0])
+        axes.set_xlabel(quantity)
+        axes.locator_params(axis="x", nbins=4)
+        axes.grid(axis="x", color="#E3E6EA", lw=0.8)
+    all_axes[0].set_ylabel("" if named else f"{len(subjects)} subjects")
+    return _png(figure)
+
+
+def training_curves(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
+    """Losses over epochs, a line per training, one panel per quantity.
+
+    Parameters
+    ----------
+    panels : quantity → training → one value per epoch
+    """
+    figure, all_axes = _figure(1, max(len(panels), 1), width=1.0 + 3.0 * max(len(panels), 1), height=2.8)
+    for axes, (quantity, lines) in zip(all_axes, panels.items(), strict=False):
+        crowded = len(lines) > len(_COLOURS)
+        for index, (label, line) in enumerate(lines.items()):
+            colour, alpha = (_BLUE, 0.35) if crowded else (_look(index)[0], 0.9)
+            axes.plot(range(1, len(line) + 1), line, color=colour, lw=1.1, alpha=alpha, label=label,
+                      marker="o" if len(line) == 1 else None, ms=4)  # fmt: skip
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(quantity)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.grid(axis="y", color="#E3E6EA", lw=0.8)
+    handles, labels = all_axes[0].get_legend_handles_labels()
+    if handles and len(handles) <= len(_COLOURS):
+        figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=7.5)
     return _png(figure)
 
 

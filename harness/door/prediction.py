@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from harness.data import nifti
+from harness.data import bids, nifti, transforms
 from harness.door.console import left_out
 from harness.door.request import settings_of
+from harness.door.vocabulary import refuse_unused
 from harness.door.words import Words
 from harness.errors import RequestError, StoreError
+from harness.registry import COHORTS
 from harness.scoring import THRESHOLD
-from harness.spec import Configuration, Part, restore
+from harness.spec import Configuration, Part, describe_part, restore
 from harness.stages import load_network
 from harness.store import CellRecord, Store
 from harness.training import controlled, infer
@@ -28,39 +31,59 @@ def predict_folder(words: Words, *, say: Callable[[str], None]) -> list[Path]:
     Parameters
     ----------
     words : ``model`` (a training cell or a configuration, the first digits are
-        enough), ``data``, and optionally ``out`` (where the model was trained)
-        and ``into`` (where predictions go)
+        enough), ``data``, and optionally ``exclude``, ``out`` (where the model
+        was trained) and ``into`` (where predictions go)
     say : is told what happens
 
     Returns
     -------
     list of Path
         A binary mask and a probability image per subject, in BIDS derivative
-        names, on the grid on which the network works.
+        names, on the grid of the subject's own reference image: a probability is
+        interpolated linearly, a mask takes its nearest voxel, and both are 0
+        where the network did not look.
+
+    Raises
+    ------
+    RequestError
+        If a word is missing, not used, or names nothing.
+    CohortError
+        If the data have faults.
 
     Notes
     -----
     A configuration has one network per fold and seed: their probabilities are
-    averaged. None of them saw the new subjects.
+    averaged. None of them saw the new subjects. The reference is the image
+    whose grid the cohort's option ``reference`` names, the first sequence where
+    that is the label; a reader other than ``bids`` names none, and its
+    predictions stay on the grid on which the network works.
     """
-    known = {"model", "data", "out", "into", "exclude"}
-    unknown = [key for key in (*words.values, *words.sweeps) if key not in known]
-    if unknown:
-        raise RequestError(f"harness predict takes {', '.join(sorted(known))}, got {unknown[0]}")
+    refuse_unused(words, "harness predict", several=("exclude",))
     for key in ("model", "data"):
         if key not in words.values:
             raise RequestError(f"say {key}=…: harness predict model=CELL|CONFIGURATION data=DIR")
-    settings = settings_of(Words({key: value for key, value in words.values.items() if key in {"out", "exclude"}}))
+    chosen = {key: value for key, value in words.values.items() if key in {"out", "exclude"}}
+    settings = settings_of(Words(chosen, dict(words.sweeps)))
     store = Store(settings.folder / "store")
     root = Path(str(words.values["data"])).expanduser().resolve()
-    into = Path(str(words.values.get("into", settings.folder / "predictions"))).expanduser().resolve()
     records, configuration = _trained(store, str(words.values["model"]))
+    made_by = records[0].identity if len(records) == 1 else configuration.id
+    usual = settings.folder / "predictions" / f"{root.name}-{made_by[:10]}"
+    into = Path(str(words.values.get("into", usual))).expanduser().resolve()
     task = restore(configuration.task)
     view: View = task.view()
     say(f"{len(records)} trained networks of {' '.join(map(str, configuration.axes.values()))}")
     cohort = _cohort(task.cohort, root, settings.folder / "cache", view, settings.exclude)
     for sentence in left_out(cohort.ineligible):
         say(sentence)
+    grids = _references(task.cohort, root, view, settings.exclude)
+    bids.begin_derivatives(
+        into,
+        name=f"Predictions of {made_by} for {root.name}",
+        source=root,
+        version=importlib.metadata.version("harness"),
+        parameters={"networks": [record.identity for record in records]},
+    )
     recipe = task.recipe()
     sums: dict[str, Array] = {}
     with controlled(recipe.threads, 0):
@@ -73,7 +96,8 @@ def predict_folder(words: Words, *, say: Callable[[str], None]) -> list[Path]:
                 sums[sample.id] = sums.get(sample.id, np.zeros_like(probability)) + probability / len(records)
     written: list[Path] = []
     for sample in cohort.samples:
-        written += _write(into, sample, sums[sample.id], str(configuration.task["cohort"]["label"]))
+        grid = grids.get(sample.id, (sample.shape, sample.affine))
+        written += _write(into, sample, sums[sample.id], grid, str(configuration.task["cohort"]["label"]))
     return written
 
 
@@ -105,12 +129,30 @@ def _cohort(part: Part, root: Path, cache: Path, view: View, exclude: tuple[str,
     return cohort
 
 
-def _write(into: Path, sample: Sample, probability: Array, label: str) -> list[Path]:
-    folder = into / sample.subject / "anat"
+def _references(
+    part: Part, root: Path, view: View, exclude: tuple[str, ...]
+) -> dict[str, tuple[tuple[int, ...], Array]]:
+    """Sample → shape and affine of the file on whose grid its prediction belongs."""
+    options = describe_part(COHORTS, part)
+    if options["use"] != "bids":
+        return {}
+    name = view.images[0] if options["reference"] == "label" else str(options["reference"])
+    needed = tuple(dict.fromkeys((*view.images, name)))
+    found = bids.index(root, sequences=needed, session=str(options["session"]), exclude=exclude)
+    headers = {one.id: nifti.header(one.images[name]) for one in found.candidates}
+    return {id: (facts.shape, facts.affine) for id, facts in headers.items()}
+
+
+def _write(
+    into: Path, sample: Sample, probability: Array, grid: tuple[tuple[int, ...], Array], label: str
+) -> list[Path]:
+    session = [part for part in sample.id.split("_") if part.startswith("ses-")]
+    folder = into.joinpath(sample.subject, *session, "anat")
     stem = f"{sample.id}_label-{label}"
+    shape, affine = grid
+    likely = transforms.resample(probability, sample.affine, shape, affine, order="linear")
+    mask = transforms.resample(probability > THRESHOLD, sample.affine, shape, affine, order="nearest")
     return [
-        nifti.write(folder / f"{stem}_probseg.nii.gz", probability, sample.affine, dtype=np.float32),
-        nifti.write(
-            folder / f"{stem}_mask.nii.gz", (probability > THRESHOLD).astype(np.uint8), sample.affine, dtype=np.uint8
-        ),
+        nifti.write(folder / f"{stem}_probseg.nii.gz", likely, affine, dtype=np.float32),
+        nifti.write(folder / f"{stem}_mask.nii.gz", mask, affine, dtype=np.uint8),
     ]

@@ -18,7 +18,8 @@ from typing import Any
 import jinja2
 import pyarrow as pa
 
-from harness.leaderboard import MetricFacts, TableFacts, interval_text, read_facts, replace_file, row_labels
+from harness.files import replace_file
+from harness.leaderboard import MetricFacts, TableFacts, interval_text, read_facts, row_labels
 from harness.statistics import MINIMUM_SUBJECTS
 from harness.types import JSON, Ineligible, Source
 

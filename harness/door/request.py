@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge
 
 from harness.door.catalogue import load_task, task_names
 from harness.door.words import Words
 from harness.errors import OutOfRange, RequestError, UnknownName
 from harness.settings import RunSettings, settings_from
 from harness.space import Axis, Choice, Dimension, grid, text_of
-from harness.spec import Part, Task, checked, keys, override
+from harness.spec import Part, Task, checked, keys, narrowed, override
 from harness.sweep import Request, at
-from harness.tuning.search import fit_space
+from harness.tuning.spaces import fit_space
 from harness.types import JSON
 
-__all__ = ["resolve", "settings_of"]
+__all__ = ["RUN_WORDS", "resolve", "settings_of"]
 
 _SETTINGS = {field.name for field in dataclasses.fields(RunSettings)}
 # Words that steer the request itself and are neither settings nor overrides.
 _OWN = {"task", "profile", "experiment", "seed", "fold", "attribution", "search", "space"}
+RUN_WORDS = frozenset(_SETTINGS | _OWN)
+"""Words that a run takes, whatever its task; the others are keys of the task."""
 # What stands below a configuration: a grid over it would train the same network again.
 _BELOW = ("attributions", "metrics", "objective", "explanation_objective")
 # Settings that hold several names.
@@ -72,7 +76,9 @@ def resolve(words: Words, *, texts: tuple[str, ...] = ()) -> Request:
             seeds = tuple(value)
         else:
             task = override(task, key, value)
+    experiment = str(words.values.get("experiment", task.experiment))
     axes = _experiment(words, task)
+    task = _free(narrowed(task, profile=profile, experiment=experiment), words)
     values = {key: value for key, value in words.values.items() if key not in _SETTINGS | _OWN}
     swept = {_full(key, task) for key in axes}
     for key in [key for key in values if _full(key, task).partition(".")[0] in swept]:
@@ -87,7 +93,7 @@ def resolve(words: Words, *, texts: tuple[str, ...] = ()) -> Request:
         task=task,
         axes=axes,
         seeds=_several_checked("seed", words.several("seed", seeds)),
-        folds=_several_checked("fold", words.several("fold")) if _given("fold", words) else None,
+        folds=_several_checked("fold", words.several("fold")) if words.has("fold") else None,
         profile=profile,
         settings=settings,
         words=(
@@ -112,9 +118,19 @@ def _overridden(task: Task, values: Mapping[str, JSON], attributions: tuple[JSON
     return task
 
 
+def _free(task: Task, words: Words) -> Task:
+    """The task without presets of keys that the words give."""
+    given = {_full(key, task) for key in (*words.values, *words.sweeps, *(one.key for one in words.space))}
+    presets = {
+        condition: {key: value for key, value in values.items() if _full(key, task) not in given}
+        for condition, values in task.presets.items()
+    }
+    return dataclasses.replace(task, presets=presets)
+
+
 def _several_checked(key: str, values: tuple[JSON, ...]) -> tuple[int, ...]:
-    """Whole numbers that differ."""
-    return Axis(key, tuple(checked(int, value, key) for value in values)).values
+    """Whole numbers from 0 that differ."""
+    return Axis(key, tuple(checked(Annotated[int, Ge(0)], value, key) for value in values)).values
 
 
 def _profile(task: Task, profile: str, settings: RunSettings) -> dict[str, JSON]:
@@ -136,7 +152,7 @@ def search_of(words: Words, task: Task) -> tuple[Dimension, ...]:
     UnknownName
         If the task has no space of this name, or no such option.
     RequestError
-        If a dimension does not fit its option (see :func:`harness.tuning.search.fit_space`).
+        If a dimension does not fit its option (see :func:`harness.tuning.spaces.fit_space`).
     """
     named = words.values.get("space")
     if named is not None and named not in task.spaces:
@@ -183,10 +199,6 @@ def _search(
 
 def _full(key: str, task: Task) -> str:
     return task.axes.get(key, key)
-
-
-def _given(key: str, words: Words) -> bool:
-    return key in words.values or key in words.sweeps
 
 
 def _text(dimension: Dimension) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from harness.cell import Bundle
 from harness.claims import Ordering, Published, label_key
 from harness.contribution import shapley_rows
 from harness.door.catalogue import load_task
@@ -19,12 +20,14 @@ from harness.metrics.register import evaluate
 from harness.orderings import Contrast, Estimate, Finding, Pair, judge, mean_contrast, pooled_contrast
 from harness.registry import METRICS
 from harness.seeding import generator
-from harness.spec import Task
+from harness.spec import Configuration, Task
 from harness.statistics import MINIMUM_SUBJECTS
 from harness.sweep import Plan, Tables
+from harness.tuning.search import Chosen, chosen_of
+from harness.tuning.spaces import short
 from harness.types import JSON
 
-__all__ = ["findings", "sheets_of"]
+__all__ = ["findings", "sheets_of", "winners"]
 
 _MARKS = {"supported": "good", "not supported": "bad", "undecided": "open"}
 _REGION = "region"
@@ -50,7 +53,63 @@ def sheets_of(plan: Plan, tables: Tables, shapley: pa.Table | None) -> list[Shee
         sheets += _published_sheets(task.published, plan, tables)
     if shapley is not None:
         sheets.append(_shapley_sheet(shapley))
+    found_by_search = winners(plan)
+    if found_by_search:
+        sheets.append(_winners_sheet(plan, found_by_search))
     return sheets
+
+
+def winners(plan: Plan) -> list[tuple[Configuration, str, Chosen]]:
+    """What every search of a run chose: the row, the trainings that it served in words, and the choice.
+
+    Returns
+    -------
+    list
+        In the order of the rows; empty where nothing was searched, or no search
+        has ended yet.
+    """
+    rows = {one.id: one for one in plan.configurations}
+    served: dict[tuple[str, str], list[Bundle]] = {}
+    chosen: dict[str, Chosen] = {}
+    for bundle in plan.bundles:
+        one = chosen_of(plan.store, bundle.configuration)
+        if one is not None:
+            chosen[one.identity] = one
+            served.setdefault((bundle.row, one.identity), []).append(bundle)
+    return [(rows[row], _served(plan, own), chosen[identity]) for (row, identity), own in served.items()]
+
+
+def _served(plan: Plan, bundles: Sequence[Bundle]) -> str:
+    """Folds and seeds in words."""
+    first = bundles[0]
+    if len(bundles) > 1 and len(bundles) == sum(one.row == first.row for one in plan.bundles):
+        return "all folds and seeds"
+    return ", ".join(f"fold {one.fold} seed {one.seed}" for one in bundles)
+
+
+def _winners_sheet(plan: Plan, found: Sequence[tuple[Configuration, str, Chosen]]) -> Sheet:
+    """One line per search: what was chosen, and what it was worth inside the fold."""
+    axes = list(dict.fromkeys(name for configuration, _, _ in found for name in configuration.axes))
+    keys = list(dict.fromkeys(key for _, _, chosen in found for key in chosen.values))
+    lines = []
+    for configuration, where, chosen in found:
+        states = [trial.state for trial in chosen.trials]
+        lines.append(
+            (
+                *(_text(configuration.axes.get(name, "")) for name in axes),
+                where,
+                *(short(chosen.values[key]) if key in chosen.values else "" for key in keys),
+                interval_text(chosen.value),
+                f"{len(states)} ({states.count('stopped')} stopped, {states.count('failed')} failed)",
+            )
+        )
+    note = (
+        "A search saw training subjects of its own fold alone, or subjects that are left out here: nobody who is "
+        "tested had a say. The value is that of the best of all candidates on the inner validation: optimistic, and no "
+        "performance."
+    )
+    columns = (*axes, "searched for", *keys, "inner validation", "candidates")
+    return Sheet("What the searches chose", columns, tuple(lines), note)
 
 
 def findings(plan: Plan, tables: Tables) -> list[Found]:
@@ -120,9 +179,9 @@ def _arms(ordering: Ordering, lines: Sequence[Mapping[str, Any]], tables: Tables
     for line in lines:
         pooled = tables.pooled[line["configuration"]]
         if ordering.over == _REGION:
-            arms.update(pooled.regions)
+            arms.update({name: rows[0] for name, rows in pooled.regions.items()})
         elif ordering.over in line:
-            row = pooled.regions.get(ordering.at[_REGION]) if _REGION in ordering.at else pooled.prediction
+            row = pooled.regions.get(ordering.at[_REGION], (None,))[0] if _REGION in ordering.at else pooled.prediction
             if row is not None:
                 arms.setdefault(str(line[ordering.over]), row)
     return arms

@@ -30,6 +30,10 @@ class Words:
     sweeps: dict[str, tuple[JSON, ...]] = field(default_factory=dict)
     space: tuple[Dimension, ...] = ()
 
+    def has(self, key: str) -> bool:
+        """Whether one value of a key was given, or several."""
+        return key in self.values or key in self.sweeps
+
     def several(self, key: str, default: Sequence[JSON] = ()) -> tuple[JSON, ...]:
         """All values of a key, however many were given."""
         if key in self.values:

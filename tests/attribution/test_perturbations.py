@@ -1,4 +1,4 @@
-"""Occlusion, ablation and Shapley values against slow replicas."""
+"""Ablation and Shapley values of channels against slow replicas."""
 
 from itertools import permutations
 
@@ -73,46 +73,3 @@ def test_channel_ablation_misses_what_two_channels_both_say() -> None:
     model = Formula(lambda x: x.amax(1).flatten(1).sum(1, keepdim=True))
     x = torch.ones(1, 2, 1, 1)
     assert attribute("channel_ablation", model, x, [0])[0].flatten().tolist() == [0.0, 0.0]
-
-
-def test_occlusion_agrees_with_a_slow_replica() -> None:
-    """Every window written out: mean loss over the windows that cover a voxel."""
-    total, count = torch.zeros_like(X), torch.zeros_like(X)
-    for channel in range(4):
-        for row in (0, 2, 4, 6):
-            for column in (0, 2, 4, 6):
-                x = X.clone()
-                window = (slice(None), channel, slice(row, row + 3), slice(column, column + 3))
-                x[window] = 0.1
-                with torch.no_grad():
-                    lost = (MODEL.eval()(X) - MODEL(x))[:, 1]
-                total[window] += lost[:, None, None]
-                count[window] += 1
-    found = attribute("occlusion", MODEL, X, [1], window=3, stride=2, baseline=0.1)[0]
-    # captum averages in float32.
-    torch.testing.assert_close(found, total / count, rtol=1e-5, atol=1e-8)
-
-
-def test_occlusion_of_all_channels_gives_them_one_map() -> None:
-    """Without `per_channel` a window covers all channels at once."""
-    found = attribute("occlusion", MODEL, X, [0], window=3, stride=3, per_channel=False)[0]
-    torch.testing.assert_close(found, found[:, :1].expand_as(found))
-
-
-def test_occlusion_window_may_be_wider_than_the_image() -> None:
-    """One window then covers a channel: the channel's ablation."""
-    wide = attribute("occlusion", MODEL, X, [0], window=64, stride=64)[0]
-    torch.testing.assert_close(wide, attribute("channel_ablation", MODEL, X, [0])[0], rtol=1e-5, atol=1e-8)
-
-
-def test_a_window_of_baseline_values_has_no_effect() -> None:
-    """Where the image is the baseline already, the map is exactly zero."""
-    x = X.clone()
-    x[:, 1] = 0.0
-    assert float(attribute("occlusion", MODEL, x, [0], window=3, stride=3)[0][:, 1].abs().max()) == 0.0
-
-
-def test_occlusion_refuses_a_stride_that_leaves_gaps() -> None:
-    """Both values stand in the message."""
-    with pytest.raises(OutOfRange, match="`1 <= stride <= window` must hold for occlusion, got stride=5, window=4"):
-        attribute("occlusion", MODEL, X, [0], window=4, stride=5)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,31 +14,33 @@ import pytest
 
 import harness
 from harness import leaderboard as boards
-from harness.data import nifti
+from harness.data import nifti, transforms
 from harness.door import commands
+from harness.door.prediction import _write
 from harness.errors import CohortError, RequestError, UnknownName
+from harness.types import Sample
 
-SMALL = (
-    "task=epvs",
-    "phantom_subjects=3",
-    "phantom.shape=[24,24,8]",
-    "phantom.density=4000",
-    "model.width=2",
-    "model.depth=2",
-    "model.output_bias=0",
-    "recipe.epochs=1",
-    "attribution=saliency",
-    "sequences=T2w,FLAIR",
-    "ray=off",
-    "mlflow=off",
-)
+
+@pytest.fixture(scope="session")
+def small(small_run: tuple[str, ...]) -> tuple[str, ...]:
+    """Words of a run in this process that explains."""
+    return (*small_run, "attribution=saliency", "sequences=T2w,FLAIR", "ray=off", "mlflow=off")
+
+
+# Turned by 0.2 about the third axis, and moved.
+OBLIQUE = np.array([
+    [np.cos(0.2), -np.sin(0.2), 0, 4.0],
+    [np.sin(0.2), np.cos(0.2), 0, -7.0],
+    [0, 0, 1, 11.0],
+    [0, 0, 0, 1],
+])  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def out(small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The out folder of a finished small run."""
     folder = tmp_path_factory.mktemp("commands") / "out"
-    assert commands.run([*SMALL, f"out={folder}"]) == 0
+    assert commands.run([*small, f"out={folder}"]) == 0
     return folder
 
 
@@ -59,17 +63,21 @@ def test_wrong_word_is_one_message_and_exit_code_2(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_plan_counts_and_trains_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_counts_and_trains_nothing(
+    tmp_path: Path, small: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     """A plan names configurations and cells and leaves no cell behind."""
-    assert commands.plan([*SMALL, f"out={tmp_path / 'out'}"]) == 0
+    assert commands.plan([*small, f"out={tmp_path / 'out'}"]) == 0
     shown = capsys.readouterr().out
     assert "24 cells to do, 0 done." in shown
     assert not (tmp_path / "out" / "store" / "train").exists()
 
 
-def test_plan_of_a_finished_run_has_nothing_to_do(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_of_a_finished_run_has_nothing_to_do(
+    out: Path, small: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     """What the store holds is not planned again."""
-    commands.plan([*SMALL, f"out={out}"])
+    commands.plan([*small, f"out={out}"])
     assert "0 cells to do, 24 done." in capsys.readouterr().out
 
 
@@ -93,30 +101,152 @@ def test_leaderboard_of_a_task_never_run_says_what_to_do(tmp_path: Path) -> None
         commands.leaderboard(["task=epvs", f"out={tmp_path}"])
 
 
-def test_three_subjects_are_shown_one_by_one(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_three_subjects_are_shown_one_by_one(
+    out: Path, small: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     """With few subjects the screen shows every subject's objective."""
-    assert commands.run([*SMALL, f"out={out}"]) == 0
+    assert commands.run([*small, f"out={out}"]) == 0
     shown = capsys.readouterr().out
     for subject in ("sub-01", "sub-02", "sub-03"):
         assert subject in shown
 
 
-def test_predict_writes_masks_on_the_subjects_grid(out: Path, tmp_path: Path) -> None:
-    """New subjects get a mask and a probability in NIfTI, where their images are."""
-    root = next((out / "phantoms").iterdir())
+@pytest.fixture(scope="module")
+def predicted(out: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """New subjects, their axes turned to LPS and on an oblique grid, and the folder of their predictions."""
+    root = tmp_path_factory.mktemp("predicted") / "new"
+    shutil.copytree(next((out / "phantoms").iterdir()), root)
+    for path in root.glob("sub-*/anat/*.nii.gz"):
+        array, affine = nifti.read(path)
+        turned = np.diag([-1.0, -1.0, 1.0, 1.0])
+        turned[:2, 3] = np.array(array.shape[:2]) - 1
+        nifti.write(path, array[::-1, ::-1], OBLIQUE @ affine @ turned, dtype=np.float32)
     identity = next(iter((out / "store" / "configurations").glob("*.json"))).stem
-    words = [f"model={identity}", f"data={root}", f"out={out}", f"into={tmp_path / 'predictions'}"]
-    assert commands.predict(words) == 0
-    probability, affine = nifti.read(tmp_path / "predictions/sub-01/anat/sub-01_label-pvs_probseg.nii.gz")
-    mask, _ = nifti.read(tmp_path / "predictions/sub-01/anat/sub-01_label-pvs_mask.nii.gz")
-    truth, truth_affine = nifti.read(root / "sub-01/anat/sub-01_label-pvs_mask.nii.gz")
-    np.testing.assert_array_equal(mask, probability > 0.5)
-    assert 0 <= probability.min() <= probability.max() <= 1
-    # Both hold the same box of the world, though the network works in RAS+.
-    corners = np.array([[0, 0, 0, 1], [*(np.array(truth.shape) - 1), 1]]).T
-    ours = np.sort((affine @ corners)[:3], axis=1)
-    theirs = np.sort((truth_affine @ corners)[:3], axis=1)
-    np.testing.assert_allclose(ours, theirs, atol=2.0)
+    into = root.parent / "predictions"
+    assert commands.predict([f"model={identity}", f"data={root}", f"out={out}", f"into={into}"]) == 0
+    return root, into
+
+
+def test_predictions_are_on_the_subjects_own_grid(predicted: tuple[Path, Path]) -> None:
+    """Mask and probability can be laid over the image that they belong to, voxel by voxel."""
+    root, into = predicted
+    image, affine = nifti.read(root / "sub-01/anat/sub-01_T2w.nii.gz")
+    for name in ("mask", "probseg"):
+        array, placed = nifti.read(into / f"sub-01/anat/sub-01_label-pvs_{name}.nii.gz")
+        assert array.shape == image.shape
+        np.testing.assert_allclose(placed, affine, atol=1e-5)
+    assert 0 <= array.min() < array.max() <= 1
+
+
+def test_prediction_keeps_its_place_in_the_world(predicted: tuple[Path, Path], tmp_path: Path) -> None:
+    """What the network says of a voxel in RAS+ is written where that voxel was; beyond its field stands 0."""
+    root, _ = predicted
+    file, affine = nifti.read(root / "sub-01/anat/sub-01_T2w.nii.gz")
+    _, ras_affine = transforms.reorient(file, affine)
+    probability = np.random.default_rng(0).random((9, 8, 3)).astype(np.float32)  # a crop from voxel (5, 4, 2)
+    corner = ras_affine @ np.array([[1, 0, 0, 5], [0, 1, 0, 4], [0, 0, 1, 2], [0, 0, 0, 1.0]])
+    sample = Sample("sub-01", "sub-01", {}, {}, {}, corner, transforms.spacing_of(corner))
+    paths = _write(tmp_path, sample, probability, (file.shape, affine), "pvs")
+    written, placed = nifti.read(paths[0])
+    assert np.count_nonzero(written) == probability.size
+    for voxel in np.argwhere(written > 0):
+        world = placed @ [*voxel, 1]
+        i, j, k, _ = np.rint(np.linalg.solve(corner, world)).astype(int)
+        assert written[tuple(voxel)] == pytest.approx(probability[i, j, k], abs=1e-5)
+    np.testing.assert_array_equal(nifti.read(paths[1])[0], written > 0.5)
+
+
+def test_coarse_prediction_comes_to_the_fine_grid(tmp_path: Path) -> None:
+    """A centre of mass stays within a tenth of a voxel in the world; masks take the nearest voxel, 0 or 1."""
+    coarse = OBLIQUE @ np.diag([3.0, 3.0, 3.0, 1.0])
+    fine = OBLIQUE @ np.array([[1, 0, 0, -1.0], [0, 1, 0, -1.0], [0, 0, 1, -1.0], [0, 0, 0, 1]])
+    probability = np.zeros((6, 6, 6), np.float32)
+    probability[2:4, 1:4, 3] = 0.9
+    sample = Sample("sub-01", "sub-01", {}, {}, {}, coarse, (3.0, 3.0, 3.0))
+    paths = _write(tmp_path, sample, probability, ((18, 18, 18), fine), "pvs")
+    for path in paths:
+        values, affine = nifti.read(path)
+        np.testing.assert_allclose(_centre(values, affine), _centre(probability, coarse), atol=0.1)
+    assert set(np.unique(nifti.read(paths[1])[0])) == {0, 1}
+    assert nifti.read(paths[1])[0].sum() == 27 * 6
+
+
+def test_sessions_have_folders_of_their_own(tmp_path: Path) -> None:
+    """BIDS puts a session's files below the session."""
+    sample = Sample("sub-01_ses-2", "sub-01", {}, {}, {}, np.eye(4), (1.0, 1.0, 1.0))
+    paths = _write(tmp_path, sample, np.ones((3, 3, 3), np.float32), ((3, 3, 3), np.eye(4)), "pvs")
+    assert paths[0] == tmp_path / "sub-01/ses-2/anat/sub-01_ses-2_label-pvs_probseg.nii.gz"
+
+
+def test_predictions_are_a_bids_derivative(predicted: tuple[Path, Path]) -> None:
+    """The folder says what it is, what made it, and of which data."""
+    root, into = predicted
+    facts = json.loads((into / "dataset_description.json").read_text())
+    assert facts["DatasetType"] == "derivative" and facts["BIDSVersion"]
+    assert facts["GeneratedBy"][0]["Name"] == "harness"
+    assert len(facts["GeneratedBy"][0]["Parameters"]["networks"]) == 3
+    assert facts["SourceDatasets"] == [{"URL": root.as_uri()}]
+
+
+def test_predictions_are_not_mixed_with_measurements(out: Path, predicted: tuple[Path, Path]) -> None:
+    """A folder that is a data set of its own is left as it is."""
+    root, _ = predicted
+    before = sorted(root.rglob("*"))
+    identity = next(iter((out / "store" / "configurations").glob("*.json"))).stem
+    with pytest.raises(RequestError, match=r"holds another data set .*; nothing was written"):
+        commands.predict([f"model={identity}", f"data={root}", f"out={out}", f"into={root}"])
+    assert sorted(root.rglob("*")) == before
+
+
+def _centre(values: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Centre of mass in mm."""
+    voxels = np.argwhere(values > 0)
+    weights = values[tuple(voxels.T)]
+    return (affine @ np.r_[np.average(voxels, axis=0, weights=weights), 1])[:3]
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "message"),
+    [
+        ("report", ["task=epvs", "csv=a.csv"], r"harness report does not use csv=; it takes out=, task=. "
+         r"csv= is a word of: harness leaderboard$"),
+        ("report", ["task=epvs", "seed=1"], r"does not use seed=.*is a word of: harness run, harness plan"),
+        ("report", ["task=epvs", "recipe.lr=interval(0,1)"], r"does not use recipe\.lr=.*harness run"),
+        ("report", ["task=epvs", "cvs=a"], r"no word of harness report is named 'cvs'\. All: out, task"),
+        ("leaderboard", ["task=epvs", "sequences=T2w"], r"harness leaderboard does not use sequences="),
+        ("leaderboard", ["task=epvs", "csv=a,b"], r"takes one value of csv, got csv=a,b"),
+        ("leaderboard", ["task=epvs", "experiment=ablation"], r"does not use experiment="),
+        ("predict", ["model=a", "data=b", "label=pvs"], r"harness predict does not use label=.*harness data verify"),
+        ("predict", ["model=a,b", "data=b"], r"harness predict takes one value of model, got model=a,b"),
+        ("describe", ["task=epvs", "model=unet"], r"describe task=NAME does not use model=.*harness describe"),
+        ("describe", ["model=unet", "split=k_fold"], r"describe what\? Say task=NAME or one of"),
+        ("describe", ["task=epvs", "format=yaml"], r"no format is named 'yaml'.*All: json, text"),
+        ("ui", ["port=5000", "task=epvs"], r"harness ui does not use task="),
+        ("ui", ["port=true"], r"port >= 1 and port <= 65535` must hold for port, got True"),
+    ],
+)  # fmt: skip
+def test_words_that_a_command_does_not_use_are_refused(command: str, words: list[str], message: str) -> None:
+    """A word is never taken and ignored; the commands that use it are named."""
+    with pytest.raises(RequestError, match=message):
+        getattr(commands, command)(words)
+
+
+@pytest.mark.parametrize(
+    ("action", "words", "message"),
+    [
+        ("make", ["task=epvs", "into=x", "seed=1"], r"harness data make does not use seed="),
+        ("make", ["task=epvs", "into=x", "model.width=3"], r"harness data make does not use model\.width="),
+        ("make", ["task=epvs", "into=x", "phantom_subjects=3,4"], r"takes one value of phantom_subjects"),
+        ("verify", ["data=x", "out=y"], r"harness data verify does not use out=.*harness leaderboard"),
+        ("verify", ["task=epvs", "sequences=T2w"], r"which folder\? Say data=DIR"),
+        ("verify", ["task=epvs", "data=x", "cvs=a"], r"no key is named 'cvs'"),
+        ("describe", ["task=epvs", "into=x"], r"no key is named 'into'"),
+    ],
+)
+def test_actions_on_data_refuse_words_that_they_do_not_use(action: str, words: list[str], message: str) -> None:
+    """The same holds for ``harness data``."""
+    with pytest.raises(RequestError, match=message):
+        commands.data(action, words)
 
 
 def test_predict_without_a_model_lists_what_there_is(out: Path, tmp_path: Path) -> None:

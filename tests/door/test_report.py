@@ -221,6 +221,12 @@ PLOTS: dict[str, Callable[[], bytes]] = {
     "truth_scatter": lambda: plots.truth_scatter(TRUTH, FOUND, quantity="volume", unit="ml"),
     "sensitivity_precision": lambda: plots.sensitivity_precision({"T2w": ([0.8, 0.9], [0.7, 0.8]), "none": ([], [])}),
     "subject_lines": lambda: plots.subject_lines({"T2w": {"a": 0.8, "b": 0.7}, "FLAIR": {"a": 0.5}}, quantity="dice"),
+    "subject_dots": lambda: plots.subject_dots(
+        {"dice": {"sub-01": [0.5, 0.6], "sub-02": []}, "auc": {"sub-01": [0.9]}}
+    ),
+    "training_curves": lambda: plots.training_curves(
+        {"loss": {"fold 0": [3.0, 1.0], "fold 1": [2.0]}, "validation": {}}
+    ),
     "channel_bars": lambda: plots.channel_bars(
         [plots.Bars("share", "share", SHARES), plots.Bars("control", "share", {"T2w": SHARES["T2w"]}, muted=True)]
     ),

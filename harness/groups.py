@@ -1,0 +1,272 @@
+"""Judge explanations as sums over subjects: where a group's map lies, with the truth of all.
+
+No single lesion map covers a region, so a map of one subject says little of what
+a model has learned; summed over the tested subjects of all folds it does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.cell import Cell, digest
+from harness.identity import identify
+from harness.leaderboard import Values
+from harness.metrics.evidence import Evidence
+from harness.metrics.register import asks, evaluate, evaluate_chance
+from harness.registry import ATTRIBUTIONS
+from harness.scoring import labels_of
+from harness.seeding import generator
+from harness.simulation.lesion_scores import windowed
+from harness.spec import Configuration, Part, Task
+from harness.statistics import jackknife_interval, pseudo_values
+from harness.store import CellRecord, Store, write_json, write_record
+from harness.types import JSON, Array, Cohort, Score, Truth
+
+__all__ = ["GroupScores", "exact_group_map", "group_sums", "score_group", "target_mask"]
+
+_OF_TRUTH = {"target", "rois", "exact"}
+
+
+@dataclass(frozen=True)
+class GroupScores:
+    """How one attribution of one configuration does.
+
+    Parameters
+    ----------
+    whole : metric → mean over the outputs
+    by_output : output → metric → score
+    paired : of the metric that ranks, a value per block of subjects, by which
+        attributions are compared in pairs
+    """
+
+    whole: Mapping[str, Score] = field(default_factory=dict)
+    by_output: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
+    paired: Values = field(default_factory=dict)
+
+
+def score_group(
+    task: Task, configuration: Configuration, label: str, cells: Sequence[Cell], cohort: Cohort, store: Store
+) -> GroupScores:
+    """Every metric of explanations, on the sum of the maps of all finished folds.
+
+    Parameters
+    ----------
+    label : of the attribution
+    cells : its explain cells, of all folds and seeds
+    cohort : with the truth, if there is one; without it, metrics that need it have no value
+
+    Returns
+    -------
+    GroupScores
+        Kept in the store by the identities of the cells and the truth. Intervals
+        leave out one block of subjects at a time; several seeds are averaged.
+    """
+    done = [cell for cell in cells if store.get("explain", cell.identity) is not None]
+    labels = labels_of(task, "explanation")
+    if not done or not labels:
+        return GroupScores()
+    identity = identify(
+        {
+            "stage": "pool",
+            "group": label,
+            "configuration": configuration.id,
+            "cells": sorted(cell.identity for cell in done),
+            "truth": cohort.truth.fingerprint if cohort.truth else "",
+            "metrics": {name: configuration.task["metrics"][name] for name in labels},
+            "objective": task.explanation_objective,
+            "code": digest("pool", task),
+        }
+    )
+    record = store.get("pool", identity)
+    if record is None:
+        with tempfile.TemporaryDirectory() as name:
+            write_json(Path(name) / "group.json", _scored(task, label, done, cohort, store))
+            record = CellRecord(identity, "pool", "done", configuration.id, -1, -1, label)
+            write_record(Path(name), record)
+            record = store.commit(Path(name))
+    read = json.loads(store.artifact(record, "group.json").read_text())
+    return GroupScores(
+        _scores(read["whole"]),
+        {name: _scores(scores) for name, scores in read["outputs"].items()},
+        {
+            metric: {block: {0: _number(value)} for block, value in blocks.items()}
+            for metric, blocks in read["paired"].items()
+        },
+    )
+
+
+def group_sums(cells: Sequence[Cell], store: Store) -> tuple[tuple[str, ...], Array]:
+    """Block sums of one attribution and seed, folds in order.
+
+    Returns
+    -------
+    names of the outputs, and (B, T, C, X, Y, Z) float32
+    """
+    outputs: tuple[str, ...] = ()
+    sums = []
+    for cell in sorted(cells, key=lambda cell: cell.fold):
+        record = store.get("explain", cell.identity)
+        if record is None:
+            continue
+        outputs = tuple(record.facts["outputs"])
+        with np.load(store.artifact(record, "blocks.npz"), allow_pickle=False) as file:
+            sums.append(file["sums"])
+    return outputs, np.concatenate(sums)
+
+
+def target_mask(truth: Truth, output: str) -> Array:
+    """Where an explanation of a score should lie: its regions of the largest weight, (X, Y, Z) bool."""
+    weights = truth.weights[output]
+    largest = max(weights.values())
+    masks = [truth.rois[name].load() for name, weight in weights.items() if weight >= largest * (1 - 1e-9)]
+    found: Array = np.any(masks, axis=0)
+    return found
+
+
+def exact_group_map(truth: Truth, output: str, part: Part) -> Array:
+    """What an attribution shows of a model that computes a linear score exactly, summed over the cohort.
+
+    Parameters
+    ----------
+    part : the attribution; occlusion smears the map over its windows
+
+    Returns
+    -------
+    (X, Y, Z) float64
+    """
+    exact = np.zeros(truth.counts.shape)
+    counts = truth.counts.load()
+    for name, weight in truth.weights[output].items():
+        mask = truth.rois[name].load()
+        exact[mask] += weight / np.count_nonzero(mask) * counts[mask]
+    if ATTRIBUTIONS.name_of(part.func) == "occlusion":
+        window, stride = part.keywords["window"], part.keywords["stride"]
+        sides = exact.shape
+        windows = [min(side, one) for side, one in zip(sides, _three(window), strict=True)]
+        return windowed(exact, windows, [min(w, s) for w, s in zip(windows, _three(stride), strict=True)])
+    return exact
+
+
+def _three(value: int | Sequence[int]) -> tuple[int, ...]:
+    return (value,) * 3 if isinstance(value, int) else tuple(value)
+
+
+def _scored(task: Task, label: str, cells: Sequence[Cell], cohort: Cohort, store: Store) -> JSON:
+    """All scores as JSON: of each output, their means, and the pairs of the objective."""
+    part = task.attributions[label]
+    by_seed: list[dict[str, dict[str, tuple[Score, Array]]]] = []
+    for seed in sorted({cell.seed for cell in cells}):
+        outputs, sums = group_sums([cell for cell in cells if cell.seed == seed], store)
+        by_seed.append(
+            {
+                output: _of_output(task, part, output, sums[:, index], cohort, generator(seed, "group", label, output))
+                for index, output in enumerate(outputs)
+            }
+        )
+    outputs = tuple(by_seed[0])
+    metrics = tuple(by_seed[0][outputs[0]])
+    found = {
+        output: {metric: _mean([one[output][metric] for one in by_seed])[0] for metric in metrics} for output in outputs
+    }
+    whole = {metric: _mean([one[output][metric] for one in by_seed for output in outputs]) for metric in metrics}
+    pairs = whole[task.explanation_objective][1] if task.explanation_objective in whole else np.empty(0)
+    return {
+        "outputs": {output: {metric: _bare(score) for metric, score in one.items()} for output, one in found.items()},
+        "whole": {metric: _bare(score) for metric, (score, _) in whole.items()},
+        "paired": {
+            task.explanation_objective: {f"block {number:02d}": _null(value) for number, value in enumerate(pairs)}
+        },
+    }
+
+
+def _of_output(
+    task: Task, part: Part, output: str, blocks: Array, cohort: Cohort, rng: np.random.Generator
+) -> dict[str, tuple[Score, Array]]:
+    """Metric → its score and pseudo-values, of the blocks (B, C, X, Y, Z) of one output."""
+    truth = cohort.truth
+    sample = cohort.samples[0]
+    target = None if truth is None else target_mask(truth, output)
+    rois = None if truth is None else np.stack([image.load() for image in truth.rois.values()])
+    exact = None if truth is None else exact_group_map(truth, output, part)[None]
+    total = blocks.sum(axis=0, dtype=np.float64)
+
+    def evidence(explanation: Array) -> Evidence:
+        return Evidence(
+            explanation=explanation,
+            target=target,
+            rois=rois,
+            spacing_mm=sample.spacing_mm,
+            channels=("lesion",),
+            rng=rng,
+        )
+
+    found: dict[str, tuple[Score, Array]] = {}
+    whole = evidence(total)
+    left_out = [evidence(total - block) for block in blocks] if len(blocks) > 1 else []
+    perfect = None if exact is None else evidence(exact)
+    for name in labels_of(task, "explanation"):
+        metric = task.metrics[name]
+        if truth is None and _OF_TRUTH.intersection(asks(metric)):
+            found[name] = (Score(math.nan, math.nan, math.nan, 0), np.empty(0))
+            continue
+        value = evaluate(metric, whole)
+
+        def statistic(
+            kept: Array, metric: Part = metric, value: float = value, left_out: Sequence[Evidence] = left_out
+        ) -> float:
+            absent = np.setdiff1d(np.arange(len(left_out)), kept)
+            return value if not absent.size else evaluate(metric, left_out[int(absent[0])])
+
+        pairs = pseudo_values(statistic, len(left_out))
+        interval = jackknife_interval(pairs, value)
+        score = Score(
+            value,
+            interval.low,
+            interval.high,
+            len(cohort.subjects),
+            se=interval.se,
+            chance=evaluate_chance(metric, whole),
+            ceiling=math.nan if perfect is None else evaluate(metric, perfect),
+        )
+        found[name] = (score, pairs)
+    return found
+
+
+def _mean(several: Sequence[tuple[Score, Array]]) -> tuple[Score, Array]:
+    """The mean of several scores over the same blocks; its interval is that of the mean pseudo-values."""
+    scores = [score for score, _ in several]
+    pairs = np.mean([values for _, values in several], axis=0)
+    value, chance, ceiling = (
+        float(np.mean([getattr(score, name) for score in scores])) for name in ("value", "chance", "ceiling")
+    )
+    interval = jackknife_interval(pairs, value)
+    n = min(score.n for score in scores)
+    return Score(value, interval.low, interval.high, n, se=interval.se, chance=chance, ceiling=ceiling), pairs
+
+
+def _scores(read: Mapping[str, Mapping[str, JSON]]) -> dict[str, Score]:
+    known: dict[str, dict[str, Any]] = {
+        name: {key: _number(value) for key, value in one.items()} for name, one in read.items()
+    }
+    return {name: Score(**one) for name, one in known.items()}
+
+
+def _bare(score: Score) -> JSON:
+    return {key: _null(value) for key, value in dataclasses.asdict(score).items()}
+
+
+def _null(value: float) -> JSON:
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _number(value: JSON) -> float:
+    return math.nan if value is None else value

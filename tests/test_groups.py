@@ -1,0 +1,241 @@
+"""Explanations judged as sums over subjects, end to end on a handful of lesion maps."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, r2_score
+
+import harness.training
+from harness.attribution.controls import weights
+from harness.attribution.gradients import input_x_gradient
+from harness.attribution.occlusion import occlusion
+from harness.cell import Bundle, attributions_of, bundles
+from harness.data.lesions import lesions
+from harness.data.outcomes import scores
+from harness.groups import exact_group_map, group_sums, target_mask
+from harness.leaderboard import build
+from harness.pooling import Pooled, metric_facts, pool
+from harness.registry import MODELS
+from harness.spec import Configuration, Task, describe, override
+from harness.stages import execute
+from harness.store import Store
+from harness.training import train
+from harness.types import Cohort
+
+Ran = tuple[Configuration, list[Bundle], Store]
+
+
+@pytest.fixture(scope="module")
+def lsm() -> Task:
+    """The real task with two attributions, fitted in a moment."""
+    from harness.door.catalogue import load_task
+
+    task: Task = load_task("lsm")
+    task = dataclasses.replace(
+        task,
+        attributions={
+            "occlusion": partial(occlusion, window=3, stride=2),
+            "gradient": partial(input_x_gradient),
+            "weights": partial(weights),
+        },
+    )
+    for key, value in {"model": "ridge", "model.minimum": 2, "split.folds": 3, "recipe.epochs": 1}.items():
+        task = override(task, key, value)
+    return task
+
+
+@pytest.fixture(scope="module")
+def cohort(lesion_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    """Fourteen lesion maps with three simulated scores."""
+    cache = tmp_path_factory.mktemp("cache")
+    return scores(lesions(lesion_root, cache, box="native"), cache, patients=3, size=3, noise=0.1)
+
+
+@pytest.fixture(scope="module")
+def ran(
+    lsm: Task, cohort: Cohort, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Configuration, list[Bundle], Store]:
+    """Every cell of the ridge, in a store."""
+    return run(lsm, cohort, tmp_path_factory.mktemp("store"))
+
+
+def run(task: Task, cohort: Cohort, folder: Path) -> Ran:
+    """Every cell of a task on a cohort."""
+    store = Store(folder / "store")
+    described = json.loads(json.dumps(describe(task)))
+    configuration = Configuration(described, {"model": "it"}, "quick", cohort.fingerprint((), ("lesion",)))
+    folds = task.split([(sample.id, sample.subject) for sample in cohort.samples], seed=0)
+    made = list(bundles(configuration, folds, (0,)))
+    for bundle in made:
+        execute(bundle, cohort, store, store.commit)
+    return configuration, made, store
+
+
+@pytest.fixture(scope="module")
+def pooled(ran: Any, cohort: Cohort) -> Pooled:
+    """Its rows."""
+    configuration, made, store = ran
+    return pool(configuration, made, cohort, store, facts={})
+
+
+def predictions(ran: Any) -> dict[str, np.ndarray]:
+    """Subject → predicted scores, from the files."""
+    _, made, store = ran
+    found: dict[str, np.ndarray] = {}
+    for bundle in made:
+        with np.load(store.artifact(store.get("train", bundle.train), "predictions.npz")) as file:
+            found |= {name: file[name] for name in file.files}
+    return found
+
+
+def test_each_score_has_an_r2_of_its_own(ran: Any, pooled: Pooled, cohort: Cohort) -> None:
+    """Pooled over the subjects of all folds, as scikit-learn has it; the whole is their mean."""
+    found = predictions(ran)
+    values = []
+    for index, name in enumerate(cohort.scores):
+        target = [sample.scores[name] for sample in cohort.samples]
+        value = r2_score(target, [found[sample.id][index] for sample in cohort.samples])
+        assert pooled.regions[name][0].pooled["r2"].value == pytest.approx(value)
+        values.append(value)
+    assert pooled.prediction.pooled["r2"].value == pytest.approx(np.mean(values))
+
+
+def test_the_ceiling_of_r2_is_that_of_the_noise(pooled: Pooled, cohort: Cohort) -> None:
+    """The squared correlation of noisy and clean scores, which no prediction from the image exceeds."""
+    target, clean = (
+        np.array([getattr(one, which)["score_1"] for one in cohort.samples]) for which in ("scores", "clean")
+    )
+    assert pooled.regions["score_1"][0].pooled["r2"].ceiling == pytest.approx(np.corrcoef(target, clean)[0, 1] ** 2)
+
+
+def test_group_maps_are_sums_over_all_tested_subjects(ran: Any, lsm: Task, cohort: Cohort) -> None:
+    """Input × gradient of a linear model summed over subjects is Σ w·x, fold by fold."""
+    _, made, store = ran
+    cells = [cell for bundle in made for cell in bundle.cells if cell.stage == "explain" and cell.label == "gradient"]
+    outputs, sums = group_sums(cells, store)
+    assert outputs == cohort.scores
+    from harness.stages import load_network
+
+    view = lsm.view().of(cohort)
+    expected = np.zeros(sums.shape[1:])
+    lesion = {sample.id: sample.masks["lesion"].load() for sample in cohort.samples}
+    for bundle in made:
+        own = load_network(lsm, view, store.artifact(store.get("train", bundle.train), "weights.safetensors"))
+        learned = own.weight_map().detach().numpy()
+        expected += learned * np.sum([lesion[name] for name in bundle.split.test], axis=0)
+    np.testing.assert_allclose(sums.sum(0), expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
+
+
+def test_average_precision_is_that_of_the_summed_map(ran: Any, pooled: Pooled, cohort: Cohort) -> None:
+    """Against scikit-learn on the same sum."""
+    _, made, store = ran
+    cells = [cell for bundle in made for cell in bundle.cells if cell.stage == "explain" and cell.label == "occlusion"]
+    _, sums = group_sums(cells, store)
+    assert cohort.truth is not None
+    expected = average_precision_score(
+        target_mask(cohort.truth, "score_2").ravel(), sums.sum(0, dtype=np.float64)[1, 0].ravel()
+    )
+    row = next(row for row in pooled.regions["score_2"] if row.attribution == "occlusion")
+    assert row.pooled["relevance_ap"].value == pytest.approx(expected)
+
+
+def test_the_geometric_ceiling_of_a_map_is_that_of_an_exact_model(lsm: Task, pooled: Pooled, cohort: Cohort) -> None:
+    """Gradient × input can be perfect; occlusion smears over its windows, and less than one can be reached."""
+    by_label = {row.attribution: row.pooled["relevance_ap"].ceiling for row in pooled.explanations}
+    assert by_label["gradient"] == pytest.approx(1)
+    assert cohort.truth is not None
+    expected = np.mean(
+        [
+            average_precision_score(
+                target_mask(cohort.truth, name).ravel(),
+                exact_group_map(cohort.truth, name, lsm.attributions["occlusion"]).ravel(),
+            )
+            for name in cohort.scores
+        ]
+    )
+    assert by_label["occlusion"] == pytest.approx(expected) and expected < 1
+
+
+def test_attributions_are_compared_in_pairs_over_blocks(lsm: Task, pooled: Pooled) -> None:
+    """Every attribution has a value per block, so the table says which differ from the best."""
+    table = build(list(pooled.explanations), metric_facts(lsm, ("explanation",)), "relevance_ap")
+    blocks = {row.attribution: set(row.values["relevance_ap"]) for row in pooled.explanations}
+    assert len(blocks["gradient"]) == 12 and len({frozenset(one) for one in blocks.values()}) == 1
+    assert table.column("rank").to_pylist()[0] == 1
+    assert None not in table.column("difference").to_pylist()
+
+
+def test_a_model_without_a_map_of_its_own_is_not_asked_for_it(lsm: Task) -> None:
+    """``weights`` explains the ridge and is no cell of a CNN."""
+    assert list(attributions_of(lsm)) == ["occlusion", "gradient", "weights"]
+    assert list(attributions_of(override(lsm, "model", "cnn"))) == ["occlusion", "gradient"]
+
+
+def test_an_oracle_is_flagged_and_has_no_rank(lsm: Task, cohort: Cohort, tmp_path: Path) -> None:
+    """The matched filter is told the regions' size: it stands in the table, outside of the ranking."""
+    task = dataclasses.replace(override(lsm, "model", "matched_filter"), attributions={})
+    configuration, made, store = run(task, cohort, tmp_path)
+    row = pool(configuration, made, cohort, store, facts={}).prediction
+    table = build([row], metric_facts(task, ("subject", "pool")), "r2")
+    assert table.column("rank").to_pylist() == [None]
+    assert table.column("status").to_pylist()[0].startswith("oracle")
+
+
+def test_a_real_score_has_no_truth_to_be_judged_by(lsm: Task, lesion_root: Path, tmp_path: Path) -> None:
+    """Explanations of a measured score have no average precision, and nothing is ranked by it."""
+    cohort = scores(lesions(lesion_root, tmp_path / "cache", box="native"), tmp_path / "cache", column="severity")
+    configuration, made, store = run(lsm, cohort, tmp_path)
+    rows = pool(configuration, made, cohort, store, facts={})
+    assert np.isnan([row.pooled["relevance_ap"].value for row in rows.explanations]).all()
+    assert np.isfinite(rows.prediction.pooled["r2"].value)
+    assert np.isnan(rows.prediction.pooled["r2"].ceiling)
+
+
+def test_a_constant_prediction_is_collapsed(lsm: Task, cohort: Cohort, tmp_path: Path) -> None:
+    """A model that says the same of everybody is flagged and never ranked."""
+
+    class Mean(torch.nn.Module):
+        def __init__(self, outputs: int) -> None:
+            super().__init__()
+            self.mean = torch.nn.Parameter(torch.zeros(outputs))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.mean.expand(len(x), -1)
+
+    def mean_only(in_channels: int, outputs: int) -> torch.nn.Module:
+        """The mean."""
+        return Mean(outputs)
+
+    MODELS.register("mean_only")(mean_only)
+    try:
+        task = dataclasses.replace(override(lsm, "model", "mean_only"), attributions={})
+        configuration, made, store = run(task, cohort, tmp_path)
+        flags = pool(configuration, made, cohort, store, facts={}).prediction.flags
+    finally:
+        del MODELS._entries["mean_only"]
+    assert "collapsed in 3 of 3 cells" in flags
+
+
+def test_decoding_by_batch_trains_the_same_network(lsm: Task, cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether lesion maps are held or decoded for each batch changes no weight."""
+    task = override(override(lsm, "model", "cnn"), "model.kernel", 3)
+    task = override(task, "model.stride", 2)
+    view = task.view().of(cohort)
+
+    def trained() -> dict[str, torch.Tensor]:
+        return train(
+            lambda: task.model(1, view.outputs, image_shape=view.shape), task.recipe(), view, cohort.samples, (), seed=3
+        ).weights
+
+    held = trained()
+    monkeypatch.setattr(harness.training, "_HELD_BYTES", 0)
+    streamed = trained()
+    assert all(torch.equal(held[name], streamed[name]) for name in held)
