@@ -36,9 +36,9 @@ PRESETS = {
         "recipe.lr": 1e-5, "recipe.lr_drop_epoch": 100, "recipe.lr_drop_factor": 0.1,
     },
     # At 5 mm the published kernels, scaled with the grid
-    "profile=quick model=cnn": {"model.kernel": 3, "model.stride": 2},
+    "profile=quick model=cnn": {"model.kernel": 4, "model.stride": 3},
     "profile=quick model=residual_cnn": {
-        "model.kernel": 3, "model.stride": 2, "model.block_kernel": 3, "model.block_stride": 2,
+        "model.kernel": 4, "model.stride": 3, "model.block_kernel": 3, "model.block_stride": 2,
     },
     "profile=quick model=resnet10": {"model.width": 16},
 }  # fmt: skip

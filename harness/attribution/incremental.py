@@ -74,6 +74,8 @@ _IN_PLACE: dict[Any, Any] = {
     operator.imul: operator.mul,
     operator.itruediv: operator.truediv,
 }
+# What code raises that looks into a stand-in for a tensor (fx.proxy.TraceError is a ValueError).
+_OF_STAND_INS = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 # What gives sizes and kinds, never values.
 _SIZES = {"dim", "ndimension", "size"}
 _ATTRIBUTES = {"device", "dtype", "ndim", "shape"}
@@ -137,9 +139,8 @@ def read(model: nn.Module, inputs: int) -> Graph:
     try:
         graph = _Tracer(inputs).trace(model)
         layers = {node: layer for node in graph.nodes if (layer := _layer(node, model)) is not None}
-    except Exception as error:
-        # The network's own code ran on stand-ins for tensors: whatever it raises means that it cannot be read.
-        # An error of its own shows when it is computed as a whole.
+    except _OF_STAND_INS as error:
+        # An error of the network's own comes again when it is computed as a whole.
         raise Unreadable(str(error)) from error
     for node in layers:
         _put_out_of_place(node, layers)
@@ -212,8 +213,8 @@ def _of_module(module: Any) -> Layer | None:
 def _of_function(name: str, node: fx.Node, model: nn.Module) -> Layer | None:
     arguments, options = node.args, dict(node.kwargs)
     options.pop("inplace", None)
-    if name in _SUMS and not options and all(isinstance(each, fx.Node | int | float) for each in arguments):
-        return Sum(_SUMS[name][: len(arguments)])
+    if name in _SUMS and not options and len(arguments) == 2:
+        return Sum(tuple(sign for sign, each in zip(_SUMS[name], arguments, strict=True) if isinstance(each, fx.Node)))
     if name in _POINTWISE and isinstance(arguments[0], fx.Node | int | float):
         return Pointwise(_called(node, options))
     if name in ("cat", "concat") and isinstance(arguments[0], list | tuple):
@@ -385,7 +386,7 @@ class Incremental:
         versions = [each._version for each in tensors]
         try:
             value = self._computed(node, self._old)
-        except Exception as error:
+        except _OF_STAND_INS as error:
             # An error of the network's own comes again when it is computed as a whole.
             raise Unreadable(str(error)) from error
         if versions != [each._version for each in tensors]:

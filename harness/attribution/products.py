@@ -126,7 +126,7 @@ def _seen(
         if low >= high:
             continue
         voxels = slice(low * spread + offset, (high - 1) * spread + offset + 1, spread)
-        if found and found[-1][1] == voxels:
+        if found and found[-1][0].stop == output and found[-1][1] == voxels:
             first, _, before = found.pop()
             found.append((slice(first.start, output + 1), voxels, [*before, slice(low, high)]))
         else:

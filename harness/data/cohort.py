@@ -43,7 +43,7 @@ from harness.data.cache import (
     write_entry,
 )
 from harness.data.transforms import Interpolation, Normalisation
-from harness.data.verify import verify
+from harness.data.verify import brain_faults, verify
 from harness.errors import CohortError, HarnessError, OutOfRange, StoreError, UnknownName
 from harness.files import replace_file
 from harness.identity import canonical, code_digest, module_digest
@@ -530,19 +530,11 @@ def _what_is_verified(
 
 
 def _brain_faults(found: BidsIndex, options: _Options) -> list[Fault]:
-    """Brain masks of some subjects only: their intensities would not compare with those of the others."""
+    """Brain masks of some subjects only, or of none where an option needs them."""
     if options.brain != "if_present":
         return []
-    without = [one.id for one in found.candidates if "brain" not in one.masks]
-    if without and len(without) < len(found.candidates):
-        value = f"{len(without)} of {len(found.candidates)} subjects have no brain mask: {', '.join(without)}"
-        remedy = "Add the masks, or use brain=compute or brain=none."
-        return [Fault("brain-mask-of-some", "", "", value, "a brain mask for all subjects or for none", remedy)]
-    if without and (options.skull_strip or options.crop == "brain"):
-        asking = "skull_strip=true" if options.skull_strip else "crop=brain"
-        remedy = "Add them as label-brain_mask, or use brain=compute (crude)."
-        return [Fault("brain-mask-missing", "", "", "the data have no brain masks", f"one for {asking}", remedy)]
-    return []
+    asking = "skull_strip=true" if options.skull_strip else "crop=brain" if options.crop == "brain" else ""
+    return brain_faults(found, needed_for=asking)
 
 
 # --- one subject -------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ from harness.statistics import MINIMUM_SUBJECTS
 from harness.sweep import Plan, Tables
 from harness.tuning.search import Chosen, chosen_of
 from harness.tuning.spaces import short
-from harness.types import JSON
+from harness.types import JSON, Array
 
 __all__ = ["findings", "sheets_of", "winners"]
 
@@ -188,19 +189,32 @@ def _arms(ordering: Ordering, lines: Sequence[Mapping[str, Any]], tables: Tables
 
 
 def _contrast(ordering: Ordering, metric: MetricFacts, task: Task, arms: Mapping[str, Row]) -> Contrast | None:
-    if metric.level != "pooled":
-        values = {label: subject_means(row, ordering.metric) for label, row in arms.items()}
+    values = {label: subject_means(row, ordering.metric) for label, row in arms.items()}
+    if metric.level != "pooled" or all(values.values()):  # a pooled objective has a pseudo-value for each subject
         return mean_contrast(values) if any(values.values()) else None
     part = task.metrics[ordering.metric]
     needs = METRICS.get(METRICS.name_of(part.func)).facts["needs"]
-    columns = {label: {name: subject_means(row, name) for name in needs} for label, row in arms.items()}
-    if not needs or not all(column for of_arm in columns.values() for column in of_arm.values()):
+    columns = {label: _by_seed(row, needs) for label, row in arms.items()}
+    if not needs or not all(of_arm and all(of_arm.values()) for of_arm in columns.values()):
         return None
-    return pooled_contrast(
-        columns,
-        lambda chosen: evaluate(part, Evidence(columns=chosen)),
-        rng=lambda: generator(0, "ordering", ordering.metric),
-    )
+
+    def statistic(chosen: Mapping[str, Array]) -> float:
+        """The mean over seeds, as in the table."""
+        seeds = sorted({key.partition(" ")[0] for key in chosen})
+        tables = [{name: chosen[f"{seed} {name}"] for name in needs} for seed in seeds]
+        return math.fsum(evaluate(part, Evidence(columns=table)) for table in tables) / len(tables)
+
+    return pooled_contrast(columns, statistic, rng=lambda: generator(0, "ordering", ordering.metric))
+
+
+def _by_seed(row: Row, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """``"<seed> <metric>"`` → subject → value."""
+    seeds = sorted({seed for name in names for of_one in row.values.get(name, {}).values() for seed in of_one})
+    return {
+        f"{seed} {name}": {subject: of_one.get(seed, math.nan) for subject, of_one in row.values.get(name, {}).items()}
+        for seed in seeds
+        for name in names
+    }
 
 
 def _orderings_sheet(found: Sequence[Found], *, generated: bool) -> Sheet:

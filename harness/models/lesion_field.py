@@ -35,8 +35,7 @@ def lesion_field(
     *,
     image_shape: tuple[int, ...] = (),
     compactness: Annotated[float, Ge(0)] = 0.05,
-    degree: Annotated[int, Ge(1), Le(8)] = 1,
-    members: Annotated[int, Ge(1)] = 1,
+    degree: Annotated[int, Ge(1), Le(8)] = 4,
     steps: Annotated[int, Ge(2)] = 300,
     lr: Annotated[float, Gt(0), Le(1)] = 0.05,
 ) -> nn.Module:
@@ -62,8 +61,6 @@ def lesion_field(
     image_shape : (X, Y, Z) voxels
     compactness : weight of the penalty on surface
     degree : of h; 1 is a straight line
-    members : maps that are averaged, each learned with the patients weighted
-        anew (Bayesian bootstrap); 1 learns one with equal weights
     steps : of Adam, all patients in each
     lr : largest learning rate of the one-cycle schedule
 
@@ -91,9 +88,8 @@ def lesion_field(
     ----------
     Attention as pooling: Ilse, Tomczak & Welling 2018, arXiv:1802.04712. Total
     variation for brain maps: Michel et al. 2011, doi:10.1109/TMI.2011.2113378.
-    The weights of patients: Rubin 1981, doi:10.1214/aos/1176345338.
     """
-    return _LesionField(compactness, degree, members, steps, lr, in_channels, outputs, image_shape)
+    return _LesionField(compactness, degree, steps, lr, in_channels, outputs, image_shape)
 
 
 class _LesionField(LesionModel):
@@ -101,7 +97,6 @@ class _LesionField(LesionModel):
         self,
         compactness: float,
         degree: int,
-        members: int,
         steps: int,
         lr: float,
         in_channels: int,
@@ -109,7 +104,7 @@ class _LesionField(LesionModel):
         image_shape: tuple[int, ...],
     ) -> None:
         super().__init__(in_channels, outputs, image_shape, minimum=1)
-        self.compactness, self.degree, self.members, self.steps, self.lr = compactness, degree, members, steps, lr
+        self.compactness, self.degree, self.steps, self.lr = compactness, degree, steps, lr
         voxels = math.prod(image_shape)
         self.register_buffer("region", torch.full((outputs, 1, *image_shape), 1 / voxels))
         self.register_buffer("rises", torch.full((outputs, degree), 1 / degree))
@@ -132,18 +127,11 @@ class _LesionField(LesionModel):
         box = _bounding_box(often_lesioned(lesions, self.minimum), self.image_shape)
         index = np.arange(math.prod(self.image_shape)).reshape(self.image_shape)[box]
         inside = lesions[:, index.ravel()].astype(np.float32)
-        weights = np.ones((1, len(targets), 1))
-        if self.members > 1:
-            weights = rng.exponential(size=(self.members, len(targets), 1))
-        scores = torch.from_numpy(np.tile(_standardised(targets), (1, self.members)).astype(np.float32))
-        weights = np.repeat(weights / weights.sum(1, keepdims=True), self.outputs, axis=2)
-        shares = torch.from_numpy(np.concatenate(list(weights), axis=1).astype(np.float32))
-
-        field = _Field(index.shape, scores.shape[1], self.degree)
-        self._train(field, inside, scores, shares)
+        scores = torch.from_numpy(_standardised(targets).astype(np.float32))
+        field = _Field(index.shape, self.outputs, self.degree)
+        self._train(field, inside, scores)
         with torch.no_grad():
-            regions = field.regions().reshape(self.members, self.outputs, *index.shape).mean(0)
-            rises = field.rises.softmax(1).reshape(self.members, self.outputs, self.degree).mean(0)
+            regions, rises = field.regions(), field.rises.softmax(1)
             whole = torch.zeros(self.outputs, *self.image_shape)
             whole[(slice(None), *box)] = regions
             loads = torch.from_numpy(inside @ regions.flatten(1).T.numpy())
@@ -154,14 +142,14 @@ class _LesionField(LesionModel):
         self.slope = torch.from_numpy(slope).to(self.slope)
         self.bias = torch.from_numpy(targets.mean(0) - slope * curve.mean(0)).to(self.bias)
 
-    def _train(self, field: _Field, lesions: scipy.sparse.csr_array, scores: Tensor, shares: Tensor) -> None:
+    def _train(self, field: _Field, lesions: scipy.sparse.csr_array, scores: Tensor) -> None:
         transposed = lesions.T.tocsr()
         optimiser = torch.optim.Adam(field.parameters(), lr=self.lr)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.lr, total_steps=self.steps, pct_start=0.1)
         for step in range(self.steps):
             regions = field.regions()
             loads = _Loads.apply(regions.flatten(1).T, lesions, transposed)  # type: ignore[no-untyped-call]
-            unexplained = 1 - _squared_correlation(_curve(loads, field.rises.softmax(1)), scores, shares)
+            unexplained = 1 - _squared_correlation(_curve(loads, field.rises.softmax(1)), scores)
             loss = 0.5 * (unexplained + _EXPLAINED).log()
             if self.compactness:
                 # First the data say where, then the penalty says how compact.
@@ -275,12 +263,11 @@ def _curve(load: Tensor, rises: Tensor) -> Tensor:
     return torch.stack(terms).sum(0)
 
 
-def _squared_correlation(one: Tensor, other: Tensor, shares: Tensor) -> Tensor:
-    """Column by column, rows weighted; (n, K) → (K,)."""
-    one = one - (shares * one).sum(0)
-    other = other - (shares * other).sum(0)
-    together = (shares * one * other).sum(0)
-    alone = (shares * one.square()).sum(0) * (shares * other.square()).sum(0)
+def _squared_correlation(one: Tensor, other: Tensor) -> Tensor:
+    """Column by column, ``other`` with mean 0; (n, K) → (K,); 0 for a constant column."""
+    one = one - one.mean(0)
+    together = (one * other).sum(0)
+    alone = one.square().sum(0) * other.square().sum(0)
     return together.square() / alone.clamp(min=1e-20)
 
 

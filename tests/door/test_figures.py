@@ -177,7 +177,7 @@ class TestSheets:
         _, tables = sound
         finding = next(finding for _, finding in findings(*sound) if finding.ordering.id == "D13")
         key = next(row["configuration"] for row in tables.prediction.to_pylist() if row["sequences"] == "T2w")
-        values = subject_means(tables.pooled[key].regions["basal_ganglia"], "sensitivity")
+        values = subject_means(tables.pooled[key].regions["basal_ganglia"][0], "sensitivity")
         pair = next(pair for pair in finding.pairs if pair.first == "T2w")
         assert pair.difference.value == pytest.approx(mean_interval(list(values.values())).mean, nan_ok=True)
 
