@@ -12,6 +12,7 @@ import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from harness.cell import Cell, digest
 from harness.identity import identify
 from harness.leaderboard import Values
 from harness.metrics.evidence import Evidence
+from harness.metrics.localisation import pearson_between
 from harness.metrics.register import asks, evaluate, evaluate_chance
 from harness.registry import ATTRIBUTIONS
 from harness.scoring import labels_of
@@ -31,7 +33,7 @@ from harness.statistics import jackknife_interval, pseudo_values
 from harness.store import CellRecord, Store, write_json, write_record
 from harness.types import JSON, Array, Cohort, Score, Truth
 
-__all__ = ["GroupScores", "exact_group_map", "group_sums", "score_group", "target_mask"]
+__all__ = ["Agreement", "GroupScores", "agreement", "exact_group_map", "group_sums", "score_group", "target_mask"]
 
 _OF_TRUTH = {"target", "rois", "exact"}
 
@@ -102,6 +104,71 @@ def score_group(
             for metric, blocks in read["paired"].items()
         },
     )
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How alike two maps of one output are.
+
+    Parameters
+    ----------
+    output : name of the score
+    first, second : labels of attributions
+    pearson : correlation of their group maps over all voxels
+    """
+
+    output: str
+    first: str
+    second: str
+    pearson: float
+
+
+def agreement(
+    configuration: Configuration, cells: Sequence[Cell], store: Store, *, labels: Sequence[str]
+) -> tuple[Agreement, ...]:
+    """Pearson correlations between the group maps of every two attributions, output by output.
+
+    Parameters
+    ----------
+    cells : explain cells of a configuration; the first seed counts
+    labels : attributions to compare, in order
+
+    Returns
+    -------
+    tuple of Agreement
+        Without attributions of which no cell is done. Kept in the store.
+    """
+    done = [cell for cell in cells if cell.label in labels and store.get("explain", cell.identity) is not None]
+    if not done:
+        return ()
+    first = min(cell.seed for cell in done)
+    done = [cell for cell in done if cell.seed == first]
+    identity = identify(
+        {
+            "stage": "pool",
+            "agreement": list(labels),
+            "configuration": configuration.id,
+            "cells": sorted(cell.identity for cell in done),
+        }
+    )
+    record = store.get("pool", identity)
+    if record is None:
+        maps: dict[str, dict[str, Array]] = {}
+        for label in dict.fromkeys(cell.label for cell in done):
+            outputs, sums = group_sums([cell for cell in done if cell.label == label], store)
+            maps[label] = dict(zip(outputs, sums.sum(axis=0, dtype=np.float64), strict=True))
+        found = [
+            dataclasses.asdict(Agreement(output, one, other, pearson_between(maps[one][output], maps[other][output])))
+            for one, other in combinations([label for label in labels if label in maps], 2)
+            for output in maps[one]
+        ]
+        with tempfile.TemporaryDirectory() as name:
+            write_json(Path(name) / "agreement.json", [{key: _null(v) for key, v in one.items()} for one in found])
+            record = CellRecord(identity, "pool", "done", configuration.id, -1, -1)
+            write_record(Path(name), record)
+            record = store.commit(Path(name))
+    read = json.loads(store.artifact(record, "agreement.json").read_text())
+    return tuple(Agreement(**{**one, "pearson": _number(one["pearson"])}) for one in read)
 
 
 def group_sums(cells: Sequence[Cell], store: Store) -> tuple[tuple[str, ...], Array]:
@@ -202,6 +269,7 @@ def _of_output(
     def evidence(explanation: Array) -> Evidence:
         return Evidence(
             explanation=explanation,
+            exact=None if exact is None else exact[0],
             target=target,
             rois=rois,
             spacing_mm=sample.spacing_mm,

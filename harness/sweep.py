@@ -17,11 +17,12 @@ from pathlib import Path
 import pyarrow as pa
 
 from harness import leaderboard
-from harness.cell import Bundle, Cell, bundles, digest, is_grouped, missing, restored
+from harness.cell import Bundle, Cell, attributions_of, bundles, digest, is_grouped, missing, restored
 from harness.data.bids import write_phantom
 from harness.data.cohort import open_cohort, save
 from harness.data.splits import describe_validation
 from harness.errors import OutOfRange, RequestError, UnknownName
+from harness.groups import agreement
 from harness.identity import code_digest, identify
 from harness.pooling import Pooled, metric_facts, pool
 from harness.registry import COHORTS, KINDS, OUTCOMES
@@ -35,7 +36,19 @@ from harness.tuning.search import Chosen, as_chosen, perform, recorded
 from harness.tuning.spaces import describe_space, fit_space
 from harness.types import JSON, Cohort, Split, View
 
-__all__ = ["Group", "Plan", "Request", "Tables", "at", "collect", "prepare", "recall", "run"]
+__all__ = [
+    "Group",
+    "Plan",
+    "Request",
+    "Tables",
+    "agreements",
+    "at",
+    "collect",
+    "prepare",
+    "recall",
+    "regions_of_interest",
+    "run",
+]
 
 
 @dataclass(frozen=True)
@@ -292,6 +305,49 @@ def collect(plan: Plan, *, mlflow_runs: Mapping[str, str] | None = None) -> Tabl
         leaderboard.build_regions(regions, by_region),
         pooled,
     )
+
+
+def agreements(plan: Plan) -> pa.Table | None:
+    """How alike the group maps of every two attributions are; ``None`` where maps are judged one by one.
+
+    Returns
+    -------
+    pyarrow.Table
+        The axes, ``output``, ``first``, ``second``, ``pearson``, ``configuration``.
+    """
+    if not is_grouped(plan.request.task):
+        return None
+    lines = []
+    for configuration in plan.configurations:
+        labels = list(attributions_of(restored(configuration)))
+        own = [bundle for bundle in plan.bundles if bundle.row == configuration.id]
+        cells = [cell for bundle in own for cell in bundle.cells if cell.stage == "explain"]
+        for one in agreement(configuration, cells, plan.store, labels=labels):
+            lines.append({**configuration.axes, **dataclasses.asdict(one), "configuration": configuration.id})
+    return pa.Table.from_pylist(lines) if lines else None
+
+
+def regions_of_interest(plan: Plan) -> pa.Table | None:
+    """Where the signal of simulated scores lies; ``None`` where there is no such truth.
+
+    Returns
+    -------
+    pyarrow.Table
+        One line per region: name, centre, size, loads, how many patients touch it,
+        Spearman's ρ of its load and the total volume.
+    """
+    known: dict[str, list[dict[str, JSON]]] = {}
+    for configuration in plan.configurations:
+        truth = plan.groups[configuration.id].cohort.truth
+        if truth is not None:
+            rows = [{key: _joined(value) for key, value in line.items()} for line in truth.table]
+            known.setdefault(json.dumps(rows, sort_keys=True), rows)
+    lines = [line for rows in known.values() for line in rows]
+    return pa.Table.from_pylist(lines) if lines else None
+
+
+def _joined(value: JSON) -> JSON:
+    return " ".join(f"{one:g}" for one in value) if isinstance(value, list | tuple) else value
 
 
 def recall(task_name: str, settings: RunSettings) -> Plan:

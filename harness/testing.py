@@ -412,6 +412,7 @@ def _evidence(truth: Array, answer: Array) -> Evidence:
         probability=probability,
         brain=brain,
         explanation=explanation,
+        exact=truth.astype(np.float32),
         spacing_mm=(0.9, 0.8, 1.5),
         channels=("T1w", "FLAIR"),
         rois=rois,

@@ -70,6 +70,7 @@ TASK = Task(
         "clean_score": partial(regression.clean_score),
         # of explanations
         "relevance_ap": partial(localisation.relevance_ap),
+        "ap_of_ceiling": partial(localisation.ap_of_ceiling),
         "pr_auc_1000": partial(localisation.pr_auc_1000),
         "roi_mass": partial(localisation.relevance_mass, sign="positive"),
         "cdc": partial(localisation.cdc),

@@ -28,7 +28,7 @@ from harness.errors import RequestError
 from harness.estimate import Estimate, estimate
 from harness.spec import restore
 from harness.store import CellRecord, Store
-from harness.sweep import Plan, Tables, collect, prepare, recall
+from harness.sweep import Plan, Tables, agreements, collect, prepare, recall, regions_of_interest
 from harness.sweep import run as run_cells
 from harness.tuning.tracking import Tracker, shown_uri
 from harness.types import JSON
@@ -213,6 +213,9 @@ def write_all(made: Plan, tracker: Tracker | None) -> Result:
     csv = boards.write_csv(tables.prediction, folder / f"{name}.csv")
     boards.write_csv(tables.explanation, folder / f"{name}-explanations.csv")
     boards.write_csv(tables.regions, folder / f"{name}-regions.csv")
+    for end, table in (("agreement", agreements(made)), ("rois", regions_of_interest(made))):
+        if table is not None:
+            boards.write_csv(table, folder / f"{name}-{end}.csv")
     shapley = shapley_of(made, tables)
     if shapley is not None:
         boards.write_csv(shapley, folder / f"{name}-shapley.csv")

@@ -28,6 +28,7 @@ EVIDENCE: Mapping[str, str] = {
     "channels": "names of the input channels, in the order of the explanation's first axis",
     "clean_score": "number, the score that the image determines, before noise was added; absent for real scores",
     "columns": "name of a subject-level metric → (n,) float, its values over subjects; for pooled metrics only",
+    "exact": "(X, Y, Z) float, the map that the same method gives of a model that computes the score exactly",
     "explanation": "(C, X, Y, Z) float, attribution of each channel, higher means more evidence",
     "predicted_score": "number, the score that the model predicts for the subject",
     "prediction": "(X, Y, Z) bool, what the model calls lesion",
@@ -104,6 +105,7 @@ class Evidence:
     spacing_mm : (3,) voxel size along X, Y, Z
     brain : (X, Y, Z) bool
     explanation : (C, X, Y, Z) float
+    exact : (X, Y, Z) float
     channels : C names
     rois : (R, X, Y, Z) bool, or numbers that are all 0 or 1
     target_score, predicted_score, clean_score : numbers, in the unit of the score
@@ -127,6 +129,7 @@ class Evidence:
         spacing_mm: Sequence[float] | None = None,
         brain: Array | None = None,
         explanation: Array | None = None,
+        exact: Array | None = None,
         channels: Sequence[str] | None = None,
         rois: Array | None = None,
         target_score: float | None = None,
@@ -140,6 +143,7 @@ class Evidence:
         self.brain = _mask("brain", brain)
         self.probability = _finite("probability", probability, ndim=3)
         self.explanation = _finite("explanation", explanation, ndim=4)
+        self.exact = _finite("exact", exact, ndim=3)
         self.spacing_mm = _spacing(spacing_mm)
         self.channels = None if channels is None else tuple(channels)
         self.rois = _mask("rois", rois, ndim=4)
@@ -181,7 +185,7 @@ class Evidence:
     def _check_shapes(self) -> None:
         shapes = {
             name: array.shape
-            for name in ("prediction", "probability", "target", "brain")
+            for name in ("prediction", "probability", "target", "brain", "exact")
             if (array := getattr(self, name)) is not None
         }
         if self.explanation is not None:

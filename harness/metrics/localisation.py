@@ -22,6 +22,7 @@ from harness.metrics.register import choose, metric
 from harness.types import Array, Source
 
 __all__ = [
+    "ap_of_ceiling",
     "cdc",
     "channel_share",
     "peak_distance_mm",
@@ -151,6 +152,37 @@ def relevance_ap(
     found = np.cumsum(new[::-1])[::-1]
     chosen = relevance.size - np.searchsorted(np.sort(relevance), values)
     return float(np.sum(new * (found / chosen)) / found[0])
+
+
+@metric(
+    "ap_of_ceiling",
+    source="average precision over its geometric ceiling",
+    direction="higher",
+    range=(0, float("inf")),
+    level="explanation",
+    empty="target empty, or the ceiling is zero: NaN",
+)
+def ap_of_ceiling(explanation: Array, target: Array, exact: Array, *, sign: Sign = "signed") -> float:
+    """Average precision over what the same method reaches on a model that is exact.
+
+    Windows of occlusion smear a perfect answer over their surroundings, more or
+    less as they meet the region's edges; so maps of several regions, windows and
+    strides can only be compared by their share of that ceiling.
+
+    Parameters
+    ----------
+    explanation : (C, X, Y, Z) float
+    target : (X, Y, Z) bool
+    exact : (X, Y, Z) float
+    sign : how channels are taken together
+
+    Returns
+    -------
+    float
+        At least 0; 1 is as good as an exact model. NaN if the target is empty.
+    """
+    best = relevance_ap(exact[None], target, sign=sign)
+    return relevance_ap(explanation, target, sign=sign) / best if best > 0 else NAN
 
 
 @metric("random_ap", source="expectation over random rankings", direction="none", range=(0, 1), empty="0")

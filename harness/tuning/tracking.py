@@ -183,6 +183,7 @@ class Tracker:
         if self._client is not None:
             return
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # it would tell each step of making a database
         # MLflow's own seven tries keep the end of a run waiting for four minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
         logging.getLogger("alembic").setLevel(logging.ERROR)
