@@ -157,7 +157,7 @@ def relevance_ap(
 @metric(
     "ap_of_ceiling",
     source="average precision over its geometric ceiling",
-    direction="higher",
+    direction="none",
     range=(0, float("inf")),
     level="explanation",
     empty="target empty, or the ceiling is zero: NaN",

@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 
 from harness.attribution import attribute
+from harness.errors import HarnessError
+from harness.models import build
 from harness.registry import ATTRIBUTIONS
 from harness.testing import example_image, example_network
 
@@ -50,3 +53,20 @@ def test_random_maps_of_two_targets_differ() -> None:
     """Each target has a stream of its own."""
     first, second = attribute("random", example_network(3, outputs=2), X, [0, 1])
     assert not torch.allclose(first, second)
+
+
+def test_weights_are_the_models_own_map() -> None:
+    """A linear lesion model is explained by its weights, the same for every item and output by output."""
+    model = build("total_volume", outputs=2, image_shape=(3, 4, 5))
+    lesions = scipy.sparse.csr_array(np.random.default_rng(0).integers(0, 2, (8, 60)).astype(np.float32))
+    volume = lesions.sum(axis=1)
+    model.fit(lesions, np.stack([volume, -volume], axis=1), rng=np.random.default_rng(0))
+    first, second = attribute("weights", model, torch.rand(3, 1, 3, 4, 5), [0, 1])
+    torch.testing.assert_close(first, torch.ones_like(first), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(second, -first)
+
+
+def test_a_network_has_no_map_of_its_own() -> None:
+    """The error says what to take instead."""
+    with pytest.raises(HarnessError, match="take occlusion"):
+        attribute("weights", example_network(2), example_image(1, 2, 8, 8), [0])

@@ -48,6 +48,7 @@ def _evidence(kind: str) -> Evidence:
         spacing_mm=SPACING_MM,
         brain=np.ones(SHAPE, dtype=bool),
         explanation=explanation.get(kind, np.zeros((2, *SHAPE))),
+        exact=target.astype(float),
         channels=("T1w", "T2w"),
         rois=np.stack([target, ~target]),
         target_score=0.5,
