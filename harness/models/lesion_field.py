@@ -10,13 +10,14 @@ import math
 from typing import Annotated, Any
 
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse
 import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.models.fitting import LesionModel, often_lesioned
+from harness.models.fitting import LesionModel
 from harness.registry import MODELS
 from harness.types import Array
 
@@ -36,14 +37,15 @@ def lesion_field(
     image_shape: tuple[int, ...] = (),
     compactness: Annotated[float, Ge(0)] = 0.05,
     degree: Annotated[int, Ge(1), Le(8)] = 4,
+    minimum: Annotated[int, Ge(1)] = 5,
     steps: Annotated[int, Ge(2)] = 300,
     lr: Annotated[float, Gt(0), Le(1)] = 0.05,
 ) -> nn.Module:
     """Attention over voxels that a coarse-to-fine decoder draws, then a monotone curve.
 
     For each score a field f is the sum of trilinearly enlarged grids whose
-    spacing halves from level to level down to one voxel. Its softmax over all
-    voxels is the region m, the load is s = Σ m · occupancy in [0, 1], and the
+    spacing halves from level to level down to one voxel. Its softmax over the
+    voxels that are lesioned often enough is the region m, the load is s = Σ m · occupancy in [0, 1], and the
     score is bias + slope · h(s), where h is a monotone Bernstein polynomial from
     h(0) = 0 to h(1) = 1. Grids and curve are trained together by Adam on
 
@@ -61,6 +63,8 @@ def lesion_field(
     image_shape : (X, Y, Z) voxels
     compactness : weight of the penalty on surface
     degree : of h; 1 is a straight line
+    minimum : training patients who must have a lesion in a voxel for it to be part
+        of a region
     steps : of Adam, all patients in each
     lr : largest learning rate of the one-cycle schedule
 
@@ -89,7 +93,7 @@ def lesion_field(
     Attention as pooling: Ilse, Tomczak & Welling 2018, arXiv:1802.04712. Total
     variation for brain maps: Michel et al. 2011, doi:10.1109/TMI.2011.2113378.
     """
-    return _LesionField(compactness, degree, steps, lr, in_channels, outputs, image_shape)
+    return _LesionField(compactness, degree, steps, lr, in_channels, outputs, image_shape, minimum)
 
 
 class _LesionField(LesionModel):
@@ -102,8 +106,9 @@ class _LesionField(LesionModel):
         in_channels: int,
         outputs: int,
         image_shape: tuple[int, ...],
+        minimum: int,
     ) -> None:
-        super().__init__(in_channels, outputs, image_shape, minimum=1)
+        super().__init__(in_channels, outputs, image_shape, minimum)
         self.compactness, self.degree, self.steps, self.lr = compactness, degree, steps, lr
         voxels = math.prod(image_shape)
         self.register_buffer("region", torch.full((outputs, 1, *image_shape), 1 / voxels))
@@ -124,11 +129,12 @@ class _LesionField(LesionModel):
         return (self.slope[:, None, None, None, None] * self.region).float()
 
     def _learn(self, lesions: scipy.sparse.csr_array, targets: Array, rng: np.random.Generator) -> None:
-        box = _bounding_box(often_lesioned(lesions, self.minimum), self.image_shape)
+        voxels = self._voxels(lesions)
+        box = _bounding_box(voxels, self.image_shape)
         index = np.arange(math.prod(self.image_shape)).reshape(self.image_shape)[box]
         inside = lesions[:, index.ravel()].astype(np.float32)
         scores = torch.from_numpy(_standardised(targets).astype(np.float32))
-        field = _Field(index.shape, self.outputs, self.degree)
+        field = _Field(np.isin(index, voxels), self.outputs, self.degree)
         self._train(field, inside, scores)
         with torch.no_grad():
             regions, rises = field.regions(), field.rises.softmax(1)
@@ -166,14 +172,16 @@ class _Field(nn.Module):
 
     Parameters
     ----------
-    shape : (X, Y, Z) voxels
+    usable : (X, Y, Z) bool, voxels that a region may have
     maps : number of maps
     degree : number of rises of each map's curve
     """
 
-    def __init__(self, shape: tuple[int, ...], maps: int, degree: int) -> None:
+    def __init__(self, usable: npt.NDArray[np.bool_], maps: int, degree: int) -> None:
         super().__init__()
-        self.shape = shape
+        self.shape = shape = usable.shape
+        # Elsewhere a region could hide weight at no cost, and surprise with it in a new patient.
+        self.barrier = torch.from_numpy(np.where(usable, 0.0, -np.inf).astype(np.float32))
         levels = max(1, int(math.log2(max(min(shape), 2))))
         spacings = [2**level for level in reversed(range(levels))]
         self.grids = nn.ParameterList(
@@ -190,7 +198,8 @@ class _Field(nn.Module):
             x, y, z = finer.shape[2:]
             field = field[:, :, :x, :y, :z] + finer
         x, y, z = self.shape
-        return field[:, 0, :x, :y, :z].flatten(1).softmax(1).reshape(-1, x, y, z)
+        field = field[:, 0, :x, :y, :z] + self.barrier
+        return field.flatten(1).softmax(1).reshape(-1, x, y, z)
 
 
 class _Loads(torch.autograd.Function):

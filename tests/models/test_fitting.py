@@ -21,6 +21,7 @@ SHAPE = (7, 6, 5)
 VOXELS = int(np.prod(SHAPE))
 NAMES = [name for name in MODELS.names() if MODELS.get(name).facts.get("fitted")]
 SMALL: dict[str, dict[str, Any]] = {
+    "lesion_field": {"minimum": 3, "steps": 30},
     "mass_univariate": {"minimum": 3},
     "matched_filter": {"roi_size": 2},
     "ridge": {"minimum": 3},
