@@ -180,7 +180,12 @@ class _Work:
         write_json(folder / "history.json", history)
         write_json(folder / "split.json", {"train": split.train, "validation": split.validation, "test": split.test})
         parameters = sum(parameter.numel() for parameter in self.network.parameters())
-        return {"parameters": parameters, "best_epoch": trained.best_epoch, "epochs": len(history)}
+        return {
+            "parameters": parameters,
+            "best_epoch": trained.best_epoch,
+            "epochs": len(history),
+            "outputs": list(self.view.explained),
+        }
 
     def _explain(self, cell: Cell, folder: Path) -> dict[str, JSON]:
         network = self._network()

@@ -132,9 +132,13 @@ class LesionVolume:
         UnknownName
             If the cohort has no such score.
         RequestError
-            If it has none at all, or its samples are not on one grid.
+            If its samples are not on one grid.
+
+        Notes
+        -----
+        New subjects, of whom no score is known, have the view's own scores.
         """
-        for name in self.wanted:
+        for name in self.wanted if cohort.scores else ():
             if name not in cohort.scores:
                 raise UnknownName(f"score of {cohort.name}", name, cohort.scores)
         shapes = {sample.shape for sample in cohort.samples}

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.cell import restored
+from harness.cell import is_grouped, restored
 from harness.contribution import Family, families
 from harness.data.maps import read_maps
 from harness.door import plots
@@ -331,11 +331,17 @@ def _pairs(run: _Run, keys: Sequence[str]) -> Iterator[tuple[str, str, dict[str,
 # Regions
 
 
+def _region_words(run: _Run) -> str:
+    return (
+        "Each score by itself" if is_grouped(run.task) else "Mean over subjects within each region of the label image"
+    )
+
+
 def _regions(run: _Run) -> Iterator[Figure]:
     by_metric: dict[str, dict[str, dict[str, Score]]] = {}
     missing = 0
     for line in run.tables.regions.to_pylist():
-        if line["configuration"] in run.lines:
+        if line["configuration"] in run.lines and not line["attribution"]:
             row = by_metric.setdefault(line["metric"], {}).setdefault(run.labels[line["configuration"]], {})
             row[line["region"]] = _score(line, "value", bounds=("low", "high"))
             missing += line["missing"] > 0
@@ -348,9 +354,9 @@ def _regions(run: _Run) -> Iterator[Figure]:
     panels = {name: {row: by_metric[name][row] for row in order if row in by_metric[name]} for name in chosen}
     said = " Fields in which a subject has no value (no lesion there) average the others." if missing else ""
     yield Figure(
-        "By region",
-        f"Mean over subjects within each region of the label image; the darker the better.{said} All regional metrics "
-        f"with their intervals are in leaderboards/{run.task.name}-regions.csv.",
+        "By score" if is_grouped(run.task) else "By region",
+        f"{_region_words(run)}; the darker the better.{said} All of them with their intervals are in "
+        f"leaderboards/{run.task.name}-regions.csv.",
         plots.heat_maps(panels, lower_is_better=[name for name in chosen if run.facts[name].direction == "lower"]),
         broad=True,
         section="Regions",

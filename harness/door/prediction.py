@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from harness.cell import is_grouped
 from harness.data import bids, nifti, transforms
 from harness.door.console import left_out
 from harness.door.request import settings_of
 from harness.door.vocabulary import refuse_unused
 from harness.door.words import Words
 from harness.errors import RequestError, StoreError
+from harness.files import replace_file
 from harness.registry import COHORTS
 from harness.scoring import THRESHOLD
-from harness.spec import Configuration, Part, describe_part, restore
+from harness.spec import Configuration, Part, Task, describe_part, restore
 from harness.stages import load_network
 from harness.store import CellRecord, Store
 from harness.training import controlled, infer
@@ -41,7 +44,8 @@ def predict_folder(words: Words, *, say: Callable[[str], None]) -> list[Path]:
         A binary mask and a probability image per subject, in BIDS derivative
         names, on the grid of the subject's own reference image: a probability is
         interpolated linearly, a mask takes its nearest voxel, and both are 0
-        where the network did not look.
+        where the network did not look. Of a task that predicts numbers one
+        table, ``predictions.tsv``, with a row per subject.
 
     Raises
     ------
@@ -73,10 +77,9 @@ def predict_folder(words: Words, *, say: Callable[[str], None]) -> list[Path]:
     task = restore(configuration.task)
     view: View = task.view()
     say(f"{len(records)} trained networks of {' '.join(map(str, configuration.axes.values()))}")
-    cohort = _cohort(task.cohort, root, settings.folder / "cache", view, settings.exclude)
+    cohort = _cohort(task, root, settings.folder / "cache", view, settings.exclude)
     for sentence in left_out(cohort.ineligible):
         say(sentence)
-    grids = _references(task.cohort, root, view, settings.exclude)
     bids.begin_derivatives(
         into,
         name=f"Predictions of {made_by} for {root.name}",
@@ -84,6 +87,9 @@ def predict_folder(words: Words, *, say: Callable[[str], None]) -> list[Path]:
         version=importlib.metadata.version("harness"),
         parameters={"networks": [record.identity for record in records]},
     )
+    if is_grouped(task):
+        return [_write_scores(into, cohort, records, store)]
+    grids = _references(task.cohort, root, view, settings.exclude)
     recipe = task.recipe()
     sums: dict[str, Array] = {}
     with controlled(recipe.threads, 0):
@@ -122,11 +128,31 @@ def _configuration(store: Store, record: CellRecord) -> Configuration:
         return store.configuration(record.configuration)
 
 
-def _cohort(part: Part, root: Path, cache: Path, view: View, exclude: tuple[str, ...]) -> Cohort:
+def _cohort(task: Task, root: Path, cache: Path, view: View, exclude: tuple[str, ...]) -> Cohort:
     """New subjects prepared as the training's were, but without a truth."""
-    options = {**part.keywords, "label": "", "sequences": view.images, "exclude": exclude, "minimum": 1}
+    part = task.cohort
+    # Of whole lesion maps the mask is the image.
+    truth = {} if is_grouped(task) else {"label": ""}
+    options = {**part.keywords, **truth, "sequences": view.images, "exclude": exclude, "minimum": 1}
     cohort: Cohort = part.func(root, cache, **options)
     return cohort
+
+
+def _write_scores(into: Path, cohort: Cohort, records: Sequence[CellRecord], store: Store) -> Path:
+    """``predictions.tsv``: a row per subject, a column per score, the mean of all networks."""
+    names: tuple[str, ...] = tuple(records[0].facts["outputs"])
+    sums = {sample.id: np.zeros(len(names)) for sample in cohort.samples}
+    for record in records:
+        task = restore(_configuration(store, record).task)
+        view = dataclasses.replace(task.view().of(cohort), scores=names)
+        with controlled(task.recipe().threads, 0):
+            network = load_network(task, view, store.artifact(record, "weights.safetensors"))
+            for sample in cohort.samples:
+                sums[sample.id] += infer(network, view, sample, batch_size=1)["scores"] / len(records)
+    rows = ["\t".join(("participant_id", *names))]
+    rows += ["\t".join((id, *(f"{value:.6g}" for value in values))) for id, values in sums.items()]
+    replace_file(into / "predictions.tsv", "\n".join(rows) + "\n")
+    return into / "predictions.tsv"
 
 
 def _references(

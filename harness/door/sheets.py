@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from harness.cell import Bundle
+from harness.cell import Bundle, is_grouped
 from harness.claims import Ordering, Published, label_key
 from harness.contribution import shapley_rows
 from harness.door.catalogue import load_task
@@ -20,10 +20,11 @@ from harness.metrics.evidence import Evidence
 from harness.metrics.register import evaluate
 from harness.orderings import Contrast, Estimate, Finding, Pair, judge, mean_contrast, pooled_contrast
 from harness.registry import METRICS
+from harness.scoring import level_of
 from harness.seeding import generator
 from harness.spec import Configuration, Task
 from harness.statistics import MINIMUM_SUBJECTS
-from harness.sweep import Plan, Tables
+from harness.sweep import Plan, Tables, regions_of_interest
 from harness.tuning.search import Chosen, chosen_of
 from harness.tuning.spaces import short
 from harness.types import JSON, Array
@@ -54,10 +55,66 @@ def sheets_of(plan: Plan, tables: Tables, shapley: pa.Table | None) -> list[Shee
         sheets += _published_sheets(task.published, plan, tables)
     if shapley is not None:
         sheets.append(_shapley_sheet(shapley))
+    rois = regions_of_interest(plan)
+    if rois is not None:
+        sheets.append(_rois_sheet(rois))
+    if is_grouped(plan.request.task):
+        sheets.append(_scores_sheet(tables))
     found_by_search = winners(plan)
     if found_by_search:
         sheets.append(_winners_sheet(plan, found_by_search))
     return sheets
+
+
+def _rois_sheet(rois: pa.Table) -> Sheet:
+    """Where the signal of simulated scores lies."""
+
+    def line(one: Mapping[str, Any]) -> tuple[str | Cell, ...]:
+        shares = (one["mean_load"], one["prevalence_max"], one["volume_rho"])
+        return (
+            one["name"],
+            Cell(one["centre_mm"], "number"),
+            Cell(one["size_mm"], "number"),
+            Cell(f"{one['touched']} of {one['patients']}", "number"),
+            *(Cell("" if share is None else f"{share:.3f}", "number") for share in shares),
+        )
+
+    return Sheet(
+        "Where the signal lies",
+        ("region", "centre, mm", "size, mm", "patients it touches", "mean load", "highest prevalence", "ρ with volume"),
+        tuple(line(one) for one in rois.to_pylist()),
+        "Scores are simulated from the lesioned share (load) of these regions, drawn where enough patients have lesions. "
+        "ρ is Spearman's correlation of the load and the total lesion volume.",
+        section="Regions",
+    )
+
+
+def _scores_sheet(tables: Tables) -> Sheet:
+    """R² and average precision of each score by itself."""
+    shown = ("r2", "relevance_ap")
+    lines = [line for line in tables.regions.to_pylist() if line["metric"] in shown and line["value"] is not None]
+    axes = read_facts(tables.prediction).axes
+    return Sheet(
+        "Each score by itself",
+        ("score", *axes, "attribution", "metric", "value"),
+        tuple(
+            (
+                line["region"],
+                *(Cell(_text(line[name])) for name in axes),
+                Cell(line["attribution"] or "–"),
+                Cell(line["metric"]),
+                Cell(
+                    f"{line['value']:.3f}",
+                    "number",
+                    "" if line["low"] is None else f"[{line['low']:.2f}, {line['high']:.2f}]",
+                ),
+            )
+            for line in lines
+        ),
+        "R² pooled over all tested subjects; average precision of the map summed over them. Intervals: bootstrap over "
+        "subjects, and leaving out one block of subjects at a time.",
+        section="Regions",
+    )
 
 
 def winners(plan: Plan) -> list[tuple[Configuration, str, Chosen]]:
@@ -128,12 +185,14 @@ def findings(plan: Plan, tables: Tables) -> list[Found]:
     failed, collapsed) is not compared here either.
     """
     task = plan.request.task
-    facts = read_facts(tables.prediction)
-    sound = [line for line in tables.prediction.to_pylist() if is_sound(line)]
     found: list[Found] = []
     for ordering in _declared(task).orderings:
         if ordering.metric not in task.metrics:
             continue
+        of_maps = level_of(task.metrics[ordering.metric]) == "explanation"
+        table = tables.explanation if of_maps else tables.prediction
+        facts = read_facts(table)
+        sound = [line for line in table.to_pylist() if is_sound(line)]
         metric = facts.metric(ordering.metric)
         for fixed, lines in _strata(ordering, sound, facts.axes):
             values = _arms(ordering, lines, tables)
@@ -164,6 +223,8 @@ def _strata(
 ) -> Iterator[tuple[dict[str, JSON], list[Mapping[str, Any]]]]:
     """Lines that fit what the ordering holds fixed, by their other axes."""
     wanted = {name: label_key(value) for name, value in ordering.at.items() if name != _REGION}
+    if any(line["attribution"] for line in lines):
+        axes = (*axes, "attribution")
     others = [name for name in axes if name not in {ordering.over, *wanted}]
     varying = [name for name in others if len({_text(line[name]) for line in lines}) > 1]
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
@@ -179,7 +240,10 @@ def _arms(ordering: Ordering, lines: Sequence[Mapping[str, Any]], tables: Tables
     arms: dict[str, Row] = {}
     for line in lines:
         pooled = tables.pooled[line["configuration"]]
-        if ordering.over == _REGION:
+        if line["attribution"]:
+            own = next(row for row in pooled.explanations if row.attribution == line["attribution"])
+            arms.setdefault(str(line[ordering.over]), own)
+        elif ordering.over == _REGION:
             arms.update({name: rows[0] for name, rows in pooled.regions.items()})
         elif ordering.over in line:
             row = pooled.regions.get(ordering.at[_REGION], (None,))[0] if _REGION in ordering.at else pooled.prediction

@@ -1,0 +1,121 @@
+"""The lesion-symptom task from words to tables, report and predictions."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import harness
+from harness.data.bids import index
+from harness.door.prediction import predict_folder
+from harness.door.request import resolve
+from harness.door.words import Words, to_words
+from harness.sweep import at
+
+
+@pytest.fixture(scope="module")
+def words(lesion_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A ridge at two levels of noise on fourteen small masks."""
+    return {
+        "task": "lsm",
+        "data": str(lesion_root),
+        "box": "native",
+        "cohort.spacing_mm": [],
+        "model": "ridge",
+        "model.minimum": 2,
+        "noise": (0.0, 0.2),
+        "roi_size": 3,
+        "outcome.patients": 3,
+        "split.folds": 3,
+        "attribution": ("occlusion", "weights", "random"),
+        "attributions.occlusion.window": 3,
+        "attributions.occlusion.stride": 2,
+        "ray": "off",
+        "mlflow": "off",
+        "out": str(tmp_path_factory.mktemp("out")),
+    }
+
+
+@pytest.fixture(scope="module")
+def result(words: dict[str, Any]) -> Any:
+    """What the run gives."""
+    return harness.run(**words)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """Lines of a CSV file."""
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_cell_is_done_and_rows_have_ceilings(result: Any) -> None:
+    """Two rows, one per level of noise, with R², its interval and its ceiling."""
+    assert not result.failures and not result.missing
+    lines = result.leaderboard.to_pylist()
+    assert {line["noise"] for line in lines} == {0.0, 0.2}
+    by_noise = {line["noise"]: line for line in lines}
+    assert by_noise[0.0]["r2_ceiling"] == pytest.approx(1)
+    assert 0.5 < by_noise[0.2]["r2_ceiling"] < 1
+    assert all(line["r2_low"] < line["r2"] < line["r2_high"] for line in lines)
+
+
+def test_explanations_are_ranked_above_chance(result: Any) -> None:
+    """One row per configuration and attribution; the random map is at chance, far below occlusion."""
+    lines = {(line["noise"], line["attribution"]): line for line in result.explanations.to_pylist()}
+    assert len(lines) == 6
+    for noise in (0.0, 0.2):
+        occlusion, random = lines[noise, "occlusion"], lines[noise, "random"]
+        assert occlusion["relevance_ap"] > 3 * random["relevance_ap"]
+        assert random["relevance_ap"] == pytest.approx(random["relevance_ap_chance"], abs=0.02)
+        assert occlusion["relevance_ap_ceiling"] < 1 and occlusion["explain_s"] >= 0
+
+
+def test_tables_of_regions_scores_and_agreement(result: Any, words: dict[str, Any]) -> None:
+    """Beside the leaderboard: each score by itself, where the regions lie, how alike maps are."""
+    folder = Path(words["out"]) / "leaderboards"
+    regions = rows(folder / "lsm-regions.csv")
+    assert {row["region"] for row in regions} == {"score_1", "score_2", "score_3"}
+    assert {"r2", "relevance_ap"} <= {row["metric"] for row in regions}
+    rois = rows(folder / "lsm-rois.csv")
+    assert [row["name"] for row in rois] == ["roi1", "roi2", "roi3"]
+    assert all(int(row["touched"]) >= 3 and row["size_mm"] == "6 6 6" for row in rois)
+    alike = rows(folder / "lsm-agreement.csv")
+    assert {(row["first"], row["second"]) for row in alike} == {
+        ("occlusion", "weights"), ("occlusion", "random"), ("weights", "random"),
+    }  # fmt: skip
+    assert all(-1 <= float(row["pearson"]) <= 1 for row in alike)
+
+
+def test_the_report_is_written(result: Any) -> None:
+    """One page with the regions and each score."""
+    assert "score_1" in result.report.read_text()
+
+
+def test_new_subjects_get_a_table_of_scores(
+    result: Any, words: dict[str, Any], lesion_root: Path, tmp_path: Path
+) -> None:
+    """A row per subject; the mean of the three networks, close to what was simulated for those they have seen."""
+    configuration = next(line["configuration"] for line in result.leaderboard.to_pylist() if line["noise"] == 0.0)
+    given = Words(
+        {"model": configuration, "data": str(lesion_root), "out": words["out"], "into": str(tmp_path / "new")}
+    )
+    (path,) = predict_folder(given, say=lambda text: None)
+    table = np.genfromtxt(path, delimiter="\t", names=True, dtype=None, encoding="utf-8")
+    assert list(table["participant_id"]) == [one.id for one in index(lesion_root, label="lesion").candidates]
+    assert np.ptp(table["score_1"]) > 0.2
+
+
+def test_presets_give_way_to_words(words: dict[str, Any]) -> None:
+    """An option that belongs to an experiment and a model holds there, unless the user gives another."""
+
+    def epochs(experiment: str, model: str, **more: Any) -> int:
+        request = resolve(to_words(task="lsm", profile="paper", experiment=experiment, **more))
+        return int(at(request.task, {"model": model}).recipe.keywords["epochs"])
+
+    assert (epochs("multi", "cnn"), epochs("multi", "residual_cnn")) == (70, 90)
+    assert (epochs("noise", "cnn"), epochs("noise", "residual_cnn")) == (90, 110)
+    assert epochs("noise", "cnn", **{"recipe.epochs": 3}) == 3
