@@ -80,7 +80,8 @@ def baselines(inputs: Inputs, baseline: Baseline) -> Inputs:
     OutOfRange
         If it does not fit the inputs.
     """
-    given = torch.as_tensor(baseline)
+    # A number is kept in full: in single precision 0.1 would be off by 1e-9 for a network in double.
+    given = baseline if isinstance(baseline, Tensor) else torch.as_tensor(baseline, dtype=torch.float64)
     per_channel = isinstance(baseline, list | tuple)
     try:
         return tuple(

@@ -21,6 +21,7 @@ from harness.data.maps import read_maps
 from harness.door import plots
 from harness.door.plots import Bars
 from harness.door.report import Figure
+from harness.groups import group_sums, target_mask
 from harness.leaderboard import MetricFacts, Row, interval_text, is_sound, read_facts, row_labels, subject_means
 from harness.registry import ATTRIBUTIONS, METRICS
 from harness.scoring import THRESHOLD
@@ -363,6 +364,42 @@ def _regions(run: _Run) -> Iterator[Figure]:
     )
 
 
+# Group maps
+
+
+def _group_maps(run: _Run) -> Iterator[Figure]:
+    """The summed maps of the leader, a picture per score, where the truth is known."""
+    leader = next((key for key in run.lines if _MARK not in run.labels[key]), None)
+    if leader is None or not is_grouped(run.task):
+        return
+    cohort = run.plan.groups[leader].cohort
+    if cohort.truth is None:
+        return
+    cells = [
+        cell for bundle in run.plan.bundles if bundle.row == leader for cell in bundle.cells if cell.stage == "explain"
+    ]
+    maps: dict[str, dict[str, Array]] = {}
+    for label in dict.fromkeys(cell.label for cell in cells):
+        own = [cell for cell in cells if cell.label == label and run.plan.store.get("explain", cell.identity)]
+        outputs, sums = group_sums(own, run.plan.store) if own else ((), np.empty(0))
+        for index, output in enumerate(outputs):
+            maps.setdefault(output, {})[label] = sums[:, index, 0].sum(axis=0, dtype=np.float64)
+    counts = np.asarray(cohort.truth.counts.load())
+    for output, of_score in maps.items():
+        yield Figure(
+            f"Maps of {output}, {run.labels[leader]}",
+            "Sum over all tested patients on the number of lesions, in the slice with most of the outlined region; red "
+            "speaks for a higher score.",
+            plots.attribution_slices(
+                {"lesions": counts},
+                {label: {"lesions": one} for label, one in of_score.items()},
+                target_mask(cohort.truth, output),
+                spacing_mm=cohort.samples[0].spacing_mm,
+            ),
+            section="Explanations",
+        )
+
+
 # Images
 
 
@@ -526,6 +563,7 @@ _FIGURES: Sequence[Callable[[_Run], Iterator[Figure]]] = (
     _sizes,
     _agreement,
     _regions,
+    _group_maps,
     _examples,
     _methods,
     _gains,

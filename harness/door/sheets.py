@@ -83,8 +83,8 @@ def _rois_sheet(rois: pa.Table) -> Sheet:
         "Where the signal lies",
         ("region", "centre, mm", "size, mm", "patients it touches", "mean load", "highest prevalence", "ρ with volume"),
         tuple(line(one) for one in rois.to_pylist()),
-        "Scores are simulated from the lesioned share (load) of these regions, drawn where enough patients have lesions. "
-        "ρ is Spearman's correlation of the load and the total lesion volume.",
+        "Scores are simulated from the lesioned share (load) of these regions, drawn where enough patients have "
+        "lesions. ρ is Spearman's correlation of the load and the total lesion volume.",
         section="Regions",
     )
 

@@ -57,7 +57,9 @@ def loads(lesions: np.ndarray) -> np.ndarray:
 
 def fitted(lesions: np.ndarray, scores: np.ndarray, *, seed: int = 0, **options: Any) -> Any:
     """A field that has learned."""
-    model: Any = models.build("lesion_field", outputs=scores.shape[1], image_shape=SHAPE, **{"steps": 150, "minimum": 1, **options})
+    model: Any = models.build(
+        "lesion_field", outputs=scores.shape[1], image_shape=SHAPE, **{"steps": 150, "minimum": 1, **options}
+    )
     model.fit(scipy.sparse.csr_array(lesions.reshape(len(lesions), -1)), scores, rng=np.random.default_rng(seed))
     model.eval()
     return model
