@@ -1,11 +1,17 @@
-"""Pins, requirements and the list of licences agree with each other and with what is installed."""
+"""Pins, requirements and licences agree with what is installed; a wheel is whole and imports nobody else's code."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import shutil
+import subprocess
 import sys
+import sysconfig
 import tomllib
+import venv
+import zipfile
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -70,3 +76,115 @@ def test_every_folder_of_the_package_is_installed() -> None:
     """The list of packages in pyproject.toml misses no folder."""
     below = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "harness").rglob("__init__.py")}
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == below | {"harness.tasks", "harness.search_spaces"}
+
+
+# What setuptools reads to build the package.
+SOURCES = ("harness", "tasks", "search_spaces", "pyproject.toml", "README.md", "LICENSE")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project as a wheel, built from a copy: a build writes beside its sources."""
+    source, made = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+    for name in SOURCES:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, source)
+    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-index", "--no-build-isolation"]
+    subprocess.run([*pip, "-w", str(made), str(source)], check=True, timeout=120, capture_output=True)
+    return next(made.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the programs of an environment into which the wheel was installed, as a user does.
+
+    Its libraries are those of this environment, without the editable harness: that one
+    would lend its ``harness.tasks`` to whatever ``harness`` was imported.
+    """
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=False, symlinks=True)
+    found = folder / "bin"
+    pip = [sys.executable, "-m", "pip", "--python", str(found / "python"), "install", "-q", "--no-deps", "--no-index"]
+    subprocess.run([*pip, str(wheel)], check=True, timeout=120, capture_output=True)
+    site = next(folder.glob("lib/python*/site-packages"))
+    libraries = dict.fromkeys(sysconfig.get_paths()[kind] for kind in ("purelib", "platlib"))
+    (site / "libraries.pth").write_text("\n".join(libraries))  # .pth files that lie there are not read
+    return found
+
+
+@pytest.fixture
+def strangers(tmp_path: Path) -> Path:
+    """A working folder laid out like another clone, whose every package fails when it is imported."""
+    for package in ("harness", "tasks", "search_spaces"):
+        (tmp_path / package).mkdir()
+        for module in ("__init__", "epvs", "lsm"):
+            (tmp_path / package / f"{module}.py").write_text(f"raise RuntimeError('the {package} of this folder')\n")
+    return tmp_path
+
+
+def started(words: list[str], cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in a folder."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    environment |= {"OMP_NUM_THREADS": "1", "COLUMNS": "160", **more}
+    return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_the_wheel_holds_every_module_and_what_they_read(wheel: Path) -> None:
+    """The tasks and search spaces under ``harness``, the template of the report and the mark of types; nothing bare."""
+    inside = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    ours = {path.relative_to(ROOT).as_posix() for path in (ROOT / "harness").rglob("*.py")}
+    gardens = {
+        f"harness/{folder}/{path.name}" for folder in ("tasks", "search_spaces") for path in ROOT.glob(f"{folder}/*.py")
+    }
+    assert {"harness/tasks/epvs.py", "harness/tasks/lsm.py", "harness/search_spaces/lsm.py"} <= gardens
+    assert inside == ours | gardens | {"harness/py.typed", "harness/door/report.html.j2"}
+
+
+def test_the_installed_program_lists_its_own_tasks_in_a_clone(programs: Path) -> None:
+    """Started from a clone's root, beside bare ``tasks/`` and ``harness/`` folders."""
+    done = started([str(programs / "harness"), "list", "tasks"], ROOT)
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"^ (\w+) +W", done.stdout, flags=re.MULTILINE) == ["epvs", "lsm"]
+
+
+def test_the_installed_program_imports_no_stranger(programs: Path, strangers: Path) -> None:
+    """Packages of the same names in the working folder are not looked at."""
+    done = started([str(programs / "harness"), "list", "tasks"], strangers)
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"^ (\w+) +W", done.stdout, flags=re.MULTILINE) == ["epvs", "lsm"]
+
+
+SHOW = (
+    "import harness.tasks.epvs, harness.tasks.lsm, harness.search_spaces.lsm as spaces, harness;"
+    "print(harness.__file__, harness.tasks.epvs.__file__, harness.tasks.lsm.__file__, spaces.__file__, sep='\\n')"
+)
+
+
+@pytest.mark.parametrize("safe", ["", "1"])
+def test_python_takes_the_wheel_beside_strangers_tasks(programs: Path, strangers: Path, safe: str) -> None:
+    """With Python's working folder on its path, too, as a stranger's ``tasks/`` has another name than ours."""
+    shutil.rmtree(strangers / "harness")
+    done = started([str(programs / "python"), "-c", SHOW], strangers, PYTHONSAFEPATH=safe)
+    assert done.returncode == 0, done.stderr
+    paths = [Path(line) for line in done.stdout.split()]
+    assert len(paths) == 4 and all(path.is_relative_to(programs.parent) for path in paths)
+
+
+def test_python_with_a_safe_path_takes_the_wheel_in_a_clone(programs: Path) -> None:
+    """``PYTHONSAFEPATH`` keeps the clone's own ``harness/`` from being taken for the installed one."""
+    done = started([str(programs / "python"), "-c", SHOW], ROOT, PYTHONSAFEPATH="1")
+    assert done.returncode == 0, done.stderr
+    assert all(Path(line).is_relative_to(programs.parent) for line in done.stdout.split())
+
+
+@pytest.mark.ray
+def test_workers_of_the_installed_program_import_no_stranger(
+    programs: Path, strangers: Path, small_run: tuple[str, ...]
+) -> None:
+    """Ray would put the working folder first on its workers' path, though the program does not look there."""
+    words = [*small_run, "sequences=T2w", "fold=0", "attribution=none", "report=false", "mlflow=off", "out=out"]
+    done = started([str(programs / "harness"), "run", *words], strangers)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 cells done, 0 failed" in done.stdout

@@ -18,7 +18,7 @@ from harness.models.fitting import LesionModel, Normalise, check_normalise, scal
 from harness.registry import MODELS
 from harness.types import Array
 
-__all__ = ["svr_lsm"]
+__all__ = ["svr_lsm", "svr_lsm_tuned"]
 
 # Tried with tune=True: γ in units of 1 / median squared distance of two lesions, and C.
 _GAMMAS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -83,6 +83,24 @@ def svr_lsm(
     """
     chosen = _Settings(gamma, cost, epsilon, score_maximum, tune, normalise)
     return _SVR(chosen, in_channels, outputs, image_shape, minimum)
+
+
+@MODELS.register("svr_lsm_tuned", source="SVR-LSM with γ and C by inner cross-validation", fitted=True, weights=True)
+def svr_lsm_tuned(
+    in_channels: int = 1,
+    outputs: int = 1,
+    *,
+    image_shape: tuple[int, ...] = (),
+    normalise: Normalise = "unit",
+    minimum: Annotated[int, Ge(1)] = 10,
+) -> nn.Module:
+    """The same with γ and C of each score chosen on the training patients, to stand in one leaderboard with it.
+
+    Parameters
+    ----------
+    in_channels, outputs, image_shape, normalise, minimum : see :func:`svr_lsm`
+    """
+    return svr_lsm(in_channels, outputs, image_shape=image_shape, tune=True, normalise=normalise, minimum=minimum)
 
 
 @dataclass(frozen=True)
