@@ -38,7 +38,7 @@ PRESETS = {
     # At 5 mm the published kernels, scaled with the grid
     "profile=quick model=cnn": {"model.kernel": 4, "model.stride": 3},
     "profile=quick model=residual_cnn": {
-        "model.kernel": 4, "model.stride": 3, "model.block_kernel": 3, "model.block_stride": 2,
+        "model.kernel": 4, "model.stride": 3, "model.block_kernel": 3, "model.block_stride": 3,
     },
     "profile=quick model=resnet10": {"model.width": 16},
 }  # fmt: skip
