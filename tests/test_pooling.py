@@ -132,7 +132,7 @@ def test_pooled_icc_is_that_of_the_columns(made: Callable[..., Made]) -> None:
         one.put(subject, counts(truth, predicted + 1), seed=1)
     expected = []
     for shift in (-1, 1):
-        table = np.array(list(pairs.values()), float) + [0, shift]
+        table = np.array(list(pairs.values()), float) + np.array([0, shift])
         means, n = table.mean(1), len(table)
         between = 2 * ((means - table.mean()) ** 2).sum() / (n - 1)
         within = ((table - means[:, None]) ** 2).sum() / n
