@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -173,7 +174,8 @@ def session(settings: RunSettings) -> Iterator[None]:
             warnings.simplefilter("ignore")
             try:
                 _knock(address)
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **here)
+                with _where_workers_import_what_this_process_does(settings.folder):
+                    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **here)
             except OSError as error:
                 raise RequestError(
                     f"no Ray cluster answers at {address!r} ({error}); start one, or say ray=auto"
@@ -183,6 +185,26 @@ def session(settings: RunSettings) -> Iterator[None]:
     finally:
         if ours:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _where_workers_import_what_this_process_does(folder: Path) -> Iterator[None]:
+    """Stand in another folder where this process does not import from the working folder.
+
+    Ray puts the working folder first on its workers' path, whether or not the
+    driver has it on its own. The console script has not: started in a clone, its
+    workers would import the clone's ``harness`` and not the installed one.
+
+    Parameters
+    ----------
+    folder : to stand in meanwhile, without Python files; made if needed
+    """
+    if {"", str(Path.cwd())} & set(sys.path):
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.chdir(folder):
+        yield
 
 
 def _knock(address: str) -> None:

@@ -1,0 +1,262 @@
+"""``profile=paper`` is what the papers did: sizes, epochs, folds and preparation, and it runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import harness
+from harness.door.api import LIMIT_S
+from harness.door.request import resolve
+from harness.door.words import parse
+from harness.errors import RequestError
+from harness.seeding import generator
+from harness.space import grid
+from harness.spec import Task, describe
+from harness.sweep import Plan, Request, at, prepare
+
+# One is tested, one validates, one trains; long enough in Y to end outside the brain.
+SMALL = ("phantom_subjects=3", "phantom.shape=[16,176,8]")
+
+
+def asked(*words: str) -> Request:
+    """The request of a command."""
+    return resolve(parse([*words, "profile=paper"]), texts=words)
+
+
+def options(task: Task) -> dict[str, Any]:
+    """Every option of a task's parts."""
+    return describe(task)
+
+
+def folds(task: Task) -> int:
+    """Trainings of one configuration and seed, on the profile's own number of subjects."""
+    names = [f"sub-{number:04d}" for number in range(1, task.phantom_subjects + 1)]
+    return len(task.split([(name, name) for name in names], seed=0))
+
+
+@pytest.fixture(scope="module")
+def epvs_paper() -> Request:
+    """The ablation as published."""
+    return asked("task=epvs")
+
+
+class TestEpvs:
+    """Section 003: the sequence ablation."""
+
+    def test_eight_sets_21_folds_three_seeds(self, epvs_paper: Request) -> None:
+        """168 published trainings, with three seeds each."""
+        assert len(epvs_paper.axes["sequences"]) == 8
+        assert folds(epvs_paper.task) == 21
+        assert epvs_paper.seeds == (0, 1, 2)
+
+    def test_16_train_and_4_validate(self, epvs_paper: Request) -> None:
+        """Of the 20 who are not tested."""
+        names = [(f"sub-{number:02d}",) * 2 for number in range(1, 22)]
+        drawn = epvs_paper.task.split(names, seed=0)
+        assert {(len(one.train), len(one.validation), len(one.test)) for one in drawn} == {(16, 4, 1)}
+
+    def test_recipe(self, epvs_paper: Request) -> None:
+        """Adam 1e-3, batch 32, 30 epochs, best validation mean IoU, 398 balanced copies of each slice."""
+        recipe = options(epvs_paper.task)["recipe"]
+        expected = {
+            "optimiser": "adam", "lr": 1e-3, "weight_decay": 0.0, "batch_size": 32, "epochs": 30, "select": "mean_iou",
+            "copies": 398, "balance": True, "augmentation": "published", "max_angle_deg": 16.0, "max_shift_px": 45.0,
+            "lesion_weight": 1.0,
+        }  # fmt: skip
+        assert {key: recipe[key] for key in expected} == expected
+
+    def test_an_epoch_has_23_880_slices(self, epvs_paper: Request) -> None:
+        """60 slices times 398, the paper's own count: 30 with a lesion, and as many without."""
+        targets = np.zeros((100, 4, 4), np.int64)
+        targets[:30, 1, 1] = 1
+        assert len(epvs_paper.task.recipe().sample(generator(0, "test"), targets)) == 23_880
+
+    def test_preparation(self, epvs_paper: Request) -> None:
+        """Reoriented, bias-corrected, skull-stripped, z-scored, at the label's own resolution."""
+        cohort = options(epvs_paper.task)["cohort"]
+        assert (cohort["reorient"], cohort["n4"], cohort["skull_strip"]) == (True, True, True)
+        assert (cohort["normalise"], list(cohort["spacing_mm"]), cohort["crop"]) == ("zscore", [], "none")
+
+    @pytest.mark.parametrize("channels", [1, 2, 3, 4])
+    def test_31_109_954_parameters(self, epvs_paper: Request, channels: int) -> None:
+        """And 288 for each sequence after the first."""
+        network = epvs_paper.task.model(channels, 2)
+        assert sum(one.numel() for one in network.parameters()) == 31_109_954 + 288 * (channels - 1)
+
+    def test_widths_and_depth(self, epvs_paper: Request) -> None:
+        """Five levels of 32 to 512 channels, 1024 in the middle."""
+        network = epvs_paper.task.model(4, 2)
+        widths = {one.out_channels for one in network.modules() if isinstance(one, torch.nn.Conv2d)}
+        assert widths == {32, 64, 128, 256, 512, 1024, 2}
+
+    def test_one_step_on_slices_of_published_size(self, epvs_paper: Request) -> None:
+        """Two augmented slices of 176 × 208 with four channels: every weight gets a gradient, and moves."""
+        torch.manual_seed(0)
+        recipe, network = epvs_paper.task.recipe(), epvs_paper.task.model(4, 2)
+        inputs, targets = torch.randn(2, 4, 176, 208), torch.zeros(2, 176, 208, dtype=torch.int64)
+        targets[:, 80:84, 100:103] = 1
+        before = {name: one.detach().clone() for name, one in network.named_parameters()}
+        optimiser = recipe.optimiser(list(network.parameters()))
+        moved, labels = recipe.augment(generator(0, "test"), inputs, targets)
+        outputs = network(moved)
+        assert outputs.shape == (2, 2, 176, 208)
+        loss = recipe.loss(outputs, labels)
+        loss.backward()
+        optimiser.step()
+        assert torch.isfinite(loss)
+        stayed = [name for name, one in network.named_parameters() if torch.equal(one.detach(), before[name])]
+        assert stayed == []
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """The published plan on three small generated subjects, with the published preparation."""
+    return prepare(asked("task=epvs", *SMALL, f"out={tmp_path_factory.mktemp('paper') / 'out'}"))
+
+
+class TestEpvsPrepared:
+    """The published steps before training, really run."""
+
+    def test_skull_is_stripped_and_the_brain_is_scaled(self, prepared: Plan) -> None:
+        """Nothing outside the brain; mean 0 and standard deviation 1 inside, for every sequence."""
+        sample = prepared.cohort.samples[0]
+        brain = sample.masks["brain"].load()
+        assert 0.2 < brain.mean() < 1
+        assert sorted(sample.images) == ["FLAIR", "SWI", "T1w", "T2w"]
+        for image in sample.images.values():
+            values = image.load()
+            assert values.shape == brain.shape == (16, 176, 8)
+            assert not values[~brain].any()
+            np.testing.assert_allclose([values[brain].mean(), values[brain].std()], [0, 1], atol=1e-3)
+
+    def test_n4_changes_the_images_and_nothing_else(self, prepared: Plan) -> None:
+        """Without it every image is another, and the masks are the same."""
+        words = (*SMALL, f"out={prepared.request.settings.folder}", "cohort.n4=false")
+        ours, plain = prepared.cohort.samples[0], prepare(asked("task=epvs", *words)).cohort.samples[0]
+        assert [
+            name for name in ours.images if not np.abs(ours.images[name].load() - plain.images[name].load()).any()
+        ] == []
+        for name, mask in ours.masks.items():
+            np.testing.assert_array_equal(mask.load(), plain.masks[name].load())
+
+    def test_three_subjects_of_the_grid_are_72_trainings(self, prepared: Plan) -> None:
+        """Eight sets, three folds, three seeds."""
+        assert len(prepared.bundles) == 8 * 3 * 3
+
+    def test_the_run_stops_with_its_estimate(self, prepared: Plan) -> None:
+        """398 copies for 30 epochs are days even for three tiny subjects; nothing starts without ``yes=true``."""
+        out = prepared.request.settings.folder
+        words = {"phantom_subjects": 3, "phantom__shape": "[16,176,8]"}
+        pattern = r"this would take about ([\d.]+) (hours|days) on .*Say yes=true to start it anyway"
+        with pytest.raises(RequestError, match=pattern) as refused:
+            harness.run(task="epvs", profile="paper", **words, ray="off", mlflow="off", out=str(out))
+        said = re.search(pattern, str(refused.value))
+        assert said is not None
+        assert float(said[1]) * {"hours": 3600, "days": 86400}[said[2]] >= LIMIT_S == 12 * 3600
+        assert not Path(out / "store").exists() and not Path(out / "leaderboards").exists()
+
+
+# Epochs of the CNN study: experiment, model → epochs.
+EPOCHS = {
+    ("single", "cnn"): 60,
+    ("multi", "cnn"): 70,
+    ("multi", "residual_cnn"): 90,
+    ("noise", "cnn"): 90,
+    ("noise", "residual_cnn"): 110,
+    ("intercorrelation", "cnn"): 70,
+}
+CNN_STUDY = ("single", "multi", "noise", "intercorrelation")
+
+
+def points(experiment: str) -> list[Task]:
+    """The task at every point of an experiment."""
+    request = asked("task=lsm", f"experiment={experiment}")
+    assert request.seeds == (0,)
+    return [at(request.task, point) for point in grid(request.axes)]
+
+
+class TestLsm:
+    """Sections 000 and 001: lesion-symptom mapping."""
+
+    def test_17_configurations_of_5_folds_are_85_trainings(self) -> None:
+        """One single, two multi, ten noisy, four intercorrelated; all subjects train that are not tested."""
+        counts = {name: [folds(task) for task in points(name)] for name in CNN_STUDY}
+        assert {name: len(found) for name, found in counts.items()} == {
+            "single": 1, "multi": 2, "noise": 10, "intercorrelation": 4,
+        }  # fmt: skip
+        assert sum(sum(found) for found in counts.values()) == 85
+
+    def test_all_821_who_are_not_tested_train(self) -> None:
+        """The held-out fold is the test set; nobody validates and the last epoch is kept."""
+        (task,) = points("single")
+        drawn = task.split([(f"sub-{number:04d}",) * 2 for number in range(821)], seed=0)
+        assert {(len(one.train) + len(one.test), len(one.validation)) for one in drawn} == {(821, 0)}
+        assert options(task)["recipe"]["select"] == "last"
+
+    @pytest.mark.parametrize("experiment", CNN_STUDY)
+    def test_cnn_study(self, experiment: str) -> None:
+        """AdamW 1e-3, decay .01, batch 4, its epochs; 1 mm, regions of 5³, window 5, stride 3, 30 noisy samples."""
+        for task in points(experiment):
+            made = options(task)
+            recipe, phantom = made["recipe"], made["phantom"]
+            assert recipe["epochs"] == EPOCHS[experiment, made["model"]["use"]]
+            found = (recipe["optimiser"], recipe["lr"], recipe["weight_decay"], recipe["batch_size"])
+            assert found == ("adamw", 1e-3, 0.01, 4)
+            assert recipe["lr_drop_epoch"] == 0
+            assert (made["phantom_subjects"], phantom["spacing_mm"]) == (821, 1.0)
+            assert list(phantom["shape"]) == [152, 179, 142] and list(made["cohort"]["spacing_mm"]) == []
+            assert (made["outcome"]["size"], made["outcome"]["rois"]) == (5, 3)
+            explained = made["attributions"]
+            assert (explained["occlusion"]["window"], explained["occlusion"]["stride"]) == (5, 3)
+            assert (explained["gradient_shap"]["samples"], explained["gradient_shap"]["noise"]) == (30, 0.01)
+
+    def test_published_kernels_and_parameters(self) -> None:
+        """At the published size the CNN has 5,074,453 weights for three scores, the residual one 2,254,053."""
+        counted = {
+            options(task)["model"]["use"]: sum(one.numel() for one in task.model(1, 3).parameters())
+            for task in points("multi")
+        }
+        assert counted == {"cnn": 5_074_453, "residual_cnn": 2_254_053}
+
+    def test_noise_and_intercorrelation_levels(self) -> None:
+        """a = .1 to .5 for both models; b = .6 to .9 for the CNN."""
+        noisy = {(one["model"]["use"], one["outcome"]["noise"]) for one in map(options, points("noise"))}
+        assert noisy == {(model, a) for model in ("cnn", "residual_cnn") for a in (0.1, 0.2, 0.3, 0.4, 0.5)}
+        mixed = {(one["outcome"]["design"], one["outcome"]["b"]) for one in map(options, points("intercorrelation"))}
+        assert mixed == {("intercorrelation", b) for b in (0.6, 0.7, 0.8, 0.9)}
+
+    def test_resnet10_study(self) -> None:
+        """Four trainings: Adam 1e-5 for 100 epochs, then 1e-6, at 1.67 mm, regions and windows of 8³, one split."""
+        tasks = points("resnet10")
+        assert [folds(task) for task in tasks] == [1, 1, 1, 1]
+        assert [options(task)["view"]["scores"] for task in tasks] == ["score_1", "score_2", "score_3", ""]
+        for made in map(options, tasks):
+            recipe = made["recipe"]
+            assert made["model"]["use"] == "resnet10"
+            assert (recipe["optimiser"], recipe["lr"], recipe["weight_decay"], recipe["batch_size"]) == (
+                "adam",
+                1e-5,
+                0,
+                4,
+            )
+            assert (recipe["epochs"], recipe["select"]) == (200, "validation_loss")
+            assert list(made["cohort"]["spacing_mm"]) == [1.67, 1.67, 1.65]
+            assert made["outcome"]["size"] == 8
+            occlusion, shap = made["attributions"]["occlusion"], made["attributions"]["gradient_shap"]
+            assert (occlusion["window"], occlusion["stride"]) == (8, 4)
+            assert (shap["samples"], shap["noise"]) == (5, 0.0)
+        recipe = tasks[0].recipe()
+        assert [1e-5 * recipe.lr_factor(epoch) for epoch in (1, 100, 101, 200)] == pytest.approx(
+            [1e-5, 1e-5, 1e-6, 1e-6]
+        )
+
+    def test_resnet10_split(self) -> None:
+        """60, 20 and 20 % of 822."""
+        drawn = points("resnet10")[0].split([(f"sub-{number:04d}",) * 2 for number in range(822)], seed=0)
+        assert [(len(one.train), *sorted((len(one.validation), len(one.test)))) for one in drawn] == [(493, 164, 165)]
