@@ -138,13 +138,13 @@ def test_anonymous_files_name_nobody(
     run: tuple[Plan, Tables], drawn: dict[str, tuple[Any, Any]], tmp_path: Path
 ) -> None:
     """Neither the axis of the subjects nor the reason, nor any file name."""
-    plan = run[0]
+    plan, folder = run[0], tmp_path / "files"
     settings = dataclasses.replace(plan.request.settings, anonymous=True)
     hidden = dataclasses.replace(plan, request=dataclasses.replace(plan.request, settings=settings))
-    pooled_files(hidden, run[1], plan.configurations[0].id, tmp_path)
+    pooled_files(hidden, run[1], plan.configurations[0].id, folder)
     assert drawn["subject_dots"][1] == {"named": False}
-    assert (tmp_path / "maps" / "none.txt").read_text() == "random: no common grid\n"
-    assert not [name for name in written(tmp_path) if "sub-" in name]
+    assert (folder / "maps" / "none.txt").read_text() == "random: no common grid\n"
+    assert not [name for name in written(folder) if "sub-" in name]
 
 
 def test_subjects_are_not_named_where_they_may_not_be(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,7 @@ def test_every_listed_name_is_supplied(blobs, spacing_mm):
         explanation=np.zeros((2, *mask.shape)),
         channels=("T1w", "T2w"),
         rois=np.stack([mask, ~mask]),
+        exact=mask.astype(float),
         target_score=0.5,
         predicted_score=0.25,
         clean_score=0.75,

@@ -33,8 +33,8 @@ def cohort(patients: int = 200, *, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     lesions = np.zeros((patients, *SHAPE), dtype=np.float32)
     for lesion in lesions:
-        low = [rng.integers(-2, size - 1) for size in SHAPE]
-        high = [a + rng.integers(3, 8) for a in low]
+        low = [int(rng.integers(-2, size - 1)) for size in SHAPE]
+        high = [a + int(rng.integers(3, 8)) for a in low]
         lesion[tuple(slice(max(a, 0), b) for a, b in zip(low, high, strict=True))] = 1
         lesion[max(low[0], 0)] *= rng.uniform(0.2, 1)
     return lesions
