@@ -139,6 +139,7 @@ def test_anonymous_files_name_nobody(
 ) -> None:
     """Neither the axis of the subjects nor the reason, nor any file name."""
     plan, folder = run[0], tmp_path / "files"
+    folder.mkdir()
     settings = dataclasses.replace(plan.request.settings, anonymous=True)
     hidden = dataclasses.replace(plan, request=dataclasses.replace(plan.request, settings=settings))
     pooled_files(hidden, run[1], plan.configurations[0].id, folder)
