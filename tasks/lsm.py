@@ -97,7 +97,7 @@ TASK = Task(
             "cohort.spacing_mm": [5.0], "outcome.size": 4,
             "recipe.epochs": 10, "recipe.batch_size": 16,
             "attributions.occlusion.window": 3, "attributions.occlusion.stride": 2,
-            "attributions.gradient_shap.samples": 10,
+            "attributions.gradient_shap.samples": 5,
         },
         # as published: 1 mm, regions of 5³ voxels; the epochs of each experiment are presets
         "paper": {"phantom_subjects": 821, "phantom.spacing_mm": 1.0, "phantom.shape": [152, 179, 142]},
