@@ -188,6 +188,8 @@ def _ranking(run: _Run) -> Iterator[Figure]:
 
 
 def _subjects(run: _Run) -> Iterator[Figure]:
+    if run.facts[run.objective].level == "pooled":
+        return  # pseudo-values compare configurations, they are nobody's score
     values = {run.labels[key]: subject_means(run.rows[key], run.objective) for key in run.lines}
     if len(values) < 2 or not any(values.values()):
         return
