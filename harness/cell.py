@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import cache
 
 from harness.identity import code_digest, identify, module_digest
-from harness.registry import ATTRIBUTIONS, MODELS, VIEWS
+from harness.registry import ATTRIBUTIONS, MODELS
 from harness.spec import Configuration, Part, Task, modules_of, restore
 from harness.store import Stage, Store
-from harness.types import JSON, Split
+from harness.types import JSON, Split, View
 
 __all__ = [
     "Bundle",
@@ -204,7 +204,8 @@ def attributions_of(task: Task) -> dict[str, Part]:
 
 def is_grouped(task: Task) -> bool:
     """Whether explanations are judged as their sum over subjects."""
-    return bool(VIEWS.get(VIEWS.name_of(task.view.func)).facts.get("grouped"))
+    view: View = task.view()
+    return view.grouped
 
 
 def _recipe(task: Task, described: JSON) -> JSON:

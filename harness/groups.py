@@ -27,7 +27,7 @@ from harness.metrics.register import asks, evaluate, evaluate_chance
 from harness.registry import ATTRIBUTIONS
 from harness.scoring import labels_of
 from harness.seeding import generator
-from harness.simulation.lesion_scores import windowed
+from harness.simulation.lesion_scores import ROI, exact_map, windowed
 from harness.spec import Configuration, Part, Task
 from harness.statistics import jackknife_interval, pseudo_values
 from harness.store import CellRecord, Store, write_json, write_record
@@ -210,11 +210,9 @@ def exact_group_map(truth: Truth, output: str, part: Part) -> Array:
     -------
     (X, Y, Z) float64
     """
-    exact = np.zeros(truth.counts.shape)
-    counts = truth.counts.load()
-    for name, weight in truth.weights[output].items():
-        mask = truth.rois[name].load()
-        exact[mask] += weight / np.count_nonzero(mask) * counts[mask]
+    weights = truth.weights[output]
+    rois = [ROI(name, (0, 0, 0), (0, 0, 0), truth.rois[name].load()) for name in weights]
+    exact = exact_map(truth.counts.load(), rois, np.array(list(weights.values())))
     if ATTRIBUTIONS.name_of(part.func) == "occlusion":
         window, stride = part.keywords["window"], part.keywords["stride"]
         sides = exact.shape

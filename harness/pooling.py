@@ -142,7 +142,7 @@ def _known_of(task: Task, pooled: Mapping[str, Score]) -> tuple[str, ...]:
     flags = []
     if MODELS.get(MODELS.name_of(task.model.func)).facts.get("oracle"):
         flags.append("oracle: the model is told what the task hides")
-    if any(label == "r2" and score.value < -1 for label, score in pooled.items()):
+    if any(METRICS.name_of(task.metrics[label].func) == "r2" and score.value < -1 for label, score in pooled.items()):
         flags.append("scale fault: R² below -1 cannot come from overfitting alone")
     return tuple(flags)
 

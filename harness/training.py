@@ -18,8 +18,7 @@ from harness.errors import CellError
 from harness.models.fitting import Fitted
 from harness.recipes import Recipe
 from harness.seeding import generator, seed_of
-from harness.types import Array, Sample, View
-from harness.views import LesionVolume
+from harness.types import Array, Sample, SparseView, View
 
 __all__ = ["Epoch", "Trained", "controlled", "device", "infer", "train"]
 
@@ -129,7 +128,7 @@ def train(
 
 def _fit(model: Fitted, view: View, training: Sequence[Sample], seed: int) -> Trained:
     """Let a model fit itself to sparse lesion maps."""
-    if not isinstance(view, LesionVolume):
+    if not isinstance(view, SparseView):
         raise CellError(f"{type(model).__name__} is fitted to whole lesion maps; take view=lesion_volume")
     rows = [view.voxels(sample) for sample in training]
     lesions = scipy.sparse.csr_array(
@@ -242,7 +241,7 @@ class _Held:
 class _Streamed:
     """Samples of one item each, decoded for each batch: a cohort's lesion maps are 12 GB as floats."""
 
-    view: LesionVolume
+    view: SparseView
     samples: Sequence[Sample]
     targets: torch.Tensor
 
@@ -256,7 +255,7 @@ class _Streamed:
 
 def _gather(view: View, samples: Sequence[Sample]) -> _Items:
     """All items of some samples; images of several sizes are zero-padded at the far ends to one shape."""
-    if isinstance(view, LesionVolume) and len(samples) * math.prod(view.shape) * 4 > _HELD_BYTES:
+    if isinstance(view, SparseView) and len(samples) * math.prod(view.shape) * 4 > _HELD_BYTES:
         scores = np.concatenate([view.targets(sample) for sample in samples])
         return _Streamed(view, tuple(samples), torch.from_numpy(scores))
     items = [view.items(sample) for sample in samples]

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ __all__ = [
     "Sample",
     "Score",
     "Source",
+    "SparseView",
     "Split",
     "Truth",
     "View",
@@ -320,6 +321,19 @@ class View(Protocol):
 
     def scalars(self, outputs: Any) -> Any:
         """Network outputs, a tensor (N, K, *space) → the explained scalars (N, len(explained))."""
+        ...
+
+
+@runtime_checkable
+class SparseView(View, Protocol):
+    """A view of one item per sample that is mostly zero: it can be read without being made whole."""
+
+    def voxels(self, sample: Sample) -> tuple[Array, Array]:
+        """The item without what is empty: flat indices in C order (N,) and values (N,) float32."""
+        ...
+
+    def targets(self, sample: Sample) -> Array:
+        """What the network should say of the item, (1, K) float32."""
         ...
 
 

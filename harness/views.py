@@ -208,7 +208,7 @@ class LesionVolume:
         return outputs
 
 
-@VIEWS.register("lesion_volume", source="Pustina et al. 2018, doi:10.1016/j.neuropsychologia.2017.08.027", grouped=True)
+@VIEWS.register("lesion_volume", source="Pustina et al. 2018, doi:10.1016/j.neuropsychologia.2017.08.027")
 def lesion_volume(*, scores: str = "", scaling: Scaling = "none") -> LesionVolume:
     """The lesion map of a whole brain.
 

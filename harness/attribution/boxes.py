@@ -10,6 +10,7 @@ row of a matrix.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -86,9 +87,10 @@ class Operand(NamedTuple):
     change: Change | None
 
 
-class Layer:
+class Layer(ABC):
     """What a layer makes of changes."""
 
+    @abstractmethod
     def __call__(self, operands: Sequence[Operand], new: Tensor) -> Change | None:
         """Change of the layer's output.
 
@@ -102,7 +104,6 @@ class Layer:
         Change or None
             None if the layer must see the whole tensor.
         """
-        raise NotImplementedError
 
     def products(self, change: Change, old: Tensor, new: Tensor) -> tuple[float, float]:
         """Multiplications of one alternative: for the change, and for the whole tensor."""

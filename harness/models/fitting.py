@@ -8,6 +8,7 @@ buffers. So the same attributions explain them and the same file keeps them.
 from __future__ import annotations
 
 import typing
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -59,7 +60,7 @@ class Fitted(Protocol):
         ...
 
 
-class LesionModel(nn.Module):
+class LesionModel(nn.Module, ABC):
     """A fitted model of whole lesion masks.
 
     Parameters
@@ -114,8 +115,9 @@ class LesionModel(nn.Module):
         lesions.sort_indices()
         self._learn(lesions, targets, rng)
 
+    @abstractmethod
     def _learn(self, lesions: scipy.sparse.csr_array, targets: Array, rng: np.random.Generator) -> None:
-        raise NotImplementedError
+        """Set the buffers from checked training patients."""
 
     def _voxels(self, lesions: scipy.sparse.csr_array) -> npt.NDArray[np.intp]:
         return often_lesioned(lesions, self.minimum)
