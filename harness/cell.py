@@ -185,7 +185,8 @@ def cells_of(configuration: Configuration, split: Split, fold: int, seed: int, *
     metrics = {"metrics": described["metrics"], "regional": described["regional"]}
     cells = [train, below(train, "score", "", **metrics)]
     for label in attributions_of(task):
-        explained = below(train, "explain", label, attribution=described["attributions"][label])
+        processed = {key: described[key] for key in ("postprocessing",) if key in described}
+        explained = below(train, "explain", label, attribution=described["attributions"][label], **processed)
         cells.append(explained)
         if not is_grouped(task):  # else maps are judged as a sum over folds, which is pooling
             cells.append(below(explained, "score", label, **metrics))
@@ -224,7 +225,7 @@ def digest(stage: str, task: Task, label: str = "") -> str:
     """Digest of the code that a stage of a task runs."""
     parts = {
         "train": (task.view, task.model, task.recipe),
-        "explain": (task.attributions[label],) if label else (),
+        "explain": tuple(part for part in (task.attributions.get(label), task.postprocessing) if part is not None),
         "score": tuple(task.metrics.values()),
         "pool": tuple(task.metrics.values()),
     }[stage]

@@ -127,7 +127,7 @@ def estimate(plan: Plan) -> Estimate:
 def _probe(bundle: Bundle, cohort: Cohort, sample: Sample) -> _Cost:
     """Time one step and one prediction; the second of two, as the first warms up."""
     task = restored(bundle.configuration)
-    view: View = task.view().of(cohort)
+    view: View = task.view().of(cohort).fit(cohort.samples)
     recipe = task.recipe()
     items = view.items(sample)
     inputs, targets = torch.from_numpy(items.inputs[:_PROBED]), torch.from_numpy(items.targets[:_PROBED])

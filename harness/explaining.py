@@ -34,7 +34,9 @@ class Scalars(torch.nn.Module):
         return scalars
 
 
-def explain(model: torch.nn.Module, view: View, sample: Sample, part: Part, *, seed: int) -> Array:
+def explain(
+    model: torch.nn.Module, view: View, sample: Sample, part: Part, *, seed: int, postprocessing: Part | None = None
+) -> Array:
     """Maps of one sample.
 
     Parameters
@@ -42,6 +44,7 @@ def explain(model: torch.nn.Module, view: View, sample: Sample, part: Part, *, s
     part : the attribution with its options
     seed : of the stream of random numbers, which the method and the sample
         name; under which label a task knows the method changes nothing
+    postprocessing : of the map of each output
 
     Returns
     -------
@@ -54,16 +57,27 @@ def explain(model: torch.nn.Module, view: View, sample: Sample, part: Part, *, s
     stream = seed_of(seed, "attribution", name, sample.id)
     targets = list(range(len(view.explained)))
     maps = attribute(name, Scalars(model, view), inputs, targets, seed=stream, **part.keywords)
-    return np.stack([view.volume(one.detach().cpu().numpy()) for one in maps]).astype(np.float32)
+    volumes = [view.volume(one.detach().cpu().numpy()) for one in maps]
+    if postprocessing is not None:
+        volumes = [postprocessing(one, sample.spacing_mm) for one in volumes]
+    return np.stack(volumes).astype(np.float32)
 
 
-def explain_group(model: torch.nn.Module, view: View, samples: Sequence[Sample], part: Part, *, seed: int) -> Array:
+def explain_group(
+    model: torch.nn.Module,
+    view: View,
+    samples: Sequence[Sample],
+    part: Part,
+    *,
+    seed: int,
+    postprocessing: Part | None = None,
+) -> Array:
     """Sums of the maps of several samples on one grid, in blocks of consecutive samples.
 
     Parameters
     ----------
     samples : those of a fold; fewer than :data:`BLOCKS` make fewer blocks
-    part, seed : see :func:`explain`
+    part, seed, postprocessing : see :func:`explain`
 
     Returns
     -------
@@ -74,7 +88,7 @@ def explain_group(model: torch.nn.Module, view: View, samples: Sequence[Sample],
     for block in np.array_split(np.arange(len(samples)), min(BLOCKS, len(samples))):
         total: Array | None = None
         for index in block:
-            one = explain(model, view, samples[index], part, seed=seed).astype(np.float64)
-            total = one if total is None else total + one
+            one = explain(model, view, samples[index], part, seed=seed, postprocessing=postprocessing)
+            total = one.astype(np.float64) if total is None else total + one
         sums.append(total)
     return np.stack([np.asarray(one) for one in sums]).astype(np.float32)

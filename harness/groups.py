@@ -24,7 +24,7 @@ from harness.leaderboard import Values
 from harness.metrics.evidence import Evidence
 from harness.metrics.localisation import pearson_between
 from harness.metrics.register import asks, evaluate, evaluate_chance
-from harness.registry import ATTRIBUTIONS
+from harness.registry import ATTRIBUTIONS, POSTPROCESSINGS
 from harness.scoring import labels_of
 from harness.seeding import generator
 from harness.simulation.lesion_scores import ROI, exact_map, windowed
@@ -34,8 +34,6 @@ from harness.store import CellRecord, Store, write_json, write_record
 from harness.types import JSON, Array, Cohort, Score, Truth
 
 __all__ = ["Agreement", "GroupScores", "agreement", "exact_group_map", "group_sums", "score_group", "target_mask"]
-
-_OF_TRUTH = {"target", "rois", "exact"}
 
 
 @dataclass(frozen=True)
@@ -261,7 +259,7 @@ def _of_output(
     sample = cohort.samples[0]
     target = None if truth is None else target_mask(truth, output)
     rois = None if truth is None else np.stack([image.load() for image in truth.rois.values()])
-    exact = None if truth is None else exact_group_map(truth, output, part)[None]
+    exact = None if truth is None else _expected(task, truth, output, part)
     total = blocks.sum(axis=0, dtype=np.float64)
 
     def evidence(explanation: Array) -> Evidence:
@@ -275,13 +273,14 @@ def _of_output(
             rng=rng,
         )
 
+    unknown = {name for name, known in (("target", target), ("rois", rois), ("exact", exact)) if known is None}
     found: dict[str, tuple[Score, Array]] = {}
     whole = evidence(total)
     left_out = [evidence(total - block) for block in blocks] if len(blocks) > 1 else []
     perfect = None if exact is None else evidence(exact)
     for name in labels_of(task, "explanation"):
         metric = task.metrics[name]
-        if truth is None and _OF_TRUTH.intersection(asks(metric)):
+        if unknown.intersection(asks(metric)):
             found[name] = (Score(math.nan, math.nan, math.nan, 0), np.empty(0))
             continue
         value = evaluate(metric, whole)
@@ -305,6 +304,16 @@ def _of_output(
         )
         found[name] = (score, pairs)
     return found
+
+
+def _expected(task: Task, truth: Truth, output: str, part: Part) -> Array | None:
+    """What an exact model would show, (1, X, Y, Z), if post-processing leaves that as it is."""
+    exact = exact_group_map(truth, output, part)[None]
+    done = task.postprocessing
+    if done is None:
+        return exact
+    keeps = POSTPROCESSINGS.get(POSTPROCESSINGS.name_of(done.func)).facts.get("keeps_positive")
+    return exact if keeps and exact.min() >= 0 else None
 
 
 def _mean(several: Sequence[tuple[Score, Array]]) -> tuple[Score, Array]:

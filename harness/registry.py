@@ -30,6 +30,7 @@ __all__ = [
     "MODELS",
     "OUTCOMES",
     "PHANTOMS",
+    "POSTPROCESSINGS",
     "RECIPES",
     "Registry",
     "SPLITS",
@@ -188,9 +189,13 @@ VIEWS = Registry("view", "harness.views")
 MODELS = Registry("model", "harness.models")
 RECIPES = Registry("recipe", "harness.recipes")
 ATTRIBUTIONS = Registry("attribution", "harness.attribution")
+POSTPROCESSINGS = Registry("postprocessing", "harness.attribution.postprocessing")
 METRICS = Registry("metric", "harness.metrics")
 
 KINDS: Mapping[str, Registry] = {
     registry.kind: registry
-    for registry in (COHORTS, OUTCOMES, PHANTOMS, SPLITS, VIEWS, MODELS, RECIPES, ATTRIBUTIONS, METRICS)
+    for registry in (
+        *(COHORTS, OUTCOMES, PHANTOMS, SPLITS, VIEWS, MODELS, RECIPES),
+        *(ATTRIBUTIONS, POSTPROCESSINGS, METRICS),
+    )
 }

@@ -47,7 +47,7 @@ Part = partial[Any]
 SUPPLIED = ("image_shape",)
 """Keyword parameters of model builders that the cohort settles, not the user."""
 
-_SINGLE = ("phantom", "cohort", "outcome", "view", "split", "model", "recipe")
+_SINGLE = ("phantom", "cohort", "outcome", "view", "split", "model", "recipe", "postprocessing")
 _LABELLED = {"attributions": "attribution", "metrics": "metric"}
 _SCALARS: Mapping[str, Any] = {
     "objective": str,
@@ -77,6 +77,7 @@ class Task:
     model : builds the network
     recipe : how it is trained
     attributions : label → explanation method
+    postprocessing : what is done to each subject's map; ``None`` leaves it as it is
     metrics : label → metric (of a subject, of an explanation, or pooled)
     objective : label of the metric that ranks configurations
     explanation_objective : label of the metric that ranks explanations
@@ -111,6 +112,7 @@ class Task:
     objective: str
     explanation_objective: str
     outcome: Part | None = None
+    postprocessing: Part | None = None
     phantom_subjects: int = 6
     phantom_seed: int = 0
     axes: Mapping[str, str] = field(default_factory=dict)
@@ -167,7 +169,7 @@ class Configuration:
 
     @property
     def id(self) -> str:
-        """Identity; attributions, metrics, labels and objectives are not part of it."""
+        """Identity; attributions and what is done to their maps, metrics, labels and objectives are not part of it."""
         # A searched row is not the plain one: its folds train with values of their own.
         searched = {key: self.task[key] for key in ("searched", "search") if key in self.task}
         determining = {key: self.task[key] for key in _determining if key in self.task}

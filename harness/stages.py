@@ -29,7 +29,9 @@ from harness.store import TRACEBACK, CellRecord, Store, write_json, write_record
 from harness.training import Epoch, controlled, device, infer, train
 from harness.types import JSON, Array, Cohort, Sample, View
 
-__all__ = ["Emit", "build_network", "execute", "load_network"]
+__all__ = ["Emit", "build_network", "execute", "load_trained"]
+
+_WEIGHTS, _LEARNED = "weights.safetensors", "view.npz"
 
 Emit = Callable[[Path], None]
 Progress = Callable[[Cell, Epoch], None]
@@ -77,8 +79,21 @@ def build_network(task: Task, view: View) -> torch.nn.Module:
     return network
 
 
-def load_network(task: Task, view: View, weights: Path) -> torch.nn.Module:
-    """A trained network in evaluation mode."""
+def load_trained(task: Task, view: View, store: Store, record: CellRecord) -> tuple[torch.nn.Module, View]:
+    """A trained network in evaluation mode, and the view with what it learned of the training samples.
+
+    Parameters
+    ----------
+    view : of a cohort
+    record : of the training
+    """
+    learned: dict[str, Array] = {}
+    if record.facts.get("view_learned"):
+        learned = _load(store.artifact(record, _LEARNED))
+    return _load_network(task, view, store.artifact(record, _WEIGHTS)), view.knowing(learned)
+
+
+def _load_network(task: Task, view: View, weights: Path) -> torch.nn.Module:
     network = build_network(task, view)
     network.load_state_dict(safetensors.torch.load_file(weights))
     return network.to(device()).eval()
@@ -93,7 +108,7 @@ class _Work:
     store: Store
     progress: Progress | None
     broken: set[str] = field(default_factory=set)
-    network: torch.nn.Module | None = None
+    trained: tuple[torch.nn.Module, View] | None = None
     predictions: dict[str, Array] = field(default_factory=dict)
     maps: dict[str, dict[str, Array]] = field(default_factory=dict)
 
@@ -164,10 +179,12 @@ class _Work:
             seed=self.bundle.seed,
             report=None if self.progress is None else lambda epoch: self.progress(cell, epoch),  # type: ignore[misc]
         )
-        safetensors.torch.save_file(trained.weights, folder / "weights.safetensors")
-        self.network = load_network(self.task, self.view, folder / "weights.safetensors")
+        safetensors.torch.save_file(trained.weights, folder / _WEIGHTS)
+        if trained.view.learned:
+            _save(folder / _LEARNED, trained.view.learned)
+        network, view = self.trained = _load_network(self.task, self.view, folder / _WEIGHTS), trained.view
         for name in split.test:
-            arrays = infer(self.network, self.view, self.samples[name], batch_size=recipe.batch_size)
+            arrays = infer(network, view, self.samples[name], batch_size=recipe.batch_size)
             # Half precision holds a probability to 5e-4 and halves the store.
             self.predictions[name] = (
                 arrays["scores"] if "scores" in arrays else arrays["probability"].astype(np.float16)
@@ -179,22 +196,22 @@ class _Work:
         ]
         write_json(folder / "history.json", history)
         write_json(folder / "split.json", {"train": split.train, "validation": split.validation, "test": split.test})
-        parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        parameters = sum(parameter.numel() for parameter in network.parameters())
         return {
             "parameters": parameters,
+            "view_learned": bool(view.learned),
             "best_epoch": trained.best_epoch,
             "epochs": len(history),
             "outputs": list(self.view.explained),
         }
 
     def _explain(self, cell: Cell, folder: Path) -> dict[str, JSON]:
-        network = self._network()
+        network, view = self._trained()
         if is_grouped(self.task):
-            return self._explain_group(network, cell, folder)
+            return self._explain_group(network, view, cell, folder)
+        part, done = self.task.attributions[cell.label], self.task.postprocessing
         maps = {
-            name: explain(network, self.view, self.samples[name], self.task.attributions[cell.label], seed=cell.seed)[
-                0
-            ].astype(np.float32)
+            name: explain(network, view, self.samples[name], part, seed=cell.seed, postprocessing=done)[0]
             for name in self.bundle.split.test
         }
         for name, one in maps.items():
@@ -205,9 +222,10 @@ class _Work:
         self.maps[cell.identity] = maps
         return {"channels": list(self.view.channels)}
 
-    def _explain_group(self, network: torch.nn.Module, cell: Cell, folder: Path) -> dict[str, JSON]:
+    def _explain_group(self, network: torch.nn.Module, view: View, cell: Cell, folder: Path) -> dict[str, JSON]:
         samples = [self.samples[name] for name in self.bundle.split.test]
-        sums = explain_group(network, self.view, samples, self.task.attributions[cell.label], seed=cell.seed)
+        part, done = self.task.attributions[cell.label], self.task.postprocessing
+        sums = explain_group(network, view, samples, part, seed=cell.seed, postprocessing=done)
         if not np.isfinite(sums).all():
             raise CellError(f"the {cell.label} maps hold values that are not finite")
         _save(folder / "blocks.npz", {"sums": sums})
@@ -261,25 +279,29 @@ class _Work:
             raise CellError("the explain cell it needs is not in the store")
         return read_maps(self.store, record)
 
-    def _network(self) -> torch.nn.Module:
-        if self.network is None:
+    def _trained(self) -> tuple[torch.nn.Module, View]:
+        if self.trained is None:
             record = self.store.get("train", self.bundle.train)
             if record is None:
                 raise CellError("its training is not in the store")
-            self.network = load_network(self.task, self.view, self.store.artifact(record, "weights.safetensors"))
-        return self.network
+            self.trained = load_trained(self.task, self.view, self.store, record)
+        return self.trained
 
     def _arrays(self, stage: str, identity: str, name: str) -> dict[str, Array]:
         record = self.store.get(stage, identity)
         if record is None:
             raise CellError(f"the {stage} cell it needs is not in the store")
-        with np.load(self.store.artifact(record, name), allow_pickle=False) as file:
-            return {key: file[key] for key in file.files}
+        return _load(self.store.artifact(record, name))
 
 
 def _save(path: Path, arrays: Mapping[str, Array]) -> None:
     named: dict[str, Any] = dict(arrays)
     np.savez_compressed(path, **named)
+
+
+def _load(path: Path) -> dict[str, Array]:
+    with np.load(path, allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}
 
 
 def _first_line(problem: BaseException) -> str:

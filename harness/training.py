@@ -52,11 +52,13 @@ class Trained:
     weights : state dict on the CPU
     history : one entry per epoch
     best_epoch : whose weights these are
+    view : with what it learned of the training samples
     """
 
     weights: dict[str, torch.Tensor]
     history: tuple[Epoch, ...]
     best_epoch: int
+    view: View
 
 
 def device() -> torch.device:
@@ -119,6 +121,7 @@ def train(
     A model that fits itself (:class:`~harness.models.fitting.Fitted`) has no epochs
     and sees no validation samples.
     """
+    view = view.fit(training)
     with controlled(recipe.threads, seed_of(seed, "model")):
         model = build().to(device())
         if isinstance(model, Fitted):
@@ -143,7 +146,7 @@ def _fit(model: Fitted, view: View, training: Sequence[Sample], seed: int) -> Tr
     torch.manual_seed(seed_of(seed, "training"))
     model.fit(lesions, targets, rng=generator(seed, "training"))
     assert isinstance(model, torch.nn.Module)
-    return Trained(_on_cpu(model.state_dict()), (), 0)
+    return Trained(_on_cpu(model.state_dict()), (), 0, view)
 
 
 def _descend(
@@ -188,7 +191,7 @@ def _descend(
                 weights = copy.deepcopy(model.state_dict())
         if report is not None:
             report(history[-1])
-    return Trained(_on_cpu(weights), tuple(history), best_epoch)
+    return Trained(_on_cpu(weights), tuple(history), best_epoch, view)
 
 
 def _on_cpu(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -199,9 +202,9 @@ def _on_cpu(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def infer(model: torch.nn.Module, view: View, sample: Sample, *, batch_size: int) -> dict[str, Array]:
-    """Predict one sample; what is kept of it, as the view defines that."""
+    """Predict one sample; what is kept of it, as the view, which knows the training samples, defines that."""
     inputs = torch.from_numpy(view.inputs(sample))
-    return view.prediction(_outputs(model, _Held(inputs, inputs), batch_size).cpu().numpy())
+    return view.prediction(_outputs(model, _Held(inputs, inputs), batch_size).cpu().numpy(), sample)
 
 
 class _Items(Protocol):

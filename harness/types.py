@@ -8,7 +8,7 @@ orientation once a cohort is prepared: axis 0 runs to the patient's right, axis
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -298,6 +298,19 @@ class View(Protocol):
         """The view of this cohort: its scores and its grid filled in."""
         ...
 
+    def fit(self, training: Sequence[Sample]) -> View:
+        """The view with what it must learn from the training samples, often nothing."""
+        ...
+
+    @property
+    def learned(self) -> Mapping[str, Array]:
+        """What :meth:`fit` learned, by name; empty if that is nothing."""
+        ...
+
+    def knowing(self, learned: Mapping[str, Array]) -> View:
+        """The view with what was learned before."""
+        ...
+
     @property
     def explained(self) -> tuple[str, ...]:
         """Names of the scalar outputs that an attribution explains."""
@@ -311,8 +324,8 @@ class View(Protocol):
         """The same with what the network should say."""
         ...
 
-    def prediction(self, outputs: Array) -> dict[str, Array]:
-        """Network outputs (N, K, *space) of all items → what is kept and scored."""
+    def prediction(self, outputs: Array, sample: Sample) -> dict[str, Array]:
+        """Network outputs (N, K, *space) of all items of a sample → what is kept and scored."""
         ...
 
     def volume(self, maps: Array) -> Array:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 
-from harness.errors import OutOfRange, RequestError, UnknownName
+from harness.adjustment import Adjustment, VolumeControl, fit_adjustment, unit_length
+from harness.errors import CellError, OutOfRange, RequestError, UnknownName
 from harness.registry import VIEWS
 from harness.types import Array, Cohort, Items, Sample
 
-__all__ = ["AxialSlices", "LesionVolume", "Scaling", "axial_slices", "lesion_volume"]
+__all__ = ["AxialSlices", "LesionVolume", "TargetRange", "axial_slices", "lesion_volume"]
 
-Scaling = Literal["none", "direct_total_lesion_volume"]
+TargetRange = Literal["given", "training"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,19 @@ class AxialSlices:
 
     def of(self, cohort: Cohort) -> AxialSlices:
         """The same: slices may differ in size, and the truth is a mask."""
+        return self
+
+    def fit(self, training: Sequence[Sample]) -> AxialSlices:
+        """The same: nothing is learned from training samples."""
+        return self
+
+    @property
+    def learned(self) -> dict[str, Array]:
+        """Nothing."""
+        return {}
+
+    def knowing(self, learned: Mapping[str, Array]) -> AxialSlices:
+        """The same."""
         return self
 
     @property
@@ -61,12 +76,13 @@ class AxialSlices:
         target = np.asarray(sample.masks["target"].load() > 0)
         return Items(self.inputs(sample), np.ascontiguousarray(np.moveaxis(target, -1, 0).astype(np.int64)))
 
-    def prediction(self, outputs: Array) -> dict[str, Array]:
+    def prediction(self, outputs: Array, sample: Sample) -> dict[str, Array]:
         """Lesion probability of every voxel.
 
         Parameters
         ----------
         outputs : (Z, 2, X, Y) logits
+        sample : whose slices they are; not needed
 
         Returns
         -------
@@ -111,12 +127,15 @@ class LesionVolume:
     Parameters
     ----------
     wanted : names of scores; empty for all that the cohort has
-    scaling : of the input, see :func:`lesion_volume`
+    volume_control, target_range : see :func:`lesion_volume`
+    adjustment : what is known of the training samples, filled in by :meth:`fit`
     scores, shape : of the cohort, filled in by :meth:`of`
     """
 
     wanted: tuple[str, ...] = ()
-    scaling: Scaling = "none"
+    volume_control: VolumeControl = "none"
+    target_range: TargetRange = "given"
+    adjustment: Adjustment | None = None
     scores: tuple[str, ...] = ()
     shape: tuple[int, ...] = ()
     channels: tuple[str, ...] = ("lesion",)
@@ -156,18 +175,55 @@ class LesionVolume:
         """The scores themselves."""
         return self.scores
 
+    def fit(self, training: Sequence[Sample]) -> LesionVolume:
+        """The view with what the training samples say of lesion volume and of the range of scores."""
+        if not self._adjusts:
+            return self
+        targets = np.array([[sample.scores[name] for name in self.scores] for sample in training])
+        masks = (sample.masks["lesion"].load() for sample in training)
+        volumes = np.array([_volume(sample) for sample in training])
+        made = fit_adjustment(
+            self.volume_control, masks, targets, volumes, to_unit_range=self.target_range == "training"
+        )
+        return dataclasses.replace(self, adjustment=made)
+
+    @property
+    def learned(self) -> dict[str, Array]:
+        """What :meth:`fit` found, by name."""
+        return {} if self.adjustment is None else self.adjustment.arrays()
+
+    def knowing(self, learned: Mapping[str, Array]) -> LesionVolume:
+        """The view with what was found before."""
+        return dataclasses.replace(self, adjustment=Adjustment.of_arrays(learned)) if learned else self
+
+    @property
+    def _adjusts(self) -> bool:
+        return self.volume_control.startswith("regress") or self.target_range == "training"
+
+    def _known(self) -> Adjustment | None:
+        if self._adjusts and self.adjustment is None:
+            raise CellError(f"volume_control={self.volume_control} must be fitted to training subjects before its use")
+        return self.adjustment
+
     def inputs(self, sample: Sample) -> Array:
-        """The lesion map, (1, 1, X, Y, Z) float32: the lesioned fraction of each voxel, scaled."""
-        lesion = np.array(sample.masks["lesion"].load(), np.float32)
-        if self.scaling == "direct_total_lesion_volume":
-            lesion /= np.sqrt(max(float(lesion.sum(dtype=np.float64)), 1e-6))
-        return lesion[None, None]
+        """The lesion map, (1, 1, X, Y, Z) float32: the lesioned fraction of each voxel, controlled for volume."""
+        adjustment, mask = self._known(), sample.masks["lesion"].load()
+        if self.volume_control == "direct_total_lesion_volume":
+            mask = unit_length(mask, _volume(sample))
+        if adjustment is not None:
+            mask = adjustment.mask(mask, _volume(sample))
+        return np.array(mask, np.float32)[None, None]
 
     def voxels(self, sample: Sample) -> tuple[Array, Array]:
         """The same without what is empty: flat indices in C order (N,) and values (N,) float32."""
+        adjustment = self._known()
+        if adjustment is not None and adjustment.lesion is not None:
+            whole = self.inputs(sample).ravel()
+            filled = np.flatnonzero(whole)
+            return filled, whole[filled]
         voxels, values = sample.masks["lesion"].voxels()
-        if self.scaling == "direct_total_lesion_volume":
-            values = values / np.sqrt(max(float(values.sum(dtype=np.float64)), 1e-6))
+        if self.volume_control == "direct_total_lesion_volume":
+            values = unit_length(values, _volume(sample))
         return voxels, values.astype(np.float32)
 
     def items(self, sample: Sample) -> Items:
@@ -181,22 +237,27 @@ class LesionVolume:
         return Items(self.inputs(sample), self.targets(sample))
 
     def targets(self, sample: Sample) -> Array:
-        """The scores, (1, K) float32."""
-        return np.array([[sample.scores[name] for name in self.scores]], np.float32)
+        """The scores as the network should say them, (1, K) float32."""
+        adjustment, values = self._known(), np.array([sample.scores[name] for name in self.scores])
+        if adjustment is not None:
+            values = adjustment.targets(values, _volume(sample))
+        return values[None].astype(np.float32)
 
-    def prediction(self, outputs: Array) -> dict[str, Array]:
+    def prediction(self, outputs: Array, sample: Sample) -> dict[str, Array]:
         """The predicted scores.
 
         Parameters
         ----------
         outputs : (1, K)
+        sample : whose map they are of
 
         Returns
         -------
         dict
-            ``scores`` (K,) float64
+            ``scores`` (K,) float64, on the scale of the cohort's scores
         """
-        return {"scores": outputs[0].astype(np.float64)}
+        adjustment, said = self._known(), outputs[0].astype(np.float64)
+        return {"scores": said if adjustment is None else adjustment.restored(said, _volume(sample))}
 
     def volume(self, maps: Array) -> Array:
         """Maps of the one item (1, 1, X, Y, Z) → (1, X, Y, Z)."""
@@ -209,14 +270,33 @@ class LesionVolume:
 
 
 @VIEWS.register("lesion_volume", source="Pustina et al. 2018, doi:10.1016/j.neuropsychologia.2017.08.027")
-def lesion_volume(*, scores: str = "", scaling: Scaling = "none") -> LesionVolume:
+def lesion_volume(
+    *, scores: str = "", volume_control: VolumeControl = "none", target_range: TargetRange = "given"
+) -> LesionVolume:
     """The lesion map of a whole brain.
 
     Parameters
     ----------
     scores : names joined by ``+``, in the order of the outputs; empty for all
-    scaling : ``direct_total_lesion_volume`` divides a map by the square root of its
-        sum, so that every subject's vector has the same length (Zhang et al. 2014)
+    volume_control : ``direct_total_lesion_volume`` divides a map by the square root of its
+        sum, so that every subject's vector has the same length (Zhang et al. 2014).
+        ``regress_behaviour``, ``regress_lesion`` and ``regress_both`` take a straight line
+        in lesion volume, fitted to the training subjects, from the scores, from every
+        voxel, or from both (DeMarco & Turkeltaub 2018)
+    target_range : ``training`` scales the scores so that the training subjects reach
+        from 0 to 1, for networks whose last layer has that range
+
+    Notes
+    -----
+    Predictions are put back on the scale of the scores before they are judged, volume's
+    share included, so that R² compares across controls; explanations are of what the
+    network sees. With voxels regressed a map has values wherever anybody is lesioned:
+    ``model.minimum`` counts nothing there, and an empty map is an average patient's.
+
+    References
+    ----------
+    Zhang, Kimberg, Coslett, Schwartz & Wang 2014, doi:10.1002/hbm.22590. DeMarco &
+    Turkeltaub 2018, doi:10.1002/hbm.24289.
 
     Raises
     ------
@@ -226,7 +306,12 @@ def lesion_volume(*, scores: str = "", scaling: Scaling = "none") -> LesionVolum
     names = tuple(scores.split("+")) if scores else ()
     if not all(names) or len(set(names)) != len(names):
         raise OutOfRange(f"scores must be different names joined by '+', like score_1+score_2; got {scores!r}")
-    return LesionVolume(names, scaling)
+    return LesionVolume(names, volume_control, target_range)
+
+
+def _volume(sample: Sample) -> float:
+    """Lesion volume in voxels of the grid."""
+    return float(sample.masks["lesion"].voxels()[1].sum(dtype=np.float64))
 
 
 @VIEWS.register("axial_slices", source="Rashid et al. 2023, section 3.2")

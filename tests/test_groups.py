@@ -20,12 +20,13 @@ from harness.attribution.occlusion import occlusion
 from harness.cell import Bundle, attributions_of, bundles
 from harness.data.lesions import lesions
 from harness.data.outcomes import scores
+from harness.errors import CellError
 from harness.groups import exact_group_map, group_sums, target_mask
 from harness.leaderboard import build
 from harness.pooling import Pooled, metric_facts, pool
 from harness.registry import MODELS
 from harness.spec import Configuration, Task, describe, override
-from harness.stages import execute
+from harness.stages import execute, load_trained
 from harness.store import Store
 from harness.training import train
 from harness.types import Cohort
@@ -122,13 +123,11 @@ def test_group_maps_are_sums_over_all_tested_subjects(ran: Any, lsm: Task, cohor
     cells = [cell for bundle in made for cell in bundle.cells if cell.stage == "explain" and cell.label == "gradient"]
     outputs, sums = group_sums(cells, store)
     assert outputs == cohort.scores
-    from harness.stages import load_network
-
     view = lsm.view().of(cohort)
     expected = np.zeros(sums.shape[1:])
     lesion = {sample.id: sample.masks["lesion"].load() for sample in cohort.samples}
     for bundle in made:
-        own = load_network(lsm, view, store.artifact(store.get("train", bundle.train), "weights.safetensors"))
+        own, _ = load_trained(lsm, view, store, store.get("train", bundle.train))
         learned = own.weight_map().detach().numpy()
         expected += learned * np.sum([lesion[name] for name in bundle.split.test], axis=0)
     np.testing.assert_allclose(sums.sum(0), expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
@@ -239,3 +238,67 @@ def test_decoding_by_batch_trains_the_same_network(lsm: Task, cohort: Cohort, mo
     monkeypatch.setattr(harness.training, "_HELD_BYTES", 0)
     streamed = trained()
     assert all(torch.equal(held[name], streamed[name]) for name in held)
+
+
+def test_maps_are_post_processed_before_they_are_summed(lsm: Task, cohort: Cohort, tmp_path: Path) -> None:
+    """Positive parts of input × gradient: of every subject by itself, and the ceiling stays known."""
+    task = override(lsm, "postprocessing", "rectified")
+    configuration, made, store = run(task, cohort, tmp_path)
+    cells = [cell for bundle in made for cell in bundle.cells if cell.stage == "explain" and cell.label == "gradient"]
+    sums = group_sums(cells, store)[1].sum(0)
+    view = task.view().of(cohort)
+    expected = np.zeros_like(sums, dtype=np.float64)
+    lesion = {sample.id: sample.masks["lesion"].load() for sample in cohort.samples}
+    for bundle in made:
+        own, _ = load_trained(task, view, store, store.get("train", bundle.train))
+        learned = own.weight_map().detach().numpy()
+        expected += sum(np.maximum(learned * lesion[name], 0) for name in bundle.split.test)
+    np.testing.assert_allclose(sums, expected, rtol=1e-3, atol=1e-5 * expected.max())
+    by_label = {row.attribution: row.pooled for row in pool(configuration, made, cohort, store, facts={}).explanations}
+    assert by_label["gradient"]["relevance_ap"].ceiling == pytest.approx(1)
+
+
+def test_post_processing_that_weighs_subjects_leaves_no_known_ceiling(
+    lsm: Task, cohort: Cohort, tmp_path: Path
+) -> None:
+    """Of maps of unit mass what an exact model would show is not worked out, and not claimed."""
+    configuration, made, store = run(override(lsm, "postprocessing", "unit_mass"), cohort, tmp_path)
+    rows = pool(configuration, made, cohort, store, facts={}).explanations
+    assert all(np.isfinite(row.pooled["relevance_ap"].value) for row in rows)
+    assert all(np.isnan(row.pooled["relevance_ap"].ceiling) for row in rows)
+    assert all(np.isnan(row.pooled["ap_of_ceiling"].value) for row in rows)
+
+
+@pytest.mark.parametrize("control", ["regress_behaviour", "regress_lesion", "regress_both"])
+def test_volume_is_regressed_by_the_training_subjects_of_each_fold(
+    lsm: Task, cohort: Cohort, tmp_path: Path, control: Any
+) -> None:
+    """The stored predictions are those of the network on residuals, put back with volume's share."""
+    task = override(dataclasses.replace(lsm, attributions={}), "volume_control", control)
+    _, made, store = run(task, cohort, tmp_path)
+    found = predictions((None, made, store))
+    for bundle in made:
+        split = bundle.split
+        training, tested = ([one for one in cohort.samples if one.id in ids] for ids in (split.train, split.test))
+        masks = [np.asarray(one.masks["lesion"].load(), np.float64) for one in training]
+        volumes = np.array([mask.sum() for mask in masks])
+        targets = np.array([list(one.scores.values()) for one in training])
+        network, view = load_trained(task, task.view().of(cohort), store, store.get("train", bundle.train))
+        assert set(view.learned) >= {"low", "high"}
+        values = np.c_[targets, np.reshape(masks, (len(masks), -1))]
+        lines = np.linalg.lstsq(np.c_[np.ones(len(volumes)), volumes], values)[0]
+        for one in tested:
+            mask = np.asarray(one.masks["lesion"].load(), np.float64)
+            said = np.array([1, mask.sum()]) @ lines
+            seen = mask - said[3:].reshape(mask.shape) if control != "regress_behaviour" else mask
+            with torch.no_grad():
+                own = network(torch.from_numpy(seen.astype(np.float32))[None, None]).numpy()[0]
+            expected = own + said[:3] if control != "regress_lesion" else own
+            np.testing.assert_allclose(found[one.id], expected, atol=1e-4)
+
+
+def test_a_view_that_was_not_fitted_says_so(lsm: Task, cohort: Cohort) -> None:
+    """Residuals without training subjects are no residuals."""
+    view = override(lsm, "volume_control", "regress_both").view().of(cohort)
+    with pytest.raises(CellError, match="must be fitted to training subjects"):
+        view.inputs(cohort.samples[0])

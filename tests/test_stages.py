@@ -17,7 +17,7 @@ from harness.cell import Bundle, bundles, missing
 from harness.data.maps import read_maps
 from harness.registry import ATTRIBUTIONS, MODELS
 from harness.spec import Configuration, Task, override
-from harness.stages import execute, load_network
+from harness.stages import execute, load_trained
 from harness.store import CellRecord, Store
 from harness.training import Epoch
 from harness.types import Cohort, Split
@@ -123,10 +123,10 @@ def test_stored_weights_give_the_stored_prediction(
 ) -> None:
     """Predictions can be made again from the weights alone."""
     train = run(bundle)[0]
-    network = load_network(toy_task, toy_task.view(), store.artifact(train, "weights.safetensors"))
+    network, view = load_trained(toy_task, toy_task.view(), store, train)
     inputs = torch.from_numpy(toy_task.view().items(toy_cohort.samples[3]).inputs)
     with torch.inference_mode():
-        again = toy_task.view().prediction(network(inputs).numpy())["probability"]
+        again = view.prediction(network(inputs).numpy(), toy_cohort.samples[3])["probability"]
     with np.load(store.artifact(train, "predictions.npz")) as file:
         np.testing.assert_allclose(again, file["sub-04"], atol=1e-3)
 
@@ -175,7 +175,7 @@ def test_scores_come_from_files_alone(
 ) -> None:
     """Another metric option rescores without building a network."""
     run(bundle)
-    for name in ("train", "build_network", "load_network", "explain"):
+    for name in ("train", "build_network", "load_trained", "explain"):
         monkeypatch.setattr(f"harness.stages.{name}", _never)
     other = next(bundles(configured(override(toy_task, "metrics.sensitivity.tolerance_mm", 1.0)), (SPLIT,), (0,)))
     assert told(run(other)) == [("score", label, "done") for label in ("", "random", "gradients")]

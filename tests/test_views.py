@@ -53,9 +53,9 @@ def test_slices_go_back_to_the_volume(toy_cohort: Cohort) -> None:
     assert np.array_equal(volume, np.stack([sample.images[name].load() for name in ("FLAIR", "T2w")]))
 
 
-def test_probability_is_the_softmax_of_the_lesion(logits: np.ndarray) -> None:
+def test_probability_is_the_softmax_of_the_lesion(logits: np.ndarray, toy_cohort: Cohort) -> None:
     """Reference: scipy's softmax over the classes, back in (X, Y, Z)."""
-    probability = AxialSlices(("T2w",)).prediction(logits)["probability"]
+    probability = AxialSlices(("T2w",)).prediction(logits, toy_cohort.samples[0])["probability"]
     assert probability.dtype == np.float32
     expected = np.moveaxis(softmax(logits.astype(np.float64), axis=1)[:, 1], 0, -1)
     np.testing.assert_allclose(probability, expected, rtol=1e-6, atol=1e-12)

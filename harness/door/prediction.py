@@ -20,7 +20,7 @@ from harness.files import replace_file
 from harness.registry import COHORTS
 from harness.scoring import THRESHOLD
 from harness.spec import Configuration, Part, Task, describe_part, restore
-from harness.stages import load_network
+from harness.stages import load_trained
 from harness.store import CellRecord, Store
 from harness.training import controlled, infer
 from harness.types import Array, Cohort, Sample, View
@@ -94,11 +94,9 @@ def predict_folder(words: Words, *, say: Callable[[str], None]) -> list[Path]:
     sums: dict[str, Array] = {}
     with controlled(recipe.threads, 0):
         for record in records:
-            network = load_network(
-                restore(_configuration(store, record).task), view, store.artifact(record, "weights.safetensors")
-            )
+            network, known = load_trained(restore(_configuration(store, record).task), view, store, record)
             for sample in cohort.samples:
-                probability = infer(network, view, sample, batch_size=recipe.batch_size)["probability"]
+                probability = infer(network, known, sample, batch_size=recipe.batch_size)["probability"]
                 sums[sample.id] = sums.get(sample.id, np.zeros_like(probability)) + probability / len(records)
     written: list[Path] = []
     for sample in cohort.samples:
@@ -146,9 +144,9 @@ def _write_scores(into: Path, cohort: Cohort, records: Sequence[CellRecord], sto
         task = restore(_configuration(store, record).task)
         view = dataclasses.replace(task.view().of(cohort), scores=names)
         with controlled(task.recipe().threads, 0):
-            network = load_network(task, view, store.artifact(record, "weights.safetensors"))
+            network, known = load_trained(task, view, store, record)
             for sample in cohort.samples:
-                sums[sample.id] += infer(network, view, sample, batch_size=1)["scores"] / len(records)
+                sums[sample.id] += infer(network, known, sample, batch_size=1)["scores"] / len(records)
     rows = ["\t".join(("participant_id", *names))]
     rows += ["\t".join((id, *(f"{value:.6g}" for value in values))) for id, values in sums.items()]
     replace_file(into / "predictions.tsv", "\n".join(rows) + "\n")

@@ -28,18 +28,13 @@ __all__ = [
     "ROI",
     "ROIRow",
     "Scores",
-    "VolumeControl",
-    "VolumeLine",
     "draw_rois",
     "eligible",
     "element",
     "exact_map",
     "expected_shares",
-    "fit_volume_control",
-    "fit_volume_line",
     "label_rois",
     "loads",
-    "min_max",
     "place_rois",
     "r2_ceiling",
     "roi_table",
@@ -53,7 +48,6 @@ Rule = Literal["all", "any"]
 Design = Literal["intercorrelation", "multi", "single"]
 Nonlinearity = Literal["exp", "log", "none"]
 Scaling = Literal["cohort", "none"]
-Control = Literal["direct_total_lesion_volume", "none", "regress_behaviour", "regress_both", "regress_lesion"]
 
 # How often regions are drawn afresh when the first ones leave no room for the others.
 _ATTEMPTS = 50
@@ -475,31 +469,6 @@ def scores(
     return Scores((noisy - low) / (high - low), clean, ((1 - noise) * clean - low) / (high - low), low, high)
 
 
-def min_max(values: Array, training: Array) -> Array:
-    """Scores on the scale on which the training subjects reach from 0 to 1.
-
-    Parameters
-    ----------
-    values : (n, K)
-    training : (n,) bool or (m,) indices of the subjects that give the bounds
-
-    Returns
-    -------
-    (n, K) float64
-        Others may lie outside [0, 1]; nothing is clipped.
-
-    Raises
-    ------
-    OutOfRange
-        If a score is the same for all training subjects.
-    """
-    known = np.asarray(values, np.float64)[training]
-    low, high = known.min(axis=0), known.max(axis=0)
-    _refuse_constant(known, high <= low)
-    scaled: Array = (values - low) / (high - low)
-    return scaled
-
-
 def r2_ceiling(noise: float | Array) -> float | Array:
     """Highest R² against noisy scores that a prediction from the image can reach.
 
@@ -532,138 +501,6 @@ def _refuse_constant(values: Array, constant: Array) -> None:
             f"a score must differ between subjects, got {which} over {len(values)} subjects; "
             "take a region where more patients have lesions"
         )
-
-
-# ----------------------------------------------------------------- control for lesion volume
-
-
-@dataclass(frozen=True, eq=False)
-class VolumeLine:
-    """Straight line against lesion volume, one per value.
-
-    Parameters
-    ----------
-    intercept, slope : of the values' shape, float64; the slope is per unit of volume
-    """
-
-    intercept: Array
-    slope: Array
-
-    def at(self, volumes: Array) -> Array:
-        """What the line says for n volumes, (n, *values)."""
-        steps = np.asarray(volumes, np.float64).reshape(-1, *[1] * self.slope.ndim)
-        said: Array = self.intercept + steps * self.slope
-        return said
-
-
-def fit_volume_line(values: Iterable[Array], volumes: Array) -> VolumeLine:
-    """Least squares of each value on lesion volume.
-
-    Parameters
-    ----------
-    values : n arrays of one shape, one per subject, e.g. masks read one by one
-    volumes : (n,) lesion volume, in any unit
-
-    Returns
-    -------
-    VolumeLine
-        The slope is zero if all volumes are equal.
-
-    Raises
-    ------
-    OutOfRange
-        If there are no subjects, or not one volume for each.
-    """
-    v = np.asarray(volumes, np.float64)
-    centre = v.mean() if len(v) else 0.0
-    centred = v - centre
-    total = product = np.zeros(())
-    seen = 0
-    for seen, value in enumerate(values, 1):
-        if seen > len(v):
-            break
-        x = np.asarray(value, np.float64)
-        total, product = total + x, product + centred[seen - 1] * x
-    if seen != len(v) or seen == 0:
-        came = f"more than {len(v)}" if seen > len(v) else str(seen)
-        raise OutOfRange(f"there must be subjects, and one volume for each, got {came} subjects and {len(v)} volumes")
-    variation = float(centred @ centred)
-    slope = np.asarray(product / variation if variation > 0 else np.zeros_like(product))
-    return VolumeLine(np.asarray(total / seen - centre * slope), slope)
-
-
-@dataclass(frozen=True, eq=False)
-class VolumeControl:
-    """How total lesion volume is kept from explaining the scores.
-
-    Parameters
-    ----------
-    kind : see :func:`fit_volume_control`
-    lesion, behaviour : lines of the training subjects, None where the kind has none
-    """
-
-    kind: Control
-    lesion: VolumeLine | None = None
-    behaviour: VolumeLine | None = None
-
-    def lesions(self, masks: Array, volumes: Array) -> Array:
-        """Lesion data as a model should see them.
-
-        Parameters
-        ----------
-        masks : (n, *space) occupancy
-        volumes : (n,) lesion volume; for the direct control in voxels, so that a binary
-            mask becomes a vector of length one
-
-        Returns
-        -------
-        (n, *space) float64
-            A mask without lesion stays zero under the direct control.
-        """
-        x, v = np.asarray(masks, np.float64), np.asarray(volumes, np.float64)
-        if self.kind == "direct_total_lesion_volume":
-            return x / np.sqrt(np.where(v > 0, v, 1)).reshape(-1, *[1] * (x.ndim - 1))
-        return x if self.lesion is None else x - self.lesion.at(v)
-
-    def targets(self, values: Array, volumes: Array) -> Array:
-        """Scores as a model should see them, (n, K) float64."""
-        y = np.asarray(values, np.float64)
-        return y if self.behaviour is None else y - self.behaviour.at(volumes)
-
-    def restored(self, predictions: Array, volumes: Array) -> Array:
-        """Predictions on the scale of the scores: undoes :meth:`targets`, (n, K) float64."""
-        y = np.asarray(predictions, np.float64)
-        return y if self.behaviour is None else y + self.behaviour.at(volumes)
-
-
-def fit_volume_control(kind: Control, masks: Iterable[Array], targets: Array, volumes: Array) -> VolumeControl:
-    """Fit a control for lesion volume on training subjects.
-
-    Parameters
-    ----------
-    kind : ``none``; ``direct_total_lesion_volume``: every lesion vector is divided by
-        the root of its volume (Zhang et al. 2014), which fits nothing;
-        ``regress_behaviour``: what a straight line in volume says of the scores is
-        taken from them; ``regress_lesion``: likewise from every voxel;
-        ``regress_both`` (DeMarco & Turkeltaub 2018)
-    masks : of the training subjects, one array each; read only if voxels are regressed
-    targets : (n, K) scores of the training subjects
-    volumes : (n,) their lesion volumes
-
-    Returns
-    -------
-    VolumeControl
-        Apply it to any subject, also to held-out ones: it knows the training subjects
-        only.
-
-    References
-    ----------
-    Zhang, Kimberg, Coslett, Schwartz & Wang 2014, doi:10.1002/hbm.22590. DeMarco &
-    Turkeltaub 2018, doi:10.1002/hbm.24289.
-    """
-    lesion = fit_volume_line(masks, volumes) if kind in ("regress_lesion", "regress_both") else None
-    behaviour = fit_volume_line(targets, volumes) if kind in ("regress_behaviour", "regress_both") else None
-    return VolumeControl(kind, lesion, behaviour)
 
 
 # ----------------------------------------------------------------- table

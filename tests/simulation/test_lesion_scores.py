@@ -11,7 +11,6 @@ import pytest
 import torch
 from captum.attr import IntegratedGradients, Occlusion
 from scipy import stats
-from sklearn.linear_model import LinearRegression
 from sklearn.metrics import average_precision_score, r2_score
 from torch import Tensor, nn
 
@@ -23,11 +22,8 @@ from harness.simulation.lesion_scores import (
     eligible,
     exact_map,
     expected_shares,
-    fit_volume_control,
-    fit_volume_line,
     label_rois,
     loads,
-    min_max,
     place_rois,
     r2_ceiling,
     roi_table,
@@ -312,106 +308,6 @@ def test_scores_of_wrong_shapes_are_refused() -> None:
     """Loads of two regions, weights of three."""
     with pytest.raises(OutOfRange, match=r"\(4, 2\) and \(3, 3\)"):
         scores(np.zeros((4, 2)), np.eye(3), _generator())
-
-
-def test_bounds_may_come_from_training_subjects() -> None:
-    """Held-out subjects may lie outside and are not clipped."""
-    values = np.array([[1.0], [3.0], [7.0], [0.0]])
-    assert min_max(values, np.array([0, 1])).ravel().tolist() == [0, 1, 3, -0.5]
-    assert min_max(values, np.array([True, True, False, False])).ravel().tolist() == [0, 1, 3, -0.5]
-
-
-def test_constant_training_subjects_give_no_bounds() -> None:
-    """The held-out subject alone differs."""
-    with pytest.raises(OutOfRange, match=r"score 1 \(all 2\) over 2 subjects"):
-        min_max(np.array([[2.0], [2.0], [5.0]]), np.array([0, 1]))
-
-
-# ----------------------------------------------------------------- control for lesion volume
-
-
-def _volume_data(n: int = 30) -> tuple[Array, Array, Array]:
-    rng = _generator(7)
-    masks = rng.random((n, 3, 4, 2)) < rng.uniform(0.1, 0.9, n)[:, None, None, None]
-    volumes = masks.sum(axis=(1, 2, 3)).astype(float)
-    targets = 0.02 * volumes[:, None] * [1.0, 3.0] + rng.normal(size=(n, 2))
-    return masks, targets, volumes
-
-
-def test_line_is_ordinary_least_squares() -> None:
-    """scikit-learn gives the same intercepts and slopes, and the masks may come one by one."""
-    masks, _, volumes = _volume_data()
-    line = fit_volume_line((mask for mask in masks), volumes)
-    reference = LinearRegression().fit(volumes[:, None], masks.reshape(30, -1))
-    np.testing.assert_allclose(line.slope.ravel(), reference.coef_.ravel(), atol=1e-12)
-    np.testing.assert_allclose(line.intercept.ravel(), reference.intercept_, atol=1e-12)
-
-
-@pytest.mark.parametrize("kind", ["regress_behaviour", "regress_lesion", "regress_both"])
-def test_residuals_of_training_subjects_do_not_follow_volume(kind: Any) -> None:
-    """What is regressed is uncorrelated with volume there; what is not is as before."""
-    masks, targets, volumes = _volume_data()
-    control = fit_volume_control(kind, masks, targets, volumes)
-    x, y = control.lesions(masks, volumes), control.targets(targets, volumes)
-    steps = volumes - volumes.mean()
-    if kind == "regress_behaviour":
-        assert np.array_equal(x, masks)
-    else:
-        np.testing.assert_allclose(np.tensordot(steps, x, 1), 0, atol=1e-9)
-    if kind == "regress_lesion":
-        assert np.array_equal(y, targets)
-    else:
-        np.testing.assert_allclose(steps @ y, 0, atol=1e-9)
-
-
-def test_held_out_subjects_do_not_enter_the_fit() -> None:
-    """Other held-out subjects leave the training subjects' data, and each other's, as they are."""
-    masks, targets, volumes = _volume_data()
-    control = fit_volume_control("regress_both", masks[:20], targets[:20], volumes[:20])
-    together = control.lesions(masks, volumes), control.targets(targets, volumes)
-    alone = control.lesions(masks[25:26], volumes[25:26]), control.targets(targets[25:26], volumes[25:26])
-    for whole, one in zip(together, alone, strict=True):
-        np.testing.assert_allclose(whole[25:26], one)
-    line = LinearRegression().fit(volumes[:20, None], targets[:20])
-    np.testing.assert_allclose(together[1][20:], targets[20:] - line.predict(volumes[20:, None]))
-
-
-def test_direct_control_gives_unit_vectors() -> None:
-    """Every binary mask has length one afterwards; an empty one stays empty."""
-    masks, targets, volumes = _volume_data()
-    masks[3], volumes[3] = 0, 0
-    x = fit_volume_control("direct_total_lesion_volume", masks, targets, volumes).lesions(masks, volumes)
-    lengths = np.linalg.norm(x.reshape(30, -1), axis=1)
-    assert lengths == pytest.approx([1.0] * 3 + [0.0] + [1.0] * 26)
-
-
-@pytest.mark.parametrize("kind", ["none", "direct_total_lesion_volume", "regress_behaviour", "regress_lesion"])
-def test_predictions_come_back_to_the_scale_of_the_scores(kind: Any) -> None:
-    """Restoring what was taken gives the scores."""
-    masks, targets, volumes = _volume_data()
-    control = fit_volume_control(kind, masks, targets, volumes)
-    np.testing.assert_allclose(control.restored(control.targets(targets, volumes), volumes), targets)
-
-
-def test_masks_are_not_read_where_they_are_not_regressed() -> None:
-    """An iterator of masks is left untouched."""
-    masks, targets, volumes = _volume_data()
-    stream = iter(masks)
-    fit_volume_control("regress_behaviour", stream, targets, volumes)
-    assert len(list(stream)) == 30
-
-
-def test_equal_volumes_explain_nothing() -> None:
-    """The slope is zero, the intercept the mean."""
-    line = fit_volume_line(np.array([[1.0], [3.0]]), np.array([5.0, 5.0]))
-    assert (line.slope.tolist(), line.intercept.tolist()) == ([0.0], [2.0])
-
-
-@pytest.mark.parametrize(("subjects", "volumes"), [(2, 3), (3, 2), (0, 0)])
-def test_one_volume_per_subject(subjects: int, volumes: int) -> None:
-    """Too few, too many, and nobody at all."""
-    with pytest.raises(OutOfRange, match="one volume for each"):
-        fit_volume_line(np.zeros((subjects, 2)), np.arange(volumes))
 
 
 # ----------------------------------------------------------------- table
