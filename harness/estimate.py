@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from harness.cell import Bundle, restored
+from harness.explaining import BLOCKS
 from harness.identity import identify
 from harness.models.fitting import Fitted
 from harness.seeding import generator
@@ -38,6 +39,7 @@ class Estimate:
     memory_bytes : of one worker's network, gradients, optimiser and images
     disk_bytes : that missing cells will take
     workers : bundles at a time
+    of_training : seconds of each missing training, with what is below it, by its identity
     where : the machine or cluster that has so many workers
     unknown : why some could not be probed (their cells will say it again), empty if all could
     """
@@ -50,6 +52,7 @@ class Estimate:
     memory_bytes: float
     disk_bytes: float
     workers: int
+    of_training: Mapping[str, float]
     unknown: str = ""
     where: str = "this machine"
 
@@ -64,7 +67,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class _Cost:
-    """What one item costs: seconds, parameters, bytes, how often an epoch uses it; and whether items are slices."""
+    """What one item costs: seconds, parameters, bytes, how often an epoch uses it; and whether items are slices.
+
+    ``sums`` is how many maps an attribution keeps of a fold if it sums them, else 0: it keeps one of each item.
+    """
 
     train_s: float
     infer_s: float
@@ -72,6 +78,7 @@ class _Cost:
     item_bytes: int
     share: float
     slices: bool
+    sums: int
 
 
 def estimate(plan: Plan) -> Estimate:
@@ -89,7 +96,8 @@ def estimate(plan: Plan) -> Estimate:
     costs: dict[str, _Cost | None] = {}
     searches: dict[str, float] = {}  # several trainings may share one
     unknown = ""
-    seconds, memory, disk = 0.0, 0.0, 0.0
+    seconds: dict[str, float] = {}
+    memory, disk = 0.0, 0.0
     for bundle in todo:
         cohort = plan.groups[bundle.configuration.id].cohort
         samples = {sample.id: sample for sample in cohort.samples}
@@ -103,7 +111,7 @@ def estimate(plan: Plan) -> Estimate:
         one = costs[key]
         if one is None:
             continue
-        seconds += _seconds(bundle, one, samples)
+        seconds[bundle.train] = _seconds(bundle, one, samples)
         searches |= {bundle.search: _search_seconds(bundle, one, samples)} if bundle.search else {}
         disk += _disk(bundle, one, samples)
         memory = max(memory, _memory(bundle, one, samples))
@@ -115,10 +123,11 @@ def estimate(plan: Plan) -> Estimate:
         trainings=len(plan.bundles),
         cells=missing,
         done=len(cells) - missing,
-        seconds=(seconds + plan.request.settings.trials * sum(searches.values())) / workers,
+        seconds=(sum(seconds.values()) + plan.request.settings.trials * sum(searches.values())) / workers,
         memory_bytes=memory,
         disk_bytes=disk,
         workers=workers,
+        of_training=seconds,
         unknown=unknown,
         where=there.where,
     )
@@ -135,7 +144,7 @@ def _probe(bundle: Bundle, cohort: Cohort, sample: Sample) -> _Cost:
         network = build_network(task, view).to(device())
         if isinstance(network, Fitted):  # seconds, and no step to be timed
             size = items.inputs[0].nbytes
-            return _Cost(0.0, 0.0, size // 4 * view.outputs, size, 0.0, slices=False)
+            return _Cost(0.0, 0.0, size // 4 * view.outputs, size, 0.0, slices=False, sums=BLOCKS * view.outputs)
         optimiser = recipe.optimiser(list(network.parameters()))
         rng = generator(0, "probe")
         timed = []
@@ -156,7 +165,8 @@ def _probe(bundle: Bundle, cohort: Cohort, sample: Sample) -> _Cost:
     count = len(inputs)
     share = len(recipe.sample(generator(0, "probe"), items.targets)) / len(items.targets)
     item_bytes = items.inputs[0].nbytes + items.targets[0].nbytes
-    return _Cost(timed[1] / count, inferred / count, parameters, item_bytes, share, slices=not view.grouped)
+    sums = BLOCKS * len(view.explained) if view.grouped else 0
+    return _Cost(timed[1] / count, inferred / count, parameters, item_bytes, share, not view.grouped, sums)
 
 
 def _seconds(bundle: Bundle, cost: _Cost, samples: Mapping[str, Sample]) -> float:
@@ -184,9 +194,9 @@ def _memory(bundle: Bundle, cost: _Cost, samples: Mapping[str, Sample]) -> float
 
 def _disk(bundle: Bundle, cost: _Cost, samples: Mapping[str, Sample]) -> float:
     items = _items(bundle.split.test, samples, cost)
-    training = 4.0 * cost.parameters if bundle.cells[0].stage == "train" else 0.0
-    maps = sum(cell.stage == "explain" for cell in bundle.cells) + 0.2 * (bundle.cells[0].stage == "train")
-    return training + maps * items * cost.item_bytes
+    training = 4.0 * cost.parameters + 0.2 * items * cost.item_bytes if bundle.cells[0].stage == "train" else 0.0
+    explained = sum(cell.stage == "explain" for cell in bundle.cells)
+    return training + explained * (cost.sums or items) * cost.item_bytes
 
 
 def _items(names: Sequence[str], samples: Mapping[str, Sample], cost: _Cost) -> float:

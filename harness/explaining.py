@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +29,10 @@ class Scalars(torch.nn.Module):
         super().__init__()
         self.network = network
         self._view = view
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Scalars:
+        """A copy of the network; the view, which may hold maps of a whole cohort, is shared."""
+        return Scalars(copy.deepcopy(self.network, memo), self._view)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """(N, C, *space) → (N, K)."""

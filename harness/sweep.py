@@ -242,6 +242,7 @@ def prepare(request: Request, *, say: Callable[[str], None] = lambda text: None)
 def run(
     plan: Plan,
     *,
+    seconds: Mapping[str, float] | None = None,
     started: Callable[[Bundle], None] = lambda bundle: None,
     committed: Callable[[CellRecord], None] = lambda record: None,
     say: Callable[[str], None] = lambda text: None,
@@ -250,6 +251,8 @@ def run(
 
     Parameters
     ----------
+    seconds : what each training is thought to take, by its identity; the longest begin
+        first, so that no worker is left with a long one at the end
     started : is told each bundle that begins
     committed : is told each record that is in the store, and each failure
     say : is told what a search has found
@@ -274,7 +277,9 @@ def run(
             _write_plan(plan)
             if settings.accept_code:
                 _adopt_older(plan)
+        guess = seconds or {}
         todo = [bundle for bundle in plan.missing() if not bundle.search]
+        todo.sort(key=lambda bundle: -guess.get(bundle.train, 0.0))
         paths = {key: group.path for key, group in plan.groups.items()}
         if todo and settings.ray == "off":
             run_here(todo, paths, plan.store, committed=committed, started=started)

@@ -29,6 +29,7 @@ def test_counts_before_anything_ran(planned: Callable[..., Plan], tmp_path: Path
     found = estimate(planned(tmp_path, sequences="T2w,T2w+FLAIR"))
     assert (found.configurations, found.trainings, found.cells, found.done) == (2, 6, 24, 0)
     assert found.workers == 1 and found.seconds > 0 and found.memory_bytes > 0 and found.disk_bytes > 0
+    assert len(found.of_training) == found.trainings and sum(found.of_training.values()) == found.seconds
 
 
 def test_estimating_runs_nothing(planned: Callable[..., Plan], tmp_path: Path) -> None:
@@ -84,5 +85,5 @@ def test_network_that_cannot_run_is_no_reason_to_stop(
 )
 def test_time_in_words(seconds: float, text: str) -> None:
     """The largest unit of which there are at least two."""
-    zero = Estimate(0, 0, 0, 0, 0.0, 0.0, 0.0, 1)
+    zero = Estimate(0, 0, 0, 0, 0.0, 0.0, 0.0, 1, {})
     assert dataclasses.replace(zero, seconds=seconds).time_text == text

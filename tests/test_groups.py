@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from functools import partial
@@ -21,12 +22,13 @@ from harness.cell import Bundle, attributions_of, bundles
 from harness.data.lesions import lesions
 from harness.data.outcomes import scores
 from harness.errors import CellError
+from harness.explaining import Scalars
 from harness.groups import exact_group_map, group_sums, target_mask
 from harness.leaderboard import build
 from harness.pooling import Pooled, metric_facts, pool
 from harness.registry import MODELS
 from harness.spec import Configuration, Task, describe, override
-from harness.stages import execute, load_trained
+from harness.stages import build_network, execute, load_trained
 from harness.store import Store
 from harness.training import train
 from harness.types import Cohort
@@ -302,3 +304,11 @@ def test_a_view_that_was_not_fitted_says_so(lsm: Task, cohort: Cohort) -> None:
     view = override(lsm, "volume_control", "regress_both").view().of(cohort)
     with pytest.raises(CellError, match="must be fitted to training subjects"):
         view.inputs(cohort.samples[0])
+
+
+def test_a_network_is_copied_without_the_view(lsm: Task, cohort: Cohort) -> None:
+    """What explains a subject copies the network each time; what the view learned may be maps of the whole brain."""
+    view = override(lsm, "volume_control", "regress_lesion").view().of(cohort).fit(cohort.samples)
+    before = Scalars(build_network(lsm, view), view)
+    after = copy.deepcopy(before)
+    assert after._view is view and after.network is not before.network

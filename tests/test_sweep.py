@@ -66,6 +66,15 @@ def test_plan_names_every_cell(planned: Callable[..., Plan], tmp_path: Path) -> 
     assert not plan.store.root.exists()
 
 
+def test_the_longest_trainings_begin_first(planned: Callable[..., Plan], tmp_path: Path) -> None:
+    """As they are thought to take; those of which nothing is known keep their order, last."""
+    plan = planned(tmp_path, seed=(0, 1))
+    guessed = {plan.bundles[3].train: 1.0, plan.bundles[5].train: 9.0}
+    began: list[str] = []
+    run(plan, seconds=guessed, started=lambda bundle: began.append(bundle.train))
+    assert began == [plan.bundles[index].train for index in (5, 3, 0, 1, 2, 4)]
+
+
 def test_seeds_share_their_folds(planned: Callable[..., Plan], tmp_path: Path) -> None:
     """Two seeds differ in training alone."""
     plan = planned(tmp_path, seed=(0, 1))

@@ -183,7 +183,9 @@ def carry_out(words: Words, texts: tuple[str, ...], observer: Observer) -> Resul
                 observer.said(f"{tracker.trouble}. The run goes on; its cells are kept in the store")
             observer.committed(record, objective)
 
-        made = run_cells(made, started=observer.started, committed=committed, say=observer.said)
+        made = run_cells(
+            made, seconds=cost.of_training, started=observer.started, committed=committed, say=observer.said
+        )
         observer.ended()
         observer.said("pooling, drawing and writing")
         return write_all(made, tracker)
