@@ -52,10 +52,15 @@ ORDERINGS = (
              at={"noise": "0.0"}, support="moderate", caution="one run; gaps .007 to .06"),
     Ordering("A3", "R² falls as noise grows", "r2", (("0.1",), ("0.2",), ("0.3",), ("0.4",), ("0.5",)), "noise",
              support="strong", caution="score 3 recovers at .4 in the paper"),
+    Ordering("A4", "R² at a = .1 stays within .12 of a = 0", "r2", (("0.0", "0.1"),), "noise",
+             relation="equivalent", margin=0.12, support="moderate", caution="epochs differ between the paper's rows"),
+    Ordering("A5", "maps find less as noise grows", "relevance_ap", (("0.0",), ("0.5",)), "noise", support="strong"),
     Ordering("A7", "the residual CNN holds R² slightly better at a = .1", "r2", (("residual_cnn",), ("cnn",)), "model",
              at={"noise": "0.1"}, support="weak"),
     Ordering("A8", "occlusion ≥ GradientSHAP", "relevance_ap", (("occlusion",), ("gradient_shap",)), "attribution",
              support="strong", caution="for an exact linear model the order reverses"),
+    Ordering("A15", "mixed scores stay predictable", "r2", (("0.9", "0.8", "0.7", "0.6"),), "b",
+             at={"design": "intercorrelation"}, relation="reaches", margin=0.9, support="strong"),
 )  # fmt: skip
 
 SPACES = {
