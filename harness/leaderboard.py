@@ -359,9 +359,10 @@ def to_console_rows(table: pa.Table, *, shown: Sequence[str] = ()) -> tuple[list
     Returns
     -------
     header, rows
-        Rank, axes, attribution (if any), the objective, its chance level where
-        that is known, the difference from the first, further metrics, and the
-        status unless all rows are ranked;
+        Rank, axes, attribution (if any), the objective, its chance level and the
+        highest value that can be reached where they are known, the difference from
+        the first, further metrics, the seconds that an attribution takes for a fold,
+        and the status unless all rows are ranked;
         ``=`` marks what is not distinguishable from the first.
     """
     facts, lines = read_facts(table), table.to_pylist()
@@ -370,8 +371,9 @@ def to_console_rows(table: pa.Table, *, shown: Sequence[str] = ()) -> tuple[list
     header = ["rank", *apart, *facts.axes, *(["attribution"] if explained else []), facts.objective]
     more = [name for name in shown if name != facts.objective and name in table.column_names]
     status = any(line["status"] != "ranked" for line in lines)
-    chance = [name for name in (f"{facts.objective}_chance",) if name in table.column_names]
-    header += [*(["chance"] if chance else []), "difference", *more, *(["status"] if status else [])]
+    bounds = [word for word in ("chance", "ceiling") if _varies(lines, f"{facts.objective}_{word}")]
+    costs = explained and any(line.get("explain_s") is not None for line in lines)
+    header += [*bounds, "difference", *more, *(["s a fold"] if costs else []), *(["status"] if status else [])]
     rows = []
     for line in lines:
         same = line["not_distinguishable_from_best"] and line["difference"] != 0
@@ -379,11 +381,18 @@ def to_console_rows(table: pa.Table, *, shown: Sequence[str] = ()) -> tuple[list
         cells += ["" if line.get(name) is None else str(line[name]) for name in (*apart, *facts.axes)]
         cells += [line["attribution"]] if explained else []
         cells += [_cell(line, facts.objective)]
-        cells += [interval_text(line[name]) for name in chance]
+        cells += [interval_text(line[f"{facts.objective}_{word}"]) for word in bounds]
         cells += [_cell(line, "difference") if line["difference"] is not None else ""]
         cells += [interval_text(line[name]) for name in more]
+        cells += ([""] if line.get("explain_s") is None else [f"{line['explain_s']:.1f}"]) if costs else []
         rows.append([*cells, *([line["status"]] if status else [])])
     return header, rows
+
+
+def _varies(lines: Sequence[Mapping[str, JSON]], name: str) -> bool:
+    """Whether a bound is worth a column: some line has it, and not all have the end of the metric's range."""
+    known = {line.get(name) for line in lines} - {None}
+    return bool(known) and known != {1.0}
 
 
 def write_csv(table: pa.Table, path: str | os.PathLike[str]) -> Path:
@@ -448,12 +457,12 @@ def _score(row: Row, metric: MetricFacts, level: float) -> Score:
     own = mean_score(list(subject_means(row, f"{metric.name}_chance").values())).value
     chance = _first_known(own, pooled.chance if pooled else math.nan, metric.chance)
     ceiling = _first_known(pooled.ceiling if pooled else math.nan, metric.ceiling)
-    if subjects:
-        return mean_score(list(subjects.values()), level=level, chance=chance, ceiling=ceiling)
-    if pooled is not None:
+    if pooled is not None:  # also where there are pseudo-values to compare by, whose mean is not quite this
         return Score(
             pooled.value, pooled.low, pooled.high, pooled.n, pooled.se, pooled.missing, chance=chance, ceiling=ceiling
         )
+    if subjects:
+        return mean_score(list(subjects.values()), level=level, chance=chance, ceiling=ceiling)
     return Score(math.nan, math.nan, math.nan, 0, chance=chance, ceiling=ceiling)
 
 

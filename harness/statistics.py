@@ -177,9 +177,9 @@ def mean_score(
 def pseudo_values(statistic: Callable[[npt.NDArray[np.intp]], float], count: int) -> Floats:
     """What each of n units contributes to a pooled statistic (Tukey 1958).
 
-    n·θ − (n−1)·θ₋ᵢ, with θ₋ᵢ the statistic without unit i. For a mean these are the
-    values themselves; for a smooth statistic they behave like values, so that
-    paired comparisons of them compare the statistics.
+    n·θ − (n−1)·θ₋ᵢ, with θ₋ᵢ the statistic without unit i, shifted so that their mean is
+    θ. For a mean these are the values themselves; for a smooth statistic they behave
+    like values, so that paired comparisons of them compare the statistics.
 
     Parameters
     ----------
@@ -191,6 +191,11 @@ def pseudo_values(statistic: Callable[[npt.NDArray[np.intp]], float], count: int
     (n,) float64
         Empty with fewer than two units; NaN where the statistic is not defined.
 
+    Notes
+    -----
+    Unshifted, their mean would be the statistic less its estimated bias, and a table's
+    differences would not be those of its values.
+
     References
     ----------
     Tukey 1958, Bias and confidence in not quite large samples. Efron & Tibshirani
@@ -201,7 +206,9 @@ def pseudo_values(statistic: Callable[[npt.NDArray[np.intp]], float], count: int
     everyone = np.arange(count)
     whole = statistic(everyone)
     without = np.array([statistic(np.delete(everyone, unit)) for unit in everyone])
-    return count * whole - (count - 1) * without
+    values: Floats = count * whole - (count - 1) * without
+    values -= values.mean() - whole
+    return values
 
 
 def jackknife_interval(values: npt.ArrayLike, estimate: float, *, level: float = 0.95) -> Interval:

@@ -24,7 +24,7 @@ from harness.data.outcomes import scores
 from harness.errors import CellError
 from harness.explaining import Scalars
 from harness.groups import exact_group_map, group_sums, target_mask
-from harness.leaderboard import build
+from harness.leaderboard import build, to_console_rows
 from harness.pooling import Pooled, metric_facts, pool
 from harness.registry import MODELS
 from harness.spec import Configuration, Task, describe, override
@@ -172,6 +172,13 @@ def test_attributions_are_compared_in_pairs_over_blocks(lsm: Task, pooled: Poole
     assert len(blocks["gradient"]) == 12 and len({frozenset(one) for one in blocks.values()}) == 1
     assert table.column("rank").to_pylist()[0] == 1
     assert None not in table.column("difference").to_pylist()
+    # What is shown is the average precision of the summed map, and how many subjects it sums.
+    shown = {line["attribution"]: line for line in table.to_pylist()}
+    for row in pooled.explanations:
+        assert shown[row.attribution]["relevance_ap"] == pytest.approx(row.pooled["relevance_ap"].value)
+        assert shown[row.attribution]["subjects"] == 14
+    header, lines = to_console_rows(table)
+    assert {"chance", "ceiling", "s a fold"} <= set(header) and all(line[header.index("s a fold")] for line in lines)
 
 
 def test_a_model_without_a_map_of_its_own_is_not_asked_for_it(lsm: Task) -> None:

@@ -13,9 +13,11 @@ from harness.errors import OutOfRange
 from harness.statistics import (
     bootstrap_interval,
     holm,
+    jackknife_interval,
     mean_interval,
     mean_score,
     paired_differences,
+    pseudo_values,
     shapley,
     shapley_scores,
     variance_components,
@@ -24,6 +26,36 @@ from harness.statistics import (
 
 def _correlation(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.corrcoef(first, second)[0, 1])
+
+
+class TestJackknife:
+    """What each unit contributes to a pooled statistic."""
+
+    VALUES = np.array([0.71, 0.80, 0.64, 0.77, 0.69, 0.95])
+
+    def test_of_a_mean_are_the_values(self) -> None:
+        """And the interval is that of the t test."""
+        found = pseudo_values(lambda kept: float(self.VALUES[kept].mean()), 6)
+        assert found == pytest.approx(self.VALUES)
+        _, low, high, se = jackknife_interval(found, float(self.VALUES.mean()))
+        reference = mean_interval(self.VALUES)
+        assert (low, high, se) == pytest.approx((reference.low, reference.high, reference.se))
+
+    def test_their_mean_is_the_statistic_however_biased_that_is(self) -> None:
+        """The variance over n, which the plain jackknife would correct to the one over n − 1; spread by definition."""
+
+        def variance(kept: np.ndarray) -> float:
+            return float(self.VALUES[kept].var())
+
+        found = pseudo_values(variance, 6)
+        assert found.mean() == pytest.approx(variance(np.arange(6)))
+        without = np.array([variance(np.delete(np.arange(6), one)) for one in range(6)])
+        assert found.std(ddof=1) == pytest.approx(5 * without.std(ddof=1))
+
+    def test_of_one_unit_there_are_none(self) -> None:
+        """Nor an interval."""
+        assert pseudo_values(lambda kept: 1.0, 1).size == 0
+        assert math.isnan(jackknife_interval([], 1.0).low)
 
 
 class TestMeanInterval:

@@ -115,6 +115,8 @@ def leaderboard(texts: Sequence[str]) -> int:
     refuse_unused(words, "harness leaderboard")
     made, tables = rebuild(words)
     out = console()
+    if tables.explanation.num_rows:
+        show_board(out, tables.explanation, "Explanations")
     show_board(out, tables.prediction, "Leaderboard", shown=made.request.task.shown)
     out.print(boards.verdict(tables.prediction), markup=False)
     if "csv" in words.values:
