@@ -16,12 +16,13 @@ from harness.models.fitting import Fitted
 from harness.seeding import generator
 from harness.stages import build_network
 from harness.sweep import Plan
-from harness.training import controlled, device
+from harness.training import HELD_BYTES, controlled, device
 from harness.tuning.resources import Resources, resources, room
 from harness.types import Cohort, Sample, View
 
 __all__ = ["Estimate", "estimate"]
 
+_FITTED = 40  # training samples by which a view is fitted for the probe
 _PROBED = 2  # items; time is taken to grow with their number
 
 
@@ -111,7 +112,8 @@ def estimate(plan: Plan) -> Estimate:
         one = costs[key]
         if one is None:
             continue
-        seconds[bundle.train] = _seconds(bundle, one, samples)
+        # What is below a training may be missing without it, in a bundle for each attribution.
+        seconds[bundle.train] = seconds.get(bundle.train, 0.0) + _seconds(bundle, one, samples)
         searches |= {bundle.search: _search_seconds(bundle, one, samples)} if bundle.search else {}
         disk += _disk(bundle, one, samples)
         memory = max(memory, _memory(bundle, one, samples))
@@ -136,7 +138,9 @@ def estimate(plan: Plan) -> Estimate:
 def _probe(bundle: Bundle, cohort: Cohort, sample: Sample) -> _Cost:
     """Time one step and one prediction; the second of two, as the first warms up."""
     task = restored(bundle.configuration)
-    view: View = task.view().of(cohort).fit(cohort.samples)
+    own = {one.id: one for one in cohort.samples}
+    # What a view learns changes no time; a few subjects stand for all.
+    view: View = task.view().of(cohort).fit([own[name] for name in bundle.split.train[:_FITTED]])
     recipe = task.recipe()
     items = view.items(sample)
     inputs, targets = torch.from_numpy(items.inputs[:_PROBED]), torch.from_numpy(items.targets[:_PROBED])
@@ -189,7 +193,10 @@ def _search_seconds(bundle: Bundle, cost: _Cost, samples: Mapping[str, Sample]) 
 
 def _memory(bundle: Bundle, cost: _Cost, samples: Mapping[str, Sample]) -> float:
     items = _items((*bundle.split.train, *bundle.split.validation), samples, cost)
-    return 4.0 * 4 * cost.parameters + items * cost.item_bytes  # weights, gradients, two moments
+    images = items * cost.item_bytes
+    if cost.sums:  # decoded batch by batch where they are many
+        images = min(images, float(HELD_BYTES))
+    return 4.0 * 4 * cost.parameters + images  # weights, gradients, two moments
 
 
 def _disk(bundle: Bundle, cost: _Cost, samples: Mapping[str, Sample]) -> float:

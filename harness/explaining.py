@@ -23,20 +23,27 @@ BLOCKS = 4
 
 
 class Scalars(torch.nn.Module):
-    """A network followed by the scalar outputs that its view lets us explain."""
+    """A network followed by the scalar outputs that its view lets us explain.
 
-    def __init__(self, network: torch.nn.Module, view: View) -> None:
+    Parameters
+    ----------
+    added : what comes on top of an input before the network sees it (:meth:`~harness.types.View.summands`)
+    """
+
+    def __init__(self, network: torch.nn.Module, view: View, added: torch.Tensor | None = None) -> None:
         super().__init__()
         self.network = network
         self._view = view
+        self._added = added
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Scalars:
         """A copy of the network; the view, which may hold maps of a whole cohort, is shared."""
-        return Scalars(copy.deepcopy(self.network, memo), self._view)
+        return Scalars(copy.deepcopy(self.network, memo), self._view, self._added)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """(N, C, *space) → (N, K)."""
-        scalars: torch.Tensor = self._view.scalars(self.network(inputs))
+        seen = inputs if self._added is None else inputs + self._added.to(inputs.dtype)
+        scalars: torch.Tensor = self._view.scalars(self.network(seen))
         return scalars
 
 
@@ -59,10 +66,12 @@ def explain(
         more evidence
     """
     name = ATTRIBUTIONS.name_of(part.func)
-    inputs = torch.from_numpy(view.inputs(sample)).to(device())
+    image, on_top = view.summands(sample)
+    inputs = torch.from_numpy(image).to(device())
+    added = None if on_top is None else torch.from_numpy(on_top).to(device())
     stream = seed_of(seed, "attribution", name, sample.id)
     targets = list(range(len(view.explained)))
-    maps = attribute(name, Scalars(model, view), inputs, targets, seed=stream, **part.keywords)
+    maps = attribute(name, Scalars(model, view, added), inputs, targets, seed=stream, **part.keywords)
     volumes = [view.volume(one.detach().cpu().numpy()) for one in maps]
     if postprocessing is not None:
         volumes = [postprocessing(one, sample.spacing_mm) for one in volumes]

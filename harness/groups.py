@@ -31,7 +31,7 @@ from harness.simulation.lesion_scores import ROI, exact_map, windowed
 from harness.spec import Configuration, Part, Task
 from harness.statistics import jackknife_interval, pseudo_values
 from harness.store import CellRecord, Store, write_json, write_record
-from harness.types import JSON, Array, Cohort, Score, Truth
+from harness.types import JSON, Array, Cohort, Score, Truth, View
 
 __all__ = ["Agreement", "GroupScores", "agreement", "exact_group_map", "group_sums", "score_group", "target_mask"]
 
@@ -54,7 +54,14 @@ class GroupScores:
 
 
 def score_group(
-    task: Task, configuration: Configuration, label: str, cells: Sequence[Cell], cohort: Cohort, store: Store
+    task: Task,
+    configuration: Configuration,
+    label: str,
+    cells: Sequence[Cell],
+    cohort: Cohort,
+    store: Store,
+    *,
+    tested: Sequence[str] = (),
 ) -> GroupScores:
     """Every metric of explanations, on the sum of the maps of all finished folds.
 
@@ -63,6 +70,7 @@ def score_group(
     label : of the attribution
     cells : its explain cells, of all folds and seeds
     cohort : with the truth, if there is one; without it, metrics that need it have no value
+    tested : ids of the samples that the folds explain, if not all
 
     Returns
     -------
@@ -89,7 +97,7 @@ def score_group(
     record = store.get("pool", identity)
     if record is None:
         with tempfile.TemporaryDirectory() as name:
-            write_json(Path(name) / "group.json", _scored(task, label, done, cohort, store))
+            write_json(Path(name) / "group.json", _scored(task, label, done, cohort, _of(cohort, tested), store))
             record = CellRecord(identity, "pool", "done", configuration.id, -1, -1, label)
             write_record(Path(name), record)
             record = store.commit(Path(name))
@@ -189,29 +197,39 @@ def group_sums(cells: Sequence[Cell], store: Store) -> tuple[tuple[str, ...], Ar
 
 
 def target_mask(truth: Truth, output: str) -> Array:
-    """Where an explanation of a score should lie: its regions of the largest weight, (X, Y, Z) bool."""
+    """Where an explanation of a score should lie, (X, Y, Z) bool.
+
+    The regions of its largest weight; of the only score, which all regions make, all that weigh anything.
+    """
     weights = truth.weights[output]
-    largest = max(weights.values())
+    largest = max(weights.values()) if len(truth.weights) > 1 else min(w for w in weights.values() if w > 0)
     masks = [truth.rois[name].load() for name, weight in weights.items() if weight >= largest * (1 - 1e-9)]
     found: Array = np.any(masks, axis=0)
     return found
 
 
-def exact_group_map(truth: Truth, output: str, part: Part) -> Array:
-    """What an attribution shows of a model that computes a linear score exactly, summed over the cohort.
+def exact_group_map(truth: Truth, output: str, part: Part, counts: Array | None = None) -> Array | None:
+    """What an attribution shows of a model that computes a linear score exactly, summed over subjects.
 
     Parameters
     ----------
-    part : the attribution; occlusion smears the map over its windows
+    part : the attribution; it says itself what it shows of a linear model
+    counts : (X, Y, Z) lesions of the explained subjects; of all subjects by default
 
     Returns
     -------
-    (X, Y, Z) float64
+    (X, Y, Z) float64 or None
+        ``None`` where that is not known: the score is a curve of the load, the
+        baseline is not zero, or the attribution does not say.
     """
+    shows = ATTRIBUTIONS.get(ATTRIBUTIONS.name_of(part.func)).facts.get("of_linear", "")
+    if not shows or not truth.linear or not np.all(np.asarray(part.keywords.get("baseline", 0.0)) == 0):
+        return None
     weights = truth.weights[output]
     rois = [ROI(name, (0, 0, 0), (0, 0, 0), truth.rois[name].load()) for name in weights]
-    exact = exact_map(truth.counts.load(), rois, np.array(list(weights.values())))
-    if ATTRIBUTIONS.name_of(part.func) == "occlusion":
+    seen = truth.counts.load() if counts is None else counts
+    exact = exact_map(np.ones_like(seen) if shows == "weights" else seen, rois, np.array(list(weights.values())))
+    if shows == "windows":
         window, stride = part.keywords["window"], part.keywords["stride"]
         sides = exact.shape
         windows = [min(side, one) for side, one in zip(sides, _three(window), strict=True)]
@@ -223,15 +241,36 @@ def _three(value: int | Sequence[int]) -> tuple[int, ...]:
     return (value,) * 3 if isinstance(value, int) else tuple(value)
 
 
-def _scored(task: Task, label: str, cells: Sequence[Cell], cohort: Cohort, store: Store) -> JSON:
+def _of(cohort: Cohort, tested: Sequence[str]) -> Cohort:
+    """The samples that were explained."""
+    known = set(tested) or {sample.id for sample in cohort.samples}
+    return dataclasses.replace(cohort, samples=tuple(one for one in cohort.samples if one.id in known))
+
+
+def _lesions(cohort: Cohort, explained: Cohort) -> Array:
+    """How many explained subjects have a lesion at each voxel, (X, Y, Z)."""
+    assert cohort.truth is not None
+    if len(explained.samples) == len(cohort.samples):
+        return cohort.truth.counts.load()
+    total = np.zeros(int(np.prod(cohort.samples[0].shape)))
+    for sample in explained.samples:
+        voxels, values = sample.masks["lesion"].voxels()
+        total[voxels] += values
+    return total.reshape(cohort.samples[0].shape)
+
+
+def _scored(task: Task, label: str, cells: Sequence[Cell], cohort: Cohort, explained: Cohort, store: Store) -> JSON:
     """All scores as JSON: of each output, their means, and the pairs of the objective."""
+    counts = None if cohort.truth is None else _lesions(cohort, explained)
     part = task.attributions[label]
     by_seed: list[dict[str, dict[str, tuple[Score, Array]]]] = []
     for seed in sorted({cell.seed for cell in cells}):
         outputs, sums = group_sums([cell for cell in cells if cell.seed == seed], store)
         by_seed.append(
             {
-                output: _of_output(task, part, output, sums[:, index], cohort, generator(seed, "group", label, output))
+                output: _of_output(
+                    task, part, output, sums[:, index], explained, counts, generator(seed, "group", label, output)
+                )
                 for index, output in enumerate(outputs)
             }
         )
@@ -252,14 +291,21 @@ def _scored(task: Task, label: str, cells: Sequence[Cell], cohort: Cohort, store
 
 
 def _of_output(
-    task: Task, part: Part, output: str, blocks: Array, cohort: Cohort, rng: np.random.Generator
+    task: Task,
+    part: Part,
+    output: str,
+    blocks: Array,
+    cohort: Cohort,
+    counts: Array | None,
+    rng: np.random.Generator,
 ) -> dict[str, tuple[Score, Array]]:
     """Metric → its score and pseudo-values, of the blocks (B, C, X, Y, Z) of one output."""
     truth = cohort.truth
     sample = cohort.samples[0]
     target = None if truth is None else target_mask(truth, output)
     rois = None if truth is None else np.stack([image.load() for image in truth.rois.values()])
-    exact = None if truth is None else _expected(task, truth, output, part)
+    exact = None if truth is None or counts is None else _expected(task, truth, output, part, counts)
+    brain = None if truth is None else truth.counts.load() > 0  # where anybody has a lesion
     total = blocks.sum(axis=0, dtype=np.float64)
 
     def evidence(explanation: Array) -> Evidence:
@@ -268,12 +314,17 @@ def _of_output(
             exact=None if exact is None else exact[0],
             target=target,
             rois=rois,
+            brain=brain,
             spacing_mm=sample.spacing_mm,
             channels=("lesion",),
             rng=rng,
         )
 
-    unknown = {name for name, known in (("target", target), ("rois", rois), ("exact", exact)) if known is None}
+    unknown = {
+        name
+        for name, known in (("target", target), ("rois", rois), ("exact", exact), ("brain", brain))
+        if known is None
+    }
     found: dict[str, tuple[Score, Array]] = {}
     whole = evidence(total)
     left_out = [evidence(total - block) for block in blocks] if len(blocks) > 1 else []
@@ -306,9 +357,13 @@ def _of_output(
     return found
 
 
-def _expected(task: Task, truth: Truth, output: str, part: Part) -> Array | None:
-    """What an exact model would show, (1, X, Y, Z), if post-processing leaves that as it is."""
-    exact = exact_group_map(truth, output, part)[None]
+def _expected(task: Task, truth: Truth, output: str, part: Part, counts: Array) -> Array | None:
+    """What an exact model would show, (1, X, Y, Z), if neither the view nor post-processing changes that."""
+    view: View = task.view()
+    known = exact_group_map(truth, output, part, counts) if view.plain else None
+    if known is None:
+        return None
+    exact = known[None]
     done = task.postprocessing
     if done is None:
         return exact

@@ -99,11 +99,23 @@ def pool(
         "train_s": _seconds(store, [cell for cell in cells if cell.stage == "train"]),
     }
     grouped = is_grouped(task)
+    tested = sorted({name for bundle in bundles for name in bundle.split.test})
+
+    # Scores are averaged after they were pooled: one R² each, not one of all numbers together.
+    scores = [cell for cell in cells if cell.stage == "score" and not cell.label]
+    whole, by_region = _values(store, scores)
+    parts = list(by_region.values()) if grouped else [whole]
+    pooled, paired = _pooled(task, configuration, scores, parts, store)
+    of_regions = {
+        name: _pooled(task, configuration, scores, [values], store, region=name)[0]
+        for name, values in by_region.items()
+    }
+    known = _known_of(task, [pooled, *of_regions.values()])
 
     def row(label: str, values: Values, pooled: Mapping[str, Score], **more: JSON) -> Row:
         wanted = [cell for cell in cells if cell.label in ("", label)]
         complete, flags = _state(store, wanted)
-        flags += _known_of(task, pooled)
+        flags += known
         # What explains a collapsed network is flagged like its predictions.
         for one in dict.fromkeys(("", label)):
             stage = "explain" if grouped and one else "score"
@@ -112,22 +124,14 @@ def pool(
             flags += ("older code accepted",)
         return Row(configuration.id, axes, label, values, pooled, {**facts, **counts, **more}, complete, flags)
 
-    scores = [cell for cell in cells if cell.stage == "score" and not cell.label]
-    whole, by_region = _values(store, scores)
-    # Scores are averaged after they were pooled: one R² each, not one of all numbers together.
-    parts = list(by_region.values()) if grouped else [whole]
-    pooled, paired = _pooled(task, configuration, scores, parts, store)
     prediction = row("", {**whole, **paired}, pooled)
-    regions = {
-        name: [row("", values, _pooled(task, configuration, scores, [values], store, region=name)[0])]
-        for name, values in by_region.items()
-    }
+    regions = {name: [row("", values, of_regions[name])] for name, values in by_region.items()}
     explanations = []
     for label in attributions_of(task):
         own = [cell for cell in cells if cell.stage == "explain" and cell.label == label]
         seconds = _seconds(store, own)
         if grouped:
-            found = score_group(task, configuration, label, own, cohort, store)
+            found = score_group(task, configuration, label, own, cohort, store, tested=tested)
             explanations.append(row(label, found.paired, found.whole, explain_s=seconds))
             for name, by_metric in found.by_output.items():
                 regions.setdefault(name, []).append(row(label, {}, by_metric, explain_s=seconds))
@@ -137,12 +141,13 @@ def pool(
     return Pooled(prediction, tuple(explanations), {name: tuple(rows) for name, rows in regions.items()})
 
 
-def _known_of(task: Task, pooled: Mapping[str, Score]) -> tuple[str, ...]:
-    """What a reader must know of a row whatever its cells say."""
+def _known_of(task: Task, pooled: Sequence[Mapping[str, Score]]) -> tuple[str, ...]:
+    """What a reader must know of a configuration whatever its cells say; its mean may hide what one score shows."""
     flags = []
     if MODELS.get(MODELS.name_of(task.model.func)).facts.get("oracle"):
         flags.append("oracle: the model is told what the task hides")
-    if any(METRICS.name_of(task.metrics[label].func) == "r2" and score.value < -1 for label, score in pooled.items()):
+    found = [(label, score) for one in pooled for label, score in one.items() if label in task.metrics]
+    if any(METRICS.name_of(task.metrics[label].func) == "r2" and score.value < -1 for label, score in found):
         flags.append("scale fault: R² below -1 cannot come from overfitting alone")
     return tuple(flags)
 

@@ -44,7 +44,7 @@ __all__ = [
 
 Part = partial[Any]
 
-SUPPLIED = ("image_shape",)
+SUPPLIED = ("image_shape", "roi_shape", "roi_size", "boxes")
 """Keyword parameters of model builders that the cohort settles, not the user."""
 
 _SINGLE = ("phantom", "cohort", "outcome", "view", "split", "model", "recipe", "postprocessing")

@@ -22,9 +22,10 @@ from harness.data.maps import map_name, preview_name, read_maps, write_map, writ
 from harness.data.splits import check_leaks
 from harness.errors import CellError
 from harness.explaining import explain, explain_group
+from harness.registry import OUTCOMES
 from harness.scoring import score_explanation, score_numbers, score_prediction
 from harness.seeding import seed_of
-from harness.spec import Task
+from harness.spec import Task, describe_part
 from harness.store import TRACEBACK, CellRecord, Store, write_json, write_record
 from harness.training import Epoch, controlled, device, infer, train
 from harness.types import JSON, Array, Cohort, Sample, View
@@ -74,9 +75,18 @@ def build_network(task: Task, view: View) -> torch.nn.Module:
     ----------
     view : of the cohort (:meth:`harness.types.View.of`)
     """
-    own = {"image_shape": view.shape} if "image_shape" in inspect.signature(task.model.func).parameters else {}
+    asked = inspect.signature(task.model.func).parameters
+    own = {name: value for name, value in _supplied(task, view).items() if name in asked}
     network: torch.nn.Module = task.model(len(view.channels), view.outputs, **own)
     return network
+
+
+def _supplied(task: Task, view: View) -> dict[str, JSON]:
+    """What models may ask for (:data:`harness.spec.SUPPLIED`): the grid, and, oracles alone, what is hidden."""
+    if task.outcome is None:
+        return {"image_shape": view.shape}
+    tells = OUTCOMES.get(OUTCOMES.name_of(task.outcome.func)).facts.get("tells")
+    return {"image_shape": view.shape, **(tells(describe_part(OUTCOMES, task.outcome)) if tells else {})}
 
 
 def load_trained(task: Task, view: View, store: Store, record: CellRecord) -> tuple[torch.nn.Module, View]:

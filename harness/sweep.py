@@ -28,7 +28,7 @@ from harness.pooling import Pooled, metric_facts, pool
 from harness.registry import COHORTS, KINDS, OUTCOMES
 from harness.settings import RunSettings
 from harness.space import Dimension, grid, text_of
-from harness.spec import Configuration, Task, describe, describe_part, modules_of, override, preset, restore
+from harness.spec import Configuration, Task, allowed, describe, describe_part, modules_of, override, preset, restore
 from harness.store import CellRecord, Store, write_json, write_record
 from harness.tuning.bundles import run_here, run_on_ray, session
 from harness.tuning.nested import Search, plan_search
@@ -180,7 +180,7 @@ def prepare(request: Request, *, say: Callable[[str], None] = lambda text: None)
     command that was run before is the plan that was run.
     """
     settings, store = request.settings, Store(request.settings.folder / "store")
-    tasks = [(point, at(request.task, point)) for point in grid(request.axes)]
+    tasks = [(point, at(request.task, point)) for point in points(request.task, request.axes)]
     read = _sequences([task for _, task in tasks])
     cohorts: dict[str, Cohort] = {}
     groups: dict[str, Group] = {}
@@ -404,6 +404,38 @@ def draw_folds(task: Task, cohort: Cohort) -> tuple[Split, ...]:
     return folds
 
 
+def points(task: Task, axes: Mapping[str, tuple[JSON, ...]]) -> list[dict[str, JSON]]:
+    """The points of a grid, each without the options that the part chosen there does not have.
+
+    ``model=cnn,mass_univariate model.statistic=t,welch`` is three points: one of the
+    CNN, and two of the other.
+
+    Raises
+    ------
+    UnknownName
+        If no part that is chosen anywhere has an option.
+    """
+    found: list[dict[str, JSON]] = []
+    wanted = set(axes)
+    for point in grid(axes):
+        own = {key: value for key, value in point.items() if _applies(task, point, key)}
+        wanted -= set(own)
+        if own not in found or len(own) == len(point):
+            found.append(own)
+    if wanted:  # says which options there are
+        at(task, next(iter(grid(axes))))
+    return found
+
+
+def _applies(task: Task, point: Mapping[str, JSON], key: str) -> bool:
+    """Whether what is set at a point exists there."""
+    head, _, option = task.axes.get(key, key).partition(".")
+    chosen = [name for name in point if task.axes.get(name, name) == head]
+    if not option or not chosen:
+        return True
+    return option in allowed(getattr(override(task, chosen[0], point[chosen[0]]), head))
+
+
 def at(task: Task, point: Mapping[str, JSON]) -> Task:
     """The task at a point of the grid; a part is chosen before its options are set."""
     parts = [key for key in point if "." not in task.axes.get(key, key)]
@@ -423,6 +455,10 @@ def _columns(task: Task) -> dict[str, JSON]:
     for name in task.columns:
         part, _, option = task.axes.get(name, name).partition(".")
         found[name] = described[part][option] if option else described[part]["use"]
+        if part == "outcome" and task.outcome is not None:  # of a measured score nothing is simulated
+            measured = OUTCOMES.get(OUTCOMES.name_of(task.outcome.func)).facts.get("measured", "")
+            if measured and option not in ("", measured) and described[part][measured]:
+                found[name] = ""
     return found
 
 

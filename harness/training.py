@@ -20,11 +20,12 @@ from harness.recipes import Recipe
 from harness.seeding import generator, seed_of
 from harness.types import Array, Sample, SparseView, View
 
-__all__ = ["Epoch", "Trained", "controlled", "device", "infer", "train"]
+__all__ = ["HELD_BYTES", "Epoch", "Trained", "controlled", "device", "infer", "train"]
 
 Report = Callable[["Epoch"], None]
 
-_HELD_BYTES = 512 * 1024**2  # inputs beyond this are decoded batch by batch
+HELD_BYTES = 512 * 1024**2
+"""Inputs of sparse images beyond this are decoded batch by batch."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,12 @@ def _fit(model: Fitted, view: View, training: Sequence[Sample], seed: int) -> Tr
     """Let a model fit itself to sparse lesion maps."""
     if not isinstance(view, SparseView):
         raise CellError(f"{type(model).__name__} is fitted to whole lesion maps; take view=lesion_volume")
+    if getattr(model, "reads_masks", False) and not view.plain:
+        raise CellError(
+            f"{type(model).__name__.strip('_')} reads lesioned fractions of voxels, which this view does not leave as "
+            "they are; take volume_control=none or regress_behaviour (a mass-univariate map also: "
+            "model.statistic=regression)"
+        )
     rows = [view.voxels(sample) for sample in training]
     lesions = scipy.sparse.csr_array(
         (
@@ -258,7 +265,7 @@ class _Streamed:
 
 def _gather(view: View, samples: Sequence[Sample]) -> _Items:
     """All items of some samples; images of several sizes are zero-padded at the far ends to one shape."""
-    if isinstance(view, SparseView) and len(samples) * math.prod(view.shape) * 4 > _HELD_BYTES:
+    if isinstance(view, SparseView) and len(samples) * math.prod(view.shape) * 4 > HELD_BYTES:
         scores = np.concatenate([view.targets(sample) for sample in samples])
         return _Streamed(view, tuple(samples), torch.from_numpy(scores))
     items = [view.items(sample) for sample in samples]

@@ -174,18 +174,22 @@ class Truth:
     counts : (X, Y, Z) float32, how many subjects have a lesion at each voxel
         (the sum of their occupancies)
     table : one line of facts per region, for the report
+    linear : whether a score is its weights times the lesioned shares, and not a curve of that
     """
 
     rois: Mapping[str, Image]
     weights: Mapping[str, Mapping[str, float]]
     counts: Image
     table: tuple[Mapping[str, JSON], ...] = ()
+    linear: bool = True
 
     @property
     def fingerprint(self) -> str:
         """Of all that a score of an explanation depends on."""
         parts = {name: image.fingerprint for name, image in self.rois.items()}
-        content = repr([parts, self.counts.fingerprint, {key: dict(one) for key, one in self.weights.items()}])
+        content = repr(
+            [parts, self.counts.fingerprint, {key: dict(one) for key, one in self.weights.items()}, self.linear]
+        )
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -290,6 +294,11 @@ class View(Protocol):
         ...
 
     @property
+    def plain(self) -> bool:
+        """Whether the network sees images as they are, so that what an exact model would show of them is known."""
+        ...
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Space of an item if all have the same, else empty; known once :meth:`of` was called."""
         ...
@@ -322,6 +331,10 @@ class View(Protocol):
 
     def items(self, sample: Sample) -> Items:
         """The same with what the network should say."""
+        ...
+
+    def summands(self, sample: Sample) -> tuple[Array, Array | None]:
+        """The inputs as what is explained of them, zero where there is nothing, and what comes on top, if anything."""
         ...
 
     def prediction(self, outputs: Array, sample: Sample) -> dict[str, Array]:

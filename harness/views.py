@@ -31,6 +31,7 @@ class AxialSlices:
     outputs: int = 2
     explained: tuple[str, ...] = ("lesion evidence",)
     grouped: bool = False
+    plain: bool = True
     shape: tuple[int, ...] = ()
 
     def of(self, cohort: Cohort) -> AxialSlices:
@@ -64,6 +65,10 @@ class AxialSlices:
         """Slices, (Z, C, X, Y) float32."""
         volume = np.stack([sample.images[name].load() for name in self.channels]).astype(np.float32)
         return np.ascontiguousarray(np.moveaxis(volume, -1, 0))
+
+    def summands(self, sample: Sample) -> tuple[Array, None]:
+        """Slices are explained as they are."""
+        return self.inputs(sample), None
 
     def items(self, sample: Sample) -> Items:
         """Slices and their labels.
@@ -202,8 +207,16 @@ class LesionVolume:
 
     def _known(self) -> Adjustment | None:
         if self._adjusts and self.adjustment is None:
-            raise CellError(f"volume_control={self.volume_control} must be fitted to training subjects before its use")
+            raise CellError(
+                f"volume_control={self.volume_control} and target_range={self.target_range} must be fitted to "
+                "training subjects before their use"
+            )
         return self.adjustment
+
+    @property
+    def plain(self) -> bool:
+        """Whether lesion maps are seen as they are."""
+        return self.volume_control in ("none", "regress_behaviour")
 
     def inputs(self, sample: Sample) -> Array:
         """The lesion map, (1, 1, X, Y, Z) float32: the lesioned fraction of each voxel, controlled for volume."""
@@ -213,6 +226,18 @@ class LesionVolume:
         if adjustment is not None:
             mask = adjustment.mask(mask, _volume(sample))
         return np.array(mask, np.float32)[None, None]
+
+    def summands(self, sample: Sample) -> tuple[Array, Array | None]:
+        """The lesion map, and minus what its volume says of every voxel if that is regressed.
+
+        So an explanation is of the lesion, and the baseline zero a brain without one that
+        is otherwise the same. Residuals themselves would add up to nothing over subjects.
+        """
+        adjustment = self._known()
+        if adjustment is None or adjustment.lesion is None:
+            return self.inputs(sample), None
+        lesion = np.array(sample.masks["lesion"].load(), np.float32)
+        return lesion[None, None], -adjustment.lesion.at(_volume(sample)).astype(np.float32)[None, None]
 
     def voxels(self, sample: Sample) -> tuple[Array, Array]:
         """The same without what is empty: flat indices in C order (N,) and values (N,) float32."""
@@ -289,9 +314,10 @@ def lesion_volume(
     Notes
     -----
     Predictions are put back on the scale of the scores before they are judged, volume's
-    share included, so that R² compares across controls; explanations are of what the
-    network sees. With voxels regressed a map has values wherever anybody is lesioned:
-    ``model.minimum`` counts nothing there, and an empty map is an average patient's.
+    share included, so that R² compares across controls. With voxels regressed, what a
+    model sees has values wherever anybody is lesioned, so that ``model.minimum`` counts
+    nothing; a fitted model then needs memory for all voxels of all training subjects
+    (10 GB at 1 mm), and explanations are of the lesion alone, its volume held.
 
     References
     ----------

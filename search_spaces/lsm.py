@@ -27,8 +27,12 @@ PRESETS = {
     "profile=paper experiment=noise model=residual_cnn": {"recipe.epochs": 110},
     "profile=paper experiment=intercorrelation": {"recipe.epochs": 70},
     # The ResNet10 study: 1.67 mm, regions and windows of 8³ voxels, one split, best validation loss
-    "experiment=resnet10": {"split": "holdout", "recipe.select": "validation_loss"},
+    "experiment=resnet10": {
+        "split": "holdout", "recipe.select": "validation_loss",
+        "attributions.integrated_gradients": "integrated_gradients",
+    },
     "profile=paper experiment=resnet10": {
+        "phantom_subjects": 822,
         "cohort.spacing_mm": [1.67, 1.67, 1.65], "outcome.size": 8,
         "attributions.occlusion.window": 8, "attributions.occlusion.stride": 4,
         "attributions.gradient_shap.samples": 5, "attributions.gradient_shap.noise": 0.0,

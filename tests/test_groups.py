@@ -12,26 +12,27 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 from sklearn.metrics import average_precision_score, r2_score
 
 import harness.training
 from harness.attribution.controls import weights
-from harness.attribution.gradients import input_x_gradient
+from harness.attribution.gradients import input_x_gradient, saliency
 from harness.attribution.occlusion import occlusion
 from harness.cell import Bundle, attributions_of, bundles
 from harness.data.lesions import lesions
 from harness.data.outcomes import scores
 from harness.errors import CellError
-from harness.explaining import Scalars
+from harness.explaining import Scalars, explain
 from harness.groups import exact_group_map, group_sums, target_mask
 from harness.leaderboard import build, to_console_rows
-from harness.pooling import Pooled, metric_facts, pool
+from harness.pooling import Pooled, _known_of, metric_facts, pool
 from harness.registry import MODELS
 from harness.spec import Configuration, Task, describe, override
 from harness.stages import build_network, execute, load_trained
 from harness.store import Store
 from harness.training import train
-from harness.types import Cohort
+from harness.types import Cohort, Score
 
 Ran = tuple[Configuration, list[Bundle], Store]
 
@@ -190,6 +191,9 @@ def test_a_model_without_a_map_of_its_own_is_not_asked_for_it(lsm: Task) -> None
 def test_an_oracle_is_flagged_and_has_no_rank(lsm: Task, cohort: Cohort, tmp_path: Path) -> None:
     """The matched filter is told the regions' size: it stands in the table, outside of the ranking."""
     task = dataclasses.replace(override(lsm, "model", "matched_filter"), attributions={})
+    task = override(override(task, "outcome.size", 3), "outcome.patients", 3)  # as the cohort was made
+    network = build_network(task, task.view().of(cohort))
+    assert network.region.shape == (3, 3, 3)
     configuration, made, store = run(task, cohort, tmp_path)
     row = pool(configuration, made, cohort, store, facts={}).prediction
     table = build([row], metric_facts(task, ("subject", "pool")), "r2")
@@ -244,7 +248,7 @@ def test_decoding_by_batch_trains_the_same_network(lsm: Task, cohort: Cohort, mo
         ).weights
 
     held = trained()
-    monkeypatch.setattr(harness.training, "_HELD_BYTES", 0)
+    monkeypatch.setattr(harness.training, "HELD_BYTES", 0)
     streamed = trained()
     assert all(torch.equal(held[name], streamed[name]) for name in held)
 
@@ -319,3 +323,96 @@ def test_a_network_is_copied_without_the_view(lsm: Task, cohort: Cohort) -> None
     before = Scalars(build_network(lsm, view), view)
     after = copy.deepcopy(before)
     assert after._view is view and after.network is not before.network
+
+
+def test_maps_of_residuals_are_of_the_lesion(lsm: Task, cohort: Cohort, tmp_path: Path) -> None:
+    """With voxels regressed, input × gradient is the lesion times the gradient: residuals would add up to nothing."""
+    task = override(lsm, "volume_control", "regress_both")
+    configuration, made, store = run(task, cohort, tmp_path)
+    bundle = made[0]
+    network, view = load_trained(task, task.view().of(cohort), store, store.get("train", bundle.train))
+    sample = next(one for one in cohort.samples if one.id == bundle.split.test[0])
+    lesion = sample.masks["lesion"].load()
+    image, on_top = view.summands(sample)
+    np.testing.assert_allclose(image + on_top, view.inputs(sample), atol=1e-6)
+    assert np.array_equal(image[0, 0], lesion)
+    found = explain(network, view, sample, task.attributions["gradient"], seed=0)
+    np.testing.assert_allclose(found[:, 0], network.weight_map()[:, 0].numpy() * lesion, rtol=1e-4, atol=1e-6)
+    # Exact occlusion skips the windows without a lesion here as well, and is whole passes elsewhere.
+    covered = explain(network, view, sample, partial(occlusion, window=3, stride=3), seed=0)
+    assert (covered[:, 0][:, ndimage.maximum_filter(lesion, 5) == 0] == 0).all() and covered.any()
+    rows = {row.attribution: row.pooled for row in pool(configuration, made, cohort, store, facts={}).explanations}
+    assert np.isnan(rows["gradient"]["relevance_ap"].ceiling)
+
+
+def test_a_model_of_masks_refuses_what_are_none(lsm: Task, cohort: Cohort, tmp_path: Path) -> None:
+    """Groups with and without a lesion cannot be told apart in residuals or unit vectors; a regression can."""
+    task = override(dataclasses.replace(lsm, attributions={}), "model", "mass_univariate")
+    task = override(override(task, "model.minimum", 2), "volume_control", "direct_total_lesion_volume")
+    for statistic, states in (("t", {"failed"}), ("regression", {"done"})):
+        _, made, store = run(override(task, "model.statistic", statistic), cohort, tmp_path / statistic)
+        trainings = [bundle.train for bundle in made]
+        found = {"done" if store.get("train", one) else "failed" for one in trainings}
+        assert found == states
+    failure = store_failure(tmp_path / "t", task, cohort)
+    assert "volume_control=none or regress_behaviour" in failure
+
+
+def store_failure(folder: Path, task: Task, cohort: Cohort) -> str:
+    """What the first training of a failed run says."""
+    _, made, store = run(override(task, "model.statistic", "t"), cohort, folder)
+    record = store.failure(made[0].train)
+    assert record is not None
+    return str(record.error)
+
+
+def test_exact_maps_are_those_of_what_an_attribution_shows(lsm: Task, cohort: Cohort) -> None:
+    """Products of weight and lesions, weights alone, or nothing that is known."""
+    truth = dataclasses.replace(cohort.truth, weights={"s": {"roi1": 0.0, "roi2": 0.9, "roi3": 0.1}, "other": {}})
+    masks = [truth.rois[name].load() for name in ("roi2", "roi3")]
+    of_weights = exact_group_map(truth, "s", lsm.attributions["weights"])
+    shares = np.array([of_weights[mask].sum() for mask in masks])
+    assert shares / shares.sum() == pytest.approx([0.9, 0.1])
+    products = exact_group_map(truth, "s", lsm.attributions["gradient"])
+    loads = np.array([truth.counts.load()[mask].mean() for mask in masks]) * [0.9, 0.1]
+    shares = np.array([products[mask].sum() for mask in masks])
+    assert shares / shares.sum() == pytest.approx(loads / loads.sum())
+    assert exact_group_map(truth, "s", partial(saliency)) is None
+    assert exact_group_map(truth, "s", partial(occlusion, window=3, stride=2, baseline=1.0)) is None
+    assert exact_group_map(dataclasses.replace(truth, linear=False), "s", lsm.attributions["gradient"]) is None
+
+
+def test_the_only_score_lies_in_all_its_regions(cohort: Cohort) -> None:
+    """However little one of them weighs; of several scores each lies in its main region."""
+    weights = {"roi1": 0.5, "roi2": 0.3, "roi3": 0.2}
+    whole = np.any([cohort.truth.rois[name].load() for name in weights], axis=0)
+    assert np.array_equal(target_mask(dataclasses.replace(cohort.truth, weights={"s": weights}), "s"), whole)
+    two = dataclasses.replace(cohort.truth, weights={"s": weights, "t": weights})
+    assert np.array_equal(target_mask(two, "s"), cohort.truth.rois["roi1"].load())
+
+
+def test_a_held_out_part_is_compared_with_its_own_lesions(lsm: Task, cohort: Cohort, tmp_path: Path) -> None:
+    """Of one fold of three, maps sum over a third of the subjects, and so does what an exact model would show."""
+    configuration, made, store = run(lsm, cohort, tmp_path)
+    rows = {row.attribution: row.pooled for row in pool(configuration, made[:1], cohort, store, facts={}).explanations}
+    assert rows["occlusion"]["relevance_ap"].n == len(made[0].split.test) < len(cohort.samples)
+    counts = sum(one.masks["lesion"].load() for one in cohort.samples if one.id in made[0].split.test)
+    expected = np.mean(
+        [
+            average_precision_score(
+                target_mask(cohort.truth, name).ravel(),
+                exact_group_map(cohort.truth, name, lsm.attributions["occlusion"], counts).ravel(),
+            )
+            for name in cohort.scores
+        ]
+    )
+    assert rows["occlusion"]["relevance_ap"].ceiling == pytest.approx(expected)
+
+
+def test_one_score_on_a_wrong_scale_flags_the_model() -> None:
+    """A mean of (.6, .5, -3.4) looks harmless."""
+    from harness.door.catalogue import load_task
+
+    scores_of = [Score(value, value, value, 9) for value in (-0.77, 0.6, 0.5, -3.4)]
+    assert _known_of(load_task("lsm"), [{"r2": one} for one in scores_of])
+    assert not _known_of(load_task("lsm"), [{"r2": one} for one in scores_of[:3]])

@@ -184,7 +184,7 @@ def test_requests_that_contradict_themselves(words: list[str], message: str) -> 
         (["recipe.lrr=2,3"], r"no option of recipe segmentation is named 'lrr'"),
         (["model=unett"], r"no model is named 'unett'"),
         (["model=unet,unett"], r"no model is named 'unett'"),
-        (["model=unet,basic_unet", "model.depth=2"], r"no option of model basic_unet is named 'depth'"),
+        (["model=unet,basic_unet", "model.dpeth=2"], r"no option of model unet is named 'dpeth'. Near: depth"),
         (["attribution=salience"], r"no attribution is named 'salience'\. Near: saliency"),
         (["metrics.mine=dicee"], r"no metric is named 'dicee'"),
         (["metric=dice"], r"no key is named 'metric'\. Near: metrics\."),

@@ -75,6 +75,14 @@ def test_the_longest_trainings_begin_first(planned: Callable[..., Plan], tmp_pat
     assert began == [plan.bundles[index].train for index in (5, 3, 0, 1, 2, 4)]
 
 
+def test_options_go_where_they_exist(planned: Callable[..., Plan], tmp_path: Path) -> None:
+    """Of two models one has a depth: it alone is swept over it, and the other is there once."""
+    plan = planned(tmp_path, model=("unet", "basic_unet"), model__depth=(1, 2))
+    assert [(one.axes["model"], one.axes.get("model.depth")) for one in plan.configurations] == [
+        ("unet", 1), ("basic_unet", None), ("unet", 2),
+    ]  # fmt: skip
+
+
 def test_seeds_share_their_folds(planned: Callable[..., Plan], tmp_path: Path) -> None:
     """Two seeds differ in training alone."""
     plan = planned(tmp_path, seed=(0, 1))

@@ -20,6 +20,9 @@ zero_if_ignored : a channel that the model does not use gets zero everywhere
 complete : ``"voxels"`` if a map sums to f(input) − f(baseline), ``"channels"``
     if one value of each channel does (each channel's map is constant)
 control : True if the map says nothing about the model
+of_linear : what the method, with baselines of zero, shows of a model Σ weight · input:
+    ``"products"`` of weight and input, ``"weights"``, or ``"windows"``: products
+    averaged over windows. Without it, what an exact model would show is not known
 """
 
 from __future__ import annotations

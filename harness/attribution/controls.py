@@ -58,7 +58,7 @@ def input_itself(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> Ma
     return [tuple(x.clone() for x in inputs) for _ in targets]
 
 
-@ATTRIBUTIONS.register("weights", needs=("weights",))
+@ATTRIBUTIONS.register("weights", needs=("weights",), of_linear="weights")
 def weights(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> Maps:
     """The model's own map: weights of a linear model, a back-projection, a statistic per voxel.
 

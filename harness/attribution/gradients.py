@@ -49,7 +49,9 @@ def saliency(
     return by_batch(inputs, targets, batch_size, lambda x, t: method.attribute(_graph(x), target=t, abs=absolute))
 
 
-@ATTRIBUTIONS.register("input_x_gradient", source="Shrikumar et al. 2016, arXiv:1605.01713", zero_if_ignored=True)
+@ATTRIBUTIONS.register(
+    "input_x_gradient", source="Shrikumar et al. 2016, arXiv:1605.01713", zero_if_ignored=True, of_linear="products"
+)
 def input_x_gradient(model: nn.Module, inputs: Inputs, targets: Sequence[int], *, batch_size: BatchSize = 8) -> Maps:
     """Input times gradient.
 
@@ -66,6 +68,7 @@ def input_x_gradient(model: nn.Module, inputs: Inputs, targets: Sequence[int], *
     source="Sundararajan, Taly & Yan 2017, arXiv:1703.01365",
     zero_if_ignored=True,
     complete="voxels",
+    of_linear="products",
 )
 def integrated_gradients(
     model: nn.Module,
@@ -100,7 +103,9 @@ def integrated_gradients(
     return by_batch(inputs + baselines(inputs, baseline), targets, batch_size, integrate)
 
 
-@ATTRIBUTIONS.register("gradient_shap", source="Lundberg & Lee 2017, arXiv:1705.07874", zero_if_ignored=True)
+@ATTRIBUTIONS.register(
+    "gradient_shap", source="Lundberg & Lee 2017, arXiv:1705.07874", zero_if_ignored=True, of_linear="products"
+)
 def gradient_shap(
     model: nn.Module,
     inputs: Inputs,
@@ -192,6 +197,7 @@ def smoothgrad(
     source="Shrikumar, Greenside & Kundaje 2017, arXiv:1704.02685",
     zero_if_ignored=True,
     complete="voxels",
+    of_linear="products",
 )
 def deeplift(
     model: nn.Module,

@@ -31,7 +31,10 @@ _ROUNDING = 1e-4
 
 
 @ATTRIBUTIONS.register(
-    "occlusion", source="Zeiler & Fergus 2014, doi:10.1007/978-3-319-10590-1_53", zero_if_ignored=True
+    "occlusion",
+    source="Zeiler & Fergus 2014, doi:10.1007/978-3-319-10590-1_53",
+    zero_if_ignored=True,
+    of_linear="windows",
 )
 def occlusion(
     model: nn.Module,

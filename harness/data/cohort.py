@@ -281,12 +281,13 @@ def _truth_row(truth: Truth) -> dict[str, JSON]:
         "weights": {score: dict(weights) for score, weights in truth.weights.items()},
         "counts": _row("counts", truth.counts),
         "table": [dict(line) for line in truth.table],
+        "linear": truth.linear,
     }
 
 
 def _read_truth(row: Mapping[str, JSON]) -> Truth:
     rois = {entry["name"]: _entry_image(entry) for entry in row["rois"]}
-    return Truth(rois, row["weights"], _entry_image(row["counts"]), tuple(row["table"]))
+    return Truth(rois, row["weights"], _entry_image(row["counts"]), tuple(row["table"]), row["linear"])
 
 
 def _problems(images: Iterable[CachedImage], *, check_content: bool) -> list[str]:

@@ -25,7 +25,18 @@ __all__ = ["scores"]
 _FEWEST = 3
 
 
-@OUTCOMES.register("scores", source="Mah et al. 2014, doi:10.1093/brain/awu164 (the manner of simulation)")
+def _hidden(options: Mapping[str, JSON]) -> dict[str, JSON]:
+    """What an oracle is told of the regions: their shape and size, and how many make a score."""
+    boxes = {"single": options["rois"], "multi": 1, "intercorrelation": 2}[options["design"]]
+    return {"roi_shape": options["shape"], "roi_size": options["size"], "boxes": boxes}
+
+
+@OUTCOMES.register(
+    "scores",
+    source="Mah et al. 2014, doi:10.1093/brain/awu164 (the manner of simulation)",
+    tells=_hidden,
+    measured="column",
+)
 def scores(
     cohort: Cohort,
     cache: Path,
@@ -60,7 +71,8 @@ def scores(
     column : of participants.tsv, a real score: there is no truth then, and all
         that follows but ``shuffled`` has no effect. Empty simulates
     design, b, weights : how regions make scores, see
-        :func:`~harness.simulation.lesion_scores.score_weights`
+        :func:`~harness.simulation.lesion_scores.score_weights`; weights are of the
+        ``single`` design
     rois, size, shape, patients, rule, strata : how many regions, of how many voxels of
         the grid, and where they may lie, see :func:`~harness.simulation.lesion_scores.draw_rois`
     centres : voxel indices of the regions' centres instead
@@ -74,8 +86,9 @@ def scores(
     -------
     Cohort
         Samples with scores (``score_1``, …, or the column's name), of simulated ones
-        also without noise; and the truth, unless the score is real or shuffled.
-        Subjects without a value are ineligible.
+        also without noise unless they are shuffled; and the truth, unless the score is
+        real: where a model that learned from shuffled scores points, by chance, is
+        judged like any other. Subjects without a value are ineligible.
 
     Notes
     -----
@@ -91,6 +104,8 @@ def scores(
         rois=rois, size=size, shape=shape, patients=patients, rule=rule, strata=strata,
     )  # fmt: skip
     loads = np.array([lesion_scores.loads(sample.masks["lesion"].load(), regions) for sample in cohort.samples])
+    if weights and design != "single":
+        raise OutOfRange(f"outcome.weights are those of design=single, got design={design}; leave them out, or say so")
     table = lesion_scores.score_weights(design, len(regions), b=b, weights=weights or None)
     made = lesion_scores.scores(
         loads, table, generator(noise_seed, "outcome", "noise"),
@@ -101,8 +116,6 @@ def scores(
         dataclasses.replace(sample, scores=_named(names, target), clean=_named(names, clean))
         for sample, target, clean in zip(cohort.samples, made.targets, made.expected, strict=True)
     )
-    if shuffled:
-        return _shuffled(dataclasses.replace(cohort, samples=samples), noise_seed)
     volumes = np.array([float(sample.masks["lesion"].voxels()[1].sum()) for sample in cohort.samples])
     rows = lesion_scores.roi_table(regions, loads, touched.load(), volumes, cohort.samples[0].affine)
     truth = Truth(
@@ -113,8 +126,10 @@ def scores(
         },
         counts=summed,
         table=tuple(dataclasses.asdict(row) for row in rows),
+        linear=nonlinearity == "none",
     )
-    return dataclasses.replace(cohort, samples=samples, truth=truth)
+    made_of = dataclasses.replace(cohort, samples=samples, truth=truth)
+    return _shuffled(made_of, noise_seed) if shuffled else made_of
 
 
 def _named(names: Sequence[str], values: Array) -> dict[str, float]:
@@ -153,7 +168,7 @@ def _measured(cohort: Cohort, column: str) -> Cohort:
 
 
 def _shuffled(cohort: Cohort, seed: int) -> Cohort:
-    """Everybody's scores dealt to somebody else; nothing that is known of their source remains."""
+    """Everybody's scores dealt to somebody else; no image says anything of them."""
     order = generator(seed, "outcome", "shuffle").permutation(len(cohort.samples))
     dealt = [cohort.samples[index].scores for index in order]
     samples = tuple(

@@ -12,9 +12,9 @@ from harness.door.catalogue import load_task, task_names
 from harness.door.words import Words
 from harness.errors import OutOfRange, RequestError, UnknownName
 from harness.settings import RunSettings, settings_from
-from harness.space import Axis, Choice, Dimension, grid, text_of
+from harness.space import Axis, Choice, Dimension, text_of
 from harness.spec import Part, Task, checked, keys, narrowed, override
-from harness.sweep import Request, at
+from harness.sweep import Request, at, points
 from harness.tuning.spaces import fit_space
 from harness.types import JSON
 
@@ -84,10 +84,11 @@ def resolve(words: Words, *, texts: tuple[str, ...] = ()) -> Request:
     for key in [key for key in values if _full(key, task).partition(".")[0] in swept]:
         axes[key] = (values.pop(key),)  # an option of a part that is an axis is set wherever the part is chosen
     task = _overridden(task, values, words.several("attribution"))
-    for point in grid(axes):  # refuse a wrong value before anything starts
+    chosen = points(task, axes)
+    for point in chosen:  # refuse a wrong value before anything starts
         at(task, point)
     # Where a part is an axis, its options are those at the first point; the sweep checks the others.
-    search, space = _search(words, at(task, next(iter(grid(axes)))), settings, axes)
+    search, space = _search(words, at(task, chosen[0]), settings, axes)
     typed = {text.partition("=")[0] for text in texts}
     return Request(
         task=task,

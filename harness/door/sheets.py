@@ -186,6 +186,8 @@ def findings(plan: Plan, tables: Tables) -> list[Found]:
     """
     task = plan.request.task
     found: list[Found] = []
+    if task.outcome is not None and plan.cohort.truth is None:
+        return found  # a measured score: what the paper says of simulated ones does not apply
     for ordering in _declared(task).orderings:
         if ordering.metric not in task.metrics:
             continue

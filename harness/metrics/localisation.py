@@ -315,7 +315,7 @@ def cdc(explanation: Array, target: Array) -> float:
     direction="none",
     range=(-float("inf"), float("inf")),
     level="explanation",
-    empty="no (or no net) attribution in any region: NaN",
+    empty="no (or no net) attribution in any region, or no such region: NaN",
 )
 def rc_rate(
     explanation: Array,
@@ -341,12 +341,7 @@ def rc_rate(
     -------
     float
         In [0, 1], and shares of all regions add up to 1; with ``sign="signed"`` any
-        number. NaN if there is no attribution in any region.
-
-    Raises
-    ------
-    OutOfRange
-        If there is no such region.
+        number. NaN if there is no attribution in any region, or no such region.
 
     Notes
     -----
@@ -354,7 +349,7 @@ def rc_rate(
     wₖ Lₖ / Σ wⱼ Lⱼ, L being the regions' mean loads (for regions of equal size).
     """
     if roi >= len(rois):
-        raise OutOfRange(f"`roi < number of regions` must hold for rc_rate, got roi={roi} and {len(rois)} regions")
+        return NAN
     mass = choose("sign", sign, _SIGNS)(explanation)
     scores = np.array([mass[region].sum() for region in rois])
     if literal:

@@ -90,6 +90,11 @@ class LesionModel(nn.Module, ABC):
 
     bias: Tensor
 
+    @property
+    def reads_masks(self) -> bool:
+        """Whether values must be lesioned fractions of voxels, and no residuals or unit vectors."""
+        return False
+
     def fit(self, lesions: scipy.sparse.csr_array, targets: Array, *, rng: np.random.Generator) -> None:
         """See :class:`Fitted`.
 

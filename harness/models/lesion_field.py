@@ -119,6 +119,11 @@ class _LesionField(LesionModel):
     rises: Tensor
     slope: Tensor
 
+    @property
+    def reads_masks(self) -> bool:
+        """A load is a share: the curve ends at 0 and 1."""
+        return True
+
     def forward(self, x: Tensor) -> Tensor:
         """(N, 1, X, Y, Z) → (N, K)."""
         load = functional.linear(self._volumes(x), self.region.flatten(1))

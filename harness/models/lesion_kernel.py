@@ -25,6 +25,7 @@ _GAMMAS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _COSTS = (1.0, 10.0, 100.0, 1000.0)
 _FOLDS = 5
 _LARGEST_BETA = 10.0
+_HELD_BYTES = 64 * 1024**2  # of what a forward pass holds beside its images
 
 
 @MODELS.register(
@@ -151,7 +152,12 @@ class _SVR(LesionModel):
         return self.beta.detach().float().clone()
 
     def _products(self, flat: Tensor) -> Tensor:
-        """(N, V) float64 → (N, S), with every support vector, each run as a difference of running sums."""
+        """(N, V) float64 → (N, S), with every support vector; a few images at a time, as runs may be many."""
+        rows = max(1, int(_HELD_BYTES / (8 * (2 * flat.shape[1] + 3 * len(self.values)))))
+        return torch.cat([self._products_of(some) for some in flat.split(rows)])
+
+    def _products_of(self, flat: Tensor) -> Tensor:
+        """The same, each run as a difference of running sums."""
         sums = nn.functional.pad(flat.cumsum(1), (1, 0))
         runs = (sums[:, self.ends.long()] - sums[:, self.starts.long()]) * self.values.double()
         of_runs = nn.functional.pad(runs.cumsum(1), (1, 0))

@@ -145,7 +145,7 @@ def matched_filter(
     roi_shape, roi_size : of the region in voxels, see
         :func:`harness.simulation.lesion_scores.element`
     boxes : number of regions of a score; after the first, each is the best for
-        what those before leave over
+        what those before leave over. A task that simulates its scores gives all three
     minimum : training patients who must have a lesion in a place
 
     Returns

@@ -248,6 +248,11 @@ class _MassUnivariate(LinearLesionModel):
     statistic: Tensor
     significant: Tensor
 
+    @property
+    def reads_masks(self) -> bool:
+        """Patients with and without a lesion are told apart, but for a regression on its size."""
+        return self.settings.statistic != "regression"
+
     def weight_map(self) -> Tensor:
         """The statistic, thresholded if asked for; see :class:`harness.models.fitting.Fitted`."""
         return self.statistic.detach().float().clone()

@@ -61,12 +61,28 @@ def test_the_truth_of_mixed_scores(masks: Cohort, tmp_path: Path) -> None:
     assert made.truth.weights["score_2"] == pytest.approx({"roi1": 0, "roi2": 0.7, "roi3": 0.3})
 
 
-def test_shuffled_scores_have_no_truth(masks: Cohort, tmp_path: Path) -> None:
-    """The same numbers on other subjects: the control that nothing can be learned from."""
+def test_shuffled_scores_belong_to_nobody(masks: Cohort, tmp_path: Path) -> None:
+    """The same numbers on other subjects: nothing can be learned, and maps are judged by the regions that made them."""
     plain, dealt = (scores(masks, tmp_path, shuffled=shuffled, **SMALL) for shuffled in (False, True))
-    assert dealt.truth is None
+    assert plain.truth is not None and dealt.truth == plain.truth
+    assert not any(sample.clean for sample in dealt.samples)
     assert sorted(of(dealt, "score_1")) == sorted(of(plain, "score_1"))
     assert list(of(dealt, "score_1")) != list(of(plain, "score_1"))
+
+
+def test_weights_are_those_of_a_single_score(masks: Cohort, tmp_path: Path) -> None:
+    """They make it; to the other designs, which have weights of their own, they say nothing."""
+    made = scores(masks, tmp_path, design="single", weights=(0.5, 0.3, 0.2), **SMALL)
+    assert made.truth is not None
+    assert made.truth.weights["score_1"] == pytest.approx({"roi1": 0.5, "roi2": 0.3, "roi3": 0.2})
+    with pytest.raises(OutOfRange, match="those of design=single, got design=multi"):
+        scores(masks, tmp_path, weights=(0.5, 0.3, 0.2), **SMALL)
+
+
+def test_a_curved_score_says_so(masks: Cohort, tmp_path: Path) -> None:
+    """What an exact model's map would be is known of straight scores alone."""
+    kinds = [scores(masks, tmp_path, nonlinearity=kind, **SMALL).truth for kind in ("none", "log", "exp")]
+    assert [kind is not None and kind.linear for kind in kinds] == [True, False, False]
 
 
 def test_a_measured_score(masks: Cohort, tmp_path: Path) -> None:
