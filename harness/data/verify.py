@@ -3,13 +3,14 @@
 *Faulty* is present but wrong; nothing trains before it is mended or its subject
 excluded by name. *Ineligible* is a required file or value that is absent; the
 index has left those subjects out already. Images are checked at their native
-resolution, each file is read once, and one subject is held in memory at a time.
+resolution, each file is read once, and two subjects are held in memory at a time.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -75,6 +76,7 @@ _OUTSIDE_IMAGE = 0.01  # fraction of the label's voxels
 _OUTSIDE_BRAIN = 0.05  # fraction of the label's voxels; the edge of a brain mask is uncertain
 _EXTREME_RATIO = 1e4  # largest magnitude over its 99th percentile
 _SHOWN = 8  # values in a message
+_READERS = 2  # candidates at a time; each holds a subject's images
 _SAMPLE = 200_000  # voxels for a percentile
 
 
@@ -106,12 +108,18 @@ def verify(
     """
     faults = list(index.faults)
     prints: dict[str, dict[str, _Print]] = {}
-    for candidate in index.candidates:
-        scans, unread = _scans(index.root, candidate, sequences, label, optional)
-        faults += unread
-        faults += [fault for scan in scans for fault in _scan_faults(scan)]
-        faults += _subject_faults(index, candidate, scans)
-        prints[candidate.id] = {scan.name: _Print(candidate.subject, scan.file, scan.digest) for scan in scans}
+
+    def examine(candidate: Candidate) -> tuple[list[Fault], dict[str, _Print]]:
+        scans, found = _scans(index.root, candidate, sequences, label, optional)
+        found += [fault for scan in scans for fault in _scan_faults(scan)]
+        found += _subject_faults(index, candidate, scans)
+        return found, {scan.name: _Print(candidate.subject, scan.file, scan.digest) for scan in scans}
+
+    # Most of the time goes into decompression, which leaves Python to others.
+    with ThreadPoolExecutor(_READERS) as readers:
+        for candidate, (found, seen) in zip(index.candidates, readers.map(examine, index.candidates), strict=True):
+            faults += found
+            prints[candidate.id] = seen
     faults += _duplicates(prints)
     faults += _implausible(index)
     faults += _one_class(index, target)
