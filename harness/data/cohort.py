@@ -287,7 +287,7 @@ def _truth_row(truth: Truth) -> dict[str, JSON]:
 
 def _read_truth(row: Mapping[str, JSON]) -> Truth:
     rois = {entry["name"]: _entry_image(entry) for entry in row["rois"]}
-    return Truth(rois, row["weights"], _entry_image(row["counts"]), tuple(row["table"]), row["linear"])
+    return Truth(rois, row["weights"], _entry_image(row["counts"]), tuple(row["table"]), row.get("linear", True))
 
 
 def _problems(images: Iterable[CachedImage], *, check_content: bool) -> list[str]:
