@@ -65,7 +65,8 @@ def metric_facts(task: Task, levels: Sequence[str]) -> tuple[MetricFacts, ...]:
                 label,
                 direction=entry.facts["direction"],
                 range=(low, high),
-                ceiling=_ceiling(entry.facts["direction"], low, high),
+                # A ceiling that the data set is unknown where they do not; the end of the range is not it.
+                ceiling=_ceiling(entry.facts["direction"], low, high) if entry.facts["ceiling"] is None else math.nan,
                 level="pooled" if level_of(part) == "pool" else "subject",
                 source=entry.source,
                 summary=entry.summary,

@@ -120,3 +120,31 @@ def test_presets_give_way_to_words(words: dict[str, Any]) -> None:
     assert (epochs("multi", "cnn"), epochs("multi", "residual_cnn")) == (70, 90)
     assert (epochs("noise", "cnn"), epochs("noise", "residual_cnn")) == (90, 110)
     assert epochs("noise", "cnn", **{"recipe.epochs": 3}) == 3
+
+
+def test_any_number_of_regions_and_the_shuffled_control(words: dict[str, Any], tmp_path: Path) -> None:
+    """Two regions are ranked without a third; a model of shuffled scores is judged by the same regions, near chance."""
+    more = {
+        "noise": 0.0,
+        "rois": 2,
+        "shuffled": (False, True),
+        "attribution": ("occlusion", "weights"),
+        "report": "false",
+    }
+    made = harness.run(**{**words, **more, "out": str(tmp_path)})
+    assert not made.failures
+    lines = {line["shuffled"]: line for line in made.explanations.to_pylist() if line["attribution"] == "weights"}
+    assert lines[False]["rc_roi3"] is None and lines[False]["rc_roi1"] is not None
+    assert lines[True]["relevance_ap"] < lines[False]["relevance_ap"]
+    scored = {line["shuffled"]: line for line in made.leaderboard.to_pylist()}
+    assert scored[True]["r2"] < 0 < scored[False]["r2"] and scored[True]["r2_ceiling"] is None
+
+
+def test_a_measured_score_claims_nothing_of_simulations(words: dict[str, Any], tmp_path: Path) -> None:
+    """No level of noise, no value of a map, and none of the paper's orderings."""
+    more = {"score": "severity", "attribution": ("occlusion", "weights")}
+    kept = {key: value for key, value in words.items() if key != "noise"}
+    made = harness.run(**{**kept, **more, "out": str(tmp_path)})
+    assert {line["noise"] for line in made.leaderboard.to_pylist()} == {""}
+    assert {line["relevance_ap"] for line in made.explanations.to_pylist()} == {None}
+    assert made.report is not None and "What the paper says" not in made.report.read_text()
