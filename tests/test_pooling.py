@@ -5,15 +5,19 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import r2_score
 
 from harness.cell import Bundle, bundles
-from harness.pooling import Pooled, metric_facts, pool
+from harness.metrics import regression
+from harness.pooling import Pooled, _pooled_score, metric_facts, pool
 from harness.spec import Configuration, Task
+from harness.statistics import bootstrap_interval
 from harness.store import CellRecord, Store, write_json, write_record
 from harness.types import Cohort, Split
 
@@ -272,3 +276,20 @@ def test_facts_of_metrics(toy_task: Task) -> None:
     assert facts["true_count"].direction == "none" and math.isnan(facts["true_count"].ceiling)
     assert "Dice" in facts["dice"].source and facts["dice"].summary.startswith("Dice coefficient")
     assert [one.name for one in metric_facts(toy_task, ("explanation",))] == ["relevance_ap"]
+
+
+def test_many_subjects_have_the_interval_of_the_jackknife() -> None:
+    """It agrees with the bootstrap to a tenth of its width, and a p-value has none."""
+    rng = np.random.default_rng(0)
+    target = rng.normal(size=200)
+    table = {"target_score": target, "predicted_score": 0.7 * target + rng.normal(scale=0.5, size=200)}
+    score = _pooled_score(partial(regression.r2), [table], 200, "r2")
+    drawn = bootstrap_interval(
+        lambda chosen: r2_score(table["target_score"][chosen], table["predicted_score"][chosen]),
+        [np.arange(200)],
+        rng=rng,
+    )
+    assert score.value == pytest.approx(r2_score(table["target_score"], table["predicted_score"]))
+    assert (score.low, score.high) == pytest.approx((drawn.low, drawn.high), abs=0.1 * (drawn.high - drawn.low))
+    told = _pooled_score(partial(regression.r_squared_p), [table], 200, "p")
+    assert told.value < 1e-10 and math.isnan(told.low)

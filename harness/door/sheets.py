@@ -112,7 +112,7 @@ def _scores_sheet(tables: Tables) -> Sheet:
             for line in lines
         ),
         "R² pooled over all tested subjects; average precision of the map summed over them. Intervals: bootstrap over "
-        "subjects, and leaving out one block of subjects at a time.",
+        "subjects (from 100 on, leaving out one at a time); of maps, leaving out one block of subjects at a time.",
         section="Regions",
     )
 

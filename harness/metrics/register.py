@@ -49,6 +49,7 @@ def metric(
     chance: float | str | None = None,
     ceiling: float | str | None = None,
     needs: tuple[str, ...] = (),
+    interval: bool = True,
 ) -> Callable[[F], F]:
     """Decorator: register a function as a metric and return it untouched.
 
@@ -67,6 +68,7 @@ def metric(
     ceiling : what nobody can exceed on the data at hand, if that is less than the
         end of the range; as for ``chance`` (see :func:`evaluate_ceiling`)
     needs : for pooled metrics, the subject-level metrics whose columns it reads
+    interval : whether a pooled metric estimates something; a p-value does not
 
     Raises
     ------
@@ -88,6 +90,7 @@ def metric(
             chance=chance,
             ceiling=ceiling,
             needs=needs,
+            interval=interval,
             asks=asks(function),
         )(function)
         return function

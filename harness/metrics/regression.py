@@ -219,6 +219,7 @@ def r_squared(columns: Columns) -> float:
     level="pool",
     empty="fewer than three subjects, or all scores equal: NaN",
     needs=_NOISY,
+    interval=False,
 )
 def r_squared_p(columns: Columns) -> float:
     """p of the correlation of predicted and target scores, two-sided.
