@@ -284,11 +284,7 @@ def test_many_subjects_have_the_interval_of_the_jackknife() -> None:
     target = rng.normal(size=200)
     table = {"target_score": target, "predicted_score": 0.7 * target + rng.normal(scale=0.5, size=200)}
     score = _pooled_score(partial(regression.r2), [table], 200, "r2")
-    drawn = bootstrap_interval(
-        lambda chosen: r2_score(table["target_score"][chosen], table["predicted_score"][chosen]),
-        [np.arange(200)],
-        rng=rng,
-    )
+    drawn = bootstrap_interval(r2_score, [table["target_score"], table["predicted_score"]], rng=rng)
     assert score.value == pytest.approx(r2_score(table["target_score"], table["predicted_score"]))
     assert (score.low, score.high) == pytest.approx((drawn.low, drawn.high), abs=0.1 * (drawn.high - drawn.low))
     told = _pooled_score(partial(regression.r_squared_p), [table], 200, "p")

@@ -50,6 +50,7 @@ def test_facts_are_kept():
         "chance": 0.5,
         "ceiling": None,
         "needs": (),
+        "interval": True,
         "asks": ("target", "brain"),
     }
 
