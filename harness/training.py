@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import ctypes
-import gc
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -97,7 +96,6 @@ def controlled(threads: int, seed: int) -> Iterator[None]:
 
 def _return_memory() -> None:
     """Give back what is free: glibc keeps it, and a worker that lives through a sweep grows to gigabytes."""
-    gc.collect()
     with suppress(OSError, AttributeError):  # another C library has no such call
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
