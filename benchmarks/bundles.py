@@ -8,7 +8,8 @@ import Ray Tune.
 
 The plain Ray Tune lines are what a user would write without this project: one
 trial per training, no store, no checkpoint, default settings but quiet. Where
-each trial starts a process, only a few are run; the line says so.
+each trial starts a process, only a few are run; the line says so. The last line
+is what this machine takes for as many trials that import torch and do nothing.
 
     python benchmarks/bundles.py [bundles]
 """
@@ -92,6 +93,24 @@ def plain_tune(plan: Plan, bundles: tuple[Bundle, ...], *, reuse_actors: bool) -
     return time.perf_counter() - began
 
 
+def idle_tune(count: int) -> float:
+    """Seconds of so many trials of Ray Tune that import torch and do nothing else."""
+
+    def trial(config: dict[str, int]) -> None:
+        import torch
+
+        tune.report({"done": float(torch.ones(1))})
+
+    began = time.perf_counter()
+    tune.Tuner(
+        tune.with_resources(trial, {"cpu": 1}),
+        param_space={"trial": tune.grid_search(list(range(count)))},
+        tune_config=tune.TuneConfig(reuse_actors=True),
+        run_config=tune.RunConfig(verbose=0),
+    ).fit()
+    return time.perf_counter() - began
+
+
 def main() -> None:
     """Print the table."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 32
@@ -119,6 +138,7 @@ def main() -> None:
             line("plain Ray Tune with reuse_actors=True, nothing kept", reused)
             plain = plain_tune(many, many.bundles[:FEW], reuse_actors=False) * count / FEW
             line(f"plain Ray Tune with reuse_actors=False, from {FEW} trials, × {count / FEW:g}", plain)
+            line(f"{count} trials that import torch and do nothing, reuse_actors=True", idle_tune(count))
 
 
 if __name__ == "__main__":

@@ -203,7 +203,8 @@ def _disk(bundle: Bundle, cost: _Cost, samples: Mapping[str, Sample]) -> float:
     items = _items(bundle.split.test, samples, cost)
     training = 4.0 * cost.parameters + 0.2 * items * cost.item_bytes if bundle.cells[0].stage == "train" else 0.0
     explained = sum(cell.stage == "explain" for cell in bundle.cells)
-    return training + explained * (cost.sums or items) * cost.item_bytes
+    kept = cost.sums / 2 if cost.sums else items  # sums in half precision
+    return training + explained * kept * cost.item_bytes
 
 
 def _items(names: Sequence[str], samples: Mapping[str, Sample], cost: _Cost) -> float:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from harness.cell import Cell, digest
+from harness.data.maps import read_sums
 from harness.identity import identify
 from harness.leaderboard import Values
 from harness.metrics.evidence import Evidence
@@ -191,8 +192,7 @@ def group_sums(cells: Sequence[Cell], store: Store) -> tuple[tuple[str, ...], Ar
         if record is None:
             continue
         outputs = tuple(record.facts["outputs"])
-        with np.load(store.artifact(record, "blocks.npz"), allow_pickle=False) as file:
-            sums.append(file["sums"])
+        sums.append(read_sums(store.artifact(record, "blocks.npz")))
     return outputs, np.concatenate(sums)
 
 

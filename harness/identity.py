@@ -13,7 +13,8 @@ import hashlib
 import importlib.util
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from typing import Any
 from harness.errors import RegistrationError
 from harness.types import JSON
 
-__all__ = ["canonical", "code_digest", "identify", "module_digest"]
+__all__ = ["Code", "canonical", "code_digest", "codes_read", "identify", "module_digest", "remember"]
 
 _LENGTH = 20  # hex digits: 80 bits, no clash within any thinkable store
 
@@ -53,6 +54,33 @@ def code_digest(modules: Iterable[str]) -> str:
     return identify({name: module_digest(name) for name in closure})
 
 
+@dataclass(frozen=True)
+class Code:
+    """What is known of a source text.
+
+    Parameters
+    ----------
+    digest : of its syntax tree without docstrings
+    imports : level (0 absolute, 1 and more dots), module, and names taken from it, of every import
+    """
+
+    digest: str
+    imports: tuple[tuple[int, str, tuple[str, ...]], ...]
+
+
+_read: dict[str, Code] = {}  # hash of a source text → what was found in it
+
+
+def codes_read() -> Mapping[str, Code]:
+    """What this process has found in source texts, by the hash of their bytes."""
+    return dict(_read)
+
+
+def remember(codes: Mapping[str, Code]) -> None:
+    """Take over what another process has found, so that equal texts need no analysis (a second for a task)."""
+    _read.update(codes)
+
+
 @cache
 def module_digest(module: str) -> str:
     """Hash of one module's syntax tree without docstrings, or of its file if it is compiled.
@@ -63,7 +91,7 @@ def module_digest(module: str) -> str:
         If the module has no file, as in a notebook: a change of it would go unnoticed.
     """
     if _source(module):
-        return hashlib.sha256(ast.dump(_without_docstrings(_tree(module))).encode()).hexdigest()
+        return _code(module).digest
     file = _file(module)
     if file is None:
         raise RegistrationError(
@@ -92,26 +120,26 @@ def _imports(module: str) -> tuple[str, ...]:
         return ()
     family = {"harness", module.partition(".")[0]}
     found: list[str] = []
-    for node in ast.walk(_tree(module)):
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = _absolute(module, node)
-            if base.partition(".")[0] in family:  # to look for a module imports the packages that hold it
-                # "from harness.models import unet" may name a module or an attribute.
-                below = [f"{base}.{alias.name}" for alias in node.names]
-                found += [name if _source(name) else base for name in below]
+    for level, base, names in _code(module).imports:
+        if not names:
+            found.append(base)
+            continue
+        base = _absolute(module, level, base)
+        if base.partition(".")[0] in family:  # to look for a module imports the packages that hold it
+            # "from harness.models import unet" may name a module or an attribute.
+            below = [f"{base}.{name}" for name in names]
+            found += [name if _source(name) else base for name in below]
     return tuple(sorted({name for name in found if name.partition(".")[0] in family and _source(name)}))
 
 
-def _absolute(module: str, node: ast.ImportFrom) -> str:
-    if not node.level:
-        return node.module or ""
+def _absolute(module: str, level: int, base: str) -> str:
+    if not level:
+        return base
     source = _source(module)
     package = module if source and source.name == "__init__.py" else module.rpartition(".")[0]
-    for _ in range(node.level - 1):
+    for _ in range(level - 1):
         package = package.rpartition(".")[0]
-    return f"{package}.{node.module}" if node.module else package
+    return f"{package}.{base}" if base else package
 
 
 def _source(module: str) -> Path | None:
@@ -131,10 +159,26 @@ def _file(module: str) -> Path | None:
 
 
 @cache
-def _tree(module: str) -> ast.Module:
+def _code(module: str) -> Code:
     source = _source(module)
     assert source is not None
-    return ast.parse(source.read_text(encoding="utf-8"))
+    text = source.read_bytes()
+    key = hashlib.sha256(text).hexdigest()
+    if key not in _read:
+        _read[key] = _analysed(text)
+    return _read[key]
+
+
+def _analysed(text: bytes) -> Code:
+    tree = ast.parse(text)
+    imports: list[tuple[int, str, tuple[str, ...]]] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imports += [(0, alias.name, ()) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            imports.append((node.level, node.module or "", tuple(alias.name for alias in node.names)))
+    digest = hashlib.sha256(ast.dump(_without_docstrings(tree)).encode()).hexdigest()
+    return Code(digest, tuple(imports))
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:

@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 
 from harness.cell import Bundle, Cell, cells_of, hardware, is_grouped, restored
-from harness.data.maps import map_name, preview_name, read_maps, write_map, write_preview
+from harness.data.maps import map_name, preview_name, read_maps, write_map, write_preview, write_sums
 from harness.data.splits import check_leaks
 from harness.errors import CellError
 from harness.explaining import explain, explain_group
@@ -238,7 +238,7 @@ class _Work:
         sums = explain_group(network, view, samples, part, seed=cell.seed, postprocessing=done)
         if not np.isfinite(sums).all():
             raise CellError(f"the {cell.label} maps hold values that are not finite")
-        _save(folder / "blocks.npz", {"sums": sums})
+        write_sums(folder / "blocks.npz", sums)
         return {
             "channels": list(self.view.channels),
             "outputs": list(self.view.explained),

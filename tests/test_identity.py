@@ -14,7 +14,7 @@ import pytest
 
 from harness import identity
 from harness.errors import RegistrationError
-from harness.identity import canonical, code_digest, identify, module_digest
+from harness.identity import canonical, code_digest, codes_read, identify, module_digest, remember
 
 SOURCE = '''"""A module."""
 
@@ -52,7 +52,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str
     """Write modules of a third party, and forget what was read of them before."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    caches = (identity.module_digest, identity._closure, identity._imports, identity._file, identity._tree)
+    caches = (identity.module_digest, identity._closure, identity._imports, identity._file, identity._code)
 
     def forget() -> None:
         for cached in caches:
@@ -214,3 +214,18 @@ print(*sorted({"captum", "monai"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_what_another_process_read_is_not_analysed_again(monkeypatch: pytest.MonkeyPatch, write: Callable) -> None:
+    """Equal bytes have one digest, whoever computed it; other bytes are analysed."""
+    write("stranger.py", SOURCE)
+    before = code_digest(["stranger"])
+    known = codes_read()
+    monkeypatch.setattr(identity, "_read", {})
+    write("stranger.py", SOURCE)
+    remember(known)
+    monkeypatch.setattr(identity, "_analysed", lambda text: pytest.fail("analysed again"))
+    assert code_digest(["stranger"]) == before
+    write("stranger.py", SOURCE + "\nNEW = 1\n")
+    with pytest.raises(pytest.fail.Exception, match="analysed again"):
+        code_digest(["stranger"])

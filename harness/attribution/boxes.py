@@ -15,8 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
+import scipy.sparse
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -30,13 +32,17 @@ __all__ = [
     "Convolution",
     "Flatten",
     "Layer",
+    "Layered",
     "Linear",
     "MaxPool",
     "Mean",
     "Pointwise",
     "Same",
     "Scale",
+    "SparseLinear",
     "Sum",
+    "Total",
+    "WeightedSum",
 ]
 
 Shape: TypeAlias = tuple[int, ...]
@@ -108,6 +114,15 @@ class Layer(ABC):
     def products(self, change: Change, old: Tensor, new: Tensor) -> tuple[float, float]:
         """Multiplications of one alternative: for the change, and for the whole tensor."""
         return 0.0, 0.0
+
+
+@runtime_checkable
+class Layered(Protocol):
+    """A module that says itself what it makes of changes; its code is not looked into."""
+
+    def layer_of_changes(self) -> Layer:
+        """The layer."""
+        ...
 
 
 # ------------------------------------------------------------------- boxes
@@ -540,3 +555,64 @@ class Linear(Layer):
     def products(self, change: Change, old: Tensor, new: Tensor) -> tuple[float, float]:
         """Multiplications of one alternative: for the change, and for the whole tensor."""
         return float(change.values[0].numel() * len(self.weight)), float(self.weight.numel())
+
+
+class WeightedSum(Layer):
+    """A linear layer whose weights are an operand, as in ``functional.linear(x, weight)``."""
+
+    def __call__(self, operands: Sequence[Operand], new: Tensor) -> Change | None:
+        """See :class:`Linear`; None if the weights change."""
+        weight = operands[1].old
+        if any(change is not None for _, change in operands[1:]) or not isinstance(weight, Tensor):
+            return None
+        return Linear(weight)(operands[:1], new)
+
+    def products(self, change: Change, old: Tensor, new: Tensor) -> tuple[float, float]:
+        """Multiplications of one alternative: for the change, and for the whole tensor."""
+        return float(change.values[0].numel() * new.shape[-1]), float(old.numel() * new.shape[-1])
+
+
+@dataclass(frozen=True)
+class SparseLinear(Layer):
+    """A linear layer of few weights that are not zero, after flattening an image of one channel.
+
+    Attributes
+    ----------
+    weight : (K, F) float64
+    """
+
+    weight: scipy.sparse.csr_array
+
+    def __call__(self, operands: Sequence[Operand], new: Tensor) -> Change | None:
+        """All changes as rows of a sparse matrix, times the weights."""
+        _, change = operands[0]
+        if change is None or change.origin is None or not change.flat or change.values.shape[1] != 1:
+            return None
+        count, inside = len(change.values), change.values[0].numel()
+        voxels = _rows(change.origin, tuple(change.values.shape[2:]), change.flat).cpu().numpy()
+        values = change.values.reshape(-1).double().cpu().numpy()
+        rows = scipy.sparse.csr_array(
+            (values, voxels, np.arange(count + 1) * inside), shape=(count, self.weight.shape[1])
+        )
+        return Change(torch.from_numpy((rows @ self.weight.T).toarray()).to(new))
+
+    def products(self, change: Change, old: Tensor, new: Tensor) -> tuple[float, float]:
+        """Multiplications of one alternative: for the change, and for the whole tensor."""
+        share = self.weight.nnz / max(1, self.weight.shape[1])
+        return change.values[0].numel() * share, old.numel() * share
+
+
+@dataclass(frozen=True)
+class Total(Layer):
+    """The sum over a flattened image of a function of each voxel, (N, F) → (N, 1)."""
+
+    function: Callable[[Tensor], Tensor]
+
+    def __call__(self, operands: Sequence[Operand], new: Tensor) -> Change | None:
+        """The sum inside the box after the change minus that before."""
+        old, change = operands[0]
+        if change is None or change.origin is None or not change.flat or not isinstance(old, Tensor):
+            return None
+        before = _taken(old.reshape(1, -1, *change.flat), change.origin, tuple(change.values.shape[2:])).to(new.dtype)
+        after = before + change.values
+        return Change((self.function(after) - self.function(before)).flatten(1).sum(1, keepdim=True))

@@ -26,6 +26,7 @@ from harness.attribution.boxes import (
     Convolution,
     Flatten,
     Layer,
+    Layered,
     Linear,
     MaxPool,
     Mean,
@@ -35,6 +36,7 @@ from harness.attribution.boxes import (
     Scale,
     Shape,
     Sum,
+    WeightedSum,
 )
 
 __all__ = ["Graph", "Incremental", "Unreadable", "read"]
@@ -98,6 +100,10 @@ class _Tracer(fx.Tracer):
         """One placeholder per input."""
         proxies = [self.create_proxy("placeholder", f"input_{number}", (), {}) for number in range(self._inputs)]
         return root_fn, [self.root, *proxies]
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Modules of torch's own, and those that tell themselves what they do."""
+        return isinstance(m, Layered) or super().is_leaf_module(m, module_qualified_name)
 
 
 @dataclass(frozen=True)
@@ -189,7 +195,9 @@ def _layer(node: fx.Node, model: nn.Module) -> Layer | None:
 
 
 def _of_module(module: Any) -> Layer | None:
-    """The layer of a module of torch's own (not of a class derived from it, which may do anything)."""
+    """The layer that a module names, or of torch's own modules (a class derived from one may do anything)."""
+    if isinstance(module, Layered):
+        return module.layer_of_changes()
     kind = type(module)
     if kind in (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout):
         return Same() if kind is nn.Identity or not module.training else None
@@ -225,6 +233,8 @@ def _of_function(name: str, node: fx.Node, model: nn.Module) -> Layer | None:
         return Flatten()
     if name == "dropout" and (arguments[2:] == (False,) or options.get("training") is False):
         return Same()
+    if name == "linear" and not options and isinstance(arguments[1], fx.Node):
+        return WeightedSum()
     if name == "mean":
         axes = arguments[1] if len(arguments) > 1 else options.get("dim")
         if isinstance(axes, int | list | tuple) and all(isinstance(axis, int) for axis in _listed(axes)):
@@ -354,7 +364,7 @@ class Incremental:
             if not affected or not isinstance(self._old[node], Tensor):
                 continue
             found[node] = self._step(node, found, len(values))
-            if isinstance(layer := self._graph.layers.get(node), Convolution | Linear):
+            if (layer := self._graph.layers.get(node)) is not None:
                 counted = layer.products(found[affected[0]], self._old[affected[0]], self._old[node])
                 few, whole = few + counted[0], whole + counted[1]
             self.peak_bytes = max(self.peak_bytes, _memory(found, node, affected))

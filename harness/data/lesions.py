@@ -92,10 +92,11 @@ def lesions(
         raise OutOfRange(f"spacing_mm must have one number, three (X, Y, Z) or none, got {spacing}")
     found = index(root, label=label, optional=(), session=session, exclude=tuple(exclude))
     digests = Digests(cache / "digests")
-    _verified(found, label, minimum, digests, cache / "verified")
+    seen: dict[Path, tuple[Array, Array]] = {}
+    _verified(found, label, minimum, digests, cache / "verified", seen)
     grid = _grid(found, label, box, tuple(box_mm), spacing)
     digests.keep()
-    work = _Work(found.root, label, grid, digests, cache / "arrays")
+    work = _Work(found.root, label, grid, digests, cache / "arrays", seen)
     with ThreadPoolExecutor(_READERS) as readers:
         made = list(readers.map(work.sample, sorted(found.candidates, key=lambda one: one.id)))
     faults = [one for one in made if isinstance(one, Fault)]
@@ -119,13 +120,14 @@ class _Grid:
 
 @dataclass(frozen=True)
 class _Work:
-    """Brings one mask to the grid; an original is read only where the cache has no entry."""
+    """Brings one mask to the grid; an original is read only if neither the cache nor verification has it."""
 
     root: Path
     label: str
     grid: _Grid
     digests: Digests
     arrays: Path
+    seen: dict[Path, tuple[Array, Array]]
 
     def sample(self, candidate: Candidate) -> Sample | Fault:
         """The sample of a candidate, or what is wrong with it."""
@@ -155,9 +157,7 @@ class _Work:
         known = known_entry(self.arrays, key)
         if known is not None:
             return known
-        values, affine = nifti.read(path)
-        mask = values > 0.5
-        mask, affine = transforms.crop(mask, affine, transforms.crop_box(mask))  # most of a mask is empty
+        mask, affine = self.seen.pop(path) if path in self.seen else _cropped(*nifti.read(path))
         mask, affine = transforms.reorient(mask, affine)
         filled = transforms.occupancy(mask, affine, self.grid.shape, self.grid.affine)
         return write_entry(self.arrays, key, filled, coding="runs") if filled.any() else None
@@ -166,8 +166,31 @@ class _Work:
         return Fault(kind, str(path.relative_to(self.root)), candidate.subject, value, expected, remedy)
 
 
-def _verified(found: BidsIndex, label: str, minimum: int, digests: Digests, folder: Path) -> None:
-    """Raise all faults; a cohort that was found faultless is not read again."""
+def _cropped(values: Array, affine: Array) -> tuple[Array, Array]:
+    """The part of a mask that holds its lesion; most of a mask is empty."""
+    mask = values > 0.5
+    return transforms.crop(mask, affine, transforms.crop_box(mask))
+
+
+def _verified(
+    found: BidsIndex,
+    label: str,
+    minimum: int,
+    digests: Digests,
+    folder: Path,
+    seen: dict[Path, tuple[Array, Array]],
+) -> None:
+    """Raise all faults; a cohort that was found faultless is not read again.
+
+    Parameters
+    ----------
+    seen : takes what is left of each mask that was read, cropped to its lesion
+    """
+
+    def keep(path: Path, values: Array, header: nifti.Header) -> None:
+        if values.ndim == 3 and values.any():  # what is empty is a fault, and would be kept whole
+            seen[path] = _cropped(values, header.affine)
+
     try:
         with ThreadPoolExecutor(_READERS) as readers:
             masks = list(readers.map(digests.of, [one.masks[label] for one in found.candidates]))
@@ -181,7 +204,8 @@ def _verified(found: BidsIndex, label: str, minimum: int, digests: Digests, fold
         note = None
     if note is not None and not found.faults and read_json(note) is not None:
         return
-    faults = list(dict.fromkeys((*found.faults, *verify(found, label=label, optional=(), minimum=minimum))))
+    checked = verify(found, label=label, optional=(), minimum=minimum, seen=keep)
+    faults = list(dict.fromkeys((*found.faults, *checked)))
     if faults:
         raise CohortError(faults)
     if note is not None:

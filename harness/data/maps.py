@@ -18,7 +18,6 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from matplotlib import colormaps, get_data_path
 from PIL import Image as Picture
 from PIL import ImageDraw, ImageFont
 
@@ -35,12 +34,15 @@ __all__ = [
     "preview_name",
     "read_map",
     "read_maps",
+    "read_sums",
     "stored_samples",
     "write_map",
     "write_preview",
+    "write_sums",
 ]
 
 _START, _END = "map_", ".nii.gz"
+_LARGEST = 15  # half precision reaches just below 2 to the 16th
 _ARCHIVE = "maps.npz"  # in which older stores hold all maps of a cell
 
 
@@ -116,6 +118,36 @@ def read_maps(store: Store, record: CellRecord, samples: Collection[str] | None 
         If a file is not what the record says.
     """
     return dict(_stored(store, record, samples))
+
+
+def write_sums(path: Path, sums: Array) -> Path:
+    """Write sums of maps in half precision, which halves what a grid of trainings at 1 mm takes.
+
+    Parameters
+    ----------
+    path : ends in ``.npz``
+    sums : (B, T, C, X, Y, Z) float, finite, B blocks of subjects and T explained outputs
+
+    Notes
+    -----
+    Each sum has a power of two of its own, so that values keep 11 significant bits
+    (an error of 5e-4 at most) down to 2e-9 of the largest. Equal values stay equal.
+    """
+    axes = tuple(range(2, sums.ndim))
+    _, exponent = np.frexp(np.abs(sums).max(axis=axes, keepdims=True))
+    scale = np.ldexp(1.0, exponent - _LARGEST)
+    halved = np.stack([(one / by).astype(np.float16) for one, by in zip(sums, scale, strict=True)])
+    np.savez_compressed(path, sums=halved, scale=scale)
+    return path
+
+
+def read_sums(path: Path) -> Array:
+    """The sums of :func:`write_sums`, (B, T, C, X, Y, Z) float32."""
+    with np.load(path, allow_pickle=False) as file:
+        if "scale" not in file:  # older stores hold single precision
+            return np.asarray(file["sums"], dtype=np.float32)
+        sums: Array = np.multiply(file["sums"], file["scale"], dtype=np.float32)
+        return sums
 
 
 @dataclass(frozen=True)
@@ -267,6 +299,8 @@ _BLACK, _SOFT, _DARK, _LIGHT, _PALE, _WHITE = 4, 15, 2, 33, 37, 38  # of the gre
 
 def _palette() -> Array:
     """(256, 3) uint8: greys, colours over greys, colours alone, yellow."""
+    from matplotlib import colormaps  # a quarter of a second to import, also for workers that draw nothing
+
     greys = np.repeat(np.linspace(0, 255, _GREYS)[:, None], 3, axis=1)
     pure = np.asarray(colormaps["RdBu_r"](np.linspace(0.08, 0.92, 2 * _STEPS + 1)))[:, :3] * 255
     pure = np.delete(pure, _STEPS, axis=0)  # zero has no colour
@@ -494,6 +528,8 @@ def _bar(canvas: Array, x: int, y: int, tall: int, limit: float) -> list[_Text]:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
+    from matplotlib import get_data_path
+
     return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", size, layout_engine=ImageFont.Layout.BASIC)
 
 

@@ -88,6 +88,7 @@ def verify(
     optional: Sequence[str] = ("brain", "regions"),
     target: str | None = None,
     minimum: int = 1,
+    seen: Callable[[Path, Array, nifti.Header], None] | None = None,
 ) -> list[Fault]:
     """All faults of a cohort, those of the index first, then by subject, then of the whole.
 
@@ -100,6 +101,8 @@ def verify(
         required only if ``regions`` is among them
     target : column of participants.tsv that a model predicts, if any
     minimum : eligible subjects that the split needs
+    seen : is given every file that could be read, its voxels as stored, and its
+        header, while they are in memory; from several threads
 
     Returns
     -------
@@ -111,15 +114,18 @@ def verify(
 
     def examine(candidate: Candidate) -> tuple[list[Fault], dict[str, _Print]]:
         scans, found = _scans(index.root, candidate, sequences, label, optional)
+        if seen is not None:
+            for scan in scans:
+                seen(index.root / scan.file, scan.data, scan.header)
         found += [fault for scan in scans for fault in _scan_faults(scan)]
         found += _subject_faults(index, candidate, scans)
         return found, {scan.name: _Print(candidate.subject, scan.file, scan.digest) for scan in scans}
 
     # Most of the time goes into decompression, which leaves Python to others.
     with ThreadPoolExecutor(_READERS) as readers:
-        for candidate, (found, seen) in zip(index.candidates, readers.map(examine, index.candidates), strict=True):
+        for candidate, (found, marks) in zip(index.candidates, readers.map(examine, index.candidates), strict=True):
             faults += found
-            prints[candidate.id] = seen
+            prints[candidate.id] = marks
     faults += _duplicates(prints)
     faults += _implausible(index)
     faults += _one_class(index, target)

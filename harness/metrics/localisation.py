@@ -150,7 +150,9 @@ def relevance_ap(
     # Recall grows only at the values of target voxels, so only those need counting.
     values, new = np.unique(relevance[target], return_counts=True)
     found = np.cumsum(new[::-1])[::-1]
-    chosen = relevance.size - np.searchsorted(np.sort(relevance), values)
+    # No voxel below all of them counts, and each other one only by which of them it reaches: nothing is sorted.
+    reached = np.searchsorted(values, relevance[relevance >= values[0]], side="right")
+    chosen = np.cumsum(np.bincount(reached - 1, minlength=len(values))[::-1])[::-1]
     return float(np.sum(new * (found / chosen)) / found[0])
 
 

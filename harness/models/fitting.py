@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,6 +18,7 @@ import scipy.sparse
 import torch
 from torch import Tensor, nn
 
+from harness.attribution.boxes import Flatten, Layer, Total
 from harness.errors import OutOfRange
 from harness.types import Array
 
@@ -26,12 +27,14 @@ __all__ = [
     "LesionModel",
     "LinearLesionModel",
     "Normalise",
+    "Resizable",
+    "Sizes",
+    "TotalOf",
     "check_normalise",
     "lesion_sizes",
     "merged",
     "often_lesioned",
     "scaled_lesions",
-    "scaled_volumes",
 ]
 
 Normalise = Literal["none", "unit", "dtlvc"]
@@ -60,7 +63,19 @@ class Fitted(Protocol):
         ...
 
 
-class LesionModel(nn.Module, ABC):
+class Resizable(nn.Module):
+    """A module whose buffers are as long as the patients make them."""
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        # A new module has not seen the patients.
+        for name, buffer in self._buffers.items():
+            saved = state_dict.get(prefix + name)
+            if buffer is not None and saved is not None and saved.shape != buffer.shape:
+                self._buffers[name] = buffer.new_empty(saved.shape)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+class LesionModel(Resizable, ABC):
     """A fitted model of whole lesion masks.
 
     Parameters
@@ -87,6 +102,7 @@ class LesionModel(nn.Module, ABC):
             )
         self.image_shape, self.outputs, self.minimum = tuple(image_shape), outputs, minimum
         self.register_buffer("bias", torch.zeros(outputs))
+        self._volumes = _Volumes(self.image_shape)
 
     bias: Tensor
 
@@ -127,19 +143,55 @@ class LesionModel(nn.Module, ABC):
     def _voxels(self, lesions: scipy.sparse.csr_array) -> npt.NDArray[np.intp]:
         return often_lesioned(lesions, self.minimum)
 
-    def _volumes(self, x: Tensor) -> Tensor:
-        """(N, 1, X, Y, Z) → (N, V)."""
+
+class _Volumes(nn.Module):
+    """(N, 1, X, Y, Z) → (N, V)."""
+
+    def __init__(self, image_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.image_shape = image_shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Refuse images of another shape."""
         if x.shape[1:] != (1, *self.image_shape):
             raise OutOfRange(f"the model was built for (N, 1, *{self.image_shape}), got {tuple(x.shape)}")
         return x.flatten(1)
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        # How long a buffer is depends on the patients, which the new module has not seen.
-        for name, buffer in self._buffers.items():
-            saved = state_dict.get(prefix + name)
-            if buffer is not None and saved is not None and saved.shape != buffer.shape:
-                self._buffers[name] = buffer.new_empty(saved.shape)
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+    def layer_of_changes(self) -> Layer:
+        """See :class:`harness.attribution.boxes.Layered`."""
+        return Flatten()
+
+
+class TotalOf(nn.Module):
+    """The sum of a function of every voxel, (N, V) → (N, 1) float64."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._function = function
+
+    def forward(self, flat: Tensor) -> Tensor:
+        """Add up."""
+        return self._function(flat.double()).sum(1, keepdim=True)
+
+    def layer_of_changes(self) -> Layer:
+        """See :class:`harness.attribution.boxes.Layered`."""
+        return Total(self._function)
+
+
+class Sizes(nn.Module):
+    """What dense lesions (N, V) are divided by, (N, 1) float64: :func:`lesion_sizes`, differentiable.
+
+    Negative volumes count as none.
+    """
+
+    def __init__(self, normalise: Normalise) -> None:
+        super().__init__()
+        self.total = TotalOf(torch.square if check_normalise(normalise) == "unit" else torch.Tensor.double)
+
+    def forward(self, flat: Tensor) -> Tensor:
+        """The root of the sum."""
+        total: Tensor = self.total(flat)
+        return total.clamp(min=_SMALLEST**2).sqrt()
 
 
 class LinearLesionModel(LesionModel):
@@ -162,13 +214,17 @@ class LinearLesionModel(LesionModel):
         super().__init__(in_channels, outputs, image_shape, minimum)
         self.normalise = check_normalise(normalise)
         self.register_buffer("weight", torch.zeros(outputs, 1, *image_shape))
+        self._sizes = None if normalise == "none" else Sizes(normalise)
 
     weight: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 1, X, Y, Z) → (N, K)."""
-        flat = scaled_volumes(self._volumes(x), self.normalise)
-        return nn.functional.linear(flat, self.weight.flatten(1), self.bias)
+        flat = self._volumes(x)
+        scores = nn.functional.linear(flat, self.weight.flatten(1))
+        if self._sizes is not None:
+            scores = scores / self._sizes(flat).to(scores.dtype)
+        return scores + self.bias
 
     def weight_map(self) -> Tensor:
         """See :class:`Fitted`."""
@@ -214,14 +270,6 @@ def scaled_lesions(lesions: scipy.sparse.csr_array, normalise: Normalise) -> sci
     lesions = lesions.astype(np.float64)
     lesions.data /= np.repeat(lesion_sizes(lesions, normalise), np.diff(lesions.indptr))
     return lesions
-
-
-def scaled_volumes(flat: Tensor, normalise: Normalise) -> Tensor:
-    """The same for dense lesions (N, V), differentiable; negative volumes count as none."""
-    if normalise == "none":
-        return flat
-    squared = (flat.square() if normalise == "unit" else flat).sum(1, keepdim=True)
-    return flat / squared.clamp(min=_SMALLEST**2).sqrt()
 
 
 def check_normalise(normalise: Normalise) -> Normalise:

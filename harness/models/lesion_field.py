@@ -274,7 +274,7 @@ def _curve(load: Tensor, rises: Tensor) -> Tensor:
     terms = [
         math.comb(degree, j) * heights[:, j - 1] * load**j * (1 - load) ** (degree - j) for j in range(1, degree + 1)
     ]
-    return torch.stack(terms).sum(0)
+    return sum(terms[1:], start=terms[0])
 
 
 def _squared_correlation(one: Tensor, other: Tensor) -> Tensor:

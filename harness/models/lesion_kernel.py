@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -14,7 +15,8 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from harness.models.fitting import LesionModel, Normalise, check_normalise, scaled_lesions, scaled_volumes
+from harness.attribution.boxes import Layer, SparseLinear
+from harness.models.fitting import LesionModel, Normalise, Resizable, Sizes, TotalOf, check_normalise, scaled_lesions
 from harness.registry import MODELS
 from harness.types import Array
 
@@ -122,46 +124,32 @@ class _SVR(LesionModel):
         self.register_buffer("gamma", torch.full((outputs,), settings.gamma, dtype=torch.float64))
         self.register_buffer("coefficients", torch.zeros(outputs, 0, dtype=torch.float64))
         self.register_buffer("squares", torch.zeros(0, dtype=torch.float64))
-        # Support vectors as runs of voxels of equal value, one vector after the other.
-        self.register_buffer("starts", torch.zeros(0, dtype=torch.int32))
-        self.register_buffer("ends", torch.zeros(0, dtype=torch.int32))
-        self.register_buffer("values", torch.zeros(0))
-        self.register_buffer("bounds", torch.zeros(1, dtype=torch.int64))
         self.register_buffer("beta", torch.zeros(outputs, 1, *shape))
+        self.vectors = _Vectors(math.prod(shape))
+        self._square = TotalOf(torch.square)
+        self._sizes = None if settings.normalise == "none" else Sizes(settings.normalise)
 
     gamma: Tensor
     coefficients: Tensor
     squares: Tensor
-    starts: Tensor
-    ends: Tensor
-    values: Tensor
-    bounds: Tensor
     beta: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 1, X, Y, Z) → (N, K)."""
-        flat = scaled_volumes(self._volumes(x).double(), self.settings.normalise)
-        squared = flat.square().sum(1)[:, None] + self.squares.double() - 2 * self._products(flat)
+        flat = self._volumes(x)
+        products, square = self.vectors(flat), self._square(flat)
+        if self._sizes is not None:
+            size = self._sizes(flat)
+            products, square = products / size, square / size.square()
         # Rounding must not make a lesion nearer than itself.
-        kernels = torch.exp(-self.gamma.double()[:, None, None] * squared.clamp(min=0))
-        scores = torch.einsum("kns,ks->nk", kernels, self.coefficients.double())
+        squared = (square + self.squares - 2 * products).clamp(min=0)
+        kernels = torch.exp(-self.gamma[:, None] * squared[:, None])
+        scores = (kernels * self.coefficients).sum(2)
         return scores.to(x.dtype) + self.bias.to(x.dtype)
 
     def weight_map(self) -> Tensor:
         """See :class:`harness.models.fitting.Fitted`."""
         return self.beta.detach().float().clone()
-
-    def _products(self, flat: Tensor) -> Tensor:
-        """(N, V) float64 → (N, S), with every support vector; a few images at a time, as runs may be many."""
-        rows = max(1, int(_HELD_BYTES / (8 * (2 * flat.shape[1] + 3 * len(self.values)))))
-        return torch.cat([self._products_of(some) for some in flat.split(rows)])
-
-    def _products_of(self, flat: Tensor) -> Tensor:
-        """The same, each run as a difference of running sums."""
-        sums = nn.functional.pad(flat.cumsum(1), (1, 0))
-        runs = (sums[:, self.ends.long()] - sums[:, self.starts.long()]) * self.values.double()
-        of_runs = nn.functional.pad(runs.cumsum(1), (1, 0))
-        return of_runs[:, self.bounds[1:]] - of_runs[:, self.bounds[:-1]]
 
     def _learn(self, lesions: scipy.sparse.csr_array, targets: Array, rng: np.random.Generator) -> None:
         voxels = self._voxels(lesions)
@@ -178,7 +166,8 @@ class _SVR(LesionModel):
         fits = [self._one(distances, target, inner) for target in targets.T]
         coefficients = np.stack([coefficients for coefficients, _, _ in fits])
         support = np.flatnonzero(coefficients.any(axis=0))
-        self._keep(scaled[support], squares[support])
+        self.vectors.keep(scaled[support])
+        self.squares = torch.from_numpy(squares[support]).to(self.bias.device)
         self.coefficients = torch.from_numpy(np.ascontiguousarray(coefficients[:, support])).to(self.bias.device)
         self.gamma = torch.tensor([gamma for _, _, gamma in fits], dtype=torch.float64).to(self.bias.device)
         self.bias = torch.tensor([bias for _, bias, _ in fits]).to(self.bias)
@@ -201,18 +190,6 @@ class _SVR(LesionModel):
         coefficients[fitted.support_] = fitted.dual_coef_.ravel() / unit
         return coefficients, float(fitted.intercept_[0]) / unit, gamma
 
-    def _keep(self, vectors: scipy.sparse.csr_array, squares: Array) -> None:
-        row = np.repeat(np.arange(vectors.shape[0]), np.diff(vectors.indptr))
-        goes_on = (np.diff(row) == 0) & (np.diff(vectors.indices) == 1) & (np.diff(vectors.data) == 0)
-        first = np.flatnonzero(np.r_[True, ~goes_on]) if row.size else np.zeros(0, dtype=np.intp)
-        last = np.r_[first[1:], row.size][: first.size] - 1
-        where = self.bias.device
-        self.starts = torch.from_numpy(vectors.indices[first].astype(np.int32)).to(where)
-        self.ends = torch.from_numpy((vectors.indices[last] + 1).astype(np.int32)).to(where)
-        self.values = torch.from_numpy(vectors.data[first]).to(where, torch.float32)
-        self.bounds = torch.from_numpy(np.searchsorted(row[first], np.arange(vectors.shape[0] + 1))).to(where)
-        self.squares = torch.from_numpy(squares.copy()).to(where)
-
     def _beta(self, weights: Array, voxels: Array) -> Tensor:
         largest = np.abs(weights).max(axis=1, keepdims=True)
         whole = np.zeros((self.outputs, int(np.prod(self.image_shape))), dtype=np.float32)
@@ -220,6 +197,62 @@ class _SVR(LesionModel):
             _LARGEST_BETA * weights, largest, where=largest > 0, out=np.zeros_like(weights, dtype=np.float64)
         )
         return torch.from_numpy(whole).reshape(self.beta.shape).to(self.beta)
+
+
+class _Vectors(Resizable):
+    """Products with the support vectors, kept as runs of voxels of equal value, one vector after the other.
+
+    Parameters
+    ----------
+    voxels : V of an image
+    """
+
+    def __init__(self, voxels: int) -> None:
+        super().__init__()
+        self._voxels = voxels
+        self.register_buffer("starts", torch.zeros(0, dtype=torch.int32))
+        self.register_buffer("ends", torch.zeros(0, dtype=torch.int32))
+        self.register_buffer("values", torch.zeros(0))
+        self.register_buffer("bounds", torch.zeros(1, dtype=torch.int64))
+
+    starts: Tensor
+    ends: Tensor
+    values: Tensor
+    bounds: Tensor
+
+    def forward(self, flat: Tensor) -> Tensor:
+        """(N, V) → (N, S) float64, with every support vector; a few images at a time, as runs may be many."""
+        rows = max(1, int(_HELD_BYTES / (8 * (2 * flat.shape[1] + 3 * len(self.values)))))
+        return torch.cat([self._of(some) for some in flat.double().split(rows)])
+
+    def _of(self, flat: Tensor) -> Tensor:
+        """The same, each run as a difference of running sums."""
+        sums = nn.functional.pad(flat.cumsum(1), (1, 0))
+        runs = (sums[:, self.ends.long()] - sums[:, self.starts.long()]) * self.values.double()
+        of_runs = nn.functional.pad(runs.cumsum(1), (1, 0))
+        return of_runs[:, self.bounds[1:]] - of_runs[:, self.bounds[:-1]]
+
+    def layer_of_changes(self) -> Layer:
+        """See :class:`harness.attribution.boxes.Layered`."""
+        starts, ends, bounds = (each.cpu().numpy().astype(np.int64) for each in (self.starts, self.ends, self.bounds))
+        lengths = ends - starts
+        before = np.r_[0, lengths.cumsum()]
+        voxels = np.arange(before[-1]) + np.repeat(starts - before[:-1], lengths)
+        values = np.repeat(self.values.double().cpu().numpy(), lengths)
+        shape = (len(bounds) - 1, self._voxels)
+        return SparseLinear(scipy.sparse.csr_array((values, voxels, before[bounds]), shape=shape))
+
+    def keep(self, vectors: scipy.sparse.csr_array) -> None:
+        """Take over support vectors (S, V)."""
+        row = np.repeat(np.arange(vectors.shape[0]), np.diff(vectors.indptr))
+        goes_on = (np.diff(row) == 0) & (np.diff(vectors.indices) == 1) & (np.diff(vectors.data) == 0)
+        first = np.flatnonzero(np.r_[True, ~goes_on]) if row.size else np.zeros(0, dtype=np.intp)
+        last = np.r_[first[1:], row.size][: first.size] - 1
+        where = self.values.device
+        self.starts = torch.from_numpy(vectors.indices[first].astype(np.int32)).to(where)
+        self.ends = torch.from_numpy((vectors.indices[last] + 1).astype(np.int32)).to(where)
+        self.values = torch.from_numpy(vectors.data[first]).to(where, torch.float32)
+        self.bounds = torch.from_numpy(np.searchsorted(row[first], np.arange(vectors.shape[0] + 1))).to(where)
 
 
 def _tuned(

@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt, Le, Lt
-from scipy import ndimage, signal, stats
+from scipy import ndimage
 
 from harness.errors import OutOfRange
 from harness.types import Array
@@ -266,6 +266,8 @@ def _draw_apart(
     groups: list[Array], number: int, mask: Array, grid: tuple[int, ...], rng: np.random.Generator
 ) -> list[tuple[int, int, int]] | None:
     """Centres of regions that share no voxel, or None if the last ones found no room."""
+    from scipy import signal  # half a second to import, also for workers, which draw nothing
+
     # Two regions meet if their centres differ by a step at which the element meets itself.
     meets = signal.correlate(mask.astype(float), mask.astype(float), method="direct") > 0.5
     reach = np.array(mask.shape) - 1
@@ -549,6 +551,8 @@ def roi_table(rois: Sequence[ROI], loads: Array, counts: Array, volumes: Array, 
     volumes : (n,) total lesion volume, in any unit
     affine : (4, 4) voxel to world mm
     """
+    from scipy import stats
+
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     rows = []
     for roi, load in zip(rois, np.asarray(loads, np.float64).T, strict=True):

@@ -11,13 +11,14 @@ import socket
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.cell import Bundle
 from harness.data.cohort import open_cohort
 from harness.errors import RequestError
+from harness.identity import Code, codes_read, remember
 from harness.machine import usable_cores
 from harness.settings import RunSettings
 from harness.stages import execute
@@ -77,7 +78,11 @@ def run_on_ray(
 
     check_resources(settings)
     trainable = tune.with_parameters(
-        _run_bundle, bundles=list(bundles), cohorts={key: str(path) for key, path in cohorts.items()}, store=store
+        _run_bundle,
+        bundles=list(bundles),
+        cohorts={key: str(path) for key, path in cohorts.items()},
+        store=store,
+        codes=codes_read(),
     )
     wanted = tune.with_resources(trainable, {"cpu": settings.cpus, "gpu": settings.gpus})
     tune.register_trainable(name, wanted)
@@ -100,7 +105,6 @@ def run_on_ray(
                 # A cell that raises is recorded and does not end its trial; what
                 # does is the death of a node or worker, which is worth another try.
                 failure_config=tune.FailureConfig(max_failures=2),
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
             ),
         ).fit()
         for result in (results[number] for number in range(len(results))):
@@ -220,11 +224,14 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def _run_bundle(config: dict[str, Any], bundles: list[Bundle], cohorts: dict[str, str], store: Store) -> None:
+def _run_bundle(
+    config: dict[str, Any], bundles: list[Bundle], cohorts: dict[str, str], store: Store, codes: Mapping[str, Code]
+) -> None:
     """The trainable: one bundle on a worker, whose actor other bundles use before and after."""
     from ray import tune
 
     keep_to_granted_gpus()
+    remember(codes)
     bundle = bundles[config["bundle"]]
     cohort = open_cohort(Path(cohorts[bundle.configuration.id]))
 
@@ -272,6 +279,8 @@ def _driver(bundles: Sequence[Bundle], store: Store, committed: Committed, start
         def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
             with checkpoint.as_directory() as folder:
                 committed(store.commit(Path(folder)))
+                # Not by num_to_keep, which makes Tune write the state of all trials again for every few cells.
+                shutil.rmtree(folder, ignore_errors=True)
 
         def __reduce__(self) -> tuple[Any, tuple[()]]:
             """Tune pickles callbacks to restore a run; we resume from our own store instead."""

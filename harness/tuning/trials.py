@@ -11,6 +11,7 @@ from typing import Any
 from harness.cell import restored
 from harness.data.cohort import open_cohort
 from harness.errors import CellError, first_line
+from harness.identity import Code, codes_read, remember
 from harness.seeding import seed_of
 from harness.settings import RunSettings
 from harness.space import Choice
@@ -87,7 +88,10 @@ def try_on_ray(searches: Sequence[Search], settings: RunSettings, ended: Ended) 
     # A candidate that failed reports its error and no value; Tune would end the run for that.
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     trainable = tune.with_parameters(
-        _try_candidate, searches=list(searches), identities=[search.identity for search in searches]
+        _try_candidate,
+        searches=list(searches),
+        identities=[search.identity for search in searches],
+        codes=codes_read(),
     )
     with _quiet(), storage(settings.folder / "ray") as folder:
         tune.Tuner(
@@ -118,11 +122,14 @@ def _trial_name(trial: Any) -> str:
     return f"candidate-{trial.trial_id}"
 
 
-def _try_candidate(config: dict[str, Any], searches: list[Search], identities: list[str]) -> None:
+def _try_candidate(
+    config: dict[str, Any], searches: list[Search], identities: list[str], codes: Mapping[str, Code]
+) -> None:
     """The trainable: one candidate on a worker, whose actor others use before and after."""
     from ray import tune
 
     keep_to_granted_gpus()
+    remember(codes)
     try:
         search = searches[config[_NUMBER]]
         if search.identity != identities[config[_NUMBER]]:

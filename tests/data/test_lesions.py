@@ -158,6 +158,20 @@ def test_a_second_reading_opens_no_mask(lesion_root: Path, tmp_path: Path, monke
     assert again.fingerprint((), ("lesion",)) == first.fingerprint((), ("lesion",))
 
 
+def test_each_mask_is_read_once(lesion_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What verification has read is prepared without reading it again."""
+    opened: list[Path] = []
+    load = nifti.load
+
+    def counted(path: Path) -> object:
+        opened.append(path)
+        return load(path)
+
+    monkeypatch.setattr(nifti, "load", counted)
+    cohort = lesions(lesion_root, tmp_path / "cache")
+    assert len(opened) == len(set(opened)) == len(cohort.samples)
+
+
 def test_a_saved_cohort_keeps_scores_and_truth(lesion_root: Path, tmp_path: Path) -> None:
     """Workers open the table and find what the driver has made."""
     cohort = scores(lesions(lesion_root, tmp_path, box="native"), tmp_path, patients=3, size=3, noise=0.2)

@@ -20,9 +20,11 @@ from harness.data.maps import (
     preview_name,
     read_map,
     read_maps,
+    read_sums,
     stored_samples,
     write_map,
     write_preview,
+    write_sums,
 )
 from harness.data.nifti import ImageError, write
 from harness.errors import OutOfRange, StoreError
@@ -339,3 +341,36 @@ def test_description_is_cut_to_what_the_header_holds(tmp_path: Path) -> None:
     path = write(tmp_path / "a.nii.gz", np.ones((2, 2, 2)), RAS, description="é" * 60)
     image: Any = nib.load(path)
     assert bytes(image.header["descrip"]).startswith("é".encode())
+
+
+class TestSums:
+    """Sums of maps, in half precision."""
+
+    @pytest.mark.parametrize("size", [1e-30, 1e-6, 1.0, 7e4, 1e30])
+    def test_hold_eleven_bits_at_any_size(self, tmp_path: Path, size: float) -> None:
+        """Each block and output by its own scale: a small one beside a large one loses nothing."""
+        sums = np.random.default_rng(0).normal(size=(2, 3, 1, 6, 5, 4)).astype(np.float32)
+        sums *= np.array([[size, 1.0, 1e3 * size], [1.0, size, 1e-3]]).reshape(2, 3, 1, 1, 1, 1).astype(np.float32)
+        found = read_sums(write_sums(tmp_path / "sums.npz", sums))
+        assert found.dtype == np.float32 and found.shape == sums.shape
+        assert np.all(np.abs(found - sums) <= 2.0**-11 * np.abs(sums))
+
+    def test_zeros_and_equal_values_stay_what_they_are(self, tmp_path: Path) -> None:
+        """A map of zeros has no largest value; windows of equal effect stay a plateau."""
+        sums = np.zeros((2, 1, 1, 3, 3, 3), dtype=np.float32)
+        sums[1, 0, 0, :2] = np.float32(1 / 3)
+        found = read_sums(write_sums(tmp_path / "sums.npz", sums))
+        assert not found[0].any() and np.array_equal(found != 0, sums != 0) and len(np.unique(found)) == 2
+
+    def test_of_an_older_store_are_read(self, tmp_path: Path) -> None:
+        """They were kept in single precision."""
+        sums = np.random.default_rng(0).normal(size=(1, 1, 1, 2, 2, 2)).astype(np.float32)
+        np.savez_compressed(tmp_path / "sums.npz", sums=sums)
+        assert np.array_equal(read_sums(tmp_path / "sums.npz"), sums)
+
+    def test_noise_takes_half_the_disk(self, tmp_path: Path) -> None:
+        """What random maps and GradientSHAP leave does not compress."""
+        sums = np.random.default_rng(0).normal(size=(1, 1, 1, 60, 60, 60)).astype(np.float32)
+        np.savez_compressed(tmp_path / "single.npz", sums=sums)
+        half = write_sums(tmp_path / "sums.npz", sums).stat().st_size
+        assert half < 0.55 * (tmp_path / "single.npz").stat().st_size

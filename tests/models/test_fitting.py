@@ -12,9 +12,9 @@ import scipy.sparse
 import torch
 
 from harness import models
-from harness.attribution import attribute
+from harness.attribution import attribute, occlusion
 from harness.errors import OutOfRange
-from harness.models.fitting import Fitted, lesion_sizes, merged, often_lesioned, scaled_lesions, scaled_volumes
+from harness.models.fitting import Fitted, Sizes, lesion_sizes, merged, often_lesioned
 from harness.registry import MODELS
 
 SHAPE = (7, 6, 5)
@@ -136,6 +136,24 @@ def test_model_can_be_explained(name: str, method: str) -> None:
         assert bool(of_target.any())
 
 
+@pytest.mark.parametrize("options", [{}, {"normalise": "unit"}, {"normalise": "dtlvc"}, {"normalise": "none"}])
+@pytest.mark.parametrize("name", NAMES)
+def test_occlusion_computes_what_a_window_changes(
+    name: str, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No whole forward pass after the first, and the effects are those of whole passes."""
+    if options and name in ("lesion_field", "mass_univariate", "matched_filter", "total_volume"):
+        pytest.skip("takes lesions as they are")
+    model, x = fitted(name, **options).double(), images(cohort(3, seed=3)[0]).double()
+    monkeypatch.setattr(occlusion, "_WORTH", -1.0)
+    whole = attribute("occlusion", model, x, [0, 1], window=3, stride=2)
+    monkeypatch.setattr(occlusion, "_WORTH", 0.9)
+    monkeypatch.setattr(occlusion._Occluded, "_dense", lambda *_: pytest.fail("computed as a whole"))
+    found = attribute("occlusion", model, x, [0, 1], window=3, stride=2, baseline=0.0)
+    for one, other in zip(found, whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-10 * float(other.abs().max()))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_constant_score_is_predicted_as_it_is(name: str) -> None:
     """A score that does not vary has nothing to learn, and breaks nothing."""
@@ -230,12 +248,12 @@ def test_sizes_worked_by_hand() -> None:
     assert lesion_sizes(lesions, "none").tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("normalise", ["none", "unit", "dtlvc"])
+@pytest.mark.parametrize("normalise", ["unit", "dtlvc"])
 def test_sparse_and_dense_lesions_are_scaled_alike(normalise: Any) -> None:
     """What is learned from and what is predicted from go through the same formula."""
     lesions = cohort()[0]
-    dense = scaled_volumes(torch.from_numpy(lesions.toarray()).double(), normalise)
-    np.testing.assert_allclose(scaled_lesions(lesions, normalise).toarray(), dense, rtol=1e-12)
+    sizes = Sizes(normalise)(torch.from_numpy(lesions.toarray()))
+    np.testing.assert_allclose(sizes.numpy()[:, 0], lesion_sizes(lesions, normalise), rtol=1e-12)
 
 
 def test_binary_masks_have_unit_length_under_both_controls() -> None:

@@ -126,10 +126,10 @@ def test_support_vectors_are_kept_as_runs() -> None:
     lesions[2, 3, :, :] = 1
     scores = np.array([[0.0], [1.0], [2.0], [3.0]])
     model = fitted(scipy.sparse.csr_array(lesions.reshape(4, -1)), scores, minimum=1, normalise="none")
-    assert model.bounds.tolist() == [0, 2, 4, 5, 5]
-    assert model.starts.tolist() == [0, 31, 70, 72, 90]
-    assert model.ends.tolist() == [3, 34, 72, 74, 120]
-    assert model.values.tolist() == [1, 1, 0.5, 1, 1]
+    assert model.vectors.bounds.tolist() == [0, 2, 4, 5, 5]
+    assert model.vectors.starts.tolist() == [0, 31, 70, 72, 90]
+    assert model.vectors.ends.tolist() == [3, 34, 72, 74, 120]
+    assert model.vectors.values.tolist() == [1, 1, 0.5, 1, 1]
 
 
 def test_negative_scores_are_scaled_by_their_size() -> None:
