@@ -201,9 +201,10 @@ def _memory(bundle: Bundle, cost: _Cost, samples: Mapping[str, Sample]) -> float
 
 def _disk(bundle: Bundle, cost: _Cost, samples: Mapping[str, Sample]) -> float:
     items = _items(bundle.split.test, samples, cost)
-    training = 4.0 * cost.parameters + 0.2 * items * cost.item_bytes if bundle.cells[0].stage == "train" else 0.0
     explained = sum(cell.stage == "explain" for cell in bundle.cells)
-    kept = cost.sums / 2 if cost.sums else items  # sums in half precision
+    # Of a group the predictions are a few numbers, and sums of maps are kept in half precision.
+    predicted, kept = (0.0, cost.sums / 2) if cost.sums else (0.2 * items, items)
+    training = 4.0 * cost.parameters + predicted * cost.item_bytes if bundle.cells[0].stage == "train" else 0.0
     return training + explained * kept * cost.item_bytes
 
 

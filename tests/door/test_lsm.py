@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from harness.data.bids import index
 from harness.door.prediction import predict_folder
 from harness.door.request import resolve
 from harness.door.words import Words, to_words
-from harness.sweep import at
+from harness.estimate import estimate
+from harness.sweep import at, prepare
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +63,17 @@ def test_every_cell_is_done_and_rows_have_ceilings(result: Any) -> None:
     assert by_noise[0.0]["r2_ceiling"] == pytest.approx(1)
     assert 0.5 < by_noise[0.2]["r2_ceiling"] < 1
     assert all(line["r2_low"] < line["r2"] < line["r2_high"] for line in lines)
+
+
+def test_disk_is_estimated_by_what_cells_take(result: Any, words: dict[str, Any], tmp_path: Path) -> None:
+    """Of maps that do not compress, and of weights; the predictions of a group are a few numbers."""
+    store = Path(words["out"]) / "store"
+    random = [one for one in store.glob("explain/*/record.json") if json.loads(one.read_text())["label"] == "random"]
+    files = [one.parent / "blocks.npz" for one in random] + list(store.glob("train/*/*.safetensors"))
+    alone = {key: value for key, value in words.items() if not key.startswith("attributions.")}
+    found = estimate(prepare(resolve(to_words(**{**alone, "attribution": "random", "out": str(tmp_path)}))))
+    assert len(random) == 6
+    assert found.disk_bytes == pytest.approx(sum(one.stat().st_size for one in files), rel=0.25)
 
 
 def test_explanations_are_ranked_above_chance(result: Any) -> None:
