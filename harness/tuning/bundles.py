@@ -280,7 +280,9 @@ def _driver(bundles: Sequence[Bundle], store: Store, committed: Committed, start
             with checkpoint.as_directory() as folder:
                 committed(store.commit(Path(folder)))
                 # Not by num_to_keep, which makes Tune write the state of all trials again for every few cells.
-                shutil.rmtree(folder, ignore_errors=True)
+                # The folder stays: a trial whose worker dies goes on from it, and it must be there.
+                for file in Path(folder).iterdir():
+                    file.unlink()
 
         def __reduce__(self) -> tuple[Any, tuple[()]]:
             """Tune pickles callbacks to restore a run; we resume from our own store instead."""

@@ -283,6 +283,7 @@ from functools import partial
 
 import os
 import threading
+from pathlib import Path
 
 import torch
 
@@ -315,6 +316,16 @@ def dying(in_channels: int, outputs: int = 2) -> torch.nn.Module:
 def squared_input(model, inputs, targets):
     """The square of the input."""
     return [tuple(one**2 for one in inputs) for _ in targets]
+
+
+@ATTRIBUTIONS.register("stumbling", source="ours")
+def stumbling(model, inputs, targets):
+    """Takes its process with it the first time, as a node that goes away does."""
+    before = Path(os.environ["STUMBLED"])
+    if not before.exists():
+        before.touch()
+        os._exit(1)
+    return squared_input(model, inputs, targets)
 
 
 @metric("voxels_wrong", source="ours", direction="lower", range=(0, 1), empty="0")
@@ -387,3 +398,16 @@ def test_third_party_parts_run_on_workers_without_touching_the_core(installed: P
     assert rows["broken"]["status"].startswith("failed")
     explained = steady(tmp_path / "out" / "leaderboards" / "mine-explanations.csv")
     assert {row["attribution"] for row in explained} == {"squared_input"}
+
+
+def test_a_worker_that_dies_after_its_training_is_replaced(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bundle begins again on another one, and nothing of it is lost."""
+    monkeypatch.setenv("STUMBLED", str(tmp_path / "stumbled"))
+    small = ("phantom_subjects=3", "phantom.shape=[24,24,8]", "phantom.density=4000", "report=false", "mlflow=off")
+    words = ("task=mine", *small, "sequences=T2w", "fold=0", "attribution=stumbling", "out=out")
+    done = command(*words, cwd=tmp_path, path=installed)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "stumbled").exists() and "4 cells done, 0 failed" in done.stdout
+    assert not list((tmp_path / "out" / "ray").glob("tune-*/**/*.safetensors"))
