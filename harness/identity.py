@@ -68,7 +68,7 @@ class Code:
     imports: tuple[tuple[int, str, tuple[str, ...]], ...]
 
 
-_read: dict[str, Code] = {}  # hash of a source text → what was found in it
+_read: dict[str, Code] = {}  # version of Python and hash of a source text → what was found in it
 
 
 def codes_read() -> Mapping[str, Code]:
@@ -163,7 +163,8 @@ def _code(module: str) -> Code:
     source = _source(module)
     assert source is not None
     text = source.read_bytes()
-    key = hashlib.sha256(text).hexdigest()
+    # Syntax trees differ between versions of Python, and workers take over what the driver found.
+    key = f"{sys.version_info[:2]} {hashlib.sha256(text).hexdigest()}"
     if key not in _read:
         _read[key] = _analysed(text)
     return _read[key]

@@ -58,6 +58,7 @@ FLOORS = {
     "harness.metrics.segmentation": 1,
     "harness.models": 1,
     "harness.models.fitting": 1,
+    "harness.models.layers": 1,
     "harness.models.lesion_field": 1,
     "harness.models.lesion_kernel": 1,
     "harness.models.lesion_linear": 1,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import scipy.sparse
@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from harness.attribution.products import by_blocks, by_matrix, by_taps
+from harness.types import Array
 
 __all__ = [
     "AveragePool",
@@ -32,7 +33,6 @@ __all__ = [
     "Convolution",
     "Flatten",
     "Layer",
-    "Layered",
     "Linear",
     "MaxPool",
     "Mean",
@@ -114,15 +114,6 @@ class Layer(ABC):
     def products(self, change: Change, old: Tensor, new: Tensor) -> tuple[float, float]:
         """Multiplications of one alternative: for the change, and for the whole tensor."""
         return 0.0, 0.0
-
-
-@runtime_checkable
-class Layered(Protocol):
-    """A module that says itself what it makes of changes; its code is not looked into."""
-
-    def layer_of_changes(self) -> Layer:
-        """The layer."""
-        ...
 
 
 # ------------------------------------------------------------------- boxes
@@ -235,9 +226,10 @@ class Flatten(Layer):
         old, change = operands[0]
         if change is None or not isinstance(old, Tensor) or new.shape != (1, old.numel()) or change.flat:
             return None
-        if change.origin is None:
-            return Change(change.values.flatten(1))
-        return Change(change.values, change.origin, tuple(old.shape[2:]))
+        values = change.values.to(new.dtype)
+        return (
+            Change(values.flatten(1)) if change.origin is None else Change(values, change.origin, tuple(old.shape[2:]))
+        )
 
 
 @dataclass(frozen=True)
@@ -332,7 +324,7 @@ def _union(operands: Sequence[Operand], new: Tensor) -> tuple[Tensor | None, Sha
             if any(size != 1 for size in seen) and (old.ndim != new.ndim or seen != space):
                 return None
             # A tensor of fewer axes is aligned at the end: its last axes must be the space.
-            if old.ndim > new.ndim or (not axes and old.ndim not in (0, 2)):
+            if old.ndim > new.ndim:
                 return None
     if any(change.origin is None for change in changes):
         return None, space
@@ -578,28 +570,28 @@ class SparseLinear(Layer):
 
     Attributes
     ----------
-    weight : (K, F) float64
+    at : sorted voxels (P,) → their weights (P, K) float64
     """
 
-    weight: scipy.sparse.csr_array
+    at: Callable[[Array], scipy.sparse.csr_array]
 
     def __call__(self, operands: Sequence[Operand], new: Tensor) -> Change | None:
-        """All changes as rows of a sparse matrix, times the weights."""
+        """All changes as rows of a sparse matrix, times the weights of the voxels that change."""
         _, change = operands[0]
         if change is None or change.origin is None or not change.flat or change.values.shape[1] != 1:
             return None
         count, inside = len(change.values), change.values[0].numel()
         voxels = _rows(change.origin, tuple(change.values.shape[2:]), change.flat).cpu().numpy()
         values = change.values.reshape(-1).double().cpu().numpy()
-        rows = scipy.sparse.csr_array(
-            (values, voxels, np.arange(count + 1) * inside), shape=(count, self.weight.shape[1])
-        )
-        return Change(torch.from_numpy((rows @ self.weight.T).toarray()).to(new))
+        changed = np.flatnonzero(values)
+        seen, column = np.unique(voxels[changed], return_inverse=True)
+        ends = np.searchsorted(changed, np.arange(count + 1) * inside)
+        rows = scipy.sparse.csr_array((values[changed], column, ends), shape=(count, len(seen)))
+        return Change(torch.from_numpy((rows @ self.at(seen)).toarray()).to(new))
 
     def products(self, change: Change, old: Tensor, new: Tensor) -> tuple[float, float]:
-        """Multiplications of one alternative: for the change, and for the whole tensor."""
-        share = self.weight.nnz / max(1, self.weight.shape[1])
-        return change.values[0].numel() * share, old.numel() * share
+        """Voxels that change in one alternative, and all; each has about as many weights."""
+        return float(change.values[0].numel()), float(old.numel())
 
 
 @dataclass(frozen=True)

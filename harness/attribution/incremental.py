@@ -26,7 +26,6 @@ from harness.attribution.boxes import (
     Convolution,
     Flatten,
     Layer,
-    Layered,
     Linear,
     MaxPool,
     Mean,
@@ -35,9 +34,12 @@ from harness.attribution.boxes import (
     Same,
     Scale,
     Shape,
+    SparseLinear,
     Sum,
+    Total,
     WeightedSum,
 )
+from harness.models.layers import Flattens, SparseWeights, Totals
 
 __all__ = ["Graph", "Incremental", "Unreadable", "read"]
 
@@ -103,7 +105,7 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Modules of torch's own, and those that tell themselves what they do."""
-        return isinstance(m, Layered) or super().is_leaf_module(m, module_qualified_name)
+        return _describes(m) or super().is_leaf_module(m, module_qualified_name)
 
 
 @dataclass(frozen=True)
@@ -196,8 +198,8 @@ def _layer(node: fx.Node, model: nn.Module) -> Layer | None:
 
 def _of_module(module: Any) -> Layer | None:
     """The layer that a module names, or of torch's own modules (a class derived from one may do anything)."""
-    if isinstance(module, Layered):
-        return module.layer_of_changes()
+    if _describes(module):
+        return _of_description(module.describe_layer())
     kind = type(module)
     if kind in (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout):
         return Same() if kind is nn.Identity or not module.training else None
@@ -216,6 +218,24 @@ def _of_module(module: Any) -> Layer | None:
     if kind is nn.Flatten:
         return Flatten() if (module.start_dim, module.end_dim) == (1, -1) else None
     return Linear(module.weight) if kind is nn.Linear else None
+
+
+def _describes(module: nn.Module) -> bool:
+    """Whether a module says what it is, and nothing that derives from it computes something else."""
+    for kind in type(module).__mro__:
+        if "describe_layer" in vars(kind):
+            return True
+        if "forward" in vars(kind):
+            return False
+    return False
+
+
+def _of_description(description: Any) -> Layer | None:
+    if isinstance(description, Flattens):
+        return Flatten()
+    if isinstance(description, Totals):
+        return Total(description.function)
+    return SparseLinear(description.at) if isinstance(description, SparseWeights) else None
 
 
 def _of_function(name: str, node: fx.Node, model: nn.Module) -> Layer | None:

@@ -188,7 +188,7 @@ def _verified(
     """
 
     def keep(path: Path, values: Array, header: nifti.Header) -> None:
-        if values.ndim == 3 and values.any():  # what is empty is a fault, and would be kept whole
+        if values.ndim == 3 and (values > 0.5).any():  # what is empty is a fault, and would be kept whole
             seen[path] = _cropped(values, header.affine)
 
     try:

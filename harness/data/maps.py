@@ -131,7 +131,7 @@ def write_sums(path: Path, sums: Array) -> Path:
     Notes
     -----
     Each sum has a power of two of its own, so that values keep 11 significant bits
-    (an error of 5e-4 at most) down to 2e-9 of the largest. Equal values stay equal.
+    (an error of 5e-4 at most) down to 4e-9 of the largest. Equal values of one sum stay equal.
     """
     axes = tuple(range(2, sums.ndim))
     _, exponent = np.frexp(np.abs(sums).max(axis=axes, keepdims=True))
@@ -146,7 +146,7 @@ def read_sums(path: Path) -> Array:
     with np.load(path, allow_pickle=False) as file:
         if "scale" not in file:  # older stores hold single precision
             return np.asarray(file["sums"], dtype=np.float32)
-        sums: Array = np.multiply(file["sums"], file["scale"], dtype=np.float32)
+        sums: Array = np.multiply(file["sums"], file["scale"], dtype=np.float64).astype(np.float32)
         return sums
 
 

@@ -104,11 +104,11 @@ def holdout(
     Parameters
     ----------
     samples, seed : see :func:`leave_one_subject_out`
-    test : share of the subjects, rounded up as scikit-learn does: 822 are split 493, 164 and 165
+    test : share of the subjects, rounded up: 822 are split 493, 164 and 165
     validation : among the others; a quarter of them is a fifth of all
     """
     subjects = sorted(_subjects_of(samples))
-    count = math.ceil(round(test * len(subjects), 9))  # .07 of 100 is a little more than 7
+    count = max(1, math.ceil(round(test * len(subjects), 9)))  # .07 of 100 is a little more than 7
     drawn = generator(seed, "split", "holdout").permutation(np.array(subjects, dtype=object))
     return _folds(samples, [tuple(drawn[:count])], seed=seed, validation=validation)
 

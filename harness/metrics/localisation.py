@@ -141,14 +141,16 @@ def relevance_ap(
     Returns
     -------
     float
-        In [0, 1]; NaN if the target is empty. An even map scores the prevalence, a
-        random one :func:`random_ap`.
+        In [0, 1]; NaN if the target is empty or the map is NaN there. An even map
+        scores the prevalence, a random one :func:`random_ap`.
     """
     relevance, target = _voxels(explanation, target, brain, sign, inside)
     if not target.any():
         return NAN
     # Recall grows only at the values of target voxels, so only those need counting.
     values, new = np.unique(relevance[target], return_counts=True)
+    if np.isnan(values[-1]):
+        return NAN
     found = np.cumsum(new[::-1])[::-1]
     # No voxel below all of them counts, and each other one only by which of them it reaches: nothing is sorted.
     reached = np.searchsorted(values, relevance[relevance >= values[0]], side="right")

@@ -18,8 +18,8 @@ import scipy.sparse
 import torch
 from torch import Tensor, nn
 
-from harness.attribution.boxes import Flatten, Layer, Total
 from harness.errors import OutOfRange
+from harness.models.layers import Flattens, Totals
 from harness.types import Array
 
 __all__ = [
@@ -103,6 +103,7 @@ class LesionModel(Resizable, ABC):
         self.image_shape, self.outputs, self.minimum = tuple(image_shape), outputs, minimum
         self.register_buffer("bias", torch.zeros(outputs))
         self._volumes = _Volumes(self.image_shape)
+        self._exact_volumes = _Volumes(self.image_shape, double=True)
 
     bias: Tensor
 
@@ -145,21 +146,22 @@ class LesionModel(Resizable, ABC):
 
 
 class _Volumes(nn.Module):
-    """(N, 1, X, Y, Z) → (N, V)."""
+    """(N, 1, X, Y, Z) → (N, V), in double precision if asked for."""
 
-    def __init__(self, image_shape: tuple[int, ...]) -> None:
+    def __init__(self, image_shape: tuple[int, ...], *, double: bool = False) -> None:
         super().__init__()
-        self.image_shape = image_shape
+        self.image_shape, self.double_precision = image_shape, double
 
     def forward(self, x: Tensor) -> Tensor:
         """Refuse images of another shape."""
         if x.shape[1:] != (1, *self.image_shape):
             raise OutOfRange(f"the model was built for (N, 1, *{self.image_shape}), got {tuple(x.shape)}")
-        return x.flatten(1)
+        flat = x.flatten(1)
+        return flat.double() if self.double_precision else flat
 
-    def layer_of_changes(self) -> Layer:
-        """See :class:`harness.attribution.boxes.Layered`."""
-        return Flatten()
+    def describe_layer(self) -> Flattens:
+        """See :class:`harness.models.layers.Describes`."""
+        return Flattens()
 
 
 class TotalOf(nn.Module):
@@ -171,11 +173,12 @@ class TotalOf(nn.Module):
 
     def forward(self, flat: Tensor) -> Tensor:
         """Add up."""
-        return self._function(flat.double()).sum(1, keepdim=True)
+        total: Tensor = self._function(flat.double()).sum(1, keepdim=True)
+        return total
 
-    def layer_of_changes(self) -> Layer:
-        """See :class:`harness.attribution.boxes.Layered`."""
-        return Total(self._function)
+    def describe_layer(self) -> Totals:
+        """See :class:`harness.models.layers.Describes`."""
+        return Totals(self._function)
 
 
 class Sizes(nn.Module):
@@ -220,11 +223,12 @@ class LinearLesionModel(LesionModel):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 1, X, Y, Z) → (N, K)."""
-        flat = self._volumes(x)
-        scores = nn.functional.linear(flat, self.weight.flatten(1))
-        if self._sizes is not None:
-            scores = scores / self._sizes(flat).to(scores.dtype)
-        return scores + self.bias
+        if self._sizes is None:
+            return nn.functional.linear(self._volumes(x), self.weight.flatten(1)) + self.bias
+        # In double precision: the size of a lesion that is all but gone blows up what rounding leaves of it.
+        flat = self._exact_volumes(x)
+        scores: Tensor = nn.functional.linear(flat, self.weight.flatten(1).double()) / self._sizes(flat)
+        return scores.to(x.dtype) + self.bias
 
     def weight_map(self) -> Tensor:
         """See :class:`Fitted`."""

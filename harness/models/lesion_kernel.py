@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -15,8 +14,8 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from harness.attribution.boxes import Layer, SparseLinear
 from harness.models.fitting import LesionModel, Normalise, Resizable, Sizes, TotalOf, check_normalise, scaled_lesions
+from harness.models.layers import SparseWeights
 from harness.registry import MODELS
 from harness.types import Array
 
@@ -125,7 +124,7 @@ class _SVR(LesionModel):
         self.register_buffer("coefficients", torch.zeros(outputs, 0, dtype=torch.float64))
         self.register_buffer("squares", torch.zeros(0, dtype=torch.float64))
         self.register_buffer("beta", torch.zeros(outputs, 1, *shape))
-        self.vectors = _Vectors(math.prod(shape))
+        self.vectors = _Vectors()
         self._square = TotalOf(torch.square)
         self._sizes = None if settings.normalise == "none" else Sizes(settings.normalise)
 
@@ -200,16 +199,10 @@ class _SVR(LesionModel):
 
 
 class _Vectors(Resizable):
-    """Products with the support vectors, kept as runs of voxels of equal value, one vector after the other.
+    """Products with the support vectors, kept as runs of voxels of equal value, one vector after the other."""
 
-    Parameters
-    ----------
-    voxels : V of an image
-    """
-
-    def __init__(self, voxels: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._voxels = voxels
         self.register_buffer("starts", torch.zeros(0, dtype=torch.int32))
         self.register_buffer("ends", torch.zeros(0, dtype=torch.int32))
         self.register_buffer("values", torch.zeros(0))
@@ -232,15 +225,20 @@ class _Vectors(Resizable):
         of_runs = nn.functional.pad(runs.cumsum(1), (1, 0))
         return of_runs[:, self.bounds[1:]] - of_runs[:, self.bounds[:-1]]
 
-    def layer_of_changes(self) -> Layer:
-        """See :class:`harness.attribution.boxes.Layered`."""
+    def describe_layer(self) -> SparseWeights:
+        """See :class:`harness.models.layers.Describes`."""
         starts, ends, bounds = (each.cpu().numpy().astype(np.int64) for each in (self.starts, self.ends, self.bounds))
-        lengths = ends - starts
-        before = np.r_[0, lengths.cumsum()]
-        voxels = np.arange(before[-1]) + np.repeat(starts - before[:-1], lengths)
-        values = np.repeat(self.values.double().cpu().numpy(), lengths)
-        shape = (len(bounds) - 1, self._voxels)
-        return SparseLinear(scipy.sparse.csr_array((values, voxels, before[bounds]), shape=shape))
+        values = self.values.double().cpu().numpy()
+
+        def at(voxels: Array) -> scipy.sparse.csr_array:
+            first = np.searchsorted(voxels, starts)
+            lengths = np.searchsorted(voxels, ends) - first
+            before = np.r_[0, lengths.cumsum()]
+            place = np.arange(before[-1]) + np.repeat(first - before[:-1], lengths)
+            weights = (np.repeat(values, lengths), place, before[bounds])
+            return scipy.sparse.csr_array(weights, shape=(len(bounds) - 1, len(voxels))).T.tocsr()
+
+        return SparseWeights(at)
 
     def keep(self, vectors: scipy.sparse.csr_array) -> None:
         """Take over support vectors (S, V)."""

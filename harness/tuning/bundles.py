@@ -282,7 +282,8 @@ def _driver(bundles: Sequence[Bundle], store: Store, committed: Committed, start
                 # Not by num_to_keep, which makes Tune write the state of all trials again for every few cells.
                 # The folder stays: a trial whose worker dies goes on from it, and it must be there.
                 for file in Path(folder).iterdir():
-                    file.unlink()
+                    with contextlib.suppress(OSError):
+                        file.unlink()
 
         def __reduce__(self) -> tuple[Any, tuple[()]]:
             """Tune pickles callbacks to restore a run; we resume from our own store instead."""

@@ -166,6 +166,13 @@ def test_a_holdout_tests_a_fifth_once():
     assert [len(part) for part in (split.train, split.validation, split.test)] == [493, 164, 165]
 
 
+@pytest.mark.parametrize(("subjects", "test", "expected"), [(100, 0.07, 7), (10, 0.25, 3), (5, 1e-12, 1)])
+def test_the_share_that_is_tested_is_rounded_up(subjects: int, test: float, expected: int) -> None:
+    """Seven of a hundred are seven, although .07 · 100 is a little more in binary; nobody is too few."""
+    (split,) = holdout(single(subjects), seed=0, test=test)
+    assert len(split.test) == expected
+
+
 @pytest.mark.parametrize("validation", [0.0, 1.0, -0.5])
 def test_a_share_lies_between_zero_and_one(validation):
     """The message says the relation and what came."""

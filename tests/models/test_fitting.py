@@ -14,7 +14,7 @@ import torch
 from harness import models
 from harness.attribution import attribute, occlusion
 from harness.errors import OutOfRange
-from harness.models.fitting import Fitted, Sizes, lesion_sizes, merged, often_lesioned
+from harness.models.fitting import Fitted, Sizes, TotalOf, lesion_sizes, merged, often_lesioned
 from harness.registry import MODELS
 
 SHAPE = (7, 6, 5)
@@ -151,7 +151,34 @@ def test_occlusion_computes_what_a_window_changes(
     monkeypatch.setattr(occlusion._Occluded, "_dense", lambda *_: pytest.fail("computed as a whole"))
     found = attribute("occlusion", model, x, [0, 1], window=3, stride=2, baseline=0.0)
     for one, other in zip(found, whole, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-10 * float(other.abs().max()))
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-10 * float(other.abs().max()) + 1e-15)
+
+
+@pytest.mark.parametrize("normalise", ["none", "unit", "dtlvc"])
+@pytest.mark.parametrize("name", ["ridge", "svr_lsm"])
+def test_occlusion_of_a_whole_lesion_in_single_precision(name: str, normalise: str) -> None:
+    """A window that leaves nothing of a lesion: what rounding leaves is not blown up to unit size."""
+    x = torch.zeros(1, 1, *SHAPE)
+    x[..., 2:4, 2:4, 2:4] = 1
+    model = fitted(name, normalise=normalise)
+    found = attribute("occlusion", model, x, [0, 1], window=4, stride=1, verify=200)
+    exact = attribute("occlusion", model.double(), x.double(), [0, 1], window=4, stride=1)
+    for one, other in zip(found, exact, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=0, atol=1e-6 * float(other.abs().max()) + 1e-7)
+
+
+def test_whoever_derives_from_a_described_module_is_read_anew() -> None:
+    """The description is of the class that has it: another forward is another layer."""
+
+    class Twice(TotalOf):
+        def forward(self, flat: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(flat)
+
+    x = torch.rand(1, 1, *SHAPE, generator=torch.Generator().manual_seed(0))
+    for layer, factor in ((TotalOf(torch.square), 1), (Twice(torch.square), 2)):
+        network = torch.nn.Sequential(torch.nn.Flatten(), layer)
+        (found,) = attribute("occlusion", network, x, [0], window=1, stride=1)
+        torch.testing.assert_close(found, factor * x.square())
 
 
 @pytest.mark.parametrize("name", NAMES)
