@@ -34,7 +34,16 @@ from harness.statistics import jackknife_interval, pseudo_values
 from harness.store import CellRecord, Store, write_json, write_record
 from harness.types import JSON, Array, Cohort, Score, Truth, View
 
-__all__ = ["Agreement", "GroupScores", "agreement", "exact_group_map", "group_sums", "score_group", "target_mask"]
+__all__ = [
+    "Agreement",
+    "GroupScores",
+    "agreement",
+    "exact_group_map",
+    "group_sums",
+    "lesion_counts",
+    "score_group",
+    "target_mask",
+]
 
 
 @dataclass(frozen=True)
@@ -247,16 +256,21 @@ def _of(cohort: Cohort, tested: Sequence[str]) -> Cohort:
     return dataclasses.replace(cohort, samples=tuple(one for one in cohort.samples if one.id in known))
 
 
-def _lesions(cohort: Cohort, explained: Cohort) -> Array:
-    """How many explained subjects have a lesion at each voxel, (X, Y, Z)."""
-    assert cohort.truth is not None
-    if len(explained.samples) == len(cohort.samples):
-        return cohort.truth.counts.load()
+def lesion_counts(cohort: Cohort) -> Array:
+    """How many subjects have a lesion at each voxel, (X, Y, Z); parts of voxels count in part."""
     total = np.zeros(int(np.prod(cohort.samples[0].shape)))
-    for sample in explained.samples:
+    for sample in cohort.samples:
         voxels, values = sample.masks["lesion"].voxels()
         total[voxels] += values
     return total.reshape(cohort.samples[0].shape)
+
+
+def _lesions(cohort: Cohort, explained: Cohort) -> Array:
+    """The same of the explained subjects; the truth knows it of all."""
+    assert cohort.truth is not None
+    if len(explained.samples) == len(cohort.samples):
+        return cohort.truth.counts.load()
+    return lesion_counts(explained)
 
 
 def _scored(task: Task, label: str, cells: Sequence[Cell], cohort: Cohort, explained: Cohort, store: Store) -> JSON:

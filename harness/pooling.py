@@ -56,6 +56,7 @@ class Pooled:
 def metric_facts(task: Task, levels: Sequence[str]) -> tuple[MetricFacts, ...]:
     """What a task's metrics mean, with the chance rows that stand beside them."""
     found = []
+    pooled = ("pool", "explanation") if is_grouped(task) else ("pool",)
     for label, part in task.metrics.items():
         if level_of(part) not in levels:
             continue
@@ -68,7 +69,7 @@ def metric_facts(task: Task, levels: Sequence[str]) -> tuple[MetricFacts, ...]:
                 range=(low, high),
                 # A ceiling that the data set is unknown where they do not; the end of the range is not it.
                 ceiling=_ceiling(entry.facts["direction"], low, high) if entry.facts["ceiling"] is None else math.nan,
-                level="pooled" if level_of(part) == "pool" else "subject",
+                level="pooled" if level_of(part) in pooled else "subject",
                 source=entry.source,
                 summary=entry.summary,
             )

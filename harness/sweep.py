@@ -408,23 +408,42 @@ def points(task: Task, axes: Mapping[str, tuple[JSON, ...]]) -> list[dict[str, J
     """The points of a grid, each without the options that the part chosen there does not have.
 
     ``model=cnn,mass_univariate model.statistic=t,welch`` is three points: one of the
-    CNN, and two of the other.
+    CNN, and two of the other. Of a measured score nothing is simulated.
 
     Raises
     ------
     UnknownName
         If no part that is chosen anywhere has an option.
+    RequestError
+        If an option of simulated scores meets measured ones only.
     """
     found: list[dict[str, JSON]] = []
     wanted = set(axes)
     for point in grid(axes):
         own = {key: value for key, value in point.items() if _applies(task, point, key)}
+        idle = _idle(at(task, own))
+        own = {key: value for key, value in own.items() if task.axes.get(key, key) not in idle}
         wanted -= set(own)
         if own not in found or len(own) == len(point):
             found.append(own)
     if wanted:  # says which options there are
         at(task, next(iter(grid(axes))))
+        raise RequestError(
+            f"{', '.join(sorted(wanted))} must be left out: a measured score is what it is, and only simulated ones "
+            "have regions, noise and designs"
+        )
     return found
+
+
+def _idle(task: Task) -> frozenset[str]:
+    """Options of the outcome, as ``outcome.NAME``, that mean nothing where it is measured."""
+    if task.outcome is None:
+        return frozenset()
+    facts = OUTCOMES.get(OUTCOMES.name_of(task.outcome.func)).facts
+    described, measured = describe_part(OUTCOMES, task.outcome), facts.get("measured", "")
+    if not measured or not described[measured]:
+        return frozenset()
+    return frozenset(f"outcome.{name}" for name in described if name not in ("use", measured, *facts["of_measured"]))
 
 
 def _applies(task: Task, point: Mapping[str, JSON], key: str) -> bool:
@@ -450,15 +469,13 @@ def at(task: Task, point: Mapping[str, JSON]) -> Task:
 
 def _columns(task: Task) -> dict[str, JSON]:
     """The axes that every row shows, with their present values."""
-    described = describe(task)
+    described, idle = describe(task), _idle(task)
     found: dict[str, JSON] = {}
     for name in task.columns:
-        part, _, option = task.axes.get(name, name).partition(".")
-        found[name] = described[part][option] if option else described[part]["use"]
-        if part == "outcome" and task.outcome is not None:  # of a measured score nothing is simulated
-            measured = OUTCOMES.get(OUTCOMES.name_of(task.outcome.func)).facts.get("measured", "")
-            if measured and option not in ("", measured) and described[part][measured]:
-                found[name] = ""
+        key = task.axes.get(name, name)
+        part, _, option = key.partition(".")
+        if key not in idle:
+            found[name] = described[part][option] if option else described[part]["use"]
     return found
 
 

@@ -36,6 +36,7 @@ def _hidden(options: Mapping[str, JSON]) -> dict[str, JSON]:
     source="Mah et al. 2014, doi:10.1093/brain/awu164 (the manner of simulation)",
     tells=_hidden,
     measured="column",
+    of_measured=("shuffled", "noise_seed"),
 )
 def scores(
     cohort: Cohort,

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Le
 
@@ -22,6 +22,12 @@ from harness.errors import RequestError, UnknownName
 from harness.registry import KINDS
 from harness.spec import checked
 from harness.types import JSON
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from rich.console import Console
+
+    from harness.door.api import Result
 
 __all__ = ["data", "describe", "doctor", "leaderboard", "list_parts", "plan", "predict", "report", "run", "ui"]
 
@@ -39,7 +45,7 @@ def run(texts: Sequence[str]) -> int:
         out.print(f"  harness run {shlex.join(texts)}", markup=False, soft_wrap=True)
         return 130
     if result.explanations.num_rows:
-        show_board(out, result.explanations, "Explanations", most=12)
+        _show_explanations(out, result.explanations, most=12)
     show_board(out, result.leaderboard, "Leaderboard", shown=result.shown)
     if result.subjects < MINIMUM_SUBJECTS:
         show_subjects(out, result.leaderboard, result.rows)
@@ -48,13 +54,39 @@ def run(texts: Sequence[str]) -> int:
 
         show_table(out, *shapley_rows(result.shapley), "What each sequence is worth: exact Shapley values")
     out.print(result.verdict, markup=False)
-    for one in result.failures:
-        what = f"failed: {one.stage} {one.label} fold {one.fold} seed {one.seed}: {one.error}"
-        out.print(what, style="red", markup=False)
-    if result.missing:
+    for line in _failures(result):
+        out.print(line, style="red", markup=False)
+    if result.missing and result.failures:
+        out.print(f"{result.missing} cells below them were not reached")
+    elif result.missing:
         out.print(f"{result.missing} cells were not reached; run the same command again")
     _say_places(out, {"leaderboard": result.csv, "report": result.report, "MLflow": result.mlflow})
     return 0 if result.complete else 1
+
+
+def _show_explanations(out: Console, table: pa.Table, *, most: int = 40) -> None:
+    """The board of explanations; a sentence where none could be judged."""
+    from harness.leaderboard import read_facts
+
+    objective = read_facts(table).objective
+    if all(value is None for value in table[objective].to_pylist()):
+        out.print(
+            f"no explanation has a {objective}: none is done, or no truth is known to judge it by (see the report)"
+        )
+    else:
+        show_board(out, table, "Explanations", most=most)
+
+
+def _failures(result: Result) -> list[str]:
+    """A line per configuration, stage and error, with the folds and seeds that it struck."""
+    from harness.leaderboard import row_labels
+
+    names = dict(zip(result.leaderboard["configuration"].to_pylist(), row_labels(result.leaderboard), strict=True))
+    struck: dict[tuple[str, str], list[str]] = {}
+    for one in result.failures:
+        what = " ".join(filter(None, (one.stage, names.get(one.configuration, ""), one.label)))
+        struck.setdefault((what, one.error), []).append(f"{one.fold}/{one.seed}")
+    return [f"failed: {what}, fold/seed {', '.join(places)}: {error}" for (what, error), places in struck.items()]
 
 
 def plan(texts: Sequence[str]) -> int:
@@ -116,7 +148,7 @@ def leaderboard(texts: Sequence[str]) -> int:
     made, tables = rebuild(words)
     out = console()
     if tables.explanation.num_rows:
-        show_board(out, tables.explanation, "Explanations")
+        _show_explanations(out, tables.explanation)
     show_board(out, tables.prediction, "Leaderboard", shown=made.request.task.shown)
     out.print(boards.verdict(tables.prediction), markup=False)
     if "csv" in words.values:
@@ -141,7 +173,12 @@ def predict(texts: Sequence[str]) -> int:
 
     out = console()
     written = predict_folder(parse(texts), say=out.print)
-    out.print(f"{len(written)} files written to {written[0].parent.parent.parent}" if written else "nothing to predict")
+    if len(written) == 1:
+        out.print(f"written: {written[0]}", markup=False, soft_wrap=True)
+    elif written:
+        out.print(f"{len(written)} files written to {written[0].parent.parent.parent}", markup=False, soft_wrap=True)
+    else:
+        out.print("nothing to predict")
     return 0
 
 

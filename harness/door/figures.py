@@ -21,7 +21,7 @@ from harness.data.maps import read_maps
 from harness.door import plots
 from harness.door.plots import Bars
 from harness.door.report import Figure
-from harness.groups import group_sums, target_mask
+from harness.groups import group_sums, lesion_counts, target_mask
 from harness.leaderboard import MetricFacts, Row, interval_text, is_sound, read_facts, row_labels, subject_means
 from harness.registry import ATTRIBUTIONS, METRICS
 from harness.scoring import THRESHOLD
@@ -180,11 +180,15 @@ def _ranking(run: _Run) -> Iterator[Figure]:
         return
     yield Figure(
         "Ranking",
-        f"Mean {run.objective} of each configuration over subjects, with its 95 % t interval."
-        f"{_marks(list(run.labels.values()))}",
+        f"{_how(run)} of each configuration, with its 95 % interval.{_marks(list(run.labels.values()))}",
         plots.objective_intervals(run.tables.prediction),
         section="Leaderboard",
     )
+
+
+def _how(run: _Run) -> str:
+    pooled = run.facts[run.objective].level == "pooled"
+    return f"{run.objective}, pooled over subjects," if pooled else f"Mean {run.objective} over subjects"
 
 
 def _subjects(run: _Run) -> Iterator[Figure]:
@@ -370,13 +374,11 @@ def _regions(run: _Run) -> Iterator[Figure]:
 
 
 def _group_maps(run: _Run) -> Iterator[Figure]:
-    """The summed maps of the leader, a picture per score, where the truth is known."""
+    """The summed maps of the leader, a picture per score, the truth outlined where it is known."""
     leader = next((key for key in run.lines if _MARK not in run.labels[key]), None)
     if leader is None or not is_grouped(run.task):
         return
     cohort = run.plan.groups[leader].cohort
-    if cohort.truth is None:
-        return
     cells = [
         cell for bundle in run.plan.bundles if bundle.row == leader for cell in bundle.cells if cell.stage == "explain"
     ]
@@ -386,17 +388,23 @@ def _group_maps(run: _Run) -> Iterator[Figure]:
         outputs, sums = group_sums(own, run.plan.store) if own else ((), np.empty(0))
         for index, output in enumerate(outputs):
             maps.setdefault(output, {})[label] = sums[:, index, 0].sum(axis=0, dtype=np.float64)
-    counts = np.asarray(cohort.truth.counts.load())
+    counts = lesion_counts(cohort)
     for output, of_score in maps.items():
+        target = None if cohort.truth is None else target_mask(cohort.truth, output)
+        where = "with most lesioned voxels; no truth is known" if target is None else "with most of the outlined region"
+        at = int(np.argmax((counts > 0).sum(axis=(0, 1)) if target is None else target.sum(axis=(0, 1))))
+        height = float((cohort.samples[0].affine @ [0, 0, at, 1])[2])
         yield Figure(
             f"Maps of {output}, {run.labels[leader]}",
-            "Sum over all tested patients on the number of lesions, in the slice with most of the outlined region; red "
-            "speaks for a higher score.",
+            "Sum over all tested patients on the number of lesions (grey), in the axial slice "
+            f"{where} (z = {height:.0f} mm); the patients' left is on the left. Red speaks for a higher score, blue "
+            "for a lower one.",
             plots.attribution_slices(
-                {"lesions": counts},
-                {label: {"lesions": one} for label, one in of_score.items()},
-                target_mask(cohort.truth, output),
+                {"number of lesions": counts},
+                {label: {"number of lesions": one} for label, one in of_score.items()},
+                target if target is not None else np.zeros(counts.shape, dtype=bool),
                 spacing_mm=cohort.samples[0].spacing_mm,
+                index=at,
             ),
             section="Explanations",
         )

@@ -111,7 +111,8 @@ def objective_intervals(table: pa.Table) -> bytes:
     axes.set_yticks(range(len(lines)), labels)
     axes.set_ylim(len(lines) - 0.4, -0.6)
     better = {"higher": "higher is better", "lower": "lower is better"}.get(metric.direction, "")
-    axes.set_xlabel(f"{_titled(name, metric.unit)}: mean and {100 * facts.level:.0f} % interval ({better})")
+    what = "value" if metric.level == "pooled" else "mean"
+    axes.set_xlabel(f"{_titled(name, metric.unit)}: {what} and {100 * facts.level:.0f} % interval ({better})")
     handles = [
         Line2D([], [], color=colour, marker=marker, mfc=face, lw=2, label=text)
         for key, (colour, marker, face, text) in kinds.items()

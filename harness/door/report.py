@@ -234,6 +234,8 @@ def _plain_board(sheet: Sheet) -> _Board:
 def _board(title: str, table: pa.Table, shown: Sequence[str] = ()) -> _Board:
     facts, lines = read_facts(table), table.to_pylist()
     metrics = sorted(facts.metrics, key=lambda metric: metric.name != facts.objective)  # the objective first
+    known = {facts.objective, *(one.name for one in metrics if any(line[one.name] is not None for line in lines))}
+    metrics = [one for one in metrics if one.name in known or not lines]  # of a real score no truth is known
     wanted = [facts.objective, *(name for name in shown if name != facts.objective)]
     main = [facts.metric(name) for name in wanted if name in {one.name for one in metrics}] if shown else metrics
     folds = []
@@ -346,7 +348,9 @@ def _css(line: Mapping[str, Any], before: Sequence[_Line]) -> str:
 
 
 def _note(facts: TableFacts, lines: Sequence[Mapping[str, Any]]) -> str:
-    text = f"Mean over subjects with a {100 * facts.level:.0f} % t interval"
+    level, pooled = 100 * facts.level, facts.metric(facts.objective).level == "pooled"
+    how = f"Pooled over subjects, with {level:.0f} % intervals by the jackknife or, of few subjects, the bootstrap"
+    text = how if pooled else f"Mean over subjects with a {level:.0f} % t interval"
     if any(line["rank"] is not None for line in lines):
         text += (
             f"; ranked by {facts.objective}. Tinted rows are not distinguishable from the first "

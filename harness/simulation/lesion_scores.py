@@ -250,9 +250,9 @@ def draw_rois(
         if centres is not None:
             return tuple(_place(f"roi{k}", centre, mask) for k, centre in enumerate(centres, 1))
     raise OutOfRange(
-        f"`number` regions must find room side by side, got number={number}, strata={strata}, size={size} and "
-        f"{len(allowed)} eligible centres, which lie too close together in {_ATTEMPTS} attempts; "
-        "take fewer or smaller regions, fewer patients, or rule=any"
+        f"{number} regions of {size} voxels must find room side by side (strata={strata}), got {len(allowed)} eligible "
+        f"centres, which lie too close together in {_ATTEMPTS} attempts; take fewer regions (rois=), smaller ones "
+        f"(roi_size=), ask for lesions in fewer than {patients} patients (outcome.patients=), or outcome.rule=any"
     )
 
 
@@ -293,8 +293,8 @@ def _too_few(counts: Array, mask: Array, found: int, wanted: int, patients: int,
     reached = lowest(np.asarray(counts), footprint=mask, mode="nearest")[inside]
     size, best = mask.shape[0], int(np.sort(reached)[-wanted]) if len(reached) >= wanted else 0
     which = "every voxel of the region" if rule == "all" else "some voxel of the region"
-    advice = [f"patients={best}"] if best >= 1 else []
-    advice += [f"a size below {size}"] * (size > 1) + ["rule=any"] * (rule == "all") + ["more subjects"]
+    advice = [f"outcome.patients={best}"] if best >= 1 else []
+    advice += [f"roi_size below {size}"] * (size > 1) + ["outcome.rule=any"] * (rule == "all") + ["more subjects"]
     return (
         f"at least {wanted} voxels must be eligible as centres ({which} lesioned in at least {patients} patients), "
         f"got {found}; the highest count of any voxel is {int(np.max(counts, initial=0))}; try {', '.join(advice)}"

@@ -15,6 +15,7 @@ from harness.data.bids import index
 from harness.door.prediction import predict_folder
 from harness.door.request import resolve
 from harness.door.words import Words, to_words
+from harness.errors import RequestError
 from harness.estimate import estimate
 from harness.sweep import at, prepare
 
@@ -158,6 +159,14 @@ def test_a_measured_score_claims_nothing_of_simulations(words: dict[str, Any], t
     more = {"score": "severity", "attribution": ("occlusion", "weights")}
     kept = {key: value for key, value in words.items() if key != "noise"}
     made = harness.run(**{**kept, **more, "out": str(tmp_path)})
-    assert {line["noise"] for line in made.leaderboard.to_pylist()} == {""}
+    assert "noise" not in made.leaderboard.column_names
+    assert all("noise" not in line["command"] for line in made.leaderboard.to_pylist())
     assert {line["relevance_ap"] for line in made.explanations.to_pylist()} == {None}
     assert made.report is not None and "What the paper says" not in made.report.read_text()
+    assert "Maps of severity" in made.report.read_text()
+
+
+def test_levels_of_noise_mean_nothing_to_a_measured_score(words: dict[str, Any], tmp_path: Path) -> None:
+    """Two rows of one score would read as an experiment."""
+    with pytest.raises(RequestError, match="noise must be left out: a measured score is what it is"):
+        prepare(resolve(to_words(**{**words, "score": "severity", "out": str(tmp_path)})))
