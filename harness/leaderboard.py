@@ -384,7 +384,8 @@ def to_console_rows(table: pa.Table, *, shown: Sequence[str] = ()) -> tuple[list
         cells += [interval_text(line[f"{facts.objective}_{word}"]) for word in bounds]
         cells += [_cell(line, "difference") if line["difference"] is not None else ""]
         cells += [interval_text(line[name]) for name in more]
-        cells += ([""] if line.get("explain_s") is None else [f"{line['explain_s']:.1f}"]) if costs else []
+        seconds = line.get("explain_s")
+        cells += ["" if seconds is None or math.isnan(seconds) else f"{seconds:.1f}"] if costs else []
         rows.append([*cells, *([line["status"]] if status else [])])
     return header, rows
 

@@ -144,14 +144,19 @@ def _measured(cohort: Cohort, column: str) -> Cohort:
         raise UnknownName(f"column of {cohort.name}'s participants.tsv (the score)", column, known)
     values = {sample.id: sample.covariates.get(column) for sample in cohort.samples}
     texts = {key: value for key, value in values.items() if isinstance(value, str)}
+    if texts and len(texts) == len(values):
+        words = f"no value of {column} is a number, the first is {next(iter(texts.values()))!r}"
+        remedy = "Name a column of numbers (score=)."
+        raise CohortError([Fault("score-not-a-number", "participants.tsv", "", words, "numbers or n/a", remedy)])
     if texts:
+        remedy = "Mend the value, or leave the subject out."
+        found = [(key, f"{column} of {key} is {value!r}") for key, value in texts.items()]
         raise CohortError(
             [
-                Fault("score-not-a-number", "participants.tsv", key, f"{column} is {value!r}", "a number or n/a",
-                      "Mend the value, or leave the subject out.")
-                for key, value in texts.items()
+                Fault("score-not-a-number", "participants.tsv", key, text, "a number or n/a", remedy)
+                for key, text in found
             ]
-        )  # fmt: skip
+        )
     kept = tuple(
         dataclasses.replace(sample, scores={column: float(value)})
         for sample in cohort.samples

@@ -237,7 +237,9 @@ def _describe_task(words: Words) -> int:
     out.print(f"{task.name}: {task.question}", style="bold", markup=False)
     out.print(str(task.source), markup=False)
     rows: list[list[str]] = []
-    for name in ("cohort", "phantom", "view", "split", "model", "recipe"):
+    for name in ("cohort", "phantom", "outcome", "view", "split", "model", "recipe"):
+        if getattr(task, name) is None:
+            continue
         bounds = allowed(getattr(task, name))
         for option, value in described[name].items():
             key = name if option == "use" else f"{name}.{option}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from harness.data.lesions import lesions
 from harness.data.outcomes import scores
-from harness.errors import OutOfRange, UnknownName
+from harness.errors import CohortError, OutOfRange, UnknownName
 from harness.types import Cohort
 
 SMALL = {"patients": 3, "size": 3}
@@ -117,3 +118,19 @@ def test_fixed_centres(masks: Cohort, tmp_path: Path) -> None:
     assert made.truth is not None and made.scores == ("score_1", "score_2")
     voxels = np.argwhere(made.truth.rois["roi1"].load())
     assert voxels.min(0).tolist() == [11, 8, 7] and voxels.max(0).tolist() == [13, 10, 9]
+
+
+def test_words_are_no_score(masks: Cohort, tmp_path: Path) -> None:
+    """One wrong value names its subject; a column of words is one fault, not one per subject."""
+
+    def with_group(*values: str | float) -> Cohort:
+        own = [replace(one, covariates={"group": value}) for one, value in zip(masks.samples, values, strict=False)]
+        return replace(masks, samples=tuple(own))
+
+    one, other = masks.samples[:2]
+    with pytest.raises(CohortError, match=f"group of {other.id} is 'F'") as found:
+        scores(with_group(1.0, "F", 2.0), tmp_path, column="group")
+    assert len(found.value.faults) == 1 and one.id not in str(found.value)
+    with pytest.raises(CohortError, match="no value of group is a number, the first is 'M'") as found:
+        scores(with_group("M", "F", "F"), tmp_path, column="group")
+    assert len(found.value.faults) == 1
