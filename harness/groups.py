@@ -257,7 +257,7 @@ def _of(cohort: Cohort, tested: Sequence[str]) -> Cohort:
 
 
 def lesion_counts(cohort: Cohort) -> Array:
-    """How many subjects have a lesion at each voxel, (X, Y, Z); parts of voxels count in part."""
+    """How many samples have a lesion at each voxel, (X, Y, Z); parts of voxels count in part."""
     total = np.zeros(int(np.prod(cohort.samples[0].shape)))
     for sample in cohort.samples:
         voxels, values = sample.masks["lesion"].voxels()

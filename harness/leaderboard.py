@@ -311,6 +311,7 @@ def row_labels(table: pa.Table, *, attribution: bool = True) -> list[str]:
     for line in lines:
         explained = [line["attribution"]] if attribution and line["attribution"] else []
         names = varying or ([] if explained else list(facts.axes))
+        names = [name for name in names if line[name] is not None]  # an option that this row's parts lack
         parts = [str(line[name]) if len(names) == 1 else f"{name}={line[name]}" for name in names]
         labels.append(", ".join([*parts, *explained]) or line["configuration"])
     return labels

@@ -9,7 +9,7 @@ import importlib.metadata
 import json
 import shlex
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +44,8 @@ __all__ = [
     "agreements",
     "at",
     "collect",
+    "idle_error",
+    "idle_options",
     "prepare",
     "recall",
     "regions_of_interest",
@@ -421,21 +423,26 @@ def points(task: Task, axes: Mapping[str, tuple[JSON, ...]]) -> list[dict[str, J
     wanted = set(axes)
     for point in grid(axes):
         own = {key: value for key, value in point.items() if _applies(task, point, key)}
-        idle = _idle(at(task, own))
+        idle = idle_options(at(task, own))
         own = {key: value for key, value in own.items() if task.axes.get(key, key) not in idle}
         wanted -= set(own)
         if own not in found or len(own) == len(point):
             found.append(own)
     if wanted:  # says which options there are
         at(task, next(iter(grid(axes))))
-        raise RequestError(
-            f"{', '.join(sorted(wanted))} must be left out: a measured score is what it is, and only simulated ones "
-            "have regions, noise and designs"
-        )
+        raise idle_error(wanted)
     return found
 
 
-def _idle(task: Task) -> frozenset[str]:
+def idle_error(keys: Iterable[str]) -> RequestError:
+    """What is said of words that :func:`idle_options` names."""
+    return RequestError(
+        f"{', '.join(sorted(keys))} must be left out (or the experiment that sets it): a measured score is what it is, "
+        "and only simulated ones have regions, noise and designs"
+    )
+
+
+def idle_options(task: Task) -> frozenset[str]:
     """Options of the outcome, as ``outcome.NAME``, that mean nothing where it is measured."""
     if task.outcome is None:
         return frozenset()
@@ -443,7 +450,9 @@ def _idle(task: Task) -> frozenset[str]:
     described, measured = describe_part(OUTCOMES, task.outcome), facts.get("measured", "")
     if not measured or not described[measured]:
         return frozenset()
-    return frozenset(f"outcome.{name}" for name in described if name not in ("use", measured, *facts["of_measured"]))
+    return frozenset(
+        f"outcome.{name}" for name in described if name not in ("use", measured, *facts.get("of_measured", ()))
+    )
 
 
 def _applies(task: Task, point: Mapping[str, JSON], key: str) -> bool:
@@ -469,7 +478,7 @@ def at(task: Task, point: Mapping[str, JSON]) -> Task:
 
 def _columns(task: Task) -> dict[str, JSON]:
     """The axes that every row shows, with their present values."""
-    described, idle = describe(task), _idle(task)
+    described, idle = describe(task), idle_options(task)
     found: dict[str, JSON] = {}
     for name in task.columns:
         key = task.axes.get(name, name)

@@ -222,7 +222,7 @@ class Flatten(Layer):
     """(N, C, *space) → (N, C * prod(space)); the boxes stay what they are."""
 
     def __call__(self, operands: Sequence[Operand], new: Tensor) -> Change | None:
-        """The change itself, marked."""
+        """The change itself, marked, in the precision of the output."""
         old, change = operands[0]
         if change is None or not isinstance(old, Tensor) or new.shape != (1, old.numel()) or change.flat:
             return None

@@ -12,7 +12,7 @@ import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, fx, nn
@@ -39,7 +39,8 @@ from harness.attribution.boxes import (
     Total,
     WeightedSum,
 )
-from harness.models.layers import Flattens, SparseWeights, Totals
+from harness.errors import HarnessError
+from harness.models.layers import Describes, Description, Flattens, SparseWeights, Totals
 
 __all__ = ["Graph", "Incremental", "Unreadable", "read"]
 
@@ -220,7 +221,7 @@ def _of_module(module: Any) -> Layer | None:
     return Linear(module.weight) if kind is nn.Linear else None
 
 
-def _describes(module: nn.Module) -> bool:
+def _describes(module: Any) -> TypeGuard[Describes]:
     """Whether a module says what it is, and nothing that derives from it computes something else."""
     for kind in type(module).__mro__:
         if "describe_layer" in vars(kind):
@@ -230,12 +231,15 @@ def _describes(module: nn.Module) -> bool:
     return False
 
 
-def _of_description(description: Any) -> Layer | None:
-    if isinstance(description, Flattens):
-        return Flatten()
-    if isinstance(description, Totals):
-        return Total(description.function)
-    return SparseLinear(description.at) if isinstance(description, SparseWeights) else None
+def _of_description(description: Description) -> Layer:
+    match description:
+        case Flattens():
+            return Flatten()
+        case Totals():
+            return Total(description.function)
+        case SparseWeights():
+            return SparseLinear(description.at)
+    raise HarnessError(f"describe_layer must give one of harness.models.layers, got {type(description).__name__}")
 
 
 def _of_function(name: str, node: fx.Node, model: nn.Module) -> Layer | None:

@@ -144,7 +144,7 @@ def _measured(cohort: Cohort, column: str) -> Cohort:
         raise UnknownName(f"column of {cohort.name}'s participants.tsv (the score)", column, known)
     values = {sample.id: sample.covariates.get(column) for sample in cohort.samples}
     texts = {key: value for key, value in values.items() if isinstance(value, str)}
-    if texts and len(texts) == len(values):
+    if texts and not any(isinstance(value, float | int) for value in values.values()):
         words = f"no value of {column} is a number, the first is {next(iter(texts.values()))!r}"
         remedy = "Name a column of numbers (score=)."
         raise CohortError([Fault("score-not-a-number", "participants.tsv", "", words, "numbers or n/a", remedy)])

@@ -8,6 +8,7 @@ import math
 import re
 import statistics
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -266,7 +267,7 @@ def make_report(made: Plan, tables: Tables) -> Path:
             (folder / f"{number:02d}-{slug}.png").write_bytes(picture.image)
     failures, missing = _undone(made)
     notes = [made.sentence, f"Truth drawn on: {made.cohort.label_source}."]
-    notes += [f"Failed: {one.stage} {one.label} fold {one.fold} seed {one.seed}: {one.error}" for one in failures]
+    notes += failure_lines(failures, tables.prediction)
     if missing:
         notes.append(f"{missing} cells are not done yet; run the same command again.")
     return write_report(
@@ -311,9 +312,23 @@ def _hardware(made: Plan) -> list[dict[str, JSON]]:
     return found or [{}]
 
 
+def failure_lines(failures: Sequence[CellRecord], leaderboard: pa.Table) -> list[str]:
+    """A line per configuration, stage and error, with the folds and seeds that it struck."""
+    names = dict(zip(leaderboard["configuration"].to_pylist(), boards.row_labels(leaderboard), strict=True))
+    struck: dict[tuple[str, str], list[str]] = {}
+    for one in failures:
+        what = " ".join(filter(None, (one.stage, names.get(one.configuration, ""), one.label)))
+        struck.setdefault((what, one.error), []).append(f"{one.fold}/{one.seed}")
+    return [f"failed: {what}, fold/seed {', '.join(places)}: {error}" for (what, error), places in struck.items()]
+
+
 def _undone(made: Plan) -> tuple[tuple[CellRecord, ...], int]:
     undone = [cell for cell in made.cells if made.store.get(cell.stage, cell.identity) is None]
-    failures = tuple(one for cell in undone if (one := made.store.failure(cell.identity)) is not None)
+    found = [(cell, made.store.failure(cell.identity)) for cell in undone]
+    # Two configurations may share a training, whose record names one of them.
+    failures = tuple(
+        dataclasses.replace(one, configuration=cell.configuration) for cell, one in found if one is not None
+    )
     return failures, len(undone) - len(failures)
 
 

@@ -27,14 +27,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from rich.console import Console
 
-    from harness.door.api import Result
-
 __all__ = ["data", "describe", "doctor", "leaderboard", "list_parts", "plan", "predict", "report", "run", "ui"]
 
 
 def run(texts: Sequence[str]) -> int:
     """``harness run``: 0 if every cell is done, 1 if some failed."""
-    from harness.door.api import carry_out
+    from harness.door.api import carry_out, failure_lines
     from harness.statistics import MINIMUM_SUBJECTS
 
     out = console()
@@ -54,7 +52,7 @@ def run(texts: Sequence[str]) -> int:
 
         show_table(out, *shapley_rows(result.shapley), "What each sequence is worth: exact Shapley values")
     out.print(result.verdict, markup=False)
-    for line in _failures(result):
+    for line in failure_lines(result.failures, result.leaderboard):
         out.print(line, style="red", markup=False)
     if result.missing and result.failures:
         out.print(f"{result.missing} cells below them were not reached")
@@ -75,18 +73,6 @@ def _show_explanations(out: Console, table: pa.Table, *, most: int = 40) -> None
         )
     else:
         show_board(out, table, "Explanations", most=most)
-
-
-def _failures(result: Result) -> list[str]:
-    """A line per configuration, stage and error, with the folds and seeds that it struck."""
-    from harness.leaderboard import row_labels
-
-    names = dict(zip(result.leaderboard["configuration"].to_pylist(), row_labels(result.leaderboard), strict=True))
-    struck: dict[tuple[str, str], list[str]] = {}
-    for one in result.failures:
-        what = " ".join(filter(None, (one.stage, names.get(one.configuration, ""), one.label)))
-        struck.setdefault((what, one.error), []).append(f"{one.fold}/{one.seed}")
-    return [f"failed: {what}, fold/seed {', '.join(places)}: {error}" for (what, error), places in struck.items()]
 
 
 def plan(texts: Sequence[str]) -> int:

@@ -388,17 +388,20 @@ def _group_maps(run: _Run) -> Iterator[Figure]:
         outputs, sums = group_sums(own, run.plan.store) if own else ((), np.empty(0))
         for index, output in enumerate(outputs):
             maps.setdefault(output, {})[label] = sums[:, index, 0].sum(axis=0, dtype=np.float64)
-    counts = lesion_counts(cohort)
+    if not maps:
+        return
+    counts = lesion_counts(cohort) if cohort.truth is None else np.asarray(cohort.truth.counts.load())
     for output, of_score in maps.items():
         target = None if cohort.truth is None else target_mask(cohort.truth, output)
         where = "with most lesioned voxels; no truth is known" if target is None else "with most of the outlined region"
         at = int(np.argmax((counts > 0).sum(axis=(0, 1)) if target is None else target.sum(axis=(0, 1))))
-        height = float((cohort.samples[0].affine @ [0, 0, at, 1])[2])
+        x, y = (np.array(counts.shape[:2]) - 1) / 2
+        height = float((cohort.samples[0].affine @ [x, y, at, 1])[2])
         yield Figure(
             f"Maps of {output}, {run.labels[leader]}",
             "Sum over all tested patients on the number of lesions (grey), in the axial slice "
-            f"{where} (z = {height:.0f} mm); the patients' left is on the left. Red speaks for a higher score, blue "
-            "for a lower one.",
+            f"{where} (z = {height:.0f} mm at its centre); the patients' left is on the left. Red speaks for a "
+            "higher score, blue for a lower one.",
             plots.attribution_slices(
                 {"number of lesions": counts},
                 {label: {"number of lesions": one} for label, one in of_score.items()},

@@ -349,8 +349,11 @@ def _css(line: Mapping[str, Any], before: Sequence[_Line]) -> str:
 
 def _note(facts: TableFacts, lines: Sequence[Mapping[str, Any]]) -> str:
     level, pooled = 100 * facts.level, facts.metric(facts.objective).level == "pooled"
-    how = f"Pooled over subjects, with {level:.0f} % intervals by the jackknife or, of few subjects, the bootstrap"
-    text = how if pooled else f"Mean over subjects with a {level:.0f} % t interval"
+    text = f"Mean over subjects with a {level:.0f} % t interval"
+    if pooled and any(line["attribution"] for line in lines):
+        text = f"Of the sum over subjects, with {level:.0f} % intervals by leaving out one block of subjects at a time"
+    elif pooled:
+        text = f"Pooled over subjects, with {level:.0f} % intervals by the jackknife or, of few subjects, the bootstrap"
     if any(line["rank"] is not None for line in lines):
         text += (
             f"; ranked by {facts.objective}. Tinted rows are not distinguishable from the first "

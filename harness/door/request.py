@@ -14,7 +14,7 @@ from harness.errors import OutOfRange, RequestError, UnknownName
 from harness.settings import RunSettings, settings_from
 from harness.space import Axis, Choice, Dimension, text_of
 from harness.spec import Part, Task, checked, keys, narrowed, override
-from harness.sweep import Request, at, points
+from harness.sweep import Request, at, idle_error, idle_options, points
 from harness.tuning.spaces import fit_space
 from harness.types import JSON
 
@@ -85,10 +85,12 @@ def resolve(words: Words, *, texts: tuple[str, ...] = ()) -> Request:
         axes[key] = (values.pop(key),)  # an option of a part that is an axis is set wherever the part is chosen
     task = _overridden(task, values, words.several("attribution"))
     chosen = points(task, axes)
-    for point in chosen:  # refuse a wrong value before anything starts
-        at(task, point)
+    reached = [at(task, point) for point in chosen]  # refuses a wrong value before anything starts
+    idle = frozenset.intersection(*map(idle_options, reached))
+    if unused := [key for key in values if _full(key, task) in idle]:
+        raise idle_error(unused)
     # Where a part is an axis, its options are those at the first point; the sweep checks the others.
-    search, space = _search(words, at(task, chosen[0]), settings, axes)
+    search, space = _search(words, reached[0], settings, axes)
     typed = {text.partition("=")[0] for text in texts}
     return Request(
         task=task,

@@ -103,7 +103,6 @@ class LesionModel(Resizable, ABC):
         self.image_shape, self.outputs, self.minimum = tuple(image_shape), outputs, minimum
         self.register_buffer("bias", torch.zeros(outputs))
         self._volumes = _Volumes(self.image_shape)
-        self._exact_volumes = _Volumes(self.image_shape, double=True)
 
     bias: Tensor
 
@@ -218,15 +217,16 @@ class LinearLesionModel(LesionModel):
         self.normalise = check_normalise(normalise)
         self.register_buffer("weight", torch.zeros(outputs, 1, *image_shape))
         self._sizes = None if normalise == "none" else Sizes(normalise)
+        # In double precision: the size of a lesion that is all but gone blows up what rounding leaves of it.
+        self._volumes = _Volumes(self.image_shape, double=self._sizes is not None)
 
     weight: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 1, X, Y, Z) → (N, K)."""
+        flat = self._volumes(x)
         if self._sizes is None:
-            return nn.functional.linear(self._volumes(x), self.weight.flatten(1)) + self.bias
-        # In double precision: the size of a lesion that is all but gone blows up what rounding leaves of it.
-        flat = self._exact_volumes(x)
+            return nn.functional.linear(flat, self.weight.flatten(1)) + self.bias
         scores: Tensor = nn.functional.linear(flat, self.weight.flatten(1).double()) / self._sizes(flat)
         return scores.to(x.dtype) + self.bias
 

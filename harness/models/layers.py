@@ -20,7 +20,7 @@ __all__ = ["Describes", "Description", "Flattens", "SparseWeights", "Totals"]
 
 @dataclass(frozen=True)
 class Flattens:
-    """(N, C, *space) → (N, C * prod(space))."""
+    """(N, C, *space) → (N, C * prod(space)), perhaps in another precision."""
 
 
 @dataclass(frozen=True)

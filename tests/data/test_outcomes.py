@@ -123,7 +123,7 @@ def test_fixed_centres(masks: Cohort, tmp_path: Path) -> None:
 def test_words_are_no_score(masks: Cohort, tmp_path: Path) -> None:
     """One wrong value names its subject; a column of words is one fault, not one per subject."""
 
-    def with_group(*values: str | float) -> Cohort:
+    def with_group(*values: str | float | None) -> Cohort:
         own = [replace(one, covariates={"group": value}) for one, value in zip(masks.samples, values, strict=False)]
         return replace(masks, samples=tuple(own))
 
@@ -132,5 +132,5 @@ def test_words_are_no_score(masks: Cohort, tmp_path: Path) -> None:
         scores(with_group(1.0, "F", 2.0), tmp_path, column="group")
     assert len(found.value.faults) == 1 and one.id not in str(found.value)
     with pytest.raises(CohortError, match="no value of group is a number, the first is 'M'") as found:
-        scores(with_group("M", "F", "F"), tmp_path, column="group")
+        scores(with_group(None, "M", "F"), tmp_path, column="group")
     assert len(found.value.faults) == 1

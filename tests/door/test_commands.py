@@ -10,14 +10,19 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import harness
 from harness import leaderboard as boards
 from harness.data import nifti, transforms
 from harness.door import commands
+from harness.door.api import failure_lines, rebuild
+from harness.door.console import console
 from harness.door.prediction import _write
+from harness.door.words import to_words
 from harness.errors import CohortError, RequestError, UnknownName
+from harness.store import CellRecord
 from harness.types import Sample
 
 
@@ -316,3 +321,32 @@ def test_describe_of_a_part_shows_its_documentation(capsys: pytest.CaptureFixtur
     """``describe metric=dice`` shows docstring, source and signature."""
     assert commands.describe(["metric=dice"]) == 0
     assert "dice(prediction" in capsys.readouterr().out
+
+
+def test_failures_are_told_once_per_configuration_and_error(out: Path) -> None:
+    """Two folds with one error are one line, and each row that shares a training is named."""
+    table = harness.table(task="epvs", out=str(out))
+    first, second = table["configuration"].to_pylist()[:2]
+
+    def failed(configuration: str, fold: int, error: str) -> CellRecord:
+        return CellRecord("identity", "train", "failed", configuration, fold, 0, error=error)
+
+    records = [failed(first, 0, "a"), failed(first, 1, "a"), failed(first, 2, "b"), failed(second, 0, "a")]
+    names = boards.row_labels(table)[:2]
+    assert failure_lines(records, table) == [
+        f"failed: train {names[0]}, fold/seed 0/0, 1/0: a",
+        f"failed: train {names[0]}, fold/seed 2/0: b",
+        f"failed: train {names[1]}, fold/seed 0/0: a",
+    ]
+
+
+def test_explanations_that_nobody_could_judge_are_a_sentence(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a value of the objective a table would be a column of dashes."""
+    tables = rebuild(to_words(task="epvs", out=str(out)))[1]
+    objective = boards.read_facts(tables.explanation).objective
+    commands._show_explanations(console(), tables.explanation)
+    assert "Explanations" in capsys.readouterr().out
+    index = tables.explanation.column_names.index(objective)
+    empty = tables.explanation.set_column(index, objective, pa.nulls(tables.explanation.num_rows, pa.float64()))
+    commands._show_explanations(console(), empty)
+    assert f"no explanation has a {objective}" in capsys.readouterr().out

@@ -19,6 +19,8 @@ from harness.errors import RequestError
 from harness.estimate import estimate
 from harness.sweep import at, prepare
 
+SIMULATED = ("noise", "roi_size", "outcome.patients")
+
 
 @pytest.fixture(scope="module")
 def words(lesion_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
@@ -157,7 +159,7 @@ def test_any_number_of_regions_and_the_shuffled_control(words: dict[str, Any], t
 def test_a_measured_score_claims_nothing_of_simulations(words: dict[str, Any], tmp_path: Path) -> None:
     """No level of noise, no value of a map, and none of the paper's orderings."""
     more = {"score": "severity", "attribution": ("occlusion", "weights")}
-    kept = {key: value for key, value in words.items() if key != "noise"}
+    kept = {key: value for key, value in words.items() if key not in SIMULATED}
     made = harness.run(**{**kept, **more, "out": str(tmp_path)})
     assert "noise" not in made.leaderboard.column_names
     assert all("noise" not in line["command"] for line in made.leaderboard.to_pylist())
@@ -167,6 +169,8 @@ def test_a_measured_score_claims_nothing_of_simulations(words: dict[str, Any], t
 
 
 def test_levels_of_noise_mean_nothing_to_a_measured_score(words: dict[str, Any], tmp_path: Path) -> None:
-    """Two rows of one score would read as an experiment."""
-    with pytest.raises(RequestError, match="noise must be left out: a measured score is what it is"):
-        prepare(resolve(to_words(**{**words, "score": "severity", "out": str(tmp_path)})))
+    """Two rows of one score would read as an experiment, and one would claim a level that is not there."""
+    kept = {key: value for key, value in words.items() if key not in SIMULATED}
+    for noise in ((0.0, 0.2), 0.2):
+        with pytest.raises(RequestError, match="noise must be left out .* a measured score is what it is"):
+            resolve(to_words(**{**kept, "noise": noise, "score": "severity", "out": str(tmp_path)}))
