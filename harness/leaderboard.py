@@ -355,7 +355,7 @@ def to_console_rows(table: pa.Table, *, shown: Sequence[str] = ()) -> tuple[list
 
     Parameters
     ----------
-    shown : further metrics, as bare values; those that the table lacks are left out
+    shown : further metrics, as bare values; those that the table lacks, or no row has, are left out
 
     Returns
     -------
@@ -370,7 +370,8 @@ def to_console_rows(table: pa.Table, *, shown: Sequence[str] = ()) -> tuple[list
     explained = any(line["attribution"] for line in lines)
     apart = [name for name in facts.apart if len({line.get(name) for line in lines}) > 1]
     header = ["rank", *apart, *facts.axes, *(["attribution"] if explained else []), facts.objective]
-    more = [name for name in shown if name != facts.objective and name in table.column_names]
+    known = [name for name in table.column_names if any(line[name] is not None for line in lines)]
+    more = [name for name in shown if name != facts.objective and name in known]
     status = any(line["status"] != "ranked" for line in lines)
     bounds = [word for word in ("chance", "ceiling") if _varies(lines, f"{facts.objective}_{word}")]
     costs = explained and any(line.get("explain_s") is not None for line in lines)

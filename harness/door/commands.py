@@ -68,9 +68,8 @@ def _show_explanations(out: Console, table: pa.Table, *, most: int = 40) -> None
 
     objective = read_facts(table).objective
     if all(value is None for value in table[objective].to_pylist()):
-        out.print(
-            f"no explanation has a {objective}: none is done, or no truth is known to judge it by (see the report)"
-        )
+        told = f"no explanation has a {objective}: none is done, or no truth is known to judge it by"
+        out.print(told, markup=False)
     else:
         show_board(out, table, "Explanations", most=most)
 
