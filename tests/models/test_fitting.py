@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import torch
 from harness import models
 from harness.attribution import attribute, occlusion
 from harness.errors import OutOfRange
-from harness.models.fitting import Fitted, Sizes, TotalOf, lesion_sizes, merged, often_lesioned
+from harness.models.fitting import Fitted, Normalise, Sizes, TotalOf, lesion_sizes, merged, often_lesioned
 from harness.registry import MODELS
 
 SHAPE = (7, 6, 5)
@@ -28,6 +29,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "sparse_linear": {"minimum": 3, "alpha": 0.1},
     "svr_lsm": {"minimum": 3},
 }
+
+# Every model as it is by default, and with every size that it can divide lesions by.
+SIZED: list[tuple[str, dict[str, str]]] = [(name, {}) for name in NAMES] + [
+    (name, {"normalise": one})
+    for name in NAMES
+    if "normalise" in inspect.signature(MODELS.get(name).function).parameters
+    for one in get_args(Normalise)
+]
 
 
 def cohort(patients: int = 40, outputs: int = 2, *, seed: int = 0) -> tuple[scipy.sparse.csr_array, np.ndarray]:
@@ -114,12 +123,9 @@ def test_a_patient_alone_is_predicted_as_among_others(name: str) -> None:
     torch.testing.assert_close(model(x), torch.cat([model(x[i : i + 1]) for i in range(6)]))
 
 
-@pytest.mark.parametrize("options", [{}, {"normalise": "unit"}, {"normalise": "dtlvc"}])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "options"), SIZED)
 def test_gradient_is_that_of_finite_differences(name: str, options: dict[str, str]) -> None:
     """The output is differentiable in the image, so gradients explain it."""
-    if options and name in ("lesion_field", "mass_univariate", "matched_filter", "total_volume"):
-        pytest.skip("takes lesions as they are")
     model = fitted(name, **options).double()
     x = images(cohort(2, seed=3)[0]).double() + 0.1
     assert torch.autograd.gradcheck(model, (x.requires_grad_(),), eps=1e-5, atol=1e-6)
@@ -136,14 +142,11 @@ def test_model_can_be_explained(name: str, method: str) -> None:
         assert bool(of_target.any())
 
 
-@pytest.mark.parametrize("options", [{}, {"normalise": "unit"}, {"normalise": "dtlvc"}, {"normalise": "none"}])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "options"), SIZED)
 def test_occlusion_computes_what_a_window_changes(
     name: str, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No whole forward pass after the first, and the effects are those of whole passes."""
-    if options and name in ("lesion_field", "mass_univariate", "matched_filter", "total_volume"):
-        pytest.skip("takes lesions as they are")
     model, x = fitted(name, **options).double(), images(cohort(3, seed=3)[0]).double()
     monkeypatch.setattr(occlusion, "_WORTH", -1.0)
     whole = attribute("occlusion", model, x, [0, 1], window=3, stride=2)
