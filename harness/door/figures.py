@@ -352,7 +352,11 @@ def _regions(run: _Run) -> Iterator[Figure]:
             row = by_metric.setdefault(line["metric"], {}).setdefault(run.labels[line["configuration"]], {})
             row[line["region"]] = _score(line, "value", bounds=("low", "high"))
             missing += line["missing"] > 0
-    directed = [name for name in by_metric if run.facts[name].direction in ("higher", "lower")]
+    known = [
+        name for name, rows in by_metric.items()
+        if any(math.isfinite(score.value) for row in rows.values() for score in row.values())
+    ]  # fmt: skip
+    directed = [name for name in known if run.facts[name].direction in ("higher", "lower")]
     first = [name for name in (run.objective, *run.task.shown) if name in directed]
     chosen = list(dict.fromkeys([*first, *directed]))[:_MOST_REGION_METRICS]
     if not chosen:
