@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.door.api import plan, run, table
+    from harness.cli.api import plan, run, table
 
 __all__ = ["plan", "run", "table"]
 
@@ -24,7 +24,7 @@ _MODULES = {"attribution", "metrics", "models", "statistics", "testing"}
 
 def __getattr__(name: str) -> Any:
     if name in _FUNCTIONS:
-        return getattr(importlib.import_module("harness.door.api"), name)
+        return getattr(importlib.import_module("harness.cli.api"), name)
     if name in _MODULES:
         return importlib.import_module(f"harness.{name}")
     raise AttributeError(f"module 'harness' has no attribute {name!r}")

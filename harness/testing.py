@@ -25,10 +25,10 @@ import torch
 from torch import Tensor, nn
 
 from harness.attribution import explain
-from harness.metrics.evidence import EVIDENCE, Evidence
+from harness.core.registry import ATTRIBUTIONS, METRICS
+from harness.core.types import Array, Direction
+from harness.metrics.metric_inputs import METRIC_INPUTS, MetricInputs
 from harness.metrics.register import asks, evaluate
-from harness.registry import ATTRIBUTIONS, METRICS
-from harness.types import Array, Direction
 
 __all__ = ["Formula", "check_attribution", "check_metric", "check_model", "example_image", "example_network"]
 
@@ -140,7 +140,7 @@ def check_metric(function: Callable[..., Any], **options: Any) -> None:
     """
     entry = METRICS.get(METRICS.name_of(function))
     _require(bool(entry.summary), f"metric {entry.name} needs a docstring: its first line is shown to the user")
-    unknown = [name for name in asks(function) if name not in EVIDENCE]
+    unknown = [name for name in asks(function) if name not in METRIC_INPUTS]
     _require(not unknown, f"metric {entry.name} asks for {', '.join(unknown)}, which does not exist")
     part = partial(function, **options) if options else function
     low, high = entry.facts["range"]
@@ -382,7 +382,7 @@ def _tuple(inputs: Any) -> tuple[Tensor, ...]:
 # ----------------------------------------------------------------- metrics
 
 
-def _answers() -> tuple[Evidence, list[Evidence]]:
+def _answers() -> tuple[MetricInputs, list[MetricInputs]]:
     """A perfect answer for a made-up subject, and wrong ones; one with nothing to find."""
     truth = np.zeros((10, 9, 8), dtype=bool)
     truth[1:3, 2:5, 3] = truth[6:9, 6, 4:7] = truth[4, 1, 1] = True
@@ -399,14 +399,14 @@ def _cost(direction: Direction, value: float) -> float:
     return {"higher": -value, "lower": value, "zero": abs(value), "none": 0.0}[direction]
 
 
-def _evidence(truth: Array, answer: Array) -> Evidence:
+def _evidence(truth: Array, answer: Array) -> MetricInputs:
     probability, brain = answer.astype(np.float32), np.ones_like(truth)
     explanation = np.stack([probability, probability])
     rois = np.stack([truth, brain & ~truth])
     for array in (truth, answer, probability, brain, explanation, rois):
         # A metric that writes into what it was given fails at once.
         array.setflags(write=False)
-    return Evidence(
+    return MetricInputs(
         target=truth,
         prediction=answer,
         probability=probability,
@@ -423,16 +423,16 @@ def _evidence(truth: Array, answer: Array) -> Evidence:
     )
 
 
-def _subjects(columns: Sequence[str]) -> tuple[Evidence, list[Evidence]]:
+def _subjects(columns: Sequence[str]) -> tuple[MetricInputs, list[MetricInputs]]:
     """Columns that agree perfectly over subjects, and columns that do not."""
     truth = np.array([3.0, 9.0, 4.0, 12.0, 7.0, 1.0])
     wrong = [truth[::-1], truth + 5, truth * 0.4, np.roll(truth, 1)]
 
-    def evidence(*values: Array) -> Evidence:
+    def evidence(*values: Array) -> MetricInputs:
         given = {name: values[min(place, len(values) - 1)].copy() for place, name in enumerate(columns)}
         for column in given.values():
             column.setflags(write=False)
-        return Evidence(columns=given, rng=np.random.default_rng(0))
+        return MetricInputs(columns=given, rng=np.random.default_rng(0))
 
     return evidence(truth), [*(evidence(truth, other) for other in wrong), evidence(truth[:1]), evidence(truth[:0])]
 

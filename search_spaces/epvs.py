@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from harness.claims import Ordering, Published
-from harness.space import Choice, Interval
+from harness.core.hypotheses import Hypothesis, Published
+from harness.core.space import Choice, Interval
 
-__all__ = ["EXPERIMENTS", "ORDERINGS", "PUBLISHED", "SPACES"]
+__all__ = ["EXPERIMENTS", "HYPOTHESES", "PUBLISHED", "SPACES"]
 
 # Table 1, in its order.
 ABLATION = (
@@ -42,55 +42,55 @@ CHAIN = (WITH_T2W, ("T1w+FLAIR",), ("T1w",), ("FLAIR",))
 CHAIN_TEXT = "every set with T2w > T1w+FLAIR > T1w > FLAIR"
 OVER = "sequences"
 
-ORDERINGS = (
-    Ordering("D1", CHAIN_TEXT, "sensitivity", CHAIN, OVER, support="strong"),
-    Ordering(
+HYPOTHESES = (
+    Hypothesis("D1", CHAIN_TEXT, "sensitivity", CHAIN, OVER, support="strong"),
+    Hypothesis(
         "D2", "every set with T2w > each set without", "precision",
         (WITH_T2W, ("T1w+FLAIR", "T1w", "FLAIR")), OVER, support="strong",
     ),
-    Ordering(
+    Hypothesis(
         "D3", CHAIN_TEXT, "magnitude_accuracy", CHAIN, OVER, support="strong",
         caution="the middle gap is below one standard error in the paper",
     ),
-    Ordering(
+    Hypothesis(
         "D4", "the five sets with T2w are equivalent", "sensitivity", (WITH_T2W,), OVER,
         relation="equivalent", margin=0.05, support="strong",
     ),
-    Ordering(
+    Hypothesis(
         "D4", "the five sets with T2w are equivalent", "precision", (WITH_T2W,), OVER,
         relation="equivalent", margin=0.05, support="strong",
     ),
-    Ordering("D5", CHAIN_TEXT, "volumetric_similarity", CHAIN, OVER, support="strong"),
-    Ordering("D6", CHAIN_TEXT, "auc", CHAIN, OVER, support="strong", caution="middle gap: 1 to 2 standard errors"),
-    Ordering("D7", CHAIN_TEXT, "average_hausdorff", CHAIN, OVER, support="strong", caution="the middle gap is weak"),
-    Ordering(
+    Hypothesis("D5", CHAIN_TEXT, "volumetric_similarity", CHAIN, OVER, support="strong"),
+    Hypothesis("D6", CHAIN_TEXT, "auc", CHAIN, OVER, support="strong", caution="middle gap: 1 to 2 standard errors"),
+    Hypothesis("D7", CHAIN_TEXT, "average_hausdorff", CHAIN, OVER, support="strong", caution="the middle gap is weak"),
+    Hypothesis(
         "D8", "every set with T2w > T1w+FLAIR and T1w > FLAIR", "mahalanobis",
         (WITH_T2W, ("T1w+FLAIR", "T1w"), ("FLAIR",)), OVER, support="moderate",
     ),
-    Ordering("D9", CHAIN_TEXT, "icc_count", CHAIN, OVER, support="moderate"),
-    Ordering(
+    Hypothesis("D9", CHAIN_TEXT, "icc_count", CHAIN, OVER, support="moderate"),
+    Hypothesis(
         "D10", "T2w alone has the best agreement of counts", "icc_count", (("T2w",), ABLATION[1:]), OVER,
         support="weak", caution="inside the paper's sampling error",
     ),
-    Ordering(
+    Hypothesis(
         "D11", "every set with T2w > each set without", "icc_volume",
         (WITH_T2W, ("T1w+FLAIR", "T1w", "FLAIR")), OVER, support="strong",
     ),
-    Ordering(
+    Hypothesis(
         "D12", "FLAIR, then T1w, then SWI added to T2w each raise it", "icc_volume",
         (("T2w+FLAIR+T1w+SWI",), ("T2w+FLAIR+T1w",), ("T2w+FLAIR",), ("T2w",)), OVER,
         support="weak", caution="steps far below the paper's sampling error",
     ),
-    Ordering(
+    Hypothesis(
         "D13", "all sets do well in the basal ganglia (at least 0.80)", "sensitivity", (ABLATION,), OVER,
         at={"region": "basal_ganglia"}, relation="reaches", margin=0.80, support="strong",
     ),
-    Ordering(
+    Hypothesis(
         "D14", "T2w: basal ganglia > frontoparietal > temporal > insula", "sensitivity",
         (("basal_ganglia",), ("frontoparietal",), ("temporal",), ("insula",)), "region",
         at={"sequences": "T2w"}, support="moderate", caution="the paper's text calls temporal poor, its tables do not",
     ),
-    Ordering(
+    Hypothesis(
         "D15", "T2w+FLAIR+T1w > T2w", "average_hausdorff", (("T2w+FLAIR+T1w",), ("T2w",)), OVER,
         support="weak", caution="about 1.3 unpaired standard errors in the paper",
     ),

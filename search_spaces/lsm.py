@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from harness.claims import Ordering
-from harness.space import Choice, Interval
+from harness.core.hypotheses import Hypothesis
+from harness.core.space import Choice, Interval
 
-__all__ = ["EXPERIMENTS", "ORDERINGS", "PRESETS", "SPACES"]
+__all__ = ["EXPERIMENTS", "HYPOTHESES", "PRESETS", "SPACES"]
 
 BOTH = ("cnn", "residual_cnn")
 
@@ -47,23 +47,23 @@ PRESETS = {
     "profile=quick model=resnet10": {"model.width": 16},
 }  # fmt: skip
 
-ORDERINGS = (
-    Ordering(
+HYPOTHESES = (
+    Hypothesis(
         "A1", "noise-free loads are predictable by both models", "r2", (BOTH,), "model",
         at={"noise": "0.0"}, relation="reaches", margin=0.8, support="strong",
     ),
-    Ordering("A2", "the CNN beats the residual CNN without noise", "r2", (("cnn",), ("residual_cnn",)), "model",
+    Hypothesis("A2", "the CNN beats the residual CNN without noise", "r2", (("cnn",), ("residual_cnn",)), "model",
              at={"noise": "0.0"}, support="moderate", caution="one run; gaps .007 to .06"),
-    Ordering("A3", "R² falls as noise grows", "r2", (("0.1",), ("0.2",), ("0.3",), ("0.4",), ("0.5",)), "noise",
+    Hypothesis("A3", "R² falls as noise grows", "r2", (("0.1",), ("0.2",), ("0.3",), ("0.4",), ("0.5",)), "noise",
              support="strong", caution="score 3 recovers at .4 in the paper"),
-    Ordering("A4", "R² at a = .1 stays within .12 of a = 0", "r2", (("0.0", "0.1"),), "noise",
+    Hypothesis("A4", "R² at a = .1 stays within .12 of a = 0", "r2", (("0.0", "0.1"),), "noise",
              relation="equivalent", margin=0.12, support="moderate", caution="epochs differ between the paper's rows"),
-    Ordering("A5", "maps find less as noise grows", "relevance_ap", (("0.0",), ("0.5",)), "noise", support="strong"),
-    Ordering("A7", "the residual CNN holds R² slightly better at a = .1", "r2", (("residual_cnn",), ("cnn",)), "model",
-             at={"noise": "0.1"}, support="weak"),
-    Ordering("A8", "occlusion ≥ GradientSHAP", "relevance_ap", (("occlusion",), ("gradient_shap",)), "attribution",
+    Hypothesis("A5", "maps find less as noise grows", "relevance_ap", (("0.0",), ("0.5",)), "noise", support="strong"),
+    Hypothesis("A7", "the residual CNN holds R² slightly better at a = .1", "r2", (("residual_cnn",), ("cnn",)),
+             "model", at={"noise": "0.1"}, support="weak"),
+    Hypothesis("A8", "occlusion ≥ GradientSHAP", "relevance_ap", (("occlusion",), ("gradient_shap",)), "attribution",
              support="strong", caution="for an exact linear model the order reverses"),
-    Ordering("A15", "mixed scores stay predictable", "r2", (("0.9", "0.8", "0.7", "0.6"),), "b",
+    Hypothesis("A15", "mixed scores stay predictable", "r2", (("0.9", "0.8", "0.7", "0.6"),), "b",
              at={"design": "intercorrelation"}, relation="reaches", margin=0.9, support="strong"),
 )  # fmt: skip
 

@@ -19,20 +19,20 @@ Knowingly changed
 
 from functools import partial
 
-from harness.search_spaces.epvs import EXPERIMENTS, ORDERINGS, PUBLISHED, SPACES
+from harness.search_spaces.epvs import EXPERIMENTS, HYPOTHESES, PUBLISHED, SPACES
 
+from harness.adapters.adapter import axial_slices
 from harness.attribution.controls import random_map
 from harness.attribution.gradients import integrated_gradients
 from harness.attribution.perturbations import channel_shapley
+from harness.core.task import Task
+from harness.core.types import Source
 from harness.data.cohort import bids
 from harness.data.splits import leave_one_subject_out
 from harness.metrics import agreement, detection, distance, localisation, segmentation
 from harness.models.unet import unet
-from harness.recipes import segmentation as segmentation_recipe
+from harness.recipes.recipe import segmentation as segmentation_recipe
 from harness.simulation.epvs import epvs_phantom
-from harness.spec import Task
-from harness.types import Source
-from harness.views import axial_slices
 
 TASK = Task(
     name="epvs",
@@ -136,6 +136,6 @@ TASK = Task(
     experiments=EXPERIMENTS,
     experiment="ablation",
     spaces=SPACES,
-    orderings=ORDERINGS,
+    hypotheses=HYPOTHESES,
     published=PUBLISHED,
 )  # fmt: skip

@@ -18,21 +18,21 @@ Knowingly changed
 
 from functools import partial
 
-from harness.search_spaces.lsm import EXPERIMENTS, ORDERINGS, PRESETS, SPACES
+from harness.search_spaces.lsm import EXPERIMENTS, HYPOTHESES, PRESETS, SPACES
 
+from harness.adapters.adapter import lesion_volume
 from harness.attribution.controls import input_itself, random_map, weights
 from harness.attribution.gradients import gradient_shap
 from harness.attribution.occlusion import occlusion
+from harness.core.task import Task
+from harness.core.types import Source
 from harness.data.lesions import lesions
-from harness.data.outcomes import scores
+from harness.data.scores import scores
 from harness.data.splits import k_fold
 from harness.metrics import localisation, regression
 from harness.models.lesion_networks import cnn
-from harness.recipes import regression as regression_recipe
+from harness.recipes.recipe import regression as regression_recipe
 from harness.simulation.wmh import wmh_phantom
-from harness.spec import Task
-from harness.types import Source
-from harness.views import lesion_volume
 
 TASK = Task(
     name="lsm",
@@ -108,5 +108,5 @@ TASK = Task(
     experiments=EXPERIMENTS,
     experiment="multi",
     spaces=SPACES,
-    orderings=ORDERINGS,
+    hypotheses=HYPOTHESES,
 )  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.types import Array, Cohort, Sample
+from harness.core.types import Array, Cohort, Sample
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +82,7 @@ def toy_cohort() -> Cohort:
 @pytest.fixture(scope="session")
 def epvs() -> Any:
     """The real ePVS task as it is declared."""
-    from harness.door.catalogue import load_task
+    from harness.sweep.catalogue import load_task
 
     return load_task("epvs")
 
@@ -92,7 +92,7 @@ def toy_task(epvs: Any) -> Any:
     """The ePVS task with a network of a few hundred weights and a handful of parts."""
     from harness.attribution.controls import random_map
     from harness.attribution.gradients import integrated_gradients
-    from harness.spec import override
+    from harness.core.task import override
 
     task = dataclasses.replace(
         epvs,
@@ -102,7 +102,7 @@ def toy_task(epvs: Any) -> Any:
             for label in ("dice", "sensitivity", "true_count", "predicted_count", "icc_count", "relevance_ap")
         },
         regional=("dice",),
-        orderings=(),
+        hypotheses=(),
         published=None,
     )
     small = {
@@ -146,7 +146,7 @@ def configured(toy_cohort: Cohort) -> Callable[[Any], Any]:
     """Task → its configuration on the toy cohort."""
     import json
 
-    from harness.spec import Configuration, describe
+    from harness.core.task import Configuration, describe
 
     def configure(task: Any) -> Configuration:
         view = task.view()
@@ -159,8 +159,8 @@ def configured(toy_cohort: Cohort) -> Callable[[Any], Any]:
 @pytest.fixture(scope="session")
 def phantom_root(epvs: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four generated subjects of 24 × 24 × 8 voxels, as a BIDS folder."""
-    from harness.spec import override
-    from harness.sweep import generate
+    from harness.core.task import override
+    from harness.sweep.plan import generate
 
     task = epvs
     for key, value in {"phantom_subjects": 4, "phantom.shape": [24, 24, 8], "phantom.density": 3000}.items():

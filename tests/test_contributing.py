@@ -66,7 +66,7 @@ def test_the_parts_conform(python: Run, package: Path) -> None:
 
 def test_the_task_runs_with_the_parts(python: Run, tmp_path: Path) -> None:
     """The task is found by name, and its leaderboards show the package's model, metric and attribution."""
-    command = "from harness.door.cli import main; main()"
+    command = "from harness.cli.main import main; main()"
     small = ["sequences=T2w", "attribution=squared_gradient", "phantom_subjects=4", "fold=0", "recipe.epochs=1"]
     python("-c", command, "run", "task=my_epvs", *small, "ray=off", "mlflow=off", "report=false", "out=runs")
     board = (tmp_path / "runs" / "leaderboards" / "my_epvs.csv").read_text()

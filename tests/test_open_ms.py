@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from harness.door import commands
+from harness.cli import commands
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "open-ms"
 

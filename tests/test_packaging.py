@@ -139,7 +139,7 @@ def test_the_wheel_holds_every_module_and_what_they_read(wheel: Path) -> None:
         f"harness/{folder}/{path.name}" for folder in ("tasks", "search_spaces") for path in ROOT.glob(f"{folder}/*.py")
     }
     assert {"harness/tasks/epvs.py", "harness/tasks/lsm.py", "harness/search_spaces/lsm.py"} <= gardens
-    assert inside == ours | gardens | {"harness/py.typed", "harness/door/report.html.j2"}
+    assert inside == ours | gardens | {"harness/py.typed", "harness/report/report.html.j2"}
 
 
 def test_the_installed_program_lists_its_own_tasks_in_a_clone(programs: Path) -> None:

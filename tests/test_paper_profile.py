@@ -11,14 +11,14 @@ import pytest
 import torch
 
 import harness
-from harness.door.api import LIMIT_S
-from harness.door.request import resolve
-from harness.door.words import parse
-from harness.errors import RequestError
-from harness.seeding import generator
-from harness.space import grid
-from harness.spec import Task, describe
-from harness.sweep import Plan, Request, at, prepare
+from harness.cli.api import LIMIT_S
+from harness.core.errors import RequestError
+from harness.core.seeding import generator
+from harness.core.space import grid
+from harness.core.task import Task, describe
+from harness.sweep.grammar import parse
+from harness.sweep.plan import Plan, Request, at, prepare
+from harness.sweep.request import resolve
 
 # One is tested, one validates, one trains; long enough in Y to end outside the brain.
 SMALL = ("phantom_subjects=3", "phantom.shape=[16,176,8]")
@@ -147,7 +147,7 @@ class TestEpvsPrepared:
 
     def test_three_subjects_of_the_grid_are_72_trainings(self, prepared: Plan) -> None:
         """Eight sets, three folds, three seeds."""
-        assert len(prepared.bundles) == 8 * 3 * 3
+        assert len(prepared.jobs) == 8 * 3 * 3
 
     def test_the_run_stops_with_its_estimate(self, prepared: Plan) -> None:
         """398 copies for 30 epochs are days even for three tiny subjects; nothing starts without ``yes=true``."""

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from harness.attribution import attribute
+from harness.core.registry import ATTRIBUTIONS, METRICS
 from harness.metrics.register import metric
 from harness.models.unet import unet
-from harness.registry import ATTRIBUTIONS, METRICS
 from harness.testing import check_attribution, check_metric, check_model, example_image, example_network
 
 
@@ -216,7 +216,7 @@ def test_a_sound_metric_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_published_network_can_be_explained(name: str) -> None:
     """A U-Net followed by a reduction to one scalar, on an image that has to be padded."""
 
-    class Evidence(nn.Module):
+    class MetricInputs(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.network, self.softplus = unet(2, width=4, depth=3, output_bias=0.0), nn.Softplus()
@@ -226,7 +226,7 @@ def test_the_published_network_can_be_explained(name: str) -> None:
             return self.softplus(y[:, 1] - y[:, 0]).flatten(1).mean(1, keepdim=True)  # type: ignore[no-any-return]
 
     torch.manual_seed(0)
-    maps = attribute(name, Evidence(), example_image(2, 2, 13, 10).float(), [0])
+    maps = attribute(name, MetricInputs(), example_image(2, 2, 13, 10).float(), [0])
     assert maps[0].shape == (2, 2, 13, 10)
 
 

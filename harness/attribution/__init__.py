@@ -33,7 +33,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from harness.attribution.isolation import explain
-from harness.registry import ATTRIBUTIONS
+from harness.core.registry import ATTRIBUTIONS
 
 __all__ = ["attribute", "explain"]
 

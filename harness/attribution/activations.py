@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.attribution.batches import BatchSize, Connected, Inputs, Maps, by_batch
-from harness.errors import HarnessError, UnknownName
-from harness.registry import ATTRIBUTIONS
+from harness.core.errors import HarnessError, UnknownName
+from harness.core.registry import ATTRIBUTIONS
 
 __all__ = ["gradcam"]
 

@@ -9,7 +9,7 @@ import torch
 from annotated_types import Gt
 from torch import Tensor, nn
 
-from harness.errors import OutOfRange
+from harness.core.errors import OutOfRange
 
 __all__ = ["Baseline", "BatchSize", "Connected", "Inputs", "Maps", "baselines", "batches", "by_batch"]
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from harness.attribution.products import by_blocks, by_matrix, by_taps
-from harness.types import Array
+from harness.core.types import Array
 
 __all__ = [
     "AveragePool",

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from harness.attribution.batches import Inputs, Maps
-from harness.errors import HarnessError
-from harness.registry import ATTRIBUTIONS
-from harness.seeding import seed_of
+from harness.core.errors import HarnessError
+from harness.core.registry import ATTRIBUTIONS
+from harness.core.seeding import seed_of
 
 __all__ = ["edge", "input_itself", "random_map", "weights"]
 

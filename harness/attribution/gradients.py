@@ -19,9 +19,9 @@ from captum.attr._core.deep_lift import SUPPORTED_NON_LINEAR
 from torch import Generator, Tensor, nn
 
 from harness.attribution.batches import Baseline, BatchSize, Connected, Inputs, Maps, baselines, batches, by_batch
-from harness.errors import CellError, HarnessError
-from harness.registry import ATTRIBUTIONS
-from harness.seeding import seed_of
+from harness.core.errors import CellError, HarnessError
+from harness.core.registry import ATTRIBUTIONS
+from harness.core.seeding import seed_of
 
 __all__ = [
     "deeplift",

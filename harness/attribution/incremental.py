@@ -39,7 +39,7 @@ from harness.attribution.boxes import (
     Total,
     WeightedSum,
 )
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
 from harness.models.layers import Describes, Description, Flattens, SparseWeights, Totals
 
 __all__ = ["Graph", "Incremental", "Unreadable", "read"]

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.attribution.batches import Inputs, Maps
-from harness.errors import CellError, HarnessError, OutOfRange, UnknownName
-from harness.seeding import seed_of
+from harness.core.errors import CellError, HarnessError, OutOfRange, UnknownName
+from harness.core.seeding import seed_of
 
 __all__ = ["explain"]
 

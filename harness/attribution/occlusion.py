@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from harness.attribution.batches import Baseline, BatchSize, Inputs, Maps, baselines
 from harness.attribution.incremental import Graph, Incremental, Unreadable, read
-from harness.errors import CellError, OutOfRange
-from harness.registry import ATTRIBUTIONS
+from harness.core.errors import CellError, OutOfRange
+from harness.core.registry import ATTRIBUTIONS
 
 __all__ = ["Windows", "occlusion"]
 

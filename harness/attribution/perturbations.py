@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.attribution.batches import Baseline, BatchSize, Inputs, Maps, baselines
-from harness.errors import OutOfRange
-from harness.registry import ATTRIBUTIONS
+from harness.core.errors import OutOfRange
+from harness.core.registry import ATTRIBUTIONS
 
 __all__ = ["channel_ablation", "channel_shapley"]
 

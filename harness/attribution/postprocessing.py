@@ -22,8 +22,8 @@ import numpy as np
 from annotated_types import Gt
 from scipy import ndimage
 
-from harness.registry import POSTPROCESSINGS
-from harness.types import Array
+from harness.core.registry import POSTPROCESSINGS
+from harness.core.types import Array
 
 __all__ = ["rectified", "smoothed", "unit_mass"]
 

@@ -31,10 +31,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from harness.core.errors import HarnessError, RequestError, UnknownName
+from harness.core.types import JSON, Array, Candidate, Fault, Ineligible
 from harness.data import nifti
 from harness.data.participants import PARTICIPANTS_FAULTS, Participants, read_json, read_participants
-from harness.errors import HarnessError, RequestError, UnknownName
-from harness.types import JSON, Array, Candidate, Fault, Ineligible
 
 __all__ = ["BidsIndex", "INDEX_FAULTS", "PhantomSubject", "begin_derivatives", "index", "write_phantom"]
 

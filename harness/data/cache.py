@@ -18,9 +18,9 @@ from typing import Literal
 
 import numpy as np
 
-from harness.errors import StoreError
-from harness.files import checksum, replace_file
-from harness.types import JSON, Array
+from harness.core.errors import StoreError
+from harness.core.types import JSON, Array
+from harness.storage.files import checksum, replace_file
 
 __all__ = [
     "AGAIN",

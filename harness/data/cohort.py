@@ -31,6 +31,10 @@ import cc3d
 import numpy as np
 import pyarrow as pa
 
+from harness.core.errors import CohortError, HarnessError, OutOfRange, StoreError, UnknownName
+from harness.core.identity import canonical, code_digest, module_digest
+from harness.core.registry import COHORTS
+from harness.core.types import JSON, Array, Candidate, Cohort, Fault, Image, Ineligible, Sample, Truth
 from harness.data import nifti, transforms
 from harness.data.bids import BidsIndex, index
 from harness.data.cache import (
@@ -44,11 +48,7 @@ from harness.data.cache import (
 )
 from harness.data.transforms import Interpolation, Normalisation
 from harness.data.verify import brain_faults, verify
-from harness.errors import CohortError, HarnessError, OutOfRange, StoreError, UnknownName
-from harness.files import replace_file
-from harness.identity import canonical, code_digest, module_digest
-from harness.registry import COHORTS
-from harness.types import JSON, Array, Candidate, Cohort, Fault, Image, Ineligible, Sample, Truth
+from harness.storage.files import replace_file
 
 __all__ = ["Brain", "CachedImage", "Crop", "bids", "describe", "open_cohort", "save"]
 

@@ -15,15 +15,15 @@ from typing import Annotated, Literal
 import annotated_types
 import numpy as np
 
+from harness.core.errors import CohortError, HarnessError, OutOfRange
+from harness.core.identity import canonical, code_digest, module_digest
+from harness.core.registry import COHORTS
+from harness.core.types import JSON, Array, Candidate, Cohort, Fault, Sample
 from harness.data import nifti, transforms
 from harness.data.bids import BidsIndex, index
 from harness.data.cache import CachedImage, Digests, hash_of, known_entry, read_json, write_entry
 from harness.data.verify import verify
-from harness.errors import CohortError, HarnessError, OutOfRange
-from harness.files import replace_file
-from harness.identity import canonical, code_digest, module_digest
-from harness.registry import COHORTS
-from harness.types import JSON, Array, Candidate, Cohort, Fault, Sample
+from harness.storage.files import replace_file
 
 __all__ = ["PUBLISHED_BOX_MM", "Box", "lesions"]
 

@@ -21,11 +21,11 @@ import numpy as np
 from PIL import Image as Picture
 from PIL import ImageDraw, ImageFont
 
+from harness.core.errors import OutOfRange
+from harness.core.types import Array
 from harness.data import nifti
-from harness.errors import OutOfRange
-from harness.files import replace_file
-from harness.store import CellRecord, Store
-from harness.types import Array
+from harness.storage.files import replace_file
+from harness.storage.store import CellRecord, Store
 
 __all__ = [
     "GroupMap",

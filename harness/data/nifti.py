@@ -21,9 +21,9 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from harness.errors import HarnessError
-from harness.files import replace_file
-from harness.types import Array
+from harness.core.errors import HarnessError
+from harness.core.types import Array
+from harness.storage.files import replace_file
 
 __all__ = ["Header", "IMAGE_FAULTS", "ImageError", "header", "load", "read", "write"]
 

@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from harness.types import JSON, Fault
+from harness.core.types import JSON, Fault
 
 __all__ = ["PARTICIPANTS_FAULTS", "Participants", "read_json", "read_participants"]
 

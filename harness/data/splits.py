@@ -1,7 +1,7 @@
 """Who trains, who validates, who is tested: all samples of a subject together.
 
 A split takes ``((sample id, subject), …)`` and gives one
-:class:`~harness.types.Split` per fold. Validation subjects are drawn among
+:class:`~harness.core.types.Split` per fold. Validation subjects are drawn among
 those that are not tested, so that a model is never selected on its test
 subjects.
 """
@@ -15,10 +15,10 @@ from typing import Annotated, Literal
 import annotated_types
 import numpy as np
 
-from harness.errors import HarnessError, OutOfRange
-from harness.registry import SPLITS
-from harness.seeding import generator
-from harness.types import Split
+from harness.core.errors import HarnessError, OutOfRange
+from harness.core.registry import SPLITS
+from harness.core.seeding import generator
+from harness.core.types import Split
 
 __all__ = ["Validation", "check_leaks", "describe_validation", "holdout", "k_fold", "leave_one_subject_out"]
 

@@ -21,8 +21,8 @@ import scipy.sparse
 import SimpleITK as sitk
 from skimage.filters import threshold_otsu
 
-from harness.errors import OutOfRange
-from harness.types import Array
+from harness.core.errors import OutOfRange
+from harness.core.types import Array
 
 __all__ = [
     "Interpolation",

@@ -20,9 +20,9 @@ from typing import Literal
 import nibabel as nib
 import numpy as np
 
+from harness.core.types import Array, Candidate, Fault
 from harness.data import nifti
 from harness.data.bids import INDEX_FAULTS, BidsIndex
-from harness.types import Array, Candidate, Fault
 
 __all__ = ["FAULT_KINDS", "brain_faults", "verify"]
 
@@ -166,7 +166,7 @@ class _Scan:
     name : as in the candidate
     role : what is expected of its values
     file : relative to the root
-    subject : see :class:`harness.types.Candidate`
+    subject : see :class:`harness.core.types.Candidate`
     header : unrepaired
     data : (X, Y, Z), or any shape that the file has
     """

@@ -8,15 +8,15 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from harness.errors import UnknownName
-from harness.metrics.evidence import EVIDENCE, Evidence
+from harness.core.errors import UnknownName
+from harness.core.registry import METRICS
+from harness.metrics.metric_inputs import METRIC_INPUTS, MetricInputs
 from harness.metrics.register import evaluate, options
-from harness.registry import METRICS
 
 __all__ = ["compute"]
 
 # The lesions are derived, never given.
-_GIVEN = frozenset(EVIDENCE) - {"prediction_lesions", "target_lesions"}
+_GIVEN = frozenset(METRIC_INPUTS) - {"prediction_lesions", "target_lesions"}
 
 
 def compute(name: str, /, **arrays: Any) -> float:
@@ -54,5 +54,5 @@ def compute(name: str, /, **arrays: Any) -> float:
         if word not in _GIVEN and word not in known:
             raise UnknownName(f"evidence or option of metric {name}", word, {*_GIVEN, *known})
     given = {word: value for word, value in arrays.items() if word in known}
-    evidence = Evidence(**{word: value for word, value in arrays.items() if word in _GIVEN})
+    evidence = MetricInputs(**{word: value for word, value in arrays.items() if word in _GIVEN})
     return evaluate(partial(function, **given), evidence)

@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from harness.errors import OutOfRange, UnknownName
-from harness.metrics.evidence import Columns
+from harness.core.errors import OutOfRange, UnknownName
+from harness.core.types import Array, Source
+from harness.metrics.metric_inputs import Columns
 from harness.metrics.register import choose, metric
-from harness.types import Array, Source
 
 __all__ = [
     "BlandAltman",

@@ -35,10 +35,10 @@ from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components, maximum_bipartite_matching
 from scipy.spatial import KDTree
 
-from harness.errors import OutOfRange
-from harness.metrics.evidence import Lesions
+from harness.core.errors import OutOfRange
+from harness.core.types import Array, Source
+from harness.metrics.metric_inputs import Lesions
 from harness.metrics.register import choose, metric
-from harness.types import Array, Source
 
 __all__ = [
     "Match",

@@ -10,9 +10,9 @@ import numpy.typing as npt
 from scipy.ndimage import binary_erosion
 from scipy.spatial import KDTree
 
+from harness.core.types import Array, Source
 from harness.metrics.register import choose, metric
 from harness.metrics.segmentation import TAHA
-from harness.types import Array, Source
 
 __all__ = ["average_hausdorff", "hausdorff_95", "mahalanobis"]
 

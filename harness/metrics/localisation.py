@@ -17,9 +17,9 @@ from scipy.ndimage import distance_transform_edt
 from scipy.spatial import KDTree
 from scipy.special import digamma
 
-from harness.errors import OutOfRange, RequestError
+from harness.core.errors import OutOfRange, RequestError
+from harness.core.types import Array, Source
 from harness.metrics.register import choose, metric
-from harness.types import Array, Source
 
 __all__ = [
     "ap_of_ceiling",

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.errors import OutOfRange, RequestError
-from harness.metrics.evidence import Evidence, Lesions
-from harness.types import Array
+from harness.core.errors import OutOfRange, RequestError
+from harness.core.types import Array
+from harness.metrics.metric_inputs import Lesions, MetricInputs
 
 __all__ = ["restrict", "within"]
 
@@ -46,7 +46,7 @@ def restrict(mask: Array, lesions: Lesions, regions: Array, value: int) -> Array
     return mask & keep[lesions.labels]
 
 
-def within(evidence: Evidence, regions: Array, value: int) -> Evidence:
+def within(evidence: MetricInputs, regions: Array, value: int) -> MetricInputs:
     """A subject's evidence, restricted to one region.
 
     Parameters
@@ -57,7 +57,7 @@ def within(evidence: Evidence, regions: Array, value: int) -> Evidence:
 
     Returns
     -------
-    Evidence
+    MetricInputs
         Prediction and target hold the lesions of the region (:func:`restrict`),
         ``brain`` is the part of the brain inside the region; probability and
         explanation stay whole.
@@ -66,7 +66,7 @@ def within(evidence: Evidence, regions: Array, value: int) -> Evidence:
         raise RequestError("a region needs `prediction`, `target` and `spacing_mm`, of which one is absent; give all")
     assert evidence.prediction is not None and evidence.target is not None
     inside = regions == value
-    return Evidence(
+    return MetricInputs(
         prediction=restrict(evidence.prediction, evidence.prediction_lesions, regions, value),
         target=restrict(evidence.target, evidence.target_lesions, regions, value),
         probability=evidence.probability,

@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any, Literal, TypeVar
 
-from harness.errors import RegistrationError, RequestError, UnknownName
-from harness.metrics.evidence import EVIDENCE, Evidence
-from harness.registry import METRICS
-from harness.types import Direction, Source
+from harness.core.errors import RegistrationError, RequestError, UnknownName
+from harness.core.registry import METRICS
+from harness.core.types import Direction, Source
+from harness.metrics.metric_inputs import METRIC_INPUTS, MetricInputs
 
 __all__ = ["Level", "asks", "choose", "evaluate", "evaluate_ceiling", "evaluate_chance", "metric", "options"]
 
@@ -32,8 +32,8 @@ NAN = float("nan")
 # What each level can be asked for: a pooled metric sees values, never images,
 # and a metric of a subject must not depend on how the subject was explained.
 _OF_LEVEL: Mapping[str, frozenset[str]] = {
-    "subject": frozenset(EVIDENCE) - {"columns", "explanation", "channels"},
-    "explanation": frozenset(EVIDENCE) - {"columns"},
+    "subject": frozenset(METRIC_INPUTS) - {"columns", "explanation", "channels"},
+    "explanation": frozenset(METRIC_INPUTS) - {"columns"},
     "pool": frozenset({"columns"}),
 }
 
@@ -109,7 +109,7 @@ def options(part: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(name for name in inspect.signature(function).parameters if name not in _evidence(function))
 
 
-def evaluate(part: Callable[..., Any], evidence: Evidence) -> float:
+def evaluate(part: Callable[..., Any], evidence: MetricInputs) -> float:
     """Call a metric with what it asks for.
 
     Parameters
@@ -136,7 +136,7 @@ def evaluate(part: Callable[..., Any], evidence: Evidence) -> float:
         if value is None:
             if parameter.default is parameter.empty:
                 raise RequestError(
-                    f"metric {function.__name__} needs `{name}` ({EVIDENCE[name]}), which is absent; "
+                    f"metric {function.__name__} needs `{name}` ({METRIC_INPUTS[name]}), which is absent; "
                     f"{_remedy(name, evidence)}"
                 )
             value = parameter.default
@@ -147,7 +147,7 @@ def evaluate(part: Callable[..., Any], evidence: Evidence) -> float:
     return float(function(*positional, **named))
 
 
-def evaluate_chance(part: Callable[..., Any], evidence: Evidence) -> float:
+def evaluate_chance(part: Callable[..., Any], evidence: MetricInputs) -> float:
     """What no skill would score on this evidence, with the same options.
 
     Returns
@@ -159,7 +159,7 @@ def evaluate_chance(part: Callable[..., Any], evidence: Evidence) -> float:
     return _evaluate_fact("chance", part, evidence)
 
 
-def evaluate_ceiling(part: Callable[..., Any], evidence: Evidence) -> float:
+def evaluate_ceiling(part: Callable[..., Any], evidence: MetricInputs) -> float:
     """What nobody can exceed on this evidence, with the same options.
 
     Returns
@@ -184,7 +184,7 @@ def choose(option: str, value: str, table: Mapping[str, T]) -> T:
         raise UnknownName(f"value of {option}", value, table) from None
 
 
-def _evaluate_fact(fact: str, part: Callable[..., Any], evidence: Evidence) -> float:
+def _evaluate_fact(fact: str, part: Callable[..., Any], evidence: MetricInputs) -> float:
     level = METRICS.get(METRICS.name_of(_unwrapped(part))).facts[fact]
     if level is None:
         return NAN
@@ -220,7 +220,7 @@ def _verify(name: str, function: Callable[..., Any], level: str) -> None:
             )
         if asked in known:
             continue
-        if asked in EVIDENCE:
+        if asked in METRIC_INPUTS:
             raise RegistrationError(
                 f"metric {name!r} of level {level!r} asks for `{asked}`, which that level cannot supply; "
                 f"it has: {', '.join(sorted(known))}"
@@ -244,7 +244,7 @@ def _verify_facts(name: str, direction: str, bounds: tuple[float, float], level:
         raise RegistrationError(f"metric {name!r}: only a pooled metric reads columns, got needs={needs} at {level!r}")
 
 
-def _remedy(name: str, evidence: Evidence) -> str:
+def _remedy(name: str, evidence: MetricInputs) -> str:
     if name.endswith("_lesions"):
         of = name.removesuffix("_lesions")
         absent = [part for part in (of, "spacing_mm") if evidence.get(part) is None]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.errors import UnknownName
-from harness.metrics.evidence import Columns
+from harness.core.errors import UnknownName
+from harness.core.types import Array, Source
+from harness.metrics.metric_inputs import Columns
 from harness.metrics.register import metric
-from harness.types import Array, Source
 
 __all__ = [
     "bias",

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from harness.errors import RequestError, UnknownName
+from harness.core.errors import RequestError, UnknownName
+from harness.core.types import Array, Source
 from harness.metrics.register import metric
-from harness.types import Array, Source
 
 __all__ = [
     "auc",

@@ -12,9 +12,9 @@ import inspect
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import UnknownName
-from harness.registry import MODELS
-from harness.seeding import seed_of
+from harness.core.errors import UnknownName
+from harness.core.registry import MODELS
+from harness.core.seeding import seed_of
 
 if TYPE_CHECKING:
     from torch import nn

@@ -18,9 +18,9 @@ import scipy.sparse
 import torch
 from torch import Tensor, nn
 
-from harness.errors import OutOfRange
+from harness.core.errors import OutOfRange
+from harness.core.types import Array
 from harness.models.layers import Flattens, Totals
-from harness.types import Array
 
 __all__ = [
     "Fitted",

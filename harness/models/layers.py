@@ -13,7 +13,7 @@ from typing import Protocol
 import scipy.sparse
 from torch import Tensor
 
-from harness.types import Array
+from harness.core.types import Array
 
 __all__ = ["Describes", "Description", "Flattens", "SparseWeights", "Totals"]
 

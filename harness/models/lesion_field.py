@@ -17,9 +17,9 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 from torch.nn import functional
 
+from harness.core.registry import MODELS
+from harness.core.types import Array
 from harness.models.fitting import LesionModel
-from harness.registry import MODELS
-from harness.types import Array
 
 __all__ = ["lesion_field"]
 

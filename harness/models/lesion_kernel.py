@@ -14,10 +14,10 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
+from harness.core.registry import MODELS
+from harness.core.types import Array
 from harness.models.fitting import LesionModel, Normalise, Resizable, Sizes, TotalOf, check_normalise, scaled_lesions
 from harness.models.layers import SparseWeights
-from harness.registry import MODELS
-from harness.types import Array
 
 __all__ = ["svr_lsm", "svr_lsm_tuned"]
 

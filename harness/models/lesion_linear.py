@@ -13,11 +13,11 @@ from annotated_types import Ge, Gt, Le
 from scipy import ndimage
 from torch import nn
 
-from harness.errors import OutOfRange
+from harness.core.errors import OutOfRange
+from harness.core.registry import MODELS
+from harness.core.types import Array
 from harness.models.fitting import LinearLesionModel, Normalise, merged, scaled_lesions
-from harness.registry import MODELS
 from harness.simulation.lesion_scores import Shape, element
-from harness.types import Array
 
 __all__ = ["matched_filter", "ridge", "sparse_linear", "total_volume"]
 

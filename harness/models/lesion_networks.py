@@ -14,8 +14,8 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from harness.errors import OutOfRange
-from harness.registry import MODELS
+from harness.core.errors import OutOfRange
+from harness.core.registry import MODELS
 
 __all__ = ["ResidualBlock", "cnn", "residual_cnn", "resnet10"]
 

@@ -13,10 +13,10 @@ import torch
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 
-from harness.errors import OutOfRange
+from harness.core.errors import OutOfRange
+from harness.core.registry import MODELS
+from harness.core.types import Array
 from harness.models.fitting import LinearLesionModel, merged, often_lesioned
-from harness.registry import MODELS
-from harness.types import Array
 
 __all__ = ["Statistic", "brunner_munzel", "mass_univariate", "regression_t", "student_t", "welch_t"]
 

@@ -8,8 +8,8 @@ import torch
 from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 
+from harness.core.registry import MODELS
 from harness.models.padding import Padded
-from harness.registry import MODELS
 
 __all__ = ["basic_unet", "unet"]
 

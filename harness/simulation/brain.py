@@ -17,7 +17,7 @@ from functools import cached_property
 
 import numpy as np
 
-from harness.types import Array
+from harness.core.types import Array
 
 __all__ = ["REGIONS", "Anatomy", "Grid", "Head", "anatomy", "draw_head", "filled"]
 

@@ -19,9 +19,10 @@ import numpy as np
 from annotated_types import Ge, Le
 from scipy import ndimage
 
-from harness.errors import OutOfRange
-from harness.registry import PHANTOMS
-from harness.seeding import generator
+from harness.core.errors import OutOfRange
+from harness.core.registry import PHANTOMS
+from harness.core.seeding import generator
+from harness.core.types import Array
 from harness.simulation.brain import CORTEX_MM, REGIONS, Anatomy, Grid, anatomy, draw_head, filled
 from harness.simulation.mri import (
     TISSUES_3T,
@@ -37,7 +38,6 @@ from harness.simulation.mri import (
     vessel_phase,
 )
 from harness.simulation.phantom import PhantomSubject
-from harness.types import Array
 
 __all__ = ["PROTOCOL", "contrast", "epvs_phantom"]
 

@@ -21,8 +21,8 @@ import numpy as np
 from annotated_types import Ge, Gt, Le, Lt
 from scipy import ndimage
 
-from harness.errors import OutOfRange
-from harness.types import Array
+from harness.core.errors import OutOfRange
+from harness.core.types import Array
 
 __all__ = [
     "ROI",

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from harness.types import Array
+from harness.core.types import Array
 
 __all__ = [
     "TISSUES_3T",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from harness.types import Array
+from harness.core.types import Array
 
 __all__ = ["PhantomSubject"]
 

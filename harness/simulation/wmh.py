@@ -18,12 +18,12 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Ge, Gt, Le, Lt
 
-from harness.errors import OutOfRange
-from harness.registry import PHANTOMS
-from harness.seeding import generator
+from harness.core.errors import OutOfRange
+from harness.core.registry import PHANTOMS
+from harness.core.seeding import generator
+from harness.core.types import Array
 from harness.simulation.brain import CORTEX_MM, Grid, anatomy, draw_head
 from harness.simulation.phantom import PhantomSubject
-from harness.types import Array
 
 __all__ = ["wmh_phantom"]
 

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from harness.cell import digest, restored
-from harness.errors import CellError, OutOfRange
-from harness.identity import identify
-from harness.seeding import generator
-from harness.space import Choice, Dimension
-from harness.spec import Configuration, describe, override
-from harness.stages import build_network
-from harness.training import Epoch, train
+from harness.core.errors import CellError, OutOfRange
+from harness.core.identity import identify
+from harness.core.seeding import generator
+from harness.core.space import Choice, Dimension
+from harness.core.task import Configuration, describe, override
+from harness.core.types import JSON, Cohort, View
+from harness.pipeline.cell import digest, restored
+from harness.pipeline.job import build_network
+from harness.pipeline.train import Epoch, train
 from harness.tuning.spaces import TUNED, space_json
-from harness.types import JSON, Cohort, View
 
 __all__ = [
     "ALGORITHM",

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 import torch
 
-from harness.machine import usable_cores
-from harness.settings import RunSettings
-from harness.tuning.bundles import session
+from harness.core.machine import usable_cores
+from harness.core.settings import RunSettings
+from harness.tuning.jobs import session
 
 __all__ = ["Resources", "cluster", "resources", "room"]
 
 
 @dataclass(frozen=True)
 class Resources:
-    """Places for bundles.
+    """Places for jobs.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def cluster() -> Resources:
 
 
 def room(there: Resources, settings: RunSettings) -> int:
-    """Bundles (or candidates of a search) at a time, at least one."""
+    """Jobs (or candidates of a search) at a time, at least one."""
     if settings.ray == "off":
         return 1
     able = there.cpus / settings.cpus

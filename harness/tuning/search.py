@@ -43,15 +43,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.cell import hardware
-from harness.errors import StoreError
-from harness.settings import RunSettings
-from harness.spec import Configuration
-from harness.store import RECORD, Store, write_json
+from harness.core.errors import StoreError
+from harness.core.settings import RunSettings
+from harness.core.task import Configuration
+from harness.core.types import JSON
+from harness.pipeline.cell import hardware
+from harness.storage.store import RECORD, Store, write_json
 from harness.tuning.nested import ALGORITHM, Candidate, Search, with_values
 from harness.tuning.spaces import short, space_json
 from harness.tuning.trials import try_here, try_on_ray
-from harness.types import JSON
 
 __all__ = ["Chosen", "as_chosen", "chosen_of", "perform", "recorded"]
 

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.errors import OutOfRange, RequestError
-from harness.space import Choice, Dimension
-from harness.spec import Task, describe, override
-from harness.types import JSON
+from harness.core.errors import OutOfRange, RequestError
+from harness.core.space import Choice, Dimension
+from harness.core.task import Task, describe, override
+from harness.core.types import JSON
 
 __all__ = ["TUNED", "decoded", "describe_space", "distributions", "fit_space", "short", "space_json"]
 

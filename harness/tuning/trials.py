@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.cell import restored
+from harness.core.errors import CellError, first_line
+from harness.core.identity import Code, codes_read, remember
+from harness.core.seeding import seed_of
+from harness.core.settings import RunSettings
+from harness.core.space import Choice
 from harness.data.cohort import open_cohort
-from harness.errors import CellError, first_line
-from harness.identity import Code, codes_read, remember
-from harness.seeding import seed_of
-from harness.settings import RunSettings
-from harness.space import Choice
-from harness.tuning.bundles import check_resources, keep_to_granted_gpus, storage
+from harness.pipeline.cell import restored
+from harness.tuning.jobs import check_resources, keep_to_granted_gpus, storage
 from harness.tuning.nested import FACTOR, Candidate, Report, Search, epochs_of, judge
 from harness.tuning.resources import cluster, room
 from harness.tuning.spaces import decoded, distributions

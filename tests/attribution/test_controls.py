@@ -6,9 +6,9 @@ import scipy.sparse
 import torch
 
 from harness.attribution import attribute
-from harness.errors import HarnessError
+from harness.core.errors import HarnessError
+from harness.core.registry import ATTRIBUTIONS
 from harness.models import build
-from harness.registry import ATTRIBUTIONS
 from harness.testing import example_image, example_network
 
 X = example_image(2, 2, 7, 6, 5)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.attribution import attribute
-from harness.errors import HarnessError, UnknownName
+from harness.core.errors import HarnessError, UnknownName
 from harness.testing import Formula, example_image, example_network
 
 X = example_image(1, 2, 10, 9)

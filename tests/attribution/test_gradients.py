@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.attribution import attribute
-from harness.errors import CellError, HarnessError, OutOfRange
+from harness.core.errors import CellError, HarnessError, OutOfRange
 from harness.testing import Formula, example_image, example_network
 
 MODEL = example_network(2)

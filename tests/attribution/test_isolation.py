@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from harness.attribution import attribute, explain
-from harness.errors import CellError, HarnessError, OutOfRange, UnknownName
-from harness.registry import ATTRIBUTIONS
-from harness.spec import describe_part
+from harness.core.errors import CellError, HarnessError, OutOfRange, UnknownName
+from harness.core.registry import ATTRIBUTIONS
+from harness.core.task import describe_part
 from harness.testing import Formula, example_image, example_network
 
 X = example_image(2, 2, 8, 9)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from harness.attribution import attribute
-from harness.registry import ATTRIBUTIONS
+from harness.core.registry import ATTRIBUTIONS
 from harness.testing import check_attribution, example_image, example_network
 
 CASES = {

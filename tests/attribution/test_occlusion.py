@@ -17,7 +17,7 @@ from harness.attribution import attribute
 from harness.attribution.incremental import Incremental, Unreadable, read
 from harness.attribution.occlusion import Windows
 from harness.attribution.products import by_blocks, by_matrix, by_taps
-from harness.errors import CellError, HarnessError, OutOfRange
+from harness.core.errors import CellError, HarnessError, OutOfRange
 from harness.testing import Formula, check_attribution, example_image, example_network
 
 MODEL = example_network(2, channels=4, outputs=2)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.attribution import attribute
-from harness.errors import OutOfRange
+from harness.core.errors import OutOfRange
 from harness.testing import Formula, example_image, example_network
 
 MODEL = example_network(2, channels=4, outputs=2)

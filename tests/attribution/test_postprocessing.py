@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from harness.attribution.postprocessing import rectified, smoothed, unit_mass
-from harness.registry import POSTPROCESSINGS
-from harness.types import Array
+from harness.core.registry import POSTPROCESSINGS
+from harness.core.types import Array
 
 SPACING = (1.0, 2.0, 4.0)
 

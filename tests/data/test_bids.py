@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.core.errors import HarnessError, UnknownName
 from harness.data import bids, nifti
-from harness.errors import HarnessError, UnknownName
 
 Make = Callable[..., Path]
 

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pytest
 
 import harness.data.cache as cache_module
+from harness.core.errors import CohortError, OutOfRange, StoreError, UnknownName
+from harness.core.registry import COHORTS
+from harness.core.types import Cohort
 from harness.data import nifti
 from harness.data.cohort import CachedImage, bids, describe, open_cohort, save
-from harness.errors import CohortError, OutOfRange, StoreError, UnknownName
-from harness.registry import COHORTS
-from harness.types import Cohort
 
 SHAPE = (20, 18, 14)
 # Axes run to the left, the front and the top, turned a little: RAS+ only after reorientation.

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.core.errors import CohortError, OutOfRange, StoreError
 from harness.data import nifti
 from harness.data.cache import known_entry, write_entry
 from harness.data.cohort import open_cohort, save
 from harness.data.lesions import lesions
-from harness.data.outcomes import scores
-from harness.errors import CohortError, OutOfRange, StoreError
+from harness.data.scores import scores
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from harness.core.errors import OutOfRange, StoreError
 from harness.data.maps import (
     GroupMap,
     group_map,
@@ -27,8 +28,7 @@ from harness.data.maps import (
     write_sums,
 )
 from harness.data.nifti import ImageError, write
-from harness.errors import OutOfRange, StoreError
-from harness.store import CellRecord, Store, write_record
+from harness.storage.store import CellRecord, Store, write_record
 
 AFFINE = np.array([[0.0, -1.5, 0, 3], [1.2, 0, 0, -5], [0, 0, 2.0, 7], [0, 0, 0, 1]])
 RAS = np.diag([1.0, 1.0, 1.0, 1.0])

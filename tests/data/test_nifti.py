@@ -10,8 +10,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from harness.core.errors import HarnessError
 from harness.data import nifti
-from harness.errors import HarnessError
 
 AFFINE = nib.affines.from_matvec(
     np.array([[-1.5, 0.0, 0.0], [0.0, 0.0, 2.0], [0.0, 0.75, 0.0]]), np.array([30.0, -12.5, 4.0])

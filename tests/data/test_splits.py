@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from sklearn.model_selection import LeaveOneGroupOut
 
+from harness.core.errors import HarnessError, OutOfRange
+from harness.core.registry import SPLITS
+from harness.core.types import Split
 from harness.data.splits import check_leaks, describe_validation, holdout, k_fold, leave_one_subject_out
-from harness.errors import HarnessError, OutOfRange
-from harness.registry import SPLITS
-from harness.types import Split
 
 
 def single(n: int) -> tuple[tuple[str, str], ...]:

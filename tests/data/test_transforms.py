@@ -9,8 +9,8 @@ import pytest
 import scipy.ndimage
 import SimpleITK as sitk
 
+from harness.core.errors import OutOfRange
 from harness.data import transforms
-from harness.errors import OutOfRange
 
 SHAPE = (12, 10, 8)
 

@@ -15,13 +15,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from harness.cli import commands
+from harness.cli.cohorts import faults_of
+from harness.core.errors import CohortError
+from harness.core.types import Fault
 from harness.data import bids, nifti
 from harness.data.cohort import bids as read
 from harness.data.verify import FAULT_KINDS, brain_faults, verify
-from harness.door import commands
-from harness.door.cohorts import faults_of
-from harness.errors import CohortError
-from harness.types import Fault
 
 OPEN_MS = Path(__file__).parents[2].parent / "shared" / "data" / "open-ms"
 T1W = "sub-02/anat/sub-02_T1w.nii.gz"

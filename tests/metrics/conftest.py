@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from harness.metrics.evidence import Lesions, find_lesions
+from harness.metrics.metric_inputs import Lesions, find_lesions
 
 SHAPE = (20, 18, 16)
 SPACING_MM = (1.0, 0.8, 2.0)

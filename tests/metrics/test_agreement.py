@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from harness.errors import OutOfRange, UnknownName
+from harness.core.errors import OutOfRange, UnknownName
 from harness.metrics import compute
 from harness.metrics.agreement import bland_altman, icc
 

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from harness.errors import OutOfRange, UnknownName
+from harness.core.errors import OutOfRange, UnknownName
 from harness.metrics import compute
 from harness.metrics.detection import (
     chance_precision,
@@ -18,7 +18,7 @@ from harness.metrics.detection import (
     precision,
     sensitivity,
 )
-from harness.metrics.evidence import find_lesions
+from harness.metrics.metric_inputs import find_lesions
 
 UNIT = (1.0, 1.0, 1.0)
 

@@ -9,7 +9,7 @@ import torch
 from monai.metrics import compute_hausdorff_distance
 from scipy.ndimage import distance_transform_edt
 
-from harness.errors import UnknownName
+from harness.core.errors import UnknownName
 from harness.metrics import compute
 
 

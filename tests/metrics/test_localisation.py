@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from harness.errors import OutOfRange, RequestError, UnknownName
+from harness.core.errors import OutOfRange, RequestError, UnknownName
 from harness.metrics import compute
 from harness.metrics.localisation import pearson_between
 

@@ -8,9 +8,9 @@ import math
 import numpy as np
 import pytest
 
-from harness.metrics.evidence import EVIDENCE, Evidence
+from harness.core.registry import METRICS
+from harness.metrics.metric_inputs import METRIC_INPUTS, MetricInputs
 from harness.metrics.register import asks, evaluate, evaluate_chance, options
-from harness.registry import METRICS
 
 SPACING_MM = (1.0, 0.8, 2.0)
 SHAPE = (12, 11, 10)
@@ -27,7 +27,7 @@ def _mask(rng: np.random.Generator) -> np.ndarray:
     return rng.random(SHAPE) < 0.04
 
 
-def _evidence(kind: str) -> Evidence:
+def _evidence(kind: str) -> MetricInputs:
     rng = np.random.default_rng(11)
     nothing = np.zeros(SHAPE, dtype=bool)
     target = _mask(rng)
@@ -41,7 +41,7 @@ def _evidence(kind: str) -> Evidence:
     predicted = {"perfect": truth, "random": rng.normal(size=5), "empty": np.zeros(5), "silent": np.zeros(5)}
     if kind == "empty":
         truth = np.zeros(5)
-    return Evidence(
+    return MetricInputs(
         prediction=prediction,
         probability=prediction.astype(np.float32),
         target=target,
@@ -92,7 +92,7 @@ def test_random_evidence_scores_worse_than_perfect(name):
 def test_evidence_is_not_changed(name):
     """A metric leaves its inputs as they were."""
     evidence = _evidence("random")
-    before = {asked: np.array(value) for asked in EVIDENCE if isinstance(value := evidence.get(asked), np.ndarray)}
+    before = {asked: np.array(value) for asked in METRIC_INPUTS if isinstance(value := evidence.get(asked), np.ndarray)}
     evaluate(METRICS.get(name).function, evidence)
     for asked, array in before.items():
         np.testing.assert_array_equal(evidence.get(asked), array)
@@ -133,4 +133,4 @@ def test_docstring_covers_every_parameter(name):
 def test_all_evidence_is_asked_for_by_some_metric():
     """A name that nobody asks for should be deleted, but for what third parties are promised."""
     asked = {word for name in METRICS.names() for word in asks(METRICS.get(name).function)}
-    assert set(EVIDENCE) == asked
+    assert set(METRIC_INPUTS) == asked

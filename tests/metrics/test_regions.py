@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.errors import OutOfRange, RequestError
-from harness.metrics.evidence import Evidence, find_lesions
+from harness.core.errors import OutOfRange, RequestError
+from harness.core.registry import METRICS
+from harness.metrics.metric_inputs import MetricInputs, find_lesions
 from harness.metrics.regions import restrict, within
 from harness.metrics.register import evaluate
-from harness.registry import METRICS
 
 
 @pytest.fixture
@@ -60,8 +60,8 @@ def test_shapes_must_agree(blobs, spacing_mm):
 
 
 def test_counts_of_regions_add_up(blobs, halves, spacing_mm):
-    """Evidence within each region, scored by the same metric, adds up to the whole."""
-    evidence = Evidence(prediction=blobs(0), target=blobs(1), spacing_mm=spacing_mm)
+    """MetricInputs within each region, scored by the same metric, adds up to the whole."""
+    evidence = MetricInputs(prediction=blobs(0), target=blobs(1), spacing_mm=spacing_mm)
     count = METRICS.get("true_count").function
     parts = [evaluate(count, within(evidence, halves, value)) for value in (1, 2)]
     assert sum(parts) == evaluate(count, evidence)
@@ -73,17 +73,17 @@ def test_the_brain_of_a_region_is_its_part_of_the_brain(blobs, halves, spacing_m
     brain = np.zeros(halves.shape, dtype=bool)
     brain[5:15] = True
     given = {"prediction": blobs(0), "target": blobs(1), "spacing_mm": spacing_mm}
-    assert np.unique(np.argwhere(within(Evidence(**given, brain=brain), halves, 1).brain)[:, 0]).tolist() == [
+    assert np.unique(np.argwhere(within(MetricInputs(**given, brain=brain), halves, 1).brain)[:, 0]).tolist() == [
         5,
         6,
         7,
         8,
         9,
     ]
-    np.testing.assert_array_equal(within(Evidence(**given), halves, 2).brain, halves == 2)
+    np.testing.assert_array_equal(within(MetricInputs(**given), halves, 2).brain, halves == 2)
 
 
 def test_a_region_needs_both_masks(blobs, halves, spacing_mm):
     """Without a prediction there is nothing to restrict."""
     with pytest.raises(RequestError, match="needs `prediction`, `target` and `spacing_mm`"):
-        within(Evidence(target=blobs(0), spacing_mm=spacing_mm), halves, 1)
+        within(MetricInputs(target=blobs(0), spacing_mm=spacing_mm), halves, 1)

@@ -7,12 +7,12 @@ from functools import partial
 import numpy as np
 import pytest
 
-from harness.errors import RegistrationError, RequestError, UnknownName
+from harness.core.errors import RegistrationError, RequestError, UnknownName
+from harness.core.registry import METRICS
+from harness.core.types import Source
 from harness.metrics import compute
-from harness.metrics.evidence import Evidence
+from harness.metrics.metric_inputs import MetricInputs
 from harness.metrics.register import asks, evaluate, evaluate_ceiling, evaluate_chance, metric, options
-from harness.registry import METRICS
-from harness.types import Source
 
 FACTS = {"source": "nobody", "direction": "higher", "range": (0, 1)}
 
@@ -146,7 +146,7 @@ def test_partial_gives_options():
     def scaled(target, *, factor=1.0):
         return factor * target.sum()
 
-    assert evaluate(partial(scaled, factor=3.0), Evidence(target=np.ones((1, 1, 2)))) == 6.0
+    assert evaluate(partial(scaled, factor=3.0), MetricInputs(target=np.ones((1, 1, 2)))) == 6.0
 
 
 def test_optional_evidence_falls_back_to_its_default():
@@ -156,17 +156,17 @@ def test_optional_evidence_falls_back_to_its_default():
         return 1.0 if brain is None else 2.0
 
     mask = np.ones((1, 1, 2), dtype=bool)
-    assert evaluate(asks_for_brain, Evidence(target=mask)) == 1.0
-    assert evaluate(asks_for_brain, Evidence(target=mask, brain=mask)) == 2.0
+    assert evaluate(asks_for_brain, MetricInputs(target=mask)) == 1.0
+    assert evaluate(asks_for_brain, MetricInputs(target=mask, brain=mask)) == 2.0
 
 
 def test_required_keyword_evidence_is_passed_by_name():
-    """Evidence may be keyword-only."""
+    """MetricInputs may be keyword-only."""
 
     def volume(*, target):
         return target.sum()
 
-    assert evaluate(volume, Evidence(target=np.ones((1, 1, 2)))) == 2.0
+    assert evaluate(volume, MetricInputs(target=np.ones((1, 1, 2)))) == 2.0
 
 
 def test_absent_evidence_says_what_to_give():
@@ -217,7 +217,7 @@ def test_pooled_metrics_are_computed_from_columns():
 
 def test_chance_is_a_constant_or_another_metric(blobs, spacing_mm):
     """The chance level follows the part's options where the other metric takes them too."""
-    evidence = Evidence(prediction=blobs(0), target=blobs(1), spacing_mm=spacing_mm, rng=np.random.default_rng(0))
+    evidence = MetricInputs(prediction=blobs(0), target=blobs(1), spacing_mm=spacing_mm, rng=np.random.default_rng(0))
     near, far = (
         evaluate_chance(partial(METRICS.get("sensitivity").function, tolerance_mm=mm), evidence) for mm in (1.5, 5.0)
     )
@@ -234,7 +234,7 @@ def test_ceiling_is_a_constant_or_another_metric():
         return weight * target.sum()
 
     part = metric("bounded", **FACTS, ceiling="highest")(lambda target, *, weight=1.0, other=2.0: 0.0)
-    evidence = Evidence(target=np.ones((1, 1, 2)))
+    evidence = MetricInputs(target=np.ones((1, 1, 2)))
     assert evaluate_ceiling(partial(part, weight=3.0, other=1.0), evidence) == 6.0
     constant = metric("constant", **FACTS, ceiling=0.75)(lambda target, brain=None: 0.0)
     assert evaluate_ceiling(constant, evidence) == 0.75

@@ -10,11 +10,11 @@ from scipy import stats
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import mean_squared_error, r2_score
 
-from harness.errors import OutOfRange, UnknownName
+from harness.core.errors import OutOfRange, UnknownName
+from harness.core.registry import METRICS
 from harness.metrics import compute
-from harness.metrics.evidence import Evidence
+from harness.metrics.metric_inputs import MetricInputs
 from harness.metrics.register import evaluate_ceiling, evaluate_chance
-from harness.registry import METRICS
 
 POOLED = ("r2", "r2_ceiling", "r2_clean", "r_squared", "r_squared_p", "mse", "slope", "bias")
 
@@ -84,7 +84,7 @@ def test_ceiling_is_the_r2_of_the_best_affine_predictor() -> None:
 
 def test_ceiling_stands_beside_r2() -> None:
     """It is looked up through the metric's own facts; a mean predictor is its chance."""
-    evidence = Evidence(columns=columns())
+    evidence = MetricInputs(columns=columns())
     for name in ("r2", "r_squared"):
         function = METRICS.get(name).function
         assert evaluate_ceiling(function, evidence) == compute("r2_ceiling", columns=columns())
@@ -95,14 +95,14 @@ def test_real_scores_have_no_ceiling() -> None:
     """Without a clean column, or with one of NaN, it is not known."""
     given = columns()
     del given["clean_score"]
-    assert np.isnan(evaluate_ceiling(METRICS.get("r2").function, Evidence(columns=given)))
+    assert np.isnan(evaluate_ceiling(METRICS.get("r2").function, MetricInputs(columns=given)))
     given["clean_score"] = np.full(60, np.nan)
-    assert np.isnan(evaluate_ceiling(METRICS.get("r2").function, Evidence(columns=given)))
+    assert np.isnan(evaluate_ceiling(METRICS.get("r2").function, MetricInputs(columns=given)))
 
 
 def test_metrics_without_a_ceiling_have_none() -> None:
     """The mean squared error's range is all that is known."""
-    assert np.isnan(evaluate_ceiling(METRICS.get("mse").function, Evidence(columns=columns())))
+    assert np.isnan(evaluate_ceiling(METRICS.get("mse").function, MetricInputs(columns=columns())))
 
 
 def test_mean_prediction_scores_zero() -> None:
@@ -175,4 +175,4 @@ def test_clean_score_may_be_unknown() -> None:
 def test_scores_must_be_finite(value: float) -> None:
     """A missing score is absent, not NaN."""
     with pytest.raises(OutOfRange, match=r"`target_score` must be a finite number, got (nan|inf); leave out"):
-        Evidence(target_score=value)
+        MetricInputs(target_score=value)

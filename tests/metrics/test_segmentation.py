@@ -8,7 +8,7 @@ import torch
 from monai.metrics import DiceMetric
 from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, recall_score, roc_auc_score
 
-from harness.errors import RequestError, UnknownName
+from harness.core.errors import RequestError, UnknownName
 from harness.metrics import compute
 from harness.metrics.segmentation import is_collapsed
 

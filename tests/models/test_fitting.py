@@ -14,9 +14,9 @@ import torch
 
 from harness import models
 from harness.attribution import attribute, occlusion
-from harness.errors import OutOfRange
+from harness.core.errors import OutOfRange
+from harness.core.registry import MODELS
 from harness.models.fitting import Fitted, Normalise, Sizes, TotalOf, lesion_sizes, merged, often_lesioned
-from harness.registry import MODELS
 
 SHAPE = (7, 6, 5)
 VOXELS = int(np.prod(SHAPE))

@@ -14,7 +14,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.metrics import average_precision_score, r2_score
 
 from harness import models
-from harness.errors import OutOfRange
+from harness.core.errors import OutOfRange
 from harness.models.lesion_field import (
     _bounding_box,
     _curve,

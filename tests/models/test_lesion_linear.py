@@ -13,7 +13,7 @@ from sklearn.linear_model import ElasticNet, Lasso, LinearRegression, Ridge, Rid
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 
 from harness import models
-from harness.errors import OutOfRange
+from harness.core.errors import OutOfRange
 from harness.models.fitting import lesion_sizes
 
 SHAPE = (8, 7, 6)

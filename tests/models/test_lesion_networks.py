@@ -12,7 +12,7 @@ from captum.attr import DeepLift
 from torch import Tensor, fx, nn
 
 from harness import models
-from harness.errors import OutOfRange
+from harness.core.errors import OutOfRange
 from harness.models.lesion_networks import ResidualBlock, cnn, residual_cnn, resnet10
 from harness.testing import check_model
 

@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 
 from harness import models
-from harness.errors import OutOfRange
+from harness.core.errors import OutOfRange
 from harness.models.lesion_univariate import brunner_munzel, regression_t, student_t, welch_t
 
 SHAPE = (6, 5, 4)

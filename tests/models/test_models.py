@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from harness import models
-from harness.errors import UnknownName
+from harness.core.errors import UnknownName
 from harness.models.padding import Padded
 from harness.models.unet import basic_unet, unet
 from harness.testing import check_model

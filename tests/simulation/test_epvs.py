@@ -9,13 +9,13 @@ import cc3d
 import numpy as np
 import pytest
 
-from harness.errors import OutOfRange
-from harness.registry import PHANTOMS
+from harness.core.errors import OutOfRange
+from harness.core.registry import PHANTOMS
+from harness.core.types import Array
 from harness.simulation import epvs
 from harness.simulation.brain import REGIONS, Grid, anatomy, draw_head
 from harness.simulation.epvs import RULE, contrast, epvs_phantom
 from harness.simulation.phantom import PhantomSubject
-from harness.types import Array
 
 SMALL = (40, 40, 10)
 

@@ -14,7 +14,8 @@ from scipy import stats
 from sklearn.metrics import average_precision_score, r2_score
 from torch import Tensor, nn
 
-from harness.errors import OutOfRange
+from harness.core.errors import OutOfRange
+from harness.core.types import Array
 from harness.simulation.lesion_scores import (
     ROI,
     draw_rois,
@@ -31,7 +32,6 @@ from harness.simulation.lesion_scores import (
     scores,
     windowed,
 )
-from harness.types import Array
 
 
 def _generator(seed: int = 0) -> np.random.Generator:

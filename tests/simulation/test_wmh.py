@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from scipy import ndimage, stats
 
-from harness.errors import OutOfRange
-from harness.registry import PHANTOMS
+from harness.core.errors import OutOfRange
+from harness.core.registry import PHANTOMS
+from harness.core.types import Array
 from harness.simulation import wmh
 from harness.simulation.lesion_scores import loads, place_rois
 from harness.simulation.phantom import PhantomSubject
 from harness.simulation.wmh import wmh_phantom
-from harness.types import Array
 
 small = partial(wmh_phantom, 0, shape=(51, 60, 47), spacing_mm=3.0)
 

@@ -1,4 +1,4 @@
-"""What a run has to run on, and how many bundles find room."""
+"""What a run has to run on, and how many jobs find room."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from harness.door import api
-from harness.door.request import resolve
-from harness.door.words import to_words
-from harness.errors import RequestError
-from harness.estimate import estimate
-from harness.settings import RunSettings
-from harness.sweep import prepare
+from harness.cli import api
+from harness.core.errors import RequestError
+from harness.core.settings import RunSettings
+from harness.sweep.estimate import estimate
+from harness.sweep.grammar import to_words
+from harness.sweep.plan import prepare
+from harness.sweep.request import resolve
 from harness.tuning import resources as places
 from harness.tuning.resources import Resources, resources, room
 

@@ -11,27 +11,27 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.cell import restored
+from harness.core.errors import OutOfRange, RequestError, UnknownName
+from harness.core.settings import RunSettings
+from harness.core.space import Choice, Interval
+from harness.core.types import Array, Cohort, Sample
 from harness.data.bids import write_phantom
-from harness.door.parents import chosen_tags
-from harness.door.request import resolve
-from harness.door.sheets import sheets_of, winners
-from harness.door.words import parse
-from harness.errors import OutOfRange, RequestError, UnknownName
-from harness.settings import RunSettings
+from harness.pipeline.cell import restored
+from harness.pipeline.job import build_network
+from harness.pipeline.train import train
+from harness.report.runs import chosen_tags
+from harness.report.tables import sheets_of, winners
 from harness.simulation.phantom import PhantomSubject
-from harness.space import Choice, Interval
-from harness.stages import build_network
-from harness.store import CellRecord
-from harness.sweep import Plan, Request, collect, prepare, recall, run
-from harness.training import train
+from harness.storage.store import CellRecord
+from harness.sweep.grammar import parse
+from harness.sweep.plan import Plan, Request, collect, prepare, recall, run
+from harness.sweep.request import resolve
 from harness.tuning import nested
 from harness.tuning import search as searching
 from harness.tuning import trials as trying
-from harness.tuning.bundles import session
+from harness.tuning.jobs import session
 from harness.tuning.nested import Candidate, Search, inner_split, judge, plan_search, with_values
 from harness.tuning.search import Chosen, perform, recorded
-from harness.types import Array, Cohort, Sample
 
 LR = "recipe.lr=tag(log,interval(1e-4,1e-1))"
 BATCH = "recipe.batch_size=tag(search,choice(2,4))"
@@ -311,15 +311,15 @@ def test_winners_are_trained_and_shown_as_one_row(ask: Ask) -> None:
     """Each fold trains with its own winner; the table has one row, which says what was searched."""
     plan = prepare(ask(LR, BATCH))
     # Two folds that train on the same subjects share a search.
-    assert len(plan.searches) == len({bundle.split.train for bundle in plan.bundles})
+    assert len(plan.searches) == len({job.split.train for job in plan.jobs})
     made = run(plan)
     assert not made.searches and not made.missing()
-    for bundle in made.bundles:
-        chosen = json.loads(next((made.store.root / "search").glob(f"{_search_id(bundle)}/record.json")).read_text())
-        assert bundle.configuration.task["recipe"]["lr"] == chosen["values"]["recipe.lr"]
-        assert {name for part in chosen["split"].values() for name in part} == set(bundle.split.train)
-        assert bundle.row == plan.configurations[0].id
-        assert made.store.configuration(bundle.train) == bundle.configuration
+    for job in made.jobs:
+        chosen = json.loads(next((made.store.root / "search").glob(f"{_search_id(job)}/record.json")).read_text())
+        assert job.configuration.task["recipe"]["lr"] == chosen["values"]["recipe.lr"]
+        assert {name for part in chosen["split"].values() for name in part} == set(job.split.train)
+        assert job.row == plan.configurations[0].id
+        assert made.store.configuration(job.train) == job.configuration
     (row,) = collect(made).prediction.to_pylist()
     assert (
         row["searched"]
@@ -328,8 +328,8 @@ def test_winners_are_trained_and_shown_as_one_row(ask: Ask) -> None:
     assert (row["folds"], row["subjects"], row["flags"]) == (5, 5, row["flags"])
 
 
-def _search_id(bundle: Any) -> str:
-    return str(bundle.configuration.task["search"]["identity"])
+def _search_id(job: Any) -> str:
+    return str(job.configuration.task["search"]["identity"])
 
 
 def test_the_same_command_does_not_search_again(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,7 +338,7 @@ def test_the_same_command_does_not_search_again(ask: Ask, monkeypatch: pytest.Mo
     monkeypatch.setattr(trying, "judge", None)
     again = prepare(ask(LR, "fold=0,2"))
     assert not again.searches and not again.missing()
-    assert [bundle.train for bundle in again.bundles] == [bundle.train for bundle in first.bundles]
+    assert [job.train for job in again.jobs] == [job.train for job in first.jobs]
     table = collect(first).prediction
     assert collect(recall("epvs", first.request.settings)).prediction.equals(table)
 
@@ -361,7 +361,7 @@ def test_cells_that_await_a_search_are_in_no_store(ask: Ask) -> None:
     """The same training without a search does not pass for one whose options are still to be chosen."""
     run(prepare(ask("search=", "fold=0")))
     plan = prepare(ask(LR, "fold=0"))
-    assert [bundle.search for bundle in plan.missing()] == [plan.searches[0].identity]
+    assert [job.search for job in plan.missing()] == [plan.searches[0].identity]
 
 
 def test_a_search_whose_candidates_all_fail_is_a_failure(ask: Ask) -> None:
@@ -395,11 +395,11 @@ def test_search_subjects_are_left_out_of_the_evaluation(ask: Ask) -> None:
     plan = prepare(ask(LR, "search_subjects=[sub-02,04]", "seed=0,1"))
     (search,) = plan.searches
     assert {*search.train, *search.validation} == {"sub-02", "sub-04"}
-    assert len(plan.bundles) == 6
-    for bundle in plan.bundles:
-        split = bundle.split
+    assert len(plan.jobs) == 6
+    for job in plan.jobs:
+        split = job.split
         assert {*split.train, *split.validation, *split.test} == {"sub-01", "sub-03", "sub-05"}
-        assert bundle.search == search.identity
+        assert job.search == search.identity
     assert plan.configurations[0].fingerprint != prepare(ask(LR)).configurations[0].fingerprint
 
 
@@ -410,7 +410,7 @@ def test_the_report_shows_what_each_search_chose(ask: Ask) -> None:
     assert sheet.title == "What the searches chose"
     where, rate, batch = (sheet.columns.index(name) for name in ("searched for", "recipe.lr", "recipe.batch_size"))
     assert [line[where] for line in sheet.lines] == ["fold 0 seed 0", "fold 1 seed 0"]
-    trained = [bundle.configuration.task["recipe"] for bundle in plan.bundles]
+    trained = [job.configuration.task["recipe"] for job in plan.jobs]
     assert [line[rate] for line in sheet.lines] == [f"{one['lr']:.4g}" for one in trained]
     assert [line[batch] for line in sheet.lines] == [str(one["batch_size"]) for one in trained]
     assert all(str(line[-1]).startswith("4 (") for line in sheet.lines)
@@ -577,5 +577,5 @@ def test_ray_survives_broken_candidates(ray: None, data: Path, tmp_path: Path) -
     states = {(trial["values"]["recipe.lesion_weight"], trial["state"]) for trial in trials}
     assert (1e38, "failed") in states and (1e38, "done") not in states
     assert all("the loss became nan" in trial["error"] for trial in trials if trial["state"] == "failed")
-    assert made.bundles[0].configuration.task["recipe"]["lesion_weight"] == 1.0
+    assert made.jobs[0].configuration.task["recipe"]["lesion_weight"] == 1.0
     assert not list((tmp_path / "ray").glob("search-*"))

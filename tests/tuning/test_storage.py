@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.tuning.bundles import storage
+from harness.tuning.jobs import storage
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from harness.tuning.bundles import storage
+from harness.tuning.jobs import storage
 with storage(Path(sys.argv[1])) as folder:
     (folder / "trial").mkdir()
     os.kill(os.getpid(), signal.SIGKILL)

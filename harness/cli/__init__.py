@@ -1,0 +1,1 @@
+"""The command line, the Python interface for notebooks, and the console; the only layer that prints."""

@@ -1,0 +1,410 @@
+"""What a notebook calls and the command line is a thin skin of."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from harness.cli.keys import refuse_unused
+from harness.core.errors import RequestError
+from harness.core.task import restore
+from harness.core.types import JSON
+from harness.pipeline import leaderboard as boards
+from harness.pipeline.cell import Job
+from harness.pipeline.contribution import shapley_table
+from harness.report.figures import figures_of
+from harness.report.page import write_report
+from harness.report.runs import chosen_tags, pooled_files, pooled_metrics, pooled_of
+from harness.report.tables import sheets_of
+from harness.storage.store import CellRecord, Store
+from harness.sweep.estimate import Estimate, estimate
+from harness.sweep.grammar import Words, texts_of, to_words
+from harness.sweep.plan import Plan, Tables, agreements, collect, prepare, recall, regions_of_interest
+from harness.sweep.plan import run as run_cells
+from harness.sweep.request import resolve, settings_of
+from harness.tracking.tracker import Tracker, shown_uri
+
+__all__ = ["LIMIT_S", "Observer", "Result", "carry_out", "plan", "plan_of", "rebuild", "run", "table", "write_all"]
+
+LIMIT_S = 12 * 3600.0
+"""Estimated seconds above which a run asks for ``yes=true``."""
+
+
+class Observer(Protocol):
+    """Is told what happens; the console is one."""
+
+    def said(self, text: str) -> None:
+        """A sentence for the user."""
+
+    def planned(self, plan: Plan, todo: int) -> None:
+        """The plan is made; ``todo`` cells are missing."""
+
+    def started(self, job: Job) -> None:
+        """A job began."""
+
+    def committed(self, record: CellRecord, objective: float) -> None:
+        """A cell ended; ``objective`` is NaN unless it scored predictions."""
+
+    def ended(self) -> None:
+        """No more cells."""
+
+
+class Silent:
+    """An observer for notebooks and tests: says nothing."""
+
+    def said(self, text: str) -> None:
+        """Nothing."""
+
+    def planned(self, plan: Plan, todo: int) -> None:
+        """Nothing."""
+
+    def started(self, job: Job) -> None:
+        """Nothing."""
+
+    def committed(self, record: CellRecord, objective: float) -> None:
+        """Nothing."""
+
+    def ended(self) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gives back.
+
+    Parameters
+    ----------
+    leaderboard : one row per configuration
+    explanations : one row per configuration and attribution
+    regions : long table, one line per region, configuration and metric
+    verdict : what may be claimed, in words
+    failures : cells that failed
+    missing : number of cells that are neither done nor failed
+    shapley : what each input channel is worth, if every set of them was run
+    csv, report, mlflow : where things are; empty if not written
+    shown : metrics to show beside the objective
+    rows : of the configurations, with every subject's values
+    subjects : in the cohort
+    """
+
+    leaderboard: pa.Table
+    explanations: pa.Table
+    regions: pa.Table
+    verdict: str
+    failures: tuple[CellRecord, ...]
+    missing: int
+    csv: Path
+    shapley: pa.Table | None = None
+    report: Path | None = None
+    mlflow: str = ""
+    shown: tuple[str, ...] = ()
+    rows: tuple[boards.Row, ...] = ()
+    subjects: int = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every cell is done."""
+        return not self.failures and not self.missing
+
+
+def run(**words: Any) -> Result:
+    """Train, explain, score and rank, as ``harness run`` does.
+
+    Parameters
+    ----------
+    words : the command's words; a tuple sweeps, ``__`` in a name stands for a dot
+
+    Examples
+    --------
+    >>> harness.run(task="epvs", sequences=("T2w", "FLAIR"), seed=(0, 1))  # doctest: +SKIP
+    """
+    read = to_words(**words)
+    return carry_out(read, texts_of(read), Silent())
+
+
+def plan(**words: Any) -> Estimate:
+    """What a run would do, with an estimate of time, memory and disk."""
+    return plan_of(to_words(**words), Silent())[1]
+
+
+def table(**words: Any) -> pa.Table:
+    """The leaderboard of the latest run of a task, from the store alone."""
+    read = to_words(**words)
+    refuse_unused(read, "harness.table")
+    return rebuild(read)[1].prediction
+
+
+def plan_of(words: Words, observer: Observer) -> tuple[Plan, Estimate]:
+    """The plan and what it costs; trains nothing."""
+    made = prepare(resolve(words), say=observer.said)
+    return made, estimate(made)
+
+
+def carry_out(words: Words, texts: tuple[str, ...], observer: Observer) -> Result:
+    """A whole run: plan, compute, pool, write.
+
+    Raises
+    ------
+    RequestError
+        If the words are wrong, or the estimate is above 12 hours without ``yes=true``.
+    CohortError
+        If the data have faults.
+    """
+    request = resolve(words, texts=texts)
+    made = prepare(request, say=observer.said)
+    cost = estimate(made)
+    if cost.seconds > LIMIT_S and not request.settings.yes:
+        more = " (with ray=ADDRESS on a cluster)" if request.settings.ray in ("auto", "off") else ""
+        raise RequestError(
+            f"this would take about {cost.time_text} on {cost.where}, {cost.workers} at a time "
+            f"({cost.cells} cells are missing). Say yes=true to start it anyway{more}, or profile=quick"
+        )
+    observer.said(made.sentence)
+    tracker = _tracker(made)
+    try:
+        _track_known(tracker, made)
+        observer.planned(made, cost.cells)
+
+        troubles: list[str] = []
+
+        def committed(record: CellRecord) -> None:
+            objective = _track_cell(tracker, made, record)
+            if tracker is not None and tracker.trouble and not troubles:
+                troubles.append(tracker.trouble)
+                observer.said(f"{tracker.trouble}. The run goes on; its cells are kept in the store")
+            observer.committed(record, objective)
+
+        made = run_cells(
+            made, seconds=cost.of_training, started=observer.started, committed=committed, say=observer.said
+        )
+        observer.ended()
+        observer.said("pooling, drawing and writing")
+        return write_all(made, tracker)
+    finally:
+        observer.ended()
+        if tracker is not None:
+            tracker.close()
+
+
+def rebuild(words: Words) -> tuple[Plan, Tables]:
+    """Plan and tables of the latest run of a task, from the store alone."""
+    if "task" not in words.values:
+        raise RequestError("which task? Say task=NAME")
+    settings = settings_of(Words({key: value for key, value in words.values.items() if key == "out"}))
+    made = recall(str(words.values["task"]), settings)
+    return made, collect(made)
+
+
+def write_all(made: Plan, tracker: Tracker | None) -> Result:
+    """Leaderboards, report and parent runs, from the store."""
+    settings, name = made.request.settings, made.request.task.name
+    if tracker is not None:
+        tracker.wait()  # what went wrong is told last: tables and report are worth more than their log
+    runs = {one.id: tracker.run_of(one.id) for one in made.configurations} if tracker else {}
+    tables = collect(made, mlflow_runs=runs)
+    folder = settings.folder / "leaderboards"
+    csv = boards.write_csv(tables.prediction, folder / f"{name}.csv")
+    boards.write_csv(tables.explanation, folder / f"{name}-explanations.csv")
+    boards.write_csv(tables.regions, folder / f"{name}-regions.csv")
+    for end, table in (("agreement", agreements(made)), ("rois", regions_of_interest(made))):
+        if table is not None:
+            boards.write_csv(table, folder / f"{name}-{end}.csv")
+    shapley = shapley_of(made, tables)
+    if shapley is not None:
+        boards.write_csv(shapley, folder / f"{name}-shapley.csv")
+    failures, missing = _undone(made)
+    report = None
+    if settings.report:
+        report = make_report(made, tables)
+    if tracker is not None:
+        _track_pooled(tracker, made, tables)
+        tracker.drain()
+    return Result(
+        leaderboard=tables.prediction,
+        explanations=tables.explanation,
+        regions=tables.regions,
+        verdict=boards.verdict(tables.prediction),
+        failures=failures,
+        missing=missing,
+        shapley=shapley,
+        csv=csv,
+        report=report,
+        mlflow="" if tracker is None else shown_uri(settings),
+        shown=made.request.task.shown,
+        rows=tuple(one.prediction for one in tables.pooled.values()),
+        subjects=len(made.cohort.subjects),
+    )
+
+
+def shapley_of(made: Plan, tables: Tables) -> pa.Table | None:
+    """What each input channel is worth by the objective; ``None`` unless every set of them was run."""
+    facts = boards.read_facts(tables.prediction)
+    rows = {key: pooled.prediction for key, pooled in tables.pooled.items()}
+    return shapley_table(made.configurations, rows, facts.metric(facts.objective))
+
+
+def make_report(made: Plan, tables: Tables) -> Path:
+    """The HTML page and its pictures as files of their own."""
+    task = restore(made.configurations[0].task)
+    folder = made.request.settings.folder / "reports" / task.name
+    pictures = figures_of(made, tables)
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob("[0-9][0-9]-*.png"):  # an earlier report may have had others
+        stale.unlink()
+    for number, picture in enumerate(pictures, 1):
+        slug = "-".join(re.findall(r"\w+", picture.title.lower()))[:60]
+        if isinstance(picture.image, bytes):
+            (folder / f"{number:02d}-{slug}.png").write_bytes(picture.image)
+    failures, missing = _undone(made)
+    notes = [made.sentence, f"Truth drawn on: {made.cohort.label_source}."]
+    notes += failure_lines(failures, tables.prediction)
+    if missing:
+        notes.append(f"{missing} cells are not done yet; run the same command again.")
+    return write_report(
+        folder / "index.html",
+        title=task.name,
+        question=task.question,
+        source=task.source,
+        verdict=boards.verdict(tables.prediction),
+        leaderboard=tables.prediction,
+        explanations=tables.explanation if tables.explanation.num_rows else None,
+        figures=pictures,
+        sheets=sheets_of(made, tables, shapley_of(made, tables)),
+        shown=made.request.task.shown,
+        provenance=_provenance(made),
+        notes=notes,
+        ineligible=made.cohort.ineligible,
+    )
+
+
+def _provenance(made: Plan) -> dict[str, JSON]:
+    first = made.configurations[0]
+    facts = next(iter(_hardware(made)))
+    return {
+        "command": " ".join(["harness run", *made.request.words]),
+        "profile": first.profile,
+        "cohort": f"{made.cohort.name}, {len(made.cohort.subjects)} subjects",
+        "folds": len({job.fold for job in made.jobs}),
+        "seeds": ", ".join(map(str, made.request.seeds)),
+        "recipe": json.dumps(first.task["recipe"]),
+        "model": json.dumps(first.task["model"]),
+        **facts,
+    }
+
+
+def _hardware(made: Plan) -> list[dict[str, JSON]]:
+    """Hardware of the trainings, each kind once."""
+    found: list[dict[str, JSON]] = []
+    for cell in made.cells:
+        record = made.store.get(cell.stage, cell.identity) if cell.stage == "train" else None
+        if record is not None and dict(record.hardware) not in found:
+            found.append(dict(record.hardware))
+    return found or [{}]
+
+
+def failure_lines(failures: Sequence[CellRecord], leaderboard: pa.Table) -> list[str]:
+    """A line per configuration, stage and error, with the folds and seeds that it struck."""
+    names = dict(zip(leaderboard["configuration"].to_pylist(), boards.row_labels(leaderboard), strict=True))
+    struck: dict[tuple[str, str], list[str]] = {}
+    for one in failures:
+        what = " ".join(filter(None, (one.stage, names.get(one.configuration, ""), one.label)))
+        struck.setdefault((what, one.error), []).append(f"{one.fold}/{one.seed}")
+    return [f"failed: {what}, fold/seed {', '.join(places)}: {error}" for (what, error), places in struck.items()]
+
+
+def _undone(made: Plan) -> tuple[tuple[CellRecord, ...], int]:
+    undone = [cell for cell in made.cells if made.store.get(cell.stage, cell.identity) is None]
+    found = [(cell, made.store.failure(cell.identity)) for cell in undone]
+    # Two configurations may share a training, whose record names one of them.
+    failures = tuple(
+        dataclasses.replace(one, configuration=cell.configuration) for cell, one in found if one is not None
+    )
+    return failures, len(undone) - len(failures)
+
+
+def _track_known(tracker: Tracker | None, made: Plan) -> None:
+    """Open or adopt the parents, and write what the store holds already."""
+    if tracker is None:
+        return
+    settings = made.request.settings
+    report = {"report": str(settings.folder / "reports" / made.request.task.name)} if settings.report else {}
+    for configuration in made.configurations:
+        name = made.groups[configuration.id].cohort.name
+        tracker.configuration(configuration, {"cohort_name": name, **report})
+    for cell in made.cells:
+        record = made.store.get(cell.stage, cell.identity)
+        if record is not None:
+            # Two configurations may share a training, whose record names the first of them.
+            _track_cell(tracker, made, dataclasses.replace(record, configuration=cell.configuration))
+
+
+def _track_cell(tracker: Tracker | None, made: Plan, record: CellRecord) -> float:
+    """Send a record to MLflow; its objective, if it scored predictions."""
+    values, curve = _numbers(made.store, record)
+    if tracker is not None:
+        tracker.cell(record, values, curve)
+    objective = made.request.task.objective
+    return values.get(objective, math.nan) if record.stage == "score" and not record.label else math.nan
+
+
+def _numbers(store: Store, record: CellRecord) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Mean metrics of a score cell; loss curves of a training."""
+    if record.state != "done":
+        return {}, {}
+    if record.stage == "score":
+        scored = json.loads(store.artifact(record, "values.json").read_text()).values()
+        columns: dict[str, list[float]] = {}
+        for one in scored:
+            for metric, value in one["values"].items():
+                if value is not None:
+                    columns.setdefault(metric, []).append(value)
+        return {metric: statistics.fmean(values) for metric, values in columns.items()}, {}
+    if record.stage == "train":
+        history = json.loads(store.artifact(record, "history.json").read_text())
+        curves = {name: [epoch[name] for epoch in history] for name in ("loss", "validation")}
+        return {}, {name: curve for name, curve in curves.items() if None not in curve}
+    return {}, {}
+
+
+def _track_pooled(tracker: Tracker, made: Plan, tables: Tables) -> None:
+    """Metrics, figures and maps of each configuration to its parent run; nothing where they are there already."""
+    for configuration in made.configurations:
+        identity = configuration.id
+        metrics = pooled_metrics(tables, identity)
+        done, digest = _is_complete(made, identity), pooled_of(made, identity, metrics)
+        if tracker.is_pooled(identity, digest):
+            continue
+        # One at a time: maps at full resolution of a hundred configurations would fill the disk twice.
+        with tempfile.TemporaryDirectory(prefix="harness-pooled-") as name:
+            pooled_files(made, tables, identity, Path(name))
+            tags = chosen_tags(made, identity)
+            tracker.pooled(identity, metrics, Path(name), done=done, digest=digest, tags=tags)
+            tracker.wait()
+
+
+def _tracker(made: Plan) -> Tracker | None:
+    """A tracker that knows which names it may not say."""
+    settings = made.request.settings
+    if settings.mlflow == "off":
+        return None
+    names = {*settings.exclude, *settings.search_subjects}
+    for group in made.groups.values():
+        names |= {name for sample in group.cohort.samples for name in (sample.id, sample.subject)}
+        names |= {one.subject for one in group.cohort.ineligible}
+    return Tracker(settings, made.request.task.name, subjects=names)
+
+
+def _is_complete(made: Plan, configuration: str) -> bool:
+    """Whether every cell of a configuration is done."""
+    own = [cell for cell in made.cells if cell.configuration == configuration]
+    return all(made.store.get(cell.stage, cell.identity) is not None for cell in own)

@@ -1,0 +1,263 @@
+"""The commands: words in, exit code out."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Ge, Le
+
+from harness.cli.console import Watcher, console, left_out, show_board, show_estimate, show_subjects, show_table
+from harness.cli.keys import refuse_unused
+from harness.core.errors import RequestError, UnknownName
+from harness.core.registry import KINDS
+from harness.core.task import checked
+from harness.core.types import JSON
+from harness.sweep.catalogue import load_task, task_names
+from harness.sweep.grammar import Words, parse
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from rich.console import Console
+
+__all__ = ["data", "describe", "doctor", "leaderboard", "list_parts", "plan", "predict", "report", "run", "ui"]
+
+
+def run(texts: Sequence[str]) -> int:
+    """``harness run``: 0 if every cell is done, 1 if some failed."""
+    from harness.cli.api import carry_out, failure_lines
+    from harness.stats.intervals import MINIMUM_SUBJECTS
+
+    out = console()
+    try:
+        result = carry_out(parse(texts), tuple(texts), Watcher(out))
+    except KeyboardInterrupt:
+        out.print("stopped. What was finished is kept; go on with the same command:", style="bold")
+        out.print(f"  harness run {shlex.join(texts)}", markup=False, soft_wrap=True)
+        return 130
+    if result.explanations.num_rows:
+        _show_explanations(out, result.explanations, most=12)
+    show_board(out, result.leaderboard, "Leaderboard", shown=result.shown)
+    if result.subjects < MINIMUM_SUBJECTS:
+        show_subjects(out, result.leaderboard, result.rows)
+    if result.shapley is not None:
+        from harness.pipeline.contribution import shapley_rows
+
+        show_table(out, *shapley_rows(result.shapley), "What each sequence is worth: exact Shapley values")
+    out.print(result.verdict, markup=False)
+    for line in failure_lines(result.failures, result.leaderboard):
+        out.print(line, style="red", markup=False)
+    if result.missing and result.failures:
+        out.print(f"{result.missing} cells below them were not reached")
+    elif result.missing:
+        out.print(f"{result.missing} cells were not reached; run the same command again")
+    _say_places(out, {"leaderboard": result.csv, "report": result.report, "MLflow": result.mlflow})
+    return 0 if result.complete else 1
+
+
+def _show_explanations(out: Console, table: pa.Table, *, most: int = 40) -> None:
+    """The board of explanations; a sentence where none could be judged."""
+    from harness.pipeline.leaderboard import read_facts
+
+    objective = read_facts(table).objective
+    if all(value is None for value in table[objective].to_pylist()):
+        told = f"no explanation has a {objective}: none is done, or no truth is known to judge it by"
+        out.print(told, markup=False)
+    else:
+        show_board(out, table, "Explanations", most=most)
+
+
+def plan(texts: Sequence[str]) -> int:
+    """``harness plan``."""
+    from harness.cli.api import plan_of
+
+    out = console()
+    made, cost = plan_of(parse(texts), Watcher(out))
+    for sentence in left_out(made.cohort.ineligible):
+        out.print(sentence, markup=False)
+    show_estimate(out, made, cost)
+    return 0
+
+
+def list_parts(kind: str) -> int:
+    """``harness list [KIND]``."""
+    out = console()
+    kinds = {"task": "tasks", **{name: f"{name}s" for name in KINDS}}
+    wanted = [name for name, plural in kinds.items() if kind in ("", name, plural)]
+    if not wanted:
+        raise UnknownName("kind", kind, kinds.values())
+    for name in wanted:
+        if name == "task":
+            rows = [[task, load_task(task).question] for task in task_names()]
+        else:
+            rows = [[part, KINDS[name].get(part).summary, KINDS[name].get(part).source] for part in KINDS[name].names()]
+        header = ["name", "question"] if name == "task" else ["name", "what it is", "source"]
+        show_table(out, header, rows, kinds[name])
+    return 0
+
+
+def describe(texts: Sequence[str]) -> int:
+    """``harness describe task=NAME`` or ``harness describe model=NAME``."""
+    words = parse(texts)
+    if words.has("task"):
+        refuse_unused(words, "harness describe task=NAME")
+        return _describe_task(words)
+    refuse_unused(words, "harness describe")
+    kind, name = next(iter(words.values.items()), ("", ""))
+    if len(words.values) != 1:
+        raise RequestError(f"describe what? Say task=NAME or one of {', '.join(f'{one}=NAME' for one in KINDS)}")
+    entry = KINDS[kind].get(str(name))
+    out = console()
+    out.print(f"{kind} {entry.name}", style="bold")
+    out.print(inspect.getdoc(entry.function) or "", markup=False)
+    if entry.source:
+        out.print(f"\nSource: {entry.source}", markup=False)
+    out.print(f"\n{entry.name}{inspect.signature(entry.function)}", markup=False)
+    return 0
+
+
+def leaderboard(texts: Sequence[str]) -> int:
+    """``harness leaderboard task=NAME [csv=FILE]``."""
+    from harness.cli.api import rebuild
+    from harness.pipeline import leaderboard as boards
+
+    words = parse(texts)
+    refuse_unused(words, "harness leaderboard")
+    made, tables = rebuild(words)
+    out = console()
+    if tables.explanation.num_rows:
+        _show_explanations(out, tables.explanation)
+    show_board(out, tables.prediction, "Leaderboard", shown=made.request.task.shown)
+    out.print(boards.verdict(tables.prediction), markup=False)
+    if "csv" in words.values:
+        out.print(f"written: {boards.write_csv(tables.prediction, Path(str(words.values['csv'])))}")
+    return 0
+
+
+def report(texts: Sequence[str]) -> int:
+    """``harness report task=NAME``."""
+    from harness.cli.api import make_report, rebuild
+
+    words = parse(texts)
+    refuse_unused(words, "harness report")
+    made, tables = rebuild(words)
+    console().print(f"written: {make_report(made, tables)}")
+    return 0
+
+
+def predict(texts: Sequence[str]) -> int:
+    """``harness predict model=CELL|CONFIGURATION data=DIR [into=DIR]``."""
+    from harness.cli.prediction import predict_folder
+
+    out = console()
+    written = predict_folder(parse(texts), say=out.print)
+    if len(written) == 1:
+        out.print(f"written: {written[0]}", markup=False, soft_wrap=True)
+    elif written:
+        out.print(f"{len(written)} files written to {written[0].parent.parent.parent}", markup=False, soft_wrap=True)
+    else:
+        out.print("nothing to predict")
+    return 0
+
+
+def data(action: str, texts: Sequence[str]) -> int:
+    """``harness data make|verify|describe``."""
+    from harness.cli import cohorts
+
+    actions = {"make": cohorts.make, "verify": cohorts.verify_folder, "describe": cohorts.describe_folder}
+    if action not in actions:
+        raise UnknownName("action of harness data", action, actions)
+    return actions[action](parse(texts), console())
+
+
+def ui(texts: Sequence[str]) -> int:
+    """``harness ui [out=DIR] [port=5000]``: MLflow's own UI, on loopback only."""
+    words = parse(texts)
+    refuse_unused(words, "harness ui")
+    port = str(checked(Annotated[int, Ge(1), Le(65535)], words.values.get("port", 5000), "port"))
+    folder = Path(str(words.values.get("out", "harness-runs"))).expanduser().resolve()
+    if not (folder / "mlflow.db").is_file():
+        raise RequestError(f"{folder} holds no mlflow.db; run something first, or say out=DIR")
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
+    command += ["--artifacts-destination", str(folder / "mlflow-artifacts"), "--serve-artifacts"]
+    command += ["--host", "127.0.0.1", "--port", port, "--workers", "1"]
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    console().print(f"http://127.0.0.1:{port} (only this machine can reach it; Ctrl-C ends it)")
+    try:
+        return subprocess.run(command, env={**os.environ, **quiet}, check=False).returncode
+    except KeyboardInterrupt:
+        return 0
+
+
+def doctor() -> int:
+    """``harness doctor``: 0 unless something needed is missing."""
+    from harness.cli.doctor import examine
+
+    checks = examine()
+    marks = {"ok": "✓", "warn": "!", "missing": "✗"}
+    rows = [[marks[check.state], check.name, check.value, check.remedy] for check in checks]
+    show_table(console(), ["", "what", "found", "next step"], rows)
+    return 1 if any(check.state == "missing" for check in checks) else 0
+
+
+def _describe_task(words: Words) -> int:
+    from harness.core.task import allowed, describe
+
+    task = load_task(str(words.values["task"]))
+    described = describe(task)
+    style = str(words.values.get("format", "text"))
+    if style not in ("json", "text"):
+        raise UnknownName("format", style, ("json", "text"))
+    if style == "json":
+        print(json.dumps(described, indent=1))
+        return 0
+    out = console()
+    out.print(f"{task.name}: {task.question}", style="bold", markup=False)
+    out.print(str(task.source), markup=False)
+    rows: list[list[str]] = []
+    for name in ("cohort", "phantom", "outcome", "view", "split", "model", "recipe"):
+        if getattr(task, name) is None:
+            continue
+        bounds = allowed(getattr(task, name))
+        for option, value in described[name].items():
+            key = name if option == "use" else f"{name}.{option}"
+            rows.append([key, _shown(value), "" if option == "use" else bounds[option]])
+    show_table(out, ["key", "value", "must hold"], rows, "Parts and options")
+    show_table(out, ["short", "stands for"], [[a, b] for a, b in task.axes.items()], "Short names")
+    for title, values in (("Profiles", task.profiles), ("Experiments", task.experiments)):
+        show_table(out, ["name", "sets"], [[name, _short(value)] for name, value in values.items()], title)
+    spaces = [[name, "; ".join(map(str, space))] for name, space in task.spaces.items()]
+    show_table(out, ["name", "dimensions"], spaces, "Search spaces (search=optuna space=NAME)")
+    for many in ("attributions", "metrics"):
+        rows = [[label, _shown(part)] for label, part in described[many].items()]
+        show_table(out, ["label", "part and options"], rows, many.capitalize())
+    return 0
+
+
+def _short(value: Mapping[str, JSON]) -> str:
+    return ", ".join(f"{key}={_shown(one)}" for key, one in value.items())
+
+
+def _shown(value: JSON) -> str:
+    if isinstance(value, Mapping):
+        options = ", ".join(f"{key}={_shown(one)}" for key, one in value.items() if key != "use")
+        return f"{value.get('use', '')}({options})"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_shown(one) for one in value) + "]"
+    return str(value)
+
+
+def _say_places(out: object, places: Mapping[str, object]) -> None:
+    from rich.console import Console
+
+    assert isinstance(out, Console)
+    for name, place in places.items():
+        if place:
+            out.print(f"{name + ':':<13}{place}", markup=False, soft_wrap=True)

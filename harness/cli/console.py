@@ -1,0 +1,280 @@
+"""What the user sees while and after a command runs."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+from rich import box
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from harness.core.registry import METRICS
+from harness.core.types import Ineligible
+from harness.pipeline.cell import Job
+from harness.pipeline.leaderboard import Row, read_facts, to_console_rows
+from harness.storage.store import CellRecord
+from harness.sweep.estimate import Estimate
+from harness.sweep.plan import Plan
+
+__all__ = [
+    "Watcher",
+    "console",
+    "duration",
+    "left_out",
+    "show_board",
+    "show_estimate",
+    "show_subjects",
+    "show_table",
+    "size",
+]
+
+_PLAIN_EVERY_S = 10.0
+
+
+def console() -> Console:
+    """The console of this process; wide enough for a leaderboard when it is no terminal."""
+    made = Console(highlight=False, soft_wrap=False)
+    return made if made.is_terminal else Console(highlight=False, width=160)
+
+
+class Watcher:
+    """Shows a run: a live bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, out: Console) -> None:
+        self._out = out
+        self._started_s = time.monotonic()
+        self._plan: Plan | None = None
+        self._todo = self._done = self._failed = 0
+        self._open: dict[tuple[str, int, int], int] = {}  # training that runs → its cells to come
+        self._scores: dict[str, list[float]] = defaultdict(list)
+        self._said_s = 0.0
+        self._live: Live | None = None
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=out,
+        )
+        self._bar = self._progress.add_task("cells", total=None, left="", visible=False)
+
+    def said(self, text: str) -> None:
+        """A sentence for the user."""
+        self._out.print(Text("· ", style="dim") + Text(text))
+
+    def planned(self, plan: Plan, todo: int) -> None:
+        """The plan is made."""
+        self._plan, self._todo = plan, todo
+        for sentence in left_out(plan.cohort.ineligible):
+            self.said(sentence)
+        self.said(f"truth drawn on: {plan.cohort.label_source}")
+        done = len(plan.cells) - todo
+        self.said(
+            f"{len(plan.configurations)} configurations, {len(plan.jobs)} trainings, {len(plan.cells)} cells: "
+            f"{done} done, {todo} to do"
+        )
+        if not todo:
+            return
+        self._started_s = time.monotonic()
+        if self._out.is_terminal:
+            self._progress.update(self._bar, total=todo, visible=True)
+            self._live = Live(self._picture(), console=self._out, refresh_per_second=4, transient=True)
+            self._live.start()
+
+    def started(self, job: Job) -> None:
+        """A job began."""
+        key = (job.row, job.fold, job.seed)
+        self._open[key] = self._open.get(key, 0) + len(job.cells)
+        self._update()
+
+    def committed(self, record: CellRecord, objective: float) -> None:
+        """A cell ended."""
+        if record.state == "done":
+            self._done += 1
+        else:
+            self._failed += 1
+            self.said(f"failed: {record.stage} {record.label} fold {record.fold} seed {record.seed}: {record.error}")
+        self._close(record)
+        if not math.isnan(objective):
+            self._scores[record.configuration].append(objective)
+        self._update()
+
+    def ended(self) -> None:
+        """No more cells."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        if self._todo:
+            took = duration(time.monotonic() - self._started_s)
+            self.said(f"{self._done} cells done, {self._failed} failed, in {took}")
+            self._todo = 0
+
+    def _close(self, record: CellRecord) -> None:
+        """One cell less to come; nothing comes after a failure that others need."""
+        key = (record.configuration, record.fold, record.seed)
+        self._open[key] = self._open.get(key, 0) - 1
+        if self._open[key] <= 0 or (record.state == "failed" and record.stage == "train"):
+            del self._open[key]
+
+    def _update(self) -> None:
+        if self._live is not None:
+            left = self._left()
+            self._progress.update(self._bar, completed=self._done + self._failed, left=left)
+            self._live.update(self._picture())
+        elif time.monotonic() - self._said_s > _PLAIN_EVERY_S:
+            self._said_s = time.monotonic()
+            best = self._best()
+            self.said(
+                f"{self._done + self._failed}/{self._todo} cells, {len(self._open)} trainings running, "
+                f"{self._failed} failed"
+                + (f", {left}" if (left := self._left()) else "")
+                + (f"; best so far {best}" if best else "")
+            )
+
+    def _left(self) -> str:
+        """The time that is left, once a twentieth is done; before, starting Ray is most of it."""
+        ended = self._done + self._failed
+        if ended < self._todo / 20:
+            return ""
+        return f"{duration((time.monotonic() - self._started_s) / ended * (self._todo - ended))} left"
+
+    def _best(self) -> str:
+        """The leader by mean objective among configurations that have one."""
+        if not self._scores or self._plan is None:
+            return ""
+        task = self._plan.request.task
+        facts = METRICS.get(METRICS.name_of(task.metrics[task.objective].func)).facts
+        best = max if facts["direction"] == "higher" else min
+        identity = best(self._scores, key=lambda key: statistics.fmean(self._scores[key]))
+        configuration = next(one for one in self._plan.configurations if one.id == identity)
+        name = " ".join(str(value) for value in configuration.axes.values())
+        values = self._scores[identity]
+        return f"{name} {self._plan.request.task.objective} {statistics.fmean(values):.3f} ({len(values)} trainings)"
+
+    def _picture(self) -> Table:
+        picture = Table.grid(padding=(0, 1))
+        picture.add_row(self._progress)
+        best = self._best()
+        words = f"  {len(self._open)} trainings running, {self._failed} failed"
+        picture.add_row(Text(f"  best so far: {best}{words}" if best else "  training …", style="dim"))
+        return picture
+
+
+def show_board(out: Console, board: pa.Table, title: str, *, shown: Sequence[str] = (), most: int = 40) -> None:
+    """A leaderboard on the screen.
+
+    Parameters
+    ----------
+    shown : metrics beside the objective
+    most : rows; the rest is in the CSV file
+    """
+    facts = read_facts(board)
+    header, rows = to_console_rows(board, shown=shown)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    words = {*facts.axes, *facts.apart, "attribution", "status"}
+    for name in header:
+        style = "bold" if name == facts.objective else ""
+        table.add_column(name, justify="left" if name in words else "right", style=style)
+    for row in rows[:most]:
+        table.add_row(*map(Text, row), style="" if row[0] else "dim")
+    out.print(table)
+    if len(rows) > most:
+        out.print(f"{len(rows) - most} more rows in the CSV file", style="dim")
+    if any(row[0].endswith("=") for row in rows):
+        out.print("=  not distinguishable from the first (paired t, Holm over all pairs)", style="dim")
+
+
+def show_subjects(out: Console, board: pa.Table, rows: Sequence[Row]) -> None:
+    """The objective of every subject, where there are too few for a ranking.
+
+    Parameters
+    ----------
+    rows : of the same configurations as the board
+    """
+    facts = read_facts(board)
+    by_id = {row.configuration: row for row in rows}
+    ordered = [by_id[identity] for identity in board.column("configuration").to_pylist()]
+    subjects = sorted({subject for row in ordered for subject in row.values.get(facts.objective, {})})
+    table = Table(title=f"{facts.objective} of each subject", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in (*facts.axes, *subjects):
+        table.add_column(name, justify="right" if name in subjects else "left")
+    for row in ordered:
+        values = row.values.get(facts.objective, {})
+        cells = [_mean_text(values.get(subject, {})) for subject in subjects]
+        table.add_row(*(str(row.axes.get(name, "")) for name in facts.axes), *cells)
+    out.print(table)
+
+
+def _mean_text(by_seed: Mapping[int, float]) -> str:
+    known = [value for value in by_seed.values() if not math.isnan(value)]
+    return f"{statistics.fmean(known):.3f}" if known else "–"
+
+
+def left_out(ineligible: Sequence[Ineligible]) -> list[str]:
+    """Who was left out and why, one sentence for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for one in ineligible:
+        reasons.setdefault(one.reason, []).append(one.subject)
+    return [f"left out {len(who)} ({why}): {', '.join(who)}" for why, who in reasons.items()]
+
+
+def show_table(out: Console, header: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
+    """A plain table on the screen."""
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    out.print(table)
+
+
+def show_estimate(out: Console, made: Plan, cost: Estimate) -> None:
+    """What a run would do and cost."""
+    counts: dict[str, list[int]] = {one.id: [0, 0, 0] for one in made.configurations}
+    for job in made.jobs:
+        counts[job.row][0] += 1
+        for cell in job.cells:
+            counts[job.row][1] += 1
+            counts[job.row][2] += made.store.get(cell.stage, cell.identity) is not None
+    axes = list(dict.fromkeys(name for one in made.configurations for name in one.axes))
+    rows = [
+        [one.id[:10], *(str(one.axes.get(name, "")) for name in axes), *map(str, counts[one.id])]
+        for one in made.configurations
+    ]
+    show_table(out, ["configuration", *axes, "trainings", "cells", "done"], rows)
+    out.print(made.sentence)
+    out.print(
+        f"{cost.cells} cells to do, {cost.done} done. "
+        f"About {cost.time_text} with {cost.workers} at a time on {cost.where}, "
+        f"{size(cost.memory_bytes)} of memory each beside the libraries (about 0.7 GB), "
+        f"{size(cost.disk_bytes)} of disk."
+    )
+    if cost.unknown:
+        out.print(f"Some networks could not be probed and are not in the estimate: {cost.unknown}", markup=False)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def size(count: float) -> str:
+    """Bytes as a person says them."""
+    for unit, step in (("GB", 1e9), ("MB", 1e6)):
+        if count >= step:
+            return f"{count / step:.1f} {unit}"
+    return f"{count / 1e3:.0f} kB"

@@ -1,0 +1,207 @@
+"""What this machine has, what it lacks, and what to do about it.
+
+Versions are read from the metadata of installed packages: nothing heavy is
+imported but torch, which alone knows of GPUs.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from harness.core.errors import first_line
+from harness.core.machine import usable_cores
+from harness.core.settings import RunSettings
+
+__all__ = ["Check", "State", "examine"]
+
+State = Literal["ok", "warn", "missing"]
+
+_PYTHONS = ((3, 11), (3, 13))  # oldest and newest that are tested
+_GB = 1e9
+_LOW_DISK_GB = 5.0
+_LOW_MEMORY_GB = 4.0
+_LOW_SHM_GB = 1.0  # below it Ray puts its object store into /tmp
+_REINSTALL = "pip install -c constraints.txt -e ."
+
+# Distribution, name for people, what it is for.
+_NEEDED = (
+    ("ray", "Ray", "many cells at once and clusters"),
+    ("mlflow", "MLflow", "tracking"),
+    ("optuna", "Optuna", "search=optuna"),
+    ("captum", "captum", "gradient attributions"),
+    ("monai", "MONAI", "networks of others"),
+    ("SimpleITK", "SimpleITK", "resampling and bias correction"),
+    ("nibabel", "nibabel", "NIfTI"),
+)
+
+# Distribution, what it adds, how to get it.
+_OPTIONAL = (
+    ("jupyterlab", "notebooks", "pip install jupyterlab"),
+    ("aiohttp-cors", "Ray's dashboard", "pip install -c constraints.txt 'ray[default]'"),
+    ("boto3", "an MLflow server that keeps artifacts on S3", "pip install boto3"),
+    ("psycopg2-binary", "tracking in PostgreSQL (mlflow=postgresql://…)", "pip install psycopg2-binary"),
+    ("pytest", "the tests", "make test"),
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the examination.
+
+    Parameters
+    ----------
+    name : what was looked at
+    value : what was found
+    state : ``ok``; ``warn`` works, but worse than it could; ``missing`` is needed
+    remedy : what to do next, empty if nothing need be done
+    """
+
+    name: str
+    value: str
+    state: State = "ok"
+    remedy: str = ""
+
+
+def examine(out: str | Path = RunSettings.out) -> list[Check]:
+    """Everything that a run depends on, in the order of a listing.
+
+    Parameters
+    ----------
+    out : where runs would be written; need not exist
+
+    Returns
+    -------
+    list of Check
+        Software that is needed, then hardware, then optional parts.
+    """
+    return [
+        _python(sys.version_info[:2]),
+        _harness(),
+        *_torch(),
+        *(_package(*one) for one in _NEEDED),
+        _torchvision(),
+        _cores(),
+        _memory(),
+        _disk(Path(out)),
+        *_shared_memory(Path("/dev/shm")),
+        *(_optional(*one) for one in _OPTIONAL),
+    ]
+
+
+def _python(version: tuple[int, int]) -> Check:
+    low, high = _PYTHONS
+    fits = low <= version <= high
+    remedy = "" if fits else "make the environment with Python 3.11, 3.12 or 3.13"
+    return Check("Python", f"{platform.python_version()} ({sys.executable})", "ok" if fits else "missing", remedy)
+
+
+def _harness() -> Check:
+    version = _version("harness")
+    if version is None:
+        return Check("harness", "not installed", "missing", f"in the root of the clone: {_REINSTALL}")
+    return Check("harness", f"{version} ({Path(__file__).parents[1]})")
+
+
+def _torch() -> Iterator[Check]:
+    try:
+        import torch
+    except Exception as error:  # a broken installation raises OSError and others, too
+        yield Check("torch", first_line(error), "missing", _REINSTALL)
+        return
+    build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for CPU"
+    yield Check("torch", f"{torch.__version__}, {build}")
+    count = torch.cuda.device_count()
+    for number in range(count):
+        gpu = torch.cuda.get_device_properties(number)
+        yield Check(f"GPU {number}", f"{gpu.name}, {gpu.total_memory / _GB:.0f} GB")
+    if not count:
+        yield _no_gpu(build_has_cuda=torch.version.cuda is not None)
+
+
+def _no_gpu(*, build_has_cuda: bool) -> Check:
+    driver = shutil.which("nvidia-smi") is not None
+    if driver and not build_has_cuda:
+        remedy = "nvidia-smi is here: install torch's CUDA build (pytorch.org, Get Started)"
+        return Check("GPU", "none that torch can use", "warn", remedy)
+    if build_has_cuda and driver:
+        return Check("GPU", "none visible", "warn", "see nvidia-smi, and CUDA_VISIBLE_DEVICES if it is set")
+    return Check("GPU", "none")
+
+
+def _package(distribution: str, name: str, purpose: str) -> Check:
+    version = _version(distribution)
+    if version is None:
+        return Check(name, f"not installed ({purpose})", "missing", _REINSTALL)
+    return Check(name, version)
+
+
+def _torchvision() -> Check:
+    """The trap: beside a CPU build of torch the usual torchvision raises when imported, and others import it."""
+    there, torch = _version("torchvision"), _version("torch") or ""
+    if there is None:
+        return Check("torchvision", "not installed, nothing needs it")
+    if _is_cpu(torch) and not _is_cpu(there):
+        remedy = "pip uninstall torchvision: it does not import with a CPU torch, and packages that look for it break"
+        return Check("torchvision", f"{there} beside torch {torch}", "warn", remedy)
+    return Check("torchvision", f"{there}, nothing needs it")
+
+
+def _is_cpu(version: str) -> bool:
+    return version.endswith("+cpu")
+
+
+def _cores() -> Check:
+    return Check("CPU cores", f"{usable_cores()} usable of {os.cpu_count()}")
+
+
+def _memory() -> Check:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    value = f"{memory.available / _GB:.1f} GB free of {memory.total / _GB:.1f} GB"
+    if memory.available / _GB < _LOW_MEMORY_GB:
+        return Check("memory", value, "warn", "close something, or run fewer jobs at a time: workers=1")
+    return Check("memory", value)
+
+
+def _disk(out: Path) -> Check:
+    folder = out.expanduser().resolve()
+    there = next(one for one in (folder, *folder.parents) if one.exists())
+    free = shutil.disk_usage(there).free / _GB
+    value = f"{free:.1f} GB free at {folder}"
+    if not os.access(there, os.W_OK):
+        return Check("disk", f"{folder} cannot be written", "missing", "say out=DIR")
+    if free < _LOW_DISK_GB:
+        return Check("disk", value, "warn", "free some, or say out=DIR")
+    return Check("disk", value)
+
+
+def _shared_memory(folder: Path) -> Iterator[Check]:
+    """Where Ray keeps objects; containers often get 64 MB. Other systems have no such folder."""
+    if not folder.is_dir():
+        return
+    size = shutil.disk_usage(folder).total / _GB
+    remedy = "" if size >= _LOW_SHM_GB else "start the container with --shm-size=2g; until then Ray uses /tmp"
+    yield Check("shared memory", f"{size:.2g} GB at {folder}", "warn" if remedy else "ok", remedy)
+
+
+def _optional(distribution: str, purpose: str, how: str) -> Check:
+    version = _version(distribution)
+    if version is None:
+        return Check(f"optional: {distribution}", f"not installed; for {purpose}", "ok", how)
+    return Check(f"optional: {distribution}", version)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,1 @@
+"""Errors, types, the declaration of a task, registries, identities and random streams; imports no heavy library."""

@@ -1,0 +1,108 @@
+"""Axes of a grid and search spaces: what a word with several values means.
+
+``sequences=T2w,FLAIR`` is an axis (every value is run and compared);
+``recipe.lr=tag(log, interval(1e-5, 1e-2))`` is a dimension of a search space
+(values are drawn, one wins).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from harness.core.errors import OutOfRange
+from harness.core.types import JSON
+
+__all__ = ["Axis", "Choice", "Dimension", "Interval", "grid", "text_of"]
+
+# A string that the grammar reads as itself; others, and those that look like numbers, need quotes.
+_PLAIN = re.compile(r"(?!(?:true|false|null|inf|nan|none)$)[A-Za-z_/.][\w+./:@-]*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """All values of one key that a grid visits, in order."""
+
+    key: str
+    values: tuple[JSON, ...]
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise OutOfRange(f"an axis needs at least one value, got none for {self.key}")
+        seen: list[JSON] = []
+        for value in self.values:
+            if value in seen:
+                raise OutOfRange(f"the values of an axis must differ, got {value!r} twice for {self.key}")
+            seen.append(value)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number between two bounds, both included.
+
+    Parameters
+    ----------
+    key : where it goes, e.g. ``recipe.lr``
+    low, high : bounds, ``low < high``; both positive if ``log``
+    log : draw uniformly in the logarithm
+    integer : draw whole numbers
+    """
+
+    key: str
+    low: float
+    high: float
+    log: bool = False
+    integer: bool = False
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            raise OutOfRange(f"both bounds of {self.key} must be finite, got low={self.low}, high={self.high}")
+        if not self.low < self.high:
+            raise OutOfRange(f"`low < high` must hold for {self.key}, got low={self.low}, high={self.high}")
+        if self.log and self.low <= 0:
+            raise OutOfRange(f"`0 < low` must hold for a log interval of {self.key}, got low={self.low}")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few values, without an order."""
+
+    key: str
+    values: tuple[JSON, ...]
+
+    def __post_init__(self) -> None:
+        Axis(self.key, self.values)
+
+
+Dimension = Interval | Choice
+
+
+def grid(axes: Mapping[str, tuple[JSON, ...]]) -> Iterator[dict[str, JSON]]:
+    """Every point of a grid; the last axis varies fastest.
+
+    Parameters
+    ----------
+    axes : key → values; no axes give one empty point
+    """
+    checked = [Axis(key, tuple(values)) for key, values in axes.items()]
+    for point in itertools.product(*(axis.values for axis in checked)):
+        yield dict(zip((axis.key for axis in checked), point, strict=True))
+
+
+def text_of(value: JSON) -> str:
+    """A value as a person types it, in the grammar of words: quoted where it would be read as something else."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(text_of, value))}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{text_of(one)}" for key, one in value.items()) + "}"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = str(value)
+    if isinstance(value, str) and not _PLAIN.fullmatch(text):
+        # Backslashes count only before a quote, where they are doubled.
+        escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
+        return f"'{escaped}'"
+    return text

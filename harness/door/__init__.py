@@ -1,1 +1,0 @@
-"""The door: command line, console, reports. Only here is anything printed."""

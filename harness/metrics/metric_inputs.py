@@ -1,0 +1,268 @@
+"""What a metric may ask for, by the name of its parameter.
+
+:data:`METRIC_INPUTS` is the list; :class:`MetricInputs` holds one subject's arrays and
+works out what is derived from them (the lesions) once, when it is first asked.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import cc3d
+import numpy as np
+import numpy.typing as npt
+
+from harness.core.errors import OutOfRange, UnknownName
+from harness.core.types import Array
+
+__all__ = ["METRIC_INPUTS", "Columns", "MetricInputs", "Lesions", "find_lesions"]
+
+Columns = Mapping[str, Array]
+
+METRIC_INPUTS: Mapping[str, str] = {
+    "brain": "(X, Y, Z) bool, True inside the brain (or the region); absent where there is no brain mask",
+    "channels": "names of the input channels, in the order of the explanation's first axis",
+    "clean_score": "number, the score that the image determines, before noise was added; absent for real scores",
+    "columns": "name of a subject-level metric → (n,) float, its values over subjects; for pooled metrics only",
+    "exact": "(X, Y, Z) float, the map that the same method gives of a model that computes the score exactly",
+    "explanation": "(C, X, Y, Z) float, attribution of each channel, higher means more evidence",
+    "predicted_score": "number, the score that the model predicts for the subject",
+    "prediction": "(X, Y, Z) bool, what the model calls lesion",
+    "prediction_lesions": "Lesions of the prediction",
+    "probability": "(X, Y, Z) float32 in [0, 1], the model's probability of lesion",
+    "rng": "numpy Generator, the same stream for every metric",
+    "rois": "(R, X, Y, Z) bool, the regions of interest that scores may depend on",
+    "spacing_mm": "(3,) voxel size along X, Y, Z",
+    "target": "(X, Y, Z) bool, the truth",
+    "target_lesions": "Lesions of the target",
+    "target_score": "number, the score to predict",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Lesions:
+    """The connected components of a mask.
+
+    Parameters
+    ----------
+    labels : (X, Y, Z) int32, 0 is background, lesions count from 1
+    count : number of lesions n
+    sizes_voxels : (n,) int64, number of voxels of each lesion
+    centroids_mm : (n, 3) float64, mean position of its voxels along X, Y, Z; the
+        centre of voxel (0, 0, 0) is the origin, the image's rotation is ignored
+    centre_voxels : (n, 3) int64, the voxel that holds the centroid (halves round
+        up); it need not belong to the lesion
+    """
+
+    labels: npt.NDArray[np.int32]
+    count: int
+    sizes_voxels: npt.NDArray[np.int64]
+    centroids_mm: npt.NDArray[np.float64]
+    centre_voxels: npt.NDArray[np.int64]
+
+
+def find_lesions(mask: Array, spacing_mm: Sequence[float]) -> Lesions:
+    """Split a mask into 26-connected components.
+
+    Voxels that touch by a face, an edge or a corner belong together.
+
+    Parameters
+    ----------
+    mask : (X, Y, Z) bool
+    spacing_mm : (3,) voxel size along X, Y, Z
+
+    Returns
+    -------
+    Lesions
+        With ``count == 0`` and arrays of length 0 for an empty mask.
+    """
+    labels, count = cc3d.connected_components(np.ascontiguousarray(mask, dtype=bool), connectivity=26, return_N=True)
+    statistics = cc3d.statistics(labels, no_slice_conversion=True)
+    centroids = statistics["centroids"][1:].astype(np.float64)
+    return Lesions(
+        labels=labels.astype(np.int32),
+        count=int(count),
+        sizes_voxels=statistics["voxel_counts"][1:].astype(np.int64),
+        centroids_mm=centroids * np.asarray(spacing_mm, dtype=np.float64),
+        centre_voxels=np.floor(centroids + 0.5).astype(np.int64),
+    )
+
+
+class MetricInputs:
+    """One subject's arrays, under the names that metrics use.
+
+    Everything may be left out; a metric that asks for what is absent says so.
+    Arrays are taken as they are and must not be changed afterwards.
+
+    Parameters
+    ----------
+    prediction, target : (X, Y, Z) bool, or numbers that are all 0 or 1
+    probability : (X, Y, Z) float in [0, 1]
+    spacing_mm : (3,) voxel size along X, Y, Z
+    brain : (X, Y, Z) bool
+    explanation : (C, X, Y, Z) float
+    exact : (X, Y, Z) float
+    channels : C names
+    rois : (R, X, Y, Z) bool, or numbers that are all 0 or 1
+    target_score, predicted_score, clean_score : numbers, in the unit of the score
+    rng : generator; every metric gets its own copy in the same state, so that
+        asking for one more metric changes no other
+    columns : subject-level values by metric name, for pooled metrics
+
+    Raises
+    ------
+    OutOfRange
+        If shapes differ, masks are not binary, values are not finite, scores are
+        not, or the spacing is not three positive numbers.
+    """
+
+    def __init__(
+        self,
+        *,
+        prediction: Array | None = None,
+        probability: Array | None = None,
+        target: Array | None = None,
+        spacing_mm: Sequence[float] | None = None,
+        brain: Array | None = None,
+        explanation: Array | None = None,
+        exact: Array | None = None,
+        channels: Sequence[str] | None = None,
+        rois: Array | None = None,
+        target_score: float | None = None,
+        predicted_score: float | None = None,
+        clean_score: float | None = None,
+        rng: np.random.Generator | None = None,
+        columns: Columns | None = None,
+    ) -> None:
+        self.prediction = _mask("prediction", prediction)
+        self.target = _mask("target", target)
+        self.brain = _mask("brain", brain)
+        self.probability = _finite("probability", probability, ndim=3)
+        self.explanation = _finite("explanation", explanation, ndim=4)
+        self.exact = _finite("exact", exact, ndim=3)
+        self.spacing_mm = _spacing(spacing_mm)
+        self.channels = None if channels is None else tuple(channels)
+        self.rois = _mask("rois", rois, ndim=4)
+        self.target_score = _number("target_score", target_score)
+        self.predicted_score = _number("predicted_score", predicted_score)
+        self.clean_score = _number("clean_score", clean_score)
+        self.rng = rng
+        self.columns = None if columns is None else _columns(columns)
+        self._check_shapes()
+        self._check_values()
+
+    @cached_property
+    def prediction_lesions(self) -> Lesions | None:
+        """Lesions of the prediction; needs ``prediction`` and ``spacing_mm``."""
+        return self._lesions(self.prediction)
+
+    @cached_property
+    def target_lesions(self) -> Lesions | None:
+        """Lesions of the target; needs ``target`` and ``spacing_mm``."""
+        return self._lesions(self.target)
+
+    def get(self, name: str) -> Any:
+        """The evidence of this name, ``None`` where it is absent.
+
+        Raises
+        ------
+        UnknownName
+            If no evidence is called so.
+        """
+        if name not in METRIC_INPUTS:
+            raise UnknownName("evidence", name, METRIC_INPUTS)
+        return copy.deepcopy(self.rng) if name == "rng" else getattr(self, name)
+
+    def _lesions(self, mask: Array | None) -> Lesions | None:
+        if mask is None or self.spacing_mm is None:
+            return None
+        return find_lesions(mask, self.spacing_mm)
+
+    def _check_shapes(self) -> None:
+        shapes = {
+            name: array.shape
+            for name in ("prediction", "probability", "target", "brain", "exact")
+            if (array := getattr(self, name)) is not None
+        }
+        if self.explanation is not None:
+            shapes["explanation, without its channels"] = self.explanation.shape[1:]
+        if self.rois is not None:
+            shapes["rois, without their number"] = self.rois.shape[1:]
+        if len(set(shapes.values())) > 1:
+            listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+            raise OutOfRange(f"all arrays of a subject must have one shape (X, Y, Z), got {listed}; resample them")
+        if self.explanation is not None and self.channels is not None:
+            found, named = self.explanation.shape[0], len(self.channels)
+            if found != named:
+                raise OutOfRange(
+                    f"`explanation.shape[0] == len(channels)` must hold, got {found} maps and {named} names "
+                    f"({', '.join(self.channels)}); name every channel once"
+                )
+
+    def _check_values(self) -> None:
+        if self.probability is not None and not (self.probability.min() >= 0 and self.probability.max() <= 1):
+            raise OutOfRange(
+                f"`0 <= probability <= 1` must hold, got {self.probability.min():.4g} to "
+                f"{self.probability.max():.4g}; apply the sigmoid or softmax first"
+            )
+
+
+def _mask(name: str, array: Array | None, *, ndim: int = 3) -> npt.NDArray[np.bool_] | None:
+    if array is None:
+        return None
+    array = _volume(name, np.asarray(array), ndim=ndim)
+    if array.dtype == bool:
+        return array
+    odd = array[(array != 0) & (array != 1)]
+    if odd.size:
+        raise OutOfRange(f"`{name}` must hold only 0 and 1, got {odd[0]!s}; threshold it, or choose one label")
+    return array.astype(bool)
+
+
+def _finite(name: str, array: Array | None, *, ndim: int) -> npt.NDArray[np.floating[Any]] | None:
+    if array is None:
+        return None
+    array = _volume(name, np.asarray(array), ndim=ndim)
+    bad = int(array.size - np.isfinite(array).sum())
+    if bad:
+        raise OutOfRange(f"`{name}` must be finite everywhere, got {bad} NaN or infinite of {array.size} values")
+    return array
+
+
+def _number(name: str, value: float | None) -> float | None:
+    if value is None:
+        return None
+    if not np.isfinite(value):
+        raise OutOfRange(f"`{name}` must be a finite number, got {value}; leave out subjects without a score")
+    return float(value)
+
+
+def _volume(name: str, array: Array, *, ndim: int) -> Array:
+    if array.ndim != ndim or array.size == 0:
+        axes = "(X, Y, Z)" if ndim == 3 else "(R, X, Y, Z)" if name == "rois" else "(C, X, Y, Z)"
+        raise OutOfRange(
+            f"`{name}` must be {axes} with at least one voxel, got shape {array.shape}; "
+            "give a single slice a last axis of length one"
+        )
+    return array
+
+
+def _spacing(spacing_mm: Sequence[float] | None) -> tuple[float, float, float] | None:
+    if spacing_mm is None:
+        return None
+    values = [float(value) for value in spacing_mm]
+    if len(values) != 3 or not all(np.isfinite(value) and value > 0 for value in values):
+        raise OutOfRange(f"`spacing_mm` must be three positive numbers (X, Y, Z), got {tuple(values)}")
+    return values[0], values[1], values[2]
+
+
+def _columns(columns: Columns) -> dict[str, npt.NDArray[np.float64]]:
+    arrays = {name: np.asarray(values, dtype=np.float64) for name, values in columns.items()}
+    if any(array.ndim != 1 for array in arrays.values()) or len({array.shape for array in arrays.values()}) > 1:
+        listed = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
+        raise OutOfRange(f"all columns must be (n,) with one value per subject, got {listed}")
+    return arrays

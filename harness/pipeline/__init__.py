@@ -1,0 +1,1 @@
+"""One study in one plain process: train, predict, explain, probe, score, aggregate."""

@@ -1,0 +1,225 @@
+"""What each input channel contributes: left out, alone, and by its Shapley value.
+
+All three come from configurations that differ in their channels alone, so they
+are statements about networks trained without a channel, not about one network
+that is shown less.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from harness.core.identity import identify
+from harness.core.task import Configuration
+from harness.core.types import JSON, Array, Score
+from harness.pipeline.cell import restored
+from harness.pipeline.leaderboard import MetricFacts, Row, interval_text, subject_means
+from harness.stats.intervals import mean_score, shapley_scores
+
+__all__ = ["Family", "families", "shapley_rows", "shapley_table", "worth_of_nothing"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Configurations that differ in their input channels alone.
+
+    Parameters
+    ----------
+    axes : labels that all of them share
+    channels : all that occur, in the order of the largest member
+    members : set of channels → id of the configuration
+    """
+
+    axes: Mapping[str, JSON]
+    channels: tuple[str, ...]
+    members: Mapping[frozenset[str], str]
+
+    def name(self, subset: Collection[str]) -> str:
+        """``T2w+FLAIR``: a set of channels, in the family's order."""
+        return "+".join(channel for channel in self.channels if channel in subset)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every non-empty subset of at least two channels is there."""
+        return len(self.channels) > 1 and len(self.members) == 2 ** len(self.channels) - 1
+
+    def gains(self, rows: Mapping[str, Row], metric: str) -> dict[tuple[str, frozenset[str]], Score]:
+        """What a channel adds to a set of others, wherever both were trained.
+
+        Parameters
+        ----------
+        rows : configuration id → its row
+        metric : whose difference, in its unit
+
+        Returns
+        -------
+        dict
+            (channel, the others) → mean paired difference, in the order of the
+            channels; the others are never none. What no subject has both of is left out.
+        """
+        found = {}
+        for channel in self.channels:
+            for others, identity in self.members.items():
+                if channel not in others and others | {channel} in self.members:
+                    both, without = _columns([self.members[others | {channel}], identity], rows, metric)
+                    gain = mean_score(both - without)
+                    if gain.n:
+                        found[channel, others] = gain
+        return found
+
+    def left_out(self, rows: Mapping[str, Row], metric: str) -> dict[str, Score]:
+        """What all channels together lose without one of them, where the rest was trained too."""
+        everything = frozenset(self.channels)
+        return {
+            channel: gain
+            for (channel, others), gain in self.gains(rows, metric).items()
+            if others == everything - {channel}
+        }
+
+    def shapley(self, rows: Mapping[str, Row], facts: MetricFacts) -> dict[str, Score]:
+        """Exact Shapley value of each channel; empty unless all subsets are there.
+
+        Parameters
+        ----------
+        rows : configuration id → its row
+        facts : of the metric that is shared out; higher must be better and what
+            no input scores must be known: its chance, or else the lower end of
+            its range (a mask that is empty has a Dice of 0)
+        """
+        nothing = worth_of_nothing(facts)
+        if not self.complete or math.isnan(nothing):
+            return {}
+        columns = _columns(list(self.members.values()), rows, facts.name)
+        worth = dict(zip(self.members, columns, strict=True))
+        shares = shapley_scores(worth, self.channels, empty=nothing)
+        return {channel: share for channel, share in shares.items() if share.n}
+
+
+def families(configurations: Sequence[Configuration]) -> list[Family]:
+    """Configurations grouped by everything but their channels, in order of appearance.
+
+    Of two that have the same channels in another order the first counts.
+    """
+    groups: dict[str, list[tuple[tuple[str, ...], Configuration]]] = {}
+    for one in configurations:
+        channels = tuple(restored(one).view().channels)
+        # Whatever option of the view names the channels is what may differ.
+        view = {
+            key: value
+            for key, value in one.task["view"].items()
+            if frozenset(str(value).split("+")) != frozenset(channels)
+        }
+        rest = {**{name: one.task[name] for name in ("split", "model", "recipe")}, "view": view}
+        groups.setdefault(identify(rest), []).append((channels, one))
+    return [_family(group) for group in groups.values()]
+
+
+def worth_of_nothing(facts: MetricFacts) -> float:
+    """What a metric gives without any input; NaN where that is not known or higher is not better."""
+    if facts.direction != "higher":
+        return math.nan
+    return next((value for value in (facts.chance, facts.range[0]) if math.isfinite(value)), math.nan)
+
+
+def shapley_table(
+    configurations: Sequence[Configuration], rows: Mapping[str, Row], facts: MetricFacts
+) -> pa.Table | None:
+    """What each channel contributes, where every subset of the channels was trained.
+
+    Parameters
+    ----------
+    configurations : of a run
+    rows : configuration id → its row of predictions
+    facts : of the metric that is shared out
+
+    Returns
+    -------
+    pyarrow.Table or None
+        One line per family and channel: the family's axes, ``channel``, and in
+        the metric's unit ``shapley``, ``left_out`` (loss of the largest set
+        without it) and ``alone`` (the set of it alone), each with ``_low`` and
+        ``_high`` over subjects, ``subjects``, ``metric``, ``nothing`` (what no
+        channel scores), ``all`` (what all together score) and ``flags`` of the
+        configurations that went in: a set that collapsed counts with what it scored. ``None`` if no family is complete.
+    """
+    lines: list[dict[str, JSON]] = []
+    for family in families(configurations):
+        shares = family.shapley(rows, facts)
+        if not shares:
+            continue
+        dropped = family.left_out(rows, facts.name)
+        flags = [
+            f"{family.name(subset)}: {flag}"
+            for subset, identity in family.members.items()
+            for flag in rows[identity].flags
+        ]
+        everything = _mean(rows[family.members[frozenset(family.channels)]], facts.name)
+        for channel, share in shares.items():
+            alone = _mean(rows[family.members[frozenset({channel})]], facts.name)
+            lines.append(
+                {
+                    **family.axes,
+                    "channel": channel,
+                    **_parts("shapley", share),
+                    **_parts("left_out", dropped[channel]),
+                    **_parts("alone", alone),
+                    "subjects": share.n,
+                    "metric": facts.name,
+                    "nothing": worth_of_nothing(facts),
+                    "all": everything.value,
+                    "flags": "; ".join(flags),
+                }
+            )
+    return pa.Table.from_pylist(lines) if lines else None
+
+
+def shapley_rows(table: pa.Table) -> tuple[list[str], list[list[str]]]:
+    """:func:`shapley_table` as text for a screen: header and lines."""
+    names = table.column_names
+    axes = names[: names.index("channel")]
+    header = [*axes, "channel", "Shapley value", "left out", "alone"]
+    lines = [
+        [
+            *(str(line[name]) for name in (*axes, "channel")),
+            *(
+                interval_text(line[name], line[f"{name}_low"], line[f"{name}_high"])
+                for name in ("shapley", "left_out", "alone")
+            ),
+        ]
+        for line in table.to_pylist()
+    ]
+    return header, lines
+
+
+def _family(group: Sequence[tuple[tuple[str, ...], Configuration]]) -> Family:
+    largest = max((channels for channels, _ in group), key=len)
+    channels = tuple(dict.fromkeys([*largest, *(name for names, _ in group for name in names)]))
+    members: dict[frozenset[str], str] = {}
+    for names, one in group:
+        members.setdefault(frozenset(names), one.id)
+    first = group[0][1].axes
+    shared = {name: value for name, value in first.items() if all(one.axes.get(name) == value for _, one in group[1:])}
+    # A family of one shares its channels too, but they are no label of the family.
+    varied = {name for name, value in shared.items() if frozenset(str(value).split("+")) == frozenset(group[0][0])}
+    return Family({name: value for name, value in shared.items() if name not in varied}, channels, members)
+
+
+def _columns(identities: Sequence[str], rows: Mapping[str, Row], metric: str) -> Array:
+    """(configurations, subjects), NaN where a subject has no value."""
+    means = [subject_means(rows[identity], metric) for identity in identities]
+    subjects = sorted({subject for one in means for subject in one})
+    return np.array([[one.get(subject, math.nan) for subject in subjects] for one in means], dtype=float)
+
+
+def _mean(row: Row, metric: str) -> Score:
+    return mean_score(list(subject_means(row, metric).values()))
+
+
+def _parts(name: str, score: Score) -> dict[str, float | None]:
+    found = {name: score.value, f"{name}_low": score.low, f"{name}_high": score.high}
+    return {key: None if math.isnan(value) else value for key, value in found.items()}

@@ -1,0 +1,185 @@
+"""What a parent run of MLflow shows of its configuration: pooled metrics, figures and group maps."""
+
+from __future__ import annotations
+
+import math
+import urllib.parse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from harness.core.identity import identify, module_digest
+from harness.core.types import Array, Cohort
+from harness.data.maps import GroupMap, group_map, write_map, write_preview
+from harness.pipeline.cell import Cell, is_grouped, restored
+from harness.pipeline.group_maps import group_sums, target_mask
+from harness.pipeline.leaderboard import read_facts
+from harness.report.figures import figures_of_one
+from harness.report.tables import winners
+from harness.storage.store import CellRecord, Store
+from harness.sweep.plan import Plan, Tables
+from harness.tuning.spaces import short
+
+__all__ = ["chosen_tags", "pooled_files", "pooled_metrics", "pooled_of"]
+
+_DRAWN_BY = ("harness.data.maps", "harness.report.figures", "harness.report.runs", "harness.report.plots")
+_MOST_IMAGES = 16  # subjects whose images are averaged under a group map
+
+
+def pooled_metrics(tables: Tables, identity: str) -> dict[str, float]:
+    """The values of a configuration's rows with their intervals; those of an attribution after its name and a slash."""
+    found: dict[str, float] = {}
+    for table in (tables.prediction, tables.explanation):
+        names = [f"{metric.name}{end}" for metric in read_facts(table).metrics for end in ("", "_low", "_high")]
+        for line in table.to_pylist():
+            if line["configuration"] == identity:
+                start = f"{line['attribution']}/" if line["attribution"] else ""
+                found |= {f"{start}{name}": line[name] for name in names if line.get(name) is not None}
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def chosen_tags(plan: Plan, identity: str) -> dict[str, str]:
+    """What the searches of a configuration chose, by the trainings that they served; empty without a search."""
+    return {
+        f"chosen.{where}": " ".join(f"{key}={short(value)}" for key, value in chosen.values.items())
+        for configuration, where, chosen in winners(plan)
+        if configuration.id == identity
+    }
+
+
+def pooled_of(plan: Plan, identity: str, metrics: dict[str, float]) -> str:
+    """Digest of all that a parent run shows: equal ones need not be drawn and sent again."""
+    own = [cell for job in plan.jobs if job.row == identity for cell in job.cells]
+    done = sorted(cell.identity for cell in own if plan.store.get(cell.stage, cell.identity) is not None)
+    code = [module_digest(name) for name in _DRAWN_BY]
+    return identify(
+        {
+            "cells": done,
+            "wanted": len(own),
+            "metrics": metrics,
+            "anonymous": plan.request.settings.anonymous,
+            "code": code,
+        }
+    )
+
+
+def pooled_files(plan: Plan, tables: Tables, identity: str, folder: Path) -> None:
+    """Write a configuration's figures and group maps, as a parent run keeps them.
+
+    Parameters
+    ----------
+    identity : of the configuration
+    folder : gets ``figures/*.png``, ``maps/<attribution>_mean.nii.gz`` with a PNG
+        beside it, and ``maps/none.txt`` with the reason where there is no mean
+    """
+    anonymous = plan.request.settings.anonymous
+    for name, content in figures_of_one(plan, tables, identity, anonymous=anonymous).items():
+        (folder / "figures").mkdir(exist_ok=True)
+        (folder / "figures" / name).write_bytes(content)
+    reasons = []
+    for name, made in _means(plan, identity):
+        if made.found.values is None:
+            reason = made.found.reason.partition(":")[0] if anonymous else made.found.reason
+            reasons.append(f"{name}: {reason}")
+        else:
+            _write_mean(folder / "maps", name, made, plan.groups[identity].cohort)
+    if reasons:
+        (folder / "maps").mkdir(exist_ok=True)
+        (folder / "maps" / "none.txt").write_text("\n".join(reasons) + "\n")
+
+
+@dataclass(frozen=True)
+class _Mean:
+    """A group map, and what its picture says."""
+
+    found: GroupMap
+    title: str
+    channels: tuple[str, ...]
+    output: str = ""
+
+
+def _means(plan: Plan, identity: str) -> Iterator[tuple[str, _Mean]]:
+    """Name and mean map of each attribution, and of each output where several are explained."""
+    cohort = plan.groups[identity].cohort
+    grouped = is_grouped(restored(next(one for one in plan.configurations if one.id == identity)))
+    for attribution, cells in _explained(plan, identity).items():
+        title = attribution.replace("_", " ")
+        channels = tuple(str(name) for name in cells[0].record.facts.get("channels", ()))
+        if grouped:
+            for output, found in _of_sums(plan.store, cells, cohort.samples[0].affine).items():
+                yield f"{attribution}_{output}", _Mean(found, f"{title} of {output}", channels, output)
+        else:
+            affines = {sample.id: sample.affine for sample in cohort.samples}
+            subjects = {sample.id: sample.subject for sample in cohort.samples}
+            found = group_map(plan.store, [one.record for one in cells], affines, subjects)
+            yield attribution, _Mean(found, title, channels)
+
+
+@dataclass(frozen=True)
+class _Explained:
+    cell: Cell
+    record: CellRecord
+    subjects: int
+
+
+def _explained(plan: Plan, identity: str) -> dict[str, list[_Explained]]:
+    """Attribution → its finished explain cells."""
+    found: dict[str, list[_Explained]] = {}
+    for job in plan.jobs:
+        for cell in job.cells if job.row == identity else ():
+            record = plan.store.get(cell.stage, cell.identity) if cell.stage == "explain" else None
+            if record is not None:
+                found.setdefault(cell.label, []).append(_Explained(cell, record, len(job.split.test)))
+    return found
+
+
+def _of_sums(store: Store, cells: Sequence[_Explained], affine: Array) -> dict[str, GroupMap]:
+    """Output → mean map, where cells keep sums over blocks of subjects."""
+    totals: dict[str, Array] = {}
+    # A cell at a time: at full resolution the sums of all folds together are gigabytes.
+    for one in cells:
+        outputs, sums = group_sums([one.cell], store)
+        for index, output in enumerate(outputs):
+            totals[output] = totals.get(output, 0.0) + sums[:, index].sum(axis=0, dtype=np.float64)
+    maps = sum(one.subjects for one in cells)
+    subjects = maps // len({one.cell.seed for one in cells})
+    return {name: GroupMap((total / maps).astype(np.float32), affine, subjects) for name, total in totals.items()}
+
+
+def _write_mean(folder: Path, name: str, made: _Mean, cohort: Cohort) -> None:
+    values = made.found.values
+    assert values is not None
+    channels = made.channels if len(made.channels) == len(values) else ()
+    background, outline = _scene(cohort, channels, made.output, values.shape[1:])
+    stem = folder / f"{urllib.parse.quote(name, safe=' ')}_mean"
+    write_map(stem.with_name(f"{stem.name}.nii.gz"), values, made.found.affine, channels=channels)
+    write_preview(
+        stem.with_name(f"{stem.name}.png"),
+        values,
+        made.found.affine,
+        background=background,
+        outline=outline,
+        channels=channels,
+        title=f"{made.title}: mean of {made.found.subjects} subjects",
+    )
+
+
+def _scene(
+    cohort: Cohort, channels: tuple[str, ...], output: str, shape: tuple[int, ...]
+) -> tuple[Array | None, Array | None]:
+    """What lies under a group map and what is outlined on it.
+
+    Where scores were generated, the regions of this one on the number of
+    lesions; else the mean image of each channel over the first subjects, and nothing.
+    """
+    truth = cohort.truth
+    if truth is not None and truth.counts.shape == shape:
+        return np.asarray(truth.counts.load()), target_mask(truth, output) if output in truth.weights else None
+    samples = cohort.samples[:_MOST_IMAGES]
+    known = all(name in sample.images and sample.images[name].shape == shape for sample in samples for name in channels)
+    if not channels or not known:
+        return None, None
+    means = [np.mean([sample.images[name].load() for sample in samples], axis=0) for name in channels]
+    return np.stack(means).astype(np.float32), None

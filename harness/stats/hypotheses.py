@@ -1,0 +1,262 @@
+"""Test a paper's hypotheses: paired differences, and what they allow to be said.
+
+A statement may hold several pairs. It is *supported* if every one of them is,
+each at its own level: all must succeed, so nothing has to be adjusted
+(intersection-union test). It is *not supported* if any one interval lies on the
+wrong side; there one failure among many suffices, so those intervals are widened
+for the number of pairs (Bonferroni). All else is *undecided*, as is everything
+with fewer than :data:`~harness.stats.intervals.MINIMUM_SUBJECTS` subjects.
+
+References
+----------
+Berger 1982, Multiparameter hypothesis testing and acceptance sampling.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise, product
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from harness.core.hypotheses import Hypothesis, Relation, label_key
+from harness.core.types import Array, Direction
+from harness.stats.intervals import MINIMUM_SUBJECTS, bootstrap_interval, mean_score, paired_differences
+
+__all__ = ["Contrast", "Estimate", "Finding", "Outcome", "Pair", "judge", "mean_contrast", "pooled_contrast"]
+
+Outcome = Literal["supported", "not supported", "undecided"]
+
+
+class Estimate(NamedTuple):
+    """A difference, or a single value, with its interval and its number of subjects."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+Contrast = Callable[[str, str, float], Estimate]
+"""(first, second, level) → first − second over the subjects that both have; the first alone if second is empty."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One comparison of a statement.
+
+    Parameters
+    ----------
+    first, second : labels, the first should be better; ``second`` is empty for ``"reaches"``
+    difference : first − second in the metric's unit, or the first itself
+    outcome : of this pair alone
+    slack : how far the interval is on the claimed side, in the metric's unit;
+        negative if it is not wholly there; NaN if there is no interval
+    """
+
+    first: str
+    second: str
+    difference: Estimate
+    outcome: Outcome
+    slack: float
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the data say of one ordering.
+
+    Parameters
+    ----------
+    ordering : what was tested
+    pairs : those of which both sides are there; where a whole group is absent its neighbours meet
+    absent : labels that cannot be compared
+    outcome : of the whole statement
+    reason : in words
+    """
+
+    ordering: Hypothesis
+    pairs: tuple[Pair, ...]
+    absent: tuple[str, ...]
+    outcome: Outcome
+    reason: str
+
+    @property
+    def decisive(self) -> Pair:
+        """The pair on which the outcome hangs: the one that speaks least for the statement."""
+        alike = [pair for pair in self.pairs if pair.outcome == self.outcome] or list(self.pairs)
+        known = [pair for pair in alike if not math.isnan(pair.slack)]
+        return min(known, key=lambda pair: pair.slack) if known else alike[0]
+
+
+def judge(
+    ordering: Hypothesis, present: Collection[str], contrast: Contrast, *, direction: Direction, level: float = 0.95
+) -> Finding | None:
+    """Test one ordering.
+
+    Parameters
+    ----------
+    ordering : the statement
+    present : labels that can be compared
+    contrast : :func:`mean_contrast` or :func:`pooled_contrast`
+    direction : which end of the metric is better
+    level : coverage of the intervals; equivalence is tested at 1 − level on
+        each side, so its interval has the level 2·level − 1
+
+    Returns
+    -------
+    Finding or None
+        ``None`` if no pair can be formed: the statement does not apply.
+
+    Notes
+    -----
+    Labels are compared as sets of the parts that ``+`` joins. A statement of
+    which a label is absent is not *supported*, however the others stand.
+    """
+    by_key = {label_key(label): label for label in present}
+    known = [[by_key[label_key(label)] for label in group if label_key(label) in by_key] for group in ordering.groups]
+    absent = tuple(label for group in ordering.groups for label in group if label_key(label) not in by_key)
+    wanted = _pairs(ordering.relation, [group for group in known if group])
+    if not wanted:
+        return None
+    sign = -1.0 if direction == "lower" else 1.0
+    pairs = tuple(_compare(ordering, one, two, contrast, sign, level, len(wanted)) for one, two in wanted)
+    outcomes = [pair.outcome for pair in pairs]
+    outcome: Outcome = "undecided"
+    if "not supported" in outcomes:
+        outcome = "not supported"
+    elif set(outcomes) == {"supported"} and not absent:
+        outcome = "supported"
+    return Finding(ordering, pairs, absent, outcome, _reason(outcome, pairs, absent))
+
+
+def mean_contrast(values: Mapping[str, Mapping[str, float]]) -> Contrast:
+    """Differences of subjects' values, with t intervals.
+
+    Parameters
+    ----------
+    values : label → subject → value, NaN where the metric is not defined
+    """
+    subjects = sorted({subject for by_subject in values.values() for subject in by_subject})
+    columns = {
+        label: np.array([by_subject.get(subject, math.nan) for subject in subjects], dtype=float)
+        for label, by_subject in values.items()
+    }
+
+    def contrast(first: str, second: str, level: float) -> Estimate:
+        if not second:
+            score = mean_score(columns[first], level=level)
+            return Estimate(score.value, score.low, score.high, score.n)
+        found = paired_differences([columns[first], columns[second]], best=1, level=level)
+        n = int(found.n[0])
+        # Without a common subject there is no difference, not one of zero.
+        value = float(found.difference[0]) if n else math.nan
+        return Estimate(value, float(found.low[0]), float(found.high[0]), n)
+
+    return contrast
+
+
+def pooled_contrast(
+    values: Mapping[str, Mapping[str, Mapping[str, float]]],
+    statistic: Callable[[Mapping[str, Array]], float],
+    *,
+    rng: Callable[[], np.random.Generator],
+    draws: int = 2000,
+) -> Contrast:
+    """Differences of a pooled statistic, with bootstrap intervals over whole subjects.
+
+    Parameters
+    ----------
+    values : label → column → subject → value
+    statistic : columns, (n,) each, → one number; must not depend on the order of the subjects
+    rng : makes the generator; every pair starts it anew, so that all see the same draws
+    draws : number of resamples
+
+    Notes
+    -----
+    Both sides of a pair see the same resampled subjects, so the interval is that
+    of a paired comparison. Values of a side are remembered by its multiset of
+    subjects: with six subjects there are 462.
+    """
+    subjects = sorted({name for columns in values.values() for column in columns.values() for name in column})
+    arrays = {
+        label: {name: np.array([column.get(one, math.nan) for one in subjects]) for name, column in columns.items()}
+        for label, columns in values.items()
+    }
+    memory: dict[tuple[str, bytes], float] = {}
+
+    def of(label: str, chosen: Array) -> float:
+        drawn = np.sort(chosen.astype(np.intp))
+        key = (label, drawn.tobytes())
+        if key not in memory:
+            memory[key] = statistic({name: column[drawn] for name, column in arrays[label].items()})
+        return memory[key]
+
+    def contrast(first: str, second: str, level: float) -> Estimate:
+        labels = [label for label in (first, second) if label]
+        columns = [column for label in labels for column in arrays[label].values()]
+        common = np.flatnonzero(np.all(np.isfinite(columns), axis=0))
+        if not common.size:
+            return Estimate(math.nan, math.nan, math.nan, 0)
+
+        def difference(chosen: Array) -> float:
+            return of(first, chosen) - (of(second, chosen) if second else 0.0)
+
+        found = bootstrap_interval(difference, [common], rng=rng(), draws=draws, level=level)
+        return Estimate(found.value, found.low, found.high, found.n)
+
+    return contrast
+
+
+def _pairs(relation: Relation, groups: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
+    if relation == "reaches":
+        return [(label, "") for group in groups for label in group]
+    if relation == "equivalent":
+        return [pair for group in groups for pair in combinations(group, 2)]
+    return [pair for better, worse in pairwise(groups) for pair in product(better, worse)]
+
+
+def _compare(
+    ordering: Hypothesis, first: str, second: str, contrast: Contrast, sign: float, level: float, count: int
+) -> Pair:
+    shown = contrast(first, second, level)
+    slack, against = _sides(ordering, shown, sign)
+    if ordering.relation == "equivalent":
+        inner = contrast(first, second, 2 * level - 1)
+        slack = ordering.margin - max(abs(inner.low), abs(inner.high))
+    if against and count > 1:  # a wider interval cannot be against it where this one is not
+        _, against = _sides(ordering, contrast(first, second, 1 - (1 - level) / count), sign)
+    outcome: Outcome = "undecided"
+    if shown.n >= MINIMUM_SUBJECTS:
+        outcome = "supported" if slack > 0 else "not supported" if against else "undecided"
+    return Pair(first, second, shown, outcome, slack)
+
+
+def _sides(ordering: Hypothesis, estimate: Estimate, sign: float) -> tuple[float, bool]:
+    """How far an interval lies on the claimed side, and whether it lies wholly on the other."""
+    low, high = (estimate.low, estimate.high) if sign > 0 else (-estimate.high, -estimate.low)
+    if ordering.relation == "equivalent":
+        return ordering.margin - max(abs(low), abs(high)), low >= ordering.margin or high <= -ordering.margin
+    # A value that is reached is turned with the metric; a difference is better by as much, whatever the metric.
+    bound = sign * ordering.margin if ordering.relation == "reaches" else ordering.margin
+    return low - bound, high < bound
+
+
+def _reason(outcome: Outcome, pairs: tuple[Pair, ...], absent: tuple[str, ...]) -> str:
+    def count(wanted: Callable[[Pair], bool]) -> str:
+        return f"{sum(map(wanted, pairs))} of {len(pairs)}"
+
+    if outcome == "supported":
+        return f"{len(pairs)} of {len(pairs)}"
+    if outcome == "not supported":
+        return f"the opposite in {count(lambda pair: pair.outcome == 'not supported')}"
+    few = min(pairs, key=lambda pair: pair.difference.n)
+    if few.difference.n < MINIMUM_SUBJECTS:
+        of = f"{few.first} and {few.second} share" if few.second else f"{few.first} has"
+        return f"{of} {few.difference.n} subject{'s' if few.difference.n != 1 else ''}, fewer than {MINIMUM_SUBJECTS}"
+    parts = [f"{count(lambda pair: pair.outcome == 'supported')} supported"]
+    if absent:
+        parts.append(f"without {', '.join(absent)}")
+    return "; ".join(parts)

@@ -1,0 +1,1 @@
+"""The store of finished cells, and atomic files."""

@@ -1,0 +1,254 @@
+"""The store: what cells made, by identity.
+
+::
+
+    store/
+      train/<identity>/record.json + artifacts      one folder per finished cell
+      explain/ score/ pool/                         the same for the other stages
+      failed/<identity>.json, .txt                  the last failure of a cell, its traceback
+      configurations/<id>.json                      what the identities mean
+      plans/<task>.json                             which cells the latest run asked for
+
+A finished cell's folder appears whole or not at all: it is filled elsewhere and
+renamed into place. A failure is kept apart, so that it can neither be taken for
+a result nor overwrite one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from harness.core.errors import StoreError
+from harness.core.task import Configuration
+from harness.core.types import JSON
+from harness.storage.files import PART, checksum, replace_file
+
+__all__ = ["RECORD", "STAGES", "TRACEBACK", "CellRecord", "Stage", "Store", "write_json", "write_record"]
+
+RECORD = "record.json"
+TRACEBACK = "traceback.txt"
+Stage = Literal["train", "explain", "score", "pool"]
+STAGES = ("train", "explain", "score", "pool")
+# Temporary files are private; what stays is as readable as anything else the user writes.
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
+
+@dataclass(frozen=True)
+class CellRecord:
+    """What is known of one cell.
+
+    Parameters
+    ----------
+    identity, stage : the cell
+    state : ``done`` or ``failed``
+    configuration : id of its configuration
+    fold, seed, label : which of the configuration's cells (label: the
+        attribution, empty below a training)
+    artifacts : file name → SHA-256
+    seconds : wall time
+    hardware : what it ran on
+    facts : further plain values, e.g. the number of parameters
+    error : first line of the error, and where it was raised
+    body : identity without code digests
+    reused_code : the record was accepted although the code has changed since
+    """
+
+    identity: str
+    stage: Stage
+    state: Literal["done", "failed"]
+    configuration: str
+    fold: int
+    seed: int
+    label: str = ""
+    artifacts: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    hardware: Mapping[str, JSON] = field(default_factory=dict)
+    facts: Mapping[str, JSON] = field(default_factory=dict)
+    error: str = ""
+    body: str = ""
+    reused_code: bool = False
+
+
+@dataclass(frozen=True)
+class Store:
+    """Records and artifacts below one folder.
+
+    Parameters
+    ----------
+    root : absolute path of the ``store`` folder; made when first written to
+    """
+
+    root: Path
+
+    def folder(self, stage: str, identity: str) -> Path:
+        """Where a finished cell lies."""
+        return self.root / stage / identity
+
+    def get(self, stage: str, identity: str) -> CellRecord | None:
+        """The record of a finished cell, or ``None``.
+
+        Raises
+        ------
+        StoreError
+            If the record cannot be read or is another cell's.
+        """
+        path = self.folder(stage, identity) / RECORD
+        try:
+            record = CellRecord(**json.loads(path.read_text()))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise StoreError(f"{path} cannot be read ({error}); delete its folder and run the command again") from None
+        if (record.stage, record.identity) != (stage, identity):
+            raise StoreError(
+                f"{path} is the record of {record.stage} {record.identity}; delete its folder and run the command again"
+            )
+        return record
+
+    def artifact(self, record: CellRecord, name: str) -> Path:
+        """Path of an artifact whose content is what the record says.
+
+        Raises
+        ------
+        StoreError
+            If the record does not list it, if it lies outside the cell's folder,
+            or if its checksum differs.
+        """
+        if name not in record.artifacts:
+            raise StoreError(f"cell {record.identity} has no artifact {name!r}; it has {', '.join(record.artifacts)}")
+        folder = self.folder(record.stage, record.identity)
+        path = folder / name
+        if path.resolve().parent != folder.resolve():
+            raise StoreError(f"the record of {record.identity} names {name!r}, which lies outside its folder")
+        if not path.is_file() or checksum(path) != record.artifacts[name]:
+            raise StoreError(
+                f"{path} is missing or has changed since it was written; delete {folder} and run the command again"
+            )
+        return path
+
+    def commit(self, source: Path) -> CellRecord:
+        """Take over a folder that :func:`write_record` completed.
+
+        The folder is copied beside its place (it may lie on another file
+        system), checked and renamed. Where the cell is done already, nothing
+        changes: equal identities mean equal content. Of a failed cell the record
+        and its traceback are kept.
+
+        Raises
+        ------
+        StoreError
+            If an artifact was damaged, or the record names a file or a folder
+            outside its own.
+        """
+        record = CellRecord(**json.loads((source / RECORD).read_text()))
+        if _plain(record.stage) not in STAGES:
+            raise StoreError(f"a cell's stage is one of {', '.join(STAGES)}, got {record.stage!r}")
+        target, failed = self.folder(record.stage, _plain(record.identity)), self.root / "failed"
+        if record.state != "done":
+            if self.get(record.stage, record.identity) is None:
+                write_json(failed / f"{record.identity}.json", dataclasses.asdict(record))
+                if TRACEBACK in record.artifacts:
+                    shutil.copyfile(source / TRACEBACK, failed / f"{record.identity}.txt")
+            return record
+        with self._staged(target) as staged:
+            for name, expected in record.artifacts.items():
+                shutil.copyfile(source / _plain(name), staged / name)
+                if checksum(staged / name) != expected:
+                    raise StoreError(f"artifact {name} of cell {record.identity} was damaged on its way to the store")
+            write_json(staged / RECORD, dataclasses.asdict(record))
+        for end in ("json", "txt"):
+            (failed / f"{record.identity}.{end}").unlink(missing_ok=True)
+        return record
+
+    def adopt(self, record: CellRecord, identity: str) -> CellRecord:
+        """Take a record of older code for a cell of today's code, and flag it."""
+        adopted = dataclasses.replace(record, identity=identity, reused_code=True)
+        with self._staged(self.folder(record.stage, identity)) as staged:
+            for name in record.artifacts:
+                os.link(self.artifact(record, name), staged / name)
+            write_json(staged / RECORD, dataclasses.asdict(adopted))
+        return adopted
+
+    @contextlib.contextmanager
+    def _staged(self, target: Path) -> Iterator[Path]:
+        """A folder to fill, which is renamed to ``target`` when the block ends well."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staged = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        try:
+            yield staged
+            if (target / RECORD).exists():
+                return  # another writer was first
+            staged.chmod(0o777 & ~_UMASK)
+            shutil.rmtree(target, ignore_errors=True)  # a folder without a record is nobody's
+            try:
+                staged.rename(target)
+            except OSError:
+                if not (target / RECORD).exists():
+                    raise
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+    def failure(self, identity: str) -> CellRecord | None:
+        """The last failure of a cell that is not done, or ``None``."""
+        path = self.root / "failed" / f"{identity}.json"
+        return CellRecord(**json.loads(path.read_text())) if path.is_file() else None
+
+    def records(self, stage: str) -> Iterator[CellRecord]:
+        """All finished cells of a stage, by identity."""
+        for path in sorted((self.root / stage).glob(f"[!.]*/{RECORD}")):
+            record = self.get(stage, path.parent.name)
+            if record is not None:
+                yield record
+
+    def sweep(self) -> None:
+        """Remove what an interrupted commit left behind."""
+        for stage in STAGES:
+            for path in (self.root / stage).glob(".*-*"):
+                shutil.rmtree(path, ignore_errors=True)
+        for folder in ("failed", "configurations", "plans"):
+            for path in (self.root / folder).glob(f"{PART}*"):
+                path.unlink(missing_ok=True)
+
+    def remember(self, configuration: Configuration) -> None:
+        """Write down what a configuration's id means."""
+        write_json(self.root / "configurations" / f"{configuration.id}.json", dataclasses.asdict(configuration))
+
+    def configuration(self, identity: str) -> Configuration:
+        """The configuration with this id.
+
+        Raises
+        ------
+        StoreError
+            If the store does not hold it.
+        """
+        path = self.root / "configurations" / f"{identity}.json"
+        if not path.is_file():
+            raise StoreError(f"no configuration {identity} in {self.root}")
+        return Configuration(**json.loads(path.read_text()))
+
+
+def write_record(folder: Path, record: CellRecord) -> None:
+    """Complete a cell's folder: checksum every file in it and write the record."""
+    artifacts = {path.name: checksum(path) for path in sorted(folder.iterdir()) if path.name != RECORD}
+    write_json(folder / RECORD, dataclasses.asdict(dataclasses.replace(record, artifacts=artifacts)))
+
+
+def write_json(path: Path, value: JSON) -> None:
+    """Write JSON so that the file is there whole or not at all."""
+    replace_file(path, json.dumps(value, indent=1, default=list))
+
+
+def _plain(name: str) -> str:
+    if Path(name).name != name or name in {"", ".", ".."}:
+        raise StoreError(f"an artifact is a plain file name, got {name!r}")
+    return name

@@ -1,0 +1,45 @@
+"""Find tasks by name: the project's own, and those of installed packages."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import pkgutil
+
+from harness.core.errors import RegistrationError, UnknownName
+from harness.core.registry import load_plugins
+from harness.core.task import Task
+
+__all__ = ["load_task", "task_names"]
+
+_HOME = "harness.tasks"
+_GROUP = "harness.tasks"
+
+
+def task_names() -> dict[str, str]:
+    """Name → module of every task, without importing any."""
+    home = importlib.import_module(_HOME)
+    found = {module.name: f"{_HOME}.{module.name}" for module in pkgutil.iter_modules(home.__path__)}
+    for point in importlib.metadata.entry_points(group=_GROUP):
+        if point.name in found:
+            raise RegistrationError(f"two tasks are named {point.name!r}: {found[point.name]} and {point.value}")
+        found[point.name] = point.value.partition(":")[0]
+    return dict(sorted(found.items()))
+
+
+def load_task(name: str) -> Task:
+    """The task with this name.
+
+    Raises
+    ------
+    UnknownName
+        With the near names, then all.
+    """
+    known = task_names()
+    if name not in known:
+        raise UnknownName("task", name, known)
+    load_plugins()
+    task = importlib.import_module(known[name]).TASK
+    if not isinstance(task, Task):
+        raise RegistrationError(f"{known[name]}.TASK must be a harness.core.task.Task, got {type(task).__name__}")
+    return task

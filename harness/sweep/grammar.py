@@ -1,0 +1,149 @@
+"""``key=value`` words in Hydra's override grammar, read by Hydra's own parser."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from harness.core.errors import BadSyntax
+from harness.core.space import Choice, Dimension, Interval, text_of
+from harness.core.types import JSON
+
+__all__ = ["Words", "parse", "texts_of", "to_words"]
+
+
+@dataclass(frozen=True)
+class Words:
+    """What the words say, still without knowing any task.
+
+    Parameters
+    ----------
+    values : key → one value
+    sweeps : key → several values, an axis of the grid
+    space : dimensions of a search
+    """
+
+    values: dict[str, JSON] = field(default_factory=dict)
+    sweeps: dict[str, tuple[JSON, ...]] = field(default_factory=dict)
+    space: tuple[Dimension, ...] = ()
+
+    def has(self, key: str) -> bool:
+        """Whether one value of a key was given, or several."""
+        return key in self.values or key in self.sweeps
+
+    def several(self, key: str, default: Sequence[JSON] = ()) -> tuple[JSON, ...]:
+        """All values of a key, however many were given."""
+        if key in self.values:
+            value = self.values[key]
+            return tuple(value) if isinstance(value, list | tuple) else (value,)
+        return self.sweeps.get(key, tuple(default))
+
+
+def parse(words: Sequence[str]) -> Words:
+    """Read words.
+
+    Raises
+    ------
+    BadSyntax
+        With the word, what is wrong and what a word looks like.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, RangeSweep
+    from hydra.errors import HydraException
+
+    values: dict[str, JSON] = {}
+    sweeps: dict[str, tuple[JSON, ...]] = {}
+    space: list[Dimension] = []
+    parser = OverridesParser.create()
+    for word in words:
+        if word.startswith("-"):
+            raise BadSyntax(f"{word!r} is no option of this command; words look like key=value, e.g. seed=0,1")
+        try:
+            override = parser.parse_override(word)
+        except HydraException as error:
+            # The useful half of Hydra's message is in the cause.
+            reason = str(error.__cause__ or error).partition("\n")[0].strip()
+            if reason in {"", "None"}:
+                reason = "a value with = ( ) [ ] { } or a comma in it needs quotes, key='a=b'"
+            raise BadSyntax(
+                f"cannot read {word!r}: {reason}. Words look like key=value, key=a,b or key=range(0,1,0.1)"
+            ) from None
+        key = override.key_or_group
+        if override.type is not None and override.type.name != "CHANGE":
+            raise BadSyntax(f"cannot read {word!r}: leave out the + or ~; words look like key=value")
+        if not key or override.package is not None:
+            raise BadSyntax(
+                f"cannot read {word!r}: {key + '@…' if key else 'nothing'} is no key; words look like key=value"
+            )
+        if key in values or key in sweeps or any(dimension.key == key for dimension in space):
+            raise BadSyntax(f"{key} is given twice; give all its values in one word: {key}=a,b")
+        value: Any = override.value()
+        if isinstance(value, ChoiceSweep):
+            found = tuple(_plain(item) for item in value.list)
+            if "search" in value.tags:
+                space.append(Choice(key, found))
+            else:
+                sweeps[key] = found
+        elif isinstance(value, RangeSweep):
+            found = _range(word, value)
+            if "search" in value.tags:
+                space.append(Choice(key, found))
+            else:
+                sweeps[key] = found
+        elif isinstance(value, Glob):
+            raise BadSyntax(f"cannot read {word!r}: names are not searched by pattern; name them: {key}=a,b")
+        elif isinstance(value, IntervalSweep):
+            low, high = float(value.start or 0), float(value.end or 0)
+            space.append(Interval(key, low, high, "log" in value.tags))
+        else:
+            values[key] = _plain(value)
+    return Words(values, sweeps, tuple(space))
+
+
+def to_words(**words: Any) -> Words:
+    """Python values as words: a string is read by the grammar, a tuple sweeps, a list is one value."""
+    values: dict[str, JSON] = {}
+    sweeps: dict[str, tuple[JSON, ...]] = {}
+    texts: list[str] = []
+    for key, value in words.items():
+        key = key.replace("__", ".")
+        if isinstance(value, tuple):
+            sweeps[key] = value
+        elif isinstance(value, str) and key not in {"data", "out"}:
+            texts.append(f"{key}={value}")
+        else:
+            values[key] = str(value) if key in {"data", "out"} else value
+    read = parse(texts)
+    return Words({**values, **read.values}, {**sweeps, **read.sweeps}, read.space)
+
+
+def texts_of(words: Words) -> tuple[str, ...]:
+    """Values and axes as a person would type them; the inverse of :func:`parse`."""
+    single = {key: text_of(value) for key, value in words.values.items()}
+    several = {key: ",".join(map(text_of, values)) for key, values in words.sweeps.items()}
+    return tuple(f"{key}={text}" for key, text in {**single, **several}.items())
+
+
+def _range(word: str, sweep: Any) -> tuple[JSON, ...]:
+    finite = all(math.isfinite(number) for number in (sweep.start, sweep.stop, sweep.step))
+    if not finite or sweep.step == 0 or (sweep.stop - sweep.start) * sweep.step <= 0:
+        raise BadSyntax(f"{word!r} has no values: range(start, stop, step) must lead from start towards stop")
+    # .1 + .2 is not .3: decimals as they were typed leave out the end and show no rounding.
+    start, stop, step = (Decimal(str(number)) for number in (sweep.start, sweep.stop, sweep.step))
+    values = [start + number * step for number in range(math.ceil((stop - start) / step))]
+    whole = all(isinstance(number, int) for number in (sweep.start, sweep.step))
+    return tuple(int(value) if whole else float(value) for value in values)
+
+
+def _plain(value: Any) -> JSON:
+    """Hydra's quoted strings, lists and maps as plain ones."""
+    if hasattr(value, "text"):
+        return value.text
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(_plain(key)): _plain(item) for key, item in value.items()}
+    return value

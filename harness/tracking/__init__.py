@@ -1,0 +1,1 @@
+"""MLflow; imported here and nowhere else."""

@@ -1,0 +1,173 @@
+"""``harness.run`` from Python: tables, files, and how a run ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+import harness
+from harness.cli import api
+from harness.core.errors import CohortError, OutOfRange, RequestError, UnknownName
+from harness.sweep.grammar import to_words
+
+Words = Callable[..., dict[str, Any]]
+
+
+def test_run_gives_tables(tiny_words: Words, finished: Path) -> None:
+    """Predictions and explanations are Arrow tables, complete when every cell is done."""
+    result = harness.run(**tiny_words(finished))
+    assert isinstance(result.leaderboard, pa.Table) and result.leaderboard.num_rows == 1
+    assert result.explanations.column("attribution").to_pylist() == ["random"]
+    assert set(result.regions.column("metric").to_pylist()) >= {"dice", "sensitivity"}
+    assert result.complete and result.failures == () and result.missing == 0
+    assert "undecided" in result.verdict and result.mlflow == "" and result.report is None
+
+
+def test_run_writes_its_tables(tiny_words: Words, finished: Path) -> None:
+    """Three CSV files, of which the first is the leaderboard."""
+    result = harness.run(**tiny_words(finished))
+    assert result.csv == finished / "leaderboards" / "epvs.csv"
+    assert sorted(path.name for path in result.csv.parent.iterdir()) == [
+        "epvs-explanations.csv", "epvs-regions.csv", "epvs.csv"
+    ]  # fmt: skip
+    header = result.csv.read_text().splitlines()[0]
+    assert {"rank", "sequences", "model", "dice", "dice_low", "dice_high", "sensitivity_chance"} <= set(
+        header.split(",")
+    )
+
+
+def test_table_comes_from_the_store_alone(tiny_words: Words, finished: Path) -> None:
+    """The leaderboard of the latest run needs no words but task and place."""
+    made = harness.run(**tiny_words(finished)).leaderboard
+    assert harness.table(task="epvs", out=finished).to_pylist() == made.to_pylist()
+
+
+def test_table_refuses_other_words(finished: Path) -> None:
+    """What was run cannot be changed afterwards."""
+    with pytest.raises(RequestError, match=r"harness\.table does not use seed=; it takes out=, task="):
+        harness.table(task="epvs", out=finished, seed=1)
+    with pytest.raises(RequestError, match=r"which task\? Say task=NAME"):
+        harness.table(out=finished)
+
+
+def test_plan_is_an_estimate(tiny_words: Words, finished: Path) -> None:
+    """Planning counts and trains nothing."""
+    found = harness.plan(**tiny_words(finished, seed=(0, 1)))
+    assert (found.cells, found.done) == (12, 12)
+
+
+def test_failed_cells_are_listed(tiny_words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose trainings raise ends, names each failure, and ranks nothing."""
+    monkeypatch.setattr("harness.pipeline.job.train", _broken)
+    result = harness.run(**tiny_words(tmp_path))
+    assert not result.complete
+    assert [(one.stage, one.fold) for one in result.failures] == [("train", 0), ("train", 1), ("train", 2)]
+    assert all(one.error.startswith("ValueError: too wide (test_api.py:") for one in result.failures)
+    assert result.missing == 9
+    row = result.leaderboard.to_pylist()[0]
+    assert row["rank"] is None and "ValueError: too wide" in row["flags"]
+
+
+def test_failed_cells_are_tried_again(tiny_words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same command completes what failed."""
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.pipeline.job.train", _broken)
+        assert not harness.run(**tiny_words(tmp_path)).complete
+    assert harness.run(**tiny_words(tmp_path)).complete
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "message"),
+    [
+        ({"task": "epsv"}, UnknownName, "no task is named 'epsv'"),
+        ({"sequences": "T2W"}, CohortError, "T2W"),
+        ({"exclude": ("sub-03", "sub-04")}, CohortError, "subjects"),
+        ({"recipe.lr": -1}, OutOfRange, "recipe.lr > 0"),
+        ({"fold": 9}, UnknownName, "no fold is named '9'"),
+    ],
+)
+def test_wrong_requests_start_nothing(
+    tiny_words: Words, tmp_path: Path, more: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    """A request that is wrong raises before anything is stored."""
+    with pytest.raises(error, match=message):
+        harness.run(**tiny_words(tmp_path, **more))
+    assert not (tmp_path / "store").exists() and not (tmp_path / "leaderboards").exists()
+
+
+def test_long_run_asks_first(tiny_words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the limit, a run stops with its estimate unless it is told to start anyway."""
+    monkeypatch.setattr(api, "LIMIT_S", 0.0)
+    with pytest.raises(RequestError, match=r"this would take about \d+ seconds .*\(12 cells are missing\).*yes=true"):
+        harness.run(**tiny_words(tmp_path))
+    assert not (tmp_path / "store").exists()
+    assert harness.run(**tiny_words(tmp_path, yes=True, fold=0)).complete
+
+
+def test_observer_is_told_in_order(tiny_words: Words, tmp_path: Path) -> None:
+    """The plan first, then each job with its cells, then the end."""
+    told: list[str] = []
+
+    class Ear(api.Silent):
+        def planned(self, plan: Any, todo: int) -> None:
+            told.append(f"planned {todo}")
+
+        def started(self, job: Any) -> None:
+            told.append(f"started {job.fold}")
+
+        def committed(self, record: Any, objective: float) -> None:
+            told.append(f"{record.stage} {record.label} {'value' if objective == objective else ''}".strip())
+
+        def ended(self) -> None:
+            told.append("ended")
+
+    words = to_words(**tiny_words(tmp_path, fold=0))
+    api.carry_out(words, (), Ear())
+    assert told[:6] == ["planned 4", "started 0", "train", "score  value", "explain random", "score random"]
+    assert set(told[6:]) == {"ended"}
+
+
+def test_end_is_told_after_an_exception(tiny_words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A live display is closed even if the user interrupts."""
+    ended: list[bool] = []
+
+    class Ear(api.Silent):
+        def ended(self) -> None:
+            ended.append(True)
+
+        def committed(self, record: Any, objective: float) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        api.carry_out(to_words(**tiny_words(tmp_path)), (), Ear())
+    assert ended
+
+
+def test_run_without_explanations(tiny_words: Words, finished: Path) -> None:
+    """Nothing needs to be explained; the table of explanations is empty."""
+    result = harness.run(**tiny_words(finished, attribution="none", report=True))
+    assert result.complete and result.explanations.num_rows == 0 and result.leaderboard.num_rows == 1
+
+
+def test_report_is_one_page(tiny_words: Words, finished: Path) -> None:
+    """The page holds the table, the question and the way to the numbers."""
+    result = harness.run(**tiny_words(finished, report=True))
+    assert result.report == finished / "reports" / "epvs" / "index.html"
+    text = result.report.read_text()
+    assert "Which MRI sequences are needed" in text and "T2w" in text
+
+
+def test_stable_names_are_there() -> None:
+    """What scripts use can be found on the package, and nothing else pretends to."""
+    assert harness.metrics.compute is not None and harness.models.build is not None
+    assert harness.attribution.attribute is not None
+    with pytest.raises(AttributeError, match="module 'harness' has no attribute 'runn'"):
+        harness.runn  # type: ignore[attr-defined]
+
+
+def _broken(*given: Any, **named: Any) -> Any:
+    raise ValueError("too wide")

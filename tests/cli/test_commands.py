@@ -1,0 +1,352 @@
+"""The commands as a user runs them, in this process and without Ray."""
+
+from __future__ import annotations
+
+import html
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import harness
+from harness.cli import commands
+from harness.cli.api import failure_lines, rebuild
+from harness.cli.console import console
+from harness.cli.prediction import _write
+from harness.core.errors import CohortError, RequestError, UnknownName
+from harness.core.types import Sample
+from harness.data import nifti, transforms
+from harness.pipeline import leaderboard as boards
+from harness.storage.store import CellRecord
+from harness.sweep.grammar import to_words
+
+
+@pytest.fixture(scope="session")
+def small(small_run: tuple[str, ...]) -> tuple[str, ...]:
+    """Words of a run in this process that explains."""
+    return (*small_run, "attribution=saliency", "sequences=T2w,FLAIR", "ray=off", "mlflow=off")
+
+
+# Turned by 0.2 about the third axis, and moved.
+OBLIQUE = np.array([
+    [np.cos(0.2), -np.sin(0.2), 0, 4.0],
+    [np.sin(0.2), np.cos(0.2), 0, -7.0],
+    [0, 0, 1, 11.0],
+    [0, 0, 0, 1],
+])  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def out(small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The out folder of a finished small run."""
+    folder = tmp_path_factory.mktemp("commands") / "out"
+    assert commands.run([*small, f"out={folder}"]) == 0
+    return folder
+
+
+def test_help_imports_neither_torch_nor_ray() -> None:
+    """``harness --help`` answers at once because nothing heavy is imported."""
+    code = (
+        "import sys; from harness.cli import cli; "
+        "sys.exit(bool({'torch', 'ray', 'mlflow', 'monai', 'pyarrow', 'hydra'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_wrong_word_is_one_message_and_exit_code_2(tmp_path: Path) -> None:
+    """A request that is wrong ends with code 2, the near names and no traceback."""
+    words = [sys.executable, "-m", "harness", "run", "task=epvs", "sequnces=T2w"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no key is named 'sequnces'. Near: sequences")
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_counts_and_trains_nothing(
+    tmp_path: Path, small: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A plan names configurations and cells and leaves no cell behind."""
+    assert commands.plan([*small, f"out={tmp_path / 'out'}"]) == 0
+    shown = capsys.readouterr().out
+    assert "24 cells to do, 0 done." in shown
+    assert not (tmp_path / "out" / "store" / "train").exists()
+
+
+def test_plan_of_a_finished_run_has_nothing_to_do(
+    out: Path, small: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the store holds is not planned again."""
+    commands.plan([*small, f"out={out}"])
+    assert "0 cells to do, 24 done." in capsys.readouterr().out
+
+
+def test_leaderboard_is_rebuilt_from_the_store_alone(out: Path, tmp_path: Path) -> None:
+    """With cohort folder and tables gone, the table is the same byte for byte."""
+    assert commands.leaderboard(["task=epvs", f"out={out}", f"csv={tmp_path / 'again.csv'}"]) == 0
+    assert (tmp_path / "again.csv").read_bytes() == (out / "leaderboards" / "epvs.csv").read_bytes()
+
+
+def test_report_is_one_page_with_the_verdict(out: Path) -> None:
+    """The page is rebuilt from the store and says what the table allows to say."""
+    (out / "reports" / "epvs" / "index.html").unlink()
+    assert commands.report(["task=epvs", f"out={out}"]) == 0
+    page = html.unescape((out / "reports" / "epvs" / "index.html").read_text())
+    assert boards.verdict(harness.table(task="epvs", out=str(out))) in page
+
+
+def test_leaderboard_of_a_task_never_run_says_what_to_do(tmp_path: Path) -> None:
+    """An empty store is an error with the next step."""
+    with pytest.raises(RequestError, match=r"holds no run of epvs; run it first: harness run task=epvs"):
+        commands.leaderboard(["task=epvs", f"out={tmp_path}"])
+
+
+def test_three_subjects_are_shown_one_by_one(
+    out: Path, small: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With few subjects the screen shows every subject's objective."""
+    assert commands.run([*small, f"out={out}"]) == 0
+    shown = capsys.readouterr().out
+    for subject in ("sub-01", "sub-02", "sub-03"):
+        assert subject in shown
+
+
+@pytest.fixture(scope="module")
+def predicted(out: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """New subjects, their axes turned to LPS and on an oblique grid, and the folder of their predictions."""
+    root = tmp_path_factory.mktemp("predicted") / "new"
+    shutil.copytree(next((out / "phantoms").iterdir()), root)
+    for path in root.glob("sub-*/anat/*.nii.gz"):
+        array, affine = nifti.read(path)
+        turned = np.diag([-1.0, -1.0, 1.0, 1.0])
+        turned[:2, 3] = np.array(array.shape[:2]) - 1
+        nifti.write(path, array[::-1, ::-1], OBLIQUE @ affine @ turned, dtype=np.float32)
+    identity = next(iter((out / "store" / "configurations").glob("*.json"))).stem
+    into = root.parent / "predictions"
+    assert commands.predict([f"model={identity}", f"data={root}", f"out={out}", f"into={into}"]) == 0
+    return root, into
+
+
+def test_predictions_are_on_the_subjects_own_grid(predicted: tuple[Path, Path]) -> None:
+    """Mask and probability can be laid over the image that they belong to, voxel by voxel."""
+    root, into = predicted
+    image, affine = nifti.read(root / "sub-01/anat/sub-01_T2w.nii.gz")
+    for name in ("mask", "probseg"):
+        array, placed = nifti.read(into / f"sub-01/anat/sub-01_label-pvs_{name}.nii.gz")
+        assert array.shape == image.shape
+        np.testing.assert_allclose(placed, affine, atol=1e-5)
+    assert 0 <= array.min() < array.max() <= 1
+
+
+def test_prediction_keeps_its_place_in_the_world(predicted: tuple[Path, Path], tmp_path: Path) -> None:
+    """What the network says of a voxel in RAS+ is written where that voxel was; beyond its field stands 0."""
+    root, _ = predicted
+    file, affine = nifti.read(root / "sub-01/anat/sub-01_T2w.nii.gz")
+    _, ras_affine = transforms.reorient(file, affine)
+    probability = np.random.default_rng(0).random((9, 8, 3)).astype(np.float32)  # a crop from voxel (5, 4, 2)
+    corner = ras_affine @ np.array([[1, 0, 0, 5], [0, 1, 0, 4], [0, 0, 1, 2], [0, 0, 0, 1.0]])
+    sample = Sample("sub-01", "sub-01", {}, {}, {}, corner, transforms.spacing_of(corner))
+    paths = _write(tmp_path, sample, probability, (file.shape, affine), "pvs")
+    written, placed = nifti.read(paths[0])
+    assert np.count_nonzero(written) == probability.size
+    for voxel in np.argwhere(written > 0):
+        world = placed @ [*voxel, 1]
+        i, j, k, _ = np.rint(np.linalg.solve(corner, world)).astype(int)
+        assert written[tuple(voxel)] == pytest.approx(probability[i, j, k], abs=1e-5)
+    np.testing.assert_array_equal(nifti.read(paths[1])[0], written > 0.5)
+
+
+def test_coarse_prediction_comes_to_the_fine_grid(tmp_path: Path) -> None:
+    """A centre of mass stays within a tenth of a voxel in the world; masks take the nearest voxel, 0 or 1."""
+    coarse = OBLIQUE @ np.diag([3.0, 3.0, 3.0, 1.0])
+    fine = OBLIQUE @ np.array([[1, 0, 0, -1.0], [0, 1, 0, -1.0], [0, 0, 1, -1.0], [0, 0, 0, 1]])
+    probability = np.zeros((6, 6, 6), np.float32)
+    probability[2:4, 1:4, 3] = 0.9
+    sample = Sample("sub-01", "sub-01", {}, {}, {}, coarse, (3.0, 3.0, 3.0))
+    paths = _write(tmp_path, sample, probability, ((18, 18, 18), fine), "pvs")
+    for path in paths:
+        values, affine = nifti.read(path)
+        np.testing.assert_allclose(_centre(values, affine), _centre(probability, coarse), atol=0.1)
+    assert set(np.unique(nifti.read(paths[1])[0])) == {0, 1}
+    assert nifti.read(paths[1])[0].sum() == 27 * 6
+
+
+def test_sessions_have_folders_of_their_own(tmp_path: Path) -> None:
+    """BIDS puts a session's files below the session."""
+    sample = Sample("sub-01_ses-2", "sub-01", {}, {}, {}, np.eye(4), (1.0, 1.0, 1.0))
+    paths = _write(tmp_path, sample, np.ones((3, 3, 3), np.float32), ((3, 3, 3), np.eye(4)), "pvs")
+    assert paths[0] == tmp_path / "sub-01/ses-2/anat/sub-01_ses-2_label-pvs_probseg.nii.gz"
+
+
+def test_predictions_are_a_bids_derivative(predicted: tuple[Path, Path]) -> None:
+    """The folder says what it is, what made it, and of which data."""
+    root, into = predicted
+    facts = json.loads((into / "dataset_description.json").read_text())
+    assert facts["DatasetType"] == "derivative" and facts["BIDSVersion"]
+    assert facts["GeneratedBy"][0]["Name"] == "harness"
+    assert len(facts["GeneratedBy"][0]["Parameters"]["networks"]) == 3
+    assert facts["SourceDatasets"] == [{"URL": root.as_uri()}]
+
+
+def test_predictions_are_not_mixed_with_measurements(out: Path, predicted: tuple[Path, Path]) -> None:
+    """A folder that is a data set of its own is left as it is."""
+    root, _ = predicted
+    before = sorted(root.rglob("*"))
+    identity = next(iter((out / "store" / "configurations").glob("*.json"))).stem
+    with pytest.raises(RequestError, match=r"holds another data set .*; nothing was written"):
+        commands.predict([f"model={identity}", f"data={root}", f"out={out}", f"into={root}"])
+    assert sorted(root.rglob("*")) == before
+
+
+def _centre(values: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Centre of mass in mm."""
+    voxels = np.argwhere(values > 0)
+    weights = values[tuple(voxels.T)]
+    return (affine @ np.r_[np.average(voxels, axis=0, weights=weights), 1])[:3]
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "message"),
+    [
+        ("report", ["task=epvs", "csv=a.csv"], r"harness report does not use csv=; it takes out=, task=. "
+         r"csv= is a word of: harness leaderboard$"),
+        ("report", ["task=epvs", "seed=1"], r"does not use seed=.*is a word of: harness run, harness plan"),
+        ("report", ["task=epvs", "recipe.lr=interval(0,1)"], r"does not use recipe\.lr=.*harness run"),
+        ("report", ["task=epvs", "cvs=a"], r"no word of harness report is named 'cvs'\. All: out, task"),
+        ("leaderboard", ["task=epvs", "sequences=T2w"], r"harness leaderboard does not use sequences="),
+        ("leaderboard", ["task=epvs", "csv=a,b"], r"takes one value of csv, got csv=a,b"),
+        ("leaderboard", ["task=epvs", "experiment=ablation"], r"does not use experiment="),
+        ("predict", ["model=a", "data=b", "label=pvs"], r"harness predict does not use label=.*harness data verify"),
+        ("predict", ["model=a,b", "data=b"], r"harness predict takes one value of model, got model=a,b"),
+        ("describe", ["task=epvs", "model=unet"], r"describe task=NAME does not use model=.*harness describe"),
+        ("describe", ["model=unet", "split=k_fold"], r"describe what\? Say task=NAME or one of"),
+        ("describe", ["task=epvs", "format=yaml"], r"no format is named 'yaml'.*All: json, text"),
+        ("ui", ["port=5000", "task=epvs"], r"harness ui does not use task="),
+        ("ui", ["port=true"], r"port >= 1 and port <= 65535` must hold for port, got True"),
+    ],
+)  # fmt: skip
+def test_words_that_a_command_does_not_use_are_refused(command: str, words: list[str], message: str) -> None:
+    """A word is never taken and ignored; the commands that use it are named."""
+    with pytest.raises(RequestError, match=message):
+        getattr(commands, command)(words)
+
+
+@pytest.mark.parametrize(
+    ("action", "words", "message"),
+    [
+        ("make", ["task=epvs", "into=x", "seed=1"], r"harness data make does not use seed="),
+        ("make", ["task=epvs", "into=x", "model.width=3"], r"harness data make does not use model\.width="),
+        ("make", ["task=epvs", "into=x", "phantom_subjects=3,4"], r"takes one value of phantom_subjects"),
+        ("verify", ["data=x", "out=y"], r"harness data verify does not use out=.*harness leaderboard"),
+        ("verify", ["task=epvs", "sequences=T2w"], r"which folder\? Say data=DIR"),
+        ("verify", ["task=epvs", "data=x", "cvs=a"], r"no key is named 'cvs'"),
+        ("describe", ["task=epvs", "into=x"], r"no key is named 'into'"),
+    ],
+)
+def test_actions_on_data_refuse_words_that_they_do_not_use(action: str, words: list[str], message: str) -> None:
+    """The same holds for ``harness data``."""
+    with pytest.raises(RequestError, match=message):
+        commands.data(action, words)
+
+
+def test_predict_without_a_model_lists_what_there_is(out: Path, tmp_path: Path) -> None:
+    """An id that names nothing shows the configurations of the store."""
+    with pytest.raises(RequestError, match="names no training"):
+        commands.predict(["model=zzzz", f"data={tmp_path}", f"out={out}"])
+
+
+def test_made_cohort_verifies_and_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``data make`` writes what ``data verify`` passes and ``data describe`` counts."""
+    small = ("task=epvs", "phantom_subjects=3", "phantom.shape=[24,24,8]", "phantom.density=4000")
+    root = tmp_path / "made"
+    assert commands.data("make", [*small, f"into={root}"]) == 0
+    assert commands.data("verify", [f"data={root}", "label=pvs", "sequences=T2w,SWI"]) == 0
+    assert "3 subjects usable, 0 left out" in capsys.readouterr().out
+    assert commands.data("describe", ["task=epvs", f"data={root}", f"out={tmp_path / 'out'}", "sequences=T2w"]) == 0
+
+
+def test_making_a_cohort_never_overwrites(tmp_path: Path) -> None:
+    """A folder that is not empty stays as it is."""
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(RequestError, match="is not empty; nothing was written"):
+        commands.data("make", ["task=epvs", f"into={tmp_path}"])
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_faulty_cohort_trains_nothing_and_lists_all_faults(tmp_path: Path) -> None:
+    """Two faults in two subjects are both in the one message, and nothing is written to the store."""
+    small = ("task=epvs", "phantom_subjects=3", "phantom.shape=[24,24,8]", "phantom.density=4000")
+    root = tmp_path / "made"
+    commands.data("make", [*small, f"into={root}"])
+    for subject, value in (("sub-01", np.nan), ("sub-02", np.inf)):
+        path = root / subject / "anat" / f"{subject}_T2w.nii.gz"
+        array, affine = nifti.read(path)
+        array[3, 3, 3] = value
+        nifti.write(path, array, affine)
+    with pytest.raises(CohortError) as caught:
+        commands.run(["task=epvs", f"data={root}", "sequences=T2w", "ray=off", f"out={tmp_path / 'out'}"])
+    message = str(caught.value)
+    assert "sub-01_T2w.nii.gz" in message and "sub-02_T2w.nii.gz" in message
+    assert "exclude=sub-01,sub-02" in message
+    assert not (tmp_path / "out" / "store").exists()
+
+
+def test_list_shows_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    """Tasks, models, attributions and metrics are listed by name."""
+    assert commands.list_parts("") == 0
+    shown = capsys.readouterr().out
+    for name in ("epvs", "unet", "integrated_gradients", "dice", "leave_one_subject_out"):
+        assert name in shown
+
+
+def test_list_of_an_unknown_kind_shows_the_near_ones() -> None:
+    """A misspelt kind is an error with the near ones."""
+    with pytest.raises(UnknownName, match="Near: metrics"):
+        commands.list_parts("metrcis")
+
+
+def test_describe_shows_keys_values_and_bounds(capsys: pytest.CaptureFixture[str]) -> None:
+    """A task's description shows what may be set and what must hold."""
+    assert commands.describe(["task=epvs"]) == 0
+    shown = capsys.readouterr().out
+    assert "recipe.lr" in shown and "lr > 0" in shown and "ablation" in shown
+
+
+def test_describe_of_a_part_shows_its_documentation(capsys: pytest.CaptureFixture[str]) -> None:
+    """``describe metric=dice`` shows docstring, source and signature."""
+    assert commands.describe(["metric=dice"]) == 0
+    assert "dice(prediction" in capsys.readouterr().out
+
+
+def test_failures_are_told_once_per_configuration_and_error(out: Path) -> None:
+    """Two folds with one error are one line, and each row that shares a training is named."""
+    table = harness.table(task="epvs", out=str(out))
+    first, second = table["configuration"].to_pylist()[:2]
+
+    def failed(configuration: str, fold: int, error: str) -> CellRecord:
+        return CellRecord("identity", "train", "failed", configuration, fold, 0, error=error)
+
+    records = [failed(first, 0, "a"), failed(first, 1, "a"), failed(first, 2, "b"), failed(second, 0, "a")]
+    names = boards.row_labels(table)[:2]
+    assert failure_lines(records, table) == [
+        f"failed: train {names[0]}, fold/seed 0/0, 1/0: a",
+        f"failed: train {names[0]}, fold/seed 2/0: b",
+        f"failed: train {names[1]}, fold/seed 0/0: a",
+    ]
+
+
+def test_explanations_that_nobody_could_judge_are_a_sentence(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a value of the objective a table would be a column of dashes."""
+    tables = rebuild(to_words(task="epvs", out=str(out)))[1]
+    objective = boards.read_facts(tables.explanation).objective
+    commands._show_explanations(console(), tables.explanation)
+    assert "Explanations" in capsys.readouterr().out
+    index = tables.explanation.column_names.index(objective)
+    empty = tables.explanation.set_column(index, objective, pa.nulls(tables.explanation.num_rows, pa.float64()))
+    commands._show_explanations(console(), empty)
+    assert f"no explanation has a {objective}" in capsys.readouterr().out

@@ -1,0 +1,176 @@
+"""The lesion-symptom task from words to tables, report and predictions."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import harness
+from harness.cli.prediction import predict_folder
+from harness.core.errors import RequestError
+from harness.data.bids import index
+from harness.sweep.estimate import estimate
+from harness.sweep.grammar import Words, to_words
+from harness.sweep.plan import at, prepare
+from harness.sweep.request import resolve
+
+SIMULATED = ("noise", "roi_size", "outcome.patients")
+
+
+@pytest.fixture(scope="module")
+def words(lesion_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A ridge at two levels of noise on fourteen small masks."""
+    return {
+        "task": "lsm",
+        "data": str(lesion_root),
+        "box": "native",
+        "cohort.spacing_mm": [],
+        "model": "ridge",
+        "model.minimum": 2,
+        "noise": (0.0, 0.2),
+        "roi_size": 3,
+        "outcome.patients": 3,
+        "split.folds": 3,
+        "attribution": ("occlusion", "weights", "random"),
+        "attributions.occlusion.window": 3,
+        "attributions.occlusion.stride": 2,
+        "ray": "off",
+        "mlflow": "off",
+        "out": str(tmp_path_factory.mktemp("out")),
+    }
+
+
+@pytest.fixture(scope="module")
+def result(words: dict[str, Any]) -> Any:
+    """What the run gives."""
+    return harness.run(**words)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """Lines of a CSV file."""
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_cell_is_done_and_rows_have_ceilings(result: Any) -> None:
+    """Two rows, one per level of noise, with R², its interval and its ceiling."""
+    assert not result.failures and not result.missing
+    lines = result.leaderboard.to_pylist()
+    assert {line["noise"] for line in lines} == {0.0, 0.2}
+    by_noise = {line["noise"]: line for line in lines}
+    assert by_noise[0.0]["r2_ceiling"] == pytest.approx(1)
+    assert 0.5 < by_noise[0.2]["r2_ceiling"] < 1
+    assert all(line["r2_low"] < line["r2"] < line["r2_high"] for line in lines)
+
+
+def test_disk_is_estimated_by_what_cells_take(result: Any, words: dict[str, Any], tmp_path: Path) -> None:
+    """Of maps that do not compress, and of weights; the predictions of a group are a few numbers."""
+    store = Path(words["out"]) / "store"
+    random = [one for one in store.glob("explain/*/record.json") if json.loads(one.read_text())["label"] == "random"]
+    files = [one.parent / "blocks.npz" for one in random] + list(store.glob("train/*/*.safetensors"))
+    alone = {key: value for key, value in words.items() if not key.startswith("attributions.")}
+    found = estimate(prepare(resolve(to_words(**{**alone, "attribution": "random", "out": str(tmp_path)}))))
+    assert len(random) == 6
+    assert found.disk_bytes == pytest.approx(sum(one.stat().st_size for one in files), rel=0.25)
+
+
+def test_explanations_are_ranked_above_chance(result: Any) -> None:
+    """One row per configuration and attribution; the random map is at chance, far below occlusion."""
+    lines = {(line["noise"], line["attribution"]): line for line in result.explanations.to_pylist()}
+    assert len(lines) == 6
+    for noise in (0.0, 0.2):
+        occlusion, random = lines[noise, "occlusion"], lines[noise, "random"]
+        assert occlusion["relevance_ap"] > 3 * random["relevance_ap"]
+        assert random["relevance_ap"] == pytest.approx(random["relevance_ap_chance"], abs=0.02)
+        assert occlusion["relevance_ap_ceiling"] < 1 and occlusion["explain_s"] >= 0
+
+
+def test_tables_of_regions_scores_and_agreement(result: Any, words: dict[str, Any]) -> None:
+    """Beside the leaderboard: each score by itself, where the regions lie, how alike maps are."""
+    folder = Path(words["out"]) / "leaderboards"
+    regions = rows(folder / "lsm-regions.csv")
+    assert {row["region"] for row in regions} == {"score_1", "score_2", "score_3"}
+    assert {"r2", "relevance_ap"} <= {row["metric"] for row in regions}
+    rois = rows(folder / "lsm-rois.csv")
+    assert [row["name"] for row in rois] == ["roi1", "roi2", "roi3"]
+    assert all(int(row["touched"]) >= 3 and row["size_mm"] == "6 6 6" for row in rois)
+    alike = rows(folder / "lsm-agreement.csv")
+    assert {(row["first"], row["second"]) for row in alike} == {
+        ("occlusion", "weights"), ("occlusion", "random"), ("weights", "random"),
+    }  # fmt: skip
+    assert all(-1 <= float(row["pearson"]) <= 1 for row in alike)
+
+
+def test_the_report_is_written(result: Any) -> None:
+    """One page with the regions and each score."""
+    page = result.report.read_text()
+    assert "Where the signal lies" in page and "Each score by itself" in page and "Maps of score_1" in page
+
+
+def test_new_subjects_get_a_table_of_scores(
+    result: Any, words: dict[str, Any], lesion_root: Path, tmp_path: Path
+) -> None:
+    """A row per subject; the mean of the three networks, close to what was simulated for those they have seen."""
+    configuration = next(line["configuration"] for line in result.leaderboard.to_pylist() if line["noise"] == 0.0)
+    given = Words(
+        {"model": configuration, "data": str(lesion_root), "out": words["out"], "into": str(tmp_path / "new")}
+    )
+    (path,) = predict_folder(given, say=lambda text: None)
+    table = np.genfromtxt(path, delimiter="\t", names=True, dtype=None, encoding="utf-8")
+    assert list(table["participant_id"]) == [one.id for one in index(lesion_root, label="lesion").candidates]
+    assert np.ptp(table["score_1"]) > 0.2
+
+
+def test_presets_give_way_to_words(words: dict[str, Any]) -> None:
+    """An option that belongs to an experiment and a model holds there, unless the user gives another."""
+
+    def epochs(experiment: str, model: str, **more: Any) -> int:
+        request = resolve(to_words(task="lsm", profile="paper", experiment=experiment, **more))
+        return int(at(request.task, {"model": model}).recipe.keywords["epochs"])
+
+    assert (epochs("multi", "cnn"), epochs("multi", "residual_cnn")) == (70, 90)
+    assert (epochs("noise", "cnn"), epochs("noise", "residual_cnn")) == (90, 110)
+    assert epochs("noise", "cnn", **{"recipe.epochs": 3}) == 3
+
+
+def test_any_number_of_regions_and_the_shuffled_control(words: dict[str, Any], tmp_path: Path) -> None:
+    """Two regions are ranked without a third; a model of shuffled scores is judged by the same regions, near chance."""
+    more = {
+        "noise": 0.0,
+        "rois": 2,
+        "shuffled": (False, True),
+        "attribution": ("occlusion", "weights"),
+        "report": "false",
+    }
+    made = harness.run(**{**words, **more, "out": str(tmp_path)})
+    assert not made.failures
+    lines = {line["shuffled"]: line for line in made.explanations.to_pylist() if line["attribution"] == "weights"}
+    assert lines[False]["rc_roi3"] is None and lines[False]["rc_roi1"] is not None
+    assert lines[True]["relevance_ap"] < lines[False]["relevance_ap"]
+    scored = {line["shuffled"]: line for line in made.leaderboard.to_pylist()}
+    assert scored[True]["r2"] < 0 < scored[False]["r2"] and scored[True]["r2_ceiling"] is None
+
+
+def test_a_measured_score_claims_nothing_of_simulations(words: dict[str, Any], tmp_path: Path) -> None:
+    """No level of noise, no value of a map, and none of the paper's hypotheses."""
+    more = {"score": "severity", "attribution": ("occlusion", "weights")}
+    kept = {key: value for key, value in words.items() if key not in SIMULATED}
+    made = harness.run(**{**kept, **more, "out": str(tmp_path)})
+    assert "noise" not in made.leaderboard.column_names
+    assert all("noise" not in line["command"] for line in made.leaderboard.to_pylist())
+    assert {line["relevance_ap"] for line in made.explanations.to_pylist()} == {None}
+    assert made.report is not None and "What the paper says" not in made.report.read_text()
+    assert "Maps of severity" in made.report.read_text()
+
+
+def test_levels_of_noise_mean_nothing_to_a_measured_score(words: dict[str, Any], tmp_path: Path) -> None:
+    """Two rows of one score would read as an experiment, and one would claim a level that is not there."""
+    kept = {key: value for key, value in words.items() if key not in SIMULATED}
+    for noise in ((0.0, 0.2), 0.2):
+        with pytest.raises(RequestError, match="noise must be left out .* a measured score is what it is"):
+            resolve(to_words(**{**kept, "noise": noise, "score": "severity", "out": str(tmp_path)}))

@@ -1,0 +1,68 @@
+"""Settings: how to run, checked, and in no identity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.core.errors import OutOfRange, UnknownName
+from harness.core.settings import RunSettings, settings_from
+
+
+def test_no_words_give_the_defaults() -> None:
+    """Nothing said is the default."""
+    assert settings_from({}) == RunSettings()
+
+
+def test_values_take_their_types() -> None:
+    """Text becomes what the field declares."""
+    found = settings_from({"cpus": "2", "gpus": 0.5, "yes": "true", "workers": 4.0})
+    assert (found.cpus, found.gpus, found.yes, found.workers) == (2.0, 0.5, True, 4)
+
+
+def test_one_excluded_subject_is_a_list_of_one() -> None:
+    """A single name needs no comma."""
+    assert settings_from({"exclude": "sub-01"}).exclude == ("sub-01",)
+
+
+def test_unknown_setting_shows_near_ones() -> None:
+    """A misspelt setting is answered by the near ones."""
+    with pytest.raises(UnknownName, match=r"no setting is named 'worker'\. Near: workers"):
+        settings_from({"worker": 2})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("cpus", 0, r"`float, cpus > 0` must hold for cpus, got 0"),
+        ("gpus", -1, r"`float, gpus >= 0` must hold for gpus, got -1"),
+        ("cpus", float("inf"), r"must hold for cpus, got inf"),
+        ("workers", 1.5, r"`int, workers >= 0` must hold for workers, got 1\.5"),
+        ("trials", 0, r"`int, trials >= 1` must hold for trials, got 0"),
+        ("yes", "maybe", r"`yes: bool` must hold for yes, got 'maybe'"),
+    ],
+)
+def test_settings_show_the_relation(key: str, value: object, message: str) -> None:
+    """A value out of range is answered by its bound."""
+    with pytest.raises(OutOfRange, match=message):
+        settings_from({key: value})
+
+
+def test_folders_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker has a folder of its own, so relative names are resolved by the driver."""
+    monkeypatch.chdir(tmp_path)
+    found = settings_from({"out": "runs", "data": "../data"})
+    assert found.folder == tmp_path / "runs"
+    assert found.data_folder == tmp_path.parent / "data"
+
+
+def test_home_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tilde is the home folder."""
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert settings_from({"out": "~/runs"}).folder == Path("/home/somebody/runs")
+
+
+def test_no_data_is_no_folder() -> None:
+    """Without data the cohort is generated."""
+    assert RunSettings().data_folder is None

@@ -1,0 +1,68 @@
+"""Axes and dimensions: what they visit and what they refuse."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from harness.core.errors import OutOfRange
+from harness.core.space import Axis, Choice, Interval, grid
+
+
+def test_grid_varies_the_last_axis_fastest() -> None:
+    """Points come in the order in which a person reads a table."""
+    assert list(grid({"a": (1, 2), "b": ("x", "y")})) == [
+        {"a": 1, "b": "x"},
+        {"a": 1, "b": "y"},
+        {"a": 2, "b": "x"},
+        {"a": 2, "b": "y"},
+    ]
+
+
+def test_no_axes_give_one_point() -> None:
+    """A run without a grid has one configuration."""
+    assert list(grid({})) == [{}]
+
+
+def test_axis_without_values_is_refused() -> None:
+    """An axis must visit something."""
+    with pytest.raises(OutOfRange, match="an axis needs at least one value, got none for noise"):
+        list(grid({"noise": ()}))
+
+
+def test_axis_with_a_value_twice_is_refused() -> None:
+    """The same point twice would be the same configuration twice."""
+    with pytest.raises(OutOfRange, match=r"must differ, got 'T2w' twice for sequences"):
+        Axis("sequences", ("T2w", "FLAIR", "T2w"))
+
+
+def test_axis_takes_lists() -> None:
+    """Values need not be hashable."""
+    assert Axis("levels", ([1], [2])).values == ([1], [2])
+
+
+def test_choice_refuses_what_an_axis_refuses() -> None:
+    """A choice of nothing is none."""
+    with pytest.raises(OutOfRange, match="at least one value"):
+        Choice("model", ())
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (2.0, 1.0)])
+def test_interval_shows_the_relation(low: float, high: float) -> None:
+    """Reversed or equal bounds are refused with the relation that must hold."""
+    with pytest.raises(OutOfRange, match=rf"`low < high` must hold for recipe\.lr, got low={low}, high={high}"):
+        Interval("recipe.lr", low, high)
+
+
+def test_log_interval_must_be_positive() -> None:
+    """Zero has no logarithm."""
+    with pytest.raises(OutOfRange, match=r"`0 < low` must hold for a log interval of recipe\.lr, got low=0\.0"):
+        Interval("recipe.lr", 0.0, 1.0, log=True)
+
+
+@pytest.mark.parametrize("bad", [math.inf, math.nan])
+def test_interval_must_end(bad: float) -> None:
+    """Nothing can be drawn uniformly up to infinity."""
+    with pytest.raises(OutOfRange, match=r"both bounds of recipe\.lr must be finite"):
+        Interval("recipe.lr", 1.0, bad)

@@ -1,0 +1,136 @@
+"""Scores of lesion maps, simulated or measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.core.errors import CohortError, OutOfRange, UnknownName
+from harness.core.types import Cohort
+from harness.data.lesions import lesions
+from harness.data.scores import scores
+
+SMALL = {"patients": 3, "size": 3}
+
+
+@pytest.fixture(scope="module")
+def masks(lesion_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    """The lesion maps on their own grid."""
+    return lesions(lesion_root, tmp_path_factory.mktemp("cache"), box="native")
+
+
+def of(cohort: Cohort, name: str) -> np.ndarray:
+    """One score of all samples."""
+    return np.array([sample.scores[name] for sample in cohort.samples])
+
+
+def test_scores_are_the_loads_of_their_regions(masks: Cohort, tmp_path: Path) -> None:
+    """Without noise a score is the lesioned share of its region, from 0 to 1 over the cohort."""
+    made = scores(masks, tmp_path, **SMALL)
+    assert made.scores == ("score_1", "score_2", "score_3") and made.truth is not None
+    for number in (1, 2, 3):
+        roi = made.truth.rois[f"roi{number}"].load()
+        load = np.array([sample.masks["lesion"].load()[roi].mean() for sample in made.samples])
+        expected = (load - load.min()) / np.ptp(load)
+        np.testing.assert_allclose(of(made, f"score_{number}"), expected, atol=1e-12)
+
+
+def test_regions_lie_where_enough_patients_have_lesions(masks: Cohort, tmp_path: Path) -> None:
+    """Every voxel of every region is lesioned in at least three."""
+    made = scores(masks, tmp_path, **SMALL)
+    counts = np.sum([sample.masks["lesion"].load() > 0 for sample in masks.samples], axis=0)
+    assert made.truth is not None
+    assert all(counts[roi.load()].min() >= 3 for roi in made.truth.rois.values())
+    assert [line["touched"] >= 3 for line in made.truth.table] == [True] * 3
+
+
+def test_clean_is_the_best_prediction_of_noisy_scores(masks: Cohort, tmp_path: Path) -> None:
+    """Noise changes the scores; the clean ones are an affine image of those without noise."""
+    plain, noisy = (scores(masks, tmp_path, noise=noise, **SMALL) for noise in (0.0, 0.3))
+    clean = np.array([sample.clean["score_2"] for sample in noisy.samples])
+    assert np.corrcoef(clean, of(plain, "score_2"))[0, 1] == pytest.approx(1)
+    assert np.corrcoef(clean, of(noisy, "score_2"))[0, 1] < 0.999
+
+
+def test_the_truth_of_mixed_scores(masks: Cohort, tmp_path: Path) -> None:
+    """The second score leans on the second region and borrows from the third."""
+    made = scores(masks, tmp_path, design="intercorrelation", b=0.7, **SMALL)
+    assert made.truth is not None
+    assert made.truth.weights["score_2"] == pytest.approx({"roi1": 0, "roi2": 0.7, "roi3": 0.3})
+
+
+def test_shuffled_scores_belong_to_nobody(masks: Cohort, tmp_path: Path) -> None:
+    """The same numbers on other subjects: nothing can be learned, and maps are judged by the regions that made them."""
+    plain, dealt = (scores(masks, tmp_path, shuffled=shuffled, **SMALL) for shuffled in (False, True))
+    assert plain.truth is not None and dealt.truth == plain.truth
+    assert not any(sample.clean for sample in dealt.samples)
+    assert sorted(of(dealt, "score_1")) == sorted(of(plain, "score_1"))
+    assert list(of(dealt, "score_1")) != list(of(plain, "score_1"))
+
+
+def test_weights_are_those_of_a_single_score(masks: Cohort, tmp_path: Path) -> None:
+    """They make it; to the other designs, which have weights of their own, they say nothing."""
+    made = scores(masks, tmp_path, design="single", weights=(0.5, 0.3, 0.2), **SMALL)
+    assert made.truth is not None
+    assert made.truth.weights["score_1"] == pytest.approx({"roi1": 0.5, "roi2": 0.3, "roi3": 0.2})
+    with pytest.raises(OutOfRange, match="those of design=single, got design=multi"):
+        scores(masks, tmp_path, weights=(0.5, 0.3, 0.2), **SMALL)
+
+
+def test_a_curved_score_says_so(masks: Cohort, tmp_path: Path) -> None:
+    """What an exact model's map would be is known of straight scores alone."""
+    kinds = [scores(masks, tmp_path, nonlinearity=kind, **SMALL).truth for kind in ("none", "log", "exp")]
+    assert [kind is not None and kind.linear for kind in kinds] == [True, False, False]
+
+
+def test_a_measured_score(masks: Cohort, tmp_path: Path) -> None:
+    """A column of participants.tsv; who has no value is left out by name, and there is no truth."""
+    made = scores(masks, tmp_path, column="severity")
+    assert made.scores == ("severity",) and made.truth is None
+    assert [one.subject for one in made.ineligible] == ["sub-14"]
+    assert list(of(made, "severity")) == [number % 7 for number in range(1, 14)]
+
+
+def test_an_unknown_column_shows_those_there_are(masks: Cohort, tmp_path: Path) -> None:
+    """With the near names."""
+    with pytest.raises(UnknownName, match="severity"):
+        scores(masks, tmp_path, column="severty")
+
+
+def test_too_strict_a_rule_says_what_would_do(masks: Cohort, tmp_path: Path) -> None:
+    """No voxel is lesioned in fifteen of fourteen."""
+    with pytest.raises(OutOfRange, match="highest count of any voxel is"):
+        scores(masks, tmp_path, patients=15)
+
+
+def test_the_fingerprint_knows_the_scores(masks: Cohort, tmp_path: Path) -> None:
+    """Other noise on the same masks is another cohort; the same request is the same one."""
+    prints = [scores(masks, tmp_path, noise=noise, **SMALL).fingerprint((), ("lesion",)) for noise in (0.0, 0.1, 0.1)]
+    assert prints[0] != prints[1] == prints[2]
+
+
+def test_fixed_centres(masks: Cohort, tmp_path: Path) -> None:
+    """Regions around centres that the user gives."""
+    made = scores(masks, tmp_path, centres=((12, 9, 8), (12, 13, 8)), size=3)
+    assert made.truth is not None and made.scores == ("score_1", "score_2")
+    voxels = np.argwhere(made.truth.rois["roi1"].load())
+    assert voxels.min(0).tolist() == [11, 8, 7] and voxels.max(0).tolist() == [13, 10, 9]
+
+
+def test_words_are_no_score(masks: Cohort, tmp_path: Path) -> None:
+    """One wrong value names its subject; a column of words is one fault, not one per subject."""
+
+    def with_group(*values: str | float | None) -> Cohort:
+        own = [replace(one, covariates={"group": value}) for one, value in zip(masks.samples, values, strict=False)]
+        return replace(masks, samples=tuple(own))
+
+    one, other = masks.samples[:2]
+    with pytest.raises(CohortError, match=f"group of {other.id} is 'F'") as found:
+        scores(with_group(1.0, "F", 2.0), tmp_path, column="group")
+    assert len(found.value.faults) == 1 and one.id not in str(found.value)
+    with pytest.raises(CohortError, match="no value of group is a number, the first is 'M'") as found:
+        scores(with_group(None, "M", "F"), tmp_path, column="group")
+    assert len(found.value.faults) == 1

@@ -1,0 +1,134 @@
+"""Lesions of a mask, and what a subject's evidence supplies or refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from harness.core.errors import OutOfRange, UnknownName
+from harness.metrics.metric_inputs import METRIC_INPUTS, MetricInputs, find_lesions
+
+
+def test_lesions_agree_with_scipy(blobs, spacing_mm):
+    """Labels, sizes and centroids are those of scipy's 26-connected labelling."""
+    mask = blobs(0)
+    lesions = find_lesions(mask, spacing_mm)
+    labels, count = ndimage.label(mask, np.ones((3, 3, 3)))
+    assert lesions.count == count > 5
+    for label in range(1, count + 1):
+        ours = lesions.labels[labels == label]
+        assert len(set(ours)) == 1
+        number = ours[0] - 1
+        assert lesions.sizes_voxels[number] == np.count_nonzero(labels == label)
+        centre = ndimage.center_of_mass(mask, labels, label)
+        np.testing.assert_allclose(lesions.centroids_mm[number], np.multiply(centre, spacing_mm), atol=1e-9)
+
+
+def test_voxels_that_touch_by_a_corner_are_one_lesion():
+    """26-connectivity joins diagonal neighbours; two voxels apart they are two."""
+    mask = np.zeros((5, 5, 5), dtype=bool)
+    mask[0, 0, 0] = mask[1, 1, 1] = mask[3, 3, 3] = True
+    lesions = find_lesions(mask, (1, 1, 1))
+    assert lesions.count == 2
+    assert sorted(lesions.sizes_voxels) == [1, 2]
+
+
+def test_centre_voxel_holds_the_centroid():
+    """Halves round up, and the spacing has no part in it."""
+    mask = np.zeros((6, 6, 6), dtype=bool)
+    mask[1:3, 2, 3:6] = True
+    lesions = find_lesions(mask, (2.0, 3.0, 0.5))
+    assert lesions.centre_voxels.tolist() == [[2, 2, 4]]
+    assert lesions.centroids_mm.tolist() == [[3.0, 6.0, 2.0]]
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_layout_in_memory_does_not_matter(blobs, spacing_mm, order):
+    """The same mask in Fortran order has the same lesions."""
+    mask = blobs(1)
+    one, other = find_lesions(mask, spacing_mm), find_lesions(np.array(mask, order=order), spacing_mm)
+    np.testing.assert_array_equal(one.labels, other.labels)
+
+
+def test_empty_mask_has_no_lesions():
+    """All arrays have length zero and keep their columns."""
+    lesions = find_lesions(np.zeros((4, 5, 6), dtype=bool), (1, 1, 1))
+    assert lesions.count == 0
+    assert lesions.centroids_mm.shape == lesions.centre_voxels.shape == (0, 3)
+    assert lesions.labels.shape == (4, 5, 6)
+
+
+def test_lesions_are_found_once(blobs, spacing_mm):
+    """Asking twice gives the same object."""
+    evidence = MetricInputs(target=blobs(0), spacing_mm=spacing_mm)
+    assert evidence.get("target_lesions") is evidence.get("target_lesions")
+
+
+def test_every_listed_name_is_supplied(blobs, spacing_mm):
+    """What METRIC_INPUTS promises, a full evidence has."""
+    mask = blobs(0)
+    evidence = MetricInputs(
+        prediction=mask,
+        probability=mask.astype(np.float32),
+        target=mask,
+        spacing_mm=spacing_mm,
+        brain=np.ones_like(mask),
+        explanation=np.zeros((2, *mask.shape)),
+        channels=("T1w", "T2w"),
+        rois=np.stack([mask, ~mask]),
+        exact=mask.astype(float),
+        target_score=0.5,
+        predicted_score=0.25,
+        clean_score=0.75,
+        rng=np.random.default_rng(0),
+        columns={"true_count": np.ones(3)},
+    )
+    assert [name for name in METRIC_INPUTS if evidence.get(name) is None] == []
+
+
+def test_every_metric_gets_the_same_stream():
+    """The generator is a fresh copy each time, so that no metric moves another's numbers."""
+    evidence = MetricInputs(rng=np.random.default_rng(7))
+    assert evidence.get("rng").random() == evidence.get("rng").random()
+
+
+def test_numbers_zero_and_one_make_a_mask():
+    """An integer mask is taken as boolean."""
+    mask = np.eye(3, dtype=np.uint8)[..., None]
+    assert MetricInputs(target=mask).target.dtype == bool
+
+
+def test_unknown_evidence_shows_the_near_name():
+    """A misspelt name is an error that names the right one."""
+    with pytest.raises(UnknownName, match=r"no evidence is named 'predictions'\. Near: prediction"):
+        MetricInputs().get("predictions")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (
+            {"prediction": np.zeros((2, 2, 2)), "target": np.zeros((2, 2, 3))},
+            r"prediction \(2, 2, 2\), target \(2, 2, 3\)",
+        ),
+        ({"target": np.zeros((2, 2, 2)), "explanation": np.zeros((1, 2, 2, 3))}, r"without its channels \(2, 2, 3\)"),
+        ({"explanation": np.zeros((3, 2, 2, 2)), "channels": ("T1w", "T2w")}, r"3 maps and 2 names \(T1w, T2w\)"),
+        ({"target": np.full((2, 2, 2), 3)}, r"`target` must hold only 0 and 1, got 3"),
+        ({"prediction": np.full((2, 2, 2), np.nan)}, r"`prediction` must hold only 0 and 1, got nan"),
+        ({"probability": np.full((2, 2, 2), np.nan)}, r"`probability` must be finite everywhere, got 8 NaN"),
+        ({"probability": np.full((2, 2, 2), 1.5)}, r"`0 <= probability <= 1` must hold, got 1\.5 to 1\.5"),
+        ({"explanation": np.full((1, 2, 2, 2), np.inf)}, r"`explanation` must be finite everywhere, got 8"),
+        ({"target": np.zeros((2, 2, 2)), "rois": np.zeros((3, 2, 2, 1))}, r"without their number \(2, 2, 1\)"),
+        ({"rois": np.full((1, 2, 2, 2), 0.5)}, r"`rois` must hold only 0 and 1, got 0\.5"),
+        ({"rois": np.zeros((2, 2, 2))}, r"`rois` must be \(R, X, Y, Z\) .* got shape \(2, 2, 2\)"),
+        ({"target": np.zeros((4, 4))}, r"`target` must be \(X, Y, Z\) .* got shape \(4, 4\)"),
+        ({"spacing_mm": (1, 0, 1)}, r"`spacing_mm` must be three positive numbers"),
+        ({"spacing_mm": (1, 1)}, r"`spacing_mm` must be three positive numbers"),
+        ({"columns": {"a": np.zeros(2), "b": np.zeros(3)}}, r"a \(2,\), b \(3,\)"),
+    ],
+)
+def test_nonsense_is_refused(arrays, message):
+    """Every array that cannot be right is named with what it should be."""
+    with pytest.raises(OutOfRange, match=message):
+        MetricInputs(**arrays)

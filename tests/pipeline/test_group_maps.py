@@ -1,0 +1,417 @@
+"""Explanations judged as sums over subjects, end to end on a handful of lesion maps."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from sklearn.metrics import average_precision_score, r2_score
+
+import harness.pipeline.train
+from harness.attribution.controls import weights
+from harness.attribution.gradients import input_x_gradient, saliency
+from harness.attribution.occlusion import occlusion
+from harness.core.errors import CellError
+from harness.core.registry import MODELS
+from harness.core.task import Configuration, Task, describe, override
+from harness.core.types import Cohort, Score
+from harness.data.lesions import lesions
+from harness.data.scores import scores
+from harness.pipeline.aggregate import Pooled, _known_of, metric_facts, pool
+from harness.pipeline.cell import Job, attributions_of, jobs
+from harness.pipeline.explain import Scalars, explain
+from harness.pipeline.group_maps import exact_group_map, group_sums, target_mask
+from harness.pipeline.job import build_network, execute, load_trained
+from harness.pipeline.leaderboard import build, to_console_rows
+from harness.pipeline.train import train
+from harness.storage.store import Store
+
+Ran = tuple[Configuration, list[Job], Store]
+
+
+@pytest.fixture(scope="module")
+def lsm() -> Task:
+    """The real task with two attributions, fitted in a moment."""
+    from harness.sweep.catalogue import load_task
+
+    task: Task = load_task("lsm")
+    task = dataclasses.replace(
+        task,
+        attributions={
+            "occlusion": partial(occlusion, window=3, stride=2),
+            "gradient": partial(input_x_gradient),
+            "weights": partial(weights),
+        },
+    )
+    for key, value in {"model": "ridge", "model.minimum": 2, "split.folds": 3, "recipe.epochs": 1}.items():
+        task = override(task, key, value)
+    return task
+
+
+@pytest.fixture(scope="module")
+def cohort(lesion_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    """Fourteen lesion maps with three simulated scores."""
+    cache = tmp_path_factory.mktemp("cache")
+    return scores(lesions(lesion_root, cache, box="native"), cache, patients=3, size=3, noise=0.1)
+
+
+@pytest.fixture(scope="module")
+def ran(lsm: Task, cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> tuple[Configuration, list[Job], Store]:
+    """Every cell of the ridge, in a store."""
+    return run(lsm, cohort, tmp_path_factory.mktemp("store"))
+
+
+def run(task: Task, cohort: Cohort, folder: Path) -> Ran:
+    """Every cell of a task on a cohort."""
+    store = Store(folder / "store")
+    described = json.loads(json.dumps(describe(task)))
+    configuration = Configuration(described, {"model": "it"}, "quick", cohort.fingerprint((), ("lesion",)))
+    folds = task.split([(sample.id, sample.subject) for sample in cohort.samples], seed=0)
+    made = list(jobs(configuration, folds, (0,)))
+    for job in made:
+        execute(job, cohort, store, store.commit)
+    return configuration, made, store
+
+
+@pytest.fixture(scope="module")
+def pooled(ran: Any, cohort: Cohort) -> Pooled:
+    """Its rows."""
+    configuration, made, store = ran
+    return pool(configuration, made, cohort, store, facts={})
+
+
+def predictions(ran: Any) -> dict[str, np.ndarray]:
+    """Subject → predicted scores, from the files."""
+    _, made, store = ran
+    found: dict[str, np.ndarray] = {}
+    for job in made:
+        with np.load(store.artifact(store.get("train", job.train), "predictions.npz")) as file:
+            found |= {name: file[name] for name in file.files}
+    return found
+
+
+def test_each_score_has_an_r2_of_its_own(ran: Any, pooled: Pooled, cohort: Cohort) -> None:
+    """Pooled over the subjects of all folds, as scikit-learn has it; the whole is their mean."""
+    found = predictions(ran)
+    values = []
+    for index, name in enumerate(cohort.scores):
+        target = [sample.scores[name] for sample in cohort.samples]
+        value = r2_score(target, [found[sample.id][index] for sample in cohort.samples])
+        assert pooled.regions[name][0].pooled["r2"].value == pytest.approx(value)
+        values.append(value)
+    assert pooled.prediction.pooled["r2"].value == pytest.approx(np.mean(values))
+
+
+def test_the_ceiling_of_r2_is_that_of_the_noise(pooled: Pooled, cohort: Cohort) -> None:
+    """The squared correlation of noisy and clean scores, which no prediction from the image exceeds."""
+    target, clean = (
+        np.array([getattr(one, which)["score_1"] for one in cohort.samples]) for which in ("scores", "clean")
+    )
+    assert pooled.regions["score_1"][0].pooled["r2"].ceiling == pytest.approx(np.corrcoef(target, clean)[0, 1] ** 2)
+
+
+def test_group_maps_are_sums_over_all_tested_subjects(ran: Any, lsm: Task, cohort: Cohort) -> None:
+    """Input × gradient of a linear model summed over subjects is Σ w·x, fold by fold."""
+    _, made, store = ran
+    cells = [cell for job in made for cell in job.cells if cell.stage == "explain" and cell.label == "gradient"]
+    outputs, sums = group_sums(cells, store)
+    assert outputs == cohort.scores
+    view = lsm.view().of(cohort)
+    expected = np.zeros(sums.shape[1:])
+    lesion = {sample.id: sample.masks["lesion"].load() for sample in cohort.samples}
+    for job in made:
+        own, _ = load_trained(lsm, view, store, store.get("train", job.train))
+        learned = own.weight_map().detach().numpy()
+        expected += learned * np.sum([lesion[name] for name in job.split.test], axis=0)
+    rounding = 2.0**-11 * np.abs(sums).sum(0) + 1e-6 * np.abs(expected).max()  # sums are kept in half precision
+    assert np.all(np.abs(sums.sum(0) - expected) <= rounding)
+
+
+def test_average_precision_is_that_of_the_summed_map(ran: Any, pooled: Pooled, cohort: Cohort) -> None:
+    """Against scikit-learn on the same sum."""
+    _, made, store = ran
+    cells = [cell for job in made for cell in job.cells if cell.stage == "explain" and cell.label == "occlusion"]
+    _, sums = group_sums(cells, store)
+    assert cohort.truth is not None
+    expected = average_precision_score(
+        target_mask(cohort.truth, "score_2").ravel(), sums.sum(0, dtype=np.float64)[1, 0].ravel()
+    )
+    row = next(row for row in pooled.regions["score_2"] if row.attribution == "occlusion")
+    assert row.pooled["relevance_ap"].value == pytest.approx(expected)
+
+
+def test_the_geometric_ceiling_of_a_map_is_that_of_an_exact_model(lsm: Task, pooled: Pooled, cohort: Cohort) -> None:
+    """Gradient × input can be perfect; occlusion smears over its windows, and less than one can be reached."""
+    by_label = {row.attribution: row.pooled["relevance_ap"].ceiling for row in pooled.explanations}
+    assert by_label["gradient"] == pytest.approx(1)
+    assert cohort.truth is not None
+    expected = np.mean(
+        [
+            average_precision_score(
+                target_mask(cohort.truth, name).ravel(),
+                exact_group_map(cohort.truth, name, lsm.attributions["occlusion"]).ravel(),
+            )
+            for name in cohort.scores
+        ]
+    )
+    assert by_label["occlusion"] == pytest.approx(expected) and expected < 1
+
+
+def test_attributions_are_compared_in_pairs_over_blocks(lsm: Task, pooled: Pooled) -> None:
+    """Every attribution has a value per block, so the table says which differ from the best."""
+    table = build(list(pooled.explanations), metric_facts(lsm, ("explanation",)), "relevance_ap")
+    blocks = {row.attribution: set(row.values["relevance_ap"]) for row in pooled.explanations}
+    assert len(blocks["gradient"]) == 12 and len({frozenset(one) for one in blocks.values()}) == 1
+    assert table.column("rank").to_pylist()[0] == 1
+    assert None not in table.column("difference").to_pylist()
+    # What is shown is the average precision of the summed map, and how many subjects it sums.
+    shown = {line["attribution"]: line for line in table.to_pylist()}
+    for row in pooled.explanations:
+        assert shown[row.attribution]["relevance_ap"] == pytest.approx(row.pooled["relevance_ap"].value)
+        assert shown[row.attribution]["subjects"] == 14
+    header, lines = to_console_rows(table)
+    assert {"chance", "ceiling", "s a fold"} <= set(header) and all(line[header.index("s a fold")] for line in lines)
+
+
+def test_a_model_without_a_map_of_its_own_is_not_asked_for_it(lsm: Task) -> None:
+    """``weights`` explains the ridge and is no cell of a CNN."""
+    assert list(attributions_of(lsm)) == ["occlusion", "gradient", "weights"]
+    assert list(attributions_of(override(lsm, "model", "cnn"))) == ["occlusion", "gradient"]
+
+
+def test_an_oracle_is_flagged_and_has_no_rank(lsm: Task, cohort: Cohort, tmp_path: Path) -> None:
+    """The matched filter is told the regions' size: it stands in the table, outside of the ranking."""
+    task = dataclasses.replace(override(lsm, "model", "matched_filter"), attributions={})
+    task = override(override(task, "outcome.size", 3), "outcome.patients", 3)  # as the cohort was made
+    network = build_network(task, task.view().of(cohort))
+    assert network.region.shape == (3, 3, 3)
+    configuration, made, store = run(task, cohort, tmp_path)
+    row = pool(configuration, made, cohort, store, facts={}).prediction
+    table = build([row], metric_facts(task, ("subject", "pool")), "r2")
+    assert table.column("rank").to_pylist() == [None]
+    assert table.column("status").to_pylist()[0].startswith("oracle")
+
+
+def test_a_real_score_has_no_truth_to_be_judged_by(lsm: Task, lesion_root: Path, tmp_path: Path) -> None:
+    """Explanations of a measured score have no average precision, and nothing is ranked by it."""
+    cohort = scores(lesions(lesion_root, tmp_path / "cache", box="native"), tmp_path / "cache", column="severity")
+    configuration, made, store = run(lsm, cohort, tmp_path)
+    rows = pool(configuration, made, cohort, store, facts={})
+    assert np.isnan([row.pooled["relevance_ap"].value for row in rows.explanations]).all()
+    assert np.isfinite(rows.prediction.pooled["r2"].value)
+    assert np.isnan(rows.prediction.pooled["r2"].ceiling)
+
+
+def test_a_constant_prediction_is_collapsed(lsm: Task, cohort: Cohort, tmp_path: Path) -> None:
+    """A model that says the same of everybody is flagged and never ranked."""
+
+    class Mean(torch.nn.Module):
+        def __init__(self, outputs: int) -> None:
+            super().__init__()
+            self.mean = torch.nn.Parameter(torch.zeros(outputs))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.mean.expand(len(x), -1)
+
+    def mean_only(in_channels: int, outputs: int) -> torch.nn.Module:
+        """The mean."""
+        return Mean(outputs)
+
+    MODELS.register("mean_only")(mean_only)
+    try:
+        task = dataclasses.replace(override(lsm, "model", "mean_only"), attributions={})
+        configuration, made, store = run(task, cohort, tmp_path)
+        flags = pool(configuration, made, cohort, store, facts={}).prediction.flags
+    finally:
+        del MODELS._entries["mean_only"]
+    assert "collapsed in 3 of 3 cells" in flags
+
+
+def test_decoding_by_batch_trains_the_same_network(lsm: Task, cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether lesion maps are held or decoded for each batch changes no weight."""
+    task = override(override(lsm, "model", "cnn"), "model.kernel", 3)
+    task = override(task, "model.stride", 2)
+    view = task.view().of(cohort)
+
+    def trained() -> dict[str, torch.Tensor]:
+        return train(
+            lambda: task.model(1, view.outputs, image_shape=view.shape), task.recipe(), view, cohort.samples, (), seed=3
+        ).weights
+
+    held = trained()
+    monkeypatch.setattr(harness.pipeline.train, "HELD_BYTES", 0)
+    streamed = trained()
+    assert all(torch.equal(held[name], streamed[name]) for name in held)
+
+
+def test_maps_are_post_processed_before_they_are_summed(lsm: Task, cohort: Cohort, tmp_path: Path) -> None:
+    """Positive parts of input × gradient: of every subject by itself, and the ceiling stays known."""
+    task = override(lsm, "postprocessing", "rectified")
+    configuration, made, store = run(task, cohort, tmp_path)
+    cells = [cell for job in made for cell in job.cells if cell.stage == "explain" and cell.label == "gradient"]
+    sums = group_sums(cells, store)[1].sum(0)
+    view = task.view().of(cohort)
+    expected = np.zeros_like(sums, dtype=np.float64)
+    lesion = {sample.id: sample.masks["lesion"].load() for sample in cohort.samples}
+    for job in made:
+        own, _ = load_trained(task, view, store, store.get("train", job.train))
+        learned = own.weight_map().detach().numpy()
+        expected += sum(np.maximum(learned * lesion[name], 0) for name in job.split.test)
+    np.testing.assert_allclose(sums, expected, rtol=1e-3, atol=1e-5 * expected.max())
+    by_label = {row.attribution: row.pooled for row in pool(configuration, made, cohort, store, facts={}).explanations}
+    assert by_label["gradient"]["relevance_ap"].ceiling == pytest.approx(1)
+
+
+def test_post_processing_that_weighs_subjects_leaves_no_known_ceiling(
+    lsm: Task, cohort: Cohort, tmp_path: Path
+) -> None:
+    """Of maps of unit mass what an exact model would show is not worked out, and not claimed."""
+    configuration, made, store = run(override(lsm, "postprocessing", "unit_mass"), cohort, tmp_path)
+    rows = pool(configuration, made, cohort, store, facts={}).explanations
+    assert all(np.isfinite(row.pooled["relevance_ap"].value) for row in rows)
+    assert all(np.isnan(row.pooled["relevance_ap"].ceiling) for row in rows)
+    assert all(np.isnan(row.pooled["ap_of_ceiling"].value) for row in rows)
+
+
+@pytest.mark.parametrize("control", ["regress_behaviour", "regress_lesion", "regress_both"])
+def test_volume_is_regressed_by_the_training_subjects_of_each_fold(
+    lsm: Task, cohort: Cohort, tmp_path: Path, control: Any
+) -> None:
+    """The stored predictions are those of the network on residuals, put back with volume's share."""
+    task = override(dataclasses.replace(lsm, attributions={}), "volume_control", control)
+    _, made, store = run(task, cohort, tmp_path)
+    found = predictions((None, made, store))
+    for job in made:
+        split = job.split
+        training, tested = ([one for one in cohort.samples if one.id in ids] for ids in (split.train, split.test))
+        masks = [np.asarray(one.masks["lesion"].load(), np.float64) for one in training]
+        volumes = np.array([mask.sum() for mask in masks])
+        targets = np.array([list(one.scores.values()) for one in training])
+        network, view = load_trained(task, task.view().of(cohort), store, store.get("train", job.train))
+        assert set(view.learned) >= {"low", "high"}
+        values = np.c_[targets, np.reshape(masks, (len(masks), -1))]
+        lines = np.linalg.lstsq(np.c_[np.ones(len(volumes)), volumes], values)[0]
+        for one in tested:
+            mask = np.asarray(one.masks["lesion"].load(), np.float64)
+            said = np.array([1, mask.sum()]) @ lines
+            seen = mask - said[3:].reshape(mask.shape) if control != "regress_behaviour" else mask
+            with torch.no_grad():
+                own = network(torch.from_numpy(seen.astype(np.float32))[None, None]).numpy()[0]
+            expected = own + said[:3] if control != "regress_lesion" else own
+            np.testing.assert_allclose(found[one.id], expected, atol=1e-4)
+
+
+def test_a_view_that_was_not_fitted_says_so(lsm: Task, cohort: Cohort) -> None:
+    """Residuals without training subjects are no residuals."""
+    view = override(lsm, "volume_control", "regress_both").view().of(cohort)
+    with pytest.raises(CellError, match="must be fitted to training subjects"):
+        view.inputs(cohort.samples[0])
+
+
+def test_a_network_is_copied_without_the_view(lsm: Task, cohort: Cohort) -> None:
+    """What explains a subject copies the network each time; what the view learned may be maps of the whole brain."""
+    view = override(lsm, "volume_control", "regress_lesion").view().of(cohort).fit(cohort.samples)
+    before = Scalars(build_network(lsm, view), view)
+    after = copy.deepcopy(before)
+    assert after._view is view and after.network is not before.network
+
+
+def test_maps_of_residuals_are_of_the_lesion(lsm: Task, cohort: Cohort, tmp_path: Path) -> None:
+    """With voxels regressed, input × gradient is the lesion times the gradient: residuals would add up to nothing."""
+    task = override(lsm, "volume_control", "regress_both")
+    configuration, made, store = run(task, cohort, tmp_path)
+    job = made[0]
+    network, view = load_trained(task, task.view().of(cohort), store, store.get("train", job.train))
+    sample = next(one for one in cohort.samples if one.id == job.split.test[0])
+    lesion = sample.masks["lesion"].load()
+    image, on_top = view.summands(sample)
+    np.testing.assert_allclose(image + on_top, view.inputs(sample), atol=1e-6)
+    assert np.array_equal(image[0, 0], lesion)
+    found = explain(network, view, sample, task.attributions["gradient"], seed=0)
+    np.testing.assert_allclose(found[:, 0], network.weight_map()[:, 0].numpy() * lesion, rtol=1e-4, atol=1e-6)
+    # Exact occlusion skips the windows without a lesion here as well, and is whole passes elsewhere.
+    covered = explain(network, view, sample, partial(occlusion, window=3, stride=3), seed=0)
+    assert (covered[:, 0][:, ndimage.maximum_filter(lesion, 5) == 0] == 0).all() and covered.any()
+    rows = {row.attribution: row.pooled for row in pool(configuration, made, cohort, store, facts={}).explanations}
+    assert np.isnan(rows["gradient"]["relevance_ap"].ceiling)
+
+
+def test_a_model_of_masks_refuses_what_are_none(lsm: Task, cohort: Cohort, tmp_path: Path) -> None:
+    """Groups with and without a lesion cannot be told apart in residuals or unit vectors; a regression can."""
+    task = override(dataclasses.replace(lsm, attributions={}), "model", "mass_univariate")
+    task = override(override(task, "model.minimum", 2), "volume_control", "direct_total_lesion_volume")
+    for statistic, states in (("t", {"failed"}), ("regression", {"done"})):
+        _, made, store = run(override(task, "model.statistic", statistic), cohort, tmp_path / statistic)
+        trainings = [job.train for job in made]
+        found = {"done" if store.get("train", one) else "failed" for one in trainings}
+        assert found == states
+    failure = store_failure(tmp_path / "t", task, cohort)
+    assert "volume_control=none or regress_behaviour" in failure
+
+
+def store_failure(folder: Path, task: Task, cohort: Cohort) -> str:
+    """What the first training of a failed run says."""
+    _, made, store = run(override(task, "model.statistic", "t"), cohort, folder)
+    record = store.failure(made[0].train)
+    assert record is not None
+    return str(record.error)
+
+
+def test_exact_maps_are_those_of_what_an_attribution_shows(lsm: Task, cohort: Cohort) -> None:
+    """Products of weight and lesions, weights alone, or nothing that is known."""
+    truth = dataclasses.replace(cohort.truth, weights={"s": {"roi1": 0.0, "roi2": 0.9, "roi3": 0.1}, "other": {}})
+    masks = [truth.rois[name].load() for name in ("roi2", "roi3")]
+    of_weights = exact_group_map(truth, "s", lsm.attributions["weights"])
+    shares = np.array([of_weights[mask].sum() for mask in masks])
+    assert shares / shares.sum() == pytest.approx([0.9, 0.1])
+    products = exact_group_map(truth, "s", lsm.attributions["gradient"])
+    loads = np.array([truth.counts.load()[mask].mean() for mask in masks]) * [0.9, 0.1]
+    shares = np.array([products[mask].sum() for mask in masks])
+    assert shares / shares.sum() == pytest.approx(loads / loads.sum())
+    assert exact_group_map(truth, "s", partial(saliency)) is None
+    assert exact_group_map(truth, "s", partial(occlusion, window=3, stride=2, baseline=1.0)) is None
+    assert exact_group_map(dataclasses.replace(truth, linear=False), "s", lsm.attributions["gradient"]) is None
+
+
+def test_the_only_score_lies_in_all_its_regions(cohort: Cohort) -> None:
+    """However little one of them weighs; of several scores each lies in its main region."""
+    weights = {"roi1": 0.5, "roi2": 0.3, "roi3": 0.2}
+    whole = np.any([cohort.truth.rois[name].load() for name in weights], axis=0)
+    assert np.array_equal(target_mask(dataclasses.replace(cohort.truth, weights={"s": weights}), "s"), whole)
+    two = dataclasses.replace(cohort.truth, weights={"s": weights, "t": weights})
+    assert np.array_equal(target_mask(two, "s"), cohort.truth.rois["roi1"].load())
+
+
+def test_a_held_out_part_is_compared_with_its_own_lesions(lsm: Task, cohort: Cohort, tmp_path: Path) -> None:
+    """Of one fold of three, maps sum over a third of the subjects, and so does what an exact model would show."""
+    configuration, made, store = run(lsm, cohort, tmp_path)
+    rows = {row.attribution: row.pooled for row in pool(configuration, made[:1], cohort, store, facts={}).explanations}
+    assert rows["occlusion"]["relevance_ap"].n == len(made[0].split.test) < len(cohort.samples)
+    counts = sum(one.masks["lesion"].load() for one in cohort.samples if one.id in made[0].split.test)
+    expected = np.mean(
+        [
+            average_precision_score(
+                target_mask(cohort.truth, name).ravel(),
+                exact_group_map(cohort.truth, name, lsm.attributions["occlusion"], counts).ravel(),
+            )
+            for name in cohort.scores
+        ]
+    )
+    assert rows["occlusion"]["relevance_ap"].ceiling == pytest.approx(expected)
+
+
+def test_one_score_on_a_wrong_scale_flags_the_model() -> None:
+    """A mean of (.6, .5, -3.4) looks harmless."""
+    from harness.sweep.catalogue import load_task
+
+    scores_of = [Score(value, value, value, 9) for value in (-0.77, 0.6, 0.5, -3.4)]
+    assert _known_of(load_task("lsm"), [{"r2": one} for one in scores_of])
+    assert not _known_of(load_task("lsm"), [{"r2": one} for one in scores_of[:3]])

@@ -1,0 +1,275 @@
+"""The report draws what a run's metrics and images allow, from the store alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import harness
+from harness.cli.api import make_report, rebuild, shapley_of
+from harness.pipeline.contribution import families, shapley_rows, shapley_table
+from harness.pipeline.leaderboard import MetricFacts, read_facts, subject_means
+from harness.report import plots
+from harness.report.figures import figures_of
+from harness.report.page import Figure
+from harness.report.tables import findings, sheets_of
+from harness.stats.intervals import mean_interval
+from harness.storage.store import Store
+from harness.sweep.grammar import parse
+from harness.sweep.plan import Plan, Tables, collect
+
+
+@pytest.fixture(scope="module")
+def run(tiny_words: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Tables]:
+    """Three subjects and every set of two sequences, recalled from the store."""
+    out = tmp_path_factory.mktemp("figures") / "runs"
+    harness.run(**tiny_words(out, sequences=("T2w", "FLAIR", "T2w+FLAIR")))
+    return rebuild(parse(["task=epvs", f"out={out}"]))
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is painted: only which figures there are."""
+    for name in set(plots.__all__) - {"Bars"}:
+        monkeypatch.setattr(plots, name, lambda *given, **options: b"")
+
+
+@pytest.fixture(scope="module")
+def sound(run: tuple[Plan, Tables]) -> tuple[Plan, Tables]:
+    """The same as though no network had collapsed; these are too small to learn."""
+    return run[0], _with_status(run[1], "undecided: 3 subjects")
+
+
+@pytest.fixture(scope="module")
+def drawn(sound: tuple[Plan, Tables]) -> list[Figure]:
+    """The figures of the run."""
+    return figures_of(*sound)
+
+
+def _with_status(tables: Tables, status: str, *, of: str = "") -> Tables:
+    """The tables with another status of all rows, or of one set of sequences."""
+    column = tables.prediction.column_names.index("status")
+    old = zip(*(tables.prediction.column(name).to_pylist() for name in ("sequences", "status")), strict=True)
+    new = [status if of in ("", name) else kept for name, kept in old]
+    return dataclasses.replace(tables, prediction=tables.prediction.set_column(column, "status", [new]))
+
+
+class TestFigures:
+    """Which figures there are."""
+
+    def test_all_that_the_task_allows(self, drawn: list[Figure]) -> None:
+        """Each figure of the ePVS report, in order; the examples name their subject."""
+        titles = [re.sub(r"T2w\+FLAIR|T2w|FLAIR", "X", re.sub(r"sub-\d+", "sub", figure.title)) for figure in drawn]
+        assert titles == [
+            "Ranking",
+            "Every subject",
+            "Sensitivity and precision",
+            "What the tolerance decides",
+            "Small lesions and large ones",
+            "Count: prediction against truth",
+            "Count: Bland–Altman",
+            "Volume: prediction against truth",
+            "Volume: Bland–Altman",
+            "By region",
+            "Example: the best subject, sub",
+            "Example: the median subject, sub",
+            "Example: the worst subject, sub",
+            "Attribution methods",
+            "What a channel adds",
+            "What the network listens to, and what that is worth",
+            "What X looks at: sub",
+        ]
+
+    def test_are_pictures(self, drawn: list[Figure]) -> None:
+        """Every figure is a PNG of some size with some colours in it."""
+        for figure in drawn:
+            assert isinstance(figure.image, bytes)
+            picture = Image.open(io.BytesIO(figure.image)).convert("RGB")
+            assert min(picture.size) > 150, figure.title
+            assert len(set(picture.resize((100, 100)).get_flattened_data())) > 5, figure.title
+
+    @pytest.mark.usefixtures("undrawn")
+    def test_metrics_that_a_task_lacks_are_skipped(self, run: tuple[Plan, Tables]) -> None:
+        """A task with another set of metrics has the figures of what it has, and no error."""
+        plan, tables = run
+        task = plan.request.task
+        task = dataclasses.replace(task, metrics={label: task.metrics[label] for label in ("dice", "relevance_ap")})
+        plan = dataclasses.replace(plan, request=dataclasses.replace(plan.request, task=task))
+        titles = [figure.title for figure in figures_of(plan, tables)]
+        assert not [title for title in titles if re.match("Sensitivity|What the tol|Small|Count|Volume", title)]
+        assert {"Ranking", "By region", "Attribution methods"} <= set(titles)
+
+    @pytest.mark.usefixtures("undrawn")
+    def test_without_images(self, run: tuple[Plan, Tables]) -> None:
+        """Where samples are no volumes there are no slices."""
+        plan, tables = run
+
+        def bare(group: Any) -> Any:
+            samples = tuple(dataclasses.replace(sample, masks={}) for sample in group.cohort.samples)
+            return dataclasses.replace(group, cohort=dataclasses.replace(group.cohort, samples=samples))
+
+        plan = dataclasses.replace(plan, groups={key: bare(group) for key, group in plan.groups.items()})
+        titles = [figure.title for figure in figures_of(plan, tables)]
+        assert "Ranking" in titles
+        assert not [title for title in titles if "Example" in title or "looks at" in title]
+
+    def test_without_any_result(self, run: tuple[Plan, Tables], tmp_path: Path) -> None:
+        """A run of which nothing is done yet has a page without figures."""
+        plan = dataclasses.replace(run[0], store=Store(tmp_path / "store"))
+        tables = collect(plan)
+        assert figures_of(plan, tables) == []
+        assert sheets_of(plan, tables, shapley_of(plan, tables)) == []
+
+    def test_what_has_no_rank_is_marked(self, run: tuple[Plan, Tables], undrawn: None) -> None:
+        """A collapsed configuration bears a mark, and the first caption says what it means."""
+        plan, tables = run
+        first = tables.prediction.column("sequences")[0].as_py()
+        tables = _with_status(_with_status(tables, "undecided: 3 subjects"), "collapsed in 1 of 3 cells", of=first)
+        figures = figures_of(plan, tables)
+        assert "† Collapsed or incomplete" in figures[0].caption
+        assert f"{first}†" in next(figure for figure in figures if figure.title.startswith("Example")).caption
+
+    def test_best_and_worst(self, run: tuple[Plan, Tables], drawn: list[Figure]) -> None:
+        """The example subjects are the best, the median and the worst of the leader by Dice."""
+        _, tables = run
+        leader = tables.prediction.to_pylist()[0]["configuration"]
+        means = subject_means(tables.pooled[leader].prediction, "dice")
+        ordered = sorted(means, key=lambda name: (-means[name], name))
+        titles = [figure.title for figure in drawn if figure.title.startswith("Example")]
+        words = zip(("best", "median", "worst"), ordered, strict=True)
+        assert titles == [f"Example: the {word} subject, {subject}" for word, subject in words]
+
+
+class TestSheets:
+    """The tables of claims."""
+
+    def test_three_subjects_decide_nothing(self, sound: tuple[Plan, Tables]) -> None:
+        """With three subjects every ordering that applies is undecided, and says why."""
+        found = findings(*sound)
+        assert {finding.ordering.id for _, finding in found} >= {"D1", "D4", "D11", "D13"}
+        assert {finding.outcome for _, finding in found} == {"undecided"}
+        assert all("fewer than 6" in finding.reason for _, finding in found)
+
+    def test_orderings_without_their_configurations_are_left_out(self, sound: tuple[Plan, Tables]) -> None:
+        """D15 compares T2w+FLAIR+T1w, which was not run."""
+        assert "D15" not in {finding.ordering.id for _, finding in findings(*sound)}
+
+    def test_differences_are_those_of_the_subjects(self, sound: tuple[Plan, Tables]) -> None:
+        """D2's pair T2w − FLAIR is the mean paired difference in precision, worked out anew."""
+        _, tables = sound
+        rows = {row["sequences"]: row["configuration"] for row in tables.prediction.to_pylist()}
+        one, two = (subject_means(tables.pooled[rows[name]].prediction, "precision") for name in ("T2w", "FLAIR"))
+        expected = mean_interval([one[name] - two[name] for name in sorted(one)])
+        finding = next(finding for _, finding in findings(*sound) if finding.ordering.id == "D2")
+        pair = next(pair for pair in finding.pairs if (pair.first, pair.second) == ("T2w", "FLAIR"))
+        assert pair.difference[:3] == pytest.approx(expected[:3], nan_ok=True)
+
+    def test_regions(self, sound: tuple[Plan, Tables]) -> None:
+        """D13 looks at the basal ganglia, where each set is compared with 0.80 by itself."""
+        _, tables = sound
+        finding = next(finding for _, finding in findings(*sound) if finding.ordering.id == "D13")
+        key = next(row["configuration"] for row in tables.prediction.to_pylist() if row["sequences"] == "T2w")
+        values = subject_means(tables.pooled[key].regions["basal_ganglia"][0], "sensitivity")
+        pair = next(pair for pair in finding.pairs if pair.first == "T2w")
+        assert pair.difference.value == pytest.approx(mean_interval(list(values.values())).mean, nan_ok=True)
+
+    def test_collapsed_rows_are_not_compared(self, sound: tuple[Plan, Tables]) -> None:
+        """What the leaderboard keeps out of its ranking supports no claim."""
+        plan, tables = sound
+        without = findings(plan, _with_status(tables, "collapsed in 1 of 3 cells", of="FLAIR"))
+        labels = {label for _, finding in without for pair in finding.pairs for label in (pair.first, pair.second)}
+        assert "FLAIR" not in labels
+        assert "T2w" in labels
+
+    def test_published_values_stand_beside_ours(self, run: tuple[Plan, Tables]) -> None:
+        """Table 1's sensitivity of T2w is .81 ± .01."""
+        sheet = next(sheet for sheet in sheets_of(*run, None) if "published" in sheet.title)
+        line = next(line for line in sheet.lines if line[0].text == "T2w")  # type: ignore[union-attr]
+        assert line[sheet.columns.index("sensitivity")].range == "0.81 ± 0.01"  # type: ignore[union-attr]
+        assert len(sheet.lines) == 3
+
+    def test_page(self, sound: tuple[Plan, Tables], drawn: list[Figure]) -> None:
+        """The whole page is written, with the pictures beside it; the same results give the same bytes."""
+        path = make_report(*sound)
+        text = path.read_text()
+        assert "Orderings that the paper reports" in text
+        assert "What each channel is worth" in text
+        pictures = [file.read_bytes() for file in sorted(path.parent.glob("*.png"))]
+        assert pictures == [figure.image for figure in drawn]
+
+
+class TestShapley:
+    """What each channel contributes."""
+
+    def test_two_players_by_hand(self, run: tuple[Plan, Tables]) -> None:
+        """With two channels the value is half of what it scores alone and half of what it adds."""
+        _, tables = run
+        rows = {row["sequences"]: row["configuration"] for row in tables.prediction.to_pylist()}
+        dice = {name: subject_means(tables.pooled[key].prediction, "dice") for name, key in rows.items()}
+        table = shapley_of(*run)
+        assert table is not None
+        lines = {line["channel"]: line for line in table.to_pylist()}
+        for one, two in (("T2w", "FLAIR"), ("FLAIR", "T2w")):
+            shares = [(dice[one][s] + dice["T2w+FLAIR"][s] - dice[two][s]) / 2 for s in sorted(dice[one])]
+            expected = mean_interval(shares)
+            found = [lines[one][name] for name in ("shapley", "shapley_low", "shapley_high")]
+            assert found == pytest.approx(expected[:3])
+            assert lines[one]["left_out"] == pytest.approx(
+                np.mean([dice["T2w+FLAIR"][s] - dice[two][s] for s in dice[one]])
+            )
+            assert lines[one]["alone"] == pytest.approx(np.mean(list(dice[one].values())))
+
+    def test_values_add_up(self, run: tuple[Plan, Tables]) -> None:
+        """The shares add up to the Dice of both together: predicting nothing has a Dice of 0."""
+        table = shapley_of(*run)
+        assert table is not None
+        assert sum(table.column("shapley").to_pylist()) == pytest.approx(table.column("all")[0].as_py())
+        assert table.column("nothing").to_pylist() == [0.0, 0.0]
+
+    def test_incomplete(self, run: tuple[Plan, Tables]) -> None:
+        """Without one of the sets there is no table, but what the others allow is still there."""
+        plan, tables = run
+        facts = read_facts(tables.prediction)
+        rows = {key: pooled.prediction for key, pooled in tables.pooled.items()}
+        some = [one for one in plan.configurations if one.axes["sequences"] != "FLAIR"]
+        assert shapley_table(some, rows, facts.metric("dice")) is None
+        (family,) = families(some)
+        assert set(family.left_out(rows, "dice")) == {"FLAIR"}
+
+    def test_a_metric_whose_floor_is_unknown_has_none(self, run: tuple[Plan, Tables]) -> None:
+        """A distance has no value for no input."""
+        plan, tables = run
+        rows = {key: pooled.prediction for key, pooled in tables.pooled.items()}
+        facts = MetricFacts("average_hausdorff", "lower", (0, np.inf))
+        assert shapley_table(plan.configurations, rows, facts) is None
+
+    def test_as_text(self, run: tuple[Plan, Tables]) -> None:
+        """The console's lines name the channel and give three values with their intervals."""
+        table = shapley_of(*run)
+        assert table is not None
+        header, lines = shapley_rows(table)
+        assert header[-4:] == ["channel", "Shapley value", "left out", "alone"]
+        assert [line[header.index("channel")] for line in lines] == ["T2w", "FLAIR"]
+        assert all("[" in cell for line in lines for cell in line[-3:])
+
+    def test_other_differences_separate_families(self, run: tuple[Plan, Tables]) -> None:
+        """Configurations that also differ in their network are no family."""
+        plan, _ = run
+        first = plan.configurations[0]
+        wider = {**first.task, "model": {**first.task["model"], "width": 3}}
+        found = families([*plan.configurations, dataclasses.replace(first, task=wider)])
+        assert [len(family.members) for family in found] == [3, 1]
+
+    def test_csv(self, run: tuple[Plan, Tables]) -> None:
+        """The run wrote the table beside its leaderboards."""
+        text = (run[0].request.settings.folder / "leaderboards" / "epvs-shapley.csv").read_text()
+        assert text.splitlines()[0].startswith("model,channel,shapley,shapley_low")
+        assert len(text.splitlines()) == 3

@@ -1,0 +1,306 @@
+"""The report is one file that is safe, whole and needs nothing else; figures are pictures of their numbers."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from harness.core.errors import OutOfRange
+from harness.core.types import Ineligible, Score, Source
+from harness.pipeline.leaderboard import MetricFacts, Row, build, verdict
+from harness.report import plots
+from harness.report.page import Cell, Figure, ReportTable, write_report
+
+HOSTILE = "<script>alert('x')</script>"
+VOID = {"meta", "img", "br", "hr", "input", "link"}
+
+
+class _Page(HTMLParser):
+    """Elements, attributes and text of a page; fails on tags that do not match."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def tags(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.elements if tag == name]
+
+
+def _row(name: str, mean: float, *flags: str, subjects: int = 6) -> Row:
+    values = {f"sub-{index}": {0: mean + 0.01 * (index % 3)} for index in range(subjects)}
+    facts = {"profile": "quick", "command": f"harness run sequences={name}", "spacing_mm": [1.0, 1.0, 2.0]}
+    return Row(name, {"sequences": name}, values={"dice": values}, facts=facts, flags=flags)
+
+
+@pytest.fixture
+def table() -> pa.Table:
+    """Two ranked rows and one that collapsed, with a hostile name."""
+    metric = MetricFacts("dice", "higher", (0, 1), source="Dice 1945", summary="overlap of two masks")
+    rows = [_row("T2w", 0.7), _row("FLAIR", 0.5), _row(HOSTILE, 0.1, "collapsed in 2 of 6 folds")]
+    return build(rows, [metric], "dice")
+
+
+def _page(path: Path, table: pa.Table, **options: object) -> _Page:
+    words = {"title": "Which?", "question": "Why?", "source": Source("A et al.", 2023), "verdict": verdict(table)}
+    return _Page(write_report(path, **{**words, "leaderboard": table, **options}).read_text())  # type: ignore[arg-type]
+
+
+def _png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 3)).save(buffer, "png")
+    return buffer.getvalue()
+
+
+class TestReport:
+    """The file."""
+
+    def test_parses(self, table: pa.Table, tmp_path: Path) -> None:
+        """Every tag that opens closes."""
+        assert _page(tmp_path / "r" / "index.html", table).open == []
+
+    def test_says_the_verdict(self, table: pa.Table, tmp_path: Path) -> None:
+        """The verdict stands in the page, word for word."""
+        assert verdict(table) in _page(tmp_path / "index.html", table).text
+
+    def test_intervals(self, table: pa.Table, tmp_path: Path) -> None:
+        """A value stands with its interval."""
+        assert "0.71 [0.70, 0.72]" in _page(tmp_path / "index.html", table).text
+
+    def test_escapes(self, table: pa.Table, tmp_path: Path) -> None:
+        """A hostile name is shown, not run, wherever it comes from."""
+        page = _page(
+            tmp_path / "index.html",
+            table,
+            title=HOSTILE,
+            question=HOSTILE,
+            notes=[HOSTILE],
+            provenance={HOSTILE: HOSTILE},
+            ineligible=[Ineligible(HOSTILE, HOSTILE)],
+            figures=[Figure(HOSTILE, HOSTILE, _png())],
+        )
+        assert page.tags("script") == []
+        # Title, heading, question, note; row, and how it was made: row, command, identity; provenance,
+        # left out, and figure: two each.
+        assert page.text.count(HOSTILE) == 4 + 1 + 3 + 6
+
+    def test_attributes_are_escaped(self, table: pa.Table, tmp_path: Path) -> None:
+        """A quotation mark cannot leave an attribute."""
+        page = _page(tmp_path / "index.html", table, figures=[Figure('" onerror="x', "", _png())])
+        assert [image["alt"] for image in page.tags("img")] == ['" onerror="x']
+        assert all("onerror" not in image for image in page.tags("img"))
+
+    def test_loads_nothing(self, table: pa.Table, tmp_path: Path) -> None:
+        """No element loads anything from outside the file."""
+        hostile_svg = '<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>'
+        figures = [Figure("one", "", _png()), Figure("two", "", hostile_svg)]
+        page = _page(tmp_path / "index.html", table, figures=figures, source="https://example.org/paper")
+        loaded = [
+            str(value)
+            for _, attributes in page.elements
+            for name, value in attributes.items()
+            if name in ("src", "href") and not str(value).startswith("#")
+        ]
+        assert [source.partition(";")[0] for source in loaded] == ["data:image/png", "data:image/svg+xml"]
+        assert not {"script", "link", "iframe", "object", "embed"} & {tag for tag, _ in page.elements}
+        assert "url(" not in (tmp_path / "index.html").read_text()
+        assert "@import" not in (tmp_path / "index.html").read_text()
+
+    def test_unranked_rows_stand_apart(self, table: pa.Table, tmp_path: Path) -> None:
+        """A collapsed row has a class of its own and shows its flag."""
+        page = _page(tmp_path / "index.html", table)
+        assert [row["class"] for row in page.tags("tr") if "class" in row] == ["group", "ranked", "unranked divider"]
+        assert "collapsed in 2 of 6 folds" in page.text
+
+    def test_glossary(self, table: pa.Table, tmp_path: Path) -> None:
+        """Each metric has its meaning, direction and source, in the header too."""
+        page = _page(tmp_path / "index.html", table)
+        assert "overlap of two masks higher 0 to 1 – – mean of subjects Dice 1945" in page.text
+        assert "overlap of two masks; higher is better; Dice 1945" in [cell.get("title") for cell in page.tags("th")]
+
+    def test_how_rows_were_made(self, table: pa.Table, tmp_path: Path) -> None:
+        """The exact command and the voxel size of each row are in the page."""
+        text = _page(tmp_path / "index.html", table).text
+        assert "harness run sequences=FLAIR" in text
+        assert "[1.0, 1.0, 2.0]" in text
+
+    def test_left_out(self, table: pa.Table, tmp_path: Path) -> None:
+        """Subjects left out are counted and named."""
+        text = _page(tmp_path / "index.html", table, ineligible=[Ineligible("sub-09", "no FLAIR")]).text
+        assert "1 subject lacked something that the task needs. subject reason sub-09 no FLAIR" in text
+
+    def test_explanations(self, table: pa.Table, tmp_path: Path) -> None:
+        """Attribution methods have a table of their own."""
+        rows = [
+            Row("c", {"model": "m"}, name, {"auc": {f"s{i}": {0: value + 0.01 * i} for i in range(6)}})
+            for name, value in (("occlusion", 0.5), ("random", 0.1))
+        ]
+        explained = build(rows, [MetricFacts("auc")], "auc")
+        text = _page(tmp_path / "index.html", table, explanations=explained).text
+        assert text.index("Explanations") < text.index("occlusion") < text.index("random")
+
+    def test_sections_in_order(self, table: pa.Table, tmp_path: Path) -> None:
+        """Tables and figures stand under the headings that they name, explanations last."""
+        figures = [Figure("one", "", _png(), section="Explanations"), Figure("two", "", _png(), section="Detection")]
+        sheets = [ReportTable("claims", ("id",), (("D1",),), section="Leaderboard")]
+        page = _page(tmp_path / "index.html", table, figures=figures, sheets=sheets)
+        anchors = [section["id"] for section in page.tags("section")]
+        assert anchors == ["leaderboard", "detection", "explanations", "metrics"]
+        assert page.text.index("claims") < page.text.index("Detection two") < page.text.index("Explanations one")
+        assert [link["href"] for link in page.tags("a")] == [f"#{anchor}" for anchor in anchors]
+
+    def test_sheets(self, table: pa.Table, tmp_path: Path) -> None:
+        """A table has its marks, its soft text, its note, and a longer table behind a fold; all is escaped."""
+        more = ReportTable("all of it", ("id", "n"), (("D1", "7"),))
+        line = ("D1", Cell("supported", range="7 of 7", mark="good"), HOSTILE)
+        sheet = ReportTable("claims", ("id", "here", HOSTILE), (line,), note=HOSTILE, folded=more)
+        page = _page(tmp_path / "index.html", table, sheets=[sheet])
+        assert page.tags("script") == []
+        assert "D1 supported 7 of 7" in page.text
+        assert [span["class"] for span in page.tags("span") if "mark" in str(span["class"])] == ["mark good"]
+        assert "all of it id n D1 7" in page.text
+
+    def test_metrics_that_are_not_shown_are_folded_away(self, tmp_path: Path) -> None:
+        """The board has the objective, then what is shown, in that order; the rest is behind a fold."""
+        values = {name: {f"s{i}": {0: 0.5 + 0.01 * i} for i in range(6)} for name in ("auc", "dice", "bias", "count")}
+        board = build([Row("c", {"m": "a"}, values=values)], [MetricFacts(name) for name in values], "dice")
+        page = _page(tmp_path / "index.html", board, shown=("count", "dice", "auc", "absent"))
+        text = page.text
+        first, fold = text.index("configuration rank status dice difference count auc"), text.index("All 4 metrics")
+        assert first < fold < text.index("configuration dice auc bias count")
+
+    def test_nothing_yet(self, tmp_path: Path) -> None:
+        """An empty leaderboard is a page that says so."""
+        text = _page(tmp_path / "index.html", build([], [MetricFacts("dice")], "dice")).text
+        assert "No configuration has a result yet." in text
+
+    def test_same_bytes(self, table: pa.Table, tmp_path: Path) -> None:
+        """Equal results give equal pages."""
+        for name in ("a.html", "b.html"):
+            _page(tmp_path / name, table, figures=[Figure("dice", "", plots.objective_intervals(table))])
+        assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+TRUTH = {"T2w": [100.0, 250.0, 300.0], "FLAIR": [100.0, 250.0, 300.0]}
+FOUND = {"T2w": [90.0, 260.0, 280.0], "FLAIR": [10.0, 120.0, np.nan]}
+VOLUME = np.random.default_rng(0).normal(size=(12, 16, 5))
+MASK = np.zeros((12, 16, 5), dtype=bool)
+MASK[0:3, 4:7, 2] = True
+SHARES = {"T2w": Score(0.5, 0.4, 0.6, 6), "FLAIR": Score(-0.1, np.nan, np.nan, 1)}
+SPACING = (1.0, 1.5, 3.0)
+CURVE = {0.0: Score(0.4, 0.3, 0.5, 6, chance=0.0), 3.0: Score(0.9, 0.8, 1.1, 6, chance=0.1)}
+
+PLOTS: dict[str, Callable[[], bytes]] = {
+    "bland_altman": lambda: plots.bland_altman(TRUTH, FOUND),
+    "truth_scatter": lambda: plots.truth_scatter(TRUTH, FOUND, quantity="volume", unit="ml"),
+    "sensitivity_precision": lambda: plots.sensitivity_precision({"T2w": ([0.8, 0.9], [0.7, 0.8]), "none": ([], [])}),
+    "subject_lines": lambda: plots.subject_lines({"T2w": {"a": 0.8, "b": 0.7}, "FLAIR": {"a": 0.5}}, quantity="dice"),
+    "subject_dots": lambda: plots.subject_dots(
+        {"dice": {"sub-01": [0.5, 0.6], "sub-02": []}, "auc": {"sub-01": [0.9]}}
+    ),
+    "training_curves": lambda: plots.training_curves(
+        {"loss": {"fold 0": [3.0, 1.0], "fold 1": [2.0]}, "validation": {}}
+    ),
+    "channel_bars": lambda: plots.channel_bars(
+        [plots.Bars("share", "share", SHARES), plots.Bars("control", "share", {"T2w": SHARES["T2w"]}, muted=True)]
+    ),
+    "curves": lambda: plots.curves({"sensitivity": {"T2w": CURVE, "FLAIR": CURVE}}, x_label="mm", limits=(0, 1)),
+    "grouped_intervals": lambda: plots.grouped_intervals({"adding T2w": SHARES}, x_label="dice", zero=True, chance=0.1),
+    "heat_maps": lambda: plots.heat_maps({"dice": {"T2w": SHARES, "FLAIR": {"T2w": Score(np.nan, np.nan, np.nan, 0)}}}),
+    "prediction_slices": lambda: plots.prediction_slices(
+        {"T2w": VOLUME}, MASK, {"T2w": MASK, "empty": np.zeros_like(MASK)}, spacing_mm=SPACING
+    ),
+    "attribution_slices": lambda: plots.attribution_slices(
+        {"T2w": VOLUME}, {"random": {"T2w": VOLUME}, "flat": {"T2w": np.zeros_like(VOLUME)}}, MASK, spacing_mm=SPACING
+    ),
+}
+
+
+class TestPlots:
+    """The figures."""
+
+    @pytest.mark.parametrize("name", PLOTS)
+    def test_is_a_picture(self, name: str) -> None:
+        """Every figure is a PNG with more than one colour, gaps in the numbers or not."""
+        picture = Image.open(io.BytesIO(PLOTS[name]())).convert("RGB")
+        assert len(set(picture.resize((200, 200)).get_flattened_data())) > 5
+
+    def test_every_plot_is_tested(self) -> None:
+        """A new plot must be added to the list above."""
+        assert {*PLOTS, "objective_intervals", "Bars"} == set(plots.__all__)
+
+    def test_no_global_figures(self) -> None:
+        """Nothing is left in pyplot."""
+        import matplotlib.pyplot as plt
+
+        before = plt.get_fignums()
+        plots.channel_bars([plots.Bars("share", "share", SHARES)])
+        assert plt.get_fignums() == before
+
+    def test_unranked_rows_look_different(self, table: pa.Table) -> None:
+        """The blue of the group is there for the first and gone where nothing is ranked."""
+        few = build([_row("T2w", 0.7, subjects=3)], [MetricFacts("dice")], "dice")
+        blue = (0x00, 0x72, 0xB2)
+        shown = [
+            blue in Image.open(io.BytesIO(plots.objective_intervals(each))).convert("RGB").get_flattened_data()
+            for each in (table, few)
+        ]
+        assert shown == [True, False]
+
+    def test_slices_keep_their_proportions(self) -> None:
+        """A field of 12 × 24 mm is twice as high as wide, whatever its voxels are."""
+        flat, nothing = np.zeros((12, 16, 1)), np.zeros((12, 16, 1), dtype=bool)
+        png = plots.prediction_slices({"flat": flat}, nothing, {}, spacing_mm=SPACING)
+        black = np.asarray(Image.open(io.BytesIO(png)).convert("L")) < 10
+        assert black.sum(axis=0).max() / black.sum(axis=1).max() == pytest.approx(2.0, abs=0.1)  # 1.33 in voxels
+
+    def test_labels_must_match(self) -> None:
+        """Truth and prediction must be of the same configurations."""
+        with pytest.raises(OutOfRange, match=r"same labels, got \['FLAIR', 'T2w'\] and \['T2w'\]"):
+            plots.bland_altman(TRUTH, {"T2w": FOUND["T2w"]})
+
+    def test_outlines_follow_the_edges_of_voxels(self) -> None:
+        """A lesion of one voxel is a closed square of four edges, 1 × 1.5 mm, where the voxel lies."""
+        from matplotlib.figure import Figure as Canvas
+
+        axes = Canvas().subplots()
+        mask = np.zeros((4, 3), dtype=bool)
+        mask[3, 1] = True
+        plots._outline(axes, mask, SPACING, "red", "-")
+        segments = axes.collections[0].get_segments()
+        assert sorted(sorted(map(tuple, one)) for one in segments) == [
+            [(3.0, 1.5), (3.0, 3.0)],
+            [(3.0, 1.5), (4.0, 1.5)],
+            [(3.0, 3.0), (4.0, 3.0)],
+            [(4.0, 1.5), (4.0, 3.0)],
+        ]
+
+    def test_sixteen_configurations_look_different(self) -> None:
+        """Colour and marker together tell all sets of a Shapley experiment apart."""
+        assert len({plots._look(index) for index in range(16)}) == 16

@@ -1,0 +1,262 @@
+"""What MLflow shows of a configuration: its metrics, its figures, its group maps; and a run that MLflow lets down."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+import harness
+from harness.cli import parents, plots
+from harness.cli.api import Silent, carry_out, rebuild
+from harness.core.errors import HarnessError
+from harness.data.maps import read_map, read_maps
+from harness.pipeline.cell import Cell
+from harness.report.runs import pooled_files, pooled_metrics, pooled_of
+from harness.storage.store import CellRecord, Store, write_record
+from harness.sweep.grammar import parse, to_words
+from harness.sweep.plan import Plan, Tables
+
+Words = Callable[..., dict[str, Any]]
+AFFINE = np.diag([1.0, 1.5, 2.0, 1.0])
+
+
+@pytest.fixture
+def run(finished: Path) -> tuple[Plan, Tables]:
+    """Three subjects, one configuration, one attribution."""
+    return rebuild(parse(["task=epvs", f"out={finished}"]))
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Any, Any]]:
+    """Figure → how it was called; nothing is painted."""
+    calls: dict[str, tuple[Any, Any]] = {}
+
+    def instead(name: str) -> Callable[..., bytes]:
+        def draw(*given: Any, **options: Any) -> bytes:
+            calls[name] = (given, options)
+            return name.encode()
+
+        return draw
+
+    for name in set(plots.__all__) - {"Bars"}:
+        monkeypatch.setattr(plots, name, instead(name))
+    return calls
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database, which takes seconds to make."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
+def on_one_grid(plan: Plan, **settings: Any) -> Plan:
+    """The same plan with all subjects on one grid."""
+    groups = {
+        key: dataclasses.replace(
+            group,
+            cohort=dataclasses.replace(
+                group.cohort,
+                samples=tuple(dataclasses.replace(sample, affine=AFFINE) for sample in group.cohort.samples),
+            ),
+        )
+        for key, group in plan.groups.items()
+    }
+    request = dataclasses.replace(plan.request, settings=dataclasses.replace(plan.request.settings, **settings))
+    return dataclasses.replace(plan, groups=groups, request=request)
+
+
+def written(folder: Path) -> list[str]:
+    """Files below a folder."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_metrics_of_predictions_and_of_each_attribution(run: tuple[Plan, Tables]) -> None:
+    """Values with intervals as in the tables; those of an attribution carry its name."""
+    plan, tables = run
+    found = pooled_metrics(tables, plan.configurations[0].id)
+    row, explained = tables.prediction.to_pylist()[0], tables.explanation.to_pylist()[0]
+    assert (found["dice"], found["dice_low"]) == (row["dice"], row["dice_low"])
+    assert found["random/relevance_ap"] == explained["relevance_ap"]
+    assert pooled_metrics(tables, "another") == {}
+
+
+def test_figures_of_one_configuration(
+    run: tuple[Plan, Tables], drawn: dict[str, tuple[Any, Any]], tmp_path: Path
+) -> None:
+    """Trainings, subjects and agreement, and nothing that compares configurations."""
+    plan, tables = run
+    (tmp_path / "to").mkdir()
+    pooled_files(plan, tables, plan.configurations[0].id, tmp_path / "to")
+    assert written(tmp_path / "to" / "figures") == [
+        "count-bland-altman.png", "count-scatter.png", "subjects.png", "training.png", "volume-bland-altman.png",
+        "volume-scatter.png",
+    ]  # fmt: skip
+    curves = drawn["training_curves"][0][0]["loss"]
+    assert {name: len(line) for name, line in curves.items()} == {f"fold {fold} seed 0": 1 for fold in range(3)}
+    dots = drawn["subject_dots"][0][0]
+    assert next(iter(dots)) == "dice" and set(dots["dice"]) == {"sub-01", "sub-02", "sub-03"}
+
+
+def test_group_map_is_the_mean_of_the_stored_maps(
+    run: tuple[Plan, Tables], drawn: dict[str, tuple[Any, Any]], tmp_path: Path
+) -> None:
+    """As NIfTI in the affine of all, with a picture; each of the three subjects counts once."""
+    plan, tables = on_one_grid(run[0]), run[1]
+    pooled_files(plan, tables, plan.configurations[0].id, tmp_path)
+    assert written(tmp_path / "maps") == ["random_mean.nii.gz", "random_mean.png"]
+    maps = [
+        one
+        for cell in plan.cells
+        if cell.stage == "explain"
+        for one in read_maps(plan.store, plan.store.get("explain", cell.identity)).values()  # type: ignore[arg-type]
+    ]
+    assert len(maps) == 3
+    assert np.allclose(read_map(tmp_path / "maps" / "random_mean.nii.gz"), np.mean(maps, axis=0), atol=1e-6)
+
+
+def test_no_group_map_without_a_common_grid(
+    run: tuple[Plan, Tables], drawn: dict[str, tuple[Any, Any]], tmp_path: Path
+) -> None:
+    """A sentence says why; generated heads lie where they like."""
+    pooled_files(*run, run[0].configurations[0].id, tmp_path)
+    assert written(tmp_path / "maps") == ["none.txt"]
+    text = (tmp_path / "maps" / "none.txt").read_text()
+    assert text == "random: no common grid: sub-01 and sub-02 have different affines\n"
+
+
+def test_anonymous_files_name_nobody(
+    run: tuple[Plan, Tables], drawn: dict[str, tuple[Any, Any]], tmp_path: Path
+) -> None:
+    """Neither the axis of the subjects nor the reason, nor any file name."""
+    plan, folder = run[0], tmp_path / "files"
+    folder.mkdir()
+    settings = dataclasses.replace(plan.request.settings, anonymous=True)
+    hidden = dataclasses.replace(plan, request=dataclasses.replace(plan.request, settings=settings))
+    pooled_files(hidden, run[1], plan.configurations[0].id, folder)
+    assert drawn["subject_dots"][1] == {"named": False}
+    assert (folder / "maps" / "none.txt").read_text() == "random: no common grid\n"
+    assert not [name for name in written(folder) if "sub-" in name]
+
+
+def test_subjects_are_not_named_where_they_may_not_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The figure holds their names as text only if it is told to."""
+    said: list[str] = []
+    original = plots._png
+
+    def listen(figure: Any) -> bytes:
+        said.extend(text.get_text() for axes in figure.axes for text in axes.get_yticklabels())
+        said.extend(axes.get_ylabel() for axes in figure.axes)
+        return original(figure)
+
+    monkeypatch.setattr(plots, "_png", listen)
+    values = {"dice": {"sub-01": [0.5, 0.6], "sub-02": [0.4]}, "auc": {"sub-01": [0.9]}}
+    plots.subject_dots(values, named=False)
+    assert not any("sub-" in text for text in said) and "2 subjects" in said
+    plots.subject_dots(values)
+    assert {"sub-01", "sub-02"} <= set(said)
+
+
+def test_digest_changes_with_what_is_shown(run: tuple[Plan, Tables]) -> None:
+    """Equal for the same, another for other values, other cells and other names."""
+    plan, tables = run
+    identity = plan.configurations[0].id
+    metrics = pooled_metrics(tables, identity)
+    one = pooled_of(plan, identity, metrics)
+    assert pooled_of(plan, identity, dict(metrics)) == one
+    fewer = dataclasses.replace(plan, jobs=plan.jobs[:2])
+    others = {
+        pooled_of(plan, identity, {**metrics, "dice": 0.125}),
+        pooled_of(fewer, identity, metrics),
+        pooled_of(on_one_grid(plan, anonymous=True), identity, metrics),
+    }
+    assert len(others - {one}) == 3
+
+
+def test_a_run_is_tracked_without_a_name(
+    tiny_words: Words,
+    finished: Path,
+    empty_database: Path,
+    drawn: dict[str, tuple[Any, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From the store to MLflow: one parent, twelve cells, figures, and nowhere a subject; again writes nothing."""
+    shutil.copy(empty_database, finished / "mlflow.db")
+    words = tiny_words(finished, mlflow="auto", anonymous=True)
+    assert harness.run(**words).complete
+    with sqlite3.connect(finished / "mlflow.db") as database:
+        states = [state for (state,) in database.execute("select status from runs")]
+        said = [
+            text
+            for table, columns in (("tags", "value"), ("params", "value"), ("latest_metrics", "key"), ("runs", "name"))
+            for (text,) in database.execute(f"select {columns} from {table}")
+        ]
+    database.close()
+    assert states == ["FINISHED"] * 13
+    assert not [text for text in said if "sub-" in text]
+    files = written(finished / "mlflow-artifacts")
+    assert len(files) == 7 and not [name for name in files if "sub-" in name]
+    assert not [name for name in files if b"sub-" in (finished / "mlflow-artifacts" / name).read_bytes()]
+    drawn.clear()
+    assert harness.run(**words).complete
+    assert drawn == {}
+
+
+def test_a_run_without_its_server_keeps_what_it_found(
+    tiny_words: Words, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tables are written, the user hears of it, and the error comes last."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    shutil.rmtree(finished / "leaderboards")
+    with pytest.raises(HarnessError, match=r"MLflow at http://127\.0\.0\.1:1 could not be written: .* mlflow=off"):
+        carry_out(to_words(**tiny_words(finished, mlflow="http://127.0.0.1:1")), (), Silent())
+    assert (finished / "leaderboards" / "epvs.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: plots.training_curves({"loss": {"fold 0": [3.0, 1.0], "fold 1": [2.0, 1.5]}, "validation": {}}),
+        lambda: plots.training_curves({"loss": {f"fold {fold}": [1.0] for fold in range(20)}}),
+        lambda: plots.training_curves({}),
+        lambda: plots.subject_dots({"dice": {f"sub-{number}": [0.1 * number] for number in range(50)}}),
+        lambda: plots.subject_dots({"dice": {"sub-01": []}}),
+        lambda: plots.subject_dots({}),
+    ],
+    ids=["curves", "many", "none", "dots", "without a value", "no subjects"],
+)
+def test_figures_are_the_same_again(draw: Callable[[], bytes]) -> None:
+    """Equal numbers are equal PNG bytes, also of one epoch, many subjects or nothing."""
+    content = draw()
+    assert content.startswith(b"\x89PNG") and content == draw()
+
+
+def test_sums_of_blocks_become_means(tmp_path: Path) -> None:
+    """By hand: two folds of three and two subjects under two seeds, two outputs; each tested subject counts once."""
+    store = Store(tmp_path / "store")
+    cells, expected = [], np.zeros((2, 1, 4, 3, 2))
+    for number, (fold, seed, subjects) in enumerate([(0, 0, 3), (1, 0, 2), (0, 1, 3), (1, 1, 2)]):
+        sums = np.random.default_rng(number).normal(size=(2, 2, 1, 4, 3, 2)).astype(np.float32)
+        expected += sums.sum(axis=0) / 10
+        cell = Cell("explain", f"cell{number}", "", "conf", fold, seed, "saliency")
+        folder = tmp_path / cell.identity
+        folder.mkdir()
+        np.savez_compressed(folder / "blocks.npz", sums=sums)
+        record = CellRecord(
+            cell.identity, "explain", "done", "conf", fold, seed, "saliency", facts={"outputs": ["one", "two"]}
+        )
+        write_record(folder, record)
+        cells.append(parents._Explained(cell, store.commit(folder), subjects))
+    found = parents._of_sums(store, cells, AFFINE)
+    assert list(found) == ["one", "two"] and {one.subjects for one in found.values()} == {5}
+    for number, name in enumerate(found):
+        assert np.allclose(found[name].values, expected[number], atol=1e-6)

@@ -1,0 +1,279 @@
+"""Orderings of a paper are judged by paired intervals; hand-worked cases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from harness.core.hypotheses import Hypothesis
+from harness.core.types import Array, Direction
+from harness.stats.hypotheses import Finding, judge, mean_contrast, pooled_contrast
+from harness.stats.intervals import bootstrap_interval
+
+SUBJECTS = [f"s{number}" for number in range(6)]
+BASE = [0.50, 0.60, 0.55, 0.70, 0.65, 0.58]
+# Mean 0.1; differences ±0.02 about it: t interval 0.1 ± 2.5706 · 0.021909 / √6 = [0.0770, 0.1230]
+UP = [0.62, 0.68, 0.67, 0.78, 0.77, 0.66]
+# The same by a tenth: mean 0.01, spread as before: [-0.0130, 0.0330]
+NEAR = [0.53, 0.59, 0.58, 0.69, 0.68, 0.57]
+
+
+def _values(**arms: list[float]) -> dict[str, dict[str, float]]:
+    return {name: dict(zip(SUBJECTS, values, strict=False)) for name, values in arms.items()}
+
+
+def _judge(ordering: Hypothesis, direction: Direction = "higher", **arms: list[float]) -> Finding:
+    found = judge(ordering, list(arms), mean_contrast(_values(**arms)), direction=direction)
+    assert found is not None
+    return found
+
+
+def _order(*groups: tuple[str, ...], **options: object) -> Hypothesis:
+    return Hypothesis("D1", "statement", "dice", groups, "sequences", **options)  # type: ignore[arg-type]
+
+
+class TestBetter:
+    """Better than."""
+
+    def test_supported(self) -> None:
+        """The interval of the paired difference lies above zero."""
+        found = _judge(_order(("a",), ("b",)), a=UP, b=BASE)
+        assert found.outcome == "supported"
+        assert found.pairs[0].difference == pytest.approx((0.1, 0.0770, 0.1230, 6), abs=1e-4)
+        assert found.decisive.slack == pytest.approx(0.0770, abs=1e-4)
+
+    def test_not_supported(self) -> None:
+        """The interval lies below zero."""
+        found = _judge(_order(("b",), ("a",)), a=UP, b=BASE)
+        assert (found.outcome, found.reason) == ("not supported", "the opposite in 1 of 1")
+
+    def test_undecided(self) -> None:
+        """The interval holds zero."""
+        found = _judge(_order(("a",), ("b",)), a=NEAR, b=BASE)
+        assert (found.outcome, found.reason) == ("undecided", "0 of 1 supported")
+
+    def test_lower_may_be_better(self) -> None:
+        """A distance is better where it is smaller."""
+        assert _judge(_order(("b",), ("a",)), "lower", a=UP, b=BASE).outcome == "supported"
+
+    def test_margin(self) -> None:
+        """Better by more than the margin: the interval's near end decides, and its far end refutes."""
+        assert _judge(_order(("a",), ("b",), margin=0.07), a=UP, b=BASE).outcome == "supported"
+        assert _judge(_order(("a",), ("b",), margin=0.08), a=UP, b=BASE).outcome == "undecided"
+        assert _judge(_order(("a",), ("b",), margin=0.13), a=UP, b=BASE).outcome == "not supported"
+
+    def test_margin_where_lower_is_better(self) -> None:
+        """The margin is a distance to the better side, whichever that is."""
+        assert _judge(_order(("b",), ("a",), margin=0.07), "lower", a=UP, b=BASE).outcome == "supported"
+        assert _judge(_order(("b",), ("a",), margin=0.13), "lower", a=UP, b=BASE).outcome == "not supported"
+
+    def test_every_member_against_every_member_of_the_next_group(self) -> None:
+        """Two, one and two members make four pairs; neighbours only."""
+        arms = {name: UP for name in "abcde"}
+        found = _judge(_order(("a", "b"), ("c",), ("d", "e")), **arms)
+        assert [(one.first, one.second) for one in found.pairs] == [("a", "c"), ("b", "c"), ("c", "d"), ("c", "e")]
+
+    def test_all_pairs_must_be_supported(self) -> None:
+        """One open pair leaves the statement open, and is the one that is shown."""
+        found = _judge(_order(("a", "n"), ("b",)), a=UP, n=NEAR, b=BASE)
+        assert (found.outcome, found.reason) == ("undecided", "1 of 2 supported")
+        assert found.decisive.first == "n"
+
+    def test_one_pair_refutes(self) -> None:
+        """One pair on the wrong side is enough, and is the one that is shown."""
+        found = _judge(
+            _order(("a", "low"), ("b",)), a=UP, b=BASE, low=[2 * b - u for b, u in zip(BASE, UP, strict=True)]
+        )
+        assert (found.outcome, found.decisive.first) == ("not supported", "low")
+
+    def test_refuting_is_corrected_for_the_pairs(self) -> None:
+        """An interval below zero at 95 % but not at 1 − 5 %/4 refutes alone and not among four."""
+        # Mean -0.03 with the spread of UP − BASE has t = -3.354: p = 0.020, above 0.05/4.
+        low = [b - 0.13 + (u - b) for b, u in zip(BASE, UP, strict=True)]
+        p = stats.ttest_rel(low, BASE).pvalue
+        assert 0.05 / 4 < p < 0.05
+        assert _judge(_order(("low",), ("b",)), low=low, b=BASE).outcome == "not supported"
+        others = {name: UP for name in ("c", "d", "e")}
+        assert _judge(_order(("low", "c", "d", "e"), ("b",)), low=low, b=BASE, **others).outcome == "undecided"
+
+    def test_five_subjects_decide_nothing(self) -> None:
+        """However large the difference is."""
+        found = _judge(_order(("a",), ("b",)), a=[9.0, 9.1, 9.2, 9.3, 9.1], b=BASE[:5])
+        assert (found.outcome, found.reason) == ("undecided", "a and b share 5 subjects, fewer than 6")
+
+    def test_only_subjects_that_both_have(self) -> None:
+        """A subject without a value on one side is in no pair."""
+        found = _judge(_order(("a",), ("b",)), a=[*UP[:5], np.nan], b=BASE)
+        assert found.pairs[0].difference.n == 5
+
+    def test_no_common_subject(self) -> None:
+        """No pair, no difference: not one of zero."""
+        contrast = mean_contrast({"a": {"s1": 1.0}, "b": {"s2": 1.0}})
+        value, low, high, n = contrast("a", "b", 0.95)
+        assert np.isnan([value, low, high]).all()
+        assert n == 0
+
+
+class TestPresence:
+    """What is not in the run."""
+
+    def test_does_not_apply(self) -> None:
+        """Without a single pair there is nothing to say."""
+        assert judge(_order(("x",), ("b",)), ["b"], mean_contrast(_values(b=BASE)), direction="higher") is None
+
+    def test_a_missing_pair_keeps_it_open(self) -> None:
+        """What was not tested is not supported."""
+        found = _judge(_order(("a", "x"), ("b",)), a=UP, b=BASE)
+        assert (found.outcome, found.absent) == ("undecided", ("x",))
+        assert found.reason == "1 of 1 supported; without x"
+
+    def test_a_missing_pair_does_not_hide_a_contradiction(self) -> None:
+        """The opposite in one pair refutes the whole."""
+        assert _judge(_order(("b", "x"), ("a",)), a=UP, b=BASE).outcome == "not supported"
+
+    def test_neighbours_of_an_absent_group_meet(self) -> None:
+        """From a > x > b follows a > b, which can be tested without x."""
+        found = _judge(_order(("a",), ("x",), ("b",)), a=UP, b=BASE)
+        assert [(pair.first, pair.second) for pair in found.pairs] == [("a", "b")]
+        assert (found.outcome, found.absent) == ("undecided", ("x",))
+
+    def test_labels_are_sets(self) -> None:
+        """FLAIR+T2w of the run is T2w+FLAIR of the paper."""
+        values = {"FLAIR+T2w": dict(zip(SUBJECTS, UP, strict=True)), "FLAIR": dict(zip(SUBJECTS, BASE, strict=True))}
+        found = judge(_order(("T2w+FLAIR",), ("FLAIR",)), list(values), mean_contrast(values), direction="higher")
+        assert found is not None
+        assert (found.outcome, found.pairs[0].first) == ("supported", "FLAIR+T2w")
+
+
+class TestEquivalent:
+    """Two one-sided tests."""
+
+    # 90 % interval of NEAR − BASE: 0.01 ± 2.0150 · 0.021909 / √6 = [-0.0080, 0.0280]
+    def test_supported(self) -> None:
+        """The interval of level 90 % lies within the margin; that of 95 % need not."""
+        found = _judge(_order(("a", "b"), relation="equivalent", margin=0.03), a=NEAR, b=BASE)
+        assert found.outcome == "supported"
+        assert found.decisive.slack == pytest.approx(0.03 - 0.0280, abs=1e-4)
+        assert found.decisive.difference.high == pytest.approx(0.0330, abs=1e-4)
+
+    def test_undecided(self) -> None:
+        """The interval reaches over the margin."""
+        found = _judge(_order(("a", "b"), relation="equivalent", margin=0.025), a=NEAR, b=BASE)
+        assert found.outcome == "undecided"
+
+    def test_not_supported(self) -> None:
+        """The interval lies wholly outside, on either side."""
+        for pair in (("a", "b"), ("b", "a")):
+            found = _judge(_order(pair, relation="equivalent", margin=0.05), a=UP, b=BASE)
+            assert found.outcome == "not supported"
+
+    @pytest.mark.parametrize("margin", [0.005, 0.012, 0.027, 0.029, 0.05])
+    def test_agrees_with_scipy(self, margin: float) -> None:
+        """Supported exactly where the larger p of scipy's two one-sided tests is below 5 %."""
+        found = _judge(_order(("a", "b"), relation="equivalent", margin=margin), a=NEAR, b=BASE)
+        delta = np.subtract(NEAR, BASE)
+        above = stats.ttest_1samp(delta, -margin, alternative="greater").pvalue
+        below = stats.ttest_1samp(delta, margin, alternative="less").pvalue
+        assert (found.outcome == "supported") == (max(above, below) < 0.05)
+
+    def test_every_two(self) -> None:
+        """Three members make three pairs."""
+        arms = {name: NEAR for name in "abc"}
+        assert len(_judge(_order(tuple("abc"), relation="equivalent", margin=0.1), **arms).pairs) == 3
+
+
+class TestReaches:
+    """At least a level."""
+
+    # BASE: mean 0.5967, SD 0.07118, interval ± 2.5706 · 0.07118 / √6 = [0.5220, 0.6714]
+    @pytest.mark.parametrize(
+        ("level", "direction", "outcome"),
+        [
+            (0.52, "higher", "supported"),
+            (0.60, "higher", "undecided"),
+            (0.68, "higher", "not supported"),
+            (0.68, "lower", "supported"),
+            (0.52, "lower", "not supported"),
+        ],
+    )
+    def test_outcome(self, level: float, direction: Direction, outcome: str) -> None:
+        """The interval of the mean against the level, from the better side."""
+        found = _judge(_order(("a",), relation="reaches", margin=level), direction, a=BASE)
+        assert found.outcome == outcome
+        assert found.pairs[0].difference == pytest.approx((0.5967, 0.5220, 0.6714, 6), abs=1e-4)
+
+
+class TestPooled:
+    """Differences of a statistic of all subjects."""
+
+    @staticmethod
+    def _columns(rng: np.random.Generator, noise: float) -> dict[str, dict[str, float]]:
+        truth = np.arange(12.0)
+        return {
+            "truth": dict(zip("abcdefghijkl", truth, strict=True)),
+            "found": dict(zip("abcdefghijkl", truth + noise * rng.normal(size=12), strict=True)),
+        }
+
+    @staticmethod
+    def _correlation(columns: Mapping[str, Array]) -> float:
+        if np.ptp(columns["truth"]) == 0:
+            return float("nan")
+        return float(np.corrcoef(columns["truth"], columns["found"])[0, 1])
+
+    def test_equals_a_paired_bootstrap(self) -> None:
+        """Both sides see the same draws: as the bootstrap of the difference over subjects."""
+        rng = np.random.default_rng(0)
+        values = {"a": self._columns(rng, 0.5), "b": self._columns(rng, 6.0)}
+        contrast = pooled_contrast(values, self._correlation, rng=lambda: np.random.default_rng(3), draws=300)
+
+        columns = [np.array(list(values[arm][name].values())) for arm in "ab" for name in ("truth", "found")]
+
+        def difference(*drawn: Array) -> float:
+            one, two = drawn[:2], drawn[2:]
+            return self._correlation(dict(zip(("truth", "found"), one, strict=True))) - self._correlation(
+                dict(zip(("truth", "found"), two, strict=True))
+            )
+
+        expected = bootstrap_interval(difference, columns, rng=np.random.default_rng(3), draws=300)
+        found = contrast("a", "b", 0.95)
+        assert found == pytest.approx((expected.value, expected.low, expected.high, 12), abs=1e-9)
+
+    def test_equal_sides_differ_by_nothing(self) -> None:
+        """A configuration against itself has no interval, since every resample gives zero."""
+        columns = self._columns(np.random.default_rng(0), 1.0)
+        contrast = pooled_contrast(
+            {"a": columns, "b": columns}, self._correlation, rng=lambda: np.random.default_rng(0)
+        )
+        value, low, _, n = contrast("a", "b", 0.95)
+        assert (value, n) == (0.0, 12)
+        assert np.isnan(low)
+
+    def test_repeats(self) -> None:
+        """Every pair starts the generator anew: the same numbers in whatever order pairs are asked for."""
+        rng = np.random.default_rng(1)
+        values = {name: self._columns(rng, noise) for name, noise in (("a", 0.5), ("b", 3.0), ("c", 6.0))}
+
+        def make() -> object:
+            return pooled_contrast(values, self._correlation, rng=lambda: np.random.default_rng(3), draws=100)
+
+        one, two = make(), make()
+        two("b", "c", 0.95)  # type: ignore[operator]
+        assert one("a", "c", 0.95) == two("a", "c", 0.95)  # type: ignore[operator]
+
+    def test_remembers_multisets(self) -> None:
+        """The statistic is computed once per side and multiset of subjects."""
+        calls = []
+
+        def statistic(columns: Mapping[str, Array]) -> float:
+            calls.append(tuple(columns["x"]))
+            return float(np.mean(columns["x"]))
+
+        values = {name: {"x": {str(i): float(i * i + shift) for i in range(6)}} for name, shift in (("a", 0), ("b", 1))}
+        values["b"]["x"]["3"] = 4.0
+        contrast = pooled_contrast(values, statistic, rng=lambda: np.random.default_rng(0))
+        contrast("a", "b", 0.95)
+        contrast("a", "b", 0.90)
+        assert len(calls) == len(set(calls)) <= 2 * 462

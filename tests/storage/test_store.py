@@ -1,0 +1,290 @@
+"""The store: whole or not at all, and nothing that cannot be trusted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.core.errors import StoreError
+from harness.core.task import Configuration
+from harness.storage.files import checksum
+from harness.storage.store import RECORD, CellRecord, Store, write_json, write_record
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty store."""
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Any:
+    """Make a completed folder of a cell, as a worker does."""
+
+    def make(identity: str = "abc", *, content: str = "weights", state: Any = "done", **more: Any) -> Path:
+        folder = tmp_path / f"work-{identity}-{content}-{state}"
+        folder.mkdir()
+        (folder / ("weights.bin" if state == "done" else "traceback.txt")).write_text(content)
+        write_record(folder, CellRecord(identity, "train", state, "conf", 0, 1, **more))
+        return folder
+
+    return make
+
+
+def test_record_lists_every_file_with_its_checksum(made: Any) -> None:
+    """Completing a folder writes down what is in it."""
+    folder = made()
+    assert json.loads((folder / RECORD).read_text())["artifacts"] == {"weights.bin": checksum(folder / "weights.bin")}
+
+
+def test_committed_cell_is_found(store: Store, made: Any) -> None:
+    """A cell that was committed has a record and its artifacts."""
+    record = store.commit(made(seconds=2.5, facts={"epochs": 3}))
+    assert store.get("train", "abc") == record
+    assert (record.seconds, record.facts) == (2.5, {"epochs": 3})
+    assert store.artifact(record, "weights.bin").read_text() == "weights"
+
+
+def test_cell_that_is_not_there_is_none(store: Store) -> None:
+    """Nothing is no error."""
+    assert store.get("train", "abc") is None
+    assert store.failure("abc") is None
+    assert list(store.records("train")) == []
+
+
+def test_first_of_two_commits_stays(store: Store, made: Any) -> None:
+    """Equal identities mean equal content, so a second one changes nothing."""
+    store.commit(made(content="first"))
+    store.commit(made(content="second"))
+    record = store.get("train", "abc")
+    assert record is not None and store.artifact(record, "weights.bin").read_text() == "first"
+
+
+def test_commit_leaves_nothing_beside_the_cell(store: Store, made: Any) -> None:
+    """No temporary folder stays, of a first and of a second commit."""
+    for content in ("first", "second"):
+        store.commit(made(content=content))
+    assert [path.name for path in (store.root / "train").iterdir()] == ["abc"]
+
+
+def test_cells_are_as_readable_as_other_files(store: Store, made: Any, tmp_path: Path) -> None:
+    """Colleagues can read a shared store: temporary files are private, what stays is not."""
+    store.commit(made())
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    cell = store.folder("train", "abc")
+    assert cell.stat().st_mode == (tmp_path / "folder").stat().st_mode
+    assert (cell / RECORD).stat().st_mode == (tmp_path / "file").stat().st_mode
+
+
+def test_interrupted_commit_does_not_count(store: Store, made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before the rename, the cell is missing; the same command then completes it."""
+
+    def killed(self: Path, target: Path) -> Path:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", killed)
+        store.commit(made())
+    assert store.get("train", "abc") is None
+    store.commit(made(content="again"))
+    assert store.get("train", "abc") is not None
+
+
+def test_half_written_folder_does_not_count_and_is_replaced(store: Store, made: Any) -> None:
+    """A cell's folder without a record is nobody's."""
+    half = store.folder("train", "abc")
+    half.mkdir(parents=True)
+    (half / "weights.bin").write_text("half")
+    assert store.get("train", "abc") is None and list(store.records("train")) == []
+    record = store.commit(made())
+    assert store.get("train", "abc") == record
+    assert store.artifact(record, "weights.bin").read_text() == "weights"
+
+
+def test_rename_that_fails_is_no_success(store: Store, made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk is an error, not a cell."""
+
+    def full(self: Path, target: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(OSError, match="No space left"):
+        store.commit(made())
+
+
+def test_artifact_damaged_on_its_way_is_refused(store: Store, made: Any) -> None:
+    """What arrives must be what the worker wrote."""
+    folder = made()
+    (folder / "weights.bin").write_text("other")
+    with pytest.raises(StoreError, match=r"artifact weights\.bin of cell abc was damaged on its way to the store"):
+        store.commit(folder)
+    assert store.get("train", "abc") is None
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_artifact_damaged_in_the_store_is_refused(store: Store, made: Any, damage: str) -> None:
+    """A changed or missing file says what to delete and what to do then."""
+    record = store.commit(made())
+    path = store.folder("train", "abc") / "weights.bin"
+    path.write_text("other") if damage == "changed" else path.unlink()
+    with pytest.raises(
+        StoreError, match=r"weights\.bin is missing or has changed .*; delete .*abc and run the command"
+    ):
+        store.artifact(record, "weights.bin")
+
+
+def test_artifact_that_is_not_listed(store: Store, made: Any) -> None:
+    """A file that merely lies there was not made by the cell."""
+    record = store.commit(made())
+    (store.folder("train", "abc") / "extra").touch()
+    with pytest.raises(StoreError, match=r"cell abc has no artifact 'extra'; it has weights\.bin"):
+        store.artifact(record, "extra")
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "sub/../../secret", "..", ""])
+def test_record_cannot_name_a_file_outside_its_folder(store: Store, made: Any, name: str) -> None:
+    """Not when it is taken over, and not when it lies in the store."""
+    folder = made()
+    record = json.loads((folder / RECORD).read_text())
+    record["artifacts"] = {name: "0" * 64}
+    (folder / RECORD).write_text(json.dumps(record))
+    with pytest.raises(StoreError, match="an artifact is a plain file name, got"):
+        store.commit(folder)
+    shutil.copytree(folder, store.folder("train", "abc"))
+    with pytest.raises(StoreError, match="which lies outside its folder|is missing or has changed"):
+        store.artifact(store.get("train", "abc"), name)  # type: ignore[arg-type]
+
+
+def test_link_out_of_the_folder_is_refused(store: Store, made: Any, tmp_path: Path) -> None:
+    """A link to elsewhere is elsewhere, even with the right content."""
+    record = store.commit(made())
+    path = store.folder("train", "abc") / "weights.bin"
+    shutil.copy(path, tmp_path / "elsewhere")
+    path.unlink()
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match="names 'weights.bin', which lies outside its folder"):
+        store.artifact(record, "weights.bin")
+
+
+@pytest.mark.parametrize(("field", "value"), [("identity", "../../x"), ("stage", "../x"), ("stage", "other")])
+def test_record_cannot_name_a_place_outside_the_store(store: Store, made: Any, field: str, value: str) -> None:
+    """Identity and stage are folder names; a worker cannot choose others."""
+    folder = made()
+    record = {**json.loads((folder / RECORD).read_text()), field: value}
+    (folder / RECORD).write_text(json.dumps(record))
+    with pytest.raises(StoreError, match="plain file name|stage is one of train, explain, score, pool"):
+        store.commit(folder)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"identity": 1}'])
+def test_record_that_cannot_be_read(store: Store, made: Any, text: str) -> None:
+    """A broken record says which file and what to do."""
+    store.commit(made())
+    (store.folder("train", "abc") / RECORD).write_text(text)
+    with pytest.raises(
+        StoreError, match=r"record\.json cannot be read .*; delete its folder and run the command again"
+    ):
+        store.get("train", "abc")
+
+
+def test_record_of_another_cell(store: Store, made: Any) -> None:
+    """A folder that was copied by hand is noticed."""
+    store.commit(made())
+    shutil.copytree(store.folder("train", "abc"), store.folder("train", "xyz"))
+    shutil.copytree(store.folder("train", "abc"), store.folder("score", "abc"))
+    for stage, identity in (("train", "xyz"), ("score", "abc")):
+        with pytest.raises(StoreError, match="is the record of train abc; delete its folder"):
+            store.get(stage, identity)
+
+
+def test_failure_is_kept_apart_with_its_traceback(store: Store, made: Any) -> None:
+    """A failed cell is not done; its error and where it was raised can be read."""
+    store.commit(made(state="failed", content="Traceback …", error="ValueError: no"))
+    assert store.get("train", "abc") is None
+    failure = store.failure("abc")
+    assert failure is not None and (failure.state, failure.error) == ("failed", "ValueError: no")
+    assert (store.root / "failed" / "abc.txt").read_text() == "Traceback …"
+
+
+def test_failure_never_overwrites_a_result(store: Store, made: Any) -> None:
+    """What is done stays done."""
+    done = store.commit(made())
+    store.commit(made(state="failed", error="ValueError: no"))
+    assert store.get("train", "abc") == done and store.failure("abc") is None
+
+
+def test_success_removes_the_failure(store: Store, made: Any) -> None:
+    """A cell that succeeds at last is listed as failed no more."""
+    store.commit(made(state="failed", error="ValueError: no"))
+    store.commit(made())
+    assert store.failure("abc") is None and list((store.root / "failed").iterdir()) == []
+
+
+def test_records_lists_what_is_done(store: Store, made: Any) -> None:
+    """Finished cells by identity, without failures and leftovers."""
+    for identity in ("b", "a"):
+        store.commit(made(identity))
+    store.commit(made("c", state="failed", error="x"))
+    (store.root / "train" / ".d-123").mkdir()
+    assert [record.identity for record in store.records("train")] == ["a", "b"]
+
+
+def test_sweep_removes_leftovers_and_nothing_else(store: Store, made: Any) -> None:
+    """What a killed process left behind goes; cells stay."""
+    store.commit(made())
+    leftovers = [store.root / "train" / ".abc-x1", store.root / "score" / ".z-9"]
+    for folder in leftovers:
+        folder.mkdir(parents=True)
+        (folder / "weights.bin").touch()
+    (store.root / "plans").mkdir()
+    (store.root / "plans" / ".part-8f").touch()
+    store.sweep()
+    assert store.get("train", "abc") is not None
+    assert not any(path.exists() for path in leftovers) and list((store.root / "plans").iterdir()) == []
+
+
+def test_adopted_record_is_flagged_and_shares_its_files(store: Store, made: Any) -> None:
+    """A record of older code under today's identity says so; both can be read."""
+    old = store.commit(made())
+    adopted = store.adopt(old, "new")
+    assert adopted.reused_code and not old.reused_code
+    assert store.get("train", "new") == adopted and store.get("train", "abc") == old
+    paths = [store.artifact(record, "weights.bin") for record in (old, adopted)]
+    assert paths[0].samefile(paths[1])
+
+
+def test_damaged_record_is_not_adopted(store: Store, made: Any) -> None:
+    """Older code is accepted, damage is not; nothing is left behind."""
+    old = store.commit(made())
+    (store.folder("train", "abc") / "weights.bin").write_text("other")
+    with pytest.raises(StoreError, match="has changed"):
+        store.adopt(old, "new")
+    assert [path.name for path in (store.root / "train").iterdir()] == ["abc"]
+
+
+def test_configuration_is_remembered(store: Store) -> None:
+    """The store knows what a configuration's id means."""
+    described = {key: {} for key in ("name", "version", "view", "split", "model", "recipe")}
+    one = Configuration(described, {"noise": 0.1}, "quick", "f")
+    store.remember(one)
+    assert store.configuration(one.id) == one
+
+
+def test_configuration_that_is_not_there(store: Store) -> None:
+    """An unknown id is an error that names the store."""
+    with pytest.raises(StoreError, match="no configuration xyz in .*store"):
+        store.configuration("xyz")
+
+
+def test_json_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    """The old file stays, and no temporary one."""
+    write_json(tmp_path / "a.json", {"x": 1})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"x": object()})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

@@ -1,0 +1,336 @@
+"""Many cells: prepared, run in this process, resumed, collected and recalled."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.core.errors import RequestError, StoreError, UnknownName
+from harness.core.settings import RunSettings
+from harness.pipeline import cell as cell_module
+from harness.pipeline import leaderboard
+from harness.pipeline.leaderboard import VOLATILE
+from harness.storage.store import CellRecord
+from harness.sweep.grammar import texts_of, to_words
+from harness.sweep.plan import Plan, collect, generate, phantom_folder, prepare, recall, run
+from harness.sweep.request import resolve
+
+Words = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def planned(tiny_words: Words) -> Callable[..., Plan]:
+    """Prepare a tiny run; keywords are further words."""
+
+    def plan(out: Path, **more: Any) -> Plan:
+        words = to_words(**tiny_words(out, **more))
+        return prepare(resolve(words, texts=texts_of(words)))
+
+    return plan
+
+
+def done(plan: Plan) -> list[CellRecord]:
+    """Run a plan; what was committed."""
+    records: list[CellRecord] = []
+    run(plan, committed=records.append)
+    return records
+
+
+def csv(plan: Plan, path: Path) -> bytes:
+    """The leaderboard as the file that a run writes."""
+    return leaderboard.write_csv(collect(plan).prediction, path).read_bytes()
+
+
+def steady(plan: Plan) -> list[dict[str, Any]]:
+    """The leaderboard without times, run names and the folder that the command names."""
+    tables = collect(plan)
+    rows = [*tables.prediction.to_pylist(), *tables.explanation.to_pylist()]
+    return [{key: value for key, value in row.items() if key not in (*VOLATILE, "command")} for row in rows]
+
+
+def test_plan_names_every_cell(planned: Callable[..., Plan], tmp_path: Path) -> None:
+    """Configurations times folds times seeds trainings, each with its cells; nothing is run."""
+    plan = planned(tmp_path, sequences="T2w,FLAIR", seed=(0, 1))
+    assert [one.axes["sequences"] for one in plan.configurations] == ["T2w", "FLAIR"]
+    assert len(plan.jobs) == 2 * 3 * 2 and len(plan.cells) == 12 * 4
+    assert len({cell.identity for cell in plan.cells}) == len(plan.cells)
+    assert plan.missing() == plan.jobs
+    assert plan.sentence.startswith("3 subjects, 3 folds: train 1, validate 1")
+    assert not plan.store.root.exists()
+
+
+def test_the_longest_trainings_begin_first(planned: Callable[..., Plan], tmp_path: Path) -> None:
+    """As they are thought to take; those of which nothing is known keep their order, last."""
+    plan = planned(tmp_path, seed=(0, 1))
+    guessed = {plan.jobs[3].train: 1.0, plan.jobs[5].train: 9.0}
+    began: list[str] = []
+    run(plan, seconds=guessed, started=lambda job: began.append(job.train))
+    assert began == [plan.jobs[index].train for index in (5, 3, 0, 1, 2, 4)]
+
+
+def test_options_go_where_they_exist(planned: Callable[..., Plan], tmp_path: Path) -> None:
+    """Of two models one has a depth: it alone is swept over it, and the other is there once."""
+    plan = planned(tmp_path, model=("unet", "basic_unet"), model__depth=(1, 2))
+    assert [(one.axes["model"], one.axes.get("model.depth")) for one in plan.configurations] == [
+        ("unet", 1), ("basic_unet", None), ("unet", 2),
+    ]  # fmt: skip
+
+
+def test_seeds_share_their_folds(planned: Callable[..., Plan], tmp_path: Path) -> None:
+    """Two seeds differ in training alone."""
+    plan = planned(tmp_path, seed=(0, 1))
+    splits = {seed: [one.split for one in plan.jobs if one.seed == seed] for seed in (0, 1)}
+    assert splits[0] == splits[1]
+
+
+def test_finished_run_runs_nothing_again(
+    planned: Callable[..., Plan], finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command has nothing to do, reads no network, and gives the same table."""
+    monkeypatch.setattr("harness.sweep.plan.run_here", _never)
+    plan = planned(finished)
+    assert plan.missing() == () and done(plan) == []
+    assert all(row["status"] == "undecided: 3 subjects" for row in collect(plan).prediction.to_pylist())
+
+
+@pytest.mark.parametrize(("stage", "label"), [("train", ""), ("explain", "random"), ("score", ""), ("score", "random")])
+def test_deleted_cell_is_the_only_one_to_run(
+    planned: Callable[..., Plan], finished: Path, stage: str, label: str
+) -> None:
+    """What is missing is computed, to the same bytes, and nothing else."""
+    plan = planned(finished)
+    cell = next(one for one in plan.cells if (one.stage, one.label) == (stage, label))
+    before, table = plan.store.get(stage, cell.identity), steady(plan)
+    shutil.rmtree(plan.store.folder(stage, cell.identity))
+    again = done(planned(finished))
+    assert [record.identity for record in again] == [cell.identity]
+    assert before is not None and again[0].artifacts == before.artifacts
+    assert steady(planned(finished)) == table
+
+
+def test_interrupted_run_goes_on_where_it_stopped(planned: Callable[..., Plan], finished: Path, tmp_path: Path) -> None:
+    """Stopped after five cells, the same command runs the other seven; the table is that of one go."""
+    plan = planned(tmp_path / "stopped")
+    seen: list[CellRecord] = []
+
+    def stop(record: CellRecord) -> None:
+        seen.append(record)
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(plan, committed=stop)
+    (plan.store.root / "train" / f".{plan.cells[8].identity}-x").mkdir()
+    assert len(done(planned(tmp_path / "stopped"))) == 7
+    assert steady(planned(tmp_path / "stopped")) == steady(planned(finished))
+    assert not list((plan.store.root / "train").glob(".*"))
+
+
+def test_missing_explanations_are_jobs_of_their_own(planned: Callable[..., Plan], finished: Path) -> None:
+    """Where the training exists, each further attribution is its own job, which trains nothing."""
+    plan = planned(finished, attribution="random,saliency,edge")
+    rest = plan.missing()
+    assert len(rest) == 3 * 2
+    assert {tuple((cell.stage, cell.label) for cell in job.cells) for job in rest} == {
+        (("explain", label), ("score", label)) for label in ("saliency", "edge")
+    }
+
+
+def test_recalled_table_is_the_same_to_the_byte(planned: Callable[..., Plan], finished: Path, tmp_path: Path) -> None:
+    """From the store alone, without the words, the same file is written."""
+    plan = planned(finished)
+    run(plan)  # writes down the words of this copy
+    first = csv(plan, tmp_path / "first.csv")
+    again = csv(recall("epvs", RunSettings(out=str(finished))), tmp_path / "again.csv")
+    assert first == again and b"T2w" in first
+
+
+def test_recall_of_what_never_ran(tmp_path: Path) -> None:
+    """An empty store says what to run."""
+    with pytest.raises(RequestError, match="holds no run of epvs; run it first: harness run task=epvs"):
+        recall("epvs", RunSettings(out=str(tmp_path)))
+
+
+def test_command_of_a_row_gives_that_row(planned: Callable[..., Plan], finished: Path, tmp_path: Path) -> None:
+    """The command in the table, read again, asks for the row's own cells."""
+    import shlex
+
+    from harness.sweep.grammar import parse
+
+    plan = planned(finished, sequences="T2w,FLAIR", phantom__shape="[24,24,8]")
+    rows = {row["configuration"]: row["command"] for row in collect(plan).prediction.to_pylist()}
+    for configuration in plan.configurations:
+        program, command, *words = shlex.split(rows[configuration.id])
+        assert (program, command) == ("harness", "run")
+        again = prepare(resolve(parse(words), texts=tuple(words)))
+        own = [cell.identity for cell in plan.cells if cell.configuration == configuration.id]
+        assert [cell.identity for cell in again.cells] == own
+
+
+def test_collapsed_cells_never_rank(planned: Callable[..., Plan], tmp_path: Path) -> None:
+    """A network that says background everywhere is flagged, with its explanations."""
+    plan = planned(tmp_path, model__output_bias=-30.0, recipe__lr=1e-6)
+    run(plan)
+    tables = collect(plan)
+    for table in (tables.prediction, tables.explanation):
+        row = table.to_pylist()[0]
+        assert row["rank"] is None and row["status"] == "collapsed in 3 of 3 cells"
+
+
+def test_channel_subset_has_its_own_fingerprint(planned: Callable[..., Plan], tmp_path: Path) -> None:
+    """Reading further sequences for other configurations changes nothing of this one."""
+    alone = planned(tmp_path / "a")
+    among = planned(tmp_path / "b", sequences="SWI,T2w,T2w+FLAIR")
+    assert alone.configurations[0].fingerprint == among.configurations[1].fingerprint
+    assert len({one.fingerprint for one in among.configurations}) == 3
+    own = [cell.identity for cell in among.cells if cell.configuration == among.configurations[1].id]
+    assert [cell.identity for cell in alone.cells] == own
+
+
+def test_images_are_cached_once(planned: Callable[..., Plan], tmp_path: Path) -> None:
+    """A further channel subset reads no image again."""
+    planned(tmp_path, sequences="T2w+FLAIR")
+    arrays = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "arrays").rglob("*") if path.is_file()}
+    planned(tmp_path, sequences="T2w,FLAIR,T2w+FLAIR")
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "arrays").rglob("*") if path.is_file()}
+    assert arrays and after == arrays
+
+
+def test_excluded_subject_is_another_cohort(planned: Callable[..., Plan], tmp_path: Path) -> None:
+    """Leaving somebody out changes the fingerprint and the folds."""
+    three, four = planned(tmp_path), planned(tmp_path, exclude=None)
+    assert (len(three.cohort.subjects), len(four.cohort.subjects)) == (3, 4)
+    assert three.configurations[0].id != four.configurations[0].id
+
+
+def test_two_points_that_are_one_configuration(planned: Callable[..., Plan], tmp_path: Path) -> None:
+    """An axis that changes nothing would rank a configuration against itself."""
+    with pytest.raises(RequestError, match="two points of the grid are the same configuration: .*repeats an earlier"):
+        planned(tmp_path, cohort__n4_shrink="2,4")
+
+
+def test_fold_that_does_not_exist(planned: Callable[..., Plan], tmp_path: Path) -> None:
+    """Folds are counted from zero, and those there are listed."""
+    with pytest.raises(UnknownName, match=r"no fold is named '3'\. .*All: 0, 1, 2\."):
+        planned(tmp_path, fold=3)
+
+
+def test_some_folds_only(planned: Callable[..., Plan], tmp_path: Path) -> None:
+    """A fold alone is the same cells as among all."""
+    whole, one = planned(tmp_path), planned(tmp_path, fold=1)
+    assert [cell.identity for cell in one.cells] == [cell.identity for cell in whole.cells if cell.fold == 1]
+
+
+def test_older_code_is_accepted_by_name_and_flagged(
+    planned: Callable[..., Plan], finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an edit everything is missing; ``accept_code`` takes what is there, and the table says so."""
+    monkeypatch.setattr(cell_module, "_digest", lambda modules: f"edited {modules}")
+    assert len(planned(finished).missing()) == 3
+    plan = planned(finished, accept_code=True)
+    assert done(plan) == [] and plan.missing() == ()
+    tables = collect(plan)
+    assert tables.prediction.to_pylist()[0]["flags"] == "older code accepted"
+    assert tables.explanation.to_pylist()[0]["flags"] == "older code accepted"
+
+
+def test_new_score_of_an_older_training_is_flagged(
+    planned: Callable[..., Plan], finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A score that is computed today from weights of older code says so as well."""
+    monkeypatch.setattr(cell_module, "_digest", lambda modules: f"edited {modules}")
+    monkeypatch.setattr("harness.sweep.plan.run_here", _scores_only)
+    plan = planned(finished, accept_code=True, metrics__sensitivity__tolerance_mm=1.0)
+    run(plan)
+    assert collect(plan).prediction.to_pylist()[0]["flags"].endswith("older code accepted")
+
+
+def test_damaged_record_stops_before_anything_runs(planned: Callable[..., Plan], finished: Path) -> None:
+    """A record that cannot be read is named; nothing is overwritten in silence."""
+    plan = planned(finished)
+    cell = plan.cells[0]
+    (plan.store.folder(cell.stage, cell.identity) / "record.json").write_text("{")
+    with pytest.raises(StoreError, match=r"record\.json cannot be read .*delete its folder and run the command again"):
+        plan.missing()
+
+
+def test_cohorts_of_different_phantoms_are_kept_apart(tiny_words: Words, tmp_path: Path) -> None:
+    """An axis of the generated cohort generates one for each of its values."""
+    words = tiny_words(
+        tmp_path, data=None, exclude=None, phantom_subjects=3, phantom__density=3000.0,
+        phantom__shape="[24,24,8]", phantom_seed=(0, 1),
+    )  # fmt: skip
+    plan = prepare(resolve(to_words(**words)))
+    assert len({one.fingerprint for one in plan.configurations}) == 2
+    folders = sorted(path.name for path in (tmp_path / "phantoms").iterdir())
+    assert len(folders) == 2 and all(name.startswith("epvs-") for name in folders)
+
+
+def test_phantom_folder_is_named_by_what_determines_it(epvs: Any, tmp_path: Path) -> None:
+    """Seed, number and options are in the name; how it is trained is not."""
+    from harness.core.task import override
+
+    settings = RunSettings(out=str(tmp_path))
+    name = phantom_folder(epvs, settings)
+    assert phantom_folder(override(epvs, "recipe.lr", 0.5), settings) == name
+    for key, value in {"phantom_seed": 1, "phantom_subjects": 7, "phantom.density": 3.0}.items():
+        assert phantom_folder(override(epvs, key, value), settings) != name
+
+
+def test_generated_cohort_is_the_same_again(epvs: Any, phantom_root: Path, tmp_path: Path) -> None:
+    """The seed fixes every file of the phantom, byte for byte; a subject does not depend on how many there are."""
+    from harness.core.task import override
+
+    task = epvs
+    for key, value in {"phantom_subjects": 1, "phantom.shape": [24, 24, 8], "phantom.density": 3000}.items():
+        task = override(task, key, value)
+    generate(task, tmp_path / "again")
+    files = sorted(
+        path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("sub-01*") if path.is_file()
+    )
+    assert files
+    assert all((tmp_path / "again" / name).read_bytes() == (phantom_root / name).read_bytes() for name in files)
+
+
+def test_plan_is_written_for_the_recall(planned: Callable[..., Plan], finished: Path) -> None:
+    """The store knows which cells the latest run asked for, and what its configurations mean."""
+    plan = planned(finished)
+    saved = json.loads((plan.store.root / "plans" / "epvs.json").read_text())
+    assert saved["configurations"] == [plan.configurations[0].id]
+    assert plan.store.configuration(plan.configurations[0].id) == plan.configurations[0]
+    found = recall("epvs", RunSettings(out=str(finished)))
+    assert found.cells == plan.cells and found.missing() == ()
+    assert dataclasses.asdict(found.jobs[0].split) == dataclasses.asdict(plan.jobs[0].split)
+
+
+def test_values_are_those_of_the_subjects(planned: Callable[..., Plan], finished: Path) -> None:
+    """The mean in the table is the mean of the score files."""
+    plan = planned(finished)
+    values = []
+    for cell in plan.cells:
+        if cell.stage == "score" and not cell.label:
+            record = plan.store.get("score", cell.identity)
+            assert record is not None
+            scored = json.loads(plan.store.artifact(record, "values.json").read_text())
+            values += [one["values"]["dice"] for one in scored.values()]
+    assert len(values) == 3
+    assert collect(plan).prediction.to_pylist()[0]["dice"] == pytest.approx(np.mean(values))
+
+
+def _never(*given: Any, **named: Any) -> Any:
+    raise AssertionError("this must not be called")
+
+
+def _scores_only(jobs: Any, *given: Any, **named: Any) -> None:
+    """As :func:`run_here`, after making sure that nothing is trained."""
+    from harness.tuning.jobs import run_here
+
+    assert {cell.stage for job in jobs for cell in job.cells} == {"score"}
+    run_here(jobs, *given, **named)

@@ -1,0 +1,235 @@
+"""Words → a request: what is asked for, and everything that is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from harness.core.errors import OutOfRange, RequestError, UnknownName
+from harness.core.space import Interval
+from harness.core.task import describe
+from harness.sweep.grammar import parse, to_words
+from harness.sweep.plan import Request, at
+from harness.sweep.request import resolve
+
+
+def asked(*words: str) -> Request:
+    """The request of a command."""
+    return resolve(parse(["task=epvs", *words]), texts=("task=epvs", *words))
+
+
+def test_task_alone_runs_its_experiment(epvs: Any) -> None:
+    """The default is the quick profile of the task's own experiment."""
+    request = asked()
+    assert (request.profile, request.seeds, request.folds) == ("quick", (0,), None)
+    assert request.axes == epvs.experiments["ablation"]
+    assert describe(request.task)["model"]["width"] == epvs.profiles["quick"]["model.width"]
+
+
+def test_profile_applies_its_overrides() -> None:
+    """The paper's protocol has its sizes and its seeds."""
+    request = asked("profile=paper")
+    assert request.seeds == (0, 1, 2)
+    assert describe(request.task)["recipe"]["copies"] == 398
+    assert describe(request.task)["phantom_subjects"] == 21
+
+
+def test_words_win_over_the_profile() -> None:
+    """What is typed is what runs."""
+    request = asked("profile=paper", "recipe.epochs=2", "seed=5")
+    assert describe(request.task)["recipe"]["epochs"] == 2
+    assert request.seeds == (5,)
+
+
+def test_experiment_by_name(epvs: Any) -> None:
+    """A named experiment gives its grid."""
+    assert asked("experiment=shapley").axes == epvs.experiments["shapley"]
+
+
+@pytest.mark.parametrize("word", ["sequences=SWI+T1w", "view.channels=SWI+T1w"])
+def test_single_value_replaces_the_axis_of_the_experiment(word: str) -> None:
+    """One value, by its short name or its key, leaves one configuration."""
+    request = asked(word)
+    assert request.axes == {}
+    assert describe(request.task)["view"]["channels"] == "SWI+T1w"
+
+
+@pytest.mark.parametrize("key", ["sequences", "view.channels"])
+def test_sweep_replaces_the_axis_of_the_experiment(key: str) -> None:
+    """Several values, by short name or key, are the axis."""
+    assert asked(f"{key}=T1w,SWI").axes == {key: ("T1w", "SWI")}
+
+
+def test_further_axes_multiply_the_experiment() -> None:
+    """An axis that the experiment does not have is added to it."""
+    axes = asked("experiment=ablation", "width=4,8").axes
+    assert list(axes) == ["sequences", "width"] and len(axes["sequences"]) == 8
+
+
+@pytest.mark.parametrize("words", [("model=basic_unet", "model.width=4"), ("model.width=4", "model=basic_unet")])
+def test_order_of_words_does_not_matter(words: tuple[str, str]) -> None:
+    """A part is chosen before its options are set, in whatever order they are typed."""
+    assert describe(asked(*words).task)["model"] == {
+        "use": "basic_unet", "width": 4, "output_bias": -3.0, "dropout": 0.0
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["model.width", "width"])
+def test_option_of_a_swept_part_holds_at_every_point(key: str) -> None:
+    """An option beside an axis of parts is not lost where the axis chooses another part."""
+    request = asked("model=unet,basic_unet", f"{key}=4", "sequences=T2w")
+    tasks = [at(request.task, {"model": model, key: 4}) for model in request.axes["model"]]
+    assert request.axes == {"model": ("unet", "basic_unet"), key: (4,)}
+    assert [describe(task)["model"]["width"] for task in tasks] == [4, 4]
+
+
+def test_point_of_the_grid_chooses_parts_first() -> None:
+    """Axes apply part before option, in whatever order they stand."""
+    request = asked("model.width=4,6", "model=basic_unet", "sequences=T2w")
+    task = at(request.task, {"model.width": 6, "model": "basic_unet"})
+    assert describe(task)["model"]["width"] == 6
+
+
+def test_options_of_the_other_model_can_be_swept() -> None:
+    """An axis may be an option that only the chosen part has."""
+    assert asked("split=k_fold", "split.folds=2,3", "sequences=T2w").axes == {"split.folds": (2, 3)}
+
+
+@pytest.mark.parametrize(
+    ("words", "labels"),
+    [
+        (["attribution=random"], ["random"]),
+        (["attribution=random,channel_shapley"], ["random", "channel_shapley"]),
+        (["attribution=saliency"], ["saliency"]),
+        (["attribution=none"], []),
+        (["attributions.mine=saliency", "attribution=mine,random"], ["mine", "random"]),
+    ],
+)
+def test_attributions_are_selected(words: list[str], labels: list[str]) -> None:
+    """Labels keep what the task says of them; other names add the method with its defaults."""
+    assert list(asked(*words).task.attributions) == labels
+
+
+def test_selected_attribution_takes_options(epvs: Any) -> None:
+    """An option may follow the method that another word adds, and the profile's stays."""
+    task = asked("attributions.gradient_shap.samples=3", "attribution=gradient_shap,integrated_gradients").task
+    assert describe(task)["attributions"]["gradient_shap"]["samples"] == 3
+    steps = epvs.profiles["quick"]["attributions.integrated_gradients.steps"]
+    assert describe(task)["attributions"]["integrated_gradients"]["steps"] == steps
+
+
+def test_seeds_and_folds() -> None:
+    """One or several of each; no fold means all."""
+    request = asked("seed=3", "fold=0,2")
+    assert (request.seeds, request.folds) == ((3,), (0, 2))
+
+
+def test_settings_stay_out_of_the_task() -> None:
+    """How to run changes nothing of what is run."""
+    request = asked("workers=2", "out=/tmp/x", "exclude=sub-01,sub-02")
+    assert (request.settings.workers, request.settings.exclude) == (2, ("sub-01", "sub-02"))
+    assert describe(request.task) == describe(asked().task)
+
+
+def test_command_of_a_row_repeats_the_words_but_the_grid() -> None:
+    """Words that the row's own axes say are left out."""
+    request = asked("experiment=ablation", "recipe.epochs=2", "model=unet,basic_unet", "model.width=4")
+    assert request.words == ("task=epvs", "recipe.epochs=2")
+
+
+def test_search_needs_a_space_and_the_other_way_round() -> None:
+    """Each without the other is refused with the word that is missing."""
+    with pytest.raises(RequestError, match="search=optuna needs a space"):
+        asked("search=optuna", "sequences=T2w")
+    with pytest.raises(RequestError, match="only a search can draw from; add search=optuna"):
+        asked("recipe.lr=tag(log,interval(1e-4,1e-2))")
+
+
+def test_search_space_by_word_and_by_name() -> None:
+    """A dimension among the words replaces that of the named space."""
+    request = asked("search=optuna", "space=recipe", "recipe.lr=interval(0.001,0.002)", "sequences=T2w")
+    assert Interval("recipe.lr", 0.001, 0.002) in request.space
+    assert {one.key for one in request.space} == {"recipe.lr", "recipe.batch_size", "recipe.lesion_weight"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], r"which task\? Say task=NAME; tasks: epvs"),
+        (["task=epvs,lsm"], r"one task at a time, got epvs, lsm Say task=NAME"),
+        (["task=epvs", "profile=quick,paper"], r"profile takes one value, it is no axis; got quick, paper"),
+        (["task=epvs", "experiment=ablation,shapley"], r"experiment takes one value, it is no axis"),
+        (["task=epvs", "out=a,b"], r"out takes one value, it is no axis"),
+        (["task=epvs", "sequences=T2w", "view.channels=T1w"], r"view\.channels and sequences are the same key"),
+        (["task=epvs", "sequences=T2w", "view.channels=T1w,T2w"], r"view\.channels and sequences are the same key"),
+        (["task=epvs", "attributions.random.batch_size=2,4"], r"attributions\.random\.batch_size is no axis: .*label"),
+        (["task=epvs", "objective=dice,auc"], r"objective is no axis"),
+    ],
+)
+def test_requests_that_contradict_themselves(words: list[str], message: str) -> None:
+    """No word is ignored in silence."""
+    with pytest.raises(RequestError, match=message):
+        resolve(parse(words))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["profile=papr"], r"no profile of epvs is named 'papr'\. Near: paper"),
+        (["experiment=ablatoin"], r"no experiment of epvs is named 'ablatoin'\. Near: ablation"),
+        (["sequnces=T2w"], r"no key is named 'sequnces'\. Near: sequences"),
+        (["worker=2"], r"no key is named 'worker'\. Near: workers"),
+        (["recipe.lrr=2"], r"no option of recipe segmentation is named 'lrr'"),
+        (["recipe.lrr=2,3"], r"no option of recipe segmentation is named 'lrr'"),
+        (["model=unett"], r"no model is named 'unett'"),
+        (["model=unet,unett"], r"no model is named 'unett'"),
+        (["model=unet,basic_unet", "model.dpeth=2"], r"no option of model unet is named 'dpeth'. Near: depth"),
+        (["attribution=salience"], r"no attribution is named 'salience'\. Near: saliency"),
+        (["metrics.mine=dicee"], r"no metric is named 'dicee'"),
+        (["metric=dice"], r"no key is named 'metric'\. Near: metrics\."),
+        (["search=grid", "recipe.lr=interval(0.1,0.2)"], r"no search is named 'grid'"),
+        (["space=recipes", "search=optuna"], r"no search space of epvs is named 'recipes'\. Near: recipe"),
+    ],
+)
+def test_unknown_names(words: list[str], message: str) -> None:
+    """Every kind of unknown name is answered by the near ones."""
+    with pytest.raises(UnknownName, match=message):
+        asked(*words)
+
+
+def test_unknown_task() -> None:
+    """A misspelt task is answered by the near ones."""
+    with pytest.raises(UnknownName, match=r"no task is named 'epsv'\. Near: epvs"):
+        resolve(parse(["task=epsv"]))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["recipe.lr=-1"], r"recipe\.lr > 0"),
+        (["recipe.lr=0.1,-1"], r"recipe\.lr > 0 .*got -1"),
+        (["seed=0.5"], r"`int, seed >= 0` must hold for seed, got 0\.5"),
+        (["seed=true"], r"`int, seed >= 0` must hold for seed, got True \(true and false are no numbers\)"),
+        (["seed=0,true"], r"`int, seed >= 0` must hold for seed, got True"),
+        (["seed=-1"], r"`int, seed >= 0` must hold for seed, got -1"),
+        (["phantom_subjects=true"], r"`int, phantom_subjects >= 1` must hold for phantom_subjects, got True"),
+        (["phantom_seed=-1"], r"`int, phantom_seed >= 0` must hold for phantom_seed, got -1"),
+        (["workers=true"], r"`int, workers >= 0` must hold for workers, got True"),
+        (["fold=true"], r"`int, fold >= 0` must hold for fold, got True"),
+        (["seed=0,0"], r"the values of an axis must differ, got 0 twice for seed"),
+        (["fold=a"], r"`int, fold >= 0` must hold for fold, got 'a'"),
+        (["width=4,4"], r"must differ, got 4 twice for width"),
+        (["attribution=1"], r"attribution takes names, got 1"),
+    ],
+)
+def test_values_out_of_range(words: list[str], message: str) -> None:
+    """Every value is refused before anything starts, on an axis as well."""
+    with pytest.raises(OutOfRange, match=message):
+        asked(*words)
+
+
+def test_no_seed_is_no_run() -> None:
+    """An empty tuple from a notebook would run nothing and look like success."""
+    with pytest.raises(OutOfRange, match="an axis needs at least one value, got none for seed"):
+        resolve(to_words(task="epvs", seed=()))

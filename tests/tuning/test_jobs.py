@@ -1,0 +1,415 @@
+"""Jobs on real Ray workers: same numbers, resume, strangers, third parties."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import harness
+from harness.cli import commands
+from harness.core.errors import RequestError
+from harness.pipeline.cell import Job
+from harness.pipeline.leaderboard import VOLATILE
+from harness.storage.store import CellRecord
+from harness.sweep.grammar import parse
+from harness.sweep.plan import prepare, run
+from harness.sweep.request import resolve
+from harness.tuning.jobs import keep_to_granted_gpus
+
+pytestmark = pytest.mark.ray
+
+Words = tuple[str, ...]
+
+
+def command(*words: str, cwd: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", "harness", "run", *words],
+        cwd=cwd,
+        env=environment(path),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def environment(path: Path | None = None) -> dict[str, str]:
+    """The environment of a child, with a folder that holds installed packages."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", **({"PYTHONPATH": str(path)} if path else {})}
+
+
+def steady(path: Path) -> list[dict[str, str]]:
+    """A leaderboard without the columns that may differ between runs."""
+    with path.open() as file:
+        return [{key: value for key, value in row.items() if key not in VOLATILE} for row in csv.DictReader(file)]
+
+
+def checksums(out: Path, name: str) -> dict[str, str]:
+    """Identity → checksum of an artifact of every finished cell that has it."""
+    records = [json.loads(path.read_text()) for path in (out / "store").glob("*/*/record.json")]
+    return {one["identity"]: one["artifacts"][name] for one in records if name in one["artifacts"]}
+
+
+@pytest.fixture(scope="session")
+def small(small_run: Words) -> Words:
+    """Words of a small run."""
+    return (*small_run, "attribution=random,saliency", "report=false")
+
+
+@pytest.fixture(scope="session")
+def sweep(small: Words) -> Words:
+    """Words of a small sweep: six trainings, 36 cells."""
+    return (*small, "sequences=T2w,T2w+FLAIR")
+
+
+@pytest.fixture(scope="module")
+def finished(sweep: Words, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The out folder of the small sweep on Ray."""
+    out = tmp_path_factory.mktemp("ray") / "out"
+    done = command(*sweep, f"out={out}", cwd=out.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+def test_ray_and_plain_process_give_the_same_numbers(finished: Path, sweep: Words, tmp_path: Path) -> None:
+    """Weights, predictions' values and maps' values are equal bit for bit, actor reuse included."""
+    assert commands.run([*sweep, "ray=off", "mlflow=off", f"out={tmp_path / 'out'}"]) == 0
+    for name in ("weights.safetensors", "values.json"):
+        here, there = checksums(tmp_path / "out", name), checksums(finished, name)
+        assert here == there
+        assert len(here) == {"weights.safetensors": 6, "values.json": 18}[name]
+
+
+def test_same_command_again_computes_nothing(finished: Path, sweep: Words, capsys: pytest.CaptureFixture[str]) -> None:
+    """A finished sweep has nothing to do and gives the same table."""
+    before = (finished / "leaderboards" / "epvs.csv").read_bytes()
+    assert commands.run([*sweep, f"out={finished}"]) == 0
+    assert "36 done, 0 to do" in capsys.readouterr().out
+    assert (finished / "leaderboards" / "epvs.csv").read_bytes() == before
+
+
+def test_sigkill_half_way_then_same_command_gives_the_same_table(finished: Path, sweep: Words, tmp_path: Path) -> None:
+    """After SIGKILL the same command ends with the same leaderboard and one MLflow run per cell."""
+    out = tmp_path / "out"
+    words = [*sweep, f"out={out}"]
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "harness", "run", *words],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 200
+    while len(list((out / "store" / "train").glob("[!.]*/record.json"))) < 2:
+        assert driver.poll() is None, "the driver ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    kept = checksums(out, "weights.safetensors")
+    assert 2 <= len(kept) <= 6
+    assert list((out / "ray").glob("tune-*"))
+
+    again = command(*words, cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    ours, theirs = (steady(folder / "leaderboards" / "epvs.csv") for folder in (out, finished))
+    for row in (*ours, *theirs):
+        row["command"] = ""  # names its own out folder
+    assert ours == theirs
+    assert kept.items() <= checksums(out, "weights.safetensors").items()
+    assert not list((out / "ray").glob("tune-*")), "what the killed run left was not removed"
+
+    with sqlite3.connect(out / "mlflow.db") as database:
+        tags = [row[0] for row in database.execute("select value from tags where key = 'harness.core.identity'")]
+        states = {row[0] for row in database.execute("select status from runs")}
+    assert len(tags) == len(set(tags)) == 2 + 36  # two configurations, 36 cells
+    assert states == {"FINISHED"}
+
+
+def test_interrupt_stops_cleanly_and_says_how_to_go_on(sweep: Words, tmp_path: Path) -> None:
+    """Ctrl-C ends with the command that resumes, keeps finished cells and leaves nothing half-written."""
+    out = tmp_path / "out"
+    words = [*sweep, "mlflow=off", f"out={out}"]
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "harness", "run", *words],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A job in a shell's background ignores the signal, and so would all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    deadline = time.monotonic() + 200
+    while not list((out / "store" / "train").glob("[!.]*/record.json")):
+        assert driver.poll() is None, "the driver ended before it could be interrupted"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    driver.send_signal(signal.SIGINT)
+    shown, _ = driver.communicate(timeout=120)
+    assert driver.returncode == 130
+    assert "go on with the same command" in shown
+    assert all((folder / "record.json").is_file() for folder in (out / "store" / "train").glob("[!.]*"))
+
+
+def test_ui_answers_on_loopback(finished: Path) -> None:
+    """``harness ui`` serves the run's own store, to this machine only."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "harness", "ui", f"out={finished}", f"port={port}"]
+    server = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+                    assert answer.status == 200
+                break
+            except (ConnectionError, urllib.error.URLError):
+                assert server.poll() is None, "the server ended"
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=30)
+
+
+def test_strangers_tasks_in_the_working_folder_are_not_imported(small: Words, tmp_path: Path) -> None:
+    """Ray puts the driver's folder first on the workers' path; a stranger's tasks/ there must not matter."""
+    for name in ("tasks", "search_spaces"):
+        (tmp_path / name).mkdir()
+        for module in ("__init__", "epvs"):
+            (tmp_path / name / f"{module}.py").write_text("raise RuntimeError('a stranger was imported')\n")
+    done = command(*small, "sequences=T2w", "fold=0", "mlflow=off", "out=out", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_cluster_at_the_address_is_an_error_with_the_next_step(tmp_path: Path) -> None:
+    """An address that does not answer is the user's to mend."""
+    with pytest.raises(RequestError, match="no Ray cluster answers"):
+        harness.run(
+            task="epvs", sequences="T2w", fold=0, phantom_subjects=3, phantom__shape="[24,24,8]", phantom__density=4000,
+            mlflow="off", ray="127.0.0.1:1", out=str(tmp_path / "out"),
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pretended() -> Iterator[None]:
+    """Ray with four CPUs and one GPU, whatever this machine has; runs in this process join it."""
+    import ray
+
+    ray.init(address="local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("cpus=4096", "each job asks for cpus=4096, the cluster has 4"),
+        ("gpus=2", "each job asks for gpus=2, the cluster has 1"),
+    ],
+)
+@pytest.mark.usefixtures("pretended")
+def test_more_than_the_cluster_has_is_refused(small: Words, tmp_path: Path, word: str, message: str) -> None:
+    """A request that no node can meet would wait for ever; it is refused with both numbers, and nothing starts."""
+    begun: list[Job] = []
+    request = resolve(parse([*small, "sequences=T2w", "fold=0", "mlflow=off", word, f"out={tmp_path}"]))
+    with pytest.raises(RequestError, match=message):
+        run(prepare(request), started=begun.append)
+    assert begun == [] and not (tmp_path / "ray").exists()
+
+
+@pytest.mark.usefixtures("pretended")
+def test_half_a_gpu_each_is_two_jobs_at_once(small_run: Words, tmp_path: Path) -> None:
+    """The GPU is shared by two of four jobs, though there are CPUs for all, and without CUDA they use the CPU."""
+    words = [*small_run, "attribution=none", "recipe.copies=40", "sequences=T2w", "seed=0,1", "mlflow=off"]
+    plan = prepare(resolve(parse([*words, "gpus=0.5", "fold=0,1", f"out={tmp_path}"])))
+    of_training = {cell.identity: job.train for job in plan.jobs for cell in job.cells}
+    running: dict[str, int] = {}
+    at_once: list[int] = []
+
+    def started(job: Job) -> None:
+        running[job.train] = len(job.cells)
+        at_once.append(len(running))
+
+    def committed(record: CellRecord) -> None:
+        assert record.state == "done", record.error
+        assert bool(record.hardware["gpu"]) == torch.cuda.is_available()
+        train = of_training[record.identity]
+        running[train] -= 1
+        if not running[train]:
+            del running[train]
+
+    run(plan, started=started, committed=committed)
+    assert len(at_once) == 4 and max(at_once) == 2
+
+
+@pytest.mark.usefixtures("pretended")
+@pytest.mark.parametrize(("gpus", "visible"), [(0, ""), (0.5, "0")])
+def test_a_worker_sees_the_gpus_that_it_was_granted(gpus: float, visible: str) -> None:
+    """Ray would leave every GPU of the machine visible to a worker that was granted none."""
+    import ray
+
+    def seen() -> str:
+        keep_to_granted_gpus()
+        return os.environ["CUDA_VISIBLE_DEVICES"]
+
+    there = {"env_vars": {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}}
+    assert ray.get(ray.remote(num_gpus=gpus, runtime_env=there)(seen).remote()) == visible
+
+
+PLUGIN = '''
+"""A stranger's task, model, attribution and metric."""
+
+from dataclasses import replace
+from functools import partial
+
+import os
+import threading
+from pathlib import Path
+
+import torch
+
+from harness.metrics.register import metric
+from harness.core.registry import ATTRIBUTIONS, MODELS
+from harness.tasks.epvs import TASK as EPVS
+
+
+@MODELS.register("one_convolution", source="ours")
+def one_convolution(in_channels: int, outputs: int = 2, *, size: int = 3) -> torch.nn.Module:
+    """One convolution."""
+    return torch.nn.Conv2d(in_channels, outputs, size, padding=size // 2)
+
+
+@MODELS.register("broken", source="ours")
+def broken(in_channels: int, outputs: int = 2) -> torch.nn.Module:
+    """A model that cannot be built."""
+    raise ValueError("this network is broken")
+
+
+@MODELS.register("dying", source="ours")
+def dying(in_channels: int, outputs: int = 2) -> torch.nn.Module:
+    """A model that takes its process with it, as the system does when memory runs out."""
+    if threading.current_thread() is not threading.main_thread():  # the driver's probe lives
+        os._exit(1)
+    raise MemoryError("the probe ran out of memory")
+
+
+@ATTRIBUTIONS.register("squared_input", source="ours")
+def squared_input(model, inputs, targets):
+    """The square of the input."""
+    return [tuple(one**2 for one in inputs) for _ in targets]
+
+
+@ATTRIBUTIONS.register("stumbling", source="ours")
+def stumbling(model, inputs, targets):
+    """Takes its process with it the first time, as a node that goes away does."""
+    before = Path(os.environ["STUMBLED"])
+    if not before.exists():
+        before.touch()
+        os._exit(1)
+    handed = list(before.parent.glob("out/ray/tune-*/**/checkpoint_*"))
+    before.write_text(f"{len(handed)} handed back, {sum(any(one.iterdir()) for one in handed)} still full")
+    return squared_input(model, inputs, targets)
+
+
+@metric("voxels_wrong", source="ours", direction="lower", range=(0, 1), empty="0")
+def voxels_wrong(prediction, target) -> float:
+    """Share of voxels that differ."""
+    return float((prediction != target).mean())
+
+
+TASK = replace(
+    EPVS,
+    name="mine",
+    model=partial(one_convolution),
+    attributions={"squared_input": partial(squared_input)},
+    metrics={**EPVS.metrics, "voxels_wrong": partial(voxels_wrong)},
+    objective="voxels_wrong",
+    profiles={"quick": {"recipe.epochs": 1, "recipe.copies": 1, "recipe.augmentation": "none"}},
+)
+'''
+
+PACKAGE = """
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "harness-stranger"
+version = "1.0"
+
+[project.entry-points."harness.plugins"]
+stranger = "harness_stranger"
+
+[project.entry-points."harness.tasks"]
+mine = "harness_stranger:TASK"
+
+[tool.setuptools]
+py-modules = ["harness_stranger"]
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder into which a third-party package was installed."""
+    source, site = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
+    (source / "harness_stranger.py").write_text(PLUGIN)
+    (source / "pyproject.toml").write_text(PACKAGE)
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--no-build-isolation"]
+    subprocess.run([*pip, "--target", str(site), str(source)], check=True, timeout=120, capture_output=True)
+    return site
+
+
+def test_third_party_parts_run_on_workers_without_touching_the_core(installed: Path, tmp_path: Path) -> None:
+    """A package's own task, model, attribution and metric are found by entry point, here and on workers."""
+    small = ("phantom_subjects=3", "phantom.shape=[24,24,8]", "phantom.density=4000", "report=false", "mlflow=off")
+    done = command(
+        "task=mine",
+        *small,
+        "sequences=T2w",
+        "model=one_convolution,broken,dying",
+        "out=out",
+        cwd=tmp_path,
+        path=installed,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "ValueError: this network is broken" in done.stdout
+    rows = {row["model"]: row for row in steady(tmp_path / "out" / "leaderboards" / "mine.csv")}
+    assert rows["one_convolution"]["status"].startswith("undecided: 3 subjects")
+    assert rows["dying"]["rank"] == ""
+    assert "its worker died" in rows["dying"]["status"]
+    assert rows["broken"]["rank"] == ""
+    assert rows["broken"]["status"].startswith("failed")
+    explained = steady(tmp_path / "out" / "leaderboards" / "mine-explanations.csv")
+    assert {row["attribution"] for row in explained} == {"squared_input"}
+
+
+def test_a_worker_that_dies_after_its_training_is_replaced(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job begins again on another one, and nothing of it is lost."""
+    monkeypatch.setenv("STUMBLED", str(tmp_path / "stumbled"))
+    small = ("phantom_subjects=3", "phantom.shape=[24,24,8]", "phantom.density=4000", "report=false", "mlflow=off")
+    words = ("task=mine", *small, "sequences=T2w", "fold=0", "attribution=stumbling", "out=out")
+    done = command(*words, cwd=tmp_path, path=installed)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 cells done, 0 failed" in done.stdout
+    assert (tmp_path / "stumbled").read_text() == "2 handed back, 0 still full"
