@@ -182,12 +182,12 @@ def load_plugins() -> tuple[str, ...]:
 
 
 COHORTS = Registry("cohort", "harness.data")
-OUTCOMES = Registry("outcome", "harness.data")
+TARGETS = Registry("target", "harness.data.targets")
 PHANTOMS = Registry("phantom", "harness.simulation")
 SPLITS = Registry("split", "harness.data.splits")
-VIEWS = Registry("view", "harness.adapters.adapter")
+ADAPTERS = Registry("adapter", "harness.adapters")
 MODELS = Registry("model", "harness.models")
-RECIPES = Registry("recipe", "harness.recipes.recipe")
+RECIPES = Registry("recipe", "harness.recipes")
 ATTRIBUTIONS = Registry("attribution", "harness.attribution")
 POSTPROCESSINGS = Registry("postprocessing", "harness.attribution.postprocessing")
 METRICS = Registry("metric", "harness.metrics")
@@ -195,7 +195,7 @@ METRICS = Registry("metric", "harness.metrics")
 KINDS: Mapping[str, Registry] = {
     registry.kind: registry
     for registry in (
-        *(COHORTS, OUTCOMES, PHANTOMS, SPLITS, VIEWS, MODELS, RECIPES),
+        *(COHORTS, TARGETS, PHANTOMS, SPLITS, ADAPTERS, MODELS, RECIPES),
         *(ATTRIBUTIONS, POSTPROCESSINGS, METRICS),
     )
 }

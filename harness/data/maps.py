@@ -41,19 +41,25 @@ __all__ = [
     "write_sums",
 ]
 
-_START, _END = "map_", ".nii.gz"
+_START, _VOLUME, _PICTURE = "map_", ".nii.gz", ".npy"
 _LARGEST = 15  # half precision reaches just below 2 to the 16th
-_ARCHIVE = "maps.npz"  # in which older stores hold all maps of a cell
 
 
-def map_name(sample: str) -> str:
-    """File name of a sample's map inside its cell; any id makes a plain, reversible name."""
-    return f"{_START}{urllib.parse.quote(sample, safe='')}{_END}"
+def map_name(sample: str, output: str = "", *, volume: bool = True) -> str:
+    """File name of a sample's map inside its cell; any id makes a plain, reversible name.
+
+    Parameters
+    ----------
+    output : name of the explained scalar; empty for the first one of a cell
+    volume : NIfTI for volumes, else an array for pictures
+    """
+    names = [urllib.parse.quote(name, safe="") for name in (sample, output) if name]
+    return f"{_START}{','.join(names)}{_VOLUME if volume else _PICTURE}"
 
 
 def preview_name(sample: str) -> str:
     """File name of the picture beside it."""
-    return map_name(sample).removesuffix(_END) + ".png"
+    return map_name(sample).removesuffix(_VOLUME) + ".png"
 
 
 def write_map(path: Path, array: Array, affine: Array, *, channels: Sequence[str] = ()) -> Path:
@@ -93,31 +99,30 @@ def read_map(path: Path) -> Array:
 
 def stored_samples(store: Store, record: CellRecord) -> tuple[str, ...]:
     """Ids of the samples of which an explain cell holds maps; no map is read."""
-    found = [_sample_of(name) for name in record.artifacts if _is_map(name)]
-    if _ARCHIVE in record.artifacts:
-        with np.load(store.artifact(record, _ARCHIVE), allow_pickle=False) as file:
-            found += file.files
-    return tuple(sorted(found))
+    return tuple(sorted({_names_of(name)[0] for name in record.artifacts if _is_map(name)}))
 
 
-def read_maps(store: Store, record: CellRecord, samples: Collection[str] | None = None) -> dict[str, Array]:
+def read_maps(
+    store: Store, record: CellRecord, samples: Collection[str] | None = None, *, output: str = ""
+) -> dict[str, Array]:
     """The maps of an explain cell.
 
     Parameters
     ----------
     samples : only these; ids that the cell does not hold are left out
+    output : name of the explained scalar; empty for the first one
 
     Returns
     -------
     dict
-        sample id → (C, X, Y, Z) float32
+        sample id → (C, X, Y, Z) float32, or (C, H, W) of pictures
 
     Raises
     ------
     StoreError
         If a file is not what the record says.
     """
-    return dict(_stored(store, record, samples))
+    return dict(_stored(store, record, samples, output))
 
 
 def write_sums(path: Path, sums: Array) -> Path:
@@ -144,8 +149,6 @@ def write_sums(path: Path, sums: Array) -> Path:
 def read_sums(path: Path) -> Array:
     """The sums of :func:`write_sums`, (B, T, C, X, Y, Z) float32."""
     with np.load(path, allow_pickle=False) as file:
-        if "scale" not in file:  # older stores hold single precision
-            return np.asarray(file["sums"], dtype=np.float32)
         sums: Array = np.multiply(file["sums"], file["scale"], dtype=np.float64).astype(np.float32)
         return sums
 
@@ -252,23 +255,27 @@ def write_preview(
 
 
 def _is_map(name: str) -> bool:
-    return name.startswith(_START) and name.endswith(_END)
+    return name.startswith(_START) and name.endswith((_VOLUME, _PICTURE))
 
 
-def _sample_of(name: str) -> str:
-    return urllib.parse.unquote(name.removeprefix(_START).removesuffix(_END))
+def _names_of(name: str) -> tuple[str, str]:
+    """Sample and output of a file name; the output is empty for the first one."""
+    plain = name.removeprefix(_START).removesuffix(_VOLUME).removesuffix(_PICTURE)
+    sample, _, output = plain.partition(",")
+    return urllib.parse.unquote(sample), urllib.parse.unquote(output)
 
 
-def _stored(store: Store, record: CellRecord, samples: Collection[str] | None) -> Iterator[tuple[str, Array]]:
+def _stored(
+    store: Store, record: CellRecord, samples: Collection[str] | None, output: str = ""
+) -> Iterator[tuple[str, Array]]:
     """Sample id and map, one at a time."""
-    if _ARCHIVE in record.artifacts:
-        with np.load(store.artifact(record, _ARCHIVE), allow_pickle=False) as file:
-            for sample in sorted(file.files):
-                if samples is None or sample in samples:
-                    yield sample, file[sample]
+    outputs = record.facts.get("outputs", ())
+    wanted = "" if outputs and output == outputs[0] else output
     for name in sorted(filter(_is_map, record.artifacts)):
-        if samples is None or _sample_of(name) in samples:
-            yield _sample_of(name), read_map(store.artifact(record, name))
+        sample, own = _names_of(name)
+        if own == wanted and (samples is None or sample in samples):
+            path = store.artifact(record, name)
+            yield sample, read_map(path) if name.endswith(_VOLUME) else np.load(path, allow_pickle=False)
 
 
 def _with_channels(array: Array, channels: Sequence[str]) -> Array:

@@ -189,7 +189,7 @@ def test_model_that_raises(
     job = next(jobs(configured(task), (SPLIT,), (0,)))
     records = run(job)
     assert told(records) == [("train", "", "failed")]
-    assert records[0].error.startswith("ValueError: no such width (test_stages.py:")
+    assert records[0].error.startswith("ValueError: no such width (test_job.py:")
     assert "second line" not in records[0].error
     failure = store.failure(job.train)
     assert failure is not None and failure.error == records[0].error
