@@ -84,7 +84,8 @@ TASK = Task(
     objective="r2",
     explanation_objective="relevance_ap",
     axes={
-        "noise": "targets.scores.noise", "design": "targets.scores.design", "b": "targets.scores.b", "score": "targets.scores.column",
+        "noise": "targets.scores.noise", "design": "targets.scores.design", "b": "targets.scores.b",
+        "score": "targets.scores.column",
         "rois": "targets.scores.rois", "roi_size": "targets.scores.size", "roi_shape": "targets.scores.shape",
         "roi_seed": "targets.scores.roi_seed", "shuffled": "targets.scores.shuffled",
         "scores": "adapter.scores", "volume_control": "adapter.volume_control", "target_range": "adapter.target_range",

@@ -160,7 +160,7 @@ def configured(toy_cohort: Cohort) -> Callable[[Any], Any]:
 def phantom_root(epvs: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four generated subjects of 24 × 24 × 8 voxels, as a BIDS folder."""
     from harness.core.task import override
-    from harness.sweep.plan import generate
+    from harness.sweep.cohorts import generate
 
     task = epvs
     for key, value in {"phantom_subjects": 4, "phantom.shape": [24, 24, 8], "phantom.density": 3000}.items():

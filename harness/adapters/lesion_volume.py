@@ -72,7 +72,9 @@ class LesionVolume:
         values = np.array([[sample.targets[target.name] for target in targets] for sample in training])
         masks = (sample.masks["lesion"].load() for sample in training)
         volumes = np.array([_volume(sample) for sample in training])
-        made = fit_adjustment(self.volume_control, masks, values, volumes, to_unit_range=self.target_range == "training")
+        made = fit_adjustment(
+            self.volume_control, masks, values, volumes, to_unit_range=self.target_range == "training"
+        )
         return dataclasses.replace(self, adjustment=made)
 
     @property

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import re
-import statistics
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,18 +19,21 @@ from harness.core.errors import RequestError
 from harness.core.task import restore
 from harness.core.types import JSON
 from harness.pipeline import leaderboard as boards
-from harness.pipeline.cell import Job
+from harness.pipeline.artifacts import summary_of
+from harness.pipeline.cell import Job, is_done, records_of
 from harness.pipeline.contribution import shapley_table
 from harness.report.figures import figures_of
 from harness.report.page import write_report
 from harness.report.runs import chosen_tags, pooled_files, pooled_metrics, pooled_of
 from harness.report.tables import sheets_of
 from harness.storage.store import CellRecord, Store
+from harness.sweep.collect import Tables, agreements, collect, regions_of_interest
 from harness.sweep.estimate import Estimate, estimate
 from harness.sweep.grammar import Words, texts_of, to_words
-from harness.sweep.plan import Plan, Tables, agreements, collect, prepare, recall, regions_of_interest
-from harness.sweep.plan import run as run_cells
+from harness.sweep.plan import Plan, prepare
 from harness.sweep.request import resolve, settings_of
+from harness.sweep.resume import recall
+from harness.sweep.run import run as run_cells
 from harness.tracking.tracker import Tracker, shown_uri
 
 __all__ = ["LIMIT_S", "Observer", "Result", "carry_out", "plan", "plan_of", "rebuild", "run", "table", "write_all"]
@@ -334,7 +336,7 @@ def failure_lines(failures: Sequence[CellRecord], leaderboard: pa.Table) -> list
 
 
 def _undone(made: Plan) -> tuple[tuple[CellRecord, ...], int]:
-    undone = [cell for cell in made.cells if made.store.get(cell.stage, cell.identity) is None]
+    undone = [cell for cell in made.cells if not is_done(cell, made.store)]
     found = [(cell, made.store.failure(cell.identity)) for cell in undone]
     # Two configurations may share a training, whose record names one of them.
     failures = tuple(
@@ -352,8 +354,7 @@ def _track_known(tracker: Tracker | None, made: Plan) -> None:
         name = made.groups[configuration.id].cohort.name
         tracker.configuration(configuration, {"cohort_name": name, **report})
     for cell in made.cells:
-        record = made.store.get(cell.stage, cell.identity)
-        if record is not None:
+        for record in records_of(cell, made.store):
             # Two configurations may share a training, whose record names the first of them.
             _track_cell(tracker, made, dataclasses.replace(record, configuration=cell.configuration))
 
@@ -371,14 +372,8 @@ def _numbers(store: Store, record: CellRecord) -> tuple[dict[str, float], dict[s
     """Mean metrics of a score cell; loss curves of a training."""
     if record.state != "done":
         return {}, {}
-    if record.stage == "score":
-        scored = json.loads(store.artifact(record, "values.json").read_text()).values()
-        columns: dict[str, list[float]] = {}
-        for one in scored:
-            for metric, value in one["values"].items():
-                if value is not None:
-                    columns.setdefault(metric, []).append(value)
-        return {metric: statistics.fmean(values) for metric, values in columns.items()}, {}
+    if record.metrics:
+        return summary_of(store, record), {}
     if record.stage == "train":
         history = json.loads(store.artifact(record, "history.json").read_text())
         curves = {name: [epoch[name] for epoch in history] for name in ("loss", "validation")}

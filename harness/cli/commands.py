@@ -18,8 +18,8 @@ from harness.cli.console import Watcher, console, left_out, show_board, show_est
 from harness.cli.keys import refuse_unused
 from harness.core.errors import RequestError, UnknownName
 from harness.core.registry import KINDS
-from harness.core.task import checked
 from harness.core.types import JSON
+from harness.core.values import checked
 from harness.sweep.catalogue import load_task, task_names
 from harness.sweep.grammar import Words, parse
 
@@ -213,7 +213,8 @@ def doctor() -> int:
 
 
 def _describe_task(words: Words) -> int:
-    from harness.core.task import allowed, describe
+    from harness.core.overrides import allowed
+    from harness.core.task import describe
 
     task = load_task(str(words.values["task"]))
     described = describe(task)
@@ -227,7 +228,7 @@ def _describe_task(words: Words) -> int:
     out.print(f"{task.name}: {task.question}", style="bold", markup=False)
     out.print(str(task.source), markup=False)
     rows: list[list[str]] = []
-    for name in ("cohort", "phantom", "outcome", "view", "split", "model", "recipe"):
+    for name in ("cohort", "phantom", "adapter", "split", "model", "recipe"):
         if getattr(task, name) is None:
             continue
         bounds = allowed(getattr(task, name))
@@ -261,7 +262,7 @@ def _shown(value: JSON) -> str:
 
 def _say_runs(out: Console, made: Plan) -> None:
     """The run that is shown, its command, and the names of the others."""
-    from harness.sweep.plan import run_names
+    from harness.sweep.resume import run_names
 
     task, name = made.request.task.name, made.request.name
     out.print(f"{'run:':<13}{name}", markup=False, soft_wrap=True)

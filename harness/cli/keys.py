@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from harness.core.errors import RequestError, UnknownName
+from harness.core.overrides import keys
 from harness.core.registry import KINDS
-from harness.core.task import keys
 from harness.sweep.catalogue import load_task, task_names
 from harness.sweep.grammar import Words
 from harness.sweep.request import RUN_WORDS

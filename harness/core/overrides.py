@@ -14,7 +14,7 @@ from harness.core.task import LABELLED, SCALARS, SINGLE, Component, Task, single
 from harness.core.types import JSON
 from harness.core.values import checked, hints_of, option_value, options_of, relation
 
-__all__ = ["allowed", "keys", "narrowed", "override", "preset"]
+__all__ = ["allowed", "component_of", "keys", "narrowed", "override", "preset"]
 
 
 def override(task: Task, key: str, value: JSON) -> Task:
@@ -110,6 +110,23 @@ def allowed(part: Component) -> Mapping[str, str]:
     """Options of a part → the text of their type and bound, for ``describe``."""
     hints = hints_of(part.func)
     return {name: relation(hints.get(name, Any), name) for name in options_of(part.func)}
+
+
+def component_of(task: Task, key: str) -> tuple[str, str]:
+    """The component that a key addresses, and its option.
+
+    Returns
+    -------
+    (str, str)
+        ``("model", "width")``, ``("targets.scores", "noise")``; the option is empty if
+        the key names a component or a plain value of the task
+    """
+    path = task.axes.get(key, key)
+    head, _, rest = path.partition(".")
+    if head in LABELLED and rest:
+        label, option = _label_and_option(rest, getattr(task, head))
+        return f"{head}.{label}", option
+    return head, rest
 
 
 def _with_attribution(task: Task, label: str, attribution: Component) -> Component | Explanation:

@@ -22,19 +22,19 @@ from typing import Any, TypeVar
 from harness.core.errors import RegistrationError, UnknownName
 
 __all__ = [
+    "ADAPTERS",
     "ATTRIBUTIONS",
     "COHORTS",
     "Entry",
     "KINDS",
     "METRICS",
     "MODELS",
-    "OUTCOMES",
     "PHANTOMS",
     "POSTPROCESSINGS",
     "RECIPES",
     "Registry",
     "SPLITS",
-    "VIEWS",
+    "TARGETS",
     "load_plugins",
 ]
 

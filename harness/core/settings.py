@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt
 
 from harness.core.errors import UnknownName
-from harness.core.task import checked
 from harness.core.types import JSON
+from harness.core.values import checked
 
 __all__ = ["RunSettings", "settings_from"]
 

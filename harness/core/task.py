@@ -143,6 +143,11 @@ class Task:
         return found
 
     @property
+    def summed(self) -> bool:
+        """Whether any explanation is judged as a sum over samples."""
+        return any(one.summed for one in self.explained.values())
+
+    @property
     def attributions(self) -> dict[str, Component]:
         """Label → attribution of every explanation."""
         return {label: one.attribution for label, one in self.explained.items()}
@@ -168,7 +173,7 @@ class Task:
                 raise UnknownName(f"metric of task {self.name} (in a claim of its paper)", metric, self.metrics)
         metrics = KINDS["metric"]
         for label, part in self.metrics.items():
-            for needed in metrics.get(metrics.name_of(component.func)).facts.get("needs", ()):
+            for needed in metrics.get(metrics.name_of(part.func)).facts.get("needs", ()):
                 if needed not in self.metrics:
                     raise UnknownName(f"metric of task {self.name} (which {label} pools)", needed, self.metrics)
 
@@ -272,12 +277,16 @@ def describe_component(registry: Registry, component: Component) -> dict[str, JS
     options = {name: parameter.default for name, parameter in options_of(component.func).items()}
     name = registry.name_of(component.func)
     if component.args:
-        raise RequestError(f"options of {registry.kind} {name} must be given by name, got {component.args!r} by position")
+        raise RequestError(
+            f"options of {registry.kind} {name} must be given by name, got {component.args!r} by position"
+        )
     unknown = set(component.keywords) - set(options)
     if unknown:
         raise UnknownName(f"option of {registry.kind} {name}", sorted(unknown)[0], options)
     # As its type has it: 3 and 3.0 are one value of a float, and must be one configuration.
-    values = {key: option_value(component.func, key, value, key) for key, value in {**options, **component.keywords}.items()}
+    values = {
+        key: option_value(component.func, key, value, key) for key, value in {**options, **component.keywords}.items()
+    }
     return {"use": name, **{key: plain(value) for key, value in values.items()}}
 
 
@@ -289,5 +298,3 @@ def single_components(task: Task) -> dict[str, Component]:
 def modules_of(*parts: Component) -> tuple[str, ...]:
     """Modules in which parts are defined, for a code digest."""
     return tuple(sorted({inspect.unwrap(part.func).__module__ for part in parts}))
-
-

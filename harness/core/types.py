@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from harness.core.errors import CellError
 from harness.core.targets import Target
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Fault",
     "FittedAdapter",
     "Folds",
+    "Grid",
     "Image",
     "Ineligible",
     "Input",
@@ -155,6 +157,20 @@ class Reads:
     targets: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Where the voxels of a volume lie.
+
+    Parameters
+    ----------
+    affine : (4, 4) voxel to world (mm, RAS+)
+    spacing_mm : (3,) voxel size along X, Y, Z
+    """
+
+    affine: Array
+    spacing_mm: tuple[float, float, float]
+
+
 @dataclass(frozen=True)
 class Sample:
     """One visit, patch or photograph of a subject; a volume's images share one grid.
@@ -185,6 +201,19 @@ class Sample:
     targets: Mapping[str, float] = field(default_factory=dict)
     clean: Mapping[str, float] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def grid(self) -> Grid:
+        """Where its voxels lie.
+
+        Raises
+        ------
+        CellError
+            If the sample is a picture, which has pixels alone.
+        """
+        if self.affine is None or self.spacing_mm is None:
+            raise CellError(f"{self.id} has pixels and no place in space; this needs volumes")
+        return Grid(self.affine, self.spacing_mm)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -37,6 +37,7 @@ def hints_of(function: Any) -> dict[str, Any]:
 
 
 def option_value(function: Any, option: str, value: JSON, key: str) -> Any:
+    """The value of a component's option, as its type declares it."""
     return checked(hints_of(function).get(option, Any), value, key)
 
 
@@ -98,6 +99,7 @@ def _name(hint: Any) -> str:
 
 
 def plain(value: Any) -> JSON:
+    """A value as plain JSON: lists for tuples."""
     if isinstance(value, tuple | list):
         return [plain(item) for item in value]
     if isinstance(value, Mapping):

@@ -22,7 +22,17 @@ from harness.core.targets import KINDS, Kind
 from harness.core.types import Direction, Source
 from harness.metrics.metric_inputs import KIND_INPUTS, METRIC_INPUTS, MetricInputs
 
-__all__ = ["Level", "asks", "choose", "evaluate", "evaluate_ceiling", "evaluate_chance", "kinds_of", "metric", "options"]
+__all__ = [
+    "Level",
+    "asks",
+    "choose",
+    "evaluate",
+    "evaluate_ceiling",
+    "evaluate_chance",
+    "kinds_of",
+    "metric",
+    "options",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")

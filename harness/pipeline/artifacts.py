@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,16 +12,18 @@ from typing import Any
 import numpy as np
 
 from harness.core.targets import Target
-from harness.core.types import JSON, Array, NetworkSpec, Input, Prediction, Sample
+from harness.core.types import JSON, Array, Input, NetworkSpec, Prediction, Sample
 from harness.data.maps import map_name, write_map
 from harness.storage.store import CellRecord, Store, write_json
 
 __all__ = [
+    "as_stored",
     "read_arrays",
     "read_predictions",
     "read_spec",
     "read_values",
     "spec_json",
+    "summary_of",
     "write_arrays",
     "write_maps",
     "write_predictions",
@@ -57,6 +60,20 @@ def write_predictions(folder: Path, predictions: Mapping[str, Prediction]) -> No
         for name, array in kept.items()
     }
     write_arrays(folder / _PREDICTIONS, arrays)
+
+
+def as_stored(predictions: Mapping[str, Prediction]) -> dict[str, dict[str, dict[str, Array]]]:
+    """Predictions as :func:`read_predictions` would give them: masks with the precision of the store."""
+    return {
+        sample: {
+            target: {
+                name: array.astype(np.float16).astype(np.float32) if array.ndim > 1 else array
+                for name, array in kept.items()
+            }
+            for target, kept in targets.items()
+        }
+        for sample, targets in predictions.items()
+    }
 
 
 def read_predictions(store: Store, record: CellRecord) -> dict[str, dict[str, dict[str, Array]]]:
@@ -96,6 +113,21 @@ def read_values(store: Store, record: CellRecord) -> dict[str, JSON]:
     return found
 
 
+def summary_of(store: Store, record: CellRecord) -> dict[str, float]:
+    """Label of a metric → its mean over samples and targets, of the values of a score or probe cell."""
+    found = {}
+    for one in read_values(store, record).values():
+        numbers = [
+            number
+            for of_sample in one["values"].values()
+            for number in of_sample["targets"].values()
+            if number is not None
+        ]
+        if numbers:
+            found[one["label"]] = math.fsum(numbers) / len(numbers)
+    return found
+
+
 def spec_json(spec: NetworkSpec) -> JSON:
     """What a network was built for, as plain JSON."""
     return {"inputs": [vars(one) for one in spec.inputs], "targets": [vars(one) for one in spec.targets]}
@@ -104,7 +136,8 @@ def spec_json(spec: NetworkSpec) -> JSON:
 def read_spec(described: JSON) -> NetworkSpec:
     """The inverse of :func:`spec_json`."""
     inputs = tuple(
-        Input(**{**one, "channels": tuple(one["channels"]), "shape": tuple(one["shape"])}) for one in described["inputs"]
+        Input(**{**one, "channels": tuple(one["channels"]), "shape": tuple(one["shape"])})
+        for one in described["inputs"]
     )
     targets = tuple(Target(**{**one, "classes": tuple(one["classes"])}) for one in described["targets"])
     return NetworkSpec(inputs, targets)

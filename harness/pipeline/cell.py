@@ -20,7 +20,7 @@ from harness.core.task import Component, Configuration, Task, modules_of, restor
 from harness.core.types import JSON, Adapter, Cohort, Folds, NetworkSpec, Reads, Split
 from harness.pipeline.explain import chosen_target
 from harness.pipeline.networks import told_of
-from harness.storage.store import Stage, Store
+from harness.storage.store import CellRecord, Stage, Store
 
 __all__ = [
     "ENSEMBLE",
@@ -36,6 +36,7 @@ __all__ = [
     "metric_identities",
     "missing",
     "reads_of",
+    "records_of",
     "restored",
 ]
 
@@ -243,9 +244,7 @@ def cells_of(
         "seed": seed,
         "data": cohort.fingerprint(reads["train"], (*split.train, *split.validation)),
     }
-    train = Cell(
-        "train", identify({**trained, "code": digest("train", task)}), identify(trained), row, fold, seed
-    )
+    train = Cell("train", identify({**trained, "code": digest("train", task)}), identify(trained), row, fold, seed)
     return (train, *_below(configuration, cohort, split, fold, seed, [train], row=row))
 
 
@@ -364,6 +363,14 @@ def is_done(cell: Cell, store: Store) -> bool:
     return store.get(cell.stage, cell.identity, group=cell.group) is not None or (
         bool(cell.metrics) and not _absent(cell, store)
     )
+
+
+def records_of(cell: Cell, store: Store) -> tuple[CellRecord, ...]:
+    """What the store holds of a cell: one record, or of values one for each time that metrics were added."""
+    if cell.metrics:
+        return store.evaluations(cell.stage, cell.group)
+    record = store.get(cell.stage, cell.identity)
+    return () if record is None else (record,)
 
 
 def missing(job: Job, store: Store) -> Job | None:

@@ -107,14 +107,14 @@ def families(configurations: Sequence[Configuration]) -> list[Family]:
     """
     groups: dict[str, list[tuple[tuple[str, ...], Configuration]]] = {}
     for one in configurations:
-        channels = tuple(restored(one).view().channels)
-        # Whatever option of the view names the channels is what may differ.
-        view = {
+        channels = tuple(restored(one).adapter().reads.images)
+        # Whatever option of the adapter names the channels is what may differ.
+        adapter = {
             key: value
-            for key, value in one.task["view"].items()
+            for key, value in one.task["adapter"].items()
             if frozenset(str(value).split("+")) != frozenset(channels)
         }
-        rest = {**{name: one.task[name] for name in ("split", "model", "recipe")}, "view": view}
+        rest = {**{name: one.task[name] for name in ("split", "model", "recipe")}, "adapter": adapter}
         groups.setdefault(identify(rest), []).append((channels, one))
     return [_family(group) for group in groups.values()]
 

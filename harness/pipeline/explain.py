@@ -63,7 +63,9 @@ def explain(
         If a map holds values that are not finite.
     """
     found = [_of_member(member, spec, sample, explanation, seed=seed, classes=classes or {}) for member in members]
-    maps = found[0].maps if len(found) == 1 else np.mean([one.maps for one in found], axis=0, dtype=np.float64)
+    maps = found[0].maps
+    if len(found) > 1:
+        maps = np.asarray(np.mean([one.maps for one in found], axis=0, dtype=np.float64))
     if not np.isfinite(maps).all():
         name = ATTRIBUTIONS.name_of(explanation.attribution.func)
         raise CellError(f"the {name} map of {sample.id} holds values that are not finite")
@@ -181,7 +183,9 @@ def chosen_target(explanation: Explanation, spec: NetworkSpec) -> Target | None:
             f"got {', '.join(target.name for target in wanted) or 'none'}; name it: chosen_by="
         )
     if explanation.samples == "true_positive" and wanted[0].kind != "binary":
-        raise RequestError(f"samples=true_positive needs a binary target, and {wanted[0].name} has classes; take correct")
+        raise RequestError(
+            f"samples=true_positive needs a binary target, and {wanted[0].name} has classes; take correct"
+        )
     return wanted[0]
 
 

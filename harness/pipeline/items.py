@@ -91,9 +91,7 @@ class _Read(Items):
 
     def _inputs(self, chosen: Array) -> Iterable[Array]:
         read = [self.adapter.inputs(self.samples[index]) for index in chosen.tolist()]
-        return (
-            np.concatenate([_padded(one[place], shape) for one in read]) for place, shape in enumerate(self.shapes)
-        )
+        return (np.concatenate([_padded(one[place], shape) for one in read]) for place, shape in enumerate(self.shapes))
 
 
 @contextmanager
@@ -129,14 +127,10 @@ def batches(items: Items, order: Array, batch_size: int) -> Iterator[tuple[Array
     loader = DataLoader(
         items,
         batch_sampler=[chunk.tolist() for chunk in chunks],
-        collate_fn=_same,
+        collate_fn=lambda batch: batch,
         generator=torch.Generator(),  # the loader would draw a seed from the global stream
     )
     yield from zip(chunks, loader, strict=True)
-
-
-def _same(batch: Batch) -> Batch:
-    return batch
 
 
 def _channels_last(inputs: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import safetensors.torch
+import torch
 
 from harness.core.errors import CellError, first_line
 from harness.core.explanations import Explanation
@@ -22,6 +23,7 @@ from harness.core.types import JSON, Adapter, Array, Cohort, FittedAdapter, Netw
 from harness.data.maps import read_maps, write_sums
 from harness.data.splits import check_leaks
 from harness.pipeline.artifacts import (
+    as_stored,
     read_arrays,
     read_predictions,
     read_spec,
@@ -31,7 +33,7 @@ from harness.pipeline.artifacts import (
     write_predictions,
     write_values,
 )
-from harness.pipeline.cell import Cell, Job, cells_of, ensembles, hardware, is_done, restored
+from harness.pipeline.cell import Cell, Job, cells_of, hardware, is_done, restored
 from harness.pipeline.explain import Explained, blocks_of, choose_samples, chosen_target, explain
 from harness.pipeline.networks import Member, build_network, device
 from harness.pipeline.predict import predict, predicted_class
@@ -90,7 +92,7 @@ def load_member(task: Task, store: Store, record: CellRecord) -> tuple[Member, N
     return Member(_network(task, spec, store.artifact(record, _WEIGHTS)), adapter), spec
 
 
-def _network(task: Task, spec: NetworkSpec, weights: Path) -> object:
+def _network(task: Task, spec: NetworkSpec, weights: Path) -> torch.nn.Module:
     network = build_network(task, spec)
     network.load_state_dict(safetensors.torch.load_file(weights))
     return network.to(device()).eval()
@@ -122,11 +124,10 @@ class _Work:
         }
         try:
             self._refuse_other_code(cell)
-            # The streams of the two stages that were one once keep its name.
             with controlled(self.recipe_threads, seed_of(self.job.seed, cell.stage)):
                 facts = stages[cell.stage](cell, folder)
         except Exception as problem:  # a broken cell stays broken, with its first error line
-            error = first_line(problem)
+            error = first_line(problem, where=True)
             self.broken.add(cell.identity)
             for path in folder.iterdir():
                 path.unlink()
@@ -225,6 +226,7 @@ class _Work:
         }
         _check_finite(predictions)
         write_predictions(folder, predictions)
+        self.predicted[cell.identity] = as_stored(predictions)
         return {"samples": list(predictions), "networks": len(self._members)}
 
     def _explain(self, cell: Cell, folder: Path) -> dict[str, JSON]:
@@ -255,7 +257,7 @@ class _Work:
             stacked = np.stack(sums).astype(np.float32)
             flat = not np.any(stacked != stacked.flat[0])
             write_sums(folder / _SUMS, stacked)
-        self.maps[cell.identity] = found
+        self.maps = {cell.identity: found}  # of the last explanation alone: maps are large
         return {
             "channels": list(self._channels(explanation)),
             "outputs": list(outputs),
@@ -299,14 +301,9 @@ class _Work:
 
     def _write_values(self, folder: Path, cell: Cell, values: Values) -> None:
         """Values by the identity of each metric; a metric that fits no sample has none."""
-        subjects = {sample.id: sample.subject for sample in self.cohort.samples}
         empty: dict[str, JSON] = {"values": {}, "chance": {}}
         write_values(
-            folder,
-            {
-                identity: {"subjects": subjects_of(values.get(label, empty), subjects), **values.get(label, {"label": label, **empty})}
-                for label, identity in cell.metrics
-            },
+            folder, {identity: values.get(label, {"label": label, **empty}) for label, identity in cell.metrics}
         )
 
     def _chosen(self, cell: Cell, explanation: Explanation) -> list[Sample]:
@@ -375,8 +372,3 @@ def _check_finite(predictions: Mapping[str, Prediction]) -> None:
         for target, kept in targets.items():
             if not all(np.isfinite(array).all() for array in kept.values()):
                 raise CellError(f"the prediction of {target} for {sample} is not finite; try a smaller recipe.lr")
-
-
-def subjects_of(values: Mapping[str, JSON], subjects: Mapping[str, str]) -> dict[str, str]:
-    """Sample → subject of every sample that has values."""
-    return {sample: subjects[sample] for sample in values["values"]}

@@ -197,7 +197,9 @@ class Scalars(torch.nn.Module):
         """A copy of the network; what is fixed or added, which may be large, is shared."""
         twin = Scalars.__new__(Scalars)
         torch.nn.Module.__init__(twin)
-        twin.__dict__.update({key: value for key, value in self.__dict__.items() if key not in ("_modules", "training")})
+        twin.__dict__.update(
+            {key: value for key, value in self.__dict__.items() if key not in ("_modules", "training")}
+        )
         twin.network = copy.deepcopy(self.network, memo)
         twin.training = self.training
         return twin

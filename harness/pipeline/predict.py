@@ -64,9 +64,9 @@ def average(target: Target, predictions: Sequence[Mapping[str, Array]]) -> dict[
         As one prediction has it; logits are those of the mean probability.
     """
     if target.kind == "number":
-        return {"value": np.mean([one["value"] for one in predictions], axis=0)}
+        return {"value": np.asarray(np.mean([one["value"] for one in predictions], axis=0))}
     if target.kind == "mask":
-        mean = np.mean([one["probability"] for one in predictions], axis=0, dtype=np.float64)
+        mean = np.asarray(np.mean([one["probability"] for one in predictions], axis=0, dtype=np.float64))
         return {"probability": mean.astype(np.float32)}
     if target.kind == "binary":
         p = np.mean([one["probability"] for one in predictions], axis=0)
@@ -86,5 +86,3 @@ def predicted_class(target: Target, prediction: Mapping[str, Array]) -> int:
 def is_correct(target: Target, prediction: Mapping[str, Array], truth: float) -> bool:
     """Whether the predicted class is the true one."""
     return predicted_class(target, prediction) == int(truth)
-
-

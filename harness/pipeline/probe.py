@@ -120,9 +120,7 @@ def predict_function(
     return predict, item if item.ndim == 4 else item[..., None]
 
 
-def _scalars(
-    member: Member, spec: NetworkSpec, sample: Sample, scalar: Scalar, classes: Mapping[str, int]
-) -> Scalars:
+def _scalars(member: Member, spec: NetworkSpec, sample: Sample, scalar: Scalar, classes: Mapping[str, int]) -> Scalars:
     pairs = explained_inputs(member, sample)
     added = [pairs[place][1] for place in spec.explained]
     return Scalars(

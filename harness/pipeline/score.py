@@ -159,9 +159,7 @@ def inputs_of_map(
     )
 
 
-def add(
-    into: Values, task: Task, label: str, sample: Sample, where: str, name: str, given: MetricInputs
-) -> None:
+def add(into: Values, task: Task, label: str, sample: Sample, where: str, name: str, given: MetricInputs) -> None:
     """Evaluate one metric and add its value.
 
     Parameters
@@ -178,9 +176,7 @@ def add(
             of_sample[where][name] = None if math.isnan(value) else value
 
 
-def collapse_flags(
-    spec: NetworkSpec, samples: Sequence[Sample], predictions: Mapping[str, Prediction]
-) -> list[str]:
+def collapse_flags(spec: NetworkSpec, samples: Sequence[Sample], predictions: Mapping[str, Prediction]) -> list[str]:
     """``collapsed`` if a target's prediction is the same for all samples, or empty for all masks.
 
     Notes

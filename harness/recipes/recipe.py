@@ -70,17 +70,16 @@ class Recipe:
     lr_factor: Callable[[int], float] = lambda epoch: 1.0
 
 
-def adam(
-    parameters: list[torch.nn.Parameter], *, name: str, lr: float, weight_decay: float
-) -> torch.optim.Optimizer:
+def adam(parameters: list[torch.nn.Parameter], *, name: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
     """Adam or AdamW in one fused step.
 
     Parameters
     ----------
     name : ``"adam"`` or ``"adamw"``
     """
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
-    return kind(parameters, lr=lr, weight_decay=weight_decay, fused=True)
+    kind: type[torch.optim.Adam] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
+    optimiser: torch.optim.Optimizer = kind(parameters, lr=lr, weight_decay=weight_decay, fused=True)
+    return optimiser
 
 
 def unchanged(rng: np.random.Generator, batch: Batch) -> Batch:

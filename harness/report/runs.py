@@ -13,13 +13,14 @@ import numpy as np
 from harness.core.identity import identify, module_digest
 from harness.core.types import Array, Cohort
 from harness.data.maps import GroupMap, group_map, write_map, write_preview
-from harness.pipeline.cell import Cell, is_grouped, restored
+from harness.pipeline.cell import Cell, restored
 from harness.pipeline.group_maps import group_sums, target_mask
 from harness.pipeline.leaderboard import read_facts
 from harness.report.figures import figures_of_one
 from harness.report.tables import winners
 from harness.storage.store import CellRecord, Store
-from harness.sweep.plan import Plan, Tables
+from harness.sweep.collect import Tables
+from harness.sweep.plan import Plan
 from harness.tuning.spaces import short
 
 __all__ = ["chosen_tags", "pooled_files", "pooled_metrics", "pooled_of"]
@@ -103,15 +104,15 @@ class _Mean:
 def _means(plan: Plan, identity: str) -> Iterator[tuple[str, _Mean]]:
     """Name and mean map of each attribution, and of each output where several are explained."""
     cohort = plan.groups[identity].cohort
-    grouped = is_grouped(restored(next(one for one in plan.configurations if one.id == identity)))
+    grouped = restored(next(one for one in plan.configurations if one.id == identity)).summed
     for attribution, cells in _explained(plan, identity).items():
         title = attribution.replace("_", " ")
         channels = tuple(str(name) for name in cells[0].record.facts.get("channels", ()))
         if grouped:
-            for output, found in _of_sums(plan.store, cells, cohort.samples[0].affine).items():
+            for output, found in _of_sums(plan.store, cells, cohort.samples[0].grid.affine).items():
                 yield f"{attribution}_{output}", _Mean(found, f"{title} of {output}", channels, output)
         else:
-            affines = {sample.id: sample.affine for sample in cohort.samples}
+            affines = {sample.id: sample.grid.affine for sample in cohort.samples}
             subjects = {sample.id: sample.subject for sample in cohort.samples}
             found = group_map(plan.store, [one.record for one in cells], affines, subjects)
             yield attribution, _Mean(found, title, channels)

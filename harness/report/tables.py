@@ -17,7 +17,7 @@ from harness.core.task import Configuration, Task
 from harness.core.types import JSON, Array
 from harness.metrics.metric_inputs import MetricInputs
 from harness.metrics.register import evaluate
-from harness.pipeline.cell import Job, is_grouped
+from harness.pipeline.cell import Job
 from harness.pipeline.contribution import shapley_rows
 from harness.pipeline.leaderboard import (
     MetricFacts,
@@ -33,7 +33,9 @@ from harness.report.page import Cell, ReportTable
 from harness.stats.hypotheses import Contrast, Estimate, Finding, Pair, judge, mean_contrast, pooled_contrast
 from harness.stats.intervals import MINIMUM_SUBJECTS
 from harness.sweep.catalogue import load_task
-from harness.sweep.plan import Plan, Tables, regions_of_interest
+from harness.sweep.collect import Tables, regions_of_interest
+from harness.sweep.grid import idle_options
+from harness.sweep.plan import Plan
 from harness.tuning.search import Chosen, chosen_of
 from harness.tuning.spaces import short
 
@@ -66,7 +68,7 @@ def sheets_of(plan: Plan, tables: Tables, shapley: pa.Table | None) -> list[Repo
     rois = regions_of_interest(plan)
     if rois is not None:
         sheets.append(_rois_sheet(rois))
-    if is_grouped(plan.request.task):
+    if plan.request.task.summed:
         sheets.append(_scores_sheet(tables))
     found_by_search = winners(plan)
     if found_by_search:
@@ -194,7 +196,7 @@ def findings(plan: Plan, tables: Tables) -> list[Found]:
     """
     task = plan.request.task
     found: list[Found] = []
-    if task.outcome is not None and plan.cohort.truth is None:
+    if idle_options(task):
         return found  # a measured score: what the paper says of simulated ones does not apply
     for ordering in _declared(task).hypotheses:
         if ordering.metric not in task.metrics:

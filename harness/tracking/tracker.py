@@ -224,7 +224,7 @@ class Tracker:
         tags = {"harness.profile": configuration.profile, "harness.cohort": configuration.fingerprint}
         tags |= {f"harness.{key}": str(value) for key, value in facts.items() if str(value)}
         params = {_legal(key): str(value) for key, value in configuration.axes.items()}
-        for part in ("view", "model", "recipe", "split"):
+        for part in ("adapter", "model", "recipe", "split"):
             params |= {_legal(f"{part}.{key}"): str(value) for key, value in configuration.task[part].items()}
         self._parents[configuration.id] = self._start(configuration.id, name, tags, params, parent="")
 

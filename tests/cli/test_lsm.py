@@ -16,7 +16,8 @@ from harness.core.errors import RequestError
 from harness.data.bids import index
 from harness.sweep.estimate import estimate
 from harness.sweep.grammar import Words, to_words
-from harness.sweep.plan import at, prepare
+from harness.sweep.grid import at
+from harness.sweep.plan import prepare
 from harness.sweep.request import resolve
 
 SIMULATED = ("noise", "roi_size", "outcome.patients")

@@ -23,8 +23,9 @@ from harness.report.page import Figure
 from harness.report.tables import findings, sheets_of
 from harness.stats.intervals import mean_interval
 from harness.storage.store import Store
+from harness.sweep.collect import Tables, collect
 from harness.sweep.grammar import parse
-from harness.sweep.plan import Plan, Tables, collect
+from harness.sweep.plan import Plan
 
 
 @pytest.fixture(scope="module")

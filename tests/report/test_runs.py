@@ -21,8 +21,9 @@ from harness.data.maps import read_map, read_maps
 from harness.pipeline.cell import Cell
 from harness.report.runs import pooled_files, pooled_metrics, pooled_of
 from harness.storage.store import CellRecord, Store, write_record
+from harness.sweep.collect import Tables
 from harness.sweep.grammar import parse, to_words
-from harness.sweep.plan import Plan, Tables
+from harness.sweep.plan import Plan
 
 Words = Callable[..., dict[str, Any]]
 AFFINE = np.diag([1.0, 1.5, 2.0, 1.0])

@@ -19,19 +19,13 @@ from harness.pipeline import cell as cell_module
 from harness.pipeline import leaderboard
 from harness.pipeline.leaderboard import VOLATILE
 from harness.storage.store import CellRecord
+from harness.sweep.cohorts import generate, phantom_folder
+from harness.sweep.collect import collect
 from harness.sweep.grammar import texts_of, to_words
-from harness.sweep.plan import (
-    Plan,
-    collect,
-    generate,
-    latest_run,
-    phantom_folder,
-    prepare,
-    recall,
-    run,
-    run_names,
-)
+from harness.sweep.plan import Plan, prepare
 from harness.sweep.request import resolve
+from harness.sweep.resume import latest_run, recall, run_names
+from harness.sweep.run import run
 
 Words = Callable[..., dict[str, Any]]
 
@@ -105,7 +99,7 @@ def test_finished_run_runs_nothing_again(
     planned: Callable[..., Plan], finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same command has nothing to do, reads no network, and gives the same table."""
-    monkeypatch.setattr("harness.sweep.plan.run_here", _never)
+    monkeypatch.setattr("harness.sweep.run.run_here", _never)
     plan = planned(finished)
     assert plan.missing() == () and done(plan) == []
     assert all(row["status"] == "undecided: 3 subjects" for row in collect(plan).prediction.to_pylist())
@@ -257,7 +251,7 @@ def test_new_score_of_an_older_training_is_flagged(
 ) -> None:
     """A score that is computed today from weights of older code says so as well."""
     monkeypatch.setattr(cell_module, "_digest", lambda modules: f"edited {modules}")
-    monkeypatch.setattr("harness.sweep.plan.run_here", _scores_only)
+    monkeypatch.setattr("harness.sweep.run.run_here", _scores_only)
     plan = planned(finished, accept_code=True, metrics__sensitivity__tolerance_mm=1.0)
     run(plan)
     assert collect(plan).prediction.to_pylist()[0]["flags"].endswith("older code accepted")

@@ -26,8 +26,9 @@ from harness.pipeline.cell import Job
 from harness.pipeline.leaderboard import VOLATILE
 from harness.storage.store import CellRecord
 from harness.sweep.grammar import parse
-from harness.sweep.plan import prepare, run
+from harness.sweep.plan import prepare
 from harness.sweep.request import resolve
+from harness.sweep.run import run
 from harness.tuning.jobs import keep_to_granted_gpus
 
 pytestmark = pytest.mark.ray

@@ -23,9 +23,12 @@ from harness.report.runs import chosen_tags
 from harness.report.tables import sheets_of, winners
 from harness.simulation.phantom import PhantomSubject
 from harness.storage.store import CellRecord
+from harness.sweep.collect import collect
 from harness.sweep.grammar import parse
-from harness.sweep.plan import Plan, Request, collect, prepare, recall, run
+from harness.sweep.plan import Plan, Request, prepare
 from harness.sweep.request import resolve
+from harness.sweep.resume import recall
+from harness.sweep.run import run
 from harness.tuning import nested
 from harness.tuning import search as searching
 from harness.tuning import trials as trying

@@ -115,9 +115,7 @@ def class_column(
     return _with(cohort, target, column, lambda value: float(names.index(str(value))) if str(value) in names else None)
 
 
-def _with(
-    cohort: Cohort, target: Target, column: str, read: Callable[[float | str], float | None]
-) -> Cohort:
+def _with(cohort: Cohort, target: Target, column: str, read: Callable[[float | str], float | None]) -> Cohort:
     """The cohort with a target; samples without a value are ineligible."""
     known = sorted({name for sample in cohort.samples for name in sample.covariates})
     if column not in known:

@@ -102,12 +102,14 @@ def scores(
     grid = cohort.samples[0].shape
     touched, summed = _counts(cohort, cache)
     regions = _regions(
-        touched.load(), grid, cohort.samples[0].affine, roi_seed, atlas=atlas, labels=labels, centres=centres,
+        touched.load(), grid, cohort.samples[0].grid.affine, roi_seed, atlas=atlas, labels=labels, centres=centres,
         rois=rois, size=size, shape=shape, patients=patients, rule=rule, strata=strata,
     )  # fmt: skip
     loads = np.array([lesion_scores.loads(sample.masks["lesion"].load(), regions) for sample in cohort.samples])
     if weights and design != "single":
-        raise OutOfRange(f"weights apply to design=single only, got design={design}; leave them out, or set design=single")
+        raise OutOfRange(
+            f"weights apply to design=single only, got design={design}; leave them out, or set design=single"
+        )
     table = lesion_scores.score_weights(design, len(regions), b=b, weights=weights or None)
     made = lesion_scores.scores(
         loads, table, generator(noise_seed, "outcome", "noise"),
@@ -119,7 +121,7 @@ def scores(
         for sample, target, clean in zip(cohort.samples, made.targets, made.expected, strict=True)
     )
     volumes = np.array([float(sample.masks["lesion"].voxels()[1].sum()) for sample in cohort.samples])
-    rows = lesion_scores.roi_table(regions, loads, touched.load(), volumes, cohort.samples[0].affine)
+    rows = lesion_scores.roi_table(regions, loads, touched.load(), volumes, cohort.samples[0].grid.affine)
     truth = Truth(
         rois={roi.name: _kept(cache, roi.volume(grid)) for roi in regions},
         weights={
@@ -181,7 +183,8 @@ def _shuffled(cohort: Cohort, seed: int) -> Cohort:
     order = generator(seed, "outcome", "shuffle").permutation(len(cohort.samples))
     dealt = [cohort.samples[index].targets for index in order]
     samples = tuple(
-        dataclasses.replace(sample, targets=given, clean={}) for sample, given in zip(cohort.samples, dealt, strict=True)
+        dataclasses.replace(sample, targets=given, clean={})
+        for sample, given in zip(cohort.samples, dealt, strict=True)
     )
     return dataclasses.replace(cohort, samples=samples)
 
