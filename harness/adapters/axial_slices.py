@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from harness.core.errors import OutOfRange, RequestError
 from harness.core.registry import ADAPTERS
-from harness.core.targets import logistic
+from harness.core.targets import Target, logistic
 from harness.core.types import Array, Cohort, Input, NetworkSpec, Prediction, Reads, Sample
 
 __all__ = ["AxialSlices", "axial_slices"]
@@ -57,12 +57,12 @@ class AxialSlices:
         volume = np.stack([sample.images[name].load() for name in self.channels]).astype(np.float32)
         return (np.ascontiguousarray(np.moveaxis(volume, -1, 0)),)
 
-    def targets(self, sample: Sample) -> dict[str, Array]:
+    def targets(self, sample: Sample, targets: Sequence[Target]) -> dict[str, Array]:
         """Labels of the slices, (Z, X, Y) int64 with 1 inside a lesion."""
         target = np.asarray(sample.masks[_TARGET].load() > 0)
         return {_TARGET: np.ascontiguousarray(np.moveaxis(target, -1, 0).astype(np.int64))}
 
-    def to_prediction(self, outputs: Mapping[str, Array], sample: Sample) -> Prediction:
+    def to_prediction(self, outputs: Mapping[str, Array], sample: Sample, targets: Sequence[Target]) -> Prediction:
         """Lesion probability of every voxel.
 
         Parameters

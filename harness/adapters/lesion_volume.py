@@ -131,15 +131,15 @@ class LesionVolume:
             values = unit_length(values, _volume(sample))
         return voxels, values.astype(np.float32)
 
-    def targets(self, sample: Sample) -> dict[str, Array]:
+    def targets(self, sample: Sample, targets: Sequence[Target]) -> dict[str, Array]:
         """Each score as the network should predict it, (1,) float32."""
-        names = self.scores or tuple(sample.targets)
+        names = [target.name for target in targets]
         adjustment, values = self._fitted(), np.array([sample.targets[name] for name in names])
         if adjustment is not None:
             values = adjustment.targets(values, _volume(sample))
         return {name: values[[index]].astype(np.float32) for index, name in enumerate(names)}
 
-    def to_prediction(self, outputs: Mapping[str, Array], sample: Sample) -> Prediction:
+    def to_prediction(self, outputs: Mapping[str, Array], sample: Sample, targets: Sequence[Target]) -> Prediction:
         """The predicted scores.
 
         Parameters

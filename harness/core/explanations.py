@@ -71,6 +71,11 @@ class Explanation:
         return "sums" in self.keep
 
     @property
+    def judged_as_sum(self) -> bool:
+        """Whether metrics see the sum over samples; where each map is kept, they see those."""
+        return self.keep == "sums"
+
+    @property
     def mapped(self) -> bool:
         """Whether each sample's map is kept."""
         return "maps" in self.keep

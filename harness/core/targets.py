@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from harness.core.errors import OutOfRange
 
-__all__ = ["KINDS", "Kind", "Target", "is_collapsed", "kept", "logistic", "softmax"]
+__all__ = ["KINDS", "Kind", "Target", "as_array", "is_collapsed", "kept", "logistic", "softmax"]
 
 Array = npt.NDArray[Any]
 Kind = Literal["mask", "number", "binary", "classes"]
@@ -102,6 +102,11 @@ def kept(target: Target, output: Array) -> dict[str, Array]:
     if target.kind == "binary":
         return {"logit": said[0], "probability": logistic(said[0])}
     return {"logits": said, "probabilities": softmax(said)}
+
+
+def as_array(target: Target, value: float) -> Array:
+    """The value of one item as a network learns it, (1,): classes as int64, others as float32."""
+    return np.array([value], np.int64 if target.kind == "classes" else np.float32)
 
 
 def logistic(logit: Array) -> Array:

@@ -145,7 +145,7 @@ class Task:
     @property
     def summed(self) -> bool:
         """Whether any explanation is judged as a sum over samples."""
-        return any(one.summed for one in self.explained.values())
+        return any(one.judged_as_sum for one in self.explained.values())
 
     @property
     def attributions(self) -> dict[str, Component]:

@@ -447,11 +447,14 @@ class Adapter(Protocol):
         """One (N, C, *space) float32 array for each input, in a fixed order; no truth is needed."""
         ...
 
-    def targets(self, sample: Sample) -> dict[str, Array]:
-        """Target → what the network should say of each item, (N, …): int64 labels or float32 values."""
+    def targets(self, sample: Sample, targets: Sequence[Target]) -> dict[str, Array]:
+        """Name of each target → what the network should say of each item, (N, …).
+
+        Labels are int64, numbers and binary labels float32.
+        """
         ...
 
-    def to_prediction(self, outputs: Mapping[str, Array], sample: Sample) -> Prediction:
+    def to_prediction(self, outputs: Mapping[str, Array], sample: Sample, targets: Sequence[Target]) -> Prediction:
         """Outputs of each target, (N, width, *space), for all items of a sample → what is kept."""
         ...
 

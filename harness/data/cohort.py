@@ -176,6 +176,7 @@ _ENTRY = pa.struct(
         ("dtype", pa.string()),
         ("sha256", pa.string()),
         ("coding", pa.string()),
+        ("index", pa.int64()),
     ]
 )
 _COLUMNS = [
@@ -268,7 +269,9 @@ def open_cohort(path: Path, *, check_content: bool = False) -> Cohort:
     )
     truth = None if facts["truth"] is None else _read_truth(facts["truth"])
     entries = [_entry_image(entry) for row in rows for entry in (*row["images"], *row["masks"])]
-    problems = _problems(dict.fromkeys(entries), check_content=check_content)
+    # Of a file that holds many images the last one is enough.
+    once = {image.path: image for image in entries}
+    problems = _problems(once.values(), check_content=check_content)
     if problems:
         raise StoreError("\n".join([f"{path}: {len(problems)} of its images cannot be used:", *problems]))
     return Cohort(
@@ -341,6 +344,7 @@ def _entry_image(entry: Mapping[str, JSON]) -> CachedImage:
         entry["dtype"],
         entry["sha256"],
         entry["coding"],
+        entry["index"],
     )
 
 

@@ -62,7 +62,6 @@ def metric_facts(task: Task, levels: Sequence[str], *, fixed_test: bool = False)
     ----------
     fixed_test : whether metrics of predictions are repeated for validation samples
     """
-    summed = any(explanation.summed for explanation in task.explained.values())
     found = []
     for label, component in task.metrics.items():
         level = level_of(component)
@@ -78,7 +77,7 @@ def metric_facts(task: Task, levels: Sequence[str], *, fixed_test: bool = False)
             chance=float(chance) if isinstance(chance, int | float) else math.nan,
             # A ceiling that the data set is unknown where they do not; the end of the range is not it.
             ceiling=_ceiling(entry.facts["direction"], low, high) if entry.facts["ceiling"] is None else math.nan,
-            level="pooled" if level == "pool" or (summed and level == "explanation") else "subject",
+            level="pooled" if level == "pool" or (task.summed and level == "explanation") else "subject",
             source=entry.source,
             summary=entry.summary,
         )
@@ -249,7 +248,7 @@ class _Aggregate:
         values: dict[str, Any] = _whole(self.task, read.targets, self.subjects)
         pooled: Mapping[str, Score] = {}
         outputs: dict[str, Row] = {}
-        if self.task.explained[label].summed:
+        if self.task.explained[label].judged_as_sum:
             found = score_group(self.task, self.configuration, label, explain, self.cohort, self.store)
             values, pooled = {**values, **found.paired}, found.whole
             for name, by_metric in found.by_output.items():

@@ -104,16 +104,16 @@ def open_items(adapter: Adapter, samples: Sequence[Sample], spec: NetworkSpec) -
     samples : at least one
     spec : of the network
     """
-    first = _item_arrays(adapter, samples[0])
+    first = _item_arrays(adapter, samples[0], spec)
     size = sum(array.nbytes for array in first) * len(samples)
     counts = len(first[0])
     if size <= HELD_BYTES:
-        yield _held(adapter, samples)
+        yield _held(adapter, samples, spec)
     elif counts == 1:
         yield _read(adapter, samples, spec)
     else:
         with tempfile.TemporaryDirectory(prefix="harness-items-") as folder:
-            yield _packed(adapter, samples, Path(folder))
+            yield _packed(adapter, samples, spec, Path(folder))
 
 
 def batches(items: Items, order: Array, batch_size: int) -> Iterator[tuple[Array, Batch]]:
@@ -138,20 +138,20 @@ def _channels_last(inputs: torch.Tensor) -> torch.Tensor:
     return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
 
 
-def _item_arrays(adapter: Adapter, sample: Sample) -> list[Array]:
-    return [*adapter.inputs(sample), *adapter.targets(sample).values()]
+def _item_arrays(adapter: Adapter, sample: Sample, spec: NetworkSpec) -> list[Array]:
+    return [*adapter.inputs(sample), *adapter.targets(sample, spec.targets).values()]
 
 
-def _held(adapter: Adapter, samples: Sequence[Sample]) -> Items:
+def _held(adapter: Adapter, samples: Sequence[Sample], spec: NetworkSpec) -> Items:
     inputs = [adapter.inputs(sample) for sample in samples]
-    targets = [adapter.targets(sample) for sample in samples]
+    targets = [adapter.targets(sample, spec.targets) for sample in samples]
     arrays = tuple(_joined([one[place] for one in inputs]) for place in range(len(inputs[0])))
     labels = {name: _joined([one[name] for one in targets]) for name in targets[0]}
     return _Held(arrays, labels, _weights(samples, [len(one[0]) for one in inputs], labels))
 
 
 def _read(adapter: Adapter, samples: Sequence[Sample], spec: NetworkSpec) -> Items:
-    targets = [adapter.targets(sample) for sample in samples]
+    targets = [adapter.targets(sample, spec.targets) for sample in samples]
     labels = {name: _joined([one[name] for one in targets]) for name in targets[0]}
     if all(one.shape for one in spec.inputs):
         shapes = tuple((len(one.channels), *one.shape) for one in spec.inputs)
@@ -160,20 +160,20 @@ def _read(adapter: Adapter, samples: Sequence[Sample], spec: NetworkSpec) -> Ite
     return _Read(adapter, tuple(samples), shapes, labels, _weights(samples, [1] * len(samples), labels))
 
 
-def _packed(adapter: Adapter, samples: Sequence[Sample], folder: Path) -> Items:
+def _packed(adapter: Adapter, samples: Sequence[Sample], spec: NetworkSpec, folder: Path) -> Items:
     """Every array of the items in one memory-mapped file; samples are read one at a time, twice."""
-    shapes = list(_largest(tuple(one.shape[1:] for one in _item_arrays(adapter, sample)) for sample in samples))
+    shapes = list(_largest(tuple(one.shape[1:] for one in _item_arrays(adapter, sample, spec)) for sample in samples))
     counts = [len(adapter.inputs(sample)[0]) for sample in samples]
-    names = list(adapter.targets(samples[0]))
+    names = list(adapter.targets(samples[0], spec.targets))
     inputs = len(shapes) - len(names)
-    types = [one.dtype for one in _item_arrays(adapter, samples[0])]
+    types = [one.dtype for one in _item_arrays(adapter, samples[0], spec)]
     files = [
         np.lib.format.open_memmap(folder / f"{place}.npy", mode="w+", dtype=types[place], shape=(sum(counts), *shape))
         for place, shape in enumerate(shapes)
     ]
     start = 0
     for sample, count in zip(samples, counts, strict=True):
-        for place, array in enumerate(_item_arrays(adapter, sample)):
+        for place, array in enumerate(_item_arrays(adapter, sample, spec)):
             files[place][start : start + count] = _padded(array, shapes[place])
         start += count
     labels = dict(zip(names, files[inputs:], strict=True))

@@ -31,7 +31,7 @@ def predict(members: Sequence[Member], spec: NetworkSpec, sample: Sample, *, bat
         target → what is kept, see :mod:`harness.core.targets`
     """
     found = [
-        member.adapter.to_prediction(outputs_of(member, spec, sample, batch_size=batch_size), sample)
+        member.adapter.to_prediction(outputs_of(member, spec, sample, batch_size=batch_size), sample, spec.targets)
         for member in members
     ]
     if len(found) == 1:

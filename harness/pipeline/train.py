@@ -152,7 +152,7 @@ def _fit(model: Fitted, adapter: Adapter, spec: NetworkSpec, training: Sequence[
         ),
         shape=(len(rows), int(np.prod(spec.inputs[0].shape))),
     )
-    said = [adapter.targets(sample) for sample in training]
+    said = [adapter.targets(sample, spec.targets) for sample in training]
     targets = np.array([[one[target.name][0] for target in spec.targets] for one in said]).astype(np.float64)
     torch.manual_seed(seed_of(seed, "training"))
     model.fit(lesions, targets, rng=generator(seed, "training"))

@@ -104,6 +104,8 @@ class _Mean:
 def _means(plan: Plan, identity: str) -> Iterator[tuple[str, _Mean]]:
     """Name and mean map of each attribution, and of each output where several are explained."""
     cohort = plan.groups[identity].cohort
+    if any(sample.affine is None for sample in cohort.samples):
+        return  # pictures share no place in space
     grouped = restored(next(one for one in plan.configurations if one.id == identity)).summed
     for attribution, cells in _explained(plan, identity).items():
         title = attribution.replace("_", " ")

@@ -15,6 +15,7 @@ from harness.core.task import Task, describe_component, modules_of
 from harness.core.types import Cohort, Reads
 from harness.data.bids import write_phantom
 from harness.data.cohort import save
+from harness.data.pictures import write_pictures
 
 __all__ = [
     "Group",
@@ -124,11 +125,14 @@ def phantom_folder(task: Task, settings: RunSettings) -> Path:
 
 
 def generate(task: Task, root: Path) -> None:
-    """Write a task's generated cohort as a BIDS folder."""
+    """Write a task's generated cohort as a folder that its reader takes: BIDS, or pictures with a table."""
     subjects = (task.phantom(task.phantom_seed, number) for number in range(task.phantom_subjects))
     phantoms = KINDS["phantom"]
     described = describe_component(phantoms, task.phantom)
     facts = phantoms.get(described["use"]).facts
+    if facts.get("layout") == "pictures":
+        write_pictures(root, subjects)
+        return
     sources = {facts["target"]: (facts["label_source"],)} if "label_source" in facts else {}
     write_phantom(
         root,

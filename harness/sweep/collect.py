@@ -79,7 +79,7 @@ def agreements(plan: Plan) -> pa.Table | None:
     lines = []
     for configuration in plan.configurations:
         task = restored(configuration)
-        labels = [label for label in explanations_of(task) if task.explained[label].summed]
+        labels = [label for label in explanations_of(task) if task.explained[label].judged_as_sum]
         own = [job for job in plan.jobs if job.row == configuration.id]
         cells = [cell for job in own for cell in job.cells if cell.stage == "explain"]
         for one in agreement(configuration, cells, plan.store, labels=labels):

@@ -149,7 +149,7 @@ def _probe(job: Job, cohort: Cohort, sample: Sample) -> _Cost:
         # What an adapter learns changes no time; a few subjects stand for all.
         adapter = adapter.fit([own[name] for name in job.split.train[:_FITTED]], spec.targets)
     recipe = task.recipe()
-    inputs, targets = adapter.inputs(sample), adapter.targets(sample)
+    inputs, targets = adapter.inputs(sample), adapter.targets(sample, spec.targets)
     item_bytes = sum(one[0].nbytes for one in (*inputs, *targets.values()))
     sums = BLOCKS * len(spec.targets) if all(one.summed for one in task.explained.values()) else 0
     slices = len(inputs[0]) > 1
