@@ -67,8 +67,8 @@ def analyse(text: bytes) -> Code:
     -----
     A definition holds every statement that binds its name, and also those that
     change its object: an item or attribute that is set, a method that is called for
-    its effect (``TABLE.update(…)``), in whatever function, and the definitions whose
-    decorator does so. A statement that does neither belongs to the names that it
+    its effect (``TABLE.update(…)``, ``@TABLE.add``), in whatever function, and what
+    calls such a function when the module is imported. A statement that does neither belongs to the names that it
     uses, or to everything if there are none.
     """
     tree = _without_docstrings(ast.parse(text))
@@ -228,14 +228,19 @@ class _Statement(ast.NodeVisitor):
     visit_ImportFrom = visit_Import
 
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
-        for decorator in node.decorator_list:
-            self.visit(decorator)
+        self._decorated(node.decorator_list)
         self._function(node.args, node.body)
 
     visit_AsyncFunctionDef = visit_FunctionDef
 
     def visit_Lambda(self, node: ast.Lambda) -> None:
         self._function(node.args, [node.body])
+
+    def _decorated(self, decorators: Sequence[ast.expr]) -> None:
+        for decorator in decorators:
+            if isinstance(decorator.func if isinstance(decorator, ast.Call) else decorator, ast.Attribute):
+                self._change(decorator)  # @TABLE.add("name"), @function.register
+            self.visit(decorator)
 
     def _function(self, arguments: ast.arguments, body: Sequence[ast.AST]) -> None:
         for default in (*arguments.defaults, *arguments.kw_defaults):
@@ -247,7 +252,8 @@ class _Statement(ast.NodeVisitor):
         self._depth -= 1
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
-        for part in (*node.decorator_list, *node.bases, *node.keywords):
+        self._decorated(node.decorator_list)
+        for part in (*node.bases, *node.keywords):
             self.visit(part)
         # Methods do not see what the class binds, and in the class itself it may come after its first use.
         self._within([found for found in _bound(node.body, self._owner) if found[1]], node.body)
