@@ -195,8 +195,8 @@ def _name_of(function: Callable[..., Any]) -> str:
         return module
     holder = sys.modules.get(module)
     names = [] if holder is None else [one for one, value in vars(holder).items() if value is function]
-    if name not in names and not hasattr(function, "__wrapped__"):  # its name was given to something else since
-        names.append(name.partition(".")[0])
+    if not (names or "<" in name or hasattr(function, "__wrapped__")):  # its name was given to a wrapper
+        names = [name.partition(".")[0]]
     defined = _code(module).definitions
     found = sorted((one for one in names if one in defined), key=lambda one: (one != name, one))
     if not found:
