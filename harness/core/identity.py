@@ -189,7 +189,12 @@ def _named(component: functools.partial[Any], entry: Entry) -> list[str]:
 
 def _name_of(function: Callable[..., Any]) -> str:
     """``module:name`` of a function: the name under which its module holds it, or that of its definition."""
-    module, _, name = f"{function.__module__}:{function.__qualname__}".partition(":")
+    name = getattr(function, "__qualname__", None)
+    if name is None:
+        raise RegistrationError(
+            f"only functions and classes have a code digest, got {function!r}; for one with options take digest_of"
+        )
+    module = function.__module__
     if not _source(module):
         module_digest(module)  # a compiled module counts as a whole; one without a file is refused
         return module

@@ -286,7 +286,7 @@ def _definitions(statements: Sequence[_Statement]) -> dict[str, Definition]:
         return root in bound or "/" in root or (starred and not hasattr(builtins, root))
 
     found = {}
-    for name in {*belonging, *imported}:
+    for name in sorted({*belonging, *imported}):
         uses = {use for statement in belonging[name] for use in statement.uses if known(use)}
         if name in made and _EVERYTHING in belonging:
             uses.add(_EVERYTHING)

@@ -382,6 +382,12 @@ def test_component_of_a_notebook_is_refused() -> None:
         component_digest(space["mine"])
 
 
+def test_partial_is_refused() -> None:
+    """Options may name other components, which the digest of a function alone would miss."""
+    with pytest.raises(RegistrationError, match="only functions and classes have a code digest, .* take digest_of"):
+        component_digest(partial(identify))
+
+
 def test_digest_of_several_functions_has_no_order(write: Write) -> None:
     """The digest of several functions is that of the set."""
     module = _imported(write, "def a(x): ...\ndef b(x): ...\n")
