@@ -9,7 +9,6 @@ turns JSON back (on a worker, without importing the task's module).
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -35,7 +34,6 @@ __all__ = [
     "Task",
     "describe",
     "describe_component",
-    "modules_of",
     "restore",
     "single_components",
 ]
@@ -293,8 +291,3 @@ def describe_component(registry: Registry, component: Component) -> dict[str, JS
 def single_components(task: Task) -> dict[str, Component]:
     """The components of which a task has one each, without those that it does not have."""
     return {kind: part for kind in SINGLE if (part := getattr(task, kind)) is not None}
-
-
-def modules_of(*parts: Component) -> tuple[str, ...]:
-    """Modules in which parts are defined, for a code digest."""
-    return tuple(sorted({inspect.unwrap(part.func).__module__ for part in parts}))

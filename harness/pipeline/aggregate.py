@@ -31,7 +31,7 @@ from harness.pipeline.score import level_of
 from harness.stats.intervals import bootstrap_interval, jackknife_interval, pseudo_values
 from harness.storage.store import Store
 
-__all__ = ["VALIDATION", "Pooled", "metric_facts", "pool"]
+__all__ = ["VALIDATION", "Pooled", "metric_facts", "pool", "pooled_value"]
 
 _DRAWS = 2000
 _MANY = 100  # subjects from which pooled metrics, all smooth, have the jackknife's interval at a third of the cost
@@ -319,7 +319,7 @@ class _Aggregate:
 
         def compute(wanted: Sequence[str]) -> dict[str, JSON]:
             return {
-                label: _pooled_json(task, label, parts[label], self.subjects, paired=self._is_paired(label, region))
+                label: pooled_value(task, label, parts[label], self.subjects, paired=self._is_paired(label, region))
                 for label in wanted
             }
 
@@ -447,7 +447,7 @@ def _statistic(component: Component, sampled: _Sampled) -> Callable[[Array], flo
     return statistic
 
 
-def _pooled_json(task: Task, label: str, tables: Sequence[Table], subjects: Mapping[str, str], *, paired: bool) -> JSON:
+def pooled_value(task: Task, label: str, tables: Sequence[Table], subjects: Mapping[str, str], *, paired: bool) -> JSON:
     """A pooled metric as JSON, with a value per subject if configurations are compared by it."""
     component = task.metrics[label]
     sampled = _sampled(tables, _needs(task, label), subjects)

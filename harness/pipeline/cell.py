@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from harness.core.identity import code_digest, identify, module_digest
-from harness.core.registry import ATTRIBUTIONS, METRICS, MODELS
-from harness.core.task import Component, Configuration, Task, modules_of, restore
+from harness.core.identity import code_digest, digest_of, identify, module_digest
+from harness.core.registry import ADAPTERS, ATTRIBUTIONS, METRICS, MODELS, POSTPROCESSINGS, RECIPES
+from harness.core.task import Configuration, Task, restore
 from harness.core.types import JSON, Adapter, Cohort, Folds, NetworkSpec, Reads, Split
 from harness.pipeline.explain import chosen_target
 from harness.pipeline.networks import told_of
@@ -43,14 +43,22 @@ __all__ = [
 ENSEMBLE = -1
 """Fold of cells that average the networks of all folds."""
 
-# What each stage runs besides its components; editing one of these is a change of the stage.
-_STAGE_MODULES: Mapping[str, tuple[str, ...]] = {
-    "train": ("harness.pipeline.train",),
-    "predict": ("harness.pipeline.predict",),
-    "explain": ("harness.pipeline.explain",),
-    "probe": ("harness.pipeline.probe",),
-    "score": ("harness.pipeline.score",),
-    "pool": ("harness.pipeline.aggregate", "harness.pipeline.group_maps"),
+# What each stage runs besides its components; editing something that these reach is a change of the stage.
+_STAGE_CODE: Mapping[str, tuple[str, ...]] = {
+    "train": ("harness.pipeline.train:train", "harness.pipeline.networks:build_network"),
+    "predict": ("harness.pipeline.predict:predict",),
+    "explain": (
+        "harness.pipeline.explain:explain",
+        "harness.pipeline.explain:choose_samples",
+        "harness.pipeline.explain:blocks_of",
+    ),
+    "probe": ("harness.pipeline.probe:probe_sample",),
+    "score": (
+        "harness.pipeline.score:score_prediction",
+        "harness.pipeline.score:score_map",
+        "harness.pipeline.score:collapse_flags",
+    ),
+    "pool": ("harness.pipeline.aggregate:pooled_value", "harness.pipeline.group_maps:group_values"),
 }
 # What writes the files of every stage; what these modules import is not part of a stage.
 _SHARED_MODULES = ("harness.pipeline.job", "harness.pipeline.artifacts")
@@ -405,24 +413,22 @@ def digest(stage: str, task: Task, label: str = "") -> str:
     ----------
     label : of the explanation, or of the metric
     """
-    components: tuple[Component, ...] = ()
     if stage == "train":
-        components = (task.adapter, task.model, task.recipe)
+        components = [(ADAPTERS, task.adapter), (MODELS, task.model), (RECIPES, task.recipe)]
     elif stage == "predict":
-        components = (task.adapter,)
+        components = [(ADAPTERS, task.adapter)]
     elif stage == "explain":
         explanation = task.explained[label]
-        components = tuple(
-            one for one in (task.adapter, explanation.attribution, explanation.postprocess) if one is not None
-        )
+        components = [(ADAPTERS, task.adapter), (ATTRIBUTIONS, explanation.attribution)]
+        components += [(POSTPROCESSINGS, explanation.postprocess)] if explanation.postprocess is not None else []
     else:
-        components = (task.metrics[label],)
-    return _digest((*_STAGE_MODULES[stage], *modules_of(*components)))
+        components = [(METRICS, task.metrics[label])]
+    return identify([_stage_digest(stage), *(digest_of(component, registry) for registry, component in components)])
 
 
 @cache
-def _digest(modules: tuple[str, ...]) -> str:
-    return identify([code_digest(modules), *(module_digest(name) for name in _SHARED_MODULES)])
+def _stage_digest(stage: str) -> str:
+    return identify([code_digest(_STAGE_CODE[stage]), *(module_digest(name) for name in _SHARED_MODULES)])
 
 
 _known: dict[str, Task] = {}

@@ -40,6 +40,7 @@ __all__ = [
     "agreement",
     "exact_group_map",
     "group_sums",
+    "group_values",
     "lesion_counts",
     "score_group",
     "target_mask",
@@ -92,7 +93,7 @@ def score_group(
 
     def compute(wanted: Sequence[str]) -> dict[str, JSON]:
         part = dataclasses.replace(cohort, samples=tuple(one for one in cohort.samples if one.id in explained))
-        return _scored(task, label, done, cohort, part, store, wanted)
+        return group_values(task, label, done, cohort, part, store, wanted)
 
     group = identify({"row": configuration.id, "explanation": label})
     kept = cached(store, group, configuration.id, metrics, compute, label=label)
@@ -266,7 +267,7 @@ def _lesions(cohort: Cohort, explained: Cohort) -> Array:
     return lesion_counts(explained)
 
 
-def _scored(
+def group_values(
     task: Task,
     label: str,
     cells: Sequence[Cell],

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.core.errors import OutOfRange, UnknownName
-from harness.core.identity import code_digest, identify
+from harness.core.identity import digest_of, identify
 from harness.core.registry import KINDS
 from harness.core.settings import RunSettings
-from harness.core.task import Task, describe_component, modules_of
+from harness.core.task import Task, describe_component
 from harness.core.types import Cohort, Reads
 from harness.data.bids import write_phantom
 from harness.data.cohort import save
@@ -119,7 +119,7 @@ def phantom_folder(task: Task, settings: RunSettings) -> Path:
         "phantom": describe_component(KINDS["phantom"], task.phantom),
         "subjects": task.phantom_subjects,
         "seed": task.phantom_seed,
-        "code": code_digest(modules_of(task.phantom)),
+        "code": digest_of(task.phantom, KINDS["phantom"]),
     }
     return settings.folder / "phantoms" / f"{task.name}-{identify(what)[:10]}"
 
