@@ -14,6 +14,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, partial
+from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge
@@ -21,6 +22,7 @@ from annotated_types import Ge
 from harness.core.errors import OutOfRange, RequestError, UnknownName
 from harness.core.hypotheses import Hypothesis, Published
 from harness.core.identity import identify
+from harness.core.paths import absolute
 from harness.core.registry import KINDS, Registry
 from harness.core.space import Dimension
 from harness.core.types import JSON, Source
@@ -382,7 +384,19 @@ def _hints(function: Any) -> dict[str, Any]:
 
 
 def _typed(function: Any, option: str, value: JSON, key: str) -> Any:
-    return checked(_hints(function).get(option, Any), value, key)
+    """The value of an option as its type has it; a :class:`~pathlib.Path` is made absolute here, once."""
+    found = checked(_hints(function).get(option, Any), value, key)
+    if isinstance(found, tuple | list):
+        return type(found)(_absolute(one, key) for one in found)
+    return _absolute(found, key)
+
+
+def _absolute(value: Any, key: str) -> Any:
+    if not isinstance(value, Path):
+        return value
+    if value == Path():
+        raise OutOfRange(f"{key} must be the path of a file or folder, got an empty one; null is none")
+    return absolute(value, key)
 
 
 def checked(hint: Any, value: JSON, key: str) -> Any:
@@ -439,7 +453,9 @@ def _relation(hint: Any, key: str) -> str:
 
 
 def _name(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+    if isinstance(hint, type) and not typing.get_args(hint):
+        return hint.__name__
+    return str(hint).replace("typing.", "").replace("pathlib.", "")
 
 
 def _json(value: Any) -> JSON:
@@ -449,4 +465,6 @@ def _json(value: Any) -> JSON:
         return {str(key): _json(item) for key, item in value.items()}
     if value is None or isinstance(value, str | int | float | bool):
         return value
+    if isinstance(value, Path):
+        return str(value)
     raise RequestError(f"an option of a part must be plain JSON, got {type(value).__name__}: {value!r}")
