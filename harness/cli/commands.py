@@ -9,7 +9,6 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Le
@@ -17,6 +16,7 @@ from annotated_types import Ge, Le
 from harness.cli.console import Watcher, console, left_out, show_board, show_estimate, show_subjects, show_table
 from harness.cli.keys import refuse_unused
 from harness.core.errors import RequestError, UnknownName
+from harness.core.paths import absolute, sqlite_uri
 from harness.core.registry import KINDS
 from harness.core.types import JSON
 from harness.core.values import checked
@@ -140,7 +140,8 @@ def leaderboard(texts: Sequence[str]) -> int:
     out.print(boards.verdict(tables.prediction), markup=False)
     _say_runs(out, made)
     if "csv" in words.values:
-        out.print(f"written: {boards.write_csv(tables.prediction, Path(str(words.values['csv'])))}")
+        target = absolute(str(words.values["csv"]), "csv")
+        out.print(f"written: {boards.write_csv(tables.prediction, target)}", markup=False, soft_wrap=True)
     return 0
 
 
@@ -187,11 +188,11 @@ def ui(texts: Sequence[str]) -> int:
     words = parse(texts)
     refuse_unused(words, "harness ui")
     port = str(checked(Annotated[int, Ge(1), Le(65535)], words.values.get("port", 5000), "port"))
-    folder = Path(str(words.values.get("out", "harness-runs"))).expanduser().resolve()
+    folder = absolute(str(words.values.get("out", "harness-runs")), "out")
     if not (folder / "mlflow.db").is_file():
         raise RequestError(f"{folder} holds no mlflow.db; run something first, or say out=DIR")
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"]
-    command += ["--artifacts-destination", str(folder / "mlflow-artifacts"), "--serve-artifacts"]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", sqlite_uri(folder / "mlflow.db")]
+    command += ["--artifacts-destination", (folder / "mlflow-artifacts").as_uri(), "--serve-artifacts"]
     command += ["--host", "127.0.0.1", "--port", port, "--workers", "1"]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     console().print(f"http://127.0.0.1:{port} (only this machine can reach it; Ctrl-C ends it)")

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt
 
 from harness.core.errors import UnknownName
+from harness.core.paths import absolute, absolute_sqlite
 from harness.core.types import JSON
 from harness.core.values import checked
 
@@ -24,13 +25,14 @@ class RunSettings:
 
     Parameters
     ----------
-    out : folder for everything a run writes
-    data : the cohort's folder; empty generates the task's phantom cohort
+    out : folder for everything a run writes; absolute once the settings are made
+    data : the cohort's folder, also made absolute; empty generates the task's phantom cohort
     ray : ``auto`` starts Ray here, ``off`` runs in this process, else the
         address of a cluster
     workers : jobs at a time; 0 takes as many as the resources allow
     cpus, gpus : of each job; gpus may be a fraction
-    mlflow : ``auto`` is a database in ``out``, ``off`` none, else a tracking URI
+    mlflow : ``auto`` is a database in ``out``, ``off`` none, else a tracking URI, of
+        which the path of an SQLite database is made absolute
     anonymous : nothing that names a subject goes to MLflow (the report does)
     exclude : subjects to leave out
     accept_code : take finished cells of older code, flagged
@@ -56,15 +58,20 @@ class RunSettings:
     trials: Annotated[int, Ge(1)] = 16
     search_subjects: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "out", str(absolute(self.out, "out")))
+        object.__setattr__(self, "data", str(absolute(self.data, "data")) if self.data else "")
+        object.__setattr__(self, "mlflow", absolute_sqlite(self.mlflow))
+
     @property
     def folder(self) -> Path:
-        """``out`` as an absolute path: a worker has a folder of its own."""
-        return Path(self.out).expanduser().resolve()
+        """``out`` as a path."""
+        return Path(self.out)
 
     @property
     def data_folder(self) -> Path | None:
-        """``data`` as an absolute path."""
-        return Path(self.data).expanduser().resolve() if self.data else None
+        """``data`` as a path."""
+        return Path(self.data) if self.data else None
 
 
 def settings_from(words: Mapping[str, JSON]) -> RunSettings:

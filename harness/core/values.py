@@ -6,9 +6,11 @@ import inspect
 import typing
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from harness.core.errors import OutOfRange, RequestError
+from harness.core.paths import absolute
 from harness.core.types import JSON
 
 __all__ = ["SUPPLIED", "checked", "hints_of", "option_value", "options_of", "plain", "relation"]
@@ -37,8 +39,19 @@ def hints_of(function: Any) -> dict[str, Any]:
 
 
 def option_value(function: Any, option: str, value: JSON, key: str) -> Any:
-    """The value of a component's option, as its type declares it."""
-    return checked(hints_of(function).get(option, Any), value, key)
+    """The value of a component's option, as its type declares it; a path is made absolute here, once."""
+    found = checked(hints_of(function).get(option, Any), value, key)
+    if isinstance(found, tuple | list):
+        return type(found)(_absolute(one, key) for one in found)
+    return _absolute(found, key)
+
+
+def _absolute(value: Any, key: str) -> Any:
+    if not isinstance(value, Path):
+        return value
+    if value == Path():
+        raise OutOfRange(f"{key} must be the path of a file or folder, got an empty one; null is none")
+    return absolute(value, key)
 
 
 def checked(hint: Any, value: JSON, key: str) -> Any:
@@ -95,7 +108,9 @@ def relation(hint: Any, key: str) -> str:
 
 
 def _name(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+    if isinstance(hint, type) and not typing.get_args(hint):
+        return hint.__name__
+    return str(hint).replace("typing.", "").replace("pathlib.", "")
 
 
 def plain(value: Any) -> JSON:
@@ -106,4 +121,6 @@ def plain(value: Any) -> JSON:
         return {str(key): plain(item) for key, item in value.items()}
     if value is None or isinstance(value, str | int | float | bool):
         return value
+    if isinstance(value, Path):
+        return str(value)
     raise RequestError(f"an option of a component must be plain JSON, got {type(value).__name__}: {value!r}")

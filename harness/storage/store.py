@@ -23,7 +23,7 @@ import dataclasses
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,9 +40,6 @@ RECORD = "record.json"
 TRACEBACK = "traceback.txt"
 Stage = Literal["train", "predict", "explain", "probe", "score", "pool"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
-# Temporary files are private; what stays is as readable as anything else the user writes.
-_UMASK = os.umask(0)
-os.umask(_UMASK)
 
 
 @dataclass(frozen=True)
@@ -199,13 +196,13 @@ class Store:
     @contextlib.contextmanager
     def _staged(self, target: Path) -> Iterator[Path]:
         """A folder to fill, which is renamed to ``target`` when the block ends well."""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        # Not by tempfile, whose folders are private: a cell is as readable as anything else the user writes.
+        staged = target.parent / f".{target.name}-{uuid.uuid4().hex}"
+        staged.mkdir(parents=True)
         try:
             yield staged
             if (target / RECORD).exists():
                 return  # another writer was first
-            staged.chmod(0o777 & ~_UMASK)
             shutil.rmtree(target, ignore_errors=True)  # a folder without a record is nobody's
             try:
                 staged.rename(target)

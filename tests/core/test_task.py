@@ -8,6 +8,7 @@ import inspect
 import json
 import socket
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -28,6 +29,7 @@ from harness.core.task import (
     override,
     restore,
 )
+from harness.sweep.catalogue import load_task
 
 
 def test_importing_a_task_builds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,6 +56,22 @@ def test_description_names_every_option(epvs: Task) -> None:
     described = describe(epvs)
     assert described["model"] == {"use": "unet", "width": 32, "depth": 5, "output_bias": -3.0, "dropout": 0.0}
     assert described["metrics"]["sensitivity_1.5mm"]["tolerance_mm"] == 1.5
+
+
+def test_path_is_absolute_once_it_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An option that names a file means the same file in any working folder, here and on a worker."""
+    monkeypatch.chdir(tmp_path)
+    task = override(load_task("lsm"), "outcome.atlas", "regions.nii.gz")
+    monkeypatch.chdir(tmp_path.parent)
+    described = describe(task)
+    assert described["outcome"]["atlas"] == str(tmp_path / "regions.nii.gz")
+    assert restore(described).outcome.keywords["atlas"] == tmp_path / "regions.nii.gz"
+
+
+def test_empty_path_is_refused() -> None:
+    """It would be the working folder."""
+    with pytest.raises(OutOfRange, match=r"outcome\.atlas must be the path of a file or folder, got an empty one"):
+        override(load_task("lsm"), "outcome.atlas", "")
 
 
 def test_restore_is_the_inverse_of_describe(epvs: Task) -> None:

@@ -54,7 +54,7 @@ def scores(
     rule: Rule = "all",
     strata: Annotated[int, annotated_types.Gt(0)] = 1,
     centres: tuple[tuple[int, int, int], ...] = (),
-    atlas: str = "",
+    atlas: Path | None = None,
     labels: tuple[int, ...] = (),
     roi_seed: Annotated[int, annotated_types.Ge(0)] = 0,
     noise: Annotated[float, annotated_types.Ge(0), annotated_types.Lt(1)] = 0.0,
@@ -78,8 +78,8 @@ def scores(
     rois, size, shape, patients, rule, strata : how many regions, of how many voxels of
         the grid, and where they may lie, see :func:`~harness.simulation.lesion_scores.draw_rois`
     centres : voxel indices of the regions' centres instead
-    atlas, labels : a label image (path to NIfTI, in the space of the masks) and the
-        labels that are the regions instead
+    atlas, labels : a label image (NIfTI, in the space of the masks) and the labels that
+        are the regions instead
     roi_seed, noise_seed : of the regions and of the noise, whatever else is drawn
     noise, nonlinearity, strength, scaling : see :func:`~harness.simulation.lesion_scores.scores`
     shuffled : deal the scores to other subjects, the control that no model can learn
@@ -195,7 +195,7 @@ def _regions(
     affine: Array,
     seed: int,
     *,
-    atlas: str,
+    atlas: Path | None,
     labels: Sequence[int],
     centres: Sequence[tuple[int, int, int]],
     rois: int,
@@ -205,8 +205,8 @@ def _regions(
     rule: Rule,
     strata: int,
 ) -> tuple[ROI, ...]:
-    if atlas:
-        image, image_affine = nifti.read(Path(atlas).expanduser().absolute())
+    if atlas is not None:
+        image, image_affine = nifti.read(atlas)
         on_grid = transforms.majority(np.rint(image).astype(np.int32), image_affine, grid, affine)
         return lesion_scores.label_rois(on_grid, labels)
     if centres:
