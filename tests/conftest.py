@@ -171,6 +171,17 @@ def phantom_root(epvs: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def board_of() -> Callable[..., Path]:
+    """Find the CSV file of the latest run of a task below an out folder; the report lies in the folder of its name."""
+
+    def find(out: Path, task: str = "epvs") -> Path:
+        name = (out / "store" / "plans" / task / "latest").read_text().strip()
+        return out / "leaderboards" / task / f"{name}.csv"
+
+    return find
+
+
+@pytest.fixture(scope="session")
 def small_run() -> tuple[str, ...]:
     """Words of a command that trains networks of a few hundred weights on three generated subjects."""
     return (

@@ -197,31 +197,23 @@ def carry_out(words: Words, texts: tuple[str, ...], observer: Observer) -> Resul
 
 
 def rebuild(words: Words) -> tuple[Plan, Tables]:
-    """Plan and tables of the latest run of a task, from the store alone."""
+    """Plan and tables of a run of a task, of the latest unless ``run=`` names one, from the store alone."""
     if "task" not in words.values:
-        raise RequestError("which task? Say task=NAME")
+        raise RequestError("which task? Set task=NAME")
     settings = settings_of(Words({key: value for key, value in words.values.items() if key == "out"}))
-    made = recall(str(words.values["task"]), settings)
+    made = recall(str(words.values["task"]), settings, name=str(words.values.get("run", "")))
     return made, collect(made)
 
 
 def write_all(made: Plan, tracker: Tracker | None) -> Result:
     """Leaderboards, report and parent runs, from the store."""
-    settings, name = made.request.settings, made.request.task.name
+    settings = made.request.settings
     if tracker is not None:
         tracker.wait()  # what went wrong is told last: tables and report are worth more than their log
     runs = {one.id: tracker.run_of(one.id) for one in made.configurations} if tracker else {}
     tables = collect(made, mlflow_runs=runs)
-    folder = settings.folder / "leaderboards"
-    csv = boards.write_csv(tables.prediction, folder / f"{name}.csv")
-    boards.write_csv(tables.explanation, folder / f"{name}-explanations.csv")
-    boards.write_csv(tables.regions, folder / f"{name}-regions.csv")
-    for end, table in (("agreement", agreements(made)), ("rois", regions_of_interest(made))):
-        if table is not None:
-            boards.write_csv(table, folder / f"{name}-{end}.csv")
     shapley = shapley_of(made, tables)
-    if shapley is not None:
-        boards.write_csv(shapley, folder / f"{name}-shapley.csv")
+    csv = _write_tables(made, tables, shapley)
     failures, missing = _undone(made)
     report = None
     if settings.report:
@@ -246,6 +238,25 @@ def write_all(made: Plan, tracker: Tracker | None) -> Result:
     )
 
 
+def _write_tables(made: Plan, tables: Tables, shapley: pa.Table | None) -> Path:
+    """Every table of a run as CSV; those that an earlier run of the same name had and this one lacks are removed."""
+    path = made.request.leaderboard_path
+    beside = {
+        "explanations": tables.explanation,
+        "regions": tables.regions,
+        "agreement": agreements(made),
+        "rois": regions_of_interest(made),
+        "shapley": shapley,
+    }
+    for what, table in beside.items():
+        file = path.with_name(f"{made.request.name}-{what}.csv")
+        if table is None:
+            file.unlink(missing_ok=True)
+        else:
+            boards.write_csv(table, file)
+    return boards.write_csv(tables.prediction, path)
+
+
 def shapley_of(made: Plan, tables: Tables) -> pa.Table | None:
     """What each input channel is worth by the objective; ``None`` unless every set of them was run."""
     facts = boards.read_facts(tables.prediction)
@@ -256,7 +267,7 @@ def shapley_of(made: Plan, tables: Tables) -> pa.Table | None:
 def make_report(made: Plan, tables: Tables) -> Path:
     """The HTML page and its pictures as files of their own."""
     task = restore(made.configurations[0].task)
-    folder = made.request.settings.folder / "reports" / task.name
+    folder = made.request.report_folder
     pictures = figures_of(made, tables)
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob("[0-9][0-9]-*.png"):  # an earlier report may have had others
@@ -291,7 +302,7 @@ def _provenance(made: Plan) -> dict[str, JSON]:
     first = made.configurations[0]
     facts = next(iter(_hardware(made)))
     return {
-        "command": " ".join(["harness run", *made.request.words]),
+        "command": made.request.command,
         "profile": first.profile,
         "cohort": f"{made.cohort.name}, {len(made.cohort.subjects)} subjects",
         "folds": len({job.fold for job in made.jobs}),
@@ -336,8 +347,7 @@ def _track_known(tracker: Tracker | None, made: Plan) -> None:
     """Open or adopt the parents, and write what the store holds already."""
     if tracker is None:
         return
-    settings = made.request.settings
-    report = {"report": str(settings.folder / "reports" / made.request.task.name)} if settings.report else {}
+    report = {"report": str(made.request.report_folder)} if made.request.settings.report else {}
     for configuration in made.configurations:
         name = made.groups[configuration.id].cohort.name
         tracker.configuration(configuration, {"cohort_name": name, **report})

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from rich.console import Console
 
+    from harness.sweep.plan import Plan
+
 __all__ = ["data", "describe", "doctor", "leaderboard", "list_parts", "plan", "predict", "report", "run", "ui"]
 
 
@@ -124,7 +126,7 @@ def describe(texts: Sequence[str]) -> int:
 
 
 def leaderboard(texts: Sequence[str]) -> int:
-    """``harness leaderboard task=NAME [csv=FILE]``."""
+    """``harness leaderboard task=NAME [run=NAME] [csv=FILE]``: of the latest run of the task, or of another."""
     from harness.cli.api import rebuild
     from harness.pipeline import leaderboard as boards
 
@@ -136,19 +138,22 @@ def leaderboard(texts: Sequence[str]) -> int:
         _show_explanations(out, tables.explanation)
     show_board(out, tables.prediction, "Leaderboard", shown=made.request.task.shown)
     out.print(boards.verdict(tables.prediction), markup=False)
+    _say_runs(out, made)
     if "csv" in words.values:
         out.print(f"written: {boards.write_csv(tables.prediction, Path(str(words.values['csv'])))}")
     return 0
 
 
 def report(texts: Sequence[str]) -> int:
-    """``harness report task=NAME``."""
+    """``harness report task=NAME [run=NAME]``: of the latest run of the task, or of another."""
     from harness.cli.api import make_report, rebuild
 
     words = parse(texts)
     refuse_unused(words, "harness report")
     made, tables = rebuild(words)
-    console().print(f"written: {make_report(made, tables)}")
+    out = console()
+    _say_runs(out, made)
+    out.print(f"written: {make_report(made, tables)}", markup=False, soft_wrap=True)
     return 0
 
 
@@ -252,6 +257,18 @@ def _shown(value: JSON) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_shown(one) for one in value) + "]"
     return str(value)
+
+
+def _say_runs(out: Console, made: Plan) -> None:
+    """The run that is shown, its command, and the names of the others."""
+    from harness.sweep.plan import run_names
+
+    task, name = made.request.task.name, made.request.name
+    out.print(f"{'run:':<13}{name}", markup=False, soft_wrap=True)
+    out.print(f"{'command:':<13}{made.request.command}", markup=False, soft_wrap=True)
+    others = [one for one in run_names(made.store, task) if one != name]
+    if others:
+        out.print(f"{'other runs:':<13}{', '.join(others)} (run=NAME shows one)", markup=False, soft_wrap=True)
 
 
 def _say_places(out: object, places: Mapping[str, object]) -> None:

@@ -375,7 +375,7 @@ def _regions(run: _Run) -> Iterator[Figure]:
     yield Figure(
         "By score" if is_grouped(run.task) else "By region",
         f"{_region_words(run)}; the darker the better.{said} All of them with their intervals are in "
-        f"leaderboards/{run.task.name}-regions.csv.",
+        f"leaderboards/{run.task.name}/{run.plan.request.name}-regions.csv.",
         plots.heat_maps(panels, lower_is_better=[name for name in chosen if run.facts[name].direction == "lower"]),
         broad=True,
         section="Regions",

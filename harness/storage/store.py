@@ -7,7 +7,8 @@
       explain/ score/ pool/                         the same for the other stages
       failed/<identity>.json, .txt                  the last failure of a cell, its traceback
       configurations/<id>.json                      what the identities mean
-      plans/<task>.json                             which cells the latest run asked for
+      plans/<task>/<run>.json                       which cells a run asked for
+      plans/<task>/latest                           the name of the latest run
 
 A finished cell's folder appears whole or not at all: it is filled elsewhere and
 renamed into place. A failure is kept apart, so that it can neither be taken for
@@ -216,7 +217,7 @@ class Store:
             for path in (self.root / stage).glob(".*-*"):
                 shutil.rmtree(path, ignore_errors=True)
         for folder in ("failed", "configurations", "plans"):
-            for path in (self.root / folder).glob(f"{PART}*"):
+            for path in (self.root / folder).rglob(f"{PART}*"):
                 path.unlink(missing_ok=True)
 
     def remember(self, configuration: Configuration) -> None:

@@ -40,6 +40,7 @@ from harness.pipeline import leaderboard
 from harness.pipeline.aggregate import Pooled, metric_facts, pool
 from harness.pipeline.cell import Cell, Job, attributions_of, digest, is_grouped, jobs, missing, restored
 from harness.pipeline.group_maps import agreement
+from harness.storage.files import replace_file
 from harness.storage.store import CellRecord, Store, write_json, write_record
 from harness.tuning.jobs import run_here, run_on_ray, session
 from harness.tuning.nested import Search, plan_search
@@ -56,11 +57,15 @@ __all__ = [
     "collect",
     "idle_error",
     "idle_options",
+    "latest_run",
     "prepare",
     "recall",
     "regions_of_interest",
     "run",
+    "run_names",
 ]
+
+_LATEST = "latest"  # file beside the plans that names the latest run
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,8 @@ class Request:
     words : those that a row's own command repeats
     space : dimensions of the search, by full keys
     search : ``optuna``, or empty for none
+    name : of its tables, report and plan (:func:`harness.sweep.naming.run_name`)
+    typed : all overrides of the command, as they were typed
     """
 
     task: Task
@@ -89,6 +96,23 @@ class Request:
     words: tuple[str, ...] = ()
     space: tuple[Dimension, ...] = ()
     search: str = ""
+    name: str = ""
+    typed: tuple[str, ...] = ()
+
+    @property
+    def command(self) -> str:
+        """The command, to be repeated."""
+        return shlex.join(["harness", "run", *self.typed])
+
+    @property
+    def leaderboard_path(self) -> Path:
+        """The CSV file of the leaderboard; other tables of the run lie beside it, ``<name>-<what>.csv``."""
+        return self.settings.folder / "leaderboards" / self.task.name / f"{self.name}.csv"
+
+    @property
+    def report_folder(self) -> Path:
+        """The folder of the report, ``index.html`` and its figures."""
+        return self.settings.folder / "reports" / self.task.name / self.name
 
 
 @dataclass(frozen=True)
@@ -367,23 +391,33 @@ def _joined(value: JSON) -> JSON:
     return " ".join(f"{one:g}" for one in value) if isinstance(value, list | tuple) else value
 
 
-def recall(task_name: str, settings: RunSettings) -> Plan:
-    """The plan of the latest run of a task, from the store alone.
+def recall(task_name: str, settings: RunSettings, *, name: str = "") -> Plan:
+    """The plan of a run, from the store alone.
+
+    Parameters
+    ----------
+    task_name : of the task
+    settings : say where the store is
+    name : of the run; the latest of the task by default
 
     Raises
     ------
     RequestError
         If the store holds no run of this task.
+    UnknownName
+        If it holds others, but none of this name.
     """
     store = Store(settings.folder / "store")
-    latest = store.root / "plans" / f"{task_name}.json"
-    if not latest.is_file():
+    plans, names = store.root / "plans" / task_name, run_names(store, task_name)
+    if not names:
         raise RequestError(f"{store.root} holds no run of {task_name}; run it first: harness run task={task_name}")
-    saved = json.loads(latest.read_text())
-    configurations = tuple(store.configuration(identity) for identity in saved["configurations"])
+    name = name or latest_run(store, task_name)
+    if name not in names:
+        raise UnknownName(f"run of {task_name} in {store.root}", name, names)
+    saved = json.loads((plans / f"{name}.json").read_text())
+    by_id = {identity: Configuration(**one) for identity, one in saved["configurations"].items()}
+    configurations = tuple(by_id[identity] for identity in saved["rows"])
     groups = {key: Group(Path(path), open_cohort(Path(path))) for key, path in saved["cohorts"].items()}
-    named = {one["configuration"] for one in saved["jobs"]}
-    by_id = {identity: store.configuration(identity) for identity in named}
     found = tuple(
         Job(
             by_id[one["configuration"]],
@@ -405,8 +439,22 @@ def recall(task_name: str, settings: RunSettings) -> Plan:
         saved["profile"],
         settings,
         tuple(saved["words"]),
+        name=saved["name"],
+        typed=tuple(saved["typed"]),
     )
     return Plan(request, configurations, groups, found, store, saved["sentence"])
+
+
+def run_names(store: Store, task_name: str) -> list[str]:
+    """Names of the runs of a task whose plans a store holds, in alphabetical order."""
+    plans = store.root / "plans" / task_name
+    return sorted(path.name.removesuffix(".json") for path in plans.glob("[!.]*.json"))
+
+
+def latest_run(store: Store, task_name: str) -> str:
+    """Name of the run of a task that was started last; empty if there is none."""
+    path = store.root / "plans" / task_name / _LATEST
+    return path.read_text().strip() if path.is_file() else ""
 
 
 def draw_folds(task: Task, cohort: Cohort) -> tuple[Split, ...]:
@@ -685,14 +733,17 @@ def _facts(plan: Plan, configuration: Configuration, mlflow_run: str) -> dict[st
 
 def _write_plan(plan: Plan) -> None:
     """Write down what was asked for, so that the table can be rebuilt from the store alone."""
-    for configuration in (*plan.configurations, *(job.configuration for job in plan.jobs)):
+    configurations = {one.id: one for one in (*plan.configurations, *(job.configuration for job in plan.jobs))}
+    for configuration in configurations.values():
         plan.store.remember(configuration)
     for job in plan.jobs:
         if "search" in job.configuration.task:
             # Its cells carry the row's id; who opens its weights needs the options that were chosen for them.
             write_json(plan.store.root / "configurations" / f"{job.train}.json", dataclasses.asdict(job.configuration))
     content: dict[str, JSON] = {
-        "configurations": [configuration.id for configuration in plan.configurations],
+        "rows": [configuration.id for configuration in plan.configurations],
+        # In full: another run may share a configuration and have other metrics and attributions.
+        "configurations": {identity: dataclasses.asdict(one) for identity, one in configurations.items()},
         "cohorts": {key: str(group.path) for key, group in plan.groups.items()},
         "jobs": [
             {
@@ -710,9 +761,13 @@ def _write_plan(plan: Plan) -> None:
         "profile": plan.request.profile,
         "data": plan.request.settings.data,
         "words": list(plan.request.words),
+        "name": plan.request.name,
+        "typed": list(plan.request.typed),
         "sentence": plan.sentence,
     }
-    write_json(plan.store.root / "plans" / f"{plan.request.task.name}.json", content)
+    plans = plan.store.root / "plans" / plan.request.task.name
+    write_json(plans / f"{plan.request.name}.json", content)
+    replace_file(plans / _LATEST, f"{plan.request.name}\n")  # last, so that it never names a plan that is not there
 
 
 def _adopt_older(plan: Plan) -> None:

@@ -270,6 +270,7 @@ class TestShapley:
 
     def test_csv(self, run: tuple[Plan, Tables]) -> None:
         """The run wrote the table beside its leaderboards."""
-        text = (run[0].request.settings.folder / "leaderboards" / "epvs-shapley.csv").read_text()
+        board = run[0].request.leaderboard_path
+        text = board.with_name(f"{board.stem}-shapley.csv").read_text()
         assert text.splitlines()[0].startswith("model,channel,shapley,shapley_low")
         assert len(text.splitlines()) == 3

@@ -212,14 +212,14 @@ def test_a_run_is_tracked_without_a_name(
 
 
 def test_a_run_without_its_server_keeps_what_it_found(
-    tiny_words: Words, finished: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_words: Words, finished: Path, board_of: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tables are written, the user hears of it, and the error comes last."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     shutil.rmtree(finished / "leaderboards")
     with pytest.raises(HarnessError, match=r"MLflow at http://127\.0\.0\.1:1 could not be written: .* mlflow=off"):
         carry_out(to_words(**tiny_words(finished, mlflow="http://127.0.0.1:1")), (), Silent())
-    assert (finished / "leaderboards" / "epvs.csv").is_file()
+    assert board_of(finished).is_file()
 
 
 @pytest.mark.parametrize(

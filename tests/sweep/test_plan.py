@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,17 @@ from harness.pipeline import leaderboard
 from harness.pipeline.leaderboard import VOLATILE
 from harness.storage.store import CellRecord
 from harness.sweep.grammar import texts_of, to_words
-from harness.sweep.plan import Plan, collect, generate, phantom_folder, prepare, recall, run
+from harness.sweep.plan import (
+    Plan,
+    collect,
+    generate,
+    latest_run,
+    phantom_folder,
+    prepare,
+    recall,
+    run,
+    run_names,
+)
 from harness.sweep.request import resolve
 
 Words = Callable[..., dict[str, Any]]
@@ -300,14 +311,35 @@ def test_generated_cohort_is_the_same_again(epvs: Any, phantom_root: Path, tmp_p
 
 
 def test_plan_is_written_for_the_recall(planned: Callable[..., Plan], finished: Path) -> None:
-    """The store knows which cells the latest run asked for, and what its configurations mean."""
+    """The store knows which cells a run asked for, and what its configurations mean."""
     plan = planned(finished)
-    saved = json.loads((plan.store.root / "plans" / "epvs.json").read_text())
-    assert saved["configurations"] == [plan.configurations[0].id]
+    saved = json.loads((plan.store.root / "plans" / "epvs" / f"{plan.request.name}.json").read_text())
+    assert saved["rows"] == [plan.configurations[0].id]
     assert plan.store.configuration(plan.configurations[0].id) == plan.configurations[0]
     found = recall("epvs", RunSettings(out=str(finished)))
     assert found.cells == plan.cells and found.missing() == ()
     assert dataclasses.asdict(found.jobs[0].split) == dataclasses.asdict(plan.jobs[0].split)
+
+
+def test_each_run_keeps_its_plan(planned: Callable[..., Plan], finished: Path) -> None:
+    """A further run is the latest; the earlier one is recalled by its name, with its own attributions and command."""
+    first, second = planned(finished), planned(finished, attribution="none", sequences="T2w,FLAIR")
+    run(first)
+    before = recall("epvs", first.request.settings)
+    run(second)
+    assert run_names(first.store, "epvs") == sorted([first.request.name, second.request.name])
+    assert latest_run(first.store, "epvs") == second.request.name
+    assert recall("epvs", first.request.settings).cells == second.cells
+    again = recall("epvs", first.request.settings, name=first.request.name)
+    assert again.configurations == before.configurations and again.cells == first.cells
+    assert again.request.command == first.request.command
+
+
+def test_recall_of_an_unknown_name(planned: Callable[..., Plan], finished: Path) -> None:
+    """The names of the runs that are there are listed."""
+    name = planned(finished).request.name
+    with pytest.raises(UnknownName, match=rf"no run of epvs in .* is named 'ablation'.* All: {re.escape(name)}"):
+        recall("epvs", RunSettings(out=str(finished)), name="ablation")
 
 
 def test_values_are_those_of_the_subjects(planned: Callable[..., Plan], finished: Path) -> None:
