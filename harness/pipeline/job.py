@@ -22,7 +22,7 @@ from harness.core.registry import OUTCOMES
 from harness.core.seeding import seed_of
 from harness.core.task import Task, describe_part
 from harness.core.types import JSON, Array, Cohort, Sample, View
-from harness.data.maps import map_name, preview_name, read_maps, write_map, write_preview, write_sums
+from harness.data.maps import map_name, read_maps, write_map, write_sums
 from harness.data.splits import check_leaks
 from harness.pipeline.cell import Cell, Job, cells_of, hardware, is_grouped, restored
 from harness.pipeline.explain import explain, explain_group
@@ -228,7 +228,7 @@ class _Work:
             if not np.isfinite(one).all():
                 raise CellError(f"the {cell.label} map of {name} holds values that are not finite")
         for name, one in maps.items():
-            self._write_map(folder, cell.label, self.samples[name], one)
+            write_map(folder / map_name(name), one, self.samples[name].affine, channels=self.view.channels)
         self.maps[cell.identity] = maps
         return {"channels": list(self.view.channels)}
 
@@ -269,19 +269,6 @@ class _Work:
         write_json(folder / "values.json", scored)
         # One subject that is rightly free of lesions is no collapse; all of them are.
         return {"flags": sorted(set.intersection(*(set(one["flags"]) for one in scored.values())))}
-
-    def _write_map(self, folder: Path, label: str, sample: Sample, one: Array) -> None:
-        """A sample's map as NIfTI, and a picture of it over what the network saw, the truth outlined."""
-        write_map(folder / map_name(sample.id), one, sample.affine, channels=self.view.channels)
-        write_preview(
-            folder / preview_name(sample.id),
-            one,
-            sample.affine,
-            background=np.stack([sample.images[name].load() for name in self.view.images]),
-            outline=sample.masks["target"].load() if "target" in sample.masks else None,
-            channels=self.view.channels,
-            title=f"{sample.id} {label}",
-        )
 
     def _maps(self, identity: str) -> dict[str, Array]:
         record = self.store.get("explain", identity)

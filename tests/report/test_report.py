@@ -292,7 +292,7 @@ class TestPlots:
         axes = Canvas().subplots()
         mask = np.zeros((4, 3), dtype=bool)
         mask[3, 1] = True
-        plots._outline(axes, mask, SPACING, "red", "-")
+        plots.slices.draw_outline(axes, mask, SPACING, "red", "-")
         segments = axes.collections[0].get_segments()
         assert sorted(sorted(map(tuple, one)) for one in segments) == [
             [(3.0, 1.5), (3.0, 3.0)],
@@ -303,4 +303,4 @@ class TestPlots:
 
     def test_sixteen_configurations_look_different(self) -> None:
         """Colour and marker together tell all sets of a Shapley experiment apart."""
-        assert len({plots._look(index) for index in range(16)}) == 16
+        assert len({plots.canvas.look(index) for index in range(16)}) == 16
