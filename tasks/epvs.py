@@ -107,6 +107,7 @@ TASK = Task(
         "width": "model.width",
     },
     columns=("sequences", "model"),
+    problem=("label",),
     regional=("dice", "sensitivity", "precision", "magnitude_accuracy", "volumetric_similarity", "auc",
               "average_hausdorff", "mahalanobis", "true_count", "predicted_count",
               "true_volume_mm3", "predicted_volume_mm3", "icc_count", "icc_volume"),

@@ -90,6 +90,8 @@ TASK = Task(
         "label": "cohort.label", "box": "cohort.box",
     },
     columns=("model", "noise"),
+    problem=("noise", "design", "b", "score", "rois", "roi_size", "roi_shape", "roi_seed", "shuffled", "scores",
+             "label", "box"),
     regional=("r2", "r2_clean", "r_squared", "r_squared_p", "mse", "slope", "bias"),
     shown=("r2", "r2_clean", "r_squared", "slope"),
     profiles={

@@ -94,6 +94,8 @@ class Task:
     published : a table of the paper, to stand beside ours
     regional : labels of metrics that are also computed in each region
     columns : axes that every row of the leaderboard names, swept or not
+    problem : axes that pose the problem (noise, score, label); the others answer it.
+        Ranks and comparisons hold within one problem. See :meth:`poses`
     shown : metrics that the console shows, in order
     """
 
@@ -126,6 +128,7 @@ class Task:
     published: Published | None = None
     regional: tuple[str, ...] = ()
     columns: tuple[str, ...] = ("model",)
+    problem: tuple[str, ...] = ()
     shown: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -148,6 +151,14 @@ class Task:
             for needed in metrics.get(metrics.name_of(part.func)).facts.get("needs", ()):
                 if needed not in self.metrics:
                     raise UnknownName(f"metric of task {self.name} (which {label} pools)", needed, self.metrics)
+
+        for name in self.problem:
+            if self.axes.get(name, name).partition(".")[0] not in (*_SINGLE, *_SCALARS):
+                raise UnknownName(f"axis of task {self.name} (in what poses its problem)", name, self.axes)
+
+    def poses(self, axis: str) -> bool:
+        """Whether an axis poses the problem; short names and full keys are the same axis."""
+        return self.axes.get(axis, axis) in {self.axes.get(name, name) for name in self.problem}
 
 
 @dataclass(frozen=True)
@@ -189,6 +200,8 @@ def describe(task: Task) -> dict[str, JSON]:
         **{name: getattr(task, name) for name in _SCALARS},
         "regional": list(task.regional),
         "columns": list(task.columns),
+        "axes": dict(task.axes),
+        "problem": list(task.problem),
         "shown": list(task.shown),
         **{kind: describe_part(KINDS[kind], part) for kind, part in _single(task).items()},
         **{
@@ -217,6 +230,8 @@ def restore(description: Mapping[str, JSON]) -> Task:
         source=Source(**description["source"]),
         regional=tuple(description["regional"]),
         columns=tuple(description["columns"]),
+        axes=description["axes"],
+        problem=tuple(description["problem"]),
         shown=tuple(description["shown"]),
         **more,
     )

@@ -6,14 +6,12 @@ the identities of the cells that went in.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,7 +24,7 @@ from harness.metrics.metric_inputs import MetricInputs
 from harness.metrics.register import evaluate, evaluate_ceiling
 from harness.pipeline.cell import Cell, Job, attributions_of, digest, is_grouped, restored
 from harness.pipeline.group_maps import score_group
-from harness.pipeline.leaderboard import MetricFacts, Row, Values
+from harness.pipeline.rows import MetricFacts, Row, Values, score_from_json, score_to_json
 from harness.pipeline.score import level_of
 from harness.stats.intervals import bootstrap_interval, jackknife_interval, pseudo_values
 from harness.storage.store import CellRecord, Store, write_json, write_record
@@ -236,21 +234,18 @@ def _pooled(
         paired: dict[str, dict[str, float]] = {}
         if task.objective in labels and not region:
             paired = {task.objective: dict(zip(subjects, _pairs(task, tables, len(subjects)), strict=True))}
-        content = {"scores": {label: _bare(score) for label, score in found.items()}, "paired": paired}
+        content = {"scores": {label: score_to_json(score) for label, score in found.items()}, "paired": paired}
         with tempfile.TemporaryDirectory() as name:
             write_json(Path(name) / "pooled.json", content)
             record = CellRecord(identity, "pool", "done", configuration.id, -1, -1)
             write_record(Path(name), record)
             record = store.commit(Path(name))
     read = json.loads(store.artifact(record, "pooled.json").read_text())
-    known: dict[str, dict[str, Any]] = {
-        label: {key: _number(value) for key, value in score.items()} for label, score in read["scores"].items()
-    }
     pairs = {
         metric: {subject: {0: float(value)} for subject, value in by_subject.items()}
         for metric, by_subject in read["paired"].items()
     }
-    return {label: Score(**score) for label, score in known.items()}, pairs
+    return {label: score_from_json(score) for label, score in read["scores"].items()}, pairs
 
 
 def _tables(parts: Sequence[Values]) -> tuple[list[str], list[dict[str, Array]]]:
@@ -342,12 +337,3 @@ def _seconds(store: Store, cells: Sequence[Cell]) -> float:
 
 def _ceiling(direction: str, low: float, high: float) -> float:
     return {"higher": high, "lower": low, "zero": 0.0}.get(direction, math.nan)
-
-
-def _bare(score: Score) -> JSON:
-    values = dataclasses.asdict(score)
-    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in values.items()}
-
-
-def _number(value: JSON) -> float:
-    return math.nan if value is None else value

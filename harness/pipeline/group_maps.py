@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -28,7 +27,7 @@ from harness.metrics.localisation import pearson_between
 from harness.metrics.metric_inputs import MetricInputs
 from harness.metrics.register import asks, evaluate, evaluate_chance
 from harness.pipeline.cell import Cell, digest
-from harness.pipeline.leaderboard import Values
+from harness.pipeline.rows import Values, null_of, number_of, score_from_json, score_to_json
 from harness.pipeline.score import labels_of
 from harness.simulation.lesion_scores import ROI, exact_map, windowed
 from harness.stats.intervals import jackknife_interval, pseudo_values
@@ -116,7 +115,7 @@ def score_group(
         _scores(read["whole"]),
         {name: _scores(scores) for name, scores in read["outputs"].items()},
         {
-            metric: {block: {0: _number(value)} for block, value in blocks.items()}
+            metric: {block: {0: number_of(value)} for block, value in blocks.items()}
             for metric, blocks in read["paired"].items()
         },
     )
@@ -179,12 +178,12 @@ def agreement(
             for output in maps[one]
         ]
         with tempfile.TemporaryDirectory() as name:
-            write_json(Path(name) / "agreement.json", [{key: _null(v) for key, v in one.items()} for one in found])
+            write_json(Path(name) / "agreement.json", [{key: null_of(v) for key, v in one.items()} for one in found])
             record = CellRecord(identity, "pool", "done", configuration.id, -1, -1)
             write_record(Path(name), record)
             record = store.commit(Path(name))
     read = json.loads(store.artifact(record, "agreement.json").read_text())
-    return tuple(Agreement(**{**one, "pearson": _number(one["pearson"])}) for one in read)
+    return tuple(Agreement(**{**one, "pearson": number_of(one["pearson"])}) for one in read)
 
 
 def group_sums(cells: Sequence[Cell], store: Store) -> tuple[tuple[str, ...], Array]:
@@ -296,10 +295,12 @@ def _scored(task: Task, label: str, cells: Sequence[Cell], cohort: Cohort, expla
     whole = {metric: _mean([one[output][metric] for one in by_seed for output in outputs]) for metric in metrics}
     pairs = whole[task.explanation_objective][1] if task.explanation_objective in whole else np.empty(0)
     return {
-        "outputs": {output: {metric: _bare(score) for metric, score in one.items()} for output, one in found.items()},
-        "whole": {metric: _bare(score) for metric, (score, _) in whole.items()},
+        "outputs": {
+            output: {metric: score_to_json(score) for metric, score in one.items()} for output, one in found.items()
+        },
+        "whole": {metric: score_to_json(score) for metric, (score, _) in whole.items()},
         "paired": {
-            task.explanation_objective: {f"block {number:02d}": _null(value) for number, value in enumerate(pairs)}
+            task.explanation_objective: {f"block {number:02d}": null_of(value) for number, value in enumerate(pairs)}
         },
     }
 
@@ -398,19 +399,4 @@ def _mean(several: Sequence[tuple[Score, Array]]) -> tuple[Score, Array]:
 
 
 def _scores(read: Mapping[str, Mapping[str, JSON]]) -> dict[str, Score]:
-    known: dict[str, dict[str, Any]] = {
-        name: {key: _number(value) for key, value in one.items()} for name, one in read.items()
-    }
-    return {name: Score(**one) for name, one in known.items()}
-
-
-def _bare(score: Score) -> JSON:
-    return {key: _null(value) for key, value in dataclasses.asdict(score).items()}
-
-
-def _null(value: float) -> JSON:
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _number(value: JSON) -> float:
-    return math.nan if value is None else value
+    return {name: score_from_json(one) for name, one in read.items()}

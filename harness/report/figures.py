@@ -22,19 +22,13 @@ from harness.data.maps import read_maps
 from harness.pipeline.cell import is_grouped, restored
 from harness.pipeline.contribution import Family, families
 from harness.pipeline.group_maps import group_sums, lesion_counts, target_mask
-from harness.pipeline.leaderboard import (
-    MetricFacts,
-    Row,
-    interval_text,
-    is_sound,
-    read_facts,
-    row_labels,
-    subject_means,
-)
+from harness.pipeline.leaderboard import is_sound, read_facts
+from harness.pipeline.rows import MetricFacts, Row, subject_means
 from harness.pipeline.score import THRESHOLD
 from harness.report import plots
-from harness.report.page import Figure
+from harness.report.elements import Figure
 from harness.report.plots import Bars
+from harness.report.wording import interval_text, row_labels
 from harness.sweep.plan import Plan, Tables
 
 __all__ = ["figures_of", "figures_of_one"]

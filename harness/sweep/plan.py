@@ -40,6 +40,7 @@ from harness.pipeline import leaderboard
 from harness.pipeline.aggregate import Pooled, metric_facts, pool
 from harness.pipeline.cell import Cell, Job, attributions_of, digest, is_grouped, jobs, missing, restored
 from harness.pipeline.group_maps import agreement
+from harness.pipeline.ranking import strata_of
 from harness.storage.files import replace_file
 from harness.storage.store import CellRecord, Store, write_json, write_record
 from harness.tuning.jobs import run_here, run_on_ray, session
@@ -340,9 +341,10 @@ def collect(plan: Plan, *, mlflow_runs: Mapping[str, str] | None = None) -> Tabl
     measured, of_maps = metric_facts(task, ("subject", "pool")), metric_facts(task, ("explanation",))
     by_region = [facts for facts in measured if facts.name in task.regional]
     by_region += of_maps if is_grouped(task) else ()
+    strata = strata_of(rows, task.poses)
     return Tables(
-        leaderboard.build(rows, measured, task.objective),
-        leaderboard.build(explained, of_maps, task.explanation_objective),
+        leaderboard.build(rows, measured, task.objective, strata=strata),
+        leaderboard.build(explained, of_maps, task.explanation_objective, strata=strata),
         leaderboard.build_regions(regions, by_region),
         pooled,
     )

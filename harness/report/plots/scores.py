@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from harness.core.types import Score
-from harness.pipeline.leaderboard import read_facts, row_labels
+from harness.pipeline.leaderboard import read_facts
 from harness.report.plots.canvas import (
     BLUE,
     GREY,
@@ -27,6 +27,7 @@ from harness.report.plots.canvas import (
     share_limits,
     titled,
 )
+from harness.report.wording import row_labels
 
 __all__ = ["Bars", "channel_bars", "curves", "grouped_intervals", "heat_maps", "objective_intervals"]
 
