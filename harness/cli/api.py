@@ -7,7 +7,6 @@ import json
 import math
 import re
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,16 +17,19 @@ from harness.cli.keys import refuse_unused
 from harness.core.errors import RequestError
 from harness.core.task import restore
 from harness.core.types import JSON
-from harness.pipeline import leaderboard as boards
 from harness.pipeline.artifacts import summary_of
 from harness.pipeline.cell import Job, is_done, records_of
 from harness.pipeline.contribution import shapley_table
+from harness.pipeline.leaderboard import read_facts
+from harness.pipeline.rows import Row
+from harness.report.csv_files import write_tables
 from harness.report.figures import figures_of
 from harness.report.page import write_report
 from harness.report.runs import chosen_tags, pooled_files, pooled_metrics, pooled_of
-from harness.report.tables import sheets_of
+from harness.report.tables import report_tables
+from harness.report.wording import failure_lines, verdict
 from harness.storage.store import CellRecord, Store
-from harness.sweep.collect import Tables, agreements, collect, regions_of_interest
+from harness.sweep.collect import Tables, collect
 from harness.sweep.estimate import Estimate, estimate
 from harness.sweep.grammar import Words, texts_of, to_words
 from harness.sweep.plan import Plan, prepare
@@ -110,7 +112,7 @@ class Result:
     report: Path | None = None
     mlflow: str = ""
     shown: tuple[str, ...] = ()
-    rows: tuple[boards.Row, ...] = ()
+    rows: tuple[Row, ...] = ()
     subjects: int = 0
 
     @property
@@ -215,7 +217,7 @@ def write_all(made: Plan, tracker: Tracker | None) -> Result:
     runs = {one.id: tracker.run_of(one.id) for one in made.configurations} if tracker else {}
     tables = collect(made, mlflow_runs=runs)
     shapley = shapley_of(made, tables)
-    csv = _write_tables(made, tables, shapley)
+    csv = write_tables(made, tables, shapley)
     failures, missing = _undone(made)
     report = None
     if settings.report:
@@ -227,7 +229,7 @@ def write_all(made: Plan, tracker: Tracker | None) -> Result:
         leaderboard=tables.prediction,
         explanations=tables.explanation,
         regions=tables.regions,
-        verdict=boards.verdict(tables.prediction),
+        verdict=verdict(tables.prediction),
         failures=failures,
         missing=missing,
         shapley=shapley,
@@ -240,28 +242,9 @@ def write_all(made: Plan, tracker: Tracker | None) -> Result:
     )
 
 
-def _write_tables(made: Plan, tables: Tables, shapley: pa.Table | None) -> Path:
-    """Every table of a run as CSV; those that an earlier run of the same name had and this one lacks are removed."""
-    path = made.request.leaderboard_path
-    beside = {
-        "explanations": tables.explanation,
-        "regions": tables.regions,
-        "agreement": agreements(made),
-        "rois": regions_of_interest(made),
-        "shapley": shapley,
-    }
-    for what, table in beside.items():
-        file = path.with_name(f"{made.request.name}-{what}.csv")
-        if table is None:
-            file.unlink(missing_ok=True)
-        else:
-            boards.write_csv(table, file)
-    return boards.write_csv(tables.prediction, path)
-
-
 def shapley_of(made: Plan, tables: Tables) -> pa.Table | None:
     """What each input channel is worth by the objective; ``None`` unless every set of them was run."""
-    facts = boards.read_facts(tables.prediction)
+    facts = read_facts(tables.prediction)
     rows = {key: pooled.prediction for key, pooled in tables.pooled.items()}
     return shapley_table(made.configurations, rows, facts.metric(facts.objective))
 
@@ -288,11 +271,11 @@ def make_report(made: Plan, tables: Tables) -> Path:
         title=task.name,
         question=task.question,
         source=task.source,
-        verdict=boards.verdict(tables.prediction),
+        verdict=verdict(tables.prediction),
         leaderboard=tables.prediction,
         explanations=tables.explanation if tables.explanation.num_rows else None,
         figures=pictures,
-        sheets=sheets_of(made, tables, shapley_of(made, tables)),
+        tables=report_tables(made, tables, shapley_of(made, tables)),
         shown=made.request.task.shown,
         provenance=_provenance(made),
         notes=notes,
@@ -323,16 +306,6 @@ def _hardware(made: Plan) -> list[dict[str, JSON]]:
         if record is not None and dict(record.hardware) not in found:
             found.append(dict(record.hardware))
     return found or [{}]
-
-
-def failure_lines(failures: Sequence[CellRecord], leaderboard: pa.Table) -> list[str]:
-    """A line per configuration, stage and error, with the folds and seeds that it struck."""
-    names = dict(zip(leaderboard["configuration"].to_pylist(), boards.row_labels(leaderboard), strict=True))
-    struck: dict[tuple[str, str], list[str]] = {}
-    for one in failures:
-        what = " ".join(filter(None, (one.stage, names.get(one.configuration, ""), one.label)))
-        struck.setdefault((what, one.error), []).append(f"{one.fold}/{one.seed}")
-    return [f"failed: {what}, fold/seed {', '.join(places)}: {error}" for (what, error), places in struck.items()]
 
 
 def _undone(made: Plan) -> tuple[tuple[CellRecord, ...], int]:

@@ -34,7 +34,8 @@ __all__ = ["data", "describe", "doctor", "leaderboard", "list_parts", "plan", "p
 
 def run(texts: Sequence[str]) -> int:
     """``harness run``: 0 if every cell is done, 1 if some failed."""
-    from harness.cli.api import carry_out, failure_lines
+    from harness.cli.api import carry_out
+    from harness.report.wording import failure_lines, shapley_rows
     from harness.stats.intervals import MINIMUM_SUBJECTS
 
     out = console()
@@ -50,8 +51,6 @@ def run(texts: Sequence[str]) -> int:
     if result.subjects < MINIMUM_SUBJECTS:
         show_subjects(out, result.leaderboard, result.rows)
     if result.shapley is not None:
-        from harness.pipeline.contribution import shapley_rows
-
         show_table(out, *shapley_rows(result.shapley), "What each sequence is worth: exact Shapley values")
     out.print(result.verdict, markup=False)
     for line in failure_lines(result.failures, result.leaderboard):
@@ -128,7 +127,8 @@ def describe(texts: Sequence[str]) -> int:
 def leaderboard(texts: Sequence[str]) -> int:
     """``harness leaderboard task=NAME [run=NAME] [csv=FILE]``: of the latest run of the task, or of another."""
     from harness.cli.api import rebuild
-    from harness.pipeline import leaderboard as boards
+    from harness.report.csv_files import write_csv
+    from harness.report.wording import verdict
 
     words = parse(texts)
     refuse_unused(words, "harness leaderboard")
@@ -137,11 +137,11 @@ def leaderboard(texts: Sequence[str]) -> int:
     if tables.explanation.num_rows:
         _show_explanations(out, tables.explanation)
     show_board(out, tables.prediction, "Leaderboard", shown=made.request.task.shown)
-    out.print(boards.verdict(tables.prediction), markup=False)
+    out.print(verdict(tables.prediction), markup=False)
     _say_runs(out, made)
     if "csv" in words.values:
         target = absolute(str(words.values["csv"]), "csv")
-        out.print(f"written: {boards.write_csv(tables.prediction, target)}", markup=False, soft_wrap=True)
+        out.print(f"written: {write_csv(tables.prediction, target)}", markup=False, soft_wrap=True)
     return 0
 
 

@@ -81,8 +81,6 @@ class Task:
     objective : label of the metric that ranks configurations
     explanation_objective : label of the metric that ranks explanations
     axes : short names of keys, e.g. ``sequences`` for ``adapter.channels``
-    problem : axes that pose the problem (noise, regions, label), as opposed to those
-        that answer it (model, sequences, recipe); ranks hold within one problem
     profiles : name → overrides; ``quick`` is the default
     data_profiles : name → further overrides when the user brings data
     presets : condition → overrides where it holds, unless the user gives the key.
@@ -95,6 +93,8 @@ class Task:
     published : a table of the paper, to stand beside ours
     regional : labels of metrics that are also computed in each region
     columns : axes that every row of the leaderboard names, swept or not
+    problem : axes that pose the problem (noise, score, label); the others answer it.
+        Ranks and comparisons hold within one problem. See :meth:`poses`
     shown : metrics that the console shows, in order
     """
 
@@ -117,7 +117,6 @@ class Task:
     phantom_subjects: int = 6
     phantom_seed: int = 0
     axes: Mapping[str, str] = field(default_factory=dict)
-    problem: tuple[str, ...] = ()
     profiles: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
     data_profiles: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
     presets: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
@@ -128,6 +127,7 @@ class Task:
     published: Published | None = None
     regional: tuple[str, ...] = ()
     columns: tuple[str, ...] = ("model",)
+    problem: tuple[str, ...] = ()
     shown: tuple[str, ...] = ()
 
     @cached_property
@@ -151,9 +151,6 @@ class Task:
         return {label: one.attribution for label, one in self.explained.items()}
 
     def __post_init__(self) -> None:
-        for name in self.problem if self.axes else ():  # a restored task has no axes
-            if name not in self.axes:
-                raise UnknownName(f"axis of task {self.name} (in problem)", name, self.axes)
         for name, objective in (("objective", self.objective), ("explanation_objective", self.explanation_objective)):
             if objective not in self.metrics:
                 raise UnknownName(f"metric of task {self.name} (its {name})", objective, self.metrics)
@@ -174,6 +171,14 @@ class Task:
             for needed in metrics.get(metrics.name_of(part.func)).facts.get("needs", ()):
                 if needed not in self.metrics:
                     raise UnknownName(f"metric of task {self.name} (which {label} pools)", needed, self.metrics)
+
+        for name in self.problem:
+            if self.axes.get(name, name).partition(".")[0] not in (*SINGLE, *LABELLED, *SCALARS):
+                raise UnknownName(f"axis of task {self.name} (in what poses its problem)", name, self.axes)
+
+    def poses(self, axis: str) -> bool:
+        """Whether an axis poses the problem; short names and full keys are the same axis."""
+        return self.axes.get(axis, axis) in {self.axes.get(name, name) for name in self.problem}
 
 
 @dataclass(frozen=True)
@@ -215,6 +220,7 @@ def describe(task: Task) -> dict[str, JSON]:
         **{name: getattr(task, name) for name in SCALARS},
         "regional": list(task.regional),
         "columns": list(task.columns),
+        "axes": dict(task.axes),
         "shown": list(task.shown),
         "problem": list(task.problem),
         "explanations": {label: _describe_explanation(one) for label, one in task.explanations.items()},
@@ -254,6 +260,7 @@ def restore(description: Mapping[str, JSON]) -> Task:
         source=Source(**description["source"]),
         regional=tuple(description["regional"]),
         columns=tuple(description["columns"]),
+        axes=description["axes"],
         shown=tuple(description["shown"]),
         problem=tuple(description["problem"]),
         **more,

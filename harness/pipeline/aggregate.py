@@ -25,8 +25,8 @@ from harness.metrics.register import evaluate, evaluate_ceiling, evaluate_chance
 from harness.pipeline.artifacts import read_values
 from harness.pipeline.cell import ENSEMBLE, Cell, Job, digest, explanations_of, is_done, records_of, restored
 from harness.pipeline.group_maps import score_group
-from harness.pipeline.leaderboard import MetricFacts, Row, Values
-from harness.pipeline.pooled import cached, number_of, score_json, score_of
+from harness.pipeline.pooled import cached
+from harness.pipeline.rows import MetricFacts, Row, Values, number_of, score_from_json, score_to_json
 from harness.pipeline.score import level_of
 from harness.stats.intervals import bootstrap_interval, jackknife_interval, pseudo_values
 from harness.storage.store import Store
@@ -325,7 +325,7 @@ class _Aggregate:
 
         group = identify({"row": self.configuration.id, "region": region})
         kept = cached(self.store, group, self.configuration.id, metrics, compute)
-        scores = {label: score_of(one["score"]) for label, one in kept.items()}
+        scores = {label: score_from_json(one["score"]) for label, one in kept.items()}
         paired = {
             label: {subject: {0: number_of(value)} for subject, value in one["paired"].items()}
             for label, one in kept.items()
@@ -459,7 +459,7 @@ def pooled_value(task: Task, label: str, tables: Sequence[Table], subjects: Mapp
             subject: None if math.isnan(value) else float(value)
             for subject, value in zip(sampled.subjects, values, strict=False)
         }
-    return {"score": score_json(score), "paired": pairs}
+    return {"score": score_to_json(score), "paired": pairs}
 
 
 def _pooled_score(component: Component, sampled: _Sampled, label: str) -> Score:

@@ -18,10 +18,10 @@ from harness.core.identity import identify
 from harness.core.task import Configuration
 from harness.core.types import JSON, Array, Score
 from harness.pipeline.cell import restored
-from harness.pipeline.leaderboard import MetricFacts, Row, interval_text, subject_means
+from harness.pipeline.rows import MetricFacts, Row, subject_means
 from harness.stats.intervals import mean_score, shapley_scores
 
-__all__ = ["Family", "families", "shapley_rows", "shapley_table", "worth_of_nothing"]
+__all__ = ["Family", "families", "shapley_table", "worth_of_nothing"]
 
 
 @dataclass(frozen=True)
@@ -176,24 +176,6 @@ def shapley_table(
                 }
             )
     return pa.Table.from_pylist(lines) if lines else None
-
-
-def shapley_rows(table: pa.Table) -> tuple[list[str], list[list[str]]]:
-    """:func:`shapley_table` as text for a screen: header and lines."""
-    names = table.column_names
-    axes = names[: names.index("channel")]
-    header = [*axes, "channel", "Shapley value", "left out", "alone"]
-    lines = [
-        [
-            *(str(line[name]) for name in (*axes, "channel")),
-            *(
-                interval_text(line[name], line[f"{name}_low"], line[f"{name}_high"])
-                for name in ("shapley", "left_out", "alone")
-            ),
-        ]
-        for line in table.to_pylist()
-    ]
-    return header, lines
 
 
 def _family(group: Sequence[tuple[tuple[str, ...], Configuration]]) -> Family:

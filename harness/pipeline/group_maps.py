@@ -27,8 +27,8 @@ from harness.metrics.localisation import pearson_between
 from harness.metrics.metric_inputs import MetricInputs
 from harness.metrics.register import asks, evaluate, evaluate_chance
 from harness.pipeline.cell import Cell, digest
-from harness.pipeline.leaderboard import Values
-from harness.pipeline.pooled import cached, number_of, score_json, score_of
+from harness.pipeline.pooled import cached
+from harness.pipeline.rows import Values, null_of, number_of, score_from_json, score_to_json
 from harness.pipeline.score import labels_of
 from harness.simulation.lesion_scores import ROI, exact_map, windowed
 from harness.stats.intervals import jackknife_interval, pseudo_values
@@ -99,8 +99,8 @@ def score_group(
     kept = cached(store, group, configuration.id, metrics, compute, label=label)
     outputs = dict.fromkeys(output for one in kept.values() for output in one["outputs"])
     return GroupScores(
-        {name: score_of(one["whole"]) for name, one in kept.items()},
-        {output: {name: score_of(one["outputs"][output]) for name, one in kept.items()} for output in outputs},
+        {name: score_from_json(one["whole"]) for name, one in kept.items()},
+        {output: {name: score_from_json(one["outputs"][output]) for name, one in kept.items()} for output in outputs},
         {
             name: {block: {0: number_of(value)} for block, value in one["paired"].items()}
             for name, one in kept.items()
@@ -179,7 +179,7 @@ def agreement(
             for output in maps[one]
         ]
         with tempfile.TemporaryDirectory() as name:
-            write_json(Path(name) / "agreement.json", [{key: _null(v) for key, v in one.items()} for one in found])
+            write_json(Path(name) / "agreement.json", [{key: null_of(v) for key, v in one.items()} for one in found])
             record = CellRecord(identity, "pool", "done", configuration.id, -1, -1)
             write_record(Path(name), record)
             record = store.commit(Path(name))
@@ -296,9 +296,11 @@ def group_values(
         whole, pairs = _mean([one[output][metric] for one in by_seed for output in outputs])
         ranks = metric == task.explanation_objective
         found[metric] = {
-            "outputs": {output: score_json(_mean([one[output][metric] for one in by_seed])[0]) for output in outputs},
-            "whole": score_json(whole),
-            "paired": {f"block {number:02d}": _null(value) for number, value in enumerate(pairs)} if ranks else {},
+            "outputs": {
+                output: score_to_json(_mean([one[output][metric] for one in by_seed])[0]) for output in outputs
+            },
+            "whole": score_to_json(whole),
+            "paired": {f"block {number:02d}": null_of(value) for number, value in enumerate(pairs)} if ranks else {},
         }
     return found
 
@@ -398,7 +400,3 @@ def _mean(several: Sequence[tuple[Score, Array]]) -> tuple[Score, Array]:
     interval = jackknife_interval(pairs, value)
     n = min(score.n for score in scores)
     return Score(value, interval.low, interval.high, n, se=interval.se, chance=chance, ceiling=ceiling), pairs
-
-
-def _null(value: float) -> JSON:
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from harness.core.identity import identify
-from harness.core.types import JSON, Score
+from harness.core.types import JSON
 from harness.pipeline.artifacts import read_values, write_values
 from harness.storage.store import CellRecord, Store, write_record
 
-__all__ = ["cached", "number_of", "score_json", "score_of"]
+__all__ = ["cached"]
 
 
 def cached(
@@ -66,19 +63,3 @@ def cached(
         # As it is read: JSON knows neither tuples nor NaN.
         held |= json.loads(json.dumps(values))
     return {name: held[identity] for name, identity in metrics}
-
-
-def score_json(score: Score) -> JSON:
-    """A score as JSON, NaN as null."""
-    values = dataclasses.asdict(score)
-    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in values.items()}
-
-
-def score_of(values: Mapping[str, JSON]) -> Score:
-    """The inverse of :func:`score_json`."""
-    return Score(**{key: number_of(value) for key, value in values.items()})
-
-
-def number_of(value: JSON) -> Any:
-    """A number of JSON, NaN for null."""
-    return math.nan if value is None else value

@@ -23,19 +23,13 @@ from harness.pipeline.artifacts import read_predictions
 from harness.pipeline.cell import restored
 from harness.pipeline.contribution import Family, families
 from harness.pipeline.group_maps import group_sums, lesion_counts, target_mask
-from harness.pipeline.leaderboard import (
-    MetricFacts,
-    Row,
-    interval_text,
-    is_sound,
-    read_facts,
-    row_labels,
-    subject_means,
-)
+from harness.pipeline.leaderboard import is_sound, read_facts
+from harness.pipeline.rows import MetricFacts, Row, subject_means
 from harness.pipeline.score import THRESHOLD
 from harness.report import plots
-from harness.report.page import Figure
+from harness.report.elements import Figure
 from harness.report.plots import Bars
+from harness.report.wording import interval_text, row_labels
 from harness.sweep.collect import Tables
 from harness.sweep.plan import Plan
 

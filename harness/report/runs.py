@@ -12,11 +12,12 @@ import numpy as np
 
 from harness.core.identity import identify, module_digest
 from harness.core.types import Array, Cohort
-from harness.data.maps import GroupMap, group_map, write_map, write_preview
+from harness.data.maps import GroupMap, group_map, write_map
 from harness.pipeline.cell import Cell, restored
 from harness.pipeline.group_maps import group_sums, target_mask
 from harness.pipeline.leaderboard import read_facts
 from harness.report.figures import figures_of_one
+from harness.report.previews import draw_map
 from harness.report.tables import winners
 from harness.storage.store import CellRecord, Store
 from harness.sweep.collect import Tables
@@ -25,7 +26,15 @@ from harness.tuning.spaces import short
 
 __all__ = ["chosen_tags", "pooled_files", "pooled_metrics", "pooled_of"]
 
-_DRAWN_BY = ("harness.data.maps", "harness.report.figures", "harness.report.runs", "harness.report.plots")
+_DRAWN_BY = (
+    "harness.data.maps",
+    "harness.report.figures",
+    "harness.report.plots.canvas",
+    "harness.report.plots.slices",
+    "harness.report.plots.subjects",
+    "harness.report.previews",
+    "harness.report.runs",
+)
 _MOST_IMAGES = 16  # subjects whose images are averaged under a group map
 
 
@@ -158,8 +167,7 @@ def _write_mean(folder: Path, name: str, made: _Mean, cohort: Cohort) -> None:
     background, outline = _scene(cohort, channels, made.output, values.shape[1:])
     stem = folder / f"{urllib.parse.quote(name, safe=' ')}_mean"
     write_map(stem.with_name(f"{stem.name}.nii.gz"), values, made.found.affine, channels=channels)
-    write_preview(
-        stem.with_name(f"{stem.name}.png"),
+    picture = draw_map(
         values,
         made.found.affine,
         background=background,
@@ -167,6 +175,7 @@ def _write_mean(folder: Path, name: str, made: _Mean, cohort: Cohort) -> None:
         channels=channels,
         title=f"{made.title}: mean of {made.found.subjects} subjects",
     )
+    stem.with_name(f"{stem.name}.png").write_bytes(picture)
 
 
 def _scene(

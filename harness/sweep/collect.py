@@ -18,6 +18,7 @@ from harness.pipeline import leaderboard
 from harness.pipeline.aggregate import Pooled, metric_facts, pool
 from harness.pipeline.cell import digest, explanations_of, restored
 from harness.pipeline.group_maps import agreement
+from harness.pipeline.ranking import strata_of
 from harness.sweep.plan import Plan
 
 __all__ = ["Tables", "agreements", "collect", "regions_of_interest"]
@@ -58,9 +59,10 @@ def collect(plan: Plan, *, mlflow_runs: Mapping[str, str] | None = None) -> Tabl
     )
     by_region = [facts for facts in measured if facts.name in task.regional]
     by_region += of_maps if any(row.attribution for rows in regions.values() for row in rows) else ()
+    strata = strata_of(rows, task.poses)
     return Tables(
-        leaderboard.build(rows, measured, task.objective),
-        leaderboard.build(explained, of_maps, task.explanation_objective),
+        leaderboard.build(rows, measured, task.objective, strata=strata),
+        leaderboard.build(explained, of_maps, task.explanation_objective, strata=strata),
         leaderboard.build_regions(regions, by_region),
         pooled,
     )

@@ -16,13 +16,14 @@ import pytest
 
 import harness
 from harness.cli import commands
-from harness.cli.api import failure_lines, rebuild
+from harness.cli.api import rebuild
 from harness.cli.console import console
 from harness.cli.prediction import _write
 from harness.core.errors import CohortError, RequestError, UnknownName
 from harness.core.types import Sample
 from harness.data import nifti, transforms
-from harness.pipeline import leaderboard as boards
+from harness.pipeline.leaderboard import read_facts
+from harness.report.wording import failure_lines, row_labels, verdict
 from harness.storage.store import CellRecord
 from harness.sweep.grammar import to_words
 
@@ -115,7 +116,7 @@ def test_report_is_one_page_with_the_verdict(out: Path, board_of: Callable[..., 
     written.unlink()
     assert commands.report(["task=epvs", f"out={out}"]) == 0
     page = html.unescape(written.read_text())
-    assert boards.verdict(harness.table(task="epvs", out=str(out))) in page
+    assert verdict(harness.table(task="epvs", out=str(out))) in page
 
 
 def test_leaderboard_of_a_task_never_run_says_what_to_do(tmp_path: Path) -> None:
@@ -350,7 +351,7 @@ def test_failures_are_told_once_per_configuration_and_error(out: Path) -> None:
         return CellRecord("identity", "train", "failed", configuration, fold, 0, error=error)
 
     records = [failed(first, 0, "a"), failed(first, 1, "a"), failed(first, 2, "b"), failed(second, 0, "a")]
-    names = boards.row_labels(table)[:2]
+    names = row_labels(table)[:2]
     assert failure_lines(records, table) == [
         f"failed: train {names[0]}, fold/seed 0/0, 1/0: a",
         f"failed: train {names[0]}, fold/seed 2/0: b",
@@ -361,7 +362,7 @@ def test_failures_are_told_once_per_configuration_and_error(out: Path) -> None:
 def test_explanations_that_nobody_could_judge_are_a_sentence(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a value of the objective a table would be a column of dashes."""
     tables = rebuild(to_words(task="epvs", out=str(out)))[1]
-    objective = boards.read_facts(tables.explanation).objective
+    objective = read_facts(tables.explanation).objective
     commands._show_explanations(console(), tables.explanation)
     assert "Explanations" in capsys.readouterr().out
     index = tables.explanation.column_names.index(objective)

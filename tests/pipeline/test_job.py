@@ -88,9 +88,9 @@ def test_whole_job(run: Callable, job: Job, store: Store) -> None:
     assert [sorted(record.artifacts) for record in records] == [
         ["history.json", "predictions.npz", "split.json", "weights.safetensors"],
         ["values.json"],
-        ["map_sub-04.nii.gz", "map_sub-04.png"],
+        ["map_sub-04.nii.gz"],
         ["values.json"],
-        ["map_sub-04.nii.gz", "map_sub-04.png"],
+        ["map_sub-04.nii.gz"],
         ["values.json"],
     ]
     assert records[0].facts["epochs"] == 2 and records[0].facts["parameters"] > 100
@@ -107,7 +107,6 @@ def test_artifacts_hold_what_they_should(run: Callable, job: Job, store: Store, 
         assert file["sub-04"].shape == shape and file["sub-04"].dtype == np.float16
     maps = read_maps(store, explain)
     assert maps["sub-04"].shape == (1, *shape) and maps["sub-04"].dtype == np.float32
-    assert store.artifact(explain, "map_sub-04.png").read_bytes().startswith(b"\x89PNG")
     history = json.loads(store.artifact(train, "history.json").read_text())
     assert [epoch["epoch"] for epoch in history] == [1, 2]
     assert (

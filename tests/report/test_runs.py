@@ -14,11 +14,11 @@ import pytest
 from mlflow import MlflowClient
 
 import harness
-from harness.cli import parents, plots
 from harness.cli.api import Silent, carry_out, rebuild
 from harness.core.errors import HarnessError
 from harness.data.maps import read_map, read_maps
 from harness.pipeline.cell import Cell
+from harness.report import plots, runs
 from harness.report.runs import pooled_files, pooled_metrics, pooled_of
 from harness.storage.store import CellRecord, Store, write_record
 from harness.sweep.collect import Tables
@@ -152,14 +152,14 @@ def test_anonymous_files_name_nobody(
 def test_subjects_are_not_named_where_they_may_not_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """The figure holds their names as text only if it is told to."""
     said: list[str] = []
-    original = plots._png
+    original = plots.subjects.png_of
 
     def listen(figure: Any) -> bytes:
         said.extend(text.get_text() for axes in figure.axes for text in axes.get_yticklabels())
         said.extend(axes.get_ylabel() for axes in figure.axes)
         return original(figure)
 
-    monkeypatch.setattr(plots, "_png", listen)
+    monkeypatch.setattr(plots.subjects, "png_of", listen)
     values = {"dice": {"sub-01": [0.5, 0.6], "sub-02": [0.4]}, "auc": {"sub-01": [0.9]}}
     plots.subject_dots(values, named=False)
     assert not any("sub-" in text for text in said) and "2 subjects" in said
@@ -256,8 +256,8 @@ def test_sums_of_blocks_become_means(tmp_path: Path) -> None:
             cell.identity, "explain", "done", "conf", fold, seed, "saliency", facts={"outputs": ["one", "two"]}
         )
         write_record(folder, record)
-        cells.append(parents._Explained(cell, store.commit(folder), subjects))
-    found = parents._of_sums(store, cells, AFFINE)
+        cells.append(runs._Explained(cell, store.commit(folder), subjects))
+    found = runs._of_sums(store, cells, AFFINE)
     assert list(found) == ["one", "two"] and {one.subjects for one in found.values()} == {5}
     for number, name in enumerate(found):
         assert np.allclose(found[name].values, expected[number], atol=1e-6)

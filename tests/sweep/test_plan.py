@@ -16,8 +16,8 @@ import pytest
 from harness.core.errors import RequestError, StoreError, UnknownName
 from harness.core.settings import RunSettings
 from harness.pipeline import cell as cell_module
-from harness.pipeline import leaderboard
 from harness.pipeline.leaderboard import VOLATILE
+from harness.report.csv_files import write_csv
 from harness.storage.store import CellRecord
 from harness.sweep.cohorts import generate, phantom_folder
 from harness.sweep.collect import collect
@@ -50,7 +50,7 @@ def done(plan: Plan) -> list[CellRecord]:
 
 def csv(plan: Plan, path: Path) -> bytes:
     """The leaderboard as the file that a run writes."""
-    return leaderboard.write_csv(collect(plan).prediction, path).read_bytes()
+    return write_csv(collect(plan).prediction, path).read_bytes()
 
 
 def steady(plan: Plan) -> list[dict[str, Any]]:
