@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import re
+import shlex
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from harness.pipeline.leaderboard import read_facts
 from harness.pipeline.rows import Row
 from harness.report.csv_files import write_tables
 from harness.report.figures import figures_of
+from harness.report.listing import note_of, parent_runs, rank_of, saved_view
 from harness.report.page import write_report
 from harness.report.runs import chosen_tags, pooled_files, pooled_metrics, pooled_of
 from harness.report.tables import report_tables
@@ -174,7 +176,8 @@ def carry_out(words: Words, texts: tuple[str, ...], observer: Observer) -> Resul
             f"({cost.cells} cells are missing). Say yes=true to start it anyway{more}, or profile=quick"
         )
     observer.said(made.sentence)
-    tracker = _tracker(made)
+    command = shlex.join(["harness", "run", *texts])
+    tracker = _tracker(made, command)
     try:
         _track_known(tracker, made)
         observer.planned(made, cost.cells)
@@ -193,7 +196,7 @@ def carry_out(words: Words, texts: tuple[str, ...], observer: Observer) -> Resul
         )
         observer.ended()
         observer.said("pooling, drawing and writing")
-        return write_all(made, tracker)
+        return write_all(made, tracker, command)
     finally:
         observer.ended()
         if tracker is not None:
@@ -209,7 +212,7 @@ def rebuild(words: Words) -> tuple[Plan, Tables]:
     return made, collect(made)
 
 
-def write_all(made: Plan, tracker: Tracker | None) -> Result:
+def write_all(made: Plan, tracker: Tracker | None, command: str) -> Result:
     """Leaderboards, report and parent runs, from the store."""
     settings = made.request.settings
     if tracker is not None:
@@ -223,7 +226,7 @@ def write_all(made: Plan, tracker: Tracker | None) -> Result:
     if settings.report:
         report = make_report(made, tables)
     if tracker is not None:
-        _track_pooled(tracker, made, tables)
+        _track_pooled(tracker, made, tables, command, report)
         tracker.drain()
     return Result(
         leaderboard=tables.prediction,
@@ -319,13 +322,10 @@ def _undone(made: Plan) -> tuple[tuple[CellRecord, ...], int]:
 
 
 def _track_known(tracker: Tracker | None, made: Plan) -> None:
-    """Open or adopt the parents, and write what the store holds already."""
+    """Open or continue the parents, and write what the store holds already."""
     if tracker is None:
         return
-    report = {"report": str(made.request.report_folder)} if made.request.settings.report else {}
-    for configuration in made.configurations:
-        name = made.groups[configuration.id].cohort.name
-        tracker.configuration(configuration, {"cohort_name": name, **report})
+    tracker.open(parent_runs(made), saved_view(made))
     for cell in made.cells:
         for record in records_of(cell, made.store):
             # Two configurations may share a training, whose record names the first of them.
@@ -354,23 +354,26 @@ def _numbers(store: Store, record: CellRecord) -> tuple[dict[str, float], dict[s
     return {}, {}
 
 
-def _track_pooled(tracker: Tracker, made: Plan, tables: Tables) -> None:
-    """Metrics, figures and maps of each configuration to its parent run; nothing where they are there already."""
+def _track_pooled(tracker: Tracker, made: Plan, tables: Tables, command: str, report: Path | None) -> None:
+    """Note, metrics, figures and maps of each configuration to its run; nothing where they are there already."""
+    anonymous = made.request.settings.anonymous
     for configuration in made.configurations:
         identity = configuration.id
+        note = note_of(tables, identity, command=command, report=report, anonymous=anonymous)
+        rank = rank_of(tables, identity, anonymous=anonymous)
+        tracker.describe(identity, note, tags={"rank": rank, **chosen_tags(made, identity)})
         metrics = pooled_metrics(tables, identity)
         done, digest = _is_complete(made, identity), pooled_of(made, identity, metrics)
         if tracker.is_pooled(identity, digest):
             continue
         # One at a time: maps at full resolution of a hundred configurations would fill the disk twice.
         with tempfile.TemporaryDirectory(prefix="harness-pooled-") as name:
-            pooled_files(made, tables, identity, Path(name))
-            tags = chosen_tags(made, identity)
-            tracker.pooled(identity, metrics, Path(name), done=done, digest=digest, tags=tags)
+            not_drawn = "; ".join(pooled_files(made, tables, identity, Path(name)))
+            tracker.pooled(identity, metrics, Path(name), done=done, digest=digest, not_drawn=not_drawn)
             tracker.wait()
 
 
-def _tracker(made: Plan) -> Tracker | None:
+def _tracker(made: Plan, command: str) -> Tracker | None:
     """A tracker that knows which names it may not say."""
     settings = made.request.settings
     if settings.mlflow == "off":
@@ -379,7 +382,7 @@ def _tracker(made: Plan) -> Tracker | None:
     for group in made.groups.values():
         names |= {name for sample in group.cohort.samples for name in (sample.id, sample.subject)}
         names |= {one.subject for one in group.cohort.ineligible}
-    return Tracker(settings, made.request.task.name, subjects=names)
+    return Tracker(settings, made.request.task.name, command=command, subjects=names)
 
 
 def _is_complete(made: Plan, configuration: str) -> bool:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import shlex
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -184,22 +181,24 @@ def data(action: str, texts: Sequence[str]) -> int:
 
 
 def ui(texts: Sequence[str]) -> int:
-    """``harness ui [out=DIR] [port=5000]``: MLflow's own UI, on loopback only."""
+    """``harness ui [out=DIR] [port=5000] [open=true]``: MLflow's web interface, on the loopback interface only."""
+    from harness.cli.ui import serve
+
     words = parse(texts)
     refuse_unused(words, "harness ui")
-    port = str(checked(Annotated[int, Ge(1), Le(65535)], words.values.get("port", 5000), "port"))
+    port = checked(Annotated[int, Ge(1), Le(65535)], words.values.get("port", 5000), "port")
+    open_browser = checked(bool, words.values.get("open", False), "open")
     folder = absolute(str(words.values.get("out", "harness-runs")), "out")
     if not (folder / "mlflow.db").is_file():
         raise RequestError(f"{folder} holds no mlflow.db; run something first, or say out=DIR")
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", sqlite_uri(folder / "mlflow.db")]
-    command += ["--artifacts-destination", (folder / "mlflow-artifacts").as_uri(), "--serve-artifacts"]
-    command += ["--host", "127.0.0.1", "--port", port, "--workers", "1"]
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    console().print(f"http://127.0.0.1:{port} (only this machine can reach it; Ctrl-C ends it)")
-    try:
-        return subprocess.run(command, env={**os.environ, **quiet}, check=False).returncode
-    except KeyboardInterrupt:
-        return 0
+    out = console()
+
+    def say(line: str) -> None:
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    return serve(
+        sqlite_uri(folder / "mlflow.db"), folder / "mlflow-artifacts", port, open_browser=open_browser, say=say
+    )
 
 
 def doctor() -> int:

@@ -23,7 +23,7 @@ TAKES: Mapping[str, tuple[str, ...]] = {
     "harness leaderboard": ("csv", "out", "run", "task"),
     "harness predict": ("data", "exclude", "into", "model", "out"),
     "harness report": ("out", "run", "task"),
-    "harness ui": ("out", "port"),
+    "harness ui": ("open", "out", "port"),
     "harness.table": ("out", "run", "task"),
 }
 """The commands with few words; the others take those of a run (see :func:`harness.sweep.request.resolve`)."""
