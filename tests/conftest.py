@@ -72,6 +72,12 @@ def _sample(number: int, shape: tuple[int, int, int]) -> Sample:
 
 
 @pytest.fixture(scope="session")
+def in_memory() -> Callable[[Array], ArrayImage]:
+    """Array → an image in memory."""
+    return ArrayImage
+
+
+@pytest.fixture(scope="session")
 def toy_cohort() -> Cohort:
     """Four subjects in memory, on grids of different size."""
     shapes = [(16, 16, 6), (16, 14, 6), (12, 16, 5), (16, 16, 6)]
