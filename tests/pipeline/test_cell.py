@@ -13,7 +13,7 @@ import pytest
 from harness.core.explanations import Explanation
 from harness.core.overrides import override
 from harness.core.task import Configuration, Task
-from harness.core.types import Cohort, Folds, Sample, Split
+from harness.core.types import Cohort, Folds, Split
 from harness.metrics import segmentation
 from harness.pipeline import cell as module
 from harness.pipeline.cell import (
@@ -537,7 +537,7 @@ class TestSeveralTargets:
         assert {key[0] for key in found if key[1] == "gate"} == {"explain"}
 
     def test_ensembles_need_all_trainings(self, studied: Any, study: Task, crowd: Cohort, crowd_folds: Folds) -> None:
-        """Each seed has one ensemble on the fixed test set, whose predictions and maps need the networks of all folds."""
+        """Each seed has one ensemble on the fixed test set; its predictions and maps need the networks of all folds."""
         trained = list(jobs(studied(study), crowd, crowd_folds, (0, 7)))
         found = list(ensembles(trained, crowd, crowd_folds.test))
         assert [(one.fold, one.seed, one.is_ensemble) for one in found] == [(ENSEMBLE, 0, True), (ENSEMBLE, 7, True)]
