@@ -15,7 +15,9 @@ import pytest
 from harness.core.overrides import override
 from harness.core.task import Configuration, Task, describe
 from harness.core.types import Cohort, Folds, NetworkSpec, Sample
-from harness.pipeline.cell import reads_of
+from harness.pipeline.cell import Job, ensembles, jobs, reads_of
+from harness.pipeline.job import execute
+from harness.storage.store import CellRecord, Store
 from harness.sweep.plan import draw_folds
 
 _STUDY = Path(__file__).parents[1] / "study" / "portraits.py"
@@ -96,3 +98,21 @@ def studied(crowd: Cohort) -> Callable[..., Configuration]:
         return Configuration(json.loads(json.dumps(describe(task))), {}, "quick", cohort.fingerprint(reads))
 
     return configure
+
+
+@pytest.fixture(scope="session")
+def study_run(
+    study: Task,
+    studied: Callable[..., Configuration],
+    crowd: Cohort,
+    crowd_folds: Folds,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[list[Job], Store, dict[str, CellRecord]]:
+    """The jobs of two folds and their ensemble, the store, which no test may change, and records by identity."""
+    store = Store(tmp_path_factory.mktemp("study") / "store")
+    made = list(jobs(studied(study), crowd, crowd_folds, (0,)))
+    made += ensembles(made, crowd, crowd_folds.test)
+    records: list[CellRecord] = []
+    for job in made:
+        execute(job, crowd, store, lambda folder: records.append(store.commit(folder)))
+    return made, store, {record.identity: record for record in records}
