@@ -160,7 +160,7 @@ def configured(toy_cohort: Cohort) -> Callable[[Any], Any]:
 def phantom_root(epvs: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four generated subjects of 24 × 24 × 8 voxels, as a BIDS folder."""
     from harness.core.task import override
-    from harness.sweep.plan import generate
+    from harness.sweep.cohorts import generate
 
     task = epvs
     for key, value in {"phantom_subjects": 4, "phantom.shape": [24, 24, 8], "phantom.density": 3000}.items():
@@ -168,6 +168,17 @@ def phantom_root(epvs: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("cohort") / "phantom"
     generate(task, root)
     return root
+
+
+@pytest.fixture(scope="session")
+def board_of() -> Callable[..., Path]:
+    """Find the CSV file of the latest run of a task below an out folder; the report lies in the folder of its name."""
+
+    def find(out: Path, task: str = "epvs") -> Path:
+        name = (out / "store" / "plans" / task / "latest").read_text().strip()
+        return out / "leaderboards" / task / f"{name}.csv"
+
+    return find
 
 
 @pytest.fixture(scope="session")

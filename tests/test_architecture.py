@@ -45,7 +45,7 @@ STUDIES = ("harness.tasks", "harness.search_spaces")
 LOADERS = ("harness.data.",)
 
 # Heavy library → the only folders that may import it.
-CONFINED = {"ray": ("tuning",), "optuna": ("tuning",), "mlflow": ("tracking",)}
+CONFINED = {"ray": ("tuning",), "optuna": ("tuning",), "mlflow": ("tracking",), "matplotlib": ("report",)}
 CORE_MAY_USE = {"annotated_types", "numpy"}
 # pydantic takes .1 s to import; only the function that checks a value may do so.
 CORE_MAY_USE_LATE = {"harness.core.task": {"pydantic"}, "harness.core.overrides": {"pydantic"}}
@@ -205,6 +205,7 @@ def test_every_layer_exists() -> None:
         ("harness.cli.api", "def f():\n    from ray import tune", "harness/tuning only"),
         ("harness.sweep.plan", "import optuna", "harness/tuning only"),
         ("harness.tuning.jobs", "import mlflow", "harness/tracking only"),
+        ("harness.data.maps", "def f():\n    from matplotlib import colormaps", "harness/report only"),
         ("harness.core.errors", "import torch", "core may import"),
         ("harness.core.errors", "def f():\n    import pydantic", "core may import"),
         ("harness.core.task", "import pydantic", "core may import"),

@@ -64,11 +64,11 @@ def test_the_parts_conform(python: Run, package: Path) -> None:
     assert "3 passed" in said
 
 
-def test_the_task_runs_with_the_parts(python: Run, tmp_path: Path) -> None:
+def test_the_task_runs_with_the_parts(python: Run, board_of: Callable[..., Path], tmp_path: Path) -> None:
     """The task is found by name, and its leaderboards show the package's model, metric and attribution."""
     command = "from harness.cli.main import main; main()"
     small = ["sequences=T2w", "attribution=squared_gradient", "phantom_subjects=4", "fold=0", "recipe.epochs=1"]
     python("-c", command, "run", "task=my_epvs", *small, "ray=off", "mlflow=off", "report=false", "out=runs")
-    board = (tmp_path / "runs" / "leaderboards" / "my_epvs.csv").read_text()
-    explained = (tmp_path / "runs" / "leaderboards" / "my_epvs-explanations.csv").read_text()
+    path = board_of(tmp_path / "runs", "my_epvs")
+    board, explained = path.read_text(), path.with_name(f"{path.stem}-explanations.csv").read_text()
     assert "missed_volume" in board and "two_layers" in board and "squared_gradient" in explained

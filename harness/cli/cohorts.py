@@ -15,8 +15,9 @@ from harness.core.types import Fault
 from harness.data import bids
 from harness.data.cohort import describe
 from harness.data.verify import brain_faults, verify
+from harness.sweep.cohorts import generate
 from harness.sweep.grammar import Words
-from harness.sweep.plan import generate, prepare
+from harness.sweep.plan import prepare
 from harness.sweep.request import resolve
 
 _MINIMUM = 3  # subjects that a run needs: one to train, one to validate, one to test

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import shlex
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,8 +15,8 @@ from harness.cli.keys import refuse_unused
 from harness.core.errors import RequestError, UnknownName
 from harness.core.paths import absolute, sqlite_uri
 from harness.core.registry import KINDS
-from harness.core.task import checked
 from harness.core.types import JSON
+from harness.core.values import checked
 from harness.sweep.catalogue import load_task, task_names
 from harness.sweep.grammar import Words, parse
 
@@ -27,12 +24,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from rich.console import Console
 
+    from harness.sweep.plan import Plan
+
 __all__ = ["data", "describe", "doctor", "leaderboard", "list_parts", "plan", "predict", "report", "run", "ui"]
 
 
 def run(texts: Sequence[str]) -> int:
     """``harness run``: 0 if every cell is done, 1 if some failed."""
-    from harness.cli.api import carry_out, failure_lines
+    from harness.cli.api import carry_out
+    from harness.report.wording import failure_lines, shapley_rows
     from harness.stats.intervals import MINIMUM_SUBJECTS
 
     out = console()
@@ -48,8 +48,6 @@ def run(texts: Sequence[str]) -> int:
     if result.subjects < MINIMUM_SUBJECTS:
         show_subjects(out, result.leaderboard, result.rows)
     if result.shapley is not None:
-        from harness.pipeline.contribution import shapley_rows
-
         show_table(out, *shapley_rows(result.shapley), "What each sequence is worth: exact Shapley values")
     out.print(result.verdict, markup=False)
     for line in failure_lines(result.failures, result.leaderboard):
@@ -124,9 +122,10 @@ def describe(texts: Sequence[str]) -> int:
 
 
 def leaderboard(texts: Sequence[str]) -> int:
-    """``harness leaderboard task=NAME [csv=FILE]``."""
+    """``harness leaderboard task=NAME [run=NAME] [csv=FILE]``: of the latest run of the task, or of another."""
     from harness.cli.api import rebuild
-    from harness.pipeline import leaderboard as boards
+    from harness.report.csv_files import write_csv
+    from harness.report.wording import verdict
 
     words = parse(texts)
     refuse_unused(words, "harness leaderboard")
@@ -135,21 +134,24 @@ def leaderboard(texts: Sequence[str]) -> int:
     if tables.explanation.num_rows:
         _show_explanations(out, tables.explanation)
     show_board(out, tables.prediction, "Leaderboard", shown=made.request.task.shown)
-    out.print(boards.verdict(tables.prediction), markup=False)
+    out.print(verdict(tables.prediction), markup=False)
+    _say_runs(out, made)
     if "csv" in words.values:
         target = absolute(str(words.values["csv"]), "csv")
-        out.print(f"written: {boards.write_csv(tables.prediction, target)}", markup=False, soft_wrap=True)
+        out.print(f"written: {write_csv(tables.prediction, target)}", markup=False, soft_wrap=True)
     return 0
 
 
 def report(texts: Sequence[str]) -> int:
-    """``harness report task=NAME``."""
+    """``harness report task=NAME [run=NAME]``: of the latest run of the task, or of another."""
     from harness.cli.api import make_report, rebuild
 
     words = parse(texts)
     refuse_unused(words, "harness report")
     made, tables = rebuild(words)
-    console().print(f"written: {make_report(made, tables)}")
+    out = console()
+    _say_runs(out, made)
+    out.print(f"written: {make_report(made, tables)}", markup=False, soft_wrap=True)
     return 0
 
 
@@ -179,22 +181,24 @@ def data(action: str, texts: Sequence[str]) -> int:
 
 
 def ui(texts: Sequence[str]) -> int:
-    """``harness ui [out=DIR] [port=5000]``: MLflow's own UI, on loopback only."""
+    """``harness ui [out=DIR] [port=5000] [open=true]``: MLflow's web interface, on the loopback interface only."""
+    from harness.cli.ui import serve
+
     words = parse(texts)
     refuse_unused(words, "harness ui")
-    port = str(checked(Annotated[int, Ge(1), Le(65535)], words.values.get("port", 5000), "port"))
+    port = checked(Annotated[int, Ge(1), Le(65535)], words.values.get("port", 5000), "port")
+    open_browser = checked(bool, words.values.get("open", False), "open")
     folder = absolute(str(words.values.get("out", "harness-runs")), "out")
     if not (folder / "mlflow.db").is_file():
         raise RequestError(f"{folder} holds no mlflow.db; run something first, or say out=DIR")
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", sqlite_uri(folder / "mlflow.db")]
-    command += ["--artifacts-destination", (folder / "mlflow-artifacts").as_uri(), "--serve-artifacts"]
-    command += ["--host", "127.0.0.1", "--port", port, "--workers", "1"]
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    console().print(f"http://127.0.0.1:{port} (only this machine can reach it; Ctrl-C ends it)")
-    try:
-        return subprocess.run(command, env={**os.environ, **quiet}, check=False).returncode
-    except KeyboardInterrupt:
-        return 0
+    out = console()
+
+    def say(line: str) -> None:
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    return serve(
+        sqlite_uri(folder / "mlflow.db"), folder / "mlflow-artifacts", port, open_browser=open_browser, say=say
+    )
 
 
 def doctor() -> int:
@@ -209,7 +213,8 @@ def doctor() -> int:
 
 
 def _describe_task(words: Words) -> int:
-    from harness.core.task import allowed, describe
+    from harness.core.overrides import allowed
+    from harness.core.task import describe
 
     task = load_task(str(words.values["task"]))
     described = describe(task)
@@ -223,7 +228,7 @@ def _describe_task(words: Words) -> int:
     out.print(f"{task.name}: {task.question}", style="bold", markup=False)
     out.print(str(task.source), markup=False)
     rows: list[list[str]] = []
-    for name in ("cohort", "phantom", "outcome", "view", "split", "model", "recipe"):
+    for name in ("cohort", "phantom", "adapter", "split", "model", "recipe"):
         if getattr(task, name) is None:
             continue
         bounds = allowed(getattr(task, name))
@@ -253,6 +258,18 @@ def _shown(value: JSON) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_shown(one) for one in value) + "]"
     return str(value)
+
+
+def _say_runs(out: Console, made: Plan) -> None:
+    """The run that is shown, its command, and the names of the others."""
+    from harness.sweep.resume import run_names
+
+    task, name = made.request.task.name, made.request.name
+    out.print(f"{'run:':<13}{name}", markup=False, soft_wrap=True)
+    out.print(f"{'command:':<13}{made.request.command}", markup=False, soft_wrap=True)
+    others = [one for one in run_names(made.store, task) if one != name]
+    if others:
+        out.print(f"{'other runs:':<13}{', '.join(others)} (run=NAME shows one)", markup=False, soft_wrap=True)
 
 
 def _say_places(out: object, places: Mapping[str, object]) -> None:

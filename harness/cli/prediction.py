@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,13 @@ from harness.cli.console import left_out
 from harness.cli.keys import refuse_unused
 from harness.core.errors import RequestError, StoreError
 from harness.core.registry import COHORTS
-from harness.core.task import Component, Configuration, Task, describe_part, restore
-from harness.core.types import Array, Cohort, Sample, View
+from harness.core.task import Component, Configuration, Task, describe_component, restore
+from harness.core.types import Adapter, Array, Cohort, Prediction, Sample
 from harness.data import bids, nifti, transforms
-from harness.pipeline.cell import is_grouped
-from harness.pipeline.job import load_trained
+from harness.pipeline.job import load_member
+from harness.pipeline.predict import predict
 from harness.pipeline.score import THRESHOLD
-from harness.pipeline.train import controlled, infer
+from harness.pipeline.train import controlled
 from harness.storage.files import replace_file
 from harness.storage.store import CellRecord, Store
 from harness.sweep.grammar import Words
@@ -75,9 +74,9 @@ def predict_folder(words: Words, *, say: Callable[[str], None]) -> list[Path]:
     usual = settings.folder / "predictions" / f"{root.name}-{made_by[:10]}"
     into = Path(str(words.values.get("into", usual))).expanduser().resolve()
     task = restore(configuration.task)
-    view: View = task.view()
+    adapter: Adapter = task.adapter()
     say(f"{len(records)} trained networks of {' '.join(map(str, configuration.axes.values()))}")
-    cohort = _cohort(task, root, settings.folder / "cache", view, settings.exclude)
+    cohort = _cohort(task, root, settings.folder / "cache", adapter, settings.exclude)
     for sentence in left_out(cohort.ineligible):
         say(sentence)
     bids.begin_derivatives(
@@ -87,21 +86,17 @@ def predict_folder(words: Words, *, say: Callable[[str], None]) -> list[Path]:
         version=importlib.metadata.version("harness"),
         parameters={"networks": [record.identity for record in records]},
     )
-    if is_grouped(task):
-        return [_write_scores(into, cohort, records, store)]
-    grids = _references(task.cohort, root, view, settings.exclude)
-    recipe = task.recipe()
-    sums: dict[str, Array] = {}
-    with controlled(recipe.threads, 0):
-        for record in records:
-            network, known = load_trained(restore(_configuration(store, record).task), view, store, record)
-            for sample in cohort.samples:
-                probability = infer(network, known, sample, batch_size=recipe.batch_size)["probability"]
-                sums[sample.id] = sums.get(sample.id, np.zeros_like(probability)) + probability / len(records)
+    found = _predicted(cohort, records, store)
+    if not all(
+        "probability" in kept and kept["probability"].ndim == 3 for one in found.values() for kept in one.values()
+    ):
+        return [_write_table(into, found)]
+    grids = _references(task.cohort, root, adapter, settings.exclude)
     written: list[Path] = []
     for sample in cohort.samples:
-        grid = grids.get(sample.id, (sample.shape, sample.affine))
-        written += _write(into, sample, sums[sample.id], grid, str(configuration.task["cohort"]["label"]))
+        grid = grids.get(sample.id, (sample.shape, sample.grid.affine))
+        probability = next(iter(found[sample.id].values()))["probability"]
+        written += _write(into, sample, probability, grid, str(configuration.task["cohort"]["label"]))
     return written
 
 
@@ -126,42 +121,53 @@ def _configuration(store: Store, record: CellRecord) -> Configuration:
         return store.configuration(record.configuration)
 
 
-def _cohort(task: Task, root: Path, cache: Path, view: View, exclude: tuple[str, ...]) -> Cohort:
+def _cohort(task: Task, root: Path, cache: Path, adapter: Adapter, exclude: tuple[str, ...]) -> Cohort:
     """New subjects prepared as the training's were, but without a truth."""
     part = task.cohort
     # Of whole lesion maps the mask is the image.
-    truth = {} if is_grouped(task) else {"label": ""}
-    options = {**part.keywords, **truth, "sequences": view.images, "exclude": exclude, "minimum": 1}
+    truth = {} if adapter.reads.masks else {"label": ""}
+    options = {**part.keywords, **truth, "sequences": adapter.reads.images, "exclude": exclude, "minimum": 1}
     cohort: Cohort = part.func(root, cache, **options)
     return cohort
 
 
-def _write_scores(into: Path, cohort: Cohort, records: Sequence[CellRecord], store: Store) -> Path:
-    """``predictions.tsv``: a row per subject, a column per score, the mean of all networks."""
-    names: tuple[str, ...] = tuple(records[0].facts["outputs"])
-    sums = {sample.id: np.zeros(len(names)) for sample in cohort.samples}
-    for record in records:
-        task = restore(_configuration(store, record).task)
-        view = dataclasses.replace(task.view().of(cohort), scores=names)
-        with controlled(task.recipe().threads, 0):
-            network, known = load_trained(task, view, store, record)
-            for sample in cohort.samples:
-                sums[sample.id] += infer(network, known, sample, batch_size=1)["scores"] / len(records)
-    rows = ["\t".join(("participant_id", *names))]
-    rows += ["\t".join((id, *(f"{value:.6g}" for value in values))) for id, values in sums.items()]
+def _predicted(cohort: Cohort, records: Sequence[CellRecord], store: Store) -> dict[str, Prediction]:
+    """The prediction of each sample, averaged over all networks."""
+    loaded = [load_member(restore(_configuration(store, record).task), store, record) for record in records]
+    members, spec = [member for member, _ in loaded], loaded[0][1]
+    recipe = restore(_configuration(store, records[0]).task).recipe()
+    with controlled(recipe.threads, 0):
+        return {sample.id: predict(members, spec, sample, batch_size=recipe.batch_size) for sample in cohort.samples}
+
+
+def _write_table(into: Path, predictions: Mapping[str, Prediction]) -> Path:
+    """``predictions.tsv``: a row per sample, a column per number, probability or probability of a class."""
+    rows: list[str] = []
+    for sample, targets in predictions.items():
+        values: dict[str, float] = {}
+        for name, kept in targets.items():
+            if "value" in kept:
+                values[name] = float(kept["value"])
+            elif "probability" in kept:
+                values[f"{name}_probability"] = float(kept["probability"])
+            else:
+                values |= {f"{name}_probability_{k}": float(p) for k, p in enumerate(kept["probabilities"])}
+        if not rows:
+            rows.append("\t".join(("participant_id", *values)))
+        rows.append("\t".join((sample, *(f"{value:.6g}" for value in values.values()))))
     replace_file(into / "predictions.tsv", "\n".join(rows) + "\n")
     return into / "predictions.tsv"
 
 
 def _references(
-    part: Component, root: Path, view: View, exclude: tuple[str, ...]
+    part: Component, root: Path, adapter: Adapter, exclude: tuple[str, ...]
 ) -> dict[str, tuple[tuple[int, ...], Array]]:
     """Sample → shape and affine of the file on whose grid its prediction belongs."""
-    options = describe_part(COHORTS, part)
+    options = describe_component(COHORTS, part)
     if options["use"] != "bids":
         return {}
-    name = view.images[0] if options["reference"] == "label" else str(options["reference"])
-    needed = tuple(dict.fromkeys((*view.images, name)))
+    name = adapter.reads.images[0] if options["reference"] == "label" else str(options["reference"])
+    needed = tuple(dict.fromkeys((*adapter.reads.images, name)))
     found = bids.index(root, sequences=needed, session=str(options["session"]), exclude=exclude)
     headers = {one.id: nifti.header(one.images[name]) for one in found.candidates}
     return {id: (facts.shape, facts.affine) for id, facts in headers.items()}
@@ -174,8 +180,8 @@ def _write(
     folder = into.joinpath(sample.subject, *session, "anat")
     stem = f"{sample.id}_label-{label}"
     shape, affine = grid
-    likely = transforms.resample(probability, sample.affine, shape, affine, order="linear")
-    mask = transforms.resample(probability > THRESHOLD, sample.affine, shape, affine, order="nearest")
+    likely = transforms.resample(probability, sample.grid.affine, shape, affine, order="linear")
+    mask = transforms.resample(probability > THRESHOLD, sample.grid.affine, shape, affine, order="nearest")
     return [
         nifti.write(folder / f"{stem}_probseg.nii.gz", likely, affine, dtype=np.float32),
         nifti.write(folder / f"{stem}_mask.nii.gz", mask, affine, dtype=np.uint8),

@@ -17,7 +17,9 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable, Sequence
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,10 +39,17 @@ __all__ = [
 ]
 
 
-def first_line(error: BaseException) -> str:
-    """An error as one line: its type, and the first line of its message."""
+def first_line(error: BaseException, *, where: bool = False) -> str:
+    """An error as one line: its type, and the first line of its message.
+
+    Parameters
+    ----------
+    where : add the file and line in which it was raised
+    """
     line = str(error).strip().partition("\n")[0] or "no message"
-    return f"{type(error).__name__}: {line}"
+    frames = traceback.extract_tb(error.__traceback__) if where else []
+    place = f" ({PurePath(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {line}{place}"
 
 
 class HarnessError(Exception):

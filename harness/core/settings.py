@@ -13,8 +13,8 @@ from annotated_types import Ge, Gt
 
 from harness.core.errors import UnknownName
 from harness.core.paths import absolute, absolute_sqlite
-from harness.core.task import checked
 from harness.core.types import JSON
+from harness.core.values import checked
 
 __all__ = ["RunSettings", "settings_from"]
 

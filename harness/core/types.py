@@ -1,4 +1,4 @@
-"""The nouns of the house: sources, faults, scans, samples, cohorts, scores.
+"""Core types: sources, faults, samples, cohorts, splits, adapters, scores.
 
 Arrays of images are ordered (X, Y, Z) as nibabel reads them, in RAS+
 orientation once a cohort is prepared: axis 0 runs to the patient's right, axis
@@ -10,29 +10,40 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
+from harness.core.errors import CellError
+from harness.core.targets import Target
+
 __all__ = [
+    "Adapter",
     "Array",
     "Candidate",
     "Cohort",
     "Direction",
     "Fault",
+    "FittedAdapter",
+    "Folds",
+    "Grid",
     "Image",
     "Ineligible",
-    "Items",
+    "Input",
     "JSON",
+    "NetworkSpec",
+    "Prediction",
+    "Reads",
     "Sample",
     "Score",
     "Source",
-    "SparseView",
+    "SparseAdapter",
     "Split",
+    "SplitSample",
     "Truth",
-    "View",
 ]
 
 Array = npt.NDArray[Any]
@@ -131,20 +142,53 @@ class Image(Protocol):
 
 
 @dataclass(frozen=True)
+class Reads:
+    """What of a sample something reads; it enters identities, and nothing else does.
+
+    Parameters
+    ----------
+    images, masks, covariates : names of those that are read
+    targets : names of targets whose values, weights and clean values are read
+    """
+
+    images: tuple[str, ...] = ()
+    masks: tuple[str, ...] = ()
+    covariates: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Where the voxels of a volume lie.
+
+    Parameters
+    ----------
+    affine : (4, 4) voxel to world (mm, RAS+)
+    spacing_mm : (3,) voxel size along X, Y, Z
+    """
+
+    affine: Array
+    spacing_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
 class Sample:
-    """One subject's prepared images, all on one grid.
+    """One visit, patch or photograph of a subject; a volume's images share one grid.
 
     Parameters
     ----------
     id, subject : see :class:`Candidate`
-    images : (X, Y, Z) float32 each, prepared (resampled, normalised, …)
-    masks : (X, Y, Z) bool or integer each; ``target`` is the label to predict,
+    images : arrays of the sample, prepared (resampled, normalised, …): (X, Y, Z)
+        float32 for a volume, (H, W) or (H, W, C) for a picture
+    masks : (X, Y, Z) bool or integer each; ``target`` is the mask to predict,
         ``brain`` the brain mask, ``regions`` an integer label image if given
     covariates : numbers, strings or ``None``
-    affine : (4, 4) voxel to world (mm, RAS+)
-    spacing_mm : (3,) voxel size along X, Y, Z
-    scores : name → number to predict, for tasks that predict numbers
+    affine : (4, 4) voxel to world (mm, RAS+); ``None`` for pictures, which have pixels
+    spacing_mm : (3,) voxel size along X, Y, Z; ``None`` for pictures
+    targets : name of a target with one value per sample → the number, 0 or 1, or the
+        number of the class
     clean : the same without the noise that was added, where that is known
+    weights : name of a target → weight of this sample in its loss; 1 where absent
     """
 
     id: str
@@ -152,15 +196,42 @@ class Sample:
     images: Mapping[str, Image]
     masks: Mapping[str, Image]
     covariates: Mapping[str, float | str | None]
-    affine: Array
-    spacing_mm: tuple[float, float, float]
-    scores: Mapping[str, float] = field(default_factory=dict)
+    affine: Array | None = None
+    spacing_mm: tuple[float, float, float] | None = None
+    targets: Mapping[str, float] = field(default_factory=dict)
     clean: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def grid(self) -> Grid:
+        """Where its voxels lie.
+
+        Raises
+        ------
+        CellError
+            If the sample is a picture, which has pixels alone.
+        """
+        if self.affine is None or self.spacing_mm is None:
+            raise CellError(f"{self.id} has pixels and no place in space; this needs volumes")
+        return Grid(self.affine, self.spacing_mm)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(X, Y, Z) of its grid."""
+        """Shape of its arrays."""
         return next(iter((*self.images.values(), *self.masks.values()))).shape
+
+    def content(self, reads: Reads) -> list[str]:
+        """What is read of this sample, as text for a hash.
+
+        Masks that the sample does not have are skipped: a brain mask may be absent.
+        """
+        parts = [self.id, self.subject]
+        parts += [f"{name}={self.images[name].fingerprint}" for name in reads.images]
+        parts += [f"{name}={self.masks[name].fingerprint}" for name in reads.masks if name in self.masks]
+        parts += [f"{name}={self.covariates.get(name)!r}" for name in reads.covariates]
+        for kind, values in (("target", self.targets), ("clean", self.clean), ("weight", self.weights)):
+            parts += [f"{kind} {name}={values[name]!r}" for name in reads.targets if name in values]
+        return parts
 
 
 @dataclass(frozen=True)
@@ -205,6 +276,7 @@ class Cohort:
     regions : label value → name of the regions image, empty if there is none
     label_source : sequences on which the truth was drawn, as far as the data say
     truth : of scores that were generated, ``None`` where there is none
+    targets : what is predicted, in the order of the network's outputs
     """
 
     name: str
@@ -213,33 +285,62 @@ class Cohort:
     regions: Mapping[int, str] = field(default_factory=dict)
     label_source: str = "not stated by the data"
     truth: Truth | None = None
-
-    @property
-    def scores(self) -> tuple[str, ...]:
-        """Names of the numbers to predict, in order; empty for tasks that predict images."""
-        return tuple(self.samples[0].scores) if self.samples else ()
+    targets: tuple[Target, ...] = ()
 
     @property
     def subjects(self) -> tuple[str, ...]:
         """Each subject once, in order."""
         return tuple(dict.fromkeys(sample.subject for sample in self.samples))
 
-    def fingerprint(self, images: tuple[str, ...], masks: tuple[str, ...]) -> str:
-        """Hash of exactly the images and masks that a configuration reads.
+    def fingerprint(self, reads: Reads, ids: Sequence[str] | None = None) -> str:
+        """Hash of exactly what is read of the samples.
 
         A subset of sequences has its own fingerprint, which does not change
         when the cohort also holds other sequences.
+
+        Parameters
+        ----------
+        reads : what is read of each sample
+        ids : of the samples that are read, in any order; all by default
+
+        Raises
+        ------
+        KeyError
+            If an image that is read does not exist.
         """
-        digest = hashlib.sha256()
-        for sample in self.samples:
-            parts = [sample.id, sample.subject]
-            parts += [f"{name}={sample.images[name].fingerprint}" for name in images]
-            parts += [f"{name}={sample.masks[name].fingerprint}" for name in masks if name in sample.masks]
-            parts += [f"{name}={value!r}" for name, value in sample.scores.items()]
-            digest.update(repr(parts).encode())
-        if "regions" in masks:
-            digest.update(repr(sorted(self.regions.items())).encode())
-        return digest.hexdigest()[:16]
+        key = (reads, None if ids is None else frozenset(ids))
+        if key not in self._fingerprints:
+            digest = hashlib.sha256()
+            for sample in self.samples:
+                if key[1] is None or sample.id in key[1]:
+                    digest.update(repr(sample.content(reads)).encode())
+            digest.update(repr([one for one in self.targets if one.name in reads.targets]).encode())
+            if "regions" in reads.masks:
+                digest.update(repr(sorted(self.regions.items())).encode())
+            self._fingerprints[key] = digest.hexdigest()[:16]
+        return self._fingerprints[key]
+
+    @cached_property
+    def _fingerprints(self) -> dict[tuple[Reads, frozenset[str] | None], str]:
+        """Fingerprints that were asked for; every configuration asks for those of the same folds."""
+        return {}
+
+
+@dataclass(frozen=True)
+class SplitSample:
+    """What a split may know of a sample.
+
+    Parameters
+    ----------
+    id, subject : all samples of a subject stay on one side
+    targets : its targets with one value per sample, to stratify by
+    covariates : its row of the participants' table
+    """
+
+    id: str
+    subject: str
+    targets: Mapping[str, float] = field(default_factory=dict)
+    covariates: Mapping[str, float | str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -252,114 +353,148 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Items:
-    """What a network sees of one sample.
+class Folds:
+    """All folds of a cohort, and the test set that none of them touches.
 
     Parameters
     ----------
-    inputs : (N, C, *space) float32, N items of C channels
-    targets : (N, ...) what the network should say of each item
+    folds : of cross-validation; their ``test`` is empty where there is a fixed test set
+    test : sample ids of the fixed test set, on which the networks of all folds are
+        averaged; empty where every fold has a test set of its own
     """
 
-    inputs: Array
-    targets: Array
+    folds: tuple[Split, ...]
+    test: tuple[str, ...] = ()
 
 
-class View(Protocol):
-    """How a sample becomes items of a network, and outputs become a prediction."""
+@dataclass(frozen=True)
+class Input:
+    """One named array that a network sees of each item.
+
+    Parameters
+    ----------
+    name : e.g. ``"image"``, ``"age"``
+    channels : names of its channels, in order
+    shape : space of an item if all items have the same, else empty; () for scalars
+    explained : whether attributions explain it
+    unchanged : whether it is the cohort's image as it is, so that what an exact model
+        would show of it is known
+    """
+
+    name: str
+    channels: tuple[str, ...]
+    shape: tuple[int, ...] = ()
+    explained: bool = True
+    unchanged: bool = True
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """What a network is built for.
+
+    Parameters
+    ----------
+    inputs : in the order in which the network takes them
+    targets : in the order of its outputs
+    """
+
+    inputs: tuple[Input, ...]
+    targets: tuple[Target, ...]
+
+    @property
+    def explained(self) -> tuple[int, ...]:
+        """Positions of the inputs that are explained."""
+        return tuple(number for number, one in enumerate(self.inputs) if one.explained)
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """Names of the input channels, in order."""
-        ...
+        """Names of the channels of all explained inputs, in order."""
+        return tuple(name for one in self.inputs if one.explained for name in one.channels)
 
     @property
-    def images(self) -> tuple[str, ...]:
-        """The cohort's images that are read."""
-        ...
+    def width(self) -> int:
+        """Number of output channels of all targets together."""
+        return sum(target.width for target in self.targets)
+
+
+Prediction = Mapping[str, Mapping[str, Array]]
+"""Target → what is kept of its prediction, by name; see :mod:`harness.core.targets`."""
+
+
+class Adapter(Protocol):
+    """How a sample becomes items of a network, and outputs become a prediction.
+
+    An item is what a network sees at once: a slice, a volume, a patch. A sample has
+    N items, one or more.
+    """
 
     @property
-    def masks(self) -> tuple[str, ...]:
-        """The cohort's masks that are read."""
+    def reads(self) -> Reads:
+        """What of a sample :meth:`inputs` reads; the targets are not part of it."""
         ...
 
-    @property
-    def outputs(self) -> int:
-        """Number of output channels of the network."""
+    def spec(self, cohort: Cohort) -> NetworkSpec:
+        """Inputs and targets of a network for this cohort.
+
+        Raises
+        ------
+        HarnessError
+            If the cohort lacks something that the adapter needs.
+        """
         ...
 
-    @property
-    def grouped(self) -> bool:
-        """Whether explanations are judged as their sum over subjects, not one by one."""
+    def inputs(self, sample: Sample) -> tuple[Array, ...]:
+        """One (N, C, *space) float32 array for each input, in a fixed order; no truth is needed."""
         ...
 
-    @property
-    def plain(self) -> bool:
-        """Whether the network sees images as they are, so that what an exact model would show of them is known."""
+    def targets(self, sample: Sample, targets: Sequence[Target]) -> dict[str, Array]:
+        """Name of each target → what the network should say of each item, (N, …).
+
+        Labels are int64, numbers and binary labels float32.
+        """
         ...
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Space of an item if all have the same, else empty; known once :meth:`of` was called."""
+    def to_prediction(self, outputs: Mapping[str, Array], sample: Sample, targets: Sequence[Target]) -> Prediction:
+        """Outputs of each target, (N, width, *space), for all items of a sample → what is kept."""
         ...
 
-    def of(self, cohort: Cohort) -> View:
-        """The view of this cohort: its scores and its grid filled in."""
-        ...
-
-    def fit(self, training: Sequence[Sample]) -> View:
-        """The view with what it must learn from the training samples, often nothing."""
-        ...
-
-    @property
-    def learned(self) -> Mapping[str, Array]:
-        """What :meth:`fit` learned, by name; empty if that is nothing."""
-        ...
-
-    def knowing(self, learned: Mapping[str, Array]) -> View:
-        """The view with what was learned before."""
-        ...
-
-    @property
-    def explained(self) -> tuple[str, ...]:
-        """Names of the scalar outputs that an attribution explains."""
-        ...
-
-    def inputs(self, sample: Sample) -> Array:
-        """All items of a sample, in a fixed order; no truth is needed."""
-        ...
-
-    def items(self, sample: Sample) -> Items:
-        """The same with what the network should say."""
-        ...
-
-    def summands(self, sample: Sample) -> tuple[Array, Array | None]:
-        """The inputs as what is explained of them, zero where there is nothing, and what comes on top, if anything."""
-        ...
-
-    def prediction(self, outputs: Array, sample: Sample) -> dict[str, Array]:
-        """Network outputs (N, K, *space) of all items of a sample → what is kept and scored."""
-        ...
-
-    def volume(self, maps: Array) -> Array:
-        """Attribution maps (N, C, *space) → (C, X, Y, Z)."""
-        ...
-
-    def scalars(self, outputs: Any) -> Any:
-        """Network outputs, a tensor (N, K, *space) → the explained scalars (N, len(explained))."""
+    def to_image(self, maps: Array, sample: Sample) -> Array:
+        """Maps of one explained input, (N, C, *space) → (C, …) in the space of the sample's images."""
         ...
 
 
 @runtime_checkable
-class SparseView(View, Protocol):
-    """A view of one item per sample that is mostly zero: it can be read without being made whole."""
+class FittedAdapter(Adapter, Protocol):
+    """An adapter that learns something from the training samples."""
+
+    def fit(self, training: Sequence[Sample], targets: Sequence[Target]) -> FittedAdapter:
+        """The adapter with what it learned."""
+        ...
+
+    @property
+    def state(self) -> Mapping[str, Array]:
+        """What was learned, by name; empty if the options ask for nothing."""
+        ...
+
+    def load_state(self, state: Mapping[str, Array]) -> FittedAdapter:
+        """The adapter with what was learned before."""
+        ...
+
+    def explained(self, sample: Sample) -> tuple[tuple[Array, Array | None], ...]:
+        """Each input as what is explained of it and what is added before the network sees it.
+
+        The sum is what :meth:`inputs` gives. What is explained is zero where there is
+        nothing, so that a baseline of zero means absence.
+        """
+        ...
+
+
+@runtime_checkable
+class SparseAdapter(Adapter, Protocol):
+    """An adapter of one mostly empty item per sample, which can be read without making it dense."""
 
     def voxels(self, sample: Sample) -> tuple[Array, Array]:
         """The item without what is empty: flat indices in C order (N,) and values (N,) float32."""
-        ...
-
-    def targets(self, sample: Sample) -> Array:
-        """What the network should say of the item, (1, K) float32."""
         ...
 
 

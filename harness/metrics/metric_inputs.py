@@ -7,7 +7,7 @@ works out what is derived from them (the lesions) once, when it is first asked.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,17 +19,24 @@ import numpy.typing as npt
 from harness.core.errors import OutOfRange, UnknownName
 from harness.core.types import Array
 
-__all__ = ["METRIC_INPUTS", "Columns", "MetricInputs", "Lesions", "find_lesions"]
+__all__ = ["KIND_INPUTS", "METRIC_INPUTS", "Columns", "Lesions", "MetricInputs", "Predict", "find_lesions"]
 
 Columns = Mapping[str, Array]
+
+Predict = Callable[[Array], Array]
+"""Images (B, C, X, Y, Z) → the explained scalar of each, (B,)."""
 
 METRIC_INPUTS: Mapping[str, str] = {
     "brain": "(X, Y, Z) bool, True inside the brain (or the region); absent where there is no brain mask",
     "channels": "names of the input channels, in the order of the explanation's first axis",
+    "class_probabilities": "(K,) float in [0, 1], the model's probability of each class",
     "clean_score": "number, the score that the image determines, before noise was added; absent for real scores",
     "columns": "name of a subject-level metric → (n,) float, its values over subjects; for pooled metrics only",
     "exact": "(X, Y, Z) float, the map that the same method gives of a model that computes the score exactly",
     "explanation": "(C, X, Y, Z) float, attribution of each channel, higher means more evidence",
+    "image": "(C, X, Y, Z) float, what the network saw of the sample, channels as in the explanation",
+    "predict": "images (B, C, X, Y, Z) → (B,), the explained scalar of the network; for probe metrics only",
+    "predicted_probability": "number in [0, 1], the model's probability of the positive class",
     "predicted_score": "number, the score that the model predicts for the subject",
     "prediction": "(X, Y, Z) bool, what the model calls lesion",
     "prediction_lesions": "Lesions of the prediction",
@@ -38,9 +45,19 @@ METRIC_INPUTS: Mapping[str, str] = {
     "rois": "(R, X, Y, Z) bool, the regions of interest that scores may depend on",
     "spacing_mm": "(3,) voxel size along X, Y, Z",
     "target": "(X, Y, Z) bool, the truth",
+    "target_class": "number of the true class, from 0",
+    "target_label": "0 or 1, the true label",
     "target_lesions": "Lesions of the target",
     "target_score": "number, the score to predict",
 }
+
+KIND_INPUTS: Mapping[str, frozenset[str]] = {
+    "mask": frozenset({"prediction", "prediction_lesions", "probability", "target", "target_lesions"}),
+    "number": frozenset({"clean_score", "predicted_score", "target_score"}),
+    "binary": frozenset({"predicted_probability", "target_label"}),
+    "classes": frozenset({"class_probabilities", "target_class"}),
+}
+"""Kind of target → what only a prediction of that kind supplies."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +126,10 @@ class MetricInputs:
     channels : C names
     rois : (R, X, Y, Z) bool, or numbers that are all 0 or 1
     target_score, predicted_score, clean_score : numbers, in the unit of the score
+    target_label, predicted_probability : 0 or 1, and number in [0, 1]
+    target_class, class_probabilities : number of the class, and (K,) float in [0, 1]
+    image : (C, X, Y, Z) float
+    predict : function of images
     rng : generator; every metric gets its own copy in the same state, so that
         asking for one more metric changes no other
     columns : subject-level values by metric name, for pooled metrics
@@ -135,6 +156,12 @@ class MetricInputs:
         target_score: float | None = None,
         predicted_score: float | None = None,
         clean_score: float | None = None,
+        target_label: float | None = None,
+        predicted_probability: float | None = None,
+        target_class: float | None = None,
+        class_probabilities: Array | None = None,
+        image: Array | None = None,
+        predict: Predict | None = None,
         rng: np.random.Generator | None = None,
         columns: Columns | None = None,
     ) -> None:
@@ -150,6 +177,12 @@ class MetricInputs:
         self.target_score = _number("target_score", target_score)
         self.predicted_score = _number("predicted_score", predicted_score)
         self.clean_score = _number("clean_score", clean_score)
+        self.target_label = _number("target_label", target_label)
+        self.predicted_probability = _number("predicted_probability", predicted_probability)
+        self.target_class = _number("target_class", target_class)
+        self.class_probabilities = None if class_probabilities is None else np.asarray(class_probabilities, np.float64)
+        self.image = _finite("image", image, ndim=4)
+        self.predict = predict
         self.rng = rng
         self.columns = None if columns is None else _columns(columns)
         self._check_shapes()

@@ -18,22 +18,34 @@ from typing import Any, Literal, TypeVar
 
 from harness.core.errors import RegistrationError, RequestError, UnknownName
 from harness.core.registry import METRICS
+from harness.core.targets import KINDS, Kind
 from harness.core.types import Direction, Source
-from harness.metrics.metric_inputs import METRIC_INPUTS, MetricInputs
+from harness.metrics.metric_inputs import KIND_INPUTS, METRIC_INPUTS, MetricInputs
 
-__all__ = ["Level", "asks", "choose", "evaluate", "evaluate_ceiling", "evaluate_chance", "metric", "options"]
+__all__ = [
+    "Level",
+    "asks",
+    "choose",
+    "evaluate",
+    "evaluate_ceiling",
+    "evaluate_chance",
+    "kinds_of",
+    "metric",
+    "options",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
-Level = Literal["subject", "explanation", "pool"]
+Level = Literal["subject", "explanation", "probe", "pool"]
 
 NAN = float("nan")
 
 # What each level can be asked for: a pooled metric sees values, never images,
 # and a metric of a subject must not depend on how the subject was explained.
 _OF_LEVEL: Mapping[str, frozenset[str]] = {
-    "subject": frozenset(METRIC_INPUTS) - {"columns", "explanation", "channels"},
-    "explanation": frozenset(METRIC_INPUTS) - {"columns"},
+    "subject": frozenset(METRIC_INPUTS) - {"columns", "explanation", "channels", "image", "predict"},
+    "explanation": frozenset(METRIC_INPUTS) - {"columns", "image", "predict"},
+    "probe": frozenset(METRIC_INPUTS) - {"columns"},
     "pool": frozenset({"columns"}),
 }
 
@@ -50,6 +62,7 @@ def metric(
     ceiling: float | str | None = None,
     needs: tuple[str, ...] = (),
     interval: bool = True,
+    kinds: tuple[Kind, ...] = (),
 ) -> Callable[[F], F]:
     """Decorator: register a function as a metric and return it untouched.
 
@@ -60,8 +73,11 @@ def metric(
     direction : ``"higher"`` or ``"lower"`` is better, ``"zero"``: the nearer to
         zero the better, ``"none"``: a description, not a quality
     range : lowest and highest possible value, both included
-    level : ``"subject"``: one value per subject; ``"explanation"``: one per subject
-        and attribution; ``"pool"``: one over all subjects
+    level : ``"subject"``: one value per sample; ``"explanation"``: one per sample
+        and explanation; ``"probe"``: likewise, with the network at hand (``predict``);
+        ``"pool"``: one over all samples
+    kinds : kinds of targets that it is for; by default those that supply what it asks
+        for. A task that uses it for other targets is refused
     empty : what comes back when the metric is not defined
     chance : what no skill scores: a number, or the name of the metric that works
         it out for the subject at hand (see :func:`evaluate_chance`)
@@ -92,10 +108,31 @@ def metric(
             needs=needs,
             interval=interval,
             asks=asks(function),
+            kinds=kinds,
         )(function)
         return function
 
     return decorate
+
+
+def kinds_of(component: Callable[..., Any]) -> tuple[Kind, ...]:
+    """Kinds of targets that a metric, or a partial of one, is for.
+
+    Those that it declares, else those that supply everything it asks for; of a pooled
+    metric, those that all of its columns are for.
+    """
+    entry = METRICS.get(METRICS.name_of(_unwrapped(component)))
+    declared: tuple[Kind, ...] = entry.facts["kinds"]
+    if declared:
+        return declared
+    if entry.facts["needs"]:
+        of_columns = [kinds_of(METRICS.get(name).function) for name in entry.facts["needs"]]
+        return tuple(kind for kind in KINDS if all(kind in kinds for kinds in of_columns))
+    special = frozenset[str]().union(*KIND_INPUTS.values())
+    if entry.facts["level"] in ("explanation", "probe"):
+        special -= {"target", "target_lesions"}  # the truth of a map may be a mask whatever is predicted
+    wanted = special.intersection(entry.facts["asks"])
+    return tuple(kind for kind in KINDS if wanted <= KIND_INPUTS[kind])
 
 
 def asks(part: Callable[..., Any]) -> tuple[str, ...]:

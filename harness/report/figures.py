@@ -19,23 +19,19 @@ from harness.core.registry import ATTRIBUTIONS, METRICS
 from harness.core.task import Component, Configuration, Task
 from harness.core.types import Array, Sample, Score
 from harness.data.maps import read_maps
-from harness.pipeline.cell import is_grouped, restored
+from harness.pipeline.artifacts import read_predictions
+from harness.pipeline.cell import restored
 from harness.pipeline.contribution import Family, families
 from harness.pipeline.group_maps import group_sums, lesion_counts, target_mask
-from harness.pipeline.leaderboard import (
-    MetricFacts,
-    Row,
-    interval_text,
-    is_sound,
-    read_facts,
-    row_labels,
-    subject_means,
-)
+from harness.pipeline.leaderboard import is_sound, read_facts
+from harness.pipeline.rows import MetricFacts, Row, subject_means
 from harness.pipeline.score import THRESHOLD
 from harness.report import plots
-from harness.report.page import Figure
+from harness.report.elements import Figure
 from harness.report.plots import Bars
-from harness.sweep.plan import Plan, Tables
+from harness.report.wording import interval_text, row_labels
+from harness.sweep.collect import Tables
+from harness.sweep.plan import Plan
 
 __all__ = ["figures_of", "figures_of_one"]
 
@@ -156,28 +152,26 @@ class _Run:
         return next(sample for sample in samples if sample.subject == subject)
 
     def prediction(self, identity: str, sample: str) -> Array | None:
-        """The stored probability of a sample in the fold that tested it, first seed."""
+        """The stored probability of a sample's mask in the fold that tested it, first seed."""
         for job in self.plan.jobs:
-            if job.row == identity and sample in job.split.test and job.seed == self.plan.request.seeds[0]:
-                return self._array("train", job.train, "predictions.npz", sample)
+            if job.row == identity and sample in job.evaluated and job.seed == self.plan.request.seeds[0]:
+                cell = next(cell for cell in job.cells if cell.stage == "predict")
+                record = self.plan.store.get("predict", cell.identity)
+                kept = {} if record is None else read_predictions(self.plan.store, record)[sample]
+                return next(
+                    (one["probability"] for one in kept.values() if one.get("probability", np.zeros(())).ndim), None
+                )
         return None
 
     def explanation(self, identity: str, attribution: str, sample: str) -> Array | None:
         """The stored map (C, X, Y, Z) of a sample in the fold that tested it, first seed."""
         for job in self.plan.jobs:
-            if job.row == identity and sample in job.split.test and job.seed == self.plan.request.seeds[0]:
+            if job.row == identity and sample in job.evaluated and job.seed == self.plan.request.seeds[0]:
                 for cell in job.cells:
                     record = self.plan.store.get("explain", cell.identity) if cell.label == attribution else None
                     if cell.stage == "explain" and record is not None:
                         return read_maps(self.plan.store, record, [sample]).get(sample)
         return None
-
-    def _array(self, stage: str, identity: str, name: str, key: str) -> Array | None:
-        record = self.plan.store.get(stage, identity)
-        if record is None or name not in record.artifacts:
-            return None
-        with np.load(self.plan.store.artifact(record, name), allow_pickle=False) as file:
-            return file[key] if key in file.files else None
 
 
 # Ranking
@@ -347,9 +341,7 @@ def _pairs(run: _Run, keys: Sequence[str]) -> Iterator[tuple[str, str, dict[str,
 
 
 def _region_words(run: _Run) -> str:
-    return (
-        "Each score by itself" if is_grouped(run.task) else "Mean over subjects within each region of the label image"
-    )
+    return "Each score by itself" if run.task.summed else "Mean over subjects within each region of the label image"
 
 
 def _regions(run: _Run) -> Iterator[Figure]:
@@ -373,9 +365,9 @@ def _regions(run: _Run) -> Iterator[Figure]:
     panels = {name: {row: by_metric[name][row] for row in order if row in by_metric[name]} for name in chosen}
     said = " Fields in which a subject has no value (no lesion there) average the others." if missing else ""
     yield Figure(
-        "By score" if is_grouped(run.task) else "By region",
+        "By score" if run.task.summed else "By region",
         f"{_region_words(run)}; the darker the better.{said} All of them with their intervals are in "
-        f"leaderboards/{run.task.name}-regions.csv.",
+        f"leaderboards/{run.task.name}/{run.plan.request.name}-regions.csv.",
         plots.heat_maps(panels, lower_is_better=[name for name in chosen if run.facts[name].direction == "lower"]),
         broad=True,
         section="Regions",
@@ -388,7 +380,7 @@ def _regions(run: _Run) -> Iterator[Figure]:
 def _group_maps(run: _Run) -> Iterator[Figure]:
     """The summed maps of the leader, a picture per score, the truth outlined where it is known."""
     leader = next((key for key in run.lines if _MARK not in run.labels[key]), None)
-    if leader is None or not is_grouped(run.task):
+    if leader is None or not run.task.summed:
         return
     cohort = run.plan.groups[leader].cohort
     cells = [cell for job in run.plan.jobs if job.row == leader for cell in job.cells if cell.stage == "explain"]
@@ -406,7 +398,7 @@ def _group_maps(run: _Run) -> Iterator[Figure]:
         where = "with most lesioned voxels; no truth is known" if target is None else "with most of the outlined region"
         at = int(np.argmax((counts > 0).sum(axis=(0, 1)) if target is None else target.sum(axis=(0, 1))))
         x, y = (np.array(counts.shape[:2]) - 1) / 2
-        height = float((cohort.samples[0].affine @ [x, y, at, 1])[2])
+        height = float((cohort.samples[0].grid.affine @ [x, y, at, 1])[2])
         yield Figure(
             f"Maps of {output}, {run.labels[leader]}",
             "Sum over all tested patients on the number of lesions (grey), in the axial slice "
@@ -416,7 +408,7 @@ def _group_maps(run: _Run) -> Iterator[Figure]:
                 {"number of lesions": counts},
                 {label: {"number of lesions": one} for label, one in of_score.items()},
                 target if target is not None else np.zeros(counts.shape, dtype=bool),
-                spacing_mm=cohort.samples[0].spacing_mm,
+                spacing_mm=cohort.samples[0].grid.spacing_mm,
                 index=at,
             ),
             section="Explanations",
@@ -458,7 +450,7 @@ def _example(run: _Run, leader: str, name: str, subject: str) -> Figure | None:
         f"By {run.objective} of {run.labels[leader]}. Axial slice {at + 1} of {truth.shape[2]}, the one with most "
         f"true voxels. Predictions of configurations from the first to the last of the ranking, at a probability of "
         f"{THRESHOLD:g}: orange alone is missed, blue alone is wrong. {_WAYS}",
-        plots.prediction_slices(images, truth[box], predictions, spacing_mm=sample.spacing_mm, index=at),
+        plots.prediction_slices(images, truth[box], predictions, spacing_mm=sample.grid.spacing_mm, index=at),
         broad=True,
         section="Examples",
     )
@@ -493,7 +485,7 @@ def _overlays(run: _Run) -> Iterator[Figure]:
     identity = _most_channels(run)
     if identity is None:
         return
-    channels = run.task_of(identity).view().channels
+    channels = run.task_of(identity).adapter().reads.images
     subject = _chosen_subjects(run, identity).get("median") or next(iter(_chosen_subjects(run, identity).values()))
     sample = run.sample_of(identity, subject)
     truth = _mask(sample)
@@ -513,7 +505,7 @@ def _overlays(run: _Run) -> Iterator[Figure]:
         f"Attribution per channel, a row per method with a scale of its own: red speaks for a lesion, blue against; "
         f"the true outline is orange. Axial slice {at + 1} of {truth.shape[2]}. {_WAYS} A method that gives one number "
         "per channel tints the whole slice.",
-        plots.attribution_slices(images, maps, truth[box], spacing_mm=sample.spacing_mm, index=at),
+        plots.attribution_slices(images, maps, truth[box], spacing_mm=sample.grid.spacing_mm, index=at),
         broad=True,
         section="Explanations",
     )
@@ -709,14 +701,14 @@ def _box(sample: Sample, truth: Array) -> tuple[tuple[slice, slice, slice], int]
 
 def _images(run: _Run, leader: str, sample: Sample) -> list[str]:
     """Images that any configuration reads, those of the leader first."""
-    views = [run.task_of(key).view() for key in (leader, *run.lines)]
-    names = dict.fromkeys(name for view in views for name in view.images)
+    adapters = [run.task_of(key).adapter() for key in (leader, *run.lines)]
+    names = dict.fromkeys(name for adapter in adapters for name in adapter.reads.images)
     return [name for name in names if name in sample.images and len(sample.images[name].shape) == 3]
 
 
 def _most_channels(run: _Run) -> str | None:
     """The first of those with most input channels, if it has several subjects' values."""
-    return max(run.lines, key=lambda key: len(run.task_of(key).view().channels), default=None)
+    return max(run.lines, key=lambda key: len(run.task_of(key).adapter().reads.images), default=None)
 
 
 def _share(run: _Run, line: Mapping[str, Any], channels: Sequence[str]) -> list[Bars]:

@@ -1,7 +1,8 @@
-"""What a parent run of MLflow shows of its configuration: pooled metrics, figures and group maps."""
+"""What the MLflow run of a configuration shows: pooled metrics, figures and group maps."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import urllib.parse
 from collections.abc import Iterator, Sequence
@@ -10,21 +11,32 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.core.errors import HarnessError
 from harness.core.identity import identify, module_digest
 from harness.core.types import Array, Cohort
-from harness.data.maps import GroupMap, group_map, write_map, write_preview
-from harness.pipeline.cell import Cell, is_grouped, restored
+from harness.data.maps import GroupMap, group_map, write_map
+from harness.pipeline.cell import Cell, restored
 from harness.pipeline.group_maps import group_sums, target_mask
 from harness.pipeline.leaderboard import read_facts
 from harness.report.figures import figures_of_one
+from harness.report.previews import draw_map
 from harness.report.tables import winners
 from harness.storage.store import CellRecord, Store
-from harness.sweep.plan import Plan, Tables
+from harness.sweep.collect import Tables
+from harness.sweep.plan import Plan
 from harness.tuning.spaces import short
 
 __all__ = ["chosen_tags", "pooled_files", "pooled_metrics", "pooled_of"]
 
-_DRAWN_BY = ("harness.data.maps", "harness.report.figures", "harness.report.runs", "harness.report.plots")
+_DRAWN_BY = (
+    "harness.data.maps",
+    "harness.report.figures",
+    "harness.report.plots.canvas",
+    "harness.report.plots.slices",
+    "harness.report.plots.subjects",
+    "harness.report.previews",
+    "harness.report.runs",
+)
 _MOST_IMAGES = 16  # subjects whose images are averaged under a group map
 
 
@@ -65,29 +77,54 @@ def pooled_of(plan: Plan, identity: str, metrics: dict[str, float]) -> str:
     )
 
 
-def pooled_files(plan: Plan, tables: Tables, identity: str, folder: Path) -> None:
-    """Write a configuration's figures and group maps, as a parent run keeps them.
+def pooled_files(plan: Plan, tables: Tables, identity: str, folder: Path) -> list[str]:
+    """Write a configuration's figures and group maps, as its MLflow run keeps them.
 
     Parameters
     ----------
     identity : of the configuration
-    folder : gets ``figures/*.png``, ``maps/<attribution>_mean.nii.gz`` with a PNG
-        beside it, and ``maps/none.txt`` with the reason where there is no mean
+    folder : gets ``*.png`` (at the top, where MLflow's comparison finds them),
+        ``maps/<attribution>_mean.nii.gz`` with a PNG for the first of each attribution,
+        and ``maps/none.txt`` with the reason where there is no mean
+
+    Returns
+    -------
+    list of str
+        What could not be drawn, with the error: no picture is worth a run.
     """
     anonymous = plan.request.settings.anonymous
-    for name, content in figures_of_one(plan, tables, identity, anonymous=anonymous).items():
-        (folder / "figures").mkdir(exist_ok=True)
-        (folder / "figures" / name).write_bytes(content)
+    failed: list[str] = []
     reasons = []
+    with _tolerated("figures", failed):
+        for name, content in figures_of_one(plan, tables, identity, anonymous=anonymous).items():
+            (folder / name).write_bytes(content)
+    drawn: set[str] = set()
     for name, made in _means(plan, identity):
         if made.found.values is None:
             reason = made.found.reason.partition(":")[0] if anonymous else made.found.reason
             reasons.append(f"{name}: {reason}")
-        else:
-            _write_mean(folder / "maps", name, made, plan.groups[identity].cohort)
+            continue
+        stem = folder / "maps" / f"{urllib.parse.quote(name, safe=' ')}_mean"
+        write_map(stem.with_name(f"{stem.name}.nii.gz"), made.found.values, made.found.affine, channels=made.shown)
+        if made.attribution not in drawn:
+            drawn.add(made.attribution)
+            with _tolerated(f"map of {name}", failed):
+                _draw_mean(stem.with_name(f"{stem.name}.png"), made, plan.groups[identity].cohort)
     if reasons:
         (folder / "maps").mkdir(exist_ok=True)
         (folder / "maps" / "none.txt").write_text("\n".join(reasons) + "\n")
+    return failed
+
+
+@contextlib.contextmanager
+def _tolerated(what: str, failed: list[str]) -> Iterator[None]:
+    """Write down an error of drawing; one of ours, such as a damaged store, is raised."""
+    try:
+        yield
+    except HarnessError:
+        raise
+    except Exception as error:
+        failed.append(f"{what}: {type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True)
@@ -95,26 +132,39 @@ class _Mean:
     """A group map, and what its picture says."""
 
     found: GroupMap
-    title: str
+    attribution: str
     channels: tuple[str, ...]
     output: str = ""
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """The channels, if the map has a part for each."""
+        values = self.found.values
+        return self.channels if values is not None and len(self.channels) == len(values) else ()
+
+    @property
+    def title(self) -> str:
+        """What is shown, of how many subjects."""
+        of = f" of {self.output}" if self.output else ""
+        return f"{self.attribution.replace('_', ' ')}{of}: mean of {self.found.subjects} subjects"
 
 
 def _means(plan: Plan, identity: str) -> Iterator[tuple[str, _Mean]]:
     """Name and mean map of each attribution, and of each output where several are explained."""
     cohort = plan.groups[identity].cohort
-    grouped = is_grouped(restored(next(one for one in plan.configurations if one.id == identity)))
+    if any(sample.affine is None for sample in cohort.samples):
+        return  # pictures share no place in space
+    grouped = restored(next(one for one in plan.configurations if one.id == identity)).summed
     for attribution, cells in _explained(plan, identity).items():
-        title = attribution.replace("_", " ")
         channels = tuple(str(name) for name in cells[0].record.facts.get("channels", ()))
         if grouped:
-            for output, found in _of_sums(plan.store, cells, cohort.samples[0].affine).items():
-                yield f"{attribution}_{output}", _Mean(found, f"{title} of {output}", channels, output)
+            for output, found in _of_sums(plan.store, cells, cohort.samples[0].grid.affine).items():
+                yield f"{attribution}_{output}", _Mean(found, attribution, channels, output)
         else:
-            affines = {sample.id: sample.affine for sample in cohort.samples}
+            affines = {sample.id: sample.grid.affine for sample in cohort.samples}
             subjects = {sample.id: sample.subject for sample in cohort.samples}
             found = group_map(plan.store, [one.record for one in cells], affines, subjects)
-            yield attribution, _Mean(found, title, channels)
+            yield attribution, _Mean(found, attribution, channels)
 
 
 @dataclass(frozen=True)
@@ -148,22 +198,19 @@ def _of_sums(store: Store, cells: Sequence[_Explained], affine: Array) -> dict[s
     return {name: GroupMap((total / maps).astype(np.float32), affine, subjects) for name, total in totals.items()}
 
 
-def _write_mean(folder: Path, name: str, made: _Mean, cohort: Cohort) -> None:
+def _draw_mean(path: Path, made: _Mean, cohort: Cohort) -> None:
     values = made.found.values
     assert values is not None
-    channels = made.channels if len(made.channels) == len(values) else ()
-    background, outline = _scene(cohort, channels, made.output, values.shape[1:])
-    stem = folder / f"{urllib.parse.quote(name, safe=' ')}_mean"
-    write_map(stem.with_name(f"{stem.name}.nii.gz"), values, made.found.affine, channels=channels)
-    write_preview(
-        stem.with_name(f"{stem.name}.png"),
+    background, outline = _scene(cohort, made.shown, made.output, values.shape[1:])
+    picture = draw_map(
         values,
         made.found.affine,
         background=background,
         outline=outline,
-        channels=channels,
-        title=f"{made.title}: mean of {made.found.subjects} subjects",
+        channels=made.shown,
+        title=made.title,
     )
+    path.write_bytes(picture)
 
 
 def _scene(

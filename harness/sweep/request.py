@@ -9,13 +9,17 @@ from typing import Annotated, Any
 from annotated_types import Ge
 
 from harness.core.errors import OutOfRange, RequestError, UnknownName
+from harness.core.overrides import keys, narrowed, override
 from harness.core.settings import RunSettings, settings_from
 from harness.core.space import Axis, Choice, Dimension, text_of
-from harness.core.task import Component, Task, checked, keys, narrowed, override
+from harness.core.task import Component, Task
 from harness.core.types import JSON
+from harness.core.values import checked
 from harness.sweep.catalogue import load_task, task_names
 from harness.sweep.grammar import Words
-from harness.sweep.plan import Request, at, idle_error, idle_options, points
+from harness.sweep.grid import at, idle_error, idle_options, points
+from harness.sweep.naming import run_name
+from harness.sweep.plan import Request
 from harness.tuning.spaces import fit_space
 
 __all__ = ["RUN_WORDS", "resolve", "settings_of"]
@@ -70,7 +74,7 @@ def resolve(words: Words, *, texts: tuple[str, ...] = ()) -> Request:
             raise RequestError(f"{key} takes one value, it is no axis; got {', '.join(map(str, words.sweeps[key]))}")
     _refuse_unknown(words, task)
     settings = settings_of(words)
-    seeds: JSON = (0,)
+    seeds: tuple[JSON, ...] = (0,)
     for key, value in _profile(task, profile, settings).items():
         if key == "seed":
             seeds = tuple(value)
@@ -106,6 +110,8 @@ def resolve(words: Words, *, texts: tuple[str, ...] = ()) -> Request:
         ),
         space=space,
         search=search,
+        name=run_name(words, task, settings, profile=profile, experiment=experiment, seeds=seeds),
+        typed=texts,
     )
 
 

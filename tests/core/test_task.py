@@ -79,6 +79,19 @@ def test_restore_is_the_inverse_of_describe(epvs: Task) -> None:
     assert describe(restore(json.loads(json.dumps(describe(epvs))))) == describe(epvs)
 
 
+@pytest.mark.parametrize(("axis", "poses"), [("label", True), ("cohort.label", True), ("sequences", False)])
+def test_axes_that_pose_the_problem(epvs: Task, axis: str, poses: bool) -> None:
+    """By short name or full key, also of a task that was restored."""
+    assert epvs.poses(axis) == poses
+    assert restore(json.loads(json.dumps(describe(epvs)))).poses(axis) == poses
+
+
+def test_an_axis_that_does_not_exist_poses_no_problem(epvs: Task) -> None:
+    """A misspelt axis is refused when the task is made."""
+    with pytest.raises(UnknownName, match=r"no axis of task epvs .* is named 'lable'. Near: label"):
+        dataclasses.replace(epvs, problem=("lable",))
+
+
 def test_restored_parts_give_the_same_values(epvs: Task) -> None:
     """Parts of a restored task are the same functions with the same options."""
     back = restore(json.loads(json.dumps(describe(override(epvs, "sequences", "T2w+FLAIR")))))

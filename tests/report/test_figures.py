@@ -15,16 +15,19 @@ from PIL import Image
 
 import harness
 from harness.cli.api import make_report, rebuild, shapley_of
-from harness.pipeline.contribution import families, shapley_rows, shapley_table
-from harness.pipeline.leaderboard import MetricFacts, read_facts, subject_means
+from harness.pipeline.contribution import families, shapley_table
+from harness.pipeline.leaderboard import read_facts
+from harness.pipeline.rows import MetricFacts, subject_means
 from harness.report import plots
+from harness.report.elements import Figure
 from harness.report.figures import figures_of
-from harness.report.page import Figure
-from harness.report.tables import findings, sheets_of
+from harness.report.tables import findings, report_tables
+from harness.report.wording import shapley_rows
 from harness.stats.intervals import mean_interval
 from harness.storage.store import Store
+from harness.sweep.collect import Tables, collect
 from harness.sweep.grammar import parse
-from harness.sweep.plan import Plan, Tables, collect
+from harness.sweep.plan import Plan
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +129,7 @@ class TestFigures:
         plan = dataclasses.replace(run[0], store=Store(tmp_path / "store"))
         tables = collect(plan)
         assert figures_of(plan, tables) == []
-        assert sheets_of(plan, tables, shapley_of(plan, tables)) == []
+        assert report_tables(plan, tables, shapley_of(plan, tables)) == []
 
     def test_what_has_no_rank_is_marked(self, run: tuple[Plan, Tables], undrawn: None) -> None:
         """A collapsed configuration bears a mark, and the first caption says what it means."""
@@ -191,7 +194,7 @@ class TestSheets:
 
     def test_published_values_stand_beside_ours(self, run: tuple[Plan, Tables]) -> None:
         """Table 1's sensitivity of T2w is .81 ± .01."""
-        sheet = next(sheet for sheet in sheets_of(*run, None) if "published" in sheet.title)
+        sheet = next(sheet for sheet in report_tables(*run, None) if "published" in sheet.title)
         line = next(line for line in sheet.lines if line[0].text == "T2w")  # type: ignore[union-attr]
         assert line[sheet.columns.index("sensitivity")].range == "0.81 ± 0.01"  # type: ignore[union-attr]
         assert len(sheet.lines) == 3
@@ -270,6 +273,7 @@ class TestShapley:
 
     def test_csv(self, run: tuple[Plan, Tables]) -> None:
         """The run wrote the table beside its leaderboards."""
-        text = (run[0].request.settings.folder / "leaderboards" / "epvs-shapley.csv").read_text()
+        board = run[0].request.leaderboard_path
+        text = board.with_name(f"{board.stem}-shapley.csv").read_text()
         assert text.splitlines()[0].startswith("model,channel,shapley,shapley_low")
         assert len(text.splitlines()) == 3

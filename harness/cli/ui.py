@@ -1,0 +1,127 @@
+"""MLflow's web interface over the runs, with the addresses of the pages that show them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import webbrowser
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from harness.core.errors import RequestError
+from harness.tracking.pages import TaskPages, pages_of
+
+__all__ = ["address_lines", "serve"]
+
+_HOST = "127.0.0.1"
+_PATIENCE_S = 60.0
+_QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+
+def serve(uri: str, artifacts: Path, port: int, *, open_browser: bool, say: Callable[[str], None]) -> int:
+    """Run MLflow's server on the loopback interface until it ends, or until Ctrl-C or a termination signal.
+
+    Parameters
+    ----------
+    uri : of the database
+    artifacts : folder of the artifacts
+    port : to listen on
+    open_browser : open the pages of the latest task once the server answers
+    say : gets each line for the user
+
+    Returns
+    -------
+    int
+        Exit code of the server; 0 if it was told to stop.
+
+    Raises
+    ------
+    RequestError
+        If another program listens on the port.
+    """
+    _refuse_taken(port)
+    pages = pages_of(uri)
+    server = f"http://{_HOST}:{port}/"
+    for line in address_lines(pages, server):
+        say(line)
+    say("Only this machine can reach these pages. Press Ctrl-C to stop.")
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    command += ["--artifacts-destination", str(artifacts), "--serve-artifacts"]
+    command += ["--host", _HOST, "--port", str(port), "--workers", "1"]
+    # In a session of its own, so that the server and its worker can be ended together.
+    process = subprocess.Popen(command, env={**os.environ, **_QUIET}, start_new_session=True)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        if open_browser:
+            _open_pages(process, pages, server, say)
+        return process.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if sys.platform == "win32":
+        process.terminate()
+    else:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+    process.wait()
+
+
+def address_lines(pages: Sequence[TaskPages], server: str) -> list[str]:
+    """What to say of the pages: for each task its table of runs and the comparison of its latest run.
+
+    Parameters
+    ----------
+    pages : of each task, the latest first
+    server : address of the server, with a slash at its end
+    """
+    if not pages:
+        return [f"MLflow: {server}"]
+    lines = []
+    for one in pages:
+        count = f"{one.configurations} configuration{'s' if one.configurations != 1 else ''}"
+        lines += [f"{one.task} ({count} in the latest run)", f"  all configurations: {server}{one.runs}"]
+        lines += [f"  latest run compared: {server}{one.compare}"] if one.compare else []
+    return lines
+
+
+def _open_pages(
+    process: subprocess.Popen[bytes], pages: Sequence[TaskPages], server: str, say: Callable[[str], None]
+) -> None:
+    """Open the pages of the latest task in the user's browser; the table of runs comes last, so it is in front."""
+    if not _answers(process, server):
+        return
+    latest = [page for page in (pages[0].compare, pages[0].runs) if page] if pages else [""]
+    if not all([webbrowser.open(f"{server}{page}") for page in latest]):
+        say("No browser was found; open the addresses above yourself.")
+
+
+def _answers(process: subprocess.Popen[bytes], server: str) -> bool:
+    """Wait until the server answers; false if it ends or takes too long."""
+    until = time.monotonic() + _PATIENCE_S
+    while process.poll() is None and time.monotonic() < until:
+        with contextlib.suppress(urllib.error.URLError, OSError):
+            urllib.request.urlopen(f"{server}health", timeout=5).close()
+            return True
+        time.sleep(0.3)
+    return False
+
+
+def _refuse_taken(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that ended a moment ago is no obstacle
+        try:
+            probe.bind((_HOST, port))
+        except OSError:
+            raise RequestError(f"another program listens on port {port}; choose a free one with port=") from None

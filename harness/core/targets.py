@@ -1,0 +1,144 @@
+"""Targets: what a study predicts, and what each kind of target brings with it.
+
+A target has a *kind*. The kind settles the width of a network's head, what is kept
+of its output, and when a model counts as collapsed:
+
+=========  ====================  =============================================
+kind       head                  kept of each sample
+=========  ====================  =============================================
+mask       2 channels a voxel    ``probability``, an image (the adapter makes it)
+number     1 value               ``value``, on the target's own scale
+binary     1 logit               ``logit``, ``probability``
+classes    one logit a class     ``logits``, ``probabilities``
+=========  ====================  =============================================
+
+The default loss of each kind is in :mod:`harness.recipes.losses`. Metrics declare
+the kinds they are for (:func:`harness.metrics.register.metric`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.core.errors import OutOfRange
+
+__all__ = ["KINDS", "Kind", "Target", "as_array", "is_collapsed", "kept", "logistic", "softmax"]
+
+Array = npt.NDArray[Any]
+Kind = Literal["mask", "number", "binary", "classes"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+_SPREAD = 1e-6  # predictions that differ by less, relative to the truth, are one prediction
+
+
+@dataclass(frozen=True)
+class Target:
+    """One thing that a study predicts of every sample.
+
+    Parameters
+    ----------
+    name : unique within a cohort, e.g. ``"age"``
+    kind : ``"mask"``, ``"number"``, ``"binary"`` or ``"classes"``
+    classes : names of the classes of a ``"classes"`` target, in the order of its
+        logits; empty for other kinds
+    loss_weight : factor of this target's loss where several are summed
+
+    Raises
+    ------
+    OutOfRange
+        If a ``"classes"`` target has fewer than two classes, another kind has any,
+        or the weight is not positive.
+    """
+
+    name: str
+    kind: Kind
+    classes: tuple[str, ...] = ()
+    loss_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise OutOfRange(f"kind of target {self.name} must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        if (len(set(self.classes)) >= 2) != (self.kind == "classes") or len(set(self.classes)) != len(self.classes):
+            raise OutOfRange(
+                f"a target of kind classes must name two different classes or more, and no other kind any; "
+                f"got {self.classes} for {self.name} ({self.kind})"
+            )
+        if not self.loss_weight > 0:
+            raise OutOfRange(f"`0 < loss_weight` must hold for target {self.name}, got {self.loss_weight}")
+
+    @property
+    def width(self) -> int:
+        """Number of output channels of its head."""
+        return {"mask": 2, "number": 1, "binary": 1, "classes": len(self.classes)}[self.kind]
+
+    @property
+    def of_sample(self) -> bool:
+        """Whether the target is one value per sample, and not an image."""
+        return self.kind != "mask"
+
+
+def kept(target: Target, output: Array) -> dict[str, Array]:
+    """What is kept of a network's output for one sample.
+
+    Parameters
+    ----------
+    target : of a kind with one value per sample
+    output : (width,) output of the target's head
+
+    Returns
+    -------
+    dict
+        ``value`` () float64 of a number; ``logit`` and ``probability`` () float64 of a
+        binary target; ``logits`` and ``probabilities`` (K,) float64 of classes.
+    """
+    said = np.asarray(output, np.float64)
+    if target.kind == "number":
+        return {"value": said[0]}
+    if target.kind == "binary":
+        return {"logit": said[0], "probability": logistic(said[0])}
+    return {"logits": said, "probabilities": softmax(said)}
+
+
+def as_array(target: Target, value: float) -> Array:
+    """The value of one item as a network learns it, (1,): classes as int64, others as float32."""
+    return np.array([value], np.int64 if target.kind == "classes" else np.float32)
+
+
+def logistic(logit: Array) -> Array:
+    """1 / (1 + exp(−logit)) without overflow, of any shape."""
+    found: Array = np.asarray(0.5 * (1.0 + np.tanh(0.5 * np.asarray(logit, np.float64))))
+    return found
+
+
+def softmax(logits: Array) -> Array:
+    """Softmax over the last axis without overflow."""
+    powers = np.exp(logits - np.max(logits, axis=-1, keepdims=True))
+    found: Array = powers / powers.sum(axis=-1, keepdims=True)
+    return found
+
+
+def is_collapsed(target: Target, predictions: Sequence[Mapping[str, Array]], truths: Sequence[float]) -> bool:
+    """Whether a model says the same of every sample, although the truth differs.
+
+    Parameters
+    ----------
+    target : of a kind with one value per sample
+    predictions : of each sample, see :func:`kept`
+    truths : value, or number of the class, of each sample
+
+    Returns
+    -------
+    bool
+        False for fewer than two samples.
+    """
+    if len(predictions) < 2:
+        return False
+    key = {"number": "value", "binary": "logit", "classes": "logits"}[target.kind]
+    said = np.array([one[key] for one in predictions])
+    spread, truth = float(np.max(np.ptp(said, axis=0))), float(np.ptp(truths))
+    return truth > 0 and spread <= _SPREAD * (truth if target.kind == "number" else 1.0)

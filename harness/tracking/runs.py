@@ -1,0 +1,197 @@
+"""Runs in MLflow, found by their identity and written in as few requests as MLflow allows."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from harness.core.types import JSON
+from harness.tracking.redaction import Redaction
+
+__all__ = ["IDENTITY", "PARENT", "Dataset", "Run", "Runs", "legal", "now_ms"]
+
+IDENTITY, PARENT = "harness.identity", "mlflow.parentRunId"
+"""Tags of a run: what it is of, and the run that it belongs to."""
+
+_LONGEST_PARAM, _LONGEST_TAG = 500, 5000  # characters that every MLflow backend takes
+_METRICS, _PARAMS, _TAGS = 800, 100, 100  # MLflow takes 1000, 100 and 100 in a request, and 1000 of all together
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The data set of a configuration, as MLflow lists it.
+
+    Parameters
+    ----------
+    name : of the cohort
+    digest : fingerprint of what the configuration reads of it
+    source : the folder, or what generated it
+    profile : counts, such as the number of subjects
+    """
+
+    name: str
+    digest: str
+    source: str
+    profile: Mapping[str, JSON] = field(default_factory=dict)
+
+
+@dataclass
+class Run:
+    """What is known of a run without asking again.
+
+    Parameters
+    ----------
+    id : MLflow's
+    status : RUNNING, FINISHED, FAILED or KILLED
+    tags : as they were read or written last
+    """
+
+    id: str
+    status: str
+    tags: dict[str, str]
+
+
+class Runs:
+    """Finds, creates and writes runs.
+
+    Parameters
+    ----------
+    client : :class:`mlflow.MlflowClient`
+    redact : applied to every text that is written; ``None`` leaves texts as they are
+    """
+
+    def __init__(self, client: Any, redact: Redaction | None) -> None:
+        self._client, self._redact = client, redact
+
+    def find(self, experiment: str, identity: str) -> Run | None:
+        """The run with an identity, whoever created it; the oldest if there are several."""
+        return next(self._search(experiment, IDENTITY, identity), None)
+
+    def below(self, experiment: str, parent: Run) -> Iterator[Run]:
+        """The runs of an experiment that name a run as their parent, the oldest first."""
+        return self._search(experiment, PARENT, parent.id)
+
+    def create(self, experiment: str, name: str, tags: Mapping[str, str], *, seconds: float = 0.0) -> Run:
+        """Create a run that is running.
+
+        Parameters
+        ----------
+        experiment : its id
+        name : of the run
+        tags : of the run, with its identity
+        seconds : since when it is running
+        """
+        kept = {key: self._tag(value) for key, value in tags.items()}
+        made = self._client.create_run(
+            experiment, start_time=now_ms() - int(1000 * seconds), run_name=self.redacted(name), tags=kept
+        )
+        return Run(str(made.info.run_id), "RUNNING", kept)
+
+    def begin(self, run: Run) -> None:
+        """Mark a run as running."""
+        if run.status != "RUNNING":
+            self._client.update_run(run.id, status="RUNNING")
+            run.status = "RUNNING"
+
+    def end(self, run: Run, status: str) -> None:
+        """Mark a run as ended: FINISHED, FAILED or KILLED."""
+        if run.status != status:
+            self._client.set_terminated(run.id, status)
+            run.status = status
+
+    def delete(self, run: Run) -> None:
+        """Move a run to MLflow's deleted runs, from which it can be restored."""
+        self._client.delete_run(run.id)
+
+    def log(
+        self,
+        run: Run,
+        *,
+        points: Sequence[tuple[str, float, int]] = (),
+        params: Mapping[str, str] = _NOTHING,
+        tags: Mapping[str, str] = _NOTHING,
+    ) -> None:
+        """Write metrics, parameters and tags, together: a request costs as much as forty metrics.
+
+        Parameters
+        ----------
+        points : (name, value, step) of metrics; values that are not finite are left out
+        params : name → value; MLflow refuses to change one
+        tags : name → text; those that the run has already are left out
+        """
+        from mlflow.entities import Metric, Param, RunTag
+
+        now = now_ms()
+        kept = {legal(key): self._tag(value) for key, value in tags.items()}
+        changed = {key: value for key, value in kept.items() if run.tags.get(key) != value}
+        metrics = [Metric(legal(key), value, now, step) for key, value, step in points if math.isfinite(value)]
+        parameters = [Param(legal(key), self.redacted(value)[:_LONGEST_PARAM]) for key, value in params.items()]
+        labels = [RunTag(key, value) for key, value in changed.items()]
+        for some in itertools.zip_longest(
+            _parts(metrics, _METRICS), _parts(parameters, _PARAMS), _parts(labels, _TAGS), fillvalue=()
+        ):
+            self._client.log_batch(run.id, metrics=some[0], params=some[1], tags=some[2], synchronous=True)
+        run.tags |= changed
+
+    def untag(self, run: Run, key: str) -> None:
+        """Remove a tag, if the run has it."""
+        if run.tags.pop(key, None) is not None:
+            self._client.delete_tag(run.id, key)
+
+    def log_dataset(self, run: Run, dataset: Dataset) -> None:
+        """Write the data set of a run."""
+        from mlflow.entities import Dataset as Entity
+        from mlflow.entities import DatasetInput, InputTag
+
+        source = json.dumps({"uri": self.redacted(dataset.source)})
+        profile = self.redacted(json.dumps(dict(dataset.profile)))
+        entity = Entity(self.redacted(dataset.name), dataset.digest, "local", source, profile=profile)
+        context = [InputTag("mlflow.data.context", "cross-validation")]
+        self._client.log_inputs(run.id, datasets=[DatasetInput(entity, context)])
+
+    def log_files(self, run: Run, folder: Path) -> None:
+        """Write what lies in a folder as artifacts, under their relative paths."""
+        if any(folder.iterdir()):
+            self._client.log_artifacts(run.id, str(folder))
+
+    def redacted(self, text: str, *, foreign: bool = False) -> str:
+        """A text as it may be written; see :class:`~harness.tracking.redaction.Redaction`."""
+        return text if self._redact is None else self._redact(text, foreign=foreign)
+
+    def _tag(self, value: str) -> str:
+        return self.redacted(value)[:_LONGEST_TAG]
+
+    def _search(self, experiment: str, tag: str, value: str) -> Iterator[Run]:
+        token = None
+        while True:
+            page = self._client.search_runs(
+                [experiment], f"tags.`{tag}` = '{value}'", order_by=["attributes.start_time ASC"], page_token=token
+            )
+            for run in page:
+                yield Run(run.info.run_id, run.info.status, dict(run.data.tags))
+            token = page.token
+            if not token:
+                return
+
+
+def legal(name: str) -> str:
+    """A name that MLflow takes: letters, digits and ``_ - . / space``; anything else becomes ``_``."""
+    return "".join(letter if letter.isalnum() or letter in "_-. /" else "_" for letter in name)
+
+
+def now_ms() -> int:
+    """Time in milliseconds, as MLflow counts it."""
+    return int(time.time() * 1000)
+
+
+def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
