@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.core.errors import OutOfRange, UnknownName
-from harness.core.overrides import allowed, keys, override
-from harness.core.task import Task, describe
+from harness.core.overrides import allowed, component_of, keys, narrowed, override, preset
+from harness.core.task import Task, describe, restore
+from harness.sweep.catalogue import load_task
 
 
 def test_every_option_takes_its_own_value(epvs: Task) -> None:
@@ -130,6 +133,71 @@ def test_allowed_gives_the_text_of_every_bound(epvs: Task) -> None:
         "output_bias": "output_bias: float",
         "dropout": "float, dropout >= 0 and dropout < 1",
     }
+
+
+def test_path_is_absolute_once_it_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An option that names a file means the same file in any working folder, here and on a worker."""
+    monkeypatch.chdir(tmp_path)
+    task = override(load_task("lsm"), "targets.scores.atlas", "regions.nii.gz")
+    monkeypatch.chdir(tmp_path.parent)
+    described = describe(task)
+    assert described["targets"]["scores"]["atlas"] == str(tmp_path / "regions.nii.gz")
+    assert restore(described).targets["scores"].keywords["atlas"] == tmp_path / "regions.nii.gz"
+
+
+def test_empty_path_is_refused() -> None:
+    """It would be the working folder."""
+    with pytest.raises(
+        OutOfRange, match=r"targets\.scores\.atlas must be the path of a file or folder, got an empty one"
+    ):
+        override(load_task("lsm"), "targets.scores.atlas", "")
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("width", ("model", "width")),
+        ("model", ("model", "")),
+        ("targets.mask.name", ("targets.mask", "name")),
+        ("metrics.sensitivity_1.5mm.tolerance_mm", ("metrics.sensitivity_1.5mm", "tolerance_mm")),
+        ("phantom_subjects", ("phantom_subjects", "")),
+    ],
+)
+def test_component_of_a_key(epvs: Task, key: str, expected: tuple[str, str]) -> None:
+    """Short names are resolved, and labels may hold dots."""
+    assert component_of(epvs, key) == expected
+
+
+@pytest.fixture
+def preset_task(epvs: Task) -> Task:
+    """A task with presets for a profile, an experiment and a model."""
+    presets = {
+        "profile=paper": {"recipe.epochs": 60},
+        "profile=paper model=basic_unet": {"recipe.epochs": 70, "width": 4},
+        "experiment=small model=basic_unet": {"recipe.batch_size": 2},
+    }
+    return dataclasses.replace(epvs, presets=presets)
+
+
+def test_presets_hold_where_all_of_their_words_do(preset_task: Task) -> None:
+    """The profile narrows them first; the model decides later, when it is known."""
+    paper = narrowed(preset_task, profile="paper", experiment="")
+    assert describe(preset(paper))["recipe"]["epochs"] == 60
+    chosen = describe(preset(override(paper, "model", "basic_unet")))
+    assert (chosen["recipe"]["epochs"], chosen["model"]["width"], chosen["recipe"]["batch_size"]) == (70, 4, 32)
+
+
+def test_presets_of_other_profiles_do_nothing(preset_task: Task) -> None:
+    """With another profile and experiment the task stays as it is."""
+    quick = override(narrowed(preset_task, profile="quick", experiment=""), "model", "basic_unet")
+    assert describe(preset(quick)) == describe(quick)
+
+
+def test_presets_yield_to_what_is_given(preset_task: Task) -> None:
+    """A key that the user gives is left alone, by its full name or the task's short one."""
+    paper = override(narrowed(preset_task, profile="paper", experiment=""), "model", "basic_unet")
+    kept = describe(preset(paper, but=["model.width"]))
+    assert (kept["recipe"]["epochs"], kept["model"]["width"]) == (70, 16)
 
 
 def _value(described: dict[str, Any], path: str) -> Any:

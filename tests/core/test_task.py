@@ -7,7 +7,6 @@ import importlib
 import json
 import socket
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +16,6 @@ from harness.core.errors import OutOfRange, RequestError, UnknownName
 from harness.core.overrides import override
 from harness.core.registry import KINDS, MODELS
 from harness.core.task import Configuration, Task, describe, describe_component, restore
-from harness.sweep.catalogue import load_task
 
 
 def test_importing_a_task_builds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,22 +42,6 @@ def test_description_names_every_option(epvs: Task) -> None:
     described = describe(epvs)
     assert described["model"] == {"use": "unet", "width": 32, "depth": 5, "output_bias": -3.0, "dropout": 0.0}
     assert described["metrics"]["sensitivity_1.5mm"]["tolerance_mm"] == 1.5
-
-
-def test_path_is_absolute_once_it_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An option that names a file means the same file in any working folder, here and on a worker."""
-    monkeypatch.chdir(tmp_path)
-    task = override(load_task("lsm"), "outcome.atlas", "regions.nii.gz")
-    monkeypatch.chdir(tmp_path.parent)
-    described = describe(task)
-    assert described["outcome"]["atlas"] == str(tmp_path / "regions.nii.gz")
-    assert restore(described).outcome.keywords["atlas"] == tmp_path / "regions.nii.gz"
-
-
-def test_empty_path_is_refused() -> None:
-    """It would be the working folder."""
-    with pytest.raises(OutOfRange, match=r"outcome\.atlas must be the path of a file or folder, got an empty one"):
-        override(load_task("lsm"), "outcome.atlas", "")
 
 
 def test_restore_is_the_inverse_of_describe(epvs: Task) -> None:
@@ -119,11 +101,6 @@ def test_declared_values_are_checked_like_typed_ones(epvs: Task) -> None:
     """A task cannot declare a value that a user may not set."""
     with pytest.raises(OutOfRange, match="`int, width > 0` must hold for width, got -4"):
         describe_component(KINDS["model"], partial(epvs.model.func, width=-4))
-
-
-def test_modules_of_components_are_where_they_are_defined(epvs: Task) -> None:
-    """A code digest starts from the module of each component."""
-    assert modules_of(epvs.model, epvs.recipe, epvs.model) == ("harness.models.unet", "harness.recipes.segmentation")
 
 
 def test_configuration_id_ignores_what_stands_below_it(epvs: Task) -> None:
