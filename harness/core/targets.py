@@ -18,6 +18,7 @@ the kinds they are for (:func:`harness.metrics.register.metric`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -52,7 +53,7 @@ class Target:
     ------
     OutOfRange
         If a ``"classes"`` target has fewer than two classes, another kind has any,
-        or the weight is not positive.
+        or the weight is not positive and finite.
     """
 
     name: str
@@ -63,13 +64,15 @@ class Target:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise OutOfRange(f"kind of target {self.name} must be one of {', '.join(KINDS)}, got {self.kind!r}")
-        if (len(set(self.classes)) >= 2) != (self.kind == "classes") or len(set(self.classes)) != len(self.classes):
+        different = len(set(self.classes)) == len(self.classes)
+        fits = len(self.classes) >= 2 and different if self.kind == "classes" else not self.classes
+        if not fits:
             raise OutOfRange(
                 f"a target of kind classes must name two different classes or more, and no other kind any; "
                 f"got {self.classes} for {self.name} ({self.kind})"
             )
-        if not self.loss_weight > 0:
-            raise OutOfRange(f"`0 < loss_weight` must hold for target {self.name}, got {self.loss_weight}")
+        if not 0 < self.loss_weight < math.inf:
+            raise OutOfRange(f"`0 < loss_weight < inf` must hold for target {self.name}, got {self.loss_weight}")
 
     @property
     def width(self) -> int:
@@ -95,8 +98,19 @@ def kept(target: Target, output: Array) -> dict[str, Array]:
     dict
         ``value`` () float64 of a number; ``logit`` and ``probability`` () float64 of a
         binary target; ``logits`` and ``probabilities`` (K,) float64 of classes.
+
+    Raises
+    ------
+    OutOfRange
+        If the target is a mask, of which the adapter keeps an image, or the output has
+        not the width of the target's head.
     """
     said = np.asarray(output, np.float64)
+    if not target.of_sample or said.shape != (target.width,):
+        raise OutOfRange(
+            f"output of {target.name} ({target.kind}) must be one value per sample, of the width of its head "
+            f"({target.width}), got shape {said.shape}"
+        )
     if target.kind == "number":
         return {"value": said[0]}
     if target.kind == "binary":

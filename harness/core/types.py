@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -228,10 +229,15 @@ class Sample:
         parts = [self.id, self.subject]
         parts += [f"{name}={self.images[name].fingerprint}" for name in reads.images]
         parts += [f"{name}={self.masks[name].fingerprint}" for name in reads.masks if name in self.masks]
-        parts += [f"{name}={self.covariates.get(name)!r}" for name in reads.covariates]
+        parts += [f"{name}={_text(self.covariates.get(name))}" for name in reads.covariates]
         for kind, values in (("target", self.targets), ("clean", self.clean), ("weight", self.weights)):
-            parts += [f"{kind} {name}={values[name]!r}" for name in reads.targets if name in values]
+            parts += [f"{kind} {name}={_text(values[name])}" for name in reads.targets if name in values]
         return parts
+
+
+def _text(value: float | str | None) -> str:
+    """A value as text for a hash; equal numbers of different types have equal texts."""
+    return repr(float(value)) if isinstance(value, Real) else repr(value)
 
 
 @dataclass(frozen=True)
