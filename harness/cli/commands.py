@@ -160,13 +160,7 @@ def predict(texts: Sequence[str]) -> int:
     from harness.cli.prediction import predict_folder
 
     out = console()
-    written = predict_folder(parse(texts), say=out.print)
-    if len(written) == 1:
-        out.print(f"written: {written[0]}", markup=False, soft_wrap=True)
-    elif written:
-        out.print(f"{len(written)} files written to {written[0].parent.parent.parent}", markup=False, soft_wrap=True)
-    else:
-        out.print("nothing to predict")
+    predict_folder(parse(texts), say=lambda text: out.print(text, markup=False, soft_wrap=True))
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.core.errors import RequestError, UnknownName
@@ -13,7 +14,7 @@ from harness.core.types import JSON, Split
 from harness.data.cohort import open_cohort
 from harness.pipeline.cell import Cell, Job
 from harness.storage.files import replace_file
-from harness.storage.store import Store, write_json
+from harness.storage.store import CellRecord, Stage, Store, write_json
 from harness.sweep.cohorts import Group
 from harness.sweep.plan import Plan, Request
 
@@ -133,9 +134,31 @@ def write_plan(plan: Plan) -> None:
 
 
 def adopt_older(plan: Plan) -> None:
-    """Take records of older code for cells of today's, flagged."""
+    """Take records of older code for cells of today's, flagged.
+
+    A result is taken only with what it was computed from: the maps of an older training
+    are not those of a network that was trained again. Of several older results the one
+    that was written last is taken.
+    """
+    stages = {cell.identity: cell.stage for cell in plan.cells}
     for stage in ("train", "predict", "explain"):
-        older = {record.body: record for record in plan.store.records(stage)}
+        older: dict[str, list[CellRecord]] = {}
+        for record in sorted(plan.store.records(stage), key=plan.store.written, reverse=True):
+            older.setdefault(record.body, []).append(record)
         for cell in plan.cells:
-            if cell.stage == stage and plan.store.get(stage, cell.identity) is None and cell.body in older:
-                plan.store.adopt(older[cell.body], cell.identity)
+            if cell.stage == stage and plan.store.get(stage, cell.identity) is None:
+                parents = [(stages[identity], identity) for identity in cell.parents]
+                fitting = [one for one in older.get(cell.body, ()) if _came_from(plan.store, one, parents)]
+                if fitting:
+                    plan.store.adopt(fitting[0], cell.identity, code=cell.code, parents=cell.parents)
+
+
+def _came_from(store: Store, record: CellRecord, parents: Sequence[tuple[Stage, str]]) -> bool:
+    """Whether a record was computed from these results, under whatever identities."""
+    if len(parents) != len(record.parents):
+        return False
+    for (stage, identity), before in zip(parents, record.parents, strict=True):
+        now, then = store.get(stage, identity), store.get(stage, before)
+        if now is None or then is None or dict(now.artifacts) != dict(then.artifacts):
+            return False
+    return True
