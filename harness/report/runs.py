@@ -30,7 +30,9 @@ __all__ = ["chosen_tags", "pooled_files", "pooled_metrics", "pooled_of"]
 
 _DRAWN_BY = (
     "harness.data.maps",
-    "harness.report.figures",
+    "harness.report.figures.agreement",
+    "harness.report.figures.configuration",
+    "harness.report.figures.results",
     "harness.report.plots.canvas",
     "harness.report.plots.slices",
     "harness.report.plots.subjects",
