@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -12,9 +12,9 @@ from harness.core.explanations import FIELDS, Explanation
 from harness.core.registry import KINDS
 from harness.core.task import LABELLED, SCALARS, SINGLE, Component, Task, single_components
 from harness.core.types import JSON
-from harness.core.values import checked, hints_of, option_value, options_of, relation
+from harness.core.values import checked, hints_of, option_value, options_of
 
-__all__ = ["allowed", "component_of", "keys", "narrowed", "override", "preset"]
+__all__ = ["component_of", "keys", "narrowed", "override", "preset"]
 
 
 def override(task: Task, key: str, value: JSON) -> Task:
@@ -104,12 +104,6 @@ def keys(task: Task) -> list[str]:
             found += [f"{many}.{label}", *(f"{many}.{label}.{option}" for option in options_of(part.func))]
     found += [f"explanations.{label}.{name}" for label in task.explanations for name in FIELDS]
     return sorted(set(found))
-
-
-def allowed(part: Component) -> Mapping[str, str]:
-    """Options of a part → the text of their type and bound, for ``describe``."""
-    hints = hints_of(part.func)
-    return {name: relation(hints.get(name, Any), name) for name in options_of(part.func)}
 
 
 def component_of(task: Task, key: str) -> tuple[str, str]:
