@@ -1,4 +1,4 @@
-"""Docstrings in numpydoc form, read for what they say of each parameter."""
+"""Parsing of numpydoc docstrings."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _ONLY_A_TYPE = re.compile(rf"{_TYPE}(?:(?:, | or | of | \| ){_TYPE})*")
 
 @dataclass(frozen=True)
 class Docstring:
-    """A docstring, its parameters apart.
+    """A parsed docstring.
 
     Parameters
     ----------
-    text : summary, description and all sections but Parameters, without markup
-    parameters : name → what the section Parameters says of it, as one line
+    text : summary, description and all sections except Parameters, without markup
+    parameters : name → description in the section Parameters, as one line
     """
 
     text: str
@@ -34,16 +34,16 @@ class Docstring:
 
 @cache
 def docstring_of(documented: Any) -> Docstring:
-    """The docstring of a function or class; empty where it has none."""
+    """Parse the docstring of a function or class; empty if there is none."""
     return parse(inspect.getdoc(documented) or "")
 
 
 def parse(text: str) -> Docstring:
-    """Split a numpydoc docstring.
+    """Parse a docstring.
 
     Parameters
     ----------
-    text : without indentation, as ``inspect.getdoc`` returns it
+    text : docstring without indentation, as returned by ``inspect.getdoc``
     """
     preamble, *rest = _SECTION.split(text)
     sections = dict(zip(rest[::2], rest[1::2], strict=True))
@@ -64,7 +64,7 @@ def _entries(section: str) -> dict[str, str]:
 
 
 def _joined(said: list[str]) -> str:
-    """One line; without the type where standard numpydoc has one alone on the first line (``width : int``)."""
+    """Join lines; a first line that holds only a type (``width : int``) is dropped."""
     if said[1:] and _ONLY_A_TYPE.fullmatch(said[0]):
         said = said[1:]
     return " ".join(filter(None, said))

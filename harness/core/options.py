@@ -1,4 +1,4 @@
-"""What a user may set: every option with its value, the values it takes, and what it means."""
+"""Options as users see them: value, accepted values, and meaning."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Option:
 
     Parameters
     ----------
-    name : as the user types it, without the component before it
-    value : plain value
-    type : the values it takes, e.g. ``number > 0``
-    meaning : its line in the docstring; empty if there is none
+    name : name without the component, e.g. ``lr``
+    value : current value as plain JSON
+    type : accepted values, e.g. ``number > 0``
+    meaning : description from the docstring; empty if there is none
     """
 
     name: str
@@ -36,23 +36,23 @@ class Option:
 
 
 def component_options(component: Component) -> tuple[Option, ...]:
-    """Options of a component, with the values that it is declared with."""
+    """Options of a component with their current values."""
     values = {name: parameter.default for name, parameter in options_of(component.func).items()}
     return _options({**values, **component.keywords}, hints_of(component.func), component.func)
 
 
 def explanation_options(explanation: Explanation) -> tuple[Option, ...]:
-    """Fields of an explanation that are plain values."""
+    """Options of an explanation."""
     return _options({name: getattr(explanation, name) for name in FIELDS}, hints_of(Explanation), Explanation)
 
 
 def task_options(task: Task) -> tuple[Option, ...]:
-    """Plain values of a task."""
+    """Options of a task that belong to no component."""
     return _options({name: getattr(task, name) for name in SCALARS}, SCALARS, Task)
 
 
 def setting_options() -> tuple[Option, ...]:
-    """How to run, with the defaults."""
+    """Settings of a run with their defaults."""
     values = {field.name: field.default for field in dataclasses.fields(RunSettings)}
     return _options(values, hints_of(RunSettings), RunSettings)
 

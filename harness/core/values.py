@@ -1,4 +1,4 @@
-"""Values of options: their types, bounds, and plain JSON form."""
+"""Values of options: types, bounds, and plain JSON."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from harness.core.types import JSON
 __all__ = ["SUPPLIED", "checked", "hints_of", "option_value", "options_of", "plain", "type_text"]
 
 SUPPLIED = ("image_shape", "roi_shape", "roi_size", "boxes")
-"""Keyword parameters of model builders that the cohort settles, not the user."""
+"""Keyword parameters of model builders that are taken from the cohort, not set by the user."""
 
 
 @cache
 def options_of(function: Any) -> dict[str, inspect.Parameter]:
-    """Keyword-only parameters with a default: what a user may set."""
+    """Options of a component: its keyword-only parameters with a default."""
     parameters = inspect.signature(function).parameters.values()
     return {
         parameter.name: parameter
@@ -36,12 +36,12 @@ def options_of(function: Any) -> dict[str, inspect.Parameter]:
 
 @cache
 def hints_of(function: Any) -> dict[str, Any]:
-    """Type hints of a component, bounds included."""
+    """Type hints of a component, including bounds."""
     return typing.get_type_hints(inspect.unwrap(function), include_extras=True)
 
 
 def option_value(function: Any, option: str, value: JSON, key: str) -> Any:
-    """The value of a component's option, as its type declares it; a path is made absolute here, once."""
+    """Convert a value to the type of an option; paths are made absolute."""
     found = checked(hints_of(function).get(option, Any), value, key)
     if isinstance(found, tuple | list):
         return type(found)(_absolute(one, key) for one in found)
@@ -52,19 +52,19 @@ def _absolute(value: Any, key: str) -> Any:
     if not isinstance(value, Path):
         return value
     if value == Path():
-        raise OutOfRange(f"{key} must be the path of a file or folder, got an empty one; null is none")
+        raise OutOfRange(f"{key} must be the path of a file or folder, got an empty one; set null for none")
     return absolute(value, key)
 
 
 def checked(hint: Any, value: JSON, key: str) -> Any:
-    """A value as the type that a hint declares.
+    """Convert a value to the type of a hint, and check its bounds.
 
     Raises
     ------
     OutOfRange
-        With what must be given and what came.
+        If the value has another type or violates a bound.
     """
-    # pydantic is slow to import and needed only where a value is checked.
+    # pydantic is slow to import.
     from pydantic import ValidationError
 
     try:
@@ -78,7 +78,7 @@ def checked(hint: Any, value: JSON, key: str) -> Any:
 
 
 def _counted(value: JSON, found: Any) -> bool:
-    """Whether a truth value became a number, as Python's own conversion would have it."""
+    """Whether a boolean was converted to a number."""
     if isinstance(value, bool):
         return isinstance(found, int | float) and not isinstance(found, bool)
     if isinstance(value, list | tuple) and isinstance(found, list | tuple):
@@ -90,21 +90,22 @@ def _counted(value: JSON, found: Any) -> bool:
 def _adapter(hint: Any) -> Any:
     from pydantic import ConfigDict, TypeAdapter
 
-    # An identity is JSON, which has neither NaN nor infinity.
+    # NaN and infinity are not valid JSON, so they cannot enter an identity.
     return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
 
 
 def type_text(hint: Any) -> str:
-    """A type as a person writes it: ``number > 0``, ``one of adam, adamw``, ``list of 3 numbers``.
+    """Describe a type for users: ``number > 0``, ``one of adam, adamw``, ``list of 3 numbers``.
 
     Parameters
     ----------
-    hint : type hint; bounds come from ``annotated_types``
+    hint : type hint, with bounds from ``annotated_types``
 
     Returns
     -------
     str
-        Empty for a type that no text can give (a tensor); such members of a union are left out.
+        Empty for a type that cannot be typed on a command line, e.g. a tensor. Such
+        members of a union are left out.
     """
     if hint in _PLAIN_TYPES:
         return _PLAIN_TYPES[hint]
@@ -171,7 +172,7 @@ def _article(text: str) -> str:
 
 
 def plain(value: Any) -> JSON:
-    """A value as plain JSON: lists for tuples."""
+    """Convert a value to plain JSON; tuples become lists."""
     if isinstance(value, tuple | list):
         return [plain(item) for item in value]
     if isinstance(value, Mapping):
