@@ -1,5 +1,5 @@
 # make run       environment, then the ePVS study on generated images: from nothing to a leaderboard
-# make test      environment with what the tests need, then the tests (ARGS=… goes to pytest)
+# make test      environment with what the tests need, then the tests on all cores (ARGS=… goes to pytest)
 # make check     ruff, mypy and the architecture test
 # make licences  rewrite THIRD_PARTY_LICENSES.md; make constraints rewrites constraints.txt
 # make clean     remove the environment and everything derived from the sources; results stay
@@ -18,7 +18,7 @@ run: setup
 	$(BIN)/harness run task=epvs $(WORDS)
 
 test: setup-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 check: setup-dev
 	$(BIN)/ruff check .

@@ -33,7 +33,7 @@ PRESETS = {
     },
     "profile=paper experiment=resnet10": {
         "phantom_subjects": 822,
-        "cohort.spacing_mm": [1.67, 1.67, 1.65], "outcome.size": 8,
+        "cohort.spacing_mm": [1.67, 1.67, 1.65], "targets.scores.size": 8,
         "attributions.occlusion.window": 8, "attributions.occlusion.stride": 4,
         "attributions.gradient_shap.samples": 5, "attributions.gradient_shap.noise": 0.0,
         "recipe.epochs": 200, "recipe.optimiser": "adam", "recipe.weight_decay": 0.0,

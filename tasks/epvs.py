@@ -21,7 +21,7 @@ from functools import partial
 
 from harness.search_spaces.epvs import EXPERIMENTS, HYPOTHESES, PUBLISHED, SPACES
 
-from harness.adapters.adapter import axial_slices
+from harness.adapters.axial_slices import axial_slices
 from harness.attribution.controls import random_map
 from harness.attribution.gradients import integrated_gradients
 from harness.attribution.perturbations import channel_shapley
@@ -29,9 +29,10 @@ from harness.core.task import Task
 from harness.core.types import Source
 from harness.data.cohort import bids
 from harness.data.splits import leave_one_subject_out
+from harness.data.targets.mask import mask
 from harness.metrics import agreement, detection, distance, localisation, segmentation
 from harness.models.unet import unet
-from harness.recipes.recipe import segmentation as segmentation_recipe
+from harness.recipes.segmentation import segmentation as segmentation_recipe
 from harness.simulation.epvs import epvs_phantom
 
 TASK = Task(
@@ -47,11 +48,12 @@ TASK = Task(
     phantom=partial(epvs_phantom),
     phantom_subjects=6,
     cohort=partial(bids, label="pvs"),
-    view=partial(axial_slices),
+    targets={"mask": partial(mask)},
+    adapter=partial(axial_slices),
     split=partial(leave_one_subject_out),
     model=partial(unet),
     recipe=partial(segmentation_recipe),
-    attributions={
+    explanations={
         "channel_shapley": partial(channel_shapley),
         "integrated_gradients": partial(integrated_gradients, steps=50),
         "random": partial(random_map),
@@ -101,11 +103,12 @@ TASK = Task(
     objective="dice",
     explanation_objective="relevance_ap",
     axes={
-        "sequences": "view.channels",
+        "sequences": "adapter.channels",
         "label": "cohort.label",
         "reference": "cohort.reference",
         "width": "model.width",
     },
+    problem=("label",),
     columns=("sequences", "model"),
     regional=("dice", "sensitivity", "precision", "magnitude_accuracy", "volumetric_similarity", "auc",
               "average_hausdorff", "mahalanobis", "true_count", "predicted_count",

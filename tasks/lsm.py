@@ -20,18 +20,19 @@ from functools import partial
 
 from harness.search_spaces.lsm import EXPERIMENTS, HYPOTHESES, PRESETS, SPACES
 
-from harness.adapters.adapter import lesion_volume
+from harness.adapters.lesion_volume import lesion_volume
 from harness.attribution.controls import input_itself, random_map, weights
 from harness.attribution.gradients import gradient_shap
 from harness.attribution.occlusion import occlusion
+from harness.core.explanations import Explanation
 from harness.core.task import Task
 from harness.core.types import Source
 from harness.data.lesions import lesions
-from harness.data.scores import scores
 from harness.data.splits import k_fold
+from harness.data.targets.scores import scores
 from harness.metrics import localisation, regression
 from harness.models.lesion_networks import cnn
-from harness.recipes.recipe import regression as regression_recipe
+from harness.recipes.regression import regression as regression_recipe
 from harness.simulation.wmh import wmh_phantom
 
 TASK = Task(
@@ -44,18 +45,18 @@ TASK = Task(
     phantom=partial(wmh_phantom),
     phantom_subjects=120,
     cohort=partial(lesions, label="wmh"),
-    outcome=partial(scores),
-    view=partial(lesion_volume),
+    targets={"scores": partial(scores)},
+    adapter=partial(lesion_volume),
     split=partial(k_fold, folds=5, validation=0),
     model=partial(cnn),
     recipe=partial(regression_recipe),
-    attributions={
-        "occlusion": partial(occlusion, window=5, stride=3),
-        "gradient_shap": partial(gradient_shap, samples=30, noise=0.01),
-        "weights": partial(weights),
+    explanations={
+        "occlusion": Explanation(partial(occlusion, window=5, stride=3), keep="sums"),
+        "gradient_shap": Explanation(partial(gradient_shap, samples=30, noise=0.01), keep="sums"),
+        "weights": Explanation(partial(weights), keep="sums"),
         # controls: how often a voxel is lesioned at all, and chance
-        "prevalence": partial(input_itself),
-        "random": partial(random_map),
+        "prevalence": Explanation(partial(input_itself), keep="sums"),
+        "random": Explanation(partial(random_map), keep="sums"),
     },
     metrics={
         "r2": partial(regression.r2),
@@ -83,19 +84,22 @@ TASK = Task(
     objective="r2",
     explanation_objective="relevance_ap",
     axes={
-        "noise": "outcome.noise", "design": "outcome.design", "b": "outcome.b", "score": "outcome.column",
-        "rois": "outcome.rois", "roi_size": "outcome.size", "roi_shape": "outcome.shape",
-        "roi_seed": "outcome.roi_seed", "shuffled": "outcome.shuffled",
-        "scores": "view.scores", "volume_control": "view.volume_control", "target_range": "view.target_range",
+        "noise": "targets.scores.noise", "design": "targets.scores.design", "b": "targets.scores.b",
+        "score": "targets.scores.column",
+        "rois": "targets.scores.rois", "roi_size": "targets.scores.size", "roi_shape": "targets.scores.shape",
+        "roi_seed": "targets.scores.roi_seed", "shuffled": "targets.scores.shuffled",
+        "scores": "adapter.scores", "volume_control": "adapter.volume_control", "target_range": "adapter.target_range",
         "label": "cohort.label", "box": "cohort.box",
     },
+    problem=("noise", "design", "b", "score", "rois", "roi_size", "roi_shape", "roi_seed", "shuffled", "scores",
+             "label", "box"),
     columns=("model", "noise"),
     regional=("r2", "r2_clean", "r_squared", "r_squared_p", "mse", "slope", "bias"),
     shown=("r2", "r2_clean", "r_squared", "slope"),
     profiles={
         # minutes on two cores: 5 mm, regions of 20 mm, ten epochs
         "quick": {
-            "cohort.spacing_mm": [5.0], "outcome.size": 4,
+            "cohort.spacing_mm": [5.0], "targets.scores.size": 4,
             "recipe.epochs": 10, "recipe.batch_size": 16,
             "attributions.occlusion.window": 3, "attributions.occlusion.stride": 2,
             "attributions.gradient_shap.samples": 5,

@@ -17,7 +17,8 @@ from harness.core.seeding import generator
 from harness.core.space import grid
 from harness.core.task import Task, describe
 from harness.sweep.grammar import parse
-from harness.sweep.plan import Plan, Request, at, prepare
+from harness.sweep.grid import at
+from harness.sweep.plan import Plan, Request, prepare
 from harness.sweep.request import resolve
 
 # One is tested, one validates, one trains; long enough in Y to end outside the brain.

@@ -7,9 +7,7 @@ import json
 import math
 import re
 import shlex
-import statistics
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,20 +18,26 @@ from harness.cli.keys import refuse_unused
 from harness.core.errors import RequestError
 from harness.core.task import restore
 from harness.core.types import JSON
-from harness.pipeline import leaderboard as boards
-from harness.pipeline.cell import Job
+from harness.pipeline.artifacts import summary_of
+from harness.pipeline.cell import Job, is_done, records_of
 from harness.pipeline.contribution import shapley_table
+from harness.pipeline.leaderboard import read_facts
+from harness.pipeline.rows import Row
+from harness.report.csv_files import write_tables
 from harness.report.figures import figures_of
 from harness.report.listing import note_of, parent_runs, rank_of, saved_view
 from harness.report.page import write_report
 from harness.report.runs import chosen_tags, pooled_files, pooled_metrics, pooled_of
-from harness.report.tables import sheets_of
+from harness.report.tables import report_tables
+from harness.report.wording import failure_lines, verdict
 from harness.storage.store import CellRecord, Store
+from harness.sweep.collect import Tables, collect
 from harness.sweep.estimate import Estimate, estimate
 from harness.sweep.grammar import Words, texts_of, to_words
-from harness.sweep.plan import Plan, Tables, agreements, collect, prepare, recall, regions_of_interest
-from harness.sweep.plan import run as run_cells
+from harness.sweep.plan import Plan, prepare
 from harness.sweep.request import resolve, settings_of
+from harness.sweep.resume import recall
+from harness.sweep.run import run as run_cells
 from harness.tracking.tracker import Tracker, shown_uri
 
 __all__ = ["LIMIT_S", "Observer", "Result", "carry_out", "plan", "plan_of", "rebuild", "run", "table", "write_all"]
@@ -110,7 +114,7 @@ class Result:
     report: Path | None = None
     mlflow: str = ""
     shown: tuple[str, ...] = ()
-    rows: tuple[boards.Row, ...] = ()
+    rows: tuple[Row, ...] = ()
     subjects: int = 0
 
     @property
@@ -200,31 +204,23 @@ def carry_out(words: Words, texts: tuple[str, ...], observer: Observer) -> Resul
 
 
 def rebuild(words: Words) -> tuple[Plan, Tables]:
-    """Plan and tables of the latest run of a task, from the store alone."""
+    """Plan and tables of a run of a task, of the latest unless ``run=`` names one, from the store alone."""
     if "task" not in words.values:
-        raise RequestError("which task? Say task=NAME")
+        raise RequestError("which task? Set task=NAME")
     settings = settings_of(Words({key: value for key, value in words.values.items() if key == "out"}))
-    made = recall(str(words.values["task"]), settings)
+    made = recall(str(words.values["task"]), settings, name=str(words.values.get("run", "")))
     return made, collect(made)
 
 
 def write_all(made: Plan, tracker: Tracker | None, command: str) -> Result:
     """Leaderboards, report and parent runs, from the store."""
-    settings, name = made.request.settings, made.request.task.name
+    settings = made.request.settings
     if tracker is not None:
         tracker.wait()  # what went wrong is told last: tables and report are worth more than their log
     runs = {one.id: tracker.run_of(one.id) for one in made.configurations} if tracker else {}
     tables = collect(made, mlflow_runs=runs)
-    folder = settings.folder / "leaderboards"
-    csv = boards.write_csv(tables.prediction, folder / f"{name}.csv")
-    boards.write_csv(tables.explanation, folder / f"{name}-explanations.csv")
-    boards.write_csv(tables.regions, folder / f"{name}-regions.csv")
-    for end, table in (("agreement", agreements(made)), ("rois", regions_of_interest(made))):
-        if table is not None:
-            boards.write_csv(table, folder / f"{name}-{end}.csv")
     shapley = shapley_of(made, tables)
-    if shapley is not None:
-        boards.write_csv(shapley, folder / f"{name}-shapley.csv")
+    csv = write_tables(made, tables, shapley)
     failures, missing = _undone(made)
     report = None
     if settings.report:
@@ -236,7 +232,7 @@ def write_all(made: Plan, tracker: Tracker | None, command: str) -> Result:
         leaderboard=tables.prediction,
         explanations=tables.explanation,
         regions=tables.regions,
-        verdict=boards.verdict(tables.prediction),
+        verdict=verdict(tables.prediction),
         failures=failures,
         missing=missing,
         shapley=shapley,
@@ -251,7 +247,7 @@ def write_all(made: Plan, tracker: Tracker | None, command: str) -> Result:
 
 def shapley_of(made: Plan, tables: Tables) -> pa.Table | None:
     """What each input channel is worth by the objective; ``None`` unless every set of them was run."""
-    facts = boards.read_facts(tables.prediction)
+    facts = read_facts(tables.prediction)
     rows = {key: pooled.prediction for key, pooled in tables.pooled.items()}
     return shapley_table(made.configurations, rows, facts.metric(facts.objective))
 
@@ -259,7 +255,7 @@ def shapley_of(made: Plan, tables: Tables) -> pa.Table | None:
 def make_report(made: Plan, tables: Tables) -> Path:
     """The HTML page and its pictures as files of their own."""
     task = restore(made.configurations[0].task)
-    folder = made.request.settings.folder / "reports" / task.name
+    folder = made.request.report_folder
     pictures = figures_of(made, tables)
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob("[0-9][0-9]-*.png"):  # an earlier report may have had others
@@ -278,11 +274,11 @@ def make_report(made: Plan, tables: Tables) -> Path:
         title=task.name,
         question=task.question,
         source=task.source,
-        verdict=boards.verdict(tables.prediction),
+        verdict=verdict(tables.prediction),
         leaderboard=tables.prediction,
         explanations=tables.explanation if tables.explanation.num_rows else None,
         figures=pictures,
-        sheets=sheets_of(made, tables, shapley_of(made, tables)),
+        tables=report_tables(made, tables, shapley_of(made, tables)),
         shown=made.request.task.shown,
         provenance=_provenance(made),
         notes=notes,
@@ -294,7 +290,7 @@ def _provenance(made: Plan) -> dict[str, JSON]:
     first = made.configurations[0]
     facts = next(iter(_hardware(made)))
     return {
-        "command": " ".join(["harness run", *made.request.words]),
+        "command": made.request.command,
         "profile": first.profile,
         "cohort": f"{made.cohort.name}, {len(made.cohort.subjects)} subjects",
         "folds": len({job.fold for job in made.jobs}),
@@ -315,18 +311,8 @@ def _hardware(made: Plan) -> list[dict[str, JSON]]:
     return found or [{}]
 
 
-def failure_lines(failures: Sequence[CellRecord], leaderboard: pa.Table) -> list[str]:
-    """A line per configuration, stage and error, with the folds and seeds that it struck."""
-    names = dict(zip(leaderboard["configuration"].to_pylist(), boards.row_labels(leaderboard), strict=True))
-    struck: dict[tuple[str, str], list[str]] = {}
-    for one in failures:
-        what = " ".join(filter(None, (one.stage, names.get(one.configuration, ""), one.label)))
-        struck.setdefault((what, one.error), []).append(f"{one.fold}/{one.seed}")
-    return [f"failed: {what}, fold/seed {', '.join(places)}: {error}" for (what, error), places in struck.items()]
-
-
 def _undone(made: Plan) -> tuple[tuple[CellRecord, ...], int]:
-    undone = [cell for cell in made.cells if made.store.get(cell.stage, cell.identity) is None]
+    undone = [cell for cell in made.cells if not is_done(cell, made.store)]
     found = [(cell, made.store.failure(cell.identity)) for cell in undone]
     # Two configurations may share a training, whose record names one of them.
     failures = tuple(
@@ -341,8 +327,7 @@ def _track_known(tracker: Tracker | None, made: Plan) -> None:
         return
     tracker.open(parent_runs(made), saved_view(made))
     for cell in made.cells:
-        record = made.store.get(cell.stage, cell.identity)
-        if record is not None:
+        for record in records_of(cell, made.store):
             # Two configurations may share a training, whose record names the first of them.
             _track_cell(tracker, made, dataclasses.replace(record, configuration=cell.configuration))
 
@@ -360,14 +345,8 @@ def _numbers(store: Store, record: CellRecord) -> tuple[dict[str, float], dict[s
     """Mean metrics of a score cell; loss curves of a training."""
     if record.state != "done":
         return {}, {}
-    if record.stage == "score":
-        scored = json.loads(store.artifact(record, "values.json").read_text()).values()
-        columns: dict[str, list[float]] = {}
-        for one in scored:
-            for metric, value in one["values"].items():
-                if value is not None:
-                    columns.setdefault(metric, []).append(value)
-        return {metric: statistics.fmean(values) for metric, values in columns.items()}, {}
+    if record.metrics:
+        return summary_of(store, record), {}
     if record.stage == "train":
         history = json.loads(store.artifact(record, "history.json").read_text())
         curves = {name: [epoch[name] for epoch in history] for name in ("loss", "validation")}
@@ -409,4 +388,4 @@ def _tracker(made: Plan, command: str) -> Tracker | None:
 def _is_complete(made: Plan, configuration: str) -> bool:
     """Whether every cell of a configuration is done."""
     own = [cell for cell in made.cells if cell.configuration == configuration]
-    return all(made.store.get(cell.stage, cell.identity) is not None for cell in own)
+    return all(is_done(cell, made.store) for cell in own)

@@ -10,12 +10,14 @@ from rich.console import Console
 from harness.cli.console import left_out, show_table
 from harness.cli.keys import refuse_unused
 from harness.core.errors import CohortError, RequestError
+from harness.core.paths import absolute
 from harness.core.types import Fault
 from harness.data import bids
 from harness.data.cohort import describe
 from harness.data.verify import brain_faults, verify
+from harness.sweep.cohorts import generate
 from harness.sweep.grammar import Words
-from harness.sweep.plan import generate, prepare
+from harness.sweep.plan import prepare
 from harness.sweep.request import resolve
 
 _MINIMUM = 3  # subjects that a run needs: one to train, one to validate, one to test
@@ -29,7 +31,7 @@ def make(words: Words, out: Console) -> int:
     into = str(words.values.get("into", ""))
     if not into:
         raise RequestError("where to? Say into=DIR, a folder that does not exist yet")
-    root = Path(into).expanduser().resolve()
+    root = absolute(into, "into")
     if root.exists() and any(root.iterdir()):
         raise RequestError(f"{root} is not empty; nothing was written. Name a new folder")
     task = resolve(Words({key: value for key, value in words.values.items() if key != "into"})).task
@@ -117,7 +119,7 @@ def _common(index: bids.BidsIndex) -> tuple[str, ...]:
 def _folder(words: Words) -> tuple[Path, str, tuple[str, ...], tuple[str, ...]]:
     if "data" not in words.values:
         raise RequestError("which folder? Say data=DIR")
-    root = Path(str(words.values["data"])).expanduser().resolve()
+    root = absolute(str(words.values["data"]), "data")
     named = "+".join(str(one) for one in words.several("sequences"))
     sequences = tuple(dict.fromkeys(name for name in named.split("+") if name))
     exclude = tuple(str(one) for one in words.several("exclude"))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Le
@@ -14,22 +11,25 @@ from annotated_types import Ge, Le
 from harness.cli.console import Watcher, console, left_out, show_board, show_estimate, show_subjects, show_table
 from harness.cli.keys import refuse_unused
 from harness.core.errors import RequestError, UnknownName
+from harness.core.paths import absolute, sqlite_uri
 from harness.core.registry import KINDS
-from harness.core.task import checked
-from harness.core.types import JSON
+from harness.core.values import checked
 from harness.sweep.catalogue import load_task, task_names
-from harness.sweep.grammar import Words, parse
+from harness.sweep.grammar import parse
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from rich.console import Console
+
+    from harness.sweep.plan import Plan
 
 __all__ = ["data", "describe", "doctor", "leaderboard", "list_parts", "plan", "predict", "report", "run", "ui"]
 
 
 def run(texts: Sequence[str]) -> int:
     """``harness run``: 0 if every cell is done, 1 if some failed."""
-    from harness.cli.api import carry_out, failure_lines
+    from harness.cli.api import carry_out
+    from harness.report.wording import failure_lines, shapley_rows
     from harness.stats.intervals import MINIMUM_SUBJECTS
 
     out = console()
@@ -45,8 +45,6 @@ def run(texts: Sequence[str]) -> int:
     if result.subjects < MINIMUM_SUBJECTS:
         show_subjects(out, result.leaderboard, result.rows)
     if result.shapley is not None:
-        from harness.pipeline.contribution import shapley_rows
-
         show_table(out, *shapley_rows(result.shapley), "What each sequence is worth: exact Shapley values")
     out.print(result.verdict, markup=False)
     for line in failure_lines(result.failures, result.leaderboard):
@@ -102,28 +100,28 @@ def list_parts(kind: str) -> int:
 
 def describe(texts: Sequence[str]) -> int:
     """``harness describe task=NAME`` or ``harness describe model=NAME``."""
+    from harness.cli.description import describe_component, describe_task
+
     words = parse(texts)
     if words.has("task"):
         refuse_unused(words, "harness describe task=NAME")
-        return _describe_task(words)
+        describe_task(load_task(str(words.values["task"])), str(words.values.get("format", "text")), console())
+        return 0
     refuse_unused(words, "harness describe")
     kind, name = next(iter(words.values.items()), ("", ""))
     if len(words.values) != 1:
-        raise RequestError(f"describe what? Say task=NAME or one of {', '.join(f'{one}=NAME' for one in KINDS)}")
-    entry = KINDS[kind].get(str(name))
-    out = console()
-    out.print(f"{kind} {entry.name}", style="bold")
-    out.print(inspect.getdoc(entry.function) or "", markup=False)
-    if entry.source:
-        out.print(f"\nSource: {entry.source}", markup=False)
-    out.print(f"\n{entry.name}{inspect.signature(entry.function)}", markup=False)
+        raise RequestError(
+            f"name one thing to describe: task=NAME or one of {', '.join(f'{one}=NAME' for one in KINDS)}"
+        )
+    describe_component(kind, str(name), console())
     return 0
 
 
 def leaderboard(texts: Sequence[str]) -> int:
-    """``harness leaderboard task=NAME [csv=FILE]``."""
+    """``harness leaderboard task=NAME [run=NAME] [csv=FILE]``: of the latest run of the task, or of another."""
     from harness.cli.api import rebuild
-    from harness.pipeline import leaderboard as boards
+    from harness.report.csv_files import write_csv
+    from harness.report.wording import verdict
 
     words = parse(texts)
     refuse_unused(words, "harness leaderboard")
@@ -132,20 +130,24 @@ def leaderboard(texts: Sequence[str]) -> int:
     if tables.explanation.num_rows:
         _show_explanations(out, tables.explanation)
     show_board(out, tables.prediction, "Leaderboard", shown=made.request.task.shown)
-    out.print(boards.verdict(tables.prediction), markup=False)
+    out.print(verdict(tables.prediction), markup=False)
+    _say_runs(out, made)
     if "csv" in words.values:
-        out.print(f"written: {boards.write_csv(tables.prediction, Path(str(words.values['csv'])))}")
+        target = absolute(str(words.values["csv"]), "csv")
+        out.print(f"written: {write_csv(tables.prediction, target)}", markup=False, soft_wrap=True)
     return 0
 
 
 def report(texts: Sequence[str]) -> int:
-    """``harness report task=NAME``."""
+    """``harness report task=NAME [run=NAME]``: of the latest run of the task, or of another."""
     from harness.cli.api import make_report, rebuild
 
     words = parse(texts)
     refuse_unused(words, "harness report")
     made, tables = rebuild(words)
-    console().print(f"written: {make_report(made, tables)}")
+    out = console()
+    _say_runs(out, made)
+    out.print(f"written: {make_report(made, tables)}", markup=False, soft_wrap=True)
     return 0
 
 
@@ -154,13 +156,7 @@ def predict(texts: Sequence[str]) -> int:
     from harness.cli.prediction import predict_folder
 
     out = console()
-    written = predict_folder(parse(texts), say=out.print)
-    if len(written) == 1:
-        out.print(f"written: {written[0]}", markup=False, soft_wrap=True)
-    elif written:
-        out.print(f"{len(written)} files written to {written[0].parent.parent.parent}", markup=False, soft_wrap=True)
-    else:
-        out.print("nothing to predict")
+    predict_folder(parse(texts), say=lambda text: out.print(text, markup=False, soft_wrap=True))
     return 0
 
 
@@ -182,7 +178,7 @@ def ui(texts: Sequence[str]) -> int:
     refuse_unused(words, "harness ui")
     port = checked(Annotated[int, Ge(1), Le(65535)], words.values.get("port", 5000), "port")
     open_browser = checked(bool, words.values.get("open", False), "open")
-    folder = Path(str(words.values.get("out", "harness-runs"))).expanduser().resolve()
+    folder = absolute(str(words.values.get("out", "harness-runs")), "out")
     if not (folder / "mlflow.db").is_file():
         raise RequestError(f"{folder} holds no mlflow.db; run something first, or say out=DIR")
     out = console()
@@ -191,7 +187,7 @@ def ui(texts: Sequence[str]) -> int:
         out.print(line, markup=False, highlight=False, soft_wrap=True)
 
     return serve(
-        f"sqlite:///{folder / 'mlflow.db'}", folder / "mlflow-artifacts", port, open_browser=open_browser, say=say
+        sqlite_uri(folder / "mlflow.db"), folder / "mlflow-artifacts", port, open_browser=open_browser, say=say
     )
 
 
@@ -206,51 +202,16 @@ def doctor() -> int:
     return 1 if any(check.state == "missing" for check in checks) else 0
 
 
-def _describe_task(words: Words) -> int:
-    from harness.core.task import allowed, describe
+def _say_runs(out: Console, made: Plan) -> None:
+    """The run that is shown, its command, and the names of the others."""
+    from harness.sweep.resume import run_names
 
-    task = load_task(str(words.values["task"]))
-    described = describe(task)
-    style = str(words.values.get("format", "text"))
-    if style not in ("json", "text"):
-        raise UnknownName("format", style, ("json", "text"))
-    if style == "json":
-        print(json.dumps(described, indent=1))
-        return 0
-    out = console()
-    out.print(f"{task.name}: {task.question}", style="bold", markup=False)
-    out.print(str(task.source), markup=False)
-    rows: list[list[str]] = []
-    for name in ("cohort", "phantom", "outcome", "view", "split", "model", "recipe"):
-        if getattr(task, name) is None:
-            continue
-        bounds = allowed(getattr(task, name))
-        for option, value in described[name].items():
-            key = name if option == "use" else f"{name}.{option}"
-            rows.append([key, _shown(value), "" if option == "use" else bounds[option]])
-    show_table(out, ["key", "value", "must hold"], rows, "Parts and options")
-    show_table(out, ["short", "stands for"], [[a, b] for a, b in task.axes.items()], "Short names")
-    for title, values in (("Profiles", task.profiles), ("Experiments", task.experiments)):
-        show_table(out, ["name", "sets"], [[name, _short(value)] for name, value in values.items()], title)
-    spaces = [[name, "; ".join(map(str, space))] for name, space in task.spaces.items()]
-    show_table(out, ["name", "dimensions"], spaces, "Search spaces (search=optuna space=NAME)")
-    for many in ("attributions", "metrics"):
-        rows = [[label, _shown(part)] for label, part in described[many].items()]
-        show_table(out, ["label", "part and options"], rows, many.capitalize())
-    return 0
-
-
-def _short(value: Mapping[str, JSON]) -> str:
-    return ", ".join(f"{key}={_shown(one)}" for key, one in value.items())
-
-
-def _shown(value: JSON) -> str:
-    if isinstance(value, Mapping):
-        options = ", ".join(f"{key}={_shown(one)}" for key, one in value.items() if key != "use")
-        return f"{value.get('use', '')}({options})"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_shown(one) for one in value) + "]"
-    return str(value)
+    task, name = made.request.task.name, made.request.name
+    out.print(f"{'run:':<13}{name}", markup=False, soft_wrap=True)
+    out.print(f"{'command:':<13}{made.request.command}", markup=False, soft_wrap=True)
+    others = [one for one in run_names(made.store, task) if one != name]
+    if others:
+        out.print(f"{'other runs:':<13}{', '.join(others)} (run=NAME shows one)", markup=False, soft_wrap=True)
 
 
 def _say_places(out: object, places: Mapping[str, object]) -> None:

@@ -19,7 +19,9 @@ from rich.text import Text
 from harness.core.registry import METRICS
 from harness.core.types import Ineligible
 from harness.pipeline.cell import Job
-from harness.pipeline.leaderboard import Row, read_facts, to_console_rows
+from harness.pipeline.leaderboard import read_facts
+from harness.pipeline.rows import Row
+from harness.report.wording import console_rows, varying_strata
 from harness.storage.store import CellRecord
 from harness.sweep.estimate import Estimate
 from harness.sweep.plan import Plan
@@ -178,20 +180,22 @@ def show_board(out: Console, board: pa.Table, title: str, *, shown: Sequence[str
     shown : metrics beside the objective
     most : rows; the rest is in the CSV file
     """
-    facts = read_facts(board)
-    header, rows = to_console_rows(board, shown=shown)
+    facts, strata = read_facts(board), varying_strata(board)
+    header, rows = console_rows(board, shown=shown)
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    words = {*facts.axes, *facts.apart, "attribution", "status"}
+    words = {*facts.axes, *facts.strata, "attribution", "status"}
     for name in header:
         style = "bold" if name == facts.objective else ""
         table.add_column(name, justify="left" if name in words else "right", style=style)
-    for row in rows[:most]:
-        table.add_row(*map(Text, row), style="" if row[0] else "dim")
+    rankings = [tuple(line[name] for name in strata) for line in board.to_pylist()]
+    for row, ranking, following in zip(rows[:most], rankings, [*rankings[1:], None], strict=False):
+        table.add_row(*map(Text, row), style="" if row[0] else "dim", end_section=following not in (ranking, None))
     out.print(table)
     if len(rows) > most:
         out.print(f"{len(rows) - most} more rows in the CSV file", style="dim")
     if any(row[0].endswith("=") for row in rows):
-        out.print("=  not distinguishable from the first (paired t, Holm over all pairs)", style="dim")
+        within = f" with the same {' and '.join(strata)}" if strata else ""
+        out.print(f"=  not distinguishable from the first{within} (paired t, Holm over all pairs)", style="dim")
 
 
 def show_subjects(out: Console, board: pa.Table, rows: Sequence[Row]) -> None:

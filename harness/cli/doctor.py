@@ -18,6 +18,7 @@ from typing import Literal
 
 from harness.core.errors import first_line
 from harness.core.machine import usable_cores
+from harness.core.paths import absolute
 from harness.core.settings import RunSettings
 
 __all__ = ["Check", "State", "examine"]
@@ -90,7 +91,7 @@ def examine(out: str | Path = RunSettings.out) -> list[Check]:
         _torchvision(),
         _cores(),
         _memory(),
-        _disk(Path(out)),
+        _disk(absolute(out, "out")),
         *_shared_memory(Path("/dev/shm")),
         *(_optional(*one) for one in _OPTIONAL),
     ]
@@ -173,12 +174,11 @@ def _memory() -> Check:
 
 
 def _disk(out: Path) -> Check:
-    folder = out.expanduser().resolve()
-    there = next(one for one in (folder, *folder.parents) if one.exists())
+    there = next(one for one in (out, *out.parents) if one.exists())
     free = shutil.disk_usage(there).free / _GB
-    value = f"{free:.1f} GB free at {folder}"
+    value = f"{free:.1f} GB free at {out}"
     if not os.access(there, os.W_OK):
-        return Check("disk", f"{folder} cannot be written", "missing", "say out=DIR")
+        return Check("disk", f"{out} cannot be written", "missing", "say out=DIR")
     if free < _LOW_DISK_GB:
         return Check("disk", value, "warn", "free some, or say out=DIR")
     return Check("disk", value)

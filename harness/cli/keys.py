@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from harness.core.errors import RequestError, UnknownName
+from harness.core.overrides import keys
 from harness.core.registry import KINDS
-from harness.core.task import keys
 from harness.sweep.catalogue import load_task, task_names
 from harness.sweep.grammar import Words
 from harness.sweep.request import RUN_WORDS
@@ -20,11 +20,11 @@ TAKES: Mapping[str, tuple[str, ...]] = {
     "harness data verify": ("data", "exclude", "label", "sequences"),
     "harness describe": tuple(sorted(KINDS)),
     "harness describe task=NAME": ("format", "task"),
-    "harness leaderboard": ("csv", "out", "task"),
+    "harness leaderboard": ("csv", "out", "run", "task"),
     "harness predict": ("data", "exclude", "into", "model", "out"),
-    "harness report": ("out", "task"),
+    "harness report": ("out", "run", "task"),
     "harness ui": ("open", "out", "port"),
-    "harness.table": ("out", "task"),
+    "harness.table": ("out", "run", "task"),
 }
 """The commands with few words; the others take those of a run (see :func:`harness.sweep.request.resolve`)."""
 

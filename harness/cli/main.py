@@ -65,7 +65,7 @@ def describe(words: WordList = None) -> None:
 
 @app.command()
 def leaderboard(words: WordList = None) -> None:
-    """Rebuild the leaderboard from the store alone (task=epvs csv=FILE)."""
+    """Rebuild the leaderboard from the store alone (task=epvs: its latest run; run=NAME: another; csv=FILE)."""
     from harness.cli import commands
 
     raise typer.Exit(commands.leaderboard(words or []))
@@ -73,7 +73,7 @@ def leaderboard(words: WordList = None) -> None:
 
 @app.command()
 def report(words: WordList = None) -> None:
-    """Rebuild the HTML report from the store alone (task=epvs)."""
+    """Rebuild the HTML report from the store alone (task=epvs: its latest run; run=NAME: another)."""
     from harness.cli import commands
 
     raise typer.Exit(commands.report(words or []))

@@ -1,55 +1,52 @@
-"""The specification of a study, and the one road from text to it.
+"""The declaration of a study.
 
-A :class:`Task` is a frozen value whose parts are ``functools.partial`` of
-registered functions. :func:`describe` turns it into plain JSON, :func:`restore`
-turns JSON back (on a worker, without importing the task's module), and
-:func:`override` gives a changed copy or an error that says what must hold.
+A :class:`Task` is immutable. Its components are ``functools.partial`` objects of
+registered functions. :func:`describe` converts a task to plain JSON and
+:func:`restore` converts it back, on a worker without importing the module of the
+task. :mod:`harness.core.overrides` creates copies with changed values.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cached_property, partial
 from typing import Annotated, Any
 
 from annotated_types import Ge
 
 from harness.core.errors import OutOfRange, RequestError, UnknownName
+from harness.core.explanations import FIELDS, Explanation
 from harness.core.hypotheses import Hypothesis, Published
 from harness.core.identity import identify
 from harness.core.registry import KINDS, Registry
 from harness.core.space import Dimension
 from harness.core.types import JSON, Source
+from harness.core.values import option_value, options_of, plain
 
 __all__ = [
-    "Configuration",
+    "LABELLED",
+    "SCALARS",
+    "SINGLE",
     "Component",
-    "SUPPLIED",
+    "Configuration",
     "Task",
-    "allowed",
-    "checked",
     "describe",
-    "describe_part",
-    "keys",
-    "modules_of",
-    "narrowed",
-    "override",
-    "preset",
+    "describe_component",
     "restore",
+    "single_components",
 ]
 
 Component = partial[Any]
 
-SUPPLIED = ("image_shape", "roi_shape", "roi_size", "boxes")
-"""Keyword parameters of model builders that the cohort settles, not the user."""
+SINGLE = ("phantom", "cohort", "adapter", "split", "model", "recipe", "postprocessing")
+"""Kinds of components of which a task has at most one."""
 
-_SINGLE = ("phantom", "cohort", "outcome", "view", "split", "model", "recipe", "postprocessing")
-_LABELLED = {"attributions": "attribution", "metrics": "metric"}
-_SCALARS: Mapping[str, Any] = {
+LABELLED = {"targets": "target", "attributions": "attribution", "metrics": "metric"}
+"""Fields that hold several labelled components → their kind."""
+
+SCALARS: Mapping[str, Any] = {
     "objective": str,
     "explanation_objective": str,
     "phantom_subjects": Annotated[int, Ge(1)],
@@ -59,42 +56,50 @@ _SCALARS: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Task:
-    """One study, declared.
+    """The declaration of one study.
 
     Parameters
     ----------
-    name : what the user types
-    version : raised when the meaning of the task changes; enters every identity
-    question : what the study asks, one sentence
+    name : name on the command line
+    version : version of the task, part of every identity; increase it when the meaning
+        of the task changes
+    question : research question, one sentence
     source : the paper
-    phantom : generates one subject with a known truth, used when no data are given
-    phantom_subjects : how many
-    phantom_seed : seed of the generated cohort, the same for all runs
-    cohort : turns a folder into a :class:`~harness.core.types.Cohort`
-    outcome : gives each sample the numbers to predict; ``None`` if a mask is what is predicted
-    view : what the network sees of a sample and what it should say
-    split : samples → folds
+    phantom : generates a subject with a known truth; used when no data are given
+    phantom_subjects : number of generated subjects
+    phantom_seed : seed of the generated cohort; independent of the seed of the run
+    cohort : reads a folder into a :class:`~harness.core.types.Cohort`
+    targets : label → component that adds one or more targets to the cohort
+    adapter : converts samples to network inputs and targets
+    split : assigns samples to folds, and optionally to a fixed test set
     model : builds the network
-    recipe : how it is trained
-    attributions : label → explanation method
-    postprocessing : what is done to each subject's map; ``None`` leaves it as it is
-    metrics : label → metric (of a subject, of an explanation, or pooled)
+    recipe : trains the network
+    explanations : label → attribution, or an
+        :class:`~harness.core.explanations.Explanation` to set more than the method
+    postprocessing : applied to the map of each sample, unless an explanation has its
+        own postprocessing; ``None`` for none
+    metrics : label → metric of a prediction, an explanation or a probe, or pooled over
+        samples
     objective : label of the metric that ranks configurations
     explanation_objective : label of the metric that ranks explanations
-    axes : short names of keys, e.g. ``sequences`` for ``view.channels``
-    profiles : name → overrides; ``quick`` is the default
-    data_profiles : name → further overrides when the user brings data
-    presets : condition → overrides where it holds, unless the user gives the key.
-        A condition is words that must all be true, of the profile, the experiment
-        and the parts: ``"profile=paper experiment=noise model=cnn"``
-    experiments : name → axes, the published grids
-    experiment : the one that runs when no axis is given
+    axes : short name → key, e.g. ``sequences`` for ``adapter.channels``
+    profiles : name → overrides; ``quick`` is the default profile
+    data_profiles : name of a profile → further overrides when the user provides data
+    presets : condition → overrides that apply where the condition holds, unless the
+        user sets the key. A condition lists what must all be true of the profile, the
+        experiment and the components: ``"profile=paper experiment=noise model=cnn"``
+    experiments : name → published grid
+    experiment : experiment that runs by default, when no key is swept
     spaces : name → search space
-    hypotheses : what the paper says of its configurations, to be tested
-    published : a table of the paper, to stand beside ours
-    regional : labels of metrics that are also computed in each region
-    columns : axes that every row of the leaderboard names, swept or not
-    shown : metrics that the console shows, in order
+    hypotheses : hypotheses of the paper, to be tested
+    published : table of published results, shown next to the results
+    regional : labels of metrics that are also computed within each region
+    columns : short names of keys that are always columns of the leaderboard, even if
+        they are not swept
+    problem : short names of keys that define the problem (noise, score, label) rather
+        than the solution (model, recipe). Configurations are ranked and compared within
+        one problem, see :meth:`poses`
+    shown : labels of the metrics that the console shows, in order
     """
 
     name: str
@@ -103,15 +108,15 @@ class Task:
     source: Source
     phantom: Component
     cohort: Component
-    view: Component
+    targets: Mapping[str, Component]
+    adapter: Component
     split: Component
     model: Component
     recipe: Component
-    attributions: Mapping[str, Component]
+    explanations: Mapping[str, Component | Explanation]
     metrics: Mapping[str, Component]
     objective: str
     explanation_objective: str
-    outcome: Component | None = None
     postprocessing: Component | None = None
     phantom_subjects: int = 6
     phantom_seed: int = 0
@@ -126,7 +131,28 @@ class Task:
     published: Published | None = None
     regional: tuple[str, ...] = ()
     columns: tuple[str, ...] = ("model",)
+    problem: tuple[str, ...] = ()
     shown: tuple[str, ...] = ()
+
+    @cached_property
+    def explained(self) -> dict[str, Explanation]:
+        """All explanations, with the task's postprocessing unless they have their own."""
+        found = {}
+        for label, one in self.explanations.items():
+            whole = one if isinstance(one, Explanation) else Explanation(one)
+            own = whole.postprocess is None and self.postprocessing is not None
+            found[label] = dataclasses.replace(whole, postprocess=self.postprocessing) if own else whole
+        return found
+
+    @property
+    def summed(self) -> bool:
+        """Whether metrics of any explanation are computed on sums over samples."""
+        return any(one.judged_as_sum for one in self.explained.values())
+
+    @property
+    def attributions(self) -> dict[str, Component]:
+        """Attributions of all explanations by label."""
+        return {label: one.attribution for label, one in self.explained.items()}
 
     def __post_init__(self) -> None:
         for name, objective in (("objective", self.objective), ("explanation_objective", self.explanation_objective)):
@@ -134,32 +160,41 @@ class Task:
                 raise UnknownName(f"metric of task {self.name} (its {name})", objective, self.metrics)
             facts = KINDS["metric"].get(KINDS["metric"].name_of(self.metrics[objective].func)).facts
             explains = name == "explanation_objective"
-            if facts["direction"] not in ("higher", "lower") or (facts["level"] == "explanation") != explains:
+            of_maps = facts["level"] in ("explanation", "probe")
+            if facts["direction"] not in ("higher", "lower") or of_maps != explains:
                 raise OutOfRange(
-                    f"{name} must be a metric of {'explanations' if explains else 'predictions'} of which higher or "
+                    f"{name} must be a metric of {'explanations' if explains else 'predictions'} for which higher or "
                     f"lower is better, got {objective} ({facts['level']}, {facts['direction']} is better)"
                 )
-        claimed = [ordering.metric for ordering in self.hypotheses]
-        for metric in (*claimed, *(self.published.metrics if self.published else ())):
+        tested = [hypothesis.metric for hypothesis in self.hypotheses]
+        for metric in (*tested, *(self.published.metrics if self.published else ())):
             if metric not in self.metrics:
-                raise UnknownName(f"metric of task {self.name} (in a claim of its paper)", metric, self.metrics)
+                raise UnknownName(f"metric of task {self.name} (in the results of its paper)", metric, self.metrics)
         metrics = KINDS["metric"]
-        for label, part in self.metrics.items():
-            for needed in metrics.get(metrics.name_of(part.func)).facts.get("needs", ()):
+        for label, component in self.metrics.items():
+            for needed in metrics.get(metrics.name_of(component.func)).facts.get("needs", ()):
                 if needed not in self.metrics:
                     raise UnknownName(f"metric of task {self.name} (which {label} pools)", needed, self.metrics)
+
+        for name in self.problem:
+            if self.axes.get(name, name).partition(".")[0] not in (*SINGLE, *LABELLED, *SCALARS):
+                raise UnknownName(f"key of task {self.name} (in its problem)", name, self.axes)
+
+    def poses(self, axis: str) -> bool:
+        """Whether a key, full or as a short name, defines the problem."""
+        return self.axes.get(axis, axis) in {self.axes.get(name, name) for name in self.problem}
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """One point of the grid: what determines a training, as plain JSON.
+    """One grid point: everything that determines a training, as plain JSON.
 
     Parameters
     ----------
     task : ``describe(task)`` after all overrides
-    axes : the labels by which a person tells this point from its neighbours
+    axes : the keys that differ between grid points, with their values
     profile : ``quick`` or ``paper``
-    fingerprint : of the images and masks that this configuration reads
+    fingerprint : hash of the data that this configuration reads
     """
 
     task: JSON
@@ -169,47 +204,59 @@ class Configuration:
 
     @property
     def id(self) -> str:
-        """Identity; attributions and what is done to their maps, metrics, labels and objectives are not part of it."""
-        # A searched row is not the plain one: its folds train with values of their own.
+        """Identity of the configuration, independent of explanations, metrics, labels and objectives."""
+        # With a hyper-parameter search, every fold trains with its own values.
         searched = {key: self.task[key] for key in ("searched", "search") if key in self.task}
-        determining = {key: self.task[key] for key in _determining if key in self.task}
+        determining = {key: self.task[key] for key in _DETERMINING if key in self.task}
         return identify({**determining, **searched, "cohort_fingerprint": self.fingerprint})
 
 
-_determining = ("name", "version", "outcome", "view", "split", "model", "recipe")
+_DETERMINING = ("name", "version", "targets", "adapter", "split", "model", "recipe")
 
 
 def describe(task: Task) -> dict[str, JSON]:
-    """The task as plain JSON, every option with its value, defaults included."""
+    """Convert a task to plain JSON, with the values of all options, including defaults."""
     return {
         "name": task.name,
         "version": task.version,
         "question": task.question,
         "source": dataclasses.asdict(task.source),
-        **{name: getattr(task, name) for name in _SCALARS},
+        **{name: getattr(task, name) for name in SCALARS},
         "regional": list(task.regional),
         "columns": list(task.columns),
+        "axes": dict(task.axes),
         "shown": list(task.shown),
-        **{kind: describe_part(KINDS[kind], part) for kind, part in _single(task).items()},
+        "problem": list(task.problem),
+        "explanations": {label: _describe_explanation(one) for label, one in task.explanations.items()},
+        **{kind: describe_component(KINDS[kind], component) for kind, component in single_components(task).items()},
         **{
-            many: {label: describe_part(KINDS[kind], part) for label, part in getattr(task, many).items()}
-            for many, kind in _LABELLED.items()
+            many: {label: describe_component(KINDS[kind], one) for label, one in getattr(task, many).items()}
+            for many, kind in LABELLED.items()
         },
     }
 
 
 def restore(description: Mapping[str, JSON]) -> Task:
-    """The inverse of :func:`describe`; looks parts up by name, imports no task."""
+    """Convert the JSON of :func:`describe` back to a task; components are looked up by name."""
 
-    def part(kind: str, described: Mapping[str, JSON]) -> Component:
+    def component(kind: str, described: Mapping[str, JSON]) -> Component:
         options = {key: value for key, value in described.items() if key != "use"}
         function = KINDS[kind].get(described["use"]).function
-        return partial(function, **{key: _typed(function, key, value, key) for key, value in options.items()})
+        return partial(function, **{key: option_value(function, key, value, key) for key, value in options.items()})
 
-    more: dict[str, Any] = {name: description[name] for name in _SCALARS}
-    more |= {kind: part(kind, description[kind]) for kind in _SINGLE if kind in description}
-    for many, kind in _LABELLED.items():
-        more[many] = {label: part(kind, described) for label, described in description[many].items()}
+    more: dict[str, Any] = {name: description[name] for name in SCALARS}
+    more |= {kind: component(kind, description[kind]) for kind in SINGLE if kind in description}
+    for many, kind in LABELLED.items():
+        more[many] = {label: component(kind, described) for label, described in description[many].items()}
+    attributions = more.pop("attributions")
+    more["explanations"] = {
+        label: Explanation(
+            attributions[label],
+            **{name: described[name] for name in FIELDS},
+            postprocess=component("postprocessing", described["postprocess"]) if described["postprocess"] else None,
+        )
+        for label, described in description["explanations"].items()
+    }
     return Task(
         name=description["name"],
         version=description["version"],
@@ -217,236 +264,41 @@ def restore(description: Mapping[str, JSON]) -> Task:
         source=Source(**description["source"]),
         regional=tuple(description["regional"]),
         columns=tuple(description["columns"]),
+        axes=description["axes"],
         shown=tuple(description["shown"]),
+        problem=tuple(description["problem"]),
         **more,
     )
 
 
-def describe_part(registry: Registry, part: Component) -> dict[str, JSON]:
-    """One part as JSON: ``{"use": name, option: value, …}``."""
-    options = {name: parameter.default for name, parameter in _options(part.func).items()}
-    name = registry.name_of(part.func)
-    if part.args:
-        raise RequestError(f"options of {registry.kind} {name} must be given by name, got {part.args!r} by position")
-    unknown = set(part.keywords) - set(options)
-    if unknown:
-        raise UnknownName(f"option of {registry.kind} {name}", sorted(unknown)[0], options)
-    # As its type has it: 3 and 3.0 are one value of a float, and must be one configuration.
-    values = {key: _typed(part.func, key, value, key) for key, value in {**options, **part.keywords}.items()}
-    return {"use": name, **{key: _json(value) for key, value in values.items()}}
-
-
-def override(task: Task, key: str, value: JSON) -> Task:
-    """A copy of the task with one thing changed.
-
-    Parameters
-    ----------
-    key : a short name from ``task.axes``, a part (``model``), an option
-        (``recipe.lr``), or an option below a label (``metrics.dice.…``)
-    value : plain value; for a part the name of another one, which starts with
-        its own defaults
-
-    Raises
-    ------
-    UnknownName
-        No such key, part or option.
-    OutOfRange
-        The value breaks the type or the bound that the option declares.
-    """
-    path = task.axes.get(key, key)
-    head, _, rest = path.partition(".")
-    if head in _SCALARS and not rest:
-        return _replaced(task, head, checked(_SCALARS[head], value, key))
-    if head in _SINGLE:
-        return _replaced(task, head, _override_part(head, getattr(task, head), rest, value, key))
-    if head in _LABELLED and rest:
-        parts = dict(getattr(task, head))
-        label, option = _label_and_option(rest, parts)
-        if option and label not in parts:
-            raise UnknownName(f"label in {head}", label, parts)
-        # A label that does not exist yet adds a part: metrics.mine=dice
-        parts[label] = _override_part(_LABELLED[head], parts.get(label), option, value, key)
-        return _replaced(task, head, parts)
-    raise UnknownName("key", key, keys(task))
-
-
-def preset(task: Task, *, but: Iterable[str] = ()) -> Task:
-    """The task with its presets applied whose conditions hold.
-
-    Parameters
-    ----------
-    task : whose presets name parts alone (see :func:`narrowed`)
-    but : full keys that are given otherwise
-    """
-    kept = set(but)
-    for condition, values in task.presets.items():
-        if all(_holds(word, task) for word in condition.split()):
-            for key, value in values.items():
-                if task.axes.get(key, key) not in kept:
-                    task = override(task, key, value)
-    return task
-
-
-def narrowed(task: Task, **facts: str) -> Task:
-    """The task with those presets alone that can hold where these facts are true.
-
-    Parameters
-    ----------
-    facts : ``profile`` and ``experiment`` of a run
-    """
-    presets: dict[str, dict[str, JSON]] = {}
-    for condition, values in task.presets.items():
-        words = dict(word.split("=", 1) for word in condition.split())
-        if all(facts[key] == words[key] for key in words if key in facts):
-            rest = " ".join(f"{key}={value}" for key, value in words.items() if key not in facts)
-            presets[rest] = {**presets.get(rest, {}), **values}
-    return dataclasses.replace(task, presets=presets)
-
-
-def _holds(word: str, task: Task) -> bool:
-    kind, _, name = word.partition("=")
-    part = _single(task).get(kind)
-    return part is not None and KINDS[kind].name_of(part.func) == name
-
-
-def _single(task: Task) -> dict[str, Component]:
-    """The parts of which a task has one each, without those that it does not have."""
-    return {kind: part for kind in _SINGLE if (part := getattr(task, kind)) is not None}
-
-
-def keys(task: Task) -> list[str]:
-    """Every key that :func:`override` takes for this task."""
-    found = [*task.axes, *_SCALARS]
-    for kind, part in _single(task).items():
-        found += [kind, *(f"{kind}.{option}" for option in _options(part.func))]
-    for many in _LABELLED:
-        for label, part in getattr(task, many).items():
-            found += [f"{many}.{label}", *(f"{many}.{label}.{option}" for option in _options(part.func))]
-    return sorted(set(found))
-
-
-def allowed(part: Component) -> Mapping[str, str]:
-    """Options of a part → the text of their type and bound, for ``describe``."""
-    hints = _hints(part.func)
-    return {name: _relation(hints.get(name, Any), name) for name in _options(part.func)}
-
-
-def modules_of(*parts: Component) -> tuple[str, ...]:
-    """Modules in which parts are defined, for a code digest."""
-    return tuple(sorted({inspect.unwrap(part.func).__module__ for part in parts}))
-
-
-def _replaced(task: Task, field_name: str, value: Any) -> Task:
-    changes: dict[str, Any] = {field_name: value}
-    return dataclasses.replace(task, **changes)
-
-
-def _label_and_option(rest: str, labels: Iterable[str]) -> tuple[str, str]:
-    """``dice.tolerance_mm`` → label and option; a label may hold dots itself (``sensitivity_1.5mm``)."""
-    known = [label for label in labels if rest == label or rest.startswith(f"{label}.")]
-    label = max(known, key=len) if known else rest.partition(".")[0]
-    return label, rest[len(label) + 1 :]
-
-
-def _override_part(kind: str, part: Component | None, option: str, value: JSON, key: str) -> Component:
-    registry = KINDS[kind]
-    if not option:
-        if not isinstance(value, str):
-            raise OutOfRange(f"{key} must be the name of a {kind}, got {value!r}; one of {', '.join(registry.names())}")
-        function = registry.get(value).function
-        return part if part is not None and part.func is function else partial(function)
-    if part is None:
-        raise OutOfRange(f"{key} needs a {kind}, and this task has none; give it one: {kind}=NAME")
-    known = _options(part.func)
-    if option not in known:
-        raise UnknownName(f"option of {kind} {registry.name_of(part.func)}", option, known)
-    return partial(part.func, **{**part.keywords, option: _typed(part.func, option, value, key)})
-
-
-@cache
-def _options(function: Any) -> dict[str, inspect.Parameter]:
-    """Keyword-only parameters with a default: what a user may set."""
-    parameters = inspect.signature(function).parameters.values()
+def _describe_explanation(one: Component | Explanation) -> dict[str, JSON]:
+    """All fields except the attribution, which is listed under ``attributions``."""
+    whole = one if isinstance(one, Explanation) else Explanation(one)
+    done = whole.postprocess
     return {
-        parameter.name: parameter
-        for parameter in parameters
-        if parameter.kind is parameter.KEYWORD_ONLY
-        and parameter.default is not parameter.empty
-        and parameter.name not in SUPPLIED
+        **{name: getattr(whole, name) for name in FIELDS},
+        "postprocess": None if done is None else describe_component(KINDS["postprocessing"], done),
     }
 
 
-@cache
-def _hints(function: Any) -> dict[str, Any]:
-    return typing.get_type_hints(inspect.unwrap(function), include_extras=True)
+def describe_component(registry: Registry, component: Component) -> dict[str, JSON]:
+    """Convert a component to JSON: ``{"use": name, option: value, …}``."""
+    options = {name: parameter.default for name, parameter in options_of(component.func).items()}
+    name = registry.name_of(component.func)
+    if component.args:
+        raise RequestError(
+            f"options of {registry.kind} {name} must be given by name, got {component.args!r} by position"
+        )
+    unknown = set(component.keywords) - set(options)
+    if unknown:
+        raise UnknownName(f"option of {registry.kind} {name}", sorted(unknown)[0], options)
+    # Converted to the declared type: 3 and 3.0 are the same float, and must give the same configuration.
+    values = {
+        key: option_value(component.func, key, value, key) for key, value in {**options, **component.keywords}.items()
+    }
+    return {"use": name, **{key: plain(value) for key, value in values.items()}}
 
 
-def _typed(function: Any, option: str, value: JSON, key: str) -> Any:
-    return checked(_hints(function).get(option, Any), value, key)
-
-
-def checked(hint: Any, value: JSON, key: str) -> Any:
-    """A value as the type that a hint declares.
-
-    Raises
-    ------
-    OutOfRange
-        With the relation that must hold and what came.
-    """
-    # pydantic is slow to import and needed only where a value is checked.
-    from pydantic import ValidationError
-
-    try:
-        found = _adapter(hint).validate_python(value)
-        why = "true and false are no numbers" if _counted(value, found) else ""
-    except ValidationError as error:
-        why = "; ".join(sorted({problem["msg"] for problem in error.errors()}))
-    if why:
-        raise OutOfRange(f"`{_relation(hint, key)}` must hold for {key}, got {value!r} ({why})")
-    return found
-
-
-def _counted(value: JSON, found: Any) -> bool:
-    """Whether a truth value became a number, as Python's own conversion would have it."""
-    if isinstance(value, bool):
-        return isinstance(found, int | float) and not isinstance(found, bool)
-    if isinstance(value, list | tuple) and isinstance(found, list | tuple):
-        return any(map(_counted, value, found))
-    return False
-
-
-@cache
-def _adapter(hint: Any) -> Any:
-    from pydantic import ConfigDict, TypeAdapter
-
-    # An identity is JSON, which has neither NaN nor infinity.
-    return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
-
-
-def _relation(hint: Any, key: str) -> str:
-    """``0 < recipe.lr`` for an annotated bound, else ``recipe.lr: type``."""
-    if typing.get_origin(hint) is typing.Annotated:
-        plain, *bounds = typing.get_args(hint)
-        signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "is a multiple of"}
-        found = [
-            f"{key} {sign} {getattr(bound, name)}"
-            for bound in bounds
-            for name, sign in signs.items()
-            if getattr(bound, name, None) is not None
-        ]
-        return f"{_name(plain)}, {' and '.join(found)}" if found else _name(plain)
-    return f"{key}: {_name(hint)}"
-
-
-def _name(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
-
-
-def _json(value: Any) -> JSON:
-    if isinstance(value, tuple | list):
-        return [_json(item) for item in value]
-    if isinstance(value, Mapping):
-        return {str(key): _json(item) for key, item in value.items()}
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    raise RequestError(f"an option of a part must be plain JSON, got {type(value).__name__}: {value!r}")
+def single_components(task: Task) -> dict[str, Component]:
+    """Components of a task by kind, for the kinds of which it has at most one."""
+    return {kind: component for kind in SINGLE if (component := getattr(task, kind)) is not None}

@@ -1,8 +1,8 @@
-"""The nouns of the house: sources, faults, scans, samples, cohorts, scores.
+"""Core types: sources, faults, samples, cohorts, splits, adapters, scores.
 
-Arrays of images are ordered (X, Y, Z) as nibabel reads them, in RAS+
-orientation once a cohort is prepared: axis 0 runs to the patient's right, axis
-1 to the front, axis 2 to the top. Spacing is in mm and follows the same order.
+Image arrays have the axes (X, Y, Z), as in nibabel. Prepared cohorts are in RAS+
+orientation: axis 0 points to the subject's right, axis 1 to anterior, axis 2 to
+superior. Spacing is in mm, in the same order.
 """
 
 from __future__ import annotations
@@ -10,29 +10,41 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
+from harness.core.errors import CellError
+from harness.core.targets import Target
+
 __all__ = [
+    "Adapter",
     "Array",
     "Candidate",
     "Cohort",
     "Direction",
     "Fault",
+    "FittedAdapter",
+    "Folds",
+    "Grid",
     "Image",
     "Ineligible",
-    "Items",
+    "Input",
     "JSON",
+    "NetworkSpec",
+    "Prediction",
+    "Reads",
     "Sample",
     "Score",
     "Source",
-    "SparseView",
+    "SparseAdapter",
     "Split",
+    "SplitSample",
     "Truth",
-    "View",
 ]
 
 Array = npt.NDArray[Any]
@@ -42,7 +54,7 @@ Direction = Literal["higher", "lower", "zero", "none"]
 
 @dataclass(frozen=True)
 class Source:
-    """Where a task, method or metric was published."""
+    """Citation of a task, method or metric."""
 
     authors: str
     year: int
@@ -56,16 +68,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something present in the data but wrong.
+    """An error in the data.
 
     Parameters
     ----------
-    kind : short stable name of the fault, e.g. ``"nan"``
-    file : the file, relative to the cohort's root
-    subject : the subject it belongs to, empty if it concerns the whole cohort
+    kind : short, stable name of the fault, e.g. ``"nan"``
+    file : file, relative to the root of the cohort
+    subject : subject that is affected; empty for the whole cohort
     value : what was found
-    expected : what must hold
-    remedy : what the user can do next
+    expected : what was expected
+    remedy : what the user can do
     """
 
     kind: str
@@ -82,7 +94,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Ineligible:
-    """A subject left out because something required is absent, and why."""
+    """A subject that is left out because required data are missing."""
 
     subject: str
     reason: str
@@ -90,15 +102,15 @@ class Ineligible:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One subject (or session) of a BIDS folder, as file names; nothing is read.
+    """One subject or session of a BIDS folder, as file names.
 
     Parameters
     ----------
     id : ``sub-01`` or ``sub-01_ses-2``
-    subject : ``sub-01``; all candidates of a subject share folds
-    images : file of each sequence, by suffix (``T2w``, ``FLAIR``, …)
-    masks : file of each label image, by label (``pvs``, ``lesion``, ``brain``, ``regions``)
-    covariates : the row of participants.tsv, ``None`` where it says n/a
+    subject : ``sub-01``; all sessions of a subject are in the same fold
+    images : suffix (``T2w``, ``FLAIR``, …) → file
+    masks : label (``pvs``, ``lesion``, ``brain``, ``regions``) → file of the label image
+    covariates : row of participants.tsv, with ``None`` for n/a
     """
 
     id: str
@@ -109,7 +121,7 @@ class Candidate:
 
 
 class Image(Protocol):
-    """An image that is read when it is asked for."""
+    """An image that is read on demand."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -118,33 +130,68 @@ class Image(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the values and of everything that produced them."""
+        """Hash of the values, or of everything that determines them."""
         ...
 
     def load(self) -> Array:
-        """Array (X, Y, Z), not to be written to; a view of a memory map where possible."""
+        """Read-only array (X, Y, Z); a view of a memory map where possible."""
         ...
 
     def voxels(self) -> tuple[Array, Array]:
-        """Flat indices (C order, rising) of voxels that are not zero, (N,) int64, and their values (N,)."""
+        """Sorted flat indices (C order) of non-zero voxels, (N,) int64, and their values, (N,)."""
         ...
 
 
 @dataclass(frozen=True)
+class Reads:
+    """The data of a sample that a stage reads; only these enter its identity.
+
+    Parameters
+    ----------
+    images, masks, covariates : names of what is read
+    targets : names of targets whose values, weights and clean values are read
+    """
+
+    images: tuple[str, ...] = ()
+    masks: tuple[str, ...] = ()
+    covariates: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Voxel grid of a volume.
+
+    Parameters
+    ----------
+    affine : (4, 4) voxel-to-world matrix (mm, RAS+)
+    spacing_mm : (3,) voxel size along X, Y, Z
+    """
+
+    affine: Array
+    spacing_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
 class Sample:
-    """One subject's prepared images, all on one grid.
+    """One visit, patch or photograph of a subject.
+
+    All images of a volume have the same grid.
 
     Parameters
     ----------
     id, subject : see :class:`Candidate`
-    images : (X, Y, Z) float32 each, prepared (resampled, normalised, …)
-    masks : (X, Y, Z) bool or integer each; ``target`` is the label to predict,
-        ``brain`` the brain mask, ``regions`` an integer label image if given
+    images : prepared images (resampled, normalised, …) by name: (X, Y, Z) float32 for
+        volumes, (H, W) or (H, W, C) for pictures
+    masks : (X, Y, Z) bool or integer arrays by name: ``target`` is the mask to predict,
+        ``brain`` the brain mask, ``regions`` an optional label image of regions
     covariates : numbers, strings or ``None``
-    affine : (4, 4) voxel to world (mm, RAS+)
-    spacing_mm : (3,) voxel size along X, Y, Z
-    scores : name → number to predict, for tasks that predict numbers
-    clean : the same without the noise that was added, where that is known
+    affine : (4, 4) voxel-to-world matrix (mm, RAS+); ``None`` for pictures
+    spacing_mm : (3,) voxel size along X, Y, Z; ``None`` for pictures
+    targets : target with one value per sample → the number, the label 0 or 1, or the
+        index of the class
+    clean : the same without added noise, where known
+    weights : target → weight of this sample in the loss; 1 if absent
     """
 
     id: str
@@ -152,29 +199,62 @@ class Sample:
     images: Mapping[str, Image]
     masks: Mapping[str, Image]
     covariates: Mapping[str, float | str | None]
-    affine: Array
-    spacing_mm: tuple[float, float, float]
-    scores: Mapping[str, float] = field(default_factory=dict)
+    affine: Array | None = None
+    spacing_mm: tuple[float, float, float] | None = None
+    targets: Mapping[str, float] = field(default_factory=dict)
     clean: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def grid(self) -> Grid:
+        """Voxel grid of the sample.
+
+        Raises
+        ------
+        CellError
+            If the sample is a picture, which has no affine.
+        """
+        if self.affine is None or self.spacing_mm is None:
+            raise CellError(f"samples must be volumes, got {self.id}, a picture without affine and voxel size")
+        return Grid(self.affine, self.spacing_mm)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(X, Y, Z) of its grid."""
+        """Shape of the images."""
         return next(iter((*self.images.values(), *self.masks.values()))).shape
+
+    def content(self, reads: Reads) -> list[str]:
+        """The data that is read of this sample, as text to hash.
+
+        Masks that the sample does not have are skipped: a brain mask may be absent.
+        """
+        parts = [self.id, self.subject]
+        parts += [f"{name}={self.images[name].fingerprint}" for name in reads.images]
+        parts += [f"{name}={self.masks[name].fingerprint}" for name in reads.masks if name in self.masks]
+        parts += [f"{name}={_text(self.covariates.get(name))}" for name in reads.covariates]
+        for kind, values in (("target", self.targets), ("clean", self.clean), ("weight", self.weights)):
+            parts += [f"{kind} {name}={_text(values[name])}" for name in reads.targets if name in values]
+        return parts
+
+
+def _text(value: float | str | None) -> str:
+    """A value as text for a hash; equal numbers of different types have equal texts."""
+    return repr(float(value)) if isinstance(value, Real) else repr(value)
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Where the signal of generated scores lies.
+    """Ground truth of simulated scores.
 
     Parameters
     ----------
-    rois : name → (X, Y, Z) bool, the regions of interest, all disjoint
-    weights : score → region → its weight in the score
-    counts : (X, Y, Z) float32, how many subjects have a lesion at each voxel
-        (the sum of their occupancies)
-    table : one line of facts per region, for the report
-    linear : whether a score is its weights times the lesioned shares, and not a curve of that
+    rois : name → (X, Y, Z) bool, disjoint regions of interest
+    weights : score → region → weight of the region in the score
+    counts : (X, Y, Z) float32, number of subjects with a lesion at each voxel (sum of
+        occupancies)
+    table : one row of facts per region, for the report
+    linear : whether a score is the weighted sum of the lesion loads, rather than a
+        non-linear function of it
     """
 
     rois: Mapping[str, Image]
@@ -185,26 +265,27 @@ class Truth:
 
     @property
     def fingerprint(self) -> str:
-        """Of all that a score of an explanation depends on."""
-        parts = {name: image.fingerprint for name, image in self.rois.items()}
+        """Hash of everything that metrics of explanations depend on."""
+        rois = {name: image.fingerprint for name, image in self.rois.items()}
         content = repr(
-            [parts, self.counts.fingerprint, {key: dict(one) for key, one in self.weights.items()}, self.linear]
+            [rois, self.counts.fingerprint, {key: dict(one) for key, one in self.weights.items()}, self.linear]
         )
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """Samples in a fixed order, with what was left out.
+    """Samples of a data set, in a fixed order.
 
     Parameters
     ----------
-    name : of the data set
+    name : name of the data set
     samples : eligible samples, sorted by id
-    ineligible : subjects left out, with the reason
-    regions : label value → name of the regions image, empty if there is none
-    label_source : sequences on which the truth was drawn, as far as the data say
-    truth : of scores that were generated, ``None`` where there is none
+    ineligible : subjects that are left out, with the reason
+    regions : value in the regions image → name of the region; empty without regions
+    label_source : sequences on which the labels were drawn, as stated by the data
+    truth : ground truth of simulated scores; ``None`` if there is none
+    targets : what is predicted, in the order of the network's outputs
     """
 
     name: str
@@ -213,33 +294,62 @@ class Cohort:
     regions: Mapping[int, str] = field(default_factory=dict)
     label_source: str = "not stated by the data"
     truth: Truth | None = None
-
-    @property
-    def scores(self) -> tuple[str, ...]:
-        """Names of the numbers to predict, in order; empty for tasks that predict images."""
-        return tuple(self.samples[0].scores) if self.samples else ()
+    targets: tuple[Target, ...] = ()
 
     @property
     def subjects(self) -> tuple[str, ...]:
-        """Each subject once, in order."""
+        """Unique subjects, in order."""
         return tuple(dict.fromkeys(sample.subject for sample in self.samples))
 
-    def fingerprint(self, images: tuple[str, ...], masks: tuple[str, ...]) -> str:
-        """Hash of exactly the images and masks that a configuration reads.
+    def fingerprint(self, reads: Reads, ids: Sequence[str] | None = None) -> str:
+        """Hash of the data that is read, and of nothing else.
 
-        A subset of sequences has its own fingerprint, which does not change
-        when the cohort also holds other sequences.
+        The fingerprint of a subset of sequences does not depend on other sequences in
+        the cohort.
+
+        Parameters
+        ----------
+        reads : data that is read of each sample
+        ids : samples that are read, in any order; all by default
+
+        Raises
+        ------
+        KeyError
+            If an image does not exist.
         """
-        digest = hashlib.sha256()
-        for sample in self.samples:
-            parts = [sample.id, sample.subject]
-            parts += [f"{name}={sample.images[name].fingerprint}" for name in images]
-            parts += [f"{name}={sample.masks[name].fingerprint}" for name in masks if name in sample.masks]
-            parts += [f"{name}={value!r}" for name, value in sample.scores.items()]
-            digest.update(repr(parts).encode())
-        if "regions" in masks:
-            digest.update(repr(sorted(self.regions.items())).encode())
-        return digest.hexdigest()[:16]
+        key = (reads, None if ids is None else frozenset(ids))
+        if key not in self._fingerprints:
+            digest = hashlib.sha256()
+            for sample in self.samples:
+                if key[1] is None or sample.id in key[1]:
+                    digest.update(repr(sample.content(reads)).encode())
+            digest.update(repr([one for one in self.targets if one.name in reads.targets]).encode())
+            if "regions" in reads.masks:
+                digest.update(repr(sorted(self.regions.items())).encode())
+            self._fingerprints[key] = digest.hexdigest()[:16]
+        return self._fingerprints[key]
+
+    @cached_property
+    def _fingerprints(self) -> dict[tuple[Reads, frozenset[str] | None], str]:
+        """Cache: configurations share the fingerprints of the same folds."""
+        return {}
+
+
+@dataclass(frozen=True)
+class SplitSample:
+    """The data of a sample that a split may use.
+
+    Parameters
+    ----------
+    id, subject : all samples of a subject are in the same subset
+    targets : targets with one value per sample, for stratification
+    covariates : row of the participants table
+    """
+
+    id: str
+    subject: str
+    targets: Mapping[str, float] = field(default_factory=dict)
+    covariates: Mapping[str, float | str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -252,114 +362,148 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Items:
-    """What a network sees of one sample.
+class Folds:
+    """Cross-validation folds, and optionally a fixed test set.
 
     Parameters
     ----------
-    inputs : (N, C, *space) float32, N items of C channels
-    targets : (N, ...) what the network should say of each item
+    folds : cross-validation folds; their ``test`` is empty if there is a fixed test set
+    test : sample ids of the fixed test set, which is predicted by the ensemble of all
+        folds; empty if every fold has its own test set
     """
 
-    inputs: Array
-    targets: Array
+    folds: tuple[Split, ...]
+    test: tuple[str, ...] = ()
 
 
-class View(Protocol):
-    """How a sample becomes items of a network, and outputs become a prediction."""
+@dataclass(frozen=True)
+class Input:
+    """One named input array of a network.
+
+    Parameters
+    ----------
+    name : e.g. ``"image"``, ``"age"``
+    channels : names of the channels, in order
+    shape : spatial shape if it is the same for all items, otherwise empty; () for scalars
+    explained : whether attributions are computed for it
+    unchanged : whether it is the image of the cohort without changes by the adapter, so
+        that the explanation of an exact model is known
+    """
+
+    name: str
+    channels: tuple[str, ...]
+    shape: tuple[int, ...] = ()
+    explained: bool = True
+    unchanged: bool = True
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """Inputs and targets of a network.
+
+    Parameters
+    ----------
+    inputs : inputs in the order of the network's arguments
+    targets : targets in the order of the network's outputs
+    """
+
+    inputs: tuple[Input, ...]
+    targets: tuple[Target, ...]
+
+    @property
+    def explained(self) -> tuple[int, ...]:
+        """Indices of the explained inputs."""
+        return tuple(number for number, one in enumerate(self.inputs) if one.explained)
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """Names of the input channels, in order."""
-        ...
+        """Names of the channels of all explained inputs, in order."""
+        return tuple(name for one in self.inputs if one.explained for name in one.channels)
 
     @property
-    def images(self) -> tuple[str, ...]:
-        """The cohort's images that are read."""
-        ...
+    def width(self) -> int:
+        """Total number of output channels."""
+        return sum(target.width for target in self.targets)
+
+
+Prediction = Mapping[str, Mapping[str, Array]]
+"""Target → stored arrays of its prediction, by name; see :mod:`harness.core.targets`."""
+
+
+class Adapter(Protocol):
+    """Converts samples to network inputs, and network outputs to predictions.
+
+    A sample is split into N >= 1 items: slices, volumes or patches that the network
+    processes independently.
+    """
 
     @property
-    def masks(self) -> tuple[str, ...]:
-        """The cohort's masks that are read."""
+    def reads(self) -> Reads:
+        """The data of a sample that :meth:`inputs` reads, without the targets."""
         ...
 
-    @property
-    def outputs(self) -> int:
-        """Number of output channels of the network."""
+    def spec(self, cohort: Cohort) -> NetworkSpec:
+        """Inputs and targets of a network for this cohort.
+
+        Raises
+        ------
+        HarnessError
+            If the cohort lacks data that the adapter needs.
+        """
         ...
 
-    @property
-    def grouped(self) -> bool:
-        """Whether explanations are judged as their sum over subjects, not one by one."""
+    def inputs(self, sample: Sample) -> tuple[Array, ...]:
+        """Network inputs of all items, (N, C, *space) float32 for each input, in a fixed order."""
         ...
 
-    @property
-    def plain(self) -> bool:
-        """Whether the network sees images as they are, so that what an exact model would show of them is known."""
+    def targets(self, sample: Sample, targets: Sequence[Target]) -> dict[str, Array]:
+        """Training targets of all items by name, (N, …).
+
+        Masks and classes are int64, numbers and binary labels float32.
+        """
         ...
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Space of an item if all have the same, else empty; known once :meth:`of` was called."""
+    def to_prediction(self, outputs: Mapping[str, Array], sample: Sample, targets: Sequence[Target]) -> Prediction:
+        """Convert the outputs for all items of a sample, (N, width, *space) per target, to a prediction."""
         ...
 
-    def of(self, cohort: Cohort) -> View:
-        """The view of this cohort: its scores and its grid filled in."""
-        ...
-
-    def fit(self, training: Sequence[Sample]) -> View:
-        """The view with what it must learn from the training samples, often nothing."""
-        ...
-
-    @property
-    def learned(self) -> Mapping[str, Array]:
-        """What :meth:`fit` learned, by name; empty if that is nothing."""
-        ...
-
-    def knowing(self, learned: Mapping[str, Array]) -> View:
-        """The view with what was learned before."""
-        ...
-
-    @property
-    def explained(self) -> tuple[str, ...]:
-        """Names of the scalar outputs that an attribution explains."""
-        ...
-
-    def inputs(self, sample: Sample) -> Array:
-        """All items of a sample, in a fixed order; no truth is needed."""
-        ...
-
-    def items(self, sample: Sample) -> Items:
-        """The same with what the network should say."""
-        ...
-
-    def summands(self, sample: Sample) -> tuple[Array, Array | None]:
-        """The inputs as what is explained of them, zero where there is nothing, and what comes on top, if anything."""
-        ...
-
-    def prediction(self, outputs: Array, sample: Sample) -> dict[str, Array]:
-        """Network outputs (N, K, *space) of all items of a sample → what is kept and scored."""
-        ...
-
-    def volume(self, maps: Array) -> Array:
-        """Attribution maps (N, C, *space) → (C, X, Y, Z)."""
-        ...
-
-    def scalars(self, outputs: Any) -> Any:
-        """Network outputs, a tensor (N, K, *space) → the explained scalars (N, len(explained))."""
+    def to_image(self, maps: Array, sample: Sample) -> Array:
+        """Convert maps of one explained input, (N, C, *space), to the space of the sample's images, (C, …)."""
         ...
 
 
 @runtime_checkable
-class SparseView(View, Protocol):
-    """A view of one item per sample that is mostly zero: it can be read without being made whole."""
+class FittedAdapter(Adapter, Protocol):
+    """An adapter that is fitted to the training samples."""
 
-    def voxels(self, sample: Sample) -> tuple[Array, Array]:
-        """The item without what is empty: flat indices in C order (N,) and values (N,) float32."""
+    def fit(self, training: Sequence[Sample], targets: Sequence[Target]) -> FittedAdapter:
+        """Return a fitted copy of the adapter."""
         ...
 
-    def targets(self, sample: Sample) -> Array:
-        """What the network should say of the item, (1, K) float32."""
+    @property
+    def state(self) -> Mapping[str, Array]:
+        """Fitted parameters by name; empty if the options require none."""
+        ...
+
+    def load_state(self, state: Mapping[str, Array]) -> FittedAdapter:
+        """Return a copy of the adapter with this state."""
+        ...
+
+    def explained(self, sample: Sample) -> tuple[tuple[Array, Array | None], ...]:
+        """Split each input into an explained array and one that is added before the network.
+
+        Their sum is the array of :meth:`inputs`. The explained array is zero where the
+        image is empty, so that a baseline of zero means absence.
+        """
+        ...
+
+
+@runtime_checkable
+class SparseAdapter(Adapter, Protocol):
+    """An adapter with one sparse item per sample, which can be read without a dense array."""
+
+    def voxels(self, sample: Sample) -> tuple[Array, Array]:
+        """Non-zero voxels of the item: flat indices in C order, (N,), and values, (N,) float32."""
         ...
 
 
@@ -370,11 +514,11 @@ class Score:
     Parameters
     ----------
     value : point estimate; NaN if it could not be computed
-    low, high : 95 % interval over subjects; NaN where none can be given
+    low, high : 95 % confidence interval over subjects; NaN if there is none
     n : number of subjects with a value
-    se : standard error of the mean, NaN for pooled metrics
-    missing : number of subjects for which the metric is not defined
-    chance, ceiling : what no skill and a perfect answer would score, if known
+    se : standard error of the mean; NaN for pooled metrics
+    missing : number of subjects for which the metric is undefined
+    chance, ceiling : score without skill and best possible score; NaN if unknown
     """
 
     value: float

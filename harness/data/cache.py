@@ -11,7 +11,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import tempfile
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -29,8 +31,10 @@ __all__ = [
     "Digests",
     "hash_of",
     "known_entry",
+    "known_packed",
     "read_json",
     "write_entry",
+    "write_packed",
 ]
 
 Coding = Literal["dense", "runs"]
@@ -51,6 +55,8 @@ class CachedImage:
     dtype : as numpy writes it, e.g. ``<f4``
     sha256 : of the file's bytes
     coding : how the file holds the array
+    index : row of the file's array where it holds many images of one shape, else −1;
+        a fingerprint is then of the one image, and the checksum of the file
     """
 
     path: Path
@@ -59,6 +65,7 @@ class CachedImage:
     dtype: str
     sha256: str
     coding: Coding = "dense"
+    index: int = -1
 
     def load(self) -> Array:
         """Array (X, Y, Z): a read-only view of the memory map, or decoded from runs.
@@ -68,6 +75,9 @@ class CachedImage:
         StoreError
             If the file is gone, or is not what was written.
         """
+        if self.index >= 0:
+            row: Array = self._mapped(None, self.dtype)[self.index]
+            return row
         if self.coding == "dense":
             return self._mapped(self.shape, self.dtype)
         array = np.zeros(int(np.prod(self.shape)), self.dtype)
@@ -110,7 +120,16 @@ class CachedImage:
 
     def touch(self) -> None:
         """Open the file and compare its header; :class:`StoreError` if it is not what was written."""
-        self._mapped(self.shape, self.dtype) if self.coding == "dense" else self._mapped(None, "<i4")
+        if self.index >= 0:
+            array = self._mapped(None, self.dtype)
+            if array.shape[1:] != self.shape or self.index >= len(array):
+                raise StoreError(
+                    f"{self.path} does not hold {self.index + 1} images of {self.shape}. Delete it. {AGAIN}"
+                )
+        elif self.coding == "dense":
+            self._mapped(self.shape, self.dtype)
+        else:
+            self._mapped(None, "<i4")
 
     def _mapped(self, shape: tuple[int, ...] | None, dtype: str) -> Array:
         try:
@@ -201,6 +220,74 @@ def write_entry(folder: Path, key: str, array: Array, *, coding: Coding = "dense
     replace_file(path.with_suffix(".json"), json.dumps(facts), durable=False)
     replace_file(path, content, durable=False)
     return CachedImage(path, key, array.shape, array.dtype.str, str(facts["sha256"]), coding)
+
+
+def write_packed(folder: Path, key: str, images: Iterable[tuple[str, Array]], count: int) -> list[CachedImage]:
+    """Write many images of one shape as one memory-mapped array; they are held one at a time.
+
+    Parameters
+    ----------
+    key : name of the entry, a hash of all that produced the images
+    images : fingerprint and array of each
+    count : how many there are
+
+    Returns
+    -------
+    list of CachedImage
+        In the same order.
+
+    Raises
+    ------
+    StoreError
+        If the images have different shapes or types.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{key}.npy"
+    fingerprints: list[str] = []
+    with tempfile.TemporaryDirectory(prefix=".packed-", dir=folder) as name:
+        packed: Array | None = None
+        for number, (fingerprint, image) in enumerate(images):
+            if packed is None:
+                packed = np.lib.format.open_memmap(
+                    Path(name) / "packed.npy", mode="w+", dtype=image.dtype, shape=(count, *image.shape)
+                )
+            if (image.shape, image.dtype) != (packed.shape[1:], packed.dtype):
+                raise StoreError(
+                    f"images that are packed must have one shape and type, got {packed.shape[1:]} {packed.dtype} "
+                    f"and {image.shape} {image.dtype}"
+                )
+            packed[number] = image
+            fingerprints.append(fingerprint)
+        assert packed is not None and len(fingerprints) == count
+        shape, dtype = packed.shape[1:], packed.dtype.str
+        del packed  # flushes
+        facts = {"shape": list(shape), "dtype": dtype, "sha256": checksum(Path(name) / "packed.npy"),
+                 "fingerprints": fingerprints}  # fmt: skip
+        replace_file(path.with_suffix(".json"), json.dumps(facts), durable=False)
+        (Path(name) / "packed.npy").replace(path)
+    return _rows_of(path, facts)
+
+
+def known_packed(folder: Path, key: str) -> list[CachedImage] | None:
+    """The images of a packed entry, or ``None`` if there is none that is whole."""
+    path = folder / f"{key}.npy"
+    facts = read_json(path.with_suffix(".json"))
+    if facts is None or "fingerprints" not in facts:
+        return None
+    rows = _rows_of(path, facts)
+    try:
+        rows[-1].touch()
+    except StoreError:
+        return None
+    return rows
+
+
+def _rows_of(path: Path, facts: Mapping[str, JSON]) -> list[CachedImage]:
+    shape = tuple(facts["shape"])
+    return [
+        CachedImage(path, fingerprint, shape, facts["dtype"], facts["sha256"], index=number)
+        for number, fingerprint in enumerate(facts["fingerprints"])
+    ]
 
 
 def _runs(array: Array) -> Array:

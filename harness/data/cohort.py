@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, TypeVar, get_args
 
 import annotated_types
 import cc3d
@@ -34,6 +34,7 @@ import pyarrow as pa
 from harness.core.errors import CohortError, HarnessError, OutOfRange, StoreError, UnknownName
 from harness.core.identity import canonical, code_digest, module_digest
 from harness.core.registry import COHORTS
+from harness.core.targets import Target
 from harness.core.types import JSON, Array, Candidate, Cohort, Fault, Image, Ineligible, Sample, Truth
 from harness.data import nifti, transforms
 from harness.data.bids import BidsIndex, index
@@ -52,10 +53,11 @@ from harness.storage.files import replace_file
 
 __all__ = ["Brain", "CachedImage", "Crop", "bids", "describe", "open_cohort", "save"]
 
+Number = TypeVar("Number", int, float)
 Brain = Literal["if_present", "compute", "none"]
 Crop = Literal["none", "brain"]
 
-_FORMAT = 2  # of the Arrow table
+_FORMAT = 3  # of the Arrow table
 _BRAIN_SOURCES = ("T1w", "T2w", "FLAIR")  # in this order, whatever sequences a run asks for
 
 
@@ -174,6 +176,7 @@ _ENTRY = pa.struct(
         ("dtype", pa.string()),
         ("sha256", pa.string()),
         ("coding", pa.string()),
+        ("index", pa.int64()),
     ]
 )
 _COLUMNS = [
@@ -184,8 +187,9 @@ _COLUMNS = [
     ("spacing_mm", pa.list_(pa.float64())),
     ("images", pa.list_(_ENTRY)),
     ("masks", pa.list_(_ENTRY)),
-    ("scores", pa.string()),
+    ("targets", pa.string()),
     ("clean", pa.string()),
+    ("weights", pa.string()),
 ]
 
 
@@ -205,12 +209,13 @@ def save(cohort: Cohort, path: Path) -> Path:
             "id": sample.id,
             "subject": sample.subject,
             "covariates": json.dumps(dict(sample.covariates), sort_keys=True),
-            "affine": np.asarray(sample.affine, float).ravel().tolist(),
-            "spacing_mm": [float(size) for size in sample.spacing_mm],
+            "affine": None if sample.affine is None else np.asarray(sample.affine, float).ravel().tolist(),
+            "spacing_mm": None if sample.spacing_mm is None else [float(size) for size in sample.spacing_mm],
             "images": [_row(name, image) for name, image in sample.images.items()],
             "masks": [_row(name, image) for name, image in sample.masks.items()],
-            "scores": json.dumps(dict(sample.scores)),  # their order is that of the outputs
+            "targets": json.dumps(dict(sample.targets)),  # their order is that of the outputs
             "clean": json.dumps(dict(sample.clean)),
+            "weights": json.dumps(dict(sample.weights)),
         }
         for sample in cohort.samples
     ]
@@ -221,6 +226,7 @@ def save(cohort: Cohort, path: Path) -> Path:
         "regions": {str(value): name for value, name in cohort.regions.items()},
         "label_source": cohort.label_source,
         "truth": None if cohort.truth is None else _truth_row(cohort.truth),
+        "targets": [asdict(target) for target in cohort.targets],
     }
     schema = pa.schema(_COLUMNS, metadata={"harness.cohort": json.dumps(facts, sort_keys=True)})
     sink = io.BytesIO()
@@ -253,16 +259,19 @@ def open_cohort(path: Path, *, check_content: bool = False) -> Cohort:
             images={entry["name"]: _entry_image(entry) for entry in row["images"]},
             masks={entry["name"]: _entry_image(entry) for entry in row["masks"]},
             covariates=json.loads(row["covariates"]),
-            affine=np.array(row["affine"], float).reshape(4, 4),
-            spacing_mm=(row["spacing_mm"][0], row["spacing_mm"][1], row["spacing_mm"][2]),
-            scores=json.loads(row["scores"]),
+            affine=None if row["affine"] is None else np.array(row["affine"], float).reshape(4, 4),
+            spacing_mm=None if row["spacing_mm"] is None else _three(row["spacing_mm"]),
+            targets=json.loads(row["targets"]),
             clean=json.loads(row["clean"]),
+            weights=json.loads(row["weights"]),
         )
         for row in rows
     )
     truth = None if facts["truth"] is None else _read_truth(facts["truth"])
     entries = [_entry_image(entry) for row in rows for entry in (*row["images"], *row["masks"])]
-    problems = _problems(dict.fromkeys(entries), check_content=check_content)
+    # Of a file that holds many images the last one is enough.
+    once = {image.path: image for image in entries}
+    problems = _problems(once.values(), check_content=check_content)
     if problems:
         raise StoreError("\n".join([f"{path}: {len(problems)} of its images cannot be used:", *problems]))
     return Cohort(
@@ -272,6 +281,7 @@ def open_cohort(path: Path, *, check_content: bool = False) -> Cohort:
         regions={int(value): name for value, name in facts["regions"].items()},
         label_source=facts["label_source"],
         truth=truth,
+        targets=tuple(Target(**{**one, "classes": tuple(one["classes"])}) for one in facts["targets"]),
     )
 
 
@@ -334,6 +344,7 @@ def _entry_image(entry: Mapping[str, JSON]) -> CachedImage:
         entry["dtype"],
         entry["sha256"],
         entry["coding"],
+        entry["index"],
     )
 
 
@@ -363,7 +374,9 @@ def describe(cohort: Cohort) -> dict[str, JSON]:
         "sequences": dict(Counter(name for one in samples for name in one.images)),
         "masks": dict(Counter(name for one in samples for name in one.masks)),
         "shapes": dict(Counter("×".join(map(str, one.shape)) for one in samples)),
-        "spacing_mm": dict(Counter("×".join(f"{size:.4g}" for size in one.spacing_mm) for one in samples)),
+        "spacing_mm": dict(
+            Counter("×".join(f"{size:.4g}" for size in one.spacing_mm) for one in samples if one.spacing_mm)
+        ),
         "lesions": _lesions(samples),
         "age": _ages([one.covariates["age"] for one in samples if "age" in one.covariates]),
         "sex": dict(Counter(str(one.covariates["sex"] or "n/a") for one in samples if "sex" in one.covariates)),
@@ -383,7 +396,7 @@ def _lesions(samples: Iterable[Sample]) -> JSON:
         _, count = cc3d.connected_components(mask.astype(np.uint8), connectivity=26, return_N=True)
         filled = int(np.count_nonzero(mask))
         counts.append(float(count))
-        volumes.append(filled * float(abs(np.linalg.det(sample.affine[:3, :3]))))
+        volumes.append(filled * float(abs(np.linalg.det(sample.grid.affine[:3, :3]))))
         voxels += filled
         without += [] if filled else [sample.id]
     if not counts:
@@ -773,5 +786,5 @@ class _Subject:
         return f"{'×'.join(map(str, grid.shape))} voxels of {sizes} mm"
 
 
-def _three(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    return shape[0], shape[1], shape[2]
+def _three(values: Sequence[Number]) -> tuple[Number, Number, Number]:
+    return values[0], values[1], values[2]

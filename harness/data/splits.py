@@ -1,7 +1,7 @@
-"""Who trains, who validates, who is tested: all samples of a subject together.
+"""Splits into training, validation and test samples; all samples of a subject stay together.
 
-A split takes ``((sample id, subject), …)`` and gives one
-:class:`~harness.core.types.Split` per fold. Validation subjects are drawn among
+A split takes what it may know of the samples (:class:`~harness.core.types.SplitSample`)
+and gives :class:`~harness.core.types.Folds`. Validation subjects are drawn among
 those that are not tested, so that a model is never selected on its test
 subjects.
 """
@@ -9,33 +9,44 @@ subjects.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import annotated_types
 import numpy as np
+import numpy.typing as npt
+from sklearn.model_selection import StratifiedGroupKFold
 
-from harness.core.errors import HarnessError, OutOfRange
+from harness.core.errors import HarnessError, OutOfRange, UnknownName
 from harness.core.registry import SPLITS
-from harness.core.seeding import generator
-from harness.core.types import Split
+from harness.core.seeding import generator, seed_of
+from harness.core.types import Folds, Split, SplitSample
 
-__all__ = ["Validation", "check_leaks", "describe_validation", "holdout", "k_fold", "leave_one_subject_out"]
+__all__ = [
+    "Validation",
+    "check_leaks",
+    "check_test_set",
+    "describe_validation",
+    "holdout",
+    "k_fold",
+    "leave_one_subject_out",
+    "stratified_k_fold",
+]
 
 Validation = int | float | Literal["auto"]
 
+_MANY_VALUES = 10  # a number with more is cut into fifths to stratify by it
 _AUTO = 1 / 5  # of 20 subjects, 16 train and 4 validate (the ePVS study)
 
 
 @SPLITS.register("leave_one_subject_out", source="the ePVS sequence study: of 20, 16 train and 4 validate")
-def leave_one_subject_out(
-    samples: Sequence[tuple[str, str]], *, seed: int, validation: Validation = "auto"
-) -> tuple[Split, ...]:
+def leave_one_subject_out(samples: Sequence[SplitSample], *, seed: int, validation: Validation = "auto") -> Folds:
     """One fold per subject: it is tested, the others train and validate.
 
     Parameters
     ----------
-    samples : (sample id, subject) each, in the cohort's order
+    samples : in the cohort's order
     seed : of the draw of validation subjects
     validation : subjects that validate: a number (0 for a recipe that keeps the last
         epoch), a share in (0, 1), or ``"auto"`` for one fifth; shares are rounded,
@@ -43,7 +54,8 @@ def leave_one_subject_out(
 
     Returns
     -------
-    one split per subject, in the order of their first samples
+    Folds
+        One per subject, in the order of their first samples
 
     Raises
     ------
@@ -61,12 +73,12 @@ def leave_one_subject_out(
 
 @SPLITS.register("k_fold")
 def k_fold(
-    samples: Sequence[tuple[str, str]],
+    samples: Sequence[SplitSample],
     *,
     seed: int,
     folds: Annotated[int, annotated_types.Ge(2)] = 5,
     validation: Validation = "auto",
-) -> tuple[Split, ...]:
+) -> Folds:
     """Subjects are dealt at random into folds of equal size (± one); each fold is tested once.
 
     Parameters
@@ -77,7 +89,7 @@ def k_fold(
     Raises
     ------
     OutOfRange
-        If there are fewer subjects than folds, or nobody would be left to train.
+        If there are fewer subjects than folds, or none would be left to train.
     """
     subjects = _subjects_of(samples)
     if not 2 <= folds <= len(subjects):
@@ -93,12 +105,12 @@ def k_fold(
 
 @SPLITS.register("holdout", source="60 % train, 20 % validate, 20 % are tested")
 def holdout(
-    samples: Sequence[tuple[str, str]],
+    samples: Sequence[SplitSample],
     *,
     seed: int,
     test: Annotated[float, annotated_types.Gt(0), annotated_types.Lt(1)] = 0.2,
     validation: Validation = 0.25,
-) -> tuple[Split, ...]:
+) -> Folds:
     """One fold: a share of the subjects is tested once.
 
     Parameters
@@ -113,29 +125,151 @@ def holdout(
     return _folds(samples, [tuple(drawn[:count])], seed=seed, validation=validation)
 
 
-def describe_validation(splits: Sequence[Split], samples: Sequence[tuple[str, str]]) -> str:
-    """One sentence for the screen: how many train, validate and are tested, and how it was drawn."""
+@SPLITS.register("stratified_k_fold", source="scikit-learn's StratifiedGroupKFold")
+def stratified_k_fold(
+    samples: Sequence[SplitSample],
+    *,
+    seed: int,
+    by: str = "",
+    folds: Annotated[int, annotated_types.Ge(2)] = 3,
+    test: Annotated[float, annotated_types.Ge(0), annotated_types.Lt(1)] = 0.2,
+    test_subjects: tuple[str, ...] = (),
+) -> Folds:
+    """A fixed test set, and folds of the other samples with about equal shares of each class.
+
+    Each fold validates once and trains on the others; the test set is touched by none.
+    All samples of a subject, whatever their classes, are on one side.
+
+    Parameters
+    ----------
+    samples : in the cohort's order
+    seed : of the draw
+    by : target or covariate whose classes are spread evenly; a number with more than
+        ten values is cut into fifths. Empty stratifies by nothing
+    folds : of the samples outside the test set
+    test : share of the samples in the test set; 0 keeps none apart
+    test_subjects : subjects of the test set by name, instead of a draw
+
+    Returns
+    -------
+    Folds
+        Folds without a test set of their own, and the fixed test set
+
+    Raises
+    ------
+    OutOfRange
+        If there are too few subjects, or nothing would be left to train.
+    UnknownName
+        If no sample has the target or covariate, or there is no such subject.
+    """
+    subjects = _subjects_of(samples)
+    for name in test_subjects:
+        if name not in subjects:
+            raise UnknownName("subject of the cohort (split.test_subjects)", name, subjects)
+    classes = _classes(samples, by)
+    held = _test_set(samples, classes, seed=seed, test=test, named=test_subjects)
+    rest = [number for number, one in enumerate(samples) if one.subject not in held]
+    groups = np.array([samples[number].subject for number in rest])
+    if len(set(groups.tolist())) < folds:
+        raise OutOfRange(
+            f"folds <= subjects outside the test set must hold for stratified_k_fold, got folds={folds} with "
+            f"{len(set(groups.tolist()))} subjects; ask for fewer folds, or a smaller test set"
+        )
+    dealt = StratifiedGroupKFold(folds, shuffle=True, random_state=seed_of(seed, "split", "stratified") % 2**32)
+    found = []
+    with warnings.catch_warnings():
+        # A class with fewer samples than folds cannot be in all of them.
+        warnings.simplefilter("ignore", UserWarning)
+        for train, validation in dealt.split(np.zeros(len(rest)), classes[rest], groups):
+            found.append(
+                Split(
+                    train=tuple(samples[rest[i]].id for i in train),
+                    validation=tuple(samples[rest[i]].id for i in validation),
+                    test=(),
+                )
+            )
+    return Folds(tuple(found), tuple(one.id for one in samples if one.subject in held))
+
+
+def _classes(samples: Sequence[SplitSample], by: str) -> npt.NDArray[np.intp]:
+    """Number of the class of each sample, (n,)."""
+    if not by:
+        return np.zeros(len(samples), np.intp)
+    values = [one.targets[by] if by in one.targets else one.covariates.get(by) for one in samples]
+    if all(value is None for value in values):
+        known = sorted({name for one in samples for name in (*one.targets, *one.covariates)})
+        raise UnknownName("target or covariate to stratify by", by, known)
+    texts = ["" if value is None else str(value) for value in values]
+    numbers = [value for value in values if isinstance(value, int | float)]
+    if len(set(numbers)) > _MANY_VALUES:
+        edges = np.quantile(numbers, [0.2, 0.4, 0.6, 0.8])
+        texts = [
+            str(int(np.searchsorted(edges, value, side="right"))) if isinstance(value, int | float) else ""
+            for value in values
+        ]
+    return np.unique(texts, return_inverse=True)[1]
+
+
+def _test_set(
+    samples: Sequence[SplitSample],
+    classes: npt.NDArray[np.intp],
+    *,
+    seed: int,
+    test: float,
+    named: Sequence[str],
+) -> set[str]:
+    """Subjects of the fixed test set: those named, or one fold of as many as give about the share."""
+    if named or not test:
+        return set(named)
+    groups = np.array([one.subject for one in samples])
+    count = max(2, round(1 / test))
+    if len(set(groups.tolist())) < count:
+        raise OutOfRange(
+            f"1 / test <= subjects must hold for stratified_k_fold, got test={test} with "
+            f"{len(set(groups.tolist()))} subjects; ask for a larger share"
+        )
+    dealt = StratifiedGroupKFold(count, shuffle=True, random_state=seed_of(seed, "split", "test") % 2**32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        _, chosen = next(iter(dealt.split(np.zeros(len(samples)), classes, groups)))
+    return {samples[i].subject for i in chosen}
+
+
+def describe_validation(folds: Folds, samples: Sequence[tuple[str, str]]) -> str:
+    """One sentence for the screen: how many subjects train, validate and are tested, and how they were drawn.
+
+    Parameters
+    ----------
+    samples : (sample id, subject) each
+    """
     subject_of = dict(samples)
 
-    def counts(part: str) -> str:
-        numbers = sorted({len({subject_of[i] for i in getattr(split, part)}) for split in splits})
+    def counts(side: str) -> str:
+        numbers = sorted({len({subject_of[i] for i in getattr(split, side)}) for split in folds.folds})
         return "/".join(map(str, numbers))
 
     total = len(dict.fromkeys(subject_of.values()))
-    folds = f"{len(splits)} fold{'s' if len(splits) != 1 else ''}"
-    if any(split.validation for split in splits):
+    many = f"{len(folds.folds)} fold{'s' if len(folds.folds) != 1 else ''}"
+    validated = any(split.validation for split in folds.folds)
+    if folds.test:
+        tested = len({subject_of[i] for i in folds.test})
         sentence = (
-            f"{total} subjects, {folds}: train {counts('train')}, validate {counts('validation')} (they "
-            f"select the model), test {counts('test')}; validation subjects are drawn by the seed among those not "
-            "tested, and all samples of a subject stay together."
+            f"{total} subjects: {tested} in a fixed test set, on which the networks of all folds are averaged; {many}: "
+            f"train {counts('train')}, validate {counts('validation')}. All samples of a subject stay together."
+        )
+    elif validated:
+        sentence = (
+            f"{total} subjects, {many}: train {counts('train')}, validate {counts('validation')} (they select the "
+            f"model), test {counts('test')}. Validation subjects are drawn by the seed among those not tested, and all "
+            "samples of a subject stay together."
         )
     else:
         sentence = (
-            f"{total} subjects, {folds}: train {counts('train')}, test {counts('test')}; nobody validates, the last "
-            "epoch is kept, and all samples of a subject stay together."
+            f"{total} subjects, {many}: train {counts('train')}, test {counts('test')}. No validation set; the last "
+            "epoch is used. All samples of a subject stay together."
         )
     if total < 6:
-        sentence += f" With {total} subjects, intervals are what so few give, and one draw can decide a fold."
+        sentence += f" With {total} subjects intervals are wide, and one draw can decide a fold."
     return sentence
 
 
@@ -171,12 +305,37 @@ def check_leaks(split: Split, subjects: Mapping[str, str]) -> None:
         )
 
 
-def _subjects_of(samples: Sequence[tuple[str, str]]) -> list[str]:
-    ids = [i for i, _ in samples]
+def check_test_set(folds: Folds, subjects: Mapping[str, str]) -> None:
+    """Refuse folds that touch the fixed test set.
+
+    Parameters
+    ----------
+    folds : of a split
+    subjects : sample id → subject
+
+    Raises
+    ------
+    HarnessError
+        Naming every subject of the test set that a fold trains on, validates on or tests.
+    """
+    held = {subjects[name] for name in folds.test}
+    inside = {
+        subjects[name]
+        for split in folds.folds
+        for name in (*split.train, *split.validation, *(split.test if folds.test else ()))
+    }
+    if shared := sorted(held & inside):
+        raise HarnessError(
+            f"no subject of the fixed test set may be in a fold, got {', '.join(shared)}; keep them apart in the split"
+        )
+
+
+def _subjects_of(samples: Sequence[SplitSample]) -> list[str]:
+    ids = [one.id for one in samples]
     if len(set(ids)) != len(ids):
         twice = sorted({i for i in ids if ids.count(i) > 1})
         raise OutOfRange(f"sample ids must differ, got {', '.join(twice)} more than once")
-    subjects = list(dict.fromkeys(subject for _, subject in samples))
+    subjects = list(dict.fromkeys(one.subject for one in samples))
     if len(subjects) < 3:
         raise OutOfRange(
             f"subjects >= 3 must hold for a split (one trains, one validates, one is tested), got {len(subjects)}: "
@@ -186,9 +345,9 @@ def _subjects_of(samples: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def _folds(
-    samples: Sequence[tuple[str, str]], tested: Sequence[Sequence[str]], *, seed: int, validation: Validation
-) -> tuple[Split, ...]:
-    subjects = {subject for _, subject in samples}
+    samples: Sequence[SplitSample], tested: Sequence[Sequence[str]], *, seed: int, validation: Validation
+) -> Folds:
+    subjects = {one.subject for one in samples}
     splits = []
     for test in tested:
         remaining = sorted(subjects - set(test))
@@ -197,12 +356,12 @@ def _folds(
         chosen = {remaining[i] for i in draw.permutation(len(remaining))[:count]}
         splits.append(
             Split(
-                train=tuple(i for i, s in samples if s not in chosen and s not in test),
-                validation=tuple(i for i, s in samples if s in chosen),
-                test=tuple(i for i, s in samples if s in test),
+                train=tuple(one.id for one in samples if one.subject not in chosen and one.subject not in test),
+                validation=tuple(one.id for one in samples if one.subject in chosen),
+                test=tuple(one.id for one in samples if one.subject in test),
             )
         )
-    return tuple(splits)
+    return Folds(tuple(splits))
 
 
 def _validation_count(remaining: int, validation: Validation) -> int:
@@ -218,6 +377,6 @@ def _validation_count(remaining: int, validation: Validation) -> int:
     if not 0 <= count < remaining:
         raise OutOfRange(
             f"0 <= validation < subjects that are not tested must hold, got validation={count} with {remaining} "
-            "not tested; somebody must train: ask for fewer validation subjects, more folds, or add subjects"
+            "not tested, so that some train; ask for fewer validation subjects, more folds, or add subjects"
         )
     return count

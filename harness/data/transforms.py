@@ -8,6 +8,7 @@ leave their arguments unchanged.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, cast
@@ -49,6 +50,7 @@ Normalisation = Literal["zscore", "minmax", "percentile", "none"]
 _INTERPOLATORS = {"linear": sitk.sitkLinear, "nearest": sitk.sitkNearestNeighbor, "bspline": sitk.sitkBSpline}
 _FWHM = 2 * math.sqrt(2 * math.log(2))  # full width at half maximum of a Gaussian with standard deviation one
 _SAME = 0.01  # voxels: grids that differ by less everywhere (affines are stored in float32) are one grid
+_ITK = threading.Lock()  # over ITK's global number of threads
 
 
 # --- geometry ---------------------------------------------------------------
@@ -156,8 +158,14 @@ def resample(
         raise OutOfRange(
             f"order='nearest' must be given for a bool mask, got {order!r}; occupancy() gives the filled fraction"
         )
+    return _resampled(array, _index_map(affine, target_affine), target_shape, order, fill)
+
+
+def _resampled(
+    array: Array, onto: Array, target_shape: Sequence[int], order: Interpolation, fill: float, *, threads: int = 0
+) -> Array:
+    """Resample by the map from target to source indices; 0 threads is ITK's own choice."""
     dtype = array.dtype if order == "nearest" else np.dtype(np.float32)
-    onto = _index_map(affine, target_affine)
     shift = _whole_shift(onto, target_shape)
     if shift is not None:
         return _copy_shifted(array.astype(dtype, copy=False), shift, target_shape, fill)
@@ -168,11 +176,14 @@ def resample(
     transform = sitk.AffineTransform(3)
     transform.SetMatrix(onto[:3, :3][::-1, ::-1].ravel().tolist())
     transform.SetTranslation(onto[:3, 3][::-1].tolist())
-    size = [int(n) for n in reversed(target_shape)]
-    made = sitk.Resample(
-        image, size, transform, _INTERPOLATORS[order], (0.0,) * 3, (1.0,) * 3, np.eye(3).ravel().tolist(), float(fill)
-    )
-    return np.asarray(sitk.GetArrayFromImage(made), dtype=dtype)
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetSize([int(n) for n in reversed(target_shape)])
+    resampler.SetTransform(transform)
+    resampler.SetInterpolator(_INTERPOLATORS[order])
+    resampler.SetDefaultPixelValue(float(fill))
+    if threads:
+        resampler.SetNumberOfThreads(threads)
+    return np.asarray(sitk.GetArrayFromImage(resampler.Execute(image)), dtype=dtype)
 
 
 def match_resolution(array: Array, affine: Array, target_affine: Array) -> Array:
@@ -554,10 +565,10 @@ def _probed(mask: Array, onto: Array, target_shape: Sequence[int]) -> Array:
     total = np.zeros(tuple(target_shape), np.float32)
     pixels = mask.astype(np.uint8)
     moved = np.eye(4)
-    with _single_thread():  # many small calls: waking threads costs more than they do
-        for point in np.stack(np.meshgrid(*fractions, indexing="ij"), axis=-1).reshape(-1, 3):
-            moved[:3, 3] = point
-            total += resample(pixels, np.eye(4), target_shape, onto @ moved, order="nearest")
+    for point in np.stack(np.meshgrid(*fractions, indexing="ij"), axis=-1).reshape(-1, 3):
+        moved[:3, 3] = point
+        # One thread: in many small calls, waking threads costs more than they do.
+        total += _resampled(pixels, onto @ moved, target_shape, "nearest", 0.0, threads=1)
     return total / np.float32(math.prod(counts))
 
 
@@ -581,10 +592,11 @@ def _as_itk(array: Array, spacing_mm: Sequence[float]) -> sitk.Image:
 
 @contextmanager
 def _single_thread() -> Iterator[None]:
-    """One ITK thread, restored afterwards."""
-    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+    """One ITK thread, restored afterwards; the setting belongs to all threads of Python, so one at a time."""
+    with _ITK:
+        before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+        try:
+            yield
+        finally:
+            sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)

@@ -7,7 +7,7 @@ works out what is derived from them (the lesions) once, when it is first asked.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,17 +19,24 @@ import numpy.typing as npt
 from harness.core.errors import OutOfRange, UnknownName
 from harness.core.types import Array
 
-__all__ = ["METRIC_INPUTS", "Columns", "MetricInputs", "Lesions", "find_lesions"]
+__all__ = ["KIND_INPUTS", "METRIC_INPUTS", "Columns", "Lesions", "MetricInputs", "Predict", "find_lesions"]
 
 Columns = Mapping[str, Array]
+
+Predict = Callable[[Array], Array]
+"""Images (B, C, X, Y, Z) → the explained scalar of each, (B,)."""
 
 METRIC_INPUTS: Mapping[str, str] = {
     "brain": "(X, Y, Z) bool, True inside the brain (or the region); absent where there is no brain mask",
     "channels": "names of the input channels, in the order of the explanation's first axis",
+    "class_probabilities": "(K,) float in [0, 1], the model's probability of each class",
     "clean_score": "number, the score that the image determines, before noise was added; absent for real scores",
     "columns": "name of a subject-level metric → (n,) float, its values over subjects; for pooled metrics only",
     "exact": "(X, Y, Z) float, the map that the same method gives of a model that computes the score exactly",
     "explanation": "(C, X, Y, Z) float, attribution of each channel, higher means more evidence",
+    "image": "(C, X, Y, Z) float, what the network saw of the sample; for probe metrics only",
+    "predict": "images (B, C, X, Y, Z) → (B,), the explained scalar of the network; for probe metrics only",
+    "predicted_probability": "number in [0, 1], the model's probability of the positive class",
     "predicted_score": "number, the score that the model predicts for the subject",
     "prediction": "(X, Y, Z) bool, what the model calls lesion",
     "prediction_lesions": "Lesions of the prediction",
@@ -38,9 +45,19 @@ METRIC_INPUTS: Mapping[str, str] = {
     "rois": "(R, X, Y, Z) bool, the regions of interest that scores may depend on",
     "spacing_mm": "(3,) voxel size along X, Y, Z",
     "target": "(X, Y, Z) bool, the truth",
+    "target_class": "number of the true class, from 0",
+    "target_label": "0 or 1, the true label",
     "target_lesions": "Lesions of the target",
     "target_score": "number, the score to predict",
 }
+
+KIND_INPUTS: Mapping[str, frozenset[str]] = {
+    "mask": frozenset({"prediction", "prediction_lesions", "probability", "target", "target_lesions"}),
+    "number": frozenset({"clean_score", "predicted_score", "target_score"}),
+    "binary": frozenset({"predicted_probability", "target_label"}),
+    "classes": frozenset({"class_probabilities", "target_class"}),
+}
+"""Kind of target → what only a prediction of that kind supplies."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +126,10 @@ class MetricInputs:
     channels : C names
     rois : (R, X, Y, Z) bool, or numbers that are all 0 or 1
     target_score, predicted_score, clean_score : numbers, in the unit of the score
+    target_label, predicted_probability : 0 or 1, and number in [0, 1]
+    target_class, class_probabilities : number of the class, and (K,) float in [0, 1]
+    image : (C, X, Y, Z) float
+    predict : function of images
     rng : generator; every metric gets its own copy in the same state, so that
         asking for one more metric changes no other
     columns : subject-level values by metric name, for pooled metrics
@@ -116,8 +137,9 @@ class MetricInputs:
     Raises
     ------
     OutOfRange
-        If shapes differ, masks are not binary, values are not finite, scores are
-        not, or the spacing is not three positive numbers.
+        If shapes differ, masks or labels are not binary, probabilities are outside
+        [0, 1], values or scores are not finite, a class does not exist, or the spacing
+        is not three positive numbers.
     """
 
     def __init__(
@@ -135,6 +157,12 @@ class MetricInputs:
         target_score: float | None = None,
         predicted_score: float | None = None,
         clean_score: float | None = None,
+        target_label: float | None = None,
+        predicted_probability: float | None = None,
+        target_class: float | None = None,
+        class_probabilities: Array | None = None,
+        image: Array | None = None,
+        predict: Predict | None = None,
         rng: np.random.Generator | None = None,
         columns: Columns | None = None,
     ) -> None:
@@ -150,6 +178,12 @@ class MetricInputs:
         self.target_score = _number("target_score", target_score)
         self.predicted_score = _number("predicted_score", predicted_score)
         self.clean_score = _number("clean_score", clean_score)
+        self.target_label = _number("target_label", target_label)
+        self.predicted_probability = _number("predicted_probability", predicted_probability)
+        self.target_class = _number("target_class", target_class)
+        self.class_probabilities = _probabilities("class_probabilities", class_probabilities)
+        self.image = _finite("image", image, ndim=4)
+        self.predict = predict
         self.rng = rng
         self.columns = None if columns is None else _columns(columns)
         self._check_shapes()
@@ -166,15 +200,15 @@ class MetricInputs:
         return self._lesions(self.target)
 
     def get(self, name: str) -> Any:
-        """The evidence of this name, ``None`` where it is absent.
+        """The input of this name, ``None`` where it is absent.
 
         Raises
         ------
         UnknownName
-            If no evidence is called so.
+            If there is no input of this name.
         """
         if name not in METRIC_INPUTS:
-            raise UnknownName("evidence", name, METRIC_INPUTS)
+            raise UnknownName("metric input", name, METRIC_INPUTS)
         return copy.deepcopy(self.rng) if name == "rng" else getattr(self, name)
 
     def _lesions(self, mask: Array | None) -> Lesions | None:
@@ -190,6 +224,8 @@ class MetricInputs:
         }
         if self.explanation is not None:
             shapes["explanation, without its channels"] = self.explanation.shape[1:]
+        if self.image is not None:
+            shapes["image, without its channels"] = self.image.shape[1:]
         if self.rois is not None:
             shapes["rois, without their number"] = self.rois.shape[1:]
         if len(set(shapes.values())) > 1:
@@ -209,6 +245,17 @@ class MetricInputs:
                 f"`0 <= probability <= 1` must hold, got {self.probability.min():.4g} to "
                 f"{self.probability.max():.4g}; apply the sigmoid or softmax first"
             )
+        if self.target_label not in (None, 0, 1):
+            raise OutOfRange(f"`target_label` must be 0 or 1, got {self.target_label}")
+        if self.predicted_probability is not None and not 0 <= self.predicted_probability <= 1:
+            raise OutOfRange(
+                f"`0 <= predicted_probability <= 1` must hold, got {self.predicted_probability:.4g}; apply the sigmoid "
+                "first"
+            )
+        count = np.inf if self.class_probabilities is None else len(self.class_probabilities)
+        if self.target_class is not None and (not 0 <= self.target_class < count or self.target_class % 1):
+            of = "a class" if self.class_probabilities is None else f"one of the {count} classes"
+            raise OutOfRange(f"`target_class` must be the number of {of}, got {self.target_class}")
 
 
 def _mask(name: str, array: Array | None, *, ndim: int = 3) -> npt.NDArray[np.bool_] | None:
@@ -239,6 +286,18 @@ def _number(name: str, value: float | None) -> float | None:
     if not np.isfinite(value):
         raise OutOfRange(f"`{name}` must be a finite number, got {value}; leave out subjects without a score")
     return float(value)
+
+
+def _probabilities(name: str, values: Array | None) -> npt.NDArray[np.float64] | None:
+    if values is None:
+        return None
+    array = np.asarray(values, np.float64)
+    if array.ndim != 1 or array.size < 2 or not (array.min() >= 0 and array.max() <= 1):
+        raise OutOfRange(
+            f"`{name}` must be (K,) numbers in [0, 1] of two classes or more, got {array.tolist()}; apply the softmax "
+            "first"
+        )
+    return array
 
 
 def _volume(name: str, array: Array, *, ndim: int) -> Array:

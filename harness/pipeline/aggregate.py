@@ -1,18 +1,16 @@
-"""The pool stage: everything across subjects, folds and seeds of one configuration.
+"""The aggregate stage: everything across samples, folds and seeds of one configuration.
 
-Computed from the store alone and kept there, keyed by the configuration and by
-the identities of the cells that went in.
+Computed from the store alone. Pooled values are kept there, each under an identity of
+its own: the metric, its code, and the identities of the values that went in.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,18 +21,22 @@ from harness.core.seeding import generator
 from harness.core.task import Component, Configuration, Task
 from harness.core.types import JSON, Array, Cohort, Score
 from harness.metrics.metric_inputs import MetricInputs
-from harness.metrics.register import evaluate, evaluate_ceiling
-from harness.pipeline.cell import Cell, Job, attributions_of, digest, is_grouped, restored
+from harness.metrics.register import evaluate, evaluate_ceiling, evaluate_chance
+from harness.pipeline.artifacts import read_values
+from harness.pipeline.cell import ENSEMBLE, Cell, Job, digest, explanations_of, is_done, records_of, restored
 from harness.pipeline.group_maps import score_group
-from harness.pipeline.leaderboard import MetricFacts, Row, Values
+from harness.pipeline.pooled import cached
+from harness.pipeline.rows import MetricFacts, Row, Values, number_of, score_from_json, score_to_json
 from harness.pipeline.score import level_of
 from harness.stats.intervals import bootstrap_interval, jackknife_interval, pseudo_values
-from harness.storage.store import CellRecord, Store, write_json, write_record
+from harness.storage.store import Store
 
-__all__ = ["Pooled", "metric_facts", "pool"]
+__all__ = ["VALIDATION", "Pooled", "metric_facts", "pool", "pooled_value"]
 
 _DRAWS = 2000
 _MANY = 100  # subjects from which pooled metrics, all smooth, have the jackknife's interval at a third of the cost
+VALIDATION = "_validation"
+"""Ends the names of metrics on validation samples, where a fixed test set has the plain names."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class Pooled:
     Parameters
     ----------
     prediction : the row of its predictions
-    explanations : one row per attribution
-    regions : region, or name of a score → rows, of predictions first
+    explanations : one row per explanation
+    regions : region, or name of a target → rows, of predictions first
     """
 
     prediction: Row
@@ -53,28 +55,106 @@ class Pooled:
     regions: Mapping[str, tuple[Row, ...]]
 
 
-def metric_facts(task: Task, levels: Sequence[str]) -> tuple[MetricFacts, ...]:
-    """What a task's metrics mean, with the chance rows that stand beside them."""
+def metric_facts(task: Task, levels: Sequence[str], *, fixed_test: bool = False) -> tuple[MetricFacts, ...]:
+    """What a task's metrics mean, with the chance rows that stand beside them.
+
+    Parameters
+    ----------
+    fixed_test : whether metrics of predictions are repeated for validation samples
+    """
     found = []
-    pooled = ("pool", "explanation") if is_grouped(task) else ("pool",)
-    for label, part in task.metrics.items():
-        if level_of(part) not in levels:
+    for label, component in task.metrics.items():
+        level = level_of(component)
+        if level not in levels:
             continue
-        entry = METRICS.get(METRICS.name_of(part.func))
+        entry = METRICS.get(METRICS.name_of(component.func))
         low, high = entry.facts["range"]
-        found.append(
-            MetricFacts(
-                label,
-                direction=entry.facts["direction"],
-                range=(low, high),
-                # A ceiling that the data set is unknown where they do not; the end of the range is not it.
-                ceiling=_ceiling(entry.facts["direction"], low, high) if entry.facts["ceiling"] is None else math.nan,
-                level="pooled" if level_of(part) in pooled else "subject",
-                source=entry.source,
-                summary=entry.summary,
-            )
+        chance = entry.facts["chance"]
+        facts = MetricFacts(
+            label,
+            direction=entry.facts["direction"],
+            range=(low, high),
+            chance=float(chance) if isinstance(chance, int | float) else math.nan,
+            # A ceiling that the data set is unknown where they do not; the end of the range is not it.
+            ceiling=_ceiling(entry.facts["direction"], low, high) if entry.facts["ceiling"] is None else math.nan,
+            level="pooled" if level == "pool" or (task.summed and level == "explanation") else "subject",
+            source=entry.source,
+            summary=entry.summary,
         )
+        found.append(facts)
+        if fixed_test and level in ("subject", "pool"):
+            summary = f"{facts.summary} On validation samples, each by the network of its own fold."
+            found.append(dataclasses.replace(facts, name=label + VALIDATION, summary=summary))
     return tuple(found)
+
+
+@dataclass
+class Table:
+    """Values of metrics of single samples, of one target, region or explained scalar.
+
+    Parameters
+    ----------
+    columns : metric → sample → seed → value; NaN where it is not defined
+    """
+
+    columns: dict[str, dict[str, dict[int, float]]] = field(default_factory=dict)
+
+    def put(self, metric: str, sample: str, seed: int, value: float | None) -> None:
+        """Add one value."""
+        number = math.nan if value is None else value
+        self.columns.setdefault(metric, {}).setdefault(sample, {})[seed] = number
+
+    def by_subject(self, subjects: Mapping[str, str]) -> dict[str, dict[str, dict[int, float]]]:
+        """metric → subject → seed → mean over the subject's samples, without those that are not defined."""
+        gathered: dict[str, dict[str, dict[int, list[float]]]] = {}
+        for metric, samples in self.columns.items():
+            into = gathered.setdefault(metric, {})
+            for sample, seeds in samples.items():
+                for seed, value in seeds.items():
+                    into.setdefault(subjects[sample], {}).setdefault(seed, []).append(value)
+        return {
+            metric: {
+                subject: {seed: _mean(several) for seed, several in seeds.items()} for subject, seeds in of.items()
+            }
+            for metric, of in gathered.items()
+        }
+
+
+@dataclass
+class _Read:
+    """Values of some cells, read once.
+
+    Parameters
+    ----------
+    targets, regions : name → values
+    identities : metric → identities of the values that were read
+    """
+
+    targets: dict[str, Table] = field(default_factory=dict)
+    regions: dict[str, Table] = field(default_factory=dict)
+    identities: dict[str, list[str]] = field(default_factory=dict)
+
+
+def read_cells(store: Store, cells: Iterable[Cell]) -> _Read:
+    """All values that the store holds of some score or probe cells."""
+    found = _Read()
+    for cell in cells:
+        held: dict[str, JSON] = {}
+        for record in store.evaluations(cell.stage, cell.group):
+            held |= read_values(store, record)
+        for label, identity in cell.metrics:
+            if identity in held:
+                found.identities.setdefault(label, []).append(identity)
+                for suffix, kind in (("", "values"), ("_chance", "chance")):
+                    _put(found, label + suffix, cell.seed, held[identity][kind])
+    return found
+
+
+def _put(found: _Read, metric: str, seed: int, samples: Mapping[str, JSON]) -> None:
+    for sample, of_sample in samples.items():
+        for into, kind in ((found.targets, "targets"), (found.regions, "regions")):
+            for name, value in of_sample[kind].items():
+                into.setdefault(name, Table()).put(metric, sample, seed, value)
 
 
 def pool(
@@ -85,106 +165,222 @@ def pool(
     *,
     facts: Mapping[str, JSON],
 ) -> Pooled:
-    """Pool one configuration.
+    """Aggregate one configuration.
 
     Parameters
     ----------
-    jobs : all its trainings with all their cells, done or not
-    cohort : holds the truth that explanations of a group are judged by
+    jobs : all its trainings and ensembles with all their cells, done or not
+    cohort : knows which sample is whose, and holds the truth of summed explanations
     facts : further columns of every row
     """
-    task = restored(configuration)
-    axes = dict(configuration.axes)
-    cells = [cell for job in jobs for cell in job.cells]
-    counts = {
-        "folds": len({job.fold for job in jobs}),
-        "seeds": len({job.seed for job in jobs}),
-        "train_s": _seconds(store, [cell for cell in cells if cell.stage == "train"]),
-    }
-    grouped = is_grouped(task)
-    tested = sorted({name for job in jobs for name in job.split.test})
+    return _Aggregate(configuration, jobs, cohort, store, facts).rows()
 
-    # Scores are averaged after they were pooled: one R² each, not one of all numbers together.
-    scores = [cell for cell in cells if cell.stage == "score" and not cell.label]
-    whole, by_region = _values(store, scores)
-    parts = list(by_region.values()) if grouped else [whole]
-    pooled, paired = _pooled(task, configuration, scores, parts, store)
-    of_regions = {
-        name: _pooled(task, configuration, scores, [values], store, region=name)[0]
-        for name, values in by_region.items()
-    }
-    known = _known_of(task, [pooled, *of_regions.values()])
 
-    def row(label: str, values: Values, pooled: Mapping[str, Score], **more: JSON) -> Row:
-        wanted = [cell for cell in cells if cell.label in ("", label)]
-        complete, flags = _state(store, wanted)
+@dataclass
+class _Aggregate:
+    """One configuration while its rows are made."""
+
+    configuration: Configuration
+    jobs: Sequence[Job]
+    cohort: Cohort
+    store: Store
+    facts: Mapping[str, JSON]
+
+    @cached_property
+    def task(self) -> Task:
+        return restored(self.configuration)
+
+    @cached_property
+    def subjects(self) -> Mapping[str, str]:
+        return {sample.id: sample.subject for sample in self.cohort.samples}
+
+    @cached_property
+    def cells(self) -> list[Cell]:
+        return [cell for job in self.jobs for cell in job.cells]
+
+    @cached_property
+    def fixed_test(self) -> bool:
+        return any(job.is_ensemble for job in self.jobs)
+
+    def rows(self) -> Pooled:
+        """All rows."""
+        scores = [cell for cell in self.cells if cell.stage == "score" and not cell.label]
+        tested = [cell for cell in scores if not self.fixed_test or cell.fold == ENSEMBLE]
+        values, pooled, regions = self._predictions(tested)
+        known = self._known([pooled, *(scores for _, scores in regions.values())])
+        if self.fixed_test:
+            more, more_pooled, _ = self._predictions([cell for cell in scores if cell.fold != ENSEMBLE])
+            values |= {name + VALIDATION: of for name, of in more.items()}
+            pooled = {**pooled, **{name + VALIDATION: score for name, score in more_pooled.items()}}
+        prediction = self._row("", values, pooled, known)
+        lines = {name: [self._row("", of, scores, known)] for name, (of, scores) in regions.items()}
+        explanations = []
+        for label in explanations_of(self.task):
+            row, by_output = self._explanation(label, known)
+            explanations.append(row)
+            for name, one in by_output.items():
+                lines.setdefault(name, []).append(one)
+        return Pooled(prediction, tuple(explanations), {name: tuple(rows) for name, rows in lines.items()})
+
+    def _predictions(
+        self, cells: Sequence[Cell]
+    ) -> tuple[dict[str, Any], dict[str, Score], dict[str, tuple[dict[str, Any], dict[str, Score]]]]:
+        """Values and pooled scores of predictions: whole, and of each region and target."""
+        read = read_cells(self.store, cells)
+        pooled, paired = self._pooled(read, list(read.targets.values()))
+        whole: dict[str, Any] = {**_whole(self.task, read.targets, self.subjects), **paired}
+        by_target = {name: table for name, table in read.targets.items() if self._is_listed(name)}
+        regions: dict[str, tuple[dict[str, Any], dict[str, Score]]] = {}
+        for name, table in {**by_target, **read.regions}.items():
+            regions[name] = (table.by_subject(self.subjects), self._pooled(read, [table], region=name)[0])
+        return whole, pooled, regions
+
+    def _is_listed(self, target: str) -> bool:
+        """Whether a target has lines of its own: one that is not an image does."""
+        return any(one.name == target and one.of_sample for one in self.cohort.targets)
+
+    def _explanation(self, label: str, known: tuple[str, ...]) -> tuple[Row, dict[str, Row]]:
+        """The row of one explanation, and those of each explained scalar."""
+        own = [cell for cell in self.cells if cell.label == label]
+        explain = [cell for cell in own if cell.stage == "explain"]
+        seconds = _seconds(self.store, explain)
+        read = read_cells(self.store, [cell for cell in own if cell.metrics])
+        values: dict[str, Any] = _whole(self.task, read.targets, self.subjects)
+        pooled: Mapping[str, Score] = {}
+        outputs: dict[str, Row] = {}
+        if self.task.explained[label].judged_as_sum:
+            found = score_group(self.task, self.configuration, label, explain, self.cohort, self.store)
+            values, pooled = {**values, **found.paired}, found.whole
+            for name, by_metric in found.by_output.items():
+                outputs[name] = self._row(label, {}, by_metric, known, explain_s=seconds)
+        elif len(read.targets) > 1:
+            for name, table in read.targets.items():
+                outputs[name] = self._row(label, table.by_subject(self.subjects), {}, known, explain_s=seconds)
+        return self._row(label, values, pooled, known, explain_s=seconds), outputs
+
+    def _row(
+        self, label: str, values: Values, pooled: Mapping[str, Score], known: tuple[str, ...], **more: JSON
+    ) -> Row:
+        wanted = [cell for cell in self.cells if cell.label in ("", label)]
+        complete, flags = _state(self.store, wanted)
         flags += known
         # What explains a collapsed network is flagged like its predictions.
-        for one in dict.fromkeys(("", label)):
-            stage = "explain" if grouped and one else "score"
-            flags += _flags(store, [cell for cell in cells if cell.stage == stage and cell.label == one])
-        if _any_reused(store, wanted):
+        flags += _flags(self.store, [cell for cell in wanted if cell.stage == "score" and not cell.label])
+        flags += _flags(self.store, [cell for cell in wanted if cell.stage == "explain" and label])
+        if _any_reused(self.store, wanted):
             flags += ("older code accepted",)
-        return Row(configuration.id, axes, label, values, pooled, {**facts, **counts, **more}, complete, flags)
-
-    prediction = row("", {**whole, **paired}, pooled)
-    regions = {name: [row("", values, of_regions[name])] for name, values in by_region.items()}
-    explanations = []
-    for label in attributions_of(task):
-        own = [cell for cell in cells if cell.stage == "explain" and cell.label == label]
-        seconds = _seconds(store, own)
-        if grouped:
-            found = score_group(task, configuration, label, own, cohort, store, tested=tested)
-            explanations.append(row(label, found.paired, found.whole, explain_s=seconds))
-            for name, by_metric in found.by_output.items():
-                regions.setdefault(name, []).append(row(label, {}, by_metric, explain_s=seconds))
-        else:
-            own = [cell for cell in cells if cell.stage == "score" and cell.label == label]
-            explanations.append(row(label, _values(store, own)[0], {}, explain_s=seconds))
-    return Pooled(prediction, tuple(explanations), {name: tuple(rows) for name, rows in regions.items()})
-
-
-def _known_of(task: Task, pooled: Sequence[Mapping[str, Score]]) -> tuple[str, ...]:
-    """What a reader must know of a configuration whatever its cells say; its mean may hide what one score shows."""
-    flags = []
-    if MODELS.get(MODELS.name_of(task.model.func)).facts.get("oracle"):
-        flags.append("oracle: the model is told what the task hides")
-    found = [(label, score) for one in pooled for label, score in one.items() if label in task.metrics]
-    if any(METRICS.name_of(task.metrics[label].func) == "r2" and score.value < -1 for label, score in found):
-        flags.append("scale fault: R² below -1 cannot come from overfitting alone")
-    return tuple(flags)
-
-
-def _values(store: Store, cells: Sequence[Cell]) -> tuple[Values, dict[str, Values]]:
-    """metric → subject → seed → mean over the subject's samples, whole and per region."""
-    whole: dict[str, dict[str, dict[int, list[float]]]] = {}
-    regions: dict[str, dict[str, dict[str, dict[int, list[float]]]]] = {}
-
-    def put(
-        into: dict[str, dict[str, dict[int, list[float]]]], values: Mapping[str, float | None], subject: str, seed: int
-    ) -> None:
-        for metric, value in values.items():
-            number = math.nan if value is None else value
-            into.setdefault(metric, {}).setdefault(subject, {}).setdefault(seed, []).append(number)
-
-    for cell in cells:
-        record = store.get(cell.stage, cell.identity)
-        if record is None:
-            continue
-        for scored in json.loads(store.artifact(record, "values.json").read_text()).values():
-            put(whole, scored["values"], scored["subject"], cell.seed)
-            for region, values in scored["regions"].items():
-                put(regions.setdefault(region, {}), values, scored["subject"], cell.seed)
-    return _means(whole), {region: _means(values) for region, values in regions.items()}
-
-
-def _means(values: Mapping[str, Mapping[str, Mapping[int, list[float]]]]) -> Values:
-    return {
-        metric: {
-            subject: {seed: _mean(several) for seed, several in by_seed.items()}
-            for subject, by_seed in by_subject.items()
+        trained = [cell for cell in self.cells if cell.stage == "train"]
+        counts = {
+            "folds": len({job.fold for job in self.jobs if not job.is_ensemble}),
+            "seeds": len({job.seed for job in self.jobs}),
+            "train_s": _seconds(self.store, trained),
         }
-        for metric, by_subject in values.items()
+        return Row(
+            self.configuration.id,
+            dict(self.configuration.axes),
+            label,
+            values,
+            pooled,
+            {**self.facts, **counts, **more},
+            complete,
+            flags,
+        )
+
+    def _known(self, pooled: Sequence[Mapping[str, Score]]) -> tuple[str, ...]:
+        """Flags whatever the cells say; a mean may hide what one target shows."""
+        flags = []
+        if MODELS.get(MODELS.name_of(self.task.model.func)).facts.get("oracle"):
+            flags.append("oracle: the model is told what the task hides")
+        found = [(label, score) for one in pooled for label, score in one.items() if label in self.task.metrics]
+        if any(METRICS.name_of(self.task.metrics[label].func) == "r2" and score.value < -1 for label, score in found):
+            flags.append("scale fault: R² below -1 cannot come from overfitting alone")
+        return tuple(flags)
+
+    def _pooled(
+        self, read: _Read, tables: Sequence[Table], *, region: str = ""
+    ) -> tuple[dict[str, Score], dict[str, dict[str, dict[int, float]]]]:
+        """Pooled metrics, from the store where they were computed before; in a region those that are regional.
+
+        Parameters
+        ----------
+        tables : of the targets, or of one target or region; a metric is the mean over
+            those that have all its columns
+
+        Returns
+        -------
+        metric → score, and of the objective, if it is pooled, a value per subject
+        (:func:`~harness.stats.intervals.pseudo_values`), by which configurations are compared in pairs
+        """
+        task = self.task
+        labels = [label for label, one in task.metrics.items() if level_of(one) == "pool"]
+        labels = [label for label in labels if not region or label in task.regional]
+        parts = {label: [one for one in tables if _needs(task, label) <= set(one.columns)] for label in labels}
+        metrics = [(label, self._pooled_identity(label, read, region)) for label in labels if parts[label]]
+
+        def compute(wanted: Sequence[str]) -> dict[str, JSON]:
+            return {
+                label: pooled_value(task, label, parts[label], self.subjects, paired=self._is_paired(label, region))
+                for label in wanted
+            }
+
+        group = identify({"row": self.configuration.id, "region": region})
+        kept = cached(self.store, group, self.configuration.id, metrics, compute)
+        scores = {label: score_from_json(one["score"]) for label, one in kept.items()}
+        paired = {
+            label: {subject: {0: number_of(value)} for subject, value in one["paired"].items()}
+            for label, one in kept.items()
+            if one["paired"]
+        }
+        return scores, paired
+
+    def _is_paired(self, label: str, region: str) -> bool:
+        return label == self.task.objective and not region
+
+    def _pooled_identity(self, label: str, read: _Read, region: str) -> str:
+        needed = _needs(self.task, label) or set(read.identities)
+        return identify(
+            {
+                "stage": "pool",
+                "metric": self.configuration.task["metrics"][label],
+                "region": region,
+                "columns": {name: sorted(read.identities[name]) for name in sorted(needed & set(read.identities))},
+                "paired": self._is_paired(label, region),
+                "code": digest("pool", self.task, label),
+            }
+        )
+
+
+def _needs(task: Task, label: str) -> set[str]:
+    metrics = METRICS.get(METRICS.name_of(task.metrics[label].func)).facts["needs"]
+    return set(metrics)
+
+
+def _whole(task: Task, tables: Mapping[str, Table], subjects: Mapping[str, str]) -> dict[str, Any]:
+    """Values over all targets: of one, or the mean over several, of which mere descriptions have none."""
+    by_target = {name: table.by_subject(subjects) for name, table in tables.items()}
+    labels = dict.fromkeys(label for of in by_target.values() for label in of)
+    found: dict[str, Any] = {}
+    for label in labels:
+        own = [of[label] for of in by_target.values() if label in of]
+        if len(own) == 1:
+            found[label] = own[0]
+        elif not _is_description(task, label):
+            found[label] = _mean_over_targets(own)
+    return found
+
+
+def _is_description(task: Task, label: str) -> bool:
+    component = task.metrics.get(label.removesuffix("_chance"), None)
+    return component is None or METRICS.get(METRICS.name_of(component.func)).facts["direction"] == "none"
+
+
+def _mean_over_targets(own: Sequence[Mapping[str, Mapping[int, float]]]) -> dict[str, dict[int, float]]:
+    """Subject → seed → mean over targets."""
+    subjects = dict.fromkeys(subject for of in own for subject in of)
+    seeds = sorted({seed for of in own for by_seed in of.values() for seed in by_seed})
+    return {
+        subject: {seed: _mean([of.get(subject, {}).get(seed, math.nan) for of in own]) for seed in seeds}
+        for subject in subjects
     }
 
 
@@ -193,88 +389,46 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(known)) if known else math.nan
 
 
-def _pooled(
-    task: Task,
-    configuration: Configuration,
-    cells: Sequence[Cell],
-    parts: Sequence[Values],
-    store: Store,
-    *,
-    region: str = "",
-) -> tuple[dict[str, Score], Values]:
-    """Pooled metrics, from the store where they were computed before; in a region those that are regional.
+@dataclass(frozen=True)
+class _Sampled:
+    """Columns over samples of several tables and seeds, and the samples of each subject.
 
     Parameters
     ----------
-    parts : values of which a metric is the mean of one each, e.g. of several scores
-
-    Returns
-    -------
-    metric → score, and of the objective, if it is pooled, a value per subject
-    (:func:`~harness.stats.intervals.pseudo_values`), by which configurations are compared in pairs
+    subjects : in order
+    rows : of each subject, the numbers of its samples
+    tables : metric → (n,) value of each sample
     """
-    labels = [label for label, part in task.metrics.items() if level_of(part) == "pool"]
-    labels = [label for label in labels if not region or label in task.regional]
-    done = [cell.identity for cell in cells if store.get(cell.stage, cell.identity) is not None]
-    if not labels or not done or not parts:
-        return {}, {}
-    identity = identify(
-        {
-            "stage": "pool",
-            "configuration": configuration.id,
-            "region": region,
-            "cells": sorted(done),
-            "metrics": {label: configuration.task["metrics"][label] for label in labels},
-            "objective": task.objective,
-            "code": digest("pool", task),
-        }
-    )
-    record = store.get("pool", identity)
-    if record is None:
-        subjects, tables = _tables(parts)
-        found = {label: _pooled_score(task.metrics[label], tables, len(subjects), label) for label in labels}
-        paired: dict[str, dict[str, float]] = {}
-        if task.objective in labels and not region:
-            paired = {task.objective: dict(zip(subjects, _pairs(task, tables, len(subjects)), strict=True))}
-        content = {"scores": {label: _bare(score) for label, score in found.items()}, "paired": paired}
-        with tempfile.TemporaryDirectory() as name:
-            write_json(Path(name) / "pooled.json", content)
-            record = CellRecord(identity, "pool", "done", configuration.id, -1, -1)
-            write_record(Path(name), record)
-            record = store.commit(Path(name))
-    read = json.loads(store.artifact(record, "pooled.json").read_text())
-    known: dict[str, dict[str, Any]] = {
-        label: {key: _number(value) for key, value in score.items()} for label, score in read["scores"].items()
-    }
-    pairs = {
-        metric: {subject: {0: float(value)} for subject, value in by_subject.items()}
-        for metric, by_subject in read["paired"].items()
-    }
-    return {label: Score(**score) for label, score in known.items()}, pairs
+
+    subjects: tuple[str, ...]
+    rows: tuple[Array, ...]
+    tables: tuple[Mapping[str, Array], ...]
 
 
-def _tables(parts: Sequence[Values]) -> tuple[list[str], list[dict[str, Array]]]:
-    """Columns (n,) of each part and seed, and the n subjects in order.
-
-    A value that is only sometimes known (a chance level) is NaN for the other subjects.
-    """
-    subjects = list(dict.fromkeys(one for values in parts for by_subject in values.values() for one in by_subject))
+def _sampled(tables: Sequence[Table], needed: set[str], subjects: Mapping[str, str]) -> _Sampled:
+    """Columns of each table and seed over all samples, with NaN where a sample has no value."""
+    samples = list(dict.fromkeys(one for table in tables for name in table.columns for one in table.columns[name]))
     seeds = sorted(
-        {seed for values in parts for by_subject in values.values() for one in by_subject.values() for seed in one}
+        {seed for table in tables for of in table.columns.values() for by_seed in of.values() for seed in by_seed}
     )
-    tables = [
+    order = list(dict.fromkeys(subjects[sample] for sample in samples))
+    rows: dict[str, list[int]] = {subject: [] for subject in order}
+    for number, sample in enumerate(samples):
+        rows[subjects[sample]].append(number)
+    columns = tuple(
         {
-            metric: np.array([by_subject.get(subject, {}).get(seed, math.nan) for subject in subjects])
-            for metric, by_subject in values.items()
+            name: np.array([table.columns[name].get(sample, {}).get(seed, math.nan) for sample in samples])
+            for name in table.columns
+            if name in needed or not needed
         }
-        for values in parts
+        for table in tables
         for seed in seeds
-    ]
-    return subjects, tables
+    )
+    return _Sampled(tuple(order), tuple(np.array(rows[subject]) for subject in order), columns)
 
 
-def _statistic(part: Component, tables: Sequence[Mapping[str, Array]]) -> Callable[[Array], float]:
-    """Subjects, by number, → the mean of a pooled metric over the tables.
+def _statistic(component: Component, sampled: _Sampled) -> Callable[[Array], float]:
+    """Subjects, by number, → the mean of a pooled metric over the tables, with all samples of each.
 
     The order of subjects means nothing, so draws of the same subjects share one
     evaluation: six subjects have 462 different draws.
@@ -285,34 +439,65 @@ def _statistic(part: Component, tables: Sequence[Mapping[str, Array]]) -> Callab
         drawn = np.sort(subjects.astype(int))
         key = drawn.tobytes()
         if key not in known:
-            columns = ({name: column[drawn] for name, column in table.items()} for table in tables)
-            known[key] = float(np.mean([evaluate(part, MetricInputs(columns=one)) for one in columns]))
+            rows = np.concatenate([sampled.rows[subject] for subject in drawn])
+            columns = ({name: column[rows] for name, column in table.items()} for table in sampled.tables)
+            known[key] = float(np.mean([evaluate(component, MetricInputs(columns=one)) for one in columns]))
         return known[key]
 
     return statistic
 
 
-def _pooled_score(part: Component, tables: Sequence[Mapping[str, Array]], count: int, label: str) -> Score:
-    """A pooled metric with its interval over whole subjects: bootstrap, or where they are many the jackknife."""
-    statistic = _statistic(part, tables)
-    ceiling = float(np.mean([evaluate_ceiling(part, MetricInputs(columns=one)) for one in tables]))
-    if not METRICS.get(METRICS.name_of(part.func)).facts["interval"]:
-        return Score(statistic(np.arange(count)), math.nan, math.nan, count, ceiling=ceiling)
+def pooled_value(task: Task, label: str, tables: Sequence[Table], subjects: Mapping[str, str], *, paired: bool) -> JSON:
+    """A pooled metric as JSON, with a value per subject if configurations are compared by it."""
+    component = task.metrics[label]
+    sampled = _sampled(tables, _needs(task, label), subjects)
+    score = _pooled_score(component, sampled, label)
+    pairs: dict[str, float | None] = {}
+    if paired:
+        values = pseudo_values(_statistic(component, sampled), len(sampled.subjects))
+        pairs = {
+            subject: None if math.isnan(value) else float(value)
+            for subject, value in zip(sampled.subjects, values, strict=False)
+        }
+    return {"score": score_to_json(score), "paired": pairs}
+
+
+def _pooled_score(component: Component, sampled: _Sampled, label: str) -> Score:
+    """A pooled metric with its interval over whole subjects: bootstrap, or where they are many the jackknife.
+
+    ``missing`` counts subjects without any sample that has all columns.
+    """
+    statistic, count = _statistic(component, sampled), len(sampled.subjects)
+    missing = _missing(sampled)
+    ceiling = float(np.mean([evaluate_ceiling(component, MetricInputs(columns=one)) for one in sampled.tables]))
+    chance = _chance(component, sampled)
+    facts = METRICS.get(METRICS.name_of(component.func)).facts
+    more: dict[str, Any] = {"missing": missing, "ceiling": ceiling, "chance": chance}
+    if not facts["interval"]:
+        return Score(statistic(np.arange(count)), math.nan, math.nan, count - missing, **more)
     if count >= _MANY:
         value = statistic(np.arange(count))
         found = jackknife_interval(pseudo_values(statistic, count), value)
-        return Score(value, found.low, found.high, count, se=found.se, ceiling=ceiling)
+        return Score(value, found.low, found.high, count - missing, se=found.se, **more)
     interval = bootstrap_interval(statistic, [np.arange(count)], rng=generator(0, "pool", label), draws=_DRAWS)
-    return Score(interval.value, interval.low, interval.high, interval.n, missing=interval.missing, ceiling=ceiling)
+    return Score(interval.value, interval.low, interval.high, interval.n - missing, **more)
 
 
-def _pairs(task: Task, tables: Sequence[Mapping[str, Array]], count: int) -> list[float]:
-    return [float(value) for value in pseudo_values(_statistic(task.metrics[task.objective], tables), count)]
+def _missing(sampled: _Sampled) -> int:
+    complete = np.all([np.isfinite(column) for table in sampled.tables for column in table.values()], axis=0)
+    return sum(not complete[rows].any() for rows in sampled.rows)
+
+
+def _chance(component: Component, sampled: _Sampled) -> float:
+    """What no skill scores on these columns, where that depends on them; constants are facts of the metric."""
+    if not isinstance(METRICS.get(METRICS.name_of(component.func)).facts["chance"], str):
+        return math.nan
+    return float(np.mean([evaluate_chance(component, MetricInputs(columns=one)) for one in sampled.tables]))
 
 
 def _state(store: Store, cells: Sequence[Cell]) -> tuple[bool, tuple[str, ...]]:
     """Whether all cells are done, and in words what is not."""
-    undone = [cell for cell in cells if store.get(cell.stage, cell.identity) is None]
+    undone = [cell for cell in cells if not is_done(cell, store)]
     failures = [failure for cell in undone if (failure := store.failure(cell.identity)) is not None]
     flags = []
     if failures:
@@ -323,15 +508,15 @@ def _state(store: Store, cells: Sequence[Cell]) -> tuple[bool, tuple[str, ...]]:
 
 
 def _flags(store: Store, cells: Sequence[Cell]) -> tuple[str, ...]:
-    """What score cells flag, counted."""
-    records = [record for cell in cells if (record := store.get(cell.stage, cell.identity)) is not None]
-    flags = [flag for record in records for flag in record.facts.get("flags", [])]
-    return tuple(f"{flag} in {flags.count(flag)} of {len(records)} cells" for flag in sorted(set(flags)))
+    """What cells flag, counted."""
+    found = [{flag for record in records for flag in record.facts.get("flags", [])}
+             for cell in cells if (records := records_of(cell, store))]  # fmt: skip
+    names = sorted(set().union(*found))
+    return tuple(f"{flag} in {sum(flag in one for one in found)} of {len(found)} cells" for flag in names)
 
 
 def _any_reused(store: Store, cells: Sequence[Cell]) -> bool:
-    records = (store.get(cell.stage, cell.identity) for cell in cells)
-    return any(record is not None and record.reused_code for record in records)
+    return any(record.reused_code for cell in cells if not cell.metrics for record in records_of(cell, store))
 
 
 def _seconds(store: Store, cells: Sequence[Cell]) -> float:
@@ -342,12 +527,3 @@ def _seconds(store: Store, cells: Sequence[Cell]) -> float:
 
 def _ceiling(direction: str, low: float, high: float) -> float:
     return {"higher": high, "lower": low, "zero": 0.0}.get(direction, math.nan)
-
-
-def _bare(score: Score) -> JSON:
-    values = dataclasses.asdict(score)
-    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in values.items()}
-
-
-def _number(value: JSON) -> float:
-    return math.nan if value is None else value

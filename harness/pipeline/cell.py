@@ -1,44 +1,68 @@
 """Cells and jobs: what is to be computed, by identity.
 
-A *cell* is one configuration × fold × seed × stage (× attribution). A *job*
-is one training with everything below it that is missing; it is what one worker
-is given, as plain JSON.
+A *cell* is one unit of stored work: a training, its predictions, one explanation, or
+values of metrics. It names the cells that it needs, its parents. A *job* is what one
+worker is given, as plain JSON: one training with the cells below it, or, where the
+networks of all folds are averaged on a fixed test set, the cells of that ensemble.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from harness.core.identity import code_digest, identify, module_digest
-from harness.core.registry import ATTRIBUTIONS, MODELS
-from harness.core.task import Component, Configuration, Task, modules_of, restore
-from harness.core.types import JSON, Split, View
-from harness.storage.store import Stage, Store
+from harness.core.identity import code_digest, digest_of, identify, module_digest
+from harness.core.registry import ADAPTERS, ATTRIBUTIONS, METRICS, MODELS, POSTPROCESSINGS, RECIPES
+from harness.core.task import Configuration, Task, restore
+from harness.core.types import JSON, Adapter, Cohort, Folds, NetworkSpec, Reads, Split
+from harness.pipeline.explain import chosen_target
+from harness.pipeline.networks import told_of
+from harness.storage.store import CellRecord, Stage, Store
 
 __all__ = [
-    "Job",
+    "ENSEMBLE",
     "Cell",
-    "attributions_of",
-    "jobs",
+    "Job",
+    "cells_by_this_code",
     "cells_of",
     "digest",
+    "ensembles",
+    "explanations_of",
     "hardware",
-    "is_grouped",
+    "is_done",
+    "jobs",
+    "metric_identities",
     "missing",
+    "reads_of",
+    "records_of",
     "restored",
 ]
 
-# What each stage runs besides its parts; editing one of these is a change of the stage.
-_STAGE_MODULES = {
-    "train": ("harness.pipeline.train",),
-    "explain": ("harness.pipeline.explain",),
-    "score": ("harness.pipeline.score",),
-    "pool": ("harness.pipeline.aggregate",),
+ENSEMBLE = -1
+"""Fold of cells that average the networks of all folds."""
+
+# What each stage runs besides its components; editing something that these reach is a change of the stage.
+_STAGE_CODE: Mapping[str, tuple[str, ...]] = {
+    "train": ("harness.pipeline.train:train", "harness.pipeline.networks:build_network"),
+    "predict": ("harness.pipeline.predict:predict",),
+    "explain": (
+        "harness.pipeline.explain:explain",
+        "harness.pipeline.explain:choose_samples",
+        "harness.pipeline.explain:blocks_of",
+    ),
+    "probe": ("harness.pipeline.probe:probe_sample",),
+    "score": (
+        "harness.pipeline.score:score_prediction",
+        "harness.pipeline.score:score_map",
+        "harness.pipeline.score:collapse_flags",
+    ),
+    "pool": ("harness.pipeline.aggregate:pooled_value", "harness.pipeline.group_maps:group_values"),
 }
+# What writes the files of every stage; what these modules import is not part of a stage.
+_SHARED_MODULES = ("harness.pipeline.job", "harness.pipeline.artifacts")
 
 
 @dataclass(frozen=True)
@@ -47,14 +71,18 @@ class Cell:
 
     Parameters
     ----------
-    stage : train, explain or score
+    stage : train, predict, explain, probe or score
     identity : hash of exactly what determines the result
-    configuration : id
-    fold, seed : of the training
-    label : the attribution; empty for a training and for the score of its predictions
-    parent : identity of the cell whose artifacts are needed; empty for a training
     body : the identity without the code digests, by which ``accept_code`` finds
-        records of older code
+        records of older code; empty for values of metrics, which are computed again
+    configuration : id
+    fold : of the training, or :data:`ENSEMBLE`
+    seed : of the training
+    label : the explanation; empty for trainings, predictions and their scores
+    parents : identities of the cells whose artifacts are needed, the nearest first
+    metrics : (label, identity) of each metric of a score or probe cell
+    code : the digest of code in the identity; empty for values of metrics, of which each
+        has its own
     """
 
     stage: Stage
@@ -64,19 +92,32 @@ class Cell:
     fold: int
     seed: int
     label: str = ""
-    parent: str = ""
+    parents: tuple[str, ...] = ()
+    metrics: tuple[tuple[str, str], ...] = ()
+    code: str = ""
+
+    @property
+    def group(self) -> str:
+        """The cell whose values a score or probe cell holds; empty for other stages."""
+        return self.parents[0] if self.metrics else ""
+
+    def only(self, wanted: Sequence[tuple[str, str]]) -> Cell:
+        """A score or probe cell of some of its metrics."""
+        metrics = tuple(one for one in self.metrics if one in wanted)
+        return dataclasses.replace(self, metrics=metrics, identity=_values_identity(self.stage, self.parents, metrics))
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training and the cells below it.
+    """One training and the cells below it, or the cells of an ensemble.
 
     Parameters
     ----------
     configuration : plain JSON, crosses to the worker
-    split : sample ids of the fold
-    fold, seed : of the training
-    train : identity of the training, which need not be among the cells
+    split : sample ids of the fold; of an ensemble, the fixed test set alone
+    fold, seed : of the training; :data:`ENSEMBLE` averages all folds
+    trainings : identities of the trainings whose networks are used: one, or those of
+        all folds
     cells : what is to be computed, in order
     search : identity of the search that must end before this can be trained;
         empty where there is none or it has ended
@@ -86,7 +127,7 @@ class Job:
     split: Split
     fold: int
     seed: int
-    train: str
+    trainings: tuple[str, ...]
     cells: tuple[Cell, ...]
     search: str = ""
 
@@ -99,6 +140,21 @@ class Job:
         """
         return self.cells[0].configuration
 
+    @property
+    def train(self) -> str:
+        """Identity of the training; of an ensemble, of its first."""
+        return self.trainings[0]
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether the networks of all folds are averaged."""
+        return self.fold == ENSEMBLE
+
+    @property
+    def evaluated(self) -> tuple[str, ...]:
+        """Ids of the samples that are predicted and explained."""
+        return evaluated(self.split)
+
     def awaiting(self, search: str) -> Job:
         """The same training while its options are not known: cells that no store holds."""
 
@@ -107,26 +163,36 @@ class Job:
 
         cells = [
             dataclasses.replace(
-                cell, identity=unknown(cell.identity), body=unknown(cell.body), parent=unknown(cell.parent)
+                cell,
+                identity=unknown(cell.identity),
+                body=unknown(cell.body),
+                parents=tuple(map(unknown, cell.parents)),
+                metrics=tuple((label, unknown(identity)) for label, identity in cell.metrics),
             )
             for cell in self.cells
         ]
-        return dataclasses.replace(self, train=unknown(self.train), cells=tuple(cells), search=search)
+        trainings = tuple(map(unknown, self.trainings))
+        return dataclasses.replace(self, trainings=trainings, cells=tuple(cells), search=search)
 
-    def settled(self, configuration: Configuration) -> Job:
+    def settled(self, configuration: Configuration, cohort: Cohort) -> Job:
         """The same training with the values that its search has chosen."""
-        cells = cells_of(configuration, self.split, self.fold, self.seed, row=self.row)
-        return Job(configuration, self.split, self.fold, self.seed, cells[0].identity, cells)
+        cells = cells_of(configuration, cohort, self.split, self.fold, self.seed, row=self.row)
+        return Job(configuration, self.split, self.fold, self.seed, (cells[0].identity,), cells)
 
     def only(self, wanted: Sequence[Cell]) -> Job:
         """The same training with some of its cells."""
-        keep = {cell.identity for cell in wanted}
-        return dataclasses.replace(self, cells=tuple(cell for cell in self.cells if cell.identity in keep))
+        return dataclasses.replace(self, cells=tuple(wanted))
+
+
+def evaluated(split: Split) -> tuple[str, ...]:
+    """The samples of a fold that are predicted and explained: its test set, or else its validation set."""
+    return split.test or split.validation
 
 
 def jobs(
     configuration: Configuration,
-    folds: Sequence[Split],
+    cohort: Cohort,
+    folds: Folds,
     seeds: Sequence[int],
     *,
     only_folds: Sequence[int] | None = None,
@@ -135,19 +201,41 @@ def jobs(
 
     Parameters
     ----------
-    folds : all folds of the split
+    cohort : which the configuration reads
+    folds : of the split
     seeds : of the trainings
     only_folds : indices of folds to run; all by default
     """
-    for fold, split in enumerate(folds):
+    for fold, split in enumerate(folds.folds):
         if only_folds is not None and fold not in only_folds:
             continue
         for seed in seeds:
-            cells = cells_of(configuration, split, fold, seed)
-            yield Job(configuration, split, fold, seed, cells[0].identity, cells)
+            cells = cells_of(configuration, cohort, split, fold, seed)
+            yield Job(configuration, split, fold, seed, (cells[0].identity,), cells)
 
 
-def cells_of(configuration: Configuration, split: Split, fold: int, seed: int, *, row: str = "") -> tuple[Cell, ...]:
+def ensembles(trained: Sequence[Job], cohort: Cohort, test: Sequence[str]) -> Iterator[Job]:
+    """The ensemble of each seed on the fixed test set: cells that need all of its trainings.
+
+    Parameters
+    ----------
+    trained : all jobs of one leaderboard row
+    test : sample ids of the fixed test set; none make no ensemble
+    """
+    if not test:
+        return
+    split = Split((), (), tuple(test))
+    for seed in dict.fromkeys(job.seed for job in trained):
+        members = [job for job in trained if job.seed == seed]
+        trainings = [job.cells[0] for job in members]
+        configuration = members[0].configuration
+        cells = _below(configuration, cohort, split, ENSEMBLE, seed, trainings, row=members[0].row)
+        yield Job(configuration, split, ENSEMBLE, seed, tuple(cell.identity for cell in trainings), cells)
+
+
+def cells_of(
+    configuration: Configuration, cohort: Cohort, split: Split, fold: int, seed: int, *, row: str = ""
+) -> tuple[Cell, ...]:
     """The cells of one training, in an order in which they can be computed.
 
     Parameters
@@ -156,57 +244,174 @@ def cells_of(configuration: Configuration, split: Split, fold: int, seed: int, *
         :attr:`Job.row`); in no identity
     """
     row = row or configuration.id
-    task = restored(configuration)
-    described = configuration.task
+    task, described = restored(configuration), configuration.task
+    reads = _reads(configuration, cohort)
     trained = {
         "stage": "train",
         "task_version": described["version"],
-        **{part: described[part] for part in ("view", "model")},
+        **{name: described[name] for name in ("adapter", "model")},
+        "told": told_of(task),
         "recipe": _recipe(task, described["recipe"]),
-        "split": dataclasses.asdict(split),
+        "split": {"train": split.train, "validation": split.validation},
         "seed": seed,
-        "cohort": configuration.fingerprint,
+        "data": cohort.fingerprint(reads["train"], (*split.train, *split.validation)),
     }
-    train = Cell(
-        "train",
-        identify({**trained, "code": digest("train", task)}),
-        identify(trained),
-        row,
-        fold,
-        seed,
-    )
+    code = digest("train", task)
+    train = Cell("train", identify({**trained, "code": code}), identify(trained), row, fold, seed, code=code)
+    return (train, *_below(configuration, cohort, split, fold, seed, [train], row=row))
 
-    def below(parent: Cell, stage: Stage, label: str, **what: JSON) -> Cell:
+
+def cells_by_this_code(job: Job, cohort: Cohort) -> tuple[Cell, ...]:
+    """All cells of a job's training or ensemble, named by the code of this process."""
+    if not job.is_ensemble:
+        return cells_of(job.configuration, cohort, job.split, job.fold, job.seed)
+    trainings = [Cell("train", identity, "", job.row, job.fold, job.seed) for identity in job.trainings]
+    return _below(job.configuration, cohort, job.split, job.fold, job.seed, trainings, row=job.row)
+
+
+def _below(
+    configuration: Configuration,
+    cohort: Cohort,
+    split: Split,
+    fold: int,
+    seed: int,
+    trainings: Sequence[Cell],
+    *,
+    row: str,
+) -> tuple[Cell, ...]:
+    """Predictions, explanations and values of one network, or of several averaged."""
+    task, described = restored(configuration), configuration.task
+    ids, reads = evaluated(split), _reads(configuration, cohort)
+    spec = _spec(configuration, cohort)
+    parents = tuple(cell.identity for cell in trainings)
+
+    def below(stage: Stage, label: str, parents: Sequence[Cell], **what: JSON) -> Cell:
+        identity = {"stage": stage, "samples": ids, **what}
         code = digest(stage, task, label)
-        identity = identify({"stage": stage, "parent": parent.identity, "code": code, **what})
-        body = identify({"stage": stage, "parent": parent.body, **what})
-        return Cell(stage, identity, body, row, fold, seed, label, parent.identity)
+        return Cell(
+            stage,
+            identify({**identity, "parents": [one.identity for one in parents], "code": code}),
+            identify({**identity, "parents": [one.body for one in parents]}),
+            row,
+            fold,
+            seed,
+            label,
+            tuple(one.identity for one in parents),
+            code=code,
+        )
 
-    metrics = {"metrics": described["metrics"], "regional": described["regional"]}
-    cells = [train, below(train, "score", "", **metrics)]
-    for label in attributions_of(task):
-        processed = {key: described[key] for key in ("postprocessing",) if key in described}
-        explained = below(train, "explain", label, attribution=described["attributions"][label], **processed)
-        cells.append(explained)
-        if not is_grouped(task):  # else maps are judged as a sum over folds, which is pooling
-            cells.append(below(explained, "score", label, **metrics))
+    def values(stage: Stage, label: str, over: Cell, level: str, more: Sequence[str] = ()) -> list[Cell]:
+        data = cohort.fingerprint(reads["probe" if stage == "probe" else "score"], ids)
+        metrics = metric_identities(task, described, level, over.identity, data)
+        needed = (over.identity, *more)
+        made = Cell(stage, _values_identity(stage, needed, metrics), "", row, fold, seed, label, needed, metrics)
+        return [made] if metrics else []
+
+    predict = below("predict", "", trainings, data=cohort.fingerprint(reads["predict"], ids))
+    cells = [predict, *values("score", "", predict, "subject")]
+    for label in explanations_of(task):
+        explanation = task.explained[label]
+        chooses = chosen_target(explanation, spec) is not None
+        explain = below(
+            "explain",
+            label,
+            [*trainings, predict] if chooses else trainings,
+            attribution=described["attributions"][label],
+            explanation=described["explanations"][label],
+            postprocessing=described.get("postprocessing"),
+            data=cohort.fingerprint(reads["score" if chooses else "predict"], ids),
+        )
+        cells.append(explain)
+        if explanation.mapped:
+            cells += values("score", label, explain, "explanation", (predict.identity,))
+            cells += values("probe", label, explain, "probe", (predict.identity, *parents))
     return tuple(cells)
 
 
-def attributions_of(task: Task) -> dict[str, Component]:
-    """The attributions that can explain the task's model: some need what only some models have."""
+def metric_identities(
+    task: Task, described: Mapping[str, JSON], level: str, parent: str, data: str
+) -> tuple[tuple[str, str], ...]:
+    """(label, identity) of every metric of one level.
+
+    A metric's identity holds its options, its own code, the cell that it judges, and
+    the data that it reads; other metrics are not part of it.
+
+    Parameters
+    ----------
+    described : the task as JSON
+    parent : identity of the cell, or of whatever else is judged
+    data : fingerprint of the samples
+    """
+    found = []
+    for label, component in task.metrics.items():
+        if METRICS.get(METRICS.name_of(component.func)).facts["level"] == level:
+            what = {
+                "metric": described["metrics"][label],
+                "regional": label in described["regional"],
+                "parent": parent,
+                "data": data,
+                "code": digest({"subject": "score", "explanation": "score"}.get(level, level), task, label),
+            }
+            found.append((label, identify(what)))
+    return tuple(found)
+
+
+def explanations_of(task: Task) -> list[str]:
+    """Labels of the explanations that the task's model can have: some need what only some models have."""
     model = MODELS.get(MODELS.name_of(task.model.func)).facts
-    return {
-        label: part
+    return [
+        label
         for label, part in task.attributions.items()
         if all(model.get(need) for need in ATTRIBUTIONS.get(ATTRIBUTIONS.name_of(part.func)).facts.get("needs", ()))
+    ]
+
+
+def reads_of(adapter: Adapter, spec: NetworkSpec) -> dict[str, Reads]:
+    """What each stage reads of a sample."""
+    own = adapter.reads
+    masks = tuple(target.name for target in spec.targets if target.kind == "mask")
+    values = tuple(target.name for target in spec.targets)
+    judged = tuple(dict.fromkeys((*masks, "target", "brain", "regions")))
+    return {
+        "train": Reads(own.images, tuple(dict.fromkeys((*own.masks, *masks))), own.covariates, values),
+        "predict": own,
+        "score": Reads(masks=judged, targets=values),
+        "probe": Reads(own.images, tuple(dict.fromkeys((*own.masks, *judged))), own.covariates, values),
     }
 
 
-def is_grouped(task: Task) -> bool:
-    """Whether explanations are judged as their sum over subjects."""
-    view: View = task.view()
-    return view.grouped
+def is_done(cell: Cell, store: Store) -> bool:
+    """Whether the store holds a cell; of values, all of its metrics."""
+    return store.get(cell.stage, cell.identity, group=cell.group) is not None or (
+        bool(cell.metrics) and not _absent(cell, store)
+    )
+
+
+def records_of(cell: Cell, store: Store) -> tuple[CellRecord, ...]:
+    """What the store holds of a cell: one record, or of values one for each time that metrics were added."""
+    if cell.metrics:
+        return store.evaluations(cell.stage, cell.group)
+    record = store.get(cell.stage, cell.identity)
+    return () if record is None else (record,)
+
+
+def missing(job: Job, store: Store) -> Job | None:
+    """The part of a job that the store does not hold, or ``None``."""
+    wanted = []
+    for cell in job.cells:
+        if not is_done(cell, store):
+            wanted.append(cell.only(_absent(cell, store)) if cell.metrics else cell)
+    return job.only(wanted) if wanted else None
+
+
+def _absent(cell: Cell, store: Store) -> list[tuple[str, str]]:
+    """Metrics of a cell of which the store holds no values."""
+    held = {identity for record in store.evaluations(cell.stage, cell.group) for identity in record.metrics.values()}
+    return [(label, identity) for label, identity in cell.metrics if identity not in held]
+
+
+def _values_identity(stage: str, parents: Sequence[str], metrics: Sequence[tuple[str, str]]) -> str:
+    return identify({"stage": stage, "parents": list(parents), "metrics": sorted(identity for _, identity in metrics)})
 
 
 def _recipe(task: Task, described: JSON) -> JSON:
@@ -215,27 +420,29 @@ def _recipe(task: Task, described: JSON) -> JSON:
     return {"threads": described["threads"]} if fitted else described
 
 
-def missing(job: Job, store: Store) -> Job | None:
-    """The part of a job that the store does not hold, or ``None``."""
-    wanted = [cell for cell in job.cells if store.get(cell.stage, cell.identity) is None]
-    return job.only(wanted) if wanted else None
-
-
 def digest(stage: str, task: Task, label: str = "") -> str:
-    """Digest of the code that a stage of a task runs."""
-    parts = {
-        "train": (task.view, task.model, task.recipe),
-        "explain": tuple(part for part in (task.attributions.get(label), task.postprocessing) if part is not None),
-        "score": tuple(task.metrics.values()),
-        "pool": tuple(task.metrics.values()),
-    }[stage]
-    return _digest((*_STAGE_MODULES[stage], *modules_of(*parts)))
+    """Digest of the code that a stage of a task runs.
+
+    Parameters
+    ----------
+    label : of the explanation, or of the metric
+    """
+    if stage == "train":
+        components = [(ADAPTERS, task.adapter), (MODELS, task.model), (RECIPES, task.recipe)]
+    elif stage == "predict":
+        components = [(ADAPTERS, task.adapter)]
+    elif stage == "explain":
+        explanation = task.explained[label]
+        components = [(ADAPTERS, task.adapter), (ATTRIBUTIONS, explanation.attribution)]
+        components += [(POSTPROCESSINGS, explanation.postprocess)] if explanation.postprocess is not None else []
+    else:
+        components = [(METRICS, task.metrics[label])]
+    return identify([_stage_digest(stage), *(digest_of(component, registry) for registry, component in components)])
 
 
 @cache
-def _digest(modules: tuple[str, ...]) -> str:
-    # What joins the parts and writes their files is of every stage, but what it imports is not.
-    return identify([code_digest(modules), module_digest("harness.pipeline.job")])
+def _stage_digest(stage: str) -> str:
+    return identify([code_digest(_STAGE_CODE[stage]), *(module_digest(name) for name in _SHARED_MODULES)])
 
 
 _known: dict[str, Task] = {}
@@ -247,6 +454,20 @@ def restored(configuration: Configuration) -> Task:
     if key not in _known:
         _known[key] = restore(configuration.task)
     return _known[key]
+
+
+def _spec(configuration: Configuration, cohort: Cohort) -> NetworkSpec:
+    return _bound(configuration, cohort)[0]
+
+
+def _reads(configuration: Configuration, cohort: Cohort) -> dict[str, Reads]:
+    return _bound(configuration, cohort)[1]
+
+
+def _bound(configuration: Configuration, cohort: Cohort) -> tuple[NetworkSpec, dict[str, Reads]]:
+    adapter: Adapter = restored(configuration).adapter()
+    spec = adapter.spec(cohort)
+    return spec, reads_of(adapter, spec)
 
 
 def hardware() -> dict[str, JSON]:

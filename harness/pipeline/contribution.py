@@ -18,10 +18,14 @@ from harness.core.identity import identify
 from harness.core.task import Configuration
 from harness.core.types import JSON, Array, Score
 from harness.pipeline.cell import restored
-from harness.pipeline.leaderboard import MetricFacts, Row, interval_text, subject_means
+from harness.pipeline.rows import MetricFacts, Row, subject_means
 from harness.stats.intervals import mean_score, shapley_scores
 
-__all__ = ["Family", "families", "shapley_rows", "shapley_table", "worth_of_nothing"]
+__all__ = ["Family", "families", "shapley_table", "worth_of_nothing"]
+
+
+# What configurations have in common that differ in their channels alone; the subjects and targets among it.
+_SHARED = ("phantom", "phantom_subjects", "phantom_seed", "cohort", "targets", "split", "model", "recipe")
 
 
 @dataclass(frozen=True)
@@ -107,14 +111,14 @@ def families(configurations: Sequence[Configuration]) -> list[Family]:
     """
     groups: dict[str, list[tuple[tuple[str, ...], Configuration]]] = {}
     for one in configurations:
-        channels = tuple(restored(one).view().channels)
-        # Whatever option of the view names the channels is what may differ.
-        view = {
+        channels = tuple(restored(one).adapter().reads.images)
+        # Whatever option of the adapter names the channels is what may differ.
+        adapter = {
             key: value
-            for key, value in one.task["view"].items()
+            for key, value in one.task["adapter"].items()
             if frozenset(str(value).split("+")) != frozenset(channels)
         }
-        rest = {**{name: one.task[name] for name in ("split", "model", "recipe")}, "view": view}
+        rest = {**{name: one.task[name] for name in _SHARED if name in one.task}, "adapter": adapter}
         groups.setdefault(identify(rest), []).append((channels, one))
     return [_family(group) for group in groups.values()]
 
@@ -176,24 +180,6 @@ def shapley_table(
                 }
             )
     return pa.Table.from_pylist(lines) if lines else None
-
-
-def shapley_rows(table: pa.Table) -> tuple[list[str], list[list[str]]]:
-    """:func:`shapley_table` as text for a screen: header and lines."""
-    names = table.column_names
-    axes = names[: names.index("channel")]
-    header = [*axes, "channel", "Shapley value", "left out", "alone"]
-    lines = [
-        [
-            *(str(line[name]) for name in (*axes, "channel")),
-            *(
-                interval_text(line[name], line[f"{name}_low"], line[f"{name}_high"])
-                for name in ("shapley", "left_out", "alone")
-            ),
-        ]
-        for line in table.to_pylist()
-    ]
-    return header, lines
 
 
 def _family(group: Sequence[tuple[tuple[str, ...], Configuration]]) -> Family:

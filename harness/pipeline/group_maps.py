@@ -1,4 +1,4 @@
-"""Judge explanations as sums over subjects: where a group's map lies, with the truth of all.
+"""Group-level explanations: sums of maps over samples, judged with the truth of all.
 
 No single lesion map covers a region, so a map of one subject says little of what
 a model has learned; summed over the tested subjects of all folds it does.
@@ -14,21 +14,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from harness.core.identity import identify
+from harness.core.identity import code_digest, identify
 from harness.core.registry import ATTRIBUTIONS, POSTPROCESSINGS
 from harness.core.seeding import generator
 from harness.core.task import Component, Configuration, Task
-from harness.core.types import JSON, Array, Cohort, Score, Truth, View
+from harness.core.types import JSON, Adapter, Array, Cohort, Score, Truth
 from harness.data.maps import read_sums
 from harness.metrics.localisation import pearson_between
 from harness.metrics.metric_inputs import MetricInputs
 from harness.metrics.register import asks, evaluate, evaluate_chance
 from harness.pipeline.cell import Cell, digest
-from harness.pipeline.leaderboard import Values
+from harness.pipeline.pooled import cached
+from harness.pipeline.rows import Values, null_of, number_of, score_from_json, score_to_json
 from harness.pipeline.score import labels_of
 from harness.simulation.lesion_scores import ROI, exact_map, windowed
 from harness.stats.intervals import jackknife_interval, pseudo_values
@@ -40,6 +40,7 @@ __all__ = [
     "agreement",
     "exact_group_map",
     "group_sums",
+    "group_values",
     "lesion_counts",
     "score_group",
     "target_mask",
@@ -64,61 +65,59 @@ class GroupScores:
 
 
 def score_group(
-    task: Task,
-    configuration: Configuration,
-    label: str,
-    cells: Sequence[Cell],
-    cohort: Cohort,
-    store: Store,
-    *,
-    tested: Sequence[str] = (),
+    task: Task, configuration: Configuration, label: str, cells: Sequence[Cell], cohort: Cohort, store: Store
 ) -> GroupScores:
     """Every metric of explanations, on the sum of the maps of all finished folds.
 
     Parameters
     ----------
-    label : of the attribution
+    label : of the explanation
     cells : its explain cells, of all folds and seeds
     cohort : with the truth, if there is one; without it, metrics that need it have no value
-    tested : ids of the samples that the folds explain, if not all
 
     Returns
     -------
     GroupScores
-        Kept in the store by the identities of the cells and the truth. Intervals
-        leave out one block of subjects at a time; several seeds are averaged.
+        Kept in the store, each metric under an identity of its own: its code, the cells
+        that went in, which name the samples that they explain, and the truth. Intervals
+        leave out one block of samples at a time; several seeds are averaged.
     """
-    done = [cell for cell in cells if store.get("explain", cell.identity) is not None]
+    records = {cell: record for cell in cells if (record := store.get("explain", cell.identity)) is not None}
     labels = labels_of(task, "explanation")
-    if not done or not labels:
+    if not records or not labels:
         return GroupScores()
-    identity = identify(
+    done = list(records)
+    explained = {name for record in records.values() for name in record.facts["samples"]}
+    data = identify([sorted(cell.identity for cell in done), cohort.truth.fingerprint if cohort.truth else ""])
+    metrics = [(name, _group_identity(task, configuration, name, data)) for name in labels]
+
+    def compute(wanted: Sequence[str]) -> dict[str, JSON]:
+        part = dataclasses.replace(cohort, samples=tuple(one for one in cohort.samples if one.id in explained))
+        return group_values(task, label, done, cohort, part, store, wanted)
+
+    group = identify({"row": configuration.id, "explanation": label})
+    kept = cached(store, group, configuration.id, metrics, compute, label=label)
+    outputs = dict.fromkeys(output for one in kept.values() for output in one["outputs"])
+    return GroupScores(
+        {name: score_from_json(one["whole"]) for name, one in kept.items()},
+        {output: {name: score_from_json(one["outputs"][output]) for name, one in kept.items()} for output in outputs},
+        {
+            name: {block: {0: number_of(value)} for block, value in one["paired"].items()}
+            for name, one in kept.items()
+            if name == task.explanation_objective
+        },
+    )
+
+
+def _group_identity(task: Task, configuration: Configuration, metric: str, data: str) -> str:
+    return identify(
         {
             "stage": "pool",
-            "group": label,
-            "configuration": configuration.id,
-            "cells": sorted(cell.identity for cell in done),
-            "truth": cohort.truth.fingerprint if cohort.truth else "",
-            "metrics": {name: configuration.task["metrics"][name] for name in labels},
-            "objective": task.explanation_objective,
-            "code": digest("pool", task),
+            "metric": configuration.task["metrics"][metric],
+            "data": data,
+            "paired": metric == task.explanation_objective,
+            "code": digest("pool", task, metric),
         }
-    )
-    record = store.get("pool", identity)
-    if record is None:
-        with tempfile.TemporaryDirectory() as name:
-            write_json(Path(name) / "group.json", _scored(task, label, done, cohort, _of(cohort, tested), store))
-            record = CellRecord(identity, "pool", "done", configuration.id, -1, -1, label)
-            write_record(Path(name), record)
-            record = store.commit(Path(name))
-    read = json.loads(store.artifact(record, "group.json").read_text())
-    return GroupScores(
-        _scores(read["whole"]),
-        {name: _scores(scores) for name, scores in read["outputs"].items()},
-        {
-            metric: {block: {0: _number(value)} for block, value in blocks.items()}
-            for metric, blocks in read["paired"].items()
-        },
     )
 
 
@@ -165,6 +164,7 @@ def agreement(
             "agreement": list(labels),
             "configuration": configuration.id,
             "cells": sorted(cell.identity for cell in done),
+            "code": code_digest([__name__]),
         }
     )
     record = store.get("pool", identity)
@@ -179,12 +179,12 @@ def agreement(
             for output in maps[one]
         ]
         with tempfile.TemporaryDirectory() as name:
-            write_json(Path(name) / "agreement.json", [{key: _null(v) for key, v in one.items()} for one in found])
+            write_json(Path(name) / "agreement.json", [{key: null_of(v) for key, v in one.items()} for one in found])
             record = CellRecord(identity, "pool", "done", configuration.id, -1, -1)
             write_record(Path(name), record)
             record = store.commit(Path(name))
     read = json.loads(store.artifact(record, "agreement.json").read_text())
-    return tuple(Agreement(**{**one, "pearson": _number(one["pearson"])}) for one in read)
+    return tuple(Agreement(**{**one, "pearson": number_of(one["pearson"])}) for one in read)
 
 
 def group_sums(cells: Sequence[Cell], store: Store) -> tuple[tuple[str, ...], Array]:
@@ -250,12 +250,6 @@ def _three(value: int | Sequence[int]) -> tuple[int, ...]:
     return (value,) * 3 if isinstance(value, int) else tuple(value)
 
 
-def _of(cohort: Cohort, tested: Sequence[str]) -> Cohort:
-    """The samples that were explained."""
-    known = set(tested) or {sample.id for sample in cohort.samples}
-    return dataclasses.replace(cohort, samples=tuple(one for one in cohort.samples if one.id in known))
-
-
 def lesion_counts(cohort: Cohort) -> Array:
     """How many samples have a lesion at each voxel, (X, Y, Z); parts of voxels count in part."""
     total = np.zeros(int(np.prod(cohort.samples[0].shape)))
@@ -266,59 +260,67 @@ def lesion_counts(cohort: Cohort) -> Array:
 
 
 def _lesions(cohort: Cohort, explained: Cohort) -> Array:
-    """The same of the explained subjects; the truth knows it of all."""
+    """Lesion counts over the explained samples; cached when all were explained."""
     assert cohort.truth is not None
     if len(explained.samples) == len(cohort.samples):
         return cohort.truth.counts.load()
     return lesion_counts(explained)
 
 
-def _scored(task: Task, label: str, cells: Sequence[Cell], cohort: Cohort, explained: Cohort, store: Store) -> JSON:
-    """All scores as JSON: of each output, their means, and the pairs of the objective."""
+def group_values(
+    task: Task,
+    label: str,
+    cells: Sequence[Cell],
+    cohort: Cohort,
+    explained: Cohort,
+    store: Store,
+    labels: Sequence[str],
+) -> dict[str, JSON]:
+    """Each metric as JSON: of each output, their mean, and the pairs of the objective."""
     counts = None if cohort.truth is None else _lesions(cohort, explained)
-    part = task.attributions[label]
     by_seed: list[dict[str, dict[str, tuple[Score, Array]]]] = []
     for seed in sorted({cell.seed for cell in cells}):
         outputs, sums = group_sums([cell for cell in cells if cell.seed == seed], store)
         by_seed.append(
             {
                 output: _of_output(
-                    task, part, output, sums[:, index], explained, counts, generator(seed, "group", label, output)
+                    task, label, output, sums[:, index], explained, counts, generator(seed, "group", label, output),
+                    labels,
                 )
                 for index, output in enumerate(outputs)
             }
-        )
+        )  # fmt: skip
     outputs = tuple(by_seed[0])
-    metrics = tuple(by_seed[0][outputs[0]])
-    found = {
-        output: {metric: _mean([one[output][metric] for one in by_seed])[0] for metric in metrics} for output in outputs
-    }
-    whole = {metric: _mean([one[output][metric] for one in by_seed for output in outputs]) for metric in metrics}
-    pairs = whole[task.explanation_objective][1] if task.explanation_objective in whole else np.empty(0)
-    return {
-        "outputs": {output: {metric: _bare(score) for metric, score in one.items()} for output, one in found.items()},
-        "whole": {metric: _bare(score) for metric, (score, _) in whole.items()},
-        "paired": {
-            task.explanation_objective: {f"block {number:02d}": _null(value) for number, value in enumerate(pairs)}
-        },
-    }
+    found: dict[str, JSON] = {}
+    for metric in labels:
+        whole, pairs = _mean([one[output][metric] for one in by_seed for output in outputs])
+        ranks = metric == task.explanation_objective
+        found[metric] = {
+            "outputs": {
+                output: score_to_json(_mean([one[output][metric] for one in by_seed])[0]) for output in outputs
+            },
+            "whole": score_to_json(whole),
+            "paired": {f"block {number:02d}": null_of(value) for number, value in enumerate(pairs)} if ranks else {},
+        }
+    return found
 
 
 def _of_output(
     task: Task,
-    part: Component,
+    label: str,
     output: str,
     blocks: Array,
     cohort: Cohort,
     counts: Array | None,
     rng: np.random.Generator,
+    labels: Sequence[str],
 ) -> dict[str, tuple[Score, Array]]:
     """Metric → its score and pseudo-values, of the blocks (B, C, X, Y, Z) of one output."""
     truth = cohort.truth
     sample = cohort.samples[0]
     target = None if truth is None else target_mask(truth, output)
     rois = None if truth is None else np.stack([image.load() for image in truth.rois.values()])
-    exact = None if truth is None or counts is None else _expected(task, truth, output, part, counts)
+    exact = None if truth is None or counts is None else _expected(task, cohort, output, label, counts)
     brain = None if truth is None else truth.counts.load() > 0  # where anybody has a lesion
     total = blocks.sum(axis=0, dtype=np.float64)
 
@@ -343,7 +345,7 @@ def _of_output(
     whole = evidence(total)
     left_out = [evidence(total - block) for block in blocks] if len(blocks) > 1 else []
     perfect = None if exact is None else evidence(exact)
-    for name in labels_of(task, "explanation"):
+    for name in labels:
         metric = task.metrics[name]
         if unknown.intersection(asks(metric)):
             found[name] = (Score(math.nan, math.nan, math.nan, 0), np.empty(0))
@@ -371,14 +373,17 @@ def _of_output(
     return found
 
 
-def _expected(task: Task, truth: Truth, output: str, part: Component, counts: Array) -> Array | None:
-    """What an exact model would show, (1, X, Y, Z), if neither the view nor post-processing changes that."""
-    view: View = task.view()
-    known = exact_group_map(truth, output, part, counts) if view.plain else None
+def _expected(task: Task, cohort: Cohort, output: str, label: str, counts: Array) -> Array | None:
+    """What an exact model would show, (1, X, Y, Z), if neither the adapter nor post-processing changes that."""
+    adapter: Adapter = task.adapter()
+    assert cohort.truth is not None
+    explanation = task.explained[label]
+    part, done = explanation.attribution, explanation.postprocess
+    unchanged = all(one.unchanged for one in adapter.spec(cohort).inputs) and explanation.combine == "none"
+    known = exact_group_map(cohort.truth, output, part, counts) if unchanged else None
     if known is None:
         return None
     exact = known[None]
-    done = task.postprocessing
     if done is None:
         return exact
     keeps = POSTPROCESSINGS.get(POSTPROCESSINGS.name_of(done.func)).facts.get("keeps_positive")
@@ -395,22 +400,3 @@ def _mean(several: Sequence[tuple[Score, Array]]) -> tuple[Score, Array]:
     interval = jackknife_interval(pairs, value)
     n = min(score.n for score in scores)
     return Score(value, interval.low, interval.high, n, se=interval.se, chance=chance, ceiling=ceiling), pairs
-
-
-def _scores(read: Mapping[str, Mapping[str, JSON]]) -> dict[str, Score]:
-    known: dict[str, dict[str, Any]] = {
-        name: {key: _number(value) for key, value in one.items()} for name, one in read.items()
-    }
-    return {name: Score(**one) for name, one in known.items()}
-
-
-def _bare(score: Score) -> JSON:
-    return {key: _null(value) for key, value in dataclasses.asdict(score).items()}
-
-
-def _null(value: float) -> JSON:
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _number(value: JSON) -> float:
-    return math.nan if value is None else value

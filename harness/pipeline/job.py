@@ -2,43 +2,55 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors.torch
 import torch
 
-from harness.core.errors import CellError
-from harness.core.registry import OUTCOMES
+from harness.core.errors import CellError, first_line
+from harness.core.explanations import Explanation
 from harness.core.seeding import seed_of
-from harness.core.task import Task, describe_part
-from harness.core.types import JSON, Array, Cohort, Sample, View
-from harness.data.maps import map_name, preview_name, read_maps, write_map, write_preview, write_sums
+from harness.core.task import Task
+from harness.core.types import JSON, Adapter, Array, Cohort, FittedAdapter, NetworkSpec, Prediction, Sample
+from harness.data.grids import TrainingGrid
+from harness.data.maps import read_maps, write_sums
 from harness.data.splits import check_leaks
-from harness.pipeline.cell import Cell, Job, cells_of, hardware, is_grouped, restored
-from harness.pipeline.explain import explain, explain_group
-from harness.pipeline.score import score_explanation, score_numbers, score_prediction
-from harness.pipeline.train import Epoch, controlled, device, infer, train
+from harness.pipeline.artifacts import (
+    as_stored,
+    read_arrays,
+    read_predictions,
+    read_spec,
+    spec_json,
+    write_arrays,
+    write_maps,
+    write_predictions,
+    write_values,
+)
+from harness.pipeline.cell import Cell, Job, cells_by_this_code, hardware, is_done, restored
+from harness.pipeline.explain import Explained, blocks_of, choose_samples, chosen_target, explain
+from harness.pipeline.networks import Member, build_network, device
+from harness.pipeline.predict import predict, predicted_class
+from harness.pipeline.probe import probe_sample
+from harness.pipeline.score import Values, collapse_flags, score_map, score_prediction
+from harness.pipeline.train import controlled, train
 from harness.storage.store import TRACEBACK, CellRecord, Store, write_json, write_record
 
-__all__ = ["Emit", "build_network", "execute", "load_trained"]
+__all__ = ["Emit", "execute", "load_member"]
 
-_WEIGHTS, _LEARNED = "weights.safetensors", "view.npz"
+_WEIGHTS, _STATE, _SUMS = "weights.safetensors", "adapter.npz", "blocks.npz"
 
 Emit = Callable[[Path], None]
-Progress = Callable[[Cell, Epoch], None]
 
 
-def execute(job: Job, cohort: Cohort, store: Store, emit: Emit, *, progress: Progress | None = None) -> None:
+def execute(job: Job, cohort: Cohort, store: Store, emit: Emit) -> None:
     """Compute the cells of a job, in order.
 
     Parameters
@@ -47,18 +59,17 @@ def execute(job: Job, cohort: Cohort, store: Store, emit: Emit, *, progress: Pro
     store : read only; artifacts of earlier stages are taken from there
     emit : is given a completed folder for each cell, done or failed, and must
         take it over before it returns
-    progress : is told each epoch
 
     Notes
     -----
     A cell that fails is emitted as failed with its first error line; cells that
     need its result are not tried and stay missing.
     """
-    work = _Work(job, cohort, store, progress)
+    work = _Work(job, cohort, store)
     for cell in job.cells:
-        if store.get(cell.stage, cell.identity) is not None:
+        if is_done(cell, store):
             continue  # the first half of a job whose worker died
-        if cell.parent in work.broken:
+        if work.broken.intersection(cell.parents):
             work.broken.add(cell.identity)
             continue
         with tempfile.TemporaryDirectory(prefix="harness-cell-") as name:
@@ -68,43 +79,22 @@ def execute(job: Job, cohort: Cohort, store: Store, emit: Emit, *, progress: Pro
             emit(folder)
 
 
-def build_network(task: Task, view: View) -> torch.nn.Module:
-    """An untrained network of a task; weights come from torch's global stream.
+def load_member(task: Task, store: Store, record: CellRecord) -> tuple[Member, NetworkSpec]:
+    """A trained network with its adapter, and what it was built for.
 
     Parameters
     ----------
-    view : of the cohort (:meth:`harness.core.types.View.of`)
-    """
-    asked = inspect.signature(task.model.func).parameters
-    own = {name: value for name, value in _supplied(task, view).items() if name in asked}
-    network: torch.nn.Module = task.model(len(view.channels), view.outputs, **own)
-    return network
-
-
-def _supplied(task: Task, view: View) -> dict[str, JSON]:
-    """What models may ask for (:data:`harness.core.task.SUPPLIED`): the grid, and, oracles alone, what is hidden."""
-    if task.outcome is None:
-        return {"image_shape": view.shape}
-    tells = OUTCOMES.get(OUTCOMES.name_of(task.outcome.func)).facts.get("tells")
-    return {"image_shape": view.shape, **(tells(describe_part(OUTCOMES, task.outcome)) if tells else {})}
-
-
-def load_trained(task: Task, view: View, store: Store, record: CellRecord) -> tuple[torch.nn.Module, View]:
-    """A trained network in evaluation mode, and the view with what it learned of the training samples.
-
-    Parameters
-    ----------
-    view : of a cohort
     record : of the training
     """
-    learned: dict[str, Array] = {}
-    if record.facts.get("view_learned"):
-        learned = _load(store.artifact(record, _LEARNED))
-    return _load_network(task, view, store.artifact(record, _WEIGHTS)), view.knowing(learned)
+    spec = read_spec(record.facts["spec"])
+    adapter: Adapter = task.adapter()
+    if record.facts["adapter_state"] and isinstance(adapter, FittedAdapter):
+        adapter = adapter.load_state(read_arrays(store.artifact(record, _STATE)))
+    return Member(_network(task, spec, store.artifact(record, _WEIGHTS)), adapter), spec
 
 
-def _load_network(task: Task, view: View, weights: Path) -> torch.nn.Module:
-    network = build_network(task, view)
+def _network(task: Task, spec: NetworkSpec, weights: Path) -> torch.nn.Module:
+    network = build_network(task, spec)
     network.load_state_dict(safetensors.torch.load_file(weights))
     return network.to(device()).eval()
 
@@ -116,23 +106,29 @@ class _Work:
     job: Job
     cohort: Cohort
     store: Store
-    progress: Progress | None
     broken: set[str] = field(default_factory=set)
-    trained: tuple[torch.nn.Module, View] | None = None
-    predictions: dict[str, Array] = field(default_factory=dict)
-    maps: dict[str, dict[str, Array]] = field(default_factory=dict)
+    trained: dict[str, Member] = field(default_factory=dict)
+    predicted: dict[str, Mapping[str, Prediction]] = field(default_factory=dict)
+    maps: dict[str, dict[str, Explained]] = field(default_factory=dict)
 
     def run(self, cell: Cell, folder: Path) -> CellRecord:
         """Compute one cell into a folder."""
         started = time.perf_counter()
         facts: dict[str, JSON] = {}
         error = ""
+        stages = {
+            "train": self._train,
+            "predict": self._predict,
+            "explain": self._explain,
+            "score": self._score,
+            "probe": self._probe,
+        }
         try:
             self._refuse_other_code(cell)
             with controlled(self.recipe_threads, seed_of(self.job.seed, cell.stage)):
-                facts = {"train": self._train, "explain": self._explain, "score": self._score}[cell.stage](cell, folder)
+                facts = stages[cell.stage](cell, folder)
         except Exception as problem:  # a broken cell stays broken, with its first error line
-            error = _first_line(problem)
+            error = first_line(problem, where=True)
             self.broken.add(cell.identity)
             for path in folder.iterdir():
                 path.unlink()
@@ -150,6 +146,10 @@ class _Work:
             facts=facts,
             error=error,
             body=cell.body,
+            code=cell.code,
+            parents=cell.parents,
+            group=cell.group,
+            metrics=dict(cell.metrics),
         )
 
     @cached_property
@@ -157,9 +157,9 @@ class _Work:
         return restored(self.job.configuration)
 
     @cached_property
-    def view(self) -> View:
-        view: View = self.task.view()
-        return view.of(self.cohort)
+    def spec(self) -> NetworkSpec:
+        adapter: Adapter = self.task.adapter()
+        return adapter.spec(self.cohort)
 
     @cached_property
     def recipe_threads(self) -> int:
@@ -169,9 +169,21 @@ class _Work:
     def samples(self) -> Mapping[str, Sample]:
         return {sample.id: sample for sample in self.cohort.samples}
 
+    @property
+    def evaluated(self) -> list[Sample]:
+        return [self.samples[name] for name in self.job.evaluated]
+
+    @cached_property
+    def ours(self) -> tuple[set[str], set[str]]:
+        """Identities of cells and of metrics that this process's code gives the job."""
+        cells = cells_by_this_code(self.job, self.cohort)
+        return {cell.identity for cell in cells}, {identity for cell in cells for _, identity in cell.metrics}
+
     def _refuse_other_code(self, cell: Cell) -> None:
-        ours = {ours.identity for ours in cells_of(self.job.configuration, self.job.split, cell.fold, cell.seed)}
-        if cell.identity not in ours:
+        cells, metrics = self.ours
+        if cell.metrics and {identity for _, identity in cell.metrics} <= metrics:
+            return
+        if cell.identity not in cells:
             raise CellError(
                 "this worker runs another version of the code than the driver; install the same version on every node"
             )
@@ -179,143 +191,181 @@ class _Work:
     def _train(self, cell: Cell, folder: Path) -> dict[str, JSON]:
         split = self.job.split
         check_leaks(split, {sample.id: sample.subject for sample in self.cohort.samples})
-        recipe = self.task.recipe()
         trained = train(
-            lambda: build_network(self.task, self.view),
-            recipe,
-            self.view,
+            lambda: build_network(self.task, self.spec),
+            self.task.recipe(),
+            self.task.adapter(),
+            self.spec,
             [self.samples[name] for name in split.train],
             [self.samples[name] for name in split.validation],
             seed=self.job.seed,
-            report=None if self.progress is None else lambda epoch: self.progress(cell, epoch),  # type: ignore[misc]
         )
         safetensors.torch.save_file(trained.weights, folder / _WEIGHTS)
-        if trained.view.learned:
-            _save(folder / _LEARNED, trained.view.learned)
-        network, view = self.trained = _load_network(self.task, self.view, folder / _WEIGHTS), trained.view
-        for name in split.test:
-            arrays = infer(network, view, self.samples[name], batch_size=recipe.batch_size)
-            # Half precision holds a probability to 5e-4 and halves the store.
-            self.predictions[name] = (
-                arrays["scores"] if "scores" in arrays else arrays["probability"].astype(np.float16)
-            )
-        _save(folder / "predictions.npz", self.predictions)
+        state = trained.adapter.state if isinstance(trained.adapter, FittedAdapter) else {}
+        if state:
+            write_arrays(folder / _STATE, state)
+        network = _network(self.task, self.spec, folder / _WEIGHTS)
+        self.trained[cell.identity] = Member(network, trained.adapter)
         history = [
             {"epoch": e.epoch, "loss": e.loss, "validation": None if math.isnan(e.validation) else e.validation}
             for e in trained.history
         ]
         write_json(folder / "history.json", history)
         write_json(folder / "split.json", {"train": split.train, "validation": split.validation, "test": split.test})
-        parameters = sum(parameter.numel() for parameter in network.parameters())
         return {
-            "parameters": parameters,
-            "view_learned": bool(view.learned),
+            "parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "adapter_state": bool(state),
             "best_epoch": trained.best_epoch,
             "epochs": len(history),
-            "outputs": list(self.view.explained),
+            "spec": spec_json(self.spec),
+            "grid": TrainingGrid.of([self.samples[name] for name in split.train]).to_json(),
         }
+
+    def _predict(self, cell: Cell, folder: Path) -> dict[str, JSON]:
+        batch_size = self.task.recipe().batch_size
+        predictions = {
+            sample.id: predict(self._members, self.spec, sample, batch_size=batch_size) for sample in self.evaluated
+        }
+        _check_finite(predictions)
+        write_predictions(folder, predictions)
+        self.predicted[cell.identity] = as_stored(predictions)
+        return {"samples": list(predictions), "networks": len(self._members)}
 
     def _explain(self, cell: Cell, folder: Path) -> dict[str, JSON]:
-        network, view = self._trained()
-        if is_grouped(self.task):
-            return self._explain_group(network, view, cell, folder)
-        part, done = self.task.attributions[cell.label], self.task.postprocessing
-        maps = {
-            name: explain(network, view, self.samples[name], part, seed=cell.seed, postprocessing=done)[0]
-            for name in self.job.split.test
-        }
-        for name, one in maps.items():
-            if not np.isfinite(one).all():
-                raise CellError(f"the {cell.label} map of {name} holds values that are not finite")
-        for name, one in maps.items():
-            self._write_map(folder, cell.label, self.samples[name], one)
-        self.maps[cell.identity] = maps
-        return {"channels": list(self.view.channels)}
-
-    def _explain_group(self, network: torch.nn.Module, view: View, cell: Cell, folder: Path) -> dict[str, JSON]:
-        samples = [self.samples[name] for name in self.job.split.test]
-        part, done = self.task.attributions[cell.label], self.task.postprocessing
-        sums = explain_group(network, view, samples, part, seed=cell.seed, postprocessing=done)
-        if not np.isfinite(sums).all():
-            raise CellError(f"the {cell.label} maps hold values that are not finite")
-        write_sums(folder / "blocks.npz", sums)
+        explanation = self.task.explained[cell.label]
+        samples = self._chosen(cell, explanation)
+        if not samples:
+            raise CellError(
+                f"no sample fits samples={explanation.samples} of {len(self.job.evaluated)}; "
+                f"set explanations.{cell.label}.samples=tested, or train longer"
+            )
+        found: dict[str, Explained] = {}
+        sums: list[Array] = []
+        outputs: tuple[str, ...] = ()
+        flat = True
+        for block in blocks_of(len(samples)):
+            total: Array | None = None
+            for sample in (samples[index] for index in block):
+                one = self._explained(cell, explanation, sample)
+                outputs, flat = one.outputs, flat and not np.any(one.maps != one.maps.flat[0])
+                if explanation.mapped:
+                    write_maps(folder, sample, one.outputs, one.maps, self._channels(explanation))
+                    found[sample.id] = one
+                if explanation.summed:
+                    total = one.maps.astype(np.float64) if total is None else total + one.maps
+            if total is not None:
+                sums.append(total)
+        if explanation.summed:
+            stacked = np.stack(sums).astype(np.float32)
+            flat = not np.any(stacked != stacked.flat[0])
+            write_sums(folder / _SUMS, stacked)
+        self.maps = {cell.identity: found}  # of the last explanation alone: maps are large
         return {
-            "channels": list(self.view.channels),
-            "outputs": list(self.view.explained),
-            "flags": [] if np.any(sums != sums.flat[0]) else ["flat map"],
+            "channels": list(self._channels(explanation)),
+            "outputs": list(outputs),
+            "samples": [sample.id for sample in samples],
+            "flags": ["flat map"] if flat else [],
         }
 
     def _score(self, cell: Cell, folder: Path) -> dict[str, JSON]:
-        predictions = self.predictions or self._arrays("train", self.job.train, "predictions.npz")
-        maps: Mapping[str, Array] = {}
+        labels, values = [label for label, _ in cell.metrics], Values()
+        flags: list[str] = []
         if cell.label:
-            maps = self.maps.pop(cell.parent, {}) or self._maps(cell.parent)
-        if is_grouped(self.task):
-            samples = [self.samples[name] for name in self.job.split.test]
-            names = self.view.explained
-            numbers, flags = score_numbers(self.task, samples, predictions, names, seed=cell.seed)
-            write_json(folder / "values.json", {key: one.to_json() for key, one in numbers.items()})
-            return {"flags": flags}
-        scored: dict[str, JSON] = {}
-        for name in self.job.split.test:
-            sample, probability = self.samples[name], predictions[name].astype(np.float32)
-            if cell.label:
-                one = score_explanation(
-                    self.task, sample, probability, maps[name], channels=self.view.channels, seed=cell.seed
-                )
-            else:
-                one = score_prediction(self.task, sample, probability, seed=cell.seed, regions=self.cohort.regions)
-            scored[name] = one.to_json()
-        write_json(folder / "values.json", scored)
-        # One subject that is rightly free of lesions is no collapse; all of them are.
-        return {"flags": sorted(set.intersection(*(set(one["flags"]) for one in scored.values())))}
+            predictions = self._predictions(cell.parents[1])
+            for sample, one in self._maps(cell.parents[0]):
+                score_map(
+                    self.task, self.spec, sample, one, predictions[sample.id], labels, values,
+                    channels=self._channels(self.task.explained[cell.label]), seed=cell.seed,
+                )  # fmt: skip
+        else:
+            predictions = self._predictions(cell.parents[0])
+            for sample in self.evaluated:
+                score_prediction(
+                    self.task, self.spec, sample, predictions[sample.id], labels, values,
+                    seed=cell.seed, regions=self.cohort.regions,
+                )  # fmt: skip
+            flags = collapse_flags(self.spec, self.evaluated, predictions)
+        self._write_values(folder, cell, values)
+        return {"flags": flags}
 
-    def _write_map(self, folder: Path, label: str, sample: Sample, one: Array) -> None:
-        """A sample's map as NIfTI, and a picture of it over what the network saw, the truth outlined."""
-        write_map(folder / map_name(sample.id), one, sample.affine, channels=self.view.channels)
-        write_preview(
-            folder / preview_name(sample.id),
-            one,
-            sample.affine,
-            background=np.stack([sample.images[name].load() for name in self.view.images]),
-            outline=sample.masks["target"].load() if "target" in sample.masks else None,
-            channels=self.view.channels,
-            title=f"{sample.id} {label}",
+    def _probe(self, cell: Cell, folder: Path) -> dict[str, JSON]:
+        explanation = self.task.explained[cell.label]
+        predictions, values = self._predictions(cell.parents[1]), Values()
+        for sample, one in self._maps(cell.parents[0]):
+            probe_sample(
+                self.task, self.spec, self._members, sample, explanation, one, predictions[sample.id],
+                [label for label, _ in cell.metrics], values,
+                channels=self._channels(explanation), seed=cell.seed,
+                batch_size=self.task.recipe().batch_size, classes=self._classes(predictions[sample.id]),
+            )  # fmt: skip
+        self._write_values(folder, cell, values)
+        return {}
+
+    def _write_values(self, folder: Path, cell: Cell, values: Values) -> None:
+        """Values by the identity of each metric; a metric that fits no sample has none."""
+        empty: dict[str, JSON] = {"values": {}, "chance": {}}
+        write_values(
+            folder, {identity: values.get(label, {"label": label, **empty}) for label, identity in cell.metrics}
         )
 
-    def _maps(self, identity: str) -> dict[str, Array]:
-        record = self.store.get("explain", identity)
-        if record is None:
-            raise CellError("the explain cell it needs is not in the store")
-        return read_maps(self.store, record)
+    def _chosen(self, cell: Cell, explanation: Explanation) -> list[Sample]:
+        if chosen_target(explanation, self.spec) is None:
+            return self.evaluated
+        return choose_samples(explanation, self.spec, self.evaluated, self._predictions(cell.parents[-1]))
 
-    def _trained(self) -> tuple[torch.nn.Module, View]:
-        if self.trained is None:
-            record = self.store.get("train", self.job.train)
-            if record is None:
-                raise CellError("its training is not in the store")
-            self.trained = load_trained(self.task, self.view, self.store, record)
-        return self.trained
+    def _explained(self, cell: Cell, explanation: Explanation, sample: Sample) -> Explained:
+        classes = {}
+        if any(target.kind == "classes" for target in self.spec.targets):
+            batch_size = self.task.recipe().batch_size
+            classes = self._classes(predict(self._members, self.spec, sample, batch_size=batch_size))
+        return explain(self._members, self.spec, sample, explanation, seed=cell.seed, classes=classes)
 
-    def _arrays(self, stage: str, identity: str, name: str) -> dict[str, Array]:
+    def _classes(self, prediction: Prediction) -> dict[str, int]:
+        """The predicted class of each classes target."""
+        return {
+            target.name: predicted_class(target, prediction[target.name])
+            for target in self.spec.targets
+            if target.kind == "classes"
+        }
+
+    def _channels(self, explanation: Explanation) -> tuple[str, ...]:
+        return self.spec.channels if explanation.combine == "none" else ("all",)
+
+    @property
+    def _members(self) -> Sequence[Member]:
+        """The networks of the job, read from the store where they were not trained here."""
+        for identity in self.job.trainings:
+            if identity not in self.trained:
+                record = self._record("train", identity)
+                self.trained[identity] = load_member(self.task, self.store, record)[0]
+        return [self.trained[identity] for identity in self.job.trainings]
+
+    def _predictions(self, identity: str) -> Mapping[str, Prediction]:
+        if identity not in self.predicted:
+            self.predicted[identity] = read_predictions(self.store, self._record("predict", identity))
+        return self.predicted[identity]
+
+    def _maps(self, identity: str) -> list[tuple[Sample, Explained]]:
+        """Each explained sample with its maps."""
+        if not self.maps.get(identity):
+            record = self._record("explain", identity)
+            outputs = tuple(record.facts["outputs"])
+            by_output = [read_maps(self.store, record, output=output) for output in outputs]
+            self.maps[identity] = {
+                name: Explained(outputs, np.stack([maps[name] for maps in by_output])) for name in by_output[0]
+            }
+        found = self.maps[identity]
+        return [(sample, found[sample.id]) for sample in self.evaluated if sample.id in found]
+
+    def _record(self, stage: str, identity: str) -> CellRecord:
         record = self.store.get(stage, identity)
         if record is None:
-            raise CellError(f"the {stage} cell it needs is not in the store")
-        return _load(self.store.artifact(record, name))
+            raise CellError(f"the {stage} cell {identity} that it needs is not in the store")
+        return record
 
 
-def _save(path: Path, arrays: Mapping[str, Array]) -> None:
-    named: dict[str, Any] = dict(arrays)
-    np.savez_compressed(path, **named)
-
-
-def _load(path: Path) -> dict[str, Array]:
-    with np.load(path, allow_pickle=False) as file:
-        return {key: file[key] for key in file.files}
-
-
-def _first_line(problem: BaseException) -> str:
-    line = str(problem).strip().partition("\n")[0] or "no message"
-    frames = traceback.extract_tb(problem.__traceback__)
-    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return f"{type(problem).__name__}: {line}{where}"
+def _check_finite(predictions: Mapping[str, Prediction]) -> None:
+    for sample, targets in predictions.items():
+        for target, kept in targets.items():
+            if not all(np.isfinite(array).all() for array in kept.values()):
+                raise CellError(f"the prediction of {target} for {sample} is not finite; try a smaller recipe.lr")

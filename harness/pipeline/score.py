@@ -1,73 +1,80 @@
-"""The score stage: predictions and maps → one value per metric and sample.
+"""The score stage: predictions and maps → one value per metric, sample and target.
 
-Pure and cheap: needs the files of earlier stages and the cohort's masks, never
-a network.
+Pure and cheap: needs the files of earlier stages and the cohort's targets and masks,
+never a network. The values of a metric are plain JSON::
+
+    {"label": …, "values": {sample: {"targets": {target: number}, "regions": {region: number}}},
+     "chance": {sample: …}}
+
+where a number that is not defined is null. Of maps, a target is the explained scalar.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from harness.core.registry import METRICS
 from harness.core.seeding import generator
+from harness.core.targets import Target, is_collapsed
 from harness.core.task import Component, Task
-from harness.core.types import JSON, Array, Sample
+from harness.core.types import JSON, Array, NetworkSpec, Prediction, Sample
 from harness.metrics.metric_inputs import MetricInputs
 from harness.metrics.regions import within
-from harness.metrics.register import evaluate, evaluate_chance
-from harness.metrics.segmentation import is_collapsed
+from harness.metrics.register import evaluate, evaluate_chance, kinds_of
+from harness.metrics.segmentation import is_collapsed as is_collapsed_mask
+from harness.pipeline.explain import Explained
 
-__all__ = ["Scored", "labels_of", "level_of", "score_explanation", "score_numbers", "score_prediction"]
+__all__ = [
+    "THRESHOLD",
+    "Values",
+    "add",
+    "collapse_flags",
+    "inputs_of_map",
+    "labels_of",
+    "level_of",
+    "score_map",
+    "score_prediction",
+]
 
 THRESHOLD = 0.5  # equal to taking the larger of two softmax outputs
 
-
-@dataclass(frozen=True)
-class Scored:
-    """Values of one sample.
-
-    Parameters
-    ----------
-    subject : whose sample it is
-    values : metric label → value, ``None`` where the metric is not defined
-    regions : region, or name of a score → the same
-    flags : what a reader must know, e.g. ``collapsed``
-    """
-
-    subject: str
-    values: Mapping[str, float | None]
-    regions: Mapping[str, Mapping[str, float | None]]
-    flags: tuple[str, ...] = ()
-
-    def to_json(self) -> JSON:
-        """Plain JSON."""
-        regions = {name: dict(values) for name, values in self.regions.items()}
-        return {"subject": self.subject, "values": dict(self.values), "regions": regions, "flags": self.flags}
+Values = dict[str, JSON]
+"""Label of a metric → its values, see the module."""
 
 
 def labels_of(task: Task, level: str) -> list[str]:
     """Labels of the task's metrics of one level, in order."""
-    return [label for label, part in task.metrics.items() if level_of(part) == level]
+    return [label for label, component in task.metrics.items() if level_of(component) == level]
 
 
-def level_of(part: Component) -> str:
-    """``subject``, ``explanation`` or ``pool``."""
-    level: str = METRICS.get(METRICS.name_of(part.func)).facts["level"]
+def level_of(component: Component) -> str:
+    """``subject``, ``explanation``, ``probe`` or ``pool``."""
+    level: str = METRICS.get(METRICS.name_of(component.func)).facts["level"]
     return level
 
 
 def score_prediction(
-    task: Task, sample: Sample, probability: Array, *, seed: int, regions: Mapping[int, str]
-) -> Scored:
-    """Every metric of a prediction, whole brain and per region.
+    task: Task,
+    spec: NetworkSpec,
+    sample: Sample,
+    prediction: Prediction,
+    labels: Sequence[str],
+    into: Values,
+    *,
+    seed: int,
+    regions: Mapping[int, str],
+) -> None:
+    """Add the values of some metrics of a prediction, whole and per region.
 
     Parameters
     ----------
-    probability : (X, Y, Z) float, of the sample's lesion
+    prediction : of the sample
+    labels : of metrics; one whose kinds do not fit a target is left out there
+    into : takes the values
     seed : names the streams of metrics that draw
     regions : value → name of the sample's region image
 
@@ -76,94 +83,144 @@ def score_prediction(
     A region holds the lesions whose centroid lies in it, of the truth and of
     the prediction (PROTOCOLS 003, decision 10).
     """
-    prediction = probability > THRESHOLD
-    evidence = MetricInputs(
-        prediction=prediction,
-        probability=probability,
-        target=np.asarray(sample.masks["target"].load() > 0),
-        spacing_mm=sample.spacing_mm,
-        brain=np.asarray(sample.masks["brain"].load() > 0) if "brain" in sample.masks else None,
-        rng=generator(seed, "metrics", sample.id),
-    )
-    whole = _values(task, labels_of(task, "subject"), evidence)
-    by_region: dict[str, dict[str, float | None]] = {}
-    if task.regional and regions and "regions" in sample.masks:
-        image = np.asarray(sample.masks["regions"].load())
-        regional = [label for label in task.regional if level_of(task.metrics[label]) == "subject"]
-        by_region = {name: _values(task, regional, within(evidence, image, value)) for value, name in regions.items()}
-    flags = ("collapsed",) if is_collapsed(prediction, probability) else ()
-    return Scored(sample.subject, whole, by_region, flags)
+    for target in spec.targets:
+        given = _inputs(target, sample, prediction[target.name], generator(seed, "metrics", sample.id))
+        own = [label for label in labels if target.kind in kinds_of(task.metrics[label])]
+        for label in own:
+            add(into, task, label, sample, "targets", target.name, given)
+        regional = [label for label in own if label in task.regional]
+        if target.kind == "mask" and regional and regions and "regions" in sample.masks:
+            image = np.asarray(sample.masks["regions"].load())
+            for value, name in regions.items():
+                inside = within(given, image, value)
+                for label in regional:
+                    add(into, task, label, sample, "regions", name, inside)
 
 
-def score_explanation(
-    task: Task, sample: Sample, probability: Array, explanation: Array, *, channels: tuple[str, ...], seed: int
-) -> Scored:
-    """Every metric of an explanation.
+def score_map(
+    task: Task,
+    spec: NetworkSpec,
+    sample: Sample,
+    explained: Explained,
+    prediction: Prediction,
+    labels: Sequence[str],
+    into: Values,
+    *,
+    channels: tuple[str, ...],
+    seed: int,
+) -> None:
+    """Add the values of some metrics of an explanation.
 
     Parameters
     ----------
-    explanation : (C, X, Y, Z) float
-    channels : names of its channels
+    explained : maps of the sample
+    prediction : of the sample
+    channels : names of the maps' channels
     """
-    evidence = MetricInputs(
-        prediction=probability > THRESHOLD,
-        probability=probability,
-        target=np.asarray(sample.masks["target"].load() > 0),
+    for output, one in zip(explained.outputs, explained.maps, strict=True):
+        rng = generator(seed, "metrics", sample.id, "explanation")
+        given = inputs_of_map(spec, sample, one, prediction, channels=channels, rng=rng)
+        for label in labels:
+            add(into, task, label, sample, "targets", output, given)
+
+
+def inputs_of_map(
+    spec: NetworkSpec,
+    sample: Sample,
+    explanation: Array,
+    prediction: Prediction,
+    *,
+    channels: tuple[str, ...],
+    rng: np.random.Generator,
+    **more: Any,
+) -> MetricInputs:
+    """What metrics may ask of one map.
+
+    Parameters
+    ----------
+    explanation : (C, X, Y, Z) float, or (C, H, W) of a picture
+    more : further metric inputs
+    """
+    mask = next((target for target in spec.targets if target.kind == "mask"), None)
+    given: dict[str, Any] = {}
+    if mask is not None:
+        probability = np.asarray(prediction[mask.name]["probability"], np.float32)
+        given = {"prediction": probability > THRESHOLD, "probability": probability}
+    if "target" in sample.masks:
+        given["target"] = _volume(sample.masks["target"].load() > 0)
+    return MetricInputs(
+        **given,
         spacing_mm=sample.spacing_mm,
-        brain=np.asarray(sample.masks["brain"].load() > 0) if "brain" in sample.masks else None,
-        explanation=explanation,
+        brain=_brain(sample),
+        explanation=explanation if explanation.ndim == 4 else explanation[..., None],
         channels=channels,
-        rng=generator(seed, "metrics", sample.id, "explanation"),
+        rng=rng,
+        **more,
     )
-    values = _values(task, labels_of(task, "explanation"), evidence)
-    flat = not np.any(explanation != explanation.flat[0])
-    return Scored(sample.subject, values, {}, ("flat map",) if flat else ())
 
 
-def score_numbers(
-    task: Task, samples: Sequence[Sample], predicted: Mapping[str, Array], names: Sequence[str], *, seed: int
-) -> tuple[dict[str, Scored], list[str]]:
-    """Every metric of predicted numbers, score by score.
+def add(into: Values, task: Task, label: str, sample: Sample, where: str, name: str, given: MetricInputs) -> None:
+    """Evaluate one metric and add its value.
 
     Parameters
     ----------
-    samples : of a fold
-    predicted : sample id → (K,) float
-    names : of the K scores
-
-    Returns
-    -------
-    sample id → values by score, and the fold's flags: ``collapsed`` if a prediction
-    is the same for all of several subjects
+    where, name : ``targets`` and a target, or ``regions`` and a region
     """
-    labels = labels_of(task, "subject")
-    found: dict[str, Scored] = {}
-    for sample in samples:
-        by_score = {
-            name: _values(
-                task,
-                labels,
-                MetricInputs(
-                    target_score=sample.scores[name],
-                    predicted_score=float(value),
-                    clean_score=sample.clean.get(name),
-                    rng=generator(seed, "metrics", sample.id),
-                ),
-            )
-            for name, value in zip(names, predicted[sample.id], strict=True)
-        }
-        found[sample.id] = Scored(sample.subject, {}, by_score)
-    spread = np.ptp([predicted[sample.id] for sample in samples], axis=0)
-    truth = np.ptp([[sample.scores[name] for name in names] for sample in samples], axis=0)
-    constant = len(samples) > 1 and bool(np.any((spread <= 1e-6 * truth) & (truth > 0)))
-    return found, ["collapsed"] if constant else []
+    component = task.metrics[label]
+    known = into.setdefault(label, {"label": label, "values": {}, "chance": {}})
+    kinds: tuple[tuple[str, Callable[..., float]], ...] = (("values", evaluate), ("chance", evaluate_chance))
+    for kind, function in kinds:
+        value = function(component, given)
+        if kind == "values" or not math.isnan(value):
+            of_sample = known[kind].setdefault(sample.id, {"targets": {}, "regions": {}})
+            of_sample[where][name] = None if math.isnan(value) else value
 
 
-def _values(task: Task, labels: Iterable[str], evidence: MetricInputs) -> dict[str, float | None]:
-    values: dict[str, float] = {}
-    for label in labels:
-        values[label] = evaluate(task.metrics[label], evidence)
-        chance = evaluate_chance(task.metrics[label], evidence)
-        if not math.isnan(chance):
-            values[f"{label}_chance"] = chance
-    return {label: None if math.isnan(value) else value for label, value in values.items()}
+def collapse_flags(spec: NetworkSpec, samples: Sequence[Sample], predictions: Mapping[str, Prediction]) -> list[str]:
+    """``collapsed`` if a target's prediction is the same for all samples, or empty for all masks.
+
+    Notes
+    -----
+    One sample that is rightly free of lesions is no collapse; all of them are.
+    """
+    flags = []
+    for target in spec.targets:
+        own = [predictions[sample.id][target.name] for sample in samples]
+        if target.kind == "mask":
+            probabilities = (np.asarray(one["probability"], np.float32) for one in own)
+            collapsed = all(is_collapsed_mask(one > THRESHOLD, one) for one in probabilities)
+        else:
+            collapsed = is_collapsed(target, own, [sample.targets[target.name] for sample in samples])
+        flags += ["collapsed"] if collapsed else []
+    return sorted(set(flags))
+
+
+def _inputs(target: Target, sample: Sample, kept: Mapping[str, Array], rng: np.random.Generator) -> MetricInputs:
+    """What metrics may ask of the prediction of one target."""
+    if target.kind == "mask":
+        probability = np.asarray(kept["probability"], np.float32)
+        return MetricInputs(
+            prediction=probability > THRESHOLD,
+            probability=probability,
+            target=_volume(sample.masks[target.name].load() > 0),
+            spacing_mm=sample.spacing_mm,
+            brain=_brain(sample),
+            rng=rng,
+        )
+    truth = sample.targets[target.name]
+    if target.kind == "number":
+        clean = sample.clean.get(target.name)
+        return MetricInputs(target_score=truth, predicted_score=float(kept["value"]), clean_score=clean, rng=rng)
+    if target.kind == "binary":
+        return MetricInputs(target_label=truth, predicted_probability=float(kept["probability"]), rng=rng)
+    return MetricInputs(target_class=truth, class_probabilities=np.asarray(kept["probabilities"]), rng=rng)
+
+
+def _brain(sample: Sample) -> Array | None:
+    return _volume(sample.masks["brain"].load() > 0) if "brain" in sample.masks else None
+
+
+def _volume(array: Array) -> Array:
+    """Pictures have one slice."""
+    found: Array = np.asarray(array)
+    return found[..., None] if found.ndim == 2 else found

@@ -1,4 +1,4 @@
-"""The training loop and inference, in a plain process."""
+"""The train stage: a network, or a model that fits itself, from the training samples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import scipy.sparse
@@ -17,16 +16,15 @@ import torch
 
 from harness.core.errors import CellError
 from harness.core.seeding import generator, seed_of
-from harness.core.types import Array, Sample, SparseView, View
+from harness.core.types import Adapter, FittedAdapter, NetworkSpec, Sample, SparseAdapter
 from harness.models.fitting import Fitted
-from harness.recipes.recipe import Recipe
+from harness.pipeline.items import Items, batches, open_items
+from harness.pipeline.networks import device, split_outputs
+from harness.recipes.recipe import Batch, Outputs, Recipe
 
-__all__ = ["HELD_BYTES", "Epoch", "Trained", "controlled", "device", "infer", "train"]
+__all__ = ["Epoch", "Trained", "controlled", "train"]
 
 Report = Callable[["Epoch"], None]
-
-HELD_BYTES = 512 * 1024**2
-"""Inputs of sparse images beyond this are decoded batch by batch."""
 
 
 @dataclass(frozen=True)
@@ -54,18 +52,13 @@ class Trained:
     weights : state dict on the CPU
     history : one entry per epoch
     best_epoch : whose weights these are
-    view : with what it learned of the training samples
+    adapter : with its state
     """
 
     weights: dict[str, torch.Tensor]
     history: tuple[Epoch, ...]
     best_epoch: int
-    view: View
-
-
-def device() -> torch.device:
-    """A GPU that this process was given, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    adapter: Adapter
 
 
 @contextmanager
@@ -103,7 +96,8 @@ def _return_memory() -> None:
 def train(
     build: Callable[[], torch.nn.Module],
     recipe: Recipe,
-    view: View,
+    adapter: Adapter,
+    spec: NetworkSpec,
     training: Sequence[Sample],
     validation: Sequence[Sample],
     *,
@@ -115,6 +109,7 @@ def train(
     Parameters
     ----------
     build : makes the network; weights are drawn from the stream ``model``
+    spec : of the network
     training, validation : samples; validation may be empty if the recipe keeps the last epoch
     seed : of the streams ``model`` and ``training``
     report : is told every epoch
@@ -122,52 +117,59 @@ def train(
     Raises
     ------
     CellError
-        If the loss is not finite, with the epoch, or if the recipe selects an
-        epoch and there are no validation samples.
+        If the loss or the validation value is not finite, with the epoch, or if the
+        recipe selects an epoch and there are no validation samples.
 
     Notes
     -----
     A model that fits itself (:class:`~harness.models.fitting.Fitted`) has no epochs
     and sees no validation samples.
     """
-    view = view.fit(training)
+    if isinstance(adapter, FittedAdapter):
+        adapter = adapter.fit(training, spec.targets)
     with controlled(recipe.threads, seed_of(seed, "model")):
         model = build().to(device())
         if isinstance(model, Fitted):
-            return _fit(model, view, training, seed)
-        return _descend(model, recipe, view, training, validation, seed=seed, report=report)
+            return _fit(model, adapter, spec, training, seed)
+        return _descend(model, recipe, adapter, spec, training, validation, seed=seed, report=report)
 
 
-def _fit(model: Fitted, view: View, training: Sequence[Sample], seed: int) -> Trained:
+def _fit(model: Fitted, adapter: Adapter, spec: NetworkSpec, training: Sequence[Sample], seed: int) -> Trained:
     """Let a model fit itself to sparse lesion maps."""
-    if not isinstance(view, SparseView):
-        raise CellError(f"{type(model).__name__} is fitted to whole lesion maps; take view=lesion_volume")
-    if getattr(model, "reads_masks", False) and not view.plain:
+    name = type(model).__name__.strip("_")
+    if not isinstance(adapter, SparseAdapter):
         raise CellError(
-            f"{type(model).__name__.strip('_')} reads lesioned fractions of voxels, which this view does not leave as "
-            "they are; take volume_control=none or regress_behaviour (a mass-univariate map also: "
-            "model.statistic=regression)"
+            f"{name} fits itself to sparse images, and the adapter {type(adapter).__name__} gives none; choose an "
+            "adapter with `voxels`, or a model that is trained by gradient descent"
         )
-    rows = [view.voxels(sample) for sample in training]
+    changed = [one.name for one in spec.inputs if not one.unchanged]
+    if getattr(model, "reads_masks", False) and changed:
+        raise CellError(
+            f"{name} reads the cohort's images as they are, and the adapter changes {', '.join(changed)}; choose "
+            "options of the adapter that leave it unchanged, or of the model that read any values"
+        )
+    rows = [adapter.voxels(sample) for sample in training]
     lesions = scipy.sparse.csr_array(
         (
             np.concatenate([values for _, values in rows]).astype(np.float32),
             np.concatenate([voxels for voxels, _ in rows]),
             np.cumsum([0, *(len(voxels) for voxels, _ in rows)]),
         ),
-        shape=(len(rows), int(np.prod(view.shape))),
+        shape=(len(rows), int(np.prod(spec.inputs[0].shape))),
     )
-    targets = np.concatenate([view.targets(sample) for sample in training]).astype(np.float64)
+    said = [adapter.targets(sample, spec.targets) for sample in training]
+    targets = np.array([[one[target.name][0] for target in spec.targets] for one in said]).astype(np.float64)
     torch.manual_seed(seed_of(seed, "training"))
     model.fit(lesions, targets, rng=generator(seed, "training"))
     assert isinstance(model, torch.nn.Module)
-    return Trained(_on_cpu(model.state_dict()), (), 0, view)
+    return Trained(_on_cpu(model.state_dict()), (), 0, adapter)
 
 
 def _descend(
     model: torch.nn.Module,
     recipe: Recipe,
-    view: View,
+    adapter: Adapter,
+    spec: NetworkSpec,
     training: Sequence[Sample],
     validation: Sequence[Sample],
     *,
@@ -178,12 +180,28 @@ def _descend(
     if recipe.select is not None and not validation:
         raise CellError(
             "validation samples > 0 must hold for a recipe that selects an epoch by them, got none; "
-            "say recipe.select=last, or change the split"
+            "set recipe.select=last, or change the split"
         )
-    items = _gather(view, training)
-    held_out = _gather(view, validation) if validation else None
-    if len(items.shape) == 3:  # a quarter faster on CPUs for networks of few channels, and on GPUs
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with open_items(adapter, training, spec) as items:
+        if any(len(shape) == 3 for shape in items.shapes):
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if recipe.select is None:
+            return _epochs(model, recipe, adapter, spec, items, None, seed=seed, report=report)
+        with open_items(adapter, validation, spec) as held_out:
+            return _epochs(model, recipe, adapter, spec, items, held_out, seed=seed, report=report)
+
+
+def _epochs(
+    model: torch.nn.Module,
+    recipe: Recipe,
+    adapter: Adapter,
+    spec: NetworkSpec,
+    items: Items,
+    held_out: Items | None,
+    *,
+    seed: int,
+    report: Report | None,
+) -> Trained:
     rng = generator(seed, "training")
     torch.manual_seed(seed_of(seed, "training"))  # dropout
     optimiser = recipe.optimiser(list(model.parameters()))
@@ -193,20 +211,23 @@ def _descend(
     for number in range(1, recipe.epochs + 1):
         for group, lr in zip(optimiser.param_groups, steps, strict=True):
             group["lr"] = lr * recipe.lr_factor(number)
-        loss = _one_epoch(model, recipe, optimiser, rng, items)
+        loss = _one_epoch(model, recipe, spec, optimiser, rng, items)
         if not math.isfinite(loss):
             raise CellError(f"the loss became {loss} in epoch {number}; try a smaller recipe.lr")
-        value = math.nan
-        if recipe.select is not None and held_out is not None:
-            value = recipe.select(_outputs(model, held_out, recipe.batch_size), held_out.targets)
+        value = math.nan if held_out is None else _validation(model, recipe, spec, held_out)
+        if held_out is not None and not math.isfinite(value):
+            raise CellError(
+                f"the validation value became {value} in epoch {number}; the network's outputs are not finite, or "
+                "the value is not defined on the validation samples. Try a smaller recipe.lr, or recipe.select=last"
+            )
         history.append(Epoch(number, loss, value))
-        if recipe.select is None or value > best:
+        if held_out is None or value > best:
             best, best_epoch = value, number
-            if recipe.select is not None or number == recipe.epochs:
+            if held_out is not None or number == recipe.epochs:
                 weights = copy.deepcopy(model.state_dict())
         if report is not None:
             report(history[-1])
-    return Trained(_on_cpu(weights), tuple(history), best_epoch, view)
+    return Trained(_on_cpu(weights), tuple(history), best_epoch, adapter)
 
 
 def _on_cpu(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -216,99 +237,24 @@ def _on_cpu(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }
 
 
-def infer(model: torch.nn.Module, view: View, sample: Sample, *, batch_size: int) -> dict[str, Array]:
-    """Predict one sample; what is kept of it, as the view, which knows the training samples, defines that."""
-    inputs = torch.from_numpy(view.inputs(sample))
-    return view.prediction(_outputs(model, _Held(inputs, inputs), batch_size).cpu().numpy(), sample)
-
-
-class _Items(Protocol):
-    """Training items, the inputs on demand."""
-
-    @property
-    def targets(self) -> torch.Tensor:
-        """What the network should say of each."""
-        ...
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(C, *space) of an item."""
-        ...
-
-    def take(self, chosen: torch.Tensor) -> torch.Tensor:
-        """Inputs of some items, (N, C, *space)."""
-        ...
-
-
-@dataclass(frozen=True)
-class _Held:
-    """Items in memory."""
-
-    inputs: torch.Tensor
-    targets: torch.Tensor
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.inputs.shape[1:])
-
-    def take(self, chosen: torch.Tensor) -> torch.Tensor:
-        return self.inputs[chosen]
-
-
-@dataclass(frozen=True)
-class _Streamed:
-    """Samples of one item each, decoded for each batch: a cohort's lesion maps are 12 GB as floats."""
-
-    view: SparseView
-    samples: Sequence[Sample]
-    targets: torch.Tensor
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (len(self.view.channels), *self.view.shape)
-
-    def take(self, chosen: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(np.concatenate([self.view.inputs(self.samples[index]) for index in chosen.tolist()]))
-
-
-def _gather(view: View, samples: Sequence[Sample]) -> _Items:
-    """All items of some samples; images of several sizes are zero-padded at the far ends to one shape."""
-    if isinstance(view, SparseView) and len(samples) * math.prod(view.shape) * 4 > HELD_BYTES:
-        scores = np.concatenate([view.targets(sample) for sample in samples])
-        return _Streamed(view, tuple(samples), torch.from_numpy(scores))
-    items = [view.items(sample) for sample in samples]
-    inputs, targets = _stacked([item.inputs for item in items]), _stacked([item.targets for item in items])
-    if inputs.ndim == 4:
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
-    return _Held(inputs, targets)
-
-
-def _stacked(arrays: Sequence[Array]) -> torch.Tensor:
-    shape = np.max([array.shape[1:] for array in arrays], axis=0)
-    padded = [
-        np.pad(array, [(0, 0), *((0, int(full) - own) for full, own in zip(shape, array.shape[1:], strict=True))])
-        for array in arrays
-    ]
-    return torch.from_numpy(np.concatenate(padded))
-
-
 def _one_epoch(
     model: torch.nn.Module,
     recipe: Recipe,
+    spec: NetworkSpec,
     optimiser: torch.optim.Optimizer,
     rng: np.random.Generator,
-    items: _Items,
+    items: Items,
 ) -> float:
     model.train()
-    order = recipe.sample(rng, items.targets.numpy())
+    order = recipe.sample(rng, items.targets)
+    if len(order) % recipe.batch_size == 1 and 1 < recipe.batch_size < len(order):
+        order = order[:-1]  # batch normalisation cannot use a single item
     total, count = 0.0, 0
     where = device()
-    for start in range(0, len(order), recipe.batch_size):
-        chosen = torch.from_numpy(order[start : start + recipe.batch_size])
-        if len(chosen) == 1 < recipe.batch_size and start:
-            continue  # batch normalisation cannot use a single item
-        batch, labels = recipe.augment(rng, items.take(chosen), items.targets[chosen])
-        loss = recipe.loss(model(batch.to(where)), labels.to(where))
+    for chosen, read in batches(items, order, recipe.batch_size):
+        batch = recipe.augment(rng, read).to(where)
+        outputs = split_outputs(model(*batch.inputs), spec.targets)
+        loss = recipe.loss(outputs, batch, spec.targets)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -317,14 +263,30 @@ def _one_epoch(
 
 
 @torch.inference_mode()
-def _outputs(model: torch.nn.Module, items: _Items, batch_size: int) -> torch.Tensor:
-    """Outputs of all items on the CPU, in evaluation mode."""
+def _validation(model: torch.nn.Module, recipe: Recipe, spec: NetworkSpec, items: Items) -> float:
+    """What the recipe selects by, over all validation items."""
+    assert recipe.select is not None
+    outputs, targets, weights = _outputs(model, spec, items, recipe.batch_size)
+    return recipe.select(outputs, Batch((), targets, weights), spec.targets)
+
+
+def _outputs(
+    model: torch.nn.Module, spec: NetworkSpec, items: Items, batch_size: int
+) -> tuple[Outputs, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Outputs, targets and weights of all items on the CPU, in evaluation mode."""
     was_training = model.training
     model.eval()
+    found: list[tuple[dict[str, torch.Tensor], Batch]] = []
     try:
         where = next(itertools.chain(model.parameters(), model.buffers())).device
-        numbers = torch.arange(len(items.targets)).split(batch_size)
-        batches = [model(items.take(chosen).to(where)).cpu() for chosen in numbers]
+        for _, batch in batches(items, np.arange(len(items)), batch_size):
+            heads = split_outputs(model(*batch.to(where).inputs), spec.targets)
+            found.append(({name: head.cpu() for name, head in heads.items()}, batch))
     finally:
         model.train(was_training)
-    return torch.cat(batches)
+    first = found[0]
+    return (
+        {name: torch.cat([heads[name] for heads, _ in found]) for name in first[0]},
+        {name: torch.cat([batch.targets[name] for _, batch in found]) for name in first[1].targets},
+        {name: torch.cat([batch.weights[name] for _, batch in found]) for name in first[1].weights},
+    )

@@ -14,9 +14,11 @@ import pyarrow as pa
 from harness.core.registry import METRICS
 from harness.core.space import text_of
 from harness.core.types import JSON
-from harness.pipeline.cell import attributions_of, restored
-from harness.pipeline.leaderboard import interval_text, read_facts
-from harness.sweep.plan import Plan, Tables
+from harness.pipeline.cell import explanations_of, restored
+from harness.pipeline.leaderboard import read_facts
+from harness.report.wording import interval_text
+from harness.sweep.collect import Tables
+from harness.sweep.plan import Plan
 from harness.tracking.pages import SavedView
 from harness.tracking.runs import Dataset
 from harness.tracking.tracker import ParentRun
@@ -68,7 +70,7 @@ def run_names(axes: Mapping[str, Mapping[str, JSON]]) -> dict[str, str]:
 def saved_view(plan: Plan) -> SavedView:
     """The table of runs with the metrics that rank them as columns, the best on top."""
     task = plan.request.task
-    labels = dict.fromkeys(label for one in plan.configurations for label in attributions_of(restored(one)))
+    labels = dict.fromkeys(label for one in plan.configurations for label in explanations_of(restored(one)))
     metrics = [f"{task.objective}{end}" for end in ("", "_low", "_high")]
     metrics += [*task.shown, *(f"{label}/{task.explanation_objective}" for label in labels)]
     direction = METRICS.get(METRICS.name_of(task.metrics[task.objective].func)).facts["direction"]
@@ -151,16 +153,18 @@ def _standings(table: pa.Table, identity: str, *, anonymous: bool) -> list[_Stan
         if line["configuration"] != identity:
             continue
         value = interval_text(*(line.get(f"{facts.objective}{end}") for end in ("", "_low", "_high")))
-        rank = _rank(line, lines, facts.apart, anonymous=anonymous)
+        rank = _rank(line, lines, facts.strata, anonymous=anonymous)
         ranked = line["rank"] is not None
         found.append(_Standing(line["attribution"], facts.objective, value, rank, ranked, line["command"]))
     return found
 
 
-def _rank(line: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], apart: Sequence[str], *, anonymous: bool) -> str:
+def _rank(
+    line: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], strata: Sequence[str], *, anonymous: bool
+) -> str:
     """``3 of 8``, or the status of a line without rank."""
     if line["rank"] is None:
         status = str(line["status"])
         return re.split(r":| for ", status)[0] if anonymous else status
-    group = [one for one in lines if all(one.get(name) == line.get(name) for name in apart)]
+    group = [one for one in lines if all(one.get(name) == line.get(name) for name in strata)]
     return f"{line['rank']} of {sum(one['rank'] is not None for one in group)}"

@@ -14,19 +14,31 @@ import numpy as np
 from harness.core.errors import HarnessError
 from harness.core.identity import identify, module_digest
 from harness.core.types import Array, Cohort
-from harness.data.maps import GroupMap, group_map, write_map, write_preview
-from harness.pipeline.cell import Cell, is_grouped, restored
+from harness.data.maps import GroupMap, group_map, write_map
+from harness.pipeline.cell import Cell, is_done, restored
 from harness.pipeline.group_maps import group_sums, target_mask
 from harness.pipeline.leaderboard import read_facts
 from harness.report.figures import figures_of_one
+from harness.report.previews import draw_map
 from harness.report.tables import winners
 from harness.storage.store import CellRecord, Store
-from harness.sweep.plan import Plan, Tables
+from harness.sweep.collect import Tables
+from harness.sweep.plan import Plan
 from harness.tuning.spaces import short
 
 __all__ = ["chosen_tags", "pooled_files", "pooled_metrics", "pooled_of"]
 
-_DRAWN_BY = ("harness.data.maps", "harness.report.figures", "harness.report.runs", "harness.report.plots")
+_DRAWN_BY = (
+    "harness.data.maps",
+    "harness.report.figures.agreement",
+    "harness.report.figures.configuration",
+    "harness.report.figures.results",
+    "harness.report.plots.canvas",
+    "harness.report.plots.slices",
+    "harness.report.plots.subjects",
+    "harness.report.previews",
+    "harness.report.runs",
+)
 _MOST_IMAGES = 16  # subjects whose images are averaged under a group map
 
 
@@ -54,7 +66,7 @@ def chosen_tags(plan: Plan, identity: str) -> dict[str, str]:
 def pooled_of(plan: Plan, identity: str, metrics: dict[str, float]) -> str:
     """Digest of all that a parent run shows: equal ones need not be drawn and sent again."""
     own = [cell for job in plan.jobs if job.row == identity for cell in job.cells]
-    done = sorted(cell.identity for cell in own if plan.store.get(cell.stage, cell.identity) is not None)
+    done = sorted(cell.identity for cell in own if is_done(cell, plan.store))
     code = [module_digest(name) for name in _DRAWN_BY]
     return identify(
         {
@@ -142,14 +154,16 @@ class _Mean:
 def _means(plan: Plan, identity: str) -> Iterator[tuple[str, _Mean]]:
     """Name and mean map of each attribution, and of each output where several are explained."""
     cohort = plan.groups[identity].cohort
-    grouped = is_grouped(restored(next(one for one in plan.configurations if one.id == identity)))
+    if any(sample.affine is None for sample in cohort.samples):
+        return  # pictures share no place in space
+    grouped = restored(next(one for one in plan.configurations if one.id == identity)).summed
     for attribution, cells in _explained(plan, identity).items():
         channels = tuple(str(name) for name in cells[0].record.facts.get("channels", ()))
         if grouped:
-            for output, found in _of_sums(plan.store, cells, cohort.samples[0].affine).items():
+            for output, found in _of_sums(plan.store, cells, cohort.samples[0].grid.affine).items():
                 yield f"{attribution}_{output}", _Mean(found, attribution, channels, output)
         else:
-            affines = {sample.id: sample.affine for sample in cohort.samples}
+            affines = {sample.id: sample.grid.affine for sample in cohort.samples}
             subjects = {sample.id: sample.subject for sample in cohort.samples}
             found = group_map(plan.store, [one.record for one in cells], affines, subjects)
             yield attribution, _Mean(found, attribution, channels)
@@ -190,8 +204,7 @@ def _draw_mean(path: Path, made: _Mean, cohort: Cohort) -> None:
     values = made.found.values
     assert values is not None
     background, outline = _scene(cohort, made.shown, made.output, values.shape[1:])
-    write_preview(
-        path,
+    picture = draw_map(
         values,
         made.found.affine,
         background=background,
@@ -199,6 +212,7 @@ def _draw_mean(path: Path, made: _Mean, cohort: Cohort) -> None:
         channels=made.shown,
         title=made.title,
     )
+    path.write_bytes(picture)
 
 
 def _scene(

@@ -17,27 +17,22 @@ from harness.core.task import Configuration, Task
 from harness.core.types import JSON, Array
 from harness.metrics.metric_inputs import MetricInputs
 from harness.metrics.register import evaluate
-from harness.pipeline.cell import Job, is_grouped
-from harness.pipeline.contribution import shapley_rows
-from harness.pipeline.leaderboard import (
-    MetricFacts,
-    Row,
-    interval_text,
-    is_sound,
-    read_facts,
-    row_labels,
-    subject_means,
-)
+from harness.pipeline.cell import Job
+from harness.pipeline.leaderboard import is_sound, read_facts
+from harness.pipeline.rows import MetricFacts, Row, subject_means
 from harness.pipeline.score import level_of
-from harness.report.page import Cell, ReportTable
+from harness.report.elements import Cell, ReportTable
+from harness.report.wording import interval_text, row_labels, shapley_rows
 from harness.stats.hypotheses import Contrast, Estimate, Finding, Pair, judge, mean_contrast, pooled_contrast
 from harness.stats.intervals import MINIMUM_SUBJECTS
 from harness.sweep.catalogue import load_task
-from harness.sweep.plan import Plan, Tables, regions_of_interest
+from harness.sweep.collect import Tables, regions_of_interest
+from harness.sweep.grid import idle_options
+from harness.sweep.plan import Plan
 from harness.tuning.search import Chosen, chosen_of
 from harness.tuning.spaces import short
 
-__all__ = ["findings", "sheets_of", "winners"]
+__all__ = ["findings", "report_tables", "winners"]
 
 _MARKS = {"supported": "good", "not supported": "bad", "undecided": "open"}
 _REGION = "region"
@@ -45,7 +40,7 @@ _REGION = "region"
 Found = tuple[Mapping[str, JSON], Finding]
 
 
-def sheets_of(plan: Plan, tables: Tables, shapley: pa.Table | None) -> list[ReportTable]:
+def report_tables(plan: Plan, tables: Tables, shapley: pa.Table | None) -> list[ReportTable]:
     """Every table that the claims of the task's paper and the rows allow, in order.
 
     Parameters
@@ -54,27 +49,27 @@ def sheets_of(plan: Plan, tables: Tables, shapley: pa.Table | None) -> list[Repo
     tables : pooled from its store
     shapley : of :func:`harness.pipeline.contribution.shapley_table`
     """
-    sheets = []
+    made: list[ReportTable] = []
     task = _declared(plan.request.task)
     found = findings(plan, tables)
     if found:
-        sheets.append(_orderings_sheet(found, generated=plan.request.settings.data_folder is None))
+        made.append(_hypotheses_table(found, generated=plan.request.settings.data_folder is None))
     if task.published is not None:
-        sheets += _published_sheets(task.published, plan, tables)
+        made += _published_tables(task.published, plan, tables)
     if shapley is not None:
-        sheets.append(_shapley_sheet(shapley))
+        made.append(_shapley_table(shapley))
     rois = regions_of_interest(plan)
     if rois is not None:
-        sheets.append(_rois_sheet(rois))
-    if is_grouped(plan.request.task):
-        sheets.append(_scores_sheet(tables))
+        made.append(_rois_table(rois))
+    if plan.request.task.summed:
+        made.append(_scores_table(tables))
     found_by_search = winners(plan)
     if found_by_search:
-        sheets.append(_winners_sheet(plan, found_by_search))
-    return sheets
+        made.append(_winners_table(plan, found_by_search))
+    return made
 
 
-def _rois_sheet(rois: pa.Table) -> ReportTable:
+def _rois_table(rois: pa.Table) -> ReportTable:
     """Where the signal of simulated scores lies."""
 
     def line(one: Mapping[str, Any]) -> tuple[str | Cell, ...]:
@@ -97,7 +92,7 @@ def _rois_sheet(rois: pa.Table) -> ReportTable:
     )
 
 
-def _scores_sheet(tables: Tables) -> ReportTable:
+def _scores_table(tables: Tables) -> ReportTable:
     """R² and average precision of each score by itself."""
     shown = ("r2", "relevance_ap")
     lines = [line for line in tables.regions.to_pylist() if line["metric"] in shown and line["value"] is not None]
@@ -153,7 +148,7 @@ def _served(plan: Plan, jobs: Sequence[Job]) -> str:
     return ", ".join(f"fold {one.fold} seed {one.seed}" for one in jobs)
 
 
-def _winners_sheet(plan: Plan, found: Sequence[tuple[Configuration, str, Chosen]]) -> ReportTable:
+def _winners_table(plan: Plan, found: Sequence[tuple[Configuration, str, Chosen]]) -> ReportTable:
     """One line per search: what was chosen, and what it was worth inside the fold."""
     axes = list(dict.fromkeys(name for configuration, _, _ in found for name in configuration.axes))
     keys = list(dict.fromkeys(key for _, _, chosen in found for key in chosen.values))
@@ -194,7 +189,7 @@ def findings(plan: Plan, tables: Tables) -> list[Found]:
     """
     task = plan.request.task
     found: list[Found] = []
-    if task.outcome is not None and plan.cohort.truth is None:
+    if idle_options(task):
         return found  # a measured score: what the paper says of simulated ones does not apply
     for ordering in _declared(task).hypotheses:
         if ordering.metric not in task.metrics:
@@ -291,7 +286,7 @@ def _by_seed(row: Row, names: Sequence[str]) -> dict[str, dict[str, float]]:
     }
 
 
-def _orderings_sheet(found: Sequence[Found], *, generated: bool) -> ReportTable:
+def _hypotheses_table(found: Sequence[Found], *, generated: bool) -> ReportTable:
     fixed = list(dict.fromkeys(name for one, _ in found for name in one))
     lines = [
         (
@@ -316,11 +311,11 @@ def _orderings_sheet(found: Sequence[Found], *, generated: bool) -> ReportTable:
         f"Undecided: anything else, and everything with fewer than {MINIMUM_SUBJECTS} subjects. The statements "
         "themselves are not adjusted for their number."
         f"{' On generated data they test the generator, not the brain.' if generated else ''}",
-        folded=_pairs_sheet(found, fixed),
+        folded=_pairs_table(found, fixed),
     )
 
 
-def _pairs_sheet(found: Sequence[Found], fixed: Sequence[str]) -> ReportTable:
+def _pairs_table(found: Sequence[Found], fixed: Sequence[str]) -> ReportTable:
     lines = [
         (
             Cell(finding.ordering.id),
@@ -363,7 +358,7 @@ def _signed(estimate: Estimate, *, sign: bool) -> str:
 # Published values
 
 
-def _published_sheets(published: Published, plan: Plan, tables: Tables) -> Iterator[ReportTable]:
+def _published_tables(published: Published, plan: Plan, tables: Tables) -> Iterator[ReportTable]:
     table = tables.prediction
     facts, labels = read_facts(table), row_labels(table)
     known = {metric.name for metric in facts.metrics}
@@ -400,7 +395,7 @@ def _beside(line: Mapping[str, Any], name: str, stated: tuple[float, float | Non
 # Contributions
 
 
-def _shapley_sheet(table: pa.Table) -> ReportTable:
+def _shapley_table(table: pa.Table) -> ReportTable:
     header, rows = shapley_rows(table)
     lines = table.to_pylist()
     metric, nothing = lines[0]["metric"], lines[0]["nothing"]

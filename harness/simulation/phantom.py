@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from harness.core.types import Array
 
-__all__ = ["PhantomSubject"]
+__all__ = ["PhantomPicture", "PhantomSubject"]
 
 
 @dataclass(frozen=True)
@@ -30,3 +30,23 @@ class PhantomSubject:
     masks: Mapping[str, tuple[Array, Array]]
     covariates: Mapping[str, float | str] = field(default_factory=dict)
     region_names: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PhantomPicture:
+    """One generated picture, in memory; a phantom gives several of each subject.
+
+    Parameters
+    ----------
+    id : unique in the cohort, a plain file name
+    subject : whose picture it is
+    image : (H, W, 3) uint8
+    mask : (H, W) bool, where the evidence lies, or ``None``
+    covariates : column of the table → value
+    """
+
+    id: str
+    subject: str
+    image: Array
+    mask: Array | None = None
+    covariates: Mapping[str, float | str] = field(default_factory=dict)

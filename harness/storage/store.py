@@ -4,10 +4,12 @@
 
     store/
       train/<identity>/record.json + artifacts      one folder per finished cell
-      explain/ score/ pool/                         the same for the other stages
+      predict/ explain/                             the same
+      score/<cell>/<identity>/  probe/…  pool/…     values of metrics, below the cell that they judge
       failed/<identity>.json, .txt                  the last failure of a cell, its traceback
       configurations/<id>.json                      what the identities mean
-      plans/<task>.json                             which cells the latest run asked for
+      plans/<task>/<run>.json                       which cells a run asked for
+      plans/<task>/latest                           the name of the latest run
 
 A finished cell's folder appears whole or not at all: it is filled elsewhere and
 renamed into place. A failure is kept apart, so that it can neither be taken for
@@ -21,11 +23,11 @@ import dataclasses
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from harness.core.errors import StoreError
 from harness.core.task import Configuration
@@ -36,11 +38,8 @@ __all__ = ["RECORD", "STAGES", "TRACEBACK", "CellRecord", "Stage", "Store", "wri
 
 RECORD = "record.json"
 TRACEBACK = "traceback.txt"
-Stage = Literal["train", "explain", "score", "pool"]
-STAGES = ("train", "explain", "score", "pool")
-# Temporary files are private; what stays is as readable as anything else the user writes.
-_UMASK = os.umask(0)
-os.umask(_UMASK)
+Stage = Literal["train", "predict", "explain", "probe", "score", "pool"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,10 @@ class CellRecord:
     facts : further plain values, e.g. the number of parameters
     error : first line of the error, and where it was raised
     body : identity without code digests
+    code : digest of the code that its identity stands for; empty for values of metrics
+    parents : identities of the cells whose artifacts it was computed from
+    group : of values, the cell that they judge; empty for other stages
+    metrics : label → identity of the metrics whose values it holds
     reused_code : the record was accepted although the code has changed since
     """
 
@@ -76,7 +79,14 @@ class CellRecord:
     facts: Mapping[str, JSON] = field(default_factory=dict)
     error: str = ""
     body: str = ""
+    code: str = ""
+    parents: tuple[str, ...] = ()
+    group: str = ""
+    metrics: Mapping[str, str] = field(default_factory=dict)
     reused_code: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parents", tuple(self.parents))  # JSON has lists
 
 
 @dataclass(frozen=True)
@@ -90,19 +100,23 @@ class Store:
 
     root: Path
 
-    def folder(self, stage: str, identity: str) -> Path:
+    def folder(self, stage: str, identity: str, *, group: str = "") -> Path:
         """Where a finished cell lies."""
-        return self.root / stage / identity
+        return self.root / stage / group / identity
 
-    def get(self, stage: str, identity: str) -> CellRecord | None:
+    def get(self, stage: str, identity: str, *, group: str = "") -> CellRecord | None:
         """The record of a finished cell, or ``None``.
+
+        Parameters
+        ----------
+        group : of values, the cell that they judge
 
         Raises
         ------
         StoreError
             If the record cannot be read or is another cell's.
         """
-        path = self.folder(stage, identity) / RECORD
+        path = self.folder(stage, identity, group=group) / RECORD
         try:
             record = CellRecord(**json.loads(path.read_text()))
         except FileNotFoundError:
@@ -115,6 +129,12 @@ class Store:
             )
         return record
 
+    def evaluations(self, stage: str, group: str) -> tuple[CellRecord, ...]:
+        """All records of values of one cell, one for each time that metrics were added."""
+        found = (self.root / stage / group).glob(f"[!.]*/{RECORD}") if group else ()
+        records = (self.get(stage, path.parent.name, group=group) for path in sorted(found))
+        return tuple(record for record in records if record is not None)
+
     def artifact(self, record: CellRecord, name: str) -> Path:
         """Path of an artifact whose content is what the record says.
 
@@ -126,7 +146,7 @@ class Store:
         """
         if name not in record.artifacts:
             raise StoreError(f"cell {record.identity} has no artifact {name!r}; it has {', '.join(record.artifacts)}")
-        folder = self.folder(record.stage, record.identity)
+        folder = self.folder(record.stage, record.identity, group=record.group)
         path = folder / name
         if path.resolve().parent != folder.resolve():
             raise StoreError(f"the record of {record.identity} names {name!r}, which lies outside its folder")
@@ -153,9 +173,10 @@ class Store:
         record = CellRecord(**json.loads((source / RECORD).read_text()))
         if _plain(record.stage) not in STAGES:
             raise StoreError(f"a cell's stage is one of {', '.join(STAGES)}, got {record.stage!r}")
-        target, failed = self.folder(record.stage, _plain(record.identity)), self.root / "failed"
+        group = _plain(record.group) if record.group else ""
+        target, failed = self.folder(record.stage, _plain(record.identity), group=group), self.root / "failed"
         if record.state != "done":
-            if self.get(record.stage, record.identity) is None:
+            if self.get(record.stage, record.identity, group=group) is None:
                 write_json(failed / f"{record.identity}.json", dataclasses.asdict(record))
                 if TRACEBACK in record.artifacts:
                     shutil.copyfile(source / TRACEBACK, failed / f"{record.identity}.txt")
@@ -170,9 +191,18 @@ class Store:
             (failed / f"{record.identity}.{end}").unlink(missing_ok=True)
         return record
 
-    def adopt(self, record: CellRecord, identity: str) -> CellRecord:
-        """Take a record of older code for a cell of today's code, and flag it."""
-        adopted = dataclasses.replace(record, identity=identity, reused_code=True)
+    def adopt(self, record: CellRecord, identity: str, *, code: str = "", parents: Sequence[str] = ()) -> CellRecord:
+        """Take a record of older code for a cell of today's code, and flag it.
+
+        The older record stays: both are one result, under the identities that two
+        versions of the code give it.
+
+        Parameters
+        ----------
+        record : of older code
+        identity, code, parents : of the cell that it is taken for
+        """
+        adopted = dataclasses.replace(record, identity=identity, code=code, parents=tuple(parents), reused_code=True)
         with self._staged(self.folder(record.stage, identity)) as staged:
             for name in record.artifacts:
                 os.link(self.artifact(record, name), staged / name)
@@ -182,13 +212,13 @@ class Store:
     @contextlib.contextmanager
     def _staged(self, target: Path) -> Iterator[Path]:
         """A folder to fill, which is renamed to ``target`` when the block ends well."""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        # Not by tempfile, whose folders are private: a cell is as readable as anything else the user writes.
+        staged = target.parent / f".{target.name}-{uuid.uuid4().hex}"
+        staged.mkdir(parents=True)
         try:
             yield staged
             if (target / RECORD).exists():
                 return  # another writer was first
-            staged.chmod(0o777 & ~_UMASK)
             shutil.rmtree(target, ignore_errors=True)  # a folder without a record is nobody's
             try:
                 staged.rename(target)
@@ -210,13 +240,18 @@ class Store:
             if record is not None:
                 yield record
 
+    def written(self, record: CellRecord) -> int:
+        """When a finished cell was written, in nanoseconds of the file system's clock."""
+        return (self.folder(record.stage, record.identity, group=record.group) / RECORD).stat().st_mtime_ns
+
     def sweep(self) -> None:
         """Remove what an interrupted commit left behind."""
         for stage in STAGES:
-            for path in (self.root / stage).glob(".*-*"):
-                shutil.rmtree(path, ignore_errors=True)
+            for pattern in (".*-*", "*/.*-*"):
+                for path in (self.root / stage).glob(pattern):
+                    shutil.rmtree(path, ignore_errors=True)
         for folder in ("failed", "configurations", "plans"):
-            for path in (self.root / folder).glob(f"{PART}*"):
+            for path in (self.root / folder).rglob(f"{PART}*"):
                 path.unlink(missing_ok=True)
 
     def remember(self, configuration: Configuration) -> None:

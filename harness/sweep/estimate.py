@@ -11,18 +11,20 @@ import torch
 
 from harness.core.identity import identify
 from harness.core.seeding import generator
-from harness.core.types import Cohort, Sample, View
+from harness.core.types import Adapter, Cohort, FittedAdapter, Sample
 from harness.models.fitting import Fitted
 from harness.pipeline.cell import Job, restored
 from harness.pipeline.explain import BLOCKS
-from harness.pipeline.job import build_network
-from harness.pipeline.train import HELD_BYTES, controlled, device
+from harness.pipeline.items import HELD_BYTES
+from harness.pipeline.networks import build_network, device, split_outputs
+from harness.pipeline.train import controlled
+from harness.recipes.recipe import Batch
 from harness.sweep.plan import Plan
 from harness.tuning.resources import Resources, resources, room
 
 __all__ = ["Estimate", "estimate"]
 
-_FITTED = 40  # training samples by which a view is fitted for the probe
+_FITTED = 40  # training samples by which an adapter is fitted for the probe
 _PROBED = 2  # items; time is taken to grow with their number
 
 
@@ -100,10 +102,12 @@ def estimate(plan: Plan) -> Estimate:
     seconds: dict[str, float] = {}
     memory, disk = 0.0, 0.0
     for job in todo:
+        if job.is_ensemble:  # a few predictions
+            continue
         cohort = plan.groups[job.configuration.id].cohort
         samples = {sample.id: sample for sample in cohort.samples}
         described = job.configuration.task
-        key = identify([described["model"], described["recipe"], described["view"], job.configuration.fingerprint])
+        key = identify([described["model"], described["recipe"], described["adapter"], job.configuration.fingerprint])
         if key not in costs:
             try:
                 costs[key] = _probe(job, cohort, samples[job.split.train[0]])
@@ -122,7 +126,7 @@ def estimate(plan: Plan) -> Estimate:
     workers = min(room(there, plan.request.settings), max(1, len(todo)))
     return Estimate(
         configurations=len(plan.configurations),
-        trainings=len(plan.jobs),
+        trainings=sum(not job.is_ensemble for job in plan.jobs),
         cells=missing,
         done=len(cells) - missing,
         seconds=(sum(seconds.values()) + plan.request.settings.trials * sum(searches.values())) / workers,
@@ -139,23 +143,31 @@ def _probe(job: Job, cohort: Cohort, sample: Sample) -> _Cost:
     """Time one step and one prediction; the second of two, as the first warms up."""
     task = restored(job.configuration)
     own = {one.id: one for one in cohort.samples}
-    # What a view learns changes no time; a few subjects stand for all.
-    view: View = task.view().of(cohort).fit([own[name] for name in job.split.train[:_FITTED]])
+    adapter: Adapter = task.adapter()
+    spec = adapter.spec(cohort)
+    if isinstance(adapter, FittedAdapter):
+        # What an adapter learns changes no time; a few subjects stand for all.
+        adapter = adapter.fit([own[name] for name in job.split.train[:_FITTED]], spec.targets)
     recipe = task.recipe()
-    items = view.items(sample)
-    inputs, targets = torch.from_numpy(items.inputs[:_PROBED]), torch.from_numpy(items.targets[:_PROBED])
+    inputs, targets = adapter.inputs(sample), adapter.targets(sample, spec.targets)
+    item_bytes = sum(one[0].nbytes for one in (*inputs, *targets.values()))
+    sums = BLOCKS * len(spec.targets) if all(one.summed for one in task.explained.values()) else 0
+    slices = len(inputs[0]) > 1
+    batch = Batch(
+        tuple(torch.from_numpy(one[:_PROBED]) for one in inputs),
+        {name: torch.from_numpy(one[:_PROBED]) for name, one in targets.items()},
+    )
     with controlled(recipe.threads, 0):
-        network = build_network(task, view).to(device())
+        network = build_network(task, spec).to(device())
         if isinstance(network, Fitted):  # seconds, and no step to be timed
-            size = items.inputs[0].nbytes
-            return _Cost(0.0, 0.0, size // 4 * view.outputs, size, 0.0, slices=False, sums=BLOCKS * view.outputs)
+            return _Cost(0.0, 0.0, item_bytes // 4 * spec.width, item_bytes, 0.0, slices=slices, sums=sums)
         optimiser = recipe.optimiser(list(network.parameters()))
         rng = generator(0, "probe")
         timed = []
         for _ in range(2):
             started = time.perf_counter()
-            batch, labels = recipe.augment(rng, inputs, targets)
-            loss = recipe.loss(network(batch.to(device())), labels.to(device()))
+            changed = recipe.augment(rng, batch).to(device())
+            loss = recipe.loss(split_outputs(network(*changed.inputs), spec.targets), changed, spec.targets)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -163,20 +175,18 @@ def _probe(job: Job, cohort: Cohort, sample: Sample) -> _Cost:
             timed.append(time.perf_counter() - started)
         started = time.perf_counter()
         with torch.inference_mode():
-            network(inputs.to(device())).cpu()
+            split_outputs(network(*batch.to(device()).inputs), spec.targets)
         inferred = time.perf_counter() - started
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    count = len(inputs)
-    share = len(recipe.sample(generator(0, "probe"), items.targets)) / len(items.targets)
-    item_bytes = items.inputs[0].nbytes + items.targets[0].nbytes
-    sums = BLOCKS * len(view.explained) if view.grouped else 0
-    return _Cost(timed[1] / count, inferred / count, parameters, item_bytes, share, not view.grouped, sums)
+    count, items = len(batch.inputs[0]), len(inputs[0])
+    share = len(recipe.sample(generator(0, "probe"), targets)) / items
+    return _Cost(timed[1] / count, inferred / count, parameters, item_bytes, share, slices, sums)
 
 
 def _seconds(job: Job, cost: _Cost, samples: Mapping[str, Sample]) -> float:
     recipe = restored(job.configuration).recipe()
     total = 0.0
-    test = _items(job.split.test, samples, cost)
+    test = _items(job.evaluated, samples, cost)
     if job.cells[0].stage == "train":
         train, validation = _items(job.split.train, samples, cost), _items(job.split.validation, samples, cost)
         epoch = train * cost.share * cost.train_s + validation * cost.infer_s
@@ -200,7 +210,7 @@ def _memory(job: Job, cost: _Cost, samples: Mapping[str, Sample]) -> float:
 
 
 def _disk(job: Job, cost: _Cost, samples: Mapping[str, Sample]) -> float:
-    items = _items(job.split.test, samples, cost)
+    items = _items(job.evaluated, samples, cost)
     explained = sum(cell.stage == "explain" for cell in job.cells)
     # Of a group the predictions are a few numbers, and sums of maps are kept in half precision.
     predicted, kept = (0.0, cost.sums / 2) if cost.sums else (0.2 * items, items)

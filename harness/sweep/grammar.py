@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from harness.core.errors import BadSyntax
@@ -104,18 +105,18 @@ def parse(words: Sequence[str]) -> Words:
 
 
 def to_words(**words: Any) -> Words:
-    """Python values as words: a string is read by the grammar, a tuple sweeps, a list is one value."""
+    """Python values as words: a string is read by the grammar, a tuple sweeps, a list or a path is one value."""
     values: dict[str, JSON] = {}
     sweeps: dict[str, tuple[JSON, ...]] = {}
     texts: list[str] = []
     for key, value in words.items():
         key = key.replace("__", ".")
         if isinstance(value, tuple):
-            sweeps[key] = value
+            sweeps[key] = tuple(str(one) if isinstance(one, Path) else one for one in value)
         elif isinstance(value, str) and key not in {"data", "out"}:
             texts.append(f"{key}={value}")
         else:
-            values[key] = str(value) if key in {"data", "out"} else value
+            values[key] = str(value) if isinstance(value, Path) else value
     read = parse(texts)
     return Words({**values, **read.values}, {**sweeps, **read.sweeps}, read.space)
 

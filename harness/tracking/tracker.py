@@ -23,6 +23,7 @@ from typing import Any
 
 from harness.core.errors import HarnessError
 from harness.core.identity import identify
+from harness.core.paths import sqlite_uri
 from harness.core.settings import RunSettings
 from harness.core.task import Configuration
 from harness.storage.store import CellRecord
@@ -50,7 +51,7 @@ def tracking_uri(settings: RunSettings) -> str:
     """Where runs are tracked."""
     if settings.mlflow != "auto":
         return settings.mlflow
-    return f"sqlite:///{settings.folder / 'mlflow.db'}"
+    return sqlite_uri(settings.folder / "mlflow.db")
 
 
 def shown_uri(settings: RunSettings) -> str:

@@ -10,7 +10,6 @@ import shutil
 import socket
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -157,15 +156,6 @@ def session(settings: RunSettings) -> Iterator[None]:
     RequestError
         If the address does not answer.
     """
-    os.environ.update(
-        {
-            "RAY_AIR_NEW_OUTPUT": "0",
-            "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-            "TUNE_DISABLE_SIGINT_HANDLER": "1",
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_DEDUP_LOGS": "0",
-        }
-    )
     import ray
 
     # A session that somebody else started (a notebook, a test) is used and left running.
@@ -174,16 +164,13 @@ def session(settings: RunSettings) -> Iterator[None]:
         # "local" starts a session of its own even where another runs on this machine.
         address = "local" if settings.ray == "auto" else settings.ray
         here: dict[str, Any] = {"include_dashboard": False, "num_cpus": usable_cores()} if address == "local" else {}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                _knock(address)
-                with _where_workers_import_what_this_process_does(settings.folder):
-                    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **here)
-            except OSError as error:
-                raise RequestError(
-                    f"no Ray cluster answers at {address!r} ({error}); start one, or say ray=auto"
-                ) from None
+        try:
+            _knock(address)
+            ray.init(
+                address=address, log_to_driver=False, logging_level=logging.ERROR, job_config=_job_config(), **here
+            )
+        except OSError as error:
+            raise RequestError(f"no Ray cluster answers at {address!r} ({error}); start one, or set ray=auto") from None
     try:
         yield
     finally:
@@ -191,24 +178,30 @@ def session(settings: RunSettings) -> Iterator[None]:
             ray.shutdown()
 
 
-@contextlib.contextmanager
-def _where_workers_import_what_this_process_does(folder: Path) -> Iterator[None]:
-    """Stand in another folder where this process does not import from the working folder.
+def _job_config() -> Any:
+    """Ray's settings of a run: workers import from the working folder only if this process does.
 
-    Ray puts the working folder first on its workers' path, whether or not the
-    driver has it on its own. The console script has not: started in a clone, its
-    workers would import the clone's ``harness`` and not the installed one.
+    Notes
+    -----
+    Ray puts the driver's working folder first on the path of its workers, even
+    where the driver does not import from it. The console script does not:
+    started in a folder that holds another ``harness``, its workers would import
+    that one.
 
-    Parameters
-    ----------
-    folder : to stand in meanwhile, without Python files; made if needed
+    With Ray 2.60, what Ray does for the jobs of its client is the only setting
+    that leaves the working folder out and keeps the folder of the user's script.
+    ``PYTHONSAFEPATH`` in a runtime environment changes nothing, and neither does
+    ``code_search_path``, which only adds folders. An empty ``working_dir`` works,
+    but also drops the script's folder, takes a second for each worker, and
+    clashes with the one of ``ray job submit``. The trainable cannot mend its
+    path itself: to unpickle it, a worker has already imported ``harness``. A
+    local ``py_modules`` in the runtime environment would not be uploaded for
+    such a job; we have none.
     """
-    if {"", str(Path.cwd())} & set(sys.path):
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.chdir(folder):
-        yield
+    from ray.job_config import JobConfig
+
+    imports_from_here = bool({"", str(Path.cwd())} & set(sys.path))
+    return JobConfig(_client_job=not imports_from_here)
 
 
 def _knock(address: str) -> None:

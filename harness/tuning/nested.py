@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from harness.core.errors import CellError, OutOfRange
+from harness.core.errors import OutOfRange
 from harness.core.identity import identify
+from harness.core.overrides import override
 from harness.core.seeding import generator
 from harness.core.space import Choice, Dimension
-from harness.core.task import Configuration, describe, override
-from harness.core.types import JSON, Cohort, View
-from harness.pipeline.cell import digest, restored
-from harness.pipeline.job import build_network
+from harness.core.task import Configuration, describe
+from harness.core.types import JSON, Adapter, Cohort
+from harness.pipeline.cell import digest, reads_of, restored
+from harness.pipeline.networks import build_network
 from harness.pipeline.train import Epoch, train
 from harness.tuning.spaces import TUNED, space_json
 
@@ -52,7 +53,7 @@ class Search:
     configuration : the grid's point, whose values hold wherever no dimension says otherwise
     space : dimensions
     train, validation : sample ids of the inner split
-    fingerprint : of the images and masks of these samples
+    fingerprint : of what a training reads of these samples
     fold : of the outer split; -1 if the search serves all folds
     seed : of proposals and trainings
     trials : candidates
@@ -84,7 +85,7 @@ class Search:
         return {
             "stage": "search",
             "task_version": described["version"],
-            **{part: described[part] for part in ("view", *TUNED)},
+            **{part: described[part] for part in ("adapter", *TUNED)},
             "space": space_json(self.space),
             "train": self.train,
             "validation": self.validation,
@@ -147,8 +148,8 @@ def plan_search(
     """
     own = dataclasses.replace(cohort, samples=tuple(one for one in cohort.samples if one.id in set(training)))
     inner, held_out = inner_split([(one.id, one.subject) for one in own.samples])
-    view: View = restored(configuration).view()
-    fingerprint = own.fingerprint(view.images, view.masks)
+    adapter: Adapter = restored(configuration).adapter()
+    fingerprint = own.fingerprint(reads_of(adapter, adapter.spec(own))["train"])
     return Search(configuration, tuple(space), inner, held_out, fingerprint, fold, seed, trials, path)
 
 
@@ -188,7 +189,7 @@ def inner_split(samples: Sequence[tuple[str, str]]) -> tuple[tuple[str, ...], tu
 def with_values(configuration: Configuration, values: Mapping[str, JSON]) -> Configuration:
     """The configuration with a candidate's values; what is searched is no longer noted in it."""
     task = restored(configuration)
-    # A part starts with its own defaults, so it comes before its options.
+    # A component starts with its own defaults, so it comes before its options.
     for key in sorted(values, key=lambda key: "." in key):
         task = override(task, key, values[key])
     described = describe(task)
@@ -212,22 +213,22 @@ def judge(search: Search, values: Mapping[str, JSON], cohort: Cohort, report: Re
         If the loss or the selection value is not finite.
     """
     task = restored(with_values(search.configuration, values))
-    view = task.view().of(cohort)
+    adapter: Adapter = task.adapter()
+    spec = adapter.spec(cohort)
     samples = {one.id: one for one in cohort.samples if one.id in {*search.train, *search.validation}}
     best = -math.inf
 
     def told(epoch: Epoch) -> None:
         nonlocal best
-        if not math.isfinite(epoch.validation):
-            raise CellError(f"the selection value became {epoch.validation} in epoch {epoch.epoch}")
         # The final training keeps its best epoch, so a candidate is worth its best one.
         best = max(best, epoch.validation)
         report(epoch.epoch, best)
 
     train(
-        lambda: build_network(task, view),
+        lambda: build_network(task, spec),
         task.recipe(),
-        view,
+        adapter,
+        spec,
         [samples[name] for name in search.train],
         [samples[name] for name in search.validation],
         seed=search.seed,

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.core.errors import OutOfRange, RequestError
+from harness.core.overrides import override
 from harness.core.space import Choice, Dimension
-from harness.core.task import Task, describe, override
+from harness.core.task import Task, describe
 from harness.core.types import JSON
 
 __all__ = ["TUNED", "decoded", "describe_space", "distributions", "fit_space", "short", "space_json"]

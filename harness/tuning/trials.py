@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -85,8 +84,6 @@ def try_on_ray(searches: Sequence[Search], settings: RunSettings, ended: Ended) 
 
     check_resources(settings)
     at_once = min(room(cluster(), settings), searches[0].trials)
-    # A candidate that failed reports its error and no value; Tune would end the run for that.
-    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     trainable = tune.with_parameters(
         _try_candidate,
         searches=list(searches),

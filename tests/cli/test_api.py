@@ -28,16 +28,48 @@ def test_run_gives_tables(tiny_words: Words, finished: Path) -> None:
 
 
 def test_run_writes_its_tables(tiny_words: Words, finished: Path) -> None:
-    """Three CSV files, of which the first is the leaderboard."""
+    """Three CSV files that carry the name of the run, of which the leaderboard has no further word."""
     result = harness.run(**tiny_words(finished))
-    assert result.csv == finished / "leaderboards" / "epvs.csv"
-    assert sorted(path.name for path in result.csv.parent.iterdir()) == [
-        "epvs-explanations.csv", "epvs-regions.csv", "epvs.csv"
-    ]  # fmt: skip
+    name = result.csv.stem
+    assert result.csv.parent == finished / "leaderboards" / "epvs" and name.startswith("phantom_sequences-T2w")
+    assert sorted(path.name for path in result.csv.parent.iterdir()) == sorted(
+        [f"{name}.csv", f"{name}-explanations.csv", f"{name}-regions.csv"]
+    )
     header = result.csv.read_text().splitlines()[0]
     assert {"rank", "sequences", "model", "dice", "dice_low", "dice_high", "sensitivity_chance"} <= set(
         header.split(",")
     )
+
+
+def test_two_runs_keep_their_tables(tiny_words: Words, finished: Path) -> None:
+    """Another run leaves the first one's files as they are; the first command again rewrites its own alone."""
+    first = harness.run(**tiny_words(finished, report=True))
+    assert first.report is not None
+    before = {path: path.read_bytes() for path in (*first.csv.parent.iterdir(), first.report)}
+    second = harness.run(**tiny_words(finished, report=True, seed=(0, 1)))
+    assert second.csv != first.csv and second.report != first.report
+    assert {path: path.read_bytes() for path in before} == before
+    assert harness.run(**tiny_words(finished, report=True)).csv == first.csv
+    assert {path: path.read_bytes() for path in before} == before
+    assert len(list(first.csv.parent.iterdir())) == 2 * 3
+
+
+def test_a_table_that_a_run_does_not_make_is_removed(tiny_words: Words, finished: Path) -> None:
+    """What an earlier version of the run left beside its leaderboard would be taken for its result."""
+    csv = harness.run(**tiny_words(finished)).csv
+    stale, other = csv.with_name(f"{csv.stem}-shapley.csv"), csv.with_name("ablation-shapley.csv")
+    for path in (stale, other):
+        path.write_text("channel,shapley\n")
+    harness.run(**tiny_words(finished))
+    assert not stale.exists() and other.exists()
+
+
+def test_table_of_a_run_by_its_name(tiny_words: Words, finished: Path) -> None:
+    """The latest run by default, any other by name."""
+    first = harness.run(**tiny_words(finished))
+    second = harness.run(**tiny_words(finished, seed=1))
+    assert harness.table(task="epvs", out=finished).to_pylist() == second.leaderboard.to_pylist()
+    assert harness.table(task="epvs", out=finished, run=first.csv.stem).to_pylist() == first.leaderboard.to_pylist()
 
 
 def test_table_comes_from_the_store_alone(tiny_words: Words, finished: Path) -> None:
@@ -48,9 +80,9 @@ def test_table_comes_from_the_store_alone(tiny_words: Words, finished: Path) -> 
 
 def test_table_refuses_other_words(finished: Path) -> None:
     """What was run cannot be changed afterwards."""
-    with pytest.raises(RequestError, match=r"harness\.table does not use seed=; it takes out=, task="):
+    with pytest.raises(RequestError, match=r"harness\.table does not use seed=; it takes out=, run=, task="):
         harness.table(task="epvs", out=finished, seed=1)
-    with pytest.raises(RequestError, match=r"which task\? Say task=NAME"):
+    with pytest.raises(RequestError, match=r"which task\? Set task=NAME"):
         harness.table(out=finished)
 
 
@@ -156,7 +188,7 @@ def test_run_without_explanations(tiny_words: Words, finished: Path) -> None:
 def test_report_is_one_page(tiny_words: Words, finished: Path) -> None:
     """The page holds the table, the question and the way to the numbers."""
     result = harness.run(**tiny_words(finished, report=True))
-    assert result.report == finished / "reports" / "epvs" / "index.html"
+    assert result.report == finished / "reports" / "epvs" / result.csv.stem / "index.html"
     text = result.report.read_text()
     assert "Which MRI sequences are needed" in text and "T2w" in text
 

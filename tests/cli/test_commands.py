@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,14 @@ import pytest
 
 import harness
 from harness.cli import commands
-from harness.cli.api import failure_lines, rebuild
+from harness.cli.api import rebuild
 from harness.cli.console import console
-from harness.cli.prediction import _write
 from harness.core.errors import CohortError, RequestError, UnknownName
 from harness.core.types import Sample
 from harness.data import nifti, transforms
-from harness.pipeline import leaderboard as boards
+from harness.pipeline.leaderboard import read_facts
+from harness.pipeline.prediction import Place, write_masks
+from harness.report.wording import failure_lines, row_labels, verdict
 from harness.storage.store import CellRecord
 from harness.sweep.grammar import to_words
 
@@ -52,7 +54,7 @@ def out(small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_help_imports_neither_torch_nor_ray() -> None:
     """``harness --help`` answers at once because nothing heavy is imported."""
     code = (
-        "import sys; from harness.cli import cli; "
+        "import sys; from harness.cli import main; "
         "sys.exit(bool({'torch', 'ray', 'mlflow', 'monai', 'pyarrow', 'hydra'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -86,18 +88,35 @@ def test_plan_of_a_finished_run_has_nothing_to_do(
     assert "0 cells to do, 24 done." in capsys.readouterr().out
 
 
-def test_leaderboard_is_rebuilt_from_the_store_alone(out: Path, tmp_path: Path) -> None:
+def test_leaderboard_is_rebuilt_from_the_store_alone(out: Path, board_of: Callable[..., Path], tmp_path: Path) -> None:
     """With cohort folder and tables gone, the table is the same byte for byte."""
     assert commands.leaderboard(["task=epvs", f"out={out}", f"csv={tmp_path / 'again.csv'}"]) == 0
-    assert (tmp_path / "again.csv").read_bytes() == (out / "leaderboards" / "epvs.csv").read_bytes()
+    assert (tmp_path / "again.csv").read_bytes() == board_of(out).read_bytes()
 
 
-def test_report_is_one_page_with_the_verdict(out: Path) -> None:
+def test_leaderboard_names_its_run_and_the_others(
+    out: Path, small: tuple[str, ...], board_of: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The latest by default, with its command; an earlier one by name."""
+    first = board_of(out).stem
+    assert commands.run([*small, f"out={out}", "fold=0", "report=false"]) == 0
+    second = board_of(out).stem
+    for words, shown, other in (([], second, first), ([f"run={first}"], first, second)):
+        capsys.readouterr()
+        assert commands.leaderboard(["task=epvs", f"out={out}", *words]) == 0
+        said = capsys.readouterr().out
+        assert f"run:         {shown}\n" in said and f"other runs:  {other} (run=NAME shows one)" in said
+    assert f"command:     harness run {' '.join(small[:2])}" in said
+    assert commands.run([*small, f"out={out}"]) == 0
+
+
+def test_report_is_one_page_with_the_verdict(out: Path, board_of: Callable[..., Path]) -> None:
     """The page is rebuilt from the store and says what the table allows to say."""
-    (out / "reports" / "epvs" / "index.html").unlink()
+    written = out / "reports" / "epvs" / board_of(out).stem / "index.html"
+    written.unlink()
     assert commands.report(["task=epvs", f"out={out}"]) == 0
-    page = html.unescape((out / "reports" / "epvs" / "index.html").read_text())
-    assert boards.verdict(harness.table(task="epvs", out=str(out))) in page
+    page = html.unescape(written.read_text())
+    assert verdict(harness.table(task="epvs", out=str(out))) in page
 
 
 def test_leaderboard_of_a_task_never_run_says_what_to_do(tmp_path: Path) -> None:
@@ -151,7 +170,7 @@ def test_prediction_keeps_its_place_in_the_world(predicted: tuple[Path, Path], t
     probability = np.random.default_rng(0).random((9, 8, 3)).astype(np.float32)  # a crop from voxel (5, 4, 2)
     corner = ras_affine @ np.array([[1, 0, 0, 5], [0, 1, 0, 4], [0, 0, 1, 2], [0, 0, 0, 1.0]])
     sample = Sample("sub-01", "sub-01", {}, {}, {}, corner, transforms.spacing_of(corner))
-    paths = _write(tmp_path, sample, probability, (file.shape, affine), "pvs")
+    paths = write_masks(tmp_path, sample, probability, Place(file.shape, affine), "pvs")
     written, placed = nifti.read(paths[0])
     assert np.count_nonzero(written) == probability.size
     for voxel in np.argwhere(written > 0):
@@ -168,7 +187,7 @@ def test_coarse_prediction_comes_to_the_fine_grid(tmp_path: Path) -> None:
     probability = np.zeros((6, 6, 6), np.float32)
     probability[2:4, 1:4, 3] = 0.9
     sample = Sample("sub-01", "sub-01", {}, {}, {}, coarse, (3.0, 3.0, 3.0))
-    paths = _write(tmp_path, sample, probability, ((18, 18, 18), fine), "pvs")
+    paths = write_masks(tmp_path, sample, probability, Place((18, 18, 18), fine), "pvs")
     for path in paths:
         values, affine = nifti.read(path)
         np.testing.assert_allclose(_centre(values, affine), _centre(probability, coarse), atol=0.1)
@@ -179,7 +198,7 @@ def test_coarse_prediction_comes_to_the_fine_grid(tmp_path: Path) -> None:
 def test_sessions_have_folders_of_their_own(tmp_path: Path) -> None:
     """BIDS puts a session's files below the session."""
     sample = Sample("sub-01_ses-2", "sub-01", {}, {}, {}, np.eye(4), (1.0, 1.0, 1.0))
-    paths = _write(tmp_path, sample, np.ones((3, 3, 3), np.float32), ((3, 3, 3), np.eye(4)), "pvs")
+    paths = write_masks(tmp_path, sample, np.ones((3, 3, 3), np.float32), Place((3, 3, 3), np.eye(4)), "pvs")
     assert paths[0] == tmp_path / "sub-01/ses-2/anat/sub-01_ses-2_label-pvs_probseg.nii.gz"
 
 
@@ -213,11 +232,11 @@ def _centre(values: np.ndarray, affine: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(
     ("command", "words", "message"),
     [
-        ("report", ["task=epvs", "csv=a.csv"], r"harness report does not use csv=; it takes out=, task=. "
+        ("report", ["task=epvs", "csv=a.csv"], r"harness report does not use csv=; it takes out=, run=, task=. "
          r"csv= is a word of: harness leaderboard$"),
         ("report", ["task=epvs", "seed=1"], r"does not use seed=.*is a word of: harness run, harness plan"),
         ("report", ["task=epvs", "recipe.lr=interval(0,1)"], r"does not use recipe\.lr=.*harness run"),
-        ("report", ["task=epvs", "cvs=a"], r"no word of harness report is named 'cvs'\. All: out, task"),
+        ("report", ["task=epvs", "cvs=a"], r"no word of harness report is named 'cvs'\. All: out, run, task"),
         ("leaderboard", ["task=epvs", "sequences=T2w"], r"harness leaderboard does not use sequences="),
         ("leaderboard", ["task=epvs", "csv=a,b"], r"takes one value of csv, got csv=a,b"),
         ("leaderboard", ["task=epvs", "experiment=ablation"], r"does not use experiment="),
@@ -332,7 +351,7 @@ def test_failures_are_told_once_per_configuration_and_error(out: Path) -> None:
         return CellRecord("identity", "train", "failed", configuration, fold, 0, error=error)
 
     records = [failed(first, 0, "a"), failed(first, 1, "a"), failed(first, 2, "b"), failed(second, 0, "a")]
-    names = boards.row_labels(table)[:2]
+    names = row_labels(table)[:2]
     assert failure_lines(records, table) == [
         f"failed: train {names[0]}, fold/seed 0/0, 1/0: a",
         f"failed: train {names[0]}, fold/seed 2/0: b",
@@ -343,7 +362,7 @@ def test_failures_are_told_once_per_configuration_and_error(out: Path) -> None:
 def test_explanations_that_nobody_could_judge_are_a_sentence(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a value of the objective a table would be a column of dashes."""
     tables = rebuild(to_words(task="epvs", out=str(out)))[1]
-    objective = boards.read_facts(tables.explanation).objective
+    objective = read_facts(tables.explanation).objective
     commands._show_explanations(console(), tables.explanation)
     assert "Explanations" in capsys.readouterr().out
     index = tables.explanation.column_names.index(objective)

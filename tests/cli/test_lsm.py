@@ -16,7 +16,8 @@ from harness.core.errors import RequestError
 from harness.data.bids import index
 from harness.sweep.estimate import estimate
 from harness.sweep.grammar import Words, to_words
-from harness.sweep.plan import at, prepare
+from harness.sweep.grid import at
+from harness.sweep.plan import prepare
 from harness.sweep.request import resolve
 
 SIMULATED = ("noise", "roi_size", "outcome.patients")
@@ -90,16 +91,16 @@ def test_explanations_are_ranked_above_chance(result: Any) -> None:
         assert occlusion["relevance_ap_ceiling"] < 1 and occlusion["explain_s"] >= 0
 
 
-def test_tables_of_regions_scores_and_agreement(result: Any, words: dict[str, Any]) -> None:
+def test_tables_of_regions_scores_and_agreement(result: Any) -> None:
     """Beside the leaderboard: each score by itself, where the regions lie, how alike maps are."""
-    folder = Path(words["out"]) / "leaderboards"
-    regions = rows(folder / "lsm-regions.csv")
+    board = result.csv
+    regions = rows(board.with_name(f"{board.stem}-regions.csv"))
     assert {row["region"] for row in regions} == {"score_1", "score_2", "score_3"}
     assert {"r2", "relevance_ap"} <= {row["metric"] for row in regions}
-    rois = rows(folder / "lsm-rois.csv")
+    rois = rows(board.with_name(f"{board.stem}-rois.csv"))
     assert [row["name"] for row in rois] == ["roi1", "roi2", "roi3"]
     assert all(int(row["touched"]) >= 3 and row["size_mm"] == "6 6 6" for row in rois)
-    alike = rows(folder / "lsm-agreement.csv")
+    alike = rows(board.with_name(f"{board.stem}-agreement.csv"))
     assert {(row["first"], row["second"]) for row in alike} == {
         ("occlusion", "weights"), ("occlusion", "random"), ("weights", "random"),
     }  # fmt: skip

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -118,15 +117,37 @@ def test_plugins_are_imported_before_a_name_is_refused(models: Registry, monkeyp
         registry.load_plugins.cache_clear()
 
 
-def test_a_look_up_imports_only_what_it_needs() -> None:
-    """A worker that needs one part need not wait for what the others import."""
-    script = """
-import sys
-from harness.core.registry import ATTRIBUTIONS
-ATTRIBUTIONS.get("random")
-before = "captum" in sys.modules
-ATTRIBUTIONS.get("saliency")
-print(before, "captum" in sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "True"]
+def test_home_is_imported_before_a_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All modules of a home are imported when a name is not known yet, however they spell it."""
+    home = tmp_path / "strange_home"
+    home.mkdir()
+    (home / "__init__.py").write_text(
+        "from harness.core.registry import Registry\nLAYERS = Registry('layer', __name__)\n"
+    )
+    (home / "wide.py").write_text("from . import LAYERS\n@LAYERS.register('wi' + 'de')\ndef wide(): ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    layers: Registry = importlib.import_module("strange_home").LAYERS
+    assert layers.get("wide").function.__module__ == "strange_home.wide"
+
+
+def test_known_name_imports_nothing(models: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that is registered already needs no module of its home."""
+    models.register("one")(first)
+    monkeypatch.setattr(registry, "_import_all", lambda home: pytest.fail("imported"))
+    assert models.get("one").function is first
+
+
+def test_wraps_must_name_an_option(models: Registry) -> None:
+    """A registration that says what it wraps is refused if it has no such option."""
+    with pytest.raises(RegistrationError, match=r"wraps='method' of model 'one' must name an option with a default"):
+        models.register("one", wraps="method")(first)
+
+
+def test_wraps_is_a_fact(models: Registry) -> None:
+    """What an option names is kept with the component."""
+
+    def wrapper(*, method: str = "one") -> str:
+        return method
+
+    models.register("two", wraps="method")(wrapper)
+    assert models.get("two").facts == {"wraps": "method"}

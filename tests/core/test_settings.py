@@ -50,11 +50,27 @@ def test_settings_show_the_relation(key: str, value: object, message: str) -> No
 
 
 def test_folders_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker has a folder of its own, so relative names are resolved by the driver."""
+    """Relative names are resolved when the settings are made, whatever the working folder is later."""
+    (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
     found = settings_from({"out": "runs", "data": "../data"})
+    monkeypatch.chdir(tmp_path / "elsewhere")
     assert found.folder == tmp_path / "runs"
     assert found.data_folder == tmp_path.parent / "data"
+
+
+def test_default_folder_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing said is a folder of the working folder of that moment."""
+    monkeypatch.chdir(tmp_path)
+    found = RunSettings()
+    monkeypatch.chdir(tmp_path.parent)
+    assert found.folder == tmp_path / "harness-runs"
+
+
+def test_relative_database_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLAlchemy would open it in the working folder of the moment."""
+    monkeypatch.chdir(tmp_path)
+    assert settings_from({"mlflow": "sqlite:///my.db"}).mlflow == f"sqlite:///{tmp_path}/my.db"
 
 
 def test_home_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,7 @@
-"""Maps as files: exact, deterministic, found again by the record, and pictures that show what is there."""
+"""Maps as files: exact, deterministic, found again by the record."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,20 +9,17 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from PIL import Image
 
 from harness.core.errors import OutOfRange, StoreError
 from harness.data.maps import (
     GroupMap,
     group_map,
     map_name,
-    preview_name,
     read_map,
     read_maps,
     read_sums,
     stored_samples,
     write_map,
-    write_preview,
     write_sums,
 )
 from harness.data.nifti import ImageError, write
@@ -32,7 +27,6 @@ from harness.storage.store import CellRecord, Store, write_record
 
 AFFINE = np.array([[0.0, -1.5, 0, 3], [1.2, 0, 0, -5], [0, 0, 2.0, 7], [0, 0, 0, 1]])
 RAS = np.diag([1.0, 1.0, 1.0, 1.0])
-RED, BLUE, YELLOW = "red", "blue", "yellow"
 
 
 @pytest.fixture
@@ -58,28 +52,12 @@ def explained(store: Store, tmp_path: Path) -> Callable[..., CellRecord]:
             np.savez_compressed(folder / "maps.npz", **maps)  # type: ignore[arg-type]
         for sample, one in () if archive else maps.items():
             write_map(folder / map_name(sample), one, AFFINE)
-            (folder / preview_name(sample)).write_bytes(b"a picture")
+        (folder / "note.txt").write_text("no map")
         record = CellRecord(identity, "explain", "done", "conf", 0, 0, "saliency")
         write_record(folder, record)
         return store.commit(folder)
 
     return make
-
-
-def pixels(path: Path) -> np.ndarray:
-    """(H, W, 3) of a picture."""
-    return np.asarray(Image.open(path).convert("RGB")).astype(int)
-
-
-def coloured(path: Path, colour: str, *, without_bar: bool = True) -> np.ndarray:
-    """Where a picture shows a strong red, a strong blue or the yellow of the outline, (H, W) bool."""
-    rgb = pixels(path)[:, :-74] if without_bar else pixels(path)
-    red, green, blue = np.moveaxis(rgb, -1, 0)
-    return {
-        RED: (red > green + 90) & (red > blue + 70),
-        BLUE: (blue > red + 90) & (blue > green + 40),
-        YELLOW: (red > 200) & (green > 190) & (blue < 110),
-    }[colour]
 
 
 class TestFiles:
@@ -141,7 +119,7 @@ class TestStored:
     def test_maps_come_back_by_sample(
         self, store: Store, explained: Callable[..., CellRecord], maps: np.ndarray, archive: bool
     ) -> None:
-        """From files of their own and from the archive of older stores; pictures are not maps."""
+        """From files of their own and from the archive of older stores; other files are no maps."""
         given = {"sub-01": maps, "sub-02_ses-1": maps + 1}
         record = explained(given, archive=archive)
         found = read_maps(store, record)
@@ -175,10 +153,6 @@ class TestStored:
         """Ids that are no file names survive the way to the store and back."""
         assert "/" not in map_name(sample)
         assert list(read_maps(store, explained({sample: maps}))) == [sample]
-
-    def test_picture_lies_beside_the_map(self) -> None:
-        """Both names differ in their end."""
-        assert (map_name("sub-01"), preview_name("sub-01")) == ("map_sub-01.nii.gz", "map_sub-01.png")
 
 
 class TestGroup:
@@ -218,122 +192,6 @@ class TestGroup:
     def of_two(store: Store, record: CellRecord, second: np.ndarray = AFFINE) -> GroupMap:
         names = {"sub-01": "sub-01", "sub-02": "sub-02"}
         return group_map(store, [record], {"sub-01": AFFINE, "sub-02": second}, names)
-
-
-@pytest.fixture
-def bump() -> dict[str, Any]:
-    """One strong voxel to the right, in front and at the top of a grey ellipsoid; RAS+."""
-    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, side) for side in (30, 34, 26)], indexing="ij"))
-    brain = np.where((grid**2).sum(axis=0) < 0.9, 1.0 + 0.3 * grid[0], 0.0).astype(np.float32)
-    values = np.zeros((1, 30, 34, 26), np.float32)
-    values[0, 22:25, 26:29, 18:21] = 2.0
-    truth = values[0] > 0
-    return {"array": values, "affine": RAS, "background": brain, "outline": truth, "channels": ("T2w",)}
-
-
-class TestPreview:
-    """What the picture shows."""
-
-    def test_strong_voxels_are_seen_where_they_are(self, tmp_path: Path, bump: dict[str, Any]) -> None:
-        """To the right and the front in the axial plane, the first."""
-        found = coloured(write_preview(tmp_path / "a.png", **bump), RED)
-        third = found.shape[1] // 3
-        rows, columns = np.nonzero(found[:, :third])
-        assert columns.size and columns.mean() > third * 0.6
-        assert rows.mean() < found.shape[0] * 0.5
-
-    @pytest.mark.parametrize("axis", [0, 1, 2])
-    def test_orientation_comes_from_the_affine(self, tmp_path: Path, bump: dict[str, Any], axis: int) -> None:
-        """The same head stored the other way round gives the same picture."""
-        turned = {
-            **bump,
-            "array": np.flip(bump["array"], axis + 1),
-            **{name: np.flip(bump[name], axis) for name in ("background", "outline")},
-            "affine": RAS.copy(),
-        }
-        turned["affine"][axis, axis] = -1
-        turned["affine"][axis, 3] = bump["outline"].shape[axis] - 1
-        one, two = write_preview(tmp_path / "a.png", **bump), write_preview(tmp_path / "b.png", **turned)
-        assert np.array_equal(pixels(one), pixels(two))
-
-    def test_axes_may_be_stored_in_another_order(self, tmp_path: Path, bump: dict[str, Any]) -> None:
-        """A sagittal acquisition gives the same picture."""
-        turned = {
-            **bump,
-            "array": np.moveaxis(bump["array"], 1, 3),
-            **{name: np.moveaxis(bump[name], 0, 2) for name in ("background", "outline")},
-            "affine": RAS[:, [1, 2, 0, 3]],
-        }
-        one, two = write_preview(tmp_path / "a.png", **bump), write_preview(tmp_path / "b.png", **turned)
-        assert np.array_equal(pixels(one), pixels(two))
-
-    def test_evidence_against_is_blue(self, tmp_path: Path, bump: dict[str, Any]) -> None:
-        """The scale is centred at zero: the sign is the colour."""
-        path = write_preview(tmp_path / "a.png", **{**bump, "array": -bump["array"]})
-        assert coloured(path, BLUE).any() and not coloured(path, RED).any()
-
-    def test_truth_is_outlined(self, tmp_path: Path, bump: dict[str, Any]) -> None:
-        """In every plane; without a truth there is no line."""
-        path = write_preview(tmp_path / "a.png", **bump)
-        parts = np.array_split(coloured(path, YELLOW), 3, axis=1)
-        assert all(part.any() for part in parts)
-        assert not coloured(write_preview(tmp_path / "b.png", **{**bump, "outline": None}), YELLOW).any()
-
-    def test_one_weak_voxel_among_many_is_not_lost(self, tmp_path: Path) -> None:
-        """Where several voxels share a pixel, the strongest is drawn."""
-        values = np.zeros((1, 900, 40, 9), np.float32)
-        values[0, 451, 20, 4] = 1.0
-        found = coloured(write_preview(tmp_path / "a.png", values, RAS), RED)
-        assert found.any()
-
-    def test_each_channel_has_a_row(self, tmp_path: Path, bump: dict[str, Any]) -> None:
-        """Two channels make the picture higher, and each shows its own strongest voxel."""
-        both = np.concatenate([bump["array"], -bump["array"]])
-        one = write_preview(tmp_path / "a.png", **bump)
-        two = write_preview(tmp_path / "b.png", **{**bump, "array": both, "channels": ("T2w", "FLAIR")})
-        assert pixels(two).shape[0] > 1.7 * pixels(one).shape[0]
-        upper, lower = np.array_split(coloured(two, RED), 2)
-        assert upper.any() and not lower.any()
-
-    def test_equal_input_is_equal_bytes_in_another_process(self, tmp_path: Path) -> None:
-        """Nothing of the time or the process is in the picture."""
-        script = (
-            "import sys, numpy as np; from pathlib import Path; from harness.data.maps import write_preview;"
-            "write_preview(Path(sys.argv[1]), np.random.default_rng(0).normal(size=(2, 9, 8, 7)), np.eye(4), title='x')"
-        )
-        subprocess.run([sys.executable, "-c", script, tmp_path / "a.png"], check=True)
-        values = np.random.default_rng(0).normal(size=(2, 9, 8, 7))
-        here = write_preview(tmp_path / "b.png", values, np.eye(4), title="x")
-        assert here.read_bytes() == (tmp_path / "a.png").read_bytes()
-
-    def test_noise_on_three_channels_is_small(self, tmp_path: Path) -> None:
-        """A picture of noise over noise, the worst there is, stays far below a megabyte's tenth."""
-        rng = np.random.default_rng(0)
-        values = rng.normal(size=(3, 64, 64, 32)).astype(np.float32)
-        path = write_preview(tmp_path / "a.png", values, RAS, background=rng.normal(size=(64, 64, 32)))
-        assert path.stat().st_size < 60_000
-
-    @pytest.mark.parametrize("value", [0.0, 1.0, np.nan])
-    def test_constant_map_shows_the_centre(self, tmp_path: Path, bump: dict[str, Any], value: float) -> None:
-        """No voxel is the strongest: the plane through the truth is shown, so its outline is there."""
-        path = write_preview(tmp_path / "a.png", **{**bump, "array": np.full((1, 30, 34, 26), value)})
-        assert all(part.any() for part in np.array_split(coloured(path, YELLOW), 3, axis=1))
-
-    def test_patch_is_one_plane(self, tmp_path: Path) -> None:
-        """A volume of one slice has no other planes to show."""
-        flat = pixels(write_preview(tmp_path / "a.png", np.ones((1, 40, 40, 1)), RAS))
-        full = pixels(write_preview(tmp_path / "b.png", np.ones((1, 40, 40, 40)), RAS))
-        assert flat.shape[1] < 0.7 * full.shape[1]
-
-    def test_another_grid_is_refused(self, tmp_path: Path, bump: dict[str, Any]) -> None:
-        """A background that does not lie under the map would show a false place."""
-        with pytest.raises(OutOfRange, match=r"background and map must be on one grid, got \(29, 34, 26\) and"):
-            write_preview(tmp_path / "a.png", **{**bump, "background": bump["background"][1:]})
-
-    def test_nothing_but_the_picture_is_left(self, tmp_path: Path, bump: dict[str, Any]) -> None:
-        """No half-written file lies beside it."""
-        path = write_preview(tmp_path / "new" / "a.png", **bump)
-        assert list(path.parent.iterdir()) == [path]
 
 
 def test_description_is_cut_to_what_the_header_holds(tmp_path: Path) -> None:

@@ -254,6 +254,18 @@ def test_occupancy_on_the_same_grid_is_the_mask(rng):
     np.testing.assert_array_equal(transforms.occupancy(mask, ODD, SHAPE, ODD), mask)
 
 
+def test_occupancy_on_an_oblique_grid_sets_nothing_that_threads_share(rng, monkeypatch):
+    """Masks are prepared by several threads: ITK's global number of threads is not touched."""
+
+    def refuse(number):
+        raise AssertionError("the global number of threads was set")
+
+    monkeypatch.setattr(sitk.ProcessObject, "SetGlobalDefaultNumberOfThreads", refuse)
+    oblique = affine_of(turn=rotation(12, 1))
+    made = transforms.occupancy(rng.random(SHAPE) > 0.6, affine_of(), SHAPE, oblique)
+    assert made.any()
+
+
 def test_occupancy_of_whole_blocks_is_their_mean(rng):
     """On a grid of 2×2×4 blocks, the share is the mean of each block."""
     mask = rng.random((12, 10, 8)) > 0.6

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from harness.data.scores import scores
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, r2_score
 
@@ -24,14 +25,14 @@ from harness.core.registry import MODELS
 from harness.core.task import Configuration, Task, describe, override
 from harness.core.types import Cohort, Score
 from harness.data.lesions import lesions
-from harness.data.scores import scores
 from harness.pipeline.aggregate import Pooled, _known_of, metric_facts, pool
 from harness.pipeline.cell import Job, attributions_of, jobs
 from harness.pipeline.explain import Scalars, explain
 from harness.pipeline.group_maps import exact_group_map, group_sums, target_mask
 from harness.pipeline.job import build_network, execute, load_trained
-from harness.pipeline.leaderboard import build, to_console_rows
+from harness.pipeline.leaderboard import build
 from harness.pipeline.train import train
+from harness.report.wording import console_rows
 from harness.storage.store import Store
 
 Ran = tuple[Configuration, list[Job], Store]
@@ -177,7 +178,7 @@ def test_attributions_are_compared_in_pairs_over_blocks(lsm: Task, pooled: Poole
     for row in pooled.explanations:
         assert shown[row.attribution]["relevance_ap"] == pytest.approx(row.pooled["relevance_ap"].value)
         assert shown[row.attribution]["subjects"] == 14
-    header, lines = to_console_rows(table)
+    header, lines = console_rows(table)
     assert {"chance", "ceiling", "s a fold"} <= set(header) and all(line[header.index("s a fold")] for line in lines)
 
 

@@ -1,11 +1,9 @@
-"""What may have a rank, and what the table says, on tiny hand-made rows."""
+"""What may have a rank, within which problem, and what the table says, on tiny hand-made rows."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,18 +12,10 @@ from scipy import stats
 
 from harness.core.errors import OutOfRange, UnknownName
 from harness.core.types import Score
-from harness.pipeline.leaderboard import (
-    MetricFacts,
-    Row,
-    build,
-    build_regions,
-    interval_text,
-    read_facts,
-    row_labels,
-    to_console_rows,
-    verdict,
-    write_csv,
-)
+from harness.pipeline.leaderboard import build, build_regions, read_facts
+from harness.pipeline.ranking import strata_of
+from harness.pipeline.rows import MetricFacts, Row
+from harness.report.wording import verdict
 
 DICE = MetricFacts("dice", "higher", (0, 1), chance=0.02, ceiling=1.0)
 DISTANCE = MetricFacts("distance", "lower", (0, math.inf), unit="mm")
@@ -144,6 +134,55 @@ class TestRanking:
         assert _column([_row("empty", []), *rows], "status")[-1] == "no dice"
 
 
+def _at(noise: float | None, **rows: list[float]) -> list[Row]:
+    """Rows of one problem, named by their model."""
+    return [_row(f"{model} {noise}", values, axes={"model": model, "noise": noise}) for model, values in rows.items()]
+
+
+def _poses(axis: str) -> bool:
+    """Whether an axis poses the problem."""
+    return axis in ("noise", "label")
+
+
+class TestProblems:
+    """Rows are ranked and compared where they solve the same problem."""
+
+    def test_ranks_and_differences_hold_within_a_problem(self) -> None:
+        """The best of the harder problem is first there, and nothing is compared with the easier one."""
+        rows = [*_at(0.0, a=GOOD, b=NEAR), *_at(0.5, a=POOR, b=[value - 0.2 for value in POOR])]
+        table = build(rows, [DICE], "dice", strata=strata_of(rows, _poses))
+        assert [(line["noise"], line["model"], line["rank"]) for line in table.to_pylist()] == [
+            (0.0, "a", 1), (0.0, "b", 2), (0.5, "a", 1), (0.5, "b", 2),
+        ]  # fmt: skip
+        alone = build(rows[2:], [DICE], "dice")
+        names = ["difference", "difference_low", "difference_high", "p_holm", "not_distinguishable_from_best"]
+        assert table.select(names).to_pylist()[2:] == alone.select(names).to_pylist()
+        assert [line["not_distinguishable_from_best"] for line in alone.to_pylist()] == [True, False]
+
+    def test_problems_come_in_the_order_of_their_numbers(self) -> None:
+        """2 before 10, and rows without the axis first."""
+        rows = [row for noise in (10.0, 2.0, None) for row in _at(noise, a=GOOD)]
+        assert _column(rows, "noise", strata=("noise",)) == [None, 2.0, 10.0]
+
+    def test_whole_numbers_are_the_same_problem(self) -> None:
+        """0 and 0.0 are one level of noise."""
+        rows = [*_at(0, a=GOOD), *_at(0.0, b=NEAR), *_at(0.5, c=POOR)]
+        assert _column(rows, "rank", strata=strata_of(rows, _poses)) == [1, 2, 1]
+
+    def test_only_axes_that_vary_and_pose_the_problem_separate(self) -> None:
+        """A level of noise that all share, and the model, do not."""
+        rows = [*_at(0.5, a=GOOD, b=POOR)]
+        assert strata_of(rows, _poses) == ("profile", "data")
+        assert strata_of([*rows, *_at(0.0, a=GOOD)], _poses) == ("profile", "data", "noise")
+        assert strata_of([*rows, *_at(0.0, a=GOOD)], lambda axis: False) == ("profile", "data")
+
+    def test_a_subject_without_a_value_in_another_problem_costs_no_rank(self) -> None:
+        """Only rows of the same problem are looked at."""
+        rows = [*_at(0.0, a=GOOD), *_at(0.5, a=[math.nan, *POOR, 0.4])]
+        table = build(rows, [DICE], "dice", strata=strata_of(rows, _poses))
+        assert table["status"].to_pylist() == ["ranked", "ranked"]
+
+
 class TestColumns:
     """What the table holds."""
 
@@ -246,123 +285,6 @@ class TestRefusals:
         """An axis cannot take the name of another column."""
         with pytest.raises(OutOfRange, match="each column must occur once, got rank twice"):
             build([_row("a", GOOD, axes={"rank": 1})], [DICE], "dice")
-
-
-class TestVerdict:
-    """What may be claimed."""
-
-    def test_group(self, rows: list[Row]) -> None:
-        """The first is named with its interval, and so is the group."""
-        said = verdict(build(rows, [DICE], "dice"))
-        assert said == "good leads (dice 0.81 [0.74, 0.88]); not distinguishable from it: near."
-
-    def test_clear(self) -> None:
-        """A first that differs from all others says so."""
-        assert verdict(build([_row("good", GOOD), _row("poor", POOR)], [DICE], "dice")).endswith(
-            "differs from the other."
-        )
-
-    def test_undecided(self) -> None:
-        """With fewer than six subjects the word is "undecided"."""
-        said = verdict(build([_row("a", [0.9] * 5), _row("b", [0.1] * 5)], [DICE], "dice"))
-        assert said.startswith("undecided: 5 subjects")
-        assert "leads" not in said
-
-    def test_all_broken(self) -> None:
-        """Where nothing can be ranked, that is the verdict."""
-        said = verdict(build([_row("a", GOOD, flags=("collapsed in 6 of 6 folds",))], [DICE], "dice"))
-        assert said == "nothing is ranked: every configuration is incomplete, failed or collapsed."
-
-    def test_one_sentence_per_profile(self, rows: list[Row]) -> None:
-        """Each ranking has its own sentence, with its name."""
-        table = build([*rows, _row("paper", POOR, facts={"profile": "paper"})], [DICE], "dice")
-        assert [line.partition(":")[0] for line in verdict(table).splitlines()] == ["paper", "quick"]
-
-    def test_labels_name_what_varies(self) -> None:
-        """Only axes that vary are in a row's label, and the attribution."""
-        rows = [
-            _row(f"{m}{n}", GOOD, axes={"model": m, "noise": n, "fixed": 1}, attribution="occlusion")
-            for m in "ab"
-            for n in (0, 1)
-        ]
-        assert row_labels(build(rows, [DICE], "dice"))[0] == "model=a, noise=0, occlusion"  # fmt: skip
-
-
-class TestText:
-    """Numbers as text."""
-
-    @pytest.mark.parametrize(
-        ("numbers", "text"),
-        [
-            ((0.7412, 0.701, 0.78), "0.74 [0.70, 0.78]"),
-            ((683.2, 600.1, 771.9), "683 [600, 772]"),
-            ((-0.006, -0.0194, 0.0074), "-0.006 [-0.019, 0.007]"),
-            ((0.5, math.nan, math.nan), "0.50"),
-            ((-0.0, None, None), "0.00"),
-            ((math.nan, None, None), "–"),
-        ],
-    )
-    def test_interval(self, numbers: tuple[float, float | None, float | None], text: str) -> None:
-        """As many decimals as the numbers need."""
-        assert interval_text(*numbers) == text
-
-    def test_console(self, rows: list[Row]) -> None:
-        """The short table marks what cannot be told from the first."""
-        header, lines = to_console_rows(build(rows, [DICE], "dice"))
-        assert header == ["rank", "sequences", "dice", "chance", "difference"]
-        assert [line[0] for line in lines] == ["1", "2 =", "3"]
-
-    def test_console_shows_what_no_skill_would_score(self, rows: list[Row]) -> None:
-        """Beside the objective; the row's own chance level before that of the metric, nothing where none is known."""
-        own = dataclasses.replace(rows[0], values={**rows[0].values, "dice_chance": {"s1": {0: 0.25}}})
-        header, lines = to_console_rows(build([own, *rows[1:]], [DICE], "dice"))
-        assert sorted(line[header.index("chance")] for line in lines) == ["0.020", "0.020", "0.25"]
-        unknown = dataclasses.replace(DICE, chance=math.nan)
-        assert "chance" not in to_console_rows(build(rows, [unknown], "dice"))[0]
-
-    def test_console_says_why_a_row_has_no_rank(self, rows: list[Row]) -> None:
-        """The status is shown where somebody is not ranked."""
-        stopped = dataclasses.replace(rows[0], complete=False, flags=("incomplete: 1 of 2 cells",))
-        header, lines = to_console_rows(build([stopped, *rows[1:]], [DICE], "dice"))
-        assert header[-1] == "status"
-        assert sorted(line[-1] for line in lines)[0].startswith("incomplete")
-
-
-class TestCsv:
-    """The file."""
-
-    def test_byte_identical(self, rows: list[Row], tmp_path: Path) -> None:
-        """Rows, subjects and seeds in another order give the same bytes."""
-        turned = [
-            dataclasses.replace(row, values={m: dict(reversed(list(v.items()))) for m, v in row.values.items()})
-            for row in reversed(rows)
-        ]
-        first = write_csv(build(rows, [DICE], "dice"), tmp_path / "a" / "one.csv")
-        second = write_csv(build(turned, [DICE], "dice"), tmp_path / "two.csv")
-        assert first.read_bytes() == second.read_bytes()
-
-    def test_reads_back(self, rows: list[Row], tmp_path: Path) -> None:
-        """Six digits, empty for no value, commas quoted."""
-        rows[1] = dataclasses.replace(rows[1], facts={"command": "harness run sequences=a,b"})
-        with write_csv(build(rows, [DICE], "dice", apart=()), tmp_path / "table.csv").open(newline="") as file:
-            line = next(csv.DictReader(file))
-        assert (line["rank"], line["dice"], line["p_holm"]) == ("1", "0.81", "")
-        assert line["command"] == "harness run sequences=a,b"
-        assert line["not_distinguishable_from_best"] == "true"
-
-    def test_whole_or_not_at_all(self, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A write that breaks leaves the old file and no other."""
-        path = write_csv(build(rows, [DICE], "dice"), tmp_path / "table.csv")
-        before = path.read_bytes()
-
-        def broken(handle: int) -> None:
-            raise OSError("disk full")
-
-        monkeypatch.setattr("os.fsync", broken)
-        with pytest.raises(OSError, match="disk full"):
-            write_csv(build(rows[:1], [DICE], "dice"), path)
-        assert path.read_bytes() == before
-        assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
 
 
 def test_regions() -> None:

@@ -15,16 +15,19 @@ from PIL import Image
 
 import harness
 from harness.cli.api import make_report, rebuild, shapley_of
-from harness.pipeline.contribution import families, shapley_rows, shapley_table
-from harness.pipeline.leaderboard import MetricFacts, read_facts, subject_means
+from harness.pipeline.contribution import families, shapley_table
+from harness.pipeline.leaderboard import read_facts
+from harness.pipeline.rows import MetricFacts, subject_means
 from harness.report import plots
+from harness.report.elements import Figure
 from harness.report.figures import figures_of
-from harness.report.page import Figure
-from harness.report.tables import findings, sheets_of
+from harness.report.tables import findings, report_tables
+from harness.report.wording import shapley_rows
 from harness.stats.intervals import mean_interval
 from harness.storage.store import Store
+from harness.sweep.collect import Tables, collect
 from harness.sweep.grammar import parse
-from harness.sweep.plan import Plan, Tables, collect
+from harness.sweep.plan import Plan
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +75,8 @@ class TestFigures:
             "Ranking",
             "Every subject",
             "Sensitivity and precision",
-            "What the tolerance decides",
-            "Small lesions and large ones",
+            "Effect of the tolerance",
+            "Sensitivity by lesion size",
             "Count: prediction against truth",
             "Count: Bland–Altman",
             "Volume: prediction against truth",
@@ -83,9 +86,9 @@ class TestFigures:
             "Example: the median subject, sub",
             "Example: the worst subject, sub",
             "Attribution methods",
-            "What a channel adds",
-            "What the network listens to, and what that is worth",
-            "What X looks at: sub",
+            "Gain from adding a channel",
+            "Attribution shares and the value of channels",
+            "Maps of sub, X",
         ]
 
     def test_are_pictures(self, drawn: list[Figure]) -> None:
@@ -104,7 +107,7 @@ class TestFigures:
         task = dataclasses.replace(task, metrics={label: task.metrics[label] for label in ("dice", "relevance_ap")})
         plan = dataclasses.replace(plan, request=dataclasses.replace(plan.request, task=task))
         titles = [figure.title for figure in figures_of(plan, tables)]
-        assert not [title for title in titles if re.match("Sensitivity|What the tol|Small|Count|Volume", title)]
+        assert not [title for title in titles if re.match("Sensitivity|Effect|Count|Volume", title)]
         assert {"Ranking", "By region", "Attribution methods"} <= set(titles)
 
     @pytest.mark.usefixtures("undrawn")
@@ -119,14 +122,14 @@ class TestFigures:
         plan = dataclasses.replace(plan, groups={key: bare(group) for key, group in plan.groups.items()})
         titles = [figure.title for figure in figures_of(plan, tables)]
         assert "Ranking" in titles
-        assert not [title for title in titles if "Example" in title or "looks at" in title]
+        assert not [title for title in titles if "Example" in title or "Maps of" in title]
 
     def test_without_any_result(self, run: tuple[Plan, Tables], tmp_path: Path) -> None:
         """A run of which nothing is done yet has a page without figures."""
         plan = dataclasses.replace(run[0], store=Store(tmp_path / "store"))
         tables = collect(plan)
         assert figures_of(plan, tables) == []
-        assert sheets_of(plan, tables, shapley_of(plan, tables)) == []
+        assert report_tables(plan, tables, shapley_of(plan, tables)) == []
 
     def test_what_has_no_rank_is_marked(self, run: tuple[Plan, Tables], undrawn: None) -> None:
         """A collapsed configuration bears a mark, and the first caption says what it means."""
@@ -191,7 +194,7 @@ class TestSheets:
 
     def test_published_values_stand_beside_ours(self, run: tuple[Plan, Tables]) -> None:
         """Table 1's sensitivity of T2w is .81 ± .01."""
-        sheet = next(sheet for sheet in sheets_of(*run, None) if "published" in sheet.title)
+        sheet = next(sheet for sheet in report_tables(*run, None) if "published" in sheet.title)
         line = next(line for line in sheet.lines if line[0].text == "T2w")  # type: ignore[union-attr]
         assert line[sheet.columns.index("sensitivity")].range == "0.81 ± 0.01"  # type: ignore[union-attr]
         assert len(sheet.lines) == 3
@@ -270,6 +273,7 @@ class TestShapley:
 
     def test_csv(self, run: tuple[Plan, Tables]) -> None:
         """The run wrote the table beside its leaderboards."""
-        text = (run[0].request.settings.folder / "leaderboards" / "epvs-shapley.csv").read_text()
+        board = run[0].request.leaderboard_path
+        text = board.with_name(f"{board.stem}-shapley.csv").read_text()
         assert text.splitlines()[0].startswith("model,channel,shapley,shapley_low")
         assert len(text.splitlines()) == 3

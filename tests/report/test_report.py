@@ -14,9 +14,12 @@ from PIL import Image
 
 from harness.core.errors import OutOfRange
 from harness.core.types import Ineligible, Score, Source
-from harness.pipeline.leaderboard import MetricFacts, Row, build, verdict
+from harness.pipeline.leaderboard import build
+from harness.pipeline.rows import MetricFacts, Row
 from harness.report import plots
-from harness.report.page import Cell, Figure, ReportTable, write_report
+from harness.report.elements import Cell, Figure, ReportTable
+from harness.report.page import write_report
+from harness.report.wording import verdict
 
 HOSTILE = "<script>alert('x')</script>"
 VOID = {"meta", "img", "br", "hr", "input", "link"}
@@ -169,7 +172,7 @@ class TestReport:
         """Tables and figures stand under the headings that they name, explanations last."""
         figures = [Figure("one", "", _png(), section="Explanations"), Figure("two", "", _png(), section="Detection")]
         sheets = [ReportTable("claims", ("id",), (("D1",),), section="Leaderboard")]
-        page = _page(tmp_path / "index.html", table, figures=figures, sheets=sheets)
+        page = _page(tmp_path / "index.html", table, figures=figures, tables=sheets)
         anchors = [section["id"] for section in page.tags("section")]
         assert anchors == ["leaderboard", "detection", "explanations", "metrics"]
         assert page.text.index("claims") < page.text.index("Detection two") < page.text.index("Explanations one")
@@ -180,7 +183,7 @@ class TestReport:
         more = ReportTable("all of it", ("id", "n"), (("D1", "7"),))
         line = ("D1", Cell("supported", range="7 of 7", mark="good"), HOSTILE)
         sheet = ReportTable("claims", ("id", "here", HOSTILE), (line,), note=HOSTILE, folded=more)
-        page = _page(tmp_path / "index.html", table, sheets=[sheet])
+        page = _page(tmp_path / "index.html", table, tables=[sheet])
         assert page.tags("script") == []
         assert "D1 supported 7 of 7" in page.text
         assert [span["class"] for span in page.tags("span") if "mark" in str(span["class"])] == ["mark good"]
@@ -292,7 +295,7 @@ class TestPlots:
         axes = Canvas().subplots()
         mask = np.zeros((4, 3), dtype=bool)
         mask[3, 1] = True
-        plots._outline(axes, mask, SPACING, "red", "-")
+        plots.slices.draw_outline(axes, mask, SPACING, "red", "-")
         segments = axes.collections[0].get_segments()
         assert sorted(sorted(map(tuple, one)) for one in segments) == [
             [(3.0, 1.5), (3.0, 3.0)],
@@ -303,4 +306,4 @@ class TestPlots:
 
     def test_sixteen_configurations_look_different(self) -> None:
         """Colour and marker together tell all sets of a Shapley experiment apart."""
-        assert len({plots._look(index) for index in range(16)}) == 16
+        assert len({plots.canvas.look(index) for index in range(16)}) == 16

@@ -15,13 +15,14 @@ import pytest
 import harness
 from harness.cli.api import Silent, carry_out, rebuild
 from harness.core.errors import HarnessError, StoreError
-from harness.data.maps import GroupMap, read_map, read_maps
+from harness.data.maps import GroupMap, read_map, read_maps, write_sums
 from harness.pipeline.cell import Cell
 from harness.report import plots, runs
 from harness.report.runs import pooled_files, pooled_metrics, pooled_of
 from harness.storage.store import CellRecord, Store, write_record
+from harness.sweep.collect import Tables
 from harness.sweep.grammar import parse, to_words
-from harness.sweep.plan import Plan, Tables
+from harness.sweep.plan import Plan
 
 Words = Callable[..., dict[str, Any]]
 AFFINE = np.diag([1.0, 1.5, 2.0, 1.0])
@@ -142,14 +143,14 @@ def test_anonymous_files_name_nobody(
 def test_subjects_are_not_named_where_they_may_not_be(monkeypatch: pytest.MonkeyPatch) -> None:
     """The figure holds their names as text only if it is told to."""
     said: list[str] = []
-    original = plots._png
+    original = plots.subjects.png_of
 
     def listen(figure: Any) -> bytes:
         said.extend(text.get_text() for axes in figure.axes for text in axes.get_yticklabels())
         said.extend(axes.get_ylabel() for axes in figure.axes)
         return original(figure)
 
-    monkeypatch.setattr(plots, "_png", listen)
+    monkeypatch.setattr(plots.subjects, "png_of", listen)
     values = {"dice": {"sub-01": [0.5, 0.6], "sub-02": [0.4]}, "auc": {"sub-01": [0.9]}}
     plots.subject_dots(values, named=False)
     assert not any("sub-" in text for text in said) and "2 subjects" in said
@@ -219,7 +220,7 @@ def test_a_run_is_tracked_without_a_name(
     drawn: dict[str, tuple[Any, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """From the store to MLflow: a configuration, three trainings, figures, and nowhere a subject; again none."""
+    """From the store to MLflow: a configuration, its three trainings, figures, nowhere a subject; once only."""
     shutil.copy(empty_database, finished / "mlflow.db")
     words = tiny_words(finished, mlflow="auto", anonymous=True)
     assert harness.run(**words).complete
@@ -243,14 +244,14 @@ def test_a_run_is_tracked_without_a_name(
 
 
 def test_a_run_without_its_server_keeps_what_it_found(
-    tiny_words: Words, finished: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_words: Words, finished: Path, board_of: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tables are written, the user hears of it, and the error comes last."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     shutil.rmtree(finished / "leaderboards")
     with pytest.raises(HarnessError, match=r"MLflow at http://127\.0\.0\.1:1 could not be written: .* mlflow=off"):
         carry_out(to_words(**tiny_words(finished, mlflow="http://127.0.0.1:1")), (), Silent())
-    assert (finished / "leaderboards" / "epvs.csv").is_file()
+    assert board_of(finished).is_file()
 
 
 @pytest.mark.parametrize(
@@ -281,7 +282,7 @@ def test_sums_of_blocks_become_means(tmp_path: Path) -> None:
         cell = Cell("explain", f"cell{number}", "", "conf", fold, seed, "saliency")
         folder = tmp_path / cell.identity
         folder.mkdir()
-        np.savez_compressed(folder / "blocks.npz", sums=sums)
+        write_sums(folder / "blocks.npz", sums)
         record = CellRecord(
             cell.identity, "explain", "done", "conf", fold, seed, "saliency", facts={"outputs": ["one", "two"]}
         )
@@ -290,4 +291,4 @@ def test_sums_of_blocks_become_means(tmp_path: Path) -> None:
     found = runs._of_sums(store, cells, AFFINE)
     assert list(found) == ["one", "two"] and {one.subjects for one in found.values()} == {5}
     for number, name in enumerate(found):
-        assert np.allclose(found[name].values, expected[number], atol=1e-6)
+        assert np.allclose(found[name].values, expected[number], atol=1e-3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +16,16 @@ import pytest
 from harness.core.errors import RequestError, StoreError, UnknownName
 from harness.core.settings import RunSettings
 from harness.pipeline import cell as cell_module
-from harness.pipeline import leaderboard
 from harness.pipeline.leaderboard import VOLATILE
+from harness.report.csv_files import write_csv
 from harness.storage.store import CellRecord
+from harness.sweep.cohorts import generate, phantom_folder
+from harness.sweep.collect import collect
 from harness.sweep.grammar import texts_of, to_words
-from harness.sweep.plan import Plan, collect, generate, phantom_folder, prepare, recall, run
+from harness.sweep.plan import Plan, prepare
 from harness.sweep.request import resolve
+from harness.sweep.resume import latest_run, recall, run_names
+from harness.sweep.run import run
 
 Words = Callable[..., dict[str, Any]]
 
@@ -45,7 +50,7 @@ def done(plan: Plan) -> list[CellRecord]:
 
 def csv(plan: Plan, path: Path) -> bytes:
     """The leaderboard as the file that a run writes."""
-    return leaderboard.write_csv(collect(plan).prediction, path).read_bytes()
+    return write_csv(collect(plan).prediction, path).read_bytes()
 
 
 def steady(plan: Plan) -> list[dict[str, Any]]:
@@ -94,7 +99,7 @@ def test_finished_run_runs_nothing_again(
     planned: Callable[..., Plan], finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same command has nothing to do, reads no network, and gives the same table."""
-    monkeypatch.setattr("harness.sweep.plan.run_here", _never)
+    monkeypatch.setattr("harness.sweep.run.run_here", _never)
     plan = planned(finished)
     assert plan.missing() == () and done(plan) == []
     assert all(row["status"] == "undecided: 3 subjects" for row in collect(plan).prediction.to_pylist())
@@ -246,7 +251,7 @@ def test_new_score_of_an_older_training_is_flagged(
 ) -> None:
     """A score that is computed today from weights of older code says so as well."""
     monkeypatch.setattr(cell_module, "_digest", lambda modules: f"edited {modules}")
-    monkeypatch.setattr("harness.sweep.plan.run_here", _scores_only)
+    monkeypatch.setattr("harness.sweep.run.run_here", _scores_only)
     plan = planned(finished, accept_code=True, metrics__sensitivity__tolerance_mm=1.0)
     run(plan)
     assert collect(plan).prediction.to_pylist()[0]["flags"].endswith("older code accepted")
@@ -300,14 +305,35 @@ def test_generated_cohort_is_the_same_again(epvs: Any, phantom_root: Path, tmp_p
 
 
 def test_plan_is_written_for_the_recall(planned: Callable[..., Plan], finished: Path) -> None:
-    """The store knows which cells the latest run asked for, and what its configurations mean."""
+    """The store knows which cells a run asked for, and what its configurations mean."""
     plan = planned(finished)
-    saved = json.loads((plan.store.root / "plans" / "epvs.json").read_text())
-    assert saved["configurations"] == [plan.configurations[0].id]
+    saved = json.loads((plan.store.root / "plans" / "epvs" / f"{plan.request.name}.json").read_text())
+    assert saved["rows"] == [plan.configurations[0].id]
     assert plan.store.configuration(plan.configurations[0].id) == plan.configurations[0]
     found = recall("epvs", RunSettings(out=str(finished)))
     assert found.cells == plan.cells and found.missing() == ()
     assert dataclasses.asdict(found.jobs[0].split) == dataclasses.asdict(plan.jobs[0].split)
+
+
+def test_each_run_keeps_its_plan(planned: Callable[..., Plan], finished: Path) -> None:
+    """A further run is the latest; the earlier one is recalled by its name, with its own attributions and command."""
+    first, second = planned(finished), planned(finished, attribution="none", sequences="T2w,FLAIR")
+    run(first)
+    before = recall("epvs", first.request.settings)
+    run(second)
+    assert run_names(first.store, "epvs") == sorted([first.request.name, second.request.name])
+    assert latest_run(first.store, "epvs") == second.request.name
+    assert recall("epvs", first.request.settings).cells == second.cells
+    again = recall("epvs", first.request.settings, name=first.request.name)
+    assert again.configurations == before.configurations and again.cells == first.cells
+    assert again.request.command == first.request.command
+
+
+def test_recall_of_an_unknown_name(planned: Callable[..., Plan], finished: Path) -> None:
+    """The names of the runs that are there are listed."""
+    name = planned(finished).request.name
+    with pytest.raises(UnknownName, match=rf"no run of epvs in .* is named 'ablation'.* All: {re.escape(name)}"):
+        recall("epvs", RunSettings(out=str(finished)), name="ablation")
 
 
 def test_values_are_those_of_the_subjects(planned: Callable[..., Plan], finished: Path) -> None:

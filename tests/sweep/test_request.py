@@ -10,7 +10,8 @@ from harness.core.errors import OutOfRange, RequestError, UnknownName
 from harness.core.space import Interval
 from harness.core.task import describe
 from harness.sweep.grammar import parse, to_words
-from harness.sweep.plan import Request, at
+from harness.sweep.grid import at
+from harness.sweep.plan import Request
 from harness.sweep.request import resolve
 
 

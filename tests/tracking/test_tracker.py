@@ -540,6 +540,20 @@ class TestPlace:
         assert tracking_uri(RunSettings(out=str(tmp_path))) == f"sqlite:///{tmp_path / 'mlflow.db'}"
         assert tracking_uri(RunSettings(mlflow="http://host:5000")) == "http://host:5000"
 
+    def test_name_of_the_folder_may_hold_anything(self, empty_database: Path, tmp_path: Path) -> None:
+        """Runs are in the database of that very folder, artifacts beside it, and no other folder appears."""
+        folder = tmp_path / "50% of #1 = why?" / "a%20b"
+        folder.mkdir(parents=True)
+        shutil.copy(empty_database, folder / "mlflow.db")
+        settings = RunSettings(out=str(folder))
+        with tracking(settings):
+            pass
+        run = runs_of(MlflowClient(tracking_uri=tracking_uri(settings)))[CONFIGURATION.id]
+        assert run.info.artifact_uri.startswith((folder / "mlflow-artifacts").as_uri())
+        assert sorted(path.name for path in (tmp_path, folder.parent) for path in path.iterdir()) == sorted(
+            [folder.parent.name, folder.name]
+        )
+
     def test_password_is_not_shown(self) -> None:
         """The user name and the host are."""
         assert shown_uri(RunSettings(mlflow="https://me:pass@host:5000")) == "https://me:***@host:5000"

@@ -13,7 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,8 +26,9 @@ from harness.pipeline.cell import Job
 from harness.pipeline.leaderboard import VOLATILE
 from harness.storage.store import CellRecord
 from harness.sweep.grammar import parse
-from harness.sweep.plan import prepare, run
+from harness.sweep.plan import prepare
 from harness.sweep.request import resolve
+from harness.sweep.run import run
 from harness.tuning.jobs import keep_to_granted_gpus
 
 pytestmark = pytest.mark.ray
@@ -95,15 +96,19 @@ def test_ray_and_plain_process_give_the_same_numbers(finished: Path, sweep: Word
         assert len(here) == {"weights.safetensors": 6, "values.json": 18}[name]
 
 
-def test_same_command_again_computes_nothing(finished: Path, sweep: Words, capsys: pytest.CaptureFixture[str]) -> None:
+def test_same_command_again_computes_nothing(
+    finished: Path, sweep: Words, board_of: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     """A finished sweep has nothing to do and gives the same table."""
-    before = (finished / "leaderboards" / "epvs.csv").read_bytes()
+    before = board_of(finished).read_bytes()
     assert commands.run([*sweep, f"out={finished}"]) == 0
     assert "36 done, 0 to do" in capsys.readouterr().out
-    assert (finished / "leaderboards" / "epvs.csv").read_bytes() == before
+    assert board_of(finished).read_bytes() == before
 
 
-def test_sigkill_half_way_then_same_command_gives_the_same_table(finished: Path, sweep: Words, tmp_path: Path) -> None:
+def test_sigkill_half_way_then_same_command_gives_the_same_table(
+    finished: Path, sweep: Words, board_of: Callable[..., Path], tmp_path: Path
+) -> None:
     """After SIGKILL the same command ends with the same leaderboard and one MLflow run per cell."""
     out = tmp_path / "out"
     words = [*sweep, f"out={out}"]
@@ -127,7 +132,7 @@ def test_sigkill_half_way_then_same_command_gives_the_same_table(finished: Path,
 
     again = command(*words, cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
-    ours, theirs = (steady(folder / "leaderboards" / "epvs.csv") for folder in (out, finished))
+    ours, theirs = (steady(board_of(folder)) for folder in (out, finished))
     for row in (*ours, *theirs):
         row["command"] = ""  # names its own out folder
     assert ours == theirs
@@ -135,7 +140,7 @@ def test_sigkill_half_way_then_same_command_gives_the_same_table(finished: Path,
     assert not list((out / "ray").glob("tune-*")), "what the killed run left was not removed"
 
     with sqlite3.connect(out / "mlflow.db") as database:
-        tags = [row[0] for row in database.execute("select value from tags where key = 'harness.core.identity'")]
+        tags = [row[0] for row in database.execute("select value from tags where key = 'harness.identity'")]
         states = {row[0] for row in database.execute("select status from runs")}
     assert len(tags) == len(set(tags)) == 2 + 36  # two configurations, 36 cells
     assert states == {"FINISHED"}
@@ -378,7 +383,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return site
 
 
-def test_third_party_parts_run_on_workers_without_touching_the_core(installed: Path, tmp_path: Path) -> None:
+def test_third_party_parts_run_on_workers_without_touching_the_core(
+    installed: Path, board_of: Callable[..., Path], tmp_path: Path
+) -> None:
     """A package's own task, model, attribution and metric are found by entry point, here and on workers."""
     small = ("phantom_subjects=3", "phantom.shape=[24,24,8]", "phantom.density=4000", "report=false", "mlflow=off")
     done = command(
@@ -392,13 +399,14 @@ def test_third_party_parts_run_on_workers_without_touching_the_core(installed: P
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "ValueError: this network is broken" in done.stdout
-    rows = {row["model"]: row for row in steady(tmp_path / "out" / "leaderboards" / "mine.csv")}
+    board = board_of(tmp_path / "out", "mine")
+    rows = {row["model"]: row for row in steady(board)}
     assert rows["one_convolution"]["status"].startswith("undecided: 3 subjects")
     assert rows["dying"]["rank"] == ""
     assert "its worker died" in rows["dying"]["status"]
     assert rows["broken"]["rank"] == ""
     assert rows["broken"]["status"].startswith("failed")
-    explained = steady(tmp_path / "out" / "leaderboards" / "mine-explanations.csv")
+    explained = steady(board.with_name(f"{board.stem}-explanations.csv"))
     assert {row["attribution"] for row in explained} == {"squared_input"}
 
 

@@ -20,12 +20,15 @@ from harness.pipeline.cell import restored
 from harness.pipeline.job import build_network
 from harness.pipeline.train import train
 from harness.report.runs import chosen_tags
-from harness.report.tables import sheets_of, winners
+from harness.report.tables import report_tables, winners
 from harness.simulation.phantom import PhantomSubject
 from harness.storage.store import CellRecord
+from harness.sweep.collect import collect
 from harness.sweep.grammar import parse
-from harness.sweep.plan import Plan, Request, collect, prepare, recall, run
+from harness.sweep.plan import Plan, Request, prepare
 from harness.sweep.request import resolve
+from harness.sweep.resume import recall
+from harness.sweep.run import run
 from harness.tuning import nested
 from harness.tuning import search as searching
 from harness.tuning import trials as trying
@@ -406,7 +409,7 @@ def test_search_subjects_are_left_out_of_the_evaluation(ask: Ask) -> None:
 def test_the_report_shows_what_each_search_chose(ask: Ask) -> None:
     """One line per fold with the values that its network was trained with, from the store alone."""
     plan = run(prepare(ask(LR, BATCH, "fold=0,1")))
-    (sheet,) = sheets_of(recall("epvs", plan.request.settings), collect(plan), None)[-1:]
+    (sheet,) = report_tables(recall("epvs", plan.request.settings), collect(plan), None)[-1:]
     assert sheet.title == "What the searches chose"
     where, rate, batch = (sheet.columns.index(name) for name in ("searched for", "recipe.lr", "recipe.batch_size"))
     assert [line[where] for line in sheet.lines] == ["fold 0 seed 0", "fold 1 seed 0"]

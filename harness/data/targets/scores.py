@@ -12,8 +12,9 @@ import numpy as np
 
 from harness.core.errors import CohortError, OutOfRange, UnknownName
 from harness.core.identity import canonical
-from harness.core.registry import OUTCOMES
+from harness.core.registry import TARGETS
 from harness.core.seeding import generator
+from harness.core.targets import Target
 from harness.core.types import JSON, Array, Cohort, Fault, Ineligible, Truth
 from harness.data import nifti, transforms
 from harness.data.cache import CachedImage, hash_of, known_entry, write_entry
@@ -31,7 +32,7 @@ def _hidden(options: Mapping[str, JSON]) -> dict[str, JSON]:
     return {"roi_shape": options["shape"], "roi_size": options["size"], "boxes": boxes}
 
 
-@OUTCOMES.register(
+@TARGETS.register(
     "scores",
     source="Mah et al. 2014, doi:10.1093/brain/awu164 (the manner of simulation)",
     tells=_hidden,
@@ -53,7 +54,7 @@ def scores(
     rule: Rule = "all",
     strata: Annotated[int, annotated_types.Gt(0)] = 1,
     centres: tuple[tuple[int, int, int], ...] = (),
-    atlas: str = "",
+    atlas: Path | None = None,
     labels: tuple[int, ...] = (),
     roi_seed: Annotated[int, annotated_types.Ge(0)] = 0,
     noise: Annotated[float, annotated_types.Ge(0), annotated_types.Lt(1)] = 0.0,
@@ -77,8 +78,8 @@ def scores(
     rois, size, shape, patients, rule, strata : how many regions, of how many voxels of
         the grid, and where they may lie, see :func:`~harness.simulation.lesion_scores.draw_rois`
     centres : voxel indices of the regions' centres instead
-    atlas, labels : a label image (path to NIfTI, in the space of the masks) and the
-        labels that are the regions instead
+    atlas, labels : a label image (NIfTI, in the space of the masks) and the labels that
+        are the regions instead
     roi_seed, noise_seed : of the regions and of the noise, whatever else is drawn
     noise, nonlinearity, strength, scaling : see :func:`~harness.simulation.lesion_scores.scores`
     shuffled : deal the scores to other subjects, the control that no model can learn
@@ -101,12 +102,14 @@ def scores(
     grid = cohort.samples[0].shape
     touched, summed = _counts(cohort, cache)
     regions = _regions(
-        touched.load(), grid, cohort.samples[0].affine, roi_seed, atlas=atlas, labels=labels, centres=centres,
+        touched.load(), grid, cohort.samples[0].grid.affine, roi_seed, atlas=atlas, labels=labels, centres=centres,
         rois=rois, size=size, shape=shape, patients=patients, rule=rule, strata=strata,
     )  # fmt: skip
     loads = np.array([lesion_scores.loads(sample.masks["lesion"].load(), regions) for sample in cohort.samples])
     if weights and design != "single":
-        raise OutOfRange(f"outcome.weights are those of design=single, got design={design}; leave them out, or say so")
+        raise OutOfRange(
+            f"weights apply to design=single only, got design={design}; leave them out, or set design=single"
+        )
     table = lesion_scores.score_weights(design, len(regions), b=b, weights=weights or None)
     made = lesion_scores.scores(
         loads, table, generator(noise_seed, "outcome", "noise"),
@@ -114,11 +117,11 @@ def scores(
     )  # fmt: skip
     names = [f"score_{number + 1}" for number in range(len(table))]
     samples = tuple(
-        dataclasses.replace(sample, scores=_named(names, target), clean=_named(names, clean))
+        dataclasses.replace(sample, targets=_named(names, target), clean=_named(names, clean))
         for sample, target, clean in zip(cohort.samples, made.targets, made.expected, strict=True)
     )
     volumes = np.array([float(sample.masks["lesion"].voxels()[1].sum()) for sample in cohort.samples])
-    rows = lesion_scores.roi_table(regions, loads, touched.load(), volumes, cohort.samples[0].affine)
+    rows = lesion_scores.roi_table(regions, loads, touched.load(), volumes, cohort.samples[0].grid.affine)
     truth = Truth(
         rois={roi.name: _kept(cache, roi.volume(grid)) for roi in regions},
         weights={
@@ -129,7 +132,8 @@ def scores(
         table=tuple(dataclasses.asdict(row) for row in rows),
         linear=nonlinearity == "none",
     )
-    made_of = dataclasses.replace(cohort, samples=samples, truth=truth)
+    targets = tuple(Target(name, "number") for name in names)
+    made_of = dataclasses.replace(cohort, samples=samples, truth=truth, targets=targets)
     return _shuffled(made_of, noise_seed) if shuffled else made_of
 
 
@@ -158,27 +162,29 @@ def _measured(cohort: Cohort, column: str) -> Cohort:
             ]
         )
     kept = tuple(
-        dataclasses.replace(sample, scores={column: float(value)})
+        dataclasses.replace(sample, targets={column: float(value)})
         for sample in cohort.samples
         if (value := values[sample.id]) is not None
     )
     absent = tuple(
         Ineligible(sample.subject, f"no value in {column}") for sample in cohort.samples if values[sample.id] is None
     )
-    if len(kept) < _FEWEST or len({sample.scores[column] for sample in kept}) < 2:
+    if len(kept) < _FEWEST or len({sample.targets[column] for sample in kept}) < 2:
         raise OutOfRange(
             f"{column} must have a value for at least {_FEWEST} subjects and differ between them, got {len(kept)} "
             f"values; choose another column of {', '.join(known)}"
         )
-    return dataclasses.replace(cohort, samples=kept, ineligible=(*cohort.ineligible, *absent))
+    targets = (Target(column, "number"),)
+    return dataclasses.replace(cohort, samples=kept, ineligible=(*cohort.ineligible, *absent), targets=targets)
 
 
 def _shuffled(cohort: Cohort, seed: int) -> Cohort:
-    """Everybody's scores dealt to somebody else; no image says anything of them."""
+    """Permute scores across samples (null control)."""
     order = generator(seed, "outcome", "shuffle").permutation(len(cohort.samples))
-    dealt = [cohort.samples[index].scores for index in order]
+    dealt = [cohort.samples[index].targets for index in order]
     samples = tuple(
-        dataclasses.replace(sample, scores=given, clean={}) for sample, given in zip(cohort.samples, dealt, strict=True)
+        dataclasses.replace(sample, targets=given, clean={})
+        for sample, given in zip(cohort.samples, dealt, strict=True)
     )
     return dataclasses.replace(cohort, samples=samples)
 
@@ -189,7 +195,7 @@ def _regions(
     affine: Array,
     seed: int,
     *,
-    atlas: str,
+    atlas: Path | None,
     labels: Sequence[int],
     centres: Sequence[tuple[int, int, int]],
     rois: int,
@@ -199,8 +205,8 @@ def _regions(
     rule: Rule,
     strata: int,
 ) -> tuple[ROI, ...]:
-    if atlas:
-        image, image_affine = nifti.read(Path(atlas).expanduser().absolute())
+    if atlas is not None:
+        image, image_affine = nifti.read(atlas)
         on_grid = transforms.majority(np.rint(image).astype(np.int32), image_affine, grid, affine)
         return lesion_scores.label_rois(on_grid, labels)
     if centres:

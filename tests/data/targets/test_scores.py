@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from harness.data.scores import scores
 
 from harness.core.errors import CohortError, OutOfRange, UnknownName
 from harness.core.types import Cohort
 from harness.data.lesions import lesions
-from harness.data.scores import scores
 
 SMALL = {"patients": 3, "size": 3}
 

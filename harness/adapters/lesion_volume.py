@@ -1,0 +1,211 @@
+"""The lesion map of a whole brain, and one number or several to predict from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from harness.adapters.volume_control import Adjustment, VolumeControl, fit_adjustment, unit_length
+from harness.core.errors import CellError, OutOfRange, RequestError, UnknownName
+from harness.core.registry import ADAPTERS
+from harness.core.targets import Target
+from harness.core.types import Array, Cohort, Input, NetworkSpec, Prediction, Reads, Sample
+
+__all__ = ["LesionVolume", "TargetRange", "lesion_volume"]
+
+TargetRange = Literal["given", "training"]
+
+
+@dataclass(frozen=True)
+class LesionVolume:
+    """The whole lesion map of a sample as its one item; space is (X, Y, Z).
+
+    Parameters
+    ----------
+    scores : names of the targets; empty for all that the cohort has
+    volume_control, target_range : see :func:`lesion_volume`
+    adjustment : what was learned from the training samples
+    """
+
+    scores: tuple[str, ...] = ()
+    volume_control: VolumeControl = "none"
+    target_range: TargetRange = "given"
+    adjustment: Adjustment | None = None
+
+    @property
+    def reads(self) -> Reads:
+        """The lesion map."""
+        return Reads(masks=("lesion",))
+
+    def spec(self, cohort: Cohort) -> NetworkSpec:
+        """One input with one channel, and the numbers to predict.
+
+        Raises
+        ------
+        UnknownName
+            If the cohort has no such target.
+        RequestError
+            If its samples are not on one grid, or a target is not a number.
+        """
+        known = {target.name: target for target in cohort.targets}
+        for name in self.scores:
+            if name not in known:
+                raise UnknownName(f"score of {cohort.name}", name, known)
+        targets = tuple(known[name] for name in self.scores) or cohort.targets
+        for target in targets:
+            if target.kind != "number":
+                raise RequestError(f"lesion_volume predicts numbers, and {target.name} is of kind {target.kind}")
+        shapes = {sample.shape for sample in cohort.samples}
+        if len(shapes) != 1:
+            raise RequestError(f"all lesion maps must be on one grid, got {sorted(shapes)}; take cohort=lesions")
+        unchanged = self.volume_control in ("none", "regress_behaviour")
+        return NetworkSpec((Input("lesion", ("lesion",), shapes.pop(), unchanged=unchanged),), targets)
+
+    def fit(self, training: Sequence[Sample], targets: Sequence[Target]) -> LesionVolume:
+        """The adapter with what the training samples say of lesion volume and of the range of scores."""
+        if not self._adjusts:
+            return self
+        values = np.array([[sample.targets[target.name] for target in targets] for sample in training])
+        masks = (sample.masks["lesion"].load() for sample in training)
+        volumes = np.array([_volume(sample) for sample in training])
+        made = fit_adjustment(
+            self.volume_control, masks, values, volumes, to_unit_range=self.target_range == "training"
+        )
+        return dataclasses.replace(self, adjustment=made)
+
+    @property
+    def state(self) -> dict[str, Array]:
+        """What :meth:`fit` found, by name."""
+        return {} if self.adjustment is None else self.adjustment.arrays()
+
+    def load_state(self, state: Mapping[str, Array]) -> LesionVolume:
+        """The adapter with what was found before."""
+        return dataclasses.replace(self, adjustment=Adjustment.of_arrays(state)) if state else self
+
+    @property
+    def _adjusts(self) -> bool:
+        return self.volume_control.startswith("regress") or self.target_range == "training"
+
+    def _fitted(self) -> Adjustment | None:
+        if self._adjusts and self.adjustment is None:
+            raise CellError(
+                f"volume_control={self.volume_control} and target_range={self.target_range} must be fitted to "
+                "training subjects before their use"
+            )
+        return self.adjustment
+
+    def inputs(self, sample: Sample) -> tuple[Array]:
+        """The lesion map, (1, 1, X, Y, Z) float32: the lesioned fraction of each voxel, controlled for volume."""
+        adjustment, mask = self._fitted(), sample.masks["lesion"].load()
+        if self.volume_control == "direct_total_lesion_volume":
+            mask = unit_length(mask, _volume(sample))
+        if adjustment is not None:
+            mask = adjustment.mask(mask, _volume(sample))
+        return (np.array(mask, np.float32)[None, None],)
+
+    def explained(self, sample: Sample) -> tuple[tuple[Array, Array | None]]:
+        """The lesion map, and minus what its volume says of every voxel if that is regressed.
+
+        So an explanation is of the lesion, and the baseline zero a brain without one that
+        is otherwise the same. Residuals themselves would add up to nothing over subjects.
+        """
+        adjustment = self._fitted()
+        if adjustment is None or adjustment.lesion is None:
+            return ((self.inputs(sample)[0], None),)
+        lesion = np.array(sample.masks["lesion"].load(), np.float32)
+        return ((lesion[None, None], -adjustment.lesion.at(_volume(sample)).astype(np.float32)[None, None]),)
+
+    def voxels(self, sample: Sample) -> tuple[Array, Array]:
+        """The same without what is empty: flat indices in C order (N,) and values (N,) float32."""
+        adjustment = self._fitted()
+        if adjustment is not None and adjustment.lesion is not None:
+            whole = self.inputs(sample)[0].ravel()
+            filled = np.flatnonzero(whole)
+            return filled, whole[filled]
+        voxels, values = sample.masks["lesion"].voxels()
+        if self.volume_control == "direct_total_lesion_volume":
+            values = unit_length(values, _volume(sample))
+        return voxels, values.astype(np.float32)
+
+    def targets(self, sample: Sample, targets: Sequence[Target]) -> dict[str, Array]:
+        """Each score as the network should predict it, (1,) float32."""
+        names = [target.name for target in targets]
+        adjustment, values = self._fitted(), np.array([sample.targets[name] for name in names])
+        if adjustment is not None:
+            values = adjustment.targets(values, _volume(sample))
+        return {name: values[[index]].astype(np.float32) for index, name in enumerate(names)}
+
+    def to_prediction(self, outputs: Mapping[str, Array], sample: Sample, targets: Sequence[Target]) -> Prediction:
+        """The predicted scores.
+
+        Parameters
+        ----------
+        outputs : of each score, (1, 1)
+        sample : whose map they are of
+        targets : in the order in which they were fitted
+
+        Returns
+        -------
+        dict
+            ``value`` () float64 of each score, on the scale of the cohort's scores
+        """
+        adjustment = self._fitted()
+        said = np.array([outputs[target.name][0, 0] for target in targets], np.float64)
+        if adjustment is not None:
+            said = adjustment.restored(said, _volume(sample))
+        return {target.name: {"value": value} for target, value in zip(targets, said, strict=True)}
+
+    def to_image(self, maps: Array, sample: Sample) -> Array:
+        """Maps of the one item (1, 1, X, Y, Z) → (1, X, Y, Z)."""
+        one: Array = maps[0]
+        return one
+
+
+@ADAPTERS.register("lesion_volume", source="Pustina et al. 2018, doi:10.1016/j.neuropsychologia.2017.08.027")
+def lesion_volume(
+    *, scores: str = "", volume_control: VolumeControl = "none", target_range: TargetRange = "given"
+) -> LesionVolume:
+    """The lesion map of a whole brain.
+
+    Parameters
+    ----------
+    scores : names joined by ``+``, in the order of the outputs; empty for all
+    volume_control : ``direct_total_lesion_volume`` divides a map by the square root of its
+        sum, so that every subject's vector has the same length (Zhang et al. 2014).
+        ``regress_behaviour``, ``regress_lesion`` and ``regress_both`` take a straight line
+        in lesion volume, fitted to the training subjects, from the scores, from every
+        voxel, or from both (DeMarco & Turkeltaub 2018)
+    target_range : ``training`` scales the scores so that the training subjects reach
+        from 0 to 1, for networks whose last layer has that range
+
+    Notes
+    -----
+    Predictions are put back on the scale of the scores before they are judged, volume's
+    share included, so that R² compares across controls. With voxels regressed, what a
+    model sees has values wherever anybody is lesioned, so that ``model.minimum`` counts
+    nothing; a fitted model then needs memory for all voxels of all training subjects
+    (10 GB at 1 mm), and explanations are of the lesion alone, its volume held.
+
+    References
+    ----------
+    Zhang, Kimberg, Coslett, Schwartz & Wang 2014, doi:10.1002/hbm.22590. DeMarco &
+    Turkeltaub 2018, doi:10.1002/hbm.24289.
+
+    Raises
+    ------
+    OutOfRange
+        If a score is named twice or a name is empty.
+    """
+    names = tuple(scores.split("+")) if scores else ()
+    if not all(names) or len(set(names)) != len(names):
+        raise OutOfRange(f"scores must be different names joined by '+', like score_1+score_2; got {scores!r}")
+    return LesionVolume(names, volume_control, target_range)
+
+
+def _volume(sample: Sample) -> float:
+    """Lesion volume in voxels of the grid."""
+    return float(sample.masks["lesion"].voxels()[1].sum(dtype=np.float64))

@@ -1,0 +1,90 @@
+"""Any attribution averaged over noisy copies of the input."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+import torch
+from annotated_types import Ge, Gt
+from torch import Tensor, nn
+
+from harness.attribution.batches import Inputs, Maps
+from harness.core.errors import OutOfRange, UnknownName
+from harness.core.registry import ATTRIBUTIONS
+from harness.core.seeding import generator, seed_of
+
+__all__ = ["noise_tunnel"]
+
+Kind = Literal["mean", "mean_square", "variance"]
+
+
+@ATTRIBUTIONS.register(
+    "noise_tunnel", source="Smilkov et al. 2017, arXiv:1706.03825; Adebayo et al. 2018", wraps="method"
+)
+def noise_tunnel(
+    model: nn.Module,
+    inputs: Inputs,
+    targets: Sequence[int],
+    *,
+    method: str = "saliency",
+    options: dict[str, Any] | None = None,
+    kind: Kind = "mean",
+    samples: Annotated[int, Gt(0)] = 10,
+    noise: Annotated[float, Ge(0)] = 0.1,
+    seed: int,
+) -> Maps:
+    """Maps of another method over noisy copies of the input: their mean, mean square or variance.
+
+    Parameters
+    ----------
+    model, inputs, targets, seed : see :mod:`harness.attribution`
+    method : name of the attribution that is averaged
+    options : of that attribution, e.g. ``{steps:20}``
+    kind : ``mean`` (SmoothGrad), ``mean_square`` (squared SmoothGrad, Hooker et al.
+        2019), ``variance`` (VarGrad, Adebayo et al. 2018)
+    samples : noisy copies of each item
+    noise : standard deviation of the noise, in units of the input
+
+    Raises
+    ------
+    OutOfRange
+        If the method is a noise tunnel itself.
+    UnknownName
+        If there is no such method, or it has no such option.
+
+    Notes
+    -----
+    A method that draws has a stream of its own for each noisy copy.
+    """
+    if method == "noise_tunnel":
+        raise OutOfRange("method must be another attribution than noise_tunnel, got noise_tunnel")
+    function = ATTRIBUTIONS.get(method).function
+    known = inspect.signature(function).parameters
+    for name in options or {}:
+        if name not in known:
+            raise UnknownName(f"option of attribution {method}", name, list(known)[3:])
+    rng = generator(seed, "noise_tunnel", "noise")
+    first = [tuple(torch.zeros_like(x) for x in inputs) for _ in targets]
+    second = [tuple(torch.zeros_like(x) for x in inputs) for _ in targets]
+    for number in range(samples):
+        noisy = tuple(x + noise * _normal(x, rng.standard_normal) for x in inputs)
+        own = {"seed": seed_of(seed, "noise_tunnel", number)} if "seed" in known else {}
+        for place, maps in enumerate(function(model, noisy, targets, **(options or {}), **own)):
+            first[place] = tuple(a + b for a, b in zip(first[place], maps, strict=True))
+            second[place] = tuple(a + b**2 for a, b in zip(second[place], maps, strict=True))
+    return [
+        tuple(_of_kind(a / samples, b / samples, kind) for a, b in zip(one, two, strict=True))
+        for one, two in zip(first, second, strict=True)
+    ]
+
+
+def _normal(like: Tensor, draw: Callable[..., Any]) -> Tensor:
+    return torch.from_numpy(draw(tuple(like.shape))).to(like)
+
+
+def _of_kind(mean: Tensor, mean_square: Tensor, kind: Kind) -> Tensor:
+    if kind == "mean":
+        return mean
+    return mean_square if kind == "mean_square" else (mean_square - mean**2).clamp(min=0)

@@ -1,0 +1,56 @@
+"""Paths of a request, made absolute when the request is read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+from harness.core.errors import RequestError
+
+__all__ = ["absolute", "absolute_sqlite", "sqlite_uri"]
+
+_SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)([^?]+)(\?.*)?")
+
+
+def absolute(path: str | Path, key: str = "a path") -> Path:
+    """Make a path absolute, so that it does not depend on the working folder.
+
+    Parameters
+    ----------
+    path : path as given by the user; ``~`` is the home folder
+    key : name of the option, for the error message
+
+    Raises
+    ------
+    RequestError
+        If it is a URI, or refers to the home folder of an unknown user.
+    """
+    if "://" in str(path):
+        raise RequestError(f"{key} must be a local path, got the URI {str(path)!r}; mount that storage first")
+    try:
+        return Path(path).expanduser().resolve()
+    except RuntimeError:  # of expanduser
+        raise RequestError(f"{key} must be a path, got {str(path)!r}: there is no such home folder") from None
+
+
+def sqlite_uri(path: Path) -> str:
+    """URI of an SQLite database for SQLAlchemy, with ``%`` and ``?`` encoded.
+
+    Notes
+    -----
+    An encoded URI also names the driver. Otherwise MLflow creates the folder of a
+    ``sqlite:///`` URI without decoding it, so that a stray folder ``50%25`` appears
+    next to ``50%``.
+    """
+    text = str(path)
+    encoded = text.replace("%", "%25").replace("?", "%3F")
+    return f"sqlite:///{encoded}" if encoded == text else f"sqlite+pysqlite:///{encoded}"
+
+
+def absolute_sqlite(uri: str) -> str:
+    """Make the path of an SQLite URI absolute; other URIs are returned unchanged."""
+    found = _SQLITE.fullmatch(uri)
+    if found is None or found[2].startswith(("/", ":memory:", "file:")):
+        return uri
+    return sqlite_uri(absolute(unquote(found[2]), "mlflow")) + (found[3] or "")

@@ -1,0 +1,184 @@
+"""Values of options: types, bounds, and plain JSON."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+import typing
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from harness.core.errors import OutOfRange, RequestError
+from harness.core.paths import absolute
+from harness.core.types import JSON
+
+__all__ = ["SUPPLIED", "checked", "hints_of", "option_value", "options_of", "plain", "type_text"]
+
+SUPPLIED = ("image_shape", "roi_shape", "roi_size", "boxes")
+"""Keyword parameters of model builders that are taken from the cohort, not set by the user."""
+
+
+@cache
+def options_of(function: Any) -> dict[str, inspect.Parameter]:
+    """Options of a component: its keyword-only parameters with a default."""
+    parameters = inspect.signature(function).parameters.values()
+    return {
+        parameter.name: parameter
+        for parameter in parameters
+        if parameter.kind is parameter.KEYWORD_ONLY
+        and parameter.default is not parameter.empty
+        and parameter.name not in SUPPLIED
+    }
+
+
+@cache
+def hints_of(function: Any) -> dict[str, Any]:
+    """Type hints of a component, including bounds."""
+    return typing.get_type_hints(inspect.unwrap(function), include_extras=True)
+
+
+def option_value(function: Any, option: str, value: JSON, key: str) -> Any:
+    """Convert a value to the type of an option; paths are made absolute."""
+    found = checked(hints_of(function).get(option, Any), value, key)
+    if isinstance(found, tuple | list):
+        return type(found)(_absolute(one, key) for one in found)
+    return _absolute(found, key)
+
+
+def _absolute(value: Any, key: str) -> Any:
+    if not isinstance(value, Path):
+        return value
+    if value == Path():
+        raise OutOfRange(f"{key} must be the path of a file or folder, got an empty one; set null for none")
+    return absolute(value, key)
+
+
+def checked(hint: Any, value: JSON, key: str) -> Any:
+    """Convert a value to the type of a hint, and check its bounds.
+
+    Raises
+    ------
+    OutOfRange
+        If the value has another type or violates a bound.
+    """
+    # pydantic is slow to import.
+    from pydantic import ValidationError
+
+    try:
+        found = _adapter(hint).validate_python(value)
+        why = "true and false are not numbers" if _counted(value, found) else ""
+    except ValidationError as error:
+        why = "; ".join(sorted({problem["msg"] for problem in error.errors()}))
+    if why:
+        raise OutOfRange(f"{key} must be {_article(type_text(hint))}, got {value!r} ({why})")
+    return found
+
+
+def _counted(value: JSON, found: Any) -> bool:
+    """Whether a boolean was converted to a number."""
+    if isinstance(value, bool):
+        return isinstance(found, int | float) and not isinstance(found, bool)
+    if isinstance(value, list | tuple) and isinstance(found, list | tuple):
+        return any(map(_counted, value, found))
+    return False
+
+
+@cache
+def _adapter(hint: Any) -> Any:
+    from pydantic import ConfigDict, TypeAdapter
+
+    # NaN and infinity are not valid JSON, so they cannot enter an identity.
+    return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
+
+
+def type_text(hint: Any) -> str:
+    """Describe a type for users: ``number > 0``, ``one of adam, adamw``, ``list of 3 numbers``.
+
+    Parameters
+    ----------
+    hint : type hint, with bounds from ``annotated_types``
+
+    Returns
+    -------
+    str
+        Empty for a type that cannot be typed on a command line, e.g. a tensor. Such
+        members of a union are left out.
+    """
+    if hint in _PLAIN_TYPES:
+        return _PLAIN_TYPES[hint]
+    origin, members = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return " ".join(filter(None, (type_text(members[0]), _bounds_text(members[1:]))))
+    if origin is typing.Literal:
+        values = [f"'{member}'" if "," in str(member) else str(member) for member in members]
+        return values[0] if len(values) == 1 else f"one of {', '.join(values)}"
+    if origin in (typing.Union, types.UnionType):
+        return _union_text(members)
+    if origin is tuple and members[-1:] != (...,):
+        return _fixed_list_text(members)
+    if origin in (tuple, list):
+        return f"list of {_plural(type_text(members[0]))}"
+    return ""
+
+
+_PLAIN_TYPES: Mapping[Any, str] = {
+    Any: "any value",
+    bool: "yes/no",
+    float: "number",
+    int: "whole number",
+    str: "text",
+    Path: "path",
+    type(None): "null",
+}
+
+_SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "multiple of"}
+
+
+def _bounds_text(bounds: tuple[Any, ...]) -> str:
+    found = [
+        f"{sign} {getattr(bound, name)}"
+        for bound in bounds
+        for name, sign in _SIGNS.items()
+        if getattr(bound, name, None) is not None
+    ]
+    return " and ".join(found)
+
+
+def _union_text(members: tuple[Any, ...]) -> str:
+    if float in members:
+        members = tuple(member for member in members if member is not int)
+    texts = list(filter(None, map(type_text, members)))
+    return " or ".join(filter(None, (", ".join(texts[:-1]), *texts[-1:])))
+
+
+def _fixed_list_text(members: tuple[Any, ...]) -> str:
+    texts = list(map(type_text, members))
+    if len(set(texts)) == 1:
+        return f"list of {len(texts)} {_plural(texts[0])}"
+    return f"[{', '.join(texts)}]"
+
+
+def _plural(text: str) -> str:
+    if text == "text":
+        return "text values"
+    return re.sub(r"^(whole number|number|path|list)\b", r"\1s", text)
+
+
+def _article(text: str) -> str:
+    return f"a {text}" if re.match(r"(whole number|number|path|list)\b", text) else text
+
+
+def plain(value: Any) -> JSON:
+    """Convert a value to plain JSON; tuples become lists."""
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    raise RequestError(f"an option of a component must be plain JSON, got {type(value).__name__}: {value!r}")

@@ -1,0 +1,163 @@
+"""A column of the participants' table as what is predicted."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated
+
+import annotated_types
+
+from harness.core.errors import CohortError, OutOfRange, UnknownName
+from harness.core.registry import TARGETS
+from harness.core.targets import Target
+from harness.core.types import Cohort, Fault, Ineligible
+
+__all__ = ["binary_column", "class_column", "number_column"]
+
+_FEWEST = 3
+_TABLE = "participants.tsv"
+
+
+@TARGETS.register("number_column", source="the participants' table of the data")
+def number_column(
+    cohort: Cohort, cache: Path, *, column: str = "age", loss_weight: Annotated[float, annotated_types.Gt(0)] = 1.0
+) -> Cohort:
+    """Predict a number of the participants' table.
+
+    Parameters
+    ----------
+    cohort : whose samples have the column
+    cache : folder of prepared arrays; not needed
+    column : its name, which becomes the target's name
+    loss_weight : factor of its loss where several targets are learned together
+
+    Raises
+    ------
+    UnknownName
+        If there is no such column.
+    CohortError
+        With every value that is not a number.
+    OutOfRange
+        If fewer than three samples have a value, or all have the same.
+    """
+    target = Target(column, "number", loss_weight=loss_weight)
+    return _with(cohort, target, column, lambda value: float(value) if isinstance(value, int | float) else None)
+
+
+@TARGETS.register("binary_column", source="the participants' table of the data")
+def binary_column(
+    cohort: Cohort,
+    cache: Path,
+    *,
+    column: str = "sex",
+    positive: str = "",
+    at_least: float | None = None,
+    loss_weight: Annotated[float, annotated_types.Gt(0)] = 1.0,
+) -> Cohort:
+    """Predict which of two groups a sample is in.
+
+    Parameters
+    ----------
+    cohort, cache, column, loss_weight : see :func:`number_column`
+    positive : text of the positive group; every other text is the negative group
+    at_least : a number is positive from here on; exactly one of ``positive`` and
+        ``at_least`` must be given
+
+    Raises
+    ------
+    OutOfRange
+        If neither or both of ``positive`` and ``at_least`` are given, or as for
+        :func:`number_column`.
+    """
+    if bool(positive) == (at_least is not None):
+        raise OutOfRange(
+            f"exactly one of positive and at_least must be given for the target {column}, "
+            f"got positive={positive!r}, at_least={at_least}"
+        )
+
+    def read(value: float | str) -> float | None:
+        if at_least is not None:
+            return float(value >= at_least) if isinstance(value, int | float) else None
+        return float(str(value) == positive)
+
+    return _with(cohort, Target(column, "binary", loss_weight=loss_weight), column, read)
+
+
+@TARGETS.register("class_column", source="the participants' table of the data")
+def class_column(
+    cohort: Cohort,
+    cache: Path,
+    *,
+    column: str = "group",
+    classes: tuple[str, ...] = (),
+    loss_weight: Annotated[float, annotated_types.Gt(0)] = 1.0,
+) -> Cohort:
+    """Predict which of several groups a sample is in.
+
+    Parameters
+    ----------
+    cohort, cache, column, loss_weight : see :func:`number_column`
+    classes : texts of the groups in the order of the logits; empty takes those of the
+        data, sorted. Another text is a fault
+
+    Raises
+    ------
+    OutOfRange, UnknownName, CohortError
+        As for :func:`number_column`.
+    """
+    known = sorted({str(value) for sample in cohort.samples if (value := sample.covariates.get(column)) is not None})
+    names = tuple(classes) or tuple(known)
+    if len(names) < 2:
+        raise OutOfRange(f"{column} must name two classes or more, got {', '.join(names) or 'none'}")
+    target = Target(column, "classes", names, loss_weight)
+    return _with(cohort, target, column, lambda value: float(names.index(str(value))) if str(value) in names else None)
+
+
+def _with(cohort: Cohort, target: Target, column: str, read: Callable[[float | str], float | None]) -> Cohort:
+    """The cohort with a target; samples without a value are ineligible."""
+    known = sorted({name for sample in cohort.samples for name in sample.covariates})
+    if column not in known:
+        raise UnknownName(f"column of {cohort.name}'s {_TABLE} (target {target.name})", column, known)
+    found: dict[str, float] = {}
+    faults: list[Fault] = []
+    for sample in cohort.samples:
+        value = sample.covariates.get(column)
+        if value is None:
+            continue
+        number = read(value)
+        if number is None:
+            faults.append(_fault(sample.id, column, value, target))
+        else:
+            found[sample.id] = number
+    if faults:
+        raise CohortError(faults)
+    return _restricted(cohort, target, column, found)
+
+
+def _fault(sample: str, column: str, value: float | str, target: Target) -> Fault:
+    expected = f"one of {', '.join(target.classes)}, or n/a" if target.classes else "a number or n/a"
+    return Fault(
+        "target-value", _TABLE, sample, f"{column} of {sample} is {value!r}", expected,
+        "Correct the value, or leave the subject out (exclude=).",
+    )  # fmt: skip
+
+
+def _restricted(cohort: Cohort, target: Target, column: str, found: Mapping[str, float]) -> Cohort:
+    if len(found) < _FEWEST or len(set(found.values())) < 2:
+        raise OutOfRange(
+            f"{column} must have a value for at least {_FEWEST} samples and differ between them, got {len(found)} "
+            f"values, {len(set(found.values()))} different"
+        )
+    samples = tuple(
+        dataclasses.replace(sample, targets={**sample.targets, target.name: found[sample.id]})
+        for sample in cohort.samples
+        if sample.id in found
+    )
+    absent = tuple(
+        Ineligible(sample.id, f"no value in {column}") for sample in cohort.samples if sample.id not in found
+    )
+    return dataclasses.replace(
+        cohort, samples=samples, ineligible=(*cohort.ineligible, *absent), targets=(*cohort.targets, target)
+    )

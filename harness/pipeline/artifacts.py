@@ -1,0 +1,143 @@
+"""Files of cells: predictions, maps and values, written by one stage and read by the next."""
+
+from __future__ import annotations
+
+import json
+import math
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.core.targets import Target
+from harness.core.types import JSON, Array, Input, NetworkSpec, Prediction, Sample
+from harness.data.maps import map_name, write_map
+from harness.storage.store import CellRecord, Store, write_json
+
+__all__ = [
+    "as_stored",
+    "read_arrays",
+    "read_predictions",
+    "read_spec",
+    "read_values",
+    "spec_json",
+    "summary_of",
+    "write_arrays",
+    "write_maps",
+    "write_predictions",
+    "write_values",
+]
+
+_PREDICTIONS, _VALUES = "predictions.npz", "values.json"
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write named arrays, compressed."""
+    named: dict[str, Any] = dict(arrays)
+    np.savez_compressed(path, **named)
+
+
+def read_arrays(path: Path) -> dict[str, Array]:
+    """The arrays of :func:`write_arrays`."""
+    with np.load(path, allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}
+
+
+def write_predictions(folder: Path, predictions: Mapping[str, Prediction]) -> None:
+    """Write the predictions of a cell: sample → target → what is kept.
+
+    Notes
+    -----
+    The probability of a mask is stored in half precision, which holds it to 5e-4 and
+    halves the store.
+    """
+    arrays = {
+        _key(sample, target, name): array.astype(np.float16) if array.ndim > 1 else array
+        for sample, targets in predictions.items()
+        for target, kept in targets.items()
+        for name, array in kept.items()
+    }
+    write_arrays(folder / _PREDICTIONS, arrays)
+
+
+def as_stored(predictions: Mapping[str, Prediction]) -> dict[str, dict[str, dict[str, Array]]]:
+    """Predictions as :func:`read_predictions` would give them: masks with the precision of the store."""
+    return {
+        sample: {
+            target: {
+                name: array.astype(np.float16).astype(np.float32) if array.ndim > 1 else array
+                for name, array in kept.items()
+            }
+            for target, kept in targets.items()
+        }
+        for sample, targets in predictions.items()
+    }
+
+
+def read_predictions(store: Store, record: CellRecord) -> dict[str, dict[str, dict[str, Array]]]:
+    """The predictions of a predict cell: sample → target → what is kept, images as float32."""
+    found: dict[str, dict[str, dict[str, Array]]] = {}
+    for key, array in read_arrays(store.artifact(record, _PREDICTIONS)).items():
+        sample, target, name = (urllib.parse.unquote(part) for part in key.split(","))
+        found.setdefault(sample, {}).setdefault(target, {})[name] = (
+            array.astype(np.float32) if array.dtype == np.float16 else array
+        )
+    return found
+
+
+def _key(*names: str) -> str:
+    return ",".join(urllib.parse.quote(name, safe="") for name in names)
+
+
+def write_maps(folder: Path, sample: Sample, outputs: Sequence[str], maps: Array, channels: Sequence[str]) -> None:
+    """Write the maps (T, C, …) of a sample: NIfTI in its affine, arrays for pictures."""
+    named = channels if len(channels) == maps.shape[1] else ()
+    for number, (output, one) in enumerate(zip(outputs, maps, strict=True)):
+        name = map_name(sample.id, output if number else "", volume=sample.affine is not None)
+        if sample.affine is None:
+            np.save(folder / name, one.astype(np.float32))
+        else:
+            write_map(folder / name, one, sample.affine, channels=named)
+
+
+def write_values(folder: Path, values: Mapping[str, JSON]) -> None:
+    """Write the values of a score or probe cell: identity of a metric → its values (:mod:`harness.pipeline.score`)."""
+    write_json(folder / _VALUES, dict(values))
+
+
+def read_values(store: Store, record: CellRecord) -> dict[str, JSON]:
+    """The values of :func:`write_values`."""
+    found: dict[str, JSON] = json.loads(store.artifact(record, _VALUES).read_text())
+    return found
+
+
+def summary_of(store: Store, record: CellRecord) -> dict[str, float]:
+    """Label of a metric → its mean over samples and targets, of the values of a score or probe cell."""
+    found = {}
+    for one in read_values(store, record).values():
+        numbers = [
+            number
+            for of_sample in one["values"].values()
+            for number in of_sample["targets"].values()
+            if number is not None
+        ]
+        if numbers:
+            found[one["label"]] = math.fsum(numbers) / len(numbers)
+    return found
+
+
+def spec_json(spec: NetworkSpec) -> JSON:
+    """What a network was built for, as plain JSON."""
+    return {"inputs": [vars(one) for one in spec.inputs], "targets": [vars(one) for one in spec.targets]}
+
+
+def read_spec(described: JSON) -> NetworkSpec:
+    """The inverse of :func:`spec_json`."""
+    inputs = tuple(
+        Input(**{**one, "channels": tuple(one["channels"]), "shape": tuple(one["shape"])})
+        for one in described["inputs"]
+    )
+    targets = tuple(Target(**{**one, "classes": tuple(one["classes"])}) for one in described["targets"])
+    return NetworkSpec(inputs, targets)

@@ -1,0 +1,249 @@
+"""Networks of a task: how they are built, what their outputs are, and the scalars that are explained."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from harness.core.errors import CellError, RequestError, UnknownName
+from harness.core.registry import MODELS, TARGETS
+from harness.core.targets import Target
+from harness.core.task import Task, describe_component
+from harness.core.types import JSON, Adapter, NetworkSpec
+
+__all__ = ["Member", "Scalar", "Scalars", "build_network", "device", "scalars_of", "split_outputs", "told_of"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A trained network with the adapter that knows its training samples.
+
+    Parameters
+    ----------
+    network : in evaluation mode
+    adapter : with its state
+    """
+
+    network: torch.nn.Module
+    adapter: Adapter
+
+
+def device() -> torch.device:
+    """A GPU that this process was given, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def build_network(task: Task, spec: NetworkSpec) -> torch.nn.Module:
+    """An untrained network of a task; weights come from torch's global stream.
+
+    A model builder asks by parameter name: for ``inputs`` and ``targets`` of the
+    spec, or, where there is one input, for its ``in_channels`` and ``image_shape``
+    and for the ``outputs`` of all targets together.
+
+    Raises
+    ------
+    RequestError
+        If a builder of one input meets several.
+    """
+    asked = inspect.signature(task.model.func).parameters
+    if "in_channels" in asked and len(spec.inputs) > 1:
+        raise RequestError(
+            f"model {MODELS.name_of(task.model.func)} takes one input, and the adapter gives {len(spec.inputs)} "
+            f"({', '.join(one.name for one in spec.inputs)}); choose a model that asks for `inputs`"
+        )
+    supplied = {
+        "inputs": spec.inputs,
+        "targets": spec.targets,
+        "in_channels": len(spec.inputs[0].channels),
+        "outputs": spec.width,
+        "image_shape": spec.inputs[0].shape,
+        **told_of(task),
+    }
+    if not spec.inputs[0].shape:
+        del supplied["image_shape"]  # items differ in size; a model that needs one size has its default
+    own = {name: value for name, value in supplied.items() if name in asked}
+    network: torch.nn.Module = task.model(**own)
+    return network
+
+
+def told_of(task: Task) -> dict[str, JSON]:
+    """What oracles among the models are told of the task: of simulated targets, where the signal lies."""
+    found: dict[str, JSON] = {}
+    for component in task.targets.values():
+        tells = TARGETS.get(TARGETS.name_of(component.func)).facts.get("tells")
+        found |= tells(describe_component(TARGETS, component)) if tells else {}
+    return found
+
+
+def split_outputs(outputs: Any, targets: Sequence[Target]) -> dict[str, torch.Tensor]:
+    """The output of each target's head.
+
+    Parameters
+    ----------
+    outputs : (N, Σ width, *space), the heads side by side, or a mapping from target to
+        (N, width, *space)
+
+    Raises
+    ------
+    CellError
+        If the network gives another number of channels, or no output for a target.
+    """
+    if isinstance(outputs, Mapping):
+        for target in targets:
+            if target.name not in outputs or outputs[target.name].shape[1] != target.width:
+                raise CellError(f"a network must give (N, {target.width}, …) for the target {target.name}")
+        return {target.name: outputs[target.name] for target in targets}
+    width = sum(target.width for target in targets)
+    if outputs.shape[1] != width:
+        raise CellError(
+            f"a network must give {width} output channels for the targets "
+            f"{', '.join(target.name for target in targets)}, got {tuple(outputs.shape)}"
+        )
+    if len(targets) == 1:
+        return {targets[0].name: outputs}
+    parts = torch.split(outputs, [target.width for target in targets], dim=1)
+    return {target.name: part for target, part in zip(targets, parts, strict=True)}
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """One scalar that is explained.
+
+    Parameters
+    ----------
+    name : the target, ``target:class``, or the name under which the model exposes it
+    target : whose output it is; ``None`` if the model exposes it
+    index : of the class, −1 for the predicted one; 0 for other kinds
+    """
+
+    name: str
+    target: Target | None = None
+    index: int = 0
+
+
+def scalars_of(of: str, spec: NetworkSpec, network: torch.nn.Module) -> tuple[Scalar, ...]:
+    """The scalars that an explanation explains (:class:`harness.core.explanations.Explanation`).
+
+    Raises
+    ------
+    UnknownName
+        If there is no such target, class or exposed scalar.
+    """
+    targets = {target.name: target for target in spec.targets}
+    if not of:
+        return tuple(_own(target) for target in spec.targets)
+    name, _, label = of.partition(":")
+    if name in targets and not label:
+        return (_own(targets[name]),)
+    if name in targets:
+        if label not in targets[name].classes:
+            raise UnknownName(f"class of target {name}", label, targets[name].classes)
+        return (Scalar(of, targets[name], targets[name].classes.index(label)),)
+    exposed = tuple(getattr(network, "exposes", ()))
+    if of not in exposed:
+        raise UnknownName("target, or scalar that the model exposes,", of, (*targets, *exposed))
+    return (Scalar(of),)
+
+
+def _own(target: Target) -> Scalar:
+    return Scalar(target.name, target, -1 if target.kind == "classes" else 0)
+
+
+class Scalars(torch.nn.Module):
+    """A network followed by the scalars that are explained, (N, K).
+
+    Parameters
+    ----------
+    network : takes all inputs
+    spec : of the network
+    scalars : that are explained
+    fixed : inputs that are not explained, by position, (1, C, *space) each
+    added : what comes on top of each explained input before the network sees it
+    classes : target → class that its scalar with index −1 stands for
+
+    Notes
+    -----
+    The lesion evidence of a mask is Σ log(1 + exp(margin)) over the voxels of an item:
+    near zero where background wins and equal to the margin where the lesion class
+    wins, so that voxels count by how firmly they are called lesion. No truth enters,
+    and the sum is smooth, as gradient methods need.
+    """
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        spec: NetworkSpec,
+        scalars: Sequence[Scalar],
+        *,
+        fixed: Mapping[int, torch.Tensor] | None = None,
+        added: Sequence[torch.Tensor | None] = (),
+        classes: Mapping[str, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self._spec, self._scalars = spec, tuple(scalars)
+        self._fixed, self._added = dict(fixed or {}), tuple(added)
+        self._classes = dict(classes or {})
+        plain = [target.name for target in spec.targets if target.kind in ("number", "binary")]
+        # The outputs as they are, in order: a graph of the network alone, which exact occlusion can read.
+        self._whole = [scalar.name for scalar in scalars] == plain == [target.name for target in spec.targets]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Scalars:
+        """A copy of the network; what is fixed or added, which may be large, is shared."""
+        twin = Scalars.__new__(Scalars)
+        torch.nn.Module.__init__(twin)
+        twin.__dict__.update(
+            {key: value for key, value in self.__dict__.items() if key not in ("_modules", "training")}
+        )
+        twin.network = copy.deepcopy(self.network, memo)
+        twin.training = self.training
+        return twin
+
+    def forward(self, *explained: torch.Tensor) -> torch.Tensor:
+        """Explained inputs, (N, C, *space) each → (N, K)."""
+        if self._added:
+            explained = tuple(
+                one if more is None else one + more.to(one.dtype)
+                for one, more in zip(explained, self._added, strict=True)
+            )
+        inputs = self._all(explained) if self._fixed else explained
+        if self._whole:
+            outputs = self.network(*inputs)
+            whole: torch.Tensor = (
+                torch.cat([outputs[scalar.name] for scalar in self._scalars], dim=1)
+                if isinstance(outputs, Mapping)
+                else outputs
+            )
+            return whole
+        columns: list[torch.Tensor] = []
+        heads: dict[str, torch.Tensor] = {}
+        exposed: Mapping[str, torch.Tensor] = {}
+        for scalar in self._scalars:
+            if scalar.target is None:
+                exposed = exposed or self.network.exposed(*inputs)  # type: ignore[operator]
+                columns.append(exposed[scalar.name])
+            else:
+                heads = heads or split_outputs(self.network(*inputs), self._spec.targets)
+                columns.append(self._scalar(scalar, scalar.target, heads[scalar.target.name]))
+        return torch.stack(columns, dim=1)
+
+    def _all(self, explained: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        rest, count = iter(explained), len(explained[0])
+        return tuple(
+            self._fixed[place].to(explained[0].dtype).expand(count, *self._fixed[place].shape[1:])
+            if place in self._fixed
+            else next(rest)
+            for place in range(len(self._spec.inputs))
+        )
+
+    def _scalar(self, scalar: Scalar, target: Target, head: torch.Tensor) -> torch.Tensor:
+        if target.kind == "mask":
+            margin = head[:, 1] - head[:, 0]
+            return torch.nn.functional.softplus(margin).flatten(1).sum(1)
+        index = self._classes[target.name] if scalar.index < 0 else scalar.index
+        return head[:, index]

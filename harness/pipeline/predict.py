@@ -1,0 +1,88 @@
+"""The predict stage: what a network, or several averaged, say of a sample."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from harness.core.targets import Target, softmax
+from harness.core.types import Array, NetworkSpec, Prediction, Sample
+from harness.pipeline.networks import Member, split_outputs
+
+__all__ = ["average", "is_correct", "outputs_of", "predict", "predicted_class"]
+
+_NEVER = 1e-12  # a mean probability of exactly 0 or 1 has no finite logit
+
+
+def predict(members: Sequence[Member], spec: NetworkSpec, sample: Sample, *, batch_size: int) -> Prediction:
+    """The prediction of one network, or the average of several.
+
+    Parameters
+    ----------
+    members : one network, or those of all folds
+    batch_size : items in one forward pass
+
+    Returns
+    -------
+    dict
+        target → what is kept, see :mod:`harness.core.targets`
+    """
+    found = [
+        member.adapter.to_prediction(outputs_of(member, spec, sample, batch_size=batch_size), sample, spec.targets)
+        for member in members
+    ]
+    if len(found) == 1:
+        return found[0]
+    return {target.name: average(target, [one[target.name] for one in found]) for target in spec.targets}
+
+
+@torch.inference_mode()
+def outputs_of(member: Member, spec: NetworkSpec, sample: Sample, *, batch_size: int) -> dict[str, Array]:
+    """Outputs of all items of a sample, target → (N, width, *space)."""
+    network = member.network
+    inputs = [torch.from_numpy(one) for one in member.adapter.inputs(sample)]
+    was_training = network.training
+    network.eval()
+    try:
+        where = next(itertools.chain(network.parameters(), network.buffers())).device
+        chunks = zip(*(one.split(batch_size) for one in inputs), strict=True)
+        heads = [split_outputs(network(*(one.to(where) for one in chunk)), spec.targets) for chunk in chunks]
+    finally:
+        network.train(was_training)
+    return {name: torch.cat([one[name].cpu() for one in heads]).numpy() for name in heads[0]}
+
+
+def average(target: Target, predictions: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """The average of several networks: of values, or of probabilities.
+
+    Returns
+    -------
+    dict
+        As one prediction has it; logits are those of the mean probability.
+    """
+    if target.kind == "number":
+        return {"value": np.asarray(np.mean([one["value"] for one in predictions], axis=0))}
+    if target.kind == "mask":
+        mean = np.asarray(np.mean([one["probability"] for one in predictions], axis=0, dtype=np.float64))
+        return {"probability": mean.astype(np.float32)}
+    if target.kind == "binary":
+        p = np.mean([one["probability"] for one in predictions], axis=0)
+        bounded = np.clip(p, _NEVER, 1 - _NEVER)
+        return {"logit": np.log(bounded / (1 - bounded)), "probability": p}
+    p = np.mean([softmax(one["logits"]) for one in predictions], axis=0)
+    return {"logits": np.log(np.clip(p, _NEVER, 1)), "probabilities": p}
+
+
+def predicted_class(target: Target, prediction: Mapping[str, Array]) -> int:
+    """The class with the highest probability; of a binary target 1 from a probability of one half on."""
+    if target.kind == "binary":
+        return int(prediction["probability"] >= 0.5)
+    return int(np.argmax(prediction["probabilities"]))
+
+
+def is_correct(target: Target, prediction: Mapping[str, Array], truth: float) -> bool:
+    """Whether the predicted class is the true one."""
+    return predicted_class(target, prediction) == int(truth)

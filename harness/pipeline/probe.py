@@ -1,0 +1,144 @@
+"""The probe stage: values that need the network again, on changed images.
+
+Samples are probed by the networks that explained them: those of a fold's own
+validation or test samples by its network, those of a fixed test set by all networks
+averaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from harness.core.errors import RequestError
+from harness.core.explanations import Explanation
+from harness.core.seeding import generator
+from harness.core.task import Task
+from harness.core.types import Array, NetworkSpec, Prediction, Sample
+from harness.metrics.metric_inputs import Predict
+from harness.pipeline.explain import Explained, explained_inputs
+from harness.pipeline.networks import Member, Scalar, Scalars, device, scalars_of
+from harness.pipeline.score import Values, add, inputs_of_map
+
+__all__ = ["predict_function", "probe_sample"]
+
+
+def probe_sample(
+    task: Task,
+    spec: NetworkSpec,
+    members: Sequence[Member],
+    sample: Sample,
+    explanation: Explanation,
+    explained: Explained,
+    prediction: Prediction,
+    labels: Sequence[str],
+    into: Values,
+    *,
+    channels: tuple[str, ...],
+    seed: int,
+    batch_size: int,
+    classes: Mapping[str, int],
+) -> None:
+    """Add the values of some probe metrics of one sample.
+
+    Parameters
+    ----------
+    members : the networks that explained the sample
+    explanation, explained : what was explained, and its maps
+    classes : classes target → predicted class, of which the logit is explained
+    batch_size : images in one forward pass
+    """
+    scalars = scalars_of(explanation.of, spec, members[0].network)
+    for scalar, one in zip(scalars, explained.maps, strict=True):
+        predict, image = predict_function(members, spec, sample, scalar, batch_size=batch_size, classes=classes)
+        if one.shape[1:] != image.shape[1 : one.ndim]:
+            raise RequestError(
+                f"probe metrics need maps in the space of what the network sees, got maps of {one.shape[1:]} and "
+                f"images of {image.shape[1:]} for {sample.id}"
+            )
+        given = inputs_of_map(
+            spec,
+            sample,
+            one,
+            prediction,
+            channels=channels,
+            rng=generator(seed, "metrics", sample.id, "probe"),
+            image=image,
+            predict=predict,
+        )
+        for label in labels:
+            add(into, task, label, sample, "targets", scalar.name, given)
+
+
+def predict_function(
+    members: Sequence[Member],
+    spec: NetworkSpec,
+    sample: Sample,
+    scalar: Scalar,
+    *,
+    batch_size: int,
+    classes: Mapping[str, int] | None = None,
+) -> tuple[Predict, Array]:
+    """The explained scalar as a function of the image, and the image.
+
+    Parameters
+    ----------
+    sample : of one item; what is not explained of it (age) stays as it is
+    scalar : that is explained; the average over networks is given
+
+    Returns
+    -------
+    predict : (B, C, X, Y, Z) images → (B,) float64
+    image : (C, X, Y, Z) float32, all explained channels; Z is 1 for pictures
+
+    Raises
+    ------
+    RequestError
+        If the sample has several items, or its explained inputs have different spaces.
+    """
+    explained = spec.explained
+    pairs = explained_inputs(members[0], sample)
+    shapes = {pairs[place][0].shape[2:] for place in explained}
+    if len(pairs[0][0]) != 1 or len(shapes) != 1:
+        raise RequestError(
+            f"probe metrics need one item per sample and explained inputs of one shape, got {len(pairs[0][0])} items "
+            f"of {', '.join(map(str, sorted(shapes)))} for {sample.id}"
+        )
+    widths = [pairs[place][0].shape[1] for place in explained]
+    item = np.concatenate([pairs[place][0][0] for place in explained])
+    wrapped = [_scalars(member, spec, sample, scalar, classes or {}) for member in members]
+
+    @torch.inference_mode()
+    def predict(images: Array) -> Array:
+        found = []
+        for start in range(0, len(images), batch_size):
+            chunk = np.asarray(images[start : start + batch_size], np.float32)
+            batch = torch.from_numpy(np.ascontiguousarray(chunk.reshape(len(chunk), *item.shape))).to(device())
+            inputs = torch.split(batch, widths, dim=1)
+            said = [network(*inputs)[:, 0].double().cpu().numpy() for network in wrapped]
+            found.append(np.mean(said, axis=0))
+        joined: Array = np.concatenate(found) if found else np.zeros(0)
+        return joined
+
+    return predict, item if item.ndim == 4 else item[..., None]
+
+
+def _scalars(member: Member, spec: NetworkSpec, sample: Sample, scalar: Scalar, classes: Mapping[str, int]) -> Scalars:
+    pairs = explained_inputs(member, sample)
+    added = [pairs[place][1] for place in spec.explained]
+    return Scalars(
+        member.network,
+        spec,
+        [scalar],
+        fixed={
+            place: torch.from_numpy(pairs[place][0]).to(device())
+            for place in range(len(pairs))
+            if place not in spec.explained
+        },
+        added=[None if one is None else torch.from_numpy(one).to(device()) for one in added]
+        if any(one is not None for one in added)
+        else (),
+        classes=classes,
+    ).eval()

@@ -1,0 +1,229 @@
+"""Ranks and paired comparisons of rows, within one problem.
+
+What keeps a row from having a rank:
+
+- it is incomplete, or one of its cells failed or collapsed (:data:`BLOCKING`);
+- it has no value for a subject for which another row of its ranking has one: a
+  mean that skips the hard subjects is not comparable;
+- fewer than six subjects have a value. Its status says "undecided".
+
+Such rows stay in the table with their values and their reason, and enter no
+comparison. Rows that differ in one of the strata (the profile, the data, an axis
+that poses the problem) are ranked and compared separately.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from harness.core.types import JSON, Direction, Score
+from harness.pipeline.rows import MetricFacts, Row, subject_means
+from harness.stats.intervals import MINIMUM_SUBJECTS, Differences, mean_score, paired_differences
+
+__all__ = ["STRATA", "BLOCKING", "Line", "ranked_lines", "score_of", "strata_of", "text_of_label"]
+
+BLOCKING = ("collapsed", "failed", "incomplete", "oracle", "stopped")
+"""First words of the flags that keep a row out of the ranking."""
+
+STRATA = ("profile", "data")
+"""Facts that separate rankings in every table."""
+
+
+@dataclass
+class Line:
+    """A row while its table is made.
+
+    Parameters
+    ----------
+    row : with all its values
+    scores : metric → score
+    objective : subject → mean over seeds of the metric that ranks
+    stratum : values of the strata, in an order that sorts them
+    status : ``"ranked"``, or why it has no rank
+    rank : from 1, ``None`` without one
+    comparison : paired difference from the first of its ranking, by column
+    """
+
+    row: Row
+    scores: Mapping[str, Score]
+    objective: Mapping[str, float]
+    stratum: tuple[tuple[int, float, str], ...]
+    status: str = ""
+    rank: int | None = None
+    comparison: dict[str, Any] = field(default_factory=dict)
+
+
+def strata_of(rows: Sequence[Row], poses: Callable[[str], bool]) -> tuple[str, ...]:
+    """What separates rankings: the profile, the data, and the axes that pose the problem and vary.
+
+    Parameters
+    ----------
+    rows : of one run
+    poses : whether an axis poses the problem (:meth:`harness.core.task.Task.poses`)
+    """
+    axes = dict.fromkeys(name for row in rows for name in row.axes if poses(name))
+    return (*STRATA, *(name for name in axes if len({_sortable(row.axes.get(name)) for row in rows}) > 1))
+
+
+def ranked_lines(
+    rows: Sequence[Row],
+    metrics: Sequence[MetricFacts],
+    objective: str,
+    direction: Direction,
+    *,
+    level: float,
+    strata: Sequence[str],
+) -> list[Line]:
+    """Every row with scores, status, rank and comparison, in the order of the table.
+
+    Parameters
+    ----------
+    metrics : whose scores are made
+    objective, direction : the metric that ranks, and which end of it is better
+    level : coverage of the intervals
+    strata : facts and axes that separate rankings
+
+    Returns
+    -------
+    list of Line
+        One ranking after the other, ranked rows first, then by objective. Equal
+        values share the lower rank.
+    """
+    lines = [
+        Line(
+            row,
+            {metric.name: score_of(row, metric, level) for metric in metrics},
+            subject_means(row, objective),
+            tuple(_sortable(row.facts.get(name, row.axes.get(name))) for name in strata),
+        )
+        for row in rows
+    ]
+    for stratum in dict.fromkeys(line.stratum for line in lines):
+        _rank([line for line in lines if line.stratum == stratum], objective, direction, level)
+    return sorted(lines, key=lambda line: _order(line, objective, direction))
+
+
+def score_of(row: Row, metric: MetricFacts, level: float) -> Score:
+    """A metric of a row over its subjects, or as it was pooled.
+
+    Notes
+    -----
+    Its chance is, in this order, that of a per-row metric named ``<metric>_chance``,
+    of the row's pooled score, of the metric's facts.
+    """
+    subjects = subject_means(row, metric.name)
+    pooled = row.pooled.get(metric.name)
+    own = mean_score(list(subject_means(row, f"{metric.name}_chance").values())).value
+    chance = _first_known(own, pooled.chance if pooled else math.nan, metric.chance)
+    ceiling = _first_known(pooled.ceiling if pooled else math.nan, metric.ceiling)
+    if pooled is not None:  # also where there are pseudo-values to compare by, whose mean is not quite this
+        return Score(
+            pooled.value, pooled.low, pooled.high, pooled.n, pooled.se, pooled.missing, chance=chance, ceiling=ceiling
+        )
+    if subjects:
+        return mean_score(list(subjects.values()), level=level, chance=chance, ceiling=ceiling)
+    return Score(math.nan, math.nan, math.nan, 0, chance=chance, ceiling=ceiling)
+
+
+def _first_known(*values: float) -> float:
+    return next((value for value in values if not math.isnan(value)), math.nan)
+
+
+def _rank(lines: Sequence[Line], objective: str, direction: Direction, level: float) -> None:
+    """Give the lines of one ranking their status, rank and comparison."""
+    for line in lines:
+        line.status = _blocked(line, objective)
+    candidates = [line for line in lines if not line.status]
+    known = {subject for line in candidates for subject, value in line.objective.items() if math.isfinite(value)}
+    for line in candidates:
+        lost = [subject for subject, value in line.objective.items() if subject in known and math.isnan(value)]
+        if lost:
+            line.status = f"no {objective} for {', '.join(lost)}, where others have one"
+        elif line.scores[objective].n < MINIMUM_SUBJECTS:
+            n = line.scores[objective].n
+            line.status = f"undecided: {n} subject{'s' if n != 1 else ''}"
+    ranked = [line for line in candidates if not line.status]
+    undecided = [line for line in candidates if line.status.startswith("undecided")]
+
+    badness = [_rounded(_badness(line.scores[objective].value, direction)) for line in ranked]
+    for line, rank in zip(ranked, stats.rankdata(badness, method="min"), strict=True):
+        line.status, line.rank = "ranked", int(rank)
+    _compare(ranked or undecided, objective, direction, level)
+
+
+def _blocked(line: Line, objective: str) -> str:
+    flags = [flag for flag in line.row.flags if flag.lower().startswith(BLOCKING)]
+    if flags:
+        return flags[0]
+    if not line.row.complete:
+        return "incomplete"
+    if not math.isfinite(line.scores[objective].value):
+        return f"no {objective}"
+    return ""
+
+
+def _compare(lines: Sequence[Line], objective: str, direction: Direction, level: float) -> None:
+    """Paired differences with the best; below six subjects the differences alone."""
+    if not lines or not all(line.objective for line in lines):
+        return  # a pooled objective has no pairs
+    subjects = sorted({subject for line in lines for subject in line.objective})
+    values = np.array([[line.objective.get(subject, math.nan) for subject in subjects] for line in lines])
+    # The first in the table's own order, so that ties are settled the same way.
+    best = min(range(len(lines)), key=lambda index: _order(lines[index], objective, direction))
+    differences = paired_differences(values, best=best, level=level)
+    for index, line in enumerate(lines):
+        line.comparison = _comparison(differences, index)
+        if line.rank is None:
+            line.comparison["not_distinguishable_from_best"] = None
+
+
+def _comparison(differences: Differences, index: int) -> dict[str, Any]:
+    return {
+        "difference": float(differences.difference[index]),
+        "difference_low": float(differences.low[index]),
+        "difference_high": float(differences.high[index]),
+        "p_holm": float(differences.p_adjusted[index]),
+        "not_distinguishable_from_best": bool(differences.indistinguishable[index]),
+    }
+
+
+def _badness(value: float, direction: Direction) -> float:
+    """Lower is better, whatever the direction; no value comes last."""
+    if math.isnan(value):
+        return math.inf
+    return -value if direction == "higher" else value
+
+
+def _rounded(value: float) -> float:
+    """Twelve significant digits: means that differ by rounding alone are ties."""
+    return float(f"{value:.12g}")
+
+
+def _order(line: Line, objective: str, direction: Direction) -> tuple[Any, ...]:
+    return (
+        line.stratum,
+        math.inf if line.rank is None else line.rank,
+        _rounded(_badness(line.scores[objective].value, direction)),
+        text_of_label(dict(line.row.axes)),
+        line.row.attribution,
+        line.row.configuration,
+    )
+
+
+def _sortable(value: JSON) -> tuple[int, float, str]:
+    """Equal for equal labels; nothing comes first, then numbers by size, then text."""
+    if isinstance(value, int | float):
+        return 1, float(value), ""
+    return (0, 0.0, "") if value is None else (2, 0.0, value if isinstance(value, str) else text_of_label(value))
+
+
+def text_of_label(value: JSON) -> str:
+    """Any label as JSON text that is equal for equal labels."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)

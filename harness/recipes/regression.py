@@ -1,0 +1,79 @@
+"""Mean squared error over all numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge, Gt, Le
+from torch.nn import functional
+
+from harness.core.registry import RECIPES
+from harness.core.targets import Target
+from harness.recipes.losses import default_loss
+from harness.recipes.recipe import Batch, Outputs, Recipe, adam, refuse_other_kinds, unchanged
+
+__all__ = ["regression"]
+
+
+@RECIPES.register("regression", source="the lesion-symptom CNN study, Section II")
+def regression(
+    *,
+    epochs: Annotated[int, Ge(1)] = 70,
+    batch_size: Annotated[int, Ge(1)] = 4,
+    optimiser: Literal["adam", "adamw"] = "adamw",
+    lr: Annotated[float, Gt(0), Le(1)] = 1e-3,
+    weight_decay: Annotated[float, Ge(0)] = 0.01,
+    lr_drop_epoch: Annotated[int, Ge(0)] = 0,
+    lr_drop_factor: Annotated[float, Gt(0), Le(1)] = 0.1,
+    select: Literal["validation_loss", "last"] = "last",
+    threads: Annotated[int, Ge(1)] = 1,
+) -> Recipe:
+    """Mean squared error over all scores; the defaults are those of the CNN study.
+
+    Parameters
+    ----------
+    epochs : passes over the training samples
+    batch_size : samples per step
+    optimiser : ``adam`` or ``adamw``
+    lr : step size
+    weight_decay : of the optimiser
+    lr_drop_epoch : last epoch with the full step size; 0 keeps it to the end
+    lr_drop_factor : what the step is multiplied with afterwards
+    select : ``last`` keeps the last epoch and needs no validation samples;
+        ``validation_loss`` keeps the epoch with the lowest error on them
+    threads : CPU threads of torch; results depend on it
+
+    Notes
+    -----
+    The mean is over samples and scores; weights of targets and of samples multiply
+    the squared errors.
+    """
+
+    def loss(outputs: Outputs, batch: Batch, targets: Sequence[Target]) -> torch.Tensor:
+        refuse_other_kinds("regression", "number", targets)
+        if batch.weights or any(target.loss_weight != 1 for target in targets):
+            return default_loss(outputs, batch, targets) / len(targets)
+        return functional.mse_loss(_joined(outputs, targets), _joined(batch.targets, targets))
+
+    def fitness(outputs: Outputs, batch: Batch, targets: Sequence[Target]) -> float:
+        return -float(loss(outputs, batch, targets))
+
+    return Recipe(
+        epochs=epochs,
+        batch_size=batch_size,
+        optimiser=partial(adam, name=optimiser, lr=lr, weight_decay=weight_decay),
+        loss=loss,
+        augment=unchanged,
+        sample=lambda rng, targets: rng.permutation(len(next(iter(targets.values())))),
+        select=fitness if select == "validation_loss" else None,
+        threads=threads,
+        lr_factor=lambda epoch: lr_drop_factor if 0 < lr_drop_epoch < epoch else 1.0,
+    )
+
+
+def _joined(values: Outputs, targets: Sequence[Target]) -> torch.Tensor:
+    """(N, K): the numbers side by side."""
+    return torch.cat([values[target.name].reshape(-1, 1) for target in targets], dim=1)

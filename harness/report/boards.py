@@ -1,0 +1,222 @@
+"""Tables as the page shows them: columns with hints, rows with classes, longer tables that open on demand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+
+from harness.core.types import JSON
+from harness.pipeline.leaderboard import TableFacts, read_facts
+from harness.pipeline.rows import MetricFacts
+from harness.report.elements import Cell, ReportTable
+from harness.report.wording import interval_text, row_labels, varying_strata
+from harness.stats.intervals import MINIMUM_SUBJECTS
+
+__all__ = ["BETTER", "Board", "Column", "Line", "board_of_ranking", "board_of_table", "plain_text"]
+
+BETTER = {"higher": "higher", "lower": "lower", "zero": "nearer to zero", "none": "neither"}
+"""Direction of a metric → in words."""
+
+_MADE = ("folds", "seeds", "subjects", "train_s", "explain_s", "profile", "data", "command", "cohort", "code")
+
+
+@dataclass(frozen=True)
+class Column:
+    """Heading of a column, its classes, and what is said when the mouse rests on it."""
+
+    name: str
+    css: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """Cells of a row and its classes."""
+
+    cells: tuple[Cell, ...]
+    css: str = ""
+
+
+@dataclass(frozen=True)
+class Board:
+    """A table with its note, and the longer tables that open below it."""
+
+    title: str
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+    note: str = ""
+    folds: tuple[Board, ...] = ()
+
+
+def board_of_table(table: ReportTable) -> Board:
+    """A plain table; its first column stays in sight."""
+    lines = [[Cell(one) if isinstance(one, str) else one for one in line] for line in table.lines]
+    lines = [[replace(line[0], css=f"{line[0].css} first".strip()), *line[1:]] for line in lines]
+    css = [lines[0][index].css if lines else "" for index in range(len(table.columns))]
+    columns = [Column(name, kind.replace("wrap", "").strip()) for name, kind in zip(table.columns, css, strict=True)]
+    folds = (board_of_table(table.folded),) if table.folded is not None else ()
+    return Board(table.title, tuple(columns), tuple(Line(tuple(line)) for line in lines), table.note, folds)
+
+
+def board_of_ranking(table: pa.Table, shown: Sequence[str] = ()) -> Board:
+    """A leaderboard with rank, status and comparison; all metrics and the facts of each row open on demand.
+
+    Parameters
+    ----------
+    table : of :func:`harness.pipeline.leaderboard.build`
+    shown : metrics beside the objective; all by default
+    """
+    facts, lines = read_facts(table), table.to_pylist()
+    metrics = sorted(facts.metrics, key=lambda metric: metric.name != facts.objective)  # the objective first
+    known = {facts.objective, *(one.name for one in metrics if any(line[one.name] is not None for line in lines))}
+    metrics = [one for one in metrics if one.name in known or not lines]  # of a real score no truth is known
+    wanted = [facts.objective, *(name for name in shown if name != facts.objective)]
+    main = [facts.metric(name) for name in wanted if name in {one.name for one in metrics}] if shown else metrics
+    folds = [_measured(f"All {len(metrics)} metrics", table, metrics)] if len(main) < len(metrics) else []
+    folds += [_provenance(table, facts)] if lines else []
+    return replace(_measured("", table, main, ranked=True), note=_note(table), folds=tuple(folds))
+
+
+def _provenance(table: pa.Table, facts: TableFacts) -> Board:
+    """How each row was made: the facts that are not shown otherwise."""
+    lines = table.to_pylist()
+    made = [name for name in (*_MADE, *_others(table, facts)) if any(line.get(name) is not None for line in lines)]
+    names = ["identity" if name == "configuration" else name for name in made]
+    rows = [
+        Line((Cell(label, "first"), *(Cell(plain_text(line.get(name))) for name in made)))
+        for line, label in zip(lines, row_labels(table), strict=True)
+    ]
+    return Board("How each row was made", (Column("configuration", "first"), *map(Column, names)), tuple(rows))
+
+
+def _measured(title: str, table: pa.Table, metrics: Sequence[MetricFacts], *, ranked: bool = False) -> Board:
+    """Rows with some of their metrics; ``ranked`` adds rank, status and comparison."""
+    facts, lines, labels = read_facts(table), table.to_pylist(), row_labels(table, attribution=False)
+    explained = any(line["attribution"] for line in lines)
+    strata = varying_strata(table)
+    beside = [name for name in strata if name not in facts.axes]  # axes are in the labels
+    extras = [name for name in _HINTS if ranked and any(line[name] is not None for line in lines)]
+
+    columns = [Column("configuration", "first")]
+    columns += [Column("rank", "number")] if ranked else []
+    columns += [Column(name) for name in beside]
+    columns += [Column("attribution")] if explained else []
+    columns += [Column("status")] if ranked else []
+    for metric in metrics:
+        columns += _metric_columns(metric, facts, table, ranked=ranked)
+    columns += [Column(name, "number", _HINTS[name]) for name in extras]
+
+    rows: list[Line] = []
+    for line, label, before in zip(lines, labels, [None, *lines], strict=False):
+        cells = [Cell(label, "first")]
+        cells += [Cell("–" if line["rank"] is None else str(line["rank"]), "number")] if ranked else []
+        cells += [Cell(plain_text(line.get(name))) for name in beside]
+        cells += [Cell(line["attribution"])] if explained else []
+        cells += [_status(line)] if ranked else []
+        for metric in metrics:
+            cells += _metric_cells(metric, facts, table, line, ranked=ranked)
+        cells += [_p(line[name]) if name == "p_holm" else _number(line[name]) for name in extras]
+        rows.append(Line(tuple(cells), _css(line, before, strata) if ranked else ""))
+    return Board(title, tuple(columns), tuple(rows))
+
+
+_HINTS = {
+    "p_holm": "p of the paired t test against the first, adjusted by Holm for all pairs of configurations",
+    "seed_sd": "Standard deviation of the objective between seeds, within a subject",
+    "subject_sd": "Standard deviation of the objective between subjects",
+}
+
+
+def _metric_columns(metric: MetricFacts, facts: TableFacts, table: pa.Table, *, ranked: bool) -> list[Column]:
+    main = ranked and metric.name == facts.objective
+    name = f"{metric.name} ({metric.unit})" if metric.unit else metric.name
+    hint = "; ".join(part for part in (metric.summary, f"{BETTER[metric.direction]} is better", metric.source) if part)
+    columns = [Column(name, "number objective" if main else "number", hint)]
+    if f"{metric.name}_chance" in table.column_names:
+        columns.append(Column("chance", "number", f"What no skill scores in {metric.name}"))
+    if main:
+        columns.append(Column("difference", "number", "Paired difference from the first, with its interval"))
+    return columns
+
+
+def _metric_cells(
+    metric: MetricFacts, facts: TableFacts, table: pa.Table, line: Mapping[str, Any], *, ranked: bool
+) -> list[Cell]:
+    cells = [_number(line[metric.name], line[f"{metric.name}_low"], line[f"{metric.name}_high"])]
+    if f"{metric.name}_chance" in table.column_names:
+        cells.append(_number(line[f"{metric.name}_chance"]))
+    if ranked and metric.name == facts.objective:
+        shown = line["difference_low"] is not None  # the first differs from itself by nothing
+        cells.append(_number(*(line[f"difference{end}"] for end in ("", "_low", "_high"))) if shown else _number(None))
+    return cells
+
+
+def _number(value: float | None, low: float | None = None, high: float | None = None) -> Cell:
+    value_text, _, interval = interval_text(value, low, high).partition(" ")
+    return Cell(value_text.replace("-", "−"), "number", interval.replace("-", "−"))
+
+
+def _p(value: float | None) -> Cell:
+    return Cell("<0.001", "number") if value is not None and value < 0.001 else _number(value)
+
+
+def _status(line: Mapping[str, Any]) -> Cell:
+    texts = [line["status"]] if line["rank"] is None else []
+    texts += [flag for flag in line["flags"].split("; ") if flag and flag not in texts]
+    if texts:
+        return Cell("; ".join(texts), flag=True)
+    if line["rank"] == 1:
+        return Cell("first")
+    return Cell("not distinguishable" if line["not_distinguishable_from_best"] else "")
+
+
+def _css(line: Mapping[str, Any], before: Mapping[str, Any] | None, strata: Sequence[str]) -> str:
+    """Class of a row: what it is, and whether another ranking or the rows without a rank begin here."""
+    kind = "ranked"
+    if line["rank"] is None:
+        kind = "unranked"
+    elif line["rank"] == 1 or line["not_distinguishable_from_best"]:
+        kind = "group"
+    if before is None:
+        return kind
+    another = any(line[name] != before[name] for name in strata)
+    return f"{kind} divider" if another or (line["rank"] is None and before["rank"] is not None) else kind
+
+
+def _note(table: pa.Table) -> str:
+    facts, lines, strata = read_facts(table), table.to_pylist(), varying_strata(table)
+    level, pooled = 100 * facts.level, facts.metric(facts.objective).level == "pooled"
+    text = f"Mean over subjects with a {level:.0f} % t interval"
+    if pooled and any(line["attribution"] for line in lines):
+        text = f"Of the sum over subjects, with {level:.0f} % intervals by leaving out one block of subjects at a time"
+    elif pooled:
+        text = f"Pooled over subjects, with {level:.0f} % intervals by the jackknife or, of few subjects, the bootstrap"
+    if any(line["rank"] is not None for line in lines):
+        within = f", rows with the same {' and '.join(strata)} among themselves" if strata else ""
+        text += (
+            f"; ranked by {facts.objective}{within}. Tinted rows are not distinguishable from the first "
+            "(paired t tests, Holm-adjusted over all pairs)"
+        )
+    text += "."
+    if any(line["rank"] is None for line in lines):
+        text += f" Grey rows have no rank: incomplete, failed, collapsed, or fewer than {MINIMUM_SUBJECTS} subjects."
+    return text
+
+
+def _others(table: pa.Table, facts: TableFacts) -> list[str]:
+    """Columns that are facts of the row and not shown otherwise, in the table's order."""
+    names = list(table.column_names)
+    return [name for name in names[names.index("subject_sd") + 1 :] if name not in _MADE and name not in facts.axes]
+
+
+def plain_text(value: JSON) -> str:
+    """Any value in a cell; a dash for none."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

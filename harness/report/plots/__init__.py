@@ -1,0 +1,29 @@
+"""Pictures of the report: numbers and arrays in, PNG bytes out."""
+
+from harness.report.plots.scores import Bars, channel_bars, curves, grouped_intervals, heat_maps, objective_intervals
+from harness.report.plots.slices import attribution_slices, prediction_slices
+from harness.report.plots.subjects import (
+    bland_altman,
+    sensitivity_precision,
+    subject_dots,
+    subject_lines,
+    training_curves,
+    truth_scatter,
+)
+
+__all__ = [
+    "Bars",
+    "attribution_slices",
+    "bland_altman",
+    "channel_bars",
+    "curves",
+    "grouped_intervals",
+    "heat_maps",
+    "objective_intervals",
+    "prediction_slices",
+    "sensitivity_precision",
+    "subject_dots",
+    "subject_lines",
+    "training_curves",
+    "truth_scatter",
+]

@@ -1,0 +1,286 @@
+"""Values with their intervals: of configurations, settings, channels and regions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from harness.core.types import Score
+from harness.pipeline.leaderboard import read_facts
+from harness.report.plots.canvas import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    SPINE,
+    figure_of,
+    grid_lines,
+    look,
+    mean_of,
+    png_of,
+    share_limits,
+    titled,
+)
+from harness.report.wording import row_labels
+
+__all__ = ["Bars", "channel_bars", "curves", "grouped_intervals", "heat_maps", "objective_intervals"]
+
+
+@dataclass(frozen=True)
+class Bars:
+    """One panel of :func:`channel_bars`.
+
+    Parameters
+    ----------
+    title : what was asked
+    quantity : what the bars measure, for the axis label
+    scores : channel → value with its interval; a channel may be absent
+    muted : drawn grey, for a control
+    """
+
+    title: str
+    quantity: str
+    scores: Mapping[str, Score]
+    muted: bool = False
+
+
+def objective_intervals(table: pa.Table) -> bytes:
+    """The objective of every row with its interval, in the table's order.
+
+    Parameters
+    ----------
+    table : of :func:`harness.pipeline.leaderboard.build`
+
+    Returns
+    -------
+    bytes
+        PNG. Filled and blue: first, or not distinguishable from the first;
+        filled and orange: distinguishable; open and grey: not ranked.
+    """
+    facts, lines, labels = read_facts(table), table.to_pylist(), row_labels(table)
+    name = facts.objective
+    figure, (axes,) = figure_of(1, 1, width=6.0, height=1.4 + 0.3 * max(len(lines), 1))
+    kinds = {
+        "group": (BLUE, "o", BLUE, "first, or not distinguishable from it"),
+        "other": (ORANGE, "s", ORANGE, "differs from the first"),
+        "none": (GREY, "D", "white", "not ranked"),
+    }
+    seen = []
+    for position, line in enumerate(lines):
+        if line[name] is None:
+            continue
+        leads = line["rank"] == 1 or line["not_distinguishable_from_best"]
+        kind = "none" if line["rank"] is None else "group" if leads else "other"
+        colour, marker, face, _ = kinds[kind]
+        seen.append(kind)
+        if line[f"{name}_low"] is not None:
+            axes.plot([line[f"{name}_low"], line[f"{name}_high"]], [position] * 2, color=colour, lw=2, zorder=2)
+        axes.plot(line[name], position, marker=marker, color=colour, mfc=face, ms=7, ls="none", zorder=3)
+    metric = facts.metric(name)
+    if math.isfinite(metric.chance):
+        axes.axvline(metric.chance, color=GREY, ls=":", lw=1.2, zorder=1)
+        axes.annotate("chance", (metric.chance, 1), (3, -3), xycoords=("data", "axes fraction"), va="top",
+                      textcoords="offset points", color=GREY, fontsize=8)  # fmt: skip
+    axes.set_yticks(range(len(lines)), labels)
+    axes.set_ylim(len(lines) - 0.4, -0.6)
+    better = {"higher": "higher is better", "lower": "lower is better"}.get(metric.direction, "")
+    what = "value" if metric.level == "pooled" else "mean"
+    axes.set_xlabel(f"{titled(name, metric.unit)}: {what} and {100 * facts.level:.0f} % interval ({better})")
+    handles = [
+        Line2D([], [], color=colour, marker=marker, mfc=face, lw=2, label=text)
+        for key, (colour, marker, face, text) in kinds.items()
+        if key in seen
+    ]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    grid_lines(axes, "x")
+    return png_of(figure)
+
+
+def grouped_intervals(
+    groups: Mapping[str, Mapping[str, Score]], *, x_label: str, zero: bool = False, chance: float = math.nan
+) -> bytes:
+    """Values with intervals, in groups one below the other.
+
+    Parameters
+    ----------
+    groups : group → row → value; each group has its colour and marker
+    x_label : of the value
+    zero : whether the axis is marked at zero
+    chance : marked if it is known
+    """
+    count = sum(len(rows) for rows in groups.values()) + len(groups)
+    figure, (axes,) = figure_of(1, 1, width=6.0, height=0.9 + 0.21 * max(count, 1))
+    names: list[str] = []
+    headings: list[int] = []
+    for index, (group, rows) in enumerate(groups.items()):
+        colour, marker = look(index)
+        headings.append(len(names))
+        names.append(group)
+        for row, score in rows.items():
+            if math.isfinite(score.low):
+                axes.plot([score.low, score.high], [len(names)] * 2, color=colour, lw=1.8, zorder=2)
+            if math.isfinite(score.value):
+                axes.plot(score.value, len(names), marker=marker, color=colour, ms=5.5, zorder=3)
+            names.append(row)
+    if zero:
+        axes.axvline(0, color=GREY, lw=1, zorder=1)
+    if math.isfinite(chance):
+        axes.axvline(chance, color=GREY, ls=":", lw=1.2, zorder=1)
+        axes.annotate("chance", (chance, 1), (0, 2), xycoords=("data", "axes fraction"), textcoords="offset points",
+                      ha="center", va="bottom", color=GREY, fontsize=8)  # fmt: skip
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(axis="y", length=0, labelsize=7.5)
+    for position in headings:
+        axes.get_yticklabels()[position].set_fontweight("bold")
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_xlabel(x_label)
+    grid_lines(axes, "x")
+    return png_of(figure)
+
+
+def channel_bars(panels: Sequence[Bars]) -> bytes:
+    """One value per channel in several senses, side by side.
+
+    Parameters
+    ----------
+    panels : in order; a channel that is absent from one of them is left empty there
+    """
+    names = list(dict.fromkeys(name for panel in panels for name in panel.scores))
+    nothing = Score(math.nan, math.nan, math.nan, 0)
+    count = max(len(panels), 1)
+    figure, all_axes = figure_of(1, count, width=1.0 + 2.15 * count, height=1.3 + 0.36 * max(len(names), 1))
+    for axes, panel in zip(all_axes, panels, strict=False):
+        _bars(axes, {name: panel.scores.get(name, nothing) for name in names}, GREY if panel.muted else BLUE)
+        axes.set_title(panel.title, fontsize=9)
+        axes.set_xlabel(panel.quantity)
+        if axes is not all_axes[0]:
+            axes.set_yticklabels([])
+    for quantity in {panel.quantity for panel in panels}:
+        alike = [axes for axes, panel in zip(all_axes, panels, strict=False) if panel.quantity == quantity]
+        share_limits(alike, x=True, y=False)
+    return png_of(figure)
+
+
+def curves(
+    panels: Mapping[str, Mapping[str, Mapping[float | str, Score]]],
+    *,
+    x_label: str,
+    limits: tuple[float, float] = (-math.inf, math.inf),
+) -> bytes:
+    """A value over some setting, one line per configuration; a band shows what chance scores.
+
+    Parameters
+    ----------
+    panels : quantity → configuration → setting → value with its interval. Settings
+        are numbers, drawn to scale, or names, drawn evenly
+    x_label : of the setting
+    limits : the metric's range, which the axis does not leave
+    """
+    figure, all_axes = figure_of(1, max(len(panels), 1), width=2.2 + 3.3 * max(len(panels), 1), height=3.5)
+    for axes, (quantity, lines) in zip(all_axes, panels.items(), strict=False):
+        settings = list(dict.fromkeys(setting for line in lines.values() for setting in line))
+        to_scale = all(isinstance(setting, int | float) for setting in settings)
+        at = {setting: float(setting) if to_scale else float(index) for index, setting in enumerate(settings)}
+        span = max(at.values(), default=0.0) - min(at.values(), default=0.0) or 1.0
+        _chance_band(axes, lines, at)
+        for index, (label, line) in enumerate(lines.items()):
+            colour, marker = look(index)
+            # Beside each other, so that intervals can be told apart.
+            shift = (index - (len(lines) - 1) / 2) * span * 0.012
+            x = [at[setting] + shift for setting in line]
+            axes.plot(x, [score.value for score in line.values()], marker=marker, color=colour, lw=1.3, ms=4.5,
+                      mec="white", mew=0.5, label=label, zorder=3)  # fmt: skip
+            for position, score in zip(x, line.values(), strict=True):
+                if math.isfinite(score.low):
+                    axes.plot([position] * 2, [score.low, score.high], color=colour, lw=1.0, alpha=0.55, zorder=2)
+        axes.set_xticks([at[setting] for setting in settings], [f"{setting}" for setting in settings])
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(quantity)
+        _within(axes, limits)
+        grid_lines(axes, "y")
+    if panels and all_axes[0].get_legend_handles_labels()[0]:
+        handles, labels = all_axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=8)
+    return png_of(figure)
+
+
+def heat_maps(
+    panels: Mapping[str, Mapping[str, Mapping[str, Score]]], *, lower_is_better: Collection[str] = ()
+) -> bytes:
+    """Values of configurations in regions, one panel per metric; the darker the better.
+
+    Parameters
+    ----------
+    panels : metric → configuration → region → value; its number is written in each field
+    lower_is_better : metrics of which small values are dark
+    """
+    rows = list(dict.fromkeys(row for panel in panels.values() for row in panel))
+    columns = list(dict.fromkeys(name for panel in panels.values() for row in panel.values() for name in row))
+    across = min(len(panels), 2) or 1
+    down = math.ceil(len(panels) / across) or 1
+    width, height = 1.6 + across * (0.3 + 0.56 * max(len(columns), 2)), down * (1.1 + 0.27 * max(len(rows), 1))
+    figure, all_axes = figure_of(down, across, width=width, height=height)
+    for spare in all_axes[len(panels) :]:
+        spare.remove()
+    for number, (axes, (metric, panel)) in enumerate(zip(all_axes, panels.items(), strict=False)):
+        nothing = Score(math.nan, math.nan, math.nan, 0)
+        values = np.array([[panel.get(row, {}).get(name, nothing).value for name in columns] for row in rows])
+        known = values[np.isfinite(values)]
+        low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
+        shade = (values - low) / (high - low or 1.0)
+        shade = 1 - shade if metric in lower_is_better else shade
+        axes.imshow(np.ma.masked_invalid(shade), cmap="Blues", vmin=-0.15, vmax=1.25, aspect="auto")
+        for (row, column), value in np.ndenumerate(values):
+            dark = bool(shade[row, column] > 0.62)
+            text = f"{value:.2f}" if math.isfinite(value) else "–"
+            axes.text(column, row, text, ha="center", va="center", fontsize=7, color="white" if dark else INK)
+        axes.set_xticks(range(len(columns)), [name.replace("_", " ") for name in columns], rotation=35, ha="right",
+                        rotation_mode="anchor")  # fmt: skip
+        axes.set_yticks(range(len(rows)), rows if number % across == 0 else [""] * len(rows))
+        axes.tick_params(length=0, labelsize=7.5)
+        axes.spines[:].set_visible(False)
+        axes.set_title(metric, fontsize=9)
+    return png_of(figure)
+
+
+def _bars(axes: Axes, scores: Mapping[str, Score], colour: str) -> None:
+    for position, score in enumerate(scores.values()):
+        if not math.isfinite(score.value):
+            continue
+        axes.barh(position, score.value, color=colour, height=0.58, alpha=0.85)
+        if math.isfinite(score.low):
+            axes.plot([score.low, score.high], [position] * 2, color=INK, lw=1.4, solid_capstyle="butt")
+    axes.axvline(0, color=SPINE, lw=1)
+    axes.set_yticks(range(len(scores)), list(scores))
+    axes.set_ylim(len(scores) - 0.4, -0.6)
+    grid_lines(axes, "x")
+
+
+def _chance_band(axes: Axes, lines: Mapping[str, Mapping[float | str, Score]], at: Mapping[float | str, float]) -> None:
+    """Between the lowest and the highest chance of all lines, with a line at their mean."""
+    chances = {setting: [line[setting].chance for line in lines.values() if setting in line] for setting in at}
+    known = {at[key]: kept for key, values in chances.items() if (kept := [v for v in values if math.isfinite(v)])}
+    if not known:
+        return
+    x = list(known)
+    axes.fill_between(
+        x, [min(v) for v in known.values()], [max(v) for v in known.values()], color=GREY, alpha=0.25, lw=0
+    )
+    axes.plot(x, [mean_of(v) for v in known.values()], color=GREY, ls=":", lw=1.4, marker=".", ms=4, label="chance")
+
+
+def _within(axes: Axes, limits: tuple[float, float]) -> None:
+    """Leave room for the markers at the ends of the range; bounds of intervals beyond it are cut."""
+    low, high = axes.get_ylim()
+    if math.isfinite(limits[0]):
+        low = max(low, limits[0] - 0.03)
+    if math.isfinite(limits[1]):
+        high = min(high, limits[1] + 0.03)
+    axes.set_ylim(low, high)

@@ -1,0 +1,211 @@
+"""Tables as text: labels of rows, intervals, the verdict, and the short tables of the screen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from harness.core.types import JSON
+from harness.pipeline.leaderboard import TableFacts, read_facts
+from harness.pipeline.ranking import text_of_label
+from harness.stats.intervals import MINIMUM_SUBJECTS
+from harness.storage.store import CellRecord
+
+__all__ = [
+    "console_rows",
+    "failure_lines",
+    "interval_text",
+    "rankings",
+    "row_labels",
+    "shapley_rows",
+    "varying_strata",
+    "verdict",
+]
+
+
+def row_labels(table: pa.Table, *, attribution: bool = True) -> list[str]:
+    """A short name of each row: the axes that vary, and the attribution.
+
+    One varying axis gives its bare label ("T2w+FLAIR"), several
+    "model=a, noise=0.1"; if none varies, the attribution alone, or all axes.
+
+    Parameters
+    ----------
+    table : of :func:`harness.pipeline.leaderboard.build`
+    attribution : whether to name it too
+    """
+    return _labels(table.to_pylist(), read_facts(table), attribution=attribution)
+
+
+def varying_strata(table: pa.Table) -> list[str]:
+    """Columns that separate the rankings of this table; empty where all rows are ranked together."""
+    lines = table.to_pylist()
+    return [name for name in read_facts(table).strata if _differ(lines, name)]
+
+
+def rankings(table: pa.Table) -> dict[str, list[dict[str, Any]]]:
+    """Name of a problem (``noise=0.1``) → lines of its ranking; one without a name where all rows share it."""
+    facts, strata = read_facts(table), varying_strata(table)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for line in table.to_pylist():
+        named = (f"{name}={line[name]}" if name in facts.axes else str(line[name]) for name in strata)
+        found.setdefault(", ".join(named), []).append(line)
+    return found
+
+
+def verdict(table: pa.Table) -> str:
+    """What may be claimed, one sentence per ranking.
+
+    Names the first of the ranking and all that are not distinguishable from
+    it; says "undecided" with fewer than six subjects, however large the
+    differences are, and why where nothing can be ranked at all.
+    """
+    facts, sentences = read_facts(table), []
+    for name, lines in rankings(table).items():
+        labels = _labels(lines, facts)
+        said = _sentence([{**line, "label": label} for line, label in zip(lines, labels, strict=True)], facts)
+        sentences.append(f"{name}: {said}" if name else said)
+    return "\n".join(sentences) or "nothing to rank: no configuration has a result yet."
+
+
+def interval_text(value: float | None, low: float | None = None, high: float | None = None) -> str:
+    """``0.74 [0.70, 0.78]``, with as many decimals as the largest part needs; "–" if there is no value."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    known = low is not None and high is not None and math.isfinite(low) and math.isfinite(high)
+    parts = [value, low, high] if known else [value]
+    largest = max(abs(part) for part in parts if part is not None)
+    # Two decimals for numbers around one, and two digits at least for small ones.
+    decimals = 2 if largest == 0 else min(max(1 - math.floor(math.log10(largest)), 2), 9) if largest < 10 else 1
+    decimals = 0 if largest >= 100 else decimals
+    texts = [f"{round(part or 0.0, decimals) + 0.0:.{decimals}f}" for part in parts]  # + 0.0: no "-0.00"
+    return f"{texts[0]} [{texts[1]}, {texts[2]}]" if known else texts[0]
+
+
+def console_rows(table: pa.Table, *, shown: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
+    """A short table of text for the screen.
+
+    Parameters
+    ----------
+    shown : further metrics, as bare values; those that the table lacks, or no row has, are left out
+
+    Returns
+    -------
+    header, rows
+        Rank, what separates the rankings, the other axes, attribution (if any), the
+        objective, its chance level and the highest value that can be reached where
+        they are known, the difference from the first, further metrics, the seconds
+        that an attribution takes for a fold, and the status unless all rows are ranked;
+        ``=`` marks what is not distinguishable from the first of its ranking.
+    """
+    facts, lines = read_facts(table), table.to_pylist()
+    explained = any(line["attribution"] for line in lines)
+    labels = list(dict.fromkeys([*varying_strata(table), *facts.axes]))
+    header = ["rank", *labels, *(["attribution"] if explained else []), facts.objective]
+    known = [name for name in table.column_names if any(line[name] is not None for line in lines)]
+    more = [name for name in shown if name != facts.objective and name in known]
+    status = any(line["status"] != "ranked" for line in lines)
+    bounds = [word for word in ("chance", "ceiling") if _is_bound(lines, f"{facts.objective}_{word}")]
+    costs = explained and any(line.get("explain_s") is not None for line in lines)
+    header += [*bounds, "difference", *more, *(["s a fold"] if costs else []), *(["status"] if status else [])]
+    rows = []
+    for line in lines:
+        same = line["not_distinguishable_from_best"] and line["difference"] != 0
+        cells = ["" if line["rank"] is None else str(line["rank"]) + (" =" if same else "")]
+        cells += ["" if line.get(name) is None else str(line[name]) for name in labels]
+        cells += [line["attribution"]] if explained else []
+        cells += [_cell(line, facts.objective)]
+        cells += [interval_text(line[f"{facts.objective}_{word}"]) for word in bounds]
+        cells += [_cell(line, "difference") if line["difference"] is not None else ""]
+        cells += [interval_text(line[name]) for name in more]
+        seconds = line.get("explain_s")
+        cells += ["" if seconds is None or math.isnan(seconds) else f"{seconds:.1f}"] if costs else []
+        rows.append([*cells, *([line["status"]] if status else [])])
+    return header, rows
+
+
+def _labels(lines: Sequence[Mapping[str, Any]], facts: TableFacts, *, attribution: bool = True) -> list[str]:
+    varying = [name for name in facts.axes if _differ(lines, name)]
+    labels = []
+    for line in lines:
+        explained = [line["attribution"]] if attribution and line["attribution"] else []
+        names = varying or ([] if explained else list(facts.axes))
+        names = [name for name in names if line[name] is not None]  # an option that this row's components lack
+        parts = [str(line[name]) if len(names) == 1 else f"{name}={line[name]}" for name in names]
+        labels.append(", ".join([*parts, *explained]) or line["configuration"])
+    return labels
+
+
+def _differ(lines: Sequence[Mapping[str, Any]], name: str) -> bool:
+    """Whether a column has several values."""
+    return len({text_of_label(line.get(name)) for line in lines}) > 1
+
+
+def _is_bound(lines: Sequence[Mapping[str, JSON]], name: str) -> bool:
+    """Whether a bound is worth a column: some line has it, and not all have the end of the metric's range."""
+    known = {line.get(name) for line in lines} - {None}
+    return bool(known) and known != {1.0}
+
+
+def shapley_rows(table: pa.Table) -> tuple[list[str], list[list[str]]]:
+    """:func:`shapley_table` as text for a screen: header and lines."""
+    names = table.column_names
+    axes = names[: names.index("channel")]
+    header = [*axes, "channel", "Shapley value", "left out", "alone"]
+    lines = [
+        [
+            *(str(line[name]) for name in (*axes, "channel")),
+            *(
+                interval_text(line[name], line[f"{name}_low"], line[f"{name}_high"])
+                for name in ("shapley", "left_out", "alone")
+            ),
+        ]
+        for line in table.to_pylist()
+    ]
+    return header, lines
+
+
+def failure_lines(failures: Sequence[CellRecord], leaderboard: pa.Table) -> list[str]:
+    """A line per configuration, stage and error, with the folds and seeds that it struck."""
+    names = dict(zip(leaderboard["configuration"].to_pylist(), row_labels(leaderboard), strict=True))
+    struck: dict[tuple[str, str], list[str]] = {}
+    for one in failures:
+        what = " ".join(filter(None, (one.stage, names.get(one.configuration, ""), one.label)))
+        struck.setdefault((what, one.error), []).append(f"{one.fold}/{one.seed}")
+    return [f"failed: {what}, fold/seed {', '.join(places)}: {error}" for (what, error), places in struck.items()]
+
+
+def _sentence(lines: Sequence[Mapping[str, Any]], facts: TableFacts) -> str:
+    objective = facts.objective
+    ranked = [line for line in lines if line["rank"] is not None]
+    if not ranked:
+        return _undecided(lines, objective)
+    first = [line["label"] for line in ranked if line["rank"] == 1]
+    score = _cell(ranked[0], objective)
+    lead = f"{' and '.join(first)} lead{'s' if len(first) == 1 else ''} ({objective} {score})"
+    others = [line for line in ranked if line["rank"] != 1]
+    if not others:
+        return f"{lead}." if len(ranked) > 1 else f"{lead}; nothing else is ranked."
+    if any(line["not_distinguishable_from_best"] is None for line in others):
+        return f"{lead}; {objective} is pooled over subjects, so no paired comparison says whether the others differ."
+    same = [line["label"] for line in others if line["not_distinguishable_from_best"]]
+    if same:
+        return f"{lead}; not distinguishable from {'it' if len(first) == 1 else 'them'}: {', '.join(same)}."
+    return f"{lead} and differs from {'the other' if len(others) == 1 else f'all {len(others)} others'}."
+
+
+def _undecided(lines: Sequence[Mapping[str, Any]], objective: str) -> str:
+    waiting = [line for line in lines if line["status"].startswith("undecided")]
+    if not waiting:
+        return "nothing is ranked: every configuration is incomplete, failed or collapsed."
+    n = max(line["subjects"] for line in waiting)
+    said = f"undecided: {n} subject{'s' if n != 1 else ''}, and fewer than {MINIMUM_SUBJECTS} are not ranked"
+    best = waiting[0]
+    return f"{said}; the best {objective} so far is that of {best['label']}, {_cell(best, objective)}."
+
+
+def _cell(line: Mapping[str, Any], name: str) -> str:
+    return interval_text(line[name], line.get(f"{name}_low"), line.get(f"{name}_high"))

@@ -1,0 +1,143 @@
+"""Cohorts of a sweep: read or generated once, given their targets, and written where workers find them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.core.errors import OutOfRange, UnknownName
+from harness.core.identity import digest_of, identify
+from harness.core.registry import KINDS
+from harness.core.settings import RunSettings
+from harness.core.task import Task, describe_component
+from harness.core.types import Cohort, Reads
+from harness.data.bids import write_phantom
+from harness.data.cohort import save
+from harness.data.pictures import write_pictures
+
+__all__ = [
+    "Group",
+    "generate",
+    "images_of",
+    "phantom_folder",
+    "read_cohort",
+    "root_of",
+    "saved",
+    "set_apart",
+    "with_targets",
+]
+
+
+@dataclass(frozen=True)
+class Group:
+    """A cohort that configurations share.
+
+    Parameters
+    ----------
+    path : its table, which workers open
+    cohort : opened
+    """
+
+    path: Path
+    cohort: Cohort
+
+
+def images_of(tasks: Sequence[Task]) -> tuple[str, ...]:
+    """Every image that any configuration reads, so that all share one cohort."""
+    return tuple(sorted({name for task in tasks for name in task.adapter().reads.images}))
+
+
+def read_cohort(task: Task, sequences: tuple[str, ...], settings: RunSettings, say: Callable[[str], None]) -> Cohort:
+    """Read and verify a task's cohort; without data, generate it first."""
+    root = root_of(task, settings)
+    if settings.data_folder is None and not root.exists():
+        say(f"generating {task.phantom_subjects} subjects with known truth in {root}")
+        try:
+            generate(task, root)
+        except OSError:
+            if not root.exists():  # else another run has made the same cohort meanwhile
+                raise
+    say(f"reading and verifying {root}")
+    cohort: Cohort = task.cohort(
+        root, settings.folder / "cache", sequences=sequences, exclude=settings.exclude, minimum=3
+    )
+    return cohort
+
+
+def with_targets(task: Task, cohort: Cohort, settings: RunSettings) -> Cohort:
+    """The cohort with everything that the task predicts."""
+    for component in task.targets.values():
+        cohort = component(cohort, settings.folder / "cache")
+    return cohort
+
+
+def saved(cohort: Cohort, settings: RunSettings) -> Group:
+    """Write a cohort's table where workers find it."""
+    sample = cohort.samples[0]
+    everything = Reads(
+        tuple(sorted({name for one in cohort.samples for name in one.images})),
+        tuple(sorted({name for one in cohort.samples for name in one.masks})),
+        tuple(sorted({name for one in cohort.samples for name in one.covariates})),
+        tuple(target.name for target in cohort.targets),
+    )
+    content = [cohort.name, cohort.fingerprint(everything), cohort.truth.fingerprint if cohort.truth else ""]
+    path = settings.folder / "cohorts" / f"{identify([*content, sorted(sample.images)])}.arrow"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save(cohort, path)
+    return Group(path, cohort)
+
+
+def set_apart(group: Group, settings: RunSettings) -> tuple[Group, Group]:
+    """The cohort that is evaluated, and the subjects on which the search runs."""
+    known = group.cohort.subjects
+    wished = [name if name in known or name.startswith("sub-") else f"sub-{name}" for name in settings.search_subjects]
+    for name in wished:
+        if name not in known:
+            raise UnknownName("subject of the cohort (search_subjects)", name, known)
+    samples = group.cohort.samples
+    chosen = tuple(sample for sample in samples if sample.subject in wished)
+    rest = tuple(sample for sample in samples if sample.subject not in wished)
+    if len(known) - len(set(wished)) < 3:
+        raise OutOfRange(
+            f"subjects >= 3 must be left for the evaluation, got {len(known) - len(set(wished))} of {len(known)} "
+            f"without search_subjects={','.join(wished)}; name fewer, or leave the word out to search within each fold"
+        )
+    evaluated, tuning = (dataclasses.replace(group.cohort, samples=part) for part in (rest, chosen))
+    return saved(evaluated, settings), saved(tuning, settings)
+
+
+def root_of(task: Task, settings: RunSettings) -> Path:
+    """The folder that a task's cohort is read from."""
+    return settings.data_folder or phantom_folder(task, settings)
+
+
+def phantom_folder(task: Task, settings: RunSettings) -> Path:
+    """Where a task's generated cohort lies; named by all that determines it."""
+    what = {
+        "phantom": describe_component(KINDS["phantom"], task.phantom),
+        "subjects": task.phantom_subjects,
+        "seed": task.phantom_seed,
+        "code": digest_of(task.phantom, KINDS["phantom"]),
+    }
+    return settings.folder / "phantoms" / f"{task.name}-{identify(what)[:10]}"
+
+
+def generate(task: Task, root: Path) -> None:
+    """Write a task's generated cohort as a folder that its reader takes: BIDS, or pictures with a table."""
+    subjects = (task.phantom(task.phantom_seed, number) for number in range(task.phantom_subjects))
+    phantoms = KINDS["phantom"]
+    described = describe_component(phantoms, task.phantom)
+    facts = phantoms.get(described["use"]).facts
+    if facts.get("layout") == "pictures":
+        write_pictures(root, subjects)
+        return
+    sources = {facts["target"]: (facts["label_source"],)} if "label_source" in facts else {}
+    write_phantom(
+        root,
+        subjects,
+        name=f"{task.name} phantom",
+        label_sources=sources,
+        generated_by={"Name": "harness", "Parameters": described},
+    )

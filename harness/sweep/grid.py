@@ -1,0 +1,98 @@
+"""The grid: points of a sweep, and the task at each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from harness.core.errors import RequestError
+from harness.core.overrides import component_of, keys, override, preset
+from harness.core.registry import TARGETS
+from harness.core.space import grid
+from harness.core.task import Task, describe, describe_component
+from harness.core.types import JSON
+
+__all__ = ["at", "columns_of", "idle_error", "idle_options", "points"]
+
+
+def points(task: Task, axes: Mapping[str, tuple[JSON, ...]]) -> list[dict[str, JSON]]:
+    """The points of a grid, each without the options that the component chosen there does not have.
+
+    ``model=cnn,mass_univariate model.statistic=t,welch`` is three points: one of the
+    CNN, and two of the other. Options of simulated targets are left out where the target is measured.
+
+    Raises
+    ------
+    UnknownName
+        If no component that is chosen anywhere has an option.
+    RequestError
+        If an option of simulated scores meets measured ones only.
+    """
+    found: list[dict[str, JSON]] = []
+    wanted = set(axes)
+    for point in grid(axes):
+        own = {key: value for key, value in point.items() if _applies(task, point, key)}
+        idle = idle_options(at(task, own))
+        own = {key: value for key, value in own.items() if task.axes.get(key, key) not in idle}
+        wanted -= set(own)
+        if own not in found or len(own) == len(point):
+            found.append(own)
+    if wanted:  # says which options there are
+        at(task, next(iter(grid(axes))))
+        raise idle_error(wanted)
+    return found
+
+
+def idle_error(keys: Iterable[str]) -> RequestError:
+    """The error for keys that :func:`idle_options` names."""
+    return RequestError(
+        f"{', '.join(sorted(keys))} applies to simulated scores only; remove it (or the experiment that sets it) when "
+        "score= is set"
+    )
+
+
+def idle_options(task: Task) -> frozenset[str]:
+    """Full keys of options of targets that have no effect where the target is measured."""
+    found: set[str] = set()
+    for label, component in task.targets.items():
+        facts = TARGETS.get(TARGETS.name_of(component.func)).facts
+        described, measured = describe_component(TARGETS, component), facts.get("measured", "")
+        if measured and described[measured]:
+            effective = ("use", measured, *facts.get("of_measured", ()))
+            found |= {f"targets.{label}.{name}" for name in described if name not in effective}
+    return frozenset(found)
+
+
+def _applies(task: Task, point: Mapping[str, JSON], key: str) -> bool:
+    """Whether what is set at a point exists there."""
+    component, option = component_of(task, key)
+    chosen = [name for name in point if component_of(task, name) == (component, "")]
+    if not option or not chosen:
+        return True
+    changed = override(task, chosen[0], point[chosen[0]])
+    return f"{component}.{option}" in keys(changed)
+
+
+def at(task: Task, point: Mapping[str, JSON]) -> Task:
+    """The task at a point of the grid; a component is chosen before its options are set."""
+    components = [key for key in point if not component_of(task, key)[1]]
+    for key in components:
+        task = override(task, key, point[key])
+    task = preset(task, but=[task.axes.get(key, key) for key in point])
+    for key in point:
+        if key not in components:
+            task = override(task, key, point[key])
+    return task
+
+
+def columns_of(task: Task) -> dict[str, JSON]:
+    """The axes that every row shows, with their present values."""
+    described, idle = describe(task), idle_options(task)
+    found: dict[str, JSON] = {}
+    for name in task.columns:
+        key = task.axes.get(name, name)
+        component, option = component_of(task, name)
+        if key not in idle:
+            head, _, label = component.partition(".")
+            of_component = described[head][label] if label else described[head]
+            found[name] = of_component[option] if option else of_component["use"]
+    return found

@@ -1,0 +1,164 @@
+"""Plans of earlier runs: written down, found again, and older results taken over."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.core.errors import RequestError, UnknownName
+from harness.core.settings import RunSettings
+from harness.core.task import Configuration, restore
+from harness.core.types import JSON, Split
+from harness.data.cohort import open_cohort
+from harness.pipeline.cell import Cell, Job
+from harness.storage.files import replace_file
+from harness.storage.store import CellRecord, Stage, Store, write_json
+from harness.sweep.cohorts import Group
+from harness.sweep.plan import Plan, Request
+
+__all__ = ["adopt_older", "latest_run", "recall", "run_names", "write_plan"]
+
+_LATEST = "latest"  # file beside the plans that names the latest run
+
+
+def recall(task_name: str, settings: RunSettings, *, name: str = "") -> Plan:
+    """The plan of a run, from the store alone.
+
+    Parameters
+    ----------
+    task_name : of the task
+    settings : say where the store is
+    name : of the run; the latest of the task by default
+
+    Raises
+    ------
+    RequestError
+        If the store holds no run of this task.
+    UnknownName
+        If it holds others, but none of this name.
+    """
+    store = Store(settings.folder / "store")
+    plans, names = store.root / "plans" / task_name, run_names(store, task_name)
+    if not names:
+        raise RequestError(f"{store.root} holds no run of {task_name}; run it first: harness run task={task_name}")
+    name = name or latest_run(store, task_name)
+    if name not in names:
+        raise UnknownName(f"run of {task_name} in {store.root}", name, names)
+    saved = json.loads((plans / f"{name}.json").read_text())
+    by_id = {identity: Configuration(**one) for identity, one in saved["configurations"].items()}
+    configurations = tuple(by_id[identity] for identity in saved["rows"])
+    groups = {key: Group(Path(path), open_cohort(Path(path))) for key, path in saved["cohorts"].items()}
+    found = tuple(
+        Job(
+            by_id[one["configuration"]],
+            Split(**{key: tuple(value) for key, value in one["split"].items()}),
+            one["fold"],
+            one["seed"],
+            tuple(one["trainings"]),
+            tuple(_cell(cell) for cell in one["cells"]),
+            one.get("search", ""),
+        )
+        for one in saved["jobs"]
+    )
+    settings = dataclasses.replace(settings, data=saved["data"])
+    request = Request(
+        restore(configurations[0].task),
+        {},
+        tuple(saved["seeds"]),
+        None,
+        saved["profile"],
+        settings,
+        tuple(saved["words"]),
+        name=saved["name"],
+        typed=tuple(saved["typed"]),
+    )
+    return Plan(request, configurations, groups, found, store, saved["sentence"])
+
+
+def _cell(saved: JSON) -> Cell:
+    lists = {"parents": tuple(saved["parents"]), "metrics": tuple((label, one) for label, one in saved["metrics"])}
+    return Cell(**{**saved, **lists})
+
+
+def run_names(store: Store, task_name: str) -> list[str]:
+    """Names of the runs of a task whose plans a store holds, in alphabetical order."""
+    plans = store.root / "plans" / task_name
+    return sorted(path.name.removesuffix(".json") for path in plans.glob("[!.]*.json"))
+
+
+def latest_run(store: Store, task_name: str) -> str:
+    """Name of the run of a task that was started last; empty if there is none."""
+    path = store.root / "plans" / task_name / _LATEST
+    return path.read_text().strip() if path.is_file() else ""
+
+
+def write_plan(plan: Plan) -> None:
+    """Write down what was asked for, so that the table can be rebuilt from the store alone."""
+    configurations = {one.id: one for one in (*plan.configurations, *(job.configuration for job in plan.jobs))}
+    for configuration in configurations.values():
+        plan.store.remember(configuration)
+    for job in plan.jobs:
+        if "search" in job.configuration.task:
+            # Its cells carry the row's id; who opens its weights needs the options that were chosen for them.
+            write_json(plan.store.root / "configurations" / f"{job.train}.json", dataclasses.asdict(job.configuration))
+    content: dict[str, JSON] = {
+        "rows": [configuration.id for configuration in plan.configurations],
+        # In full: another run may share a configuration and have other metrics and attributions.
+        "configurations": {identity: dataclasses.asdict(one) for identity, one in configurations.items()},
+        "cohorts": {key: str(group.path) for key, group in plan.groups.items()},
+        "jobs": [
+            {
+                "configuration": job.configuration.id,
+                "split": dataclasses.asdict(job.split),
+                "fold": job.fold,
+                "seed": job.seed,
+                "trainings": job.trainings,
+                "cells": [dataclasses.asdict(cell) for cell in job.cells],
+                "search": job.search,
+            }
+            for job in plan.jobs
+        ],
+        "seeds": list(plan.request.seeds),
+        "profile": plan.request.profile,
+        "data": plan.request.settings.data,
+        "words": list(plan.request.words),
+        "name": plan.request.name,
+        "typed": list(plan.request.typed),
+        "sentence": plan.sentence,
+    }
+    plans = plan.store.root / "plans" / plan.request.task.name
+    write_json(plans / f"{plan.request.name}.json", content)
+    replace_file(plans / _LATEST, f"{plan.request.name}\n")  # last, so that it never names a plan that is not there
+
+
+def adopt_older(plan: Plan) -> None:
+    """Take records of older code for cells of today's, flagged.
+
+    A result is taken only with what it was computed from: the maps of an older training
+    are not those of a network that was trained again. Of several older results the one
+    that was written last is taken.
+    """
+    stages = {cell.identity: cell.stage for cell in plan.cells}
+    for stage in ("train", "predict", "explain"):
+        older: dict[str, list[CellRecord]] = {}
+        for record in sorted(plan.store.records(stage), key=plan.store.written, reverse=True):
+            older.setdefault(record.body, []).append(record)
+        for cell in plan.cells:
+            if cell.stage == stage and plan.store.get(stage, cell.identity) is None:
+                parents = [(stages[identity], identity) for identity in cell.parents]
+                fitting = [one for one in older.get(cell.body, ()) if _came_from(plan.store, one, parents)]
+                if fitting:
+                    plan.store.adopt(fitting[0], cell.identity, code=cell.code, parents=cell.parents)
+
+
+def _came_from(store: Store, record: CellRecord, parents: Sequence[tuple[Stage, str]]) -> bool:
+    """Whether a record was computed from these results, under whatever identities."""
+    if len(parents) != len(record.parents):
+        return False
+    for (stage, identity), before in zip(parents, record.parents, strict=True):
+        now, then = store.get(stage, identity), store.get(stage, before)
+        if now is None or then is None or dict(now.artifacts) != dict(then.artifacts):
+            return False
+    return True

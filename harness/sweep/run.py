@@ -1,0 +1,123 @@
+"""Run a plan: searches first, then trainings, then the ensembles that need them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from harness.pipeline.cell import Job, ensembles
+from harness.storage.store import CellRecord, Store, write_record
+from harness.sweep.plan import Plan
+from harness.sweep.resume import adopt_older, write_plan
+from harness.tuning.jobs import run_here, run_on_ray, session
+from harness.tuning.nested import Search
+from harness.tuning.search import Chosen, as_chosen, perform
+from harness.tuning.spaces import describe_space
+
+__all__ = ["run"]
+
+
+def run(
+    plan: Plan,
+    *,
+    seconds: Mapping[str, float] | None = None,
+    started: Callable[[Job], None] = lambda job: None,
+    committed: Callable[[CellRecord], None] = lambda record: None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Plan:
+    """Compute whatever is missing; returns when nothing more can be.
+
+    Parameters
+    ----------
+    seconds : what each training is thought to take, by its identity; the longest begin
+        first, so that no worker is left with a long one at the end
+    started : is told each job that begins
+    committed : is told each record that is in the store, and each failure
+    say : is told what a search has found
+
+    Returns
+    -------
+    Plan
+        The plan that was run: searches come first, and their jobs get the
+        values that they chose. A search that failed leaves its jobs as they
+        were, with the failure on their trainings.
+    """
+    plan.store.sweep()
+    write_plan(plan)
+    settings = plan.request.settings
+    if settings.accept_code:
+        adopt_older(plan)
+    if not plan.missing():
+        return plan
+    with contextlib.nullcontext() if settings.ray == "off" else session(settings):
+        if plan.searches:
+            plan = _search(plan, committed, say)
+            write_plan(plan)
+            if settings.accept_code:
+                adopt_older(plan)
+        guess = seconds or {}
+        paths = {key: group.path for key, group in plan.groups.items()}
+        # Ensembles need the trainings of all folds, so they are a second wave.
+        for choose in (_is_training, _is_ready_ensemble):
+            todo = [job for job in plan.missing() if not job.search and choose(job, plan.store)]
+            todo.sort(key=lambda job: -guess.get(job.train, 0.0))
+            if todo and settings.ray == "off":
+                run_here(todo, paths, plan.store, committed=committed, started=started)
+            elif todo:
+                name = plan.request.task.name
+                run_on_ray(name, todo, paths, plan.store, settings, committed=committed, started=started)
+    return plan
+
+
+def _is_training(job: Job, store: Store) -> bool:
+    return not job.is_ensemble
+
+
+def _is_ready_ensemble(job: Job, store: Store) -> bool:
+    """Whether all trainings of an ensemble are done; else it stays missing, and its row incomplete."""
+    return job.is_ensemble and all(store.get("train", identity) is not None for identity in job.trainings)
+
+
+def _search(plan: Plan, committed: Callable[[CellRecord], None], say: Callable[[str], None]) -> Plan:
+    """Make the missing searches; the same plan with what they chose."""
+    settings, seen = plan.request.settings, 0
+
+    def found(search: Search, chosen: Chosen) -> None:
+        nonlocal seen
+        seen += 1
+        point = " ".join(f"{key}={value}" for key, value in search.configuration.axes.items())
+        where = f"fold {search.fold} seed {search.seed}" if search.fold >= 0 else "all folds"
+        say(f"search {seen} of {len(plan.searches)}, {point}, {where}: {chosen} in {chosen.seconds:.1f} s")
+
+    say(f"searching {describe_space(plan.request.space, trials=settings.trials, subjects=settings.search_subjects)}")
+    results = perform(plan.searches, plan.store, settings, found=found)
+    groups, made = dict(plan.groups), []
+    for job in plan.jobs:
+        chosen = results.get(job.search)
+        if chosen is not None and chosen.error:
+            committed(_failed(plan.store, job, chosen))
+        elif chosen is not None:
+            group = groups[job.configuration.id]
+            job = job.settled(as_chosen(job.configuration, chosen), group.cohort)
+            groups[job.configuration.id] = group
+        made.append(job)
+    return dataclasses.replace(plan, groups=groups, jobs=tuple(_with_ensembles(made, plan)), searches=())
+
+
+def _with_ensembles(jobs: Sequence[Job], plan: Plan) -> Iterator[Job]:
+    """The jobs with the ensembles of the trainings that searches have settled."""
+    yield from (job for job in jobs if not job.is_ensemble)
+    for old in (job for job in jobs if job.is_ensemble):
+        own = [job for job in jobs if not job.is_ensemble and (job.row, job.seed) == (old.row, old.seed)]
+        yield from ensembles(own, plan.groups[old.configuration.id].cohort, old.split.test)
+
+
+def _failed(store: Store, job: Job, chosen: Chosen) -> CellRecord:
+    """The failure of a training whose options no search could choose."""
+    record = CellRecord(job.train, "train", "failed", job.row, job.fold, job.seed, error=chosen.error)
+    with tempfile.TemporaryDirectory(prefix="harness-cell-") as name:
+        write_record(Path(name), record)
+        return store.commit(Path(name))

@@ -1,0 +1,73 @@
+"""The noise tunnel averages any attribution, and names the one that it wraps."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from harness.attribution import attribute
+from harness.attribution.noise_tunnel import noise_tunnel
+from harness.core.errors import OutOfRange, UnknownName
+from harness.core.identity import digest_of
+from harness.core.registry import ATTRIBUTIONS
+
+
+class Square(nn.Module):
+    """Σ x², whose gradient is 2x."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, *space) → (N, 1)."""
+        return (x**2).flatten(1).sum(1, keepdim=True)
+
+
+IMAGE = torch.linspace(-1, 1, 24).reshape(1, 1, 4, 6)
+
+
+def test_without_noise_it_is_the_method_itself() -> None:
+    """Noise of zero gives the wrapped method's map."""
+    (plain,) = attribute("saliency", Square(), IMAGE, [0], absolute=False)
+    (found,) = attribute("noise_tunnel", Square(), IMAGE, [0], noise=0.0, options={"absolute": False})
+    torch.testing.assert_close(found, plain)
+
+
+def test_mean_square_and_variance_belong_together() -> None:
+    """Variance is the mean square minus the squared mean, on the same draws."""
+    options = {"options": {"absolute": False}, "noise": 0.5, "samples": 7, "seed": 3}
+    mean, square, variance = (
+        attribute("noise_tunnel", Square(), IMAGE, [0], kind=kind, **options)[0]
+        for kind in ("mean", "mean_square", "variance")
+    )
+    torch.testing.assert_close(variance, square - mean**2)
+    assert float(variance.max()) > 0.1
+
+
+def test_variance_of_a_linear_gradient_is_that_of_the_noise() -> None:
+    """The gradient of x² is 2x, so noise of SD s gives a variance of about 4 s²."""
+    image = torch.zeros(1, 1, 30, 30)
+    (found,) = attribute(
+        "noise_tunnel", Square(), image, [0], kind="variance", noise=0.5, samples=60, options={"absolute": False}
+    )
+    assert float(found.mean()) == pytest.approx(4 * 0.25 * 59 / 60, rel=0.05)
+
+
+def test_its_code_is_that_of_the_method_it_wraps() -> None:
+    """The digest follows the option that names the method."""
+    digests = {digest_of(partial(noise_tunnel, method=name), ATTRIBUTIONS) for name in ("saliency", "occlusion")}
+    assert len(digests) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"method": "noise_tunnel"}, OutOfRange, "another attribution"),
+        ({"method": "no_such"}, UnknownName, "no_such"),
+        ({"options": {"stepz": 3}}, UnknownName, "stepz"),
+    ],
+)
+def test_refusals(options: dict[str, object], error: type[Exception], message: str) -> None:
+    """What cannot be wrapped is refused by name."""
+    with pytest.raises(error, match=message):
+        attribute("noise_tunnel", Square(), IMAGE, [0], **options)

@@ -1,0 +1,169 @@
+"""Sources: which statements stand behind a name, and what they use."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.core.sources import Definition, analyse
+
+
+def definition(source: str, name: str = "f") -> Definition:
+    """What is found behind one name of a source text."""
+    return analyse(source.encode()).definitions[name]
+
+
+USES = {
+    "call": ("def g(): ...\ndef f(x):\n    return g(x)", {"g"}),
+    "alias": ("def g(): ...\nf = g", {"g"}),
+    "table": ("def g(): ...\nf = {'a': [g]}", {"g"}),
+    "attributes": ("from strange import g\ndef f(x):\n    return g.scale.by(x)", {"g.scale.by"}),
+    "attribute of a call": ("def g(): ...\ndef f():\n    return g().real.imag", {"g"}),
+    "item": ("g = {}\ndef f(x):\n    return g[x]", {"g"}),
+    "default": ("def g(): ...\ndef f(x=g, *, y=g()): ...", {"g"}),
+    "decorator": ("def g(): ...\n@g\ndef f(): ...", {"g"}),
+    "argument of a decorator": ("g = ('dice',)\n@library.metric(needs=g)\ndef f(): ...", {"g"}),
+    "nested function": ("def g(): ...\ndef f():\n    def inner():\n        return g()\n    return inner", {"g"}),
+    "lambda": ("def g(): ...\nf = lambda x: g(x)", {"g"}),
+    "comprehension": ("def g(): ...\ndef f(xs):\n    return [g(x) for x in xs]", {"g"}),
+    "where a comprehension comes from": ("g = [1]\ndef f():\n    return [g for g in g]", {"g"}),
+    "dictionary comprehension": ("g = [1]\ndef f():\n    return {x: g for x in range(2)}", {"g"}),
+    "formatted string": ("g = 1\ndef f():\n    return f'{g}'", {"g"}),
+    "base class": ("class g: ...\nclass f(g): ...", {"g"}),
+    "metaclass": ("class g: ...\nclass f(metaclass=g): ...", {"g"}),
+    "method": ("def g(): ...\nclass f:\n    def call(self):\n        return g()", {"g"}),
+    "method beside an attribute of that name": (
+        "def g(): ...\nclass f:\n    g = 1\n    def call(self):\n        return g()",
+        {"g"},
+    ),
+    "value of a class": ("g = 1\nclass f:\n    x: int = g", {"g"}),
+    "pattern": ("class g: ...\ndef f(x):\n    match x:\n        case g(): return 1", {"g"}),
+    "exception": ("class g(Exception): ...\ndef f():\n    try: pass\n    except g: pass", {"g"}),
+    "asynchronous": ("def g(): ...\nasync def f():\n    await g()", {"g"}),
+    "global": ("g = 1\ndef f():\n    global g\n    g = g + 1", {"g"}),
+    "deleted": ("g = {}\ndef f():\n    del g['a']", {"g"}),
+    "import in a function": ("def f():\n    from strange import g\n    return g.scale(1)", {"f/g.scale"}),
+    "import in a method": ("class f:\n    def a(self):\n        import strange\n        strange.g()", {"f/strange.g"}),
+    "annotation": ("g = 1\ndef f(x: g, *y: g) -> g:\n    z: g = x\n    return z", set()),
+    "annotation of a field": ("g = 1\nclass f:\n    x: g", set()),
+    "parameter": ("g = 1\ndef f(g):\n    return g", set()),
+    "variable": ("g = 1\ndef f(x):\n    g = x\n    return g.real", set()),
+    "variable of the function around": ("g = 1\ndef f(g):\n    return lambda x: x + g", set()),
+    "variable of a loop": ("g = 1\ndef f(xs):\n    for g, h in xs:\n        print(g)", set()),
+    "variable of a comprehension": ("g = 1\ndef f(xs):\n    return [g for g in xs]", set()),
+    "variable of a context": ("g = 1\ndef f(x):\n    with x as g:\n        return g", set()),
+    "variable of an exception": ("g = 1\ndef f(x):\n    try: x()\n    except E as g: return g", set()),
+    "variable of a pattern": ("g = 1\ndef f(x):\n    match x:\n        case {'a': 1, **g}: return g", set()),
+    "keyword of a call": ("g = 1\ndef f(x):\n    return x(g=1)", set()),
+    "attribute of that name": ("g = 1\ndef f(x):\n    return x.g", set()),
+    "text of that name": ("g = 1\ndef f(x):\n    return x['g']", set()),
+    "builtin": ("def f(x):\n    return len(x)", set()),
+}
+
+
+@pytest.mark.parametrize("case", USES)
+def test_uses_are_names_of_the_module(case: str) -> None:
+    """Uses are the names that are looked up in the module when the code runs, and no local ones."""
+    source, uses = USES[case]
+    assert set(definition(source).uses) == uses
+
+
+CHANGES = {
+    "another definition": "if DEBUG:\n    def f(): return {}",
+    "another value": "f = {}",
+    "unpacked": "f, g = {}, 1",
+    "annotated": "f: int = {}",
+    "augmented": "f += {}",
+    "attribute": "f.name = {}",
+    "item": "f[{}] = 1",
+    "item of an attribute": "f.table['a'] = {}",
+    "deleted": "del f[{}]",
+    "method": "f.update({})",
+    "method of an item": "f.setdefault('a', []).append({})",
+    "method called in a function": "def change():\n    f.update({})",
+    "item set in a function": "def change():\n    f['a'] = {}",
+    "global": "def change():\n    global f\n    f = {}",
+    "registration": "library.register({})(f)",
+    "loop": "for name in ({}, 2):\n    library.register(name)(f)",
+    "handler": "@f.register\ndef _(x):\n    return {}",
+    "condition": "if f:\n    library.setup({})",
+    "decorator that fills it": "@_into\ndef g():\n    return {}",
+    "function that fills it": "first = _add({})",
+    "subclass that is listed": "class g(_Base):\n    x = {}",
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_a_definition_holds_what_changes_its_object(case: str) -> None:
+    """What sets a name, an item or an attribute of it, or calls a method for its effect, belongs to the name."""
+    source = (
+        "f = {}\n"
+        "def _into(function):\n    f[function.__name__] = function\n    return function\n"
+        "def _add(x):\n    return _into(x)\n"
+        "class _Base:\n    def __init_subclass__(cls):\n        f[cls] = 1\n"
+    )
+    one, two = (definition(source + CHANGES[case].replace("{}", value)) for value in ("1", "2"))
+    assert one.digest != two.digest
+
+
+OTHERS = {
+    "function": "def g():\n    return f() + {}",
+    "registered function": "@library.register({})\ndef g():\n    return f()",
+    "value": "g = f() + {}",
+    "method that is asked": "g = f.copy({})",
+    "import": "from strange import n{}",
+    "class with an attribute of that name": "class g:\n    f = {}",
+    "field of that name": "class g:\n    f: int = {}",
+    "variable of that name": "def g():\n    f = {}\n    f.append(1)",
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_a_definition_holds_nothing_of_who_uses_it(case: str) -> None:
+    """Who uses a name, or has another thing of that name, is no part of its definition."""
+    one, two = (definition(f"def f(): ...\n{OTHERS[case].replace('{}', value)}") for value in ("1", "2"))
+    assert one == two
+
+
+def test_a_statement_that_names_nothing_belongs_to_everything() -> None:
+    """What a library is told when a module is imported may change the result of all functions in it."""
+    one, two = (analyse(f"import torch\ntorch.fast = {value}\ndef f(): ...".encode()) for value in (True, False))
+    assert one.definitions["f"].uses == ("",)
+    assert one.definitions[""].digest != two.definitions[""].digest
+
+
+@pytest.mark.parametrize(
+    ("source", "imports"),
+    [
+        ("from strange.layers import f", (0, "strange.layers", "f")),
+        ("from strange.layers import g as f", (0, "strange.layers", "g")),
+        ("from . import f", (1, "", "f")),
+        ("from ..layers import f", (2, "layers", "f")),
+        ("import f.layers", (0, "f", "")),
+        ("import strange.layers as f", (0, "strange.layers", "")),
+        ("try:\n    from strange import f\nexcept ImportError:\n    f = None", (0, "strange", "f")),
+    ],
+)
+def test_an_import_says_where_a_name_comes_from(source: str, imports: tuple[int, str, str]) -> None:
+    """The level, module and name of an import statement stand behind the name that it binds."""
+    assert definition(source).imports == (imports,)
+
+
+def test_another_library_is_another_definition() -> None:
+    """A function of the same name from another module is another function."""
+    assert definition("from math import sqrt as f") != definition("from cmath import sqrt as f")
+
+
+def test_names_that_are_imported_together_are_apart() -> None:
+    """To import one more name from a module changes nothing for the others."""
+    assert definition("from strange import f") == definition("from strange import e, f, g")
+
+
+def test_imports_of_a_text_are_those_of_all_its_functions() -> None:
+    """Imports of the whole text hold whole dotted names, wherever they stand."""
+    found = analyse(b"import a.b\nfrom c import *\ndef f():\n    from .d import e").imports
+    assert set(found) == {(0, "a", ""), (0, "a.b", ""), (0, "c", ""), (1, "d", "e")}
+
+
+def test_after_a_star_import_unknown_names_are_uses() -> None:
+    """A name that the module does not bind may come from a star import, unless it is built in."""
+    assert definition("from strange import *\ndef f(x):\n    return len(scale(x))").uses == ("scale",)

@@ -1,0 +1,170 @@
+"""A task that uses every seam runs through the console command, with Ray and without, and resumes after a kill."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from harness.pipeline.leaderboard import VOLATILE
+
+SOURCE = Path(__file__).parent / "portraits.py"
+COMMAND = "from harness.cli.main import main; main()"
+GATE, SMILES = "gate", "smiles"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as an installation leaves it: the package, and its entry points in metadata."""
+    folder = tmp_path_factory.mktemp("site")
+    package, metadata = folder / "portraits_study", folder / "portraits_study-0.1.dist-info"
+    package.mkdir()
+    metadata.mkdir()
+    (package / "__init__.py").touch()
+    shutil.copyfile(SOURCE, package / "task.py")
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: portraits-study\nVersion: 0.1\n")
+    groups = ("harness.tasks", "harness.plugins")
+    points = [f"[{group}]\nportraits = portraits_study.task" for group in groups]
+    (metadata / "entry_points.txt").write_text("\n".join(points))
+    return folder
+
+
+def environment(site: Path) -> dict[str, str]:
+    """Of a user who has the package installed."""
+    return {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+
+def run(site: Path, folder: Path, *words: str) -> str:
+    """Run the console command in a folder of its own; what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, "run", "task=portraits", *words],
+        cwd=folder, env=environment(site), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def table(folder: Path, end: str = "") -> list[dict[str, str]]:
+    """The leaderboard's rows without what may differ between two runs."""
+    path = folder / "harness-runs" / "leaderboards" / "portraits" / f"default{end}.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{key: value for key, value in row.items() if key not in VOLATILE} for row in rows]
+
+
+def records(folder: Path, stage: str) -> list[dict[str, object]]:
+    """Records of a stage in the store."""
+    found = (folder / "harness-runs" / "store" / stage).rglob("record.json")
+    return [json.loads(path.read_text()) for path in sorted(found)]
+
+
+@pytest.fixture(scope="module")
+def finished(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which the default command was run without Ray."""
+    folder = tmp_path_factory.mktemp("a study, 50% done")
+    run(site, folder, "ray=off")
+    return folder
+
+
+def test_three_kinds_of_targets_share_one_network(finished: Path) -> None:
+    """A number, a binary and a classes target each have their metrics in one row."""
+    (row,) = table(finished)
+    assert all(row[name] for name in ("r2", "auroc", "balanced_accuracy", "brier"))
+
+
+def test_fixed_test_set_is_predicted_by_all_folds_averaged(finished: Path) -> None:
+    """One predict cell averages both networks, and the row has values of test and validation samples."""
+    networks = sorted(one["facts"]["networks"] for one in records(finished, "predict"))  # type: ignore[index]
+    (row,) = table(finished)
+    assert networks == [1, 1, 2]
+    assert row["auroc"] and row["auroc_validation"]
+
+
+def test_both_samples_of_a_subject_are_on_one_side(finished: Path) -> None:
+    """Two visits have two predictions, and no subject is in two of training, validation and test."""
+    for record in records(finished, "train"):
+        folder = finished / "harness-runs" / "store" / "train" / str(record["identity"])
+        split = json.loads((folder / "split.json").read_text())
+        subjects = {side: {name.partition("_")[0] for name in names} for side, names in split.items()}
+        assert not subjects["train"] & subjects["validation"]
+        assert len(split["train"]) == 2 * len(subjects["train"])
+
+
+def test_explanations_of_chosen_samples(finished: Path) -> None:
+    """At most three samples of each fold are explained, all of them classified correctly."""
+    chosen = [one["facts"]["samples"] for one in records(finished, "explain") if one["label"] == SMILES]  # type: ignore[index]
+    everyone = [one["facts"]["samples"] for one in records(finished, "explain") if one["label"] == GATE]  # type: ignore[index]
+    assert chosen and all(1 <= len(one) <= 3 for one in chosen)
+    assert all(len(one) > 3 for one in everyone)
+
+
+def test_exposed_scalar_is_explained(finished: Path) -> None:
+    """The gate has maps of one combined channel under its own name."""
+    facts = [one["facts"] for one in records(finished, "explain") if one["label"] == GATE]
+    assert {(tuple(one["outputs"]), tuple(one["channels"])) for one in facts} == {(("gate",), ("all",))}  # type: ignore[index]
+
+
+def test_probe_metric_ranks_explanations(finished: Path) -> None:
+    """The metric that runs the network again has a value for every explanation, and ranks them."""
+    rows = table(finished, "-explanations")
+    assert {row["attribution"] for row in rows} == {"gate", "random", "saliency", "smiles"}
+    assert all(float(row["fall_when_masked"]) >= 0 for row in rows)
+
+
+def test_run_ends_in_mlflow_and_report(finished: Path) -> None:
+    """The database names the configuration, and the report stands beside the table."""
+    out = finished / "harness-runs"
+    with sqlite3.connect(out / "mlflow.db") as database:
+        names = {name for (name,) in database.execute("select name from runs")}
+    database.close()
+    assert any("gated" in name for name in names)
+    assert "balanced_accuracy" in (out / "reports" / "portraits" / "default" / "index.html").read_text()
+
+
+def test_repeated_command_computes_nothing(finished: Path, site: Path) -> None:
+    """The store holds every cell."""
+    before = {str(path): path.stat().st_mtime_ns for path in (finished / "harness-runs" / "store").rglob("record.json")}
+    said = run(site, finished, "ray=off")
+    after = {str(path): path.stat().st_mtime_ns for path in (finished / "harness-runs" / "store").rglob("record.json")}
+    assert before == after
+    assert ", 0 to do" in said
+
+
+def test_killed_run_resumes_to_the_same_table(finished: Path, site: Path, tmp_path: Path) -> None:
+    """After SIGKILL in the middle the same command ends in the undisturbed table."""
+    words = [sys.executable, "-c", COMMAND, "run", "task=portraits", "ray=off"]
+    started = subprocess.Popen(words, cwd=tmp_path, env=environment(site), stdout=subprocess.DEVNULL)
+    store = tmp_path / "harness-runs" / "store"
+    deadline = time.monotonic() + 300
+    while not list(store.glob("explain/*/record.json")) and time.monotonic() < deadline:
+        assert started.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.02)
+    started.send_signal(signal.SIGKILL)
+    started.wait()
+    partial = len(list(store.glob("explain/*/record.json")))
+    run(site, tmp_path, "ray=off")
+    assert partial < len(records(finished, "explain"))
+    assert (table(tmp_path), table(tmp_path, "-explanations")) == (table(finished), table(finished, "-explanations"))
+
+
+@pytest.mark.ray
+def test_ray_gives_the_same_table(finished: Path, site: Path, tmp_path: Path) -> None:
+    """Workers of Ray train, explain and probe to the same values."""
+    run(site, tmp_path, "ray=auto", "workers=2", "mlflow=off", "report=false")
+    assert _without_run(table(tmp_path)) == _without_run(table(finished))
+    assert _without_run(table(tmp_path, "-explanations")) == _without_run(table(finished, "-explanations"))
+
+
+def _without_run(rows: list[Mapping[str, str]]) -> list[dict[str, str]]:  # type: ignore[type-arg]
+    """Without the command, which names Ray."""
+    return [{key: value for key, value in row.items() if key != "command"} for row in rows]
