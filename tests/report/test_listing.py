@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from harness.cli.api import rebuild
-from harness.pipeline.leaderboard import MetricFacts, Row, build, build_regions
+from harness.pipeline.leaderboard import build, build_regions
+from harness.pipeline.rows import MetricFacts, Row
 from harness.report.listing import note_of, parent_runs, rank_of, run_names, saved_view
+from harness.sweep.collect import Tables
 from harness.sweep.grammar import parse
-from harness.sweep.plan import Plan, Tables
+from harness.sweep.plan import Plan
 
 DICE, AP = MetricFacts("dice", range=(0, 1)), MetricFacts("ap", range=(0, 1))
 

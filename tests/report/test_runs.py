@@ -167,7 +167,7 @@ def test_a_picture_that_fails_costs_no_run(
         raise ValueError("no font")
 
     monkeypatch.setattr(plots, "subject_dots", broken)
-    monkeypatch.setattr(runs, "write_preview", broken)
+    monkeypatch.setattr(runs, "draw_map", broken)
     folder = tmp_path / "to"
     folder.mkdir()
     failed = pooled_files(on_one_grid(run[0]), run[1], run[0].configurations[0].id, folder)
