@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import re
-import shlex
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,8 +175,7 @@ def carry_out(words: Words, texts: tuple[str, ...], observer: Observer) -> Resul
             f"({cost.cells} cells are missing). Say yes=true to start it anyway{more}, or profile=quick"
         )
     observer.said(made.sentence)
-    command = shlex.join(["harness", "run", *texts])
-    tracker = _tracker(made, command)
+    tracker = _tracker(made)
     try:
         _track_known(tracker, made)
         observer.planned(made, cost.cells)
@@ -196,7 +194,7 @@ def carry_out(words: Words, texts: tuple[str, ...], observer: Observer) -> Resul
         )
         observer.ended()
         observer.said("pooling, drawing and writing")
-        return write_all(made, tracker, command)
+        return write_all(made, tracker)
     finally:
         observer.ended()
         if tracker is not None:
@@ -212,7 +210,7 @@ def rebuild(words: Words) -> tuple[Plan, Tables]:
     return made, collect(made)
 
 
-def write_all(made: Plan, tracker: Tracker | None, command: str) -> Result:
+def write_all(made: Plan, tracker: Tracker | None) -> Result:
     """Leaderboards, report and parent runs, from the store."""
     settings = made.request.settings
     if tracker is not None:
@@ -226,7 +224,7 @@ def write_all(made: Plan, tracker: Tracker | None, command: str) -> Result:
     if settings.report:
         report = make_report(made, tables)
     if tracker is not None:
-        _track_pooled(tracker, made, tables, command, report)
+        _track_pooled(tracker, made, tables, report)
         tracker.drain()
     return Result(
         leaderboard=tables.prediction,
@@ -327,9 +325,13 @@ def _track_known(tracker: Tracker | None, made: Plan) -> None:
         return
     tracker.open(parent_runs(made), saved_view(made))
     for cell in made.cells:
+        wanted = set(dict(cell.metrics).values())
         for record in records_of(cell, made.store):
-            # Two configurations may share a training, whose record names the first of them.
-            _track_cell(tracker, made, dataclasses.replace(record, configuration=cell.configuration))
+            kept = {label: identity for label, identity in record.metrics.items() if identity in wanted}
+            if kept or not record.metrics:  # else all its values are of older code, or not asked for
+                # Two configurations may share a training, whose record names the first of them.
+                own = dataclasses.replace(record, configuration=cell.configuration, metrics=kept)
+                _track_cell(tracker, made, own)
 
 
 def _track_cell(tracker: Tracker | None, made: Plan, record: CellRecord) -> float:
@@ -346,7 +348,7 @@ def _numbers(store: Store, record: CellRecord) -> tuple[dict[str, float], dict[s
     if record.state != "done":
         return {}, {}
     if record.metrics:
-        return summary_of(store, record), {}
+        return {label: value for label, value in summary_of(store, record).items() if label in record.metrics}, {}
     if record.stage == "train":
         history = json.loads(store.artifact(record, "history.json").read_text())
         curves = {name: [epoch[name] for epoch in history] for name in ("loss", "validation")}
@@ -354,12 +356,12 @@ def _numbers(store: Store, record: CellRecord) -> tuple[dict[str, float], dict[s
     return {}, {}
 
 
-def _track_pooled(tracker: Tracker, made: Plan, tables: Tables, command: str, report: Path | None) -> None:
+def _track_pooled(tracker: Tracker, made: Plan, tables: Tables, report: Path | None) -> None:
     """Note, metrics, figures and maps of each configuration to its run; nothing where they are there already."""
     anonymous = made.request.settings.anonymous
     for configuration in made.configurations:
         identity = configuration.id
-        note = note_of(tables, identity, command=command, report=report, anonymous=anonymous)
+        note = note_of(tables, identity, command=made.request.command, report=report, anonymous=anonymous)
         rank = rank_of(tables, identity, anonymous=anonymous)
         tracker.describe(identity, note, tags={"rank": rank, **chosen_tags(made, identity)})
         metrics = pooled_metrics(tables, identity)
@@ -373,7 +375,7 @@ def _track_pooled(tracker: Tracker, made: Plan, tables: Tables, command: str, re
             tracker.wait()
 
 
-def _tracker(made: Plan, command: str) -> Tracker | None:
+def _tracker(made: Plan) -> Tracker | None:
     """A tracker that knows which names it may not say."""
     settings = made.request.settings
     if settings.mlflow == "off":
@@ -382,7 +384,7 @@ def _tracker(made: Plan, command: str) -> Tracker | None:
     for group in made.groups.values():
         names |= {name for sample in group.cohort.samples for name in (sample.id, sample.subject)}
         names |= {one.subject for one in group.cohort.ineligible}
-    return Tracker(settings, made.request.task.name, command=command, subjects=names)
+    return Tracker(settings, made.request.task.name, command=made.request.command, subjects=names)
 
 
 def _is_complete(made: Plan, configuration: str) -> bool:
