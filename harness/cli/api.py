@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,20 +14,14 @@ import pyarrow as pa
 
 from harness.cli.keys import refuse_unused
 from harness.core.errors import RequestError
-from harness.core.task import restore
-from harness.core.types import JSON
 from harness.pipeline.artifacts import summary_of
 from harness.pipeline.cell import Job, is_done, records_of
-from harness.pipeline.contribution import shapley_table
-from harness.pipeline.leaderboard import read_facts
 from harness.pipeline.rows import Row
 from harness.report.csv_files import write_tables
-from harness.report.figures import figures_of
 from harness.report.listing import note_of, parent_runs, rank_of, saved_view
-from harness.report.page import write_report
+from harness.report.output import make_report, shapley_of, undone
 from harness.report.runs import chosen_tags, pooled_files, pooled_metrics, pooled_of
-from harness.report.tables import report_tables
-from harness.report.wording import failure_lines, verdict
+from harness.report.wording import verdict
 from harness.storage.store import CellRecord, Store
 from harness.sweep.collect import Tables, collect
 from harness.sweep.estimate import Estimate, estimate
@@ -219,7 +212,7 @@ def write_all(made: Plan, tracker: Tracker | None) -> Result:
     tables = collect(made, mlflow_runs=runs)
     shapley = shapley_of(made, tables)
     csv = write_tables(made, tables, shapley)
-    failures, missing = _undone(made)
+    failures, missing = undone(made)
     report = None
     if settings.report:
         report = make_report(made, tables)
@@ -241,82 +234,6 @@ def write_all(made: Plan, tracker: Tracker | None) -> Result:
         rows=tuple(one.prediction for one in tables.pooled.values()),
         subjects=len(made.cohort.subjects),
     )
-
-
-def shapley_of(made: Plan, tables: Tables) -> pa.Table | None:
-    """What each input channel is worth by the objective; ``None`` unless every set of them was run."""
-    facts = read_facts(tables.prediction)
-    rows = {key: pooled.prediction for key, pooled in tables.pooled.items()}
-    return shapley_table(made.configurations, rows, facts.metric(facts.objective))
-
-
-def make_report(made: Plan, tables: Tables) -> Path:
-    """The HTML page and its pictures as files of their own."""
-    task = restore(made.configurations[0].task)
-    folder = made.request.report_folder
-    pictures = figures_of(made, tables)
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob("[0-9][0-9]-*.png"):  # an earlier report may have had others
-        stale.unlink()
-    for number, picture in enumerate(pictures, 1):
-        slug = "-".join(re.findall(r"\w+", picture.title.lower()))[:60]
-        if isinstance(picture.image, bytes):
-            (folder / f"{number:02d}-{slug}.png").write_bytes(picture.image)
-    failures, missing = _undone(made)
-    notes = [made.sentence, f"Truth drawn on: {made.cohort.label_source}."]
-    notes += failure_lines(failures, tables.prediction)
-    if missing:
-        notes.append(f"{missing} cells are not done yet; run the same command again.")
-    return write_report(
-        folder / "index.html",
-        title=task.name,
-        question=task.question,
-        source=task.source,
-        verdict=verdict(tables.prediction),
-        leaderboard=tables.prediction,
-        explanations=tables.explanation if tables.explanation.num_rows else None,
-        figures=pictures,
-        tables=report_tables(made, tables, shapley_of(made, tables)),
-        shown=made.request.task.shown,
-        provenance=_provenance(made),
-        notes=notes,
-        ineligible=made.cohort.ineligible,
-    )
-
-
-def _provenance(made: Plan) -> dict[str, JSON]:
-    first = made.configurations[0]
-    facts = next(iter(_hardware(made)))
-    return {
-        "command": made.request.command,
-        "profile": first.profile,
-        "cohort": f"{made.cohort.name}, {len(made.cohort.subjects)} subjects",
-        "folds": len({job.fold for job in made.jobs}),
-        "seeds": ", ".join(map(str, made.request.seeds)),
-        "recipe": json.dumps(first.task["recipe"]),
-        "model": json.dumps(first.task["model"]),
-        **facts,
-    }
-
-
-def _hardware(made: Plan) -> list[dict[str, JSON]]:
-    """Hardware of the trainings, each kind once."""
-    found: list[dict[str, JSON]] = []
-    for cell in made.cells:
-        record = made.store.get(cell.stage, cell.identity) if cell.stage == "train" else None
-        if record is not None and dict(record.hardware) not in found:
-            found.append(dict(record.hardware))
-    return found or [{}]
-
-
-def _undone(made: Plan) -> tuple[tuple[CellRecord, ...], int]:
-    undone = [cell for cell in made.cells if not is_done(cell, made.store)]
-    found = [(cell, made.store.failure(cell.identity)) for cell in undone]
-    # Two configurations may share a training, whose record names one of them.
-    failures = tuple(
-        dataclasses.replace(one, configuration=cell.configuration) for cell, one in found if one is not None
-    )
-    return failures, len(undone) - len(failures)
 
 
 def _track_known(tracker: Tracker | None, made: Plan) -> None:
@@ -358,10 +275,10 @@ def _numbers(store: Store, record: CellRecord) -> tuple[dict[str, float], dict[s
 
 def _track_pooled(tracker: Tracker, made: Plan, tables: Tables, report: Path | None) -> None:
     """Note, metrics, figures and maps of each configuration to its run; nothing where they are there already."""
-    anonymous = made.request.settings.anonymous
+    anonymous, command = made.request.settings.anonymous, made.request.command
     for configuration in made.configurations:
         identity = configuration.id
-        note = note_of(tables, identity, command=made.request.command, report=report, anonymous=anonymous)
+        note = note_of(tables, identity, command=command, report=report, anonymous=anonymous)
         rank = rank_of(tables, identity, anonymous=anonymous)
         tracker.describe(identity, note, tags={"rank": rank, **chosen_tags(made, identity)})
         metrics = pooled_metrics(tables, identity)

@@ -14,13 +14,14 @@ import pytest
 from PIL import Image
 
 import harness
-from harness.cli.api import make_report, rebuild, shapley_of
+from harness.cli.api import rebuild
 from harness.pipeline.contribution import families, shapley_table
 from harness.pipeline.leaderboard import read_facts
 from harness.pipeline.rows import MetricFacts, subject_means
 from harness.report import plots
 from harness.report.elements import Figure
 from harness.report.figures import figures_of
+from harness.report.output import make_report, shapley_of
 from harness.report.tables import findings, report_tables
 from harness.report.wording import shapley_rows
 from harness.stats.intervals import mean_interval
