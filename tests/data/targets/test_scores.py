@@ -113,6 +113,20 @@ def test_too_strict_a_rule_says_what_would_do(masks: Cohort, tmp_path: Path) -> 
         scores(masks, tmp_path, patients=15)
 
 
+@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize("column", ["", "severity"])
+def test_other_targets_stay(masks: Cohort, tmp_path: Path, column: str, shuffled: bool) -> None:
+    """Scores are added to what is predicted already, and only they are shuffled."""
+    samples = [
+        replace(one, targets={"age": float(number)}, clean={"age": -1.0}) for number, one in enumerate(masks.samples)
+    ]
+    both = replace(masks, samples=tuple(samples), targets=(Target("age", "number"),))
+    made = scores(both, tmp_path, column=column, shuffled=shuffled, **SMALL)
+    assert names(made) == ("age", *((column,) if column else ("score_1", "score_2", "score_3")))
+    ages = {one.id: one.targets["age"] for one in both.samples}
+    assert all(one.targets["age"] == ages[one.id] and one.clean["age"] == -1 for one in made.samples)
+
+
 def test_the_fingerprint_knows_the_scores(masks: Cohort, tmp_path: Path) -> None:
     """Other noise on the same masks is another cohort; the same request is the same one."""
     reads = Reads(masks=("lesion",), targets=("score_1",))
