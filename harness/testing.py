@@ -1,4 +1,4 @@
-"""Conformance checks for parts, also those of third parties.
+"""Conformance checks for components, also those of third parties.
 
 In the tests of your own package::
 
@@ -12,12 +12,17 @@ Each check raises ``AssertionError`` with the first promise that is broken.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import inspect
 import io
 import random
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,11 +31,23 @@ from torch import Tensor, nn
 
 from harness.attribution import explain
 from harness.core.registry import ATTRIBUTIONS, METRICS
-from harness.core.types import Array, Direction
+from harness.core.targets import Target
+from harness.core.types import Adapter, Array, Cohort, Direction, FittedAdapter, NetworkSpec, Sample
 from harness.metrics.metric_inputs import METRIC_INPUTS, MetricInputs
 from harness.metrics.register import asks, evaluate
 
-__all__ = ["Formula", "check_attribution", "check_metric", "check_model", "example_image", "example_network"]
+__all__ = [
+    "ArrayImage",
+    "Formula",
+    "check_adapter",
+    "check_attribution",
+    "check_metric",
+    "check_model",
+    "check_target",
+    "example_cohort",
+    "example_image",
+    "example_network",
+]
 
 
 def check_model(
@@ -115,6 +132,122 @@ def check_attribution(function: Callable[..., Any], **options: Any) -> None:
             _check_ignored(run, model, inputs)
         if promised.get("complete"):
             _check_complete(run, model, inputs, promised["complete"])
+
+
+def check_adapter(adapter: Adapter, cohort: Cohort) -> None:
+    """What the harness relies on in every adapter.
+
+    Every input has the channels and, where it states one, the shape of the spec; all
+    inputs and targets of a sample have the same number of items; targets have the
+    type of their kind; reading a sample twice gives the same arrays and needs no
+    truth; a prediction has every target; maps come back in the space of the sample's
+    images; and what a fitted adapter learned survives being stored.
+
+    Parameters
+    ----------
+    adapter : as its component gives it
+    cohort : with targets, e.g. of :func:`example_cohort`
+
+    Raises
+    ------
+    AssertionError
+        With the first promise that does not hold.
+    """
+    spec = adapter.spec(cohort)
+    if isinstance(adapter, FittedAdapter):
+        learned = adapter.fit(cohort.samples, spec.targets)
+        again = adapter.load_state(dict(learned.state))
+        first = cohort.samples[0]
+        same = all(np.array_equal(a, b) for a, b in zip(learned.inputs(first), again.inputs(first), strict=True))
+        _require(same, "load_state must give the adapter that fit gave")
+        adapter = learned
+    for sample in cohort.samples:
+        inputs = adapter.inputs(dataclasses.replace(sample, targets={}, clean={}, weights={}))
+        again_read = adapter.inputs(sample)
+        _require(
+            all(np.array_equal(a, b) for a, b in zip(inputs, again_read, strict=True)),
+            "inputs must be the same each time they are read, and need no target",
+        )
+        _check_inputs(spec, inputs)
+        items = len(inputs[0])
+        targets = adapter.targets(sample, spec.targets)
+        _require(list(targets) == [one.name for one in spec.targets], "targets must have every target, in order")
+        for target in spec.targets:
+            array, integer = targets[target.name], target.kind in ("mask", "classes")
+            _require(len(array) == items, f"target {target.name} must have a value for each of {items} items")
+            wanted = np.int64 if integer else np.float32
+            _require(array.dtype == wanted, f"target {target.name} must be {wanted.__name__}, got {array.dtype}")
+        outputs = {one.name: _outputs_like(one, targets[one.name], items) for one in spec.targets}
+        said = adapter.to_prediction(outputs, sample, spec.targets)
+        _require(set(said) == set(outputs), "to_prediction must give every target")
+        for place in spec.explained:
+            image = adapter.to_image(inputs[place], sample)
+            channels = len(spec.inputs[place].channels)
+            _require(image.shape[0] == channels, f"to_image must keep the {channels} channels first, got {image.shape}")
+
+
+def check_target(component: Callable[..., Cohort], cohort: Cohort, **options: Any) -> None:
+    """What the harness relies on in every target component.
+
+    It adds targets of new names and changes none that there are; every sample that
+    stays has a finite value of each, 0 or 1 of a binary one, the number of a class of
+    classes; samples without a value are listed as ineligible; images are untouched;
+    and the same cohort gives the same values.
+
+    Parameters
+    ----------
+    component : called as ``component(cohort, cache, **options)``
+    cohort : without the target, e.g. of :func:`example_cohort`
+
+    Raises
+    ------
+    AssertionError
+        With the first promise that does not hold.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        made, again = (component(cohort, Path(folder), **options) for _ in range(2))
+    added = made.targets[len(cohort.targets) :]
+    _require(made.targets[: len(cohort.targets)] == cohort.targets, "targets that there are must stay, in order")
+    _require(bool(added), "a target component must add a target")
+    names = [target.name for target in made.targets]
+    _require(len(set(names)) == len(names), f"names of targets must differ, got {', '.join(names)}")
+    gone = {one.id for one in cohort.samples} - {one.id for one in made.samples}
+    listed = {one.subject for one in made.ineligible}
+    for sample in cohort.samples:
+        _require(
+            sample.id not in gone or bool({sample.id, sample.subject} & listed),
+            f"{sample.id} was left out and must be listed as ineligible",
+        )
+    for sample, twin in zip(made.samples, again.samples, strict=True):
+        _require(dict(sample.targets) == dict(twin.targets), "the same cohort must give the same values")
+        for target in added:
+            if target.of_sample:
+                _check_value(target, sample.targets.get(target.name, float("nan")), sample.id)
+            else:
+                _require(target.name in sample.masks, f"{sample.id} must have the mask {target.name}")
+
+
+def _check_inputs(spec: NetworkSpec, inputs: Sequence[Array]) -> None:
+    _require(len(inputs) == len(spec.inputs), f"there must be {len(spec.inputs)} inputs, got {len(inputs)}")
+    for one, array in zip(spec.inputs, inputs, strict=True):
+        _require(array.dtype == np.float32, f"input {one.name} must be float32, got {array.dtype}")
+        _require(array.shape[1] == len(one.channels), f"input {one.name} must have {len(one.channels)} channels")
+        _require(len(array) == len(inputs[0]), "all inputs must have the same number of items")
+        fits = not one.shape or array.shape[2:] == one.shape
+        _require(fits, f"items of input {one.name} must have the shape {one.shape}, got {array.shape[2:]}")
+
+
+def _outputs_like(target: Target, values: Array, items: int) -> Array:
+    """Outputs of a head as a network would give them."""
+    shape = (items, target.width, *values.shape[1:])
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def _check_value(target: Target, value: float, sample: str) -> None:
+    _require(bool(np.isfinite(value)), f"{sample} must have a finite value of {target.name}, got {value}")
+    allowed = {"binary": 2, "classes": len(target.classes)}.get(target.kind)
+    if allowed is not None:
+        _require(value in range(allowed), f"{target.name} of {sample} must be one of 0 to {allowed - 1}, got {value}")
 
 
 def check_metric(function: Callable[..., Any], **options: Any) -> None:
@@ -226,6 +359,64 @@ class _Network(nn.Module):
         features = torch.stack([first(x) for first, x in zip(self.first, inputs, strict=True)]).sum(0)
         out: Tensor = self.head(self.second(features))
         return out
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayImage:
+    """An image in memory, for tests."""
+
+    values: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array."""
+        return self.values.shape
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the values."""
+        return hashlib.sha256(np.ascontiguousarray(self.values).tobytes()).hexdigest()[:16]
+
+    def load(self) -> Array:
+        """The values."""
+        return self.values
+
+    def voxels(self) -> tuple[Array, Array]:
+        """Flat indices of what is not zero, and the values there."""
+        flat = self.values.ravel()
+        return np.flatnonzero(flat), flat[np.flatnonzero(flat)]
+
+
+def example_cohort(*, pictures: bool = True, samples: int = 6, seed: int = 0) -> Cohort:
+    """A small cohort in memory, without targets.
+
+    Parameters
+    ----------
+    pictures : samples are (12, 10, 3) uint8 pictures named ``rgb``; else volumes of
+        (10, 12, 4) voxels named ``T1w`` and ``T2w`` with a mask ``target``
+    samples : two of each subject
+    seed : of the values
+
+    Returns
+    -------
+    Cohort
+        With the covariates ``age`` (number), ``sex`` (``F`` or ``M``) and ``group``
+        (``a``, ``b``, ``c``); the last sample has no age.
+    """
+    rng = np.random.default_rng(seed)
+    made = []
+    for number in range(samples):
+        age = None if number == samples - 1 else float(rng.integers(20, 80))
+        facts = {"age": age, "sex": "FM"[number % 2], "group": "abc"[number % 3]}
+        name, subject = f"sub-{number // 2 + 1:02d}_ses-{number % 2 + 1}", f"sub-{number // 2 + 1:02d}"
+        if pictures:
+            images = {"rgb": ArrayImage(rng.integers(0, 256, (12, 10, 3)).astype(np.uint8))}
+            made.append(Sample(name, subject, images, {}, facts))
+            continue
+        volumes = {key: ArrayImage(rng.normal(size=(10, 12, 4)).astype(np.float32)) for key in ("T1w", "T2w")}
+        masks = {"target": ArrayImage(rng.random((10, 12, 4)) < 0.1)}
+        made.append(Sample(name, subject, volumes, masks, facts, np.diag([1.0, 1.0, 2.0, 1.0]), (1.0, 1.0, 2.0)))
+    return Cohort("example", tuple(made))
 
 
 def example_network(dims: int, *, channels: int = 2, inputs: int = 1, outputs: int = 3, seed: int = 0) -> nn.Module:

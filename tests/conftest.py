@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness.core.targets import Target
 from harness.core.types import Array, Cohort, Sample
 
 
@@ -71,11 +72,20 @@ def _sample(number: int, shape: tuple[int, int, int]) -> Sample:
 
 
 @pytest.fixture(scope="session")
+def in_memory() -> Callable[[Array], ArrayImage]:
+    """Array → an image in memory."""
+    return ArrayImage
+
+
+@pytest.fixture(scope="session")
 def toy_cohort() -> Cohort:
     """Four subjects in memory, on grids of different size."""
     shapes = [(16, 16, 6), (16, 14, 6), (12, 16, 5), (16, 16, 6)]
     return Cohort(
-        "toy", tuple(_sample(number, shape) for number, shape in enumerate(shapes, 1)), regions={1: "left", 2: "right"}
+        "toy",
+        tuple(_sample(number, shape) for number, shape in enumerate(shapes, 1)),
+        regions={1: "left", 2: "right"},
+        targets=(Target("target", "mask"),),
     )
 
 
@@ -92,11 +102,11 @@ def toy_task(epvs: Any) -> Any:
     """The ePVS task with a network of a few hundred weights and a handful of parts."""
     from harness.attribution.controls import random_map
     from harness.attribution.gradients import integrated_gradients
-    from harness.core.task import override
+    from harness.core.overrides import override
 
     task = dataclasses.replace(
         epvs,
-        attributions={"random": partial(random_map), "gradients": partial(integrated_gradients, steps=2)},
+        explanations={"random": partial(random_map), "gradients": partial(integrated_gradients, steps=2)},
         metrics={
             label: epvs.metrics[label]
             for label in ("dice", "sensitivity", "true_count", "predicted_count", "icc_count", "relevance_ap")
@@ -142,16 +152,17 @@ def lesion_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def configured(toy_cohort: Cohort) -> Callable[[Any], Any]:
-    """Task → its configuration on the toy cohort."""
+def configured(toy_cohort: Cohort) -> Callable[..., Any]:
+    """Task, and perhaps another cohort than the toy one → its configuration there."""
     import json
 
     from harness.core.task import Configuration, describe
+    from harness.pipeline.cell import reads_of
 
-    def configure(task: Any) -> Configuration:
-        view = task.view()
-        described = json.loads(json.dumps(describe(task)))
-        return Configuration(described, {}, "quick", toy_cohort.fingerprint(view.images, view.masks))
+    def configure(task: Any, cohort: Cohort = toy_cohort) -> Configuration:
+        adapter = task.adapter()
+        reads = reads_of(adapter, adapter.spec(cohort))["probe"]
+        return Configuration(json.loads(json.dumps(describe(task))), {}, "quick", cohort.fingerprint(reads))
 
     return configure
 
@@ -159,7 +170,7 @@ def configured(toy_cohort: Cohort) -> Callable[[Any], Any]:
 @pytest.fixture(scope="session")
 def phantom_root(epvs: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four generated subjects of 24 × 24 × 8 voxels, as a BIDS folder."""
-    from harness.core.task import override
+    from harness.core.overrides import override
     from harness.sweep.cohorts import generate
 
     task = epvs

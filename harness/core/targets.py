@@ -18,6 +18,7 @@ the kinds that they support (:func:`harness.metrics.register.metric`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -52,7 +53,7 @@ class Target:
     ------
     OutOfRange
         If a ``"classes"`` target has fewer than two classes, if another kind has
-        classes, or if the weight is not positive.
+        classes, or if the weight is not positive and finite.
     """
 
     name: str
@@ -63,13 +64,15 @@ class Target:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise OutOfRange(f"kind of target {self.name} must be one of {', '.join(KINDS)}, got {self.kind!r}")
-        if (len(set(self.classes)) >= 2) != (self.kind == "classes") or len(set(self.classes)) != len(self.classes):
+        different = len(set(self.classes)) == len(self.classes)
+        fits = len(self.classes) >= 2 and different if self.kind == "classes" else not self.classes
+        if not fits:
             raise OutOfRange(
                 f"a target of kind classes must name two different classes or more, and other kinds must name none; "
                 f"got {self.classes} for {self.name} ({self.kind})"
             )
-        if not self.loss_weight > 0:
-            raise OutOfRange(f"`0 < loss_weight` must hold for target {self.name}, got {self.loss_weight}")
+        if not 0 < self.loss_weight < math.inf:
+            raise OutOfRange(f"`0 < loss_weight < inf` must hold for target {self.name}, got {self.loss_weight}")
 
     @property
     def width(self) -> int:
@@ -96,8 +99,18 @@ def kept(target: Target, output: Array) -> dict[str, Array]:
         For a number, ``value`` () float64. For a binary target, ``logit`` and
         ``probability`` () float64. For classes, ``logits`` and ``probabilities`` (K,)
         float64.
+
+    Raises
+    ------
+    OutOfRange
+        If the target is a mask, or the output does not have the width of the target.
     """
     values = np.asarray(output, np.float64)
+    if not target.of_sample or values.shape != (target.width,):
+        raise OutOfRange(
+            f"output of {target.name} ({target.kind}) must be one value per sample, of the width of its head "
+            f"({target.width}), got shape {values.shape}"
+        )
     if target.kind == "number":
         return {"value": values[0]}
     if target.kind == "binary":

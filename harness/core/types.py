@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -230,10 +231,15 @@ class Sample:
         texts = [self.id, self.subject]
         texts += [f"{name}={self.images[name].fingerprint}" for name in reads.images]
         texts += [f"{name}={self.masks[name].fingerprint}" for name in reads.masks if name in self.masks]
-        texts += [f"{name}={self.covariates.get(name)!r}" for name in reads.covariates]
+        texts += [f"{name}={_text(self.covariates.get(name))}" for name in reads.covariates]
         for kind, values in (("target", self.targets), ("clean", self.clean), ("weight", self.weights)):
-            texts += [f"{kind} {name}={values[name]!r}" for name in reads.targets if name in values]
+            texts += [f"{kind} {name}={_text(values[name])}" for name in reads.targets if name in values]
         return texts
+
+
+def _text(value: float | str | None) -> str:
+    """A value as text for a hash; equal numbers of different types have equal texts."""
+    return repr(float(value)) if isinstance(value, Real) else repr(value)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from harness.core.types import Folds, Split, SplitSample
 __all__ = [
     "Validation",
     "check_leaks",
+    "check_test_set",
     "describe_validation",
     "holdout",
     "k_fold",
@@ -301,6 +302,31 @@ def check_leaks(split: Split, subjects: Mapping[str, str]) -> None:
     if leaks:
         raise HarnessError(
             f"all samples of a subject must be on one side of a split, got {'; '.join(leaks)}; split by subject"
+        )
+
+
+def check_test_set(folds: Folds, subjects: Mapping[str, str]) -> None:
+    """Refuse folds that touch the fixed test set.
+
+    Parameters
+    ----------
+    folds : of a split
+    subjects : sample id → subject
+
+    Raises
+    ------
+    HarnessError
+        Naming every subject of the test set that a fold trains on, validates on or tests.
+    """
+    held = {subjects[name] for name in folds.test}
+    inside = {
+        subjects[name]
+        for split in folds.folds
+        for name in (*split.train, *split.validation, *(split.test if folds.test else ()))
+    }
+    if shared := sorted(held & inside):
+        raise HarnessError(
+            f"no subject of the fixed test set may be in a fold, got {', '.join(shared)}; keep them apart in the split"
         )
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "ENSEMBLE",
     "Cell",
     "Job",
+    "cells_by_this_code",
     "cells_of",
     "digest",
     "ensembles",
@@ -254,6 +255,14 @@ def cells_of(
     }
     train = Cell("train", identify({**trained, "code": digest("train", task)}), identify(trained), row, fold, seed)
     return (train, *_below(configuration, cohort, split, fold, seed, [train], row=row))
+
+
+def cells_by_this_code(job: Job, cohort: Cohort) -> tuple[Cell, ...]:
+    """All cells of a job's training or ensemble, named by the code of this process."""
+    if not job.is_ensemble:
+        return cells_of(job.configuration, cohort, job.split, job.fold, job.seed)
+    trainings = [Cell("train", identity, "", job.row, job.fold, job.seed) for identity in job.trainings]
+    return _below(job.configuration, cohort, job.split, job.fold, job.seed, trainings, row=job.row)
 
 
 def _below(

@@ -33,7 +33,7 @@ from harness.pipeline.artifacts import (
     write_predictions,
     write_values,
 )
-from harness.pipeline.cell import Cell, Job, cells_of, hardware, is_done, restored
+from harness.pipeline.cell import Cell, Job, cells_by_this_code, hardware, is_done, restored
 from harness.pipeline.explain import Explained, blocks_of, choose_samples, chosen_target, explain
 from harness.pipeline.networks import Member, build_network, device
 from harness.pipeline.predict import predict, predicted_class
@@ -173,10 +173,8 @@ class _Work:
     @cached_property
     def ours(self) -> tuple[set[str], set[str]]:
         """Identities of cells and of metrics that this process's code gives the job."""
-        job = self.job
-        if job.is_ensemble:
-            return _identities(job.cells)
-        return _identities(cells_of(job.configuration, self.cohort, job.split, job.fold, job.seed))
+        cells = cells_by_this_code(self.job, self.cohort)
+        return {cell.identity for cell in cells}, {identity for cell in cells for _, identity in cell.metrics}
 
     def _refuse_other_code(self, cell: Cell) -> None:
         cells, metrics = self.ours
@@ -360,11 +358,6 @@ class _Work:
         if record is None:
             raise CellError(f"the {stage} cell {identity} that it needs is not in the store")
         return record
-
-
-def _identities(cells: Sequence[Cell]) -> tuple[set[str], set[str]]:
-    metrics = {identity for cell in cells for _, identity in cell.metrics}
-    return {cell.identity for cell in cells}, metrics
 
 
 def _check_finite(predictions: Mapping[str, Prediction]) -> None:

@@ -16,7 +16,7 @@ from harness.core.settings import RunSettings
 from harness.core.space import Dimension
 from harness.core.task import Configuration, Task, describe, describe_component
 from harness.core.types import JSON, Adapter, Cohort, Folds, NetworkSpec, Reads, Split, SplitSample
-from harness.data.splits import describe_validation
+from harness.data.splits import check_test_set, describe_validation
 from harness.metrics.register import kinds_of
 from harness.pipeline.cell import Cell, Job, ensembles, jobs, missing, reads_of
 from harness.storage.store import Store
@@ -258,6 +258,7 @@ def draw_folds(task: Task, cohort: Cohort) -> Folds:
     """The folds of a cohort; the same for every seed, so that seeds differ in training alone."""
     samples = [SplitSample(one.id, one.subject, one.targets, one.covariates) for one in cohort.samples]
     folds: Folds = task.split(samples, seed=0)
+    check_test_set(folds, {one.id: one.subject for one in cohort.samples})
     return folds
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from annotated_types import Ge
 
@@ -12,7 +12,7 @@ from harness.core.errors import OutOfRange, RequestError, UnknownName
 from harness.core.overrides import keys, narrowed, override
 from harness.core.settings import RunSettings, settings_from
 from harness.core.space import Axis, Choice, Dimension, text_of
-from harness.core.task import Component, Task
+from harness.core.task import Task
 from harness.core.types import JSON
 from harness.core.values import checked
 from harness.sweep.catalogue import load_task, task_names
@@ -30,7 +30,7 @@ _OWN = {"task", "profile", "experiment", "seed", "fold", "attribution", "search"
 RUN_WORDS = frozenset(_SETTINGS | _OWN)
 """Words that a run takes, whatever its task; the others are keys of the task."""
 # What stands below a configuration: a grid over it would train the same network again.
-_BELOW = ("attributions", "metrics", "objective", "explanation_objective")
+_BELOW = ("attributions", "explanations", "metrics", "objective", "explanation_objective")
 # Settings that hold several names.
 _SEVERAL = ("exclude", "search_subjects")
 _SEARCHES = ("optuna",)
@@ -121,7 +121,7 @@ def _overridden(task: Task, values: Mapping[str, JSON], attributions: tuple[JSON
     parts = [key for key in ordered if _full(key, task).count(".") < 2]
     for key in parts:
         task = override(task, key, values[key])
-    task = _selected(task, "attributions", attributions, "attribution")
+    task = _selected(task, attributions)
     for key in ordered[len(parts) :]:
         task = override(task, key, values[key])
     return task
@@ -245,28 +245,22 @@ def _experiment(words: Words, task: Task) -> dict[str, tuple[JSON, ...]]:
         head = _full(key, task).partition(".")[0]
         if head in _BELOW:
             raise RequestError(
-                f"{key} is no axis: attributions and metrics are labels below a configuration and share its training; "
+                f"{key} is no axis: explanations and metrics are labels below a configuration and share its training; "
                 "give each variant a label of its own: attributions.mine=NAME attributions.mine.OPTION=VALUE"
             )
     given = {_full(key, task) for key in (*words.values, *words.sweeps, *(one.key for one in words.space))}
     return {**{key: values for key, values in axes.items() if _full(key, task) not in given}, **sweeps}
 
 
-def _selected(task: Task, field: str, labels: tuple[JSON, ...], kind: str) -> Task:
-    """Keep some labels; a name that is no label adds the part with its defaults."""
+def _selected(task: Task, labels: tuple[JSON, ...]) -> Task:
+    """Keep some explanations; a name that is no label adds the attribution with its defaults."""
     if not labels:
         return task
     if labels == ("none",):
-        return _with_parts(task, field, {})
-    parts: Mapping[str, object] = getattr(task, field)
+        return dataclasses.replace(task, explanations={})
     for label in labels:
         if not isinstance(label, str):
-            raise OutOfRange(f"{kind} takes names, got {label!r}")
-        if label not in parts:
-            task = override(task, f"{field}.{label}", label)
-    return _with_parts(task, field, {str(label): getattr(task, field)[label] for label in labels})
-
-
-def _with_parts(task: Task, field: str, parts: Mapping[str, Component]) -> Task:
-    changes: dict[str, Any] = {field: parts}
-    return dataclasses.replace(task, **changes)
+            raise OutOfRange(f"attribution takes names, got {label!r}")
+        if label not in task.explanations:
+            task = override(task, f"attributions.{label}", label)
+    return dataclasses.replace(task, explanations={str(label): task.explanations[str(label)] for label in labels})

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.core.task import Configuration, Task, override
-from harness.core.types import Split
+from harness.core.explanations import Explanation
+from harness.core.overrides import override
+from harness.core.task import Configuration, Task
+from harness.core.types import Cohort, Folds, Split
+from harness.metrics import segmentation
 from harness.pipeline import cell as module
-from harness.pipeline.cell import Cell, Job, cells_of, digest, jobs, missing
-from harness.storage.store import CellRecord, Store
+from harness.pipeline.cell import (
+    ENSEMBLE,
+    Cell,
+    Job,
+    cells_of,
+    digest,
+    ensembles,
+    explanations_of,
+    is_done,
+    jobs,
+    missing,
+    records_of,
+)
+from harness.storage.store import CellRecord, Store, write_json, write_record
 
 SPLIT = Split(("sub-01", "sub-02"), ("sub-03",), ("sub-04",))
 
@@ -20,19 +37,44 @@ Named = dict[tuple[str, str], Cell]
 
 
 @pytest.fixture
-def cells(configured: Callable[[Task], Configuration]) -> Callable[..., Named]:
+def cells(configured: Callable[..., Configuration], toy_cohort: Cohort) -> Callable[..., Named]:
     """(stage, label) → cell of a task's training."""
 
-    def named(task: Task, *, split: Split = SPLIT, fold: int = 0, seed: int = 0, **changes: Any) -> Named:
-        configuration = dataclasses.replace(configured(task), **changes)
-        found = cells_of(configuration, split, fold, seed)
-        return {(cell.stage, cell.label): cell for cell in found}
+    def named(
+        task: Task,
+        *,
+        cohort: Cohort = toy_cohort,
+        split: Split = SPLIT,
+        fold: int = 0,
+        seed: int = 0,
+        **changes: Any,
+    ) -> Named:
+        configuration = dataclasses.replace(configured(task, cohort), **changes)
+        return by_stage(cells_of(configuration, cohort, split, fold, seed))
 
     return named
 
 
+def by_stage(found: tuple[Cell, ...]) -> Named:
+    """(stage, label) → cell."""
+    return {(cell.stage, cell.label): cell for cell in found}
+
+
+def edited(cohort: Cohort, number: int, **changes: Any) -> Cohort:
+    """The cohort with one sample changed."""
+    samples = list(cohort.samples)
+    samples[number] = dataclasses.replace(samples[number], **changes)
+    return dataclasses.replace(cohort, samples=tuple(samples))
+
+
+def metrics_of(found: Named) -> dict[tuple[str, str, str], str]:
+    """(stage, label, metric) → identity of its values."""
+    return {(*key, label): identity for key, cell in found.items() for label, identity in cell.metrics}
+
+
 ALL = {
     ("train", ""),
+    ("predict", ""),
     ("score", ""),
     *((stage, label) for stage in ("explain", "score") for label in ("random", "gradients")),
 }
@@ -45,28 +87,40 @@ def changed(one: Named, two: Named) -> set[tuple[str, str]]:
 
 
 def test_cells_of_a_training(cells: Callable[..., Named], toy_task: Task) -> None:
-    """One training, its score, and one explanation with its score per attribution; each names its parent."""
+    """A training, predictions with values, and one explanation with values per attribution; each names its parents."""
     found = cells(toy_task)
     assert set(found) == ALL
     assert len({cell.identity for cell in found.values()}) == len(ALL)
-    train = found["train", ""].identity
-    parents = {key: cell.parent for key, cell in found.items()}
-    assert parents == {
-        ("train", ""): "",
-        ("score", ""): train,
-        ("explain", "random"): train,
-        ("score", "random"): found["explain", "random"].identity,
-        ("explain", "gradients"): train,
-        ("score", "gradients"): found["explain", "gradients"].identity,
+    train, predict = found["train", ""].identity, found["predict", ""].identity
+    assert {key: cell.parents for key, cell in found.items()} == {
+        ("train", ""): (),
+        ("predict", ""): (train,),
+        ("score", ""): (predict,),
+        ("explain", "random"): (train,),
+        ("score", "random"): (found["explain", "random"].identity, predict),
+        ("explain", "gradients"): (train,),
+        ("score", "gradients"): (found["explain", "gradients"].identity, predict),
     }
 
 
-def test_cells_come_in_an_order_in_which_they_can_be_computed(configured: Any, toy_task: Task) -> None:
-    """Every parent stands before its children."""
-    seen = {""}
-    for cell in cells_of(configured(toy_task), SPLIT, 0, 0):
-        assert cell.parent in seen
+def test_values_lie_below_what_they_judge(cells: Callable[..., Named], toy_task: Task) -> None:
+    """The group of a score cell is its nearest parent; other cells have none."""
+    found = cells(toy_task)
+    assert found["score", ""].group == found["predict", ""].identity
+    assert found["score", "random"].group == found["explain", "random"].identity
+    assert {found[key].group for key in ALL if key[0] != "score"} == {""}
+
+
+def test_cells_come_in_an_order_in_which_they_can_be_computed(
+    studied: Any, study: Task, crowd: Cohort, crowd_folds: Folds
+) -> None:
+    """All parents stand before their children, also where samples are chosen by predictions or networks are probed."""
+    seen: set[str] = set()
+    found = cells_of(studied(study), crowd, crowd_folds.folds[0], 0, 0)
+    for cell in found:
+        assert seen.issuperset(cell.parents)
         seen.add(cell.identity)
+    assert {cell.stage for cell in found} == {"train", "predict", "explain", "score", "probe"}
 
 
 @pytest.mark.parametrize(
@@ -83,7 +137,7 @@ def test_cells_come_in_an_order_in_which_they_can_be_computed(configured: Any, t
 def test_what_determines_a_training_changes_everything(
     cells: Callable[..., Named], toy_task: Task, key: str, value: Any
 ) -> None:
-    """Recipe, model and view change the training and all that is made of it."""
+    """Recipe, model and adapter change the training and all that is made of it."""
     assert changed(cells(toy_task), cells(override(toy_task, key, value))) == ALL
 
 
@@ -91,16 +145,61 @@ def test_what_determines_a_training_changes_everything(
     "change",
     [
         {"seed": 1},
-        {"fingerprint": "another"},
         {"split": Split(("sub-01",), ("sub-02", "sub-03"), ("sub-04",))},
-        {"split": Split(("sub-01", "sub-02"), ("sub-03",), ("sub-05",))},
+        {"split": Split(("sub-02", "sub-01"), ("sub-03",), ("sub-04",))},
     ],
 )
-def test_seed_cohort_and_members_of_the_fold_change_everything(
+def test_seed_and_members_of_the_fold_change_everything(
     cells: Callable[..., Named], toy_task: Task, change: Any
 ) -> None:
-    """The same network on other subjects, or from other numbers, is another result."""
+    """The same network on other subjects, in another order, or from other numbers, is another result."""
     assert changed(cells(toy_task), cells(toy_task, **change)) == ALL
+
+
+def test_other_tested_samples_leave_the_training(cells: Callable[..., Named], toy_task: Task) -> None:
+    """What is predicted is no part of a training: the same network serves a fixed test set and a fold's own."""
+    other = cells(toy_task, split=Split(SPLIT.train, SPLIT.validation, ()))
+    assert changed(cells(toy_task), other) == ALL - {("train", "")}
+
+
+def test_samples_outside_the_fold_change_nothing(
+    cells: Callable[..., Named], toy_task: Task, toy_cohort: Cohort
+) -> None:
+    """A further subject that is in no part of the fold changes none of its cells."""
+    more = (*toy_cohort.samples, dataclasses.replace(toy_cohort.samples[0], id="sub-09", subject="sub-09"))
+    assert changed(cells(toy_task), cells(toy_task, cohort=dataclasses.replace(toy_cohort, samples=more))) == set()
+
+
+@pytest.mark.parametrize(
+    ("number", "what", "name", "stages"),
+    [
+        (0, "images", "T2w", {"train", "predict", "explain", "score"}),
+        (2, "images", "T2w", {"train", "predict", "explain", "score"}),
+        (3, "images", "T2w", {"predict", "explain", "score"}),
+        (0, "images", "FLAIR", set()),
+        (0, "masks", "target", {"train", "predict", "explain", "score"}),
+        (3, "masks", "target", {"score"}),
+        (3, "masks", "brain", {"score"}),
+        (3, "masks", "regions", {"score"}),
+        (0, "masks", "brain", set()),
+    ],
+)
+def test_images_and_masks_are_in_the_identities_of_the_cells_that_read_them(
+    cells: Callable[..., Named],
+    toy_task: Task,
+    toy_cohort: Cohort,
+    in_memory: Callable[..., Any],
+    number: int,
+    what: str,
+    name: str,
+    stages: set[str],
+) -> None:
+    """An edited file is noticed where it is read, training and test apart, and nowhere else."""
+    images: Mapping[str, Any] = getattr(toy_cohort.samples[number], what)
+    cohort = edited(toy_cohort, number, **{what: {**images, name: in_memory(images[name].load() * 0)}})
+    found = changed(cells(toy_task), cells(toy_task, cohort=cohort))
+    assert {key[0] for key in found} == stages
+    assert found == {key for key in ALL if key[0] in stages}
 
 
 def test_version_of_the_task_changes_everything(cells: Callable[..., Named], toy_task: Task) -> None:
@@ -114,19 +213,43 @@ def test_attribution_option_changes_its_explanation_and_score(cells: Callable[..
     assert changed(cells(toy_task), cells(other)) == {("explain", "gradients"), ("score", "gradients")}
 
 
-def test_metric_option_changes_scores_alone(cells: Callable[..., Named], toy_task: Task) -> None:
-    """Scores are cheap; nothing is trained or explained again."""
-    other = override(toy_task, "metrics.sensitivity.tolerance_mm", 1.0)
-    assert changed(cells(toy_task), cells(other)) == {key for key in ALL if key[0] == "score"}
+def test_metric_option_changes_its_own_values_alone(cells: Callable[..., Named], toy_task: Task) -> None:
+    """Nothing is trained, explained or measured again but this metric."""
+    before, after = cells(toy_task), cells(override(toy_task, "metrics.sensitivity.tolerance_mm", 1.0))
+    assert changed(before, after) == {("score", "")}
+    one, two = metrics_of(before), metrics_of(after)
+    assert {key for key in one if one[key] != two[key]} == {("score", "", "sensitivity")}
 
 
-@pytest.mark.parametrize("regional", [(), ("dice", "sensitivity")])
-def test_regional_metrics_change_scores_alone(
-    cells: Callable[..., Named], toy_task: Task, regional: tuple[str, ...]
-) -> None:
-    """What is computed per region is part of a score."""
-    other = dataclasses.replace(toy_task, regional=regional)
-    assert changed(cells(toy_task), cells(other)) == {key for key in ALL if key[0] == "score"}
+def test_new_metric_adds_one_identity_and_changes_no_other(cells: Callable[..., Named], toy_task: Task) -> None:
+    """A further metric of predictions is one more identity, in the values of predictions alone."""
+    more = dataclasses.replace(toy_task, metrics={**toy_task.metrics, "jaccard": partial(segmentation.auc)})
+    before, after = cells(toy_task), cells(more)
+    assert changed(before, after) == {("score", "")}
+    one, two = metrics_of(before), metrics_of(after)
+    assert set(two) - set(one) == {("score", "", "jaccard")}
+    assert {key: two[key] for key in one} == one
+
+
+def test_new_pooled_metric_changes_no_cell(cells: Callable[..., Named], toy_task: Task, epvs: Task) -> None:
+    """Pooled values are worked out from those of samples; no cell holds them."""
+    more = dataclasses.replace(toy_task, metrics={**toy_task.metrics, "bias": epvs.metrics["count_bias"]})
+    assert changed(cells(toy_task), cells(more)) == set()
+
+
+def test_regional_metric_changes_its_own_values_alone(cells: Callable[..., Named], toy_task: Task) -> None:
+    """Whether a metric is also computed per region is part of its identity."""
+    before, after = cells(toy_task), cells(dataclasses.replace(toy_task, regional=("dice", "sensitivity")))
+    assert changed(before, after) == {("score", "")}
+    one, two = metrics_of(before), metrics_of(after)
+    assert {key for key in one if one[key] != two[key]} == {("score", "", "sensitivity")}
+
+
+def test_label_of_a_metric_changes_no_identity(cells: Callable[..., Named], toy_task: Task) -> None:
+    """The same metric with the same options under another label has the same values."""
+    more = dataclasses.replace(toy_task, metrics={**toy_task.metrics, "overlap": toy_task.metrics["true_count"]})
+    found = metrics_of(cells(more))
+    assert found["score", "", "overlap"] == found["score", "", "true_count"]
 
 
 def test_another_attribution_changes_no_other_cell(cells: Callable[..., Named], toy_task: Task) -> None:
@@ -141,7 +264,7 @@ def test_what_a_person_reads_changes_nothing(cells: Callable[..., Named], toy_ta
     other = dataclasses.replace(
         toy_task,
         question="Why?",
-        axes={**toy_task.axes, "inputs": "view.channels"},
+        axes={**toy_task.axes, "inputs": "adapter.channels"},
         columns=("model",),
         shown=("dice",),
         objective="sensitivity",
@@ -159,25 +282,46 @@ def test_label_of_an_attribution_changes_nothing(cells: Callable[..., Named], to
 
 
 @pytest.mark.parametrize(
+    ("field", "value", "again"),
+    [("of", "target", True), ("combine", "sum", True), ("keep", "maps+sums", True), ("at_most", 0, False)],
+)
+def test_fields_of_an_explanation_are_part_of_its_identity(
+    cells: Callable[..., Named], toy_task: Task, field: str, value: Any, again: bool
+) -> None:
+    """What is explained, how maps are combined and what is kept change that explanation, and a default does not."""
+    other = cells(override(toy_task, f"explanations.gradients.{field}", value))
+    expected = {("explain", "gradients"), ("score", "gradients")} if again else set()
+    assert changed(cells(toy_task), other) == expected
+
+
+@pytest.mark.parametrize(
     ("kind", "stages"),
-    [("model", {"train", "explain", "score"}), ("attribution", {"explain", "score"}), ("metric", {"score"})],
+    [
+        ("model", {"train", "predict", "explain", "score"}),
+        ("recipe", {"train", "predict", "explain", "score"}),
+        ("attribution", {"explain", "score"}),
+        ("metric", {"score"}),
+    ],
 )
 def test_code_changes_its_stage_and_those_below(
     cells: Callable[..., Named], toy_task: Task, monkeypatch: pytest.MonkeyPatch, kind: str, stages: set[str]
 ) -> None:
-    """Editing a module changes the cells that run it, while their bodies stay the same."""
-    before = cells(toy_task)
+    """Editing a component changes the cells that run it and those below, while their bodies stay the same."""
     part = {
         "model": toy_task.model,
+        "recipe": toy_task.recipe,
         "attribution": toy_task.attributions["gradients"],
         "metric": toy_task.metrics["sensitivity"],
     }[kind]
-    edited = part.func.__module__
-    monkeypatch.setattr(module, "_digest", lambda modules: str(sorted(modules)))
-    same = cells(toy_task)
-    monkeypatch.setattr(module, "_digest", lambda modules: str(sorted(modules)) + "edited" * (edited in modules))
+    before, true_digest = cells(toy_task), module.digest_of
+    monkeypatch.setattr(
+        module, "digest_of", lambda one, registry: true_digest(one, registry) + "edited" * (one.func is part.func)
+    )
     after = cells(toy_task)
-    assert {key[0] for key in changed(same, after)} == stages
+    found = changed(before, after)
+    assert {key[0] for key in found} == stages
+    if kind in ("attribution", "metric"):
+        assert {key[1] for key in found} == {"gradients" if kind == "attribution" else ""}
     assert [cell.body for cell in before.values()] == [cell.body for cell in after.values()]
 
 
@@ -186,34 +330,249 @@ def test_digest_of_explanations_is_their_method_s(toy_task: Task) -> None:
     assert digest("explain", toy_task, "random") != digest("explain", toy_task, "gradients")
 
 
-def test_jobs_are_folds_times_seeds(configured: Any, toy_task: Task) -> None:
+def test_values_have_no_body(cells: Callable[..., Named], toy_task: Task) -> None:
+    """Cheap values are computed again instead of taken from older code."""
+    assert {key[0] for key, cell in cells(toy_task).items() if not cell.body} == {"score"}
+
+
+def test_jobs_are_folds_times_seeds(configured: Any, toy_task: Task, toy_cohort: Cohort) -> None:
     """Every fold is trained with every seed, or only the folds that were asked for."""
-    folds = (SPLIT, Split(("sub-04", "sub-02"), ("sub-03",), ("sub-01",)))
-    found = list(jobs(configured(toy_task), folds, (0, 5)))
+    folds = Folds((SPLIT, Split(("sub-04", "sub-02"), ("sub-03",), ("sub-01",))))
+    found = list(jobs(configured(toy_task), toy_cohort, folds, (0, 5)))
     assert [(one.fold, one.seed) for one in found] == [(0, 0), (0, 5), (1, 0), (1, 5)]
     assert len({one.train for one in found}) == 4
-    assert [one.fold for one in jobs(configured(toy_task), folds, (0,), only_folds=(1,))] == [1]
+    assert [one.fold for one in jobs(configured(toy_task), toy_cohort, folds, (0,), only_folds=(1,))] == [1]
 
 
-def test_missing_is_what_the_store_does_not_hold(configured: Any, toy_task: Task, tmp_path: Any) -> None:
+@pytest.mark.parametrize(("test", "evaluated"), [(("sub-04",), ("sub-04",)), ((), ("sub-03",))])
+def test_a_fold_without_a_test_set_is_evaluated_on_its_validation_samples(
+    configured: Any, toy_task: Task, toy_cohort: Cohort, test: tuple[str, ...], evaluated: tuple[str, ...]
+) -> None:
+    """Beside a fixed test set each fold predicts its own validation samples."""
+    folds = Folds((dataclasses.replace(SPLIT, test=test),))
+    assert next(jobs(configured(toy_task), toy_cohort, folds, (0,))).evaluated == evaluated
+
+
+@pytest.fixture
+def job(configured: Any, toy_task: Task, toy_cohort: Cohort) -> Job:
+    """The toy task's job."""
+    return next(jobs(configured(toy_task), toy_cohort, Folds((SPLIT,)), (0,)))
+
+
+@pytest.fixture
+def hold(tmp_path: Path) -> Callable[..., Store]:
+    """Put cells into a store, with values of their metrics or of some of them."""
+
+    def put(*cells: Cell) -> Store:
+        store = Store(tmp_path / "store")
+        for number, cell in enumerate(cells):
+            folder = tmp_path / f"work-{number}-{cell.identity}"
+            folder.mkdir(exist_ok=True)
+            if cell.metrics:
+                write_json(folder / "values.json", {identity: {"label": label} for label, identity in cell.metrics})
+            record = CellRecord(
+                cell.identity, cell.stage, "done", cell.configuration, cell.fold, cell.seed, cell.label,
+                group=cell.group, metrics=dict(cell.metrics),
+            )  # fmt: skip
+            write_record(folder, record)
+            store.commit(folder)
+        return store
+
+    return put
+
+
+def test_missing_is_what_the_store_does_not_hold(job: Job, hold: Callable[..., Store]) -> None:
     """A job shrinks to its missing cells and to nothing when all are done."""
-    job = next(jobs(configured(toy_task), (SPLIT,), (0,)))
-    held: set[str] = {job.train}
-
-    class Held(Store):
-        def get(self, stage: str, identity: str) -> CellRecord | None:
-            return CellRecord(identity, "train", "done", "", 0, 0) if identity in held else None
-
-    rest = missing(job, Held(tmp_path))
-    assert isinstance(rest, Job)
-    assert [cell.identity for cell in rest.cells] == [cell.identity for cell in job.cells[1:]]
-    held |= {cell.identity for cell in job.cells}
-    assert missing(job, Held(tmp_path)) is None
+    rest = missing(job, hold(job.cells[0]))
+    assert isinstance(rest, Job) and rest.cells == job.cells[1:]
+    assert missing(job, hold(*job.cells)) is None
 
 
-def test_row_is_in_no_identity(configured: Any, toy_task: Task) -> None:
+def test_missing_narrows_values_to_metrics_that_the_store_lacks(job: Job, hold: Callable[..., Store]) -> None:
+    """Of a new metric beside held ones that one alone is computed, under an identity of its own."""
+    whole = job.cells[2]
+    assert whole.stage == "score" and len(whole.metrics) == 4
+    held = whole.only(whole.metrics[:3])
+    rest = missing(job, hold(*job.cells[:2], held, *job.cells[3:]))
+    assert rest is not None and len(rest.cells) == 1
+    assert rest.cells[0].metrics == whole.metrics[3:]
+    assert rest.cells[0].parents == whole.parents
+    assert len({rest.cells[0].identity, held.identity, whole.identity}) == 3
+
+
+def test_values_are_done_when_several_records_hold_them_together(job: Job, hold: Callable[..., Store]) -> None:
+    """Metrics that were added one at a time are together the whole cell."""
+    whole = job.cells[2]
+    store = hold(whole.only(whole.metrics[:3]))
+    assert not is_done(whole, store)
+    store = hold(whole.only(whole.metrics[3:]))
+    assert is_done(whole, store) and missing(job.only([whole]), store) is None
+    assert [set(record.metrics.values()) for record in records_of(whole, store)].count(
+        {identity for _, identity in whole.metrics[3:]}
+    ) == 1
+    assert len(records_of(whole, store)) == 2
+
+
+def test_records_of_a_training_are_its_one_record(job: Job, hold: Callable[..., Store]) -> None:
+    """A cell without metrics has one record or none."""
+    store = hold(job.cells[0])
+    assert [record.identity for record in records_of(job.cells[0], store)] == [job.train]
+    assert records_of(job.cells[1], store) == ()
+
+
+def test_row_is_in_no_identity(configured: Any, toy_task: Task, toy_cohort: Cohort) -> None:
     """Where a cell is shown does not change what it is."""
-    one = cells_of(configured(toy_task), SPLIT, 0, 0)
-    two = cells_of(configured(toy_task), SPLIT, 0, 0, row="elsewhere")
+    one = cells_of(configured(toy_task), toy_cohort, SPLIT, 0, 0)
+    two = cells_of(configured(toy_task), toy_cohort, SPLIT, 0, 0, row="elsewhere")
     assert [cell.identity for cell in one] == [cell.identity for cell in two]
     assert {cell.configuration for cell in two} == {"elsewhere"}
+
+
+class TestSeveralTargets:
+    """Values of samples, covariates, ensembles and chosen samples, on a study of pictures."""
+
+    @pytest.fixture
+    def fold(self, crowd_folds: Folds) -> Split:
+        """The first fold; it is evaluated on its validation samples."""
+        return crowd_folds.folds[0]
+
+    @pytest.fixture
+    def named(self, studied: Any, study: Task, fold: Split) -> Callable[..., Named]:
+        """(stage, label) → cell of the first fold, on a cohort."""
+        return lambda cohort: by_stage(cells_of(studied(study, cohort), cohort, fold, 0, 0))
+
+    @pytest.mark.parametrize("side", ["train", "validation", "test"])
+    @pytest.mark.parametrize(
+        ("what", "name", "tested"),
+        [
+            ("covariates", "height", {"train", "predict", "explain", "score", "probe"}),
+            ("targets", "age", {"train", "predict", "explain", "score", "probe"}),
+            ("weights", "smile", {"train", "predict", "explain", "score", "probe"}),
+            ("covariates", "hair", set()),
+        ],
+    )
+    def test_values_of_a_sample_are_in_the_identities_of_the_cells_that_read_them(
+        self,
+        named: Callable[..., Named],
+        crowd: Cohort,
+        crowd_folds: Folds,
+        fold: Split,
+        side: str,
+        what: str,
+        name: str,
+        tested: set[str],
+    ) -> None:
+        """A covariate that is no input, and samples of the fixed test set, change no cell of a fold."""
+        ids = {"train": fold.train, "validation": fold.validation, "test": crowd_folds.test}[side]
+        number = [one.id for one in crowd.samples].index(ids[0])
+        values = getattr(crowd.samples[number], what)
+        other = edited(crowd, number, **{what: {**values, name: 1.75}})
+        found = changed(named(crowd), named(other))
+        assert {key[0] for key in found} == (set() if side == "test" else tested)
+
+    def test_target_of_a_test_sample_changes_its_values_and_no_training(
+        self, studied: Any, study: Task, crowd: Cohort, fold: Split
+    ) -> None:
+        """Where a fold has a test set of its own, a corrected label there retrains and predicts nothing again."""
+        split = Split(fold.train, fold.validation[2:], fold.validation[:2])
+
+        def named(cohort: Cohort) -> Named:
+            return by_stage(cells_of(studied(study, cohort), cohort, split, 0, 0))
+
+        number = [one.id for one in crowd.samples].index(split.test[0])
+        other = edited(crowd, number, targets={**crowd.samples[number].targets, "age": 99.0})
+        found = changed(named(crowd), named(other))
+        # What is chosen by predictions is chosen by the truth too.
+        expected = {key for key in named(crowd) if key[0] in ("score", "probe")} | {("explain", "smiles")}
+        assert found == expected
+
+    def test_covariate_of_a_test_sample_changes_its_prediction_and_no_training(
+        self, studied: Any, study: Task, crowd: Cohort, fold: Split
+    ) -> None:
+        """A scalar input is read with the image: the prediction is made again, the network is not."""
+        split = Split(fold.train, fold.validation[2:], fold.validation[:2])
+
+        def named(cohort: Cohort) -> Named:
+            return by_stage(cells_of(studied(study, cohort), cohort, split, 0, 0))
+
+        number = [one.id for one in crowd.samples].index(split.test[0])
+        other = edited(crowd, number, covariates={**crowd.samples[number].covariates, "height": 2.0})
+        assert changed(named(crowd), named(other)) == set(named(crowd)) - {("train", "")}
+
+    def test_explanations_that_choose_samples_depend_on_predictions(
+        self, named: Callable[..., Named], crowd: Cohort
+    ) -> None:
+        """The cell of chosen samples has the predictions among its parents, last; others have the training alone."""
+        found = named(crowd)
+        train, predict = found["train", ""].identity, found["predict", ""].identity
+        assert found["explain", "smiles"].parents == (train, predict)
+        assert {found["explain", label].parents for label in ("saliency", "gate", "random")} == {(train,)}
+
+    @pytest.mark.parametrize("field", [{"at_most": 2}, {"samples": "true_positive"}])
+    def test_the_rule_that_chooses_is_part_of_the_identity(
+        self, studied: Any, study: Task, crowd: Cohort, fold: Split, field: dict[str, Any]
+    ) -> None:
+        """Another rule explains other samples."""
+        chosen = study.explanations["smiles"]
+        assert isinstance(chosen, Explanation)
+        explanations = {**study.explanations, "smiles": dataclasses.replace(chosen, **field)}
+        one, two = (
+            by_stage(cells_of(studied(task), crowd, fold, 0, 0))
+            for task in (study, dataclasses.replace(study, explanations=explanations))
+        )
+        assert changed(one, two) == {(stage, "smiles") for stage in ("explain", "score", "probe")}
+
+    def test_probes_need_maps_predictions_and_networks(self, named: Callable[..., Named], crowd: Cohort) -> None:
+        """A metric that runs the network again names all that it reads."""
+        found = named(crowd)
+        assert found["probe", "gate"].parents == tuple(
+            found[key].identity for key in (("explain", "gate"), ("predict", ""), ("train", ""))
+        )
+        assert [label for label, _ in found["probe", "gate"].metrics] == ["fall_when_masked"]
+
+    def test_sums_alone_are_judged_as_a_group(self, studied: Any, study: Task, crowd: Cohort, fold: Split) -> None:
+        """Where no map is kept, no sample's map can be scored or probed."""
+        task = override(study, "explanations.gate.keep", "sums")
+        found = by_stage(cells_of(studied(task), crowd, fold, 0, 0))
+        assert {key[0] for key in found if key[1] == "gate"} == {"explain"}
+
+    def test_ensembles_need_all_trainings(self, studied: Any, study: Task, crowd: Cohort, crowd_folds: Folds) -> None:
+        """Each seed has one ensemble on the fixed test set; its predictions and maps need the networks of all folds."""
+        trained = list(jobs(studied(study), crowd, crowd_folds, (0, 7)))
+        found = list(ensembles(trained, crowd, crowd_folds.test))
+        assert [(one.fold, one.seed, one.is_ensemble) for one in found] == [(ENSEMBLE, 0, True), (ENSEMBLE, 7, True)]
+        for one in found:
+            own = tuple(job.train for job in trained if job.seed == one.seed)
+            cells = by_stage(one.cells)
+            assert one.trainings == own and len(own) == 2
+            assert one.evaluated == crowd_folds.test
+            assert cells["predict", ""].parents == own
+            assert cells["explain", "saliency"].parents == own
+            assert cells["probe", "saliency"].parents[2:] == own
+            assert ("train", "") not in cells
+
+    def test_an_ensemble_follows_each_of_its_trainings(
+        self, studied: Any, study: Task, crowd: Cohort, crowd_folds: Folds
+    ) -> None:
+        """An edited training sample of one fold makes other networks, and so another ensemble."""
+        number = [one.id for one in crowd.samples].index(crowd_folds.folds[0].train[0])
+        other = edited(crowd, number, targets={**crowd.samples[number].targets, "age": 99.0})
+        one, two = (
+            by_stage(next(ensembles(list(jobs(studied(study, cohort), cohort, crowd_folds, (0,))), cohort,
+                                    crowd_folds.test)).cells)
+            for cohort in (crowd, other)
+        )  # fmt: skip
+        assert changed(one, two) == set(one)
+
+    def test_without_a_fixed_test_set_there_is_no_ensemble(
+        self, studied: Any, study: Task, crowd: Cohort, crowd_folds: Folds
+    ) -> None:
+        """Folds that each have a test set are not averaged."""
+        assert list(ensembles(list(jobs(studied(study), crowd, crowd_folds, (0,))), crowd, ())) == []
+
+
+def test_explanations_that_a_model_cannot_have_are_left_out(study: Task) -> None:
+    """A network has no map of its own weights; every other explanation stays, in order."""
+    task = override(study, "attributions.own", "weights")
+    assert "own" in task.explanations
+    assert explanations_of(task) == ["saliency", "smiles", "gate", "random"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,16 +14,40 @@ import numpy as np
 import pytest
 import torch
 
+from harness.core.overrides import override
 from harness.core.registry import ATTRIBUTIONS, MODELS
-from harness.core.task import Configuration, Task, override
-from harness.core.types import Cohort, Split
-from harness.data.maps import read_maps
+from harness.core.task import Configuration, Task
+from harness.core.types import Cohort, Folds, NetworkSpec, Split
+from harness.data.maps import read_maps, read_sums
+from harness.metrics import segmentation
+from harness.pipeline.artifacts import read_predictions, read_values
 from harness.pipeline.cell import Job, jobs, missing
-from harness.pipeline.job import execute, load_trained
-from harness.pipeline.train import Epoch
+from harness.pipeline.explain import Explained, explain
+from harness.pipeline.job import execute, load_member
+from harness.pipeline.predict import average, predict, predicted_class
 from harness.storage.store import CellRecord, Store
 
 SPLIT = Split(("sub-01", "sub-02"), ("sub-03",), ("sub-04",))
+
+
+StudyRun = tuple[list[Job], Store, dict[str, CellRecord]]
+
+
+def broken_model(in_channels: int, outputs: int) -> torch.nn.Module:
+    """A model that cannot be built."""
+    raise ValueError("no such width\nsecond line")
+
+
+def broken_map(model: Any, inputs: Any, targets: Any) -> Any:
+    """An attribution that cannot be computed."""
+    raise RuntimeError("no gradient")
+
+
+def committed(job: Job, cohort: Cohort, store: Store) -> list[CellRecord]:
+    """Execute a job and commit its cells; the records, in order."""
+    records: list[CellRecord] = []
+    execute(job, cohort, store, lambda folder: records.append(store.commit(folder)))
+    return records
 
 
 @pytest.fixture
@@ -35,34 +60,28 @@ def store(tmp_path: Path) -> Store:
 def run(toy_cohort: Cohort, store: Store) -> Callable[..., list[CellRecord]]:
     """Execute what is missing of a job and commit it; the records, in order."""
 
-    def execute_missing(job: Job, *, cohort: Cohort = toy_cohort, progress: Any = None) -> list[CellRecord]:
-        records: list[CellRecord] = []
+    def execute_missing(job: Job, *, cohort: Cohort = toy_cohort) -> list[CellRecord]:
         rest = missing(job, store)
-        if rest is not None:
-            execute(rest, cohort, store, lambda folder: records.append(store.commit(folder)), progress=progress)
-        return records
+        return [] if rest is None else committed(rest, cohort, store)
 
     return execute_missing
 
 
 @pytest.fixture
-def job(toy_task: Task, configured: Callable[[Task], Configuration]) -> Job:
+def job_of(configured: Callable[[Task], Configuration], toy_cohort: Cohort) -> Callable[..., Job]:
+    """Task → its job on one fold of the toy cohort."""
+    return lambda task, split=SPLIT, seed=0: next(jobs(configured(task), toy_cohort, Folds((split,)), (seed,)))
+
+
+@pytest.fixture
+def job(toy_task: Task, job_of: Callable[..., Job]) -> Job:
     """The toy task's job."""
-    return next(jobs(configured(toy_task), (SPLIT,), (0,)))
+    return job_of(toy_task)
 
 
 @pytest.fixture
 def broken_parts() -> Iterator[dict[str, Any]]:
     """A model and an attribution that raise when they are used."""
-
-    def broken_model(in_channels: int, outputs: int) -> torch.nn.Module:
-        """A model that cannot be built."""
-        raise ValueError("no such width\nsecond line")
-
-    def broken_map(model: Any, inputs: Any, targets: Any) -> Any:
-        """An attribution that cannot be computed."""
-        raise RuntimeError("no gradient")
-
     MODELS.register("broken_model")(broken_model)
     ATTRIBUTIONS.register("broken_map")(broken_map)
     yield {"model": partial(broken_model), "attribution": partial(broken_map)}
@@ -75,10 +94,11 @@ def told(records: list[CellRecord]) -> list[tuple[str, str, str]]:
 
 
 def test_whole_job(run: Callable, job: Job, store: Store) -> None:
-    """Training, scores and explanations are done in order, each with its files and facts."""
+    """Training, predictions, values and explanations are done in order, each with its files and facts."""
     records = run(job)
     assert told(records) == [
         ("train", "", "done"),
+        ("predict", "", "done"),
         ("score", "", "done"),
         ("explain", "random", "done"),
         ("score", "random", "done"),
@@ -86,7 +106,8 @@ def test_whole_job(run: Callable, job: Job, store: Store) -> None:
         ("score", "gradients", "done"),
     ]
     assert [sorted(record.artifacts) for record in records] == [
-        ["history.json", "predictions.npz", "split.json", "weights.safetensors"],
+        ["history.json", "split.json", "weights.safetensors"],
+        ["predictions.npz"],
         ["values.json"],
         ["map_sub-04.nii.gz"],
         ["values.json"],
@@ -100,43 +121,51 @@ def test_whole_job(run: Callable, job: Job, store: Store) -> None:
 
 def test_artifacts_hold_what_they_should(run: Callable, job: Job, store: Store, toy_cohort: Cohort) -> None:
     """Probabilities and maps of the test subject, in its own space; the history; the split."""
-    train, score, explain = run(job)[:3]
+    train, predicted, _, explained = run(job)[:4]
     shape = toy_cohort.samples[3].masks["target"].shape
-    with np.load(store.artifact(train, "predictions.npz")) as file:
-        assert file.files == ["sub-04"]
-        assert file["sub-04"].shape == shape and file["sub-04"].dtype == np.float16
-    maps = read_maps(store, explain)
+    with np.load(store.artifact(predicted, "predictions.npz")) as file:
+        assert {name: array.dtype for name, array in file.items()} == {"sub-04,target,probability": np.float16}
+    predictions = read_predictions(store, predicted)
+    assert list(predictions) == ["sub-04"] and list(predictions["sub-04"]) == ["target"]
+    assert predictions["sub-04"]["target"]["probability"].shape == shape
+    maps = read_maps(store, explained)
     assert maps["sub-04"].shape == (1, *shape) and maps["sub-04"].dtype == np.float32
+    assert explained.facts["samples"] == ["sub-04"] and explained.facts["outputs"] == ["target"]
     history = json.loads(store.artifact(train, "history.json").read_text())
     assert [epoch["epoch"] for epoch in history] == [1, 2]
-    assert (
-        Split(**{k: tuple(v) for k, v in json.loads(store.artifact(train, "split.json").read_text()).items()}) == SPLIT
-    )
-    values = json.loads(store.artifact(score, "values.json").read_text())["sub-04"]
-    assert values["subject"] == "sub-04"
-    assert values["values"]["true_count"] > 0 and set(values["regions"]) == {"left", "right"}
+    split = json.loads(store.artifact(train, "split.json").read_text())
+    assert Split(**{key: tuple(value) for key, value in split.items()}) == SPLIT
+
+
+def test_values_are_kept_by_the_identity_of_their_metric(run: Callable, job: Job, store: Store) -> None:
+    """Each metric has its label, a value per sample and target, and in regions where it is regional."""
+    score = run(job)[2]
+    values = read_values(store, score)
+    assert set(values) == set(score.metrics.values())
+    by_label = {one["label"]: one for one in values.values()}
+    assert set(by_label) == {"dice", "sensitivity", "true_count", "predicted_count"}
+    assert by_label["true_count"]["values"]["sub-04"]["targets"]["target"] > 0
+    assert set(by_label["dice"]["values"]["sub-04"]["regions"]) == {"left", "right"}
+    assert by_label["true_count"]["values"]["sub-04"]["regions"] == {}
 
 
 def test_stored_weights_give_the_stored_prediction(
     run: Callable, job: Job, store: Store, toy_task: Task, toy_cohort: Cohort
 ) -> None:
     """Predictions can be made again from the weights alone."""
-    train = run(job)[0]
-    network, view = load_trained(toy_task, toy_task.view(), store, train)
-    inputs = torch.from_numpy(toy_task.view().items(toy_cohort.samples[3]).inputs)
-    with torch.inference_mode():
-        again = view.prediction(network(inputs).numpy(), toy_cohort.samples[3])["probability"]
-    with np.load(store.artifact(train, "predictions.npz")) as file:
-        np.testing.assert_allclose(again, file["sub-04"], atol=1e-3)
+    train, predicted = run(job)[:2]
+    member, spec = load_member(toy_task, store, train)
+    assert spec == toy_task.adapter().spec(toy_cohort)
+    again = predict([member], spec, toy_cohort.samples[3], batch_size=4)["target"]["probability"]
+    kept = read_predictions(store, predicted)["sub-04"]["target"]["probability"]
+    np.testing.assert_allclose(again, kept, atol=1e-3)
 
 
 def test_same_job_gives_the_same_bytes(toy_cohort: Cohort, job: Job, tmp_path: Path) -> None:
     """Two executions of one job agree in every artifact."""
     made = []
     for name in ("one", "two"):
-        store, records = Store(tmp_path / name), []
-        execute(job, toy_cohort, store, lambda folder, s=store, r=records: r.append(s.commit(folder)))
-        made.append([dict(record.artifacts) for record in records])
+        made.append([dict(record.artifacts) for record in committed(job, toy_cohort, Store(tmp_path / name))])
     assert made[0] == made[1]
 
 
@@ -147,45 +176,61 @@ def test_finished_job_runs_nothing(run: Callable, job: Job) -> None:
 
 
 def test_missing_explanation_is_made_without_training(
-    run: Callable, job: Job, toy_task: Task, configured: Any, monkeypatch: pytest.MonkeyPatch
+    run: Callable, job: Job, toy_task: Task, job_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A further attribution uses the weights in the store, and the other cells stay."""
     run(job)
     monkeypatch.setattr("harness.pipeline.job.train", _never)
-    more = next(jobs(configured(override(toy_task, "attributions.saliency", "saliency")), (SPLIT,), (0,)))
+    more = job_of(override(toy_task, "attributions.saliency", "saliency"))
     assert told(run(more)) == [("explain", "saliency", "done"), ("score", "saliency", "done")]
 
 
 def test_explanation_from_the_store_is_that_of_one_go(
-    run: Callable, job: Job, toy_task: Task, configured: Any, tmp_path: Path, toy_cohort: Cohort
+    run: Callable, job: Job, tmp_path: Path, toy_cohort: Cohort
 ) -> None:
     """Maps do not depend on whether the network was trained a moment ago or loaded."""
     whole = {record.identity: record.artifacts for record in run(job)}
     apart = Store(tmp_path / "apart")
-    kept: list[CellRecord] = []
-    for cells in (job.cells[:1], job.cells[4:], job.cells[1:2]):
-        execute(job.only(cells), toy_cohort, apart, lambda folder: kept.append(apart.commit(folder)))
-    assert {record.state for record in kept} == {"done"} and len(kept) == 4
+    parts = (job.cells[:1], job.cells[1:2], job.cells[5:6], job.cells[6:], job.cells[2:3])
+    kept = [record for cells in parts for record in committed(job.only(cells), toy_cohort, apart)]
+    assert {record.state for record in kept} == {"done"} and len(kept) == 5
     assert all(whole[record.identity] == record.artifacts for record in kept)
 
 
 def test_scores_come_from_files_alone(
-    run: Callable, job: Job, toy_task: Task, configured: Any, monkeypatch: pytest.MonkeyPatch
+    run: Callable, job: Job, toy_task: Task, job_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another metric option rescores without building a network."""
+    """Another metric option measures that metric again, without building a network."""
     run(job)
-    for name in ("train", "build_network", "load_trained", "explain"):
+    for name in ("train", "build_network", "load_member", "explain", "predict"):
         monkeypatch.setattr(f"harness.pipeline.job.{name}", _never)
-    other = next(jobs(configured(override(toy_task, "metrics.sensitivity.tolerance_mm", 1.0)), (SPLIT,), (0,)))
-    assert told(run(other)) == [("score", label, "done") for label in ("", "random", "gradients")]
+    records = run(job_of(override(toy_task, "metrics.sensitivity.tolerance_mm", 1.0)))
+    assert told(records) == [("score", "", "done")]
+    assert list(records[0].metrics) == ["sensitivity"]
+
+
+def test_new_metric_is_computed_alone(
+    run: Callable, job: Job, toy_task: Task, job_of: Any, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The values of a further metric lie beside those that are held, and nothing else is computed."""
+    held = run(job)[2]
+    monkeypatch.setattr("harness.pipeline.job.predict", _never)
+    metrics = {**toy_task.metrics, "similarity": partial(segmentation.volumetric_similarity)}
+    records = run(job_of(dataclasses.replace(toy_task, metrics=metrics)))
+    assert [(record.stage, list(record.metrics)) for record in records] == [("score", ["similarity"])]
+    assert {record.identity for record in store.evaluations("score", held.group)} == {
+        held.identity,
+        records[0].identity,
+    }
+    (values,) = read_values(store, records[0]).values()
+    assert values["label"] == "similarity" and list(values["values"]) == ["sub-04"]
 
 
 def test_model_that_raises(
-    run: Callable, store: Store, toy_task: Task, configured: Any, broken_parts: dict[str, Any]
+    run: Callable, store: Store, toy_task: Task, job_of: Any, broken_parts: dict[str, Any]
 ) -> None:
     """The training fails with its first error line and place; nothing below it is tried."""
-    task = dataclasses.replace(toy_task, model=broken_parts["model"])
-    job = next(jobs(configured(task), (SPLIT,), (0,)))
+    job = job_of(dataclasses.replace(toy_task, model=broken_parts["model"]))
     records = run(job)
     assert told(records) == [("train", "", "failed")]
     assert records[0].error.startswith("ValueError: no such width (test_job.py:")
@@ -197,15 +242,16 @@ def test_model_that_raises(
 
 
 def test_attribution_that_raises_spoils_no_other(
-    run: Callable, toy_task: Task, configured: Any, broken_parts: dict[str, Any]
+    run: Callable, toy_task: Task, job_of: Any, broken_parts: dict[str, Any]
 ) -> None:
     """Its explanation fails, its score is not tried, and the others are done."""
     task = dataclasses.replace(
         toy_task,
-        attributions={"broken": broken_parts["attribution"], "random": toy_task.attributions["random"]},
+        explanations={"broken": broken_parts["attribution"], "random": toy_task.explanations["random"]},
     )
-    assert told(run(next(jobs(configured(task), (SPLIT,), (0,))))) == [
+    assert told(run(job_of(task))) == [
         ("train", "", "done"),
+        ("predict", "", "done"),
         ("score", "", "done"),
         ("explain", "broken", "failed"),
         ("explain", "random", "done"),
@@ -213,36 +259,36 @@ def test_attribution_that_raises_spoils_no_other(
     ]
 
 
-def test_failed_cell_is_tried_again(
-    run: Callable, toy_task: Task, configured: Any, job: Job, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_cell_is_tried_again(run: Callable, job: Job, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same command runs what failed, and success removes the failure."""
     with monkeypatch.context() as patch:
         patch.setattr("harness.pipeline.job.train", _never)
         assert told(run(job)) == [("train", "", "failed")]
-    assert len(run(job)) == 6
+    assert len(run(job)) == 7
     assert store.failure(job.train) is None
 
 
-def test_map_that_is_not_finite_fails(
-    run: Callable, toy_task: Task, configured: Any, job: Job, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A map with a NaN is no map."""
-    monkeypatch.setattr("harness.pipeline.job.explain", lambda *given, **named: np.full((1, 1, 2, 2, 2), np.nan))
-    failed = [record for record in run(job) if record.state == "failed"]
-    assert [record.label for record in failed] == ["random", "gradients"]
-    assert "CellError: the random map of sub-04 holds values that are not finite" in failed[0].error
+def test_prediction_that_is_not_finite_fails(run: Callable, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prediction with a NaN is no prediction, and nothing is measured on it; explanations do not need it."""
+
+    def broken(members: Any, spec: Any, sample: Any, *, batch_size: int) -> Any:
+        return {"target": {"probability": np.full(sample.shape, np.nan, np.float32)}}
+
+    monkeypatch.setattr("harness.pipeline.job.predict", broken)
+    records = run(job)
+    assert told(records)[:2] == [("train", "", "done"), ("predict", "", "failed")]
+    assert "the prediction of target for sub-04 is not finite; try a smaller recipe.lr" in records[1].error
+    assert [record.stage for record in records] == ["train", "predict", "explain", "explain"]
 
 
 def test_damaged_weights_fail_the_explanation(
-    run: Callable, job: Job, store: Store, toy_task: Task, configured: Any
+    run: Callable, job: Job, store: Store, toy_task: Task, job_of: Any
 ) -> None:
     """Weights that changed since they were written are not used."""
     run(job)
     path = store.folder("train", job.train) / "weights.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    more = next(jobs(configured(override(toy_task, "attributions.saliency", "saliency")), (SPLIT,), (0,)))
-    records = run(more)
+    records = run(job_of(override(toy_task, "attributions.saliency", "saliency")))
     assert told(records) == [("explain", "saliency", "failed")]
     assert "StoreError: " in records[0].error and "has changed since it was written" in records[0].error
 
@@ -255,72 +301,226 @@ def test_cell_of_other_code_is_refused(run: Callable, job: Job) -> None:
     assert "this worker runs another version of the code than the driver; install the same" in records[0].error
 
 
-def test_leaking_split_is_refused(run: Callable, toy_task: Task, configured: Any) -> None:
+def test_values_of_other_code_are_refused(run: Callable, job: Job) -> None:
+    """Also of metrics, of which a job may want some alone."""
+    run(job.only(job.cells[:2]))
+    score = job.cells[2].only(job.cells[2].metrics[:1])
+    other = dataclasses.replace(score, identity="0" * 20, metrics=((score.metrics[0][0], "1" * 20),))
+    records = run(job.only([other]))
+    assert records[0].state == "failed" and "another version of the code than the driver" in records[0].error
+
+
+def test_leaking_split_is_refused(run: Callable, toy_task: Task, job_of: Any) -> None:
     """A subject on two sides of a fold fails the training, whoever made the split."""
     leak = Split(("sub-01", "sub-04"), ("sub-03",), ("sub-04",))
-    records = run(next(jobs(configured(toy_task), (leak,), (0,))))
-    assert told(records) == [("train", "", "failed")]
-
-
-def test_progress_is_told(run: Callable, job: Job) -> None:
-    """Every epoch comes with its cell."""
-    seen: list[tuple[str, int]] = []
-
-    def progress(cell: Any, epoch: Epoch) -> None:
-        seen.append((cell.stage, epoch.epoch))
-
-    run(job.only(job.cells[:1]), progress=progress)
-    assert seen == [("train", 1), ("train", 2)]
+    assert told(run(job_of(toy_task, leak))) == [("train", "", "failed")]
 
 
 def test_cell_collapses_only_with_all_its_subjects(
-    run: Callable, toy_task: Task, configured: Any, store: Store, toy_cohort: Cohort, monkeypatch: pytest.MonkeyPatch
+    run: Callable, toy_task: Task, job_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One of two test subjects without a prediction is no collapse; both are."""
     split = Split(("sub-01",), ("sub-02",), ("sub-03", "sub-04"))
 
     def flags(empty: set[str], seed: int) -> Any:
-        def infer(network: Any, view: Any, sample: Any, *, batch_size: int) -> dict[str, Any]:
+        def made(members: Any, spec: Any, sample: Any, *, batch_size: int) -> Any:
             probability = np.zeros(sample.masks["target"].shape, np.float32)
             if sample.id not in empty:
                 probability[0, 0, 0] = 1
-            return {"probability": probability}
+            return {"target": {"probability": probability}}
 
-        monkeypatch.setattr("harness.pipeline.job.infer", infer)
-        job = next(jobs(configured(toy_task), (split,), (seed,)))
-        return run(job.only(job.cells[:2]))[1].facts["flags"]
+        monkeypatch.setattr("harness.pipeline.job.predict", made)
+        job = job_of(toy_task, split, seed)
+        return run(job.only(job.cells[:3]))[2].facts["flags"]
 
     assert flags({"sub-03"}, 0) == []
     assert flags({"sub-03", "sub-04"}, 1) == ["collapsed"]
 
 
-def test_threads_and_random_numbers_are_put_back(run: Callable, toy_task: Task, configured: Any) -> None:
+def test_flat_maps_are_flagged(run: Callable, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A map that is the same everywhere says nothing; one voxel that differs is enough."""
+
+    def flat(members: Any, spec: Any, sample: Any, explanation: Any, **named: Any) -> Explained:
+        maps = np.full((1, 1, *sample.shape), 2.0, np.float32)
+        maps[0, 0, 0, 0, 0] = 2.0 if explanation.attribution.keywords else 3.0
+        return Explained(("target",), maps)
+
+    monkeypatch.setattr("harness.pipeline.job.explain", flat)
+    flags = {record.label: record.facts["flags"] for record in run(job) if record.stage == "explain"}
+    assert flags == {"random": [], "gradients": ["flat map"]}
+
+
+def test_threads_and_random_numbers_are_put_back(run: Callable, toy_task: Task, job_of: Any) -> None:
     """An actor that is used again starts every cell alike."""
     torch.manual_seed(4)
     before = torch.get_num_threads(), torch.get_rng_state()
-    task = override(override(toy_task, "recipe.threads", 2), "recipe.epochs", 1)
-    job = next(jobs(configured(task), (SPLIT,), (0,)))
+    job = job_of(override(override(toy_task, "recipe.threads", 2), "recipe.epochs", 1))
     run(job.only(job.cells[:1]))
     assert torch.get_num_threads() == before[0] and torch.equal(torch.get_rng_state(), before[1])
 
 
 def test_same_method_under_another_label_gives_the_same_map(
-    run: Callable, toy_task: Task, configured: Any, store: Store, tmp_path: Path, toy_cohort: Cohort
+    toy_task: Task, job_of: Any, tmp_path: Path, toy_cohort: Cohort
 ) -> None:
     """An identity knows no labels, so a random method must not draw by one."""
     maps = []
     for label in ("random", "chance"):
-        task = dataclasses.replace(toy_task, attributions={label: toy_task.attributions["random"]})
-        apart = Store(tmp_path / label)
-        records: list[CellRecord] = []
-        execute(
-            next(jobs(configured(task), (SPLIT,), (0,))),
-            toy_cohort,
-            apart,
-            lambda folder, s=apart, r=records: r.append(s.commit(folder)),
-        )
-        maps.append(records[2].artifacts["map_sub-04.nii.gz"])
+        task = dataclasses.replace(toy_task, explanations={label: toy_task.explanations["random"]})
+        records = committed(job_of(task), toy_cohort, Store(tmp_path / label))
+        maps.append(records[3].artifacts["map_sub-04.nii.gz"])
     assert maps[0] == maps[1]
+
+
+class TestSeveralTargets:
+    """Ensembles, chosen samples, sums and probes, on a study of pictures."""
+
+    def test_every_cell_is_done(self, study_run: StudyRun) -> None:
+        """Folds and the ensemble run through all stages."""
+        made, _, records = study_run
+        assert {record.state for record in records.values()} == {"done"}
+        assert {identity for job in made for identity in (cell.identity for cell in job.cells)} == set(records)
+
+    def test_an_ensemble_predicts_the_average_of_its_networks(
+        self, study_run: StudyRun, study: Task, crowd: Cohort, crowd_spec: NetworkSpec, crowd_folds: Folds
+    ) -> None:
+        """On the fixed test set, of each target by its kind; logits are those of the mean probability."""
+        made, store, records = study_run
+        cell = made[-1].cells[0]
+        assert (cell.stage, records[cell.identity].facts["networks"]) == ("predict", 2)
+        kept = read_predictions(store, records[cell.identity])
+        assert tuple(kept) == crowd_folds.test
+        members = [load_member(study, store, records[name])[0] for name in made[-1].trainings]
+        sample = next(one for one in crowd.samples if one.id == crowd_folds.test[0])
+        apart = [predict([one], crowd_spec, sample, batch_size=8) for one in members]
+        for target in crowd_spec.targets:
+            expected = average(target, [one[target.name] for one in apart])
+            for name, value in expected.items():
+                np.testing.assert_allclose(kept[sample.id][target.name][name], value, rtol=1e-6)
+            assert not np.array_equal(*(next(iter(one[target.name].values())) for one in apart))
+
+    def test_an_ensemble_explains_by_the_average_of_its_networks(
+        self, study_run: StudyRun, study: Task, crowd: Cohort, crowd_spec: NetworkSpec, crowd_folds: Folds
+    ) -> None:
+        """Each network explains the class that the ensemble predicts, and maps are averaged."""
+        made, store, records = study_run
+        cell = next(one for one in made[-1].cells if (one.stage, one.label) == ("explain", "saliency"))
+        sample = next(one for one in crowd.samples if one.id == crowd_folds.test[0])
+        members = [load_member(study, store, records[name])[0] for name in made[-1].trainings]
+        hair = crowd_spec.targets[2]
+        classes = {"hair": predicted_class(hair, predict(members, crowd_spec, sample, batch_size=8)["hair"])}
+        whole = study.explained["saliency"]
+        apart = [
+            explain([one], crowd_spec, sample, whole, seed=0, classes=classes).maps.astype(float) for one in members
+        ]
+        for number, output in enumerate(("age", "smile", "hair")):
+            kept = read_maps(store, records[cell.identity], output=output)[sample.id]
+            np.testing.assert_allclose(kept, np.mean([one[number] for one in apart], axis=0), rtol=1e-5, atol=1e-9)
+
+    def test_a_fold_beside_a_fixed_test_set_predicts_its_validation_samples(
+        self, study_run: StudyRun, crowd_folds: Folds
+    ) -> None:
+        """The network of each fold says of its own validation samples, never of the test set."""
+        made, store, records = study_run
+        for job, split in zip(made, crowd_folds.folds, strict=False):
+            predicted = records[next(cell.identity for cell in job.cells if cell.stage == "predict")]
+            assert tuple(read_predictions(store, predicted)) == split.validation
+            assert not set(split.validation) & set(crowd_folds.test)
+
+    def test_sums_are_those_of_the_maps_that_are_kept(self, study_run: StudyRun) -> None:
+        """With maps and sums, blocks of consecutive samples add up to what each sample has."""
+        made, store, records = study_run
+        job = made[0]
+        cell = next(one for one in job.cells if (one.stage, one.label) == ("explain", "saliency"))
+        record = records[cell.identity]
+        assert record.facts["outputs"] == ["age", "smile", "hair"] and record.facts["channels"] == ["all"]
+        sums = read_sums(store.artifact(record, "blocks.npz"))
+        assert len(sums) == 4
+        for number, output in enumerate(record.facts["outputs"]):
+            maps = read_maps(store, record, output=output)
+            assert list(maps) == list(job.evaluated)
+            expected = np.sum(list(maps.values()), axis=0)
+            np.testing.assert_allclose(sums.sum(0)[number], expected, rtol=2e-3, atol=1e-7)
+
+    def test_chosen_samples_are_those_that_fit_their_predictions(
+        self, study_run: StudyRun, crowd: Cohort, crowd_spec: NetworkSpec
+    ) -> None:
+        """At most three of those whose smile was told correctly, as the stored predictions say."""
+        made, store, records = study_run
+        samples, smile = {one.id: one for one in crowd.samples}, crowd_spec.targets[1]
+        for job in made:
+            by_stage = {(cell.stage, cell.label): records[cell.identity] for cell in job.cells}
+            predicted = read_predictions(store, by_stage["predict", ""])
+            right = [
+                name
+                for name, one in predicted.items()
+                if predicted_class(smile, one["smile"]) == samples[name].targets["smile"]
+            ]
+            chosen = by_stage["explain", "smiles"].facts["samples"]
+            assert len(chosen) == min(3, len(right)) and set(chosen) <= set(right)
+            assert list(read_maps(store, by_stage["explain", "smiles"])) == chosen
+
+    def test_values_of_maps_and_probes_are_of_the_explained_samples(self, study_run: StudyRun) -> None:
+        """Each explained scalar has a value for each explained sample, and no other sample has one."""
+        made, store, records = study_run
+        cells = {(cell.stage, cell.label): cell for cell in made[0].cells}
+        for label, outputs in (("smiles", ["smile"]), ("gate", ["gate"]), ("random", ["age", "smile", "hair"])):
+            explained = records[cells["explain", label].identity].facts["samples"]
+            for stage in ("score", "probe"):
+                (values,) = read_values(store, records[cells[stage, label].identity]).values()
+                assert list(values["values"]) == explained
+                assert all(list(one["targets"]) == outputs for one in values["values"].values())
+
+    def test_probe_from_the_store_is_that_of_one_go(self, study_run: StudyRun, crowd: Cohort, tmp_path: Path) -> None:
+        """A probe of stored maps and networks, of several scalars, gives the bytes of one that followed them."""
+        made, store, records = study_run
+        for job in (made[0], made[-1]):
+            for label in ("random", "smiles"):
+                cell = next(one for one in job.cells if (one.stage, one.label) == ("probe", label))
+                apart = Store(tmp_path / f"{job.fold}-{label}")
+                # Everything but this cell, so that it must be computed.
+                apart.root.mkdir()
+                for stage in ("train", "predict", "explain"):
+                    (apart.root / stage).symlink_to(store.root / stage)
+                (again,) = committed(job.only([cell]), crowd, apart)
+                assert again.artifacts == records[cell.identity].artifacts
+
+    def test_an_ensemble_of_other_code_is_refused(self, study_run: StudyRun, crowd: Cohort, tmp_path: Path) -> None:
+        """As a single training is."""
+        made, _, _ = study_run
+        cell = dataclasses.replace(made[-1].cells[0], identity="0" * 20)
+        store = Store(tmp_path / "store")
+        (record,) = committed(made[-1].only([cell]), crowd, store)
+        assert record.state == "failed" and "another version of the code than the driver" in record.error
+
+    def test_an_ensemble_without_a_training_fails_by_name(
+        self, study_run: StudyRun, crowd: Cohort, tmp_path: Path
+    ) -> None:
+        """A training that is not in the store is named."""
+        made, _, _ = study_run
+        store = Store(tmp_path / "store")
+        (record,) = committed(made[-1].only(made[-1].cells[:1]), crowd, store)
+        assert f"the train cell {made[-1].trainings[0]} that it needs is not in the store" in record.error
+
+    def test_no_sample_that_fits_fails_the_explanation(
+        self,
+        study_run: StudyRun,
+        study: Task,
+        studied: Any,
+        crowd: Cohort,
+        crowd_folds: Folds,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """An explanation of nothing says what it looked for and what to change."""
+        store = Store(tmp_path / "store")
+        shutil.copytree(study_run[1].root, store.root)
+        monkeypatch.setattr("harness.pipeline.job.choose_samples", lambda *given: [])
+        task = override(study, "explanations.smiles.at_most", 2)
+        job = missing(next(jobs(studied(task), crowd, crowd_folds, (0,))), store)
+        assert job is not None
+        (record,) = committed(job, crowd, store)
+        assert (record.stage, record.label, record.state) == ("explain", "smiles", "failed")
+        assert "no sample fits samples=correct of 8; set explanations.smiles.samples=tested" in record.error
 
 
 def _never(*given: Any, **named: Any) -> Any:

@@ -140,7 +140,7 @@ def test_sigkill_half_way_then_same_command_gives_the_same_table(
     assert not list((out / "ray").glob("tune-*")), "what the killed run left was not removed"
 
     with sqlite3.connect(out / "mlflow.db") as database:
-        tags = [row[0] for row in database.execute("select value from tags where key = 'harness.core.identity'")]
+        tags = [row[0] for row in database.execute("select value from tags where key = 'harness.identity'")]
         states = {row[0] for row in database.execute("select status from runs")}
     assert len(tags) == len(set(tags)) == 2 + 36  # two configurations, 36 cells
     assert states == {"FINISHED"}

@@ -1,0 +1,199 @@
+"""Overrides: a changed copy of a task, by the keys that users type."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.core.errors import OutOfRange, UnknownName
+from harness.core.overrides import component_of, keys, narrowed, override, preset
+from harness.core.task import Task, describe, restore
+from harness.sweep.catalogue import load_task
+
+
+def test_every_option_takes_its_own_value(epvs: Task) -> None:
+    """Setting any key to what it is changes nothing, so that it is the same configuration."""
+    described = describe(epvs)
+    for key in keys(epvs):
+        value = _value(described, epvs.axes.get(key, key))
+        assert describe(override(epvs, key, value)) == described, key
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "where", "expected"),
+    [
+        ("sequences", "T2w+FLAIR", ("adapter", "channels"), "T2w+FLAIR"),
+        ("adapter.channels", "SWI", ("adapter", "channels"), "SWI"),
+        ("targets.mask.name", "lesion", ("targets", "mask", "name"), "lesion"),
+        ("targets.mask", "number_column", ("targets", "mask", "use"), "number_column"),
+        ("explanations.random.keep", "sums", ("explanations", "random", "keep"), "sums"),
+        ("explanations.random.at_most", "3", ("explanations", "random", "at_most"), 3),
+        ("recipe.lr", 1e-4, ("recipe", "lr"), 1e-4),
+        ("recipe.lr", "1e-4", ("recipe", "lr"), 1e-4),
+        ("recipe.balance", False, ("recipe", "balance"), False),
+        ("model.width", 8.0, ("model", "width"), 8),
+        ("phantom.shape", [24, 24, 8], ("phantom", "shape"), [24, 24, 8]),
+        ("model", "basic_unet", ("model", "use"), "basic_unet"),
+        ("split", "k_fold", ("split", "use"), "k_fold"),
+        ("phantom_subjects", 9, ("phantom_subjects",), 9),
+        ("objective", "auc", ("objective",), "auc"),
+        ("metrics.dice", "volumetric_similarity", ("metrics", "dice", "use"), "volumetric_similarity"),
+        ("metrics.mine", "sensitivity", ("metrics", "mine", "use"), "sensitivity"),
+        ("metrics.sensitivity.tolerance_mm", 2, ("metrics", "sensitivity", "tolerance_mm"), 2.0),
+        ("metrics.sensitivity_1.5mm.tolerance_mm", 2, ("metrics", "sensitivity_1.5mm", "tolerance_mm"), 2.0),
+        ("metrics.sensitivity_1.5mm", "dice", ("metrics", "sensitivity_1.5mm", "use"), "dice"),
+        ("attributions.random", "saliency", ("attributions", "random", "use"), "saliency"),
+        ("attributions.integrated_gradients.steps", 4, ("attributions", "integrated_gradients", "steps"), 4),
+    ],
+)
+def test_override(epvs: Task, key: str, value: Any, where: tuple[str, ...], expected: Any) -> None:
+    """Every kind of key changes what it names, as the type that it declares, and nothing else."""
+    before, after = describe(epvs), describe(override(epvs, key, value))
+    found: Any = after
+    for step in where:
+        found = found[step]
+    assert found == expected and type(found) is type(expected)
+    assert {name for name in after if after[name] != before[name]} == {where[0]}
+
+
+def test_override_leaves_the_task_as_it_is(epvs: Task) -> None:
+    """A task is a value: overriding gives another one."""
+    before = describe(epvs)
+    override(epvs, "metrics.mine", "dice")
+    assert describe(epvs) == before
+
+
+def test_another_component_starts_with_its_own_defaults(epvs: Task) -> None:
+    """Options of one model are not handed to another."""
+    task = override(override(epvs, "model.width", 4), "model", "basic_unet")
+    assert describe(task)["model"]["width"] == 16
+
+
+def test_the_same_component_keeps_its_options(epvs: Task) -> None:
+    """Naming the model that the task already has changes nothing."""
+    task = override(override(epvs, "model.width", 4), "model", "unet")
+    assert describe(task)["model"]["width"] == 4
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("recipe.lrr", 1, r"no option of recipe segmentation is named 'lrr'\. Near: lr"),
+        ("sequnces", "T2w", r"no key is named 'sequnces'\. Near: sequences"),
+        ("model", "unett", r"no model is named 'unett'\. Near: unet"),
+        ("metrics.mine", "dicee", r"no metric is named 'dicee'\. Near: dice"),
+        ("metrics.dicee.tolerance_mm", 3, r"no label in metrics is named 'dicee'\. Near: dice"),
+        ("metrics.dice.tolerance_mm", 3, r"no option of metric dice is named 'tolerance_mm'"),
+        ("attributions.random.stepz", 3, r"no option of attribution random is named 'stepz'"),
+        ("metrics", "dice", r"no key is named 'metrics'"),
+        ("name", "x", r"no key is named 'name'"),
+        ("objective", "dicee", r"no metric of task epvs \(its objective\) is named 'dicee'\. Near: dice"),
+        ("objective.x", "dice", r"no key is named 'objective\.x'"),
+    ],
+)
+def test_unknown_names_show_the_near_ones(epvs: Task, key: str, value: Any, message: str) -> None:
+    """An unknown name is answered with the near names, then all."""
+    with pytest.raises(UnknownName, match=message) as caught:
+        override(epvs, key, value)
+    assert "All: " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("recipe.lr", -1, r"recipe\.lr must be a number > 0 and <= 1, got -1"),
+        ("recipe.lr", 2, r"recipe\.lr must be a number > 0 and <= 1, got 2"),
+        ("recipe.lr", float("nan"), r"recipe\.lr must be .*, got nan \(.*finite"),
+        ("model.output_bias", float("inf"), r"model\.output_bias must be a number, got inf \(.*finite"),
+        ("width", 0, r"width must be a whole number > 0, got 0"),
+        ("model.width", 8.5, r"model\.width must be a whole number > 0, got 8\.5"),
+        ("recipe.epochs", "many", r"recipe\.epochs must be a whole number >= 1, got 'many'"),
+        ("recipe.balance", "perhaps", r"recipe\.balance must be yes/no, got 'perhaps'"),
+        ("recipe.augmentation", "wild", r"recipe\.augmentation must be one of published, joint, none, got 'wild'"),
+        ("phantom.shape", [1, 2], r"phantom\.shape must be a list of 3 whole numbers, got \[1, 2\]"),
+        ("phantom_subjects", "six", r"phantom_subjects must be a whole number >= 1, got 'six'"),
+        ("model", 3, r"model must be the name of a model, got 3; one of basic_unet, .*unet"),
+        ("sequences", None, r"sequences must be text, got None"),
+    ],
+)
+def test_values_out_of_range_show_the_relation(epvs: Task, key: str, value: Any, message: str) -> None:
+    """The message says the relation that must hold, what came, and where."""
+    with pytest.raises(OutOfRange, match=message):
+        override(epvs, key, value)
+
+
+def test_path_is_absolute_once_it_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An option that names a file means the same file in any working folder, here and on a worker."""
+    monkeypatch.chdir(tmp_path)
+    task = override(load_task("lsm"), "targets.scores.atlas", "regions.nii.gz")
+    monkeypatch.chdir(tmp_path.parent)
+    described = describe(task)
+    assert described["targets"]["scores"]["atlas"] == str(tmp_path / "regions.nii.gz")
+    assert restore(described).targets["scores"].keywords["atlas"] == tmp_path / "regions.nii.gz"
+
+
+def test_empty_path_is_refused() -> None:
+    """It would be the working folder."""
+    with pytest.raises(
+        OutOfRange, match=r"targets\.scores\.atlas must be the path of a file or folder, got an empty one"
+    ):
+        override(load_task("lsm"), "targets.scores.atlas", "")
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("width", ("model", "width")),
+        ("model", ("model", "")),
+        ("targets.mask.name", ("targets.mask", "name")),
+        ("metrics.sensitivity_1.5mm.tolerance_mm", ("metrics.sensitivity_1.5mm", "tolerance_mm")),
+        ("phantom_subjects", ("phantom_subjects", "")),
+    ],
+)
+def test_component_of_a_key(epvs: Task, key: str, expected: tuple[str, str]) -> None:
+    """Short names are resolved, and labels may hold dots."""
+    assert component_of(epvs, key) == expected
+
+
+@pytest.fixture
+def preset_task(epvs: Task) -> Task:
+    """A task with presets for a profile, an experiment and a model."""
+    presets = {
+        "profile=paper": {"recipe.epochs": 60},
+        "profile=paper model=basic_unet": {"recipe.epochs": 70, "width": 4},
+        "experiment=small model=basic_unet": {"recipe.batch_size": 2},
+    }
+    return dataclasses.replace(epvs, presets=presets)
+
+
+def test_presets_hold_where_all_of_their_words_do(preset_task: Task) -> None:
+    """The profile narrows them first; the model decides later, when it is known."""
+    paper = narrowed(preset_task, profile="paper", experiment="")
+    assert describe(preset(paper))["recipe"]["epochs"] == 60
+    chosen = describe(preset(override(paper, "model", "basic_unet")))
+    assert (chosen["recipe"]["epochs"], chosen["model"]["width"], chosen["recipe"]["batch_size"]) == (70, 4, 32)
+
+
+def test_presets_of_other_profiles_do_nothing(preset_task: Task) -> None:
+    """With another profile and experiment the task stays as it is."""
+    quick = override(narrowed(preset_task, profile="quick", experiment=""), "model", "basic_unet")
+    assert describe(preset(quick)) == describe(quick)
+
+
+def test_presets_yield_to_what_is_given(preset_task: Task) -> None:
+    """A key that the user gives is left alone, by its full name or the task's short one."""
+    paper = override(narrowed(preset_task, profile="paper", experiment=""), "model", "basic_unet")
+    kept = describe(preset(paper, but=["model.width"]))
+    assert (kept["recipe"]["epochs"], kept["model"]["width"]) == (70, 16)
+
+
+def _value(described: dict[str, Any], path: str) -> Any:
+    """The value at a dotted path; labels may hold dots, components give their name."""
+    here: Any = described
+    while path:
+        step = max((key for key in here if path == key or path.startswith(f"{key}.")), key=len)
+        here, path = here[step], path[len(step) + 1 :]
+    return here["use"] if isinstance(here, dict) else here
