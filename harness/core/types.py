@@ -228,13 +228,13 @@ class Sample:
 
         Masks that the sample does not have are skipped: a brain mask may be absent.
         """
-        parts = [self.id, self.subject]
-        parts += [f"{name}={self.images[name].fingerprint}" for name in reads.images]
-        parts += [f"{name}={self.masks[name].fingerprint}" for name in reads.masks if name in self.masks]
-        parts += [f"{name}={_text(self.covariates.get(name))}" for name in reads.covariates]
+        texts = [self.id, self.subject]
+        texts += [f"{name}={self.images[name].fingerprint}" for name in reads.images]
+        texts += [f"{name}={self.masks[name].fingerprint}" for name in reads.masks if name in self.masks]
+        texts += [f"{name}={_text(self.covariates.get(name))}" for name in reads.covariates]
         for kind, values in (("target", self.targets), ("clean", self.clean), ("weight", self.weights)):
-            parts += [f"{kind} {name}={_text(values[name])}" for name in reads.targets if name in values]
-        return parts
+            texts += [f"{kind} {name}={_text(values[name])}" for name in reads.targets if name in values]
+        return texts
 
 
 def _text(value: float | str | None) -> str:

@@ -173,5 +173,7 @@ def test_levels_of_noise_mean_nothing_to_a_measured_score(words: dict[str, Any],
     """Two rows of one score would read as an experiment, and one would claim a level that is not there."""
     kept = {key: value for key, value in words.items() if key not in SIMULATED}
     for noise in ((0.0, 0.2), 0.2):
-        with pytest.raises(RequestError, match="noise applies to simulated scores only; remove it .* when score= is set"):
+        with pytest.raises(
+            RequestError, match="noise applies to simulated scores only; remove it .* when score= is set"
+        ):
             resolve(to_words(**{**kept, "noise": noise, "score": "severity", "out": str(tmp_path)}))
