@@ -25,6 +25,7 @@ from harness.pipeline.aggregate import (
     _sampled,
     metric_facts,
     pool,
+    pooled_value,
 )
 from harness.pipeline.cell import ENSEMBLE, Job, ensembles, jobs
 from harness.stats.intervals import bootstrap_interval
@@ -653,3 +654,25 @@ class TestSeveralTargets:
         after = four.pool()
         assert repr(after.prediction) == repr(before.prediction)
         assert repr(after.regions) == repr(before.regions)
+
+
+def test_ceiling_reads_columns_that_the_metric_itself_does_not_need(toy_task: Task) -> None:
+    """The highest R² that noisy scores allow follows from the scores without noise, and misses nobody."""
+    rng = np.random.default_rng(4)
+    clean = rng.normal(size=40)
+    noisy = clean + rng.normal(0, 0.5, 40)
+    table = table_of({"target_score": noisy, "predicted_score": clean, "clean_score": clean})
+    task = dataclasses.replace(
+        toy_task,
+        metrics={
+            **toy_task.metrics,
+            "target_score": partial(regression.target_score),
+            "predicted_score": partial(regression.predicted_score),
+            "clean_score": partial(regression.clean_score),
+            "r2": partial(regression.r2),
+        },
+    )
+    found = pooled_value(task, "r2", [table], one_each(40), paired=False)["score"]
+    slope, intercept = np.polyfit(clean, noisy, 1)
+    assert found["ceiling"] == pytest.approx(r2_score(noisy, slope * clean + intercept))
+    assert found["missing"] == 0
