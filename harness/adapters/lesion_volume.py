@@ -146,6 +146,7 @@ class LesionVolume:
         ----------
         outputs : of each score, (1, 1)
         sample : whose map they are of
+        targets : in the order in which they were fitted
 
         Returns
         -------
@@ -153,10 +154,10 @@ class LesionVolume:
             ``value`` () float64 of each score, on the scale of the cohort's scores
         """
         adjustment = self._fitted()
-        said = np.array([output[0, 0] for output in outputs.values()], np.float64)
+        said = np.array([outputs[target.name][0, 0] for target in targets], np.float64)
         if adjustment is not None:
             said = adjustment.restored(said, _volume(sample))
-        return {name: {"value": value} for name, value in zip(outputs, said, strict=True)}
+        return {target.name: {"value": value} for target, value in zip(targets, said, strict=True)}
 
     def to_image(self, maps: Array, sample: Sample) -> Array:
         """Maps of the one item (1, 1, X, Y, Z) → (1, X, Y, Z)."""

@@ -20,7 +20,7 @@ __all__ = ["Adjustment", "VolumeControl", "VolumeLine", "fit_adjustment", "fit_v
 
 VolumeControl = Literal["direct_total_lesion_volume", "none", "regress_behaviour", "regress_both", "regress_lesion"]
 
-_SMALLEST = 1e-6  # a smaller lesion volume counts as none: it is not blown up
+_SMALLEST = 1e-6  # a smaller lesion volume counts as none: it is not rescaled
 
 
 @dataclass(frozen=True, eq=False)

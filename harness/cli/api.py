@@ -388,4 +388,4 @@ def _tracker(made: Plan, command: str) -> Tracker | None:
 def _is_complete(made: Plan, configuration: str) -> bool:
     """Whether every cell of a configuration is done."""
     own = [cell for cell in made.cells if cell.configuration == configuration]
-    return all(made.store.get(cell.stage, cell.identity) is not None for cell in own)
+    return all(is_done(cell, made.store) for cell in own)

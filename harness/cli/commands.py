@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -15,10 +13,9 @@ from harness.cli.keys import refuse_unused
 from harness.core.errors import RequestError, UnknownName
 from harness.core.paths import absolute, sqlite_uri
 from harness.core.registry import KINDS
-from harness.core.types import JSON
 from harness.core.values import checked
 from harness.sweep.catalogue import load_task, task_names
-from harness.sweep.grammar import Words, parse
+from harness.sweep.grammar import parse
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -103,21 +100,20 @@ def list_parts(kind: str) -> int:
 
 def describe(texts: Sequence[str]) -> int:
     """``harness describe task=NAME`` or ``harness describe model=NAME``."""
+    from harness.cli.description import describe_component, describe_task
+
     words = parse(texts)
     if words.has("task"):
         refuse_unused(words, "harness describe task=NAME")
-        return _describe_task(words)
+        describe_task(load_task(str(words.values["task"])), str(words.values.get("format", "text")), console())
+        return 0
     refuse_unused(words, "harness describe")
     kind, name = next(iter(words.values.items()), ("", ""))
     if len(words.values) != 1:
-        raise RequestError(f"describe what? Say task=NAME or one of {', '.join(f'{one}=NAME' for one in KINDS)}")
-    entry = KINDS[kind].get(str(name))
-    out = console()
-    out.print(f"{kind} {entry.name}", style="bold")
-    out.print(inspect.getdoc(entry.function) or "", markup=False)
-    if entry.source:
-        out.print(f"\nSource: {entry.source}", markup=False)
-    out.print(f"\n{entry.name}{inspect.signature(entry.function)}", markup=False)
+        raise RequestError(
+            f"name one thing to describe: task=NAME or one of {', '.join(f'{one}=NAME' for one in KINDS)}"
+        )
+    describe_component(kind, str(name), console())
     return 0
 
 
@@ -204,54 +200,6 @@ def doctor() -> int:
     rows = [[marks[check.state], check.name, check.value, check.remedy] for check in checks]
     show_table(console(), ["", "what", "found", "next step"], rows)
     return 1 if any(check.state == "missing" for check in checks) else 0
-
-
-def _describe_task(words: Words) -> int:
-    from harness.core.overrides import allowed
-    from harness.core.task import describe
-
-    task = load_task(str(words.values["task"]))
-    described = describe(task)
-    style = str(words.values.get("format", "text"))
-    if style not in ("json", "text"):
-        raise UnknownName("format", style, ("json", "text"))
-    if style == "json":
-        print(json.dumps(described, indent=1))
-        return 0
-    out = console()
-    out.print(f"{task.name}: {task.question}", style="bold", markup=False)
-    out.print(str(task.source), markup=False)
-    rows: list[list[str]] = []
-    for name in ("cohort", "phantom", "adapter", "split", "model", "recipe"):
-        if getattr(task, name) is None:
-            continue
-        bounds = allowed(getattr(task, name))
-        for option, value in described[name].items():
-            key = name if option == "use" else f"{name}.{option}"
-            rows.append([key, _shown(value), "" if option == "use" else bounds[option]])
-    show_table(out, ["key", "value", "must hold"], rows, "Parts and options")
-    show_table(out, ["short", "stands for"], [[a, b] for a, b in task.axes.items()], "Short names")
-    for title, values in (("Profiles", task.profiles), ("Experiments", task.experiments)):
-        show_table(out, ["name", "sets"], [[name, _short(value)] for name, value in values.items()], title)
-    spaces = [[name, "; ".join(map(str, space))] for name, space in task.spaces.items()]
-    show_table(out, ["name", "dimensions"], spaces, "Search spaces (search=optuna space=NAME)")
-    for many in ("attributions", "metrics"):
-        rows = [[label, _shown(part)] for label, part in described[many].items()]
-        show_table(out, ["label", "part and options"], rows, many.capitalize())
-    return 0
-
-
-def _short(value: Mapping[str, JSON]) -> str:
-    return ", ".join(f"{key}={_shown(one)}" for key, one in value.items())
-
-
-def _shown(value: JSON) -> str:
-    if isinstance(value, Mapping):
-        options = ", ".join(f"{key}={_shown(one)}" for key, one in value.items() if key != "use")
-        return f"{value.get('use', '')}({options})"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_shown(one) for one in value) + "]"
-    return str(value)
 
 
 def _say_runs(out: Console, made: Plan) -> None:

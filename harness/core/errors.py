@@ -1,14 +1,14 @@
-"""Every error the user can meet, in one tree.
+"""All errors raised on purpose.
 
 ::
 
     HarnessError
-    ├── RequestError          the words of a command are wrong (exit code 2)
-    │   ├── UnknownName       no such task, model, key, …; shows the near ones
-    │   ├── OutOfRange        a value breaks the relation that must hold
-    │   └── BadSyntax         a word that cannot be parsed
-    ├── RegistrationError     a part that cannot be registered
-    ├── CohortError           faults of the data, all of them listed
+    ├── RequestError          the request is wrong (exit code 2)
+    │   ├── UnknownName       no such task, model, key, …; lists similar names
+    │   ├── OutOfRange        a value violates a condition
+    │   └── BadSyntax         an override that cannot be parsed
+    ├── RegistrationError     a component that cannot be registered
+    ├── CohortError           faults in the data, all of them listed
     ├── ImageError            an image file that cannot be read (in harness.data.nifti)
     ├── StoreError            a record or artifact that cannot be trusted
     └── CellError             a cell that cannot be computed
@@ -40,11 +40,11 @@ __all__ = [
 
 
 def first_line(error: BaseException, *, where: bool = False) -> str:
-    """An error as one line: its type, and the first line of its message.
+    """An error as one line: its type and the first line of its message.
 
     Parameters
     ----------
-    where : add the file and line in which it was raised
+    where : add the file and line that raised it
     """
     line = str(error).strip().partition("\n")[0] or "no message"
     frames = traceback.extract_tb(error.__traceback__) if where else []
@@ -53,21 +53,21 @@ def first_line(error: BaseException, *, where: bool = False) -> str:
 
 
 class HarnessError(Exception):
-    """Root of all errors raised on purpose."""
+    """Base class of all errors raised on purpose."""
 
 
 class RequestError(HarnessError):
-    """The request cannot be carried out as it was worded."""
+    """A request that cannot be carried out."""
 
 
 class UnknownName(RequestError):
-    """A name that is not in a closed list.
+    """A name that does not exist.
 
     Parameters
     ----------
-    kind : what the name should have been ("model", "metric", "key", …)
-    name : what came
-    known : every name that would have been accepted
+    kind : what is named ("model", "metric", "key", …)
+    name : the unknown name
+    known : all names that exist
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
@@ -84,23 +84,23 @@ class UnknownName(RequestError):
 
 
 class OutOfRange(RequestError):
-    """A value that breaks the relation that must hold."""
+    """A value that violates a condition."""
 
 
 class BadSyntax(RequestError):
-    """A word that the override grammar cannot read."""
+    """An override that cannot be parsed."""
 
 
 class RegistrationError(HarnessError):
-    """A part that was refused when it was registered."""
+    """A component that cannot be registered."""
 
 
 class CohortError(HarnessError):
-    """The cohort has faults; nothing was trained and nothing was written.
+    """The cohort has faults; nothing was trained or written.
 
     Parameters
     ----------
-    faults : all faults that were found, in reading order
+    faults : all faults, in the order in which they were found
     """
 
     def __init__(self, faults: Sequence[Fault]) -> None:
@@ -110,7 +110,7 @@ class CohortError(HarnessError):
         lines += [f"  {number}. {fault}" for number, fault in enumerate(self.faults, 1)]
         subjects = sorted({fault.subject for fault in self.faults if fault.subject})
         if subjects:
-            lines.append(f"Mend the files, or go on without them: exclude={','.join(subjects)}")
+            lines.append(f"Fix the files, or leave these subjects out: exclude={','.join(subjects)}")
         super().__init__("\n".join(lines))
 
     def __reduce__(self) -> tuple[type[CohortError], tuple[tuple[Fault, ...]]]:

@@ -1,4 +1,4 @@
-"""Explanations as values: which attribution, of what, combined how, of which samples."""
+"""Explanations: which attribution, of which output, combined how, and for which samples."""
 
 from __future__ import annotations
 
@@ -23,25 +23,29 @@ class Explanation:
 
     Parameters
     ----------
-    attribution : the method with its options
-    of : the scalar that is explained. Empty: each target's own scalar, which is the
-        output of a number, the logit of a binary target, the logit of the predicted
-        class, and the lesion evidence of a mask. ``"NAME"``: that of one target, or a
-        scalar that the model exposes; ``"NAME:CLASS"``: the logit of one class
-    combine : ``none`` keeps a map for each input channel, ``sum`` adds them,
-        ``relevance_times_input`` adds the products of map and input
-    samples : ``tested`` explains all, ``correct`` those that were classified
-        correctly, ``true_positive`` those that were correctly called positive
-    chosen_by : target of the classification by which samples are chosen; empty takes
-        the only binary or classes target
-    at_most : number of samples that are explained, the most confident first; 0 for all
-    postprocess : applied to each sample's map before it is kept
-    keep : ``maps`` of every sample, ``sums`` over blocks of samples, or both
+    attribution : attribution method with its options
+    of : scalar to explain. ``NAME`` is a target, or a scalar that the model exposes;
+        ``NAME:CLASS`` is the logit of one class. If empty, every target is explained
+        by its own scalar: the output for a number, the logit for a binary target, the
+        logit of the predicted class for classes, and the sum over voxels of the
+        softplus of the lesion margin for a mask
+    combine : how the maps of the input channels are combined: ``none`` keeps one map
+        per channel, ``sum`` adds them, ``relevance_times_input`` multiplies each map
+        by its input before adding
+    samples : samples to explain: ``tested`` takes all test samples, ``correct`` those
+        that are classified correctly, ``true_positive`` those that are correctly
+        classified as positive
+    chosen_by : target whose predictions select the samples; if empty, the only binary
+        or classes target
+    at_most : maximum number of samples, the most confident first; 0 for no limit
+    postprocess : postprocessing applied to the map of each sample before it is stored
+    keep : what is stored: the ``maps`` of all samples, ``sums`` over blocks of samples,
+        or both
 
     Raises
     ------
     OutOfRange
-        If a value is not one of those above.
+        If a field has a value that is not listed above.
     """
 
     attribution: partial[Any]
@@ -62,24 +66,24 @@ class Explanation:
 
     @property
     def chooses(self) -> bool:
-        """Whether samples are chosen by their predictions."""
+        """Whether samples are selected by their predictions."""
         return self.samples != "tested" or self.at_most > 0
 
     @property
     def summed(self) -> bool:
-        """Whether sums over blocks of samples are kept."""
+        """Whether sums over blocks of samples are stored."""
         return "sums" in self.keep
 
     @property
     def judged_as_sum(self) -> bool:
-        """Whether metrics see the sum over samples; where each map is kept, they see those."""
+        """Whether metrics are computed on the sum over samples rather than on the map of each sample."""
         return self.keep == "sums"
 
     @property
     def mapped(self) -> bool:
-        """Whether each sample's map is kept."""
+        """Whether the map of each sample is stored."""
         return "maps" in self.keep
 
 
 FIELDS = ("of", "combine", "samples", "chosen_by", "at_most", "keep")
-"""Fields that are plain values, in order."""
+"""Names of the fields that hold plain values, in order."""

@@ -1,4 +1,4 @@
-"""What a paper claims, as plain data: hypotheses to be tested, values to stand beside ours."""
+"""Hypotheses and published results of a paper, as plain data."""
 
 from __future__ import annotations
 
@@ -15,23 +15,27 @@ Relation = Literal["better", "equivalent", "reaches"]
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A testable statement of a paper; which end of the metric is better, the metric says.
+    """A testable statement of a paper.
+
+    Whether high or low values are better is defined by the metric.
 
     Parameters
     ----------
-    id : short name, for the table
-    statement : in words
+    id : short name for tables
+    statement : the hypothesis in words
     metric : label of one of the task's metrics
-    groups : labels, best group first. ``"better"``: every member of a group is
-        better than every member of the next one. ``"equivalent"``: any two members
-        of the one group. ``"reaches"``: each member of the one group by itself
-    over : what the labels are: an axis of the leaderboard, or ``"region"``
-    at : what is held fixed: a region by ``"region"``, or a label by its axis
+    groups : labels, best group first. For ``"better"``, every member of a group is
+        better than every member of the next group. For ``"equivalent"``, all members
+        of the single group are equivalent. For ``"reaches"``, each member of the single
+        group reaches ``margin``
+    over : what the labels belong to: a column of the leaderboard, or ``"region"``
+    at : what is held fixed: column → label, or ``"region"`` → name of the region
     relation : see ``groups``
-    margin : in the metric's unit. Better by more than this; equivalent within
-        plus or minus this; or the value that is reached
-    support : how well the paper itself backs it: strong, moderate or weak
-    caution : what to bear in mind
+    margin : in the unit of the metric. ``"better"``: smallest difference;
+        ``"equivalent"``: largest difference in either direction; ``"reaches"``: the
+        value to reach
+    support : how well the paper supports the hypothesis: strong, moderate or weak
+    caution : limitation to report with the result
     """
 
     id: str
@@ -50,22 +54,23 @@ class Hypothesis:
         if not fits or not all(self.groups):
             wanted = "two groups or more" if self.relation == "better" else "one group"
             raise OutOfRange(
-                f"ordering {self.id} ({self.relation}) must name {wanted}, none of them empty; got {self.groups}"
+                f"hypothesis {self.id} ({self.relation}) must name {wanted}, none of them empty; got {self.groups}"
             )
         if self.relation == "equivalent" and not self.margin > 0:
-            raise OutOfRange(f"`0 < margin` must hold for ordering {self.id} (equivalent), got margin={self.margin}")
+            raise OutOfRange(f"`0 < margin` must hold for hypothesis {self.id} (equivalent), got margin={self.margin}")
 
 
 @dataclass(frozen=True)
 class Published:
-    """A table of a paper.
+    """A table of results from a paper.
 
     Parameters
     ----------
-    source : which table of which paper, and what its numbers are
-    over : the axis whose labels the rows are
+    source : paper, table and kind of values
+    over : leaderboard column whose labels are the rows
     metrics : labels of the task's metrics, one per column
-    values : row → a (value, standard error) per column; ``None`` where none is printed
+    values : row label → (value, standard error) for each column; the standard error is
+        ``None`` where the paper gives none
     """
 
     source: str
@@ -83,5 +88,5 @@ class Published:
 
 
 def label_key(label: object) -> frozenset[str]:
-    """By what labels are compared: parts joined by ``+`` are a set, whose order says nothing."""
+    """Key for comparing labels; the order of names joined by ``+`` does not matter."""
     return frozenset(str(label).split("+"))

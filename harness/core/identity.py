@@ -1,22 +1,22 @@
-"""Identities: what exactly determines a result, as one hash.
+"""Identities: a hash of everything that determines a result.
 
-An identity is the SHA-256 of canonical JSON. Code enters it as the syntax trees,
-without docstrings and comments, of a component's own definition and of every
-definition that it reaches: in its module, in ``harness``, and in its own top-level
-package. Editing a helper changes the digest of the components that reach it; adding
-or editing a neighbour changes no other digest.
+An identity is the SHA-256 of canonical JSON. It includes the code of a component:
+the syntax trees of its definition and of every definition that it uses, directly or
+indirectly, in its module, in ``harness`` and in its own top-level package, without
+docstrings and comments. Editing a function changes the digests of the components
+that use it, and no other digest.
 
 Notes
 -----
-Sources are read, never run. Names are followed through imports, aliases and
-re-exports (see :mod:`harness.core.sources` for what belongs to a name). Names in
-annotations are not followed; the annotations themselves are part of the tree.
-Where a module is used as a whole (``getattr(module, name)``, a star import, an
-attribute that no statement binds), all of it counts, with all that it imports.
+Sources are parsed, never executed. Names are followed through imports, aliases and
+re-exports (see :mod:`harness.core.sources`). Names in annotations are not followed,
+but the annotations belong to the syntax tree. Where a module is used as a whole
+(``getattr(module, name)``, a star import, an attribute that no statement binds), the
+whole module and all its imports are included.
 
-Not seen are libraries outside, what one module changes in another when it is
-imported, and names that are looked up in a registry; :func:`digest_of` follows
-those that a registration states.
+Not included are other libraries, changes that one module makes to another when it
+is imported, and names that are looked up in a registry, except those that a
+registration declares (see :func:`digest_of`).
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ __all__ = [
     "remember",
 ]
 
-_LENGTH = 20  # hex digits: 80 bits, no clash within any thinkable store
+_LENGTH = 20  # hex digits: with 80 bits, collisions are practically impossible
 
 _FAMILY = "harness"
-# A registry gives names to functions and hands them back untouched: no result depends on its code.
+# Registries return functions unchanged, so that no result depends on their code.
 _UNSEEN = frozenset({"harness.core.registry"})
 
 
 def canonical(value: JSON) -> str:
-    """JSON text that is equal for equal values (sorted keys, no spaces)."""
+    """JSON text with sorted keys and without spaces, equal for equal values."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_plain)
 
 
@@ -68,101 +68,102 @@ def identify(value: JSON) -> str:
 
 
 def digest_of(component: functools.partial[Any], registry: Registry) -> str:
-    """Hash of the code of a component and of the components that it names.
+    """Hash of the code of a component and of the components that it refers to.
 
     Parameters
     ----------
     component : a registered function with its options
-    registry : in which the function is registered, and what it names
+    registry : registry of the function and of the components that it refers to
 
     Returns
     -------
     str
-        20 hex digits. Two facts of a registration name other components, whose
-        code is included: ``wraps="method"`` says that the option ``method`` holds
-        the name of one, and ``chance`` and ``ceiling`` of a metric may be names.
+        20 hex digits. A registration can refer to other components, whose code is
+        included: ``wraps="method"`` declares that the option ``method`` holds the name
+        of one, and ``chance`` and ``ceiling`` of a metric may be names of metrics.
 
     Raises
     ------
     RegistrationError
-        See :func:`component_digest`; or if components name each other in a circle.
+        If the code cannot be found (see :func:`component_digest`), or if components
+        refer to each other in a circle.
     """
     return _digest_of(component, registry, ())
 
 
 def component_digest(*functions: Callable[..., Any]) -> str:
-    """Hash of the code of functions or classes and of all that they reach.
+    """Hash of the code of functions or classes and of everything that they use.
 
     Parameters
     ----------
-    functions : each defined by a statement at the top level of a module
+    functions : functions or classes defined at the top level of a module
 
     Returns
     -------
     str
-        20 hex digits; equal for sources that differ in comments, formatting,
-        docstrings, or in what the functions do not reach.
+        20 hex digits. Comments, formatting, docstrings, and code that the functions
+        do not use make no difference.
 
     Raises
     ------
     RegistrationError
-        If the code of a function cannot be found: it was made in a notebook, inside
-        another function, or by a decorator in another module.
+        If the code of a function cannot be found because it was defined in a notebook,
+        inside another function, or by a decorator in another module.
     """
     return code_digest([_name_of(function) for function in functions])
 
 
 def code_digest(names: Iterable[str]) -> str:
-    """Hash of the code of definitions or whole modules, and of all that they reach.
+    """Hash of the code of definitions or whole modules and of everything that they use.
 
     Parameters
     ----------
-    names : ``package.module:name`` for a function, class or constant,
-        ``package.module`` for a module and the modules that it imports; of
-        ``harness`` or of a third-party package
+    names : ``package.module:name`` for a function, class or constant, or
+        ``package.module`` for a module with its imports; in ``harness`` or in a
+        third-party package
 
     Returns
     -------
     str
-        20 hex digits, see :func:`component_digest`
+        20 hex digits, see :func:`component_digest`.
 
     Raises
     ------
     RegistrationError
-        If a module has no file, or nothing in it has that name.
+        If a module has no file or does not define the name.
     """
     return identify(dict(_reached(tuple(sorted(set(names))))))
 
 
-_read: dict[str, Code] = {}  # version of Python and hash of a source text → what was found in it
+_read: dict[str, Code] = {}  # Python version and hash of a source text → its analysis
 
 
 def codes_read() -> Mapping[str, Code]:
-    """What this process has found in source texts, by the hash of their bytes."""
+    """Source texts that this process has analysed, by Python version and hash."""
     return dict(_read)
 
 
 def remember(codes: Mapping[str, Code]) -> None:
-    """Take over what another process has found, so that equal texts need no analysis (a second for a task)."""
+    """Reuse the analyses of another process, which saves about a second per task."""
     _read.update(codes)
 
 
 @cache
 def module_digest(module: str) -> str:
-    """Hash of one module's syntax tree without docstrings, or of its file if it is compiled.
+    """Hash of a module's syntax tree without docstrings, or of its file if it is compiled.
 
     Raises
     ------
     RegistrationError
-        If the module has no file, as in a notebook: a change of it would go unnoticed.
+        If the module has no file, as in a notebook, because changes would go unnoticed.
     """
     if _source(module):
         return _code(module).digest
     file = _file(module)
     if file is None:
         raise RegistrationError(
-            f"the code of {module} must be in a file, so that a change of it is noticed; "
-            "move what it defines to a module of your own and import that"
+            f"the code of {module} must be in a file, so that changes to it are noticed; "
+            "move its definitions to a module of your own and import that"
         )
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
@@ -171,14 +172,14 @@ def _digest_of(component: functools.partial[Any], registry: Registry, outer: tup
     entry = registry.get(registry.name_of(component.func))
     chain = (*outer, entry.name)
     if entry.name in outer:
-        raise RegistrationError(f"{registry.kind}s must not name each other in a circle, got {' → '.join(chain)}")
+        raise RegistrationError(f"{registry.kind}s must not refer to each other in a circle, got {' → '.join(chain)}")
     named = [functools.partial(registry.get(name).function) for name in _named(component, entry)]
     inner = [_digest_of(other, registry, chain) for other in named]
     return identify([component_digest(entry.function), *inner])
 
 
 def _named(component: functools.partial[Any], entry: Entry) -> list[str]:
-    """Names of other components that a component holds."""
+    """Names of the components that a component refers to."""
     found = [entry.facts.get(fact) for fact in ("chance", "ceiling")]
     option = entry.facts.get("wraps")
     if option is not None:
@@ -188,25 +189,25 @@ def _named(component: functools.partial[Any], entry: Entry) -> list[str]:
 
 
 def _name_of(function: Callable[..., Any]) -> str:
-    """``module:name`` of a function: the name under which its module holds it, or that of its definition."""
+    """``module:name`` of a function: its name in the module, or that of its definition."""
     name = getattr(function, "__qualname__", None)
     if name is None:
         raise RegistrationError(
-            f"only functions and classes have a code digest, got {function!r}; for one with options take digest_of"
+            f"only functions and classes have a code digest, got {function!r}; use digest_of for a partial"
         )
     module = function.__module__
     if not _source(module):
-        module_digest(module)  # a compiled module counts as a whole; one without a file is refused
+        module_digest(module)  # a compiled module is hashed as a whole; raises if there is no file
         return module
     holder = sys.modules.get(module)
     names = [] if holder is None else [one for one, value in vars(holder).items() if value is function]
-    if not (names or "<" in name or hasattr(function, "__wrapped__")):  # its name was given to a wrapper
+    if not (names or "<" in name or hasattr(function, "__wrapped__")):  # the name now refers to a wrapper
         names = [name.partition(".")[0]]
     defined = _code(module).definitions
     found = sorted((one for one in names if one in defined), key=lambda one: (one != name, one))
     if not found:
         raise RegistrationError(
-            f"the code of {name} in {module} must be found by its name, so that a change of it is noticed; "
+            f"the code of {name} in {module} must be found by its name, so that changes to it are noticed; "
             "define it with def at the top level of a module, and use functools.wraps in decorators"
         )
     return f"{module}:{found[0]}"
@@ -217,7 +218,7 @@ _Place = tuple[str, str]  # module and a dotted name in it, empty for the whole 
 
 @cache
 def _reached(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    """``module:name``, or a module as a whole, and its digest, of everything that names reach."""
+    """Everything that the names use: ``module:name`` or a whole module, with its digest."""
     waiting = [_place(name) for name in names]
     seen: set[_Place] = set()
     digests: dict[str, str] = {}
@@ -233,15 +234,15 @@ def _reached(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
 
 def _place(name: str) -> _Place:
     module, _, definition = name.partition(":")
-    module_digest(module)  # refuses what has no file
+    module_digest(module)  # raises if there is no file
     if definition and not (_source(module) and definition in _code(module).definitions):
-        raise RegistrationError(f"{module} must define {definition!r} at its top level, to take the digest of it")
+        raise RegistrationError(f"{module} must define {definition!r} at its top level, or its code cannot be hashed")
     return module, definition
 
 
 @cache
 def _step(place: _Place) -> tuple[tuple[_Place, ...], tuple[tuple[str, str], ...]]:
-    """Where a place leads, and what it adds to a digest."""
+    """The places that a place uses, and its own entries in a digest."""
     module, dotted = place
     name, _, rest = dotted.partition(".")
     definition = _code(module).definitions.get(name) if dotted and _source(module) else None
@@ -252,35 +253,35 @@ def _step(place: _Place) -> tuple[tuple[_Place, ...], tuple[tuple[str, str], ...
     if dotted and _is_module(f"{module}.{name}"):
         return ((f"{module}.{name}", rest),), ()
     if _file(module) is None:
-        return (), ()  # a package without a file, or nothing that is installed
+        return (), ()  # a package without a file, or a module that is not installed
     return tuple((one, "") for one in _imports(module)), ((module, module_digest(module)),)
 
 
 def _taken(module: str, binding: Binding, rest: str) -> Iterator[_Place]:
-    """What an imported name is: an attribute of a module, or the module below of that name."""
+    """What an imported name refers to: an attribute of a module, or a submodule."""
     level, base, name = binding
     base = _absolute(module, level, base)
     if base.partition(".")[0] in _family(module):
-        yield base, ".".join(part for part in (name, rest) if part)
+        yield base, ".".join(filter(None, (name, rest)))
 
 
 @cache
 def _imports(module: str) -> tuple[str, ...]:
-    """Modules of the same top-level package, or of harness, that a module imports."""
+    """Imported modules of ``harness`` and of the module's own top-level package."""
     if not _source(module):
         return ()
     found = set()
     for level, base, name in _code(module).imports:
         base = _absolute(module, level, base)
-        if base.partition(".")[0] in _family(module):  # to look for a module imports the packages that hold it
-            # "from harness.models import unet" may name a module or an attribute.
+        if base.partition(".")[0] in _family(module):  # checked first: finding a module imports its parent packages
+            # "from harness.models import unet" may refer to a module or an attribute.
             below = f"{base}.{name}"
             found.add(below if name and _is_module(below) else base)
     return tuple(sorted(found))
 
 
 def _family(module: str) -> set[str]:
-    """Top-level packages whose code is followed."""
+    """Top-level packages whose code is included."""
     return {_FAMILY, module.partition(".")[0]}
 
 
@@ -310,7 +311,7 @@ def _source(module: str) -> Path | None:
 @cache
 def _file(module: str) -> Path | None:
     spec = _spec(module)
-    # A script that is run as __main__ has a file and no specification.
+    # A script that runs as __main__ has a file but no specification.
     origin = getattr(sys.modules.get(module), "__file__", None) if spec is None else spec.origin
     return Path(origin) if origin is not None and Path(origin).is_file() else None
 
@@ -319,7 +320,7 @@ def _file(module: str) -> Path | None:
 def _spec(module: str) -> ModuleSpec | None:
     holder = module.rpartition(".")[0]
     if holder and not _is_package(holder):
-        return None  # to ask Python for what is below a module would import that
+        return None  # find_spec would import the parent module
     try:
         return importlib.util.find_spec(module)
     except (ImportError, AttributeError, ValueError):
@@ -331,7 +332,7 @@ def _code(module: str) -> Code:
     source = _source(module)
     assert source is not None
     text = source.read_bytes()
-    # Syntax trees differ between versions of Python, and workers take over what the driver found.
+    # Syntax trees differ between versions of Python, and workers reuse the analyses of the driver.
     key = f"{sys.version_info[:2]} {hashlib.sha256(text).hexdigest()}"
     if key not in _read:
         _read[key] = analyse(text)
@@ -343,4 +344,4 @@ def _plain(value: Any) -> JSON:
         return sorted(value) if isinstance(value, set | frozenset) else list(value)
     if hasattr(value, "item"):
         return value.item()
-    raise TypeError(f"an identity holds plain JSON only, got {type(value).__name__}: {value!r}")
+    raise TypeError(f"an identity must be plain JSON, got {type(value).__name__}: {value!r}")

@@ -1,4 +1,4 @@
-"""What this machine offers."""
+"""Resources of this machine."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ __all__ = ["usable_cores"]
 
 
 def usable_cores() -> int:
-    """CPU cores that this process may use; fewer than there are where a scheduler or container says so."""
+    """Number of CPU cores that this process may use; a scheduler or container may restrict them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Paths of a request, made absolute once, when the request is read."""
+"""Paths of a request, made absolute when the request is read."""
 
 from __future__ import annotations
 
@@ -14,35 +14,34 @@ _SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)([^?]+)(\?.*)?")
 
 
 def absolute(path: str | Path, key: str = "a path") -> Path:
-    """A path that means the same in every thread, process and working folder.
+    """Make a path absolute, so that it does not depend on the working folder.
 
     Parameters
     ----------
-    path : as the user gives it; ``~`` is the home folder, and a relative path
-        starts in the working folder
-    key : the option that it is the value of, for the error
+    path : path as given by the user; ``~`` is the home folder
+    key : name of the option, for the error message
 
     Raises
     ------
     RequestError
-        If it is a URI, or starts with the home folder of an unknown user.
+        If it is a URI, or refers to the home folder of an unknown user.
     """
     if "://" in str(path):
-        raise RequestError(f"{key} must be a path on this machine, got the address {str(path)!r}; mount it here")
+        raise RequestError(f"{key} must be a local path, got the URI {str(path)!r}; mount that storage first")
     try:
         return Path(path).expanduser().resolve()
     except RuntimeError:  # of expanduser
-        raise RequestError(f"{key} must be a path, got {str(path)!r}: no user of this name has a home folder") from None
+        raise RequestError(f"{key} must be a path, got {str(path)!r}: there is no such home folder") from None
 
 
 def sqlite_uri(path: Path) -> str:
-    """The URI of an SQLite database for SQLAlchemy, which decodes ``%`` and ends the path at ``?``.
+    """URI of an SQLite database for SQLAlchemy, with ``%`` and ``?`` encoded.
 
     Notes
     -----
-    Where something is encoded the driver is named as well: MLflow makes the
-    folder of a ``sqlite:///`` URI without decoding it, and a stray folder
-    ``50%25`` would appear beside ``50%``.
+    An encoded URI also names the driver. Otherwise MLflow creates the folder of a
+    ``sqlite:///`` URI without decoding it, so that a stray folder ``50%25`` appears
+    next to ``50%``.
     """
     text = str(path)
     encoded = text.replace("%", "%25").replace("?", "%3F")
@@ -50,7 +49,7 @@ def sqlite_uri(path: Path) -> str:
 
 
 def absolute_sqlite(uri: str) -> str:
-    """An SQLite URI with an absolute path; any other address is returned as it is."""
+    """Make the path of an SQLite URI absolute; other URIs are returned unchanged."""
     found = _SQLITE.fullmatch(uri)
     if found is None or found[2].startswith(("/", ":memory:", "file:")):
         return uri

@@ -1,11 +1,11 @@
-"""Where text becomes a component: a name → a function, one registry per kind.
+"""Registries: from the name of a component to its function, one registry per kind.
 
-A component is a plain function with a decorator that gives its name and source and
-returns the function untouched. Built-in components live in the *home* of their
-kind; third-party packages name a module under the entry-point group
-``harness.plugins``. Both are imported when a name is looked up that is not known
-yet. A home is imported as a whole: in a worker, which has torch anyway, that takes
-up to .2 s more than to import what it needs alone.
+A component is a plain function. A decorator registers its name and source and
+returns the function unchanged. Built-in components are in the *home* package of
+their kind. Third-party packages list a module under the entry-point group
+``harness.plugins``. Both are imported when an unknown name is looked up. A home
+package is imported as a whole; in a worker, where torch is loaded anyway, this
+costs at most 0.2 s.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class Entry:
 
     Parameters
     ----------
-    name : what the user types
+    name : name on the command line
     function : the component
-    source : citation, empty if it is nobody's
+    source : citation; empty if there is none
     where : file and line of the definition
-    facts : what else the decorator said (direction, range, …)
+    facts : further arguments of the decorator (direction, range, …)
     """
 
     name: str
@@ -67,12 +67,12 @@ class Entry:
 
 
 class Registry:
-    """Names of one kind of component.
+    """All components of one kind, by name.
 
     Parameters
     ----------
-    kind : singular noun for messages ("model")
-    home : module or package whose import registers the built-in components
+    kind : the kind in the singular, for messages ("model")
+    home : module or package that holds the built-in components
     """
 
     def __init__(self, kind: str, home: str) -> None:
@@ -80,21 +80,21 @@ class Registry:
         self._entries: dict[str, Entry] = {}
 
     def register(self, name: str, *, source: str = "", **facts: Any) -> Callable[[F], F]:
-        """Decorator: give a function a name and return it untouched.
+        """Register the decorated function and return it unchanged.
 
         Parameters
         ----------
-        name : what the user types
+        name : name on the command line
         source : citation
-        facts : what else is to be known. ``wraps="method"`` says that the option
-            ``method`` holds the name of another component of this registry, so
-            that the code of that one determines results as well
+        facts : further properties. ``wraps="method"`` declares that the option
+            ``method`` holds the name of another component of this registry, whose
+            code then determines results as well
 
         Raises
         ------
         RegistrationError
-            If another function has the name already; both places are shown. If
-            ``wraps`` names no option.
+            If another function has this name (both locations are shown), or if
+            ``wraps`` is not an option.
         """
 
         def decorate(function: F) -> F:
@@ -116,17 +116,17 @@ class Registry:
         parameter = inspect.signature(function).parameters.get(option)
         if parameter is None or parameter.default is parameter.empty:
             raise RegistrationError(
-                f"wraps={option!r} of {self.kind} {name!r} must name an option with a default, which is the name of "
+                f"wraps={option!r} of {self.kind} {name!r} must be an option whose default is the name of "
                 f"another {self.kind}; add `*, {option}: str = …` to {_where(function)}"
             )
 
     def get(self, name: str) -> Entry:
-        """The component with this name.
+        """Look up a component.
 
         Raises
         ------
         UnknownName
-            With the near names, then all.
+            If there is no such component; the message lists similar names, then all.
         """
         if name not in self._entries:
             self._load()
@@ -141,7 +141,7 @@ class Registry:
         return sorted(self._entries)
 
     def name_of(self, function: Callable[..., Any]) -> str:
-        """The name under which a function is registered."""
+        """Name under which a function is registered."""
         for entry in self._entries.values():
             if entry.function is function:
                 return entry.name
@@ -153,7 +153,7 @@ class Registry:
 
 
 def _same_place(one: Entry, other: Entry) -> bool:
-    """Whether a module was merely imported again, be it after an edit that moved its lines."""
+    """Whether both entries are the same definition, imported twice, perhaps after an edit that moved lines."""
     names = [getattr(entry.function, "__qualname__", "") for entry in (one, other)]
     files = [entry.where.rpartition(":")[0] for entry in (one, other)]
     moved = files[0] == files[1] and names[0] == names[1] and "<" not in names[0]
@@ -169,7 +169,7 @@ def _where(function: Callable[..., Any]) -> str:
 
 @cache
 def _import_all(home: str) -> None:
-    """Import a home, and all modules in it if it is a package."""
+    """Import a home package with all its modules."""
     package = importlib.import_module(home)
     for found in pkgutil.iter_modules(getattr(package, "__path__", [])):
         importlib.import_module(f"{home}.{found.name}")
@@ -177,7 +177,7 @@ def _import_all(home: str) -> None:
 
 @cache
 def load_plugins() -> tuple[str, ...]:
-    """Import the modules that installed packages name under ``harness.plugins``."""
+    """Import the modules that installed packages list under ``harness.plugins``."""
     points = importlib.metadata.entry_points(group="harness.plugins")
     for point in points:
         point.load()

@@ -1,4 +1,4 @@
-"""How to run: resources, places, tracking. None of it changes a result."""
+"""Settings of a run: resources, folders and tracking. None of them changes a result."""
 
 from __future__ import annotations
 
@@ -21,26 +21,29 @@ __all__ = ["RunSettings", "settings_from"]
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What stays on the driver.
+    """How to run; these settings stay in the driver process.
+
+    Relative paths are made absolute when the settings are created.
 
     Parameters
     ----------
-    out : folder for everything a run writes; absolute once the settings are made
-    data : the cohort's folder, also made absolute; empty generates the task's phantom cohort
-    ray : ``auto`` starts Ray here, ``off`` runs in this process, else the
-        address of a cluster
-    workers : jobs at a time; 0 takes as many as the resources allow
-    cpus, gpus : of each job; gpus may be a fraction
-    mlflow : ``auto`` is a database in ``out``, ``off`` none, else a tracking URI, of
-        which the path of an SQLite database is made absolute
-    anonymous : nothing that names a subject goes to MLflow (the report does)
+    out : output folder
+    data : folder of the cohort; if empty, the task's phantom cohort is generated
+    ray : ``auto`` starts Ray on this machine, ``off`` runs in this process; otherwise
+        the address of a Ray cluster
+    workers : number of parallel jobs; 0 runs as many as the resources allow
+    cpus : CPU cores per job
+    gpus : GPUs per job; may be a fraction
+    mlflow : ``auto`` writes a database in the output folder, ``off`` disables MLflow;
+        otherwise a tracking URI
+    anonymous : send nothing that identifies subjects to MLflow, except the report
     exclude : subjects to leave out
-    accept_code : take finished cells of older code, flagged
-    yes : start although the estimate is above 12 hours
+    accept_code : reuse finished cells of an older code version, and flag them
+    yes : start even if the estimate exceeds 12 hours
     report : write the HTML report
-    trials : of a search, per outer fold
-    search_subjects : subjects on which a search runs once per configuration; the
-        evaluation leaves them out. Empty searches within each outer fold
+    trials : trials of a hyper-parameter search, per outer fold
+    search_subjects : subjects reserved for a search that runs once per configuration
+        and excluded from the evaluation; if empty, the search runs within each outer fold
     """
 
     out: str = "harness-runs"
@@ -75,7 +78,7 @@ class RunSettings:
 
 
 def settings_from(words: Mapping[str, JSON]) -> RunSettings:
-    """Settings with every value checked against its type and bound."""
+    """Create settings from overrides; every value is checked against its type and bounds."""
     hints: dict[str, Any] = typing.get_type_hints(RunSettings, include_extras=True)
     known = {field.name for field in dataclasses.fields(RunSettings)}
     for key in words:

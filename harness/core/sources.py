@@ -1,8 +1,8 @@
-"""What a source text defines, and what each of its definitions uses.
+"""Static analysis of source code: what a module defines, and what each definition uses.
 
-A text is read, never run: :func:`analyse` gives, for each name at the top level
-of a module, the hash of the statements behind it and the names that they use.
-Docstrings, comments and formatting make no difference.
+Code is parsed, never executed. For each name at the top level of a module,
+:func:`analyse` returns a hash of the statements that define it and the names that
+these statements use. Docstrings, comments and formatting are ignored.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from dataclasses import dataclass
 __all__ = ["Binding", "Code", "Definition", "analyse"]
 
 Binding = tuple[int, str, str]
-"""Where an import takes a name from: level (0 is absolute, 1 and more are dots), module, and name in it."""
+"""Origin of an imported name: level (0 if absolute, otherwise the number of dots), module, and name in it."""
 
 _IMPORT = ast.Import | ast.ImportFrom
 _DEFINITION = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 _ASSIGNMENT = ast.Assign | ast.AnnAssign | ast.AugAssign
 _SCOPE = ast.Lambda | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
-_EVERYTHING = ""  # the name for statements that may change anything in their module
+_EVERYTHING = ""  # stands for statements that may change anything in their module
 
 
 @dataclass(frozen=True)
 class Definition:
-    """What stands behind a name at the top level of a module.
+    """Definition of a name at the top level of a module.
 
     Parameters
     ----------
-    digest : of the statements that bind the name or change what it holds
+    digest : hash of the statements that bind the name or change its object
     uses : names of the module that these statements use, with attributes: ``layers.scale``
-    imports : where the name comes from, if it is imported
+    imports : origins of the name, if it is imported
     """
 
     digest: str
@@ -45,14 +45,14 @@ class Definition:
 
 @dataclass(frozen=True)
 class Code:
-    """What is known of a source text.
+    """Analysis of a source text.
 
     Parameters
     ----------
-    digest : of all statements
-    imports : of all import statements, those inside functions included
-    definitions : by name. A name that is imported inside ``build`` is listed as
-        ``build/name``, and ``""`` stands for statements that belong to no name
+    digest : hash of all statements
+    imports : origins of all imports, including those inside functions
+    definitions : definitions by name. A name imported inside ``build`` is listed as
+        ``build/name``; ``""`` holds statements that belong to no name
     """
 
     digest: str
@@ -61,15 +61,15 @@ class Code:
 
 
 def analyse(text: bytes) -> Code:
-    """The definitions in a source text.
+    """Find the definitions in a source text.
 
     Notes
     -----
-    A definition holds every statement that binds its name, and also those that
-    change its object: an item or attribute that is set, a method that is called for
-    its effect (``TABLE.update(…)``, ``@TABLE.add``), in whatever function, and what
-    calls such a function when the module is imported. A statement that does neither belongs to the names that it
-    uses, or to everything if there are none.
+    A definition includes every statement that binds its name, and every statement
+    that changes its object: by setting an item or attribute, by calling a method for
+    its effect (``TABLE.update(…)``, ``@TABLE.add``), in any function, or by calling
+    such a function when the module is imported. Any other statement belongs to the
+    names that it uses, or to all names if it uses none.
     """
     tree = _without_docstrings(ast.parse(text))
     imports = {binding for node in ast.walk(tree) if isinstance(node, _IMPORT) for _, binding in _imported(node)}
@@ -79,12 +79,12 @@ def analyse(text: bytes) -> Code:
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:
-    """Remove strings that stand alone, those below attributes included: they do nothing."""
+    """Remove docstrings, including those of attributes."""
     for node in ast.walk(tree):
-        for part in ("body", "orelse", "finalbody"):
-            body = getattr(node, part, None)
+        for field in ("body", "orelse", "finalbody"):
+            body = getattr(node, field, None)
             if isinstance(body, list) and any(map(_is_text, body)):
-                setattr(node, part, [one for one in body if not _is_text(one)] or [ast.Pass()])
+                setattr(node, field, [one for one in body if not _is_text(one)] or [ast.Pass()])
     return tree
 
 
@@ -97,23 +97,23 @@ def _hash(texts: Iterable[str]) -> str:
 
 
 def _imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, Binding]]:
-    """What an import statement takes, by the name that it binds: ``*`` for all names, empty for none."""
+    """Origins of an import statement by the name that it binds: ``*`` for all names, empty for none."""
     for alias in node.names:
         if isinstance(node, ast.ImportFrom):
             name = "" if alias.name == "*" else alias.name
             yield alias.asname or alias.name, (node.level, node.module or "", name)
         elif alias.asname:
             yield alias.asname, (0, alias.name, "")
-        else:  # "import a.b" binds a, of which b is an attribute
+        else:  # "import a.b" binds a
             top = alias.name.partition(".")[0]
             yield top, (0, top, "")
             yield "", (0, alias.name, "")
 
 
 def _bound(nodes: Iterable[ast.AST], owner: str = "") -> Iterator[tuple[str, str]]:
-    """Names bound in a body, not in the functions in it, and what each means in the module.
+    """Names bound in a body, without nested functions, and the module-level name that each stands for.
 
-    That is nothing for a variable, the name itself if it is declared global, and
+    This is empty for a local variable, the name itself if it is declared global, and
     ``owner/name`` for an import.
     """
     for node in nodes:
@@ -127,8 +127,8 @@ def _bound(nodes: Iterable[ast.AST], owner: str = "") -> Iterator[tuple[str, str
             if not isinstance(node.ctx, ast.Load):
                 yield node.id, ""
         elif not isinstance(node, _SCOPE):
-            for part in ("name", "rest"):  # except … as name, case {**rest}
-                if isinstance(name := getattr(node, part, None), str):
+            for field in ("name", "rest"):  # except … as name, case {**rest}
+                if isinstance(name := getattr(node, field, None), str):
                     yield name, ""
             yield from _bound(ast.iter_child_nodes(node), owner)
 
@@ -138,12 +138,12 @@ class _Statement(ast.NodeVisitor):
 
     Attributes
     ----------
-    digest : of its syntax tree
+    digest : hash of its syntax tree
     binds : names that it binds in the module
     uses : names of the module that it uses, with attributes
-    at_once : those that it uses when the module is imported, without attributes
-    changes : those whose objects it changes
-    imported : name → where it comes from, of imports in this statement
+    at_once : names that it uses when the module is imported, without attributes
+    changes : names whose objects it changes
+    imported : name → origins, for imports in this statement
     """
 
     def __init__(self, node: ast.stmt) -> None:
@@ -160,7 +160,7 @@ class _Statement(ast.NodeVisitor):
         self.visit(node)
 
     def _meaning(self, name: str) -> str:
-        """The name of the module that a name stands for here, or nothing."""
+        """Module-level name that a name stands for in the current scope, or empty."""
         return next((scope[name] for scope in reversed(self._scopes) if name in scope), name)
 
     def _use(self, root: str, attributes: Sequence[str]) -> None:
@@ -215,10 +215,10 @@ class _Statement(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
-        """Names in annotations are not followed."""
-        for part in (node.target, node.value):
-            if part is not None:
-                self.visit(part)
+        """Skip the annotation."""
+        for child in (node.target, node.value):
+            if child is not None:
+                self.visit(child)
 
     def visit_Import(self, node: ast.Import | ast.ImportFrom) -> None:
         for name, binding in _imported(node):
@@ -253,14 +253,14 @@ class _Statement(ast.NodeVisitor):
 
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
         self._decorated(node.decorator_list)
-        for part in (*node.bases, *node.keywords):
-            self.visit(part)
-        # Methods do not see what the class binds, and in the class itself it may come after its first use.
+        for child in (*node.bases, *node.keywords):
+            self.visit(child)
+        # Methods do not see names bound in the class body.
         self._within([found for found in _bound(node.body, self._owner) if found[1]], node.body)
 
     def _comprehension(self, node: ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp) -> None:
         first, *rest = node.generators
-        self.visit(first.iter)  # belongs to the scope around
+        self.visit(first.iter)  # evaluated in the enclosing scope
         results = [node.key, node.value] if isinstance(node, ast.DictComp) else [node.elt]
         targets = _bound([generator.target for generator in node.generators])
         self._within(targets, [first.target, *first.ifs, *rest, *results])
@@ -297,7 +297,7 @@ def _definitions(statements: Sequence[_Statement]) -> dict[str, Definition]:
 
 
 def _made(statements: Sequence[_Statement]) -> Mapping[str, Sequence[_Statement]]:
-    """Names that are bound here and not imported, with the statements that bind them."""
+    """Names that are defined here, not imported, with the statements that bind them."""
     found: dict[str, list[_Statement]] = defaultdict(list)
     for statement in statements:
         if not isinstance(statement.node, _IMPORT):
@@ -307,9 +307,9 @@ def _made(statements: Sequence[_Statement]) -> Mapping[str, Sequence[_Statement]
 
 
 def _owners(statement: _Statement, made: Mapping[str, Sequence[_Statement]]) -> set[str]:
-    """The names to whose definition a statement belongs."""
+    """Names whose definition a statement belongs to."""
     if isinstance(statement.node, _IMPORT):
-        return set()  # names that are imported together do not depend on each other
+        return set()  # names imported by one statement do not depend on each other
     found = statement.binds | _changed(statement, made)
     if not isinstance(statement.node, _DEFINITION | _ASSIGNMENT):
         found |= {use.partition(".")[0] for use in statement.uses} & made.keys()
@@ -317,7 +317,7 @@ def _owners(statement: _Statement, made: Mapping[str, Sequence[_Statement]]) -> 
 
 
 def _changed(statement: _Statement, made: Mapping[str, Sequence[_Statement]]) -> set[str]:
-    """Names whose objects are changed by a statement, or by what it calls when the module is imported."""
+    """Names whose objects a statement changes, directly or through what it calls on import."""
     changed, waiting, seen = set(statement.changes), list(statement.at_once), set()
     while waiting:
         name = waiting.pop()

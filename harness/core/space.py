@@ -1,8 +1,8 @@
-"""Axes of a grid and search spaces: what a word with several values means.
+"""Overrides with several values: sweeps and search spaces.
 
-``sequences=T2w,FLAIR`` is an axis (every value is run and compared);
-``recipe.lr=tag(log, interval(1e-5, 1e-2))`` is a dimension of a search space
-(values are drawn, one wins).
+``sequences=T2w,FLAIR`` is a sweep: every value is run and compared.
+``recipe.lr=tag(log, interval(1e-5, 1e-2))`` is a dimension of a search space: values
+are sampled and the best one is used.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from harness.core.types import JSON
 
 __all__ = ["Axis", "Choice", "Dimension", "Interval", "grid", "text_of"]
 
-# A string that the grammar reads as itself; others, and those that look like numbers, need quotes.
+# A string that the grammar reads without quotes.
 _PLAIN = re.compile(r"(?!(?:true|false|null|inf|nan|none)$)[A-Za-z_/.][\w+./:@-]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Axis:
-    """All values of one key that a grid visits, in order."""
+    """All values of one swept key, in order."""
 
     key: str
     values: tuple[JSON, ...]
 
     def __post_init__(self) -> None:
         if not self.values:
-            raise OutOfRange(f"an axis needs at least one value, got none for {self.key}")
+            raise OutOfRange(f"a sweep must have at least one value, got none for {self.key}")
         seen: list[JSON] = []
         for value in self.values:
             if value in seen:
-                raise OutOfRange(f"the values of an axis must differ, got {value!r} twice for {self.key}")
+                raise OutOfRange(f"the values of a sweep must differ, got {value!r} twice for {self.key}")
             seen.append(value)
 
 
@@ -45,10 +45,10 @@ class Interval:
 
     Parameters
     ----------
-    key : where it goes, e.g. ``recipe.lr``
+    key : key to override, e.g. ``recipe.lr``
     low, high : bounds, ``low < high``; both positive if ``log``
-    log : draw uniformly in the logarithm
-    integer : draw whole numbers
+    log : sample uniformly on a logarithmic scale
+    integer : sample integers
     """
 
     key: str
@@ -68,7 +68,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of a few values, without an order."""
+    """One of several unordered values."""
 
     key: str
     values: tuple[JSON, ...]
@@ -81,11 +81,11 @@ Dimension = Interval | Choice
 
 
 def grid(axes: Mapping[str, tuple[JSON, ...]]) -> Iterator[dict[str, JSON]]:
-    """Every point of a grid; the last axis varies fastest.
+    """All points of a grid; the last key varies fastest.
 
     Parameters
     ----------
-    axes : key → values; no axes give one empty point
+    axes : key → values; without keys there is one empty point
     """
     checked = [Axis(key, tuple(values)) for key, values in axes.items()]
     for point in itertools.product(*(axis.values for axis in checked)):
@@ -93,7 +93,7 @@ def grid(axes: Mapping[str, tuple[JSON, ...]]) -> Iterator[dict[str, JSON]]:
 
 
 def text_of(value: JSON) -> str:
-    """A value as a person types it, in the grammar of words: quoted where it would be read as something else."""
+    """A value in the syntax of overrides, quoted where it would otherwise be read differently."""
     if isinstance(value, list | tuple):
         return f"[{','.join(map(text_of, value))}]"
     if isinstance(value, dict):
@@ -102,7 +102,7 @@ def text_of(value: JSON) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     text = str(value)
     if isinstance(value, str) and not _PLAIN.fullmatch(text):
-        # Backslashes count only before a quote, where they are doubled.
+        # Only backslashes before a quote are doubled.
         escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
         return f"'{escaped}'"
     return text

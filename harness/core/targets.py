@@ -1,19 +1,19 @@
-"""Targets: what a study predicts, and what each kind of target brings with it.
+"""Targets: what a study predicts.
 
-A target has a *kind*. The kind settles the width of a network's head, what is kept
-of its output, and when a model counts as collapsed:
+A target has a *kind*, which determines the output channels of the network, what is
+stored of a prediction, and when a model counts as collapsed:
 
-=========  ====================  =============================================
-kind       head                  kept of each sample
-=========  ====================  =============================================
-mask       2 channels a voxel    ``probability``, an image (the adapter makes it)
-number     1 value               ``value``, on the target's own scale
-binary     1 logit               ``logit``, ``probability``
-classes    one logit a class     ``logits``, ``probabilities``
-=========  ====================  =============================================
+=========  =====================  ================================================
+kind       network output         stored for each sample
+=========  =====================  ================================================
+mask       2 channels per voxel   ``probability``, an image (made by the adapter)
+number     1 value                ``value``, on the scale of the target
+binary     1 logit                ``logit``, ``probability``
+classes    1 logit per class      ``logits``, ``probabilities``
+=========  =====================  ================================================
 
 The default loss of each kind is in :mod:`harness.recipes.losses`. Metrics declare
-the kinds they are for (:func:`harness.metrics.register.metric`).
+the kinds that they support (:func:`harness.metrics.register.metric`).
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ Array = npt.NDArray[Any]
 Kind = Literal["mask", "number", "binary", "classes"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-_SPREAD = 1e-6  # predictions that differ by less, relative to the truth, are one prediction
+_SPREAD = 1e-6  # predictions are constant if they differ by less than this, relative to the truth
 
 
 @dataclass(frozen=True)
 class Target:
-    """One thing that a study predicts of every sample.
+    """A quantity that is predicted for every sample.
 
     Parameters
     ----------
     name : unique within a cohort, e.g. ``"age"``
     kind : ``"mask"``, ``"number"``, ``"binary"`` or ``"classes"``
-    classes : names of the classes of a ``"classes"`` target, in the order of its
+    classes : names of the classes of a ``"classes"`` target, in the order of the
         logits; empty for other kinds
-    loss_weight : factor of this target's loss where several are summed
+    loss_weight : weight of this target in the total loss
 
     Raises
     ------
@@ -68,7 +68,7 @@ class Target:
         fits = len(self.classes) >= 2 and different if self.kind == "classes" else not self.classes
         if not fits:
             raise OutOfRange(
-                f"a target of kind classes must name two different classes or more, and no other kind any; "
+                f"a target of kind classes must name two different classes or more, and other kinds must name none; "
                 f"got {self.classes} for {self.name} ({self.kind})"
             )
         if not 0 < self.loss_weight < math.inf:
@@ -76,50 +76,51 @@ class Target:
 
     @property
     def width(self) -> int:
-        """Number of output channels of its head."""
+        """Number of output channels of the network for this target."""
         return {"mask": 2, "number": 1, "binary": 1, "classes": len(self.classes)}[self.kind]
 
     @property
     def of_sample(self) -> bool:
-        """Whether the target is one value per sample, and not an image."""
+        """Whether the target is one value per sample rather than an image."""
         return self.kind != "mask"
 
 
 def kept(target: Target, output: Array) -> dict[str, Array]:
-    """What is kept of a network's output for one sample.
+    """Convert the network output for one sample to what is stored.
 
     Parameters
     ----------
-    target : of a kind with one value per sample
-    output : (width,) output of the target's head
+    target : a target with one value per sample
+    output : (width,) output channels of the target
 
     Returns
     -------
     dict
-        ``value`` () float64 of a number; ``logit`` and ``probability`` () float64 of a
-        binary target; ``logits`` and ``probabilities`` (K,) float64 of classes.
+        For a number, ``value`` () float64. For a binary target, ``logit`` and
+        ``probability`` () float64. For classes, ``logits`` and ``probabilities`` (K,)
+        float64.
 
     Raises
     ------
     OutOfRange
-        If the target is a mask, of which the adapter keeps an image, or the output has
-        not the width of the target's head.
+        If the target is a mask, of which the adapter keeps an image, or if the output
+        does not have the width of the target's head.
     """
-    said = np.asarray(output, np.float64)
-    if not target.of_sample or said.shape != (target.width,):
+    values = np.asarray(output, np.float64)
+    if not target.of_sample or values.shape != (target.width,):
         raise OutOfRange(
             f"output of {target.name} ({target.kind}) must be one value per sample, of the width of its head "
-            f"({target.width}), got shape {said.shape}"
+            f"({target.width}), got shape {values.shape}"
         )
     if target.kind == "number":
-        return {"value": said[0]}
+        return {"value": values[0]}
     if target.kind == "binary":
-        return {"logit": said[0], "probability": logistic(said[0])}
-    return {"logits": said, "probabilities": softmax(said)}
+        return {"logit": values[0], "probability": logistic(values[0])}
+    return {"logits": values, "probabilities": softmax(values)}
 
 
 def as_array(target: Target, value: float) -> Array:
-    """The value of one item as a network learns it, (1,): classes as int64, others as float32."""
+    """Convert the value of one item to a training target, (1,): int64 for classes, otherwise float32."""
     return np.array([value], np.int64 if target.kind == "classes" else np.float32)
 
 
@@ -137,13 +138,13 @@ def softmax(logits: Array) -> Array:
 
 
 def is_collapsed(target: Target, predictions: Sequence[Mapping[str, Array]], truths: Sequence[float]) -> bool:
-    """Whether a model says the same of every sample, although the truth differs.
+    """Whether a model predicts the same for all samples although the truth differs.
 
     Parameters
     ----------
-    target : of a kind with one value per sample
-    predictions : of each sample, see :func:`kept`
-    truths : value, or number of the class, of each sample
+    target : a target with one value per sample
+    predictions : stored prediction of each sample, see :func:`kept`
+    truths : true value, or index of the true class, of each sample
 
     Returns
     -------
@@ -153,6 +154,6 @@ def is_collapsed(target: Target, predictions: Sequence[Mapping[str, Array]], tru
     if len(predictions) < 2:
         return False
     key = {"number": "value", "binary": "logit", "classes": "logits"}[target.kind]
-    said = np.array([one[key] for one in predictions])
-    spread, truth = float(np.max(np.ptp(said, axis=0))), float(np.ptp(truths))
+    values = np.array([one[key] for one in predictions])
+    spread, truth = float(np.max(np.ptp(values, axis=0))), float(np.ptp(truths))
     return truth > 0 and spread <= _SPREAD * (truth if target.kind == "number" else 1.0)

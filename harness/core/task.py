@@ -1,9 +1,9 @@
 """The declaration of a study.
 
-A :class:`Task` is a frozen value whose components are ``functools.partial`` of
-registered functions. :func:`describe` turns it into plain JSON, :func:`restore`
-turns JSON back (on a worker, without importing the task's module).
-:mod:`harness.core.overrides` makes changed copies.
+A :class:`Task` is immutable. Its components are ``functools.partial`` objects of
+registered functions. :func:`describe` converts a task to plain JSON and
+:func:`restore` converts it back, on a worker without importing the module of the
+task. :mod:`harness.core.overrides` creates copies with changed values.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ __all__ = [
 Component = partial[Any]
 
 SINGLE = ("phantom", "cohort", "adapter", "split", "model", "recipe", "postprocessing")
-"""Kinds of components of which a task has one each."""
+"""Kinds of components of which a task has at most one."""
 
 LABELLED = {"targets": "target", "attributions": "attribution", "metrics": "metric"}
-"""Fields that hold several components by label → their kind."""
+"""Fields that hold several labelled components → their kind."""
 
 SCALARS: Mapping[str, Any] = {
     "objective": str,
@@ -56,46 +56,50 @@ SCALARS: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Task:
-    """One study, declared.
+    """The declaration of one study.
 
     Parameters
     ----------
-    name : what the user types
-    version : raised when the meaning of the task changes; enters every identity
-    question : what the study asks, one sentence
+    name : name on the command line
+    version : version of the task, part of every identity; increase it when the meaning
+        of the task changes
+    question : research question, one sentence
     source : the paper
-    phantom : generates one subject with a known truth, used when no data are given
-    phantom_subjects : how many
-    phantom_seed : seed of the generated cohort, the same for all runs
-    cohort : turns a folder into a :class:`~harness.core.types.Cohort`
-    targets : label → component that gives the cohort one target or several
-    adapter : what the network sees of a sample and what it should say
-    split : samples → folds, and perhaps a fixed test set
+    phantom : generates a subject with a known truth; used when no data are given
+    phantom_subjects : number of generated subjects
+    phantom_seed : seed of the generated cohort; independent of the seed of the run
+    cohort : reads a folder into a :class:`~harness.core.types.Cohort`
+    targets : label → component that adds one or more targets to the cohort
+    adapter : converts samples to network inputs and targets
+    split : assigns samples to folds, and optionally to a fixed test set
     model : builds the network
-    recipe : how it is trained
-    explanations : label → attribution, or :class:`~harness.core.explanations.Explanation`
-        where more than the method is chosen
-    postprocessing : applied to each sample's map, unless an explanation has its own;
-        ``None`` leaves maps as they are
-    metrics : label → metric (of a sample, an explanation, a probe, or pooled)
+    recipe : trains the network
+    explanations : label → attribution, or an
+        :class:`~harness.core.explanations.Explanation` to set more than the method
+    postprocessing : applied to the map of each sample, unless an explanation has its
+        own postprocessing; ``None`` for none
+    metrics : label → metric of a prediction, an explanation or a probe, or pooled over
+        samples
     objective : label of the metric that ranks configurations
     explanation_objective : label of the metric that ranks explanations
-    axes : short names of keys, e.g. ``sequences`` for ``adapter.channels``
-    profiles : name → overrides; ``quick`` is the default
-    data_profiles : name → further overrides when the user brings data
-    presets : condition → overrides where it holds, unless the user gives the key.
-        A condition is words that must all be true, of the profile, the experiment
-        and the components: ``"profile=paper experiment=noise model=cnn"``
-    experiments : name → axes, the published grids
-    experiment : the one that runs when no axis is given
+    axes : short name → key, e.g. ``sequences`` for ``adapter.channels``
+    profiles : name → overrides; ``quick`` is the default profile
+    data_profiles : name of a profile → further overrides when the user provides data
+    presets : condition → overrides that apply where the condition holds, unless the
+        user sets the key. A condition lists what must all be true of the profile, the
+        experiment and the components: ``"profile=paper experiment=noise model=cnn"``
+    experiments : name → published grid
+    experiment : experiment that runs by default, when no key is swept
     spaces : name → search space
-    hypotheses : what the paper says of its configurations, to be tested
-    published : a table of the paper, to stand beside ours
-    regional : labels of metrics that are also computed in each region
-    columns : axes that every row of the leaderboard names, swept or not
-    problem : axes that pose the problem (noise, score, label); the others answer it.
-        Ranks and comparisons hold within one problem. See :meth:`poses`
-    shown : metrics that the console shows, in order
+    hypotheses : hypotheses of the paper, to be tested
+    published : table of published results, shown next to the results
+    regional : labels of metrics that are also computed within each region
+    columns : short names of keys that are always columns of the leaderboard, even if
+        they are not swept
+    problem : short names of keys that define the problem (noise, score, label) rather
+        than the solution (model, recipe). Configurations are ranked and compared within
+        one problem, see :meth:`poses`
+    shown : labels of the metrics that the console shows, in order
     """
 
     name: str
@@ -132,7 +136,7 @@ class Task:
 
     @cached_property
     def explained(self) -> dict[str, Explanation]:
-        """Every explanation in full, with the task's postprocessing where it has none of its own."""
+        """All explanations, with the task's postprocessing unless they have their own."""
         found = {}
         for label, one in self.explanations.items():
             whole = one if isinstance(one, Explanation) else Explanation(one)
@@ -142,12 +146,12 @@ class Task:
 
     @property
     def summed(self) -> bool:
-        """Whether any explanation is judged as a sum over samples."""
+        """Whether metrics of any explanation are computed on sums over samples."""
         return any(one.judged_as_sum for one in self.explained.values())
 
     @property
     def attributions(self) -> dict[str, Component]:
-        """Label → attribution of every explanation."""
+        """Attributions of all explanations by label."""
         return {label: one.attribution for label, one in self.explained.items()}
 
     def __post_init__(self) -> None:
@@ -159,38 +163,38 @@ class Task:
             of_maps = facts["level"] in ("explanation", "probe")
             if facts["direction"] not in ("higher", "lower") or of_maps != explains:
                 raise OutOfRange(
-                    f"{name} must be a metric of {'explanations' if explains else 'predictions'} of which higher or "
+                    f"{name} must be a metric of {'explanations' if explains else 'predictions'} for which higher or "
                     f"lower is better, got {objective} ({facts['level']}, {facts['direction']} is better)"
                 )
-        claimed = [ordering.metric for ordering in self.hypotheses]
-        for metric in (*claimed, *(self.published.metrics if self.published else ())):
+        tested = [hypothesis.metric for hypothesis in self.hypotheses]
+        for metric in (*tested, *(self.published.metrics if self.published else ())):
             if metric not in self.metrics:
-                raise UnknownName(f"metric of task {self.name} (in a claim of its paper)", metric, self.metrics)
+                raise UnknownName(f"metric of task {self.name} (in the results of its paper)", metric, self.metrics)
         metrics = KINDS["metric"]
-        for label, part in self.metrics.items():
-            for needed in metrics.get(metrics.name_of(part.func)).facts.get("needs", ()):
+        for label, component in self.metrics.items():
+            for needed in metrics.get(metrics.name_of(component.func)).facts.get("needs", ()):
                 if needed not in self.metrics:
                     raise UnknownName(f"metric of task {self.name} (which {label} pools)", needed, self.metrics)
 
         for name in self.problem:
             if self.axes.get(name, name).partition(".")[0] not in (*SINGLE, *LABELLED, *SCALARS):
-                raise UnknownName(f"axis of task {self.name} (in what poses its problem)", name, self.axes)
+                raise UnknownName(f"key of task {self.name} (in its problem)", name, self.axes)
 
     def poses(self, axis: str) -> bool:
-        """Whether an axis poses the problem; short names and full keys are the same axis."""
+        """Whether a key, full or as a short name, defines the problem."""
         return self.axes.get(axis, axis) in {self.axes.get(name, name) for name in self.problem}
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """One point of the grid: what determines a training, as plain JSON.
+    """One grid point: everything that determines a training, as plain JSON.
 
     Parameters
     ----------
     task : ``describe(task)`` after all overrides
-    axes : the labels by which a person tells this point from its neighbours
+    axes : the keys that differ between grid points, with their values
     profile : ``quick`` or ``paper``
-    fingerprint : of the images and masks that this configuration reads
+    fingerprint : hash of the data that this configuration reads
     """
 
     task: JSON
@@ -200,8 +204,8 @@ class Configuration:
 
     @property
     def id(self) -> str:
-        """Identity; explanations, metrics, labels and objectives are not part of it."""
-        # A searched row is not the plain one: its folds train with values of their own.
+        """Identity of the configuration, independent of explanations, metrics, labels and objectives."""
+        # With a hyper-parameter search, every fold trains with its own values.
         searched = {key: self.task[key] for key in ("searched", "search") if key in self.task}
         determining = {key: self.task[key] for key in _DETERMINING if key in self.task}
         return identify({**determining, **searched, "cohort_fingerprint": self.fingerprint})
@@ -211,7 +215,7 @@ _DETERMINING = ("name", "version", "targets", "adapter", "split", "model", "reci
 
 
 def describe(task: Task) -> dict[str, JSON]:
-    """The task as plain JSON, every option with its value, defaults included."""
+    """Convert a task to plain JSON, with the values of all options, including defaults."""
     return {
         "name": task.name,
         "version": task.version,
@@ -224,16 +228,16 @@ def describe(task: Task) -> dict[str, JSON]:
         "shown": list(task.shown),
         "problem": list(task.problem),
         "explanations": {label: _describe_explanation(one) for label, one in task.explanations.items()},
-        **{kind: describe_component(KINDS[kind], part) for kind, part in single_components(task).items()},
+        **{kind: describe_component(KINDS[kind], component) for kind, component in single_components(task).items()},
         **{
-            many: {label: describe_component(KINDS[kind], part) for label, part in getattr(task, many).items()}
+            many: {label: describe_component(KINDS[kind], one) for label, one in getattr(task, many).items()}
             for many, kind in LABELLED.items()
         },
     }
 
 
 def restore(description: Mapping[str, JSON]) -> Task:
-    """The inverse of :func:`describe`; looks parts up by name, imports no task."""
+    """Convert the JSON of :func:`describe` back to a task; components are looked up by name."""
 
     def component(kind: str, described: Mapping[str, JSON]) -> Component:
         options = {key: value for key, value in described.items() if key != "use"}
@@ -268,7 +272,7 @@ def restore(description: Mapping[str, JSON]) -> Task:
 
 
 def _describe_explanation(one: Component | Explanation) -> dict[str, JSON]:
-    """Everything but the attribution, which is described among the attributions."""
+    """All fields except the attribution, which is listed under ``attributions``."""
     whole = one if isinstance(one, Explanation) else Explanation(one)
     done = whole.postprocess
     return {
@@ -278,7 +282,7 @@ def _describe_explanation(one: Component | Explanation) -> dict[str, JSON]:
 
 
 def describe_component(registry: Registry, component: Component) -> dict[str, JSON]:
-    """One component as JSON: ``{"use": name, option: value, …}``."""
+    """Convert a component to JSON: ``{"use": name, option: value, …}``."""
     options = {name: parameter.default for name, parameter in options_of(component.func).items()}
     name = registry.name_of(component.func)
     if component.args:
@@ -288,7 +292,7 @@ def describe_component(registry: Registry, component: Component) -> dict[str, JS
     unknown = set(component.keywords) - set(options)
     if unknown:
         raise UnknownName(f"option of {registry.kind} {name}", sorted(unknown)[0], options)
-    # As its type has it: 3 and 3.0 are one value of a float, and must be one configuration.
+    # Converted to the declared type: 3 and 3.0 are the same float, and must give the same configuration.
     values = {
         key: option_value(component.func, key, value, key) for key, value in {**options, **component.keywords}.items()
     }
@@ -296,5 +300,5 @@ def describe_component(registry: Registry, component: Component) -> dict[str, JS
 
 
 def single_components(task: Task) -> dict[str, Component]:
-    """The components of which a task has one each, without those that it does not have."""
-    return {kind: part for kind in SINGLE if (part := getattr(task, kind)) is not None}
+    """Components of a task by kind, for the kinds of which it has at most one."""
+    return {kind: component for kind in SINGLE if (component := getattr(task, kind)) is not None}

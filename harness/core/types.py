@@ -1,8 +1,8 @@
 """Core types: sources, faults, samples, cohorts, splits, adapters, scores.
 
-Arrays of images are ordered (X, Y, Z) as nibabel reads them, in RAS+
-orientation once a cohort is prepared: axis 0 runs to the patient's right, axis
-1 to the front, axis 2 to the top. Spacing is in mm and follows the same order.
+Image arrays have the axes (X, Y, Z), as in nibabel. Prepared cohorts are in RAS+
+orientation: axis 0 points to the subject's right, axis 1 to anterior, axis 2 to
+superior. Spacing is in mm, in the same order.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ Direction = Literal["higher", "lower", "zero", "none"]
 
 @dataclass(frozen=True)
 class Source:
-    """Where a task, method or metric was published."""
+    """Citation of a task, method or metric."""
 
     authors: str
     year: int
@@ -68,16 +68,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something present in the data but wrong.
+    """An error in the data.
 
     Parameters
     ----------
-    kind : short stable name of the fault, e.g. ``"nan"``
-    file : the file, relative to the cohort's root
-    subject : the subject it belongs to, empty if it concerns the whole cohort
+    kind : short, stable name of the fault, e.g. ``"nan"``
+    file : file, relative to the root of the cohort
+    subject : subject that is affected; empty for the whole cohort
     value : what was found
-    expected : what must hold
-    remedy : what the user can do next
+    expected : what was expected
+    remedy : what the user can do
     """
 
     kind: str
@@ -94,7 +94,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Ineligible:
-    """A subject left out because something required is absent, and why."""
+    """A subject that is left out because required data are missing."""
 
     subject: str
     reason: str
@@ -102,15 +102,15 @@ class Ineligible:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One subject (or session) of a BIDS folder, as file names; nothing is read.
+    """One subject or session of a BIDS folder, as file names.
 
     Parameters
     ----------
     id : ``sub-01`` or ``sub-01_ses-2``
-    subject : ``sub-01``; all candidates of a subject share folds
-    images : file of each sequence, by suffix (``T2w``, ``FLAIR``, …)
-    masks : file of each label image, by label (``pvs``, ``lesion``, ``brain``, ``regions``)
-    covariates : the row of participants.tsv, ``None`` where it says n/a
+    subject : ``sub-01``; all sessions of a subject are in the same fold
+    images : suffix (``T2w``, ``FLAIR``, …) → file
+    masks : label (``pvs``, ``lesion``, ``brain``, ``regions``) → file of the label image
+    covariates : row of participants.tsv, with ``None`` for n/a
     """
 
     id: str
@@ -121,7 +121,7 @@ class Candidate:
 
 
 class Image(Protocol):
-    """An image that is read when it is asked for."""
+    """An image that is read on demand."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -130,25 +130,25 @@ class Image(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the values and of everything that produced them."""
+        """Hash of the values, or of everything that determines them."""
         ...
 
     def load(self) -> Array:
-        """Array (X, Y, Z), not to be written to; a view of a memory map where possible."""
+        """Read-only array (X, Y, Z); a view of a memory map where possible."""
         ...
 
     def voxels(self) -> tuple[Array, Array]:
-        """Flat indices (C order, rising) of voxels that are not zero, (N,) int64, and their values (N,)."""
+        """Sorted flat indices (C order) of non-zero voxels, (N,) int64, and their values, (N,)."""
         ...
 
 
 @dataclass(frozen=True)
 class Reads:
-    """What of a sample something reads; it enters identities, and nothing else does.
+    """The data of a sample that a stage reads; only these enter its identity.
 
     Parameters
     ----------
-    images, masks, covariates : names of those that are read
+    images, masks, covariates : names of what is read
     targets : names of targets whose values, weights and clean values are read
     """
 
@@ -160,11 +160,11 @@ class Reads:
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Where the voxels of a volume lie.
+    """Voxel grid of a volume.
 
     Parameters
     ----------
-    affine : (4, 4) voxel to world (mm, RAS+)
+    affine : (4, 4) voxel-to-world matrix (mm, RAS+)
     spacing_mm : (3,) voxel size along X, Y, Z
     """
 
@@ -174,22 +174,24 @@ class Grid:
 
 @dataclass(frozen=True)
 class Sample:
-    """One visit, patch or photograph of a subject; a volume's images share one grid.
+    """One visit, patch or photograph of a subject.
+
+    All images of a volume have the same grid.
 
     Parameters
     ----------
     id, subject : see :class:`Candidate`
-    images : arrays of the sample, prepared (resampled, normalised, …): (X, Y, Z)
-        float32 for a volume, (H, W) or (H, W, C) for a picture
-    masks : (X, Y, Z) bool or integer each; ``target`` is the mask to predict,
-        ``brain`` the brain mask, ``regions`` an integer label image if given
+    images : prepared images (resampled, normalised, …) by name: (X, Y, Z) float32 for
+        volumes, (H, W) or (H, W, C) for pictures
+    masks : (X, Y, Z) bool or integer arrays by name: ``target`` is the mask to predict,
+        ``brain`` the brain mask, ``regions`` an optional label image of regions
     covariates : numbers, strings or ``None``
-    affine : (4, 4) voxel to world (mm, RAS+); ``None`` for pictures, which have pixels
+    affine : (4, 4) voxel-to-world matrix (mm, RAS+); ``None`` for pictures
     spacing_mm : (3,) voxel size along X, Y, Z; ``None`` for pictures
-    targets : name of a target with one value per sample → the number, 0 or 1, or the
-        number of the class
-    clean : the same without the noise that was added, where that is known
-    weights : name of a target → weight of this sample in its loss; 1 where absent
+    targets : target with one value per sample → the number, the label 0 or 1, or the
+        index of the class
+    clean : the same without added noise, where known
+    weights : target → weight of this sample in the loss; 1 if absent
     """
 
     id: str
@@ -205,24 +207,24 @@ class Sample:
 
     @property
     def grid(self) -> Grid:
-        """Where its voxels lie.
+        """Voxel grid of the sample.
 
         Raises
         ------
         CellError
-            If the sample is a picture, which has pixels alone.
+            If the sample is a picture, which has no affine.
         """
         if self.affine is None or self.spacing_mm is None:
-            raise CellError(f"{self.id} has pixels and no place in space; this needs volumes")
+            raise CellError(f"samples must be volumes, got {self.id}, a picture without affine and voxel size")
         return Grid(self.affine, self.spacing_mm)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of its arrays."""
+        """Shape of the images."""
         return next(iter((*self.images.values(), *self.masks.values()))).shape
 
     def content(self, reads: Reads) -> list[str]:
-        """What is read of this sample, as text for a hash.
+        """The data that is read of this sample, as text to hash.
 
         Masks that the sample does not have are skipped: a brain mask may be absent.
         """
@@ -242,16 +244,17 @@ def _text(value: float | str | None) -> str:
 
 @dataclass(frozen=True)
 class Truth:
-    """Where the signal of generated scores lies.
+    """Ground truth of simulated scores.
 
     Parameters
     ----------
-    rois : name → (X, Y, Z) bool, the regions of interest, all disjoint
-    weights : score → region → its weight in the score
-    counts : (X, Y, Z) float32, how many subjects have a lesion at each voxel
-        (the sum of their occupancies)
-    table : one line of facts per region, for the report
-    linear : whether a score is its weights times the lesioned shares, and not a curve of that
+    rois : name → (X, Y, Z) bool, disjoint regions of interest
+    weights : score → region → weight of the region in the score
+    counts : (X, Y, Z) float32, number of subjects with a lesion at each voxel (sum of
+        occupancies)
+    table : one row of facts per region, for the report
+    linear : whether a score is the weighted sum of the lesion loads, rather than a
+        non-linear function of it
     """
 
     rois: Mapping[str, Image]
@@ -262,26 +265,26 @@ class Truth:
 
     @property
     def fingerprint(self) -> str:
-        """Of all that a score of an explanation depends on."""
-        parts = {name: image.fingerprint for name, image in self.rois.items()}
+        """Hash of everything that metrics of explanations depend on."""
+        rois = {name: image.fingerprint for name, image in self.rois.items()}
         content = repr(
-            [parts, self.counts.fingerprint, {key: dict(one) for key, one in self.weights.items()}, self.linear]
+            [rois, self.counts.fingerprint, {key: dict(one) for key, one in self.weights.items()}, self.linear]
         )
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """Samples in a fixed order, with what was left out.
+    """Samples of a data set, in a fixed order.
 
     Parameters
     ----------
-    name : of the data set
+    name : name of the data set
     samples : eligible samples, sorted by id
-    ineligible : subjects left out, with the reason
-    regions : label value → name of the regions image, empty if there is none
-    label_source : sequences on which the truth was drawn, as far as the data say
-    truth : of scores that were generated, ``None`` where there is none
+    ineligible : subjects that are left out, with the reason
+    regions : value in the regions image → name of the region; empty without regions
+    label_source : sequences on which the labels were drawn, as stated by the data
+    truth : ground truth of simulated scores; ``None`` if there is none
     targets : what is predicted, in the order of the network's outputs
     """
 
@@ -295,24 +298,24 @@ class Cohort:
 
     @property
     def subjects(self) -> tuple[str, ...]:
-        """Each subject once, in order."""
+        """Unique subjects, in order."""
         return tuple(dict.fromkeys(sample.subject for sample in self.samples))
 
     def fingerprint(self, reads: Reads, ids: Sequence[str] | None = None) -> str:
-        """Hash of exactly what is read of the samples.
+        """Hash of the data that is read, and of nothing else.
 
-        A subset of sequences has its own fingerprint, which does not change
-        when the cohort also holds other sequences.
+        The fingerprint of a subset of sequences does not depend on other sequences in
+        the cohort.
 
         Parameters
         ----------
-        reads : what is read of each sample
-        ids : of the samples that are read, in any order; all by default
+        reads : data that is read of each sample
+        ids : samples that are read, in any order; all by default
 
         Raises
         ------
         KeyError
-            If an image that is read does not exist.
+            If an image does not exist.
         """
         key = (reads, None if ids is None else frozenset(ids))
         if key not in self._fingerprints:
@@ -328,19 +331,19 @@ class Cohort:
 
     @cached_property
     def _fingerprints(self) -> dict[tuple[Reads, frozenset[str] | None], str]:
-        """Fingerprints that were asked for; every configuration asks for those of the same folds."""
+        """Cache: configurations share the fingerprints of the same folds."""
         return {}
 
 
 @dataclass(frozen=True)
 class SplitSample:
-    """What a split may know of a sample.
+    """The data of a sample that a split may use.
 
     Parameters
     ----------
-    id, subject : all samples of a subject stay on one side
-    targets : its targets with one value per sample, to stratify by
-    covariates : its row of the participants' table
+    id, subject : all samples of a subject are in the same subset
+    targets : targets with one value per sample, for stratification
+    covariates : row of the participants table
     """
 
     id: str
@@ -360,13 +363,13 @@ class Split:
 
 @dataclass(frozen=True)
 class Folds:
-    """All folds of a cohort, and the test set that none of them touches.
+    """Cross-validation folds, and optionally a fixed test set.
 
     Parameters
     ----------
-    folds : of cross-validation; their ``test`` is empty where there is a fixed test set
-    test : sample ids of the fixed test set, on which the networks of all folds are
-        averaged; empty where every fold has a test set of its own
+    folds : cross-validation folds; their ``test`` is empty if there is a fixed test set
+    test : sample ids of the fixed test set, which is predicted by the ensemble of all
+        folds; empty if every fold has its own test set
     """
 
     folds: tuple[Split, ...]
@@ -375,16 +378,16 @@ class Folds:
 
 @dataclass(frozen=True)
 class Input:
-    """One named array that a network sees of each item.
+    """One named input array of a network.
 
     Parameters
     ----------
     name : e.g. ``"image"``, ``"age"``
-    channels : names of its channels, in order
-    shape : space of an item if all items have the same, else empty; () for scalars
-    explained : whether attributions explain it
-    unchanged : whether it is the cohort's image as it is, so that what an exact model
-        would show of it is known
+    channels : names of the channels, in order
+    shape : spatial shape if it is the same for all items, otherwise empty; () for scalars
+    explained : whether attributions are computed for it
+    unchanged : whether it is the image of the cohort without changes by the adapter, so
+        that the explanation of an exact model is known
     """
 
     name: str
@@ -396,12 +399,12 @@ class Input:
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """What a network is built for.
+    """Inputs and targets of a network.
 
     Parameters
     ----------
-    inputs : in the order in which the network takes them
-    targets : in the order of its outputs
+    inputs : inputs in the order of the network's arguments
+    targets : targets in the order of the network's outputs
     """
 
     inputs: tuple[Input, ...]
@@ -409,7 +412,7 @@ class NetworkSpec:
 
     @property
     def explained(self) -> tuple[int, ...]:
-        """Positions of the inputs that are explained."""
+        """Indices of the explained inputs."""
         return tuple(number for number, one in enumerate(self.inputs) if one.explained)
 
     @property
@@ -419,24 +422,24 @@ class NetworkSpec:
 
     @property
     def width(self) -> int:
-        """Number of output channels of all targets together."""
+        """Total number of output channels."""
         return sum(target.width for target in self.targets)
 
 
 Prediction = Mapping[str, Mapping[str, Array]]
-"""Target → what is kept of its prediction, by name; see :mod:`harness.core.targets`."""
+"""Target → stored arrays of its prediction, by name; see :mod:`harness.core.targets`."""
 
 
 class Adapter(Protocol):
-    """How a sample becomes items of a network, and outputs become a prediction.
+    """Converts samples to network inputs, and network outputs to predictions.
 
-    An item is what a network sees at once: a slice, a volume, a patch. A sample has
-    N items, one or more.
+    A sample is split into N >= 1 items: slices, volumes or patches that the network
+    processes independently.
     """
 
     @property
     def reads(self) -> Reads:
-        """What of a sample :meth:`inputs` reads; the targets are not part of it."""
+        """The data of a sample that :meth:`inputs` reads, without the targets."""
         ...
 
     def spec(self, cohort: Cohort) -> NetworkSpec:
@@ -445,62 +448,62 @@ class Adapter(Protocol):
         Raises
         ------
         HarnessError
-            If the cohort lacks something that the adapter needs.
+            If the cohort lacks data that the adapter needs.
         """
         ...
 
     def inputs(self, sample: Sample) -> tuple[Array, ...]:
-        """One (N, C, *space) float32 array for each input, in a fixed order; no truth is needed."""
+        """Network inputs of all items, (N, C, *space) float32 for each input, in a fixed order."""
         ...
 
     def targets(self, sample: Sample, targets: Sequence[Target]) -> dict[str, Array]:
-        """Name of each target → what the network should say of each item, (N, …).
+        """Training targets of all items by name, (N, …).
 
-        Labels are int64, numbers and binary labels float32.
+        Masks and classes are int64, numbers and binary labels float32.
         """
         ...
 
     def to_prediction(self, outputs: Mapping[str, Array], sample: Sample, targets: Sequence[Target]) -> Prediction:
-        """Outputs of each target, (N, width, *space), for all items of a sample → what is kept."""
+        """Convert the outputs for all items of a sample, (N, width, *space) per target, to a prediction."""
         ...
 
     def to_image(self, maps: Array, sample: Sample) -> Array:
-        """Maps of one explained input, (N, C, *space) → (C, …) in the space of the sample's images."""
+        """Convert maps of one explained input, (N, C, *space), to the space of the sample's images, (C, …)."""
         ...
 
 
 @runtime_checkable
 class FittedAdapter(Adapter, Protocol):
-    """An adapter that learns something from the training samples."""
+    """An adapter that is fitted to the training samples."""
 
     def fit(self, training: Sequence[Sample], targets: Sequence[Target]) -> FittedAdapter:
-        """The adapter with what it learned."""
+        """Return a fitted copy of the adapter."""
         ...
 
     @property
     def state(self) -> Mapping[str, Array]:
-        """What was learned, by name; empty if the options ask for nothing."""
+        """Fitted parameters by name; empty if the options require none."""
         ...
 
     def load_state(self, state: Mapping[str, Array]) -> FittedAdapter:
-        """The adapter with what was learned before."""
+        """Return a copy of the adapter with this state."""
         ...
 
     def explained(self, sample: Sample) -> tuple[tuple[Array, Array | None], ...]:
-        """Each input as what is explained of it and what is added before the network sees it.
+        """Split each input into an explained array and one that is added before the network.
 
-        The sum is what :meth:`inputs` gives. What is explained is zero where there is
-        nothing, so that a baseline of zero means absence.
+        Their sum is the array of :meth:`inputs`. The explained array is zero where the
+        image is empty, so that a baseline of zero means absence.
         """
         ...
 
 
 @runtime_checkable
 class SparseAdapter(Adapter, Protocol):
-    """An adapter of one mostly empty item per sample, which can be read without making it dense."""
+    """An adapter with one sparse item per sample, which can be read without a dense array."""
 
     def voxels(self, sample: Sample) -> tuple[Array, Array]:
-        """The item without what is empty: flat indices in C order (N,) and values (N,) float32."""
+        """Non-zero voxels of the item: flat indices in C order, (N,), and values, (N,) float32."""
         ...
 
 
@@ -511,11 +514,11 @@ class Score:
     Parameters
     ----------
     value : point estimate; NaN if it could not be computed
-    low, high : 95 % interval over subjects; NaN where none can be given
+    low, high : 95 % confidence interval over subjects; NaN if there is none
     n : number of subjects with a value
-    se : standard error of the mean, NaN for pooled metrics
-    missing : number of subjects for which the metric is not defined
-    chance, ceiling : what no skill and a perfect answer would score, if known
+    se : standard error of the mean; NaN for pooled metrics
+    missing : number of subjects for which the metric is undefined
+    chance, ceiling : score without skill and best possible score; NaN if unknown
     """
 
     value: float

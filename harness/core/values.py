@@ -1,8 +1,10 @@
-"""Values of options: their types, bounds, and plain JSON form."""
+"""Values of options: types, bounds, and plain JSON."""
 
 from __future__ import annotations
 
 import inspect
+import re
+import types
 import typing
 from collections.abc import Mapping
 from functools import cache
@@ -13,15 +15,15 @@ from harness.core.errors import OutOfRange, RequestError
 from harness.core.paths import absolute
 from harness.core.types import JSON
 
-__all__ = ["SUPPLIED", "checked", "hints_of", "option_value", "options_of", "plain", "relation"]
+__all__ = ["SUPPLIED", "checked", "hints_of", "option_value", "options_of", "plain", "type_text"]
 
 SUPPLIED = ("image_shape", "roi_shape", "roi_size", "boxes")
-"""Keyword parameters of model builders that the cohort settles, not the user."""
+"""Keyword parameters of model builders that are taken from the cohort, not set by the user."""
 
 
 @cache
 def options_of(function: Any) -> dict[str, inspect.Parameter]:
-    """Keyword-only parameters with a default: what a user may set."""
+    """Options of a component: its keyword-only parameters with a default."""
     parameters = inspect.signature(function).parameters.values()
     return {
         parameter.name: parameter
@@ -34,12 +36,12 @@ def options_of(function: Any) -> dict[str, inspect.Parameter]:
 
 @cache
 def hints_of(function: Any) -> dict[str, Any]:
-    """Type hints of a component, bounds included."""
+    """Type hints of a component, including bounds."""
     return typing.get_type_hints(inspect.unwrap(function), include_extras=True)
 
 
 def option_value(function: Any, option: str, value: JSON, key: str) -> Any:
-    """The value of a component's option, as its type declares it; a path is made absolute here, once."""
+    """Convert a value to the type of an option; paths are made absolute."""
     found = checked(hints_of(function).get(option, Any), value, key)
     if isinstance(found, tuple | list):
         return type(found)(_absolute(one, key) for one in found)
@@ -50,19 +52,19 @@ def _absolute(value: Any, key: str) -> Any:
     if not isinstance(value, Path):
         return value
     if value == Path():
-        raise OutOfRange(f"{key} must be the path of a file or folder, got an empty one; null is none")
+        raise OutOfRange(f"{key} must be the path of a file or folder, got an empty one; set null for none")
     return absolute(value, key)
 
 
 def checked(hint: Any, value: JSON, key: str) -> Any:
-    """A value as the type that a hint declares.
+    """Convert a value to the type of a hint, and check its bounds.
 
     Raises
     ------
     OutOfRange
-        With the relation that must hold and what came.
+        If the value has another type or violates a bound.
     """
-    # pydantic is slow to import and needed only where a value is checked.
+    # pydantic is slow to import.
     from pydantic import ValidationError
 
     try:
@@ -71,12 +73,12 @@ def checked(hint: Any, value: JSON, key: str) -> Any:
     except ValidationError as error:
         why = "; ".join(sorted({problem["msg"] for problem in error.errors()}))
     if why:
-        raise OutOfRange(f"`{relation(hint, key)}` must hold for {key}, got {value!r} ({why})")
+        raise OutOfRange(f"{key} must be {_article(type_text(hint))}, got {value!r} ({why})")
     return found
 
 
 def _counted(value: JSON, found: Any) -> bool:
-    """Whether a truth value became a number, as Python's own conversion would have it."""
+    """Whether a boolean was converted to a number."""
     if isinstance(value, bool):
         return isinstance(found, int | float) and not isinstance(found, bool)
     if isinstance(value, list | tuple) and isinstance(found, list | tuple):
@@ -88,33 +90,89 @@ def _counted(value: JSON, found: Any) -> bool:
 def _adapter(hint: Any) -> Any:
     from pydantic import ConfigDict, TypeAdapter
 
-    # An identity is JSON, which has neither NaN nor infinity.
+    # NaN and infinity are not valid JSON, so they cannot enter an identity.
     return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
 
 
-def relation(hint: Any, key: str) -> str:
-    """``0 < recipe.lr`` for an annotated bound, else ``recipe.lr: type``."""
-    if typing.get_origin(hint) is typing.Annotated:
-        plain, *bounds = typing.get_args(hint)
-        signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "is a multiple of"}
-        found = [
-            f"{key} {sign} {getattr(bound, name)}"
-            for bound in bounds
-            for name, sign in signs.items()
-            if getattr(bound, name, None) is not None
-        ]
-        return f"{_name(plain)}, {' and '.join(found)}" if found else _name(plain)
-    return f"{key}: {_name(hint)}"
+def type_text(hint: Any) -> str:
+    """Describe a type for users: ``number > 0``, ``one of adam, adamw``, ``list of 3 numbers``.
+
+    Parameters
+    ----------
+    hint : type hint, with bounds from ``annotated_types``
+
+    Returns
+    -------
+    str
+        Empty for a type that cannot be typed on a command line, e.g. a tensor. Such
+        members of a union are left out.
+    """
+    if hint in _PLAIN_TYPES:
+        return _PLAIN_TYPES[hint]
+    origin, members = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return " ".join(filter(None, (type_text(members[0]), _bounds_text(members[1:]))))
+    if origin is typing.Literal:
+        values = [f"'{member}'" if "," in str(member) else str(member) for member in members]
+        return values[0] if len(values) == 1 else f"one of {', '.join(values)}"
+    if origin in (typing.Union, types.UnionType):
+        return _union_text(members)
+    if origin is tuple and members[-1:] != (...,):
+        return _fixed_list_text(members)
+    if origin in (tuple, list):
+        return f"list of {_plural(type_text(members[0]))}"
+    return ""
 
 
-def _name(hint: Any) -> str:
-    if isinstance(hint, type) and not typing.get_args(hint):
-        return hint.__name__
-    return str(hint).replace("typing.", "").replace("pathlib.", "")
+_PLAIN_TYPES: Mapping[Any, str] = {
+    Any: "any value",
+    bool: "yes/no",
+    float: "number",
+    int: "whole number",
+    str: "text",
+    Path: "path",
+    type(None): "null",
+}
+
+_SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "multiple of"}
+
+
+def _bounds_text(bounds: tuple[Any, ...]) -> str:
+    found = [
+        f"{sign} {getattr(bound, name)}"
+        for bound in bounds
+        for name, sign in _SIGNS.items()
+        if getattr(bound, name, None) is not None
+    ]
+    return " and ".join(found)
+
+
+def _union_text(members: tuple[Any, ...]) -> str:
+    if float in members:
+        members = tuple(member for member in members if member is not int)
+    texts = list(filter(None, map(type_text, members)))
+    return " or ".join(filter(None, (", ".join(texts[:-1]), *texts[-1:])))
+
+
+def _fixed_list_text(members: tuple[Any, ...]) -> str:
+    texts = list(map(type_text, members))
+    if len(set(texts)) == 1:
+        return f"list of {len(texts)} {_plural(texts[0])}"
+    return f"[{', '.join(texts)}]"
+
+
+def _plural(text: str) -> str:
+    if text == "text":
+        return "text values"
+    return re.sub(r"^(whole number|number|path|list)\b", r"\1s", text)
+
+
+def _article(text: str) -> str:
+    return f"a {text}" if re.match(r"(whole number|number|path|list)\b", text) else text
 
 
 def plain(value: Any) -> JSON:
-    """A value as plain JSON: lists for tuples."""
+    """Convert a value to plain JSON; tuples become lists."""
     if isinstance(value, tuple | list):
         return [plain(item) for item in value]
     if isinstance(value, Mapping):

@@ -25,7 +25,7 @@ def compute(name: str, /, **arrays: Any) -> float:
     Parameters
     ----------
     name : a registered metric, e.g. ``"dice"``
-    **arrays : evidence (``prediction``, ``target``, ``spacing_mm``, …) and options
+    **arrays : inputs (``prediction``, ``target``, ``spacing_mm``, …) and options
         of the metric (``tolerance_mm=1.5``)
 
     Returns
@@ -36,9 +36,9 @@ def compute(name: str, /, **arrays: Any) -> float:
     Raises
     ------
     UnknownName
-        If there is no such metric, evidence or option.
+        If there is no such metric, input or option.
     RequestError
-        If evidence that the metric needs is absent.
+        If an input that the metric needs is absent.
 
     Examples
     --------
@@ -52,7 +52,7 @@ def compute(name: str, /, **arrays: Any) -> float:
     known = options(function)
     for word in arrays:
         if word not in _GIVEN and word not in known:
-            raise UnknownName(f"evidence or option of metric {name}", word, {*_GIVEN, *known})
+            raise UnknownName(f"input or option of metric {name}", word, {*_GIVEN, *known})
     given = {word: value for word, value in arrays.items() if word in known}
-    evidence = MetricInputs(**{word: value for word, value in arrays.items() if word in _GIVEN})
-    return evaluate(partial(function, **given), evidence)
+    inputs = MetricInputs(**{word: value for word, value in arrays.items() if word in _GIVEN})
+    return evaluate(partial(function, **given), inputs)

@@ -1,11 +1,17 @@
-"""Metrics of binary and classes targets."""
+"""How well labels and classes are predicted.
+
+The labels and probabilities of a sample are metrics that only hand them on, so that
+pooled metrics can read them as columns. Samples without one of the two values are
+left out.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from harness.core.types import Array
+from harness.core.types import Array, Source
+from harness.metrics.columns import complete
 from harness.metrics.metric_inputs import Columns
 from harness.metrics.register import metric
 
@@ -22,85 +28,209 @@ __all__ = [
     "target_label",
 ]
 
-_CONVENTION = "scikit-learn"
+NAN = float("nan")
+BRIER = Source(
+    authors="Brier",
+    year=1950,
+    title="Verification of forecasts expressed in terms of probability",
+    doi="10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2",
+)
+
+_CONVENTION = "as in scikit-learn"
 _BINARY = ("target_label", "predicted_probability")
 _CLASSES = ("target_class", "predicted_class")
 
 
-@metric("target_label", source="the data", direction="none", range=(0.0, 1.0))
+@metric("target_label", source="", direction="none", range=(0, 1), empty="cannot be")
 def target_label(target_label: float) -> float:
-    """The true label, 0 or 1."""
-    return target_label
-
-
-@metric("predicted_probability", source="the model", direction="none", range=(0.0, 1.0))
-def predicted_probability(predicted_probability: float) -> float:
-    """The model's probability of the positive class."""
-    return predicted_probability
-
-
-@metric("target_class", source="the data", direction="none", range=(0.0, float("inf")))
-def target_class(target_class: float) -> float:
-    """The number of the true class, from 0."""
-    return target_class
-
-
-@metric("predicted_class", source="the model", direction="none", range=(0.0, float("inf")))
-def predicted_class(class_probabilities: Array) -> float:
-    """The number of the class with the highest probability, from 0."""
-    return float(np.argmax(class_probabilities))
-
-
-@metric("binary_accuracy", source=_CONVENTION, direction="higher", range=(0.0, 1.0))
-def binary_accuracy(target_label: float, predicted_probability: float, *, threshold: float = 0.5) -> float:
-    """1 if the sample is on the right side of the threshold, else 0; the mean is the accuracy.
+    """The true label.
 
     Parameters
     ----------
+    target_label : 0 or 1
+
+    Returns
+    -------
+    float
+        The same.
+    """
+    return target_label
+
+
+@metric("predicted_probability", source="", direction="none", range=(0, 1), empty="cannot be")
+def predicted_probability(predicted_probability: float) -> float:
+    """The model's probability of the positive class.
+
+    Parameters
+    ----------
+    predicted_probability : number in [0, 1]
+
+    Returns
+    -------
+    float
+        The same.
+    """
+    return predicted_probability
+
+
+@metric("target_class", source="", direction="none", range=(0, float("inf")), empty="cannot be")
+def target_class(target_class: float) -> float:
+    """The number of the true class, from 0.
+
+    Parameters
+    ----------
+    target_class : number of the class
+
+    Returns
+    -------
+    float
+        The same.
+    """
+    return target_class
+
+
+@metric("predicted_class", source="", direction="none", range=(0, float("inf")), empty="cannot be")
+def predicted_class(class_probabilities: Array) -> float:
+    """The number of the most probable class, from 0.
+
+    Parameters
+    ----------
+    class_probabilities : (K,) float
+
+    Returns
+    -------
+    float
+        Of several equal ones the first.
+    """
+    return float(np.argmax(class_probabilities))
+
+
+@metric("binary_accuracy", source=_CONVENTION, direction="higher", range=(0, 1), empty="cannot be")
+def binary_accuracy(target_label: float, predicted_probability: float, *, threshold: float = 0.5) -> float:
+    """Whether a sample is on the right side of the threshold; the mean is the accuracy.
+
+    Parameters
+    ----------
+    target_label : 0 or 1
+    predicted_probability : number in [0, 1]
     threshold : probability from which a sample is called positive
+
+    Returns
+    -------
+    float
+        1 or 0.
     """
     return float((predicted_probability >= threshold) == (target_label > 0))
 
 
-@metric("accuracy", source=_CONVENTION, direction="higher", range=(0.0, 1.0))
+@metric("accuracy", source=_CONVENTION, direction="higher", range=(0, 1), empty="cannot be")
 def accuracy(target_class: float, class_probabilities: Array) -> float:
-    """1 if the most probable class is the true one, else 0; the mean is the accuracy."""
+    """Whether the most probable class is the true one; the mean is the accuracy.
+
+    Parameters
+    ----------
+    target_class : number of the class, from 0
+    class_probabilities : (K,) float
+
+    Returns
+    -------
+    float
+        1 or 0.
+    """
     return float(int(np.argmax(class_probabilities)) == int(target_class))
 
 
-@metric("brier", source="Brier 1950", direction="lower", range=(0.0, 1.0))
+@metric("brier", source=BRIER, direction="lower", range=(0, 1), empty="cannot be")
 def brier(target_label: float, predicted_probability: float) -> float:
-    """Squared difference of the probability and the label."""
+    """Squared difference of probability and label; the mean is the Brier score.
+
+    Parameters
+    ----------
+    target_label : 0 or 1
+    predicted_probability : number in [0, 1]
+
+    Returns
+    -------
+    float
+        In [0, 1].
+    """
     return (predicted_probability - target_label) ** 2
 
 
 @metric(
-    "auroc", source=_CONVENTION, direction="higher", range=(0.0, 1.0), level="pool", chance=0.5, needs=_BINARY,
-    empty="NaN where only one class occurs",
-)  # fmt: skip
+    "auroc",
+    source=_CONVENTION,
+    direction="higher",
+    range=(0, 1),
+    level="pool",
+    empty="only one label occurs: NaN",
+    chance=0.5,
+    needs=_BINARY,
+)
 def auroc(columns: Columns) -> float:
-    """Area under the receiver operating characteristic over all samples."""
-    labels, probabilities = columns["target_label"], columns["predicted_probability"]
-    if len(np.unique(labels)) < 2:
-        return float("nan")
-    return float(roc_auc_score(labels, probabilities))
+    """Area under the receiver operating characteristic over all samples.
+
+    Parameters
+    ----------
+    columns : with ``target_label`` and ``predicted_probability``
+
+    Returns
+    -------
+    float
+        In [0, 1]; the same probability for all scores 0.5. NaN where only one label
+        occurs.
+    """
+    labels, probabilities = complete(columns, _BINARY)
+    return float(roc_auc_score(labels, probabilities)) if len(np.unique(labels)) == 2 else NAN
 
 
 @metric(
-    "balanced_accuracy", source=_CONVENTION, direction="higher", range=(0.0, 1.0), level="pool", needs=_CLASSES,
-    chance="balanced_chance", empty="NaN without samples",
-)  # fmt: skip
+    "balanced_accuracy",
+    source=_CONVENTION,
+    direction="higher",
+    range=(0, 1),
+    level="pool",
+    empty="no sample: NaN",
+    chance="balanced_chance",
+    needs=_CLASSES,
+)
 def balanced_accuracy(columns: Columns) -> float:
-    """Mean over the true classes of the share that is recognised."""
-    truth, said = columns["target_class"], columns["predicted_class"]
-    if not len(truth):
-        return float("nan")
-    # As scikit-learn has it, which warns where a predicted class does not occur.
-    return float(np.mean([np.mean(said[truth == one] == one) for one in np.unique(truth)]))
+    """Mean over the true classes of the share that is recognised.
+
+    Parameters
+    ----------
+    columns : with ``target_class`` and ``predicted_class``
+
+    Returns
+    -------
+    float
+        In [0, 1]; NaN without samples. Classes that do not occur are not counted.
+    """
+    truth, said = complete(columns, _CLASSES)
+    # scikit-learn's own function warns where a predicted class does not occur.
+    return float(np.mean([np.mean(said[truth == one] == one) for one in np.unique(truth)])) if len(truth) else NAN
 
 
-@metric("balanced_chance", source="the definition", direction="none", range=(0.0, 1.0), level="pool", needs=_CLASSES)
+@metric(
+    "balanced_chance",
+    source="the definition",
+    direction="none",
+    range=(0, 1),
+    level="pool",
+    empty="no sample: NaN",
+    needs=_CLASSES,
+)
 def balanced_chance(columns: Columns) -> float:
-    """Balanced accuracy of a constant prediction: one over the number of classes that occur."""
-    count = len(np.unique(columns["target_class"]))
-    return 1.0 / count if count else float("nan")
+    """Balanced accuracy of a constant prediction.
+
+    Parameters
+    ----------
+    columns : with ``target_class`` and ``predicted_class``
+
+    Returns
+    -------
+    float
+        One over the number of true classes that occur; NaN without samples.
+    """
+    count = len(np.unique(complete(columns, _CLASSES)[0]))
+    return 1.0 / count if count else NAN

@@ -46,12 +46,12 @@ def restrict(mask: Array, lesions: Lesions, regions: Array, value: int) -> Array
     return mask & keep[lesions.labels]
 
 
-def within(evidence: MetricInputs, regions: Array, value: int) -> MetricInputs:
-    """A subject's evidence, restricted to one region.
+def within(inputs: MetricInputs, regions: Array, value: int) -> MetricInputs:
+    """A subject's metric inputs, restricted to one region.
 
     Parameters
     ----------
-    evidence : with prediction, target and spacing
+    inputs : with prediction, target and spacing
     regions : (X, Y, Z) integer label image
     value : label of the region
 
@@ -62,17 +62,17 @@ def within(evidence: MetricInputs, regions: Array, value: int) -> MetricInputs:
         ``brain`` is the part of the brain inside the region; probability and
         explanation stay whole.
     """
-    if evidence.prediction_lesions is None or evidence.target_lesions is None:
+    if inputs.prediction_lesions is None or inputs.target_lesions is None:
         raise RequestError("a region needs `prediction`, `target` and `spacing_mm`, of which one is absent; give all")
-    assert evidence.prediction is not None and evidence.target is not None
+    assert inputs.prediction is not None and inputs.target is not None
     inside = regions == value
     return MetricInputs(
-        prediction=restrict(evidence.prediction, evidence.prediction_lesions, regions, value),
-        target=restrict(evidence.target, evidence.target_lesions, regions, value),
-        probability=evidence.probability,
-        spacing_mm=evidence.spacing_mm,
-        brain=inside if evidence.brain is None else inside & evidence.brain,
-        explanation=evidence.explanation,
-        channels=evidence.channels,
-        rng=evidence.rng,
+        prediction=restrict(inputs.prediction, inputs.prediction_lesions, regions, value),
+        target=restrict(inputs.target, inputs.target_lesions, regions, value),
+        probability=inputs.probability,
+        spacing_mm=inputs.spacing_mm,
+        brain=inside if inputs.brain is None else inside & inputs.brain,
+        explanation=inputs.explanation,
+        channels=inputs.channels,
+        rng=inputs.rng,
     )

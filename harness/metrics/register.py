@@ -1,9 +1,9 @@
 """How a function becomes a metric, and how a metric is evaluated.
 
-A metric asks for evidence by parameter name and gets exactly that:
+A metric asks for its inputs by parameter name and gets exactly those:
 
-* a parameter without default is evidence that must be there;
-* a positional parameter with a default is evidence that may be absent;
+* a parameter without default is an input that must be there;
+* a positional parameter with a default is an input that may be absent;
 * a keyword-only parameter with a default is an option of the user.
 """
 
@@ -81,7 +81,7 @@ def metric(
     empty : what comes back when the metric is not defined
     chance : what no skill scores: a number, or the name of the metric that works
         it out for the subject at hand (see :func:`evaluate_chance`)
-    ceiling : what nobody can exceed on the data at hand, if that is less than the
+    ceiling : what no prediction can exceed on the data at hand, if that is less than the
         end of the range; as for ``chance`` (see :func:`evaluate_ceiling`)
     needs : for pooled metrics, the subject-level metrics whose columns it reads
     interval : whether a pooled metric estimates something; a p-value does not
@@ -95,7 +95,7 @@ def metric(
 
     def decorate(function: F) -> F:
         _verify(name, function, level)
-        _verify_facts(name, direction, range, level, needs)
+        _verify_facts(name, direction, range, level, needs, kinds)
         METRICS.register(
             name,
             source=str(source),
@@ -136,23 +136,23 @@ def kinds_of(component: Callable[..., Any]) -> tuple[Kind, ...]:
 
 
 def asks(part: Callable[..., Any]) -> tuple[str, ...]:
-    """Names of the evidence that a metric, or a partial of one, asks for."""
-    return tuple(_evidence(_unwrapped(part)))
+    """Names of the inputs that a metric, or a partial of one, asks for."""
+    return tuple(_asked(_unwrapped(part)))
 
 
 def options(part: Callable[..., Any]) -> tuple[str, ...]:
     """Names of the options that a metric, or a partial of one, takes."""
     function = _unwrapped(part)
-    return tuple(name for name in inspect.signature(function).parameters if name not in _evidence(function))
+    return tuple(name for name in inspect.signature(function).parameters if name not in _asked(function))
 
 
-def evaluate(part: Callable[..., Any], evidence: MetricInputs) -> float:
+def evaluate(part: Callable[..., Any], inputs: MetricInputs) -> float:
     """Call a metric with what it asks for.
 
     Parameters
     ----------
     part : a metric, or ``functools.partial`` of one with options
-    evidence : one subject's arrays, or the columns of all subjects
+    inputs : one subject's arrays, or the columns of all subjects
 
     Returns
     -------
@@ -168,13 +168,13 @@ def evaluate(part: Callable[..., Any], evidence: MetricInputs) -> float:
     given = part.keywords if isinstance(part, partial) else {}
     positional: list[Any] = []
     named: dict[str, Any] = dict(given)
-    for name, parameter in _evidence(function).items():
-        value = evidence.get(name)
+    for name, parameter in _asked(function).items():
+        value = inputs.get(name)
         if value is None:
             if parameter.default is parameter.empty:
                 raise RequestError(
                     f"metric {function.__name__} needs `{name}` ({METRIC_INPUTS[name]}), which is absent; "
-                    f"{_remedy(name, evidence)}"
+                    f"{_remedy(name, inputs)}"
                 )
             value = parameter.default
         if parameter.kind is parameter.KEYWORD_ONLY:
@@ -184,8 +184,8 @@ def evaluate(part: Callable[..., Any], evidence: MetricInputs) -> float:
     return float(function(*positional, **named))
 
 
-def evaluate_chance(part: Callable[..., Any], evidence: MetricInputs) -> float:
-    """What no skill would score on this evidence, with the same options.
+def evaluate_chance(part: Callable[..., Any], inputs: MetricInputs) -> float:
+    """What no skill would score on these inputs, with the same options.
 
     Returns
     -------
@@ -193,18 +193,18 @@ def evaluate_chance(part: Callable[..., Any], evidence: MetricInputs) -> float:
         The constant that the metric declares, the value of the metric it names
         (called with those of the part's options that it also takes), or NaN.
     """
-    return _evaluate_fact("chance", part, evidence)
+    return _evaluate_fact("chance", part, inputs)
 
 
-def evaluate_ceiling(part: Callable[..., Any], evidence: MetricInputs) -> float:
-    """What nobody can exceed on this evidence, with the same options.
+def evaluate_ceiling(part: Callable[..., Any], inputs: MetricInputs) -> float:
+    """What no prediction can exceed on these inputs, with the same options.
 
     Returns
     -------
     float
         As for :func:`evaluate_chance`; NaN means that only the range is known.
     """
-    return _evaluate_fact("ceiling", part, evidence)
+    return _evaluate_fact("ceiling", part, inputs)
 
 
 def choose(option: str, value: str, table: Mapping[str, T]) -> T:
@@ -221,7 +221,7 @@ def choose(option: str, value: str, table: Mapping[str, T]) -> T:
         raise UnknownName(f"value of {option}", value, table) from None
 
 
-def _evaluate_fact(fact: str, part: Callable[..., Any], evidence: MetricInputs) -> float:
+def _evaluate_fact(fact: str, part: Callable[..., Any], inputs: MetricInputs) -> float:
     level = METRICS.get(METRICS.name_of(_unwrapped(part))).facts[fact]
     if level is None:
         return NAN
@@ -230,7 +230,7 @@ def _evaluate_fact(fact: str, part: Callable[..., Any], evidence: MetricInputs) 
     function = METRICS.get(level).function
     given = part.keywords if isinstance(part, partial) else {}
     shared = {name: value for name, value in given.items() if name in options(function)}
-    return evaluate(partial(function, **shared), evidence)
+    return evaluate(partial(function, **shared), inputs)
 
 
 def _unwrapped(part: Callable[..., Any]) -> Callable[..., Any]:
@@ -238,7 +238,7 @@ def _unwrapped(part: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @cache
-def _evidence(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+def _asked(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return {
         name: parameter
         for name, parameter in inspect.signature(function).parameters.items()
@@ -250,7 +250,7 @@ def _verify(name: str, function: Callable[..., Any], level: str) -> None:
     if level not in _OF_LEVEL:
         raise RegistrationError(f"metric {name!r}: level must be one of {', '.join(_OF_LEVEL)}, got {level!r}")
     known = _OF_LEVEL[level]
-    for asked, parameter in _evidence(function).items():
+    for asked, parameter in _asked(function).items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise RegistrationError(
                 f"metric {name!r} takes *{asked}; every parameter must have the name of what it asks"
@@ -270,7 +270,14 @@ def _verify(name: str, function: Callable[..., Any], level: str) -> None:
         )
 
 
-def _verify_facts(name: str, direction: str, bounds: tuple[float, float], level: str, needs: tuple[str, ...]) -> None:
+def _verify_facts(
+    name: str,
+    direction: str,
+    bounds: tuple[float, float],
+    level: str,
+    needs: tuple[str, ...],
+    kinds: tuple[str, ...],
+) -> None:
     if direction not in typing.get_args(Direction):
         raise RegistrationError(
             f"metric {name!r}: direction must be one of {', '.join(typing.get_args(Direction))}, got {direction!r}"
@@ -279,11 +286,14 @@ def _verify_facts(name: str, direction: str, bounds: tuple[float, float], level:
         raise RegistrationError(f"metric {name!r}: `range[0] < range[1]` must hold, got {bounds}")
     if needs and level != "pool":
         raise RegistrationError(f"metric {name!r}: only a pooled metric reads columns, got needs={needs} at {level!r}")
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown:
+        raise RegistrationError(f"metric {name!r}: kinds must be among {', '.join(KINDS)}, got {', '.join(unknown)}")
 
 
-def _remedy(name: str, evidence: MetricInputs) -> str:
+def _remedy(name: str, inputs: MetricInputs) -> str:
     if name.endswith("_lesions"):
         of = name.removesuffix("_lesions")
-        absent = [part for part in (of, "spacing_mm") if evidence.get(part) is None]
+        absent = [part for part in (of, "spacing_mm") if inputs.get(part) is None]
         return f"give {' and '.join(absent)}"
     return f"give {name}=…"

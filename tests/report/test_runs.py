@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 import harness
 from harness.cli.api import Silent, carry_out, rebuild
 from harness.core.errors import HarnessError
-from harness.data.maps import read_map, read_maps
+from harness.data.maps import read_map, read_maps, write_sums
 from harness.pipeline.cell import Cell
 from harness.report import plots, runs
 from harness.report.runs import pooled_files, pooled_metrics, pooled_of
@@ -98,9 +98,9 @@ def test_figures_of_one_configuration(
     plan, tables = run
     (tmp_path / "to").mkdir()
     pooled_files(plan, tables, plan.configurations[0].id, tmp_path / "to")
-    assert written(tmp_path / "to" / "figures") == [
-        "count-bland-altman.png", "count-scatter.png", "subjects.png", "training.png", "volume-bland-altman.png",
-        "volume-scatter.png",
+    assert written(tmp_path / "to") == [
+        "count-bland-altman.png", "count-scatter.png", "maps/none.txt", "subjects.png", "training.png",
+        "volume-bland-altman.png", "volume-scatter.png",
     ]  # fmt: skip
     curves = drawn["training_curves"][0][0]["loss"]
     assert {name: len(line) for name, line in curves.items()} == {f"fold {fold} seed 0": 1 for fold in range(3)}
@@ -190,7 +190,7 @@ def test_a_run_is_tracked_without_a_name(
     drawn: dict[str, tuple[Any, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """From the store to MLflow: one parent, twelve cells, figures, and nowhere a subject; again writes nothing."""
+    """From the store to MLflow: a configuration, its three trainings, figures, nowhere a subject; once only."""
     shutil.copy(empty_database, finished / "mlflow.db")
     words = tiny_words(finished, mlflow="auto", anonymous=True)
     assert harness.run(**words).complete
@@ -202,7 +202,7 @@ def test_a_run_is_tracked_without_a_name(
             for (text,) in database.execute(f"select {columns} from {table}")
         ]
     database.close()
-    assert states == ["FINISHED"] * 13
+    assert states == ["FINISHED"] * 4
     assert not [text for text in said if "sub-" in text]
     files = written(finished / "mlflow-artifacts")
     assert len(files) == 7 and not [name for name in files if "sub-" in name]
@@ -251,7 +251,7 @@ def test_sums_of_blocks_become_means(tmp_path: Path) -> None:
         cell = Cell("explain", f"cell{number}", "", "conf", fold, seed, "saliency")
         folder = tmp_path / cell.identity
         folder.mkdir()
-        np.savez_compressed(folder / "blocks.npz", sums=sums)
+        write_sums(folder / "blocks.npz", sums)
         record = CellRecord(
             cell.identity, "explain", "done", "conf", fold, seed, "saliency", facts={"outputs": ["one", "two"]}
         )
@@ -260,4 +260,4 @@ def test_sums_of_blocks_become_means(tmp_path: Path) -> None:
     found = runs._of_sums(store, cells, AFFINE)
     assert list(found) == ["one", "two"] and {one.subjects for one in found.values()} == {5}
     for number, name in enumerate(found):
-        assert np.allclose(found[name].values, expected[number], atol=1e-6)
+        assert np.allclose(found[name].values, expected[number], atol=1e-3)
