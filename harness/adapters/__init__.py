@@ -1,1 +1,1 @@
-"""What a network sees of a sample, and how its outputs become a prediction."""
+"""Adapters: convert samples to network inputs, and network outputs to predictions."""

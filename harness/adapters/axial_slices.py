@@ -1,4 +1,4 @@
-"""Axial slices of several sequences, each voxel background or lesion."""
+"""Axial slices of several sequences, for segmentation."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ _TARGET = "target"
 
 @dataclass(frozen=True)
 class AxialSlices:
-    """Axial slices of several sequences.
+    """Adapter for axial slices.
 
-    Items are slices, ordered from bottom to top; space is (X, Y). Slices of
-    different samples may differ in size.
+    Items are slices in ascending order, with spatial axes (X, Y). Slices of different
+    samples may differ in size.
 
     Parameters
     ----------
-    channels : sequences, in the order of the input channels
+    channels : sequences in the order of the input channels
     """
 
     channels: tuple[str, ...]
 
     @property
     def reads(self) -> Reads:
-        """The sequences."""
+        """The images of the sequences."""
         return Reads(images=self.channels)
 
     def spec(self, cohort: Cohort) -> NetworkSpec:
-        """One input with a channel per sequence, and the mask to predict.
+        """One input with a channel per sequence, and the mask as target.
 
         Raises
         ------
         RequestError
-            If the cohort has other targets than the mask ``target``.
+            If the cohort has targets other than the mask ``target``.
         """
         others = [target.name for target in cohort.targets if (target.name, target.kind) != (_TARGET, "mask")]
         if others:
             raise RequestError(
-                f"axial_slices predicts the mask {_TARGET} alone, and {cohort.name} has the targets "
+                f"axial_slices predicts only the mask {_TARGET}, but {cohort.name} has the targets "
                 f"{', '.join(others)}; choose another adapter"
             )
         return NetworkSpec((Input("slices", self.channels),), cohort.targets)
@@ -58,7 +58,7 @@ class AxialSlices:
         return (np.ascontiguousarray(np.moveaxis(volume, -1, 0)),)
 
     def targets(self, sample: Sample, targets: Sequence[Target]) -> dict[str, Array]:
-        """Labels of the slices, (Z, X, Y) int64 with 1 inside a lesion."""
+        """Labels of the slices, (Z, X, Y) int64, 1 inside a lesion."""
         target = np.asarray(sample.masks[_TARGET].load() > 0)
         return {_TARGET: np.ascontiguousarray(np.moveaxis(target, -1, 0).astype(np.int64))}
 
@@ -67,19 +67,19 @@ class AxialSlices:
 
         Parameters
         ----------
-        outputs : of ``target``, (Z, 2, X, Y) logits
+        outputs : logits of ``target``, (Z, 2, X, Y)
 
         Returns
         -------
         dict
-            ``probability`` (X, Y, Z) float32 of ``target``, the softmax of the lesion class
+            ``probability`` of ``target``, (X, Y, Z) float32: the softmax of the lesion class.
         """
         logits = outputs[_TARGET]
         margin = logits[:, 1].astype(np.float64) - logits[:, 0].astype(np.float64)
         return {_TARGET: {"probability": np.moveaxis(logistic(margin), 0, -1).astype(np.float32)}}
 
     def to_image(self, maps: Array, sample: Sample) -> Array:
-        """Maps of slices (Z, C, X, Y) → (C, X, Y, Z)."""
+        """Convert maps of slices, (Z, C, X, Y), to volumes, (C, X, Y, Z)."""
         return np.moveaxis(maps, 0, -1)
 
 
@@ -89,13 +89,13 @@ def axial_slices(*, channels: str = "T2w") -> AxialSlices:
 
     Parameters
     ----------
-    channels : sequences joined by ``+``, e.g. ``T2w+FLAIR``; the order is the
-        order of the input channels
+    channels : sequences joined by ``+`` in the order of the input channels, e.g.
+        ``T2w+FLAIR``
 
     Raises
     ------
     OutOfRange
-        If a sequence is empty or named twice.
+        If a name is empty or occurs twice.
     """
     names = tuple(channels.split("+"))
     if not all(names) or len(set(names)) != len(names):

@@ -1,4 +1,4 @@
-"""The lesion map of a whole brain, and one number or several to predict from it."""
+"""Whole-brain lesion maps, for regression of one or several scores."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ TargetRange = Literal["given", "training"]
 
 @dataclass(frozen=True)
 class LesionVolume:
-    """The whole lesion map of a sample as its one item; space is (X, Y, Z).
+    """Adapter for lesion maps.
+
+    Each sample has one item, the whole lesion map, with spatial axes (X, Y, Z).
 
     Parameters
     ----------
-    scores : names of the targets; empty for all that the cohort has
+    scores : names of the targets; empty for all targets of the cohort
     volume_control, target_range : see :func:`lesion_volume`
-    adjustment : what was learned from the training samples
+    adjustment : adjustment fitted to the training samples
     """
 
     scores: tuple[str, ...] = ()
@@ -42,14 +44,14 @@ class LesionVolume:
         return Reads(masks=("lesion",))
 
     def spec(self, cohort: Cohort) -> NetworkSpec:
-        """One input with one channel, and the numbers to predict.
+        """One input with one channel, and the scores as targets.
 
         Raises
         ------
         UnknownName
             If the cohort has no such target.
         RequestError
-            If its samples are not on one grid, or a target is not a number.
+            If the samples have different grids, or a target is not a number.
         """
         known = {target.name: target for target in cohort.targets}
         for name in self.scores:
@@ -58,15 +60,15 @@ class LesionVolume:
         targets = tuple(known[name] for name in self.scores) or cohort.targets
         for target in targets:
             if target.kind != "number":
-                raise RequestError(f"lesion_volume predicts numbers, and {target.name} is of kind {target.kind}")
+                raise RequestError(f"lesion_volume predicts numbers, but {target.name} is of kind {target.kind}")
         shapes = {sample.shape for sample in cohort.samples}
         if len(shapes) != 1:
-            raise RequestError(f"all lesion maps must be on one grid, got {sorted(shapes)}; take cohort=lesions")
+            raise RequestError(f"all lesion maps must be on one grid, got {sorted(shapes)}; set cohort=lesions")
         unchanged = self.volume_control in ("none", "regress_behaviour")
         return NetworkSpec((Input("lesion", ("lesion",), shapes.pop(), unchanged=unchanged),), targets)
 
     def fit(self, training: Sequence[Sample], targets: Sequence[Target]) -> LesionVolume:
-        """The adapter with what the training samples say of lesion volume and of the range of scores."""
+        """Fit the lesion volume control and the range of the scores to the training samples."""
         if not self._adjusts:
             return self
         values = np.array([[sample.targets[target.name] for target in targets] for sample in training])
@@ -79,11 +81,11 @@ class LesionVolume:
 
     @property
     def state(self) -> dict[str, Array]:
-        """What :meth:`fit` found, by name."""
+        """Fitted parameters by name."""
         return {} if self.adjustment is None else self.adjustment.arrays()
 
     def load_state(self, state: Mapping[str, Array]) -> LesionVolume:
-        """The adapter with what was found before."""
+        """Return a copy of the adapter with this state."""
         return dataclasses.replace(self, adjustment=Adjustment.of_arrays(state)) if state else self
 
     @property
@@ -93,13 +95,13 @@ class LesionVolume:
     def _fitted(self) -> Adjustment | None:
         if self._adjusts and self.adjustment is None:
             raise CellError(
-                f"volume_control={self.volume_control} and target_range={self.target_range} must be fitted to "
-                "training subjects before their use"
+                f"an adapter with volume_control={self.volume_control} and target_range={self.target_range} "
+                "must be fitted to training subjects before it is used"
             )
         return self.adjustment
 
     def inputs(self, sample: Sample) -> tuple[Array]:
-        """The lesion map, (1, 1, X, Y, Z) float32: the lesioned fraction of each voxel, controlled for volume."""
+        """Lesion map after volume control, (1, 1, X, Y, Z) float32: lesioned fraction of each voxel."""
         adjustment, mask = self._fitted(), sample.masks["lesion"].load()
         if self.volume_control == "direct_total_lesion_volume":
             mask = unit_length(mask, _volume(sample))
@@ -108,10 +110,10 @@ class LesionVolume:
         return (np.array(mask, np.float32)[None, None],)
 
     def explained(self, sample: Sample) -> tuple[tuple[Array, Array | None]]:
-        """The lesion map, and minus what its volume says of every voxel if that is regressed.
+        """The lesion map, and the negative regression on lesion volume if voxels are regressed.
 
-        So an explanation is of the lesion, and the baseline zero a brain without one that
-        is otherwise the same. Residuals themselves would add up to nothing over subjects.
+        Explanations then refer to the lesion, with a lesion-free brain as the zero baseline.
+        Residuals themselves sum to zero over subjects.
         """
         adjustment = self._fitted()
         if adjustment is None or adjustment.lesion is None:
@@ -120,7 +122,7 @@ class LesionVolume:
         return ((lesion[None, None], -adjustment.lesion.at(_volume(sample)).astype(np.float32)[None, None]),)
 
     def voxels(self, sample: Sample) -> tuple[Array, Array]:
-        """The same without what is empty: flat indices in C order (N,) and values (N,) float32."""
+        """Non-zero voxels of the input: flat indices in C order, (N,), and values, (N,) float32."""
         adjustment = self._fitted()
         if adjustment is not None and adjustment.lesion is not None:
             whole = self.inputs(sample)[0].ravel()
@@ -132,7 +134,7 @@ class LesionVolume:
         return voxels, values.astype(np.float32)
 
     def targets(self, sample: Sample, targets: Sequence[Target]) -> dict[str, Array]:
-        """Each score as the network should predict it, (1,) float32."""
+        """Adjusted score of each target, (1,) float32."""
         names = [target.name for target in targets]
         adjustment, values = self._fitted(), np.array([sample.targets[name] for name in names])
         if adjustment is not None:
@@ -140,27 +142,27 @@ class LesionVolume:
         return {name: values[[index]].astype(np.float32) for index, name in enumerate(names)}
 
     def to_prediction(self, outputs: Mapping[str, Array], sample: Sample, targets: Sequence[Target]) -> Prediction:
-        """The predicted scores.
+        """Predicted scores on the scale of the cohort's scores.
 
         Parameters
         ----------
-        outputs : of each score, (1, 1)
-        sample : whose map they are of
-        targets : in the order in which they were fitted
+        outputs : outputs of each score, (1, 1)
+        sample : sample that is predicted
+        targets : scores, in the order in which they were fitted
 
         Returns
         -------
         dict
-            ``value`` () float64 of each score, on the scale of the cohort's scores
+            ``value`` () float64 of each score.
         """
         adjustment = self._fitted()
-        said = np.array([outputs[target.name][0, 0] for target in targets], np.float64)
+        values = np.array([outputs[target.name][0, 0] for target in targets], np.float64)
         if adjustment is not None:
-            said = adjustment.restored(said, _volume(sample))
-        return {target.name: {"value": value} for target, value in zip(targets, said, strict=True)}
+            values = adjustment.restored(values, _volume(sample))
+        return {target.name: {"value": value} for target, value in zip(targets, values, strict=True)}
 
     def to_image(self, maps: Array, sample: Sample) -> Array:
-        """Maps of the one item (1, 1, X, Y, Z) → (1, X, Y, Z)."""
+        """Convert maps of the single item, (1, 1, X, Y, Z), to (1, X, Y, Z)."""
         one: Array = maps[0]
         return one
 
@@ -169,26 +171,28 @@ class LesionVolume:
 def lesion_volume(
     *, scores: str = "", volume_control: VolumeControl = "none", target_range: TargetRange = "given"
 ) -> LesionVolume:
-    """The lesion map of a whole brain.
+    """Whole-brain lesion map, optionally controlled for lesion volume.
 
     Parameters
     ----------
-    scores : names joined by ``+``, in the order of the outputs; empty for all
-    volume_control : ``direct_total_lesion_volume`` divides a map by the square root of its
-        sum, so that every subject's vector has the same length (Zhang et al. 2014).
-        ``regress_behaviour``, ``regress_lesion`` and ``regress_both`` take a straight line
-        in lesion volume, fitted to the training subjects, from the scores, from every
-        voxel, or from both (DeMarco & Turkeltaub 2018)
-    target_range : ``training`` scales the scores so that the training subjects reach
-        from 0 to 1, for networks whose last layer has that range
+    scores : names of the scores joined by ``+``, in the order of the outputs; empty for
+        all scores
+    volume_control : control for lesion volume. ``direct_total_lesion_volume`` divides
+        each map by the square root of its sum, so that all lesion vectors have the same
+        length (Zhang et al. 2014). ``regress_behaviour``, ``regress_lesion`` and
+        ``regress_both`` regress lesion volume, in the training subjects, out of the
+        scores, the voxels or both (DeMarco & Turkeltaub 2018)
+    target_range : ``training`` scales the scores of the training subjects to [0, 1], for
+        networks whose output has that range; ``given`` leaves scores unchanged
 
     Notes
     -----
-    Predictions are put back on the scale of the scores before they are judged, volume's
-    share included, so that R² compares across controls. With voxels regressed, what a
-    model sees has values wherever anybody is lesioned, so that ``model.minimum`` counts
-    nothing; a fitted model then needs memory for all voxels of all training subjects
-    (10 GB at 1 mm), and explanations are of the lesion alone, its volume held.
+    Predictions are converted back to the scale of the scores, including the effect of
+    volume, so that R² is comparable across controls. If voxels are regressed, every
+    voxel that is lesioned in some subject has a non-zero value in all subjects. Then
+    ``model.minimum`` has no effect, fitted models need memory for all voxels of all
+    training subjects (10 GB at 1 mm), and explanations refer to the lesion at constant
+    volume.
 
     References
     ----------
@@ -198,7 +202,7 @@ def lesion_volume(
     Raises
     ------
     OutOfRange
-        If a score is named twice or a name is empty.
+        If a name is empty or occurs twice.
     """
     names = tuple(scores.split("+")) if scores else ()
     if not all(names) or len(set(names)) != len(names):

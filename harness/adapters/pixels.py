@@ -1,4 +1,4 @@
-"""Pictures, with covariates as scalar inputs, and any targets of one value per sample."""
+"""RGB pictures with covariates, for classification and regression."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ _CHANNELS = ("red", "green", "blue")
 
 @dataclass(frozen=True)
 class Pixels:
-    """A picture as the one item of a sample.
+    """Adapter for pictures.
+
+    Each sample has one item, the picture, and a scalar input for each covariate.
 
     Parameters
     ----------
-    covariates : names of the scalar inputs, which are not explained
-    covariate_scale : by which they are divided
+    covariates : names of the scalar inputs; these are not explained
+    covariate_scale : divisor of the covariates
     """
 
     covariates: tuple[str, ...] = ()
@@ -39,7 +41,7 @@ class Pixels:
         return Reads(images=(_IMAGE,), covariates=self.covariates)
 
     def spec(self, cohort: Cohort) -> NetworkSpec:
-        """The picture, each covariate, and all targets of the cohort.
+        """The picture and each covariate as inputs, and all targets of the cohort.
 
         Raises
         ------
@@ -49,12 +51,12 @@ class Pixels:
         """
         for target in cohort.targets:
             if not target.of_sample:
-                raise RequestError(f"pixels predicts values of samples, and {target.name} is a {target.kind}")
+                raise RequestError(f"pixels predicts one value per sample, but {target.name} is a {target.kind}")
         for name in self.covariates:
             without = [one.id for one in cohort.samples if not isinstance(one.covariates.get(name), int | float)]
             if without:
                 raise RequestError(
-                    f"{name} must be a number for every sample to be an input, got {len(without)} without: "
+                    f"the covariate {name} must be a number for every sample, but {len(without)} have none: "
                     f"{', '.join(without[:8])}; complete the table, or leave the subjects out (exclude=)"
                 )
         sizes = sorted({one.images[_IMAGE].shape for one in cohort.samples})
@@ -65,43 +67,44 @@ class Pixels:
         return NetworkSpec((Input("image", _CHANNELS, (height, width)), *scalars), cohort.targets)
 
     def inputs(self, sample: Sample) -> tuple[Array, ...]:
-        """The picture, (1, 3, H, W) float32 in [0, 1], and each covariate, (1, 1) float32."""
+        """Picture, (1, 3, H, W) float32 in [0, 1], and each covariate, (1, 1) float32."""
         picture = np.moveaxis(sample.images[_IMAGE].load(), -1, 0).astype(np.float32) / 255
         return (picture[None], *(np.array([[self._scalar(sample, name)]], np.float32) for name in self.covariates))
 
     def targets(self, sample: Sample, targets: Sequence[Target]) -> dict[str, Array]:
-        """Each target, (1,): numbers and binary labels as float32, classes as int64."""
+        """Value of each target, (1,): numbers and binary labels as float32, classes as int64."""
         return {target.name: as_array(target, sample.targets[target.name]) for target in targets}
 
     def to_prediction(self, outputs: Mapping[str, Array], sample: Sample, targets: Sequence[Target]) -> Prediction:
-        """What is kept of each target's output (1, width)."""
+        """Convert the outputs of each target, (1, width), to a prediction."""
         return {target.name: kept(target, outputs[target.name][0]) for target in targets}
 
     def to_image(self, maps: Array, sample: Sample) -> Array:
-        """Maps of the one item (1, 3, H, W) → (3, H, W)."""
+        """Convert maps of the single item, (1, 3, H, W), to (3, H, W)."""
         one: Array = maps[0]
         return one
 
     def _scalar(self, sample: Sample, name: str) -> float:
         value = sample.covariates.get(name)
         if not isinstance(value, int | float):
-            raise CellError(f"{name} of {sample.id} must be a number to be an input, got {value!r}")
+            raise CellError(f"the covariate {name} of {sample.id} must be a number, got {value!r}")
         return float(value) / self.covariate_scale
 
 
-@ADAPTERS.register("pixels", source="the usual scaling of 8-bit pictures to [0, 1]")
+@ADAPTERS.register("pixels", source="the standard scaling of 8-bit pictures to [0, 1]")
 def pixels(*, covariates: str = "", covariate_scale: Annotated[float, Gt(0)] = 1.0) -> Pixels:
-    """A picture as the network's input, and covariates as scalar inputs beside it.
+    """Whole RGB picture, optionally with covariates as scalar inputs.
 
     Parameters
     ----------
-    covariates : columns joined by ``+``, e.g. ``age``; empty for the picture alone
-    covariate_scale : by which covariates are divided, e.g. 100 for years
+    covariates : columns of the participants table joined by ``+``, e.g. ``age``; empty
+        for none
+    covariate_scale : divisor of the covariates, e.g. 100 for an age in years
 
     Raises
     ------
     OutOfRange
-        If a covariate is named twice or a name is empty.
+        If a name is empty or occurs twice.
     """
     names = tuple(covariates.split("+")) if covariates else ()
     if not all(names) or len(set(names)) != len(names):

@@ -1,8 +1,8 @@
-"""What is taken from lesion maps and scores before a model sees them, learned from the training subjects alone.
+"""Control for lesion volume in lesion maps and scores, fitted to the training subjects.
 
-Large lesions cover more regions and cost more points, so total lesion volume alone
-explains much of a score. Axes are (X, Y, Z); volumes are in any unit that all
-subjects share.
+Large lesions affect more regions and reduce performance more, so that lesion volume
+alone explains much of a score. Axes are (X, Y, Z). Volumes can have any unit, the same
+for all subjects.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ __all__ = ["Adjustment", "VolumeControl", "VolumeLine", "fit_adjustment", "fit_v
 
 VolumeControl = Literal["direct_total_lesion_volume", "none", "regress_behaviour", "regress_both", "regress_lesion"]
 
-_SMALLEST = 1e-6  # a smaller lesion volume counts as none: it is not rescaled
+_SMALLEST = 1e-6  # smaller lesion volumes count as no lesion and are not rescaled
 
 
 @dataclass(frozen=True, eq=False)
 class VolumeLine:
-    """Straight line against lesion volume, one per value.
+    """Linear regressions on lesion volume, one per value.
 
     Parameters
     ----------
-    intercept, slope : of the values' shape, float64; the slope is per unit of volume
+    intercept, slope : float64 arrays with the shape of the values; slope per unit of volume
     """
 
     intercept: Array
     slope: Array
 
     def at(self, volume: float) -> Array:
-        """What the line says for a volume, of the values' shape."""
-        said: Array = self.intercept + volume * self.slope
-        return said
+        """Fitted values for a volume."""
+        fitted: Array = self.intercept + volume * self.slope
+        return fitted
 
 
 def fit_volume_line(values: Iterable[Array], volumes: Array) -> VolumeLine:
-    """Least squares of each value on lesion volume.
+    """Least-squares regression of each value on lesion volume.
 
     Parameters
     ----------
-    values : n arrays of one shape, one per subject, e.g. masks read one by one
-    volumes : (n,) lesion volume
+    values : n arrays of equal shape, one per subject, e.g. masks that are read one by one
+    volumes : (n,) lesion volumes
 
     Returns
     -------
@@ -57,7 +57,7 @@ def fit_volume_line(values: Iterable[Array], volumes: Array) -> VolumeLine:
     Raises
     ------
     OutOfRange
-        If there are no subjects, or not one volume for each.
+        If there are no subjects, or the numbers of subjects and volumes differ.
     """
     v = np.asarray(volumes, np.float64)
     centre = v.mean() if len(v) else 0.0
@@ -71,19 +71,19 @@ def fit_volume_line(values: Iterable[Array], volumes: Array) -> VolumeLine:
         total, product = total + x, product + centred[seen - 1] * x
     if seen != len(v) or seen == 0:
         came = f"more than {len(v)}" if seen > len(v) else str(seen)
-        raise OutOfRange(f"there must be subjects, and one volume for each, got {came} subjects and {len(v)} volumes")
+        raise OutOfRange(f"there must be one volume for each subject, got {came} subjects and {len(v)} volumes")
     variation = float(centred @ centred)
     slope = np.asarray(product / variation if variation > 0 else np.zeros_like(product))
     return VolumeLine(np.asarray(total / seen - centre * slope), slope)
 
 
 def unit_length(mask: Array, volume: float) -> Array:
-    """Direct total lesion volume control: a mask divided by the root of its volume in voxels.
+    """Direct total lesion volume control: divide a mask by the square root of its volume in voxels.
 
     Returns
     -------
     Array
-        Of length one if the mask is binary; an empty mask stays empty.
+        Mask with Euclidean norm 1 if it is binary; empty masks stay empty.
     """
     scaled: Array = mask / np.sqrt(max(volume, _SMALLEST))
     return scaled
@@ -91,13 +91,13 @@ def unit_length(mask: Array, volume: float) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Adjustment:
-    """What training subjects say of lesion volume and of the range of scores.
+    """Adjustment of masks and scores, fitted to the training subjects.
 
     Parameters
     ----------
-    lesion : line of every voxel, or None: masks stay as they are
-    behaviour : line of every score, or None
-    low, high : (K,) scores, after the line is taken away, that become 0 and 1
+    lesion : regression of each voxel on volume; ``None`` leaves masks unchanged
+    behaviour : regression of each score on volume; ``None`` for no regression
+    low, high : (K,) residual scores that are scaled to 0 and 1
     """
 
     lesion: VolumeLine | None
@@ -106,22 +106,22 @@ class Adjustment:
     high: Array
 
     def mask(self, mask: Array, volume: float) -> Array:
-        """A mask as a model should see it, (*space) float64."""
+        """Adjusted mask of a subject, (*space) float64."""
         return mask if self.lesion is None else mask - self.lesion.at(volume)
 
     def targets(self, values: Array, volume: float) -> Array:
-        """A subject's scores as a model should see them, (K,) float64."""
+        """Adjusted scores of a subject, (K,) float64."""
         own = values if self.behaviour is None else values - self.behaviour.at(volume)
         scaled: Array = (own - self.low) / (self.high - self.low)
         return scaled
 
     def restored(self, predictions: Array, volume: float) -> Array:
-        """A prediction on the scale of the scores: undoes :meth:`targets`, (K,) float64."""
+        """Predictions on the original scale, (K,) float64; the inverse of :meth:`targets`."""
         own: Array = predictions * (self.high - self.low) + self.low
         return own if self.behaviour is None else own + self.behaviour.at(volume)
 
     def arrays(self) -> dict[str, Array]:
-        """All of it by name, for a file."""
+        """Arrays by name, to be stored."""
         named = {"low": self.low, "high": self.high}
         for name, line in (("lesion", self.lesion), ("behaviour", self.behaviour)):
             if line is not None:
@@ -130,7 +130,7 @@ class Adjustment:
 
     @classmethod
     def of_arrays(cls, named: Mapping[str, Array]) -> Adjustment:
-        """The inverse of :meth:`arrays`."""
+        """Create an adjustment from the result of :meth:`arrays`."""
         lines = [
             VolumeLine(named[f"{name}_intercept"], named[f"{name}_slope"]) if f"{name}_slope" in named else None
             for name in ("lesion", "behaviour")
@@ -141,29 +141,28 @@ class Adjustment:
 def fit_adjustment(
     control: VolumeControl, masks: Iterable[Array], targets: Array, volumes: Array, *, to_unit_range: bool = False
 ) -> Adjustment:
-    """Learn an adjustment from training subjects.
+    """Fit an adjustment to the training subjects.
 
     Parameters
     ----------
-    control : ``regress_behaviour``: what a straight line in volume says of the scores is
-        taken from them; ``regress_lesion``: likewise from every voxel; ``regress_both``
-        (DeMarco & Turkeltaub 2018). The other kinds learn nothing
-    masks : of the training subjects, one array each; read only if voxels are regressed
+    control : ``regress_behaviour`` regresses lesion volume out of the scores,
+        ``regress_lesion`` out of the voxels, ``regress_both`` out of both (DeMarco &
+        Turkeltaub 2018); other kinds fit nothing
+    masks : masks of the training subjects; read only if voxels are regressed
     targets : (n, K) scores of the training subjects
-    volumes : (n,) their lesion volumes
-    to_unit_range : scale each score so that the training subjects reach from 0 to 1;
-        others may lie outside, nothing is clipped
+    volumes : (n,) lesion volumes of the training subjects
+    to_unit_range : scale each score to [0, 1] over the training subjects; values of other
+        subjects may lie outside and are not clipped
 
     Returns
     -------
     Adjustment
-        Apply it to any subject, also to held-out ones: it knows the training subjects
-        only.
+        Can be applied to any subject.
 
     Raises
     ------
     OutOfRange
-        If a score is to be scaled that is the same for all training subjects.
+        If a score to be scaled is constant over the training subjects.
 
     References
     ----------
@@ -180,7 +179,7 @@ def fit_adjustment(
     if not (high > low).all():
         which = ", ".join(f"score {k + 1} (all {seen[0, k]:.4g})" for k in np.flatnonzero(high <= low))
         raise OutOfRange(
-            f"a score must differ between training subjects to be scaled by them, got {which} over {len(seen)} "
-            "subjects; take a region where more patients have lesions"
+            f"a score must vary between training subjects to be scaled to their range, got {which} over {len(seen)} "
+            "subjects; choose a region where more patients have lesions"
         )
     return Adjustment(lesion, behaviour, low, high)

@@ -140,7 +140,8 @@ def leaderboard(texts: Sequence[str]) -> int:
 
 def report(texts: Sequence[str]) -> int:
     """``harness report task=NAME [run=NAME]``: of the latest run of the task, or of another."""
-    from harness.cli.api import make_report, rebuild
+    from harness.cli.api import rebuild
+    from harness.report.output import make_report
 
     words = parse(texts)
     refuse_unused(words, "harness report")

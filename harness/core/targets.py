@@ -52,8 +52,8 @@ class Target:
     Raises
     ------
     OutOfRange
-        If a ``"classes"`` target has fewer than two classes, another kind has any,
-        or the weight is not positive and finite.
+        If a ``"classes"`` target has fewer than two classes, if another kind has
+        classes, or if the weight is not positive and finite.
     """
 
     name: str
@@ -103,8 +103,7 @@ def kept(target: Target, output: Array) -> dict[str, Array]:
     Raises
     ------
     OutOfRange
-        If the target is a mask, of which the adapter keeps an image, or if the output
-        does not have the width of the target's head.
+        If the target is a mask, or the output does not have the width of the target.
     """
     values = np.asarray(output, np.float64)
     if not target.of_sample or values.shape != (target.width,):

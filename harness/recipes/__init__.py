@@ -1,1 +1,1 @@
-"""How a network is trained."""
+"""Recipes: how networks are trained."""

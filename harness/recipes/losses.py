@@ -14,7 +14,7 @@ __all__ = ["LOSSES", "default_loss"]
 
 
 def _mask(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each voxel, averaged over each item."""
+    """Voxelwise cross-entropy, averaged within each item."""
     return functional.cross_entropy(output, target, reduction="none").flatten(1).mean(1)
 
 
@@ -36,17 +36,17 @@ LOSSES: Mapping[Kind, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "binary": _binary,
     "classes": _classes,
 }
-"""Kind → (output of the head (N, width, *space), target (N, …)) → loss of each item, (N,)."""
+"""Kind → function of output, (N, width, *space), and target, (N, …), that returns the loss of each item, (N,)."""
 
 
 def default_loss(outputs: Outputs, batch: Batch, targets: Sequence[Target]) -> torch.Tensor:
-    """Sum over targets of the weighted mean of the default loss of their kind.
+    """Sum of the default losses of all targets, each a weighted mean over items.
 
     Parameters
     ----------
-    outputs : of each target
-    batch : its weights multiply the loss of each item; the sum is divided by the
-        number of items, not by the sum of the weights
+    outputs : outputs by target
+    batch : batch with the targets. Its weights multiply the losses of the items, whose
+        sum is divided by the number of items, not by the sum of the weights
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""What a recipe is: everything about a training but the network and the data."""
+"""The :class:`Recipe`: everything that defines a training except the network and the data."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from harness.core.types import Array
 __all__ = ["Batch", "Outputs", "Recipe", "adam", "refuse_other_kinds", "unchanged"]
 
 Outputs = Mapping[str, torch.Tensor]
-"""Target → output of its head, (N, width, *space)."""
+"""Target → network output, (N, width, *space)."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Items that a network sees at once.
+    """A batch of items.
 
     Parameters
     ----------
-    inputs : (N, C, *space) float32 each
+    inputs : network inputs, (N, C, *space) float32 each
     targets : target → (N, …), int64 labels or float32 values
-    weights : target → (N,) float32, weight of each item in the loss; 1 where absent
+    weights : target → (N,) float32, weight of each item in the loss; 1 if absent
     """
 
     inputs: tuple[torch.Tensor, ...]
@@ -34,7 +34,7 @@ class Batch:
     weights: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on a device."""
+        """Move the batch to a device."""
         return Batch(
             tuple(one.to(device) for one in self.inputs),
             {name: one.to(device) for name, one in self.targets.items()},
@@ -48,16 +48,19 @@ class Recipe:
 
     Parameters
     ----------
-    epochs : passes over the training items
+    epochs : number of passes over the training items
     batch_size : items per step
-    optimiser : parameters → optimiser
-    loss : (outputs, batch, targets) → scalar
-    augment : (generator, batch) → changed batch
-    sample : (generator, target → array over all items) → item indices of one epoch, in order
-    select : (outputs, targets) of all validation items → number; the weights of
-        the epoch with the highest are kept. ``None`` keeps the last epoch's
-    threads : CPU threads of torch; part of the identity, because results differ
-    lr_factor : epoch, from 1 → what the step size is multiplied with
+    optimiser : creates the optimiser for a list of parameters
+    loss : computes a scalar from outputs, batch and targets
+    augment : returns an augmented batch, given a generator and a batch
+    sample : returns the item indices of one epoch in order, given a generator and the
+        targets of all items
+    select : computes a validation score from the outputs for all validation items; the
+        weights of the epoch with the highest score are kept. ``None`` keeps the weights
+        of the last epoch
+    threads : number of CPU threads of torch; results depend on it, so it is part of the
+        identity
+    lr_factor : returns the factor of the learning rate, given the epoch, counted from 1
     """
 
     epochs: int
@@ -72,11 +75,13 @@ class Recipe:
 
 
 def adam(parameters: list[torch.nn.Parameter], *, name: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """Adam or AdamW in one fused step.
+    """Adam or AdamW, in the fused implementation.
 
     Parameters
     ----------
     name : ``"adam"`` or ``"adamw"``
+    lr : learning rate
+    weight_decay : weight decay
     """
     kind: type[torch.optim.Adam] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
     optimiser: torch.optim.Optimizer = kind(parameters, lr=lr, weight_decay=weight_decay, fused=True)
@@ -84,7 +89,7 @@ def adam(parameters: list[torch.nn.Parameter], *, name: str, lr: float, weight_d
 
 
 def unchanged(rng: np.random.Generator, batch: Batch) -> Batch:
-    """No augmentation."""
+    """Return the batch unchanged, for recipes without augmentation."""
     return batch
 
 

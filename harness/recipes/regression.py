@@ -1,4 +1,4 @@
-"""Mean squared error over all numbers."""
+"""Regression of one or several numbers."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ def regression(
     select: Literal["validation_loss", "last"] = "last",
     threads: Annotated[int, Ge(1)] = 1,
 ) -> Recipe:
-    """Mean squared error over all scores; the defaults are those of the CNN study.
+    """Mean squared error over all scores, with the defaults of the CNN study.
 
     Parameters
     ----------
-    epochs : passes over the training samples
+    epochs : number of passes over the training samples
     batch_size : samples per step
-    optimiser : ``adam`` or ``adamw``
-    lr : step size
-    weight_decay : of the optimiser
-    lr_drop_epoch : last epoch with the full step size; 0 keeps it to the end
-    lr_drop_factor : what the step is multiplied with afterwards
-    select : ``last`` keeps the last epoch and needs no validation samples;
-        ``validation_loss`` keeps the epoch with the lowest error on them
-    threads : CPU threads of torch; results depend on it
+    optimiser : optimiser, Adam or AdamW
+    lr : learning rate
+    weight_decay : weight decay of the optimiser
+    lr_drop_epoch : last epoch with the full learning rate; 0 for a constant rate
+    lr_drop_factor : factor of the learning rate after ``lr_drop_epoch``
+    select : weights to keep: those of the ``last`` epoch, which needs no validation
+        samples, or those of the epoch with the lowest ``validation_loss``
+    threads : number of CPU threads of torch; results depend on it
 
     Notes
     -----
-    The mean is over samples and scores; weights of targets and of samples multiply
+    The mean is over samples and scores. Weights of targets and of samples multiply
     the squared errors.
     """
 
@@ -75,5 +75,5 @@ def regression(
 
 
 def _joined(values: Outputs, targets: Sequence[Target]) -> torch.Tensor:
-    """(N, K): the numbers side by side."""
+    """Concatenate the values of all targets, (N, K)."""
     return torch.cat([values[target.name].reshape(-1, 1) for target in targets], dim=1)

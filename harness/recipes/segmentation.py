@@ -1,4 +1,4 @@
-"""Voxelwise cross-entropy with geometric augmentation."""
+"""Segmentation with voxelwise cross-entropy and geometric augmentation."""
 
 from __future__ import annotations
 
@@ -37,32 +37,32 @@ def segmentation(
     select: Literal["mean_iou", "last"] = "mean_iou",
     threads: Annotated[int, Ge(1)] = 1,
 ) -> Recipe:
-    """Voxelwise cross-entropy with augmentation; the defaults are the published ones.
+    """Voxelwise cross-entropy with geometric augmentation and the published defaults.
 
     Parameters
     ----------
-    epochs : passes over the training slices
+    epochs : number of passes over the training slices
     batch_size : slices per step
-    optimiser : ``adam`` or ``adamw``
-    lr : step size
-    weight_decay : of the optimiser
+    optimiser : optimiser, Adam or AdamW
+    lr : learning rate
+    weight_decay : weight decay of the optimiser
     augmentation : ``published`` draws one of the 398 published copies of a slice,
-        ``joint`` flips, rotates and shifts at once, ``none`` leaves slices as they are
-    max_angle_deg : largest rotation, in degrees
-    max_shift_px : largest shift along each axis, in voxels
-    copies : augmented copies of every slice in one epoch
-    balance : draw as many background slices as slices with a lesion
+        ``joint`` combines flip, rotation and shift, ``none`` disables augmentation
+    max_angle_deg : largest rotation in degrees
+    max_shift_px : largest shift along each axis in voxels
+    copies : number of augmented copies of each slice per epoch
+    balance : sample as many slices without lesions as slices with lesions
     lesion_weight : weight of the lesion class in the cross-entropy
-    select : ``mean_iou`` keeps the epoch with the best mean IoU of both classes
-        over the validation items, ``last`` the last epoch
-    threads : CPU threads of torch; results depend on it
+    select : weights to keep: those of the epoch with the best ``mean_iou`` of both
+        classes on the validation samples, or those of the ``last`` epoch
+    threads : number of CPU threads of torch; results depend on it
 
     Notes
     -----
-    The original stores 398 copies of each slice; we draw that many poses anew
-    in every epoch, which is the same set sampled with replacement. Weights of samples
-    multiply the losses of their slices; the mean is over all voxels, each with the
-    weight of its class.
+    The original code stores 398 copies of each slice. We draw as many transforms anew
+    in every epoch, i.e. we sample from the same set with replacement.
+    Weights of samples multiply the losses of their slices; the mean is over all
+    voxels, each with the weight of its class.
     """
     weights = torch.tensor([1.0, lesion_weight])
 
@@ -100,32 +100,32 @@ def segmentation(
 
 
 def mean_iou(outputs: Outputs, batch: Batch, targets: Sequence[Target]) -> float:
-    """Mean over both classes of the intersection over union of all voxels together.
+    """Mean intersection over union of both classes, over all voxels of all items.
 
     Parameters
     ----------
-    outputs : of the mask, (N, 2, *space) logits
-    batch : with its labels (N, *space), 0 or 1
+    outputs : logits of the mask, (N, 2, *space)
+    batch : batch with labels (N, *space), 0 or 1
 
     Returns
     -------
     float
-        in [0, 1]; a class absent from both counts as 1
+        In [0, 1]; a class that occurs in neither prediction nor labels counts as 1.
     """
     name = targets[0].name
     predicted, labels = outputs[name].argmax(1), batch.targets[name]
     ious = []
     for label in (0, 1):
-        ours, theirs = predicted == label, labels == label
-        union = int((ours | theirs).sum())
-        ious.append(int((ours & theirs).sum()) / union if union else 1.0)
+        found, true = predicted == label, labels == label
+        union = int((found | true).sum())
+        ious.append(int((found & true).sum()) / union if union else 1.0)
     return float(np.mean(ious))
 
 
 def _draw_items(rng: np.random.Generator, labels: Array, *, copies: int, balance: bool) -> Array:
-    """Item indices of one epoch: every item ``copies`` times, shuffled.
+    """Item indices of one epoch: each item ``copies`` times, in random order.
 
-    With ``balance``, slices without a lesion are drawn as often as slices with one.
+    With ``balance``, there are as many slices without lesions as with lesions.
     """
     lesion = np.asarray(labels.reshape(len(labels), -1).any(1))
     positive, negative = np.flatnonzero(lesion), np.flatnonzero(~lesion)

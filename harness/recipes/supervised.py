@@ -1,4 +1,4 @@
-"""Any targets: the sum of the default losses of their kinds."""
+"""Training on targets of any kind, with the default loss of each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from harness.recipes.recipe import Recipe, adam, unchanged
 __all__ = ["supervised"]
 
 
-@RECIPES.register("supervised", source="the usual loss of each kind of target: MSE, cross-entropy")
+@RECIPES.register("supervised", source="the standard loss of each kind of target: MSE, cross-entropy")
 def supervised(
     *,
     epochs: Annotated[int, Ge(1)] = 30,
@@ -30,24 +30,24 @@ def supervised(
     select: Literal["validation_loss", "last"] = "validation_loss",
     threads: Annotated[int, Ge(1)] = 1,
 ) -> Recipe:
-    """Squared error of numbers and cross-entropy of classes and masks, summed over targets.
+    """Squared error for numbers and cross-entropy for classes and masks, summed over targets.
 
     Parameters
     ----------
-    epochs : passes over the training items
+    epochs : number of passes over the training items
     batch_size : items per step
-    optimiser : ``adam`` or ``adamw``
-    lr : step size
-    weight_decay : of the optimiser
-    balance : name of a binary or classes target; items are drawn with replacement so
-        that every class is drawn equally often. Empty visits every item once
-    select : ``validation_loss`` keeps the epoch with the lowest loss on validation
-        samples, ``last`` the last epoch
-    threads : CPU threads of torch; results depend on it
+    optimiser : optimiser, Adam or AdamW
+    lr : learning rate
+    weight_decay : weight decay of the optimiser
+    balance : binary or classes target whose classes are sampled equally often, with
+        replacement; if empty, every item is visited once per epoch
+    select : weights to keep: those of the epoch with the lowest ``validation_loss``, or
+        those of the ``last`` epoch
+    threads : number of CPU threads of torch; results depend on it
 
     Notes
     -----
-    Weights of targets and of samples multiply their losses
+    Losses are multiplied by the weights of targets and samples
     (:class:`harness.core.targets.Target`, :class:`harness.core.types.Sample`).
     """
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.core.errors import HarnessError
+from harness.core.errors import StoreError
 from harness.core.identity import identify, module_digest
 from harness.core.types import Array, Cohort
 from harness.data.maps import GroupMap, group_map, write_map
@@ -120,10 +120,10 @@ def pooled_files(plan: Plan, tables: Tables, identity: str, folder: Path) -> lis
 
 @contextlib.contextmanager
 def _tolerated(what: str, failed: list[str]) -> Iterator[None]:
-    """Write down an error of drawing; one of ours, such as a damaged store, is raised."""
+    """Write down an error of drawing; that of a damaged store is raised, with its remedy."""
     try:
         yield
-    except HarnessError:
+    except StoreError:
         raise
     except Exception as error:
         failed.append(f"{what}: {type(error).__name__}: {error}")

@@ -290,13 +290,13 @@ def _hypotheses_table(found: Sequence[Found], *, generated: bool) -> ReportTable
     fixed = list(dict.fromkeys(name for one, _ in found for name in one))
     lines = [
         (
-            Cell(finding.ordering.id),
+            Cell(finding.hypothesis.id),
             *(Cell(_text(one.get(name))) for name in fixed),
-            Cell(_statement(finding.ordering), "wrap"),
-            Cell(finding.ordering.metric),
+            Cell(_statement(finding.hypothesis), "wrap"),
+            Cell(finding.hypothesis.metric),
             Cell(finding.outcome, "wrap", finding.reason, mark=_MARKS[finding.outcome]),
-            _pair_cell(finding.decisive, finding.ordering, wrap=True),
-            Cell(finding.ordering.support, "wrap", finding.ordering.caution),
+            _pair_cell(finding.decisive, finding.hypothesis, wrap=True),
+            Cell(finding.hypothesis.support, "wrap", finding.hypothesis.caution),
         )
         for one, finding in found
     ]
@@ -318,10 +318,10 @@ def _hypotheses_table(found: Sequence[Found], *, generated: bool) -> ReportTable
 def _pairs_table(found: Sequence[Found], fixed: Sequence[str]) -> ReportTable:
     lines = [
         (
-            Cell(finding.ordering.id),
+            Cell(finding.hypothesis.id),
             *(Cell(_text(one.get(name))) for name in fixed),
-            Cell(finding.ordering.metric),
-            _pair_cell(pair, finding.ordering),
+            Cell(finding.hypothesis.metric),
+            _pair_cell(pair, finding.hypothesis),
             Cell(str(pair.difference.n), "number"),
             Cell(pair.outcome, mark=_MARKS[pair.outcome]),
         )

@@ -1,1 +1,1 @@
-"""Generated subjects whose truth is known. The parts register themselves when they are imported."""
+"""Phantoms: generated subjects with a known truth."""

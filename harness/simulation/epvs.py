@@ -1,10 +1,10 @@
-"""Enlarged perivascular spaces among their mimics, on T1w, T2w, FLAIR and SWI.
+"""Enlarged perivascular spaces and their mimics in T1w, T2w, FLAIR and SWI images.
 
-The anatomy is a crop of a full-sized elderly head
-(:mod:`harness.simulation.brain`). Fluid-filled tubes, white-matter
-hyperintensities, lacunes and veins are laid into it, and four sequences image
-the same head through the signal equations of :mod:`harness.simulation.mri`.
-Whatever one sequence shows better than another follows from relaxation times.
+The anatomy is a crop of the full-sized head of an elderly subject
+(:mod:`harness.simulation.brain`). Fluid-filled tubes, white-matter hyperintensities,
+lacunes and veins are added to it. Four sequences of the same head are simulated by the
+signal equations of :mod:`harness.simulation.mri`, so that differences between sequences
+follow from relaxation times.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ __all__ = ["PROTOCOL", "contrast", "epvs_phantom"]
 
 SWI_TE_MS = 7.5
 
-#: The source's Table S1 where it applies. Not printed there, and taken from the
-#: vendor's usual protocol: the inversion time (900 ms), echo spacing (7 ms) and
-#: train length (one pulse per partition) of T1w. The printed echo times of T2w
-#: and FLAIR, 408 and 289 ms, belong to trains of variable flip angles, during
-#: which magnetisation is stored longitudinally for much of the time; their
-#: contrast is that of a spin echo at about 100 ms (Mugler 2014,
-#: doi:10.1002/jmri.24542), and with the printed values e^(−TE/T2) would blacken
-#: white matter.
+#: Sequence parameters of Table S1 of the source, except for the following. The
+#: inversion time (900 ms), echo spacing (7 ms) and train length (one pulse per
+#: partition) of T1w are not stated there; they are those of the vendor's standard
+#: protocol. The echo times of T2w and FLAIR, 408 and 289 ms, refer to trains with
+#: variable flip angles, in which magnetisation is stored longitudinally for much of
+#: the time. Their contrast is that of a spin echo at about 100 ms (Mugler 2014,
+#: doi:10.1002/jmri.24542); with the stated values in e^(−TE/T2), white matter would
+#: be black.
 PROTOCOL: Mapping[str, Callable[[Tissue], float]] = {
     "FLAIR": partial(inversion_recovery, tr_ms=6000, ti_ms=2200, te_ms=100),
     "SWI": partial(spoiled_gradient_echo, tr_ms=35, te_ms=SWI_TE_MS, flip_deg=15),
@@ -58,29 +58,29 @@ PROTOCOL: Mapping[str, Callable[[Tissue], float]] = {
     "T2w": partial(spin_echo, tr_ms=3200, te_ms=100),
 }
 
-# The body is sampled at 1 × 1 × 0.5 mm, of which both 1 mm and 1.5 mm slices are whole
-# multiples; tubes are drawn on samples 3 × 3 × 2 times finer.
+# The anatomy is sampled at 1 × 1 × 0.5 mm, because slices of 1 mm and 1.5 mm are multiples of
+# 0.5 mm. Tubes are drawn on a grid that is finer by 3 × 3 × 2.
 STEP_MM = 0.5
 FINER = (3, 3, 2)
 SWI_STEPS, REFERENCE_STEPS = 3, 2
 
-#: A voxel belongs to a lesion if at least this share of it is perivascular fluid.
+#: Minimum fraction of perivascular fluid in a voxel that belongs to a lesion.
 RULE = 0.5
 
-# Table S2: logarithms of the 21 participants' counts (mean 683) and mean sizes.
+# Table S2: logarithms of the lesion counts (mean 683) and mean lesion sizes of the 21 participants.
 COUNT_SPREAD, SIZE_MEAN, SIZE_SPREAD, COUNT_SIZE_CORRELATION = 0.354, 1.943, 0.316, 0.475
-# Within a participant the source gives no spread; a log-normal of this width has a median of
-# five voxels, a twentieth above twenty.
+# The source does not report the spread of sizes within participants. With this log-normal
+# distribution, the median is five voxels and 5 % of the lesions exceed twenty.
 LESION_SPREAD = 0.85
-# Voxels at the edge of a tube miss the rule: volume in mm³ for a wanted number of voxels,
+# Voxels at the edge of a tube stay below RULE: volume in mm³ per voxel of a lesion and offset,
 # measured on isolated tubes.
 VOLUME_PER_VOXEL, VOLUME_LOST = 1.1, 1.3
-# Some tubes reach the rule nowhere, and thin ones across the grid fall into beads: lesions
-# per tube, and their size as a share of the plan, measured on generated subjects.
+# Some tubes stay below RULE everywhere, and thin oblique ones break into several lesions: number
+# of lesions per tube, and ratio of their size to the planned size, measured on generated subjects.
 TUBE_GAP_MM = 1.2
 VISIBLE_SHARE, SIZE_KEPT = 1.10, 0.72
 
-# Lesions per volume of white matter and deep nuclei, relative to frontoparietal white matter.
+# Lesion density in white matter and deep nuclei, relative to frontoparietal white matter.
 ENRICHMENT = {1: 2.5, 2: 1.0, 3: 0.6, 4: 0.8, 5: 0.7, 6: 1.0, 7: 0.5}
 
 _TISSUES = ("air", "scalp", "csf", "grey", "white", "striatum", "pallidum", "wmh", "vein", "fluid")
@@ -89,13 +89,13 @@ _Fractions = dict[str, Array]
 
 @dataclass(frozen=True)
 class _Tube:
-    """A bent tube.
+    """A curved tube.
 
     Parameters
     ----------
-    points : (N, 3) mm, along the axis, closer together than the radius
-    radius_mm : of the tube
-    code : −128 to 127 but not zero, written where the tube is
+    points : (N, 3) points along the axis in mm, at distances below the radius
+    radius_mm : radius of the tube
+    code : non-zero int8 value of the samples inside the tube
     """
 
     points: Array
@@ -104,13 +104,13 @@ class _Tube:
 
 
 def contrast(sequence: str) -> dict[str, float]:
-    """Noise-free signal of every tissue in a sequence of :data:`PROTOCOL`; air gives none."""
+    """Noise-free signal of each tissue in a sequence of :data:`PROTOCOL`; the signal of air is zero."""
     return {"air": 0.0} | {name: PROTOCOL[sequence](tissue) for name, tissue in TISSUES_3T.items()}
 
 
 @PHANTOMS.register(
     "epvs_phantom",
-    source="cohort imitated: Rashid et al. 2023, doi:10.1016/j.ynirp.2023.100162",
+    source="modelled on the cohort of Rashid et al. 2023, doi:10.1016/j.ynirp.2023.100162",
     target="pvs",
     label_source="fluid fraction known by construction",
 )
@@ -127,35 +127,37 @@ def epvs_phantom(
     noise_reference: Literal["white", "brightest"] = "white",
     bias_percent: Annotated[float, Ge(0), Le(100)] = 20.0,
 ) -> PhantomSubject:
-    """One subject with enlarged perivascular spaces, their mimics, and four sequences.
+    """Brain MRI of one subject with enlarged perivascular spaces and their mimics.
 
     Parameters
     ----------
-    seed, subject : name the random streams; a subject does not depend on how many
-        others there are
-    shape : voxels of the reference grid, at 1 mm; at least 8 each. A small field is
-        a crop of a full-sized brain through the right basal ganglia; 140 × 180 × 128
-        holds all of it
-    density : lesions per litre of brain. The default is the source's, 683 in about
-        1.2 l, which is some 30 in the default field
-    wmh_density, lacune_density, vein_density : mimics per litre of brain. Hyperintense
-        caps along the ventricles come with the head and are not counted here
-    noise_percent : standard deviation of the noise in percent of the reference
-        tissue's signal. The default is a ratio of 28 in white matter, as Springer et
-        al. 2016 measured at 3 T on three-dimensional T2w (28) and FLAIR (29)
-    noise_reference : ``white`` gives every sequence the same ratio in normal white
-        matter; ``brightest`` takes the brightest healthy tissue of each sequence, as
-        BrainWeb does. It is here to ask whether a finding depends on it
-    bias_percent : range of each sequence's intensity non-uniformity
+    seed, subject : determine the random streams; a subject does not depend on the number
+        of subjects
+    shape : number of voxels of the reference grid, at 1 mm; at least 8 along each axis. A
+        small field of view is a crop of a full-sized brain around the right basal
+        ganglia; 140 × 180 × 128 contains the whole brain
+    density : perivascular spaces per litre of brain. The default is that of the source,
+        683 in about 1.2 l, and gives about 30 in the default field of view
+    wmh_density : foci of white-matter hyperintensity per litre of brain, not counting the
+        caps along the ventricles, which are always present
+    lacune_density : lacunes per litre of brain
+    vein_density : veins per litre of brain
+    noise_percent : standard deviation of the noise in percent of the signal of the
+        reference tissue. The default is a signal-to-noise ratio of 28 in white matter, as
+        measured by Springer et al. (2016) at 3 T in 3D T2w (28) and FLAIR (29) images
+    noise_reference : reference tissue of the noise: ``white`` gives all sequences the same
+        signal-to-noise ratio in normal white matter; ``brightest`` uses the brightest
+        healthy tissue of each sequence, as BrainWeb does
+    bias_percent : range of the intensity non-uniformity of each sequence in percent
 
     Returns
     -------
     PhantomSubject
-        Images ``T1w``, ``T2w``, ``FLAIR`` at 1 mm and ``SWI`` at 1 × 1 × 1.5 mm over
-        the same field (from the same lower face; the last slice may reach up to 1 mm
-        further). Masks ``pvs``, ``wmh``, ``lacune``, ``brain`` (uint8) and ``regions``
-        (int16). Covariates ``age`` (64 to 94 years) and ``sex`` (``F`` or ``M``).
-        Without lesions (``density=0``) the mask is empty.
+        Images ``T1w``, ``T2w``, ``FLAIR`` at 1 mm and ``SWI`` at 1 × 1 × 1.5 mm, with the
+        same field of view (the last slice of SWI may extend up to 1 mm further). Masks
+        ``pvs``, ``wmh``, ``lacune``, ``brain`` (uint8) and ``regions`` (int16).
+        Covariates ``age`` (64 to 94 years) and ``sex`` (``F`` or ``M``). The mask ``pvs``
+        is empty if ``density=0``.
 
     Raises
     ------
@@ -164,26 +166,27 @@ def epvs_phantom(
 
     Notes
     -----
-    A voxel of ``pvs`` holds at least one half of perivascular fluid. Tubes too thin
-    for that stay in the images without a label, as they do under an expert's eye.
-    Numbers and sizes vary between subjects as in the source's Table S2.
+    A voxel of ``pvs`` contains at least 50 % perivascular fluid. Thinner tubes are
+    visible in the images but not labelled, as in manual annotations. Counts and sizes
+    vary between subjects as in Table S2 of the source.
 
-    Veins look like perivascular spaces where fluid is dark for its T1 (T1w, FLAIR)
-    and unlike them on T2w; lacunes have the same fluid in a hyperintense rim; small
-    hyperintensities resemble them on T2w and are bright on FLAIR. No inflow, motion,
-    misregistration or reconstruction is modelled, and the field outside a vein is
-    left out.
+    Veins resemble perivascular spaces where fluid is dark because of its T1 (T1w, FLAIR),
+    but not on T2w. Lacunes contain the same fluid, with a hyperintense rim. Small
+    hyperintensities resemble perivascular spaces on T2w and are bright on FLAIR. Inflow,
+    motion, misregistration, image reconstruction, and the field outside veins are not
+    modelled.
 
-    Why white matter as reference: with the scan times of Table S1 and usual
-    bandwidths, sampling time and the signals above give T1w and T2w equal ratios
-    there within a few percent, FLAIR three quarters of that, SWI about twice. With
-    another reference the contrasts differ and so may an ordering.
+    White matter is the default reference of the noise for the following reason. With the
+    scan times of Table S1 and typical bandwidths, T1w and T2w have equal signal-to-noise
+    ratios in white matter within a few percent, FLAIR three quarters of that, and SWI
+    about twice as much. With another reference the contrast-to-noise ratios differ, and
+    the ranking of sequences may change.
 
     References
     ----------
-    Rashid et al. 2023, doi:10.1016/j.ynirp.2023.100162 (Tables S1, S2). Springer et
-    al. 2016, Invest Radiol 51:469 (Table 5). Wardlaw et al. 2013, Lancet Neurol
-    12:822 (how the lesions look).
+    Rashid et al. 2023, doi:10.1016/j.ynirp.2023.100162 (Tables S1, S2). Springer et al.
+    2016, Invest Radiol 51:469 (Table 5). Wardlaw et al. 2013, Lancet Neurol 12:822
+    (appearance of lesions).
     """
     _check_shape(shape)
 
@@ -218,7 +221,7 @@ def epvs_phantom(
         spacing = (1.0, 1.0, steps * STEP_MM)
         signal = signal * bias_field(signal.shape, spacing, bias_percent, stream("bias", name))
         sigma = noise_percent / 100 * _reference_level(levels, noise_reference)
-        # Scanners scale images as they like.
+        # Scanners use an arbitrary intensity scale.
         gain = 1000 * math.exp(stream("gain", name).normal(0, 0.2)) / levels["white"]
         picture = rician(signal, sigma, stream("noise", name)) * np.float32(gain)
         images[name] = (picture, _affine(grid, steps, rotation, shift))
@@ -248,13 +251,13 @@ def _draw_person(rng: np.random.Generator) -> tuple[float, str]:
 
 
 def _place(rng: np.random.Generator, shape: tuple[int, int, int]) -> tuple[Grid, Array, Array]:
-    """The field in the head, and the head in the scanner.
+    """Position of the field of view in the head, and of the head in the scanner.
 
-    Slices lie along the commissures, so the affine is oblique by the pitch and
-    roll of the head; voxels run to the left, the front and the top (LAS).
+    Slices are parallel to the commissures, so that the affine is oblique by the pitch and
+    roll of the head. The orientation is LAS.
     """
     slices = math.ceil(shape[2] * REFERENCE_STEPS / SWI_STEPS) * SWI_STEPS
-    # Where a small field should be, and the extent of what there is to see.
+    # Centre of a small field of view, and extent of the head.
     wanted, low, high = (36.0, -4.0, 6.0), (-71.0, -108.0, -54.0), (71.0, 72.0, 76.0)
     centre = [
         (a + b) / 2 if size >= b - a else min(max(c, a + size / 2), b - size / 2)
@@ -273,7 +276,7 @@ def _place(rng: np.random.Generator, shape: tuple[int, int, int]) -> tuple[Grid,
 
 
 def _affine(grid: Grid, steps: int, rotation: Array, shift: Array) -> Array:
-    """Voxel to world of an image whose slices are ``steps`` samples thick."""
+    """Affine of an image with slices of ``steps`` samples."""
     spacing = np.multiply(grid.direction, (1.0, 1.0, steps * STEP_MM))
     affine = np.eye(4)
     affine[:3, :3] = rotation * spacing
@@ -287,27 +290,27 @@ def _reference_grid(values: Array, shape: tuple[int, int, int]) -> Array:
 
 
 def _tissues(body: Anatomy) -> _Fractions:
-    """Healthy tissue, outside in."""
+    """Fractions of healthy tissues, from outside to inside."""
     fractions = {name: np.zeros(body.surface.shape, np.float32) for name in _TISSUES}
     fractions["air"] += 1
     _paint(fractions, "scalp", filled(body.surface - 15))
-    _paint(fractions, "air", filled(body.surface - 9))  # bone gives no signal
+    _paint(fractions, "air", filled(body.surface - 9))  # bone has no signal
     _paint(fractions, "csf", filled(body.surface - 3))
     _paint(fractions, "grey", filled(-body.pial))
     _paint(fractions, "white", filled(CORTEX_MM - body.pial))
     _paint(fractions, "striatum", filled(body.striatum))
     _paint(fractions, "pallidum", filled(body.pallidum))
-    # Thalamus and midbrain are grey matter traversed by fibres.
+    # Thalamus and midbrain are mixtures of grey matter and fibres.
     _paint(fractions, "striatum", 0.6 * filled(body.thalamus))
     _paint(fractions, "grey", 0.3 * filled(body.midbrain))
-    # Ageing white matter is not uniform.
+    # White matter of elderly subjects is inhomogeneous.
     _paint(fractions, "wmh", fractions["white"] * np.clip(0.04 + 0.04 * body.slow, 0, 0.12))
     _paint(fractions, "csf", filled(np.minimum(body.ventricles, body.third_ventricle)))
     return fractions
 
 
 def _paint(fractions: _Fractions, name: str, share: Array) -> None:
-    """Replace a share of every sample by one tissue."""
+    """Replace a fraction of each sample by one tissue."""
     rest = 1 - share
     for values in fractions.values():
         values *= rest
@@ -315,7 +318,7 @@ def _paint(fractions: _Fractions, name: str, share: Array) -> None:
 
 
 def _mix(fractions: _Fractions, levels: Mapping[str, float], steps: int) -> Array:
-    """Signal of each voxel: the mean of its tissues' signals."""
+    """Signal of each voxel: the mean signal of its tissues."""
     total = sum(values * np.float32(levels[name]) for name, values in fractions.items())
     return block_mean(np.asarray(total), (1, 1, steps))
 
@@ -327,7 +330,7 @@ def _reference_level(levels: Mapping[str, float], reference: str) -> float:
 
 
 def _masks(body: Anatomy, shares: Mapping[str, Array], shape: tuple[int, int, int]) -> dict[str, Array]:
-    """Truth on the reference grid; a hyperintensity yields to a lesion."""
+    """Ground truth on the reference grid; perivascular spaces take precedence over hyperintensities."""
     masks = {name: (_reference_grid(share, shape) >= RULE).astype(np.uint8) for name, share in shares.items()}
     masks["wmh"] &= 1 - masks["pvs"]
     masks["brain"] = (_reference_grid(body.surface, shape) < 0).astype(np.uint8)
@@ -338,10 +341,10 @@ def _masks(body: Anatomy, shares: Mapping[str, Array], shape: tuple[int, int, in
 def _hyperintensities(
     rng: np.random.Generator, grid: Grid, body: Anatomy, fractions: _Fractions, expected: float, atrophy: float
 ) -> Array:
-    """Share of hyperintense white matter: caps along the ventricles and foci in the depth."""
+    """Fraction of hyperintense white matter: caps along the ventricles and foci in deep white matter."""
     thickness = np.clip((0.4 + 1.8 * atrophy) * (0.5 + body.slow), 0, 3)
     share = 0.9 * filled(body.ventricles - thickness, 2.0) * (thickness > 0.5)
-    # Foci spare the callosum.
+    # No foci in the corpus callosum.
     home = (fractions["white"] > 0.85) & (body.pial > CORTEX_MM + 2) & (np.abs(grid.axes[0]) > 12)
     volumes = np.clip(rng.lognormal(math.log(30), 1.0, size=rng.poisson(expected)), 6, 1500)
     for centre, volume in zip(_centres(rng, grid, home, len(volumes)), volumes, strict=False):
@@ -355,14 +358,14 @@ def _hyperintensities(
 def _lacunes(
     rng: np.random.Generator, grid: Grid, body: Anatomy, fractions: _Fractions, expected: float
 ) -> tuple[Array, Array]:
-    """Shares of cavity and of the rim around it; cavities are 3 to 12 mm wide."""
+    """Fractions of cavities, 3 to 12 mm in diameter, and of the rims around them."""
     cavity, rim = (np.zeros(grid.shape, np.float32) for _ in range(2))
     inside = (fractions["white"] + fractions["striatum"] + fractions["pallidum"] > 0.9) & (body.pial > 6)
     widths = np.clip(rng.lognormal(math.log(5), 0.35, size=rng.poisson(expected)), 3, 12)
     for centre, width in zip(_centres(rng, grid, inside, len(widths)), widths, strict=False):
         direction, stretch = _unit(rng.normal(size=3)), rng.uniform(1, 1.5)
         _blob(cavity, grid, centre, width / 2, stretch, direction, edge_mm=1.0, level=1.0)
-        if rng.random() < 0.75:  # some lacunes have no rim
+        if rng.random() < 0.75:  # not all lacunes have a rim
             _blob(rim, grid, centre, width / 2 + 1.5, stretch, direction, edge_mm=1.5, level=0.8)
     outside = 1 - fractions["csf"]
     return cavity * outside, rim * outside
@@ -379,7 +382,7 @@ def _blob(
     edge_mm: float,
     level: float,
 ) -> None:
-    """Raise a share to an ellipsoid of revolution that has the volume of the sphere."""
+    """Add an ellipsoid of revolution, with the volume of a sphere of this radius, to a fraction image."""
     reach = radius * stretch + edge_mm
     first, last = np.sort(grid.indices(np.stack([centre - reach, centre + reach])), axis=0)
     window = tuple(slice(max(int(a), 0), max(int(b) + 1, 0)) for a, b in zip(first, last, strict=True))
@@ -393,7 +396,7 @@ def _blob(
 
 
 def _spaces(rng: np.random.Generator, grid: Grid, body: Anatomy, fractions: _Fractions, expected: float) -> Array:
-    """Share of perivascular fluid: tubes of the source's numbers and sizes."""
+    """Fraction of perivascular fluid: tubes with the counts and sizes of the source."""
     count, mean_size = _burden(rng, expected)
     allowed = _room_for_tubes(fractions, body)
     weights = np.zeros(max(ENRICHMENT) + 1)
@@ -414,7 +417,7 @@ def _spaces(rng: np.random.Generator, grid: Grid, body: Anatomy, fractions: _Fra
 
 
 def _occupy(allowed: Array, grid: Grid, points: Array, reach_mm: float) -> None:
-    """Close the room around a tube to those that follow, so that lesions stay apart."""
+    """Exclude the surroundings of a tube for later tubes, so that lesions do not touch."""
     offsets = _ball(reach_mm, np.asarray(grid.spacing_mm))
     samples = (np.floor(grid.indices(points)).astype(int)[:, None] + offsets).reshape(-1, 3)
     inside = np.all((samples >= 0) & (samples < grid.shape), axis=1)
@@ -422,14 +425,14 @@ def _occupy(allowed: Array, grid: Grid, points: Array, reach_mm: float) -> None:
 
 
 def _ball(radius: float, step: Array) -> Array:
-    """Sample offsets (N, 3) of the box that holds a ball."""
+    """Sample offsets (N, 3) of the bounding box of a ball."""
     reach = np.ceil(radius / step).astype(int)
     return np.stack(np.meshgrid(*(np.arange(-n, n + 1) for n in reach), indexing="ij"), axis=-1).reshape(-1, 3)
 
 
 def _burden(rng: np.random.Generator, expected: float) -> tuple[int, float]:
     """Number of lesions and their mean size in voxels for one subject (Table S2)."""
-    # Nobody lies outside the range of the 21.
+    # Limited to the range of the 21 participants.
     common, own = np.clip(rng.normal(size=2), -1.6, 1.6)
     other = COUNT_SIZE_CORRELATION * common + math.sqrt(1 - COUNT_SIZE_CORRELATION**2) * own
     factor = math.exp(COUNT_SPREAD * common - COUNT_SPREAD**2 / 2)
@@ -438,7 +441,7 @@ def _burden(rng: np.random.Generator, expected: float) -> tuple[int, float]:
 
 
 def _calibre(rng: np.random.Generator, volume: float) -> tuple[float, float]:
-    """Radius and length in mm of a tube of some volume in mm³: bigger ones are longer and a little wider."""
+    """Radius and length in mm of a tube with a volume in mm³: larger tubes are longer and slightly wider."""
     radius = float(np.clip(rng.lognormal(math.log(0.75), 0.2) * (volume / 10) ** 0.15, 0.45, 1.5))
     radius = min(radius, (3 * volume / (4 * math.pi)) ** (1 / 3))
     length = max(volume - 4 / 3 * math.pi * radius**3, 0) / (math.pi * radius**2)
@@ -448,7 +451,7 @@ def _calibre(rng: np.random.Generator, volume: float) -> tuple[float, float]:
 
 
 def _heading(rng: np.random.Generator, centre: Array, region: int) -> Array:
-    """Where a perforating vessel runs: upwards in deep structures, outwards in white matter."""
+    """Direction of a perforating vessel: superior in deep structures, outward in white matter."""
     if REGIONS.get(region) in ("basal_ganglia", "thalamus", "midbrain"):
         mean, spread = np.array([0.25 * np.sign(centre[0]), 0.0, 1.0]), 0.25
     else:
@@ -457,7 +460,7 @@ def _heading(rng: np.random.Generator, centre: Array, region: int) -> Array:
 
 
 def _outward(centre: Array) -> Array:
-    """From the body of the lateral ventricle to a point: the way of medullary vessels."""
+    """Direction from the body of the lateral ventricle to a point, as of medullary vessels."""
     origin = np.array([10.0 * np.sign(centre[0] or 1), np.clip(centre[1], -35, 22), 16.0])
     return _unit(np.asarray(centre) - origin)
 
@@ -470,10 +473,10 @@ def _unit(vector: Array) -> Array:
 def _course(
     rng: np.random.Generator, grid: Grid, allowed: Array, centre: Array, heading: Array, length: float, radius: float
 ) -> Array:
-    """Points (N, 3) in mm along a gently bent axis that stays where it may.
+    """Points (N, 3) in mm along a slightly curved axis within the allowed samples.
 
-    A tube that would leave its room slides along its axis; only where the room is
-    shorter than the tube is it cut, and no point is left if the centre is outside.
+    A tube that would leave them is shifted along its axis, and shortened if there is not
+    enough space. There are no points if the centre is not allowed.
     """
     half = math.ceil(length / 2 / (0.35 * radius))
     along = np.linspace(-length, length, 4 * half + 1)[:, None] if half else np.zeros((1, 1))
@@ -493,30 +496,30 @@ def _course(
 def _veins(
     rng: np.random.Generator, grid: Grid, body: Anatomy, fractions: _Fractions, expected: float, field: Array
 ) -> tuple[Array, Array]:
-    """Shares of venous blood, and its phase in radians times that share."""
+    """Fraction of venous blood, and its phase in radians times that fraction."""
     allowed = _room_for_tubes(fractions, body)
     tubes = []
     for centre in _centres(rng, grid, allowed, int(rng.poisson(expected))):
         heading = _heading(rng, centre, 2)
         radius, length = float(rng.uniform(0.3, 0.65)), float(rng.uniform(6, 22))
         phase = float(vessel_phase(heading @ field, te_ms=SWI_TE_MS))
-        code = round(phase / math.pi * 127) or 1  # zero is where no vein is
+        code = round(phase / math.pi * 127) or 1  # zero means no vein
         tubes.append(_Tube(_course(rng, grid, allowed, centre, heading, length, radius), radius, code))
     drawn = _draw(tubes, grid)
     return _share(drawn), block_mean(drawn, FINER) * np.float32(math.pi / 127)
 
 
 def _room_for_tubes(fractions: _Fractions, body: Anatomy) -> Array:
-    """Where a tube's axis may lie: white matter and deep nuclei, a millimetre off all else."""
+    """Samples allowed for the axis of a tube: white matter and deep nuclei, 1 mm from other tissue."""
     solid = sum(fractions[name] for name in ("white", "striatum", "pallidum", "grey", "vein"))
-    # Below one, because ageing white matter holds a little "wmh" everywhere; a lesion holds more.
+    # The threshold is below one, because normal white matter contains a small fraction of "wmh".
     clear = (np.asarray(solid) > 0.8) & (body.pial > CORTEX_MM + 0.5)
     room: Array = ndimage.minimum_filter(clear.astype(np.uint8), size=(3, 3, 5), mode="nearest").astype(bool)
     return room
 
 
 def _centres(rng: np.random.Generator, grid: Grid, weights: Array, count: int) -> Array:
-    """``count`` points (N, 3) in mm, drawn with the weights of the samples; none if all are zero."""
+    """``count`` random points (N, 3) in mm, drawn by the weights of the samples; none if all are zero."""
     cumulative = np.cumsum(np.asarray(weights, float).ravel())
     if cumulative[-1] <= 0:
         return np.empty((0, 3))
@@ -525,7 +528,7 @@ def _centres(rng: np.random.Generator, grid: Grid, weights: Array, count: int) -
 
 
 def _at(values: Array, grid: Grid, points: Array) -> Array:
-    """Value of the sample at each point; zero outside the grid."""
+    """Values of the samples at points; zero outside the grid."""
     indices = np.floor(grid.indices(points)).astype(int)
     inside = np.all((indices >= 0) & (indices < grid.shape), axis=1)
     found = values[tuple(np.where(inside[:, None], indices, 0).T)]
@@ -533,7 +536,7 @@ def _at(values: Array, grid: Grid, points: Array) -> Array:
 
 
 def _draw(tubes: list[_Tube], grid: Grid) -> Array:
-    """Tubes as overlapping balls on finer samples: (3X, 3Y, 2Z) int8 codes, zero outside."""
+    """Draw tubes as overlapping balls on a finer grid: (3X, 3Y, 2Z) int8 codes, zero outside."""
     shape = np.multiply(grid.shape, FINER)
     drawn = np.zeros(tuple(shape), np.int8)
     step = np.divide(grid.spacing_mm, FINER)

@@ -1,13 +1,12 @@
-"""Simulated behavioural scores: regions drawn where lesions are, and what a lesion there costs.
+"""Simulation of behavioural scores from lesions in regions of interest.
 
-A score is a weighted sum of *loads*, the lesioned shares of a few regions of
-interest, with noise. Masks are streamed by the caller, one subject at a time:
-nothing here holds more than one image. Axes are (X, Y, Z), a *centre* is a voxel
-index, and a region of size s around centre c begins at c − s//2, also for even
-sizes.
+A score is a weighted sum of *loads*, the lesioned fractions of a few regions of
+interest, plus noise. Masks are processed one subject at a time, so that no more than
+one image is in memory. Axes are (X, Y, Z). A *centre* is a voxel index; a region of
+size s around centre c starts at c − s//2, also for even sizes.
 
-:func:`exact_map`, :func:`windowed`, :func:`r2_ceiling` and :func:`expected_shares`
-say what a model that computes the scores perfectly can reach.
+:func:`exact_map`, :func:`windowed`, :func:`r2_ceiling` and :func:`expected_shares` give
+the results of a model that computes the scores exactly.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ Design = Literal["intercorrelation", "multi", "single"]
 Nonlinearity = Literal["exp", "log", "none"]
 Scaling = Literal["cohort", "none"]
 
-# How often regions are drawn afresh when the first ones leave no room for the others.
+# Attempts to place all regions without overlap.
 _ATTEMPTS = 50
 
 
@@ -62,10 +61,10 @@ class ROI:
 
     Parameters
     ----------
-    name : e.g. ``roi1``
-    centre : voxel index
-    low : index of the first voxel of its bounding box
-    mask : (A, B, C) bool, the region within that box; at least one voxel is True
+    name : name, e.g. ``roi1``
+    centre : voxel index of the centre
+    low : index of the first voxel of the bounding box
+    mask : (A, B, C) bool, region within the bounding box; at least one voxel is True
     """
 
     name: str
@@ -75,30 +74,30 @@ class ROI:
 
     @property
     def slices(self) -> tuple[slice, slice, slice]:
-        """The bounding box, to index an image with."""
+        """Bounding box as slices."""
         x, y, z = (slice(a, a + size) for a, size in zip(self.low, self.mask.shape, strict=True))
         return x, y, z
 
     @property
     def voxels(self) -> int:
-        """Number of voxels of the region."""
+        """Number of voxels."""
         return int(np.count_nonzero(self.mask))
 
     def volume(self, shape: tuple[int, ...]) -> Array:
-        """The region on a whole grid, (X, Y, Z) bool."""
+        """Region on the whole grid, (X, Y, Z) bool."""
         whole = np.zeros(shape, bool)
         whole[self.slices] = self.mask
         return whole
 
 
 def element(shape: Shape = "cube", size: Annotated[int, Gt(0)] = 5) -> Array:
-    """Voxels of a region around its centre.
+    """Structuring element of a region.
 
     Parameters
     ----------
-    shape : ``cube``, or ``ball``: the voxels whose middle is at most half a diameter
-        from the middle of the box
-    size : edge or diameter in voxels
+    shape : ``cube``, or ``ball``: voxels whose centre is within half a diameter of the
+        centre of the box
+    size : edge length or diameter in voxels
 
     Returns
     -------
@@ -113,25 +112,25 @@ def element(shape: Shape = "cube", size: Annotated[int, Gt(0)] = 5) -> Array:
 
 
 def eligible(counts: Array, *, patients: Annotated[int, Gt(0)] = 10, element: Array, rule: Rule = "all") -> Array:
-    """Voxels that may be the centre of a region.
+    """Voxels that can be the centre of a region.
 
     Parameters
     ----------
     counts : (X, Y, Z) number of patients with a lesion in each voxel
-    patients : lowest count of a voxel that counts
+    patients : minimum count
     element : (A, B, C) bool, see :func:`element`
-    rule : ``all`` voxels of the region must have that many patients (an erosion by the
-        region), or ``any`` of them
+    rule : whether ``all`` voxels of the region must have the minimum count (an erosion by
+        the region), or ``any`` of them
 
     Returns
     -------
     (X, Y, Z) bool
-        False wherever the region's box would leave the grid.
+        False where the bounding box of the region would exceed the grid.
     """
     enough, box = np.asarray(counts) >= patients, np.ones(element.shape, bool)
     if rule == "all":
         return np.asarray(ndimage.binary_erosion(enough, element))
-    # Not a dilation: scipy mirrors the element there, and even sizes have no middle.
+    # Not a dilation: SciPy mirrors the element in dilations, which matters for even sizes.
     reached = ~ndimage.binary_erosion(~enough, element, border_value=1)
     return np.asarray(reached & ndimage.binary_erosion(np.ones(enough.shape, bool), box))
 
@@ -139,18 +138,18 @@ def eligible(counts: Array, *, patients: Annotated[int, Gt(0)] = 10, element: Ar
 def place_rois(
     centres: Sequence[Sequence[int]], grid: Sequence[int], *, shape: Shape = "cube", size: Annotated[int, Gt(0)] = 5
 ) -> tuple[ROI, ...]:
-    """Regions ``roi1``, ``roi2``, … around given centres.
+    """Create regions ``roi1``, ``roi2``, … around given centres.
 
     Parameters
     ----------
-    centres : voxel indices
-    grid : (X, Y, Z) voxels
+    centres : voxel indices of the centres
+    grid : shape of the grid, (X, Y, Z)
     shape, size : see :func:`element`
 
     Raises
     ------
     OutOfRange
-        If regions leave the grid or overlap; all of them are named.
+        If regions exceed the grid or overlap; all of them are listed.
     """
     mask = element(shape, size)
     rois = tuple(_place(f"roi{k}", _index(centre), mask) for k, centre in enumerate(centres, 1))
@@ -162,45 +161,45 @@ def place_rois(
     if faults:
         raise OutOfRange(
             f"`0 <= centre − size//2` and `centre − size//2 + size <= {tuple(grid)}` must hold on every axis for "
-            f"regions of {size} voxels, but {'; '.join(faults)}; move the centres or take a smaller size"
+            f"regions of {size} voxels, but {'; '.join(faults)}; move the centres or reduce the size"
         )
     _refuse_overlap(rois)
     return rois
 
 
 def label_rois(labels: Array, values: Sequence[int], *, names: Sequence[str] | None = None) -> tuple[ROI, ...]:
-    """Regions of an atlas.
+    """Create regions from labels of an atlas.
 
     Parameters
     ----------
     labels : (X, Y, Z) integer label image, on the grid of the masks
     values : label of each region
-    names : of the regions; ``label<value>`` by default
+    names : names of the regions; ``label<value>`` by default
 
     Returns
     -------
     tuple of ROI
-        The centre is the voxel nearest to the centre of mass, whether or not it
-        belongs to the region.
+        The centre is the voxel nearest to the centre of mass, which may lie outside the
+        region.
 
     Raises
     ------
     OutOfRange
-        If a value does not occur or is asked for twice; with those that do occur.
+        If a label does not occur in the atlas or is given twice.
     """
     image = np.asarray(labels)
     known = [int(value) for value in np.unique(image) if value != 0]
     wrong = sorted({value for value in values if value not in known or list(values).count(value) > 1})
     if wrong:
         raise OutOfRange(
-            f"every label must occur in the atlas and be named once, got {wrong} in {list(values)}; "
-            f"the atlas holds {', '.join(map(str, known)) or 'none'}"
+            f"every label must occur in the atlas and be given once, got {wrong} in {list(values)}; "
+            f"the atlas has the labels {', '.join(map(str, known)) or '(none)'}"
         )
     rois = []
     for value, name in zip(values, names or [f"label{value}" for value in values], strict=True):
         found = ndimage.find_objects((image == value).astype(np.uint8))[0]
         inside = image[found] == value
-        low = tuple(part.start for part in found)
+        low = tuple(extent.start for extent in found)
         centre = np.rint(np.add(low, [where.mean() for where in np.nonzero(inside)])).astype(int)
         rois.append(ROI(name, _index(centre), _index(low), inside))
     return tuple(rois)
@@ -217,18 +216,18 @@ def draw_rois(
     rule: Rule = "all",
     strata: Annotated[int, Gt(0)] = 1,
 ) -> tuple[ROI, ...]:
-    """Disjoint regions ``roi1``, ``roi2``, … drawn evenly from the eligible centres.
+    """Draw disjoint regions ``roi1``, ``roi2``, … uniformly from the eligible centres.
 
     Parameters
     ----------
     counts : (X, Y, Z) number of patients with a lesion in each voxel
-    rng : of the placement
-    number : of regions
+    rng : random generator
+    number : number of regions
     shape, size : see :func:`element`
     patients, rule : see :func:`eligible`
-    strata : groups of eligible centres, equally many in each, from low to high mean
-        count of the region around them. The first region comes from the lowest
-        group, the second from the next, and so on, in turn; 3 gives terciles
+    strata : number of groups of equal size into which the eligible centres are divided by
+        the mean count of the region around them. The regions are drawn from the groups
+        in turn, starting with the lowest counts; 3 gives terciles
 
     Returns
     -------
@@ -237,8 +236,7 @@ def draw_rois(
     Raises
     ------
     OutOfRange
-        If too few centres are eligible, or they lie too close together; with how
-        many there are, the highest count, and what would help.
+        If there are too few eligible centres, or they are too close together.
     """
     mask = element(shape, size)
     allowed = np.argwhere(eligible(counts, patients=patients, element=mask, rule=rule))
@@ -250,14 +248,14 @@ def draw_rois(
         if centres is not None:
             return tuple(_place(f"roi{k}", centre, mask) for k, centre in enumerate(centres, 1))
     raise OutOfRange(
-        f"{number} regions of {size} voxels must find room side by side (strata={strata}), got {len(allowed)} eligible "
-        f"centres, which lie too close together in {_ATTEMPTS} attempts; take fewer regions (rois=), smaller ones "
-        f"(roi_size=), ask for lesions in fewer than {patients} patients (outcome.patients=), or outcome.rule=any"
+        f"{number} regions of {size} voxels must fit without overlap (strata={strata}), got {len(allowed)} eligible "
+        f"centres, which were too close together in {_ATTEMPTS} attempts; set fewer regions (rois=), smaller ones "
+        f"(roi_size=), fewer than {patients} patients (targets.scores.patients=), or targets.scores.rule=any"
     )
 
 
 def _strata(counts: Array, allowed: Array, mask: Array, strata: int) -> list[Array]:
-    """Eligible centres in groups of equal size, by the mean count of the region around them."""
+    """Groups of eligible centres of equal size, by the mean count of the region around them."""
     means = ndimage.correlate(np.asarray(counts, np.float32), mask / mask.sum(), mode="constant")[tuple(allowed.T)]
     return np.array_split(allowed[np.argsort(means, kind="stable")], strata)
 
@@ -265,13 +263,13 @@ def _strata(counts: Array, allowed: Array, mask: Array, strata: int) -> list[Arr
 def _draw_apart(
     groups: list[Array], number: int, mask: Array, grid: tuple[int, ...], rng: np.random.Generator
 ) -> list[tuple[int, int, int]] | None:
-    """Centres of regions that share no voxel, or None if the last ones found no room."""
-    from scipy import signal  # half a second to import, also for workers, which draw nothing
+    """Centres of regions that do not overlap, or None if some could not be placed."""
+    from scipy import signal  # slow to import, and not needed by workers
 
-    # Two regions meet if their centres differ by a step at which the element meets itself.
+    # Two regions overlap if the element overlaps itself when shifted by the difference of the centres.
     meets = signal.correlate(mask.astype(float), mask.astype(float), method="direct") > 0.5
     reach = np.array(mask.shape) - 1
-    free = np.ones(np.add(grid, 2 * reach), bool)  # a margin spares us the borders
+    free = np.ones(np.add(grid, 2 * reach), bool)  # with a margin, so that borders need no special case
     centres: list[tuple[int, int, int]] = []
     for k in range(number):
         group = groups[k % len(groups)]
@@ -286,15 +284,16 @@ def _draw_apart(
 
 
 def _too_few(counts: Array, mask: Array, found: int, wanted: int, patients: int, rule: Rule) -> str:
-    """Message with what would help."""
+    """Error message with remedies."""
     lowest = ndimage.minimum_filter if rule == "all" else ndimage.maximum_filter
     inside = eligible(np.ones(np.shape(counts), int), patients=1, element=mask)
-    # Even sizes: the filters begin at c − size//2 as well.
+    # For even sizes, the filters start at c − size//2 as well.
     reached = lowest(np.asarray(counts), footprint=mask, mode="nearest")[inside]
     size, best = mask.shape[0], int(np.sort(reached)[-wanted]) if len(reached) >= wanted else 0
     which = "every voxel of the region" if rule == "all" else "some voxel of the region"
-    advice = [f"outcome.patients={best}"] if best >= 1 else []
-    advice += [f"roi_size below {size}"] * (size > 1) + ["outcome.rule=any"] * (rule == "all") + ["more subjects"]
+    advice = [f"targets.scores.patients={best}"] if best >= 1 else []
+    advice += [f"roi_size below {size}"] * (size > 1) + ["targets.scores.rule=any"] * (rule == "all")
+    advice.append("more subjects")
     return (
         f"at least {wanted} voxels must be eligible as centres ({which} lesioned in at least {patients} patients), "
         f"got {found}; the highest count of any voxel is {int(np.max(counts, initial=0))}; try {', '.join(advice)}"
@@ -319,14 +318,14 @@ def _refuse_overlap(rois: Sequence[ROI]) -> None:
         if overlap:
             shared.append(f"{one.name} around {one.centre} and {other.name} around {other.centre} share {overlap}")
     if shared:
-        raise OutOfRange(f"regions must share no voxel, but {'; '.join(shared)}; move the centres apart")
+        raise OutOfRange(f"regions must not overlap, but {'; '.join(shared)} voxels; move the centres apart")
 
 
 # ----------------------------------------------------------------- scores
 
 
 def loads(mask: Array, rois: Sequence[ROI]) -> Array:
-    """Lesioned share of each region of one subject.
+    """Lesioned fraction of each region of one subject.
 
     Parameters
     ----------
@@ -347,32 +346,32 @@ def score_weights(
     b: Annotated[float, Ge(0), Le(1)] = 0.9,
     weights: Sequence[float] | None = None,
 ) -> Array:
-    """Weight of each region's load in each score.
+    """Weight of the load of each region in each score.
 
     Parameters
     ----------
-    design : ``single``, one score from all regions; ``multi``, one score per region;
-        ``intercorrelation``: the first score is its region's load, score k is
-        b·L_k + (1−b)·L_{k+1}, and the last borrows from the first region
-    regions : R
-    b : share of a score's own region, for ``intercorrelation``
-    weights : (R,) relative weights for ``single``; even by default
+    design : ``single`` gives one score from all regions; ``multi`` one score per region;
+        ``intercorrelation`` one score per region, where the first score is the load of
+        its region, score k is b·L_k + (1−b)·L_{k+1}, and the last score includes the
+        first region
+    regions : number of regions, R
+    b : weight of the own region of a score, for ``intercorrelation``
+    weights : (R,) relative weights for ``single``; equal by default
 
     Returns
     -------
     (K, R) float64
-        Not negative; every row sums up to one, so that a score lies in [0, 1] as its
-        loads do.
+        Non-negative; every row sums to one, so that scores lie in [0, 1] as loads do.
 
     Raises
     ------
     OutOfRange
-        If there are not R weights, one is negative, or all are zero.
+        If there are not R weights, if one is negative, or if all are zero.
 
     Notes
     -----
-    The publication adds three loads up without dividing by three; the factor
-    changes neither R² nor any ranking of voxels.
+    The publication sums three loads without dividing by three. This factor affects
+    neither R² nor rankings of voxels.
     """
     if design == "multi":
         return np.eye(regions)
@@ -383,7 +382,7 @@ def score_weights(
     row = np.ones(regions) if weights is None else np.asarray(weights, np.float64)
     if row.shape != (regions,) or not np.all(row >= 0) or not 0 < row.sum() < np.inf:
         raise OutOfRange(
-            f"weights must be {regions} finite numbers, one per region, none negative and not all zero, "
+            f"weights must be {regions} finite numbers, one per region, non-negative and not all zero, "
             f"got {np.round(row, 6).tolist()}; for example {[1.0] * regions}"
         )
     return np.asarray(row[None] / row.sum())
@@ -391,16 +390,16 @@ def score_weights(
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Simulated scores of n subjects, all (n, K) float64.
+    """Simulated scores of n subjects.
 
     Parameters
     ----------
-    targets : noisy and scaled, what a model is trained and judged on
-    clean : weighted loads after the nonlinearity, without noise and scaling, in [0, 1]
-        if the weights' rows sum up to one
-    expected : the best prediction of ``targets`` from the image, which is the clean
-        score on the scale of the targets: ((1−a)·clean − low) / (high − low)
-    low, high : (K,) the bounds that scaling took to 0 and 1; 0 and 1 without scaling
+    targets : (n, K) float64, noisy and scaled scores, which models are trained on
+    clean : (n, K) float64, weighted loads after the nonlinearity, without noise and
+        scaling; in [0, 1] if the rows of the weights sum to one
+    expected : (n, K) float64, best prediction of ``targets`` from the image: the clean
+        score on the scale of the targets, ((1−a)·clean − low) / (high − low)
+    low, high : (K,) scores that are scaled to 0 and 1; 0 and 1 without scaling
     """
 
     targets: Array
@@ -420,22 +419,23 @@ def scores(
     noise: Annotated[float, Ge(0), Lt(1)] = 0.0,
     scaling: Scaling = "cohort",
 ) -> Scores:
-    """Scores from loads.
+    """Simulate scores from loads.
 
     Parameters
     ----------
-    loads : (n, R) lesioned share of each region
+    loads : (n, R) lesioned fraction of each region
     weights : (K, R), see :func:`score_weights`
-    rng : of the noise; draws n · K numbers whatever the noise, subject by subject
-    nonlinearity : of the weighted sum s. ``log``: log(1 + k·s) / log(1 + k), the first
-        lesioned voxels cost most; ``exp``: ((1 + k)^s − 1) / k, the last ones do. Both
-        take 0 to 0 and 1 to 1, and each undoes the other
-    strength : k. With 9 a load of one half costs .74 (log) or .24 (exp)
-    noise : a in (1−a)·s + a·N(0, SD(s)), independent for every subject and score; the
-        SD is that of the n clean scores (divided by n)
-    scaling : ``cohort`` takes the smallest and largest noisy score to 0 and 1, score by
-        score; ``none`` leaves them. For bounds from training subjects alone, take
-        ``none`` and :func:`min_max`
+    rng : random generator of the noise; always draws n · K numbers, also without noise
+    nonlinearity : function of the weighted sum s. ``log`` is log(1 + k·s) / log(1 + k),
+        so that the first lesioned voxels have the largest effect; ``exp`` is
+        ((1 + k)^s − 1) / k, so that the last ones do. Both map 0 to 0 and 1 to 1, and
+        they are inverse functions
+    strength : k. With 9, a load of 0.5 becomes 0.74 (log) or 0.24 (exp)
+    noise : a in (1−a)·s + a·N(0, SD(s)), independent for each subject and score; the SD is
+        the population SD of the n clean scores
+    scaling : ``cohort`` scales each noisy score to [0, 1] over the cohort; ``none`` leaves
+        scores unchanged. To scale by the training subjects only, use ``none`` and
+        ``target_range="training"`` of :func:`~harness.adapters.lesion_volume.lesion_volume`
 
     Returns
     -------
@@ -444,9 +444,9 @@ def scores(
     Raises
     ------
     OutOfRange
-        If shapes do not agree; a score is the same for all subjects; a nonlinearity is
-        asked for and a score leaves [0, 1]; or the scaling is unknown (clipping is not
-        affine and changes what can be reached, so there is none).
+        If the shapes do not match, if a score is constant, if a score exceeds [0, 1]
+        before a nonlinearity, or if the scaling is unknown. Clipping is not supported,
+        because it is not affine and changes the highest R² that can be reached.
     """
     table, rows = np.asarray(loads, np.float64), np.asarray(weights, np.float64)
     if table.ndim != 2 or rows.ndim != 2 or table.shape[1] != rows.shape[1]:
@@ -455,7 +455,7 @@ def scores(
         )
     clean = _bent(table @ rows.T, nonlinearity, strength)
     spread = clean.std(axis=0)
-    # Rounding alone can give a constant score a spread.
+    # Rounding can give a constant score a small spread.
     _refuse_constant(clean, np.ptp(clean, axis=0) <= 1e-12)
     drawn = rng.standard_normal(clean.shape)
     noisy = (1 - noise) * clean + noise * spread * drawn
@@ -465,17 +465,17 @@ def scores(
         low, high = np.zeros(clean.shape[1]), np.ones(clean.shape[1])
     else:
         raise OutOfRange(
-            f"scaling must be cohort or none, got {scaling!r}; clipping to [0, 1] is not affine, "
-            "moves the highest R² that can be reached and is not offered"
+            f"scaling must be cohort or none, got {scaling!r}; clipping to [0, 1] is not supported, because it is "
+            "not affine and changes the highest R² that can be reached"
         )
     return Scores((noisy - low) / (high - low), clean, ((1 - noise) * clean - low) / (high - low), low, high)
 
 
 def r2_ceiling(noise: float | Array) -> float | Array:
-    """Highest R² against noisy scores that a prediction from the image can reach.
+    """Highest R² for noisy scores that a prediction from the image can reach.
 
-    (1−a)² / ((1−a)² + a²) for the noise level a of :func:`scores`; affine scaling does
-    not change it.
+    This is (1−a)² / ((1−a)² + a²) for the noise level a of :func:`scores`, independent of
+    affine scaling.
     """
     kept = (1 - noise) ** 2
     return kept / (kept + noise**2)
@@ -487,7 +487,7 @@ def _bent(score: Array, nonlinearity: Nonlinearity, strength: float) -> Array:
     if score.min(initial=0) < -1e-9 or score.max(initial=0) > 1 + 1e-9:
         raise OutOfRange(
             f"`0 <= weights · loads <= 1` must hold for nonlinearity={nonlinearity}, got {score.min():.4g} to "
-            f"{score.max():.4g}; let each row of weights sum up to one, without negative weights"
+            f"{score.max():.4g}; use non-negative weights, with rows that sum to one"
         )
     if nonlinearity == "log":
         bent: Array = np.log1p(strength * score) / np.log1p(strength)
@@ -500,8 +500,8 @@ def _refuse_constant(values: Array, constant: Array) -> None:
     if constant.any():
         which = ", ".join(f"score {k + 1} (all {values[0, k]:.4g})" for k in np.flatnonzero(constant))
         raise OutOfRange(
-            f"a score must differ between subjects, got {which} over {len(values)} subjects; "
-            "take a region where more patients have lesions"
+            f"a score must vary between subjects, got {which} over {len(values)} subjects; "
+            "choose a region where more patients have lesions"
         )
 
 
@@ -510,20 +510,21 @@ def _refuse_constant(values: Array, constant: Array) -> None:
 
 @dataclass(frozen=True)
 class ROIRow:
-    """What there is to know about a region.
+    """Statistics of a region.
 
     Parameters
     ----------
-    name : of the region
-    centre_voxel, centre_mm : index and world position of the centre (of the voxel's middle)
-    size_voxels, size_mm : edges of the bounding box along the image's axes
-    voxels : in the region
-    patients : subjects in all
-    touched : subjects with a load above zero
-    mean_load : over all subjects
-    prevalence_max, prevalence_mean : share of subjects with a lesion, over the region's voxels
-    volume_rho : Spearman's rank correlation of load and total lesion volume; NaN if
-        either is constant
+    name : name of the region
+    centre_voxel, centre_mm : voxel index and world coordinates of the centre
+    size_voxels, size_mm : edges of the bounding box along the axes of the image
+    voxels : number of voxels in the region
+    patients : number of subjects
+    touched : number of subjects with a load above zero
+    mean_load : mean load over all subjects
+    prevalence_max, prevalence_mean : maximum and mean over the voxels of the region of the
+        share of subjects with a lesion
+    volume_rho : Spearman correlation of load and total lesion volume; NaN if either is
+        constant
     """
 
     name: str
@@ -541,15 +542,15 @@ class ROIRow:
 
 
 def roi_table(rois: Sequence[ROI], loads: Array, counts: Array, volumes: Array, affine: Array) -> tuple[ROIRow, ...]:
-    """One row per region.
+    """Statistics of all regions.
 
     Parameters
     ----------
     rois : R regions
-    loads : (n, R) lesioned share of each region
+    loads : (n, R) lesioned fraction of each region
     counts : (X, Y, Z) number of patients with a lesion in each voxel
-    volumes : (n,) total lesion volume, in any unit
-    affine : (4, 4) voxel to world mm
+    volumes : (n,) total lesion volumes, in any unit
+    affine : (4, 4) voxel-to-world matrix in mm
     """
     from scipy import stats
 
@@ -582,27 +583,28 @@ def _mm(values: Array) -> tuple[float, float, float]:
     return x, y, z
 
 
-# ----------------------------------------------------------------- what a perfect model would show
+# ----------------------------------------------------------------- results of an exact model
 
 
 def exact_map(counts: Array, rois: Sequence[ROI], weights: Array) -> Array:
-    """Sum over subjects of the attribution by a model that computes a linear score exactly.
+    """Attribution of a model that computes a linear score exactly, summed over subjects.
 
-    Such a model is Σ_k w_k · mean of the image in region k, so gradient × input,
-    integrated gradients and GradientSHAP against a baseline of zero give each voxel its
-    weight times its lesion: w_k / |ROI_k| · count(v) in region k and zero elsewhere.
+    Such a model is Σ_k w_k · mean of the image in region k. Therefore gradient × input,
+    integrated gradients and GradientSHAP with a baseline of zero assign each voxel the
+    product of weight and lesion, which sums to w_k / |ROI_k| · count(v) in region k and
+    to zero elsewhere.
 
     Parameters
     ----------
-    counts : (X, Y, Z) number of explained subjects with a lesion in each voxel (or sum
-        of their occupancies)
+    counts : (X, Y, Z) number of explained subjects with a lesion in each voxel, or sum of
+        their occupancies
     rois : R regions
     weights : (R,) one row of :func:`score_weights`
 
     Returns
     -------
     (X, Y, Z) float64
-        In units of the unscaled score; overlapping regions add up.
+        In units of the unscaled score; overlapping regions are added.
     """
     result = np.zeros(np.shape(counts))
     for roi, weight in zip(rois, np.asarray(weights, np.float64), strict=True):
@@ -613,22 +615,23 @@ def exact_map(counts: Array, rois: Sequence[ROI], weights: Array) -> Array:
 def windowed(
     exact: Array, window: Annotated[int, Gt(0)] | Sequence[int], stride: Annotated[int, Gt(0)] | Sequence[int]
 ) -> Array:
-    """What occlusion shows of a model that is linear in the image.
+    """Occlusion map of a model that is linear in the image.
 
-    Covering a window costs such a model the sum of its exact map over the window; a
-    voxel gets the mean over all windows that cover it.
+    Occluding a window reduces the output of such a model by the sum of its exact map over
+    the window. The value of a voxel is the mean over all windows that cover it.
 
     Parameters
     ----------
     exact : (X, Y, Z) float, e.g. :func:`exact_map`
-    window, stride : in voxels, one number or one per axis. As in captum, windows begin
-        at multiples of the stride, and the last one reaches the border or is cut by it
+    window, stride : size and step of the window in voxels, one number or one per axis. As
+        in captum, windows start at multiples of the stride, and the last window ends at
+        the border or is cropped
 
     Returns
     -------
     (X, Y, Z) float64
-        Rounded to 1e-12 of the largest size, so that equal values are equal bit for bit
-        and average precision takes them together.
+        Rounded to about 1e-12 of the largest magnitude, so that equal values are exactly
+        equal and count as ties in average precision.
 
     Raises
     ------
@@ -644,32 +647,32 @@ def windowed(
             f"`1 <= stride <= window <= size` must hold on every axis, got stride={strides}, window={windows}, "
             f"size={result.shape}"
         )
-    # Sums over a window and means over windows both fall apart into axes.
+    # Sums over windows and means over windows are both separable.
     for axis, (size, w, s) in enumerate(zip(result.shape, windows, strides, strict=True)):
         starts = s * np.arange(-(-(size - w) // s) + 1)[:, None]
         covers = ((np.arange(size) >= starts) & (np.arange(size) < starts + w)).astype(np.float64)
         spread = covers.T @ covers / covers.sum(axis=0)[:, None]
         result = np.moveaxis(np.tensordot(spread, result, axes=(1, axis)), 0, axis)
-    # Voxels that tie must tie: sums in another order differ in the last bits, and a ranking sees it.
+    # Sums in different order differ in the last bits, which would break ties in a ranking.
     step = np.abs(result).max(initial=0) * 2.0**-40
     return np.ascontiguousarray(np.rint(result / step) * step if step > 0 else result)
 
 
 def expected_shares(totals: Array, weights: Array) -> Array:
-    """Share of the attribution inside all regions that each has, for an exact linear model.
+    """Share of each region in the attribution inside all regions, for an exact linear model.
 
     Parameters
     ----------
-    totals : (R,) sum over subjects of each region's load (or, for regions of equal
-        size, of its lesioned voxels)
+    totals : (R,) sum over subjects of the load of each region or, for regions of equal
+        size, of its lesioned voxels
     weights : (K, R), see :func:`score_weights`
 
     Returns
     -------
     (K, R) float64
-        Rows sum up to one; NaN where no subject has a lesion in a region with weight.
-        It is the load-weighted share, not the weight: b·L₂ / (b·L₂ + (1−b)·L₃).
+        Rows sum to one; NaN if no subject has a lesion in a region with weight. These are
+        load-weighted shares, for example b·L₂ / (b·L₂ + (1−b)·L₃), not weights.
     """
-    parts = np.asarray(weights, np.float64) * np.asarray(totals, np.float64)
-    whole = parts.sum(axis=1, keepdims=True)
-    return np.asarray(np.divide(parts, whole, out=np.full_like(parts, np.nan), where=whole > 0))
+    weighted = np.asarray(weights, np.float64) * np.asarray(totals, np.float64)
+    whole = weighted.sum(axis=1, keepdims=True)
+    return np.asarray(np.divide(weighted, whole, out=np.full_like(weighted, np.nan), where=whole > 0))

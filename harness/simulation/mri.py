@@ -1,9 +1,8 @@
-"""Magnetic resonance images from relaxation times: signal equations, sampling, bias, noise.
+"""MRI simulation from relaxation times: signal equations, sampling, bias field, noise.
 
-Signals are in units of the equilibrium magnetisation of pure water, so a
-proton density of one and no relaxation give one. They are signed where the
-physics is (after an inversion): a voxel mixes signed signals, and only the
-noise step takes the magnitude.
+Signals are in units of the equilibrium magnetisation of pure water. After an
+inversion they are signed: the signal of a voxel is a mixture of signed signals, and
+the magnitude is taken when noise is added.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ GYROMAGNETIC_HZ_PER_T = 42.577e6
 
 @dataclass(frozen=True)
 class Tissue:
-    """What a signal equation asks of a tissue.
+    """Parameters of a tissue.
 
     Parameters
     ----------
@@ -51,7 +50,7 @@ class Tissue:
 
 
 def _wetter(tissue: Tissue, water: Tissue, share: float) -> Tissue:
-    """A tissue in fast exchange with free water: rates average, the static dephasing stays."""
+    """A tissue in fast exchange with free water: rates are averaged, static dephasing is unchanged."""
     rate1 = (1 - share) / tissue.t1_ms + share / water.t1_ms
     rate2 = (1 - share) / tissue.t2_ms + share / water.t2_ms
     static = 1 / tissue.t2star_ms - 1 / tissue.t2_ms
@@ -68,18 +67,18 @@ _WATER = Tissue(1.0, 4309, 1886, 500)
 #:   water content of Neeb et al. 2006.
 #: - striatum (caudate, putamen): T1 of Wright et al. 2008; T2 and T2* from the
 #:   iron-dependent rates of Gelman et al. 1999 (R2 = 12.7 + .62 [Fe],
-#:   R2' = 2.2 + .47 [Fe], [Fe] in mg per 100 g), the R2 put on the scale of
-#:   Wansapura's white matter (Gelman's own is 18.0 /s).
+#:   R2' = 2.2 + .47 [Fe], [Fe] in mg per 100 g), with R2 scaled to the white
+#:   matter of Wansapura (that of Gelman is 18.0 /s).
 #: - pallidum: rates of Gelman et al. 1999 on the same scale; T1 half-way
 #:   between striatum and white matter.
 #: - csf, fluid (of a perivascular space): T1 and T2 of subarachnoid fluid, as
 #:   in "Quantification of T1 and T2 of subarachnoid CSF: Implications for water
-#:   exchange between CSF and brain tissues" (Magn Reson Med, PMC10696635). Its
-#:   T2* is long against every gradient-echo time here; 500 ms is assumed.
-#: - wmh: white matter with 40 % free water in fast exchange, which gives 1,230
-#:   and 130 ms. No table of hyperintensities at 3 T with all four numbers was
-#:   found; the rise of water content and the fall of R1 are those that Anderson
-#:   et al. 2014 describe.
+#:   exchange between CSF and brain tissues" (Magn Reson Med, PMC10696635). T2* is
+#:   long compared with all gradient-echo times used here; 500 ms is assumed.
+#: - wmh: white matter with 40 % free water in fast exchange, i.e. T1 = 1,230 ms
+#:   and T2 = 130 ms. No publication with all four values at 3 T was found; the
+#:   increase of water content and the decrease of R1 agree with Anderson et al.
+#:   2014.
 #: - vein: T1 of Lu et al. 2004, T2 of Qin et al. 2011 (refocused at short
 #:   intervals, as in a turbo spin echo), T2* of Zhao et al. 2007.
 #: - scalp: subcutaneous fat of de Bazelaire et al. 2004; its T2* is assumed.
@@ -110,9 +109,9 @@ def spin_echo(tissue: Tissue, *, tr_ms: float, te_ms: float) -> float:
 
     Parameters
     ----------
-    tissue : what is excited
-    tr_ms, te_ms : repetition and echo time; the recovery during the echo itself
-        is neglected (TE ≪ TR)
+    tissue : excited tissue
+    tr_ms, te_ms : repetition and echo time; recovery during the echo is neglected
+        (TE ≪ TR)
 
     Returns
     -------
@@ -125,36 +124,36 @@ def spin_echo(tissue: Tissue, *, tr_ms: float, te_ms: float) -> float:
 def inversion_recovery(tissue: Tissue, *, tr_ms: float, ti_ms: float, te_ms: float) -> float:
     """Signal of an inversion-recovery spin echo, signed.
 
-    ``density (1 − 2 e^(−TI/T1) + e^(−TR/T1)) e^(−TE/T2)``: a tissue is nulled at
-    ``TI = T1 ln(2 / (1 + e^(−TR/T1)))``, which is ``T1 ln 2`` for long TR.
+    The signal is ``density (1 − 2 e^(−TI/T1) + e^(−TR/T1)) e^(−TE/T2)``. A tissue is
+    nulled at ``TI = T1 ln(2 / (1 + e^(−TR/T1)))``, which is ``T1 ln 2`` for long TR.
 
     Parameters
     ----------
-    tissue : what is inverted and excited
+    tissue : inverted and excited tissue
     tr_ms, ti_ms, te_ms : repetition, inversion and echo time
 
     Returns
     -------
     float
-        Negative where the magnetisation has not yet passed zero.
+        Negative if the magnetisation has not yet passed zero.
     """
     recovered = 1 - 2 * math.exp(-ti_ms / tissue.t1_ms) + math.exp(-tr_ms / tissue.t1_ms)
     return tissue.density * recovered * math.exp(-te_ms / tissue.t2_ms)
 
 
 def spoiled_gradient_echo(tissue: Tissue, *, tr_ms: float, te_ms: float, flip_deg: float) -> float:
-    """Signal of a spoiled gradient echo in its steady state (Ernst & Anderson 1966).
+    """Steady-state signal of a spoiled gradient echo (Ernst & Anderson 1966).
 
     Parameters
     ----------
-    tissue : what is excited
+    tissue : excited tissue
     tr_ms, te_ms : repetition and echo time
-    flip_deg : excitation angle in degrees
+    flip_deg : flip angle in degrees
 
     Returns
     -------
     float
-        Between 0 and the proton density; the transverse decay is that of T2*.
+        Between 0 and the proton density; the transverse magnetisation decays with T2*.
     """
     flip = math.radians(flip_deg)
     kept = math.exp(-tr_ms / tissue.t1_ms)
@@ -165,27 +164,26 @@ def spoiled_gradient_echo(tissue: Tissue, *, tr_ms: float, te_ms: float, flip_de
 def mprage(
     tissue: Tissue, *, tr_ms: float, ti_ms: float, te_ms: float, flip_deg: float, spacing_ms: float, pulses: int
 ) -> float:
-    """Signal of an inversion-prepared gradient-echo train in its steady state, signed.
+    """Steady-state signal of an inversion-prepared gradient-echo train, signed.
 
-    Each period inverts the magnetisation, lets it recover, plays ``pulses``
-    excitations and lets it recover to the end. Every step is affine in the
-    longitudinal magnetisation, so the steady state is a fixed point in closed
-    form (Deichmann et al. 2000). The signal is that of the middle excitation,
-    which sits at the centre of k-space.
+    Each period consists of an inversion, recovery, ``pulses`` excitations and a second
+    recovery. All steps are affine in the longitudinal magnetisation, so that the steady
+    state has a closed form (Deichmann et al. 2000). The signal is that of the middle
+    excitation, at the centre of k-space.
 
     Parameters
     ----------
-    tissue : what is inverted and excited
-    tr_ms : from one inversion to the next
-    ti_ms : from the inversion to the middle excitation
-    te_ms, flip_deg : echo time and angle of each excitation
-    spacing_ms, pulses : of the train, which must fit: ``ti ≥ pulses/2 · spacing``
-        and ``tr − ti ≥ pulses/2 · spacing``
+    tissue : inverted and excited tissue
+    tr_ms : time between inversions
+    ti_ms : time from the inversion to the middle excitation
+    te_ms, flip_deg : echo time and flip angle of each excitation
+    spacing_ms, pulses : echo spacing and number of excitations, with
+        ``ti ≥ pulses/2 · spacing`` and ``tr − ti ≥ pulses/2 · spacing``
 
     Returns
     -------
     float
-        Negative where the magnetisation has not yet passed zero.
+        Negative if the magnetisation has not yet passed zero.
 
     References
     ----------
@@ -205,7 +203,7 @@ def mprage(
 
 
 def _then(first: tuple[float, float], second: tuple[float, float]) -> tuple[float, float]:
-    """Two affine maps (slope, offset), one after the other."""
+    """Composition of two affine maps (slope, offset), the first applied first."""
     return second[0] * first[0], second[0] * first[1] + second[1]
 
 
@@ -215,7 +213,7 @@ def _recovery(time_ms: float, t1_ms: float) -> tuple[float, float]:
 
 
 def _train(pulses: int, flip: float, spacing_ms: float, t1_ms: float) -> tuple[float, float]:
-    """Excitations, each followed by a recovery: a geometric approach to the spoiled steady state."""
+    """Excitations, each followed by a recovery: geometric convergence to the spoiled steady state."""
     kept = math.exp(-spacing_ms / t1_ms)
     ratio = math.cos(flip) * kept
     steady = (1 - kept) / (1 - ratio)
@@ -231,23 +229,23 @@ def vessel_phase(
     oxygenation: float = 0.65,
     hematocrit: float = 0.42,
 ) -> Array:
-    """Phase of the blood inside a vein, taken as an endless cylinder.
+    """Phase of the blood inside a vein, modelled as an infinite cylinder.
 
-    The susceptibility of deoxygenated red cells is 0.27 ppm (cgs) above that of
-    oxygenated ones (Spees et al. 2001); the shift inside a cylinder is
+    The susceptibility of deoxygenated red cells is 0.27 ppm (cgs) higher than that of
+    oxygenated ones (Spees et al. 2001). The field shift inside a cylinder is
     ``½ Δχ (cos²θ − ⅓) B0``.
 
     Parameters
     ----------
-    cos_angle : (...) cosine between the vein and the main field
+    cos_angle : (...) cosine of the angle between the vein and the main field
     te_ms : echo time
-    field_t, oxygenation, hematocrit : main field (T), venous saturation, red-cell share
+    field_t, oxygenation, hematocrit : main field (T), venous oxygen saturation, hematocrit
 
     Returns
     -------
     (...) float array
-        Radians, with the sign of a left-handed system: negative for veins along
-        the field, where a negative phase mask darkens them.
+        Phase in radians, with the sign of a left-handed system: negative for veins
+        parallel to the field, which a negative phase mask darkens.
 
     References
     ----------
@@ -260,17 +258,18 @@ def vessel_phase(
 
 
 def phase_mask(phase: npt.ArrayLike, *, power: int = 4) -> Array:
-    """Factor by which susceptibility weighting multiplies the magnitude (Haacke et al. 2004).
+    """Phase mask of susceptibility-weighted imaging (Haacke et al. 2004).
 
     Parameters
     ----------
-    phase : (...) radians, within ±π
-    power : how often the mask is multiplied in; four is the authors' usual choice
+    phase : (...) phase in radians, within ±π
+    power : number of multiplications with the mask; the authors recommend four
 
     Returns
     -------
     (...) float array
-        One where the phase is not negative, falling to zero at −π.
+        Factor of the magnitude: one where the phase is not negative, decreasing to zero
+        at −π.
 
     References
     ----------
@@ -281,21 +280,21 @@ def phase_mask(phase: npt.ArrayLike, *, power: int = 4) -> Array:
 
 
 def block_mean(values: Array, factors: Sequence[int]) -> Array:
-    """Average over blocks: a voxel that integrates what lies in it (partial volume).
+    """Average over blocks of samples, which models partial-volume effects.
 
     Parameters
     ----------
-    values : (..., X, Y, Z) array; the last three axes are blocked
-    factors : three block lengths; what does not fill a block at the end is dropped
+    values : (..., X, Y, Z) array; the last three axes are averaged in blocks
+    factors : three block lengths; incomplete blocks at the end are dropped
 
     Returns
     -------
     (..., X // fx, Y // fy, Z // fz) array
-        float32 for any real input.
+        float32.
     """
     kept = [size // factor for size, factor in zip(values.shape[-3:], factors, strict=True)]
     total = np.zeros((*values.shape[:-3], *kept), np.float32)
-    # A sum of strided views: several times faster than a mean over split axes.
+    # Summing strided views is several times faster than a mean over reshaped axes.
     for offset in np.ndindex(*factors):
         x, y, z = (slice(first, first + n * step, step) for first, n, step in zip(offset, kept, factors, strict=True))
         total += values[..., x, y, z]
@@ -304,21 +303,21 @@ def block_mean(values: Array, factors: Sequence[int]) -> Array:
 
 
 def bias_field(shape: Sequence[int], spacing_mm: Sequence[float], percent: float, rng: np.random.Generator) -> Array:
-    """A smooth multiplicative field, as receive coils leave it.
+    """Smooth multiplicative intensity non-uniformity, as caused by receive coils.
 
     Parameters
     ----------
-    shape : voxels
-    spacing_mm : voxel size along the three axes; half-waves are 80 to 200 mm long,
-        about the size of a head
-    percent : 20 means a range of 0.9 to 1.1 over the field of view, and so on
-        linearly, which is BrainWeb's scale of non-uniformity
-    rng : where the field is drawn from
+    shape : number of voxels along each axis
+    spacing_mm : voxel size along each axis; half wavelengths are 80 to 200 mm, about the
+        size of a head
+    percent : range of the field in percent, as in BrainWeb: 20 means 0.9 to 1.1 over the
+        field of view
+    rng : random generator
 
     Returns
     -------
     (X, Y, Z) float32 array
-        Mean of the extremes one; all ones for zero percent.
+        Minimum and maximum are symmetric around one; all ones for zero percent.
 
     References
     ----------
@@ -339,18 +338,18 @@ def bias_field(shape: Sequence[int], spacing_mm: Sequence[float], percent: float
 
 
 def rician(signal: Array, sigma: float, rng: np.random.Generator) -> Array:
-    """Magnitude of a signal with Gaussian noise in both channels (Gudbjartsson & Patz 1995).
+    """Magnitude of a signal with Gaussian noise in the real and imaginary channels (Gudbjartsson & Patz 1995).
 
     Parameters
     ----------
     signal : (...) signed signal
-    sigma : standard deviation of the noise in each channel, in the signal's unit
-    rng : where the noise is drawn from
+    sigma : standard deviation of the noise in each channel, in the unit of the signal
+    rng : random generator
 
     Returns
     -------
     (...) float32 array
-        Not negative; the plain magnitude for ``sigma = 0``.
+        Non-negative; the magnitude of the signal if ``sigma = 0``.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""What a generated subject is made of, whatever the task."""
+"""Generated subjects and pictures."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class PhantomSubject:
 
     Parameters
     ----------
-    images : suffix (``T1w``, …) → ((X, Y, Z) float32 array, (4, 4) float64 affine);
-        the affine takes voxel indices to world mm (RAS+), and images may have
-        grids of their own
-    masks : label → ((X, Y, Z) integer array, affine), all on the reference grid:
-        the label to predict, ``brain``, and whatever else is known of the truth.
-        Binary masks hold 0 and 1; ``regions`` holds the keys of ``region_names``
-    covariates : column of the participants' table → value
+    images : suffix (``T1w``, …) → ((X, Y, Z) float32 array, (4, 4) float64 affine). The
+        affine maps voxel indices to world coordinates in mm (RAS+); images may have
+        different grids
+    masks : label → ((X, Y, Z) integer array, affine), all on the reference grid: the
+        label to predict, ``brain``, and further known structures. Binary masks have the
+        values 0 and 1; ``regions`` has the keys of ``region_names``
+    covariates : column of the participants table → value
     region_names : value in ``regions`` → name, for the regions that occur
     """
 
@@ -34,15 +34,15 @@ class PhantomSubject:
 
 @dataclass(frozen=True)
 class PhantomPicture:
-    """One generated picture, in memory; a phantom gives several of each subject.
+    """One generated picture, in memory; a subject may have several.
 
     Parameters
     ----------
-    id : unique in the cohort, a plain file name
-    subject : whose picture it is
+    id : unique within the cohort, valid as a file name
+    subject : subject of the picture
     image : (H, W, 3) uint8
-    mask : (H, W) bool, where the evidence lies, or ``None``
-    covariates : column of the table → value
+    mask : (H, W) bool, pixels that determine the target, or ``None`` if unknown
+    covariates : column of the participants table → value
     """
 
     id: str

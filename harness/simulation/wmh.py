@@ -1,10 +1,10 @@
-"""White-matter hyperintensities of a memory clinic, as masks in one template space.
+"""White-matter hyperintensities (WMH) of a memory clinic, as masks in template space.
 
-There are no images, only masks: lesion-symptom mapping sees where lesions are. The
-anatomy is one head (:mod:`harness.simulation.brain`) for all subjects, as after
-registration to a template. Lesions spread from the lateral ventricles, first as caps
-around the horns and bands along the body, then into the depth, and foci lie
-scattered in the deep white matter. How much a subject has is drawn; the rest follows.
+Only masks are generated, because lesion-symptom mapping needs no images. All subjects
+have the same anatomy (:mod:`harness.simulation.brain`), as after registration to a
+template. Lesions grow from the lateral ventricles: first as caps around the horns and
+bands along the body, then into the deep white matter, which also contains scattered
+foci. The lesion volume of a subject is drawn from a distribution.
 """
 
 from __future__ import annotations
@@ -27,30 +27,31 @@ from harness.simulation.phantom import PhantomSubject
 
 __all__ = ["wmh_phantom"]
 
-# The publication's Table I: 67.5 ± 8.5 years, 382 women of 821, and volumes in the
-# template's space with median 8.02 ml and quartiles 3.25 and 21.34 ml. A log-normal
-# distribution with that median and that ratio of quartiles has this spread.
+# From Table I of the publication: 67.5 ± 8.5 years, 382 of 821 women, and volumes in
+# template space with a median of 8.02 ml and quartiles of 3.25 and 21.34 ml. The spread is
+# that of a log-normal distribution with this median and ratio of quartiles.
 AGE_MEAN, AGE_SPREAD, WOMEN = 67.5, 8.5, 382 / 821
 VOLUME_ML, VOLUME_SPREAD = 8.02, math.log(21.34 / 3.25) / (2 * 0.6745)
-# Nobody has less than a hundredth or more than the 99th, which is some 200 ml.
+# Volumes are limited to the 1st and 99th percentile; the latter is about 200 ml.
 WIDEST = 2.33
-# Volume grows exponentially with age, with wide variation at any age (de Kort et al. 2025).
-# How much of it age explains here is an assumption.
+# Volume increases exponentially with age and varies widely at any age (de Kort et al. 2025).
+# The correlation is an assumption.
 AGE_CORRELATION = 0.4
 
-# The middle of the field of view in the head's space; 152 × 179 × 142 mm around it is a brain.
+# Centre of the field of view in head coordinates; 152 × 179 × 142 mm around it contain the brain.
 MIDDLE_MM = (0.0, -20.5, 11.0)
-# White matter so close to the cortex is spared (Wen & Sachdev 2004).
+# White matter within this distance of the cortex is spared (Wen & Sachdev 2004).
 SPARED_MM = 4.0
-# Half the width of the callosum and the septum, which are spared.
+# Half width of the corpus callosum and the septum, which are spared.
 MIDLINE_MM = 7.0
 
-# Places prone to lesions, relative to the most prone, by (side, y, z) and width in mm: caps
-# before the frontal and behind the occipital horns, bands along the roof of the body, the
-# temporal horns (Fazekas et al. 1987 name caps and bands). Proneness falls to a floor between
-# them, and exponentially with the distance from the ventricle. Widths and decay are set such
-# that regions in the four caps have mean loads and rank correlations with total volume as in
-# the publication's Table II (.50 to .69, .71 to .78).
+# Locations with a high susceptibility to lesions: (|x|, y, z) and width in mm, and susceptibility
+# relative to the maximum. They are caps anterior to the frontal and posterior to the occipital
+# horns, bands along the roof of the body, and the temporal horns (caps and bands as in Fazekas
+# et al. 1987). Between them, susceptibility has a constant minimum; it decreases exponentially
+# with the distance from the ventricle. Widths and decay are calibrated so that regions in the
+# four caps have mean loads and rank correlations with total volume as in Table II of the
+# publication (0.50 to 0.69 and 0.71 to 0.78).
 PLACES = (
     ((14.0, 34.0, 10.0), 7.0, 1.0),
     ((26.0, -56.0, 8.0), 8.0, 1.0),
@@ -61,24 +62,24 @@ PLACES = (
 ELSEWHERE = 0.05
 DECAY_MM = 10.0
 
-# Foci: median volume in mm³ and its spread. With a fifth of the volume in foci a subject of
-# median volume has some 20, as Wen & Sachdev (2004) counted (19.6 ± 7.1). They thin out away
-# from the ventricles over this distance.
+# Foci: median volume in mm³, its spread, and the decay of their density with the distance from
+# the ventricles in mm. With 20 % of the volume in foci, a subject with the median volume has
+# about 20 foci, as counted by Wen & Sachdev (2004) (19.6 ± 7.1).
 FOCUS_MM3, FOCUS_SPREAD, FOCUS_REACH_MM = 50.0, 0.9, 20.0
 
 
 @dataclass(frozen=True, eq=False)
 class _Template:
-    """The white matter that may be hyperintense.
+    """White matter that may be hyperintense.
 
     Parameters
     ----------
     voxels : (N,) flat indices on the grid
-    points_mm : (N, 3) float32, in the head's space
-    resistance : (N,) float32, minus the logarithm of how prone a voxel is: the lower, the
-        earlier a lesion covers it
-    focal : (N,) float64 cumulative weight of a focus around each voxel
-    lookup : (X, Y, Z) int32, place of each voxel in the lists above, -1 elsewhere
+    points_mm : (N, 3) float32, in head coordinates
+    resistance : (N,) float32, negative logarithm of the susceptibility; voxels with low
+        resistance are affected first
+    focal : (N,) float64, cumulative probability weight of a focus at each voxel
+    lookup : (X, Y, Z) int32, index of each voxel in the arrays above, -1 elsewhere
     brain : (X, Y, Z) bool
     """
 
@@ -92,7 +93,7 @@ class _Template:
 
 @PHANTOMS.register(
     "wmh_phantom",
-    source="cohort imitated: Boomsma et al. 2017 (TRACE-VCI), doi:10.2196/resprot.6864",
+    source="modelled on the cohort of Boomsma et al. 2017 (TRACE-VCI), doi:10.2196/resprot.6864",
     target="wmh",
     label_source="known by construction",
 )
@@ -108,21 +109,24 @@ def wmh_phantom(
     patchiness: Annotated[float, Ge(0)] = 0.5,
     symmetry: Annotated[float, Ge(0), Le(1)] = 0.8,
 ) -> PhantomSubject:
-    """One subject's white-matter hyperintensities in template space.
+    """White-matter hyperintensities of one subject in template space.
 
     Parameters
     ----------
-    seed, subject : name the random streams; a subject does not depend on how many
-        others there are
-    shape, spacing_mm : voxels of the template and their edge. The default holds a
-        brain at 2 mm; (152, 179, 142) at 1 mm is the published grid. Another field of
-        view has the same middle
-    median_ml, spread : of the lesion volume, which is log-normal: the defaults are
-        the published cohort's, with quartiles of 3.1 and 20.5 ml around 8.02
-    deep_share : of the volume that lies in scattered foci, on average
-    patchiness : standard deviation, from place to place within a subject, of the
-        logarithm of how prone white matter is; 0 makes all subjects grow alike
-    symmetry : correlation of that between the two hemispheres
+    seed, subject : determine the random streams; a subject does not depend on the number
+        of subjects
+    shape : number of voxels of the template along each axis. The default contains the
+        brain at 2 mm; (152, 179, 142) at 1 mm is the published grid. The centre is the
+        same for all shapes
+    spacing_mm : voxel size of the template in mm
+    median_ml : median of the log-normal lesion volume in ml; the default is that of the
+        published cohort
+    spread : standard deviation of the logarithm of the lesion volume; with the default,
+        the quartiles are 3.1 and 20.5 ml
+    deep_share : mean share of the lesion volume that lies in scattered foci
+    patchiness : standard deviation of the logarithm of the local susceptibility to
+        lesions within a subject; with 0, lesions grow in the same order in all subjects
+    symmetry : correlation of the local susceptibility between hemispheres
 
     Returns
     -------
@@ -133,20 +137,21 @@ def wmh_phantom(
     Raises
     ------
     OutOfRange
-        If the field of view holds too little white matter for the subject's volume.
+        If the field of view contains less white matter than the lesion volume.
 
     Notes
     -----
-    Every voxel of white matter is prone to lesions by its distance from the lateral
-    ventricles, its place along them and the subject's own variation there; the most
-    prone are hyperintense, as many as make up the volume that was drawn. So lesions grow
-    smoothly out of the periventricular zone as the burden increases, which is how DeCarli
-    et al. (2005) found it. Foci of log-normal size are laid first.
+    The susceptibility of a white-matter voxel depends on its distance from the lateral
+    ventricles, its position along them, and a random field of the subject. After foci of
+    log-normal size are placed, the most susceptible voxels become hyperintense until the
+    lesion volume is reached. Lesions thus grow continuously out of the periventricular
+    zone with increasing burden, as observed by DeCarli et al. (2005).
 
-    Taken from publications: volumes, age, sex, the spared rim, the number of foci, and by
-    calibration loads and their correlations with volume (Table II of the publication).
-    Assumed: where caps and bands lie, the share of foci, the correlation of log volume
-    with age (.4). None of it looks at any model or explanation.
+    Published values: volumes, age, sex, the spared rim, the number of foci and, by
+    calibration, the loads and their correlations with volume (Table II of the
+    publication). Assumptions: the locations of caps and bands, the share of foci, and
+    the correlation of log volume with age (0.4). No value was chosen with regard to a
+    model or an explanation.
 
     References
     ----------
@@ -168,13 +173,13 @@ def wmh_phantom(
         raise OutOfRange(
             f"the lesion volume must fit into the template's white matter, got {volume_ml:.0f} ml for subject "
             f"{subject} and {len(template.voxels) * voxel_ml:.0f} ml of it in shape={tuple(shape)} at {spacing_mm} mm; "
-            "take a larger field of view, or a smaller median_ml or spread"
+            "increase shape, or reduce median_ml or spread"
         )
     chosen = _foci(stream("foci"), template, deep_share, volume_ml * 1000, spacing_mm)
     variation = _variation(stream("variation"), template.points_mm, symmetry)
     order = template.resistance + np.float32(patchiness) * variation
     order[chosen] = -np.inf
-    # The foci first, then outwards from the ventricles.
+    # Foci first, then outwards from the ventricles.
     count = max(wanted, int(np.count_nonzero(chosen)))
     chosen[np.argpartition(order, count - 1)[:count]] = True
     mask = np.zeros(template.brain.shape, np.uint8)
@@ -199,7 +204,7 @@ def _draw_person(rng: np.random.Generator, median_ml: float, spread: float) -> t
 
 @lru_cache(maxsize=2)
 def _template(shape: tuple[int, int, int], spacing_mm: float) -> _Template:
-    """White matter of one head of middling size and the cohort's age, the same for every seed."""
+    """White matter of a head of average size at the mean age of the cohort, the same for all seeds."""
     if len(shape) != 3 or min(shape) < 8:
         raise OutOfRange(
             f"shape must be three sizes of at least 8 voxels, got {tuple(shape)}; for example (76, 90, 71)"
@@ -211,7 +216,7 @@ def _template(shape: tuple[int, int, int], spacing_mm: float) -> _Template:
     nuclei = np.minimum.reduce([body.striatum, body.pallidum, body.thalamus, body.midbrain, body.third_ventricle])
     brain = body.surface < 0
     free = brain & (body.pial > CORTEX_MM + SPARED_MM) & (body.ventricles > 0) & (nuclei > 0)
-    # Cerebellum and brain stem have lesions of their own kind.
+    # Cerebellum and brain stem are excluded: their lesions differ.
     free &= (np.abs(grid.axes[0]) > MIDLINE_MM) & (body.regions > 0)
     voxels = np.flatnonzero(free)
     points = grid.points(np.argwhere(free) + 0.5).astype(np.float32)
@@ -229,7 +234,7 @@ def _template(shape: tuple[int, int, int], spacing_mm: float) -> _Template:
 
 
 def _proneness(points: Array) -> Array:
-    """How far lesions reach from the ventricles at each point (N, 3), relative to the furthest; (N,) float32."""
+    """Susceptibility along the ventricles at points (N, 3), relative to the maximum; (N,) float32."""
     places = np.full(len(points), ELSEWHERE, np.float32)
     aside = np.stack([np.abs(points[:, 0]), points[:, 1], points[:, 2]], axis=1)
     for middle, width, reach in PLACES:
@@ -239,7 +244,7 @@ def _proneness(points: Array) -> Array:
 
 
 def _variation(rng: np.random.Generator, points: Array, symmetry: float) -> Array:
-    """Smooth random field of unit spread, (N,) float32, correlated between the hemispheres."""
+    """Smooth random field with unit variance, (N,) float32, correlated between the hemispheres."""
     mirrored = np.abs(points[:, :1]), points[:, 1:]
     shared = _waves(rng, np.concatenate(mirrored, axis=1))
     own = _waves(rng, points)
@@ -247,7 +252,7 @@ def _variation(rng: np.random.Generator, points: Array, symmetry: float) -> Arra
 
 
 def _waves(rng: np.random.Generator, points: Array, number: int = 12) -> Array:
-    """Sum of waves of 20 to 60 mm in random directions, unit spread, (N,) float32."""
+    """Sum of waves with wavelengths of 20 to 60 mm in random directions, unit variance, (N,) float32."""
     directions = rng.normal(size=(number, 3))
     steps = 2 * math.pi / rng.uniform(20, 60, size=(number, 1))
     waves = (steps * directions / np.linalg.norm(directions, axis=1, keepdims=True)).astype(np.float32)
@@ -260,11 +265,11 @@ def _waves(rng: np.random.Generator, points: Array, number: int = 12) -> Array:
 def _foci(
     rng: np.random.Generator, template: _Template, deep_share: float, volume_mm3: float, spacing_mm: float
 ) -> Array:
-    """Which of the template's voxels lie in scattered foci, (N,) bool."""
+    """Voxels of the template that lie in scattered foci, (N,) bool."""
     chosen = np.zeros(len(template.voxels), bool)
     if deep_share == 0:
         return chosen
-    # From subject to subject the share spreads by some .09 around .2.
+    # With the default, the share is about 0.20 ± 0.09 between subjects.
     left = volume_mm3 * rng.beta(20 * deep_share, 20 * (1 - deep_share))
     while left > 0:
         volume = FOCUS_MM3 * math.exp(FOCUS_SPREAD * float(np.clip(rng.normal(), -WIDEST, WIDEST)))
@@ -276,7 +281,7 @@ def _foci(
 
 
 def _ellipsoid(rng: np.random.Generator, template: _Template, middle: int, volume: float, spacing_mm: float) -> Array:
-    """Indices of the template's voxels in an ellipsoid of revolution around one of them."""
+    """Indices of the template's voxels in a random ellipsoid of revolution around a voxel."""
     radius, stretch = (3 * volume / (4 * math.pi)) ** (1 / 3), rng.uniform(1, 1.6)
     narrow, direction = radius / math.sqrt(stretch), rng.normal(size=3)
     reach = math.ceil(radius * stretch / spacing_mm)

@@ -1,1 +1,1 @@
-"""Intervals, paired comparisons and tests of published hypotheses."""
+"""Confidence intervals, paired comparisons and tests of published hypotheses."""

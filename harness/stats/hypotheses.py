@@ -1,11 +1,11 @@
-"""Test a paper's hypotheses: paired differences, and what they allow to be said.
+"""Tests of the hypotheses of a paper, by paired differences between configurations.
 
-A statement may hold several pairs. It is *supported* if every one of them is,
-each at its own level: all must succeed, so nothing has to be adjusted
-(intersection-union test). It is *not supported* if any one interval lies on the
-wrong side; there one failure among many suffices, so those intervals are widened
-for the number of pairs (Bonferroni). All else is *undecided*, as is everything
-with fewer than :data:`~harness.stats.intervals.MINIMUM_SUBJECTS` subjects.
+A hypothesis may consist of several pairs. It is *supported* if every pair is
+supported. This is an intersection-union test, so the level is not adjusted for the
+number of pairs. It is *not supported* if any interval lies on the opposite side;
+here a single pair is sufficient, so the intervals are Bonferroni-corrected for the
+number of pairs. Otherwise it is *undecided*, as are all hypotheses with fewer than
+:data:`~harness.stats.intervals.MINIMUM_SUBJECTS` subjects.
 
 References
 ----------
@@ -32,7 +32,7 @@ Outcome = Literal["supported", "not supported", "undecided"]
 
 
 class Estimate(NamedTuple):
-    """A difference, or a single value, with its interval and its number of subjects."""
+    """A difference or a single value, with its interval and number of subjects."""
 
     value: float
     low: float
@@ -41,20 +41,22 @@ class Estimate(NamedTuple):
 
 
 Contrast = Callable[[str, str, float], Estimate]
-"""(first, second, level) → first − second over the subjects that both have; the first alone if second is empty."""
+"""(first, second, level) → first − second over their common subjects; the value of first if second is empty."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One comparison of a statement.
+    """One comparison of a hypothesis.
 
     Parameters
     ----------
-    first, second : labels, the first should be better; ``second`` is empty for ``"reaches"``
-    difference : first − second in the metric's unit, or the first itself
-    outcome : of this pair alone
-    slack : how far the interval is on the claimed side, in the metric's unit;
-        negative if it is not wholly there; NaN if there is no interval
+    first, second : labels; the first should be better. ``second`` is empty for
+        ``"reaches"``
+    difference : first − second in the unit of the metric, or the value of first
+    outcome : result of this pair
+    slack : distance of the interval from the bound of the hypothesis, in the unit of the
+        metric; positive if the whole interval is on the side of the hypothesis; NaN if
+        there is no interval
     """
 
     first: str
@@ -66,18 +68,19 @@ class Pair:
 
 @dataclass(frozen=True)
 class Finding:
-    """What the data say of one ordering.
+    """Result of the test of one hypothesis.
 
     Parameters
     ----------
-    ordering : what was tested
-    pairs : those of which both sides are there; where a whole group is absent its neighbours meet
-    absent : labels that cannot be compared
-    outcome : of the whole statement
-    reason : in words
+    hypothesis : the hypothesis
+    pairs : pairs with both labels present; if a whole group is absent, the groups before
+        and after it are compared
+    absent : labels without data
+    outcome : result of the whole hypothesis
+    reason : explanation in words
     """
 
-    ordering: Hypothesis
+    hypothesis: Hypothesis
     pairs: tuple[Pair, ...]
     absent: tuple[str, ...]
     outcome: Outcome
@@ -85,59 +88,59 @@ class Finding:
 
     @property
     def decisive(self) -> Pair:
-        """The pair on which the outcome hangs: the one that speaks least for the statement."""
+        """The pair that determines the outcome: the one with the smallest slack."""
         alike = [pair for pair in self.pairs if pair.outcome == self.outcome] or list(self.pairs)
         known = [pair for pair in alike if not math.isnan(pair.slack)]
         return min(known, key=lambda pair: pair.slack) if known else alike[0]
 
 
 def judge(
-    ordering: Hypothesis, present: Collection[str], contrast: Contrast, *, direction: Direction, level: float = 0.95
+    hypothesis: Hypothesis, present: Collection[str], contrast: Contrast, *, direction: Direction, level: float = 0.95
 ) -> Finding | None:
-    """Test one ordering.
+    """Test one hypothesis.
 
     Parameters
     ----------
-    ordering : the statement
-    present : labels that can be compared
+    hypothesis : the hypothesis
+    present : labels with data
     contrast : :func:`mean_contrast` or :func:`pooled_contrast`
-    direction : which end of the metric is better
-    level : coverage of the intervals; equivalence is tested at 1 − level on
-        each side, so its interval has the level 2·level − 1
+    direction : direction of the metric
+    level : confidence level of the intervals; equivalence is tested at 1 − level on each
+        side, so that its interval has the level 2·level − 1
 
     Returns
     -------
     Finding or None
-        ``None`` if no pair can be formed: the statement does not apply.
+        ``None`` if no pair can be compared, so that the hypothesis does not apply.
 
     Notes
     -----
-    Labels are compared as sets of the parts that ``+`` joins. A statement of
-    which a label is absent is not *supported*, however the others stand.
+    The order of names joined by ``+`` in a label does not matter. A hypothesis with an
+    absent label is never *supported*.
     """
     by_key = {label_key(label): label for label in present}
-    known = [[by_key[label_key(label)] for label in group if label_key(label) in by_key] for group in ordering.groups]
-    absent = tuple(label for group in ordering.groups for label in group if label_key(label) not in by_key)
-    wanted = _pairs(ordering.relation, [group for group in known if group])
+    known = [[by_key[label_key(label)] for label in group if label_key(label) in by_key] for group in hypothesis.groups]
+    absent = tuple(label for group in hypothesis.groups for label in group if label_key(label) not in by_key)
+    wanted = _pairs(hypothesis.relation, [group for group in known if group])
     if not wanted:
         return None
     sign = -1.0 if direction == "lower" else 1.0
-    pairs = tuple(_compare(ordering, one, two, contrast, sign, level, len(wanted)) for one, two in wanted)
+    pairs = tuple(_compare(hypothesis, one, two, contrast, sign, level, len(wanted)) for one, two in wanted)
     outcomes = [pair.outcome for pair in pairs]
     outcome: Outcome = "undecided"
     if "not supported" in outcomes:
         outcome = "not supported"
     elif set(outcomes) == {"supported"} and not absent:
         outcome = "supported"
-    return Finding(ordering, pairs, absent, outcome, _reason(outcome, pairs, absent))
+    return Finding(hypothesis, pairs, absent, outcome, _reason(outcome, pairs, absent))
 
 
 def mean_contrast(values: Mapping[str, Mapping[str, float]]) -> Contrast:
-    """Differences of subjects' values, with t intervals.
+    """Mean differences over subjects, with t intervals.
 
     Parameters
     ----------
-    values : label → subject → value, NaN where the metric is not defined
+    values : label → subject → value; NaN where the metric is undefined
     """
     subjects = sorted({subject for by_subject in values.values() for subject in by_subject})
     columns = {
@@ -151,7 +154,7 @@ def mean_contrast(values: Mapping[str, Mapping[str, float]]) -> Contrast:
             return Estimate(score.value, score.low, score.high, score.n)
         found = paired_differences([columns[first], columns[second]], best=1, level=level)
         n = int(found.n[0])
-        # Without a common subject there is no difference, not one of zero.
+        # Without common subjects the difference is undefined, not zero.
         value = float(found.difference[0]) if n else math.nan
         return Estimate(value, float(found.low[0]), float(found.high[0]), n)
 
@@ -165,20 +168,21 @@ def pooled_contrast(
     rng: Callable[[], np.random.Generator],
     draws: int = 2000,
 ) -> Contrast:
-    """Differences of a pooled statistic, with bootstrap intervals over whole subjects.
+    """Differences of a pooled statistic, with bootstrap intervals over subjects.
 
     Parameters
     ----------
     values : label → column → subject → value
-    statistic : columns, (n,) each, → one number; must not depend on the order of the subjects
-    rng : makes the generator; every pair starts it anew, so that all see the same draws
+    statistic : computes one number from the columns, (n,) each; must not depend on the
+        order of subjects
+    rng : creates the generator, once per pair, so that all pairs use the same resamples
     draws : number of resamples
 
     Notes
     -----
-    Both sides of a pair see the same resampled subjects, so the interval is that
-    of a paired comparison. Values of a side are remembered by its multiset of
-    subjects: with six subjects there are 462.
+    Both sides of a pair use the same resampled subjects, so that the comparison is
+    paired. Values are cached by the multiset of resampled subjects; with six subjects
+    there are 462.
     """
     subjects = sorted({name for columns in values.values() for column in columns.values() for name in column})
     arrays = {
@@ -219,28 +223,28 @@ def _pairs(relation: Relation, groups: Sequence[Sequence[str]]) -> list[tuple[st
 
 
 def _compare(
-    ordering: Hypothesis, first: str, second: str, contrast: Contrast, sign: float, level: float, count: int
+    hypothesis: Hypothesis, first: str, second: str, contrast: Contrast, sign: float, level: float, count: int
 ) -> Pair:
     shown = contrast(first, second, level)
-    slack, against = _sides(ordering, shown, sign)
-    if ordering.relation == "equivalent":
+    slack, against = _sides(hypothesis, shown, sign)
+    if hypothesis.relation == "equivalent":
         inner = contrast(first, second, 2 * level - 1)
-        slack = ordering.margin - max(abs(inner.low), abs(inner.high))
-    if against and count > 1:  # a wider interval cannot be against it where this one is not
-        _, against = _sides(ordering, contrast(first, second, 1 - (1 - level) / count), sign)
+        slack = hypothesis.margin - max(abs(inner.low), abs(inner.high))
+    if against and count > 1:  # the corrected interval is wider, so it is needed only here
+        _, against = _sides(hypothesis, contrast(first, second, 1 - (1 - level) / count), sign)
     outcome: Outcome = "undecided"
     if shown.n >= MINIMUM_SUBJECTS:
         outcome = "supported" if slack > 0 else "not supported" if against else "undecided"
     return Pair(first, second, shown, outcome, slack)
 
 
-def _sides(ordering: Hypothesis, estimate: Estimate, sign: float) -> tuple[float, bool]:
-    """How far an interval lies on the claimed side, and whether it lies wholly on the other."""
+def _sides(hypothesis: Hypothesis, estimate: Estimate, sign: float) -> tuple[float, bool]:
+    """Slack of an interval, and whether the whole interval is on the opposite side."""
     low, high = (estimate.low, estimate.high) if sign > 0 else (-estimate.high, -estimate.low)
-    if ordering.relation == "equivalent":
-        return ordering.margin - max(abs(low), abs(high)), low >= ordering.margin or high <= -ordering.margin
-    # A value that is reached is turned with the metric; a difference is better by as much, whatever the metric.
-    bound = sign * ordering.margin if ordering.relation == "reaches" else ordering.margin
+    if hypothesis.relation == "equivalent":
+        return hypothesis.margin - max(abs(low), abs(high)), low >= hypothesis.margin or high <= -hypothesis.margin
+    # A value to reach changes sign with the direction of the metric; the margin of a difference does not.
+    bound = sign * hypothesis.margin if hypothesis.relation == "reaches" else hypothesis.margin
     return low - bound, high < bound
 
 
@@ -256,7 +260,7 @@ def _reason(outcome: Outcome, pairs: tuple[Pair, ...], absent: tuple[str, ...]) 
     if few.difference.n < MINIMUM_SUBJECTS:
         of = f"{few.first} and {few.second} share" if few.second else f"{few.first} has"
         return f"{of} {few.difference.n} subject{'s' if few.difference.n != 1 else ''}, fewer than {MINIMUM_SUBJECTS}"
-    parts = [f"{count(lambda pair: pair.outcome == 'supported')} supported"]
+    reasons = [f"{count(lambda pair: pair.outcome == 'supported')} supported"]
     if absent:
-        parts.append(f"without {', '.join(absent)}")
-    return "; ".join(parts)
+        reasons.append(f"without {', '.join(absent)}")
+    return "; ".join(reasons)

@@ -1,12 +1,11 @@
-"""Intervals, comparisons and shares over subjects.
+"""Confidence intervals, paired comparisons and Shapley values over subjects.
 
-The subject is the unit of all of them: what repeats within a subject (seeds,
-visits, lesions) is averaged before it comes here, and kept apart by
-:func:`variance_components`.
+Subjects are the unit of analysis. Repeated values within a subject (seeds, visits,
+lesions) are averaged beforehand; :func:`variance_components` separates their variance.
 
-With fewer than :data:`MINIMUM_SUBJECTS` subjects only t intervals are given. A
-bootstrap of three subjects covers two thirds of what it claims, and a paired
-test of so few says more about the normal assumption than about the data.
+With fewer than :data:`MINIMUM_SUBJECTS` subjects, only t intervals are computed: the
+coverage of a bootstrap over three subjects is two thirds of its nominal level, and a
+paired test of so few subjects depends mainly on the assumption of normality.
 """
 
 from __future__ import annotations
@@ -44,15 +43,15 @@ __all__ = [
 ]
 
 MINIMUM_SUBJECTS = 6
-"""Fewest subjects for a rank, a p value or a bootstrap."""
+"""Minimum number of subjects for ranks, p values and bootstrap intervals."""
 
-_UNDEFINED_SHARE = 0.05  # of resamples that may have no value before the bootstrap is refused
+_UNDEFINED_SHARE = 0.05  # largest share of undefined resamples in a bootstrap
 
 Floats = npt.NDArray[np.float64]
 
 
 class Interval(NamedTuple):
-    """A mean with its t interval and standard error, all in the values' unit."""
+    """A mean with t interval and standard error, in the unit of the values."""
 
     mean: float
     low: float
@@ -62,15 +61,15 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class BootstrapInterval:
-    """A statistic of all subjects with its bootstrap interval.
+    """A pooled statistic with its bootstrap interval.
 
     Parameters
     ----------
-    value : the statistic on the subjects as they are
-    low, high : bounds; NaN where ``reason`` says why there are none
-    n : subjects that were used
-    missing : subjects left out because one of their columns is NaN
-    reason : why there is no interval, empty if there is one
+    value : statistic of all subjects, without resampling
+    low, high : bounds; NaN if there is no interval
+    n : number of subjects used
+    missing : number of subjects left out because of a NaN
+    reason : why there is no interval; empty if there is one
     """
 
     value: float
@@ -83,18 +82,18 @@ class BootstrapInterval:
 
 @dataclass(frozen=True)
 class Differences:
-    """Each configuration against the best, over the subjects that both have.
+    """Comparison of each configuration with the best one, over their common subjects.
 
     Parameters
     ----------
-    best : index of the configuration that the others are compared with
+    best : index of the best configuration
     difference : (C,) mean of configuration − best; 0 for the best itself
     low, high : (C,) t interval of the difference, not adjusted; NaN for the best
     p : (C,) two-sided p of the paired t test; NaN for the best and below six pairs
-    p_adjusted : (C,) the same after Holm's correction
-    n : (C,) int, subjects in the comparison
-    indistinguishable : (C,) bool, nothing says that it differs from the best;
-        true for the best, and true where there are too few pairs to say
+    p_adjusted : (C,) p after Holm's correction
+    n : (C,) int, number of subjects in the comparison
+    indistinguishable : (C,) bool, True unless the configuration differs significantly
+        from the best; True for the best itself and if there are too few pairs
     """
 
     best: int
@@ -109,12 +108,12 @@ class Differences:
 
 @dataclass(frozen=True)
 class VarianceComponents:
-    """Variance between subjects and between seeds within a subject.
+    """Variance between subjects, and between seeds within subjects.
 
     Parameters
     ----------
-    subject : variance of the subjects' true values, ≥ 0
-    seed : variance of one subject's value over seeds, ≥ 0; NaN with one seed
+    subject : variance of the true values of subjects, ≥ 0
+    seed : variance over seeds within a subject, ≥ 0; NaN with one seed
     """
 
     subject: float
@@ -122,28 +121,28 @@ class VarianceComponents:
 
     @property
     def subject_sd(self) -> float:
-        """Standard deviation between subjects, in the values' unit."""
+        """Standard deviation between subjects, in the unit of the values."""
         return math.sqrt(self.subject)
 
     @property
     def seed_sd(self) -> float:
-        """Standard deviation between seeds within a subject, in the values' unit."""
+        """Standard deviation between seeds within a subject, in the unit of the values."""
         return math.sqrt(self.seed)
 
 
 def mean_interval(values: npt.ArrayLike, *, level: float = 0.95) -> Interval:
-    """Mean of the subjects with Student's t interval.
+    """Mean over subjects with Student's t interval.
 
     Parameters
     ----------
-    values : (n,) one value per subject; what is not finite is skipped
-    level : coverage of the interval, in (0, 1)
+    values : (n,) one value per subject; values that are not finite are skipped
+    level : confidence level, in (0, 1)
 
     Returns
     -------
     Interval
-        All NaN if no value is left; bounds and standard error NaN with one.
-        How many were skipped is counted by :func:`mean_score`.
+        All NaN without values; bounds and standard error NaN with one value. See
+        :func:`mean_score` for the number of skipped values.
     """
     _check_level(level)
     kept = _finite(values)
@@ -160,13 +159,13 @@ def mean_interval(values: npt.ArrayLike, *, level: float = 0.95) -> Interval:
 def mean_score(
     values: npt.ArrayLike, *, level: float = 0.95, chance: float = math.nan, ceiling: float = math.nan
 ) -> Score:
-    """:func:`mean_interval` as a :class:`~harness.core.types.Score`, which counts the subjects.
+    """:func:`mean_interval` as a :class:`~harness.core.types.Score`, with the number of subjects.
 
     Parameters
     ----------
-    values : (n,) one value per subject; what is not finite is skipped and counted as missing
-    level : coverage of the interval
-    chance, ceiling : handed through
+    values : (n,) one value per subject; values that are not finite count as missing
+    level : confidence level
+    chance, ceiling : copied to the score
     """
     mean, low, high, se = mean_interval(values, level=level)
     n = _finite(values).size
@@ -175,26 +174,27 @@ def mean_score(
 
 
 def pseudo_values(statistic: Callable[[npt.NDArray[np.intp]], float], count: int) -> Floats:
-    """What each of n units contributes to a pooled statistic (Tukey 1958).
+    """Jackknife pseudo-values of a pooled statistic (Tukey 1958).
 
-    n·θ − (n−1)·θ₋ᵢ, with θ₋ᵢ the statistic without unit i, shifted so that their mean is
-    θ. For a mean these are the values themselves; for a smooth statistic they behave
-    like values, so that paired comparisons of them compare the statistics.
+    These are n·θ − (n−1)·θ₋ᵢ, where θ₋ᵢ is the statistic without unit i, shifted so that
+    their mean is θ. For a mean, they are the values themselves. For a smooth statistic,
+    they behave like independent values, so that paired comparisons of pseudo-values
+    compare the statistics.
 
     Parameters
     ----------
-    statistic : takes the numbers of the units that count, (m,) rising
-    count : n, the number of units; subjects, or blocks of subjects
+    statistic : computes the statistic from the sorted indices of units, (m,)
+    count : n, the number of units: subjects or blocks of subjects
 
     Returns
     -------
     (n,) float64
-        Empty with fewer than two units; NaN where the statistic is not defined.
+        Empty with fewer than two units; NaN where the statistic is undefined.
 
     Notes
     -----
-    Unshifted, their mean would be the statistic less its estimated bias, and a table's
-    differences would not be those of its values.
+    Without the shift, their mean would be the statistic minus its estimated bias, and
+    differences would not match those of the statistics in the table.
 
     References
     ----------
@@ -203,26 +203,26 @@ def pseudo_values(statistic: Callable[[npt.NDArray[np.intp]], float], count: int
     """
     if count < 2:
         return np.empty(0)
-    everyone = np.arange(count)
-    whole = statistic(everyone)
-    without = np.array([statistic(np.delete(everyone, unit)) for unit in everyone])
+    units = np.arange(count)
+    whole = statistic(units)
+    without = np.array([statistic(np.delete(units, unit)) for unit in units])
     values: Floats = count * whole - (count - 1) * without
     values -= values.mean() - whole
     return values
 
 
 def jackknife_interval(values: npt.ArrayLike, estimate: float, *, level: float = 0.95) -> Interval:
-    """The t interval of a pooled statistic from its pseudo-values, around the statistic itself.
+    """Interval of a pooled statistic: a t interval of its pseudo-values, centred at the statistic.
 
     Parameters
     ----------
-    values : (n,) of :func:`pseudo_values`
-    estimate : the statistic of all units
+    values : (n,) pseudo-values, see :func:`pseudo_values`
+    estimate : statistic of all units
 
     Returns
     -------
     Interval
-        Without bounds below two units, or where a pseudo-value is not finite.
+        Bounds are NaN with fewer than two units, or if a pseudo-value is not finite.
     """
     _check_level(level)
     known = np.asarray(values, dtype=float)
@@ -242,23 +242,24 @@ def bootstrap_interval(
     method: Literal["bca", "percentile"] = "bca",
     level: float = 0.95,
 ) -> BootstrapInterval:
-    """Bootstrap interval of a pooled statistic, subjects drawn whole.
+    """Bootstrap interval of a pooled statistic, with subjects as the resampled unit.
 
     Parameters
     ----------
-    statistic : takes the columns, each (n,), and returns one number
-    columns : the same subjects in every column; a subject that is not finite in all is left out
-    rng : where the draws come from
+    statistic : computes one number from the columns, (n,) each
+    columns : columns with the same subjects; a subject with a value that is not finite is
+        left out
+    rng : random generator
     draws : number of resamples
-    method : bias-corrected and accelerated, or plain percentiles
-    level : coverage of the interval
+    method : bias-corrected and accelerated (``"bca"``), or percentiles
+    level : confidence level
 
     Returns
     -------
     BootstrapInterval
-        Without bounds, and with the reason, below six subjects; where all
-        resamples agree; and where the statistic is undefined in more than one
-        resample in twenty. Fewer undefined resamples are left out.
+        Bounds are NaN, with a reason, if there are fewer than six subjects, if all
+        resamples are equal, or if the statistic is undefined in more than 5 % of the
+        resamples. Fewer undefined resamples are left out.
 
     Raises
     ------
@@ -269,7 +270,7 @@ def bootstrap_interval(
     arrays = [np.asarray(column, dtype=float).ravel() for column in columns]
     lengths = sorted({array.size for array in arrays})
     if len(lengths) != 1:
-        raise OutOfRange(f"all columns must hold the same subjects, got lengths {lengths}")
+        raise OutOfRange(f"all columns must have the same subjects, got lengths {lengths}")
     kept = np.all(np.isfinite(arrays), axis=0)
     data = [array[kept] for array in arrays]
     n, missing = int(kept.sum()), int((~kept).sum())
@@ -288,7 +289,7 @@ def bootstrap_interval(
     result.bootstrap_distribution = drawn[np.isfinite(drawn)]
     if np.ptp(result.bootstrap_distribution) == 0:
         return refused("every resample gives the same value")
-    # No new draws: scipy turns the cleaned distribution into bounds.
+    # SciPy computes the bounds from the defined resamples, without new draws.
     name = {"bca": "BCa", "percentile": "percentile"}[method]
     bounds = _bootstrap(
         data, statistic, n_resamples=0, bootstrap_result=result, method=name, confidence_level=level, rng=rng
@@ -304,7 +305,7 @@ def holm(p: npt.ArrayLike) -> Floats:
 
     Parameters
     ----------
-    p : (m,) p values; NaN is no test and stays NaN
+    p : (m,) p values; NaN, i.e. no test, stays NaN
 
     Returns
     -------
@@ -332,30 +333,34 @@ def paired_differences(
     level: float = 0.95,
     family: Literal["pairs", "best"] = "pairs",
 ) -> Differences:
-    """Each configuration against the best, subject by subject.
+    """Paired comparison of each configuration with the best one.
 
     Parameters
     ----------
     values : (configurations, subjects), NaN where a subject has no value
-    best : index of the best; by default the one with the best mean
-    higher_is_better : which end is best, where ``best`` is not given
-    level : coverage of the intervals; 1 − level is what adjusted p is held against
-    family : what Holm's correction counts: all pairs of configurations, or only
-        the comparisons with the best
+    best : index of the best configuration; by default the one with the best mean
+    higher_is_better : direction of the values, used if ``best`` is not given
+    level : confidence level; adjusted p values below 1 − level are significant
+    family : comparisons that Holm's correction counts: all pairs of configurations, or
+        only those with the best
 
     Returns
     -------
     Differences
-        The sign is that of configuration − best, in the values' unit.
+        Configuration − best, in the unit of the values.
+
+    Raises
+    ------
+    OutOfRange
+        If ``best`` is not the index of a configuration, or there are only NaN values.
 
     Notes
     -----
-    ``family="pairs"`` because the best is picked from the same values. With
-    eight configurations that do not differ, counting only the seven
-    comparisons with the winner calls some of them different in 9 % (6
-    subjects) to 12 % (21 subjects) of simulated cohorts instead of 5 %; all
-    pairs hold the level (3 %) however the best was picked. ``"best"`` is for a
-    reference that was fixed beforehand.
+    The default is ``family="pairs"`` because the best configuration is selected on the
+    same values. With eight equal configurations, counting only the seven comparisons
+    with the best finds a significant difference in 9 % (6 subjects) to 12 % (21
+    subjects) of simulated cohorts instead of 5 %. Counting all pairs keeps the level
+    (3 %). Use ``"best"`` for a reference that was chosen beforehand.
     """
     _check_level(level)
     table = np.atleast_2d(np.asarray(values, dtype=float))
@@ -363,7 +368,7 @@ def paired_differences(
     if best is None:
         best = _best_row(table, higher_is_better)
     if not 0 <= best < count:
-        raise OutOfRange(f"0 <= best < {count} must hold, the number of configurations, got best={best}")
+        raise OutOfRange(f"0 <= best < {count} must hold for the index of a configuration, got best={best}")
 
     tests = {pair: _paired_test(table[pair[0]], table[pair[1]]) for pair in combinations(range(count), 2)}
     counted = [pair for pair in tests if family == "pairs" or best in pair]
@@ -378,29 +383,29 @@ def paired_differences(
             difference[row], low[row], high[row], _ = mean_interval(delta, level=level)
             pair = (min(row, best), max(row, best))
             p[row], p_adjusted[row] = tests[pair], adjusted[pair]
-    same = ~(p_adjusted < 1 - level)  # NaN: nothing distinguishes them
+    same = ~(p_adjusted < 1 - level)  # also True for NaN
     return Differences(best, difference, low, high, p, p_adjusted, n, same)
 
 
 def variance_components(values: npt.ArrayLike) -> VarianceComponents:
-    """Subject and seed variance apart, by one-way analysis of variance.
+    """Separate subject and seed variance by one-way analysis of variance.
 
     Parameters
     ----------
-    values : (subjects, seeds), NaN where a cell is missing
+    values : (subjects, seeds), NaN where a value is missing
 
     Returns
     -------
     VarianceComponents
-        ``seed`` is the mean square within subjects; ``subject`` what the mean
-        square between subjects has above it, divided by the (effective) number
-        of seeds, never below 0. Both NaN with fewer than two subjects; with one
-        seed per subject ``seed`` is NaN and ``subject`` holds both.
+        ``seed`` is the mean square within subjects. ``subject`` is the difference of the
+        mean squares between and within subjects, divided by the (effective) number of
+        seeds, and at least 0. Both are NaN with fewer than two subjects. With one seed
+        per subject, ``seed`` is NaN and ``subject`` is their sum.
 
     Notes
     -----
-    Seeds are nested in subjects: under leave-one-out, seed 0 of two subjects
-    is two trainings that share nothing but a number.
+    Seeds are nested in subjects: in leave-one-out cross-validation, seed 0 of two
+    subjects refers to two independent trainings.
 
     References
     ----------
@@ -426,25 +431,25 @@ def variance_components(values: npt.ArrayLike) -> VarianceComponents:
 def shapley(
     values: Mapping[frozenset[str], float], players: Sequence[str] | None = None, *, empty: float = 0.0
 ) -> dict[str, float]:
-    """Exact Shapley value of each player: its mean marginal worth over all orders of joining.
+    """Exact Shapley value of each player: its mean marginal contribution over all orderings.
 
     Parameters
     ----------
-    values : worth of every non-empty subset (2ⁿ − 1 of them: 15 for four sequences)
-    players : in the order wanted; by default all that occur, sorted
-    empty : worth of nobody, unless ``values`` has the empty set: what is scored
-        without any input (0 for the Dice coefficient of an empty prediction)
+    values : value of every non-empty subset (2ⁿ − 1 subsets, 15 for four sequences)
+    players : players in the order of the result; by default all that occur, sorted
+    empty : value of the empty set, unless ``values`` has it: the score without any input
+        (0 for the Dice coefficient of an empty prediction)
 
     Returns
     -------
     dict
-        One value per player; they add up to the worth of all − ``empty``. NaN
-        in any subset gives NaN.
+        One value per player. Their sum is the value of all players − ``empty``. NaN if
+        any subset is NaN.
 
     Raises
     ------
     OutOfRange
-        If a subset is missing; all missing ones are named.
+        If subsets are missing; all of them are listed.
 
     References
     ----------
@@ -461,19 +466,19 @@ def shapley_scores(
     empty: float = 0.0,
     level: float = 0.95,
 ) -> dict[str, Score]:
-    """:func:`shapley` of each subject by itself, averaged with a t interval.
+    """:func:`shapley` computed for each subject, then averaged, with a t interval.
 
     Parameters
     ----------
-    values : (subjects,) worth of every non-empty subset, the same subjects in each
+    values : (subjects,) values of every non-empty subset, with the same subjects
     players, empty : see :func:`shapley`
-    level : coverage of the interval
+    level : confidence level
 
     Returns
     -------
     dict
-        One :class:`~harness.core.types.Score` per player. A subject with a NaN in
-        any subset is missing for every player, so that the shares add up.
+        One :class:`~harness.core.types.Score` per player. A subject with NaN in any
+        subset is missing for all players, so that the Shapley values add up.
     """
     arrays = {subset: np.asarray(value, dtype=float) for subset, value in values.items()}
     return {player: mean_score(share, level=level) for player, share in _shapley(arrays, players, empty).items()}
@@ -495,7 +500,7 @@ def _shapley(values: Mapping[frozenset[str], Array], players: Sequence[str] | No
         weights = [1 / (len(names) * math.comb(len(names) - 1, len(subset))) for subset in without]
         gains = (worth[subset | {name}] - worth[subset] for subset in without)
         shares[name] = np.sum([weight * gain for weight, gain in zip(weights, gains, strict=True)], axis=0)
-    # A subset that is undefined for a subject cancels out of nobody's share.
+    # An undefined subset makes the Shapley values of all players undefined for a subject.
     undefined = np.isnan(np.sum([worth[subset] for subset in subsets], axis=0))
     return {name: np.where(undefined, math.nan, share) for name, share in shares.items()}
 
@@ -508,12 +513,12 @@ def _best_row(table: Floats, higher_is_better: bool) -> int:
 
 
 def _deltas(first: Floats, second: Floats) -> Floats:
-    """first − second where both are finite; what differs by rounding alone is 0."""
+    """first − second where both are finite; differences due to rounding are set to 0."""
     if first.shape != second.shape:
-        raise OutOfRange(f"pairs must come from the same subjects, got {first.size} and {second.size} values")
+        raise OutOfRange(f"paired values must have the same subjects, got {first.size} and {second.size} values")
     kept = np.isfinite(first) & np.isfinite(second)
     first, second = first[kept], second[kept]
-    # Two equal results summed in another order would otherwise have p = 0.
+    # Otherwise, equal results summed in a different order would have p = 0.
     delta = first - second
     delta[np.isclose(first, second, rtol=1e-12, atol=0.0)] = 0.0
     return delta
@@ -536,7 +541,7 @@ def _finite(values: npt.ArrayLike) -> Floats:
 
 
 def _bootstrap(data: Sequence[Array], statistic: Callable[..., float], **options: Any) -> Any:
-    # Degenerate resamples are found and named above, not warned about.
+    # Degenerate resamples are handled above.
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         return stats.bootstrap(tuple(data), statistic, paired=True, vectorized=False, **options)

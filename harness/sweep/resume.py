@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.core.errors import RequestError, UnknownName
@@ -18,9 +20,27 @@ from harness.storage.store import CellRecord, Stage, Store, write_json
 from harness.sweep.cohorts import Group
 from harness.sweep.plan import Plan, Request
 
-__all__ = ["adopt_older", "latest_run", "recall", "run_names", "write_plan"]
+__all__ = ["KnownRun", "adopt_older", "known_runs", "latest_run", "recall", "run_names", "write_plan"]
 
 _LATEST = "latest"  # file beside the plans that names the latest run
+
+
+@dataclass(frozen=True)
+class KnownRun:
+    """A run of which the store holds the plan.
+
+    Parameters
+    ----------
+    name : of its tables, report and plan
+    command : that repeats it
+    profile : ``quick`` or ``paper``
+    configurations : how many it compares
+    """
+
+    name: str
+    command: str
+    profile: str
+    configurations: int
 
 
 def recall(task_name: str, settings: RunSettings, *, name: str = "") -> Plan:
@@ -86,6 +106,16 @@ def run_names(store: Store, task_name: str) -> list[str]:
     """Names of the runs of a task whose plans a store holds, in alphabetical order."""
     plans = store.root / "plans" / task_name
     return sorted(path.name.removesuffix(".json") for path in plans.glob("[!.]*.json"))
+
+
+def known_runs(store: Store, task_name: str) -> list[KnownRun]:
+    """The runs of a task whose plans a store holds, in alphabetical order of their names."""
+    found = []
+    for name in run_names(store, task_name):
+        saved = json.loads((store.root / "plans" / task_name / f"{name}.json").read_text())
+        command = shlex.join(["harness", "run", *saved["typed"]])
+        found.append(KnownRun(name, command, saved["profile"], len(saved["rows"])))
+    return found
 
 
 def latest_run(store: Store, task_name: str) -> str:

@@ -246,7 +246,7 @@ def _centre(values: np.ndarray, affine: np.ndarray) -> np.ndarray:
         ("describe", ["model=unet", "split=k_fold"], r"describe what\? Say task=NAME or one of"),
         ("describe", ["task=epvs", "format=yaml"], r"no format is named 'yaml'.*All: json, text"),
         ("ui", ["port=5000", "task=epvs"], r"harness ui does not use task="),
-        ("ui", ["port=true"], r"port >= 1 and port <= 65535` must hold for port, got True"),
+        ("ui", ["port=true"], r"port must be a whole number >= 1 and <= 65535, got True"),
     ],
 )  # fmt: skip
 def test_words_that_a_command_does_not_use_are_refused(command: str, words: list[str], message: str) -> None:

@@ -13,7 +13,7 @@ from harness.core.hypotheses import Hypothesis, Published, label_key
 
 def test_an_order_needs_two_groups() -> None:
     """One group alone has no order."""
-    with pytest.raises(OutOfRange, match=r"ordering D1 \(better\) must name two groups or more"):
+    with pytest.raises(OutOfRange, match=r"hypothesis D1 \(better\) must name two groups or more"):
         Hypothesis("D1", "", "dice", (("a", "b"),), "sequences")
 
 
@@ -25,7 +25,7 @@ def test_a_group_is_not_empty() -> None:
 
 def test_equivalence_needs_a_margin() -> None:
     """Without a margin two values are never equivalent."""
-    with pytest.raises(OutOfRange, match=r"`0 < margin` must hold for ordering D4 \(equivalent\), got margin=0"):
+    with pytest.raises(OutOfRange, match=r"`0 < margin` must hold for hypothesis D4 \(equivalent\), got margin=0"):
         Hypothesis("D4", "", "dice", (("a", "b"),), "sequences", relation="equivalent")
 
 
@@ -42,5 +42,5 @@ def test_order_of_parts_does_not_matter() -> None:
 
 def test_a_claim_is_about_a_metric_of_the_task(epvs: Any) -> None:
     """A misspelt metric is seen when the task is declared."""
-    with pytest.raises(UnknownName, match=r"in a claim of its paper\) is named 'dise'.*Near: dice"):
+    with pytest.raises(UnknownName, match=r"in the results of its paper\) is named 'dise'.*Near: dice"):
         dataclasses.replace(epvs, hypotheses=(Hypothesis("D1", "", "dise", (("a",), ("b",)), "sequences"),))

@@ -378,13 +378,13 @@ def test_component_of_a_notebook_is_refused() -> None:
     """A function of a module without a file could change unnoticed."""
     space: dict[str, Any] = {"__name__": "notebook"}
     exec("def mine(x): ...", space)
-    with pytest.raises(RegistrationError, match=r"the code of notebook must be in a file, .*move what it defines"):
+    with pytest.raises(RegistrationError, match=r"the code of notebook must be in a file, .*move its definitions"):
         component_digest(space["mine"])
 
 
 def test_partial_is_refused() -> None:
     """Options may name other components, which the digest of a function alone would miss."""
-    with pytest.raises(RegistrationError, match="only functions and classes have a code digest, .* take digest_of"):
+    with pytest.raises(RegistrationError, match="only functions and classes have a code digest, .* use digest_of"):
         component_digest(partial(identify))
 
 
@@ -519,7 +519,7 @@ def test_wrapper_that_wraps_nothing_is_itself(write: Write, methods: Registry, n
 
 def test_wrapper_of_itself_is_refused(methods: Registry) -> None:
     """A circle of wrappers has no digest."""
-    with pytest.raises(RegistrationError, match="must not name each other in a circle, got noisy → noisy"):
+    with pytest.raises(RegistrationError, match="must not refer to each other in a circle, got noisy → noisy"):
         digest_of(partial(methods.get("noisy").function, method="noisy"), methods)
 
 
@@ -549,7 +549,7 @@ def test_module_that_is_compiled_is_known_by_its_file(tmp_path: Path, monkeypatc
 def test_module_without_a_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A part defined in a notebook could change unnoticed."""
     monkeypatch.setattr(identity, "_file", lambda module: None)
-    with pytest.raises(RegistrationError, match=r"the code of notebook must be in a file, .*move what it defines"):
+    with pytest.raises(RegistrationError, match=r"the code of notebook must be in a file, .*move its definitions"):
         module_digest.__wrapped__("notebook")
 
 
@@ -586,7 +586,7 @@ def test_nan_has_no_identity() -> None:
 
 def test_objects_have_no_identity() -> None:
     """Only plain JSON can be identified."""
-    with pytest.raises(TypeError, match="an identity holds plain JSON only, got object"):
+    with pytest.raises(TypeError, match="an identity must be plain JSON, got object"):
         identify(object())
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness.core.errors import OutOfRange, UnknownName
-from harness.core.overrides import allowed, component_of, keys, narrowed, override, preset
+from harness.core.overrides import component_of, keys, narrowed, override, preset
 from harness.core.task import Task, describe, restore
 from harness.sweep.catalogue import load_task
 
@@ -104,35 +104,25 @@ def test_unknown_names_show_the_near_ones(epvs: Task, key: str, value: Any, mess
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("recipe.lr", -1, r"`float, recipe\.lr > 0 and recipe\.lr <= 1` must hold for recipe\.lr, got -1"),
-        ("recipe.lr", 2, r"`float, recipe\.lr > 0 and recipe\.lr <= 1` must hold for recipe\.lr, got 2"),
-        ("recipe.lr", float("nan"), r"must hold for recipe\.lr, got nan \(.*finite"),
-        ("model.output_bias", float("inf"), r"`model\.output_bias: float` must hold .*got inf \(.*finite"),
-        ("width", 0, r"`int, width > 0` must hold for width, got 0"),
-        ("model.width", 8.5, r"`int, model\.width > 0` must hold for model\.width, got 8\.5"),
-        ("recipe.epochs", "many", r"`int, recipe\.epochs >= 1` must hold for recipe\.epochs, got 'many'"),
-        ("recipe.balance", "perhaps", r"`recipe\.balance: bool` must hold .*got 'perhaps'"),
-        ("recipe.augmentation", "wild", r"Literal\['published', 'joint', 'none'\]` must hold .*got 'wild'"),
-        ("phantom.shape", [1, 2], r"`phantom\.shape: tuple\[int, int, int\]` must hold .*got \[1, 2\]"),
-        ("phantom_subjects", "six", r"`int, phantom_subjects >= 1` must hold for phantom_subjects, got 'six'"),
+        ("recipe.lr", -1, r"recipe\.lr must be a number > 0 and <= 1, got -1"),
+        ("recipe.lr", 2, r"recipe\.lr must be a number > 0 and <= 1, got 2"),
+        ("recipe.lr", float("nan"), r"recipe\.lr must be .*, got nan \(.*finite"),
+        ("model.output_bias", float("inf"), r"model\.output_bias must be a number, got inf \(.*finite"),
+        ("width", 0, r"width must be a whole number > 0, got 0"),
+        ("model.width", 8.5, r"model\.width must be a whole number > 0, got 8\.5"),
+        ("recipe.epochs", "many", r"recipe\.epochs must be a whole number >= 1, got 'many'"),
+        ("recipe.balance", "perhaps", r"recipe\.balance must be yes/no, got 'perhaps'"),
+        ("recipe.augmentation", "wild", r"recipe\.augmentation must be one of published, joint, none, got 'wild'"),
+        ("phantom.shape", [1, 2], r"phantom\.shape must be a list of 3 whole numbers, got \[1, 2\]"),
+        ("phantom_subjects", "six", r"phantom_subjects must be a whole number >= 1, got 'six'"),
         ("model", 3, r"model must be the name of a model, got 3; one of basic_unet, .*unet"),
-        ("sequences", None, r"`sequences: str` must hold for sequences, got None"),
+        ("sequences", None, r"sequences must be text, got None"),
     ],
 )
 def test_values_out_of_range_show_the_relation(epvs: Task, key: str, value: Any, message: str) -> None:
     """The message says the relation that must hold, what came, and where."""
     with pytest.raises(OutOfRange, match=message):
         override(epvs, key, value)
-
-
-def test_allowed_gives_the_text_of_every_bound(epvs: Task) -> None:
-    """``describe`` can print what an option takes."""
-    assert allowed(epvs.model) == {
-        "width": "int, width > 0",
-        "depth": "int, depth > 0",
-        "output_bias": "output_bias: float",
-        "dropout": "float, dropout >= 0 and dropout < 1",
-    }
 
 
 def test_path_is_absolute_once_it_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

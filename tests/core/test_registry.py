@@ -139,7 +139,10 @@ def test_known_name_imports_nothing(models: Registry, monkeypatch: pytest.Monkey
 
 def test_wraps_must_name_an_option(models: Registry) -> None:
     """A registration that says what it wraps is refused if it has no such option."""
-    with pytest.raises(RegistrationError, match=r"wraps='method' of model 'one' must name an option with a default"):
+    with pytest.raises(
+        RegistrationError,
+        match=r"wraps='method' of model 'one' must be an option whose default is the name of another model",
+    ):
         models.register("one", wraps="method")(first)
 
 

@@ -35,12 +35,12 @@ def test_unknown_setting_shows_near_ones() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("cpus", 0, r"`float, cpus > 0` must hold for cpus, got 0"),
-        ("gpus", -1, r"`float, gpus >= 0` must hold for gpus, got -1"),
-        ("cpus", float("inf"), r"must hold for cpus, got inf"),
-        ("workers", 1.5, r"`int, workers >= 0` must hold for workers, got 1\.5"),
-        ("trials", 0, r"`int, trials >= 1` must hold for trials, got 0"),
-        ("yes", "maybe", r"`yes: bool` must hold for yes, got 'maybe'"),
+        ("cpus", 0, r"cpus must be a number > 0, got 0"),
+        ("gpus", -1, r"gpus must be a number >= 0, got -1"),
+        ("cpus", float("inf"), r"cpus must be .*, got inf"),
+        ("workers", 1.5, r"workers must be a whole number >= 0, got 1\.5"),
+        ("trials", 0, r"trials must be a whole number >= 1, got 0"),
+        ("yes", "maybe", r"yes must be yes/no, got 'maybe'"),
     ],
 )
 def test_settings_show_the_relation(key: str, value: object, message: str) -> None:

@@ -27,7 +27,7 @@ def test_no_axes_give_one_point() -> None:
 
 def test_axis_without_values_is_refused() -> None:
     """An axis must visit something."""
-    with pytest.raises(OutOfRange, match="an axis needs at least one value, got none for noise"):
+    with pytest.raises(OutOfRange, match="a sweep must have at least one value, got none for noise"):
         list(grid({"noise": ()}))
 
 

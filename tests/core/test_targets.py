@@ -29,11 +29,14 @@ def test_width_of_the_head(target: Target, width: int, of_sample: bool) -> None:
     ("options", "message"),
     [
         ({"kind": "ordinal"}, "kind of target x must be one of mask, number, binary, classes, got 'ordinal'"),
-        ({"kind": "classes"}, r"two different classes or more, and no other kind any; got \(\) for x \(classes\)"),
+        (
+            {"kind": "classes"},
+            r"and other kinds must name none; got \(\) for x \(classes\)",
+        ),
         ({"kind": "classes", "classes": ("a",)}, r"two different classes or more.*got \('a',\)"),
         ({"kind": "classes", "classes": ("a", "b", "a")}, r"two different classes or more.*got \('a', 'b', 'a'\)"),
-        ({"kind": "binary", "classes": ("a", "b")}, r"no other kind any; got \('a', 'b'\) for x \(binary\)"),
-        ({"kind": "number", "classes": ("a",)}, r"no other kind any; got \('a',\) for x \(number\)"),
+        ({"kind": "binary", "classes": ("a", "b")}, r"other kinds must name none; got \('a', 'b'\) for x \(binary\)"),
+        ({"kind": "number", "classes": ("a",)}, r"other kinds must name none; got \('a',\) for x \(number\)"),
         ({"kind": "number", "loss_weight": 0.0}, "`0 < loss_weight < inf` must hold for target x, got 0.0"),
         ({"kind": "number", "loss_weight": float("nan")}, "`0 < loss_weight < inf` must hold for target x, got nan"),
         ({"kind": "number", "loss_weight": float("inf")}, "must hold for target x, got inf"),

@@ -58,7 +58,7 @@ def test_axes_that_pose_the_problem(epvs: Task, axis: str, poses: bool) -> None:
 
 def test_an_axis_that_does_not_exist_poses_no_problem(epvs: Task) -> None:
     """A misspelt axis is refused when the task is made."""
-    with pytest.raises(UnknownName, match=r"no axis of task epvs .* is named 'lable'. Near: label"):
+    with pytest.raises(UnknownName, match=r"no key of task epvs .* is named 'lable'. Near: label"):
         dataclasses.replace(epvs, problem=("lable",))
 
 
@@ -112,7 +112,7 @@ def test_options_that_do_not_exist_are_refused(epvs: Task) -> None:
 
 def test_declared_values_are_checked_like_typed_ones(epvs: Task) -> None:
     """A task cannot declare a value that a user may not set."""
-    with pytest.raises(OutOfRange, match="`int, width > 0` must hold for width, got -4"):
+    with pytest.raises(OutOfRange, match="width must be a whole number > 0, got -4"):
         describe_component(KINDS["model"], partial(epvs.model.func, width=-4))
 
 

@@ -165,7 +165,7 @@ def test_grid_of_a_volume(cohort: Cohort) -> None:
 def test_pictures_have_no_grid(cohort: Cohort, absent: dict[str, None]) -> None:
     """What needs millimetres is refused, and says for which sample."""
     sample = dataclasses.replace(cohort.samples[0], **absent)
-    with pytest.raises(CellError, match="sub-01 has pixels and no place in space; this needs volumes"):
+    with pytest.raises(CellError, match="samples must be volumes, got sub-01, a picture without affine"):
         _ = sample.grid
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import inspect
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-from annotated_types import Ge, Gt, Le
+import torch
+from annotated_types import Ge, Gt, Le, Lt
 
 from harness.core.errors import OutOfRange
-from harness.core.overrides import allowed
 from harness.core.registry import KINDS
 from harness.core.task import describe_component
-from harness.core.values import checked
+from harness.core.values import checked, options_of, type_text
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -21,12 +22,12 @@ def test_no_number_of_any_component_takes_a_truth_value(kind: str) -> None:
     """To Python ``True`` is 1, so ``recipe.epochs=true`` would train for one epoch; alone or within a list."""
     for name in KINDS[kind].names():
         function = KINDS[kind].get(name).function
-        for option in allowed(partial(function)):
+        for option in options_of(function):
             parameter = inspect.signature(function).parameters[option]
             first = parameter.default[0] if isinstance(parameter.default, tuple) and parameter.default else None
             wrong = (True, *parameter.default[1:]) if first is not None else True
             if type(first if first is not None else parameter.default) in (int, float):
-                with pytest.raises(OutOfRange, match=f"must hold for {option}, got [(]?True"):
+                with pytest.raises(OutOfRange, match=f"{option} must be .*, got [(]?True"):
                     describe_component(KINDS[kind], partial(function, **{option: wrong}))
 
 
@@ -57,5 +58,34 @@ def test_checked_gives_the_declared_type(hint: Any, value: Any, expected: Any) -
 
 def test_checked_says_what_came() -> None:
     """The message holds relation, value and reason."""
-    with pytest.raises(OutOfRange, match=r"`float, a > 0` must hold for a, got 0 \(Input should be greater than 0\)"):
+    with pytest.raises(OutOfRange, match=r"a must be a number > 0, got 0 \(Input should be greater than 0\)"):
         checked(Annotated[float, Gt(0)], 0, "a")
+
+
+@pytest.mark.parametrize(
+    ("hint", "text"),
+    [
+        (int, "whole number"),
+        (float, "number"),
+        (bool, "yes/no"),
+        (str, "text"),
+        (Path | None, "path or null"),
+        (Annotated[float, Gt(0)], "number > 0"),
+        (Annotated[float, Ge(0), Lt(1)], "number >= 0 and < 1"),
+        (Annotated[int, Le(8)] | None, "whole number <= 8 or null"),
+        (Literal["adam", "adamw"], "one of adam, adamw"),
+        (Literal["1,1", "2,1"], "one of '1,1', '2,1'"),
+        (int | float | Literal["auto"], "number or auto"),
+        (tuple[float, ...], "list of numbers"),
+        (list[str], "list of text values"),
+        (tuple[Annotated[int, Gt(0)], ...], "list of whole numbers > 0"),
+        (tuple[int, int, int], "list of 3 whole numbers"),
+        (tuple[tuple[int, int], ...], "list of lists of 2 whole numbers"),
+        (tuple[int, int | None] | None, "[whole number, whole number or null] or null"),
+        (float | list[float] | torch.Tensor, "number or list of numbers"),
+        (Any, "any value"),
+    ],
+)
+def test_types_are_written_as_people_write_them(hint: Any, text: str) -> None:
+    """No Python in what a user reads."""
+    assert type_text(hint) == text

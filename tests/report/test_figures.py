@@ -14,13 +14,14 @@ import pytest
 from PIL import Image
 
 import harness
-from harness.cli.api import make_report, rebuild, shapley_of
+from harness.cli.api import rebuild
 from harness.pipeline.contribution import families, shapley_table
 from harness.pipeline.leaderboard import read_facts
 from harness.pipeline.rows import MetricFacts, subject_means
 from harness.report import plots
 from harness.report.elements import Figure
 from harness.report.figures import figures_of
+from harness.report.output import make_report, shapley_of
 from harness.report.tables import findings, report_tables
 from harness.report.wording import shapley_rows
 from harness.stats.intervals import mean_interval
@@ -157,13 +158,13 @@ class TestSheets:
     def test_three_subjects_decide_nothing(self, sound: tuple[Plan, Tables]) -> None:
         """With three subjects every ordering that applies is undecided, and says why."""
         found = findings(*sound)
-        assert {finding.ordering.id for _, finding in found} >= {"D1", "D4", "D11", "D13"}
+        assert {finding.hypothesis.id for _, finding in found} >= {"D1", "D4", "D11", "D13"}
         assert {finding.outcome for _, finding in found} == {"undecided"}
         assert all("fewer than 6" in finding.reason for _, finding in found)
 
     def test_orderings_without_their_configurations_are_left_out(self, sound: tuple[Plan, Tables]) -> None:
         """D15 compares T2w+FLAIR+T1w, which was not run."""
-        assert "D15" not in {finding.ordering.id for _, finding in findings(*sound)}
+        assert "D15" not in {finding.hypothesis.id for _, finding in findings(*sound)}
 
     def test_differences_are_those_of_the_subjects(self, sound: tuple[Plan, Tables]) -> None:
         """D2's pair T2w − FLAIR is the mean paired difference in precision, worked out anew."""
@@ -171,14 +172,14 @@ class TestSheets:
         rows = {row["sequences"]: row["configuration"] for row in tables.prediction.to_pylist()}
         one, two = (subject_means(tables.pooled[rows[name]].prediction, "precision") for name in ("T2w", "FLAIR"))
         expected = mean_interval([one[name] - two[name] for name in sorted(one)])
-        finding = next(finding for _, finding in findings(*sound) if finding.ordering.id == "D2")
+        finding = next(finding for _, finding in findings(*sound) if finding.hypothesis.id == "D2")
         pair = next(pair for pair in finding.pairs if (pair.first, pair.second) == ("T2w", "FLAIR"))
         assert pair.difference[:3] == pytest.approx(expected[:3], nan_ok=True)
 
     def test_regions(self, sound: tuple[Plan, Tables]) -> None:
         """D13 looks at the basal ganglia, where each set is compared with 0.80 by itself."""
         _, tables = sound
-        finding = next(finding for _, finding in findings(*sound) if finding.ordering.id == "D13")
+        finding = next(finding for _, finding in findings(*sound) if finding.hypothesis.id == "D13")
         key = next(row["configuration"] for row in tables.prediction.to_pylist() if row["sequences"] == "T2w")
         values = subject_means(tables.pooled[key].regions["basal_ganglia"][0], "sensitivity")
         pair = next(pair for pair in finding.pairs if pair.first == "T2w")

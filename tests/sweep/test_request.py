@@ -208,18 +208,18 @@ def test_unknown_task() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["recipe.lr=-1"], r"recipe\.lr > 0"),
-        (["recipe.lr=0.1,-1"], r"recipe\.lr > 0 .*got -1"),
-        (["seed=0.5"], r"`int, seed >= 0` must hold for seed, got 0\.5"),
-        (["seed=true"], r"`int, seed >= 0` must hold for seed, got True \(true and false are no numbers\)"),
-        (["seed=0,true"], r"`int, seed >= 0` must hold for seed, got True"),
-        (["seed=-1"], r"`int, seed >= 0` must hold for seed, got -1"),
-        (["phantom_subjects=true"], r"`int, phantom_subjects >= 1` must hold for phantom_subjects, got True"),
-        (["phantom_seed=-1"], r"`int, phantom_seed >= 0` must hold for phantom_seed, got -1"),
-        (["workers=true"], r"`int, workers >= 0` must hold for workers, got True"),
-        (["fold=true"], r"`int, fold >= 0` must hold for fold, got True"),
-        (["seed=0,0"], r"the values of an axis must differ, got 0 twice for seed"),
-        (["fold=a"], r"`int, fold >= 0` must hold for fold, got 'a'"),
+        (["recipe.lr=-1"], r"recipe\.lr must be a number > 0"),
+        (["recipe.lr=0.1,-1"], r"recipe\.lr must be a number > 0 .*got -1"),
+        (["seed=0.5"], r"seed must be a whole number >= 0, got 0\.5"),
+        (["seed=true"], r"seed must be a whole number >= 0, got True \(true and false are not numbers\)"),
+        (["seed=0,true"], r"seed must be a whole number >= 0, got True"),
+        (["seed=-1"], r"seed must be a whole number >= 0, got -1"),
+        (["phantom_subjects=true"], r"phantom_subjects must be a whole number >= 1, got True"),
+        (["phantom_seed=-1"], r"phantom_seed must be a whole number >= 0, got -1"),
+        (["workers=true"], r"workers must be a whole number >= 0, got True"),
+        (["fold=true"], r"fold must be a whole number >= 0, got True"),
+        (["seed=0,0"], r"the values of a sweep must differ, got 0 twice for seed"),
+        (["fold=a"], r"fold must be a whole number >= 0, got 'a'"),
         (["width=4,4"], r"must differ, got 4 twice for width"),
         (["attribution=1"], r"attribution takes names, got 1"),
     ],
@@ -232,5 +232,5 @@ def test_values_out_of_range(words: list[str], message: str) -> None:
 
 def test_no_seed_is_no_run() -> None:
     """An empty tuple from a notebook would run nothing and look like success."""
-    with pytest.raises(OutOfRange, match="an axis needs at least one value, got none for seed"):
+    with pytest.raises(OutOfRange, match="a sweep must have at least one value, got none for seed"):
         resolve(to_words(task="epvs", seed=()))
