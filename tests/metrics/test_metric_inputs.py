@@ -101,7 +101,7 @@ def test_numbers_zero_and_one_make_a_mask():
 
 def test_unknown_evidence_shows_the_near_name():
     """A misspelt name is an error that names the right one."""
-    with pytest.raises(UnknownName, match=r"no evidence is named 'predictions'\. Near: prediction"):
+    with pytest.raises(UnknownName, match=r"no metric input is named 'predictions'\. Near: prediction"):
         MetricInputs().get("predictions")
 
 
@@ -114,13 +114,13 @@ def test_unknown_evidence_shows_the_near_name():
         ),
         ({"target": np.zeros((2, 2, 2)), "explanation": np.zeros((1, 2, 2, 3))}, r"without its channels \(2, 2, 3\)"),
         ({"explanation": np.zeros((3, 2, 2, 2)), "channels": ("T1w", "T2w")}, r"3 maps and 2 names \(T1w, T2w\)"),
-        ({"target": np.full((2, 2, 2), 3)}, r"`target` must hold only 0 and 1, got 3"),
-        ({"prediction": np.full((2, 2, 2), np.nan)}, r"`prediction` must hold only 0 and 1, got nan"),
+        ({"target": np.full((2, 2, 2), 3)}, r"`target` must contain only 0 and 1, got 3"),
+        ({"prediction": np.full((2, 2, 2), np.nan)}, r"`prediction` must contain only 0 and 1, got nan"),
         ({"probability": np.full((2, 2, 2), np.nan)}, r"`probability` must be finite everywhere, got 8 NaN"),
         ({"probability": np.full((2, 2, 2), 1.5)}, r"`0 <= probability <= 1` must hold, got 1\.5 to 1\.5"),
         ({"explanation": np.full((1, 2, 2, 2), np.inf)}, r"`explanation` must be finite everywhere, got 8"),
         ({"target": np.zeros((2, 2, 2)), "rois": np.zeros((3, 2, 2, 1))}, r"without their number \(2, 2, 1\)"),
-        ({"rois": np.full((1, 2, 2, 2), 0.5)}, r"`rois` must hold only 0 and 1, got 0\.5"),
+        ({"rois": np.full((1, 2, 2, 2), 0.5)}, r"`rois` must contain only 0 and 1, got 0\.5"),
         ({"rois": np.zeros((2, 2, 2))}, r"`rois` must be \(R, X, Y, Z\) .* got shape \(2, 2, 2\)"),
         ({"target": np.zeros((4, 4))}, r"`target` must be \(X, Y, Z\) .* got shape \(4, 4\)"),
         ({"spacing_mm": (1, 0, 1)}, r"`spacing_mm` must be three positive numbers"),
