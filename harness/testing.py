@@ -593,8 +593,10 @@ def _cost(direction: Direction, value: float) -> float:
 def _metric_inputs(truth: Array, answer: Array) -> MetricInputs:
     probability, brain = answer.astype(np.float32), np.ones_like(truth)
     explanation = np.stack([probability, probability])
+    image = np.stack([truth, truth]).astype(np.float32)
+    right = 1.0 - float(np.mean(truth != answer))
     rois = np.stack([truth, brain & ~truth])
-    for array in (truth, answer, probability, brain, explanation, rois):
+    for array in (truth, answer, probability, brain, explanation, image, rois):
         # A metric that writes into what it was given fails at once.
         array.setflags(write=False)
     return MetricInputs(
@@ -610,6 +612,12 @@ def _metric_inputs(truth: Array, answer: Array) -> MetricInputs:
         target_score=float(truth.mean()),
         predicted_score=float(answer.mean()),
         clean_score=float(truth.mean()),
+        target_label=1.0,
+        predicted_probability=right,
+        target_class=0.0,
+        class_probabilities=np.array([right, 1.0 - right]),
+        image=image,
+        predict=lambda images: images[:, :, truth].sum(axis=(1, 2)),
         rng=np.random.default_rng(0),
     )
 
@@ -620,7 +628,7 @@ def _subjects(columns: Sequence[str]) -> tuple[MetricInputs, list[MetricInputs]]
     wrong = [truth[::-1], truth + 5, truth * 0.4, np.roll(truth, 1)]
 
     def inputs_of(*values: Array) -> MetricInputs:
-        given = {name: values[min(place, len(values) - 1)].copy() for place, name in enumerate(columns)}
+        given = {name: _as_column(name, values[min(place, len(values) - 1)]) for place, name in enumerate(columns)}
         for column in given.values():
             column.setflags(write=False)
         return MetricInputs(columns=given, rng=np.random.default_rng(0))
@@ -630,6 +638,17 @@ def _subjects(columns: Sequence[str]) -> tuple[MetricInputs, list[MetricInputs]]
         inputs_of(truth[:1]),
         inputs_of(truth[:0]),
     ]
+
+
+def _as_column(name: str, values: Array) -> Array:
+    """Values as a column of this name has them: labels are 0 or 1, probabilities in [0, 1], classes whole."""
+    if name == "target_label":
+        return (values > 5).astype(np.float64)
+    if name == "predicted_probability":
+        return np.clip(values / 20, 0, 1)
+    if name in ("target_class", "predicted_class"):
+        return np.floor(values) % 3
+    return values.copy()
 
 
 # ----------------------------------------------------------------- everything

@@ -1,7 +1,8 @@
-"""What CONTRIBUTING.md shows works as it stands there: a package of somebody else's, installed."""
+"""What CONTRIBUTING.md shows works as it stands there: a third-party package, installed."""
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import subprocess
@@ -17,6 +18,7 @@ PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"^`([\w/.]+)`\n\n```\w+\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL))
 
 Run = Callable[..., str]
+COMMAND = "from harness.cli.main import main; main()"
 
 
 @pytest.fixture(scope="module")
@@ -55,20 +57,33 @@ def python(package: Path, tmp_path: Path) -> Run:
 
 def test_the_page_shows_every_file_of_the_package() -> None:
     """Its files are found on the page by their names."""
-    assert set(FILES) == {"pyproject.toml", "my_study/parts.py", "my_study/task.py", "test_my_parts.py"}
+    own = {f"my_study/{name}.py" for name in ("components", "segmentation", "classification")}
+    assert set(FILES) == {"pyproject.toml", "test_my_components.py", *own}
 
 
-def test_the_parts_conform(python: Run, package: Path) -> None:
+def test_the_components_conform(python: Run, package: Path) -> None:
     """The tests that the page shows pass."""
-    said = python("-m", "pytest", "-q", "--import-mode=importlib", str(package / "test_my_parts.py"))
-    assert "3 passed" in said
+    said = python("-m", "pytest", "-q", "--import-mode=importlib", str(package / "test_my_components.py"))
+    assert "5 passed" in said
 
 
-def test_the_task_runs_with_the_parts(python: Run, board_of: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_segmentation_runs(python: Run, board_of: Callable[..., Path], tmp_path: Path) -> None:
     """The task is found by name, and its leaderboards show the package's model, metric and attribution."""
-    command = "from harness.cli.main import main; main()"
     small = ["sequences=T2w", "attribution=squared_gradient", "phantom_subjects=4", "fold=0", "recipe.epochs=1"]
-    python("-c", command, "run", "task=my_epvs", *small, "ray=off", "mlflow=off", "report=false", "out=runs")
+    python("-c", COMMAND, "run", "task=my_epvs", *small, "ray=off", "mlflow=off", "report=false", "out=runs")
     path = board_of(tmp_path / "runs", "my_epvs")
     board, explained = path.read_text(), path.with_name(f"{path.stem}-explanations.csv").read_text()
     assert "missed_volume" in board and "two_layers" in board and "squared_gradient" in explained
+
+
+def test_the_classification_runs(python: Run, board_of: Callable[..., Path], tmp_path: Path) -> None:
+    """The package's target and adapter are trained, and its probe metric has a value for the explanation."""
+    small = ["phantom.shape=[24,24,8]", "phantom.density=3000", "recipe.epochs=1", "targets.burden.volume_mm3=60"]
+    python("-c", COMMAND, "run", "task=my_burden", *small, "ray=off", "mlflow=off", "report=false", "out=runs")
+    path = board_of(tmp_path / "runs", "my_burden")
+    with path.open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    with path.with_name(f"{path.stem}-explanations.csv").open(newline="") as file:
+        (explained,) = csv.DictReader(file)
+    assert 0 < float(row["brier"]) < 1
+    assert float(explained["change_when_hidden"]) > 0

@@ -205,6 +205,29 @@ def test_a_faulty_metric_is_caught(
         check_metric(function)
 
 
+def _fall(explanation: Any, image: Any, predict: Any, *, keep: float = 0.0) -> float:
+    """How far the scalar falls when the most relevant voxels are set to zero."""
+    mass = np.abs(explanation).sum(0)
+    cut = np.where(mass >= max(mass.max(), 1e-12), keep * image, image)
+    before, after = predict(np.stack([image, cut]))
+    return float((before - after) / before) if before else np.nan
+
+
+def test_a_probe_metric_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given a network that looks at the truth, so that a perfect map takes all of it away."""
+    monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
+    metric("mine", source="", direction="higher", range=(0, 1), level="probe")(_fall)
+    check_metric(_fall)
+
+
+def test_a_probe_metric_in_the_wrong_direction_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong map takes less away than a perfect one, which is not better."""
+    monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
+    metric("mine", source="", direction="lower", range=(0, 1), level="probe")(_fall)
+    with pytest.raises(AssertionError, match=r"\(lower is better\) gives a perfect answer 1\.0 and a wrong one"):
+        check_metric(_fall)
+
+
 def test_a_sound_metric_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Agreement, the higher the better."""
     monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
@@ -216,7 +239,7 @@ def test_a_sound_metric_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_published_network_can_be_explained(name: str) -> None:
     """A U-Net followed by a reduction to one scalar, on an image that has to be padded."""
 
-    class MetricInputs(nn.Module):
+    class LesionEvidence(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.network, self.softplus = unet(2, width=4, depth=3, output_bias=0.0), nn.Softplus()
@@ -226,7 +249,7 @@ def test_the_published_network_can_be_explained(name: str) -> None:
             return self.softplus(y[:, 1] - y[:, 0]).flatten(1).mean(1, keepdim=True)  # type: ignore[no-any-return]
 
     torch.manual_seed(0)
-    maps = attribute(name, MetricInputs(), example_image(2, 2, 13, 10).float(), [0])
+    maps = attribute(name, LesionEvidence(), example_image(2, 2, 13, 10).float(), [0])
     assert maps[0].shape == (2, 2, 13, 10)
 
 

@@ -148,6 +148,7 @@ class LesionVolume:
         ----------
         outputs : outputs of each score, (1, 1)
         sample : sample that is predicted
+        targets : scores, in the order in which they were fitted
 
         Returns
         -------
@@ -155,10 +156,10 @@ class LesionVolume:
             ``value`` () float64 of each score.
         """
         adjustment = self._fitted()
-        values = np.array([output[0, 0] for output in outputs.values()], np.float64)
+        values = np.array([outputs[target.name][0, 0] for target in targets], np.float64)
         if adjustment is not None:
             values = adjustment.restored(values, _volume(sample))
-        return {name: {"value": value} for name, value in zip(outputs, values, strict=True)}
+        return {target.name: {"value": value} for target, value in zip(targets, values, strict=True)}
 
     def to_image(self, maps: Array, sample: Sample) -> Array:
         """Convert maps of the single item, (1, 1, X, Y, Z), to (1, X, Y, Z)."""

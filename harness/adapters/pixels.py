@@ -46,7 +46,8 @@ class Pixels:
         Raises
         ------
         RequestError
-            If a target is a mask, or a covariate is not a number for every sample.
+            If a target is a mask, a covariate is not a number for every sample, or the
+            pictures differ in size.
         """
         for target in cohort.targets:
             if not target.of_sample:
@@ -58,7 +59,10 @@ class Pixels:
                     f"the covariate {name} must be a number for every sample, but {len(without)} have none: "
                     f"{', '.join(without[:8])}; complete the table, or leave the subjects out (exclude=)"
                 )
-        height, width, _ = cohort.samples[0].images[_IMAGE].shape
+        sizes = sorted({one.images[_IMAGE].shape for one in cohort.samples})
+        if len(sizes) != 1:
+            raise RequestError(f"all pictures must be of one size, got {', '.join(map(str, sizes))}; crop or resample")
+        height, width, _ = sizes[0]
         scalars = tuple(Input(name, (name,), (), explained=False) for name in self.covariates)
         return NetworkSpec((Input("image", _CHANNELS, (height, width)), *scalars), cohort.targets)
 

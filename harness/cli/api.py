@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import re
-import shlex
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,20 +14,14 @@ import pyarrow as pa
 
 from harness.cli.keys import refuse_unused
 from harness.core.errors import RequestError
-from harness.core.task import restore
-from harness.core.types import JSON
 from harness.pipeline.artifacts import summary_of
 from harness.pipeline.cell import Job, is_done, records_of
-from harness.pipeline.contribution import shapley_table
-from harness.pipeline.leaderboard import read_facts
 from harness.pipeline.rows import Row
 from harness.report.csv_files import write_tables
-from harness.report.figures import figures_of
 from harness.report.listing import note_of, parent_runs, rank_of, saved_view
-from harness.report.page import write_report
+from harness.report.output import make_report, shapley_of, undone
 from harness.report.runs import chosen_tags, pooled_files, pooled_metrics, pooled_of
-from harness.report.tables import report_tables
-from harness.report.wording import failure_lines, verdict
+from harness.report.wording import verdict
 from harness.storage.store import CellRecord, Store
 from harness.sweep.collect import Tables, collect
 from harness.sweep.estimate import Estimate, estimate
@@ -176,8 +168,7 @@ def carry_out(words: Words, texts: tuple[str, ...], observer: Observer) -> Resul
             f"({cost.cells} cells are missing). Say yes=true to start it anyway{more}, or profile=quick"
         )
     observer.said(made.sentence)
-    command = shlex.join(["harness", "run", *texts])
-    tracker = _tracker(made, command)
+    tracker = _tracker(made)
     try:
         _track_known(tracker, made)
         observer.planned(made, cost.cells)
@@ -196,7 +187,7 @@ def carry_out(words: Words, texts: tuple[str, ...], observer: Observer) -> Resul
         )
         observer.ended()
         observer.said("pooling, drawing and writing")
-        return write_all(made, tracker, command)
+        return write_all(made, tracker)
     finally:
         observer.ended()
         if tracker is not None:
@@ -212,7 +203,7 @@ def rebuild(words: Words) -> tuple[Plan, Tables]:
     return made, collect(made)
 
 
-def write_all(made: Plan, tracker: Tracker | None, command: str) -> Result:
+def write_all(made: Plan, tracker: Tracker | None) -> Result:
     """Leaderboards, report and parent runs, from the store."""
     settings = made.request.settings
     if tracker is not None:
@@ -221,12 +212,12 @@ def write_all(made: Plan, tracker: Tracker | None, command: str) -> Result:
     tables = collect(made, mlflow_runs=runs)
     shapley = shapley_of(made, tables)
     csv = write_tables(made, tables, shapley)
-    failures, missing = _undone(made)
+    failures, missing = undone(made)
     report = None
     if settings.report:
         report = make_report(made, tables)
     if tracker is not None:
-        _track_pooled(tracker, made, tables, command, report)
+        _track_pooled(tracker, made, tables, report)
         tracker.drain()
     return Result(
         leaderboard=tables.prediction,
@@ -245,91 +236,19 @@ def write_all(made: Plan, tracker: Tracker | None, command: str) -> Result:
     )
 
 
-def shapley_of(made: Plan, tables: Tables) -> pa.Table | None:
-    """What each input channel is worth by the objective; ``None`` unless every set of them was run."""
-    facts = read_facts(tables.prediction)
-    rows = {key: pooled.prediction for key, pooled in tables.pooled.items()}
-    return shapley_table(made.configurations, rows, facts.metric(facts.objective))
-
-
-def make_report(made: Plan, tables: Tables) -> Path:
-    """The HTML page and its pictures as files of their own."""
-    task = restore(made.configurations[0].task)
-    folder = made.request.report_folder
-    pictures = figures_of(made, tables)
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob("[0-9][0-9]-*.png"):  # an earlier report may have had others
-        stale.unlink()
-    for number, picture in enumerate(pictures, 1):
-        slug = "-".join(re.findall(r"\w+", picture.title.lower()))[:60]
-        if isinstance(picture.image, bytes):
-            (folder / f"{number:02d}-{slug}.png").write_bytes(picture.image)
-    failures, missing = _undone(made)
-    notes = [made.sentence, f"Truth drawn on: {made.cohort.label_source}."]
-    notes += failure_lines(failures, tables.prediction)
-    if missing:
-        notes.append(f"{missing} cells are not done yet; run the same command again.")
-    return write_report(
-        folder / "index.html",
-        title=task.name,
-        question=task.question,
-        source=task.source,
-        verdict=verdict(tables.prediction),
-        leaderboard=tables.prediction,
-        explanations=tables.explanation if tables.explanation.num_rows else None,
-        figures=pictures,
-        tables=report_tables(made, tables, shapley_of(made, tables)),
-        shown=made.request.task.shown,
-        provenance=_provenance(made),
-        notes=notes,
-        ineligible=made.cohort.ineligible,
-    )
-
-
-def _provenance(made: Plan) -> dict[str, JSON]:
-    first = made.configurations[0]
-    facts = next(iter(_hardware(made)))
-    return {
-        "command": made.request.command,
-        "profile": first.profile,
-        "cohort": f"{made.cohort.name}, {len(made.cohort.subjects)} subjects",
-        "folds": len({job.fold for job in made.jobs}),
-        "seeds": ", ".join(map(str, made.request.seeds)),
-        "recipe": json.dumps(first.task["recipe"]),
-        "model": json.dumps(first.task["model"]),
-        **facts,
-    }
-
-
-def _hardware(made: Plan) -> list[dict[str, JSON]]:
-    """Hardware of the trainings, each kind once."""
-    found: list[dict[str, JSON]] = []
-    for cell in made.cells:
-        record = made.store.get(cell.stage, cell.identity) if cell.stage == "train" else None
-        if record is not None and dict(record.hardware) not in found:
-            found.append(dict(record.hardware))
-    return found or [{}]
-
-
-def _undone(made: Plan) -> tuple[tuple[CellRecord, ...], int]:
-    undone = [cell for cell in made.cells if not is_done(cell, made.store)]
-    found = [(cell, made.store.failure(cell.identity)) for cell in undone]
-    # Two configurations may share a training, whose record names one of them.
-    failures = tuple(
-        dataclasses.replace(one, configuration=cell.configuration) for cell, one in found if one is not None
-    )
-    return failures, len(undone) - len(failures)
-
-
 def _track_known(tracker: Tracker | None, made: Plan) -> None:
     """Open or continue the parents, and write what the store holds already."""
     if tracker is None:
         return
     tracker.open(parent_runs(made), saved_view(made))
     for cell in made.cells:
+        wanted = set(dict(cell.metrics).values())
         for record in records_of(cell, made.store):
-            # Two configurations may share a training, whose record names the first of them.
-            _track_cell(tracker, made, dataclasses.replace(record, configuration=cell.configuration))
+            kept = {label: identity for label, identity in record.metrics.items() if identity in wanted}
+            if kept or not record.metrics:  # else all its values are of older code, or not asked for
+                # Two configurations may share a training, whose record names the first of them.
+                own = dataclasses.replace(record, configuration=cell.configuration, metrics=kept)
+                _track_cell(tracker, made, own)
 
 
 def _track_cell(tracker: Tracker | None, made: Plan, record: CellRecord) -> float:
@@ -346,7 +265,7 @@ def _numbers(store: Store, record: CellRecord) -> tuple[dict[str, float], dict[s
     if record.state != "done":
         return {}, {}
     if record.metrics:
-        return summary_of(store, record), {}
+        return {label: value for label, value in summary_of(store, record).items() if label in record.metrics}, {}
     if record.stage == "train":
         history = json.loads(store.artifact(record, "history.json").read_text())
         curves = {name: [epoch[name] for epoch in history] for name in ("loss", "validation")}
@@ -354,9 +273,9 @@ def _numbers(store: Store, record: CellRecord) -> tuple[dict[str, float], dict[s
     return {}, {}
 
 
-def _track_pooled(tracker: Tracker, made: Plan, tables: Tables, command: str, report: Path | None) -> None:
+def _track_pooled(tracker: Tracker, made: Plan, tables: Tables, report: Path | None) -> None:
     """Note, metrics, figures and maps of each configuration to its run; nothing where they are there already."""
-    anonymous = made.request.settings.anonymous
+    anonymous, command = made.request.settings.anonymous, made.request.command
     for configuration in made.configurations:
         identity = configuration.id
         note = note_of(tables, identity, command=command, report=report, anonymous=anonymous)
@@ -373,7 +292,7 @@ def _track_pooled(tracker: Tracker, made: Plan, tables: Tables, command: str, re
             tracker.wait()
 
 
-def _tracker(made: Plan, command: str) -> Tracker | None:
+def _tracker(made: Plan) -> Tracker | None:
     """A tracker that knows which names it may not say."""
     settings = made.request.settings
     if settings.mlflow == "off":
@@ -382,10 +301,10 @@ def _tracker(made: Plan, command: str) -> Tracker | None:
     for group in made.groups.values():
         names |= {name for sample in group.cohort.samples for name in (sample.id, sample.subject)}
         names |= {one.subject for one in group.cohort.ineligible}
-    return Tracker(settings, made.request.task.name, command=command, subjects=names)
+    return Tracker(settings, made.request.task.name, command=made.request.command, subjects=names)
 
 
 def _is_complete(made: Plan, configuration: str) -> bool:
     """Whether every cell of a configuration is done."""
     own = [cell for cell in made.cells if cell.configuration == configuration]
-    return all(made.store.get(cell.stage, cell.identity) is not None for cell in own)
+    return all(is_done(cell, made.store) for cell in own)

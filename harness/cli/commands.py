@@ -140,7 +140,8 @@ def leaderboard(texts: Sequence[str]) -> int:
 
 def report(texts: Sequence[str]) -> int:
     """``harness report task=NAME [run=NAME]``: of the latest run of the task, or of another."""
-    from harness.cli.api import make_report, rebuild
+    from harness.cli.api import rebuild
+    from harness.report.output import make_report
 
     words = parse(texts)
     refuse_unused(words, "harness report")
@@ -156,13 +157,7 @@ def predict(texts: Sequence[str]) -> int:
     from harness.cli.prediction import predict_folder
 
     out = console()
-    written = predict_folder(parse(texts), say=out.print)
-    if len(written) == 1:
-        out.print(f"written: {written[0]}", markup=False, soft_wrap=True)
-    elif written:
-        out.print(f"{len(written)} files written to {written[0].parent.parent.parent}", markup=False, soft_wrap=True)
-    else:
-        out.print("nothing to predict")
+    predict_folder(parse(texts), say=lambda text: out.print(text, markup=False, soft_wrap=True))
     return 0
 
 

@@ -100,7 +100,7 @@ def data(
 
 @app.command()
 def ui(words: WordList = None) -> None:
-    """Open the MLflow UI of a run's store on loopback."""
+    """Show the runs in MLflow's web interface, on this machine only."""
     from harness.cli import commands
 
     raise typer.Exit(commands.ui(words or []))

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.core.errors import RequestError
-from harness.tracking.pages import TaskPages, pages_of
+from harness.tracking.pages import TaskPages, compared, pages_of
 
 __all__ = ["address_lines", "serve"]
 
@@ -90,9 +90,9 @@ def address_lines(pages: Sequence[TaskPages], server: str) -> list[str]:
         return [f"MLflow: {server}"]
     lines = []
     for one in pages:
-        count = f"{one.configurations} configuration{'s' if one.configurations != 1 else ''}"
-        lines += [f"{one.task} ({count} in the latest run)", f"  all configurations: {server}{one.runs}"]
-        lines += [f"  latest run compared: {server}{one.compare}"] if one.compare else []
+        lines += [one.task, f"  all configurations: {server}{one.runs}"]
+        if one.compare:
+            lines.append(f"  the latest run, {compared(one.configurations)} compared: {server}{one.compare}")
     return lines
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from harness.core.errors import CellError
+from harness.core.errors import CellError, RequestError
 from harness.core.targets import Target
 
 __all__ = [
@@ -286,6 +286,11 @@ class Cohort:
     label_source : sequences on which the labels were drawn, as stated by the data
     truth : ground truth of simulated scores; ``None`` if there is none
     targets : what is predicted, in the order of the network's outputs
+
+    Raises
+    ------
+    RequestError
+        If two targets have the same name.
     """
 
     name: str
@@ -295,6 +300,13 @@ class Cohort:
     label_source: str = "not stated by the data"
     truth: Truth | None = None
     targets: tuple[Target, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [target.name for target in self.targets]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise RequestError(
+                f"targets of {self.name} must have different names, got {', '.join(twice)} more than once; remove one"
+            )
 
     @property
     def subjects(self) -> tuple[str, ...]:

@@ -270,7 +270,7 @@ def open_cohort(path: Path, *, check_content: bool = False) -> Cohort:
     truth = None if facts["truth"] is None else _read_truth(facts["truth"])
     entries = [_entry_image(entry) for row in rows for entry in (*row["images"], *row["masks"])]
     # Of a file that holds many images the last one is enough.
-    once = {image.path: image for image in entries}
+    once = {image.path: image for image in sorted(entries, key=lambda image: image.index)}
     problems = _problems(once.values(), check_content=check_content)
     if problems:
         raise StoreError("\n".join([f"{path}: {len(problems)} of its images cannot be used:", *problems]))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.core.errors import OutOfRange
+from harness.core.errors import OutOfRange, UnknownName
 from harness.core.types import Array
 from harness.data import nifti
 from harness.storage.store import CellRecord, Store
@@ -109,7 +109,12 @@ def read_maps(
     ------
     StoreError
         If a file is not what the record says.
+    UnknownName
+        If the cell did not explain such a scalar.
     """
+    explained = record.facts.get("outputs", ())
+    if output and explained and output not in explained:
+        raise UnknownName(f"explained scalar of {record.identity}", output, explained)
     return dict(_stored(store, record, samples, output))
 
 

@@ -158,7 +158,13 @@ def load(path: str | Path) -> tuple[Header, Array]:
 
 
 def write(
-    path: str | Path, array: Array, affine: Array, *, dtype: npt.DTypeLike | None = None, description: str = ""
+    path: str | Path,
+    array: Array,
+    affine: Array,
+    *,
+    dtype: npt.DTypeLike | None = None,
+    description: str = "",
+    like: Header | None = None,
 ) -> Path:
     """Write one volume; the file appears complete or not at all.
 
@@ -172,6 +178,8 @@ def write(
     dtype : number type in the file; by default uint8 for bool, float32 for floating point, and the
         array's own otherwise (int32 for 64-bit integers). Rounded if it is an integer type.
     description : the header's free text; what is beyond its 79 bytes is cut
+    like : of an image on the same grid, whose codes say what the world is (scanner, MNI, …);
+        scanner by default
 
     Raises
     ------
@@ -183,7 +191,8 @@ def write(
     affine = np.asarray(affine, dtype=np.float64)
     if affine.shape != (4, 4) or not np.all(np.isfinite(affine)) or np.linalg.det(affine[:3, :3]) == 0:
         raise HarnessError(f"{path}: the affine must be an invertible (4, 4) matrix, got {affine.tolist()}")
-    content = _encoded(values, affine, description)
+    codes = (like.qform_code, like.sform_code) if like is not None and like.qform_code + like.sform_code else (1, 1)
+    content = _encoded(values, affine, description, codes)
     if path.name.endswith(".nii.gz"):
         content = gzip.compress(content, compresslevel=6, mtime=0)
     elif path.suffix != ".nii":
@@ -305,7 +314,7 @@ def _facts(raw: nib.Nifti1Header, path: Path) -> Header:
         shape=shape,
         affine=affine,
         spacing_mm=tuple(float(size) for size in raw["pixdim"][1:4]),
-        orientation=_orientation(affine),
+        orientation=orientation(affine),
         units=_units(raw),
         dtype=dtype,
         qform=qform,
@@ -335,7 +344,8 @@ def _fallback(raw: nib.Nifti1Header) -> Array:
         return np.full((4, 4), np.nan)
 
 
-def _orientation(affine: Array) -> tuple[str, ...]:
+def orientation(affine: Array) -> tuple[str, ...]:
+    """Direction in which each axis of a grid grows, e.g. ``("L", "A", "S")``; ``"?"`` if undefined."""
     if not np.all(np.isfinite(affine)):
         return ("?", "?", "?")
     return tuple(code or "?" for code in nib.aff2axcodes(affine))
@@ -388,13 +398,15 @@ def _default_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.int32) if dtype.itemsize == 8 else dtype
 
 
-def _encoded(values: Array, affine: Array, description: str) -> bytes:
+def _encoded(values: Array, affine: Array, description: str, codes: tuple[int, int]) -> bytes:
     image = nib.Nifti1Image(values, affine)
     image.header["descrip"] = description.encode()[:79]
     image.header.set_xyzt_units("mm")
-    image.set_sform(affine, code=1)
-    image.set_qform(affine, code=1)
+    qform_code, sform_code = codes
+    image.set_sform(affine, code=sform_code)
+    image.set_qform(affine, code=qform_code)
     # A quaternion cannot hold shear: better no qform than one that disagrees.
     if not np.allclose(image.get_qform(), affine, atol=1e-3):
         image.set_qform(affine, code=0)
+        image.set_sform(affine, code=sform_code or qform_code)
     return bytes(image.to_bytes())

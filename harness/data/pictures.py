@@ -30,7 +30,7 @@ from harness.data.cache import CachedImage, hash_of, known_packed, write_packed
 from harness.simulation.phantom import PhantomPicture
 from harness.storage.files import replace_file
 
-__all__ = ["pictures", "write_pictures"]
+__all__ = ["pictures", "write_picture", "write_pictures"]
 
 _TABLE, _IMAGES, _MASKS = "labels.csv", "images", "masks"
 _NAME = "rgb"
@@ -103,9 +103,9 @@ def write_pictures(root: Path, subjects: Iterator[Sequence[PhantomPicture]]) -> 
     for made in subjects:
         for one in made:
             name = f"{one.id}.png"
-            _write_png(root / _IMAGES / name, one.image)
+            write_picture(root / _IMAGES / name, one.image)
             if one.mask is not None:
-                _write_png(root / _MASKS / name, np.asarray(one.mask, np.uint8) * 255)
+                write_picture(root / _MASKS / name, np.asarray(one.mask, np.uint8) * 255)
             lines.append({"image": name, "subject": one.subject, **one.covariates})
     columns = list(dict.fromkeys(key for line in lines for key in line))
     path = root / _TABLE
@@ -212,7 +212,8 @@ def _as_mask(array: Array) -> Array:
     return found
 
 
-def _write_png(path: Path, array: Array) -> None:
+def write_picture(path: Path, array: Array) -> None:
+    """Write a picture, (H, W) or (H, W, 3) from 0 to 255, as PNG; missing folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Picture.fromarray(np.asarray(array, np.uint8)).save(path)
 

@@ -132,12 +132,12 @@ def stratified_k_fold(
     seed: int,
     by: str = "",
     folds: Annotated[int, annotated_types.Ge(2)] = 3,
-    test: Annotated[float, annotated_types.Ge(0), annotated_types.Lt(1)] = 0.2,
+    test: Annotated[float, annotated_types.Ge(0), annotated_types.Le(0.5)] = 0.2,
     test_subjects: tuple[str, ...] = (),
 ) -> Folds:
     """A fixed test set, and folds of the other samples with about equal shares of each class.
 
-    Each fold validates once and trains on the others; the test set is touched by none.
+    Each fold validates once and the others train; the test set is touched by none.
     All samples of a subject, whatever their classes, are on one side.
 
     Parameters
@@ -147,13 +147,16 @@ def stratified_k_fold(
     by : target or covariate whose classes are spread evenly; a number with more than
         ten values is cut into fifths. Empty stratifies by nothing
     folds : of the samples outside the test set
-    test : share of the samples in the test set; 0 keeps none apart
+    test : share of the samples in the test set, about: one half, one third, one fourth,
+        …, whichever is nearest. 0 keeps none apart: each fold is tested once, and none
+        validate
     test_subjects : subjects of the test set by name, instead of a draw
 
     Returns
     -------
     Folds
-        Folds without a test set of their own, and the fixed test set
+        Folds without a test set of their own, and the fixed test set; with neither
+        ``test`` nor ``test_subjects``, folds that are tested
 
     Raises
     ------
@@ -161,34 +164,55 @@ def stratified_k_fold(
         If there are too few subjects, or nothing would be left to train.
     UnknownName
         If no sample has the target or covariate, or there is no such subject.
+
+    Notes
+    -----
+    The draw depends on the seed and the samples, not on their order.
     """
     subjects = _subjects_of(samples)
     for name in test_subjects:
         if name not in subjects:
             raise UnknownName("subject of the cohort (split.test_subjects)", name, subjects)
-    classes = _classes(samples, by)
-    held = _test_set(samples, classes, seed=seed, test=test, named=test_subjects)
-    rest = [number for number, one in enumerate(samples) if one.subject not in held]
-    groups = np.array([samples[number].subject for number in rest])
-    if len(set(groups.tolist())) < folds:
+    class_of = dict(zip((one.id for one in samples), _classes(samples, by), strict=True))
+    held = frozenset(test_subjects)
+    if test and not held:
+        count = round(1 / test)
+        if len(subjects) < count:
+            raise OutOfRange(
+                f"1 / test <= subjects must hold for stratified_k_fold, got test={test} with {len(subjects)} subjects; "
+                "ask for a larger share"
+            )
+        held = _dealt(samples, class_of, count, seed=seed_of(seed, "split", "test"))[0]
+    rest = [one for one in samples if one.subject not in held]
+    left = len({one.subject for one in rest})
+    if left < folds:
         raise OutOfRange(
             f"folds <= subjects outside the test set must hold for stratified_k_fold, got folds={folds} with "
-            f"{len(set(groups.tolist()))} subjects; ask for fewer folds, or a smaller test set"
+            f"{left} subjects; ask for fewer folds, or a smaller test set"
         )
-    dealt = StratifiedGroupKFold(folds, shuffle=True, random_state=seed_of(seed, "split", "stratified") % 2**32)
     found = []
-    with warnings.catch_warnings():
-        # A class with fewer samples than folds cannot be in all of them.
-        warnings.simplefilter("ignore", UserWarning)
-        for train, validation in dealt.split(np.zeros(len(rest)), classes[rest], groups):
-            found.append(
-                Split(
-                    train=tuple(samples[rest[i]].id for i in train),
-                    validation=tuple(samples[rest[i]].id for i in validation),
-                    test=(),
-                )
-            )
+    for chosen in _dealt(rest, class_of, folds, seed=seed_of(seed, "split", "stratified")):
+        train = tuple(one.id for one in rest if one.subject not in chosen)
+        apart = tuple(one.id for one in rest if one.subject in chosen)
+        found.append(Split(train, apart, ()) if held else Split(train, (), apart))
     return Folds(tuple(found), tuple(one.id for one in samples if one.subject in held))
+
+
+def _dealt(
+    samples: Sequence[SplitSample], class_of: Mapping[str, int], count: int, *, seed: int
+) -> tuple[frozenset[str], ...]:
+    """Subjects in groups that have about equal shares of each class."""
+    # Sorted first: the same samples in another order are dealt alike.
+    ordered = sorted(samples, key=lambda one: (one.subject, one.id))
+    classes = [class_of[one.id] for one in ordered]
+    if max(np.bincount(classes)) < count:
+        classes = [0] * len(ordered)  # no class has a sample for every group
+    subjects = np.array([one.subject for one in ordered])
+    dealer = StratifiedGroupKFold(count, shuffle=True, random_state=seed % 2**32)
+    with warnings.catch_warnings():
+        # A class with fewer samples than groups cannot be in all of them.
+        warnings.simplefilter("ignore", UserWarning)
+        return tuple(frozenset(subjects[chosen]) for _, chosen in dealer.split(subjects, classes, subjects))
 
 
 def _classes(samples: Sequence[SplitSample], by: str) -> npt.NDArray[np.intp]:
@@ -208,31 +232,6 @@ def _classes(samples: Sequence[SplitSample], by: str) -> npt.NDArray[np.intp]:
             for value in values
         ]
     return np.unique(texts, return_inverse=True)[1]
-
-
-def _test_set(
-    samples: Sequence[SplitSample],
-    classes: npt.NDArray[np.intp],
-    *,
-    seed: int,
-    test: float,
-    named: Sequence[str],
-) -> set[str]:
-    """Subjects of the fixed test set: those named, or one fold of as many as give about the share."""
-    if named or not test:
-        return set(named)
-    groups = np.array([one.subject for one in samples])
-    count = max(2, round(1 / test))
-    if len(set(groups.tolist())) < count:
-        raise OutOfRange(
-            f"1 / test <= subjects must hold for stratified_k_fold, got test={test} with "
-            f"{len(set(groups.tolist()))} subjects; ask for a larger share"
-        )
-    dealt = StratifiedGroupKFold(count, shuffle=True, random_state=seed_of(seed, "split", "test") % 2**32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        _, chosen = next(iter(dealt.split(np.zeros(len(samples)), classes, groups)))
-    return {samples[i].subject for i in chosen}
 
 
 def describe_validation(folds: Folds, samples: Sequence[tuple[str, str]]) -> str:

@@ -9,8 +9,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from harness.core.errors import OutOfRange, UnknownName
+from harness.core.errors import OutOfRange
 from harness.core.types import Array, Source
+from harness.metrics.columns import complete
 from harness.metrics.metric_inputs import Columns
 from harness.metrics.register import choose, metric
 
@@ -151,7 +152,7 @@ def icc_count(columns: Columns, *, form: Form = "1,1") -> float:
     float
         See :func:`icc`.
     """
-    return icc(np.stack(_pair(columns, _COUNTS), axis=1), form=form)
+    return icc(np.stack(complete(columns, _COUNTS), axis=1), form=form)
 
 
 @metric(
@@ -178,7 +179,7 @@ def icc_volume(columns: Columns, *, form: Form = "1,1") -> float:
     float
         See :func:`icc`.
     """
-    return icc(np.stack(_pair(columns, _VOLUMES), axis=1), form=form)
+    return icc(np.stack(complete(columns, _VOLUMES), axis=1), form=form)
 
 
 @metric(
@@ -202,7 +203,7 @@ def count_bias(columns: Columns) -> float:
     float
         In lesions; NaN without subjects.
     """
-    return bland_altman(*_pair(columns, _COUNTS)).bias
+    return bland_altman(*complete(columns, _COUNTS)).bias
 
 
 @metric(
@@ -226,7 +227,7 @@ def volume_bias(columns: Columns) -> float:
     float
         In mm³; NaN without subjects.
     """
-    return bland_altman(*_pair(columns, _VOLUMES)).bias
+    return bland_altman(*complete(columns, _VOLUMES)).bias
 
 
 @metric(
@@ -250,7 +251,7 @@ def count_limits_width(columns: Columns) -> float:
     float
         In lesions, at least 0; NaN with fewer than two subjects.
     """
-    return _width(bland_altman(*_pair(columns, _COUNTS)))
+    return _width(bland_altman(*complete(columns, _COUNTS)))
 
 
 @metric(
@@ -274,18 +275,11 @@ def volume_limits_width(columns: Columns) -> float:
     float
         In mm³, at least 0; NaN with fewer than two subjects.
     """
-    return _width(bland_altman(*_pair(columns, _VOLUMES)))
+    return _width(bland_altman(*complete(columns, _VOLUMES)))
 
 
 def _width(limits: BlandAltman) -> float:
     return limits.upper - limits.lower
-
-
-def _pair(columns: Columns, names: tuple[str, str]) -> tuple[Array, Array]:
-    for name in names:
-        if name not in columns:
-            raise UnknownName("column", name, columns)
-    return columns[names[0]], columns[names[1]]
 
 
 def _mean_squares(ratings: npt.NDArray[np.float64]) -> _MeanSquares:

@@ -1,11 +1,16 @@
-"""Metrics of binary and classes targets."""
+"""Metrics of classification, for binary and classes targets.
+
+The labels and probabilities of a sample are metrics themselves, so that pooled metrics can
+use them as columns. Samples with a missing value are left out.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from harness.core.types import Array
+from harness.core.types import Array, Source
+from harness.metrics.columns import complete
 from harness.metrics.metric_inputs import Columns
 from harness.metrics.register import metric
 
@@ -22,12 +27,20 @@ __all__ = [
     "target_label",
 ]
 
-_CONVENTION = "scikit-learn"
+NAN = float("nan")
+BRIER = Source(
+    authors="Brier",
+    year=1950,
+    title="Verification of forecasts expressed in terms of probability",
+    doi="10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2",
+)
+
+_CONVENTION = "as in scikit-learn"
 _BINARY = ("target_label", "predicted_probability")
 _CLASSES = ("target_class", "predicted_class")
 
 
-@metric("target_label", source="the data", direction="none", range=(0.0, 1.0))
+@metric("target_label", source="", direction="none", range=(0, 1), empty="never undefined")
 def target_label(target_label: float) -> float:
     """True label of the sample.
 
@@ -43,7 +56,7 @@ def target_label(target_label: float) -> float:
     return target_label
 
 
-@metric("predicted_probability", source="the model", direction="none", range=(0.0, 1.0))
+@metric("predicted_probability", source="", direction="none", range=(0, 1), empty="never undefined")
 def predicted_probability(predicted_probability: float) -> float:
     """Predicted probability of the positive class.
 
@@ -59,13 +72,13 @@ def predicted_probability(predicted_probability: float) -> float:
     return predicted_probability
 
 
-@metric("target_class", source="the data", direction="none", range=(0.0, float("inf")))
+@metric("target_class", source="", direction="none", range=(0, float("inf")), empty="never undefined")
 def target_class(target_class: float) -> float:
     """Index of the true class.
 
     Parameters
     ----------
-    target_class : index, from 0
+    target_class : index of the true class, from 0
 
     Returns
     -------
@@ -75,7 +88,7 @@ def target_class(target_class: float) -> float:
     return target_class
 
 
-@metric("predicted_class", source="the model", direction="none", range=(0.0, float("inf")))
+@metric("predicted_class", source="", direction="none", range=(0, float("inf")), empty="never undefined")
 def predicted_class(class_probabilities: Array) -> float:
     """Index of the class with the highest predicted probability.
 
@@ -86,14 +99,14 @@ def predicted_class(class_probabilities: Array) -> float:
     Returns
     -------
     float
-        The index, from 0; the first of several classes with the same probability.
+        The index, from 0; the first one if there are ties.
     """
     return float(np.argmax(class_probabilities))
 
 
-@metric("binary_accuracy", source=_CONVENTION, direction="higher", range=(0.0, 1.0))
+@metric("binary_accuracy", source=_CONVENTION, direction="higher", range=(0, 1), empty="never undefined")
 def binary_accuracy(target_label: float, predicted_probability: float, *, threshold: float = 0.5) -> float:
-    """1 if the predicted label is correct, else 0; the mean is the accuracy.
+    """Whether the predicted label is correct; the mean is the accuracy.
 
     Parameters
     ----------
@@ -109,13 +122,13 @@ def binary_accuracy(target_label: float, predicted_probability: float, *, thresh
     return float((predicted_probability >= threshold) == (target_label > 0))
 
 
-@metric("accuracy", source=_CONVENTION, direction="higher", range=(0.0, 1.0))
+@metric("accuracy", source=_CONVENTION, direction="higher", range=(0, 1), empty="never undefined")
 def accuracy(target_class: float, class_probabilities: Array) -> float:
-    """1 if the most probable class is correct, else 0; the mean is the accuracy.
+    """Whether the most probable class is correct; the mean is the accuracy.
 
     Parameters
     ----------
-    target_class : index of the true class
+    target_class : index of the true class, from 0
     class_probabilities : (K,) float in [0, 1]
 
     Returns
@@ -126,9 +139,9 @@ def accuracy(target_class: float, class_probabilities: Array) -> float:
     return float(int(np.argmax(class_probabilities)) == int(target_class))
 
 
-@metric("brier", source="Brier 1950", direction="lower", range=(0.0, 1.0))
+@metric("brier", source=BRIER, direction="lower", range=(0, 1), empty="never undefined")
 def brier(target_label: float, predicted_probability: float) -> float:
-    """Brier score: squared difference between probability and label.
+    """Squared difference between probability and label; the mean is the Brier score.
 
     Parameters
     ----------
@@ -144,9 +157,15 @@ def brier(target_label: float, predicted_probability: float) -> float:
 
 
 @metric(
-    "auroc", source=_CONVENTION, direction="higher", range=(0.0, 1.0), level="pool", chance=0.5, needs=_BINARY,
-    empty="NaN where only one class occurs",
-)  # fmt: skip
+    "auroc",
+    source=_CONVENTION,
+    direction="higher",
+    range=(0, 1),
+    level="pool",
+    empty="only one label occurs: NaN",
+    chance=0.5,
+    needs=_BINARY,
+)
 def auroc(columns: Columns) -> float:
     """Area under the receiver operating characteristic (ROC) curve over all samples.
 
@@ -157,20 +176,24 @@ def auroc(columns: Columns) -> float:
     Returns
     -------
     float
-        In [0, 1]; NaN if only one class occurs.
+        In [0, 1]; 0.5 if all probabilities are equal; NaN if only one label occurs.
     """
-    labels, probabilities = columns["target_label"], columns["predicted_probability"]
-    if len(np.unique(labels)) < 2:
-        return float("nan")
-    return float(roc_auc_score(labels, probabilities))
+    labels, probabilities = complete(columns, _BINARY)
+    return float(roc_auc_score(labels, probabilities)) if len(np.unique(labels)) == 2 else NAN
 
 
 @metric(
-    "balanced_accuracy", source=_CONVENTION, direction="higher", range=(0.0, 1.0), level="pool", needs=_CLASSES,
-    chance="balanced_chance", empty="NaN without samples",
-)  # fmt: skip
+    "balanced_accuracy",
+    source=_CONVENTION,
+    direction="higher",
+    range=(0, 1),
+    level="pool",
+    empty="no sample: NaN",
+    chance="balanced_chance",
+    needs=_CLASSES,
+)
 def balanced_accuracy(columns: Columns) -> float:
-    """Mean of the recall over all true classes.
+    """Mean of the recall over all true classes that occur.
 
     Parameters
     ----------
@@ -181,25 +204,33 @@ def balanced_accuracy(columns: Columns) -> float:
     float
         In [0, 1]; NaN without samples.
     """
-    truth, predicted = columns["target_class"], columns["predicted_class"]
+    truth, predicted = complete(columns, _CLASSES)
     if not len(truth):
-        return float("nan")
+        return NAN
     # Equals scikit-learn's, which warns if a predicted class does not occur in the truth.
     return float(np.mean([np.mean(predicted[truth == one] == one) for one in np.unique(truth)]))
 
 
-@metric("balanced_chance", source="the definition", direction="none", range=(0.0, 1.0), level="pool", needs=_CLASSES)
+@metric(
+    "balanced_chance",
+    source="the definition",
+    direction="none",
+    range=(0, 1),
+    level="pool",
+    empty="no sample: NaN",
+    needs=_CLASSES,
+)
 def balanced_chance(columns: Columns) -> float:
-    """Balanced accuracy of a constant prediction: one over the number of true classes.
+    """Balanced accuracy of a constant prediction.
 
     Parameters
     ----------
-    columns : ``target_class``
+    columns : ``target_class`` and ``predicted_class``
 
     Returns
     -------
     float
-        In (0, 1]; NaN without samples.
+        One over the number of true classes that occur; NaN without samples.
     """
-    count = len(np.unique(columns["target_class"]))
-    return 1.0 / count if count else float("nan")
+    count = len(np.unique(complete(columns, _CLASSES)[0]))
+    return 1.0 / count if count else NAN

@@ -34,7 +34,7 @@ METRIC_INPUTS: Mapping[str, str] = {
     "columns": "subject-level metric → (n,) float, its values for all subjects; for pooled metrics only",
     "exact": "(X, Y, Z) float, map of the same method for a model that computes the score exactly",
     "explanation": "(C, X, Y, Z) float, attribution of each channel; higher values support the output more",
-    "image": "(C, X, Y, Z) float, network input of the sample, channels as in the explanation",
+    "image": "(C, X, Y, Z) float, network input of the sample; for probe metrics only",
     "predict": "images (B, C, X, Y, Z) → (B,), the explained scalar of the network; for probe metrics only",
     "predicted_probability": "number in [0, 1], predicted probability of the positive class",
     "predicted_score": "number, predicted score",
@@ -137,8 +137,9 @@ class MetricInputs:
     Raises
     ------
     OutOfRange
-        If shapes differ, masks are not binary, values or scores are not finite, or the
-        spacing is not three positive numbers.
+        If shapes differ, masks or labels are not binary, probabilities are outside [0, 1],
+        values or scores are not finite, a class does not exist, or the spacing is not three
+        positive numbers.
     """
 
     def __init__(
@@ -180,7 +181,7 @@ class MetricInputs:
         self.target_label = _number("target_label", target_label)
         self.predicted_probability = _number("predicted_probability", predicted_probability)
         self.target_class = _number("target_class", target_class)
-        self.class_probabilities = None if class_probabilities is None else np.asarray(class_probabilities, np.float64)
+        self.class_probabilities = _probabilities("class_probabilities", class_probabilities)
         self.image = _finite("image", image, ndim=4)
         self.predict = predict
         self.rng = rng
@@ -223,6 +224,8 @@ class MetricInputs:
         }
         if self.explanation is not None:
             shapes["explanation, without its channels"] = self.explanation.shape[1:]
+        if self.image is not None:
+            shapes["image, without its channels"] = self.image.shape[1:]
         if self.rois is not None:
             shapes["rois, without their number"] = self.rois.shape[1:]
         if len(set(shapes.values())) > 1:
@@ -242,6 +245,17 @@ class MetricInputs:
                 f"`0 <= probability <= 1` must hold, got {self.probability.min():.4g} to "
                 f"{self.probability.max():.4g}; apply the sigmoid or softmax first"
             )
+        if self.target_label not in (None, 0, 1):
+            raise OutOfRange(f"`target_label` must be 0 or 1, got {self.target_label}")
+        if self.predicted_probability is not None and not 0 <= self.predicted_probability <= 1:
+            raise OutOfRange(
+                f"`0 <= predicted_probability <= 1` must hold, got {self.predicted_probability:.4g}; apply the sigmoid "
+                "first"
+            )
+        count = np.inf if self.class_probabilities is None else len(self.class_probabilities)
+        if self.target_class is not None and (not 0 <= self.target_class < count or self.target_class % 1):
+            of = "a class" if self.class_probabilities is None else f"one of the {count} classes"
+            raise OutOfRange(f"`target_class` must be the index of {of}, got {self.target_class}")
 
 
 def _mask(name: str, array: Array | None, *, ndim: int = 3) -> npt.NDArray[np.bool_] | None:
@@ -272,6 +286,18 @@ def _number(name: str, value: float | None) -> float | None:
     if not np.isfinite(value):
         raise OutOfRange(f"`{name}` must be a finite number, got {value}; leave out subjects without a score")
     return float(value)
+
+
+def _probabilities(name: str, values: Array | None) -> npt.NDArray[np.float64] | None:
+    if values is None:
+        return None
+    array = np.asarray(values, np.float64)
+    if array.ndim != 1 or array.size < 2 or not (array.min() >= 0 and array.max() <= 1):
+        raise OutOfRange(
+            f"`{name}` must be (K,) numbers in [0, 1] of two classes or more, got {array.tolist()}; apply the softmax "
+            "first"
+        )
+    return array
 
 
 def _volume(name: str, array: Array, *, ndim: int) -> Array:

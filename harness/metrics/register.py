@@ -96,7 +96,7 @@ def metric(
 
     def decorate(function: F) -> F:
         _verify(name, function, level)
-        _verify_facts(name, direction, range, level, needs)
+        _verify_facts(name, direction, range, level, needs, kinds)
         METRICS.register(
             name,
             source=str(source),
@@ -269,7 +269,14 @@ def _verify(name: str, function: Callable[..., Any], level: str) -> None:
         )
 
 
-def _verify_facts(name: str, direction: str, bounds: tuple[float, float], level: str, needs: tuple[str, ...]) -> None:
+def _verify_facts(
+    name: str,
+    direction: str,
+    bounds: tuple[float, float],
+    level: str,
+    needs: tuple[str, ...],
+    kinds: tuple[str, ...],
+) -> None:
     if direction not in typing.get_args(Direction):
         raise RegistrationError(
             f"metric {name!r}: direction must be one of {', '.join(typing.get_args(Direction))}, got {direction!r}"
@@ -278,6 +285,9 @@ def _verify_facts(name: str, direction: str, bounds: tuple[float, float], level:
         raise RegistrationError(f"metric {name!r}: `range[0] < range[1]` must hold, got {bounds}")
     if needs and level != "pool":
         raise RegistrationError(f"metric {name!r}: only a pooled metric has columns, got needs={needs} at {level!r}")
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown:
+        raise RegistrationError(f"metric {name!r}: kinds must be among {', '.join(KINDS)}, got {', '.join(unknown)}")
 
 
 def _remedy(name: str, inputs: MetricInputs) -> str:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from harness.core.errors import UnknownName
 from harness.core.types import Array, Source
+from harness.metrics.columns import complete
 from harness.metrics.metric_inputs import Columns
 from harness.metrics.register import metric
 
@@ -118,7 +118,7 @@ def r2(columns: Columns) -> float:
         predictions with the mean of the targets, no larger variance, and a non-negative
         correlation.
     """
-    return _r2(*_known(columns, _NOISY))
+    return _r2(*complete(columns, _NOISY))
 
 
 @metric(
@@ -152,7 +152,7 @@ def r2_ceiling(columns: Columns) -> float:
     """
     if "clean_score" not in columns:
         return NAN
-    return _r(*_known(columns, ("clean_score", "target_score"))) ** 2
+    return _r(*complete(columns, ("clean_score", "target_score"))) ** 2
 
 
 @metric(
@@ -177,7 +177,7 @@ def r2_clean(columns: Columns) -> float:
     float
         See :func:`r2`; the ceiling is 1 for any noise.
     """
-    return _r2(*_known(columns, _CLEAN))
+    return _r2(*complete(columns, _CLEAN))
 
 
 @metric(
@@ -208,7 +208,7 @@ def r_squared(columns: Columns) -> float:
     -----
     Without skill, the expected value over n subjects is 1 / (n − 1), not 0.
     """
-    return _r(*_known(columns, _NOISY)) ** 2
+    return _r(*complete(columns, _NOISY)) ** 2
 
 
 @metric(
@@ -233,7 +233,7 @@ def r_squared_p(columns: Columns) -> float:
     float
         In [0, 1]; NaN with fewer than three subjects or if all scores are equal.
     """
-    target, predicted = _known(columns, _NOISY)
+    target, predicted = complete(columns, _NOISY)
     if len(target) < 3 or _even(target) or _even(predicted):
         return NAN
     from scipy.stats import pearsonr  # slow to import
@@ -262,7 +262,7 @@ def mse(columns: Columns) -> float:
     float
         In squared units of the score, at least 0; NaN without subjects.
     """
-    target, predicted = _known(columns, _NOISY)
+    target, predicted = complete(columns, _NOISY)
     return float(np.mean((target - predicted) ** 2)) if len(target) else NAN
 
 
@@ -288,7 +288,7 @@ def slope(columns: Columns) -> float:
         1 if calibrated; below 1 if the spread of the predictions is too large, above 1 if
         it is too small; NaN with fewer than two subjects or if all predictions are equal.
     """
-    target, predicted = _known(columns, _NOISY)
+    target, predicted = complete(columns, _NOISY)
     if len(target) < 2 or _even(predicted):
         return NAN
     centred = predicted - predicted.mean()
@@ -316,18 +316,8 @@ def bias(columns: Columns) -> float:
     float
         In units of the score; NaN without subjects.
     """
-    target, predicted = _known(columns, _NOISY)
+    target, predicted = complete(columns, _NOISY)
     return float(np.mean(predicted - target)) if len(target) else NAN
-
-
-def _known(columns: Columns, names: tuple[str, str]) -> tuple[Array, Array]:
-    """Both columns, for the subjects that have both values."""
-    for name in names:
-        if name not in columns:
-            raise UnknownName("column", name, columns)
-    both = np.stack([columns[name] for name in names])
-    first, second = both[:, np.isfinite(both).all(axis=0)]
-    return first, second
 
 
 def _r2(target: Array, predicted: Array) -> float:

@@ -337,7 +337,7 @@ class _Aggregate:
         return label == self.task.objective and not region
 
     def _pooled_identity(self, label: str, read: _Read, region: str) -> str:
-        needed = _needs(self.task, label) or set(read.identities)
+        needed = _reads(self.task, label) or set(read.identities)
         return identify(
             {
                 "stage": "pool",
@@ -351,8 +351,17 @@ class _Aggregate:
 
 
 def _needs(task: Task, label: str) -> set[str]:
-    metrics = METRICS.get(METRICS.name_of(task.metrics[label].func)).facts["needs"]
-    return set(metrics)
+    """Columns without which a pooled metric has no value."""
+    return set(METRICS.get(METRICS.name_of(task.metrics[label].func)).facts["needs"])
+
+
+def _reads(task: Task, label: str) -> set[str]:
+    """Columns that a pooled metric, its chance level and its ceiling read; empty for all."""
+    needed = _needs(task, label)
+    facts = METRICS.get(METRICS.name_of(task.metrics[label].func)).facts
+    for name in (facts["chance"], facts["ceiling"]):
+        needed |= set(METRICS.get(name).facts["needs"]) if needed and isinstance(name, str) else set()
+    return needed
 
 
 def _whole(task: Task, tables: Mapping[str, Table], subjects: Mapping[str, str]) -> dict[str, Any]:
@@ -450,7 +459,7 @@ def _statistic(component: Component, sampled: _Sampled) -> Callable[[Array], flo
 def pooled_value(task: Task, label: str, tables: Sequence[Table], subjects: Mapping[str, str], *, paired: bool) -> JSON:
     """A pooled metric as JSON, with a value per subject if configurations are compared by it."""
     component = task.metrics[label]
-    sampled = _sampled(tables, _needs(task, label), subjects)
+    sampled = _sampled(tables, _reads(task, label), subjects)
     score = _pooled_score(component, sampled, label)
     pairs: dict[str, float | None] = {}
     if paired:
@@ -468,7 +477,7 @@ def _pooled_score(component: Component, sampled: _Sampled, label: str) -> Score:
     ``missing`` counts subjects without any sample that has all columns.
     """
     statistic, count = _statistic(component, sampled), len(sampled.subjects)
-    missing = _missing(sampled)
+    missing = _missing(sampled, METRICS.get(METRICS.name_of(component.func)).facts["needs"])
     ceiling = float(np.mean([evaluate_ceiling(component, MetricInputs(columns=one)) for one in sampled.tables]))
     chance = _chance(component, sampled)
     facts = METRICS.get(METRICS.name_of(component.func)).facts
@@ -483,8 +492,15 @@ def _pooled_score(component: Component, sampled: _Sampled, label: str) -> Score:
     return Score(interval.value, interval.low, interval.high, interval.n - missing, **more)
 
 
-def _missing(sampled: _Sampled) -> int:
-    complete = np.all([np.isfinite(column) for table in sampled.tables for column in table.values()], axis=0)
+def _missing(sampled: _Sampled, needed: Sequence[str]) -> int:
+    """Subjects without any sample that has all columns that a metric needs; of no such columns, any column."""
+    columns = [
+        np.isfinite(column)
+        for table in sampled.tables
+        for name, column in table.items()
+        if name in needed or not needed
+    ]
+    complete = np.all(columns, axis=0)
     return sum(not complete[rows].any() for rows in sampled.rows)
 
 

@@ -81,6 +81,8 @@ class Cell:
     label : the explanation; empty for trainings, predictions and their scores
     parents : identities of the cells whose artifacts are needed, the nearest first
     metrics : (label, identity) of each metric of a score or probe cell
+    code : the digest of code in the identity; empty for values of metrics, of which each
+        has its own
     """
 
     stage: Stage
@@ -92,6 +94,7 @@ class Cell:
     label: str = ""
     parents: tuple[str, ...] = ()
     metrics: tuple[tuple[str, str], ...] = ()
+    code: str = ""
 
     @property
     def group(self) -> str:
@@ -253,7 +256,8 @@ def cells_of(
         "seed": seed,
         "data": cohort.fingerprint(reads["train"], (*split.train, *split.validation)),
     }
-    train = Cell("train", identify({**trained, "code": digest("train", task)}), identify(trained), row, fold, seed)
+    code = digest("train", task)
+    train = Cell("train", identify({**trained, "code": code}), identify(trained), row, fold, seed, code=code)
     return (train, *_below(configuration, cohort, split, fold, seed, [train], row=row))
 
 
@@ -293,6 +297,7 @@ def _below(
             seed,
             label,
             tuple(one.identity for one in parents),
+            code=code,
         )
 
     def values(stage: Stage, label: str, over: Cell, level: str, more: Sequence[str] = ()) -> list[Cell]:

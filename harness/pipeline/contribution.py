@@ -24,6 +24,10 @@ from harness.stats.intervals import mean_score, shapley_scores
 __all__ = ["Family", "families", "shapley_table", "worth_of_nothing"]
 
 
+# What configurations have in common that differ in their channels alone; the subjects and targets among it.
+_SHARED = ("phantom", "phantom_subjects", "phantom_seed", "cohort", "targets", "split", "model", "recipe")
+
+
 @dataclass(frozen=True)
 class Family:
     """Configurations that differ in their input channels alone.
@@ -114,7 +118,7 @@ def families(configurations: Sequence[Configuration]) -> list[Family]:
             for key, value in one.task["adapter"].items()
             if frozenset(str(value).split("+")) != frozenset(channels)
         }
-        rest = {**{name: one.task[name] for name in ("split", "model", "recipe")}, "adapter": adapter}
+        rest = {**{name: one.task[name] for name in _SHARED if name in one.task}, "adapter": adapter}
         groups.setdefault(identify(rest), []).append((channels, one))
     return [_family(group) for group in groups.values()]
 

@@ -124,7 +124,8 @@ def _attributed(
     # What is not explained is held at an item's own value, so then items are explained one by one.
     groups = [slice(0, count)] if not fixed_places else [slice(index, index + 1) for index in range(count)]
     found: list[list[list[Array]]] = []
-    for group in groups:
+    for number, group in enumerate(groups):
+        drawn = stream if len(groups) == 1 else seed_of(stream, number)
         tensors = {place: torch.from_numpy(pairs[place][0][group]).to(device()) for place in range(len(pairs))}
         added = [pairs[place][1] for place in spec.explained]
         network = Scalars(
@@ -139,9 +140,9 @@ def _attributed(
         )
         inputs = tuple(tensors[place] for place in spec.explained)
         if len(inputs) == 1:
-            maps = [[one] for one in attribute(name, network, inputs[0], targets, seed=stream, **options)]
+            maps = [[one] for one in attribute(name, network, inputs[0], targets, seed=drawn, **options)]
         else:
-            maps = attribute(name, network, inputs, targets, seed=stream, **options)
+            maps = attribute(name, network, inputs, targets, seed=drawn, **options)
         found.append([[each.detach().cpu().numpy() for each in of_scalar] for of_scalar in maps])
     return [
         [np.concatenate([group[scalar][place] for group in found]) for place in range(len(spec.explained))]

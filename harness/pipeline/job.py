@@ -20,6 +20,7 @@ from harness.core.explanations import Explanation
 from harness.core.seeding import seed_of
 from harness.core.task import Task
 from harness.core.types import JSON, Adapter, Array, Cohort, FittedAdapter, NetworkSpec, Prediction, Sample
+from harness.data.grids import TrainingGrid
 from harness.data.maps import read_maps, write_sums
 from harness.data.splits import check_leaks
 from harness.pipeline.artifacts import (
@@ -145,6 +146,8 @@ class _Work:
             facts=facts,
             error=error,
             body=cell.body,
+            code=cell.code,
+            parents=cell.parents,
             group=cell.group,
             metrics=dict(cell.metrics),
         )
@@ -215,6 +218,7 @@ class _Work:
             "best_epoch": trained.best_epoch,
             "epochs": len(history),
             "spec": spec_json(self.spec),
+            "grid": TrainingGrid.of([self.samples[name] for name in split.train]).to_json(),
         }
 
     def _predict(self, cell: Cell, folder: Path) -> dict[str, JSON]:

@@ -213,8 +213,13 @@ class Scalars(torch.nn.Module):
             )
         inputs = self._all(explained) if self._fixed else explained
         if self._whole:
-            outputs: torch.Tensor = self.network(*inputs)
-            return outputs
+            outputs = self.network(*inputs)
+            whole: torch.Tensor = (
+                torch.cat([outputs[scalar.name] for scalar in self._scalars], dim=1)
+                if isinstance(outputs, Mapping)
+                else outputs
+            )
+            return whole
         columns: list[torch.Tensor] = []
         heads: dict[str, torch.Tensor] = {}
         exposed: Mapping[str, torch.Tensor] = {}

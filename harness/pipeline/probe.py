@@ -53,6 +53,11 @@ def probe_sample(
     scalars = scalars_of(explanation.of, spec, members[0].network)
     for scalar, one in zip(scalars, explained.maps, strict=True):
         predict, image = predict_function(members, spec, sample, scalar, batch_size=batch_size, classes=classes)
+        if one.shape[1:] != image.shape[1 : one.ndim]:
+            raise RequestError(
+                f"probe metrics need maps in the space of what the network sees, got maps of {one.shape[1:]} and "
+                f"images of {image.shape[1:]} for {sample.id}"
+            )
         given = inputs_of_map(
             spec,
             sample,

@@ -136,12 +136,17 @@ def train(
 
 def _fit(model: Fitted, adapter: Adapter, spec: NetworkSpec, training: Sequence[Sample], seed: int) -> Trained:
     """Let a model fit itself to sparse lesion maps."""
+    name = type(model).__name__.strip("_")
     if not isinstance(adapter, SparseAdapter):
-        raise CellError(f"{type(model).__name__} is fitted to whole lesion maps; take adapter=lesion_volume")
-    if getattr(model, "reads_masks", False) and not spec.inputs[0].unchanged:
         raise CellError(
-            f"{type(model).__name__.strip('_')} reads lesioned fractions of voxels, which this adapter changes; take "
-            "volume_control=none or regress_behaviour (a mass-univariate map also: model.statistic=regression)"
+            f"{name} fits itself to sparse images, and the adapter {type(adapter).__name__} gives none; choose an "
+            "adapter with `voxels`, or a model that is trained by gradient descent"
+        )
+    changed = [one.name for one in spec.inputs if not one.unchanged]
+    if getattr(model, "reads_masks", False) and changed:
+        raise CellError(
+            f"{name} reads the cohort's images as they are, and the adapter changes {', '.join(changed)}; choose "
+            "options of the adapter that leave it unchanged, or of the model that read any values"
         )
     rows = [adapter.voxels(sample) for sample in training]
     lesions = scipy.sparse.csr_array(

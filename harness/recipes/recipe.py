@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from harness.core.targets import Target
+from harness.core.errors import CellError
+from harness.core.targets import Kind, Target
 from harness.core.types import Array
 
-__all__ = ["Batch", "Outputs", "Recipe", "adam", "unchanged"]
+__all__ = ["Batch", "Outputs", "Recipe", "adam", "refuse_other_kinds", "unchanged"]
 
 Outputs = Mapping[str, torch.Tensor]
 """Target → network output, (N, width, *space)."""
@@ -90,3 +91,18 @@ def adam(parameters: list[torch.nn.Parameter], *, name: str, lr: float, weight_d
 def unchanged(rng: np.random.Generator, batch: Batch) -> Batch:
     """Return the batch unchanged, for recipes without augmentation."""
     return batch
+
+
+def refuse_other_kinds(recipe: str, kind: Kind, targets: Sequence[Target]) -> None:
+    """Refuse targets that a recipe's loss is not made for.
+
+    Raises
+    ------
+    CellError
+        If a target is of another kind; all of them are named.
+    """
+    others = [f"{target.name} ({target.kind})" for target in targets if target.kind != kind]
+    if others:
+        raise CellError(
+            f"recipe {recipe} trains targets of kind {kind}, got {', '.join(others)}; use recipe=supervised"
+        )

@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from harness.core.registry import RECIPES
 from harness.core.targets import Target
-from harness.recipes.recipe import Batch, Outputs, Recipe, adam, unchanged
+from harness.recipes.losses import default_loss
+from harness.recipes.recipe import Batch, Outputs, Recipe, adam, refuse_other_kinds, unchanged
 
 __all__ = ["regression"]
 
@@ -44,9 +45,17 @@ def regression(
     select : weights to keep: those of the ``last`` epoch, which needs no validation
         samples, or those of the epoch with the lowest ``validation_loss``
     threads : number of CPU threads of torch; results depend on it
+
+    Notes
+    -----
+    The mean is over samples and scores. Weights of targets and of samples multiply
+    the squared errors.
     """
 
     def loss(outputs: Outputs, batch: Batch, targets: Sequence[Target]) -> torch.Tensor:
+        refuse_other_kinds("regression", "number", targets)
+        if batch.weights or any(target.loss_weight != 1 for target in targets):
+            return default_loss(outputs, batch, targets) / len(targets)
         return functional.mse_loss(_joined(outputs, targets), _joined(batch.targets, targets))
 
     def fitness(outputs: Outputs, batch: Batch, targets: Sequence[Target]) -> float:

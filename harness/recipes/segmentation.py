@@ -15,7 +15,7 @@ from harness.core.registry import RECIPES
 from harness.core.targets import Target
 from harness.core.types import Array
 from harness.recipes.augmentation import draw_poses, transform
-from harness.recipes.recipe import Batch, Outputs, Recipe, adam, unchanged
+from harness.recipes.recipe import Batch, Outputs, Recipe, adam, refuse_other_kinds, unchanged
 
 __all__ = ["mean_iou", "segmentation"]
 
@@ -61,13 +61,21 @@ def segmentation(
     -----
     The original code stores 398 copies of each slice. We draw as many transforms anew
     in every epoch, i.e. we sample from the same set with replacement.
+    Weights of samples multiply the losses of their slices; the mean is over all
+    voxels, each with the weight of its class.
     """
     weights = torch.tensor([1.0, lesion_weight])
 
     def loss(outputs: Outputs, batch: Batch, targets: Sequence[Target]) -> torch.Tensor:
-        name = targets[0].name
-        output = outputs[name]
-        return functional.cross_entropy(output, batch.targets[name], weight=weights.to(output.device))
+        refuse_other_kinds("segmentation", "mask", targets)
+        (target,) = targets
+        output, labels = outputs[target.name], batch.targets[target.name]
+        of_class = weights.to(output.device)
+        if target.name not in batch.weights:
+            return target.loss_weight * functional.cross_entropy(output, labels, weight=of_class)
+        voxels = functional.cross_entropy(output, labels, weight=of_class, reduction="none")
+        summed = (voxels.flatten(1).sum(1) * batch.weights[target.name]).sum()
+        return target.loss_weight * summed / of_class[labels].sum()
 
     def augment(rng: np.random.Generator, batch: Batch) -> Batch:
         (inputs,), ((name, labels),) = batch.inputs, batch.targets.items()

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import numpy as np
 from annotated_types import Ge, Gt, Le
 
-from harness.core.errors import UnknownName
+from harness.core.errors import OutOfRange, UnknownName
 from harness.core.registry import RECIPES
 from harness.core.types import Array
 from harness.recipes.losses import default_loss
@@ -57,7 +57,11 @@ def supervised(
             return rng.permutation(count)
         if balance not in targets:
             raise UnknownName("target (recipe.balance)", balance, targets)
-        _, classes, counts = np.unique(targets[balance], return_inverse=True, return_counts=True)
+        labels = targets[balance]
+        if labels.ndim != 1 or not np.all(labels == np.round(labels)):
+            what = "a mask" if labels.ndim != 1 else "a number"
+            raise OutOfRange(f"recipe.balance must name a binary or classes target, got {balance}, which is {what}")
+        _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
         chances = 1.0 / counts[classes]
         return rng.choice(count, count, p=chances / chances.sum())
 

@@ -46,6 +46,7 @@ class Cell:
     range : said after it in a softer colour
     flag : whether it warns
     mark : ``good``, ``bad`` or ``open``: said in a box of that colour
+    link : relative address that the text leads to
     """
 
     text: str
@@ -53,6 +54,7 @@ class Cell:
     range: str = ""
     flag: bool = False
     mark: str = ""
+    link: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pyarrow as pa
@@ -23,7 +24,7 @@ from harness.report.elements import Figure, ReportTable
 from harness.report.wording import interval_text
 from harness.storage.files import replace_file
 
-__all__ = ["write_report"]
+__all__ = ["write_list_of_runs", "write_report"]
 
 
 @dataclass
@@ -74,22 +75,53 @@ def write_report(
     pathlib.Path
         The file.
     """
-    sections = _sections(leaderboard, explanations, figures, tables, shown)
     boards = [leaderboard, *([explanations] if explanations is not None else [])]
     metrics = {metric.name: metric for table in boards for metric in read_facts(table).metrics}
-    text = _template().render(
+    return _write(
+        path,
         title=title,
         question=question,
-        source=str(source),
+        source=source,
         verdict=[line for line in verdict.splitlines() if line.strip()],
-        sections=sections,
+        sections=_sections(leaderboard, explanations, figures, tables, shown),
         glossary=[_entry(metric) for metric in metrics.values()],
         provenance=[(name, plain_text(value)) for name, value in (provenance or {}).items()],
         notes=notes,
         ineligible=ineligible,
     )
+
+
+def write_list_of_runs(
+    path: str | os.PathLike[str], *, title: str, question: str, source: Source | str, runs: ReportTable
+) -> Path:
+    """Write the page that leads to the reports of a task, whole or not at all.
+
+    Parameters
+    ----------
+    path : the HTML file; its folder is made if needed
+    title, question : of the task
+    source : the paper
+    runs : a line per run, its first cell with a link
+    """
+    section = _Section("Runs", [replace(board_of_table(runs), title="")])
+    nothing: list[str] = []
+    return _write(
+        path,
+        title=title,
+        question=question,
+        source=source,
+        sections=[section],
+        verdict=nothing,
+        glossary=nothing,
+        provenance=nothing,
+        notes=nothing,
+        ineligible=nothing,
+    )
+
+
+def _write(path: str | os.PathLike[str], *, source: Source | str, **content: Any) -> Path:
     target = Path(path)
-    replace_file(target, text)
+    replace_file(target, _template().render(source=str(source), **content))
     return target
 
 

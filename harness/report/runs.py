@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.core.errors import HarnessError
+from harness.core.errors import StoreError
 from harness.core.identity import identify, module_digest
 from harness.core.types import Array, Cohort
 from harness.data.maps import GroupMap, group_map, write_map
-from harness.pipeline.cell import Cell, restored
+from harness.pipeline.cell import Cell, is_done, restored
 from harness.pipeline.group_maps import group_sums, target_mask
 from harness.pipeline.leaderboard import read_facts
 from harness.report.figures import figures_of_one
@@ -30,7 +30,9 @@ __all__ = ["chosen_tags", "pooled_files", "pooled_metrics", "pooled_of"]
 
 _DRAWN_BY = (
     "harness.data.maps",
-    "harness.report.figures",
+    "harness.report.figures.agreement",
+    "harness.report.figures.configuration",
+    "harness.report.figures.results",
     "harness.report.plots.canvas",
     "harness.report.plots.slices",
     "harness.report.plots.subjects",
@@ -64,7 +66,7 @@ def chosen_tags(plan: Plan, identity: str) -> dict[str, str]:
 def pooled_of(plan: Plan, identity: str, metrics: dict[str, float]) -> str:
     """Digest of all that a parent run shows: equal ones need not be drawn and sent again."""
     own = [cell for job in plan.jobs if job.row == identity for cell in job.cells]
-    done = sorted(cell.identity for cell in own if plan.store.get(cell.stage, cell.identity) is not None)
+    done = sorted(cell.identity for cell in own if is_done(cell, plan.store))
     code = [module_digest(name) for name in _DRAWN_BY]
     return identify(
         {
@@ -118,10 +120,10 @@ def pooled_files(plan: Plan, tables: Tables, identity: str, folder: Path) -> lis
 
 @contextlib.contextmanager
 def _tolerated(what: str, failed: list[str]) -> Iterator[None]:
-    """Write down an error of drawing; one of ours, such as a damaged store, is raised."""
+    """Write down an error of drawing; that of a damaged store is raised, with its remedy."""
     try:
         yield
-    except HarnessError:
+    except StoreError:
         raise
     except Exception as error:
         failed.append(f"{what}: {type(error).__name__}: {error}")

@@ -14,7 +14,16 @@ from harness.pipeline.ranking import text_of_label
 from harness.stats.intervals import MINIMUM_SUBJECTS
 from harness.storage.store import CellRecord
 
-__all__ = ["console_rows", "failure_lines", "interval_text", "row_labels", "shapley_rows", "varying_strata", "verdict"]
+__all__ = [
+    "console_rows",
+    "failure_lines",
+    "interval_text",
+    "rankings",
+    "row_labels",
+    "shapley_rows",
+    "varying_strata",
+    "verdict",
+]
 
 
 def row_labels(table: pa.Table, *, attribution: bool = True) -> list[str]:
@@ -37,6 +46,16 @@ def varying_strata(table: pa.Table) -> list[str]:
     return [name for name in read_facts(table).strata if _differ(lines, name)]
 
 
+def rankings(table: pa.Table) -> dict[str, list[dict[str, Any]]]:
+    """Name of a problem (``noise=0.1``) → lines of its ranking; one without a name where all rows share it."""
+    facts, strata = read_facts(table), varying_strata(table)
+    found: dict[str, list[dict[str, Any]]] = {}
+    for line in table.to_pylist():
+        named = (f"{name}={line[name]}" if name in facts.axes else str(line[name]) for name in strata)
+        found.setdefault(", ".join(named), []).append(line)
+    return found
+
+
 def verdict(table: pa.Table) -> str:
     """What may be claimed, one sentence per ranking.
 
@@ -44,16 +63,11 @@ def verdict(table: pa.Table) -> str:
     it; says "undecided" with fewer than six subjects, however large the
     differences are, and why where nothing can be ranked at all.
     """
-    facts, strata = read_facts(table), varying_strata(table)
-    rankings: dict[str, list[dict[str, Any]]] = {}
-    for line in table.to_pylist():
-        named = (f"{name}={line[name]}" if name in facts.axes else str(line[name]) for name in strata)
-        rankings.setdefault(", ".join(named), []).append(line)
-    sentences = []
-    for name, lines in rankings.items():
+    facts, sentences = read_facts(table), []
+    for name, lines in rankings(table).items():
         labels = _labels(lines, facts)
         said = _sentence([{**line, "label": label} for line, label in zip(lines, labels, strict=True)], facts)
-        sentences.append(f"{name}: {said}" if strata else said)
+        sentences.append(f"{name}: {said}" if name else said)
     return "\n".join(sentences) or "nothing to rank: no configuration has a result yet."
 
 

@@ -24,7 +24,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -59,6 +59,8 @@ class CellRecord:
     facts : further plain values, e.g. the number of parameters
     error : first line of the error, and where it was raised
     body : identity without code digests
+    code : digest of the code that its identity stands for; empty for values of metrics
+    parents : identities of the cells whose artifacts it was computed from
     group : of values, the cell that they judge; empty for other stages
     metrics : label → identity of the metrics whose values it holds
     reused_code : the record was accepted although the code has changed since
@@ -77,9 +79,14 @@ class CellRecord:
     facts: Mapping[str, JSON] = field(default_factory=dict)
     error: str = ""
     body: str = ""
+    code: str = ""
+    parents: tuple[str, ...] = ()
     group: str = ""
     metrics: Mapping[str, str] = field(default_factory=dict)
     reused_code: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parents", tuple(self.parents))  # JSON has lists
 
 
 @dataclass(frozen=True)
@@ -184,9 +191,18 @@ class Store:
             (failed / f"{record.identity}.{end}").unlink(missing_ok=True)
         return record
 
-    def adopt(self, record: CellRecord, identity: str) -> CellRecord:
-        """Take a record of older code for a cell of today's code, and flag it."""
-        adopted = dataclasses.replace(record, identity=identity, reused_code=True)
+    def adopt(self, record: CellRecord, identity: str, *, code: str = "", parents: Sequence[str] = ()) -> CellRecord:
+        """Take a record of older code for a cell of today's code, and flag it.
+
+        The older record stays: both are one result, under the identities that two
+        versions of the code give it.
+
+        Parameters
+        ----------
+        record : of older code
+        identity, code, parents : of the cell that it is taken for
+        """
+        adopted = dataclasses.replace(record, identity=identity, code=code, parents=tuple(parents), reused_code=True)
         with self._staged(self.folder(record.stage, identity)) as staged:
             for name in record.artifacts:
                 os.link(self.artifact(record, name), staged / name)
@@ -223,6 +239,10 @@ class Store:
             record = self.get(stage, path.parent.name)
             if record is not None:
                 yield record
+
+    def written(self, record: CellRecord) -> int:
+        """When a finished cell was written, in nanoseconds of the file system's clock."""
+        return (self.folder(record.stage, record.identity, group=record.group) / RECORD).stat().st_mtime_ns
 
     def sweep(self) -> None:
         """Remove what an interrupted commit left behind."""

@@ -28,8 +28,6 @@ from harness.tuning.spaces import describe_space, fit_space
 
 __all__ = ["Plan", "Request", "draw_folds", "prepare"]
 
-_LATEST = "latest"  # file beside the plans that names the latest run
-
 
 @dataclass(frozen=True)
 class Request:

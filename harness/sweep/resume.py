@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.core.errors import RequestError, UnknownName
@@ -13,13 +16,31 @@ from harness.core.types import JSON, Split
 from harness.data.cohort import open_cohort
 from harness.pipeline.cell import Cell, Job
 from harness.storage.files import replace_file
-from harness.storage.store import Store, write_json
+from harness.storage.store import CellRecord, Stage, Store, write_json
 from harness.sweep.cohorts import Group
 from harness.sweep.plan import Plan, Request
 
-__all__ = ["adopt_older", "latest_run", "recall", "run_names", "write_plan"]
+__all__ = ["KnownRun", "adopt_older", "known_runs", "latest_run", "recall", "run_names", "write_plan"]
 
 _LATEST = "latest"  # file beside the plans that names the latest run
+
+
+@dataclass(frozen=True)
+class KnownRun:
+    """A run of which the store holds the plan.
+
+    Parameters
+    ----------
+    name : of its tables, report and plan
+    command : that repeats it
+    profile : ``quick`` or ``paper``
+    configurations : how many it compares
+    """
+
+    name: str
+    command: str
+    profile: str
+    configurations: int
 
 
 def recall(task_name: str, settings: RunSettings, *, name: str = "") -> Plan:
@@ -87,6 +108,16 @@ def run_names(store: Store, task_name: str) -> list[str]:
     return sorted(path.name.removesuffix(".json") for path in plans.glob("[!.]*.json"))
 
 
+def known_runs(store: Store, task_name: str) -> list[KnownRun]:
+    """The runs of a task whose plans a store holds, in alphabetical order of their names."""
+    found = []
+    for name in run_names(store, task_name):
+        saved = json.loads((store.root / "plans" / task_name / f"{name}.json").read_text())
+        command = shlex.join(["harness", "run", *saved["typed"]])
+        found.append(KnownRun(name, command, saved["profile"], len(saved["rows"])))
+    return found
+
+
 def latest_run(store: Store, task_name: str) -> str:
     """Name of the run of a task that was started last; empty if there is none."""
     path = store.root / "plans" / task_name / _LATEST
@@ -133,9 +164,31 @@ def write_plan(plan: Plan) -> None:
 
 
 def adopt_older(plan: Plan) -> None:
-    """Take records of older code for cells of today's, flagged."""
+    """Take records of older code for cells of today's, flagged.
+
+    A result is taken only with what it was computed from: the maps of an older training
+    are not those of a network that was trained again. Of several older results the one
+    that was written last is taken.
+    """
+    stages = {cell.identity: cell.stage for cell in plan.cells}
     for stage in ("train", "predict", "explain"):
-        older = {record.body: record for record in plan.store.records(stage)}
+        older: dict[str, list[CellRecord]] = {}
+        for record in sorted(plan.store.records(stage), key=plan.store.written, reverse=True):
+            older.setdefault(record.body, []).append(record)
         for cell in plan.cells:
-            if cell.stage == stage and plan.store.get(stage, cell.identity) is None and cell.body in older:
-                plan.store.adopt(older[cell.body], cell.identity)
+            if cell.stage == stage and plan.store.get(stage, cell.identity) is None:
+                parents = [(stages[identity], identity) for identity in cell.parents]
+                fitting = [one for one in older.get(cell.body, ()) if _came_from(plan.store, one, parents)]
+                if fitting:
+                    plan.store.adopt(fitting[0], cell.identity, code=cell.code, parents=cell.parents)
+
+
+def _came_from(store: Store, record: CellRecord, parents: Sequence[tuple[Stage, str]]) -> bool:
+    """Whether a record was computed from these results, under whatever identities."""
+    if len(parents) != len(record.parents):
+        return False
+    for (stage, identity), before in zip(parents, record.parents, strict=True):
+        now, then = store.get(stage, identity), store.get(stage, before)
+        if now is None or then is None or dict(now.artifacts) != dict(then.artifacts):
+            return False
+    return True

@@ -16,7 +16,18 @@ from typing import Any
 from harness.core.types import JSON
 from harness.tracking.client import open_client
 
-__all__ = ["LATEST", "LATEST_TIME", "RUN", "VIEW", "SavedView", "TaskPages", "compare_page", "pages_of", "runs_page"]
+__all__ = [
+    "LATEST",
+    "LATEST_TIME",
+    "RUN",
+    "VIEW",
+    "SavedView",
+    "TaskPages",
+    "compare_page",
+    "compared",
+    "pages_of",
+    "runs_page",
+]
 
 LATEST, LATEST_TIME = "harness.latest", "harness.latest_time"
 """Tags of an experiment: identity of its latest run, and when it began (ms)."""
@@ -77,7 +88,8 @@ class TaskPages:
     ----------
     task : name of the experiment
     runs : the table of all configurations
-    compare : the configurations of the latest run side by side; empty if there is only one
+    compare : the configurations of the latest run side by side, of very many the
+        first hundred; empty if there is only one
     configurations : number of configurations in the latest run
     """
 
@@ -113,6 +125,11 @@ def compare_page(experiment: str, runs: Sequence[str]) -> str:
         return ""
     named = _quoted(json.dumps(list(runs[:_MOST_COMPARED]), separators=(",", ":")))
     return f"#/compare-runs?runs={named}&experiments={_quoted(json.dumps([experiment]))}&{_QUERY}"
+
+
+def compared(count: int) -> str:
+    """How many runs a comparison holds: ``8 configurations``, or ``100 of 120 configurations``."""
+    return f"{count} configurations" if count <= _MOST_COMPARED else f"{_MOST_COMPARED} of {count} configurations"
 
 
 def pages_of(uri: str) -> list[TaskPages]:

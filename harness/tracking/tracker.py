@@ -28,7 +28,7 @@ from harness.core.settings import RunSettings
 from harness.core.task import Configuration
 from harness.storage.store import CellRecord
 from harness.tracking.client import exclusive, open_client
-from harness.tracking.pages import LATEST, LATEST_TIME, RUN, VIEW, SavedView, compare_page, runs_page
+from harness.tracking.pages import LATEST, LATEST_TIME, RUN, VIEW, SavedView, compare_page, compared, runs_page
 from harness.tracking.redaction import Redaction
 from harness.tracking.runs import IDENTITY, PARENT, Dataset, Run, Runs, legal, now_ms
 
@@ -291,7 +291,7 @@ class Tracker:
 
     def _describe_experiments(self, view: SavedView, latest: str, runs: Sequence[str]) -> None:
         """What a reader finds at the top of the experiments, and where ``harness ui`` leads."""
-        pages = {f"Compare the {len(runs)} configurations of the latest run": compare_page(self._experiment, runs)}
+        pages = {f"Compare the latest run ({compared(len(runs))})": compare_page(self._experiment, runs)}
         pages |= {"All configurations": runs_page(self._experiment), "Trainings": runs_page(self._trainings)}
         links = " · ".join(f"[{label}]({page})" for label, page in pages.items() if page)
         back = f"[Configurations]({runs_page(self._experiment)})"

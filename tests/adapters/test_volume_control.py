@@ -111,6 +111,6 @@ def test_equal_volumes_explain_nothing() -> None:
 
 @pytest.mark.parametrize(("subjects", "volumes"), [(2, 3), (3, 2), (0, 0)])
 def test_one_volume_per_subject(subjects: int, volumes: int) -> None:
-    """Too few, too many, and nobody at all."""
+    """Too few, too many, and none at all."""
     with pytest.raises(OutOfRange, match="one volume for each"):
         fit_volume_line(np.zeros((subjects, 2)), np.arange(volumes))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from harness.attribution import attribute, explain
 from harness.core.errors import CellError, HarnessError, OutOfRange, UnknownName
 from harness.core.registry import ATTRIBUTIONS
-from harness.core.task import describe_part
+from harness.core.task import describe_component
 from harness.testing import Formula, example_image, example_network
 
 X = example_image(2, 2, 8, 9)
@@ -251,4 +251,4 @@ def test_a_model_that_cannot_be_copied_is_named() -> None:
 def test_options_are_plain_json_by_default() -> None:
     """A configuration can write every default of every method."""
     for name in ATTRIBUTIONS.names():
-        json.dumps(describe_part(ATTRIBUTIONS, partial(ATTRIBUTIONS.get(name).function)))
+        json.dumps(describe_component(ATTRIBUTIONS, partial(ATTRIBUTIONS.get(name).function)))

@@ -89,7 +89,7 @@ def test_table_refuses_other_words(finished: Path) -> None:
 def test_plan_is_an_estimate(tiny_words: Words, finished: Path) -> None:
     """Planning counts and trains nothing."""
     found = harness.plan(**tiny_words(finished, seed=(0, 1)))
-    assert (found.cells, found.done) == (12, 12)
+    assert (found.cells, found.done) == (15, 15)
 
 
 def test_failed_cells_are_listed(tiny_words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +99,7 @@ def test_failed_cells_are_listed(tiny_words: Words, tmp_path: Path, monkeypatch:
     assert not result.complete
     assert [(one.stage, one.fold) for one in result.failures] == [("train", 0), ("train", 1), ("train", 2)]
     assert all(one.error.startswith("ValueError: too wide (test_api.py:") for one in result.failures)
-    assert result.missing == 9
+    assert result.missing == 12
     row = result.leaderboard.to_pylist()[0]
     assert row["rank"] is None and "ValueError: too wide" in row["flags"]
 
@@ -118,7 +118,7 @@ def test_failed_cells_are_tried_again(tiny_words: Words, tmp_path: Path, monkeyp
         ({"task": "epsv"}, UnknownName, "no task is named 'epsv'"),
         ({"sequences": "T2W"}, CohortError, "T2W"),
         ({"exclude": ("sub-03", "sub-04")}, CohortError, "subjects"),
-        ({"recipe.lr": -1}, OutOfRange, "recipe.lr > 0"),
+        ({"recipe.lr": -1}, OutOfRange, "recipe.lr must be a number > 0"),
         ({"fold": 9}, UnknownName, "no fold is named '9'"),
     ],
 )
@@ -134,7 +134,7 @@ def test_wrong_requests_start_nothing(
 def test_long_run_asks_first(tiny_words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above the limit, a run stops with its estimate unless it is told to start anyway."""
     monkeypatch.setattr(api, "LIMIT_S", 0.0)
-    with pytest.raises(RequestError, match=r"this would take about \d+ seconds .*\(12 cells are missing\).*yes=true"):
+    with pytest.raises(RequestError, match=r"this would take about \d+ seconds .*\(15 cells are missing\).*yes=true"):
         harness.run(**tiny_words(tmp_path))
     assert not (tmp_path / "store").exists()
     assert harness.run(**tiny_words(tmp_path, yes=True, fold=0)).complete
@@ -159,8 +159,8 @@ def test_observer_is_told_in_order(tiny_words: Words, tmp_path: Path) -> None:
 
     words = to_words(**tiny_words(tmp_path, fold=0))
     api.carry_out(words, (), Ear())
-    assert told[:6] == ["planned 4", "started 0", "train", "score  value", "explain random", "score random"]
-    assert set(told[6:]) == {"ended"}
+    assert told[:6] == ["planned 5", "started 0", "train", "predict", "score  value", "explain random"]
+    assert told[6] == "score random" and set(told[7:]) == {"ended"}
 
 
 def test_end_is_told_after_an_exception(tiny_words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

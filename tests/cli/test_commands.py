@@ -18,11 +18,11 @@ import harness
 from harness.cli import commands
 from harness.cli.api import rebuild
 from harness.cli.console import console
-from harness.cli.prediction import _write
 from harness.core.errors import CohortError, RequestError, UnknownName
 from harness.core.types import Sample
 from harness.data import nifti, transforms
 from harness.pipeline.leaderboard import read_facts
+from harness.pipeline.prediction import Place, write_masks
 from harness.report.wording import failure_lines, row_labels, verdict
 from harness.storage.store import CellRecord
 from harness.sweep.grammar import to_words
@@ -54,7 +54,7 @@ def out(small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_help_imports_neither_torch_nor_ray() -> None:
     """``harness --help`` answers at once because nothing heavy is imported."""
     code = (
-        "import sys; from harness.cli import cli; "
+        "import sys; from harness.cli import main; "
         "sys.exit(bool({'torch', 'ray', 'mlflow', 'monai', 'pyarrow', 'hydra'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -170,7 +170,7 @@ def test_prediction_keeps_its_place_in_the_world(predicted: tuple[Path, Path], t
     probability = np.random.default_rng(0).random((9, 8, 3)).astype(np.float32)  # a crop from voxel (5, 4, 2)
     corner = ras_affine @ np.array([[1, 0, 0, 5], [0, 1, 0, 4], [0, 0, 1, 2], [0, 0, 0, 1.0]])
     sample = Sample("sub-01", "sub-01", {}, {}, {}, corner, transforms.spacing_of(corner))
-    paths = _write(tmp_path, sample, probability, (file.shape, affine), "pvs")
+    paths = write_masks(tmp_path, sample, probability, Place(file.shape, affine), "pvs")
     written, placed = nifti.read(paths[0])
     assert np.count_nonzero(written) == probability.size
     for voxel in np.argwhere(written > 0):
@@ -187,7 +187,7 @@ def test_coarse_prediction_comes_to_the_fine_grid(tmp_path: Path) -> None:
     probability = np.zeros((6, 6, 6), np.float32)
     probability[2:4, 1:4, 3] = 0.9
     sample = Sample("sub-01", "sub-01", {}, {}, {}, coarse, (3.0, 3.0, 3.0))
-    paths = _write(tmp_path, sample, probability, ((18, 18, 18), fine), "pvs")
+    paths = write_masks(tmp_path, sample, probability, Place((18, 18, 18), fine), "pvs")
     for path in paths:
         values, affine = nifti.read(path)
         np.testing.assert_allclose(_centre(values, affine), _centre(probability, coarse), atol=0.1)
@@ -198,7 +198,7 @@ def test_coarse_prediction_comes_to_the_fine_grid(tmp_path: Path) -> None:
 def test_sessions_have_folders_of_their_own(tmp_path: Path) -> None:
     """BIDS puts a session's files below the session."""
     sample = Sample("sub-01_ses-2", "sub-01", {}, {}, {}, np.eye(4), (1.0, 1.0, 1.0))
-    paths = _write(tmp_path, sample, np.ones((3, 3, 3), np.float32), ((3, 3, 3), np.eye(4)), "pvs")
+    paths = write_masks(tmp_path, sample, np.ones((3, 3, 3), np.float32), Place((3, 3, 3), np.eye(4)), "pvs")
     assert paths[0] == tmp_path / "sub-01/ses-2/anat/sub-01_ses-2_label-pvs_probseg.nii.gz"
 
 

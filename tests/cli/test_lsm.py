@@ -20,7 +20,7 @@ from harness.sweep.grid import at
 from harness.sweep.plan import prepare
 from harness.sweep.request import resolve
 
-SIMULATED = ("noise", "roi_size", "outcome.patients")
+SIMULATED = ("noise", "roi_size", "targets.scores.patients")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def words(lesion_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         "model.minimum": 2,
         "noise": (0.0, 0.2),
         "roi_size": 3,
-        "outcome.patients": 3,
+        "targets.scores.patients": 3,
         "split.folds": 3,
         "attribution": ("occlusion", "weights", "random"),
         "attributions.occlusion.window": 3,
@@ -110,7 +110,7 @@ def test_tables_of_regions_scores_and_agreement(result: Any) -> None:
 def test_the_report_is_written(result: Any) -> None:
     """One page with the regions and each score."""
     page = result.report.read_text()
-    assert "Where the signal lies" in page and "Each score by itself" in page and "Maps of score_1" in page
+    assert "Regions of interest" in page and "Each score alone" in page and "Maps of score_1" in page
 
 
 def test_new_subjects_get_a_table_of_scores(
@@ -165,7 +165,7 @@ def test_a_measured_score_claims_nothing_of_simulations(words: dict[str, Any], t
     assert "noise" not in made.leaderboard.column_names
     assert all("noise" not in line["command"] for line in made.leaderboard.to_pylist())
     assert {line["relevance_ap"] for line in made.explanations.to_pylist()} == {None}
-    assert made.report is not None and "What the paper says" not in made.report.read_text()
+    assert made.report is not None and "Hypotheses of the paper" not in made.report.read_text()
     assert "Maps of severity" in made.report.read_text()
 
 
@@ -173,5 +173,7 @@ def test_levels_of_noise_mean_nothing_to_a_measured_score(words: dict[str, Any],
     """Two rows of one score would read as an experiment, and one would claim a level that is not there."""
     kept = {key: value for key, value in words.items() if key not in SIMULATED}
     for noise in ((0.0, 0.2), 0.2):
-        with pytest.raises(RequestError, match="noise must be left out .* a measured score is what it is"):
+        with pytest.raises(
+            RequestError, match="noise applies to simulated scores only; remove it .* when score= is set"
+        ):
             resolve(to_words(**{**kept, "noise": noise, "score": "severity", "out": str(tmp_path)}))

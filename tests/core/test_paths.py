@@ -24,9 +24,7 @@ def test_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_home_of_an_unknown_user() -> None:
     """The option is named, without a traceback."""
-    with pytest.raises(
-        RequestError, match="out must be a path, got '~nobody-here/runs': there is no such home folder"
-    ):
+    with pytest.raises(RequestError, match="out must be a path, got '~nobody-here/runs': there is no such home folder"):
         absolute("~nobody-here/runs", "out")
 
 

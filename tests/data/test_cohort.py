@@ -17,8 +17,10 @@ import pytest
 import harness.data.cache as cache_module
 from harness.core.errors import CohortError, OutOfRange, StoreError, UnknownName
 from harness.core.registry import COHORTS
-from harness.core.types import Cohort
+from harness.core.targets import Target
+from harness.core.types import Cohort, Reads, Sample
 from harness.data import nifti
+from harness.data.cache import write_packed
 from harness.data.cohort import CachedImage, bids, describe, open_cohort, save
 
 SHAPE = (20, 18, 14)
@@ -139,7 +141,10 @@ def assert_equal(one: Cohort, two: Cohort) -> None:
     """The same samples with the same values."""
     for a, b in zip(one.samples, two.samples, strict=True):
         assert (a.id, a.subject, a.covariates, a.spacing_mm) == (b.id, b.subject, b.covariates, b.spacing_mm)
-        np.testing.assert_array_equal(a.affine, b.affine)
+        assert (a.targets, a.clean, a.weights) == (b.targets, b.clean, b.weights)
+        assert (a.affine is None) == (b.affine is None)
+        if a.affine is not None:
+            np.testing.assert_array_equal(a.affine, b.affine)
         assert a.images == b.images and a.masks == b.masks
 
 
@@ -578,8 +583,67 @@ def test_a_saved_cohort_opens_equal(root, cache, tmp_path):
     assert_equal(made, opened)
     assert (opened.name, opened.ineligible, opened.label_source) == (made.name, made.ineligible, made.label_source)
     assert dict(opened.regions) == dict(made.regions)
-    images, masks = ("T1w", "T2w"), ("target", "brain")
-    assert opened.fingerprint(images, masks) == made.fingerprint(images, masks)
+    reads = Reads(images=("T1w", "T2w"), masks=("target", "brain"), covariates=("age", "sex"))
+    assert opened.fingerprint(reads) == made.fingerprint(reads)
+
+
+TARGETS = (
+    Target("target", "mask"),
+    Target("age", "number", loss_weight=0.01),
+    Target("sex", "binary"),
+    Target("group", "classes", ("control", "patient", "n/a, or other")),
+)
+
+
+def with_targets(cohort: Cohort) -> Cohort:
+    """The cohort with targets of every kind, a clean value and weights of some samples."""
+    samples = [
+        dataclasses.replace(
+            one,
+            targets={"age": 61 + number / 3, "sex": float(number % 2), "group": float(number)},
+            clean={"age": 61.0} if number else {},
+            weights={"group": 0.1 * number} if number else {},
+        )
+        for number, one in enumerate(cohort.samples)
+    ]
+    return dataclasses.replace(cohort, samples=tuple(samples), targets=TARGETS)
+
+
+def test_targets_clean_values_and_weights_are_saved(root, cache, tmp_path):
+    """To the last digit, in their order; those that are absent stay absent."""
+    made = with_targets(bids(root, cache, sequences=("T2w",)))
+    opened = open_cohort(save(made, tmp_path / "cohort.arrow"))
+    assert_equal(made, opened)
+    assert opened.targets == TARGETS
+    assert opened.samples[0].clean == {} and opened.samples[0].weights == {}
+    assert list(opened.samples[1].targets) == ["age", "sex", "group"]
+    reads = Reads(covariates=("age",), targets=("age", "sex", "group"))
+    assert opened.fingerprint(reads) == made.fingerprint(reads)
+
+
+def test_a_cohort_without_places_in_space_is_saved(cache, tmp_path):
+    """Pictures that are packed in one file have pixels, no affine and no spacing."""
+    arrays = np.arange(3 * 4 * 5 * 3, dtype=np.uint8).reshape(3, 4, 5, 3)
+    packed = write_packed(cache / "arrays", "key", ((f"picture {n}", one) for n, one in enumerate(arrays)), 3)
+    samples = [Sample(f"p{n}", "somebody", {"rgb": image}, {}, {"age": None}) for n, image in enumerate(packed)]
+    made = with_targets(Cohort("pictures", tuple(samples)))
+    opened = open_cohort(save(made, tmp_path / "cohort.arrow"), check_content=True)
+    assert_equal(made, opened)
+    assert {(one.affine, one.spacing_mm) for one in opened.samples} == {(None, None)}
+    for sample, array in zip(opened.samples, arrays, strict=True):
+        np.testing.assert_array_equal(sample.images["rgb"].load(), array)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_packed_file_that_lost_images_is_refused(cache, tmp_path, order):
+    """Whichever sample comes last in the table."""
+    arrays = np.zeros((3, 4, 5), np.uint8)
+    packed = write_packed(cache / "arrays", "key", ((str(n), one) for n, one in enumerate(arrays)), 3)
+    samples = [Sample(f"p{n}", f"p{n}", {"rgb": image}, {}, {}) for n, image in enumerate(packed)]
+    path = save(Cohort("pictures", tuple(samples[::order])), tmp_path / "cohort.arrow")
+    np.save(packed[0].path, arrays[:2])
+    with pytest.raises(StoreError, match=r"1 of its images cannot be used:(.|\n)*does not hold 3 images"):
+        open_cohort(path)
 
 
 def test_missing_covariates_stay_missing(root, cache, tmp_path):

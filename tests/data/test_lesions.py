@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from harness.core.errors import CohortError, OutOfRange, StoreError
+from harness.core.types import Reads
 from harness.data import nifti
 from harness.data.cache import known_entry, write_entry
 from harness.data.cohort import open_cohort, save
 from harness.data.lesions import lesions
-from harness.data.scores import scores
+from harness.data.targets.scores import scores
 
 
 @pytest.fixture
@@ -155,7 +156,8 @@ def test_a_second_reading_opens_no_mask(lesion_root: Path, tmp_path: Path, monke
     monkeypatch.setattr(nifti, "read", refuse)
     monkeypatch.setattr(nifti, "load", refuse)
     again = lesions(lesion_root, tmp_path, spacing_mm=(4.0,))
-    assert again.fingerprint((), ("lesion",)) == first.fingerprint((), ("lesion",))
+    reads = Reads(masks=("lesion",))
+    assert again.fingerprint(reads) == first.fingerprint(reads)
 
 
 def test_each_mask_is_read_once(lesion_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +178,8 @@ def test_a_saved_cohort_keeps_scores_and_truth(lesion_root: Path, tmp_path: Path
     """Workers open the table and find what the driver has made."""
     cohort = scores(lesions(lesion_root, tmp_path, box="native"), tmp_path, patients=3, size=3, noise=0.2)
     opened = open_cohort(save(cohort, tmp_path / "cohort.arrow"), check_content=True)
-    assert [one.scores for one in opened.samples] == [one.scores for one in cohort.samples]
+    assert [one.targets for one in opened.samples] == [one.targets for one in cohort.samples]
+    assert opened.targets == cohort.targets and len(cohort.targets) == 3
     assert [one.clean for one in opened.samples] == [one.clean for one in cohort.samples]
     assert opened.truth is not None and cohort.truth is not None
     assert opened.truth.fingerprint == cohort.truth.fingerprint

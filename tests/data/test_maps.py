@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from harness.core.errors import OutOfRange, StoreError
+from harness.core.errors import OutOfRange, StoreError, UnknownName
 from harness.data.maps import (
     GroupMap,
     group_map,
@@ -45,15 +45,20 @@ def store(tmp_path: Path) -> Store:
 def explained(store: Store, tmp_path: Path) -> Callable[..., CellRecord]:
     """Commit an explain cell with the given maps."""
 
-    def make(maps: dict[str, np.ndarray], *, identity: str = "abc", archive: bool = False) -> CellRecord:
+    def make(
+        maps: dict[str, np.ndarray], *, identity: str = "abc", outputs: tuple[str, ...] = (), pictures: bool = False
+    ) -> CellRecord:
         folder = tmp_path / f"cell-{identity}"
         folder.mkdir()
-        if archive:
-            np.savez_compressed(folder / "maps.npz", **maps)  # type: ignore[arg-type]
-        for sample, one in () if archive else maps.items():
-            write_map(folder / map_name(sample), one, AFFINE)
+        for sample, one in maps.items():
+            for number, output in enumerate(outputs or ("",)):
+                path = folder / map_name(sample, output if number else "", volume=not pictures)
+                if pictures:
+                    np.save(path, one + number)
+                else:
+                    write_map(path, one + number, AFFINE)
         (folder / "note.txt").write_text("no map")
-        record = CellRecord(identity, "explain", "done", "conf", 0, 0, "saliency")
+        record = CellRecord(identity, "explain", "done", "conf", 0, 0, "saliency", facts={"outputs": outputs})
         write_record(folder, record)
         return store.commit(folder)
 
@@ -115,24 +120,48 @@ class TestFiles:
 class TestStored:
     """Finding maps by a cell's record."""
 
-    @pytest.mark.parametrize("archive", [False, True])
     def test_maps_come_back_by_sample(
-        self, store: Store, explained: Callable[..., CellRecord], maps: np.ndarray, archive: bool
+        self, store: Store, explained: Callable[..., CellRecord], maps: np.ndarray
     ) -> None:
-        """From files of their own and from the archive of older stores; other files are no maps."""
+        """Exactly, in the order of their names; other files are no maps."""
         given = {"sub-01": maps, "sub-02_ses-1": maps + 1}
-        record = explained(given, archive=archive)
+        record = explained(given)
         found = read_maps(store, record)
         assert list(found) == ["sub-01", "sub-02_ses-1"]
         assert all(np.array_equal(found[name], given[name]) for name in given)
         assert stored_samples(store, record) == ("sub-01", "sub-02_ses-1")
 
-    @pytest.mark.parametrize("archive", [False, True])
-    def test_some_samples(
-        self, store: Store, explained: Callable[..., CellRecord], maps: np.ndarray, archive: bool
+    def test_maps_of_pictures_come_back(self, store: Store, explained: Callable[..., CellRecord]) -> None:
+        """They have pixels and no affine, and are kept as arrays, (C, H, W)."""
+        given = {"a": np.ones((3, 5, 7), np.float32), "b": np.zeros((3, 5, 7), np.float32)}
+        record = explained(given, pictures=True)
+        found = read_maps(store, record)
+        assert list(found) == ["a", "b"] and all(np.array_equal(found[name], given[name]) for name in given)
+        assert stored_samples(store, record) == ("a", "b")
+
+    @pytest.mark.parametrize(("output", "added"), [("", 0), ("age", 0), ("hair:red, dark", 1), ("gate", 2)])
+    @pytest.mark.parametrize("pictures", [False, True])
+    def test_each_explained_scalar_has_its_map(
+        self, store: Store, explained: Callable[..., CellRecord], output: str, added: int, pictures: bool
     ) -> None:
+        """The first is found with its name and without; a sample counts once."""
+        given = {"sub-01,b": np.ones((1, 3, 2) if pictures else (1, 3, 2, 2), np.float32)}
+        record = explained(given, outputs=("age", "hair:red, dark", "gate"), pictures=pictures)
+        found = read_maps(store, record, output=output)
+        assert list(found) == ["sub-01,b"] and np.array_equal(found["sub-01,b"], given["sub-01,b"] + added)
+        assert stored_samples(store, record) == ("sub-01,b",)
+
+    def test_a_scalar_that_was_not_explained_is_refused(
+        self, store: Store, explained: Callable[..., CellRecord], maps: np.ndarray
+    ) -> None:
+        """The message shows those that were."""
+        record = explained({"sub-01": maps}, outputs=("age", "sex"))
+        with pytest.raises(UnknownName, match=r"no explained scalar of abc is named 'aeg'\. Near: age\. All: age, sex"):
+            read_maps(store, record, output="aeg")
+
+    def test_some_samples(self, store: Store, explained: Callable[..., CellRecord], maps: np.ndarray) -> None:
         """Only what is asked for is read, and what is not there is left out."""
-        record = explained({"sub-01": maps, "sub-02": maps}, archive=archive)
+        record = explained({"sub-01": maps, "sub-02": maps})
         assert list(read_maps(store, record, ["sub-02", "sub-09"])) == ["sub-02"]
 
     def test_cell_without_maps(self, store: Store, tmp_path: Path) -> None:
@@ -219,12 +248,6 @@ class TestSums:
         sums[1, 0, 0, :2] = np.float32(1 / 3)
         found = read_sums(write_sums(tmp_path / "sums.npz", sums))
         assert not found[0].any() and np.array_equal(found != 0, sums != 0) and len(np.unique(found)) == 2
-
-    def test_of_an_older_store_are_read(self, tmp_path: Path) -> None:
-        """They were kept in single precision."""
-        sums = np.random.default_rng(0).normal(size=(1, 1, 1, 2, 2, 2)).astype(np.float32)
-        np.savez_compressed(tmp_path / "sums.npz", sums=sums)
-        assert np.array_equal(read_sums(tmp_path / "sums.npz"), sums)
 
     def test_noise_takes_half_the_disk(self, tmp_path: Path) -> None:
         """What random maps and GradientSHAP leave does not compress."""

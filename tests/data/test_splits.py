@@ -2,55 +2,96 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from sklearn.model_selection import LeaveOneGroupOut
 
-from harness.core.errors import HarnessError, OutOfRange
+from harness.core.errors import HarnessError, OutOfRange, UnknownName
 from harness.core.registry import SPLITS
-from harness.core.types import Split
-from harness.data.splits import check_leaks, describe_validation, holdout, k_fold, leave_one_subject_out
+from harness.core.task import describe_component
+from harness.core.types import Folds, Split, SplitSample
+from harness.data import splits
+from harness.data.splits import check_leaks, check_test_set, describe_validation, stratified_k_fold
 
 
-def single(n: int) -> tuple[tuple[str, str], ...]:
+def single(n: int) -> tuple[SplitSample, ...]:
     """One sample per subject."""
-    return tuple((f"sub-{i:02d}", f"sub-{i:02d}") for i in range(n))
+    return tuple(SplitSample(f"sub-{i:02d}", f"sub-{i:02d}") for i in range(n))
 
 
 # Uneven: three sessions, one, two, …
 SESSIONS = tuple(
-    (f"sub-{i}_ses-{k}", f"sub-{i}") for i, count in enumerate([3, 1, 2, 1, 4, 1, 2]) for k in range(count)
+    SplitSample(f"sub-{i}_ses-{k}", f"sub-{i}") for i, count in enumerate([3, 1, 2, 1, 4, 1, 2]) for k in range(count)
 )
-SUBJECT_OF = dict(SESSIONS)
+SUBJECT_OF = {one.id: one.subject for one in SESSIONS}
+# These test all samples once; the others keep a test set apart.
+ALL_TESTED = ("k_fold", "leave_one_subject_out")
 
 
-def folds_of(name: str, samples, **options) -> tuple[Split, ...]:
+def folds_of(name: str, samples, **options) -> Folds:
     """Folds of a registered split."""
     return SPLITS.get(name).function(samples, seed=3, **options)
 
 
-@pytest.mark.parametrize("name", [name for name in SPLITS.names() if name != "holdout"])
+def leave_one_subject_out(samples, **options) -> tuple[Split, ...]:
+    """The folds alone; there is no fixed test set."""
+    return _without_test_set(splits.leave_one_subject_out(samples, **options))
+
+
+def k_fold(samples, **options) -> tuple[Split, ...]:
+    """The folds alone; there is no fixed test set."""
+    return _without_test_set(splits.k_fold(samples, **options))
+
+
+def holdout(samples, **options) -> tuple[Split, ...]:
+    """The folds alone; there is no fixed test set."""
+    return _without_test_set(splits.holdout(samples, **options))
+
+
+def _without_test_set(folds: Folds) -> tuple[Split, ...]:
+    assert folds.test == ()
+    return folds.folds
+
+
+def ids_of(samples) -> list[tuple[str, str]]:
+    """Sample id and subject of each."""
+    return [(one.id, one.subject) for one in samples]
+
+
+@pytest.mark.parametrize("name", ALL_TESTED)
 def test_every_sample_is_tested_exactly_once(name):
     """The test sets are a partition of the cohort."""
-    tested = [i for split in folds_of(name, SESSIONS) for i in split.test]
+    tested = [i for split in folds_of(name, SESSIONS).folds for i in split.test]
     assert sorted(tested) == sorted(SUBJECT_OF)
+
+
+def test_every_split_is_known_here():
+    """A new split is added to the tests that fit it."""
+    assert set(SPLITS.names()) == {*ALL_TESTED, "holdout", "stratified_k_fold"}
 
 
 @pytest.mark.parametrize("name", SPLITS.names())
 def test_each_fold_places_every_sample_once(name):
-    """Train, validation and test are disjoint and leave nobody out."""
-    for split in folds_of(name, SESSIONS):
-        assert sorted(split.train + split.validation + split.test) == sorted(SUBJECT_OF)
-        assert split.train and split.validation and split.test
+    """Train, validation and test, or the fixed test set, are disjoint and leave no sample out."""
+    folds = folds_of(name, SESSIONS)
+    for split in folds.folds:
+        tested = folds.test or split.test
+        assert sorted(split.train + split.validation + tested) == sorted(SUBJECT_OF)
+        assert split.train and split.validation and tested
 
 
 @pytest.mark.parametrize("name", SPLITS.names())
 def test_sessions_of_a_subject_stay_together(name):
     """No subject is on two sides."""
-    for split in folds_of(name, SESSIONS):
-        sides = [{SUBJECT_OF[i] for i in part} for part in (split.train, split.validation, split.test)]
+    folds = folds_of(name, SESSIONS)
+    for split in folds.folds:
+        parts = (split.train, split.validation, split.test, folds.test)
+        sides = [{SUBJECT_OF[i] for i in part} for part in parts]
         assert sum(map(len, sides)) == len(set.union(*sides))
         check_leaks(split, SUBJECT_OF)
+    check_test_set(folds, SUBJECT_OF)
 
 
 @pytest.mark.parametrize("name", SPLITS.names())
@@ -76,7 +117,9 @@ def test_the_order_of_samples_does_not_change_the_subjects_of_a_fold(name):
     """Shuffled samples give the same sets of ids."""
 
     def sets(samples):
-        return {tuple(frozenset(part) for part in (s.train, s.validation, s.test)) for s in folds_of(name, samples)}
+        folds = folds_of(name, samples)
+        parts = {tuple(frozenset(part) for part in (s.train, s.validation, s.test)) for s in folds.folds}
+        return parts, frozenset(folds.test)
 
     assert sets(SESSIONS) == sets(SESSIONS[::-1])
 
@@ -89,9 +132,9 @@ def test_published_sixteen_and_four():
 
 def test_leave_one_out_tests_the_subjects_in_order():
     """The same test folds as scikit-learn's LeaveOneGroupOut."""
-    groups = [subject for _, subject in SESSIONS]
+    groups = [one.subject for one in SESSIONS]
     expected = [
-        tuple(SESSIONS[i][0] for i in test)
+        tuple(SESSIONS[i].id for i in test)
         for _, test in LeaveOneGroupOut().split(np.zeros(len(groups)), groups=groups)
     ]
     assert [split.test for split in leave_one_subject_out(SESSIONS, seed=0)] == expected
@@ -104,7 +147,7 @@ def test_three_subjects_one_trains_and_one_validates():
 
 
 def test_validation_differs_between_folds():
-    """Each fold has its own draw: over 21 folds nearly everybody validates somewhere."""
+    """Each fold has its own draw: over 21 folds nearly every subject validates somewhere."""
     splits = leave_one_subject_out(single(21), seed=0)
     validating = {i for split in splits for i in split.validation}
     assert len(validating) >= 18
@@ -141,19 +184,19 @@ def test_fewer_than_three_subjects_are_refused(name, n):
 
 def test_sessions_do_not_count_as_subjects():
     """Ten sessions of two subjects are still two subjects."""
-    samples = tuple((f"sub-{i % 2}_ses-{i}", f"sub-{i % 2}") for i in range(10))
+    samples = tuple(SplitSample(f"sub-{i % 2}_ses-{i}", f"sub-{i % 2}") for i in range(10))
     with pytest.raises(OutOfRange, match="got 2: sub-0, sub-1"):
         leave_one_subject_out(samples, seed=0)
 
 
 @pytest.mark.parametrize("validation", [-1, 2, 5])
-def test_somebody_must_train(validation):
+def test_some_must_train(validation):
     """With two subjects not tested, only one can validate."""
     with pytest.raises(OutOfRange, match=rf"0 <= validation < .* got validation={validation} with 2"):
         leave_one_subject_out(single(3), seed=0, validation=validation)
 
 
-def test_nobody_need_validate():
+def test_none_need_validate():
     """With validation=0 all that are not tested train."""
     for split in k_fold(single(10), seed=0, folds=5, validation=0):
         assert split.validation == ()
@@ -168,7 +211,7 @@ def test_a_holdout_tests_a_fifth_once():
 
 @pytest.mark.parametrize(("subjects", "test", "expected"), [(100, 0.07, 7), (10, 0.25, 3), (5, 1e-12, 1)])
 def test_the_share_that_is_tested_is_rounded_up(subjects: int, test: float, expected: int) -> None:
-    """Seven of a hundred are seven, although .07 · 100 is a little more in binary; nobody is too few."""
+    """Seven of a hundred are seven, although .07 · 100 is a little more in binary; at least one is tested."""
     (split,) = holdout(single(subjects), seed=0, test=test)
     assert len(split.test) == expected
 
@@ -197,7 +240,7 @@ def test_number_of_folds_lies_between_two_and_subjects(folds):
 def test_a_sample_id_twice_is_refused():
     """Ids name samples."""
     with pytest.raises(OutOfRange, match="sample ids must differ, got a more than once"):
-        leave_one_subject_out((("a", "1"), ("a", "2"), ("b", "3")), seed=0)
+        leave_one_subject_out([SplitSample("a", "1"), SplitSample("a", "2"), SplitSample("b", "3")], seed=0)
 
 
 def test_a_leak_names_the_subject_and_both_sides():
@@ -219,21 +262,167 @@ def test_a_sample_listed_twice_is_refused():
         check_leaks(Split(("sub-0_ses-0",) * 2, ("sub-1_ses-0",), ("sub-2_ses-0",)), SUBJECT_OF)
 
 
+def test_a_test_set_that_is_touched_names_the_subjects():
+    """By a fold that trains on one of its subjects, and by one that validates on another."""
+    folds = Folds(
+        (Split(("sub-0_ses-0",), ("sub-1_ses-0",), ()), Split(("sub-3_ses-0",), ("sub-2_ses-0",), ())),
+        ("sub-0_ses-1", "sub-2_ses-1", "sub-4_ses-0"),
+    )
+    with pytest.raises(HarnessError, match="fixed test set may be in a fold, got sub-0, sub-2; keep them apart"):
+        check_test_set(folds, SUBJECT_OF)
+
+
+def sentence_of(folds, samples) -> str:
+    """What the screen says."""
+    return describe_validation(folds, ids_of(samples))
+
+
 def test_the_sentence_says_how_many_do_what():
     """21 subjects: the published numbers, and how they were drawn."""
-    sentence = describe_validation(leave_one_subject_out(single(21), seed=0), single(21))
-    assert sentence.startswith("21 subjects, 21 folds: train 16, validate 4 (they select the model), test 1; ")
+    sentence = sentence_of(splits.leave_one_subject_out(single(21), seed=0), single(21))
+    assert sentence.startswith("21 subjects, 21 folds: train 16, validate 4 (they select the model), test 1. ")
     assert "drawn by the seed among those not tested" in sentence
-    assert "so few" not in sentence
+    assert "intervals are wide" not in sentence
 
 
 def test_the_sentence_warns_of_few_subjects():
     """Three subjects: one trains, one validates, and the reader is told what that means."""
-    sentence = describe_validation(leave_one_subject_out(single(3), seed=0), single(3))
+    sentence = sentence_of(splits.leave_one_subject_out(single(3), seed=0), single(3))
     assert "train 1, validate 1" in sentence
-    assert "With 3 subjects, intervals are what so few give" in sentence
+    assert "With 3 subjects intervals are wide, and one draw can decide a fold." in sentence
 
 
 def test_the_sentence_shows_uneven_folds():
     """Folds of five and four are shown as 4/5."""
-    assert "test 4/5;" in describe_validation(k_fold(single(21), seed=0), single(21))
+    assert "test 4/5." in sentence_of(splits.k_fold(single(21), seed=0), single(21))
+
+
+def test_the_sentence_says_that_no_samples_validate():
+    """Then the last epoch is used."""
+    sentence = sentence_of(splits.k_fold(single(20), seed=0, validation=0), single(20))
+    assert sentence.startswith("20 subjects, 5 folds: train 16, test 4. No validation set; the last epoch is used.")
+
+
+def test_the_sentence_names_the_fixed_test_set():
+    """How many subjects are in it, and what is done there."""
+    sentence = sentence_of(stratified_k_fold(single(20), seed=0, folds=4), single(20))
+    assert sentence.startswith(
+        "20 subjects: 4 in a fixed test set, on which the networks of all folds are averaged; 4 folds: train 12, "
+        "validate 4."
+    )
+
+
+# --- stratified folds beside a fixed test set ---
+
+
+def visits(seed: int, n: int = 60, *, share: float = 0.3) -> tuple[SplitSample, ...]:
+    """Two visits each; the rarer class, a group of three and an age; the class may change between visits."""
+    rng = np.random.default_rng(seed)
+    return tuple(
+        SplitSample(
+            f"sub-{i:02d}_ses-{k}",
+            f"sub-{i:02d}",
+            targets={"relapse": float(rng.random() < share), "age": float(rng.uniform(20, 80))},
+            covariates={"site": "ABC"[i % 3], "scanner": None if i % 3 else "X"},
+        )
+        for i in range(n)
+        for k in range(2)
+    )
+
+
+def share_of(ids, samples, value, by) -> float:
+    """Share of a class among some samples."""
+    known = {one.id: one.targets.get(by, one.covariates.get(by)) for one in samples}
+    return float(np.mean([known[name] == value for name in ids]))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("by", "value"), [("relapse", 1.0), ("site", "B"), ("scanner", "X"), ("scanner", None)])
+def test_shares_of_a_class_are_about_equal_everywhere(seed, by, value):
+    """In every fold and in the test set, whether a target, a covariate, or where there is none."""
+    samples = visits(seed)
+    folds = stratified_k_fold(samples, seed=seed, by=by, folds=4, test=0.2)
+    expected = share_of([one.id for one in samples], samples, value, by)
+    for ids in (folds.test, *(split.validation for split in folds.folds)):
+        assert share_of(ids, samples, value, by) == pytest.approx(expected, abs=0.06)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_numbers_are_stratified_by_fifths(seed):
+    """Every fold has about a fifth of its samples in each fifth of the ages."""
+    samples = visits(seed)
+    edges = np.quantile([one.targets["age"] for one in samples], [0.2, 0.4, 0.6, 0.8])
+    age = {one.id: one.targets["age"] for one in samples}
+    folds = stratified_k_fold(samples, seed=seed, by="age", folds=3)
+    for ids in (folds.test, *(split.validation for split in folds.folds)):
+        counts = np.bincount(np.searchsorted(edges, [age[name] for name in ids]), minlength=5)
+        np.testing.assert_allclose(counts / len(ids), 0.2, atol=0.08)
+
+
+def test_each_sample_outside_the_test_set_validates_once():
+    """The folds divide what the test set leaves."""
+    samples = visits(0)
+    folds = stratified_k_fold(samples, seed=0, by="relapse", folds=5)
+    validating = [name for split in folds.folds for name in split.validation]
+    assert sorted((*validating, *folds.test)) == sorted(one.id for one in samples)
+
+
+@pytest.mark.parametrize(("test", "part"), [(0.5, 2), (0.34, 3), (0.25, 4), (0.2, 5), (0.1, 10), (0.11, 9)])
+def test_share_of_the_test_set(test, part):
+    """The nearest of one half, one third, one fourth, …, to a subject."""
+    folds = stratified_k_fold(single(180), seed=1, test=test)
+    assert abs(len(folds.test) - 180 / part) <= 1
+
+
+def test_named_subjects_are_the_test_set():
+    """All of their samples and nothing else, whatever the share; the draw of the folds leaves them out."""
+    samples = visits(0)
+    folds = stratified_k_fold(samples, seed=0, by="relapse", test=0.5, test_subjects=("sub-40", "sub-03"))
+    assert folds.test == ("sub-03_ses-0", "sub-03_ses-1", "sub-40_ses-0", "sub-40_ses-1")
+    check_test_set(folds, {one.id: one.subject for one in samples})
+    assert stratified_k_fold(samples, seed=9, test_subjects=("sub-40", "sub-03")).test == folds.test
+
+
+def test_without_a_test_set_each_fold_is_tested():
+    """Then none validate, and every sample is tested once."""
+    samples = visits(0)
+    folds = stratified_k_fold(samples, seed=0, by="relapse", folds=4, test=0)
+    assert folds.test == () and not any(split.validation for split in folds.folds)
+    assert sorted(name for split in folds.folds for name in split.test) == sorted(one.id for one in samples)
+    for split in folds.folds:
+        check_leaks(split, {one.id: one.subject for one in samples})
+        assert share_of(split.test, samples, 1.0, "relapse") == pytest.approx(0.3, abs=0.08)
+
+
+def test_a_class_of_its_own_for_every_sample_is_no_class():
+    """There is nothing to spread evenly; folds are of equal size."""
+    samples = [SplitSample(f"s{i}", f"s{i}", covariates={"name": f"name {i}"}) for i in range(12)]
+    folds = stratified_k_fold(samples, seed=0, by="name", folds=3, test=0.25)
+    assert [len(split.validation) for split in folds.folds] == [3, 3, 3] and len(folds.test) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"by": "relaps"}, UnknownName, r"no target or covariate to stratify by is named 'relaps'\. Near: relapse"),
+        ({"test_subjects": ("sub-3",)}, UnknownName, r"no subject of the cohort \(split\.test_subjects\) .* 'sub-3'"),
+        ({"folds": 49}, OutOfRange, "folds <= subjects outside the test set .* got folds=49 with 48 subjects; ask for"),
+        ({"test": 0.01}, OutOfRange, "1 / test <= subjects must hold .* got test=0.01 with 60 subjects; ask for a"),
+        (
+            {"test_subjects": tuple(f"sub-{i:02d}" for i in range(58))},
+            OutOfRange,
+            "got folds=3 with 2 subjects; ask for fewer folds, or a smaller test set",
+        ),
+    ],
+)
+def test_impossible_stratified_folds_are_refused(options, error, message):
+    """The message says the relation, what came, and what would do."""
+    with pytest.raises(error, match=message):
+        stratified_k_fold(visits(0), seed=0, **options)
+
+
+@pytest.mark.parametrize(("option", "value"), [("test", 0.6), ("test", -0.1), ("folds", 1)])
+def test_options_outside_their_bounds_are_refused(option, value):
+    """When they are set, before any data are read."""
+    with pytest.raises(OutOfRange, match=rf"{option} must be a .*number >= .*, got {value}"):
+        describe_component(SPLITS, partial(stratified_k_fold, **{option: value}))

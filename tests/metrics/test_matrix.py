@@ -1,4 +1,4 @@
-"""Every registered metric on perfect, empty and random evidence."""
+"""Every registered metric on perfect, empty and random inputs."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ FACTS = {name: METRICS.get(name).facts for name in NAMES}
 DIRECTED = [name for name in NAMES if FACTS[name]["direction"] != "none"]
 WITH_CHANCE = [name for name in NAMES if FACTS[name]["chance"] is not None]
 POOLED = [name for name in NAMES if FACTS[name]["level"] == "pool"]
-TRUE = ("true_count", "true_volume_mm3", "target_score", "clean_score")
-COLUMNS = (*TRUE, "predicted_count", "predicted_volume_mm3", "predicted_score")
+TRUE = ("true_count", "true_volume_mm3", "target_score", "clean_score", "target_class")
+COLUMNS = (*TRUE, "predicted_count", "predicted_volume_mm3", "predicted_score", "predicted_class")
+# What a metric of a third party may ask for, and none of ours does.
+FOR_OTHERS = {"image", "predict"}
 
 
 def _mask(rng: np.random.Generator) -> np.ndarray:
     return rng.random(SHAPE) < 0.04
 
 
-def _evidence(kind: str) -> MetricInputs:
+def _inputs(kind: str) -> MetricInputs:
     rng = np.random.default_rng(11)
     nothing = np.zeros(SHAPE, dtype=bool)
     target = _mask(rng)
@@ -41,6 +43,11 @@ def _evidence(kind: str) -> MetricInputs:
     predicted = {"perfect": truth, "random": rng.normal(size=5), "empty": np.zeros(5), "silent": np.zeros(5)}
     if kind == "empty":
         truth = np.zeros(5)
+    labels = (truth > 2).astype(float)
+    columns = {name: truth if name in TRUE else predicted.get(kind, truth + 1) for name in COLUMNS}
+    columns["target_label"] = labels
+    columns["predicted_probability"] = {"perfect": labels, "random": rng.random(5)}.get(kind, np.full(5, 0.5))
+    image = np.stack([target + 0.5, target - 0.5])
     return MetricInputs(
         prediction=prediction,
         probability=prediction.astype(np.float32),
@@ -54,8 +61,14 @@ def _evidence(kind: str) -> MetricInputs:
         target_score=0.5,
         predicted_score=0.25,
         clean_score=0.5,
+        target_label=1.0,
+        predicted_probability=1.0 if kind == "perfect" else 0.25,
+        target_class=2.0,
+        class_probabilities=np.array([0.0, 0.0, 1.0] if kind == "perfect" else [0.5, 0.3, 0.2]),
+        image=image,
+        predict=lambda images: images.sum(axis=(1, 2, 3, 4)),
         rng=rng,
-        columns={name: truth if name in TRUE else predicted.get(kind, truth + 1) for name in COLUMNS},
+        columns=columns,
     )
 
 
@@ -64,45 +77,45 @@ def _evidence(kind: str) -> MetricInputs:
 def test_value_is_a_float_in_the_declared_range_or_nan(name, kind):
     """No metric leaves its range or raises, whatever is empty."""
     entry = METRICS.get(name)
-    value = evaluate(entry.function, _evidence(kind))
+    value = evaluate(entry.function, _inputs(kind))
     low, high = entry.facts["range"]
     assert type(value) is float
     assert math.isnan(value) or low <= value <= high + 1e-12
 
 
 @pytest.mark.parametrize("name", DIRECTED)
-def test_perfect_evidence_scores_the_best_value(name):
+def test_perfect_inputs_scores_the_best_value(name):
     """Higher is better: the top of the range. Lower or zero: zero."""
     entry = METRICS.get(name)
     direction = entry.facts["direction"]
-    value = evaluate(entry.function, _evidence("perfect"))
+    value = evaluate(entry.function, _inputs("perfect"))
     assert value == pytest.approx(entry.facts["range"][1] if direction == "higher" else 0.0)
 
 
 @pytest.mark.parametrize("name", DIRECTED)
-def test_random_evidence_scores_worse_than_perfect(name):
+def test_random_inputs_scores_worse_than_perfect(name):
     """A metric with a direction can tell a random answer from a perfect one."""
     entry = METRICS.get(name)
     direction = entry.facts["direction"]
-    perfect, random = (evaluate(entry.function, _evidence(kind)) for kind in ("perfect", "random"))
+    perfect, random = (evaluate(entry.function, _inputs(kind)) for kind in ("perfect", "random"))
     assert random < perfect if direction == "higher" else abs(random) > abs(perfect)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_evidence_is_not_changed(name):
+def test_inputs_are_not_changed(name):
     """A metric leaves its inputs as they were."""
-    evidence = _evidence("random")
-    before = {asked: np.array(value) for asked in METRIC_INPUTS if isinstance(value := evidence.get(asked), np.ndarray)}
-    evaluate(METRICS.get(name).function, evidence)
+    inputs = _inputs("random")
+    before = {asked: np.array(value) for asked in METRIC_INPUTS if isinstance(value := inputs.get(asked), np.ndarray)}
+    evaluate(METRICS.get(name).function, inputs)
     for asked, array in before.items():
-        np.testing.assert_array_equal(evidence.get(asked), array)
+        np.testing.assert_array_equal(inputs.get(asked), array)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_same_evidence_gives_the_same_value(name):
+def test_same_inputs_give_the_same_value(name):
     """No hidden state: the second call repeats the first."""
-    evidence = _evidence("random")
-    np.testing.assert_equal(*(evaluate(METRICS.get(name).function, evidence) for _ in range(2)))
+    inputs = _inputs("random")
+    np.testing.assert_equal(*(evaluate(METRICS.get(name).function, inputs) for _ in range(2)))
 
 
 @pytest.mark.parametrize("name", WITH_CHANCE)
@@ -110,7 +123,7 @@ def test_chance_lies_in_the_range(name):
     """A declared chance level is a value that the metric could have."""
     entry = METRICS.get(name)
     low, high = entry.facts["range"]
-    assert low <= evaluate_chance(entry.function, _evidence("random")) < high
+    assert low <= evaluate_chance(entry.function, _inputs("random")) < high
 
 
 @pytest.mark.parametrize("name", POOLED)
@@ -130,7 +143,7 @@ def test_docstring_covers_every_parameter(name):
     assert [word for word in options(function) if word not in text] == []
 
 
-def test_all_evidence_is_asked_for_by_some_metric():
-    """A name that nobody asks for should be deleted, but for what third parties are promised."""
+def test_all_inputs_are_asked_for_by_some_metric():
+    """A name that no metric asks for should be deleted, but for what third parties are promised."""
     asked = {word for name in METRICS.names() for word in asks(METRICS.get(name).function)}
-    assert set(METRIC_INPUTS) == asked
+    assert set(METRIC_INPUTS) == asked | FOR_OTHERS

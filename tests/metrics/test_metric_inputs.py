@@ -1,4 +1,4 @@
-"""Lesions of a mask, and what a subject's evidence supplies or refuses."""
+"""Lesions of a mask, and what metric inputs supply or refuse."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def test_empty_mask_has_no_lesions():
 
 def test_lesions_are_found_once(blobs, spacing_mm):
     """Asking twice gives the same object."""
-    evidence = MetricInputs(target=blobs(0), spacing_mm=spacing_mm)
-    assert evidence.get("target_lesions") is evidence.get("target_lesions")
+    inputs = MetricInputs(target=blobs(0), spacing_mm=spacing_mm)
+    assert inputs.get("target_lesions") is inputs.get("target_lesions")
 
 
 def test_every_listed_name_is_supplied(blobs, spacing_mm):
-    """What METRIC_INPUTS promises, a full evidence has."""
+    """What METRIC_INPUTS promises is there when all is given."""
     mask = blobs(0)
-    evidence = MetricInputs(
+    inputs = MetricInputs(
         prediction=mask,
         probability=mask.astype(np.float32),
         target=mask,
@@ -81,16 +81,22 @@ def test_every_listed_name_is_supplied(blobs, spacing_mm):
         target_score=0.5,
         predicted_score=0.25,
         clean_score=0.75,
+        target_label=1,
+        predicted_probability=0.5,
+        target_class=2,
+        class_probabilities=np.array([0.2, 0.3, 0.5]),
+        image=np.zeros((3, *mask.shape)),
+        predict=lambda images: images.sum(axis=(1, 2, 3, 4)),
         rng=np.random.default_rng(0),
         columns={"true_count": np.ones(3)},
     )
-    assert [name for name in METRIC_INPUTS if evidence.get(name) is None] == []
+    assert [name for name in METRIC_INPUTS if inputs.get(name) is None] == []
 
 
 def test_every_metric_gets_the_same_stream():
     """The generator is a fresh copy each time, so that no metric moves another's numbers."""
-    evidence = MetricInputs(rng=np.random.default_rng(7))
-    assert evidence.get("rng").random() == evidence.get("rng").random()
+    inputs = MetricInputs(rng=np.random.default_rng(7))
+    assert inputs.get("rng").random() == inputs.get("rng").random()
 
 
 def test_numbers_zero_and_one_make_a_mask():
@@ -99,7 +105,7 @@ def test_numbers_zero_and_one_make_a_mask():
     assert MetricInputs(target=mask).target.dtype == bool
 
 
-def test_unknown_evidence_shows_the_near_name():
+def test_unknown_input_shows_the_near_name():
     """A misspelt name is an error that names the right one."""
     with pytest.raises(UnknownName, match=r"no metric input is named 'predictions'\. Near: prediction"):
         MetricInputs().get("predictions")
@@ -125,6 +131,18 @@ def test_unknown_evidence_shows_the_near_name():
         ({"target": np.zeros((4, 4))}, r"`target` must be \(X, Y, Z\) .* got shape \(4, 4\)"),
         ({"spacing_mm": (1, 0, 1)}, r"`spacing_mm` must be three positive numbers"),
         ({"spacing_mm": (1, 1)}, r"`spacing_mm` must be three positive numbers"),
+        ({"target": np.zeros((2, 2, 2)), "image": np.zeros((3, 2, 2, 1))}, r"without its channels \(2, 2, 1\)"),
+        ({"image": np.full((1, 2, 2, 2), np.nan)}, r"`image` must be finite everywhere, got 8 NaN"),
+        ({"target_label": 0.5}, "`target_label` must be 0 or 1, got 0.5"),
+        ({"predicted_probability": 1.5}, "`0 <= predicted_probability <= 1` must hold, got 1.5"),
+        ({"predicted_probability": np.nan}, "`predicted_probability` must be a finite number, got nan"),
+        ({"class_probabilities": [0.5, 1.5]}, r"`class_probabilities` must be .* got \[0.5, 1.5\]; apply the softmax"),
+        ({"class_probabilities": [0.5, np.nan]}, r"`class_probabilities` must be .* got \[0.5, nan\]"),
+        ({"class_probabilities": [[0.5, 0.5]]}, r"`class_probabilities` must be \(K,\) numbers"),
+        ({"class_probabilities": [1.0]}, "of two classes or more"),
+        ({"target_class": 2, "class_probabilities": [0.5, 0.5]}, "must be the index of one of the 2 classes, got 2"),
+        ({"target_class": -1}, "`target_class` must be the index of a class, got -1"),
+        ({"target_class": 0.5}, "`target_class` must be the index of a class, got 0.5"),
         ({"columns": {"a": np.zeros(2), "b": np.zeros(3)}}, r"a \(2,\), b \(3,\)"),
     ],
 )

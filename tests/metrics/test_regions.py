@@ -61,10 +61,10 @@ def test_shapes_must_agree(blobs, spacing_mm):
 
 def test_counts_of_regions_add_up(blobs, halves, spacing_mm):
     """MetricInputs within each region, scored by the same metric, adds up to the whole."""
-    evidence = MetricInputs(prediction=blobs(0), target=blobs(1), spacing_mm=spacing_mm)
+    inputs = MetricInputs(prediction=blobs(0), target=blobs(1), spacing_mm=spacing_mm)
     count = METRICS.get("true_count").function
-    parts = [evaluate(count, within(evidence, halves, value)) for value in (1, 2)]
-    assert sum(parts) == evaluate(count, evidence)
+    parts = [evaluate(count, within(inputs, halves, value)) for value in (1, 2)]
+    assert sum(parts) == evaluate(count, inputs)
     assert min(parts) > 0
 
 

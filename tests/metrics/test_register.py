@@ -12,9 +12,9 @@ from harness.core.registry import METRICS
 from harness.core.types import Source
 from harness.metrics import compute
 from harness.metrics.metric_inputs import MetricInputs
-from harness.metrics.register import asks, evaluate, evaluate_ceiling, evaluate_chance, metric, options
+from harness.metrics.register import asks, evaluate, evaluate_ceiling, evaluate_chance, kinds_of, metric, options
 
-FACTS = {"source": "nobody", "direction": "higher", "range": (0, 1)}
+FACTS = {"source": "a test", "direction": "higher", "range": (0, 1)}
 
 
 @pytest.fixture(autouse=True)
@@ -52,11 +52,12 @@ def test_facts_are_kept():
         "needs": (),
         "interval": True,
         "asks": ("target", "brain"),
+        "kinds": (),
     }
 
 
-def test_misspelt_evidence_is_refused_with_the_near_name():
-    """A parameter that is no evidence is refused at registration, and the metric does not exist."""
+def test_misspelt_input_is_refused_with_the_near_name():
+    """A parameter that names no input is refused at registration, and the metric does not exist."""
     with pytest.raises(
         RegistrationError, match=r"'overlap' has the input `predicton`, which does not exist\. Near: predict"
     ):
@@ -68,7 +69,7 @@ def test_misspelt_evidence_is_refused_with_the_near_name():
     assert "overlap" not in METRICS.names()
 
 
-def test_keyword_only_without_default_is_evidence():
+def test_keyword_only_without_default_is_an_input():
     """A required keyword is asked for like a positional one and refused if unknown."""
     with pytest.raises(
         RegistrationError, match=r"has the input `weight`.* An option must be keyword-only and have a default"
@@ -79,8 +80,8 @@ def test_keyword_only_without_default_is_evidence():
             return 1.0
 
 
-def test_positional_with_default_must_be_evidence_too():
-    """An option must be keyword-only, so a positional default is optional evidence."""
+def test_positional_with_default_must_be_an_input_too():
+    """An option must be keyword-only, so a positional default is an optional input."""
     with pytest.raises(RegistrationError, match="has the input `weight`"):
 
         @metric("overlap", **FACTS)
@@ -104,12 +105,79 @@ def test_star_arguments_are_refused():
         ("subject", lambda columns: 0.0, "columns"),
         ("subject", lambda explanation: 0.0, "explanation"),
         ("explanation", lambda columns: 0.0, "columns"),
+        ("probe", lambda columns: 0.0, "columns"),
+        ("subject", lambda predict: 0.0, "predict"),
+        ("explanation", lambda predict: 0.0, "predict"),
+        ("pool", lambda predict: 0.0, "predict"),
+        ("subject", lambda image: 0.0, "image"),
+        ("explanation", lambda image: 0.0, "image"),
+        ("pool", lambda image: 0.0, "image"),
     ],
 )
 def test_a_level_supplies_only_its_own(level, function, asked):
-    """Pooled metrics see columns and nothing else; nobody else sees columns."""
-    with pytest.raises(RegistrationError, match=f"level '{level}' has the input `{asked}`, which is not available at that level"):
+    """Only pooled metrics see columns, and nothing else; only probes may run the network on changed images."""
+    with pytest.raises(
+        RegistrationError, match=f"level '{level}' has the input `{asked}`, which is not available at that level"
+    ):
         metric("overlap", level=level, **FACTS)(function)
+
+
+def test_a_probe_runs_the_network_on_changed_images():
+    """It may ask for image and network beside all that a metric of explanations sees."""
+
+    @metric("fall", **FACTS, level="probe")
+    def fall(explanation, image, predict, spacing_mm, *, share=0.5):
+        before, after = predict(np.stack([image, image * share]))
+        return (before - after) * explanation.sum() * spacing_mm[0]
+
+    inputs = MetricInputs(
+        explanation=np.ones((1, 1, 1, 2)),
+        image=np.full((1, 1, 1, 2), 3.0),
+        predict=lambda images: images.sum(axis=(1, 2, 3, 4)),
+        spacing_mm=(2.0, 1.0, 1.0),
+    )
+    assert evaluate(partial(fall, share=0.25), inputs) == 4.5 * 2 * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("dice", ("mask",)),
+        ("true_count", ("mask",)),
+        ("icc_count", ("mask",)),
+        ("target_score", ("number",)),
+        ("r2", ("number",)),
+        ("r2_ceiling", ("number",)),
+        ("brier", ("binary",)),
+        ("auroc", ("binary",)),
+        ("accuracy", ("classes",)),
+        ("balanced_accuracy", ("classes",)),
+        ("relevance_ap", ("mask", "number", "binary", "classes")),
+        ("cdc", ("mask", "number", "binary", "classes")),
+    ],
+)
+def test_kinds_follow_from_what_is_asked(name, expected):
+    """A metric is for the kinds that supply all it asks for, a pooled one for those of all of its columns."""
+    function = METRICS.get(name).function
+    assert kinds_of(function) == kinds_of(partial(function)) == expected
+
+
+def test_kinds_can_be_declared():
+    """What is declared wins over what would follow."""
+    declared = metric("overlap", **FACTS, kinds=("binary", "classes"))(lambda rng: 0.0)
+    assert kinds_of(declared) == ("binary", "classes")
+
+
+def test_columns_of_different_kinds_have_none_in_common():
+    """No single target can supply them."""
+    mixed = metric("mixed", **FACTS, level="pool", needs=("target_score", "target_label"))(lambda columns: 0.0)
+    assert kinds_of(mixed) == ()
+
+
+def test_unknown_kinds_are_refused():
+    """The message lists those there are."""
+    with pytest.raises(RegistrationError, match="kinds must be among mask, number, binary, classes, got image"):
+        metric("overlap", **FACTS, kinds=("image",))(lambda target: 0.0)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +185,7 @@ def test_a_level_supplies_only_its_own(level, function, asked):
     [
         ({"direction": "up"}, "direction must be one of higher, lower, zero, none, got 'up'"),
         ({"range": (1, 0)}, r"`range\[0\] < range\[1\]` must hold"),
-        ({"level": "voxel"}, "level must be one of subject, explanation, pool, got 'voxel'"),
+        ({"level": "voxel"}, "level must be one of subject, explanation, probe, pool, got 'voxel'"),
         ({"needs": ("true_count",)}, "only a pooled metric has columns"),
     ],
 )
@@ -133,7 +201,7 @@ def test_same_name_twice_shows_both_places():
         metric("dice", **FACTS)(lambda target: 0.0)
 
 
-def test_options_are_told_from_evidence():
+def test_options_are_told_from_inputs():
     """asks() and options() divide the parameters between them, through a partial too."""
     part = partial(METRICS.get("auc").function, soft=True)
     assert asks(part) == ("prediction", "target", "probability", "brain")
@@ -149,7 +217,7 @@ def test_partial_gives_options():
     assert evaluate(partial(scaled, factor=3.0), MetricInputs(target=np.ones((1, 1, 2)))) == 6.0
 
 
-def test_optional_evidence_falls_back_to_its_default():
+def test_optional_input_falls_back_to_its_default():
     """A metric is called without what it can do without."""
 
     def asks_for_brain(target, brain=None):
@@ -160,8 +228,8 @@ def test_optional_evidence_falls_back_to_its_default():
     assert evaluate(asks_for_brain, MetricInputs(target=mask, brain=mask)) == 2.0
 
 
-def test_required_keyword_evidence_is_passed_by_name():
-    """MetricInputs may be keyword-only."""
+def test_required_keyword_input_is_passed_by_name():
+    """Inputs may be keyword-only."""
 
     def volume(*, target):
         return target.sum()
@@ -169,7 +237,7 @@ def test_required_keyword_evidence_is_passed_by_name():
     assert evaluate(volume, MetricInputs(target=np.ones((1, 1, 2)))) == 2.0
 
 
-def test_absent_evidence_says_what_to_give():
+def test_absent_input_says_what_to_give():
     """A metric that lacks something names it and the remedy."""
     with pytest.raises(RequestError, match=r"metric dice needs `target` .* pass target=…"):
         compute("dice", prediction=np.ones((2, 2, 2)))
@@ -181,7 +249,7 @@ def test_absent_lesions_say_which_array_they_come_from():
         compute("true_count", target=np.ones((2, 2, 2)))
 
 
-def test_compute_takes_evidence_and_options():
+def test_compute_takes_inputs_and_options():
     """compute() sorts its keywords itself."""
     mask = np.zeros((5, 5, 5), dtype=bool)
     mask[2, 2, 2] = True
@@ -217,13 +285,13 @@ def test_pooled_metrics_are_computed_from_columns():
 
 def test_chance_is_a_constant_or_another_metric(blobs, spacing_mm):
     """The chance level follows the part's options where the other metric takes them too."""
-    evidence = MetricInputs(prediction=blobs(0), target=blobs(1), spacing_mm=spacing_mm, rng=np.random.default_rng(0))
+    inputs = MetricInputs(prediction=blobs(0), target=blobs(1), spacing_mm=spacing_mm, rng=np.random.default_rng(0))
     near, far = (
-        evaluate_chance(partial(METRICS.get("sensitivity").function, tolerance_mm=mm), evidence) for mm in (1.5, 5.0)
+        evaluate_chance(partial(METRICS.get("sensitivity").function, tolerance_mm=mm), inputs) for mm in (1.5, 5.0)
     )
     assert 0 < near < far < 1
-    assert evaluate_chance(METRICS.get("auc").function, evidence) == 0.5
-    assert np.isnan(evaluate_chance(METRICS.get("dice").function, evidence))
+    assert evaluate_chance(METRICS.get("auc").function, inputs) == 0.5
+    assert np.isnan(evaluate_chance(METRICS.get("dice").function, inputs))
 
 
 def test_ceiling_is_a_constant_or_another_metric():
@@ -234,8 +302,8 @@ def test_ceiling_is_a_constant_or_another_metric():
         return weight * target.sum()
 
     part = metric("bounded", **FACTS, ceiling="highest")(lambda target, *, weight=1.0, other=2.0: 0.0)
-    evidence = MetricInputs(target=np.ones((1, 1, 2)))
-    assert evaluate_ceiling(partial(part, weight=3.0, other=1.0), evidence) == 6.0
+    inputs = MetricInputs(target=np.ones((1, 1, 2)))
+    assert evaluate_ceiling(partial(part, weight=3.0, other=1.0), inputs) == 6.0
     constant = metric("constant", **FACTS, ceiling=0.75)(lambda target, brain=None: 0.0)
-    assert evaluate_ceiling(constant, evidence) == 0.75
-    assert np.isnan(evaluate_ceiling(METRICS.get("dice").function, evidence))
+    assert evaluate_ceiling(constant, inputs) == 0.75
+    assert np.isnan(evaluate_ceiling(METRICS.get("dice").function, inputs))

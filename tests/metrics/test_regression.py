@@ -84,11 +84,11 @@ def test_ceiling_is_the_r2_of_the_best_affine_predictor() -> None:
 
 def test_ceiling_stands_beside_r2() -> None:
     """It is looked up through the metric's own facts; a mean predictor is its chance."""
-    evidence = MetricInputs(columns=columns())
+    inputs = MetricInputs(columns=columns())
     for name in ("r2", "r_squared"):
         function = METRICS.get(name).function
-        assert evaluate_ceiling(function, evidence) == compute("r2_ceiling", columns=columns())
-        assert evaluate_chance(function, evidence) == 0
+        assert evaluate_ceiling(function, inputs) == compute("r2_ceiling", columns=columns())
+        assert evaluate_chance(function, inputs) == 0
 
 
 def test_real_scores_have_no_ceiling() -> None:
@@ -162,7 +162,7 @@ def test_absent_column_is_named() -> None:
 
 @pytest.mark.parametrize("name", ["target_score", "predicted_score", "clean_score"])
 def test_scores_are_handed_on(name: str) -> None:
-    """The metric of the name returns the evidence of the name."""
+    """The metric of the name returns the input of the name."""
     assert compute(name, **{name: 0.25}) == 0.25
 
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import pytest
 
 import harness
 from harness.core.registry import KINDS
+from harness.core.targets import Target
 from harness.core.task import Configuration, describe
-from harness.core.types import Split
+from harness.core.types import Array, Cohort, Sample, Split
 from harness.pipeline.cell import cells_of
 from harness.sweep.catalogue import load_task
 
@@ -47,14 +49,39 @@ TASK = dataclasses.replace(epvs.TASK, name="added")
 """
 
 
+@dataclass(frozen=True)
+class Unread:
+    """An image of which identities know the fingerprint alone."""
+
+    fingerprint: str
+    shape: tuple[int, ...] = (4, 4, 4)
+
+    def load(self) -> Array:
+        """Nothing reads it."""
+        raise NotImplementedError
+
+    def voxels(self) -> tuple[Array, Array]:
+        """Nothing reads it."""
+        raise NotImplementedError
+
+
+def _cohort(target: Target) -> Cohort:
+    """Four subjects."""
+    names = ("sub-01", "sub-02", "sub-03", "sub-04")
+    images, masks = {"T2w": Unread("t2w")}, {"target": Unread("target"), "lesion": Unread("lesion")}
+    samples = (Sample(name, name, images, masks, {}, targets={target.name: 1.0}) for name in names)
+    return Cohort("four", tuple(samples), targets=(target,))
+
+
 def _identities() -> dict[str, str]:
-    """Stage and label → identity of the cells of the built-in tasks."""
+    """Stage, label and metric → identity of the cells of the built-in tasks, and of each metric's values."""
     split = Split(("sub-01", "sub-02"), ("sub-03",), ("sub-04",))
     found = {}
-    for name in ("epvs", "lsm"):
+    for name, target in (("epvs", Target("target", "mask")), ("lsm", Target("score_1", "number"))):
         task = json.loads(json.dumps(describe(load_task(name))))
-        for cell in cells_of(Configuration(task, {}, "quick", "fingerprint"), split, 0, 0):
+        for cell in cells_of(Configuration(task, {}, "quick", "fingerprint"), _cohort(target), split, 0, 0):
             found[f"{name} {cell.stage} {cell.label}"] = cell.identity
+            found |= {f"{name} {cell.stage} {cell.label} {metric}": identity for metric, identity in cell.metrics}
     return found
 
 

@@ -11,14 +11,21 @@ import numpy as np
 import pytest
 import torch
 
-from harness.adapters.adapter import AxialSlices
+from harness.adapters.axial_slices import AxialSlices
 from harness.core.errors import CellError
-from harness.core.types import Cohort
+from harness.core.seeding import seed_of
+from harness.core.task import Task
+from harness.core.types import Cohort, NetworkSpec
 from harness.models.unet import unet
-from harness.pipeline.train import Epoch, Trained, controlled, infer, train
-from harness.recipes.recipe import Recipe, segmentation
+from harness.pipeline import items as items_module
+from harness.pipeline.networks import Member, build_network
+from harness.pipeline.predict import predict
+from harness.pipeline.train import Epoch, Trained, controlled, train
+from harness.recipes.recipe import Batch, Outputs, Recipe
+from harness.recipes.segmentation import segmentation
+from harness.recipes.supervised import supervised
 
-VIEW = AxialSlices(("T2w",))
+ADAPTER = AxialSlices(("T2w",))
 
 
 def network() -> torch.nn.Module:
@@ -33,12 +40,18 @@ def recipe(**options: Any) -> Recipe:
 
 
 @pytest.fixture
-def trained(toy_cohort: Cohort) -> Callable[..., Trained]:
+def spec(toy_cohort: Cohort) -> NetworkSpec:
+    """Slices of one channel go in, a mask comes out."""
+    return ADAPTER.spec(toy_cohort)
+
+
+@pytest.fixture
+def trained(toy_cohort: Cohort, spec: NetworkSpec) -> Callable[..., Trained]:
     """Train on two subjects of different size, select on a third."""
 
     def run(one: Recipe | None = None, *, seed: int = 0, build: Any = network, report: Any = None) -> Trained:
         samples = toy_cohort.samples
-        return train(build, one or recipe(), VIEW, samples[:2], samples[2:3], seed=seed, report=report)
+        return train(build, one or recipe(), ADAPTER, spec, samples[:2], samples[2:3], seed=seed, report=report)
 
     return run
 
@@ -120,12 +133,20 @@ def test_loss_that_is_not_finite_ends_the_cell(trained: Callable[..., Trained]) 
     """The message names the epoch and what to try."""
     calls = []
 
-    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def loss(outputs: Outputs, batch: Batch, targets: Any) -> torch.Tensor:
         calls.append(1)
-        return outputs.mean() ** 2 * (math.nan if len(calls) > 3 else 1.0)
+        return outputs["target"].mean() ** 2 * (math.nan if len(calls) > 3 else 1.0)
 
     broken = dataclasses.replace(recipe(epochs=9, balance=False), loss=loss)  # three batches of four slices
     with pytest.raises(CellError, match=r"the loss became nan in epoch 2; try a smaller recipe\.lr"):
+        trained(broken)
+
+
+def test_validation_value_that_is_not_finite_ends_the_cell(trained: Callable[..., Trained]) -> None:
+    """An epoch cannot be chosen by a NaN, and the last one is not kept in silence."""
+    values = iter([0.5, math.nan])
+    broken = dataclasses.replace(recipe(epochs=3), select=lambda outputs, batch, targets: next(values))
+    with pytest.raises(CellError, match=r"the validation value became nan in epoch 2; .*recipe\.select=last"):
         trained(broken)
 
 
@@ -143,7 +164,9 @@ def test_best_epoch_is_kept(trained: Callable[..., Trained]) -> None:
         snapshots.append(next(built[0].parameters()).detach().clone())
 
     found = trained(
-        dataclasses.replace(recipe(epochs=4), select=lambda outputs, targets: next(values)), build=build, report=report
+        dataclasses.replace(recipe(epochs=4), select=lambda outputs, batch, targets: next(values)),
+        build=build,
+        report=report,
     )
     assert found.best_epoch == 2
     assert [epoch.validation for epoch in found.history] == [0.1, 0.9, 0.9, 0.3]
@@ -158,11 +181,12 @@ def test_last_epoch_is_kept_if_nothing_selects(trained: Callable[..., Trained]) 
     assert all(math.isnan(epoch.validation) for epoch in found.history)
 
 
-def test_selection_needs_validation_samples(toy_cohort: Cohort) -> None:
+def test_selection_needs_validation_samples(toy_cohort: Cohort, spec: NetworkSpec) -> None:
     """A recipe that selects an epoch refuses to fall back on the last in silence."""
-    with pytest.raises(CellError, match=r"validation samples > 0 must hold .*say recipe\.select=last"):
-        train(network, recipe(), VIEW, toy_cohort.samples[:2], [], seed=0)
-    assert train(network, recipe(select="last"), VIEW, toy_cohort.samples[:2], [], seed=0).best_epoch == 2
+    samples = toy_cohort.samples[:2]
+    with pytest.raises(CellError, match=r"validation samples > 0 must hold .*set recipe\.select=last"):
+        train(network, recipe(), ADAPTER, spec, samples, [], seed=0)
+    assert train(network, recipe(select="last"), ADAPTER, spec, samples, [], seed=0).best_epoch == 2
 
 
 def test_report_is_told_every_epoch(trained: Callable[..., Trained]) -> None:
@@ -178,16 +202,16 @@ def test_every_slice_trains(trained: Callable[..., Trained], batch_size: int, st
     """Twelve slices make full batches; only a single left-over slice is skipped, but not batches of one."""
     seen: list[int] = []
 
-    def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        seen.append(len(outputs))
-        return outputs.mean() ** 2
+    def loss(outputs: Outputs, batch: Batch, targets: Any) -> torch.Tensor:
+        seen.append(len(outputs["target"]))
+        return outputs["target"].mean() ** 2
 
     trained(dataclasses.replace(recipe(epochs=1, batch_size=batch_size, balance=False), loss=loss))
     assert len(seen) == steps
     assert sum(seen) == (11 if batch_size == 11 else 12)
 
 
-def test_network_learns_what_can_be_learnt(toy_cohort: Cohort) -> None:
+def test_network_learns_what_can_be_learnt(toy_cohort: Cohort, spec: NetworkSpec) -> None:
     """Lesions that are plain to see are found in a subject that was not trained on."""
     samples = toy_cohort.samples
     one = recipe(epochs=30, lr=0.02, augmentation="none", balance=False)
@@ -195,27 +219,24 @@ def test_network_learns_what_can_be_learnt(toy_cohort: Cohort) -> None:
     def build() -> torch.nn.Module:
         return unet(1, 2, width=4, depth=1)
 
-    found = train(build, one, VIEW, samples[:2], samples[2:3], seed=0)
+    found = train(build, one, ADAPTER, spec, samples[:2], samples[2:3], seed=0)
     model = build()
     model.load_state_dict(found.weights)
-    predicted = infer(model.eval(), VIEW, samples[3], batch_size=4)["probability"] > 0.5
+    member = Member(model.eval(), ADAPTER)
+    predicted = predict([member], spec, samples[3], batch_size=4)["target"]["probability"] > 0.5
     truth = samples[3].masks["target"].load()
     assert 2 * (predicted & truth).sum() / (predicted.sum() + truth.sum()) > 0.9
 
 
-def test_prediction_has_the_shape_of_its_sample(toy_cohort: Cohort) -> None:
-    """Inference pads nothing that stays."""
-    for sample in toy_cohort.samples:
-        found = infer(network().eval(), VIEW, sample, batch_size=4)["probability"]
-        assert found.shape == sample.masks["target"].shape and found.dtype == np.float32
-
-
-def test_inference_does_not_depend_on_the_batch(toy_cohort: Cohort) -> None:
-    """Batch normalisation is in evaluation mode, and the mode is put back."""
-    model = network().train()
-    one, two = (infer(model, VIEW, toy_cohort.samples[0], batch_size=size)["probability"] for size in (1, 6))
-    np.testing.assert_allclose(one, two, atol=1e-6)
-    assert model.training
+def test_how_slices_are_held_changes_no_weight(
+    trained: Callable[..., Trained], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slices in memory and slices in a memory-mapped file train the same network."""
+    expected = trained()
+    monkeypatch.setattr(items_module, "HELD_BYTES", 0)
+    found = trained()
+    assert found.history == expected.history
+    assert all(torch.equal(found.weights[name], expected.weights[name]) for name in expected.weights)
 
 
 def test_tied_weights_can_be_stored(trained: Callable[..., Trained], tmp_path: Any) -> None:
@@ -230,3 +251,92 @@ def test_tied_weights_can_be_stored(trained: Callable[..., Trained], tmp_path: A
     found = trained(recipe(), build=build)
     save_file(found.weights, tmp_path / "weights.safetensors")
     build().load_state_dict(load_file(tmp_path / "weights.safetensors"))
+
+
+class TestSeveralTargets:
+    """A picture and a height in; a number, a label and a class out."""
+
+    @pytest.fixture
+    def fit(self, study: Task, crowd_spec: NetworkSpec) -> Callable[..., Trained]:
+        """Train on some pictures with the recipe of the study, every item once an epoch."""
+
+        def run(cohort: Cohort, **options: Any) -> Trained:
+            one = supervised(**{"epochs": 2, "batch_size": 4, "select": "last", **options})
+            return train(
+                lambda: build_network(study, crowd_spec), one, study.adapter(), crowd_spec,
+                cohort.samples[:8], cohort.samples[8:], seed=0,
+            )  # fmt: skip
+
+        return run
+
+    @staticmethod
+    def weighted(cohort: Cohort, **weights: float) -> Cohort:
+        """The cohort with weights of its first sample."""
+        first = dataclasses.replace(cohort.samples[0], weights=weights)
+        return dataclasses.replace(cohort, samples=(first, *cohort.samples[1:]))
+
+    def test_reads_each_picture_when_it_is_needed(
+        self, fit: Callable[..., Trained], people: Callable[[int], Cohort], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Samples of one item each that do not fit into memory train the same network."""
+        expected = fit(people(6))
+        monkeypatch.setattr(items_module, "HELD_BYTES", 0)
+        found = fit(people(6))
+        assert found.history == expected.history
+        assert all(torch.equal(found.weights[name], expected.weights[name]) for name in expected.weights)
+
+    def test_weight_of_one_changes_nothing(self, fit: Callable[..., Trained], people: Callable[[int], Cohort]) -> None:
+        """A weight of one is no weight, bit for bit."""
+        plain, one = fit(people(6)), fit(self.weighted(people(6), smile=1.0))
+        assert plain.history == one.history
+
+    def test_sample_without_weight_in_any_target_is_not_learned(
+        self, fit: Callable[..., Trained], people: Callable[[int], Cohort]
+    ) -> None:
+        """What the truth of a sample of weight zero says changes no weight of the network."""
+        nothing = {"age": 0.0, "smile": 0.0, "hair": 0.0}
+        cohort = self.weighted(people(6), **nothing)
+        first = cohort.samples[0]
+        other = {"age": 500.0, "smile": 1 - first.targets["smile"], "hair": (first.targets["hair"] + 1) % 3}
+        wrong = dataclasses.replace(cohort, samples=(dataclasses.replace(first, targets=other), *cohort.samples[1:]))
+        one, two = fit(cohort), fit(wrong)
+        assert all(torch.equal(one.weights[name], two.weights[name]) for name in one.weights)
+        three = fit(dataclasses.replace(wrong, samples=(dataclasses.replace(wrong.samples[0], weights={}),
+                                                        *wrong.samples[1:])))  # fmt: skip
+        assert not all(torch.equal(one.weights[name], three.weights[name]) for name in one.weights)
+
+    def test_loss_is_the_weighted_mean_over_items(
+        self, fit: Callable[..., Trained], people: Callable[[int], Cohort], crowd_spec: NetworkSpec, study: Task
+    ) -> None:
+        """Replica of the first epoch's loss, with one batch of all items, of weights and of targets' loss weights."""
+        cohort = self.weighted(people(6), age=5.0, hair=0.5)
+        found = fit(cohort, epochs=1, batch_size=8)
+        with controlled(1, 0):
+            torch.manual_seed(seed_of(0, "model"))
+            network = build_network(study, crowd_spec)
+        adapter, total = study.adapter(), 0.0
+        for number, sample in enumerate(cohort.samples[:8]):
+            inputs = [torch.from_numpy(one) for one in adapter.inputs(sample)]
+            with torch.no_grad():
+                said = network(*inputs)[0].double().numpy()
+            p, hair = 1 / (1 + np.exp(-said[1])), np.exp(said[2:]) / np.exp(said[2:]).sum()
+            truth = sample.targets
+            losses = {
+                "age": (said[0] - truth["age"]) ** 2,
+                "smile": -np.log(p if truth["smile"] else 1 - p),
+                "hair": -np.log(hair[int(truth["hair"])]),
+            }
+            weights = {"age": 5.0, "smile": 1.0, "hair": 0.5} if number == 0 else dict.fromkeys(losses, 1.0)
+            total += sum(
+                target.loss_weight * weights[target.name] * losses[target.name] for target in crowd_spec.targets
+            )
+        assert found.history[0].loss == pytest.approx(total / 8, rel=1e-5)
+
+    def test_selection_is_by_the_loss_on_validation_samples(
+        self, fit: Callable[..., Trained], people: Callable[[int], Cohort]
+    ) -> None:
+        """The epoch with the highest value of minus the validation loss is kept."""
+        found = fit(people(6), select="validation_loss", epochs=4)
+        values = [epoch.validation for epoch in found.history]
+        assert all(value < 0 for value in values)
+        assert found.best_epoch == 1 + int(np.argmax(values))

@@ -14,13 +14,14 @@ import pytest
 from PIL import Image
 
 import harness
-from harness.cli.api import make_report, rebuild, shapley_of
+from harness.cli.api import rebuild
 from harness.pipeline.contribution import families, shapley_table
 from harness.pipeline.leaderboard import read_facts
 from harness.pipeline.rows import MetricFacts, subject_means
 from harness.report import plots
 from harness.report.elements import Figure
 from harness.report.figures import figures_of
+from harness.report.output import make_report, shapley_of
 from harness.report.tables import findings, report_tables
 from harness.report.wording import shapley_rows
 from harness.stats.intervals import mean_interval
@@ -75,8 +76,8 @@ class TestFigures:
             "Ranking",
             "Every subject",
             "Sensitivity and precision",
-            "What the tolerance decides",
-            "Small lesions and large ones",
+            "Effect of the tolerance",
+            "Sensitivity by lesion size",
             "Count: prediction against truth",
             "Count: Bland–Altman",
             "Volume: prediction against truth",
@@ -86,9 +87,9 @@ class TestFigures:
             "Example: the median subject, sub",
             "Example: the worst subject, sub",
             "Attribution methods",
-            "What a channel adds",
-            "What the network listens to, and what that is worth",
-            "What X looks at: sub",
+            "Gain from adding a channel",
+            "Attribution shares and the value of channels",
+            "Maps of sub, X",
         ]
 
     def test_are_pictures(self, drawn: list[Figure]) -> None:
@@ -107,7 +108,7 @@ class TestFigures:
         task = dataclasses.replace(task, metrics={label: task.metrics[label] for label in ("dice", "relevance_ap")})
         plan = dataclasses.replace(plan, request=dataclasses.replace(plan.request, task=task))
         titles = [figure.title for figure in figures_of(plan, tables)]
-        assert not [title for title in titles if re.match("Sensitivity|What the tol|Small|Count|Volume", title)]
+        assert not [title for title in titles if re.match("Sensitivity|Effect|Count|Volume", title)]
         assert {"Ranking", "By region", "Attribution methods"} <= set(titles)
 
     @pytest.mark.usefixtures("undrawn")
@@ -122,7 +123,7 @@ class TestFigures:
         plan = dataclasses.replace(plan, groups={key: bare(group) for key, group in plan.groups.items()})
         titles = [figure.title for figure in figures_of(plan, tables)]
         assert "Ranking" in titles
-        assert not [title for title in titles if "Example" in title or "looks at" in title]
+        assert not [title for title in titles if "Example" in title or "Maps of" in title]
 
     def test_without_any_result(self, run: tuple[Plan, Tables], tmp_path: Path) -> None:
         """A run of which nothing is done yet has a page without figures."""

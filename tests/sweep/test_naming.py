@@ -50,7 +50,7 @@ def test_overrides_are_in_the_name(words: tuple[str, ...], start: str) -> None:
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        (("task=lsm", "noise=0,0.2", "model=ridge"), ("task=lsm", "model=ridge", "outcome.noise=0.0,0.2")),
+        (("task=lsm", "noise=0,0.2", "model=ridge"), ("task=lsm", "model=ridge", "targets.scores.noise=0.0,0.2")),
         (("task=epvs", "seed=[0,1]"), ("task=epvs", "seed=0,1", "mlflow=off")),
         (("task=epvs", "data=a/../b"), ("task=epvs", "data=b")),
         (("task=epvs", "experiment=ablation"), ("task=epvs",)),

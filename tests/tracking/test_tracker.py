@@ -1,9 +1,13 @@
-"""MLflow alone: one parent per configuration, one child per cell, never a twin, and no subject where none may be."""
+"""MLflow: a run per configuration, a run per training beside them, never a twin, no subject where none may be."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +20,9 @@ from harness.core.errors import HarnessError
 from harness.core.settings import RunSettings
 from harness.core.task import Configuration
 from harness.storage.store import CellRecord
-from harness.tracking.tracker import Tracker, shown_uri, tracking_uri
+from harness.tracking.pages import SavedView
+from harness.tracking.runs import Dataset
+from harness.tracking.tracker import ParentRun, Tracker, shown_uri, tracking_uri
 
 CONFIGURATION = Configuration(
     {
@@ -31,19 +37,13 @@ CONFIGURATION = Configuration(
     "quick",
     "0123456789abcdef",
 )
+VIEW = SavedView("Configurations", ("dice",), ("sequences",), ("rank",), order_by="dice")
+TRAINING = f"{CONFIGURATION.id}/0/1"
 TRAIN = CellRecord(
     "train-1", "train", "done", CONFIGURATION.id, 0, 1, seconds=2.5, hardware={"machine": "x86", "gpu": ""}
 )
 SCORE = dataclasses.replace(TRAIN, identity="score-1", stage="score", label="saliency")
 FAILED = dataclasses.replace(TRAIN, state="failed", error="ValueError: too wide (networks.py:7)")
-
-
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated database, which takes seconds to make."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
-    return path
 
 
 @pytest.fixture
@@ -59,12 +59,19 @@ def client(settings: RunSettings) -> MlflowClient:
     return MlflowClient(tracking_uri=tracking_uri(settings))
 
 
+def parent_of(configuration: Configuration, name: str = "T2w unet") -> ParentRun:
+    """A configuration on four subjects."""
+    return ParentRun(
+        configuration, name, Dataset("phantom", configuration.fingerprint, "/data/phantom", {"subjects": 4})
+    )
+
+
 @contextmanager
 def tracking(settings: RunSettings, *, pool: bool = True, **options: Any) -> Iterator[Tracker]:
-    """A tracker with the parent open; pooled and drained at the end."""
+    """A tracker with one configuration open; pooled and drained at the end."""
     tracker = Tracker(settings, "toy", **options)
     try:
-        tracker.configuration(CONFIGURATION, {"cohort_name": "phantom"})
+        tracker.open([parent_of(CONFIGURATION)], VIEW)
         yield tracker
         if pool:
             tracker.pooled(CONFIGURATION.id, {}, done=True)
@@ -73,11 +80,16 @@ def tracking(settings: RunSettings, *, pool: bool = True, **options: Any) -> Ite
         tracker.close()
 
 
+def listed(client: MlflowClient, experiment: str) -> list[Any]:
+    """The runs of an experiment."""
+    found = client.get_experiment_by_name(experiment)
+    assert found is not None
+    return list(client.search_runs([found.experiment_id]))
+
+
 def runs_of(client: MlflowClient) -> dict[str, Any]:
-    """Identity → run; fails on twins."""
-    experiment = client.get_experiment_by_name("toy")
-    assert experiment is not None
-    found = client.search_runs([experiment.experiment_id])
+    """Identity → run of both experiments; fails on twins."""
+    found = [*listed(client, "toy"), *listed(client, "toy trainings")]
     identities = [run.data.tags["harness.identity"] for run in found]
     assert len(set(identities)) == len(identities)
     return dict(zip(identities, found, strict=True))
@@ -91,72 +103,64 @@ def artifacts_of(client: MlflowClient, run: str, folder: str = "") -> list[str]:
     return sorted(found)
 
 
-class TestRuns:
-    """Which runs there are, and what they say."""
+class TestConfigurations:
+    """The runs that are listed, ranked and compared."""
 
-    def test_a_cell_stands_below_its_configuration(self, settings: RunSettings, client: MlflowClient) -> None:
-        """By the tag that MLflow nests by; both say what they are."""
+    def test_they_are_alone_in_their_experiment(self, settings: RunSettings, client: MlflowClient) -> None:
+        """No number of trainings can push one off the page; the trainings name it as their parent."""
         with tracking(settings) as tracker:
-            tracker.cell(TRAIN, {}, {})
-            tracker.cell(SCORE, {"ap": 0.5}, {})
+            for fold in range(3):
+                tracker.cell(dataclasses.replace(TRAIN, identity=f"train-{fold}", fold=fold), {}, {})
             tracker.wait()
             parent = tracker.run_of(CONFIGURATION.id)
-        runs = runs_of(client)
-        assert set(runs) == {CONFIGURATION.id, "train-1", "score-1"}
-        assert [runs[name].data.tags["mlflow.parentRunId"] for name in ("train-1", "score-1")] == [parent, parent]
-        assert "mlflow.parentRunId" not in runs[CONFIGURATION.id].data.tags
-        assert runs[CONFIGURATION.id].data.params == {
+        assert [run.info.run_id for run in listed(client, "toy")] == [parent]
+        assert [run.data.tags["mlflow.parentRunId"] for run in listed(client, "toy trainings")] == [parent] * 3
+
+    def test_what_is_known_before_anything_is_computed(self, settings: RunSettings, client: MlflowClient) -> None:
+        """Name, options, source and data set."""
+        with tracking(settings):
+            pass
+        run = runs_of(client)[CONFIGURATION.id]
+        assert run.info.run_name == "T2w unet"
+        assert run.data.params == {
             "sequences": "T2w", "view.use": "axial_slices", "view.channels": "T2w", "model.use": "unet",
             "model.width": "4", "recipe.use": "supervised", "recipe.lr": "0.01", "split.use": "leave_one_subject_out",
         }  # fmt: skip
-        assert runs["score-1"].data.params == {"stage": "score", "fold": "0", "seed": "1", "attribution": "saliency"}
-        assert runs["score-1"].info.run_name == "score saliency fold 0 seed 1"
-        assert {run.info.status for run in runs.values()} == {"FINISHED"}
+        assert run.data.tags["mlflow.source.name"] == "harness run task=toy"
+        (used,) = run.inputs.dataset_inputs
+        assert (used.dataset.name, used.dataset.digest) == ("phantom", "0123456789abcdef")
+        assert json.loads(used.dataset.source) == {"uri": "/data/phantom"}
+        assert json.loads(used.dataset.profile) == {"subjects": 4}
 
-    def test_metrics_and_curves(self, settings: RunSettings, client: MlflowClient) -> None:
-        """Values at step 0, curves from epoch 1; what is not finite is left out."""
+    def test_the_note_leads_to_the_trainings(self, settings: RunSettings, client: MlflowClient) -> None:
+        """The link stands in the first paragraph, which MLflow shows unopened; tags stand beside it."""
         with tracking(settings) as tracker:
-            tracker.cell(TRAIN, {"dice": 0.5, "icc": float("nan")}, {"loss": [3.0, 2.0, 1.0]})
-        run = runs_of(client)["train-1"]
-        assert run.data.metrics == {"dice": 0.5, "seconds": 2.5, "loss": 1.0}
-        points = client.get_metric_history(run.info.run_id, "loss")
-        assert [(point.step, point.value) for point in points] == [(1, 3.0), (2, 2.0), (3, 1.0)]
-
-    def test_the_same_cell_again_is_no_twin(self, settings: RunSettings, client: MlflowClient) -> None:
-        """Neither in one tracker nor in the next, which finds the runs by their identity."""
-        with tracking(settings) as tracker:
-            tracker.cell(TRAIN, {"dice": 0.5}, {})
-            tracker.cell(TRAIN, {"dice": 0.5}, {})
+            tracker.describe(CONFIGURATION.id, "**Rank 1 of 8**\n\nReport: `x`", tags={"rank": "1 of 8"})
             tracker.wait()
-            first = tracker.run_of(CONFIGURATION.id)
-        with tracking(settings) as tracker:
-            tracker.cell(TRAIN, {"dice": 0.5}, {})
-            tracker.wait()
-            assert tracker.run_of(CONFIGURATION.id) == first
-        runs = runs_of(client)
-        assert set(runs) == {CONFIGURATION.id, "train-1"}
-        assert len(client.get_metric_history(runs["train-1"].info.run_id, "dice")) == 1
+            parent = tracker.run_of(CONFIGURATION.id)
+        run = runs_of(client)[CONFIGURATION.id]
+        first, second = run.data.tags["mlflow.note.content"].split("\n\n")
+        trainings = client.get_experiment_by_name("toy trainings")
+        assert trainings is not None
+        assert first.startswith(
+            f"**Rank 1 of 8** · [Trainings of this configuration](#/experiments/{trainings.experiment_id}/"
+        )
+        assert parent in first and second == "Report: `x`"
+        assert run.data.tags["rank"] == "1 of 8"
 
-    @pytest.mark.parametrize("again", ["the same tracker", "another tracker"])
-    def test_a_failed_cell_that_is_done_later(self, settings: RunSettings, client: MlflowClient, again: str) -> None:
-        """The same run says FAILED with its error, then FINISHED without."""
-        with tracking(settings, pool=False) as tracker:
-            tracker.cell(FAILED, {}, {})
-            tracker.pooled(CONFIGURATION.id, {}, done=False)
-            tracker.drain()
-            failed = runs_of(client)
-            assert {run.info.status for run in failed.values()} == {"FAILED"}
-            assert failed["train-1"].data.tags["harness.error"] == "ValueError: too wide (networks.py:7)"
-            if again == "the same tracker":
-                tracker.cell(TRAIN, {"dice": 0.5}, {})
-                tracker.pooled(CONFIGURATION.id, {}, done=True)
-        if again == "another tracker":
-            with tracking(settings) as tracker:
-                tracker.cell(TRAIN, {"dice": 0.5}, {})
-        done = runs_of(client)
-        assert {run.info.status for run in done.values()} == {"FINISHED"}
-        assert done["train-1"].info.run_id == failed["train-1"].info.run_id
-        assert "harness.error" not in done["train-1"].data.tags and done["train-1"].data.metrics["dice"] == 0.5
+    def test_a_note_that_is_there_is_not_written_again(
+        self, settings: RunSettings, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Neither by the tracker that wrote it nor by the next one."""
+        with tracking(settings) as tracker:
+            tracker.describe(CONFIGURATION.id, "same", tags={"rank": "1 of 2"})
+        with tracking(settings) as tracker:
+            tracker.wait()
+            with monkeypatch.context() as patch:
+                patch.setattr(MlflowClient, "log_batch", lambda *given, **more: pytest.fail("written twice"))
+                tracker.describe(CONFIGURATION.id, "same", tags={"rank": "1 of 2"})
+                tracker.wait()
+            assert tracker.trouble == ""
 
     def test_a_changed_parameter_does_not_raise(self, settings: RunSettings, client: MlflowClient) -> None:
         """MLflow refuses to change a parameter: the run keeps the first one and goes on."""
@@ -165,7 +169,7 @@ class TestRuns:
         with tracking(settings):
             pass
         with tracking(settings) as tracker:
-            tracker.configuration(renamed, {})
+            tracker.open([parent_of(renamed)], VIEW)
             tracker.cell(TRAIN, {}, {})
         assert runs_of(client)[CONFIGURATION.id].data.params["sequences"] == "T2w"
 
@@ -179,57 +183,229 @@ class TestRuns:
         assert runs_of(client)[CONFIGURATION.id].info.status == "FINISHED"
 
     def test_more_than_mlflow_takes_at_once(self, settings: RunSettings, client: MlflowClient) -> None:
-        """Nothing is cut off: 1,300 metrics and 130 parameters arrive."""
+        """Nothing is cut off: 1,300 metrics, 130 parameters and 130 tags arrive."""
         wide = dataclasses.replace(CONFIGURATION, axes={f"axis{number}": number for number in range(130)})
         tracker = Tracker(settings, "toy")
-        tracker.configuration(wide, {})
+        tracker.open([parent_of(wide)], VIEW)
         tracker.pooled(wide.id, {f"metric{number}": number for number in range(1300)}, done=True)
+        tracker.describe(wide.id, "", tags={f"tag{number}": str(number) for number in range(130)})
         tracker.drain()
         tracker.close()
         run = runs_of(client)[wide.id]
         assert len(run.data.metrics) == 1300
         assert sum(name.startswith("axis") for name in run.data.params) == 130
+        assert sum(name.startswith("tag") for name in run.data.tags) == 130
 
-    def test_metrics_go_in_batches(
+
+class TestTrainings:
+    """The runs below a configuration."""
+
+    def test_cells_of_one_training_share_a_run(self, settings: RunSettings, client: MlflowClient) -> None:
+        """Results of an explanation carry its label, times the name of the cell."""
+        with tracking(settings) as tracker:
+            tracker.cell(TRAIN, {}, {"loss": [2.0, 1.0]})
+            tracker.cell(dataclasses.replace(TRAIN, identity="score-0", stage="score"), {"dice": 0.75}, {})
+            tracker.cell(SCORE, {"ap": 0.5}, {})
+        (run,) = listed(client, "toy trainings")
+        assert run.data.metrics == {
+            "by epoch/loss": 1.0, "dice": 0.75, "saliency/ap": 0.5, "seconds/train": 2.5, "seconds/score": 2.5,
+            "seconds/score saliency": 2.5,
+        }  # fmt: skip
+        assert run.data.params == {"sequences": "T2w", "fold": "0", "seed": "1"}
+        assert run.data.tags["harness.machine"] == "x86" and "harness.gpu" not in run.data.tags
+        assert (run.info.run_name, run.info.status) == ("T2w unet fold 0 seed 1", "FINISHED")
+
+    def test_an_ensemble_of_folds_is_a_training_of_its_own(self, settings: RunSettings, client: MlflowClient) -> None:
+        """Its fold is −1, which no reader need see."""
+        with tracking(settings) as tracker:
+            tracker.cell(dataclasses.replace(SCORE, fold=-1), {"ap": 0.5}, {})
+        (run,) = listed(client, "toy trainings")
+        assert run.info.run_name == "T2w unet ensemble seed 1"
+
+    def test_metrics_and_curves(self, settings: RunSettings, client: MlflowClient) -> None:
+        """Values at step 0, curves from epoch 1; what is not finite is left out."""
+        with tracking(settings) as tracker:
+            tracker.cell(TRAIN, {"dice": 0.5, "icc": float("nan")}, {"loss": [3.0, 2.0, 1.0]})
+        run = runs_of(client)[TRAINING]
+        assert run.data.metrics == {"dice": 0.5, "seconds/train": 2.5, "by epoch/loss": 1.0}
+        points = client.get_metric_history(run.info.run_id, "by epoch/loss")
+        assert [(point.step, point.value) for point in points] == [(1, 3.0), (2, 2.0), (3, 1.0)]
+
+    def test_it_lasts_as_long_as_the_training(self, settings: RunSettings, client: MlflowClient) -> None:
+        """The run is created when the training has ended, and begins when it began."""
+        with tracking(settings) as tracker:
+            tracker.cell(dataclasses.replace(TRAIN, seconds=3600.0), {}, {})
+        info = runs_of(client)[TRAINING].info
+        assert 3600 <= (info.end_time - info.start_time) / 1000 < 3660
+
+    def test_the_same_cell_again_is_no_twin(self, settings: RunSettings, client: MlflowClient) -> None:
+        """Neither in one tracker nor in the next, which finds the runs by their identity; no value is doubled."""
+        with tracking(settings) as tracker:
+            tracker.cell(TRAIN, {"dice": 0.5}, {})
+            tracker.wait()
+            tracker.cell(TRAIN, {"dice": 0.5}, {})
+            tracker.wait()
+            first = tracker.run_of(CONFIGURATION.id)
+        with tracking(settings) as tracker:
+            tracker.cell(TRAIN, {"dice": 0.5}, {})
+            tracker.wait()
+            assert tracker.run_of(CONFIGURATION.id) == first
+        runs = runs_of(client)
+        assert set(runs) == {CONFIGURATION.id, TRAINING}
+        assert len(client.get_metric_history(runs[TRAINING].info.run_id, "dice")) == 1
+
+    def test_a_later_command_adds_to_a_training(self, settings: RunSettings, client: MlflowClient) -> None:
+        """A new attribution goes to the run that holds the curve."""
+        with tracking(settings) as tracker:
+            tracker.cell(TRAIN, {}, {"loss": [1.0]})
+        with tracking(settings) as tracker:
+            tracker.cell(TRAIN, {}, {"loss": [1.0]})
+            tracker.cell(SCORE, {"ap": 0.5}, {})
+        (run,) = listed(client, "toy trainings")
+        assert {"by epoch/loss", "saliency/ap"} <= set(run.data.metrics)
+
+    @pytest.mark.parametrize("again", ["the same tracker", "another tracker"])
+    def test_a_failed_cell_that_is_done_later(self, settings: RunSettings, client: MlflowClient, again: str) -> None:
+        """The same run says FAILED with its error, then FINISHED without."""
+        with tracking(settings, pool=False) as tracker:
+            tracker.cell(FAILED, {}, {})
+            tracker.pooled(CONFIGURATION.id, {}, done=False)
+            tracker.drain()
+            failed = runs_of(client)
+            assert {run.info.status for run in failed.values()} == {"FAILED"}
+            assert failed[TRAINING].data.tags["harness.error.train"] == "ValueError: too wide (networks.py:7)"
+            if again == "the same tracker":
+                tracker.cell(TRAIN, {"dice": 0.5}, {})
+                tracker.pooled(CONFIGURATION.id, {}, done=True)
+        if again == "another tracker":
+            with tracking(settings) as tracker:
+                tracker.cell(TRAIN, {"dice": 0.5}, {})
+        done = runs_of(client)
+        assert {run.info.status for run in done.values()} == {"FINISHED"}
+        assert done[TRAINING].info.run_id == failed[TRAINING].info.run_id
+        assert "harness.error.train" not in done[TRAINING].data.tags and done[TRAINING].data.metrics["dice"] == 0.5
+
+    def test_one_failed_explanation_is_seen_beside_what_is_done(
+        self, settings: RunSettings, client: MlflowClient
+    ) -> None:
+        """The training FAILED, the tag names the cell, and the results of the others stay."""
+        explain = dataclasses.replace(FAILED, identity="explain-1", stage="explain", label="lime", error="E: no")
+        with tracking(settings, pool=False) as tracker:
+            tracker.cell(TRAIN, {}, {"loss": [1.0]})
+            tracker.cell(explain, {}, {})
+            tracker.cell(SCORE, {"ap": 0.5}, {})
+            tracker.pooled(CONFIGURATION.id, {}, done=False)
+        (run,) = listed(client, "toy trainings")
+        assert run.info.status == "FAILED" and run.data.metrics["saliency/ap"] == 0.5
+        assert {key: value for key, value in run.data.tags.items() if "error" in key} == {
+            "harness.error.explain lime": "E: no"
+        }
+
+    def test_a_network_that_was_trained_again_has_one_curve(self, settings: RunSettings, client: MlflowClient) -> None:
+        """Other code gives the training another identity: its run replaces the one of the older code."""
+        with tracking(settings) as tracker:
+            tracker.cell(TRAIN, {}, {"loss": [3.0, 2.0]})
+            tracker.cell(SCORE, {"ap": 0.5}, {})
+        with tracking(settings) as tracker:
+            tracker.cell(dataclasses.replace(TRAIN, identity="train-2"), {}, {"loss": [9.0, 8.0]})
+        (run,) = listed(client, "toy trainings")
+        points = client.get_metric_history(run.info.run_id, "by epoch/loss")
+        assert [point.value for point in points] == [9.0, 8.0] and "saliency/ap" not in run.data.metrics
+
+    def test_cells_that_come_together_are_one_request(
         self, settings: RunSettings, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Two hundred values of a cell are one request."""
+        """Ten cells of two trainings that wait for MLflow are two requests with all their values."""
         sent: list[int] = []
-        original = MlflowClient.log_batch
+        original, connect, waiting = MlflowClient.log_batch, MlflowClient.get_experiment_by_name, threading.Event()
 
         def counted(self: MlflowClient, run: str, metrics: Any = (), **more: Any) -> Any:
-            if metrics:
-                sent.append(len(metrics))
+            sent.extend([len(metrics)] if metrics else [])
             return original(self, run, metrics=metrics, **more)
 
+        def late(self: MlflowClient, name: str) -> Any:
+            waiting.wait()
+            return connect(self, name)
+
         monkeypatch.setattr(MlflowClient, "log_batch", counted)
-        monkeypatch.setattr(MlflowClient, "log_metric", lambda *given, **more: pytest.fail("one metric at a time"))
+        monkeypatch.setattr(MlflowClient, "get_experiment_by_name", late)
         with tracking(settings) as tracker:
-            tracker.cell(TRAIN, {f"metric{number}": number for number in range(99)}, {"loss": [1.0] * 100})
-        assert sent == [200]
+            for number in range(10):
+                record = dataclasses.replace(TRAIN, identity=f"{number}-cell", fold=number % 2, label=f"a{number}")
+                tracker.cell(record, {f"metric{number}": number for number in range(19)}, {"loss": [1.0] * 20})
+            waiting.set()
+        assert sent == [200, 200]
 
     def test_names_that_mlflow_refuses(self, settings: RunSettings, client: MlflowClient) -> None:
         """Brackets and at-signs of labels are written as underscores."""
         with tracking(settings) as tracker:
             tracker.cell(TRAIN, {"sensitivity@3mm[large]": 0.5}, {})
-        assert runs_of(client)["train-1"].data.metrics["sensitivity_3mm_large_"] == 0.5
+        assert runs_of(client)[TRAINING].data.metrics["sensitivity_3mm_large_"] == 0.5
+
+    def test_a_cell_of_an_unknown_configuration_is_refused(self, settings: RunSettings) -> None:
+        """It would have no parent."""
+        with (
+            pytest.raises(HarnessError, match=r"no run was opened for configuration another"),
+            tracking(settings) as tracker,
+        ):
+            tracker.cell(dataclasses.replace(TRAIN, configuration="another"), {}, {})
+
+
+class TestTwoDrivers:
+    """Two drivers on one folder."""
+
+    def test_a_run_that_the_other_created_meanwhile_is_continued(
+        self, settings: RunSettings, client: MlflowClient
+    ) -> None:
+        """It is looked for before it is created, however long ago the runs were read."""
+        with tracking(settings, pool=False) as one, tracking(settings) as other:
+            for tracker in (one, other):
+                tracker.wait()
+            for tracker in (one, other):
+                tracker.cell(TRAIN, {"dice": 0.5}, {})
+                tracker.wait()
+            assert one.run_of(CONFIGURATION.id) == other.run_of(CONFIGURATION.id)
+        assert set(runs_of(client)) == {CONFIGURATION.id, TRAINING}
+
+    def test_both_start_at_once_without_a_database(self, tmp_path: Path) -> None:
+        """The migration of a new database is not raced, and no run has a twin."""
+        script = (
+            "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
+            "from test_tracker import TRAIN, tracking, RunSettings\n"
+            "with tracking(RunSettings(out=sys.argv[1])) as tracker: tracker.cell(TRAIN, {'dice': 0.5}, {})\n"
+        )
+        command = [sys.executable, "-c", script, str(tmp_path), str(Path(__file__).parent)]
+        drivers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+        assert [(driver.communicate()[1], driver.returncode) for driver in drivers] == [("", 0), ("", 0)]
+        client = MlflowClient(tracking_uri=tracking_uri(RunSettings(out=str(tmp_path))))
+        assert set(runs_of(client)) == {CONFIGURATION.id, TRAINING}
 
 
 class TestPooled:
-    """What a parent run gets at the end."""
+    """What the run of a configuration gets at the end."""
 
     def test_files_become_artifacts(self, settings: RunSettings, client: MlflowClient, tmp_path: Path) -> None:
         """Under their relative paths, in the run's folder and not in the one we stand in."""
         folder = tmp_path / "pooled"
-        for name in ("figures/training.png", "maps/saliency_mean.nii.gz"):
-            (folder / name).parent.mkdir(parents=True)
+        for name in ("training.png", "maps/saliency_mean.nii.gz"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(name.encode())
         with tracking(settings, pool=False) as tracker:
             tracker.pooled(CONFIGURATION.id, {"dice": 0.5, "saliency/ap": 0.25}, folder, done=True)
         run = runs_of(client)[CONFIGURATION.id]
         assert run.data.metrics == {"dice": 0.5, "saliency/ap": 0.25}
-        assert artifacts_of(client, run.info.run_id) == ["figures/training.png", "maps/saliency_mean.nii.gz"]
+        assert artifacts_of(client, run.info.run_id) == ["maps/saliency_mean.nii.gz", "training.png"]
         assert run.info.artifact_uri.startswith((tmp_path / "mlflow-artifacts").as_uri())
+
+    def test_what_could_not_be_drawn_is_a_tag_until_it_is(self, settings: RunSettings, client: MlflowClient) -> None:
+        """The run is FINISHED all the same."""
+        with tracking(settings, pool=False) as tracker:
+            tracker.pooled(CONFIGURATION.id, {}, done=True, digest="one", not_drawn="figures: no font")
+        run = runs_of(client)[CONFIGURATION.id]
+        assert (run.info.status, run.data.tags["harness.not_drawn"]) == ("FINISHED", "figures: no font")
+        with tracking(settings, pool=False) as tracker:
+            tracker.pooled(CONFIGURATION.id, {}, done=True, digest="two")
+        assert "harness.not_drawn" not in runs_of(client)[CONFIGURATION.id].data.tags
 
     def test_the_same_is_not_written_twice(self, settings: RunSettings, client: MlflowClient, tmp_path: Path) -> None:
         """A digest tells, also to another tracker; another digest is written."""
@@ -267,10 +443,13 @@ class TestAnonymous:
     def written(self, settings: RunSettings, tmp_path: Path) -> str:
         """Everything in the database, as text."""
         named = dataclasses.replace(CONFIGURATION, axes={"sequences": "T2w", "left_out": "sub-0042", "width": 1007})
-        tracker = Tracker(settings, "toy", subjects=["sub-0042", "sub-0042_ses-2", "patient seven", "1007", "07"])
-        tracker.configuration(named, {"cohort_name": "all but patient seven"})
+        subjects = ["sub-0042", "sub-0042_ses-2", "patient seven", "1007", "07"]
+        tracker = Tracker(settings, "toy", command="harness run exclude=sub-0042", subjects=subjects)
+        cohort = Dataset("all but patient seven", "ab", "/data/sub-0042", {"subjects": 4, "first": "sub-0042"})
+        tracker.open([ParentRun(named, "all but sub-0042", cohort)], VIEW)
         tracker.cell(dataclasses.replace(FAILED, configuration=named.id, error=self.ERROR), {"dice": 0.5}, {})
-        tracker.pooled(named.id, {"dice": 0.5}, done=False)
+        tracker.describe(named.id, "no dice for sub-0042", tags={"rank": "no dice for sub-0042"})
+        tracker.pooled(named.id, {"dice": 0.5}, done=False, not_drawn="subjects: KeyError: 'patient seven'")
         tracker.drain()
         tracker.close()
         return (tmp_path / "mlflow.db").read_bytes().decode(errors="replace")
@@ -298,7 +477,7 @@ class TestAnonymous:
         hidden = dataclasses.replace(settings, anonymous=True)
         with tracking(hidden, subjects=["pat1", "pat12"]) as tracker:
             tracker.cell(dataclasses.replace(FAILED, error="E: pat12, pat1, pat123 and path"), {}, {})
-        error = runs_of(client)["train-1"].data.tags["harness.error"]
+        error = runs_of(client)[TRAINING].data.tags["harness.error.train"]
         assert error == "E: [subject], [subject], pat123 and path"
 
 
@@ -314,7 +493,7 @@ class TestTrouble:
     def test_a_server_that_does_not_answer_is_told_at_the_end(self, unreachable: RunSettings) -> None:
         """Cells are taken as before; the error says where, and what to do, without the password."""
         tracker = Tracker(unreachable, "toy")
-        tracker.configuration(CONFIGURATION, {})
+        tracker.open([parent_of(CONFIGURATION)], VIEW)
         tracker.cell(TRAIN, {"dice": 0.5}, {})
         tracker.pooled(CONFIGURATION.id, {"dice": 0.5}, done=True)
         with pytest.raises(
@@ -329,7 +508,7 @@ class TestTrouble:
         """Whoever asks need not wait for the end of the run."""
         tracker = Tracker(unreachable, "toy")
         assert tracker.trouble == ""
-        tracker.configuration(CONFIGURATION, {})
+        tracker.open([parent_of(CONFIGURATION)], VIEW)
         tracker.wait()
         assert tracker.trouble.startswith("MLflow at http://user:***@127.0.0.1:1 could not be written: ")
         tracker.close()
@@ -343,10 +522,10 @@ class TestTrouble:
             tracker.wait()
             with monkeypatch.context() as patch:
                 patch.setattr(MlflowClient, "create_run", self._full)
-                tracker.cell(SCORE, {}, {})
+                tracker.cell(dataclasses.replace(TRAIN, identity="train-2", fold=1), {}, {})
                 tracker.wait()
-            tracker.cell(dataclasses.replace(SCORE, identity="score-2"), {}, {})
-        assert set(runs_of(client)) == {CONFIGURATION.id, "train-1"}
+            tracker.cell(dataclasses.replace(TRAIN, identity="train-3", fold=2), {}, {})
+        assert set(runs_of(client)) == {CONFIGURATION.id, TRAINING}
 
     @staticmethod
     def _full(*given: Any, **more: Any) -> Any:
@@ -396,8 +575,8 @@ class TestPlace:
         assert list(elsewhere.iterdir()) == []
 
 
-def test_what_a_search_chose_is_a_tag_of_the_parent(settings: RunSettings, client: MlflowClient) -> None:
+def test_what_a_search_chose_is_a_tag_of_the_configuration(settings: RunSettings, client: MlflowClient) -> None:
     """It can be read and searched beside the metrics, without a subject's name."""
     with tracking(settings, pool=False, subjects={"sub-07"}) as tracker:
-        tracker.pooled(CONFIGURATION.id, {}, done=True, tags={"chosen.fold 0 seed 0": "recipe.lr=0.01"})
+        tracker.describe(CONFIGURATION.id, "", tags={"chosen.fold 0 seed 0": "recipe.lr=0.01"})
     assert runs_of(client)[CONFIGURATION.id].data.tags["chosen.fold 0 seed 0"] == "recipe.lr=0.01"

@@ -61,7 +61,8 @@ def binary_column(
     Parameters
     ----------
     cohort, cache, column, loss_weight : see :func:`number_column`
-    positive : text of the positive group; every other text is the negative group
+    positive : text of the positive group (``1`` for the number 1); every other text is
+        the negative group
     at_least : a number is positive from here on; exactly one of ``positive`` and
         ``at_least`` must be given
 
@@ -80,7 +81,7 @@ def binary_column(
     def read(value: float | str) -> float | None:
         if at_least is not None:
             return float(value >= at_least) if isinstance(value, int | float) else None
-        return float(str(value) == positive)
+        return float(positive in _texts(value))
 
     return _with(cohort, Target(column, "binary", loss_weight=loss_weight), column, read)
 
@@ -100,48 +101,70 @@ def class_column(
     ----------
     cohort, cache, column, loss_weight : see :func:`number_column`
     classes : texts of the groups in the order of the logits; empty takes those of the
-        data, sorted. Another text is a fault
+        data, sorted, numbers by size. Another text is a fault
 
     Raises
     ------
     OutOfRange, UnknownName, CohortError
         As for :func:`number_column`.
     """
-    known = sorted({str(value) for sample in cohort.samples if (value := sample.covariates.get(column)) is not None})
-    names = tuple(classes) or tuple(known)
+    _check_column(cohort, column, f"target {column}")
+    found = {value for sample in cohort.samples if (value := sample.covariates.get(column)) is not None}
+    of_data = sorted(found, key=lambda value: (isinstance(value, str), value))
+    names = tuple(classes) or tuple(_texts(value)[0] for value in of_data)
     if len(names) < 2:
-        raise OutOfRange(f"{column} must name two classes or more, got {', '.join(names) or 'none'}")
-    target = Target(column, "classes", names, loss_weight)
-    return _with(cohort, target, column, lambda value: float(names.index(str(value))) if str(value) in names else None)
+        raise OutOfRange(f"{column} must have two classes or more, got {', '.join(names) or 'none'}")
+
+    def read(value: float | str) -> float | None:
+        known = [name for name in _texts(value) if name in names]
+        return float(names.index(known[0])) if known else None
+
+    return _with(cohort, Target(column, "classes", names, loss_weight), column, read)
+
+
+def _texts(value: float | str) -> tuple[str, ...]:
+    """How a value may be written: a whole number as 1 and as 1.0."""
+    if isinstance(value, int | float) and float(value).is_integer():
+        return str(int(value)), str(float(value))
+    return (str(value),)
+
+
+def _check_column(cohort: Cohort, column: str, use: str) -> None:
+    known = sorted({name for sample in cohort.samples for name in sample.covariates})
+    if column not in known:
+        raise UnknownName(f"column of {cohort.name}'s {_TABLE} ({use})", column, known)
 
 
 def _with(cohort: Cohort, target: Target, column: str, read: Callable[[float | str], float | None]) -> Cohort:
     """The cohort with a target; samples without a value are ineligible."""
-    known = sorted({name for sample in cohort.samples for name in sample.covariates})
-    if column not in known:
-        raise UnknownName(f"column of {cohort.name}'s {_TABLE} (target {target.name})", column, known)
+    _check_column(cohort, column, f"target {target.name}")
     found: dict[str, float] = {}
-    faults: list[Fault] = []
+    wrong: dict[str, float | str] = {}
     for sample in cohort.samples:
         value = sample.covariates.get(column)
         if value is None:
             continue
         number = read(value)
         if number is None:
-            faults.append(_fault(sample.id, column, value, target))
+            wrong[sample.id] = value
         else:
             found[sample.id] = number
-    if faults:
-        raise CohortError(faults)
+    if wrong:
+        raise CohortError(_faults(column, wrong, target, all_wrong=not found))
     return _restricted(cohort, target, column, found)
 
 
-def _fault(sample: str, column: str, value: float | str, target: Target) -> Fault:
-    expected = f"one of {', '.join(target.classes)}, or n/a" if target.classes else "a number or n/a"
-    return Fault(
-        "target-value", _TABLE, sample, f"{column} of {sample} is {value!r}", expected,
-        "Correct the value, or leave the subject out (exclude=).",
-    )  # fmt: skip
+def _faults(column: str, wrong: Mapping[str, float | str], target: Target, *, all_wrong: bool) -> list[Fault]:
+    """A fault for each wrong value, or a single one if no value is right: the column is another than meant."""
+    expected = f"one of {', '.join(target.classes)}" if target.classes else "a number"
+    if all_wrong:
+        what = f"no value of {column} is {expected}, the first is {next(iter(wrong.values()))!r}"
+        return [Fault("target-value", _TABLE, "", what, f"{expected}, or n/a", "Name another column.")]
+    remedy = "Correct the value, or leave the subject out (exclude=)."
+    return [
+        Fault("target-value", _TABLE, sample, f"{column} of {sample} is {value!r}", f"{expected}, or n/a", remedy)
+        for sample, value in wrong.items()
+    ]
 
 
 def _restricted(cohort: Cohort, target: Target, column: str, found: Mapping[str, float]) -> Cohort:

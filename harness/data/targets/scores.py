@@ -10,20 +10,19 @@ from typing import Annotated
 import annotated_types
 import numpy as np
 
-from harness.core.errors import CohortError, OutOfRange, UnknownName
+from harness.core.errors import OutOfRange
 from harness.core.identity import canonical
 from harness.core.registry import TARGETS
 from harness.core.seeding import generator
 from harness.core.targets import Target
-from harness.core.types import JSON, Array, Cohort, Fault, Ineligible, Truth
+from harness.core.types import JSON, Array, Cohort, Truth
 from harness.data import nifti, transforms
 from harness.data.cache import CachedImage, hash_of, known_entry, write_entry
+from harness.data.targets.column import number_column
 from harness.simulation import lesion_scores
 from harness.simulation.lesion_scores import ROI, Design, Nonlinearity, Rule, Scaling, Shape
 
 __all__ = ["scores"]
-
-_FEWEST = 3
 
 
 def _hidden(options: Mapping[str, JSON]) -> dict[str, JSON]:
@@ -98,7 +97,8 @@ def scores(
     ``clean`` is the best prediction from the image on the scale of the targets.
     """
     if column:
-        return _shuffled(_measured(cohort, column), noise_seed) if shuffled else _measured(cohort, column)
+        measured = number_column(cohort, cache, column=column)
+        return _shuffled(measured, [column], noise_seed) if shuffled else measured
     grid = cohort.samples[0].shape
     touched, summed = _counts(cohort, cache)
     regions = _regions(
@@ -117,7 +117,9 @@ def scores(
     )  # fmt: skip
     names = [f"score_{number + 1}" for number in range(len(table))]
     samples = tuple(
-        dataclasses.replace(sample, targets=_named(names, target), clean=_named(names, clean))
+        dataclasses.replace(
+            sample, targets={**sample.targets, **_named(names, target)}, clean={**sample.clean, **_named(names, clean)}
+        )
         for sample, target, clean in zip(cohort.samples, made.targets, made.expected, strict=True)
     )
     volumes = np.array([float(sample.masks["lesion"].voxels()[1].sum()) for sample in cohort.samples])
@@ -132,59 +134,25 @@ def scores(
         table=tuple(dataclasses.asdict(row) for row in rows),
         linear=nonlinearity == "none",
     )
-    targets = tuple(Target(name, "number") for name in names)
+    targets = (*cohort.targets, *(Target(name, "number") for name in names))
     made_of = dataclasses.replace(cohort, samples=samples, truth=truth, targets=targets)
-    return _shuffled(made_of, noise_seed) if shuffled else made_of
+    return _shuffled(made_of, names, noise_seed) if shuffled else made_of
 
 
 def _named(names: Sequence[str], values: Array) -> dict[str, float]:
     return {name: float(value) for name, value in zip(names, values, strict=True)}
 
 
-def _measured(cohort: Cohort, column: str) -> Cohort:
-    """A column of participants.tsv as the score."""
-    known = sorted({name for sample in cohort.samples for name in sample.covariates})
-    if column not in known:
-        raise UnknownName(f"column of {cohort.name}'s participants.tsv (the score)", column, known)
-    values = {sample.id: sample.covariates.get(column) for sample in cohort.samples}
-    texts = {key: value for key, value in values.items() if isinstance(value, str)}
-    if texts and not any(isinstance(value, float | int) for value in values.values()):
-        words = f"no value of {column} is a number, the first is {next(iter(texts.values()))!r}"
-        remedy = "Name a column of numbers (score=)."
-        raise CohortError([Fault("score-not-a-number", "participants.tsv", "", words, "numbers or n/a", remedy)])
-    if texts:
-        remedy = "Mend the value, or leave the subject out."
-        found = [(key, f"{column} of {key} is {value!r}") for key, value in texts.items()]
-        raise CohortError(
-            [
-                Fault("score-not-a-number", "participants.tsv", key, text, "a number or n/a", remedy)
-                for key, text in found
-            ]
-        )
-    kept = tuple(
-        dataclasses.replace(sample, targets={column: float(value)})
-        for sample in cohort.samples
-        if (value := values[sample.id]) is not None
-    )
-    absent = tuple(
-        Ineligible(sample.subject, f"no value in {column}") for sample in cohort.samples if values[sample.id] is None
-    )
-    if len(kept) < _FEWEST or len({sample.targets[column] for sample in kept}) < 2:
-        raise OutOfRange(
-            f"{column} must have a value for at least {_FEWEST} subjects and differ between them, got {len(kept)} "
-            f"values; choose another column of {', '.join(known)}"
-        )
-    targets = (Target(column, "number"),)
-    return dataclasses.replace(cohort, samples=kept, ineligible=(*cohort.ineligible, *absent), targets=targets)
-
-
-def _shuffled(cohort: Cohort, seed: int) -> Cohort:
+def _shuffled(cohort: Cohort, names: Sequence[str], seed: int) -> Cohort:
     """Permute scores across samples (null control)."""
     order = generator(seed, "outcome", "shuffle").permutation(len(cohort.samples))
-    dealt = [cohort.samples[index].targets for index in order]
     samples = tuple(
-        dataclasses.replace(sample, targets=given, clean={})
-        for sample, given in zip(cohort.samples, dealt, strict=True)
+        dataclasses.replace(
+            sample,
+            targets={**sample.targets, **{name: cohort.samples[index].targets[name] for name in names}},
+            clean={name: value for name, value in sample.clean.items() if name not in names},
+        )
+        for sample, index in zip(cohort.samples, order, strict=True)
     )
     return dataclasses.replace(cohort, samples=samples)
 

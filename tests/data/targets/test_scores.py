@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harness.data.scores import scores
 
 from harness.core.errors import CohortError, OutOfRange, UnknownName
-from harness.core.types import Cohort
+from harness.core.targets import Target
+from harness.core.types import Cohort, Reads
 from harness.data.lesions import lesions
+from harness.data.targets.scores import scores
 
 SMALL = {"patients": 3, "size": 3}
 
@@ -24,13 +25,19 @@ def masks(lesion_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Cohort
 
 def of(cohort: Cohort, name: str) -> np.ndarray:
     """One score of all samples."""
-    return np.array([sample.scores[name] for sample in cohort.samples])
+    return np.array([sample.targets[name] for sample in cohort.samples])
+
+
+def names(cohort: Cohort) -> tuple[str, ...]:
+    """Targets of a cohort, all of them numbers."""
+    assert cohort.targets == tuple(Target(target.name, "number") for target in cohort.targets)
+    return tuple(target.name for target in cohort.targets)
 
 
 def test_scores_are_the_loads_of_their_regions(masks: Cohort, tmp_path: Path) -> None:
     """Without noise a score is the lesioned share of its region, from 0 to 1 over the cohort."""
     made = scores(masks, tmp_path, **SMALL)
-    assert made.scores == ("score_1", "score_2", "score_3") and made.truth is not None
+    assert names(made) == ("score_1", "score_2", "score_3") and made.truth is not None
     for number in (1, 2, 3):
         roi = made.truth.rois[f"roi{number}"].load()
         load = np.array([sample.masks["lesion"].load()[roi].mean() for sample in made.samples])
@@ -76,7 +83,7 @@ def test_weights_are_those_of_a_single_score(masks: Cohort, tmp_path: Path) -> N
     made = scores(masks, tmp_path, design="single", weights=(0.5, 0.3, 0.2), **SMALL)
     assert made.truth is not None
     assert made.truth.weights["score_1"] == pytest.approx({"roi1": 0.5, "roi2": 0.3, "roi3": 0.2})
-    with pytest.raises(OutOfRange, match="those of design=single, got design=multi"):
+    with pytest.raises(OutOfRange, match="weights apply to design=single only, got design=multi"):
         scores(masks, tmp_path, weights=(0.5, 0.3, 0.2), **SMALL)
 
 
@@ -89,7 +96,7 @@ def test_a_curved_score_says_so(masks: Cohort, tmp_path: Path) -> None:
 def test_a_measured_score(masks: Cohort, tmp_path: Path) -> None:
     """A column of participants.tsv; who has no value is left out by name, and there is no truth."""
     made = scores(masks, tmp_path, column="severity")
-    assert made.scores == ("severity",) and made.truth is None
+    assert names(made) == ("severity",) and made.truth is None
     assert [one.subject for one in made.ineligible] == ["sub-14"]
     assert list(of(made, "severity")) == [number % 7 for number in range(1, 14)]
 
@@ -106,16 +113,31 @@ def test_too_strict_a_rule_says_what_would_do(masks: Cohort, tmp_path: Path) -> 
         scores(masks, tmp_path, patients=15)
 
 
+@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize("column", ["", "severity"])
+def test_other_targets_stay(masks: Cohort, tmp_path: Path, column: str, shuffled: bool) -> None:
+    """Scores are added to what is predicted already, and only they are shuffled."""
+    samples = [
+        replace(one, targets={"age": float(number)}, clean={"age": -1.0}) for number, one in enumerate(masks.samples)
+    ]
+    both = replace(masks, samples=tuple(samples), targets=(Target("age", "number"),))
+    made = scores(both, tmp_path, column=column, shuffled=shuffled, **SMALL)
+    assert names(made) == ("age", *((column,) if column else ("score_1", "score_2", "score_3")))
+    ages = {one.id: one.targets["age"] for one in both.samples}
+    assert all(one.targets["age"] == ages[one.id] and one.clean["age"] == -1 for one in made.samples)
+
+
 def test_the_fingerprint_knows_the_scores(masks: Cohort, tmp_path: Path) -> None:
     """Other noise on the same masks is another cohort; the same request is the same one."""
-    prints = [scores(masks, tmp_path, noise=noise, **SMALL).fingerprint((), ("lesion",)) for noise in (0.0, 0.1, 0.1)]
+    reads = Reads(masks=("lesion",), targets=("score_1",))
+    prints = [scores(masks, tmp_path, noise=noise, **SMALL).fingerprint(reads) for noise in (0.0, 0.1, 0.1)]
     assert prints[0] != prints[1] == prints[2]
 
 
 def test_fixed_centres(masks: Cohort, tmp_path: Path) -> None:
     """Regions around centres that the user gives."""
     made = scores(masks, tmp_path, centres=((12, 9, 8), (12, 13, 8)), size=3)
-    assert made.truth is not None and made.scores == ("score_1", "score_2")
+    assert made.truth is not None and names(made) == ("score_1", "score_2")
     voxels = np.argwhere(made.truth.rois["roi1"].load())
     assert voxels.min(0).tolist() == [11, 8, 7] and voxels.max(0).tolist() == [13, 10, 9]
 

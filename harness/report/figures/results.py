@@ -1,0 +1,190 @@
+"""What figures are drawn from: the tables of a run, and what its store holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from harness.core.registry import METRICS
+from harness.core.task import Component, Configuration, Task
+from harness.core.types import Array, Sample, Score
+from harness.data.maps import read_maps
+from harness.pipeline.artifacts import read_predictions
+from harness.pipeline.cell import Job, restored
+from harness.pipeline.contribution import Family, families
+from harness.pipeline.leaderboard import is_sound, read_facts
+from harness.pipeline.rows import MetricFacts, Row, subject_means
+from harness.report.wording import rankings, row_labels
+from harness.sweep.collect import Tables
+from harness.sweep.plan import Plan
+
+__all__ = ["MARK", "MOST_PANELS", "Results", "note_on_marks", "score_in"]
+
+MARK = "†"
+"""Follows the label of a configuration that has no rank."""
+
+MOST_PANELS = 8
+"""Configurations that are drawn beside each other."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """A run as figures see it.
+
+    Parameters
+    ----------
+    plan : of the run
+    tables : pooled from its store
+    """
+
+    plan: Plan
+    tables: Tables
+
+    @property
+    def task(self) -> Task:
+        """The task of the run."""
+        return self.plan.request.task
+
+    @property
+    def objective(self) -> str:
+        """The metric that ranks configurations."""
+        return self.task.objective
+
+    @cached_property
+    def lines(self) -> dict[str, dict[str, Any]]:
+        """Configuration id → its line of the leaderboard, in its order; only those with a value."""
+        lines = {line["configuration"]: line for line in self.tables.prediction.to_pylist()}
+        return {key: line for key, line in lines.items() if line[self.objective] is not None}
+
+    @cached_property
+    def problems(self) -> dict[str, list[str]]:
+        """Name of a problem → ids of its configurations, from the first to the last of its ranking."""
+        found = {
+            name: [line["configuration"] for line in lines if line["configuration"] in self.lines]
+            for name, lines in rankings(self.tables.prediction).items()
+        }
+        return {name: keys for name, keys in found.items() if keys}
+
+    @cached_property
+    def leaders(self) -> list[str]:
+        """Ids of the configurations of the first problem, best first; empty without results."""
+        return next(iter(self.problems.values()), [])
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """Configuration id → a short name, marked where it has no rank."""
+        table = self.tables.prediction
+        return {
+            line["configuration"]: label if is_sound(line) else f"{label}{MARK}"
+            for line, label in zip(table.to_pylist(), row_labels(table), strict=True)
+        }
+
+    @cached_property
+    def rows(self) -> dict[str, Row]:
+        """Configuration id → its row of predictions."""
+        return {key: pooled.prediction for key, pooled in self.tables.pooled.items()}
+
+    @cached_property
+    def configurations(self) -> dict[str, Configuration]:
+        """Configuration id → configuration."""
+        return {one.id: one for one in self.plan.configurations}
+
+    @cached_property
+    def facts(self) -> dict[str, MetricFacts]:
+        """Metric → what its numbers mean."""
+        tables = (self.tables.prediction, self.tables.explanation)
+        return {metric.name: metric for table in tables for metric in read_facts(table).metrics}
+
+    @cached_property
+    def families(self) -> list[Family]:
+        """Configurations that differ in their channels alone, where there are several channels."""
+        return [family for family in families(self.plan.configurations) if len(family.channels) > 1]
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the objective is one value over all subjects."""
+        return self.facts[self.objective].level == "pooled"
+
+    def task_of(self, identity: str) -> Task:
+        """The task with the options of a configuration."""
+        return restored(self.configurations[identity])
+
+    def channels_of(self, identity: str) -> tuple[str, ...]:
+        """Names of the images that a configuration reads."""
+        return tuple(self.task_of(identity).adapter().reads.images)
+
+    def metrics(self, function: str) -> dict[str, Component]:
+        """Labels of the task's metrics that are this function, with their options."""
+        return {label: one for label, one in self.task.metrics.items() if METRICS.name_of(one.func) == function}
+
+    def score(self, identity: str, label: str) -> Score:
+        """A value of the leaderboard."""
+        return score_in(self.lines[identity], label)
+
+    def values(self, identity: str, metric: str) -> dict[str, float]:
+        """Subject → mean over its seeds."""
+        return subject_means(self.rows[identity], metric)
+
+    def chosen_subjects(self, identity: str) -> dict[str, str]:
+        """Best, median and worst subject of a configuration by the objective; fewer if there are fewer."""
+        sign = -1 if self.facts[self.objective].direction == "higher" else 1
+        means = self.values(identity, self.objective)
+        known = [name for name in means if math.isfinite(means[name])]
+        ordered = sorted(known, key=lambda name: (sign * means[name], name))
+        if not ordered:
+            return {}
+        places = {"best": 0, "worst": len(ordered) - 1, "median": len(ordered) // 2}
+        found: dict[str, str] = {}
+        for name, place in places.items():
+            if ordered[place] not in found.values():
+                found[name] = ordered[place]
+        return {name: found[name] for name in ("best", "median", "worst") if name in found}
+
+    def sample_of(self, identity: str, subject: str) -> Sample:
+        """The first sample of a subject."""
+        samples = self.plan.groups[identity].cohort.samples
+        return next(sample for sample in samples if sample.subject == subject)
+
+    def prediction(self, identity: str, sample: str) -> Array | None:
+        """The stored probability of a sample's mask in the fold that tested it, first seed."""
+        for job in self._tested(identity, sample):
+            cell = next(cell for cell in job.cells if cell.stage == "predict")
+            record = self.plan.store.get("predict", cell.identity)
+            kept = {} if record is None else read_predictions(self.plan.store, record)[sample]
+            return next(
+                (one["probability"] for one in kept.values() if one.get("probability", np.zeros(())).ndim), None
+            )
+        return None
+
+    def explanation(self, identity: str, attribution: str, sample: str) -> Array | None:
+        """The stored map (C, X, Y, Z) of a sample in the fold that tested it, first seed."""
+        for job in self._tested(identity, sample):
+            for cell in job.cells:
+                record = self.plan.store.get("explain", cell.identity) if cell.label == attribution else None
+                if cell.stage == "explain" and record is not None:
+                    return read_maps(self.plan.store, record, [sample]).get(sample)
+        return None
+
+    def _tested(self, identity: str, sample: str) -> list[Job]:
+        """The jobs of the first seed that evaluated a sample."""
+        seed = self.plan.request.seeds[0]
+        return [job for job in self.plan.jobs if job.row == identity and job.seed == seed and sample in job.evaluated]
+
+
+def score_in(line: Mapping[str, Any], name: str, *, bounds: tuple[str, str] | None = None) -> Score:
+    """A value of a table's line with its interval and chance; ``bounds`` are the columns of the interval."""
+    low, high = bounds or (f"{name}_low", f"{name}_high")
+    found = [line.get(key) for key in (name, low, high, f"{name}_chance")]
+    value, lowest, highest, chance = (math.nan if number is None else float(number) for number in found)
+    return Score(value, lowest, highest, 0, chance=chance)
+
+
+def note_on_marks(labels: Sequence[str]) -> str:
+    """What the mark means, where a label bears it."""
+    said = f" {MARK} Collapsed or incomplete, in this and all figures below: not a finding."
+    return said if any(MARK in one for one in labels) else ""

@@ -1,0 +1,151 @@
+"""What a run leaves for its reader: the page with its figures, and the list of a task's runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import time
+import urllib.parse
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from harness.core.types import JSON
+from harness.pipeline.cell import is_done
+from harness.pipeline.contribution import shapley_table
+from harness.pipeline.leaderboard import read_facts
+from harness.report.elements import Cell, Figure, ReportTable
+from harness.report.figures import figures_of
+from harness.report.page import write_list_of_runs, write_report
+from harness.report.tables import report_tables
+from harness.report.wording import failure_lines, verdict
+from harness.storage.store import CellRecord
+from harness.sweep.collect import Tables
+from harness.sweep.plan import Plan
+from harness.sweep.resume import known_runs, latest_run
+
+__all__ = ["make_report", "shapley_of", "undone"]
+
+
+def shapley_of(plan: Plan, tables: Tables) -> pa.Table | None:
+    """What each input channel is worth by the objective; ``None`` unless every set of them was run."""
+    facts = read_facts(tables.prediction)
+    rows = {key: pooled.prediction for key, pooled in tables.pooled.items()}
+    return shapley_table(plan.configurations, rows, facts.metric(facts.objective))
+
+
+def undone(plan: Plan) -> tuple[tuple[CellRecord, ...], int]:
+    """Cells of a run that failed, and the number of those that are neither done nor failed."""
+    waiting = [cell for cell in plan.cells if not is_done(cell, plan.store)]
+    found = [(cell, plan.store.failure(cell.identity)) for cell in waiting]
+    # Two configurations may share a training, whose record names one of them.
+    failures = tuple(
+        dataclasses.replace(one, configuration=cell.configuration) for cell, one in found if one is not None
+    )
+    return failures, len(waiting) - len(failures)
+
+
+def make_report(plan: Plan, tables: Tables) -> Path:
+    """Write the page of a run, its figures as files beside it, and the list of the task's reports above it.
+
+    Parameters
+    ----------
+    plan : of a run, or recalled
+    tables : pooled from its store
+
+    Returns
+    -------
+    pathlib.Path
+        The page, ``reports/<task>/<run>/index.html``. Figures of an earlier version of
+        the run are removed.
+    """
+    task, folder = plan.request.task, plan.request.report_folder
+    figures = figures_of(plan, tables)
+    _write_figures(folder, figures)
+    failures, missing = undone(plan)
+    notes = [plan.sentence, f"Truth drawn on: {plan.cohort.label_source}."]
+    notes += failure_lines(failures, tables.prediction)
+    if missing:
+        notes.append(f"{missing} cells are not done yet; run the same command again.")
+    page = write_report(
+        folder / "index.html",
+        title=f"{task.name}: {plan.request.name}",
+        question=task.question,
+        source=task.source,
+        verdict=verdict(tables.prediction),
+        leaderboard=tables.prediction,
+        explanations=tables.explanation if tables.explanation.num_rows else None,
+        figures=figures,
+        tables=report_tables(plan, tables, shapley_of(plan, tables)),
+        shown=task.shown,
+        provenance=_provenance(plan),
+        notes=notes,
+        ineligible=plan.cohort.ineligible,
+    )
+    _write_list(plan)
+    return page
+
+
+def _write_figures(folder: Path, figures: Sequence[Figure]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob("[0-9][0-9]-*.png"):
+        stale.unlink()
+    for number, figure in enumerate(figures, 1):
+        slug = "-".join(re.findall(r"\w+", figure.title.lower()))[:60]
+        if isinstance(figure.image, bytes):
+            (folder / f"{number:02d}-{slug}.png").write_bytes(figure.image)
+
+
+def _write_list(plan: Plan) -> None:
+    """``reports/<task>/index.html``: the reports that are there, the latest run first."""
+    task, folder = plan.request.task, plan.request.report_folder.parent
+    latest = latest_run(plan.store, task.name)
+    runs = {one.name: one for one in known_runs(plan.store, task.name)}
+    written = {name: page.stat().st_mtime for name in runs if (page := folder / name / "index.html").is_file()}
+    known = sorted((runs[name] for name in written), key=lambda one: (one.name != latest, -written[one.name]))
+    lines = [
+        (
+            Cell(one.name, link=f"{urllib.parse.quote(one.name)}/index.html"),
+            Cell("latest" if one.name == latest else ""),
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(written[one.name])),
+            one.profile,
+            Cell(str(one.configurations), "number"),
+            Cell(one.command, "wrap"),
+        )
+        for one in known
+    ]
+    columns = ("run", "", "report written", "profile", "configurations", "command")
+    note = "harness leaderboard and harness report show the latest run, or the one that run=NAME names."
+    write_list_of_runs(
+        folder / "index.html",
+        title=task.name,
+        question=task.question,
+        source=task.source,
+        runs=ReportTable("Runs", columns, tuple(lines), note),
+    )
+
+
+def _provenance(plan: Plan) -> dict[str, JSON]:
+    first = plan.configurations[0]
+    return {
+        "command": plan.request.command,
+        "profile": first.profile,
+        "cohort": f"{plan.cohort.name}, {len(plan.cohort.subjects)} subjects",
+        "folds": len({job.fold for job in plan.jobs}),
+        "seeds": ", ".join(map(str, plan.request.seeds)),
+        "recipe": json.dumps(first.task["recipe"]),
+        "model": json.dumps(first.task["model"]),
+        **_hardware(plan),
+    }
+
+
+def _hardware(plan: Plan) -> dict[str, JSON]:
+    """Hardware of the trainings; several kinds are joined."""
+    found: dict[str, dict[str, None]] = {}
+    for cell in plan.cells:
+        record = plan.store.get(cell.stage, cell.identity) if cell.stage == "train" else None
+        for key, value in record.hardware.items() if record is not None else ():
+            found.setdefault(key, {})[str(value)] = None
+    return {key: ", ".join(filter(None, values)) for key, values in found.items()}

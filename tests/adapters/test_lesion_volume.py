@@ -1,0 +1,193 @@
+"""Whole lesion maps: what a network sees, what is fitted, and predictions on the scale of the scores."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.adapters.lesion_volume import LesionVolume, lesion_volume
+from harness.core.errors import CellError, OutOfRange, RequestError, UnknownName
+from harness.core.targets import Target
+from harness.core.types import Array, Cohort, FittedAdapter, Reads, Sample, SparseAdapter
+
+SHAPE = (6, 5, 4)
+ONE, TWO = TARGETS = (Target("one", "number"), Target("two", "number"))
+CONTROLS = ["none", "direct_total_lesion_volume", "regress_behaviour", "regress_lesion", "regress_both"]
+
+
+@pytest.fixture(scope="module")
+def cohort(in_memory: Callable[[Array], Any]) -> Cohort:
+    """Eight fractional lesion maps with two scores, which follow volume to different degrees."""
+    rng = np.random.default_rng(3)
+    samples = []
+    for number in range(8):
+        mask = np.where(rng.random(SHAPE) < rng.uniform(0.2, 0.8), rng.random(SHAPE), 0).astype(np.float32)
+        scores = {"one": float(0.1 * mask.sum() + rng.normal()), "two": float(5 + 3 * rng.normal())}
+        name = f"sub-{number:02d}"
+        samples.append(Sample(name, name, {}, {"lesion": in_memory(mask)}, {}, np.eye(4), (1.0, 1.0, 1.0), scores))
+    return Cohort("maps", tuple(samples), targets=TARGETS)
+
+
+def fitted(cohort: Cohort, **options: Any) -> LesionVolume:
+    """An adapter that was fitted to the first six samples."""
+    return lesion_volume(**options).fit(cohort.samples[:6], TARGETS)
+
+
+def raw(sample: Sample) -> Array:
+    """The lesion map itself."""
+    return sample.masks["lesion"].load()
+
+
+def test_the_lesion_map_is_read() -> None:
+    """No image, and no covariate."""
+    assert lesion_volume().reads == Reads(masks=("lesion",))
+
+
+@pytest.mark.parametrize(("scores", "expected"), [("", ("one", "two")), ("two", ("two",)), ("two+one", ("two", "one"))])
+def test_scores_are_chosen_in_their_order(cohort: Cohort, scores: str, expected: tuple[str, ...]) -> None:
+    """Empty takes all of the cohort; the order is that of the outputs."""
+    spec = lesion_volume(scores=scores).spec(cohort)
+    assert tuple(target.name for target in spec.targets) == expected
+    assert (spec.inputs[0].shape, spec.channels) == (SHAPE, ("lesion",))
+
+
+@pytest.mark.parametrize("scores", ["one+", "one+one", "+"])
+def test_scores_that_make_no_sense(scores: str) -> None:
+    """Empty and repeated names are refused."""
+    with pytest.raises(OutOfRange, match=r"different names joined by '\+', like score_1\+score_2; got"):
+        lesion_volume(scores=scores)
+
+
+def test_an_unknown_score_shows_those_there_are(cohort: Cohort) -> None:
+    """With the near names."""
+    with pytest.raises(UnknownName, match=r"no score of maps is named 'ones'\. Near: one"):
+        lesion_volume(scores="ones").spec(cohort)
+
+
+def test_targets_that_are_no_numbers_are_refused(cohort: Cohort) -> None:
+    """The message says which, and of what kind."""
+    other = dataclasses.replace(cohort, targets=(ONE, Target("two", "binary")))
+    with pytest.raises(RequestError, match="lesion_volume predicts numbers, and two is of kind binary"):
+        lesion_volume().spec(other)
+
+
+def test_maps_on_different_grids_are_refused(cohort: Cohort, in_memory: Callable[[Array], Any]) -> None:
+    """One input of one shape needs one grid."""
+    odd = dataclasses.replace(cohort.samples[0], masks={"lesion": in_memory(np.ones((2, 2, 2), np.float32))})
+    with pytest.raises(RequestError, match=r"must be on one grid, got \[\(2, 2, 2\), \(6, 5, 4\)\]"):
+        lesion_volume().spec(dataclasses.replace(cohort, samples=(odd, *cohort.samples[1:])))
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_input_is_unchanged_unless_voxels_are_controlled(cohort: Cohort, control: Any) -> None:
+    """What the spec says of the image is true of every sample."""
+    said = lesion_volume(volume_control=control).spec(cohort).inputs[0].unchanged
+    adapter = fitted(cohort, volume_control=control)
+    assert said is all(np.array_equal(adapter.inputs(one)[0][0, 0], raw(one)) for one in cohort.samples)
+
+
+def test_input_is_the_map_as_one_item(cohort: Cohort) -> None:
+    """(1, 1, X, Y, Z) float32."""
+    (inputs,) = lesion_volume().inputs(cohort.samples[2])
+    assert (inputs.shape, inputs.dtype) == ((1, 1, *SHAPE), np.float32)
+    np.testing.assert_array_equal(inputs[0, 0], raw(cohort.samples[2]))
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_explained_parts_add_up_to_the_input(cohort: Cohort, control: Any) -> None:
+    """What is explained is zero where there is no lesion, if voxels are residuals as well."""
+    adapter = fitted(cohort, volume_control=control)
+    for sample in cohort.samples:
+        ((explained, added),) = adapter.explained(sample)
+        whole = explained if added is None else explained + added
+        np.testing.assert_allclose(whole, adapter.inputs(sample)[0], atol=1e-6)
+        assert not explained[0, 0][raw(sample) == 0].any()
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_voxels_are_the_input_without_its_zeros(cohort: Cohort, control: Any) -> None:
+    """A sparse model sees what a dense one sees."""
+    adapter = fitted(cohort, volume_control=control)
+    for sample in cohort.samples:
+        voxels, values = adapter.voxels(sample)
+        dense = np.zeros(np.prod(SHAPE), np.float32)
+        dense[voxels] = values
+        np.testing.assert_allclose(dense.reshape(SHAPE), adapter.inputs(sample)[0][0, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("targets", [TARGETS, (TWO, ONE), (TWO,)])
+def test_targets_are_the_scores(cohort: Cohort, targets: tuple[Target, ...]) -> None:
+    """One float32 value each, by name."""
+    sample = cohort.samples[3]
+    found = lesion_volume().targets(sample, targets)
+    assert {name: (value.shape, value.dtype) for name, value in found.items()} == {
+        target.name: ((1,), np.float32) for target in targets
+    }
+    assert {name: value[0] for name, value in found.items()} == {
+        target.name: np.float32(sample.targets[target.name]) for target in targets
+    }
+
+
+@pytest.mark.parametrize("target_range", ["given", "training"])
+@pytest.mark.parametrize("control", CONTROLS)
+def test_predictions_are_on_the_scale_of_the_scores(cohort: Cohort, control: Any, target_range: Any) -> None:
+    """A network that says its targets exactly predicts the scores, whatever was adjusted, also after a file."""
+    adapter = lesion_volume().load_state({})
+    made = fitted(cohort, volume_control=control, target_range=target_range)
+    adapter = lesion_volume(volume_control=control, target_range=target_range).load_state(made.state)
+    for sample in cohort.samples:
+        said = {name: value[:, None] for name, value in adapter.targets(sample, TARGETS).items()}
+        found = adapter.to_prediction(said, sample, TARGETS)
+        assert {name: float(kept["value"]) for name, kept in found.items()} == pytest.approx(sample.targets, rel=1e-5)
+
+
+@pytest.mark.parametrize("control", ["none", "regress_both"])
+def test_predictions_belong_to_their_names(cohort: Cohort, control: Any) -> None:
+    """Outputs are found by name, in whatever order the mapping has them."""
+    adapter, sample = fitted(cohort, volume_control=control, target_range="training"), cohort.samples[0]
+    said = {"one": np.array([[0.25]]), "two": np.array([[0.75]])}
+    found = adapter.to_prediction(said, sample, TARGETS)
+    swapped = adapter.to_prediction(dict(reversed(said.items())), sample, TARGETS)
+    assert {name: float(kept["value"]) for name, kept in swapped.items()} == {
+        name: float(kept["value"]) for name, kept in found.items()
+    }
+
+
+def test_training_samples_reach_from_zero_to_one(cohort: Cohort) -> None:
+    """``target_range=training`` is fitted to the training samples alone."""
+    adapter = fitted(cohort, target_range="training")
+    values = np.array([[adapter.targets(one, TARGETS)[name][0] for name in ("one", "two")] for one in cohort.samples])
+    np.testing.assert_allclose(values[:6].min(0), 0, atol=1e-6)
+    np.testing.assert_allclose(values[:6].max(0), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"volume_control": "regress_both"}, {"target_range": "training"}])
+def test_an_adapter_that_must_be_fitted_says_so(cohort: Cohort, options: dict[str, Any]) -> None:
+    """Before that, no input and no target can be had."""
+    adapter = lesion_volume(**options)
+    for call in (adapter.inputs, lambda sample: adapter.targets(sample, TARGETS)):
+        with pytest.raises(CellError, match="must be fitted to training subjects before their use"):
+            call(cohort.samples[0])
+
+
+@pytest.mark.parametrize("control", ["none", "direct_total_lesion_volume"])
+def test_nothing_is_fitted_where_nothing_is_learned(cohort: Cohort, control: Any) -> None:
+    """The state is empty, and an empty state changes nothing."""
+    adapter = lesion_volume(volume_control=control)
+    assert adapter.fit(cohort.samples, TARGETS) is adapter
+    assert adapter.state == {} and adapter.load_state({}) is adapter
+
+
+def test_maps_go_back_to_the_volume(cohort: Cohort) -> None:
+    """A map that equals the input comes back as the lesion map itself."""
+    adapter, sample = lesion_volume(), cohort.samples[0]
+    np.testing.assert_array_equal(adapter.to_image(adapter.inputs(sample)[0], sample), raw(sample)[None])
+
+
+def test_lesion_maps_are_fitted_and_sparse() -> None:
+    """Both optional parts of an adapter are there."""
+    assert isinstance(lesion_volume(), FittedAdapter) and isinstance(lesion_volume(), SparseAdapter)

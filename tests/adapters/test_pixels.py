@@ -1,0 +1,126 @@
+"""Pictures with covariates as scalar inputs, and targets of several kinds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.special import expit, softmax
+
+from harness.adapters.pixels import Pixels, pixels
+from harness.core.errors import CellError, OutOfRange, RequestError
+from harness.core.targets import Target
+from harness.core.types import Array, Cohort, FittedAdapter, Reads, Sample
+
+TARGETS = (Target("age", "number"), Target("smile", "binary"), Target("hair", "classes", ("black", "blond", "red")))
+
+
+@pytest.fixture(scope="module")
+def cohort(in_memory: Callable[[Array], Any]) -> Cohort:
+    """Three pictures of 5 × 7 pixels with a height, a weight and three targets."""
+    rng = np.random.default_rng(0)
+    samples = [
+        Sample(
+            f"picture-{number}",
+            "somebody",
+            {"rgb": in_memory(rng.integers(0, 256, (5, 7, 3), np.uint8))},
+            {},
+            {"height": 1.5 + number / 10, "weight": None if number == 2 else 70.0},
+            targets={"age": 30.5, "smile": 1.0, "hair": 2.0},
+        )
+        for number in range(3)
+    ]
+    return Cohort("pictures", tuple(samples), targets=TARGETS)
+
+
+def test_the_picture_and_the_covariates_are_read() -> None:
+    """And nothing else, so that other columns may change."""
+    assert pixels(covariates="height+weight").reads == Reads(images=("rgb",), covariates=("height", "weight"))
+    assert pixels().reads == Reads(images=("rgb",))
+
+
+def test_scalars_are_inputs_that_are_not_explained(cohort: Cohort) -> None:
+    """The picture comes first, with its shape; all targets are predicted."""
+    spec = pixels(covariates="height").spec(cohort)
+    assert [(one.name, one.shape, one.explained) for one in spec.inputs] == [
+        ("image", (5, 7), True),
+        ("height", (), False),
+    ]
+    assert spec.channels == ("red", "green", "blue") and spec.targets == TARGETS
+
+
+def test_inputs_are_scaled(cohort: Cohort) -> None:
+    """Colours lie in [0, 1], channels first; a covariate is divided by its scale."""
+    sample = cohort.samples[1]
+    picture, height = pixels(covariates="height", covariate_scale=2.0).inputs(sample)
+    assert (picture.shape, picture.dtype, height.shape, height.dtype) == ((1, 3, 5, 7), np.float32, (1, 1), np.float32)
+    np.testing.assert_allclose(picture[0].transpose(1, 2, 0) * 255, sample.images["rgb"].load(), rtol=1e-6)
+    assert height[0, 0] == np.float32(0.8)
+
+
+def test_targets_have_the_types_of_their_losses(cohort: Cohort) -> None:
+    """Numbers and binary labels are floats, classes are integers; one item each."""
+    found = pixels().targets(cohort.samples[0], TARGETS)
+    assert {name: (value.tolist(), value.dtype) for name, value in found.items()} == {
+        "age": ([30.5], np.float32),
+        "smile": ([1.0], np.float32),
+        "hair": ([2], np.int64),
+    }
+
+
+def test_every_kind_is_kept(cohort: Cohort) -> None:
+    """References: scipy's expit and softmax."""
+    outputs = {"age": np.array([[4.0]]), "smile": np.array([[-1.5]]), "hair": np.array([[0.5, 2.0, -1.0]])}
+    found = pixels().to_prediction(outputs, cohort.samples[0], TARGETS)
+    assert float(found["age"]["value"]) == 4.0
+    assert float(found["smile"]["probability"]) == pytest.approx(expit(-1.5))
+    np.testing.assert_allclose(found["hair"]["probabilities"], softmax([0.5, 2.0, -1.0]))
+
+
+def test_maps_go_back_to_the_picture(cohort: Cohort) -> None:
+    """One map a colour, in the space of the picture."""
+    sample, adapter = cohort.samples[0], pixels()
+    image = adapter.to_image(adapter.inputs(sample)[0], sample)
+    np.testing.assert_allclose(image.transpose(1, 2, 0) * 255, sample.images["rgb"].load(), rtol=1e-6)
+
+
+def test_masks_are_refused(cohort: Cohort) -> None:
+    """A picture as one item has one value per target."""
+    other = dataclasses.replace(cohort, targets=(*TARGETS, Target("target", "mask")))
+    with pytest.raises(RequestError, match="pixels predicts values of samples, and target is a mask"):
+        pixels().spec(other)
+
+
+@pytest.mark.parametrize(("column", "named"), [("weight", "picture-2"), ("shoes", "picture-0, picture-1, picture-2")])
+def test_covariates_must_be_numbers_for_every_sample(cohort: Cohort, column: str, named: str) -> None:
+    """All samples without one are named before anything trains."""
+    with pytest.raises(RequestError, match=rf"{column} must be a number for every sample .* without: {named};"):
+        pixels(covariates=column).spec(cohort)
+
+
+def test_a_sample_without_its_covariate_is_refused(cohort: Cohort) -> None:
+    """Also one that comes later, such as a new subject."""
+    with pytest.raises(CellError, match="weight of picture-2 must be a number to be an input, got None"):
+        pixels(covariates="weight").inputs(cohort.samples[2])
+
+
+@pytest.mark.parametrize("covariates", ["age+", "age+age"])
+def test_covariates_that_make_no_sense(covariates: str) -> None:
+    """Empty and repeated columns are refused."""
+    with pytest.raises(OutOfRange, match=r"different columns joined by '\+', like age\+weight; got"):
+        pixels(covariates=covariates)
+
+
+def test_pictures_of_different_sizes_are_refused(cohort: Cohort, in_memory: Callable[[Array], Any]) -> None:
+    """A network of one input shape would fail in the middle of a training."""
+    odd = dataclasses.replace(cohort.samples[2], images={"rgb": in_memory(np.zeros((5, 6, 3), np.uint8))})
+    with pytest.raises(RequestError, match=r"must be of one size, got \(5, 6, 3\), \(5, 7, 3\)"):
+        pixels().spec(dataclasses.replace(cohort, samples=(*cohort.samples[:2], odd)))
+
+
+def test_pixels_learn_nothing() -> None:
+    """The optional part of an adapter is not claimed."""
+    assert not isinstance(Pixels(), FittedAdapter)

@@ -1,0 +1,204 @@
+"""Columns of the participants' table as targets: numbers, two groups, several groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.core.errors import CohortError, OutOfRange, RequestError, UnknownName
+from harness.core.targets import Target
+from harness.core.types import Array, Cohort, Ineligible, Sample
+from harness.data.targets.column import binary_column, class_column, number_column
+
+AGES = (61.5, 40, None, 52.0, 71.0)
+SEXES = ("F", "M", "F", None, "F")
+HAIRS = ("red", None, "black", "blond", "black")
+
+
+@pytest.fixture(scope="module")
+def make(in_memory: Callable[[Array], Any]) -> Callable[..., Cohort]:
+    """Columns → a cohort of as many samples, the last two of one subject."""
+
+    def cohort(**columns: tuple[Any, ...]) -> Cohort:
+        image = in_memory(np.zeros((2, 2, 2), np.float32))
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        names = [f"sub-{min(number, len(rows) - 2)}_ses-{number}" for number in range(len(rows))]
+        samples = [Sample(name, name[:5], {"T1w": image}, {}, row) for name, row in zip(names, rows, strict=True)]
+        return Cohort("table", tuple(samples), ineligible=(Ineligible("sub-9", "no T1w"),))
+
+    return cohort
+
+
+@pytest.fixture(scope="module")
+def cohort(make: Callable[..., Cohort]) -> Cohort:
+    """Five samples with an age, a sex and a colour of hair; one of each is missing."""
+    return make(age=AGES, sex=SEXES, hair=HAIRS)
+
+
+def values(cohort: Cohort, name: str) -> dict[str, float]:
+    """Target of each sample."""
+    return {one.id: one.targets[name] for one in cohort.samples}
+
+
+def test_numbers_are_taken_as_they_are(cohort: Cohort, tmp_path: Path) -> None:
+    """As floats, for every sample that has one; visits of a subject have their own."""
+    made = number_column(cohort, tmp_path, column="age", loss_weight=0.01)
+    assert made.targets == (Target("age", "number", loss_weight=0.01),)
+    assert values(made, "age") == {"sub-0_ses-0": 61.5, "sub-1_ses-1": 40, "sub-3_ses-3": 52, "sub-3_ses-4": 71}
+    assert {type(value) for value in values(made, "age").values()} == {float}
+
+
+def test_samples_without_a_value_are_ineligible(cohort: Cohort, tmp_path: Path) -> None:
+    """They are named, behind those that were left out before."""
+    made = number_column(cohort, tmp_path, column="age")
+    assert made.ineligible == (*cohort.ineligible, Ineligible("sub-2_ses-2", "no value in age"))
+
+
+def test_positive_group_by_its_text(cohort: Cohort, tmp_path: Path) -> None:
+    """Every other text is the negative group."""
+    made = binary_column(cohort, tmp_path, column="sex", positive="F", loss_weight=2.0)
+    assert made.targets == (Target("sex", "binary", loss_weight=2.0),)
+    assert list(values(made, "sex").values()) == [1, 0, 1, 1]
+    assert made.ineligible[-1].subject == "sub-3_ses-3"
+
+
+@pytest.mark.parametrize(("threshold", "expected"), [(52.0, [1, 0, 1, 1]), (52.5, [1, 0, 0, 1])])
+def test_positive_group_by_a_threshold(cohort: Cohort, tmp_path: Path, threshold: float, expected: list[float]) -> None:
+    """From the threshold on, which is included."""
+    made = binary_column(cohort, tmp_path, column="age", at_least=threshold)
+    assert list(values(made, "age").values()) == expected
+
+
+def test_positive_group_by_a_number(make: Callable[..., Cohort], tmp_path: Path) -> None:
+    """A column of 0 and 1 is read as numbers; ``1`` and ``1.0`` name the same group."""
+    cohort = make(case=(1.0, 0.0, 1.0, 0.0))
+    for positive in ("1", "1.0"):
+        assert list(values(binary_column(cohort, tmp_path, column="case", positive=positive), "case").values()) == [
+            *(1, 0, 1, 0)
+        ]
+
+
+def test_classes_of_the_data_are_sorted(cohort: Cohort, tmp_path: Path) -> None:
+    """So that the number of a class does not depend on the order of the rows."""
+    made = class_column(cohort, tmp_path, column="hair", loss_weight=0.5)
+    assert made.targets == (Target("hair", "classes", ("black", "blond", "red"), 0.5),)
+    assert list(values(made, "hair").values()) == [2, 0, 1, 0]
+
+
+def test_classes_can_be_given_in_their_order(cohort: Cohort, tmp_path: Path) -> None:
+    """One that does not occur keeps its logit."""
+    made = class_column(cohort, tmp_path, column="hair", classes=("red", "grey", "blond", "black"))
+    assert made.targets[0].classes == ("red", "grey", "blond", "black")
+    assert list(values(made, "hair").values()) == [0, 3, 2, 3]
+
+
+def test_classes_of_numbers_have_short_names(make: Callable[..., Cohort], tmp_path: Path) -> None:
+    """A column of whole numbers gives ``1``, not ``1.0``, in the order of the numbers."""
+    made = class_column(make(grade=(10.0, 2.0, 1.0, 2.0)), tmp_path, column="grade")
+    assert made.targets[0].classes == ("1", "2", "10")
+    assert list(values(made, "grade").values()) == [2, 1, 0, 1]
+
+
+def test_several_targets_are_added_up(make: Callable[..., Cohort], tmp_path: Path) -> None:
+    """In the order in which they are declared; samples lack none of them."""
+    ages, sexes, hairs = (1.0, 2.0, 3.0, 4.0, None), ("F", "M", "F", "F", "M"), ("red", "red", "blond", None, "red")
+    made = make(age=ages, sex=sexes, hair=hairs)
+    for step in (
+        partial(number_column, column="age"),
+        partial(binary_column, column="sex", positive="F"),
+        partial(class_column, column="hair"),
+    ):
+        made = step(made, tmp_path)
+    assert [target.name for target in made.targets] == ["age", "sex", "hair"]
+    assert [dict(one.targets) for one in made.samples] == [
+        {"age": 1.0, "sex": 1.0, "hair": 1.0},
+        {"age": 2.0, "sex": 0.0, "hair": 1.0},
+        {"age": 3.0, "sex": 1.0, "hair": 0.0},
+    ]
+    assert [one.subject for one in made.ineligible[1:]] == ["sub-3_ses-4", "sub-3_ses-3"]
+
+
+@pytest.mark.parametrize(
+    ("target", "column", "faults"),
+    [
+        (number_column, ("50", 60.0, "sixty", 70.0, None), ["'50'; expected a number, or n/a", "'sixty'"]),
+        (partial(binary_column, at_least=55.0), ("50", 60.0, "sixty", 70.0, None), ["'50'", "'sixty'"]),
+        (
+            partial(class_column, classes=("a", "b")),
+            ("a", "A", "b", "c", None),
+            ["'A'; expected one of a, b, or n/a", "'c'"],
+        ),
+    ],
+)
+def test_all_wrong_values_are_listed(
+    make: Callable[..., Cohort], tmp_path: Path, target: Callable[..., Cohort], column: tuple[Any, ...], faults: Any
+) -> None:
+    """Each with its sample, the value, and what would do."""
+    with pytest.raises(CohortError) as caught:
+        target(make(x=column), tmp_path, column="x")
+    assert [fault.kind for fault in caught.value.faults] == ["target-value"] * len(faults)
+    for fault, text in zip(caught.value.faults, faults, strict=True):
+        assert f"x of {fault.subject} is" in str(fault) and text in str(fault)
+        assert "Correct the value, or leave the subject out (exclude=)." in str(fault)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (number_column, "no value of x is a number, the first is 'a'; expected a number, or n/a. Name another column."),
+        (partial(binary_column, at_least=1.0), "no value of x is a number, the first is 'a'"),
+        (partial(class_column, classes=("d", "e")), "no value of x is one of d, e, the first is 'a'"),
+    ],
+)
+def test_a_column_without_a_right_value_is_one_fault(
+    make: Callable[..., Cohort], tmp_path: Path, target: Callable[..., Cohort], message: str
+) -> None:
+    """It is another column than was meant, and not a fault of every subject."""
+    with pytest.raises(CohortError, match=message) as caught:
+        target(make(x=(None, "a", "b", "c", "c")), tmp_path, column="x")
+    assert len(caught.value.faults) == 1
+
+
+@pytest.mark.parametrize("target", [number_column, partial(binary_column, positive="F"), class_column])
+def test_an_unknown_column_shows_those_there_are(cohort: Cohort, tmp_path: Path, target: Callable[..., Cohort]) -> None:
+    """With the near names, whichever kind is asked for."""
+    with pytest.raises(UnknownName, match=r"is named 'hiar'\. Near: hair\. All: age, hair, sex"):
+        target(cohort, tmp_path, column="hiar")
+
+
+@pytest.mark.parametrize(
+    ("target", "column", "message"),
+    [
+        (number_column, (1.0, 2.0, None, None, None), "at least 3 samples and differ between them, got 2 values"),
+        (number_column, (1.0, 1.0, 1.0, 1.0, None), "got 4 values, 1 different"),
+        (partial(binary_column, positive="f"), ("F", "M", "F", "M", "M"), "got 5 values, 1 different"),
+        (class_column, ("a", "a", "a", "a", None), "x must have two classes or more, got a"),
+        (class_column, (None, None, None, None, None), "x must have two classes or more, got none"),
+        (partial(class_column, classes=("a", "b")), ("a", "a", "a", "a", None), "got 4 values, 1 different"),
+    ],
+)
+def test_columns_from_which_nothing_can_be_learned_are_refused(
+    make: Callable[..., Cohort], tmp_path: Path, target: Callable[..., Cohort], column: tuple[Any, ...], message: str
+) -> None:
+    """Fewer than three values, or all the same."""
+    with pytest.raises(OutOfRange, match=message):
+        target(make(x=column), tmp_path, column="x")
+
+
+@pytest.mark.parametrize("options", [{}, {"positive": "F", "at_least": 1.0}])
+def test_a_binary_target_needs_one_rule(cohort: Cohort, tmp_path: Path, options: dict[str, Any]) -> None:
+    """Neither and both are refused."""
+    with pytest.raises(OutOfRange, match="exactly one of positive and at_least must be given for the target sex, got"):
+        binary_column(cohort, tmp_path, column="sex", **options)
+
+
+def test_a_target_twice_is_refused(cohort: Cohort, tmp_path: Path) -> None:
+    """Also when it is of another kind: values of the first would be overwritten."""
+    made = number_column(cohort, tmp_path, column="age")
+    with pytest.raises(RequestError, match="targets of table must have different names, got age more than once"):
+        binary_column(made, tmp_path, column="age", at_least=50.0)

@@ -1,0 +1,87 @@
+"""The grid of a training: what is kept of it, and which new samples lie on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.core.errors import RequestError
+from harness.core.types import Sample
+from harness.data.grids import TrainingGrid
+from harness.data.transforms import spacing_of
+
+InMemory = Callable[[np.ndarray], Any]
+
+
+@pytest.fixture
+def sample(in_memory: InMemory) -> Callable[..., Sample]:
+    """A sample with a voxel size, a shape and a first voxel; without a size, a picture."""
+
+    def make(
+        spacing: tuple[float, ...] = (1, 1, 2), shape: tuple[int, ...] = (4, 5, 3), start: float = 0, id: str = "sub-1"
+    ) -> Sample:
+        image = {"T2w": in_memory(np.zeros(shape, np.float32))}
+        if not spacing:
+            return Sample(id, id, image, {}, {})
+        affine = np.diag([*spacing, 1.0])
+        affine[0, 3] = start
+        return Sample(id, id, image, {}, {}, affine, spacing_of(affine))
+
+    return make
+
+
+def test_grid_comes_back_from_json(sample: Callable[..., Sample]) -> None:
+    """It is kept with the training as plain JSON."""
+    grid = TrainingGrid.of([sample(), sample(start=3)])
+    assert TrainingGrid.from_json(json.loads(json.dumps(grid.to_json()))) == grid
+
+
+def test_what_all_samples_share_is_kept(sample: Callable[..., Sample]) -> None:
+    """A voxel size up to rounding, a shape, and an affine where it is the same."""
+    same = TrainingGrid.of([sample(), sample()])
+    assert (same.spacing_mm, same.shape, len(same.affine)) == ((1, 1, 2), (4, 5, 3), 4)
+    assert TrainingGrid.of([sample(), sample(start=3)]).affine == ()
+    assert TrainingGrid.of([sample(), sample(shape=(4, 5, 4))]).shape == ()
+    assert TrainingGrid.of([sample((1, 1, 2)), sample((1.002, 1, 2))]).spacing_mm == pytest.approx((1.001, 1, 2))
+    assert TrainingGrid.of([sample((1, 1, 2)), sample((1.2, 1, 2))]).spacing_mm == ()
+
+
+def test_voxel_size_between_those_of_the_training_is_one_of_them(sample: Callable[..., Sample]) -> None:
+    """Along each axis."""
+    grid = TrainingGrid.of([sample((1, 1, 2)), sample((1.2, 1, 3))])
+    assert grid.holds((1.1, 1, 2.5)) and grid.holds((0.995, 1, 2))
+    assert not grid.holds((0.9, 1, 2.5)) and not grid.holds((1.1, 2, 2.5))
+
+
+def test_other_voxels_are_refused_with_both_sizes(sample: Callable[..., Sample]) -> None:
+    """The sample is named, and what can be done."""
+    grid = TrainingGrid.of([sample((1, 1, 2)), sample((1.2, 1, 3))])
+    with pytest.raises(
+        RequestError, match=r"the training, voxels from 1×1×2 mm to 1\.2×1×3 mm; sub-9 has .*5×5×2 mm .*Resample them"
+    ):
+        grid.check([sample((5, 5, 2), id="sub-9")], template=False)
+    grid.check([sample((1.1, 1, 2), start=50)], template=False)
+
+
+def test_template_must_agree_voxel_by_voxel(sample: Callable[..., Sample]) -> None:
+    """A voxel of a template space has a meaning; another shape or origin has another."""
+    grid = TrainingGrid.of([sample(), sample()])
+    grid.check([sample()], template=True)
+    for other in (sample(start=2), sample(shape=(4, 5, 4))):
+        with pytest.raises(
+            RequestError, match=r"4×5×3 voxels of 1×1×2 mm from \(0, 0, 0\) mm; sub-1 has .*to that grid"
+        ):
+            grid.check([other], template=True)
+        grid.check([other], template=False)
+
+
+def test_pictures_must_have_the_size_of_the_training(sample: Callable[..., Sample]) -> None:
+    """They have pixels and no voxel size."""
+    grid = TrainingGrid.of([sample((), (8, 8)), sample((), (8, 8))])
+    grid.check([sample((), (8, 8))], template=True)
+    with pytest.raises(RequestError, match=r"pictures of 8×8; sub-1 has pictures of 9×8. Bring them to that size"):
+        grid.check([sample((), (9, 8))], template=True)

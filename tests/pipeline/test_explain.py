@@ -1,0 +1,321 @@
+"""Explanations of trained networks: of which scalar, of which inputs, combined how, of which samples."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness.attribution.controls import random_map
+from harness.attribution.gradients import input_x_gradient, saliency
+from harness.attribution.postprocessing import rectified
+from harness.core.errors import CellError, RequestError
+from harness.core.explanations import Explanation
+from harness.core.targets import Target
+from harness.core.task import Task
+from harness.core.types import Array, Cohort, Input, NetworkSpec, Prediction, Reads, Sample
+from harness.pipeline.explain import blocks_of, choose_samples, chosen_target, explain, explained_inputs
+from harness.pipeline.networks import Member, build_network
+
+AGE, SMILE = Target("age", "number"), Target("smile", "binary")
+HAIR = Target("hair", "classes", ("black", "blond", "red"))
+GRADIENT = partial(input_x_gradient)
+SPEC = NetworkSpec(
+    (
+        Input("colour", ("red", "green"), (4, 5)),
+        Input("height", ("height",), explained=False),
+        Input("depth", ("depth",), (4, 5)),
+    ),
+    (AGE, HAIR),
+)
+
+
+@dataclass(frozen=True)
+class TwoImages:
+    """Two pictures and a scalar of one sample, whose N items are the picture and its mirror images."""
+
+    items: int = 1
+    added: float = 0.0
+
+    def inputs(self, sample: Sample) -> tuple[Array, ...]:
+        rng = np.random.default_rng(3)
+        colour, depth = rng.random((self.items, 2, 4, 5)), rng.random((self.items, 1, 4, 5))
+        height = np.arange(1, self.items + 1)[:, None]
+        return tuple(one.astype(np.float32) for one in (colour, height, depth))
+
+    def to_image(self, maps: Array, sample: Sample) -> Array:
+        """Maps of all items, side by side."""
+        return np.concatenate(list(maps), axis=-1)
+
+
+@dataclass(frozen=True)
+class Shifted(TwoImages):
+    """The same, of which a constant comes on top that is not explained."""
+
+    def fit(self, training: Any, targets: Any) -> Any: ...
+
+    @property
+    def state(self) -> Mapping[str, Array]:
+        return {}
+
+    def load_state(self, state: Any) -> Any: ...
+
+    reads = Reads()
+
+    def spec(self, cohort: Cohort) -> NetworkSpec:
+        return SPEC
+
+    def targets(self, sample: Sample, targets: Any) -> dict[str, Array]:
+        return {}
+
+    def to_prediction(self, outputs: Any, sample: Sample, targets: Any) -> Prediction:
+        return {}
+
+    def explained(self, sample: Sample) -> tuple[tuple[Array, Array | None], ...]:
+        colour, height, depth = self.inputs(sample)
+        return (colour, np.full_like(colour, 2.0)), (height, None), (depth, None)
+
+
+class Products(torch.nn.Module):
+    """Scores of items: sums of weight × picture, each times the height."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        draw = torch.Generator().manual_seed(1)
+        self.colour = torch.nn.Parameter(torch.randn(4, 2, 4, 5, generator=draw))
+        self.depth = torch.nn.Parameter(torch.randn(4, 1, 4, 5, generator=draw))
+
+    def forward(self, colour: torch.Tensor, height: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
+        said = torch.einsum("ncxy,kcxy->nk", colour, self.colour) + torch.einsum("ncxy,kcxy->nk", depth, self.depth)
+        return said * height
+
+
+class Squares(Products):
+    """The same of squares, so that gradients depend on the whole input."""
+
+    def forward(self, colour: torch.Tensor, height: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
+        return super().forward(colour**2, height, depth**2)
+
+
+SAMPLE = Sample("one", "one", {}, {}, {})
+
+
+def made(explanation: Explanation, adapter: Any = TwoImages(), network: Any = None, **more: Any) -> Any:
+    """An explanation of the linear network."""
+    member = Member((network or Products()).eval(), adapter)
+    return explain([member], SPEC, SAMPLE, explanation, seed=0, classes={"hair": 1}, **more)
+
+
+def weights(number: int) -> Array:
+    """Weights of one output, of all channels, (3, 4, 5)."""
+    network = Products()
+    return torch.cat([network.colour[number], network.depth[number]]).detach().numpy()
+
+
+def pictures(adapter: Any = TwoImages()) -> Array:
+    """All explained channels of the items, (N, 3, 4, 5)."""
+    colour, _, depth = adapter.inputs(SAMPLE)
+    return np.concatenate([colour, depth], axis=1)
+
+
+class TestExplain:
+    """Maps, worked out by hand for a linear network."""
+
+    def test_each_scalar_has_a_map_of_each_explained_channel(self) -> None:
+        """Channels of all explained inputs in order; the height is no channel. Classes explain the one predicted."""
+        found = made(Explanation(GRADIENT))
+        assert found.outputs == ("age", "hair") and found.maps.dtype == np.float32
+        expected = [weights(0) * pictures()[0], weights(2) * pictures()[0]]
+        np.testing.assert_allclose(found.maps, expected, rtol=1e-5)
+
+    @pytest.mark.parametrize(("of", "column"), [("age", 0), ("hair:black", 1), ("hair:red", 3)])
+    def test_of_one_scalar(self, of: str, column: int) -> None:
+        """One target, or one class whatever is predicted."""
+        found = made(Explanation(GRADIENT, of=of))
+        assert found.outputs == (of,)
+        np.testing.assert_allclose(found.maps[0], weights(column) * pictures()[0], rtol=1e-5)
+
+    def test_sum_is_over_all_channels_of_all_inputs(self) -> None:
+        """One map for all."""
+        found = made(Explanation(GRADIENT, combine="sum"))
+        np.testing.assert_allclose(found.maps[0], (weights(0) * pictures()[0]).sum(0, keepdims=True), rtol=1e-4)
+
+    def test_relevance_times_input_adds_products(self) -> None:
+        """Of a gradient that is not multiplied yet it is what input × gradient sums to."""
+        found = made(Explanation(partial(saliency), combine="relevance_times_input"))
+        expected = (np.abs(weights(0)) * pictures()[0]).sum(0, keepdims=True)
+        np.testing.assert_allclose(found.maps[0], expected, rtol=1e-5)
+
+    def test_items_are_explained_one_by_one_at_their_own_value_of_what_is_fixed(self) -> None:
+        """The height of each item is its own; its maps are where the adapter puts them."""
+        adapter = TwoImages(items=3)
+        found = made(Explanation(GRADIENT, of="age"), adapter)
+        expected = np.concatenate([(n + 1) * weights(0) * pictures(adapter)[n] for n in range(3)], axis=-1)
+        assert found.maps.shape == (1, 3, 4, 15)
+        np.testing.assert_allclose(found.maps[0], expected, rtol=1e-5)
+
+    def test_what_a_fitted_adapter_adds_is_seen_and_not_explained(self) -> None:
+        """Maps multiply what is explained, and gradients are taken where the network sees the sum."""
+        found = made(Explanation(GRADIENT, of="age"), Shifted(), Squares())
+        x, seen = pictures()[0], pictures()[0] + np.array([2, 2, 0])[:, None, None]
+        np.testing.assert_allclose(found.maps[0], weights(0) * 2 * seen * x, rtol=1e-4)
+
+    def test_explained_inputs_of_a_plain_adapter_are_its_inputs(self) -> None:
+        """Nothing comes on top."""
+        pairs = explained_inputs(Member(Products(), TwoImages()), SAMPLE)
+        assert [more for _, more in pairs] == [None] * 3
+        assert all(np.array_equal(one, own) for (one, _), own in zip(pairs, TwoImages().inputs(SAMPLE), strict=True))
+
+    def test_postprocessing_comes_last(self) -> None:
+        """Of each scalar's combined map."""
+        found = made(Explanation(GRADIENT, combine="sum", postprocess=partial(rectified)))
+        plain = made(Explanation(GRADIENT, combine="sum"))
+        assert (plain.maps < 0).any()
+        np.testing.assert_array_equal(found.maps, np.maximum(plain.maps, 0))
+
+    def test_several_networks_are_averaged(self) -> None:
+        """The map of an ensemble is the mean of the maps of its networks, each with its own adapter."""
+        members = [Member(Products().eval(), TwoImages()), Member(Squares().eval(), Shifted())]
+        apart = [
+            explain([one], SPEC, SAMPLE, Explanation(GRADIENT), seed=0, classes={"hair": 0}).maps for one in members
+        ]
+        found = explain(members, SPEC, SAMPLE, Explanation(GRADIENT), seed=0, classes={"hair": 0})
+        assert not np.allclose(*apart)
+        np.testing.assert_allclose(found.maps, (apart[0].astype(float) + apart[1]) / 2, rtol=1e-6)
+
+    def test_random_numbers_are_named_by_method_seed_and_sample(self) -> None:
+        """The same again, another for another seed or another sample, whatever the label of the method."""
+        one, member = Explanation(partial(random_map)), Member(Products().eval(), TwoImages())
+
+        def maps(seed: int, sample: Sample) -> Array:
+            return explain([member], SPEC, sample, one, seed=seed, classes={"hair": 0}).maps
+
+        first = maps(0, SAMPLE)
+        np.testing.assert_array_equal(first, maps(0, SAMPLE))
+        assert not np.array_equal(first, maps(1, SAMPLE))
+        assert not np.array_equal(first, maps(0, dataclasses.replace(SAMPLE, id="other")))
+
+    def test_items_that_are_explained_one_by_one_draw_their_own_numbers(self) -> None:
+        """A random map does not repeat from item to item."""
+        maps = made(Explanation(partial(random_map), of="age"), TwoImages(items=2)).maps[0]
+        assert not np.array_equal(maps[..., :5], maps[..., 5:])
+
+    def test_map_that_is_not_finite_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Method and sample are named."""
+        monkeypatch.setattr(
+            "harness.pipeline.explain.attribute",
+            lambda name, network, inputs, targets, **more: [
+                [torch.full_like(one, torch.nan) for one in inputs] for _ in targets
+            ],
+        )
+        with pytest.raises(CellError, match="the input_x_gradient map of one holds values that are not finite"):
+            made(Explanation(GRADIENT))
+
+    def test_network_is_left_as_it_was(self) -> None:
+        """No gradients, no hooks, the same mode and weights."""
+        network = Products().train()
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        explain([Member(network, TwoImages())], SPEC, SAMPLE, Explanation(GRADIENT), seed=0, classes={"hair": 0})
+        assert network.training and all(one.grad is None and one.requires_grad for one in network.parameters())
+        assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+    def test_exposed_scalar_of_a_study(self, study: Task, crowd: Cohort, crowd_spec: NetworkSpec) -> None:
+        """The gate of a network is explained by its own gradient, (1, 3, H, W)."""
+        torch.manual_seed(0)
+        network, adapter, sample = build_network(study, crowd_spec).eval(), study.adapter(), crowd.samples[0]
+        found = explain([Member(network, adapter)], crowd_spec, sample, Explanation(GRADIENT, of="gate"), seed=0)
+        image, height = (torch.from_numpy(one) for one in adapter.inputs(sample))
+        image.requires_grad_()
+        (gradient,) = torch.autograd.grad(network.exposed(image, height)["gate"].sum(), image)  # type: ignore[operator]
+        assert found.outputs == ("gate",)
+        np.testing.assert_allclose(found.maps, (gradient * image).detach().numpy(), rtol=1e-4, atol=1e-9)
+
+
+class TestChoice:
+    """Which samples are explained."""
+
+    SPEC = NetworkSpec((), (AGE, SMILE, HAIR))
+
+    @pytest.fixture
+    def told(self) -> tuple[list[Sample], dict[str, Prediction]]:
+        """Six samples: labels 0 0 0 1 1 1, positive with .1 .6 .45 .9 .7 .2; hair is always told right."""
+        labels, chances = [0, 0, 0, 1, 1, 1], [0.1, 0.6, 0.45, 0.9, 0.7, 0.2]
+        samples, predictions = [], {}
+        for number, (label, p) in enumerate(zip(labels, chances, strict=True)):
+            name = "abcdef"[number]
+            samples.append(Sample(name, name, {}, {}, {}, targets={"smile": float(label), "hair": number % 3}))
+            hair = np.full(3, 0.1 + 0.01 * number)
+            hair[number % 3] = 1 - 2 * hair[0]
+            predictions[name] = {"smile": {"probability": np.float64(p)}, "hair": {"probabilities": hair}}
+        return samples, predictions
+
+    @pytest.mark.parametrize(
+        ("options", "expected"),
+        [
+            ({}, "abcdef"),
+            ({"samples": "correct"}, "acde"),
+            ({"samples": "true_positive"}, "de"),
+            ({"samples": "correct", "at_most": 2}, "ad"),
+            ({"samples": "true_positive", "at_most": 1}, "d"),
+            ({"samples": "true_positive", "at_most": 9}, "de"),
+            ({"at_most": 3}, "adf"),
+        ],
+    )
+    def test_by_a_label(self, told: Any, options: dict[str, Any], expected: str) -> None:
+        """Correct ones, correct positives, at most the most confident; always in their own order."""
+        chosen = choose_samples(Explanation(GRADIENT, chosen_by="smile", **options), self.SPEC, *told)
+        assert "".join(one.id for one in chosen) == expected
+
+    def test_by_a_class(self, told: Any) -> None:
+        """Confidence is the probability of the predicted class."""
+        samples, predictions = told
+        predictions["a"]["hair"]["probabilities"] = np.array([0.1, 0.8, 0.1])
+        explanation = Explanation(GRADIENT, chosen_by="hair", samples="correct", at_most=2)
+        assert "".join(one.id for one in choose_samples(explanation, self.SPEC, samples, predictions)) == "bc"
+
+    def test_equal_confidence_goes_by_id(self, told: Any) -> None:
+        """So that a choice does not depend on the order of the samples."""
+        samples, predictions = told
+        for one in predictions.values():
+            one["smile"]["probability"] = np.float64(0.5)
+        explanation = Explanation(GRADIENT, chosen_by="smile", at_most=2)
+        found = choose_samples(explanation, self.SPEC, samples[::-1], predictions)
+        assert "".join(one.id for one in found) == "ba"
+
+    def test_the_only_classification_need_not_be_named(self) -> None:
+        """Beside numbers and masks there is nothing else to choose by."""
+        spec = NetworkSpec((), (AGE, SMILE))
+        assert chosen_target(Explanation(GRADIENT, samples="correct"), spec) == SMILE
+
+    def test_all_samples_need_no_classification(self) -> None:
+        """Whatever is named."""
+        assert chosen_target(Explanation(GRADIENT, chosen_by="smile"), NetworkSpec((), (AGE,))) is None
+
+    @pytest.mark.parametrize(
+        ("targets", "options", "message"),
+        [
+            ((AGE,), {"samples": "correct"}, r"chooses by one binary or classes target, got none; name it: chosen_by="),
+            ((AGE, SMILE, HAIR), {"samples": "correct"}, r"got smile, hair; name it"),
+            ((AGE, SMILE), {"samples": "correct", "chosen_by": "age"}, r"got none"),
+            ((SMILE,), {"at_most": 3, "chosen_by": "other"}, r"samples=tested at_most=3 chooses by one .* got none"),
+            ((HAIR,), {"samples": "true_positive"}, r"needs a binary target, and hair has classes; take correct"),
+        ],
+    )
+    def test_refusals(self, targets: Any, options: dict[str, Any], message: str) -> None:
+        """A choice that the network's targets do not settle."""
+        with pytest.raises(RequestError, match=message):
+            chosen_target(Explanation(GRADIENT, **options), NetworkSpec((), targets))
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (3, [1, 1, 1]), (4, [1] * 4), (10, [3, 3, 2, 2])])
+def test_blocks_are_of_about_as_many_consecutive_samples(count: int, sizes: list[int]) -> None:
+    """Four of them, or as many as there are samples."""
+    blocks = list(blocks_of(count))
+    assert [len(one) for one in blocks] == sizes
+    assert np.concatenate(blocks).tolist() == list(range(count))

@@ -1,0 +1,251 @@
+"""Items of samples: the same batches however they are held, and nothing left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from harness.adapters.axial_slices import AxialSlices
+from harness.core.task import Task
+from harness.core.types import Cohort, NetworkSpec
+from harness.pipeline import items as module
+from harness.pipeline.items import Items, batches, open_items
+from harness.recipes.recipe import Batch
+
+SLICES = AxialSlices(("T2w", "FLAIR"))
+
+Opened = Callable[..., Any]
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder for temporary files."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> Opened:
+    """Open items that are held in memory, or, with no memory, read batch by batch or packed."""
+
+    @contextmanager
+    def items(adapter: Any, cohort: Cohort, spec: NetworkSpec, *, held: bool) -> Iterator[Items]:
+        with monkeypatch.context() as patch:
+            if not held:
+                patch.setattr(module, "HELD_BYTES", 0)
+            with open_items(adapter, cohort.samples, spec) as found:
+                yield found
+
+    return items
+
+
+def all_batches(items: Items, order: Any, size: int = 4) -> list[Batch]:
+    """Every batch."""
+    return [batch for _, batch in batches(items, np.asarray(order), size)]
+
+
+def same(one: Batch, two: Batch) -> bool:
+    """Whether two batches hold the same tensors of the same types, in the same layout."""
+    pairs = [*zip(one.inputs, two.inputs, strict=True)]
+    for left, right in ((one.targets, two.targets), (one.weights, two.weights)):
+        assert list(left) == list(right)
+        pairs += [(left[name], right[name]) for name in left]
+    return all(a.dtype == b.dtype and a.stride() == b.stride() and torch.equal(a, b) for a, b in pairs)
+
+
+class TestSlices:
+    """Samples of many items and of different sizes."""
+
+    @pytest.fixture
+    def spec(self, toy_cohort: Cohort) -> NetworkSpec:
+        """Two channels in, a mask out."""
+        return SLICES.spec(toy_cohort)
+
+    def test_items_are_all_slices_padded_to_one_shape(
+        self, opened: Opened, toy_cohort: Cohort, spec: NetworkSpec
+    ) -> None:
+        """Replica: each slice is where its sample has it, with zeros at the far ends."""
+        with opened(SLICES, toy_cohort, spec, held=True) as items:
+            assert len(items) == 6 + 6 + 5 + 6 and items.shapes == ((2, 16, 16),)
+            found = [items[number] for number in range(len(items))]
+        number = 0
+        for sample in toy_cohort.samples:
+            x, y, z = sample.shape
+            for level in range(z):
+                batch = found[number]
+                expected = np.zeros((1, 2, 16, 16), np.float32)
+                expected[0, :, :x, :y] = [sample.images[name].load()[:, :, level] for name in ("T2w", "FLAIR")]
+                labels = np.zeros((1, 16, 16), np.int64)
+                labels[0, :x, :y] = sample.masks["target"].load()[:, :, level]
+                assert np.array_equal(batch.inputs[0].numpy(), expected)
+                assert np.array_equal(batch.targets["target"].numpy(), labels)
+                number += 1
+
+    @pytest.mark.parametrize("order", [range(23), [22, 0, 7, 7, 3], [5]])
+    def test_packed_items_give_the_same_batches(
+        self, opened: Opened, toy_cohort: Cohort, spec: NetworkSpec, order: Any
+    ) -> None:
+        """A memory-mapped file holds what memory would, in any order and with repeats."""
+        with opened(SLICES, toy_cohort, spec, held=True) as items:
+            expected = all_batches(items, order)
+        with opened(SLICES, toy_cohort, spec, held=False) as items:
+            found = all_batches(items, order)
+        assert len(found) == len(expected) and all(map(same, found, expected))
+
+    def test_packed_items_lie_in_a_file_that_goes_away(
+        self, opened: Opened, toy_cohort: Cohort, spec: NetworkSpec, temporary: Path
+    ) -> None:
+        """While they are used every array is a file; afterwards nothing is left, also after an exception."""
+        with pytest.raises(ZeroDivisionError), opened(SLICES, toy_cohort, spec, held=False) as items:
+            files = [path for path in temporary.rglob("*") if path.is_file()]
+            assert len(files) == 2
+            assert sum(path.stat().st_size for path in files) > 23 * 16 * 16 * (2 * 4 + 8)
+            assert isinstance(items.targets["target"], np.memmap)
+            raise ZeroDivisionError
+        assert list(temporary.iterdir()) == []
+
+    def test_held_items_need_no_file(
+        self, opened: Opened, toy_cohort: Cohort, spec: NetworkSpec, temporary: Path
+    ) -> None:
+        """What fits into memory is not written."""
+        with opened(SLICES, toy_cohort, spec, held=True) as items:
+            assert len(items) == 23 and list(temporary.iterdir()) == []
+
+    def test_weight_of_a_sample_is_that_of_each_of_its_slices(
+        self, opened: Opened, toy_cohort: Cohort, spec: NetworkSpec
+    ) -> None:
+        """Packed or held; samples without a weight have one."""
+        first = dataclasses.replace(toy_cohort.samples[0], weights={"target": 0.5})
+        cohort = dataclasses.replace(toy_cohort, samples=(first, *toy_cohort.samples[1:]))
+        for held in (True, False):
+            with opened(SLICES, cohort, spec, held=held) as items:
+                weights = torch.cat([batch.weights["target"] for batch in all_batches(items, range(23))])
+            assert weights.dtype == torch.float32
+            assert weights.tolist() == [0.5] * 6 + [1.0] * 17
+
+
+class TestPictures:
+    """Samples of one item each, with a scalar input and several targets."""
+
+    def test_pictures_read_batch_by_batch_give_the_same_batches(
+        self, opened: Opened, study: Task, crowd: Cohort, crowd_spec: NetworkSpec, temporary: Path
+    ) -> None:
+        """What is read when it is needed is what memory would hold, and no file is made."""
+        adapter, order = study.adapter(), [*reversed(range(24)), 3, 3]
+        with opened(adapter, crowd, crowd_spec, held=True) as items:
+            expected = all_batches(items, order)
+        with opened(adapter, crowd, crowd_spec, held=False) as items:
+            assert items.shapes == ((3, 16, 16), (1,))
+            found = all_batches(items, order)
+            assert list(temporary.iterdir()) == []
+        assert len(found) == len(expected) == 7 and all(map(same, found, expected))
+
+    def test_a_picture_is_read_only_when_it_is_in_a_batch(
+        self, opened: Opened, study: Task, crowd: Cohort, crowd_spec: NetworkSpec
+    ) -> None:
+        """A training never holds its cohort."""
+        read: list[str] = []
+        adapter = study.adapter()
+
+        class Watched:
+            """The adapter, watched."""
+
+            def inputs(self, sample: Any) -> Any:
+                read.append(sample.id)
+                return adapter.inputs(sample)
+
+            def targets(self, sample: Any, targets: Any) -> Any:
+                return adapter.targets(sample, targets)
+
+        with opened(Watched(), crowd, crowd_spec, held=False) as items:
+            read.clear()
+            first = next(batches(items, np.array([5, 2]), 2))
+            assert read == [crowd.samples[5].id, crowd.samples[2].id]
+        assert first[0].tolist() == [5, 2]
+
+    def test_pictures_of_different_size_are_padded(
+        self, opened: Opened, study: Task, crowd: Cohort, crowd_spec: NetworkSpec, in_memory: Callable[..., Any]
+    ) -> None:
+        """Held and read items agree where the specification states no common size."""
+        small = in_memory(crowd.samples[1].images["rgb"].load()[:12, :9])
+        samples = (crowd.samples[0], dataclasses.replace(crowd.samples[1], images={"rgb": small}))
+        cohort = dataclasses.replace(crowd, samples=samples)
+        image = dataclasses.replace(crowd_spec.inputs[0], shape=())
+        spec = dataclasses.replace(crowd_spec, inputs=(image, *crowd_spec.inputs[1:]))
+        for held in (True, False):
+            with opened(study.adapter(), cohort, spec, held=held) as items:
+                (batch,) = all_batches(items, [0, 1])
+            assert batch.inputs[0].shape == (2, 3, 16, 16)
+            expected = np.moveaxis(small.load(), -1, 0) / np.float32(255)
+            assert np.array_equal(batch.inputs[0][1, :, :12, :9].numpy(), expected.astype(np.float32))
+            assert not batch.inputs[0][1, :, 12:].any() and not batch.inputs[0][1, :, :, 9:].any()
+
+    def test_weights_are_those_of_samples_and_targets(
+        self, opened: Opened, study: Task, crowd: Cohort, crowd_spec: NetworkSpec
+    ) -> None:
+        """A target whose weights are all one has none; so has one that is no target."""
+        samples = list(crowd.samples)
+        samples[2] = dataclasses.replace(samples[2], weights={"smile": 3.0, "hair": 1.0, "other": 9.0})
+        cohort = dataclasses.replace(crowd, samples=tuple(samples))
+        for held in (True, False):
+            with opened(study.adapter(), cohort, crowd_spec, held=held) as items:
+                batch = all_batches(items, range(4))[0]
+            assert {name: one.tolist() for name, one in batch.weights.items()} == {"smile": [1.0, 1.0, 3.0, 1.0]}
+
+    def test_kinds_of_targets_have_their_types(
+        self, opened: Opened, study: Task, crowd: Cohort, crowd_spec: NetworkSpec
+    ) -> None:
+        """Classes are whole numbers, as cross-entropy wants them; numbers and labels are float32."""
+        with opened(study.adapter(), crowd, crowd_spec, held=True) as items:
+            batch = items[0]
+        types = {name: (one.dtype, tuple(one.shape)) for name, one in batch.targets.items()}
+        assert types == {
+            "age": (torch.float32, (1,)),
+            "smile": (torch.float32, (1,)),
+            "hair": (torch.int64, (1,)),
+        }
+
+
+class TestBatches:
+    """The loader."""
+
+    @pytest.fixture
+    def items(self, study: Task, crowd: Cohort, crowd_spec: NetworkSpec) -> Iterator[Items]:
+        """Twenty-four pictures."""
+        with open_items(study.adapter(), crowd.samples, crowd_spec) as found:
+            yield found
+
+    @pytest.mark.parametrize(
+        ("count", "size", "sizes"), [(10, 4, [4, 4, 2]), (8, 4, [4, 4]), (3, 8, [3]), (3, 1, [1] * 3)]
+    )
+    def test_batches_are_full_but_for_the_last(self, items: Items, count: int, size: int, sizes: list[int]) -> None:
+        """Every item of the order is in one batch, with its number."""
+        order = np.arange(24)[::-1][:count]
+        found = list(batches(items, order, size))
+        assert [len(chosen) for chosen, _ in found] == sizes
+        assert np.concatenate([chosen for chosen, _ in found]).tolist() == order.tolist()
+        ages = torch.cat([batch.targets["age"] for _, batch in found])
+        assert torch.equal(ages, torch.from_numpy(items.targets["age"][order.copy()]))
+
+    def test_global_random_numbers_are_not_used(self, items: Items) -> None:
+        """The loader draws no seed from the process's stream, so that dropout does not depend on it."""
+        torch.manual_seed(5)
+        before = torch.get_rng_state()
+        assert len(all_batches(items, range(24))) == 6
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_pictures_have_their_channels_last_in_memory(self, items: Items) -> None:
+        """Inputs of two dimensions are laid out as convolutions are fastest; scalars stay as they are."""
+        (batch,) = all_batches(items, range(4))
+        assert batch.inputs[0].is_contiguous(memory_format=torch.channels_last)
+        assert batch.inputs[1].shape == (4, 1) and batch.inputs[1].is_contiguous()

@@ -1,0 +1,226 @@
+"""New subjects: which networks are averaged, on which grid they work, and how the files are named."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import harness
+from harness.core.errors import RequestError
+from harness.data import nifti, transforms
+from harness.pipeline import cell as cell_module
+from harness.pipeline.prediction import find_networks, predict_subjects, read_subjects
+from harness.storage.store import CellRecord, Store
+
+Words = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def store(finished: Path) -> Store:
+    """The store of a finished tiny run: one configuration, three networks."""
+    return Store(finished / "store")
+
+
+@pytest.fixture
+def row(store: Store) -> str:
+    """Id of the configuration."""
+    return next(store.records("train")).configuration
+
+
+def again(store: Store, record: CellRecord, identity: str, code: str) -> CellRecord:
+    """A training filed once more, as another version of the code does."""
+    shutil.copytree(store.folder("train", record.identity), store.folder("train", identity))
+    other = dataclasses.replace(record, identity=identity, code=code)
+    (store.folder("train", identity) / "record.json").write_text(json.dumps(dataclasses.asdict(other)))
+    return other
+
+
+def identities(records: tuple[CellRecord, ...]) -> list[str]:
+    """Of trainings, sorted."""
+    return sorted(record.identity for record in records)
+
+
+class TestNetworks:
+    """Which trainings an id names."""
+
+    def test_a_configuration_has_one_network_per_fold(self, store: Store, row: str) -> None:
+        """The first digits of its id are enough."""
+        found = find_networks(store, row[:8])
+        assert identities(found.records) == sorted(one.identity for one in store.records("train"))
+        assert (found.left_out, found.is_older, found.name) == ((), False, row)
+
+    def test_networks_of_other_code_are_left_out_and_named(self, store: Store, row: str) -> None:
+        """They would be averaged with those of today's code, each fold twice."""
+        before = identities(find_networks(store, row).records)
+        other = again(store, next(store.records("train")), "0" * 20, "other code")
+        found = find_networks(store, row)
+        assert identities(found.records) == before
+        assert found.left_out == (other,)
+        assert f"left out 1 of other code or searches: {other.identity} (model=CELL names one)" in str(found)
+
+    def test_one_cell_may_be_of_any_code(self, store: Store) -> None:
+        """Named by itself, it is averaged with nothing."""
+        other = again(store, next(store.records("train")), "0" * 20, "other code")
+        assert find_networks(store, other.identity).records == (other,)
+
+    def test_older_networks_alone_are_used_and_said(
+        self, store: Store, row: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A study that was trained before an update still predicts."""
+        monkeypatch.setattr(cell_module, "_stage_digest", lambda stage: f"edited {stage}")
+        found = find_networks(store, row)
+        assert len(found.records) == 3 and found.is_older
+        assert "trained by another version of the code" in str(found)
+
+    def test_several_older_versions_are_refused(self, store: Store, row: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """None of them has a claim; all are listed by version."""
+        again(store, next(store.records("train")), "0" * 20, "other code")
+        monkeypatch.setattr(cell_module, "_stage_digest", lambda stage: f"edited {stage}")
+        with pytest.raises(RequestError, match=r"must be of one version of the code.*00000000.*model=CELL"):
+            find_networks(store, row)
+
+    def test_accepted_training_is_one_network(
+        self, finished: Path, store: Store, row: str, tiny_words: Words, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """``accept_code`` files it under today's identity as well."""
+        before = identities(find_networks(store, row).records)
+        monkeypatch.setattr(cell_module, "_stage_digest", lambda stage: f"edited {stage}")
+        harness.run(**tiny_words(finished, accept_code=True))
+        found = find_networks(store, row)
+        assert len(list(store.records("train"))) == 6 and len(found.records) == 3
+        assert identities(found.left_out) == before
+        assert "3 accepted from older code" in str(found)
+
+    def test_of_a_fold_that_was_searched_again_the_latest_is_taken(self, store: Store, row: str) -> None:
+        """Its code is the same, its options need not be."""
+        first = next(store.records("train"))
+        newer = again(store, first, "0" * 20, first.code)
+        found = find_networks(store, row)
+        assert newer in found.records and found.left_out == (first,)
+
+
+def with_images(root: Path, change: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]) -> Path:
+    """New subjects whose images and masks were changed, array and affine."""
+    for path in root.glob("sub-*/anat/*.nii.gz"):
+        array, affine = change(*nifti.read(path))
+        nifti.write(path, array, affine)
+    return root
+
+
+@pytest.fixture
+def root(phantom_root: Path, tmp_path: Path) -> Path:
+    """Two new subjects in a folder of their own."""
+    shutil.copytree(phantom_root, tmp_path / "new")
+    for name in ("sub-03", "sub-04"):
+        shutil.rmtree(tmp_path / "new" / name)
+    table = tmp_path / "new" / "participants.tsv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:3]))
+    return tmp_path / "new"
+
+
+def finer(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same image in voxels of half the size along the first axis."""
+    step = np.diag([0.5, 1, 1, 1])
+    step[0, 3] = -0.25
+    return np.repeat(array, 2, axis=0), affine @ step
+
+
+class TestGrid:
+    """Where new subjects are brought before a network sees them."""
+
+    def test_subjects_like_those_of_the_training_are_not_touched(self, store: Store, row: str, root: Path) -> None:
+        """Their grid is that of the file, its axes turned; only the missing label is told."""
+        networks = find_networks(store, row)
+        found = read_subjects(networks, root, root.parent / "cache")
+        assert found.notes == ("reference=label, and new subjects have no label: their grid is that of T2w",)
+        image, affine = transforms.reorient(*nifti.read(root / "sub-01/anat/sub-01_T2w.nii.gz"))
+        assert found.cohort.samples[0].shape == image.shape
+        np.testing.assert_allclose(found.cohort.samples[0].grid.affine, affine, atol=1e-5)
+
+    def test_other_voxels_are_resampled_and_told(self, store: Store, row: str, root: Path) -> None:
+        """A network that learned voxels of one size sees voxels of that size."""
+        networks = find_networks(store, row)
+        plain = read_subjects(networks, root, root.parent / "cache").cohort.samples[0]
+        found = read_subjects(networks, with_images(root, finer), root.parent / "cache")
+        assert found.cohort.samples[0].grid.spacing_mm == pytest.approx(plain.grid.spacing_mm)
+        assert found.cohort.samples[0].shape == plain.shape
+        assert found.places["sub-01"].shape == (2 * plain.shape[0], *plain.shape[1:])
+        assert any(note.startswith("trained at ") and "sub-01 has" in note for note in found.notes)
+
+    def test_voxels_outside_of_a_range_are_refused(self, store: Store, row: str, root: Path) -> None:
+        """Trained on several sizes, there is none to bring others to."""
+        networks = find_networks(store, row)
+        for record in networks.records:
+            record.facts["grid"]["largest_mm"][1] *= 2  # type: ignore[index]
+        with pytest.raises(RequestError, match=r"must be on the grid of the training, voxels from .*; sub-01 has"):
+            read_subjects(networks, with_images(root, finer), root.parent / "cache")
+
+    def test_sequence_with_the_trainings_voxels_stands_in_for_the_label(
+        self, store: Store, row: str, root: Path, tiny_words: Words, tmp_path: Path
+    ) -> None:
+        """Not merely the first."""
+        made = harness.run(**tiny_words(tmp_path / "two", sequences="FLAIR+T2w", attribution="none", fold=0))
+        networks = find_networks(Store(tmp_path / "two" / "store"), made.leaderboard["configuration"][0].as_py())
+        for path in root.glob("sub-*/anat/*_FLAIR.nii.gz"):
+            nifti.write(path, *finer(*nifti.read(path)))
+        found = read_subjects(networks, root, tmp_path / "cache")
+        assert found.notes == ("reference=label, and new subjects have no label: their grid is that of T2w",)
+
+    def test_faults_of_the_files_are_all_listed(self, store: Store, row: str, root: Path) -> None:
+        """Looking at headers first does not hide the listing."""
+        for name in ("sub-01", "sub-02"):
+            (root / name / "anat" / f"{name}_T2w.nii.gz").write_bytes(b"no image")
+        with pytest.raises(harness.core.errors.CohortError, match="2 faults"):
+            read_subjects(find_networks(store, row), root, root.parent / "cache")
+
+
+class TestFiles:
+    """What is written."""
+
+    def test_space_and_codes_are_those_of_the_image(self, store: Store, row: str, root: Path, tmp_path: Path) -> None:
+        """A prediction in MNI space says so, in its name and in its header."""
+        for name in ("sub-01", "sub-02"):
+            path = root / name / "anat" / f"{name}_T2w.nii.gz"
+            header = dataclasses.replace(nifti.header(path), qform_code=4, sform_code=4)
+            array, affine = nifti.read(path)
+            nifti.write(path.with_name(f"{name}_space-MNI152NLin6Asym_acq-hi_T2w.nii.gz"), array, affine, like=header)
+            path.unlink()
+        networks = find_networks(store, row)
+        subjects = read_subjects(networks, root, tmp_path / "cache")
+        written, _ = predict_subjects(networks, subjects, store, tmp_path / "made", root=root)
+        assert written[0].name == "sub-01_space-MNI152NLin6Asym_label-pvs_probseg.nii.gz"
+        codes = [(nifti.header(path).qform_code, nifti.header(path).sform_code) for path in written]
+        assert codes == [(4, 4)] * 4
+
+    def test_slices_that_no_network_saw_are_told(self, store: Store, row: str, root: Path, tmp_path: Path) -> None:
+        """Their predictions are 0, which is no finding."""
+        networks = find_networks(store, row)
+        subjects = read_subjects(networks, root, tmp_path / "cache")
+        x, y, z = subjects.places["sub-01"].shape
+        larger = {key: dataclasses.replace(place, shape=(x, y + 2, z + 4)) for key, place in subjects.places.items()}
+        _, notes = predict_subjects(
+            networks, dataclasses.replace(subjects, places=larger), store, tmp_path / "made", root=root
+        )
+        assert notes == [
+            f"2 of {y + 2} coronal slices and 4 of {z + 4} axial slices lie outside of the field of the networks, "
+            "where predictions are 0: sub-01, sub-02"
+        ]
+
+    def test_probability_is_the_mean_of_all_networks(self, store: Store, row: str, root: Path, tmp_path: Path) -> None:
+        """Each by itself gives what is averaged."""
+        networks = find_networks(store, row)
+        subjects = read_subjects(networks, root, tmp_path / "cache")
+        whole, _ = predict_subjects(networks, subjects, store, tmp_path / "all", root=root)
+        alone = []
+        for record in networks.records:
+            one = find_networks(store, record.identity)
+            made, _ = predict_subjects(one, subjects, store, tmp_path / record.identity, root=root)
+            alone.append(nifti.read(made[0])[0])
+        np.testing.assert_allclose(nifti.read(whole[0])[0], np.mean(alone, axis=0), atol=1e-6)
