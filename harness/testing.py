@@ -253,8 +253,8 @@ def _check_value(target: Target, value: float, sample: str) -> None:
 def check_metric(function: Callable[..., Any], **options: Any) -> None:
     """What the harness relies on in every metric.
 
-    It is registered and has a first line that says what it is; it asks for
-    evidence that exists; on made-up subjects (also with an empty truth, an empty
+    It is registered and has a first line that says what it is; it has only
+    inputs that exist; on made-up subjects (also with an empty truth, an empty
     prediction, or both) it gives a number inside its range or NaN, the same
     one twice, and changes nothing that it was given; and no wrong answer beats
     the perfect one.
@@ -275,19 +275,19 @@ def check_metric(function: Callable[..., Any], **options: Any) -> None:
     _require(bool(entry.summary), f"metric {entry.name} needs a docstring: its first line is shown to the user")
     unknown = [name for name in asks(function) if name not in METRIC_INPUTS]
     _require(not unknown, f"metric {entry.name} asks for {', '.join(unknown)}, which does not exist")
-    part = partial(function, **options) if options else function
+    component = partial(function, **options) if options else function
     low, high = entry.facts["range"]
     columns = tuple(entry.facts["needs"])
     perfect, others = _subjects(columns) if entry.facts["level"] == "pool" else _answers()
     with _draws_nothing(f"metric {entry.name}"):
-        best = evaluate(part, perfect)
-        values = [evaluate(part, evidence) for evidence in others]
+        best = evaluate(component, perfect)
+        values = [evaluate(component, inputs) for inputs in others]
     for value in [best, *values]:
         _require(
             np.isnan(value) or low - 1e-9 <= value <= high + 1e-9,
             f"metric {entry.name} must lie in [{low}, {high}] or be NaN, got {value}",
         )
-    again = [evaluate(part, evidence) for evidence in others]
+    again = [evaluate(component, inputs) for inputs in others]
     _require(np.array_equal(values, again, equal_nan=True), f"metric {entry.name} must give the same value twice")
     direction = entry.facts["direction"]
     if direction != "none":
@@ -582,15 +582,15 @@ def _answers() -> tuple[MetricInputs, list[MetricInputs]]:
     more = truth | np.roll(truth, 2, axis=1)
     nothing = np.zeros_like(truth)
     wrong = [few, more, np.roll(truth, 1, axis=0), np.roll(truth, 4, axis=2), nothing, ~truth]
-    empty = [_evidence(nothing, answer) for answer in (nothing, few)]
-    return _evidence(truth, truth), [*(_evidence(truth, answer) for answer in wrong), *empty]
+    empty = [_metric_inputs(nothing, answer) for answer in (nothing, few)]
+    return _metric_inputs(truth, truth), [*(_metric_inputs(truth, answer) for answer in wrong), *empty]
 
 
 def _cost(direction: Direction, value: float) -> float:
     return {"higher": -value, "lower": value, "zero": abs(value), "none": 0.0}[direction]
 
 
-def _evidence(truth: Array, answer: Array) -> MetricInputs:
+def _metric_inputs(truth: Array, answer: Array) -> MetricInputs:
     probability, brain = answer.astype(np.float32), np.ones_like(truth)
     explanation = np.stack([probability, probability])
     image = np.stack([truth, truth]).astype(np.float32)
@@ -627,13 +627,17 @@ def _subjects(columns: Sequence[str]) -> tuple[MetricInputs, list[MetricInputs]]
     truth = np.array([3.0, 9.0, 4.0, 12.0, 7.0, 1.0])
     wrong = [truth[::-1], truth + 5, truth * 0.4, np.roll(truth, 1)]
 
-    def evidence(*values: Array) -> MetricInputs:
+    def inputs_of(*values: Array) -> MetricInputs:
         given = {name: _as_column(name, values[min(place, len(values) - 1)]) for place, name in enumerate(columns)}
         for column in given.values():
             column.setflags(write=False)
         return MetricInputs(columns=given, rng=np.random.default_rng(0))
 
-    return evidence(truth), [*(evidence(truth, other) for other in wrong), evidence(truth[:1]), evidence(truth[:0])]
+    return inputs_of(truth), [
+        *(inputs_of(truth, other) for other in wrong),
+        inputs_of(truth[:1]),
+        inputs_of(truth[:0]),
+    ]
 
 
 def _as_column(name: str, values: Array) -> Array:

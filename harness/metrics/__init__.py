@@ -1,6 +1,6 @@
-"""Metrics: of prediction, segmentation, detection, agreement and localisation.
+"""Metrics of segmentation, detection, classification, regression, agreement and localisation.
 
-Every metric is a plain function; :func:`compute` finds one by its name.
+Each metric is a plain function. :func:`compute` evaluates a metric by its name.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from harness.metrics.register import evaluate, options
 
 __all__ = ["compute"]
 
-# The lesions are derived, never given.
+# Lesions are derived from masks.
 _GIVEN = frozenset(METRIC_INPUTS) - {"prediction_lesions", "target_lesions"}
 
 
 def compute(name: str, /, **arrays: Any) -> float:
-    """The value of a metric, by its name.
+    """Compute a metric by its name.
 
     Parameters
     ----------
     name : a registered metric, e.g. ``"dice"``
-    **arrays : inputs (``prediction``, ``target``, ``spacing_mm``, …) and options
+    **arrays : metric inputs (``prediction``, ``target``, ``spacing_mm``, …) and options
         of the metric (``tolerance_mm=1.5``)
 
     Returns
     -------
     float
-        NaN where the metric is not defined.
+        NaN where the metric is undefined.
 
     Raises
     ------
     UnknownName
-        If there is no such metric, input or option.
+        If there is no such metric, metric input or option.
     RequestError
-        If an input that the metric needs is absent.
+        If an input that the metric requires is missing.
 
     Examples
     --------
@@ -50,9 +50,9 @@ def compute(name: str, /, **arrays: Any) -> float:
     """
     function = METRICS.get(name).function
     known = options(function)
-    for word in arrays:
-        if word not in _GIVEN and word not in known:
-            raise UnknownName(f"input or option of metric {name}", word, {*_GIVEN, *known})
-    given = {word: value for word, value in arrays.items() if word in known}
-    inputs = MetricInputs(**{word: value for word, value in arrays.items() if word in _GIVEN})
+    for key in arrays:
+        if key not in _GIVEN and key not in known:
+            raise UnknownName(f"input or option of metric {name}", key, {*_GIVEN, *known})
+    given = {key: value for key, value in arrays.items() if key in known}
+    inputs = MetricInputs(**{key: value for key, value in arrays.items() if key in _GIVEN})
     return evaluate(partial(function, **given), inputs)

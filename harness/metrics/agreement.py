@@ -1,4 +1,4 @@
-"""How well two measurements of the same subjects agree."""
+"""Metrics of agreement between two measurements of the same subjects."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ _VOLUMES = ("true_volume_mm3", "predicted_volume_mm3")
 
 @dataclass(frozen=True)
 class BlandAltman:
-    """Mean difference and the limits between which 95 % of differences lie.
+    """Mean difference and limits of agreement.
 
     Parameters
     ----------
-    bias : mean of prediction − truth, in the unit of both
+    bias : mean of prediction − truth, in the unit of the values
     lower, upper : bias ∓ 1.96 standard deviations of the differences
     """
 
@@ -81,15 +81,23 @@ def icc(ratings: Array, *, form: Form = "1,1") -> float:
 
     Parameters
     ----------
-    ratings : (n, k) float, n subjects by k raters; rows with a NaN are left out
-    form : ``"1,1"``: raters are chosen anew for each subject; ``"2,1"``: raters are a
-        sample, absolute agreement; ``"3,1"``: these raters, consistency
+    ratings : (n, k) float, n subjects by k raters; rows with NaN are left out
+    form : ``"1,1"`` for a one-way model, where each subject has different raters;
+        ``"2,1"`` for a two-way random model with absolute agreement; ``"3,1"`` for a
+        two-way mixed model with consistency
 
     Returns
     -------
     float
-        At most 1, negative where subjects differ less than ratings of one subject
-        do; NaN with fewer than two complete rows or when all ratings are equal.
+        At most 1; negative if subjects vary less than ratings of the same subject; NaN with
+        fewer than two complete rows or if all ratings are equal.
+
+    Raises
+    ------
+    UnknownName
+        If there is no such form.
+    OutOfRange
+        If ``ratings`` is not (n, k) with at least two raters.
     """
     estimate = choose("form", form, _FORMS)
     ratings = np.asarray(ratings, dtype=np.float64)
@@ -102,17 +110,16 @@ def icc(ratings: Array, *, form: Form = "1,1") -> float:
 
 
 def bland_altman(truth: Array, prediction: Array) -> BlandAltman:
-    """Bias and limits of agreement, prediction − truth (Bland & Altman 1986).
+    """Bias and limits of agreement of prediction − truth (Bland & Altman 1986).
 
     Parameters
     ----------
-    truth, prediction : (n,) float, one value per subject; pairs with a NaN are left
-        out
+    truth, prediction : (n,) float, one value per subject; pairs with NaN are left out
 
     Returns
     -------
     BlandAltman
-        In the unit of the values; all NaN without a pair, limits NaN with one.
+        In the unit of the values. All NaN without pairs; limits NaN with one pair.
     """
     difference = np.asarray(prediction, dtype=np.float64) - np.asarray(truth, dtype=np.float64)
     difference = difference[np.isfinite(difference)]
@@ -136,8 +143,9 @@ def icc_count(columns: Columns, *, form: Form = "1,1") -> float:
 
     Parameters
     ----------
-    columns : with ``true_count`` and ``predicted_count``
-    form : see :func:`icc`
+    columns : ``true_count`` and ``predicted_count``
+    form : form of the ICC: ``1,1`` one-way, ``2,1`` two-way random with absolute
+        agreement, ``3,1`` two-way mixed with consistency
 
     Returns
     -------
@@ -162,8 +170,9 @@ def icc_volume(columns: Columns, *, form: Form = "1,1") -> float:
 
     Parameters
     ----------
-    columns : with ``true_volume_mm3`` and ``predicted_volume_mm3``
-    form : see :func:`icc`
+    columns : ``true_volume_mm3`` and ``predicted_volume_mm3``
+    form : form of the ICC: ``1,1`` one-way, ``2,1`` two-way random with absolute
+        agreement, ``3,1`` two-way mixed with consistency
 
     Returns
     -------
@@ -183,11 +192,11 @@ def icc_volume(columns: Columns, *, form: Form = "1,1") -> float:
     needs=_COUNTS,
 )
 def count_bias(columns: Columns) -> float:
-    """Mean of predicted − true lesion count.
+    """Mean difference of predicted − true lesion count.
 
     Parameters
     ----------
-    columns : with ``true_count`` and ``predicted_count``
+    columns : ``true_count`` and ``predicted_count``
 
     Returns
     -------
@@ -207,11 +216,11 @@ def count_bias(columns: Columns) -> float:
     needs=_VOLUMES,
 )
 def volume_bias(columns: Columns) -> float:
-    """Mean of predicted − true lesion volume.
+    """Mean difference of predicted − true lesion volume.
 
     Parameters
     ----------
-    columns : with ``true_volume_mm3`` and ``predicted_volume_mm3``
+    columns : ``true_volume_mm3`` and ``predicted_volume_mm3``
 
     Returns
     -------
@@ -231,11 +240,11 @@ def volume_bias(columns: Columns) -> float:
     needs=_COUNTS,
 )
 def count_limits_width(columns: Columns) -> float:
-    """Distance of the limits of agreement of lesion counts.
+    """Width of the limits of agreement of lesion counts.
 
     Parameters
     ----------
-    columns : with ``true_count`` and ``predicted_count``
+    columns : ``true_count`` and ``predicted_count``
 
     Returns
     -------
@@ -255,11 +264,11 @@ def count_limits_width(columns: Columns) -> float:
     needs=_VOLUMES,
 )
 def volume_limits_width(columns: Columns) -> float:
-    """Distance of the limits of agreement of lesion volumes.
+    """Width of the limits of agreement of lesion volumes.
 
     Parameters
     ----------
-    columns : with ``true_volume_mm3`` and ``predicted_volume_mm3``
+    columns : ``true_volume_mm3`` and ``predicted_volume_mm3``
 
     Returns
     -------
@@ -275,7 +284,7 @@ def _width(limits: BlandAltman) -> float:
 
 def _mean_squares(ratings: npt.NDArray[np.float64]) -> _MeanSquares:
     n, k = ratings.shape
-    # A common offset carries no information but costs digits.
+    # Subtracting the common offset improves numerical precision.
     ratings = ratings - ratings.mean()
     of_row, of_column = ratings.mean(axis=1, keepdims=True), ratings.mean(axis=0, keepdims=True)
     return _MeanSquares(

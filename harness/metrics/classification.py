@@ -1,8 +1,7 @@
-"""How well labels and classes are predicted.
+"""Metrics of classification, for binary and classes targets.
 
-The labels and probabilities of a sample are metrics that only hand them on, so that
-pooled metrics can read them as columns. Samples without one of the two values are
-left out.
+The labels and probabilities of a sample are metrics themselves, so that pooled metrics can
+use them as columns. Samples with a missing value are left out.
 """
 
 from __future__ import annotations
@@ -41,9 +40,9 @@ _BINARY = ("target_label", "predicted_probability")
 _CLASSES = ("target_class", "predicted_class")
 
 
-@metric("target_label", source="", direction="none", range=(0, 1), empty="cannot be")
+@metric("target_label", source="", direction="none", range=(0, 1), empty="never undefined")
 def target_label(target_label: float) -> float:
-    """The true label.
+    """True label of the sample.
 
     Parameters
     ----------
@@ -52,14 +51,14 @@ def target_label(target_label: float) -> float:
     Returns
     -------
     float
-        The same.
+        The label.
     """
     return target_label
 
 
-@metric("predicted_probability", source="", direction="none", range=(0, 1), empty="cannot be")
+@metric("predicted_probability", source="", direction="none", range=(0, 1), empty="never undefined")
 def predicted_probability(predicted_probability: float) -> float:
-    """The model's probability of the positive class.
+    """Predicted probability of the positive class.
 
     Parameters
     ----------
@@ -68,52 +67,52 @@ def predicted_probability(predicted_probability: float) -> float:
     Returns
     -------
     float
-        The same.
+        The probability.
     """
     return predicted_probability
 
 
-@metric("target_class", source="", direction="none", range=(0, float("inf")), empty="cannot be")
+@metric("target_class", source="", direction="none", range=(0, float("inf")), empty="never undefined")
 def target_class(target_class: float) -> float:
-    """The number of the true class, from 0.
+    """Index of the true class.
 
     Parameters
     ----------
-    target_class : number of the class
+    target_class : index of the true class, from 0
 
     Returns
     -------
     float
-        The same.
+        The index.
     """
     return target_class
 
 
-@metric("predicted_class", source="", direction="none", range=(0, float("inf")), empty="cannot be")
+@metric("predicted_class", source="", direction="none", range=(0, float("inf")), empty="never undefined")
 def predicted_class(class_probabilities: Array) -> float:
-    """The number of the most probable class, from 0.
+    """Index of the class with the highest predicted probability.
 
     Parameters
     ----------
-    class_probabilities : (K,) float
+    class_probabilities : (K,) float in [0, 1]
 
     Returns
     -------
     float
-        Of several equal ones the first.
+        The index, from 0; the first one if there are ties.
     """
     return float(np.argmax(class_probabilities))
 
 
-@metric("binary_accuracy", source=_CONVENTION, direction="higher", range=(0, 1), empty="cannot be")
+@metric("binary_accuracy", source=_CONVENTION, direction="higher", range=(0, 1), empty="never undefined")
 def binary_accuracy(target_label: float, predicted_probability: float, *, threshold: float = 0.5) -> float:
-    """Whether a sample is on the right side of the threshold; the mean is the accuracy.
+    """Whether the predicted label is correct; the mean is the accuracy.
 
     Parameters
     ----------
     target_label : 0 or 1
     predicted_probability : number in [0, 1]
-    threshold : probability from which a sample is called positive
+    threshold : smallest probability of a positive prediction
 
     Returns
     -------
@@ -123,14 +122,14 @@ def binary_accuracy(target_label: float, predicted_probability: float, *, thresh
     return float((predicted_probability >= threshold) == (target_label > 0))
 
 
-@metric("accuracy", source=_CONVENTION, direction="higher", range=(0, 1), empty="cannot be")
+@metric("accuracy", source=_CONVENTION, direction="higher", range=(0, 1), empty="never undefined")
 def accuracy(target_class: float, class_probabilities: Array) -> float:
-    """Whether the most probable class is the true one; the mean is the accuracy.
+    """Whether the most probable class is correct; the mean is the accuracy.
 
     Parameters
     ----------
-    target_class : number of the class, from 0
-    class_probabilities : (K,) float
+    target_class : index of the true class, from 0
+    class_probabilities : (K,) float in [0, 1]
 
     Returns
     -------
@@ -140,9 +139,9 @@ def accuracy(target_class: float, class_probabilities: Array) -> float:
     return float(int(np.argmax(class_probabilities)) == int(target_class))
 
 
-@metric("brier", source=BRIER, direction="lower", range=(0, 1), empty="cannot be")
+@metric("brier", source=BRIER, direction="lower", range=(0, 1), empty="never undefined")
 def brier(target_label: float, predicted_probability: float) -> float:
-    """Squared difference of probability and label; the mean is the Brier score.
+    """Squared difference between probability and label; the mean is the Brier score.
 
     Parameters
     ----------
@@ -168,17 +167,16 @@ def brier(target_label: float, predicted_probability: float) -> float:
     needs=_BINARY,
 )
 def auroc(columns: Columns) -> float:
-    """Area under the receiver operating characteristic over all samples.
+    """Area under the receiver operating characteristic (ROC) curve over all samples.
 
     Parameters
     ----------
-    columns : with ``target_label`` and ``predicted_probability``
+    columns : ``target_label`` and ``predicted_probability``
 
     Returns
     -------
     float
-        In [0, 1]; the same probability for all scores 0.5. NaN where only one label
-        occurs.
+        In [0, 1]; 0.5 if all probabilities are equal; NaN if only one label occurs.
     """
     labels, probabilities = complete(columns, _BINARY)
     return float(roc_auc_score(labels, probabilities)) if len(np.unique(labels)) == 2 else NAN
@@ -195,20 +193,22 @@ def auroc(columns: Columns) -> float:
     needs=_CLASSES,
 )
 def balanced_accuracy(columns: Columns) -> float:
-    """Mean over the true classes of the share that is recognised.
+    """Mean of the recall over all true classes that occur.
 
     Parameters
     ----------
-    columns : with ``target_class`` and ``predicted_class``
+    columns : ``target_class`` and ``predicted_class``
 
     Returns
     -------
     float
-        In [0, 1]; NaN without samples. Classes that do not occur are not counted.
+        In [0, 1]; NaN without samples.
     """
-    truth, said = complete(columns, _CLASSES)
-    # scikit-learn's own function warns where a predicted class does not occur.
-    return float(np.mean([np.mean(said[truth == one] == one) for one in np.unique(truth)])) if len(truth) else NAN
+    truth, predicted = complete(columns, _CLASSES)
+    if not len(truth):
+        return NAN
+    # Equals scikit-learn's, which warns if a predicted class does not occur in the truth.
+    return float(np.mean([np.mean(predicted[truth == one] == one) for one in np.unique(truth)]))
 
 
 @metric(
@@ -225,7 +225,7 @@ def balanced_chance(columns: Columns) -> float:
 
     Parameters
     ----------
-    columns : with ``target_class`` and ``predicted_class``
+    columns : ``target_class`` and ``predicted_class``
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Columns of pooled metrics: the values of samples that have all of them."""
+"""Columns of pooled metrics."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ __all__ = ["complete"]
 
 
 def complete(columns: Columns, names: tuple[str, str]) -> tuple[Array, Array]:
-    """Two columns, without the samples that lack a value in one of them.
+    """Two columns, restricted to samples with both values.
 
     Parameters
     ----------
     columns : name → (n,) float
-    names : of the two
+    names : names of the two columns
 
     Returns
     -------
     tuple of (m,) float arrays
-        Finite everywhere; m is 0 if no sample has both values.
+        All values are finite; m is 0 if no sample has both values.
 
     Raises
     ------

@@ -1,23 +1,23 @@
-"""Lesions found and lesions invented, counted by their centres.
+"""Lesion-wise detection metrics.
 
-A *relation* says which predicted lesions answer to which true ones; a match
-rule turns it into how many are found and how many are right:
+A match rule defines which predicted lesions match which true lesions:
 
 ========================  =====================================================
-``match``                 a true and a predicted lesion belong together if …
+``match``                 a true and a predicted lesion match if …
 ========================  =====================================================
-``"one_to_one"``          their centres are near; each is used once, and as many
-                          pairs as possible are made
-``"many_to_one"``         their centres are near; a lesion may be used again
-``"centre_in_mask"``      the predicted centre lies on a voxel of the true lesion
-``"any_overlap"``         they share a voxel
+``"one_to_one"``          their centres are near; each lesion is matched at most
+                          once, in a matching with as many pairs as possible
+``"many_to_one"``         their centres are near; lesions may be matched several
+                          times
+``"centre_in_mask"``      the predicted centre is a voxel of the true lesion
+``"any_overlap"``         they have a common voxel
 ========================  =====================================================
 
-Two centres are *near* if they are at most ``tolerance_mm`` apart (a nanometre
-of rounding is forgiven). With ``tolerance_mm=0`` they are near if they lie in
-the same voxel, because centroids of different masks hardly ever coincide to the
-last digit; a positive tolerance below the size of a voxel can therefore be
-stricter than 0. The last two rules do not use the tolerance.
+Two centres are *near* if their distance is at most ``tolerance_mm``, up to rounding.
+With ``tolerance_mm=0`` they are near if they are in the same voxel, because
+centroids of different masks rarely coincide exactly. A positive tolerance below the
+voxel size can therefore be stricter than 0. The last two rules do not use the
+tolerance.
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ _ROUNDING_MM = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class _Centres:
-    """Predicted lesions, or random points in their place.
+    """Centres of predicted lesions, or random points.
 
-    ``positions_mm`` (m, 3), ``voxels`` (m, 3); ``labels`` (X, Y, Z) is absent for
-    random points, which fill the one voxel they lie in.
+    ``positions_mm`` (m, 3), ``voxels`` (m, 3); ``labels`` (X, Y, Z) is ``None`` for random
+    points, which represent lesions of one voxel.
     """
 
     positions_mm: npt.NDArray[np.float64]
@@ -104,22 +104,23 @@ def sensitivity(
     match: Match = "one_to_one",
     size_bin: SizeBin | None = None,
 ) -> float:
-    """Share of the true lesions that are found.
+    """Share of true lesions that are detected.
 
     Parameters
     ----------
-    target_lesions, prediction_lesions : of one subject, on one grid
-    tolerance_mm : largest distance of two centres; 0 means the same voxel
-    match : see the table of :mod:`harness.metrics.detection`
-    size_bin : count only true lesions of ``low <= voxels <= high``; ``high`` may be
-        None. Matching is done with all lesions before, and where one-to-one
-        matchings tie, the one with the smallest sum of distances decides which
-        lesions count as found
+    target_lesions, prediction_lesions : lesions of one subject, on the same grid
+    tolerance_mm : largest distance of matching centres in mm; 0 means the same voxel
+    match : how lesions are matched: by near centres ``one_to_one`` or ``many_to_one``, by
+        ``any_overlap``, or by the predicted ``centre_in_mask`` of the true lesion
+    size_bin : smallest and largest number of voxels of the true lesions that are counted;
+        the upper bound may be null. Lesions of all sizes are matched before. Among
+        one-to-one matchings with equally many pairs, the one with the smallest sum of
+        distances determines which lesions are detected
 
     Returns
     -------
     float
-        In [0, 1]; NaN if there is no true lesion (of that size), 0 if nothing is
+        In [0, 1]; NaN if there are no true lesions (of that size), 0 if nothing is
         predicted.
     """
     found, total = _found(target_lesions, _predicted(prediction_lesions), tolerance_mm, match, size_bin)
@@ -141,18 +142,19 @@ def precision(
     tolerance_mm: Tolerance = 3.0,
     match: Match = "one_to_one",
 ) -> float:
-    """Share of the predicted lesions that are right.
+    """Share of predicted lesions that are correct.
 
     Parameters
     ----------
-    target_lesions, prediction_lesions : of one subject, on one grid
-    tolerance_mm : largest distance of two centres; 0 means the same voxel
-    match : see the table of :mod:`harness.metrics.detection`
+    target_lesions, prediction_lesions : lesions of one subject, on the same grid
+    tolerance_mm : largest distance of matching centres in mm; 0 means the same voxel
+    match : how lesions are matched: by near centres ``one_to_one`` or ``many_to_one``, by
+        ``any_overlap``, or by the predicted ``centre_in_mask`` of the true lesion
 
     Returns
     -------
     float
-        In [0, 1]; NaN if nothing is predicted, 0 if there is no true lesion.
+        In [0, 1]; NaN if nothing is predicted, 0 if there are no true lesions.
     """
     right = _right(target_lesions, _predicted(prediction_lesions), tolerance_mm, match)
     return right / prediction_lesions.count if prediction_lesions.count else NAN
@@ -173,20 +175,20 @@ def magnitude_accuracy(
     tolerance_mm: Tolerance = 3.0,
     match: Match = "one_to_one",
 ) -> float:
-    """Distance of (sensitivity, precision) from the origin, √(S² + P²).
+    """Magnitude of the vector (sensitivity, precision), √(S² + P²).
 
     Parameters
     ----------
-    target_lesions, prediction_lesions : of one subject, on one grid
-    tolerance_mm : largest distance of two centres; 0 means the same voxel
-    match : see the table of :mod:`harness.metrics.detection`
+    target_lesions, prediction_lesions : lesions of one subject, on the same grid
+    tolerance_mm : largest distance of matching centres in mm; 0 means the same voxel
+    match : how lesions are matched: by near centres ``one_to_one`` or ``many_to_one``, by
+        ``any_overlap``, or by the predicted ``centre_in_mask`` of the true lesion
 
     Returns
     -------
     float
-        In [0, √2]; NaN if there is no true lesion. Nothing predicted scores 0,
-        although the precision is not defined then: silence must not leave the
-        mean.
+        In [0, √2]; NaN if there are no true lesions. 0 if nothing is predicted, although
+        the precision is undefined then, so that such subjects count in the mean.
     """
     centres = _predicted(prediction_lesions)
     found, total = _found(target_lesions, centres, tolerance_mm, match, None)
@@ -200,7 +202,7 @@ def true_count(target_lesions: Lesions) -> float:
     Returns
     -------
     float
-        A whole number; 0 for an empty mask.
+        0 for an empty mask.
     """
     return float(target_lesions.count)
 
@@ -212,7 +214,7 @@ def predicted_count(prediction_lesions: Lesions) -> float:
     Returns
     -------
     float
-        A whole number; 0 for an empty mask.
+        0 for an empty mask.
     """
     return float(prediction_lesions.count)
 
@@ -236,16 +238,20 @@ def chance_sensitivity(
     size_bin: SizeBin | None = None,
     draws: Draws = 20,
 ) -> float:
-    """Sensitivity of as many centres as were predicted, placed at random.
+    """Sensitivity of random centres, as many as are predicted.
 
     Parameters
     ----------
-    target_lesions, prediction_lesions : of one subject, on one grid
+    target_lesions, prediction_lesions : lesions of one subject, on the same grid
     spacing_mm : (3,) voxel size along X, Y, Z
-    rng : where the centres are drawn from
-    brain : (X, Y, Z) bool, where centres may lie; the whole volume if absent, NaN
-        comes back if it is empty
-    tolerance_mm, match, size_bin : as for :func:`sensitivity`
+    rng : random generator
+    brain : (X, Y, Z) bool, voxels where centres are placed; the whole volume if absent. If
+        it is empty, the result is NaN
+    tolerance_mm : largest distance of matching centres in mm; 0 means the same voxel
+    match : how lesions are matched: by near centres ``one_to_one`` or ``many_to_one``, by
+        ``any_overlap``, or by the random ``centre_in_mask`` of the true lesion
+    size_bin : smallest and largest number of voxels of the true lesions that are counted;
+        the upper bound may be null
     draws : number of random placements that are averaged
 
     Returns
@@ -255,9 +261,9 @@ def chance_sensitivity(
 
     Notes
     -----
-    Centres are uniform over the volume of the brain and independent of each
-    other. They fill one voxel, so that the chance of ``match="any_overlap"``
-    is that of single voxels, lower than that of lesions of some extent.
+    Centres are distributed uniformly over the brain and independently. They represent
+    lesions of one voxel, so that the chance level for ``match="any_overlap"`` is lower
+    than for larger lesions.
     """
     scores = []
     for centres in _random_centres(prediction_lesions.count, target_lesions, spacing_mm, rng, brain, draws):
@@ -284,13 +290,19 @@ def chance_precision(
     match: Match = "one_to_one",
     draws: Draws = 20,
 ) -> float:
-    """Precision of as many centres as were predicted, placed at random.
+    """Precision of random centres, as many as are predicted.
 
     Parameters
     ----------
-    target_lesions, prediction_lesions, spacing_mm, rng, brain, draws
-        As for :func:`chance_sensitivity`.
-    tolerance_mm, match : as for :func:`precision`
+    target_lesions, prediction_lesions : lesions of one subject, on the same grid
+    spacing_mm : (3,) voxel size along X, Y, Z
+    rng : random generator
+    brain : (X, Y, Z) bool, voxels where centres are placed; the whole volume if absent. If
+        it is empty, the result is NaN
+    tolerance_mm : largest distance of matching centres in mm; 0 means the same voxel
+    match : how lesions are matched: by near centres ``one_to_one`` or ``many_to_one``, by
+        ``any_overlap``, or by the random ``centre_in_mask`` of the true lesion
+    draws : number of random placements that are averaged
 
     Returns
     -------
@@ -322,13 +334,19 @@ def chance_magnitude_accuracy(
     match: Match = "one_to_one",
     draws: Draws = 20,
 ) -> float:
-    """Magnitude accuracy of as many centres as were predicted, placed at random.
+    """Magnitude accuracy of random centres, as many as are predicted.
 
     Parameters
     ----------
-    target_lesions, prediction_lesions, spacing_mm, rng, brain, draws
-        As for :func:`chance_sensitivity`.
-    tolerance_mm, match : as for :func:`magnitude_accuracy`
+    target_lesions, prediction_lesions : lesions of one subject, on the same grid
+    spacing_mm : (3,) voxel size along X, Y, Z
+    rng : random generator
+    brain : (X, Y, Z) bool, voxels where centres are placed; the whole volume if absent. If
+        it is empty, the result is NaN
+    tolerance_mm : largest distance of matching centres in mm; 0 means the same voxel
+    match : how lesions are matched: by near centres ``one_to_one`` or ``many_to_one``, by
+        ``any_overlap``, or by the random ``centre_in_mask`` of the true lesion
+    draws : number of random placements that are averaged
 
     Returns
     -------
@@ -344,7 +362,7 @@ def chance_magnitude_accuracy(
 
 
 def _mean(scores: list[float]) -> float:
-    # No score at all: there was no voxel to place a centre in.
+    # There are no scores if there is no voxel to place a centre in.
     return float(np.mean(scores)) if scores else NAN
 
 
@@ -370,10 +388,10 @@ def _random_centres(
     allowed = np.arange(truth.labels.size) if brain is None else np.flatnonzero(brain)
     if not allowed.size:
         return []
-    # One block of numbers, so that a draw does not depend on the options.
+    # Drawn at once, so that random numbers do not depend on the options.
     chosen = rng.integers(allowed.size, size=(draws, count))
     within = rng.uniform(-0.5, 0.5, size=(draws, count, 3))
-    # Flat, because numpy 2.4 unravels long arrays of shape (n, 1) wrongly (numpy issue 31980).
+    # Flattened because of a bug of numpy 2.4 for long arrays of shape (n, 1) (numpy issue 31980).
     voxels = np.stack(np.unravel_index(allowed[chosen].ravel(), shape), axis=-1).reshape(draws, count, 3)
     positions = (voxels + within) * np.asarray(spacing_mm, dtype=np.float64)
     return [_Centres(*placement) for placement in zip(positions, voxels, strict=True)]
@@ -382,7 +400,7 @@ def _random_centres(
 def _found(
     truth: Lesions, centres: _Centres, tolerance_mm: float, match: str, size_bin: SizeBin | None
 ) -> tuple[int, int]:
-    """How many true lesions are found, out of how many."""
+    """Number of detected and number of all true lesions."""
     related = _related(truth, centres, tolerance_mm, match)
     if size_bin is None:
         matched = _matching(related, truth.count, centres.count) if match == "one_to_one" else _distinct(related[0])
@@ -394,13 +412,13 @@ def _found(
 
 
 def _right(truth: Lesions, centres: _Centres, tolerance_mm: float, match: str) -> int:
-    """How many predicted lesions are right."""
+    """Number of correct predicted lesions."""
     related = _related(truth, centres, tolerance_mm, match)
     return _matching(related, truth.count, centres.count) if match == "one_to_one" else _distinct(related[1])
 
 
 def _related(truth: Lesions, centres: _Centres, tolerance_mm: float, match: str) -> _Pairs:
-    """Index pairs (true lesion, predicted lesion) that belong together."""
+    """Index pairs (true lesion, predicted lesion) of matching lesions."""
     if not tolerance_mm >= 0:
         raise OutOfRange(f"`tolerance_mm >= 0` must hold, got {tolerance_mm}")
     relation = choose("match", match, _RELATIONS)
@@ -414,7 +432,7 @@ def _near(truth: Lesions, centres: _Centres, tolerance_mm: float) -> _Pairs:
         tree = KDTree(centres.positions_mm)
         hits = tree.query_ball_point(truth.centroids_mm, tolerance_mm + _ROUNDING_MM, return_sorted=True)
     else:
-        # The nearest whole-numbered neighbours are one apart.
+        # Indices are integers: a distance below 0.5 means the same voxel.
         hits = KDTree(centres.voxels).query_ball_point(truth.centre_voxels, 0.5, return_sorted=True)
     lengths = [len(hit) for hit in hits]
     return np.repeat(np.arange(truth.count), lengths), np.concatenate([np.asarray(hit, dtype=np.int64) for hit in hits])
@@ -446,7 +464,7 @@ def _distinct(indices: npt.NDArray[np.int64]) -> int:
 
 
 def _matching(related: _Pairs, true: int, predicted: int) -> int:
-    """Largest number of pairs in which no lesion is used twice."""
+    """Number of pairs of a maximum matching."""
     if not related[0].size:
         return 0
     graph = csr_array((np.ones(len(related[0]), dtype=np.int8), related), shape=(true, predicted))
@@ -454,17 +472,17 @@ def _matching(related: _Pairs, true: int, predicted: int) -> int:
 
 
 def _nearest_matching(truth: Lesions, centres: _Centres, related: _Pairs) -> npt.NDArray[np.int64]:
-    """True lesions of the largest matching whose distances have the smallest sum."""
+    """True lesions of the maximum matching with the smallest sum of distances."""
     rows, columns = related
     if not rows.size:
         return rows
     distances = np.linalg.norm(truth.centroids_mm[rows] - centres.positions_mm[columns], axis=1)
-    # Islands of lesions that can be exchanged are few and small: solve each alone.
+    # The matching graph has many small components, which are solved separately.
     nodes = truth.count + centres.count
     graph = coo_array((np.ones(len(rows), dtype=np.int8), (rows, truth.count + columns)), shape=(nodes, nodes))
-    island = connected_components(graph, directed=False)[1][rows]
-    order = np.argsort(island, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(island[order])) + 1)
+    component = connected_components(graph, directed=False)[1][rows]
+    order = np.argsort(component, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(component[order])) + 1)
     return np.concatenate([_assign(rows[group], columns[group], distances[group]) for group in groups])
 
 
@@ -475,7 +493,7 @@ def _assign(
         return rows
     true, row = np.unique(rows, return_inverse=True)
     predicted, column = np.unique(columns, return_inverse=True)
-    # A missing pair costs more than all distances together: pairs come first.
+    # A missing pair costs more than all distances together, so that the number of pairs is maximal.
     missing = 1 + distances.max() * min(len(true), len(predicted))
     cost = np.full((len(true), len(predicted)), missing)
     cost[row, column] = distances

@@ -1,4 +1,4 @@
-"""How far a predicted mask lies from the truth."""
+"""Distances between predicted and true masks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HUTTENLOCHER = Source(
     doi="10.1109/34.232073",
 )
 
-# A direction in which the voxels spread less than this share is flat.
+# Relative tolerance for the rank of a covariance matrix.
 _FLAT = 1e-10
 _COMBINE: Mapping[str, Callable[[float, float], float]] = {"max": max, "mean": lambda one, other: (one + other) / 2}
 _UNITS: Mapping[str, bool] = {"mm": True, "voxels": False}
@@ -48,25 +48,25 @@ def average_hausdorff(
 ) -> float:
     """Average Hausdorff distance between the voxels of two masks.
 
-    The mean, over all voxels of one mask, of the distance to the nearest voxel of
-    the other, in both directions. Voxels that both masks share count with 0.
+    For each direction, this is the mean over all voxels of one mask of the distance to the
+    nearest voxel of the other mask. Voxels in both masks have the distance 0.
 
     Parameters
     ----------
     prediction, target : (X, Y, Z) bool
     spacing_mm : (3,) voxel size along X, Y, Z
-    combine : mean of the two directions, or the larger of them
-    units : ``"mm"``, or ``"voxels"`` (distance of indices)
+    combine : how the two directions are combined: their ``mean`` or ``max``
+    units : unit of the distance, ``mm`` or ``voxels`` (distance of indices)
 
     Returns
     -------
     float
-        At least 0; NaN if one of the masks is empty.
+        At least 0; NaN if a mask is empty.
 
     Notes
     -----
-    The article takes the larger direction, its authors' program the mean; the
-    mean is the default here.
+    The article uses the maximum of both directions, the program of its authors the mean,
+    which is the default here.
     """
     merge = choose("combine", combine, _COMBINE)
     scale = spacing_mm if choose("units", units, _UNITS) else (1.0, 1.0, 1.0)
@@ -82,7 +82,7 @@ def average_hausdorff(
     empty="one of the masks empty: NaN, and the mean skips it",
 )
 def hausdorff_95(prediction: Array, target: Array, spacing_mm: tuple[float, float, float]) -> float:
-    """95th percentile of the distances between two surfaces, the larger direction.
+    """95th percentile of the distances between two surfaces, maximum of both directions.
 
     Parameters
     ----------
@@ -92,12 +92,12 @@ def hausdorff_95(prediction: Array, target: Array, spacing_mm: tuple[float, floa
     Returns
     -------
     float
-        In mm, at least 0; NaN if one of the masks is empty.
+        In mm, at least 0; NaN if a mask is empty.
 
     Notes
     -----
-    The surface is the voxels of which a face touches the background or the edge
-    of the volume; distances are between centres of voxels.
+    The surface consists of voxels with a face at the background or at the edge of the
+    volume. Distances are measured between centres of voxels.
     """
     there, back = _nearest(_points(_surface(prediction), spacing_mm), _points(_surface(target), spacing_mm))
     return float(max(np.percentile(there, 95), np.percentile(back, 95))) if there.size else NAN
@@ -113,9 +113,8 @@ def hausdorff_95(prediction: Array, target: Array, spacing_mm: tuple[float, floa
 def mahalanobis(prediction: Array, target: Array) -> float:
     """Mahalanobis distance between the centres of two masks, √(Δμᵀ S⁻¹ Δμ).
 
-    S is the mean of the covariances of the two masks' voxel coordinates, weighted
-    by their numbers of voxels n: S = (n₁S₁ + n₂S₂) / (n₁ + n₂), each Sᵢ divided by
-    nᵢ, not nᵢ − 1.
+    S is the pooled covariance of the voxel coordinates of both masks, weighted by their
+    numbers of voxels: S = (n₁S₁ + n₂S₂) / (n₁ + n₂), where each Sᵢ is normalised by nᵢ.
 
     Parameters
     ----------
@@ -124,14 +123,14 @@ def mahalanobis(prediction: Array, target: Array) -> float:
     Returns
     -------
     float
-        In standard deviations, at least 0, independent of the spacing; NaN if one
-        of the masks is empty or S is singular (all voxels in parallel planes).
+        In standard deviations, at least 0, independent of the spacing; NaN if a mask is
+        empty or S is singular (all voxels in parallel planes).
     """
-    ours, theirs = np.argwhere(prediction).astype(np.float64), np.argwhere(target).astype(np.float64)
-    if not len(ours) or not len(theirs):
+    predicted, true = np.argwhere(prediction).astype(np.float64), np.argwhere(target).astype(np.float64)
+    if not len(predicted) or not len(true):
         return NAN
-    shift = ours.mean(axis=0) - theirs.mean(axis=0)
-    spread = (_scatter(ours) + _scatter(theirs)) / (len(ours) + len(theirs))
+    shift = predicted.mean(axis=0) - true.mean(axis=0)
+    spread = (_scatter(predicted) + _scatter(true)) / (len(predicted) + len(true))
     if np.linalg.matrix_rank(spread, rtol=_FLAT, hermitian=True) < 3:
         return NAN
     return float(np.sqrt(shift @ np.linalg.solve(spread, shift)))
@@ -147,12 +146,12 @@ def _surface(mask: Array) -> Array:
 
 
 def _nearest(
-    ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64]
+    first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Distance of each point to the nearest of the other set; empty if a set is."""
-    if not len(ours) or not len(theirs):
+    """Distances from each point of a set to the nearest point of the other, for both sets; empty if a set is empty."""
+    if not len(first) or not len(second):
         return np.empty(0), np.empty(0)
-    return KDTree(theirs).query(ours)[0], KDTree(ours).query(theirs)[0]
+    return KDTree(second).query(first)[0], KDTree(first).query(second)[0]
 
 
 def _scatter(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -1,8 +1,8 @@
-"""Does an explanation lie where the truth is, and on which channel?
+"""Metrics of explanations: localisation of the truth, and shares of input channels.
 
-All scores but the last see one map per subject, the channels taken together by
-``sign``: ``"signed"`` adds them up, ``"positive"`` adds what speaks for the output,
-``"absolute"`` adds the sizes.
+Except for :func:`channel_share`, the channels of a map are combined by ``sign``:
+``"signed"`` adds the values, ``"positive"`` the positive values, and ``"absolute"`` the
+absolute values.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ SHAMIR = Source(
     doi="10.1101/306977",
 )
 
-# Voxels that are compared with the thresholds at a time: what fits a processor's cache.
+# Number of voxels that are compared with the thresholds at once, so that they fit into the CPU cache.
 _AT_ONCE = 1 << 15
-# Peaks up to here are quicker one by one than through a map of all distances.
+# Up to this number of peaks, a search tree is faster than a distance transform.
 _FEW_PEAKS = 1 << 12
 
 _SIGNS: Mapping[str, Callable[[Array], Array]] = {
@@ -88,23 +88,23 @@ _SIGNS: Mapping[str, Callable[[Array], Array]] = {
     chance="prevalence",
 )
 def relevance_mass(explanation: Array, target: Array, *, sign: Size = "absolute") -> float:
-    """Share of the relevance that lies inside the target.
+    """Share of the attribution that lies inside the target.
 
     Parameters
     ----------
     explanation : (C, X, Y, Z) float
     target : (X, Y, Z) bool
-    sign : count the size of every value, or only the positive ones
+    sign : values that are summed: ``absolute`` values or ``positive`` values
 
     Returns
     -------
     float
-        In [0, 1]; NaN if the target is empty or there is no relevance. An even map
-        scores the prevalence of the target.
+        In [0, 1]; NaN if the target is empty or there is no attribution. The prevalence of
+        the target for a constant map.
     """
     mass = choose("sign", sign, {name: _SIGNS[name] for name in ("absolute", "positive")})(explanation)
     total = float(mass.sum())
-    # The sum of a part, added in another order, may exceed the whole by rounding.
+    # Due to rounding, a partial sum may exceed the total.
     return min(float(mass[target].sum()) / total, 1.0) if total > 0 and target.any() else NAN
 
 
@@ -125,34 +125,34 @@ def relevance_ap(
     sign: Sign = "signed",
     inside: Inside = "volume",
 ) -> float:
-    """Exact average precision of the map as a ranking of voxels.
+    """Average precision of the map as a ranking of voxels.
 
-    Σ (Rᵢ − Rᵢ₋₁) Pᵢ over all distinct values of the map; voxels of equal value are
-    taken together.
+    This is Σ (Rᵢ − Rᵢ₋₁) Pᵢ over all distinct values of the map, without approximation by
+    thresholds. Ties are counted together.
 
     Parameters
     ----------
     explanation : (C, X, Y, Z) float
     target : (X, Y, Z) bool
-    brain : (X, Y, Z) bool, needed if ``inside="brain"``
-    sign : how channels are taken together
-    inside : rank the voxels of the whole volume or of the brain
+    brain : (X, Y, Z) bool, required if ``inside="brain"``
+    sign : how channels are combined: sum of ``signed``, ``positive`` or ``absolute`` values
+    inside : voxels that are ranked, those of the whole volume or of the brain
 
     Returns
     -------
     float
-        In [0, 1]; NaN if the target is empty or the map is NaN there. An even map
-        scores the prevalence, a random one :func:`random_ap`.
+        In [0, 1]; NaN if the target is empty or the map is NaN there. The prevalence for a
+        constant map, and :func:`random_ap` for a random one.
     """
     relevance, target = _voxels(explanation, target, brain, sign, inside)
     if not target.any():
         return NAN
-    # Recall grows only at the values of target voxels, so only those need counting.
+    # Recall increases only at the values of target voxels, so only these are counted.
     values, new = np.unique(relevance[target], return_counts=True)
     if np.isnan(values[-1]):
         return NAN
     found = np.cumsum(new[::-1])[::-1]
-    # No voxel below all of them counts, and each other one only by which of them it reaches: nothing is sorted.
+    # Counting the voxels that reach each of these values avoids sorting all voxels.
     reached = np.searchsorted(values, relevance[relevance >= values[0]], side="right")
     chosen = np.cumsum(np.bincount(reached - 1, minlength=len(values))[::-1])[::-1]
     return float(np.sum(new * (found / chosen)) / found[0])
@@ -167,23 +167,23 @@ def relevance_ap(
     empty="target empty, or the ceiling is zero: NaN",
 )
 def ap_of_ceiling(explanation: Array, target: Array, exact: Array, *, sign: Sign = "signed") -> float:
-    """Average precision over what the same method reaches on a model that is exact.
+    """Average precision relative to that of the same method for an exact model.
 
-    Windows of occlusion smear a perfect answer over their surroundings, more or
-    less as they meet the region's edges; so maps of several regions, windows and
-    strides can only be compared by their share of that ceiling.
+    Occlusion windows blur the map even of an exact model, depending on their position
+    relative to the region. Therefore maps for different regions, windows and strides are
+    comparable only relative to this ceiling.
 
     Parameters
     ----------
     explanation : (C, X, Y, Z) float
     target : (X, Y, Z) bool
     exact : (X, Y, Z) float
-    sign : how channels are taken together
+    sign : how channels are combined: sum of ``signed``, ``positive`` or ``absolute`` values
 
     Returns
     -------
     float
-        At least 0; 1 is as good as an exact model. NaN if the target is empty.
+        At least 0; 1 for the map of an exact model; NaN if the target is empty.
     """
     best = relevance_ap(exact[None], target, sign=sign)
     return relevance_ap(explanation, target, sign=sign) / best if best > 0 else NAN
@@ -191,16 +191,17 @@ def ap_of_ceiling(explanation: Array, target: Array, exact: Array, *, sign: Sign
 
 @metric("random_ap", source="expectation over random rankings", direction="none", range=(0, 1), empty="0")
 def random_ap(target: Array, brain: Array | None = None, *, inside: Inside = "volume") -> float:
-    """Average precision that a random ranking of the voxels scores on average.
+    """Expected average precision of a random ranking of voxels.
 
-    (H_N + (n − 1)(N − H_N) / (N − 1)) / N for n target voxels of N, H_N being the sum
-    of 1/i up to N. A little above the prevalence n/N, which is the same for an even map.
+    This is (H_N + (n − 1)(N − H_N) / (N − 1)) / N for n of N voxels in the target, where
+    H_N is the sum of 1/i up to N. It is slightly higher than the prevalence n/N, the
+    average precision of a constant map.
 
     Parameters
     ----------
     target : (X, Y, Z) bool
-    brain : (X, Y, Z) bool, needed if ``inside="brain"``
-    inside : count the voxels of the whole volume or of the brain
+    brain : (X, Y, Z) bool, required if ``inside="brain"``
+    inside : voxels that are ranked, those of the whole volume or of the brain
 
     Returns
     -------
@@ -234,32 +235,32 @@ def pr_auc_1000(
     sign: Sign = "signed",
     inside: Inside = "volume",
 ) -> float:
-    """Area under the precision-recall curve of equidistant thresholds.
+    """Area under the precision-recall curve over equidistant thresholds.
 
-    From the map's maximum down to its minimum; a voxel is chosen from the
-    threshold on. The area is that of the trapezoids.
+    Thresholds range from the maximum to the minimum of the map, and voxels that reach a
+    threshold are selected. The area is computed by the trapezoidal rule.
 
     Parameters
     ----------
     explanation : (C, X, Y, Z) float
     target : (X, Y, Z) bool
-    brain : (X, Y, Z) bool, needed if ``inside="brain"``
-    anchored : begin the curve at recall 0 with the precision of the first threshold.
-        The published curve begins where the first threshold puts it, and loses
-        the area before: a map whose target is one plateau at the maximum scores 0
-    thresholds : how many
-    sign : how channels are taken together
-    inside : the voxels of the whole volume or of the brain
+    brain : (X, Y, Z) bool, required if ``inside="brain"``
+    anchored : start the curve at recall 0 with the precision of the first threshold. The
+        published curve starts at the recall of the first threshold, so that the area
+        before it is lost: a map that is constant and maximal in the target has the area 0
+    thresholds : number of thresholds
+    sign : how channels are combined: sum of ``signed``, ``positive`` or ``absolute`` values
+    inside : voxels that are used, those of the whole volume or of the brain
 
     Returns
     -------
     float
-        In [0, 1]; NaN if the target is empty. An even map scores the prevalence
-        (not anchored: 0).
+        In [0, 1]; NaN if the target is empty. The prevalence for a constant map, or 0 if
+        not ``anchored``.
 
     Notes
     -----
-    For parity; :func:`relevance_ap` is exact.
+    This metric is for comparison with publications; :func:`relevance_ap` is exact.
     """
     relevance, target = _voxels(explanation, target, brain, sign, inside)
     positives = int(np.count_nonzero(target))
@@ -270,7 +271,7 @@ def pr_auc_1000(
     recall, precision = found[::-1] / positives, (found / chosen)[::-1]
     if anchored:
         recall, precision = np.r_[0.0, recall], np.r_[precision[0], precision]
-    # Trapezoids of a curve within the unit square; sums of a thousand may exceed it by rounding.
+    # The area may exceed 1 by rounding.
     return min(float(np.trapezoid(precision, recall)), 1.0)
 
 
@@ -283,23 +284,23 @@ def pr_auc_1000(
     empty="target empty: NaN; nothing positive: 0",
 )
 def cdc(explanation: Array, target: Array) -> float:
-    """Continuous Dice coefficient of the target and the positive part of the map.
+    """Continuous Dice coefficient of the target and the positive values of the map.
 
-    2 Σ AB / (c Σ A + Σ B) for the target A and the map B, without its negative values
-    and divided by its maximum; c is the mean of B where both are positive, 1 if they
-    do not meet.
+    This is 2 Σ AB / (c Σ A + Σ B) for the target A and the map B, with negative values set
+    to zero and divided by its maximum; c is the mean of B where both are positive, or 1 if
+    they do not overlap.
 
     Parameters
     ----------
-    explanation : (C, X, Y, Z) float, channels are added up
+    explanation : (C, X, Y, Z) float; channels are summed
     target : (X, Y, Z) bool
 
     Returns
     -------
     float
-        In [0, 1]; NaN if the target is empty, 0 if nothing is positive. If the map
-        is positive throughout the target it is 2m / (1 + m), m being the share of
-        the map's mass inside (:func:`relevance_mass` with ``sign="positive"``).
+        In [0, 1]; NaN if the target is empty, 0 if no value is positive. If the map is
+        positive in the whole target, this is 2m / (1 + m), where m is the share of the
+        attribution inside (:func:`relevance_mass` with ``sign="positive"``).
     """
     if not target.any():
         return NAN
@@ -329,28 +330,28 @@ def rc_rate(
     sign: Sign = "positive",
     literal: bool = False,
 ) -> float:
-    """Share that one region has of the attribution inside all regions.
+    """Share of one region in the attribution inside all regions.
 
     Parameters
     ----------
     explanation : (C, X, Y, Z) float
     rois : (R, X, Y, Z) bool
-    roi : which region, counted from 0
-    sign : of the attribution that counts, channels taken together
-    literal : the published score of a region, Σ_ROI A / (Σ A + voxels of the region),
-        before the share is taken. It mixes attribution with a count of voxels and is
-        the same for regions of equal size
+    roi : index of the region, from 0
+    sign : how channels are combined: sum of ``signed``, ``positive`` or ``absolute`` values
+    literal : compute shares of the published score of a region, Σ_ROI A / (Σ A + voxels of
+        the region), instead of shares of its attribution. The score adds attribution and
+        a number of voxels; for regions of equal size, the shares are the same
 
     Returns
     -------
     float
-        In [0, 1], and shares of all regions add up to 1; with ``sign="signed"`` any
-        number. NaN if there is no attribution in any region, or no such region.
+        In [0, 1], with a sum of 1 over all regions; any number with ``sign="signed"``. NaN
+        if there is no attribution in any region, or no such region.
 
     Notes
     -----
-    An exact model of score = Σ wₖ · loadₖ does not give the weights but
-    wₖ Lₖ / Σ wⱼ Lⱼ, L being the regions' mean loads (for regions of equal size).
+    For an exact model of score = Σ wₖ · loadₖ, the shares are not the weights but
+    wₖ Lₖ / Σ wⱼ Lⱼ, where L are the mean loads (for regions of equal size).
     """
     if roi >= len(rois):
         return NAN
@@ -364,7 +365,7 @@ def rc_rate(
 
 @metric(
     "peak_distance_mm",
-    source="distance of the peak from the truth, as in lesion-symptom simulations",
+    source="distance of the peak to the truth, as in lesion-symptom simulations",
     direction="lower",
     range=(0, float("inf")),
     level="explanation",
@@ -373,20 +374,20 @@ def rc_rate(
 def peak_distance_mm(
     explanation: Array, target: Array, spacing_mm: tuple[float, float, float], *, sign: Sign = "signed"
 ) -> float:
-    """Distance from the map's highest voxel to the nearest voxel of the target.
+    """Distance from the maximum of the map to the nearest voxel of the target.
 
     Parameters
     ----------
     explanation : (C, X, Y, Z) float
     target : (X, Y, Z) bool
     spacing_mm : (3,) voxel size along X, Y, Z
-    sign : how channels are taken together
+    sign : how channels are combined: sum of ``signed``, ``positive`` or ``absolute`` values
 
     Returns
     -------
     float
-        In mm, 0 if it lies inside; the mean over voxels that are equally high; NaN
-        if the target is empty.
+        In mm, 0 inside the target; the mean over all maxima if there are several; NaN if
+        the target is empty.
     """
     if not target.any():
         return NAN
@@ -399,16 +400,16 @@ def peak_distance_mm(
 
 
 def pearson_between(first: Array, second: Array) -> float:
-    """Pearson correlation of two maps, voxel by voxel.
+    """Pearson correlation of two maps over voxels.
 
     Parameters
     ----------
-    first, second : float arrays of one shape
+    first, second : float arrays of equal shape
 
     Returns
     -------
     float
-        In [-1, 1]; NaN if one of them is even.
+        In [-1, 1]; NaN if a map is constant.
 
     Raises
     ------
@@ -416,7 +417,7 @@ def pearson_between(first: Array, second: Array) -> float:
         If the shapes differ.
     """
     if first.shape != second.shape:
-        raise OutOfRange(f"two maps must have one shape to be compared, got {first.shape} and {second.shape}")
+        raise OutOfRange(f"two maps must have the same shape to be compared, got {first.shape} and {second.shape}")
     one, other = (each.astype(np.float64).ravel() - each.mean(dtype=np.float64) for each in (first, second))
     if not np.ptp(first) or not np.ptp(second):
         return NAN
@@ -433,23 +434,24 @@ def pearson_between(first: Array, second: Array) -> float:
     chance="prevalence",
 )
 def pointing_game(explanation: Array, target: Array, *, sign: Sign = "signed") -> float:
-    """Whether the highest voxel of the map lies inside the target.
+    """Whether the maximum of the map lies inside the target.
 
     Parameters
     ----------
     explanation : (C, X, Y, Z) float
     target : (X, Y, Z) bool
-    sign : how channels are taken together
+    sign : how channels are combined: sum of ``signed``, ``positive`` or ``absolute`` values
 
     Returns
     -------
     float
-        1 or 0; the share of hits if several voxels are equally high; NaN if the
-        target is empty. An even map scores the prevalence.
+        1 or 0; the share of hits if there are several maxima; NaN if the target is empty.
+        The prevalence for a constant map.
 
     Notes
     -----
-    Without the original's margin around the target, which is wider than a lesion.
+    The margin around the target in the original method is not used, because it is wider
+    than a lesion.
     """
     relevance = choose("sign", sign, _SIGNS)(explanation)
     return float(target[relevance == relevance.max()].mean()) if target.any() else NAN
@@ -467,21 +469,21 @@ def pointing_game(explanation: Array, target: Array, *, sign: Sign = "signed") -
 def top_k_intersection(
     explanation: Array, target: Array, *, k: Annotated[int, Ge(1)] | None = None, sign: Sign = "signed"
 ) -> float:
-    """Share of the k highest voxels that lie inside the target.
+    """Share of the k voxels with the highest values that lie inside the target.
 
     Parameters
     ----------
     explanation : (C, X, Y, Z) float
     target : (X, Y, Z) bool
-    k : number of voxels; None takes as many as the target has
-    sign : how channels are taken together
+    k : number of voxels; null takes the number of voxels of the target
+    sign : how channels are combined: sum of ``signed``, ``positive`` or ``absolute`` values
 
     Returns
     -------
     float
-        In [0, 1]; NaN if the target is empty. Of the voxels that tie for the last
-        places, the share inside the target counts, which is what a random choice
-        would score on average; an even map scores the prevalence.
+        In [0, 1]; NaN if the target is empty. Ties at the lowest of the k values are
+        resolved by the expectation of a random choice, so that a constant map has the
+        prevalence.
     """
     relevance = choose("sign", sign, _SIGNS)(explanation)
     if not target.any():
@@ -502,19 +504,19 @@ def top_k_intersection(
     empty="no such channel, or no attribution at all: NaN",
 )
 def channel_share(explanation: Array, channels: tuple[str, ...], *, channel: str = "") -> float:
-    """Share of the attribution, by size, that one input channel gets.
+    """Share of one input channel in the absolute attribution.
 
     Parameters
     ----------
     explanation : (C, X, Y, Z) float
-    channels : C names
-    channel : name of one of them
+    channels : names of the C channels
+    channel : name of the channel
 
     Returns
     -------
     float
-        In [0, 1], the shares of all channels add up to 1; NaN if the model has no
-        such channel or the explanation is zero everywhere.
+        In [0, 1], with a sum of 1 over all channels; NaN if there is no such channel or
+        the explanation is zero everywhere.
     """
     sizes = np.abs(explanation).sum(axis=(1, 2, 3), dtype=np.float64)
     if channel not in channels or not sizes.any():
@@ -523,7 +525,7 @@ def channel_share(explanation: Array, channels: tuple[str, ...], *, channel: str
 
 
 def _voxels(explanation: Array, target: Array, brain: Array | None, sign: str, inside: str) -> tuple[Array, Array]:
-    """The map as one number per voxel, and the target, of the voxels that count."""
+    """Values of the map and of the target, for the voxels that are used."""
     where = _where(inside, brain)
     return choose("sign", sign, _SIGNS)(explanation)[where].ravel(), target[where].ravel()
 
@@ -532,22 +534,22 @@ def _where(inside: str, brain: Array | None) -> Any:
     if not choose("inside", inside, {"brain": True, "volume": False}):
         return ...
     if brain is None:
-        raise RequestError("inside=brain needs `brain`, which is absent; give a mask, or inside=volume")
+        raise RequestError("inside=brain needs `brain`, which is missing; pass a mask, or set inside=volume")
     return brain
 
 
 def _at_least(values: Array, levels: Array) -> npt.NDArray[np.int64]:
-    """(T,): how many values reach each of the equidistant, rising levels, the first of which is their minimum."""
+    """Number of values that reach each of T equidistant, increasing levels, the first of which is their minimum."""
     low, step = levels[0], (levels[-1] - levels[0]) / (len(levels) - 1)
     if not step > 0:
         return np.full(len(levels), values.size)
     counts = np.zeros(len(levels), dtype=np.int64)
     above = np.r_[levels[1:], np.inf]
     for start in range(0, values.size, _AT_ONCE):
-        part = values[start : start + _AT_ONCE]
-        # The division may miss a level by its rounding, hence one look up and one down.
-        of = np.minimum(((part - low) / step).astype(np.intp), len(levels) - 1)
-        of += part >= above[of]
-        of -= part < levels[of]
+        chunk = values[start : start + _AT_ONCE]
+        # Due to rounding, the division may be off by one level in either direction.
+        of = np.minimum(((chunk - low) / step).astype(np.intp), len(levels) - 1)
+        of += chunk >= above[of]
+        of -= chunk < levels[of]
         counts += np.bincount(of, minlength=len(levels))
     return np.cumsum(counts[::-1])[::-1]

@@ -1,7 +1,7 @@
-"""What a metric may ask for, by the name of its parameter.
+"""Inputs of metrics.
 
-:data:`METRIC_INPUTS` is the list; :class:`MetricInputs` holds one subject's arrays and
-works out what is derived from them (the lesions) once, when it is first asked.
+:data:`METRIC_INPUTS` lists all inputs by parameter name. :class:`MetricInputs` holds the
+arrays of one subject, and derives lesions from masks on first use.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ __all__ = ["KIND_INPUTS", "METRIC_INPUTS", "Columns", "Lesions", "MetricInputs",
 Columns = Mapping[str, Array]
 
 Predict = Callable[[Array], Array]
-"""Images (B, C, X, Y, Z) → the explained scalar of each, (B,)."""
+"""Function from images, (B, C, X, Y, Z), to the explained scalar of each, (B,)."""
 
 METRIC_INPUTS: Mapping[str, str] = {
-    "brain": "(X, Y, Z) bool, True inside the brain (or the region); absent where there is no brain mask",
-    "channels": "names of the input channels, in the order of the explanation's first axis",
-    "class_probabilities": "(K,) float in [0, 1], the model's probability of each class",
-    "clean_score": "number, the score that the image determines, before noise was added; absent for real scores",
-    "columns": "name of a subject-level metric → (n,) float, its values over subjects; for pooled metrics only",
-    "exact": "(X, Y, Z) float, the map that the same method gives of a model that computes the score exactly",
-    "explanation": "(C, X, Y, Z) float, attribution of each channel, higher means more evidence",
-    "image": "(C, X, Y, Z) float, what the network saw of the sample; for probe metrics only",
+    "brain": "(X, Y, Z) bool, True inside the brain or region; optional",
+    "channels": "names of the input channels, in the order of the first axis of the explanation",
+    "class_probabilities": "(K,) float in [0, 1], predicted probability of each class",
+    "clean_score": "number, simulated score without noise; absent for measured scores",
+    "columns": "subject-level metric → (n,) float, its values for all subjects; for pooled metrics only",
+    "exact": "(X, Y, Z) float, map of the same method for a model that computes the score exactly",
+    "explanation": "(C, X, Y, Z) float, attribution of each channel; higher values support the output more",
+    "image": "(C, X, Y, Z) float, network input of the sample; for probe metrics only",
     "predict": "images (B, C, X, Y, Z) → (B,), the explained scalar of the network; for probe metrics only",
-    "predicted_probability": "number in [0, 1], the model's probability of the positive class",
-    "predicted_score": "number, the score that the model predicts for the subject",
-    "prediction": "(X, Y, Z) bool, what the model calls lesion",
+    "predicted_probability": "number in [0, 1], predicted probability of the positive class",
+    "predicted_score": "number, predicted score",
+    "prediction": "(X, Y, Z) bool, predicted mask",
     "prediction_lesions": "Lesions of the prediction",
-    "probability": "(X, Y, Z) float32 in [0, 1], the model's probability of lesion",
+    "probability": "(X, Y, Z) float32 in [0, 1], predicted probability of lesion",
     "rng": "numpy Generator, the same stream for every metric",
-    "rois": "(R, X, Y, Z) bool, the regions of interest that scores may depend on",
+    "rois": "(R, X, Y, Z) bool, regions of interest of simulated scores",
     "spacing_mm": "(3,) voxel size along X, Y, Z",
-    "target": "(X, Y, Z) bool, the truth",
-    "target_class": "number of the true class, from 0",
-    "target_label": "0 or 1, the true label",
+    "target": "(X, Y, Z) bool, true mask",
+    "target_class": "index of the true class",
+    "target_label": "true label, 0 or 1",
     "target_lesions": "Lesions of the target",
-    "target_score": "number, the score to predict",
+    "target_score": "number, true score",
 }
 
 KIND_INPUTS: Mapping[str, frozenset[str]] = {
@@ -57,22 +57,22 @@ KIND_INPUTS: Mapping[str, frozenset[str]] = {
     "binary": frozenset({"predicted_probability", "target_label"}),
     "classes": frozenset({"class_probabilities", "target_class"}),
 }
-"""Kind of target → what only a prediction of that kind supplies."""
+"""Kind of target → inputs that are specific to this kind."""
 
 
 @dataclass(frozen=True, eq=False)
 class Lesions:
-    """The connected components of a mask.
+    """Connected components of a mask.
 
     Parameters
     ----------
-    labels : (X, Y, Z) int32, 0 is background, lesions count from 1
-    count : number of lesions n
+    labels : (X, Y, Z) int32, 0 for background, lesions from 1 to n
+    count : number of lesions, n
     sizes_voxels : (n,) int64, number of voxels of each lesion
-    centroids_mm : (n, 3) float64, mean position of its voxels along X, Y, Z; the
-        centre of voxel (0, 0, 0) is the origin, the image's rotation is ignored
-    centre_voxels : (n, 3) int64, the voxel that holds the centroid (halves round
-        up); it need not belong to the lesion
+    centroids_mm : (n, 3) float64, mean position of the voxels along X, Y, Z relative to the
+        centre of voxel (0, 0, 0), ignoring the rotation of the image
+    centre_voxels : (n, 3) int64, voxel that contains the centroid (0.5 is rounded up); it
+        may lie outside the lesion
     """
 
     labels: npt.NDArray[np.int32]
@@ -85,7 +85,7 @@ class Lesions:
 def find_lesions(mask: Array, spacing_mm: Sequence[float]) -> Lesions:
     """Split a mask into 26-connected components.
 
-    Voxels that touch by a face, an edge or a corner belong together.
+    Voxels are connected by faces, edges or corners.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def find_lesions(mask: Array, spacing_mm: Sequence[float]) -> Lesions:
     Returns
     -------
     Lesions
-        With ``count == 0`` and arrays of length 0 for an empty mask.
+        For an empty mask, ``count`` is 0 and the arrays have length 0.
     """
     labels, count = cc3d.connected_components(np.ascontiguousarray(mask, dtype=bool), connectivity=26, return_N=True)
     statistics = cc3d.statistics(labels, no_slice_conversion=True)
@@ -110,10 +110,10 @@ def find_lesions(mask: Array, spacing_mm: Sequence[float]) -> Lesions:
 
 
 class MetricInputs:
-    """One subject's arrays, under the names that metrics use.
+    """Metric inputs of one subject.
 
-    Everything may be left out; a metric that asks for what is absent says so.
-    Arrays are taken as they are and must not be changed afterwards.
+    All inputs are optional; evaluating a metric raises an error if a required input is
+    missing. Arrays are not copied and must not be changed afterwards.
 
     Parameters
     ----------
@@ -127,19 +127,19 @@ class MetricInputs:
     rois : (R, X, Y, Z) bool, or numbers that are all 0 or 1
     target_score, predicted_score, clean_score : numbers, in the unit of the score
     target_label, predicted_probability : 0 or 1, and number in [0, 1]
-    target_class, class_probabilities : number of the class, and (K,) float in [0, 1]
+    target_class, class_probabilities : index of the class, and (K,) float in [0, 1]
     image : (C, X, Y, Z) float
-    predict : function of images
-    rng : generator; every metric gets its own copy in the same state, so that
-        asking for one more metric changes no other
+    predict : function from images to the explained scalar
+    rng : random generator; each metric receives a copy in the same state, so that metrics
+        do not affect each other
     columns : subject-level values by metric name, for pooled metrics
 
     Raises
     ------
     OutOfRange
-        If shapes differ, masks or labels are not binary, probabilities are outside
-        [0, 1], values or scores are not finite, a class does not exist, or the spacing
-        is not three positive numbers.
+        If shapes differ, masks or labels are not binary, probabilities are outside [0, 1],
+        values or scores are not finite, a class does not exist, or the spacing is not three
+        positive numbers.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ class MetricInputs:
         return self._lesions(self.target)
 
     def get(self, name: str) -> Any:
-        """The input of this name, ``None`` where it is absent.
+        """Look up an input; ``None`` if it is absent.
 
         Raises
         ------
@@ -230,7 +230,7 @@ class MetricInputs:
             shapes["rois, without their number"] = self.rois.shape[1:]
         if len(set(shapes.values())) > 1:
             listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-            raise OutOfRange(f"all arrays of a subject must have one shape (X, Y, Z), got {listed}; resample them")
+            raise OutOfRange(f"all arrays of a subject must have the same shape (X, Y, Z), got {listed}; resample them")
         if self.explanation is not None and self.channels is not None:
             found, named = self.explanation.shape[0], len(self.channels)
             if found != named:
@@ -255,7 +255,7 @@ class MetricInputs:
         count = np.inf if self.class_probabilities is None else len(self.class_probabilities)
         if self.target_class is not None and (not 0 <= self.target_class < count or self.target_class % 1):
             of = "a class" if self.class_probabilities is None else f"one of the {count} classes"
-            raise OutOfRange(f"`target_class` must be the number of {of}, got {self.target_class}")
+            raise OutOfRange(f"`target_class` must be the index of {of}, got {self.target_class}")
 
 
 def _mask(name: str, array: Array | None, *, ndim: int = 3) -> npt.NDArray[np.bool_] | None:
@@ -266,7 +266,7 @@ def _mask(name: str, array: Array | None, *, ndim: int = 3) -> npt.NDArray[np.bo
         return array
     odd = array[(array != 0) & (array != 1)]
     if odd.size:
-        raise OutOfRange(f"`{name}` must hold only 0 and 1, got {odd[0]!s}; threshold it, or choose one label")
+        raise OutOfRange(f"`{name}` must contain only 0 and 1, got {odd[0]!s}; threshold it, or select one label")
     return array.astype(bool)
 
 
@@ -305,7 +305,7 @@ def _volume(name: str, array: Array, *, ndim: int) -> Array:
         axes = "(X, Y, Z)" if ndim == 3 else "(R, X, Y, Z)" if name == "rois" else "(C, X, Y, Z)"
         raise OutOfRange(
             f"`{name}` must be {axes} with at least one voxel, got shape {array.shape}; "
-            "give a single slice a last axis of length one"
+            "add a last axis of length one to a single slice"
         )
     return array
 

@@ -1,7 +1,7 @@
-"""The same metrics in a part of the brain.
+"""Restriction of metric inputs to a brain region.
 
-A lesion belongs to the region that holds its centre, and belongs to it whole: a
-cut through a lesion would make two small ones of it.
+A lesion belongs as a whole to the region that contains its centre, because cutting a
+lesion at the border would create two smaller lesions.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ def restrict(mask: Array, lesions: Lesions, regions: Array, value: int) -> Array
     Parameters
     ----------
     mask : (X, Y, Z) bool
-    lesions : of that mask
+    lesions : lesions of the mask
     regions : (X, Y, Z) integer label image
     value : label of the region
 
     Returns
     -------
     (X, Y, Z) bool array
-        Empty if no lesion has its centre in the region. The centre is the voxel
-        that holds the centroid, which may lie outside a bent lesion.
+        Empty if no lesion has its centre in the region. The centre is the voxel that
+        contains the centroid, which may lie outside a curved lesion.
 
     Raises
     ------
@@ -38,7 +38,7 @@ def restrict(mask: Array, lesions: Lesions, regions: Array, value: int) -> Array
     """
     if not mask.shape == lesions.labels.shape == regions.shape:
         raise OutOfRange(
-            f"mask, lesions and regions must have one shape (X, Y, Z), got mask {mask.shape}, "
+            f"mask, lesions and regions must have the same shape (X, Y, Z), got mask {mask.shape}, "
             f"lesions {lesions.labels.shape}, regions {regions.shape}; resample the label image"
         )
     keep = np.zeros(lesions.count + 1, dtype=bool)
@@ -47,23 +47,28 @@ def restrict(mask: Array, lesions: Lesions, regions: Array, value: int) -> Array
 
 
 def within(inputs: MetricInputs, regions: Array, value: int) -> MetricInputs:
-    """A subject's metric inputs, restricted to one region.
+    """Restrict the metric inputs of a subject to one region.
 
     Parameters
     ----------
-    inputs : with prediction, target and spacing
+    inputs : metric inputs with prediction, target and spacing
     regions : (X, Y, Z) integer label image
     value : label of the region
 
     Returns
     -------
     MetricInputs
-        Prediction and target hold the lesions of the region (:func:`restrict`),
-        ``brain`` is the part of the brain inside the region; probability and
-        explanation stay whole.
+        ``prediction`` and ``target`` contain the lesions of the region (:func:`restrict`),
+        ``brain`` is the intersection of brain and region. Probability and explanation are
+        not restricted.
+
+    Raises
+    ------
+    RequestError
+        If prediction, target or spacing is missing.
     """
     if inputs.prediction_lesions is None or inputs.target_lesions is None:
-        raise RequestError("a region needs `prediction`, `target` and `spacing_mm`, of which one is absent; give all")
+        raise RequestError("a region needs `prediction`, `target` and `spacing_mm`, of which one is missing; pass all")
     assert inputs.prediction is not None and inputs.target is not None
     inside = regions == value
     return MetricInputs(

@@ -1,10 +1,11 @@
-"""How a function becomes a metric, and how a metric is evaluated.
+"""Registration and evaluation of metrics.
 
-A metric asks for its inputs by parameter name and gets exactly those:
+A metric receives its inputs by parameter name (see
+:mod:`harness.metrics.metric_inputs`):
 
-* a parameter without default is an input that must be there;
-* a positional parameter with a default is an input that may be absent;
-* a keyword-only parameter with a default is an option of the user.
+* a parameter without a default is a required input;
+* a positional parameter with a default is an optional input;
+* a keyword-only parameter with a default is an option that users can set.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ Level = Literal["subject", "explanation", "probe", "pool"]
 
 NAN = float("nan")
 
-# What each level can be asked for: a pooled metric sees values, never images,
-# and a metric of a subject must not depend on how the subject was explained.
+# Inputs available at each level: pooled metrics use values rather than images, and
+# metrics of predictions must not depend on explanations.
 _OF_LEVEL: Mapping[str, frozenset[str]] = {
     "subject": frozenset(METRIC_INPUTS) - {"columns", "explanation", "channels", "image", "predict"},
     "explanation": frozenset(METRIC_INPUTS) - {"columns", "image", "predict"},
@@ -64,33 +65,33 @@ def metric(
     interval: bool = True,
     kinds: tuple[Kind, ...] = (),
 ) -> Callable[[F], F]:
-    """Decorator: register a function as a metric and return it untouched.
+    """Register the decorated function as a metric and return it unchanged.
 
     Parameters
     ----------
-    name : what the user types
-    source : who published it, or the library or convention it follows
-    direction : ``"higher"`` or ``"lower"`` is better, ``"zero"``: the nearer to
-        zero the better, ``"none"``: a description, not a quality
-    range : lowest and highest possible value, both included
-    level : ``"subject"``: one value per sample; ``"explanation"``: one per sample
-        and explanation; ``"probe"``: likewise, with the network at hand (``predict``);
-        ``"pool"``: one over all samples
-    kinds : kinds of targets that it is for; by default those that supply what it asks
-        for. A task that uses it for other targets is refused
-    empty : what comes back when the metric is not defined
-    chance : what no skill scores: a number, or the name of the metric that works
-        it out for the subject at hand (see :func:`evaluate_chance`)
-    ceiling : what no prediction can exceed on the data at hand, if that is less than the
-        end of the range; as for ``chance`` (see :func:`evaluate_ceiling`)
-    needs : for pooled metrics, the subject-level metrics whose columns it reads
-    interval : whether a pooled metric estimates something; a p-value does not
+    name : name on the command line
+    source : publication, or the library or convention that the metric follows
+    direction : whether ``"higher"`` or ``"lower"`` values are better, or values closer to
+        ``"zero"``; ``"none"`` for a descriptive metric
+    range : lowest and highest possible value, both inclusive
+    level : ``"subject"`` for one value per sample, ``"explanation"`` for one value per
+        sample and explanation, ``"probe"`` for the same with access to the network
+        (``predict``), ``"pool"`` for one value over all samples
+    empty : result where the metric is undefined
+    chance : score without skill: a number, or the name of a metric that computes it for
+        each subject (see :func:`evaluate_chance`)
+    ceiling : best possible score on the given data, if it is below the end of the range;
+        a number or the name of a metric (see :func:`evaluate_ceiling`)
+    needs : for pooled metrics, the subject-level metrics whose values are pooled
+    interval : whether an interval is computed for a pooled metric; not for a p value
+    kinds : kinds of targets that the metric supports; by default, all kinds that provide
+        its inputs. Tasks that use it for other targets are rejected
 
     Raises
     ------
     RegistrationError
-        If the function asks for something that does not exist or that its level
-        cannot supply, or if a fact is nonsense.
+        If the function has an input that does not exist or is not available at its level,
+        or if an argument is invalid.
     """
 
     def decorate(function: F) -> F:
@@ -116,10 +117,10 @@ def metric(
 
 
 def kinds_of(component: Callable[..., Any]) -> tuple[Kind, ...]:
-    """Kinds of targets that a metric, or a partial of one, is for.
+    """Kinds of targets that a metric, or a partial of one, supports.
 
-    Those that it declares, else those that supply everything it asks for; of a pooled
-    metric, those that all of its columns are for.
+    These are the declared kinds or, by default, the kinds that provide all inputs of the
+    metric. For a pooled metric, they are the kinds supported by all of its columns.
     """
     entry = METRICS.get(METRICS.name_of(_unwrapped(component)))
     declared: tuple[Kind, ...] = entry.facts["kinds"]
@@ -130,50 +131,50 @@ def kinds_of(component: Callable[..., Any]) -> tuple[Kind, ...]:
         return tuple(kind for kind in KINDS if all(kind in kinds for kinds in of_columns))
     special = frozenset[str]().union(*KIND_INPUTS.values())
     if entry.facts["level"] in ("explanation", "probe"):
-        special -= {"target", "target_lesions"}  # the truth of a map may be a mask whatever is predicted
+        special -= {"target", "target_lesions"}  # the truth of a map can be a mask for any kind of target
     wanted = special.intersection(entry.facts["asks"])
     return tuple(kind for kind in KINDS if wanted <= KIND_INPUTS[kind])
 
 
-def asks(part: Callable[..., Any]) -> tuple[str, ...]:
-    """Names of the inputs that a metric, or a partial of one, asks for."""
-    return tuple(_asked(_unwrapped(part)))
+def asks(component: Callable[..., Any]) -> tuple[str, ...]:
+    """Names of the inputs of a metric, or of a partial of one."""
+    return tuple(_inputs_of(_unwrapped(component)))
 
 
-def options(part: Callable[..., Any]) -> tuple[str, ...]:
-    """Names of the options that a metric, or a partial of one, takes."""
-    function = _unwrapped(part)
-    return tuple(name for name in inspect.signature(function).parameters if name not in _asked(function))
+def options(component: Callable[..., Any]) -> tuple[str, ...]:
+    """Names of the options of a metric, or of a partial of one."""
+    function = _unwrapped(component)
+    return tuple(name for name in inspect.signature(function).parameters if name not in _inputs_of(function))
 
 
-def evaluate(part: Callable[..., Any], inputs: MetricInputs) -> float:
-    """Call a metric with what it asks for.
+def evaluate(component: Callable[..., Any], inputs: MetricInputs) -> float:
+    """Evaluate a metric.
 
     Parameters
     ----------
-    part : a metric, or ``functools.partial`` of one with options
-    inputs : one subject's arrays, or the columns of all subjects
+    component : a metric, or a ``functools.partial`` of one with options
+    inputs : arrays of one subject, or columns of all subjects
 
     Returns
     -------
     float
-        NaN where the metric is not defined.
+        NaN where the metric is undefined.
 
     Raises
     ------
     RequestError
-        If something that the metric must have is absent.
+        If a required input is missing.
     """
-    function = _unwrapped(part)
-    given = part.keywords if isinstance(part, partial) else {}
+    function = _unwrapped(component)
+    given = component.keywords if isinstance(component, partial) else {}
     positional: list[Any] = []
     named: dict[str, Any] = dict(given)
-    for name, parameter in _asked(function).items():
+    for name, parameter in _inputs_of(function).items():
         value = inputs.get(name)
         if value is None:
             if parameter.default is parameter.empty:
                 raise RequestError(
-                    f"metric {function.__name__} needs `{name}` ({METRIC_INPUTS[name]}), which is absent; "
+                    f"metric {function.__name__} needs `{name}` ({METRIC_INPUTS[name]}), which is missing; "
                     f"{_remedy(name, inputs)}"
                 )
             value = parameter.default
@@ -184,36 +185,36 @@ def evaluate(part: Callable[..., Any], inputs: MetricInputs) -> float:
     return float(function(*positional, **named))
 
 
-def evaluate_chance(part: Callable[..., Any], inputs: MetricInputs) -> float:
-    """What no skill would score on these inputs, with the same options.
+def evaluate_chance(component: Callable[..., Any], inputs: MetricInputs) -> float:
+    """Score without skill on these inputs, for the same options.
 
     Returns
     -------
     float
-        The constant that the metric declares, the value of the metric it names
-        (called with those of the part's options that it also takes), or NaN.
+        The declared constant, or the value of the declared metric, evaluated with the
+        options that both metrics have. NaN if none is declared.
     """
-    return _evaluate_fact("chance", part, inputs)
+    return _evaluate_fact("chance", component, inputs)
 
 
-def evaluate_ceiling(part: Callable[..., Any], inputs: MetricInputs) -> float:
-    """What no prediction can exceed on these inputs, with the same options.
+def evaluate_ceiling(component: Callable[..., Any], inputs: MetricInputs) -> float:
+    """Best possible score on these inputs, for the same options.
 
     Returns
     -------
     float
-        As for :func:`evaluate_chance`; NaN means that only the range is known.
+        As for :func:`evaluate_chance`; NaN if only the range is known.
     """
-    return _evaluate_fact("ceiling", part, inputs)
+    return _evaluate_fact("ceiling", component, inputs)
 
 
 def choose(option: str, value: str, table: Mapping[str, T]) -> T:
-    """The entry of a closed table that an option names.
+    """Look up the value of an option in a table.
 
     Raises
     ------
     UnknownName
-        With the near names, then all.
+        If the value is not in the table.
     """
     try:
         return table[value]
@@ -221,24 +222,24 @@ def choose(option: str, value: str, table: Mapping[str, T]) -> T:
         raise UnknownName(f"value of {option}", value, table) from None
 
 
-def _evaluate_fact(fact: str, part: Callable[..., Any], inputs: MetricInputs) -> float:
-    level = METRICS.get(METRICS.name_of(_unwrapped(part))).facts[fact]
+def _evaluate_fact(fact: str, component: Callable[..., Any], inputs: MetricInputs) -> float:
+    level = METRICS.get(METRICS.name_of(_unwrapped(component))).facts[fact]
     if level is None:
         return NAN
     if not isinstance(level, str):
         return float(level)
     function = METRICS.get(level).function
-    given = part.keywords if isinstance(part, partial) else {}
+    given = component.keywords if isinstance(component, partial) else {}
     shared = {name: value for name, value in given.items() if name in options(function)}
     return evaluate(partial(function, **shared), inputs)
 
 
-def _unwrapped(part: Callable[..., Any]) -> Callable[..., Any]:
-    return part.func if isinstance(part, partial) else part
+def _unwrapped(component: Callable[..., Any]) -> Callable[..., Any]:
+    return component.func if isinstance(component, partial) else component
 
 
 @cache
-def _asked(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+def _inputs_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return {
         name: parameter
         for name, parameter in inspect.signature(function).parameters.items()
@@ -250,22 +251,20 @@ def _verify(name: str, function: Callable[..., Any], level: str) -> None:
     if level not in _OF_LEVEL:
         raise RegistrationError(f"metric {name!r}: level must be one of {', '.join(_OF_LEVEL)}, got {level!r}")
     known = _OF_LEVEL[level]
-    for asked, parameter in _asked(function).items():
+    for asked, parameter in _inputs_of(function).items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise RegistrationError(
-                f"metric {name!r} takes *{asked}; every parameter must have the name of what it asks"
-            )
+            raise RegistrationError(f"metric {name!r} has *{asked}; every parameter must have the name of an input")
         if asked in known:
             continue
         if asked in METRIC_INPUTS:
             raise RegistrationError(
-                f"metric {name!r} of level {level!r} asks for `{asked}`, which that level cannot supply; "
-                f"it has: {', '.join(sorted(known))}"
+                f"metric {name!r} of level {level!r} has the input `{asked}`, which is not available at that level; "
+                f"available: {', '.join(sorted(known))}"
             )
         near = difflib.get_close_matches(asked, sorted(known), n=3, cutoff=0.5)
         hint = f" Near: {', '.join(near)}." if near else ""
         raise RegistrationError(
-            f"metric {name!r} asks for `{asked}`, which does not exist.{hint} All: {', '.join(sorted(known))}. "
+            f"metric {name!r} has the input `{asked}`, which does not exist.{hint} All: {', '.join(sorted(known))}. "
             "An option must be keyword-only and have a default."
         )
 
@@ -285,7 +284,7 @@ def _verify_facts(
     if not bounds[0] < bounds[1]:
         raise RegistrationError(f"metric {name!r}: `range[0] < range[1]` must hold, got {bounds}")
     if needs and level != "pool":
-        raise RegistrationError(f"metric {name!r}: only a pooled metric reads columns, got needs={needs} at {level!r}")
+        raise RegistrationError(f"metric {name!r}: only a pooled metric has columns, got needs={needs} at {level!r}")
     unknown = [kind for kind in kinds if kind not in KINDS]
     if unknown:
         raise RegistrationError(f"metric {name!r}: kinds must be among {', '.join(KINDS)}, got {', '.join(unknown)}")
@@ -294,6 +293,6 @@ def _verify_facts(
 def _remedy(name: str, inputs: MetricInputs) -> str:
     if name.endswith("_lesions"):
         of = name.removesuffix("_lesions")
-        absent = [part for part in (of, "spacing_mm") if inputs.get(part) is None]
-        return f"give {' and '.join(absent)}"
-    return f"give {name}=…"
+        absent = [given for given in (of, "spacing_mm") if inputs.get(given) is None]
+        return f"pass {' and '.join(absent)}"
+    return f"pass {name}=…"

@@ -1,7 +1,7 @@
-"""How well a score is predicted: R² with its ceiling, correlation, error and calibration.
+"""Metrics of regression: R² with its ceiling, correlation, error and calibration.
 
-The scores of a subject are metrics that only hand them on, so that pooled metrics
-can read them as columns. Subjects without one of the two values are left out.
+The scores of a subject are metrics themselves, so that pooled metrics can use them as
+columns. Subjects with a missing value are left out.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _CLEAN = ("clean_score", "predicted_score")
 _FEW = "fewer than two subjects, or all scores equal: NaN"
 
 
-@metric("target_score", source="", direction="none", range=(-INFINITY, INFINITY), empty="cannot be")
+@metric("target_score", source="", direction="none", range=(-INFINITY, INFINITY), empty="never undefined")
 def target_score(target_score: float) -> float:
-    """The score to predict.
+    """True score of the subject.
 
     Parameters
     ----------
@@ -52,14 +52,14 @@ def target_score(target_score: float) -> float:
     Returns
     -------
     float
-        The same.
+        The score.
     """
     return target_score
 
 
-@metric("predicted_score", source="", direction="none", range=(-INFINITY, INFINITY), empty="cannot be")
+@metric("predicted_score", source="", direction="none", range=(-INFINITY, INFINITY), empty="never undefined")
 def predicted_score(predicted_score: float) -> float:
-    """The score that the model predicts.
+    """Predicted score of the subject.
 
     Parameters
     ----------
@@ -68,23 +68,23 @@ def predicted_score(predicted_score: float) -> float:
     Returns
     -------
     float
-        The same.
+        The score.
     """
     return predicted_score
 
 
-@metric("clean_score", source="", direction="none", range=(-INFINITY, INFINITY), empty="real score: NaN")
+@metric("clean_score", source="", direction="none", range=(-INFINITY, INFINITY), empty="measured score: NaN")
 def clean_score(clean_score: float | None = None) -> float:
-    """The score that the image determines, before noise was added.
+    """Simulated score of the subject without noise.
 
     Parameters
     ----------
-    clean_score : number, on the scale of the target score; absent for real scores
+    clean_score : number on the scale of the true score; absent for measured scores
 
     Returns
     -------
     float
-        The same; NaN if there is none.
+        The score; NaN if there is none.
     """
     return NAN if clean_score is None else clean_score
 
@@ -101,22 +101,22 @@ def clean_score(clean_score: float | None = None) -> float:
     needs=_NOISY,
 )
 def r2(columns: Columns) -> float:
-    """R² of the predicted scores.
+    """Coefficient of determination (R²) of the predicted scores.
 
-    1 − Σ (target − predicted)² / Σ (target − mean)². Predicting the mean scores 0.
+    This is 1 − Σ (target − predicted)² / Σ (target − mean)². Predicting the mean gives 0.
 
     Parameters
     ----------
-    columns : with ``target_score`` and ``predicted_score``; with ``clean_score`` there
-        is a ceiling
+    columns : ``target_score`` and ``predicted_score``; the ceiling also needs
+        ``clean_score``
 
     Returns
     -------
     float
-        At most 1; NaN with fewer than two subjects or when all targets are equal.
-        Below −1 the prediction is on another scale than the target: a predictor
-        with the target's mean, no larger variance and no negative correlation
-        cannot score less.
+        At most 1; NaN with fewer than two subjects or if all targets are equal. Values
+        below −1 show that the predictions have a different scale: they are impossible for
+        predictions with the mean of the targets, no larger variance, and a non-negative
+        correlation.
     """
     return _r2(*complete(columns, _NOISY))
 
@@ -127,28 +127,28 @@ def r2(columns: Columns) -> float:
     direction="none",
     range=(0, 1),
     level="pool",
-    empty="real scores, fewer than two subjects, or all scores equal: NaN",
+    empty="measured scores, fewer than two subjects, or all scores equal: NaN",
     needs=("clean_score", "target_score"),
 )
 def r2_ceiling(columns: Columns) -> float:
-    """The highest R² that a prediction from the image can have, noise being what it is.
+    """Highest R² that a prediction from the image can reach, given the noise of the scores.
 
-    The squared correlation of the clean with the target scores.
+    This is the squared correlation of clean and true scores.
 
     Parameters
     ----------
-    columns : with ``target_score`` and, if it is known, ``clean_score``
+    columns : ``target_score`` and, if known, ``clean_score``
 
     Returns
     -------
     float
-        In [0, 1]; NaN where the clean score is not known. 1 without noise.
+        In [0, 1]; 1 without noise; NaN if the clean score is unknown.
 
     Notes
     -----
-    For these subjects and this noise. With noise of the score's own SD in the
-    proportion a it is about (1−a)² / ((1−a)² + a²). A prediction can exceed it by
-    luck, by the little that noise and image happen to share.
+    The value holds for these subjects and this noise. For noise level a and noise with
+    the SD of the score, it is about (1−a)² / ((1−a)² + a²). Predictions can exceed it
+    slightly by chance, if noise and image are correlated in the sample.
     """
     if "clean_score" not in columns:
         return NAN
@@ -166,16 +166,16 @@ def r2_ceiling(columns: Columns) -> float:
     needs=_CLEAN,
 )
 def r2_clean(columns: Columns) -> float:
-    """R² of the predicted against the noise-free scores.
+    """R² of the predicted scores relative to the noise-free scores.
 
     Parameters
     ----------
-    columns : with ``clean_score`` and ``predicted_score``
+    columns : ``clean_score`` and ``predicted_score``
 
     Returns
     -------
     float
-        See :func:`r2`; its ceiling is 1, whatever the noise.
+        See :func:`r2`; the ceiling is 1 for any noise.
     """
     return _r2(*complete(columns, _CLEAN))
 
@@ -192,21 +192,21 @@ def r2_clean(columns: Columns) -> float:
     needs=_NOISY,
 )
 def r_squared(columns: Columns) -> float:
-    """Squared correlation of predicted and target scores, blind to scale and offset.
+    """Squared correlation of predicted and true scores, independent of scale and offset.
 
     Parameters
     ----------
-    columns : with ``target_score`` and ``predicted_score``
+    columns : ``target_score`` and ``predicted_score``
 
     Returns
     -------
     float
-        In [0, 1]; NaN with fewer than two subjects or when all predictions or all
-        targets are equal. A reversed prediction scores as high as a right one.
+        In [0, 1]; NaN with fewer than two subjects or if all predictions or all targets
+        are equal. Predictions with the opposite sign have the same value.
 
     Notes
     -----
-    Without skill its mean over n subjects is 1 / (n − 1), not 0.
+    Without skill, the expected value over n subjects is 1 / (n − 1), not 0.
     """
     return _r(*complete(columns, _NOISY)) ** 2
 
@@ -222,21 +222,21 @@ def r_squared(columns: Columns) -> float:
     interval=False,
 )
 def r_squared_p(columns: Columns) -> float:
-    """p of the correlation of predicted and target scores, two-sided.
+    """Two-sided p value of the correlation of predicted and true scores.
 
     Parameters
     ----------
-    columns : with ``target_score`` and ``predicted_score``
+    columns : ``target_score`` and ``predicted_score``
 
     Returns
     -------
     float
-        In [0, 1]; NaN with fewer than three subjects or when all are equal.
+        In [0, 1]; NaN with fewer than three subjects or if all scores are equal.
     """
     target, predicted = complete(columns, _NOISY)
     if len(target) < 3 or _even(target) or _even(predicted):
         return NAN
-    from scipy.stats import pearsonr  # half a second to import, in every process that scores
+    from scipy.stats import pearsonr  # slow to import
 
     return float(pearsonr(target, predicted).pvalue)
 
@@ -255,7 +255,7 @@ def mse(columns: Columns) -> float:
 
     Parameters
     ----------
-    columns : with ``target_score`` and ``predicted_score``
+    columns : ``target_score`` and ``predicted_score``
 
     Returns
     -------
@@ -276,17 +276,17 @@ def mse(columns: Columns) -> float:
     needs=_NOISY,
 )
 def slope(columns: Columns) -> float:
-    """Calibration slope: of the target scores on the predicted ones, by least squares.
+    """Calibration slope: least-squares slope of true scores on predicted scores.
 
     Parameters
     ----------
-    columns : with ``target_score`` and ``predicted_score``
+    columns : ``target_score`` and ``predicted_score``
 
     Returns
     -------
     float
-        1 is calibrated; below 1 the predictions spread too far, above 1 too little;
-        NaN with fewer than two subjects or when all predictions are equal.
+        1 if calibrated; below 1 if the spread of the predictions is too large, above 1 if
+        it is too small; NaN with fewer than two subjects or if all predictions are equal.
     """
     target, predicted = complete(columns, _NOISY)
     if len(target) < 2 or _even(predicted):
@@ -305,11 +305,11 @@ def slope(columns: Columns) -> float:
     needs=_NOISY,
 )
 def bias(columns: Columns) -> float:
-    """Mean of predicted − target score.
+    """Mean difference of predicted − true score.
 
     Parameters
     ----------
-    columns : with ``target_score`` and ``predicted_score``
+    columns : ``target_score`` and ``predicted_score``
 
     Returns
     -------
@@ -333,5 +333,5 @@ def _r(first: Array, second: Array) -> float:
 
 
 def _even(values: Array) -> bool:
-    # A mean of equal numbers may differ from them in the last bit, which is no variation.
+    # The mean of equal numbers may differ from them in the last bit.
     return bool(np.ptp(values) <= 1e-12 * np.abs(values).max(initial=0))

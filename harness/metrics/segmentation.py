@@ -1,4 +1,4 @@
-"""Overlap and volume of a predicted mask, voxel by voxel."""
+"""Voxelwise overlap and volume of predicted masks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TAHA = Source(
 )
 DICE = Source(authors="Dice", year=1945, doi="10.2307/1932409")
 
-# Less than this between the lowest and highest probability is rounding.
+# Probabilities that differ by less than this are considered constant.
 _CONSTANT = 1e-6
 
 
@@ -46,7 +46,7 @@ def dice(prediction: Array, target: Array) -> float:
     Returns
     -------
     float
-        In [0, 1]; NaN if both masks are empty, 0 if one of them is.
+        In [0, 1]; NaN if both masks are empty, 0 if only one is.
     """
     tp, fp, fn, _ = _confusion(prediction, target)
     return _ratio(2 * tp, 2 * tp + fp + fn)
@@ -62,7 +62,7 @@ def dice(prediction: Array, target: Array) -> float:
 def volumetric_similarity(prediction: Array, target: Array) -> float:
     """Volumetric similarity, 1 − |FN − FP| / (2·TP + FP + FN).
 
-    Two masks of equal volume score 1 wherever they lie.
+    Masks of equal volume have the value 1, wherever they are.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def volumetric_similarity(prediction: Array, target: Array) -> float:
     Returns
     -------
     float
-        In [0, 1]; NaN if both masks are empty, 0 if one of them is.
+        In [0, 1]; NaN if both masks are empty, 0 if only one is.
     """
     tp, fp, fn, _ = _confusion(prediction, target)
     return 1 - _ratio(abs(fn - fp), 2 * tp + fp + fn)
@@ -94,37 +94,38 @@ def auc(
     soft: bool = False,
     inside: Literal["volume", "brain"] = "volume",
 ) -> float:
-    """Area under the ROC curve of the voxels.
+    """Area under the ROC curve over voxels.
 
     Parameters
     ----------
     prediction, target : (X, Y, Z) bool
-    probability : (X, Y, Z) float in [0, 1], needed if ``soft``
-    brain : (X, Y, Z) bool, needed if ``inside="brain"``
-    soft : rank voxels by probability; otherwise the mask is the only threshold and
-        the area is (TPR − FPR + 1) / 2
-    inside : count the voxels of the whole volume or of the brain
+    probability : (X, Y, Z) float in [0, 1], required if ``soft``
+    brain : (X, Y, Z) bool, required if ``inside="brain"``
+    soft : rank voxels by probability; otherwise the predicted mask is the only threshold
+        and the area is (TPR − FPR + 1) / 2
+    inside : voxels that are used, those of the whole volume or of the brain
 
     Returns
     -------
     float
-        In [0, 1]; NaN if the target is empty or full. An empty prediction scores
-        0.5 with the hard mask.
+        In [0, 1]; NaN if the target is empty or full. 0.5 for an empty prediction, unless
+        ``soft``.
 
     Raises
     ------
     RequestError
-        If an option needs an array that is absent.
+        If an option requires an array that is missing.
 
     Notes
     -----
-    The hard area of a sparse mask is about (1 + TPR) / 2 and is not comparable
-    with a soft one; nor is the volume, whose air is easy, with the brain.
+    For a sparse mask, the area without ``soft`` is about (1 + TPR) / 2 and not comparable
+    with the soft area. Areas over the volume and over the brain are not comparable
+    either, because voxels of air are easy to classify.
     """
     where = _where(inside, brain)
     if soft:
         if probability is None:
-            raise RequestError("auc with soft=true needs `probability`, which is absent; give it, or soft=false")
+            raise RequestError("auc with soft=true needs `probability`, which is missing; pass it, or set soft=false")
         return _soft_auc(probability[where], target[where])
     tp, fp, fn, tn = _confusion(prediction[where], target[where])
     return (_ratio(tp, tp + fn) - _ratio(fp, fp + tn) + 1) / 2
@@ -132,7 +133,7 @@ def auc(
 
 @metric("voxel_sensitivity", source=TAHA, direction="higher", range=(0, 1), empty="target empty: NaN")
 def voxel_sensitivity(prediction: Array, target: Array) -> float:
-    """Share of the true voxels that are predicted, TP / (TP + FN).
+    """Share of true voxels that are predicted, TP / (TP + FN).
 
     Parameters
     ----------
@@ -156,7 +157,7 @@ def voxel_sensitivity(prediction: Array, target: Array) -> float:
     chance="prevalence",
 )
 def voxel_precision(prediction: Array, target: Array) -> float:
-    """Share of the predicted voxels that are true, TP / (TP + FP).
+    """Share of predicted voxels that are true, TP / (TP + FP).
 
     Parameters
     ----------
@@ -173,7 +174,7 @@ def voxel_precision(prediction: Array, target: Array) -> float:
 
 @metric("true_volume_mm3", source="", direction="none", range=(0, float("inf")), empty="0")
 def true_volume_mm3(target: Array, spacing_mm: tuple[float, float, float]) -> float:
-    """Volume of the truth in mm³.
+    """True lesion volume in mm³.
 
     Parameters
     ----------
@@ -183,14 +184,14 @@ def true_volume_mm3(target: Array, spacing_mm: tuple[float, float, float]) -> fl
     Returns
     -------
     float
-        Voxels times their volume; 0 for an empty mask.
+        0 for an empty mask.
     """
     return _volume_mm3(target, spacing_mm)
 
 
 @metric("predicted_volume_mm3", source="", direction="none", range=(0, float("inf")), empty="0")
 def predicted_volume_mm3(prediction: Array, spacing_mm: tuple[float, float, float]) -> float:
-    """Volume of the prediction in mm³.
+    """Predicted lesion volume in mm³.
 
     Parameters
     ----------
@@ -200,14 +201,14 @@ def predicted_volume_mm3(prediction: Array, spacing_mm: tuple[float, float, floa
     Returns
     -------
     float
-        Voxels times their volume; 0 for an empty mask.
+        0 for an empty mask.
     """
     return _volume_mm3(prediction, spacing_mm)
 
 
 @metric("prevalence", source="", direction="none", range=(0, 1), empty="0")
 def prevalence(target: Array) -> float:
-    """Share of the volume that is true: what a random ranking of voxels scores.
+    """Share of true voxels, which is the expected precision of a random ranking.
 
     Parameters
     ----------
@@ -222,19 +223,19 @@ def prevalence(target: Array) -> float:
 
 
 def is_collapsed(prediction: Array, probability: Array | None = None) -> bool:
-    """Whether an answer says nothing: one class everywhere, or a constant output.
+    """Whether a prediction is constant over all voxels.
 
     Parameters
     ----------
     prediction : (X, Y, Z) bool
-    probability : (X, Y, Z) float in [0, 1], if there is one
+    probability : (X, Y, Z) float in [0, 1], optional
 
     Returns
     -------
     bool
-        True if every voxel has the same class, or probabilities that differ by
-        at most 1e-6. One such subject may be rightly free of lesions; when all
-        are so, the training failed.
+        True if all voxels have the same class, or probabilities that differ by at most
+        1e-6. This can be correct for a subject without lesions; if it holds for all
+        subjects, the training has failed.
     """
     if prediction.all() or not prediction.any():
         return True
@@ -262,18 +263,18 @@ def _where(inside: str, brain: Array | None) -> Any:
     if inside != "brain":
         raise UnknownName("value of inside", inside, ("brain", "volume"))
     if brain is None:
-        raise RequestError("auc with inside=brain needs `brain`, which is absent; give a mask, or inside=volume")
+        raise RequestError("auc with inside=brain needs `brain`, which is missing; pass a mask, or set inside=volume")
     return brain
 
 
 def _soft_auc(probability: Array, target: Array) -> float:
-    """Area of the trapezoids under the curve of all distinct probabilities.
+    """Area under the ROC curve by the trapezoidal rule, over all distinct probabilities.
 
-    As scikit-learn's, which takes five times as long and a second to import in every process that scores.
+    Equals scikit-learn's, which is five times slower and slow to import.
     """
     if target.all() or not target.any():
         return NAN
-    order = np.argsort(probability, axis=None)[::-1]  # any order among voxels of equal probability
+    order = np.argsort(probability, axis=None)[::-1]  # the order of ties does not matter
     ranked, true = probability.ravel()[order], target.ravel()[order]
     last = np.append(ranked[1:] != ranked[:-1], True)
     hits = np.cumsum(true)[last]

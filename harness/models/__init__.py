@@ -1,9 +1,9 @@
-"""Networks: plain functions that build a ``torch.nn.Module``.
+"""Models: plain functions that build a ``torch.nn.Module``.
 
-A model builder takes ``in_channels`` and ``outputs`` first and its own options
-after ``*``. It gives a module that maps (N, in_channels, *space) float to
-(N, outputs, *space) or (N, outputs) logits; softmax and sigmoid belong to the
-loss. ``harness.testing.check_model`` says what else must hold.
+The parameters of a model builder are ``in_channels`` and ``outputs``, followed by
+keyword-only options. The module maps (N, in_channels, *space) float to (N, outputs,
+*space) or (N, outputs) logits; softmax and sigmoid belong to the loss. See
+``harness.testing.check_model`` for all requirements.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ __all__ = ["build"]
 
 
 def build(name: str, *, seed: int | None = None, **options: Any) -> nn.Module:
-    """A new, untrained network.
+    """Build an untrained network.
 
     Parameters
     ----------
-    name : of a registered model, e.g. ``"unet"``
-    seed : of the initial weights; the global generators are as before
-        afterwards. ``None`` draws the weights from torch's global generator.
-    options : of the model, e.g. ``in_channels=2, width=16``
+    name : a registered model, e.g. ``"unet"``
+    seed : seed of the initial weights, which leaves the global generators unchanged;
+        ``None`` uses torch's global generator
+    options : options of the model, e.g. ``in_channels=2, width=16``
 
     Raises
     ------
     UnknownName
-        If no model, or no option of this model, has that name.
+        If there is no such model or option.
     """
     import torch
 

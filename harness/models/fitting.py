@@ -1,8 +1,8 @@
-"""Models that are fitted in closed form or by a solver of their own, instead of by gradient descent.
+"""Models that are fitted in closed form or by their own solver, instead of by gradient descent.
 
-They read lesions as sparse rows, learn, and are modules like any network
-afterwards: differentiable in the image, with everything they learned in their
-buffers. So the same attributions explain them and the same file keeps them.
+They are fitted to lesions as sparse rows. Afterwards they are modules like networks:
+differentiable with respect to the image, with all fitted values in buffers. Therefore
+they can be explained by the same attributions and stored in the same files.
 """
 
 from __future__ import annotations
@@ -39,35 +39,35 @@ __all__ = [
 
 Normalise = Literal["none", "unit", "dtlvc"]
 
-# A lesion smaller than this (its norm, in voxels) counts as none: it is not blown up to unit size.
+# Lesions with a smaller norm, in voxels, count as no lesion and are not scaled to unit length.
 _SMALLEST = 1e-3
 
 
 @runtime_checkable
 class Fitted(Protocol):
-    """What the training loop calls instead of gradient descent."""
+    """A model that is fitted by its own method."""
 
     def fit(self, lesions: scipy.sparse.csr_array, targets: Array, *, rng: np.random.Generator) -> None:
-        """Learn from training patients; a second call forgets the first.
+        """Fit the model to training patients; previous fits are discarded.
 
         Parameters
         ----------
         lesions : (n, V) float32 occupancies in [0, 1], voxels in C order of the image
         targets : (n, K) float64, one column per score
-        rng : for permutations and inner folds
+        rng : random generator, for permutations and inner folds
         """
         ...
 
     def weight_map(self) -> Tensor:
-        """(K, 1, X, Y, Z) float32, the model's own map of every score; higher means more of it."""
+        """Map of the model for each score, (K, 1, X, Y, Z) float32; higher values increase the score more."""
         ...
 
 
 class Resizable(nn.Module):
-    """A module whose buffers are as long as the patients make them."""
+    """A module with buffers whose sizes depend on the training patients."""
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
-        # A new module has not seen the patients.
+        # The sizes are unknown in a new module.
         for name, buffer in self._buffers.items():
             saved = state_dict.get(prefix + name)
             if buffer is not None and saved is not None and saved.shape != buffer.shape:
@@ -76,14 +76,14 @@ class Resizable(nn.Module):
 
 
 class LesionModel(Resizable, ABC):
-    """A fitted model of whole lesion masks.
+    """Base class of fitted models of whole-brain lesion masks.
 
     Parameters
     ----------
     in_channels : must be 1, the lesion mask
-    outputs : number of scores K
-    image_shape : (X, Y, Z) voxels
-    minimum : training patients who must have a lesion in a voxel of the map
+    outputs : number of scores, K
+    image_shape : shape of the image, (X, Y, Z)
+    minimum : minimum number of training patients with a lesion in a voxel of the map
 
     Raises
     ------
@@ -98,7 +98,7 @@ class LesionModel(Resizable, ABC):
         if len(image_shape) != 3 or min(image_shape) < 1:
             raise OutOfRange(
                 f"`image_shape` must be three positive numbers (X, Y, Z), got {tuple(image_shape)}; "
-                "say model.image_shape=[X,Y,Z] of the masks"
+                "pass image_shape=(X, Y, Z) of the masks"
             )
         self.image_shape, self.outputs, self.minimum = tuple(image_shape), outputs, minimum
         self.register_buffer("bias", torch.zeros(outputs))
@@ -108,7 +108,7 @@ class LesionModel(Resizable, ABC):
 
     @property
     def reads_masks(self) -> bool:
-        """Whether values must be lesioned fractions of voxels, and no residuals or unit vectors."""
+        """Whether inputs must be lesioned fractions of voxels rather than residuals or normalised vectors."""
         return False
 
     def fit(self, lesions: scipy.sparse.csr_array, targets: Array, *, rng: np.random.Generator) -> None:
@@ -117,8 +117,8 @@ class LesionModel(Resizable, ABC):
         Raises
         ------
         OutOfRange
-            If the sizes do not belong together, there are fewer than three
-            patients, a value is not finite, or no voxel is lesioned in ``minimum``.
+            If the shapes do not match, there are fewer than three patients, a value is not
+            finite, or no voxel is lesioned in ``minimum`` patients.
         """
         lesions = scipy.sparse.csr_array(lesions)
         targets = np.asarray(targets, dtype=np.float64)
@@ -138,21 +138,21 @@ class LesionModel(Resizable, ABC):
 
     @abstractmethod
     def _learn(self, lesions: scipy.sparse.csr_array, targets: Array, rng: np.random.Generator) -> None:
-        """Set the buffers from checked training patients."""
+        """Set the buffers, given valid training data."""
 
     def _voxels(self, lesions: scipy.sparse.csr_array) -> npt.NDArray[np.intp]:
         return often_lesioned(lesions, self.minimum)
 
 
 class _Volumes(nn.Module):
-    """(N, 1, X, Y, Z) → (N, V), in double precision if asked for."""
+    """(N, 1, X, Y, Z) → (N, V), optionally in double precision."""
 
     def __init__(self, image_shape: tuple[int, ...], *, double: bool = False) -> None:
         super().__init__()
         self.image_shape, self.double_precision = image_shape, double
 
     def forward(self, x: Tensor) -> Tensor:
-        """Refuse images of another shape."""
+        """Flatten images; raises for images of another shape."""
         if x.shape[1:] != (1, *self.image_shape):
             raise OutOfRange(f"the model was built for (N, 1, *{self.image_shape}), got {tuple(x.shape)}")
         flat = x.flatten(1)
@@ -164,14 +164,14 @@ class _Volumes(nn.Module):
 
 
 class TotalOf(nn.Module):
-    """The sum of a function of every voxel, (N, V) → (N, 1) float64."""
+    """Sum of a function over voxels, (N, V) → (N, 1) float64."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self._function = function
 
     def forward(self, flat: Tensor) -> Tensor:
-        """Add up."""
+        """Sum over voxels."""
         total: Tensor = self._function(flat.double()).sum(1, keepdim=True)
         return total
 
@@ -181,9 +181,9 @@ class TotalOf(nn.Module):
 
 
 class Sizes(nn.Module):
-    """What dense lesions (N, V) are divided by, (N, 1) float64: :func:`lesion_sizes`, differentiable.
+    """Divisors of dense lesions (N, V), as (N, 1) float64; differentiable, see :func:`lesion_sizes`.
 
-    Negative volumes count as none.
+    Negative volumes count as zero.
     """
 
     def __init__(self, normalise: Normalise) -> None:
@@ -191,18 +191,18 @@ class Sizes(nn.Module):
         self.total = TotalOf(torch.square if check_normalise(normalise) == "unit" else torch.Tensor.double)
 
     def forward(self, flat: Tensor) -> Tensor:
-        """The root of the sum."""
+        """Square root of the sum."""
         total: Tensor = self.total(flat)
         return total.clamp(min=_SMALLEST**2).sqrt()
 
 
 class LinearLesionModel(LesionModel):
-    """A weight per voxel: score = Σ weight · occupancy + bias.
+    """A linear model with one weight per voxel: score = Σ weight · occupancy + bias.
 
     Parameters
     ----------
     in_channels, outputs, image_shape, minimum : see :class:`LesionModel`
-    normalise : divide each lesion by its size first, see :func:`lesion_sizes`
+    normalise : normalisation of the lesions, see :func:`lesion_sizes`
     """
 
     def __init__(
@@ -217,7 +217,7 @@ class LinearLesionModel(LesionModel):
         self.normalise = check_normalise(normalise)
         self.register_buffer("weight", torch.zeros(outputs, 1, *image_shape))
         self._sizes = None if normalise == "none" else Sizes(normalise)
-        # In double precision: the size of a lesion that is all but gone blows up what rounding leaves of it.
+        # In double precision, because dividing by the size of a tiny lesion amplifies rounding errors.
         self._volumes = _Volumes(self.image_shape, double=self._sizes is not None)
 
     weight: Tensor
@@ -235,32 +235,32 @@ class LinearLesionModel(LesionModel):
         return self.weight.detach().float().clone()
 
     def _set(self, weight: Array, bias: npt.ArrayLike, voxels: Array | slice = slice(None)) -> None:
-        """Take over weights (K, number of voxels) and biases (K,)."""
+        """Set weights (K, number of voxels) and biases (K,)."""
         self.weight = self._map(weight, voxels).to(self.weight)
         self.bias = torch.as_tensor(np.asarray(bias, dtype=np.float64)).to(self.bias)
 
     def _map(self, values: Array, voxels: Array | slice = slice(None)) -> Tensor:
-        """(K, number of voxels) → (K, 1, X, Y, Z) float32, zero elsewhere."""
+        """Convert values (K, number of voxels) to maps (K, 1, X, Y, Z) float32, zero elsewhere."""
         whole = np.zeros((self.outputs, int(np.prod(self.image_shape))), dtype=np.float32)
         whole[:, voxels] = values
         return torch.from_numpy(whole.reshape(self.outputs, 1, *self.image_shape))
 
 
 def lesion_sizes(lesions: scipy.sparse.csr_array, normalise: Normalise) -> npt.NDArray[np.float64]:
-    """What a lesion is divided by.
+    """Divisors that normalise lesions.
 
     Parameters
     ----------
     lesions : (n, V) occupancies
-    normalise : ``"none"``: 1; ``"unit"``: the root of the sum of squares, so that every
-        lesion is a vector of length 1 (Zhang et al. 2014); ``"dtlvc"``: direct total
-        lesion volume control, the root of the volume (DeMarco & Turkeltaub 2018). For
-        binary masks the two are the same.
+    normalise : ``"none"`` for 1; ``"unit"`` for the square root of the sum of squares, so
+        that all lesion vectors have length 1 (Zhang et al. 2014); ``"dtlvc"``, direct total
+        lesion volume control, for the square root of the volume (DeMarco & Turkeltaub
+        2018). The last two are equal for binary masks
 
     Returns
     -------
     (n,) float64 array
-        At least 0.001, also for a patient without lesion.
+        At least 0.001, also without a lesion.
     """
     if normalise == "none":
         return np.ones(lesions.shape[0])
@@ -270,14 +270,20 @@ def lesion_sizes(lesions: scipy.sparse.csr_array, normalise: Normalise) -> npt.N
 
 
 def scaled_lesions(lesions: scipy.sparse.csr_array, normalise: Normalise) -> scipy.sparse.csr_array:
-    """Each lesion (n, V) divided by its size (:func:`lesion_sizes`), in float64."""
+    """Normalised lesions, (n, V) float64, see :func:`lesion_sizes`."""
     lesions = lesions.astype(np.float64)
     lesions.data /= np.repeat(lesion_sizes(lesions, normalise), np.diff(lesions.indptr))
     return lesions
 
 
 def check_normalise(normalise: Normalise) -> Normalise:
-    """The option, if it is one of the three."""
+    """Check the option.
+
+    Raises
+    ------
+    OutOfRange
+        If there is no such normalisation.
+    """
     known = typing.get_args(Normalise)
     if normalise not in known:
         raise OutOfRange(f"`normalise` must be one of {', '.join(known)}, got {normalise!r}")
@@ -285,12 +291,12 @@ def check_normalise(normalise: Normalise) -> Normalise:
 
 
 def often_lesioned(lesions: scipy.sparse.csr_array, minimum: int) -> npt.NDArray[np.intp]:
-    """Voxels that are lesioned, wholly or in part, in at least so many patients.
+    """Voxels that are lesioned, fully or partially, in a minimum number of patients.
 
     Parameters
     ----------
     lesions : (n, V) occupancies
-    minimum : number of patients
+    minimum : minimum number of patients
 
     Returns
     -------
@@ -300,14 +306,14 @@ def often_lesioned(lesions: scipy.sparse.csr_array, minimum: int) -> npt.NDArray
     Raises
     ------
     OutOfRange
-        If there is none.
+        If there are none.
     """
     patients = np.bincount(lesions.indices[lesions.data > 0], minlength=lesions.shape[1])
     voxels = np.flatnonzero(patients >= max(minimum, 1))
     if not voxels.size:
         raise OutOfRange(
-            f"a voxel must be lesioned in at least {minimum} of {lesions.shape[0]} training patients, the most that "
-            f"any has is {int(patients.max(initial=0))}; set model.minimum lower"
+            f"a voxel must be lesioned in at least {minimum} of {lesions.shape[0]} training patients, but the highest "
+            f"number in any voxel is {int(patients.max(initial=0))}; reduce model.minimum"
         )
     return voxels
 
@@ -315,19 +321,20 @@ def often_lesioned(lesions: scipy.sparse.csr_array, minimum: int) -> npt.NDArray
 def merged(
     lesions: scipy.sparse.csr_array, rng: np.random.Generator
 ) -> tuple[scipy.sparse.csr_array, npt.NDArray[np.intp]]:
-    """Voxels that are lesioned in exactly the same patients, to the same degree, as one.
+    """Merge voxels with identical occupancies in all patients.
 
     Parameters
     ----------
     lesions : (n, P) occupancies
-    rng : draws the projections that tell patterns apart; which ones does not matter
+    rng : random generator of the projections that identify equal columns; the result does
+        not depend on it
 
     Returns
     -------
-    patterns : (n, U) csr array, every column differs from every other
-    pattern_of : (P,) int array, the column of each voxel
+    patterns : (n, U) csr array with unique columns
+    pattern_of : (P,) int array, column of each voxel
     """
-    # Equal columns add up the same numbers in the same order, so their sums are equal to the last bit.
+    # Equal columns give exactly equal projections, because the order of summation is the same.
     marks = lesions.T @ rng.normal(size=(lesions.shape[0], 2))
     _, first, pattern_of = np.unique(marks[:, 0] + 1j * marks[:, 1], return_index=True, return_inverse=True)
     return lesions[:, first], pattern_of

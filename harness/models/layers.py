@@ -1,7 +1,8 @@
-"""What a module may say of itself to methods that follow a change of the image through a network.
+"""Descriptions of layers for methods that propagate a change of the input through a network.
 
-Plain descriptions without arithmetic, so that how a change is followed
-(:mod:`harness.attribution.incremental`) is no part of what a training depends on.
+A module can describe itself by these classes. They contain no arithmetic, so that
+trainings do not depend on the code that propagates changes
+(:mod:`harness.attribution.incremental`).
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ __all__ = ["Describes", "Description", "Flattens", "SparseWeights", "Totals"]
 
 @dataclass(frozen=True)
 class Flattens:
-    """(N, C, *space) → (N, C * prod(space)), perhaps in another precision."""
+    """Flattens (N, C, *space) to (N, C * prod(space)), possibly in another precision."""
 
 
 @dataclass(frozen=True)
 class Totals:
-    """(N, F) → (N, 1), the sum of a function of each voxel.
+    """Sums a function of each voxel, (N, F) to (N, 1).
 
     Parameters
     ----------
-    function : of each voxel by itself
+    function : elementwise function
     """
 
     function: Callable[[Tensor], Tensor]
@@ -37,11 +38,11 @@ class Totals:
 
 @dataclass(frozen=True)
 class SparseWeights:
-    """(N, F) of an image of one channel → (N, K), a linear layer most of whose weights are zero.
+    """Linear layer with sparse weights for an image of one channel, (N, F) to (N, K).
 
     Parameters
     ----------
-    at : sorted voxels (P,) → their weights (P, K) float64
+    at : returns the weights, (P, K) float64, of sorted voxel indices, (P,)
     """
 
     at: Callable[[Array], scipy.sparse.csr_array]
@@ -51,13 +52,13 @@ Description = Flattens | Totals | SparseWeights
 
 
 class Describes(Protocol):
-    """A module inside a network that says itself what it is; its code is not looked into.
+    """A module that describes itself, so that its code is not analysed.
 
-    It has one input and one output (N, ≥ 1 axis), without hooks. A class that
-    derives from it and has a ``forward`` of its own must describe itself again, or
-    is read like any other.
+    The module has one input and one output (N, ≥ 1 axis), and no hooks. A subclass with
+    its own ``forward`` must define ``describe_layer`` again; otherwise it is analysed like
+    any other module.
     """
 
     def describe_layer(self) -> Description:
-        """The description."""
+        """Description of the layer."""
         ...

@@ -1,7 +1,7 @@
-"""A network that learns where lesions cost points: one attention map over the brain per score.
+"""A network with one learned attention map over the brain per score.
 
-A decoder draws the map from coarse to fine, the lesion is pooled under it, and a
-monotone curve turns the load into the score.
+A coarse-to-fine decoder generates the map, the lesion is pooled with it, and a monotone
+curve maps the lesion load to the score.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from harness.models.fitting import LesionModel
 
 __all__ = ["lesion_field"]
 
-# Below this share of a score's variance, what is left unexplained counts as nothing.
+# Unexplained variance, relative to the variance of a score, below which the loss hardly decreases.
 _EXPLAINED = 1e-4
-# Smallest step between neighbouring voxels that counts as an edge, in units of the map's mean height.
+# Smallest difference between neighbouring voxels that counts as an edge, in units of the mean height of the map.
 _EDGE = 1e-3
 
 
-@MODELS.register("lesion_field", source="ours", fitted=True, weights=True)
+@MODELS.register("lesion_field", source="this project", fitted=True, weights=True)
 def lesion_field(
     in_channels: int = 1,
     outputs: int = 1,
@@ -41,57 +41,56 @@ def lesion_field(
     steps: Annotated[int, Ge(2)] = 300,
     lr: Annotated[float, Gt(0), Le(1)] = 0.05,
 ) -> nn.Module:
-    """Attention over voxels that a coarse-to-fine decoder draws, then a monotone curve.
+    """Attention map over voxels from a coarse-to-fine decoder, followed by a monotone curve.
 
-    For each score a field f is the sum of trilinearly enlarged grids whose
-    spacing halves from level to level down to one voxel. Its softmax over the
-    voxels that are lesioned often enough is the region m, the load is s = Σ m · occupancy in [0, 1], and the
-    score is bias + slope · h(s), where h is a monotone Bernstein polynomial from
-    h(0) = 0 to h(1) = 1. Grids and curve are trained together by Adam on
+    For each score, a field f is the sum of trilinearly upsampled grids, whose spacing is
+    halved at each level down to one voxel. Its softmax over the voxels with enough lesions
+    is the region m. The load is s = Σ m · occupancy in [0, 1]. The predicted score is bias
+    + slope · h(s), where h is a monotone Bernstein polynomial with h(0) = 0 and h(1) = 1.
+    Grids and curve are trained jointly by Adam with the loss
 
         ½ log(1 − r²) + compactness · TV(q) / (Σ q)^(2/3),
 
-    where r correlates h(s) with the score over the training patients, TV is the
-    isotropic total variation, nothing but zeros lying around the image, and q is
-    m divided by Σ m², so that neither the size nor the height of a region
-    changes the penalty: only how much surface it has for its volume.
+    where r is the correlation of h(s) and the score over the training patients, TV is the
+    isotropic total variation with zero padding, and q is m divided by Σ m². The penalty
+    therefore depends on the ratio of surface and volume of a region, but not on its size
+    or height.
 
     Parameters
     ----------
     in_channels : must be 1, the lesion mask
-    outputs : number of scores K; each is learned by itself
-    image_shape : (X, Y, Z) voxels
-    compactness : weight of the penalty on surface
-    degree : of h; 1 is a straight line
-    minimum : training patients who must have a lesion in a voxel for it to be part
-        of a region
-    steps : of Adam, all patients in each
-    lr : largest learning rate of the one-cycle schedule
+    outputs : number of scores, K, which are fitted independently
+    image_shape : shape of the image, (X, Y, Z)
+    compactness : weight of the penalty on the surface of a region
+    degree : degree of the polynomial h; 1 for a linear function
+    minimum : minimum number of training patients with a lesion in a voxel of a region
+    steps : number of steps of Adam, each on all training patients
+    lr : maximum learning rate of the one-cycle schedule
 
     Returns
     -------
     nn.Module
-        (N, 1, X, Y, Z) float → (N, K), fitted by its ``fit``
+        Maps (N, 1, X, Y, Z) float to (N, K); trained by its method ``fit``.
 
     Notes
     -----
-    What it assumes: the score rises (or falls) with the lesion load of a few
-    compact regions, which weigh the same in proportion to their volume. It is
-    told neither their shape, size and number nor where they may lie. It fails
-    where a score falls with lesions in one place and rises with them in another,
-    where regions interact, where total volume matters everywhere (the softmax
-    has no term for it), and it blurs thin or branched regions such as tracts.
+    The model assumes that the score increases (or decreases) with the lesion load of a few
+    compact regions, whose weights are proportional to their volumes. Shape, size, number
+    and location of the regions are not assumed. The model is not suitable if lesions
+    increase a score in some places and decrease it in others, if regions interact, or if
+    total lesion volume matters everywhere, which the softmax cannot represent. It blurs
+    thin or branched regions such as tracts.
 
-    The logarithm makes the unexplained variance the unit of the penalty: where
-    there is little noise the data decide alone, where there is much the penalty
-    does. Training is stopped after ``steps``, before the penalty has converged:
-    many more steps fit the noise. A second reason for the grids is speed: a
-    field of single voxels learns far too slowly to become a region.
+    Because of the logarithm, the penalty is relative to the unexplained variance: it has
+    little influence if there is little noise, and much influence otherwise. Training stops
+    after ``steps``, before the penalty has converged, because more steps would fit the
+    noise. The grids also accelerate the training, which would be very slow with a
+    separate parameter for each voxel.
 
     References
     ----------
-    Attention as pooling: Ilse, Tomczak & Welling 2018, arXiv:1802.04712. Total
-    variation for brain maps: Michel et al. 2011, doi:10.1109/TMI.2011.2113378.
+    Attention pooling: Ilse, Tomczak & Welling 2018, arXiv:1802.04712. Total variation for
+    brain maps: Michel et al. 2011, doi:10.1109/TMI.2011.2113378.
     """
     return _LesionField(compactness, degree, steps, lr, in_channels, outputs, image_shape, minimum)
 
@@ -121,7 +120,7 @@ class _LesionField(LesionModel):
 
     @property
     def reads_masks(self) -> bool:
-        """A load is a share: the curve ends at 0 and 1."""
+        """True: the curve is defined for loads in [0, 1]."""
         return True
 
     def forward(self, x: Tensor) -> Tensor:
@@ -130,7 +129,7 @@ class _LesionField(LesionModel):
         return self.bias + self.slope * _curve(load, self.rises)
 
     def weight_map(self) -> Tensor:
-        """See :class:`harness.models.fitting.Fitted`; a complete lesion's score, shared out over the voxels."""
+        """See :class:`harness.models.fitting.Fitted`; the effect of a complete lesion, distributed over the voxels."""
         return (self.slope[:, None, None, None, None] * self.region).float()
 
     def _learn(self, lesions: scipy.sparse.csr_array, targets: Array, rng: np.random.Generator) -> None:
@@ -163,7 +162,7 @@ class _LesionField(LesionModel):
             unexplained = 1 - _squared_correlation(_curve(loads, field.rises.softmax(1)), scores)
             loss = 0.5 * (unexplained + _EXPLAINED).log()
             if self.compactness:
-                # First the data say where, then the penalty says how compact.
+                # The penalty increases slowly, so that the location is learned first.
                 ramp = min(1.0, 2 * (step + 1) / self.steps)
                 loss = loss + self.compactness * ramp * _surface(regions)
             optimiser.zero_grad()
@@ -173,19 +172,19 @@ class _LesionField(LesionModel):
 
 
 class _Field(nn.Module):
-    """Grids whose sum, each enlarged to the image, is a field; one stack of grids per map.
+    """Stacks of grids, whose sum after upsampling is a field; one stack per map.
 
     Parameters
     ----------
-    usable : (X, Y, Z) bool, voxels that a region may have
+    usable : (X, Y, Z) bool, voxels that can belong to a region
     maps : number of maps
-    degree : number of rises of each map's curve
+    degree : degree of the curve of each map
     """
 
     def __init__(self, usable: npt.NDArray[np.bool_], maps: int, degree: int) -> None:
         super().__init__()
         self.shape = shape = usable.shape
-        # Elsewhere a region could hide weight at no cost, and surprise with it in a new patient.
+        # Weights elsewhere would not affect the loss, but predictions for new patients.
         self.barrier = torch.from_numpy(np.where(usable, 0.0, -np.inf).astype(np.float32))
         levels = max(1, int(math.log2(max(min(shape), 2))))
         spacings = [2**level for level in reversed(range(levels))]
@@ -195,7 +194,7 @@ class _Field(nn.Module):
         self.rises = nn.Parameter(torch.zeros(maps, degree))
 
     def regions(self) -> Tensor:
-        """(maps, X, Y, Z), positive, each with sum 1."""
+        """Regions, (maps, X, Y, Z), non-negative with sum 1."""
         field: Tensor = self.grids[0]
         for finer in list(self.grids)[1:]:
             sizes = [2 * size - 1 for size in field.shape[2:]]
@@ -208,7 +207,7 @@ class _Field(nn.Module):
 
 
 class _Loads(torch.autograd.Function):
-    """Sparse lesions (n, V) times regions (V, maps); the lesions take no gradient."""
+    """Product of sparse lesions, (n, V), and regions, (V, maps), without gradient for the lesions."""
 
     @staticmethod
     def forward(ctx: Any, regions: Tensor, lesions: Any, transposed: Any) -> Tensor:
@@ -221,9 +220,9 @@ class _Loads(torch.autograd.Function):
 
 
 class _TotalVariation(torch.autograd.Function):
-    """Sum over voxels of the length of the gradient; (maps, X, Y, Z) → (maps,).
+    """Isotropic total variation: sum over voxels of the gradient magnitude; (maps, X, Y, Z) → (maps,).
 
-    Written with its derivative, because the recorded one takes four times as long.
+    The explicit derivative is four times faster than automatic differentiation.
     """
 
     @staticmethod
@@ -255,9 +254,9 @@ class _TotalVariation(torch.autograd.Function):
 
 
 def _surface(regions: Tensor) -> Tensor:
-    """Surface for its volume of each region, whatever its size and height; (maps, X, Y, Z) → (maps,).
+    """Surface relative to volume, independent of size and height of a region; (maps, X, Y, Z) → (maps,).
 
-    A region of even height has volume V voxels and surface A: A / V^(2/3).
+    For a region of constant height with volume V and surface A, this is A / V^(2/3).
     """
     height = regions.square().flatten(1).sum(1) / regions.flatten(1).sum(1)
     even = regions / height[:, None, None, None]
@@ -266,7 +265,7 @@ def _surface(regions: Tensor) -> Tensor:
 
 
 def _curve(load: Tensor, rises: Tensor) -> Tensor:
-    """Bernstein polynomial of each load (n, K) with coefficients 0 and the running sums of ``rises`` (K, degree)."""
+    """Bernstein polynomial of loads (n, K), with coefficients 0 and the cumulative sums of ``rises`` (K, degree)."""
     degree = rises.shape[1]
     if degree == 1:
         return load * rises[:, 0]
@@ -278,7 +277,7 @@ def _curve(load: Tensor, rises: Tensor) -> Tensor:
 
 
 def _squared_correlation(one: Tensor, other: Tensor) -> Tensor:
-    """Column by column, ``other`` with mean 0; (n, K) → (K,); 0 for a constant column."""
+    """Squared correlation of each pair of columns, (n, K) → (K,), if ``other`` has mean 0; 0 for constant columns."""
     one = one - one.mean(0)
     together = (one * other).sum(0)
     alone = one.square().sum(0) * other.square().sum(0)
@@ -286,7 +285,7 @@ def _squared_correlation(one: Tensor, other: Tensor) -> Tensor:
 
 
 def _slope(curve: Array, targets: Array) -> Array:
-    """Least squares of each target on its curve; 0 where the curve is flat."""
+    """Least-squares slope of each target on its curve; 0 if the curve is constant."""
     centred = curve - curve.mean(0)
     spread = (centred**2).sum(0)
     slope: Array = (centred * targets).sum(0) / np.maximum(spread, 1e-20)
@@ -294,7 +293,7 @@ def _slope(curve: Array, targets: Array) -> Array:
 
 
 def _standardised(targets: Array) -> Array:
-    """Columns with mean 0 and SD 1; zeros for a constant one."""
+    """Columns with mean 0 and SD 1; zeros for constant columns."""
     centred = targets - targets.mean(0)
     spread = centred.std(0)
     scaled: Array = centred / np.where(spread > 1e-12, spread, 1.0)
@@ -302,7 +301,7 @@ def _standardised(targets: Array) -> Array:
 
 
 def _bounding_box(voxels: Array, shape: tuple[int, ...]) -> tuple[slice, ...]:
-    """The smallest box around the voxels (flat indices), at least two voxels wide where the image is."""
+    """Smallest box around voxels (flat indices), at least two voxels wide along axes where the image is."""
     places = np.unravel_index(voxels, shape)
     lows = [min(int(axis.min()), max(size - 2, 0)) for axis, size in zip(places, shape, strict=True)]
     highs = [max(int(axis.max()) + 1, min(low + 2, size)) for axis, low, size in zip(places, lows, shape, strict=True)]

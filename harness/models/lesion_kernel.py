@@ -1,4 +1,4 @@
-"""Support vector regression of whole lesions (SVR-LSM), with its published map."""
+"""Support vector regression lesion-symptom mapping (SVR-LSM)."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from harness.models.layers import SparseWeights
 
 __all__ = ["svr_lsm", "svr_lsm_tuned"]
 
-# Tried with tune=True: γ in units of 1 / median squared distance of two lesions, and C.
+# Grid for tune=True: γ in units of 1 / median squared distance between lesions, and C.
 _GAMMAS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 _COSTS = (1.0, 10.0, 100.0, 1000.0)
 _FOLDS = 5
 _LARGEST_BETA = 10.0
-_HELD_BYTES = 64 * 1024**2  # of what a forward pass holds beside its images
+_HELD_BYTES = 64 * 1024**2  # memory of intermediate results in a forward pass
 
 
 @MODELS.register(
@@ -48,40 +48,40 @@ def svr_lsm(
     normalise: Normalise = "unit",
     minimum: Annotated[int, Ge(1)] = 10,
 ) -> nn.Module:
-    """Support vector regression with a Gaussian kernel between lesions, one per score.
+    """Support vector regression with a Gaussian kernel between lesions, one model per score.
 
-    score(x) = Σᵢ aᵢ exp(−γ ‖x − xᵢ‖²) + b over the training patients xᵢ. The map is
-    the sum of the support vectors, weighted by their aᵢ and scaled so that its
-    largest size is 10.
+    The prediction is Σᵢ aᵢ exp(−γ ‖x − xᵢ‖²) + b over the training patients xᵢ. The map
+    is the sum of the support vectors weighted by aᵢ, scaled to a largest absolute value of
+    10.
 
     Parameters
     ----------
     in_channels : must be 1, the lesion mask
-    outputs : number of scores K
-    image_shape : (X, Y, Z) voxels
-    gamma, cost : γ and C of every score; with ``tune`` neither is used
-    epsilon : errors up to this cost nothing, in units of the scaled score
-    score_maximum : the training score of the largest size is scaled to this, as in
-        the published program; C and ε count in these units
-    tune : choose γ and C of each score by 5-fold cross-validation (mean squared
-        error) on the training patients
-    normalise : ``"unit"`` as published; ``"dtlvc"`` divides by the root of the volume,
-        which is the same for binary masks; ``"none"`` takes raw lesions, whose
-        distances are so large that γ = 5 sees every patient as a stranger: tune
-        it
-    minimum : training patients who must have a lesion in a voxel for the map to
-        show it. The regression itself sees every voxel, as published
+    outputs : number of scores, K
+    image_shape : shape of the image, (X, Y, Z)
+    gamma : kernel coefficient γ of all scores; not used with ``tune``
+    cost : regularisation parameter C of all scores; not used with ``tune``
+    epsilon : errors up to this size are not penalised, in units of the scaled score
+    score_maximum : scores are scaled so that their largest absolute value in the training
+        patients is this, as in the published program; C and ε refer to scaled scores
+    tune : select γ and C of each score by the mean squared error in 5-fold
+        cross-validation over the training patients
+    normalise : normalisation of lesion vectors: ``unit`` length, as published; ``dtlvc``
+        divides by the square root of the volume, which is the same for binary masks;
+        ``none`` uses raw lesions, whose distances are so large that the kernel is nearly
+        zero for γ = 5, so that ``tune`` is needed
+    minimum : minimum number of training patients with a lesion in a voxel of the map; the
+        regression itself uses all voxels, as published
 
     Returns
     -------
     nn.Module
-        (N, 1, X, Y, Z) float → (N, K), fitted by its ``fit``
+        Maps (N, 1, X, Y, Z) float to (N, K); trained by its method ``fit``.
 
     Notes
     -----
-    Support vectors are kept as runs of voxels: a lesion is a few hundred of them
-    where it has ten thousand voxels. The lesion program's C = 30 goes with scores
-    up to 100.
+    Support vectors are stored as runs of voxels: a lesion of ten thousand voxels has a few
+    hundred runs. C = 30 in the published program refers to scores up to 100.
     """
     chosen = _Settings(gamma, cost, epsilon, score_maximum, tune, normalise)
     return _SVR(chosen, in_channels, outputs, image_shape, minimum)
@@ -96,11 +96,16 @@ def svr_lsm_tuned(
     normalise: Normalise = "unit",
     minimum: Annotated[int, Ge(1)] = 10,
 ) -> nn.Module:
-    """The same with γ and C of each score chosen on the training patients, to stand in one leaderboard with it.
+    """SVR-LSM with γ and C selected on the training patients, for comparison in the same leaderboard.
 
     Parameters
     ----------
-    in_channels, outputs, image_shape, normalise, minimum : see :func:`svr_lsm`
+    in_channels : must be 1, the lesion mask
+    outputs : number of scores, K
+    image_shape : shape of the image, (X, Y, Z)
+    normalise : normalisation of lesion vectors: ``unit`` length, ``dtlvc`` (division by
+        the square root of the volume), or ``none``
+    minimum : minimum number of training patients with a lesion in a voxel of the map
     """
     return svr_lsm(in_channels, outputs, image_shape=image_shape, tune=True, normalise=normalise, minimum=minimum)
 
@@ -140,7 +145,7 @@ class _SVR(LesionModel):
         if self._sizes is not None:
             size = self._sizes(flat)
             products, square = products / size, square / size.square()
-        # Rounding must not make a lesion nearer than itself.
+        # Rounding may give negative distances.
         squared = (square + self.squares - 2 * products).clamp(min=0)
         kernels = torch.exp(-self.gamma[:, None] * squared[:, None])
         scores = (kernels * self.coefficients).sum(2)
@@ -175,13 +180,13 @@ class _SVR(LesionModel):
     def _one(
         self, distances: Array, target: Array, inner: Sequence[tuple[Array, Array]]
     ) -> tuple[npt.NDArray[np.float64], float, float]:
-        """Coefficients of all patients, bias and γ of one score."""
+        """Coefficients of all patients, bias, and γ of one score."""
         largest = float(np.abs(target).max())
         unit = self.settings.score_maximum / largest if largest > 0 else 1.0
         gamma, cost = self.settings.gamma, self.settings.cost
         if inner:
             gamma, cost = _tuned(distances, target * unit, inner, self.settings.epsilon)
-        from sklearn.svm import SVR  # a second to import, also for who fits no such model
+        from sklearn.svm import SVR  # slow to import
 
         kernel = np.exp(-gamma * distances)
         fitted = SVR(kernel="precomputed", C=cost, epsilon=self.settings.epsilon).fit(kernel, target * unit)
@@ -199,7 +204,7 @@ class _SVR(LesionModel):
 
 
 class _Vectors(Resizable):
-    """Products with the support vectors, kept as runs of voxels of equal value, one vector after the other."""
+    """Products with the support vectors, which are stored as runs of voxels with equal value."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -214,12 +219,12 @@ class _Vectors(Resizable):
     bounds: Tensor
 
     def forward(self, flat: Tensor) -> Tensor:
-        """(N, V) → (N, S) float64, with every support vector; a few images at a time, as runs may be many."""
+        """(N, V) → (N, S) float64, the products with all support vectors, in batches that limit memory."""
         rows = max(1, int(_HELD_BYTES / (8 * (2 * flat.shape[1] + 3 * len(self.values)))))
         return torch.cat([self._of(some) for some in flat.double().split(rows)])
 
     def _of(self, flat: Tensor) -> Tensor:
-        """The same, each run as a difference of running sums."""
+        """Products of a batch; the sum over a run is a difference of cumulative sums."""
         sums = nn.functional.pad(flat.cumsum(1), (1, 0))
         runs = (sums[:, self.ends.long()] - sums[:, self.starts.long()]) * self.values.double()
         of_runs = nn.functional.pad(runs.cumsum(1), (1, 0))
@@ -241,10 +246,10 @@ class _Vectors(Resizable):
         return SparseWeights(at)
 
     def keep(self, vectors: scipy.sparse.csr_array) -> None:
-        """Take over support vectors (S, V)."""
+        """Store support vectors (S, V)."""
         row = np.repeat(np.arange(vectors.shape[0]), np.diff(vectors.indptr))
-        goes_on = (np.diff(row) == 0) & (np.diff(vectors.indices) == 1) & (np.diff(vectors.data) == 0)
-        first = np.flatnonzero(np.r_[True, ~goes_on]) if row.size else np.zeros(0, dtype=np.intp)
+        continues = (np.diff(row) == 0) & (np.diff(vectors.indices) == 1) & (np.diff(vectors.data) == 0)
+        first = np.flatnonzero(np.r_[True, ~continues]) if row.size else np.zeros(0, dtype=np.intp)
         last = np.r_[first[1:], row.size][: first.size] - 1
         where = self.values.device
         self.starts = torch.from_numpy(vectors.indices[first].astype(np.int32)).to(where)
@@ -256,7 +261,7 @@ class _Vectors(Resizable):
 def _tuned(
     distances: Array, target: Array, inner: Sequence[tuple[Array, Array]], epsilon: float
 ) -> tuple[float, float]:
-    """γ and C with the least squared error over the inner folds; the first of equals."""
+    """γ and C with the smallest squared error over the inner folds; the first one if there are ties."""
     from sklearn.svm import SVR
 
     median = float(np.median(distances[np.triu_indices(len(distances), 1)]))

@@ -1,4 +1,4 @@
-"""Linear lesion-symptom models: ridge, sparse, total volume, and the matched filter."""
+"""Linear lesion-symptom models: ridge, sparse, total volume, and matched filter."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from harness.simulation.lesion_scores import Shape, element
 
 __all__ = ["matched_filter", "ridge", "sparse_linear", "total_volume"]
 
-# Penalties tried by ridge, in units of the mean squared length of a centred lesion vector.
+# Grid of penalties for ridge, in units of the mean squared length of a centred lesion vector.
 _RIDGE_GRID = tuple(10.0 ** np.arange(-3, 3.5, 0.5))
-# A box sum is a difference of running sums, so "not lesioned" is not exactly zero.
+# Box sums are differences of cumulative sums, so that loads without lesions are not exactly zero.
 _TOUCHED = 1e-9
 
 
@@ -37,26 +37,26 @@ def ridge(
     normalise: Normalise = "none",
     minimum: Annotated[int, Ge(1)] = 10,
 ) -> nn.Module:
-    """Ridge regression of the score on all voxels.
+    """Ridge regression of scores on all voxels.
 
-    Solved in the space of patients, so the number of voxels costs little.
+    The dual problem is solved, so that the cost hardly depends on the number of voxels.
 
     Parameters
     ----------
     in_channels : must be 1, the lesion mask
-    outputs : number of scores K
-    image_shape : (X, Y, Z) voxels
-    alpha : penalty in units of the mean squared length of a centred lesion vector;
-        None takes, for each score, the best of 13 from 0.001 to 1000 by the exact
+    outputs : number of scores, K
+    image_shape : shape of the image, (X, Y, Z)
+    alpha : penalty in units of the mean squared length of a centred lesion vector; null
+        selects, for each score, one of 13 values from 0.001 to 1000 by the exact
         leave-one-out error of the training patients
-    normalise : ``"none"``, ``"unit"`` or ``"dtlvc"``, see
-        :func:`harness.models.fitting.lesion_sizes`
-    minimum : training patients who must have a lesion in a voxel for it to be used
+    normalise : normalisation of lesion vectors: ``none``, ``unit`` length, or ``dtlvc``
+        (division by the square root of the volume)
+    minimum : minimum number of training patients with a lesion in a voxel that is used
 
     Returns
     -------
     nn.Module
-        (N, 1, X, Y, Z) float → (N, K), fitted by its ``fit``
+        Maps (N, 1, X, Y, Z) float to (N, K); trained by its method ``fit``.
     """
     return _Ridge(alpha, in_channels, outputs, image_shape, minimum, normalise)
 
@@ -79,46 +79,53 @@ def sparse_linear(
     normalise: Normalise = "none",
     minimum: Annotated[int, Ge(1)] = 10,
 ) -> nn.Module:
-    """Lasso or elastic net of the score on all voxels.
+    """Lasso or elastic net regression of scores on all voxels.
 
     Parameters
     ----------
-    in_channels, outputs, image_shape, normalise, minimum : as for :func:`ridge`
-    alpha : penalty as a share of the smallest one that leaves no voxel; None
-        takes, for each score, the best by inner cross-validation
-    l1_ratio : 1 is the lasso, less is an elastic net
-    folds, alphas : of the inner cross-validation: folds of training patients, and
-        penalties from 1 down to 0.01
+    in_channels : must be 1, the lesion mask
+    outputs : number of scores, K
+    image_shape : shape of the image, (X, Y, Z)
+    alpha : penalty relative to the smallest one for which all weights are zero; null
+        selects, for each score, the best value by inner cross-validation
+    l1_ratio : 1 for the lasso, smaller values for an elastic net
+    folds : number of folds of the inner cross-validation
+    alphas : number of penalties in the inner cross-validation, from 1 to 0.01
+    normalise : normalisation of lesion vectors: ``none``, ``unit`` length, or ``dtlvc``
+        (division by the square root of the volume)
+    minimum : minimum number of training patients with a lesion in a voxel that is used
 
     Returns
     -------
     nn.Module
-        (N, 1, X, Y, Z) float → (N, K), fitted by its ``fit``
+        Maps (N, 1, X, Y, Z) float to (N, K); trained by its method ``fit``.
 
     Notes
     -----
-    The lasso cannot tell voxels apart that the same patients have lesioned; here
-    they are one column whose weight they share evenly, which is one of its
-    solutions and much quicker. An elastic net keeps every voxel.
+    The lasso cannot distinguish voxels that are lesioned in the same patients. They are
+    merged into one column and share its weight equally, which is one of the solutions and
+    much faster. The elastic net uses all voxels.
     """
     return _Sparse(alpha, l1_ratio, folds, alphas, in_channels, outputs, image_shape, minimum, normalise)
 
 
 @MODELS.register("total_volume", source="ordinary least squares on the lesion volume", fitted=True, weights=True)
 def total_volume(in_channels: int = 1, outputs: int = 1, *, image_shape: tuple[int, ...] = ()) -> nn.Module:
-    """The score from the total lesion volume alone.
+    """Linear regression of scores on total lesion volume.
 
-    Knows nothing of where a lesion lies, so its map is even: what a model scores
-    above it is what location adds.
+    This baseline does not use the location of lesions, so its map is constant. The
+    difference to another model shows the value of location.
 
     Parameters
     ----------
-    in_channels, outputs, image_shape : as for :func:`ridge`
+    in_channels : must be 1, the lesion mask
+    outputs : number of scores, K
+    image_shape : shape of the image, (X, Y, Z)
 
     Returns
     -------
     nn.Module
-        (N, 1, X, Y, Z) float → (N, K), fitted by its ``fit``
+        Maps (N, 1, X, Y, Z) float to (N, K); trained by its method ``fit``.
     """
     return _TotalVolume(in_channels, outputs, image_shape)
 
@@ -134,28 +141,31 @@ def matched_filter(
     boxes: Annotated[int, Ge(1)] = 1,
     minimum: Annotated[int, Ge(1)] = 1,
 ) -> nn.Module:
-    """Oracle that knows the shape of the region and looks for its place.
+    """Oracle that knows the shape of the regions of simulated scores, but not their location.
 
-    Of all places the one whose lesion load correlates best with the score of the
-    training patients, then least squares on that load.
+    It selects the location whose lesion load has the highest correlation with the score in
+    the training patients, and fits a linear regression on this load.
 
     Parameters
     ----------
-    in_channels, outputs, image_shape : as for :func:`ridge`
-    roi_shape, roi_size : of the region in voxels, see
-        :func:`harness.simulation.lesion_scores.element`
-    boxes : number of regions of a score; after the first, each is the best for
-        what those before leave over. A task that simulates its scores gives all three
-    minimum : training patients who must have a lesion in a place
+    in_channels : must be 1, the lesion mask
+    outputs : number of scores, K
+    image_shape : shape of the image, (X, Y, Z)
+    roi_shape, roi_size : shape and size of a region in voxels, see
+        :func:`harness.simulation.lesion_scores.element`; set by the simulation
+    boxes : number of regions of a score, set by the simulation. Each further region is
+        selected by its correlation with the residuals
+    minimum : minimum number of training patients with a lesion in the region
 
     Returns
     -------
     nn.Module
-        (N, 1, X, Y, Z) float → (N, K), fitted by its ``fit``
+        Maps (N, 1, X, Y, Z) float to (N, K); trained by its method ``fit``.
 
     Notes
     -----
-    No competitor: it is told what the others must find out.
+    This model is a reference, not a competitor: it uses information that is not available
+    to other models.
     """
     return _MatchedFilter(element(roi_shape, roi_size), boxes, in_channels, outputs, image_shape, minimum)
 
@@ -168,14 +178,14 @@ class _Ridge(LinearLesionModel):
         self.alpha = alpha
 
     def _learn(self, lesions: scipy.sparse.csr_array, targets: Array, rng: np.random.Generator) -> None:
-        from sklearn.linear_model import RidgeCV  # a second to import, also for who fits no such model
+        from sklearn.linear_model import RidgeCV  # slow to import
 
         voxels = self._voxels(lesions)
         x = scaled_lesions(lesions, self.normalise)[:, voxels]
         mean = np.asarray(x.mean(axis=0)).ravel()
         unit = float((x.data**2).sum() / x.shape[0] - (mean**2).sum())
         grid = _RIDGE_GRID if self.alpha is None else (self.alpha,)
-        # Identical lesions everywhere leave nothing to learn and no unit to count in.
+        # The unit is zero if all lesions are identical.
         alphas = np.array(grid) * (unit if unit > 0 else 1.0)
         fitted = RidgeCV(alphas=alphas, alpha_per_target=True, gcv_mode="eigen").fit(x, targets)
         self._set(np.atleast_2d(fitted.coef_), np.atleast_1d(fitted.intercept_), voxels)
@@ -204,9 +214,9 @@ class _Sparse(LinearLesionModel):
         if self.l1_ratio == 1:
             x, pattern_of = merged(x, rng)
         shared = np.bincount(pattern_of)[pattern_of]
-        order = rng.permutation(len(targets))  # inner folds are consecutive patients
+        order = rng.permutation(len(targets))  # inner folds consist of consecutive patients
         x, targets = x[order].tocsc(), targets[order]
-        # scikit-learn's solver counts in 32 bits, scipy in 64 as soon as one operand does.
+        # scikit-learn's solver needs 32-bit indices, which SciPy may convert to 64 bits.
         x.indices, x.indptr = x.indices.astype(np.int32), x.indptr.astype(np.int32)
         fits = [self._one(x, target) for target in targets.T]
         self._set(
@@ -222,7 +232,7 @@ class _Sparse(LinearLesionModel):
         if largest < 1e-12 * max(float(np.abs(target).max()), 1e-300):  # a constant score
             return np.zeros(x.shape[1]), float(target.mean())
         with warnings.catch_warnings():
-            # The duality gap is a strict measure; the path's small penalties stop at max_iter at times.
+            # For small penalties, the solver sometimes reaches max_iter before the strict duality gap.
             warnings.simplefilter("ignore", ConvergenceWarning)
             if self.alpha is not None:
                 fitted = ElasticNet(alpha=self.alpha * largest, l1_ratio=self.l1_ratio, max_iter=2000).fit(x, target)
@@ -268,7 +278,7 @@ class _MatchedFilter(LinearLesionModel):
         self._set(np.stack([weights for weights, _, _ in fits]), [bias for _, bias, _ in fits])
 
     def _best(self, lesions: scipy.sparse.csr_array, scores: Array) -> list[int]:
-        """For each score the centre (index of a voxel) whose load correlates best."""
+        """For each score, the flat index of the centre whose load has the highest correlation."""
         first, second = np.zeros(self.image_shape), np.zeros(self.image_shape)
         patients = np.zeros(self.image_shape, dtype=np.int32)
         products = np.zeros((scores.shape[1], *self.image_shape))
@@ -286,16 +296,16 @@ class _MatchedFilter(LinearLesionModel):
         usable = inside & (patients >= self.minimum) & (spread > _TOUCHED)
         if not usable.any():
             raise OutOfRange(
-                f"a place must be lesioned in at least {self.minimum} of {len(scores)} training patients, none is; "
-                "set model.minimum lower"
+                f"a region must be lesioned in at least {self.minimum} of {len(scores)} training patients, but none "
+                "is; reduce model.minimum"
             )
-        # The scores' own spread is the same for all places, so it need not be divided by.
+        # The spread of the scores is the same for all locations and can be ignored.
         return [
             int(np.argmax(np.divide(p, np.sqrt(spread), where=usable, out=np.full_like(p, -np.inf)))) for p in products
         ]
 
     def _loads(self, lesions: scipy.sparse.csr_array) -> Iterator[tuple[tuple[slice, ...], Array]]:
-        """For each patient the part of the image that a lesion can reach, and the load around every voxel of it."""
+        """For each patient, the bounding box of voxels with a load, and the loads in it."""
         reach = len(self.region)
         for start, end in zip(lesions.indptr, lesions.indptr[1:], strict=False):
             if start == end:
@@ -306,17 +316,17 @@ class _MatchedFilter(LinearLesionModel):
                 slice(max(int(axis.min()) - reach, 0), min(int(axis.max()) + reach + 1, size))
                 for axis, size in zip(at, self.image_shape, strict=True)
             )
-            part = np.zeros([one.stop - one.start for one in here])
-            part[tuple(axis - one.start for axis, one in zip(at, here, strict=True))] = lesions.data[start:end]
+            box = np.zeros([one.stop - one.start for one in here])
+            box[tuple(axis - one.start for axis, one in zip(at, here, strict=True))] = lesions.data[start:end]
             if self.region.all():
-                yield here, ndimage.uniform_filter(part, reach, mode="constant")
+                yield here, ndimage.uniform_filter(box, reach, mode="constant")
             else:
-                yield here, ndimage.correlate(part, self.region / self.region.sum(), mode="constant")
+                yield here, ndimage.correlate(box, self.region / self.region.sum(), mode="constant")
 
     def _least_squares(
         self, lesions: scipy.sparse.csr_array, target: Array, centres: list[int]
     ) -> tuple[Array, float, Array]:
-        """Weights of all voxels, bias, and what is left of the score."""
+        """Weights of all voxels, bias, and residuals of the score."""
         regions = np.zeros((len(centres), lesions.shape[1]))
         for region, centre in zip(regions, centres, strict=True):
             lows = np.array(np.unravel_index(centre, self.image_shape)) - len(self.region) // 2
@@ -328,7 +338,7 @@ class _MatchedFilter(LinearLesionModel):
 
 
 def _least_squares(loads: Array, targets: Array) -> tuple[Array, Array]:
-    """Slopes (K, B) and biases (K,) of the scores (n, K) on the loads (n, B); the smallest of equally good ones."""
+    """Slopes (K, B) and biases (K,) of scores (n, K) on loads (n, B), with minimum norm."""
     mean = loads.mean(axis=0)
     slopes = np.linalg.lstsq(loads - mean, targets - targets.mean(axis=0), rcond=None)[0].T
     return slopes, targets.mean(axis=0) - slopes @ mean

@@ -1,9 +1,8 @@
-"""3D networks that tell a score from where a lesion lies: whole masks in, one number per score out.
+"""3D networks that predict scores from whole-brain lesion masks.
 
-The CNN and the residual CNN begin with a large strided convolution, the 3D
-ResNet10 is that of MedicalNet. All are sequences of modules without control flow
-(``torch.fx`` can trace them), and every ReLU is a module of its own, because
-DeepLIFT needs to tell its calls apart.
+The CNN and the residual CNN start with a large strided convolution. The 3D ResNet10 is
+that of MedicalNet. All networks are sequences of modules without control flow, so that
+``torch.fx`` can trace them, and each ReLU is a separate module, as required by DeepLIFT.
 """
 
 from __future__ import annotations
@@ -33,34 +32,33 @@ def cnn(
     widths: tuple[Annotated[int, Gt(0)], Annotated[int, Gt(0)]] = (50, 100),
     activation: Activation = "none",
 ) -> nn.Module:
-    """Two strided 3D convolutions and a linear layer.
+    """CNN with two strided 3D convolutions and a linear layer.
 
-    Twice a convolution without padding, batch normalisation and ReLU; then one
-    linear layer over all that is left. At the published size the shapes are
-    50×29×34×27, 100×4×5×4 and 8,000 numbers, and three outputs have 5,074,453
-    parameters, one 5,058,451.
+    Both convolutions are without padding and followed by batch normalisation and ReLU. At
+    the published image size, the shapes are 50×29×34×27, 100×4×5×4 and 8,000, and there
+    are 5,074,453 parameters for three outputs or 5,058,451 for one.
 
     Parameters
     ----------
-    in_channels : of the image; a lesion mask is one
-    outputs : number of scores K
-    image_shape : (X, Y, Z) voxels; the linear layer takes no other size
-    kernel : edge of both convolutions in voxels (of their own input)
-    stride : step of both convolutions, at most ``kernel``
-    widths : channels of the first and of the second convolution
-    activation : of the output. The publication states none; ``sigmoid`` keeps
-        scores within 0 and 1
+    in_channels : number of channels, 1 for a lesion mask
+    outputs : number of scores, K
+    image_shape : shape of the image, (X, Y, Z)
+    kernel : kernel size of both convolutions, in voxels of their input
+    stride : stride of both convolutions, at most ``kernel``
+    widths : number of channels of the first and of the second convolution
+    activation : output activation. The publication states none; ``sigmoid`` restricts
+        scores to [0, 1]
 
     Returns
     -------
     nn.Module
-        (N, in_channels, X, Y, Z) float → (N, outputs)
+        Maps (N, in_channels, X, Y, Z) float to (N, outputs).
 
     Raises
     ------
     OutOfRange
-        If a convolution does not fit into what it is given, with a kernel and a
-        stride that would fit.
+        If the image is too small for the convolutions; the message suggests a kernel and
+        a stride.
     """
     shape = _three(image_shape)
     _check_stride(kernel, stride)
@@ -98,39 +96,43 @@ def residual_cnn(
     widths_by: Literal["convolution", "block"] = "convolution",
     activation: Activation = "none",
 ) -> nn.Module:
-    """A strided 3D convolution, two residual blocks, a mean over space and a linear layer.
+    """Residual CNN: a strided 3D convolution, two residual blocks, global average pooling, a linear layer.
 
-    At the published size the shapes are 50×29×34×27, 100×10×12×9, 100×4×4×3 and
-    100 numbers; three outputs have 2,254,053 parameters.
+    At the published image size, the shapes are 50×29×34×27, 100×10×12×9, 100×4×4×3 and
+    100, and there are 2,254,053 parameters for three outputs.
 
     Parameters
     ----------
-    in_channels, outputs, activation : as for :func:`cnn`
-    image_shape : (X, Y, Z) voxels; only checked, the mean takes any size
-    kernel, stride : of the first convolution, which has no padding
-    block_kernel : edge of the blocks' convolutions, odd, padded by half of it
-    block_stride : step of the first convolution of each block and of its skip
-    widths : channels, two numbers
-    widths_by : ``convolution`` follows the words of the publication, the first
-        convolution of each block has the first width and the second the second;
-        ``block`` gives the first block the first width and the second block the
-        second (2,559,003 parameters)
+    in_channels : number of channels, 1 for a lesion mask
+    outputs : number of scores, K
+    image_shape : shape of the image, (X, Y, Z); only used for checks
+    kernel : kernel size of the first convolution, which has no padding
+    stride : stride of the first convolution, at most ``kernel``
+    block_kernel : kernel size of the convolutions in the blocks, an odd number
+    block_stride : stride of the first convolution and of the skip connection of each block
+    widths : two numbers of channels, see ``widths_by``
+    widths_by : ``convolution``, as worded in the publication: the first and the second
+        convolution of both blocks have the first and the second number of channels;
+        ``block``: all convolutions of the first block have the first number of channels,
+        those of the second block the second (2,559,003 parameters)
+    activation : output activation. The publication states none; ``sigmoid`` restricts
+        scores to [0, 1]
 
     Returns
     -------
     nn.Module
-        (N, in_channels, X, Y, Z) float → (N, outputs)
+        Maps (N, in_channels, X, Y, Z) float to (N, outputs).
 
     Raises
     ------
     OutOfRange
-        If the first convolution is larger than the image or ``block_kernel`` is even.
+        If the first convolution is larger than the image, or ``block_kernel`` is even.
 
     Notes
     -----
-    Not stated, and decided here: a ReLU follows each sum, as in He et al. 2016,
-    and the 1³ convolution of the skip has no batch normalisation (the number of
-    parameters leaves no room for one).
+    The publication does not state two details. Here, each sum is followed by a ReLU, as in
+    He et al. 2016, and the 1³ convolution of the skip connection has no batch
+    normalisation, which agrees with the published number of parameters.
     """
     shape = _three(image_shape)
     _check_stride(kernel, stride)
@@ -141,8 +143,8 @@ def residual_cnn(
         )
     if block_kernel % 2 == 0:
         raise OutOfRange(
-            "`block_kernel` must be odd for residual_cnn, so that a block and its skip have one size, "
-            f"got {block_kernel}; {block_kernel - 1} or {block_kernel + 1} would do"
+            "`block_kernel` must be odd for residual_cnn, so that a block and its skip have the same size, "
+            f"got {block_kernel}; {block_kernel - 1} or {block_kernel + 1} would fit"
         )
     first, second = widths
     inner = {"convolution": ((first, second), (first, second)), "block": ((first, first), (second, second))}[widths_by]
@@ -173,27 +175,28 @@ def resnet10(
 ) -> nn.Module:
     """3D ResNet10 of MedicalNet with a hidden layer and a sigmoid per score.
 
-    A 7³ convolution of stride 2, a maximum over 3³ of stride 2, and one basic
-    block each of 64, 128, 256 and 512 channels; the mean over space, a linear
-    layer of 512 with ReLU, and a linear layer with one sigmoid per score. The
-    backbone has 14,355,520 parameters, all of it 14,618,689 with one output and
-    14,619,715 with three. At the published 91×107×86 the shapes are 46×54×43,
-    23×27×22 (twice) and 12×14×11 (three times).
+    The network consists of a 7³ convolution with stride 2, 3³ max pooling with stride 2,
+    four basic blocks with 64, 128, 256 and 512 channels, global average pooling, a linear
+    layer of 512 units with ReLU, and a linear layer with one sigmoid per score. The
+    backbone has 14,355,520 parameters, the network 14,618,689 with one output and
+    14,619,715 with three. At the published image size of 91×107×86, the shapes are
+    46×54×43, 23×27×22 (twice) and 12×14×11 (three times).
 
     Parameters
     ----------
-    in_channels, outputs : as for :func:`cnn`
-    image_shape : (X, Y, Z) voxels; only checked, the mean takes any size
-    width : channels of the first block; each later one has twice those before
-    dilated : the last two blocks keep their size and spread their kernels 2 and 4
-        voxels, as MedicalNet does; False halves the size twice more (6×7×6, 3×4×3)
-    hidden : numbers in the hidden layer; 0 leaves it out
-    activation : of the output; ``none`` gives what the sigmoid would be given
+    in_channels : number of channels, 1 for a lesion mask
+    outputs : number of scores, K
+    image_shape : shape of the image, (X, Y, Z); only used for checks
+    width : channels of the first block; doubled in each further block
+    dilated : use dilations of 2 and 4 instead of strides in the last two blocks, as in
+        MedicalNet; otherwise they have stride 2 (shapes 6×7×6 and 3×4×3)
+    hidden : number of units of the hidden layer; 0 for no hidden layer
+    activation : output activation; ``none`` returns the values before the sigmoid
 
     Returns
     -------
     nn.Module
-        (N, in_channels, X, Y, Z) float → (N, outputs)
+        Maps (N, in_channels, X, Y, Z) float to (N, outputs).
 
     Raises
     ------
@@ -202,8 +205,8 @@ def resnet10(
 
     Notes
     -----
-    The weights are drawn as MedicalNet draws them (He et al. 2015, by the number
-    of outgoing connections); none are loaded.
+    Weights are initialised as in MedicalNet (He et al. 2015, by fan-out). Pretrained
+    weights are not loaded.
     """
     _three(image_shape)
     features = 8 * width
@@ -229,11 +232,11 @@ def resnet10(
 
 
 class ResidualBlock(nn.Module):
-    """ReLU of the sum of two branches.
+    """Residual block: ReLU of the sum of a branch and a skip connection.
 
     Parameters
     ----------
-    branch, skip : map (N, C, *space) to the same (N, D, *smaller)
+    branch, skip : map (N, C, *space) to (N, D, *smaller), with the same shape
     """
 
     def __init__(self, branch: nn.Module, skip: nn.Module) -> None:
@@ -263,7 +266,7 @@ def _wide_block(ins: int, between: int, outs: int, kernel: int, stride: int) -> 
 
 
 def _basic_block(ins: int, outs: int, *, stride: int = 1, dilation: int = 1) -> ResidualBlock:
-    """Basic block of a ResNet; both convolutions are dilated, as MedicalNet does."""
+    """Basic block of a ResNet; both convolutions are dilated, as in MedicalNet."""
     branch = nn.Sequential(
         nn.Conv3d(ins, outs, 3, stride=stride, padding=dilation, dilation=dilation, bias=False),
         nn.BatchNorm3d(outs),
@@ -293,12 +296,12 @@ def _three(image_shape: Sequence[int]) -> tuple[int, ...]:
 def _check_stride(kernel: int, stride: int) -> None:
     if stride > kernel:
         raise OutOfRange(
-            f"`stride <= kernel` must hold, otherwise voxels between two steps are never seen, "
+            f"`stride <= kernel` must hold, otherwise some voxels are ignored, "
             f"got stride={stride}, kernel={kernel}; stride={kernel} would fit"
         )
 
 
 def _fitting(size: int) -> str:
-    """The largest kernel, with the published stride of half of it, of which two fit."""
+    """Largest kernel that fits twice, with a stride of half the kernel as published."""
     kernel = max(k for k in range(1, size + 1) if k + max(k // 2, 1) * (k - 1) <= size)
     return f"kernel={kernel}, stride={max(kernel // 2, 1)}"

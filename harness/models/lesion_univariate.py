@@ -1,4 +1,4 @@
-"""Mass-univariate lesion-symptom mapping: one test per voxel, corrected for their number."""
+"""Mass-univariate lesion-symptom mapping: one test per voxel, with correction for multiple tests."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ Alternative = Literal["two-sided", "greater", "less"]
 Correction = Literal["none", "uncorrected", "fdr", "permutation"]
 Name = Literal["t", "welch", "brunner_munzel", "regression"]
 
-# Permuted statistics held at once; patterns of placements held at once.
+# Maximum number of values of permuted statistics, or of placements, in memory.
 _HELD = 1 << 23
-# What rounding leaves of a sum of squares that is zero.
+# Relative size of a sum of squares that is zero except for rounding.
 _ROUNDING = 1e-13
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """A test statistic per voxel and score.
+    """Test statistics of voxels and scores.
 
     Parameters
     ----------
-    value : (U, M) float64, positive where lesioned patients score higher; NaN where
-        the scores do not vary, infinite where they vary only between the groups
-    freedom : (U, M) float64, degrees of freedom of its t distribution
+    value : (U, M) float64, positive if patients with a lesion have higher scores; NaN if
+        the scores are constant, infinite if they vary only between the groups
+    freedom : (U, M) float64, degrees of freedom of the t distribution
     """
 
     value: npt.NDArray[np.float64]
@@ -65,54 +65,54 @@ def mass_univariate(
     lesioned_from: Annotated[float, Gt(0)] = 0.5,
     minimum: Annotated[int, Ge(1)] = 10,
 ) -> nn.Module:
-    """A statistical map: do patients with a lesion in this voxel score higher?
+    """Statistical map that compares the scores of patients with and without a lesion in each voxel.
 
     Parameters
     ----------
     in_channels : must be 1, the lesion mask
-    outputs : number of scores K
-    image_shape : (X, Y, Z) voxels
-    statistic : of patients with against those without lesion: ``"t"`` (Student,
-        pooled variance), ``"welch"``, ``"brunner_munzel"`` (ranks); or
-        ``"regression"``: t of the slope of the score on the voxel's occupancy
-    correction : for the number of voxels: ``"fdr"`` (Benjamini & Hochberg),
-        ``"permutation"`` (family-wise, largest statistic over voxels of permuted
-        scores), ``"uncorrected"``, or ``"none"``: no test at all
-    thresholded : zero where not significant; False keeps the whole map and tells
-        only in the buffer ``significant``. Without correction nothing is zeroed
-    alternative : ``"greater"``: lesioned patients score higher
-    alpha : level of significance
-    permutations : for ``correction="permutation"``
-    lesioned_from : least occupancy of a voxel that counts as lesioned
-    minimum : training patients who must have a lesion in a voxel for it to be
-        tested; at least two must have none
+    outputs : number of scores, K
+    image_shape : shape of the image, (X, Y, Z)
+    statistic : test statistic for patients with and without a lesion: Student's ``t`` with
+        pooled variance, ``welch``, ``brunner_munzel`` (ranks), or ``regression``, the t
+        value of the slope of the score on the occupancy
+    correction : correction for the number of voxels: ``fdr`` (Benjamini & Hochberg),
+        ``permutation`` (family-wise error by the maximum statistic of permuted scores),
+        ``uncorrected``, or ``none`` for no test
+    thresholded : set voxels that are not significant to zero; otherwise significance is
+        only stored in the buffer ``significant``. No effect if ``correction`` is ``none``
+    alternative : alternative hypothesis; ``greater`` means that patients with a lesion have
+        higher scores
+    alpha : significance level
+    permutations : number of permutations, for ``correction="permutation"``
+    lesioned_from : minimum occupancy of a voxel that counts as lesioned
+    minimum : minimum number of training patients with a lesion in a voxel that is tested;
+        at least two patients must have no lesion there
 
     Returns
     -------
     nn.Module
-        (N, 1, X, Y, Z) float → (N, K), fitted by its ``fit``
+        Maps (N, 1, X, Y, Z) float to (N, K); trained by its method ``fit``.
 
     Notes
     -----
-    The field's maps predict nothing. So that there is an R² at all, the score is
-    regressed on the map-weighted lesion load, Σ map · occupancy, by least squares;
-    that is ours. If nothing is significant the mean score is predicted.
+    Mass-univariate maps are not predictive models. To obtain an R², the score is regressed
+    on the map-weighted lesion load, Σ map · occupancy, which is not part of the published
+    methods. If no voxel is significant, the mean score is predicted.
 
-    Where the scores vary only between the groups the statistic is infinite; the
-    map holds its largest finite value there. Permutation p values count the
-    unpermuted scores as one more permutation. Brunner–Munzel maps of permuted
-    scores cost as much each as the map itself.
+    The statistic is infinite where scores vary only between the groups; the map has its
+    largest finite value there. In p values by permutation, the original scores count as
+    one permutation. For Brunner–Munzel, each permutation takes as long as the map itself.
     """
     chosen = _Settings(statistic, correction, thresholded, alternative, alpha, permutations, lesioned_from)
     return _MassUnivariate(chosen, in_channels, outputs, image_shape, minimum)
 
 
 def student_t(lesioned: scipy.sparse.csr_array, scores: Array) -> Statistic:
-    """Student's t with pooled variance, lesioned minus spared.
+    """Student's t with pooled variance, patients with minus without lesion.
 
     Parameters
     ----------
-    lesioned : (n, U) of 0 and 1, both at least once in every column
+    lesioned : (n, U) of 0 and 1, both at least once in each column
     scores : (n, M) float64
     """
     scores = _centred(scores)
@@ -124,7 +124,7 @@ def student_t(lesioned: scipy.sparse.csr_array, scores: Array) -> Statistic:
 
 
 def welch_t(lesioned: scipy.sparse.csr_array, scores: Array) -> Statistic:
-    """Welch's t, lesioned minus spared; see :func:`student_t`."""
+    """Welch's t, patients with minus without lesion; see :func:`student_t`."""
     scores = _centred(scores)
     (one, other), (mean, other_mean) = _groups(lesioned, scores)
     total, squares = (scores**2).sum(axis=0), lesioned.T @ scores**2
@@ -136,7 +136,7 @@ def welch_t(lesioned: scipy.sparse.csr_array, scores: Array) -> Statistic:
 
 
 def regression_t(lesions: scipy.sparse.csr_array, scores: Array) -> Statistic:
-    """t of the slope of the score on the occupancy.
+    """t value of the slope of scores on occupancies.
 
     Parameters
     ----------
@@ -156,45 +156,44 @@ def regression_t(lesions: scipy.sparse.csr_array, scores: Array) -> Statistic:
 
 
 def brunner_munzel(lesioned: scipy.sparse.csr_array, scores: Array) -> Statistic:
-    """Brunner & Munzel's test of stochastic equality, positive where the lesioned score higher.
+    """Brunner–Munzel test of stochastic equality, positive if patients with a lesion have higher scores.
 
     Parameters
     ----------
-    lesioned : (n, U) of 0 and 1, both at least twice in every column
+    lesioned : (n, U) of 0 and 1, both at least twice in each column
     scores : (n, M) float64
 
     Notes
     -----
-    A patient's rank among all minus that within the own group is the number of
-    patients of the other group below (ties count half). These numbers of all
-    voxels come from one product of the lesions with the n × n table of who
-    scores below whom.
+    The rank of a patient among all minus the rank within the group is the number of
+    patients of the other group with lower scores (ties count half). For all voxels, these
+    numbers are a product of the lesions and an n × n matrix of comparisons of scores.
     """
     width = max(1, _HELD // max(len(scores), 1))
     columns = lesioned.tocsc()
-    parts = [columns[:, low : low + width] for low in range(0, columns.shape[1], width)]
-    per_score = [[_brunner_munzel(part, score) for part in parts] for score in scores.T]
+    chunks = [columns[:, low : low + width] for low in range(0, columns.shape[1], width)]
+    per_score = [[_brunner_munzel(chunk, score) for chunk in chunks] for score in scores.T]
     value, freedom = (
-        np.stack([np.concatenate([part[which] for part in of]) for of in per_score], axis=1) for which in (0, 1)
+        np.stack([np.concatenate([chunk[which] for chunk in of]) for of in per_score], axis=1) for which in (0, 1)
     )
     return Statistic(value, freedom)
 
 
 def _brunner_munzel(lesioned: scipy.sparse.csc_array, score: Array) -> tuple[Array, Array]:
     n = len(score)
-    below = (score[None] < score[:, None]) + 0.5 * (score[None] == score[:, None])  # [i, j]: j is below i
+    below = (score[None] < score[:, None]) + 0.5 * (score[None] == score[:, None])  # [i, j]: j has a lower score than i
     inside = lesioned.toarray()  # (n, U)
     one = inside.sum(axis=0)
     other = n - one
     lesioned_below = (lesioned.T @ below.T).T
     all_below = below.sum(axis=1)[:, None]
-    # Of a lesioned patient the spared ones below, of a spared patient the lesioned ones below.
+    # Number of patients of the other group with lower scores.
     of_one = inside * (all_below - lesioned_below)
     of_other = (1 - inside) * lesioned_below
     mean, other_mean = of_one.sum(axis=0) / one, of_other.sum(axis=0) / other
     spread = ((of_one - mean) ** 2 * inside).sum(axis=0) / (one - 1)
     other_spread = ((of_other - other_mean) ** 2 * (1 - inside)).sum(axis=0) / (other - 1)
-    # A patient's rank among all is the one within the group plus the placement.
+    # The rank among all patients is the rank within the group plus the placement.
     ranks = mean + (one + 1) / 2 - other_mean - (other + 1) / 2
     weighted, other_weighted = one * spread, other * other_spread
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -250,11 +249,11 @@ class _MassUnivariate(LinearLesionModel):
 
     @property
     def reads_masks(self) -> bool:
-        """Patients with and without a lesion are told apart, but for a regression on its size."""
+        """True, except for regression on the occupancy."""
         return self.settings.statistic != "regression"
 
     def weight_map(self) -> Tensor:
-        """The statistic, thresholded if asked for; see :class:`harness.models.fitting.Fitted`."""
+        """The statistic, thresholded if requested; see :class:`harness.models.fitting.Fitted`."""
         return self.statistic.detach().float().clone()
 
     def _learn(self, lesions: scipy.sparse.csr_array, targets: Array, rng: np.random.Generator) -> None:
@@ -265,7 +264,7 @@ class _MassUnivariate(LinearLesionModel):
         voxels = often_lesioned(x, self.minimum)
         voxels = voxels[np.bincount(x.indices, minlength=x.shape[1])[voxels] <= len(targets) - 2]
         if not voxels.size:
-            raise OutOfRange("at least two training patients must have no lesion in a voxel that is tested, got fewer")
+            raise OutOfRange("at least two training patients must have no lesion in a tested voxel, got fewer")
         patterns, pattern_of = merged(x[:, voxels], rng)
         found = _STATISTICS[self.settings.statistic](patterns, targets)
         significant = self._test(patterns, pattern_of, targets, found, rng)
@@ -287,7 +286,7 @@ class _MassUnivariate(LinearLesionModel):
         found: Statistic,
         rng: np.random.Generator,
     ) -> npt.NDArray[np.bool_]:
-        """(U, K): which patterns are significant."""
+        """Whether each pattern is significant for each score, (U, K)."""
         side, alpha = _SIDES[self.settings.alternative], self.settings.alpha
         value = _defined(found.value)
         if self.settings.correction == "none":
@@ -296,12 +295,12 @@ class _MassUnivariate(LinearLesionModel):
             largest = self._permuted(patterns, targets, rng)
             as_large = _at_least(largest, side(value))
             return (as_large + 1) / (len(largest) + 1) <= alpha
-        from scipy import stats  # half a second to import, also for who makes no such map
+        from scipy import stats  # slow to import
 
         tail = stats.t.sf(side(value), np.nan_to_num(found.freedom, nan=1.0))
         p = np.minimum(tail * (2 if self.settings.alternative == "two-sided" else 1), 1.0)
         if self.settings.correction == "fdr":
-            # Every voxel counts, also those that share a pattern.
+            # Each voxel counts as a test, also if several have the same pattern.
             p = np.stack([stats.false_discovery_control(one[pattern_of]) for one in p.T], axis=1)
             adjusted = np.empty_like(value)
             adjusted[pattern_of] = p
@@ -309,7 +308,7 @@ class _MassUnivariate(LinearLesionModel):
         return np.asarray(p <= alpha)
 
     def _permuted(self, patterns: scipy.sparse.csr_array, targets: Array, rng: np.random.Generator) -> Array:
-        """(permutations, K): the largest statistic over voxels of every permutation of the patients."""
+        """Maximum statistic over voxels for each permutation of the patients, (permutations, K)."""
         side, statistic = _SIDES[self.settings.alternative], _STATISTICS[self.settings.statistic]
         n, outputs = targets.shape
         at_once = max(1, _HELD // (patterns.shape[1] * outputs))
@@ -323,8 +322,8 @@ class _MassUnivariate(LinearLesionModel):
 
 
 def _at_least(largest: Array, value: Array) -> npt.NDArray[np.int64]:
-    """(U, K): how many permutations (P, K) reach the value (U, K)."""
-    # A permutation that leaves the groups as they are differs by rounding only.
+    """Number of permutations, (P, K), that reach each value, (U, K); returns (U, K)."""
+    # Permutations that do not change the groups differ by rounding only.
     reached = value * (1 - 1e-12)
     return np.stack(
         [len(of) - np.searchsorted(np.sort(of), v, side="left") for of, v in zip(largest.T, reached.T, strict=True)],
@@ -341,18 +340,18 @@ def _groups(lesioned: scipy.sparse.csr_array, scores: Array) -> tuple[tuple[Arra
 
 
 def _positive(squares: Array, total: Array) -> Array:
-    """A sum of squares, without what rounding leaves of zero."""
+    """A sum of squares, set to zero if it is zero except for rounding."""
     return np.where(squares > _ROUNDING * total, squares, 0.0)
 
 
 def _ratio(numerator: Array, denominator: Array) -> Array:
-    """Infinite without spread; NaN without a difference as well."""
+    """Quotient; infinite if the denominator is zero, NaN if both are."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return numerator / denominator
 
 
 def _centred(scores: Array) -> Array:
-    """(n, M) minus its mean; exactly zero for a score that does not vary."""
+    """Scores (n, M) minus their means; exactly zero for constant scores."""
     centred = scores - scores.mean(axis=0)
     return np.where(np.ptp(scores, axis=0) > 0, centred, 0.0)
 
@@ -362,7 +361,7 @@ def _defined(value: Array) -> Array:
 
 
 def _bounded(value: Array) -> Array:
-    """(U, K), with the largest finite size of each column instead of infinity, and 0 where undefined."""
+    """Values (U, K) with infinity replaced by the largest finite magnitude of each column, and NaN by 0."""
     finite = np.isfinite(value)
     largest = np.max(np.abs(value), axis=0, where=finite, initial=0.0)
     largest = np.where(largest > 0, largest, 1.0)
@@ -370,7 +369,7 @@ def _bounded(value: Array) -> Array:
 
 
 def _least_squares(loads: Array, targets: Array) -> tuple[Array, Array]:
-    """Slope and bias (K,) of each score on its own load; 0 and the mean where the load does not vary."""
+    """Slope and bias (K,) of each score on its own load; 0 and the mean score if the load is constant."""
     mean, of_target = loads.mean(axis=0), targets.mean(axis=0)
     spread = ((loads - mean) ** 2).sum(axis=0)
     together = ((loads - mean) * (targets - of_target)).sum(axis=0)

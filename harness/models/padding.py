@@ -1,4 +1,4 @@
-"""Any image size for networks that halve it several times."""
+"""Padding of images for networks with several downsampling steps."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ __all__ = ["Padded"]
 
 
 class Padded(nn.Module):
-    """Pad with zeros to a multiple, run the network, crop its output back.
+    """Pad images to a multiple of a size, apply the network, and crop the output.
 
-    Half of the padding is put on each side (the odd pixel at the end). Zero is
-    what the convolutions themselves see beyond the edge. An image whose size
-    is a multiple already is passed on as it is.
+    Zeros are added on both sides, with an odd pixel at the end, as in the convolutions
+    themselves. Images whose size is a multiple are not padded.
 
     Parameters
     ----------
     network : maps (N, C, *space) to (N, K, *space)
-    multiple : by which each spatial size must be divisible
+    multiple : divisor of each spatial size
     """
 
     def __init__(self, network: nn.Module, multiple: int) -> None:
@@ -34,7 +33,7 @@ class Padded(nn.Module):
             result: Tensor = self.network(x)
             return result
         before = [lack // 2 for lack in missing]
-        # functional.pad counts the axes from the last one.
+        # functional.pad starts with the last axis.
         pads = [side for b, lack in zip(before[::-1], missing[::-1], strict=True) for side in (b, lack - b)]
         out: Tensor = self.network(functional.pad(x, pads))
         for axis, (start, size) in enumerate(zip(before, space, strict=True), start=2):

@@ -1,4 +1,4 @@
-"""U-Nets that segment one axial slice at a time, all sequences as channels."""
+"""2D U-Nets for segmentation of slices, with sequences as channels."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ def unet(
 ) -> nn.Module:
     """2D multi-channel U-Net with batch normalisation.
 
-    Each level has two 3×3 convolutions with batch normalisation and ReLU, then
-    a 2×2 maximum; on the way up a 2×2 transposed convolution, concatenation,
-    batch normalisation, ReLU and two convolutions as above; a 1×1 convolution
-    ends it. The defaults have 31,109,954 parameters with one channel and 288
-    more for each further one; ``width=16`` has 7.8 million.
+    Each level of the encoder has two 3×3 convolutions with batch normalisation and ReLU,
+    followed by 2×2 max pooling. Each level of the decoder has a 2×2 transposed
+    convolution, concatenation, batch normalisation, ReLU, and two convolutions as above.
+    The last layer is a 1×1 convolution. With the defaults there are 31,109,954 parameters
+    for one channel, plus 288 for each additional channel; with ``width=16`` there are 7.8
+    million.
 
     Parameters
     ----------
     in_channels : number of sequences
-    outputs : number of classes, the background first
-    width : channels of the first level; every level has twice those before
-    depth : number of levels above the centre
-    output_bias : initial logit of every class but the background (which has
-        zero). -3 is the prior of a class that is as rare as a small lesion;
-        without it a narrow network can stay with the background for good. 0 is
-        the published way.
-    dropout : probability with which a channel of the centre is dropped
+    outputs : number of classes, background first
+    width : channels of the first level; doubled at each level
+    depth : number of levels above the bottleneck
+    output_bias : initial logit of all classes except the background, whose logit is 0. -3
+        corresponds to the prior of a rare class such as small lesions; with the published
+        value 0, narrow networks may never predict lesions
+    dropout : dropout probability of the channels of the bottleneck
 
     Returns
     -------
     nn.Module
-        (N, in_channels, H, W) float → (N, outputs, H, W) logits. H and W that
-        2**depth does not divide are padded with zeros and cropped back inside.
+        Maps (N, in_channels, H, W) float to (N, outputs, H, W) logits. Images are padded
+        with zeros if H or W is not divisible by 2**depth, and the output is cropped.
 
     Notes
     -----
-    The publication of the ablation states neither depth nor width; these are
-    those of its authors' earlier segmentation network. Its ReLU before the
-    softmax is left out: it stops the gradient of every negative logit.
+    The paper on sequence ablation does not state depth and width; those of the authors'
+    earlier network are used. The ReLU before the softmax in that network is omitted,
+    because it blocks the gradient of negative logits.
     """
     network = _UNet(in_channels, outputs, width, depth, dropout)
     _set_bias(network.last, output_bias)
@@ -70,20 +70,24 @@ def basic_unet(
     output_bias: float = -3.0,
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
 ) -> nn.Module:
-    """MONAI's 2D U-Net: four halvings, no normalisation after concatenation.
+    """2D ``BasicUNet`` of MONAI: four downsampling steps, no normalisation after concatenation.
 
     Parameters
     ----------
-    in_channels, outputs, output_bias : as for :func:`unet`
-    width : channels of the first two levels; then 2, 4 and 8 times as many
-    dropout : probability with which a channel is dropped, in every convolution
+    in_channels : number of sequences
+    outputs : number of classes, background first
+    width : channels of the first two levels; the following levels have 2, 4 and 8 times as
+        many
+    output_bias : initial logit of all classes except the background, whose logit is 0; -3
+        corresponds to the prior of a rare class such as small lesions
+    dropout : dropout probability of all convolutions
 
     Returns
     -------
     nn.Module
-        (N, in_channels, H, W) float → (N, outputs, H, W) logits, any H and W
+        Maps (N, in_channels, H, W) float to (N, outputs, H, W) logits, for any H and W.
     """
-    # MONAI takes five seconds to import; who builds another network need not wait.
+    # Imported here because MONAI takes five seconds to import.
     from monai.networks.nets.basic_unet import BasicUNet
 
     network = BasicUNet(
@@ -127,7 +131,7 @@ class _UNet(nn.Module):
 
 
 def _block(ins: int, outs: int) -> nn.Sequential:
-    # Every ReLU is a module of its own: DeepLIFT needs to tell its calls apart.
+    # Each ReLU is a separate module, as required by DeepLIFT.
     return nn.Sequential(
         nn.Conv2d(ins, outs, 3, padding=1),
         nn.BatchNorm2d(outs),

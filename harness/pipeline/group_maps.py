@@ -321,10 +321,10 @@ def _of_output(
     target = None if truth is None else target_mask(truth, output)
     rois = None if truth is None else np.stack([image.load() for image in truth.rois.values()])
     exact = None if truth is None or counts is None else _expected(task, cohort, output, label, counts)
-    brain = None if truth is None else truth.counts.load() > 0  # where anybody has a lesion
+    brain = None if truth is None else truth.counts.load() > 0  # voxels where any subject has a lesion
     total = blocks.sum(axis=0, dtype=np.float64)
 
-    def evidence(explanation: Array) -> MetricInputs:
+    def inputs(explanation: Array) -> MetricInputs:
         return MetricInputs(
             explanation=explanation,
             exact=None if exact is None else exact[0],
@@ -342,9 +342,9 @@ def _of_output(
         if known is None
     }
     found: dict[str, tuple[Score, Array]] = {}
-    whole = evidence(total)
-    left_out = [evidence(total - block) for block in blocks] if len(blocks) > 1 else []
-    perfect = None if exact is None else evidence(exact)
+    whole = inputs(total)
+    left_out = [inputs(total - block) for block in blocks] if len(blocks) > 1 else []
+    perfect = None if exact is None else inputs(exact)
     for name in labels:
         metric = task.metrics[name]
         if unknown.intersection(asks(metric)):

@@ -295,7 +295,7 @@ def test_only_the_brain_can_count(blobs):
 @pytest.mark.parametrize("name", ["relevance_ap", "pr_auc_1000"])
 def test_inside_needs_a_mask(blobs, name):
     """Without one there is no inside."""
-    with pytest.raises(RequestError, match="inside=brain needs `brain`, which is absent"):
+    with pytest.raises(RequestError, match="inside=brain needs `brain`, which is missing"):
         compute(name, explanation=np.ones((1, *blobs(0).shape)), target=blobs(0), inside="brain")
 
 
@@ -415,5 +415,5 @@ def test_correlation_with_an_even_map_is_nan():
 
 def test_correlation_refuses_other_shapes():
     """Maps are compared voxel by voxel."""
-    with pytest.raises(OutOfRange, match=r"one shape to be compared, got \(2, 3\) and \(3, 2\)"):
+    with pytest.raises(OutOfRange, match=r"the same shape to be compared, got \(2, 3\) and \(3, 2\)"):
         pearson_between(np.ones((2, 3)), np.ones((3, 2)))

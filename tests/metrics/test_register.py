@@ -59,7 +59,7 @@ def test_facts_are_kept():
 def test_misspelt_input_is_refused_with_the_near_name():
     """A parameter that names no input is refused at registration, and the metric does not exist."""
     with pytest.raises(
-        RegistrationError, match=r"'overlap' asks for `predicton`, which does not exist\. Near: predict"
+        RegistrationError, match=r"'overlap' has the input `predicton`, which does not exist\. Near: predict"
     ):
 
         @metric("overlap", **FACTS)
@@ -72,7 +72,7 @@ def test_misspelt_input_is_refused_with_the_near_name():
 def test_keyword_only_without_default_is_an_input():
     """A required keyword is asked for like a positional one and refused if unknown."""
     with pytest.raises(
-        RegistrationError, match=r"asks for `weight`.* An option must be keyword-only and have a default"
+        RegistrationError, match=r"has the input `weight`.* An option must be keyword-only and have a default"
     ):
 
         @metric("overlap", **FACTS)
@@ -82,7 +82,7 @@ def test_keyword_only_without_default_is_an_input():
 
 def test_positional_with_default_must_be_an_input_too():
     """An option must be keyword-only, so a positional default is an optional input."""
-    with pytest.raises(RegistrationError, match="asks for `weight`"):
+    with pytest.raises(RegistrationError, match="has the input `weight`"):
 
         @metric("overlap", **FACTS)
         def overlap(target, weight=1.0):
@@ -91,7 +91,7 @@ def test_positional_with_default_must_be_an_input_too():
 
 def test_star_arguments_are_refused():
     """What a metric needs must be readable from its signature."""
-    with pytest.raises(RegistrationError, match=r"takes \*arrays"):
+    with pytest.raises(RegistrationError, match=r"has \*arrays"):
 
         @metric("overlap", **FACTS)
         def overlap(**arrays):
@@ -116,7 +116,9 @@ def test_star_arguments_are_refused():
 )
 def test_a_level_supplies_only_its_own(level, function, asked):
     """Only pooled metrics see columns, and nothing else; only probes may run the network on changed images."""
-    with pytest.raises(RegistrationError, match=f"level '{level}' asks for `{asked}`, which that level cannot supply"):
+    with pytest.raises(
+        RegistrationError, match=f"level '{level}' has the input `{asked}`, which is not available at that level"
+    ):
         metric("overlap", level=level, **FACTS)(function)
 
 
@@ -184,7 +186,7 @@ def test_unknown_kinds_are_refused():
         ({"direction": "up"}, "direction must be one of higher, lower, zero, none, got 'up'"),
         ({"range": (1, 0)}, r"`range\[0\] < range\[1\]` must hold"),
         ({"level": "voxel"}, "level must be one of subject, explanation, probe, pool, got 'voxel'"),
-        ({"needs": ("true_count",)}, "only a pooled metric reads columns"),
+        ({"needs": ("true_count",)}, "only a pooled metric has columns"),
     ],
 )
 def test_nonsense_facts_are_refused(facts, message):
@@ -237,13 +239,13 @@ def test_required_keyword_input_is_passed_by_name():
 
 def test_absent_input_says_what_to_give():
     """A metric that lacks something names it and the remedy."""
-    with pytest.raises(RequestError, match=r"metric dice needs `target` .* give target=…"):
+    with pytest.raises(RequestError, match=r"metric dice needs `target` .* pass target=…"):
         compute("dice", prediction=np.ones((2, 2, 2)))
 
 
 def test_absent_lesions_say_which_array_they_come_from():
     """Lesions are derived, so the remedy names what they are derived from."""
-    with pytest.raises(RequestError, match=r"needs `target_lesions` .* give spacing_mm$"):
+    with pytest.raises(RequestError, match=r"needs `target_lesions` .* pass spacing_mm$"):
         compute("true_count", target=np.ones((2, 2, 2)))
 
 

@@ -221,7 +221,9 @@ def test_nonsense_is_refused(change: Any, message: str) -> None:
 
 def test_too_rare_lesions_are_refused() -> None:
     """A minimum that no voxel reaches is said with what is there."""
-    with pytest.raises(OutOfRange, match=r"at least 41 of 40 training patients, the most that any has is \d+"):
+    with pytest.raises(
+        OutOfRange, match=r"at least 41 of 40 training patients, but the highest number in any voxel is \d+"
+    ):
         build("ridge", minimum=41).fit(*cohort(), rng=np.random.default_rng(0))
 
 

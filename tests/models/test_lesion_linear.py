@@ -237,7 +237,7 @@ def test_matched_filter_refuses_a_region_larger_than_the_image() -> None:
 
 def test_matched_filter_says_that_no_place_is_lesioned_enough() -> None:
     """With what to do about it."""
-    with pytest.raises(OutOfRange, match=r"at least 61 of 60 training patients, none is; set model\.minimum lower"):
+    with pytest.raises(OutOfRange, match=r"at least 61 of 60 training patients, but none is; reduce model\.minimum"):
         fitted("matched_filter", *cohort(), roi_size=2, minimum=61)
 
 

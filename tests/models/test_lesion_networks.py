@@ -239,7 +239,7 @@ def test_smallest_image_of_the_published_kernels_is_55_voxels() -> None:
     [
         (partial(cnn, kernel=3, stride=4), "`stride <= kernel`.*stride=3 would fit"),
         (partial(residual_cnn, image_shape=(9, 20, 20)), "`kernel <= image_shape`.*kernel=9 would fit"),
-        (partial(residual_cnn, block_kernel=4), "must be odd.*3 or 5 would do"),
+        (partial(residual_cnn, block_kernel=4), "must be odd.*3 or 5 would fit"),
         (partial(resnet10, image_shape=(20, 20)), r"three sizes.*\(20, 20\)"),
         (partial(cnn, image_shape=(20, 0, 20)), r"three sizes.*\(20, 0, 20\)"),
     ],

@@ -119,7 +119,7 @@ def test_label_becomes_a_region() -> None:
 @pytest.mark.parametrize("values", [[3, 4], [3, 3]])
 def test_labels_that_cannot_be_are_refused(values: list[int]) -> None:
     """An absent label and a repeated one; the labels that exist are shown."""
-    with pytest.raises(OutOfRange, match=r"the atlas holds 3"):
+    with pytest.raises(OutOfRange, match=r"the atlas has the labels 3"):
         label_rois(np.full((3, 3, 3), 3), values)
 
 
@@ -140,7 +140,7 @@ def test_balls_may_lie_where_only_their_boxes_overlap() -> None:
     counts = np.full((9, 9, 9), 10)
     rois = draw_rois(counts, _generator(), number=2, shape="ball")
     assert not np.logical_and(*(roi.volume(counts.shape) for roi in rois)).any()
-    with pytest.raises(OutOfRange, match="2 regions of 5 voxels must find room side by side"):
+    with pytest.raises(OutOfRange, match="2 regions of 5 voxels must fit without overlap"):
         draw_rois(counts, _generator(), number=2, shape="cube")
 
 
@@ -177,7 +177,7 @@ def test_message_says_how_many_patients_would_do() -> None:
     """Nothing is eligible at 30; the proposed number works, and one more does not."""
     counts = _counts()
     with pytest.raises(
-        OutOfRange, match=r"lesioned in at least 30 patients\), got 0; .* is 35; try outcome.patients=(\d+)"
+        OutOfRange, match=r"lesioned in at least 30 patients\), got 0; .* is 35; try targets.scores.patients=(\d+)"
     ) as e:
         draw_rois(counts, _generator(), number=1, patients=30)
     best = int(str(e.value).split("patients=")[1].split(",")[0])
