@@ -23,18 +23,19 @@ from harness.core.types import JSON, Array, Cohort, Score
 from harness.metrics.metric_inputs import MetricInputs
 from harness.metrics.register import evaluate, evaluate_ceiling, evaluate_chance
 from harness.pipeline.artifacts import read_values
-from harness.pipeline.cell import ENSEMBLE, Cell, Job, digest, explanations_of, is_done, records_of, restored
+from harness.pipeline.cell import ENSEMBLE, Cell, Job, digest, explanations_of, failure_of, holds, records_of, restored
 from harness.pipeline.group_maps import score_group
 from harness.pipeline.pooled import cached
 from harness.pipeline.rows import MetricFacts, Row, Values, number_of, score_from_json, score_to_json
 from harness.pipeline.score import level_of
 from harness.stats.intervals import bootstrap_interval, jackknife_interval, pseudo_values
-from harness.storage.store import Store
+from harness.storage.store import CellRecord, Store
 
 __all__ = ["VALIDATION", "Pooled", "metric_facts", "pool", "pooled_value"]
 
 _DRAWS = 2000
 _MANY = 100  # subjects from which pooled metrics, all smooth, have the jackknife's interval at a third of the cost
+Held = Mapping[Cell, tuple[CellRecord, ...]]
 VALIDATION = "_validation"
 """Ends the names of metrics on validation samples, where a fixed test set has the plain names."""
 
@@ -135,18 +136,23 @@ class _Read:
     identities: dict[str, list[str]] = field(default_factory=dict)
 
 
-def read_cells(store: Store, cells: Iterable[Cell]) -> _Read:
-    """All values that the store holds of some score or probe cells."""
+def read_cells(store: Store, held: Held, cells: Iterable[Cell]) -> _Read:
+    """All values of some score or probe cells.
+
+    Parameters
+    ----------
+    held : cell → its records
+    """
     found = _Read()
     for cell in cells:
-        held: dict[str, JSON] = {}
-        for record in store.evaluations(cell.stage, cell.group):
-            held |= read_values(store, record)
+        values: dict[str, JSON] = {}
+        for record in held[cell]:
+            values |= read_values(store, record)
         for label, identity in cell.metrics:
-            if identity in held:
+            if identity in values:
                 found.identities.setdefault(label, []).append(identity)
                 for suffix, kind in (("", "values"), ("_chance", "chance")):
-                    _put(found, label + suffix, cell.seed, held[identity][kind])
+                    _put(found, label + suffix, cell.seed, values[identity][kind])
     return found
 
 
@@ -199,6 +205,11 @@ class _Aggregate:
         return [cell for job in self.jobs for cell in job.cells]
 
     @cached_property
+    def held(self) -> Held:
+        """The records of every cell, read once."""
+        return {cell: records_of(cell, self.store) for cell in self.cells}
+
+    @cached_property
     def fixed_test(self) -> bool:
         return any(job.is_ensemble for job in self.jobs)
 
@@ -226,7 +237,7 @@ class _Aggregate:
         self, cells: Sequence[Cell]
     ) -> tuple[dict[str, Any], dict[str, Score], dict[str, tuple[dict[str, Any], dict[str, Score]]]]:
         """Values and pooled scores of predictions: whole, and of each region and target."""
-        read = read_cells(self.store, cells)
+        read = read_cells(self.store, self.held, cells)
         pooled, paired = self._pooled(read, list(read.targets.values()))
         whole: dict[str, Any] = {**_whole(self.task, read.targets, self.subjects), **paired}
         by_target = {name: table for name, table in read.targets.items() if self._is_listed(name)}
@@ -243,8 +254,8 @@ class _Aggregate:
         """The row of one explanation, and those of each explained scalar."""
         own = [cell for cell in self.cells if cell.label == label]
         explain = [cell for cell in own if cell.stage == "explain"]
-        seconds = _seconds(self.store, explain)
-        read = read_cells(self.store, [cell for cell in own if cell.metrics])
+        seconds = _seconds(self.held, explain)
+        read = read_cells(self.store, self.held, [cell for cell in own if cell.metrics])
         values: dict[str, Any] = _whole(self.task, read.targets, self.subjects)
         pooled: Mapping[str, Score] = {}
         outputs: dict[str, Row] = {}
@@ -262,18 +273,18 @@ class _Aggregate:
         self, label: str, values: Values, pooled: Mapping[str, Score], known: tuple[str, ...], **more: JSON
     ) -> Row:
         wanted = [cell for cell in self.cells if cell.label in ("", label)]
-        complete, flags = _state(self.store, wanted)
+        complete, flags = _state(self.store, self.held, wanted)
         flags += known
         # What explains a collapsed network is flagged like its predictions.
-        flags += _flags(self.store, [cell for cell in wanted if cell.stage == "score" and not cell.label])
-        flags += _flags(self.store, [cell for cell in wanted if cell.stage == "explain" and label])
-        if _any_reused(self.store, wanted):
+        flags += _flags(self.held, [cell for cell in wanted if cell.stage == "score" and not cell.label])
+        flags += _flags(self.held, [cell for cell in wanted if cell.stage == "explain" and label])
+        if _any_reused(self.held, wanted):
             flags += ("older code accepted",)
         trained = [cell for cell in self.cells if cell.stage == "train"]
         counts = {
             "folds": len({job.fold for job in self.jobs if not job.is_ensemble}),
             "seeds": len({job.seed for job in self.jobs}),
-            "train_s": _seconds(self.store, trained),
+            "train_s": _seconds(self.held, trained),
         }
         return Row(
             self.configuration.id,
@@ -511,10 +522,10 @@ def _chance(component: Component, sampled: _Sampled) -> float:
     return float(np.mean([evaluate_chance(component, MetricInputs(columns=one)) for one in sampled.tables]))
 
 
-def _state(store: Store, cells: Sequence[Cell]) -> tuple[bool, tuple[str, ...]]:
+def _state(store: Store, held: Held, cells: Sequence[Cell]) -> tuple[bool, tuple[str, ...]]:
     """Whether all cells are done, and in words what is not."""
-    undone = [cell for cell in cells if not is_done(cell, store)]
-    failures = [failure for cell in undone if (failure := store.failure(cell.identity)) is not None]
+    undone = [cell for cell in cells if not holds(cell, held[cell])]
+    failures = [failure for cell in undone if (failure := failure_of(cell, store)) is not None]
     flags = []
     if failures:
         flags.append(f"failed: {len(failures)} of {len(cells)} cells, {failures[0].error}")
@@ -523,21 +534,20 @@ def _state(store: Store, cells: Sequence[Cell]) -> tuple[bool, tuple[str, ...]]:
     return not undone, tuple(flags)
 
 
-def _flags(store: Store, cells: Sequence[Cell]) -> tuple[str, ...]:
+def _flags(held: Held, cells: Sequence[Cell]) -> tuple[str, ...]:
     """What cells flag, counted."""
-    found = [{flag for record in records for flag in record.facts.get("flags", [])}
-             for cell in cells if (records := records_of(cell, store))]  # fmt: skip
+    found = [{flag for record in held[cell] for flag in record.facts.get("flags", [])} for cell in cells if held[cell]]
     names = sorted(set().union(*found))
     return tuple(f"{flag} in {sum(flag in one for one in found)} of {len(found)} cells" for flag in names)
 
 
-def _any_reused(store: Store, cells: Sequence[Cell]) -> bool:
-    return any(record.reused_code for cell in cells if not cell.metrics for record in records_of(cell, store))
+def _any_reused(held: Held, cells: Sequence[Cell]) -> bool:
+    return any(record.reused_code for cell in cells if not cell.metrics for record in held[cell])
 
 
-def _seconds(store: Store, cells: Sequence[Cell]) -> float:
+def _seconds(held: Held, cells: Sequence[Cell]) -> float:
     """Mean seconds of a cell."""
-    seconds = [record.seconds for cell in cells if (record := store.get(cell.stage, cell.identity)) is not None]
+    seconds = [record.seconds for cell in cells for record in held[cell]]
     return round(float(np.mean(seconds)), 2) if seconds else math.nan
 
 

@@ -31,7 +31,9 @@ __all__ = [
     "digest",
     "ensembles",
     "explanations_of",
+    "failure_of",
     "hardware",
+    "holds",
     "is_done",
     "jobs",
     "metric_identities",
@@ -382,9 +384,20 @@ def reads_of(adapter: Adapter, spec: NetworkSpec) -> dict[str, Reads]:
 
 def is_done(cell: Cell, store: Store) -> bool:
     """Whether the store holds a cell; of values, all of its metrics."""
-    return store.get(cell.stage, cell.identity, group=cell.group) is not None or (
-        bool(cell.metrics) and not _absent(cell, store)
-    )
+    return holds(cell, records_of(cell, store))
+
+
+def holds(cell: Cell, records: Sequence[CellRecord]) -> bool:
+    """Whether records are all that there is of a cell; of values, whether they have all of its metrics."""
+    return bool(records) and not _absent(cell, records)
+
+
+def failure_of(cell: Cell, store: Store) -> CellRecord | None:
+    """The last failure of a cell that is not done, or of what was missing of it."""
+    failed = store.failure(cell.identity)
+    if failed is None and cell.metrics:
+        failed = store.failure(cell.only(_absent(cell, records_of(cell, store))).identity)
+    return failed
 
 
 def records_of(cell: Cell, store: Store) -> tuple[CellRecord, ...]:
@@ -399,14 +412,15 @@ def missing(job: Job, store: Store) -> Job | None:
     """The part of a job that the store does not hold, or ``None``."""
     wanted = []
     for cell in job.cells:
-        if not is_done(cell, store):
-            wanted.append(cell.only(_absent(cell, store)) if cell.metrics else cell)
+        records = records_of(cell, store)
+        if not holds(cell, records):
+            wanted.append(cell.only(_absent(cell, records)) if cell.metrics else cell)
     return job.only(wanted) if wanted else None
 
 
-def _absent(cell: Cell, store: Store) -> list[tuple[str, str]]:
-    """Metrics of a cell of which the store holds no values."""
-    held = {identity for record in store.evaluations(cell.stage, cell.group) for identity in record.metrics.values()}
+def _absent(cell: Cell, records: Sequence[CellRecord]) -> list[tuple[str, str]]:
+    """Metrics of a cell of which records hold no values."""
+    held = {identity for record in records for identity in record.metrics.values()}
     return [(label, identity) for label, identity in cell.metrics if identity not in held]
 
 

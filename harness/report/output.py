@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from harness.core.types import JSON
-from harness.pipeline.cell import is_done
+from harness.pipeline.cell import failure_of, is_done
 from harness.pipeline.contribution import shapley_table
 from harness.pipeline.leaderboard import read_facts
 from harness.report.elements import Cell, Figure, ReportTable
@@ -39,7 +39,7 @@ def shapley_of(plan: Plan, tables: Tables) -> pa.Table | None:
 def undone(plan: Plan) -> tuple[tuple[CellRecord, ...], int]:
     """Cells of a run that failed, and the number of those that are neither done nor failed."""
     waiting = [cell for cell in plan.cells if not is_done(cell, plan.store)]
-    found = [(cell, plan.store.failure(cell.identity)) for cell in waiting]
+    found = [(cell, failure_of(cell, plan.store)) for cell in waiting]
     # Two configurations may share a training, whose record names one of them.
     failures = tuple(
         dataclasses.replace(one, configuration=cell.configuration) for cell, one in found if one is not None
