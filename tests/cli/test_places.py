@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 PROGRAM = Path(sysconfig.get_path("scripts")) / "harness"
-CELLS = 2  # one training and the score of its predictions
+CELLS = 3  # a training, its predictions and their score
 
 
 @pytest.fixture
