@@ -171,9 +171,8 @@ def _fault_of(root: Path, row: _Row) -> Fault | None:
         return _fault("no-name", _TABLE, row.subject, "a row names no picture", "a file name in the column image",
                       "Complete the row, or remove it.")  # fmt: skip
     path = root / _IMAGES / row.image
-    if not Path(os.path.normpath(path)).is_relative_to(
-        os.path.normpath(root / _IMAGES)
-    ):  # links are followed, names that lead out are not
+    # Links are followed; names that lead out of the folder are not.
+    if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(root / _IMAGES)):
         return _fault("outside", _TABLE, row.subject, f"{row.image} lies outside the folder {_IMAGES}",
                       f"a file in {_IMAGES}", "Copy it there.")  # fmt: skip
     if not path.is_file():
