@@ -12,6 +12,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
+import math
+import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +26,7 @@ import numpy as np
 from PIL import Image as Picture
 from PIL import UnidentifiedImageError
 
-from harness.core.errors import CohortError, OutOfRange
+from harness.core.errors import CohortError, OutOfRange, UnknownName
 from harness.core.identity import canonical, module_digest
 from harness.core.registry import COHORTS
 from harness.core.types import Array, Cohort, Fault, Ineligible, Sample
@@ -34,7 +38,8 @@ __all__ = ["pictures", "write_picture", "write_pictures"]
 
 _TABLE, _IMAGES, _MASKS = "labels.csv", "images", "masks"
 _NAME = "rgb"
-_EMPTY = ("", "n/a", "NA", "nan")
+_EMPTY = ("", "n/a", "na", "nan", "none", "null")
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 
 
 @COHORTS.register("pictures", source="an image folder with labels.csv")
@@ -74,14 +79,14 @@ def pictures(
     for name in sequences:
         if name != _NAME:
             raise OutOfRange(f"pictures have the one image {_NAME}, got {name}")
-    rows = [row for row in _rows(root) if row.subject not in exclude]
+    rows = _rows(root, exclude)
     subjects = {row.subject for row in rows}
     if len(subjects) < minimum:
         raise CohortError([_fault("too-few-subjects", _TABLE, "", f"{len(subjects)} subjects", f"at least {minimum}",
                                   "Add pictures, or exclude fewer subjects.")])  # fmt: skip
-    images = _packed(root, [root / _IMAGES / row.image for row in rows], cache, mask=False)
+    images = _packed(root, _IMAGES, rows, cache)
     with_mask = [row for row in rows if (root / _MASKS / row.image).is_file()]
-    masks = _packed(root, [root / _MASKS / row.image for row in with_mask], cache, mask=True) if with_mask else []
+    masks = _packed(root, _MASKS, with_mask, cache, shape=images[0].shape[:2]) if with_mask else []
     mask_of = dict(zip([row.id for row in with_mask], masks, strict=True))
     samples = [
         Sample(
@@ -93,7 +98,7 @@ def pictures(
         )
         for row, image in zip(rows, images, strict=True)
     ]
-    left_out = tuple(Ineligible(name, "excluded") for name in exclude)
+    left_out = tuple(Ineligible(name, "excluded by request") for name in sorted(set(exclude)))
     return Cohort(root.name, tuple(sorted(samples, key=lambda one: one.id)), left_out)
 
 
@@ -107,11 +112,11 @@ def write_pictures(root: Path, subjects: Iterator[Sequence[PhantomPicture]]) -> 
             if one.mask is not None:
                 write_picture(root / _MASKS / name, np.asarray(one.mask, np.uint8) * 255)
             lines.append({"image": name, "subject": one.subject, **one.covariates})
-    columns = list(dict.fromkeys(key for line in lines for key in line))
-    path = root / _TABLE
-    text = [",".join(columns)]
-    text += [",".join(str(line.get(key, "")) for key in columns) for line in lines]
-    replace_file(path, "\n".join(text) + "\n")
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(dict.fromkeys(key for line in lines for key in line)), lineterminator="\n")
+    table.writeheader()
+    table.writerows(lines)
+    replace_file(root / _TABLE, text.getvalue())
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,8 @@ class _Row:
     covariates: Mapping[str, float | str | None]
 
 
-def _rows(root: Path) -> list[_Row]:
+def _rows(root: Path, exclude: Sequence[str]) -> list[_Row]:
+    """Rows of the table, without those of excluded subjects."""
     path = root / _TABLE
     if not path.is_file():
         raise CohortError([_fault("no-table", _TABLE, "", "there is no such file", "a table with a column image",
@@ -134,69 +140,109 @@ def _rows(root: Path) -> list[_Row]:
     if not lines or "image" not in lines[0]:
         raise CohortError([_fault("no-column", _TABLE, "", "no column image, or no rows", "one row a picture",
                                   "Name the pictures in a column image.")])  # fmt: skip
-    rows, faults, seen = [], [], set[str]()
-    for line in lines:
-        image = (line["image"] or "").strip()
-        name = Path(image).stem
-        if name in seen:
-            faults.append(_fault("twice", _TABLE, name, f"{name} is named twice", "names that differ", "Rename one."))
-        if not (root / _IMAGES / image).is_file():
-            faults.append(_fault("no-file", f"{_IMAGES}/{image}", name, "there is no such file",
-                                 "a picture for every row", "Add it, or take the row out."))  # fmt: skip
-        seen.add(name)
-        rest = {key: _value(text) for key, text in line.items() if key not in ("image", "subject") and key is not None}
-        rows.append(_Row(name, image, (line.get("subject") or name).strip(), rest))
+    rows = [_row(line) for line in lines]
+    known = {row.subject for row in rows}
+    for name in exclude:
+        if name not in known:
+            raise UnknownName(f"subject of {root.name} (exclude)", name, known)
+    rows = [row for row in rows if row.subject not in exclude]
+    faults = [fault for row in rows if (fault := _fault_of(root, row))]
+    counts = Counter(row.id for row in rows if row.id)
+    faults += [
+        _fault("twice", _TABLE, "", f"{name} is named {count} times", "names that differ", "Rename the others.")
+        for name, count in counts.items()
+        if count > 1
+    ]
     if faults:
         raise CohortError(faults)
     return rows
 
 
+def _row(line: Mapping[str, str | None]) -> _Row:
+    image = (line["image"] or "").strip()
+    name = Path(image).stem
+    rest = {key: _value(text) for key, text in line.items() if key not in ("image", "subject") and key is not None}
+    return _Row(name, image, (line.get("subject") or "").strip() or name, rest)
+
+
+def _fault_of(root: Path, row: _Row) -> Fault | None:
+    """What is wrong with the picture that a row names."""
+    if not row.image:
+        return _fault("no-name", _TABLE, row.subject, "a row names no picture", "a file name in the column image",
+                      "Complete the row, or remove it.")  # fmt: skip
+    path = root / _IMAGES / row.image
+    # Links are followed; names that lead out of the folder are not.
+    if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(root / _IMAGES)):
+        return _fault("outside", _TABLE, row.subject, f"{row.image} lies outside the folder {_IMAGES}",
+                      f"a file in {_IMAGES}", "Copy it there.")  # fmt: skip
+    if not path.is_file():
+        return _fault("no-file", f"{_IMAGES}/{row.image}", row.subject, "there is no such file",
+                      "a picture for every row", "Add it, or remove the row.")  # fmt: skip
+    return None
+
+
 def _value(text: str | None) -> float | str | None:
-    if text is None or text.strip() in _EMPTY:
+    if text is None or text.strip().lower() in _EMPTY:
         return None
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return text.strip()
+    return number if math.isfinite(number) else text.strip()
 
 
-def _packed(root: Path, paths: Sequence[Path], cache: Path, *, mask: bool) -> list[CachedImage]:
-    """All pictures in one array; read again only if a file changed."""
+def _packed(
+    root: Path, folder: str, rows: Sequence[_Row], cache: Path, *, shape: tuple[int, ...] = ()
+) -> list[CachedImage]:
+    """All files of a folder in one array; read again only if a file changed.
+
+    Parameters
+    ----------
+    shape : (H, W) of the pictures, of which these are the masks; empty for the pictures
+    """
+    paths = [root / folder / row.image for row in rows]
     facts = [path.stat() for path in paths]
     signature = [[str(path), one.st_size, one.st_mtime_ns, one.st_ino] for path, one in zip(paths, facts, strict=True)]
-    key = hash_of(canonical({"pictures": signature, "mask": mask, "version": module_digest(__name__)}))[:32]
+    content = {"pictures": signature, "shape": list(shape), "version": module_digest(__name__)}
+    key = hash_of(canonical(content))[:32]
     known = known_packed(cache / "arrays", key)
     if known is not None:
         return known
-    _check_sizes(root, paths)
+    _check_files(root, folder, rows, shape)
 
     def read() -> Iterator[tuple[str, Array]]:
         for path in paths:
             array = _read(path)
-            yield hashlib.sha256(path.read_bytes()).hexdigest()[:32], _as_mask(array) if mask else array
+            yield hashlib.sha256(path.read_bytes()).hexdigest()[:32], _as_mask(array) if shape else array
 
     return write_packed(cache / "arrays", key, read(), len(paths))
 
 
-def _check_sizes(root: Path, paths: Sequence[Path]) -> None:
-    """Refuse what cannot be read, or has another size than most; headers alone are read."""
-    sizes: dict[Path, tuple[int, int]] = {}
+def _check_files(root: Path, folder: str, rows: Sequence[_Row], shape: tuple[int, ...]) -> None:
+    """Refuse what cannot be read, has not 8 bits a channel, or has another size; headers alone are read."""
+    sizes: dict[str, tuple[int, int]] = {}
     faults = []
-    for path in paths:
+    for row in rows:
+        file = f"{folder}/{row.image}"
         try:
-            with Picture.open(path) as image:
-                sizes[path] = image.size
+            with Picture.open(root / file) as image:
+                sizes[row.image], mode = image.size, image.mode
         except (OSError, UnidentifiedImageError) as error:
-            faults.append(_fault("unreadable", str(path.relative_to(root)), path.stem, str(error), "a PNG or TIFF",
-                                 "Replace the file, or take its row out."))  # fmt: skip
-    counts = {size: list(sizes.values()).count(size) for size in set(sizes.values())}
-    usual = max(counts, key=lambda size: counts[size], default=(0, 0))
-    faults += [
-        _fault("size", str(path.relative_to(root)), path.stem, f"{size[0]} x {size[1]} pixels",
-               f"{usual[0]} x {usual[1]} as most", "Crop or resample it, or take its row out.")
-        for path, size in sizes.items()
-        if size != usual
-    ]  # fmt: skip
+            faults.append(_fault("unreadable", file, row.subject, str(error), "a PNG or TIFF",
+                                 "Replace the file, or remove its row."))  # fmt: skip
+            continue
+        if not shape and mode not in _MODES:
+            faults.append(_fault("depth", file, row.subject, f"pixels of type {mode}", "8 bits a channel",
+                                 "Convert it; nothing is rescaled here."))  # fmt: skip
+    if not sizes:
+        raise CohortError(faults)
+    usual = (shape[1], shape[0]) if shape else Counter(sizes.values()).most_common(1)[0][0]
+    expected = f"{usual[0]} x {usual[1]} as {'its picture' if shape else 'most'}"
+    for row in rows:
+        size = sizes.get(row.image, usual)
+        if size != usual:
+            faults.append(_fault("size", f"{folder}/{row.image}", row.subject, f"{size[0]} x {size[1]} pixels",
+                                 expected, "Crop or resample it, or remove its row."))  # fmt: skip
     if faults:
         raise CohortError(faults)
 

@@ -47,7 +47,7 @@ def test_spec_has_one_input_without_a_fixed_shape(toy_cohort: Cohort) -> None:
 def test_other_targets_than_the_mask_are_refused(toy_cohort: Cohort, other: Target) -> None:
     """A slice says nothing of a whole sample; the message names the targets."""
     cohort = dataclasses.replace(toy_cohort, targets=(*TARGETS, other))
-    with pytest.raises(RequestError, match=rf"predicts the mask target alone, and toy has the targets {other.name};"):
+    with pytest.raises(RequestError, match=rf"predicts only the mask target, but toy has the targets {other.name};"):
         AxialSlices(("T2w",)).spec(cohort)
 
 

@@ -71,7 +71,7 @@ def test_an_unknown_score_shows_those_there_are(cohort: Cohort) -> None:
 def test_targets_that_are_no_numbers_are_refused(cohort: Cohort) -> None:
     """The message says which, and of what kind."""
     other = dataclasses.replace(cohort, targets=(ONE, Target("two", "binary")))
-    with pytest.raises(RequestError, match="lesion_volume predicts numbers, and two is of kind binary"):
+    with pytest.raises(RequestError, match="lesion_volume predicts numbers, but two is of kind binary"):
         lesion_volume().spec(other)
 
 
@@ -170,7 +170,7 @@ def test_an_adapter_that_must_be_fitted_says_so(cohort: Cohort, options: dict[st
     """Before that, no input and no target can be had."""
     adapter = lesion_volume(**options)
     for call in (adapter.inputs, lambda sample: adapter.targets(sample, TARGETS)):
-        with pytest.raises(CellError, match="must be fitted to training subjects before their use"):
+        with pytest.raises(CellError, match="must be fitted to training subjects before it is used"):
             call(cohort.samples[0])
 
 

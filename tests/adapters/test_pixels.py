@@ -90,20 +90,20 @@ def test_maps_go_back_to_the_picture(cohort: Cohort) -> None:
 def test_masks_are_refused(cohort: Cohort) -> None:
     """A picture as one item has one value per target."""
     other = dataclasses.replace(cohort, targets=(*TARGETS, Target("target", "mask")))
-    with pytest.raises(RequestError, match="pixels predicts values of samples, and target is a mask"):
+    with pytest.raises(RequestError, match="pixels predicts one value per sample, but target is a mask"):
         pixels().spec(other)
 
 
 @pytest.mark.parametrize(("column", "named"), [("weight", "picture-2"), ("shoes", "picture-0, picture-1, picture-2")])
 def test_covariates_must_be_numbers_for_every_sample(cohort: Cohort, column: str, named: str) -> None:
     """All samples without one are named before anything trains."""
-    with pytest.raises(RequestError, match=rf"{column} must be a number for every sample .* without: {named};"):
+    with pytest.raises(RequestError, match=rf"covariate {column} must be a number for every sample, .* have none: {named};"):
         pixels(covariates=column).spec(cohort)
 
 
 def test_a_sample_without_its_covariate_is_refused(cohort: Cohort) -> None:
     """Also one that comes later, such as a new subject."""
-    with pytest.raises(CellError, match="weight of picture-2 must be a number to be an input, got None"):
+    with pytest.raises(CellError, match="weight of picture-2 must be a number, got None"):
         pixels(covariates="weight").inputs(cohort.samples[2])
 
 

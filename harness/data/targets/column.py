@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
@@ -43,7 +44,7 @@ def number_column(
         If fewer than three samples have a value, or all have the same.
     """
     target = Target(column, "number", loss_weight=loss_weight)
-    return _with(cohort, target, column, lambda value: float(value) if isinstance(value, int | float) else None)
+    return _with(cohort, target, column, _finite)
 
 
 @TARGETS.register("binary_column", source="the participants' table of the data")
@@ -80,7 +81,8 @@ def binary_column(
 
     def read(value: float | str) -> float | None:
         if at_least is not None:
-            return float(value >= at_least) if isinstance(value, int | float) else None
+            number = _finite(value)
+            return None if number is None else float(number >= at_least)
         return float(positive in _texts(value))
 
     return _with(cohort, Target(column, "binary", loss_weight=loss_weight), column, read)
@@ -120,6 +122,10 @@ def class_column(
         return float(names.index(known[0])) if known else None
 
     return _with(cohort, Target(column, "classes", names, loss_weight), column, read)
+
+
+def _finite(value: float | str) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _texts(value: float | str) -> tuple[str, ...]:

@@ -127,6 +127,7 @@ def test_several_targets_are_added_up(make: Callable[..., Cohort], tmp_path: Pat
     ("target", "column", "faults"),
     [
         (number_column, ("50", 60.0, "sixty", 70.0, None), ["'50'; expected a number, or n/a", "'sixty'"]),
+        (number_column, (1.0, float("nan"), 2.0, float("inf"), 3.0), ["is nan; expected a number", "is inf"]),
         (partial(binary_column, at_least=55.0), ("50", 60.0, "sixty", 70.0, None), ["'50'", "'sixty'"]),
         (
             partial(class_column, classes=("a", "b")),

@@ -1,0 +1,250 @@
+"""Folders of pictures: what is read, what is packed, and everything that is wrong at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image as Picture
+
+from harness.core.errors import CohortError, OutOfRange, UnknownName
+from harness.core.types import Array, Reads
+from harness.data.pictures import pictures, write_pictures
+from harness.simulation.phantom import PhantomPicture
+
+
+def picture(number: int, shape: tuple[int, ...] = (6, 8, 3)) -> Array:
+    """Noise of 8 bits."""
+    return np.random.default_rng(number).integers(0, 256, shape, np.uint8)
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Write a folder: name of each file → its array, and the table as text."""
+
+    def make(images: Mapping[str, Array], table: str, masks: Mapping[str, Array] | None = None) -> Path:
+        for folder, arrays in (("images", images), ("masks", masks or {})):
+            for name, array in arrays.items():
+                path = tmp_path / "patches" / folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Picture.fromarray(array).save(path)
+        (tmp_path / "patches" / "labels.csv").write_text(table)
+        return tmp_path / "patches"
+
+    return make
+
+
+FOUR = {f"{name}.png": picture(number) for number, name in enumerate("dbca")}
+TABLE = "image,subject,age,sex\nd.png,one,40,F\nb.png,two,n/a,M\nc.png,one,41.5,\na.png,three,89+,F\n"
+
+
+def test_rows_become_samples(write: Callable[..., Path], tmp_path: Path) -> None:
+    """Sorted by id, which is the file's name; columns are covariates, numbers where they are numbers."""
+    cohort = pictures(write(FOUR, TABLE), tmp_path / "cache")
+    assert (cohort.name, cohort.subjects) == ("patches", ("three", "two", "one"))
+    assert [(one.id, one.subject, one.covariates) for one in cohort.samples] == [
+        ("a", "three", {"age": "89+", "sex": "F"}),
+        ("b", "two", {"age": None, "sex": "M"}),
+        ("c", "one", {"age": 41.5, "sex": None}),
+        ("d", "one", {"age": 40.0, "sex": "F"}),
+    ]
+
+
+def test_pixels_are_those_of_the_files(write: Callable[..., Path], tmp_path: Path) -> None:
+    """(H, W, 3) uint8, without an invented affine or spacing."""
+    cohort = pictures(write(FOUR, TABLE), tmp_path / "cache")
+    for sample in cohort.samples:
+        np.testing.assert_array_equal(sample.images["rgb"].load(), FOUR[f"{sample.id}.png"])
+        assert sample.images["rgb"].load().dtype == np.uint8
+        assert (sample.affine, sample.spacing_mm, sample.shape) == (None, None, (6, 8, 3))
+
+
+def test_without_a_column_subject_each_picture_is_one(write: Callable[..., Path], tmp_path: Path) -> None:
+    """So that folds may part them."""
+    cohort = pictures(write(FOUR, "image\nd.png\nb.png\nc.png\na.png\n"), tmp_path / "cache")
+    assert cohort.subjects == ("a", "b", "c", "d")
+
+
+def test_grey_pictures_have_three_equal_channels(write: Callable[..., Path], tmp_path: Path) -> None:
+    """A network sees the same number of channels of all."""
+    grey = {f"{name}.png": picture(number, (6, 8)) for number, name in enumerate("abc")}
+    cohort = pictures(write(grey, "image\na.png\nb.png\nc.png\n"), tmp_path / "cache")
+    for sample in cohort.samples:
+        expected = np.repeat(grey[f"{sample.id}.png"][..., None], 3, axis=2)
+        np.testing.assert_array_equal(sample.images["rgb"].load(), expected)
+
+
+def test_masks_stand_beside_their_pictures(write: Callable[..., Path], tmp_path: Path) -> None:
+    """Some pictures have one; pixels above zero belong to it."""
+    drawn = np.zeros((6, 8), np.uint8)
+    drawn[2:4, 3] = 1
+    cohort = pictures(write(FOUR, TABLE, masks={"c.png": drawn}), tmp_path / "cache")
+    masks = {one.id: dict(one.masks) for one in cohort.samples}
+    assert [name for name, found in masks.items() if found] == ["c"]
+    np.testing.assert_array_equal(masks["c"]["target"].load(), drawn > 0)
+
+
+def test_all_pictures_are_in_one_file(write: Callable[..., Path], tmp_path: Path) -> None:
+    """300,000 patches are not 300,000 files; each has the fingerprint of its own bytes."""
+    cohort = pictures(write(FOUR, TABLE), tmp_path / "cache")
+    images = [one.images["rgb"] for one in cohort.samples]
+    assert len({image.path for image in images}) == 1 and len({image.fingerprint for image in images}) == 4
+
+
+def test_a_second_reading_opens_no_picture(
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless a file changed."""
+    root = write(FOUR, TABLE)
+    first = pictures(root, tmp_path / "cache")
+    with monkeypatch.context() as patch:
+        patch.setattr(Picture, "open", lambda path: pytest.fail(f"{path} was read again"))
+        again = pictures(root, tmp_path / "cache")
+    reads = Reads(images=("rgb",))
+    assert again.fingerprint(reads) == first.fingerprint(reads)
+
+
+def test_a_picture_that_changes_is_read_again(write: Callable[..., Path], tmp_path: Path) -> None:
+    """It alone has another fingerprint."""
+    root = write(FOUR, TABLE)
+    before = {one.id: one.images["rgb"].fingerprint for one in pictures(root, tmp_path / "cache").samples}
+    Picture.fromarray(picture(99)).save(root / "images" / "c.png")
+    after = pictures(root, tmp_path / "cache")
+    assert {one.id for one in after.samples if one.images["rgb"].fingerprint != before[one.id]} == {"c"}
+    np.testing.assert_array_equal(after.samples[2].images["rgb"].load(), picture(99))
+
+
+def test_excluded_subjects_are_left_out_by_name(write: Callable[..., Path], tmp_path: Path) -> None:
+    """With all of their pictures, and listed."""
+    cohort = pictures(write(FOUR, TABLE), tmp_path / "cache", exclude=("one",), minimum=2)
+    assert [one.id for one in cohort.samples] == ["a", "b"]
+    assert [(one.subject, one.reason) for one in cohort.ineligible] == [("one", "excluded by request")]
+
+
+def test_a_subject_that_does_not_exist_cannot_be_excluded(write: Callable[..., Path], tmp_path: Path) -> None:
+    """A misspelt name would stay in."""
+    with pytest.raises(UnknownName, match=r"no subject of patches \(exclude\) is named 'on'\. Near: one"):
+        pictures(write(FOUR, TABLE), tmp_path / "cache", exclude=("on",))
+
+
+def test_faults_vanish_with_their_subject(write: Callable[..., Path], tmp_path: Path) -> None:
+    """The message names the subject to exclude, and excluding it is enough."""
+    root = write(FOUR, TABLE.replace("a.png,three", "lost.png,three") + "e.png,four,1,F\n")
+    Picture.fromarray(picture(4)).save(root / "images" / "e.png")
+    with pytest.raises(CohortError, match="exclude=three"):
+        pictures(root, tmp_path / "cache")
+    assert pictures(root, tmp_path / "cache", exclude=("three",)).subjects == ("two", "one", "four")
+
+
+def test_the_folder_may_be_named_with_dots(write: Callable[..., Path], tmp_path: Path) -> None:
+    """Names in the table are judged by where they lead, not by how the folder is written."""
+    root = write(FOUR, TABLE)
+    assert len(pictures(root / ".." / root.name, tmp_path / "cache").samples) == 4
+
+
+def test_links_are_followed(write: Callable[..., Path], tmp_path: Path) -> None:
+    """Data sets under git-annex are folders of links."""
+    root = write(FOUR, TABLE)
+    (root / "images" / "a.png").rename(tmp_path / "object")
+    (root / "images" / "a.png").symlink_to(tmp_path / "object")
+    np.testing.assert_array_equal(pictures(root, tmp_path / "cache").samples[0].images["rgb"].load(), FOUR["a.png"])
+
+
+def test_values_that_are_no_finite_numbers(write: Callable[..., Path], tmp_path: Path) -> None:
+    """What is not available has several names; infinity is text, so that a target refuses it."""
+    rows = zip("dbca", ("NaN", " N/A ", "inf", "-1e3"), strict=True)
+    table = "image,x\n" + "".join(f"{name}.png,{value}\n" for name, value in rows)
+    cohort = pictures(write(FOUR, table), tmp_path / "cache")
+    assert [one.covariates["x"] for one in cohort.samples] == [-1000.0, None, "inf", None]
+
+
+def test_pictures_of_more_than_8_bits_are_refused(write: Callable[..., Path], tmp_path: Path) -> None:
+    """Their values would be cut off at 255."""
+    deep = np.full((6, 8), 40_000, np.uint16)
+    with pytest.raises(CohortError, match=r"\[depth\] images/a\.png: pixels of type I;16; expected 8 bits a channel"):
+        pictures(write({**FOUR, "a.png": deep}, TABLE), tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("table", "kinds"),
+    [
+        ("image,age\nd.png,1\nd.png,2\nlost.png,3\nb.png,4\ngone.png,5\n", ["no-file", "no-file", "twice"]),
+        ("name,age\nd.png,1\n", ["no-column"]),
+        ("image\n", ["no-column"]),
+        ("image\n../../patches/images/d.png\n../masks/a.png\n../images/b.png\nc.png\n", ["outside"]),
+        ("image\n\nd.png\n \nb.png\n,\n", ["no-name", "no-name"]),
+        ("image,subject\nd.png,a\nb.png,a\n", ["too-few-subjects"]),
+    ],
+)
+def test_faults_of_the_table(write: Callable[..., Path], tmp_path: Path, table: str, kinds: list[str]) -> None:
+    """All of them in one listing; nothing is cached."""
+    root = write(FOUR, table, masks={"a.png": np.zeros((6, 8), np.uint8)})
+    with pytest.raises(CohortError) as caught:
+        pictures(root, tmp_path / "cache")
+    assert [fault.kind for fault in caught.value.faults] == kinds
+    assert not (tmp_path / "cache").exists()
+
+
+def test_no_table_at_all(tmp_path: Path) -> None:
+    """The message says what to write, and where."""
+    with pytest.raises(CohortError, match=r"\[no-table\] labels\.csv: .*Write labels\.csv into"):
+        pictures(tmp_path, tmp_path / "cache")
+
+
+def test_faults_of_the_files_are_all_listed(write: Callable[..., Path], tmp_path: Path) -> None:
+    """One cannot be read, and one has another size than most."""
+    root = write({**FOUR, "a.png": picture(3, (6, 9, 3))}, TABLE)
+    (root / "images" / "b.png").write_bytes(b"no picture")
+    with pytest.raises(CohortError) as caught:
+        pictures(root, tmp_path / "cache")
+    assert [(fault.kind, fault.file) for fault in caught.value.faults] == [
+        ("unreadable", "images/b.png"),
+        ("size", "images/a.png"),
+    ]
+    assert "9 x 6 pixels; expected 8 x 6 as most" in str(caught.value)
+    assert [fault.subject for fault in caught.value.faults] == ["two", "three"]
+
+
+def test_a_mask_of_another_size_than_its_picture_is_a_fault(write: Callable[..., Path], tmp_path: Path) -> None:
+    """It would be laid over other pixels."""
+    masks = {"c.png": np.zeros((6, 7), np.uint8), "d.png": np.zeros((6, 7), np.uint8)}
+    with pytest.raises(CohortError) as caught:
+        pictures(write(FOUR, TABLE, masks=masks), tmp_path / "cache")
+    assert [(fault.kind, fault.file) for fault in caught.value.faults] == [
+        ("size", "masks/d.png"),
+        ("size", "masks/c.png"),
+    ]
+
+
+def test_other_images_are_refused(write: Callable[..., Path], tmp_path: Path) -> None:
+    """A picture has no sequences."""
+    with pytest.raises(OutOfRange, match="pictures have the one image rgb, got T1w"):
+        pictures(write(FOUR, TABLE), tmp_path / "cache", sequences=("rgb", "T1w"))
+
+
+def test_generated_pictures_are_read_like_any_other(tmp_path: Path) -> None:
+    """Images, masks and the table of a phantom come back as they were made."""
+    made = [
+        [
+            PhantomPicture(
+                f"p{number}_visit-{visit}", f"p{number}", picture(10 * number + visit),
+                picture(number, (6, 8)) > 128 if visit else None,
+                {"age": 40.5 + number, "note": 'tall, "dark"', **({"site": "A"} if visit else {})},
+            )
+            for visit in range(2)
+        ]
+        for number in range(3)
+    ]  # fmt: skip
+    write_pictures(tmp_path / "phantom", iter(made))
+    cohort = pictures(tmp_path / "phantom", tmp_path / "cache")
+    flat: list[Any] = [one for visits in made for one in visits]
+    assert [(one.id, one.subject) for one in cohort.samples] == [(one.id, one.subject) for one in flat]
+    for sample, one in zip(cohort.samples, flat, strict=True):
+        assert sample.covariates == {"site": None, **one.covariates}
+        np.testing.assert_array_equal(sample.images["rgb"].load(), one.image)
+        assert ("target" in sample.masks) == (one.mask is not None)
+        if one.mask is not None:
+            np.testing.assert_array_equal(sample.masks["target"].load(), one.mask)
