@@ -151,7 +151,7 @@ def _probe(job: Job, cohort: Cohort, sample: Sample) -> _Cost:
     recipe = task.recipe()
     inputs, targets = adapter.inputs(sample), adapter.targets(sample, spec.targets)
     item_bytes = sum(one[0].nbytes for one in (*inputs, *targets.values()))
-    sums = BLOCKS * len(spec.targets) if all(one.summed for one in task.explained.values()) else 0
+    sums = 0 if any(one.mapped for one in task.explained.values()) else BLOCKS * len(spec.targets)
     slices = len(inputs[0]) > 1
     batch = Batch(
         tuple(torch.from_numpy(one[:_PROBED]) for one in inputs),
@@ -203,17 +203,16 @@ def _search_seconds(job: Job, cost: _Cost, samples: Mapping[str, Sample]) -> flo
 
 def _memory(job: Job, cost: _Cost, samples: Mapping[str, Sample]) -> float:
     items = _items((*job.split.train, *job.split.validation), samples, cost)
-    images = items * cost.item_bytes
-    if cost.sums:  # decoded batch by batch where they are many
-        images = min(images, float(HELD_BYTES))
+    images = min(items * cost.item_bytes, float(HELD_BYTES))  # what takes more is not held in memory
     return 4.0 * 4 * cost.parameters + images  # weights, gradients, two moments
 
 
 def _disk(job: Job, cost: _Cost, samples: Mapping[str, Sample]) -> float:
     items = _items(job.evaluated, samples, cost)
     explained = sum(cell.stage == "explain" for cell in job.cells)
-    # Of a group the predictions are a few numbers, and sums of maps are kept in half precision.
-    predicted, kept = (0.0, cost.sums / 2) if cost.sums else (0.2 * items, items)
+    # Sums of maps are kept in half precision; where there are slices, predictions are images.
+    kept = cost.sums / 2 if cost.sums else items
+    predicted = 0.2 * items if cost.slices else 0.0
     training = 4.0 * cost.parameters + predicted * cost.item_bytes if job.cells[0].stage == "train" else 0.0
     return training + explained * kept * cost.item_bytes
 

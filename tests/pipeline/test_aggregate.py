@@ -30,6 +30,7 @@ from harness.pipeline.aggregate import (
 from harness.pipeline.cell import ENSEMBLE, Job, ensembles, jobs
 from harness.stats.intervals import bootstrap_interval
 from harness.storage.store import CellRecord, Store, write_json, write_record
+from harness.sweep.catalogue import load_task
 
 Values = Mapping[str, Any]  # metric → value, or target → value
 
@@ -506,6 +507,18 @@ class TestSamplesOfSubjects:
         assert (facts["r2"].chance, facts["auroc"].chance) == (0.0, 0.5)
         assert math.isnan(facts["balanced_accuracy"].chance)
         assert math.isnan(self.auroc(self.table, one_each(16)).chance)
+
+    def test_ceiling_is_worked_out_from_columns_of_its_own(self) -> None:
+        """Noise bounds R²; a sample whose clean score is unknown is not missing, it says nothing of the bound."""
+        rng = np.random.default_rng(1)
+        clean = rng.normal(size=20)
+        target, clean = clean + rng.normal(size=20), np.r_[clean[:15], np.full(5, math.nan)]
+        columns = {"target_score": target, "predicted_score": 0.5 * target, "clean_score": clean}
+        task = load_task("lsm")
+        found = pooled_value(task, "r2", [table_of(columns)], one_each(20), paired=False)["score"]
+        assert found["ceiling"] == pytest.approx(np.corrcoef(target[:15], clean[:15])[0, 1] ** 2)
+        assert (found["n"], found["missing"]) == (20, 0)
+        assert found["value"] == pytest.approx(r2_score(target, 0.5 * target))
 
     def test_seeds_are_pooled_apart_and_averaged(self) -> None:
         """The mean over seeds of the area of each; a seed without a sample leaves that sample out."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 from functools import partial
@@ -12,44 +11,64 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from harness.data.scores import scores
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, r2_score
 
-import harness.pipeline.train
 from harness.attribution.controls import weights
 from harness.attribution.gradients import input_x_gradient, saliency
 from harness.attribution.occlusion import occlusion
 from harness.core.errors import CellError
+from harness.core.explanations import Explanation
+from harness.core.overrides import override
 from harness.core.registry import MODELS
-from harness.core.task import Configuration, Task, describe, override
-from harness.core.types import Cohort, Score
+from harness.core.task import Configuration, Task, describe
+from harness.core.types import Cohort, Reads, Score
 from harness.data.lesions import lesions
-from harness.pipeline.aggregate import Pooled, _known_of, metric_facts, pool
-from harness.pipeline.cell import Job, attributions_of, jobs
-from harness.pipeline.explain import Scalars, explain
-from harness.pipeline.group_maps import exact_group_map, group_sums, target_mask
-from harness.pipeline.job import build_network, execute, load_trained
+from harness.data.targets.scores import scores
+from harness.pipeline import items
+from harness.pipeline.aggregate import Pooled, _Aggregate, metric_facts, pool
+from harness.pipeline.artifacts import read_predictions
+from harness.pipeline.cell import Job, explanations_of, jobs
+from harness.pipeline.explain import explain
+from harness.pipeline.group_maps import exact_group_map, group_sums, group_values, target_mask
+from harness.pipeline.job import execute, load_member
 from harness.pipeline.leaderboard import build
+from harness.pipeline.networks import Member, build_network
 from harness.pipeline.train import train
 from harness.report.wording import console_rows
 from harness.storage.store import Store
+from harness.sweep.catalogue import load_task
+from harness.sweep.plan import draw_folds
 
 Ran = tuple[Configuration, list[Job], Store]
+
+
+class Mean(torch.nn.Module):
+    """Says the same of every lesion map."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.mean = torch.nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.mean.expand(len(x), -1)
+
+
+def mean_only(in_channels: int, outputs: int) -> torch.nn.Module:
+    """The mean."""
+    return Mean(outputs)
 
 
 @pytest.fixture(scope="module")
 def lsm() -> Task:
     """The real task with two attributions, fitted in a moment."""
-    from harness.sweep.catalogue import load_task
-
-    task: Task = load_task("lsm")
+    task = load_task("lsm")
     task = dataclasses.replace(
         task,
-        attributions={
-            "occlusion": partial(occlusion, window=3, stride=2),
-            "gradient": partial(input_x_gradient),
-            "weights": partial(weights),
+        explanations={
+            "occlusion": Explanation(partial(occlusion, window=3, stride=2), keep="sums"),
+            "gradient": Explanation(partial(input_x_gradient), keep="sums"),
+            "weights": Explanation(partial(weights), keep="sums"),
         },
     )
     for key, value in {"model": "ridge", "model.minimum": 2, "split.folds": 3, "recipe.epochs": 1}.items():
@@ -74,9 +93,8 @@ def run(task: Task, cohort: Cohort, folder: Path) -> Ran:
     """Every cell of a task on a cohort."""
     store = Store(folder / "store")
     described = json.loads(json.dumps(describe(task)))
-    configuration = Configuration(described, {"model": "it"}, "quick", cohort.fingerprint((), ("lesion",)))
-    folds = task.split([(sample.id, sample.subject) for sample in cohort.samples], seed=0)
-    made = list(jobs(configuration, folds, (0,)))
+    configuration = Configuration(described, {"model": "it"}, "quick", cohort.fingerprint(Reads(masks=("lesion",))))
+    made = list(jobs(configuration, cohort, draw_folds(task, cohort), (0,)))
     for job in made:
         execute(job, cohort, store, store.commit)
     return configuration, made, store
@@ -94,17 +112,28 @@ def predictions(ran: Any) -> dict[str, np.ndarray]:
     _, made, store = ran
     found: dict[str, np.ndarray] = {}
     for job in made:
-        with np.load(store.artifact(store.get("train", job.train), "predictions.npz")) as file:
-            found |= {name: file[name] for name in file.files}
+        (predict,) = (cell for cell in job.cells if cell.stage == "predict")
+        kept = read_predictions(store, store.get("predict", predict.identity))
+        found |= {sample: np.array([one["value"] for one in of.values()]) for sample, of in kept.items()}
     return found
+
+
+def names(cohort: Cohort) -> tuple[str, ...]:
+    """Names of the scores."""
+    return tuple(target.name for target in cohort.targets)
+
+
+def loaded(task: Task, job: Job, store: Store) -> Member:
+    """The network of a training with its adapter."""
+    return load_member(task, store, store.get("train", job.train))[0]  # type: ignore[arg-type]
 
 
 def test_each_score_has_an_r2_of_its_own(ran: Any, pooled: Pooled, cohort: Cohort) -> None:
     """Pooled over the subjects of all folds, as scikit-learn has it; the whole is their mean."""
     found = predictions(ran)
     values = []
-    for index, name in enumerate(cohort.scores):
-        target = [sample.scores[name] for sample in cohort.samples]
+    for index, name in enumerate(names(cohort)):
+        target = [sample.targets[name] for sample in cohort.samples]
         value = r2_score(target, [found[sample.id][index] for sample in cohort.samples])
         assert pooled.regions[name][0].pooled["r2"].value == pytest.approx(value)
         values.append(value)
@@ -114,7 +143,7 @@ def test_each_score_has_an_r2_of_its_own(ran: Any, pooled: Pooled, cohort: Cohor
 def test_the_ceiling_of_r2_is_that_of_the_noise(pooled: Pooled, cohort: Cohort) -> None:
     """The squared correlation of noisy and clean scores, which no prediction from the image exceeds."""
     target, clean = (
-        np.array([getattr(one, which)["score_1"] for one in cohort.samples]) for which in ("scores", "clean")
+        np.array([getattr(one, which)["score_1"] for one in cohort.samples]) for which in ("targets", "clean")
     )
     assert pooled.regions["score_1"][0].pooled["r2"].ceiling == pytest.approx(np.corrcoef(target, clean)[0, 1] ** 2)
 
@@ -124,13 +153,11 @@ def test_group_maps_are_sums_over_all_tested_subjects(ran: Any, lsm: Task, cohor
     _, made, store = ran
     cells = [cell for job in made for cell in job.cells if cell.stage == "explain" and cell.label == "gradient"]
     outputs, sums = group_sums(cells, store)
-    assert outputs == cohort.scores
-    view = lsm.view().of(cohort)
+    assert outputs == names(cohort)
     expected = np.zeros(sums.shape[1:])
     lesion = {sample.id: sample.masks["lesion"].load() for sample in cohort.samples}
     for job in made:
-        own, _ = load_trained(lsm, view, store, store.get("train", job.train))
-        learned = own.weight_map().detach().numpy()
+        learned = loaded(lsm, job, store).network.weight_map().detach().numpy()
         expected += learned * np.sum([lesion[name] for name in job.split.test], axis=0)
     rounding = 2.0**-11 * np.abs(sums).sum(0) + 1e-6 * np.abs(expected).max()  # sums are kept in half precision
     assert np.all(np.abs(sums.sum(0) - expected) <= rounding)
@@ -160,7 +187,7 @@ def test_the_geometric_ceiling_of_a_map_is_that_of_an_exact_model(lsm: Task, poo
                 target_mask(cohort.truth, name).ravel(),
                 exact_group_map(cohort.truth, name, lsm.attributions["occlusion"]).ravel(),
             )
-            for name in cohort.scores
+            for name in names(cohort)
         ]
     )
     assert by_label["occlusion"] == pytest.approx(expected) and expected < 1
@@ -184,15 +211,15 @@ def test_attributions_are_compared_in_pairs_over_blocks(lsm: Task, pooled: Poole
 
 def test_a_model_without_a_map_of_its_own_is_not_asked_for_it(lsm: Task) -> None:
     """``weights`` explains the ridge and is no cell of a CNN."""
-    assert list(attributions_of(lsm)) == ["occlusion", "gradient", "weights"]
-    assert list(attributions_of(override(lsm, "model", "cnn"))) == ["occlusion", "gradient"]
+    assert explanations_of(lsm) == ["occlusion", "gradient", "weights"]
+    assert explanations_of(override(lsm, "model", "cnn")) == ["occlusion", "gradient"]
 
 
 def test_an_oracle_is_flagged_and_has_no_rank(lsm: Task, cohort: Cohort, tmp_path: Path) -> None:
     """The matched filter is told the regions' size: it stands in the table, outside of the ranking."""
-    task = dataclasses.replace(override(lsm, "model", "matched_filter"), attributions={})
-    task = override(override(task, "outcome.size", 3), "outcome.patients", 3)  # as the cohort was made
-    network = build_network(task, task.view().of(cohort))
+    task = dataclasses.replace(override(lsm, "model", "matched_filter"), explanations={})
+    task = override(override(task, "targets.scores.size", 3), "targets.scores.patients", 3)  # as the cohort was made
+    network = build_network(task, task.adapter().spec(cohort))
     assert network.region.shape == (3, 3, 3)
     configuration, made, store = run(task, cohort, tmp_path)
     row = pool(configuration, made, cohort, store, facts={}).prediction
@@ -213,22 +240,9 @@ def test_a_real_score_has_no_truth_to_be_judged_by(lsm: Task, lesion_root: Path,
 
 def test_a_constant_prediction_is_collapsed(lsm: Task, cohort: Cohort, tmp_path: Path) -> None:
     """A model that says the same of everybody is flagged and never ranked."""
-
-    class Mean(torch.nn.Module):
-        def __init__(self, outputs: int) -> None:
-            super().__init__()
-            self.mean = torch.nn.Parameter(torch.zeros(outputs))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.mean.expand(len(x), -1)
-
-    def mean_only(in_channels: int, outputs: int) -> torch.nn.Module:
-        """The mean."""
-        return Mean(outputs)
-
     MODELS.register("mean_only")(mean_only)
     try:
-        task = dataclasses.replace(override(lsm, "model", "mean_only"), attributions={})
+        task = dataclasses.replace(override(lsm, "model", "mean_only"), explanations={})
         configuration, made, store = run(task, cohort, tmp_path)
         flags = pool(configuration, made, cohort, store, facts={}).prediction.flags
     finally:
@@ -240,15 +254,15 @@ def test_decoding_by_batch_trains_the_same_network(lsm: Task, cohort: Cohort, mo
     """Whether lesion maps are held or decoded for each batch changes no weight."""
     task = override(override(lsm, "model", "cnn"), "model.kernel", 3)
     task = override(task, "model.stride", 2)
-    view = task.view().of(cohort)
+    spec = task.adapter().spec(cohort)
 
     def trained() -> dict[str, torch.Tensor]:
         return train(
-            lambda: task.model(1, view.outputs, image_shape=view.shape), task.recipe(), view, cohort.samples, (), seed=3
+            lambda: build_network(task, spec), task.recipe(), task.adapter(), spec, cohort.samples, (), seed=3
         ).weights
 
     held = trained()
-    monkeypatch.setattr(harness.pipeline.train, "HELD_BYTES", 0)
+    monkeypatch.setattr(items, "HELD_BYTES", 0)
     streamed = trained()
     assert all(torch.equal(held[name], streamed[name]) for name in held)
 
@@ -259,12 +273,10 @@ def test_maps_are_post_processed_before_they_are_summed(lsm: Task, cohort: Cohor
     configuration, made, store = run(task, cohort, tmp_path)
     cells = [cell for job in made for cell in job.cells if cell.stage == "explain" and cell.label == "gradient"]
     sums = group_sums(cells, store)[1].sum(0)
-    view = task.view().of(cohort)
     expected = np.zeros_like(sums, dtype=np.float64)
     lesion = {sample.id: sample.masks["lesion"].load() for sample in cohort.samples}
     for job in made:
-        own, _ = load_trained(task, view, store, store.get("train", job.train))
-        learned = own.weight_map().detach().numpy()
+        learned = loaded(task, job, store).network.weight_map().detach().numpy()
         expected += sum(np.maximum(learned * lesion[name], 0) for name in job.split.test)
     np.testing.assert_allclose(sums, expected, rtol=1e-3, atol=1e-5 * expected.max())
     by_label = {row.attribution: row.pooled for row in pool(configuration, made, cohort, store, facts={}).explanations}
@@ -287,7 +299,7 @@ def test_volume_is_regressed_by_the_training_subjects_of_each_fold(
     lsm: Task, cohort: Cohort, tmp_path: Path, control: Any
 ) -> None:
     """The stored predictions are those of the network on residuals, put back with volume's share."""
-    task = override(dataclasses.replace(lsm, attributions={}), "volume_control", control)
+    task = override(dataclasses.replace(lsm, explanations={}), "volume_control", control)
     _, made, store = run(task, cohort, tmp_path)
     found = predictions((None, made, store))
     for job in made:
@@ -295,9 +307,9 @@ def test_volume_is_regressed_by_the_training_subjects_of_each_fold(
         training, tested = ([one for one in cohort.samples if one.id in ids] for ids in (split.train, split.test))
         masks = [np.asarray(one.masks["lesion"].load(), np.float64) for one in training]
         volumes = np.array([mask.sum() for mask in masks])
-        targets = np.array([list(one.scores.values()) for one in training])
-        network, view = load_trained(task, task.view().of(cohort), store, store.get("train", job.train))
-        assert set(view.learned) >= {"low", "high"}
+        targets = np.array([list(one.targets.values()) for one in training])
+        member = loaded(task, job, store)
+        assert set(member.adapter.state) >= {"low", "high"}
         values = np.c_[targets, np.reshape(masks, (len(masks), -1))]
         lines = np.linalg.lstsq(np.c_[np.ones(len(volumes)), volumes], values)[0]
         for one in tested:
@@ -305,24 +317,16 @@ def test_volume_is_regressed_by_the_training_subjects_of_each_fold(
             said = np.array([1, mask.sum()]) @ lines
             seen = mask - said[3:].reshape(mask.shape) if control != "regress_behaviour" else mask
             with torch.no_grad():
-                own = network(torch.from_numpy(seen.astype(np.float32))[None, None]).numpy()[0]
+                own = member.network(torch.from_numpy(seen.astype(np.float32))[None, None]).numpy()[0]
             expected = own + said[:3] if control != "regress_lesion" else own
             np.testing.assert_allclose(found[one.id], expected, atol=1e-4)
 
 
-def test_a_view_that_was_not_fitted_says_so(lsm: Task, cohort: Cohort) -> None:
+def test_an_adapter_that_was_not_fitted_says_so(lsm: Task, cohort: Cohort) -> None:
     """Residuals without training subjects are no residuals."""
-    view = override(lsm, "volume_control", "regress_both").view().of(cohort)
+    adapter = override(lsm, "volume_control", "regress_both").adapter()
     with pytest.raises(CellError, match="must be fitted to training subjects"):
-        view.inputs(cohort.samples[0])
-
-
-def test_a_network_is_copied_without_the_view(lsm: Task, cohort: Cohort) -> None:
-    """What explains a subject copies the network each time; what the view learned may be maps of the whole brain."""
-    view = override(lsm, "volume_control", "regress_lesion").view().of(cohort).fit(cohort.samples)
-    before = Scalars(build_network(lsm, view), view)
-    after = copy.deepcopy(before)
-    assert after._view is view and after.network is not before.network
+        adapter.inputs(cohort.samples[0])
 
 
 def test_maps_of_residuals_are_of_the_lesion(lsm: Task, cohort: Cohort, tmp_path: Path) -> None:
@@ -330,16 +334,16 @@ def test_maps_of_residuals_are_of_the_lesion(lsm: Task, cohort: Cohort, tmp_path
     task = override(lsm, "volume_control", "regress_both")
     configuration, made, store = run(task, cohort, tmp_path)
     job = made[0]
-    network, view = load_trained(task, task.view().of(cohort), store, store.get("train", job.train))
+    member, spec = loaded(task, job, store), task.adapter().spec(cohort)
     sample = next(one for one in cohort.samples if one.id == job.split.test[0])
     lesion = sample.masks["lesion"].load()
-    image, on_top = view.summands(sample)
-    np.testing.assert_allclose(image + on_top, view.inputs(sample), atol=1e-6)
+    ((image, on_top),) = member.adapter.explained(sample)
+    np.testing.assert_allclose(image + on_top, member.adapter.inputs(sample)[0], atol=1e-6)
     assert np.array_equal(image[0, 0], lesion)
-    found = explain(network, view, sample, task.attributions["gradient"], seed=0)
-    np.testing.assert_allclose(found[:, 0], network.weight_map()[:, 0].numpy() * lesion, rtol=1e-4, atol=1e-6)
+    found = explain([member], spec, sample, task.explained["gradient"], seed=0).maps
+    np.testing.assert_allclose(found[:, 0], member.network.weight_map()[:, 0].numpy() * lesion, rtol=1e-4, atol=1e-6)
     # Exact occlusion skips the windows without a lesion here as well, and is whole passes elsewhere.
-    covered = explain(network, view, sample, partial(occlusion, window=3, stride=3), seed=0)
+    covered = explain([member], spec, sample, Explanation(partial(occlusion, window=3, stride=3)), seed=0).maps
     assert (covered[:, 0][:, ndimage.maximum_filter(lesion, 5) == 0] == 0).all() and covered.any()
     rows = {row.attribution: row.pooled for row in pool(configuration, made, cohort, store, facts={}).explanations}
     assert np.isnan(rows["gradient"]["relevance_ap"].ceiling)
@@ -347,7 +351,7 @@ def test_maps_of_residuals_are_of_the_lesion(lsm: Task, cohort: Cohort, tmp_path
 
 def test_a_model_of_masks_refuses_what_are_none(lsm: Task, cohort: Cohort, tmp_path: Path) -> None:
     """Groups with and without a lesion cannot be told apart in residuals or unit vectors; a regression can."""
-    task = override(dataclasses.replace(lsm, attributions={}), "model", "mass_univariate")
+    task = override(dataclasses.replace(lsm, explanations={}), "model", "mass_univariate")
     task = override(override(task, "model.minimum", 2), "volume_control", "direct_total_lesion_volume")
     for statistic, states in (("t", {"failed"}), ("regression", {"done"})):
         _, made, store = run(override(task, "model.statistic", statistic), cohort, tmp_path / statistic)
@@ -355,7 +359,7 @@ def test_a_model_of_masks_refuses_what_are_none(lsm: Task, cohort: Cohort, tmp_p
         found = {"done" if store.get("train", one) else "failed" for one in trainings}
         assert found == states
     failure = store_failure(tmp_path / "t", task, cohort)
-    assert "volume_control=none or regress_behaviour" in failure
+    assert "MassUnivariate reads the cohort's images as they are, and the adapter changes lesion" in failure
 
 
 def store_failure(folder: Path, task: Task, cohort: Cohort) -> str:
@@ -403,16 +407,52 @@ def test_a_held_out_part_is_compared_with_its_own_lesions(lsm: Task, cohort: Coh
                 target_mask(cohort.truth, name).ravel(),
                 exact_group_map(cohort.truth, name, lsm.attributions["occlusion"], counts).ravel(),
             )
-            for name in cohort.scores
+            for name in names(cohort)
         ]
     )
     assert rows["occlusion"]["relevance_ap"].ceiling == pytest.approx(expected)
 
 
-def test_one_score_on_a_wrong_scale_flags_the_model() -> None:
+def test_one_score_on_a_wrong_scale_flags_the_model(ran: Ran, cohort: Cohort) -> None:
     """A mean of (.6, .5, -3.4) looks harmless."""
-    from harness.sweep.catalogue import load_task
-
+    configuration, made, store = ran
     scores_of = [Score(value, value, value, 9) for value in (-0.77, 0.6, 0.5, -3.4)]
-    assert _known_of(load_task("lsm"), [{"r2": one} for one in scores_of])
-    assert not _known_of(load_task("lsm"), [{"r2": one} for one in scores_of[:3]])
+    row = _Aggregate(configuration, made, cohort, store, {})
+    assert row._known([{"r2": one} for one in scores_of])
+    assert not row._known([{"r2": one} for one in scores_of[:3]])
+
+
+def test_new_metric_of_explanations_is_computed_alone(
+    lsm: Task, ran: Ran, cohort: Cohort, pooled: Pooled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The values of other metrics on summed maps are read from the store."""
+    configuration, made, store = ran
+    task = dataclasses.replace(lsm, metrics={**lsm.metrics, "mass": lsm.metrics["roi_mass"]})
+    task = override(task, "metrics.mass.sign", "absolute")
+    other = dataclasses.replace(configuration, task=json.loads(json.dumps(describe(task))))
+    assert other.id == configuration.id
+    asked: list[list[str]] = []
+    true_values = group_values
+
+    def watched(*given: Any) -> Any:
+        asked.append(list(given[-1]))
+        return true_values(*given)
+
+    monkeypatch.setattr("harness.pipeline.group_maps.group_values", watched)
+    rows = pool(other, made, cohort, store, facts={}).explanations
+    assert asked == [["mass"]] * 3
+    for before, after in zip(pooled.explanations, rows, strict=True):
+        assert np.isfinite(after.pooled["mass"].value)
+        assert {name: repr(after.pooled[name]) for name in before.pooled} == {
+            name: repr(score) for name, score in before.pooled.items()
+        }
+
+
+def test_scores_of_sums_follow_the_cells_that_went_in(lsm: Task, ran: Ran, cohort: Cohort) -> None:
+    """One fold less is another value, kept beside that of all folds."""
+    configuration, made, store = ran
+    whole, part, again = (
+        pool(configuration, some, cohort, store, facts={}).explanations[0].pooled["relevance_ap"]
+        for some in (made, made[:2], made)
+    )
+    assert whole == again and whole != part and part.n < whole.n

@@ -171,14 +171,87 @@ def test_link_out_of_the_folder_is_refused(store: Store, made: Any, tmp_path: Pa
         store.artifact(record, "weights.bin")
 
 
-@pytest.mark.parametrize(("field", "value"), [("identity", "../../x"), ("stage", "../x"), ("stage", "other")])
+@pytest.mark.parametrize(
+    ("field", "value"), [("identity", "../../x"), ("stage", "../x"), ("stage", "other"), ("group", "../x")]
+)
 def test_record_cannot_name_a_place_outside_the_store(store: Store, made: Any, field: str, value: str) -> None:
-    """Identity and stage are folder names; a worker cannot choose others."""
+    """Identity, stage and group are folder names; a worker cannot choose others."""
     folder = made()
     record = {**json.loads((folder / RECORD).read_text()), field: value}
     (folder / RECORD).write_text(json.dumps(record))
-    with pytest.raises(StoreError, match="plain file name|stage is one of train, explain, score, pool"):
+    with pytest.raises(StoreError, match="plain file name|stage is one of train, predict, explain, probe, score, pool"):
         store.commit(folder)
+
+
+class TestValues:
+    """Records of values lie below the cell that they judge, one for each time that metrics were added."""
+
+    @pytest.fixture
+    def valued(self, tmp_path: Path) -> Any:
+        """Make a completed folder of values of some metrics."""
+
+        def make(identity: str, *metrics: str, group: str = "cell", stage: Any = "score", state: Any = "done") -> Path:
+            folder = tmp_path / f"work-{stage}-{group}-{identity}-{state}"
+            folder.mkdir()
+            (folder / "values.json").write_text(json.dumps(list(metrics)))
+            named = {name: f"id-{name}" for name in metrics}
+            write_record(folder, CellRecord(identity, stage, state, "conf", 0, 1, group=group, metrics=named))
+            return folder
+
+        return make
+
+    def test_all_values_of_a_cell_are_found(self, store: Store, valued: Any) -> None:
+        """Whatever metrics were added when, by identity; other cells and stages have their own."""
+        made = [store.commit(valued(*given)) for given in (("b", "dice"), ("a", "auc", "icc"))]
+        store.commit(valued("c", "dice", group="other"))
+        store.commit(valued("d", "curve", stage="probe"))
+        assert store.evaluations("score", "cell") == (made[1], made[0])
+        assert [record.identity for record in store.evaluations("probe", "cell")] == ["d"]
+        assert store.evaluations("pool", "cell") == ()
+        assert made[1].metrics == {"auc": "id-auc", "icc": "id-icc"}
+
+    def test_cells_without_values_have_no_group(self, store: Store, made: Any) -> None:
+        """A training is no value of anything."""
+        store.commit(made())
+        assert store.evaluations("train", "") == ()
+
+    def test_values_lie_in_the_folder_of_their_group(self, store: Store, valued: Any) -> None:
+        """The record is found with its group alone, and its artifacts with it."""
+        record = store.commit(valued("a", "dice"))
+        assert store.folder("score", "a", group="cell") == store.root / "score" / "cell" / "a"
+        assert store.get("score", "a", group="cell") == record and store.get("score", "a") is None
+        assert json.loads(store.artifact(record, "values.json").read_text()) == ["dice"]
+
+    def test_interrupted_commit_is_no_value(self, store: Store, valued: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Killed before the rename inside a group, nothing is found; sweeping removes what lies there."""
+
+        def killed(self: Path, target: Path) -> Path:
+            raise KeyboardInterrupt
+
+        kept = store.commit(valued("a", "dice"))
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", killed)
+            patch.setattr(shutil, "rmtree", lambda *given, **named: None)  # as if the process were gone
+            with pytest.raises(KeyboardInterrupt):
+                store.commit(valued("b", "auc"))
+        assert len(list((store.root / "score" / "cell").iterdir())) == 2
+        assert store.evaluations("score", "cell") == (kept,)
+        store.sweep()
+        assert [path.name for path in (store.root / "score" / "cell").iterdir()] == ["a"]
+        assert store.evaluations("score", "cell") == (kept,)
+
+    def test_failed_values_are_kept_apart(self, store: Store, valued: Any) -> None:
+        """A failure is listed and is no value."""
+        store.commit(valued("a", "dice", state="failed"))
+        assert store.evaluations("score", "cell") == ()
+        assert store.failure("a") is not None
+
+    def test_damaged_record_is_named(self, store: Store, valued: Any) -> None:
+        """Nothing is pooled in silence without a record that cannot be read."""
+        store.commit(valued("a", "dice"))
+        (store.folder("score", "a", group="cell") / RECORD).write_text("{")
+        with pytest.raises(StoreError, match=r"cell.a.record\.json cannot be read"):
+            store.evaluations("score", "cell")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"identity": 1}'])
@@ -237,7 +310,12 @@ def test_records_lists_what_is_done(store: Store, made: Any) -> None:
 def test_sweep_removes_leftovers_and_nothing_else(store: Store, made: Any) -> None:
     """What a killed process left behind goes; cells stay."""
     store.commit(made())
-    leftovers = [store.root / "train" / ".abc-x1", store.root / "score" / ".z-9"]
+    leftovers = [
+        store.root / "train" / ".abc-x1",
+        store.root / "score" / ".z-9",
+        store.root / "score" / "group" / ".z-9",
+        store.root / "pool" / "group" / ".y-8",
+    ]
     for folder in leftovers:
         folder.mkdir(parents=True)
         (folder / "weights.bin").touch()
@@ -269,7 +347,7 @@ def test_damaged_record_is_not_adopted(store: Store, made: Any) -> None:
 
 def test_configuration_is_remembered(store: Store) -> None:
     """The store knows what a configuration's id means."""
-    described = {key: {} for key in ("name", "version", "view", "split", "model", "recipe")}
+    described = {key: {} for key in ("name", "version", "targets", "adapter", "split", "model", "recipe")}
     one = Configuration(described, {"noise": 0.1}, "quick", "f")
     store.remember(one)
     assert store.configuration(one.id) == one

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 
 from harness.core.errors import RequestError, StoreError, UnknownName
+from harness.core.overrides import override
 from harness.core.settings import RunSettings
 from harness.pipeline import cell as cell_module
+from harness.pipeline.cell import records_of
 from harness.pipeline.leaderboard import VOLATILE
 from harness.report.csv_files import write_csv
 from harness.storage.store import CellRecord
@@ -64,7 +66,7 @@ def test_plan_names_every_cell(planned: Callable[..., Plan], tmp_path: Path) -> 
     """Configurations times folds times seeds trainings, each with its cells; nothing is run."""
     plan = planned(tmp_path, sequences="T2w,FLAIR", seed=(0, 1))
     assert [one.axes["sequences"] for one in plan.configurations] == ["T2w", "FLAIR"]
-    assert len(plan.jobs) == 2 * 3 * 2 and len(plan.cells) == 12 * 4
+    assert len(plan.jobs) == 2 * 3 * 2 and len(plan.cells) == 12 * 5
     assert len({cell.identity for cell in plan.cells}) == len(plan.cells)
     assert plan.missing() == plan.jobs
     assert plan.sentence.startswith("3 subjects, 3 folds: train 1, validate 1")
@@ -105,15 +107,17 @@ def test_finished_run_runs_nothing_again(
     assert all(row["status"] == "undecided: 3 subjects" for row in collect(plan).prediction.to_pylist())
 
 
-@pytest.mark.parametrize(("stage", "label"), [("train", ""), ("explain", "random"), ("score", ""), ("score", "random")])
+@pytest.mark.parametrize(
+    ("stage", "label"), [("train", ""), ("predict", ""), ("explain", "random"), ("score", ""), ("score", "random")]
+)
 def test_deleted_cell_is_the_only_one_to_run(
     planned: Callable[..., Plan], finished: Path, stage: str, label: str
 ) -> None:
     """What is missing is computed, to the same bytes, and nothing else."""
     plan = planned(finished)
     cell = next(one for one in plan.cells if (one.stage, one.label) == (stage, label))
-    before, table = plan.store.get(stage, cell.identity), steady(plan)
-    shutil.rmtree(plan.store.folder(stage, cell.identity))
+    before, table = plan.store.get(stage, cell.identity, group=cell.group), steady(plan)
+    shutil.rmtree(plan.store.folder(stage, cell.identity, group=cell.group))
     again = done(planned(finished))
     assert [record.identity for record in again] == [cell.identity]
     assert before is not None and again[0].artifacts == before.artifacts
@@ -121,21 +125,24 @@ def test_deleted_cell_is_the_only_one_to_run(
 
 
 def test_interrupted_run_goes_on_where_it_stopped(planned: Callable[..., Plan], finished: Path, tmp_path: Path) -> None:
-    """Stopped after five cells, the same command runs the other seven; the table is that of one go."""
+    """Stopped after six cells, the same command runs the other nine; the table is that of one go."""
     plan = planned(tmp_path / "stopped")
     seen: list[CellRecord] = []
 
     def stop(record: CellRecord) -> None:
         seen.append(record)
-        if len(seen) == 5:
+        if len(seen) == 6:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run(plan, committed=stop)
-    (plan.store.root / "train" / f".{plan.cells[8].identity}-x").mkdir()
-    assert len(done(planned(tmp_path / "stopped"))) == 7
+    left = [plan.store.root / "train" / f".{plan.cells[10].identity}-x", *(plan.store.root / "score").glob("*")]
+    left = [left[0], *(folder / ".values-x" for folder in left[1:])]
+    for folder in left:
+        folder.mkdir()
+    assert len(done(planned(tmp_path / "stopped"))) == 9
     assert steady(planned(tmp_path / "stopped")) == steady(planned(finished))
-    assert not list((plan.store.root / "train").glob(".*"))
+    assert len(left) > 1 and not any(folder.exists() for folder in left)
 
 
 def test_missing_explanations_are_jobs_of_their_own(planned: Callable[..., Plan], finished: Path) -> None:
@@ -237,10 +244,11 @@ def test_older_code_is_accepted_by_name_and_flagged(
     planned: Callable[..., Plan], finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After an edit everything is missing; ``accept_code`` takes what is there, and the table says so."""
-    monkeypatch.setattr(cell_module, "_digest", lambda modules: f"edited {modules}")
+    monkeypatch.setattr(cell_module, "_stage_digest", lambda stage: f"edited {stage}")
     assert len(planned(finished).missing()) == 3
     plan = planned(finished, accept_code=True)
-    assert done(plan) == [] and plan.missing() == ()
+    assert {record.stage for record in done(plan)} == {"score"}  # values are cheap, and always of today's code
+    assert plan.missing() == ()
     tables = collect(plan)
     assert tables.prediction.to_pylist()[0]["flags"] == "older code accepted"
     assert tables.explanation.to_pylist()[0]["flags"] == "older code accepted"
@@ -250,11 +258,33 @@ def test_new_score_of_an_older_training_is_flagged(
     planned: Callable[..., Plan], finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A score that is computed today from weights of older code says so as well."""
-    monkeypatch.setattr(cell_module, "_digest", lambda modules: f"edited {modules}")
+    monkeypatch.setattr(cell_module, "_stage_digest", lambda stage: f"edited {stage}")
     monkeypatch.setattr("harness.sweep.run.run_here", _scores_only)
     plan = planned(finished, accept_code=True, metrics__sensitivity__tolerance_mm=1.0)
     run(plan)
     assert collect(plan).prediction.to_pylist()[0]["flags"].endswith("older code accepted")
+
+
+def test_new_metric_is_computed_alone(
+    planned: Callable[..., Plan], finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A further label of a metric measures that on the stored predictions; every other value is read."""
+    monkeypatch.setattr("harness.sweep.run.run_here", _scores_only)
+    before = collect(planned(finished)).prediction.to_pylist()[0]
+    plan = planned(finished, metrics__sensitivity_2mm="sensitivity")
+    made = done(plan)
+    assert [list(record.metrics) for record in made] == [["sensitivity_2mm"]] * 3
+    after = collect(plan).prediction.to_pylist()[0]
+    assert {name: after[name] for name in before if name not in (*VOLATILE, "command")} == {
+        name: value for name, value in before.items() if name not in (*VOLATILE, "command")
+    }
+    assert after["sensitivity_2mm"] is not None
+
+
+def test_metric_of_another_kind_is_refused(planned: Callable[..., Plan], tmp_path: Path) -> None:
+    """A metric of classes says what it is for and which targets there are, before anything runs."""
+    with pytest.raises(RequestError, match=r"\(target \(mask\)\): mine is for classes"):
+        planned(tmp_path, metrics__mine="accuracy")
 
 
 def test_damaged_record_stops_before_anything_runs(planned: Callable[..., Plan], finished: Path) -> None:
@@ -280,8 +310,6 @@ def test_cohorts_of_different_phantoms_are_kept_apart(tiny_words: Words, tmp_pat
 
 def test_phantom_folder_is_named_by_what_determines_it(epvs: Any, tmp_path: Path) -> None:
     """Seed, number and options are in the name; how it is trained is not."""
-    from harness.core.task import override
-
     settings = RunSettings(out=str(tmp_path))
     name = phantom_folder(epvs, settings)
     assert phantom_folder(override(epvs, "recipe.lr", 0.5), settings) == name
@@ -291,8 +319,6 @@ def test_phantom_folder_is_named_by_what_determines_it(epvs: Any, tmp_path: Path
 
 def test_generated_cohort_is_the_same_again(epvs: Any, phantom_root: Path, tmp_path: Path) -> None:
     """The seed fixes every file of the phantom, byte for byte; a subject does not depend on how many there are."""
-    from harness.core.task import override
-
     task = epvs
     for key, value in {"phantom_subjects": 1, "phantom.shape": [24, 24, 8], "phantom.density": 3000}.items():
         task = override(task, key, value)
@@ -342,10 +368,9 @@ def test_values_are_those_of_the_subjects(planned: Callable[..., Plan], finished
     values = []
     for cell in plan.cells:
         if cell.stage == "score" and not cell.label:
-            record = plan.store.get("score", cell.identity)
-            assert record is not None
-            scored = json.loads(plan.store.artifact(record, "values.json").read_text())
-            values += [one["values"]["dice"] for one in scored.values()]
+            (record,) = records_of(cell, plan.store)
+            scored = json.loads(plan.store.artifact(record, "values.json").read_text())[record.metrics["dice"]]
+            values += [one["targets"]["target"] for one in scored["values"].values()]
     assert len(values) == 3
     assert collect(plan).prediction.to_pylist()[0]["dice"] == pytest.approx(np.mean(values))
 

@@ -48,15 +48,15 @@ def test_experiment_by_name(epvs: Any) -> None:
     assert asked("experiment=shapley").axes == epvs.experiments["shapley"]
 
 
-@pytest.mark.parametrize("word", ["sequences=SWI+T1w", "view.channels=SWI+T1w"])
+@pytest.mark.parametrize("word", ["sequences=SWI+T1w", "adapter.channels=SWI+T1w"])
 def test_single_value_replaces_the_axis_of_the_experiment(word: str) -> None:
     """One value, by its short name or its key, leaves one configuration."""
     request = asked(word)
     assert request.axes == {}
-    assert describe(request.task)["view"]["channels"] == "SWI+T1w"
+    assert describe(request.task)["adapter"]["channels"] == "SWI+T1w"
 
 
-@pytest.mark.parametrize("key", ["sequences", "view.channels"])
+@pytest.mark.parametrize("key", ["sequences", "adapter.channels"])
 def test_sweep_replaces_the_axis_of_the_experiment(key: str) -> None:
     """Several values, by short name or key, are the axis."""
     assert asked(f"{key}=T1w,SWI").axes == {key: ("T1w", "SWI")}
@@ -162,8 +162,11 @@ def test_search_space_by_word_and_by_name() -> None:
         (["task=epvs", "profile=quick,paper"], r"profile takes one value, it is no axis; got quick, paper"),
         (["task=epvs", "experiment=ablation,shapley"], r"experiment takes one value, it is no axis"),
         (["task=epvs", "out=a,b"], r"out takes one value, it is no axis"),
-        (["task=epvs", "sequences=T2w", "view.channels=T1w"], r"view\.channels and sequences are the same key"),
-        (["task=epvs", "sequences=T2w", "view.channels=T1w,T2w"], r"view\.channels and sequences are the same key"),
+        (["task=epvs", "sequences=T2w", "adapter.channels=T1w"], r"adapter\.channels and sequences are the same key"),
+        (
+            ["task=epvs", "sequences=T2w", "adapter.channels=T1w,T2w"],
+            r"adapter\.channels and sequences are the same key",
+        ),
         (["task=epvs", "attributions.random.batch_size=2,4"], r"attributions\.random\.batch_size is no axis: .*label"),
         (["task=epvs", "objective=dice,auc"], r"objective is no axis"),
     ],
