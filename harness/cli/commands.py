@@ -181,7 +181,7 @@ def ui(texts: Sequence[str]) -> int:
     open_browser = checked(bool, words.values.get("open", False), "open")
     folder = absolute(str(words.values.get("out", "harness-runs")), "out")
     if not (folder / "mlflow.db").is_file():
-        raise RequestError(f"{folder} holds no mlflow.db; run something first, or say out=DIR")
+        raise RequestError(f"{folder} holds no mlflow.db; run something first, or set out=DIR")
     out = console()
 
     def say(line: str) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from harness.core.errors import HarnessError, RequestError, StoreError
 from harness.core.registry import COHORTS
+from harness.core.targets import Target
 from harness.core.task import Configuration, describe_component, restore
 from harness.core.types import JSON, Adapter, Array, Cohort, Prediction, Sample
 from harness.data import bids, nifti, transforms
@@ -241,7 +242,8 @@ def _on_grid(
     if trained.spacing_mm and not options["spacing_mm"] and others:
         changes["spacing_mm"] = trained.spacing_mm
         listed = ", ".join(f"{key} has {spacing_text(own)}" for key, own in others.items())
-        notes.append(f"trained at {spacing_text(trained.spacing_mm)}: {listed} and is resampled")
+        size = spacing_text(trained.spacing_mm)
+        notes.append(f"trained at {size}, {listed}: resampled to {size}")
     places = {
         one.id: Place(headers[one.id][reference].shape, headers[one.id][reference].affine, headers[one.id][reference],
                       _space_of(one.images[reference]))
@@ -290,7 +292,7 @@ def predict_subjects(
     members, spec = [member for member, _ in loaded], loaded[0][1]
     recipe = restore(networks.configuration.task).recipe()
     label = str(networks.configuration.task["cohort"].get("label", ""))
-    masks = [target.name for target in spec.targets if target.kind == "mask"]
+    masks = [target.name for target in spec.targets if not target.of_sample]
     written: list[Path] = []
     unseen: dict[str, list[str]] = {}
     rows: dict[str, Prediction] = {}
@@ -303,9 +305,9 @@ def predict_subjects(
                 written += write_masks(into, sample, found[name]["probability"], place, named)
             if masks and place is not None and (outside := _outside(sample, place)):
                 unseen.setdefault(outside, []).append(sample.id)
-            rows[sample.id] = {name: kept for name, kept in found.items() if name not in masks}
-    if any(rows.values()):
-        written.append(_write_table(into, rows))
+            rows[sample.id] = found
+    if others := [target for target in spec.targets if target.of_sample]:
+        written.append(_write_table(into, rows, others))
     return written, [
         f"{outside} lie outside of the field of the networks, where predictions are 0: {', '.join(ids)}"
         for outside, ids in unseen.items()
@@ -358,18 +360,20 @@ def _outside(sample: Sample, place: Place) -> str:
     return " and ".join(parts)
 
 
-def _write_table(into: Path, predictions: Mapping[str, Prediction]) -> Path:
+def _write_table(into: Path, predictions: Mapping[str, Prediction], targets: Sequence[Target]) -> Path:
     """``predictions.tsv``: a row per sample, a column per number, probability or probability of a class."""
     rows: list[str] = []
-    for sample, targets in predictions.items():
+    for sample, found in predictions.items():
         values: dict[str, float] = {}
-        for name, kept in targets.items():
-            if "value" in kept:
-                values[name] = float(kept["value"])
-            elif "probability" in kept:
-                values[f"{name}_probability"] = float(kept["probability"])
+        for target in targets:
+            kept = found[target.name]
+            if target.kind == "number":
+                values[target.name] = float(kept["value"])
+            elif target.kind == "binary":
+                values[f"{target.name}_probability"] = float(kept["probability"])
             else:
-                values |= {f"{name}_probability_{k}": float(p) for k, p in enumerate(kept["probabilities"])}
+                named = zip(target.classes, kept["probabilities"], strict=True)
+                values |= {f"{target.name}_probability_{name}": float(one) for name, one in named}
         if not rows:
             rows.append("\t".join(("participant_id", *values)))
         rows.append("\t".join((sample, *(f"{value:.6g}" for value in values.values()))))

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
-from harness.core.types import JSON
 from harness.pipeline.leaderboard import TableFacts, read_facts
 from harness.pipeline.rows import MetricFacts
-from harness.report.elements import Cell, ReportTable
-from harness.report.wording import interval_text, row_labels, varying_strata
+from harness.report.elements import Cell, ReportTable, interval_cell
+from harness.report.wording import plain_text, row_labels, varying_strata
 from harness.stats.intervals import MINIMUM_SUBJECTS
 
-__all__ = ["BETTER", "Board", "Column", "Line", "board_of_ranking", "board_of_table", "plain_text"]
+__all__ = ["BETTER", "Board", "Column", "Line", "board_of_ranking", "board_of_table"]
 
 BETTER = {"higher": "higher", "lower": "lower", "zero": "nearer to zero", "none": "neither"}
 """Direction of a metric → in words."""
@@ -119,7 +117,7 @@ def _measured(title: str, table: pa.Table, metrics: Sequence[MetricFacts], *, ra
         cells += [_status(line)] if ranked else []
         for metric in metrics:
             cells += _metric_cells(metric, facts, table, line, ranked=ranked)
-        cells += [_p(line[name]) if name == "p_holm" else _number(line[name]) for name in extras]
+        cells += [_p(line[name]) if name == "p_holm" else interval_cell(line[name]) for name in extras]
         rows.append(Line(tuple(cells), _css(line, before, strata) if ranked else ""))
     return Board(title, tuple(columns), tuple(rows))
 
@@ -146,22 +144,18 @@ def _metric_columns(metric: MetricFacts, facts: TableFacts, table: pa.Table, *, 
 def _metric_cells(
     metric: MetricFacts, facts: TableFacts, table: pa.Table, line: Mapping[str, Any], *, ranked: bool
 ) -> list[Cell]:
-    cells = [_number(line[metric.name], line[f"{metric.name}_low"], line[f"{metric.name}_high"])]
+    cells = [interval_cell(line[metric.name], line[f"{metric.name}_low"], line[f"{metric.name}_high"])]
     if f"{metric.name}_chance" in table.column_names:
-        cells.append(_number(line[f"{metric.name}_chance"]))
+        cells.append(interval_cell(line[f"{metric.name}_chance"]))
     if ranked and metric.name == facts.objective:
-        shown = line["difference_low"] is not None  # the first differs from itself by nothing
-        cells.append(_number(*(line[f"difference{end}"] for end in ("", "_low", "_high"))) if shown else _number(None))
+        # The first differs from itself by nothing.
+        ends = ("", "_low", "_high") if line["difference_low"] is not None else ()
+        cells.append(interval_cell(*(line[f"difference{end}"] for end in ends)) if ends else interval_cell(None))
     return cells
 
 
-def _number(value: float | None, low: float | None = None, high: float | None = None) -> Cell:
-    value_text, _, interval = interval_text(value, low, high).partition(" ")
-    return Cell(value_text.replace("-", "−"), "number", interval.replace("-", "−"))
-
-
 def _p(value: float | None) -> Cell:
-    return Cell("<0.001", "number") if value is not None and value < 0.001 else _number(value)
+    return Cell("<0.001", "number") if value is not None and value < 0.001 else interval_cell(value)
 
 
 def _status(line: Mapping[str, Any]) -> Cell:
@@ -211,12 +205,3 @@ def _others(table: pa.Table, facts: TableFacts) -> list[str]:
     """Columns that are facts of the row and not shown otherwise, in the table's order."""
     names = list(table.column_names)
     return [name for name in names[names.index("subject_sd") + 1 :] if name not in _MADE and name not in facts.axes]
-
-
-def plain_text(value: JSON) -> str:
-    """Any value in a cell; a dash for none."""
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

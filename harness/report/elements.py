@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 
-__all__ = ["Cell", "Figure", "ReportTable"]
+from harness.report.wording import interval_text, typographic
+
+__all__ = ["Cell", "Figure", "ReportTable", "interval_cell"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,12 @@ class Cell:
     flag: bool = False
     mark: str = ""
     link: str = ""
+
+
+def interval_cell(value: float | None, low: float | None = None, high: float | None = None) -> Cell:
+    """A value with its interval; a dash where it is not known."""
+    text, _, interval = typographic(interval_text(value, low, high)).partition(" ")
+    return Cell(text, "number", interval)
 
 
 @dataclass(frozen=True)

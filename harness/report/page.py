@@ -19,9 +19,9 @@ import pyarrow as pa
 from harness.core.types import JSON, Ineligible, Source
 from harness.pipeline.leaderboard import read_facts
 from harness.pipeline.rows import MetricFacts
-from harness.report.boards import BETTER, Board, board_of_ranking, board_of_table, plain_text
+from harness.report.boards import BETTER, Board, board_of_ranking, board_of_table
 from harness.report.elements import Figure, ReportTable
-from harness.report.wording import interval_text
+from harness.report.wording import interval_text, plain_text, typographic
 from harness.storage.files import replace_file
 
 __all__ = ["write_list_of_runs", "write_report"]
@@ -161,9 +161,7 @@ def _sections(
 
 
 def _entry(metric: MetricFacts) -> dict[str, str]:
-    ends = [
-        "−∞" if end == -math.inf else "∞" if end == math.inf else f"{end:g}".replace("-", "−") for end in metric.range
-    ]
+    ends = ["−∞" if end == -math.inf else "∞" if end == math.inf else typographic(f"{end:g}") for end in metric.range]
     return {
         "name": f"{metric.name} ({metric.unit})" if metric.unit else metric.name,
         "summary": metric.summary,

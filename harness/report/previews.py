@@ -15,6 +15,7 @@ from harness.core.types import Array
 from harness.data.maps import with_channels
 from harness.report.plots.canvas import AMBER, GREY, SPINE, figure_of, png_of
 from harness.report.plots.slices import draw_grey, draw_outline, extent_of
+from harness.report.wording import typographic
 
 __all__ = ["draw_map"]
 
@@ -235,7 +236,7 @@ def _heading(scene: _Scene, number: int, name: str) -> str:
     peak = scene.peaks[number]
     place = nib.affines.apply_affine(scene.affine, peak)
     where = ", ".join(f"{side:.0f}" if abs(side) >= 0.5 else "0" for side in place)
-    text = f"strongest {scene.values[number][peak]:.3g} at ({where}) mm".replace("-", "−")
+    text = typographic(f"strongest {scene.values[number][peak]:.3g} at ({where}) mm")
     return f"{name}: {text}" if name else text
 
 

@@ -16,11 +16,12 @@ from harness.core.identity import identify, module_digest
 from harness.core.types import Array, Cohort
 from harness.data.maps import GroupMap, group_map, write_map
 from harness.pipeline.cell import Cell, is_done, restored
-from harness.pipeline.group_maps import group_sums, target_mask
+from harness.pipeline.group_maps import group_sums
 from harness.pipeline.leaderboard import read_facts
 from harness.report.figures import figures_of_one
+from harness.report.figures.scenes import scene_of
 from harness.report.previews import draw_map
-from harness.report.tables import winners
+from harness.report.searches import winners
 from harness.storage.store import CellRecord, Store
 from harness.sweep.collect import Tables
 from harness.sweep.plan import Plan
@@ -33,13 +34,13 @@ _DRAWN_BY = (
     "harness.report.figures.agreement",
     "harness.report.figures.configuration",
     "harness.report.figures.results",
+    "harness.report.figures.scenes",
     "harness.report.plots.canvas",
     "harness.report.plots.slices",
     "harness.report.plots.subjects",
     "harness.report.previews",
     "harness.report.runs",
 )
-_MOST_IMAGES = 16  # subjects whose images are averaged under a group map
 
 
 def pooled_metrics(tables: Tables, identity: str) -> dict[str, float]:
@@ -203,32 +204,13 @@ def _of_sums(store: Store, cells: Sequence[_Explained], affine: Array) -> dict[s
 def _draw_mean(path: Path, made: _Mean, cohort: Cohort) -> None:
     values = made.found.values
     assert values is not None
-    background, outline = _scene(cohort, made.shown, made.output, values.shape[1:])
+    scene = scene_of(cohort, made.shown, made.output, values.shape[1:])
     picture = draw_map(
         values,
         made.found.affine,
-        background=background,
-        outline=outline,
+        background=np.stack(list(scene.images.values())) if scene.images else None,
+        outline=scene.outline,
         channels=made.shown,
         title=made.title,
     )
     path.write_bytes(picture)
-
-
-def _scene(
-    cohort: Cohort, channels: tuple[str, ...], output: str, shape: tuple[int, ...]
-) -> tuple[Array | None, Array | None]:
-    """What lies under a group map and what is outlined on it.
-
-    Where scores were generated, the regions of this one on the number of
-    lesions; else the mean image of each channel over the first subjects, and nothing.
-    """
-    truth = cohort.truth
-    if truth is not None and truth.counts.shape == shape:
-        return np.asarray(truth.counts.load()), target_mask(truth, output) if output in truth.weights else None
-    samples = cohort.samples[:_MOST_IMAGES]
-    known = all(name in sample.images and sample.images[name].shape == shape for sample in samples for name in channels)
-    if not channels or not known:
-        return None, None
-    means = [np.mean([sample.images[name].load() for sample in samples], axis=0) for name in channels]
-    return np.stack(means).astype(np.float32), None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,15 +16,21 @@ from harness.stats.intervals import MINIMUM_SUBJECTS
 from harness.storage.store import CellRecord
 
 __all__ = [
+    "SHARES",
     "console_rows",
     "failure_lines",
     "interval_text",
+    "plain_text",
     "rankings",
     "row_labels",
     "shapley_rows",
+    "typographic",
     "varying_strata",
     "verdict",
 ]
+
+SHARES = ("shapley", "left_out", "alone")
+"""Columns of :func:`harness.pipeline.contribution.shapley_table` in the order in which they are shown."""
 
 
 def row_labels(table: pa.Table, *, attribution: bool = True) -> list[str]:
@@ -83,6 +90,20 @@ def interval_text(value: float | None, low: float | None = None, high: float | N
     decimals = 0 if largest >= 100 else decimals
     texts = [f"{round(part or 0.0, decimals) + 0.0:.{decimals}f}" for part in parts]  # + 0.0: no "-0.00"
     return f"{texts[0]} [{texts[1]}, {texts[2]}]" if known else texts[0]
+
+
+def typographic(numbers: str) -> str:
+    """Numbers with minus signs instead of hyphens."""
+    return numbers.replace("-", "−")
+
+
+def plain_text(value: JSON) -> str:
+    """Any value as a reader sees it; a dash for none."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def console_rows(table: pa.Table, *, shown: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
@@ -151,18 +172,17 @@ def _is_bound(lines: Sequence[Mapping[str, JSON]], name: str) -> bool:
 
 
 def shapley_rows(table: pa.Table) -> tuple[list[str], list[list[str]]]:
-    """:func:`shapley_table` as text for a screen: header and lines."""
+    """Values of channels as text for a screen: header and lines.
+
+    Parameters
+    ----------
+    table : of :func:`harness.pipeline.contribution.shapley_table`
+    """
     names = table.column_names
     axes = names[: names.index("channel")]
     header = [*axes, "channel", "Shapley value", "left out", "alone"]
     lines = [
-        [
-            *(str(line[name]) for name in (*axes, "channel")),
-            *(
-                interval_text(line[name], line[f"{name}_low"], line[f"{name}_high"])
-                for name in ("shapley", "left_out", "alone")
-            ),
-        ]
+        [*(str(line[name]) for name in (*axes, "channel")), *(_cell(line, name) for name in SHARES)]
         for line in table.to_pylist()
     ]
     return header, lines

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,17 +22,9 @@ def open_client(uri: str) -> Any:
     -------
     mlflow.MlflowClient
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")  # else every step of creating a database is printed
-    # MLflow's own seven attempts keep the end of a run waiting for four minutes.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-    for name in ("alembic", "mlflow"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from mlflow import MlflowClient
+    from mlflow import MlflowClient
 
-        return MlflowClient(tracking_uri=uri)
+    return MlflowClient(tracking_uri=uri)
 
 
 @contextlib.contextmanager

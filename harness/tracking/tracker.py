@@ -439,10 +439,13 @@ def _holds(run: Run, result: _Result) -> bool:
 
 
 def _params(configuration: Configuration) -> dict[str, str]:
-    """The axes by their own names, then every option of the components; how data were read is told by the data set."""
+    """The axes by their own names, then the options of what is trained; how data were read is told by the data set."""
     params = {key: str(value) for key, value in configuration.axes.items()}
-    for name, options in configuration.task.items():
-        if isinstance(options, Mapping) and "use" in options and name not in ("cohort", "phantom"):
+    described = configuration.task
+    components = {name: options for name, options in described.items() if name not in ("cohort", "phantom")}
+    components |= {f"targets.{label}": options for label, options in described.get("targets", {}).items()}
+    for name, options in components.items():
+        if isinstance(options, Mapping) and "use" in options:
             params |= {f"{name}.{key}": str(value) for key, value in options.items()}
     return params
 

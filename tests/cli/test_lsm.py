@@ -110,7 +110,7 @@ def test_tables_of_regions_scores_and_agreement(result: Any) -> None:
 def test_the_report_is_written(result: Any) -> None:
     """One page with the regions and each score."""
     page = result.report.read_text()
-    assert "Regions of interest" in page and "Each score alone" in page and "Maps of score_1" in page
+    assert "Regions of interest" in page and "Each target alone" in page and "Maps of score_1" in page
 
 
 def test_new_subjects_get_a_table_of_scores(
@@ -173,7 +173,5 @@ def test_levels_of_noise_mean_nothing_to_a_measured_score(words: dict[str, Any],
     """Two rows of one score would read as an experiment, and one would claim a level that is not there."""
     kept = {key: value for key, value in words.items() if key not in SIMULATED}
     for noise in ((0.0, 0.2), 0.2):
-        with pytest.raises(
-            RequestError, match="noise applies to simulated scores only; remove it .* when score= is set"
-        ):
+        with pytest.raises(RequestError, match="noise applies to simulated scores only; remove it .* when score="):
             resolve(to_words(**{**kept, "noise": noise, "score": "severity", "out": str(tmp_path)}))

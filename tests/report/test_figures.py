@@ -22,7 +22,8 @@ from harness.report import plots
 from harness.report.elements import Figure
 from harness.report.figures import figures_of
 from harness.report.output import make_report, shapley_of
-from harness.report.tables import findings, report_tables
+from harness.report.paper import findings
+from harness.report.tables import report_tables
 from harness.report.wording import shapley_rows
 from harness.stats.intervals import mean_interval
 from harness.storage.store import Store
@@ -204,8 +205,8 @@ class TestSheets:
         """The whole page is written, with the pictures beside it; the same results give the same bytes."""
         path = make_report(*sound)
         text = path.read_text()
-        assert "Orderings that the paper reports" in text
-        assert "What each channel is worth" in text
+        assert "Hypotheses of the paper" in text
+        assert "Value of each channel" in text
         pictures = [file.read_bytes() for file in sorted(path.parent.glob("*.png"))]
         assert pictures == [figure.image for figure in drawn]
 

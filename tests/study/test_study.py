@@ -165,6 +165,26 @@ def test_ray_gives_the_same_table(finished: Path, site: Path, tmp_path: Path) ->
     assert _without_run(table(tmp_path, "-explanations")) == _without_run(table(finished, "-explanations"))
 
 
+def test_new_pictures_are_predicted_by_all_networks(finished: Path, site: Path, tmp_path: Path) -> None:
+    """One table: a number, a probability, and a probability for each class by its name."""
+    configuration = records(finished, "train")[0]["configuration"]
+    (pictures,) = (finished / "harness-runs" / "phantoms").iterdir()
+    data = pictures.relative_to(finished)
+    words = [f"model={configuration}", f"data={data}", f"into={tmp_path / 'new'}"]
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, "predict", *words],
+        cwd=finished, env=environment(site), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("2 trained networks")
+    with (tmp_path / "new" / "predictions.tsv").open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert len(rows) == 36
+    hair = [float(value) for key, value in rows[0].items() if key.startswith("hair_probability_")]
+    assert sum(hair) == pytest.approx(1, abs=1e-4) and 0 <= float(rows[0]["smile_probability"]) <= 1
+    assert {"participant_id", "age", "hair_probability_red"} <= set(rows[0])
+
+
 def _without_run(rows: list[Mapping[str, str]]) -> list[dict[str, str]]:  # type: ignore[type-arg]
     """Without the command, which names Ray."""
     return [{key: value for key, value in row.items() if key != "command"} for row in rows]

@@ -28,10 +28,12 @@ CONFIGURATION = Configuration(
     {
         "name": "toy",
         "version": 1,
-        "view": {"use": "axial_slices", "channels": "T2w"},
+        "adapter": {"use": "axial_slices", "channels": "T2w"},
         "model": {"use": "unet", "width": 4},
         "recipe": {"use": "supervised", "lr": 0.01},
         "split": {"use": "leave_one_subject_out"},
+        "cohort": {"use": "bids", "label": "pvs"},
+        "targets": {"lesions": {"use": "mask", "weight": 1.0}},
     },
     {"sequences": "T2w"},
     "quick",
@@ -123,8 +125,9 @@ class TestConfigurations:
         run = runs_of(client)[CONFIGURATION.id]
         assert run.info.run_name == "T2w unet"
         assert run.data.params == {
-            "sequences": "T2w", "view.use": "axial_slices", "view.channels": "T2w", "model.use": "unet",
+            "sequences": "T2w", "adapter.use": "axial_slices", "adapter.channels": "T2w", "model.use": "unet",
             "model.width": "4", "recipe.use": "supervised", "recipe.lr": "0.01", "split.use": "leave_one_subject_out",
+            "targets.lesions.use": "mask", "targets.lesions.weight": "1.0",
         }  # fmt: skip
         assert run.data.tags["mlflow.source.name"] == "harness run task=toy"
         (used,) = run.inputs.dataset_inputs

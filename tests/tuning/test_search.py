@@ -20,7 +20,8 @@ from harness.pipeline.cell import restored
 from harness.pipeline.job import build_network
 from harness.pipeline.train import train
 from harness.report.runs import chosen_tags
-from harness.report.tables import report_tables, winners
+from harness.report.searches import winners
+from harness.report.tables import report_tables
 from harness.simulation.phantom import PhantomSubject
 from harness.storage.store import CellRecord
 from harness.sweep.collect import collect

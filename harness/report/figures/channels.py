@@ -12,7 +12,7 @@ from harness.report import plots
 from harness.report.elements import Figure
 from harness.report.figures.results import MARK, Results, note_on_marks, score_in
 from harness.report.plots import Bars
-from harness.report.wording import interval_text
+from harness.report.wording import interval_text, typographic
 
 __all__ = ["gain_figures", "share_figures"]
 
@@ -100,8 +100,7 @@ def _share(run: Results, line: Mapping[str, Any], channels: Sequence[str]) -> li
 def _losses(scores: Mapping[str, Score]) -> str:
     """``T1w 0.02 [0.01, 0.03], …``."""
     texts = (
-        f"{name} {interval_text(score.value, score.low, score.high).replace('-', '−')}"
-        for name, score in scores.items()
+        f"{name} {typographic(interval_text(score.value, score.low, score.high))}" for name, score in scores.items()
     )
     return ", ".join(texts)
 

@@ -3,49 +3,58 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from harness.core.types import Array, Cohort, Score
-from harness.pipeline.group_maps import group_sums, lesion_counts, target_mask
+from harness.core.types import Array, Score
+from harness.pipeline.group_maps import group_sums
 from harness.pipeline.leaderboard import read_facts
 from harness.report import plots
 from harness.report.elements import Figure
 from harness.report.figures.examples import SIDES, slice_of, true_mask
 from harness.report.figures.results import MARK, Results, score_in
+from harness.report.figures.scenes import Scene, scene_of
 
 __all__ = ["group_map_figures", "map_figures", "method_figures"]
 
 
 def group_map_figures(run: Results) -> Iterator[Figure]:
-    """The summed maps of the first configuration, a picture per score, the truth outlined where it is known."""
+    """The summed maps of the first configuration, a picture per output, the truth outlined where it is known."""
     leader = next((key for key in run.leaders if MARK not in run.labels[key]), None)
-    if leader is None or not run.task.summed:
-        return
-    maps = _summed_maps(run, leader)
-    if not maps:
-        return
-    cohort = run.plan.groups[leader].cohort
-    counts = lesion_counts(cohort) if cohort.truth is None else np.asarray(cohort.truth.counts.load())
-    for output, of_score in maps.items():
-        target = None if cohort.truth is None else target_mask(cohort.truth, output)
-        where = "with most lesioned voxels; no truth is known" if target is None else "with most of the outlined region"
-        at = int(np.argmax((counts > 0).sum(axis=(0, 1)) if target is None else target.sum(axis=(0, 1))))
-        yield Figure(
-            f"Maps of {output}, {run.labels[leader]}",
-            "Sum over all tested patients on the number of lesions (grey), in the axial slice "
-            f"{where} (z = {_height_mm(cohort, counts.shape, at):.0f} mm at its centre); the patients' left is on the "
-            "left. Red: evidence for a higher score. Blue: for a lower one.",
-            plots.attribution_slices(
-                {"number of lesions": counts},
-                {label: {"number of lesions": one} for label, one in of_score.items()},
-                target if target is not None else np.zeros(counts.shape, dtype=bool),
-                spacing_mm=cohort.samples[0].grid.spacing_mm,
-                index=at,
-            ),
-            section="Explanations",
-        )
+    cohort = None if leader is None else run.plan.groups[leader].cohort
+    if leader is None or cohort is None or any(sample.affine is None for sample in cohort.samples):
+        return  # pictures share no place in space
+    for output, maps in _summed_maps(run, leader).items():
+        first = next(iter(maps.values()))
+        scene = scene_of(cohort, run.channels_of(leader), output, first.shape[1:])
+        if len(scene.images) in (1, len(first)):
+            yield _group_map(run, leader, output, maps, scene)
+
+
+def _group_map(run: Results, leader: str, output: str, maps: Mapping[str, Array], scene: Scene) -> Figure:
+    """The maps (C, X, Y, Z) of every attribution in one slice; a scene of one image shows the first channel."""
+    grid = run.plan.groups[leader].cohort.samples[0].grid
+    images, outline = scene.images, scene.outline
+    busy = np.any([image > 0 for image in images.values()], axis=0) if outline is None else outline
+    at = int(np.argmax(busy.sum(axis=(0, 1))))
+    what = "number of lesions" if "number of lesions" in images else "mean image of some subjects"
+    where = "where most of it is; no truth is known" if outline is None else "with most of the outlined region"
+    centre = [*(np.array(busy.shape[:2]) - 1) / 2, at, 1]
+    height_mm = float((grid.affine @ centre)[2])
+    return Figure(
+        f"Maps of {output}, {run.labels[leader]}",
+        f"Sum over all tested subjects on the {what} (grey), in the axial slice {where} (z = {height_mm:.0f} mm at its "
+        f"centre). {SIDES} Red: evidence for a higher value. Blue: for a lower one.",
+        plots.attribution_slices(
+            images,
+            {label: dict(zip(images, one, strict=False)) for label, one in maps.items()},
+            np.zeros(busy.shape, dtype=bool) if outline is None else outline,
+            spacing_mm=grid.spacing_mm,
+            index=at,
+        ),
+        section="Explanations",
+    )
 
 
 def method_figures(run: Results) -> Iterator[Figure]:
@@ -104,18 +113,13 @@ def map_figures(run: Results) -> Iterator[Figure]:
 
 
 def _summed_maps(run: Results, identity: str) -> dict[str, dict[str, Array]]:
-    """Output → attribution → sum over the tested subjects of all folds and seeds, first channel."""
+    """Output → attribution → sum (C, X, Y, Z) over the tested subjects of all folds and seeds, where sums are kept."""
+    store = run.plan.store
     cells = [cell for job in run.plan.jobs if job.row == identity for cell in job.cells if cell.stage == "explain"]
     maps: dict[str, dict[str, Array]] = {}
-    for label in dict.fromkeys(cell.label for cell in cells):
-        own = [cell for cell in cells if cell.label == label and run.plan.store.get("explain", cell.identity)]
-        outputs, sums = group_sums(own, run.plan.store) if own else ((), np.empty(0))
+    for label in dict.fromkeys(cell.label for cell in cells if run.task.explained[cell.label].summed):
+        own = [cell for cell in cells if cell.label == label and store.get("explain", cell.identity)]
+        outputs, sums = group_sums(own, store) if own else ((), np.empty(0))
         for index, output in enumerate(outputs):
-            maps.setdefault(output, {})[label] = sums[:, index, 0].sum(axis=0, dtype=np.float64)
+            maps.setdefault(output, {})[label] = sums[:, index].sum(axis=0, dtype=np.float64)
     return maps
-
-
-def _height_mm(cohort: Cohort, shape: tuple[int, ...], at: int) -> float:
-    """Height of the centre of an axial slice."""
-    x, y = (np.array(shape[:2]) - 1) / 2
-    return float((cohort.samples[0].grid.affine @ [x, y, at, 1])[2])

@@ -105,6 +105,11 @@ class Results:
         """Configurations that differ in their channels alone, where there are several channels."""
         return [family for family in families(self.plan.configurations) if len(family.channels) > 1]
 
+    @cached_property
+    def targets(self) -> set[str]:
+        """Names of the targets with one value per sample, of which tables have lines of their own."""
+        return {one.name for group in self.plan.groups.values() for one in group.cohort.targets if one.of_sample}
+
     @property
     def pooled(self) -> bool:
         """Whether the objective is one value over all subjects."""

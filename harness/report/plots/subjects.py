@@ -29,6 +29,7 @@ from harness.report.plots.canvas import (
     share_limits,
     titled,
 )
+from harness.report.wording import typographic
 
 __all__ = [
     "bland_altman",
@@ -92,7 +93,7 @@ def subject_dots(panels: Mapping[str, Mapping[str, Sequence[float]]], *, named: 
         overall = mean_of(means)
         if math.isfinite(overall):
             axes.axvline(overall, color=ORANGE, lw=1.4)
-            axes.set_title(f"mean {overall:.3g}".replace("-", "−"), fontsize=8)
+            axes.set_title(typographic(f"mean {overall:.3g}"), fontsize=8)
         axes.set_ylim(len(subjects) - 0.4, -0.6)
         axes.set_yticks(range(len(subjects)) if named else [], subjects if named and axes is all_axes[0] else None)
         axes.tick_params(axis="y", labelsize=7, labelleft=named and axes is all_axes[0])
@@ -173,7 +174,7 @@ def bland_altman(
                     axes.axhline(limit, color=ORANGE, lw=1.2, ls="--")
                 text += f", limits {bias - half:.3g} to {bias + half:.3g}"
             axes.margins(y=0.15)
-            axes.text(0.5, 1.02, text.replace("-", "−"), transform=axes.transAxes, ha="center", fontsize=7, color=INK)
+            axes.text(0.5, 1.02, typographic(text), transform=axes.transAxes, ha="center", fontsize=7, color=INK)
         axes.set_title(label, fontsize=9, pad=14)
     share_limits(panels, x=True, y=True)
     outer_labels(figure, panels, f"mean of truth and prediction, {titled(quantity, unit)}", "prediction − truth")

@@ -1,0 +1,259 @@
+"""What the task's paper says: its hypotheses tested, and its published values beside ours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from harness.core.errors import UnknownName
+from harness.core.hypotheses import Hypothesis, Published, label_key
+from harness.core.registry import METRICS
+from harness.core.seeding import generator
+from harness.core.task import Task
+from harness.core.types import JSON, Array
+from harness.metrics.metric_inputs import MetricInputs
+from harness.metrics.register import evaluate
+from harness.pipeline.leaderboard import is_sound, read_facts
+from harness.pipeline.ranking import text_of_label
+from harness.pipeline.rows import MetricFacts, Row, subject_means
+from harness.pipeline.score import level_of
+from harness.report.elements import Cell, ReportTable, interval_cell
+from harness.report.wording import interval_text, plain_text, row_labels, typographic
+from harness.stats.hypotheses import Contrast, Estimate, Finding, Pair, judge, mean_contrast, pooled_contrast
+from harness.stats.intervals import MINIMUM_SUBJECTS
+from harness.sweep.catalogue import load_task
+from harness.sweep.collect import Tables
+from harness.sweep.grid import idle_options
+from harness.sweep.plan import Plan
+
+__all__ = ["findings", "paper_tables"]
+
+_MARKS = {"supported": "good", "not supported": "bad", "undecided": "open"}
+_REGION = "region"
+
+Found = tuple[Mapping[str, JSON], Finding]
+
+
+def paper_tables(plan: Plan, tables: Tables) -> Iterator[ReportTable]:
+    """Hypotheses that apply to a run, and the published values of its configurations."""
+    task = _declared(plan.request.task)
+    found = findings(plan, tables)
+    if found:
+        yield _hypotheses_table(found, generated=plan.request.settings.data_folder is None)
+    if task.published is not None:
+        yield from _published_tables(task.published, plan, tables)
+
+
+def findings(plan: Plan, tables: Tables) -> list[Found]:
+    """What the data say of each hypothesis of the task's paper that applies.
+
+    Returns
+    -------
+    list
+        (axes that were held fixed, finding): each hypothesis once for every
+        combination of the other axes of the run.
+
+    Notes
+    -----
+    A configuration that the leaderboard keeps out of its ranking (incomplete,
+    failed, collapsed) is not compared here either.
+    """
+    task = plan.request.task
+    found: list[Found] = []
+    if idle_options(task):
+        return found  # a measured score: what the paper says of simulated ones does not apply
+    for hypothesis in _declared(task).hypotheses:
+        if hypothesis.metric not in task.metrics:
+            continue
+        of_maps = level_of(task.metrics[hypothesis.metric]) == "explanation"
+        table = tables.explanation if of_maps else tables.prediction
+        facts = read_facts(table)
+        sound = [line for line in table.to_pylist() if is_sound(line)]
+        metric = facts.metric(hypothesis.metric)
+        for fixed, lines in _comparable(hypothesis, sound, facts.axes):
+            values = _arms(hypothesis, lines, tables)
+            contrast = _contrast(hypothesis, metric, task, values)
+            if contrast is None:
+                continue
+            finding = judge(hypothesis, list(values), contrast, direction=metric.direction, level=facts.level)
+            if finding is not None:
+                found.append((fixed, finding))
+    return found
+
+
+def _declared(task: Task) -> Task:
+    """The task as its module declares it: a plan that was recalled has no hypotheses."""
+    if task.hypotheses or task.published:
+        return task
+    try:
+        return load_task(task.name)
+    except UnknownName:
+        return task
+
+
+def _comparable(
+    hypothesis: Hypothesis, lines: Sequence[Mapping[str, Any]], axes: Sequence[str]
+) -> Iterator[tuple[dict[str, JSON], list[Mapping[str, Any]]]]:
+    """Lines that fit what the hypothesis holds fixed, by their other axes."""
+    wanted = {name: label_key(value) for name, value in hypothesis.at.items() if name != _REGION}
+    if any(line["attribution"] for line in lines):
+        axes = (*axes, "attribution")
+    others = [name for name in axes if name not in {hypothesis.over, *wanted}]
+    varying = [name for name in others if len({text_of_label(line[name]) for line in lines}) > 1]
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for line in lines:
+        if all(label_key(line.get(name)) == value for name, value in wanted.items()):
+            groups.setdefault(tuple(text_of_label(line[name]) for name in others), []).append(line)
+    for group in groups.values():
+        yield {name: group[0][name] for name in varying}, group
+
+
+def _arms(hypothesis: Hypothesis, lines: Sequence[Mapping[str, Any]], tables: Tables) -> dict[str, Row]:
+    """Label → the row whose values are compared."""
+    arms: dict[str, Row] = {}
+    for line in lines:
+        pooled = tables.pooled[line["configuration"]]
+        if line["attribution"]:
+            own = next(row for row in pooled.explanations if row.attribution == line["attribution"])
+            arms.setdefault(str(line[hypothesis.over]), own)
+        elif hypothesis.over == _REGION:
+            arms.update({name: rows[0] for name, rows in pooled.regions.items()})
+        elif hypothesis.over in line:
+            where = hypothesis.at.get(_REGION)
+            row = pooled.prediction if where is None else pooled.regions.get(where, (None,))[0]
+            if row is not None:
+                arms.setdefault(str(line[hypothesis.over]), row)
+    return arms
+
+
+def _contrast(hypothesis: Hypothesis, metric: MetricFacts, task: Task, arms: Mapping[str, Row]) -> Contrast | None:
+    values = {label: subject_means(row, hypothesis.metric) for label, row in arms.items()}
+    if metric.level != "pooled" or all(values.values()):  # a pooled objective has a pseudo-value for each subject
+        return mean_contrast(values) if any(values.values()) else None
+    part = task.metrics[hypothesis.metric]
+    needs = METRICS.get(METRICS.name_of(part.func)).facts["needs"]
+    columns = {label: _by_seed(row, needs) for label, row in arms.items()}
+    if not needs or not all(of_arm and all(of_arm.values()) for of_arm in columns.values()):
+        return None
+
+    def statistic(chosen: Mapping[str, Array]) -> float:
+        """The mean over seeds, as in the table."""
+        seeds = sorted({key.partition(" ")[0] for key in chosen})
+        tables = [{name: chosen[f"{seed} {name}"] for name in needs} for seed in seeds]
+        return math.fsum(evaluate(part, MetricInputs(columns=table)) for table in tables) / len(tables)
+
+    return pooled_contrast(columns, statistic, rng=lambda: generator(0, "ordering", hypothesis.metric))
+
+
+def _by_seed(row: Row, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """``"<seed> <metric>"`` → subject → value."""
+    seeds = sorted({seed for name in names for of_one in row.values.get(name, {}).values() for seed in of_one})
+    return {
+        f"{seed} {name}": {subject: of_one.get(seed, math.nan) for subject, of_one in row.values.get(name, {}).items()}
+        for seed in seeds
+        for name in names
+    }
+
+
+def _hypotheses_table(found: Sequence[Found], *, generated: bool) -> ReportTable:
+    fixed = list(dict.fromkeys(name for one, _ in found for name in one))
+    lines = [
+        (
+            Cell(finding.hypothesis.id),
+            *(Cell(plain_text(one.get(name))) for name in fixed),
+            Cell(_statement(finding.hypothesis), "wrap"),
+            Cell(finding.hypothesis.metric),
+            Cell(finding.outcome, "wrap", finding.reason, mark=_MARKS[finding.outcome]),
+            _pair_cell(finding.decisive, finding.hypothesis, wrap=True),
+            Cell(finding.hypothesis.support, "wrap", finding.hypothesis.caution),
+        )
+        for one, finding in found
+    ]
+    return ReportTable(
+        "Hypotheses of the paper",
+        ("id", *fixed, "hypothesis", "metric", "result", "decisive pair", "support in the paper"),
+        tuple(lines),
+        "> means better, whichever direction of the metric that is. Differences are in the unit of the metric and "
+        "paired over subjects, with 95 % t intervals, or bootstrap intervals where the metric is pooled (ICC); those "
+        "are too narrow with few subjects. Supported: the interval of every pair is on the side of the hypothesis. Not "
+        "supported: the interval of one pair is on the other side, after Bonferroni correction for the pairs of the "
+        f"hypothesis. Undecided: otherwise, and always with fewer than {MINIMUM_SUBJECTS} subjects. There is no "
+        "adjustment for the number of hypotheses."
+        f"{' On generated data they test the generator, not the brain.' if generated else ''}",
+        folded=_pairs_table(found, fixed),
+    )
+
+
+def _pairs_table(found: Sequence[Found], fixed: Sequence[str]) -> ReportTable:
+    lines = [
+        (
+            Cell(finding.hypothesis.id),
+            *(Cell(plain_text(one.get(name))) for name in fixed),
+            Cell(finding.hypothesis.metric),
+            _pair_cell(pair, finding.hypothesis),
+            Cell(str(pair.difference.n), "number"),
+            Cell(pair.outcome, mark=_MARKS[pair.outcome]),
+        )
+        for one, finding in found
+        for pair in finding.pairs
+    ]
+    return ReportTable(
+        f"All {len(lines)} pairs", ("id", *fixed, "metric", "difference", "subjects", "result"), tuple(lines)
+    )
+
+
+def _statement(hypothesis: Hypothesis) -> str:
+    where = hypothesis.at.get(_REGION, "").replace("_", " ")
+    text = (
+        f"{hypothesis.statement} (within ±{hypothesis.margin:g})"
+        if hypothesis.relation == "equivalent"
+        else hypothesis.statement
+    )
+    return f"{text} [{where}]" if where and where not in text else text
+
+
+def _pair_cell(pair: Pair, hypothesis: Hypothesis, *, wrap: bool = False) -> Cell:
+    against = f" − {pair.second}" if pair.second else ""
+    text = f"{pair.first}{against}".replace("_", " ")
+    return Cell(text, "wrap" if wrap else "", _signed(pair.difference, sign=bool(pair.second)))
+
+
+def _signed(estimate: Estimate, *, sign: bool) -> str:
+    text = typographic(interval_text(estimate.value, estimate.low, estimate.high))
+    text = text.replace(" ", "\u00a0")  # an interval stays in one line
+    return f"+{text}" if sign and estimate.value > 0 else text
+
+
+def _published_tables(published: Published, plan: Plan, tables: Tables) -> Iterator[ReportTable]:
+    table = tables.prediction
+    facts, labels = read_facts(table), row_labels(table)
+    known = {metric.name for metric in facts.metrics}
+    metrics = [name for name in published.metrics if name in known]
+    by_key = {label_key(label): values for label, values in published.values.items()}
+    lines = []
+    for line, label in zip(table.to_pylist(), labels, strict=True):
+        values = by_key.get(label_key(line.get(published.over)))
+        if values is not None and any(line[name] is not None for name in metrics):
+            stated = dict(zip(published.metrics, values, strict=True))
+            lines.append(
+                (
+                    Cell(label, range="" if is_sound(line) else line["status"]),
+                    *(_beside(line, name, stated[name]) for name in metrics),
+                )
+            )
+    if lines and metrics:
+        yield ReportTable(
+            "Comparison with published values",
+            (published.over, *metrics),
+            tuple(lines),
+            f"Ours on {plan.cohort.name}, {len(plan.cohort.subjects)} subjects; in grey those of {published.source}. "
+            "Subjects, recipe, size of the network and rules of matching differ: compare orders, not values.",
+        )
+
+
+def _beside(line: Mapping[str, Any], name: str, stated: tuple[float, float | None]) -> Cell:
+    value, error = stated
+    text = f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
+    return replace(interval_cell(line[name]), range=text)
