@@ -1,28 +1,28 @@
-"""Attribution: which part of the input made the network say what it said.
+"""Attribution methods: maps of how much each voxel of the input contributes to an output.
 
 A method is a plain function::
 
     @ATTRIBUTIONS.register("name", source="Authors year, doi:…", zero_if_ignored=True)
     def name(model, inputs, targets, *, seed, batch_size=8, …) -> Maps: ...
 
-model : maps (N, C, *space), one tensor or several, to (N, K) scalars. It is a
-    copy in evaluation mode without parameter gradients: the method may hook it
-inputs : tuple of tensors (N, C, *space), always a tuple
+model : maps one or several tensors (N, C, *space) to (N, K) scalars. It is a copy in
+    evaluation mode without parameter gradients, so that hooks are allowed
+inputs : tuple of tensors (N, C, *space)
 targets : list of output indices
-seed : asked for (without default) by a method that draws, and by no other
-batch_size : most items in one forward pass
+seed : a parameter without default, only for methods that use random numbers
+batch_size : maximum number of items in a forward pass
 
-It gives a list with one entry per target, each a tuple with one map of each
-input's shape. ``harness.testing.check_attribution`` says what else must hold.
-The decorator states what the method promises:
+The method returns a list with one entry per target. Each entry is a tuple with one map
+per input, of the shape of the input. See ``harness.testing.check_attribution`` for all
+requirements. The decorator declares properties of the method:
 
-zero_if_ignored : a channel that the model does not use gets zero everywhere
-complete : ``"voxels"`` if a map sums to f(input) − f(baseline), ``"channels"``
-    if one value of each channel does (each channel's map is constant)
-control : True if the map says nothing about the model
-of_linear : what the method, with baselines of zero, shows of a model Σ weight · input:
-    ``"products"`` of weight and input, ``"weights"``, or ``"windows"``: products
-    averaged over windows. Without it, what an exact model would show is not known
+zero_if_ignored : channels that the model does not use have zero attribution
+complete : ``"voxels"`` if a map sums to f(input) − f(baseline); ``"channels"`` if one
+    value per channel does, where the map of each channel is constant
+control : True if the map does not depend on the model
+of_linear : map for a model Σ weight · input with baselines of zero: ``"products"`` of
+    weight and input, ``"weights"``, or ``"windows"`` for products averaged over windows.
+    Without it, the map of an exact model is unknown
 """
 
 from __future__ import annotations
@@ -47,22 +47,22 @@ def attribute(
     seed: int = 0,
     **options: Any,
 ) -> list[Any]:
-    """Maps of one method for all requested outputs.
+    """Compute the maps of a registered method.
 
     Parameters
     ----------
-    name : of a registered method, e.g. ``"integrated_gradients"``
+    name : a registered method, e.g. ``"integrated_gradients"``
     model, inputs, targets, seed, options : see :func:`explain`
 
     Returns
     -------
     list
-        One map per target, (N, C, *space) like the input. For a tuple of
-        inputs, a list of lists: ``result[target][input]``.
+        One map per target, (N, C, *space) like the input. For a tuple of inputs, a list of
+        lists: ``result[target][input]``.
 
     Raises
     ------
     UnknownName
-        If no method has that name.
+        If there is no such method.
     """
     return explain(ATTRIBUTIONS.get(name).function, model, inputs, targets, seed=seed, **options)

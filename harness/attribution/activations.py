@@ -1,4 +1,4 @@
-"""Methods that use the feature maps of a layer."""
+"""Attribution methods based on the feature maps of a layer."""
 
 from __future__ import annotations
 
@@ -33,17 +33,25 @@ def gradcam(
 
     Parameters
     ----------
-    model, inputs, targets, batch_size : see :mod:`harness.attribution`
-    layer : dotted name of a module, or its end if no other has the same. By
-        default the last convolution, in order of execution, that is wider than
-        one voxel: a final 1×1×1 convolution holds the output itself.
-    positive : keep what speaks for the output only, as published
+    model, inputs, targets : see :mod:`harness.attribution`
+    layer : dotted name of a module, or an unambiguous end of it. If empty, the last
+        convolution in order of execution with a kernel larger than one voxel; the feature
+        maps of a final 1×1×1 convolution are the output itself
+    positive : set negative values to zero, as published
+    batch_size : maximum number of items in a forward pass
 
     Returns
     -------
     list
-        Maps that are interpolated linearly to the input's size; all channels
-        (and all inputs) have the same map.
+        Maps interpolated linearly to the size of the input, the same for all channels and
+        inputs.
+
+    Raises
+    ------
+    UnknownName
+        If there is no such layer.
+    HarnessError
+        If the name of the layer is ambiguous, or the model has no suitable convolution.
     """
     model = Connected(model)
     method = LayerGradCam(model, _layer(model, layer) if layer else _last_convolution(model, inputs))
@@ -64,7 +72,7 @@ def _layer(model: nn.Module, layer: str) -> nn.Module:
     named = {name.removeprefix("model."): module for name, module in model.named_modules() if name != "model"}
     found = [name for name in named if name == layer] or [name for name in named if name.endswith(f".{layer}")]
     if len(found) > 1:
-        raise HarnessError(f"one layer must have the name {layer!r}, got {', '.join(found)}; write more of it")
+        raise HarnessError(f"only one layer may match {layer!r}, got {', '.join(found)}; use a longer name")
     if not found:
         raise UnknownName("layer", layer, filter(None, named))
     module: nn.Module = named[found[0]]
@@ -84,8 +92,8 @@ def _last_convolution(model: nn.Module, inputs: Inputs) -> nn.Module:
         hook.remove()
     if not called:
         raise HarnessError(
-            f"gradcam needs a convolution wider than one voxel, {type(model).__name__} calls none; "
-            "name a module that gives (N, C, *space) with `layer`"
+            f"gradcam needs a convolution wider than one voxel, but {type(model).__name__} calls none; "
+            "set `layer` to the name of a module with output (N, C, *space)"
         )
     last: nn.Module = called[-1]
     return last

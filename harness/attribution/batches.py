@@ -1,4 +1,4 @@
-"""Parts that the methods share: batches, baselines, a connected model."""
+"""Functions shared by attribution methods: batches, baselines, a connected model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BatchSize: TypeAlias = Annotated[int, Gt(0)]
 
 
 class _FromCode:
-    """Tells the check of user values that a tensor is taken as it is (no text can give one)."""
+    """Marks tensors as valid values that are not converted; they cannot be given on a command line."""
 
     @staticmethod
     def __get_pydantic_core_schema__(source: Any, handler: Any) -> Any:
@@ -28,15 +28,15 @@ class _FromCode:
         return core_schema.is_instance_schema(Tensor)
 
 
-# One number; one number per channel; or, from code, a tensor that broadcasts to the input.
+# One number, one number per channel, or (in Python) a tensor that broadcasts to the input.
 Baseline: TypeAlias = float | list[float] | Annotated[Tensor, _FromCode]
 
 
 class Connected(nn.Module):
-    """The same model, whose output formally depends on every input.
+    """A model whose output formally depends on every input.
 
-    Autograd refuses the gradient of an output with respect to an input that
-    the model does not use. Zero times the input makes it what it is: zero.
+    Autograd raises an error for the gradient with respect to an unused input. Adding zero
+    times the input makes this gradient zero.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -44,7 +44,7 @@ class Connected(nn.Module):
         self.model = model
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Map the inputs to the model's (N, K)."""
+        """Outputs of the model, (N, K)."""
         out: Tensor = self.model(*inputs)
         for x in inputs:
             out = out + 0 * x.flatten(1).sum(1, keepdim=True)
@@ -59,28 +59,28 @@ def batches(inputs: Inputs, size: int) -> Iterator[Inputs]:
 
 
 def by_batch(inputs: Inputs, targets: Sequence[int], batch_size: int, method: Callable[[Inputs, int], Inputs]) -> Maps:
-    """Maps of a method that takes a batch and one target, put together again."""
+    """Apply a method for a batch and one target to all batches and targets."""
     return [
-        tuple(torch.cat(parts) for parts in zip(*(method(b, target) for b in batches(inputs, batch_size)), strict=True))
+        tuple(torch.cat(maps) for maps in zip(*(method(b, target) for b in batches(inputs, batch_size)), strict=True))
         for target in targets
     ]
 
 
 def baselines(inputs: Inputs, baseline: Baseline) -> Inputs:
-    """The baseline of each input, (N, C, *space) like the input (views, not copies).
+    """Expand a baseline to the shape of each input, (N, C, *space), without copying.
 
     Parameters
     ----------
     inputs : (N, C, *space) each
-    baseline : one number; one number per channel; or a tensor that broadcasts to
-        every input
+    baseline : one number, one number per channel, or a tensor that broadcasts to every
+        input
 
     Raises
     ------
     OutOfRange
-        If it does not fit the inputs.
+        If it does not broadcast to the inputs.
     """
-    # A number is kept in full: in single precision 0.1 would be off by 1e-9 for a network in double.
+    # In double precision, because single precision would change 0.1 by 1e-9 for a network in double precision.
     given = baseline if isinstance(baseline, Tensor) else torch.as_tensor(baseline, dtype=torch.float64)
     per_channel = isinstance(baseline, list | tuple)
     try:
@@ -91,5 +91,5 @@ def baselines(inputs: Inputs, baseline: Baseline) -> Inputs:
         shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
         raise OutOfRange(
             f"a baseline must broadcast to its input, got {tuple(given.shape)} for {shapes}; "
-            "give one number, or one per channel"
+            "use one number, or one per channel"
         ) from None

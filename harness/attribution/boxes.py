@@ -1,11 +1,10 @@
-"""Changes of a tensor that are zero outside a box, and what network layers make of them.
+"""Propagation of changes that are zero outside a box through the layers of a network.
 
-A layer that looks at a neighbourhood turns a change inside a box into a change
-inside a (larger) box, and a linear layer does so without knowing the tensor.
-What is outside the box is exactly zero and never computed.
+A layer with a local neighbourhood maps a change inside a box to a change inside a larger
+box. Linear layers do not even need the values of the tensor. Changes outside the box are
+exactly zero and never computed.
 
-Boxes are kept with the channels last in memory, so that a slice of a box is a
-row of a matrix.
+Channels are the last axis in memory, so that a slice of a box is a row of a matrix.
 """
 
 from __future__ import annotations
@@ -47,31 +46,31 @@ __all__ = [
 
 Shape: TypeAlias = tuple[int, ...]
 
-# A box that holds this share of the tensor is widened to the whole of it: then nothing must be gathered.
+# A box with this share of the tensor is extended to the whole tensor, which avoids indexing.
 _NEARLY_ALL = 0.6
-# A convolution of a box becomes products of its voxels if that saves these factors (a convolution does more
-# multiplications a second) and there are at most so many outputs.
+# A convolution of a box is replaced by matrix products if this reduces the number of multiplications by these
+# factors (a convolution is faster per multiplication) and there are at most this many outputs.
 _BLOCKS_GAIN, _TAPS_GAIN, _MOST_OUTPUTS = 2.0, 3.0, 600
-# Numbers of padded boxes that are convolved at once: more do not stay in the cache.
+# Maximum number of values of padded boxes in one convolution, so that they fit into the cache.
 _MOST_PADDED = 2**22
-# Up to so many numbers in a box, zeros in a matrix cost less than many small products.
+# Up to this number of values in a box, one matrix with zeros is faster than many small products.
 _FEW_INPUTS = 256
-# So many boxes that lie alike are worth a copy of the kernel.
+# Minimum number of boxes with the same position for which copying the kernel pays off.
 _MANY_ALIKE = 64
 
 
 @dataclass(frozen=True)
 class Change:
-    """Changes of one tensor under B alternatives, each zero outside one box.
+    """Changes of one tensor for B changed inputs, each zero outside a box.
 
     Attributes
     ----------
-    values : (B, C, *box) new value minus old value; (B, …) of the tensor's own
-        shape without origin
-    origin : (B, D) int64, the box's lowest corner, inside the tensor together
-        with the whole box; None if the box is the whole tensor
-    flat : the tensor is (1, C * prod(space)), flattened, with boxes in the
-        space before that
+    values : (B, C, *box), new value minus old value; (B, …) with the shape of the tensor if
+        ``origin`` is None
+    origin : (B, D) int64, lowest corner of each box, which is inside the tensor; None if the
+        box is the whole tensor
+    flat : spatial shape before flattening, if the tensor is flattened, (1, C * prod(flat));
+        boxes refer to this shape
     """
 
     values: Tensor
@@ -79,7 +78,7 @@ class Change:
     flat: Shape = ()
 
     def whole(self, old: Tensor) -> Tensor:
-        """Without box: (B, …) of the shape of the old tensor (1, …)."""
+        """Changes of the whole tensor, (B, …), for an old tensor of shape (1, …)."""
         if self.origin is None:
             return self.values
         space = self.flat or tuple(old.shape[2:])
@@ -87,32 +86,32 @@ class Change:
 
 
 class Operand(NamedTuple):
-    """An input of a layer: the old tensor (or number), and how it changes."""
+    """An input of a layer: the old tensor or number, and its change."""
 
     old: Tensor | float
     change: Change | None
 
 
 class Layer(ABC):
-    """What a layer makes of changes."""
+    """A layer that propagates changes."""
 
     @abstractmethod
     def __call__(self, operands: Sequence[Operand], new: Tensor) -> Change | None:
-        """Change of the layer's output.
+        """Change of the output of the layer.
 
         Parameters
         ----------
-        operands : the layer's inputs, the old tensors (1, C, *space)
-        new : the layer's old output, (1, …)
+        operands : inputs of the layer; old tensors are (1, C, *space)
+        new : output of the layer for the old inputs, (1, …)
 
         Returns
         -------
         Change or None
-            None if the layer must see the whole tensor.
+            None if the layer needs the whole tensor.
         """
 
     def products(self, change: Change, old: Tensor, new: Tensor) -> tuple[float, float]:
-        """Multiplications of one alternative: for the change, and for the whole tensor."""
+        """Number of multiplications for one changed input: for the change, and for the whole tensor."""
         return 0.0, 0.0
 
 
@@ -136,7 +135,7 @@ def _corner(change: Change, axes: int) -> Tensor:
 
 
 def _rows(origin: Tensor, box: Shape, space: Shape) -> Tensor:
-    """Index (B * prod(box),) of each voxel of each box in the flattened space."""
+    """Flat indices of the voxels of all boxes, (B * prod(box),)."""
     index = origin.new_zeros((len(origin), *[1] * len(box)))
     for axis, (length, size) in enumerate(zip(box, space, strict=True)):
         along = origin[:, axis : axis + 1] + torch.arange(length, device=origin.device)
@@ -145,13 +144,13 @@ def _rows(origin: Tensor, box: Shape, space: Shape) -> Tensor:
 
 
 def _taken(old: Tensor, origin: Tensor, box: Shape) -> Tensor:
-    """The old tensor (1, C, *space) inside each box, (B, C, *box)."""
+    """Values of the old tensor, (1, C, *space), inside each box, (B, C, *box)."""
     rows = _last(old).reshape(-1, old.shape[1]).index_select(0, _rows(origin, box, tuple(old.shape[2:])))
     return _first(rows.reshape(len(origin), *box, old.shape[1]))
 
 
 def _placed(values: Tensor, place: Tensor, space: Shape) -> Tensor:
-    """Boxes put into zeros: (B, C, *box) at (B, D) → (B, C, *space); what sticks out is cut off."""
+    """Place boxes, (B, C, *box), at positions, (B, D), in tensors of zeros, (B, C, *space), cropped at the border."""
     count, channels, *box = values.shape
     low = [max(0, -int(place[:, axis].min())) for axis in range(len(space))]
     high = [
@@ -174,7 +173,7 @@ def _placed(values: Tensor, place: Tensor, space: Shape) -> Tensor:
 
 
 def _widened(first: Tensor, last: Tensor, space: Shape) -> tuple[Tensor | None, Shape]:
-    """One box size for all alternatives: lowest corners (None for the whole) and the size."""
+    """Common box size for all changed inputs: lowest corners (None for the whole tensor) and size."""
     sizes = torch.tensor(space, device=first.device)
     first = torch.minimum(first.clamp(min=0), sizes - 1)
     box = tuple((torch.minimum(last, sizes - 1) - first + 1).clamp(min=1).amax(0).tolist())
@@ -184,17 +183,17 @@ def _widened(first: Tensor, last: Tensor, space: Shape) -> tuple[Tensor | None, 
 
 
 class _Reach(NamedTuple):
-    """Outputs of a sliding kernel that see a box: the box of outputs and the inputs that they see."""
+    """Outputs of a sliding kernel that depend on a box, and the inputs of these outputs."""
 
-    origin: Tensor | None  # of the box of outputs
+    origin: Tensor | None  # lowest corner of the box of outputs
     box: Shape
-    place: Tensor  # of the changed box, relative to the seen inputs
-    seen: Shape
-    seen_from: Tensor  # lowest seen input, may lie in the padding
+    place: Tensor  # position of the changed box relative to the inputs
+    seen: Shape  # size of the box of inputs
+    seen_from: Tensor  # lowest corner of the inputs, may be in the padding
 
 
 def _reach(change: Change, space: Shape, extent: Shape, stride: Shape, padding: Shape) -> _Reach:
-    """Which outputs (of the given space) a sliding kernel changes."""
+    """Outputs, in a space of the given shape, that change through a sliding kernel."""
     corner = _corner(change, len(space))
     t, e, p, length = (
         torch.tensor(each, device=corner.device) for each in (stride, extent, padding, change.values.shape[2:])
@@ -211,18 +210,18 @@ def _reach(change: Change, space: Shape, extent: Shape, stride: Shape, padding: 
 
 
 class Same(Layer):
-    """A layer that passes its input on."""
+    """Identity."""
 
     def __call__(self, operands: Sequence[Operand], new: Tensor) -> Change | None:
-        """The change itself."""
+        """Return the change itself."""
         return operands[0].change
 
 
 class Flatten(Layer):
-    """(N, C, *space) → (N, C * prod(space)); the boxes stay what they are."""
+    """Flattens (N, C, *space) to (N, C * prod(space)); boxes do not change."""
 
     def __call__(self, operands: Sequence[Operand], new: Tensor) -> Change | None:
-        """The change itself, marked, in the precision of the output."""
+        """Return the change itself, marked as flattened, in the precision of the output."""
         old, change = operands[0]
         if change is None or not isinstance(old, Tensor) or new.shape != (1, old.numel()) or change.flat:
             return None
@@ -234,12 +233,12 @@ class Flatten(Layer):
 
 @dataclass(frozen=True)
 class Scale(Layer):
-    """One factor per channel: batch normalisation with fixed statistics."""
+    """Multiplication by one factor per channel: batch normalisation in evaluation mode."""
 
     factor: Tensor
 
     def __call__(self, operands: Sequence[Operand], new: Tensor) -> Change | None:
-        """The change times the factor; the shift does not matter."""
+        """Change times factor; the shift cancels."""
         _, change = operands[0]
         if change is None or change.flat:
             return None
@@ -248,12 +247,12 @@ class Scale(Layer):
 
 @dataclass(frozen=True)
 class Pointwise(Layer):
-    """Any function whose output at a voxel needs the inputs at that voxel only."""
+    """An elementwise function."""
 
     function: Callable[..., Tensor]
 
     def __call__(self, operands: Sequence[Operand], new: Tensor) -> Change | None:
-        """The function of the new values minus the function of the old ones, inside the boxes' union."""
+        """Function of the new values minus function of the old values, in the union of the boxes."""
         if (union := _union(operands, new)) is None:
             return None
         origin, box = union
@@ -275,12 +274,12 @@ class Pointwise(Layer):
 
 @dataclass(frozen=True)
 class Sum(Layer):
-    """A sum of tensors with signs; the tensors themselves do not matter."""
+    """A sum or difference of tensors."""
 
     signs: tuple[float, ...]
 
     def __call__(self, operands: Sequence[Operand], new: Tensor) -> Change | None:
-        """The sum of the changes."""
+        """Sum of the changes."""
         if (union := _union(operands, new)) is None:
             return None
         origin, box = union
@@ -294,24 +293,24 @@ class Sum(Layer):
 
 
 class Concatenation(Layer):
-    """Tensors joined along the channels."""
+    """Concatenation along the channels."""
 
     def __call__(self, operands: Sequence[Operand], new: Tensor) -> Change | None:
-        """The changes side by side, zeros for the tensors that do not change."""
+        """Concatenated changes, with zeros for tensors that do not change."""
         if (union := _union(operands, new)) is None:
             return None
         origin, box = union
         count = next(len(change.values) for _, change in operands if change is not None)
-        parts = [
+        changes = [
             new.new_zeros((count, old.shape[1], *box)) if change is None else _moved(change, origin, box)
             for old, change in operands
             if isinstance(old, Tensor)
         ]
-        return Change(torch.cat(parts, dim=1), origin)
+        return Change(torch.cat(changes, dim=1), origin)
 
 
 def _union(operands: Sequence[Operand], new: Tensor) -> tuple[Tensor | None, Shape] | None:
-    """Boxes that hold the changes of all operands; None if an operand is spread over space."""
+    """Boxes that contain the changes of all operands; None if an operand is broadcast over space."""
     space, axes = tuple(new.shape[2:]), new.ndim - 2
     changes = []
     for old, change in operands:
@@ -323,7 +322,7 @@ def _union(operands: Sequence[Operand], new: Tensor) -> tuple[Tensor | None, Sha
             seen = tuple(old.shape[max(0, old.ndim - axes) :]) if axes else ()
             if any(size != 1 for size in seen) and (old.ndim != new.ndim or seen != space):
                 return None
-            # A tensor of fewer axes is aligned at the end: its last axes must be the space.
+            # Broadcasting aligns the last axes, which must be the spatial ones.
             if old.ndim > new.ndim:
                 return None
     if any(change.origin is None for change in changes):
@@ -339,7 +338,7 @@ def _union(operands: Sequence[Operand], new: Tensor) -> tuple[Tensor | None, Sha
 
 
 def _moved(change: Change, origin: Tensor | None, box: Shape) -> Tensor:
-    """The change in a larger box."""
+    """Change in a larger box."""
     if change.origin is None:
         return change.values
     if origin is None:
@@ -351,7 +350,7 @@ def _moved(change: Change, origin: Tensor | None, box: Shape) -> Tensor:
 
 @dataclass(frozen=True)
 class Convolution(Layer):
-    """A convolution with zero padding; a change passes through its kernel without the bias.
+    """A convolution with zero padding; the bias cancels in changes.
 
     Attributes
     ----------
@@ -366,16 +365,16 @@ class Convolution(Layer):
 
     @property
     def kernel(self) -> Shape:
-        """Size of the kernel, without dilation."""
+        """Kernel size without dilation."""
         return tuple(self.weight.shape[2:])
 
     @property
     def extent(self) -> Shape:
-        """Size of the kernel, with dilation."""
+        """Kernel size with dilation."""
         return tuple(d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel, strict=True))
 
     def __call__(self, operands: Sequence[Operand], new: Tensor) -> Change | None:
-        """The convolved change, by the products that suit the boxes' number, size and places."""
+        """Convolved change, computed by the method that suits number, size and positions of the boxes."""
         _, change = operands[0]
         if change is None or change.flat:
             return None
@@ -387,15 +386,15 @@ class Convolution(Layer):
                 return Change(_first(by_matrix(*given)), reach.origin)
             if way == "blocks":
                 return Change(_first(by_blocks(*given)), reach.origin)
-            return Change(_first(by_taps(*given, arranged=self._parts)), reach.origin)
+            return Change(_first(by_taps(*given, arranged=self._arranged_by_remainder)), reach.origin)
         if change.origin is None and reach.origin is None:
             return Change(self._convolved(change.values, self.padding))
         size = max(1, _MOST_PADDED // (prod(reach.seen) * change.values.shape[1]))
-        parts = [
+        chunks = [
             self._convolved(_placed(values, place, reach.seen), (0,) * len(reach.box))
             for values, place in zip(change.values.split(size), reach.place.split(size), strict=True)
         ]
-        return Change(torch.cat(parts), reach.origin)
+        return Change(torch.cat(chunks), reach.origin)
 
     def _convolved(self, x: Tensor, padding: Shape) -> Tensor:
         function = (functional.conv1d, functional.conv2d, functional.conv3d)[len(padding) - 1]
@@ -413,12 +412,12 @@ class Convolution(Layer):
         return "taps" if gain >= _TAPS_GAIN else "convolution"
 
     def _pairs(self, change: Change, reach: _Reach) -> float:
-        """Mean number of pairs of a changed voxel and a tap of an output's kernel."""
+        """Mean number of pairs of a changed voxel and a tap of the kernel of an output."""
         axes = zip(change.values.shape[2:], reach.box, self.kernel, self.stride, strict=True)
         return prod(min(n * taps / step, n * m, m * taps) for n, m, taps, step in axes)
 
     def products(self, change: Change, old: Tensor, new: Tensor) -> tuple[float, float]:
-        """Multiplications of one alternative: for the change, and for the whole tensor."""
+        """Number of multiplications for one changed input: for the change, and for the whole tensor."""
         reach = _reach(change, tuple(new.shape[2:]), self.extent, self.stride, self.padding)
         channels, taps = self.weight.shape[0] * self.weight.shape[1], prod(self.kernel)
         few = prod(reach.box) * taps if self._way(change, reach) == "convolution" else self._pairs(change, reach)
@@ -426,17 +425,17 @@ class Convolution(Layer):
 
     @cached_property
     def _arranged(self) -> Tensor:
-        """The kernel, (*taps, C_in, C_out)."""
+        """Kernel as (*taps, C_in, C_out)."""
         return self.weight.permute(*range(2, self.weight.ndim), 1, 0).contiguous()
 
     @cached_property
-    def _parts(self) -> dict[Shape, Tensor]:
+    def _arranged_by_remainder(self) -> dict[Shape, Tensor]:
         return {}
 
 
 @dataclass(frozen=True)
 class MaxPool(Layer):
-    """The largest value under a sliding kernel."""
+    """Max pooling."""
 
     kernel: Shape
     stride: Shape
@@ -444,7 +443,7 @@ class MaxPool(Layer):
     dilation: Shape
 
     def __call__(self, operands: Sequence[Operand], new: Tensor) -> Change | None:
-        """The pooled new values minus the pooled old ones."""
+        """Pooled new values minus pooled old values."""
         old, change = operands[0]
         if change is None or change.flat or not isinstance(old, Tensor):
             return None
@@ -459,7 +458,7 @@ class MaxPool(Layer):
                 max(0, int(end[:, axis].max()) - old.shape[2 + axis]),
             )
         ]
-        # Below every value: what lies outside the image never wins.
+        # Padding is never the maximum.
         padded = functional.pad(old, sides, value=-torch.inf)
         before = _taken(padded, reach.seen_from + torch.tensor(sides[-2::-2], device=end.device), reach.seen)
         after = before + _placed(change.values, reach.place, reach.seen)
@@ -473,7 +472,7 @@ class MaxPool(Layer):
 
 @dataclass(frozen=True)
 class AveragePool(Layer):
-    """The mean under a sliding kernel, the padding counted."""
+    """Average pooling, including the padding."""
 
     kernel: Shape
     stride: Shape
@@ -481,7 +480,7 @@ class AveragePool(Layer):
     divisor: float
 
     def __call__(self, operands: Sequence[Operand], new: Tensor) -> Change | None:
-        """The pooled change."""
+        """Pooled change."""
         _, change = operands[0]
         if change is None or change.flat:
             return None
@@ -494,17 +493,17 @@ class AveragePool(Layer):
 
 @dataclass(frozen=True)
 class Mean(Layer):
-    """The mean over space.
+    """Mean over the spatial axes.
 
     Attributes
     ----------
-    axes : over which the mean is taken; None for all of space
+    axes : axes of the mean; None for all spatial axes
     """
 
     axes: Shape | None = None
 
     def __call__(self, operands: Sequence[Operand], new: Tensor) -> Change | None:
-        """The sum of the changes over the number of voxels; None if the axes are others."""
+        """Sum of the changes divided by the number of voxels; None if the axes are not all spatial axes."""
         old, change = operands[0]
         if change is None or change.flat or not isinstance(old, Tensor):
             return None
@@ -516,7 +515,7 @@ class Mean(Layer):
 
 @dataclass(frozen=True)
 class Linear(Layer):
-    """A linear layer, after flattening as well.
+    """A linear layer, possibly after flattening.
 
     Attributes
     ----------
@@ -526,7 +525,7 @@ class Linear(Layer):
     weight: Tensor
 
     def __call__(self, operands: Sequence[Operand], new: Tensor) -> Change | None:
-        """The part of the weights that sees the box, times the change."""
+        """Weights of the voxels in the box times the change."""
         old, change = operands[0]
         if change is None or not isinstance(old, Tensor) or old.ndim != 2:
             return None
@@ -545,12 +544,12 @@ class Linear(Layer):
         return Change(out)
 
     def products(self, change: Change, old: Tensor, new: Tensor) -> tuple[float, float]:
-        """Multiplications of one alternative: for the change, and for the whole tensor."""
+        """Number of multiplications for one changed input: for the change, and for the whole tensor."""
         return float(change.values[0].numel() * len(self.weight)), float(self.weight.numel())
 
 
 class WeightedSum(Layer):
-    """A linear layer whose weights are an operand, as in ``functional.linear(x, weight)``."""
+    """A linear layer with weights as an operand, as in ``functional.linear(x, weight)``."""
 
     def __call__(self, operands: Sequence[Operand], new: Tensor) -> Change | None:
         """See :class:`Linear`; None if the weights change."""
@@ -560,23 +559,23 @@ class WeightedSum(Layer):
         return Linear(weight)(operands[:1], new)
 
     def products(self, change: Change, old: Tensor, new: Tensor) -> tuple[float, float]:
-        """Multiplications of one alternative: for the change, and for the whole tensor."""
+        """Number of multiplications for one changed input: for the change, and for the whole tensor."""
         return float(change.values[0].numel() * new.shape[-1]), float(old.numel() * new.shape[-1])
 
 
 @dataclass(frozen=True)
 class SparseLinear(Layer):
-    """A linear layer of few weights that are not zero, after flattening an image of one channel.
+    """A linear layer with sparse weights, after flattening an image of one channel.
 
     Attributes
     ----------
-    at : sorted voxels (P,) → their weights (P, K) float64
+    at : returns the weights, (P, K) float64, of sorted voxel indices, (P,)
     """
 
     at: Callable[[Array], scipy.sparse.csr_array]
 
     def __call__(self, operands: Sequence[Operand], new: Tensor) -> Change | None:
-        """All changes as rows of a sparse matrix, times the weights of the voxels that change."""
+        """Product of the changes, as a sparse matrix, and the weights of the changed voxels."""
         _, change = operands[0]
         if change is None or change.origin is None or not change.flat or change.values.shape[1] != 1:
             return None
@@ -590,18 +589,18 @@ class SparseLinear(Layer):
         return Change(torch.from_numpy((rows @ self.at(seen)).toarray()).to(new))
 
     def products(self, change: Change, old: Tensor, new: Tensor) -> tuple[float, float]:
-        """Voxels that change in one alternative, and all; each has about as many weights."""
+        """Numbers of changed and of all voxels, which are proportional to the numbers of multiplications."""
         return float(change.values[0].numel()), float(old.numel())
 
 
 @dataclass(frozen=True)
 class Total(Layer):
-    """The sum over a flattened image of a function of each voxel, (N, F) → (N, 1)."""
+    """Sum of an elementwise function over a flattened image, (N, F) → (N, 1)."""
 
     function: Callable[[Tensor], Tensor]
 
     def __call__(self, operands: Sequence[Operand], new: Tensor) -> Change | None:
-        """The sum inside the box after the change minus that before."""
+        """Sum inside the box after the change minus the sum before."""
         old, change = operands[0]
         if change is None or change.origin is None or not change.flat or not isinstance(old, Tensor):
             return None

@@ -1,4 +1,4 @@
-"""Controls: maps that know nothing of the model, for every sweep to beat."""
+"""Controls: maps that do not depend on the model, as a reference for attribution methods."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _EDGE = "Adebayo et al. 2018, arXiv:1810.03292"
 
 @ATTRIBUTIONS.register("random", control=True)
 def random_map(model: nn.Module, inputs: Inputs, targets: Sequence[int], *, seed: int) -> Maps:
-    """Independent standard normal numbers: what chance scores.
+    """Independent standard normal random numbers, which show the chance level of metrics.
 
     Parameters
     ----------
-    model, inputs, targets, seed : see :mod:`harness.attribution`; every target
-        has numbers of its own, which do not depend on the other targets
+    model, inputs, targets, seed : see :mod:`harness.attribution`; each target has its own
+        random stream
     """
     maps: Maps = []
     for target in targets:
@@ -36,9 +36,9 @@ def random_map(model: nn.Module, inputs: Inputs, targets: Sequence[int], *, seed
 
 @ATTRIBUTIONS.register("edge", source=_EDGE, control=True)
 def edge(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> Maps:
-    """Magnitude of each channel's spatial gradient, in input units per voxel.
+    """Edge detector: magnitude of the spatial gradient of each channel, per voxel.
 
-    Central differences; an axis of one voxel adds nothing.
+    The gradient is computed by central differences; axes of one voxel are ignored.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def edge(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> Maps:
 
 @ATTRIBUTIONS.register("input", control=True)
 def input_itself(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> Maps:
-    """The input itself: what its brightness alone scores.
+    """The input itself, which shows the metrics of image intensity alone.
 
     Parameters
     ----------
@@ -60,22 +60,22 @@ def input_itself(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> Ma
 
 @ATTRIBUTIONS.register("weights", needs=("weights",), of_linear="weights")
 def weights(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> Maps:
-    """The model's own map: weights of a linear model, a back-projection, a statistic per voxel.
+    """Map of the model itself: weights of a linear model, a back-projection, or a statistic per voxel.
 
     Parameters
     ----------
-    model : holds a module with ``weight_map()``, (K, C, *space)
-    inputs, targets : see :mod:`harness.attribution`; the map is the same for every item
+    model : contains a module with ``weight_map()``, which returns (K, C, *space)
+    inputs, targets : see :mod:`harness.attribution`; the map is the same for all items
 
     Raises
     ------
     HarnessError
-        If no part of the model has a map of its own.
+        If no module of the model has the method ``weight_map``.
     """
     owner: Any = next((module for module in model.modules() if hasattr(module, "weight_map")), None)
     if owner is None:
         raise HarnessError(
-            "`weight_map` must be a method of a model that is explained by its own weights; take occlusion or "
+            "the attribution weights needs a model with a method `weight_map`; choose occlusion or "
             "integrated_gradients for a network"
         )
     own = owner.weight_map()

@@ -1,8 +1,8 @@
-"""Methods that use the gradient of an output with respect to the input.
+"""Attribution methods based on the gradient of an output with respect to the input.
 
-captum computes them where it can be repeated. Its GradientSHAP and its
-NoiseTunnel draw from the global generators in an order that depends on the
-size of the batches, so here the draws are ours and the gradients captum's.
+Gradients are computed by captum. Random numbers are not: captum's GradientSHAP and
+NoiseTunnel use the global generators in an order that depends on the batch size, so that
+their results are not reproducible.
 """
 
 from __future__ import annotations
@@ -38,12 +38,13 @@ __all__ = [
 def saliency(
     model: nn.Module, inputs: Inputs, targets: Sequence[int], *, absolute: bool = True, batch_size: BatchSize = 8
 ) -> Maps:
-    """Gradient of the output with respect to the input.
+    """Saliency: gradient of the output with respect to the input.
 
     Parameters
     ----------
-    model, inputs, targets, batch_size : see :mod:`harness.attribution`
-    absolute : its absolute value, as published; False keeps the sign
+    model, inputs, targets : see :mod:`harness.attribution`
+    absolute : take absolute values, as published
+    batch_size : maximum number of items in a forward pass
     """
     method = Saliency(Connected(model))
     return by_batch(inputs, targets, batch_size, lambda x, t: method.attribute(_graph(x), target=t, abs=absolute))
@@ -57,7 +58,8 @@ def input_x_gradient(model: nn.Module, inputs: Inputs, targets: Sequence[int], *
 
     Parameters
     ----------
-    model, inputs, targets, batch_size : see :mod:`harness.attribution`
+    model, inputs, targets : see :mod:`harness.attribution`
+    batch_size : maximum number of items in a forward pass
     """
     method = InputXGradient(Connected(model))
     return by_batch(inputs, targets, batch_size, lambda x, t: method.attribute(_graph(x), target=t))
@@ -79,14 +81,15 @@ def integrated_gradients(
     baseline: Baseline = 0.0,
     batch_size: BatchSize = 8,
 ) -> Maps:
-    """Gradient averaged from the baseline to the input, times their difference.
+    """Integrated gradients: mean gradient on the path from the baseline to the input, times their difference.
 
     Parameters
     ----------
-    model, inputs, targets, batch_size : see :mod:`harness.attribution`
-    steps : nodes of the Gauss–Legendre quadrature; with more of them the map's
-        sum comes nearer to f(input) − f(baseline)
-    baseline : see :func:`harness.attribution.batches.baselines`
+    model, inputs, targets : see :mod:`harness.attribution`
+    steps : number of nodes of the Gauss–Legendre quadrature; with more nodes, the sum of
+        the map is closer to f(input) − f(baseline)
+    baseline : baseline of the input: one number, or one number per channel
+    batch_size : maximum number of items in a forward pass
     """
     method = IntegratedGradients(Connected(model))
 
@@ -117,20 +120,21 @@ def gradient_shap(
     seed: int,
     batch_size: BatchSize = 8,
 ) -> Maps:
-    """Integrated gradients in expectation, over points drawn on the path.
+    """GradientSHAP: expectation of integrated gradients, estimated from random points on the path.
 
     Parameters
     ----------
-    model, inputs, targets, seed, batch_size : see :mod:`harness.attribution`
-    samples : points per item
-    noise : standard deviation that is added to the input of each draw
-    baseline : see :func:`harness.attribution.batches.baselines`. A tensor of
-        shape (B, C, *space) is a distribution, from which each draw takes one.
+    model, inputs, targets, seed : see :mod:`harness.attribution`
+    samples : number of random points per item
+    noise : standard deviation of the noise added to the input of each sample
+    baseline : baseline of the input: one number, or one number per channel. In Python, a
+        tensor of shape (B, C, *space) is a set from which each sample draws one baseline
+    batch_size : maximum number of items in a forward pass
 
     Notes
     -----
-    All outputs share the same points, so their maps can be compared. The map's
-    sum is f(input) − f(baseline) in expectation only.
+    All outputs use the same points, so that their maps are comparable. The sum of a map is
+    f(input) − f(baseline) only in expectation.
     """
     wide = isinstance(baseline, Tensor) and baseline.ndim == inputs[0].ndim and len(inputs) == 1
     pool = (baseline.to(inputs[0]),) if wide and isinstance(baseline, Tensor) else baselines(inputs, baseline)
@@ -160,16 +164,17 @@ def smoothgrad(
     seed: int,
     batch_size: BatchSize = 8,
 ) -> Maps:
-    """Gradient averaged over noisy copies of the input.
+    """SmoothGrad: gradient averaged over noisy copies of the input.
 
     Parameters
     ----------
-    model, inputs, targets, seed, batch_size : see :mod:`harness.attribution`
-    samples : noisy copies per item
-    noise : standard deviation as a part of the item's range of values
-        (maximum − minimum over all its channels)
+    model, inputs, targets, seed : see :mod:`harness.attribution`
+    samples : number of noisy copies per item
+    noise : standard deviation of the noise relative to the range of the item (maximum −
+        minimum over all channels)
     squared : average the squared gradient (Hooker et al. 2019, arXiv:1806.10758)
-    absolute : absolute value of the average; False keeps the sign
+    absolute : take the absolute value of the average
+    batch_size : maximum number of items in a forward pass
     """
 
     def draw(item: int, rng: Generator) -> tuple[Inputs, Inputs]:
@@ -208,25 +213,25 @@ def deeplift(
     tolerance: Annotated[float, Ge(0)] = 0.01,
     batch_size: BatchSize = 8,
 ) -> Maps:
-    """DeepLIFT with the rescale rule: differences from the baseline, passed back.
+    """DeepLIFT with the rescale rule: backpropagated differences from the baseline.
 
     Parameters
     ----------
-    model, inputs, targets, batch_size : see :mod:`harness.attribution`; one
-        forward pass holds an item and its baseline
-    baseline : see :func:`harness.attribution.batches.baselines`
-    tolerance : how far a map's sum may be from f(input) − f(baseline), as a part
-        of that difference; ``inf`` accepts everything
+    model, inputs, targets : see :mod:`harness.attribution`
+    baseline : baseline of the input: one number, or one number per channel
+    tolerance : largest error of the sum of a map, relative to f(input) − f(baseline)
+    batch_size : maximum number of items in a forward pass, which also processes the
+        baseline of each item
 
     Raises
     ------
     HarnessError
-        If the model calls one activation module more than once: the rule
-        cannot tell the calls apart.
+        If an activation module is called several times in a forward pass, which the rule
+        does not support.
     CellError
-        If the sum of a map is farther off than the tolerance. The model then
-        has a non-linearity that is no module (``functional.relu``, a product
-        of two branches), of which the rule knows nothing.
+        If the sum of a map exceeds the tolerance. This shows that the model has a
+        non-linearity that is not a module (``functional.relu``, a product of two branches)
+        and is therefore not processed by the rule.
     """
     model = Connected(model)
     _refuse_reused(model, inputs)
@@ -246,21 +251,22 @@ def deeplift(
 
 @ATTRIBUTIONS.register("guided_backprop", source="Springenberg et al. 2015, arXiv:1412.6806", zero_if_ignored=True)
 def guided_backprop(model: nn.Module, inputs: Inputs, targets: Sequence[int], *, batch_size: BatchSize = 8) -> Maps:
-    """Gradient that passes a ReLU only where it is positive.
+    """Guided backpropagation: gradient in which each ReLU also blocks negative gradients.
 
     Parameters
     ----------
-    model, inputs, targets, batch_size : see :mod:`harness.attribution`
+    model, inputs, targets : see :mod:`harness.attribution`
+    batch_size : maximum number of items in a forward pass
 
     Raises
     ------
     HarnessError
-        If the model has no ReLU module: the map would be the plain gradient.
+        If the model has no ReLU module, so that the map would be the gradient.
     """
     if not any(isinstance(module, nn.ReLU) for module in model.modules()):
         raise HarnessError(
-            f"guided_backprop needs ReLU modules, {type(model).__name__} has none; "
-            "use nn.ReLU (functional.relu cannot be seen), or take saliency"
+            f"guided_backprop needs ReLU modules, but {type(model).__name__} has none; "
+            "use nn.ReLU instead of functional.relu, or choose saliency"
         )
     method = GuidedBackprop(Connected(model))
 
@@ -285,9 +291,9 @@ def _expected(
 ) -> Maps:
     """Average over random points of ``combine(gradient at the point, factor)``.
 
-    ``draw`` gives the point and the factor of one item. Every item has a stream
-    of its own and every point is drawn alone, so that neither the size of the
-    batches nor the number of targets changes what is drawn.
+    ``draw`` returns a point and a factor for an item. Each item has its own random stream
+    and each point is drawn separately, so that the points depend neither on the batch size
+    nor on the number of targets.
     """
     method = Saliency(Connected(model))
     maps: Maps = [tuple(torch.zeros_like(x) for x in inputs) for _ in targets]
@@ -304,7 +310,7 @@ def _expected(
 
 
 def _normal(like: Tensor, rng: Generator) -> Tensor:
-    # Drawn on the processor: the same numbers whatever the device.
+    # Drawn on the CPU, so that the numbers do not depend on the device.
     return torch.randn(like.shape, generator=rng, dtype=like.dtype).to(like.device)
 
 
@@ -313,7 +319,7 @@ def _graph(inputs: Inputs) -> Inputs:
 
 
 def _quiet() -> warnings.catch_warnings[Any]:
-    # captum announces its hooks on each call.
+    # captum warns about its hooks at each call.
     return warnings.catch_warnings(action="ignore", category=UserWarning)
 
 
@@ -332,19 +338,19 @@ def _refuse_reused(model: nn.Module, inputs: Inputs) -> None:
     if reused:
         raise HarnessError(
             f"deeplift needs every activation module to be called once in a forward pass, got {', '.join(reused)}; "
-            "give each call a module of its own, or take integrated_gradients, which promises the same sum"
+            "use a separate module for each call, or choose integrated_gradients, which has the same sum"
         )
 
 
 def _check_sum(maps: Inputs, delta: Tensor, tolerance: float) -> None:
     total = torch.stack([each.flatten(1).sum(1) for each in maps]).sum(0)
     size = torch.stack([each.flatten(1).abs().sum(1) for each in maps]).sum(0)
-    # captum: delta = total − difference. The second term is the rounding of a sum that cancels.
+    # In captum, delta = total − difference. The last term allows for rounding in the sum.
     off = delta.abs() - tolerance * (total - delta).abs() - 1e-4 * size
     worst = int(off.argmax())
     if off[worst] > 0:
         raise CellError(
             "the map of deeplift must sum to f(input) - f(baseline) = "
             f"{float(total[worst] - delta[worst]):.4g}, got {float(total[worst]):.4g}; use modules for all "
-            "activations (of the kinds that captum knows), raise `tolerance`, or take integrated_gradients"
+            "activations (of the kinds that captum supports), increase `tolerance`, or choose integrated_gradients"
         )

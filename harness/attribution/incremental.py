@@ -1,9 +1,9 @@
-"""Outputs of a network for an input of which a few voxels change.
+"""Outputs of a network after changes of a few voxels of its input.
 
-The network is read as a graph (``torch.fx``) and computed once for the input
-as it is. A change inside a box is then followed from layer to layer
-(:mod:`harness.attribution.boxes`), and only what it reaches is computed. Where
-a layer must see the whole tensor, it does.
+The network is traced by ``torch.fx`` and computed once for the original input. A change
+inside a box is then propagated from layer to layer (:mod:`harness.attribution.boxes`),
+and only affected activations are computed. Layers that need the whole tensor are
+computed completely.
 """
 
 from __future__ import annotations
@@ -65,33 +65,33 @@ _POINTWISE_MODULES = (
     nn.Softsign,
     nn.Tanh,
 )
-# By name, as functions of torch, torch.nn.functional and operator, and as methods of a tensor.
+# Names of functions in torch, torch.nn.functional and operator, and of methods of tensors.
 _POINTWISE = {
     *("abs", "celu", "clamp", "div", "elu", "exp", "gelu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu"),
     *("log1p", "logsigmoid", "maximum", "minimum", "mish", "mul", "multiply", "neg", "pow", "relu", "relu6", "selu"),
     *("sigmoid", "silu", "softplus", "sqrt", "square", "tanh", "truediv"),
 }
 _SUMS = {"add": (1.0, 1.0), "sub": (1.0, -1.0)}
-# In place → the same as a new tensor.
+# In-place operator → operator that returns a new tensor.
 _IN_PLACE: dict[Any, Any] = {
     operator.iadd: operator.add,
     operator.isub: operator.sub,
     operator.imul: operator.mul,
     operator.itruediv: operator.truediv,
 }
-# What code raises that looks into a stand-in for a tensor (fx.proxy.TraceError is a ValueError).
-_OF_STAND_INS = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-# What gives sizes and kinds, never values.
+# Errors of code that accesses values of a proxy (fx.proxy.TraceError is a ValueError).
+_PROXY_ERRORS = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+# Methods and attributes that return shapes and types, not values.
 _SIZES = {"dim", "ndimension", "size"}
 _ATTRIBUTES = {"device", "dtype", "ndim", "shape"}
 
 
 class Unreadable(Exception):
-    """A network that cannot be followed layer by layer."""
+    """A network that cannot be computed layer by layer."""
 
 
 class _Tracer(fx.Tracer):
-    """Reads a network of a given number of inputs, also one that takes ``*inputs``."""
+    """Traces a network with a given number of inputs, which may be ``*inputs``."""
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
@@ -100,23 +100,23 @@ class _Tracer(fx.Tracer):
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
-        """One placeholder per input."""
+        """Create one placeholder per input."""
         proxies = [self.create_proxy("placeholder", f"input_{number}", (), {}) for number in range(self._inputs)]
         return root_fn, [self.root, *proxies]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Modules of torch's own, and those that tell themselves what they do."""
+        """True for modules of torch, and for modules that describe themselves."""
         return _describes(m) or super().is_leaf_module(m, module_qualified_name)
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A network, layer by layer.
+    """A traced network.
 
     Attributes
     ----------
-    layers : of the nodes whose output at a place needs its input near that
-        place only; the others are computed as a whole
+    layers : node → layer, for nodes that can be computed locally; other nodes are computed
+        completely
     """
 
     model: nn.Module
@@ -125,31 +125,30 @@ class Graph:
 
     @property
     def placeholders(self) -> list[fx.Node]:
-        """Nodes of the inputs."""
+        """Input nodes."""
         return [node for node in self.graph.nodes if node.op == "placeholder"]
 
 
 def read(model: nn.Module, inputs: int) -> Graph:
-    """The layers of a network in evaluation mode.
+    """Trace a network in evaluation mode.
 
     Parameters
     ----------
     model : maps its inputs to (N, K)
-    inputs : how many inputs it takes
+    inputs : number of inputs
 
     Raises
     ------
     Unreadable
-        If the network's Python code looks at values or shapes before it
-        decides what to do, or if it has hooks of its own.
+        If control flow of the network depends on values or shapes, or if it has hooks.
     """
     if _hooked(model):
         raise Unreadable("hooks")
     try:
         graph = _Tracer(inputs).trace(model)
         layers = {node: layer for node in graph.nodes if (layer := _layer(node, model)) is not None}
-    except _OF_STAND_INS as error:
-        # An error of the network's own comes again when it is computed as a whole.
+    except _PROXY_ERRORS as error:
+        # An error of the network itself is raised again in the full forward pass.
         raise Unreadable(str(error)) from error
     for node in layers:
         _put_out_of_place(node, layers)
@@ -157,12 +156,12 @@ def read(model: nn.Module, inputs: int) -> Graph:
 
 
 def _hooked(module: nn.Module) -> bool:
-    # `forward` among the instance's own attributes hides that of its class.
+    # An instance attribute `forward` overrides the method of the class.
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def _name(node: fx.Node) -> str:
-    """Name of a known function or method, without the mark of a change in place; else empty."""
+    """Name of a known function or method without the suffix of in-place operations; empty if unknown."""
     if node.op == "call_method":
         return str(node.target).removesuffix("_")
     function: Any = _IN_PLACE.get(node.target, node.target)
@@ -172,9 +171,10 @@ def _name(node: fx.Node) -> str:
 
 
 def _put_out_of_place(node: fx.Node, layers: Mapping[fx.Node, Layer]) -> None:
-    """Let a change in place make a new tensor, where nothing else sees the changed one.
+    """Replace an in-place operation by an out-of-place one, if no other node uses the changed tensor.
 
-    All others are noticed when the network is computed (:class:`Incremental`).
+    Other in-place operations raise an error when the network is computed
+    (:class:`Incremental`).
     """
     changed = node.args[0] if node.args else None
     fresh = isinstance(changed, fx.Node) and changed in layers and not isinstance(layers[changed], Same | Flatten)
@@ -198,7 +198,7 @@ def _layer(node: fx.Node, model: nn.Module) -> Layer | None:
 
 
 def _of_module(module: Any) -> Layer | None:
-    """The layer that a module names, or of torch's own modules (a class derived from one may do anything)."""
+    """Layer of a module that describes itself or is a module of torch; subclasses of the latter are excluded."""
     if _describes(module):
         return _of_description(module.describe_layer())
     kind = type(module)
@@ -222,7 +222,7 @@ def _of_module(module: Any) -> Layer | None:
 
 
 def _describes(module: Any) -> TypeGuard[Describes]:
-    """Whether a module says what it is, and nothing that derives from it computes something else."""
+    """Whether a module describes itself, and no subclass overrides ``forward`` without a new description."""
     for kind in type(module).__mro__:
         if "describe_layer" in vars(kind):
             return True
@@ -253,7 +253,7 @@ def _of_function(name: str, node: fx.Node, model: nn.Module) -> Layer | None:
         dim = arguments[1] if len(arguments) > 1 else options.get("dim", 0)
         return Concatenation() if dim == 1 else None
     if name in ("flatten", "view", "reshape"):
-        # Whether it flattens all axes is seen from the shapes.
+        # Flatten checks the shapes.
         return Flatten()
     if name == "dropout" and (arguments[2:] == (False,) or options.get("training") is False):
         return Same()
@@ -269,10 +269,10 @@ def _of_function(name: str, node: fx.Node, model: nn.Module) -> Layer | None:
 
 
 def _called(node: fx.Node, options: dict[str, Any]) -> Callable[..., Tensor]:
-    """The function of a node with its tensors as arguments, never in place."""
+    """Out-of-place function of a node, with tensors as its only arguments."""
     places = [place for place, argument in enumerate(node.args) if isinstance(argument, fx.Node)]
     if any(isinstance(option, fx.Node) for option in options.values()):
-        raise Unreadable(f"{node} takes a tensor as an option")
+        raise Unreadable(f"{node} has a tensor as keyword argument")
     function: Any = _IN_PLACE.get(node.target, node.target)
     if node.op == "call_method":
         function = getattr(Tensor, _name(node))
@@ -297,7 +297,7 @@ def _ones(size: Any) -> bool:
 
 def _normalisation(module: Any) -> Layer | None:
     if module.training or module.running_var is None:
-        # Statistics of the batch: every voxel of every item counts.
+        # Batch statistics depend on all voxels of all items.
         return None
     factor = torch.rsqrt(module.running_var + module.eps)
     return Scale(factor if module.weight is None else factor * module.weight)
@@ -334,24 +334,24 @@ def _average_pool(kind: type, module: Any) -> Layer | None:
 
 
 class Incremental:
-    """A network at one input, ready to say how its outputs change.
+    """Incremental evaluation of a network at one input.
 
     Parameters
     ----------
-    graph : of the network
+    graph : the traced network
     inputs : (1, C, *space) each
 
     Attributes
     ----------
-    outputs : (1, K) of the network for the input as it is
-    products : multiplications of one alternative of the last call, what it took
-        and what the whole network takes (convolutions and linear layers)
-    peak_bytes : memory that the last call took, about
+    outputs : (1, K), outputs for the original input
+    products : numbers of multiplications in convolutions and linear layers per changed
+        input in the last call, and for the full network
+    peak_bytes : approximate memory of the last call
 
     Raises
     ------
     Unreadable
-        If the network cannot be followed at this input.
+        If the network cannot be computed layer by layer for this input.
     """
 
     def __init__(self, graph: Graph, inputs: Inputs) -> None:
@@ -368,18 +368,18 @@ class Incremental:
         self.peak_bytes = 0
 
     def changes(self, which: int, origin: Tensor, values: Tensor) -> Tensor:
-        """Change of the outputs where a box of one input changes.
+        """Changes of the outputs if a box of one input changes.
 
         Parameters
         ----------
-        which : of the inputs
-        origin : (B, D) int64, lowest corners of the boxes, inside the input
-        values : (B, C, *box) new value minus old value
+        which : index of the input
+        origin : (B, D) int64, lowest corners of the boxes, which are inside the input
+        values : (B, C, *box), new value minus old value
 
         Returns
         -------
         Tensor
-            (B, K), the outputs for the changed input minus :attr:`outputs`
+            (B, K), outputs for the changed inputs minus :attr:`outputs`.
         """
         found: dict[fx.Node, Change] = {self._graph.placeholders[which]: Change(values, origin)}
         few, whole, self.peak_bytes = 0.0, 0.0, 0
@@ -411,39 +411,39 @@ class Incremental:
                 return out
         new = self._computed(node, {each: self._shown(each, found, count) for each in node.all_input_nodes})
         if not isinstance(new, Tensor) or new.shape != (count, *old.shape[1:]):
-            raise Unreadable(f"{node} does not keep the items apart")
+            raise Unreadable(f"{node} does not process items independently")
         return Change(new - old)
 
     def _first(self, node: fx.Node) -> Any:
-        """A node for the input as it is."""
+        """Value of a node for the original input."""
         tensors = [each for each in self._old.values() if isinstance(each, Tensor)]
         versions = [each._version for each in tensors]
         try:
             value = self._computed(node, self._old)
-        except _OF_STAND_INS as error:
-            # An error of the network's own comes again when it is computed as a whole.
+        except _PROXY_ERRORS as error:
+            # An error of the network itself is raised again in the full forward pass.
             raise Unreadable(str(error)) from error
         if versions != [each._version for each in tensors]:
             raise Unreadable(f"{node} changes a tensor in place")
         inputs = [self._old[each] for each in node.all_input_nodes]
         if not isinstance(value, Tensor) and any(isinstance(each, Tensor) for each in inputs) and not _sizes_only(node):
-            raise Unreadable(f"{node} gives {type(value).__name__}")
+            raise Unreadable(f"{node} returns {type(value).__name__}")
         return value
 
     def _shown(self, node: fx.Node, found: Mapping[fx.Node, Change], count: int) -> Any:
-        """What a node is for all alternatives."""
+        """Value of a node for all changed inputs."""
         old = self._old[node]
         if node in found:
             return old + found[node].whole(old)
         if not isinstance(old, Tensor):
-            # Sizes: the number of items is one of them.
+            # A size may depend on the number of items.
             return self._computed(node, {each: self._shown(each, {}, count) for each in node.all_input_nodes})
         if node in self._depends and old.ndim and len(old) == 1:
             return old.expand(count, *old.shape[1:])
         return old
 
     def _computed(self, node: fx.Node, values: _Values) -> Any:
-        """A node as the network itself computes it."""
+        """Value of a node, computed as in the network."""
         model, target = self._graph.model, node.target
         arguments = fx.node.map_arg(node.args, values.__getitem__)
         options = fx.node.map_arg(node.kwargs, values.__getitem__)
@@ -465,6 +465,6 @@ def _sizes_only(node: fx.Node) -> bool:
 
 
 def _memory(found: Mapping[fx.Node, Change], node: fx.Node, affected: list[fx.Node]) -> int:
-    """Bytes while a node is computed: what is kept, the old values in the box and two copies on the way."""
+    """Bytes during the computation of a node: stored changes, old values in the box, and two temporary copies."""
     sizes = {each: change.values.numel() * change.values.element_size() for each, change in found.items()}
     return sum(sizes.values()) + 3 * max(sizes[each] for each in (node, *affected))

@@ -1,8 +1,8 @@
-"""Explain a model without leaving a trace in it.
+"""Application of attribution methods without side effects.
 
-The method works on a copy of the model. Hooks, gradients, modes, flags and
-weights of the original therefore cannot change, whatever the method does and
-however it ends. The global random generators are put back.
+Methods operate on a copy of the model, so that hooks, gradients, modes, flags and weights
+of the original cannot change, even after an exception. The state of the global random
+generators is restored.
 """
 
 from __future__ import annotations
@@ -35,35 +35,34 @@ def explain(
     seed: int = 0,
     **options: Any,
 ) -> list[Any]:
-    """Maps of a method that need not be registered.
+    """Compute the maps of a method, which need not be registered.
 
     Parameters
     ----------
-    function : the method, as described in :mod:`harness.attribution`
-    model : maps the inputs to (N, K) scalars; any mode, it is explained in
-        evaluation mode
-    inputs : (N, C, *space) float, or a tuple of such tensors of equal N
+    function : the method, see :mod:`harness.attribution`
+    model : maps the inputs to (N, K) scalars; explained in evaluation mode
+    inputs : (N, C, *space) float, or a tuple of such tensors with equal N
     targets : indices of the outputs to explain, 0 ≤ target < K
-    seed : of the method's own stream of random numbers
-    options : of the method
+    seed : seed of the random numbers of the method
+    options : options of the method
 
     Returns
     -------
     list
-        One map per target, (N, C, *space) of the input's dtype; for a tuple of
-        inputs, a list of lists ``result[target][input]``. Without items (N=0)
-        the maps are empty as well.
+        One map per target, (N, C, *space) with the dtype of the input. For a tuple of
+        inputs, a list of lists ``result[target][input]``. Empty maps if N = 0.
 
     Raises
     ------
     UnknownName
         If the method has no such option.
     OutOfRange
-        If a target is no output of the model.
+        If a target is not an output of the model.
     CellError
-        If the method gives a map that is not finite.
+        If a map is not finite.
     HarnessError
-        If the model gives no (N, K) scalars, or the method no map per input.
+        If the model does not return (N, K) scalars, or the method does not return one map
+        per input.
     """
     known = inspect.signature(function).parameters
     title = getattr(function, "__name__", repr(function))
@@ -83,14 +82,14 @@ def explain(
         else:
             maps = [tuple(torch.empty_like(x) for x in twins) for _ in targets]
     _check_maps(title, maps, given, targets)
-    # captum's occlusion averages in float32 whatever came in.
+    # captum's occlusion always averages in float32.
     maps = [tuple(each.detach().to(x.dtype) for each, x in zip(m, given, strict=True)) for m in maps]
     return [list(of_target) if isinstance(inputs, tuple) else of_target[0] for of_target in maps]
 
 
 @contextmanager
 def _untouched(model: nn.Module, inputs: Inputs, seed: int) -> Iterator[tuple[nn.Module, Inputs]]:
-    """Give a copy of the model and of the inputs, and put the process back afterwards."""
+    """Provide copies of model and inputs, and restore the global state afterwards."""
     numpy_state, python_state = np.random.get_state(), random.getstate()
     devices = sorted({x.device.index or 0 for x in inputs if x.device.type == "cuda"})
     try:
@@ -100,7 +99,7 @@ def _untouched(model: nn.Module, inputs: Inputs, seed: int) -> Iterator[tuple[nn
             torch.enable_grad(),
             warnings.catch_warnings(),
         ):
-            # A method of a third party may draw from the global generators: it repeats as well.
+            # Makes third-party methods reproducible that use the global generators.
             stream = seed_of(seed, "attribution")
             torch.default_generator.manual_seed(stream)
             for device in devices:
@@ -119,9 +118,9 @@ def _twin(model: nn.Module) -> nn.Module:
     except (RuntimeError, TypeError) as error:
         raise HarnessError(
             f"a model must be copyable to be explained, got {type(model).__name__}: {error}; "
-            "let it keep no tensors that carry a graph (detach them) and no open resources"
+            "detach tensors that it stores, and do not store open resources"
         ) from error
-    # Hooks of captum and in-place changes of what they saved exclude each other.
+    # captum's hooks do not work with in-place operations.
     for module in twin.modules():
         if isinstance(getattr(module, "inplace", None), bool):
             setattr(module, "inplace", False)  # noqa: B010
@@ -144,10 +143,10 @@ def _check_outputs(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> 
 def _check_maps(title: str, maps: Maps, inputs: Inputs, targets: Sequence[int]) -> None:
     expected = [[tuple(x.shape) for x in inputs]] * len(targets)
     if (got := [[tuple(each.shape) for each in of_target] for of_target in maps]) != expected:
-        raise HarnessError(f"{title} must give one map of each input's shape per target: {expected}, got {got}")
+        raise HarnessError(f"{title} must return one map per target and input: {expected}, got {got}")
     for target, of_target in zip(targets, maps, strict=True):
         if not all(bool(torch.isfinite(each).all()) for each in of_target):
             raise CellError(
-                f"every value of a map must be finite, {title} gave NaN or infinity for output {target}; "
-                "see whether the model's output is finite for this input, or take another method"
+                f"every value of a map must be finite, but {title} returned NaN or infinity for output {target}; "
+                "check whether the output of the model is finite for this input, or choose another method"
             )

@@ -1,4 +1,4 @@
-"""Any attribution averaged over noisy copies of the input."""
+"""Noise tunnel: another attribution method, averaged over noisy copies of the input."""
 
 from __future__ import annotations
 
@@ -35,31 +35,31 @@ def noise_tunnel(
     noise: Annotated[float, Ge(0)] = 0.1,
     seed: int,
 ) -> Maps:
-    """Maps of another method over noisy copies of the input: their mean, mean square or variance.
+    """Noise tunnel: mean, mean square or variance of the maps of a method over noisy copies of the input.
 
     Parameters
     ----------
     model, inputs, targets, seed : see :mod:`harness.attribution`
-    method : name of the attribution that is averaged
-    options : of that attribution, e.g. ``{steps:20}``
-    kind : ``mean`` (SmoothGrad), ``mean_square`` (squared SmoothGrad, Hooker et al.
-        2019), ``variance`` (VarGrad, Adebayo et al. 2018)
-    samples : noisy copies of each item
+    method : name of the attribution method
+    options : options of the method, e.g. ``{steps:20}``
+    kind : ``mean`` (SmoothGrad), ``mean_square`` (squared SmoothGrad, Hooker et al. 2019),
+        or ``variance`` (VarGrad, Adebayo et al. 2018)
+    samples : number of noisy copies per item
     noise : standard deviation of the noise, in units of the input
 
     Raises
     ------
     OutOfRange
-        If the method is a noise tunnel itself.
+        If the method is a noise tunnel.
     UnknownName
-        If there is no such method, or it has no such option.
+        If there is no such method or option.
 
     Notes
     -----
-    A method that draws has a stream of its own for each noisy copy.
+    If the method uses random numbers, it has a separate stream for each noisy copy.
     """
     if method == "noise_tunnel":
-        raise OutOfRange("method must be another attribution than noise_tunnel, got noise_tunnel")
+        raise OutOfRange("method must be an attribution other than noise_tunnel, got noise_tunnel")
     function = ATTRIBUTIONS.get(method).function
     known = inspect.signature(function).parameters
     for name in options or {}:

@@ -1,4 +1,4 @@
-"""Exact occlusion that computes only what a window changes."""
+"""Exact occlusion that recomputes only the activations affected by a window."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ __all__ = ["Windows", "occlusion"]
 Edge: TypeAlias = Annotated[int, Gt(0)]
 Edges: TypeAlias = Edge | tuple[Edge, ...]
 
-# Incremental computation must save this share of the multiplications; below, whole batches are as good.
+# Incremental computation is used if it needs at most this share of the multiplications.
 _WORTH = 0.9
-# Alternatives that are computed first, to learn what one takes.
+# Number of windows that are computed first, to measure time and memory.
 _PILOT = 4
 _MOST_AT_ONCE = 4096
-# `verify`: what float32 may make of one image alone and among others, as a share of the output, before the
-# network is no function of the image.
+# For `verify`: largest relative difference between the outputs for an image alone and in a batch.
 _ROUNDING = 1e-4
 
 
@@ -49,59 +48,56 @@ def occlusion(
     memory_mb: Annotated[float, Gt(0)] = 256.0,
     verify: Annotated[int, Ge(0)] = 0,
 ) -> Maps:
-    """Loss of output where a window is replaced by the baseline.
+    """Occlusion: decrease of the output if a window is replaced by the baseline.
 
     Parameters
     ----------
     model, inputs, targets : see :mod:`harness.attribution`
-    window : edge of the window in voxels, one for every spatial axis or one
-        each; an axis that is shorter is covered as a whole
-    stride : step of the window in voxels, likewise, at most ``window``
-    per_channel : one channel at a time; False covers all channels at once
-    baseline : see :func:`harness.attribution.batches.baselines`
-    batch_size : most windows computed at once; None takes as many as
-        ``memory_mb`` holds
-    memory_mb : for the activations of the windows that are computed at once
-    verify : so many windows (spread over those that change the input) are also
-        computed by whole forward passes, and must agree
+    window : size of the window in voxels, one number for all spatial axes or one per axis;
+        shorter axes are covered completely
+    stride : step of the window in voxels, one number or one per axis, at most ``window``
+    per_channel : occlude one channel at a time, instead of all channels together
+    baseline : baseline of the input: one number, or one number per channel
+    batch_size : maximum number of windows computed together; null chooses it by
+        ``memory_mb``
+    memory_mb : memory for the activations of windows that are computed together, in MB
+    verify : number of windows, of those that change the input, that are also computed by
+        full forward passes, for comparison
 
     Returns
     -------
     list
-        At each voxel the mean of f(input) − f(occluded) over the windows that
-        cover it, in units of the output. The first window lies in the corner of
-        the first voxels; the last of each axis is cut off at the border.
+        For each voxel, the mean of f(input) − f(occluded) over the windows that cover it,
+        in units of the output. The first window starts at the first voxel; the last window
+        along each axis is cropped at the border.
 
     Raises
     ------
     OutOfRange
-        If a stride leaves gaps, or there is not one edge per spatial axis.
+        If a stride leaves gaps, or the number of window sizes is not that of the spatial
+        axes.
     CellError
-        If ``verify`` finds a window whose effect is another one, or a network
-        that gives an image another output when it is computed again or among
-        others.
+        If ``verify`` finds a difference, or the output of the network for an image is not
+        reproducible or depends on other images in the batch.
 
     Notes
     -----
-    *Exactness.* The map is that of dense occlusion, not an approximation. A
-    window in which every covered voxel equals the baseline leaves the input as
-    it is; its effect f(x) − f(x) is zero and is not computed. What lies outside
-    the reach of a window through convolutions, pooling and elementwise layers
-    keeps its value, and is not computed either. Linear layers act on the change
-    itself, Δ → WΔ. In float64 the map differs from dense occlusion by rounding
-    only. In float32 dense occlusion subtracts two outputs that are rounded
-    each, and its result changes with the batch size; here the difference is
-    carried through the network, which rounds the change rather than the output,
-    so the two differ about as dense occlusion differs from itself.
+    *Exactness.* The map is that of dense occlusion, not an approximation. Windows in which
+    all voxels equal the baseline do not change the input and are not computed. Activations
+    that a window cannot affect through convolutions, pooling and elementwise layers are
+    not recomputed. Linear layers operate on the change itself, Δ → WΔ. In float64, the map
+    differs from dense occlusion only by rounding. In float32, dense occlusion subtracts two
+    rounded outputs, so that its result depends on the batch size. Here the difference is
+    propagated through the network and rounding affects only the change, so that both
+    results differ about as much as dense occlusion with different batch sizes.
 
-    *Complexity.* One forward pass, then M windows for all targets together, M
-    being those that hold a voxel unlike the baseline. For a network that begins
-    with local layers, a window of w voxels along an axis changes at most
-    ⌊(w + k − 2) / t⌋ + 1 outputs of a convolution with kernel k and step t, and
-    costs their products with the changed inputs only. Where that reaches
-    everything, the rest of the network is computed as a whole, and where it
-    saves nothing, or the network's code cannot be read by ``torch.fx``, so is
-    the network.
+    *Complexity.* One forward pass, and M windows for all targets together, where M is the
+    number of windows with a voxel different from the baseline. In a network that starts
+    with local layers, a window of w voxels along an axis affects at most
+    ⌊(w + k − 2) / t⌋ + 1 outputs of a convolution with kernel size k and stride t, and only
+    their products with the changed inputs are computed. Layers whose output changes
+    everywhere are computed completely, and so is the whole network if this saves nothing or
+    if ``torch.fx`` cannot trace it.
     """
     grids = [_windows(x, window, stride) for x in inputs]
     base = baselines(inputs, baseline)
@@ -120,7 +116,7 @@ def occlusion(
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows over an image: their edges, steps and places.
+    """Sliding windows over an image.
 
     Attributes
     ----------
@@ -133,12 +129,12 @@ class Windows:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Windows along each axis: as few as reach the last voxel, none starting beyond what that needs."""
+        """Number of windows along each axis, the smallest that covers all voxels."""
         sizes = zip(self.space, self.window, self.stride, strict=True)
         return tuple(-((window - size) // stride) + 1 for size, window, stride in sizes)
 
     def touch(self, marked: Tensor) -> Tensor:
-        """Which windows hold a marked voxel.
+        """Whether each window contains a marked voxel.
 
         Parameters
         ----------
@@ -158,7 +154,7 @@ class Windows:
         return marked
 
     def spread(self, effects: Tensor) -> Tensor:
-        """Mean at each voxel over the windows that cover it.
+        """For each voxel, the mean over the windows that cover it.
 
         Parameters
         ----------
@@ -169,7 +165,7 @@ class Windows:
         Tensor
             (R, *space)
         """
-        # The windows are boxes, so the sums separate; the first axis last, whose rows are the longest in memory.
+        # The sums over boxes are separable. The first axis, with the longest rows in memory, comes last.
         for axis in reversed(range(1, effects.ndim)):
             total = effects.new_zeros((*effects.shape[:axis], self.space[axis - 1], *effects.shape[axis + 1 :]))
             covering = effects.new_zeros(self.space[axis - 1])
@@ -187,7 +183,7 @@ def _windows(x: Tensor, window: Edges, stride: Edges) -> Windows:
     edges, steps = ((each,) * len(space) if isinstance(each, int) else tuple(each) for each in (window, stride))
     if not len(edges) == len(steps) == len(space):
         raise OutOfRange(
-            f"occlusion needs one number for all {len(space)} spatial axes or one for each, "
+            f"occlusion needs one number for all {len(space)} spatial axes or one per axis, "
             f"got window={window}, stride={stride}"
         )
     if not all(1 <= step <= edge for edge, step in zip(edges, steps, strict=True)):
@@ -205,11 +201,11 @@ def _read(model: nn.Module, inputs: int) -> Graph | None:
 
 @dataclass(frozen=True)
 class _Some:
-    """Windows to compute: one row each.
+    """Windows to compute, one per row.
 
     Attributes
     ----------
-    channels : (M,) int64, the covered channel; -1 covers all
+    channels : (M,) int64, occluded channel; -1 for all channels
     starts : (M, D) int64, first voxel along each axis
     """
 
@@ -226,7 +222,7 @@ class _Some:
 def _effects(
     network: _Occluded, which: int, grid: Windows, targets: Sequence[int], *, per_channel: bool, verify: int
 ) -> Tensor:
-    """Effects of all windows of one input, (targets, C or 1, *counts) → per target (C, *counts)."""
+    """Effects of all windows of one input on each target, (targets, C, *counts)."""
     x, b = network.inputs[which][0], network.base[which][0]
     differs = x != b
     touched = grid.touch(differs if per_channel else differs.any(0, keepdim=True))
@@ -243,14 +239,14 @@ def _effects(
 
 
 class _Occluded:
-    """One item whose windows are computed: incrementally where that pays, else by whole forward passes.
+    """Computes the windows of one item, incrementally if this is faster, otherwise by full forward passes.
 
     Parameters
     ----------
-    graph : of the model, or None if it cannot be read
+    graph : graph of the model, or None if it cannot be traced
     inputs, base : (1, C, *space) each
-    batch_size : most windows at once, or None
-    memory_bytes : for the activations of the windows at once
+    batch_size : maximum number of windows computed together, or None
+    memory_bytes : memory for the activations of windows that are computed together
     """
 
     def __init__(
@@ -272,7 +268,7 @@ class _Occluded:
                 self._network = None
 
     def effects(self, which: int, grid: Windows, some: _Some, targets: Sequence[int]) -> Tensor:
-        """f(input) − f(occluded) for each window and target, (M, targets)."""
+        """Effects f(input) − f(occluded) for each window and target, (M, targets)."""
         if not len(some):
             return self.inputs[which].new_zeros((0, len(targets)))
         if self._network is not None:
@@ -291,15 +287,15 @@ class _Occluded:
         if few > _WORTH * whole:
             raise _NotWorth
         size = max(1, min(self._most, int(self._memory_bytes * len(pilot) / max(1, network.peak_bytes))))
-        parts = [slice(start, start + size) for start in range(0, len(some), size)]
-        found = torch.cat([network.changes(which, *self._boxes(which, grid, some[each])) for each in parts])
+        chunks = [slice(start, start + size) for start in range(0, len(some), size)]
+        found = torch.cat([network.changes(which, *self._boxes(which, grid, some[chunk])) for chunk in chunks])
         return -found[:, list(targets)]
 
     def _boxes(self, which: int, grid: Windows, some: _Some) -> tuple[Tensor, Tensor]:
-        """Corners (M, D) and changes (M, C, *window) of the windows' boxes, all inside the image.
+        """Corners, (M, D), and changes, (M, C, *window), of the boxes of windows inside the image.
 
-        A window that is cut off at the border is a box further inside, whose
-        other voxels do not change.
+        The box of a window that is cropped at the border is moved inside; its additional
+        voxels do not change.
         """
         x, b = self.inputs[which], self.base[which]
         room = torch.tensor(grid.space, device=x.device) - torch.tensor(grid.window, device=x.device)
@@ -317,7 +313,7 @@ class _Occluded:
         return corners, change * (inside[:, None] & covered.reshape(*covered.shape, *[1] * len(grid.window)))
 
     def _dense(self, which: int, grid: Windows, some: _Some, targets: Sequence[int]) -> Tensor:
-        """By whole forward passes."""
+        """Effects by full forward passes."""
         before = self._model(*self.inputs)
         size = min(self._most, max(1, int(self._memory_bytes / _activation_bytes(self._model, self.inputs))))
         rows = torch.arange(len(some), device=some.starts.device).split(size)
@@ -325,7 +321,7 @@ class _Occluded:
         return torch.cat(found)[:, list(targets)]
 
     def _outputs(self, which: int, grid: Windows, some: _Some) -> Tensor:
-        """Outputs (M, K) for the occluded images, in one forward pass."""
+        """Outputs, (M, K), for the occluded images, by one forward pass."""
         images = [x.expand(len(some), *x.shape[1:]) for x in self.inputs]
         images[which] = images[which].clone()
         for image, channel, start in zip(images[which], some.channels.tolist(), some.starts.tolist(), strict=True):
@@ -338,7 +334,7 @@ class _Occluded:
     def check(
         self, which: int, grid: Windows, some: _Some, targets: Sequence[int], found: Tensor, largest: Tensor
     ) -> None:
-        """Compare effects (M, targets) with whole forward passes; the largest effect (targets,) is the scale."""
+        """Compare effects, (M, targets), with full forward passes, relative to the largest effects, (targets,)."""
         chosen = list(targets)
         alone = torch.cat(
             [self._model(*self.inputs), *(self._outputs(which, grid, some[i : i + 1]) for i in range(len(some)))]
@@ -350,9 +346,9 @@ class _Occluded:
         for target, varies, most in zip(chosen, spread.tolist(), allowed.tolist(), strict=True):
             if not varies <= most:
                 raise CellError(
-                    "occlusion needs a network that gives an image one output, alone and among others; "
-                    f"output {target} differs by {varies:.3g} (at most {most:.3g} is rounding); "
-                    "see what in the network draws numbers or looks at the whole batch"
+                    "occlusion needs a network whose output for an image is reproducible and independent of the "
+                    f"batch; output {target} differs by {varies:.3g} (rounding explains at most {most:.3g}); "
+                    "check the network for random numbers and for statistics of the batch"
                 )
         dense = alone[:1] - alone[1:]
         lowest = 1e-5 * largest + 4 * spread + 16 * torch.finfo(alone.dtype).eps * alone.abs().amax(0)
@@ -360,19 +356,19 @@ class _Occluded:
         row, column = divmod(int((apart - lowest).argmax()), apart.shape[1])
         if not bool((apart <= lowest).all()):
             raise CellError(
-                f"the exact occlusion must agree with whole forward passes, got {float(found[row, column]):.6g} for "
+                f"the exact occlusion must agree with full forward passes, got {float(found[row, column]):.6g} for "
                 f"{float(dense[row, column]):.6g} (allowed {float(lowest[column]):.3g}) at output {chosen[column]}, "
-                f"window at {tuple(some.starts[row].tolist())}; the network does something that its layers do not "
-                "tell: wrap it in a module with hooks of its own to have it computed as a whole"
+                f"window at {tuple(some.starts[row].tolist())}; some layer does not compute what its type suggests: "
+                "wrap the network in a module with a forward hook, so that full forward passes are used"
             )
 
 
 class _NotWorth(Exception):
-    """Whole forward passes are as good."""
+    """Full forward passes are not slower."""
 
 
 def _activation_bytes(model: nn.Module, inputs: Inputs) -> float:
-    """Bytes that one item takes in a forward pass, at most: its images and the outputs of all layers."""
+    """Upper limit of the bytes for one item in a forward pass: its images and the outputs of all layers."""
     total = 0.0
 
     def add(module: nn.Module, given: object, output: object) -> None:

@@ -1,4 +1,4 @@
-"""Methods that take channels away and see what the output does."""
+"""Attribution methods that replace input channels by a baseline."""
 
 from __future__ import annotations
 
@@ -27,22 +27,24 @@ def channel_ablation(
     baseline: Baseline = 0.0,
     batch_size: BatchSize = 8,
 ) -> Maps:
-    """Loss of output where a whole channel is replaced by the baseline.
+    """Channel ablation: decrease of the output if a whole channel is replaced by the baseline.
 
     Parameters
     ----------
-    model, inputs, targets, batch_size : see :mod:`harness.attribution`
-    baseline : see :func:`harness.attribution.batches.baselines`
+    model, inputs, targets : see :mod:`harness.attribution`
+    baseline : baseline of the input: one number, or one number per channel
+    batch_size : maximum number of items in a forward pass
 
     Returns
     -------
     list
-        f(input) − f(input without the channel), the same at all voxels of the
-        channel. Channels of several inputs are replaced one at a time as well.
+        f(input) − f(input without the channel), the same at all voxels of a channel. If
+        there are several inputs, their channels are replaced one at a time.
 
     Notes
     -----
-    Two channels that say the same hide each other; see :func:`channel_shapley`.
+    Channels with the same information can compensate for each other, so that each has a
+    low value; see :func:`channel_shapley`.
     """
     players = sum(x.shape[1] for x in inputs)
     kept = torch.cat([torch.ones(1, players, dtype=torch.bool), ~torch.eye(players, dtype=torch.bool)])
@@ -66,31 +68,32 @@ def channel_shapley(
 ) -> Maps:
     """Exact Shapley value of each input channel for the output.
 
-    The players are the channels (of all inputs), at most eight of them. The
-    value of a coalition is the output where every other channel is replaced by
-    the baseline. 2**channels forward passes an item serve all outputs.
+    The players are the channels of all inputs, at most eight. The value of a coalition is
+    the output if all other channels are replaced by the baseline. This takes 2**channels
+    forward passes per item, for all outputs together.
 
     Parameters
     ----------
-    model, inputs, targets, batch_size : see :mod:`harness.attribution`
-    baseline : see :func:`harness.attribution.batches.baselines`
+    model, inputs, targets : see :mod:`harness.attribution`
+    baseline : baseline of the input: one number, or one number per channel
+    batch_size : maximum number of items in a forward pass
 
     Returns
     -------
     list
-        The channel's value, the same at all its voxels. The channels' values
-        sum to f(input) − f(baseline).
+        The Shapley value of each channel, the same at all voxels of a channel. The values
+        of all channels sum to f(input) − f(baseline).
 
     Raises
     ------
     OutOfRange
-        With more than eight channels.
+        If there are more than eight channels.
     """
     players = sum(x.shape[1] for x in inputs)
     if players > _MOST_CHANNELS:
         raise OutOfRange(
             f"`channels <= {_MOST_CHANNELS}` must hold for channel_shapley (2**channels forward passes), "
-            f"got {players}; take channel_ablation"
+            f"got {players}; choose channel_ablation"
         )
     kept = torch.tensor(list(product([False, True], repeat=players)))
     values = _values(model, inputs, baselines(inputs, baseline), kept, batch_size)
@@ -99,7 +102,7 @@ def channel_shapley(
 
 
 def _shapley_weights(kept: Tensor) -> Tensor:
-    """Weight of each coalition's value in each player's Shapley value.
+    """Weight of the value of each coalition in the Shapley value of each player.
 
     Parameters
     ----------
@@ -112,15 +115,15 @@ def _shapley_weights(kept: Tensor) -> Tensor:
     """
     players = kept.shape[1]
     orders = [factorial(size) * factorial(players - size - 1) / factorial(players) for size in range(players)]
-    # A coalition of s players counts with the orders in which the player joins last (s - 1 before it),
-    # or, negative, with those in which it would join next (s before it).
+    # The weight of a coalition of s players is the share of orderings in which the player joins last
+    # (s - 1 before it) or, with negative sign, would join next (s before it).
     joined = [[orders[sum(row) - 1] if inside else -orders[sum(row)] for inside in row] for row in kept.tolist()]
     return torch.tensor(joined, dtype=torch.float64)
 
 
 @torch.no_grad()
 def _values(model: nn.Module, inputs: Inputs, base: Inputs, kept: Tensor, batch_size: int) -> Tensor:
-    """Outputs (N, coalitions, K) where only the kept channels show the input.
+    """Outputs, (N, coalitions, K), with all channels that are not kept replaced by the baseline.
 
     Parameters
     ----------
@@ -141,7 +144,7 @@ def _values(model: nn.Module, inputs: Inputs, base: Inputs, kept: Tensor, batch_
 
 
 def _constant(values: Tensor, inputs: Inputs) -> Inputs:
-    """One value (N, channels of all inputs) per channel → maps that are constant in space."""
+    """Convert one value per channel, (N, channels of all inputs), to spatially constant maps."""
     shares = torch.split(values, [x.shape[1] for x in inputs], dim=1)
     return tuple(
         share.reshape(*share.shape, *[1] * (x.ndim - 2)).expand_as(x).to(x.dtype).clone()

@@ -1,17 +1,17 @@
-"""Post-processing: what is done to each subject's map before it is judged, or summed with others.
+"""Postprocessing of the maps of each sample, before they are evaluated or summed.
 
-A post-processing is a plain function::
+A postprocessing is a plain function::
 
     @POSTPROCESSINGS.register("name", source="…")
     def name(maps, spacing_mm, *, …) -> Array: ...
 
-maps : (C, *space) float32, one map per channel of one explained output
-spacing_mm : voxel size along the axes of space, in mm
+maps : (C, *space) float32, one map per channel for one explained output
+spacing_mm : voxel size along the spatial axes, in mm
 
-It gives maps of the same shape. The decorator may state
+It returns maps of the same shape. The decorator can declare:
 
-keeps_positive : maps without negative values are left as they are, so that what an
-    exact model would show stays known
+keeps_positive : maps without negative values are not changed, so that the map of an exact
+    model is known
 """
 
 from __future__ import annotations
@@ -27,21 +27,20 @@ from harness.core.types import Array
 
 __all__ = ["rectified", "smoothed", "unit_mass"]
 
-_FWHM = 2 * np.sqrt(2 * np.log(2))  # of a normal distribution, in standard deviations
+_FWHM = 2 * np.sqrt(2 * np.log(2))  # full width at half maximum of a Gaussian, in standard deviations
 
 
 @POSTPROCESSINGS.register("rectified", source="the ResNet10 study (positive part)", keeps_positive=True)
 def rectified(maps: Array, spacing_mm: tuple[float, ...], *, keep: Literal["positive", "size"] = "positive") -> Array:
-    """Maps without negative values, subject by subject.
+    """Remove negative values from the map of each sample.
 
-    Summing rectified maps differs from rectifying the sum, which metrics do by their
-    option ``sign``: what speaks for the output in one patient is no longer cancelled by
-    what speaks against it in another.
+    A sum of rectified maps differs from a rectified sum (the option ``sign`` of metrics):
+    positive attributions in one subject are not cancelled by negative ones in another.
 
     Parameters
     ----------
-    maps, spacing_mm : see the module; the spacing is not needed
-    keep : negative values become zero, or positive (``size``)
+    maps, spacing_mm : see :mod:`harness.attribution.postprocessing`; the spacing is unused
+    keep : ``positive`` sets negative values to zero, ``size`` takes absolute values
 
     Returns
     -------
@@ -53,17 +52,19 @@ def rectified(maps: Array, spacing_mm: tuple[float, ...], *, keep: Literal["posi
 
 @POSTPROCESSINGS.register("unit_mass", source="")
 def unit_mass(maps: Array, spacing_mm: tuple[float, ...], *, keep: Literal["all", "positive"] = "all") -> Array:
-    """Maps whose sizes add up to one, so that every subject has the same say in a sum.
+    """Scale the map of each sample so that its absolute values sum to one.
+
+    All samples then have the same weight in a sum of maps.
 
     Parameters
     ----------
-    maps, spacing_mm : see the module; the spacing is not needed
-    keep : ``positive`` sets negative values to zero first
+    maps, spacing_mm : see :mod:`harness.attribution.postprocessing`; the spacing is unused
+    keep : ``all`` values, or only ``positive`` ones (negative values are set to zero)
 
     Returns
     -------
     (C, *space) float32
-        A map of zeros stays so.
+        Maps of zeros are not changed.
     """
     kept = np.maximum(maps, 0) if keep == "positive" else maps
     mass = float(np.abs(kept).sum(dtype=np.float64))
@@ -73,17 +74,17 @@ def unit_mass(maps: Array, spacing_mm: tuple[float, ...], *, keep: Literal["all"
 
 @POSTPROCESSINGS.register("smoothed", source="")
 def smoothed(maps: Array, spacing_mm: tuple[float, ...], *, fwhm_mm: Annotated[float, Gt(0)] = 8.0) -> Array:
-    """Maps blurred by a normal kernel, each channel by itself.
+    """Smooth the map of each channel with a Gaussian kernel.
 
     Parameters
     ----------
-    maps, spacing_mm : see the module
-    fwhm_mm : full width of the kernel at half of its height, in mm
+    maps, spacing_mm : see :mod:`harness.attribution.postprocessing`
+    fwhm_mm : full width at half maximum of the kernel in mm
 
     Returns
     -------
     (C, *space) float32
-        Nothing lies beyond the border, so mass there is lost.
+        Values outside the image count as zero.
     """
     sigma = [0.0, *(fwhm_mm / _FWHM / step for step in spacing_mm)]
     blurred: Array = ndimage.gaussian_filter(maps, sigma, mode="constant")

@@ -1,19 +1,19 @@
-"""Convolutions of small boxes, as matrix products of exactly what takes part.
+"""Convolutions of small boxes by matrix products without multiplications by zero.
 
-A box of s changed voxels under a kernel of k taps and step t meets about
-s · k / t pairs of voxel and tap along each axis. A convolution of the padded box
-multiplies all k taps of all outputs, mostly with zeros; the functions here do
-not. They give the same sums in different order and differ in what they copy.
+For a box of s changed voxels, a kernel of k taps and a stride t, there are about s · k / t
+pairs of a voxel and a tap along each axis. A convolution of the padded box would multiply
+all k taps of all outputs, mostly with zeros. The functions of this module compute the same
+sums in a different order, and differ in the amount of copied data.
 
-All take and give boxes with the channels last:
+Channels are the last axis. The parameters are
 
 values : (B, *box, C_in)
-place : (B, D) int64, so that tap q of output j lies on voxel
+place : (B, D) int64, so that tap q of output j is at voxel
     q · dilation + j · stride − place of the box, along each axis
 kernel : (*taps, C_in, C_out)
-outputs : size of the box of outputs; what lies outside of it is not computed
+outputs : size of the box of outputs to compute
 
-and give (B, *outputs, C_out).
+and the result is (B, *outputs, C_out).
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ __all__ = ["by_blocks", "by_matrix", "by_taps"]
 
 Shape: TypeAlias = tuple[int, ...]
 
-# Numbers that `by_taps` holds at once.
+# Maximum number of values in memory in `by_taps`.
 _MOST_TERMS = 2**22
 
 
 class _Alike(NamedTuple):
-    """Boxes that lie alike on the grid of strides."""
+    """Boxes with the same position relative to the strides."""
 
     place: Shape
     members: Tensor  # int64 rows
@@ -45,18 +45,19 @@ class _Alike(NamedTuple):
 def _alike(place: Tensor) -> list[_Alike]:
     places, member = torch.unique(place, dim=0, return_inverse=True)
     counts = torch.bincount(member, minlength=len(places)).tolist()
-    parts = torch.split(torch.argsort(member), counts)
-    return [_Alike(tuple(each), rows) for each, rows in zip(places.tolist(), parts, strict=True)]
+    members = torch.split(torch.argsort(member), counts)
+    return [_Alike(tuple(each), rows) for each, rows in zip(places.tolist(), members, strict=True)]
 
 
 def by_matrix(values: Tensor, place: Tensor, kernel: Tensor, outputs: Shape, stride: Shape, dilation: Shape) -> Tensor:
-    """One matrix from all voxels of the box to all outputs, for boxes that lie alike.
+    """Multiply by one matrix from all voxels of a box to all outputs, for boxes with the same position.
 
-    Best for few input channels: the matrix holds zeros for pairs that do not meet.
+    Suitable for few input channels, because the matrix contains zeros for pairs of voxel and
+    output without a tap.
     """
     taps, box = tuple(kernel.shape[: len(stride)]), tuple(values.shape[1:-1])
     ins, outs = kernel.shape[-2:]
-    # One row more, of zeros, for the pairs that do not meet.
+    # With an additional row of zeros for pairs without a tap.
     rows = torch.cat([kernel.reshape(-1, ins * outs), kernel.new_zeros(1, ins * outs)])
     result = values.new_empty((len(values), *outputs, outs))
     alike = _alike(place)
@@ -64,7 +65,7 @@ def by_matrix(values: Tensor, place: Tensor, kernel: Tensor, outputs: Shape, str
         (each.members for each in alike), _taps_of_pairs(alike, box, outputs, taps, stride, dilation), strict=True
     ):
         matrix = rows.index_select(0, tap.flatten()).reshape(*tap.shape, ins, outs).transpose(1, 2)
-        # The long matrix first: a product with a few columns is faster than one with a few rows.
+        # A product with few columns is faster than one with few rows.
         found = matrix.reshape(prod(box) * ins, -1).T @ values[members].reshape(len(members), -1).T
         result[members] = found.T.reshape(len(members), *outputs, outs)
     return result
@@ -73,7 +74,7 @@ def by_matrix(values: Tensor, place: Tensor, kernel: Tensor, outputs: Shape, str
 def _taps_of_pairs(
     alike: list[_Alike], box: Shape, outputs: Shape, taps: Shape, stride: Shape, dilation: Shape
 ) -> Iterator[Tensor]:
-    """For each place, (prod(box), prod(outputs)): the tap on which a voxel and an output meet, or else prod(taps)."""
+    """For each position, the tap of each pair of voxel and output, (prod(box), prod(outputs)); prod(taps) if none."""
     device = alike[0].members.device
     places = torch.tensor([each.place for each in alike], device=device)
     tables = []
@@ -82,7 +83,7 @@ def _taps_of_pairs(
         apart = places[:, axis, None, None] + voxel - output * stride[axis]
         tap = torch.div(apart, dilation[axis], rounding_mode="floor")
         meets = (apart % dilation[axis] == 0) & (tap >= 0) & (tap < taps[axis])
-        # So far below zero that no other axis makes up for it.
+        # Negative enough that the sum over axes stays below zero.
         tables.append(torch.where(meets, tap * prod(taps[axis + 1 :]), -prod(taps) - 1))
     for row in range(len(alike)):
         total = tables[0][row]
@@ -92,9 +93,10 @@ def _taps_of_pairs(
 
 
 def by_blocks(values: Tensor, place: Tensor, kernel: Tensor, outputs: Shape, stride: Shape, dilation: Shape) -> Tensor:
-    """Each output voxel as one product of the voxels that it sees, for boxes that lie alike.
+    """Compute each output by one product with its input voxels, for boxes with the same position.
 
-    Best if many boxes lie alike: for each kind of place the kernel is copied once.
+    Suitable for many boxes with the same position, because the kernel is copied once per
+    position.
     """
     result = values.new_zeros((len(values), *outputs, kernel.shape[-1]))
     for where, members in _alike(place):
@@ -117,10 +119,10 @@ def by_blocks(values: Tensor, place: Tensor, kernel: Tensor, outputs: Shape, str
 def _seen(
     place: int, length: int, outputs: int, taps: int, step: int, spread: int
 ) -> list[tuple[slice, slice, list[slice]]]:
-    """Outputs, the voxels of the box that all of them see, and for each the taps on these, along one axis."""
+    """Groups of outputs with the same input voxels in the box: outputs, voxels, and taps of each, along one axis."""
     found: list[tuple[slice, slice, list[slice]]] = []
     for output in range(outputs):
-        offset = output * step - place  # of the voxel under tap 0
+        offset = output * step - place  # voxel of tap 0
         low = max(0, -(offset // spread))
         high = min(taps, (length - 1 - offset) // spread + 1)
         if low >= high:
@@ -144,34 +146,34 @@ def by_taps(
     *,
     arranged: dict[Shape, Tensor] | None = None,
 ) -> Tensor:
-    """Each voxel times all taps that may meet it, then the sum of these terms at each output.
+    """Multiply each voxel by all its taps, then sum the products of each output.
 
-    Best if few boxes lie alike: voxels with the same remainder by the stride
-    share their taps, wherever their boxes lie.
+    Suitable for boxes with different positions, because voxels with the same remainder
+    modulo the stride have the same taps for any position of the box.
 
     Parameters
     ----------
-    arranged : keeps the kernel's parts from call to call, for the same kernel,
-        stride and dilation
+    arranged : cache of rearranged kernels, for calls with the same kernel, stride and
+        dilation
     """
     most = prod(-(-taps // step) for taps, step in zip(kernel.shape, stride, strict=False))
     size = max(1, _MOST_TERMS // (prod(values.shape[1:-1]) * most * kernel.shape[-1]))
     kept = {} if arranged is None else arranged
     taps = [_taps_of_remainders(*each) for each in zip(kernel.shape, stride, dilation, strict=False)]
     for remainder in product(*(range(step) for step in stride)):
-        chosen = tuple(each[part] for each, part in zip(taps, remainder, strict=True))
+        chosen = tuple(each[left] for each, left in zip(taps, remainder, strict=True))
         if remainder not in kept:
-            part = kernel[chosen]
-            kept[remainder] = part.reshape(-1, *kernel.shape[-2:]).transpose(0, 1).reshape(kernel.shape[-2], -1)
-    parts = [
+            selected = kernel[chosen]
+            kept[remainder] = selected.reshape(-1, *kernel.shape[-2:]).transpose(0, 1).reshape(kernel.shape[-2], -1)
+    chunks = [
         _by_taps(some, where, kept, taps, kernel.shape[-1], outputs, stride, dilation)
         for some, where in zip(values.split(size), place.split(size), strict=True)
     ]
-    return torch.cat(parts)
+    return torch.cat(chunks)
 
 
 def _taps_of_remainders(taps: int, stride: int, dilation: int) -> list[slice]:
-    """For each remainder of a voxel by the stride, the taps that can meet it, along one axis."""
+    """Taps for each remainder of a voxel modulo the stride, along one axis."""
     meeting = [[tap for tap in range(taps) if (left - tap * dilation) % stride == 0] for left in range(stride)]
     step = stride // gcd(stride, dilation)
     return [slice(each[0], each[-1] + 1, step) if each else slice(0) for each in meeting]
@@ -189,7 +191,7 @@ def _by_taps(
 ) -> Tensor:
     count, *box, ins = values.shape
     axes, device = len(box), values.device
-    # Along each axis, where a voxel of a box lies under tap 0 of output 0; the remainder tells the taps.
+    # Position of each voxel along each axis relative to tap 0 of output 0; its remainder determines the taps.
     at = [
         (place[:, axis, None] + torch.arange(length, device=device)).reshape(
             count, *[length if each == axis else 1 for each in range(axes)]
@@ -214,7 +216,7 @@ def _by_taps(
             torch.mm(rows[row : row + length], matrix, out=place_in)
             some = targets[row : row + length]
             for axis, each in enumerate(taps):
-                # Remainders with fewer taps than others have no such columns.
+                # Some remainders have fewer taps than others.
                 some = some.narrow(1 + axis, 0, len(range(10**9)[each[remainder[axis]]]))
             wanted.append(some.reshape(-1))
             term += place_in.numel()
@@ -227,7 +229,7 @@ def _by_taps(
 def _targets(
     item: Tensor, at: list[Tensor], taps: list[list[slice]], outputs: Shape, stride: Shape, dilation: Shape
 ) -> Tensor:
-    """(R, *taps) the output, counted through all items, to which a voxel adds by a tap; below zero if there is none."""
+    """Index of the output of each voxel and tap over all items, (R, *taps); negative if there is none."""
     target = item.int().reshape(-1, *[1] * len(outputs)) * prod(outputs)
     for axis, size in enumerate(outputs):
         lowest = torch.tensor([each.start or 0 for each in taps[axis]], device=item.device)
@@ -240,7 +242,7 @@ def _targets(
 
 
 def _summed(terms: Tensor, targets: Tensor, count: int) -> Tensor:
-    """Sum of the terms (R, C) of each target (R,), (count, C); targets below zero are left out."""
+    """Sums of terms, (R, C), by target, (R,); returns (count, C). Negative targets are ignored."""
     targets = targets.clamp(min=-1)
     order = torch.argsort(targets, stable=True)
     ends = torch.bincount(targets + 1, minlength=count + 1).cumsum(0)

@@ -119,6 +119,8 @@ def type_text(hint: Any) -> str:
         return _union_text(members)
     if origin is tuple and members[-1:] != (...,):
         return _fixed_list_text(members)
+    if origin in (dict, Mapping):
+        return "mapping"
     if origin in (tuple, list):
         return f"list of {_plural(type_text(members[0]))}"
     return ""

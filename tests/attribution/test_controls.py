@@ -68,5 +68,5 @@ def test_weights_are_the_models_own_map() -> None:
 
 def test_a_network_has_no_map_of_its_own() -> None:
     """The error says what to take instead."""
-    with pytest.raises(HarnessError, match="take occlusion"):
+    with pytest.raises(HarnessError, match="choose occlusion"):
         attribute("weights", example_network(2), example_image(1, 2, 8, 8), [0])

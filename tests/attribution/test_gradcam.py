@@ -78,7 +78,7 @@ def test_an_ambiguous_layer_is_refused() -> None:
         nn.Sequential(OrderedDict(wide=nn.Conv2d(2, 1, 3))),
         nn.Flatten(),
     )
-    with pytest.raises(HarnessError, match=r"one layer must have the name 'wide', got 0\.wide, 1\.wide; write more"):
+    with pytest.raises(HarnessError, match=r"only one layer may match 'wide', got 0\.wide, 1\.wide; use a longer name"):
         attribute("gradcam", model, X.float(), [0], layer="wide")
 
 

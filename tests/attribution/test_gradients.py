@@ -120,7 +120,7 @@ def test_guided_backprop_by_hand() -> None:
 
 def test_guided_backprop_refuses_a_model_without_relu() -> None:
     """Its map would be the plain gradient under another name."""
-    with pytest.raises(HarnessError, match=r"needs ReLU modules, Functional has none; .*saliency"):
+    with pytest.raises(HarnessError, match=r"needs ReLU modules, but Functional has none; .*saliency"):
         attribute("guided_backprop", Functional(), torch.ones(1, 1, 8, 8), [0])
 
 

@@ -226,7 +226,7 @@ def test_inputs_must_be_float() -> None:
 def test_a_map_of_nan_is_an_error() -> None:
     """sqrt has no finite slope at zero."""
     model = Formula(lambda x: x.sqrt().flatten(1).sum(1, keepdim=True))
-    with pytest.raises(CellError, match="saliency gave NaN or infinity for output 0"):
+    with pytest.raises(CellError, match="saliency returned NaN or infinity for output 0"):
         attribute("saliency", model, torch.zeros(1, 1, 3, 3), [0])
 
 
@@ -236,7 +236,7 @@ def test_a_method_must_give_maps_of_the_right_shape() -> None:
     def summed(model: nn.Module, inputs: Any, targets: Any) -> Any:
         return [tuple(x.sum(1) for x in inputs) for _ in targets]
 
-    with pytest.raises(HarnessError, match=r"summed must give one map .*\(2, 2, 8, 9\).* got .*\(2, 8, 9\)"):
+    with pytest.raises(HarnessError, match=r"summed must return one map .*\(2, 2, 8, 9\).* got .*\(2, 8, 9\)"):
         explain(summed, example_network(2), X, [0])
 
 
@@ -244,7 +244,7 @@ def test_a_model_that_cannot_be_copied_is_named() -> None:
     """A tensor with a graph on the module; the message says how to mend it."""
     model = example_network(2)
     model.kept = model(X)  # type: ignore[assignment]
-    with pytest.raises(HarnessError, match=r"must be copyable .* got _Network: .*detach them"):
+    with pytest.raises(HarnessError, match=r"must be copyable .* got _Network: .*detach tensors"):
         attribute("saliency", model, X, [0])
 
 

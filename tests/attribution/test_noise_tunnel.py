@@ -62,7 +62,7 @@ def test_its_code_is_that_of_the_method_it_wraps() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"method": "noise_tunnel"}, OutOfRange, "another attribution"),
+        ({"method": "noise_tunnel"}, OutOfRange, "an attribution other than"),
         ({"method": "no_such"}, UnknownName, "no_such"),
         ({"options": {"stepz": 3}}, UnknownName, "stepz"),
     ],

@@ -371,14 +371,14 @@ def test_verify_accepts_a_network_that_is_computed_right() -> None:
 def test_verify_refuses_a_network_that_draws() -> None:
     """Dropout that never stops: the same image has another output each time."""
     model = Formula(lambda x: functional.dropout(x, 0.5, training=True).flatten(1).sum(1, keepdim=True))
-    with pytest.raises(CellError, match=r"one output, alone and among others; output 0 differs by .*at most"):
+    with pytest.raises(CellError, match=r"reproducible and independent of the batch; output 0 differs by .*at most"):
         attribute("occlusion", model, example_image(1, 1, 9, 9), [0], window=3, stride=3, verify=3)
 
 
 def test_verify_refuses_a_network_that_looks_at_its_batch() -> None:
     """The mean over all items is no property of one."""
     model = Formula(lambda x: (x - x.mean(dim=0, keepdim=True)).flatten(1).square().sum(1, keepdim=True))
-    with pytest.raises(CellError, match="among others; output 0 differs by"):
+    with pytest.raises(CellError, match="independent of the batch; output 0 differs by"):
         attribute("occlusion", model, example_image(1, 1, 9, 9), [0], window=3, stride=3, verify=3)
 
 
@@ -387,7 +387,7 @@ def test_verify_refuses_an_effect_that_whole_passes_do_not_give(monkeypatch: pyt
     right = Incremental.changes
     monkeypatch.setattr(Incremental, "changes", lambda *given: 1.01 * right(*given))
     x = _lesions(1, 1, 26, 23, 25)
-    with pytest.raises(CellError, match=r"must agree with whole forward passes, got .* for .* window at \("):
+    with pytest.raises(CellError, match=r"must agree with full forward passes, got .* for .* window at \("):
         attribute("occlusion", _drawn(_CNN), x, [0], window=5, stride=3, verify=3)
     assert issubclass(CellError, HarnessError)
 
@@ -441,7 +441,7 @@ def test_occlusion_refuses_a_stride_that_leaves_gaps() -> None:
 
 def test_occlusion_refuses_edges_of_other_axes() -> None:
     """Three edges for an image of two axes."""
-    with pytest.raises(OutOfRange, match=r"all 2 spatial axes or one for each, got window=\(3, 3, 3\), stride=2"):
+    with pytest.raises(OutOfRange, match=r"all 2 spatial axes or one per axis, got window=\(3, 3, 3\), stride=2"):
         attribute("occlusion", MODEL, X, [0], window=(3, 3, 3), stride=2)
 
 

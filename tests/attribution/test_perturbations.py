@@ -51,7 +51,7 @@ def test_channel_shapley_shares_what_two_channels_do_together() -> None:
 def test_channel_shapley_refuses_nine_channels() -> None:
     """512 forward passes an item are too many; the message offers the cheap method."""
     model = Formula(lambda x: x.flatten(1))
-    with pytest.raises(OutOfRange, match=r"`channels <= 8` must hold .* got 9; take channel_ablation"):
+    with pytest.raises(OutOfRange, match=r"`channels <= 8` must hold .* got 9; choose channel_ablation"):
         attribute("channel_shapley", model, torch.ones(1, 9, 2, 2), [0])
 
 

@@ -83,6 +83,7 @@ def test_checked_says_what_came() -> None:
         (tuple[tuple[int, int], ...], "list of lists of 2 whole numbers"),
         (tuple[int, int | None] | None, "[whole number, whole number or null] or null"),
         (float | list[float] | torch.Tensor, "number or list of numbers"),
+        (dict[str, Any] | None, "mapping or null"),
         (Any, "any value"),
     ],
 )
