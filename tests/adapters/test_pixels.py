@@ -97,7 +97,9 @@ def test_masks_are_refused(cohort: Cohort) -> None:
 @pytest.mark.parametrize(("column", "named"), [("weight", "picture-2"), ("shoes", "picture-0, picture-1, picture-2")])
 def test_covariates_must_be_numbers_for_every_sample(cohort: Cohort, column: str, named: str) -> None:
     """All samples without one are named before anything trains."""
-    with pytest.raises(RequestError, match=rf"covariate {column} must be a number for every sample, .* have none: {named};"):
+    with pytest.raises(
+        RequestError, match=rf"covariate {column} must be a number for every sample, .* have none: {named};"
+    ):
         pixels(covariates=column).spec(cohort)
 
 
