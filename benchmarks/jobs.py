@@ -24,7 +24,7 @@ from pathlib import Path
 from ray import tune
 
 from harness.core.settings import RunSettings
-from harness.data.cohort import open_cohort
+from harness.data.table import open_cohort
 from harness.pipeline.cell import Job
 from harness.pipeline.job import execute
 from harness.storage.store import Store

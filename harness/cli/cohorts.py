@@ -13,7 +13,7 @@ from harness.core.errors import CohortError, RequestError
 from harness.core.paths import absolute
 from harness.core.types import Fault
 from harness.data import bids
-from harness.data.cohort import describe
+from harness.data.summary import describe
 from harness.data.verify import brain_faults, verify
 from harness.sweep.cohorts import generate
 from harness.sweep.grammar import Words

@@ -1,4 +1,4 @@
-"""BIDS folders: which files belong to which subject, and phantoms written in the same layout.
+"""BIDS folders: which files belong to which subject.
 
 Nothing is opened here but tables and JSON: a folder of a thousand subjects is
 indexed in a moment. What the images hold is checked in :mod:`harness.data.verify`.
@@ -16,27 +16,19 @@ Files that are understood, for every subject and session::
 from __future__ import annotations
 
 import difflib
-import json
 import re
-import shutil
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
-from harness.core.errors import HarnessError, RequestError, UnknownName
-from harness.core.types import JSON, Array, Candidate, Fault, Ineligible
-from harness.data import nifti
+from harness.core.errors import UnknownName
+from harness.core.types import JSON, Candidate, Fault, Ineligible
 from harness.data.participants import PARTICIPANTS_FAULTS, Participants, read_json, read_participants
 
-__all__ = ["BidsIndex", "INDEX_FAULTS", "PhantomSubject", "begin_derivatives", "index", "write_phantom"]
+__all__ = ["INDEX_FAULTS", "BidsIndex", "index"]
 
 INDEX_FAULTS: Mapping[str, str] = MappingProxyType(
     {
@@ -96,35 +88,6 @@ class BidsIndex:
     label_source: str = "not stated by the data"
     notes: tuple[str, ...] = ()
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-
-
-class PhantomSubject(Protocol):
-    """A generated subject, its images on any grids."""
-
-    @property
-    def images(self) -> Mapping[str, tuple[Array, Array]]:
-        """Suffix → ((X, Y, Z) float array, (4, 4) affine)."""
-        ...
-
-    @property
-    def masks(self) -> Mapping[str, tuple[Array, Array]]:
-        """Label → ((X, Y, Z) bool or integer array, (4, 4) affine)."""
-        ...
-
-    @property
-    def covariates(self) -> Mapping[str, float | str | None]:
-        """Column of participants.tsv → value, ``None`` for n/a."""
-        ...
-
-    @property
-    def region_names(self) -> Mapping[int, str]:
-        """Value of the mask ``regions`` → name; empty without regions."""
-        ...
-
-
-# ---------------------------------------------------------------------------
-# Reading
-# ---------------------------------------------------------------------------
 
 
 def index(
@@ -669,174 +632,3 @@ def _sources(content: Mapping[str, JSON]) -> str:
 # ---------------------------------------------------------------------------
 # Writing
 # ---------------------------------------------------------------------------
-
-
-def write_phantom(
-    root: str | Path,
-    subjects: Iterable[PhantomSubject],
-    *,
-    name: str,
-    ids: Sequence[str] | None = None,
-    label_sources: Mapping[str, Sequence[str]] | None = None,
-    columns: Mapping[str, Mapping[str, JSON]] | None = None,
-    generated_by: Mapping[str, JSON] | None = None,
-    image_dtype: npt.DTypeLike = np.float32,
-) -> Path:
-    """Write generated subjects as a BIDS folder, which :func:`index` reads like any other.
-
-    The folder appears complete or not at all, and the same subjects give the same bytes.
-
-    Parameters
-    ----------
-    root : the folder to make; it must not exist, or be empty
-    subjects : written one by one, so a generator keeps one in memory
-    name : of the data set
-    ids : ``sub-…`` of each subject; by default numbered from ``sub-01``
-    label_sources : mask → sequences on which it would have been drawn
-    columns : column of participants.tsv → its description for participants.json
-    generated_by : name and parameters of the generator, for dataset_description.json
-    image_dtype : number type of the images; integers are rounded
-
-    Returns
-    -------
-    Path
-        The folder.
-
-    Raises
-    ------
-    HarnessError
-        If the folder is not empty, or an id is not a name that BIDS allows.
-    """
-    root = Path(root)
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise HarnessError(f"{root} must be a new or an empty folder; delete it, or choose another")
-    part = root.with_name(f".{root.name}.{uuid.uuid4().hex}.part")
-    try:
-        _write_all(part, subjects, ids, label_sources or {}, np.dtype(image_dtype), columns or {})
-        _write_description(part, name, generated_by)
-        root.parent.mkdir(parents=True, exist_ok=True)
-        part.rename(root)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return root
-
-
-def _write_all(
-    part: Path,
-    subjects: Iterable[PhantomSubject],
-    ids: Sequence[str] | None,
-    label_sources: Mapping[str, Sequence[str]],
-    image_dtype: npt.DTypeLike,
-    columns: Mapping[str, Mapping[str, JSON]],
-) -> None:
-    rows: dict[str, Mapping[str, float | str | None]] = {}
-    regions: dict[int, str] = {}
-    part.mkdir(parents=True)
-    for number, subject in enumerate(subjects):
-        id = ids[number] if ids is not None else f"sub-{number + 1:02d}"
-        if not _SUBJECT.fullmatch(id) or id in rows:
-            raise HarnessError(f"ids must be different and read sub-<letters and digits>, got {id!r}")
-        _write_subject(part / id / "anat", id, subject, label_sources, image_dtype)
-        rows[id] = subject.covariates
-        regions |= subject.region_names
-    if not rows:
-        raise HarnessError(f"a cohort needs at least one subject, got none for {part.parent}")
-    _write_participants(part, rows, columns)
-    if regions:
-        lines = ["index\tname", *(f"{number}\t{name}" for number, name in sorted(regions.items()))]
-        (part / "label-regions_dseg.tsv").write_text("\n".join(lines) + "\n", "utf-8")
-
-
-def _write_subject(
-    anat: Path,
-    id: str,
-    subject: PhantomSubject,
-    label_sources: Mapping[str, Sequence[str]],
-    image_dtype: npt.DTypeLike,
-) -> None:
-    for suffix, (array, affine) in subject.images.items():
-        nifti.write(anat / f"{id}_{suffix}.nii.gz", array, affine, dtype=image_dtype)
-    for label, (array, affine) in subject.masks.items():
-        stem = f"{id}_label-{label}_{'dseg' if label == 'regions' else 'mask'}"
-        narrow = np.uint8 if np.max(array, initial=0) < 256 else np.int32
-        nifti.write(anat / f"{stem}.nii.gz", array, affine, dtype=narrow)
-        sources = [f"bids::{id}/anat/{id}_{suffix}.nii.gz" for suffix in label_sources.get(label, ())]
-        kind = {"regions": "ROI", "brain": "Brain"}.get(label, "Lesion")
-        facts: dict[str, JSON] = {"Type": kind, **({"Sources": sources} if sources else {})}
-        _write_json(anat / f"{stem}.json", facts)
-
-
-def _write_participants(
-    part: Path,
-    rows: Mapping[str, Mapping[str, float | str | None]],
-    columns: Mapping[str, Mapping[str, JSON]],
-) -> None:
-    names = list(dict.fromkeys(column for row in rows.values() for column in row))
-    lines = ["\t".join(["participant_id", *names])]
-    lines += ["\t".join([id, *(_cell(row.get(column)) for column in names)]) for id, row in rows.items()]
-    (part / "participants.tsv").write_text("\n".join(lines) + "\n", "utf-8")
-    described = {"participant_id": {"Description": "Unique participant identifier"}}
-    _write_json(part / "participants.json", {**described, **{column: columns.get(column, {}) for column in names}})
-
-
-def _cell(value: float | str | None) -> str:
-    if value is None or (isinstance(value, float) and np.isnan(value)):
-        return "n/a"
-    text = value if isinstance(value, str) else repr(float(value)).removesuffix(".0")
-    if "\t" in text or "\n" in text:
-        raise HarnessError(f"a cell of participants.tsv must hold no tab or line break, got {text!r}")
-    return text
-
-
-def _write_description(part: Path, name: str, generated_by: Mapping[str, JSON] | None) -> None:
-    made = {"Name": "harness", "Description": "generated data, no person behind it", **(generated_by or {})}
-    facts = {"Name": name, "BIDSVersion": "1.10.0", "DatasetType": "derivative", "GeneratedBy": [made]}
-    _write_json(part / "dataset_description.json", facts)
-
-
-def begin_derivatives(folder: Path, *, name: str, source: Path, version: str, parameters: Mapping[str, JSON]) -> Path:
-    """Make a folder for what was computed from a data set, and say so in its dataset_description.json.
-
-    Parameters
-    ----------
-    folder : of the derivatives; made if it is not there
-    name : of the derivatives
-    source : folder of the data set that they were computed from
-    version : of the program
-    parameters : what determined the result
-
-    Returns
-    -------
-    Path
-        The description.
-
-    Raises
-    ------
-    RequestError
-        If the folder is a data set of another kind: what is computed is not to
-        be mixed with what was measured.
-    """
-    target = folder / "dataset_description.json"
-    if target.exists():
-        content, problem = read_json(target)
-        makers = [] if content is None else [one.get("Name") for one in content.get("GeneratedBy") or []]
-        if "harness" not in makers or content is None or content.get("Name") != name:
-            raise RequestError(
-                f"{folder} holds another data set ({problem or (content or {}).get('Name', 'without a name')}); "
-                "nothing was written. Name a new folder"
-            )
-    made = {"Name": "harness", "Version": version, "Parameters": dict(parameters)}
-    facts = {
-        "Name": name,
-        "BIDSVersion": "1.10.0",
-        "DatasetType": "derivative",
-        "GeneratedBy": [made],
-        "SourceDatasets": [{"URL": source.absolute().as_uri()}],
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_json(target, facts)
-    return target
-
-
-def _write_json(path: Path, content: Mapping[str, JSON]) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")

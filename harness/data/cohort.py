@@ -17,29 +17,22 @@ same file.
 from __future__ import annotations
 
 import contextlib
-import io
-import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar, get_args
 
 import annotated_types
-import cc3d
 import numpy as np
-import pyarrow as pa
 
-from harness.core.errors import CohortError, HarnessError, OutOfRange, StoreError, UnknownName
+from harness.core.errors import CohortError, HarnessError, OutOfRange, UnknownName
 from harness.core.identity import canonical, code_digest, module_digest
 from harness.core.registry import COHORTS
-from harness.core.targets import Target
-from harness.core.types import JSON, Array, Candidate, Cohort, Fault, Image, Ineligible, Sample, Truth
+from harness.core.types import JSON, Array, Candidate, Cohort, Fault, Image, Sample
 from harness.data import nifti, transforms
 from harness.data.bids import BidsIndex, index
 from harness.data.cache import (
-    AGAIN,
     CachedImage,
     Digests,
     hash_of,
@@ -47,17 +40,17 @@ from harness.data.cache import (
     read_json,
     write_entry,
 )
+from harness.data.grid import VoxelGrid
 from harness.data.transforms import Interpolation, Normalisation
 from harness.data.verify import brain_faults, verify
 from harness.storage.files import replace_file
 
-__all__ = ["Brain", "CachedImage", "Crop", "bids", "describe", "open_cohort", "save"]
+__all__ = ["Brain", "Crop", "bids"]
 
 Number = TypeVar("Number", int, float)
 Brain = Literal["if_present", "compute", "none"]
 Crop = Literal["none", "brain"]
 
-_FORMAT = 3  # of the Arrow table
 _BRAIN_SOURCES = ("T1w", "T2w", "FLAIR")  # in this order, whatever sequences a run asks for
 
 
@@ -162,262 +155,6 @@ def bids(
     if faults:
         raise CohortError(faults)
     return Cohort(found.name, tuple(samples), found.ineligible, dict(found.regions), found.label_source)
-
-
-# --- the table that workers open ---------------------------------------------
-
-
-_ENTRY = pa.struct(
-    [
-        ("name", pa.string()),
-        ("path", pa.string()),
-        ("fingerprint", pa.string()),
-        ("shape", pa.list_(pa.int64())),
-        ("dtype", pa.string()),
-        ("sha256", pa.string()),
-        ("coding", pa.string()),
-        ("index", pa.int64()),
-    ]
-)
-_COLUMNS = [
-    ("id", pa.string()),
-    ("subject", pa.string()),
-    ("covariates", pa.string()),
-    ("affine", pa.list_(pa.float64())),
-    ("spacing_mm", pa.list_(pa.float64())),
-    ("images", pa.list_(_ENTRY)),
-    ("masks", pa.list_(_ENTRY)),
-    ("targets", pa.string()),
-    ("clean", pa.string()),
-    ("weights", pa.string()),
-]
-
-
-def save(cohort: Cohort, path: Path) -> Path:
-    """Write a cohort as an Arrow table (IPC file) of one row per sample.
-
-    The images stay in the cache; the table names them by absolute path and
-    fingerprint. The same cohort gives the same bytes.
-
-    Raises
-    ------
-    StoreError
-        If an image is not in a cache.
-    """
-    rows = [
-        {
-            "id": sample.id,
-            "subject": sample.subject,
-            "covariates": json.dumps(dict(sample.covariates), sort_keys=True),
-            "affine": None if sample.affine is None else np.asarray(sample.affine, float).ravel().tolist(),
-            "spacing_mm": None if sample.spacing_mm is None else [float(size) for size in sample.spacing_mm],
-            "images": [_row(name, image) for name, image in sample.images.items()],
-            "masks": [_row(name, image) for name, image in sample.masks.items()],
-            "targets": json.dumps(dict(sample.targets)),  # their order is that of the outputs
-            "clean": json.dumps(dict(sample.clean)),
-            "weights": json.dumps(dict(sample.weights)),
-        }
-        for sample in cohort.samples
-    ]
-    facts = {
-        "format": _FORMAT,
-        "name": cohort.name,
-        "ineligible": [asdict(one) for one in cohort.ineligible],
-        "regions": {str(value): name for value, name in cohort.regions.items()},
-        "label_source": cohort.label_source,
-        "truth": None if cohort.truth is None else _truth_row(cohort.truth),
-        "targets": [asdict(target) for target in cohort.targets],
-    }
-    schema = pa.schema(_COLUMNS, metadata={"harness.cohort": json.dumps(facts, sort_keys=True)})
-    sink = io.BytesIO()
-    with pa.ipc.new_file(sink, schema) as writer:
-        writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-    replace_file(Path(path), sink.getvalue())
-    return Path(path)
-
-
-def open_cohort(path: Path, *, check_content: bool = False) -> Cohort:
-    """Open a table written by :func:`save`; no original is touched.
-
-    Parameters
-    ----------
-    path : the table
-    check_content : also compare every array with its checksum (reads everything)
-
-    Raises
-    ------
-    StoreError
-        If the table or a prepared image is missing, corrupted or of another
-        version; all bad images are named.
-    """
-    table, facts = _read_table(Path(path))
-    rows = table.to_pylist()
-    samples = tuple(
-        Sample(
-            id=row["id"],
-            subject=row["subject"],
-            images={entry["name"]: _entry_image(entry) for entry in row["images"]},
-            masks={entry["name"]: _entry_image(entry) for entry in row["masks"]},
-            covariates=json.loads(row["covariates"]),
-            affine=None if row["affine"] is None else np.array(row["affine"], float).reshape(4, 4),
-            spacing_mm=None if row["spacing_mm"] is None else _three(row["spacing_mm"]),
-            targets=json.loads(row["targets"]),
-            clean=json.loads(row["clean"]),
-            weights=json.loads(row["weights"]),
-        )
-        for row in rows
-    )
-    truth = None if facts["truth"] is None else _read_truth(facts["truth"])
-    entries = [_entry_image(entry) for row in rows for entry in (*row["images"], *row["masks"])]
-    # Of a file that holds many images the last one is enough.
-    once = {image.path: image for image in sorted(entries, key=lambda image: image.index)}
-    problems = _problems(once.values(), check_content=check_content)
-    if problems:
-        raise StoreError("\n".join([f"{path}: {len(problems)} of its images cannot be used:", *problems]))
-    return Cohort(
-        name=facts["name"],
-        samples=samples,
-        ineligible=tuple(Ineligible(**one) for one in facts["ineligible"]),
-        regions={int(value): name for value, name in facts["regions"].items()},
-        label_source=facts["label_source"],
-        truth=truth,
-        targets=tuple(Target(**{**one, "classes": tuple(one["classes"])}) for one in facts["targets"]),
-    )
-
-
-def _truth_row(truth: Truth) -> dict[str, JSON]:
-    return {
-        "rois": [_row(name, image) for name, image in truth.rois.items()],
-        "weights": {score: dict(weights) for score, weights in truth.weights.items()},
-        "counts": _row("counts", truth.counts),
-        "table": [dict(line) for line in truth.table],
-        "linear": truth.linear,
-    }
-
-
-def _read_truth(row: Mapping[str, JSON]) -> Truth:
-    rois = {entry["name"]: _entry_image(entry) for entry in row["rois"]}
-    return Truth(rois, row["weights"], _entry_image(row["counts"]), tuple(row["table"]), row.get("linear", True))
-
-
-def _problems(images: Iterable[CachedImage], *, check_content: bool) -> list[str]:
-    problems = []
-    for image in images:
-        try:
-            if check_content:
-                image.check()
-            else:
-                image.touch()
-        except StoreError as error:
-            problems.append(str(error))
-    return problems
-
-
-def _read_table(path: Path) -> tuple[pa.Table, dict[str, JSON]]:
-    try:
-        with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
-            table = reader.read_all()
-        facts = json.loads((table.schema.metadata or {})[b"harness.cohort"])
-    except FileNotFoundError:
-        raise StoreError(f"the cohort's table is missing: {path}. {AGAIN}") from None
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise StoreError(f"{path} is no cohort that can be read ({error!r}). Delete it. {AGAIN}") from error
-    if facts.get("format") != _FORMAT:
-        raise StoreError(f"{path} has the format {facts.get('format')}, this version reads {_FORMAT}. {AGAIN}")
-    return table, facts
-
-
-def _row(name: str, image: Image) -> dict[str, JSON]:
-    if not isinstance(image, CachedImage):
-        raise StoreError(
-            f"a saved cohort holds images of a cache only, got {type(image).__name__} for {name}; "
-            "a reader of another format gives CachedImage, too"
-        )
-    return {**asdict(image), "name": name, "path": str(image.path.absolute()), "shape": list(image.shape)}
-
-
-def _entry_image(entry: Mapping[str, JSON]) -> CachedImage:
-    return CachedImage(
-        Path(entry["path"]),
-        entry["fingerprint"],
-        tuple(entry["shape"]),
-        entry["dtype"],
-        entry["sha256"],
-        entry["coding"],
-        entry["index"],
-    )
-
-
-# --- what is in it -----------------------------------------------------------
-
-
-def describe(cohort: Cohort) -> dict[str, JSON]:
-    """Facts about a cohort, for the screen and the report; JSON.
-
-    Lesions are 26-connected components of the mask ``target`` on the prepared grid.
-
-    Returns
-    -------
-    dict
-        ``name``, ``subjects``, ``samples``, ``sequences`` and ``masks`` (name →
-        samples that have it), ``shapes`` and ``spacing_mm`` (text → samples), ``lesions``
-        (per sample: count and volume in mm³ with total, mean, lowest, highest;
-        ``mean_voxels``; ``without``: samples without one; ``None`` if there is no target),
-        ``age`` and ``sex`` where participants.tsv has them, ``regions``,
-        ``label_source``, ``ineligible``.
-    """
-    samples = cohort.samples
-    facts: dict[str, JSON] = {
-        "name": cohort.name,
-        "subjects": len(cohort.subjects),
-        "samples": len(samples),
-        "sequences": dict(Counter(name for one in samples for name in one.images)),
-        "masks": dict(Counter(name for one in samples for name in one.masks)),
-        "shapes": dict(Counter("×".join(map(str, one.shape)) for one in samples)),
-        "spacing_mm": dict(
-            Counter("×".join(f"{size:.4g}" for size in one.spacing_mm) for one in samples if one.spacing_mm)
-        ),
-        "lesions": _lesions(samples),
-        "age": _ages([one.covariates["age"] for one in samples if "age" in one.covariates]),
-        "sex": dict(Counter(str(one.covariates["sex"] or "n/a") for one in samples if "sex" in one.covariates)),
-        "regions": {str(value): name for value, name in cohort.regions.items()},
-        "label_source": cohort.label_source,
-        "ineligible": [asdict(one) for one in cohort.ineligible],
-    }
-    return facts
-
-
-def _lesions(samples: Iterable[Sample]) -> JSON:
-    counts, volumes, voxels, without = [], [], 0, []
-    for sample in samples:
-        if "target" not in sample.masks:
-            continue
-        mask = sample.masks["target"].load()
-        _, count = cc3d.connected_components(mask.astype(np.uint8), connectivity=26, return_N=True)
-        filled = int(np.count_nonzero(mask))
-        counts.append(float(count))
-        volumes.append(filled * float(abs(np.linalg.det(sample.grid.affine[:3, :3]))))
-        voxels += filled
-        without += [] if filled else [sample.id]
-    if not counts:
-        return None
-    mean_voxels = round(voxels / sum(counts), 2) if sum(counts) else None
-    return {"count": _spread(counts), "volume_mm3": _spread(volumes), "mean_voxels": mean_voxels, "without": without}
-
-
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    summary = {"total": sum(values), "mean": sum(values) / len(values), "lowest": min(values), "highest": max(values)}
-    return {name: round(value, 3) for name, value in summary.items()}
-
-
-def _ages(values: Sequence[float | str | None]) -> JSON:
-    """Numbers are summarised; text such as ``89+`` is listed, unknown ages are counted."""
-    numbers = [float(value) for value in values if isinstance(value, int | float)]
-    words = sorted({value for value in values if isinstance(value, str)})
-    if not values:
-        return None
-    summary = {name: value for name, value in _spread(numbers).items() if name != "total"} if numbers else {}
-    return {**summary, "n": len(numbers), "unknown": sum(value is None for value in values), "not_numbers": words}
 
 
 # --- before anything is prepared ---------------------------------------------
@@ -563,17 +300,6 @@ class _Unprepared(Exception):
 
 
 @dataclass(frozen=True)
-class _Grid:
-    shape: tuple[int, int, int]
-    affine: Array
-
-    @property
-    def key(self) -> JSON:
-        # Rounded: the last bits of a product may differ between machines.
-        return [list(self.shape), (np.round(self.affine, 6) + 0.0).tolist()]
-
-
-@dataclass(frozen=True)
 class _Subject:
     """Prepares one candidate; originals are read only where the cache has no entry."""
 
@@ -609,7 +335,7 @@ class _Subject:
     # The grid
 
     @cached_property
-    def grid(self) -> _Grid:
+    def grid(self) -> VoxelGrid:
         """The grid of the reference, with another spacing and field if asked for."""
         grid, options = self._field, self.options
         box = tuple(slice(0, length) for length in grid.shape)
@@ -620,10 +346,10 @@ class _Subject:
         if options.size:
             box = transforms.fit_box(box, options.size)
         empty, affine = transforms.crop(np.broadcast_to(np.uint8(0), grid.shape), grid.affine, box)
-        return _Grid((empty.shape[0], empty.shape[1], empty.shape[2]), affine)
+        return VoxelGrid((empty.shape[0], empty.shape[1], empty.shape[2]), affine)
 
     @cached_property
-    def _field(self) -> _Grid:
+    def _field(self) -> VoxelGrid:
         """The grid of the reference before cropping."""
         path = self._reference
         with self._named(path):
@@ -634,7 +360,7 @@ class _Subject:
                 shape = turned.shape
             if self.options.spacing_mm:
                 shape, affine = transforms.regrid(shape, affine, self.options.spacing_mm)
-        return _Grid((shape[0], shape[1], shape[2]), affine)
+        return VoxelGrid((shape[0], shape[1], shape[2]), affine)
 
     @property
     def _reference(self) -> Path:
@@ -654,7 +380,7 @@ class _Subject:
             filled = self._filled(mask > 0.5, affine, self.grid)
             before = int(np.count_nonzero(mask > 0.5))
             if before and not filled.any():
-                value = f"{before} voxels in the file, none on the grid of {self._spoken(self.grid)}"
+                value = f"{before} voxels in the file, none on the grid of {self.grid.text}"
                 remedy = "Choose a finer spacing_mm, a lower occupied=, or a larger field."
                 self._fail("label-vanished", path, value, "a label that survives preparation", remedy)
             return filled
@@ -670,7 +396,7 @@ class _Subject:
 
         return self._cached({"regions": self.digests.of(path)}, self.grid, make)
 
-    def _brain(self, grid: _Grid) -> CachedImage | None:
+    def _brain(self, grid: VoxelGrid) -> CachedImage | None:
         if not self._brain_key:
             return None
         return self._cached(
@@ -708,7 +434,7 @@ class _Subject:
         # Not the first of the requested sequences: a subset of them must give the same mask.
         return images[next((name for name in _BRAIN_SOURCES if name in images), min(images))]
 
-    def _filled(self, mask: Array, affine: Array, grid: _Grid, *, share: float | None = None) -> Array:
+    def _filled(self, mask: Array, affine: Array, grid: VoxelGrid, *, share: float | None = None) -> Array:
         share = self.options.occupied if share is None else share
         # A voxel that is half filled in exact arithmetic belongs to the mask.
         return np.asarray(transforms.occupancy(mask, affine, grid.shape, grid.affine) >= share - 1e-5, dtype=bool)
@@ -741,7 +467,7 @@ class _Subject:
         if options.n4:
             tissue = None
             if brain is not None:
-                tissue = self._filled(*self._native_brain, _Grid(_three(image.shape), affine), share=0.5)
+                tissue = self._filled(*self._native_brain, VoxelGrid(_three(image.shape), affine), share=0.5)
             image = transforms.n4(image, affine, tissue, shrink=options.n4_shrink)
         if options.antialias:
             image = transforms.match_resolution(image, affine, grid.affine)
@@ -758,7 +484,7 @@ class _Subject:
 
     # The cache
 
-    def _cached(self, recipe: Mapping[str, JSON], grid: _Grid, make: Callable[[], Array]) -> CachedImage:
+    def _cached(self, recipe: Mapping[str, JSON], grid: VoxelGrid, make: Callable[[], Array]) -> CachedImage:
         """The entry of this recipe; made if it is not there, or not whole."""
         versions = [module_digest(name) for name in ("harness.data.transforms", __name__)]
         reorient = self.options.reorient
@@ -779,11 +505,6 @@ class _Subject:
     def _fail(self, kind: str, path: Path, value: str, expected: str, remedy: str) -> None:
         file = str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
         raise _Unprepared(Fault(kind, file, self.candidate.subject, value, expected, remedy))
-
-    @staticmethod
-    def _spoken(grid: _Grid) -> str:
-        sizes = "×".join(f"{size:.3g}" for size in transforms.spacing_of(grid.affine))
-        return f"{'×'.join(map(str, grid.shape))} voxels of {sizes} mm"
 
 
 def _three(values: Sequence[Number]) -> tuple[Number, Number, Number]:

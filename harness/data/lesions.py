@@ -22,6 +22,7 @@ from harness.core.types import JSON, Array, Candidate, Cohort, Fault, Sample
 from harness.data import nifti, transforms
 from harness.data.bids import BidsIndex, index
 from harness.data.cache import CachedImage, Digests, hash_of, known_entry, read_json, write_entry
+from harness.data.grid import VoxelGrid
 from harness.data.verify import verify
 from harness.storage.files import replace_file
 
@@ -107,24 +108,12 @@ def lesions(
 
 
 @dataclass(frozen=True)
-class _Grid:
-    shape: tuple[int, int, int]
-    affine: Array
-
-    @property
-    def spoken(self) -> str:
-        sizes = "×".join(f"{size:.3g}" for size in transforms.spacing_of(self.affine))
-        corner = ", ".join(f"{value:.4g}" for value in self.affine[:3, 3])
-        return f"{'×'.join(map(str, self.shape))} voxels of {sizes} mm from ({corner}) mm"
-
-
-@dataclass(frozen=True)
 class _Work:
     """Brings one mask to the grid; an original is read only if neither the cache nor verification has it."""
 
     root: Path
     label: str
-    grid: _Grid
+    grid: VoxelGrid
     digests: Digests
     arrays: Path
     seen: dict[Path, tuple[Array, Array]]
@@ -139,7 +128,7 @@ class _Work:
         if image is None:
             remedy = "Choose a larger box (box_mm=…, box=native), or bring the mask to the template's space."
             return self._fault("label-vanished", candidate, path, "no voxel of the mask lies in the box",
-                               f"a lesion within {self.grid.spoken}", remedy)  # fmt: skip
+                               f"a lesion within {self.grid.text_with_corner}", remedy)  # fmt: skip
         return Sample(
             id=candidate.id,
             subject=candidate.subject,
@@ -152,8 +141,7 @@ class _Work:
 
     def _image(self, path: Path) -> CachedImage | None:
         versions = [module_digest(name) for name in ("harness.data.transforms", __name__)]
-        grid = [list(self.grid.shape), (np.round(self.grid.affine, 6) + 0.0).tolist()]
-        key = hash_of(canonical({"occupancy": self.digests.of(path), "grid": grid, "versions": versions}))[:32]
+        key = hash_of(canonical({"occupancy": self.digests.of(path), "grid": self.grid.key, "versions": versions}))[:32]
         known = known_entry(self.arrays, key)
         if known is not None:
             return known
@@ -212,7 +200,7 @@ def _verified(
         replace_file(note, b"[]")
 
 
-def _grid(found: BidsIndex, label: str, box: Box, box_mm: Sequence[float], spacing: Sequence[float]) -> _Grid:
+def _grid(found: BidsIndex, label: str, box: Box, box_mm: Sequence[float], spacing: Sequence[float]) -> VoxelGrid:
     """The grid of all samples."""
     if box == "native" and not box_mm:
         shape, affine = _native(found, label)
@@ -223,7 +211,7 @@ def _grid(found: BidsIndex, label: str, box: Box, box_mm: Sequence[float], spaci
         affine[:3, 3] = [low for low, _ in ends]
     if spacing:
         shape, affine = transforms.regrid(shape, affine, spacing)
-    return _Grid((shape[0], shape[1], shape[2]), affine)
+    return VoxelGrid((shape[0], shape[1], shape[2]), affine)
 
 
 def _ends(box_mm: Sequence[float]) -> tuple[tuple[float, float], ...]:

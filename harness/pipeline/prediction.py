@@ -16,7 +16,7 @@ from harness.core.registry import COHORTS
 from harness.core.targets import Target
 from harness.core.task import Configuration, describe_component, restore
 from harness.core.types import JSON, Adapter, Array, Cohort, Prediction, Sample
-from harness.data import bids, nifti, transforms
+from harness.data import bids, bids_writing, nifti, transforms
 from harness.data.grids import TrainingGrid, spacing_text
 from harness.data.pictures import write_picture
 from harness.pipeline.cell import digest
@@ -281,7 +281,7 @@ def predict_subjects(
     RequestError
         If the folder holds another data set.
     """
-    bids.begin_derivatives(
+    bids_writing.begin_derivatives(
         into,
         name=f"Predictions of {networks.name} for {root.name}",
         source=root,

@@ -13,9 +13,9 @@ from harness.core.registry import KINDS
 from harness.core.settings import RunSettings
 from harness.core.task import Task, describe_component
 from harness.core.types import Cohort, Reads
-from harness.data.bids import write_phantom
-from harness.data.cohort import save
+from harness.data.bids_writing import write_phantom
 from harness.data.pictures import write_pictures
+from harness.data.table import save
 
 __all__ = [
     "Group",

@@ -13,7 +13,7 @@ from harness.core.errors import RequestError, UnknownName
 from harness.core.settings import RunSettings
 from harness.core.task import Configuration, restore
 from harness.core.types import JSON, Split
-from harness.data.cohort import open_cohort
+from harness.data.table import open_cohort
 from harness.pipeline.cell import Cell, Job
 from harness.storage.files import replace_file
 from harness.storage.store import CellRecord, Stage, Store, write_json

@@ -18,7 +18,7 @@ from harness.core.errors import RequestError
 from harness.core.identity import Code, codes_read, remember
 from harness.core.machine import usable_cores
 from harness.core.settings import RunSettings
-from harness.data.cohort import open_cohort
+from harness.data.table import open_cohort
 from harness.pipeline.cell import Job
 from harness.pipeline.job import execute
 from harness.storage.store import CellRecord, Store, write_record

@@ -12,7 +12,7 @@ from harness.core.identity import Code, codes_read, remember
 from harness.core.seeding import seed_of
 from harness.core.settings import RunSettings
 from harness.core.space import Choice
-from harness.data.cohort import open_cohort
+from harness.data.table import open_cohort
 from harness.pipeline.cell import restored
 from harness.tuning.jobs import check_resources, keep_to_granted_gpus, storage
 from harness.tuning.nested import FACTOR, Candidate, Report, Search, epochs_of, judge

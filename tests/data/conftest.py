@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.data.bids import write_phantom
+from harness.data.bids_writing import write_phantom
 
 SHAPE = (12, 14, 6)
 SPACING_MM = (1.1, 0.9, 2.5)

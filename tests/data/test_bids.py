@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from harness.core.errors import HarnessError, UnknownName
-from harness.data import bids, nifti
+from harness.data import bids, bids_writing, nifti
 
 Make = Callable[..., Path]
 
@@ -330,7 +330,7 @@ def test_a_broken_phantom_leaves_nothing(tmp_path: Path) -> None:
         raise RuntimeError("the generator broke")
 
     with pytest.raises(RuntimeError, match="the generator broke"):
-        bids.write_phantom(tmp_path / "phantom", subjects(), name="broken")
+        bids_writing.write_phantom(tmp_path / "phantom", subjects(), name="broken")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -343,4 +343,4 @@ def test_a_phantom_overwrites_nothing(cohort: Path, make_cohort: Make) -> None:
 def test_a_phantom_needs_subjects(tmp_path: Path) -> None:
     """An empty cohort is refused."""
     with pytest.raises(HarnessError, match="needs at least one subject"):
-        bids.write_phantom(tmp_path / "phantom", [], name="empty")
+        bids_writing.write_phantom(tmp_path / "phantom", [], name="empty")

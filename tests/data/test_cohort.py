@@ -20,8 +20,10 @@ from harness.core.registry import COHORTS
 from harness.core.targets import Target
 from harness.core.types import Cohort, Reads, Sample
 from harness.data import nifti
-from harness.data.cache import write_packed
-from harness.data.cohort import CachedImage, bids, describe, open_cohort, save
+from harness.data.cache import CachedImage, write_packed
+from harness.data.cohort import bids
+from harness.data.summary import describe
+from harness.data.table import open_cohort, save
 
 SHAPE = (20, 18, 14)
 # Axes run to the left, the front and the top, turned a little: RAS+ only after reorientation.

@@ -12,8 +12,8 @@ from harness.core.errors import CohortError, OutOfRange, StoreError
 from harness.core.types import Reads
 from harness.data import nifti
 from harness.data.cache import known_entry, write_entry
-from harness.data.cohort import open_cohort, save
 from harness.data.lesions import lesions
+from harness.data.table import open_cohort, save
 from harness.data.targets.scores import scores
 
 

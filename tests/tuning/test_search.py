@@ -15,7 +15,7 @@ from harness.core.errors import OutOfRange, RequestError, UnknownName
 from harness.core.settings import RunSettings
 from harness.core.space import Choice, Interval
 from harness.core.types import Array, Cohort, Sample
-from harness.data.bids import write_phantom
+from harness.data.bids_writing import write_phantom
 from harness.pipeline.cell import restored
 from harness.pipeline.job import build_network
 from harness.pipeline.train import train

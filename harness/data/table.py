@@ -1,0 +1,213 @@
+"""A cohort as a table that workers open; the images stay in the cache."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from harness.core.errors import StoreError
+from harness.core.targets import Target
+from harness.core.types import JSON, Cohort, Image, Ineligible, Sample, Truth
+from harness.data.cache import (
+    AGAIN,
+    CachedImage,
+)
+from harness.storage.files import replace_file
+
+__all__ = ["open_cohort", "save"]
+
+Number = TypeVar("Number", int, float)
+
+_FORMAT = 3  # of the Arrow table
+
+
+_ENTRY = pa.struct(
+    [
+        ("name", pa.string()),
+        ("path", pa.string()),
+        ("fingerprint", pa.string()),
+        ("shape", pa.list_(pa.int64())),
+        ("dtype", pa.string()),
+        ("sha256", pa.string()),
+        ("coding", pa.string()),
+        ("index", pa.int64()),
+    ]
+)
+_COLUMNS = [
+    ("id", pa.string()),
+    ("subject", pa.string()),
+    ("covariates", pa.string()),
+    ("affine", pa.list_(pa.float64())),
+    ("spacing_mm", pa.list_(pa.float64())),
+    ("images", pa.list_(_ENTRY)),
+    ("masks", pa.list_(_ENTRY)),
+    ("targets", pa.string()),
+    ("clean", pa.string()),
+    ("weights", pa.string()),
+]
+
+
+def save(cohort: Cohort, path: Path) -> Path:
+    """Write a cohort as an Arrow table (IPC file) of one row per sample.
+
+    The images stay in the cache; the table names them by absolute path and
+    fingerprint. The same cohort gives the same bytes.
+
+    Raises
+    ------
+    StoreError
+        If an image is not in a cache.
+    """
+    rows = [
+        {
+            "id": sample.id,
+            "subject": sample.subject,
+            "covariates": json.dumps(dict(sample.covariates), sort_keys=True),
+            "affine": None if sample.affine is None else np.asarray(sample.affine, float).ravel().tolist(),
+            "spacing_mm": None if sample.spacing_mm is None else [float(size) for size in sample.spacing_mm],
+            "images": [_row(name, image) for name, image in sample.images.items()],
+            "masks": [_row(name, image) for name, image in sample.masks.items()],
+            "targets": json.dumps(dict(sample.targets)),  # their order is that of the outputs
+            "clean": json.dumps(dict(sample.clean)),
+            "weights": json.dumps(dict(sample.weights)),
+        }
+        for sample in cohort.samples
+    ]
+    facts = {
+        "format": _FORMAT,
+        "name": cohort.name,
+        "ineligible": [asdict(one) for one in cohort.ineligible],
+        "regions": {str(value): name for value, name in cohort.regions.items()},
+        "label_source": cohort.label_source,
+        "truth": None if cohort.truth is None else _truth_row(cohort.truth),
+        "targets": [asdict(target) for target in cohort.targets],
+    }
+    schema = pa.schema(_COLUMNS, metadata={"harness.cohort": json.dumps(facts, sort_keys=True)})
+    sink = io.BytesIO()
+    with pa.ipc.new_file(sink, schema) as writer:
+        writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+    replace_file(Path(path), sink.getvalue())
+    return Path(path)
+
+
+def open_cohort(path: Path, *, check_content: bool = False) -> Cohort:
+    """Open a table written by :func:`save`; no original is touched.
+
+    Parameters
+    ----------
+    path : the table
+    check_content : also compare every array with its checksum (reads everything)
+
+    Raises
+    ------
+    StoreError
+        If the table or a prepared image is missing, corrupted or of another
+        version; all bad images are named.
+    """
+    table, facts = _read_table(Path(path))
+    rows = table.to_pylist()
+    samples = tuple(
+        Sample(
+            id=row["id"],
+            subject=row["subject"],
+            images={entry["name"]: _entry_image(entry) for entry in row["images"]},
+            masks={entry["name"]: _entry_image(entry) for entry in row["masks"]},
+            covariates=json.loads(row["covariates"]),
+            affine=None if row["affine"] is None else np.array(row["affine"], float).reshape(4, 4),
+            spacing_mm=None if row["spacing_mm"] is None else _three(row["spacing_mm"]),
+            targets=json.loads(row["targets"]),
+            clean=json.loads(row["clean"]),
+            weights=json.loads(row["weights"]),
+        )
+        for row in rows
+    )
+    truth = None if facts["truth"] is None else _read_truth(facts["truth"])
+    entries = [_entry_image(entry) for row in rows for entry in (*row["images"], *row["masks"])]
+    # Of a file that holds many images the last one is enough.
+    once = {image.path: image for image in sorted(entries, key=lambda image: image.index)}
+    problems = _problems(once.values(), check_content=check_content)
+    if problems:
+        raise StoreError("\n".join([f"{path}: {len(problems)} of its images cannot be used:", *problems]))
+    return Cohort(
+        name=facts["name"],
+        samples=samples,
+        ineligible=tuple(Ineligible(**one) for one in facts["ineligible"]),
+        regions={int(value): name for value, name in facts["regions"].items()},
+        label_source=facts["label_source"],
+        truth=truth,
+        targets=tuple(Target(**{**one, "classes": tuple(one["classes"])}) for one in facts["targets"]),
+    )
+
+
+def _truth_row(truth: Truth) -> dict[str, JSON]:
+    return {
+        "rois": [_row(name, image) for name, image in truth.rois.items()],
+        "weights": {score: dict(weights) for score, weights in truth.weights.items()},
+        "counts": _row("counts", truth.counts),
+        "table": [dict(line) for line in truth.table],
+        "linear": truth.linear,
+    }
+
+
+def _read_truth(row: Mapping[str, JSON]) -> Truth:
+    rois = {entry["name"]: _entry_image(entry) for entry in row["rois"]}
+    return Truth(rois, row["weights"], _entry_image(row["counts"]), tuple(row["table"]), row.get("linear", True))
+
+
+def _problems(images: Iterable[CachedImage], *, check_content: bool) -> list[str]:
+    problems = []
+    for image in images:
+        try:
+            if check_content:
+                image.check()
+            else:
+                image.touch()
+        except StoreError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _read_table(path: Path) -> tuple[pa.Table, dict[str, JSON]]:
+    try:
+        with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
+            table = reader.read_all()
+        facts = json.loads((table.schema.metadata or {})[b"harness.cohort"])
+    except FileNotFoundError:
+        raise StoreError(f"the cohort's table is missing: {path}. {AGAIN}") from None
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise StoreError(f"{path} is no cohort that can be read ({error!r}). Delete it. {AGAIN}") from error
+    if facts.get("format") != _FORMAT:
+        raise StoreError(f"{path} has the format {facts.get('format')}, this version reads {_FORMAT}. {AGAIN}")
+    return table, facts
+
+
+def _row(name: str, image: Image) -> dict[str, JSON]:
+    if not isinstance(image, CachedImage):
+        raise StoreError(
+            f"a saved cohort holds images of a cache only, got {type(image).__name__} for {name}; "
+            "a reader of another format gives CachedImage, too"
+        )
+    return {**asdict(image), "name": name, "path": str(image.path.absolute()), "shape": list(image.shape)}
+
+
+def _entry_image(entry: Mapping[str, JSON]) -> CachedImage:
+    return CachedImage(
+        Path(entry["path"]),
+        entry["fingerprint"],
+        tuple(entry["shape"]),
+        entry["dtype"],
+        entry["sha256"],
+        entry["coding"],
+        entry["index"],
+    )
+
+
+def _three(values: Sequence[Number]) -> tuple[Number, Number, Number]:
+    return values[0], values[1], values[2]
