@@ -293,7 +293,7 @@ def _listing_faults(survey: _Survey, table: Participants) -> list[Fault]:
     faults = [_name_fault(name) for name in survey.subjects if not _SUBJECT.fullmatch(name)]
     for path in sorted(survey.root.glob("sub-*")):
         if path.is_symlink() and not path.exists():
-            value, remedy = f"a link to {path.readlink()}, which is not there", "Fetch the content, or mend the link."
+            value, remedy = f"a link to {path.readlink()}, which is not there", "Fetch the content, or fix the link."
             faults.append(Fault("broken-folder-link", path.name, path.name, value, "a folder", remedy))
     if not table.present or not table.rows:
         return faults
@@ -515,7 +515,7 @@ def _plainest(ranks: Mapping[_File, tuple[int, ...]]) -> list[_File]:
 def _named(survey: _Survey, files: Sequence[_File]) -> tuple[dict[str, Path], dict[str, Path], dict[str, list[_File]]]:
     """Images and masks by name, and the names in use for which several files answer equally well.
 
-    A tied name that nobody uses is not offered. One that is used keeps its first
+    A tied name that is not used is left out. One that is used keeps its first
     file, so that verification goes on; the fault stops the run.
     """
     suffixes = sorted({file.suffix for file in files} - _NOT_IMAGES)
@@ -614,7 +614,7 @@ def _label_source(root: Path, candidates: Sequence[Candidate], label: str | None
             content, problem = read_json(path)
             stated[_sources(content or {})] += 1
             if content is None:
-                file, remedy = str(path.relative_to(root)), "Mend the file, or delete it: it is optional."
+                file, remedy = str(path.relative_to(root)), "Fix the file, or delete it: it is optional."
                 faults[file] = Fault("sidecar", file, subject, problem, "a JSON object", remedy)
     stated.pop("", None)
     if len(stated) > 1:

@@ -500,7 +500,7 @@ class _Subject:
         try:
             yield
         except HarnessError as error:
-            self._fail("preparation", path, str(error), "an image that can be prepared", "Mend or exclude it.")
+            self._fail("preparation", path, str(error), "an image that can be prepared", "Fix or exclude it.")
 
     def _fail(self, kind: str, path: Path, value: str, expected: str, remedy: str) -> None:
         file = str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)

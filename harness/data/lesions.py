@@ -124,7 +124,7 @@ class _Work:
         try:
             image = self._image(path)
         except HarnessError as error:
-            return self._fault("preparation", candidate, path, str(error), "a mask that can be prepared", "Mend it.")
+            return self._fault("preparation", candidate, path, str(error), "a mask that can be prepared", "Fix it.")
         if image is None:
             remedy = "Choose a larger box (box_mm=…, box=native), or bring the mask to the template's space."
             return self._fault("label-vanished", candidate, path, "no voxel of the mask lies in the box",

@@ -241,7 +241,7 @@ def _stored(path: Path, *, limit: int | None) -> bytes:
     except FileNotFoundError as error:
         if path.is_symlink():
             value = f"a link to {path.readlink()}, which is not there"
-            remedy = "Fetch the content (git annex get, datalad get), or mend the link."
+            remedy = "Fetch the content (git annex get, datalad get), or fix the link."
             raise ImageError("broken-symlink", path, value, "a link to a file", remedy) from error
         raise ImageError("missing-file", path, "there is no such file", "a NIfTI image", copy) from error
     except IsADirectoryError as error:

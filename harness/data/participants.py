@@ -174,7 +174,7 @@ def _values(
 
 def _mixed_column(subject: str, column: str, text: str) -> Fault:
     value, expected = f"{column} of {subject} is {text!r}", "a number, as in most rows, or n/a"
-    return Fault("column-mixed", "participants.tsv", subject, value, expected, "Mend the cell, or write n/a.")
+    return Fault("column-mixed", "participants.tsv", subject, value, expected, "Fix the cell, or write n/a.")
 
 
 def _described(root: Path) -> tuple[dict[str, JSON], list[Fault]]:
@@ -183,7 +183,7 @@ def _described(root: Path) -> tuple[dict[str, JSON], list[Fault]]:
         return {}, []
     content, problem = read_json(path)
     if content is None:
-        remedy = "Mend the file, or delete it: it is optional."
+        remedy = "Fix the file, or delete it: it is optional."
         return {}, [Fault("participants-json", path.name, "", problem, "a JSON object", remedy)]
     return {column: facts for column, facts in content.items() if isinstance(facts, dict)}, []
 
@@ -198,7 +198,7 @@ def _level_faults(texts: Mapping[str, Mapping[str, str]], described: Mapping[str
             text = row.get(column, "")
             if text.lower() not in _NOT_AVAILABLE and text not in levels:
                 value, expected = f"{column} of {subject} is {text!r}", f"one of {', '.join(levels)}"
-                remedy = "Mend the cell, or add the level to participants.json."
+                remedy = "Fix the cell, or add the level to participants.json."
                 faults.append(Fault("level-unknown", "participants.tsv", subject, value, expected, remedy))
     return faults
 

@@ -60,7 +60,7 @@ def leave_one_subject_out(samples: Sequence[SplitSample], *, seed: int, validati
     Raises
     ------
     OutOfRange
-        With fewer than three subjects, or if nobody would be left to train.
+        With fewer than three subjects, or if no subject would be left to train.
 
     Notes
     -----

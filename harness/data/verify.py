@@ -1,6 +1,6 @@
 """Is a cohort fit to train on? Every fault of the data, found in one pass over all of it.
 
-*Faulty* is present but wrong; nothing trains before it is mended or its subject
+*Faulty* is present but wrong; nothing trains before it is fixed or its subject
 excluded by name. *Ineligible* is a required file or value that is absent; the
 index has left those subjects out already. Images are checked at their native
 resolution, each file is read once, and two subjects are held in memory at a time.
@@ -583,7 +583,7 @@ def _implausible(index: BidsIndex) -> list[Fault]:
             found = row.get(column)
             if isinstance(found, float) and not low <= found <= high:
                 value, expected = f"{column} of {subject} is {found:g}", f"{low:g} to {high:g}"
-                remedy = "Mend the cell, or write n/a."
+                remedy = "Fix the cell, or write n/a."
                 faults.append(Fault("out-of-range", "participants.tsv", subject, value, expected, remedy))
     return faults
 

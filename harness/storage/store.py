@@ -219,7 +219,7 @@ class Store:
             yield staged
             if (target / RECORD).exists():
                 return  # another writer was first
-            shutil.rmtree(target, ignore_errors=True)  # a folder without a record is nobody's
+            shutil.rmtree(target, ignore_errors=True)  # a folder without a record belongs to no cell
             try:
                 staged.rename(target)
             except OSError:

@@ -119,7 +119,7 @@ def storage(folder: Path) -> Iterator[Path]:
     -----
     A run holds a lock in its folder, which ends with its process however that
     ends. A second lock, on ``folder``, is held while folders are made and
-    removed, so that nobody meets one that is not locked yet.
+    removed, so that no other run sees one that is not locked yet.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as held:
@@ -193,7 +193,7 @@ def _job_config() -> Any:
     ``PYTHONSAFEPATH`` in a runtime environment changes nothing, and neither does
     ``code_search_path``, which only adds folders. An empty ``working_dir`` works,
     but also drops the script's folder, takes a second for each worker, and
-    clashes with the one of ``ray job submit``. The trainable cannot mend its
+    clashes with the one of ``ray job submit``. The trainable cannot fix its
     path itself: to unpickle it, a worker has already imported ``harness``. A
     local ``py_modules`` in the runtime environment would not be uploaded for
     such a job; we have none.
@@ -205,7 +205,7 @@ def _job_config() -> Any:
 
 
 def _knock(address: str) -> None:
-    """Ray tries an address that nobody answers for minutes; one connection tells at once.
+    """Check that an address answers; Ray itself would try for minutes.
 
     Raises
     ------
@@ -246,7 +246,7 @@ def keep_to_granted_gpus() -> None:
 
 
 def _record_death(job: Job, store: Store, committed: Committed) -> None:
-    """A worker that died told nobody: its training, or first cell, has failed."""
+    """Record a failure when a worker dies without reporting."""
     cell = next((cell for cell in job.cells if store.get(cell.stage, cell.identity) is None), None)
     if cell is None:
         return

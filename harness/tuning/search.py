@@ -22,7 +22,7 @@ Notes
 -----
 TPE learns from candidates in the order in which they end. One at a time
 (``workers=1``, or ``ray=off``) the same seed gives the same winner; several at
-once end in an order that nobody controls, and another winner may be found. What
+once end in no fixed order, and another winner may be found. What
 was found stays: the record is the result.
 
 The winner is the candidate with the best epoch on the inner validation. That

@@ -241,7 +241,7 @@ def test_a_method_must_give_maps_of_the_right_shape() -> None:
 
 
 def test_a_model_that_cannot_be_copied_is_named() -> None:
-    """A tensor with a graph on the module; the message says how to mend it."""
+    """A tensor with a graph on the module; the message says how to fix it."""
     model = example_network(2)
     model.kept = model(X)  # type: ignore[assignment]
     with pytest.raises(HarnessError, match=r"must be copyable .* got _Network: .*detach tensors"):

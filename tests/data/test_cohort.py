@@ -449,7 +449,7 @@ def test_the_place_of_the_folder_does_not_matter(root, cache, tmp_path):
 
 
 def test_a_truncated_array_is_made_anew(root, cache):
-    """A cache that lost bytes mends itself from the originals."""
+    """A cache that lost bytes fixes itself from the originals."""
     image = bids(root, cache, sequences=("T2w",)).samples[0].images["T2w"]
     whole = image.path.read_bytes()
     image.path.write_bytes(whole[:-100])

@@ -206,7 +206,7 @@ def test_strangers_tasks_in_the_working_folder_are_not_imported(small: Words, tm
 
 
 def test_no_cluster_at_the_address_is_an_error_with_the_next_step(tmp_path: Path) -> None:
-    """An address that does not answer is the user's to mend."""
+    """An address that does not answer is the user's to fix."""
     with pytest.raises(RequestError, match="no Ray cluster answers"):
         harness.run(
             task="epvs", sequences="T2w", fold=0, phantom_subjects=3, phantom__shape="[24,24,8]", phantom__density=4000,
