@@ -15,7 +15,10 @@ from harness.cli.api import LIMIT_S
 from harness.core.errors import RequestError
 from harness.core.seeding import generator
 from harness.core.space import grid
+from harness.core.targets import Target
 from harness.core.task import Task, describe
+from harness.core.types import SplitSample
+from harness.recipes.recipe import Batch
 from harness.sweep.grammar import parse
 from harness.sweep.grid import at
 from harness.sweep.plan import Plan, Request, prepare
@@ -35,10 +38,14 @@ def options(task: Task) -> dict[str, Any]:
     return describe(task)
 
 
+def samples(count: int) -> list[SplitSample]:
+    """Subjects with one sample each."""
+    return [SplitSample(name, name) for name in (f"sub-{number:04d}" for number in range(count))]
+
+
 def folds(task: Task) -> int:
-    """Trainings of one configuration and seed, on the profile's own number of subjects."""
-    names = [f"sub-{number:04d}" for number in range(1, task.phantom_subjects + 1)]
-    return len(task.split([(name, name) for name in names], seed=0))
+    """Folds of a cohort of as many subjects as the task generates."""
+    return len(task.split(samples(task.phantom_subjects), seed=0).folds)
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +65,7 @@ class TestEpvs:
 
     def test_16_train_and_4_validate(self, epvs_paper: Request) -> None:
         """Of the 20 who are not tested."""
-        names = [(f"sub-{number:02d}",) * 2 for number in range(1, 22)]
-        drawn = epvs_paper.task.split(names, seed=0)
+        drawn = epvs_paper.task.split(samples(21), seed=0).folds
         assert {(len(one.train), len(one.validation), len(one.test)) for one in drawn} == {(16, 4, 1)}
 
     def test_recipe(self, epvs_paper: Request) -> None:
@@ -76,7 +82,7 @@ class TestEpvs:
         """60 slices times 398, the paper's own count: 30 with a lesion, and as many without."""
         targets = np.zeros((100, 4, 4), np.int64)
         targets[:30, 1, 1] = 1
-        assert len(epvs_paper.task.recipe().sample(generator(0, "test"), targets)) == 23_880
+        assert len(epvs_paper.task.recipe().sample(generator(0, "test"), {"target": targets})) == 23_880
 
     def test_preparation(self, epvs_paper: Request) -> None:
         """Reoriented, bias-corrected, skull-stripped, z-scored, at the label's own resolution."""
@@ -104,10 +110,10 @@ class TestEpvs:
         targets[:, 80:84, 100:103] = 1
         before = {name: one.detach().clone() for name, one in network.named_parameters()}
         optimiser = recipe.optimiser(list(network.parameters()))
-        moved, labels = recipe.augment(generator(0, "test"), inputs, targets)
-        outputs = network(moved)
+        batch = recipe.augment(generator(0, "test"), Batch((inputs,), {"target": targets}))
+        outputs = network(*batch.inputs)
         assert outputs.shape == (2, 2, 176, 208)
-        loss = recipe.loss(outputs, labels)
+        loss = recipe.loss({"target": outputs}, batch, [Target("target", "mask")])
         loss.backward()
         optimiser.step()
         assert torch.isfinite(loss)
@@ -194,9 +200,9 @@ class TestLsm:
         assert sum(sum(found) for found in counts.values()) == 85
 
     def test_all_821_who_are_not_tested_train(self) -> None:
-        """The held-out fold is the test set; nobody validates and the last epoch is kept."""
+        """The held-out fold is the test set; there is no validation set and the last epoch is used."""
         (task,) = points("single")
-        drawn = task.split([(f"sub-{number:04d}",) * 2 for number in range(821)], seed=0)
+        drawn = task.split(samples(821), seed=0).folds
         assert {(len(one.train) + len(one.test), len(one.validation)) for one in drawn} == {(821, 0)}
         assert options(task)["recipe"]["select"] == "last"
 
@@ -212,7 +218,7 @@ class TestLsm:
             assert recipe["lr_drop_epoch"] == 0
             assert (made["phantom_subjects"], phantom["spacing_mm"]) == (821, 1.0)
             assert list(phantom["shape"]) == [152, 179, 142] and list(made["cohort"]["spacing_mm"]) == []
-            assert (made["outcome"]["size"], made["outcome"]["rois"]) == (5, 3)
+            assert (made["targets"]["scores"]["size"], made["targets"]["scores"]["rois"]) == (5, 3)
             explained = made["attributions"]
             assert (explained["occlusion"]["window"], explained["occlusion"]["stride"]) == (5, 3)
             assert (explained["gradient_shap"]["samples"], explained["gradient_shap"]["noise"]) == (30, 0.01)
@@ -227,16 +233,19 @@ class TestLsm:
 
     def test_noise_and_intercorrelation_levels(self) -> None:
         """a = .1 to .5 for both models; b = .6 to .9 for the CNN."""
-        noisy = {(one["model"]["use"], one["outcome"]["noise"]) for one in map(options, points("noise"))}
+        noisy = {(one["model"]["use"], one["targets"]["scores"]["noise"]) for one in map(options, points("noise"))}
         assert noisy == {(model, a) for model in ("cnn", "residual_cnn") for a in (0.1, 0.2, 0.3, 0.4, 0.5)}
-        mixed = {(one["outcome"]["design"], one["outcome"]["b"]) for one in map(options, points("intercorrelation"))}
+        mixed = {
+            (one["targets"]["scores"]["design"], one["targets"]["scores"]["b"])
+            for one in map(options, points("intercorrelation"))
+        }
         assert mixed == {("intercorrelation", b) for b in (0.6, 0.7, 0.8, 0.9)}
 
     def test_resnet10_study(self) -> None:
         """Four trainings: Adam 1e-5 for 100 epochs, then 1e-6, at 1.67 mm, regions and windows of 8³, one split."""
         tasks = points("resnet10")
         assert [folds(task) for task in tasks] == [1, 1, 1, 1]
-        assert [options(task)["view"]["scores"] for task in tasks] == ["score_1", "score_2", "score_3", ""]
+        assert [options(task)["adapter"]["scores"] for task in tasks] == ["score_1", "score_2", "score_3", ""]
         for made in map(options, tasks):
             recipe = made["recipe"]
             assert made["model"]["use"] == "resnet10"
@@ -248,7 +257,7 @@ class TestLsm:
             )
             assert (recipe["epochs"], recipe["select"]) == (200, "validation_loss")
             assert list(made["cohort"]["spacing_mm"]) == [1.67, 1.67, 1.65]
-            assert made["outcome"]["size"] == 8
+            assert made["targets"]["scores"]["size"] == 8
             occlusion, shap = made["attributions"]["occlusion"], made["attributions"]["gradient_shap"]
             assert (occlusion["window"], occlusion["stride"]) == (8, 4)
             assert (shap["samples"], shap["noise"]) == (5, 0.0)
@@ -259,5 +268,5 @@ class TestLsm:
 
     def test_resnet10_split(self) -> None:
         """60, 20 and 20 % of 822."""
-        drawn = points("resnet10")[0].split([(f"sub-{number:04d}",) * 2 for number in range(822)], seed=0)
+        drawn = points("resnet10")[0].split(samples(822), seed=0).folds
         assert [(len(one.train), len(one.validation), len(one.test)) for one in drawn] == [(493, 164, 165)]

@@ -246,14 +246,15 @@ def keep_to_granted_gpus() -> None:
 
 
 def _record_death(job: Job, store: Store, committed: Committed) -> None:
-    """Record a failure when a worker dies without reporting."""
-    cell = next((cell for cell in job.cells if store.get(cell.stage, cell.identity) is None), None)
+    """Record a failure when a worker dies without reporting: of the first cell that is not done."""
+    cell = next((cell for cell in job.cells if not is_done(cell, store)), None)
     if cell is None:
         return
     error = "its worker died three times without an error of its own; look at memory (harness doctor), or try ray=off"
     failed = CellRecord(
-        cell.identity, cell.stage, "failed", cell.configuration, cell.fold, cell.seed, cell.label, error=error
-    )
+        cell.identity, cell.stage, "failed", cell.configuration, cell.fold, cell.seed, cell.label,
+        error=error, group=cell.group, metrics=dict(cell.metrics),
+    )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         write_record(Path(folder), failed)
         committed(store.commit(Path(folder)))

@@ -62,7 +62,7 @@ def steady(path: Path) -> list[dict[str, str]]:
 
 def checksums(out: Path, name: str) -> dict[str, str]:
     """Identity → checksum of an artifact of every finished cell that has it."""
-    records = [json.loads(path.read_text()) for path in (out / "store").glob("*/*/record.json")]
+    records = [json.loads(path.read_text()) for path in (out / "store").rglob("record.json")]
     return {one["identity"]: one["artifacts"][name] for one in records if name in one["artifacts"]}
 
 
@@ -74,7 +74,7 @@ def small(small_run: Words) -> Words:
 
 @pytest.fixture(scope="session")
 def sweep(small: Words) -> Words:
-    """Words of a small sweep: six trainings, 36 cells."""
+    """Words of a small sweep: six trainings, 42 cells."""
     return (*small, "sequences=T2w,T2w+FLAIR")
 
 
@@ -102,7 +102,7 @@ def test_same_command_again_computes_nothing(
     """A finished sweep has nothing to do and gives the same table."""
     before = board_of(finished).read_bytes()
     assert commands.run([*sweep, f"out={finished}"]) == 0
-    assert "36 done, 0 to do" in capsys.readouterr().out
+    assert "42 done, 0 to do" in capsys.readouterr().out
     assert board_of(finished).read_bytes() == before
 
 
@@ -345,7 +345,7 @@ TASK = replace(
     EPVS,
     name="mine",
     model=partial(one_convolution),
-    attributions={"squared_input": partial(squared_input)},
+    explanations={"squared_input": partial(squared_input)},
     metrics={**EPVS.metrics, "voxels_wrong": partial(voxels_wrong)},
     objective="voxels_wrong",
     profiles={"quick": {"recipe.epochs": 1, "recipe.copies": 1, "recipe.augmentation": "none"}},
@@ -419,5 +419,5 @@ def test_a_worker_that_dies_after_its_training_is_replaced(
     words = ("task=mine", *small, "sequences=T2w", "fold=0", "attribution=stumbling", "out=out")
     done = command(*words, cwd=tmp_path, path=installed)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "4 cells done, 0 failed" in done.stdout
-    assert (tmp_path / "stumbled").read_text() == "2 handed back, 0 still full"
+    assert "5 cells done, 0 failed" in done.stdout
+    assert (tmp_path / "stumbled").read_text() == "3 handed back, 0 still full"

@@ -14,10 +14,11 @@ import pytest
 from harness.core.errors import OutOfRange, RequestError, UnknownName
 from harness.core.settings import RunSettings
 from harness.core.space import Choice, Interval
+from harness.core.targets import Target
 from harness.core.types import Array, Cohort, Sample
 from harness.data.bids_writing import write_phantom
 from harness.pipeline.cell import restored
-from harness.pipeline.job import build_network
+from harness.pipeline.networks import build_network
 from harness.pipeline.train import train
 from harness.report.runs import chosen_tags
 from harness.report.searches import winners
@@ -116,7 +117,7 @@ def guarded() -> tuple[Cohort, set[str]]:
         images = {"T2w": _Guarded(one.images["T2w"][0], name, read)}
         masks = {"target": _Guarded(one.masks["pvs"][0], name, read)}
         samples.append(Sample(name, name, images, masks, {}, one.images["T2w"][1], (1.0, 1.5, 2.0)))
-    return Cohort("guarded", tuple(samples)), read
+    return Cohort("guarded", tuple(samples), targets=(Target("target", "mask"),)), read
 
 
 TRAINING = ("sub-01", "sub-02", "sub-04", "sub-06")
@@ -179,7 +180,7 @@ def test_judges_do_not_train(guarded: tuple[Cohort, set[str]], ask: Ask, monkeyp
     search = _search(cohort, ask(LR))
     seen: list[tuple[str, ...]] = []
 
-    def spy(build: Any, recipe: Any, view: Any, training: Any, validation: Any, **more: Any) -> None:
+    def spy(build: Any, recipe: Any, adapter: Any, spec: Any, training: Any, validation: Any, **more: Any) -> None:
         seen.extend([tuple(one.id for one in training), tuple(one.id for one in validation)])
 
     monkeypatch.setattr(nested, "train", spy)
@@ -195,11 +196,13 @@ def test_judge_reports_the_best_epoch_so_far(guarded: tuple[Cohort, set[str]], a
     reported: list[tuple[int, float]] = []
     judge(search, {"recipe.lr": 0.05}, cohort, lambda epoch, best: reported.append((epoch, best)))
     task = restored(with_values(search.configuration, {"recipe.lr": 0.05}))
-    view, samples = task.view(), {one.id: one for one in cohort.samples}
+    adapter, samples = task.adapter(), {one.id: one for one in cohort.samples}
+    spec = adapter.spec(cohort)
     alone = train(
-        lambda: build_network(task, view),
+        lambda: build_network(task, spec),
         task.recipe(),
-        view,
+        adapter,
+        spec,
         [samples[name] for name in search.train],
         [samples[name] for name in search.validation],
         seed=0,
@@ -305,7 +308,8 @@ def test_identity_holds_what_determines_the_winner(guarded: tuple[Cohort, set[st
         )
         for sample in cohort.samples
     ]  # fmt: skip
-    assert _search(Cohort("other", tuple(changed)), request, fold=3).identity == search.identity
+    other = dataclasses.replace(cohort, name="other", samples=tuple(changed))
+    assert _search(other, request, fold=3).identity == search.identity
 
 
 # --- the phase before the grid ---
@@ -378,7 +382,7 @@ def test_a_search_whose_candidates_all_fail_is_a_failure(ask: Ask) -> None:
         in told[0].error
     )
     (row,) = collect(made).prediction.to_pylist()
-    assert row["rank"] is None and row["flags"].startswith("failed: 1 of 2 cells, all 2 candidates")
+    assert row["rank"] is None and row["flags"].startswith("failed: 1 of 3 cells, all 2 candidates")
     assert not list((made.store.root / "search").glob("*"))
     assert len(prepare(ask(FAILS, "fold=0", "trials=2")).searches) == 1
 
