@@ -19,7 +19,7 @@ from harness.core.identity import Code, codes_read, remember
 from harness.core.machine import usable_cores
 from harness.core.settings import RunSettings
 from harness.data.table import open_cohort
-from harness.pipeline.cell import Job
+from harness.pipeline.cell import Job, is_done
 from harness.pipeline.job import execute
 from harness.storage.store import CellRecord, Store, write_record
 
