@@ -102,7 +102,7 @@ def test_three_subjects_are_never_ranked(ran: Ran) -> None:
 
 def test_every_subject_has_its_line(ran: Ran) -> None:
     """With so few, the objective of each is shown: one row per set, one number per subject."""
-    table = ran.screen.partition("dice of each subject")[2].partition("What each sequence is worth")[0]
+    table = ran.screen.partition("dice of each subject")[2].partition("Value of each channel")[0]
     assert re.findall(r"sub-\d\d", table) == list(USED)
     shown = re.findall(r"(\S+) unet ([01]\.\d{3}) ([01]\.\d{3}) ([01]\.\d{3})", table)
     assert {sequences for sequences, *_ in shown} == set(SETS)

@@ -45,7 +45,7 @@ def run(texts: Sequence[str]) -> int:
     if result.subjects < MINIMUM_SUBJECTS:
         show_subjects(out, result.leaderboard, result.rows)
     if result.shapley is not None:
-        show_table(out, *shapley_rows(result.shapley), "What each sequence is worth: exact Shapley values")
+        show_table(out, *shapley_rows(result.shapley), "Value of each channel (exact Shapley values)")
     out.print(result.verdict, markup=False)
     for line in failure_lines(result.failures, result.leaderboard):
         out.print(line, style="red", markup=False)

@@ -71,7 +71,8 @@ def make_report(plan: Plan, tables: Tables) -> Path:
         notes.append(f"{missing} cells are not done yet; run the same command again.")
     page = write_report(
         folder / "index.html",
-        title=f"{task.name}: {plan.request.name}",
+        title=task.name,
+        run=plan.request.name,
         question=task.question,
         source=task.source,
         verdict=verdict(tables.prediction),
@@ -107,7 +108,7 @@ def _write_list(plan: Plan) -> None:
     known = sorted((runs[name] for name in written), key=lambda one: (one.name != latest, -written[one.name]))
     lines = [
         (
-            Cell(one.name, link=f"{urllib.parse.quote(one.name)}/index.html"),
+            Cell(one.name, "wrap", link=f"{urllib.parse.quote(one.name)}/index.html"),
             Cell("latest" if one.name == latest else ""),
             time.strftime("%Y-%m-%d %H:%M", time.localtime(written[one.name])),
             one.profile,

@@ -46,6 +46,7 @@ def write_report(
     source: Source | str,
     verdict: str,
     leaderboard: pa.Table,
+    run: str = "",
     explanations: pa.Table | None = None,
     figures: Sequence[Figure] = (),
     tables: Sequence[ReportTable] = (),
@@ -63,6 +64,7 @@ def write_report(
     source : the paper
     verdict : what may be claimed, see :func:`harness.report.wording.verdict`; a line each
     leaderboard : of :func:`harness.pipeline.leaderboard.build`
+    run : its name; the page then leads to the list of runs, one folder up
     explanations : the same for attribution methods, if there are any
     figures, tables : in order; their sections stand in the order of their first appearance
     shown : metrics of the leaderboard beside the objective, the others are folded away; all by default
@@ -82,6 +84,7 @@ def write_report(
         title=title,
         question=question,
         source=source,
+        run=run,
         verdict=[line for line in verdict.splitlines() if line.strip()],
         sections=_sections(leaderboard, explanations, figures, tables, shown),
         glossary=[_entry(metric) for metric in metrics.values()],
@@ -111,6 +114,7 @@ def write_list_of_runs(
         question=question,
         source=source,
         sections=[section],
+        run="",
         verdict=nothing,
         glossary=nothing,
         provenance=nothing,

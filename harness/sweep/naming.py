@@ -27,7 +27,7 @@ _DECISIVE = {"exclude", "search_subjects", "trials"}
 _NOT_NAMED = {field.name for field in dataclasses.fields(RunSettings)} - _DECISIVE | {"task", "profile", "experiment"}
 # Of these a list is several values, not one.
 _SEVERAL = ("seed", "fold", "attribution", "exclude", "search_subjects")
-_LONGEST = 60  # characters before the digest; file systems allow 255 for a name with all its endings
+_LONGEST = 48  # characters before the digest; file systems allow 255 for a name with all its endings
 _DIGITS = 6
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,19 @@ def test_two_runs_keep_their_tables(tiny_words: Words, finished: Path) -> None:
     assert harness.run(**tiny_words(finished, report=True)).csv == first.csv
     assert {path: path.read_bytes() for path in before} == before
     assert len(list(first.csv.parent.iterdir())) == 2 * 3
+
+
+def test_reports_of_a_task_are_listed(tiny_words: Words, finished: Path) -> None:
+    """The latest run first, each with its command and a link; each report leads back to the list."""
+    first = harness.run(**tiny_words(finished, report=True)).report
+    second = harness.run(**tiny_words(finished, report=True, seed=1)).report
+    assert first is not None and second is not None
+    page = (finished / "reports" / "epvs" / "index.html").read_text()
+    links = re.findall(r'<a href="([^"#]+)">', page)
+    assert [finished / "reports" / "epvs" / link for link in links] == [second, first]
+    assert page.count("latest</td>") == 1 and page.index("latest</td>") < page.index(links[1])
+    assert "harness run " in page and "seed=1" in page
+    assert 'href="../index.html"' in second.read_text()
 
 
 def test_a_table_that_a_run_does_not_make_is_removed(tiny_words: Words, finished: Path) -> None:
