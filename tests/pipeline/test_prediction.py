@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import harness
-from harness.core.errors import RequestError
+from harness.core.errors import CohortError, RequestError
+from harness.core.types import Sample
 from harness.data import nifti, transforms
 from harness.pipeline import cell as cell_module
-from harness.pipeline.prediction import find_networks, predict_subjects, read_subjects
+from harness.pipeline.prediction import find_networks, predict_subjects, read_subjects, write_masks
 from harness.storage.store import CellRecord, Store
 
 Words = Callable[..., dict[str, Any]]
@@ -177,7 +179,7 @@ class TestGrid:
         """Looking at headers first does not hide the listing."""
         for name in ("sub-01", "sub-02"):
             (root / name / "anat" / f"{name}_T2w.nii.gz").write_bytes(b"no image")
-        with pytest.raises(harness.core.errors.CohortError, match="2 faults"):
+        with pytest.raises(CohortError, match="2 faults"):
             read_subjects(find_networks(store, row), root, root.parent / "cache")
 
 
@@ -212,6 +214,18 @@ class TestFiles:
             f"2 of {y + 2} coronal slices and 4 of {z + 4} axial slices lie outside of the field of the networks, "
             "where predictions are 0: sub-01, sub-02"
         ]
+
+    def test_mask_of_a_picture_is_a_picture(self, in_memory: Callable[[np.ndarray], Any], tmp_path: Path) -> None:
+        """It has no place in space, so no NIfTI file; grey levels are probabilities."""
+        probability = np.array([[0.0, 0.4], [0.6, 1.0]], np.float32)
+        sample = Sample("patch-1", "sub-1", {"rgb": in_memory(np.zeros((2, 2, 3), np.uint8))}, {}, {})
+        paths = write_masks(tmp_path, sample, probability, None, "tumour")
+        assert [str(path.relative_to(tmp_path)) for path in paths] == [
+            "probseg/patch-1_label-tumour.png", "mask/patch-1_label-tumour.png",
+        ]  # fmt: skip
+        read = [np.asarray(Image.open(path)) for path in paths]
+        np.testing.assert_array_equal(read[0], [[0, 102], [153, 255]])
+        np.testing.assert_array_equal(read[1], [[0, 0], [255, 255]])
 
     def test_probability_is_the_mean_of_all_networks(self, store: Store, row: str, root: Path, tmp_path: Path) -> None:
         """Each by itself gives what is averaged."""
