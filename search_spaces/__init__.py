@@ -1,1 +1,1 @@
-"""Each paper's experiments as named grids, and the search spaces for tuning."""
+"""Experiments, hypotheses and search spaces of the tasks, one module per study."""

@@ -1,4 +1,4 @@
-"""Experiments, claims and search spaces of the ePVS sequence study."""
+"""Experiments, hypotheses, published results and search spaces of the ePVS sequence study."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from harness.core.space import Choice, Interval
 
 __all__ = ["EXPERIMENTS", "HYPOTHESES", "PUBLISHED", "SPACES"]
 
-# Table 1, in its order.
+# Table 1, in its order
 ABLATION = (
     "T2w",
     "T2w+FLAIR",
@@ -19,7 +19,7 @@ ABLATION = (
     "T1w+FLAIR",
 )
 
-# All 15 non-empty subsets of the four sequences, the published ones as published.
+# All 15 non-empty subsets of the four sequences, starting with the published ones
 SHAPLEY = (
     *ABLATION,
     "SWI",
@@ -36,7 +36,7 @@ EXPERIMENTS = {
     "shapley": {"sequences": SHAPLEY},
 }
 
-# What the paper says; rows that look permuted there (thalamus, occipital) are left out.
+# Hypotheses of the paper, without regions whose rows seem to be permuted there (thalamus, occipital)
 WITH_T2W = ABLATION[:5]
 CHAIN = (WITH_T2W, ("T1w+FLAIR",), ("T1w",), ("FLAIR",))
 CHAIN_TEXT = "every set with T2w > T1w+FLAIR > T1w > FLAIR"

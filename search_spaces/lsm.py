@@ -1,4 +1,4 @@
-"""Experiments, claims and search spaces of the lesion-symptom mapping studies."""
+"""Experiments, presets, hypotheses and search spaces of the lesion-symptom mapping studies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["EXPERIMENTS", "HYPOTHESES", "PRESETS", "SPACES"]
 
 BOTH = ("cnn", "residual_cnn")
 
-# 17 configurations of the CNN study (85 trainings), and the four networks of the ResNet10 study.
+# 17 configurations of the CNN study (85 trainings), and the four networks of the ResNet10 study
 EXPERIMENTS = {
     "single": {"design": ("single",), "model": ("cnn",)},
     "multi": {"model": BOTH},
@@ -18,7 +18,7 @@ EXPERIMENTS = {
     "resnet10": {"scores": ("score_1", "score_2", "score_3", ""), "model": ("resnet10",)},
 }
 
-# Epochs of Tables I to IV; the noise-free models saw fewer than the noisy ones.
+# Numbers of epochs from Tables I to IV; lower without noise
 PRESETS = {
     "profile=paper experiment=single": {"recipe.epochs": 60},
     "profile=paper experiment=multi model=cnn": {"recipe.epochs": 70},
@@ -39,7 +39,7 @@ PRESETS = {
         "recipe.epochs": 200, "recipe.optimiser": "adam", "recipe.weight_decay": 0.0,
         "recipe.lr": 1e-5, "recipe.lr_drop_epoch": 100, "recipe.lr_drop_factor": 0.1,
     },
-    # At 5 mm the published kernels, scaled with the grid
+    # The published kernels, scaled to the 5 mm grid
     "profile=quick model=cnn": {"model.kernel": 4, "model.stride": 3},
     "profile=quick model=residual_cnn": {
         "model.kernel": 4, "model.stride": 3, "model.block_kernel": 3, "model.block_stride": 3,

@@ -1,1 +1,1 @@
-"""The studies. One page each; installed as ``harness.tasks``."""
+"""Tasks, one module per study; installed as ``harness.tasks``."""

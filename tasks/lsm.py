@@ -1,19 +1,19 @@
-"""Which voxels drive a score? Lesion-symptom mapping with deep networks and what the field uses.
+"""Which voxels determine a score? Lesion-symptom mapping with deep networks and standard methods.
 
-A score is simulated from the lesioned share of small regions of interest, so that
-the truth of every map is known; networks predict it from whole lesion maps, and
-their explanations are judged as sums over all tested patients. Two studies: a CNN
-and a residual CNN under noise and intercorrelation (821 white-matter lesion masks,
-5-fold), and a 3D ResNet10 with one output or several (822 masks, one split).
+Scores are simulated from the lesion load of small regions of interest, so that the truth of
+explanations is known. Networks predict the scores from whole-brain lesion maps, and their
+explanations are evaluated as sums over all test patients. The task covers two studies: a
+CNN and a residual CNN with noise and intercorrelation (821 white-matter lesion masks,
+5-fold cross-validation), and a 3D ResNet10 with one or several outputs (822 masks, one
+split).
 
-Knowingly changed
-    Both cohorts are private. `data=` takes any folder of lesion masks; the default
-    cohort is generated. Regions are drawn from the seed where at least ten patients
-    have lesions, and the scores are scaled by the cohort's smallest and largest value.
-    R² is scored on the scale of the training targets, and beside it the R² against
-    the score without noise. Average precision is exact; the published area under
-    1,000 thresholds stands beside it. `profile=quick` works at 5 mm with fractional
-    occupancy, few epochs and kernels scaled with the grid.
+Deviations from the papers
+    Both cohorts are private: set `data=` to a folder of lesion masks, or use the generated
+    default cohort. Regions are drawn at random where at least ten patients have lesions,
+    and scores are scaled to [0, 1] over the cohort. R² refers to the noisy scores; the R²
+    relative to the scores without noise is also reported. Average precision is exact; the
+    published area over 1,000 thresholds is also reported. `profile=quick` uses a 5 mm grid
+    with fractional occupancy, few epochs, and kernels scaled with the grid.
 """
 
 from functools import partial
@@ -54,7 +54,7 @@ TASK = Task(
         "occlusion": Explanation(partial(occlusion, window=5, stride=3), keep="sums"),
         "gradient_shap": Explanation(partial(gradient_shap, samples=30, noise=0.01), keep="sums"),
         "weights": Explanation(partial(weights), keep="sums"),
-        # controls: how often a voxel is lesioned at all, and chance
+        # controls: lesion frequency and chance level
         "prevalence": Explanation(partial(input_itself), keep="sums"),
         "random": Explanation(partial(random_map), keep="sums"),
     },
@@ -69,7 +69,7 @@ TASK = Task(
         "target_score": partial(regression.target_score),
         "predicted_score": partial(regression.predicted_score),
         "clean_score": partial(regression.clean_score),
-        # of explanations
+        # metrics of explanations
         "relevance_ap": partial(localisation.relevance_ap),
         "ap_of_ceiling": partial(localisation.ap_of_ceiling),
         "pr_auc_1000": partial(localisation.pr_auc_1000),

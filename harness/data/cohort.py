@@ -87,44 +87,46 @@ def bids(
     exclude: tuple[str, ...] = (),
     minimum: Annotated[int, annotated_types.Ge(1)] = 3,
 ) -> Cohort:
-    """Subjects of a BIDS folder, verified, brought to one grid each, and cached.
+    """Images and masks of a BIDS folder, resampled to one grid per subject.
 
-    For each subject: the grid is that of the reference (reoriented, given
-    another spacing, cropped); each image is bias-corrected on its own grid,
-    resampled once, and normalised.
+    The files are verified, prepared and cached. The grid of a subject is that of the
+    reference, after reorienting, resampling and cropping. Each image is corrected for the
+    bias field on its own grid, resampled once, and normalised.
 
     Parameters
     ----------
-    root : the BIDS folder
-    cache : folder of prepared arrays; made if needed, shared by all cohorts
-    label : the mask to predict (``label-<label>_mask``), which becomes the mask
-        ``target``; empty for new subjects without a truth
-    sequences : suffixes that a subject must have; empty means those that all subjects have
-    reference : whose grid everything comes to: ``label``, or a sequence. With a
-        sequence the label is resampled by occupancy. Without a label,
-        ``label`` means the first sequence
-    session : ``only``, ``all``, ``first`` or a name, for subjects with several
-    reorient : turn axes to RAS+
-    spacing_mm : (3,) voxel size; empty keeps that of the reference
-    crop : ``brain`` cuts to the box of the brain mask
-    margin_mm : around the brain
-    size : (3,) voxels, fixed for all subjects around the centre of the field (or of
-        the brain if cropped); 0 leaves an axis as it is; outside the image is 0
-    interpolation : of images; masks go by occupancy, regions by majority
-    antialias : blur an image that comes to a coarser grid as much as that needs
-    occupied : a voxel belongs to a mask if at least this share of it is filled;
-        0.5 where grids differ loses lesions smaller than half a voxel
-    n4 : correct the bias field (slow; cached)
-    n4_shrink : it is estimated on an image this many times smaller
-    brain : ``if_present`` takes ``brain`` masks from the data, ``compute`` makes a
-        crude one where there is none, ``none`` ignores them
-    brain_from : sequence from which a mask is computed; empty takes the first of
-        T1w, T2w, FLAIR that the subject has, whatever `sequences` says
-    skull_strip : set to 0 what is outside the brain, after normalisation
-    normalise : scale of intensities, with constants of the brain or, without a
-        mask, of the whole volume (cropped to the grid)
-    exclude : subjects left out by name
-    minimum : fewer subjects are a fault
+    root : BIDS folder
+    cache : folder of prepared arrays, shared by all cohorts; created if needed
+    label : label of the mask to predict (``label-<label>_mask``), which becomes the mask
+        ``target``; empty for new subjects without labels
+    sequences : suffixes of required images; empty for those that all subjects have
+    reference : image that defines the grid: ``label``, or a sequence, to which the label is
+        then resampled by occupancy. Without a label, ``label`` means the first sequence
+    session : sessions of subjects with several: ``only`` allows one session per subject,
+        ``all``, ``first``, or the name of a session
+    reorient : reorient images to RAS+
+    spacing_mm : voxel size, three numbers; empty for that of the reference
+    crop : ``brain`` crops to the bounding box of the brain mask
+    margin_mm : margin around the brain if cropped, in mm
+    size : number of voxels along each axis, centred in the field of view or, if cropped, in
+        the brain; images are cropped or padded with zeros. 0 leaves an axis unchanged, empty
+        all axes
+    interpolation : interpolation of images; masks are resampled by occupancy, region labels
+        by majority
+    antialias : smooth images before resampling them to a coarser grid
+    occupied : minimum occupancy of a voxel that belongs to a mask; with 0.5, resampling
+        removes lesions smaller than half a voxel
+    n4 : correct the bias field by N4 (slow; cached)
+    n4_shrink : shrink factor of the image on which the bias field is estimated
+    brain : ``if_present`` uses the brain masks of the data, ``compute`` also creates crude
+        ones for subjects without, ``none`` ignores them
+    brain_from : sequence from which brain masks are computed; empty for the first of T1w,
+        T2w, FLAIR that a subject has, whether or not it is in ``sequences``
+    skull_strip : set voxels outside the brain to 0, after normalisation
+    normalise : normalisation of intensities, with statistics of the brain or, without a
+        brain mask, of the volume on the final grid
+    exclude : subjects to leave out
+    minimum : minimum number of subjects
 
     Returns
     -------

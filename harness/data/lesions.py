@@ -49,22 +49,25 @@ def lesions(
     exclude: tuple[str, ...] = (),
     minimum: Annotated[int, annotated_types.Ge(1)] = 3,
 ) -> Cohort:
-    """Lesion masks of a BIDS folder, verified, brought to one grid by world coordinates, and cached as runs.
+    """Lesion masks of a BIDS folder, resampled to one grid in template space.
+
+    The masks are verified, resampled by world coordinates, and cached.
 
     Parameters
     ----------
-    root : the BIDS folder; masks are named ``label-<label>_mask``, in one template space
+    root : BIDS folder with masks named ``label-<label>_mask``, in one template space
     cache : folder of prepared arrays
-    label : which mask
-    sequences : must be empty; the mask is the image
-    session : ``only``, ``all``, ``first`` or a name, for subjects with several
-    box : ``published`` (152 × 179 × 142 mm, see Notes) or ``native``, the grid of
-        the masks, which must then be the same for all
-    box_mm : another box: x0, x1, y0, y1, z0, z1, centres of the outermost voxels of
-        1 mm; it wins over ``box``
-    spacing_mm : (3,) or one number, voxel size; empty keeps 1 mm, or that of the native grid
-    exclude : subjects left out by name
-    minimum : fewer subjects are a fault
+    label : label of the masks
+    sequences : must be empty, because there are no images
+    session : sessions of subjects with several: ``only`` allows one session per subject,
+        ``all``, ``first``, or the name of a session
+    box : field of view: ``published`` (152 × 179 × 142 mm, see Notes), or ``native``, the
+        common grid of the masks
+    box_mm : other field of view, x0, x1, y0, y1, z0, z1: centres of the outermost voxels at
+        1 mm. Overrides ``box``
+    spacing_mm : voxel size, one or three numbers; empty for 1 mm or the native voxel size
+    exclude : subjects to leave out
+    minimum : minimum number of subjects
 
     Returns
     -------

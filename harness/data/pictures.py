@@ -51,15 +51,17 @@ def pictures(
     exclude: tuple[str, ...] = (),
     minimum: Annotated[int, annotated_types.Ge(1)] = 3,
 ) -> Cohort:
-    """Pictures of one size, verified, and packed into one memory-mapped array.
+    """RGB pictures of equal size from an image folder with a table.
+
+    The pictures are verified and packed into one memory-mapped array.
 
     Parameters
     ----------
     root : folder with ``labels.csv`` and ``images/``
     cache : folder of prepared arrays
-    sequences : names of the images that are read: ``rgb``, or none
-    exclude : subjects left out by name
-    minimum : fewer subjects are a fault
+    sequences : names of the images to read: ``rgb``, or empty
+    exclude : subjects to leave out
+    minimum : minimum number of subjects
 
     Returns
     -------

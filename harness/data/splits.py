@@ -1,9 +1,8 @@
-"""Splits into training, validation and test samples; all samples of a subject stay together.
+"""Splits into training, validation and test samples, with all samples of a subject in the same subset.
 
-A split takes what it may know of the samples (:class:`~harness.core.types.SplitSample`)
-and gives :class:`~harness.core.types.Folds`. Validation subjects are drawn among
-those that are not tested, so that a model is never selected on its test
-subjects.
+A split takes samples (:class:`~harness.core.types.SplitSample`) and returns
+:class:`~harness.core.types.Folds`. Validation subjects are drawn from subjects that are not
+tested, so that models are never selected on test subjects.
 """
 
 from __future__ import annotations
@@ -36,36 +35,36 @@ __all__ = [
 
 Validation = int | float | Literal["auto"]
 
-_MANY_VALUES = 10  # a number with more is cut into fifths to stratify by it
+_MANY_VALUES = 10  # numbers with more values are divided into quintiles for stratification
 _AUTO = 1 / 5  # of 20 subjects, 16 train and 4 validate (the ePVS study)
 
 
 @SPLITS.register("leave_one_subject_out", source="the ePVS sequence study: of 20, 16 train and 4 validate")
 def leave_one_subject_out(samples: Sequence[SplitSample], *, seed: int, validation: Validation = "auto") -> Folds:
-    """One fold per subject: it is tested, the others train and validate.
+    """Leave-one-subject-out cross-validation.
 
     Parameters
     ----------
-    samples : in the cohort's order
-    seed : of the draw of validation subjects
-    validation : subjects that validate: a number (0 for a recipe that keeps the last
-        epoch), a share in (0, 1), or ``"auto"`` for one fifth; shares are rounded,
-        and at least one subject validates
+    samples : samples in the order of the cohort
+    seed : seed for drawing validation subjects
+    validation : validation subjects of each fold: a number, a share in (0, 1), or ``auto``
+        for one fifth. Shares are rounded to at least one subject. 0 needs a recipe that
+        keeps the last epoch
 
     Returns
     -------
     Folds
-        One per subject, in the order of their first samples
+        One fold per subject, in the order of their first samples.
 
     Raises
     ------
     OutOfRange
-        With fewer than three subjects, or if nobody would be left to train.
+        If there are fewer than three subjects, or no subject would remain for training.
 
     Notes
     -----
-    The draw of a fold depends on the seed, the subject that it tests and the
-    remaining subjects, not on their order.
+    The validation subjects of a fold depend on the seed, the test subject and the other
+    subjects, but not on their order.
     """
     tested = [(subject,) for subject in _subjects_of(samples)]
     return _folds(samples, tested, seed=seed, validation=validation)
@@ -79,27 +78,31 @@ def k_fold(
     folds: Annotated[int, annotated_types.Ge(2)] = 5,
     validation: Validation = "auto",
 ) -> Folds:
-    """Subjects are dealt at random into folds of equal size (± one); each fold is tested once.
+    """K-fold cross-validation, with subjects assigned at random to folds of equal size (± one).
 
     Parameters
     ----------
-    samples, seed, validation : see :func:`leave_one_subject_out`
+    samples : samples in the order of the cohort
+    seed : seed of the assignment, and for drawing validation subjects
     folds : number of folds, from 2 to the number of subjects
+    validation : validation subjects of each fold: a number, a share in (0, 1), or ``auto``
+        for one fifth. Shares are rounded to at least one subject. 0 needs a recipe that
+        keeps the last epoch
 
     Raises
     ------
     OutOfRange
-        If there are fewer subjects than folds, or none would be left to train.
+        If there are fewer subjects than folds, or no subject would remain for training.
     """
     subjects = _subjects_of(samples)
     if not 2 <= folds <= len(subjects):
         raise OutOfRange(
             f"2 <= folds <= subjects must hold for k_fold, got folds={folds} with {len(subjects)} subjects; "
-            "ask for fewer folds, or use leave_one_subject_out"
+            "reduce folds, or use leave_one_subject_out"
         )
-    # Sorted first: the same subjects in another order are dealt alike.
-    dealt = generator(seed, "split", "k_fold").permutation(np.array(sorted(subjects), dtype=object))
-    tested = [tuple(part) for part in np.array_split(dealt, folds)]
+    # Sorted, so that the result does not depend on the order of subjects.
+    permuted = generator(seed, "split", "k_fold").permutation(np.array(sorted(subjects), dtype=object))
+    tested = [tuple(fold) for fold in np.array_split(permuted, folds)]
     return _folds(samples, tested, seed=seed, validation=validation)
 
 
@@ -111,13 +114,16 @@ def holdout(
     test: Annotated[float, annotated_types.Gt(0), annotated_types.Lt(1)] = 0.2,
     validation: Validation = 0.25,
 ) -> Folds:
-    """One fold: a share of the subjects is tested once.
+    """Single random split into training, validation and test subjects.
 
     Parameters
     ----------
-    samples, seed : see :func:`leave_one_subject_out`
-    test : share of the subjects, rounded up: 822 are split 493, 164 and 165
-    validation : among the others; a quarter of them is a fifth of all
+    samples : samples in the order of the cohort
+    seed : seed for drawing test and validation subjects
+    test : share of test subjects, rounded up; with the defaults, 822 subjects are split
+        into 493, 164 and 165
+    validation : validation subjects: a number, a share in (0, 1) of the subjects that are
+        not tested, or ``auto`` for one fifth of them
     """
     subjects = sorted(_subjects_of(samples))
     count = max(1, math.ceil(round(test * len(subjects), 9)))  # .07 of 100 is a little more than 7
@@ -135,39 +141,38 @@ def stratified_k_fold(
     test: Annotated[float, annotated_types.Ge(0), annotated_types.Le(0.5)] = 0.2,
     test_subjects: tuple[str, ...] = (),
 ) -> Folds:
-    """A fixed test set, and folds of the other samples with about equal shares of each class.
+    """Stratified cross-validation with an optional fixed test set.
 
-    Each fold validates once and the others train; the test set is touched by none.
-    All samples of a subject, whatever their classes, are on one side.
+    Each fold is used once for validation and the other folds for training. All samples of
+    a subject are in the same subset, even if their classes differ.
 
     Parameters
     ----------
-    samples : in the cohort's order
-    seed : of the draw
-    by : target or covariate whose classes are spread evenly; a number with more than
-        ten values is cut into fifths. Empty stratifies by nothing
-    folds : of the samples outside the test set
-    test : share of the samples in the test set, about: one half, one third, one fourth,
-        …, whichever is nearest. 0 keeps none apart: each fold is tested once, and none
-        validate
-    test_subjects : subjects of the test set by name, instead of a draw
+    samples : samples in the order of the cohort
+    seed : seed of the random assignment
+    by : target or covariate for stratification; numbers with more than ten values are
+        divided into quintiles. Empty for no stratification
+    folds : number of folds outside the test set
+    test : approximate share of samples in the fixed test set, rounded to 1/2, 1/3, 1/4, …;
+        with 0 there is no fixed test set, and each fold is tested once, without validation
+    test_subjects : subjects of the fixed test set, instead of drawing them
 
     Returns
     -------
     Folds
-        Folds without a test set of their own, and the fixed test set; with neither
-        ``test`` nor ``test_subjects``, folds that are tested
+        Folds without test samples, and the fixed test set. Without a fixed test set, folds
+        with test samples.
 
     Raises
     ------
     OutOfRange
-        If there are too few subjects, or nothing would be left to train.
+        If there are too few subjects, or no subject would remain for training.
     UnknownName
-        If no sample has the target or covariate, or there is no such subject.
+        If there is no such target, covariate or subject.
 
     Notes
     -----
-    The draw depends on the seed and the samples, not on their order.
+    The assignment depends on the seed and the samples, but not on their order.
     """
     subjects = _subjects_of(samples)
     for name in test_subjects:
@@ -180,7 +185,7 @@ def stratified_k_fold(
         if len(subjects) < count:
             raise OutOfRange(
                 f"1 / test <= subjects must hold for stratified_k_fold, got test={test} with {len(subjects)} subjects; "
-                "ask for a larger share"
+                "increase test"
             )
         held = _dealt(samples, class_of, count, seed=seed_of(seed, "split", "test"))[0]
     rest = [one for one in samples if one.subject not in held]
@@ -188,21 +193,21 @@ def stratified_k_fold(
     if left < folds:
         raise OutOfRange(
             f"folds <= subjects outside the test set must hold for stratified_k_fold, got folds={folds} with "
-            f"{left} subjects; ask for fewer folds, or a smaller test set"
+            f"{left} subjects; reduce folds or test"
         )
     found = []
     for chosen in _dealt(rest, class_of, folds, seed=seed_of(seed, "split", "stratified")):
         train = tuple(one.id for one in rest if one.subject not in chosen)
-        apart = tuple(one.id for one in rest if one.subject in chosen)
-        found.append(Split(train, apart, ()) if held else Split(train, (), apart))
+        other = tuple(one.id for one in rest if one.subject in chosen)
+        found.append(Split(train, other, ()) if held else Split(train, (), other))
     return Folds(tuple(found), tuple(one.id for one in samples if one.subject in held))
 
 
 def _dealt(
     samples: Sequence[SplitSample], class_of: Mapping[str, int], count: int, *, seed: int
 ) -> tuple[frozenset[str], ...]:
-    """Subjects in groups that have about equal shares of each class."""
-    # Sorted first: the same samples in another order are dealt alike.
+    """Groups of subjects with approximately equal shares of each class."""
+    # Sorted, so that the result does not depend on the order of samples.
     ordered = sorted(samples, key=lambda one: (one.subject, one.id))
     classes = [class_of[one.id] for one in ordered]
     if max(np.bincount(classes)) < count:
@@ -210,13 +215,13 @@ def _dealt(
     subjects = np.array([one.subject for one in ordered])
     dealer = StratifiedGroupKFold(count, shuffle=True, random_state=seed % 2**32)
     with warnings.catch_warnings():
-        # A class with fewer samples than groups cannot be in all of them.
+        # Ignore the warning that a class has fewer samples than there are groups.
         warnings.simplefilter("ignore", UserWarning)
         return tuple(frozenset(subjects[chosen]) for _, chosen in dealer.split(subjects, classes, subjects))
 
 
 def _classes(samples: Sequence[SplitSample], by: str) -> npt.NDArray[np.intp]:
-    """Number of the class of each sample, (n,)."""
+    """Index of the class of each sample, (n,)."""
     if not by:
         return np.zeros(len(samples), np.intp)
     values = [one.targets[by] if by in one.targets else one.covariates.get(by) for one in samples]

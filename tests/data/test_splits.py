@@ -406,12 +406,12 @@ def test_a_class_of_its_own_for_every_sample_is_no_class():
     [
         ({"by": "relaps"}, UnknownName, r"no target or covariate to stratify by is named 'relaps'\. Near: relapse"),
         ({"test_subjects": ("sub-3",)}, UnknownName, r"no subject of the cohort \(split\.test_subjects\) .* 'sub-3'"),
-        ({"folds": 49}, OutOfRange, "folds <= subjects outside the test set .* got folds=49 with 48 subjects; ask for"),
-        ({"test": 0.01}, OutOfRange, "1 / test <= subjects must hold .* got test=0.01 with 60 subjects; ask for a"),
+        ({"folds": 49}, OutOfRange, "folds <= subjects outside the test set .* got folds=49 with 48 subjects; reduce"),
+        ({"test": 0.01}, OutOfRange, "1 / test <= subjects must hold .* got test=0.01 with 60 subjects; increase"),
         (
             {"test_subjects": tuple(f"sub-{i:02d}" for i in range(58))},
             OutOfRange,
-            "got folds=3 with 2 subjects; ask for fewer folds, or a smaller test set",
+            "got folds=3 with 2 subjects; reduce folds or test",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""A column of the participants' table as what is predicted."""
+"""Targets from columns of the participants table."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ _FEWEST = 3
 _TABLE = "participants.tsv"
 
 
-@TARGETS.register("number_column", source="the participants' table of the data")
+@TARGETS.register("number_column", source="the participants table of the data")
 def number_column(
     cohort: Cohort, cache: Path, *, column: str = "age", loss_weight: Annotated[float, annotated_types.Gt(0)] = 1.0
 ) -> Cohort:
-    """Predict a number of the participants' table.
+    """Number from a column of the participants table.
 
     Parameters
     ----------
-    cohort : whose samples have the column
-    cache : folder of prepared arrays; not needed
-    column : its name, which becomes the target's name
-    loss_weight : factor of its loss where several targets are learned together
+    cohort : cohort with the column
+    cache : folder of prepared arrays; unused
+    column : name of the column, and of the target
+    loss_weight : weight of the target in the total loss
 
     Raises
     ------
     UnknownName
         If there is no such column.
     CohortError
-        With every value that is not a number.
+        If values are not numbers; all of them are listed.
     OutOfRange
-        If fewer than three samples have a value, or all have the same.
+        If fewer than three samples have a value, or all values are equal.
     """
     target = Target(column, "number", loss_weight=loss_weight)
     return _with(cohort, target, column, _finite)
 
 
-@TARGETS.register("binary_column", source="the participants' table of the data")
+@TARGETS.register("binary_column", source="the participants table of the data")
 def binary_column(
     cohort: Cohort,
     cache: Path,
@@ -57,15 +57,18 @@ def binary_column(
     at_least: float | None = None,
     loss_weight: Annotated[float, annotated_types.Gt(0)] = 1.0,
 ) -> Cohort:
-    """Predict which of two groups a sample is in.
+    """Binary label from a column of the participants table.
 
     Parameters
     ----------
-    cohort, cache, column, loss_weight : see :func:`number_column`
-    positive : text of the positive group (``1`` for the number 1); every other text is
-        the negative group
-    at_least : a number is positive from here on; exactly one of ``positive`` and
+    cohort : cohort with the column
+    cache : folder of prepared arrays; unused
+    column : name of the column, and of the target
+    positive : value of the positive class (``1`` for the number 1); all other values are
+        negative
+    at_least : smallest number of the positive class; exactly one of ``positive`` and
         ``at_least`` must be given
+    loss_weight : weight of the target in the total loss
 
     Raises
     ------
@@ -88,7 +91,7 @@ def binary_column(
     return _with(cohort, Target(column, "binary", loss_weight=loss_weight), column, read)
 
 
-@TARGETS.register("class_column", source="the participants' table of the data")
+@TARGETS.register("class_column", source="the participants table of the data")
 def class_column(
     cohort: Cohort,
     cache: Path,
@@ -97,13 +100,16 @@ def class_column(
     classes: tuple[str, ...] = (),
     loss_weight: Annotated[float, annotated_types.Gt(0)] = 1.0,
 ) -> Cohort:
-    """Predict which of several groups a sample is in.
+    """Class from a column of the participants table.
 
     Parameters
     ----------
-    cohort, cache, column, loss_weight : see :func:`number_column`
-    classes : texts of the groups in the order of the logits; empty takes those of the
-        data, sorted, numbers by size. Another text is a fault
+    cohort : cohort with the column
+    cache : folder of prepared arrays; unused
+    column : name of the column, and of the target
+    classes : values of the classes in the order of the logits; other values are faults. If
+        empty, the sorted values in the data
+    loss_weight : weight of the target in the total loss
 
     Raises
     ------
@@ -129,7 +135,7 @@ def _finite(value: float | str) -> float | None:
 
 
 def _texts(value: float | str) -> tuple[str, ...]:
-    """How a value may be written: a whole number as 1 and as 1.0."""
+    """Texts that match a value: 1 and 1.0 for an integer."""
     if isinstance(value, int | float) and float(value).is_integer():
         return str(int(value)), str(float(value))
     return (str(value),)
@@ -142,7 +148,7 @@ def _check_column(cohort: Cohort, column: str, use: str) -> None:
 
 
 def _with(cohort: Cohort, target: Target, column: str, read: Callable[[float | str], float | None]) -> Cohort:
-    """The cohort with a target; samples without a value are ineligible."""
+    """Add a target to the cohort; samples without a value become ineligible."""
     _check_column(cohort, column, f"target {target.name}")
     found: dict[str, float] = {}
     wrong: dict[str, float | str] = {}
@@ -161,7 +167,7 @@ def _with(cohort: Cohort, target: Target, column: str, read: Callable[[float | s
 
 
 def _faults(column: str, wrong: Mapping[str, float | str], target: Target, *, all_wrong: bool) -> list[Fault]:
-    """A fault for each wrong value, or a single one if no value is right: the column is another than meant."""
+    """One fault per wrong value, or a single one if no value is valid, because the column is probably wrong."""
     expected = f"one of {', '.join(target.classes)}" if target.classes else "a number"
     if all_wrong:
         what = f"no value of {column} is {expected}, the first is {next(iter(wrong.values()))!r}"
@@ -176,7 +182,7 @@ def _faults(column: str, wrong: Mapping[str, float | str], target: Target, *, al
 def _restricted(cohort: Cohort, target: Target, column: str, found: Mapping[str, float]) -> Cohort:
     if len(found) < _FEWEST or len(set(found.values())) < 2:
         raise OutOfRange(
-            f"{column} must have a value for at least {_FEWEST} samples and differ between them, got {len(found)} "
+            f"{column} must have a value for at least {_FEWEST} samples and vary between them, got {len(found)} "
             f"values, {len(set(found.values()))} different"
         )
     samples = tuple(

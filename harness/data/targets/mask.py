@@ -1,4 +1,4 @@
-"""A mask of the cohort as what is predicted."""
+"""Target from a mask of the cohort."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ __all__ = ["mask"]
 
 @TARGETS.register("mask", source="the label image of the data")
 def mask(cohort: Cohort, cache: Path, *, name: str = "target") -> Cohort:
-    """Predict a mask, voxel by voxel.
+    """Mask, for segmentation.
 
     Parameters
     ----------
-    cohort : whose samples have the mask
-    cache : folder of prepared arrays; not needed
-    name : of the mask; ``target`` is the label that the cohort was read with
+    cohort : cohort with the mask
+    cache : folder of prepared arrays; unused
+    name : name of the mask; ``target`` is the label of the cohort
 
     Raises
     ------
     RequestError
-        If some samples have no such mask. Subjects of a folder without labels can be
-        predicted by a trained network, not trained on.
+        If samples have no such mask. Subjects without labels can be predicted by a trained
+        network, but not used for training.
     """
     without = [sample.id for sample in cohort.samples if name not in sample.masks]
     if without:
         raise RequestError(
-            f"every sample must have the mask {name} to predict it, got {len(without)} without: "
+            f"every sample must have the mask {name} to be predicted, but {len(without)} have none: "
             f"{', '.join(without[:8])}{', …' if len(without) > 8 else ''}"
         )
     return dataclasses.replace(cohort, targets=(*cohort.targets, Target(name, "mask")))

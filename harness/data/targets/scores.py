@@ -1,4 +1,4 @@
-"""What is to be predicted from each lesion map: a measured score, or simulated ones whose source is known."""
+"""Scores of lesion maps as targets: a measured score, or simulated scores with a known truth."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ __all__ = ["scores"]
 
 
 def _hidden(options: Mapping[str, JSON]) -> dict[str, JSON]:
-    """What an oracle is told of the regions: their shape and size, and how many make a score."""
+    """Information for oracle models: shape and size of the regions, and their number per score."""
     boxes = {"single": options["rois"], "multi": 1, "intercorrelation": 2}[options["design"]]
     return {"roi_shape": options["shape"], "roi_size": options["size"], "boxes": boxes}
 
 
 @TARGETS.register(
     "scores",
-    source="Mah et al. 2014, doi:10.1093/brain/awu164 (the manner of simulation)",
+    source="Mah et al. 2014, doi:10.1093/brain/awu164 (simulation method)",
     tells=_hidden,
     measured="column",
     of_measured=("shuffled", "noise_seed"),
@@ -63,38 +63,56 @@ def scores(
     scaling: Scaling = "cohort",
     shuffled: bool = False,
 ) -> Cohort:
-    """Scores for every subject of a cohort of lesion maps.
+    """Scores of lesion maps, simulated from regions of interest or measured.
 
     Parameters
     ----------
-    cohort : whose samples have the mask ``lesion``, all on one grid
+    cohort : cohort with the mask ``lesion``, on one grid
     cache : folder of prepared arrays
-    column : of participants.tsv, a real score: there is no truth then, and all
-        that follows but ``shuffled`` has no effect. Empty simulates
-    design, b, weights : how regions make scores, see
-        :func:`~harness.simulation.lesion_scores.score_weights`; weights are of the
-        ``single`` design
-    rois, size, shape, patients, rule, strata : how many regions, of how many voxels of
-        the grid, and where they may lie, see :func:`~harness.simulation.lesion_scores.draw_rois`
-    centres : voxel indices of the regions' centres instead
-    atlas, labels : a label image (NIfTI, in the space of the masks) and the labels that
-        are the regions instead
-    roi_seed, noise_seed : of the regions and of the noise, whatever else is drawn
-    noise, nonlinearity, strength, scaling : see :func:`~harness.simulation.lesion_scores.scores`
-    shuffled : deal the scores to other subjects, the control that no model can learn
+    column : column of participants.tsv with a measured score, without a known truth. All
+        other options except ``shuffled`` and ``noise_seed`` then have no effect. If empty,
+        scores are simulated
+    design : how the loads of the regions are combined: ``single`` score from all regions,
+        ``multi`` with one score per region, or ``intercorrelation``, where scores share
+        regions
+    b : weight of the own region of a score, for the design ``intercorrelation``
+    weights : relative weights of the regions for the design ``single``; empty for equal
+        weights
+    rois : number of regions
+    size : edge length or diameter of a region in voxels of the grid
+    shape : shape of the regions
+    patients : minimum number of patients with a lesion in a voxel of a region
+    rule : whether ``all`` voxels of a region must have the minimum number of patients, or
+        ``any`` of them
+    strata : number of groups of possible centres, by the number of lesions around them,
+        from which the regions are drawn in turn; 1 draws from all centres
+    centres : voxel indices of the centres of the regions, instead of drawing them
+    atlas : label image (NIfTI, in the space of the masks) that contains the regions,
+        instead of drawing them
+    labels : labels of the atlas that are the regions
+    roi_seed : seed for drawing the regions
+    noise : noise level a in (1−a)·score + a·noise, where the noise has the SD of the score
+    noise_seed : seed of the noise and of the permutation of shuffled scores
+    nonlinearity : function of the score: ``log`` makes the first lesioned voxels count
+        most, ``exp`` the last ones
+    strength : strength of the nonlinearity
+    scaling : ``cohort`` scales scores to [0, 1] over the cohort, ``none`` leaves them
+        unchanged
+    shuffled : permute the scores across subjects, as a null control
 
     Returns
     -------
     Cohort
-        Samples with scores (``score_1``, …, or the column's name), of simulated ones
-        also without noise unless they are shuffled; and the truth, unless the score is
-        real: where a model that learned from shuffled scores points, by chance, is
-        judged like any other. Subjects without a value are ineligible.
+        Samples with scores (``score_1``, …, or the name of the column). Simulated scores
+        have a truth, and clean values unless they are shuffled. With shuffled scores, the
+        truth shows the chance level of metrics of explanations. Subjects without a value
+        are ineligible.
 
     Notes
     -----
-    A patient counts for eligibility where any part of the voxel is lesioned.
-    ``clean`` is the best prediction from the image on the scale of the targets.
+    For ``patients``, a voxel counts as lesioned if any fraction of it is. The clean value is
+    the best prediction from the image on the scale of the target. See
+    :mod:`harness.simulation.lesion_scores` for details.
     """
     if column:
         measured = number_column(cohort, cache, column=column)
@@ -108,7 +126,7 @@ def scores(
     loads = np.array([lesion_scores.loads(sample.masks["lesion"].load(), regions) for sample in cohort.samples])
     if weights and design != "single":
         raise OutOfRange(
-            f"weights apply to design=single only, got design={design}; leave them out, or set design=single"
+            f"weights apply only to design=single, got design={design}; remove weights, or set design=single"
         )
     table = lesion_scores.score_weights(design, len(regions), b=b, weights=weights or None)
     made = lesion_scores.scores(
@@ -186,7 +204,7 @@ def _regions(
 
 
 def _counts(cohort: Cohort, cache: Path) -> tuple[CachedImage, CachedImage]:
-    """How many patients are lesioned in any part of each voxel, and the sum of their occupancies."""
+    """Number of patients with a lesion in any fraction of each voxel, and sum of occupancies."""
     lesions = [sample.masks["lesion"].fingerprint for sample in cohort.samples]
     keys = [hash_of(canonical({"lesions": lesions, "what": what}))[:32] for what in ("touched", "sum")]
     known = [known_entry(cache / "arrays", key) for key in keys]

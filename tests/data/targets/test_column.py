@@ -175,7 +175,7 @@ def test_an_unknown_column_shows_those_there_are(cohort: Cohort, tmp_path: Path,
 @pytest.mark.parametrize(
     ("target", "column", "message"),
     [
-        (number_column, (1.0, 2.0, None, None, None), "at least 3 samples and differ between them, got 2 values"),
+        (number_column, (1.0, 2.0, None, None, None), "at least 3 samples and vary between them, got 2 values"),
         (number_column, (1.0, 1.0, 1.0, 1.0, None), "got 4 values, 1 different"),
         (partial(binary_column, positive="f"), ("F", "M", "F", "M", "M"), "got 5 values, 1 different"),
         (class_column, ("a", "a", "a", "a", None), "x must have two classes or more, got a"),

@@ -39,7 +39,7 @@ def test_samples_without_the_mask_are_all_named(bare: Cohort, tmp_path: Path) ->
         dataclasses.replace(one, masks={"brain": one.masks["brain"]}) if number % 2 else one
         for number, one in enumerate(bare.samples)
     ]
-    with pytest.raises(RequestError, match="must have the mask target to predict it, got 2 without: sub-02, sub-04"):
+    with pytest.raises(RequestError, match="must have the mask target to be predicted, but 2 have none: sub-02, sub-04"):
         mask(dataclasses.replace(bare, samples=tuple(samples)), tmp_path)
 
 

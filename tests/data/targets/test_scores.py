@@ -83,7 +83,7 @@ def test_weights_are_those_of_a_single_score(masks: Cohort, tmp_path: Path) -> N
     made = scores(masks, tmp_path, design="single", weights=(0.5, 0.3, 0.2), **SMALL)
     assert made.truth is not None
     assert made.truth.weights["score_1"] == pytest.approx({"roi1": 0.5, "roi2": 0.3, "roi3": 0.2})
-    with pytest.raises(OutOfRange, match="weights apply to design=single only, got design=multi"):
+    with pytest.raises(OutOfRange, match="weights apply only to design=single, got design=multi"):
         scores(masks, tmp_path, weights=(0.5, 0.3, 0.2), **SMALL)
 
 
