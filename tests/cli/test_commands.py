@@ -76,7 +76,7 @@ def test_plan_counts_and_trains_nothing(
     """A plan names configurations and cells and leaves no cell behind."""
     assert commands.plan([*small, f"out={tmp_path / 'out'}"]) == 0
     shown = capsys.readouterr().out
-    assert "24 cells to do, 0 done." in shown
+    assert "30 cells to do, 0 done." in shown
     assert not (tmp_path / "out" / "store" / "train").exists()
 
 
@@ -85,7 +85,7 @@ def test_plan_of_a_finished_run_has_nothing_to_do(
 ) -> None:
     """What the store holds is not planned again."""
     commands.plan([*small, f"out={out}"])
-    assert "0 cells to do, 24 done." in capsys.readouterr().out
+    assert "0 cells to do, 30 done." in capsys.readouterr().out
 
 
 def test_leaderboard_is_rebuilt_from_the_store_alone(out: Path, board_of: Callable[..., Path], tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def _centre(values: np.ndarray, affine: np.ndarray) -> np.ndarray:
         ("predict", ["model=a", "data=b", "label=pvs"], r"harness predict does not use label=.*harness data verify"),
         ("predict", ["model=a,b", "data=b"], r"harness predict takes one value of model, got model=a,b"),
         ("describe", ["task=epvs", "model=unet"], r"describe task=NAME does not use model=.*harness describe"),
-        ("describe", ["model=unet", "split=k_fold"], r"describe what\? Say task=NAME or one of"),
+        ("describe", ["model=unet", "split=k_fold"], r"name one thing to describe: task=NAME or one of"),
         ("describe", ["task=epvs", "format=yaml"], r"no format is named 'yaml'.*All: json, text"),
         ("ui", ["port=5000", "task=epvs"], r"harness ui does not use task="),
         ("ui", ["port=true"], r"port must be a whole number >= 1 and <= 65535, got True"),
@@ -333,13 +333,15 @@ def test_describe_shows_keys_values_and_bounds(capsys: pytest.CaptureFixture[str
     """A task's description shows what may be set and what must hold."""
     assert commands.describe(["task=epvs"]) == 0
     shown = capsys.readouterr().out
-    assert "recipe.lr" in shown and "lr > 0" in shown and "ablation" in shown
+    assert "recipe.lr" in shown and "> 0 and <= 1" in shown and "ablation" in shown
+    assert "learning rate" in shown
 
 
 def test_describe_of_a_part_shows_its_documentation(capsys: pytest.CaptureFixture[str]) -> None:
-    """``describe metric=dice`` shows docstring, source and signature."""
+    """``describe metric=dice`` shows the docstring, the source and what the metric asks for."""
     assert commands.describe(["metric=dice"]) == 0
-    assert "dice(prediction" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "Dice coefficient" in shown and "prediction" in shown and "Dice 1945" in shown
 
 
 def test_failures_are_told_once_per_configuration_and_error(out: Path) -> None:
