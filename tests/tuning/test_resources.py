@@ -74,7 +74,7 @@ def test_the_estimate_is_that_of_the_cluster(
     found = estimate(prepare(resolve(words)))
     assert (found.workers, found.where) == (3, "the cluster at 10.0.0.1:6379 (64 CPUs, 4 GPUs)")
     monkeypatch.setattr(api, "LIMIT_S", 0.0)
-    with pytest.raises(RequestError, match=r"on the cluster at \S+ \(64 CPUs, 4 GPUs\), 3 at a time \(12 cells"):
+    with pytest.raises(RequestError, match=r"on the cluster at \S+ \(64 CPUs, 4 GPUs\), 3 at a time \(15 cells"):
         api.carry_out(words, (), api.Silent())
 
 
