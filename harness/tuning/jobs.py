@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import shlex
 import shutil
 import socket
 import sys
@@ -167,7 +168,11 @@ def session(settings: RunSettings) -> Iterator[None]:
         try:
             _knock(address)
             ray.init(
-                address=address, log_to_driver=False, logging_level=logging.ERROR, job_config=_job_config(), **here
+                address=address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                job_config=_job_config(here=bool(here)),
+                **here,
             )
         except OSError as error:
             raise RequestError(f"no Ray cluster answers at {address!r} ({error}); start one, or set ray=auto") from None
@@ -178,8 +183,12 @@ def session(settings: RunSettings) -> Iterator[None]:
             ray.shutdown()
 
 
-def _job_config() -> Any:
+def _job_config(*, here: bool) -> Any:
     """Ray's settings of a run: workers import from the working folder only if this process does.
+
+    Parameters
+    ----------
+    here : whether Ray is started on this machine, with this process's Python
 
     Notes
     -----
@@ -201,7 +210,10 @@ def _job_config() -> Any:
     from ray.job_config import JobConfig
 
     imports_from_here = bool({"", str(Path.cwd())} & set(sys.path))
-    return JobConfig(_client_job=not imports_from_here)
+    quoted = shlex.quote(sys.executable)
+    # A worker is started by a shell, to which Ray hands this path as it is.
+    environment = {"py_executable": quoted} if here and quoted != sys.executable else None
+    return JobConfig(runtime_env=environment, _client_job=not imports_from_here)
 
 
 def _knock(address: str) -> None:

@@ -423,3 +423,17 @@ def test_a_worker_that_dies_after_its_training_is_replaced(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "5 cells done, 0 failed" in done.stdout
     assert (tmp_path / "stumbled").read_text() == "3 handed back, 0 still full"
+
+
+@pytest.mark.ray
+def test_workers_start_where_the_path_of_python_holds_a_space(small_run: tuple[str, ...], tmp_path: Path) -> None:
+    """Ray hands the path to a shell as it is; without quotes no worker ever starts, and the run waits for ever."""
+    (tmp_path / "an environment").symlink_to(Path(sys.executable).parents[1], target_is_directory=True)
+    python = tmp_path / "an environment" / "bin" / "python"
+    words = [*small_run, "sequences=T2w", "fold=0", "attribution=none", "report=false", "mlflow=off", "out=out"]
+    done = subprocess.run(
+        [str(python), "-c", "from harness.cli.main import main; main()", "run", *words],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 cells done, 0 failed" in done.stdout
