@@ -15,7 +15,7 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from harness.core.errors import CellError, first_line
+from harness.core.errors import CellError, StoreError, first_line
 from harness.core.explanations import Explanation
 from harness.core.seeding import seed_of
 from harness.core.task import Task
@@ -337,8 +337,15 @@ class _Work:
         for identity in self.job.trainings:
             if identity not in self.trained:
                 record = self._record("train", identity)
-                self.trained[identity] = load_member(self.task, self.store, record)[0]
+                self.trained[identity] = load_member(self._task_of(record), self.store, record)[0]
         return [self.trained[identity] for identity in self.job.trainings]
+
+    def _task_of(self, record: CellRecord) -> Task:
+        """The task that a network was trained with: a search may have chosen other options for each fold."""
+        try:
+            return restored(self.store.configuration(record.identity))
+        except StoreError:
+            return self.task
 
     def _predictions(self, identity: str) -> Mapping[str, Prediction]:
         if identity not in self.predicted:
