@@ -304,9 +304,10 @@ class Tracker:
         self._tag_experiment(self._experiment, {LATEST: latest})
 
     def _tag_experiment(self, experiment: str, tags: Mapping[str, str]) -> None:
-        for key, value in tags.items():
-            if len(value) <= _LONGEST_EXPERIMENT_TAG:  # else MLflow shows its own columns
-                self._client.set_experiment_tag(experiment, key, value)
+        with exclusive(self._settings.folder):  # two drivers that add one tag at once break the database's rule
+            for key, value in tags.items():
+                if len(value) <= _LONGEST_EXPERIMENT_TAG:  # else MLflow shows its own columns
+                    self._client.set_experiment_tag(experiment, key, value)
 
     def _collect(self, result: _Result) -> None:
         if result.record.configuration not in self._known:
