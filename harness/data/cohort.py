@@ -27,7 +27,7 @@ import annotated_types
 import numpy as np
 
 from harness.core.errors import CohortError, HarnessError, OutOfRange, UnknownName
-from harness.core.identity import canonical, code_digest, module_digest
+from harness.core.identity import canonical, module_digest
 from harness.core.registry import COHORTS
 from harness.core.types import JSON, Array, Candidate, Cohort, Fault, Image, Sample
 from harness.data import nifti, transforms
@@ -37,13 +37,12 @@ from harness.data.cache import (
     Digests,
     hash_of,
     known_entry,
-    read_json,
     write_entry,
 )
 from harness.data.grid import VoxelGrid
 from harness.data.transforms import Interpolation, Normalisation
-from harness.data.verify import brain_faults, verify
-from harness.storage.files import replace_file
+from harness.data.verified import verify_once
+from harness.data.verify import brain_faults
 
 __all__ = ["Brain", "Crop", "bids"]
 
@@ -145,8 +144,10 @@ def bids(
     found = index(root, sequences=needed, label=label or None, session=session, exclude=tuple(exclude))
     wanted = tuple(sequences) or _common_sequences(found)
     digests = Digests(cache / "digests")
-    _verified(found, needed=tuple(dict.fromkeys((*wanted, *needed))), options=options, minimum=minimum,
-              digests=digests, folder=cache / "verified")  # fmt: skip
+    verify_once(
+        found, label=label, sequences=tuple(dict.fromkeys((*wanted, *needed))), optional=options.masks,
+        minimum=minimum, digests=digests, folder=cache / "verified", more=_brain_faults(found, options),
+    )  # fmt: skip
     digests.keep()
     samples, faults = [], []
     for candidate in sorted(found.candidates, key=lambda one: one.id):
@@ -226,60 +227,6 @@ def _common_sequences(found: BidsIndex) -> tuple[str, ...]:
             f"sequences that are needed (sequences=…, there is {', '.join(some) or 'none'}) to leave out the others"
         )
     return tuple(sorted(common))
-
-
-def _verified(
-    found: BidsIndex,
-    *,
-    needed: tuple[str, ...],
-    options: _Options,
-    minimum: int,
-    digests: Digests,
-    folder: Path,
-) -> None:
-    """Raise all faults; remember a faultless cohort, so that a subset of its sequences is not read again."""
-    brain_faults = _brain_faults(found, options)
-    rest, images = _what_is_verified(found, needed, options, minimum, digests)
-    known = [] if rest is None else [set(map(tuple, read_json(path) or ())) for path in folder.glob(f"{rest}-*.json")]
-    clean = any(images <= one for one in known)
-    label, optional = options.label or None, options.masks
-    checked = [] if clean else verify(found, sequences=needed, label=label, optional=optional, minimum=minimum)
-    faults = list(dict.fromkeys((*found.faults, *checked, *brain_faults)))
-    if faults:
-        raise CohortError(faults)
-    if rest is not None and not clean:
-        content = canonical(sorted(images))
-        replace_file(folder / f"{rest}-{hash_of(content)[:20]}.json", content.encode())
-
-
-def _what_is_verified(
-    found: BidsIndex, needed: tuple[str, ...], options: _Options, minimum: int, digests: Digests
-) -> tuple[str | None, set[tuple[str, ...]]]:
-    """Hash of what must be equal, and the images, of which a subset is as good; ``None`` if a file is unreadable.
-
-    A fault belongs to files that are there, so fewer images of the same
-    subjects with the same masks cannot have more faults.
-    """
-
-    def entry(one: Candidate, name: str, path: Path) -> tuple[str, ...]:
-        return one.id, name, path.name, digests.of(path)
-
-    kept = [name for name in (options.label, *options.masks) if name]
-    try:
-        images = {entry(one, name, one.images[name]) for one in found.candidates for name in needed}
-        masks = [entry(one, name, one.masks[name]) for one in found.candidates for name in kept if name in one.masks]
-    except (OSError, KeyError):
-        return None, set()
-    rest = {
-        "code": code_digest(["harness.data.verify"]),
-        "subjects": [[one.id, one.subject, dict(one.covariates)] for one in found.candidates],
-        "masks": masks,
-        "regions": {str(value): name for value, name in found.regions.items()},
-        "ranges": {column: list(limits) for column, limits in found.ranges.items()},
-        "names": [options.label, *options.masks],
-        "minimum": minimum,
-    }
-    return hash_of(repr(rest))[:20], images
 
 
 def _brain_faults(found: BidsIndex, options: _Options) -> list[Fault]:

@@ -6,7 +6,7 @@ fills: thresholding would lose small lesions (37 of 821 stroke masks at 5 mm).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +16,14 @@ import annotated_types
 import numpy as np
 
 from harness.core.errors import CohortError, HarnessError, OutOfRange
-from harness.core.identity import canonical, code_digest, module_digest
+from harness.core.identity import canonical, module_digest
 from harness.core.registry import COHORTS
-from harness.core.types import JSON, Array, Candidate, Cohort, Fault, Sample
+from harness.core.types import Array, Candidate, Cohort, Fault, Sample
 from harness.data import nifti, transforms
 from harness.data.bids import BidsIndex, index
-from harness.data.cache import CachedImage, Digests, hash_of, known_entry, read_json, write_entry
+from harness.data.cache import CachedImage, Digests, hash_of, known_entry, write_entry
 from harness.data.grid import VoxelGrid
-from harness.data.verify import verify
-from harness.storage.files import replace_file
+from harness.data.verified import READERS, verify_once
 
 __all__ = ["PUBLISHED_BOX_MM", "Box", "lesions"]
 
@@ -32,8 +31,6 @@ Box = Literal["published", "native"]
 
 # Centres of the first and last voxel of 152 × 179 × 142 voxels of 1 mm along X, Y, Z, in MNI space.
 PUBLISHED_BOX_MM = ((-76.0, 75.0), (-106.0, 72.0), (-62.0, 79.0))
-
-_READERS = 4  # decompression leaves Python's lock
 
 
 @COHORTS.register("lesions", source="Gorgolewski et al. 2016, doi:10.1038/sdata.2016.44")
@@ -97,11 +94,11 @@ def lesions(
     found = index(root, label=label, optional=(), session=session, exclude=tuple(exclude))
     digests = Digests(cache / "digests")
     seen: dict[Path, tuple[Array, Array]] = {}
-    _verified(found, label, minimum, digests, cache / "verified", seen)
+    verify_once(found, label=label, minimum=minimum, digests=digests, folder=cache / "verified", seen=_keeper(seen))
     grid = _grid(found, label, box, tuple(box_mm), spacing)
     digests.keep()
     work = _Work(found.root, label, grid, digests, cache / "arrays", seen)
-    with ThreadPoolExecutor(_READERS) as readers:
+    with ThreadPoolExecutor(READERS) as readers:
         made = list(readers.map(work.sample, sorted(found.candidates, key=lambda one: one.id)))
     faults = [one for one in made if isinstance(one, Fault)]
     if faults:
@@ -163,44 +160,14 @@ def _cropped(values: Array, affine: Array) -> tuple[Array, Array]:
     return transforms.crop(mask, affine, transforms.crop_box(mask))
 
 
-def _verified(
-    found: BidsIndex,
-    label: str,
-    minimum: int,
-    digests: Digests,
-    folder: Path,
-    seen: dict[Path, tuple[Array, Array]],
-) -> None:
-    """Raise all faults; a cohort that was found faultless is not read again.
-
-    Parameters
-    ----------
-    seen : takes what is left of each mask that was read, cropped to its lesion
-    """
+def _keeper(seen: dict[Path, tuple[Array, Array]]) -> Callable[[Path, Array, nifti.Header], None]:
+    """What takes each mask that verification reads, cropped to its lesion."""
 
     def keep(path: Path, values: Array, header: nifti.Header) -> None:
         if values.ndim == 3 and (values > 0.5).any():  # what is empty is a fault, and would be kept whole
             seen[path] = _cropped(values, header.affine)
 
-    try:
-        with ThreadPoolExecutor(_READERS) as readers:
-            masks = list(readers.map(digests.of, [one.masks[label] for one in found.candidates]))
-        facts: JSON = {
-            "code": code_digest(["harness.data.verify"]),
-            "masks": sorted(zip([one.id for one in found.candidates], masks, strict=True)),
-            "minimum": minimum,
-        }
-        note = folder / f"{hash_of(canonical(facts))[:40]}.json"
-    except OSError:
-        note = None
-    if note is not None and not found.faults and read_json(note) is not None:
-        return
-    checked = verify(found, label=label, optional=(), minimum=minimum, seen=keep)
-    faults = list(dict.fromkeys((*found.faults, *checked)))
-    if faults:
-        raise CohortError(faults)
-    if note is not None:
-        replace_file(note, b"[]")
+    return keep
 
 
 def _grid(found: BidsIndex, label: str, box: Box, box_mm: Sequence[float], spacing: Sequence[float]) -> VoxelGrid:

@@ -1,0 +1,34 @@
+"""Voxel grids: equal in identities, and as messages show them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from harness.data.grid import VoxelGrid
+
+AFFINE = np.diag([1.0, 2.0, 2.5, 1.0])
+
+
+def test_last_bits_do_not_change_the_key() -> None:
+    """Products differ between machines by that much; a minus before a zero is no difference either."""
+    other = AFFINE * (1 + 1e-9)
+    other[0, 1] = -0.0
+    assert VoxelGrid((4, 5, 6), other).key == VoxelGrid((4, 5, 6), AFFINE).key
+
+
+@pytest.mark.parametrize(("shape", "moved"), [((4, 5, 7), 0.0), ((4, 5, 6), 0.001)])
+def test_other_grids_have_other_keys(shape: tuple[int, int, int], moved: float) -> None:
+    """Another shape, or a thousandth of a millimetre."""
+    shifted = AFFINE.copy()
+    shifted[0, 3] += moved
+    assert VoxelGrid(shape, shifted).key != VoxelGrid((4, 5, 6), AFFINE).key
+
+
+def test_text_says_size_spacing_and_place() -> None:
+    """As messages show it, with the corner where it matters."""
+    affine = AFFINE.copy()
+    affine[:3, 3] = (-76, -106.5, 12)
+    grid = VoxelGrid((152, 179, 142), affine)
+    assert grid.text == "152×179×142 voxels of 1×2×2.5 mm"
+    assert grid.text_with_corner == "152×179×142 voxels of 1×2×2.5 mm from (-76, -106.5, 12) mm"
