@@ -1,4 +1,4 @@
-"""What a notebook calls and the command line is a thin skin of."""
+"""The API for notebooks and scripts, on which the command line is built."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LIMIT_S = 12 * 3600.0
 
 
 class Observer(Protocol):
-    """Is told what happens; the console is one."""
+    """Receives the events of a run; the console implements it."""
 
     def said(self, text: str) -> None:
         """A sentence for the user."""
@@ -58,7 +58,7 @@ class Observer(Protocol):
 
 
 class Silent:
-    """An observer for notebooks and tests: says nothing."""
+    """An observer for notebooks and tests that shows nothing."""
 
     def said(self, text: str) -> None:
         """Nothing."""
@@ -78,21 +78,22 @@ class Silent:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gives back.
+    """Result of a run.
 
     Parameters
     ----------
     leaderboard : one row per configuration
     explanations : one row per configuration and attribution
-    regions : long table, one line per region, configuration and metric
-    verdict : what may be claimed, in words
+    regions : long table, one line per region or target, configuration and metric
+    verdict : what may be claimed, a sentence per ranking
     failures : cells that failed
     missing : number of cells that are neither done nor failed
-    shapley : what each input channel is worth, if every set of them was run
-    csv, report, mlflow : where things are; empty if not written
+    csv : the leaderboard's file
+    shapley : value of each input channel, if every set of channels was run
+    report, mlflow : where they are; empty if not written
     shown : metrics to show beside the objective
-    rows : of the configurations, with every subject's values
-    subjects : in the cohort
+    rows : the configurations with every subject's values
+    subjects : number in the cohort
     """
 
     leaderboard: pa.Table
@@ -115,29 +116,29 @@ class Result:
         return not self.failures and not self.missing
 
 
-def run(**words: Any) -> Result:
+def run(**overrides: Any) -> Result:
     """Train, explain, score and rank, as ``harness run`` does.
 
     Parameters
     ----------
-    words : the command's words; a tuple sweeps, ``__`` in a name stands for a dot
+    overrides : as on the command line; a tuple is swept, ``__`` in a name stands for a dot
 
     Examples
     --------
     >>> harness.run(task="epvs", sequences=("T2w", "FLAIR"), seed=(0, 1))  # doctest: +SKIP
     """
-    read = to_words(**words)
+    read = to_words(**overrides)
     return carry_out(read, texts_of(read), Silent())
 
 
-def plan(**words: Any) -> Estimate:
+def plan(**overrides: Any) -> Estimate:
     """What a run would do, with an estimate of time, memory and disk."""
-    return plan_of(to_words(**words), Silent())[1]
+    return plan_of(to_words(**overrides), Silent())[1]
 
 
-def table(**words: Any) -> pa.Table:
-    """The leaderboard of the latest run of a task, from the store alone."""
-    read = to_words(**words)
+def table(**overrides: Any) -> pa.Table:
+    """The leaderboard of a run, from the store alone: of the latest run of ``task``, or of ``run``."""
+    read = to_words(**overrides)
     refuse_unused(read, "harness.table")
     return rebuild(read)[1].prediction
 
@@ -154,7 +155,7 @@ def carry_out(words: Words, texts: tuple[str, ...], observer: Observer) -> Resul
     Raises
     ------
     RequestError
-        If the words are wrong, or the estimate is above 12 hours without ``yes=true``.
+        If the request is wrong, or the estimate is above 12 hours without ``yes=true``.
     CohortError
         If the data have faults.
     """
@@ -165,7 +166,7 @@ def carry_out(words: Words, texts: tuple[str, ...], observer: Observer) -> Resul
         more = " (with ray=ADDRESS on a cluster)" if request.settings.ray in ("auto", "off") else ""
         raise RequestError(
             f"this would take about {cost.time_text} on {cost.where}, {cost.workers} at a time "
-            f"({cost.cells} cells are missing). Say yes=true to start it anyway{more}, or profile=quick"
+            f"({cost.cells} cells are missing). Set yes=true to start it anyway{more}, or profile=quick"
         )
     observer.said(made.sentence)
     tracker = _tracker(made)
@@ -207,7 +208,7 @@ def write_all(made: Plan, tracker: Tracker | None) -> Result:
     """Leaderboards, report and parent runs, from the store."""
     settings = made.request.settings
     if tracker is not None:
-        tracker.wait()  # what went wrong is told last: tables and report are worth more than their log
+        tracker.wait()  # errors are raised at the end, so that tables and report are written in any case
     runs = {one.id: tracker.run_of(one.id) for one in made.configurations} if tracker else {}
     tables = collect(made, mlflow_runs=runs)
     shapley = shapley_of(made, tables)

@@ -21,7 +21,7 @@ from harness.pipeline.cell import restored
 from harness.pipeline.rows import MetricFacts, Row, subject_means
 from harness.stats.intervals import mean_score, shapley_scores
 
-__all__ = ["Family", "families", "shapley_table", "worth_of_nothing"]
+__all__ = ["Family", "families", "shapley_table", "score_without_input"]
 
 
 # What configurations have in common that differ in their channels alone; the subjects and targets among it.
@@ -95,7 +95,7 @@ class Family:
             no input scores must be known: its chance, or else the lower end of
             its range (a mask that is empty has a Dice of 0)
         """
-        nothing = worth_of_nothing(facts)
+        nothing = score_without_input(facts)
         if not self.complete or math.isnan(nothing):
             return {}
         columns = _columns(list(self.members.values()), rows, facts.name)
@@ -123,8 +123,8 @@ def families(configurations: Sequence[Configuration]) -> list[Family]:
     return [_family(group) for group in groups.values()]
 
 
-def worth_of_nothing(facts: MetricFacts) -> float:
-    """What a metric gives without any input; NaN where that is not known or higher is not better."""
+def score_without_input(facts: MetricFacts) -> float:
+    """Value of a metric without any input; NaN where that is not known or higher is not better."""
     if facts.direction != "higher":
         return math.nan
     return next((value for value in (facts.chance, facts.range[0]) if math.isfinite(value)), math.nan)
@@ -174,7 +174,7 @@ def shapley_table(
                     **_parts("alone", alone),
                     "subjects": share.n,
                     "metric": facts.name,
-                    "nothing": worth_of_nothing(facts),
+                    "nothing": score_without_input(facts),
                     "all": everything.value,
                     "flags": "; ".join(flags),
                 }

@@ -1,7 +1,4 @@
-"""The leaderboard as an Arrow table, which says no more than the subjects allow.
-
-Who has a rank is decided in :mod:`harness.pipeline.ranking`.
-"""
+"""The leaderboard as an Arrow table; :mod:`harness.pipeline.ranking` decides which rows have a rank."""
 
 from __future__ import annotations
 
@@ -276,5 +273,5 @@ def _labels(values: Sequence[JSON]) -> pa.Array:
 
 
 def _floats(values: Sequence[float]) -> pa.Array:
-    """NaN becomes null: a table has one way to say that there is no value."""
+    """NaN becomes null, so that a missing value is stored in one way."""
     return pa.array([None if math.isnan(value) else float(value) for value in values], pa.float64())

@@ -24,7 +24,7 @@ _MADE = ("folds", "seeds", "subjects", "train_s", "explain_s", "profile", "data"
 
 @dataclass(frozen=True)
 class Column:
-    """Heading of a column, its classes, and what is said when the mouse rests on it."""
+    """Heading of a column, its classes, and its tooltip."""
 
     name: str
     css: str = ""

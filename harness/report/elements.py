@@ -43,12 +43,12 @@ class Cell:
 
     Parameters
     ----------
-    text : what it says
-    css : classes: ``number`` aligns right, ``wrap`` may break, ``first`` stays in sight
-    range : said after it in a softer colour
-    flag : whether it warns
-    mark : ``good``, ``bad`` or ``open``: said in a box of that colour
-    link : relative address that the text leads to
+    text : content
+    css : classes: ``number`` is aligned right, ``wrap`` may break, ``first`` stays in sight
+    range : shown after the text in a softer colour
+    flag : shown as a warning
+    mark : ``good``, ``bad`` or ``open``: shown in a box of that colour
+    link : relative address to which the text leads
     """
 
     text: str

@@ -30,7 +30,7 @@ __all__ = ["make_report", "shapley_of", "undone"]
 
 
 def shapley_of(plan: Plan, tables: Tables) -> pa.Table | None:
-    """What each input channel is worth by the objective; ``None`` unless every set of them was run."""
+    """Value of each input channel by the objective; ``None`` unless every set of channels was run."""
     facts = read_facts(tables.prediction)
     rows = {key: pooled.prediction for key, pooled in tables.pooled.items()}
     return shapley_table(plan.configurations, rows, facts.metric(facts.objective))

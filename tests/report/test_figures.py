@@ -16,11 +16,13 @@ from PIL import Image
 import harness
 from harness.cli.api import rebuild
 from harness.pipeline.contribution import families, shapley_table
-from harness.pipeline.leaderboard import read_facts
+from harness.pipeline.leaderboard import build, read_facts
 from harness.pipeline.rows import MetricFacts, subject_means
 from harness.report import plots
 from harness.report.elements import Figure
 from harness.report.figures import figures_of
+from harness.report.figures.leaderboard import leaderboard_figures
+from harness.report.figures.results import Results
 from harness.report.output import make_report, shapley_of
 from harness.report.paper import findings
 from harness.report.tables import report_tables
@@ -141,6 +143,26 @@ class TestFigures:
         figures = figures_of(plan, tables)
         assert "† Collapsed or incomplete" in figures[0].caption
         assert f"{first}†" in next(figure for figure in figures if figure.title.startswith("Example")).caption
+
+    @pytest.mark.usefixtures("undrawn")
+    def test_examples_are_of_one_problem(self, sound: tuple[Plan, Tables]) -> None:
+        """Configurations of another problem predict another mask: they are neither leaders nor on its images."""
+        plan, tables = sound
+        lines = tables.prediction.to_pylist()
+        facts = dataclasses.replace(read_facts(tables.prediction), strata=("profile", "data"))
+        rows = [
+            dataclasses.replace(
+                tables.pooled[line["configuration"]].prediction,
+                facts={**tables.pooled[line["configuration"]].prediction.facts, "data": "b" if number else "a"},
+            )
+            for number, line in enumerate(lines)
+        ]
+        table = build(rows, facts.metrics, facts.objective)
+        results = Results(plan, dataclasses.replace(tables, prediction=table))
+        assert list(results.problems) == ["a", "b"]
+        assert results.leaders == [lines[0]["configuration"]]
+        titles = [figure.title for figure in leaderboard_figures(results)]
+        assert titles == ["Ranking", "Every subject, b"]
 
     def test_best_and_worst(self, run: tuple[Plan, Tables], drawn: list[Figure]) -> None:
         """The example subjects are the best, the median and the worst of the leader by Dice."""
@@ -264,6 +286,14 @@ class TestShapley:
         assert header[-4:] == ["channel", "Shapley value", "left out", "alone"]
         assert [line[header.index("channel")] for line in lines] == ["T2w", "FLAIR"]
         assert all("[" in cell for line in lines for cell in line[-3:])
+
+    def test_other_targets_separate_families(self, run: tuple[Plan, Tables]) -> None:
+        """Configurations that predict another mask are no family of those that differ in their channels."""
+        plan, _ = run
+        first = plan.configurations[0]
+        other = {**first.task, "cohort": {**first.task["cohort"], "label": "wmh"}}
+        found = families([*plan.configurations, dataclasses.replace(first, task=other)])
+        assert [len(family.members) for family in found] == [3, 1]
 
     def test_other_differences_separate_families(self, run: tuple[Plan, Tables]) -> None:
         """Configurations that also differ in their network are no family."""

@@ -74,7 +74,7 @@ def method_figures(run: Results) -> Iterator[Figure]:
     yield Figure(
         "Attribution methods",
         f"Mean {name} over subjects with its 95 % interval, each method on each configuration. "
-        "A method is worth its time where it does better than the controls.",
+        "A method that does not exceed the controls explains nothing.",
         plots.grouped_intervals(by_method, x_label=name, chance=float(np.mean(chances)) if chances else math.nan),
         section="Explanations",
     )
