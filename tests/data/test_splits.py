@@ -246,7 +246,7 @@ def test_a_sample_id_twice_is_refused():
 def test_a_leak_names_the_subject_and_both_sides():
     """One session trains and another of the same subject is tested."""
     split = Split(train=("sub-0_ses-0",), validation=("sub-1_ses-0",), test=("sub-0_ses-1", "sub-0_ses-2"))
-    with pytest.raises(HarnessError, match="one side of a split, got sub-0 in train and test"):
+    with pytest.raises(HarnessError, match="one subset of a split, got sub-0 in train and test"):
         check_leaks(split, SUBJECT_OF)
 
 
