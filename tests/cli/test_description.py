@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import pytest
+from rich.console import Console
 
 from harness.cli import commands
 from harness.core.errors import UnknownName
@@ -14,11 +16,9 @@ from harness.core.task import Task, describe
 
 
 @pytest.fixture(scope="module")
-def wide() -> pytest.MonkeyPatch:
+def wide() -> Iterator[pytest.MonkeyPatch]:
     """A console wide enough that no cell of a table is wrapped."""
     patch = pytest.MonkeyPatch()
-    from rich.console import Console
-
     patch.setattr("harness.cli.commands.console", lambda: Console(highlight=False, width=1000))
     yield patch
     patch.undo()
@@ -84,7 +84,7 @@ def test_a_component_shows_documentation_source_and_options(
     """Options are in a table of their own, and what the harness provides in another."""
     assert commands.describe(["metric=sensitivity"]) == 0
     shown = capsys.readouterr().out
-    documentation, options = shown.split("Options\n")
+    documentation, options = shown.split("\nOptions ")
     assert "Share of true lesions that are detected." in documentation and "Source: Rashid et al. 2023" in documentation
     assert "target_lesions" in documentation and "tolerance_mm" not in documentation.split("Returns")[0]
     assert "tolerance_mm" in options and "number >= 0" in options
