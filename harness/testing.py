@@ -1,4 +1,4 @@
-"""Conformance checks for components, also those of third parties.
+"""Conformance checks for components, including those of third parties.
 
 In the tests of your own package::
 
@@ -7,7 +7,7 @@ In the tests of your own package::
     def test_my_network():
         check_model(my_network, in_channels=2, outputs=2, shape=(33, 40))
 
-Each check raises ``AssertionError`` with the first promise that is broken.
+Each check raises ``AssertionError`` with the first requirement that is not met.
 """
 
 from __future__ import annotations
@@ -53,25 +53,25 @@ __all__ = [
 def check_model(
     build: Callable[..., nn.Module], in_channels: int, outputs: int, shape: Sequence[int], **options: Any
 ) -> None:
-    """What the harness relies on in every network.
+    """Check the requirements of a model.
 
-    The output is (N, outputs) or (N, outputs, *shape), finite float; in
-    evaluation mode the same input gives the same output, alone or among
-    others, draws nothing and changes no buffer nor the input; the gradient
-    reaches every parameter; the weights determine the outputs and can be
-    loaded with ``weights_only=True``; the seed determines the weights.
+    The output is (N, outputs) or (N, outputs, *shape), finite float. In evaluation mode,
+    the output for an item is reproducible and does not depend on other items in the batch,
+    no random numbers are used, and buffers and the input are not changed. The gradient
+    reaches every parameter. The weights determine the outputs and can be loaded with
+    ``weights_only=True``. The seed determines the initial weights.
 
     Parameters
     ----------
-    build : the model builder, called as ``build(in_channels, outputs, **options)``
-    in_channels, outputs : of the network to test
-    shape : of the images, without batch and channels
-    options : of the builder
+    build : model builder, called as ``build(in_channels, outputs, **options)``
+    in_channels, outputs : numbers of input and output channels
+    shape : spatial shape of the images
+    options : options of the model
 
     Raises
     ------
     AssertionError
-        With the first promise that does not hold.
+        With the first requirement that is not met.
     """
     model = _built(build, in_channels, outputs, options, seed=0).eval()
     x = torch.randn(3, in_channels, *shape, generator=torch.Generator().manual_seed(1))
@@ -92,25 +92,24 @@ def check_model(
 
 
 def check_attribution(function: Callable[..., Any], **options: Any) -> None:
-    """What the harness relies on in every attribution method.
+    """Check the requirements of an attribution method.
 
-    On a 2D and a 3D network, with one input and with two: one finite float map
-    of each input's shape per target; the same numbers for one target alone or
-    among others, for any ``batch_size``, and for the same seed (another seed
-    gives others if the method draws); model, inputs and global state are as
-    before, also when the model fails half-way; and what the method's decorator
-    promises (``zero_if_ignored``, ``complete``).
+    The method is applied to 2D and 3D networks with one and two inputs. It returns one
+    finite float map per target, with the shape of each input. The map of a target does not
+    depend on other targets or on ``batch_size``, and is reproducible for the same seed;
+    other seeds give other maps if the method has a seed. Model, inputs and global state are
+    not changed, even if the model raises an error. The properties declared by the decorator
+    hold (``zero_if_ignored``, ``complete``).
 
     Parameters
     ----------
-    function : the method, registered or not; without registration it promises
-        nothing beyond the above
-    options : of the method
+    function : the method; declared properties are checked if it is registered
+    options : options of the method
 
     Raises
     ------
     AssertionError
-        With the first promise that does not hold.
+        With the first requirement that is not met.
     """
     promised = next((e.facts for n in ATTRIBUTIONS.names() if (e := ATTRIBUTIONS.get(n)).function is function), {})
     run: Callable[..., list[Any]] = partial(explain, function, **options)
@@ -135,23 +134,22 @@ def check_attribution(function: Callable[..., Any], **options: Any) -> None:
 
 
 def check_adapter(adapter: Adapter, cohort: Cohort) -> None:
-    """What the harness relies on in every adapter.
+    """Check the requirements of an adapter.
 
-    Every input has the channels and, where it states one, the shape of the spec; all
-    inputs and targets of a sample have the same number of items; targets have the
-    type of their kind; reading a sample twice gives the same arrays and needs no
-    truth; a prediction has every target; maps come back in the space of the sample's
-    images; and what a fitted adapter learned survives being stored.
+    Inputs have the channels and shapes of the spec. All inputs and targets of a sample have
+    the same number of items. Targets have the dtype of their kind. Inputs are reproducible
+    and do not need targets. Predictions contain all targets. Maps are converted to the space
+    of the sample's images. The state of a fitted adapter can be stored and restored.
 
     Parameters
     ----------
-    adapter : as its component gives it
-    cohort : with targets, e.g. of :func:`example_cohort`
+    adapter : the adapter
+    cohort : a cohort with targets, e.g. from :func:`example_cohort`
 
     Raises
     ------
     AssertionError
-        With the first promise that does not hold.
+        With the first requirement that is not met.
     """
     spec = adapter.spec(cohort)
     if isinstance(adapter, FittedAdapter):
@@ -178,8 +176,8 @@ def check_adapter(adapter: Adapter, cohort: Cohort) -> None:
             wanted = np.int64 if integer else np.float32
             _require(array.dtype == wanted, f"target {target.name} must be {wanted.__name__}, got {array.dtype}")
         outputs = {one.name: _outputs_like(one, targets[one.name], items) for one in spec.targets}
-        said = adapter.to_prediction(outputs, sample, spec.targets)
-        _require(set(said) == set(outputs), "to_prediction must give every target")
+        predicted = adapter.to_prediction(outputs, sample, spec.targets)
+        _require(set(predicted) == set(outputs), "to_prediction must give every target")
         for place in spec.explained:
             image = adapter.to_image(inputs[place], sample)
             channels = len(spec.inputs[place].channels)
@@ -187,22 +185,22 @@ def check_adapter(adapter: Adapter, cohort: Cohort) -> None:
 
 
 def check_target(component: Callable[..., Cohort], cohort: Cohort, **options: Any) -> None:
-    """What the harness relies on in every target component.
+    """Check the requirements of a target component.
 
-    It adds targets of new names and changes none that there are; every sample that
-    stays has a finite value of each, 0 or 1 of a binary one, the number of a class of
-    classes; samples without a value are listed as ineligible; images are untouched;
-    and the same cohort gives the same values.
+    The component adds targets with new names and does not change existing ones. Each
+    remaining sample has a finite value: 0 or 1 for a binary target, the index of a class for
+    classes. Samples without a value are listed as ineligible. The values are reproducible.
 
     Parameters
     ----------
-    component : called as ``component(cohort, cache, **options)``
-    cohort : without the target, e.g. of :func:`example_cohort`
+    component : target component, called as ``component(cohort, cache, **options)``
+    cohort : a cohort without the target, e.g. from :func:`example_cohort`
+    options : options of the component
 
     Raises
     ------
     AssertionError
-        With the first promise that does not hold.
+        With the first requirement that is not met.
     """
     with tempfile.TemporaryDirectory() as folder:
         made, again = (component(cohort, Path(folder), **options) for _ in range(2))
@@ -238,7 +236,7 @@ def _check_inputs(spec: NetworkSpec, inputs: Sequence[Array]) -> None:
 
 
 def _outputs_like(target: Target, values: Array, items: int) -> Array:
-    """Outputs of a head as a network would give them."""
+    """Random outputs of a network for a target."""
     shape = (items, target.width, *values.shape[1:])
     return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
@@ -251,23 +249,22 @@ def _check_value(target: Target, value: float, sample: str) -> None:
 
 
 def check_metric(function: Callable[..., Any], **options: Any) -> None:
-    """What the harness relies on in every metric.
+    """Check the requirements of a metric.
 
-    It is registered and has a first line that says what it is; it has only
-    inputs that exist; on made-up subjects (also with an empty truth, an empty
-    prediction, or both) it gives a number inside its range or NaN, the same
-    one twice, and changes nothing that it was given; and no wrong answer beats
-    the perfect one.
+    The metric is registered, has a docstring, and only has inputs that exist. For generated
+    subjects, including an empty truth, an empty prediction, or both, it returns a
+    reproducible number within its range or NaN, and does not change its inputs. No imperfect
+    prediction has a better value than a perfect one.
 
     Parameters
     ----------
     function : a metric, decorated with ``harness.metrics.register.metric``
-    options : of the metric
+    options : options of the metric
 
     Raises
     ------
     AssertionError
-        With the first promise that does not hold.
+        With the first requirement that is not met.
     RegistrationError
         If the function is not registered.
     """
@@ -382,26 +379,26 @@ class ArrayImage:
         return self.values
 
     def voxels(self) -> tuple[Array, Array]:
-        """Flat indices of what is not zero, and the values there."""
+        """Flat indices and values of non-zero voxels."""
         flat = self.values.ravel()
         return np.flatnonzero(flat), flat[np.flatnonzero(flat)]
 
 
 def example_cohort(*, pictures: bool = True, samples: int = 6, seed: int = 0) -> Cohort:
-    """A small cohort in memory, without targets.
+    """Create a small cohort in memory, without targets.
 
     Parameters
     ----------
-    pictures : samples are (12, 10, 3) uint8 pictures named ``rgb``; else volumes of
+    pictures : create (12, 10, 3) uint8 pictures named ``rgb``, instead of volumes of
         (10, 12, 4) voxels named ``T1w`` and ``T2w`` with a mask ``target``
-    samples : two of each subject
-    seed : of the values
+    samples : number of samples, two per subject
+    seed : seed of the values
 
     Returns
     -------
     Cohort
-        With the covariates ``age`` (number), ``sex`` (``F`` or ``M``) and ``group``
-        (``a``, ``b``, ``c``); the last sample has no age.
+        Has the covariates ``age`` (number), ``sex`` (``F`` or ``M``) and ``group`` (``a``,
+        ``b``, ``c``); the last sample has no age.
     """
     rng = np.random.default_rng(seed)
     made = []
@@ -420,22 +417,23 @@ def example_cohort(*, pictures: bool = True, samples: int = 6, seed: int = 0) ->
 
 
 def example_network(dims: int, *, channels: int = 2, inputs: int = 1, outputs: int = 3, seed: int = 0) -> nn.Module:
-    """A small network to try an attribution on.
+    """Create a small network for tests of attribution methods.
 
-    Two convolutions, each with a ReLU of its own (the first in place), and a
-    linear layer; float64, random weights.
+    The network has two convolutions, each followed by a ReLU (the first in-place), and a
+    linear layer, with random weights in float64.
 
     Parameters
     ----------
     dims : 2 or 3 spatial axes, each of at least three voxels
-    channels, inputs : of each input tensor, and how many of them
-    outputs : number of scalars K
-    seed : of the weights
+    channels : number of channels of each input
+    inputs : number of inputs
+    outputs : number of scalars, K
+    seed : seed of the weights
 
     Returns
     -------
     nn.Module
-        (N, channels, *space), once or several times → (N, outputs)
+        Maps one or several tensors (N, channels, *space) to (N, outputs).
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -443,12 +441,12 @@ def example_network(dims: int, *, channels: int = 2, inputs: int = 1, outputs: i
 
 
 def example_image(*shape: int, seed: int = 0) -> Tensor:
-    """Standard normal numbers, float64, of a shape such as (N, C, *space)."""
+    """Standard normal random numbers, float64, of a shape such as (N, C, *space)."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 class Formula(nn.Module):
-    """A network that is one formula, for examples worked by hand.
+    """A network that computes a formula, for examples with known results.
 
     Parameters
     ----------
@@ -460,12 +458,12 @@ class Formula(nn.Module):
         self.formula = formula
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """The formula's value."""
+        """Value of the formula."""
         return self.formula(*inputs)
 
 
 class _Blind(nn.Module):
-    """A network that does not see the first channel of its first input."""
+    """A network that ignores the first channel of its first input."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -574,7 +572,7 @@ def _tuple(inputs: Any) -> tuple[Tensor, ...]:
 
 
 def _answers() -> tuple[MetricInputs, list[MetricInputs]]:
-    """A perfect answer for a made-up subject, and wrong ones; one with nothing to find."""
+    """Inputs for a perfect prediction of a generated subject, and for imperfect ones; some with an empty truth."""
     truth = np.zeros((10, 9, 8), dtype=bool)
     truth[1:3, 2:5, 3] = truth[6:9, 6, 4:7] = truth[4, 1, 1] = True
     few = truth.copy()
@@ -597,7 +595,7 @@ def _metric_inputs(truth: Array, answer: Array) -> MetricInputs:
     right = 1.0 - float(np.mean(truth != answer))
     rois = np.stack([truth, brain & ~truth])
     for array in (truth, answer, probability, brain, explanation, image, rois):
-        # A metric that writes into what it was given fails at once.
+        # Metrics that change their inputs raise an error.
         array.setflags(write=False)
     return MetricInputs(
         target=truth,
@@ -623,7 +621,7 @@ def _metric_inputs(truth: Array, answer: Array) -> MetricInputs:
 
 
 def _subjects(columns: Sequence[str]) -> tuple[MetricInputs, list[MetricInputs]]:
-    """Columns that agree perfectly over subjects, and columns that do not."""
+    """Columns with perfect agreement over subjects, and columns without."""
     truth = np.array([3.0, 9.0, 4.0, 12.0, 7.0, 1.0])
     wrong = [truth[::-1], truth + 5, truth * 0.4, np.roll(truth, 1)]
 
@@ -641,7 +639,7 @@ def _subjects(columns: Sequence[str]) -> tuple[MetricInputs, list[MetricInputs]]
 
 
 def _as_column(name: str, values: Array) -> Array:
-    """Values as a column of this name has them: labels are 0 or 1, probabilities in [0, 1], classes whole."""
+    """Convert values to those of a column: labels 0 or 1, probabilities in [0, 1], integer classes."""
     if name == "target_label":
         return (values > 5).astype(np.float64)
     if name == "predicted_probability":
@@ -651,24 +649,24 @@ def _as_column(name: str, values: Array) -> Array:
     return values.copy()
 
 
-# ----------------------------------------------------------------- everything
+# ----------------------------------------------------------------- shared functions
 
 
 def _require(holds: bool, promise: str) -> None:
-    # Not `assert`: the checks must work under `python -O` as well.
+    # Not `assert`, so that the checks work with `python -O`.
     if not holds:
         raise AssertionError(promise)
 
 
 def _close(first: Tensor, second: Tensor) -> bool:
     scale = float(first.abs().max()) if first.numel() else 1.0
-    # The size of a batch changes the order of sums; captum's occlusion ends in float32.
+    # The batch size changes the order of summation, and captum's occlusion returns float32.
     return torch.allclose(first, second, rtol=0, atol=1e-5 * max(scale, 1e-30))
 
 
 @contextmanager
 def _draws_nothing(what: str) -> Iterator[None]:
-    """Nothing may be drawn from the global generators of torch, numpy and Python."""
+    """Check that the global random generators of torch, NumPy and Python are not used."""
     before = _generators()
     yield
     _require(_generators() == before, f"{what} must not draw from the global random generators; ask for a seed")

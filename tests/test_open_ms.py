@@ -82,8 +82,8 @@ def test_the_others_are_named_and_left_out(ran: Ran) -> None:
 def test_how_validation_is_drawn_is_said(ran: Ran) -> None:
     """One subject trains, one selects, one is tested, and what so few give."""
     assert "3 subjects, 3 folds: train 1, validate 1 (they select the model), test 1" in ran.screen
-    assert "Validation subjects are drawn by the seed among those not tested" in ran.screen
-    assert "With 3 subjects intervals are wide" in ran.screen
+    assert "Validation subjects are drawn at random from those not tested" in ran.screen
+    assert "With only 3 subjects, intervals are wide" in ran.screen
 
 
 def test_the_source_of_the_label_is_said(ran: Ran) -> None:

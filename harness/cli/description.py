@@ -66,7 +66,7 @@ def describe_task(task: Task, style: str, out: Console) -> None:
         show_table(out, ["name", "sets"], [[name, _assignments(value)] for name, value in values.items()], title)
     spaces = [[name, "; ".join(map(_dimension_text, space))] for name, space in task.spaces.items()]
     show_table(out, ["name", "dimensions"], spaces, "Search spaces (search=optuna space=NAME)")
-    show_table(out, _HEADER, _rows("", setting_options()), "Settings: how to run; they change no result")
+    show_table(out, _HEADER, _rows("", setting_options()), "Settings of a run")
 
 
 def _show_components(task: Task, out: Console) -> None:

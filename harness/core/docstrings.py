@@ -57,17 +57,17 @@ def _entries(section: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for entry in re.split(r"\n(?=\S)", section.strip()):
         first, *lines = entry.splitlines() or [""]
-        names, _, said = first.partition(" :")
-        meaning = _without_markup(_joined([said.strip(), *map(str.strip, lines)]))
+        names, _, text = first.partition(" :")
+        meaning = _without_markup(_joined([text.strip(), *map(str.strip, lines)]))
         found |= {name.strip().lstrip("*"): meaning for name in names.split(",") if name.strip()}
     return found
 
 
-def _joined(said: list[str]) -> str:
+def _joined(lines: list[str]) -> str:
     """Join lines; a first line that holds only a type (``width : int``) is dropped."""
-    if said[1:] and _ONLY_A_TYPE.fullmatch(said[0]):
-        said = said[1:]
-    return " ".join(filter(None, said))
+    if lines[1:] and _ONLY_A_TYPE.fullmatch(lines[0]):
+        lines = lines[1:]
+    return " ".join(filter(None, lines))
 
 
 def _without_markup(text: str) -> str:

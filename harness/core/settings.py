@@ -1,4 +1,4 @@
-"""Settings of a run: resources, folders and tracking. None of them changes a result."""
+"""Settings of a run: data, resources, folders and tracking."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ def stratified_k_fold(
                 f"1 / test <= subjects must hold for stratified_k_fold, got test={test} with {len(subjects)} subjects; "
                 "increase test"
             )
-        held = _dealt(samples, class_of, count, seed=seed_of(seed, "split", "test"))[0]
+        held = _stratified(samples, class_of, count, seed=seed_of(seed, "split", "test"))[0]
     rest = [one for one in samples if one.subject not in held]
     left = len({one.subject for one in rest})
     if left < folds:
@@ -196,14 +196,14 @@ def stratified_k_fold(
             f"{left} subjects; reduce folds or test"
         )
     found = []
-    for chosen in _dealt(rest, class_of, folds, seed=seed_of(seed, "split", "stratified")):
+    for chosen in _stratified(rest, class_of, folds, seed=seed_of(seed, "split", "stratified")):
         train = tuple(one.id for one in rest if one.subject not in chosen)
         other = tuple(one.id for one in rest if one.subject in chosen)
         found.append(Split(train, other, ()) if held else Split(train, (), other))
     return Folds(tuple(found), tuple(one.id for one in samples if one.subject in held))
 
 
-def _dealt(
+def _stratified(
     samples: Sequence[SplitSample], class_of: Mapping[str, int], count: int, *, seed: int
 ) -> tuple[frozenset[str], ...]:
     """Groups of subjects with approximately equal shares of each class."""
@@ -213,11 +213,11 @@ def _dealt(
     if max(np.bincount(classes)) < count:
         classes = [0] * len(ordered)  # no class has a sample for every group
     subjects = np.array([one.subject for one in ordered])
-    dealer = StratifiedGroupKFold(count, shuffle=True, random_state=seed % 2**32)
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed % 2**32)
     with warnings.catch_warnings():
         # Ignore the warning that a class has fewer samples than there are groups.
         warnings.simplefilter("ignore", UserWarning)
-        return tuple(frozenset(subjects[chosen]) for _, chosen in dealer.split(subjects, classes, subjects))
+        return tuple(frozenset(subjects[chosen]) for _, chosen in splitter.split(subjects, classes, subjects))
 
 
 def _classes(samples: Sequence[SplitSample], by: str) -> npt.NDArray[np.intp]:
@@ -240,11 +240,12 @@ def _classes(samples: Sequence[SplitSample], by: str) -> npt.NDArray[np.intp]:
 
 
 def describe_validation(folds: Folds, samples: Sequence[tuple[str, str]]) -> str:
-    """One sentence for the screen: how many subjects train, validate and are tested, and how they were drawn.
+    """Describe the numbers of training, validation and test subjects in one sentence for the console.
 
     Parameters
     ----------
-    samples : (sample id, subject) each
+    folds : the folds
+    samples : pairs of sample id and subject
     """
     subject_of = dict(samples)
 
@@ -264,7 +265,7 @@ def describe_validation(folds: Folds, samples: Sequence[tuple[str, str]]) -> str
     elif validated:
         sentence = (
             f"{total} subjects, {many}: train {counts('train')}, validate {counts('validation')} (they select the "
-            f"model), test {counts('test')}. Validation subjects are drawn by the seed among those not tested, and all "
+            f"model), test {counts('test')}. Validation subjects are drawn at random from those not tested, and all "
             "samples of a subject stay together."
         )
     else:
@@ -273,12 +274,12 @@ def describe_validation(folds: Folds, samples: Sequence[tuple[str, str]]) -> str
             "epoch is used. All samples of a subject stay together."
         )
     if total < 6:
-        sentence += f" With {total} subjects intervals are wide, and one draw can decide a fold."
+        sentence += f" With only {total} subjects, intervals are wide and results depend on the split."
     return sentence
 
 
 def check_leaks(split: Split, subjects: Mapping[str, str]) -> None:
-    """Refuse a fold in which a subject is on two sides.
+    """Check that no subject is in two subsets of a fold.
 
     Parameters
     ----------
@@ -288,39 +289,39 @@ def check_leaks(split: Split, subjects: Mapping[str, str]) -> None:
     Raises
     ------
     HarnessError
-        Naming every subject in two parts, every sample listed twice and every
-        sample that the cohort does not have.
+        If a subject is in two subsets, a sample is listed twice, or a sample is not in the
+        cohort; all of them are listed.
     """
-    parts = {"train": split.train, "validation": split.validation, "test": split.test}
-    unknown = sorted({i for ids in parts.values() for i in ids if i not in subjects})
+    subsets = {"train": split.train, "validation": split.validation, "test": split.test}
+    unknown = sorted({i for ids in subsets.values() for i in ids if i not in subjects})
     if unknown:
         raise HarnessError(f"a split may only name samples of its cohort, got {', '.join(unknown)}")
-    twice = sorted({i for ids in parts.values() for i in ids if ids.count(i) > 1})
+    twice = sorted({i for ids in subsets.values() for i in ids if ids.count(i) > 1})
     if twice:
         raise HarnessError(f"a split may name a sample once, got {', '.join(twice)} more than once")
-    sides: dict[str, list[str]] = {}
-    for part, ids in parts.items():
+    found: dict[str, list[str]] = {}
+    for subset, ids in subsets.items():
         for subject in sorted({subjects[i] for i in ids}):
-            sides.setdefault(subject, []).append(part)
-    leaks = [f"{subject} in {' and '.join(where)}" for subject, where in sorted(sides.items()) if len(where) > 1]
+            found.setdefault(subject, []).append(subset)
+    leaks = [f"{subject} in {' and '.join(where)}" for subject, where in sorted(found.items()) if len(where) > 1]
     if leaks:
         raise HarnessError(
-            f"all samples of a subject must be on one side of a split, got {'; '.join(leaks)}; split by subject"
+            f"all samples of a subject must be in one subset of a split, got {'; '.join(leaks)}; split by subject"
         )
 
 
 def check_test_set(folds: Folds, subjects: Mapping[str, str]) -> None:
-    """Refuse folds that touch the fixed test set.
+    """Check that folds contain no subject of the fixed test set.
 
     Parameters
     ----------
-    folds : of a split
+    folds : the folds and the fixed test set
     subjects : sample id → subject
 
     Raises
     ------
     HarnessError
-        Naming every subject of the test set that a fold trains on, validates on or tests.
+        If a fold contains subjects of the test set; all of them are listed.
     """
     held = {subjects[name] for name in folds.test}
     inside = {
@@ -330,7 +331,7 @@ def check_test_set(folds: Folds, subjects: Mapping[str, str]) -> None:
     }
     if shared := sorted(held & inside):
         raise HarnessError(
-            f"no subject of the fixed test set may be in a fold, got {', '.join(shared)}; keep them apart in the split"
+            f"no subject of the fixed test set may be in a fold, got {', '.join(shared)}; remove them from the folds"
         )
 
 
@@ -381,6 +382,6 @@ def _validation_count(remaining: int, validation: Validation) -> int:
     if not 0 <= count < remaining:
         raise OutOfRange(
             f"0 <= validation < subjects that are not tested must hold, got validation={count} with {remaining} "
-            "not tested, so that some train; ask for fewer validation subjects, more folds, or add subjects"
+            "not tested, so that some remain for training; reduce validation, increase folds, or add subjects"
         )
     return count

@@ -329,21 +329,6 @@ def test_list_of_an_unknown_kind_shows_the_near_ones() -> None:
         commands.list_parts("metrcis")
 
 
-def test_describe_shows_keys_values_and_bounds(capsys: pytest.CaptureFixture[str]) -> None:
-    """A task's description shows what may be set and what must hold."""
-    assert commands.describe(["task=epvs"]) == 0
-    shown = capsys.readouterr().out
-    assert "recipe.lr" in shown and "> 0 and <= 1" in shown and "ablation" in shown
-    assert "learning rate" in shown
-
-
-def test_describe_of_a_part_shows_its_documentation(capsys: pytest.CaptureFixture[str]) -> None:
-    """``describe metric=dice`` shows the docstring, the source and what the metric asks for."""
-    assert commands.describe(["metric=dice"]) == 0
-    shown = capsys.readouterr().out
-    assert "Dice coefficient" in shown and "prediction" in shown and "Dice 1945" in shown
-
-
 def test_failures_are_told_once_per_configuration_and_error(out: Path) -> None:
     """Two folds with one error are one line, and each row that shares a training is named."""
     table = harness.table(task="epvs", out=str(out))

@@ -246,7 +246,7 @@ def test_a_sample_id_twice_is_refused():
 def test_a_leak_names_the_subject_and_both_sides():
     """One session trains and another of the same subject is tested."""
     split = Split(train=("sub-0_ses-0",), validation=("sub-1_ses-0",), test=("sub-0_ses-1", "sub-0_ses-2"))
-    with pytest.raises(HarnessError, match="one side of a split, got sub-0 in train and test"):
+    with pytest.raises(HarnessError, match="one subset of a split, got sub-0 in train and test"):
         check_leaks(split, SUBJECT_OF)
 
 
@@ -268,7 +268,7 @@ def test_a_test_set_that_is_touched_names_the_subjects():
         (Split(("sub-0_ses-0",), ("sub-1_ses-0",), ()), Split(("sub-3_ses-0",), ("sub-2_ses-0",), ())),
         ("sub-0_ses-1", "sub-2_ses-1", "sub-4_ses-0"),
     )
-    with pytest.raises(HarnessError, match="fixed test set may be in a fold, got sub-0, sub-2; keep them apart"):
+    with pytest.raises(HarnessError, match="fixed test set may be in a fold, got sub-0, sub-2; remove them"):
         check_test_set(folds, SUBJECT_OF)
 
 
@@ -281,7 +281,7 @@ def test_the_sentence_says_how_many_do_what():
     """21 subjects: the published numbers, and how they were drawn."""
     sentence = sentence_of(splits.leave_one_subject_out(single(21), seed=0), single(21))
     assert sentence.startswith("21 subjects, 21 folds: train 16, validate 4 (they select the model), test 1. ")
-    assert "drawn by the seed among those not tested" in sentence
+    assert "drawn at random from those not tested" in sentence
     assert "intervals are wide" not in sentence
 
 
@@ -289,7 +289,7 @@ def test_the_sentence_warns_of_few_subjects():
     """Three subjects: one trains, one validates, and the reader is told what that means."""
     sentence = sentence_of(splits.leave_one_subject_out(single(3), seed=0), single(3))
     assert "train 1, validate 1" in sentence
-    assert "With 3 subjects intervals are wide, and one draw can decide a fold." in sentence
+    assert "With only 3 subjects, intervals are wide and results depend on the split." in sentence
 
 
 def test_the_sentence_shows_uneven_folds():
