@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import re
@@ -13,7 +14,7 @@ import tomllib
 import venv
 import zipfile
 from collections.abc import Iterator
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from types import ModuleType
 
@@ -49,6 +50,29 @@ def test_every_requirement_is_pinned_within_its_bounds() -> None:
         or not Requirement(text).specifier.contains(pin)
     ]
     assert wrong == []
+
+
+def test_every_imported_package_is_required() -> None:
+    """What the package imports is among its own dependencies, not only among those of another one."""
+    required = {canonicalize_name(Requirement(text).name) for text in PROJECT["project"]["dependencies"]}
+    distributions = packages_distributions()
+    missing = {}
+    for path in [path for folder in ("harness", "tasks", "search_spaces") for path in (ROOT / folder).rglob("*.py")]:
+        for package in imported(path) - sys.stdlib_module_names - {"harness"}:
+            if not required & {canonicalize_name(name) for name in distributions.get(package, ())}:
+                missing.setdefault(package, path.relative_to(ROOT).as_posix())
+    assert missing == {}
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of the packages that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add((node.module or "").partition(".")[0])
+    return found
 
 
 def test_a_pin_is_a_plain_version() -> None:
