@@ -62,11 +62,12 @@ def make_report(plan: Plan, tables: Tables) -> Path:
         the run are removed.
     """
     task, folder = plan.request.task, plan.request.report_folder
-    figures = figures_of(plan, tables)
+    figures, undrawn = figures_of(plan, tables)
     _write_figures(folder, figures)
     failures, missing = undone(plan)
     notes = [plan.sentence, f"Truth drawn on: {plan.cohort.label_source}."]
     notes += failure_lines(failures, tables.prediction)
+    notes += [f"Some figures could not be drawn. {line}" for line in undrawn]
     if missing:
         notes.append(f"{missing} cells are not done yet; run the same command again.")
     page = write_report(

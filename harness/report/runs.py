@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import urllib.parse
 from collections.abc import Iterator, Sequence
@@ -11,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.core.errors import StoreError
 from harness.core.identity import identify, module_digest
 from harness.core.types import Array, Cohort
 from harness.data.maps import GroupMap, group_map, write_map
 from harness.pipeline.cell import Cell, is_done, restored
 from harness.pipeline.group_maps import group_sums
 from harness.pipeline.leaderboard import read_facts
+from harness.report.drawing import listed_errors
 from harness.report.figures import figures_of_one
 from harness.report.figures.scenes import scene_of
 from harness.report.previews import draw_map
@@ -93,14 +92,15 @@ def pooled_files(plan: Plan, tables: Tables, identity: str, folder: Path) -> lis
     Returns
     -------
     list of str
-        What could not be drawn, with the error: no picture is worth a run.
+        Figures that could not be drawn, each with its error.
     """
     anonymous = plan.request.settings.anonymous
     failed: list[str] = []
     reasons = []
-    with _tolerated("figures", failed):
-        for name, content in figures_of_one(plan, tables, identity, anonymous=anonymous).items():
-            (folder / name).write_bytes(content)
+    with listed_errors("figures", failed):
+        for name, draw in figures_of_one(plan, tables, identity, anonymous=anonymous).items():
+            with listed_errors(name, failed):
+                (folder / name).write_bytes(draw())
     drawn: set[str] = set()
     for name, made in _means(plan, identity):
         if made.found.values is None:
@@ -111,23 +111,12 @@ def pooled_files(plan: Plan, tables: Tables, identity: str, folder: Path) -> lis
         write_map(stem.with_name(f"{stem.name}.nii.gz"), made.found.values, made.found.affine, channels=made.shown)
         if made.attribution not in drawn:
             drawn.add(made.attribution)
-            with _tolerated(f"map of {name}", failed):
+            with listed_errors(f"map of {name}", failed):
                 _draw_mean(stem.with_name(f"{stem.name}.png"), made, plan.groups[identity].cohort)
     if reasons:
         (folder / "maps").mkdir(exist_ok=True)
         (folder / "maps" / "none.txt").write_text("\n".join(reasons) + "\n")
     return failed
-
-
-@contextlib.contextmanager
-def _tolerated(what: str, failed: list[str]) -> Iterator[None]:
-    """Write down an error of drawing; that of a damaged store is raised, with its remedy."""
-    try:
-        yield
-    except StoreError:
-        raise
-    except Exception as error:
-        failed.append(f"{what}: {type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,14 @@ def sound(run: tuple[Plan, Tables]) -> tuple[Plan, Tables]:
 @pytest.fixture(scope="module")
 def drawn(sound: tuple[Plan, Tables]) -> list[Figure]:
     """The figures of the run."""
-    return figures_of(*sound)
+    return complete_figures(*sound)
+
+
+def complete_figures(plan: Plan, tables: Tables) -> list[Figure]:
+    """All figures, none of which failed."""
+    figures, failed = figures_of(plan, tables)
+    assert failed == []
+    return figures
 
 
 def _with_status(tables: Tables, status: str, *, of: str = "") -> Tables:
@@ -110,7 +117,7 @@ class TestFigures:
         task = plan.request.task
         task = dataclasses.replace(task, metrics={label: task.metrics[label] for label in ("dice", "relevance_ap")})
         plan = dataclasses.replace(plan, request=dataclasses.replace(plan.request, task=task))
-        titles = [figure.title for figure in figures_of(plan, tables)]
+        titles = [figure.title for figure in complete_figures(plan, tables)]
         assert not [title for title in titles if re.match("Sensitivity|Effect|Count|Volume", title)]
         assert {"Ranking", "By region", "Attribution methods"} <= set(titles)
 
@@ -124,7 +131,7 @@ class TestFigures:
             return dataclasses.replace(group, cohort=dataclasses.replace(group.cohort, samples=samples))
 
         plan = dataclasses.replace(plan, groups={key: bare(group) for key, group in plan.groups.items()})
-        titles = [figure.title for figure in figures_of(plan, tables)]
+        titles = [figure.title for figure in complete_figures(plan, tables)]
         assert "Ranking" in titles
         assert not [title for title in titles if "Example" in title or "Maps of" in title]
 
@@ -132,15 +139,43 @@ class TestFigures:
         """A run of which nothing is done yet has a page without figures."""
         plan = dataclasses.replace(run[0], store=Store(tmp_path / "store"))
         tables = collect(plan)
-        assert figures_of(plan, tables) == []
+        assert complete_figures(plan, tables) == []
         assert report_tables(plan, tables, shapley_of(plan, tables)) == []
+
+    @pytest.mark.usefixtures("undrawn")
+    def test_an_error_leaves_the_figures_of_other_sections(
+        self, run: tuple[Plan, Tables], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A section whose figure cannot be drawn is named with its error; the others are drawn."""
+        titles = [figure.title for figure in figures_of(*run)[0]]
+
+        def fail(*given: Any, **options: Any) -> bytes:
+            raise ValueError("no such font")
+
+        monkeypatch.setattr(plots, "bland_altman", fail)
+        figures, failed = figures_of(*run)
+        assert failed == ["agreement: ValueError: no such font"]
+        left = [figure.title for figure in figures]
+        assert left == [title for title in titles if title in left] and 0 < len(left) < len(titles)
+        assert titles[-1] in left
+
+    @pytest.mark.usefixtures("undrawn")
+    def test_an_error_is_shown_on_the_page(self, run: tuple[Plan, Tables], monkeypatch: pytest.MonkeyPatch) -> None:
+        """The page is written, and a note has the error."""
+
+        def fail(*given: Any, **options: Any) -> bytes:
+            raise ValueError("no such font")
+
+        monkeypatch.setattr(plots, "bland_altman", fail)
+        page = make_report(*run).read_text()
+        assert "Some figures could not be drawn. agreement: ValueError: no such font" in page
 
     def test_what_has_no_rank_is_marked(self, run: tuple[Plan, Tables], undrawn: None) -> None:
         """A collapsed configuration bears a mark, and the first caption says what it means."""
         plan, tables = run
         first = tables.prediction.column("sequences")[0].as_py()
         tables = _with_status(_with_status(tables, "undecided: 3 subjects"), "collapsed in 1 of 3 cells", of=first)
-        figures = figures_of(plan, tables)
+        figures = complete_figures(plan, tables)
         assert "† Collapsed or incomplete" in figures[0].caption
         assert f"{first}†" in next(figure for figure in figures if figure.title.startswith("Example")).caption
 

@@ -158,10 +158,10 @@ def test_subjects_are_not_named_where_they_may_not_be(monkeypatch: pytest.Monkey
     assert {"sub-01", "sub-02"} <= set(said)
 
 
-def test_a_picture_that_fails_costs_no_run(
+def test_a_figure_that_fails_leaves_its_neighbours(
     run: tuple[Plan, Tables], drawn: dict[str, tuple[Any, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The maps are there without their picture; the errors are told."""
+    """Errors are listed under the names of the files; the other figures and the maps are written."""
 
     def broken(*given: Any, **options: Any) -> bytes:
         raise ValueError("no font")
@@ -171,8 +171,11 @@ def test_a_picture_that_fails_costs_no_run(
     folder = tmp_path / "to"
     folder.mkdir()
     failed = pooled_files(on_one_grid(run[0]), run[1], run[0].configurations[0].id, folder)
-    assert failed == ["figures: ValueError: no font", "map of random: ValueError: no font"]
-    assert written(folder) == ["maps/random_mean.nii.gz"]
+    assert failed == ["subjects.png: ValueError: no font", "map of random: ValueError: no font"]
+    assert written(folder) == [
+        "count-bland-altman.png", "count-scatter.png", "maps/random_mean.nii.gz", "training.png",
+        "volume-bland-altman.png", "volume-scatter.png",
+    ]  # fmt: skip
 
 
 def test_a_damaged_store_is_no_picture_that_fails(run: tuple[Plan, Tables], tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from harness.report.drawing import listed_errors
 from harness.report.elements import Figure
 from harness.report.figures.agreement import agreement_figures
 from harness.report.figures.channels import gain_figures, share_figures
@@ -23,27 +24,45 @@ from harness.sweep.plan import Plan
 
 __all__ = ["figures_of", "figures_of_one"]
 
-_IN_ORDER: Sequence[Callable[[Results], Iterator[Figure]]] = (
-    leaderboard_figures,
-    detection_figures,
-    agreement_figures,
-    region_figures,
-    group_map_figures,
-    example_figures,
-    method_figures,
-    gain_figures,
-    share_figures,
-    map_figures,
+_IN_ORDER: Sequence[tuple[str, Callable[[Results], Iterator[Figure]]]] = (
+    ("ranking", leaderboard_figures),
+    ("detection", detection_figures),
+    ("agreement", agreement_figures),
+    ("regions", region_figures),
+    ("group maps", group_map_figures),
+    ("examples", example_figures),
+    ("attribution methods", method_figures),
+    ("gain per channel", gain_figures),
+    ("Shapley values", share_figures),
+    ("maps", map_figures),
 )
 
 
-def figures_of(plan: Plan, tables: Tables) -> list[Figure]:
+def figures_of(plan: Plan, tables: Tables) -> tuple[list[Figure], list[str]]:
     """Every figure that the rows, the metrics and the stored images allow, in order.
 
     Parameters
     ----------
-    plan : of a run, or recalled
-    tables : pooled from its store
+    plan : plan of a run
+    tables : tables of its results
+
+    Returns
+    -------
+    list of Figure
+        The figures. An error ends its section; the other sections are drawn.
+    list of str
+        Errors of drawing, one line per section.
+
+    Raises
+    ------
+    StoreError
+        If the store is damaged.
     """
     run = Results(plan, tables)
-    return [figure for draw in _IN_ORDER for figure in draw(run)]
+    figures: list[Figure] = []
+    failed: list[str] = []
+    for section, draw in _IN_ORDER:
+        with listed_errors(section, failed):
+            for figure in draw(run):
+                figures.append(figure)
+    return figures, failed

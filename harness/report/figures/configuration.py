@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from functools import partial
 
 from harness.pipeline.rows import Row, subject_means
 from harness.report import plots
@@ -17,8 +19,10 @@ __all__ = ["figures_of_one"]
 _MOST_METRICS = 4
 
 
-def figures_of_one(plan: Plan, tables: Tables, identity: str, *, anonymous: bool = False) -> dict[str, bytes]:
-    """The figures of a configuration that its MLflow run keeps.
+def figures_of_one(
+    plan: Plan, tables: Tables, identity: str, *, anonymous: bool = False
+) -> dict[str, Callable[[], bytes]]:
+    """Figures of a configuration for its MLflow run.
 
     Parameters
     ----------
@@ -30,26 +34,25 @@ def figures_of_one(plan: Plan, tables: Tables, identity: str, *, anonymous: bool
     Returns
     -------
     dict
-        file name → PNG; empty for a configuration without results
+        File name → function that draws the PNG, so that an error in one does not affect
+        the others; empty for a configuration without results.
     """
     run = Results(plan, tables)
-    found: dict[str, bytes] = {}
+    found: dict[str, Callable[[], bytes]] = {}
     curves = _histories(run, identity)
     if curves:
-        found["training.png"] = plots.training_curves(curves)
+        found["training.png"] = partial(plots.training_curves, curves)
     if identity not in run.lines:
         return found
     row = run.rows[identity]
     shown = [name for name in dict.fromkeys((run.objective, *run.task.shown)) if any(row.values.get(name, {}).values())]
     panels = {name: _by_subject(row, name) for name in shown[:_MOST_METRICS]}
     if panels:
-        found["subjects.png"] = plots.subject_dots(panels, named=not anonymous)
+        found["subjects.png"] = partial(plots.subject_dots, panels, named=not anonymous)
     for one in quantities_of(run, [identity]):
         name = one.name.replace(" ", "-")
-        found[f"{name}-scatter.png"] = plots.truth_scatter(one.truth, one.prediction, quantity=one.name, unit=one.unit)
-        found[f"{name}-bland-altman.png"] = plots.bland_altman(
-            one.truth, one.prediction, quantity=one.name, unit=one.unit
-        )
+        for kind, plot in (("scatter", plots.truth_scatter), ("bland-altman", plots.bland_altman)):
+            found[f"{name}-{kind}.png"] = partial(plot, one.truth, one.prediction, quantity=one.name, unit=one.unit)
     return found
 
 
