@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from harness.core.errors import CellError, RequestError
+from harness.core.errors import CellError, HarnessError, RequestError
 from harness.core.targets import Target
 
 __all__ = [
@@ -326,11 +326,15 @@ class Cohort:
 
         Raises
         ------
+        HarnessError
+            If the cohort does not have a sample of ``ids``; all of them are listed.
         KeyError
             If an image does not exist.
         """
         key = (reads, None if ids is None else frozenset(ids))
         if key not in self._fingerprints:
+            if unknown := sorted((key[1] or frozenset()) - {sample.id for sample in self.samples}):
+                raise HarnessError(f"ids must be samples of {self.name}, got {', '.join(unknown)}")
             digest = hashlib.sha256()
             for sample in self.samples:
                 if key[1] is None or sample.id in key[1]:

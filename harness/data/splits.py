@@ -321,8 +321,12 @@ def check_test_set(folds: Folds, subjects: Mapping[str, str]) -> None:
     Raises
     ------
     HarnessError
-        If a fold contains subjects of the test set; all of them are listed.
+        If a fold contains subjects of the test set, or a sample is not in the cohort; all of
+        them are listed.
     """
+    named = {name for split in folds.folds for name in (*split.train, *split.validation, *split.test)}
+    if unknown := sorted((named | set(folds.test)) - set(subjects)):
+        raise HarnessError(f"a split may only name samples of its cohort, got {', '.join(unknown)}")
     held = {subjects[name] for name in folds.test}
     inside = {
         subjects[name]

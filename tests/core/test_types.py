@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.core.errors import CellError
+from harness.core.errors import CellError, HarnessError
 from harness.core.targets import Target
 from harness.core.types import Cohort, Input, NetworkSpec, Reads, Sample
 
@@ -85,6 +85,12 @@ def test_only_the_samples_named_count(cohort: Cohort, edit: str) -> None:
     changed, others = edited(cohort, FIRST, **READ[edit]), ["sub-02", LAST]
     assert changed.fingerprint(READS, others) == cohort.fingerprint(READS, others)
     assert changed.fingerprint(READS, [FIRST, LAST]) != cohort.fingerprint(READS, [FIRST, LAST])
+
+
+def test_unknown_samples_have_no_fingerprint(cohort: Cohort) -> None:
+    """Samples that the cohort does not have are listed."""
+    with pytest.raises(HarnessError, match="ids must be samples of .*, got sub-88, sub-99"):
+        cohort.fingerprint(READS, [FIRST, "sub-99", "sub-88"])
 
 
 @pytest.mark.parametrize(("kind", "read", "unread"), [("images", "T2w", "FLAIR"), ("masks", "target", "brain")])

@@ -272,6 +272,13 @@ def test_a_test_set_that_is_touched_names_the_subjects():
         check_test_set(folds, SUBJECT_OF)
 
 
+def test_folds_with_unknown_samples_are_refused():
+    """Samples that the cohort does not have are listed, wherever they are named."""
+    folds = Folds((Split(("sub-77",), ("sub-1_ses-0",), ()),), ("sub-99",))
+    with pytest.raises(HarnessError, match="only name samples of its cohort, got sub-77, sub-99"):
+        check_test_set(folds, SUBJECT_OF)
+
+
 def sentence_of(folds, samples) -> str:
     """What the screen says."""
     return describe_validation(folds, ids_of(samples))
