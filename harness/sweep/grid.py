@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from harness.core.errors import RequestError
 from harness.core.overrides import component_of, keys, override, preset
@@ -84,9 +84,15 @@ def at(task: Task, point: Mapping[str, JSON]) -> Task:
     return task
 
 
-def columns_of(task: Task) -> dict[str, JSON]:
-    """The axes that every row shows, with their present values."""
-    described, idle = describe(task), idle_options(task)
+def columns_of(task: Task, searched: Collection[str] = ()) -> dict[str, JSON]:
+    """The axes that every row shows, with their present values.
+
+    Parameters
+    ----------
+    task : task at a grid point
+    searched : full keys that a search sets, so that the task's own value is not used
+    """
+    described, idle = describe(task), {*idle_options(task), *searched}
     found: dict[str, JSON] = {}
     for name in task.columns:
         key = task.axes.get(name, name)

@@ -230,7 +230,7 @@ def _configuration(request: Request, task: Task, point: Mapping[str, JSON], coho
     )
     return Configuration(
         json.loads(json.dumps({**describe(task), **_searched(request, task)})),
-        {**columns_of(task), **point},
+        {**columns_of(task, [one.key for one in request.space]), **point},
         request.profile,
         cohort.fingerprint(everything),
     )
