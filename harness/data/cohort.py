@@ -1,16 +1,14 @@
-"""A folder of images → a verified cohort of prepared, memory-mapped arrays.
+"""Read a BIDS folder of images as a verified cohort of prepared, memory-mapped arrays.
 
-Every prepared array is one file in the cache, named by a hash of all that
-produced it: the bytes of the original, the grid, the options of its
-preparation, the version of the maths. So nothing is ever overwritten, a subset
-of the sequences finds its arrays ready, and all processes on a machine map the
-same file.
+The key of a prepared array is a hash of everything that determines its values: the bytes of
+the original, the grid, the options of its preparation, and the code. Nothing is ever
+overwritten, a subset of the sequences needs no preparation, and all processes of a machine
+map the same files.
 
 ::
 
-    cache/arrays/<key>.npy     the array
-    cache/arrays/<key>.json    its shape, dtype and checksum
-    cache/digests/<path>.json  hash of an original's bytes, while its inode is untouched
+    cache/arrays/              prepared arrays, see harness.data.cache
+    cache/digests/<root>.json  checksums of the originals of a cohort
     cache/verified/<key>.json  what was verified without a fault
 """
 
@@ -32,13 +30,7 @@ from harness.core.registry import COHORTS
 from harness.core.types import JSON, Array, Candidate, Cohort, Fault, Image, Sample
 from harness.data import nifti, transforms
 from harness.data.bids import BidsIndex, index
-from harness.data.cache import (
-    CachedImage,
-    Digests,
-    hash_of,
-    known_entry,
-    write_entry,
-)
+from harness.data.cache import ArrayCache, CachedImage, Digests, hash_of
 from harness.data.grid import VoxelGrid
 from harness.data.transforms import Interpolation, Normalisation
 from harness.data.verified import verify_once
@@ -143,18 +135,19 @@ def bids(
     needed = _needed(options, tuple(sequences))
     found = index(root, sequences=needed, label=label or None, session=session, exclude=tuple(exclude))
     wanted = tuple(sequences) or _common_sequences(found)
-    digests = Digests(cache / "digests")
+    digests = Digests(cache / "digests", root)
     verify_once(
         found, label=label, sequences=tuple(dict.fromkeys((*wanted, *needed))), optional=options.masks,
         minimum=minimum, digests=digests, folder=cache / "verified", more=_brain_faults(found, options),
     )  # fmt: skip
     digests.keep()
     samples, faults = [], []
-    for candidate in sorted(found.candidates, key=lambda one: one.id):
-        try:
-            samples.append(_Subject(candidate, options, wanted, digests, cache / "arrays", root).sample())
-        except _Unprepared as problem:
-            faults.append(problem.fault)
+    with ArrayCache(cache / "arrays") as arrays:
+        for candidate in sorted(found.candidates, key=lambda one: one.id):
+            try:
+                samples.append(_Subject(candidate, options, wanted, digests, arrays, root).sample())
+            except _Unprepared as problem:
+                faults.append(problem.fault)
     if faults:
         raise CohortError(faults)
     return Cohort(found.name, tuple(samples), found.ineligible, dict(found.regions), found.label_source)
@@ -256,7 +249,7 @@ class _Subject:
     options: _Options
     sequences: tuple[str, ...]
     digests: Digests
-    arrays: Path
+    arrays: ArrayCache
     root: Path
 
     def sample(self) -> Sample:
@@ -434,12 +427,12 @@ class _Subject:
     # The cache
 
     def _cached(self, recipe: Mapping[str, JSON], grid: VoxelGrid, make: Callable[[], Array]) -> CachedImage:
-        """The entry of this recipe; made if it is not there, or not whole."""
+        """The array of this recipe, prepared if it is not in the cache."""
         versions = [module_digest(name) for name in ("harness.data.transforms", __name__)]
         reorient = self.options.reorient
         key = hash_of(canonical({**recipe, "grid": grid.key, "versions": versions, "reorient": reorient}))[:32]
-        known = known_entry(self.arrays, key)
-        return known if known is not None else write_entry(self.arrays, key, make())
+        known = self.arrays.known(key)
+        return known if known is not None else self.arrays.add(key, make())
 
     # Faults
 

@@ -21,7 +21,7 @@ from harness.core.registry import COHORTS
 from harness.core.types import Array, Candidate, Cohort, Fault, Sample
 from harness.data import nifti, transforms
 from harness.data.bids import BidsIndex, index
-from harness.data.cache import CachedImage, Digests, hash_of, known_entry, write_entry
+from harness.data.cache import ArrayCache, CachedImage, Digests, hash_of
 from harness.data.grid import VoxelGrid
 from harness.data.verified import READERS, verify_once
 
@@ -92,13 +92,13 @@ def lesions(
     if len(spacing) not in (0, 3):
         raise OutOfRange(f"spacing_mm must have one number, three (X, Y, Z) or none, got {spacing}")
     found = index(root, label=label, optional=(), session=session, exclude=tuple(exclude))
-    digests = Digests(cache / "digests")
+    digests = Digests(cache / "digests", root)
     seen: dict[Path, tuple[Array, Array]] = {}
     verify_once(found, label=label, minimum=minimum, digests=digests, folder=cache / "verified", seen=_keeper(seen))
     grid = _grid(found, label, box, tuple(box_mm), spacing)
     digests.keep()
-    work = _Work(found.root, label, grid, digests, cache / "arrays", seen)
-    with ThreadPoolExecutor(READERS) as readers:
+    with ArrayCache(cache / "arrays") as arrays, ThreadPoolExecutor(READERS) as readers:
+        work = _Work(found.root, label, grid, digests, arrays, seen)
         made = list(readers.map(work.sample, sorted(found.candidates, key=lambda one: one.id)))
     faults = [one for one in made if isinstance(one, Fault)]
     if faults:
@@ -115,7 +115,7 @@ class _Work:
     label: str
     grid: VoxelGrid
     digests: Digests
-    arrays: Path
+    arrays: ArrayCache
     seen: dict[Path, tuple[Array, Array]]
 
     def sample(self, candidate: Candidate) -> Sample | Fault:
@@ -142,13 +142,13 @@ class _Work:
     def _image(self, path: Path) -> CachedImage | None:
         versions = [module_digest(name) for name in ("harness.data.transforms", __name__)]
         key = hash_of(canonical({"occupancy": self.digests.of(path), "grid": self.grid.key, "versions": versions}))[:32]
-        known = known_entry(self.arrays, key)
+        known = self.arrays.known(key)
         if known is not None:
             return known
         mask, affine = self.seen.pop(path) if path in self.seen else _cropped(*nifti.read(path))
         mask, affine = transforms.reorient(mask, affine)
         filled = transforms.occupancy(mask, affine, self.grid.shape, self.grid.affine)
-        return write_entry(self.arrays, key, filled, coding="runs") if filled.any() else None
+        return self.arrays.add(key, filled, coding="runs") if filled.any() else None
 
     def _fault(self, kind: str, candidate: Candidate, path: Path, value: str, expected: str, remedy: str) -> Fault:
         return Fault(kind, str(path.relative_to(self.root)), candidate.subject, value, expected, remedy)

@@ -164,7 +164,7 @@ def test_values_that_are_no_finite_numbers(write: Callable[..., Path], tmp_path:
 def test_pictures_of_more_than_8_bits_are_refused(write: Callable[..., Path], tmp_path: Path) -> None:
     """Their values would be cut off at 255."""
     deep = np.full((6, 8), 40_000, np.uint16)
-    with pytest.raises(CohortError, match=r"\[depth\] images/a\.png: pixels of type I;16; expected 8 bits a channel"):
+    with pytest.raises(CohortError, match=r"\[depth\] images/a\.png: pixels of type I;16; expected 8 bits per channel"):
         pictures(write({**FOUR, "a.png": deep}, TABLE), tmp_path / "cache")
 
 
