@@ -26,6 +26,8 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Literal, Self
@@ -135,24 +137,39 @@ class CachedImage:
         StoreError
             If it is missing or too short.
         """
+        self._facts()
+
+    def _facts(self) -> os.stat_result:
+        """What the system knows of the file."""
         end = self.offset + self.length
         try:
-            size = self.path.stat().st_size
+            facts = self.path.stat()
         except FileNotFoundError:
             raise StoreError(f"a file of prepared images is missing: {self.path}. {AGAIN}") from None
-        if size < end:
+        if facts.st_size < end:
             raise StoreError(
-                f"a file of prepared images must have at least {end} bytes: {self.path} has {size}. {AGAIN}"
+                f"a file of prepared images must have at least {end} bytes: {self.path} has {facts.st_size}. {AGAIN}"
             )
+        return facts
 
     def _mapped(self, dtype: str, shape: tuple[int, ...] = (-1,)) -> Array:
         """Read-only view of the stored bytes."""
-        self.touch()  # a memory map of a file that is too short fails without its name, or only when it is read
+        facts = self._facts()
         kind = np.dtype(dtype)
         if not self.length:
             return np.frombuffer(b"", kind).reshape(shape)
-        count = self.length // kind.itemsize
-        return np.asarray(np.memmap(self.path, kind, "r", self.offset, (count,)).reshape(shape))
+        whole = _memory_map(self.path, facts.st_dev, facts.st_ino, facts.st_size)
+        return np.frombuffer(whole, kind, self.length // kind.itemsize, self.offset).reshape(shape)
+
+
+@lru_cache(maxsize=64)
+def _memory_map(path: Path, device: int, inode: int, size: int) -> mmap:
+    """Read-only memory map of a file, shared by its images.
+
+    A map for each image would be slower, and the number of maps and open files is limited.
+    """
+    with path.open("rb") as file:
+        return mmap(file.fileno(), size, access=ACCESS_READ)
 
 
 class ArrayCache:
