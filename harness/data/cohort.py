@@ -153,7 +153,7 @@ def bids(
     return Cohort(found.name, tuple(samples), found.ineligible, dict(found.regions), found.label_source)
 
 
-# --- before anything is prepared ---------------------------------------------
+# --- options and checks before preparation ---------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ class _Options:
 
 
 def _needed(options: _Options, sequences: tuple[str, ...]) -> tuple[str, ...]:
-    """Sequences that a subject must have: those asked for, and those that others depend on."""
+    """Sequences that a subject must have: those requested, and those that the preparation uses."""
     extra = [options.reference] if options.reference != "label" else []
     extra += [options.brain_from] if options.brain_from and options.brain == "compute" else []
     return tuple(dict.fromkeys((*sequences, *extra)))
@@ -223,7 +223,7 @@ def _common_sequences(found: BidsIndex) -> tuple[str, ...]:
 
 
 def _brain_faults(found: BidsIndex, options: _Options) -> list[Fault]:
-    """Brain masks of some subjects only, or of none where an option needs them."""
+    """Fault if only some subjects have a brain mask, or if none has and an option needs it."""
     if options.brain != "if_present":
         return []
     asking = "skull_strip=true" if options.skull_strip else "crop=brain" if options.crop == "brain" else ""
@@ -234,7 +234,7 @@ def _brain_faults(found: BidsIndex, options: _Options) -> list[Fault]:
 
 
 class _Unprepared(Exception):
-    """A fault that only preparation can find."""
+    """A fault that is found only during preparation."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(str(fault))
@@ -243,7 +243,7 @@ class _Unprepared(Exception):
 
 @dataclass(frozen=True)
 class _Subject:
-    """Prepares one candidate; originals are read only where the cache has no entry."""
+    """Prepares one candidate; originals are read only if the cache has no prepared array."""
 
     candidate: Candidate
     options: _Options
@@ -278,7 +278,7 @@ class _Subject:
 
     @cached_property
     def grid(self) -> VoxelGrid:
-        """The grid of the reference, with another spacing and field if asked for."""
+        """Grid of the reference after reorienting, resampling and cropping."""
         grid, options = self._field, self.options
         box = tuple(slice(0, length) for length in grid.shape)
         brain = self._brain(grid) if options.crop == "brain" else None
@@ -292,7 +292,7 @@ class _Subject:
 
     @cached_property
     def _field(self) -> VoxelGrid:
-        """The grid of the reference before cropping."""
+        """Grid of the reference before cropping."""
         path = self._reference
         with self._named(path):
             facts = nifti.header(path)
@@ -349,7 +349,7 @@ class _Subject:
 
     @cached_property
     def _brain_key(self) -> dict[str, JSON]:
-        """What determines the brain mask at its own resolution; empty if there is none."""
+        """What determines the brain mask before resampling; empty if there is none."""
         if self.options.brain == "none":
             return {}
         if "brain" in self.candidate.masks:
@@ -373,12 +373,12 @@ class _Subject:
         images = self.candidate.images
         if self.options.brain_from:
             return images[self.options.brain_from]
-        # Not the first of the requested sequences: a subset of them must give the same mask.
+        # Independent of the requested sequences, so that a subset of them gives the same mask.
         return images[next((name for name in _BRAIN_SOURCES if name in images), min(images))]
 
     def _filled(self, mask: Array, affine: Array, grid: VoxelGrid, *, share: float | None = None) -> Array:
         share = self.options.occupied if share is None else share
-        # A voxel that is half filled in exact arithmetic belongs to the mask.
+        # The tolerance keeps voxels that are filled exactly to the share in the mask.
         return np.asarray(transforms.occupancy(mask, affine, grid.shape, grid.affine) >= share - 1e-5, dtype=bool)
 
     # Images
@@ -438,7 +438,7 @@ class _Subject:
 
     @contextlib.contextmanager
     def _named(self, path: Path) -> Iterator[None]:
-        """Say which file of which subject could not be prepared."""
+        """Name the file and the subject that could not be prepared."""
         try:
             yield
         except HarnessError as error:

@@ -3,9 +3,9 @@
 ::
 
     my-patches/
-      labels.csv              one row a picture: image, subject, and whatever else is known
+      labels.csv              one row per picture: image, subject, and any covariates
       images/<image>          PNG or TIFF, all of one size
-      masks/<image>           optional, where the evidence lies; pixels above 0 count
+      masks/<image>           optional mask of the target; pixels above 0 belong to it
 """
 
 from __future__ import annotations
@@ -65,16 +65,16 @@ def pictures(
     Returns
     -------
     Cohort
-        One sample a row, sorted by id, which is the file's name without ending; its
-        image ``rgb`` is (H, W, 3) uint8, its mask ``target``, where there is a file in
-        ``masks/``, (H, W) bool. Columns other than ``image`` and ``subject`` are
-        covariates; without a column ``subject`` each picture is a subject.
+        One sample per row, sorted by id, which is the file name without its extension. The
+        image ``rgb`` is (H, W, 3) uint8; the mask ``target``, if there is a file in
+        ``masks/``, is (H, W) bool. Columns other than ``image`` and ``subject`` are
+        covariates; without a column ``subject``, each picture is a subject.
 
     Raises
     ------
     CohortError
-        With all faults: a missing table or column, rows without a file, files that
-        cannot be read, pictures of another size, names that occur twice.
+        With all faults: a missing table or column, rows without a file, files that cannot be
+        read, pictures of different sizes, duplicate names.
     """
     root, cache = Path(root).absolute(), Path(cache).absolute()
     for name in sequences:
@@ -106,7 +106,7 @@ def pictures(
 
 
 def write_pictures(root: Path, subjects: Iterator[Sequence[PhantomPicture]]) -> None:
-    """Write generated pictures as :func:`pictures` reads them; the table last."""
+    """Write generated pictures in the layout that :func:`pictures` reads; the table is written last."""
     lines: list[dict[str, object]] = []
     for made in subjects:
         for one in made:
@@ -133,7 +133,7 @@ class _Row:
 
 
 def _rows(root: Path, exclude: Sequence[str]) -> list[_Row]:
-    """Rows of the table, without those of excluded subjects."""
+    """Rows of the table, except those of excluded subjects."""
     path = root / _TABLE
     if not path.is_file():
         raise CohortError([_fault("no-table", _TABLE, "", "there is no such file", "a table with a column image",
@@ -141,8 +141,8 @@ def _rows(root: Path, exclude: Sequence[str]) -> list[_Row]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         lines = list(csv.DictReader(file))
     if not lines or "image" not in lines[0]:
-        raise CohortError([_fault("no-column", _TABLE, "", "no column image, or no rows", "one row a picture",
-                                  "Name the pictures in a column image.")])  # fmt: skip
+        raise CohortError([_fault("no-column", _TABLE, "", "no column image, or no rows", "one row per picture",
+                                  "Put the names of the pictures in a column image.")])  # fmt: skip
     rows = [_row(line) for line in lines]
     known = {row.subject for row in rows}
     for name in exclude:
@@ -152,7 +152,7 @@ def _rows(root: Path, exclude: Sequence[str]) -> list[_Row]:
     faults = [fault for row in rows if (fault := _fault_of(root, row))]
     counts = Counter(row.id for row in rows if row.id)
     faults += [
-        _fault("twice", _TABLE, "", f"{name} is named {count} times", "names that differ", "Rename the others.")
+        _fault("twice", _TABLE, "", f"{name} occurs {count} times", "unique names", "Remove or rename the duplicates.")
         for name, count in counts.items()
         if count > 1
     ]
@@ -169,12 +169,12 @@ def _row(line: Mapping[str, str | None]) -> _Row:
 
 
 def _fault_of(root: Path, row: _Row) -> Fault | None:
-    """What is wrong with the picture that a row names."""
+    """Fault of the file name in a row, or ``None``."""
     if not row.image:
-        return _fault("no-name", _TABLE, row.subject, "a row names no picture", "a file name in the column image",
+        return _fault("no-name", _TABLE, row.subject, "a row without a picture", "a file name in the column image",
                       "Complete the row, or remove it.")  # fmt: skip
     path = root / _IMAGES / row.image
-    # Links are followed; names that lead out of the folder are not.
+    # Links are allowed, but names must not lead out of the folder.
     if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(root / _IMAGES)):
         return _fault("outside", _TABLE, row.subject, f"{row.image} lies outside the folder {_IMAGES}",
                       f"a file in {_IMAGES}", "Copy it there.")  # fmt: skip
@@ -203,7 +203,7 @@ def _prepared(
     *,
     shape: tuple[int, ...] = (),
 ) -> list[CachedImage]:
-    """Cached images of all rows; a file is read only if none of its content was prepared before.
+    """Cached images of all rows; a file is decoded only if the cache has no image of its content.
 
     Parameters
     ----------
@@ -262,7 +262,7 @@ def _check_files(
 
 
 def _read(path: Path) -> Array:
-    """(H, W, 3) uint8; grey pictures have three equal channels."""
+    """Pixels (H, W, 3) uint8; the channels of a grey picture are equal."""
     with Picture.open(path) as image:
         return np.asarray(image.convert("RGB"))
 
@@ -273,7 +273,7 @@ def _as_mask(array: Array) -> Array:
 
 
 def write_picture(path: Path, array: Array) -> None:
-    """Write a picture, (H, W) or (H, W, 3) from 0 to 255, as PNG; missing folders are made."""
+    """Write a picture, (H, W) or (H, W, 3) with values 0 to 255, as PNG; missing folders are created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Picture.fromarray(np.asarray(array, np.uint8)).save(path)
 
