@@ -140,7 +140,7 @@ class CachedImage:
         self._facts()
 
     def _facts(self) -> os.stat_result:
-        """What the system knows of the file."""
+        """Status of the file, which must be long enough."""
         end = self.offset + self.length
         try:
             facts = self.path.stat()
