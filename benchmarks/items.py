@@ -3,7 +3,7 @@
 ``python benchmarks/items.py [patches …]`` trains a small network for one epoch on that
 many generated RGB patches of 96 × 96 pixels, each way in a process of its own, and
 prints peak memory (Linux; without pages of mapped files), seconds, and the ratios of ours to a `TensorDataset` of
-32-bit floats in memory. The packed file is made before and counts for neither.
+32-bit floats in memory. The patches are cached before, which counts for neither.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from harness.adapters.pixels import pixels
 from harness.core.targets import Target
 from harness.core.types import Cohort, Sample
-from harness.data.cache import CachedImage, write_packed
+from harness.data.cache import ArrayCache, CachedImage
 from harness.pipeline.train import train
 from harness.recipes.supervised import supervised
 
@@ -109,7 +109,8 @@ def main() -> None:
         labels = (rng.random(count) < 0.5).astype(float).tolist()
         with tempfile.TemporaryDirectory() as folder:
             made = ((str(number), rng.integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)) for number in range(count))
-            images = write_packed(Path(folder), "patches", made, count)
+            with ArrayCache(Path(folder)) as cache:
+                images = [cache.add(key, patch) for key, patch in made]
             (our_mb, our_s), (mb, s) = measured(ours, images, labels), measured(usual, images, labels)
         print(f"{count:>9,} {our_mb:>10.0f} {mb:>10.0f} {our_mb / mb:>7.3f} {our_s:>9.1f} {s:>9.1f} {our_s / s:>7.2f}")
 

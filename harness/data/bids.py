@@ -1,9 +1,9 @@
-"""BIDS folders: which files belong to which subject.
+"""Index of a BIDS folder: which files belong to which subject.
 
-Nothing is opened here but tables and JSON: a folder of a thousand subjects is
-indexed in a moment. What the images hold is checked in :mod:`harness.data.verify`.
+Only tables and JSON files are opened, so indexing is fast. The images are checked in
+:mod:`harness.data.verify`.
 
-Files that are understood, for every subject and session::
+Supported files, for every subject and session::
 
     participants.tsv, participants.json, dataset_description.json, *dseg.tsv
     sub-01/[ses-1/]anat/sub-01[_ses-1][_key-value]_<suffix>.nii[.gz]          an image
@@ -33,24 +33,24 @@ __all__ = ["INDEX_FAULTS", "BidsIndex", "index"]
 INDEX_FAULTS: Mapping[str, str] = MappingProxyType(
     {
         **PARTICIPANTS_FAULTS,
-        "ambiguous": "several files answer equally well to one sequence or label",
-        "broken-folder-link": "a subject's folder is a link to nowhere",
+        "ambiguous": "several files match a sequence or label equally well",
+        "broken-folder-link": "a subject's folder is a broken link",
         "description-missing": "there is no dataset_description.json",
         "description-unreadable": "dataset_description.json is not a JSON object",
         "empty-folder": "the folder has no files",
-        "folder-missing": "the folder is not there",
-        "folder-unreadable": "a folder may not be listed by this user",
-        "misplaced-file": "a file in a subject's folder bears the name of another subject or session",
+        "folder-missing": "the folder does not exist",
+        "folder-unreadable": "a folder cannot be listed by this user",
+        "misplaced-file": "a file in a subject's folder is named after another subject or session",
         "not-a-folder": "the path is a file",
         "not-bids": "there are no sub-* folders",
-        "regions-conflict": "two tables give one region different names",
+        "regions-conflict": "two tables give the same region different names",
         "regions-table": "the table of region names cannot be read",
-        "sequence-unknown": "no subject has a sequence or label of this name",
+        "sequence-unknown": "no subject has a sequence or label with this name",
         "session-mix": "a subject has images inside and outside of session folders",
-        "sessions-several": "a subject has several usable sessions, and none was chosen",
+        "sessions-several": "a subject has several complete sessions, and none was chosen",
         "sidecar": "the JSON file beside a mask cannot be read",
-        "space-mix": "a subject's files are complete only across different spaces",
-        "subject-name": "the name of a subject's folder holds characters other than letters and digits",
+        "space-mix": "no single space has all files of a subject",
+        "subject-name": "the name of a subject's folder contains characters other than letters and digits",
         "subject-unlisted": "a subject has a folder but no row in participants.tsv",
         "subject-without-folder": "a subject has a row in participants.tsv but no folder",
     }
@@ -64,19 +64,19 @@ _WHERE = {"sub", "ses", "space"}
 
 @dataclass(frozen=True)
 class BidsIndex:
-    """What a BIDS folder holds, as file names; no image has been opened.
+    """Files of a BIDS folder; no image has been opened.
 
     Parameters
     ----------
     root : the folder
-    name : of the data set, from dataset_description.json, else the folder's
+    name : name of the data set in dataset_description.json, or else that of the folder
     candidates : subjects (or sessions) with every required file, sorted by id
     ineligible : subjects without a required file or value, or left out by request
-    faults : what is present but wrong, as far as names and tables tell
-    regions : label value → name of the regions image; empty if no table is there
+    faults : errors in names and tables
+    regions : label value → name of the region; empty if there is no table
     label_source : sequences on which the label was drawn, from its JSON sidecar
-    notes : values that were read with a reservation, e.g. age ``89+`` as 89
-    ranges : column → (lowest, highest) credible value; from participants.json, and age
+    notes : values that were converted, e.g. age ``89+`` read as 89
+    ranges : column → (lowest, highest) plausible value, from participants.json, and for age
     """
 
     root: Path
@@ -100,26 +100,26 @@ def index(
     session: str = "only",
     exclude: Sequence[str] = (),
 ) -> BidsIndex:
-    """Find every subject's files, and say what is missing or wrong.
+    """Find the files of all subjects, and list what is missing or wrong.
 
     Parameters
     ----------
     root : the BIDS folder
-    sequences : suffixes that a subject must have. Entities can be asked for in the
-        name (``ce-gadolinium_T1w``); otherwise the plainest file is meant.
+    sequences : suffixes of the images that a subject must have. A name may include entities
+        (``ce-gadolinium_T1w``); otherwise the file with the fewest entities is used
     label : the mask that a subject must have (``label-<label>_mask``), if any
-    optional : masks that are used where a subject has them
+    optional : masks that are used if a subject has them
     required : columns of participants.tsv that must have a value
-    session : ``"only"`` (a subject has one, several are a fault), ``"all"`` (each is
-        a candidate of its own), ``"first"``, or the name of one (``ses-2``)
-    exclude : subjects or sessions to leave out, with or without ``sub-``; their
-        faults vanish with them
+    session : ``"only"`` (several sessions of a subject are a fault), ``"all"`` (each session
+        is a candidate), ``"first"``, or the name of a session (``ses-2``)
+    exclude : subjects or sessions to leave out, with or without ``sub-``; their faults are
+        not reported
 
     Returns
     -------
     BidsIndex
-        A folder that cannot be used gives an index without candidates, with the
-        fault; the caller decides when to stop.
+        If the folder cannot be used, an index with the faults and without candidates; the
+        caller decides when to stop.
 
     Raises
     ------
@@ -153,7 +153,7 @@ def index(
 
 @dataclass(frozen=True, eq=False)
 class _File:
-    """One image file, its name taken apart."""
+    """One image file and the parts of its name."""
 
     path: Path
     entities: Mapping[str, str]
@@ -167,13 +167,13 @@ class _File:
 
     @property
     def mask_name(self) -> str:
-        """What a mask shows: ``regions`` for a segmentation, else its label or description."""
+        """``regions`` for a segmentation, or else the label or description of the mask."""
         if self.suffix == "dseg":
             return "regions"
         return self.entities.get("label") or self.entities.get("desc") or ""
 
     def extras(self, asked: Iterable[str] = ()) -> int:
-        """How far the name is from the plain one: entities beyond place, space and what was asked."""
+        """Number of entities other than subject, session, space, the first run and those asked for."""
         known = _WHERE | set(asked)
         first_run = {("run", "1"), ("run", "01"), ("run", "001")}
         return sum(key not in known and (key, value) not in first_run for key, value in self.entities.items())
@@ -181,7 +181,7 @@ class _File:
 
 @dataclass(frozen=True)
 class _Survey:
-    """One pass over a folder: the question asked of it, and its subjects."""
+    """What to look for in a folder, and its subjects."""
 
     root: Path
     sequences: tuple[str, ...]
@@ -196,7 +196,7 @@ class _Survey:
 
     @property
     def named_session(self) -> str:
-        """The one session that was asked for by name, empty under a policy."""
+        """The session requested by name; empty for ``only``, ``all`` and ``first``."""
         if self.session in ("all", "first", "only"):
             return ""
         return self.session if self.session.startswith("ses-") else f"ses-{self.session}"
@@ -219,7 +219,7 @@ class _Choice:
 
 @dataclass
 class _Found:
-    """What a walk over subjects collects, in their order; ``present`` are all names that were seen."""
+    """Results for all subjects, in their order; ``present`` holds all names that occur."""
 
     candidates: list[Candidate] = field(default_factory=list)
     ineligible: list[Ineligible] = field(default_factory=list)
@@ -260,7 +260,7 @@ def _subjects(root: Path) -> tuple[str, ...]:
 
 
 def _excluded(root: Path, exclude: Sequence[str]) -> frozenset[str]:
-    """Excluded names with their ``sub-``, all of them known to the data set."""
+    """Excluded names with ``sub-``; all must exist in the data set."""
     if not exclude:
         return frozenset()
     known = set(_subjects(root)) | {path.name for path in root.glob("sub-*") if path.is_symlink()}
@@ -289,7 +289,7 @@ def _name(root: Path) -> tuple[str, list[Fault]]:
 
 
 def _listing_faults(survey: _Survey, table: Participants) -> list[Fault]:
-    """Folders against rows, and names of folders."""
+    """Folders without a row, rows without a folder, and invalid names of folders."""
     faults = [_name_fault(name) for name in survey.subjects if not _SUBJECT.fullmatch(name)]
     for path in sorted(survey.root.glob("sub-*")):
         if path.is_symlink() and not path.exists():
@@ -317,7 +317,7 @@ def _name_fault(name: str) -> Fault:
 
 
 def _candidates(survey: _Survey, table: Participants, required: tuple[str, ...]) -> _Found:
-    """All subjects, those without a required value left out."""
+    """Candidates of all subjects that have every required value."""
     found = _Found(ineligible=[Ineligible(name, "excluded by request") for name in sorted(survey.exclude)])
     for subject in survey.subjects:
         if subject in survey.exclude or not _SUBJECT.fullmatch(subject):
@@ -336,7 +336,7 @@ def _candidates(survey: _Survey, table: Participants, required: tuple[str, ...])
 
 
 def _sessions(survey: _Survey, subject: str, covariates: Mapping[str, float | str | None]) -> _Found:
-    """The candidates of one subject under the session policy, or the reason why there is none."""
+    """Candidates of one subject as ``session`` demands, or the reason why there are none."""
     groups, faults = _grouped_files(survey, subject)
     named = survey.named_session
     if named and named not in groups:
@@ -364,7 +364,7 @@ def _sessions(survey: _Survey, subject: str, covariates: Mapping[str, float | st
 
 
 def _left_out(survey: _Survey, subject: str, choices: Mapping[str, _Choice], usable: Sequence[str]) -> list[Ineligible]:
-    """One reason for a subject; one for each session where sessions are candidates of their own."""
+    """Reasons per subject, or per session if each session is a candidate."""
     reasons = {id: _reason(choice) for id, choice in choices.items() if choice.missing}
     if survey.session == "all" and choices:
         return [Ineligible(id, reason) for id, reason in reasons.items()]
@@ -443,7 +443,7 @@ def _folder_unreadable(root: Path, folder: Path, subject: str, error: OSError) -
 
 
 def _choose(survey: _Survey, subject: str, files: Sequence[_File]) -> _Choice:
-    """The plainest file for every name, all from one space if one has everything."""
+    """The best file for every name, all from one space if one has all of them."""
     answers = {name: _best(files, survey, name) for name in survey.wanted}
     missing = tuple(_spoken(survey, name) for name, best in answers.items() if not best)
     present = {file.suffix for file in files} - _NOT_IMAGES | {f"label-{name}_mask" for name in _labels(files)}
@@ -486,7 +486,7 @@ def _spaces(files: Sequence[_File]) -> str:
 
 
 def _best(files: Sequence[_File], survey: _Survey, name: str) -> list[_File]:
-    """The files that answer best to a wanted name; several if they answer equally well."""
+    """Files that match a name best; several if they match equally well."""
     return _best_mask(files, name) if name == survey.label else _best_image(files, name)
 
 
@@ -501,7 +501,7 @@ def _best_mask(files: Sequence[_File], name: str) -> list[_File]:
     ranks = {}
     for file in files:
         if file.suffix in ("mask", "dseg") and file.mask_name == name:
-            # desc-brain_mask is the brain, label-brain_mask says so more plainly.
+            # label-brain_mask takes precedence over desc-brain_mask.
             plain = file.entities.get("label") == name
             ranks[file] = (file.derived, file.extras({"label"}), not plain)
     return _plainest(ranks)
@@ -513,10 +513,10 @@ def _plainest(ranks: Mapping[_File, tuple[int, ...]]) -> list[_File]:
 
 
 def _named(survey: _Survey, files: Sequence[_File]) -> tuple[dict[str, Path], dict[str, Path], dict[str, list[_File]]]:
-    """Images and masks by name, and the names in use for which several files answer equally well.
+    """Images and masks by name, and the used names that several files match equally well.
 
-    A tied name that is not used is left out. One that is used keeps its first
-    file, so that verification goes on; the fault stops the run.
+    Such a name is left out if it is not used. If it is used, its first file is kept, so that
+    verification can find further faults; the run stops in any case.
     """
     suffixes = sorted({file.suffix for file in files} - _NOT_IMAGES)
     images = {name: _best_image(files, name) for name in dict.fromkeys((*survey.sequences, *suffixes))}
@@ -539,7 +539,7 @@ def _ambiguous(root: Path, subject: str, name: str, files: Sequence[_File]) -> F
 
 
 def _absent(survey: _Survey, present: Iterable[str]) -> list[Fault]:
-    """Names that no subject has: a misspelt word rather than a missing file."""
+    """Names that no subject has, which are probably misspelt."""
     known = sorted(present)
     return [
         _sequence_unknown(name, known) for name in map(partial(_spoken, survey), survey.wanted) if name not in known
@@ -602,7 +602,7 @@ def _lookup_table(path: Path) -> tuple[dict[int, str], str]:
 
 
 def _label_source(root: Path, candidates: Sequence[Candidate], label: str | None) -> tuple[str, list[Fault]]:
-    """The sequences named under ``Sources`` beside the masks, and how many masks say so if they differ."""
+    """Sequences under ``Sources`` in the JSON files of the masks, with counts if they differ."""
     stated: Counter[str] = Counter()
     faults: dict[str, Fault] = {}
     shared = [(path, "") for path in sorted(root.glob("*.json")) if path.stem.endswith(f"label-{label}_mask")]
@@ -627,8 +627,3 @@ def _sources(content: Mapping[str, JSON]) -> str:
     sources = content.get("Sources") or []
     names = [str(source) for source in (sources if isinstance(sources, list) else [sources])]
     return ", ".join(name.rpartition("_")[2].partition(".")[0] for name in names)
-
-
-# ---------------------------------------------------------------------------
-# Writing
-# ---------------------------------------------------------------------------

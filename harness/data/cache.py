@@ -1,22 +1,36 @@
-"""The cache of prepared arrays: one file each, named by all that produced it.
+"""Cache of prepared arrays: packs that hold many arrays each.
 
-Dense arrays are memory-mapped. A lesion mask is mostly empty, so it may be kept
-as *runs*: where voxels that are not zero begin, how many follow, and their values
-unless all are one. 821 stroke masks take 10 MB so, against 3 GB as bytes; all
-processes of a machine map the same file and decode what they need.
+A *pack* is a binary file with an index beside it. One preparation writes one pack: arrays
+are appended as they are made, each followed by its line in the index. An interrupted
+preparation therefore loses nothing that was complete, and several may run at once. A later
+preparation appends only what no pack of the folder holds, to a pack of its own.
+
+::
+
+    <name>.bin     arrays, each aligned to 64 bytes
+    <name>.jsonl   one line per array: key, offset, length, shape, dtype, coding, sha256
+
+Dense arrays are memory-mapped. An array that is mostly zero, such as a lesion mask, can be
+stored as *runs*: the starts and lengths of runs of non-zero voxels, and their values unless
+all are one. 821 stroke masks take 10 MB as runs and 3 GB as bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import tempfile
+import os
+import sys
+import threading
 import time
-from collections.abc import Iterable, Mapping
+import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import Literal
+from types import TracebackType
+from typing import BinaryIO, Literal, Self
 
 import numpy as np
 
@@ -24,80 +38,75 @@ from harness.core.errors import StoreError
 from harness.core.types import JSON, Array
 from harness.storage.files import checksum, replace_file
 
-__all__ = [
-    "AGAIN",
-    "CachedImage",
-    "Coding",
-    "Digests",
-    "hash_of",
-    "known_entry",
-    "known_packed",
-    "read_json",
-    "write_entry",
-    "write_packed",
-]
+__all__ = ["AGAIN", "ArrayCache", "CachedImage", "Coding", "Digests", "hash_of", "read_json"]
 
 Coding = Literal["dense", "runs"]
+_CODINGS: dict[str, Coding] = {"dense": "dense", "runs": "runs"}
 
-_SETTLED_NS = 2_000_000_000  # a file touched more recently could change again within its time stamp
-AGAIN = "Run the command on the original data again: what is missing is prepared anew."
+AGAIN = "Run the command on the original data again: it prepares what is missing."
+
+_DATA, _INDEX = ".bin", ".jsonl"
+_ALIGNMENT = 64  # bytes
+_SETTLED_NS = 2_000_000_000  # a file changed more recently could change again within its time stamp
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CachedImage:
-    """A prepared array on disk; picklable, opened when asked for.
+    """A prepared array on disk, read on demand; can be pickled.
 
     Parameters
     ----------
-    path : the ``.npy`` file
-    fingerprint : hash of everything that produced the values; the file's name
-    shape : (X, Y, Z)
-    dtype : as numpy writes it, e.g. ``<f4``
-    sha256 : of the file's bytes
-    coding : how the file holds the array
-    index : row of the file's array where it holds many images of one shape, else −1;
-        a fingerprint is then of the one image, and the checksum of the file
+    path : binary file of the pack
+    fingerprint : hash of everything that determines the values
+    shape : (X, Y, Z), or (H, W, 3) for a picture
+    dtype : NumPy type string, e.g. ``<f4``
+    coding : how the array is stored
+    offset, length : position and size in the file, in bytes
+    sha256 : checksum of these bytes
     """
 
     path: Path
     fingerprint: str
     shape: tuple[int, ...]
     dtype: str
+    coding: Coding
+    offset: int
+    length: int
     sha256: str
-    coding: Coding = "dense"
-    index: int = -1
 
     def load(self) -> Array:
-        """Array (X, Y, Z): a read-only view of the memory map, or decoded from runs.
+        """Read-only memory-mapped array of ``shape``, or a new array decoded from runs.
 
         Raises
         ------
         StoreError
-            If the file is gone, or is not what was written.
+            If the file is missing or too short.
         """
-        if self.index >= 0:
-            row: Array = self._mapped(None, self.dtype)[self.index]
-            return row
         if self.coding == "dense":
-            return self._mapped(self.shape, self.dtype)
+            return self._mapped(self.dtype, self.shape)
         array = np.zeros(int(np.prod(self.shape)), self.dtype)
         voxels, values = self.voxels()
         array[voxels] = values
         return array.reshape(self.shape)
 
     def voxels(self) -> tuple[Array, Array]:
-        """Voxels that are not zero, without making the array.
+        """Non-zero voxels; runs are not expanded to the whole array.
 
         Returns
         -------
         (N,) int64 and (N,) of the image's dtype
-            Flat indices in C order, rising, and the values there.
+            Sorted flat indices in C order, and the values there.
+
+        Raises
+        ------
+        StoreError
+            If the file is missing or too short.
         """
         if self.coding == "dense":
             array = self.load().ravel()
             voxels = np.flatnonzero(array)
             return voxels, array[voxels]
-        words = self._mapped(None, "<i4")
+        words = self._mapped("<i4")
         count = int(words[0])
         starts, lengths = words[1 : 1 + count].astype(np.int64), words[1 + count : 1 + 2 * count].astype(np.int64)
         ends = np.cumsum(lengths)
@@ -107,187 +116,239 @@ class CachedImage:
         return voxels, values
 
     def check(self) -> None:
-        """Compare the file's bytes with their checksum.
+        """Compare the stored bytes with their checksum.
 
         Raises
         ------
         StoreError
-            If they differ.
+            If they differ, or if the file is missing or too short.
         """
-        self.touch()
-        if checksum(self.path) != self.sha256:
-            raise StoreError(f"a prepared image is corrupted: {self.path} has another checksum. Delete it. {AGAIN}")
+        if hashlib.sha256(self._mapped("|u1").data).hexdigest() != self.sha256:
+            raise StoreError(
+                f"the bytes of a prepared image must match their checksum: {self.path}, bytes {self.offset} to "
+                f"{self.offset + self.length}, do not. Delete the file. {AGAIN}"
+            )
 
     def touch(self) -> None:
-        """Open the file and compare its header; :class:`StoreError` if it is not what was written."""
-        if self.index >= 0:
-            array = self._mapped(None, self.dtype)
-            if array.shape[1:] != self.shape or self.index >= len(array):
-                raise StoreError(
-                    f"{self.path} does not hold {self.index + 1} images of {self.shape}. Delete it. {AGAIN}"
-                )
-        elif self.coding == "dense":
-            self._mapped(self.shape, self.dtype)
-        else:
-            self._mapped(None, "<i4")
+        """Check that the file exists and is long enough, without reading the array.
 
-    def _mapped(self, shape: tuple[int, ...] | None, dtype: str) -> Array:
+        Raises
+        ------
+        StoreError
+            If it is missing or too short.
+        """
+        self._facts()
+
+    def _facts(self) -> os.stat_result:
+        """Status of the file, which must be long enough."""
+        end = self.offset + self.length
         try:
-            array = np.load(self.path, mmap_mode="r", allow_pickle=False)
+            facts = self.path.stat()
         except FileNotFoundError:
-            raise StoreError(f"a prepared image is not in the cache: {self.path} is gone. {AGAIN}") from None
-        except (ValueError, OSError, EOFError) as error:
-            raise StoreError(f"a prepared image is corrupted: {self.path} ({error}). Delete it. {AGAIN}") from error
-        if (shape is not None and array.shape != shape) or array.dtype.str != dtype:
-            found = f"{array.shape} {array.dtype.str}"
+            raise StoreError(f"a file of prepared images is missing: {self.path}. {AGAIN}") from None
+        if facts.st_size < end:
             raise StoreError(
-                f"a prepared image is not the one written: {self.path} must hold {shape or 'runs'} {dtype}, "
-                f"got {found}. Delete it. {AGAIN}"
+                f"a file of prepared images must have at least {end} bytes: {self.path} has {facts.st_size}. {AGAIN}"
             )
-        return np.asarray(array)
+        return facts
+
+    def _mapped(self, dtype: str, shape: tuple[int, ...] = (-1,)) -> Array:
+        """Read-only view of the stored bytes."""
+        facts = self._facts()
+        kind = np.dtype(dtype)
+        if not self.length:
+            return np.frombuffer(b"", kind).reshape(shape)
+        whole = _memory_map(self.path, facts.st_dev, facts.st_ino, facts.st_size)
+        return np.frombuffer(whole, kind, self.length // kind.itemsize, self.offset).reshape(shape)
+
+
+@lru_cache(maxsize=64)
+def _memory_map(path: Path, device: int, inode: int, size: int) -> mmap:
+    """Read-only memory map of a file, shared by its images.
+
+    A map for each image would be slower, and the number of maps and open files is limited.
+    """
+    with path.open("rb") as file:
+        return mmap(file.fileno(), size, access=ACCESS_READ)
+
+
+class ArrayCache:
+    """The prepared arrays of a folder; adding and looking up are thread-safe.
+
+    Use it as a context manager. The packs of the folder are read when it is created; arrays
+    that are added go to a new pack, which is created with the first of them.
+
+    Parameters
+    ----------
+    folder : folder of the packs; created if needed
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._pack: _Pack | None = None
+        self._images: dict[str, CachedImage] = {}
+        for path in sorted(folder.glob(f"*{_INDEX}")):
+            self._images.update((image.fingerprint, image) for image in _complete(path))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        with self._lock:
+            self._close()
+
+    def known(self, key: str) -> CachedImage | None:
+        """The array stored under a key, or ``None``."""
+        return self._images.get(key)
+
+    def add(self, key: str, array: Array, *, coding: Coding = "dense") -> CachedImage:
+        """Store an array; one that is already stored under the key is kept.
+
+        Parameters
+        ----------
+        key : hash of everything that determines the values
+        array : array of any shape; values stored as runs are rounded to float32
+        coding : ``runs`` if most voxels are zero
+
+        Raises
+        ------
+        StoreError
+            If the array holds Python objects.
+        """
+        # Not ascontiguousarray, which makes a scalar an array of one element.
+        array = np.asarray(array, order="C")
+        if array.dtype.hasobject:
+            raise StoreError(f"a prepared array must hold numbers, got dtype {array.dtype} for {key}")
+        stored = (array if coding == "dense" else _runs(array)).reshape(-1).view("|u1")
+        sha256 = hashlib.sha256(stored.data).hexdigest()
+        with self._lock:
+            if key not in self._images:
+                if self._pack is None:
+                    self._pack = _Pack(self._folder)
+                try:
+                    image = self._pack.append(key, stored, array.shape, array.dtype.str, coding, sha256)
+                except BaseException:
+                    self._close()  # nothing may follow an incomplete array or line
+                    raise
+                self._images[key] = image
+            return self._images[key]
+
+    def _close(self) -> None:
+        pack, self._pack = self._pack, None
+        if pack is not None:
+            pack.close()
+
+
+class _Pack:
+    """A pack that is being written."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / f"{uuid.uuid4().hex}{_DATA}"
+        self._data: BinaryIO = self.path.open("xb")
+        self._index: BinaryIO = self.path.with_suffix(_INDEX).open("xb")
+        self._end = 0
+
+    def append(
+        self, key: str, stored: Array, shape: tuple[int, ...], dtype: str, coding: Coding, sha256: str
+    ) -> CachedImage:
+        """Write the bytes of an array, then its line."""
+        padding = -self._end % _ALIGNMENT
+        offset = self._end + padding
+        self._data.write(bytes(padding))
+        self._data.write(stored.data)
+        self._data.flush()
+        facts = {
+            "key": key, "offset": offset, "length": stored.size, "shape": shape, "dtype": dtype, "coding": coding,
+            "sha256": sha256,
+        }  # fmt: skip
+        self._index.write(json.dumps(facts).encode() + b"\n")
+        self._index.flush()
+        self._end = offset + stored.size
+        return CachedImage(self.path, key, shape, dtype, coding, offset, stored.size, sha256)
+
+    def close(self) -> None:
+        """Wait until everything is on the disk, and close the files; an empty pack is removed."""
+        with self._data, self._index:
+            os.fsync(self._data.fileno())
+        if not self._end:
+            self.path.unlink()
+            self.path.with_suffix(_INDEX).unlink()
+
+
+def _complete(index: Path) -> Iterator[CachedImage]:
+    """Arrays of a pack whose line and bytes are complete; another process may still be writing it."""
+    path = index.with_suffix(_DATA)
+    try:
+        lines = index.read_bytes().split(b"\n")[:-1]  # what follows the last line end is incomplete
+        size = path.stat().st_size  # after the index, which is never ahead of the data
+    except FileNotFoundError:
+        return
+    for line in lines:
+        try:
+            facts = json.loads(line)
+            image = CachedImage(
+                path, facts["key"], tuple(facts["shape"]), sys.intern(facts["dtype"]), _CODINGS[facts["coding"]],
+                facts["offset"], facts["length"], facts["sha256"],
+            )  # fmt: skip
+        except (ValueError, KeyError, TypeError):
+            continue
+        if image.offset + image.length <= size:
+            yield image
 
 
 @dataclass
 class Digests:
-    """Hashes of originals, remembered in the cache while size, times and inode stay.
+    """SHA-256 of original files, remembered while size, times and inode stay the same.
+
+    Parameters
+    ----------
+    folder : folder of the remembered digests; one file per cohort
+    root : folder of the cohort
 
     Notes
     -----
-    A file that was touched a moment ago is hashed again next time: it could
-    change once more without a later time stamp.
+    The digest of a file that changed less than two seconds ago is not remembered, because the
+    file could change again without a later time stamp.
     """
 
     folder: Path
-    fresh: dict[Path, dict[str, JSON]] = field(default_factory=dict)
+    root: Path
+    fresh: dict[str, list[JSON]] = field(default_factory=dict)
     known: dict[Path, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._file = self.folder / f"{hash_of(str(self.root.resolve()))[:32]}.json"
+        self._prefix = f"{self.root}{os.sep}"
+        self._remembered = self._read()
+
     def of(self, path: Path) -> str:
-        """SHA-256 of a file's bytes."""
+        """SHA-256 of a file's bytes, in hexadecimal digits."""
         if path not in self.known:
             facts = path.stat()
             signature = [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino, facts.st_dev]
-            note = self.folder / f"{hash_of(str(path.resolve()))[:32]}.json"
-            content = read_json(note) or {}
-            if content.get("signature") == signature:
-                self.known[path] = content["sha256"]
+            name = str(path).removeprefix(self._prefix)
+            *before, digest = self._remembered.get(name) or [None]
+            if before == signature:
+                self.known[path] = digest
             else:
                 self.known[path] = checksum(path)
                 if time.time_ns() - max(facts.st_mtime_ns, facts.st_ctime_ns) > _SETTLED_NS:
-                    self.fresh[note] = {"signature": signature, "sha256": self.known[path]}
+                    self.fresh[name] = [*signature, self.known[path]]
         return self.known[path]
 
     def keep(self) -> None:
-        """Write what was hashed; only once the cohort is found faultless."""
-        for note, content in self.fresh.items():
-            replace_file(note, json.dumps(content), durable=False)
+        """Remember what was hashed; call it only if the cohort has no faults."""
+        if self.fresh:
+            # Read again: another process may have added other files of the cohort.
+            self._remembered = {**self._read(), **self.fresh}
+            replace_file(self._file, json.dumps(self._remembered), durable=False)
         self.fresh.clear()
 
-
-def known_entry(folder: Path, key: str) -> CachedImage | None:
-    """The entry of this name, or ``None`` if there is none that is whole."""
-    path = folder / f"{key}.npy"
-    facts = read_json(path.with_suffix(".json"))
-    if facts is None:
-        return None
-    image = CachedImage(path, key, tuple(facts["shape"]), facts["dtype"], facts["sha256"], facts.get("coding", "dense"))
-    try:
-        image.touch()
-    except StoreError:
-        return None
-    return image
-
-
-def write_entry(folder: Path, key: str, array: Array, *, coding: Coding = "dense") -> CachedImage:
-    """Write facts first and the array last: an array without facts is never trusted.
-
-    Parameters
-    ----------
-    key : name of the entry, a hash of all that produced the array
-    array : (X, Y, Z); in runs, values are kept as float32
-    coding : ``runs`` where most voxels are zero
-    """
-    array = np.ascontiguousarray(array)
-    sink = io.BytesIO()
-    np.save(sink, array if coding == "dense" else _runs(array), allow_pickle=False)
-    content = sink.getbuffer()
-    path = folder / f"{key}.npy"
-    facts = {
-        "shape": list(array.shape),
-        "dtype": array.dtype.str,
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "coding": coding,
-    }
-    replace_file(path.with_suffix(".json"), json.dumps(facts), durable=False)
-    replace_file(path, content, durable=False)
-    return CachedImage(path, key, array.shape, array.dtype.str, str(facts["sha256"]), coding)
-
-
-def write_packed(folder: Path, key: str, images: Iterable[tuple[str, Array]], count: int) -> list[CachedImage]:
-    """Write many images of one shape as one memory-mapped array; they are held one at a time.
-
-    Parameters
-    ----------
-    key : name of the entry, a hash of all that produced the images
-    images : fingerprint and array of each
-    count : how many there are
-
-    Returns
-    -------
-    list of CachedImage
-        In the same order.
-
-    Raises
-    ------
-    StoreError
-        If the images have different shapes or types.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{key}.npy"
-    fingerprints: list[str] = []
-    with tempfile.TemporaryDirectory(prefix=".packed-", dir=folder) as name:
-        packed: Array | None = None
-        for number, (fingerprint, image) in enumerate(images):
-            if packed is None:
-                packed = np.lib.format.open_memmap(
-                    Path(name) / "packed.npy", mode="w+", dtype=image.dtype, shape=(count, *image.shape)
-                )
-            if (image.shape, image.dtype) != (packed.shape[1:], packed.dtype):
-                raise StoreError(
-                    f"images that are packed must have one shape and type, got {packed.shape[1:]} {packed.dtype} "
-                    f"and {image.shape} {image.dtype}"
-                )
-            packed[number] = image
-            fingerprints.append(fingerprint)
-        assert packed is not None and len(fingerprints) == count
-        shape, dtype = packed.shape[1:], packed.dtype.str
-        del packed  # flushes
-        facts = {"shape": list(shape), "dtype": dtype, "sha256": checksum(Path(name) / "packed.npy"),
-                 "fingerprints": fingerprints}  # fmt: skip
-        replace_file(path.with_suffix(".json"), json.dumps(facts), durable=False)
-        (Path(name) / "packed.npy").replace(path)
-    return _rows_of(path, facts)
-
-
-def known_packed(folder: Path, key: str) -> list[CachedImage] | None:
-    """The images of a packed entry, or ``None`` if there is none that is whole."""
-    path = folder / f"{key}.npy"
-    facts = read_json(path.with_suffix(".json"))
-    if facts is None or "fingerprints" not in facts:
-        return None
-    rows = _rows_of(path, facts)
-    try:
-        rows[-1].touch()
-    except StoreError:
-        return None
-    return rows
-
-
-def _rows_of(path: Path, facts: Mapping[str, JSON]) -> list[CachedImage]:
-    shape = tuple(facts["shape"])
-    return [
-        CachedImage(path, fingerprint, shape, facts["dtype"], facts["sha256"], index=number)
-        for number, fingerprint in enumerate(facts["fingerprints"])
-    ]
+    def _read(self) -> dict[str, list[JSON]]:
+        content = read_json(self._file)
+        return content if isinstance(content, dict) else {}
 
 
 def _runs(array: Array) -> Array:
@@ -302,7 +363,7 @@ def _runs(array: Array) -> Array:
 
 
 def read_json(path: Path) -> JSON:
-    """Content of a JSON file; ``None`` if there is none that can be read."""
+    """Content of a JSON file, or ``None`` if it is missing or cannot be read."""
     try:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
@@ -310,5 +371,5 @@ def read_json(path: Path) -> JSON:
 
 
 def hash_of(text: str) -> str:
-    """SHA-256 of a text."""
+    """SHA-256 of a text, in hexadecimal digits."""
     return hashlib.sha256(text.encode()).hexdigest()

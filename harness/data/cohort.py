@@ -1,16 +1,14 @@
-"""A folder of images → a verified cohort of prepared, memory-mapped arrays.
+"""Read a BIDS folder of images as a verified cohort of prepared, memory-mapped arrays.
 
-Every prepared array is one file in the cache, named by a hash of all that
-produced it: the bytes of the original, the grid, the options of its
-preparation, the version of the maths. So nothing is ever overwritten, a subset
-of the sequences finds its arrays ready, and all processes on a machine map the
-same file.
+The key of a prepared array is a hash of everything that determines its values: the bytes of
+the original, the grid, the options of its preparation, and the code. Nothing is ever
+overwritten, a subset of the sequences needs no preparation, and all processes of a machine
+map the same files.
 
 ::
 
-    cache/arrays/<key>.npy     the array
-    cache/arrays/<key>.json    its shape, dtype and checksum
-    cache/digests/<path>.json  hash of an original's bytes, while its inode is untouched
+    cache/arrays/              prepared arrays, see harness.data.cache
+    cache/digests/<root>.json  checksums of the originals of a cohort
     cache/verified/<key>.json  what was verified without a fault
 """
 
@@ -32,13 +30,7 @@ from harness.core.registry import COHORTS
 from harness.core.types import JSON, Array, Candidate, Cohort, Fault, Image, Sample
 from harness.data import nifti, transforms
 from harness.data.bids import BidsIndex, index
-from harness.data.cache import (
-    CachedImage,
-    Digests,
-    hash_of,
-    known_entry,
-    write_entry,
-)
+from harness.data.cache import ArrayCache, CachedImage, Digests, hash_of
 from harness.data.grid import VoxelGrid
 from harness.data.transforms import Interpolation, Normalisation
 from harness.data.verified import verify_once
@@ -143,24 +135,25 @@ def bids(
     needed = _needed(options, tuple(sequences))
     found = index(root, sequences=needed, label=label or None, session=session, exclude=tuple(exclude))
     wanted = tuple(sequences) or _common_sequences(found)
-    digests = Digests(cache / "digests")
+    digests = Digests(cache / "digests", root)
     verify_once(
         found, label=label, sequences=tuple(dict.fromkeys((*wanted, *needed))), optional=options.masks,
         minimum=minimum, digests=digests, folder=cache / "verified", more=_brain_faults(found, options),
     )  # fmt: skip
     digests.keep()
     samples, faults = [], []
-    for candidate in sorted(found.candidates, key=lambda one: one.id):
-        try:
-            samples.append(_Subject(candidate, options, wanted, digests, cache / "arrays", root).sample())
-        except _Unprepared as problem:
-            faults.append(problem.fault)
+    with ArrayCache(cache / "arrays") as arrays:
+        for candidate in sorted(found.candidates, key=lambda one: one.id):
+            try:
+                samples.append(_Subject(candidate, options, wanted, digests, arrays, root).sample())
+            except _Unprepared as problem:
+                faults.append(problem.fault)
     if faults:
         raise CohortError(faults)
     return Cohort(found.name, tuple(samples), found.ineligible, dict(found.regions), found.label_source)
 
 
-# --- before anything is prepared ---------------------------------------------
+# --- options and checks before preparation ---------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -209,7 +202,7 @@ class _Options:
 
 
 def _needed(options: _Options, sequences: tuple[str, ...]) -> tuple[str, ...]:
-    """Sequences that a subject must have: those asked for, and those that others depend on."""
+    """Sequences that a subject must have: those requested, and those that the preparation uses."""
     extra = [options.reference] if options.reference != "label" else []
     extra += [options.brain_from] if options.brain_from and options.brain == "compute" else []
     return tuple(dict.fromkeys((*sequences, *extra)))
@@ -230,7 +223,7 @@ def _common_sequences(found: BidsIndex) -> tuple[str, ...]:
 
 
 def _brain_faults(found: BidsIndex, options: _Options) -> list[Fault]:
-    """Brain masks of some subjects only, or of none where an option needs them."""
+    """Fault if only some subjects have a brain mask, or if none has and an option needs it."""
     if options.brain != "if_present":
         return []
     asking = "skull_strip=true" if options.skull_strip else "crop=brain" if options.crop == "brain" else ""
@@ -241,7 +234,7 @@ def _brain_faults(found: BidsIndex, options: _Options) -> list[Fault]:
 
 
 class _Unprepared(Exception):
-    """A fault that only preparation can find."""
+    """A fault that is found only during preparation."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(str(fault))
@@ -250,13 +243,13 @@ class _Unprepared(Exception):
 
 @dataclass(frozen=True)
 class _Subject:
-    """Prepares one candidate; originals are read only where the cache has no entry."""
+    """Prepares one candidate; originals are read only if the cache has no prepared array."""
 
     candidate: Candidate
     options: _Options
     sequences: tuple[str, ...]
     digests: Digests
-    arrays: Path
+    arrays: ArrayCache
     root: Path
 
     def sample(self) -> Sample:
@@ -285,7 +278,7 @@ class _Subject:
 
     @cached_property
     def grid(self) -> VoxelGrid:
-        """The grid of the reference, with another spacing and field if asked for."""
+        """Grid of the reference after reorienting, resampling and cropping."""
         grid, options = self._field, self.options
         box = tuple(slice(0, length) for length in grid.shape)
         brain = self._brain(grid) if options.crop == "brain" else None
@@ -299,7 +292,7 @@ class _Subject:
 
     @cached_property
     def _field(self) -> VoxelGrid:
-        """The grid of the reference before cropping."""
+        """Grid of the reference before cropping."""
         path = self._reference
         with self._named(path):
             facts = nifti.header(path)
@@ -356,7 +349,7 @@ class _Subject:
 
     @cached_property
     def _brain_key(self) -> dict[str, JSON]:
-        """What determines the brain mask at its own resolution; empty if there is none."""
+        """What determines the brain mask before resampling; empty if there is none."""
         if self.options.brain == "none":
             return {}
         if "brain" in self.candidate.masks:
@@ -380,12 +373,12 @@ class _Subject:
         images = self.candidate.images
         if self.options.brain_from:
             return images[self.options.brain_from]
-        # Not the first of the requested sequences: a subset of them must give the same mask.
+        # Independent of the requested sequences, so that a subset of them gives the same mask.
         return images[next((name for name in _BRAIN_SOURCES if name in images), min(images))]
 
     def _filled(self, mask: Array, affine: Array, grid: VoxelGrid, *, share: float | None = None) -> Array:
         share = self.options.occupied if share is None else share
-        # A voxel that is half filled in exact arithmetic belongs to the mask.
+        # The tolerance keeps voxels that are filled exactly to the share in the mask.
         return np.asarray(transforms.occupancy(mask, affine, grid.shape, grid.affine) >= share - 1e-5, dtype=bool)
 
     # Images
@@ -434,18 +427,18 @@ class _Subject:
     # The cache
 
     def _cached(self, recipe: Mapping[str, JSON], grid: VoxelGrid, make: Callable[[], Array]) -> CachedImage:
-        """The entry of this recipe; made if it is not there, or not whole."""
+        """The array of this recipe, prepared if it is not in the cache."""
         versions = [module_digest(name) for name in ("harness.data.transforms", __name__)]
         reorient = self.options.reorient
         key = hash_of(canonical({**recipe, "grid": grid.key, "versions": versions, "reorient": reorient}))[:32]
-        known = known_entry(self.arrays, key)
-        return known if known is not None else write_entry(self.arrays, key, make())
+        known = self.arrays.known(key)
+        return known if known is not None else self.arrays.add(key, make())
 
     # Faults
 
     @contextlib.contextmanager
     def _named(self, path: Path) -> Iterator[None]:
-        """Say which file of which subject could not be prepared."""
+        """Name the file and the subject that could not be prepared."""
         try:
             yield
         except HarnessError as error:

@@ -1,7 +1,7 @@
-"""Lesion masks in a template space → a cohort whose samples share one grid.
+"""Read lesion masks in a template space as a cohort whose samples share one grid.
 
-A mask that comes to a coarser grid keeps the fraction of each voxel that it
-fills: thresholding would lose small lesions (37 of 821 stroke masks at 5 mm).
+On a coarser grid, each voxel holds the fraction that is lesioned, because thresholding would
+lose small lesions (37 of 821 stroke masks at 5 mm).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from harness.core.registry import COHORTS
 from harness.core.types import Array, Candidate, Cohort, Fault, Sample
 from harness.data import nifti, transforms
 from harness.data.bids import BidsIndex, index
-from harness.data.cache import CachedImage, Digests, hash_of, known_entry, write_entry
+from harness.data.cache import ArrayCache, CachedImage, Digests, hash_of
 from harness.data.grid import VoxelGrid
 from harness.data.verified import READERS, verify_once
 
@@ -82,8 +82,8 @@ def lesions(
 
     Notes
     -----
-    The study (Section II) gives the size of its box, not where it stands in
-    MNI space; ours is centred on the midline and holds the cerebrum.
+    The study (Section II) gives the size of its box, but not its position in MNI space; ours
+    is centred on the midline and contains the cerebrum.
     """
     root, cache = Path(root).absolute(), Path(cache).absolute()
     if sequences:
@@ -92,13 +92,13 @@ def lesions(
     if len(spacing) not in (0, 3):
         raise OutOfRange(f"spacing_mm must have one number, three (X, Y, Z) or none, got {spacing}")
     found = index(root, label=label, optional=(), session=session, exclude=tuple(exclude))
-    digests = Digests(cache / "digests")
+    digests = Digests(cache / "digests", root)
     seen: dict[Path, tuple[Array, Array]] = {}
     verify_once(found, label=label, minimum=minimum, digests=digests, folder=cache / "verified", seen=_keeper(seen))
     grid = _grid(found, label, box, tuple(box_mm), spacing)
     digests.keep()
-    work = _Work(found.root, label, grid, digests, cache / "arrays", seen)
-    with ThreadPoolExecutor(READERS) as readers:
+    with ArrayCache(cache / "arrays") as arrays, ThreadPoolExecutor(READERS) as readers:
+        work = _Work(found.root, label, grid, digests, arrays, seen)
         made = list(readers.map(work.sample, sorted(found.candidates, key=lambda one: one.id)))
     faults = [one for one in made if isinstance(one, Fault)]
     if faults:
@@ -109,17 +109,17 @@ def lesions(
 
 @dataclass(frozen=True)
 class _Work:
-    """Brings one mask to the grid; an original is read only if neither the cache nor verification has it."""
+    """Resamples masks to the grid; a file is read only if neither cache nor verification has its mask."""
 
     root: Path
     label: str
     grid: VoxelGrid
     digests: Digests
-    arrays: Path
+    arrays: ArrayCache
     seen: dict[Path, tuple[Array, Array]]
 
     def sample(self, candidate: Candidate) -> Sample | Fault:
-        """The sample of a candidate, or what is wrong with it."""
+        """The sample of a candidate, or its fault."""
         path = candidate.masks[self.label]
         try:
             image = self._image(path)
@@ -142,36 +142,36 @@ class _Work:
     def _image(self, path: Path) -> CachedImage | None:
         versions = [module_digest(name) for name in ("harness.data.transforms", __name__)]
         key = hash_of(canonical({"occupancy": self.digests.of(path), "grid": self.grid.key, "versions": versions}))[:32]
-        known = known_entry(self.arrays, key)
+        known = self.arrays.known(key)
         if known is not None:
             return known
         mask, affine = self.seen.pop(path) if path in self.seen else _cropped(*nifti.read(path))
         mask, affine = transforms.reorient(mask, affine)
         filled = transforms.occupancy(mask, affine, self.grid.shape, self.grid.affine)
-        return write_entry(self.arrays, key, filled, coding="runs") if filled.any() else None
+        return self.arrays.add(key, filled, coding="runs") if filled.any() else None
 
     def _fault(self, kind: str, candidate: Candidate, path: Path, value: str, expected: str, remedy: str) -> Fault:
         return Fault(kind, str(path.relative_to(self.root)), candidate.subject, value, expected, remedy)
 
 
 def _cropped(values: Array, affine: Array) -> tuple[Array, Array]:
-    """The part of a mask that holds its lesion; most of a mask is empty."""
+    """The mask cropped to its lesion; most of a mask is empty."""
     mask = values > 0.5
     return transforms.crop(mask, affine, transforms.crop_box(mask))
 
 
 def _keeper(seen: dict[Path, tuple[Array, Array]]) -> Callable[[Path, Array, nifti.Header], None]:
-    """What takes each mask that verification reads, cropped to its lesion."""
+    """Function that keeps each mask that verification reads, cropped to its lesion."""
 
     def keep(path: Path, values: Array, header: nifti.Header) -> None:
-        if values.ndim == 3 and (values > 0.5).any():  # what is empty is a fault, and would be kept whole
+        if values.ndim == 3 and (values > 0.5).any():  # an empty mask is a fault, and would not be cropped
             seen[path] = _cropped(values, header.affine)
 
     return keep
 
 
 def _grid(found: BidsIndex, label: str, box: Box, box_mm: Sequence[float], spacing: Sequence[float]) -> VoxelGrid:
-    """The grid of all samples."""
+    """Grid of all samples."""
     if box == "native" and not box_mm:
         shape, affine = _native(found, label)
     else:
@@ -193,7 +193,7 @@ def _ends(box_mm: Sequence[float]) -> tuple[tuple[float, float], ...]:
 
 
 def _native(found: BidsIndex, label: str) -> tuple[tuple[int, ...], Array]:
-    """The grid that all masks share, turned to RAS+."""
+    """Grid that all masks share, reoriented to RAS+."""
     grids: dict[tuple[object, ...], list[str]] = {}
     known: dict[tuple[object, ...], tuple[tuple[int, ...], Array]] = {}
     for one in found.candidates:

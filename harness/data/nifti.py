@@ -1,8 +1,8 @@
-"""NIfTI images: read, look at the header, write.
+"""Read and write NIfTI images.
 
-Axes are ordered (X, Y, Z) as stored; the affine takes voxel indices to world
-coordinates in mm, RAS+. The bytes are decoded by nibabel, but without its
-silent repairs of headers: what is wrong in a file must stay visible.
+Axes are ordered (X, Y, Z) as stored; the affine maps voxel indices to world coordinates in
+mm, RAS+. nibabel decodes the bytes, but its silent repairs of headers are off, so that errors
+in a file stay visible.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ _HEADER_BYTES = 540  # the larger of the two NIfTI headers
 
 IMAGE_FAULTS: Mapping[str, str] = MappingProxyType(
     {
-        "broken-symlink": "a link points to a file that is not there (a data set that was not fetched)",
+        "broken-symlink": "a link points to a file that does not exist (the data set was not fetched)",
         "corrupt-gzip": "the compressed stream is damaged",
         "datatype": "the voxels are not real numbers (colour, complex)",
         "dimensions": "the image is not one three-dimensional volume",
         "empty-file": "the file has no bytes",
-        "missing-file": "the file is not there",
-        "not-a-file": "a folder stands where a file should be",
+        "missing-file": "the file does not exist",
+        "not-a-file": "the path is a folder",
         "not-nifti": "the content is not a single-file NIfTI-1 or NIfTI-2 image",
-        "permission": "the file may not be read by this user",
+        "permission": "this user has no permission to read the file",
         "truncated": "the file ends before its last voxel",
         "unreadable": "the operating system cannot read the file",
-        "wrong-extension": "the name says compressed and the content is not, or the reverse",
+        "wrong-extension": "the name ends in .gz and the content is not compressed, or the reverse",
     }
 )
 
@@ -70,18 +70,18 @@ class ImageError(HarnessError):
 
 @dataclass(frozen=True)
 class Header:
-    """What a NIfTI header says, unrepaired.
+    """Contents of a NIfTI header, without repairs.
 
     Parameters
     ----------
     shape : axis lengths; trailing axes of length one beyond the third are dropped
     affine : (4, 4) float64, voxel to world; sform before qform; NaN if it cannot be computed
-    spacing_mm : (3,) voxel size along X, Y, Z as stored in ``pixdim``, whatever the units say
+    spacing_mm : (3,) voxel size along X, Y, Z as stored in ``pixdim``, whatever the units
     orientation : direction in which each axis grows, e.g. ``("L", "A", "S")``; ``"?"`` if undefined
     units : ``"mm"``, ``"meter"``, ``"micron"`` or ``"unknown"``
     dtype : stored number type
     qform, sform : (4, 4) float64 or ``None`` if the code is zero; NaN if it cannot be computed
-    qform_code, sform_code : what the transforms map to (0 unknown, 1 scanner, 2 aligned, 3 Talairach, 4 MNI)
+    qform_code, sform_code : target space of the transforms (0 unknown, 1 scanner, 2 aligned, 3 Talairach, 4 MNI)
     """
 
     shape: tuple[int, ...]
@@ -121,19 +121,19 @@ def read(path: str | Path) -> tuple[Array, Array]:
 
 
 def header(path: str | Path) -> Header:
-    """Read the header only; of a compressed file only its beginning is decompressed.
+    """Read the header only; of a compressed file, only the beginning is decompressed.
 
     Raises
     ------
     ImageError
-        If there is no NIfTI header in the file.
+        If the file cannot be read or has no NIfTI header.
     """
     path = Path(path)
     return _facts(_parse(_content(path, limit=_HEADER_BYTES), path), path)
 
 
 def load(path: str | Path) -> tuple[Header, Array]:
-    """Read header and voxels at once, in the stored number type where there is no scaling.
+    """Read header and voxels, in the stored number type if the header defines no scaling.
 
     Returns
     -------
@@ -172,19 +172,20 @@ def write(
 
     Parameters
     ----------
-    path : ends in ``.nii`` or ``.nii.gz``; missing folders are made
+    path : ends in ``.nii`` or ``.nii.gz``; missing folders are created
     array : (X, Y, Z) or (X, Y, Z, N) numbers
     affine : (4, 4) voxel to world in mm, RAS+
     dtype : number type in the file; by default uint8 for bool, float32 for floating point, and the
         array's own otherwise (int32 for 64-bit integers). Rounded if it is an integer type.
-    description : the header's free text; what is beyond its 79 bytes is cut
-    like : of an image on the same grid, whose codes say what the world is (scanner, MNI, …);
-        scanner by default
+    description : the header's free text, cut to 79 bytes
+    like : header of an image on the same grid, whose qform and sform codes are copied;
+        by default, the codes are those of scanner space
 
     Raises
     ------
     HarnessError
-        If the name, the affine or the values do not fit.
+        If the name or the shape is invalid, the affine cannot be inverted, or values do not
+        fit the number type.
     """
     path = Path(path)
     values = _converted(np.asarray(array), np.dtype(dtype) if dtype is not None else None, path)
@@ -231,7 +232,7 @@ def _content(path: Path, *, limit: int | None = None) -> bytes:
 
 
 def _stored(path: Path, *, limit: int | None) -> bytes:
-    """The bytes on disk, with every refusal of the operating system put in words."""
+    """The bytes on disk; errors of the operating system become :class:`ImageError`."""
     copy = "Copy the file again from its source."
     try:
         if limit is None:
@@ -277,7 +278,7 @@ def _decompressed(stored: bytes, path: Path, limit: int | None) -> bytes:
 
 
 def _parse(content: bytes, path: Path) -> nib.Nifti1Header:
-    """The header as stored; nibabel's checks, which repair, are off."""
+    """The header as stored, without nibabel's checks, which repair it."""
     sizes = {int.from_bytes(content[:4], "little"), int.from_bytes(content[:4], "big")}
     if not sizes & {348, 540}:
         raise _not_nifti(path, f"it starts with {content[:8]!r}")
@@ -336,7 +337,7 @@ def _transform(raw: nib.Nifti1Header, name: str) -> Array | None:
 
 
 def _fallback(raw: nib.Nifti1Header) -> Array:
-    """The affine that NIfTI prescribes where both codes are zero: voxel sizes, centred."""
+    """The affine that NIfTI prescribes if both codes are zero: voxel sizes, centred."""
     try:
         with np.errstate(all="ignore"):
             return np.asarray(raw.get_base_affine(), dtype=np.float64)
@@ -358,7 +359,7 @@ def _units(raw: nib.Nifti1Header) -> str:
 
 
 def _check_length(raw: nib.Nifti1Header, facts: Header, length: int, path: Path) -> None:
-    """Refuse before anything is allocated: a damaged header can ask for terabytes."""
+    """Check before memory is allocated: a damaged header can demand terabytes."""
     if any(size < 1 for size in facts.shape) or not facts.shape:
         raise dimensions_error(path, facts.shape)
     if facts.dtype.kind not in "iuf":
@@ -405,7 +406,7 @@ def _encoded(values: Array, affine: Array, description: str, codes: tuple[int, i
     qform_code, sform_code = codes
     image.set_sform(affine, code=sform_code)
     image.set_qform(affine, code=qform_code)
-    # A quaternion cannot hold shear: better no qform than one that disagrees.
+    # A quaternion cannot represent shear, and a qform that disagrees is worse than none.
     if not np.allclose(image.get_qform(), affine, atol=1e-3):
         image.set_qform(affine, code=0)
         image.set_sform(affine, code=sform_code or qform_code)

@@ -1,17 +1,16 @@
-"""A folder of pictures with a table → a cohort of samples that have pixels.
+"""Read a folder of pictures with a table as a cohort.
 
 ::
 
     my-patches/
-      labels.csv              one row a picture: image, subject, and whatever else is known
+      labels.csv              one row per picture: image, subject, and any covariates
       images/<image>          PNG or TIFF, all of one size
-      masks/<image>           optional, where the evidence lies; pixels above 0 count
+      masks/<image>           optional mask of the target; pixels above 0 belong to it
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import math
 import os
@@ -27,10 +26,10 @@ from PIL import Image as Picture
 from PIL import UnidentifiedImageError
 
 from harness.core.errors import CohortError, OutOfRange, UnknownName
-from harness.core.identity import canonical, module_digest
+from harness.core.identity import canonical, code_digest
 from harness.core.registry import COHORTS
 from harness.core.types import Array, Cohort, Fault, Ineligible, Sample
-from harness.data.cache import CachedImage, hash_of, known_packed, write_packed
+from harness.data.cache import ArrayCache, CachedImage, Digests, hash_of
 from harness.simulation.phantom import PhantomPicture
 from harness.storage.files import replace_file
 
@@ -53,7 +52,7 @@ def pictures(
 ) -> Cohort:
     """RGB pictures of equal size from an image folder with a table.
 
-    The pictures are verified and packed into one memory-mapped array.
+    The pictures are verified and cached.
 
     Parameters
     ----------
@@ -66,16 +65,16 @@ def pictures(
     Returns
     -------
     Cohort
-        One sample a row, sorted by id, which is the file's name without ending; its
-        image ``rgb`` is (H, W, 3) uint8, its mask ``target``, where there is a file in
-        ``masks/``, (H, W) bool. Columns other than ``image`` and ``subject`` are
-        covariates; without a column ``subject`` each picture is a subject.
+        One sample per row, sorted by id, which is the file name without its extension. The
+        image ``rgb`` is (H, W, 3) uint8; the mask ``target``, if there is a file in
+        ``masks/``, is (H, W) bool. Columns other than ``image`` and ``subject`` are
+        covariates; without a column ``subject``, each picture is a subject.
 
     Raises
     ------
     CohortError
-        With all faults: a missing table or column, rows without a file, files that
-        cannot be read, pictures of another size, names that occur twice.
+        With all faults: a missing table or column, rows without a file, files that cannot be
+        read, pictures of different sizes, duplicate names.
     """
     root, cache = Path(root).absolute(), Path(cache).absolute()
     for name in sequences:
@@ -86,9 +85,11 @@ def pictures(
     if len(subjects) < minimum:
         raise CohortError([_fault("too-few-subjects", _TABLE, "", f"{len(subjects)} subjects", f"at least {minimum}",
                                   "Add pictures, or exclude fewer subjects.")])  # fmt: skip
-    images = _packed(root, _IMAGES, rows, cache)
-    with_mask = [row for row in rows if (root / _MASKS / row.image).is_file()]
-    masks = _packed(root, _MASKS, with_mask, cache, shape=images[0].shape[:2]) if with_mask else []
+    digests = Digests(cache / "digests", root)
+    with ArrayCache(cache / "arrays") as arrays:
+        images = _prepared(root, _IMAGES, rows, digests, arrays)
+        with_mask = [row for row in rows if (root / _MASKS / row.image).is_file()]
+        masks = _prepared(root, _MASKS, with_mask, digests, arrays, shape=images[0].shape[:2]) if with_mask else []
     mask_of = dict(zip([row.id for row in with_mask], masks, strict=True))
     samples = [
         Sample(
@@ -105,7 +106,7 @@ def pictures(
 
 
 def write_pictures(root: Path, subjects: Iterator[Sequence[PhantomPicture]]) -> None:
-    """Write generated pictures as :func:`pictures` reads them; the table last."""
+    """Write generated pictures in the layout that :func:`pictures` reads; the table is written last."""
     lines: list[dict[str, object]] = []
     for made in subjects:
         for one in made:
@@ -132,7 +133,7 @@ class _Row:
 
 
 def _rows(root: Path, exclude: Sequence[str]) -> list[_Row]:
-    """Rows of the table, without those of excluded subjects."""
+    """Rows of the table, except those of excluded subjects."""
     path = root / _TABLE
     if not path.is_file():
         raise CohortError([_fault("no-table", _TABLE, "", "there is no such file", "a table with a column image",
@@ -140,8 +141,8 @@ def _rows(root: Path, exclude: Sequence[str]) -> list[_Row]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         lines = list(csv.DictReader(file))
     if not lines or "image" not in lines[0]:
-        raise CohortError([_fault("no-column", _TABLE, "", "no column image, or no rows", "one row a picture",
-                                  "Name the pictures in a column image.")])  # fmt: skip
+        raise CohortError([_fault("no-column", _TABLE, "", "no column image, or no rows", "one row per picture",
+                                  "Put the names of the pictures in a column image.")])  # fmt: skip
     rows = [_row(line) for line in lines]
     known = {row.subject for row in rows}
     for name in exclude:
@@ -151,7 +152,7 @@ def _rows(root: Path, exclude: Sequence[str]) -> list[_Row]:
     faults = [fault for row in rows if (fault := _fault_of(root, row))]
     counts = Counter(row.id for row in rows if row.id)
     faults += [
-        _fault("twice", _TABLE, "", f"{name} is named {count} times", "names that differ", "Rename the others.")
+        _fault("twice", _TABLE, "", f"{name} occurs {count} times", "unique names", "Remove or rename the duplicates.")
         for name, count in counts.items()
         if count > 1
     ]
@@ -168,12 +169,12 @@ def _row(line: Mapping[str, str | None]) -> _Row:
 
 
 def _fault_of(root: Path, row: _Row) -> Fault | None:
-    """What is wrong with the picture that a row names."""
+    """Fault of the file name in a row, or ``None``."""
     if not row.image:
-        return _fault("no-name", _TABLE, row.subject, "a row names no picture", "a file name in the column image",
+        return _fault("no-name", _TABLE, row.subject, "a row without a picture", "a file name in the column image",
                       "Complete the row, or remove it.")  # fmt: skip
     path = root / _IMAGES / row.image
-    # Links are followed; names that lead out of the folder are not.
+    # Links are allowed, but names must not lead out of the folder.
     if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(root / _IMAGES)):
         return _fault("outside", _TABLE, row.subject, f"{row.image} lies outside the folder {_IMAGES}",
                       f"a file in {_IMAGES}", "Copy it there.")  # fmt: skip
@@ -193,49 +194,60 @@ def _value(text: str | None) -> float | str | None:
     return number if math.isfinite(number) else text.strip()
 
 
-def _packed(
-    root: Path, folder: str, rows: Sequence[_Row], cache: Path, *, shape: tuple[int, ...] = ()
+def _prepared(
+    root: Path,
+    folder: str,
+    rows: Sequence[_Row],
+    digests: Digests,
+    arrays: ArrayCache,
+    *,
+    shape: tuple[int, ...] = (),
 ) -> list[CachedImage]:
-    """All files of a folder in one array; read again only if a file changed.
+    """Cached images of all rows; a file is decoded only if the cache has no image of its content.
 
     Parameters
     ----------
     shape : (H, W) of the pictures, of which these are the masks; empty for the pictures
     """
+    code = code_digest([f"{__name__}:{name}" for name in ("_read", "_as_mask", "_MODES")])
     paths = [root / folder / row.image for row in rows]
-    facts = [path.stat() for path in paths]
-    signature = [[str(path), one.st_size, one.st_mtime_ns, one.st_ino] for path, one in zip(paths, facts, strict=True)]
-    content = {"pictures": signature, "shape": list(shape), "version": module_digest(__name__)}
-    key = hash_of(canonical(content))[:32]
-    known = known_packed(cache / "arrays", key)
-    if known is not None:
-        return known
-    _check_files(root, folder, rows, shape)
+    # By content, not by name: a folder that was moved needs no new training.
+    keys = [hash_of(canonical({"picture": digests.of(path), "mask": bool(shape), "code": code}))[:32] for path in paths]
+    known = [arrays.known(key) for key in keys]
+    _check_files(root, folder, rows, known, shape)
+    digests.keep()
 
-    def read() -> Iterator[tuple[str, Array]]:
-        for path in paths:
-            array = _read(path)
-            yield hashlib.sha256(path.read_bytes()).hexdigest()[:32], _as_mask(array) if shape else array
+    def prepare(key: str, path: Path) -> CachedImage:
+        array = _read(path)
+        return arrays.add(key, _as_mask(array) if shape else array)
 
-    return write_packed(cache / "arrays", key, read(), len(paths))
+    return [image or prepare(key, path) for image, key, path in zip(known, keys, paths, strict=True)]
 
 
-def _check_files(root: Path, folder: str, rows: Sequence[_Row], shape: tuple[int, ...]) -> None:
-    """Refuse what cannot be read, has not 8 bits a channel, or has another size; headers alone are read."""
+def _check_files(
+    root: Path, folder: str, rows: Sequence[_Row], known: Sequence[CachedImage | None], shape: tuple[int, ...]
+) -> None:
+    """Raise all faults: files that cannot be read, that have not 8 bits per channel, or that differ in size.
+
+    Only the headers of files that are not in the cache are read.
+    """
     sizes: dict[str, tuple[int, int]] = {}
     faults = []
-    for row in rows:
+    for row, image in zip(rows, known, strict=True):
         file = f"{folder}/{row.image}"
+        if image is not None:
+            sizes[row.image] = (image.shape[1], image.shape[0])
+            continue
         try:
-            with Picture.open(root / file) as image:
-                sizes[row.image], mode = image.size, image.mode
+            with Picture.open(root / file) as picture:
+                sizes[row.image], mode = picture.size, picture.mode
         except (OSError, UnidentifiedImageError) as error:
             faults.append(_fault("unreadable", file, row.subject, str(error), "a PNG or TIFF",
                                  "Replace the file, or remove its row."))  # fmt: skip
             continue
         if not shape and mode not in _MODES:
-            faults.append(_fault("depth", file, row.subject, f"pixels of type {mode}", "8 bits a channel",
-                                 "Convert it; nothing is rescaled here."))  # fmt: skip
+            faults.append(_fault("depth", file, row.subject, f"pixels of type {mode}", "8 bits per channel",
+                                 "Convert it; values are not rescaled here."))  # fmt: skip
     if not sizes:
         raise CohortError(faults)
     usual = (shape[1], shape[0]) if shape else Counter(sizes.values()).most_common(1)[0][0]
@@ -250,7 +262,7 @@ def _check_files(root: Path, folder: str, rows: Sequence[_Row], shape: tuple[int
 
 
 def _read(path: Path) -> Array:
-    """(H, W, 3) uint8; grey pictures have three equal channels."""
+    """Pixels (H, W, 3) uint8; the channels of a grey picture are equal."""
     with Picture.open(path) as image:
         return np.asarray(image.convert("RGB"))
 
@@ -261,7 +273,7 @@ def _as_mask(array: Array) -> Array:
 
 
 def write_picture(path: Path, array: Array) -> None:
-    """Write a picture, (H, W) or (H, W, 3) from 0 to 255, as PNG; missing folders are made."""
+    """Write a picture, (H, W) or (H, W, 3) with values 0 to 255, as PNG; missing folders are created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Picture.fromarray(np.asarray(array, np.uint8)).save(path)
 

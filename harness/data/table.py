@@ -15,17 +15,14 @@ import pyarrow as pa
 from harness.core.errors import StoreError
 from harness.core.targets import Target
 from harness.core.types import JSON, Cohort, Image, Ineligible, Sample, Truth
-from harness.data.cache import (
-    AGAIN,
-    CachedImage,
-)
+from harness.data.cache import AGAIN, CachedImage
 from harness.storage.files import replace_file
 
 __all__ = ["open_cohort", "save"]
 
 Number = TypeVar("Number", int, float)
 
-_FORMAT = 3  # of the Arrow table
+_FORMAT = 4  # of the Arrow table
 
 
 _ENTRY = pa.struct(
@@ -35,9 +32,10 @@ _ENTRY = pa.struct(
         ("fingerprint", pa.string()),
         ("shape", pa.list_(pa.int64())),
         ("dtype", pa.string()),
-        ("sha256", pa.string()),
         ("coding", pa.string()),
-        ("index", pa.int64()),
+        ("offset", pa.int64()),
+        ("length", pa.int64()),
+        ("sha256", pa.string()),
     ]
 )
 _COLUMNS = [
@@ -130,11 +128,13 @@ def open_cohort(path: Path, *, check_content: bool = False) -> Cohort:
     )
     truth = None if facts["truth"] is None else _read_truth(facts["truth"])
     entries = [_entry_image(entry) for row in rows for entry in (*row["images"], *row["masks"])]
-    # Of a file that holds many images the last one is enough.
-    once = {image.path: image for image in sorted(entries, key=lambda image: image.index)}
-    problems = _problems(once.values(), check_content=check_content)
+    # If the last image of a file is there, so are the others.
+    last = {image.path: image for image in sorted(entries, key=lambda image: image.offset + image.length)}
+    problems = _problems(last.values(), check_content=False)
+    if check_content and not problems:
+        problems = _problems(entries, check_content=True)
     if problems:
-        raise StoreError("\n".join([f"{path}: {len(problems)} of its images cannot be used:", *problems]))
+        raise StoreError("\n".join([f"{path}: its images cannot be used:", *problems]))
     return Cohort(
         name=facts["name"],
         samples=samples,
@@ -203,9 +203,10 @@ def _entry_image(entry: Mapping[str, JSON]) -> CachedImage:
         entry["fingerprint"],
         tuple(entry["shape"]),
         entry["dtype"],
-        entry["sha256"],
         entry["coding"],
-        entry["index"],
+        entry["offset"],
+        entry["length"],
+        entry["sha256"],
     )
 
 

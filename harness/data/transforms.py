@@ -1,8 +1,7 @@
-"""Geometry and intensity of images before training: arrays in, arrays out.
+"""Geometric and intensity transforms of images before training.
 
-An *affine* is the (4, 4) matrix from voxel indices to world coordinates in mm,
-RAS+ as nibabel gives it. A *grid* is a shape with an affine. All functions
-leave their arguments unchanged.
+An *affine* is the (4, 4) matrix from voxel indices to world coordinates in mm, RAS+ as in
+nibabel. A *grid* is a shape with an affine. No function changes its arguments.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ Normalisation = Literal["zscore", "minmax", "percentile", "none"]
 _INTERPOLATORS = {"linear": sitk.sitkLinear, "nearest": sitk.sitkNearestNeighbor, "bspline": sitk.sitkBSpline}
 _FWHM = 2 * math.sqrt(2 * math.log(2))  # full width at half maximum of a Gaussian with standard deviation one
 _SAME = 0.01  # voxels: grids that differ by less everywhere (affines are stored in float32) are one grid
-_ITK = threading.Lock()  # over ITK's global number of threads
+_ITK = threading.Lock()  # guards ITK's global number of threads
 
 
 # --- geometry ---------------------------------------------------------------
@@ -63,20 +62,19 @@ def spacing_of(affine: Array) -> tuple[float, float, float]:
 
 
 def reorient(array: Array, affine: Array) -> tuple[Array, Array]:
-    """Flip and permute axes so that they run closest to right, front and top (RAS+).
+    """Flip and permute axes to the closest RAS+ orientation.
 
-    No value is interpolated; a voxel keeps its world coordinate. Oblique
-    images stay oblique.
+    Nothing is interpolated; a voxel keeps its world coordinate. Oblique images stay oblique.
 
     Parameters
     ----------
-    array : (X, Y, Z, ...) array, any dtype; further axes are carried along
+    array : (X, Y, Z, ...) array, any dtype; further axes stay as they are
     affine : (4, 4) voxel to world (mm, RAS+)
 
     Returns
     -------
     array, affine
-        Same dtype and values (a view), and the affine that belongs to them.
+        View of the same values, and its affine.
     """
     affine = np.asarray(affine, float)
     orientation = nibabel.orientations.io_orientation(affine)
@@ -86,16 +84,16 @@ def reorient(array: Array, affine: Array) -> tuple[Array, Array]:
 
 
 def regrid(shape: Sequence[int], affine: Array, spacing_mm: Sequence[float]) -> tuple[tuple[int, int, int], Array]:
-    """The grid of another spacing that covers the same field of view.
+    """Grid with another spacing that covers the same field of view.
 
-    Corners coincide at the low end; at the high end the field is covered up
-    to half a new voxel. The directions of the axes stay.
+    The low corners coincide; at the high end, the field of view is covered up to half a new
+    voxel. The axis directions do not change.
 
     Parameters
     ----------
     shape : (3,) voxels along X, Y, Z
     affine : (4, 4) voxel to world (mm)
-    spacing_mm : (3,) wanted voxel size along X, Y, Z
+    spacing_mm : (3,) new voxel size along X, Y, Z
 
     Raises
     ------
@@ -121,17 +119,17 @@ def resample(
     order: Interpolation = "linear",
     fill: float = 0.0,
 ) -> Array:
-    """Values of an image at the voxel centres of another grid.
+    """Resample an image to the voxel centres of another grid.
 
-    A grid that is the same up to whole voxels is copied, without
-    interpolation; so a crop is a resampling too, and exact. A voxel reaches half
-    a step beyond its centre, and values are held constant there.
+    If the grids differ by a shift of whole voxels, values are copied without interpolation,
+    so a crop is exact. The field of view ends half a voxel beyond the outermost centres;
+    between these centres and its end, values are constant.
 
     Parameters
     ----------
     array : (X, Y, Z) array; bool needs ``order="nearest"``
     affine : (4, 4) voxel to world (mm) of `array`
-    target_shape, target_affine : the wanted grid
+    target_shape, target_affine : the new grid
     order : interpolation; ``bspline`` is cubic and may overshoot
     fill : value outside the field of view
 
@@ -147,9 +145,8 @@ def resample(
 
     Notes
     -----
-    Interpolated on index coordinates, with the whole map between the grids in
-    one affine: sheared grids are right, and the sign convention of the ITK
-    world (LPS+) does not enter.
+    The interpolation uses index coordinates and one affine between the grids. Sheared grids
+    are therefore handled correctly, and the LPS+ convention of ITK does not matter.
     """
     _require_volume(array)
     if order not in _INTERPOLATORS:
@@ -164,7 +161,7 @@ def resample(
 def _resampled(
     array: Array, onto: Array, target_shape: Sequence[int], order: Interpolation, fill: float, *, threads: int = 0
 ) -> Array:
-    """Resample by the map from target to source indices; 0 threads is ITK's own choice."""
+    """Resample by the map from target to source indices; with 0 threads, ITK chooses the number."""
     dtype = array.dtype if order == "nearest" else np.dtype(np.float32)
     shift = _whole_shift(onto, target_shape)
     if shift is not None:
@@ -187,21 +184,21 @@ def _resampled(
 
 
 def match_resolution(array: Array, affine: Array, target_affine: Array) -> Array:
-    """Blur an image as much as a coarser grid needs, so that detail does not alias.
+    """Smooth an image before it is resampled to a coarser grid, to avoid aliasing.
 
-    Along each axis the point spread of a source voxel (Gaussian with the voxel
-    size as full width at half maximum) is widened to that of a target voxel;
-    axes that do not become coarser stay untouched.
+    Along each axis, the point spread function of a source voxel (a Gaussian with the voxel
+    size as full width at half maximum) is widened to that of a target voxel. Axes that do not
+    become coarser are not smoothed.
 
     Parameters
     ----------
     array : (X, Y, Z) array
     affine : (4, 4) voxel to world (mm) of `array`
-    target_affine : (4, 4) voxel to world (mm) of the grid it goes to
+    target_affine : (4, 4) voxel to world (mm) of the new grid
 
     Returns
     -------
-    (X, Y, Z) float32 array on its own grid
+    (X, Y, Z) float32 array on the original grid
 
     References
     ----------
@@ -220,15 +217,15 @@ def match_resolution(array: Array, affine: Array, target_affine: Array) -> Array
 def occupancy(mask: Array, affine: Array, target_shape: Sequence[int], target_affine: Array) -> Array:
     """Fraction of each voxel of another grid that a mask fills.
 
-    Exact when the axes of the grids are parallel (any ratio, any offset); for
-    oblique grids each target voxel is probed at a lattice of at least 4 points
-    along each axis, and 2 for each source voxel.
+    Exact if the axes of the grids are parallel, for any ratio and offset. For oblique grids,
+    each target voxel is sampled on a lattice of at least 4 points along each axis, and at
+    least 2 for each source voxel.
 
     Parameters
     ----------
     mask : (X, Y, Z) bool array
     affine : (4, 4) voxel to world (mm) of `mask`
-    target_shape, target_affine : the wanted grid
+    target_shape, target_affine : the new grid
 
     Returns
     -------
@@ -256,20 +253,20 @@ def occupancy(mask: Array, affine: Array, target_shape: Sequence[int], target_af
 
 
 def majority(labels: Array, affine: Array, target_shape: Sequence[int], target_affine: Array) -> Array:
-    """The label that fills most of each voxel of another grid; 0 is a label too.
+    """Label that fills most of each voxel of another grid, including label 0.
 
     Parameters
     ----------
     labels : (X, Y, Z) non-negative integer array
     affine : (4, 4) voxel to world (mm) of `labels`
-    target_shape, target_affine : the wanted grid; outside the field of view is 0
+    target_shape, target_affine : the new grid; labels are 0 outside the field of view
 
     Returns
     -------
     (target_shape) array of the dtype of `labels`; ties go to the smaller label
     """
     _require_volume(labels)
-    # Outside the field of view nothing is filled: that share belongs to 0.
+    # The share of a voxel outside the field of view counts as label 0.
     best = 1 - occupancy(labels != 0, affine, target_shape, target_affine)
     winner = np.zeros(tuple(target_shape), labels.dtype)
     for label in np.unique(labels[labels != 0]):
@@ -283,7 +280,7 @@ def majority(labels: Array, affine: Array, target_shape: Sequence[int], target_a
 
 
 def crop_box(mask: Array, margin: int | Sequence[int] = 0) -> tuple[slice, slice, slice]:
-    """The smallest box around a mask, widened by a margin and kept inside the array.
+    """Bounding box of a mask with a margin, clipped to the array.
 
     Parameters
     ----------
@@ -292,7 +289,7 @@ def crop_box(mask: Array, margin: int | Sequence[int] = 0) -> tuple[slice, slice
 
     Returns
     -------
-    three slices; an empty mask gives the whole array
+    three slices; those of the whole array if the mask is empty
     """
     _require_volume(mask)
     margins = np.broadcast_to(np.asarray(margin, int), 3)
@@ -304,7 +301,7 @@ def crop_box(mask: Array, margin: int | Sequence[int] = 0) -> tuple[slice, slice
 
 
 def fit_box(box: Sequence[slice], size: Sequence[int]) -> tuple[slice, slice, slice]:
-    """A box of a given size with the same centre; it may reach beyond the array.
+    """Box of a given size with the same centre, which may extend beyond the array.
 
     Parameters
     ----------
@@ -313,7 +310,7 @@ def fit_box(box: Sequence[slice], size: Sequence[int]) -> tuple[slice, slice, sl
 
     Returns
     -------
-    three slices whose ``start`` may be negative (meaning: padding), for :func:`crop`
+    three slices for :func:`crop`; a negative ``start`` means padding
     """
     if len(size) != 3 or min(size) < 0:
         raise OutOfRange(f"three sizes >= 0 must be given in voxels, got {tuple(size)}")
@@ -327,7 +324,7 @@ def fit_box(box: Sequence[slice], size: Sequence[int]) -> tuple[slice, slice, sl
 
 
 def crop(array: Array, affine: Array, box: Sequence[slice], *, fill: float = 0.0) -> tuple[Array, Array]:
-    """Cut a box out of an image; where the box reaches beyond it, pad.
+    """Crop an image to a box, padding where the box extends beyond it.
 
     Parameters
     ----------
@@ -339,7 +336,7 @@ def crop(array: Array, affine: Array, box: Sequence[slice], *, fill: float = 0.0
     Returns
     -------
     array, affine
-        A new array, and the affine that keeps each voxel at its world coordinate.
+        New array, and the affine with which each voxel keeps its world coordinate.
     """
     _require_volume(array)
     start = np.array([part.start for part in box])
@@ -361,9 +358,10 @@ def foreground(array: Array) -> Array:
 
 
 def brain_mask(array: Array, affine: Array, *, closing_mm: float = 4.0) -> Array:
-    """A crude brain mask, for data that bring none.
+    """Crude brain mask for data without one.
 
-    Otsu's threshold, the largest 26-connected component, closing, filled holes.
+    The steps are Otsu's threshold, the largest 26-connected component, closing, and filling
+    of holes.
 
     Parameters
     ----------
@@ -377,9 +375,8 @@ def brain_mask(array: Array, affine: Array, *, closing_mm: float = 4.0) -> Array
 
     Notes
     -----
-    A stand-in for a skull-stripper, and not one: where the scalp is in the
-    image, scalp and skull are inside the mask. Give data their own masks
-    (``label-brain_mask``) for anything that is to be published.
+    This is no skull stripping: if the image shows the scalp, the mask includes scalp and
+    skull. For published results, add proper masks to the data (``label-brain_mask``).
     """
     _require_volume(array)
     rough = foreground(array)
@@ -402,13 +399,13 @@ def n4(
 
     Parameters
     ----------
-    array : (X, Y, Z) array; voxels at or below 0 take no part in the estimate
+    array : (X, Y, Z) array; only positive voxels are used for the estimate
     affine : (4, 4) voxel to world (mm)
-    mask : (X, Y, Z) bool array of the tissue to estimate from; ``None`` takes
-        Otsu's foreground
-    shrink : the field is estimated on an image this many times smaller along
-        each axis, at least 1; short axes are shrunk less
-    iterations : at most this many per level of the spline; the number of levels is its length
+    mask : (X, Y, Z) bool array of the tissue used for the estimate; ``None`` for Otsu's
+        foreground
+    shrink : factor, at least 1, by which the image is shrunk along each axis for the
+        estimate; short axes are shrunk less
+    iterations : maximum number of iterations, one number per level of the spline
 
     Returns
     -------
@@ -421,7 +418,7 @@ def n4(
 
     Notes
     -----
-    Runs on one thread: the sums of the spline fit depend on how many share them.
+    Runs on one thread, because the result depends on the number of threads.
 
     References
     ----------
@@ -437,7 +434,7 @@ def n4(
     spacing = spacing_of(affine)
     with _single_thread():
         image, tissue = _as_itk(values, spacing), _as_itk(inside.astype(np.uint8), spacing)
-        # At least 8 voxels stay along each axis: a spline of order 3 has nothing to fit on fewer.
+        # A spline of order 3 needs at least 8 voxels along each axis.
         factors = [max(1, min(shrink, size // 8)) for size in image.GetSize()]
         small, small_tissue = sitk.Shrink(image, factors), sitk.Shrink(tissue, factors)
         if not sitk.GetArrayViewFromImage(small_tissue).any():
@@ -457,19 +454,19 @@ def normalise(
     low_percent: float = 1.0,
     high_percent: float = 99.0,
 ) -> Array:
-    """Bring the intensities of one volume to a common scale.
+    """Normalise the intensities of one volume.
 
-    The constants come from the voxels of the mask, or from the whole volume
-    if there is none, and are applied everywhere.
+    The statistics are those of the mask or, without a mask, of the whole volume; all voxels
+    are normalised.
 
     Parameters
     ----------
     array : (X, Y, Z) array
     mask : (X, Y, Z) bool array or ``None``
-    how : ``zscore`` mean 0, standard deviation 1; ``minmax`` smallest 0,
-        largest 1; ``percentile`` the low percentile 0, the high one 1, clipped
-        to [0, 1]; ``none`` only float32
-    low_percent, high_percent : of ``percentile``
+    how : ``zscore`` to mean 0 and standard deviation 1; ``minmax`` from smallest and largest
+        value to 0 and 1; ``percentile`` from the low and high percentile to 0 and 1, clipped;
+        ``none`` only converts to float32
+    low_percent, high_percent : percentiles for ``percentile``
 
     Returns
     -------
@@ -478,7 +475,7 @@ def normalise(
     Raises
     ------
     OutOfRange
-        If the mask is empty, or all its voxels have one value.
+        If the mask is empty, or all its voxels have the same value.
     """
     if how == "none":
         return array.astype(np.float32)
@@ -502,7 +499,7 @@ def normalise(
     return np.asarray(np.clip(scaled, 0, 1) if how == "percentile" else scaled, dtype=np.float32)
 
 
-# --- inside -----------------------------------------------------------------
+# --- implementation -----------------------------------------------------------------
 
 
 def _require_volume(array: Array) -> None:
@@ -516,12 +513,12 @@ def _index_map(affine: Array, target_affine: Array) -> Array:
 
 
 def _whole_shift(onto: Array, target_shape: Sequence[int]) -> Array | None:
-    """The shift in whole voxels between two grids, if that is all that parts them."""
+    """The shift between two grids, if they differ only by a shift of whole voxels."""
     shift = np.rint(onto[:3, 3])
     rest = onto[:3].copy()
     rest[:, 3] -= shift
     rest[:, :3] -= np.eye(3)
-    # No voxel may be farther off than this, the last one included.
+    # The largest deviation, at the farthest voxel.
     off = np.abs(rest) @ np.array([*target_shape, 1.0])
     return shift.astype(int) if off.max() < _SAME else None
 
@@ -539,7 +536,7 @@ def _copy_shifted(array: Array, start: Array, shape: Sequence[int], fill: float)
 
 
 def _overlap(source: int, target: int, step: float, offset: float) -> scipy.sparse.csr_array:
-    """(target, source) share of each target interval that each source interval covers.
+    """(target, source) fraction of each target interval that each source interval covers.
 
     Target interval t spans ``offset + step·(t ± ½)`` in source indices, source
     interval s spans ``s ± ½``.
@@ -559,7 +556,7 @@ def _overlap(source: int, target: int, step: float, offset: float) -> scipy.spar
 
 
 def _probed(mask: Array, onto: Array, target_shape: Sequence[int]) -> Array:
-    """Occupancy by points inside each target voxel, for grids that are not parallel."""
+    """Occupancy from sample points in each target voxel, for grids that are not parallel."""
     counts = [max(4, 2 * math.ceil(n - 1e-6)) for n in np.linalg.norm(onto[:3, :3], axis=0)]
     fractions = [(np.arange(n) + 0.5) / n - 0.5 for n in counts]
     total = np.zeros(tuple(target_shape), np.float32)
@@ -567,17 +564,17 @@ def _probed(mask: Array, onto: Array, target_shape: Sequence[int]) -> Array:
     moved = np.eye(4)
     for point in np.stack(np.meshgrid(*fractions, indexing="ij"), axis=-1).reshape(-1, 3):
         moved[:3, 3] = point
-        # One thread: in many small calls, waking threads costs more than they do.
+        # In many small calls, starting threads costs more than it saves.
         total += _resampled(pixels, onto @ moved, target_shape, "nearest", 0.0, threads=1)
     return total / np.float32(math.prod(counts))
 
 
 def _closed(mask: Array, spacing_mm: Array, radius_mm: float) -> Array:
-    """Closing with a ball of some mm: grow, then shrink, by distance."""
+    """Closing with a ball: dilation, then erosion, by distance."""
     if radius_mm <= 0:
         return mask
     room = [(int(n), int(n)) for n in np.ceil(radius_mm / spacing_mm).astype(int) + 1]
-    padded = np.pad(mask, room)  # a border of background, so that the edge of the array does not count as near
+    padded = np.pad(mask, room)  # with background, so that the edge of the array does not limit the dilation
     grown = scipy.ndimage.distance_transform_edt(~padded, sampling=spacing_mm) <= radius_mm
     shrunk = scipy.ndimage.distance_transform_edt(grown, sampling=spacing_mm) > radius_mm
     inner = tuple(slice(a, -b) for a, b in room)
@@ -592,7 +589,7 @@ def _as_itk(array: Array, spacing_mm: Sequence[float]) -> sitk.Image:
 
 @contextmanager
 def _single_thread() -> Iterator[None]:
-    """One ITK thread, restored afterwards; the setting belongs to all threads of Python, so one at a time."""
+    """Run ITK on one thread; the setting is global, so one caller at a time."""
     with _ITK:
         before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)

@@ -1,9 +1,9 @@
-"""Is a cohort fit to train on? Every fault of the data, found in one pass over all of it.
+"""Verify a cohort: find all faults of its data in one pass.
 
-*Faulty* is present but wrong; nothing trains before it is fixed or its subject
-excluded by name. *Ineligible* is a required file or value that is absent; the
-index has left those subjects out already. Images are checked at their native
-resolution, each file is read once, and two subjects are held in memory at a time.
+A *fault* is something present but wrong; nothing is trained until it is fixed or its subject
+is excluded by name. Subjects without a required file or value are *ineligible*; the index has
+left them out already. Images are checked at their native resolution, each file is read once,
+and two subjects are held in memory at a time.
 """
 
 from __future__ import annotations
@@ -34,29 +34,29 @@ FAULT_KINDS: Mapping[str, str] = MappingProxyType(
             {
                 **INDEX_FAULTS,
                 **nifti.IMAGE_FAULTS,
-                "affine-mismatch": "files of a subject have the same shape but stand in different places",
-                "all-negative": "no voxel of an image is above zero",
+                "affine-mismatch": "files of a subject have the same shape but different positions",
+                "all-negative": "no voxel of an image is positive",
                 "brain-mask-missing": "no subject has a brain mask, and the preparation needs one",
-                "brain-mask-of-some": "some subjects have a brain mask and others have none",
+                "brain-mask-of-some": "some subjects have a brain mask and others do not",
                 "constant-image": "all voxels of an image are equal",
-                "duplicate-image": "two files under different names hold the same voxels",
+                "duplicate-image": "two files with different names have the same voxels",
                 "duplicate-subject": "all files of a subject are copies of another's",
                 "empty-mask": "no voxel of a mask is set",
-                "extreme-intensity": "an image has voxels far beyond all others",
+                "extreme-intensity": "an image has voxels far more intense than all others",
                 "field-of-view": "an image does not cover the label",
                 "full-mask": "every voxel of the label is set",
                 "negative-mask": "a mask or regions image has negative values",
                 "no-orientation": "the header has neither qform nor sform, so left and right are unknown",
-                "non-binary": "a mask holds values other than 0 and 1",
+                "non-binary": "a mask has values other than 0 and 1",
                 "non-finite": "an image has NaN or infinite voxels",
                 "one-class": "the target is the same for every eligible subject",
-                "orientation-mismatch": "files of a subject have the same shape but their axes run differently",
-                "out-of-range": "a value of participants.tsv is not credible",
-                "outside-brain": "the label reaches outside of the brain mask",
+                "orientation-mismatch": "files of a subject have the same shape but different axis directions",
+                "out-of-range": "a value of participants.tsv is not plausible",
+                "outside-brain": "the label extends beyond the brain mask",
                 "qform-sform": "the two transforms of a header disagree, so programs place the image differently",
-                "regions-not-integer": "a regions image holds fractions",
-                "regions-unnamed": "a regions image holds labels that no table names",
-                "shape-mismatch": "a mask is on none of the grids of its subject's images",
+                "regions-not-integer": "a regions image has fractional values",
+                "regions-unnamed": "a regions image has labels without a name in any table",
+                "shape-mismatch": "a mask has the shape of none of its subject's images",
                 "singular-affine": "the affine cannot be inverted",
                 "spacing": "a voxel size is zero, negative or not a number",
                 "spacing-affine": "the voxel sizes and the affine of a header disagree",
@@ -76,7 +76,7 @@ _OUTSIDE_IMAGE = 0.01  # fraction of the label's voxels
 _OUTSIDE_BRAIN = 0.05  # fraction of the label's voxels; the edge of a brain mask is uncertain
 _EXTREME_RATIO = 1e4  # largest magnitude over its 99th percentile
 _SHOWN = 8  # values in a message
-_READERS = 2  # candidates at a time; each holds a subject's images
+_READERS = 2  # candidates in memory at a time, each with all its images
 _SAMPLE = 200_000  # voxels for a percentile
 
 
@@ -90,24 +90,24 @@ def verify(
     minimum: int = 1,
     seen: Callable[[Path, Array, nifti.Header], None] | None = None,
 ) -> list[Fault]:
-    """All faults of a cohort, those of the index first, then by subject, then of the whole.
+    """List all faults of a cohort: those of the index, of each subject, and of the whole cohort.
 
     Parameters
     ----------
-    index : of the folder; its candidates have every required file
-    sequences : the images that are used, by their names in the index
-    label : the mask that is used, if any
-    optional : masks that are used where a subject has them; region names are
-        required only if ``regions`` is among them
+    index : index of the folder; its candidates have every required file
+    sequences : names of the used images
+    label : name of the used mask, if any
+    optional : masks that are used if a subject has them; names of regions are required only
+        if ``regions`` is among them
     target : column of participants.tsv that a model predicts, if any
-    minimum : eligible subjects that the split needs
-    seen : is given every file that could be read, its voxels as stored, and its
-        header, while they are in memory; from several threads
+    minimum : number of eligible subjects that the split needs
+    seen : called with the path, stored voxels and header of every file that could be read,
+        from several threads
 
     Returns
     -------
     list of Fault
-        Empty if the cohort is sound. The kinds are the keys of :data:`FAULT_KINDS`.
+        Empty if there are none. The kinds are the keys of :data:`FAULT_KINDS`.
     """
     faults = list(index.faults)
     prints: dict[str, dict[str, _Print]] = {}
@@ -121,7 +121,7 @@ def verify(
         found += _subject_faults(index, candidate, scans)
         return found, {scan.name: _Print(candidate.subject, scan.file, scan.digest) for scan in scans}
 
-    # Most of the time goes into decompression, which leaves Python to others.
+    # Most of the time goes into decompression, which releases the GIL.
     with ThreadPoolExecutor(_READERS) as readers:
         for candidate, (found, marks) in zip(index.candidates, readers.map(examine, index.candidates), strict=True):
             faults += found
@@ -134,17 +134,19 @@ def verify(
 
 
 def brain_faults(index: BidsIndex, *, needed_for: str = "") -> list[Fault]:
-    """Brain masks of some subjects only: their intensities would not compare with those of the others.
+    """Fault if only some subjects have a brain mask, or if none has and an option needs it.
+
+    With masks of some subjects only, the intensities of subjects would not be comparable.
 
     Parameters
     ----------
-    index : of the folder
-    needed_for : the option that cannot do without brain masks, empty if none
+    index : index of the folder
+    needed_for : option that needs brain masks; empty if none
 
     Returns
     -------
     list of Fault
-        One at the most; for a reader that takes brain masks where there are any.
+        At most one.
     """
     without = [one.id for one in index.candidates if "brain" not in one.masks]
     if without and len(without) < len(index.candidates):
@@ -164,11 +166,11 @@ class _Scan:
     Parameters
     ----------
     name : as in the candidate
-    role : what is expected of its values
+    role : determines which values are valid
     file : relative to the root
     subject : see :class:`harness.core.types.Candidate`
-    header : unrepaired
-    data : (X, Y, Z), or any shape that the file has
+    header : without repairs
+    data : (X, Y, Z), or another shape if the file is faulty
     """
 
     name: str
@@ -183,7 +185,7 @@ class _Scan:
 
     @cached_property
     def limits(self) -> tuple[float, float]:
-        """Smallest and largest voxel; NaN if one is."""
+        """Smallest and largest value; NaN if any voxel is NaN."""
         return float(self.data.min()), float(self.data.max())
 
     @property
@@ -192,12 +194,12 @@ class _Scan:
 
     @property
     def placed(self) -> bool:
-        """Whether its grid can be compared with another's."""
+        """Whether its grid can be compared with that of another file."""
         return len(self.header.shape) == 3 and _invertible(self.header.affine)
 
     @cached_property
     def digest(self) -> str:
-        """Hash of the voxels, whatever number type holds them; empty if they cannot tell two files apart."""
+        """Hash of the voxels, independent of the number type; empty if duplicates are legitimate."""
         low, high = self.limits
         if self.role in ("brain", "regions") or not self.finite or low == high:
             return ""  # one template may serve all subjects
@@ -209,7 +211,7 @@ class _Scan:
 
 @dataclass(frozen=True)
 class _Print:
-    """What is kept of a file for the comparison across subjects."""
+    """What the comparison across subjects needs of a file."""
 
     subject: str
     file: str
@@ -219,7 +221,7 @@ class _Print:
 def _scans(
     root: Path, candidate: Candidate, sequences: Iterable[str], label: str | None, optional: Iterable[str]
 ) -> tuple[list[_Scan], list[Fault]]:
-    """Every used file of a candidate, and faults of those that cannot be read."""
+    """Used files of a candidate, and faults of those that cannot be read."""
     files: list[tuple[str, _Role, Path]] = [(name, "image", candidate.images[name]) for name in sequences]
     if label is not None:
         files.append((label, "label", candidate.masks[label]))
@@ -269,7 +271,7 @@ def _spacing_implausible(scan: _Scan) -> Fault | None:
 
 
 def _units(scan: _Scan) -> Fault | None:
-    # "unknown" is what many programs write, and means mm in practice.
+    # Many programs write "unknown", which means mm in practice.
     if scan.header.units in ("mm", "unknown"):
         return None
     value, remedy = f"the unit is {scan.header.units}", "Convert the affine and pixdim to mm and set xyzt_units."
@@ -297,7 +299,7 @@ def _qform_sform(scan: _Scan) -> Fault | None:
     if qform is None or sform is None or not scan.placed or not np.all(np.isfinite(qform)):
         return None
     if not _positive(scan.header.spacing_mm):
-        return None  # The qform is made of pixdim: said already.
+        return None  # The qform depends on pixdim, whose fault is reported already.
     apart = _apart(scan.header.shape, qform, sform)
     if apart <= _QFORM_TOLERANCE * _smallest_size(sform):
         return None
@@ -419,7 +421,7 @@ _MASK_CHECKS: tuple[_Check, ...] = (_non_finite, _negative_mask, _non_binary, _e
 _VALUE_CHECKS: Mapping[_Role, tuple[_Check, ...]] = {
     "image": (_non_finite, _constant, _all_negative, _extreme),
     "label": (*_MASK_CHECKS, _full_mask),
-    # A cropped field can lie inside the brain altogether, so a full brain mask is no fault.
+    # A cropped image can lie entirely inside the brain, so a full brain mask is no fault.
     "brain": _MASK_CHECKS,
     "regions": (_non_finite, _negative_mask, _not_integer, _empty_mask),
 }
@@ -440,13 +442,13 @@ def _subject_faults(index: BidsIndex, candidate: Candidate, scans: Sequence[_Sca
 
 
 def _shape_faults(candidate: Candidate, scans: Sequence[_Scan]) -> list[Fault]:
-    """Masks that are on no image's grid; where no image is used, on another grid than the label."""
+    """Masks with the shape of no image or, if no image is used, with another shape than the label."""
     images = {scan.name: scan.header.shape for scan in scans if scan.role == "image"}
     masks = [scan for scan in scans if scan.role != "image"]
     if not images:
         images = {scan.name: scan.header.shape for scan in masks if scan.role == "label"}
     odd = [scan for scan in masks if images and scan.header.shape not in images.values()]
-    if odd:  # Drawn on a sequence that is there but not used? Its header tells.
+    if odd:  # They may have been drawn on a sequence that is not used.
         images |= _other_shapes(candidate, images)
     shown = ", ".join(f"{name} {shape}" for name, shape in images.items())
     remedy = "Resample the mask to the image it was drawn on (nearest neighbour)."
@@ -463,12 +465,12 @@ def _other_shapes(candidate: Candidate, known: Mapping[str, object]) -> dict[str
         try:
             shapes |= {} if name in known else {name: nifti.header(path).shape}
         except nifti.ImageError:
-            continue  # A file that is not used may be broken.
+            continue  # Faults of files that are not used do not matter.
     return shapes
 
 
 def _place_faults(scans: Sequence[_Scan]) -> list[Fault]:
-    """Files of equal shape whose voxels stand in different places."""
+    """Files of equal shape with different positions in space."""
     faults = []
     for shape in dict.fromkeys(scan.header.shape for scan in scans):
         group = [scan for scan in scans if scan.header.shape == shape]
@@ -493,7 +495,7 @@ def _place_fault(scan: _Scan, reference: _Scan, apart: float) -> Fault:
 
 
 def _view_faults(scans: Sequence[_Scan]) -> list[Fault]:
-    """Images on a grid of their own that miss the label (without a label: the centre of the first image)."""
+    """Images on another grid that do not cover the label or, without one, the centre of the first image."""
     images = [scan for scan in scans if scan.role == "image"]
     label = next((scan for scan in scans if scan.role == "label"), None)
     source = label or next(iter(images), None)
@@ -550,7 +552,7 @@ def _unnamed_regions(index: BidsIndex, scans: Sequence[_Scan]) -> list[Fault]:
 
 
 def _duplicates(prints: Mapping[str, Mapping[str, _Print]]) -> list[Fault]:
-    """Copies: of a whole subject as one fault, else of single files."""
+    """Copies of a whole subject (one fault), or of single files."""
     faults = []
     seen: dict[tuple[tuple[str, str], ...], str] = {}
     first: dict[str, _Print] = {}
@@ -616,7 +618,7 @@ def _positive(sizes: Iterable[float]) -> bool:
 
 
 def _invertible(affine: Array) -> bool:
-    """Whether the axes of the grid span a volume: relative to their lengths, so that 0.01 mm voxels pass."""
+    """Whether the axes span a volume, relative to their lengths, so that voxel size does not matter."""
     if not np.all(np.isfinite(affine)):
         return False
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
@@ -628,14 +630,14 @@ def _smallest_size(affine: Array) -> float:
 
 
 def _apart(shape: tuple[int, ...], one: Array, other: Array) -> float:
-    """Largest distance in mm between where two affines put the corners of a grid."""
+    """Largest distance in mm between the corners of a grid under two affines."""
     corners = np.stack(np.meshgrid(*[(0, length - 1) for length in shape]), -1).reshape(-1, 3)
     distances = nib.affines.apply_affine(one, corners) - nib.affines.apply_affine(other, corners)
     return float(np.linalg.norm(distances, axis=1).max())
 
 
 def _indices(source: _Scan, voxels: Array, onto: _Scan) -> Array:
-    """(N, 3) voxel indices of one grid as the nearest indices of another, whole numbers as float."""
+    """(N, 3) nearest voxel indices, as float, on the grid of ``onto`` for indices of ``source``."""
     change = np.linalg.inv(onto.header.affine) @ source.header.affine
     return np.asarray(np.rint(nib.affines.apply_affine(change, voxels)))
 

@@ -1,4 +1,4 @@
-"""Lesion masks on one grid, kept as runs."""
+"""Lesion masks on one grid."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.core.errors import CohortError, OutOfRange, StoreError
+from harness.core.errors import CohortError, OutOfRange
 from harness.core.types import Reads
 from harness.data import nifti
-from harness.data.cache import known_entry, write_entry
 from harness.data.lesions import lesions
 from harness.data.table import open_cohort, save
 from harness.data.targets.scores import scores
@@ -26,51 +25,6 @@ def own_root(lesion_root: Path, tmp_path: Path) -> Path:
 def mask_path(root: Path, name: str) -> Path:
     """Where a subject's mask lies."""
     return root / name / "anat" / f"{name}_space-MNI152_label-lesion_mask.nii.gz"
-
-
-@pytest.mark.parametrize("kind", ["binary", "fractions", "empty", "full"])
-def test_runs_give_the_array_back(tmp_path: Path, kind: str) -> None:
-    """Whatever the values: none, all, ones or fractions of them."""
-    rng = np.random.default_rng(0)
-    array = (rng.random((5, 6, 7)) < 0.3).astype(np.float32)
-    array = {
-        "binary": array,
-        "fractions": array * rng.random((5, 6, 7), np.float32),
-        "empty": array * 0,
-        "full": array * 0 + 1,
-    }[kind]
-    image = write_entry(tmp_path, "key", array, coding="runs")
-    np.testing.assert_array_equal(image.load(), array)
-    voxels, values = image.voxels()
-    np.testing.assert_array_equal(voxels, np.flatnonzero(array))
-    np.testing.assert_array_equal(values, array.ravel()[np.flatnonzero(array)])
-    assert known_entry(tmp_path, "key") == image
-
-
-def test_dense_and_runs_have_the_same_voxels(tmp_path: Path) -> None:
-    """How a file holds an array does not show."""
-    array = np.random.default_rng(1).integers(0, 2, (4, 4, 4)).astype(np.float32)
-    dense, runs = write_entry(tmp_path, "a", array), write_entry(tmp_path, "b", array, coding="runs")
-    for one, other in zip(dense.voxels(), runs.voxels(), strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-def test_runs_of_a_mask_are_small(tmp_path: Path) -> None:
-    """One block of 30³ voxels in 100³ takes the room of its 900 runs."""
-    array = np.zeros((100, 100, 100), np.float32)
-    array[30:60, 30:60, 30:60] = 1
-    image = write_entry(tmp_path, "key", array, coding="runs")
-    assert image.path.stat().st_size == 128 + 4 * (1 + 2 * 900)
-
-
-def test_a_corrupted_file_of_runs_is_named(tmp_path: Path) -> None:
-    """A changed byte differs from the checksum."""
-    image = write_entry(tmp_path, "key", np.ones((3, 3, 3), np.float32), coding="runs")
-    content = bytearray(image.path.read_bytes())
-    content[-1] ^= 1
-    image.path.write_bytes(content)
-    with pytest.raises(StoreError, match="another checksum"):
-        image.check()
 
 
 @pytest.mark.parametrize(

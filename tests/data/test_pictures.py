@@ -88,10 +88,46 @@ def test_masks_stand_beside_their_pictures(write: Callable[..., Path], tmp_path:
 
 
 def test_all_pictures_are_in_one_file(write: Callable[..., Path], tmp_path: Path) -> None:
-    """300,000 patches are not 300,000 files; each has the fingerprint of its own bytes."""
-    cohort = pictures(write(FOUR, TABLE), tmp_path / "cache")
+    """300,000 patches are not 300,000 files; each has a fingerprint of its own bytes."""
+    cohort = pictures(write(FOUR, TABLE, masks={"c.png": np.eye(6, 8, dtype=np.uint8)}), tmp_path / "cache")
     images = [one.images["rgb"] for one in cohort.samples]
     assert len({image.path for image in images}) == 1 and len({image.fingerprint for image in images}) == 4
+    assert len(list((tmp_path / "cache" / "arrays").iterdir())) == 2
+
+
+def test_a_moved_folder_has_the_same_images(write: Callable[..., Path], tmp_path: Path) -> None:
+    """Fingerprints are those of the content, so that nothing is prepared or trained again."""
+    root = write(FOUR, TABLE)
+    first = pictures(root, tmp_path / "cache")
+    root.rename(tmp_path / "moved")
+    moved = pictures(tmp_path / "moved", tmp_path / "cache")
+    assert [one.images for one in moved.samples] == [one.images for one in first.samples]
+
+
+def test_only_new_pictures_are_read(
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture is added: the others are not opened, and the size of all is still compared."""
+    opened: list[str] = []
+    open_picture = Picture.open
+    root = write(FOUR, TABLE)
+    first = pictures(root, tmp_path / "cache")
+    root = write({**FOUR, "e.png": picture(5)}, TABLE + "e.png,four,1,F\n")
+    monkeypatch.setattr(Picture, "open", lambda path: (opened.append(path.name), open_picture(path))[1])
+    more = pictures(root, tmp_path / "cache")
+    assert set(opened) == {"e.png"}
+    assert [one.images for one in more.samples[:4]] == [one.images for one in first.samples]
+    root = write({**FOUR, "e.png": picture(5, (6, 7, 3))}, TABLE + "e.png,four,1,F\n")
+    with pytest.raises(CohortError, match=r"\[size\] images/e\.png: 7 x 6 pixels; expected 8 x 6 as most"):
+        pictures(root, tmp_path / "cache")
+
+
+def test_a_mask_of_the_same_bytes_is_not_its_picture(write: Callable[..., Path], tmp_path: Path) -> None:
+    """The same file in both folders gives pixels and a mask."""
+    cohort = pictures(write(FOUR, TABLE, masks={"c.png": FOUR["c.png"]}), tmp_path / "cache")
+    sample = next(one for one in cohort.samples if one.id == "c")
+    np.testing.assert_array_equal(sample.images["rgb"].load(), FOUR["c.png"])
+    np.testing.assert_array_equal(sample.masks["target"].load(), FOUR["c.png"].max(axis=2) > 0)
 
 
 def test_a_second_reading_opens_no_picture(
@@ -164,7 +200,7 @@ def test_values_that_are_no_finite_numbers(write: Callable[..., Path], tmp_path:
 def test_pictures_of_more_than_8_bits_are_refused(write: Callable[..., Path], tmp_path: Path) -> None:
     """Their values would be cut off at 255."""
     deep = np.full((6, 8), 40_000, np.uint16)
-    with pytest.raises(CohortError, match=r"\[depth\] images/a\.png: pixels of type I;16; expected 8 bits a channel"):
+    with pytest.raises(CohortError, match=r"\[depth\] images/a\.png: pixels of type I;16; expected 8 bits per channel"):
         pictures(write({**FOUR, "a.png": deep}, TABLE), tmp_path / "cache")
 
 

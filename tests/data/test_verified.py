@@ -23,7 +23,7 @@ def check(cohort: Path, tmp_path: Path) -> Callable[..., None]:
 
     def run(*sequences: str, label: str = "lesion", **options: Any) -> None:
         found = index(cohort, sequences=sequences, label=label or None)
-        digests, notes = Digests(tmp_path / "digests"), tmp_path / "notes"
+        digests, notes = Digests(tmp_path / "digests", cohort), tmp_path / "notes"
         verify_once(found, label=label, sequences=sequences, minimum=1, digests=digests, folder=notes, **options)
 
     return run

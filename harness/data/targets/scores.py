@@ -17,7 +17,7 @@ from harness.core.seeding import generator
 from harness.core.targets import Target
 from harness.core.types import JSON, Array, Cohort, Truth
 from harness.data import nifti, transforms
-from harness.data.cache import CachedImage, hash_of, known_entry, write_entry
+from harness.data.cache import ArrayCache, CachedImage, hash_of
 from harness.data.targets.column import number_column
 from harness.simulation import lesion_scores
 from harness.simulation.lesion_scores import ROI, Design, Nonlinearity, Rule, Scaling, Shape
@@ -118,11 +118,13 @@ def scores(
         measured = number_column(cohort, cache, column=column)
         return _shuffled(measured, [column], noise_seed) if shuffled else measured
     grid = cohort.samples[0].shape
-    touched, summed = _counts(cohort, cache)
-    regions = _regions(
-        touched.load(), grid, cohort.samples[0].grid.affine, roi_seed, atlas=atlas, labels=labels, centres=centres,
-        rois=rois, size=size, shape=shape, patients=patients, rule=rule, strata=strata,
-    )  # fmt: skip
+    with ArrayCache(cache / "arrays") as arrays:
+        touched, summed = _counts(cohort, arrays)
+        regions = _regions(
+            touched.load(), grid, cohort.samples[0].grid.affine, roi_seed, atlas=atlas, labels=labels, centres=centres,
+            rois=rois, size=size, shape=shape, patients=patients, rule=rule, strata=strata,
+        )  # fmt: skip
+        roi_images = {roi.name: _kept(arrays, roi.volume(grid)) for roi in regions}
     loads = np.array([lesion_scores.loads(sample.masks["lesion"].load(), regions) for sample in cohort.samples])
     if weights and design != "single":
         raise OutOfRange(
@@ -143,7 +145,7 @@ def scores(
     volumes = np.array([float(sample.masks["lesion"].voxels()[1].sum()) for sample in cohort.samples])
     rows = lesion_scores.roi_table(regions, loads, touched.load(), volumes, cohort.samples[0].grid.affine)
     truth = Truth(
-        rois={roi.name: _kept(cache, roi.volume(grid)) for roi in regions},
+        rois=roi_images,
         weights={
             name: {roi.name: float(weight) for roi, weight in zip(regions, row, strict=True)}
             for name, row in zip(names, table, strict=True)
@@ -203,11 +205,11 @@ def _regions(
     )  # fmt: skip
 
 
-def _counts(cohort: Cohort, cache: Path) -> tuple[CachedImage, CachedImage]:
+def _counts(cohort: Cohort, cache: ArrayCache) -> tuple[CachedImage, CachedImage]:
     """Number of patients with a lesion in any fraction of each voxel, and sum of occupancies."""
     lesions = [sample.masks["lesion"].fingerprint for sample in cohort.samples]
     keys = [hash_of(canonical({"lesions": lesions, "what": what}))[:32] for what in ("touched", "sum")]
-    known = [known_entry(cache / "arrays", key) for key in keys]
+    known = [cache.known(key) for key in keys]
     if known[0] is None or known[1] is None:
         grid = cohort.samples[0].shape
         touched, summed = np.zeros(int(np.prod(grid)), np.int32), np.zeros(int(np.prod(grid)))
@@ -216,12 +218,12 @@ def _counts(cohort: Cohort, cache: Path) -> tuple[CachedImage, CachedImage]:
             touched[voxels] += 1
             summed[voxels] += values
         arrays = (touched.reshape(grid), summed.astype(np.float32).reshape(grid))
-        known = [write_entry(cache / "arrays", key, array) for key, array in zip(keys, arrays, strict=True)]
+        known = [cache.add(key, array) for key, array in zip(keys, arrays, strict=True)]
     assert known[0] is not None and known[1] is not None
     return known[0], known[1]
 
 
-def _kept(cache: Path, mask: Array) -> CachedImage:
+def _kept(cache: ArrayCache, mask: Array) -> CachedImage:
     content: Mapping[str, JSON] = {"roi": np.flatnonzero(mask).tolist(), "shape": list(mask.shape)}
     key = hash_of(canonical(content))[:32]
-    return known_entry(cache / "arrays", key) or write_entry(cache / "arrays", key, mask, coding="runs")
+    return cache.known(key) or cache.add(key, mask, coding="runs")
