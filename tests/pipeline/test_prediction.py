@@ -89,12 +89,12 @@ class TestNetworks:
             find_networks(store, row)
 
     def test_accepted_training_is_one_network(
-        self, finished: Path, store: Store, row: str, tiny_words: Words, monkeypatch: pytest.MonkeyPatch
+        self, finished: Path, store: Store, row: str, tiny_overrides: Words, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """``accept_code`` files it under today's identity as well."""
         before = identities(find_networks(store, row).records)
         monkeypatch.setattr(cell_module, "_stage_digest", lambda stage: f"edited {stage}")
-        harness.run(**tiny_words(finished, accept_code=True))
+        harness.run(**tiny_overrides(finished, accept_code=True))
         found = find_networks(store, row)
         assert len(list(store.records("train"))) == 6 and len(found.records) == 3
         assert identities(found.left_out) == before
@@ -165,10 +165,10 @@ class TestGrid:
             read_subjects(networks, with_images(root, finer), root.parent / "cache")
 
     def test_sequence_with_the_trainings_voxels_stands_in_for_the_label(
-        self, store: Store, row: str, root: Path, tiny_words: Words, tmp_path: Path
+        self, store: Store, row: str, root: Path, tiny_overrides: Words, tmp_path: Path
     ) -> None:
         """Not merely the first."""
-        made = harness.run(**tiny_words(tmp_path / "two", sequences="FLAIR+T2w", attribution="none", fold=0))
+        made = harness.run(**tiny_overrides(tmp_path / "two", sequences="FLAIR+T2w", attribution="none", fold=0))
         networks = find_networks(Store(tmp_path / "two" / "store"), made.leaderboard["configuration"][0].as_py())
         for path in root.glob("sub-*/anat/*_FLAIR.nii.gz"):
             nifti.write(path, *finer(*nifti.read(path)))

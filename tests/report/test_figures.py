@@ -35,10 +35,10 @@ from harness.sweep.plan import Plan
 
 
 @pytest.fixture(scope="module")
-def run(tiny_words: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Tables]:
+def run(tiny_overrides: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Tables]:
     """Three subjects and every set of two sequences, recalled from the store."""
     out = tmp_path_factory.mktemp("figures") / "runs"
-    harness.run(**tiny_words(out, sequences=("T2w", "FLAIR", "T2w+FLAIR")))
+    harness.run(**tiny_overrides(out, sequences=("T2w", "FLAIR", "T2w+FLAIR")))
     return rebuild(parse(["task=epvs", f"out={out}"]))
 
 

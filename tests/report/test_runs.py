@@ -217,7 +217,7 @@ def test_digest_changes_with_what_is_shown(run: tuple[Plan, Tables]) -> None:
 
 
 def test_a_run_is_tracked_without_a_name(
-    tiny_words: Words,
+    tiny_overrides: Words,
     finished: Path,
     empty_database: Path,
     drawn: dict[str, tuple[Any, Any]],
@@ -225,7 +225,7 @@ def test_a_run_is_tracked_without_a_name(
 ) -> None:
     """From the store to MLflow: a configuration, its three trainings, figures, nowhere a subject; once only."""
     shutil.copy(empty_database, finished / "mlflow.db")
-    words = tiny_words(finished, mlflow="auto", anonymous=True)
+    words = tiny_overrides(finished, mlflow="auto", anonymous=True)
     assert harness.run(**words).complete
     with sqlite3.connect(finished / "mlflow.db") as database:
         states = [state for (state,) in database.execute("select status from runs")]
@@ -247,13 +247,13 @@ def test_a_run_is_tracked_without_a_name(
 
 
 def test_a_run_without_its_server_keeps_what_it_found(
-    tiny_words: Words, finished: Path, board_of: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    tiny_overrides: Words, finished: Path, board_of: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tables are written, the user hears of it, and the error comes last."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     shutil.rmtree(finished / "leaderboards")
     with pytest.raises(HarnessError, match=r"MLflow at http://127\.0\.0\.1:1 could not be written: .* mlflow=off"):
-        carry_out(to_words(**tiny_words(finished, mlflow="http://127.0.0.1:1")), (), Silent())
+        carry_out(to_words(**tiny_overrides(finished, mlflow="http://127.0.0.1:1")), (), Silent())
     assert board_of(finished).is_file()
 
 

@@ -19,9 +19,9 @@ Words = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def planned(tiny_words: Words) -> Callable[..., Plan]:
+def planned(tiny_overrides: Words) -> Callable[..., Plan]:
     """Prepare a tiny run."""
-    return lambda out, **more: prepare(resolve(to_words(**tiny_words(out, **more))))
+    return lambda out, **more: prepare(resolve(to_words(**tiny_overrides(out, **more))))
 
 
 def test_counts_before_anything_ran(planned: Callable[..., Plan], tmp_path: Path) -> None:

@@ -33,11 +33,11 @@ Words = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def planned(tiny_words: Words) -> Callable[..., Plan]:
+def planned(tiny_overrides: Words) -> Callable[..., Plan]:
     """Prepare a tiny run; keywords are further words."""
 
     def plan(out: Path, **more: Any) -> Plan:
-        words = to_words(**tiny_words(out, **more))
+        words = to_words(**tiny_overrides(out, **more))
         return prepare(resolve(words, texts=texts_of(words)))
 
     return plan
@@ -296,9 +296,9 @@ def test_damaged_record_stops_before_anything_runs(planned: Callable[..., Plan],
         plan.missing()
 
 
-def test_cohorts_of_different_phantoms_are_kept_apart(tiny_words: Words, tmp_path: Path) -> None:
+def test_cohorts_of_different_phantoms_are_kept_apart(tiny_overrides: Words, tmp_path: Path) -> None:
     """An axis of the generated cohort generates one for each of its values."""
-    words = tiny_words(
+    words = tiny_overrides(
         tmp_path, data=None, exclude=None, phantom_subjects=3, phantom__density=3000.0,
         phantom__shape="[24,24,8]", phantom_seed=(0, 1),
     )  # fmt: skip

@@ -21,11 +21,11 @@ ADOPTED = {"train", "predict", "explain"}
 
 @pytest.fixture
 def edited(
-    finished: Path, tiny_words: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    finished: Path, tiny_overrides: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], Plan]:
     """Plans of a finished run after an edit of the code: nothing of it is done."""
     monkeypatch.setattr(cell_module, "_stage_digest", lambda stage: f"edited {stage}")
-    return lambda: prepare(resolve(to_words(**tiny_words(finished))))
+    return lambda: prepare(resolve(to_words(**tiny_overrides(finished))))
 
 
 def held(plan: Plan) -> dict[int, set[str]]:

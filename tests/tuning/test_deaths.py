@@ -19,9 +19,9 @@ from harness.tuning.jobs import _record_death
 
 
 @pytest.fixture
-def planned(tiny_words: Callable[..., dict[str, Any]], finished: Path) -> Plan:
+def planned(tiny_overrides: Callable[..., dict[str, Any]], finished: Path) -> Plan:
     """A finished run, one explanation and one value of whose first training are taken away."""
-    plan = prepare(resolve(to_words(**tiny_words(finished))))
+    plan = prepare(resolve(to_words(**tiny_overrides(finished))))
     assert plan.missing() == ()
     return plan
 

@@ -67,10 +67,10 @@ def test_this_machine_needs_no_ray(large: list[str], ray: str) -> None:
 
 
 def test_the_estimate_is_that_of_the_cluster(
-    large: list[str], tiny_words: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    large: list[str], tiny_overrides: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All three folds train at once where there is room, and the message above 12 hours says where."""
-    words = to_words(**tiny_words(tmp_path, ray="10.0.0.1:6379"))
+    words = to_words(**tiny_overrides(tmp_path, ray="10.0.0.1:6379"))
     found = estimate(prepare(resolve(words)))
     assert (found.workers, found.where) == (3, "the cluster at 10.0.0.1:6379 (64 CPUs, 4 GPUs)")
     monkeypatch.setattr(api, "LIMIT_S", 0.0)
@@ -79,10 +79,10 @@ def test_the_estimate_is_that_of_the_cluster(
 
 
 def test_a_finished_run_asks_no_cluster(
-    large: list[str], tiny_words: Callable[..., dict[str, Any]], finished: Path
+    large: list[str], tiny_overrides: Callable[..., dict[str, Any]], finished: Path
 ) -> None:
     """It may be gone by then."""
-    assert estimate(prepare(resolve(to_words(**tiny_words(finished, ray="10.0.0.1:6379"))))).cells == 0
+    assert estimate(prepare(resolve(to_words(**tiny_overrides(finished, ray="10.0.0.1:6379"))))).cells == 0
     assert large == []
 
 
