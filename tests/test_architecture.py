@@ -1,4 +1,4 @@
-"""Layers are folders: a module imports from its own layer or below, and each layer has rules of its own.
+"""Layers are folders: a module imports from its own layer or below, and each layer has its own rules.
 
 Source files are parsed and not imported, so imports inside functions count as well.
 """

@@ -163,9 +163,9 @@ class TestEpvsPrepared:
         pattern = r"this would take about ([\d.]+) (hours|days) on .*Set yes=true to start it anyway"
         with pytest.raises(RequestError, match=pattern) as refused:
             harness.run(task="epvs", profile="paper", **overrides, ray="off", mlflow="off", out=str(out))
-        said = re.search(pattern, str(refused.value))
-        assert said is not None
-        assert float(said[1]) * {"hours": 3600, "days": 86400}[said[2]] >= LIMIT_S == 12 * 3600
+        match = re.search(pattern, str(refused.value))
+        assert match is not None
+        assert float(match[1]) * {"hours": 3600, "days": 86400}[match[2]] >= LIMIT_S == 12 * 3600
         assert not Path(out / "store").exists() and not Path(out / "leaderboards").exists()
 
 

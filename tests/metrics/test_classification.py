@@ -102,7 +102,7 @@ def test_predicted_class_is_the_most_probable() -> None:
     ("name", "value"), [("target_label", 1.0), ("predicted_probability", 0.75), ("target_class", 2.0)]
 )
 def test_input_values_are_returned(name: str, value: float) -> None:
-    """A metric that returns a metric input of its own name returns its value."""
+    """A metric named after a metric input returns the value of that input."""
     assert compute(name, **{name: value}) == value
 
 

@@ -162,7 +162,7 @@ def test_missing_column_is_named() -> None:
 
 @pytest.mark.parametrize("name", ["target_score", "predicted_score", "clean_score"])
 def test_input_values_are_returned(name: str) -> None:
-    """A metric that returns a metric input of its own name returns its value."""
+    """A metric named after a metric input returns the value of that input."""
     assert compute(name, **{name: 0.25}) == 0.25
 
 

@@ -206,8 +206,8 @@ class TestFigures:
         means = subject_means(tables.pooled[leader].prediction, "dice")
         ordered = sorted(means, key=lambda name: (-means[name], name))
         titles = [figure.title for figure in drawn if figure.title.startswith("Example")]
-        words = zip(("best", "median", "worst"), ordered, strict=True)
-        assert titles == [f"Example: the {word} subject, {subject}" for word, subject in words]
+        kinds = zip(("best", "median", "worst"), ordered, strict=True)
+        assert titles == [f"Example: the {kind} subject, {subject}" for kind, subject in kinds]
 
 
 class TestTables:

@@ -101,7 +101,7 @@ class TestPreview:
         assert found.any()
 
     def test_each_channel_has_a_row(self, strong_region: dict[str, Any]) -> None:
-        """Each channel has a row of its own with its own strongest voxel."""
+        """Each channel has a separate row with its own strongest voxel."""
         both = np.concatenate([strong_region["values"], -strong_region["values"]])
         one = draw_map(**strong_region)
         two = draw_map(**{**strong_region, "values": both, "outline": None, "channels": ("T2w", "FLAIR")})

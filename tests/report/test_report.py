@@ -32,7 +32,7 @@ class _Page(HTMLParser):
         super().__init__()
         self.open: list[str] = []
         self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
+        self.texts: list[str] = []
         self.feed(text)
         self.close()
 
@@ -46,11 +46,11 @@ class _Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self.open and self.open[-1] != "style":
-            self.words.append(data)
+            self.texts.append(data)
 
     @property
     def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
+        return " ".join(" ".join(self.texts).split())
 
     def tags(self, name: str) -> list[dict[str, str | None]]:
         return [attributes for tag, attributes in self.elements if tag == name]
@@ -136,7 +136,7 @@ class TestReport:
         assert "@import" not in (tmp_path / "index.html").read_text()
 
     def test_unranked_rows_have_a_separate_class(self, table: pa.Table, tmp_path: Path) -> None:
-        """A collapsed row has a class of its own and shows its flag."""
+        """A collapsed row has a separate class and shows its flag."""
         page = _page(tmp_path / "index.html", table)
         assert [row["class"] for row in page.tags("tr") if "class" in row] == ["group", "ranked", "unranked divider"]
         assert "collapsed in 2 of 6 folds" in page.text

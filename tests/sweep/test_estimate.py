@@ -15,11 +15,11 @@ from harness.sweep.grammar import to_words
 from harness.sweep.plan import Plan, prepare
 from harness.sweep.request import resolve
 
-Words = Callable[..., dict[str, Any]]
+Overrides = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def planned(tiny_overrides: Words) -> Callable[..., Plan]:
+def planned(tiny_overrides: Overrides) -> Callable[..., Plan]:
     """A function that prepares a tiny run."""
     return lambda out, **more: prepare(resolve(to_words(**tiny_overrides(out, **more))))
 

@@ -219,7 +219,7 @@ class TestTrainings:
         assert (run.info.run_name, run.info.status) == ("T2w unet fold 0 seed 1", "FINISHED")
 
     def test_an_ensemble_of_folds_is_a_training_of_its_own(self, settings: RunSettings, client: MlflowClient) -> None:
-        """An ensemble of folds has a run of its own, named "ensemble"."""
+        """An ensemble of folds has a separate run, named "ensemble"."""
         with tracking(settings) as tracker:
             tracker.cell(dataclasses.replace(SCORE, fold=-1), {"ap": 0.5}, {})
         (run,) = listed(client, "toy trainings")
