@@ -55,7 +55,7 @@ def python(package: Path, tmp_path: Path) -> Run:
     return run
 
 
-def test_the_page_shows_every_file_of_the_package() -> None:
+def test_the_page_contains_every_file_of_the_package() -> None:
     """The page contains every file of the package."""
     own = {f"my_study/{name}.py" for name in ("components", "segmentation", "classification")}
     assert set(FILES) == {"pyproject.toml", "test_my_components.py", *own}

@@ -93,7 +93,7 @@ def test_source_of_the_label_is_described(result: Result) -> None:
     assert "truth drawn on: not stated by the data" in result.screen
 
 
-def test_three_subjects_are_never_ranked(result: Result) -> None:
+def test_three_subjects_are_not_ranked(result: Result) -> None:
     """Rows of three subjects are not ranked, and are undecided or collapsed."""
     assert {row["rank"] for row in result.rows.values()} == {""}
     status = [row["status"] for row in result.rows.values()]

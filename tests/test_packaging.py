@@ -159,7 +159,7 @@ def run_program(command: list[str], cwd: Path, **more: str) -> subprocess.Comple
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
-def test_the_wheel_holds_every_module_and_what_they_read(wheel: Path) -> None:
+def test_contents_of_the_wheel(wheel: Path) -> None:
     """The wheel contains all modules, tasks, search spaces, the report template and py.typed, and nothing else."""
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     ours = {path.relative_to(ROOT).as_posix() for path in (ROOT / "harness").rglob("*.py")}

@@ -47,7 +47,7 @@ def test_rays_validator_accepts_it(prepared: dict[str, Any]) -> None:
     validate_config(prepared)
 
 
-def test_rays_validator_refuses_commands_that_are_no_list(prepared: dict[str, Any]) -> None:
+def test_rays_validator_checks_types(prepared: dict[str, Any]) -> None:
     """Ray's validator checks the types of fields."""
     from jsonschema import ValidationError
     from ray.autoscaler._private.util import validate_config
@@ -71,18 +71,18 @@ def test_every_worker_is_kept(written: dict[str, Any], prepared: dict[str, Any])
     assert node["min_workers"] == node["max_workers"] == len(written["provider"]["worker_ips"])
 
 
-def test_the_head_starts_with_flags_that_ray_knows(written: dict[str, Any]) -> None:
+def test_ray_parses_the_start_command_of_the_head(written: dict[str, Any]) -> None:
     """Ray can parse the start command of the head."""
     given = flags(written["head_start_ray_commands"])
     assert (given["head"], given["port"], given["include_dashboard"]) == (True, 6379, False)
 
 
-def test_a_worker_joins_the_head_on_its_port(written: dict[str, Any]) -> None:
+def test_a_worker_connects_to_the_port_of_the_head(written: dict[str, Any]) -> None:
     """Ray can parse the start command of a worker, which connects to the head's port."""
     assert flags(written["worker_start_ray_commands"])["address"] == "$RAY_HEAD_IP:6379"
 
 
-def test_no_node_starts_without_a_token(written: dict[str, Any]) -> None:
+def test_every_node_starts_with_token_authentication(written: dict[str, Any]) -> None:
     """Every ``ray start`` uses token authentication, which is off by default."""
     commands = written["head_start_ray_commands"] + written["worker_start_ray_commands"]
     starts = [one for one in commands if "ray start" in one]

@@ -146,7 +146,7 @@ def test_predictions_are_on_the_scale_of_the_scores(cohort: Cohort, control: Any
 
 
 @pytest.mark.parametrize("control", ["none", "regress_both"])
-def test_predictions_belong_to_their_names(cohort: Cohort, control: Any) -> None:
+def test_outputs_are_matched_by_name(cohort: Cohort, control: Any) -> None:
     """Outputs are matched to targets by name, whatever their order in the mapping."""
     adapter, sample = fitted(cohort, volume_control=control, target_range="training"), cohort.samples[0]
     expected = {"one": np.array([[0.25]]), "two": np.array([[0.75]])}

@@ -73,7 +73,7 @@ def test_direct_control_gives_unit_vectors() -> None:
 
 @pytest.mark.parametrize("control", ["none", "regress_behaviour", "regress_both"])
 @pytest.mark.parametrize("to_unit_range", [False, True])
-def test_predictions_come_back_to_the_scale_of_the_scores(control: Any, to_unit_range: bool) -> None:
+def test_predictions_are_restored_to_the_scale_of_the_scores(control: Any, to_unit_range: bool) -> None:
     """``restored`` inverts the adjustment of the scores, also after saving and loading."""
     masks, targets, volumes = _data()
     made = fit_adjustment(control, masks, targets, volumes, to_unit_range=to_unit_range)
@@ -103,7 +103,7 @@ def test_masks_are_not_read_where_they_are_not_regressed() -> None:
     assert len(list(stream)) == 30
 
 
-def test_equal_volumes_explain_nothing() -> None:
+def test_equal_volumes_give_a_slope_of_zero() -> None:
     """With equal volumes, the slope is zero and the intercept is the mean."""
     line = fit_volume_line(np.array([[1.0], [3.0]]), np.array([5.0, 5.0]))
     assert (line.slope.tolist(), line.intercept.tolist()) == ([0.0], [2.0])

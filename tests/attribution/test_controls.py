@@ -21,7 +21,7 @@ def test_registered_controls() -> None:
 
 
 @pytest.mark.parametrize("name", CONTROLS)
-def test_a_control_is_the_same_for_another_model(name: str) -> None:
+def test_controls_do_not_depend_on_the_model(name: str) -> None:
     """A control attribution gives the same map for another model."""
     other = example_network(3)
     torch.nn.init.zeros_(other.head[-1].weight)

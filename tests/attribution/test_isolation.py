@@ -141,7 +141,7 @@ def test_gradient_mode_is_as_before(function: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("name", ["deeplift", "guided_backprop", "gradcam", "occlusion", "gradient_shap"])
-def test_a_model_that_fails_half_way_is_as_before(name: str) -> None:
+def test_a_failing_model_is_restored(name: str) -> None:
     """When the model raises, its error is passed on, no hook is left and the mode is unchanged."""
     model = FailsLater().train()
     with pytest.raises(ZeroDivisionError, match="on purpose"):

@@ -55,6 +55,6 @@ def test_no_items_give_no_maps(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_summary_says_what_a_method_is(name: str) -> None:
+def test_summary_ends_with_a_period(name: str) -> None:
     """The first docstring line, shown by ``harness list``, describes the method."""
     assert ATTRIBUTIONS.get(name).summary.endswith(".")

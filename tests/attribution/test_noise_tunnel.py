@@ -33,7 +33,7 @@ def test_without_noise_the_tunnel_equals_the_method() -> None:
     torch.testing.assert_close(found, plain)
 
 
-def test_mean_square_and_variance_belong_together() -> None:
+def test_variance_is_the_mean_square_minus_the_squared_mean() -> None:
     """On the same draws, the variance is the mean square minus the squared mean."""
     options = {"options": {"absolute": False}, "noise": 0.5, "samples": 7, "seed": 3}
     mean, square, variance = (

@@ -383,7 +383,7 @@ def test_verify_refuses_a_network_that_depends_on_its_batch() -> None:
         attribute("occlusion", model, example_image(1, 1, 9, 9), [0], window=3, stride=3, verify=3)
 
 
-def test_verify_refuses_an_effect_that_whole_passes_do_not_give(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_refuses_a_wrong_effect(monkeypatch: pytest.MonkeyPatch) -> None:
     """With ``verify``, a wrong effect is refused, and the message shows both values and the window."""
     right = Incremental.changes
     monkeypatch.setattr(Incremental, "changes", lambda *given: 1.01 * right(*given))
@@ -393,7 +393,7 @@ def test_verify_refuses_an_effect_that_whole_passes_do_not_give(monkeypatch: pyt
     assert issubclass(CellError, HarnessError)
 
 
-def test_a_hook_of_the_network_is_respected() -> None:
+def test_hooks_of_the_network_are_applied() -> None:
     """A user's hook that changes the output of a layer is part of the network."""
     build, shape = NETWORKS["cnn"]
     model, x = _drawn(build), _lesions(*shape)
@@ -446,7 +446,7 @@ def test_occlusion_refuses_edges_of_other_axes() -> None:
         attribute("occlusion", MODEL, X, [0], window=(3, 3, 3), stride=2)
 
 
-def test_windows_are_placed_as_captum_places_them() -> None:
+def test_windows_are_placed_as_in_captum() -> None:
     """Eleven voxels, window 5 and stride 3 start at 0, 3, 6; twelve voxels need a fourth window of three voxels."""
     assert Windows((11,), (5,), (3,)).counts == (3,)
     grid = Windows((12,), (5,), (3,))

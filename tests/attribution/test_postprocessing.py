@@ -35,7 +35,7 @@ def test_keeps_positive_is_declared_correctly(maps: Array, name: str) -> None:
     assert same == bool(entry.facts.get("keeps_positive"))
 
 
-def test_rectified_parts_add_up(maps: Array) -> None:
+def test_rectified_maps_sum_to_the_size(maps: Array) -> None:
     """The size is the positive part of a map plus that of its negative; the signed map is their difference."""
     up, down = rectified(maps, SPACING), rectified(-maps, SPACING)
     assert np.array_equal(up + down, rectified(maps, SPACING, keep="size"))

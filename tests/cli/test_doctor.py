@@ -73,14 +73,14 @@ def test_every_line_has_a_unique_name() -> None:
     ("distribution", "name"),
     [("ray", "Ray"), ("mlflow", "MLflow"), ("captum", "captum"), ("SimpleITK", "SimpleITK"), ("harness", "harness")],
 )
-def test_a_needed_package_that_is_absent_is_missing(versions: Fake, distribution: str, name: str) -> None:
+def test_a_missing_required_package_is_reported(versions: Fake, distribution: str, name: str) -> None:
     """A missing required package is reported with the command to install it."""
     versions(**{distribution: None})
     one = find(name)
     assert (one.state, "pip install -c constraints.txt" in one.remedy) == ("missing", True)
 
 
-def test_an_optional_package_that_is_absent_is_no_fault(versions: Fake) -> None:
+def test_a_missing_optional_package_is_not_a_fault(versions: Fake) -> None:
     """A missing optional package is not a fault, and the line explains how to install it."""
     versions(jupyterlab=None)
     one = find("optional: jupyterlab")
@@ -110,7 +110,7 @@ def test_only_a_mismatched_torchvision_is_warned_of(versions: Fake, vision: str 
     assert find("torchvision").state == state
 
 
-def test_a_torch_that_does_not_import_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torch_that_fails_to_import_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """A torch that fails to import is reported with its error, and the other checks continue."""
     monkeypatch.setitem(sys.modules, "torch", None)
     one = find("torch")
@@ -149,7 +149,7 @@ def test_little_disk_is_warned_of(disk: Fake, tmp_path: Path) -> None:
     assert find("disk", tmp_path) == Check("disk", f"4.9 GB free at {tmp_path}", "warn", "free some, or say out=DIR")
 
 
-def test_a_folder_that_cannot_be_written_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_folder_without_write_permission_is_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A folder without write permission is reported as a fault."""
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert find("disk", tmp_path).state == "missing"
@@ -162,7 +162,7 @@ def test_small_shared_memory_is_warned_of(disk: Fake, tmp_path: Path, size: floa
     assert [one.state for one in doctor._shared_memory(tmp_path)] == [state]
 
 
-def test_a_system_without_shared_memory_folder_has_no_line(tmp_path: Path) -> None:
+def test_shared_memory_is_optional(tmp_path: Path) -> None:
     """Without /dev/shm there is no line about shared memory."""
     assert list(doctor._shared_memory(tmp_path / "absent")) == []
 

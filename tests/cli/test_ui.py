@@ -102,7 +102,7 @@ def _wait_for(server: subprocess.Popen[str], path: Path, *, lines: int) -> None:
         time.sleep(0.1)
 
 
-def test_each_task_has_its_pages() -> None:
+def test_addresses_of_each_task() -> None:
     """Each task has an address of all its configurations and, if there are several, one that compares them."""
     alone = TaskPages("lsm", "#/other", "", 1)
     assert ui.address_lines([PAGES, alone], "http://host/") == [
@@ -130,7 +130,7 @@ def test_without_a_browser_the_user_opens_the_addresses(monkeypatch: pytest.Monk
     assert messages == ["No browser was found; open the addresses above yourself."]
 
 
-def test_a_port_that_is_taken_is_refused(tracked: tuple[Path, list[str]]) -> None:
+def test_a_port_in_use_is_refused(tracked: tuple[Path, list[str]]) -> None:
     """A port that is in use is refused."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

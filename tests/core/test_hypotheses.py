@@ -17,7 +17,7 @@ def test_an_order_needs_two_groups() -> None:
         Hypothesis("D1", "", "dice", (("a", "b"),), "sequences")
 
 
-def test_a_group_is_not_empty() -> None:
+def test_an_empty_group_is_refused() -> None:
     """An empty group is refused."""
     with pytest.raises(OutOfRange, match="none of them empty"):
         Hypothesis("D1", "", "dice", (("a",), ()), "sequences")

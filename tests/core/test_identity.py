@@ -320,7 +320,7 @@ def test_code_of_a_registry_is_in_no_digest() -> None:
     assert not [name for name in _reached("harness.models.unet:unet") if name.startswith("harness.core.registry")]
 
 
-def test_definition_that_does_not_exist_is_refused(write: Write) -> None:
+def test_unknown_definition_is_refused(write: Write) -> None:
     """A name that the module does not define is refused."""
     write("third_party.py", SOURCE)
     with pytest.raises(RegistrationError, match="third_party must define 'Leyer' at its top level"):
@@ -553,7 +553,7 @@ def test_module_without_a_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
         module_digest.__wrapped__("notebook")
 
 
-def test_script_has_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_of_main_is_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file of ``__main__`` is the script that is run."""
     script = tmp_path / "script.py"
     script.write_text("x = 1\n")
@@ -573,7 +573,7 @@ def test_order_of_sets_is_ignored() -> None:
     assert canonical({"c", "a", "b"}) == '["a","b","c"]'
 
 
-def test_identity_is_the_hash_of_the_text() -> None:
+def test_identity_is_the_hash_of_the_canonical_text() -> None:
     """The identity is the first 20 hexadecimal digits of the SHA-256 of the canonical text."""
     assert identify({"a": 1}) == hashlib.sha256(b'{"a":1}').hexdigest()[:20]
 

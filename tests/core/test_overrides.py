@@ -125,7 +125,7 @@ def test_values_out_of_range_are_refused(epvs: Task, key: str, value: Any, messa
         override(epvs, key, value)
 
 
-def test_path_is_absolute_once_it_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_path_is_made_absolute_when_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A path is absolute from the moment it is set, also after a description is restored."""
     monkeypatch.chdir(tmp_path)
     task = override(load_task("lsm"), "targets.scores.atlas", "regions.nii.gz")

@@ -29,7 +29,7 @@ def first() -> str:
     return "first"
 
 
-def test_decorator_returns_the_function_untouched(models: Registry) -> None:
+def test_decorator_returns_the_function_itself(models: Registry) -> None:
     """The decorator returns the function itself."""
     assert models.register("one")(first) is first
 

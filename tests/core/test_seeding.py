@@ -22,13 +22,13 @@ def test_seed_never_changes() -> None:
     assert seed_of(0, "model") == 6444945117264671644
 
 
-def test_same_names_repeat() -> None:
+def test_same_names_give_the_same_stream() -> None:
     """Two generators of one stream draw the same numbers."""
     assert np.array_equal(generator(1, "a").normal(size=5), generator(1, "a").normal(size=5))
 
 
 @pytest.mark.parametrize("other", [(2, "a", "b"), (1, "a"), (1, "ab"), (1, "b", "a"), (1, "a", "b", "c")])
-def test_other_names_are_other_streams(other: tuple) -> None:
+def test_other_names_give_other_streams(other: tuple) -> None:
     """Another seed, another name, another order or a joined name gives another stream."""
     assert seed_of(*other) != seed_of(1, "a", "b")
 

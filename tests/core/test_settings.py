@@ -79,6 +79,6 @@ def test_tilde_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings_from({"out": "~/runs"}).folder == Path("/home/user/runs")
 
 
-def test_no_data_is_no_folder() -> None:
+def test_no_data_gives_no_data_folder() -> None:
     """Without ``data``, there is no data folder."""
     assert RunSettings().data_folder is None

@@ -31,7 +31,7 @@ def test_axis_without_values_is_refused() -> None:
         list(grid({"noise": ()}))
 
 
-def test_axis_with_a_value_twice_is_refused() -> None:
+def test_axis_with_a_repeated_value_is_refused() -> None:
     """An axis with a repeated value is refused."""
     with pytest.raises(OutOfRange, match=r"must differ, got 'T2w' twice for sequences"):
         Axis("sequences", ("T2w", "FLAIR", "T2w"))

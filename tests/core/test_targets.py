@@ -42,7 +42,7 @@ def test_width_of_the_head(target: Target, width: int, of_sample: bool) -> None:
         ({"kind": "number", "loss_weight": float("inf")}, "must hold for target x, got inf"),
     ],
 )
-def test_impossible_targets_are_refused(options: dict[str, Any], message: str) -> None:
+def test_invalid_targets_are_refused(options: dict[str, Any], message: str) -> None:
     """Unknown kinds, missing or misplaced classes and weights that are not positive and finite are refused."""
     with pytest.raises(OutOfRange, match=message):
         Target("x", **options)

@@ -77,7 +77,7 @@ def test_shuffled_ratings_score_chance():
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_icc_without_information_is_nan(form):
+def test_icc_of_constant_ratings_is_nan(form):
     """The ICC of one subject, or of equal ratings, is NaN."""
     assert np.isnan(icc(np.array([[1.0, 2.0]]), form=form))
     assert np.isnan(icc(np.full((5, 2), 0.1), form=form))

@@ -61,7 +61,7 @@ def test_balanced_accuracy_agrees_with_sklearn(seed: int) -> None:
 
 @SEEDS
 @pytest.mark.parametrize("threshold", [0.5, 0.3])
-def test_mean_of_binary_accuracy_is_sklearns_accuracy(seed: int, threshold: float) -> None:
+def test_mean_of_binary_accuracy_agrees_with_sklearn(seed: int, threshold: float) -> None:
     """The mean of ``binary_accuracy`` is scikit-learn's accuracy; a probability at the threshold is positive."""
     columns = binary(seed)
     found = [
@@ -73,7 +73,7 @@ def test_mean_of_binary_accuracy_is_sklearns_accuracy(seed: int, threshold: floa
 
 
 @SEEDS
-def test_mean_of_brier_is_sklearns_brier_score(seed: int) -> None:
+def test_mean_of_brier_agrees_with_sklearn(seed: int) -> None:
     """The mean of ``brier`` is scikit-learn's Brier score."""
     columns = binary(seed)
     found = [
@@ -84,7 +84,7 @@ def test_mean_of_brier_is_sklearns_brier_score(seed: int) -> None:
 
 
 @SEEDS
-def test_mean_of_accuracy_is_sklearns_top_one(seed: int) -> None:
+def test_mean_of_accuracy_agrees_with_sklearn(seed: int) -> None:
     """The mean of ``accuracy`` is scikit-learn's top-1 accuracy."""
     truth, predicted = probabilities(seed)
     found = [
@@ -128,7 +128,7 @@ def test_balanced_accuracy_of_nothing_is_undefined(name: str) -> None:
     assert np.isnan(compute(name, columns={"target_class": np.zeros(0), "predicted_class": np.zeros(0)}))
 
 
-def test_a_class_that_is_only_predicted_is_not_counted() -> None:
+def test_a_class_without_samples_is_not_counted() -> None:
     """A class that never occurs and is only predicted does not count: recalls are 2/3 and 1."""
     columns = {"target_class": np.array([0.0, 0, 0, 1]), "predicted_class": np.array([0.0, 0, 2, 1])}
     assert compute("balanced_accuracy", columns=columns) == pytest.approx((2 / 3 + 1) / 2)

@@ -74,7 +74,7 @@ def test_zero_tolerance_is_the_same_voxel():
     assert sensitivity(truth, beyond, tolerance_mm=0) == 0
 
 
-def test_mask_rules_look_at_voxels_not_distances():
+def test_mask_rules_use_voxels_instead_of_distances():
     """The rules ``any_overlap`` and ``centre_in_mask`` use voxels, not the distance of centres."""
     truth, inside, touching = (np.zeros((30, 9, 9), dtype=bool) for _ in range(3))
     truth[2:28, 4, 4] = True
@@ -136,7 +136,7 @@ def test_size_bins_divide_the_lesions():
     assert math.isnan(sensitivity(truth, predicted, size_bin=(6, 9)))
 
 
-def test_size_bin_gives_a_tie_to_the_nearer_lesion():
+def test_size_bin_assigns_a_prediction_to_the_nearer_lesion():
     """A prediction between a small and a large lesion counts for the nearer one only."""
     truth, predicted = np.zeros((12, 5, 5), dtype=bool), np.zeros((12, 5, 5), dtype=bool)
     predicted[5, 2, 2] = True
@@ -240,7 +240,7 @@ def test_random_predictions_score_chance(match):
     assert np.mean(expected) > 0.01
 
 
-def test_chance_is_repeated_by_the_same_seed(points):
+def test_chance_is_reproducible(points):
     """The same generator state gives the same chance level."""
     truth = points((5, 5, 5), (9, 9, 9), (12, 3, 3))
     first, again = (chance_sensitivity(truth, truth, UNIT, np.random.default_rng(5)) for _ in range(2))

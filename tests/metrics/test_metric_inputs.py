@@ -44,7 +44,7 @@ def test_centre_voxel_holds_the_centroid():
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_layout_in_memory_does_not_matter(blobs, spacing_mm, order):
+def test_memory_layout_does_not_matter(blobs, spacing_mm, order):
     """A mask in Fortran order has the same lesions as in C order."""
     mask = blobs(1)
     one, other = find_lesions(mask, spacing_mm), find_lesions(np.array(mask, order=order), spacing_mm)
@@ -99,13 +99,13 @@ def test_every_metric_gets_the_same_stream():
     assert inputs.get("rng").random() == inputs.get("rng").random()
 
 
-def test_numbers_zero_and_one_make_a_mask():
+def test_integer_mask_is_converted_to_bool():
     """An integer mask of zeros and ones is converted to bool."""
     mask = np.eye(3, dtype=np.uint8)[..., None]
     assert MetricInputs(target=mask).target.dtype == bool
 
 
-def test_unknown_input_shows_the_near_name():
+def test_unknown_input_is_refused_with_suggestions():
     """An unknown metric input is refused with suggestions."""
     with pytest.raises(UnknownName, match=r"no metric input is named 'predictions'\. Near: prediction"):
         MetricInputs().get("predictions")

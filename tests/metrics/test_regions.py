@@ -31,7 +31,7 @@ def test_lesion_across_a_border_belongs_to_the_region_of_its_centre(halves, spac
     assert np.argwhere(second)[:, 0].tolist() == [8, 9, 10, 11, 12, 13]
 
 
-def test_regions_divide_the_lesions(blobs, halves, spacing_mm):
+def test_every_lesion_belongs_to_one_region(blobs, halves, spacing_mm):
     """Every lesion voxel belongs to exactly one region."""
     mask = blobs(0)
     lesions = find_lesions(mask, spacing_mm)

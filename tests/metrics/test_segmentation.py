@@ -118,7 +118,7 @@ def test_auc_refuses_an_unknown_value_of_inside(by_hand):
         compute("auc", prediction=prediction, target=target, inside="brian")
 
 
-def test_equal_volumes_elsewhere_are_similar():
+def test_volumetric_similarity_ignores_position():
     """Volumetric similarity does not depend on position: disjoint masks of equal size score 1 and Dice 0."""
     target = np.zeros((4, 4, 4), dtype=bool)
     target[0, 0, :2] = True

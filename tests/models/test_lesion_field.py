@@ -91,7 +91,7 @@ def test_a_score_may_have_several_regions() -> None:
     assert precision(model, 0, REGIONS[0] | REGIONS[1]) > 0.9
 
 
-def test_a_score_that_falls_with_the_load_has_a_negative_map() -> None:
+def test_a_decreasing_score_has_a_negative_map() -> None:
     """For a score that falls with the load, the map is negative and the prediction is mirrored."""
     lesions = cohort(80)
     up, down = fitted(lesions, loads(lesions)), fitted(lesions, 1 - loads(lesions))

@@ -61,7 +61,7 @@ def test_predictions_agree_with_scikit_learn(normalise: Any) -> None:
         np.testing.assert_allclose(predicted(model, others)[:, k], expected, atol=2e-4)
 
 
-def test_map_is_the_published_one() -> None:
+def test_map_agrees_with_the_definition() -> None:
     """The map is Σ aᵢ xᵢ over the support vectors in frequent voxels, scaled to a maximum of 10."""
     lesions, scores = cohort()
     frequent = (lesions.toarray() > 0).sum(0) >= 8
@@ -116,7 +116,7 @@ def test_tuning_is_reproducible() -> None:
         assert torch.equal(second.state_dict()[key], value)
 
 
-def test_support_vectors_are_kept_as_runs() -> None:
+def test_support_vectors_are_stored_as_runs() -> None:
     """Support vectors are stored as runs of equal values: two runs, two runs, one run and none."""
     lesions = np.zeros((4, *SHAPE), dtype=np.float32)
     lesions[0, 0, 0, :3] = 1

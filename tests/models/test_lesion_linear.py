@@ -130,7 +130,7 @@ def test_identical_voxels_share_their_weight_evenly() -> None:
 
 
 @pytest.mark.parametrize("l1_ratio", [1.0, 0.5])
-def test_the_largest_penalty_leaves_no_voxel(l1_ratio: float) -> None:
+def test_the_largest_penalty_gives_zero_weights(l1_ratio: float) -> None:
     """``alpha`` is relative to the smallest penalty for which all weights are zero."""
     lesions, scores = cohort()
     options = {"l1_ratio": l1_ratio, "minimum": 5}

@@ -232,7 +232,7 @@ def test_nothing_significant_predicts_the_mean() -> None:
 
 
 @pytest.mark.parametrize("name", TESTS)
-def test_perfect_separation_is_the_highest_of_the_map(name: str) -> None:
+def test_perfect_separation_has_the_highest_value(name: str) -> None:
     """An infinite statistic becomes the highest finite value of the map and is significant."""
     lesions, _ = cohort(30)
     scores = lesions.toarray()[:, :1].astype(float)
@@ -243,7 +243,7 @@ def test_perfect_separation_is_the_highest_of_the_map(name: str) -> None:
     assert flat(model.significant)[0, 0]
 
 
-def test_no_voxel_with_spared_patients_is_refused() -> None:
+def test_cohort_without_spared_patients_is_refused() -> None:
     """A cohort in which no voxel is spared in two patients is refused."""
     lesions = scipy.sparse.csr_array(np.ones((5, VOXELS), dtype=np.float32))
     with pytest.raises(OutOfRange, match="at least two training patients must have no lesion"):

@@ -286,7 +286,7 @@ def test_new_pooled_metric_is_computed_alone(made: MakeStore, toy_task: Task, mo
     assert pooled["bias"].value == pytest.approx(0.0)
 
 
-def test_nothing_done_is_an_empty_row(made: MakeStore) -> None:
+def test_row_without_any_cell(made: MakeStore) -> None:
     """Without any cell, the row has no values and states how many cells are missing."""
     pooled = made(["a", "b"]).pool()
     row = pooled.prediction
@@ -315,7 +315,7 @@ def test_failed_cell_shows_its_error(made: MakeStore) -> None:
     assert row.flags == ("failed: 1 of 6 cells, ValueError: no such width (unet.py:3)",)
 
 
-def test_failed_explanation_shows_its_error_in_its_own_row_alone(made: MakeStore) -> None:
+def test_failed_explanation_affects_only_its_own_row(made: MakeStore) -> None:
     """A failed explanation does not affect predictions and other attributions."""
     one = made(["a"])
     one.put("a", counts(1, 1))
@@ -395,7 +395,7 @@ def one_each(count: int) -> dict[str, str]:
     return {str(number): f"subject-{number}" for number in range(count)}
 
 
-def test_many_subjects_have_the_interval_of_the_jackknife() -> None:
+def test_many_subjects_have_a_jackknife_interval() -> None:
     """With many subjects, the jackknife interval agrees with the bootstrap; a p-value has no interval."""
     rng = np.random.default_rng(0)
     target = rng.normal(size=200)
@@ -430,7 +430,7 @@ class TestSamplesOfSubjects:
         sampled = _sampled([table], {"target_label", "predicted_probability"}, subjects)
         return _pooled_score(partial(classification.auroc), sampled, "auroc")
 
-    def test_visits_with_different_labels_keep_them(self) -> None:
+    def test_visits_keep_their_own_labels(self) -> None:
         """The area is scikit-learn's over samples, also if visits of a subject have different labels."""
         found = self.auroc(self.table, self.visits(16))
         assert found.value == pytest.approx(roc_auc_score(self.LABELS, self.CHANCES))
@@ -663,7 +663,7 @@ class TestSeveralTargets:
         assert by_name["r2" + VALIDATION].chance == 0.0
         assert all(not one.name.endswith(VALIDATION) for one in metric_facts(study, ("probe",), fixed_test=True))
 
-    def test_pooled_again_is_read_from_the_store(self, four: ManualStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_pooled_values_are_read_from_the_store(self, four: ManualStore, monkeypatch: pytest.MonkeyPatch) -> None:
         """Pooled values read from the store equal those computed, including missing values."""
         before = four.pool()
         monkeypatch.setattr("harness.pipeline.aggregate.pooled_value", lambda *given, **named: 1 / 0)

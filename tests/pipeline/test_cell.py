@@ -132,7 +132,7 @@ def test_parents_come_before_their_children(studied: Any, study: Task, crowd: Co
         ("sequences", "FLAIR"),
     ],
 )
-def test_what_determines_a_training_changes_everything(
+def test_options_of_a_training_change_all_cells(
     cells: Callable[..., Named], toy_task: Task, key: str, value: Any
 ) -> None:
     """Changing recipe, model or adapter changes all cells."""
@@ -147,14 +147,14 @@ def test_what_determines_a_training_changes_everything(
         {"split": Split(("sub-02", "sub-01"), ("sub-03",), ("sub-04",))},
     ],
 )
-def test_seed_and_members_of_the_fold_change_everything(
+def test_seed_and_samples_of_the_fold_change_all_cells(
     cells: Callable[..., Named], toy_task: Task, change: Any
 ) -> None:
     """Changing the seed, or the samples of the fold or their order, changes all cells."""
     assert changed(cells(toy_task), cells(toy_task, **change)) == ALL
 
 
-def test_other_tested_samples_leave_the_training(cells: Callable[..., Named], toy_task: Task) -> None:
+def test_test_samples_do_not_change_the_training(cells: Callable[..., Named], toy_task: Task) -> None:
     """The identity of a training does not depend on the test samples."""
     other = cells(toy_task, split=Split(SPLIT.train, SPLIT.validation, ()))
     assert changed(cells(toy_task), other) == ALL - {("train", "")}
@@ -182,7 +182,7 @@ def test_samples_outside_the_fold_change_nothing(
         (0, "masks", "brain", set()),
     ],
 )
-def test_images_and_masks_are_in_the_identities_of_the_cells_that_read_them(
+def test_images_and_masks_change_the_cells_that_read_them(
     cells: Callable[..., Named],
     toy_task: Task,
     toy_cohort: Cohort,
@@ -200,7 +200,7 @@ def test_images_and_masks_are_in_the_identities_of_the_cells_that_read_them(
     assert found == {key for key in ALL if key[0] in stages}
 
 
-def test_version_of_the_task_changes_everything(cells: Callable[..., Named], toy_task: Task) -> None:
+def test_version_of_the_task_changes_all_cells(cells: Callable[..., Named], toy_task: Task) -> None:
     """Another version of the task changes all cells."""
     assert changed(cells(toy_task), cells(dataclasses.replace(toy_task, version=2))) == ALL
 
@@ -272,7 +272,7 @@ def test_presentation_changes_no_identity(cells: Callable[..., Named], toy_task:
     assert changed(cells(toy_task), found) == set()
 
 
-def test_label_of_an_attribution_changes_nothing(cells: Callable[..., Named], toy_task: Task) -> None:
+def test_label_of_an_attribution_changes_no_identity(cells: Callable[..., Named], toy_task: Task) -> None:
     """The label of an attribution is not part of its identity."""
     other = cells(override(toy_task, "attributions.chance", "random"))
     for stage in ("explain", "score"):
@@ -328,7 +328,7 @@ def test_digest_of_explanations_is_that_of_their_method(toy_task: Task) -> None:
     assert digest("explain", toy_task, "random") != digest("explain", toy_task, "gradients")
 
 
-def test_values_have_no_body(cells: Callable[..., Named], toy_task: Task) -> None:
+def test_score_cells_have_no_body(cells: Callable[..., Named], toy_task: Task) -> None:
     """Score cells have no body, so that values of older code are computed again."""
     assert {key[0] for key, cell in cells(toy_task).items() if not cell.body} == {"score"}
 
@@ -449,7 +449,7 @@ class TestSeveralTargets:
             ("covariates", "hair", set()),
         ],
     )
-    def test_values_of_a_sample_are_in_the_identities_of_the_cells_that_read_them(
+    def test_values_of_a_sample_change_the_cells_that_read_them(
         self,
         named: Callable[..., Named],
         crowd: Cohort,

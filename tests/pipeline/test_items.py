@@ -71,9 +71,7 @@ class TestSlices:
         """A spec with two input channels and a mask target."""
         return SLICES.spec(toy_cohort)
 
-    def test_items_are_all_slices_padded_to_one_shape(
-        self, opened: Opened, toy_cohort: Cohort, spec: NetworkSpec
-    ) -> None:
+    def test_items_are_all_padded_slices(self, opened: Opened, toy_cohort: Cohort, spec: NetworkSpec) -> None:
         """Items are all slices of all samples, padded with zeros at the end of each axis."""
         with opened(SLICES, toy_cohort, spec, held=True) as items:
             assert len(items) == 6 + 6 + 5 + 6 and items.shapes == ((2, 16, 16),)
@@ -114,7 +112,7 @@ class TestSlices:
             raise ZeroDivisionError
         assert list(temporary.iterdir()) == []
 
-    def test_held_items_need_no_file(
+    def test_items_in_memory_need_no_file(
         self, opened: Opened, toy_cohort: Cohort, spec: NetworkSpec, temporary: Path
     ) -> None:
         """Items that fit into memory are not written to files."""

@@ -60,7 +60,7 @@ class TestRanking:
         assert build(rows, [DISTANCE], "distance")["sequences"].to_pylist() == ["close", "far"]
 
     @pytest.mark.parametrize("flag", ["collapsed in 2 of 6 folds", "failed: out of memory", "incomplete: 5 of 6 cells"])
-    def test_broken_rows_never_rank(self, rows: list[Row], flag: str) -> None:
+    def test_broken_rows_are_not_ranked(self, rows: list[Row], flag: str) -> None:
         """A row with a failure flag keeps its value, shows the flag and has no rank."""
         table = build([*rows, _row("broken", [0.99] * 6, flags=(flag,))], [DICE], "dice")
         last = table.to_pylist()[-1]
@@ -68,7 +68,7 @@ class TestRanking:
         assert last["dice"] == pytest.approx(0.99)
 
     @pytest.mark.parametrize("changes", [{"flags": ("collapsed in 1 of 6 folds",)}, {"complete": False}])
-    def test_broken_rows_enter_no_comparison(self, rows: list[Row], changes: dict[str, Any]) -> None:
+    def test_broken_rows_are_not_compared(self, rows: list[Row], changes: dict[str, Any]) -> None:
         """A row without a rank does not change the comparisons of the others."""
         names = ["rank", "difference", "difference_low", "p_holm"]
         alone = build(rows, [DICE], "dice").select(names).to_pylist()
@@ -80,12 +80,12 @@ class TestRanking:
         """An incomplete row without flags has the status "incomplete"."""
         assert _column([*rows, _row("broken", GOOD, complete=False)], "status")[-1] == "incomplete"
 
-    def test_other_flags_are_notes(self) -> None:
+    def test_other_flags_do_not_prevent_a_rank(self) -> None:
         """A flag that is not a failure is shown beside the rank."""
         table = build([_row("old", GOOD, flags=("made with other code",))], [DICE], "dice")
         assert (table["rank"][0].as_py(), table["flags"][0].as_py()) == (1, "made with other code")
 
-    def test_three_subjects_never_rank(self) -> None:
+    def test_three_subjects_are_not_ranked(self) -> None:
         """Rows of three subjects are not ranked, however large the difference."""
         table = build([_row("a", [0.9, 0.91, 0.92]), _row("b", [0.1, 0.11, 0.12])], [DICE], "dice")
         assert table["rank"].to_pylist() == [None, None]
@@ -100,7 +100,7 @@ class TestRanking:
         reference = stats.ttest_rel(second, first).confidence_interval()
         assert (line["difference_low"], line["difference_high"]) == pytest.approx(tuple(reference))
 
-    def test_six_undefined_subjects_do_not_count(self) -> None:
+    def test_subjects_without_any_value_do_not_count(self) -> None:
         """A subject without a value in any row does not count."""
         rows = [_row("a", [*GOOD[:5], math.nan]), _row("b", [*POOR[:5], math.nan])]
         assert _column(rows, "status") == ["undecided: 5 subjects"] * 2
@@ -112,7 +112,7 @@ class TestRanking:
         assert (last["sequences"], last["rank"]) == ("picky", None)
         assert last["status"] == "no dice for sub-6, where others have one"
 
-    def test_profiles_never_share_a_ranking(self, rows: list[Row]) -> None:
+    def test_profiles_are_ranked_separately(self, rows: list[Row]) -> None:
         """Rows of different profiles are ranked separately."""
         paper = [_row("paper", POOR, facts={"profile": "paper"})]
         table = build([*rows, *paper], [DICE], "dice")
@@ -120,7 +120,7 @@ class TestRanking:
             ("paper", 1), ("quick", 1), ("quick", 2), ("quick", 3),
         ]  # fmt: skip
 
-    def test_ties_share_the_lower_rank(self) -> None:
+    def test_ties_share_a_rank(self) -> None:
         """Rows with equal means share a rank, and the next rank is skipped."""
         rows = [_row("b", GOOD), _row("a", list(reversed(GOOD))), _row("c", POOR)]
         assert list(zip(_column(rows, "sequences"), _column(rows, "rank"), strict=True)) == [
@@ -164,7 +164,7 @@ class TestProblems:
         rows = [row for noise in (10.0, 2.0, None) for row in _at(noise, a=GOOD)]
         assert _column(rows, "noise", strata=("noise",)) == [None, 2.0, 10.0]
 
-    def test_whole_numbers_are_the_same_problem(self) -> None:
+    def test_integer_and_float_noise_are_the_same_problem(self) -> None:
         """Noise levels 0 and 0.0 are the same problem."""
         rows = [*_at(0, a=GOOD), *_at(0.0, b=NEAR), *_at(0.5, c=POOR)]
         assert _column(rows, "rank", strata=strata_of(rows, _defines_problem)) == [1, 2, 1]

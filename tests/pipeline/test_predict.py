@@ -68,9 +68,7 @@ def test_mode_is_restored_after_an_exception(toy_cohort: Cohort) -> None:
     assert member.network.training
 
 
-def test_each_target_keeps_what_its_kind_has(
-    member: Callable[[int], Member], crowd: Cohort, crowd_spec: NetworkSpec
-) -> None:
+def test_values_of_each_kind_of_target(member: Callable[[int], Member], crowd: Cohort, crowd_spec: NetworkSpec) -> None:
     """Each kind of target has its values, computed from the network's output."""
     one, sample = member(0), crowd.samples[0]
     found = predict([one], crowd_spec, sample, batch_size=4)

@@ -79,7 +79,7 @@ def _with_status(tables: Tables, status: str, *, of: str = "") -> Tables:
 class TestFigures:
     """Figures of a report."""
 
-    def test_all_that_the_task_allows(self, drawn: list[Figure]) -> None:
+    def test_figures_of_the_epvs_task(self, drawn: list[Figure]) -> None:
         """The ePVS report has these figures in order, and example figures name their subject."""
         titles = [re.sub(r"T2w\+FLAIR|T2w|FLAIR", "X", re.sub(r"sub-\d+", "sub", figure.title)) for figure in drawn]
         assert titles == [
@@ -213,7 +213,7 @@ class TestFigures:
 class TestTables:
     """Tables about hypotheses and published values."""
 
-    def test_three_subjects_decide_nothing(self, undecided: tuple[Plan, Tables]) -> None:
+    def test_three_subjects_are_undecided(self, undecided: tuple[Plan, Tables]) -> None:
         """With three subjects, every hypothesis is undecided because of the number of subjects."""
         found = findings(*undecided)
         assert {finding.hypothesis.id for _, finding in found} >= {"D1", "D4", "D11", "D13"}

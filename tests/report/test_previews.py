@@ -109,7 +109,7 @@ class TestPreview:
         upper, lower = np.array_split(coloured(two, RED), 2)
         assert upper.any() and not lower.any()
 
-    def test_equal_input_is_equal_bytes_in_another_process(self) -> None:
+    def test_preview_is_the_same_in_another_process(self) -> None:
         """Equal input gives equal bytes in another process."""
         script = (
             "import sys, numpy as np; from harness.report.previews import draw_map;"

@@ -189,7 +189,7 @@ class TestReport:
         assert [span["class"] for span in page.tags("span") if "mark" in str(span["class"])] == ["mark good"]
         assert "all of it id n D1 7" in page.text
 
-    def test_metrics_that_are_not_shown_are_folded_away(self, tmp_path: Path) -> None:
+    def test_metrics_that_are_not_shown_are_folded(self, tmp_path: Path) -> None:
         """Metrics that are not shown by default are in a folded table."""
         values = {name: {f"s{i}": {0: 0.5 + 0.01 * i} for i in range(6)} for name in ("auc", "dice", "bias", "count")}
         board = build([Row("c", {"m": "a"}, values=values)], [MetricFacts(name) for name in values], "dice")

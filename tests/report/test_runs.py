@@ -190,7 +190,7 @@ def test_damaged_store_raises(run: tuple[Plan, Tables], tmp_path: Path) -> None:
         pooled_files(plan, run[1], plan.configurations[0].id, tmp_path)
 
 
-def test_one_picture_for_each_attribution(
+def test_one_image_per_attribution(
     run: tuple[Plan, Tables],
     recorded_plots: dict[str, tuple[Any, Any]],
     tmp_path: Path,

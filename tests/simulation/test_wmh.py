@@ -170,7 +170,7 @@ def test_brain_is_the_same_in_millimetres_on_every_grid() -> None:
     assert sizes[0] == pytest.approx(sizes[1], rel=0.01)
 
 
-def test_field_of_view_without_room_is_refused() -> None:
+def test_field_of_view_with_too_little_white_matter_is_refused() -> None:
     """A field of view with too little white matter is refused, and the message gives its volume."""
     with pytest.raises(OutOfRange, match=r"must fit into the template's white matter, got 8 ml for subject 2 and 0 ml"):
         wmh_phantom(0, 2, shape=(8, 8, 8), spacing_mm=1.0, spread=0)

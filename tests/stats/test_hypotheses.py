@@ -104,7 +104,7 @@ class TestBetter:
         found = _judge(_order(("a",), ("b",)), a=[9.0, 9.1, 9.2, 9.3, 9.1], b=BASE[:5])
         assert (found.outcome, found.reason) == ("undecided", "a and b share 5 subjects, fewer than 6")
 
-    def test_only_subjects_that_both_have(self) -> None:
+    def test_only_common_subjects_are_compared(self) -> None:
         """A subject without a value on one side is left out of the pair."""
         found = _judge(_order(("a",), ("b",)), a=[*UP[:5], np.nan], b=BASE)
         assert found.pairs[0].difference.n == 5
@@ -130,7 +130,7 @@ class TestPresence:
         assert (found.outcome, found.absent) == ("undecided", ("x",))
         assert found.reason == "1 of 1 supported; without x"
 
-    def test_a_missing_pair_does_not_hide_a_contradiction(self) -> None:
+    def test_a_contradiction_counts_despite_a_missing_pair(self) -> None:
         """With a missing pair, a contradiction still counts."""
         assert _judge(_order(("b", "x"), ("a",)), a=UP, b=BASE).outcome == "not supported"
 
@@ -241,7 +241,7 @@ class TestPooled:
         found = contrast("a", "b", 0.95)
         assert found == pytest.approx((expected.value, expected.low, expected.high, 12), abs=1e-9)
 
-    def test_equal_sides_differ_by_nothing(self) -> None:
+    def test_difference_of_a_configuration_with_itself_is_zero(self) -> None:
         """The difference of a configuration with itself is 0 without an interval."""
         columns = self._columns(np.random.default_rng(0), 1.0)
         contrast = pooled_contrast(

@@ -33,7 +33,7 @@ class TestJackknife:
 
     VALUES = np.array([0.71, 0.80, 0.64, 0.77, 0.69, 0.95])
 
-    def test_of_a_mean_are_the_values(self) -> None:
+    def test_pseudo_values_of_a_mean_are_the_values(self) -> None:
         """Pseudo-values of a mean are the values, and the interval is that of the t test."""
         found = pseudo_values(lambda kept: float(self.VALUES[kept].mean()), 6)
         assert found == pytest.approx(self.VALUES)
@@ -41,7 +41,7 @@ class TestJackknife:
         reference = mean_interval(self.VALUES)
         assert (low, high, se) == pytest.approx((reference.low, reference.high, reference.se))
 
-    def test_their_mean_is_the_statistic_however_biased_that_is(self) -> None:
+    def test_mean_of_pseudo_values_is_the_statistic(self) -> None:
         """The mean of the pseudo-values is the statistic, also for the biased variance over n."""
 
         def variance(kept: np.ndarray) -> float:
@@ -52,7 +52,7 @@ class TestJackknife:
         without = np.array([variance(np.delete(np.arange(6), one)) for one in range(6)])
         assert found.std(ddof=1) == pytest.approx(5 * without.std(ddof=1))
 
-    def test_of_one_unit_there_are_none(self) -> None:
+    def test_one_unit_has_no_pseudo_values(self) -> None:
         """With one unit there are no pseudo-values and no interval."""
         assert pseudo_values(lambda kept: 1.0, 1).size == 0
         assert math.isnan(jackknife_interval([], 1.0).low)
@@ -76,7 +76,7 @@ class TestMeanInterval:
         assert (mean, low, high) == pytest.approx((2.0, -0.484138, 4.484138), abs=1e-6)
         assert se == pytest.approx(1 / math.sqrt(3))
 
-    def test_skips_what_is_undefined(self) -> None:
+    def test_skips_nan(self) -> None:
         """NaN values are left out."""
         assert mean_interval([1.0, math.nan, 2.0, 3.0]) == mean_interval([1.0, 2.0, 3.0])
 
@@ -125,7 +125,7 @@ class TestBootstrap:
         )  # type: ignore[arg-type]
         assert (found.low, found.high) == pytest.approx((reference.low, reference.high))
 
-    def test_refused_below_six(self) -> None:
+    def test_no_interval_below_six_subjects(self) -> None:
         """Five subjects have a value without an interval, and the reason is given."""
         found = bootstrap_interval(np.mean, [np.arange(5.0)], rng=np.random.default_rng(0))
         assert found.value == 2.0
@@ -235,11 +235,11 @@ class TestPairedDifferences:
         assert paired_differences(self.values, best=1).indistinguishable.tolist() == [True, True, False]
 
     @pytest.mark.parametrize(("higher", "best"), [(True, 1), (False, 2)])
-    def test_finds_the_best(self, higher: bool, best: int) -> None:
+    def test_best_mean_is_the_default_reference(self, higher: bool, best: int) -> None:
         """Without a reference, the configuration with the best mean is the best."""
         assert paired_differences(self.values, higher_is_better=higher).best == best
 
-    def test_picking_the_winner_keeps_the_level(self) -> None:
+    def test_choosing_the_best_keeps_the_level(self) -> None:
         """Of eight equal configurations, one differs from the best in at most 5 % of cohorts (± 3 SE)."""
         rng = np.random.default_rng(11)
         wrong = [not paired_differences(rng.normal(size=(8, 6))).indistinguishable.all() for _ in range(150)]
@@ -261,7 +261,7 @@ class TestPairedDifferences:
         assert np.isnan(found.p).all()
         assert found.indistinguishable.all()
 
-    def test_rounding_is_no_difference(self) -> None:
+    def test_rounding_is_not_a_difference(self) -> None:
         """Values that differ only by rounding are equal."""
         first = np.full((1, 6), 0.1 + 0.2)
         found = paired_differences(np.vstack([first, np.full((1, 6), 0.3)]), best=0)

@@ -147,7 +147,7 @@ def test_artifact_that_is_not_listed(store: Store, made: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "sub/../../secret", "..", ""])
-def test_record_cannot_name_a_file_outside_its_folder(store: Store, made: Any, name: str) -> None:
+def test_record_with_a_path_outside_its_folder_is_refused(store: Store, made: Any, name: str) -> None:
     """A record with an artifact path outside its folder is refused, on commit and on read."""
     folder = made()
     record = json.loads((folder / RECORD).read_text())
@@ -174,7 +174,7 @@ def test_link_out_of_the_folder_is_refused(store: Store, made: Any, tmp_path: Pa
 @pytest.mark.parametrize(
     ("field", "value"), [("identity", "../../x"), ("stage", "../x"), ("stage", "other"), ("group", "../x")]
 )
-def test_record_cannot_name_a_place_outside_the_store(store: Store, made: Any, field: str, value: str) -> None:
+def test_record_with_a_path_outside_the_store_is_refused(store: Store, made: Any, field: str, value: str) -> None:
     """A record whose identity, stage or group is not a plain folder name is refused."""
     folder = made()
     record = {**json.loads((folder / RECORD).read_text()), field: value}

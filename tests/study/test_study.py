@@ -90,7 +90,7 @@ def test_fixed_test_set_is_predicted_by_all_folds_averaged(finished: Path) -> No
     assert row["auroc"] and row["auroc_validation"]
 
 
-def test_both_samples_of_a_subject_are_on_one_side(finished: Path) -> None:
+def test_both_samples_of_a_subject_are_in_the_same_set(finished: Path) -> None:
     """Both samples of a subject are in the same set of a split."""
     for record in records(finished, "train"):
         folder = finished / "harness-runs" / "store" / "train" / str(record["identity"])

@@ -23,7 +23,7 @@ def name_of(*overrides: str) -> str:
         (("task=lsm", "seed=0", "profile=quick", "out=elsewhere", "ray=off", "workers=2", "report=false"), "multi"),
     ],
 )
-def test_an_experiment_alone_is_its_own_name(overrides: tuple[str, ...], name: str) -> None:
+def test_name_of_an_experiment_without_overrides(overrides: tuple[str, ...], name: str) -> None:
     """The name of an experiment without overrides is that of the experiment, whatever the run settings."""
     assert name_of(*overrides) == name
 

@@ -155,7 +155,7 @@ def test_missing_explanations_are_separate_jobs(planned: Callable[..., Plan], fi
     }
 
 
-def test_recalled_table_is_the_same_to_the_byte(planned: Callable[..., Plan], finished: Path, tmp_path: Path) -> None:
+def test_recalled_table_is_identical(planned: Callable[..., Plan], finished: Path, tmp_path: Path) -> None:
     """The leaderboard recalled from the store is identical to that of the run."""
     plan = planned(finished)
     run(plan)  # stores the overrides of this copy
@@ -186,7 +186,7 @@ def test_command_of_a_row_gives_that_row(planned: Callable[..., Plan], finished:
         assert [cell.identity for cell in again.cells] == own
 
 
-def test_collapsed_cells_never_rank(planned: Callable[..., Plan], tmp_path: Path) -> None:
+def test_collapsed_configurations_are_not_ranked(planned: Callable[..., Plan], tmp_path: Path) -> None:
     """A network that predicts only background is flagged and not ranked, and so are its explanations."""
     plan = planned(tmp_path, model__output_bias=-30.0, recipe__lr=1e-6)
     run(plan)
@@ -215,7 +215,7 @@ def test_images_are_cached_once(planned: Callable[..., Plan], tmp_path: Path) ->
     assert arrays and after == arrays
 
 
-def test_excluded_subject_is_another_cohort(planned: Callable[..., Plan], tmp_path: Path) -> None:
+def test_excluding_a_subject_changes_the_cohort(planned: Callable[..., Plan], tmp_path: Path) -> None:
     """Excluding a subject changes the cohort and the configuration."""
     three, four = planned(tmp_path), planned(tmp_path, exclude=None)
     assert (len(three.cohort.subjects), len(four.cohort.subjects)) == (3, 4)
@@ -330,7 +330,7 @@ def test_generated_cohort_is_reproducible(epvs: Any, phantom_root: Path, tmp_pat
     assert all((tmp_path / "again" / name).read_bytes() == (phantom_root / name).read_bytes() for name in files)
 
 
-def test_plan_is_written_for_the_recall(planned: Callable[..., Plan], finished: Path) -> None:
+def test_plan_is_stored(planned: Callable[..., Plan], finished: Path) -> None:
     """The plan of a run and its configurations are stored."""
     plan = planned(finished)
     saved = json.loads((plan.store.root / "plans" / "epvs" / f"{plan.request.name}.json").read_text())

@@ -126,7 +126,7 @@ def test_seeds_and_folds() -> None:
     assert (request.seeds, request.folds) == ((3,), (0, 2))
 
 
-def test_settings_stay_out_of_the_task() -> None:
+def test_settings_are_not_part_of_the_task() -> None:
     """Run settings are not part of the task."""
     request = request_of("workers=2", "out=/tmp/x", "exclude=sub-01,sub-02")
     assert (request.settings.workers, request.settings.exclude) == (2, ("sub-01", "sub-02"))

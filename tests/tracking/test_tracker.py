@@ -218,7 +218,7 @@ class TestTrainings:
         assert run.data.tags["harness.machine"] == "x86" and "harness.gpu" not in run.data.tags
         assert (run.info.run_name, run.info.status) == ("T2w unet fold 0 seed 1", "FINISHED")
 
-    def test_an_ensemble_of_folds_is_a_training_of_its_own(self, settings: RunSettings, client: MlflowClient) -> None:
+    def test_an_ensemble_has_a_separate_run(self, settings: RunSettings, client: MlflowClient) -> None:
         """An ensemble of folds has a separate run, named "ensemble"."""
         with tracking(settings) as tracker:
             tracker.cell(dataclasses.replace(SCORE, fold=-1), {"ap": 0.5}, {})
@@ -268,7 +268,7 @@ class TestTrainings:
         assert {"by epoch/loss", "saliency/ap"} <= set(run.data.metrics)
 
     @pytest.mark.parametrize("again", ["the same tracker", "another tracker"])
-    def test_a_failed_cell_that_is_done_later(self, settings: RunSettings, client: MlflowClient, again: str) -> None:
+    def test_a_failed_cell_that_succeeds_later(self, settings: RunSettings, client: MlflowClient, again: str) -> None:
         """A run with a failed cell is FAILED, and FINISHED once the cell succeeds."""
         with tracking(settings, pool=False) as tracker:
             tracker.cell(FAILED, {}, {})
@@ -302,7 +302,7 @@ class TestTrainings:
             "harness.error.explain lime": "E: no"
         }
 
-    def test_a_network_that_was_trained_again_has_one_curve(self, settings: RunSettings, client: MlflowClient) -> None:
+    def test_a_repeated_training_has_one_curve(self, settings: RunSettings, client: MlflowClient) -> None:
         """A training of other code replaces the run of the older one."""
         with tracking(settings) as tracker:
             tracker.cell(TRAIN, {}, {"loss": [3.0, 2.0]})
@@ -313,7 +313,7 @@ class TestTrainings:
         points = client.get_metric_history(run.info.run_id, "by epoch/loss")
         assert [point.value for point in points] == [9.0, 8.0] and "saliency/ap" not in run.data.metrics
 
-    def test_cells_that_come_together_are_one_request(
+    def test_waiting_cells_are_written_in_one_request(
         self, settings: RunSettings, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Ten waiting cells of two trainings are written in two requests."""
@@ -355,9 +355,7 @@ class TestTrainings:
 class TestTwoDrivers:
     """Two processes with one output folder."""
 
-    def test_a_run_that_the_other_created_meanwhile_is_continued(
-        self, settings: RunSettings, client: MlflowClient
-    ) -> None:
+    def test_a_run_created_by_the_other_process_is_continued(self, settings: RunSettings, client: MlflowClient) -> None:
         """A run that the other process created is continued."""
         with tracking(settings, pool=False) as one, tracking(settings) as other:
             for tracker in (one, other):
@@ -408,7 +406,9 @@ class TestPooled:
             tracker.pooled(CONFIGURATION.id, {}, done=True, digest="two")
         assert "harness.not_drawn" not in runs_of(client)[CONFIGURATION.id].data.tags
 
-    def test_the_same_is_not_written_twice(self, settings: RunSettings, client: MlflowClient, tmp_path: Path) -> None:
+    def test_unchanged_values_are_not_written_again(
+        self, settings: RunSettings, client: MlflowClient, tmp_path: Path
+    ) -> None:
         """Pooled values with the same digest are not written again, also by another tracker."""
         with tracking(settings, pool=False) as tracker:
             tracker.pooled(CONFIGURATION.id, {"dice": 0.5}, done=True, digest="one")
@@ -462,9 +462,7 @@ class TestAnonymous:
         assert "the map of [subject] holds inf; also [subject] (and [subject]) in /data/[subject]/anat" in found
         assert "all but [subject]" in found
 
-    def test_a_number_that_is_an_option_stays(
-        self, settings: RunSettings, tmp_path: Path, client: MlflowClient
-    ) -> None:
+    def test_values_of_options_are_kept(self, settings: RunSettings, tmp_path: Path, client: MlflowClient) -> None:
         """The value of an option is kept, even if a subject has the same name."""
         self.written(dataclasses.replace(settings, anonymous=True), tmp_path)
         assert runs_of(client)[CONFIGURATION.id].data.params["width"] == "1007"
@@ -536,12 +534,12 @@ class TestTrouble:
 class TestLocation:
     """Where runs and artifacts are stored."""
 
-    def test_automatic_place_is_the_output_folder(self, tmp_path: Path) -> None:
+    def test_default_location_is_the_output_folder(self, tmp_path: Path) -> None:
         """By default, the database is in the output folder."""
         assert tracking_uri(RunSettings(out=str(tmp_path))) == f"sqlite:///{tmp_path / 'mlflow.db'}"
         assert tracking_uri(RunSettings(mlflow="http://host:5000")) == "http://host:5000"
 
-    def test_name_of_the_folder_may_hold_anything(self, empty_database: Path, tmp_path: Path) -> None:
+    def test_name_of_the_folder_may_contain_any_character(self, empty_database: Path, tmp_path: Path) -> None:
         """Runs and artifacts are in the output folder, whatever characters its name contains."""
         folder = tmp_path / "50% of #1 = why?" / "a%20b"
         folder.mkdir(parents=True)
@@ -576,7 +574,7 @@ class TestLocation:
         assert list(elsewhere.iterdir()) == []
 
 
-def test_what_a_search_chose_is_a_tag_of_the_configuration(settings: RunSettings, client: MlflowClient) -> None:
+def test_result_of_a_search_is_a_tag(settings: RunSettings, client: MlflowClient) -> None:
     """The result of a search is a tag of the configuration."""
     with tracking(settings, pool=False, subjects={"sub-07"}) as tracker:
         tracker.describe(CONFIGURATION.id, "", tags={"chosen.fold 0 seed 0": "recipe.lr=0.01"})

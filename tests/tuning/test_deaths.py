@@ -43,7 +43,7 @@ def recorded(job: Job, store: Store) -> list[CellRecord]:
     return records
 
 
-def test_first_cell_that_is_not_done_has_failed(planned: Plan) -> None:
+def test_failure_is_recorded_for_the_first_missing_cell(planned: Plan) -> None:
     """The failure is recorded for the first cell in order that is not done."""
     job = job_without(planned, ("explain", "random"), ("score", "random"))
     (record,) = recorded(job, planned.store)

@@ -191,7 +191,7 @@ def test_inner_validation_subjects_are_not_trained_on(
     assert not set(search.train) & set(search.validation)
 
 
-def test_judge_reports_the_best_epoch_so_far(guarded: tuple[Cohort, set[str]], ask: Ask) -> None:
+def test_best_value_so_far_is_reported(guarded: tuple[Cohort, set[str]], ask: Ask) -> None:
     """The reported value is the best validation value so far of a training with these options."""
     cohort, _ = guarded
     search = _search(cohort, ask(LR))
@@ -317,7 +317,7 @@ def test_identity_depends_on_what_determines_the_result(guarded: tuple[Cohort, s
 # --- searches before the grid ---
 
 
-def test_winners_are_trained_and_shown_as_one_row(ask: Ask) -> None:
+def test_best_values_are_used_for_training(ask: Ask) -> None:
     """Each fold is trained with its own best values, and the leaderboard has one row for all folds."""
     plan = prepare(ask(LR, BATCH))
     # Folds with the same training subjects share a search.
@@ -374,7 +374,7 @@ def test_cells_that_depend_on_a_search_are_missing(ask: Ask) -> None:
     assert [job.search for job in plan.missing()] == [plan.searches[0].identity]
 
 
-def test_a_search_whose_candidates_all_fail_is_a_failure(ask: Ask) -> None:
+def test_a_search_without_a_successful_candidate_fails(ask: Ask) -> None:
     """If all candidates fail, the training is recorded as failed and the search is repeated next time."""
     records: list[CellRecord] = []
     made = run(prepare(ask(FAILS, "fold=0", "trials=2")), committed=records.append)
@@ -389,7 +389,7 @@ def test_a_search_whose_candidates_all_fail_is_a_failure(ask: Ask) -> None:
     assert len(prepare(ask(FAILS, "fold=0", "trials=2")).searches) == 1
 
 
-def test_one_broken_candidate_does_not_end_a_search(ask: Ask) -> None:
+def test_search_continues_after_a_failed_candidate(ask: Ask) -> None:
     """A failed candidate is recorded with its error and without a value."""
     plan = prepare(ask("recipe.lesion_weight=tag(search,choice(1.0,1e38))", "fold=0", "trials=6"))
     (chosen,) = perform(plan.searches, plan.store, plan.request.settings).values()
@@ -430,7 +430,7 @@ def test_the_report_shows_what_each_search_chose(ask: Ask) -> None:
     assert len(tags) == 2
 
 
-def test_a_search_that_serves_all_folds_is_one_line(ask: Ask) -> None:
+def test_a_search_for_all_folds_has_one_line(ask: Ask) -> None:
     """A search that serves all folds and seeds has one line."""
     plan = run(prepare(ask(LR, "search_subjects=[sub-02,04]", "seed=0,1")))
     ((_, where, chosen),) = winners(plan)
@@ -454,7 +454,7 @@ def test_search_subjects_leave_enough(ask: Ask) -> None:
         prepare(ask(LR, "search_subjects=[sub-01,sub-02,sub-03]"))
 
 
-def test_folds_too_small_to_search(ask: Ask) -> None:
+def test_folds_too_small_for_a_search_are_refused(ask: Ask) -> None:
     """Folds with one training subject are too small for a search."""
     with pytest.raises(OutOfRange, match="name search_subjects that the evaluation leaves out"):
         prepare(ask(LR, "exclude=[sub-01,sub-02]"))
@@ -504,7 +504,9 @@ def test_a_damaged_record_is_refused(ask: Ask) -> None:
         (("search=", "search_subjects=sub-01"), RequestError, "add search=optuna, or leave them out with exclude="),
     ],
 )  # fmt: skip
-def test_requests_that_are_refused(ask: Ask, overrides: tuple[str, ...], error: type[Exception], message: str) -> None:
+def test_invalid_requests_are_refused(
+    ask: Ask, overrides: tuple[str, ...], error: type[Exception], message: str
+) -> None:
     """Invalid requests are refused, and the message suggests a remedy."""
     with pytest.raises(error, match=message):
         ask(*overrides)

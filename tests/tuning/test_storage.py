@@ -31,7 +31,7 @@ def test_the_folder_of_a_killed_run_is_removed_by_the_next(tmp_path: Path) -> No
         assert list(tmp_path.glob("tune-*")) == [ours]
 
 
-def test_the_folder_of_a_run_that_lives_stays(tmp_path: Path) -> None:
+def test_the_folder_of_a_running_run_is_kept(tmp_path: Path) -> None:
     """The folder of a running run is kept."""
     with storage(tmp_path) as one, storage(tmp_path) as other:
         assert one != other
@@ -46,7 +46,7 @@ def test_folder_is_removed_with_its_run(tmp_path: Path) -> None:
     assert not list((tmp_path / "ray").glob("tune-*"))
 
 
-def test_a_folder_without_a_lock_is_of_a_dead_run(tmp_path: Path) -> None:
+def test_a_folder_without_a_lock_is_removed(tmp_path: Path) -> None:
     """A folder without a lock, left by an earlier version, is removed."""
     (tmp_path / "tune-abc").mkdir()
     (tmp_path / "other").mkdir()
