@@ -87,8 +87,8 @@ def test_only_the_samples_named_count(cohort: Cohort, edit: str) -> None:
     assert changed.fingerprint(READS, [FIRST, LAST]) != cohort.fingerprint(READS, [FIRST, LAST])
 
 
-def test_unknown_samples_have_no_fingerprint(cohort: Cohort) -> None:
-    """Samples that the cohort does not have are listed."""
+def test_fingerprint_refuses_unknown_samples(cohort: Cohort) -> None:
+    """Ids that are not in the cohort are refused, and the message lists them."""
     with pytest.raises(HarnessError, match="ids must be samples of .*, got sub-88, sub-99"):
         cohort.fingerprint(READS, [FIRST, "sub-99", "sub-88"])
 

@@ -160,7 +160,9 @@ class TestFigures:
         assert titles[-1] in left
 
     @pytest.mark.usefixtures("without_plots")
-    def test_failed_figure_is_named_on_the_page(self, run: tuple[Plan, Tables], monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_failed_figure_is_named_on_the_page(
+        self, run: tuple[Plan, Tables], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """The report has a note with the error of a failed figure."""
 
         def fail(*given: Any, **options: Any) -> bytes:

@@ -187,16 +187,16 @@ def test_new_pictures_are_predicted_by_all_networks(finished: Path, site: Path, 
 
 @pytest.mark.ray
 def test_ensemble_of_searched_networks(site: Path, tmp_path: Path) -> None:
-    """The search chooses another width in each fold, and the ensemble has both networks as they were trained."""
-    words = ("search=optuna", "trials=2", "model.width=interval(2,40)", "attribution=random")
-    run(site, tmp_path, *words, "mlflow=off", "report=false")
+    """The ensemble averages networks of different width, as chosen by the search of each fold."""
+    overrides = ("search=optuna", "trials=2", "model.width=interval(2,40)", "attribution=random")
+    run(site, tmp_path, *overrides, "mlflow=off", "report=false")
     sizes = {one["facts"]["parameters"] for one in records(tmp_path, "train")}  # type: ignore[index]
     networks = sorted(one["facts"]["networks"] for one in records(tmp_path, "predict"))  # type: ignore[index]
     assert (len(sizes), networks) == (2, [1, 1, 2])
     (path,) = (tmp_path / "harness-runs" / "leaderboards" / "portraits").glob("*-[0-9a-f]*[0-9a-f].csv")
     with path.open(newline="") as file:
         (row,) = csv.DictReader(file)
-    # The width of the task is not that of any network, and the command must not set it.
+    # No network has the task's own width, so that the command must not set it.
     assert "width" not in row and row["searched"].startswith("model.width in [2, 40]") and row["auroc"]
     assert " width=" not in row["command"]
 
