@@ -54,14 +54,16 @@ class ManualStore:
             for subject, own in {**subjects, **{name: [name] for name in fixed}}.items()
             for number, sample in enumerate(own)
         ]
+        training = [f"x{number}" for number in range(len(subjects))]
+        samples += [dataclasses.replace(patterns[0], id=name, subject=name) for name in (*training, "y")]
         self.cohort: Cohort = dataclasses.replace(cohort, samples=tuple(samples))
         self.store, self.root = Store(root / "store"), root
         self.configuration = dataclasses.replace(configured(task, self.cohort), axes={"sequences": "T2w"})
         self.samples = subjects
         folds = Folds(
             tuple(
-                Split((f"x{number}",), tuple(own), ()) if fixed else Split((f"x{number}",), ("y",), tuple(own))
-                for number, own in enumerate(subjects.values())
+                Split((name,), tuple(own), ()) if fixed else Split((name,), ("y",), tuple(own))
+                for name, own in zip(training, subjects.values(), strict=True)
             ),
             tuple(fixed),
         )
