@@ -1,4 +1,4 @@
-"""Tiny cohorts that many tests share: one in memory, one as a BIDS folder on disk."""
+"""Small cohorts and runs that many tests share."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class ArrayImage:
         return self.values
 
     def voxels(self) -> tuple[Array, Array]:
-        """What is not zero."""
+        """Indices and values of all nonzero voxels."""
         flat = self.values.ravel()
         return np.flatnonzero(flat), flat[np.flatnonzero(flat)]
 
 
 def _sample(number: int, shape: tuple[int, int, int]) -> Sample:
-    """A subject whose lesions are plain to see on T2w and invisible on FLAIR."""
+    """A subject with lesions that are visible on T2w and invisible on FLAIR."""
     rng = np.random.default_rng(number)
     target = np.zeros(shape, bool)
     for _ in range(6):
@@ -73,7 +73,7 @@ def _sample(number: int, shape: tuple[int, int, int]) -> Sample:
 
 @pytest.fixture(scope="session")
 def in_memory() -> Callable[[Array], ArrayImage]:
-    """Array → an image in memory."""
+    """A function that makes an in-memory image from an array."""
     return ArrayImage
 
 
@@ -91,7 +91,7 @@ def toy_cohort() -> Cohort:
 
 @pytest.fixture(scope="session")
 def epvs() -> Any:
-    """The real ePVS task as it is declared."""
+    """The ePVS task as declared."""
     from harness.sweep.catalogue import load_task
 
     return load_task("epvs")
@@ -99,7 +99,7 @@ def epvs() -> Any:
 
 @pytest.fixture(scope="session")
 def toy_task(epvs: Any) -> Any:
-    """The ePVS task with a network of a few hundred weights and a handful of parts."""
+    """The ePVS task with a network of a few hundred weights and few components."""
     from harness.attribution.controls import random_map
     from harness.attribution.gradients import integrated_gradients
     from harness.core.overrides import override
@@ -132,7 +132,7 @@ def toy_task(epvs: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def lesion_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fourteen lesion masks of 20 × 24 × 18 voxels of 2 mm in one space, with a score for all but one."""
+    """Fourteen lesion masks of 20 × 24 × 18 voxels of 2 mm in one space, all but one with a score."""
     from harness.data import nifti
 
     root = tmp_path_factory.mktemp("lesions") / "masks"
@@ -153,7 +153,7 @@ def lesion_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def configured(toy_cohort: Cohort) -> Callable[..., Any]:
-    """Task, and perhaps another cohort than the toy one → its configuration there."""
+    """A function that makes the configuration of a task on a cohort, by default ``toy_cohort``."""
     import json
 
     from harness.core.task import Configuration, describe
@@ -169,7 +169,7 @@ def configured(toy_cohort: Cohort) -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def phantom_root(epvs: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four generated subjects of 24 × 24 × 8 voxels, as a BIDS folder."""
+    """Four generated subjects of 24 × 24 × 8 voxels in a BIDS folder."""
     from harness.core.overrides import override
     from harness.sweep.cohorts import generate
 
@@ -183,7 +183,7 @@ def phantom_root(epvs: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def board_of() -> Callable[..., Path]:
-    """Find the CSV file of the latest run of a task below an out folder; the report lies in the folder of its name."""
+    """A function that finds the CSV file of the latest run of a task in an output folder."""
 
     def find(out: Path, task: str = "epvs") -> Path:
         name = (out / "store" / "plans" / task / "latest").read_text().strip()
@@ -194,7 +194,7 @@ def board_of() -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def small_run() -> tuple[str, ...]:
-    """Words of a command that trains networks of a few hundred weights on three generated subjects."""
+    """Overrides of a run that trains networks of a few hundred weights on three generated subjects."""
     return (
         "task=epvs",
         "phantom_subjects=3",
@@ -209,7 +209,7 @@ def small_run() -> tuple[str, ...]:
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated MLflow database, which takes seconds to make."""
+    """A migrated MLflow database; creating one takes seconds."""
     from mlflow import MlflowClient
 
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
@@ -217,7 +217,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-# A network of a few weights, three subjects tested in turn: enough to find lesions within a second.
+# A network with few weights and three test subjects: enough to find lesions within a second.
 _TINY = {
     "task": "epvs",
     "sequences": "T2w",
@@ -231,7 +231,7 @@ _TINY = {
     "recipe.copies": 10,
     "recipe.select": "last",
     "exclude": ("sub-04",),
-    # on the phantom's own grid, which a profile for users' data would widen
+    # The grid of the phantom, which the profile for users' data would change.
     "cohort.crop": "none",
     "cohort.brain": "if_present",
     "cohort.size": [],
@@ -242,28 +242,28 @@ _TINY = {
 
 
 @pytest.fixture(scope="session")
-def tiny_words(phantom_root: Path) -> Callable[..., dict[str, Any]]:
-    """Words of ``harness.run`` for a run of seconds; keywords add to them, ``None`` takes away."""
+def tiny_overrides(phantom_root: Path) -> Callable[..., dict[str, Any]]:
+    """A function that makes overrides for ``harness.run``; keywords add overrides and ``None`` removes them."""
 
-    def words(out: Path, **more: Any) -> dict[str, Any]:
+    def overrides(out: Path, **more: Any) -> dict[str, Any]:
         more = {key.replace("__", "."): value for key, value in more.items()}
         given = {**_TINY, "data": phantom_root, "out": out, **more}
         return {key: value for key, value in given.items() if value is not None}
 
-    return words
+    return overrides
 
 
 @pytest.fixture(scope="session")
-def _finished_once(tiny_words: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _finished_once(tiny_overrides: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     import harness
 
     out = tmp_path_factory.mktemp("finished") / "runs"
-    harness.run(**tiny_words(out))
+    harness.run(**tiny_overrides(out))
     return out
 
 
 @pytest.fixture
 def finished(_finished_once: Path, tmp_path: Path) -> Path:
-    """The folder of a finished tiny run, a copy for this test alone."""
+    """A copy, for this test only, of the output folder of a finished tiny run."""
     shutil.copytree(_finished_once, tmp_path / "runs")
     return tmp_path / "runs"

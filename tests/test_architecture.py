@@ -1,6 +1,6 @@
-"""Layers are folders: imports go downwards or sideways, and each layer keeps to what it is for.
+"""Layers are folders: a module imports from its own layer or below, and each layer has its own rules.
 
-Sources are read, not imported, so an import inside a function counts as well.
+Source files are parsed and not imported, so imports inside functions count as well.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# Folder → layer. A module belongs to the layer of its folder; a new folder is added here.
+# Folder → layer. A module belongs to the layer of its folder; add new folders here.
 LAYERS = {
     "core": 0,
     "adapters": 1,
@@ -26,7 +26,7 @@ LAYERS = {
     "recipes": 1,
     "simulation": 1,
     "stats": 1,
-    "testing": 1,  # harness/testing.py, the conformance checks that ship; it may use temporary folders
+    "testing": 1,  # harness/testing.py with the shipped conformance checks, which may use temporary folders
     "data": 2,
     "storage": 2,
     "pipeline": 3,
@@ -39,25 +39,25 @@ LAYERS = {
 }
 COMPONENTS, CLI = 1, 6
 
-# Found by name and never imported from harness itself.
+# Found by name and never imported by harness itself.
 STUDIES = ("harness.tasks", "harness.search_spaces")
-# What a task may use above the components: the loaders of cohorts.
+# What a task may import beside components: the loaders of cohorts.
 LOADERS = ("harness.data.",)
 
-# Heavy library → the only folders that may import it.
+# Large libraries, with the only folders that may import them.
 CONFINED = {"ray": ("tuning",), "optuna": ("tuning",), "mlflow": ("tracking",), "matplotlib": ("report",)}
 CORE_MAY_USE = {"annotated_types", "numpy"}
-# pydantic takes .1 s to import; only the function that checks a value may do so.
+# Importing pydantic takes 0.1 s, so only the function that checks a value may do it.
 CORE_MAY_USE_LATE = {"harness.core.values": {"pydantic"}}
 OUTSIDE_WORLD = {"datetime", "glob", "logging", "os", "pathlib", "shutil", "socket", "subprocess", "tempfile", "time"}
 GENERATORS = {"BitGenerator", "Generator", "PCG64", "SeedSequence", "default_rng"}
-# These fix the global random state around third-party code and put it back as it was.
+# These modules restore the global random state after third-party code.
 GUARDS = ("harness.attribution.isolation", "harness.testing")
 
 
 @dataclass(frozen=True)
 class Import:
-    """One imported name: ``module`` is the dotted name, ``late`` whether it stands inside a function."""
+    """An imported name: ``module`` is the full dotted name, and ``late`` is true inside a function."""
 
     module: str
     line: int
@@ -65,7 +65,7 @@ class Import:
 
 
 def sources() -> dict[str, Path]:
-    """Dotted name → file of every module that is installed."""
+    """Files of all installed modules by dotted name."""
     homes = {"harness": "harness", "harness.tasks": "tasks", "harness.search_spaces": "search_spaces"}
     found = {}
     for name, home in homes.items():
@@ -79,7 +79,7 @@ SOURCES = sources()
 
 
 def imports(module: str, tree: ast.Module, *, package: bool) -> Iterator[Import]:
-    """Everything a module imports, in functions too; names of modules in full."""
+    """All imports of a module, also inside functions, by full dotted name."""
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     late = {id(node) for function in functions for node in ast.walk(function)}
     for node in ast.walk(tree):
@@ -97,17 +97,17 @@ def imports(module: str, tree: ast.Module, *, package: bool) -> Iterator[Import]
 
 
 def folder_of(module: str) -> str:
-    """The folder below ``harness`` in which a module lies; empty for ``harness`` itself."""
+    """The folder of a module below ``harness``, or an empty string for ``harness`` itself."""
     return module.removeprefix("harness").lstrip(".").partition(".")[0]
 
 
 def layer_of(module: str) -> int:
-    """Number of the module's layer; 0 for ``harness`` itself."""
+    """Number of a module's layer, which is 0 for ``harness`` itself."""
     return LAYERS.get(folder_of(module), 0)
 
 
-def complaints(module: str, source: str, *, package: bool = False) -> list[str]:
-    """The rules that a module breaks.
+def violations(module: str, source: str, *, package: bool = False) -> list[str]:
+    """Violations of the rules by a module.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def _import_in_layer(module: str, one: Import) -> Iterator[str]:
     if _within(one.module, (*STUDIES, "tasks", "search_spaces")):
         yield f"imports {one.module}: tasks are found by their name, never imported from inside"
     elif top == "harness":
-        # The package itself names its command line for type checkers and loads it when asked.
+        # The package imports its command line for type checkers, and lazily on access.
         if layer_of(one.module) > layer and module != "harness":
             yield f"imports {one.module}, which is in a higher layer: imports go downwards or sideways"
     elif top in CONFINED and folder_of(module) not in CONFINED[top]:
@@ -177,20 +177,20 @@ def _within(module: str, homes: tuple[str, ...]) -> bool:
 
 
 @pytest.mark.parametrize("module", sorted(SOURCES))
-def test_module_keeps_to_its_layer(module: str) -> None:
-    """No module breaks a rule of its layer."""
+def test_module_follows_the_rules_of_its_layer(module: str) -> None:
+    """Every module follows the rules of its layer."""
     path = SOURCES[module]
-    found = complaints(module, path.read_text(encoding="utf-8"), package=path.name == "__init__.py")
+    found = violations(module, path.read_text(encoding="utf-8"), package=path.name == "__init__.py")
     assert not found, "\n" + "\n".join(found)
 
 
 def test_every_layer_exists() -> None:
-    """Every folder in the table exists."""
+    """Every folder in the table of layers exists."""
     assert not sorted(set(LAYERS) - {folder_of(module) for module in SOURCES})
 
 
 @pytest.mark.parametrize(
-    ("module", "source", "complaint"),
+    ("module", "source", "violation"),
     [
         ("harness.brand_new.module", "", "is in no layer"),
         ("harness.metrics.distance", "from harness.data.nifti import read", "imports go downwards or sideways"),
@@ -219,9 +219,9 @@ def test_every_layer_exists() -> None:
         ("harness.tasks.epvs", "import mlflow", "do not need"),
     ],
 )
-def test_a_broken_rule_is_reported(module: str, source: str, complaint: str) -> None:
-    """Each rule reports the violation it is for."""
-    assert any(complaint in one for one in complaints(module, source))
+def test_a_broken_rule_is_reported(module: str, source: str, violation: str) -> None:
+    """Each rule reports the violation that it is for."""
+    assert any(violation in one for one in violations(module, source))
 
 
 @pytest.mark.parametrize(
@@ -235,13 +235,13 @@ def test_a_broken_rule_is_reported(module: str, source: str, complaint: str) -> 
         ("harness.tasks.epvs", "from harness.search_spaces.epvs import SPACES\nfrom harness.data.cohort import bids"),
     ],
 )
-def test_what_is_allowed_passes(module: str, source: str) -> None:
-    """Imports downwards or sideways, and what a layer is for, raise no complaint."""
-    assert complaints(module, source) == []
+def test_allowed_code_gives_no_violation(module: str, source: str) -> None:
+    """Allowed imports and calls give no violation."""
+    assert violations(module, source) == []
 
 
 def test_core_imports_quickly() -> None:
-    """Core and the command line load neither torch nor anything else that is slow."""
+    """Importing core and the command line loads no slow library such as torch."""
     core = [name for name in SOURCES if folder_of(name) == "core"]
     slow = {"captum", "hydra", "matplotlib", "mlflow", "monai", "optuna", "pandas", "pydantic", "ray", "scipy", "torch"}
     script = f"import sys, harness.cli.main, {', '.join(core)}; print(*sorted({slow} & set(sys.modules)))"

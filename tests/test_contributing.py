@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md shows works as it stands there: a third-party package, installed."""
+"""The third-party package in CONTRIBUTING.md works as shown."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COMMAND = "from harness.cli.main import main; main()"
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as an installation leaves it: the package, and its entry points in metadata."""
+    """A folder with the installed package and its entry points."""
     folder = tmp_path_factory.mktemp("site")
     for name, text in FILES.items():
         (folder / name).parent.mkdir(exist_ok=True)
@@ -42,12 +42,12 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def python(package: Path, tmp_path: Path) -> Run:
-    """Run Python with the package installed, in another folder; its output."""
+    """A function that runs Python with the package installed, in another folder, and returns its output."""
 
-    def run(*words: str) -> str:
+    def run(*arguments: str) -> str:
         environment = {**os.environ, "PYTHONPATH": str(package), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
         done = subprocess.run(
-            [sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            [sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -55,20 +55,20 @@ def python(package: Path, tmp_path: Path) -> Run:
     return run
 
 
-def test_the_page_shows_every_file_of_the_package() -> None:
-    """Its files are found on the page by their names."""
+def test_the_page_contains_every_file_of_the_package() -> None:
+    """The page contains every file of the package."""
     own = {f"my_study/{name}.py" for name in ("components", "segmentation", "classification")}
     assert set(FILES) == {"pyproject.toml", "test_my_components.py", *own}
 
 
 def test_the_components_conform(python: Run, package: Path) -> None:
-    """The tests that the page shows pass."""
-    said = python("-m", "pytest", "-q", "--import-mode=importlib", str(package / "test_my_components.py"))
-    assert "5 passed" in said
+    """The tests on the page pass."""
+    output = python("-m", "pytest", "-q", "--import-mode=importlib", str(package / "test_my_components.py"))
+    assert "5 passed" in output
 
 
 def test_the_segmentation_runs(python: Run, board_of: Callable[..., Path], tmp_path: Path) -> None:
-    """The task is found by name, and its leaderboards show the package's model, metric and attribution."""
+    """The task is found by name, and its leaderboards contain the package's model, metric and attribution."""
     small = ["sequences=T2w", "attribution=squared_gradient", "phantom_subjects=4", "fold=0", "recipe.epochs=1"]
     python("-c", COMMAND, "run", "task=my_epvs", *small, "ray=off", "mlflow=off", "report=false", "out=runs")
     path = board_of(tmp_path / "runs", "my_epvs")
@@ -77,7 +77,7 @@ def test_the_segmentation_runs(python: Run, board_of: Callable[..., Path], tmp_p
 
 
 def test_the_classification_runs(python: Run, board_of: Callable[..., Path], tmp_path: Path) -> None:
-    """The package's target and adapter are trained, and its probe metric has a value for the explanation."""
+    """The package's target and adapter are trained, and its probe metric has a value."""
     small = ["phantom.shape=[24,24,8]", "phantom.density=3000", "recipe.epochs=1", "targets.burden.volume_mm3=60"]
     python("-c", COMMAND, "run", "task=my_burden", *small, "ray=off", "mlflow=off", "report=false", "out=runs")
     path = board_of(tmp_path / "runs", "my_burden")

@@ -1,4 +1,4 @@
-"""The road on real images: MS lesions, where the data lie beside the project."""
+"""A run on real images, if the open-ms data are beside the project."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SETS = ("T1w", "T2w", "FLAIR", "T1w+T2w", "T1w+FLAIR", "T2w+FLAIR", "T1w+T2w+FLA
 USED = ("sub-07", "sub-19", "sub-26")
 OTHERS = tuple(name for name in (f"sub-{number:02d}" for number in range(1, 31)) if name not in USED)
 
-# Coarse voxels that keep small lesions, and so short a training that no network learns to say nothing.
+# Large voxels that keep small lesions, and a training so short that no network predicts only background.
 SMALL = (
     "cohort.spacing_mm=[2.5,2.5,3]",
     "cohort.size=[56,68,16]",
@@ -39,8 +39,8 @@ SMALL = (
 )
 
 
-class Ran(NamedTuple):
-    """What a command left behind."""
+class Result(NamedTuple):
+    """Exit code, output and folder of a command."""
 
     code: int
     screen: str
@@ -48,61 +48,63 @@ class Ran(NamedTuple):
 
     @property
     def rows(self) -> dict[str, dict[str, str]]:
-        """Sequences → row of the leaderboard."""
+        """Rows of the leaderboard by sequences."""
         (regions,) = (self.out / "leaderboards" / "epvs").glob("*-regions.csv")
         with regions.with_name(regions.name.replace("-regions", "")).open() as file:
             return {row["sequences"]: row for row in csv.DictReader(file)}
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """The issue's command at a small size."""
+def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """The command of the ablation with small images and networks."""
     out, screen = tmp_path_factory.mktemp("open-ms") / "out", StringIO()
-    words = ["task=epvs", f"data={DATA}", "label=lesion", f"sequences={','.join(SETS)}"]
+    overrides = ["task=epvs", f"data={DATA}", "label=lesion", f"sequences={','.join(SETS)}"]
     with redirect_stdout(screen):
-        code = commands.run([*words, *SMALL, "ray=off", "mlflow=off", f"out={out}"])
-    return Ran(code, re.sub(r"\s+", " ", screen.getvalue()), out)
+        code = commands.run([*overrides, *SMALL, "ray=off", "mlflow=off", f"out={out}"])
+    return Result(code, re.sub(r"\s+", " ", screen.getvalue()), out)
 
 
-def test_all_seven_sets_run(ran: Ran) -> None:
-    """Every cell of every set is done."""
-    assert ran.code == 0
-    assert set(ran.rows) == set(SETS)
+def test_all_seven_sets_run(result: Result) -> None:
+    """All seven sets of sequences have a row."""
+    assert result.code == 0
+    assert set(result.rows) == set(SETS)
 
 
-def test_the_others_are_named_and_left_out(ran: Ran) -> None:
-    """All 27 subjects without images are named on the screen and in the report, with what they lack."""
-    said = re.search(r"left out 27 \(no FLAIR, T1w, T2w; has label-lesion_mask\): ((?:sub-\d\d(?:, )?)+)", ran.screen)
-    assert said is not None and tuple(said[1].split(", ")) == OTHERS
-    (report,) = (ran.out / "reports" / "epvs").glob("*/index.html")
+def test_subjects_without_images_are_left_out_and_named(result: Result) -> None:
+    """The 27 subjects without images are named in the output and in the report, with the reason."""
+    match = re.search(
+        r"left out 27 \(no FLAIR, T1w, T2w; has label-lesion_mask\): ((?:sub-\d\d(?:, )?)+)", result.screen
+    )
+    assert match is not None and tuple(match[1].split(", ")) == OTHERS
+    (report,) = (result.out / "reports" / "epvs").glob("*/index.html")
     page = report.read_text()
     assert [name for name in OTHERS if name not in page] == []
 
 
-def test_how_validation_is_drawn_is_said(ran: Ran) -> None:
-    """One subject trains, one selects, one is tested, and what so few give."""
-    assert "3 subjects, 3 folds: train 1, validate 1 (they select the model), test 1" in ran.screen
-    assert "Validation subjects are drawn at random from those not tested" in ran.screen
-    assert "With only 3 subjects, intervals are wide" in ran.screen
+def test_split_is_described(result: Result) -> None:
+    """The output states how subjects are split, and that intervals of three subjects are wide."""
+    assert "3 subjects, 3 folds: train 1, validate 1 (they select the model), test 1" in result.screen
+    assert "Validation subjects are drawn at random from those not tested" in result.screen
+    assert "With only 3 subjects, intervals are wide" in result.screen
 
 
-def test_the_source_of_the_label_is_said(ran: Ran) -> None:
-    """These data do not state on which sequence the lesions were drawn."""
-    assert "truth drawn on: not stated by the data" in ran.screen
+def test_source_of_the_label_is_described(result: Result) -> None:
+    """The output states that the data do not name the sequence on which lesions were drawn."""
+    assert "truth drawn on: not stated by the data" in result.screen
 
 
-def test_three_subjects_are_never_ranked(ran: Ran) -> None:
-    """However large a difference looks: a set is undecided, or flagged because a network said nothing."""
-    assert {row["rank"] for row in ran.rows.values()} == {""}
-    status = [row["status"] for row in ran.rows.values()]
+def test_three_subjects_are_not_ranked(result: Result) -> None:
+    """Rows of three subjects are not ranked, and are undecided or collapsed."""
+    assert {row["rank"] for row in result.rows.values()} == {""}
+    status = [row["status"] for row in result.rows.values()]
     undecided = [text for text in status if text == "undecided: 3 subjects"]
     assert undecided and all(text in undecided or re.match(r"collapsed in [123] of 3 cells", text) for text in status)
-    assert "undecided: 3 subjects, and fewer than 6 are not ranked; the best dice so far is that of " in ran.screen
+    assert "undecided: 3 subjects, and fewer than 6 are not ranked; the best dice so far is that of " in result.screen
 
 
-def test_every_subject_has_its_line(ran: Ran) -> None:
-    """With so few, the objective of each is shown: one row per set, one number per subject."""
-    table = ran.screen.partition("dice of each subject")[2].partition("Value of each channel")[0]
+def test_every_subject_is_shown(result: Result) -> None:
+    """With few subjects, the objective of each is shown, one row per set."""
+    table = result.screen.partition("dice of each subject")[2].partition("Value of each channel")[0]
     assert re.findall(r"sub-\d\d", table) == list(USED)
     shown = re.findall(r"(\S+) unet ([01]\.\d{3}) ([01]\.\d{3}) ([01]\.\d{3})", table)
     assert {sequences for sequences, *_ in shown} == set(SETS)

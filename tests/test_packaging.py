@@ -1,4 +1,4 @@
-"""Pins, requirements and licences agree with what is installed; a wheel is whole and imports nobody else's code."""
+"""Pins, requirements and licences agree with what is installed, and the wheel is complete and self-contained."""
 
 from __future__ import annotations
 
@@ -40,12 +40,16 @@ def licences(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 
 
 def test_every_requirement_is_pinned_within_its_bounds() -> None:
-    """What pyproject.toml asks for, constraints.txt gives."""
+    """Every requirement in pyproject.toml is pinned in constraints.txt within its bounds."""
     project = PROJECT["project"]
-    asked = [*project["dependencies"], *project["optional-dependencies"]["dev"], *PROJECT["build-system"]["requires"]]
+    requirements = [
+        *project["dependencies"],
+        *project["optional-dependencies"]["dev"],
+        *PROJECT["build-system"]["requires"],
+    ]
     wrong = [
         text
-        for text in asked
+        for text in requirements
         if (pin := PINS.get(canonicalize_name(Requirement(text).name))) is None
         or not Requirement(text).specifier.contains(pin)
     ]
@@ -53,7 +57,7 @@ def test_every_requirement_is_pinned_within_its_bounds() -> None:
 
 
 def test_every_imported_package_is_required() -> None:
-    """What the package imports is among its own dependencies, not only among those of another one."""
+    """Every imported package is among the project's own requirements."""
     required = {canonicalize_name(Requirement(text).name) for text in PROJECT["project"]["dependencies"]}
     distributions = packages_distributions()
     missing = {}
@@ -65,7 +69,7 @@ def test_every_imported_package_is_required() -> None:
 
 
 def imported(path: Path) -> set[str]:
-    """Top-level names of the packages that a file imports."""
+    """Top-level packages that a file imports."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -76,39 +80,39 @@ def imported(path: Path) -> set[str]:
 
 
 def test_a_pin_is_a_plain_version() -> None:
-    """No local part (+cpu), hash or address: each machine takes the build that suits it."""
+    """Pins have no local version (+cpu), hash or address, so that each machine takes a suitable build."""
     assert [pin for pin in PINS.values() if not re.fullmatch(r"[0-9][0-9a-z.]*", pin)] == []
 
 
 def test_torch_is_pinned_exactly() -> None:
-    """Another torch trains other weights."""
+    """Torch is pinned exactly, since another version may train other weights."""
     assert PINS["torch"] == version("torch").partition("+")[0] == "2.13.0"
 
 
 def test_the_list_of_licences_is_current(licences: ModuleType) -> None:
-    """THIRD_PARTY_LICENSES.md is what ``make licences`` writes."""
+    """THIRD_PARTY_LICENSES.md is the output of ``make licences``."""
     assert licences.PAGE.read_text() == licences.page()
 
 
 def test_every_package_on_the_list_has_a_licence() -> None:
-    """No row of THIRD_PARTY_LICENSES.md leaves the licence open."""
+    """Every row of THIRD_PARTY_LICENSES.md has a licence."""
     rows = [line.split(" | ") for line in (ROOT / "THIRD_PARTY_LICENSES.md").read_text().splitlines() if " | " in line]
     assert len(rows) > 100 and all(len(row) == 3 and row[2].strip(" |") for row in rows)
 
 
 def test_every_folder_of_the_package_is_installed() -> None:
-    """The list of packages in pyproject.toml misses no folder."""
+    """pyproject.toml lists every package folder."""
     below = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "harness").rglob("__init__.py")}
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == below | {"harness.tasks", "harness.search_spaces"}
 
 
-# What setuptools reads to build the package.
+# Files that setuptools needs to build the package.
 SOURCES = ("harness", "tasks", "search_spaces", "pyproject.toml", "README.md", "LICENSE")
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project as a wheel, built from a copy: a build writes beside its sources."""
+    """A wheel built from a copy of the project, since a build writes beside its sources."""
     source, made = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
     for name in SOURCES:
         if (ROOT / name).is_dir():
@@ -122,10 +126,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the programs of an environment into which the wheel was installed, as a user does.
+    """Folder of the programs of an environment in which the wheel is installed.
 
-    Its libraries are those of this environment, without the editable harness: that one
-    would lend its ``harness.tasks`` to whatever ``harness`` was imported.
+    Its libraries are those of this environment, without the editable harness, whose
+    ``harness.tasks`` would be found from any other ``harness``.
     """
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False, symlinks=True)
@@ -134,13 +138,13 @@ def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([*pip, str(wheel)], check=True, timeout=120, capture_output=True)
     site = next(folder.glob("lib/python*/site-packages"))
     libraries = dict.fromkeys(sysconfig.get_paths()[kind] for kind in ("purelib", "platlib"))
-    (site / "libraries.pth").write_text("\n".join(libraries))  # .pth files that lie there are not read
+    (site / "libraries.pth").write_text("\n".join(libraries))  # .pth files in these folders are not read
     return found
 
 
 @pytest.fixture
-def strangers(tmp_path: Path) -> Path:
-    """A working folder laid out like another clone, whose every package fails when it is imported."""
+def other_packages(tmp_path: Path) -> Path:
+    """A working folder with packages of the same names as the project's, which fail when imported."""
     for package in ("harness", "tasks", "search_spaces"):
         (tmp_path / package).mkdir()
         for module in ("__init__", "epvs", "lsm"):
@@ -148,27 +152,27 @@ def strangers(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def started(words: list[str], cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
+def run_program(command: list[str], cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
     """Run a program in a folder."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     environment |= {"OMP_NUM_THREADS": "1", "COLUMNS": "160", **more}
-    return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
-def test_the_wheel_holds_every_module_and_what_they_read(wheel: Path) -> None:
-    """The tasks and search spaces under ``harness``, the template of the report and the mark of types; nothing bare."""
+def test_contents_of_the_wheel(wheel: Path) -> None:
+    """The wheel contains all modules, tasks, search spaces, the report template and py.typed, and nothing else."""
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     ours = {path.relative_to(ROOT).as_posix() for path in (ROOT / "harness").rglob("*.py")}
-    gardens = {
+    studies = {
         f"harness/{folder}/{path.name}" for folder in ("tasks", "search_spaces") for path in ROOT.glob(f"{folder}/*.py")
     }
-    assert {"harness/tasks/epvs.py", "harness/tasks/lsm.py", "harness/search_spaces/lsm.py"} <= gardens
-    assert inside == ours | gardens | {"harness/py.typed", "harness/report/report.html.j2"}
+    assert {"harness/tasks/epvs.py", "harness/tasks/lsm.py", "harness/search_spaces/lsm.py"} <= studies
+    assert inside == ours | studies | {"harness/py.typed", "harness/report/report.html.j2"}
 
 
 def test_the_installed_program_lists_its_own_tasks_in_a_clone(programs: Path) -> None:
-    """Started from a clone's root, beside bare ``tasks/`` and ``harness/`` folders."""
-    done = started([str(programs / "harness"), "list", "tasks"], ROOT)
+    """Within a clone of the repository, the installed program lists its own tasks."""
+    done = run_program([str(programs / "harness"), "list", "tasks"], ROOT)
     assert done.returncode == 0, done.stderr
     assert re.findall(r"^ (\w+) +W", done.stdout, flags=re.MULTILINE) == ["epvs", "lsm"]
 
@@ -179,28 +183,26 @@ SHOW = (
 )
 
 
-def test_python_takes_the_wheel_beside_strangers_tasks(programs: Path, strangers: Path) -> None:
-    """With the working folder on Python's path, too: a stranger's ``tasks/`` has another name than ours."""
-    shutil.rmtree(strangers / "harness")
-    done = started([str(programs / "python"), "-c", SHOW], strangers)
+def test_python_imports_the_wheel_beside_other_packages(programs: Path, other_packages: Path) -> None:
+    """With packages of the same name on the path, Python imports tasks from the wheel."""
+    shutil.rmtree(other_packages / "harness")
+    done = run_program([str(programs / "python"), "-c", SHOW], other_packages)
     assert done.returncode == 0, done.stderr
     paths = [Path(line) for line in done.stdout.split()]
     assert len(paths) == 4 and all(path.is_relative_to(programs.parent) for path in paths)
 
 
 def test_python_with_a_safe_path_takes_the_wheel_in_a_clone(programs: Path) -> None:
-    """``PYTHONSAFEPATH`` keeps the clone's own ``harness/`` from being taken for the installed one."""
-    done = started([str(programs / "python"), "-c", SHOW], ROOT, PYTHONSAFEPATH="1")
+    """With ``PYTHONSAFEPATH``, Python in a clone imports the installed package."""
+    done = run_program([str(programs / "python"), "-c", SHOW], ROOT, PYTHONSAFEPATH="1")
     assert done.returncode == 0, done.stderr
     assert all(Path(line).is_relative_to(programs.parent) for line in done.stdout.split())
 
 
 @pytest.mark.ray
-def test_workers_of_the_installed_program_import_no_stranger(
-    programs: Path, strangers: Path, small_run: tuple[str, ...]
-) -> None:
-    """Ray would put the working folder first on its workers' path, though the program does not look there."""
-    words = [*small_run, "sequences=T2w", "fold=0", "attribution=none", "report=false", "mlflow=off", "out=out"]
-    done = started([str(programs / "harness"), "run", *words], strangers)
+def test_workers_do_not_import_other_packages(programs: Path, other_packages: Path, small_run: tuple[str, ...]) -> None:
+    """Workers of the installed program do not import packages from the working folder."""
+    overrides = [*small_run, "sequences=T2w", "fold=0", "attribution=none", "report=false", "mlflow=off", "out=out"]
+    done = run_program([str(programs / "harness"), "run", *overrides], other_packages)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 cells done, 0 failed" in done.stdout

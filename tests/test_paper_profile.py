@@ -1,4 +1,4 @@
-"""``profile=paper`` is what the papers did: sizes, epochs, folds and preparation, and it runs."""
+"""``profile=paper`` has the sizes, epochs, folds and preparation of the papers, and can be run."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from harness.sweep.grid import at
 from harness.sweep.plan import Plan, Request, prepare
 from harness.sweep.request import resolve
 
-# One is tested, one validates, one trains; long enough in Y to end outside the brain.
+# One subject each for test, validation and training, with an axis that ends outside the brain.
 SMALL = ("phantom_subjects=3", "phantom.shape=[16,176,8]")
 
 
-def asked(*words: str) -> Request:
-    """The request of a command."""
-    return resolve(parse([*words, "profile=paper"]), texts=words)
+def request_of(*overrides: str) -> Request:
+    """The request of overrides with the paper profile."""
+    return resolve(parse([*overrides, "profile=paper"]), texts=overrides)
 
 
 def options(task: Task) -> dict[str, Any]:
-    """Every option of a task's parts."""
+    """All options of a task's components."""
     return describe(task)
 
 
@@ -44,32 +44,32 @@ def samples(count: int) -> list[SplitSample]:
 
 
 def folds(task: Task) -> int:
-    """Folds of a cohort of as many subjects as the task generates."""
+    """Number of folds for as many subjects as the task generates."""
     return len(task.split(samples(task.phantom_subjects), seed=0).folds)
 
 
 @pytest.fixture(scope="module")
 def epvs_paper() -> Request:
-    """The ablation as published."""
-    return asked("task=epvs")
+    """The request of the published ablation."""
+    return request_of("task=epvs")
 
 
 class TestEpvs:
-    """Section 003: the sequence ablation."""
+    """The sequence ablation of the ePVS paper."""
 
     def test_eight_sets_21_folds_three_seeds(self, epvs_paper: Request) -> None:
-        """168 published trainings, with three seeds each."""
+        """Eight sets and 21 folds give 168 published trainings, with three seeds each."""
         assert len(epvs_paper.axes["sequences"]) == 8
         assert folds(epvs_paper.task) == 21
         assert epvs_paper.seeds == (0, 1, 2)
 
     def test_16_train_and_4_validate(self, epvs_paper: Request) -> None:
-        """Of the 20 who are not tested."""
+        """Of the 20 subjects outside the test set, 16 train and 4 validate."""
         drawn = epvs_paper.task.split(samples(21), seed=0).folds
         assert {(len(one.train), len(one.validation), len(one.test)) for one in drawn} == {(16, 4, 1)}
 
     def test_recipe(self, epvs_paper: Request) -> None:
-        """Adam 1e-3, batch 32, 30 epochs, best validation mean IoU, 398 balanced copies of each slice."""
+        """Adam 1e-3, batch size 32, 30 epochs, best validation mean IoU, 398 balanced copies of each slice."""
         recipe = options(epvs_paper.task)["recipe"]
         expected = {
             "optimiser": "adam", "lr": 1e-3, "weight_decay": 0.0, "batch_size": 32, "epochs": 30, "select": "mean_iou",
@@ -79,31 +79,31 @@ class TestEpvs:
         assert {key: recipe[key] for key in expected} == expected
 
     def test_an_epoch_has_23_880_slices(self, epvs_paper: Request) -> None:
-        """60 slices times 398, the paper's own count: 30 with a lesion, and as many without."""
+        """An epoch has 60 slices times 398, as in the paper: 30 with a lesion and as many without."""
         targets = np.zeros((100, 4, 4), np.int64)
         targets[:30, 1, 1] = 1
         assert len(epvs_paper.task.recipe().sample(generator(0, "test"), {"target": targets})) == 23_880
 
     def test_preparation(self, epvs_paper: Request) -> None:
-        """Reoriented, bias-corrected, skull-stripped, z-scored, at the label's own resolution."""
+        """Images are reoriented, bias-corrected, skull-stripped and z-scored at the resolution of the label."""
         cohort = options(epvs_paper.task)["cohort"]
         assert (cohort["reorient"], cohort["n4"], cohort["skull_strip"]) == (True, True, True)
         assert (cohort["normalise"], list(cohort["spacing_mm"]), cohort["crop"]) == ("zscore", [], "none")
 
     @pytest.mark.parametrize("channels", [1, 2, 3, 4])
     def test_31_109_954_parameters(self, epvs_paper: Request, channels: int) -> None:
-        """And 288 for each sequence after the first."""
+        """The network has 31,109,954 parameters, and 288 more for each further sequence."""
         network = epvs_paper.task.model(channels, 2)
         assert sum(one.numel() for one in network.parameters()) == 31_109_954 + 288 * (channels - 1)
 
     def test_widths_and_depth(self, epvs_paper: Request) -> None:
-        """Five levels of 32 to 512 channels, 1024 in the middle."""
+        """Five levels have 32 to 512 channels, and the centre has 1024."""
         network = epvs_paper.task.model(4, 2)
         widths = {one.out_channels for one in network.modules() if isinstance(one, torch.nn.Conv2d)}
         assert widths == {32, 64, 128, 256, 512, 1024, 2}
 
     def test_one_step_on_slices_of_published_size(self, epvs_paper: Request) -> None:
-        """Two augmented slices of 176 × 208 with four channels: every weight gets a gradient, and moves."""
+        """One step on two augmented slices of 176 × 208 with four channels changes every weight."""
         torch.manual_seed(0)
         recipe, network = epvs_paper.task.recipe(), epvs_paper.task.model(4, 2)
         inputs, targets = torch.randn(2, 4, 176, 208), torch.zeros(2, 176, 208, dtype=torch.int64)
@@ -123,15 +123,15 @@ class TestEpvs:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Plan:
-    """The published plan on three small generated subjects, with the published preparation."""
-    return prepare(asked("task=epvs", *SMALL, f"out={tmp_path_factory.mktemp('paper') / 'out'}"))
+    """The published plan and preparation on three small generated subjects."""
+    return prepare(request_of("task=epvs", *SMALL, f"out={tmp_path_factory.mktemp('paper') / 'out'}"))
 
 
 class TestEpvsPrepared:
-    """The published steps before training, really run."""
+    """The published preparation of images."""
 
     def test_skull_is_stripped_and_the_brain_is_scaled(self, prepared: Plan) -> None:
-        """Nothing outside the brain; mean 0 and standard deviation 1 inside, for every sequence."""
+        """Images are zero outside the brain, with mean 0 and standard deviation 1 inside."""
         sample = prepared.cohort.samples[0]
         brain = sample.masks["brain"].load()
         assert 0.2 < brain.mean() < 1
@@ -143,9 +143,9 @@ class TestEpvsPrepared:
             np.testing.assert_allclose([values[brain].mean(), values[brain].std()], [0, 1], atol=1e-3)
 
     def test_n4_changes_the_images_and_nothing_else(self, prepared: Plan) -> None:
-        """Without it every image is another, and the masks are the same."""
-        words = (*SMALL, f"out={prepared.request.settings.folder}", "cohort.n4=false")
-        ours, plain = prepared.cohort.samples[0], prepare(asked("task=epvs", *words)).cohort.samples[0]
+        """N4 changes the images and not the masks."""
+        overrides = (*SMALL, f"out={prepared.request.settings.folder}", "cohort.n4=false")
+        ours, plain = prepared.cohort.samples[0], prepare(request_of("task=epvs", *overrides)).cohort.samples[0]
         assert [
             name for name in ours.images if not np.abs(ours.images[name].load() - plain.images[name].load()).any()
         ] == []
@@ -153,23 +153,23 @@ class TestEpvsPrepared:
             np.testing.assert_array_equal(mask.load(), plain.masks[name].load())
 
     def test_three_subjects_of_the_grid_are_72_trainings(self, prepared: Plan) -> None:
-        """Eight sets, three folds, three seeds."""
+        """Eight sets, three folds and three seeds give 72 trainings."""
         assert len(prepared.jobs) == 8 * 3 * 3
 
     def test_the_run_stops_with_its_estimate(self, prepared: Plan) -> None:
-        """398 copies for 30 epochs are days even for three tiny subjects; nothing starts without ``yes=true``."""
+        """The run with 398 copies and 30 epochs needs ``yes=true``, even for three small subjects."""
         out = prepared.request.settings.folder
-        words = {"phantom_subjects": 3, "phantom__shape": "[16,176,8]"}
+        overrides = {"phantom_subjects": 3, "phantom__shape": "[16,176,8]"}
         pattern = r"this would take about ([\d.]+) (hours|days) on .*Set yes=true to start it anyway"
         with pytest.raises(RequestError, match=pattern) as refused:
-            harness.run(task="epvs", profile="paper", **words, ray="off", mlflow="off", out=str(out))
-        said = re.search(pattern, str(refused.value))
-        assert said is not None
-        assert float(said[1]) * {"hours": 3600, "days": 86400}[said[2]] >= LIMIT_S == 12 * 3600
+            harness.run(task="epvs", profile="paper", **overrides, ray="off", mlflow="off", out=str(out))
+        match = re.search(pattern, str(refused.value))
+        assert match is not None
+        assert float(match[1]) * {"hours": 3600, "days": 86400}[match[2]] >= LIMIT_S == 12 * 3600
         assert not Path(out / "store").exists() and not Path(out / "leaderboards").exists()
 
 
-# Epochs of the CNN study: experiment, model → epochs.
+# Epochs of the CNN study by experiment and model.
 EPOCHS = {
     ("single", "cnn"): 60,
     ("multi", "cnn"): 70,
@@ -183,24 +183,24 @@ CNN_STUDY = ("single", "multi", "noise", "intercorrelation")
 
 def points(experiment: str) -> list[Task]:
     """The task at every point of an experiment."""
-    request = asked("task=lsm", f"experiment={experiment}")
+    request = request_of("task=lsm", f"experiment={experiment}")
     assert request.seeds == (0,)
     return [at(request.task, point) for point in grid(request.axes)]
 
 
 class TestLsm:
-    """Sections 000 and 001: lesion-symptom mapping."""
+    """Lesion-symptom mapping as in both papers."""
 
     def test_17_configurations_of_5_folds_are_85_trainings(self) -> None:
-        """One single, two multi, ten noisy, four intercorrelated; all subjects train that are not tested."""
+        """One single, two multi, ten noisy and four intercorrelated configurations with 5 folds give 85 trainings."""
         counts = {name: [folds(task) for task in points(name)] for name in CNN_STUDY}
         assert {name: len(found) for name, found in counts.items()} == {
             "single": 1, "multi": 2, "noise": 10, "intercorrelation": 4,
         }  # fmt: skip
         assert sum(sum(found) for found in counts.values()) == 85
 
-    def test_all_821_who_are_not_tested_train(self) -> None:
-        """The held-out fold is the test set; there is no validation set and the last epoch is used."""
+    def test_all_821_subjects_outside_the_test_fold_train(self) -> None:
+        """All 821 subjects outside the test fold train, without validation, and the last epoch is used."""
         (task,) = points("single")
         drawn = task.split(samples(821), seed=0).folds
         assert {(len(one.train) + len(one.test), len(one.validation)) for one in drawn} == {(821, 0)}
@@ -208,7 +208,7 @@ class TestLsm:
 
     @pytest.mark.parametrize("experiment", CNN_STUDY)
     def test_cnn_study(self, experiment: str) -> None:
-        """AdamW 1e-3, decay .01, batch 4, its epochs; 1 mm, regions of 5³, window 5, stride 3, 30 noisy samples."""
+        """AdamW 1e-3, decay .01, batch 4, the epochs; 1 mm, regions of 5³, window 5, stride 3, 30 noisy samples."""
         for task in points(experiment):
             made = options(task)
             recipe, phantom = made["recipe"], made["phantom"]
@@ -224,7 +224,7 @@ class TestLsm:
             assert (explained["gradient_shap"]["samples"], explained["gradient_shap"]["noise"]) == (30, 0.01)
 
     def test_published_kernels_and_parameters(self) -> None:
-        """At the published size the CNN has 5,074,453 weights for three scores, the residual one 2,254,053."""
+        """At the published size, the CNN has 5,074,453 weights for three scores, the residual one 2,254,053."""
         counted = {
             options(task)["model"]["use"]: sum(one.numel() for one in task.model(1, 3).parameters())
             for task in points("multi")
@@ -232,7 +232,7 @@ class TestLsm:
         assert counted == {"cnn": 5_074_453, "residual_cnn": 2_254_053}
 
     def test_noise_and_intercorrelation_levels(self) -> None:
-        """a = .1 to .5 for both models; b = .6 to .9 for the CNN."""
+        """Noise levels are .1 to .5 for both models, and intercorrelations .6 to .9 for the CNN."""
         noisy = {(one["model"]["use"], one["targets"]["scores"]["noise"]) for one in map(options, points("noise"))}
         assert noisy == {(model, a) for model in ("cnn", "residual_cnn") for a in (0.1, 0.2, 0.3, 0.4, 0.5)}
         mixed = {
@@ -267,6 +267,6 @@ class TestLsm:
         )
 
     def test_resnet10_split(self) -> None:
-        """60, 20 and 20 % of 822."""
+        """The split is 60, 20 and 20 % of 822 subjects."""
         drawn = points("resnet10")[0].split(samples(822), seed=0).folds
         assert [(len(one.train), len(one.validation), len(one.test)) for one in drawn] == [(493, 164, 165)]

@@ -1,4 +1,4 @@
-"""``ray_cluster.yaml`` is one that Ray's own launcher accepts, and nothing in it is invented."""
+"""``ray_cluster.yaml`` is accepted by Ray's own launcher, and its commands work."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def written() -> dict[str, Any]:
-    """The file as it stands."""
+    """The content of the file."""
     return dict(yaml.safe_load((ROOT / "ray_cluster.yaml").read_text()))
 
 
@@ -32,23 +32,23 @@ def prepared(written: dict[str, Any]) -> dict[str, Any]:
 
 
 def flags(commands: list[str]) -> dict[str, Any]:
-    """Options of the ``ray start`` among commands, read by Ray's own parser."""
+    """Options of ``ray start`` among commands, parsed by Ray."""
     from ray.scripts.scripts import start
 
-    words = shlex.split(next(one for one in commands if "ray start" in one).partition("ray start ")[2])
-    with start.make_context("start", words) as context:
+    arguments = shlex.split(next(one for one in commands if "ray start" in one).partition("ray start ")[2])
+    with start.make_context("start", arguments) as context:
         return dict(context.params)
 
 
 def test_rays_validator_accepts_it(prepared: dict[str, Any]) -> None:
-    """Prepared as ``ray up`` does, it raises nothing."""
+    """Ray's validator accepts the file as prepared by ``ray up``."""
     from ray.autoscaler._private.util import validate_config
 
     validate_config(prepared)
 
 
-def test_rays_validator_refuses_commands_that_are_no_list(prepared: dict[str, Any]) -> None:
-    """It knows the type of a field, though it reads no command."""
+def test_rays_validator_checks_types(prepared: dict[str, Any]) -> None:
+    """Ray's validator checks the types of fields."""
     from jsonschema import ValidationError
     from ray.autoscaler._private.util import validate_config
 
@@ -56,8 +56,8 @@ def test_rays_validator_refuses_commands_that_are_no_list(prepared: dict[str, An
         validate_config({**prepared, "setup_commands": "pip install"})
 
 
-def test_rays_validator_refuses_an_invented_field(prepared: dict[str, Any]) -> None:
-    """The validator is one that refuses what it does not know."""
+def test_rays_validator_refuses_an_unknown_field(prepared: dict[str, Any]) -> None:
+    """Ray's validator refuses unknown fields."""
     from jsonschema import ValidationError
     from ray.autoscaler._private.util import validate_config
 
@@ -66,24 +66,24 @@ def test_rays_validator_refuses_an_invented_field(prepared: dict[str, Any]) -> N
 
 
 def test_every_worker_is_kept(written: dict[str, Any], prepared: dict[str, Any]) -> None:
-    """All the machines that are named are brought up and none is let go."""
+    """All named machines are started and none is stopped."""
     node = prepared["available_node_types"][prepared["head_node_type"]]
     assert node["min_workers"] == node["max_workers"] == len(written["provider"]["worker_ips"])
 
 
-def test_the_head_starts_with_flags_that_ray_knows(written: dict[str, Any]) -> None:
-    """Ray's own parser reads the start command of the head."""
+def test_ray_parses_the_start_command_of_the_head(written: dict[str, Any]) -> None:
+    """Ray can parse the start command of the head."""
     given = flags(written["head_start_ray_commands"])
     assert (given["head"], given["port"], given["include_dashboard"]) == (True, 6379, False)
 
 
-def test_a_worker_joins_the_head_on_its_port(written: dict[str, Any]) -> None:
-    """Ray's own parser reads the start command of a worker."""
+def test_a_worker_connects_to_the_port_of_the_head(written: dict[str, Any]) -> None:
+    """Ray can parse the start command of a worker, which connects to the head's port."""
     assert flags(written["worker_start_ray_commands"])["address"] == "$RAY_HEAD_IP:6379"
 
 
-def test_no_node_starts_without_a_token(written: dict[str, Any]) -> None:
-    """``ray start`` has no authentication unless it is asked for."""
+def test_every_node_starts_with_token_authentication(written: dict[str, Any]) -> None:
+    """Every ``ray start`` uses token authentication, which is off by default."""
     commands = written["head_start_ray_commands"] + written["worker_start_ray_commands"]
     starts = [one for one in commands if "ray start" in one]
     assert ["RAY_AUTH_MODE=token " in one for one in starts] == [True, True]
@@ -91,69 +91,69 @@ def test_no_node_starts_without_a_token(written: dict[str, Any]) -> None:
 
 @pytest.fixture
 def node(tmp_path: Path) -> Path:
-    """The home of a node: the `ray` of this project, and programs that write down how they were called."""
+    """The home folder of a node with the project's `ray` script and programs that log their calls."""
     ours, installed, found = (tmp_path / name for name in ("harness/bin", "harness-env/bin", "programs"))
     for folder in (ours, installed, found):
         folder.mkdir(parents=True)
     shutil.copy(ROOT / "tools" / "ray_on_nodes.sh", ours / "ray")
-    says = '#!/bin/bash\necho "$RAY_enable_autoscaler_v2 ray $*" >> ~/calls\n'
-    (installed / "ray").write_text(says)
-    # The address is the last word but one; 10.0.0.9 does not answer.
-    reaches = '#!/bin/bash\necho "ssh ${@: -2}" >> ~/calls\n[ "${@: -2:1}" != me@10.0.0.9 ]\n'
-    (found / "ssh").write_text(reaches)
+    ray_script = '#!/bin/bash\necho "$RAY_enable_autoscaler_v2 ray $*" >> ~/calls\n'
+    (installed / "ray").write_text(ray_script)
+    # The second last argument is the address; 10.0.0.9 does not answer.
+    ssh_script = '#!/bin/bash\necho "ssh ${@: -2}" >> ~/calls\n[ "${@: -2:1}" != me@10.0.0.9 ]\n'
+    (found / "ssh").write_text(ssh_script)
     (installed / "python").write_text(f'#!/bin/bash\nexec {shlex.quote(sys.executable)} "$@"\n')
     for program in (installed / "ray", installed / "python", found / "ssh"):
         program.chmod(0o755)
     return tmp_path
 
 
-def on(node: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run_on(node: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a program on a node."""
     environment = {"HOME": str(node), "PATH": f"{node / 'programs'}:{os.environ['PATH']}"}
     return subprocess.run(
-        words, cwd=node, env=environment, capture_output=True, text=True, timeout=60, check=False,
+        arguments, cwd=node, env=environment, capture_output=True, text=True, timeout=60, check=False,
         stdin=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
 
 
 def calls(node: Path) -> list[str]:
-    """What was called on a node, in order."""
+    """Logged calls of a node, in order."""
     return (node / "calls").read_text().splitlines()
 
 
 def become_head(node: Path, *workers: str) -> None:
-    """Leave what ``ray up`` leaves on the head."""
+    """Write the file that ``ray up`` leaves on the head."""
     cluster = {"provider": {"worker_ips": workers}, "auth": {"ssh_user": "me"}}
     (node / "ray_bootstrap_config.yaml").write_text(json.dumps(cluster))
 
 
-def test_the_head_keeps_the_first_autoscaler(written: dict[str, Any], node: Path) -> None:
-    """``ray up`` exports the second one before each command, and the local provider loses workers with it."""
+def test_head_uses_autoscaler_v1(written: dict[str, Any], node: Path) -> None:
+    """The head uses autoscaler v1 although ``ray up`` exports v2, with which the local provider loses workers."""
     from ray.autoscaler._private.util import with_envs
 
     start = next(one for one in written["head_start_ray_commands"] if "ray start" in one)
     (command,) = with_envs([start], {"RAY_enable_autoscaler_v2": "1"})
-    assert on(node, "bash", "-c", command).returncode == 0
+    assert run_on(node, "bash", "-c", command).returncode == 0
     assert calls(node)[0].startswith("0 ray start --head ")
 
 
 def test_ray_is_on_the_path_of_a_login_shell(written: dict[str, Any], node: Path) -> None:
-    """``ray down`` runs a bare ``ray stop`` in one; setting up twice adds one line."""
+    """``ray stop`` works in a login shell, as ``ray down`` runs it, and setup adds one line only once."""
     from ray.autoscaler._private.command_runner import _with_interactive
 
     (setup,) = (one for one in written["setup_commands"] if "bashrc" in one)
     for _ in range(2):
-        assert on(node, "bash", "-c", setup).returncode == 0
-    done = on(node, "bash", "-c", " ".join(_with_interactive("ray stop")))
+        assert run_on(node, "bash", "-c", setup).returncode == 0
+    done = run_on(node, "bash", "-c", " ".join(_with_interactive("ray stop")))
     assert done.returncode == 0, done.stderr
     assert calls(node) == [" ray stop"]
     assert len((node / ".bashrc").read_text().splitlines()) == 1
 
 
 def test_stopping_the_head_stops_its_workers(node: Path) -> None:
-    """The head goes first, as its autoscaler would start them again."""
+    """The head is stopped before its workers, since its autoscaler would start them again."""
     become_head(node, "10.0.0.2", "10.0.0.3")
-    done = on(node, str(node / "harness/bin/ray"), "stop")
+    done = run_on(node, str(node / "harness/bin/ray"), "stop")
     assert done.returncode == 0, done.stderr
     stop = "~/harness-env/bin/ray stop > /dev/null"
     assert calls(node)[0] == " ray stop"
@@ -161,35 +161,35 @@ def test_stopping_the_head_stops_its_workers(node: Path) -> None:
 
 
 def test_worker_that_cannot_be_stopped_is_named(node: Path) -> None:
-    """The others are stopped, and the command fails."""
+    """If a worker cannot be stopped, it is named, the others are stopped, and the command fails."""
     become_head(node, "10.0.0.9", "10.0.0.3")
-    done = on(node, str(node / "harness/bin/ray"), "stop")
+    done = run_on(node, str(node / "harness/bin/ray"), "stop")
     assert done.returncode == 1
     assert "Ray was not stopped on me@10.0.0.9; run this there" in done.stderr
     assert "Ray is stopped on me@10.0.0.3." in done.stdout
 
 
-def test_stopping_a_worker_stops_nobody_else(node: Path) -> None:
-    """A worker knows nothing of the cluster."""
-    assert on(node, str(node / "harness/bin/ray"), "stop").returncode == 0
+def test_stopping_a_worker_stops_no_other_node(node: Path) -> None:
+    """Stopping a worker stops no other node."""
+    assert run_on(node, str(node / "harness/bin/ray"), "stop").returncode == 0
     assert calls(node) == [" ray stop"]
 
 
 def test_other_commands_go_to_the_installed_ray(node: Path) -> None:
-    """On the head as well."""
+    """Other commands are passed to the installed ray, also on the head."""
     become_head(node, "10.0.0.2")
-    assert on(node, str(node / "harness/bin/ray"), "status", "--address", "here").returncode == 0
+    assert run_on(node, str(node / "harness/bin/ray"), "status", "--address", "here").returncode == 0
     assert calls(node) == [" ray status --address here"]
 
 
-def test_what_is_sent_to_the_nodes_exists_here(written: dict[str, Any]) -> None:
-    """Every relative path that is mounted is one of this project."""
+def test_mounted_paths_exist(written: dict[str, Any]) -> None:
+    """Every mounted relative path exists in the project."""
     ours = [path for path in written["file_mounts"].values() if not path.startswith("~")]
     assert [path for path in ours if not (ROOT / path).exists()] == []
 
 
-def test_what_an_installation_needs_is_sent(written: dict[str, Any]) -> None:
-    """The packages that are installed, what builds them and the pins reach the nodes."""
+def test_files_for_the_installation_are_mounted(written: dict[str, Any]) -> None:
+    """The packages, build files and pins are mounted on the nodes."""
     needed = {"harness", "tasks", "search_spaces", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"}
     assert needed <= set(written["file_mounts"].values())
 

@@ -1,4 +1,4 @@
-"""The conformance checks catch what they are there to catch."""
+"""The conformance checks detect faulty components."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +17,7 @@ from harness.testing import check_attribution, check_metric, check_model, exampl
 
 
 class Net(nn.Module):
-    """A network with one fault, by name."""
+    """A network with a given fault."""
 
     def __init__(self, channels: int, outputs: int, fault: str = "") -> None:
         super().__init__()
@@ -56,19 +56,19 @@ class Net(nn.Module):
         ("hidden", "weights alone must determine the output"),
     ],
 )
-def test_a_faulty_network_is_caught(fault: str, message: str) -> None:
-    """Each promise has a network that breaks it."""
+def test_faulty_network_is_detected(fault: str, message: str) -> None:
+    """Each faulty network is detected."""
     with pytest.raises(AssertionError, match=message):
         check_model(partial(Net, fault=fault), 1, 2, (8, 9))
 
 
-def test_a_sound_network_passes() -> None:
-    """The same network without a fault."""
+def test_correct_network_passes() -> None:
+    """The same network without a fault passes."""
     check_model(Net, 1, 2, (8, 9))
 
 
 def test_a_network_must_have_parameters() -> None:
-    """There is nothing to train."""
+    """A network without parameters is refused, since it cannot be trained."""
     with pytest.raises(AssertionError, match="must have parameters to train"):
         check_model(lambda channels, outputs: nn.Identity(), 2, 2, (8, 9))
 
@@ -78,22 +78,22 @@ def _maps(inputs: Any, targets: Any, change: Callable[[Tensor, int], Tensor]) ->
 
 
 def crosstalk(model: nn.Module, inputs: Any, targets: Any) -> Any:
-    """A map that depends on how many targets there are."""
+    """A map that depends on the number of targets."""
     return _maps(inputs, targets, lambda x, t: x * len(targets))
 
 
-def deaf(model: nn.Module, inputs: Any, targets: Any, *, seed: int) -> Any:
-    """A method that asks for a seed and does not use it."""
+def ignoring_the_seed(model: nn.Module, inputs: Any, targets: Any, *, seed: int) -> Any:
+    """A method with a seed that it does not use."""
     return _maps(inputs, targets, lambda x, t: x)
 
 
-def batchy(model: nn.Module, inputs: Any, targets: Any, *, batch_size: int = 4) -> Any:
-    """A map that depends on the size of the batches."""
+def batch_dependent(model: nn.Module, inputs: Any, targets: Any, *, batch_size: int = 4) -> Any:
+    """A map that depends on the batch size."""
     return _maps(inputs, targets, lambda x, t: x * batch_size)
 
 
-def swallowing(model: nn.Module, inputs: Any, targets: Any) -> Any:
-    """A method that turns the model's error into another one."""
+def hiding_the_error(model: nn.Module, inputs: Any, targets: Any) -> Any:
+    """A method that replaces the model's error by another one."""
     try:
         model(*inputs), model(*inputs)
     except RuntimeError as error:
@@ -101,8 +101,8 @@ def swallowing(model: nn.Module, inputs: Any, targets: Any) -> Any:
     return _maps(inputs, targets, lambda x, t: x)
 
 
-def echo(model: nn.Module, inputs: Any, targets: Any) -> Any:
-    """The input itself, under promises that it does not keep."""
+def input_map(model: nn.Module, inputs: Any, targets: Any) -> Any:
+    """A method that returns the input, registered with properties that it does not have."""
     return _maps(inputs, targets, lambda x, t: x)
 
 
@@ -110,13 +110,13 @@ def echo(model: nn.Module, inputs: Any, targets: Any) -> Any:
     ("function", "message"),
     [
         (crosstalk, "must not depend on the other targets"),
-        (deaf, "must give other maps for another one"),
-        (batchy, "`batch_size` must not change the maps"),
-        (swallowing, "must pass on the model's own error"),
+        (ignoring_the_seed, "must give other maps for another one"),
+        (batch_dependent, "`batch_size` must not change the maps"),
+        (hiding_the_error, "must pass on the model's own error"),
     ],
 )
-def test_a_faulty_attribution_is_caught(function: Callable[..., Any], message: str) -> None:
-    """Each promise has a method that breaks it."""
+def test_faulty_attribution_is_detected(function: Callable[..., Any], message: str) -> None:
+    """Each faulty attribution is detected."""
     with pytest.raises(AssertionError, match=message):
         check_attribution(function)
 
@@ -129,21 +129,21 @@ def test_a_faulty_attribution_is_caught(function: Callable[..., Any], message: s
         ({"complete": "channels"}, r"each channel once must sum to f\(input\) - f\(0\)"),
     ],
 )
-def test_a_broken_promise_is_caught(facts: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a decorator says is checked."""
+def test_wrong_declaration_is_detected(facts: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A declared property that does not hold is detected."""
     monkeypatch.setattr(ATTRIBUTIONS, "_entries", dict(ATTRIBUTIONS._entries))
-    ATTRIBUTIONS.register("echo", **facts)(echo)
+    ATTRIBUTIONS.register("input_map", **facts)(input_map)
     with pytest.raises(AssertionError, match=message):
-        check_attribution(echo)
+        check_attribution(input_map)
 
 
-def test_an_unregistered_method_promises_nothing_more() -> None:
-    """The same method without promises passes."""
-    check_attribution(echo)
+def test_unregistered_method_declares_no_properties() -> None:
+    """The same method without declared properties passes."""
+    check_attribution(input_map)
 
 
 def test_options_reach_the_method() -> None:
-    """A check can be made with options."""
+    """Options are passed to the method."""
     check_attribution(ATTRIBUTIONS.get("occlusion").function, window=3, stride=2, per_channel=True)
 
 
@@ -157,19 +157,19 @@ def _unbounded(prediction: Any, target: Any) -> float:
     return float((prediction == target).sum())
 
 
-def _moody(prediction: Any, target: Any) -> float:
-    """A number of the global generator."""
+def _random(prediction: Any, target: Any) -> float:
+    """A number from the global generator."""
     return float(np.random.rand())
 
 
 def _writing(prediction: Any, target: Any) -> float:
-    """Writes into what it was given."""
+    """Write into the target."""
     target[0] = True
     return 1.0
 
 
 def _undefined(prediction: Any, target: Any) -> float:
-    """NaN for a perfect answer."""
+    """NaN for a perfect prediction."""
     return float("nan") if (prediction == target).all() else 0.5
 
 
@@ -179,7 +179,7 @@ def _terse(prediction: Any, target: Any) -> float:
 
 @pytest.mark.parametrize("name", METRICS.names())
 def test_every_metric_conforms(name: str) -> None:
-    """All metrics of the registry, by existing."""
+    """Every registered metric passes the conformance checks."""
     check_metric(METRICS.get(name).function)
 
 
@@ -189,24 +189,24 @@ def test_every_metric_conforms(name: str) -> None:
         (_hit, "lower", AssertionError, r"\(lower is better\) gives a perfect answer 1\.0 and a wrong one"),
         (_hit, "zero", AssertionError, r"\(zero is better\) gives a perfect answer 1\.0 and a wrong one"),
         (_unbounded, "higher", AssertionError, r"must lie in \[0, 1\] or be NaN, got 720"),
-        (_moody, "none", AssertionError, "must not draw from the global random generators"),
+        (_random, "none", AssertionError, "must not draw from the global random generators"),
         (_writing, "none", ValueError, "read-only"),
         (_undefined, "higher", AssertionError, "must be defined for a perfect answer"),
         (_terse, "none", AssertionError, "needs a docstring"),
     ],
 )
-def test_a_faulty_metric_is_caught(
+def test_faulty_metric_is_detected(
     function: Any, direction: Any, error: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each promise has a metric that breaks it."""
+    """Each faulty metric is detected."""
     monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
     metric("mine", source="", direction=direction, range=(0, 1))(function)
     with pytest.raises(error, match=message):
         check_metric(function)
 
 
-def _fall(explanation: Any, image: Any, predict: Any, *, keep: float = 0.0) -> float:
-    """How far the scalar falls when the most relevant voxels are set to zero."""
+def _decrease(explanation: Any, image: Any, predict: Any, *, keep: float = 0.0) -> float:
+    """Relative decrease of the scalar if the most relevant voxels are set to zero."""
     mass = np.abs(explanation).sum(0)
     cut = np.where(mass >= max(mass.max(), 1e-12), keep * image, image)
     before, after = predict(np.stack([image, cut]))
@@ -214,22 +214,22 @@ def _fall(explanation: Any, image: Any, predict: Any, *, keep: float = 0.0) -> f
 
 
 def test_a_probe_metric_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is given a network that looks at the truth, so that a perfect map takes all of it away."""
+    """A probe metric passes with a network for which a perfect map removes the whole output."""
     monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
-    metric("mine", source="", direction="higher", range=(0, 1), level="probe")(_fall)
-    check_metric(_fall)
+    metric("mine", source="", direction="higher", range=(0, 1), level="probe")(_decrease)
+    check_metric(_decrease)
 
 
-def test_a_probe_metric_in_the_wrong_direction_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrong map takes less away than a perfect one, which is not better."""
+def test_probe_metric_in_the_wrong_direction_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe metric with the wrong direction is detected."""
     monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
-    metric("mine", source="", direction="lower", range=(0, 1), level="probe")(_fall)
+    metric("mine", source="", direction="lower", range=(0, 1), level="probe")(_decrease)
     with pytest.raises(AssertionError, match=r"\(lower is better\) gives a perfect answer 1\.0 and a wrong one"):
-        check_metric(_fall)
+        check_metric(_decrease)
 
 
-def test_a_sound_metric_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Agreement, the higher the better."""
+def test_correct_metric_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A metric that is the share of voxels that agree passes."""
     monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
     metric("mine", source="", direction="higher", range=(0, 1))(_hit)
     check_metric(_hit)
@@ -237,7 +237,7 @@ def test_a_sound_metric_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["deeplift", "gradcam", "guided_backprop", "channel_shapley", "integrated_gradients"])
 def test_the_published_network_can_be_explained(name: str) -> None:
-    """A U-Net followed by a reduction to one scalar, on an image that has to be padded."""
+    """Attributions of a U-Net, reduced to one scalar, work on an image that needs padding."""
 
     class LesionEvidence(nn.Module):
         def __init__(self) -> None:
@@ -254,6 +254,6 @@ def test_the_published_network_can_be_explained(name: str) -> None:
 
 
 def test_the_example_network_is_the_same_for_the_same_seed() -> None:
-    """Its weights come from the seed alone."""
+    """The weights of the example network depend on the seed only."""
     first, second = (example_network(3, seed=4).state_dict()["head.3.weight"] for _ in range(2))
     assert torch.equal(first, second)

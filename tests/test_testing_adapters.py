@@ -1,4 +1,4 @@
-"""Conformance of every built-in adapter and target component, and that broken ones are refused."""
+"""Conformance of all built-in adapters and targets, and detection of broken ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pictures() -> Cohort:
 
 
 def lesions() -> Cohort:
-    """Lesion maps with two numbers to predict."""
+    """Lesion maps with two numeric targets."""
     cohort = example_cohort(pictures=False)
     rng = np.random.default_rng(1)
     samples = tuple(
@@ -55,13 +55,13 @@ CASES = {
 
 
 def test_every_adapter_has_a_case() -> None:
-    """A new adapter needs a cohort here."""
+    """Every registered adapter has a cohort in this module."""
     assert sorted(CASES) == ADAPTERS.names()
 
 
 @pytest.mark.parametrize(("component", "cohort"), [case for cases in CASES.values() for case in cases])
 def test_adapters_conform(component: partial[Adapter], cohort: object) -> None:
-    """Every built-in adapter keeps what the harness relies on."""
+    """Every built-in adapter passes the conformance checks."""
     check_adapter(component(), cohort())  # type: ignore[operator]
 
 
@@ -75,12 +75,12 @@ def test_adapters_conform(component: partial[Adapter], cohort: object) -> None:
     ],
 )
 def test_columns_conform(component: object, options: dict[str, object]) -> None:
-    """Every built-in target of a column keeps what the harness relies on."""
+    """Every built-in target from a column passes the conformance checks."""
     check_target(component, example_cohort(), **options)  # type: ignore[arg-type]
 
 
 def test_masks_conform() -> None:
-    """So does a mask."""
+    """The mask target passes the conformance checks."""
     check_target(mask, example_cohort(pictures=False))
 
 
@@ -94,17 +94,17 @@ class _Unsorted(Pixels):
         return super().targets(sample, targets[::-1])
 
 
-class _Peeking(Pixels):
+class _ReadingTargets(Pixels):
     def inputs(self, sample: Sample) -> tuple[Array, ...]:
         return tuple(one + float(sample.targets.get("sex", 7.0)) for one in super().inputs(sample))
 
 
 @pytest.mark.parametrize(
     ("adapter", "promise"),
-    [(_Float64(), "must be float32"), (_Unsorted(), "in order"), (_Peeking(), "need no target")],
+    [(_Float64(), "must be float32"), (_Unsorted(), "in order"), (_ReadingTargets(), "need no target")],
 )
 def test_broken_adapters_are_refused(adapter: Adapter, promise: str) -> None:
-    """The first broken promise is named."""
+    """A broken adapter is refused, and the message names its first violation."""
     with pytest.raises(AssertionError, match=promise):
         check_adapter(adapter, pictures())
 
@@ -123,6 +123,6 @@ def _out_of_range(cohort: Cohort, cache: Path) -> Cohort:
     ("component", "promise"), [(_forgetful, "listed as ineligible"), (_out_of_range, "one of 0 to 1")]
 )
 def test_broken_targets_are_refused(component: object, promise: str) -> None:
-    """The first broken promise is named."""
+    """A broken target is refused, and the message names its first violation."""
     with pytest.raises(AssertionError, match=promise):
         check_target(component, example_cohort())  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Axial slices: from a sample to a network's items and back."""
+"""Axial slices: conversion from a sample to network inputs and back."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ TARGETS = (Target("target", "mask"),)
 
 @pytest.fixture
 def logits() -> np.ndarray:
-    """(5, 2, 4, 3) float32, from tiny to huge."""
+    """(5, 2, 4, 3) float32 with magnitudes over five decades."""
     rng = np.random.default_rng(0)
     return (rng.normal(size=(5, 2, 4, 3)) * 10.0 ** rng.integers(-2, 3, (5, 1, 4, 3))).astype(np.float32)
 
 
 def test_channels_are_named_in_order(toy_cohort: Cohort) -> None:
-    """The order that is typed is the order of the input channels, and only they are read."""
+    """Sequences become input channels in the order given, and no other image is read."""
     adapter = axial_slices(channels="T2w+FLAIR+T1w")
     assert adapter.reads == Reads(images=("T2w", "FLAIR", "T1w"))
     assert adapter.spec(toy_cohort).channels == ("T2w", "FLAIR", "T1w")
 
 
 @pytest.mark.parametrize("channels", ["", "T2w+", "T2w+T2w"])
-def test_channels_that_make_no_sense(channels: str) -> None:
-    """Empty and repeated sequences are refused."""
+def test_invalid_channels_are_refused(channels: str) -> None:
+    """An empty or repeated sequence is refused."""
     with pytest.raises(OutOfRange, match=r"different sequences joined by '\+', like T2w\+FLAIR; got"):
         axial_slices(channels=channels)
 
 
 def test_spec_has_one_input_without_a_fixed_shape(toy_cohort: Cohort) -> None:
-    """Slices of different samples differ in size, and the input is explained."""
+    """The spec has one explained input without a fixed shape, since slices of different samples differ in size."""
     (one,) = AxialSlices(("FLAIR", "T2w")).spec(toy_cohort).inputs
     assert (one.channels, one.shape, one.explained) == (("FLAIR", "T2w"), (), True)
 
 
 @pytest.mark.parametrize("other", [Target("age", "number"), Target("vessels", "mask")])
 def test_other_targets_than_the_mask_are_refused(toy_cohort: Cohort, other: Target) -> None:
-    """A slice says nothing of a whole sample; the message names the targets."""
+    """Targets other than one mask are refused, and the message names them."""
     cohort = dataclasses.replace(toy_cohort, targets=(*TARGETS, other))
     with pytest.raises(RequestError, match=rf"predicts only the mask target, but toy has the targets {other.name};"):
         AxialSlices(("T2w",)).spec(cohort)
 
 
 def test_inputs_are_the_slices(toy_cohort: Cohort) -> None:
-    """Item z, channel c is the axial slice z of sequence c."""
+    """Item z, channel c is axial slice z of sequence c."""
     sample = toy_cohort.samples[1]
     (inputs,) = AxialSlices(("FLAIR", "T2w")).inputs(sample)
     x, y, z = sample.masks["target"].shape
@@ -63,7 +63,7 @@ def test_inputs_are_the_slices(toy_cohort: Cohort) -> None:
 
 
 def test_targets_are_the_slices_of_the_mask(toy_cohort: Cohort) -> None:
-    """Labels as torch's cross-entropy takes them."""
+    """The mask becomes one int64 label slice per item, as torch's cross-entropy expects."""
     sample = toy_cohort.samples[1]
     found = AxialSlices(("T2w",)).targets(sample, TARGETS)
     x, y, z = sample.masks["target"].shape
@@ -73,15 +73,15 @@ def test_targets_are_the_slices_of_the_mask(toy_cohort: Cohort) -> None:
         assert np.array_equal(found["target"][number], sample.masks["target"].load()[:, :, number])
 
 
-def test_inputs_need_no_truth(toy_cohort: Cohort) -> None:
-    """New subjects have no labels."""
+def test_inputs_need_no_masks(toy_cohort: Cohort) -> None:
+    """Inputs can be built for a new subject that has no masks."""
     bare = dataclasses.replace(toy_cohort.samples[0], masks={})
     adapter = AxialSlices(("T2w",))
     np.testing.assert_array_equal(adapter.inputs(bare)[0], adapter.inputs(toy_cohort.samples[0])[0])
 
 
 def test_slices_go_back_to_the_volume(toy_cohort: Cohort) -> None:
-    """Maps that equal the inputs come back as the images themselves."""
+    """Maps that equal the inputs come back as the original images."""
     sample = toy_cohort.samples[1]
     adapter = AxialSlices(("FLAIR", "T2w"))
     volume = adapter.to_image(adapter.inputs(sample)[0], sample)
@@ -89,7 +89,7 @@ def test_slices_go_back_to_the_volume(toy_cohort: Cohort) -> None:
 
 
 def test_probability_is_the_softmax_of_the_lesion(logits: np.ndarray, toy_cohort: Cohort) -> None:
-    """Reference: scipy's softmax over the classes, back in (X, Y, Z)."""
+    """The lesion probability equals scipy's softmax over the classes, in (X, Y, Z) order."""
     found = AxialSlices(("T2w",)).to_prediction({"target": logits}, toy_cohort.samples[0], TARGETS)
     probability = found["target"]["probability"]
     assert {name: set(kept) for name, kept in found.items()} == {"target": {"probability"}}
@@ -98,6 +98,6 @@ def test_probability_is_the_softmax_of_the_lesion(logits: np.ndarray, toy_cohort
     np.testing.assert_allclose(probability, expected, rtol=1e-6, atol=1e-12)
 
 
-def test_slices_learn_nothing_and_are_not_sparse() -> None:
-    """Neither optional part of an adapter is claimed."""
+def test_adapter_is_neither_fitted_nor_sparse() -> None:
+    """The adapter implements neither of the optional protocols."""
     assert not isinstance(AxialSlices(("T2w",)), FittedAdapter | SparseAdapter)

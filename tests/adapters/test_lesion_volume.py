@@ -1,4 +1,4 @@
-"""Whole lesion maps: what a network sees, what is fitted, and predictions on the scale of the scores."""
+"""Whole lesion maps: inputs, fitted adjustments, and predictions on the scale of the scores."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONTROLS = ["none", "direct_total_lesion_volume", "regress_behaviour", "regress_
 
 @pytest.fixture(scope="module")
 def cohort(in_memory: Callable[[Array], Any]) -> Cohort:
-    """Eight fractional lesion maps with two scores, which follow volume to different degrees."""
+    """Eight fractional lesion maps with two scores that depend on volume to different degrees."""
     rng = np.random.default_rng(3)
     samples = []
     for number in range(8):
@@ -33,50 +33,50 @@ def cohort(in_memory: Callable[[Array], Any]) -> Cohort:
 
 
 def fitted(cohort: Cohort, **options: Any) -> LesionVolume:
-    """An adapter that was fitted to the first six samples."""
+    """An adapter fitted to the first six samples."""
     return lesion_volume(**options).fit(cohort.samples[:6], TARGETS)
 
 
 def raw(sample: Sample) -> Array:
-    """The lesion map itself."""
+    """The sample's lesion map."""
     return sample.masks["lesion"].load()
 
 
 def test_the_lesion_map_is_read() -> None:
-    """No image, and no covariate."""
+    """Only the lesion mask is read: no images and no covariates."""
     assert lesion_volume().reads == Reads(masks=("lesion",))
 
 
 @pytest.mark.parametrize(("scores", "expected"), [("", ("one", "two")), ("two", ("two",)), ("two+one", ("two", "one"))])
 def test_scores_are_chosen_in_their_order(cohort: Cohort, scores: str, expected: tuple[str, ...]) -> None:
-    """Empty takes all of the cohort; the order is that of the outputs."""
+    """Scores are predicted in the order given; an empty string selects all scores of the cohort."""
     spec = lesion_volume(scores=scores).spec(cohort)
     assert tuple(target.name for target in spec.targets) == expected
     assert (spec.inputs[0].shape, spec.channels) == (SHAPE, ("lesion",))
 
 
 @pytest.mark.parametrize("scores", ["one+", "one+one", "+"])
-def test_scores_that_make_no_sense(scores: str) -> None:
-    """Empty and repeated names are refused."""
+def test_invalid_scores_are_refused(scores: str) -> None:
+    """An empty or repeated score name is refused."""
     with pytest.raises(OutOfRange, match=r"different names joined by '\+', like score_1\+score_2; got"):
         lesion_volume(scores=scores)
 
 
-def test_an_unknown_score_shows_those_there_are(cohort: Cohort) -> None:
-    """With the near names."""
+def test_unknown_score_is_refused_with_suggestions(cohort: Cohort) -> None:
+    """An unknown score raises an error that lists near matches."""
     with pytest.raises(UnknownName, match=r"no score of maps is named 'ones'\. Near: one"):
         lesion_volume(scores="ones").spec(cohort)
 
 
-def test_targets_that_are_no_numbers_are_refused(cohort: Cohort) -> None:
-    """The message says which, and of what kind."""
+def test_targets_that_are_not_numbers_are_refused(cohort: Cohort) -> None:
+    """A target that is not a number is refused, and the message names it and its kind."""
     other = dataclasses.replace(cohort, targets=(ONE, Target("two", "binary")))
     with pytest.raises(RequestError, match="lesion_volume predicts numbers, but two is of kind binary"):
         lesion_volume().spec(other)
 
 
 def test_maps_on_different_grids_are_refused(cohort: Cohort, in_memory: Callable[[Array], Any]) -> None:
-    """One input of one shape needs one grid."""
+    """Lesion maps on different grids are refused, since the network has one input shape."""
     odd = dataclasses.replace(cohort.samples[0], masks={"lesion": in_memory(np.ones((2, 2, 2), np.float32))})
     with pytest.raises(RequestError, match=r"must be on one grid, got \[\(2, 2, 2\), \(6, 5, 4\)\]"):
         lesion_volume().spec(dataclasses.replace(cohort, samples=(odd, *cohort.samples[1:])))
@@ -84,22 +84,22 @@ def test_maps_on_different_grids_are_refused(cohort: Cohort, in_memory: Callable
 
 @pytest.mark.parametrize("control", CONTROLS)
 def test_input_is_unchanged_unless_voxels_are_controlled(cohort: Cohort, control: Any) -> None:
-    """What the spec says of the image is true of every sample."""
-    said = lesion_volume(volume_control=control).spec(cohort).inputs[0].unchanged
+    """The spec marks the input as unchanged exactly when it equals the lesion map of every sample."""
+    expected = lesion_volume(volume_control=control).spec(cohort).inputs[0].unchanged
     adapter = fitted(cohort, volume_control=control)
-    assert said is all(np.array_equal(adapter.inputs(one)[0][0, 0], raw(one)) for one in cohort.samples)
+    assert expected is all(np.array_equal(adapter.inputs(one)[0][0, 0], raw(one)) for one in cohort.samples)
 
 
 def test_input_is_the_map_as_one_item(cohort: Cohort) -> None:
-    """(1, 1, X, Y, Z) float32."""
+    """The input is the lesion map as a single item of shape (1, 1, X, Y, Z), float32."""
     (inputs,) = lesion_volume().inputs(cohort.samples[2])
     assert (inputs.shape, inputs.dtype) == ((1, 1, *SHAPE), np.float32)
     np.testing.assert_array_equal(inputs[0, 0], raw(cohort.samples[2]))
 
 
 @pytest.mark.parametrize("control", CONTROLS)
-def test_explained_parts_add_up_to_the_input(cohort: Cohort, control: Any) -> None:
-    """What is explained is zero where there is no lesion, if voxels are residuals as well."""
+def test_explained_and_added_components_sum_to_the_input(cohort: Cohort, control: Any) -> None:
+    """The explained component plus the added one is the input, and the explained one is zero outside the lesion."""
     adapter = fitted(cohort, volume_control=control)
     for sample in cohort.samples:
         ((explained, added),) = adapter.explained(sample)
@@ -110,7 +110,7 @@ def test_explained_parts_add_up_to_the_input(cohort: Cohort, control: Any) -> No
 
 @pytest.mark.parametrize("control", CONTROLS)
 def test_voxels_are_the_input_without_its_zeros(cohort: Cohort, control: Any) -> None:
-    """A sparse model sees what a dense one sees."""
+    """The sparse voxels hold the same values as the dense input."""
     adapter = fitted(cohort, volume_control=control)
     for sample in cohort.samples:
         voxels, values = adapter.voxels(sample)
@@ -121,7 +121,7 @@ def test_voxels_are_the_input_without_its_zeros(cohort: Cohort, control: Any) ->
 
 @pytest.mark.parametrize("targets", [TARGETS, (TWO, ONE), (TWO,)])
 def test_targets_are_the_scores(cohort: Cohort, targets: tuple[Target, ...]) -> None:
-    """One float32 value each, by name."""
+    """Each target is one float32 value, stored under its name."""
     sample = cohort.samples[3]
     found = lesion_volume().targets(sample, targets)
     assert {name: (value.shape, value.dtype) for name, value in found.items()} == {
@@ -135,30 +135,30 @@ def test_targets_are_the_scores(cohort: Cohort, targets: tuple[Target, ...]) -> 
 @pytest.mark.parametrize("target_range", ["given", "training"])
 @pytest.mark.parametrize("control", CONTROLS)
 def test_predictions_are_on_the_scale_of_the_scores(cohort: Cohort, control: Any, target_range: Any) -> None:
-    """A network that says its targets exactly predicts the scores, whatever was adjusted, also after a file."""
+    """Exact network outputs are converted back to the original scores, also after saving and loading the state."""
     adapter = lesion_volume().load_state({})
     made = fitted(cohort, volume_control=control, target_range=target_range)
     adapter = lesion_volume(volume_control=control, target_range=target_range).load_state(made.state)
     for sample in cohort.samples:
-        said = {name: value[:, None] for name, value in adapter.targets(sample, TARGETS).items()}
-        found = adapter.to_prediction(said, sample, TARGETS)
+        expected = {name: value[:, None] for name, value in adapter.targets(sample, TARGETS).items()}
+        found = adapter.to_prediction(expected, sample, TARGETS)
         assert {name: float(kept["value"]) for name, kept in found.items()} == pytest.approx(sample.targets, rel=1e-5)
 
 
 @pytest.mark.parametrize("control", ["none", "regress_both"])
-def test_predictions_belong_to_their_names(cohort: Cohort, control: Any) -> None:
-    """Outputs are found by name, in whatever order the mapping has them."""
+def test_outputs_are_matched_by_name(cohort: Cohort, control: Any) -> None:
+    """Outputs are matched to targets by name, whatever their order in the mapping."""
     adapter, sample = fitted(cohort, volume_control=control, target_range="training"), cohort.samples[0]
-    said = {"one": np.array([[0.25]]), "two": np.array([[0.75]])}
-    found = adapter.to_prediction(said, sample, TARGETS)
-    swapped = adapter.to_prediction(dict(reversed(said.items())), sample, TARGETS)
+    expected = {"one": np.array([[0.25]]), "two": np.array([[0.75]])}
+    found = adapter.to_prediction(expected, sample, TARGETS)
+    swapped = adapter.to_prediction(dict(reversed(expected.items())), sample, TARGETS)
     assert {name: float(kept["value"]) for name, kept in swapped.items()} == {
         name: float(kept["value"]) for name, kept in found.items()
     }
 
 
 def test_training_samples_reach_from_zero_to_one(cohort: Cohort) -> None:
-    """``target_range=training`` is fitted to the training samples alone."""
+    """With ``target_range=training``, the training targets span exactly 0 to 1."""
     adapter = fitted(cohort, target_range="training")
     values = np.array([[adapter.targets(one, TARGETS)[name][0] for name in ("one", "two")] for one in cohort.samples])
     np.testing.assert_allclose(values[:6].min(0), 0, atol=1e-6)
@@ -166,8 +166,8 @@ def test_training_samples_reach_from_zero_to_one(cohort: Cohort) -> None:
 
 
 @pytest.mark.parametrize("options", [{"volume_control": "regress_both"}, {"target_range": "training"}])
-def test_an_adapter_that_must_be_fitted_says_so(cohort: Cohort, options: dict[str, Any]) -> None:
-    """Before that, no input and no target can be had."""
+def test_unfitted_adapter_is_refused(cohort: Cohort, options: dict[str, Any]) -> None:
+    """An adapter that needs fitting raises an error when it is used before ``fit``."""
     adapter = lesion_volume(**options)
     for call in (adapter.inputs, lambda sample: adapter.targets(sample, TARGETS)):
         with pytest.raises(CellError, match="must be fitted to training subjects before it is used"):
@@ -175,19 +175,19 @@ def test_an_adapter_that_must_be_fitted_says_so(cohort: Cohort, options: dict[st
 
 
 @pytest.mark.parametrize("control", ["none", "direct_total_lesion_volume"])
-def test_nothing_is_fitted_where_nothing_is_learned(cohort: Cohort, control: Any) -> None:
-    """The state is empty, and an empty state changes nothing."""
+def test_adapter_without_fitted_adjustment_has_an_empty_state(cohort: Cohort, control: Any) -> None:
+    """Without anything to fit, ``fit`` and ``load_state`` return the same adapter and the state is empty."""
     adapter = lesion_volume(volume_control=control)
     assert adapter.fit(cohort.samples, TARGETS) is adapter
     assert adapter.state == {} and adapter.load_state({}) is adapter
 
 
 def test_maps_go_back_to_the_volume(cohort: Cohort) -> None:
-    """A map that equals the input comes back as the lesion map itself."""
+    """A map that equals the input comes back as the original lesion map."""
     adapter, sample = lesion_volume(), cohort.samples[0]
     np.testing.assert_array_equal(adapter.to_image(adapter.inputs(sample)[0], sample), raw(sample)[None])
 
 
-def test_lesion_maps_are_fitted_and_sparse() -> None:
-    """Both optional parts of an adapter are there."""
+def test_adapter_is_fitted_and_sparse() -> None:
+    """The adapter implements both optional protocols."""
     assert isinstance(lesion_volume(), FittedAdapter) and isinstance(lesion_volume(), SparseAdapter)

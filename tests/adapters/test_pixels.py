@@ -1,4 +1,4 @@
-"""Pictures with covariates as scalar inputs, and targets of several kinds."""
+"""Pictures with covariates as scalar inputs and several kinds of target."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def cohort(in_memory: Callable[[Array], Any]) -> Cohort:
     samples = [
         Sample(
             f"picture-{number}",
-            "somebody",
+            "subject-1",
             {"rgb": in_memory(rng.integers(0, 256, (5, 7, 3), np.uint8))},
             {},
             {"height": 1.5 + number / 10, "weight": None if number == 2 else 70.0},
@@ -37,13 +37,13 @@ def cohort(in_memory: Callable[[Array], Any]) -> Cohort:
 
 
 def test_the_picture_and_the_covariates_are_read() -> None:
-    """And nothing else, so that other columns may change."""
+    """Only the picture and the named covariates are read."""
     assert pixels(covariates="height+weight").reads == Reads(images=("rgb",), covariates=("height", "weight"))
     assert pixels().reads == Reads(images=("rgb",))
 
 
 def test_scalars_are_inputs_that_are_not_explained(cohort: Cohort) -> None:
-    """The picture comes first, with its shape; all targets are predicted."""
+    """The picture is the first, explained input; covariates are scalar inputs without explanation."""
     spec = pixels(covariates="height").spec(cohort)
     assert [(one.name, one.shape, one.explained) for one in spec.inputs] == [
         ("image", (5, 7), True),
@@ -53,7 +53,7 @@ def test_scalars_are_inputs_that_are_not_explained(cohort: Cohort) -> None:
 
 
 def test_inputs_are_scaled(cohort: Cohort) -> None:
-    """Colours lie in [0, 1], channels first; a covariate is divided by its scale."""
+    """Colours are scaled to [0, 1] with channels first, and a covariate is divided by its scale."""
     sample = cohort.samples[1]
     picture, height = pixels(covariates="height", covariate_scale=2.0).inputs(sample)
     assert (picture.shape, picture.dtype, height.shape, height.dtype) == ((1, 3, 5, 7), np.float32, (1, 1), np.float32)
@@ -62,7 +62,7 @@ def test_inputs_are_scaled(cohort: Cohort) -> None:
 
 
 def test_targets_have_the_types_of_their_losses(cohort: Cohort) -> None:
-    """Numbers and binary labels are floats, classes are integers; one item each."""
+    """Numbers and binary labels are float32 and class labels are int64, with one item each."""
     found = pixels().targets(cohort.samples[0], TARGETS)
     assert {name: (value.tolist(), value.dtype) for name, value in found.items()} == {
         "age": ([30.5], np.float32),
@@ -71,8 +71,8 @@ def test_targets_have_the_types_of_their_losses(cohort: Cohort) -> None:
     }
 
 
-def test_every_kind_is_kept(cohort: Cohort) -> None:
-    """References: scipy's expit and softmax."""
+def test_predictions_of_every_kind(cohort: Cohort) -> None:
+    """Outputs of every kind become values or probabilities, as computed by scipy's expit and softmax."""
     outputs = {"age": np.array([[4.0]]), "smile": np.array([[-1.5]]), "hair": np.array([[0.5, 2.0, -1.0]])}
     found = pixels().to_prediction(outputs, cohort.samples[0], TARGETS)
     assert float(found["age"]["value"]) == 4.0
@@ -81,14 +81,14 @@ def test_every_kind_is_kept(cohort: Cohort) -> None:
 
 
 def test_maps_go_back_to_the_picture(cohort: Cohort) -> None:
-    """One map a colour, in the space of the picture."""
+    """Maps go back to the shape of the picture, with one map per colour channel."""
     sample, adapter = cohort.samples[0], pixels()
     image = adapter.to_image(adapter.inputs(sample)[0], sample)
     np.testing.assert_allclose(image.transpose(1, 2, 0) * 255, sample.images["rgb"].load(), rtol=1e-6)
 
 
 def test_masks_are_refused(cohort: Cohort) -> None:
-    """A picture as one item has one value per target."""
+    """A mask target is refused, since this adapter predicts one value per sample."""
     other = dataclasses.replace(cohort, targets=(*TARGETS, Target("target", "mask")))
     with pytest.raises(RequestError, match="pixels predicts one value per sample, but target is a mask"):
         pixels().spec(other)
@@ -96,7 +96,7 @@ def test_masks_are_refused(cohort: Cohort) -> None:
 
 @pytest.mark.parametrize(("column", "named"), [("weight", "picture-2"), ("shoes", "picture-0, picture-1, picture-2")])
 def test_covariates_must_be_numbers_for_every_sample(cohort: Cohort, column: str, named: str) -> None:
-    """All samples without one are named before anything trains."""
+    """A covariate that is not a number for every sample is refused, and all such samples are listed."""
     with pytest.raises(
         RequestError, match=rf"covariate {column} must be a number for every sample, .* have none: {named};"
     ):
@@ -104,25 +104,25 @@ def test_covariates_must_be_numbers_for_every_sample(cohort: Cohort, column: str
 
 
 def test_a_sample_without_its_covariate_is_refused(cohort: Cohort) -> None:
-    """Also one that comes later, such as a new subject."""
+    """Building the inputs of a sample without its covariate raises an error."""
     with pytest.raises(CellError, match="weight of picture-2 must be a number, got None"):
         pixels(covariates="weight").inputs(cohort.samples[2])
 
 
 @pytest.mark.parametrize("covariates", ["age+", "age+age"])
-def test_covariates_that_make_no_sense(covariates: str) -> None:
-    """Empty and repeated columns are refused."""
+def test_invalid_covariates_are_refused(covariates: str) -> None:
+    """An empty or repeated column is refused."""
     with pytest.raises(OutOfRange, match=r"different columns joined by '\+', like age\+weight; got"):
         pixels(covariates=covariates)
 
 
 def test_pictures_of_different_sizes_are_refused(cohort: Cohort, in_memory: Callable[[Array], Any]) -> None:
-    """A network of one input shape would fail in the middle of a training."""
+    """Pictures of different sizes are refused before training."""
     odd = dataclasses.replace(cohort.samples[2], images={"rgb": in_memory(np.zeros((5, 6, 3), np.uint8))})
     with pytest.raises(RequestError, match=r"must be of one size, got \(5, 6, 3\), \(5, 7, 3\)"):
         pixels().spec(dataclasses.replace(cohort, samples=(*cohort.samples[:2], odd)))
 
 
-def test_pixels_learn_nothing() -> None:
-    """The optional part of an adapter is not claimed."""
+def test_adapter_is_not_fitted() -> None:
+    """The adapter does not implement the optional fitted protocol."""
     assert not isinstance(Pixels(), FittedAdapter)

@@ -1,4 +1,4 @@
-"""Adjustments of masks and scores: learned from training subjects, undone for predictions."""
+"""Adjustments of masks and scores: fitted to training subjects, inverted for predictions."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def _data(n: int = 30) -> tuple[Array, Array, Array]:
 
 
 def _all(adjustment: Adjustment, masks: Array, targets: Array, volumes: Array) -> tuple[Array, Array]:
-    """Every subject's mask and scores, adjusted."""
-    seen = [adjustment.mask(mask, volume) for mask, volume in zip(masks, volumes, strict=True)]
-    said = [adjustment.targets(row, volume) for row, volume in zip(targets, volumes, strict=True)]
-    return np.array(seen), np.array(said)
+    """Adjusted masks and adjusted scores of all subjects."""
+    adjusted_masks = [adjustment.mask(mask, volume) for mask, volume in zip(masks, volumes, strict=True)]
+    adjusted_targets = [adjustment.targets(row, volume) for row, volume in zip(targets, volumes, strict=True)]
+    return np.array(adjusted_masks), np.array(adjusted_targets)
 
 
 def test_line_is_ordinary_least_squares() -> None:
-    """scikit-learn gives the same intercepts and slopes, and the masks may come one by one."""
+    """The fitted line agrees with scikit-learn's linear regression, also when masks come from a generator."""
     masks, _, volumes = _data()
     line = fit_volume_line((mask for mask in masks), volumes)
     reference = LinearRegression().fit(volumes[:, None], masks.reshape(30, -1))
@@ -39,7 +39,7 @@ def test_line_is_ordinary_least_squares() -> None:
 
 @pytest.mark.parametrize("control", ["regress_behaviour", "regress_lesion", "regress_both"])
 def test_residuals_of_training_subjects_do_not_follow_volume(control: Any) -> None:
-    """What is regressed is uncorrelated with volume there; what is not is as before."""
+    """Regressed values are uncorrelated with volume in training subjects; other values are unchanged."""
     masks, targets, volumes = _data()
     x, y = _all(fit_adjustment(control, masks, targets, volumes), masks, targets, volumes)
     steps = volumes - volumes.mean()
@@ -54,17 +54,17 @@ def test_residuals_of_training_subjects_do_not_follow_volume(control: Any) -> No
 
 
 def test_held_out_subjects_are_adjusted_by_the_line_of_the_others() -> None:
-    """Scores of subjects 20 to 29 lose what scikit-learn's line of subjects 0 to 19 says of them."""
+    """Held-out subjects are adjusted by scikit-learn's regression line of the training subjects."""
     masks, targets, volumes = _data()
     adjustment = fit_adjustment("regress_both", masks[:20], targets[:20], volumes[:20])
     x, y = _all(adjustment, masks, targets, volumes)
     line = LinearRegression().fit(volumes[:20, None], np.c_[targets, masks.reshape(30, -1)][:20])
-    left = np.c_[targets, masks.reshape(30, -1)] - line.predict(volumes[:, None])
-    np.testing.assert_allclose(np.c_[y, x.reshape(30, -1)], left, atol=1e-12)
+    expected = np.c_[targets, masks.reshape(30, -1)] - line.predict(volumes[:, None])
+    np.testing.assert_allclose(np.c_[y, x.reshape(30, -1)], expected, atol=1e-12)
 
 
 def test_direct_control_gives_unit_vectors() -> None:
-    """Every binary mask has length one afterwards; an empty one stays empty."""
+    """Direct volume control scales each binary mask to unit length, and an empty mask stays empty."""
     masks, _, volumes = _data()
     masks[3], volumes[3] = 0, 0
     lengths = [np.linalg.norm(unit_length(mask, volume)) for mask, volume in zip(masks, volumes, strict=True)]
@@ -73,8 +73,8 @@ def test_direct_control_gives_unit_vectors() -> None:
 
 @pytest.mark.parametrize("control", ["none", "regress_behaviour", "regress_both"])
 @pytest.mark.parametrize("to_unit_range", [False, True])
-def test_predictions_come_back_to_the_scale_of_the_scores(control: Any, to_unit_range: bool) -> None:
-    """Restoring what was taken gives the scores, also after a file."""
+def test_predictions_are_restored_to_the_scale_of_the_scores(control: Any, to_unit_range: bool) -> None:
+    """``restored`` inverts the adjustment of the scores, also after saving and loading."""
     masks, targets, volumes = _data()
     made = fit_adjustment(control, masks, targets, volumes, to_unit_range=to_unit_range)
     adjustment = Adjustment.of_arrays(made.arrays())
@@ -83,34 +83,34 @@ def test_predictions_come_back_to_the_scale_of_the_scores(control: Any, to_unit_
 
 
 def test_training_subjects_give_the_range() -> None:
-    """They reach from 0 to 1; held-out subjects may lie outside and are not clipped."""
+    """Training targets span 0 to 1; values of held-out subjects outside that range are not clipped."""
     values = np.array([[1.0], [3.0], [7.0], [0.0]])
     adjustment = fit_adjustment("none", [], values[:2], np.ones(2), to_unit_range=True)
     assert [float(adjustment.targets(row, 1.0)[0]) for row in values] == [0, 1, 3, -0.5]
 
 
-def test_constant_training_subjects_give_no_range() -> None:
-    """Which score, what value, of how many."""
+def test_constant_training_score_is_refused() -> None:
+    """A score that is constant in training is refused, and the message names the score, its value and the count."""
     with pytest.raises(OutOfRange, match=r"score 2 \(all 2\) over 2 subjects"):
         fit_adjustment("none", [], np.array([[1.0, 2.0], [3.0, 2.0]]), np.ones(2), to_unit_range=True)
 
 
 def test_masks_are_not_read_where_they_are_not_regressed() -> None:
-    """An iterator of masks is left untouched."""
+    """The masks are not read when only the scores are regressed."""
     masks, targets, volumes = _data()
     stream = iter(masks)
     fit_adjustment("regress_behaviour", stream, targets, volumes)
     assert len(list(stream)) == 30
 
 
-def test_equal_volumes_explain_nothing() -> None:
-    """The slope is zero, the intercept the mean."""
+def test_equal_volumes_give_a_slope_of_zero() -> None:
+    """With equal volumes, the slope is zero and the intercept is the mean."""
     line = fit_volume_line(np.array([[1.0], [3.0]]), np.array([5.0, 5.0]))
     assert (line.slope.tolist(), line.intercept.tolist()) == ([0.0], [2.0])
 
 
 @pytest.mark.parametrize(("subjects", "volumes"), [(2, 3), (3, 2), (0, 0)])
-def test_one_volume_per_subject(subjects: int, volumes: int) -> None:
-    """Too few, too many, and none at all."""
+def test_number_of_volumes_must_match_the_masks(subjects: int, volumes: int) -> None:
+    """A different number of volumes and masks, or none at all, is refused."""
     with pytest.raises(OutOfRange, match="one volume for each"):
         fit_volume_line(np.zeros((subjects, 2)), np.arange(volumes))

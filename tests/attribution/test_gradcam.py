@@ -1,4 +1,4 @@
-"""Which layer Grad-CAM looks at."""
+"""The layer that Grad-CAM uses."""
 
 from collections import OrderedDict
 
@@ -14,7 +14,7 @@ X = example_image(1, 2, 10, 9)
 
 
 class Swapped(nn.Module):
-    """Two convolutions that run in the other order than they are written."""
+    """Two convolutions that run in the opposite order of their definition."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,21 +32,21 @@ def _swapped() -> nn.Module:
 
 
 def test_the_default_is_the_last_wide_convolution_that_runs() -> None:
-    """Neither the one written last nor the 1×1 output convolution."""
+    """The default layer is the last wide convolution that is executed, not the last one defined or the 1×1 output."""
     model = _swapped()
     default, named = (attribute("gradcam", model, X, [0], positive=False, **o)[0] for o in ({}, {"layer": "later"}))
     torch.testing.assert_close(default, named)
 
 
 def test_another_layer_gives_another_map() -> None:
-    """The option is used."""
+    """Selecting another layer gives another map."""
     model = _swapped()
     first, second = (attribute("gradcam", model, X, [0], positive=False, layer=n)[0] for n in ("earlier", "later"))
     assert not torch.allclose(first, second)
 
 
 def test_a_wrapped_layer_is_found_by_the_end_of_its_name() -> None:
-    """The module that reduces the output to scalars need not be known."""
+    """A layer inside a wrapping module is found by the end of its name."""
     model = nn.Sequential(_swapped())
     torch.testing.assert_close(
         attribute("gradcam", model, X, [0], layer="later")[0], attribute("gradcam", model, X, [0], layer="0.later")[0]
@@ -54,25 +54,25 @@ def test_a_wrapped_layer_is_found_by_the_end_of_its_name() -> None:
 
 
 def test_all_channels_share_the_map() -> None:
-    """Grad-CAM knows the place but not the channel."""
+    """All input channels receive the same Grad-CAM map."""
     found = attribute("gradcam", example_network(2), X, [0], positive=False)[0]
     torch.testing.assert_close(found[:, 0], found[:, 1])
 
 
-def test_only_evidence_for_the_output_is_kept() -> None:
-    """By default no value is negative."""
+def test_default_map_has_no_negative_values() -> None:
+    """By default, negative values are set to zero."""
     signed = attribute("gradcam", example_network(2), X, [0], positive=False)[0]
     assert float(signed.min()) < 0 <= float(attribute("gradcam", example_network(2), X, [0])[0].min())
 
 
-def test_an_unknown_layer_shows_the_near_one() -> None:
-    """The modules of the model are listed."""
+def test_unknown_layer_is_refused_with_suggestions() -> None:
+    """An unknown layer raises an error that suggests the nearest module name."""
     with pytest.raises(UnknownName, match=r"no layer is named 'latter'\. Near: later"):
         attribute("gradcam", _swapped(), X, [0], layer="latter")
 
 
 def test_an_ambiguous_layer_is_refused() -> None:
-    """Two modules whose names end alike are both shown."""
+    """An ambiguous layer name is refused, and the message lists both modules."""
     model = nn.Sequential(
         nn.Sequential(OrderedDict(wide=nn.Conv2d(2, 2, 3))),
         nn.Sequential(OrderedDict(wide=nn.Conv2d(2, 1, 3))),
@@ -83,6 +83,6 @@ def test_an_ambiguous_layer_is_refused() -> None:
 
 
 def test_a_model_without_convolution_is_refused() -> None:
-    """The error says how to name another layer."""
+    """A model without convolutions is refused, and the message explains how to name another layer."""
     with pytest.raises(HarnessError, match=r"needs a convolution wider than one voxel.*`layer`"):
         attribute("gradcam", Formula(lambda x: x.flatten(1)), X, [0])

@@ -1,4 +1,4 @@
-"""Nothing outside is changed, whatever happens inside; wrong requests are refused."""
+"""Attribution methods leave the model, its inputs and global state unchanged; invalid requests are refused."""
 
 import json
 import random
@@ -21,7 +21,7 @@ X = example_image(2, 2, 8, 9)
 
 
 class FailsLater(nn.Module):
-    """Raises on the second forward pass."""
+    """A network that raises on the second forward pass."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,8 +34,8 @@ class FailsLater(nn.Module):
         return self.network(x)  # type: ignore[no-any-return]
 
 
-def rude(model: nn.Module, inputs: Any, targets: Any) -> Any:
-    """Hooks, trains, steps, draws, fills gradients and writes into the input."""
+def intrusive(model: nn.Module, inputs: Any, targets: Any) -> Any:
+    """An attribution method that changes the model, its inputs and every kind of global state."""
     model.train()
     model.register_forward_hook(lambda *_: None)
     model.requires_grad_(True)
@@ -50,109 +50,109 @@ def rude(model: nn.Module, inputs: Any, targets: Any) -> Any:
     return [inputs for _ in targets]
 
 
-def rude_and_failing(model: nn.Module, inputs: Any, targets: Any) -> Any:
-    """The same, and then an error."""
-    rude(model, inputs, targets)
+def intrusive_and_failing(model: nn.Module, inputs: Any, targets: Any) -> Any:
+    """The same as ``intrusive``, followed by an error."""
+    intrusive(model, inputs, targets)
     raise ZeroDivisionError("on purpose")
 
 
-def _try(function: Callable[..., Any], model: nn.Module) -> None:
+def _explain(function: Callable[..., Any], model: nn.Module) -> None:
     try:
         explain(function, model, X, [0])
     except ZeroDivisionError:
-        assert function is rude_and_failing
+        assert function is intrusive_and_failing
 
 
-METHODS = pytest.mark.parametrize("function", [rude, rude_and_failing])
+METHODS = pytest.mark.parametrize("function", [intrusive, intrusive_and_failing])
 
 
 @METHODS
 def test_hooks_are_as_before(function: Callable[..., Any]) -> None:
-    """A hook of the user stays, none is added."""
+    """The user's own hook stays, and no hook is added."""
     model = example_network(2)
     model.register_forward_hook(lambda *_: None)
-    _try(function, model)
+    _explain(function, model)
     assert len(model._forward_hooks) == 1
 
 
 @METHODS
 def test_gradients_are_as_before(function: Callable[..., Any]) -> None:
-    """A gradient that the optimiser has not used yet keeps its values."""
+    """Gradients that the optimiser has not used yet keep their values."""
     model = example_network(2)
     model.second[0].bias.grad = torch.full_like(model.second[0].bias, 7.0)
-    _try(function, model)
+    _explain(function, model)
     assert model.second[0].bias.grad.tolist() == [7.0] * 5
     assert model.second[0].weight.grad is None
 
 
 @METHODS
 def test_modes_are_as_before(function: Callable[..., Any]) -> None:
-    """Every module keeps its own mode."""
+    """Every module keeps its training or evaluation mode."""
     model = example_network(2).train()
     model.second.eval()
     before = [module.training for module in model.modules()]
-    _try(function, model)
+    _explain(function, model)
     assert [module.training for module in model.modules()] == before
 
 
 @METHODS
-def test_flags_are_as_before(function: Callable[..., Any]) -> None:
-    """A frozen layer stays frozen, the others train."""
+def test_requires_grad_is_as_before(function: Callable[..., Any]) -> None:
+    """Every parameter keeps its ``requires_grad`` flag."""
     model = example_network(2)
     model.second.requires_grad_(False)
     before = [parameter.requires_grad for parameter in model.parameters()]
-    _try(function, model)
+    _explain(function, model)
     assert [parameter.requires_grad for parameter in model.parameters()] == before
 
 
 @METHODS
 def test_weights_are_as_before(function: Callable[..., Any]) -> None:
-    """Also those of a method that writes into them."""
+    """A method that writes into the weights does not change the caller's model."""
     model = example_network(2)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    _try(function, model)
+    _explain(function, model)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 @METHODS
 def test_inputs_are_as_before(function: Callable[..., Any]) -> None:
-    """Also those of a method that writes into them."""
+    """A method that writes into its input does not change the caller's tensor."""
     before = X.clone()
-    _try(function, example_network(2))
+    _explain(function, example_network(2))
     assert torch.equal(X, before)
     assert not X.requires_grad
 
 
 @METHODS
 def test_global_generators_are_as_before(function: Callable[..., Any]) -> None:
-    """The next number of torch, numpy and Python is the one that would have come."""
+    """The global random states of torch, numpy and Python are restored."""
     torch.manual_seed(3), np.random.seed(3), random.seed(3)
     expected = (float(torch.rand(1)), np.random.rand(), random.random())
     torch.manual_seed(3), np.random.seed(3), random.seed(3)
-    _try(function, example_network(2))
+    _explain(function, example_network(2))
     assert (float(torch.rand(1)), np.random.rand(), random.random()) == expected
 
 
 @METHODS
 def test_gradient_mode_is_as_before(function: Callable[..., Any]) -> None:
-    """A method that switches gradients off does so for itself."""
-    _try(function, example_network(2))
+    """A method that disables gradients does not disable them for the caller."""
+    _explain(function, example_network(2))
     assert torch.is_grad_enabled()
 
 
 @pytest.mark.parametrize("name", ["deeplift", "guided_backprop", "gradcam", "occlusion", "gradient_shap"])
-def test_a_model_that_fails_half_way_is_as_before(name: str) -> None:
-    """The model's own error comes through; no hook is left, no mode changed."""
+def test_a_failing_model_is_restored(name: str) -> None:
+    """When the model raises, its error is passed on, no hook is left and the mode is unchanged."""
     model = FailsLater().train()
     with pytest.raises(ZeroDivisionError, match="on purpose"):
         attribute(name, model, X, [0])
-    left = [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules()]
-    assert (sum(left), model.training, model.calls) == (0, True, 0)
+    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks) for m in model.modules()]
+    assert (sum(hooks), model.training, model.calls) == (0, True, 0)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_gradients_work_inside_no_grad(mode: Callable[..., Any]) -> None:
-    """A caller that predicts need not know which methods differentiate."""
+    """Gradient methods work when the caller is inside ``no_grad`` or ``inference_mode``."""
     expected = attribute("saliency", example_network(2), X, [0])[0]
     with mode():
         found = attribute("saliency", example_network(2), X.clone(), [0])[0]
@@ -160,13 +160,13 @@ def test_gradients_work_inside_no_grad(mode: Callable[..., Any]) -> None:
 
 
 def test_a_model_is_explained_in_evaluation_mode() -> None:
-    """Dropout of a training model does not disturb the map."""
+    """A model in training mode is explained in evaluation mode, so dropout does not affect the map."""
     model = nn.Sequential(nn.Dropout(0.5), example_network(2)).train()
     torch.testing.assert_close(attribute("saliency", model, X, [0]), attribute("saliency", example_network(2), X, [0]))
 
 
-def test_the_global_generator_does_not_reach_a_method() -> None:
-    """A third party's method that draws globally repeats with the seed all the same."""
+def test_global_generator_does_not_affect_a_method() -> None:
+    """A third-party method that uses the global generator is reproducible from the seed."""
 
     def drawing(model: nn.Module, inputs: Any, targets: Any, *, seed: int) -> Any:
         return [tuple(torch.rand_like(x) for x in inputs) for _ in targets]
@@ -179,59 +179,59 @@ def test_the_global_generator_does_not_reach_a_method() -> None:
 
 
 def test_adding_a_target_changes_no_draw() -> None:
-    """Streams belong to the method and the item."""
+    """Explaining one more target does not change the random draws of the others."""
     model = example_network(2)
     both = attribute("gradient_shap", model, X, [0, 2], seed=4)
     assert torch.equal(attribute("gradient_shap", model, X, [2], seed=4)[0], both[1])
 
 
 def test_several_inputs_give_a_list_of_lists() -> None:
-    """``result[target][input]``, each of its own shape."""
+    """Results are indexed ``result[target][input]``, and each map has the shape of its input."""
     model = Formula(lambda x, y: torch.stack([x.flatten(1).sum(1), y.flatten(1).sum(1)], dim=1))
     maps = attribute("saliency", model, (example_image(2, 1, 5), example_image(2, 3, 4, 4)), [1, 0])
     assert [[tuple(each.shape) for each in of_target] for of_target in maps] == [[(2, 1, 5), (2, 3, 4, 4)]] * 2
 
 
-def test_an_unknown_method_shows_the_near_one() -> None:
-    """All methods are listed after it."""
+def test_unknown_method_is_refused_with_suggestions() -> None:
+    """An unknown method raises an error that suggests the nearest name and lists all."""
     with pytest.raises(UnknownName, match=r"no attribution is named 'salency'\. Near: saliency\. All: .*smoothgrad"):
         attribute("salency", example_network(2), X, [0])
 
 
-def test_an_unknown_option_shows_the_near_one() -> None:
-    """Only what the user may set is listed."""
+def test_unknown_option_is_refused_with_suggestions() -> None:
+    """An unknown option raises an error that lists only the options that a user may set."""
     with pytest.raises(UnknownName, match=r"no option of attribution .* is named 'step'\. Near: steps\. All: basel"):
         attribute("integrated_gradients", example_network(2), X, [0], step=3)
 
 
 @pytest.mark.parametrize("target", [-1, 3])
 def test_a_target_must_be_an_output(target: int) -> None:
-    """The relation stands in the message."""
+    """A target outside the model's outputs is refused with the valid range."""
     with pytest.raises(OutOfRange, match=rf"`0 <= target < 3` must hold for the outputs of the model, got {target}"):
         attribute("saliency", example_network(2), X, [target])
 
 
 def test_a_segmentation_must_be_reduced_first() -> None:
-    """The message says what came and how to wrap it."""
+    """A model with spatial output is refused, and the message explains how to wrap it."""
     with pytest.raises(HarnessError, match=r"must map one item to \(1, K\) scalars .* got \(1, 2, 8, 9\); wrap it"):
         attribute("saliency", nn.Identity(), X, [0])
 
 
 def test_inputs_must_be_float() -> None:
-    """Labels cannot be explained."""
+    """Integer inputs are refused."""
     with pytest.raises(HarnessError, match=r"must be float tensors .* got \(1, 2, 3, 3\) torch.int64"):
         attribute("saliency", example_network(2), torch.ones(1, 2, 3, 3, dtype=torch.long), [0])
 
 
 def test_a_map_of_nan_is_an_error() -> None:
-    """sqrt has no finite slope at zero."""
+    """A map with NaN or infinite values raises an error, here from the slope of sqrt at zero."""
     model = Formula(lambda x: x.sqrt().flatten(1).sum(1, keepdim=True))
     with pytest.raises(CellError, match="saliency returned NaN or infinity for output 0"):
         attribute("saliency", model, torch.zeros(1, 1, 3, 3), [0])
 
 
 def test_a_method_must_give_maps_of_the_right_shape() -> None:
-    """A third party's mistake is named with both shapes."""
+    """A third-party method that returns maps of the wrong shape is refused, and the message shows both shapes."""
 
     def summed(model: nn.Module, inputs: Any, targets: Any) -> Any:
         return [tuple(x.sum(1) for x in inputs) for _ in targets]
@@ -241,7 +241,7 @@ def test_a_method_must_give_maps_of_the_right_shape() -> None:
 
 
 def test_a_model_that_cannot_be_copied_is_named() -> None:
-    """A tensor with a graph on the module; the message says how to fix it."""
+    """A model that cannot be copied is refused, and the message explains how to fix it."""
     model = example_network(2)
     model.kept = model(X)  # type: ignore[assignment]
     with pytest.raises(HarnessError, match=r"must be copyable .* got _Network: .*detach tensors"):
@@ -249,6 +249,6 @@ def test_a_model_that_cannot_be_copied_is_named() -> None:
 
 
 def test_options_are_plain_json_by_default() -> None:
-    """A configuration can write every default of every method."""
+    """Default options of every method can be written as JSON."""
     for name in ATTRIBUTIONS.names():
         json.dumps(describe_component(ATTRIBUTIONS, partial(ATTRIBUTIONS.get(name).function)))

@@ -16,7 +16,7 @@ CASES = {
 }
 
 
-# What needs something that only some models have (a map of their own) is tested with those models.
+# Methods that need a special kind of model, such as one with weights per voxel, are tested with those models.
 NAMES = [name for name in ATTRIBUTIONS.names() if not ATTRIBUTIONS.get(name).facts.get("needs")]
 
 
@@ -27,7 +27,7 @@ def _draws(name: str) -> bool:
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_map_has_its_inputs_shape(name: str, case: str) -> None:
-    """One finite map of the input's shape and dtype per target."""
+    """Each target gets one finite map with the shape and dtype of the input."""
     model, inputs, targets = CASES[case]
     maps = attribute(name, model, inputs, targets)
     assert [(each.shape, each.dtype) for each in maps] == [(inputs.shape, inputs.dtype)] * len(targets)
@@ -35,13 +35,13 @@ def test_a_map_has_its_inputs_shape(name: str, case: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_method_conforms(name: str) -> None:
-    """Every method keeps what the harness relies on and what its decorator promises."""
+    """Every method passes the conformance checks and has the properties that its decorator declares."""
     check_attribution(ATTRIBUTIONS.get(name).function)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not _draws(name)])
 def test_single_precision_agrees_with_double(name: str) -> None:
-    """Float32 gives the same map up to rounding (what is drawn differs with the precision)."""
+    """Float32 and float64 give the same map up to rounding; random draws depend on the precision."""
     model, inputs, targets = CASES["2D"]
     exact = attribute(name, model, inputs, targets)[0]
     single = attribute(name, example_network(2).float(), inputs.float(), targets)[0]
@@ -50,11 +50,11 @@ def test_single_precision_agrees_with_double(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_items_give_no_maps(name: str) -> None:
-    """The empty case: a sample without items has maps without items."""
+    """Empty input gives an empty map."""
     assert attribute(name, example_network(2), example_image(0, 2, 9, 9), [0])[0].shape == (0, 2, 9, 9)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_summary_says_what_a_method_is(name: str) -> None:
-    """`harness list` shows the first line of the docstring."""
+def test_summary_ends_with_a_period(name: str) -> None:
+    """The first docstring line, shown by ``harness list``, describes the method."""
     assert ATTRIBUTIONS.get(name).summary.endswith(".")

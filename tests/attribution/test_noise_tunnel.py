@@ -1,4 +1,4 @@
-"""The noise tunnel averages any attribution, and names the one that it wraps."""
+"""The noise tunnel averages the wrapped attribution and depends on its code."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Square(nn.Module):
 IMAGE = torch.linspace(-1, 1, 24).reshape(1, 1, 4, 6)
 
 
-def test_without_noise_it_is_the_method_itself() -> None:
-    """Noise of zero gives the wrapped method's map."""
+def test_without_noise_the_tunnel_equals_the_method() -> None:
+    """With a noise level of zero, the tunnel gives the map of the wrapped method."""
     (plain,) = attribute("saliency", Square(), IMAGE, [0], absolute=False)
     (found,) = attribute("noise_tunnel", Square(), IMAGE, [0], noise=0.0, options={"absolute": False})
     torch.testing.assert_close(found, plain)
 
 
-def test_mean_square_and_variance_belong_together() -> None:
-    """Variance is the mean square minus the squared mean, on the same draws."""
+def test_variance_is_the_mean_square_minus_the_squared_mean() -> None:
+    """On the same draws, the variance is the mean square minus the squared mean."""
     options = {"options": {"absolute": False}, "noise": 0.5, "samples": 7, "seed": 3}
     mean, square, variance = (
         attribute("noise_tunnel", Square(), IMAGE, [0], kind=kind, **options)[0]
@@ -53,8 +53,8 @@ def test_variance_of_a_linear_gradient_is_that_of_the_noise() -> None:
     assert float(found.mean()) == pytest.approx(4 * 0.25 * 59 / 60, rel=0.05)
 
 
-def test_its_code_is_that_of_the_method_it_wraps() -> None:
-    """The digest follows the option that names the method."""
+def test_code_digest_follows_the_wrapped_method() -> None:
+    """The code digest follows the option that names the wrapped method."""
     digests = {digest_of(partial(noise_tunnel, method=name), ATTRIBUTIONS) for name in ("saliency", "occlusion")}
     assert len(digests) == 2
 
@@ -67,7 +67,9 @@ def test_its_code_is_that_of_the_method_it_wraps() -> None:
         ({"options": {"stepz": 3}}, UnknownName, "stepz"),
     ],
 )
-def test_refusals(options: dict[str, object], error: type[Exception], message: str) -> None:
-    """What cannot be wrapped is refused by name."""
+def test_methods_that_cannot_be_wrapped_are_refused(
+    options: dict[str, object], error: type[Exception], message: str
+) -> None:
+    """Methods that cannot be wrapped are refused by name."""
     with pytest.raises(error, match=message):
         attribute("noise_tunnel", Square(), IMAGE, [0], **options)

@@ -25,7 +25,7 @@ X = example_image(2, 4, 9, 8, seed=2)
 
 
 def _drawn(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
-    """A float64 network in evaluation mode with weights and batch statistics that are not trivial."""
+    """A float64 network in evaluation mode with random weights and batch statistics."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         network = build().double()
@@ -66,7 +66,7 @@ def _captum(
 
 
 def _agree(found: list[Tensor], expected: list[Tensor]) -> None:
-    """To 1e-6 of the largest value; captum averages in float32 whatever came in."""
+    """Compare to 1e-6 of the largest value, since captum always averages in float32."""
     for ours, theirs in zip(found, expected, strict=True):
         scale = float(theirs.abs().max())
         assert scale > 0
@@ -74,7 +74,7 @@ def _agree(found: list[Tensor], expected: list[Tensor]) -> None:
 
 
 class _Residual(nn.Module):
-    """Sums in place, a pooled branch, a joined branch, functions and methods instead of modules."""
+    """A network with in-place sums, a pooled branch, concatenation, and functions in place of modules."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class _Residual(nn.Module):
 
 
 class _UNet(nn.Module):
-    """Down, up and across, with the mean over the image as score."""
+    """A small U-Net with a skip connection and a mean over the image as score."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class _UNet(nn.Module):
 
 
 class _Rotated(nn.Module):
-    """Python code that looks at values: it cannot be read layer by layer."""
+    """A network whose Python code depends on tensor values, so that it cannot be traced layer by layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,8 +124,8 @@ class _Rotated(nn.Module):
         return functional.softplus(self.conv(x)).flatten(2).sum(2)
 
 
-def _plain(*layers: Callable[[], nn.Module], shape: tuple[int, ...]) -> nn.Module:
-    """A chain of layers and a linear layer over all that is left."""
+def _chain(*layers: Callable[[], nn.Module], shape: tuple[int, ...]) -> nn.Module:
+    """A chain of layers that ends in a linear layer."""
     chain = nn.Sequential(*(layer() for layer in layers), nn.Flatten())
     with torch.no_grad():
         width = chain.eval()(torch.zeros(1, *shape)).shape[1]
@@ -137,7 +137,7 @@ _RESIDUAL = partial(
     models.build, "residual_cnn", outputs=3, image_shape=(24, 21, 26), kernel=5, stride=3, block_kernel=3, widths=(3, 4)
 )
 _POOLED = partial(
-    _plain,
+    _chain,
     partial(nn.Conv3d, 1, 3, 3, 2, 1),
     nn.ReLU,
     partial(nn.MaxPool3d, 3, 2, 1, ceil_mode=True),
@@ -146,7 +146,7 @@ _POOLED = partial(
     shape=(1, 17, 18, 19),
 )
 _CHAIN = partial(
-    _plain, partial(nn.Conv1d, 2, 4, 5, 2, 1, 2), partial(nn.PReLU, 4), partial(nn.AvgPool1d, 3, 2), shape=(2, 61)
+    _chain, partial(nn.Conv1d, 2, 4, 5, 2, 1, 2), partial(nn.PReLU, 4), partial(nn.AvgPool1d, 3, 2), shape=(2, 61)
 )
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "cnn": (_CNN, (2, 1, 26, 23, 25)),
@@ -155,15 +155,15 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "one axis": (_CHAIN, (2, 2, 61)),
     "sums, branches, dilation, groups": (_Residual, (2, 1, 37, 34)),
     "u-net": (_UNet, (2, 2, 16, 18)),
-    "unreadable": (_Rotated, (2, 1, 13, 14)),
+    "untraceable": (_Rotated, (2, 1, 13, 14)),
 }
 
 
-@pytest.mark.parametrize("worth", [1e9, 0.9, -1.0], ids=["incremental", "automatic", "whole passes"])
+@pytest.mark.parametrize("most_share", [1e9, 0.9, -1.0], ids=["incremental", "automatic", "full passes"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_occlusion_agrees_with_captum(name: str, worth: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Windows of odd sizes over lesion masks, whichever way they are computed."""
-    monkeypatch.setattr(module, "_WORTH", worth)
+def test_occlusion_agrees_with_captum(name: str, most_share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The map agrees with captum for windows of odd sizes over lesion masks, for every way of computing it."""
+    monkeypatch.setattr(module, "_WORTH", most_share)
     build, shape = NETWORKS[name]
     model, x = _drawn(build), _lesions(*shape)
     _agree(attribute("occlusion", model, x, [0, 2], window=5, stride=3), _captum(model, x, [0, 2], 5, 3))
@@ -181,7 +181,7 @@ def test_occlusion_agrees_with_captum(name: str, worth: float, monkeypatch: pyte
 )
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_options_agree_with_captum(options: dict[str, Any], per_channel: bool) -> None:
-    """Several channels one at a time or all at once; edges per axis; windows wider than the image."""
+    """Options agree with captum: channels together or apart, edges per axis, windows wider than the image."""
     model = _drawn(_UNet)
     x = example_image(2, 2, 10, 12)
     expected = _captum(model, x, [1], all_at_once=not per_channel, **options)
@@ -189,7 +189,7 @@ def test_options_agree_with_captum(options: dict[str, Any], per_channel: bool) -
 
 
 def test_a_baseline_per_voxel_agrees_with_captum() -> None:
-    """A tensor as baseline, equal to the image in half of it."""
+    """A baseline tensor agrees with captum, also where it equals the image."""
     model, x = _drawn(_CNN), example_image(1, 1, 26, 23, 25)
     baseline = x.clone()
     baseline[..., 12:] = 0.5
@@ -200,7 +200,7 @@ def test_a_baseline_per_voxel_agrees_with_captum() -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_any_geometry_agrees_with_captum(seed: int) -> None:
-    """Kernels, steps, paddings, dilations, windows, strides and sizes drawn at random."""
+    """Random kernels, strides, paddings, dilations, windows and sizes agree with captum."""
     draw = random.Random(seed)
     axes = draw.choice([2, 2, 3])
     conv, norm = (nn.Conv2d, nn.BatchNorm2d) if axes == 2 else (nn.Conv3d, nn.BatchNorm3d)
@@ -215,7 +215,7 @@ def test_any_geometry_agrees_with_captum(seed: int) -> None:
     spread = several(1, 2) if min(shape[1:]) > 14 else (1,) * axes
     layers = [partial(conv, channels, 3, kernels[0], steps[0], paddings[0]), partial(norm, 3), nn.ReLU]
     layers += [partial(conv, 3, 2, kernels[1], steps[1], paddings[1], spread), nn.Softplus]
-    model = _drawn(partial(_plain, *layers, shape=shape), seed)
+    model = _drawn(partial(_chain, *layers, shape=shape), seed)
     window = several(1, 6)
     stride = tuple(draw.randint(max(1, edge // 2), edge) for edge in window)
     x = _lesions(1, *shape, share=0.02, seed=seed)
@@ -224,7 +224,7 @@ def test_any_geometry_agrees_with_captum(seed: int) -> None:
 
 
 def test_several_inputs_agree_with_captum() -> None:
-    """Windows of one input at a time, while the other is shown as it is."""
+    """With several inputs, windows of one input are occluded while the other is unchanged, as in captum."""
     model = example_network(2, inputs=2)
     x = (example_image(2, 2, 9, 10), example_image(2, 2, 9, 10, seed=1))
     expected = captum.attr.Occlusion(model.eval()).attribute(
@@ -234,9 +234,10 @@ def test_several_inputs_agree_with_captum() -> None:
 
 
 def test_float32_is_as_close_as_captum_is_to_itself() -> None:
-    """The difference is at most four times captum's own error: over batch sizes, or where it has none, to float64.
+    """The float32 map differs from captum's by at most four times captum's own error.
 
-    At the published size the first is what counts, and ``benchmarks/occlusion.py`` prints it.
+    That error is the larger of its difference between batch sizes and its difference from float64. For the
+    published image size, ``benchmarks/occlusion.py`` prints the first one.
     """
     exact, x = _drawn(_CNN), _lesions(1, 1, 26, 23, 25)
     model = _drawn(_CNN).float()
@@ -253,7 +254,7 @@ def test_float32_is_as_close_as_captum_is_to_itself() -> None:
 
 
 def test_occlusion_agrees_with_a_slow_replica() -> None:
-    """Every window written out: mean loss over the windows that cover a voxel, to float64 precision."""
+    """The map agrees with a loop over all windows: the mean loss over the windows that cover a voxel, in float64."""
     total, count = torch.zeros_like(X), torch.zeros_like(X)
     for channel in range(4):
         for row in (0, 2, 4, 6):
@@ -270,26 +271,26 @@ def test_occlusion_agrees_with_a_slow_replica() -> None:
 
 
 def test_occlusion_of_all_channels_gives_them_one_map() -> None:
-    """Without `per_channel` a window covers all channels at once."""
+    """Without `per_channel`, a window covers all channels at once."""
     found = attribute("occlusion", MODEL, X, [0], window=3, stride=3, per_channel=False)[0]
     assert torch.equal(found, found[:, :1].expand_as(found))
 
 
 def test_occlusion_window_may_be_wider_than_the_image() -> None:
-    """One window then covers a channel: the channel's ablation."""
+    """A window wider than the image covers a whole channel and equals channel ablation."""
     wide = attribute("occlusion", MODEL, X, [0], window=64, stride=64)[0]
     torch.testing.assert_close(wide, attribute("channel_ablation", MODEL, X, [0])[0], rtol=0, atol=1e-13)
 
 
 def test_a_window_of_baseline_values_has_no_effect() -> None:
-    """Where the image is the baseline already, the map is exactly zero."""
+    """Where the image equals the baseline, the map is exactly zero."""
     x = X.clone()
     x[:, 1] = 0.0
     assert float(attribute("occlusion", MODEL, x, [0], window=3, stride=3)[0][:, 1].abs().max()) == 0.0
 
 
 class _Counting(nn.Module):
-    """Notes the size of each batch that passes; unreadable, so that windows are whole passes."""
+    """A network that records batch sizes; it cannot be traced, so every window is a full forward pass."""
 
     batches: list[int]
 
@@ -315,8 +316,8 @@ def _passes(x: Tensor, targets: list[int], **options: Any) -> list[int]:
     return model.batches
 
 
-def test_empty_windows_cost_nothing() -> None:
-    """One lesion voxel at (7, 7) lies in the windows that start at 3 and 6: four, beside the passes without window."""
+def test_empty_windows_need_no_forward_pass() -> None:
+    """One lesion voxel at (7, 7) lies in four windows, so there are four passes and one without a window."""
     empty, one = torch.zeros(1, 1, 20, 20, dtype=torch.float64), torch.zeros(1, 1, 20, 20, dtype=torch.float64)
     one[..., 7, 7] = 1.0
     without = _passes(empty, [0])
@@ -325,13 +326,13 @@ def test_empty_windows_cost_nothing() -> None:
 
 
 def test_all_targets_share_the_passes() -> None:
-    """Three outputs cost what one costs."""
+    """Three outputs need as many forward passes as one."""
     x = _lesions(1, 1, 20, 20)
     assert _passes(x, [0, 1, 2]) == _passes(x, [1])
 
 
 def test_batches_are_bounded() -> None:
-    """`batch_size` and `memory_mb` bound the windows of a pass."""
+    """`batch_size` and `memory_mb` limit the number of windows per pass."""
     x = _lesions(1, 1, 20, 20, share=0.5)
     assert max(_passes(x, [0], batch_size=3)) == 3
     # An image and its activations take 20² and 3 · 18² numbers, images twice: 14 kB, so 100 kB hold seven.
@@ -340,9 +341,9 @@ def test_batches_are_bounded() -> None:
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 7}, {"memory_mb": 0.1}], ids=str)
-@pytest.mark.parametrize("name", ["cnn", "unreadable"])
+@pytest.mark.parametrize("name", ["cnn", "untraceable"])
 def test_batches_do_not_change_the_map(name: str, options: dict[str, Any]) -> None:
-    """Any batch gives the same numbers."""
+    """The batch size does not change the map."""
     build, shape = NETWORKS[name]
     model, x = _drawn(build), _lesions(*shape)
     usual = attribute("occlusion", model, x, [1], window=5, stride=3)[0]
@@ -352,7 +353,7 @@ def test_batches_do_not_change_the_map(name: str, options: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("name", ["cnn", "residual_cnn"])
 def test_published_networks_are_computed_incrementally(name: str) -> None:
-    """A window of five voxels takes less than half of the multiplications of a pass, even in images this small."""
+    """A window of five voxels needs less than half the multiplications of a full pass, even in a small image."""
     build, shape = NETWORKS[name]
     network = Incremental(read(_drawn(build), 1), (_lesions(*shape)[:1],))
     origin = torch.tensor([[0, 0, 0], [3, 9, 6], [15, 12, 18]])
@@ -361,29 +362,29 @@ def test_published_networks_are_computed_incrementally(name: str) -> None:
     assert 0 < few < 0.5 * whole
 
 
-def test_verify_accepts_a_network_that_is_computed_right() -> None:
-    """Windows that agree leave the map as it is."""
+def test_verify_accepts_a_correctly_computed_network() -> None:
+    """With ``verify``, a correctly computed map is unchanged."""
     model, x = _drawn(_CNN), _lesions(1, 1, 26, 23, 25)
     plain, checked = (attribute("occlusion", model, x, [0], window=5, stride=3, verify=k)[0] for k in (0, 5))
     assert torch.equal(plain, checked)
 
 
-def test_verify_refuses_a_network_that_draws() -> None:
-    """Dropout that never stops: the same image has another output each time."""
+def test_verify_refuses_a_random_network() -> None:
+    """With ``verify``, a network with active dropout is refused, since its output is random."""
     model = Formula(lambda x: functional.dropout(x, 0.5, training=True).flatten(1).sum(1, keepdim=True))
     with pytest.raises(CellError, match=r"reproducible and independent of the batch; output 0 differs by .*at most"):
         attribute("occlusion", model, example_image(1, 1, 9, 9), [0], window=3, stride=3, verify=3)
 
 
-def test_verify_refuses_a_network_that_looks_at_its_batch() -> None:
-    """The mean over all items is no property of one."""
+def test_verify_refuses_a_network_that_depends_on_its_batch() -> None:
+    """With ``verify``, a network that averages over its batch is refused."""
     model = Formula(lambda x: (x - x.mean(dim=0, keepdim=True)).flatten(1).square().sum(1, keepdim=True))
     with pytest.raises(CellError, match="independent of the batch; output 0 differs by"):
         attribute("occlusion", model, example_image(1, 1, 9, 9), [0], window=3, stride=3, verify=3)
 
 
-def test_verify_refuses_an_effect_that_whole_passes_do_not_give(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrong effect is refused with both values and the window."""
+def test_verify_refuses_a_wrong_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ``verify``, a wrong effect is refused, and the message shows both values and the window."""
     right = Incremental.changes
     monkeypatch.setattr(Incremental, "changes", lambda *given: 1.01 * right(*given))
     x = _lesions(1, 1, 26, 23, 25)
@@ -392,8 +393,8 @@ def test_verify_refuses_an_effect_that_whole_passes_do_not_give(monkeypatch: pyt
     assert issubclass(CellError, HarnessError)
 
 
-def test_a_hook_of_the_network_is_respected() -> None:
-    """A hook that changes what a layer gives is part of the network."""
+def test_hooks_of_the_network_are_applied() -> None:
+    """A user's hook that changes the output of a layer is part of the network."""
     build, shape = NETWORKS["cnn"]
     model, x = _drawn(build), _lesions(*shape)
     model[0].register_forward_hook(lambda layer, given, output: output.abs())  # type: ignore[index, operator]
@@ -401,7 +402,7 @@ def test_a_hook_of_the_network_is_respected() -> None:
 
 
 class _Reused(nn.Module):
-    """Changes a tensor in place that is used again."""
+    """A network that changes a tensor in place and uses it again."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -414,39 +415,39 @@ class _Reused(nn.Module):
         return (first * 2 + second).flatten(2).sum(2)
 
 
-def test_a_tensor_changed_in_place_and_used_again_is_noticed() -> None:
-    """Such a network is computed as a whole, and right."""
+def test_a_reused_tensor_changed_in_place_is_detected() -> None:
+    """A network that reuses a tensor changed in place is computed by full passes, with correct results."""
     model, x = _drawn(_Reused), _lesions(1, 1, 12, 12, share=0.2)
     with pytest.raises(Unreadable, match="in place"):
         Incremental(read(model, 1), (x,))
     _agree(attribute("occlusion", model, x, [0], window=5, stride=3), _captum(model, x, [0], 5, 3))
 
 
-def test_the_error_of_a_network_is_its_own() -> None:
-    """Nothing hides that the network does not fit the image."""
+def test_error_of_the_network_is_passed_on() -> None:
+    """An error raised by the network itself is passed on."""
     with pytest.raises(RuntimeError, match=r"shape|size|channels"):
         attribute("occlusion", _drawn(_CNN), torch.ones(1, 1, 14, 40, 14, dtype=torch.float64), [0])
 
 
 def test_occlusion_conforms_when_it_verifies() -> None:
-    """Whole passes for comparison leave no trace and change no number."""
+    """With ``verify``, the extra full passes change neither the model nor the map."""
     check_attribution(module.occlusion, window=3, stride=2, verify=1)
 
 
 def test_occlusion_refuses_a_stride_that_leaves_gaps() -> None:
-    """Both values stand in the message."""
+    """A stride larger than the window is refused, and the message shows both."""
     with pytest.raises(OutOfRange, match="`1 <= stride <= window` must hold for occlusion, got stride=5, window=4"):
         attribute("occlusion", MODEL, X, [0], window=4, stride=5)
 
 
 def test_occlusion_refuses_edges_of_other_axes() -> None:
-    """Three edges for an image of two axes."""
+    """Three edges for an image of two axes are refused."""
     with pytest.raises(OutOfRange, match=r"all 2 spatial axes or one per axis, got window=\(3, 3, 3\), stride=2"):
         attribute("occlusion", MODEL, X, [0], window=(3, 3, 3), stride=2)
 
 
-def test_windows_are_placed_as_captum_places_them() -> None:
-    """Eleven voxels, window 5, stride 3: starts 0, 3, 6; twelve need a fourth, cut off after three voxels."""
+def test_windows_are_placed_as_in_captum() -> None:
+    """Eleven voxels, window 5 and stride 3 start at 0, 3, 6; twelve voxels need a fourth window of three voxels."""
     assert Windows((11,), (5,), (3,)).counts == (3,)
     grid = Windows((12,), (5,), (3,))
     assert grid.counts == (4,)
@@ -458,7 +459,7 @@ def test_windows_are_placed_as_captum_places_them() -> None:
 @pytest.mark.parametrize("product", [by_matrix, by_blocks, by_taps])
 @pytest.mark.parametrize("seed", range(6))
 def test_products_agree_with_a_padded_convolution(product: Callable[..., Tensor], seed: int) -> None:
-    """Boxes laid into zeros and convolved as a whole."""
+    """Products agree with a padded convolution of the whole image."""
     draw, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     box, taps, outputs = ([draw.randint(1, 4) for _ in range(3)] for _ in range(3))
     stride, dilation = [draw.randint(1, 4) for _ in range(3)], [draw.randint(1, 2) for _ in range(3)]

@@ -24,7 +24,7 @@ def _output(kept: set[int], baseline: float, target: int) -> Tensor:
 
 
 def test_channel_shapley_is_the_mean_over_all_orders() -> None:
-    """Replica from the definition: what a channel adds when it joins, over all 24 orders."""
+    """The map agrees with the definition: the mean marginal contribution over all 24 orders of channels."""
     expected = torch.zeros(2, 4, dtype=torch.float64)
     for order in permutations(range(4)):
         for place, channel in enumerate(order):
@@ -35,42 +35,42 @@ def test_channel_shapley_is_the_mean_over_all_orders() -> None:
 
 
 def test_channel_shapley_sums_to_the_difference() -> None:
-    """Completeness over channels, exact."""
+    """Completeness: values sum to the output of the image minus the output of the baseline."""
     values = attribute("channel_shapley", MODEL, X, [0])[0][:, :, 0, 0]
     torch.testing.assert_close(values.sum(1), _output({0, 1, 2, 3}, 0.0, 0) - _output(set(), 0.0, 0))
 
 
-def test_channel_shapley_shares_what_two_channels_do_together() -> None:
-    """f = a·b: each of the two channels gets half of it, the third nothing."""
+def test_channel_shapley_shares_an_interaction_equally() -> None:
+    """For f = a·b, each of the two channels gets half of the product and the unused channel gets zero."""
     model = Formula(lambda x: (x[:, 0] * x[:, 1]).flatten(1).sum(1, keepdim=True))
-    x = torch.tensor([3.0, 4.0, 5.0]).reshape(1, 3, 1, 1)
+    x = torch.tensor([3.0, 4.0, 5.0], dtype=torch.float64).reshape(1, 3, 1, 1)
     found = attribute("channel_shapley", model, x, [0])[0].flatten().tolist()
-    assert found == pytest.approx([6.0, 6.0, 0.0], abs=1e-6)  # sums of eight float32 values up to 12
+    assert found == pytest.approx([6.0, 6.0, 0.0], rel=1e-14, abs=1e-14)
 
 
 def test_channel_shapley_refuses_nine_channels() -> None:
-    """512 forward passes an item are too many; the message offers the cheap method."""
+    """Nine channels need 512 forward passes and are refused; the message suggests channel ablation."""
     model = Formula(lambda x: x.flatten(1))
     with pytest.raises(OutOfRange, match=r"`channels <= 8` must hold .* got 9; choose channel_ablation"):
         attribute("channel_shapley", model, torch.ones(1, 9, 2, 2), [0])
 
 
-def test_channels_of_several_inputs_are_players_alike() -> None:
-    """f = a·b with a and b in two inputs of different size."""
+def test_channel_shapley_covers_channels_of_several_inputs() -> None:
+    """Channels of several inputs share one Shapley game: f = a·b with a and b in inputs of different size."""
     model = Formula(lambda x, y: (x.flatten(1).sum(1) * y.flatten(1).sum(1))[:, None])
     maps = attribute("channel_shapley", model, (torch.full((1, 1, 2, 2), 1.0), torch.full((1, 1, 3), 2.0)), [0])[0]
     assert [float(each.flatten()[0]) for each in maps] == pytest.approx([12.0, 12.0])
 
 
 def test_channel_ablation_agrees_with_captum() -> None:
-    """captum's feature ablation with one feature per channel."""
+    """The map agrees with captum's feature ablation with one feature per channel."""
     mask = torch.arange(4).reshape(1, 4, 1, 1).expand(1, 4, 9, 8)
     reference = captum.attr.FeatureAblation(MODEL.eval()).attribute(X, target=1, feature_mask=mask, baselines=0.4)
     torch.testing.assert_close(attribute("channel_ablation", MODEL, X, [1], baseline=0.4)[0], reference)
 
 
-def test_channel_ablation_misses_what_two_channels_both_say() -> None:
-    """f = max(a, b): neither channel is missed, though together they are everything."""
+def test_channel_ablation_gives_redundant_channels_zero() -> None:
+    """For f = max(a, b), ablation gives zero to both channels, though together they determine the output."""
     model = Formula(lambda x: x.amax(1).flatten(1).sum(1, keepdim=True))
     x = torch.ones(1, 2, 1, 1)
     assert attribute("channel_ablation", model, x, [0])[0].flatten().tolist() == [0.0, 0.0]

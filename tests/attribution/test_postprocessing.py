@@ -1,4 +1,4 @@
-"""What is done to a subject's map before it is judged: from the definition, and identities."""
+"""Postprocessing of maps against its definition and identities."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ SPACING = (1.0, 2.0, 4.0)
 
 @pytest.fixture
 def maps() -> Array:
-    """(2, 12, 10, 8) float32 of both signs."""
+    """(2, 12, 10, 8) float32 with positive and negative values."""
     return np.random.default_rng(0).normal(size=(2, 12, 10, 8)).astype(np.float32)
 
 
 @pytest.mark.parametrize("name", POSTPROCESSINGS.names())
 def test_shape_and_zeros_stay(maps: Array, name: str) -> None:
-    """Every registered one gives float32 of the same shape, finite, and nothing of nothing."""
+    """Every postprocessing gives finite float32 maps of the same shape, and maps zeros to zeros."""
     function = POSTPROCESSINGS.get(name).function
     made = function(maps, SPACING)
     assert made.shape == maps.shape and made.dtype == np.float32 and np.isfinite(made).all()
@@ -28,31 +28,31 @@ def test_shape_and_zeros_stay(maps: Array, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in POSTPROCESSINGS.names()])
-def test_what_keeps_positive_maps_says_so(maps: Array, name: str) -> None:
-    """Maps without negative values come back as they are, exactly where the decorator says so."""
+def test_keeps_positive_is_declared_correctly(maps: Array, name: str) -> None:
+    """Non-negative maps are unchanged exactly if the decorator declares ``keeps_positive``."""
     entry = POSTPROCESSINGS.get(name)
     same = np.array_equal(entry.function(np.abs(maps), SPACING), np.abs(maps))
     assert same == bool(entry.facts.get("keeps_positive"))
 
 
-def test_rectified_parts_add_up(maps: Array) -> None:
-    """Size = positive part + positive part of the negative; signed = their difference."""
+def test_rectified_maps_sum_to_the_size(maps: Array) -> None:
+    """The size is the positive part of a map plus that of its negative; the signed map is their difference."""
     up, down = rectified(maps, SPACING), rectified(-maps, SPACING)
     assert np.array_equal(up + down, rectified(maps, SPACING, keep="size"))
     assert np.array_equal(up - down, maps)
 
 
 @pytest.mark.parametrize("keep", ["all", "positive"])
-def test_sizes_add_up_to_one(maps: Array, keep: str) -> None:
-    """Over all channels together; a map ten times as strong has no more say."""
+def test_unit_mass_sums_to_one(maps: Array, keep: str) -> None:
+    """Absolute values over all channels sum to one, so scaling a map has no effect."""
     made = unit_mass(maps, SPACING, keep=keep)  # type: ignore[arg-type]
     assert np.abs(made).sum() == pytest.approx(1, rel=1e-5)
     np.testing.assert_allclose(unit_mass(10 * maps, SPACING, keep=keep), made, rtol=1e-5)  # type: ignore[arg-type]
     assert (keep == "all") == bool((made < 0).any())
 
 
-def test_a_point_becomes_a_normal_kernel_of_that_width() -> None:
-    """Half the width away from a point the value is half, in mm along every axis; channels stay apart."""
+def test_smoothing_kernel_has_the_given_fwhm() -> None:
+    """At half the FWHM from a point, the smoothed value is half the peak along every axis; channels do not mix."""
     point = np.zeros((2, 41, 41, 41), np.float32)
     point[1, 20, 20, 20] = 1
     made = smoothed(point, SPACING, fwhm_mm=16.0)

@@ -1,4 +1,4 @@
-"""``harness.run`` from Python: tables, files, and how a run ends."""
+"""``harness.run`` and the other functions of the Python API: tables, files and the end of a run."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from harness.cli import api
 from harness.core.errors import CohortError, OutOfRange, RequestError, UnknownName
 from harness.sweep.grammar import to_words
 
-Words = Callable[..., dict[str, Any]]
+Overrides = Callable[..., dict[str, Any]]
 
 
-def test_run_gives_tables(tiny_words: Words, finished: Path) -> None:
-    """Predictions and explanations are Arrow tables, complete when every cell is done."""
-    result = harness.run(**tiny_words(finished))
+def test_run_gives_tables(tiny_overrides: Overrides, finished: Path) -> None:
+    """The results are Arrow tables, complete when every cell is done."""
+    result = harness.run(**tiny_overrides(finished))
     assert isinstance(result.leaderboard, pa.Table) and result.leaderboard.num_rows == 1
     assert result.explanations.column("attribution").to_pylist() == ["random"]
     assert set(result.regions.column("metric").to_pylist()) >= {"dice", "sensitivity"}
@@ -28,9 +28,9 @@ def test_run_gives_tables(tiny_words: Words, finished: Path) -> None:
     assert "undecided" in result.verdict and result.mlflow == "" and result.report is None
 
 
-def test_run_writes_its_tables(tiny_words: Words, finished: Path) -> None:
-    """Three CSV files that carry the name of the run, of which the leaderboard has no further word."""
-    result = harness.run(**tiny_words(finished))
+def test_run_writes_its_tables(tiny_overrides: Overrides, finished: Path) -> None:
+    """A run writes three CSV files that carry its name; the leaderboard has no suffix."""
+    result = harness.run(**tiny_overrides(finished))
     name = result.csv.stem
     assert result.csv.parent == finished / "leaderboards" / "epvs" and name.startswith("phantom_sequences-T2w")
     assert sorted(path.name for path in result.csv.parent.iterdir()) == sorted(
@@ -42,23 +42,23 @@ def test_run_writes_its_tables(tiny_words: Words, finished: Path) -> None:
     )
 
 
-def test_two_runs_keep_their_tables(tiny_words: Words, finished: Path) -> None:
-    """Another run leaves the first one's files as they are; the first command again rewrites its own alone."""
-    first = harness.run(**tiny_words(finished, report=True))
+def test_two_runs_keep_their_tables(tiny_overrides: Overrides, finished: Path) -> None:
+    """A second run does not change the files of the first, and repeating the first rewrites only its own."""
+    first = harness.run(**tiny_overrides(finished, report=True))
     assert first.report is not None
     before = {path: path.read_bytes() for path in (*first.csv.parent.iterdir(), first.report)}
-    second = harness.run(**tiny_words(finished, report=True, seed=(0, 1)))
+    second = harness.run(**tiny_overrides(finished, report=True, seed=(0, 1)))
     assert second.csv != first.csv and second.report != first.report
     assert {path: path.read_bytes() for path in before} == before
-    assert harness.run(**tiny_words(finished, report=True)).csv == first.csv
+    assert harness.run(**tiny_overrides(finished, report=True)).csv == first.csv
     assert {path: path.read_bytes() for path in before} == before
     assert len(list(first.csv.parent.iterdir())) == 2 * 3
 
 
-def test_reports_of_a_task_are_listed(tiny_words: Words, finished: Path) -> None:
-    """The latest run first, each with its command and a link; each report leads back to the list."""
-    first = harness.run(**tiny_words(finished, report=True)).report
-    second = harness.run(**tiny_words(finished, report=True, seed=1)).report
+def test_reports_of_a_task_are_listed(tiny_overrides: Overrides, finished: Path) -> None:
+    """The index page lists reports with command and link, the latest first, and each report links back to it."""
+    first = harness.run(**tiny_overrides(finished, report=True)).report
+    second = harness.run(**tiny_overrides(finished, report=True, seed=1)).report
     assert first is not None and second is not None
     page = (finished / "reports" / "epvs" / "index.html").read_text()
     links = re.findall(r'<a href="([^"#]+)">', page)
@@ -68,48 +68,48 @@ def test_reports_of_a_task_are_listed(tiny_words: Words, finished: Path) -> None
     assert 'href="../index.html"' in second.read_text()
 
 
-def test_a_table_that_a_run_does_not_make_is_removed(tiny_words: Words, finished: Path) -> None:
-    """What an earlier version of the run left beside its leaderboard would be taken for its result."""
-    csv = harness.run(**tiny_words(finished)).csv
+def test_outdated_table_is_removed(tiny_overrides: Overrides, finished: Path) -> None:
+    """A table left by an earlier run of the same name is removed if the run no longer produces it."""
+    csv = harness.run(**tiny_overrides(finished)).csv
     stale, other = csv.with_name(f"{csv.stem}-shapley.csv"), csv.with_name("ablation-shapley.csv")
     for path in (stale, other):
         path.write_text("channel,shapley\n")
-    harness.run(**tiny_words(finished))
+    harness.run(**tiny_overrides(finished))
     assert not stale.exists() and other.exists()
 
 
-def test_table_of_a_run_by_its_name(tiny_words: Words, finished: Path) -> None:
-    """The latest run by default, any other by name."""
-    first = harness.run(**tiny_words(finished))
-    second = harness.run(**tiny_words(finished, seed=1))
+def test_table_of_a_run_by_its_name(tiny_overrides: Overrides, finished: Path) -> None:
+    """``harness.table`` returns the latest run by default and any run by its name."""
+    first = harness.run(**tiny_overrides(finished))
+    second = harness.run(**tiny_overrides(finished, seed=1))
     assert harness.table(task="epvs", out=finished).to_pylist() == second.leaderboard.to_pylist()
     assert harness.table(task="epvs", out=finished, run=first.csv.stem).to_pylist() == first.leaderboard.to_pylist()
 
 
-def test_table_comes_from_the_store_alone(tiny_words: Words, finished: Path) -> None:
-    """The leaderboard of the latest run needs no words but task and place."""
-    made = harness.run(**tiny_words(finished)).leaderboard
+def test_table_comes_from_the_store_alone(tiny_overrides: Overrides, finished: Path) -> None:
+    """The leaderboard of the latest run can be read with only ``task`` and ``out``."""
+    made = harness.run(**tiny_overrides(finished)).leaderboard
     assert harness.table(task="epvs", out=finished).to_pylist() == made.to_pylist()
 
 
-def test_table_refuses_other_words(finished: Path) -> None:
-    """What was run cannot be changed afterwards."""
+def test_table_refuses_overrides(finished: Path) -> None:
+    """``harness.table`` refuses overrides, and it requires a task."""
     with pytest.raises(RequestError, match=r"harness\.table does not use seed=; it takes out=, run=, task="):
         harness.table(task="epvs", out=finished, seed=1)
     with pytest.raises(RequestError, match=r"which task\? Set task=NAME"):
         harness.table(out=finished)
 
 
-def test_plan_is_an_estimate(tiny_words: Words, finished: Path) -> None:
-    """Planning counts and trains nothing."""
-    found = harness.plan(**tiny_words(finished, seed=(0, 1)))
+def test_plan_is_an_estimate(tiny_overrides: Overrides, finished: Path) -> None:
+    """``harness.plan`` counts the cells to compute and those already done."""
+    found = harness.plan(**tiny_overrides(finished, seed=(0, 1)))
     assert (found.cells, found.done) == (15, 15)
 
 
-def test_failed_cells_are_listed(tiny_words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run whose trainings raise ends, names each failure, and ranks nothing."""
+def test_failed_cells_are_listed(tiny_overrides: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose trainings raise completes, lists each failure, and ranks no row."""
     monkeypatch.setattr("harness.pipeline.job.train", _broken)
-    result = harness.run(**tiny_words(tmp_path))
+    result = harness.run(**tiny_overrides(tmp_path))
     assert not result.complete
     assert [(one.stage, one.fold) for one in result.failures] == [("train", 0), ("train", 1), ("train", 2)]
     assert all(one.error.startswith("ValueError: too wide (test_api.py:") for one in result.failures)
@@ -118,12 +118,14 @@ def test_failed_cells_are_listed(tiny_words: Words, tmp_path: Path, monkeypatch:
     assert row["rank"] is None and "ValueError: too wide" in row["flags"]
 
 
-def test_failed_cells_are_tried_again(tiny_words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same command completes what failed."""
+def test_failed_cells_are_computed_again(
+    tiny_overrides: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Repeating the command computes the cells that failed."""
     with monkeypatch.context() as patch:
         patch.setattr("harness.pipeline.job.train", _broken)
-        assert not harness.run(**tiny_words(tmp_path)).complete
-    assert harness.run(**tiny_words(tmp_path)).complete
+        assert not harness.run(**tiny_overrides(tmp_path)).complete
+    assert harness.run(**tiny_overrides(tmp_path)).complete
 
 
 @pytest.mark.parametrize(
@@ -136,52 +138,56 @@ def test_failed_cells_are_tried_again(tiny_words: Words, tmp_path: Path, monkeyp
         ({"fold": 9}, UnknownName, "no fold is named '9'"),
     ],
 )
-def test_wrong_requests_start_nothing(
-    tiny_words: Words, tmp_path: Path, more: dict[str, Any], error: type[Exception], message: str
+def test_invalid_requests_start_nothing(
+    tiny_overrides: Overrides, tmp_path: Path, more: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    """A request that is wrong raises before anything is stored."""
+    """An invalid request raises an error before anything is stored."""
     with pytest.raises(error, match=message):
-        harness.run(**tiny_words(tmp_path, **more))
+        harness.run(**tiny_overrides(tmp_path, **more))
     assert not (tmp_path / "store").exists() and not (tmp_path / "leaderboards").exists()
 
 
-def test_long_run_asks_first(tiny_words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Above the limit, a run stops with its estimate unless it is told to start anyway."""
+def test_long_run_needs_confirmation(
+    tiny_overrides: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Above the time limit, a run stops with its estimate unless ``yes=true`` is given."""
     monkeypatch.setattr(api, "LIMIT_S", 0.0)
     with pytest.raises(RequestError, match=r"this would take about \d+ seconds .*\(15 cells are missing\).*yes=true"):
-        harness.run(**tiny_words(tmp_path))
+        harness.run(**tiny_overrides(tmp_path))
     assert not (tmp_path / "store").exists()
-    assert harness.run(**tiny_words(tmp_path, yes=True, fold=0)).complete
+    assert harness.run(**tiny_overrides(tmp_path, yes=True, fold=0)).complete
 
 
-def test_observer_is_told_in_order(tiny_words: Words, tmp_path: Path) -> None:
-    """The plan first, then each job with its cells, then the end."""
-    told: list[str] = []
+def test_observer_is_notified_in_order(tiny_overrides: Overrides, tmp_path: Path) -> None:
+    """The observer is notified of the plan, then of each job with its cells, then of the end."""
+    events: list[str] = []
 
-    class Ear(api.Silent):
+    class Recorder(api.Silent):
         def planned(self, plan: Any, todo: int) -> None:
-            told.append(f"planned {todo}")
+            events.append(f"planned {todo}")
 
         def started(self, job: Any) -> None:
-            told.append(f"started {job.fold}")
+            events.append(f"started {job.fold}")
 
         def committed(self, record: Any, objective: float) -> None:
-            told.append(f"{record.stage} {record.label} {'value' if objective == objective else ''}".strip())
+            events.append(f"{record.stage} {record.label} {'value' if objective == objective else ''}".strip())
 
         def ended(self) -> None:
-            told.append("ended")
+            events.append("ended")
 
-    words = to_words(**tiny_words(tmp_path, fold=0))
-    api.carry_out(words, (), Ear())
-    assert told[:6] == ["planned 5", "started 0", "train", "predict", "score  value", "explain random"]
-    assert told[6] == "score random" and set(told[7:]) == {"ended"}
+    overrides = to_words(**tiny_overrides(tmp_path, fold=0))
+    api.carry_out(overrides, (), Recorder())
+    assert events[:6] == ["planned 5", "started 0", "train", "predict", "score  value", "explain random"]
+    assert events[6] == "score random" and set(events[7:]) == {"ended"}
 
 
-def test_end_is_told_after_an_exception(tiny_words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A live display is closed even if the user interrupts."""
+def test_observer_is_notified_of_the_end_after_an_exception(
+    tiny_overrides: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The observer is notified of the end even after ``KeyboardInterrupt``, so that a live display is closed."""
     ended: list[bool] = []
 
-    class Ear(api.Silent):
+    class Recorder(api.Silent):
         def ended(self) -> None:
             ended.append(True)
 
@@ -189,26 +195,26 @@ def test_end_is_told_after_an_exception(tiny_words: Words, tmp_path: Path, monke
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        api.carry_out(to_words(**tiny_words(tmp_path)), (), Ear())
+        api.carry_out(to_words(**tiny_overrides(tmp_path)), (), Recorder())
     assert ended
 
 
-def test_run_without_explanations(tiny_words: Words, finished: Path) -> None:
-    """Nothing needs to be explained; the table of explanations is empty."""
-    result = harness.run(**tiny_words(finished, attribution="none", report=True))
+def test_run_without_explanations(tiny_overrides: Overrides, finished: Path) -> None:
+    """With ``attribution=none``, the run completes and the table of explanations is empty."""
+    result = harness.run(**tiny_overrides(finished, attribution="none", report=True))
     assert result.complete and result.explanations.num_rows == 0 and result.leaderboard.num_rows == 1
 
 
-def test_report_is_one_page(tiny_words: Words, finished: Path) -> None:
-    """The page holds the table, the question and the way to the numbers."""
-    result = harness.run(**tiny_words(finished, report=True))
+def test_report_is_one_page(tiny_overrides: Overrides, finished: Path) -> None:
+    """The report is one HTML page with the question and the table."""
+    result = harness.run(**tiny_overrides(finished, report=True))
     assert result.report == finished / "reports" / "epvs" / result.csv.stem / "index.html"
     text = result.report.read_text()
     assert "Which MRI sequences are needed" in text and "T2w" in text
 
 
-def test_stable_names_are_there() -> None:
-    """What scripts use can be found on the package, and nothing else pretends to."""
+def test_public_names_exist() -> None:
+    """The public names of the package exist, and an unknown one raises ``AttributeError``."""
     assert harness.metrics.compute is not None and harness.models.build is not None
     assert harness.attribution.attribute is not None
     with pytest.raises(AttributeError, match="module 'harness' has no attribute 'runn'"):

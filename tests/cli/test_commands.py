@@ -1,4 +1,4 @@
-"""The commands as a user runs them, in this process and without Ray."""
+"""The commands of ``harness`` in this process and without Ray."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from harness.sweep.grammar import to_words
 
 @pytest.fixture(scope="session")
 def small(small_run: tuple[str, ...]) -> tuple[str, ...]:
-    """Words of a run in this process that explains."""
+    """Overrides of a small run with explanations, in this process."""
     return (*small_run, "attribution=saliency", "sequences=T2w,FLAIR", "ray=off", "mlflow=off")
 
 
-# Turned by 0.2 about the third axis, and moved.
+# Rotated by 0.2 radians about the third axis and translated.
 OBLIQUE = np.array([
     [np.cos(0.2), -np.sin(0.2), 0, 4.0],
     [np.sin(0.2), np.cos(0.2), 0, -7.0],
@@ -45,14 +45,14 @@ OBLIQUE = np.array([
 
 @pytest.fixture(scope="module")
 def out(small: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The out folder of a finished small run."""
+    """The output folder of a finished small run."""
     folder = tmp_path_factory.mktemp("commands") / "out"
     assert commands.run([*small, f"out={folder}"]) == 0
     return folder
 
 
 def test_help_imports_neither_torch_nor_ray() -> None:
-    """``harness --help`` answers at once because nothing heavy is imported."""
+    """``harness --help`` imports no heavy dependency."""
     code = (
         "import sys; from harness.cli import main; "
         "sys.exit(bool({'torch', 'ray', 'mlflow', 'monai', 'pyarrow', 'hydra'} & set(sys.modules)))"
@@ -60,20 +60,20 @@ def test_help_imports_neither_torch_nor_ray() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_wrong_word_is_one_message_and_exit_code_2(tmp_path: Path) -> None:
-    """A request that is wrong ends with code 2, the near names and no traceback."""
-    words = [sys.executable, "-m", "harness", "run", "task=epvs", "sequnces=T2w"]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=False)
+def test_invalid_request_is_one_message_and_exit_code_2(tmp_path: Path) -> None:
+    """An invalid request prints one message with suggestions, no traceback, and exits with code 2."""
+    command = [sys.executable, "-m", "harness", "run", "task=epvs", "sequnces=T2w"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: no key is named 'sequnces'. Near: sequences")
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_plan_counts_and_trains_nothing(
+def test_plan_counts_cells_and_trains_nothing(
     tmp_path: Path, small: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A plan names configurations and cells and leaves no cell behind."""
+    """``harness plan`` counts the cells and computes none."""
     assert commands.plan([*small, f"out={tmp_path / 'out'}"]) == 0
     shown = capsys.readouterr().out
     assert "30 cells to do, 0 done." in shown
@@ -83,35 +83,35 @@ def test_plan_counts_and_trains_nothing(
 def test_plan_of_a_finished_run_has_nothing_to_do(
     out: Path, small: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What the store holds is not planned again."""
+    """Cells in the store are counted as done."""
     commands.plan([*small, f"out={out}"])
     assert "0 cells to do, 30 done." in capsys.readouterr().out
 
 
-def test_leaderboard_is_rebuilt_from_the_store_alone(out: Path, board_of: Callable[..., Path], tmp_path: Path) -> None:
-    """With cohort folder and tables gone, the table is the same byte for byte."""
+def test_leaderboard_is_rebuilt_from_the_store(out: Path, board_of: Callable[..., Path], tmp_path: Path) -> None:
+    """The leaderboard rebuilt from the store equals the one written by the run, byte for byte."""
     assert commands.leaderboard(["task=epvs", f"out={out}", f"csv={tmp_path / 'again.csv'}"]) == 0
     assert (tmp_path / "again.csv").read_bytes() == board_of(out).read_bytes()
 
 
-def test_leaderboard_names_its_run_and_the_others(
+def test_leaderboard_names_its_run_and_other_runs(
     out: Path, small: tuple[str, ...], board_of: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The latest by default, with its command; an earlier one by name."""
+    """``harness leaderboard`` shows the latest run with its command, or an earlier one by name."""
     first = board_of(out).stem
     assert commands.run([*small, f"out={out}", "fold=0", "report=false"]) == 0
     second = board_of(out).stem
-    for words, shown, other in (([], second, first), ([f"run={first}"], first, second)):
+    for overrides, shown, other in (([], second, first), ([f"run={first}"], first, second)):
         capsys.readouterr()
-        assert commands.leaderboard(["task=epvs", f"out={out}", *words]) == 0
-        said = capsys.readouterr().out
-        assert f"run:         {shown}\n" in said and f"other runs:  {other} (run=NAME shows one)" in said
-    assert f"command:     harness run {' '.join(small[:2])}" in said
+        assert commands.leaderboard(["task=epvs", f"out={out}", *overrides]) == 0
+        printed = capsys.readouterr().out
+        assert f"run:         {shown}\n" in printed and f"other runs:  {other} (run=NAME shows one)" in printed
+    assert f"command:     harness run {' '.join(small[:2])}" in printed
     assert commands.run([*small, f"out={out}"]) == 0
 
 
-def test_report_is_one_page_with_the_verdict(out: Path, board_of: Callable[..., Path]) -> None:
-    """The page is rebuilt from the store and says what the table allows to say."""
+def test_report_contains_the_verdict(out: Path, board_of: Callable[..., Path]) -> None:
+    """The report rebuilt from the store contains the verdict."""
     written = out / "reports" / "epvs" / board_of(out).stem / "index.html"
     written.unlink()
     assert commands.report(["task=epvs", f"out={out}"]) == 0
@@ -119,16 +119,16 @@ def test_report_is_one_page_with_the_verdict(out: Path, board_of: Callable[..., 
     assert verdict(harness.table(task="epvs", out=str(out))) in page
 
 
-def test_leaderboard_of_a_task_never_run_says_what_to_do(tmp_path: Path) -> None:
-    """An empty store is an error with the next step."""
+def test_leaderboard_of_a_task_without_runs_is_refused(tmp_path: Path) -> None:
+    """Without any run of the task, the error names the command to run first."""
     with pytest.raises(RequestError, match=r"holds no run of epvs; run it first: harness run task=epvs"):
         commands.leaderboard(["task=epvs", f"out={tmp_path}"])
 
 
-def test_three_subjects_are_shown_one_by_one(
+def test_few_subjects_are_shown_individually(
     out: Path, small: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With few subjects the screen shows every subject's objective."""
+    """With few subjects, the objective of each subject is shown."""
     assert commands.run([*small, f"out={out}"]) == 0
     shown = capsys.readouterr().out
     for subject in ("sub-01", "sub-02", "sub-03"):
@@ -137,7 +137,7 @@ def test_three_subjects_are_shown_one_by_one(
 
 @pytest.fixture(scope="module")
 def predicted(out: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """New subjects, their axes turned to LPS and on an oblique grid, and the folder of their predictions."""
+    """New subjects in LPS orientation on an oblique grid, and the folder of their predictions."""
     root = tmp_path_factory.mktemp("predicted") / "new"
     shutil.copytree(next((out / "phantoms").iterdir()), root)
     for path in root.glob("sub-*/anat/*.nii.gz"):
@@ -152,7 +152,7 @@ def predicted(out: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 
 
 def test_predictions_are_on_the_subjects_own_grid(predicted: tuple[Path, Path]) -> None:
-    """Mask and probability can be laid over the image that they belong to, voxel by voxel."""
+    """Mask and probability have the grid of the subject's own image."""
     root, into = predicted
     image, affine = nifti.read(root / "sub-01/anat/sub-01_T2w.nii.gz")
     for name in ("mask", "probseg"):
@@ -162,12 +162,12 @@ def test_predictions_are_on_the_subjects_own_grid(predicted: tuple[Path, Path]) 
     assert 0 <= array.min() < array.max() <= 1
 
 
-def test_prediction_keeps_its_place_in_the_world(predicted: tuple[Path, Path], tmp_path: Path) -> None:
-    """What the network says of a voxel in RAS+ is written where that voxel was; beyond its field stands 0."""
+def test_prediction_keeps_its_world_coordinates(predicted: tuple[Path, Path], tmp_path: Path) -> None:
+    """Each probability is written at its position in world coordinates, with zeros outside the predicted field."""
     root, _ = predicted
     file, affine = nifti.read(root / "sub-01/anat/sub-01_T2w.nii.gz")
     _, ras_affine = transforms.reorient(file, affine)
-    probability = np.random.default_rng(0).random((9, 8, 3)).astype(np.float32)  # a crop from voxel (5, 4, 2)
+    probability = np.random.default_rng(0).random((9, 8, 3)).astype(np.float32)  # a crop that starts at voxel (5, 4, 2)
     corner = ras_affine @ np.array([[1, 0, 0, 5], [0, 1, 0, 4], [0, 0, 1, 2], [0, 0, 0, 1.0]])
     sample = Sample("sub-01", "sub-01", {}, {}, {}, corner, transforms.spacing_of(corner))
     paths = write_masks(tmp_path, sample, probability, Place(file.shape, affine), "pvs")
@@ -180,8 +180,8 @@ def test_prediction_keeps_its_place_in_the_world(predicted: tuple[Path, Path], t
     np.testing.assert_array_equal(nifti.read(paths[1])[0], written > 0.5)
 
 
-def test_coarse_prediction_comes_to_the_fine_grid(tmp_path: Path) -> None:
-    """A centre of mass stays within a tenth of a voxel in the world; masks take the nearest voxel, 0 or 1."""
+def test_coarse_prediction_is_resampled_to_the_fine_grid(tmp_path: Path) -> None:
+    """Resampling to a finer grid moves the centre of mass by at most 0.1 mm; masks use the nearest voxel."""
     coarse = OBLIQUE @ np.diag([3.0, 3.0, 3.0, 1.0])
     fine = OBLIQUE @ np.array([[1, 0, 0, -1.0], [0, 1, 0, -1.0], [0, 0, 1, -1.0], [0, 0, 0, 1]])
     probability = np.zeros((6, 6, 6), np.float32)
@@ -195,15 +195,15 @@ def test_coarse_prediction_comes_to_the_fine_grid(tmp_path: Path) -> None:
     assert nifti.read(paths[1])[0].sum() == 27 * 6
 
 
-def test_sessions_have_folders_of_their_own(tmp_path: Path) -> None:
-    """BIDS puts a session's files below the session."""
+def test_sessions_have_separate_folders(tmp_path: Path) -> None:
+    """Files of a session are written to the session's folder, as in BIDS."""
     sample = Sample("sub-01_ses-2", "sub-01", {}, {}, {}, np.eye(4), (1.0, 1.0, 1.0))
     paths = write_masks(tmp_path, sample, np.ones((3, 3, 3), np.float32), Place((3, 3, 3), np.eye(4)), "pvs")
     assert paths[0] == tmp_path / "sub-01/ses-2/anat/sub-01_ses-2_label-pvs_probseg.nii.gz"
 
 
 def test_predictions_are_a_bids_derivative(predicted: tuple[Path, Path]) -> None:
-    """The folder says what it is, what made it, and of which data."""
+    """The description of the predictions names the type, the networks and the source data set."""
     root, into = predicted
     facts = json.loads((into / "dataset_description.json").read_text())
     assert facts["DatasetType"] == "derivative" and facts["BIDSVersion"]
@@ -212,8 +212,8 @@ def test_predictions_are_a_bids_derivative(predicted: tuple[Path, Path]) -> None
     assert facts["SourceDatasets"] == [{"URL": root.as_uri()}]
 
 
-def test_predictions_are_not_mixed_with_measurements(out: Path, predicted: tuple[Path, Path]) -> None:
-    """A folder that is a data set of its own is left as it is."""
+def test_predictions_are_not_written_into_another_data_set(out: Path, predicted: tuple[Path, Path]) -> None:
+    """``harness predict`` refuses to write into a folder with another data set and leaves it unchanged."""
     root, _ = predicted
     before = sorted(root.rglob("*"))
     identity = next(iter((out / "store" / "configurations").glob("*.json"))).stem
@@ -230,7 +230,7 @@ def _centre(values: np.ndarray, affine: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("command", "words", "message"),
+    ("command", "overrides", "message"),
     [
         ("report", ["task=epvs", "csv=a.csv"], r"harness report does not use csv=; it takes out=, run=, task=. "
          r"csv= is a word of: harness leaderboard$"),
@@ -249,14 +249,14 @@ def _centre(values: np.ndarray, affine: np.ndarray) -> np.ndarray:
         ("ui", ["port=true"], r"port must be a whole number >= 1 and <= 65535, got True"),
     ],
 )  # fmt: skip
-def test_words_that_a_command_does_not_use_are_refused(command: str, words: list[str], message: str) -> None:
-    """A word is never taken and ignored; the commands that use it are named."""
+def test_options_that_a_command_does_not_use_are_refused(command: str, overrides: list[str], message: str) -> None:
+    """A command refuses options that it does not use and names the commands that use them."""
     with pytest.raises(RequestError, match=message):
-        getattr(commands, command)(words)
+        getattr(commands, command)(overrides)
 
 
 @pytest.mark.parametrize(
-    ("action", "words", "message"),
+    ("action", "overrides", "message"),
     [
         ("make", ["task=epvs", "into=x", "seed=1"], r"harness data make does not use seed="),
         ("make", ["task=epvs", "into=x", "model.width=3"], r"harness data make does not use model\.width="),
@@ -267,20 +267,20 @@ def test_words_that_a_command_does_not_use_are_refused(command: str, words: list
         ("describe", ["task=epvs", "into=x"], r"no key is named 'into'"),
     ],
 )
-def test_actions_on_data_refuse_words_that_they_do_not_use(action: str, words: list[str], message: str) -> None:
-    """The same holds for ``harness data``."""
+def test_data_actions_refuse_options_that_they_do_not_use(action: str, overrides: list[str], message: str) -> None:
+    """``harness data`` refuses options that its action does not use."""
     with pytest.raises(RequestError, match=message):
-        commands.data(action, words)
+        commands.data(action, overrides)
 
 
-def test_predict_without_a_model_lists_what_there_is(out: Path, tmp_path: Path) -> None:
-    """An id that names nothing shows the configurations of the store."""
+def test_predict_refuses_an_unknown_configuration(out: Path, tmp_path: Path) -> None:
+    """An unknown configuration is refused."""
     with pytest.raises(RequestError, match="names no training"):
         commands.predict(["model=zzzz", f"data={tmp_path}", f"out={out}"])
 
 
-def test_made_cohort_verifies_and_is_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """``data make`` writes what ``data verify`` passes and ``data describe`` counts."""
+def test_generated_cohort_can_be_verified_and_described(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A cohort from ``harness data make`` passes ``data verify`` and ``data describe``."""
     small = ("task=epvs", "phantom_subjects=3", "phantom.shape=[24,24,8]", "phantom.density=4000")
     root = tmp_path / "made"
     assert commands.data("make", [*small, f"into={root}"]) == 0
@@ -290,15 +290,15 @@ def test_made_cohort_verifies_and_is_described(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_making_a_cohort_never_overwrites(tmp_path: Path) -> None:
-    """A folder that is not empty stays as it is."""
-    (tmp_path / "mine.txt").write_text("precious")
+    """``harness data make`` refuses a folder that is not empty and leaves it unchanged."""
+    (tmp_path / "mine.txt").write_text("content")
     with pytest.raises(RequestError, match="is not empty; nothing was written"):
         commands.data("make", ["task=epvs", f"into={tmp_path}"])
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_faulty_cohort_trains_nothing_and_lists_all_faults(tmp_path: Path) -> None:
-    """Two faults in two subjects are both in the one message, and nothing is written to the store."""
+    """Faults of several subjects are listed in one message, and nothing is written to the store."""
     small = ("task=epvs", "phantom_subjects=3", "phantom.shape=[24,24,8]", "phantom.density=4000")
     root = tmp_path / "made"
     commands.data("make", [*small, f"into={root}"])
@@ -316,21 +316,21 @@ def test_faulty_cohort_trains_nothing_and_lists_all_faults(tmp_path: Path) -> No
 
 
 def test_list_shows_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
-    """Tasks, models, attributions and metrics are listed by name."""
+    """``harness list`` shows the names of components of every kind."""
     assert commands.list_parts("") == 0
     shown = capsys.readouterr().out
     for name in ("epvs", "unet", "integrated_gradients", "dice", "leave_one_subject_out"):
         assert name in shown
 
 
-def test_list_of_an_unknown_kind_shows_the_near_ones() -> None:
-    """A misspelt kind is an error with the near ones."""
+def test_list_of_an_unknown_kind_shows_suggestions() -> None:
+    """An unknown kind raises an error with suggestions."""
     with pytest.raises(UnknownName, match="Near: metrics"):
         commands.list_parts("metrcis")
 
 
-def test_failures_are_told_once_per_configuration_and_error(out: Path) -> None:
-    """Two folds with one error are one line, and each row that shares a training is named."""
+def test_failures_are_grouped_by_configuration_and_error(out: Path) -> None:
+    """Failures with the same configuration and error share one line that lists their folds and seeds."""
     table = harness.table(task="epvs", out=str(out))
     first, second = table["configuration"].to_pylist()[:2]
 
@@ -346,8 +346,8 @@ def test_failures_are_told_once_per_configuration_and_error(out: Path) -> None:
     ]
 
 
-def test_explanations_that_nobody_could_judge_are_a_sentence(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a value of the objective a table would be a column of dashes."""
+def test_explanations_without_an_objective_are_one_sentence(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """If no explanation has a value of the objective, a sentence replaces the table."""
     tables = rebuild(to_words(task="epvs", out=str(out)))[1]
     objective = read_facts(tables.explanation).objective
     commands._show_explanations(console(), tables.explanation)

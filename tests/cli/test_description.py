@@ -1,4 +1,4 @@
-"""What ``harness describe`` shows."""
+"""Output of ``harness describe``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.core.task import Task, describe
 
 @pytest.fixture(scope="module")
 def wide() -> Iterator[pytest.MonkeyPatch]:
-    """A console wide enough that no cell of a table is wrapped."""
+    """A console wide enough that no table cell is wrapped."""
     patch = pytest.MonkeyPatch()
     patch.setattr("harness.cli.commands.console", lambda: Console(highlight=False, width=1000))
     yield patch
@@ -26,13 +26,13 @@ def wide() -> Iterator[pytest.MonkeyPatch]:
 
 @pytest.fixture
 def shown(wide: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    """The description of the ePVS task."""
+    """The printed description of the ePVS task."""
     assert commands.describe(["task=epvs"]) == 0
     return capsys.readouterr().out
 
 
 def test_a_task_shows_every_key_that_can_be_set(shown: str, epvs: Task) -> None:
-    """Components, options, short names, and labels with the names of their options."""
+    """The description lists components, options, short names, and labels with their options."""
     for key in keys(epvs):
         if key.startswith("explanations."):
             assert f"explanations.LABEL.{key.rpartition('.')[2]}" in shown, key
@@ -44,36 +44,36 @@ def test_a_task_shows_every_key_that_can_be_set(shown: str, epvs: Task) -> None:
 
 
 def test_a_row_has_value_type_and_meaning(shown: str) -> None:
-    """An option is one row: key, value, type, and the line of its docstring."""
+    """Each option is a row with key, value, type and its docstring line."""
     (row,) = [line for line in shown.splitlines() if line.startswith(" recipe.lr ")]
     assert row.split() == ["recipe.lr", "0.001", "number", ">", "0", "and", "<=", "1", "learning", "rate"]
 
 
 def test_types_are_not_python(shown: str) -> None:
-    """No type is written as code."""
+    """Types are written in words, not as Python code."""
     assert not any(word in shown for word in ("Annotated", "tuple[", "Literal", "Optional", "NoneType"))
 
 
 def test_values_are_shown_as_users_type_them(shown: str) -> None:
-    """Booleans and missing values as words, lists in brackets."""
+    """Booleans and missing values are words, and lists are in brackets."""
     rows = {line.split()[0]: line.split()[1:] for line in shown.splitlines() if line.strip()}
     assert rows["cohort.n4"][0] == "no"
     assert rows["phantom.shape"][:3] == ["[64,", "64,", "16]"]
 
 
 def test_settings_of_a_run_are_explained(shown: str) -> None:
-    """Every setting has a row."""
+    """Every run setting has a row."""
     assert all(f" {option.name} " in shown for option in setting_options())
 
 
 def test_json_has_the_values_alone(epvs: Task, capsys: pytest.CaptureFixture[str]) -> None:
-    """``format=json`` is for programs."""
+    """``format=json`` prints only the values."""
     assert commands.describe(["task=epvs", "format=json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(describe(epvs)))
 
 
 def test_another_format_is_refused() -> None:
-    """With the formats there are."""
+    """Another format is refused, and the message lists the valid ones."""
     with pytest.raises(UnknownName, match=r"no format is named 'yaml'.*All: json, text"):
         commands.describe(["task=epvs", "format=yaml"])
 
@@ -81,7 +81,7 @@ def test_another_format_is_refused() -> None:
 def test_a_component_shows_documentation_source_and_options(
     wide: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Options are in a table of their own, and what the harness provides in another."""
+    """A component shows its documentation, source and options, with inputs from the harness in another table."""
     assert commands.describe(["metric=sensitivity"]) == 0
     shown = capsys.readouterr().out
     documentation, options = shown.split("\nOptions ")

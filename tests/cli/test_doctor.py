@@ -1,4 +1,4 @@
-"""The doctor finds what is there, what is missing and what is a trap."""
+"""``harness doctor`` reports what is installed, what is missing and known problems."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Fake = Callable[..., None]
 
 @pytest.fixture
 def versions(monkeypatch: pytest.MonkeyPatch) -> Fake:
-    """Pretend that distributions are installed at a version, or (``None``) are not."""
+    """Pretend that distributions are installed in a version, or with ``None`` that they are missing."""
     real = importlib.metadata.version
 
     def pretend(**known: str | None) -> None:
@@ -39,7 +39,7 @@ def versions(monkeypatch: pytest.MonkeyPatch) -> Fake:
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Fake:
-    """Pretend that every disk has so many bytes in all and free."""
+    """Pretend that every disk has this many bytes in total and free."""
 
     def pretend(total: float, free: float) -> None:
         usage = SimpleNamespace(total=total, used=total - free, free=free)
@@ -49,22 +49,22 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Fake:
 
 
 def find(name: str, out: Path | str = ".") -> Check:
-    """The one line about something."""
+    """Return the one line with this name."""
     return next(one for one in examine(out) if one.name == name)
 
 
-def test_nothing_is_missing_where_the_tests_run() -> None:
-    """An environment that runs the tests has all that is needed."""
+def test_test_environment_meets_all_requirements() -> None:
+    """In the test environment, every requirement is met."""
     assert [one for one in examine() if one.state == "missing"] == []
 
 
 def test_versions_are_those_of_the_installed_packages() -> None:
-    """A needed package shows the version that its metadata give."""
+    """An installed package is shown with the version from its metadata."""
     assert find("Ray").value == importlib.metadata.version("ray")
 
 
-def test_every_line_has_a_name_of_its_own() -> None:
-    """No two lines speak of the same thing."""
+def test_every_line_has_a_unique_name() -> None:
+    """Every line has a unique name."""
     names = [one.name for one in examine()]
     assert len(set(names)) == len(names)
 
@@ -73,15 +73,15 @@ def test_every_line_has_a_name_of_its_own() -> None:
     ("distribution", "name"),
     [("ray", "Ray"), ("mlflow", "MLflow"), ("captum", "captum"), ("SimpleITK", "SimpleITK"), ("harness", "harness")],
 )
-def test_a_needed_package_that_is_absent_is_missing(versions: Fake, distribution: str, name: str) -> None:
-    """What is needed and not installed is missing, and the remedy is an installation."""
+def test_a_missing_required_package_is_reported(versions: Fake, distribution: str, name: str) -> None:
+    """A missing required package is reported with the command to install it."""
     versions(**{distribution: None})
     one = find(name)
     assert (one.state, "pip install -c constraints.txt" in one.remedy) == ("missing", True)
 
 
-def test_an_optional_package_that_is_absent_is_no_fault(versions: Fake) -> None:
-    """An optional part that is absent is fine; the line says how to get it."""
+def test_a_missing_optional_package_is_not_a_fault(versions: Fake) -> None:
+    """A missing optional package is not a fault, and the line explains how to install it."""
     versions(jupyterlab=None)
     one = find("optional: jupyterlab")
     assert (one.state, one.remedy) == ("ok", "pip install jupyterlab")
@@ -90,8 +90,8 @@ def test_an_optional_package_that_is_absent_is_no_fault(versions: Fake) -> None:
 @pytest.mark.parametrize(
     ("version", "state"), [((3, 10), "missing"), ((3, 11), "ok"), ((3, 13), "ok"), ((3, 14), "missing")]
 )
-def test_python_must_be_one_that_is_tested(version: tuple[int, int], state: str) -> None:
-    """3.11 to 3.13 are accepted, both ends included."""
+def test_python_must_be_a_supported_version(version: tuple[int, int], state: str) -> None:
+    """Python 3.11 to 3.13 are accepted, both ends included."""
     assert doctor._python(version).state == state
 
 
@@ -104,23 +104,21 @@ def test_python_must_be_one_that_is_tested(version: tuple[int, int], state: str)
         ("0.28.0", "2.13.0", "ok"),
     ],
 )
-def test_torchvision_is_a_trap_only_beside_a_cpu_torch(
-    versions: Fake, vision: str | None, build: str, state: str
-) -> None:
-    """A torchvision whose build does not match a CPU torch is warned of, and of nothing else."""
+def test_only_a_mismatched_torchvision_is_warned_of(versions: Fake, vision: str | None, build: str, state: str) -> None:
+    """Only a torchvision build that does not match a CPU build of torch gives a warning."""
     versions(torchvision=vision, torch=build)
     assert find("torchvision").state == state
 
 
-def test_a_torch_that_does_not_import_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A torch that raises when imported is reported with its error, and the examination goes on."""
+def test_a_torch_that_fails_to_import_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A torch that fails to import is reported with its error, and the other checks continue."""
     monkeypatch.setitem(sys.modules, "torch", None)
     one = find("torch")
     assert (one.state, "ModuleNotFoundError" in one.value) == ("missing", True)
 
 
 def test_each_gpu_has_a_line_with_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two GPUs give two lines, each with name and memory in GB."""
+    """Each of two GPUs has a line with its name and memory in GB."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     card = SimpleNamespace(name="Card", total_memory=24e9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: card)
@@ -134,43 +132,43 @@ def test_each_gpu_has_a_line_with_its_memory(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_gpu_that_torch_cannot_use_is_warned_of(
     monkeypatch: pytest.MonkeyPatch, cuda: bool, driver: bool, state: str
 ) -> None:
-    """Where a driver is installed but torch sees no GPU, something can be done about it."""
+    """A GPU driver without a GPU visible to torch gives a warning with a remedy."""
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/nvidia-smi" if driver else None)
     assert doctor._no_gpu(build_has_cuda=cuda).state == state
 
 
-def test_a_folder_that_does_not_exist_yet_is_measured_where_it_would_be(tmp_path: Path) -> None:
-    """Free disk is that of the nearest folder above that exists; nothing is made."""
+def test_disk_of_a_folder_that_does_not_exist_yet_is_measured(tmp_path: Path) -> None:
+    """For a folder that does not exist yet, the disk of its nearest parent is measured and nothing is created."""
     out = tmp_path / "a" / "b"
     assert (find("disk", out).state, (tmp_path / "a").exists()) == ("ok", False)
 
 
 def test_little_disk_is_warned_of(disk: Fake, tmp_path: Path) -> None:
-    """Below 5 GB free the remedy names another folder."""
+    """Less than 5 GB of free disk gives a warning that suggests another folder."""
     disk(total=100e9, free=4.9e9)
     assert find("disk", tmp_path) == Check("disk", f"4.9 GB free at {tmp_path}", "warn", "free some, or say out=DIR")
 
 
-def test_a_folder_that_cannot_be_written_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A place where nothing can be written stops every run."""
+def test_a_folder_without_write_permission_is_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A folder without write permission is reported as a fault."""
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert find("disk", tmp_path).state == "missing"
 
 
 @pytest.mark.parametrize(("size", "state"), [(64e6, "warn"), (2e9, "ok")])
 def test_small_shared_memory_is_warned_of(disk: Fake, tmp_path: Path, size: float, state: str) -> None:
-    """The 64 MB of a container are too few for Ray's object store."""
+    """Shared memory of 64 MB, a container's default, is too small for Ray's object store and gives a warning."""
     disk(total=size, free=size)
     assert [one.state for one in doctor._shared_memory(tmp_path)] == [state]
 
 
-def test_a_system_without_shared_memory_folder_has_no_line(tmp_path: Path) -> None:
-    """Where there is no /dev/shm, nothing is said of it."""
+def test_shared_memory_is_optional(tmp_path: Path) -> None:
+    """Without /dev/shm there is no line about shared memory."""
     assert list(doctor._shared_memory(tmp_path / "absent")) == []
 
 
-def test_the_examination_loads_neither_ray_nor_mlflow() -> None:
-    """Versions come from metadata: the answer takes a torch import and no more."""
+def test_checks_import_neither_ray_nor_mlflow() -> None:
+    """The checks import neither Ray nor MLflow; versions are read from metadata."""
     script = (
         "import sys; from harness.cli.doctor import examine; examine(); print({'ray', 'mlflow'} & set(sys.modules))"
     )

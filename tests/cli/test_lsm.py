@@ -1,4 +1,4 @@
-"""The lesion-symptom task from words to tables, report and predictions."""
+"""The lesion-symptom task from overrides to tables, report and predictions."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ SIMULATED = ("noise", "roi_size", "targets.scores.patients")
 
 
 @pytest.fixture(scope="module")
-def words(lesion_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A ridge at two levels of noise on fourteen small masks."""
+def overrides(lesion_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A ridge regression at two levels of noise on fourteen small masks."""
     return {
         "task": "lsm",
         "data": str(lesion_root),
@@ -47,19 +47,19 @@ def words(lesion_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 
 @pytest.fixture(scope="module")
-def result(words: dict[str, Any]) -> Any:
-    """What the run gives."""
-    return harness.run(**words)
+def result(overrides: dict[str, Any]) -> Any:
+    """The result of the run."""
+    return harness.run(**overrides)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    """Lines of a CSV file."""
+    """Rows of a CSV file."""
     with path.open() as file:
         return list(csv.DictReader(file))
 
 
-def test_every_cell_is_done_and_rows_have_ceilings(result: Any) -> None:
-    """Two rows, one per level of noise, with R², its interval and its ceiling."""
+def test_run_is_complete_and_rows_have_ceilings(result: Any) -> None:
+    """The leaderboard has one row per level of noise, with R², its interval and its ceiling."""
     assert not result.failures and not result.missing
     lines = result.leaderboard.to_pylist()
     assert {line["noise"] for line in lines} == {0.0, 0.2}
@@ -69,19 +69,19 @@ def test_every_cell_is_done_and_rows_have_ceilings(result: Any) -> None:
     assert all(line["r2_low"] < line["r2"] < line["r2_high"] for line in lines)
 
 
-def test_disk_is_estimated_by_what_cells_take(result: Any, words: dict[str, Any], tmp_path: Path) -> None:
-    """Of maps that do not compress, and of weights; the predictions of a group are a few numbers."""
-    store = Path(words["out"]) / "store"
+def test_estimated_disk_space_matches_the_files(result: Any, overrides: dict[str, Any], tmp_path: Path) -> None:
+    """The estimated disk space is that of incompressible maps and of network weights, within 25 %."""
+    store = Path(overrides["out"]) / "store"
     random = [one for one in store.glob("explain/*/record.json") if json.loads(one.read_text())["label"] == "random"]
     files = [one.parent / "blocks.npz" for one in random] + list(store.glob("train/*/*.safetensors"))
-    alone = {key: value for key, value in words.items() if not key.startswith("attributions.")}
+    alone = {key: value for key, value in overrides.items() if not key.startswith("attributions.")}
     found = estimate(prepare(resolve(to_words(**{**alone, "attribution": "random", "out": str(tmp_path)}))))
     assert len(random) == 6
     assert found.disk_bytes == pytest.approx(sum(one.stat().st_size for one in files), rel=0.25)
 
 
 def test_explanations_are_ranked_above_chance(result: Any) -> None:
-    """One row per configuration and attribution; the random map is at chance, far below occlusion."""
+    """Each configuration and attribution has one row; random maps score chance, far below occlusion."""
     lines = {(line["noise"], line["attribution"]): line for line in result.explanations.to_pylist()}
     assert len(lines) == 6
     for noise in (0.0, 0.2):
@@ -92,7 +92,7 @@ def test_explanations_are_ranked_above_chance(result: Any) -> None:
 
 
 def test_tables_of_regions_scores_and_agreement(result: Any) -> None:
-    """Beside the leaderboard: each score by itself, where the regions lie, how alike maps are."""
+    """Tables of single scores, regions of interest and agreement between maps lie beside the leaderboard."""
     board = result.csv
     regions = rows(board.with_name(f"{board.stem}-regions.csv"))
     assert {row["region"] for row in regions} == {"score_1", "score_2", "score_3"}
@@ -100,26 +100,26 @@ def test_tables_of_regions_scores_and_agreement(result: Any) -> None:
     rois = rows(board.with_name(f"{board.stem}-rois.csv"))
     assert [row["name"] for row in rois] == ["roi1", "roi2", "roi3"]
     assert all(int(row["touched"]) >= 3 and row["size_mm"] == "6 6 6" for row in rois)
-    alike = rows(board.with_name(f"{board.stem}-agreement.csv"))
-    assert {(row["first"], row["second"]) for row in alike} == {
+    agreement = rows(board.with_name(f"{board.stem}-agreement.csv"))
+    assert {(row["first"], row["second"]) for row in agreement} == {
         ("occlusion", "weights"), ("occlusion", "random"), ("weights", "random"),
     }  # fmt: skip
-    assert all(-1 <= float(row["pearson"]) <= 1 for row in alike)
+    assert all(-1 <= float(row["pearson"]) <= 1 for row in agreement)
 
 
 def test_the_report_is_written(result: Any) -> None:
-    """One page with the regions and each score."""
+    """The report has sections on the regions and on each score."""
     page = result.report.read_text()
     assert "Regions of interest" in page and "Each target alone" in page and "Maps of score_1" in page
 
 
 def test_new_subjects_get_a_table_of_scores(
-    result: Any, words: dict[str, Any], lesion_root: Path, tmp_path: Path
+    result: Any, overrides: dict[str, Any], lesion_root: Path, tmp_path: Path
 ) -> None:
-    """A row per subject; the mean of the three networks, close to what was simulated for those they have seen."""
+    """Predictions of new subjects are a table with one row per subject."""
     configuration = next(line["configuration"] for line in result.leaderboard.to_pylist() if line["noise"] == 0.0)
     given = Words(
-        {"model": configuration, "data": str(lesion_root), "out": words["out"], "into": str(tmp_path / "new")}
+        {"model": configuration, "data": str(lesion_root), "out": overrides["out"], "into": str(tmp_path / "new")}
     )
     (path,) = predict_folder(given, say=lambda text: None)
     table = np.genfromtxt(path, delimiter="\t", names=True, dtype=None, encoding="utf-8")
@@ -127,8 +127,8 @@ def test_new_subjects_get_a_table_of_scores(
     assert np.ptp(table["score_1"]) > 0.2
 
 
-def test_presets_give_way_to_words(words: dict[str, Any]) -> None:
-    """An option that belongs to an experiment and a model holds there, unless the user gives another."""
+def test_presets_yield_to_overrides(overrides: dict[str, Any]) -> None:
+    """A preset of an experiment and a model applies unless the user overrides it."""
 
     def epochs(experiment: str, model: str, **more: Any) -> int:
         request = resolve(to_words(task="lsm", profile="paper", experiment=experiment, **more))
@@ -139,8 +139,8 @@ def test_presets_give_way_to_words(words: dict[str, Any]) -> None:
     assert epochs("noise", "cnn", **{"recipe.epochs": 3}) == 3
 
 
-def test_any_number_of_regions_and_the_shuffled_control(words: dict[str, Any], tmp_path: Path) -> None:
-    """Two regions are ranked without a third; a model of shuffled scores is judged by the same regions, near chance."""
+def test_any_number_of_regions_and_the_shuffled_control(overrides: dict[str, Any], tmp_path: Path) -> None:
+    """Two regions need no third, and a model of shuffled scores has worse maps and a negative R²."""
     more = {
         "noise": 0.0,
         "rois": 2,
@@ -148,7 +148,7 @@ def test_any_number_of_regions_and_the_shuffled_control(words: dict[str, Any], t
         "attribution": ("occlusion", "weights"),
         "report": "false",
     }
-    made = harness.run(**{**words, **more, "out": str(tmp_path)})
+    made = harness.run(**{**overrides, **more, "out": str(tmp_path)})
     assert not made.failures
     lines = {line["shuffled"]: line for line in made.explanations.to_pylist() if line["attribution"] == "weights"}
     assert lines[False]["rc_roi3"] is None and lines[False]["rc_roi1"] is not None
@@ -157,10 +157,10 @@ def test_any_number_of_regions_and_the_shuffled_control(words: dict[str, Any], t
     assert scored[True]["r2"] < 0 < scored[False]["r2"] and scored[True]["r2_ceiling"] is None
 
 
-def test_a_measured_score_claims_nothing_of_simulations(words: dict[str, Any], tmp_path: Path) -> None:
-    """No level of noise, no value of a map, and none of the paper's hypotheses."""
+def test_measured_score_has_no_columns_of_simulations(overrides: dict[str, Any], tmp_path: Path) -> None:
+    """For a measured score, there are no noise levels, no relevance metrics and no hypotheses of the paper."""
     more = {"score": "severity", "attribution": ("occlusion", "weights")}
-    kept = {key: value for key, value in words.items() if key not in SIMULATED}
+    kept = {key: value for key, value in overrides.items() if key not in SIMULATED}
     made = harness.run(**{**kept, **more, "out": str(tmp_path)})
     assert "noise" not in made.leaderboard.column_names
     assert all("noise" not in line["command"] for line in made.leaderboard.to_pylist())
@@ -169,9 +169,9 @@ def test_a_measured_score_claims_nothing_of_simulations(words: dict[str, Any], t
     assert "Maps of severity" in made.report.read_text()
 
 
-def test_levels_of_noise_mean_nothing_to_a_measured_score(words: dict[str, Any], tmp_path: Path) -> None:
-    """Two rows of one score would read as an experiment, and one would claim a level that is not there."""
-    kept = {key: value for key, value in words.items() if key not in SIMULATED}
+def test_noise_levels_are_refused_for_a_measured_score(overrides: dict[str, Any], tmp_path: Path) -> None:
+    """Noise levels are refused for a measured score, since they apply to simulated scores only."""
+    kept = {key: value for key, value in overrides.items() if key not in SIMULATED}
     for noise in ((0.0, 0.2), 0.2):
         with pytest.raises(RequestError, match="noise applies to simulated scores only; remove it .* when score="):
             resolve(to_words(**{**kept, "noise": noise, "score": "severity", "out": str(tmp_path)}))

@@ -1,4 +1,4 @@
-"""Where the console command writes: below ``out`` as it was read, wherever Ray, MLflow and their threads stand."""
+"""The console command writes below ``out``, whatever the working folder of Ray, MLflow and their threads."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ CELLS = 3  # a training, its predictions and their score
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Path:
-    """A working folder with a name that URIs, shells and globs read as something else."""
+def working_folder(tmp_path: Path) -> Path:
+    """A working folder whose name contains special characters of URIs, shells and globs."""
     folder = tmp_path / "50% of #1 = why?"
     folder.mkdir()
     return folder
 
 
-def ran(here: Path, *words: str) -> str:
-    """What the console command says."""
+def run_command(working_folder: Path, *overrides: str) -> str:
+    """Run the console command and return its output."""
     done = subprocess.run(
-        [PROGRAM, "run", *words],
-        cwd=here,
+        [PROGRAM, "run", *overrides],
+        cwd=working_folder,
         env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"},
         capture_output=True,
         text=True,
@@ -39,44 +39,44 @@ def ran(here: Path, *words: str) -> str:
 
 
 def printed(screen: str, name: str) -> str:
-    """A place that the command ends with."""
+    """A path that is printed at the end of the run."""
     found = re.search(rf"^{name}: +(.+)$", screen, flags=re.MULTILINE)
     assert found is not None, screen
     return found[1]
 
 
 def tracked(uri: str) -> list[str]:
-    """States of the runs in a database of MLflow."""
+    """Statuses of the runs in an MLflow database."""
     client = MlflowClient(tracking_uri=uri)
     experiments = [one.experiment_id for one in client.search_experiments()]
     return [run.info.status for run in client.search_runs(experiments)]
 
 
 @pytest.fixture
-def words(small_run: tuple[str, ...]) -> tuple[str, ...]:
-    """Words of a run of one training."""
+def overrides(small_run: tuple[str, ...]) -> tuple[str, ...]:
+    """Overrides of a run with one training."""
     return (*small_run, "sequences=T2w", "fold=0", "attribution=none", "report=false")
 
 
-@pytest.mark.parametrize(("word", "folder"), [((), "harness-runs"), (("out=a/../runs",), "runs")])
-def test_database_that_is_printed_holds_the_runs(
-    here: Path, words: tuple[str, ...], word: tuple[str, ...], folder: str
+@pytest.mark.parametrize(("out", "folder"), [((), "harness-runs"), (("out=a/../runs",), "runs")])
+def test_printed_database_holds_the_runs(
+    working_folder: Path, overrides: tuple[str, ...], out: tuple[str, ...], folder: str
 ) -> None:
-    """With the default and with a relative ``out``: nothing is written anywhere else."""
-    screen = ran(here, *words, "ray=off", *word)
-    assert printed(screen, "leaderboard").startswith(f"{here / folder}/")
+    """With a default or relative ``out``, the printed database holds the runs and nothing is written elsewhere."""
+    screen = run_command(working_folder, *overrides, "ray=off", *out)
+    assert printed(screen, "leaderboard").startswith(f"{working_folder / folder}/")
     states = tracked(printed(screen, "MLflow"))
     assert states and set(states) == {"FINISHED"}
-    assert [path.name for path in here.iterdir()] == [folder]
-    assert (here / folder / "mlflow.db").is_file() and not (here / folder / folder).exists()
+    assert [path.name for path in working_folder.iterdir()] == [folder]
+    assert (working_folder / folder / "mlflow.db").is_file() and not (working_folder / folder / folder).exists()
 
 
 @pytest.mark.ray
-def test_database_that_is_printed_holds_the_runs_of_ray(here: Path, words: tuple[str, ...]) -> None:
-    """Starting Ray beside the tracker's thread changes no place."""
-    screen = ran(here, *words)
+def test_printed_database_holds_the_runs_with_ray(working_folder: Path, overrides: tuple[str, ...]) -> None:
+    """With Ray, the printed database holds the runs and nothing is written elsewhere."""
+    screen = run_command(working_folder, *overrides)
     assert f"{CELLS} cells done, 0 failed" in screen
     states = tracked(printed(screen, "MLflow"))
     assert states and set(states) == {"FINISHED"}
-    assert [path.name for path in here.iterdir()] == ["harness-runs"]
-    assert not (here / "harness-runs" / "harness-runs").exists()
+    assert [path.name for path in working_folder.iterdir()] == ["harness-runs"]
+    assert not (working_folder / "harness-runs" / "harness-runs").exists()

@@ -1,4 +1,4 @@
-"""``harness ui``: the addresses that it prints and opens lead to the runs, and it ends what it started."""
+"""``harness ui`` prints and opens addresses of the runs, and stops the server that it started."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PAGES = TaskPages("epvs", "#/runs", "#/compare", 8)
 
 @pytest.fixture
 def tracked(empty_database: Path, tmp_path: Path) -> tuple[Path, list[str]]:
-    """A folder in which a task with two configurations was tracked, and their runs."""
+    """A folder with a tracked task of two configurations, and the ids of their runs."""
     out = tmp_path / "out"
     out.mkdir()
     shutil.copy(empty_database, out / "mlflow.db")
@@ -46,20 +46,20 @@ def tracked(empty_database: Path, tmp_path: Path) -> tuple[Path, list[str]]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """A port that is not in use."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def asked(address: str) -> Any:
-    """The answer of MLflow's interface for programs."""
+def response_of(address: str) -> Any:
+    """The response of MLflow's REST API."""
     with urllib.request.urlopen(address, timeout=30) as answer:
         return json.load(answer)
 
 
 def test_printed_and_opened_addresses_lead_to_the_runs(tracked: tuple[Path, list[str]], tmp_path: Path) -> None:
-    """The console command serves the experiment and the runs that its addresses name, and leaves nothing behind."""
+    """The printed and opened addresses show the experiment and the runs, and the server stops on SIGTERM."""
     out, runs = tracked
     port, opened = free_port(), tmp_path / "opened"
     browser = tmp_path / "browser.py"
@@ -81,10 +81,10 @@ def test_printed_and_opened_addresses_lead_to_the_runs(tracked: tuple[Path, list
         assert opened.read_text().split() == [compared, table]
         api = f"http://127.0.0.1:{port}/api/2.0/mlflow"
         experiment = re.findall(r"experiments/(\d+)/", table)[0]
-        assert asked(f"{api}/experiments/get?experiment_id={experiment}")["experiment"]["name"] == "toy"
+        assert response_of(f"{api}/experiments/get?experiment_id={experiment}")["experiment"]["name"] == "toy"
         query = dict(urllib.parse.parse_qsl(compared.partition("?")[2]))
         assert set(json.loads(query["runs"])) == set(runs)
-        assert asked(f"{api}/runs/get?run_id={runs[0]}")["run"]["info"]["run_name"] == "lr 1"
+        assert response_of(f"{api}/runs/get?run_id={runs[0]}")["run"]["info"]["run_name"] == "lr 1"
     finally:
         server.send_signal(signal.SIGTERM)
         server.communicate(timeout=60)
@@ -94,7 +94,7 @@ def test_printed_and_opened_addresses_lead_to_the_runs(tracked: tuple[Path, list
 
 
 def _wait_for(server: subprocess.Popen[str], path: Path, *, lines: int) -> None:
-    """Until a file has as many lines, or the server ended; MLflow takes half a minute on a busy machine."""
+    """Wait until the file has this many lines or the server has ended; MLflow may need half a minute to start."""
     until = time.monotonic() + 120
     while server.poll() is None and time.monotonic() < until:
         if path.is_file() and path.read_text().count("\n") >= lines:
@@ -102,8 +102,8 @@ def _wait_for(server: subprocess.Popen[str], path: Path, *, lines: int) -> None:
         time.sleep(0.1)
 
 
-def test_each_task_has_its_pages() -> None:
-    """The table of runs, and the comparison where there is one."""
+def test_addresses_of_each_task() -> None:
+    """Each task has an address of all its configurations and, if there are several, one that compares them."""
     alone = TaskPages("lsm", "#/other", "", 1)
     assert ui.address_lines([PAGES, alone], "http://host/") == [
         "epvs",
@@ -116,22 +116,22 @@ def test_each_task_has_its_pages() -> None:
     assert many[2] == "  the latest run, 100 of 120 configurations compared: http://host/#/compare"
 
 
-def test_a_database_without_runs_is_served_all_the_same() -> None:
-    """Its first page is said."""
+def test_database_without_runs_has_a_start_page() -> None:
+    """Without runs, the address of the start page is shown."""
     assert ui.address_lines([], "http://host/") == ["MLflow: http://host/"]
 
 
 def test_without_a_browser_the_user_opens_the_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a server without a screen the command goes on and says so."""
+    """Without a browser, a message asks the user to open the addresses."""
     monkeypatch.setattr(ui, "_answers", lambda process, server: True)
     monkeypatch.setattr("webbrowser.open", lambda address: False)
-    said: list[str] = []
-    ui._open_pages(None, [PAGES], "http://host/", said.append)  # type: ignore[arg-type]
-    assert said == ["No browser was found; open the addresses above yourself."]
+    messages: list[str] = []
+    ui._open_pages(None, [PAGES], "http://host/", messages.append)  # type: ignore[arg-type]
+    assert messages == ["No browser was found; open the addresses above yourself."]
 
 
-def test_a_port_that_is_taken_is_refused(tracked: tuple[Path, list[str]]) -> None:
-    """Else the addresses would lead to another program."""
+def test_a_port_in_use_is_refused(tracked: tuple[Path, list[str]]) -> None:
+    """A port that is in use is refused."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -140,7 +140,7 @@ def test_a_port_that_is_taken_is_refused(tracked: tuple[Path, list[str]]) -> Non
             commands.ui([f"out={tracked[0]}", f"port={port}"])
 
 
-def test_open_is_yes_or_no(tmp_path: Path) -> None:
-    """Nothing else is taken for one of them."""
+def test_open_must_be_boolean(tmp_path: Path) -> None:
+    """``open`` accepts only boolean values."""
     with pytest.raises(OutOfRange, match="open"):
         commands.ui([f"out={tmp_path}", "open=maybe"])

@@ -1,4 +1,4 @@
-"""Reading what a docstring says of each parameter."""
+"""Parsing of parameter descriptions in docstrings."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ image : not a parameter
 """
 
 
-def test_a_parameter_has_what_follows_its_name() -> None:
-    """The line of a parameter is the text after the colon."""
+def test_description_of_a_parameter_follows_its_name() -> None:
+    """The description of a parameter is the text after its name and colon."""
     assert parse(_TEXT).parameters["image"] == "(X, Y) float, any range"
 
 
 def test_parameters_that_share_an_entry_share_its_text() -> None:
-    """``a, b : text`` says the same of both; continued lines, paragraphs and markup become one plain line."""
+    """Parameters that share an entry share its text, joined into one line without markup."""
     parameters = parse(_TEXT).parameters
     assert parameters["fwhm_mm"] == "width of the kernel at half of its height, see generator 0 does nothing"
     assert parameters["fwhm_px"] == parameters["fwhm_mm"]
@@ -45,27 +45,27 @@ def test_stars_are_not_part_of_a_name() -> None:
 
 
 def test_a_type_alone_on_the_first_line_is_left_out() -> None:
-    """Standard numpydoc has the type first and the meaning below it."""
+    """A type on the first line is left out of the description."""
     assert parse(_TEXT).parameters["steps"] == "Number of steps: one or more."
 
 
 def test_a_name_may_stand_alone_on_its_line() -> None:
-    """numpydoc allows a parameter without a type."""
+    """A parameter may stand on its line without a type."""
     assert parse(_TEXT).parameters["seed"] == "Of the noise."
 
 
 def test_sections_after_the_parameters_are_not_parameters() -> None:
-    """The section Parameters ends where the next one begins."""
+    """Sections after Parameters are not parsed as parameters."""
     assert list(parse(_TEXT).parameters) == ["image", "fwhm_mm", "fwhm_px", "axes", "steps", "seed"]
 
 
 def test_text_holds_everything_but_the_parameters() -> None:
-    """Summary, description and the other sections stay, in order."""
+    """The text contains the summary, the description and all other sections in order."""
     assert parse(_TEXT).text == ("Blur an image.\n\nA sentence more.\n\nReturns\n-------\nimage : not a parameter")
 
 
 def test_a_function_without_docstring_has_no_parameters() -> None:
-    """Nothing is made up."""
+    """A function without a docstring has no text and no parameters."""
 
     def bare(*, width: int = 1) -> int:
         return width

@@ -1,4 +1,4 @@
-"""Explanations as values: what may be chosen, overrides of one field, the way to a worker and back."""
+"""Explanations as values: valid fields, overrides of one field, and descriptions."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ WHOLE = Explanation(
 
 @pytest.fixture(scope="module")
 def task(epvs: Task) -> Task:
-    """A task whose first explanation chooses everything, and whose second is an attribution alone."""
+    """A task with one explanation that sets every field and one that is only an attribution."""
     return dataclasses.replace(epvs, explanations={"chosen": WHOLE, "plain": partial(random_map)})
 
 
 def fields(explanation: Any) -> dict[str, Any]:
-    """Everything but the attribution."""
+    """All fields except the attribution."""
     return {one.name: getattr(explanation, one.name) for one in dataclasses.fields(explanation)[1:]}
 
 
@@ -50,7 +50,7 @@ def fields(explanation: Any) -> dict[str, Any]:
     ],
 )
 def test_values_outside_the_lists_are_refused(options: dict[str, Any], message: str) -> None:
-    """The message names the field and what it takes."""
+    """A value outside the allowed list is refused, and the message lists the allowed values."""
     with pytest.raises(OutOfRange, match=message):
         Explanation(partial(saliency), **options)
 
@@ -59,8 +59,8 @@ def test_values_outside_the_lists_are_refused(options: dict[str, Any], message: 
     ("keep", "mapped", "summed", "judged_as_sum"),
     [("maps", True, False, False), ("sums", False, True, True), ("maps+sums", True, True, False)],
 )
-def test_what_is_kept(keep: Any, mapped: bool, summed: bool, judged_as_sum: bool) -> None:
-    """Where each map is kept, metrics see the maps; sums are judged where nothing else is kept."""
+def test_kept_maps_and_sums(keep: Any, mapped: bool, summed: bool, judged_as_sum: bool) -> None:
+    """Metrics use maps if maps are kept; sums are scored only if nothing else is kept."""
     one = Explanation(partial(saliency), keep=keep)
     assert (one.mapped, one.summed, one.judged_as_sum) == (mapped, summed, judged_as_sum)
 
@@ -70,7 +70,7 @@ def test_what_is_kept(keep: Any, mapped: bool, summed: bool, judged_as_sum: bool
     [({}, False), ({"at_most": 2}, True), ({"samples": "correct"}, True), ({"samples": "true_positive"}, True)],
 )
 def test_samples_are_chosen_by_a_rule_or_a_number(options: dict[str, Any], chooses: bool) -> None:
-    """Otherwise all tested samples are explained, and no prediction is needed."""
+    """Samples are chosen if a rule or a limit is set; otherwise all tested samples are explained."""
     assert Explanation(partial(saliency), **options).chooses is chooses
 
 
@@ -87,14 +87,14 @@ def test_samples_are_chosen_by_a_rule_or_a_number(options: dict[str, Any], choos
 )
 @pytest.mark.parametrize("label", ["chosen", "plain"])
 def test_override_changes_one_field(task: Task, label: str, name: str, value: Any, expected: Any) -> None:
-    """``explanations.LABEL.FIELD`` changes that field alone, also of an attribution that was written plainly."""
+    """``explanations.LABEL.FIELD`` changes only that field, also for a plain attribution."""
     before, after = task.explained, override(task, f"explanations.{label}.{name}", value).explained
     assert getattr(after[label], name) == expected
     assert after == {**before, label: dataclasses.replace(before[label], **{name: expected})}
 
 
 def test_every_field_can_be_overridden(task: Task) -> None:
-    """The test above covers each field that holds a plain value, and ``keys`` lists them."""
+    """``test_override_changes_one_field`` covers every plain field, and ``keys`` lists them."""
     assert FIELDS == ("of", "combine", "samples", "chosen_by", "at_most", "keep")
     assert {f"explanations.{label}.{name}" for label in task.explanations for name in FIELDS} <= set(keys(task))
 
@@ -122,36 +122,36 @@ def test_every_field_can_be_overridden(task: Task) -> None:
         ("attributions.chosen.keep", "maps", UnknownName, "no option of attribution saliency is named 'keep'"),
     ],
 )
-def test_wrong_overrides_are_refused(task: Task, key: str, value: Any, error: type, message: str) -> None:
-    """The message says which label, which field and what is allowed."""
+def test_invalid_overrides_are_refused(task: Task, key: str, value: Any, error: type, message: str) -> None:
+    """Invalid overrides are refused, and the message names the label, the field and the allowed values."""
     with pytest.raises(error, match=message):
         override(task, key, value)
 
 
 def test_a_new_label_takes_the_fields_of_the_first(task: Task) -> None:
-    """``attributions.mine=NAME`` explains the same scalar of the same samples as the task's first explanation."""
+    """``attributions.mine=NAME`` adds an explanation with the fields of the task's first explanation."""
     made = override(task, "attributions.mine", "integrated_gradients").explained["mine"]
     assert made.attribution.func is integrated_gradients
     assert fields(made) == fields(WHOLE)
 
 
 def test_another_attribution_keeps_the_fields_of_its_label(task: Task) -> None:
-    """A label that exists keeps its own fields, whatever the first has."""
+    """Another attribution under an existing label keeps the fields of that label."""
     made = override(task, "attributions.plain", "integrated_gradients").explained["plain"]
     assert made.attribution.func is integrated_gradients
     assert fields(made) == fields(task.explained["plain"])
 
 
 def test_an_option_of_the_attribution_keeps_the_fields(task: Task) -> None:
-    """Only the attribution changes."""
+    """Overriding an option of the attribution keeps all fields."""
     task = override(task, "attributions.chosen", "integrated_gradients")
     made = override(task, "attributions.chosen.steps", 4).explained["chosen"]
     assert made.attribution.keywords == {"steps": 4}
     assert fields(made) == fields(WHOLE)
 
 
-def test_description_comes_back(task: Task) -> None:
-    """What a worker restores explains the same things, and describes itself alike."""
+def test_description_can_be_restored(task: Task) -> None:
+    """Restoring a description gives the same explanations and the same description."""
     described = json.loads(json.dumps(describe(task)))
     back = restore(described)
     assert describe(back) == described
@@ -165,14 +165,14 @@ def test_description_comes_back(task: Task) -> None:
     assert back.explained["plain"].postprocess is None
 
 
-def test_postprocessing_of_the_task_is_for_explanations_without_their_own(task: Task) -> None:
-    """An explanation's own postprocessing wins."""
+def test_postprocessing_of_the_task_is_a_default(task: Task) -> None:
+    """The task's postprocessing applies only to explanations without their own."""
     whole = dataclasses.replace(task, postprocessing=partial(smoothed, fwhm_mm=5.0)).explained
     found = {label: one.postprocess.keywords["fwhm_mm"] for label, one in whole.items() if one.postprocess}
     assert found == {"chosen": 2.0, "plain": 5.0}
 
 
 @pytest.mark.parametrize(("keep", "summed"), [("maps", False), ("sums", True), ("maps+sums", False)])
-def test_a_task_knows_whether_sums_are_judged(task: Task, keep: str, summed: bool) -> None:
-    """One explanation that is judged as a sum is enough."""
+def test_task_is_summed_if_any_explanation_is(task: Task, keep: str, summed: bool) -> None:
+    """``summed`` is true if at least one explanation is scored as a sum."""
     assert override(task, "explanations.plain.keep", keep).summed is summed

@@ -1,4 +1,4 @@
-"""Identities: equal for what is equal, different for what changes a result."""
+"""Identities are equal for equal content and differ if anything that affects a result differs."""
 
 from __future__ import annotations
 
@@ -67,33 +67,33 @@ OTHER = {
 CACHES = ("module_digest", "_reached", "_step", "_imports", "_file", "_spec", "_code")
 
 
-def forget() -> None:
-    """Forget which files modules have and what was read of them."""
+def clear_caches() -> None:
+    """Clear the caches of module files and source analyses."""
     for name in CACHES:
-        getattr(getattr(identity, name), "cache_clear", lambda: None)()  # a test may have replaced one
+        getattr(getattr(identity, name), "cache_clear", lambda: None)()  # a test may have replaced the function
     importlib.invalidate_caches()
 
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
-    """Write modules of a third party, and forget what was read of them before."""
+    """A function that writes a third-party module and clears the caches."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def one(name: str, text: str) -> None:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-        forget()
+        clear_caches()
 
     yield one
-    forget()
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("strange", "stranger")]:
+    clear_caches()
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("package", "third_party")]:
         del sys.modules[name]
 
 
 @pytest.fixture
 def edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
-    """Pretend that a module that exists has another source text."""
+    """A function that replaces the source text of an existing module."""
     texts: dict[str, Path] = {}
     where = identity._file.__wrapped__
     monkeypatch.setattr(identity, "_file", lambda module: texts.get(module) or where(module))
@@ -101,44 +101,44 @@ def edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
     def one(module: str, text: str) -> None:
         texts[module] = tmp_path / f"{module}.py"
         texts[module].write_text(text)
-        forget()
+        clear_caches()
 
     yield one
     texts.clear()
-    forget()
+    clear_caches()
 
 
 @pytest.mark.parametrize("case", SAME)
-def test_edit_that_computes_the_same_changes_no_digest(write: Write, case: str) -> None:
-    """Docstrings, comments and formatting are not code."""
-    write("stranger.py", SOURCE)
-    before = module_digest("stranger"), code_digest(["stranger:Layer"])
-    write("stranger.py", SAME[case])
-    assert (module_digest("stranger"), code_digest(["stranger:Layer"])) == before
+def test_edit_without_effect_changes_no_digest(write: Write, case: str) -> None:
+    """Docstrings, comments and formatting do not change the digest."""
+    write("third_party.py", SOURCE)
+    before = module_digest("third_party"), code_digest(["third_party:Layer"])
+    write("third_party.py", SAME[case])
+    assert (module_digest("third_party"), code_digest(["third_party:Layer"])) == before
 
 
 @pytest.mark.parametrize("case", OTHER)
 def test_edit_of_code_changes_the_digest(write: Write, case: str) -> None:
-    """What may compute something else is another code."""
-    write("stranger.py", SOURCE)
-    before = module_digest("stranger")
-    write("stranger.py", OTHER[case])
-    assert module_digest("stranger") != before
+    """A change of code changes the digest."""
+    write("third_party.py", SOURCE)
+    before = module_digest("third_party")
+    write("third_party.py", OTHER[case])
+    assert module_digest("third_party") != before
 
 
 FORMS = {
-    "from import": ("from strange.layers import scale\n", "scale(x)"),
+    "from import": ("from package.layers import scale\n", "scale(x)"),
     "relative import": ("from .layers import scale\n", "scale(x)"),
     "renamed import": ("from .layers import scale as by\n", "by(x)"),
     "module": ("from . import layers\n", "layers.scale(x)"),
     "renamed module": ("from . import layers as them\n", "them.scale(x)"),
-    "dotted module": ("import strange.layers\n", "strange.layers.scale(x)"),
-    "renamed dotted module": ("import strange.layers as them\n", "them.scale(x)"),
-    "re-export": ("from strange.more import scale\n", "scale(x)"),
-    "re-export of a package": ("from strange import scale\n", "scale(x)"),
-    "re-export as an attribute": ("import strange\n", "strange.scale(x)"),
-    "package below": ("import strange.below\n", "strange.below.scale(x)"),
-    "two levels up": ("from strange.below import deep\n", "deep.scale(x)"),
+    "dotted module": ("import package.layers\n", "package.layers.scale(x)"),
+    "renamed dotted module": ("import package.layers as them\n", "them.scale(x)"),
+    "re-export": ("from package.more import scale\n", "scale(x)"),
+    "re-export of a package": ("from package import scale\n", "scale(x)"),
+    "re-export as an attribute": ("import package\n", "package.scale(x)"),
+    "package below": ("import package.below\n", "package.below.scale(x)"),
+    "two levels up": ("from package.below import deep\n", "deep.scale(x)"),
     "alias": ("from .layers import scale\nby = scale\n", "by(x)"),
     "table": ("from .layers import scale\nTABLE = {'a': scale}\n", "TABLE['a'](x)"),
     "partial": ("from functools import partial\nfrom .layers import scale\nby = partial(scale, 2)\n", "by(x)"),
@@ -151,7 +151,7 @@ FORMS = {
     "decorator": ("from .layers import scale\n@scale\ndef helper(x):\n    return x\n", "helper(x)"),
     "default": ("from .layers import scale\ndef helper(x, *, by=scale):\n    return by(x)\n", "helper(x)"),
     "import in the function": ("", "__import__('x') or 1\n    from .layers import scale\n    return scale(x)"),
-    "import of a module in the function": ("", "1\n    import strange.layers\n    return strange.layers.scale(x)"),
+    "import of a module in the function": ("", "1\n    import package.layers\n    return package.layers.scale(x)"),
     "fallback": ("try:\n    from .layers import scale\nexcept ImportError:\n    scale = None\n", "scale(x)"),
     "condition": ("import sys\nif sys.platform:\n    from .layers import scale\nelse:\n    scale = abs\n", "scale(x)"),
     "table that is filled": (
@@ -187,150 +187,150 @@ def neighbour(x):
 
 
 def _package(write: Write, head: str, body: str, layers: str = LAYERS) -> None:
-    write("strange/__init__.py", "from .layers import scale\n")
-    write("strange/layers.py", layers)
-    write("strange/more.py", "from .layers import scale\n")
-    write("strange/stars.py", "from .layers import *\n")
-    write("strange/below/__init__.py", "from ..layers import scale\n")
-    write("strange/below/deep.py", "from .. import layers\nfrom ..layers import scale\n")
-    write("strange/model.py", f"{head}def model(x):\n    return {body}\n\n\ndef beside(x):\n    return x\n")
+    write("package/__init__.py", "from .layers import scale\n")
+    write("package/layers.py", layers)
+    write("package/more.py", "from .layers import scale\n")
+    write("package/stars.py", "from .layers import *\n")
+    write("package/below/__init__.py", "from ..layers import scale\n")
+    write("package/below/deep.py", "from .. import layers\nfrom ..layers import scale\n")
+    write("package/model.py", f"{head}def model(x):\n    return {body}\n\n\ndef beside(x):\n    return x\n")
 
 
 def _edits(write: Write, head: str, body: str) -> dict[str, bool]:
-    """Which definitions of the layers change the digest of the model that uses them."""
+    """For each edited definition, whether the digest of the model that uses the module changes."""
     _package(write, head, body)
-    before = code_digest(["strange.model:model"])
+    before = code_digest(["package.model:model"])
     edits = {"_factor": ("return 2", "return 3"), "neighbour": ("    return x\n", "    return 2 * x\n")}
     changed = {}
     for name, (old, new) in edits.items():
         assert LAYERS.count(old) == 1
-        write("strange/layers.py", LAYERS.replace(old, new))
-        changed[name] = code_digest(["strange.model:model"]) != before
+        write("package/layers.py", LAYERS.replace(old, new))
+        changed[name] = code_digest(["package.model:model"]) != before
     return changed
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_digest_follows_names_to_their_definitions(write: Write, form: str) -> None:
-    """Whatever way leads to a function, what that uses is in the digest, and its neighbours are not."""
+    """However a function is imported, its own dependencies are in the digest and its neighbours are not."""
     assert _edits(write, *FORMS[form]) == {"_factor": True, "neighbour": False}
 
 
 @pytest.mark.parametrize("form", WHOLE)
-def test_digest_holds_the_whole_module_where_it_cannot_follow(write: Write, form: str) -> None:
-    """What is looked up when the code runs may be anything in the module."""
+def test_digest_covers_the_whole_module_for_dynamic_lookups(write: Write, form: str) -> None:
+    """If a name is looked up at run time, the digest covers the whole module."""
     assert _edits(write, *WHOLE[form]) == {"_factor": True, "neighbour": True}
 
 
 @pytest.mark.parametrize("body", ["x", "(lambda scale: scale(x))(abs)", "[scale for scale in x]", "x.scale(x)"])
-def test_digest_ignores_what_is_imported_and_not_used(write: Write, body: str) -> None:
-    """An import that the function does not use, and local names that look like it, lead nowhere."""
+def test_digest_ignores_unused_imports(write: Write, body: str) -> None:
+    """An unused import, or a local name equal to an imported one, adds nothing to the digest."""
     assert _edits(write, "from .layers import scale\n", body) == {"_factor": False, "neighbour": False}
 
 
 def test_digest_ignores_names_in_annotations(write: Write) -> None:
-    """What stands in an annotation only is not run."""
+    """Names that occur only in annotations are not in the digest."""
     head = (
         "from __future__ import annotations\nfrom .layers import Scale\ndef helper(x: Scale) -> Scale:\n    return x\n"
     )
     assert _edits(write, head, "helper(x)") == {"_factor": False, "neighbour": False}
 
 
-def test_digest_holds_the_annotations_of_a_function(write: Write) -> None:
-    """A bound that an option declares is part of the definition."""
+def test_digest_covers_annotations_of_the_function(write: Write) -> None:
+    """Annotations of the function itself, such as the bound of an option, are in the digest."""
     text = "from annotated_types import Ge\ndef model(*, width: Annotated[int, Ge(1)] = 2): ...\n"
-    write("stranger.py", text)
-    before = code_digest(["stranger:model"])
-    write("stranger.py", text.replace("Ge(1)", "Ge(2)"))
-    assert code_digest(["stranger:model"]) != before
+    write("third_party.py", text)
+    before = code_digest(["third_party:model"])
+    write("third_party.py", text.replace("Ge(1)", "Ge(2)"))
+    assert code_digest(["third_party:model"]) != before
 
 
 @pytest.mark.parametrize(
     "addition", ["def new(x):\n    return x\n", "import math\n", "NEW = 1\n", "from .layers import scale as new\n"]
 )
 def test_additions_to_a_module_change_no_digest(write: Write, addition: str) -> None:
-    """A component beside another, with what it imports, changes nothing for that one."""
+    """A new component or import beside a component does not change its digest."""
     head, body = FORMS["helper"]
     _package(write, head, body)
-    before = code_digest(["strange.model:model"])
-    write("strange/model.py", f"{addition}{head}def model(x):\n    return {body}\n")
-    assert code_digest(["strange.model:model"]) == before
+    before = code_digest(["package.model:model"])
+    write("package/model.py", f"{addition}{head}def model(x):\n    return {body}\n")
+    assert code_digest(["package.model:model"]) == before
 
 
-def test_digest_of_a_module_holds_all_that_it_imports(write: Write) -> None:
-    """A module as a whole counts with the whole modules that it imports."""
+def test_digest_of_a_module_covers_its_imports(write: Write) -> None:
+    """The digest of a whole module covers the modules that it imports."""
     _package(write, *FORMS["from import"])
-    before = code_digest(["strange.model"])
-    write("strange/layers.py", LAYERS + "NEW = 1\n")
-    assert code_digest(["strange.model"]) != before
+    before = code_digest(["package.model"])
+    write("package/layers.py", LAYERS + "NEW = 1\n")
+    assert code_digest(["package.model"]) != before
 
 
 def test_digest_ignores_modules_that_are_not_imported(write: Write) -> None:
-    """Editing a neighbour changes nothing."""
-    write("strange/__init__.py", "")
-    write("strange/model.py", "x = 1\n")
-    write("strange/report.py", "y = 1\n")
-    before = code_digest(["strange.model"])
-    write("strange/report.py", "y = 2\n")
-    assert code_digest(["strange.model"]) == before
+    """Editing a module that is not imported does not change the digest."""
+    write("package/__init__.py", "")
+    write("package/model.py", "x = 1\n")
+    write("package/report.py", "y = 1\n")
+    before = code_digest(["package.model"])
+    write("package/report.py", "y = 2\n")
+    assert code_digest(["package.model"]) == before
 
 
 def test_package_without_a_file_is_followed(write: Write) -> None:
-    """A namespace package has no source, and its modules do."""
-    write("strange/layers.py", "def scale(x):\n    return x\n")
-    write("strange/model.py", "from strange import layers\ndef model(x):\n    return layers.scale(x)\n")
-    assert set(_reached("strange.model:model")) == {
-        "strange.layers:scale",
-        "strange.model:layers",
-        "strange.model:model",
+    """Modules of a namespace package, which has no source file, are followed."""
+    write("package/layers.py", "def scale(x):\n    return x\n")
+    write("package/model.py", "from package import layers\ndef model(x):\n    return layers.scale(x)\n")
+    assert set(_reached("package.model:model")) == {
+        "package.layers:scale",
+        "package.model:layers",
+        "package.model:model",
     }
 
 
 def test_modules_that_import_each_other_are_read_once(write: Write) -> None:
-    """A circle of imports ends."""
-    write("strange/__init__.py", "")
-    write("strange/a.py", "from . import b\ndef f():\n    return b.g()\n")
-    write("strange/b.py", "from .a import f\ndef g():\n    return f()\n")
-    assert set(_reached("strange.a:f")) == {"strange.a:b", "strange.a:f", "strange.b:f", "strange.b:g"}
+    """Circular imports are followed once."""
+    write("package/__init__.py", "")
+    write("package/a.py", "from . import b\ndef f():\n    return b.g()\n")
+    write("package/b.py", "from .a import f\ndef g():\n    return f()\n")
+    assert set(_reached("package.a:f")) == {"package.a:b", "package.a:f", "package.b:f", "package.b:g"}
 
 
 def test_third_party_components_follow_their_imports_of_harness(write: Write) -> None:
-    """A third-party model that uses a harness module depends on what it uses of it."""
-    write("stranger.py", "from harness.models.unet import unet\ndef mine(x):\n    return unet(x)\n")
-    reached = _reached("stranger:mine")
-    assert {"stranger:mine", "harness.models.unet:_UNet", "harness.models.padding:Padded"} <= reached
+    """A third-party model depends on the definitions of ``harness`` that it uses and on no others."""
+    write("third_party.py", "from harness.models.unet import unet\ndef mine(x):\n    return unet(x)\n")
+    reached = _reached("third_party:mine")
+    assert {"third_party:mine", "harness.models.unet:_UNet", "harness.models.padding:Padded"} <= reached
     assert "harness.models.unet:basic_unet" not in reached
 
 
 def test_closure_of_training() -> None:
-    """Training depends on its loop and random streams, not on the command line, reports, metrics or single recipes."""
+    """Training depends on its loop and random streams, not on command line, tuning, metrics or augmentation."""
     reached = _reached("harness.pipeline.train:train")
     assert {"harness.pipeline.train:_one_epoch", "harness.core.seeding:seed_of"} <= reached
     above = ("harness.cli", "harness.metrics", "harness.tuning", "harness.recipes.augmentation")
     assert not [name for name in reached if name.startswith(above)]
 
 
-def test_closure_of_explaining_holds_no_single_method() -> None:
-    """Editing one attribution method leaves the maps of the others valid."""
+def test_closure_of_explain_contains_no_attribution_method() -> None:
+    """The code of ``explain`` contains no single attribution method, so editing one keeps the maps of others."""
     methods = {identity._name_of(KINDS["attribution"].get(name).function) for name in KINDS["attribution"].names()}
     assert not _reached("harness.pipeline.explain:explain") & methods
 
 
 def test_code_of_a_registry_is_in_no_digest() -> None:
-    """A registry hands functions back as they are, so that none depends on its code."""
+    """The code of a registry is in no digest, since a registry returns functions unchanged."""
     assert not [name for name in _reached("harness.models.unet:unet") if name.startswith("harness.core.registry")]
 
 
-def test_definition_that_does_not_exist_is_refused(write: Write) -> None:
-    """A misspelt name has no digest."""
-    write("stranger.py", SOURCE)
-    with pytest.raises(RegistrationError, match="stranger must define 'Leyer' at its top level"):
-        code_digest(["stranger:Leyer"])
+def test_unknown_definition_is_refused(write: Write) -> None:
+    """A name that the module does not define is refused."""
+    write("third_party.py", SOURCE)
+    with pytest.raises(RegistrationError, match="third_party must define 'Leyer' at its top level"):
+        code_digest(["third_party:Leyer"])
 
 
 # Components: functions that were imported.
 
 
-def _imported(write: Write, text: str, name: str = "stranger") -> ModuleType:
+def _imported(write: Write, text: str, name: str = "third_party") -> ModuleType:
     write(f"{name.replace('.', '/')}.py", text)
     return importlib.import_module(name)
 
@@ -348,15 +348,15 @@ def _imported(write: Write, text: str, name: str = "stranger") -> ModuleType:
     ],
 )
 def test_component_is_found_by_its_name(write: Write, text: str, definition: str) -> None:
-    """The definition of a component is the statement that gives its module the function."""
+    """The definition of a component is the statement that binds its name in the module."""
     mine = _imported(write, f"{text}\n").mine
-    assert component_digest(mine) == code_digest([f"stranger:{definition}"])
+    assert component_digest(mine) == code_digest([f"third_party:{definition}"])
 
 
-def test_component_whose_name_was_given_to_a_wrapper_is_its_own_definition(write: Write) -> None:
-    """A decorator above the one that registers leaves a component without a name."""
+def test_component_whose_name_is_bound_to_a_wrapper(write: Write) -> None:
+    """A component whose name was bound to a wrapper is identified by its own definition."""
     module = _imported(write, "KEPT = []\n@lambda f: 1\n@lambda f: KEPT.append(f) or f\ndef mine(x): ...\n")
-    assert component_digest(module.KEPT[0]) == code_digest(["stranger:mine"])
+    assert component_digest(module.KEPT[0]) == code_digest(["third_party:mine"])
 
 
 @pytest.mark.parametrize(
@@ -368,14 +368,14 @@ def test_component_whose_name_was_given_to_a_wrapper_is_its_own_definition(write
     ],
 )
 def test_component_without_a_name_is_refused(write: Write, text: str) -> None:
-    """What made a function that no name holds cannot be told from its code."""
+    """A function that cannot be found by its name is refused."""
     (mine,) = _imported(write, f"{text}\n").mine
-    with pytest.raises(RegistrationError, match=r"in stranger must be found by its name, .*define it with def"):
+    with pytest.raises(RegistrationError, match=r"in third_party must be found by its name, .*define it with def"):
         component_digest(mine)
 
 
 def test_component_of_a_notebook_is_refused() -> None:
-    """A function of a module without a file could change unnoticed."""
+    """A function of a module without a file is refused, since it could change unnoticed."""
     space: dict[str, Any] = {"__name__": "notebook"}
     exec("def mine(x): ...", space)
     with pytest.raises(RegistrationError, match=r"the code of notebook must be in a file, .*move its definitions"):
@@ -383,13 +383,13 @@ def test_component_of_a_notebook_is_refused() -> None:
 
 
 def test_partial_is_refused() -> None:
-    """Options may name other components, which the digest of a function alone would miss."""
+    """A partial is refused, since its options may name other components."""
     with pytest.raises(RegistrationError, match="only functions and classes have a code digest, .* use digest_of"):
         component_digest(partial(identify))
 
 
-def test_digest_of_several_functions_has_no_order(write: Write) -> None:
-    """The digest of several functions is that of the set."""
+def test_digest_of_several_functions_ignores_order(write: Write) -> None:
+    """The digest of several functions does not depend on their order."""
     module = _imported(write, "def a(x): ...\ndef b(x): ...\n")
     assert component_digest(module.a, module.b) == component_digest(module.b, module.a) != component_digest(module.a)
 
@@ -399,7 +399,7 @@ COMPONENTS = [(kind, name) for kind in sorted(KINDS) for name in KINDS[kind].nam
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_addition_beside_built_in_components_changes_no_digest(edit: Write, kind: str) -> None:
-    """A new component in the module of another changes the digest of none."""
+    """Adding a component to a module changes the digest of no existing component."""
     functions = [KINDS[kind].get(name).function for name in KINDS[kind].names()]
     before = [component_digest(function) for function in functions]
     new = f'\n\n@KINDS["{kind}"].register("new")\ndef new(x, *, width: int = 1):\n    return np.exp(width * x)\n'
@@ -413,7 +413,7 @@ METRICS = [KINDS["metric"].get(name).function for name in KINDS["metric"].names(
 
 @pytest.mark.parametrize("module", sorted({metric.__module__ for metric in METRICS}))
 def test_edit_changes_exactly_the_metrics_that_reach_it(edit: Write, module: str) -> None:
-    """Replica: a metric reaches the functions that its compiled code names, and those of what it names."""
+    """An edit changes exactly the metrics whose compiled code reaches the edited function."""
     source = Path(sys.modules[module].__file__ or "").read_text()
     reached = {metric: _named_by(metric) for metric in METRICS if metric.__module__ == module}
     before = {metric: component_digest(metric) for metric in reached}
@@ -426,7 +426,7 @@ def test_edit_changes_exactly_the_metrics_that_reach_it(edit: Write, module: str
 
 
 def _named_by(value: Any) -> set[str]:
-    """Names of the functions of a module that one of them calls, directly, through tables or classes."""
+    """Names of the functions in a module that one function reaches by calls, tables or classes."""
     found: set[str] = set()
     home = vars(sys.modules[value.__module__])
     waiting, seen = [value], set()
@@ -454,7 +454,7 @@ def _globals(code: CodeType) -> list[str]:
     return found
 
 
-# Components that name others.
+# Components that name other components.
 
 WRAPPERS = """
 def first(x):
@@ -476,9 +476,9 @@ def twice(x, *, method="noisy"):
 
 @pytest.fixture
 def methods(write: Write) -> Registry:
-    """Two methods, and two that wrap the one that an option names."""
+    """Two methods and two wrappers, whose option names the wrapped method."""
     module = _imported(write, WRAPPERS)
-    registry = Registry("attribution", "stranger")
+    registry = Registry("attribution", "third_party")
     for name in ("first", "second"):
         registry.register(name)(getattr(module, name))
     for name in ("noisy", "twice"):
@@ -487,13 +487,13 @@ def methods(write: Write) -> Registry:
 
 
 def _changed_by(write: Write, old: str, registry: Registry, name: str, **options: Any) -> bool:
-    """Whether an edit of the methods changes the digest of one of them."""
+    """Whether editing one method changes the digest of the named component."""
     component = partial(registry.get(name).function, **options)
     before = digest_of(component, registry)
     assert WRAPPERS.count(old) == 1
-    write("stranger.py", WRAPPERS.replace(old, "return 3"))
+    write("third_party.py", WRAPPERS.replace(old, "return 3"))
     after = digest_of(component, registry)
-    write("stranger.py", WRAPPERS)
+    write("third_party.py", WRAPPERS)
     return after != before
 
 
@@ -501,45 +501,45 @@ def _changed_by(write: Write, old: str, registry: Registry, name: str, **options
 def test_digest_follows_the_component_that_an_option_names(
     write: Write, methods: Registry, options: Any, wrapped: str
 ) -> None:
-    """A wrapper depends on the method that it wraps, by default or as its option says, and on no other."""
+    """A wrapper depends on the method that its option names, and on no other."""
     changed = {old for old in ("return 1", "return 2") if _changed_by(write, old, methods, "noisy", **options)}
     assert changed == {wrapped}
 
 
 def test_wrapper_of_a_wrapper_follows_both(write: Write, methods: Registry) -> None:
-    """A wrapper that wraps another depends on what that one wraps."""
+    """A wrapper of a wrapper depends on the innermost method."""
     assert _changed_by(write, "return 1", methods, "twice")
 
 
 @pytest.mark.parametrize("nothing", [None, ""])
-def test_wrapper_that_wraps_nothing_is_itself(write: Write, methods: Registry, nothing: Any) -> None:
-    """An option without a name leads to no other component."""
+def test_wrapper_without_a_method_follows_nothing(write: Write, methods: Registry, nothing: Any) -> None:
+    """A wrapper without a wrapped method depends on no method."""
     assert not _changed_by(write, "return 1", methods, "noisy", method=nothing)
 
 
 def test_wrapper_of_itself_is_refused(methods: Registry) -> None:
-    """A circle of wrappers has no digest."""
+    """Wrappers that refer to each other in a circle are refused."""
     with pytest.raises(RegistrationError, match="must not refer to each other in a circle, got noisy → noisy"):
         digest_of(partial(methods.get("noisy").function, method="noisy"), methods)
 
 
 @pytest.mark.parametrize("fact", ["chance", "ceiling"])
 def test_digest_of_a_metric_follows_its_chance_and_ceiling(write: Write, methods: Registry, fact: str) -> None:
-    """The value that no skill scores stands beside the metric's, and so must the code that makes it."""
+    """The digest of a metric covers the functions that compute its chance level and ceiling."""
     methods.register("second", **{fact: "first"})(methods.get("second").function)
     assert _changed_by(write, "return 1", methods, "second")
 
 
 @pytest.mark.parametrize(("kind", "name"), COMPONENTS)
 def test_every_component_has_a_digest(kind: str, name: str) -> None:
-    """The code of every built-in component is found, and nothing counts as a whole module."""
+    """Every built-in component has a digest that covers no module as a whole."""
     function = KINDS[kind].get(name).function
     assert len(digest_of(partial(function), KINDS[kind])) == 20
     assert not [found for found in _reached(identity._name_of(function)) if ":" not in found]
 
 
-def test_module_that_is_compiled_is_known_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a source, the bytes of the file count."""
+def test_compiled_module_is_identified_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiled module is identified by the bytes of its file."""
     library = tmp_path / "binary.so"
     library.write_bytes(b"machine code")
     monkeypatch.setattr(identity, "_file", lambda module: library)
@@ -547,14 +547,14 @@ def test_module_that_is_compiled_is_known_by_its_file(tmp_path: Path, monkeypatc
 
 
 def test_module_without_a_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A part defined in a notebook could change unnoticed."""
+    """A module without a file is refused, since its code could change unnoticed."""
     monkeypatch.setattr(identity, "_file", lambda module: None)
     with pytest.raises(RegistrationError, match=r"the code of notebook must be in a file, .*move its definitions"):
         module_digest.__wrapped__("notebook")
 
 
-def test_script_has_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A part defined in a script that is run has the script's code."""
+def test_file_of_main_is_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of ``__main__`` is the script that is run."""
     script = tmp_path / "script.py"
     script.write_text("x = 1\n")
     main = type(sys)("__main__")
@@ -563,40 +563,40 @@ def test_script_has_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert identity._file.__wrapped__("__main__") == script
 
 
-def test_canonical_text_is_that_of_equal_values() -> None:
-    """Order of keys, tuples and numpy numbers make no difference."""
+def test_equal_values_have_equal_canonical_text() -> None:
+    """Order of keys, tuples and numpy numbers do not change the canonical text."""
     assert canonical({"b": (1, 2), "a": np.float64(0.5)}) == '{"a":0.5,"b":[1,2]}'
 
 
-def test_sets_have_no_order() -> None:
-    """A set is written sorted."""
+def test_order_of_sets_is_ignored() -> None:
+    """Sets are written in sorted order."""
     assert canonical({"c", "a", "b"}) == '["a","b","c"]'
 
 
-def test_identity_is_the_hash_of_the_text() -> None:
-    """Replica: the first 20 hex digits of SHA-256."""
+def test_identity_is_the_hash_of_the_canonical_text() -> None:
+    """The identity is the first 20 hexadecimal digits of the SHA-256 of the canonical text."""
     assert identify({"a": 1}) == hashlib.sha256(b'{"a":1}').hexdigest()[:20]
 
 
 def test_nan_has_no_identity() -> None:
-    """NaN is not equal to itself."""
+    """NaN has no identity, since it is not valid JSON."""
     with pytest.raises(ValueError, match="not JSON compliant"):
         identify(float("nan"))
 
 
 def test_objects_have_no_identity() -> None:
-    """Only plain JSON can be identified."""
+    """Objects that are not plain JSON have no identity."""
     with pytest.raises(TypeError, match="an identity must be plain JSON, got object"):
         identify(object())
 
 
 def _reached(name: str) -> set[str]:
-    """Definitions, and modules as a whole, whose digest enters a code digest."""
+    """Definitions and whole modules that a code digest covers."""
     return {found for found, _ in identity._reached((name,))}
 
 
-def test_a_digest_imports_no_library() -> None:
-    """Code is read, not run: what a module imports from outside is not looked for."""
+def test_computing_a_digest_imports_no_library() -> None:
+    """Computing a digest reads source code and imports no library."""
     script = """
 import sys
 from harness.core.identity import code_digest
@@ -607,16 +607,16 @@ print(*sorted({"captum", "monai"} & set(sys.modules)))
     assert done.stdout.split() == []
 
 
-def test_what_another_process_read_is_not_analysed_again(monkeypatch: pytest.MonkeyPatch, write: Write) -> None:
-    """Equal bytes have one digest, whoever computed it; other bytes are analysed."""
-    write("stranger.py", SOURCE)
-    before = code_digest(["stranger"])
+def test_remembered_source_is_not_analysed_again(monkeypatch: pytest.MonkeyPatch, write: Write) -> None:
+    """Source analysed by another process is not analysed again; changed source is."""
+    write("third_party.py", SOURCE)
+    before = code_digest(["third_party"])
     known = codes_read()
     monkeypatch.setattr(identity, "_read", {})
-    write("stranger.py", SOURCE)
+    write("third_party.py", SOURCE)
     remember(known)
     monkeypatch.setattr(identity, "analyse", lambda text: pytest.fail("analysed again"))
-    assert code_digest(["stranger"]) == before
-    write("stranger.py", SOURCE + "\nNEW = 1\n")
+    assert code_digest(["third_party"]) == before
+    write("third_party.py", SOURCE + "\nNEW = 1\n")
     with pytest.raises(pytest.fail.Exception, match="analysed again"):
-        code_digest(["stranger"])
+        code_digest(["third_party"])

@@ -1,4 +1,4 @@
-"""What a user may set: values, types as people write them, and meanings."""
+"""Options that a user may set: values, types in words, and descriptions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def blur(image: Any, *, width: Annotated[int, Gt(0)] = 3, edge: Literal["zero", 
 
 
 def test_component_options_have_value_type_and_meaning() -> None:
-    """The declared value wins over the default; an option without a line has an empty meaning."""
+    """An option has its declared value or default, its type and its docstring line, if there is one."""
     assert component_options(partial(blur, width=5)) == (
         Option("width", 5, "whole number > 0", "edge of the kernel in voxels"),
         Option("edge", "zero", "one of zero, mirror", ""),
@@ -35,7 +35,7 @@ def test_component_options_have_value_type_and_meaning() -> None:
 
 
 def test_component_options_show_every_bound(epvs: Task) -> None:
-    """Types and bounds as ``describe`` prints them."""
+    """Types of options include their bounds."""
     assert {option.name: option.type for option in component_options(epvs.model)} == {
         "width": "whole number > 0",
         "depth": "whole number > 0",
@@ -45,8 +45,8 @@ def test_component_options_show_every_bound(epvs: Task) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_option_of_every_component_has_a_line_and_a_type(kind: str) -> None:
-    """``harness describe`` explains whatever can be set."""
+def test_every_option_has_a_description_and_a_type(kind: str) -> None:
+    """Every option of every component has a description and a type."""
     bare = [
         f"{name}.{option.name}"
         for name in KINDS[kind].names()
@@ -57,8 +57,8 @@ def test_every_option_of_every_component_has_a_line_and_a_type(kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_lines_of_options_stand_alone(kind: str) -> None:
-    """A reader of ``harness describe`` has no other docstring beside it: nothing says "see …" or "as for …" only."""
+def test_descriptions_do_not_refer_to_others(kind: str) -> None:
+    """No description starts with a reference to another docstring, such as "see" or "as for"."""
     pointing = [
         f"{name}.{option.name}: {option.meaning}"
         for name in KINDS[kind].names()
@@ -69,8 +69,8 @@ def test_lines_of_options_stand_alone(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_options_of_a_component_have_lines_of_their_own(kind: str) -> None:
-    """One line for two options would leave the reader to guess which half belongs to which."""
+def test_options_have_separate_descriptions(kind: str) -> None:
+    """No two options of a component share one description."""
     shared = {}
     for name in KINDS[kind].names():
         meanings = [option.meaning for option in component_options(partial(KINDS[kind].get(name).function))]
@@ -80,14 +80,14 @@ def test_options_of_a_component_have_lines_of_their_own(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_docstrings_name_no_parameter_that_is_gone(kind: str) -> None:
-    """A renamed option takes its line along."""
+def test_docstrings_document_existing_parameters(kind: str) -> None:
+    """Docstrings document only parameters that exist."""
     stale = {}
     for name in KINDS[kind].names():
         function = KINDS[kind].get(name).function
-        gone = set(docstring_of(function).parameters) - _parameters_of(function)
-        if gone:
-            stale[name] = sorted(gone)
+        unknown = set(docstring_of(function).parameters) - _parameters_of(function)
+        if unknown:
+            stale[name] = sorted(unknown)
     assert stale == {}
 
 
@@ -95,23 +95,23 @@ def _parameters_of(function: Any) -> set[str]:
     return set(inspect.signature(function).parameters)
 
 
-def test_every_setting_has_a_line() -> None:
-    """So do the options of ``harness run`` that change no result."""
+def test_every_setting_has_a_description() -> None:
+    """Every run setting has a description and a type."""
     assert [option.name for option in setting_options() if not option.meaning or not option.type] == []
 
 
 def test_settings_show_their_defaults_as_declared() -> None:
-    """``out`` is shown as the user would type it, before it is made absolute."""
+    """``out`` is shown with its declared default, before it is made absolute."""
     assert {option.name: option.value for option in setting_options()}["out"] == "harness-runs"
 
 
-def test_every_field_of_an_explanation_has_a_line() -> None:
-    """The plain fields, in order."""
+def test_every_field_of_an_explanation_has_a_description() -> None:
+    """Every plain field of an explanation has a description and a type."""
     options = explanation_options(Explanation(partial(blur)))
     assert [option.name for option in options if option.meaning and option.type] == list(FIELDS)
 
 
-def test_every_plain_value_of_a_task_has_a_line(epvs: Task) -> None:
-    """The values that are typed without a component before them."""
+def test_every_plain_value_of_a_task_has_a_description(epvs: Task) -> None:
+    """Every plain value of a task has a description and a type."""
     options = task_options(epvs)
     assert [option.name for option in options if option.meaning and option.type] == list(SCALARS)

@@ -1,4 +1,4 @@
-"""Overrides: a changed copy of a task, by the keys that users type."""
+"""Overrides return a changed copy of a task."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from harness.core.task import Task, describe, restore
 from harness.sweep.catalogue import load_task
 
 
-def test_every_option_takes_its_own_value(epvs: Task) -> None:
-    """Setting any key to what it is changes nothing, so that it is the same configuration."""
+def test_overriding_with_the_current_value_changes_nothing(epvs: Task) -> None:
+    """Overriding any key with its current value does not change the description."""
     described = describe(epvs)
     for key in keys(epvs):
         value = _value(described, epvs.axes.get(key, key))
@@ -50,7 +50,7 @@ def test_every_option_takes_its_own_value(epvs: Task) -> None:
     ],
 )
 def test_override(epvs: Task, key: str, value: Any, where: tuple[str, ...], expected: Any) -> None:
-    """Every kind of key changes what it names, as the type that it declares, and nothing else."""
+    """Every kind of key changes only the component that it names, to a value of the declared type."""
     before, after = describe(epvs), describe(override(epvs, key, value))
     found: Any = after
     for step in where:
@@ -60,20 +60,20 @@ def test_override(epvs: Task, key: str, value: Any, where: tuple[str, ...], expe
 
 
 def test_override_leaves_the_task_as_it_is(epvs: Task) -> None:
-    """A task is a value: overriding gives another one."""
+    """``override`` returns a new task and does not change the given one."""
     before = describe(epvs)
     override(epvs, "metrics.mine", "dice")
     assert describe(epvs) == before
 
 
 def test_another_component_starts_with_its_own_defaults(epvs: Task) -> None:
-    """Options of one model are not handed to another."""
+    """Another model starts with its own defaults."""
     task = override(override(epvs, "model.width", 4), "model", "basic_unet")
     assert describe(task)["model"]["width"] == 16
 
 
 def test_the_same_component_keeps_its_options(epvs: Task) -> None:
-    """Naming the model that the task already has changes nothing."""
+    """Overriding a model with the same model keeps its options."""
     task = override(override(epvs, "model.width", 4), "model", "unet")
     assert describe(task)["model"]["width"] == 4
 
@@ -94,8 +94,8 @@ def test_the_same_component_keeps_its_options(epvs: Task) -> None:
         ("objective.x", "dice", r"no key is named 'objective\.x'"),
     ],
 )
-def test_unknown_names_show_the_near_ones(epvs: Task, key: str, value: Any, message: str) -> None:
-    """An unknown name is answered with the near names, then all."""
+def test_unknown_names_are_refused_with_suggestions(epvs: Task, key: str, value: Any, message: str) -> None:
+    """An unknown name raises an error with suggestions and all valid names."""
     with pytest.raises(UnknownName, match=message) as caught:
         override(epvs, key, value)
     assert "All: " in str(caught.value)
@@ -119,14 +119,14 @@ def test_unknown_names_show_the_near_ones(epvs: Task, key: str, value: Any, mess
         ("sequences", None, r"sequences must be text, got None"),
     ],
 )
-def test_values_out_of_range_show_the_relation(epvs: Task, key: str, value: Any, message: str) -> None:
-    """The message says the relation that must hold, what came, and where."""
+def test_values_out_of_range_are_refused(epvs: Task, key: str, value: Any, message: str) -> None:
+    """A value out of range raises an error with the key, the valid range and the value."""
     with pytest.raises(OutOfRange, match=message):
         override(epvs, key, value)
 
 
-def test_path_is_absolute_once_it_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An option that names a file means the same file in any working folder, here and on a worker."""
+def test_path_is_made_absolute_when_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path is absolute from the moment it is set, also after a description is restored."""
     monkeypatch.chdir(tmp_path)
     task = override(load_task("lsm"), "targets.scores.atlas", "regions.nii.gz")
     monkeypatch.chdir(tmp_path.parent)
@@ -136,7 +136,7 @@ def test_path_is_absolute_once_it_is_set(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_empty_path_is_refused() -> None:
-    """It would be the working folder."""
+    """An empty path is refused, since it would mean the working folder."""
     with pytest.raises(
         OutOfRange, match=r"targets\.scores\.atlas must be the path of a file or folder, got an empty one"
     ):
@@ -154,7 +154,7 @@ def test_empty_path_is_refused() -> None:
     ],
 )
 def test_component_of_a_key(epvs: Task, key: str, expected: tuple[str, str]) -> None:
-    """Short names are resolved, and labels may hold dots."""
+    """Short names are resolved, and labels may contain dots."""
     assert component_of(epvs, key) == expected
 
 
@@ -169,31 +169,31 @@ def preset_task(epvs: Task) -> Task:
     return dataclasses.replace(epvs, presets=presets)
 
 
-def test_presets_hold_where_all_of_their_words_do(preset_task: Task) -> None:
-    """The profile narrows them first; the model decides later, when it is known."""
+def test_presets_apply_if_all_conditions_hold(preset_task: Task) -> None:
+    """A preset applies if all of its conditions hold; the model may be chosen after profile and experiment."""
     paper = narrowed(preset_task, profile="paper", experiment="")
     assert describe(preset(paper))["recipe"]["epochs"] == 60
     chosen = describe(preset(override(paper, "model", "basic_unet")))
     assert (chosen["recipe"]["epochs"], chosen["model"]["width"], chosen["recipe"]["batch_size"]) == (70, 4, 32)
 
 
-def test_presets_of_other_profiles_do_nothing(preset_task: Task) -> None:
-    """With another profile and experiment the task stays as it is."""
+def test_presets_of_other_profiles_do_not_apply(preset_task: Task) -> None:
+    """Presets of other profiles and experiments do not apply."""
     quick = override(narrowed(preset_task, profile="quick", experiment=""), "model", "basic_unet")
     assert describe(preset(quick)) == describe(quick)
 
 
-def test_presets_yield_to_what_is_given(preset_task: Task) -> None:
-    """A key that the user gives is left alone, by its full name or the task's short one."""
+def test_presets_yield_to_overrides(preset_task: Task) -> None:
+    """A preset does not change a key that the user set, by its full or its short name."""
     paper = override(narrowed(preset_task, profile="paper", experiment=""), "model", "basic_unet")
     kept = describe(preset(paper, but=["model.width"]))
     assert (kept["recipe"]["epochs"], kept["model"]["width"]) == (70, 16)
 
 
 def _value(described: dict[str, Any], path: str) -> Any:
-    """The value at a dotted path; labels may hold dots, components give their name."""
-    here: Any = described
+    """The value at a dotted path; labels may contain dots, and a component is represented by its name."""
+    found: Any = described
     while path:
-        step = max((key for key in here if path == key or path.startswith(f"{key}.")), key=len)
-        here, path = here[step], path[len(step) + 1 :]
-    return here["use"] if isinstance(here, dict) else here
+        step = max((key for key in found if path == key or path.startswith(f"{key}.")), key=len)
+        found, path = found[step], path[len(step) + 1 :]
+    return found["use"] if isinstance(found, dict) else found

@@ -1,4 +1,4 @@
-"""Paths are absolute once they are read, and addresses of databases are what SQLAlchemy reads."""
+"""Paths are made absolute when they are read, and database addresses are valid for SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from harness.core.paths import absolute, absolute_sqlite, sqlite_uri
 
 
 def test_relative_path_starts_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dots are resolved as well."""
+    """A relative path is resolved from the working folder, including dots."""
     monkeypatch.chdir(tmp_path)
     assert absolute("a/../b") == tmp_path / "b"
 
 
 def test_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a shell has it."""
+    """A tilde is expanded to the home folder."""
     monkeypatch.setenv("HOME", str(tmp_path))
     assert absolute("~/runs") == tmp_path / "runs"
 
 
-def test_home_of_an_unknown_user() -> None:
-    """The option is named, without a traceback."""
+def test_home_of_an_unknown_user_is_refused() -> None:
+    """The home folder of an unknown user is refused, and the message names the option."""
     with pytest.raises(RequestError, match="out must be a path, got '~nobody-here/runs': there is no such home folder"):
         absolute("~nobody-here/runs", "out")
 
 
-def test_address_is_no_path() -> None:
-    """A folder named ``s3:`` would be made in the working folder."""
+def test_uri_is_not_a_path() -> None:
+    """A URI is refused where a local path is needed."""
     with pytest.raises(RequestError, match=r"out must be a local path, got the URI 's3://bucket/runs'"):
         absolute("s3://bucket/runs", "out")
 
 
 @pytest.mark.parametrize("name", ["plain", "with space", "50%", "50%25", "why?", "#1", "a+b@c:d&e=f;[g]", "é"])
-def test_database_has_the_path_that_it_was_made_for(name: str) -> None:
-    """SQLAlchemy reads the same path back."""
+def test_database_address_has_the_original_path(name: str) -> None:
+    """SQLAlchemy reads the original path from the database address."""
     from sqlalchemy.engine import make_url
 
     read = make_url(sqlite_uri(Path("/runs") / name / "mlflow.db"))
@@ -58,6 +58,6 @@ def test_database_has_the_path_that_it_was_made_for(name: str) -> None:
 def test_only_relative_databases_change(
     uri: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Their path starts in the working folder; what follows it stays."""
+    """Only relative SQLite addresses change, and their query is kept."""
     monkeypatch.chdir(tmp_path)
     assert absolute_sqlite(uri) == expected.format(cwd=tmp_path)

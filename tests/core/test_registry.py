@@ -1,4 +1,4 @@
-"""Names become parts: registering, finding, refusing."""
+"""Registries: registration, lookup and errors."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def first() -> str:
     return "first"
 
 
-def test_decorator_returns_the_function_untouched(models: Registry) -> None:
-    """What is decorated stays the very same object."""
+def test_decorator_returns_the_function_itself(models: Registry) -> None:
+    """The decorator returns the function itself."""
     assert models.register("one")(first) is first
 
 
-def test_entry_tells_name_source_place_and_facts(models: Registry) -> None:
-    """An entry holds what the decorator said and where the function stands."""
-    models.register("one", source="Somebody 1999", direction="higher")(first)
+def test_entry_contains_name_source_location_and_facts(models: Registry) -> None:
+    """An entry contains the name, the function, its source, its location and its facts."""
+    models.register("one", source="Smith 1999", direction="higher")(first)
     entry = models.get("one")
     assert (entry.name, entry.function, entry.source, entry.facts) == (
-        "one", first, "Somebody 1999", {"direction": "higher"}
+        "one", first, "Smith 1999", {"direction": "higher"}
     )  # fmt: skip
     assert entry.where == f"{__file__}:{first.__code__.co_firstlineno}"
 
@@ -50,8 +50,8 @@ def test_summary_is_the_first_line(models: Registry) -> None:
     assert models.get("one").summary == "First line."
 
 
-def test_same_name_twice_shows_both_places(models: Registry) -> None:
-    """Two functions of one name are refused, with both places."""
+def test_duplicate_name_is_refused_with_both_locations(models: Registry) -> None:
+    """A second function of the same name is refused, and the message shows both locations."""
     models.register("one")(first)
 
     def second() -> None: ...
@@ -61,16 +61,16 @@ def test_same_name_twice_shows_both_places(models: Registry) -> None:
         models.register("one")(second)
 
 
-def test_second_import_of_a_module_is_no_conflict(models: Registry) -> None:
-    """The same place registers again, as a reload does, and the newer function counts."""
+def test_registering_again_from_the_same_location_is_allowed(models: Registry) -> None:
+    """A second registration from the same location replaces the first, as after a reload."""
     functions = [lambda: None for _ in range(2)]
     for function in functions:
         models.register("one")(function)
     assert models.get("one").function is functions[1]
 
 
-def test_reload_after_an_edit_is_no_conflict(models: Registry, tmp_path: Path) -> None:
-    """A function of the same name in the same file that has moved replaces the old one."""
+def test_reload_after_an_edit_is_allowed(models: Registry, tmp_path: Path) -> None:
+    """A function of the same name and file that moved within the file replaces the first."""
     for lines in ("", "\n\n"):
         space: dict[str, Any] = {"__name__": "theirs"}
         exec(compile(f"{lines}def mine(): ...", tmp_path / "theirs.py", "exec"), space)
@@ -78,8 +78,8 @@ def test_reload_after_an_edit_is_no_conflict(models: Registry, tmp_path: Path) -
     assert models.get("mine").where == f"{tmp_path / 'theirs.py'}:3"
 
 
-def test_unknown_name_shows_near_ones_then_all(models: Registry) -> None:
-    """A misspelt name is answered by the near names, then by all."""
+def test_unknown_name_is_refused_with_suggestions(models: Registry) -> None:
+    """An unknown name raises an error that lists near matches first and then all names."""
     for name in ("unet", "basic_unet", "resnet"):
         models.register(name)(lambda: None)
     with pytest.raises(UnknownName, match=r"no model is named 'unett'\. Near: unet, .*All: basic_unet, resnet, unet\."):
@@ -87,28 +87,28 @@ def test_unknown_name_shows_near_ones_then_all(models: Registry) -> None:
 
 
 def test_name_of_finds_the_function(models: Registry) -> None:
-    """The name of a registered function is found by identity."""
+    """``name_of`` finds the name of a registered function."""
     models.register("one")(first)
     assert models.name_of(first) == "one"
 
 
-def test_name_of_refuses_a_stranger(models: Registry) -> None:
-    """A function that nobody registered has no name, and the message says where it is."""
+def test_name_of_refuses_an_unregistered_function(models: Registry) -> None:
+    """``name_of`` refuses a function that is not registered and shows its location."""
     with pytest.raises(RegistrationError, match=r"test_registry\.py:\d+ is not registered as a model; decorate it"):
         models.name_of(first)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_every_kind_has_parts_at_home(kind: str) -> None:
-    """Importing the home of a kind registers its built-in parts, all with a first docstring line."""
+def test_every_kind_has_built_in_components(kind: str) -> None:
+    """Every kind has built-in components, all with a summary."""
     names = KINDS[kind].names()
     assert names
     assert all(KINDS[kind].get(name).summary for name in names)
 
 
 def test_plugins_are_imported_before_a_name_is_refused(models: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A module under the entry point group is imported when a name is not known yet."""
-    plugin = SimpleNamespace(value="stranger", load=lambda: models.register("theirs")(first))
+    """Plugins are imported before an unknown name is refused."""
+    plugin = SimpleNamespace(value="third_party", load=lambda: models.register("theirs")(first))
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda *, group: [plugin] if "plugins" in group else [])
     registry.load_plugins.cache_clear()
     try:
@@ -118,27 +118,27 @@ def test_plugins_are_imported_before_a_name_is_refused(models: Registry, monkeyp
 
 
 def test_home_is_imported_before_a_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All modules of a home are imported when a name is not known yet, however they spell it."""
-    home = tmp_path / "strange_home"
+    """All modules of a home are imported before an unknown name is refused."""
+    home = tmp_path / "home_package"
     home.mkdir()
     (home / "__init__.py").write_text(
         "from harness.core.registry import Registry\nLAYERS = Registry('layer', __name__)\n"
     )
     (home / "wide.py").write_text("from . import LAYERS\n@LAYERS.register('wi' + 'de')\ndef wide(): ...\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    layers: Registry = importlib.import_module("strange_home").LAYERS
-    assert layers.get("wide").function.__module__ == "strange_home.wide"
+    layers: Registry = importlib.import_module("home_package").LAYERS
+    assert layers.get("wide").function.__module__ == "home_package.wide"
 
 
 def test_known_name_imports_nothing(models: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that is registered already needs no module of its home."""
+    """Looking up a registered name imports nothing."""
     models.register("one")(first)
     monkeypatch.setattr(registry, "_import_all", lambda home: pytest.fail("imported"))
     assert models.get("one").function is first
 
 
 def test_wraps_must_name_an_option(models: Registry) -> None:
-    """A registration that says what it wraps is refused if it has no such option."""
+    """``wraps`` must name an option of the function."""
     with pytest.raises(
         RegistrationError,
         match=r"wraps='method' of model 'one' must be an option whose default is the name of another model",
@@ -147,7 +147,7 @@ def test_wraps_must_name_an_option(models: Registry) -> None:
 
 
 def test_wraps_is_a_fact(models: Registry) -> None:
-    """What an option names is kept with the component."""
+    """``wraps`` is stored among the facts."""
 
     def wrapper(*, method: str = "one") -> str:
         return method

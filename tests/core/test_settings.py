@@ -1,4 +1,4 @@
-"""Settings: how to run, checked, and in no identity."""
+"""Run settings are checked and converted."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from harness.core.errors import OutOfRange, UnknownName
 from harness.core.settings import RunSettings, settings_from
 
 
-def test_no_words_give_the_defaults() -> None:
-    """Nothing said is the default."""
+def test_no_overrides_give_the_defaults() -> None:
+    """Without overrides, all settings have their defaults."""
     assert settings_from({}) == RunSettings()
 
 
-def test_values_take_their_types() -> None:
-    """Text becomes what the field declares."""
+def test_values_are_converted() -> None:
+    """Text and numbers are converted to the declared type."""
     found = settings_from({"cpus": "2", "gpus": 0.5, "yes": "true", "workers": 4.0})
     assert (found.cpus, found.gpus, found.yes, found.workers) == (2.0, 0.5, True, 4)
 
 
 def test_one_excluded_subject_is_a_list_of_one() -> None:
-    """A single name needs no comma."""
+    """A single excluded subject is a tuple of one."""
     assert settings_from({"exclude": "sub-01"}).exclude == ("sub-01",)
 
 
-def test_unknown_setting_shows_near_ones() -> None:
-    """A misspelt setting is answered by the near ones."""
+def test_unknown_setting_is_refused_with_suggestions() -> None:
+    """An unknown setting raises an error with suggestions."""
     with pytest.raises(UnknownName, match=r"no setting is named 'worker'\. Near: workers"):
         settings_from({"worker": 2})
 
@@ -43,14 +43,14 @@ def test_unknown_setting_shows_near_ones() -> None:
         ("yes", "maybe", r"yes must be yes/no, got 'maybe'"),
     ],
 )
-def test_settings_show_the_relation(key: str, value: object, message: str) -> None:
-    """A value out of range is answered by its bound."""
+def test_settings_out_of_range_are_refused(key: str, value: object, message: str) -> None:
+    """A setting out of range raises an error with the valid range."""
     with pytest.raises(OutOfRange, match=message):
         settings_from({key: value})
 
 
 def test_folders_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Relative names are resolved when the settings are made, whatever the working folder is later."""
+    """Relative folders are resolved when the settings are made, whatever the later working folder."""
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
     found = settings_from({"out": "runs", "data": "../data"})
@@ -60,7 +60,7 @@ def test_folders_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_default_folder_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing said is a folder of the working folder of that moment."""
+    """The default output folder is resolved when the settings are made."""
     monkeypatch.chdir(tmp_path)
     found = RunSettings()
     monkeypatch.chdir(tmp_path.parent)
@@ -68,17 +68,17 @@ def test_default_folder_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_relative_database_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SQLAlchemy would open it in the working folder of the moment."""
+    """The path of a relative SQLite database is made absolute."""
     monkeypatch.chdir(tmp_path)
     assert settings_from({"mlflow": "sqlite:///my.db"}).mlflow == f"sqlite:///{tmp_path}/my.db"
 
 
-def test_home_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tilde is the home folder."""
-    monkeypatch.setenv("HOME", "/home/somebody")
-    assert settings_from({"out": "~/runs"}).folder == Path("/home/somebody/runs")
+def test_tilde_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tilde is expanded to the home folder."""
+    monkeypatch.setenv("HOME", "/home/user")
+    assert settings_from({"out": "~/runs"}).folder == Path("/home/user/runs")
 
 
-def test_no_data_is_no_folder() -> None:
-    """Without data the cohort is generated."""
+def test_no_data_gives_no_data_folder() -> None:
+    """Without ``data``, there is no data folder."""
     assert RunSettings().data_folder is None

@@ -1,4 +1,4 @@
-"""Sources: which statements stand behind a name, and what they use."""
+"""Source analysis: the statements that define a name and the names that they use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from harness.core.sources import Definition, analyse
 
 
 def definition(source: str, name: str = "f") -> Definition:
-    """What is found behind one name of a source text."""
+    """The definition of one name in a source text."""
     return analyse(source.encode()).definitions[name]
 
 
@@ -16,7 +16,7 @@ USES = {
     "call": ("def g(): ...\ndef f(x):\n    return g(x)", {"g"}),
     "alias": ("def g(): ...\nf = g", {"g"}),
     "table": ("def g(): ...\nf = {'a': [g]}", {"g"}),
-    "attributes": ("from strange import g\ndef f(x):\n    return g.scale.by(x)", {"g.scale.by"}),
+    "attributes": ("from package import g\ndef f(x):\n    return g.scale.by(x)", {"g.scale.by"}),
     "attribute of a call": ("def g(): ...\ndef f():\n    return g().real.imag", {"g"}),
     "item": ("g = {}\ndef f(x):\n    return g[x]", {"g"}),
     "default": ("def g(): ...\ndef f(x=g, *, y=g()): ...", {"g"}),
@@ -41,8 +41,8 @@ USES = {
     "asynchronous": ("def g(): ...\nasync def f():\n    await g()", {"g"}),
     "global": ("g = 1\ndef f():\n    global g\n    g = g + 1", {"g"}),
     "deleted": ("g = {}\ndef f():\n    del g['a']", {"g"}),
-    "import in a function": ("def f():\n    from strange import g\n    return g.scale(1)", {"f/g.scale"}),
-    "import in a method": ("class f:\n    def a(self):\n        import strange\n        strange.g()", {"f/strange.g"}),
+    "import in a function": ("def f():\n    from package import g\n    return g.scale(1)", {"f/g.scale"}),
+    "import in a method": ("class f:\n    def a(self):\n        import package\n        package.g()", {"f/package.g"}),
     "annotation": ("g = 1\ndef f(x: g, *y: g) -> g:\n    z: g = x\n    return z", set()),
     "annotation of a field": ("g = 1\nclass f:\n    x: g", set()),
     "parameter": ("g = 1\ndef f(g):\n    return g", set()),
@@ -62,7 +62,7 @@ USES = {
 
 @pytest.mark.parametrize("case", USES)
 def test_uses_are_names_of_the_module(case: str) -> None:
-    """Uses are the names that are looked up in the module when the code runs, and no local ones."""
+    """The uses of a definition are the module-level names looked up when it runs, without local names."""
     source, uses = USES[case]
     assert set(definition(source).uses) == uses
 
@@ -93,8 +93,8 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("case", CHANGES)
-def test_a_definition_holds_what_changes_its_object(case: str) -> None:
-    """What sets a name, an item or an attribute of it, or calls a method for its effect, belongs to the name."""
+def test_definition_includes_changes_of_its_object(case: str) -> None:
+    """A definition includes statements that set the name, its items or its attributes, or call its methods."""
     source = (
         "f = {}\n"
         "def _into(function):\n    f[function.__name__] = function\n    return function\n"
@@ -110,7 +110,7 @@ OTHERS = {
     "registered function": "@library.register({})\ndef g():\n    return f()",
     "value": "g = f() + {}",
     "method that is asked": "g = f.copy({})",
-    "import": "from strange import n{}",
+    "import": "from package import n{}",
     "class with an attribute of that name": "class g:\n    f = {}",
     "field of that name": "class g:\n    f: int = {}",
     "variable of that name": "def g():\n    f = {}\n    f.append(1)",
@@ -118,14 +118,14 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("case", OTHERS)
-def test_a_definition_holds_nothing_of_who_uses_it(case: str) -> None:
-    """Who uses a name, or has another thing of that name, is no part of its definition."""
+def test_definition_excludes_its_users(case: str) -> None:
+    """Statements that only use a name, or another object of that name, are not part of its definition."""
     one, two = (definition(f"def f(): ...\n{OTHERS[case].replace('{}', value)}") for value in ("1", "2"))
     assert one == two
 
 
-def test_a_statement_that_names_nothing_belongs_to_everything() -> None:
-    """What a library is told when a module is imported may change the result of all functions in it."""
+def test_statement_without_a_name_is_part_of_every_definition() -> None:
+    """A statement that binds no name, such as a library setting, is part of every definition."""
     one, two = (analyse(f"import torch\ntorch.fast = {value}\ndef f(): ...".encode()) for value in (True, False))
     assert one.definitions["f"].uses == ("",)
     assert one.definitions[""].digest != two.definitions[""].digest
@@ -134,36 +134,36 @@ def test_a_statement_that_names_nothing_belongs_to_everything() -> None:
 @pytest.mark.parametrize(
     ("source", "imports"),
     [
-        ("from strange.layers import f", (0, "strange.layers", "f")),
-        ("from strange.layers import g as f", (0, "strange.layers", "g")),
+        ("from package.layers import f", (0, "package.layers", "f")),
+        ("from package.layers import g as f", (0, "package.layers", "g")),
         ("from . import f", (1, "", "f")),
         ("from ..layers import f", (2, "layers", "f")),
         ("import f.layers", (0, "f", "")),
-        ("import strange.layers as f", (0, "strange.layers", "")),
-        ("try:\n    from strange import f\nexcept ImportError:\n    f = None", (0, "strange", "f")),
+        ("import package.layers as f", (0, "package.layers", "")),
+        ("try:\n    from package import f\nexcept ImportError:\n    f = None", (0, "package", "f")),
     ],
 )
-def test_an_import_says_where_a_name_comes_from(source: str, imports: tuple[int, str, str]) -> None:
-    """The level, module and name of an import statement stand behind the name that it binds."""
+def test_definition_contains_its_import(source: str, imports: tuple[int, str, str]) -> None:
+    """A definition contains the level, module and name of the import statement that binds it."""
     assert definition(source).imports == (imports,)
 
 
-def test_another_library_is_another_definition() -> None:
-    """A function of the same name from another module is another function."""
+def test_import_from_another_library_is_another_definition() -> None:
+    """Functions of one name from different modules have different definitions."""
     assert definition("from math import sqrt as f") != definition("from cmath import sqrt as f")
 
 
-def test_names_that_are_imported_together_are_apart() -> None:
-    """To import one more name from a module changes nothing for the others."""
-    assert definition("from strange import f") == definition("from strange import e, f, g")
+def test_names_imported_together_are_independent() -> None:
+    """Importing one more name in the same statement does not change the definitions of the others."""
+    assert definition("from package import f") == definition("from package import e, f, g")
 
 
 def test_imports_of_a_text_are_those_of_all_its_functions() -> None:
-    """Imports of the whole text hold whole dotted names, wherever they stand."""
+    """The imports of a module include those inside its functions, as dotted names."""
     found = analyse(b"import a.b\nfrom c import *\ndef f():\n    from .d import e").imports
     assert set(found) == {(0, "a", ""), (0, "a.b", ""), (0, "c", ""), (1, "d", "e")}
 
 
 def test_after_a_star_import_unknown_names_are_uses() -> None:
-    """A name that the module does not bind may come from a star import, unless it is built in."""
-    assert definition("from strange import *\ndef f(x):\n    return len(scale(x))").uses == ("scale",)
+    """After a star import, a name that is neither bound in the module nor built in is a use."""
+    assert definition("from package import *\ndef f(x):\n    return len(scale(x))").uses == ("scale",)

@@ -1,4 +1,4 @@
-"""Targets: what each kind brings, and what is kept of a network's output."""
+"""Targets: properties of each kind, and predictions from network outputs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CLASSES = Target("hair", "classes", ("black", "blond", "red"))
     [(Target("lesion", "mask"), 2, False), (NUMBER, 1, True), (BINARY, 1, True), (CLASSES, 3, True)],
 )
 def test_width_of_the_head(target: Target, width: int, of_sample: bool) -> None:
-    """A mask has two channels a voxel, classes have one logit each, other kinds one value."""
+    """A mask has two channels per voxel, classes have one logit each, and other kinds have one value."""
     assert (target.width, target.of_sample) == (width, of_sample)
 
 
@@ -42,14 +42,14 @@ def test_width_of_the_head(target: Target, width: int, of_sample: bool) -> None:
         ({"kind": "number", "loss_weight": float("inf")}, "must hold for target x, got inf"),
     ],
 )
-def test_impossible_targets_are_refused(options: dict[str, Any], message: str) -> None:
-    """An unknown kind, classes where none belong or too few, and weights that are not positive numbers."""
+def test_invalid_targets_are_refused(options: dict[str, Any], message: str) -> None:
+    """Unknown kinds, missing or misplaced classes and weights that are not positive and finite are refused."""
     with pytest.raises(OutOfRange, match=message):
         Target("x", **options)
 
 
 def test_number_keeps_its_value() -> None:
-    """One value, in double precision."""
+    """A number is kept as one float64 value."""
     found = kept(NUMBER, np.array([1.5], np.float32))
     assert set(found) == {"value"}
     assert (found["value"].shape, found["value"].dtype, float(found["value"])) == ((), np.float64, 1.5)
@@ -57,7 +57,7 @@ def test_number_keeps_its_value() -> None:
 
 @pytest.mark.parametrize("logit", [-3.25, 0.0, 1.5])
 def test_binary_target_keeps_logit_and_probability(logit: float) -> None:
-    """Reference: scipy's expit of the logit."""
+    """The probability of a binary target is scipy's expit of the logit."""
     found = kept(BINARY, np.array([logit], np.float32))
     assert set(found) == {"logit", "probability"}
     assert [one.shape for one in found.values()] == [(), ()]
@@ -66,7 +66,7 @@ def test_binary_target_keeps_logit_and_probability(logit: float) -> None:
 
 
 def test_classes_keep_logits_and_probabilities() -> None:
-    """Reference: scipy's softmax of the logits."""
+    """The probabilities of classes are scipy's softmax of the logits."""
     logits = np.array([0.5, -2.0, 3.0], np.float32)
     found = kept(CLASSES, logits)
     assert set(found) == {"logits", "probabilities"}
@@ -79,54 +79,54 @@ def test_classes_keep_logits_and_probabilities() -> None:
     ("target", "output"), [(Target("lesion", "mask"), np.zeros(2)), (BINARY, np.zeros(2)), (CLASSES, np.zeros(2))]
 )
 def test_output_of_another_target_is_refused(target: Target, output: np.ndarray) -> None:
-    """A mask is kept by the adapter, and an output must have the width of its head."""
+    """A mask, or an output of another width than the target's, is refused."""
     with pytest.raises(OutOfRange, match=rf"output of {target.name} \({target.kind}\) must be .*got shape \(2,\)"):
         kept(target, output)
 
 
-def test_logistic_is_scipys() -> None:
-    """Of any shape, without overflow at either end."""
+def test_logistic_agrees_with_scipy() -> None:
+    """``logistic`` agrees with scipy for arrays of any shape and does not overflow."""
     logits = np.linspace(-40, 40, 162).reshape(2, 81)
     np.testing.assert_allclose(logistic(logits), special.expit(logits), rtol=1e-14, atol=1e-16)
     np.testing.assert_array_equal(logistic(np.array([-1e4, 1e4])), [0, 1])
 
 
-def test_softmax_is_scipys() -> None:
-    """Over the last axis, without overflow for large logits."""
+def test_softmax_agrees_with_scipy() -> None:
+    """``softmax`` agrees with scipy over the last axis and does not overflow."""
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(4, 5, 3)) * 10.0 ** rng.integers(-2, 4, (4, 5, 1))
     np.testing.assert_allclose(softmax(logits), special.softmax(logits, axis=-1), rtol=1e-12)
 
 
 @pytest.mark.parametrize(("target", "dtype"), [(NUMBER, np.float32), (BINARY, np.float32), (CLASSES, np.int64)])
-def test_value_as_the_network_learns_it(target: Target, dtype: type) -> None:
-    """Classes are labels, numbers and binary labels are floats, as torch's losses need them."""
+def test_target_array_has_the_dtype_of_its_loss(target: Target, dtype: type) -> None:
+    """Numbers and binary labels become float32 and classes int64, as torch's losses require."""
     found = as_array(target, 1.0)
     assert (found.tolist(), found.dtype) == ([1], dtype)
 
 
 @pytest.mark.parametrize("target", [NUMBER, BINARY, CLASSES])
-def test_one_prediction_for_all_is_collapsed(target: Target) -> None:
-    """A model that says the same of every sample ignores its input."""
+def test_equal_predictions_are_collapsed(target: Target) -> None:
+    """Predictions that are the same for all samples are collapsed."""
     same = [kept(target, np.linspace(1, 2, target.width))] * 4
     assert is_collapsed(target, same, [0, 1, 1, 0])
 
 
 @pytest.mark.parametrize("target", [NUMBER, BINARY, CLASSES])
 def test_different_predictions_are_not_collapsed(target: Target) -> None:
-    """A difference of one part in ten thousand is one."""
+    """Predictions that differ by one part in ten thousand are not collapsed."""
     steps = [np.linspace(1, 2, target.width) + np.eye(target.width)[0] * number * 1e-4 for number in range(4)]
     assert not is_collapsed(target, [kept(target, one) for one in steps], [0, 1, 1, 0])
 
 
 def test_spread_of_numbers_is_relative_to_the_truth() -> None:
-    """A difference of 0.001 is nothing on a scale of millions and much on a scale of hundredths."""
-    said = [kept(NUMBER, np.array([value])) for value in (5.0, 5.001)]
-    assert is_collapsed(NUMBER, said, [0.0, 1e6])
-    assert not is_collapsed(NUMBER, said, [0.0, 0.01])
+    """The spread of predicted numbers is compared with the spread of the true values."""
+    predictions = [kept(NUMBER, np.array([value])) for value in (5.0, 5.001)]
+    assert is_collapsed(NUMBER, predictions, [0.0, 1e6])
+    assert not is_collapsed(NUMBER, predictions, [0.0, 0.01])
 
 
 @pytest.mark.parametrize("truths", [[], [1.0], [1.0, 1.0]])
-def test_where_the_truth_is_one_value_nothing_is_collapsed(truths: list[float]) -> None:
-    """The same prediction is right for fewer than two samples, and where all are alike."""
+def test_constant_truth_is_not_collapsed(truths: list[float]) -> None:
+    """If there are fewer than two samples or all true values are equal, nothing is collapsed."""
     assert not is_collapsed(BINARY, [kept(BINARY, np.array([2.0]))] * len(truths), truths)

@@ -1,4 +1,4 @@
-"""A task as text and back, and what is refused when it is declared."""
+"""Tasks: description, restoration, and errors when a task is declared."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from harness.core.registry import KINDS, MODELS
 from harness.core.task import Configuration, Task, describe, describe_component, restore
 
 
-def test_importing_a_task_builds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Declaring a task makes no network and no tensor, reads no data and opens no connection."""
+def test_importing_a_task_has_no_side_effects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing a task module makes no network and no tensor and opens no connection."""
     import harness.tasks.epvs as module
 
     def refuse(*given: Any, **named: Any) -> None:
@@ -33,37 +33,37 @@ def test_importing_a_task_builds_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_description_is_plain_json(epvs: Task) -> None:
-    """A description crosses to a worker as text and comes back the same."""
+    """A description is plain JSON and survives the conversion to text and back."""
     assert json.loads(json.dumps(describe(epvs))) == describe(epvs)
 
 
 def test_description_names_every_option(epvs: Task) -> None:
-    """Defaults stand beside what the task says."""
+    """A description contains every option, with defaults where the task sets nothing."""
     described = describe(epvs)
     assert described["model"] == {"use": "unet", "width": 32, "depth": 5, "output_bias": -3.0, "dropout": 0.0}
     assert described["metrics"]["sensitivity_1.5mm"]["tolerance_mm"] == 1.5
 
 
 def test_restore_is_the_inverse_of_describe(epvs: Task) -> None:
-    """What comes back describes itself as what was sent."""
+    """A restored task has the same description."""
     assert describe(restore(json.loads(json.dumps(describe(epvs))))) == describe(epvs)
 
 
 @pytest.mark.parametrize(("axis", "poses"), [("label", True), ("cohort.label", True), ("sequences", False)])
-def test_axes_that_pose_the_problem(epvs: Task, axis: str, poses: bool) -> None:
-    """By short name or full key, also of a task that was restored."""
+def test_axes_that_define_the_problem(epvs: Task, axis: str, poses: bool) -> None:
+    """Axes that define the problem are found by short name or full key, also after a restore."""
     assert epvs.poses(axis) == poses
     assert restore(json.loads(json.dumps(describe(epvs)))).poses(axis) == poses
 
 
-def test_an_axis_that_does_not_exist_poses_no_problem(epvs: Task) -> None:
-    """A misspelt axis is refused when the task is made."""
+def test_unknown_problem_axis_is_refused(epvs: Task) -> None:
+    """An unknown axis in ``problem`` is refused when the task is declared."""
     with pytest.raises(UnknownName, match=r"no key of task epvs .* is named 'lable'. Near: label"):
         dataclasses.replace(epvs, problem=("lable",))
 
 
-def test_restored_components_give_the_same_values(epvs: Task) -> None:
-    """Components of a restored task are the same functions with the same options."""
+def test_restored_components_are_the_same(epvs: Task) -> None:
+    """Components of a restored task have the same functions and options."""
     back = restore(json.loads(json.dumps(describe(override(epvs, "sequences", "T2w+FLAIR")))))
     assert back.adapter().channels == ("T2w", "FLAIR")
     assert back.metrics["sensitivity_1-3_voxels"].keywords["size_bin"] == (1, 3)
@@ -71,14 +71,14 @@ def test_restored_components_give_the_same_values(epvs: Task) -> None:
 
 
 def test_restore_refuses_a_component_that_is_not_installed(epvs: Task) -> None:
-    """A worker without the plugin says which component is missing."""
+    """Restoring a task with a component that is not installed raises an error that names it."""
     described = {**describe(epvs), "model": {"use": "theirs"}}
     with pytest.raises(UnknownName, match="no model is named 'theirs'"):
         restore(described)
 
 
-def test_whole_numbers_of_a_float_are_the_same_configuration(epvs: Task) -> None:
-    """3 and 3.0 millimetres are one tolerance."""
+def test_integer_and_float_values_are_the_same_configuration(epvs: Task) -> None:
+    """Integers and floats of equal value give the same description."""
     declared = dataclasses.replace(
         epvs, metrics={**epvs.metrics, "sensitivity": partial(epvs.metrics["sensitivity"].func, tolerance_mm=3)}
     )
@@ -86,38 +86,38 @@ def test_whole_numbers_of_a_float_are_the_same_configuration(epvs: Task) -> None
 
 
 def test_objective_must_be_a_metric_of_the_task(epvs: Task) -> None:
-    """A task that ranks by what it does not measure is refused when it is declared."""
+    """The objective must be a metric of the task."""
     with pytest.raises(UnknownName, match=r"no metric of task epvs \(its explanation_objective\) is named 'beauty'"):
         dataclasses.replace(epvs, explanation_objective="beauty")
 
 
 def test_pooled_metric_needs_its_columns(epvs: Task) -> None:
-    """A task that pools what it does not measure is refused before anything trains."""
+    """A pooled metric needs its columns among the metrics of the task."""
     metrics = {label: part for label, part in epvs.metrics.items() if label != "true_count"}
     with pytest.raises(UnknownName, match=r"no metric of task epvs \(which icc_count pools\) is named 'true_count'"):
         dataclasses.replace(epvs, metrics=metrics)
 
 
 def test_options_by_position_are_refused(epvs: Task) -> None:
-    """What a description cannot name would get lost on the way to a worker."""
+    """Positional options are refused, since a description could not name them."""
     with pytest.raises(RequestError, match=r"options of model unet must be given by name, got \(1,\) by position"):
         describe_component(KINDS["model"], partial(epvs.model.func, 1))
 
 
-def test_options_that_do_not_exist_are_refused(epvs: Task) -> None:
-    """A task that declares an unknown option is told so before anything runs."""
+def test_unknown_options_are_refused(epvs: Task) -> None:
+    """An unknown option is refused with suggestions."""
     with pytest.raises(UnknownName, match="no option of model unet is named 'widht'. Near: width"):
         describe_component(KINDS["model"], partial(epvs.model.func, widht=1))
 
 
-def test_declared_values_are_checked_like_typed_ones(epvs: Task) -> None:
-    """A task cannot declare a value that a user may not set."""
+def test_declared_values_are_checked(epvs: Task) -> None:
+    """Values declared by a task are checked like overrides."""
     with pytest.raises(OutOfRange, match="width must be a whole number > 0, got -4"):
         describe_component(KINDS["model"], partial(epvs.model.func, width=-4))
 
 
-def test_configuration_id_ignores_what_stands_below_it(epvs: Task) -> None:
-    """Attributions, metrics, objectives, labels and profile share a training."""
+def test_configuration_id_ignores_explanations_and_metrics(epvs: Task) -> None:
+    """The configuration id does not depend on attributions, metrics, objectives, axes or the profile."""
     plain = Configuration(describe(epvs), {}, "quick", "f")
     task = override(epvs, "attributions.integrated_gradients.steps", 3)
     task = override(override(task, "metrics.mine", "dice"), "objective", "auc")
@@ -136,17 +136,17 @@ def test_configuration_id_ignores_what_stands_below_it(epvs: Task) -> None:
     ],
 )
 def test_configuration_id_changes_with_what_determines_a_training(epvs: Task, key: str, value: Any) -> None:
-    """Targets, adapter, split, model and recipe are the configuration."""
+    """The configuration id depends on target, adapter, split, model and recipe."""
     plain = Configuration(describe(epvs), {}, "quick", "f")
     assert Configuration(describe(override(epvs, key, value)), {}, "quick", "f").id != plain.id
 
 
 def test_configuration_id_changes_with_the_cohort(epvs: Task) -> None:
-    """Other images are another configuration."""
+    """The configuration id depends on the fingerprint of the cohort."""
     assert Configuration(describe(epvs), {}, "quick", "f").id != Configuration(describe(epvs), {}, "quick", "g").id
 
 
 def test_every_model_can_be_chosen(epvs: Task) -> None:
-    """Any registered model can stand in a task and survives the way to a worker."""
+    """Every registered model can be chosen, described and restored."""
     for name in MODELS.names():
         assert describe(restore(describe(override(epvs, "model", name))))["model"]["use"] == name

@@ -1,4 +1,4 @@
-"""Cohorts and samples: what a fingerprint covers, and where a sample lies."""
+"""Cohorts and samples: the content of fingerprints, shapes and grids."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FIRST, LAST = "sub-01", "sub-04"
 
 @pytest.fixture
 def cohort(toy_cohort: Cohort) -> Cohort:
-    """The four subjects with two columns and two targets, of which one is read each."""
+    """Four subjects with covariates and two targets, of which ``READS`` covers one each."""
     samples = [
         dataclasses.replace(
             one,
@@ -36,7 +36,7 @@ def cohort(toy_cohort: Cohort) -> Cohort:
 
 
 def edited(cohort: Cohort, sample_id: str, **changes: Mapping[str, Any] | str) -> Cohort:
-    """The cohort with entries of one sample's mappings changed, or its other fields replaced."""
+    """The cohort with some fields of one sample changed."""
 
     def edit(one: Sample) -> Sample:
         whole = {
@@ -67,28 +67,28 @@ NOT_READ = {
 
 
 @pytest.mark.parametrize("edit", READ)
-def test_editing_what_is_read_changes_the_fingerprint(cohort: Cohort, edit: str) -> None:
-    """So that everything computed from it is computed again."""
+def test_edit_of_read_values_changes_the_fingerprint(cohort: Cohort, edit: str) -> None:
+    """Editing a value that is read changes the fingerprint."""
     changed = edited(cohort, FIRST, **READ[edit])
     assert changed.fingerprint(READS) != cohort.fingerprint(READS)
 
 
 @pytest.mark.parametrize("edit", NOT_READ)
-def test_editing_what_is_not_read_changes_nothing(cohort: Cohort, edit: str) -> None:
-    """Nothing is computed again for it."""
+def test_edit_of_other_values_keeps_the_fingerprint(cohort: Cohort, edit: str) -> None:
+    """Editing a value that is not read does not change the fingerprint."""
     assert edited(cohort, FIRST, **NOT_READ[edit]).fingerprint(READS) == cohort.fingerprint(READS)
 
 
 @pytest.mark.parametrize("edit", READ)
 def test_only_the_samples_named_count(cohort: Cohort, edit: str) -> None:
-    """A fingerprint of some samples ignores edits of the others, and notices their own."""
+    """A fingerprint of selected samples depends on those samples only."""
     changed, others = edited(cohort, FIRST, **READ[edit]), ["sub-02", LAST]
     assert changed.fingerprint(READS, others) == cohort.fingerprint(READS, others)
     assert changed.fingerprint(READS, [FIRST, LAST]) != cohort.fingerprint(READS, [FIRST, LAST])
 
 
-def test_unknown_samples_have_no_fingerprint(cohort: Cohort) -> None:
-    """Samples that the cohort does not have are listed."""
+def test_fingerprint_refuses_unknown_samples(cohort: Cohort) -> None:
+    """Ids that are not in the cohort are refused, and the message lists them."""
     with pytest.raises(HarnessError, match="ids must be samples of .*, got sub-88, sub-99"):
         cohort.fingerprint(READS, [FIRST, "sub-99", "sub-88"])
 
@@ -97,7 +97,7 @@ def test_unknown_samples_have_no_fingerprint(cohort: Cohort) -> None:
 def test_images_and_masks_count_where_they_are_read(
     cohort: Cohort, in_memory: Callable[..., Any], kind: str, read: str, unread: str
 ) -> None:
-    """One other voxel of what is read is another fingerprint."""
+    """The voxels of images and masks count if those are read."""
 
     def with_other_voxel(name: str) -> Cohort:
         values = getattr(cohort.samples[0], kind)[name].load().copy()
@@ -109,7 +109,7 @@ def test_images_and_masks_count_where_they_are_read(
 
 
 def test_absent_masks_are_skipped_and_absent_images_are_not(cohort: Cohort) -> None:
-    """A brain mask may be absent; an image that is asked for may not."""
+    """An absent mask is skipped, and an absent image raises ``KeyError``."""
     assert cohort.fingerprint(Reads(masks=("vessels",))) == cohort.fingerprint(Reads())
     with pytest.raises(KeyError, match="SWI"):
         cohort.fingerprint(Reads(images=("SWI",)))
@@ -119,14 +119,14 @@ def test_absent_masks_are_skipped_and_absent_images_are_not(cohort: Cohort) -> N
     ("name", "changed"), [("sex", True), ("score", False)], ids=["target that is read", "target that is not"]
 )
 def test_declaration_of_a_target_counts_where_it_is_read(cohort: Cohort, name: str, changed: bool) -> None:
-    """A loss weight changes a training of this target and no other."""
+    """The declaration of a target counts if that target is read."""
     targets = tuple(dataclasses.replace(one, loss_weight=0.5) if one.name == name else one for one in cohort.targets)
     other = dataclasses.replace(cohort, targets=targets)
     assert (other.fingerprint(READS) != cohort.fingerprint(READS)) is changed
 
 
 def test_names_of_regions_count_where_regions_are_read(cohort: Cohort) -> None:
-    """They are columns of the tables."""
+    """Names of regions count if the regions mask is read."""
     other = dataclasses.replace(cohort, regions={1: "left", 2: "east"})
     without = dataclasses.replace(READS, masks=("target",))
     assert other.fingerprint(READS) != cohort.fingerprint(READS)
@@ -134,19 +134,19 @@ def test_names_of_regions_count_where_regions_are_read(cohort: Cohort) -> None:
 
 
 def test_fingerprint_ignores_the_order_and_repetition_of_ids(cohort: Cohort) -> None:
-    """A set of samples has one fingerprint, and all of them that of the cohort."""
+    """The order and repetition of sample ids do not matter."""
     assert cohort.fingerprint(READS, [LAST, FIRST, LAST]) == cohort.fingerprint(READS, [FIRST, LAST])
     assert cohort.fingerprint(READS, [one.id for one in cohort.samples]) == cohort.fingerprint(READS)
 
 
-def test_fingerprint_ignores_what_the_cohort_is_called(cohort: Cohort) -> None:
-    """Equal data under another name are equal data."""
+def test_fingerprint_ignores_the_name_of_the_cohort(cohort: Cohort) -> None:
+    """The name of a cohort and other fields without data do not matter."""
     other = dataclasses.replace(cohort, name="other", ineligible=(), label_source="FLAIR")
     assert other.fingerprint(READS) == cohort.fingerprint(READS)
 
 
-def test_values_cannot_move_between_fields(cohort: Cohort) -> None:
-    """The same number as target, clean value or weight is not the same content."""
+def test_fingerprint_distinguishes_fields(cohort: Cohort) -> None:
+    """The same number as target, clean value or weight gives different fingerprints."""
     samples = [dataclasses.replace(one, targets={}, clean={}, weights={}) for one in cohort.samples]
     bare = dataclasses.replace(cohort, samples=tuple(samples))
     prints = {
@@ -156,32 +156,32 @@ def test_values_cannot_move_between_fields(cohort: Cohort) -> None:
 
 
 def test_shape_is_that_of_any_image_or_mask(cohort: Cohort) -> None:
-    """A lesion mask alone has a shape as well."""
+    """The shape of a sample is found with or without images."""
     sample = cohort.samples[1]
     assert sample.shape == dataclasses.replace(sample, images={}).shape == (16, 14, 6)
 
 
 def test_grid_of_a_volume(cohort: Cohort) -> None:
-    """Its affine and its spacing."""
+    """The grid of a volume contains its affine and voxel spacing."""
     sample = cohort.samples[0]
     assert sample.grid.affine is sample.affine and sample.grid.spacing_mm == (1.2, 1.5, 2.0)
 
 
 @pytest.mark.parametrize("absent", [{"affine": None}, {"spacing_mm": None}, {"affine": None, "spacing_mm": None}])
 def test_pictures_have_no_grid(cohort: Cohort, absent: dict[str, None]) -> None:
-    """What needs millimetres is refused, and says for which sample."""
+    """The grid of a picture raises an error that names the sample."""
     sample = dataclasses.replace(cohort.samples[0], **absent)
     with pytest.raises(CellError, match="samples must be volumes, got sub-01, a picture without affine"):
         _ = sample.grid
 
 
-def test_subjects_of_a_cohort_come_once(cohort: Cohort) -> None:
-    """In the order of their first samples."""
+def test_subjects_of_a_cohort_are_unique(cohort: Cohort) -> None:
+    """Each subject is listed once, in the order of its first sample."""
     assert edited(cohort, LAST, subject=FIRST).subjects == ("sub-01", "sub-02", "sub-03")
 
 
-def test_spec_names_what_is_explained() -> None:
-    """Scalars beside an image are inputs of the network and not of its explanations."""
+def test_spec_lists_explained_inputs() -> None:
+    """A spec knows the explained inputs, their channels and the total width of the outputs."""
     spec = NetworkSpec(
         (Input("age", ("age",), (), explained=False), Input("image", ("T1w", "FLAIR"))),
         (Target("lesion", "mask"), Target("hair", "classes", ("a", "b", "c"))),
@@ -190,7 +190,7 @@ def test_spec_names_what_is_explained() -> None:
 
 
 def test_equal_numbers_of_other_types_are_equal(cohort: Cohort) -> None:
-    """A reader that gives numpy's numbers makes the same cohort as one that gives Python's."""
+    """Equal numbers of Python and numpy types give the same fingerprint."""
     other = edited(
         cohort, FIRST, targets={"sex": np.float32(0.0)}, covariates={"age": 40}, weights={"sex": np.float64(2)}
     )

@@ -18,8 +18,8 @@ from harness.core.values import checked, options_of, type_text
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_number_of_any_component_takes_a_truth_value(kind: str) -> None:
-    """To Python ``True`` is 1, so ``recipe.epochs=true`` would train for one epoch; alone or within a list."""
+def test_numeric_options_refuse_booleans(kind: str) -> None:
+    """No numeric option of any component accepts ``True``, which Python would treat as 1."""
     for name in KINDS[kind].names():
         function = KINDS[kind].get(name).function
         for option in options_of(function):
@@ -31,8 +31,8 @@ def test_no_number_of_any_component_takes_a_truth_value(kind: str) -> None:
                     describe_component(KINDS[kind], partial(function, **{option: wrong}))
 
 
-def test_truth_values_stay_where_they_belong() -> None:
-    """Only a number refuses them."""
+def test_boolean_options_accept_booleans() -> None:
+    """Options that declare bool accept ``True``."""
     assert checked(bool | int, True, "x") is True
     assert checked(tuple[bool, ...], [True], "x") == (True,)
 
@@ -51,13 +51,13 @@ def test_truth_values_stay_where_they_belong() -> None:
     ],
 )
 def test_checked_gives_the_declared_type(hint: Any, value: Any, expected: Any) -> None:
-    """A value arrives as what its option declares."""
+    """A value is converted to the type that its option declares."""
     found = checked(hint, value, "key")
     assert found == expected and type(found) is type(expected)
 
 
-def test_checked_says_what_came() -> None:
-    """The message holds relation, value and reason."""
+def test_error_contains_range_value_and_reason() -> None:
+    """The message contains the valid range, the value and the reason."""
     with pytest.raises(OutOfRange, match=r"a must be a number > 0, got 0 \(Input should be greater than 0\)"):
         checked(Annotated[float, Gt(0)], 0, "a")
 
@@ -87,6 +87,6 @@ def test_checked_says_what_came() -> None:
         (Any, "any value"),
     ],
 )
-def test_types_are_written_as_people_write_them(hint: Any, text: str) -> None:
-    """No Python in what a user reads."""
+def test_types_are_described_in_words(hint: Any, text: str) -> None:
+    """Types are described in words, not as Python code."""
     assert type_text(hint) == text

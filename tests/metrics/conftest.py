@@ -1,4 +1,4 @@
-"""Masks of known content on a grid of unequal axes and unequal spacing."""
+"""Masks on a grid with unequal axes and spacing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def spacing_mm() -> tuple[float, float, float]:
 
 @pytest.fixture
 def blobs() -> Callable[[int], np.ndarray]:
-    """Seed → (X, Y, Z) bool mask of smooth random blobs, about 5 % of the volume."""
+    """A function that makes a (X, Y, Z) bool mask of smooth random blobs, about 5 % of the volume."""
 
     def make(seed: int) -> np.ndarray:
         field = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=SHAPE), 1.0)
@@ -33,7 +33,7 @@ def blobs() -> Callable[[int], np.ndarray]:
 
 @pytest.fixture
 def points() -> Callable[..., Lesions]:
-    """Voxel indices → lesions of one voxel each."""
+    """A function that makes lesions of one voxel each at the given indices."""
 
     def make(*voxels: tuple[int, int, int], shape=SHAPE, spacing_mm=SPACING_MM) -> Lesions:
         mask = np.zeros(shape, dtype=bool)

@@ -17,7 +17,7 @@ FORMS = ("1,1", "2,1", "3,1")
 
 
 def _pingouin(ratings: np.ndarray) -> dict[str, float]:
-    """The three single-rating forms by pingouin."""
+    """The three single-rating forms as computed by pingouin."""
     import pandas as pd
 
     with warnings.catch_warnings():
@@ -34,14 +34,14 @@ def _pingouin(ratings: np.ndarray) -> dict[str, float]:
 
 @pytest.mark.parametrize(("form", "published"), [("1,1", 0.17), ("2,1", 0.29), ("3,1", 0.71)])
 def test_icc_gives_the_published_example(form, published):
-    """The worked example of the article, to its two digits."""
+    """ICC values agree with the worked example of the article, to its two digits."""
     assert round(icc(SHROUT_FLEISS, form=form), 2) == published
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("seed", range(3))
 def test_icc_agrees_with_pingouin(form, seed):
-    """Random pairs with a bias, as counts of true and predicted lesions are."""
+    """ICC values agree with pingouin on random pairs with a bias, such as true and predicted counts."""
     rng = np.random.default_rng(seed)
     truth = rng.normal(680, 150, size=21)
     ratings = np.stack([truth, 0.7 * truth + rng.normal(0, 40, size=21)], axis=1)
@@ -55,7 +55,7 @@ def test_perfect_agreement_is_one():
 
 
 def test_a_constant_offset_only_spoils_agreement():
-    """Consistency forgives an offset, agreement does not."""
+    """A constant offset lowers the agreement forms and not the consistency form."""
     truth = np.arange(8.0)
     ratings = np.stack([truth, truth + 3], axis=1)
     assert icc(ratings, form="3,1") == pytest.approx(1)
@@ -69,7 +69,7 @@ def test_opposite_ratings_are_negative():
 
 
 def test_shuffled_ratings_score_chance():
-    """Ratings that belong to other subjects correlate with 0 on average."""
+    """Ratings of shuffled subjects have a mean ICC of 0."""
     rng = np.random.default_rng(0)
     truth = rng.normal(size=200)
     values = [icc(np.stack([truth, rng.permutation(truth)], axis=1), form="1,1") for _ in range(50)]
@@ -77,27 +77,27 @@ def test_shuffled_ratings_score_chance():
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_icc_without_information_is_nan(form):
-    """One subject, or the same rating everywhere, says nothing."""
+def test_icc_of_constant_ratings_is_nan(form):
+    """The ICC of one subject, or of equal ratings, is NaN."""
     assert np.isnan(icc(np.array([[1.0, 2.0]]), form=form))
     assert np.isnan(icc(np.full((5, 2), 0.1), form=form))
 
 
 def test_rows_with_a_gap_are_left_out():
-    """A subject without a value takes no part."""
+    """A subject with a missing rating is left out."""
     ratings = SHROUT_FLEISS.astype(float)
     with_gap = np.vstack([ratings, [np.nan, 1, 2, 3]])
     assert icc(with_gap, form="2,1") == icc(ratings, form="2,1")
 
 
 def test_icc_refuses_one_rater():
-    """The relation that must hold is named."""
+    """An ICC of one rater is refused."""
     with pytest.raises(OutOfRange, match=r"\(n, k\) with k >= 2 raters, got shape \(5, 1\)"):
         icc(np.ones((5, 1)))
 
 
 def test_icc_refuses_an_unknown_form():
-    """A misspelt form shows all."""
+    """An unknown form is refused, and the message lists all forms."""
     with pytest.raises(UnknownName, match=r"no value of form is named '1\.1'.*1,1, 2,1, 3,1"):
         icc(SHROUT_FLEISS, form="1.1")
 
@@ -109,7 +109,7 @@ def test_bland_altman_worked_by_hand():
 
 
 def test_bland_altman_of_few():
-    """One subject has a bias and no limits; none has neither."""
+    """With one subject there is a bias without limits, and with none both are NaN."""
     one, none = bland_altman(np.array([1.0]), np.array([3.0])), bland_altman(np.array([]), np.array([]))
     np.testing.assert_equal([one.bias, one.lower, one.upper], [2, np.nan, np.nan])
     assert np.isnan([none.bias, none.lower, none.upper]).all()
@@ -120,7 +120,7 @@ def test_bland_altman_of_few():
     [("count", "true_count", "predicted_count"), ("volume", "true_volume_mm3", "predicted_volume_mm3")],
 )
 def test_pooled_metrics_read_their_columns(of, truth, prediction):
-    """The pooled metrics are the plain functions on the columns they name."""
+    """Pooled metrics are the functions applied to the columns that they need."""
     columns = {truth: np.array([3.0, 8.0, 5.0, np.nan]), prediction: np.array([2.0, 9.0, 1.0, 4.0])}
     limits = bland_altman(columns[truth], columns[prediction])
     assert compute(f"{of}_bias", columns=columns) == pytest.approx(-4 / 3)
@@ -131,6 +131,6 @@ def test_pooled_metrics_read_their_columns(of, truth, prediction):
 
 
 def test_missing_column_is_named():
-    """A pooled metric says which subject-level metric it needs."""
+    """A missing column raises an error that names the required metric."""
     with pytest.raises(UnknownName, match=r"no column is named 'predicted_count'.*All: true_count"):
         compute("icc_count", columns={"true_count": np.ones(3)})

@@ -1,4 +1,4 @@
-"""Labels and classes: scikit-learn is the reference, hand-made columns for the rest."""
+"""Classification metrics against scikit-learn and hand-made columns."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SEEDS = pytest.mark.parametrize("seed", range(3))
 
 
 def binary(seed: int = 0, n: int = 60) -> dict[str, Array]:
-    """Labels, and probabilities that know something of them; some are equal."""
+    """Labels and probabilities that depend on them, with ties."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, n).astype(float)
     return {
@@ -30,30 +30,30 @@ def binary(seed: int = 0, n: int = 60) -> dict[str, Array]:
 
 
 def classes(seed: int = 0, n: int = 60) -> dict[str, Array]:
-    """Three classes of unequal size, half of them recognised."""
+    """Three classes of unequal size, about half of them predicted correctly."""
     rng = np.random.default_rng(seed)
     truth = rng.choice(3, n, p=[0.6, 0.3, 0.1]).astype(float)
     return {"target_class": truth, "predicted_class": np.where(rng.random(n) < 0.5, truth, rng.integers(0, 3, n))}
 
 
 def probabilities(seed: int = 0, n: int = 60) -> tuple[Array, Array]:
-    """True classes, and probabilities of four classes each."""
+    """True classes and the probabilities of four classes."""
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, 4, n)
     return truth, rng.dirichlet(np.ones(4), n)
 
 
 @SEEDS
-def test_auroc_is_sklearns(seed: int) -> None:
-    """Ties count half."""
+def test_auroc_agrees_with_sklearn(seed: int) -> None:
+    """The area under the ROC curve agrees with scikit-learn, with ties counted as one half."""
     columns = binary(seed)
     expected = reference.roc_auc_score(columns["target_label"], columns["predicted_probability"])
     assert compute("auroc", columns=columns) == pytest.approx(expected, abs=1e-12)
 
 
 @SEEDS
-def test_balanced_accuracy_is_sklearns(seed: int) -> None:
-    """The mean recall of the classes."""
+def test_balanced_accuracy_agrees_with_sklearn(seed: int) -> None:
+    """Balanced accuracy agrees with scikit-learn."""
     columns = classes(seed)
     expected = reference.balanced_accuracy_score(columns["target_class"], columns["predicted_class"])
     assert compute("balanced_accuracy", columns=columns) == pytest.approx(expected, abs=1e-12)
@@ -61,8 +61,8 @@ def test_balanced_accuracy_is_sklearns(seed: int) -> None:
 
 @SEEDS
 @pytest.mark.parametrize("threshold", [0.5, 0.3])
-def test_mean_of_binary_accuracy_is_sklearns_accuracy(seed: int, threshold: float) -> None:
-    """A probability at the threshold is called positive."""
+def test_mean_of_binary_accuracy_agrees_with_sklearn(seed: int, threshold: float) -> None:
+    """The mean of ``binary_accuracy`` is scikit-learn's accuracy; a probability at the threshold is positive."""
     columns = binary(seed)
     found = [
         compute("binary_accuracy", target_label=label, predicted_probability=probability, threshold=threshold)
@@ -73,8 +73,8 @@ def test_mean_of_binary_accuracy_is_sklearns_accuracy(seed: int, threshold: floa
 
 
 @SEEDS
-def test_mean_of_brier_is_sklearns_brier_score(seed: int) -> None:
-    """The mean squared difference of probability and label."""
+def test_mean_of_brier_agrees_with_sklearn(seed: int) -> None:
+    """The mean of ``brier`` is scikit-learn's Brier score."""
     columns = binary(seed)
     found = [
         compute("brier", target_label=label, predicted_probability=probability)
@@ -84,29 +84,31 @@ def test_mean_of_brier_is_sklearns_brier_score(seed: int) -> None:
 
 
 @SEEDS
-def test_mean_of_accuracy_is_sklearns_top_one(seed: int) -> None:
-    """The most probable class is the prediction."""
-    truth, said = probabilities(seed)
-    found = [compute("accuracy", target_class=one, class_probabilities=of) for one, of in zip(truth, said, strict=True)]
-    assert np.mean(found) == pytest.approx(reference.top_k_accuracy_score(truth, said, k=1))
+def test_mean_of_accuracy_agrees_with_sklearn(seed: int) -> None:
+    """The mean of ``accuracy`` is scikit-learn's top-1 accuracy."""
+    truth, predicted = probabilities(seed)
+    found = [
+        compute("accuracy", target_class=one, class_probabilities=of) for one, of in zip(truth, predicted, strict=True)
+    ]
+    assert np.mean(found) == pytest.approx(reference.top_k_accuracy_score(truth, predicted, k=1))
 
 
 def test_predicted_class_is_the_most_probable() -> None:
-    """Of several equal ones the first."""
+    """Of several classes with the highest probability, the first is predicted."""
     assert compute("predicted_class", class_probabilities=[0.2, 0.4, 0.4]) == 1
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [("target_label", 1.0), ("predicted_probability", 0.75), ("target_class", 2.0)]
 )
-def test_values_are_handed_on(name: str, value: float) -> None:
-    """The metric of the name returns the input of the name."""
+def test_input_values_are_returned(name: str, value: float) -> None:
+    """A metric named after a metric input returns the value of that input."""
     assert compute(name, **{name: value}) == value
 
 
 @pytest.mark.parametrize("name", ["auroc", "balanced_accuracy", "balanced_chance"])
 def test_samples_without_a_value_are_left_out(name: str) -> None:
-    """A NaN in either column removes the sample."""
+    """Samples with NaN in either column are left out."""
     columns = binary() if name == "auroc" else classes()
     first, second = columns
     more = {first: np.append(columns[first], [0.0, NAN]), second: np.append(columns[second], [NAN, 1.0])}
@@ -115,25 +117,25 @@ def test_samples_without_a_value_are_left_out(name: str) -> None:
 
 @pytest.mark.parametrize("labels", [[], [1.0], [0.0, 0.0, 0.0]])
 def test_auroc_of_one_label_is_undefined(labels: list[float]) -> None:
-    """There is no pair to rank."""
+    """The area under the ROC curve is NaN without samples of both labels."""
     columns = {"target_label": np.array(labels), "predicted_probability": np.linspace(0.1, 0.9, len(labels))}
     assert np.isnan(compute("auroc", columns=columns))
 
 
 @pytest.mark.parametrize("name", ["balanced_accuracy", "balanced_chance"])
 def test_balanced_accuracy_of_nothing_is_undefined(name: str) -> None:
-    """NaN without samples."""
+    """Without samples, balanced accuracy and its chance level are NaN."""
     assert np.isnan(compute(name, columns={"target_class": np.zeros(0), "predicted_class": np.zeros(0)}))
 
 
-def test_a_class_that_is_only_predicted_is_not_counted() -> None:
-    """By hand: class 0 is recognised twice of three times, class 1 always; class 2 does not occur."""
+def test_a_class_without_samples_is_not_counted() -> None:
+    """A class that never occurs and is only predicted does not count: recalls are 2/3 and 1."""
     columns = {"target_class": np.array([0.0, 0, 0, 1]), "predicted_class": np.array([0.0, 0, 2, 1])}
     assert compute("balanced_accuracy", columns=columns) == pytest.approx((2 / 3 + 1) / 2)
 
 
 def test_chance_of_balanced_accuracy_is_one_over_the_classes() -> None:
-    """What a constant prediction scores, whatever class it says; 0.5 for the area under the curve."""
+    """The chance level of balanced accuracy is one over the number of classes, as for constant predictions."""
     columns = classes()
     part = partial(METRICS.get("balanced_accuracy").function)
     chance = evaluate_chance(part, MetricInputs(columns=columns))
@@ -145,14 +147,14 @@ def test_chance_of_balanced_accuracy_is_one_over_the_classes() -> None:
 
 
 def test_chance_of_auroc_is_a_half() -> None:
-    """Equal probabilities score it exactly."""
+    """The chance level of the area under the ROC curve is 0.5, as for equal probabilities."""
     columns = {**binary(), "predicted_probability": np.full(60, 0.3)}
     assert evaluate_chance(METRICS.get("auroc").function, MetricInputs(columns=columns)) == 0.5
     assert compute("auroc", columns=columns) == 0.5
 
 
 @pytest.mark.parametrize("name", ["auroc", "balanced_accuracy"])
-def test_a_column_that_is_absent_is_named(name: str) -> None:
-    """The message says which column, and what there is."""
+def test_missing_column_is_named(name: str) -> None:
+    """A missing column raises an error that names it and lists the columns given."""
     with pytest.raises(UnknownName, match=r"no column is named 'target_(label|class)'\. All: other\."):
         compute(name, columns={"other": np.ones(3)})

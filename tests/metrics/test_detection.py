@@ -1,4 +1,4 @@
-"""Matching of lesion centres, worked by hand and against brute force."""
+"""Matching of lesion centres against hand-worked examples and brute force."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNIT = (1.0, 1.0, 1.0)
 
 @pytest.fixture
 def line(points):
-    """Voxel columns → lesions of one voxel on a line, 1 mm apart."""
+    """A function that makes lesions of one voxel on a line with 1 mm spacing."""
 
     def make(*at: int):
         return points(*[(x, 0, 0) for x in at], shape=(60, 3, 3), spacing_mm=UNIT)
@@ -34,7 +34,7 @@ def line(points):
 
 
 def test_one_to_one_uses_a_lesion_once(line):
-    """One predicted centre near two true ones finds one of them, many-to-one both."""
+    """A predicted centre near two lesions finds one of them one-to-one and both many-to-one."""
     truth, predicted = line(10, 14), line(12)
     assert sensitivity(truth, predicted) == 0.5
     assert precision(truth, predicted) == 1
@@ -42,8 +42,8 @@ def test_one_to_one_uses_a_lesion_once(line):
 
 
 def test_one_to_one_makes_as_many_pairs_as_possible(line):
-    """A greedy choice of the nearest would leave one lesion over; the best matching pairs both."""
-    # 12 is nearest to 13, but 10 can only be found by 12, and 13 also by 16.
+    """One-to-one matching makes the most pairs, where a greedy choice of the nearest would leave one out."""
+    # 12 is nearest to 13, but 10 can only be matched by 12, and 13 also by 16.
     truth, predicted = line(10, 13), line(12, 16)
     assert sensitivity(truth, predicted) == 1
     assert precision(truth, predicted) == 1
@@ -51,20 +51,20 @@ def test_one_to_one_makes_as_many_pairs_as_possible(line):
 
 @pytest.mark.parametrize(("tolerance_mm", "found"), [(0, 1), (1.5, 2), (3, 3), (5, 4)])
 def test_tolerance_is_a_distance_in_mm(line, tolerance_mm, found):
-    """Centres 0, 1, 3 and 5 mm off are found from that tolerance on, the bound included."""
+    """Centres at a distance of 0, 1, 3 and 5 mm are matched from that tolerance on, bound included."""
     truth, predicted = line(5, 20, 35, 50), line(5, 21, 38, 55)
     assert sensitivity(truth, predicted, tolerance_mm=tolerance_mm) == found / 4
 
 
 def test_spacing_decides_what_is_near(points):
-    """Two voxels apart is 2 mm along X but 4 mm along Z."""
+    """Two voxels are 2 mm apart along X and 4 mm along Z."""
     truth = points((5, 5, 5))
     assert sensitivity(truth, points((7, 5, 5))) == 1
     assert sensitivity(truth, points((5, 5, 7))) == 0
 
 
 def test_zero_tolerance_is_the_same_voxel():
-    """Centroids half a voxel apart coincide if one voxel holds both, and not otherwise."""
+    """With zero tolerance, centroids match if they lie in the same voxel."""
     truth, predicted, beyond = (np.zeros((9, 9, 9), dtype=bool) for _ in range(3))
     truth[3:6, 4, 4] = True  # centroid 4.0
     predicted[3:5, 4, 4] = True  # centroid 3.5, voxel 4
@@ -74,12 +74,12 @@ def test_zero_tolerance_is_the_same_voxel():
     assert sensitivity(truth, beyond, tolerance_mm=0) == 0
 
 
-def test_mask_rules_look_at_voxels_not_distances():
-    """A long lesion is hit far from its centre: found by overlap and by centre in mask, not by distance."""
+def test_mask_rules_use_voxels_instead_of_distances():
+    """The rules ``any_overlap`` and ``centre_in_mask`` use voxels, not the distance of centres."""
     truth, inside, touching = (np.zeros((30, 9, 9), dtype=bool) for _ in range(3))
     truth[2:28, 4, 4] = True
     inside[4, 4, 4] = True
-    touching[4, 4:7, 4] = True  # its centre lies beside the lesion
+    touching[4, 4:7, 4] = True  # its centre lies outside the lesion
     truth, inside, touching = (find_lesions(mask, UNIT) for mask in (truth, inside, touching))
     rules = ("one_to_one", "many_to_one", "centre_in_mask", "any_overlap")
     assert [sensitivity(truth, inside, match=match) for match in rules] == [0, 0, 1, 1]
@@ -87,7 +87,7 @@ def test_mask_rules_look_at_voxels_not_distances():
 
 
 def test_overlap_counts_lesions_not_voxels():
-    """One predicted lesion across two true ones finds both and is right once."""
+    """A predicted lesion across two true ones finds both and counts once in precision."""
     truth = np.zeros((9, 5, 5), dtype=bool)
     truth[1:3, 2, 2] = truth[5:7, 2, 2] = True
     predicted = np.zeros_like(truth)
@@ -99,7 +99,7 @@ def test_overlap_counts_lesions_not_voxels():
 
 
 def _best_matching(near: np.ndarray) -> int:
-    """Most pairs that can be made: try every order of the predicted lesions."""
+    """Largest number of pairs over all orders of the predicted lesions."""
     true, predicted = near.shape
     padded = np.zeros((true, max(true, predicted)), dtype=bool)
     padded[:, :predicted] = near
@@ -111,7 +111,7 @@ def _best_matching(near: np.ndarray) -> int:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_matching_agrees_with_trying_all_orders(points, seed):
-    """On small random sets no assignment makes more pairs, with and without a size bin."""
+    """On small random sets, no assignment makes more pairs, with or without a size bin."""
     rng = np.random.default_rng(seed)
     draw = lambda n: [tuple(voxel) for voxel in 2 * rng.integers((4, 4, 3), size=(n, 3))]  # noqa: E731
     truth, predicted = points(*draw(6)), points(*draw(6))
@@ -123,7 +123,7 @@ def test_matching_agrees_with_trying_all_orders(points, seed):
 
 
 def test_size_bins_divide_the_lesions():
-    """Each bin counts its own lesions, both bounds included."""
+    """Each size bin counts the lesions within its bounds, both included."""
     truth = np.zeros((30, 9, 9), dtype=bool)
     truth[2, 4, 4] = True
     truth[8:11, 4, 4] = True
@@ -136,8 +136,8 @@ def test_size_bins_divide_the_lesions():
     assert math.isnan(sensitivity(truth, predicted, size_bin=(6, 9)))
 
 
-def test_size_bin_gives_a_tie_to_the_nearer_lesion():
-    """One prediction between a small and a large lesion counts for the nearer one only."""
+def test_size_bin_assigns_a_prediction_to_the_nearer_lesion():
+    """A prediction between a small and a large lesion counts for the nearer one only."""
     truth, predicted = np.zeros((12, 5, 5), dtype=bool), np.zeros((12, 5, 5), dtype=bool)
     predicted[5, 2, 2] = True
     truth[2, 2, 2] = True  # 3 mm away
@@ -148,31 +148,31 @@ def test_size_bin_gives_a_tie_to_the_nearer_lesion():
 
 
 def test_size_bin_refuses_a_reversed_range(line):
-    """The relation that must hold is named."""
+    """A size bin with reversed bounds is refused."""
     with pytest.raises(OutOfRange, match="`low <= high` must hold for size_bin, got low=5, high=2"):
         sensitivity(line(3), line(3), size_bin=(5, 2))
 
 
 def test_negative_tolerance_is_refused(line):
-    """The relation that must hold is named."""
+    """A negative tolerance is refused."""
     with pytest.raises(OutOfRange, match="`tolerance_mm >= 0` must hold, got -1"):
         precision(line(3), line(3), tolerance_mm=-1)
 
 
 def test_unknown_match_is_refused_even_without_lesions(line):
-    """A misspelt rule is an error for every subject, not only for those with lesions."""
+    """An unknown matching rule is refused, also if there are no lesions."""
     with pytest.raises(UnknownName, match=r"no value of match is named 'overlap'.*any_overlap"):
         sensitivity(line(), line(), match="overlap")
 
 
 def test_magnitude_is_the_distance_from_the_origin(line):
-    """S = 1/2 and P = 1 give √1.25; perfection gives √2."""
+    """The magnitude is √(S² + P²): S = 1/2 and P = 1 give √1.25, and perfect detection gives √2."""
     assert magnitude_accuracy(line(10, 30), line(10)) == pytest.approx(math.sqrt(1.25))
     assert magnitude_accuracy(line(10, 30), line(10, 30)) == pytest.approx(math.sqrt(2))
 
 
 def test_empty_cases(line):
-    """Nothing predicted: S 0, P NaN, A 0. Nothing true: S NaN, P 0, A NaN. Neither: all NaN."""
+    """No prediction: S 0, P NaN, A 0. No target: S NaN, P 0, A NaN. Neither: all NaN."""
     some, none = line(10), line()
     values = [
         [score(t, p) for score in (sensitivity, precision, magnitude_accuracy)]
@@ -182,14 +182,14 @@ def test_empty_cases(line):
 
 
 def test_counts(line):
-    """Counts are numbers of components."""
+    """Counts are numbers of connected components."""
     mask = line(1, 5, 9).labels > 0
     assert compute("true_count", target=mask, spacing_mm=UNIT) == 3
     assert compute("predicted_count", prediction=mask, spacing_mm=UNIT) == 3
 
 
 def test_chance_of_one_centre_is_the_share_of_the_volume(points):
-    """A random centre hits a lone lesion with the probability of its ball: 4/3·π·3³ over the volume."""
+    """The chance of one centre to hit one lesion is the volume of its ball over the brain: 4/3·π·3³ / volume."""
     shape = (20, 20, 20)
     one = points((10, 10, 10), shape=shape, spacing_mm=UNIT)
     rng = np.random.default_rng(0)
@@ -199,7 +199,7 @@ def test_chance_of_one_centre_is_the_share_of_the_volume(points):
 
 
 def test_chance_at_zero_tolerance_is_one_voxel(points):
-    """With zero tolerance one centre in 1,000 voxels hits one voxel once in 1,000 draws."""
+    """With zero tolerance, the chance of one centre in 1,000 voxels is 1/1000."""
     one = points((2, 2, 2), shape=(10, 10, 10), spacing_mm=UNIT)
     value = chance_precision(one, one, UNIT, np.random.default_rng(0), tolerance_mm=0, draws=9_000)
     assert value == pytest.approx(1e-3, abs=1e-3)
@@ -207,7 +207,7 @@ def test_chance_at_zero_tolerance_is_one_voxel(points):
 
 
 def test_chance_places_centres_inside_the_brain(points):
-    """A brain that is the lesion's own voxel is always hit; one far away never."""
+    """Random centres are placed inside the brain only."""
     one = points((5, 5, 5))
     own, away = (np.zeros(one.labels.shape, dtype=bool) for _ in range(2))
     own[5, 5, 5] = away[15, 15, 15] = True
@@ -218,37 +218,37 @@ def test_chance_places_centres_inside_the_brain(points):
 
 @pytest.mark.parametrize("match", ["one_to_one", "many_to_one", "any_overlap", "centre_in_mask"])
 def test_random_predictions_score_chance(match):
-    """Single voxels scattered at random score what the chance metrics foretell.
+    """Random single voxels score the computed chance level on average.
 
-    At 3.3 mm a ball holds as many voxel centres as its volume says (147 and 150.5),
-    so that voxels and continuous positions may be compared.
+    A ball of 3.3 mm contains 147 voxel centres and has a volume of 150.5 voxels, so that
+    voxels and continuous positions can be compared.
     """
     rng = np.random.default_rng(3)
     truth = np.zeros((24, 24, 24), dtype=bool)
     for x, y, z in itertools.product(range(3, 24, 7), repeat=3):
         truth[x - 1 : x + 2, y - 1 : y + 2, z - 1 : z + 2] = True
-    scores, foretold = [], []
+    scores, expected = [], []
     for _ in range(60):
         predicted = np.zeros_like(truth)
         predicted[tuple(rng.integers(24, size=(3, 40)))] = True
         given = {"target": truth, "prediction": predicted, "spacing_mm": UNIT, "match": match, "tolerance_mm": 3.3}
         scores.append([compute("sensitivity", **given), compute("precision", **given)])
-        foretold.append(
+        expected.append(
             [compute("chance_sensitivity", **given, rng=rng), compute("chance_precision", **given, rng=rng)]
         )
-    np.testing.assert_allclose(np.mean(scores, axis=0), np.mean(foretold, axis=0), atol=0.02)
-    assert np.mean(foretold) > 0.01
+    np.testing.assert_allclose(np.mean(scores, axis=0), np.mean(expected, axis=0), atol=0.02)
+    assert np.mean(expected) > 0.01
 
 
-def test_chance_is_repeated_by_the_same_seed(points):
-    """The same generator state gives the same number."""
+def test_chance_is_reproducible(points):
+    """The same generator state gives the same chance level."""
     truth = points((5, 5, 5), (9, 9, 9), (12, 3, 3))
     first, again = (chance_sensitivity(truth, truth, UNIT, np.random.default_rng(5)) for _ in range(2))
     assert first == again
 
 
 def test_chance_of_nothing(points):
-    """No centre to place: S 0, P NaN; no place for it: NaN."""
+    """Without predicted centres, S is 0 and P is NaN; without a place for them, S is NaN."""
     some, none = points((5, 5, 5)), points()
     rng = np.random.default_rng(0)
     assert chance_sensitivity(some, none, UNIT, rng) == 0
@@ -256,8 +256,8 @@ def test_chance_of_nothing(points):
     assert math.isnan(chance_sensitivity(some, some, UNIT, rng, np.zeros(some.labels.shape, dtype=bool)))
 
 
-def test_twelve_hundred_lesions_are_quick():
-    """A whole brain of 1,200 lesions is matched in well under a second."""
+def test_matching_of_1200_lesions_is_fast():
+    """Matching of 1,200 lesions in a whole brain takes less than two seconds."""
     rng = np.random.default_rng(0)
     truth, predicted = (np.zeros((120, 140, 120), dtype=bool) for _ in range(2))
     voxels = rng.choice(60 * 70 * 60, size=1200, replace=False)

@@ -1,4 +1,4 @@
-"""Distances against scipy, MONAI, surface-distance and numbers worked by hand."""
+"""Distances against scipy, MONAI, surface-distance and hand-worked numbers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from harness.metrics import compute
 
 
 def _directed(ours: np.ndarray, theirs: np.ndarray, spacing_mm) -> np.ndarray:
-    """Distance of every voxel of one mask to the other, by the distance transform."""
+    """Distances from the voxels of one mask to the other mask, by the Euclidean distance transform."""
     return distance_transform_edt(~theirs, sampling=spacing_mm)[ours]
 
 
 @pytest.mark.parametrize(("combine", "merge"), [("mean", np.mean), ("max", np.max)])
 @pytest.mark.parametrize("units", ["mm", "voxels"])
 def test_average_agrees_with_the_distance_transform(blobs, spacing_mm, combine, merge, units):
-    """Nearest neighbours and Euclidean distance transform give the same averages."""
+    """Averages by nearest neighbours agree with the Euclidean distance transform."""
     prediction, target = blobs(0), blobs(1)
     sampling = spacing_mm if units == "mm" else (1, 1, 1)
     directions = [_directed(prediction, target, sampling).mean(), _directed(target, prediction, sampling).mean()]
@@ -37,7 +37,7 @@ def test_average_agrees_with_the_distance_transform(blobs, spacing_mm, combine, 
 
 
 def test_average_worked_by_hand():
-    """{0, 1} against {1, 4} on a line of 2 mm: (2 + 0)/2 and (0 + 6)/2, on average 2 mm."""
+    """{0, 1} against {1, 4} on a line of 2 mm: (2 + 0)/2 and (0 + 6)/2, 2 mm on average."""
     prediction, target = (np.zeros((6, 1, 1), dtype=bool) for _ in range(2))
     prediction[[0, 1]] = target[[1, 4]] = True
     given = {"prediction": prediction, "target": target, "spacing_mm": (2, 1, 1)}
@@ -47,7 +47,7 @@ def test_average_worked_by_hand():
 
 
 def test_spacing_matters():
-    """One voxel off costs the spacing of that axis."""
+    """A shift of one voxel costs the spacing along its axis."""
     mask = np.zeros((5, 5, 5), dtype=bool)
     mask[2, 2, 2] = True
     spacing_mm = (1.0, 0.8, 2.5)
@@ -60,7 +60,7 @@ def test_spacing_matters():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_hausdorff_95_agrees_with_monai(blobs, spacing_mm, seed):
-    """The 95th percentile of the surface distances is MONAI's."""
+    """The 95th percentile of surface distances agrees with MONAI."""
     prediction, target = blobs(seed), blobs(seed + 10)
     expected = compute_hausdorff_distance(
         torch.from_numpy(prediction)[None, None],
@@ -75,7 +75,7 @@ def test_hausdorff_95_agrees_with_monai(blobs, spacing_mm, seed):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_hausdorff_95_agrees_with_surface_distance_on_boxes(spacing_mm):
-    """Two parallel boxes shifted by three voxels are that far apart by any definition of surface."""
+    """Parallel boxes shifted by three voxels agree with surface-distance, for any definition of a surface."""
     target = np.zeros((24, 20, 16), dtype=bool)
     target[4:12, 4:14, 4:12] = True
     prediction = np.roll(target, 3, axis=0)
@@ -86,7 +86,7 @@ def test_hausdorff_95_agrees_with_surface_distance_on_boxes(spacing_mm):
 
 
 def test_mahalanobis_agrees_with_scipy(blobs):
-    """scipy's distance with the pooled covariance, each covariance with divisor n."""
+    """The Mahalanobis distance agrees with scipy for the pooled covariance with divisor n."""
     from scipy.spatial.distance import mahalanobis
 
     prediction, target = blobs(0), blobs(1) & (np.arange(16) > 5)
@@ -100,14 +100,14 @@ def test_mahalanobis_agrees_with_scipy(blobs):
 
 
 def test_mahalanobis_worked_by_hand():
-    """Two cubes of 2³, three voxels apart: the variance is 1/4 on each axis, the distance 3 / ½ = 6."""
+    """Two cubes of 2³, three voxels apart, have a variance of 1/4 per axis: the distance is 3 / ½ = 6."""
     target = np.zeros((8, 4, 4), dtype=bool)
     target[1:3, 1:3, 1:3] = True
     assert compute("mahalanobis", prediction=np.roll(target, 3, axis=0), target=target) == pytest.approx(6)
 
 
-def test_mahalanobis_does_not_know_the_spacing(blobs):
-    """Stretching the grid does not change a distance in standard deviations."""
+def test_mahalanobis_does_not_depend_on_spacing(blobs):
+    """The Mahalanobis distance does not depend on the spacing."""
     prediction, target = blobs(0), blobs(1)
     stretched = [np.argwhere(mask) * (1.0, 0.8, 2.0) for mask in (prediction, target)]
     sizes = [len(voxels) for voxels in stretched]
@@ -118,7 +118,7 @@ def test_mahalanobis_does_not_know_the_spacing(blobs):
 
 
 def test_flat_masks_have_no_mahalanobis_distance():
-    """All voxels in one plane, straight or oblique: the covariance is singular."""
+    """If all voxels lie in one plane, the covariance is singular and the distance NaN."""
     x, y, z = np.indices((9, 9, 9))
     for plane in (z == 4, (x + y + z) == 12, (2 * x - 3 * y + z) == 2):
         prediction, target = plane & (x > 3), plane & (y > 3)
@@ -128,7 +128,7 @@ def test_flat_masks_have_no_mahalanobis_distance():
 
 @pytest.mark.parametrize("name", ["average_hausdorff", "hausdorff_95", "mahalanobis"])
 def test_perfect_is_zero_and_empty_is_nan(blobs, spacing_mm, name):
-    """The same mask is at distance 0; an empty one has no distance."""
+    """Equal masks have distance 0, and an empty mask has none."""
     some, none = blobs(0), np.zeros_like(blobs(0))
     assert compute(name, prediction=some, target=some, spacing_mm=spacing_mm) == 0
     for prediction, target in ((none, some), (some, none), (none, none)):
@@ -136,6 +136,6 @@ def test_perfect_is_zero_and_empty_is_nan(blobs, spacing_mm, name):
 
 
 def test_unknown_option_is_refused(blobs, spacing_mm):
-    """A misspelt unit shows the near one."""
+    """An unknown unit is refused with suggestions."""
     with pytest.raises(UnknownName, match=r"no value of units is named 'voxel'\. Near: voxels"):
         compute("average_hausdorff", prediction=blobs(0), target=blobs(1), spacing_mm=spacing_mm, units="voxel")

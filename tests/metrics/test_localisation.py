@@ -1,4 +1,4 @@
-"""Scores of maps against scikit-learn, slow replicas and maps worked by hand."""
+"""Localisation metrics against scikit-learn, slow replicas and hand-worked maps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCORES = ("relevance_mass", "relevance_ap", "pointing_game", "top_k_intersection
 
 @pytest.fixture
 def by_hand():
-    """Two channels on six voxels, the target is the first two."""
+    """A map with two channels on six voxels, of which the first two are the target."""
     explanation = np.array([[3, -1, 2, 0, 0, 0], [1, 1, -2, 0, 0, 1]], dtype=np.float32).reshape(2, 6, 1, 1)
     target = np.array([1, 1, 0, 0, 0, 0], dtype=bool).reshape(6, 1, 1)
     return explanation, target
@@ -26,10 +26,10 @@ def by_hand():
 @pytest.mark.parametrize(
     ("name", "options", "value"),
     [
-        ("relevance_mass", {}, 6 / 11),  # sizes 4, 2, 4, 0, 0, 1
-        ("relevance_mass", {"sign": "positive"}, 5 / 8),  # 4, 1, 2, 0, 0, 1
-        ("pointing_game", {}, 1),  # signed 4, 0, 0, 0, 0, 1
-        ("pointing_game", {"sign": "absolute"}, 0.5),  # two voxels of size 4
+        ("relevance_mass", {}, 6 / 11),  # absolute sums 4, 2, 4, 0, 0, 1
+        ("relevance_mass", {"sign": "positive"}, 5 / 8),  # positive parts 4, 1, 2, 0, 0, 1
+        ("pointing_game", {}, 1),  # signed sums 4, 0, 0, 0, 0, 1
+        ("pointing_game", {"sign": "absolute"}, 0.5),  # two voxels of absolute sum 4
         ("relevance_ap", {}, 0.5 * 1 + 0.5 * 2 / 6),
         ("top_k_intersection", {}, 0.5),
         ("top_k_intersection", {"k": 1}, 1),
@@ -37,13 +37,13 @@ def by_hand():
     ],
 )
 def test_values_worked_by_hand(by_hand, name, options, value):
-    """Six voxels give these numbers on paper."""
+    """Metrics of a map on six voxels agree with values worked out by hand."""
     explanation, target = by_hand
     assert compute(name, explanation=explanation, target=target, **options) == pytest.approx(value)
 
 
 def test_ap_agrees_with_scikit_learn(blobs):
-    """The map is the sum of the channels, the score is scikit-learn's."""
+    """Average precision agrees with scikit-learn's on the sum of the channels."""
     target = blobs(0)
     maps = np.random.default_rng(0).normal(size=(3, *target.shape)) + 0.5 * target
     expected = average_precision_score(target.ravel(), maps.sum(axis=0).ravel())
@@ -51,7 +51,7 @@ def test_ap_agrees_with_scikit_learn(blobs):
 
 
 def test_ap_agrees_with_its_definition(blobs):
-    """Σ (Rᵢ − Rᵢ₋₁) Pᵢ over the distinct values, ties taken together, written out slowly."""
+    """Average precision agrees with its definition Σ (Rᵢ − Rᵢ₋₁) Pᵢ over distinct values."""
     target = blobs(0)[:8, :8, :8]
     values = np.random.default_rng(1).integers(6, size=target.shape)
     total, recall_before = 0.0, 0.0
@@ -63,8 +63,8 @@ def test_ap_agrees_with_its_definition(blobs):
     assert compute("relevance_ap", explanation=values[None].astype(float), target=target) == pytest.approx(total)
 
 
-def test_top_k_is_what_random_tie_breaking_scores():
-    """Breaking ties at random many times gives the same mean."""
+def test_top_k_is_the_mean_over_random_tie_breaking():
+    """The value with ties is the mean over random tie breaking."""
     rng = np.random.default_rng(0)
     target = rng.random((5, 5, 5)) < 0.2
     values = rng.integers(4, size=target.shape).astype(float)
@@ -79,23 +79,23 @@ def test_top_k_is_what_random_tie_breaking_scores():
 
 @pytest.mark.parametrize("name", SCORES)
 def test_perfect_map_scores_one(blobs, name):
-    """The target itself is the best map."""
+    """A map equal to the target scores one."""
     target = blobs(0)
     assert compute(name, explanation=target[None].astype(np.float32), target=target) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("name", SCORES)
-def test_even_map_scores_the_prevalence(blobs, name):
-    """A constant map knows nothing and scores exactly the declared chance level."""
+def test_constant_map_scores_the_prevalence(blobs, name):
+    """A constant map scores the declared chance level."""
     target = blobs(0)
-    even = np.full((2, *target.shape), 0.25)
+    constant = np.full((2, *target.shape), 0.25)
     chance = compute("prevalence", target=target)
-    assert compute(name, explanation=even, target=target) == pytest.approx(chance)
+    assert compute(name, explanation=constant, target=target) == pytest.approx(chance)
 
 
 @pytest.mark.parametrize("name", SCORES)
 def test_shuffled_map_scores_the_prevalence(blobs, name):
-    """Shuffling a good map takes it back to chance, on average."""
+    """Shuffled maps score chance on average."""
     target = blobs(0)
     rng = np.random.default_rng(0)
     good = target + 0.3 * rng.normal(size=target.shape)
@@ -111,13 +111,13 @@ def test_shuffled_map_scores_the_prevalence(blobs, name):
 
 @pytest.mark.parametrize("name", SCORES)
 def test_no_target_is_nan(blobs, name):
-    """Without a lesion there is nothing to find."""
+    """Without a target, the value is NaN."""
     none = np.zeros_like(blobs(0))
     assert np.isnan(compute(name, explanation=np.ones((1, *none.shape)), target=none))
 
 
 def test_mass_without_relevance_is_nan(blobs):
-    """A map of zeros, or of negative values only, has no (positive) mass."""
+    """A map without any, or without positive, relevance has no relevance mass."""
     target = blobs(0)
     zero = np.zeros((1, *target.shape))
     assert np.isnan(compute("relevance_mass", explanation=zero, target=target))
@@ -125,13 +125,13 @@ def test_mass_without_relevance_is_nan(blobs):
 
 
 def test_mass_refuses_the_signed_sum(blobs):
-    """Shares of values of both signs are no shares."""
+    """Relevance mass refuses the signed sum."""
     with pytest.raises(UnknownName, match=r"no value of sign is named 'signed'.* All: absolute, positive"):
         compute("relevance_mass", explanation=np.ones((1, *blobs(0).shape)), target=blobs(0), sign="signed")
 
 
 def test_channel_shares():
-    """A channel's share is its part of the absolute attribution, and shares add up to one."""
+    """Shares of the absolute attribution sum to one over the channels."""
     explanation = np.zeros((3, 2, 2, 2))
     explanation[0] = 1.0
     explanation[1] = -3.0
@@ -140,14 +140,14 @@ def test_channel_shares():
 
 
 def test_channel_share_of_an_absent_channel_is_nan():
-    """A model without the channel has no share of it; a zero map has no shares."""
+    """The share of an absent channel, or of a zero map, is NaN."""
     given = {"channels": ("T1w", "T2w")}
     assert np.isnan(compute("channel_share", explanation=np.ones((2, 2, 2, 2)), **given, channel="SWI"))
     assert np.isnan(compute("channel_share", explanation=np.zeros((2, 2, 2, 2)), **given, channel="T1w"))
 
 
-def test_the_weight_of_a_map_does_not_count(blobs):
-    """A map in float16 or a thousand times larger scores the same."""
+def test_scale_of_a_map_does_not_matter(blobs):
+    """Data type and scale of a map do not change the value."""
     target = blobs(0)
     maps = np.random.default_rng(0).normal(size=(2, *target.shape)).astype(np.float16)
     for name in SCORES:
@@ -159,7 +159,7 @@ def test_the_weight_of_a_map_does_not_count(blobs):
 
 
 def slow_pr_auc(values, target, *, anchored=True, thresholds=1000):
-    """One pass over all voxels per threshold, written from the definition."""
+    """Area under the precision-recall curve by one pass over all voxels per threshold."""
     recall, precision = [], []
     for threshold in np.linspace(values.max(), values.min(), thresholds):
         chosen = values >= threshold
@@ -185,8 +185,8 @@ MAPS = {
 @pytest.mark.parametrize("anchored", [True, False])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("kind", MAPS)
-def test_pr_auc_is_the_slow_one(blobs, kind, dtype, anchored):
-    """The same area as a thousand passes, to rounding of the sum."""
+def test_pr_auc_agrees_with_a_slow_replica(blobs, kind, dtype, anchored):
+    """The area agrees with a slow replica with a thousand passes, up to rounding."""
     target = blobs(0)
     values = MAPS[kind](np.random.default_rng(2), target).astype(dtype)
     found = compute("pr_auc_1000", explanation=values[None], target=target, anchored=anchored)
@@ -194,7 +194,7 @@ def test_pr_auc_is_the_slow_one(blobs, kind, dtype, anchored):
 
 
 def test_pr_auc_takes_any_number_of_thresholds(blobs):
-    """Two thresholds are the maximum and the minimum."""
+    """The area agrees with the slow replica for any number of thresholds."""
     target = blobs(0)
     values = np.random.default_rng(0).normal(size=target.shape)
     for number in (2, 17):
@@ -202,8 +202,8 @@ def test_pr_auc_takes_any_number_of_thresholds(blobs):
         assert found == pytest.approx(slow_pr_auc(values, target, thresholds=number), rel=1e-12)
 
 
-def test_pr_auc_with_an_anchor_gives_a_perfect_plateau_its_one(blobs):
-    """Without the published curve's missing anchor it scores 0."""
+def test_pr_auc_of_a_perfect_binary_map_needs_an_anchor(blobs):
+    """A perfect binary map scores 1 with an anchor and 0 without, as in the published curve."""
     target = blobs(0)
     perfect = {"explanation": target[None].astype(float), "target": target}
     assert compute("pr_auc_1000", **perfect) == 1
@@ -212,15 +212,15 @@ def test_pr_auc_with_an_anchor_gives_a_perfect_plateau_its_one(blobs):
 
 
 def occlusion_map(shape, low, size, window, stride):
-    """Map of an exact model of one region, every voxel lesioned equally often: mean over covering windows, slowly."""
+    """Occlusion map of an exact model of one region, computed slowly as the mean over covering windows."""
     region = np.zeros(shape, bool)
     region[tuple(slice(a, a + size) for a in low)] = True
     total, covers = np.zeros(shape), np.zeros(shape)
     for corner in np.ndindex(*((n - window) // stride + 1 for n in shape)):
-        here = tuple(slice(stride * a, stride * a + window) for a in corner)
-        total[here] += region[here].sum()
-        covers[here] += 1
-    # Whole multiples of 1/27 tie exactly after rounding.
+        window_voxels = tuple(slice(stride * a, stride * a + window) for a in corner)
+        total[window_voxels] += region[window_voxels].sum()
+        covers[window_voxels] += 1
+    # Multiples of 1/27 are equal after rounding.
     return np.round(total / np.maximum(covers, 1), 9), region
 
 
@@ -237,7 +237,7 @@ def occlusion_map(shape, low, size, window, stride):
     ],
 )
 def test_ceilings_of_occlusion(window, stride, offset, ap, area):
-    """The published ceilings' table: exact average precision and the area of the thresholds."""
+    """Ceilings agree with the published table: average precision and the area over thresholds."""
     low = [6 * stride + more for more in offset]
     values, target = occlusion_map((15 * stride + window,) * 3, low, window, window, stride)
     given = {"explanation": values[None], "target": target}
@@ -247,7 +247,7 @@ def test_ceilings_of_occlusion(window, stride, offset, ap, area):
 
 @pytest.mark.parametrize(("offset", "value"), [((0, 0, 0), 0.593), ((0, 0, 1), 0.539), ((2, 2, 2), 0.392)])
 def test_ceilings_of_continuous_dice(offset, value):
-    """The published ceilings' table of window 8, stride 4."""
+    """Ceilings of continuous Dice agree with the published table for window 8 and stride 4."""
     values, target = occlusion_map((68,) * 3, [24 + more for more in offset], 8, 8, 4)
     assert compute("cdc", explanation=values[None], target=target) == pytest.approx(value, abs=5e-4)
 
@@ -261,8 +261,8 @@ def test_ceilings_of_continuous_dice(offset, value):
         ((91, 107, 86), 1536, 1.85e-3),
     ],
 )
-def test_chance_of_average_precision_is_the_table_s(shape, n, value):
-    """Both publications' grids and regions."""
+def test_chance_of_average_precision_agrees_with_the_tables(shape, n, value):
+    """Chance levels agree with the tables of both publications."""
     target = np.zeros(shape, bool)
     target.flat[:n] = True
     assert compute("random_ap", target=target) == pytest.approx(value, rel=0.005)
@@ -270,7 +270,7 @@ def test_chance_of_average_precision_is_the_table_s(shape, n, value):
 
 @pytest.mark.parametrize("n", [1, 2, 5, 7])
 def test_chance_of_average_precision_is_the_mean_of_all_rankings(n):
-    """Seven voxels have few rankings: all of them."""
+    """The chance level is the mean over all rankings of seven voxels."""
     target = np.zeros((7, 1, 1), bool)
     target[:n] = True
     values = []
@@ -280,8 +280,8 @@ def test_chance_of_average_precision_is_the_mean_of_all_rankings(n):
     assert compute("random_ap", target=target) == pytest.approx(np.mean(values))
 
 
-def test_only_the_brain_can_count(blobs):
-    """Ranking inside a mask is ranking the mask's voxels alone."""
+def test_only_the_brain_counts(blobs):
+    """With ``inside="brain"``, only voxels of the brain are ranked."""
     target, brain = blobs(0), np.random.default_rng(0).random(blobs(0).shape) < 0.5
     values = np.random.default_rng(1).normal(size=target.shape) + target
     given = {"explanation": values[None], "target": target, "brain": brain, "inside": "brain"}
@@ -294,27 +294,27 @@ def test_only_the_brain_can_count(blobs):
 
 @pytest.mark.parametrize("name", ["relevance_ap", "pr_auc_1000"])
 def test_inside_needs_a_mask(blobs, name):
-    """Without one there is no inside."""
+    """``inside="brain"`` without a brain mask raises an error."""
     with pytest.raises(RequestError, match="inside=brain needs `brain`, which is missing"):
         compute(name, explanation=np.ones((1, *blobs(0).shape)), target=blobs(0), inside="brain")
 
 
 def test_continuous_dice_by_hand():
-    """Of 4, 2 | 2, 0, −3, 0 with the first two true: scaled 1, .5 | .5, so c = .75 and 2 · 1.5 / (1.5 + 2)."""
+    """Values 4, 2 | 2, 0, −3, 0 are scaled to 1, .5 | .5, so c = .75 and the Dice is 2 · 1.5 / (1.5 + 2)."""
     values = np.array([4, 2, 2, 0, -3, 0.0]).reshape(1, 6, 1, 1)
     target = np.array([1, 1, 0, 0, 0, 0], bool).reshape(6, 1, 1)
     assert compute("cdc", explanation=values, target=target) == pytest.approx(3 / 3.5)
 
 
 def test_continuous_dice_counts_only_where_the_map_is_positive():
-    """Of 4, 0 | 2: c is the mean over the positive voxel alone, 2 · 1 / (1 · 2 + 1.5)."""
+    """For values 4, 0 | 2, c is the mean over positive voxels only: 2 · 1 / (1 · 2 + 1.5)."""
     values = np.array([4, 0, 2, -1.0]).reshape(1, 4, 1, 1)
     target = np.array([1, 1, 0, 0], bool).reshape(4, 1, 1)
     assert compute("cdc", explanation=values, target=target) == pytest.approx(2 / 3.5)
 
 
-def test_continuous_dice_is_twice_the_mass_over_one_more(blobs):
-    """2m / (1 + m) for a map that is positive throughout the target."""
+def test_continuous_dice_follows_from_the_mass(blobs):
+    """Continuous Dice is 2m / (1 + m) with the mass m, if the map is positive throughout the target."""
     target = blobs(0)
     values = np.random.default_rng(0).random((1, *target.shape)) + target
     mass = compute("relevance_mass", explanation=values, target=target, sign="positive")
@@ -322,26 +322,26 @@ def test_continuous_dice_is_twice_the_mass_over_one_more(blobs):
 
 
 def test_continuous_dice_without_overlap_is_zero(blobs):
-    """A map elsewhere, and a map that is nowhere positive."""
+    """A map outside the target, or without positive values, scores 0."""
     target = blobs(0)
     assert compute("cdc", explanation=(~target)[None].astype(float), target=target) == 0
     assert compute("cdc", explanation=np.full((1, *target.shape), -1.0), target=target) == 0
 
 
 def rates(values, rois, **options):
-    """Of all regions."""
+    """Contribution rates of all regions."""
     return [compute("rc_rate", explanation=values, rois=rois, roi=k, **options) for k in range(len(rois))]
 
 
 def test_contribution_rates_by_hand():
-    """Regions hold 3, −1 | 2, 0 | 0 and the background 5."""
+    """Regions with 3, −1 | 2, 0 | 0 and background 5 give the rates worked out by hand."""
     values = np.array([3, -1, 2, 0, 0, 5.0]).reshape(1, 6, 1, 1)
     rois = np.zeros((3, 6, 1, 1), bool)
     rois[0, :2], rois[1, 2:4], rois[2, 4] = True, True, True
     assert rates(values, rois) == pytest.approx([3 / 5, 2 / 5, 0])
     assert rates(values, rois, sign="signed") == pytest.approx([2 / 4, 2 / 4, 0])
     assert rates(values, rois, sign="absolute") == pytest.approx([4 / 6, 2 / 6, 0])
-    # the published scores 3/(10+2), 2/(10+2), 0/(10+1)
+    # the published scores 3/(10+2), 2/(10+2) and 0/(10+1)
     assert rates(values, rois, literal=True) == pytest.approx([3 / 5, 2 / 5, 0])
     rois[1, 3] = False
     scores = np.array([3 / 12, 2 / 11, 0])
@@ -349,7 +349,7 @@ def test_contribution_rates_by_hand():
 
 
 def test_contribution_rates_of_an_exact_model_are_load_weighted(blobs):
-    """bL₂ / (bL₂ + (1 − b)L₃), not b."""
+    """The rate of an exact model is bL₂ / (bL₂ + (1 − b)L₃), and not b."""
     lesions = np.random.default_rng(0).random((20, *blobs(0).shape)) < 0.3
     rois = np.zeros((2, *blobs(0).shape), bool)
     rois[0, :5, :5, :5], rois[1, 8:13, :5, :5] = True, True
@@ -362,18 +362,18 @@ def test_contribution_rates_of_an_exact_model_are_load_weighted(blobs):
 
 
 def test_contribution_rate_without_attribution_is_nan():
-    """Nothing positive in any region has no shares."""
+    """Without positive relevance in any region, the rates are NaN."""
     rois = np.ones((2, 2, 2, 2), bool)
     assert np.isnan(rates(np.full((1, 2, 2, 2), -1.0), rois)).all()
 
 
-def test_contribution_rate_of_a_region_that_is_not_there():
-    """Regions count from 0; a task may ask for more of them than a user has drawn."""
+def test_contribution_rate_of_a_missing_region_is_nan():
+    """The rate of a region that does not exist is NaN."""
     assert np.isnan(compute("rc_rate", explanation=np.ones((1, 2, 2, 2)), rois=np.ones((2, 2, 2, 2)), roi=2))
 
 
 def test_peak_distance_is_in_mm(spacing_mm):
-    """Hand-worked: two voxels along Y and one along Z, 1.6 and 2 mm."""
+    """Two voxels along Y and one along Z are 1.6 and 2 mm."""
     values, target = np.zeros((1, 6, 6, 6)), np.zeros((6, 6, 6), bool)
     values[0, 3, 1, 2], target[3, 3:5, 3:5], target[0, 0, 0] = 1, True, False
     given = {"explanation": values, "target": target, "spacing_mm": spacing_mm}
@@ -382,8 +382,8 @@ def test_peak_distance_is_in_mm(spacing_mm):
     assert compute("peak_distance_mm", **given) == pytest.approx(np.hypot(1.6, 2.0) / 2)
 
 
-def test_many_peaks_are_measured_like_few(blobs, spacing_mm, monkeypatch):
-    """Through the map of distances or voxel by voxel, the mean is the same."""
+def test_many_peaks_agree_with_few(blobs, spacing_mm, monkeypatch):
+    """Distances of many peaks, by the distance transform, agree with the distances voxel by voxel."""
     target, values = blobs(0), np.random.default_rng(0).integers(3, size=(1, *blobs(0).shape)).astype(float)
     given = {"explanation": values, "target": target, "spacing_mm": spacing_mm}
     few = compute("peak_distance_mm", **given)
@@ -393,14 +393,14 @@ def test_many_peaks_are_measured_like_few(blobs, spacing_mm, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["cdc", "peak_distance_mm", "pr_auc_1000"])
-def test_no_target_is_nan_here_too(blobs, spacing_mm, name):
-    """Without a region there is nothing to find."""
+def test_no_target_region_is_nan(blobs, spacing_mm, name):
+    """Without a target region, the value is NaN."""
     given = {"explanation": np.ones((1, *blobs(0).shape)), "target": np.zeros_like(blobs(0))}
     assert np.isnan(compute(name, **given, **({"spacing_mm": spacing_mm} if name == "peak_distance_mm" else {})))
 
 
-def test_correlation_of_maps_is_numpy_s():
-    """In float32 too, and whatever the shape."""
+def test_correlation_of_maps_agrees_with_numpy():
+    """The correlation of maps agrees with numpy for float32 maps of any shape."""
     first, second = np.random.default_rng(0).normal(size=(2, 3, 5, 4, 6)).astype(np.float32)
     second += first
     expected = np.corrcoef(first.ravel().astype(float), second.ravel().astype(float))[0, 1]
@@ -408,12 +408,12 @@ def test_correlation_of_maps_is_numpy_s():
     assert pearson_between(first, -2 * first) == pytest.approx(-1)
 
 
-def test_correlation_with_an_even_map_is_nan():
-    """An even map varies with nothing; its mean may round."""
+def test_correlation_with_a_constant_map_is_nan():
+    """The correlation with a constant map is NaN."""
     assert np.isnan(pearson_between(np.full(7, 0.1), np.arange(7.0)))
 
 
 def test_correlation_refuses_other_shapes():
-    """Maps are compared voxel by voxel."""
+    """Maps of different shapes are refused."""
     with pytest.raises(OutOfRange, match=r"the same shape to be compared, got \(2, 3\) and \(3, 2\)"):
         pearson_between(np.ones((2, 3)), np.ones((3, 2)))

@@ -1,4 +1,4 @@
-"""Every registered metric on perfect, empty and random inputs."""
+"""Every registered metric with perfect, empty and random metric inputs."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ WITH_CHANCE = [name for name in NAMES if FACTS[name]["chance"] is not None]
 POOLED = [name for name in NAMES if FACTS[name]["level"] == "pool"]
 TRUE = ("true_count", "true_volume_mm3", "target_score", "clean_score", "target_class")
 COLUMNS = (*TRUE, "predicted_count", "predicted_volume_mm3", "predicted_score", "predicted_class")
-# What a metric of a third party may ask for, and none of ours does.
-FOR_OTHERS = {"image", "predict"}
+# Metric inputs for third-party metrics that no built-in metric uses.
+THIRD_PARTY = {"image", "predict"}
 
 
 def _mask(rng: np.random.Generator) -> np.ndarray:
@@ -75,7 +75,7 @@ def _inputs(kind: str) -> MetricInputs:
 @pytest.mark.parametrize("kind", ["perfect", "random", "empty", "silent", "invented"])
 @pytest.mark.parametrize("name", NAMES)
 def test_value_is_a_float_in_the_declared_range_or_nan(name, kind):
-    """No metric leaves its range or raises, whatever is empty."""
+    """Every metric returns a float within its range or NaN, also for empty masks."""
     entry = METRICS.get(name)
     value = evaluate(entry.function, _inputs(kind))
     low, high = entry.facts["range"]
@@ -85,7 +85,7 @@ def test_value_is_a_float_in_the_declared_range_or_nan(name, kind):
 
 @pytest.mark.parametrize("name", DIRECTED)
 def test_perfect_inputs_scores_the_best_value(name):
-    """Higher is better: the top of the range. Lower or zero: zero."""
+    """Perfect predictions score the top of the range if higher is better, and zero otherwise."""
     entry = METRICS.get(name)
     direction = entry.facts["direction"]
     value = evaluate(entry.function, _inputs("perfect"))
@@ -94,7 +94,7 @@ def test_perfect_inputs_scores_the_best_value(name):
 
 @pytest.mark.parametrize("name", DIRECTED)
 def test_random_inputs_scores_worse_than_perfect(name):
-    """A metric with a direction can tell a random answer from a perfect one."""
+    """Random predictions score worse than perfect ones."""
     entry = METRICS.get(name)
     direction = entry.facts["direction"]
     perfect, random = (evaluate(entry.function, _inputs(kind)) for kind in ("perfect", "random"))
@@ -103,24 +103,24 @@ def test_random_inputs_scores_worse_than_perfect(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_inputs_are_not_changed(name):
-    """A metric leaves its inputs as they were."""
+    """A metric does not change its inputs."""
     inputs = _inputs("random")
-    before = {asked: np.array(value) for asked in METRIC_INPUTS if isinstance(value := inputs.get(asked), np.ndarray)}
+    before = {used: np.array(value) for used in METRIC_INPUTS if isinstance(value := inputs.get(used), np.ndarray)}
     evaluate(METRICS.get(name).function, inputs)
-    for asked, array in before.items():
-        np.testing.assert_array_equal(inputs.get(asked), array)
+    for used, array in before.items():
+        np.testing.assert_array_equal(inputs.get(used), array)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_same_inputs_give_the_same_value(name):
-    """No hidden state: the second call repeats the first."""
+    """A second call with the same inputs gives the same value."""
     inputs = _inputs("random")
     np.testing.assert_equal(*(evaluate(METRICS.get(name).function, inputs) for _ in range(2)))
 
 
 @pytest.mark.parametrize("name", WITH_CHANCE)
 def test_chance_lies_in_the_range(name):
-    """A declared chance level is a value that the metric could have."""
+    """A declared chance level lies within the range of the metric."""
     entry = METRICS.get(name)
     low, high = entry.facts["range"]
     assert low <= evaluate_chance(entry.function, _inputs("random")) < high
@@ -128,14 +128,14 @@ def test_chance_lies_in_the_range(name):
 
 @pytest.mark.parametrize("name", POOLED)
 def test_needs_are_metrics_of_subjects(name):
-    """The columns of a pooled metric are themselves registered metrics."""
+    """Columns of a pooled metric are registered metrics of subjects."""
     assert FACTS[name]["needs"]
     assert {METRICS.get(column).facts["level"] for column in FACTS[name]["needs"]} == {"subject"}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_docstring_covers_every_parameter(name):
-    """Each option is explained, and the first line says what the metric is."""
+    """The docstring has a summary, a section Returns and the name of every option."""
     function = METRICS.get(name).function
     text = inspect.getdoc(function) or ""
     assert METRICS.get(name).summary.endswith(".")
@@ -143,7 +143,7 @@ def test_docstring_covers_every_parameter(name):
     assert [word for word in options(function) if word not in text] == []
 
 
-def test_all_inputs_are_asked_for_by_some_metric():
-    """A name that no metric asks for should be deleted, but for what third parties are promised."""
-    asked = {word for name in METRICS.names() for word in asks(METRICS.get(name).function)}
-    assert set(METRIC_INPUTS) == asked | FOR_OTHERS
+def test_all_inputs_are_used_by_some_metric():
+    """Every metric input is used by a built-in metric, except those for third-party metrics."""
+    used = {word for name in METRICS.names() for word in asks(METRICS.get(name).function)}
+    assert set(METRIC_INPUTS) == used | THIRD_PARTY

@@ -1,4 +1,4 @@
-"""Lesions of a mask, and what metric inputs supply or refuse."""
+"""Metric inputs and the lesions derived from masks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.metrics.metric_inputs import METRIC_INPUTS, MetricInputs, find_lesi
 
 
 def test_lesions_agree_with_scipy(blobs, spacing_mm):
-    """Labels, sizes and centroids are those of scipy's 26-connected labelling."""
+    """Labels, sizes and centroids agree with scipy's 26-connected labelling."""
     mask = blobs(0)
     lesions = find_lesions(mask, spacing_mm)
     labels, count = ndimage.label(mask, np.ones((3, 3, 3)))
@@ -26,7 +26,7 @@ def test_lesions_agree_with_scipy(blobs, spacing_mm):
 
 
 def test_voxels_that_touch_by_a_corner_are_one_lesion():
-    """26-connectivity joins diagonal neighbours; two voxels apart they are two."""
+    """Diagonal neighbours belong to one lesion, and voxels two steps apart do not."""
     mask = np.zeros((5, 5, 5), dtype=bool)
     mask[0, 0, 0] = mask[1, 1, 1] = mask[3, 3, 3] = True
     lesions = find_lesions(mask, (1, 1, 1))
@@ -35,7 +35,7 @@ def test_voxels_that_touch_by_a_corner_are_one_lesion():
 
 
 def test_centre_voxel_holds_the_centroid():
-    """Halves round up, and the spacing has no part in it."""
+    """The centre voxel is the rounded centroid, whatever the spacing; halves are rounded up."""
     mask = np.zeros((6, 6, 6), dtype=bool)
     mask[1:3, 2, 3:6] = True
     lesions = find_lesions(mask, (2.0, 3.0, 0.5))
@@ -44,15 +44,15 @@ def test_centre_voxel_holds_the_centroid():
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_layout_in_memory_does_not_matter(blobs, spacing_mm, order):
-    """The same mask in Fortran order has the same lesions."""
+def test_memory_layout_does_not_matter(blobs, spacing_mm, order):
+    """A mask in Fortran order has the same lesions as in C order."""
     mask = blobs(1)
     one, other = find_lesions(mask, spacing_mm), find_lesions(np.array(mask, order=order), spacing_mm)
     np.testing.assert_array_equal(one.labels, other.labels)
 
 
 def test_empty_mask_has_no_lesions():
-    """All arrays have length zero and keep their columns."""
+    """An empty mask gives empty arrays of the correct shape."""
     lesions = find_lesions(np.zeros((4, 5, 6), dtype=bool), (1, 1, 1))
     assert lesions.count == 0
     assert lesions.centroids_mm.shape == lesions.centre_voxels.shape == (0, 3)
@@ -60,13 +60,13 @@ def test_empty_mask_has_no_lesions():
 
 
 def test_lesions_are_found_once(blobs, spacing_mm):
-    """Asking twice gives the same object."""
+    """Lesions are computed once and then cached."""
     inputs = MetricInputs(target=blobs(0), spacing_mm=spacing_mm)
     assert inputs.get("target_lesions") is inputs.get("target_lesions")
 
 
 def test_every_listed_name_is_supplied(blobs, spacing_mm):
-    """What METRIC_INPUTS promises is there when all is given."""
+    """Every name in ``METRIC_INPUTS`` is available if all values are given."""
     mask = blobs(0)
     inputs = MetricInputs(
         prediction=mask,
@@ -94,19 +94,19 @@ def test_every_listed_name_is_supplied(blobs, spacing_mm):
 
 
 def test_every_metric_gets_the_same_stream():
-    """The generator is a fresh copy each time, so that no metric moves another's numbers."""
+    """Each metric gets a fresh copy of the generator."""
     inputs = MetricInputs(rng=np.random.default_rng(7))
     assert inputs.get("rng").random() == inputs.get("rng").random()
 
 
-def test_numbers_zero_and_one_make_a_mask():
-    """An integer mask is taken as boolean."""
+def test_integer_mask_is_converted_to_bool():
+    """An integer mask of zeros and ones is converted to bool."""
     mask = np.eye(3, dtype=np.uint8)[..., None]
     assert MetricInputs(target=mask).target.dtype == bool
 
 
-def test_unknown_input_shows_the_near_name():
-    """A misspelt name is an error that names the right one."""
+def test_unknown_input_is_refused_with_suggestions():
+    """An unknown metric input is refused with suggestions."""
     with pytest.raises(UnknownName, match=r"no metric input is named 'predictions'\. Near: prediction"):
         MetricInputs().get("predictions")
 
@@ -146,7 +146,7 @@ def test_unknown_input_shows_the_near_name():
         ({"columns": {"a": np.zeros(2), "b": np.zeros(3)}}, r"a \(2,\), b \(3,\)"),
     ],
 )
-def test_nonsense_is_refused(arrays, message):
-    """Every array that cannot be right is named with what it should be."""
+def test_invalid_inputs_are_refused(arrays, message):
+    """Invalid arrays are refused, and the message names the array and the requirement."""
     with pytest.raises(OutOfRange, match=message):
         MetricInputs(**arrays)

@@ -1,4 +1,4 @@
-"""Lesions belong whole to the region of their centre."""
+"""Restriction of metric inputs to regions, with whole lesions assigned by their centre."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from harness.metrics.register import evaluate
 
 @pytest.fixture
 def halves():
-    """Region 1 is x < 10, region 2 the rest."""
+    """Region 1 has x < 10 and region 2 the rest."""
     regions = np.ones((20, 18, 16), dtype=np.int16)
     regions[10:] = 2
     return regions
 
 
-def test_a_lesion_across_the_border_goes_whole_to_its_centre(halves, spacing_mm):
-    """Voxels 8 to 13 have their centre at 10.5, in region 2, with the two voxels on the other side."""
+def test_lesion_across_a_border_belongs_to_the_region_of_its_centre(halves, spacing_mm):
+    """Voxels 8 to 13 have their centre at 10.5, so the whole lesion belongs to region 2."""
     mask = np.zeros(halves.shape, dtype=bool)
     mask[8:14, 4, 4] = True
     mask[2, 9, 9] = True
@@ -31,8 +31,8 @@ def test_a_lesion_across_the_border_goes_whole_to_its_centre(halves, spacing_mm)
     assert np.argwhere(second)[:, 0].tolist() == [8, 9, 10, 11, 12, 13]
 
 
-def test_regions_divide_the_lesions(blobs, halves, spacing_mm):
-    """Every voxel comes back in exactly one region."""
+def test_every_lesion_belongs_to_one_region(blobs, halves, spacing_mm):
+    """Every lesion voxel belongs to exactly one region."""
     mask = blobs(0)
     lesions = find_lesions(mask, spacing_mm)
     parts = [restrict(mask, lesions, halves, value) for value in (1, 2)]
@@ -40,27 +40,27 @@ def test_regions_divide_the_lesions(blobs, halves, spacing_mm):
     assert sum(find_lesions(part, spacing_mm).count for part in parts) == lesions.count
 
 
-def test_a_region_that_is_not_there_is_empty(blobs, halves, spacing_mm):
-    """No label 7, no lesions."""
+def test_missing_region_is_empty(blobs, halves, spacing_mm):
+    """A region that does not exist contains no lesions."""
     mask = blobs(0)
     assert not restrict(mask, find_lesions(mask, spacing_mm), halves, 7).any()
 
 
 def test_an_empty_mask_stays_empty(halves, spacing_mm):
-    """No lesions, nothing to keep."""
+    """An empty mask stays empty."""
     mask = np.zeros(halves.shape, dtype=bool)
     assert not restrict(mask, find_lesions(mask, spacing_mm), halves, 1).any()
 
 
 def test_shapes_must_agree(blobs, spacing_mm):
-    """All three shapes are shown."""
+    """Masks and regions of different shapes are refused, and the message shows all shapes."""
     mask = blobs(0)
     with pytest.raises(OutOfRange, match=r"regions \(2, 2, 2\); resample the label image"):
         restrict(mask, find_lesions(mask, spacing_mm), np.ones((2, 2, 2), dtype=int), 1)
 
 
 def test_counts_of_regions_add_up(blobs, halves, spacing_mm):
-    """MetricInputs within each region, scored by the same metric, adds up to the whole."""
+    """Lesion counts within regions sum to the count of the whole image."""
     inputs = MetricInputs(prediction=blobs(0), target=blobs(1), spacing_mm=spacing_mm)
     count = METRICS.get("true_count").function
     parts = [evaluate(count, within(inputs, halves, value)) for value in (1, 2)]
@@ -68,8 +68,8 @@ def test_counts_of_regions_add_up(blobs, halves, spacing_mm):
     assert min(parts) > 0
 
 
-def test_the_brain_of_a_region_is_its_part_of_the_brain(blobs, halves, spacing_mm):
-    """Random centres are placed where the region and the brain meet."""
+def test_brain_of_a_region_is_the_intersection(blobs, halves, spacing_mm):
+    """The brain of a region is the intersection of brain and region."""
     brain = np.zeros(halves.shape, dtype=bool)
     brain[5:15] = True
     given = {"prediction": blobs(0), "target": blobs(1), "spacing_mm": spacing_mm}
@@ -84,6 +84,6 @@ def test_the_brain_of_a_region_is_its_part_of_the_brain(blobs, halves, spacing_m
 
 
 def test_a_region_needs_both_masks(blobs, halves, spacing_mm):
-    """Without a prediction there is nothing to restrict."""
+    """Without a prediction, restricting to a region raises an error."""
     with pytest.raises(RequestError, match="needs `prediction`, `target` and `spacing_mm`"):
         within(MetricInputs(target=blobs(0), spacing_mm=spacing_mm), halves, 1)

@@ -1,4 +1,4 @@
-"""What the decorator refuses, and how metrics get what they ask for."""
+"""Registration of metrics, and how metrics receive their inputs."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def _registry_unchanged(monkeypatch):
     monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
 
 
-def test_function_comes_back_untouched():
-    """The decorator registers and returns the very same function."""
+def test_function_is_returned_unchanged():
+    """The decorator registers the function and returns it unchanged."""
 
     def overlap(prediction, target):
         return 1.0
@@ -34,7 +34,7 @@ def test_function_comes_back_untouched():
 
 
 def test_facts_are_kept():
-    """Direction, range, level, the empty case, chance and what is asked stand in the entry."""
+    """The entry contains direction, range, level, value for empty masks, chance level and inputs."""
 
     @metric("overlap", source=Source("Doe", 2020), direction="lower", range=(0, 2), empty="zero", chance=0.5)
     def overlap(target, brain=None, *, weight=1.0):
@@ -56,8 +56,8 @@ def test_facts_are_kept():
     }
 
 
-def test_misspelt_input_is_refused_with_the_near_name():
-    """A parameter that names no input is refused at registration, and the metric does not exist."""
+def test_unknown_input_is_refused_with_suggestions():
+    """A parameter that is not a metric input is refused, and the metric is not registered."""
     with pytest.raises(
         RegistrationError, match=r"'overlap' has the input `predicton`, which does not exist\. Near: predict"
     ):
@@ -70,7 +70,7 @@ def test_misspelt_input_is_refused_with_the_near_name():
 
 
 def test_keyword_only_without_default_is_an_input():
-    """A required keyword is asked for like a positional one and refused if unknown."""
+    """A keyword-only parameter without a default must be a metric input."""
     with pytest.raises(
         RegistrationError, match=r"has the input `weight`.* An option must be keyword-only and have a default"
     ):
@@ -81,7 +81,7 @@ def test_keyword_only_without_default_is_an_input():
 
 
 def test_positional_with_default_must_be_an_input_too():
-    """An option must be keyword-only, so a positional default is an optional input."""
+    """A positional parameter with a default must be a metric input, since options are keyword-only."""
     with pytest.raises(RegistrationError, match="has the input `weight`"):
 
         @metric("overlap", **FACTS)
@@ -90,7 +90,7 @@ def test_positional_with_default_must_be_an_input_too():
 
 
 def test_star_arguments_are_refused():
-    """What a metric needs must be readable from its signature."""
+    """Variable arguments are refused, since the inputs must follow from the signature."""
     with pytest.raises(RegistrationError, match=r"has \*arrays"):
 
         @metric("overlap", **FACTS)
@@ -114,8 +114,8 @@ def test_star_arguments_are_refused():
         ("pool", lambda image: 0.0, "image"),
     ],
 )
-def test_a_level_supplies_only_its_own(level, function, asked):
-    """Only pooled metrics see columns, and nothing else; only probes may run the network on changed images."""
+def test_inputs_of_other_levels_are_refused(level, function, asked):
+    """A metric may use only the inputs of its level: columns for pooled metrics, the network for probes."""
     with pytest.raises(
         RegistrationError, match=f"level '{level}' has the input `{asked}`, which is not available at that level"
     ):
@@ -123,7 +123,7 @@ def test_a_level_supplies_only_its_own(level, function, asked):
 
 
 def test_a_probe_runs_the_network_on_changed_images():
-    """It may ask for image and network beside all that a metric of explanations sees."""
+    """A probe metric may use image and network beside the inputs of an explanation metric."""
 
     @metric("fall", **FACTS, level="probe")
     def fall(explanation, image, predict, spacing_mm, *, share=0.5):
@@ -156,26 +156,26 @@ def test_a_probe_runs_the_network_on_changed_images():
         ("cdc", ("mask", "number", "binary", "classes")),
     ],
 )
-def test_kinds_follow_from_what_is_asked(name, expected):
-    """A metric is for the kinds that supply all it asks for, a pooled one for those of all of its columns."""
+def test_kinds_follow_from_the_inputs(name, expected):
+    """A metric applies to the target kinds that supply all of its inputs or columns."""
     function = METRICS.get(name).function
     assert kinds_of(function) == kinds_of(partial(function)) == expected
 
 
 def test_kinds_can_be_declared():
-    """What is declared wins over what would follow."""
+    """Declared kinds override those that follow from the inputs."""
     declared = metric("overlap", **FACTS, kinds=("binary", "classes"))(lambda rng: 0.0)
     assert kinds_of(declared) == ("binary", "classes")
 
 
-def test_columns_of_different_kinds_have_none_in_common():
-    """No single target can supply them."""
+def test_columns_of_different_kinds_have_no_kind():
+    """A pooled metric with columns of different kinds applies to no kind."""
     mixed = metric("mixed", **FACTS, level="pool", needs=("target_score", "target_label"))(lambda columns: 0.0)
     assert kinds_of(mixed) == ()
 
 
 def test_unknown_kinds_are_refused():
-    """The message lists those there are."""
+    """Unknown kinds are refused, and the message lists the valid ones."""
     with pytest.raises(RegistrationError, match="kinds must be among mask, number, binary, classes, got image"):
         metric("overlap", **FACTS, kinds=("image",))(lambda target: 0.0)
 
@@ -189,27 +189,27 @@ def test_unknown_kinds_are_refused():
         ({"needs": ("true_count",)}, "only a pooled metric has columns"),
     ],
 )
-def test_nonsense_facts_are_refused(facts, message):
-    """A fact that cannot be true is refused at registration."""
+def test_invalid_facts_are_refused(facts, message):
+    """Invalid facts are refused at registration."""
     with pytest.raises(RegistrationError, match=message):
         metric("overlap", **{**FACTS, **facts})(lambda target: 0.0)
 
 
-def test_same_name_twice_shows_both_places():
-    """The second function of a name is refused."""
+def test_duplicate_name_is_refused_with_both_locations():
+    """A second metric of the same name is refused, and the message shows both locations."""
     with pytest.raises(RegistrationError, match=r"two metrics are named 'dice': .*segmentation\.py.*test_register\.py"):
         metric("dice", **FACTS)(lambda target: 0.0)
 
 
-def test_options_are_told_from_inputs():
-    """asks() and options() divide the parameters between them, through a partial too."""
+def test_options_are_separated_from_inputs():
+    """``asks`` and ``options`` separate the inputs of a partial from its options."""
     part = partial(METRICS.get("auc").function, soft=True)
     assert asks(part) == ("prediction", "target", "probability", "brain")
     assert options(part) == ("soft", "inside")
 
 
 def test_partial_gives_options():
-    """evaluate() passes a partial's options on."""
+    """``evaluate`` passes on the options of a partial."""
 
     def scaled(target, *, factor=1.0):
         return factor * target.sum()
@@ -218,7 +218,7 @@ def test_partial_gives_options():
 
 
 def test_optional_input_falls_back_to_its_default():
-    """A metric is called without what it can do without."""
+    """A missing optional input takes its default."""
 
     def asks_for_brain(target, brain=None):
         return 1.0 if brain is None else 2.0
@@ -229,7 +229,7 @@ def test_optional_input_falls_back_to_its_default():
 
 
 def test_required_keyword_input_is_passed_by_name():
-    """Inputs may be keyword-only."""
+    """Required inputs may be keyword-only."""
 
     def volume(*, target):
         return target.sum()
@@ -237,20 +237,20 @@ def test_required_keyword_input_is_passed_by_name():
     assert evaluate(volume, MetricInputs(target=np.ones((1, 1, 2)))) == 2.0
 
 
-def test_absent_input_says_what_to_give():
-    """A metric that lacks something names it and the remedy."""
+def test_missing_input_is_named():
+    """A missing input raises an error that names it and the remedy."""
     with pytest.raises(RequestError, match=r"metric dice needs `target` .* pass target=…"):
         compute("dice", prediction=np.ones((2, 2, 2)))
 
 
-def test_absent_lesions_say_which_array_they_come_from():
-    """Lesions are derived, so the remedy names what they are derived from."""
+def test_missing_lesions_name_their_sources():
+    """Missing lesions raise an error that names the inputs from which they are computed."""
     with pytest.raises(RequestError, match=r"needs `target_lesions` .* pass spacing_mm$"):
         compute("true_count", target=np.ones((2, 2, 2)))
 
 
 def test_compute_takes_inputs_and_options():
-    """compute() sorts its keywords itself."""
+    """``compute`` separates inputs from options."""
     mask = np.zeros((5, 5, 5), dtype=bool)
     mask[2, 2, 2] = True
     moved = np.roll(mask, 2, axis=0)
@@ -259,32 +259,32 @@ def test_compute_takes_inputs_and_options():
     assert compute("sensitivity", **given, tolerance_mm=2) == 1
 
 
-def test_compute_refuses_unknown_words():
-    """A misspelt keyword shows the near one."""
+def test_compute_refuses_unknown_keywords():
+    """``compute`` refuses an unknown keyword with suggestions."""
     with pytest.raises(UnknownName, match=r"named 'tolerence_mm'\. Near: tolerance_mm"):
         compute("sensitivity", tolerence_mm=3)
 
 
 def test_compute_refuses_derived_lesions():
-    """Lesions cannot be handed in beside the mask they would contradict."""
+    """``compute`` refuses lesions, which are computed from the mask."""
     with pytest.raises(UnknownName, match="target_lesions"):
         compute("true_count", target_lesions=None)
 
 
 def test_compute_refuses_unknown_metrics():
-    """A misspelt metric shows the near one."""
+    """``compute`` refuses an unknown metric with suggestions."""
     with pytest.raises(UnknownName, match=r"no metric is named 'dise'\. Near: dice"):
         compute("dise")
 
 
 def test_pooled_metrics_are_computed_from_columns():
-    """compute() knows columns."""
+    """``compute`` evaluates pooled metrics on columns."""
     columns = {"true_count": np.array([1.0, 2.0]), "predicted_count": np.array([2.0, 4.0])}
     assert compute("count_bias", columns=columns) == 1.5
 
 
 def test_chance_is_a_constant_or_another_metric(blobs, spacing_mm):
-    """The chance level follows the part's options where the other metric takes them too."""
+    """A chance level is a constant or another metric, which receives the options that it has."""
     inputs = MetricInputs(prediction=blobs(0), target=blobs(1), spacing_mm=spacing_mm, rng=np.random.default_rng(0))
     near, far = (
         evaluate_chance(partial(METRICS.get("sensitivity").function, tolerance_mm=mm), inputs) for mm in (1.5, 5.0)
@@ -295,7 +295,7 @@ def test_chance_is_a_constant_or_another_metric(blobs, spacing_mm):
 
 
 def test_ceiling_is_a_constant_or_another_metric():
-    """As for chance: a number, a metric that takes those of the options that it knows, or nothing."""
+    """A ceiling is a constant, another metric with the options that it has, or NaN."""
 
     @metric("highest", source="", direction="none", range=(0, 9))
     def highest(target, *, weight=1.0):

@@ -1,4 +1,4 @@
-"""Voxel-wise metrics against scikit-learn, MONAI and numbers worked by hand."""
+"""Voxel-wise metrics against scikit-learn, MONAI and hand-worked numbers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def by_hand():
     ],
 )
 def test_values_worked_by_hand(by_hand, name, value):
-    """TP = 2, FP = 1, FN = 2, TN = 3 give these numbers on paper."""
+    """With TP = 2, FP = 1, FN = 2 and TN = 3, values agree with those worked out by hand."""
     prediction, target = by_hand
     assert compute(name, prediction=prediction, target=target) == pytest.approx(value)
 
@@ -47,14 +47,14 @@ def test_values_worked_by_hand(by_hand, name, value):
     ],
 )
 def test_overlap_agrees_with_scikit_learn(blobs, name, reference):
-    """Every overlap metric has a twin in scikit-learn."""
+    """Overlap metrics agree with scikit-learn."""
     prediction, target = blobs(0) | blobs(2), blobs(0) | blobs(1)
     expected = reference(target.ravel(), prediction.ravel())
     assert compute(name, prediction=prediction, target=target) == pytest.approx(expected)
 
 
 def test_dice_agrees_with_monai(blobs):
-    """Dice is MONAI's."""
+    """Dice agrees with MONAI."""
     prediction, target = blobs(0) | blobs(2), blobs(0) | blobs(1)
     expected = DiceMetric()(
         torch.from_numpy(prediction)[None, None].float(), torch.from_numpy(target)[None, None].float()
@@ -63,14 +63,14 @@ def test_dice_agrees_with_monai(blobs):
 
 
 def test_hard_auc_is_the_roc_area_of_the_mask(blobs):
-    """A mask is a ranking with two values; its ROC area is (TPR − FPR + 1) / 2."""
+    """The ROC area of a mask agrees with scikit-learn: (TPR − FPR + 1) / 2."""
     prediction, target = blobs(0) | blobs(2), blobs(0)
     expected = roc_auc_score(target.ravel(), prediction.ravel())
     assert compute("auc", prediction=prediction, target=target) == pytest.approx(expected)
 
 
 def test_soft_auc_counts_concordant_pairs(by_hand):
-    """The soft area is the share of (true, false) voxel pairs in the right order."""
+    """The soft area is the share of (true, false) voxel pairs in the correct order."""
     prediction, target = by_hand
     probability = np.array([0.9, 0.8, 0.4, 0.3, 0.8, 0.2, 0.1, 0.3], dtype=np.float32).reshape(2, 2, 2)
     pairs = [(true > false) + 0.5 * (true == false) for true in probability[target] for false in probability[~target]]
@@ -80,7 +80,7 @@ def test_soft_auc_counts_concordant_pairs(by_hand):
 
 @pytest.mark.parametrize("decimals", [1, 2, 9])
 def test_soft_auc_is_the_roc_area_of_the_probability(blobs, decimals):
-    """Many ties, few and none."""
+    """The soft area agrees with scikit-learn for probabilities with many, few and no ties."""
     prediction, target = blobs(0) | blobs(2), blobs(0)
     noise = np.random.default_rng(3).normal(size=target.shape)
     probability = np.round(1 / (1 + np.exp(noise - 2.0 * target)), decimals).astype(np.float32)
@@ -91,7 +91,7 @@ def test_soft_auc_is_the_roc_area_of_the_probability(blobs, decimals):
 
 @pytest.mark.parametrize("soft", [False, True])
 def test_auc_inside_the_brain_sees_only_the_brain(blobs, soft):
-    """Whatever stands outside the brain has no effect."""
+    """With ``inside="brain"``, voxels outside the brain have no effect."""
     target, prediction = blobs(0), blobs(0) | blobs(1)
     brain = np.zeros_like(target)
     brain[3:15, 2:16, 1:14] = True
@@ -102,8 +102,8 @@ def test_auc_inside_the_brain_sees_only_the_brain(blobs, soft):
     assert value != pytest.approx(compute("auc", **given, soft=soft))
 
 
-def test_auc_says_when_an_option_needs_an_array(by_hand):
-    """Without a brain mask the volume is not taken silently."""
+def test_auc_names_a_missing_array(by_hand):
+    """An option that needs a missing array raises an error that names it."""
     prediction, target = by_hand
     with pytest.raises(RequestError, match="inside=brain needs `brain`"):
         compute("auc", prediction=prediction, target=target, inside="brain")
@@ -111,15 +111,15 @@ def test_auc_says_when_an_option_needs_an_array(by_hand):
         compute("auc", prediction=prediction, target=target, soft=True)
 
 
-def test_auc_refuses_an_unknown_place(by_hand):
-    """A misspelt option shows the near value."""
+def test_auc_refuses_an_unknown_value_of_inside(by_hand):
+    """An unknown value of ``inside`` is refused with suggestions."""
     prediction, target = by_hand
     with pytest.raises(UnknownName, match=r"no value of inside is named 'brian'\. Near: brain"):
         compute("auc", prediction=prediction, target=target, inside="brian")
 
 
-def test_equal_volumes_elsewhere_are_similar():
-    """Volumetric similarity is blind to place: disjoint masks of equal size score 1, Dice 0."""
+def test_volumetric_similarity_ignores_position():
+    """Volumetric similarity does not depend on position: disjoint masks of equal size score 1 and Dice 0."""
     target = np.zeros((4, 4, 4), dtype=bool)
     target[0, 0, :2] = True
     moved = np.roll(target, 2, axis=0)
@@ -138,14 +138,14 @@ def test_equal_volumes_elsewhere_are_similar():
     ],
 )
 def test_empty_masks(blobs, name, both, no_prediction, no_target):
-    """Both empty, prediction empty, target empty: as the registered fact says."""
+    """With both masks, the prediction or the target empty, values are those documented."""
     some, none = blobs(0), np.zeros_like(blobs(0))
     values = [compute(name, prediction=p, target=t) for p, t in ((none, none), (none, some), (some, none))]
     np.testing.assert_equal(values, [both, no_prediction, no_target])
 
 
 def test_volumes_count_the_voxel_size():
-    """Three voxels of 1 × 0.8 × 2 mm are 4.8 mm³."""
+    """Volumes account for the voxel size: three voxels of 1 × 0.8 × 2 mm are 4.8 mm³."""
     mask = np.zeros((3, 3, 3), dtype=bool)
     mask[0, 0] = True
     assert compute("true_volume_mm3", target=mask, spacing_mm=(1, 0.8, 2)) == pytest.approx(4.8)
@@ -153,7 +153,7 @@ def test_volumes_count_the_voxel_size():
 
 
 def test_random_voxels_have_the_precision_of_the_prevalence(blobs):
-    """A prediction drawn at random scores its declared chance level."""
+    """A random prediction scores the declared chance level."""
     target = blobs(0)
     random = np.random.default_rng(0).random(target.shape) < 0.5
     chance = compute("prevalence", target=target)
@@ -174,5 +174,5 @@ def test_random_voxels_have_the_precision_of_the_prevalence(blobs):
     ids=["background", "foreground", "mask", "constant", "varies", "varies below the threshold"],
 )
 def test_collapse(prediction, probability, collapsed):
-    """One class everywhere or a constant output is a collapse, a mask is not."""
+    """A mask of one class, or a constant probability, is collapsed."""
     assert is_collapsed(prediction, probability) is collapsed

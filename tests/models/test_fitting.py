@@ -1,4 +1,4 @@
-"""What all fitted lesion models keep: one protocol, weights in a file, gradients, and refusals."""
+"""Properties of all fitted lesion models: protocol, storage, gradients, and errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "svr_lsm": {"minimum": 3},
 }
 
-# Every model as it is by default, and with every size that it can divide lesions by.
+# Every model with its defaults, and with every way to normalise lesions.
 SIZED: list[tuple[str, dict[str, str]]] = [(name, {}) for name in NAMES] + [
     (name, {"normalise": one})
     for name in NAMES
@@ -40,7 +40,7 @@ SIZED: list[tuple[str, dict[str, str]]] = [(name, {}) for name in NAMES] + [
 
 
 def cohort(patients: int = 40, outputs: int = 2, *, seed: int = 0) -> tuple[scipy.sparse.csr_array, np.ndarray]:
-    """Boxes with soft edges as lesions, and the load of a region (and of another one) as scores."""
+    """Boxes with partial edges as lesions, with the loads of one or two regions as scores."""
     rng = np.random.default_rng(seed)
     lesions = np.zeros((patients, *SHAPE), dtype=np.float32)
     for lesion in lesions:
@@ -57,7 +57,7 @@ def build(name: str, outputs: int = 2, **options: Any) -> Any:
 
 
 def fitted(name: str, outputs: int = 2, **options: Any) -> Any:
-    """A model that has learned the small cohort."""
+    """A model fitted to the small cohort."""
     model = build(name, outputs, **options)
     model.fit(*cohort(outputs=outputs), rng=np.random.default_rng(0))
     return model.eval()
@@ -68,19 +68,19 @@ def images(lesions: scipy.sparse.csr_array) -> torch.Tensor:
     return torch.from_numpy(lesions.toarray().reshape(-1, 1, *SHAPE))
 
 
-def test_there_are_the_classical_models() -> None:
-    """The registry says which models are fitted."""
+def test_classical_models_are_registered() -> None:
+    """The classical models are registered as fitted models."""
     assert {*SMALL, "total_volume"} <= set(NAMES)
 
 
 def test_only_the_matched_filter_is_an_oracle() -> None:
-    """It alone is told the region's shape."""
+    """Only the matched filter, which uses the size of the region, is flagged as an oracle."""
     assert [name for name in NAMES if MODELS.get(name).facts.get("oracle")] == ["matched_filter"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_model_keeps_the_protocol(name: str) -> None:
-    """It fits, and has a float32 map of every score that is not empty."""
+def test_model_implements_the_protocol(name: str) -> None:
+    """Every model can be fitted and has a non-empty float32 map for each score."""
     model = fitted(name)
     assert isinstance(model, Fitted)
     assert model.weight_map().shape == (2, 1, *SHAPE)
@@ -89,8 +89,8 @@ def test_model_keeps_the_protocol(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_weights_go_through_a_file(name: str, tmp_path: Path) -> None:
-    """A freshly built model with the saved weights predicts and explains the same to the bit."""
+def test_weights_can_be_stored(name: str, tmp_path: Path) -> None:
+    """A new model with the stored weights gives identical predictions and maps."""
     model, other = fitted(name), build(name)
     file = tmp_path / "weights.safetensors"
     safetensors.torch.save_file(model.state_dict(), file)
@@ -102,13 +102,13 @@ def test_weights_go_through_a_file(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_unfitted_model_predicts_zero(name: str) -> None:
-    """Before fitting there is nothing but an even answer."""
+    """A model predicts zero before it is fitted."""
     assert not build(name)(images(cohort(5)[0])).any()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_second_fit_forgets_the_first(name: str) -> None:
-    """Fitting again is as if it were the first time."""
+    """A second fit does not depend on the first."""
     model = build(name)
     model.fit(*cohort(seed=7), rng=np.random.default_rng(0))
     model.fit(*cohort(), rng=np.random.default_rng(0))
@@ -117,15 +117,15 @@ def test_second_fit_forgets_the_first(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_patient_alone_is_predicted_as_among_others(name: str) -> None:
-    """Batches change nothing but rounding."""
+def test_prediction_does_not_depend_on_the_batch(name: str) -> None:
+    """The prediction of a patient does not depend on the batch, up to rounding."""
     model, x = fitted(name), images(cohort(6, seed=1)[0])
     torch.testing.assert_close(model(x), torch.cat([model(x[i : i + 1]) for i in range(6)]))
 
 
 @pytest.mark.parametrize(("name", "options"), SIZED)
-def test_gradient_is_that_of_finite_differences(name: str, options: dict[str, str]) -> None:
-    """The output is differentiable in the image, so gradients explain it."""
+def test_gradient_agrees_with_finite_differences(name: str, options: dict[str, str]) -> None:
+    """The gradient with respect to the image agrees with finite differences."""
     model = fitted(name, **options).double()
     x = images(cohort(2, seed=3)[0]).double() + 0.1
     assert torch.autograd.gradcheck(model, (x.requires_grad_(),), eps=1e-5, atol=1e-6)
@@ -134,7 +134,7 @@ def test_gradient_is_that_of_finite_differences(name: str, options: dict[str, st
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("method", ["occlusion", "gradient_shap", "integrated_gradients", "saliency"])
 def test_model_can_be_explained(name: str, method: str) -> None:
-    """The attributions of networks give finite maps that are not empty."""
+    """Attributions give finite, non-empty maps of every model."""
     model, x = fitted(name), images(cohort(8, seed=3)[0])
     for of_target in attribute(method, model, x, [0, 1]):
         assert of_target.shape == x.shape
@@ -143,10 +143,8 @@ def test_model_can_be_explained(name: str, method: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "options"), SIZED)
-def test_occlusion_computes_what_a_window_changes(
-    name: str, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No whole forward pass after the first, and the effects are those of whole passes."""
+def test_occlusion_is_incremental(name: str, options: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Occlusion computes windows incrementally, with the same effects as full passes."""
     model, x = fitted(name, **options).double(), images(cohort(3, seed=3)[0]).double()
     monkeypatch.setattr(occlusion, "_WORTH", -1.0)
     whole = attribute("occlusion", model, x, [0, 1], window=3, stride=2)
@@ -160,7 +158,7 @@ def test_occlusion_computes_what_a_window_changes(
 @pytest.mark.parametrize("normalise", ["none", "unit", "dtlvc"])
 @pytest.mark.parametrize("name", ["ridge", "svr_lsm"])
 def test_occlusion_of_a_whole_lesion_in_single_precision(name: str, normalise: str) -> None:
-    """A window that leaves nothing of a lesion: what rounding leaves is not blown up to unit size."""
+    """If a window covers the whole lesion, rounding errors are not rescaled to unit size."""
     x = torch.zeros(1, 1, *SHAPE)
     x[..., 2:4, 2:4, 2:4] = 1
     model = fitted(name, normalise=normalise)
@@ -170,8 +168,8 @@ def test_occlusion_of_a_whole_lesion_in_single_precision(name: str, normalise: s
         torch.testing.assert_close(one.double(), other, rtol=0, atol=1e-6 * float(other.abs().max()) + 1e-7)
 
 
-def test_whoever_derives_from_a_described_module_is_read_anew() -> None:
-    """The description is of the class that has it: another forward is another layer."""
+def test_subclass_of_a_described_module_is_analysed_again() -> None:
+    """A subclass with another forward does not use the layer description of its base class."""
 
     class Twice(TotalOf):
         def forward(self, flat: torch.Tensor) -> torch.Tensor:
@@ -185,8 +183,8 @@ def test_whoever_derives_from_a_described_module_is_read_anew() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_constant_score_is_predicted_as_it_is(name: str) -> None:
-    """A score that does not vary has nothing to learn, and breaks nothing."""
+def test_constant_score_is_predicted(name: str) -> None:
+    """A constant score is predicted as that constant, with a finite map."""
     lesions, targets = cohort()
     model = build(name)
     model.fit(lesions, np.full_like(targets, 0.3), rng=np.random.default_rng(0))
@@ -195,8 +193,8 @@ def test_constant_score_is_predicted_as_it_is(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_patients_without_lesion_are_taken(name: str) -> None:
-    """An empty row is a patient like any other."""
+def test_patients_without_lesion_are_accepted(name: str) -> None:
+    """Patients without lesions are accepted."""
     lesions, targets = cohort()
     lesions = scipy.sparse.csr_array(scipy.sparse.vstack([lesions, scipy.sparse.csr_array((3, VOXELS), dtype="f4")]))
     model = build(name)
@@ -213,14 +211,14 @@ def test_patients_without_lesion_are_taken(name: str) -> None:
         (lambda x, y: (x, np.where(y > 0.5, np.nan, y)), r"must be finite, got \d+ values that are not"),
     ],
 )
-def test_nonsense_is_refused(change: Any, message: str) -> None:
-    """Every model refuses what it cannot learn from."""
+def test_invalid_data_are_refused(change: Any, message: str) -> None:
+    """Invalid training data are refused."""
     with pytest.raises(OutOfRange, match=message):
         build("ridge").fit(*change(*cohort()), rng=np.random.default_rng(0))
 
 
 def test_too_rare_lesions_are_refused() -> None:
-    """A minimum that no voxel reaches is said with what is there."""
+    """A minimum that no voxel reaches is refused, and the message gives the highest number."""
     with pytest.raises(
         OutOfRange, match=r"at least 41 of 40 training patients, but the highest number in any voxel is \d+"
     ):
@@ -236,20 +234,20 @@ def test_too_rare_lesions_are_refused() -> None:
         ({"image_shape": SHAPE, "normalise": "l1"}, "`normalise` must be one of none, unit, dtlvc, got 'l1'"),
     ],
 )
-def test_impossible_options_are_refused(options: dict[str, Any], message: str) -> None:
-    """What cannot be built is said when it is built."""
+def test_invalid_options_are_refused(options: dict[str, Any], message: str) -> None:
+    """Invalid options are refused when the model is built."""
     with pytest.raises(OutOfRange, match=message):
         models.build("ridge", **options)
 
 
 def test_image_of_another_shape_is_refused() -> None:
-    """A model knows its grid."""
+    """An image of another shape than the model's is refused."""
     with pytest.raises(OutOfRange, match=r"built for \(N, 1, \*\(7, 6, 5\)\), got \(1, 1, 5, 6, 7\)"):
         build("ridge")(torch.zeros(1, 1, 5, 6, 7))
 
 
 def test_identical_voxels_are_merged() -> None:
-    """Hand-worked: columns 0 and 2 are the same patients, 1 differs in degree only."""
+    """Columns 0 and 2 are the same and share a pattern; column 1 differs by degree only."""
     lesions = scipy.sparse.csr_array(np.array([[1, 0.5, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]], dtype=float))
     patterns, pattern_of = merged(lesions, np.random.default_rng(0))
     assert patterns.shape == (3, 3)
@@ -258,7 +256,7 @@ def test_identical_voxels_are_merged() -> None:
 
 
 def test_merging_agrees_with_numpy() -> None:
-    """As many patterns as unique columns, and each voxel's own one."""
+    """There are as many patterns as unique columns, and each voxel refers to its own."""
     lesions = cohort()[0]
     patterns, pattern_of = merged(lesions, np.random.default_rng(1))
     assert patterns.shape[1] == len(np.unique(lesions.toarray().T, axis=0))
@@ -266,14 +264,14 @@ def test_merging_agrees_with_numpy() -> None:
 
 
 def test_a_voxel_counts_once_per_patient() -> None:
-    """Any occupancy above zero is a lesion, an explicit zero is none."""
+    """A voxel with any positive occupancy counts as lesioned, and an explicit zero does not."""
     lesions = scipy.sparse.csr_array((np.array([0.1, 1.0, 0.0, 1.0]), np.array([0, 1, 0, 1]), np.array([0, 2, 3, 4])))
     assert often_lesioned(lesions, 1).tolist() == [0, 1]
     assert often_lesioned(lesions, 2).tolist() == [1]
 
 
 def test_sizes_worked_by_hand() -> None:
-    """Of 1, 1, .5 and .5: length √2.5, root of the volume √3; no lesion is not blown up."""
+    """For 1, 1, .5 and .5, the length is √2.5 and the root of the volume √3; empty lesions get a lower bound."""
     lesions = scipy.sparse.csr_array(np.array([[1, 1, 0.5, 0.5, 0], [0, 0, 0, 0, 0]], dtype=np.float32))
     assert lesion_sizes(lesions, "unit").tolist() == pytest.approx([2.5**0.5, 1e-3])
     assert lesion_sizes(lesions, "dtlvc").tolist() == pytest.approx([3**0.5, 1e-3])
@@ -282,13 +280,13 @@ def test_sizes_worked_by_hand() -> None:
 
 @pytest.mark.parametrize("normalise", ["unit", "dtlvc"])
 def test_sparse_and_dense_lesions_are_scaled_alike(normalise: Any) -> None:
-    """What is learned from and what is predicted from go through the same formula."""
+    """Sparse training data and dense inputs are divided by the same sizes."""
     lesions = cohort()[0]
     sizes = Sizes(normalise)(torch.from_numpy(lesions.toarray()))
     np.testing.assert_allclose(sizes.numpy()[:, 0], lesion_sizes(lesions, normalise), rtol=1e-12)
 
 
 def test_binary_masks_have_unit_length_under_both_controls() -> None:
-    """Direct total lesion volume control and unit length are one for binary masks."""
+    """For binary masks, direct total lesion volume control and unit length are the same."""
     lesions = scipy.sparse.csr_array((cohort()[0].toarray() > 0.5).astype(np.float32))
     np.testing.assert_allclose(lesion_sizes(lesions, "unit"), lesion_sizes(lesions, "dtlvc"))

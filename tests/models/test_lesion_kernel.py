@@ -1,4 +1,4 @@
-"""SVR-LSM against scikit-learn's own kernel on dense matrices, and its map against the definition."""
+"""SVR-LSM against scikit-learn's support vector regression, and its map against the definition."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHAPE = (7, 6, 5)
 
 
 def cohort(patients: int = 50, *, seed: int = 0) -> tuple[scipy.sparse.csr_array, np.ndarray]:
-    """Boxes with fractional occupancies, two scores with noise."""
+    """Boxes with partial occupancies and two scores with noise."""
     rng = np.random.default_rng(seed)
     lesions = np.zeros((patients, *SHAPE), dtype=np.float32)
     for lesion in lesions:
@@ -29,20 +29,20 @@ def cohort(patients: int = 50, *, seed: int = 0) -> tuple[scipy.sparse.csr_array
 
 
 def fitted(lesions: Any, scores: np.ndarray, **options: Any) -> Any:
-    """A regression that has learned."""
+    """A fitted regression."""
     model = models.build("svr_lsm", outputs=scores.shape[1], image_shape=SHAPE, **{"minimum": 3, **options})
     model.fit(lesions, scores, rng=np.random.default_rng(0))
     return model.eval()
 
 
 def predicted(model: Any, lesions: Any) -> np.ndarray:
-    """(n, K)."""
+    """(n, K) predicted scores."""
     with torch.no_grad():
         return model(torch.from_numpy(lesions.toarray().reshape(-1, 1, *SHAPE))).numpy()
 
 
 def reference(lesions: Any, score: np.ndarray, normalise: Any = "unit", **options: Any) -> tuple[Any, np.ndarray]:
-    """scikit-learn's regression of the score, scaled to a largest size of 100, and its dense input."""
+    """scikit-learn's regression of the score, scaled to a maximum of 100, and its dense input."""
     dense = lesions.toarray().astype(float) / lesion_sizes(lesions, normalise)[:, None]
     return SVR(**{"gamma": 5, "C": 30, "epsilon": 0.1, "tol": 1e-3, **options}).fit(
         dense, 100 * score / np.abs(score).max()
@@ -50,8 +50,8 @@ def reference(lesions: Any, score: np.ndarray, normalise: Any = "unit", **option
 
 
 @pytest.mark.parametrize("normalise", ["unit", "none", "dtlvc"])
-def test_predictions_are_scikit_learn_s(normalise: Any) -> None:
-    """With the published settings: γ = 5, C = 30, ε = 0.1 on scores up to 100, for new patients too."""
+def test_predictions_agree_with_scikit_learn(normalise: Any) -> None:
+    """Predictions of new patients agree with scikit-learn for the published γ = 5, C = 30 and ε = 0.1."""
     (lesions, scores), (others, _) = cohort(), cohort(20, seed=1)
     model = fitted(lesions, scores, normalise=normalise)
     for k, score in enumerate(scores.T):
@@ -61,8 +61,8 @@ def test_predictions_are_scikit_learn_s(normalise: Any) -> None:
         np.testing.assert_allclose(predicted(model, others)[:, k], expected, atol=2e-4)
 
 
-def test_map_is_the_published_one() -> None:
-    """Σ aᵢ xᵢ over the support vectors, scaled to a largest size of 10, in the frequent voxels."""
+def test_map_agrees_with_the_definition() -> None:
+    """The map is Σ aᵢ xᵢ over the support vectors in frequent voxels, scaled to a maximum of 10."""
     lesions, scores = cohort()
     frequent = (lesions.toarray() > 0).sum(0) >= 8
     found = fitted(lesions, scores, minimum=8).weight_map().flatten(1).numpy()
@@ -75,7 +75,7 @@ def test_map_is_the_published_one() -> None:
 
 
 def test_options_reach_the_regression() -> None:
-    """γ, C, ε and the scale of the score are those that were asked for."""
+    """The options γ, C, ε and score maximum are used."""
     lesions, scores = cohort()
     model = fitted(lesions, scores[:, :1], gamma=0.5, cost=3.0, epsilon=1.0, score_maximum=10.0)
     dense = lesions.toarray().astype(float) / lesion_sizes(lesions, "unit")[:, None]
@@ -84,8 +84,8 @@ def test_options_reach_the_regression() -> None:
     np.testing.assert_allclose(predicted(model, lesions)[:, 0], expected, atol=2e-3)
 
 
-def test_unscaled_score_is_as_if_cost_and_width_were_smaller() -> None:
-    """Scaling the score by 100 with C = 30, ε = 0.1 is C = 0.3, ε = 0.001 on scores up to 1."""
+def test_scaling_the_score_equals_scaling_cost_and_epsilon() -> None:
+    """A score scaled to 100 with C = 30 and ε = 0.1 equals one scaled to 1 with C = 0.3 and ε = 0.001."""
     lesions, scores = cohort()
     scores = scores / np.abs(scores).max(0)
     hundred = fitted(lesions, scores)
@@ -93,8 +93,8 @@ def test_unscaled_score_is_as_if_cost_and_width_were_smaller() -> None:
     np.testing.assert_allclose(predicted(hundred, lesions), predicted(one, lesions), atol=2e-3)
 
 
-def test_raw_lesions_are_strangers_to_each_other() -> None:
-    """With γ = 5 and whole voxels a new patient gets the same answer wherever the lesion lies."""
+def test_kernel_of_raw_lesions_vanishes() -> None:
+    """Without normalisation and with γ = 5, new patients get the same prediction wherever the lesion lies."""
     (lesions, scores), (others, _) = cohort(), cohort(20, seed=1)
     new = [i for i in range(20) if ((lesions.toarray() - others.toarray()[i]) ** 2).sum(1).min() > 5]
     values = predicted(fitted(lesions, scores, normalise="none"), others)[new]
@@ -103,21 +103,21 @@ def test_raw_lesions_are_strangers_to_each_other() -> None:
 
 
 def test_tuning_predicts_new_patients_better() -> None:
-    """Inner cross-validation beats the published settings where these do not fit."""
+    """Tuning by inner cross-validation predicts new patients better than ill-fitting published settings."""
     train, (lesions, scores) = cohort(150), cohort(150, seed=1)
     errors = [np.mean((predicted(fitted(*train, tune=tune), lesions) - scores) ** 2) for tune in (False, True)]
     assert errors[1] < 0.8 * errors[0]
 
 
-def test_tuning_is_repeatable() -> None:
-    """The folds come from the generator."""
+def test_tuning_is_reproducible() -> None:
+    """Tuning with the same generator gives the same weights."""
     first, second = (fitted(*cohort(), tune=True) for _ in range(2))
     for key, value in first.state_dict().items():
         assert torch.equal(second.state_dict()[key], value)
 
 
-def test_support_vectors_are_kept_as_runs() -> None:
-    """Hand-worked: two runs in the first lesion, one of two values in the second is two."""
+def test_support_vectors_are_stored_as_runs() -> None:
+    """Support vectors are stored as runs of equal values: two runs, two runs, one run and none."""
     lesions = np.zeros((4, *SHAPE), dtype=np.float32)
     lesions[0, 0, 0, :3] = 1
     lesions[0, 1, 0, 1:4] = 1
@@ -132,8 +132,8 @@ def test_support_vectors_are_kept_as_runs() -> None:
     assert model.vectors.values.tolist() == [1, 1, 0.5, 1, 1]
 
 
-def test_negative_scores_are_scaled_by_their_size() -> None:
-    """Scores that are all negative give the mirror image."""
+def test_negative_scores_give_negative_predictions() -> None:
+    """Negated scores give negated predictions."""
     lesions, scores = cohort()
     np.testing.assert_allclose(
         predicted(fitted(lesions, -scores), lesions), -predicted(fitted(lesions, scores), lesions), atol=2e-3

@@ -1,4 +1,4 @@
-"""Linear lesion models against scikit-learn on dense matrices, and places worked out slowly."""
+"""Linear lesion models against scikit-learn on dense matrices, and the matched filter against a slow search."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHAPE = (8, 7, 6)
 
 
 def cohort(patients: int = 60, *, seed: int = 0) -> tuple[scipy.sparse.csr_array, np.ndarray]:
-    """Rounded boxes with fractional occupancies, and two scores with noise."""
+    """Boxes with partial occupancies and two scores with noise."""
     rng = np.random.default_rng(seed)
     lesions = np.zeros((patients, *SHAPE), dtype=np.float32)
     for lesion in lesions:
@@ -32,31 +32,31 @@ def cohort(patients: int = 60, *, seed: int = 0) -> tuple[scipy.sparse.csr_array
 
 
 def fitted(name: str, lesions: Any, scores: np.ndarray, **options: Any) -> Any:
-    """A model that has learned."""
+    """A fitted model."""
     model = models.build(name, outputs=scores.shape[1], image_shape=SHAPE, **options)
     model.fit(lesions, scores, rng=np.random.default_rng(0))
     return model.eval()
 
 
 def predicted(model: Any, lesions: Any) -> np.ndarray:
-    """(n, K)."""
+    """(n, K) predicted scores."""
     with torch.no_grad():
         return model(torch.from_numpy(lesions.toarray().reshape(-1, 1, *SHAPE))).numpy()
 
 
 def weights(model: Any) -> np.ndarray:
-    """(K, V)."""
+    """(K, V) weights."""
     return model.weight_map().flatten(1).numpy()
 
 
 def used(lesions: Any, minimum: int) -> np.ndarray:
-    """Which voxels at least so many patients have lesioned."""
+    """Voxels that are lesioned in at least this many patients."""
     return (lesions.toarray() > 0).sum(0) >= minimum
 
 
 @pytest.mark.parametrize("normalise", ["none", "unit", "dtlvc"])
-def test_ridge_is_scikit_learn_s(normalise: Any) -> None:
-    """On the dense, scaled matrix of the frequent voxels, with the penalty in units of the mean squared length."""
+def test_ridge_agrees_with_scikit_learn(normalise: Any) -> None:
+    """Ridge agrees with scikit-learn on frequent voxels, with the penalty in units of the mean squared length."""
     lesions, scores = cohort()
     where = used(lesions, 5)
     dense = lesions.toarray().astype(float) / lesion_sizes(lesions, normalise)[:, None]
@@ -70,7 +70,7 @@ def test_ridge_is_scikit_learn_s(normalise: Any) -> None:
 
 
 def test_ridge_takes_the_penalty_with_the_least_leave_one_out_error() -> None:
-    """Each score has its own, found slowly by leaving every patient out."""
+    """The penalty of each score minimises the leave-one-out error, found by leaving out every patient."""
     lesions, scores = cohort(25)
     x = lesions.toarray().astype(float)[:, used(lesions, 1)]
     unit = ((x - x.mean(0)) ** 2).sum(1).mean()
@@ -87,16 +87,16 @@ def test_ridge_takes_the_penalty_with_the_least_leave_one_out_error() -> None:
         np.testing.assert_allclose(weights(model)[k], weights(same)[k], rtol=1e-4, atol=1e-7)
 
 
-def test_ridge_scores_its_noise_below_its_signal() -> None:
-    """A score that is pure noise gets a larger penalty than one that the lesions determine."""
+def test_ridge_penalises_noise_more_than_signal() -> None:
+    """A score of pure noise gets a larger penalty than one that the lesions determine."""
     lesions, scores = cohort()
     noise = np.random.default_rng(5).normal(size=len(scores))
     size = np.abs(weights(fitted("ridge", lesions, np.c_[scores[:, 0] / scores[:, 0].std(), noise], minimum=5))).max(1)
     assert size[0] > 3 * size[1]
 
 
-def test_lasso_is_scikit_learn_s() -> None:
-    """Its predictions are those of the lasso on all voxels; identical voxels share one weight."""
+def test_lasso_agrees_with_scikit_learn() -> None:
+    """Predictions agree with scikit-learn's lasso on all voxels, and identical voxels share one weight."""
     lesions, scores = cohort()
     where = used(lesions, 5)
     x = lesions.toarray().astype(float)[:, where]
@@ -108,8 +108,8 @@ def test_lasso_is_scikit_learn_s() -> None:
         assert np.abs(weights(model)[k]).sum() == pytest.approx(np.abs(reference.coef_).sum(), rel=0.02)
 
 
-def test_elastic_net_is_scikit_learn_s() -> None:
-    """Its solution is unique, so the weights agree too."""
+def test_elastic_net_agrees_with_scikit_learn() -> None:
+    """Weights agree with scikit-learn's elastic net, whose solution is unique."""
     lesions, scores = cohort()
     where = used(lesions, 5)
     x, score = lesions.toarray().astype(float)[:, where], scores[:, 0]
@@ -120,7 +120,7 @@ def test_elastic_net_is_scikit_learn_s() -> None:
 
 
 def test_identical_voxels_share_their_weight_evenly() -> None:
-    """Two voxels that the same patients have lesioned cannot be told apart."""
+    """Two voxels with identical lesions have the same weight."""
     lesions, scores = cohort()
     dense = lesions.toarray()
     seen, same = np.unique(dense.T, axis=0, return_inverse=True)
@@ -130,8 +130,8 @@ def test_identical_voxels_share_their_weight_evenly() -> None:
 
 
 @pytest.mark.parametrize("l1_ratio", [1.0, 0.5])
-def test_the_largest_penalty_leaves_no_voxel(l1_ratio: float) -> None:
-    """alpha counts from the smallest penalty that makes every weight zero."""
+def test_the_largest_penalty_gives_zero_weights(l1_ratio: float) -> None:
+    """``alpha`` is relative to the smallest penalty for which all weights are zero."""
     lesions, scores = cohort()
     options = {"l1_ratio": l1_ratio, "minimum": 5}
     assert not weights(fitted("sparse_linear", lesions, scores, alpha=1.0, **options)).any()
@@ -139,7 +139,7 @@ def test_the_largest_penalty_leaves_no_voxel(l1_ratio: float) -> None:
 
 
 def test_sparse_model_finds_a_penalty_that_predicts_other_patients() -> None:
-    """Inner cross-validation is as good on new patients as the best of a fixed grid, within a tenth."""
+    """Inner cross-validation predicts new patients as well as the best of a fixed grid, within 10 %."""
     train, test = cohort(100), cohort(100, seed=1)
 
     def error(**options: Any) -> float:
@@ -150,7 +150,7 @@ def test_sparse_model_finds_a_penalty_that_predicts_other_patients() -> None:
 
 
 def test_total_volume_is_a_line() -> None:
-    """Least squares of the score on the sum of occupancies, and an even map."""
+    """Total volume is a least-squares line on the sum of occupancies, with a constant map."""
     lesions, scores = cohort()
     volumes = lesions.toarray().sum(1, keepdims=True)
     reference = LinearRegression().fit(volumes, scores)
@@ -160,7 +160,7 @@ def test_total_volume_is_a_line() -> None:
 
 
 def _loads(lesions: Any, region: np.ndarray) -> dict[tuple[int, ...], np.ndarray]:
-    """Corner of every place that fits → mean occupancy of each patient, added up voxel by voxel."""
+    """For the corner of each position, the mean occupancy of each patient, summed voxel by voxel."""
     dense = lesions.toarray().astype(float).reshape(-1, *SHAPE)
     size = len(region)
     places = itertools.product(*(range(length - size + 1) for length in SHAPE))
@@ -175,7 +175,7 @@ def _box(place: tuple[int, ...], region: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_matched_filter_finds_the_best_box(size: int) -> None:
-    """The place with the largest correlation over all places, slowly; its weights are least squares."""
+    """The box with the largest correlation over all positions is found, with least-squares weights."""
     lesions, scores = cohort()
     region = np.ones((size,) * 3, dtype=bool)
     loads = {p: load for p, load in _loads(lesions, region).items() if (load > 0).sum() >= 3 and np.ptp(load)}
@@ -188,7 +188,7 @@ def test_matched_filter_finds_the_best_box(size: int) -> None:
 
 
 def test_matched_filter_keeps_its_region_within_the_image() -> None:
-    """A score of the corner alone is matched best by a box that hangs over; the best that fits is taken."""
+    """The best box within the image is used if a better one would extend beyond it."""
     lesions, _ = cohort()
     score = lesions.toarray()[:, :1].astype(float)
     region = np.ones((3, 3, 3), dtype=bool)
@@ -199,7 +199,7 @@ def test_matched_filter_keeps_its_region_within_the_image() -> None:
 
 
 def test_matched_filter_finds_the_best_ball() -> None:
-    """A ball of four voxels has 32 of 64; the whole region must lie within the image."""
+    """A ball of four voxels contains 32 of 64 voxels and must lie within the image."""
     from harness.simulation.lesion_scores import element
 
     lesions, scores = cohort()
@@ -212,7 +212,7 @@ def test_matched_filter_finds_the_best_ball() -> None:
 
 
 def test_matched_filter_predicts_a_load_exactly() -> None:
-    """Without noise the score is the load of one box, and the oracle gives it back."""
+    """Without noise, the matched filter predicts the load of a box exactly."""
     lesions, _ = cohort()
     load = _loads(lesions, np.ones((2, 2, 2), dtype=bool))[(3, 2, 2)][:, None]
     model = fitted("matched_filter", lesions, load, roi_size=2)
@@ -220,7 +220,7 @@ def test_matched_filter_predicts_a_load_exactly() -> None:
 
 
 def test_several_boxes_explain_a_sum() -> None:
-    """A score of two regions needs two boxes; the second explains what the first leaves over."""
+    """For a score of two regions, the second box explains the residual of the first."""
     lesions, _ = cohort(200)
     loads = _loads(lesions, np.ones((2, 2, 2), dtype=bool))
     score = (loads[(1, 1, 1)] + loads[(5, 4, 3)])[:, None]
@@ -230,19 +230,19 @@ def test_several_boxes_explain_a_sum() -> None:
 
 
 def test_matched_filter_refuses_a_region_larger_than_the_image() -> None:
-    """No place would hold it."""
+    """A region larger than the image is refused."""
     with pytest.raises(OutOfRange, match=r"the region must fit into the image, got 7 voxels"):
         models.build("matched_filter", image_shape=SHAPE, roi_size=7)
 
 
-def test_matched_filter_says_that_no_place_is_lesioned_enough() -> None:
-    """With what to do about it."""
+def test_matched_filter_needs_a_frequently_lesioned_position() -> None:
+    """If no position is lesioned often enough, the error suggests a remedy."""
     with pytest.raises(OutOfRange, match=r"at least 61 of 60 training patients, but none is; reduce model\.minimum"):
         fitted("matched_filter", *cohort(), roi_size=2, minimum=61)
 
 
-def test_ridge_in_the_space_of_patients_is_generalised_cross_validation() -> None:
-    """The reference of scikit-learn for the same penalties, dense."""
+def test_ridge_agrees_with_generalised_cross_validation() -> None:
+    """Ridge in the space of patients agrees with scikit-learn's generalised cross-validation."""
     lesions, scores = cohort()
     x = lesions.toarray().astype(float)[:, used(lesions, 5)]
     unit = ((x - x.mean(0)) ** 2).sum(1).mean()

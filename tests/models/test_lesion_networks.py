@@ -1,4 +1,4 @@
-"""Networks of lesion-symptom mapping: layers, counts and shapes as published, and what attributions need."""
+"""Networks for lesion-symptom mapping: published layers, sizes and parameter counts, and attributions."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def _count(network: nn.Module) -> int:
 
 
 def _meta(name: str, **options: Any) -> nn.Module:
-    """A network without numbers: shapes and counts at the published size cost nothing."""
+    """A network on the meta device, for which sizes and counts need no computation."""
     with torch.device("meta"):
         return models.build(name, **options)
 
 
 def _shapes(network: nn.Module, kind: type | tuple[type, ...], shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """What the outermost modules of some kind give, channels and space, first to last."""
+    """Output sizes of the outermost modules of the given kinds, in order of execution."""
     seen: list[tuple[int, ...]] = []
 
     def note(module: nn.Module, inputs: Any, out: Tensor) -> None:
@@ -49,7 +49,7 @@ def _shapes(network: nn.Module, kind: type | tuple[type, ...], shape: tuple[int,
 
 
 def _filled(network: nn.Module) -> nn.Module:
-    """Batch normalisation that does something: random statistics and weights, float64."""
+    """A float64 network with random batch statistics and weights."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm3d):
             nn.init.normal_(module.running_mean, 0, 0.1)
@@ -73,26 +73,26 @@ def _filled(network: nn.Module) -> nn.Module:
     ],
 )
 def test_published_number_of_parameters(name: str, options: dict[str, Any], expected: int) -> None:
-    """Every published network, and each option of it, has the number worked out from its layers."""
+    """Every published network, and each option of it, has the parameter count worked out from its layers."""
     assert _count(_meta(name, **options)) == expected
 
 
 def test_backbone_of_resnet10_has_the_published_number_of_parameters() -> None:
-    """All before the mean over space has 14,355,520."""
+    """The layers before the spatial mean have 14,355,520 parameters."""
     layers = list(_meta("resnet10"))
     backbone = layers[: [isinstance(layer, nn.AdaptiveAvgPool3d) for layer in layers].index(True)]
     assert sum(map(_count, backbone)) == 14_355_520
 
 
 def test_cnn_has_the_published_shapes() -> None:
-    """50×29×34×27, 100×4×5×4 and 8,000 numbers."""
+    """The sizes are 50×29×34×27, 100×4×5×4 and 8,000 features."""
     network = _meta("cnn", outputs=3)
     assert _shapes(network, (nn.ReLU, nn.Flatten), (152, 179, 142)) == [(50, 29, 34, 27), (100, 4, 5, 4), (8000,)]
 
 
 @pytest.mark.parametrize("widths_by", ["convolution", "block"])
 def test_residual_cnn_has_the_published_shapes(widths_by: str) -> None:
-    """10×12×9 and 4×4×3 after the blocks, 100 numbers after the mean."""
+    """The sizes are 10×12×9 and 4×4×3 after the blocks, and 100 features after the mean."""
     network = _meta("residual_cnn", outputs=3, widths_by=widths_by)
     first = 100 if widths_by == "convolution" else 50
     shapes = _shapes(network, (ResidualBlock, nn.Flatten), (152, 179, 142))
@@ -103,7 +103,7 @@ def test_residual_cnn_has_the_published_shapes(widths_by: str) -> None:
     ("dilated", "last"), [(True, [(256, 12, 14, 11), (512, 12, 14, 11)]), (False, [(256, 6, 7, 6), (512, 3, 4, 3)])]
 )
 def test_resnet10_has_the_published_shapes(dilated: bool, last: list[tuple[int, ...]]) -> None:
-    """Stem 46×54×43, pool and first block 23×27×22, second 12×14×11; then dilated or strided."""
+    """The sizes are 46×54×43 (stem), 23×27×22 and 12×14×11 (blocks), then dilated or strided."""
     network = _meta("resnet10", dilated=dilated)
     expected = [(64, 46, 54, 43), (64, 23, 27, 22), (64, 23, 27, 22), (128, 12, 14, 11), *last]
     kinds = (nn.ReLU, nn.MaxPool3d, ResidualBlock, nn.Flatten)
@@ -111,8 +111,8 @@ def test_resnet10_has_the_published_shapes(dilated: bool, last: list[tuple[int, 
 
 
 @pytest.mark.parametrize("dilated", [True, False])
-def test_resnet10_is_that_of_monai(dilated: bool) -> None:
-    """With the same weights, MONAI's ResNet10 (dilated by hand as MedicalNet is) gives the same features."""
+def test_resnet10_agrees_with_monai(dilated: bool) -> None:
+    """With the same weights, MONAI's ResNet10, dilated as in MedicalNet, gives the same features."""
     from monai.networks.nets.resnet import ResNet
 
     with torch.random.fork_rng(devices=[]):
@@ -142,8 +142,8 @@ def test_resnet10_is_that_of_monai(dilated: bool) -> None:
         torch.testing.assert_close(theirs.double().eval()(x), backbone(x), rtol=1e-10, atol=1e-12)
 
 
-def test_residual_block_is_what_its_words_say() -> None:
-    """ReLU(BN(conv(ReLU(BN(conv x)))) + conv₁ x), written out with torch's functions."""
+def test_residual_block_agrees_with_its_formula() -> None:
+    """The block computes ReLU(BN(conv(ReLU(BN(conv x)))) + conv₁ x), as written with torch's functions."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         network = _filled(SMALL["residual_cnn"]())
@@ -166,13 +166,13 @@ def test_residual_block_is_what_its_words_say() -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_network_conforms(name: str) -> None:
-    """Every network keeps what the harness relies on."""
+    """Every network passes the conformance checks."""
     check_model(SMALL[name], in_channels=2, outputs=3, shape=SHAPE)
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_network_can_be_traced(name: str) -> None:
-    """torch.fx follows it, and what it follows gives the same numbers."""
+    """torch.fx can trace every network, and the traced network gives the same output."""
     network = SMALL[name](1, 2).eval()
     x = torch.randn(2, 1, *SHAPE)
     with torch.no_grad():
@@ -182,7 +182,7 @@ def test_network_can_be_traced(name: str) -> None:
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.filterwarnings("ignore:Setting forward, backward hooks")
 def test_deeplift_explains_the_whole_difference(name: str) -> None:
-    """captum's DeepLIFT runs, and its map sums up to f(x) − f(0): no ReLU is used twice."""
+    """captum's DeepLIFT sums to f(x) − f(0), so no ReLU is used twice."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
         network = _filled(SMALL[name](1, 2))
@@ -195,13 +195,13 @@ def test_deeplift_explains_the_whole_difference(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "bounded"), [("cnn", False), ("residual_cnn", False), ("resnet10", True)])
 def test_only_resnet10_has_a_sigmoid(name: str, bounded: bool) -> None:
-    """The last layer is a sigmoid by default where the publication says so."""
+    """Only ResNet10 ends in a sigmoid by default, as published."""
     assert isinstance(list(SMALL[name]())[-1], nn.Sigmoid) == bounded
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_activation_is_an_option(name: str) -> None:
-    """The sigmoid can be added and left out, and changes nothing before it."""
+    """The final sigmoid can be added or omitted and does not change the layers before it."""
     networks = [models.build(name, seed=4, **SMALL[name].keywords, activation=a) for a in ("none", "sigmoid")]  # type: ignore[attr-defined]
     x = torch.randn(2, 1, *SHAPE)
     with torch.no_grad():
@@ -209,15 +209,15 @@ def test_activation_is_an_option(name: str) -> None:
     torch.testing.assert_close(torch.sigmoid(plain), squashed)
 
 
-def test_kernels_that_do_not_fit_are_refused_with_one_that_does() -> None:
-    """Two kernels of 10 with stride 5 need 55 voxels."""
+def test_kernels_that_do_not_fit_are_refused_with_a_suggestion() -> None:
+    """Two kernels of 10 with stride 5 need 55 voxels; the message suggests kernels that fit."""
     with pytest.raises(OutOfRange, match=r"kernel \+ stride.*need 55; kernel=7, stride=3 would fit"):
         cnn(image_shape=(30, 36, 28))
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 12, 28, 54, 91])
-def test_proposed_kernel_fits(size: int) -> None:
-    """What the message proposes can be built, and a kernel larger by one with half its stride cannot."""
+def test_suggested_kernel_fits(size: int) -> None:
+    """The suggested kernel fits, and one larger by one voxel with half its stride does not."""
     from harness.models.lesion_networks import _fitting
 
     kernel, stride = (int(part.split("=")[1]) for part in _fitting(size).split(", "))
@@ -228,7 +228,7 @@ def test_proposed_kernel_fits(size: int) -> None:
 
 
 def test_smallest_image_of_the_published_kernels_is_55_voxels() -> None:
-    """55 voxels fit and leave one; 54 do not."""
+    """With the published kernels, 55 voxels fit and 54 do not."""
     assert _count(_meta("cnn", image_shape=(55, 55, 55))) == 5_050_450 + 101
     with pytest.raises(OutOfRange, match="need 55"):
         cnn(image_shape=(55, 55, 54))
@@ -245,6 +245,6 @@ def test_smallest_image_of_the_published_kernels_is_55_voxels() -> None:
     ],
 )
 def test_options_out_of_range_are_refused(build: Callable[[], nn.Module], message: str) -> None:
-    """The message names the relation, what came and what would fit."""
+    """Options out of range are refused, and the message suggests a value that fits."""
     with pytest.raises(OutOfRange, match=message):
         build()

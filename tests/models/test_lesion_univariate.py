@@ -1,4 +1,4 @@
-"""Maps of statistics against scipy, voxel by voxel; corrections against slow replicas and on null data."""
+"""Mass-univariate maps against scipy, and corrections against slow replicas and on null data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VOXELS = int(np.prod(SHAPE))
 
 
 def cohort(patients: int = 40, *, seed: int = 0, ties: bool = False) -> tuple[scipy.sparse.csr_array, np.ndarray]:
-    """Voxels lesioned in about a third of patients, and two scores that a region moves."""
+    """Voxels lesioned in about a third of the patients, and two scores that depend on a region."""
     rng = np.random.default_rng(seed)
     lesions = (rng.random((patients, VOXELS)) < 0.35).astype(np.float32)
     scores = np.stack([lesions[:, :4].mean(1), lesions[:, 50:60].mean(1)], axis=1) + 0.2 * rng.normal(
@@ -30,26 +30,26 @@ def cohort(patients: int = 40, *, seed: int = 0, ties: bool = False) -> tuple[sc
 
 
 def fitted(lesions: Any, scores: np.ndarray, *, seed: int = 0, **options: Any) -> Any:
-    """A map that has learned."""
+    """A fitted mass-univariate model."""
     model = models.build("mass_univariate", outputs=scores.shape[1], image_shape=SHAPE, **{"minimum": 3, **options})
     model.fit(lesions, scores, rng=np.random.default_rng(seed))
     return model.eval()
 
 
 def flat(tensor: torch.Tensor) -> np.ndarray:
-    """(K, V)."""
+    """(K, V) values."""
     return tensor.flatten(1).numpy()
 
 
 def by_voxel(lesions: Any, scores: np.ndarray, test: Callable[..., Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Statistic and p of lesioned against spared patients, (V, K) each, one voxel after the other."""
+    """Statistic and p-value of lesioned against spared patients in each voxel, (V, K) each."""
     lesioned = lesions.toarray() >= 0.5
     found = [[test(score[voxel], score[~voxel]) for score in scores.T] for voxel in lesioned.T]
     return tuple(np.array([[getattr(one, key) for one in of] for of in found]) for key in ("statistic", "pvalue"))
 
 
 def _reversed_brunner_munzel(one: np.ndarray, other: np.ndarray) -> Any:
-    # scipy's statistic is positive where its second sample is the larger.
+    # scipy's statistic is positive if its second sample is the larger one.
     return stats.brunnermunzel(other, one)
 
 
@@ -62,8 +62,8 @@ TESTS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("name", TESTS)
-def test_statistic_is_scipy_s(name: str, ties: bool) -> None:
-    """Every voxel's statistic and p, also with tied scores."""
+def test_statistic_agrees_with_scipy(name: str, ties: bool) -> None:
+    """Statistic and p-value of every voxel agree with scipy, also with tied scores."""
     lesions, scores = cohort(ties=ties)
     function, reference = TESTS[name]
     statistic, p = by_voxel(lesions, scores, reference)
@@ -73,8 +73,8 @@ def test_statistic_is_scipy_s(name: str, ties: bool) -> None:
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e6])
-def test_regression_is_scipy_s(offset: float) -> None:
-    """The t of the slope on fractional occupancies, whatever the scores' offset."""
+def test_regression_agrees_with_scipy(offset: float) -> None:
+    """The t statistic of the slope agrees with scipy for any offset of the scores."""
     lesions, scores = cohort()
     lesions.data = np.random.default_rng(1).integers(1, 5, size=lesions.nnz) / 4
     found = regression_t(lesions, scores + offset)
@@ -84,22 +84,22 @@ def test_regression_is_scipy_s(offset: float) -> None:
             assert found.value[voxel, k] == pytest.approx(line.slope / line.stderr, rel=1e-6)
 
 
-def test_regression_on_binary_lesions_is_student_s() -> None:
-    """Two ways to the same t."""
+def test_regression_on_binary_lesions_is_student_t() -> None:
+    """On binary lesions, the t statistic of the regression equals Student's t."""
     lesions, scores = cohort()
     np.testing.assert_allclose(regression_t(lesions, scores).value, student_t(lesions, scores).value, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", TESTS)
 def test_map_holds_the_statistic(name: str) -> None:
-    """Higher means that lesioned patients score higher; every tested voxel has its own value."""
+    """The map contains the statistic of every voxel, positive if lesioned patients score higher."""
     lesions, scores = cohort()
     statistic, _ = by_voxel(lesions, scores, TESTS[name][1])
     np.testing.assert_allclose(flat(fitted(lesions, scores, statistic=name).weight_map()), statistic.T, rtol=1e-5)
 
 
 def test_only_frequent_voxels_are_tested() -> None:
-    """Lesioned means at least the threshold, in at least so many patients; at least two are spared."""
+    """A voxel is tested if it is lesioned in at least ``minimum`` and spared in at least two patients."""
     lesions = np.zeros((12, VOXELS), dtype=np.float32)
     lesions[:5, 0] = 1
     lesions[:4, 1] = 1
@@ -114,8 +114,8 @@ def test_only_frequent_voxels_are_tested() -> None:
 
 @pytest.mark.parametrize("alternative", ["two-sided", "greater", "less"])
 @pytest.mark.parametrize("correction", ["uncorrected", "fdr"])
-def test_thresholds_are_scipy_s(correction: Any, alternative: Any) -> None:
-    """Significant is what scipy's p, corrected by its false discovery rate, says; the rest of the map is zero."""
+def test_thresholds_agree_with_scipy(correction: Any, alternative: Any) -> None:
+    """Significant voxels are those of scipy's p-values, corrected by its false discovery rate."""
     lesions, scores = cohort()
     statistic, p = by_voxel(lesions, scores, lambda a, b: stats.ttest_ind(a, b, alternative=alternative))
     if correction == "fdr":
@@ -126,7 +126,7 @@ def test_thresholds_are_scipy_s(correction: Any, alternative: Any) -> None:
 
 
 def test_fdr_counts_voxels_and_not_patterns() -> None:
-    """A pattern that many voxels share weighs as many."""
+    """The false discovery rate counts voxels and not the patterns that they share."""
     lesions, scores = cohort()
     dense = lesions.toarray()
     dense[:, 20:90] = dense[:, :1]
@@ -137,8 +137,8 @@ def test_fdr_counts_voxels_and_not_patterns() -> None:
     assert 70 <= expected[0].sum() < VOXELS
 
 
-def test_map_can_stay_whole() -> None:
-    """Without threshold only the buffer tells what is significant."""
+def test_map_can_be_unthresholded() -> None:
+    """Without thresholding, the map has all values and ``significant`` marks the significant ones."""
     lesions, scores = cohort()
     whole, cut = (fitted(lesions, scores, correction="fdr", thresholded=t) for t in (False, True))
     np.testing.assert_allclose(flat(whole.weight_map()), flat(fitted(lesions, scores).weight_map()))
@@ -146,16 +146,16 @@ def test_map_can_stay_whole() -> None:
 
 
 @pytest.mark.parametrize("name", ["t", "welch", "brunner_munzel", "regression"])
-def test_permutation_threshold_is_the_slow_one(name: str) -> None:
-    """The largest statistic of permuted scores, one permutation and one voxel after the other."""
+def test_permutation_threshold_agrees_with_a_slow_replica(name: str) -> None:
+    """Significance agrees with a slow replica: the largest statistic of each permutation."""
     lesions = scipy.sparse.csr_array(cohort(25)[0].toarray() * (np.arange(VOXELS) % 15 == 0))
     scores = lesions.toarray()[:, [15, 60]] + 0.6 * np.random.default_rng(0).normal(size=(25, 2))
-    # On binary lesions the slope's t is Student's.
+    # On binary lesions, the t statistic of the slope is Student's t.
     test = stats.ttest_ind if name == "regression" else TESTS[name][1]
     options = {"correction": "permutation", "permutations": 39, "alpha": 0.3}
     model = fitted(lesions, scores, statistic=name, seed=3, **options)
     rng = np.random.default_rng(3)
-    rng.normal(size=(25, 2))  # what merging voxels draws
+    rng.normal(size=(25, 2))  # the numbers drawn for merging voxels
     orders = [rng.permutation(25) for _ in range(39)]
     tested = lesions[:, ::15]
     largest = np.array([np.abs(by_voxel(tested, scores[order], test)[0]).max(0) for order in orders])
@@ -166,7 +166,7 @@ def test_permutation_threshold_is_the_slow_one(name: str) -> None:
 
 
 def test_permutations_that_tie_count() -> None:
-    """Nine of twenty permutations of a binary score give the very same groups, one a larger difference: p is .5."""
+    """Of 20 permutations of a binary score, nine give the same groups and one a larger difference: p is .5."""
     lesions = np.zeros((6, VOXELS), dtype=np.float32)
     lesions[:3, 7] = 1
     scores = np.array([[0.3], [0.3], [0.1], [0.1], [0.1], [0.3]])
@@ -177,22 +177,22 @@ def test_permutations_that_tie_count() -> None:
 
 @pytest.mark.parametrize("alternative", ["two-sided", "greater"])
 def test_family_wise_error_is_nominal(alternative: Any) -> None:
-    """On scores that no lesion moves, one map in twenty has a significant voxel."""
+    """On random scores, about 5 % of maps have a significant voxel."""
     scores = np.random.default_rng(1).normal(size=(30, 400))
     model = fitted(cohort(30, seed=1)[0], scores, correction="permutation", alternative=alternative, permutations=199)
     # Two standard errors, of 400 maps and of 199 permutations that they share, are .04.
     assert flat(model.significant).any(1).mean() == pytest.approx(0.05, abs=0.035)
 
 
-def test_uncorrected_maps_err_far_more_often() -> None:
-    """What the correction is for."""
+def test_uncorrected_maps_have_many_false_positives() -> None:
+    """Without correction, more than 90 % of maps of random scores have a significant voxel."""
     scores = np.random.default_rng(0).normal(size=(30, 50))
     model = fitted(cohort(30)[0], scores, correction="uncorrected")
     assert flat(model.significant).any(1).mean() > 0.9
 
 
 def test_permutations_come_from_the_generator() -> None:
-    """The same seed repeats the map, another one draws other permutations."""
+    """The same seed gives the same permutations, and another seed others."""
     lesions, scores = cohort(30)[0], np.random.default_rng(0).normal(size=(30, 100))
     options = {"correction": "permutation", "permutations": 19, "alpha": 0.5}
     first, same = (fitted(lesions, scores, **options).significant for _ in range(2))
@@ -200,8 +200,8 @@ def test_permutations_come_from_the_generator() -> None:
     assert not torch.equal(first, fitted(lesions, scores, seed=1, **options).significant)
 
 
-def test_blocks_of_permutations_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many are held at once."""
+def test_number_of_permutations_held_at_once_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of permutations held at once does not change the result."""
     lesions, scores = cohort(30)
     options = {"statistic": "brunner_munzel", "correction": "permutation", "permutations": 19, "alpha": 0.3}
     whole = fitted(lesions, scores, **options)
@@ -211,7 +211,7 @@ def test_blocks_of_permutations_change_nothing(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_prediction_is_a_line_on_the_weighted_load() -> None:
-    """Least squares of the score on Σ map · occupancy."""
+    """The prediction is the least-squares line of the score on Σ map · occupancy."""
     lesions, scores = cohort()
     model = fitted(lesions, scores)
     loads = lesions.toarray().astype(float) @ flat(model.weight_map()).T
@@ -223,7 +223,7 @@ def test_prediction_is_a_line_on_the_weighted_load() -> None:
 
 
 def test_nothing_significant_predicts_the_mean() -> None:
-    """An empty map has no load to weigh."""
+    """Without significant voxels, the mean score is predicted."""
     lesions, _ = cohort(30)
     scores = np.random.default_rng(0).normal(size=(30, 1))
     model = fitted(lesions, scores, correction="permutation", permutations=199, alpha=0.01)
@@ -232,8 +232,8 @@ def test_nothing_significant_predicts_the_mean() -> None:
 
 
 @pytest.mark.parametrize("name", TESTS)
-def test_perfect_separation_is_the_highest_of_the_map(name: str) -> None:
-    """An infinite statistic stays finite in the map and is significant."""
+def test_perfect_separation_has_the_highest_value(name: str) -> None:
+    """An infinite statistic becomes the highest finite value of the map and is significant."""
     lesions, _ = cohort(30)
     scores = lesions.toarray()[:, :1].astype(float)
     model = fitted(lesions, scores, statistic=name, correction="fdr", thresholded=False)
@@ -243,8 +243,8 @@ def test_perfect_separation_is_the_highest_of_the_map(name: str) -> None:
     assert flat(model.significant)[0, 0]
 
 
-def test_no_voxel_with_spared_patients_is_refused() -> None:
-    """A comparison needs both groups."""
+def test_cohort_without_spared_patients_is_refused() -> None:
+    """A cohort in which no voxel is spared in two patients is refused."""
     lesions = scipy.sparse.csr_array(np.ones((5, VOXELS), dtype=np.float32))
     with pytest.raises(OutOfRange, match="at least two training patients must have no lesion"):
         fitted(lesions, np.arange(5.0)[:, None])
@@ -252,6 +252,6 @@ def test_no_voxel_with_spared_patients_is_refused() -> None:
 
 @pytest.mark.parametrize("option", ["statistic", "correction", "alternative"])
 def test_unknown_options_are_refused(option: str) -> None:
-    """With all that there are."""
+    """Unknown options are refused, and the message lists the valid ones."""
     with pytest.raises(OutOfRange, match=rf"`{option}` must be one of .*, got 'other'"):
         models.build("mass_univariate", image_shape=SHAPE, **{option: "other"})

@@ -1,4 +1,4 @@
-"""A study of pictures in memory: three targets of different kinds, a scalar input, two visits a subject."""
+"""A study of pictures in memory: three targets of different kinds, a scalar input, two visits per subject."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STUDY = Path(__file__).parents[1] / "study" / "portraits.py"
 
 @pytest.fixture(scope="session")
 def portraits() -> ModuleType:
-    """The module of the study, as a third party's package would be imported."""
+    """The module of the study, imported like a third-party package."""
     if "portraits" not in sys.modules:
         spec = importlib.util.spec_from_file_location("portraits", _STUDY)
         assert spec is not None and spec.loader is not None
@@ -47,7 +47,7 @@ def study(portraits: ModuleType) -> Task:
 def people(
     study: Task, in_memory: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[int], Cohort]:
-    """Make a cohort of so many subjects with two pictures each, and the targets of the study."""
+    """A function that makes a cohort with two pictures per subject and the targets of the study."""
 
     def cohort(subjects: int) -> Cohort:
         made = [picture for number in range(subjects) for picture in study.phantom(0, number)]
@@ -77,7 +77,7 @@ def crowd(people: Callable[[int], Cohort]) -> Cohort:
 
 @pytest.fixture(scope="session")
 def crowd_spec(study: Task, crowd: Cohort) -> NetworkSpec:
-    """A picture and a height go in; age, smile and hair come out."""
+    """A spec with a picture and a height as inputs, and age, smile and hair as targets."""
     spec: NetworkSpec = study.adapter().spec(crowd)
     return spec
 
@@ -90,7 +90,7 @@ def crowd_folds(study: Task, crowd: Cohort) -> Folds:
 
 @pytest.fixture(scope="session")
 def studied(crowd: Cohort) -> Callable[..., Configuration]:
-    """Task, and perhaps another cohort → its configuration there."""
+    """A function that makes the configuration of a task on a cohort, by default ``crowd``."""
 
     def configure(task: Task, cohort: Cohort = crowd) -> Configuration:
         adapter = task.adapter()
@@ -108,7 +108,7 @@ def study_run(
     crowd_folds: Folds,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[list[Job], Store, dict[str, CellRecord]]:
-    """The jobs of two folds and their ensemble, the store, which no test may change, and records by identity."""
+    """Jobs of two folds and their ensemble, the store, which tests must not change, and records by identity."""
     store = Store(tmp_path_factory.mktemp("study") / "store")
     made = list(jobs(studied(study), crowd, crowd_folds, (0,)))
     made += ensembles(made, crowd, crowd_folds.test)

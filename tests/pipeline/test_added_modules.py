@@ -1,4 +1,4 @@
-"""A component in a new file changes the identity of no cell of the built-in tasks."""
+"""Adding a module with a component changes the identity of no cell of the built-in tasks."""
 
 from __future__ import annotations
 
@@ -50,31 +50,34 @@ TASK = dataclasses.replace(epvs.TASK, name="added")
 
 
 @dataclass(frozen=True)
-class Unread:
-    """An image of which identities know the fingerprint alone."""
+class FingerprintOnly:
+    """An image with a fingerprint and no voxels."""
 
     fingerprint: str
     shape: tuple[int, ...] = (4, 4, 4)
 
     def load(self) -> Array:
-        """Nothing reads it."""
+        """Not needed for identities."""
         raise NotImplementedError
 
     def voxels(self) -> tuple[Array, Array]:
-        """Nothing reads it."""
+        """Not needed for identities."""
         raise NotImplementedError
 
 
 def _cohort(target: Target) -> Cohort:
     """Four subjects."""
     names = ("sub-01", "sub-02", "sub-03", "sub-04")
-    images, masks = {"T2w": Unread("t2w")}, {"target": Unread("target"), "lesion": Unread("lesion")}
+    images, masks = (
+        {"T2w": FingerprintOnly("t2w")},
+        {"target": FingerprintOnly("target"), "lesion": FingerprintOnly("lesion")},
+    )
     samples = (Sample(name, name, images, masks, {}, targets={target.name: 1.0}) for name in names)
     return Cohort("four", tuple(samples), targets=(target,))
 
 
 def _identities() -> dict[str, str]:
-    """Stage, label and metric → identity of the cells of the built-in tasks, and of each metric's values."""
+    """Identities of all cells of the built-in tasks and of their metrics, by stage, label and metric."""
     split = Split(("sub-01", "sub-02"), ("sub-03",), ("sub-04",))
     found = {}
     for name, target in (("epvs", Target("target", "mask")), ("lsm", Target("score_1", "number"))):
@@ -86,7 +89,7 @@ def _identities() -> dict[str, str]:
 
 
 def _report(modules: list[str]) -> None:
-    """What a process finds that uses a copy of the package; run as a script."""
+    """Print what a process with a copy of the package finds; run as a script."""
     for module in modules:
         importlib.import_module(module)
     names = [name for registry in KINDS.values() for name in registry.names() if name.startswith("added")]
@@ -96,7 +99,7 @@ def _report(modules: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a process finds in a copy of the package with one more module beside each family of components."""
+    """The report of a process with a copy of the package that has one more module per kind of component."""
     folder = tmp_path_factory.mktemp("copy")
     for source, home in (
         ("harness", "harness"),
@@ -120,13 +123,13 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_added_components_are_found(found: dict[str, Any]) -> None:
-    """The new modules register their components, and the new task is found by its name."""
+    """The new modules register their components, and the new task is found by name."""
     assert found["names"] == [f"added_{kind}" for kind in KINDS]
     assert found["task"] == "added"
 
 
 def test_added_components_change_no_identity(found: dict[str, Any]) -> None:
-    """Every cell of the built-in tasks keeps its identity, so that nothing is trained again."""
+    """Every cell of the built-in tasks keeps its identity."""
     assert found["identities"] == _identities()
 
 

@@ -1,4 +1,4 @@
-"""Pooling: hand-made records in, rows out."""
+"""Pooling of hand-made records into rows of the leaderboard."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from harness.sweep.catalogue import load_task
 Values = Mapping[str, Any]  # metric → value, or target → value
 
 
-class Made:
-    """A store that is filled by hand: each subject with its samples is a fold, scores are as they are given."""
+class ManualStore:
+    """A store filled by hand, in which each subject is the test set of a fold and values are given."""
 
     def __init__(
         self,
@@ -54,14 +54,16 @@ class Made:
             for subject, own in {**subjects, **{name: [name] for name in fixed}}.items()
             for number, sample in enumerate(own)
         ]
+        training = [f"x{number}" for number in range(len(subjects))]
+        samples += [dataclasses.replace(patterns[0], id=name, subject=name) for name in (*training, "y")]
         self.cohort: Cohort = dataclasses.replace(cohort, samples=tuple(samples))
         self.store, self.root = Store(root / "store"), root
         self.configuration = dataclasses.replace(configured(task, self.cohort), axes={"sequences": "T2w"})
         self.samples = subjects
         folds = Folds(
             tuple(
-                Split((f"x{number}",), tuple(own), ()) if fixed else Split((f"x{number}",), ("y",), tuple(own))
-                for number, own in enumerate(subjects.values())
+                Split((name,), tuple(own), ()) if fixed else Split((name,), ("y",), tuple(own))
+                for name, own in zip(training, subjects.values(), strict=True)
             ),
             tuple(fixed),
         )
@@ -69,7 +71,7 @@ class Made:
         self.jobs = (*made, *ensembles(made, self.cohort, folds.test))
 
     def job(self, subject: str, seed: int = 0) -> Job:
-        """The training that evaluates a subject."""
+        """The training whose test set is this subject."""
         return next(one for one in self.jobs if one.evaluated == tuple(self.samples[subject]) and one.seed == seed)
 
     def put(
@@ -86,7 +88,7 @@ class Made:
         seconds: float = 10.0,
         **more: Any,
     ) -> None:
-        """Commit the cells of a training and of one score; values are of all its samples, or sample by sample."""
+        """Commit the cells of a training and one score, with values for all samples or sample by sample."""
         job = job or self.job(subject, seed)
         several = [(name, values) for name in job.evaluated] if isinstance(values, Mapping) else values
         for cell in job.cells:
@@ -135,11 +137,11 @@ class Made:
         self.store.commit(folder)
 
     def pool(self, **facts: Any) -> Pooled:
-        """Pool all that there is."""
+        """Pool all records."""
         return pool(self.configuration, self.jobs, self.cohort, self.store, facts=facts)
 
     def kept(self) -> list[str]:
-        """Labels of the metrics whose pooled values the store holds, one for each record."""
+        """Labels of the metrics with pooled values in the store, one for each record."""
         groups = (self.store.root / "pool").glob("*")
         return sorted(
             label for group in groups for one in self.store.evaluations("pool", group.name) for label in one.metrics
@@ -147,42 +149,42 @@ class Made:
 
 
 def by_target(value: Any) -> Mapping[str, float | None]:
-    """Of a plain value, that of the mask."""
+    """A plain value as that of the mask target."""
     return value if isinstance(value, Mapping) else {"target": value}
 
 
-Making = Callable[..., Made]
+MakeStore = Callable[..., ManualStore]
 
 
 @pytest.fixture
-def made(toy_task: Task, toy_cohort: Cohort, configured: Callable[..., Configuration], tmp_path: Path) -> Making:
-    """Make an empty store for the toy task; subjects have one sample each, unless samples are named."""
+def made(toy_task: Task, toy_cohort: Cohort, configured: Callable[..., Configuration], tmp_path: Path) -> MakeStore:
+    """A function that makes an empty store for the toy task, by default with one sample per subject."""
 
-    def make(subjects: Any, *, seeds: Sequence[int] = (0,), task: Task = toy_task, **more: Any) -> Made:
+    def make(subjects: Any, *, seeds: Sequence[int] = (0,), task: Task = toy_task, **more: Any) -> ManualStore:
         named = subjects if isinstance(subjects, Mapping) else {name: [name] for name in subjects}
-        return Made(configured, task, toy_cohort, tmp_path, named, seeds, **more)
+        return ManualStore(configured, task, toy_cohort, tmp_path, named, seeds, **more)
 
     return make
 
 
 @pytest.fixture
-def told(study: Task, crowd: Cohort, studied: Callable[..., Configuration], tmp_path: Path) -> Making:
-    """Make an empty store for the study of pictures."""
+def make_study(study: Task, crowd: Cohort, studied: Callable[..., Configuration], tmp_path: Path) -> MakeStore:
+    """A function that makes an empty store for the study of pictures."""
 
-    def make(subjects: Any, *, seeds: Sequence[int] = (0,), task: Task = study, **more: Any) -> Made:
+    def make(subjects: Any, *, seeds: Sequence[int] = (0,), task: Task = study, **more: Any) -> ManualStore:
         named = subjects if isinstance(subjects, Mapping) else {name: [name] for name in subjects}
-        return Made(studied, task, crowd, tmp_path, named, seeds, **more)
+        return ManualStore(studied, task, crowd, tmp_path, named, seeds, **more)
 
     return make
 
 
 def counts(truth: float, predicted: float, **more: float | None) -> dict[str, float | None]:
-    """Scores of one subject."""
+    """Values of one subject."""
     return {"dice": 0.5, "true_count": truth, "predicted_count": predicted, **more}
 
 
-def test_values_by_metric_subject_and_seed(made: Making) -> None:
-    """Each value is where its metric, subject and seed say."""
+def test_values_by_metric_subject_and_seed(made: MakeStore) -> None:
+    """Values are stored by metric, subject and seed."""
     one = made(["a", "b"], seeds=(0, 7))
     for number, (subject, seed) in enumerate([("a", 0), ("a", 7), ("b", 0), ("b", 7)]):
         one.put(subject, counts(1, 1, dice=number / 10), seed=seed)
@@ -192,8 +194,8 @@ def test_values_by_metric_subject_and_seed(made: Making) -> None:
     assert (row.facts["folds"], row.facts["seeds"], row.facts["train_s"], row.facts["data"]) == (2, 2, 10.0, "toy")
 
 
-def test_samples_of_a_subject_are_averaged(made: Making) -> None:
-    """Sessions of one person are one value; what is undefined in one of them is left out."""
+def test_samples_of_a_subject_are_averaged(made: MakeStore) -> None:
+    """Samples of a subject are averaged without undefined values."""
     one = made({"a": ["a1", "a2"], "z": ["z"]})
     one.put("a", [("a1", counts(1, 1, dice=0.2, sensitivity=None)), ("a2", counts(1, 1, dice=0.6, sensitivity=0.9))])
     one.put("z", counts(1, 1, dice=1.0))
@@ -202,15 +204,15 @@ def test_samples_of_a_subject_are_averaged(made: Making) -> None:
     assert values["sensitivity"] == {"a": {0: 0.9}}
 
 
-def test_undefined_values_are_nan(made: Making) -> None:
-    """A metric that is not defined for a subject is missing, not zero."""
+def test_undefined_values_are_nan(made: MakeStore) -> None:
+    """An undefined value is NaN, not zero."""
     one = made(["a"])
     one.put("a", counts(1, 1, dice=None))
     assert math.isnan(one.pool().prediction.values["dice"]["a"][0])
 
 
-def test_pooled_icc_is_that_of_the_columns(made: Making) -> None:
-    """Replica: ICC(1,1) = (BMS − WMS) / (BMS + WMS) over subjects, of each seed, then their mean."""
+def test_pooled_icc_is_that_of_the_columns(made: MakeStore) -> None:
+    """The ICC agrees with (BMS − WMS) / (BMS + WMS) over subjects, averaged over seeds."""
     pairs = {"a": (10, 12), "b": (20, 15), "c": (30, 33), "d": (5, 5)}
     one = made(list(pairs), seeds=(0, 1))
     for subject, (truth, predicted) in pairs.items():
@@ -228,8 +230,8 @@ def test_pooled_icc_is_that_of_the_columns(made: Making) -> None:
     assert score.n == 4 and math.isnan(score.low)
 
 
-def test_interval_of_a_pooled_metric_needs_six_subjects(made: Making) -> None:
-    """Whole subjects are drawn, the same ones whenever it is computed."""
+def test_interval_of_a_pooled_metric_needs_six_subjects(made: MakeStore) -> None:
+    """With eight subjects, a pooled metric has an interval, which is the same each time."""
     rng = np.random.default_rng(0)
     one = made([f"s{number}" for number in range(8)])
     for number in range(8):
@@ -240,8 +242,8 @@ def test_interval_of_a_pooled_metric_needs_six_subjects(made: Making) -> None:
     assert score == one.pool().prediction.pooled["icc_count"]
 
 
-def test_pooled_metrics_survive_a_column_that_is_only_sometimes_there(made: Making) -> None:
-    """The chance level of one subject may be unknown; the others keep their places."""
+def test_pooled_metrics_need_no_chance_of_every_subject(made: MakeStore) -> None:
+    """Pooled metrics are computed if the chance level of one subject is missing."""
     one = made([f"s{number}" for number in range(7)])
     for number in range(7):
         more = {"sensitivity": 0.5}
@@ -250,8 +252,8 @@ def test_pooled_metrics_survive_a_column_that_is_only_sometimes_there(made: Maki
     assert (score.n, score.missing) == (7, 0)
 
 
-def test_pooled_metrics_are_kept_and_follow_their_cells(made: Making) -> None:
-    """What was pooled is read again; one cell more is another identity."""
+def test_pooled_metrics_are_kept_and_follow_their_cells(made: MakeStore) -> None:
+    """A pooled value is stored once, and one more cell gives another record."""
     one = made(["a", "b", "c"])
     for subject in ("a", "b"):
         one.put(subject, counts(3, 4))
@@ -265,29 +267,29 @@ def test_pooled_metrics_are_kept_and_follow_their_cells(made: Making) -> None:
     assert (first.prediction.pooled["icc_count"].n, second.prediction.pooled["icc_count"].n) == (2, 3)
 
 
-def test_new_pooled_metric_is_computed_alone(made: Making, toy_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the store holds is not pooled again; another option of a metric is another value."""
+def test_new_pooled_metric_is_computed_alone(made: MakeStore, toy_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new pooled metric is computed, and stored values of others are read."""
     one = made(["a", "b", "c"])
     for number, subject in enumerate("abc"):
         one.put(subject, counts(3 + number, 4))
     before = one.pool().prediction.pooled["icc_count"]
     metrics = {**toy_task.metrics, "bias": partial(agreement.count_bias)}
     two = made(["a", "b", "c"], task=dataclasses.replace(toy_task, metrics=metrics))
-    asked: list[str] = []
+    computed: list[str] = []
     true_score = _pooled_score
 
     def watched(component: Any, sampled: Any, label: str) -> Score:
-        asked.append(label)
+        computed.append(label)
         return true_score(component, sampled, label)
 
     monkeypatch.setattr("harness.pipeline.aggregate._pooled_score", watched)
     pooled = two.pool().prediction.pooled
-    assert asked == ["bias"] and pooled["icc_count"] == before
+    assert computed == ["bias"] and pooled["icc_count"] == before
     assert pooled["bias"].value == pytest.approx(0.0)
 
 
-def test_nothing_done_is_an_empty_row(made: Making) -> None:
-    """Before the first cell there is a row without values that says so."""
+def test_row_without_any_cell(made: MakeStore) -> None:
+    """Without any cell, the row has no values and states how many cells are missing."""
     pooled = made(["a", "b"]).pool()
     row = pooled.prediction
     assert row.values == {} and row.pooled == {} and not row.complete
@@ -296,8 +298,8 @@ def test_nothing_done_is_an_empty_row(made: Making) -> None:
     assert [one.attribution for one in pooled.explanations] == ["random", "gradients"]
 
 
-def test_missing_cells_make_a_row_incomplete(made: Making) -> None:
-    """Values of what is done are shown, with how much is missing."""
+def test_missing_cells_make_a_row_incomplete(made: MakeStore) -> None:
+    """With missing cells, the row has values of the others and states how many are missing."""
     one = made(["a", "b"])
     one.put("a", counts(1, 1))
     row = one.pool().prediction
@@ -305,8 +307,8 @@ def test_missing_cells_make_a_row_incomplete(made: Making) -> None:
     assert set(row.values["dice"]) == {"a"}
 
 
-def test_failed_cell_shows_its_error(made: Making) -> None:
-    """A failure names its first line and keeps the row out of the ranking."""
+def test_failed_cell_shows_its_error(made: MakeStore) -> None:
+    """A failed cell shows its error in the flags, and the row is incomplete."""
     one = made(["a", "b"])
     one.put("a", counts(1, 1))
     one.commit(one.job("b").cells[0], [], state="failed", error="ValueError: no such width (unet.py:3)")
@@ -315,8 +317,8 @@ def test_failed_cell_shows_its_error(made: Making) -> None:
     assert row.flags == ("failed: 1 of 6 cells, ValueError: no such width (unet.py:3)",)
 
 
-def test_failed_explanation_shows_its_error_in_its_own_row_alone(made: Making) -> None:
-    """Predictions and other attributions stay complete."""
+def test_failed_explanation_affects_only_its_own_row(made: MakeStore) -> None:
+    """A failed explanation does not affect predictions and other attributions."""
     one = made(["a"])
     one.put("a", counts(1, 1))
     one.put("a", {"relevance_ap": 0.2}, label="gradients")
@@ -328,8 +330,8 @@ def test_failed_explanation_shows_its_error_in_its_own_row_alone(made: Making) -
     assert random.flags == ("failed: 1 of 5 cells, RuntimeError: no gradient (x.py:1)",)
 
 
-def test_explanations_have_their_own_values_and_seconds(made: Making) -> None:
-    """The row of an attribution holds its metrics and its time."""
+def test_explanations_have_their_own_values_and_seconds(made: MakeStore) -> None:
+    """The row of an attribution has its own metrics and time."""
     one = made(["a"])
     one.put("a", counts(1, 1))
     one.put("a", {"relevance_ap": 0.25}, label="random", seconds=3.0)
@@ -339,8 +341,8 @@ def test_explanations_have_their_own_values_and_seconds(made: Making) -> None:
     assert (row.facts["explain_s"], row.facts["train_s"]) == (3.0, 10.0)
 
 
-def test_collapse_is_counted_and_told_of_the_explanations_too(made: Making) -> None:
-    """What explains a network that predicts nothing must not be ranked either."""
+def test_collapse_flags_explanations_too(made: MakeStore) -> None:
+    """Explanations of a collapsed network are flagged as well."""
     one = made(["a", "b"])
     one.put("a", counts(1, 0), flags=["collapsed"])
     one.put("b", counts(1, 1))
@@ -352,16 +354,16 @@ def test_collapse_is_counted_and_told_of_the_explanations_too(made: Making) -> N
 
 
 @pytest.mark.parametrize("stage", ["train", "predict"])
-def test_older_code_is_told_wherever_it_was_used(made: Making, stage: str) -> None:
-    """A row whose training or predictions are of older code says so; values are always of today's code."""
+def test_older_code_is_flagged(made: MakeStore, stage: str) -> None:
+    """A row is flagged if its training or predictions come from older code."""
     one = made(["a"])
     for cell in one.job("a").cells[:3]:
         one.commit(cell, [("a", counts(1, 1))], reused_code=cell.stage == stage)
     assert one.pool().prediction.flags == ("older code accepted",)
 
 
-def test_regions_have_rows_of_their_own(made: Making) -> None:
-    """Values within a region are those that were scored there."""
+def test_regions_have_separate_rows(made: MakeStore) -> None:
+    """Values within a region are in rows of that region."""
     one = made(["a", "b"])
     one.put("a", counts(1, 1), regions={"left": {"dice": 0.1}, "right": {"dice": None}})
     one.put("b", counts(1, 1), regions={"left": {"dice": 0.3}, "right": {"dice": 0.5}})
@@ -371,7 +373,7 @@ def test_regions_have_rows_of_their_own(made: Making) -> None:
 
 
 def test_facts_of_metrics(toy_task: Task) -> None:
-    """What a metric means comes from its registration."""
+    """Facts of metrics come from their registration."""
     facts = {one.name: one for one in metric_facts(toy_task, ("subject", "pool"))}
     assert list(facts) == ["dice", "sensitivity", "true_count", "predicted_count", "icc_count"]
     assert (facts["dice"].direction, facts["dice"].range, facts["dice"].ceiling) == ("higher", (0, 1), 1)
@@ -382,7 +384,7 @@ def test_facts_of_metrics(toy_task: Task) -> None:
 
 
 def table_of(columns: Mapping[str, Sequence[float]], *, seed: int = 0) -> Table:
-    """Columns over samples ``0``, ``1``, … as a table; NaN is a value that is not defined."""
+    """A table with columns over samples ``0``, ``1``, …, where NaN is an undefined value."""
     table = Table()
     for metric, values in columns.items():
         for number, value in enumerate(values):
@@ -391,12 +393,12 @@ def table_of(columns: Mapping[str, Sequence[float]], *, seed: int = 0) -> Table:
 
 
 def one_each(count: int) -> dict[str, str]:
-    """Sample → subject, where everybody has one."""
+    """A mapping of samples to subjects with one sample each."""
     return {str(number): f"subject-{number}" for number in range(count)}
 
 
-def test_many_subjects_have_the_interval_of_the_jackknife() -> None:
-    """It agrees with the bootstrap to a tenth of its width, and a p-value has none."""
+def test_many_subjects_have_a_jackknife_interval() -> None:
+    """With many subjects, the jackknife interval agrees with the bootstrap; a p-value has no interval."""
     rng = np.random.default_rng(0)
     target = rng.normal(size=200)
     table = {"target_score": target, "predicted_score": 0.7 * target + rng.normal(scale=0.5, size=200)}
@@ -405,12 +407,12 @@ def test_many_subjects_have_the_interval_of_the_jackknife() -> None:
     drawn = bootstrap_interval(r2_score, [table["target_score"], table["predicted_score"]], rng=rng)
     assert score.value == pytest.approx(r2_score(table["target_score"], table["predicted_score"]))
     assert (score.low, score.high) == pytest.approx((drawn.low, drawn.high), abs=0.1 * (drawn.high - drawn.low))
-    told = _pooled_score(partial(regression.r_squared_p), sampled, "p")
-    assert told.value < 1e-10 and math.isnan(told.low)
+    p_value = _pooled_score(partial(regression.r_squared_p), sampled, "p")
+    assert p_value.value < 1e-10 and math.isnan(p_value.low)
 
 
 class TestSamplesOfSubjects:
-    """Pooled metrics see samples; intervals and missing values go by subject."""
+    """Pooled metrics use samples, while intervals and missing values count subjects."""
 
     LABELS = (0, 1, 1, 1, 0, 0, 1, 0, 1, 0, 0, 1, 1, 0, 1, 1)
     CHANCES = (0.2, 0.7, 0.6, 0.9, 0.4, 0.1, 0.3, 0.35, 0.8, 0.6, 0.2, 0.9, 0.7, 0.1, 0.55, 0.45)
@@ -426,12 +428,12 @@ class TestSamplesOfSubjects:
         return {str(number): f"subject-{number // 2}" for number in range(count)}
 
     def auroc(self, table: Table, subjects: Mapping[str, str]) -> Score:
-        """The area under the curve of a table."""
+        """The area under the ROC curve of a table."""
         sampled = _sampled([table], {"target_label", "predicted_probability"}, subjects)
         return _pooled_score(partial(classification.auroc), sampled, "auroc")
 
-    def test_visits_with_different_labels_keep_them(self) -> None:
-        """Scikit-learn's area over samples: a subject who was healthy and then ill is no label of one half."""
+    def test_visits_keep_their_own_labels(self) -> None:
+        """The area is scikit-learn's over samples, also if visits of a subject have different labels."""
         found = self.auroc(self.table, self.visits(16))
         assert found.value == pytest.approx(roc_auc_score(self.LABELS, self.CHANCES))
         means = np.reshape(self.LABELS, (-1, 2)).mean(1)
@@ -439,7 +441,7 @@ class TestSamplesOfSubjects:
         assert found.n == 8
 
     def test_intervals_draw_whole_subjects(self) -> None:
-        """Replica: each draw of subjects takes all of their samples."""
+        """Bootstrap intervals agree with a replica that draws subjects with all their samples."""
         labels, chances = np.array(self.LABELS), np.array(self.CHANCES)
 
         def area(subjects: Any) -> float:
@@ -453,8 +455,8 @@ class TestSamplesOfSubjects:
         assert (found.low, found.high) == pytest.approx((drawn.low, drawn.high))
         assert found.low < found.value < found.high
 
-    def test_a_repeated_visit_adds_no_certainty(self) -> None:
-        """Two equal samples of everybody have the interval of one: what is drawn is the subject."""
+    def test_repeated_samples_do_not_narrow_the_interval(self) -> None:
+        """Two equal samples per subject have the same interval as one sample."""
         once = self.auroc(self.table, one_each(16))
         twice = table_of(
             {
@@ -468,7 +470,7 @@ class TestSamplesOfSubjects:
         assert apart.high - apart.low < 0.9 * (once.high - once.low)
 
     def test_missing_counts_subjects_without_a_value(self) -> None:
-        """A subject counts as long as one of its samples has all values, and its other samples are left out."""
+        """A subject is missing only if none of its samples has all values."""
         chances = list(self.CHANCES)
         chances[0] = chances[4] = chances[5] = math.nan
         table = table_of({"target_label": self.LABELS, "predicted_probability": chances})
@@ -479,7 +481,7 @@ class TestSamplesOfSubjects:
         assert found.value == pytest.approx(expected)
 
     def test_missing_is_known_where_there_is_no_interval(self) -> None:
-        """Also of a p-value, and of many subjects."""
+        """Missing subjects are counted for p-values and for many subjects as well."""
         rng = np.random.default_rng(0)
         target = rng.normal(size=120)
         predicted = target + rng.normal(size=120)
@@ -493,8 +495,8 @@ class TestSamplesOfSubjects:
             r2_score(target[5:], predicted[5:])
         )
 
-    def test_chance_is_worked_out_from_the_columns(self) -> None:
-        """The balanced accuracy of a constant answer is one over the number of classes that occur."""
+    def test_chance_is_computed_from_the_columns(self) -> None:
+        """The chance level of balanced accuracy is one over the number of classes that occur."""
         table = table_of({"target_class": [0, 1, 3, 3, 1, 0], "predicted_class": [0, 1, 3, 1, 1, 1]})
         sampled = _sampled([table], {"target_class", "predicted_class"}, one_each(6))
         found = _pooled_score(partial(classification.balanced_accuracy), sampled, "balanced_accuracy")
@@ -502,14 +504,14 @@ class TestSamplesOfSubjects:
         assert found.chance == pytest.approx(1 / 3)
 
     def test_chance_that_is_constant_is_a_fact_of_the_metric(self, study: Task) -> None:
-        """R² of the mean is zero and a random ranking has an area of one half, whatever the columns."""
+        """A constant chance level is a fact of the metric and not a value of the row."""
         facts = {one.name: one for one in metric_facts(study, ("pool",))}
         assert (facts["r2"].chance, facts["auroc"].chance) == (0.0, 0.5)
         assert math.isnan(facts["balanced_accuracy"].chance)
         assert math.isnan(self.auroc(self.table, one_each(16)).chance)
 
-    def test_ceiling_is_worked_out_from_columns_of_its_own(self) -> None:
-        """Noise bounds R²; a sample whose clean score is unknown is not missing, it says nothing of the bound."""
+    def test_ceiling_is_computed_from_clean_scores(self) -> None:
+        """The ceiling of R² uses the clean scores, which may be missing for some samples."""
         rng = np.random.default_rng(1)
         clean = rng.normal(size=20)
         target, clean = clean + rng.normal(size=20), np.r_[clean[:15], np.full(5, math.nan)]
@@ -520,8 +522,8 @@ class TestSamplesOfSubjects:
         assert (found["n"], found["missing"]) == (20, 0)
         assert found["value"] == pytest.approx(r2_score(target, 0.5 * target))
 
-    def test_seeds_are_pooled_apart_and_averaged(self) -> None:
-        """The mean over seeds of the area of each; a seed without a sample leaves that sample out."""
+    def test_seeds_are_pooled_separately_and_averaged(self) -> None:
+        """A pooled value is the mean over seeds; a sample missing for one seed is left out for that seed only."""
         table = self.table
         other = [1 - one for one in self.CHANCES]
         for number, (label, chance) in enumerate(zip(self.LABELS, other, strict=True)):
@@ -534,90 +536,90 @@ class TestSamplesOfSubjects:
         assert found.value == pytest.approx((roc_auc_score(self.LABELS, self.CHANCES) + second) / 2)
 
 
-def answers(age: float, smile: float, hair: float, *, said: tuple[float, float, float]) -> dict[str, Any]:
-    """Scores of one picture: its truth and what was said of it."""
+def values_of(age: float, smile: float, hair: float, *, predicted: tuple[float, float, float]) -> dict[str, Any]:
+    """Values of one picture: its true and predicted targets."""
     return {
         "target_score": {"age": age},
-        "predicted_score": {"age": said[0]},
+        "predicted_score": {"age": predicted[0]},
         "target_label": {"smile": smile},
-        "predicted_probability": {"smile": said[1]},
-        "brier": {"smile": (said[1] - smile) ** 2},
+        "predicted_probability": {"smile": predicted[1]},
+        "brier": {"smile": (predicted[1] - smile) ** 2},
         "target_class": {"hair": hair},
-        "predicted_class": {"hair": said[2]},
+        "predicted_class": {"hair": predicted[2]},
     }
 
 
 class TestSeveralTargets:
-    """Rows of a study with three targets of different kinds and two pictures a subject."""
+    """Rows of a study with three targets of different kinds and two pictures per subject."""
 
-    # age, smile and hair of eight pictures, two of each subject, and what is said of them
+    # true age, smile and hair of eight pictures, two per subject, and their predictions
     TRUTH = (
         *((20.0, 0, 0), (25.0, 1, 0), (40.0, 1, 1), (50.0, 1, 1)),
         *((60.0, 0, 2), (70.0, 1, 2), (33.0, 0, 1), (44.0, 0, 1)),
     )
-    SAID = (
+    PREDICTED = (
         *((25.0, 0.3, 0), (25.0, 0.6, 1), (30.0, 0.8, 1), (60.0, 0.2, 1)),
         *((50.0, 0.4, 2), (72.0, 0.9, 0), (30.0, 0.5, 1), (41.0, 0.1, 2)),
     )
 
     @pytest.fixture
-    def four(self, told: Making) -> Made:
-        """Four subjects with two pictures each, in a fold of their own."""
-        one = told({f"p{number}": [f"p{number}-1", f"p{number}-2"] for number in range(4)})
+    def four(self, make_study: MakeStore) -> ManualStore:
+        """Four subjects with two pictures each, in one fold per subject."""
+        one = make_study({f"p{number}": [f"p{number}-1", f"p{number}-2"] for number in range(4)})
         self.fill(one)
         return one
 
-    def fill(self, one: Made) -> None:
-        """Put what is true and said of eight pictures."""
+    def fill(self, one: ManualStore) -> None:
+        """Commit true and predicted values of eight pictures."""
         for number in range(4):
             one.put(
                 f"p{number}",
                 [
                     (
                         f"p{number}-{visit + 1}",
-                        answers(*self.TRUTH[2 * number + visit], said=self.SAID[2 * number + visit]),
+                        values_of(*self.TRUTH[2 * number + visit], predicted=self.PREDICTED[2 * number + visit]),
                     )
                     for visit in range(2)
                 ],
             )
 
-    def test_each_pooled_metric_is_of_the_target_that_has_its_columns(self, four: Made) -> None:
-        """R² of the age, the area of the smile and the balanced accuracy of the hair, over pictures."""
+    def test_each_pooled_metric_is_of_the_target_that_has_its_columns(self, four: ManualStore) -> None:
+        """Each pooled metric is computed for the target with its columns: R², ROC area and balanced accuracy."""
         pooled = four.pool().prediction.pooled
-        truth, said = (np.array(one).T for one in (self.TRUTH, self.SAID))
-        assert pooled["r2"].value == pytest.approx(r2_score(truth[0], said[0]))
-        assert pooled["auroc"].value == pytest.approx(roc_auc_score(truth[1], said[1]))
+        truth, predicted = (np.array(one).T for one in (self.TRUTH, self.PREDICTED))
+        assert pooled["r2"].value == pytest.approx(r2_score(truth[0], predicted[0]))
+        assert pooled["auroc"].value == pytest.approx(roc_auc_score(truth[1], predicted[1]))
         assert pooled["balanced_accuracy"].value == pytest.approx(np.mean([1 / 2, 3 / 4, 1 / 2]))
         assert {score.n for score in pooled.values()} == {4}
 
-    def test_values_of_samples_are_of_their_target(self, four: Made) -> None:
-        """A metric of one target is not averaged with those of others."""
+    def test_values_of_samples_are_of_their_target(self, four: ManualStore) -> None:
+        """Metrics of one target are not averaged with those of others."""
         values = four.pool().prediction.values
-        expected = [(self.SAID[one][1] - self.TRUTH[one][1]) ** 2 for one in (0, 1)]
+        expected = [(self.PREDICTED[one][1] - self.TRUTH[one][1]) ** 2 for one in (0, 1)]
         assert values["brier"]["p0"] == {0: pytest.approx(np.mean(expected))}
         assert values["target_score"]["p1"] == {0: 45.0}
 
-    def test_each_target_has_lines_of_its_own(self, four: Made) -> None:
-        """The regions' table lists every target that is one value of a sample."""
+    def test_each_target_has_separate_rows(self, four: ManualStore) -> None:
+        """The table of regions has rows for each target with one value per sample."""
         lines = four.pool().regions
         assert list(lines) == ["age", "smile", "hair"]
         assert set(lines["smile"][0].values) == {"target_label", "predicted_probability", "brier"}
 
-    def test_the_objective_is_compared_subject_by_subject(self, four: Made, study: Task) -> None:
-        """Pseudo-values of the area have one number per subject, and their mean is near the area."""
+    def test_the_objective_is_compared_subject_by_subject(self, four: ManualStore, study: Task) -> None:
+        """Pseudo-values of the objective have one number per subject, as in the jackknife."""
         row = four.pool().prediction
         assert study.objective == "auroc"
         assert list(row.values["auroc"]) == ["p0", "p1", "p2", "p3"]
-        truth, said = (np.array(one).T for one in (self.TRUTH, self.SAID))
-        whole = roc_auc_score(truth[1], said[1])
+        truth, predicted = (np.array(one).T for one in (self.TRUTH, self.PREDICTED))
+        whole = roc_auc_score(truth[1], predicted[1])
         kept = [np.delete(np.arange(8), (2 * one, 2 * one + 1)) for one in range(4)]
-        without = np.array([roc_auc_score(truth[1][rows], said[1][rows]) for rows in kept])
+        without = np.array([roc_auc_score(truth[1][rows], predicted[1][rows]) for rows in kept])
         assert [of[0] for of in row.values["auroc"].values()] == pytest.approx(whole - 3 * (without - without.mean()))
 
-    def test_explained_scalars_have_rows_of_their_own(self, told: Making) -> None:
-        """The whole row is the mean over scalars, and each scalar has a line beside its target's."""
-        one = told({"p0": ["p0-1", "p0-2"]})
-        values = [("p0-1", answers(20.0, 0, 0, said=(25.0, 0.3, 0)))]
+    def test_explained_scalars_have_separate_rows(self, make_study: MakeStore) -> None:
+        """The value of an explanation is the mean over its scalars, and each scalar has a separate row."""
+        one = make_study({"p0": ["p0-1", "p0-2"]})
+        values = [("p0-1", values_of(20.0, 0, 0, predicted=(25.0, 0.3, 0)))]
         one.put("p0", values)
         maps = {"relevance_ap": {"age": 0.2, "smile": 0.4, "hair": 0.9}}
         one.put("p0", [("p0-1", maps)], label="random")
@@ -627,28 +629,31 @@ class TestSeveralTargets:
         lines = {name: [row for row in rows if row.attribution == "random"] for name, rows in pooled.regions.items()}
         assert lines["smile"][0].values["relevance_ap"] == {"p0": {0: 0.4}}
 
-    def test_folds_beside_a_fixed_test_set_have_columns_of_their_own(self, told: Making) -> None:
-        """Plain names are of the ensemble on the test set; those of validation samples end with a word that says so."""
+    def test_validation_samples_have_separate_columns(self, make_study: MakeStore) -> None:
+        """Plain columns are of the ensemble on the test set, and those of validation samples have a suffix."""
         names = [f"t{number}" for number in range(4)]
-        one = told({f"p{number}": [f"p{number}-1", f"p{number}-2"] for number in range(4)}, fixed=names)
+        one = make_study({f"p{number}": [f"p{number}-1", f"p{number}-2"] for number in range(4)}, fixed=names)
         self.fill(one)
         ensemble = one.jobs[-1]
         assert (ensemble.fold, ensemble.evaluated) == (ENSEMBLE, tuple(names))
         one.put(
             "",
-            [(name, answers(*self.TRUTH[number], said=self.SAID[number + 2])) for number, name in enumerate(names)],
+            [
+                (name, values_of(*self.TRUTH[number], predicted=self.PREDICTED[number + 2]))
+                for number, name in enumerate(names)
+            ],
             job=ensemble,
         )
         row = one.pool().prediction
-        truth, said = (np.array(one).T for one in (self.TRUTH, self.SAID))
-        assert row.pooled["r2"].value == pytest.approx(r2_score(truth[0][:4], said[0][2:6]))
-        assert row.pooled["r2" + VALIDATION].value == pytest.approx(r2_score(truth[0], said[0]))
+        truth, predicted = (np.array(one).T for one in (self.TRUTH, self.PREDICTED))
+        assert row.pooled["r2"].value == pytest.approx(r2_score(truth[0][:4], predicted[0][2:6]))
+        assert row.pooled["r2" + VALIDATION].value == pytest.approx(r2_score(truth[0], predicted[0]))
         assert list(row.values["brier"]) == names
         assert list(row.values["brier" + VALIDATION]) == ["p0", "p1", "p2", "p3"]
         assert row.facts["folds"] == 4 and row.complete
 
     def test_facts_of_validation_columns(self, study: Task) -> None:
-        """Each metric of predictions is there twice, with a sentence that says what the second is of."""
+        """Each metric of predictions has a second column whose summary mentions validation samples."""
         facts = metric_facts(study, ("subject", "pool"), fixed_test=True)
         names = [one.name for one in facts]
         plain = [one.name for one in metric_facts(study, ("subject", "pool"))]
@@ -660,8 +665,8 @@ class TestSeveralTargets:
         assert by_name["r2" + VALIDATION].chance == 0.0
         assert all(not one.name.endswith(VALIDATION) for one in metric_facts(study, ("probe",), fixed_test=True))
 
-    def test_pooled_again_is_read_from_the_store(self, four: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What was pooled is the same when it is read, missing values and all."""
+    def test_pooled_values_are_read_from_the_store(self, four: ManualStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Pooled values read from the store equal those computed, including missing values."""
         before = four.pool()
         monkeypatch.setattr("harness.pipeline.aggregate.pooled_value", lambda *given, **named: 1 / 0)
         after = four.pool()
@@ -670,7 +675,7 @@ class TestSeveralTargets:
 
 
 def test_ceiling_reads_columns_that_the_metric_itself_does_not_need(toy_task: Task) -> None:
-    """The highest R² that noisy scores allow follows from the scores without noise, and misses nobody."""
+    """The ceiling of R² follows from the clean scores, which R² itself does not need."""
     rng = np.random.default_rng(4)
     clean = rng.normal(size=40)
     noisy = clean + rng.normal(0, 0.5, 40)

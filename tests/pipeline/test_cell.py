@@ -1,4 +1,4 @@
-"""Cells: their identity changes with exactly what determines their result."""
+"""The identity of a cell changes exactly with what determines its result."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Named = dict[tuple[str, str], Cell]
 
 @pytest.fixture
 def cells(configured: Callable[..., Configuration], toy_cohort: Cohort) -> Callable[..., Named]:
-    """(stage, label) → cell of a task's training."""
+    """A function that makes the cells of a training by (stage, label)."""
 
     def named(
         task: Task,
@@ -56,7 +56,7 @@ def cells(configured: Callable[..., Configuration], toy_cohort: Cohort) -> Calla
 
 
 def by_stage(found: tuple[Cell, ...]) -> Named:
-    """(stage, label) → cell."""
+    """Cells by (stage, label)."""
     return {(cell.stage, cell.label): cell for cell in found}
 
 
@@ -68,7 +68,7 @@ def edited(cohort: Cohort, number: int, **changes: Any) -> Cohort:
 
 
 def metrics_of(found: Named) -> dict[tuple[str, str, str], str]:
-    """(stage, label, metric) → identity of its values."""
+    """Identities of metric values by (stage, label, metric)."""
     return {(*key, label): identity for key, cell in found.items() for label, identity in cell.metrics}
 
 
@@ -81,13 +81,13 @@ ALL = {
 
 
 def changed(one: Named, two: Named) -> set[tuple[str, str]]:
-    """Cells whose identity differs."""
+    """Keys of the cells whose identity differs."""
     assert one.keys() == two.keys()
     return {key for key in one if one[key].identity != two[key].identity}
 
 
 def test_cells_of_a_training(cells: Callable[..., Named], toy_task: Task) -> None:
-    """A training, predictions with values, and one explanation with values per attribution; each names its parents."""
+    """A training has predictions, and each attribution an explanation, with values; each cell names its parents."""
     found = cells(toy_task)
     assert set(found) == ALL
     assert len({cell.identity for cell in found.values()}) == len(ALL)
@@ -103,18 +103,16 @@ def test_cells_of_a_training(cells: Callable[..., Named], toy_task: Task) -> Non
     }
 
 
-def test_values_lie_below_what_they_judge(cells: Callable[..., Named], toy_task: Task) -> None:
-    """The group of a score cell is its nearest parent; other cells have none."""
+def test_group_of_values_is_the_evaluated_cell(cells: Callable[..., Named], toy_task: Task) -> None:
+    """The group of a score cell is the cell that it evaluates; other cells have none."""
     found = cells(toy_task)
     assert found["score", ""].group == found["predict", ""].identity
     assert found["score", "random"].group == found["explain", "random"].identity
     assert {found[key].group for key in ALL if key[0] != "score"} == {""}
 
 
-def test_cells_come_in_an_order_in_which_they_can_be_computed(
-    studied: Any, study: Task, crowd: Cohort, crowd_folds: Folds
-) -> None:
-    """All parents stand before their children, also where samples are chosen by predictions or networks are probed."""
+def test_parents_come_before_their_children(studied: Any, study: Task, crowd: Cohort, crowd_folds: Folds) -> None:
+    """Parents come before their children, also with chosen samples and probes."""
     seen: set[str] = set()
     found = cells_of(studied(study), crowd, crowd_folds.folds[0], 0, 0)
     for cell in found:
@@ -134,10 +132,10 @@ def test_cells_come_in_an_order_in_which_they_can_be_computed(
         ("sequences", "FLAIR"),
     ],
 )
-def test_what_determines_a_training_changes_everything(
+def test_options_of_a_training_change_all_cells(
     cells: Callable[..., Named], toy_task: Task, key: str, value: Any
 ) -> None:
-    """Recipe, model and adapter change the training and all that is made of it."""
+    """Changing recipe, model or adapter changes all cells."""
     assert changed(cells(toy_task), cells(override(toy_task, key, value))) == ALL
 
 
@@ -149,15 +147,15 @@ def test_what_determines_a_training_changes_everything(
         {"split": Split(("sub-02", "sub-01"), ("sub-03",), ("sub-04",))},
     ],
 )
-def test_seed_and_members_of_the_fold_change_everything(
+def test_seed_and_samples_of_the_fold_change_all_cells(
     cells: Callable[..., Named], toy_task: Task, change: Any
 ) -> None:
-    """The same network on other subjects, in another order, or from other numbers, is another result."""
+    """Changing the seed, or the samples of the fold or their order, changes all cells."""
     assert changed(cells(toy_task), cells(toy_task, **change)) == ALL
 
 
-def test_other_tested_samples_leave_the_training(cells: Callable[..., Named], toy_task: Task) -> None:
-    """What is predicted is no part of a training: the same network serves a fixed test set and a fold's own."""
+def test_test_samples_do_not_change_the_training(cells: Callable[..., Named], toy_task: Task) -> None:
+    """The identity of a training does not depend on the test samples."""
     other = cells(toy_task, split=Split(SPLIT.train, SPLIT.validation, ()))
     assert changed(cells(toy_task), other) == ALL - {("train", "")}
 
@@ -165,7 +163,7 @@ def test_other_tested_samples_leave_the_training(cells: Callable[..., Named], to
 def test_samples_outside_the_fold_change_nothing(
     cells: Callable[..., Named], toy_task: Task, toy_cohort: Cohort
 ) -> None:
-    """A further subject that is in no part of the fold changes none of its cells."""
+    """A subject outside the fold changes no cell."""
     more = (*toy_cohort.samples, dataclasses.replace(toy_cohort.samples[0], id="sub-09", subject="sub-09"))
     assert changed(cells(toy_task), cells(toy_task, cohort=dataclasses.replace(toy_cohort, samples=more))) == set()
 
@@ -184,7 +182,7 @@ def test_samples_outside_the_fold_change_nothing(
         (0, "masks", "brain", set()),
     ],
 )
-def test_images_and_masks_are_in_the_identities_of_the_cells_that_read_them(
+def test_images_and_masks_change_the_cells_that_read_them(
     cells: Callable[..., Named],
     toy_task: Task,
     toy_cohort: Cohort,
@@ -194,7 +192,7 @@ def test_images_and_masks_are_in_the_identities_of_the_cells_that_read_them(
     name: str,
     stages: set[str],
 ) -> None:
-    """An edited file is noticed where it is read, training and test apart, and nowhere else."""
+    """Editing an image or mask of a sample changes exactly the cells that read it."""
     images: Mapping[str, Any] = getattr(toy_cohort.samples[number], what)
     cohort = edited(toy_cohort, number, **{what: {**images, name: in_memory(images[name].load() * 0)}})
     found = changed(cells(toy_task), cells(toy_task, cohort=cohort))
@@ -202,19 +200,19 @@ def test_images_and_masks_are_in_the_identities_of_the_cells_that_read_them(
     assert found == {key for key in ALL if key[0] in stages}
 
 
-def test_version_of_the_task_changes_everything(cells: Callable[..., Named], toy_task: Task) -> None:
-    """A task that means something else has other results."""
+def test_version_of_the_task_changes_all_cells(cells: Callable[..., Named], toy_task: Task) -> None:
+    """Another version of the task changes all cells."""
     assert changed(cells(toy_task), cells(dataclasses.replace(toy_task, version=2))) == ALL
 
 
 def test_attribution_option_changes_its_explanation_and_score(cells: Callable[..., Named], toy_task: Task) -> None:
-    """Other attributions and the training are not computed again."""
+    """An option of an attribution changes only its explanation and score."""
     other = override(toy_task, "attributions.gradients.steps", 3)
     assert changed(cells(toy_task), cells(other)) == {("explain", "gradients"), ("score", "gradients")}
 
 
 def test_metric_option_changes_its_own_values_alone(cells: Callable[..., Named], toy_task: Task) -> None:
-    """Nothing is trained, explained or measured again but this metric."""
+    """An option of a metric changes only the values of that metric."""
     before, after = cells(toy_task), cells(override(toy_task, "metrics.sensitivity.tolerance_mm", 1.0))
     assert changed(before, after) == {("score", "")}
     one, two = metrics_of(before), metrics_of(after)
@@ -222,7 +220,7 @@ def test_metric_option_changes_its_own_values_alone(cells: Callable[..., Named],
 
 
 def test_new_metric_adds_one_identity_and_changes_no_other(cells: Callable[..., Named], toy_task: Task) -> None:
-    """A further metric of predictions is one more identity, in the values of predictions alone."""
+    """A new metric adds one identity and changes no other."""
     more = dataclasses.replace(toy_task, metrics={**toy_task.metrics, "jaccard": partial(segmentation.auc)})
     before, after = cells(toy_task), cells(more)
     assert changed(before, after) == {("score", "")}
@@ -232,13 +230,13 @@ def test_new_metric_adds_one_identity_and_changes_no_other(cells: Callable[..., 
 
 
 def test_new_pooled_metric_changes_no_cell(cells: Callable[..., Named], toy_task: Task, epvs: Task) -> None:
-    """Pooled values are worked out from those of samples; no cell holds them."""
+    """A new pooled metric changes no cell, since pooled values follow from those of samples."""
     more = dataclasses.replace(toy_task, metrics={**toy_task.metrics, "bias": epvs.metrics["count_bias"]})
     assert changed(cells(toy_task), cells(more)) == set()
 
 
 def test_regional_metric_changes_its_own_values_alone(cells: Callable[..., Named], toy_task: Task) -> None:
-    """Whether a metric is also computed per region is part of its identity."""
+    """Computing a metric per region changes only the values of that metric."""
     before, after = cells(toy_task), cells(dataclasses.replace(toy_task, regional=("dice", "sensitivity")))
     assert changed(before, after) == {("score", "")}
     one, two = metrics_of(before), metrics_of(after)
@@ -246,21 +244,21 @@ def test_regional_metric_changes_its_own_values_alone(cells: Callable[..., Named
 
 
 def test_label_of_a_metric_changes_no_identity(cells: Callable[..., Named], toy_task: Task) -> None:
-    """The same metric with the same options under another label has the same values."""
+    """The label of a metric is not part of its identity."""
     more = dataclasses.replace(toy_task, metrics={**toy_task.metrics, "overlap": toy_task.metrics["true_count"]})
     found = metrics_of(cells(more))
     assert found["score", "", "overlap"] == found["score", "", "true_count"]
 
 
 def test_another_attribution_changes_no_other_cell(cells: Callable[..., Named], toy_task: Task) -> None:
-    """Adding a method adds two cells."""
+    """A new attribution adds two cells and changes no other."""
     more = cells(override(toy_task, "attributions.saliency", "saliency"))
     assert set(more) - ALL == {("explain", "saliency"), ("score", "saliency")}
     assert changed(cells(toy_task), {key: more[key] for key in ALL}) == set()
 
 
-def test_what_a_person_reads_changes_nothing(cells: Callable[..., Named], toy_task: Task) -> None:
-    """Question, source, axes, columns, shown metrics, objective, profile and labels are in no identity."""
+def test_presentation_changes_no_identity(cells: Callable[..., Named], toy_task: Task) -> None:
+    """Question, axes, columns, shown metrics, objective and profile are part of no identity."""
     other = dataclasses.replace(
         toy_task,
         question="Why?",
@@ -274,8 +272,8 @@ def test_what_a_person_reads_changes_nothing(cells: Callable[..., Named], toy_ta
     assert changed(cells(toy_task), found) == set()
 
 
-def test_label_of_an_attribution_changes_nothing(cells: Callable[..., Named], toy_task: Task) -> None:
-    """The same method with the same options under another label is the same result."""
+def test_label_of_an_attribution_changes_no_identity(cells: Callable[..., Named], toy_task: Task) -> None:
+    """The label of an attribution is not part of its identity."""
     other = cells(override(toy_task, "attributions.chance", "random"))
     for stage in ("explain", "score"):
         assert other[stage, "chance"].identity == other[stage, "random"].identity
@@ -288,7 +286,7 @@ def test_label_of_an_attribution_changes_nothing(cells: Callable[..., Named], to
 def test_fields_of_an_explanation_are_part_of_its_identity(
     cells: Callable[..., Named], toy_task: Task, field: str, value: Any, again: bool
 ) -> None:
-    """What is explained, how maps are combined and what is kept change that explanation, and a default does not."""
+    """Changing a field of an explanation changes that explanation, unless the value is the default."""
     other = cells(override(toy_task, f"explanations.gradients.{field}", value))
     expected = {("explain", "gradients"), ("score", "gradients")} if again else set()
     assert changed(cells(toy_task), other) == expected
@@ -306,7 +304,7 @@ def test_fields_of_an_explanation_are_part_of_its_identity(
 def test_code_changes_its_stage_and_those_below(
     cells: Callable[..., Named], toy_task: Task, monkeypatch: pytest.MonkeyPatch, kind: str, stages: set[str]
 ) -> None:
-    """Editing a component changes the cells that run it and those below, while their bodies stay the same."""
+    """Editing a component changes the cells that run it and those below, but not their bodies."""
     part = {
         "model": toy_task.model,
         "recipe": toy_task.recipe,
@@ -325,18 +323,18 @@ def test_code_changes_its_stage_and_those_below(
     assert [cell.body for cell in before.values()] == [cell.body for cell in after.values()]
 
 
-def test_digest_of_explanations_is_their_method_s(toy_task: Task) -> None:
-    """Methods in different modules have digests of their own."""
+def test_digest_of_explanations_is_that_of_their_method(toy_task: Task) -> None:
+    """Methods in different modules have different digests."""
     assert digest("explain", toy_task, "random") != digest("explain", toy_task, "gradients")
 
 
-def test_values_have_no_body(cells: Callable[..., Named], toy_task: Task) -> None:
-    """Cheap values are computed again instead of taken from older code."""
+def test_score_cells_have_no_body(cells: Callable[..., Named], toy_task: Task) -> None:
+    """Score cells have no body, so that values of older code are computed again."""
     assert {key[0] for key, cell in cells(toy_task).items() if not cell.body} == {"score"}
 
 
 def test_jobs_are_folds_times_seeds(configured: Any, toy_task: Task, toy_cohort: Cohort) -> None:
-    """Every fold is trained with every seed, or only the folds that were asked for."""
+    """There is a job for every fold and seed, or only for the folds selected."""
     folds = Folds((SPLIT, Split(("sub-04", "sub-02"), ("sub-03",), ("sub-01",))))
     found = list(jobs(configured(toy_task), toy_cohort, folds, (0, 5)))
     assert [(one.fold, one.seed) for one in found] == [(0, 0), (0, 5), (1, 0), (1, 5)]
@@ -348,20 +346,20 @@ def test_jobs_are_folds_times_seeds(configured: Any, toy_task: Task, toy_cohort:
 def test_a_fold_without_a_test_set_is_evaluated_on_its_validation_samples(
     configured: Any, toy_task: Task, toy_cohort: Cohort, test: tuple[str, ...], evaluated: tuple[str, ...]
 ) -> None:
-    """Beside a fixed test set each fold predicts its own validation samples."""
+    """A fold without test samples is evaluated on its validation samples."""
     folds = Folds((dataclasses.replace(SPLIT, test=test),))
     assert next(jobs(configured(toy_task), toy_cohort, folds, (0,))).evaluated == evaluated
 
 
 @pytest.fixture
 def job(configured: Any, toy_task: Task, toy_cohort: Cohort) -> Job:
-    """The toy task's job."""
+    """A job of the toy task."""
     return next(jobs(configured(toy_task), toy_cohort, Folds((SPLIT,)), (0,)))
 
 
 @pytest.fixture
 def hold(tmp_path: Path) -> Callable[..., Store]:
-    """Put cells into a store, with values of their metrics or of some of them."""
+    """A function that puts cells into a store, with values of their metrics."""
 
     def put(*cells: Cell) -> Store:
         store = Store(tmp_path / "store")
@@ -381,15 +379,15 @@ def hold(tmp_path: Path) -> Callable[..., Store]:
     return put
 
 
-def test_missing_is_what_the_store_does_not_hold(job: Job, hold: Callable[..., Store]) -> None:
-    """A job shrinks to its missing cells and to nothing when all are done."""
+def test_missing_cells_are_those_not_in_the_store(job: Job, hold: Callable[..., Store]) -> None:
+    """``missing`` returns the cells that are not in the store, or ``None`` if all are done."""
     rest = missing(job, hold(job.cells[0]))
     assert isinstance(rest, Job) and rest.cells == job.cells[1:]
     assert missing(job, hold(*job.cells)) is None
 
 
 def test_missing_narrows_values_to_metrics_that_the_store_lacks(job: Job, hold: Callable[..., Store]) -> None:
-    """Of a new metric beside held ones that one alone is computed, under an identity of its own."""
+    """If one metric of a score cell is missing, only that metric is computed, under another identity."""
     whole = job.cells[2]
     assert whole.stage == "score" and len(whole.metrics) == 4
     held = whole.only(whole.metrics[:3])
@@ -401,7 +399,7 @@ def test_missing_narrows_values_to_metrics_that_the_store_lacks(job: Job, hold: 
 
 
 def test_values_are_done_when_several_records_hold_them_together(job: Job, hold: Callable[..., Store]) -> None:
-    """Metrics that were added one at a time are together the whole cell."""
+    """A score cell is done if several records together contain all of its metrics."""
     whole = job.cells[2]
     store = hold(whole.only(whole.metrics[:3]))
     assert not is_done(whole, store)
@@ -414,14 +412,14 @@ def test_values_are_done_when_several_records_hold_them_together(job: Job, hold:
 
 
 def test_records_of_a_training_are_its_one_record(job: Job, hold: Callable[..., Store]) -> None:
-    """A cell without metrics has one record or none."""
+    """A cell without metrics has at most one record."""
     store = hold(job.cells[0])
     assert [record.identity for record in records_of(job.cells[0], store)] == [job.train]
     assert records_of(job.cells[1], store) == ()
 
 
-def test_row_is_in_no_identity(configured: Any, toy_task: Task, toy_cohort: Cohort) -> None:
-    """Where a cell is shown does not change what it is."""
+def test_row_is_not_part_of_the_identity(configured: Any, toy_task: Task, toy_cohort: Cohort) -> None:
+    """The row in which a cell is shown is not part of its identity."""
     one = cells_of(configured(toy_task), toy_cohort, SPLIT, 0, 0)
     two = cells_of(configured(toy_task), toy_cohort, SPLIT, 0, 0, row="elsewhere")
     assert [cell.identity for cell in one] == [cell.identity for cell in two]
@@ -429,16 +427,16 @@ def test_row_is_in_no_identity(configured: Any, toy_task: Task, toy_cohort: Coho
 
 
 class TestSeveralTargets:
-    """Values of samples, covariates, ensembles and chosen samples, on a study of pictures."""
+    """Cells of a study of pictures: covariates, ensembles and chosen samples."""
 
     @pytest.fixture
     def fold(self, crowd_folds: Folds) -> Split:
-        """The first fold; it is evaluated on its validation samples."""
+        """The first fold, which is evaluated on its validation samples."""
         return crowd_folds.folds[0]
 
     @pytest.fixture
     def named(self, studied: Any, study: Task, fold: Split) -> Callable[..., Named]:
-        """(stage, label) → cell of the first fold, on a cohort."""
+        """A function that makes the cells of the first fold on a cohort by (stage, label)."""
         return lambda cohort: by_stage(cells_of(studied(study, cohort), cohort, fold, 0, 0))
 
     @pytest.mark.parametrize("side", ["train", "validation", "test"])
@@ -451,7 +449,7 @@ class TestSeveralTargets:
             ("covariates", "hair", set()),
         ],
     )
-    def test_values_of_a_sample_are_in_the_identities_of_the_cells_that_read_them(
+    def test_values_of_a_sample_change_the_cells_that_read_them(
         self,
         named: Callable[..., Named],
         crowd: Cohort,
@@ -462,7 +460,7 @@ class TestSeveralTargets:
         name: str,
         tested: set[str],
     ) -> None:
-        """A covariate that is no input, and samples of the fixed test set, change no cell of a fold."""
+        """Values that a fold reads change its cells; unused covariates and the fixed test set do not."""
         ids = {"train": fold.train, "validation": fold.validation, "test": crowd_folds.test}[side]
         number = [one.id for one in crowd.samples].index(ids[0])
         values = getattr(crowd.samples[number], what)
@@ -473,7 +471,7 @@ class TestSeveralTargets:
     def test_target_of_a_test_sample_changes_its_values_and_no_training(
         self, studied: Any, study: Task, crowd: Cohort, fold: Split
     ) -> None:
-        """Where a fold has a test set of its own, a corrected label there retrains and predicts nothing again."""
+        """A changed target of a test sample changes values and chosen samples, but no training or prediction."""
         split = Split(fold.train, fold.validation[2:], fold.validation[:2])
 
         def named(cohort: Cohort) -> Named:
@@ -482,14 +480,14 @@ class TestSeveralTargets:
         number = [one.id for one in crowd.samples].index(split.test[0])
         other = edited(crowd, number, targets={**crowd.samples[number].targets, "age": 99.0})
         found = changed(named(crowd), named(other))
-        # What is chosen by predictions is chosen by the truth too.
+        # Samples are chosen by predictions and true values.
         expected = {key for key in named(crowd) if key[0] in ("score", "probe")} | {("explain", "smiles")}
         assert found == expected
 
     def test_covariate_of_a_test_sample_changes_its_prediction_and_no_training(
         self, studied: Any, study: Task, crowd: Cohort, fold: Split
     ) -> None:
-        """A scalar input is read with the image: the prediction is made again, the network is not."""
+        """A changed covariate of a test sample changes all cells except the training."""
         split = Split(fold.train, fold.validation[2:], fold.validation[:2])
 
         def named(cohort: Cohort) -> Named:
@@ -502,7 +500,7 @@ class TestSeveralTargets:
     def test_explanations_that_choose_samples_depend_on_predictions(
         self, named: Callable[..., Named], crowd: Cohort
     ) -> None:
-        """The cell of chosen samples has the predictions among its parents, last; others have the training alone."""
+        """An explanation of chosen samples has the predictions as its last parent; others have only the training."""
         found = named(crowd)
         train, predict = found["train", ""].identity, found["predict", ""].identity
         assert found["explain", "smiles"].parents == (train, predict)
@@ -512,7 +510,7 @@ class TestSeveralTargets:
     def test_the_rule_that_chooses_is_part_of_the_identity(
         self, studied: Any, study: Task, crowd: Cohort, fold: Split, field: dict[str, Any]
     ) -> None:
-        """Another rule explains other samples."""
+        """The rule for choosing samples is part of the identity of its explanation."""
         chosen = study.explanations["smiles"]
         assert isinstance(chosen, Explanation)
         explanations = {**study.explanations, "smiles": dataclasses.replace(chosen, **field)}
@@ -523,21 +521,21 @@ class TestSeveralTargets:
         assert changed(one, two) == {(stage, "smiles") for stage in ("explain", "score", "probe")}
 
     def test_probes_need_maps_predictions_and_networks(self, named: Callable[..., Named], crowd: Cohort) -> None:
-        """A metric that runs the network again names all that it reads."""
+        """A probe has the explanation, the predictions and the training as its parents."""
         found = named(crowd)
         assert found["probe", "gate"].parents == tuple(
             found[key].identity for key in (("explain", "gate"), ("predict", ""), ("train", ""))
         )
         assert [label for label, _ in found["probe", "gate"].metrics] == ["fall_when_masked"]
 
-    def test_sums_alone_are_judged_as_a_group(self, studied: Any, study: Task, crowd: Cohort, fold: Split) -> None:
-        """Where no map is kept, no sample's map can be scored or probed."""
+    def test_sums_have_no_cells_of_values(self, studied: Any, study: Task, crowd: Cohort, fold: Split) -> None:
+        """An explanation that keeps only sums has no score or probe cells."""
         task = override(study, "explanations.gate.keep", "sums")
         found = by_stage(cells_of(studied(task), crowd, fold, 0, 0))
         assert {key[0] for key in found if key[1] == "gate"} == {"explain"}
 
     def test_ensembles_need_all_trainings(self, studied: Any, study: Task, crowd: Cohort, crowd_folds: Folds) -> None:
-        """Each seed has one ensemble on the fixed test set; its predictions and maps need the networks of all folds."""
+        """Each seed has one ensemble on the fixed test set, whose parents are the trainings of all folds."""
         trained = list(jobs(studied(study), crowd, crowd_folds, (0, 7)))
         found = list(ensembles(trained, crowd, crowd_folds.test))
         assert [(one.fold, one.seed, one.is_ensemble) for one in found] == [(ENSEMBLE, 0, True), (ENSEMBLE, 7, True)]
@@ -554,7 +552,7 @@ class TestSeveralTargets:
     def test_an_ensemble_follows_each_of_its_trainings(
         self, studied: Any, study: Task, crowd: Cohort, crowd_folds: Folds
     ) -> None:
-        """An edited training sample of one fold makes other networks, and so another ensemble."""
+        """A changed training sample of one fold changes all cells of the ensemble."""
         number = [one.id for one in crowd.samples].index(crowd_folds.folds[0].train[0])
         other = edited(crowd, number, targets={**crowd.samples[number].targets, "age": 99.0})
         one, two = (
@@ -567,12 +565,12 @@ class TestSeveralTargets:
     def test_without_a_fixed_test_set_there_is_no_ensemble(
         self, studied: Any, study: Task, crowd: Cohort, crowd_folds: Folds
     ) -> None:
-        """Folds that each have a test set are not averaged."""
+        """Without a fixed test set there is no ensemble."""
         assert list(ensembles(list(jobs(studied(study), crowd, crowd_folds, (0,))), crowd, ())) == []
 
 
-def test_explanations_that_a_model_cannot_have_are_left_out(study: Task) -> None:
-    """A network has no map of its own weights; every other explanation stays, in order."""
+def test_unsupported_explanations_are_left_out(study: Task) -> None:
+    """Explanations that the model does not support are left out, and the others keep their order."""
     task = override(study, "attributions.own", "weights")
     assert "own" in task.explanations
     assert explanations_of(task) == ["saliency", "smiles", "gate", "random"]

@@ -1,4 +1,4 @@
-"""Explanations of trained networks: of which scalar, of which inputs, combined how, of which samples."""
+"""Explanations of trained networks: scalars, inputs, combination of maps, and choice of samples."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SPEC = NetworkSpec(
 
 @dataclass(frozen=True)
 class TwoImages:
-    """Two pictures and a scalar of one sample, whose N items are the picture and its mirror images."""
+    """An adapter with two pictures and a scalar per sample, for one or several random items."""
 
     items: int = 1
     added: float = 0.0
@@ -56,7 +56,7 @@ class TwoImages:
 
 @dataclass(frozen=True)
 class Shifted(TwoImages):
-    """The same, of which a constant comes on top that is not explained."""
+    """A fitted adapter that adds an unexplained constant to the first picture."""
 
     def fit(self, training: Any, targets: Any) -> Any: ...
 
@@ -83,7 +83,7 @@ class Shifted(TwoImages):
 
 
 class Products(torch.nn.Module):
-    """Scores of items: sums of weight × picture, each times the height."""
+    """A linear network: sums of weight × picture, times the height."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,12 +92,12 @@ class Products(torch.nn.Module):
         self.depth = torch.nn.Parameter(torch.randn(4, 1, 4, 5, generator=draw))
 
     def forward(self, colour: torch.Tensor, height: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
-        said = torch.einsum("ncxy,kcxy->nk", colour, self.colour) + torch.einsum("ncxy,kcxy->nk", depth, self.depth)
-        return said * height
+        scores = torch.einsum("ncxy,kcxy->nk", colour, self.colour) + torch.einsum("ncxy,kcxy->nk", depth, self.depth)
+        return scores * height
 
 
 class Squares(Products):
-    """The same of squares, so that gradients depend on the whole input."""
+    """A network that applies ``Products`` to squares, so that gradients depend on the input."""
 
     def forward(self, colour: torch.Tensor, height: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
         return super().forward(colour**2, height, depth**2)
@@ -113,7 +113,7 @@ def made(explanation: Explanation, adapter: Any = TwoImages(), network: Any = No
 
 
 def weights(number: int) -> Array:
-    """Weights of one output, of all channels, (3, 4, 5)."""
+    """Weights of one output for all channels, (3, 4, 5)."""
     network = Products()
     return torch.cat([network.colour[number], network.depth[number]]).detach().numpy()
 
@@ -125,10 +125,10 @@ def pictures(adapter: Any = TwoImages()) -> Array:
 
 
 class TestExplain:
-    """Maps, worked out by hand for a linear network."""
+    """Maps of a linear network agree with those worked out by hand."""
 
     def test_each_scalar_has_a_map_of_each_explained_channel(self) -> None:
-        """Channels of all explained inputs in order; the height is no channel. Classes explain the one predicted."""
+        """Each scalar has one map per channel of the explained inputs; for classes, the predicted one is explained."""
         found = made(Explanation(GRADIENT))
         assert found.outputs == ("age", "hair") and found.maps.dtype == np.float32
         expected = [weights(0) * pictures()[0], weights(2) * pictures()[0]]
@@ -136,51 +136,51 @@ class TestExplain:
 
     @pytest.mark.parametrize(("of", "column"), [("age", 0), ("hair:black", 1), ("hair:red", 3)])
     def test_of_one_scalar(self, of: str, column: int) -> None:
-        """One target, or one class whatever is predicted."""
+        """``of`` selects one target or one class."""
         found = made(Explanation(GRADIENT, of=of))
         assert found.outputs == (of,)
         np.testing.assert_allclose(found.maps[0], weights(column) * pictures()[0], rtol=1e-5)
 
     def test_sum_is_over_all_channels_of_all_inputs(self) -> None:
-        """One map for all."""
+        """``combine="sum"`` sums over all channels of all inputs."""
         found = made(Explanation(GRADIENT, combine="sum"))
         np.testing.assert_allclose(found.maps[0], (weights(0) * pictures()[0]).sum(0, keepdims=True), rtol=1e-4)
 
     def test_relevance_times_input_adds_products(self) -> None:
-        """Of a gradient that is not multiplied yet it is what input × gradient sums to."""
+        """``relevance_times_input`` sums the products of relevance and input over channels."""
         found = made(Explanation(partial(saliency), combine="relevance_times_input"))
         expected = (np.abs(weights(0)) * pictures()[0]).sum(0, keepdims=True)
         np.testing.assert_allclose(found.maps[0], expected, rtol=1e-5)
 
-    def test_items_are_explained_one_by_one_at_their_own_value_of_what_is_fixed(self) -> None:
-        """The height of each item is its own; its maps are where the adapter puts them."""
+    def test_items_are_explained_with_their_own_fixed_inputs(self) -> None:
+        """Each item is explained with its own height, and the adapter assembles the maps."""
         adapter = TwoImages(items=3)
         found = made(Explanation(GRADIENT, of="age"), adapter)
         expected = np.concatenate([(n + 1) * weights(0) * pictures(adapter)[n] for n in range(3)], axis=-1)
         assert found.maps.shape == (1, 3, 4, 15)
         np.testing.assert_allclose(found.maps[0], expected, rtol=1e-5)
 
-    def test_what_a_fitted_adapter_adds_is_seen_and_not_explained(self) -> None:
-        """Maps multiply what is explained, and gradients are taken where the network sees the sum."""
+    def test_added_component_is_not_explained(self) -> None:
+        """The gradient is taken at the sum that the network sees, and multiplied by the explained component only."""
         found = made(Explanation(GRADIENT, of="age"), Shifted(), Squares())
         x, seen = pictures()[0], pictures()[0] + np.array([2, 2, 0])[:, None, None]
         np.testing.assert_allclose(found.maps[0], weights(0) * 2 * seen * x, rtol=1e-4)
 
     def test_explained_inputs_of_a_plain_adapter_are_its_inputs(self) -> None:
-        """Nothing comes on top."""
+        """Without a fitted adapter, nothing is added to the explained inputs."""
         pairs = explained_inputs(Member(Products(), TwoImages()), SAMPLE)
         assert [more for _, more in pairs] == [None] * 3
         assert all(np.array_equal(one, own) for (one, _), own in zip(pairs, TwoImages().inputs(SAMPLE), strict=True))
 
     def test_postprocessing_comes_last(self) -> None:
-        """Of each scalar's combined map."""
+        """Postprocessing is applied to the combined map."""
         found = made(Explanation(GRADIENT, combine="sum", postprocess=partial(rectified)))
         plain = made(Explanation(GRADIENT, combine="sum"))
         assert (plain.maps < 0).any()
         np.testing.assert_array_equal(found.maps, np.maximum(plain.maps, 0))
 
     def test_several_networks_are_averaged(self) -> None:
-        """The map of an ensemble is the mean of the maps of its networks, each with its own adapter."""
+        """The map of an ensemble is the mean over its networks, each with its own adapter."""
         members = [Member(Products().eval(), TwoImages()), Member(Squares().eval(), Shifted())]
         apart = [
             explain([one], SPEC, SAMPLE, Explanation(GRADIENT), seed=0, classes={"hair": 0}).maps for one in members
@@ -189,8 +189,8 @@ class TestExplain:
         assert not np.allclose(*apart)
         np.testing.assert_allclose(found.maps, (apart[0].astype(float) + apart[1]) / 2, rtol=1e-6)
 
-    def test_random_numbers_are_named_by_method_seed_and_sample(self) -> None:
-        """The same again, another for another seed or another sample, whatever the label of the method."""
+    def test_random_maps_depend_on_seed_and_sample(self) -> None:
+        """Random maps depend on seed and sample."""
         one, member = Explanation(partial(random_map)), Member(Products().eval(), TwoImages())
 
         def maps(seed: int, sample: Sample) -> Array:
@@ -201,13 +201,13 @@ class TestExplain:
         assert not np.array_equal(first, maps(1, SAMPLE))
         assert not np.array_equal(first, maps(0, dataclasses.replace(SAMPLE, id="other")))
 
-    def test_items_that_are_explained_one_by_one_draw_their_own_numbers(self) -> None:
-        """A random map does not repeat from item to item."""
+    def test_random_maps_of_items_differ(self) -> None:
+        """Random maps of two items of a sample differ."""
         maps = made(Explanation(partial(random_map), of="age"), TwoImages(items=2)).maps[0]
         assert not np.array_equal(maps[..., :5], maps[..., 5:])
 
     def test_map_that_is_not_finite_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Method and sample are named."""
+        """A map with NaN is refused, and the message names method and sample."""
         monkeypatch.setattr(
             "harness.pipeline.explain.attribute",
             lambda name, network, inputs, targets, **more: [
@@ -217,8 +217,8 @@ class TestExplain:
         with pytest.raises(CellError, match="the input_x_gradient map of one holds values that are not finite"):
             made(Explanation(GRADIENT))
 
-    def test_network_is_left_as_it_was(self) -> None:
-        """No gradients, no hooks, the same mode and weights."""
+    def test_network_is_unchanged(self) -> None:
+        """Gradients, mode and weights of the network are unchanged."""
         network = Products().train()
         before = {name: value.clone() for name, value in network.state_dict().items()}
         explain([Member(network, TwoImages())], SPEC, SAMPLE, Explanation(GRADIENT), seed=0, classes={"hair": 0})
@@ -226,7 +226,7 @@ class TestExplain:
         assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
     def test_exposed_scalar_of_a_study(self, study: Task, crowd: Cohort, crowd_spec: NetworkSpec) -> None:
-        """The gate of a network is explained by its own gradient, (1, 3, H, W)."""
+        """An exposed scalar is explained by its own gradient, (1, 3, H, W)."""
         torch.manual_seed(0)
         network, adapter, sample = build_network(study, crowd_spec).eval(), study.adapter(), crowd.samples[0]
         found = explain([Member(network, adapter)], crowd_spec, sample, Explanation(GRADIENT, of="gate"), seed=0)
@@ -238,13 +238,13 @@ class TestExplain:
 
 
 class TestChoice:
-    """Which samples are explained."""
+    """Choice of the explained samples."""
 
     SPEC = NetworkSpec((), (AGE, SMILE, HAIR))
 
     @pytest.fixture
-    def told(self) -> tuple[list[Sample], dict[str, Prediction]]:
-        """Six samples: labels 0 0 0 1 1 1, positive with .1 .6 .45 .9 .7 .2; hair is always told right."""
+    def predicted_samples(self) -> tuple[list[Sample], dict[str, Prediction]]:
+        """Samples with labels 0 0 0 1 1 1 and probabilities .1 .6 .45 .9 .7 .2; predicted hair is always correct."""
         labels, chances = [0, 0, 0, 1, 1, 1], [0.1, 0.6, 0.45, 0.9, 0.7, 0.2]
         samples, predictions = [], {}
         for number, (label, p) in enumerate(zip(labels, chances, strict=True)):
@@ -267,34 +267,34 @@ class TestChoice:
             ({"at_most": 3}, "adf"),
         ],
     )
-    def test_by_a_label(self, told: Any, options: dict[str, Any], expected: str) -> None:
-        """Correct ones, correct positives, at most the most confident; always in their own order."""
-        chosen = choose_samples(Explanation(GRADIENT, chosen_by="smile", **options), self.SPEC, *told)
+    def test_by_a_label(self, predicted_samples: Any, options: dict[str, Any], expected: str) -> None:
+        """Samples are chosen by correctness and then confidence, and keep their order."""
+        chosen = choose_samples(Explanation(GRADIENT, chosen_by="smile", **options), self.SPEC, *predicted_samples)
         assert "".join(one.id for one in chosen) == expected
 
-    def test_by_a_class(self, told: Any) -> None:
-        """Confidence is the probability of the predicted class."""
-        samples, predictions = told
+    def test_by_a_class(self, predicted_samples: Any) -> None:
+        """The confidence of a class target is the probability of the predicted class."""
+        samples, predictions = predicted_samples
         predictions["a"]["hair"]["probabilities"] = np.array([0.1, 0.8, 0.1])
         explanation = Explanation(GRADIENT, chosen_by="hair", samples="correct", at_most=2)
         assert "".join(one.id for one in choose_samples(explanation, self.SPEC, samples, predictions)) == "bc"
 
-    def test_equal_confidence_goes_by_id(self, told: Any) -> None:
-        """So that a choice does not depend on the order of the samples."""
-        samples, predictions = told
+    def test_equal_confidence_is_ordered_by_id(self, predicted_samples: Any) -> None:
+        """Samples of equal confidence are chosen by id, so that their order does not matter."""
+        samples, predictions = predicted_samples
         for one in predictions.values():
             one["smile"]["probability"] = np.float64(0.5)
         explanation = Explanation(GRADIENT, chosen_by="smile", at_most=2)
         found = choose_samples(explanation, self.SPEC, samples[::-1], predictions)
         assert "".join(one.id for one in found) == "ba"
 
-    def test_the_only_classification_need_not_be_named(self) -> None:
-        """Beside numbers and masks there is nothing else to choose by."""
+    def test_single_classification_is_the_default(self) -> None:
+        """A single classification target is used by default."""
         spec = NetworkSpec((), (AGE, SMILE))
         assert chosen_target(Explanation(GRADIENT, samples="correct"), spec) == SMILE
 
     def test_all_samples_need_no_classification(self) -> None:
-        """Whatever is named."""
+        """If all samples are explained, ``chosen_by`` is ignored."""
         assert chosen_target(Explanation(GRADIENT, chosen_by="smile"), NetworkSpec((), (AGE,))) is None
 
     @pytest.mark.parametrize(
@@ -307,15 +307,15 @@ class TestChoice:
             ((HAIR,), {"samples": "true_positive"}, r"needs a binary target, and hair has classes; take correct"),
         ],
     )
-    def test_refusals(self, targets: Any, options: dict[str, Any], message: str) -> None:
-        """A choice that the network's targets do not settle."""
+    def test_invalid_choices_are_refused(self, targets: Any, options: dict[str, Any], message: str) -> None:
+        """An ambiguous or unsuitable target for choosing samples is refused."""
         with pytest.raises(RequestError, match=message):
             chosen_target(Explanation(GRADIENT, **options), NetworkSpec((), targets))
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (3, [1, 1, 1]), (4, [1] * 4), (10, [3, 3, 2, 2])])
-def test_blocks_are_of_about_as_many_consecutive_samples(count: int, sizes: list[int]) -> None:
-    """Four of them, or as many as there are samples."""
+def test_blocks_have_nearly_equal_size(count: int, sizes: list[int]) -> None:
+    """Samples are divided into four blocks of nearly equal size, or one block per sample."""
     blocks = list(blocks_of(count))
     assert [len(one) for one in blocks] == sizes
     assert np.concatenate(blocks).tolist() == list(range(count))

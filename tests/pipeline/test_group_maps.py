@@ -1,4 +1,4 @@
-"""Explanations judged as sums over subjects, end to end on a handful of lesion maps."""
+"""Explanations scored as sums over subjects, from end to end on a few lesion maps."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ from harness.storage.store import Store
 from harness.sweep.catalogue import load_task
 from harness.sweep.plan import draw_folds
 
-Ran = tuple[Configuration, list[Job], Store]
+Executed = tuple[Configuration, list[Job], Store]
 
 
 class Mean(torch.nn.Module):
-    """Says the same of every lesion map."""
+    """A network that predicts the same values for every lesion map."""
 
     def __init__(self, outputs: int) -> None:
         super().__init__()
@@ -55,13 +55,13 @@ class Mean(torch.nn.Module):
 
 
 def mean_only(in_channels: int, outputs: int) -> torch.nn.Module:
-    """The mean."""
+    """Build a network that predicts the mean."""
     return Mean(outputs)
 
 
 @pytest.fixture(scope="module")
 def lsm() -> Task:
-    """The real task with two attributions, fitted in a moment."""
+    """The lesion-symptom task with three attributions and a ridge model, which is fitted quickly."""
     task = load_task("lsm")
     task = dataclasses.replace(
         task,
@@ -84,13 +84,15 @@ def cohort(lesion_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Cohor
 
 
 @pytest.fixture(scope="module")
-def ran(lsm: Task, cohort: Cohort, tmp_path_factory: pytest.TempPathFactory) -> tuple[Configuration, list[Job], Store]:
-    """Every cell of the ridge, in a store."""
+def executed(
+    lsm: Task, cohort: Cohort, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Configuration, list[Job], Store]:
+    """Configuration, jobs and store of a run with ridge."""
     return run(lsm, cohort, tmp_path_factory.mktemp("store"))
 
 
-def run(task: Task, cohort: Cohort, folder: Path) -> Ran:
-    """Every cell of a task on a cohort."""
+def run(task: Task, cohort: Cohort, folder: Path) -> Executed:
+    """Execute every cell of a task on a cohort."""
     store = Store(folder / "store")
     described = json.loads(json.dumps(describe(task)))
     configuration = Configuration(described, {"model": "it"}, "quick", cohort.fingerprint(Reads(masks=("lesion",))))
@@ -101,15 +103,15 @@ def run(task: Task, cohort: Cohort, folder: Path) -> Ran:
 
 
 @pytest.fixture(scope="module")
-def pooled(ran: Any, cohort: Cohort) -> Pooled:
-    """Its rows."""
-    configuration, made, store = ran
+def pooled(executed: Any, cohort: Cohort) -> Pooled:
+    """Pooled rows of the run with ridge."""
+    configuration, made, store = executed
     return pool(configuration, made, cohort, store, facts={})
 
 
-def predictions(ran: Any) -> dict[str, np.ndarray]:
-    """Subject → predicted scores, from the files."""
-    _, made, store = ran
+def predictions(executed: Any) -> dict[str, np.ndarray]:
+    """Predicted scores of each subject, read from the store."""
+    _, made, store = executed
     found: dict[str, np.ndarray] = {}
     for job in made:
         (predict,) = (cell for cell in job.cells if cell.stage == "predict")
@@ -128,9 +130,9 @@ def loaded(task: Task, job: Job, store: Store) -> Member:
     return load_member(task, store, store.get("train", job.train))[0]  # type: ignore[arg-type]
 
 
-def test_each_score_has_an_r2_of_its_own(ran: Any, pooled: Pooled, cohort: Cohort) -> None:
-    """Pooled over the subjects of all folds, as scikit-learn has it; the whole is their mean."""
-    found = predictions(ran)
+def test_r2_of_each_score_agrees_with_sklearn(executed: Any, pooled: Pooled, cohort: Cohort) -> None:
+    """R² of each score agrees with scikit-learn over the subjects of all folds, and the row has their mean."""
+    found = predictions(executed)
     values = []
     for index, name in enumerate(names(cohort)):
         target = [sample.targets[name] for sample in cohort.samples]
@@ -141,16 +143,16 @@ def test_each_score_has_an_r2_of_its_own(ran: Any, pooled: Pooled, cohort: Cohor
 
 
 def test_the_ceiling_of_r2_is_that_of_the_noise(pooled: Pooled, cohort: Cohort) -> None:
-    """The squared correlation of noisy and clean scores, which no prediction from the image exceeds."""
+    """The ceiling of R² is the squared correlation of noisy and clean scores."""
     target, clean = (
         np.array([getattr(one, which)["score_1"] for one in cohort.samples]) for which in ("targets", "clean")
     )
     assert pooled.regions["score_1"][0].pooled["r2"].ceiling == pytest.approx(np.corrcoef(target, clean)[0, 1] ** 2)
 
 
-def test_group_maps_are_sums_over_all_tested_subjects(ran: Any, lsm: Task, cohort: Cohort) -> None:
-    """Input × gradient of a linear model summed over subjects is Σ w·x, fold by fold."""
-    _, made, store = ran
+def test_group_maps_are_sums_over_all_tested_subjects(executed: Any, lsm: Task, cohort: Cohort) -> None:
+    """For a linear model, the group map of input × gradient is Σ w·x over the test subjects of each fold."""
+    _, made, store = executed
     cells = [cell for job in made for cell in job.cells if cell.stage == "explain" and cell.label == "gradient"]
     outputs, sums = group_sums(cells, store)
     assert outputs == names(cohort)
@@ -159,13 +161,13 @@ def test_group_maps_are_sums_over_all_tested_subjects(ran: Any, lsm: Task, cohor
     for job in made:
         learned = loaded(lsm, job, store).network.weight_map().detach().numpy()
         expected += learned * np.sum([lesion[name] for name in job.split.test], axis=0)
-    rounding = 2.0**-11 * np.abs(sums).sum(0) + 1e-6 * np.abs(expected).max()  # sums are kept in half precision
+    rounding = 2.0**-11 * np.abs(sums).sum(0) + 1e-6 * np.abs(expected).max()  # sums are stored in half precision
     assert np.all(np.abs(sums.sum(0) - expected) <= rounding)
 
 
-def test_average_precision_is_that_of_the_summed_map(ran: Any, pooled: Pooled, cohort: Cohort) -> None:
-    """Against scikit-learn on the same sum."""
-    _, made, store = ran
+def test_average_precision_is_that_of_the_summed_map(executed: Any, pooled: Pooled, cohort: Cohort) -> None:
+    """Average precision agrees with scikit-learn on the summed map."""
+    _, made, store = executed
     cells = [cell for job in made for cell in job.cells if cell.stage == "explain" and cell.label == "occlusion"]
     _, sums = group_sums(cells, store)
     assert cohort.truth is not None
@@ -177,7 +179,7 @@ def test_average_precision_is_that_of_the_summed_map(ran: Any, pooled: Pooled, c
 
 
 def test_the_geometric_ceiling_of_a_map_is_that_of_an_exact_model(lsm: Task, pooled: Pooled, cohort: Cohort) -> None:
-    """Gradient × input can be perfect; occlusion smears over its windows, and less than one can be reached."""
+    """The ceiling is the average precision of an exact model: 1 for input × gradient, less for occlusion."""
     by_label = {row.attribution: row.pooled["relevance_ap"].ceiling for row in pooled.explanations}
     assert by_label["gradient"] == pytest.approx(1)
     assert cohort.truth is not None
@@ -194,13 +196,13 @@ def test_the_geometric_ceiling_of_a_map_is_that_of_an_exact_model(lsm: Task, poo
 
 
 def test_attributions_are_compared_in_pairs_over_blocks(lsm: Task, pooled: Pooled) -> None:
-    """Every attribution has a value per block, so the table says which differ from the best."""
+    """Every attribution has values in the same blocks, so that attributions are compared in pairs."""
     table = build(list(pooled.explanations), metric_facts(lsm, ("explanation",)), "relevance_ap")
     blocks = {row.attribution: set(row.values["relevance_ap"]) for row in pooled.explanations}
     assert len(blocks["gradient"]) == 12 and len({frozenset(one) for one in blocks.values()}) == 1
     assert table.column("rank").to_pylist()[0] == 1
     assert None not in table.column("difference").to_pylist()
-    # What is shown is the average precision of the summed map, and how many subjects it sums.
+    # The table shows the average precision of the summed map and the number of subjects.
     shown = {line["attribution"]: line for line in table.to_pylist()}
     for row in pooled.explanations:
         assert shown[row.attribution]["relevance_ap"] == pytest.approx(row.pooled["relevance_ap"].value)
@@ -209,16 +211,16 @@ def test_attributions_are_compared_in_pairs_over_blocks(lsm: Task, pooled: Poole
     assert {"chance", "ceiling", "s a fold"} <= set(header) and all(line[header.index("s a fold")] for line in lines)
 
 
-def test_a_model_without_a_map_of_its_own_is_not_asked_for_it(lsm: Task) -> None:
-    """``weights`` explains the ridge and is no cell of a CNN."""
+def test_model_without_weights_has_no_weights_explanation(lsm: Task) -> None:
+    """``weights`` is an explanation of ridge and not of a CNN."""
     assert explanations_of(lsm) == ["occlusion", "gradient", "weights"]
     assert explanations_of(override(lsm, "model", "cnn")) == ["occlusion", "gradient"]
 
 
 def test_an_oracle_is_flagged_and_has_no_rank(lsm: Task, cohort: Cohort, tmp_path: Path) -> None:
-    """The matched filter is told the regions' size: it stands in the table, outside of the ranking."""
+    """The matched filter, which knows the size of the regions, is flagged as an oracle and not ranked."""
     task = dataclasses.replace(override(lsm, "model", "matched_filter"), explanations={})
-    task = override(override(task, "targets.scores.size", 3), "targets.scores.patients", 3)  # as the cohort was made
+    task = override(override(task, "targets.scores.size", 3), "targets.scores.patients", 3)  # as for the cohort
     network = build_network(task, task.adapter().spec(cohort))
     assert network.region.shape == (3, 3, 3)
     configuration, made, store = run(task, cohort, tmp_path)
@@ -228,8 +230,8 @@ def test_an_oracle_is_flagged_and_has_no_rank(lsm: Task, cohort: Cohort, tmp_pat
     assert table.column("status").to_pylist()[0].startswith("oracle")
 
 
-def test_a_real_score_has_no_truth_to_be_judged_by(lsm: Task, lesion_root: Path, tmp_path: Path) -> None:
-    """Explanations of a measured score have no average precision, and nothing is ranked by it."""
+def test_measured_score_has_no_average_precision(lsm: Task, lesion_root: Path, tmp_path: Path) -> None:
+    """Explanations of a measured score have no average precision and no ceiling."""
     cohort = scores(lesions(lesion_root, tmp_path / "cache", box="native"), tmp_path / "cache", column="severity")
     configuration, made, store = run(lsm, cohort, tmp_path)
     rows = pool(configuration, made, cohort, store, facts={})
@@ -239,7 +241,7 @@ def test_a_real_score_has_no_truth_to_be_judged_by(lsm: Task, lesion_root: Path,
 
 
 def test_a_constant_prediction_is_collapsed(lsm: Task, cohort: Cohort, tmp_path: Path) -> None:
-    """A model that says the same of everybody is flagged and never ranked."""
+    """A network with the same prediction for all subjects is flagged as collapsed."""
     MODELS.register("mean_only")(mean_only)
     try:
         task = dataclasses.replace(override(lsm, "model", "mean_only"), explanations={})
@@ -251,7 +253,7 @@ def test_a_constant_prediction_is_collapsed(lsm: Task, cohort: Cohort, tmp_path:
 
 
 def test_decoding_by_batch_trains_the_same_network(lsm: Task, cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether lesion maps are held or decoded for each batch changes no weight."""
+    """Decoding lesion maps for each batch gives the same weights as keeping them in memory."""
     task = override(override(lsm, "model", "cnn"), "model.kernel", 3)
     task = override(task, "model.stride", 2)
     spec = task.adapter().spec(cohort)
@@ -268,7 +270,7 @@ def test_decoding_by_batch_trains_the_same_network(lsm: Task, cohort: Cohort, mo
 
 
 def test_maps_are_post_processed_before_they_are_summed(lsm: Task, cohort: Cohort, tmp_path: Path) -> None:
-    """Positive parts of input × gradient: of every subject by itself, and the ceiling stays known."""
+    """Postprocessing is applied to the map of each subject, and the ceiling is still computed."""
     task = override(lsm, "postprocessing", "rectified")
     configuration, made, store = run(task, cohort, tmp_path)
     cells = [cell for job in made for cell in job.cells if cell.stage == "explain" and cell.label == "gradient"]
@@ -283,10 +285,8 @@ def test_maps_are_post_processed_before_they_are_summed(lsm: Task, cohort: Cohor
     assert by_label["gradient"]["relevance_ap"].ceiling == pytest.approx(1)
 
 
-def test_post_processing_that_weighs_subjects_leaves_no_known_ceiling(
-    lsm: Task, cohort: Cohort, tmp_path: Path
-) -> None:
-    """Of maps of unit mass what an exact model would show is not worked out, and not claimed."""
+def test_unit_mass_has_no_ceiling(lsm: Task, cohort: Cohort, tmp_path: Path) -> None:
+    """With ``unit_mass``, which weights subjects differently, no ceiling is computed."""
     configuration, made, store = run(override(lsm, "postprocessing", "unit_mass"), cohort, tmp_path)
     rows = pool(configuration, made, cohort, store, facts={}).explanations
     assert all(np.isfinite(row.pooled["relevance_ap"].value) for row in rows)
@@ -298,7 +298,7 @@ def test_post_processing_that_weighs_subjects_leaves_no_known_ceiling(
 def test_volume_is_regressed_by_the_training_subjects_of_each_fold(
     lsm: Task, cohort: Cohort, tmp_path: Path, control: Any
 ) -> None:
-    """The stored predictions are those of the network on residuals, put back with volume's share."""
+    """Predictions agree with a network on residuals of the training subjects, with the volume effect added back."""
     task = override(dataclasses.replace(lsm, explanations={}), "volume_control", control)
     _, made, store = run(task, cohort, tmp_path)
     found = predictions((None, made, store))
@@ -314,23 +314,23 @@ def test_volume_is_regressed_by_the_training_subjects_of_each_fold(
         lines = np.linalg.lstsq(np.c_[np.ones(len(volumes)), volumes], values)[0]
         for one in tested:
             mask = np.asarray(one.masks["lesion"].load(), np.float64)
-            said = np.array([1, mask.sum()]) @ lines
-            seen = mask - said[3:].reshape(mask.shape) if control != "regress_behaviour" else mask
+            volume_effect = np.array([1, mask.sum()]) @ lines
+            seen = mask - volume_effect[3:].reshape(mask.shape) if control != "regress_behaviour" else mask
             with torch.no_grad():
                 own = member.network(torch.from_numpy(seen.astype(np.float32))[None, None]).numpy()[0]
-            expected = own + said[:3] if control != "regress_lesion" else own
+            expected = own + volume_effect[:3] if control != "regress_lesion" else own
             np.testing.assert_allclose(found[one.id], expected, atol=1e-4)
 
 
-def test_an_adapter_that_was_not_fitted_says_so(lsm: Task, cohort: Cohort) -> None:
-    """Residuals without training subjects are no residuals."""
+def test_unfitted_adapter_is_refused(lsm: Task, cohort: Cohort) -> None:
+    """An adapter that regresses volume must be fitted before use."""
     adapter = override(lsm, "volume_control", "regress_both").adapter()
     with pytest.raises(CellError, match="must be fitted to training subjects"):
         adapter.inputs(cohort.samples[0])
 
 
-def test_maps_of_residuals_are_of_the_lesion(lsm: Task, cohort: Cohort, tmp_path: Path) -> None:
-    """With voxels regressed, input × gradient is the lesion times the gradient: residuals would add up to nothing."""
+def test_explained_input_of_residuals_is_the_lesion(lsm: Task, cohort: Cohort, tmp_path: Path) -> None:
+    """With regressed voxels, input × gradient is the lesion, not the residual, times the gradient."""
     task = override(lsm, "volume_control", "regress_both")
     configuration, made, store = run(task, cohort, tmp_path)
     job = made[0]
@@ -342,15 +342,15 @@ def test_maps_of_residuals_are_of_the_lesion(lsm: Task, cohort: Cohort, tmp_path
     assert np.array_equal(image[0, 0], lesion)
     found = explain([member], spec, sample, task.explained["gradient"], seed=0).maps
     np.testing.assert_allclose(found[:, 0], member.network.weight_map()[:, 0].numpy() * lesion, rtol=1e-4, atol=1e-6)
-    # Exact occlusion skips the windows without a lesion here as well, and is whole passes elsewhere.
+    # Occlusion is zero in windows without a lesion, here as well.
     covered = explain([member], spec, sample, Explanation(partial(occlusion, window=3, stride=3)), seed=0).maps
     assert (covered[:, 0][:, ndimage.maximum_filter(lesion, 5) == 0] == 0).all() and covered.any()
     rows = {row.attribution: row.pooled for row in pool(configuration, made, cohort, store, facts={}).explanations}
     assert np.isnan(rows["gradient"]["relevance_ap"].ceiling)
 
 
-def test_a_model_of_masks_refuses_what_are_none(lsm: Task, cohort: Cohort, tmp_path: Path) -> None:
-    """Groups with and without a lesion cannot be told apart in residuals or unit vectors; a regression can."""
+def test_t_test_refuses_images_that_are_not_masks(lsm: Task, cohort: Cohort, tmp_path: Path) -> None:
+    """The t test is refused for images that are not masks, and the regression is not."""
     task = override(dataclasses.replace(lsm, explanations={}), "model", "mass_univariate")
     task = override(override(task, "model.minimum", 2), "volume_control", "direct_total_lesion_volume")
     for statistic, states in (("t", {"failed"}), ("regression", {"done"})):
@@ -363,15 +363,15 @@ def test_a_model_of_masks_refuses_what_are_none(lsm: Task, cohort: Cohort, tmp_p
 
 
 def store_failure(folder: Path, task: Task, cohort: Cohort) -> str:
-    """What the first training of a failed run says."""
+    """The error of the first training of a failed run."""
     _, made, store = run(override(task, "model.statistic", "t"), cohort, folder)
     record = store.failure(made[0].train)
     assert record is not None
     return str(record.error)
 
 
-def test_exact_maps_are_those_of_what_an_attribution_shows(lsm: Task, cohort: Cohort) -> None:
-    """Products of weight and lesions, weights alone, or nothing that is known."""
+def test_exact_maps_depend_on_the_attribution(lsm: Task, cohort: Cohort) -> None:
+    """The exact map is weights times lesions, weights alone, or ``None``, depending on the attribution."""
     truth = dataclasses.replace(cohort.truth, weights={"s": {"roi1": 0.0, "roi2": 0.9, "roi3": 0.1}, "other": {}})
     masks = [truth.rois[name].load() for name in ("roi2", "roi3")]
     of_weights = exact_group_map(truth, "s", lsm.attributions["weights"])
@@ -386,8 +386,8 @@ def test_exact_maps_are_those_of_what_an_attribution_shows(lsm: Task, cohort: Co
     assert exact_group_map(dataclasses.replace(truth, linear=False), "s", lsm.attributions["gradient"]) is None
 
 
-def test_the_only_score_lies_in_all_its_regions(cohort: Cohort) -> None:
-    """However little one of them weighs; of several scores each lies in its main region."""
+def test_target_mask_of_a_single_score_covers_all_regions(cohort: Cohort) -> None:
+    """A single score covers all of its regions, and each of several scores its main region."""
     weights = {"roi1": 0.5, "roi2": 0.3, "roi3": 0.2}
     whole = np.any([cohort.truth.rois[name].load() for name in weights], axis=0)
     assert np.array_equal(target_mask(dataclasses.replace(cohort.truth, weights={"s": weights}), "s"), whole)
@@ -395,8 +395,8 @@ def test_the_only_score_lies_in_all_its_regions(cohort: Cohort) -> None:
     assert np.array_equal(target_mask(two, "s"), cohort.truth.rois["roi1"].load())
 
 
-def test_a_held_out_part_is_compared_with_its_own_lesions(lsm: Task, cohort: Cohort, tmp_path: Path) -> None:
-    """Of one fold of three, maps sum over a third of the subjects, and so does what an exact model would show."""
+def test_ceiling_of_one_fold_uses_its_own_lesions(lsm: Task, cohort: Cohort, tmp_path: Path) -> None:
+    """With one fold, the ceiling is computed from the lesions of its test subjects."""
     configuration, made, store = run(lsm, cohort, tmp_path)
     rows = {row.attribution: row.pooled for row in pool(configuration, made[:1], cohort, store, facts={}).explanations}
     assert rows["occlusion"]["relevance_ap"].n == len(made[0].split.test) < len(cohort.samples)
@@ -413,9 +413,9 @@ def test_a_held_out_part_is_compared_with_its_own_lesions(lsm: Task, cohort: Coh
     assert rows["occlusion"]["relevance_ap"].ceiling == pytest.approx(expected)
 
 
-def test_one_score_on_a_wrong_scale_flags_the_model(ran: Ran, cohort: Cohort) -> None:
-    """A mean of (.6, .5, -3.4) looks harmless."""
-    configuration, made, store = ran
+def test_each_score_must_have_a_plausible_r2(executed: Executed, cohort: Cohort) -> None:
+    """A mean over scores hides one that fails, so each score must pass the check of R²."""
+    configuration, made, store = executed
     scores_of = [Score(value, value, value, 9) for value in (-0.77, 0.6, 0.5, -3.4)]
     row = _Aggregate(configuration, made, cohort, store, {})
     assert row._known([{"r2": one} for one in scores_of])
@@ -423,24 +423,24 @@ def test_one_score_on_a_wrong_scale_flags_the_model(ran: Ran, cohort: Cohort) ->
 
 
 def test_new_metric_of_explanations_is_computed_alone(
-    lsm: Task, ran: Ran, cohort: Cohort, pooled: Pooled, monkeypatch: pytest.MonkeyPatch
+    lsm: Task, executed: Executed, cohort: Cohort, pooled: Pooled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The values of other metrics on summed maps are read from the store."""
-    configuration, made, store = ran
+    """A new metric of explanations is computed, and values of others on summed maps are read from the store."""
+    configuration, made, store = executed
     task = dataclasses.replace(lsm, metrics={**lsm.metrics, "mass": lsm.metrics["roi_mass"]})
     task = override(task, "metrics.mass.sign", "absolute")
     other = dataclasses.replace(configuration, task=json.loads(json.dumps(describe(task))))
     assert other.id == configuration.id
-    asked: list[list[str]] = []
+    computed: list[list[str]] = []
     true_values = group_values
 
     def watched(*given: Any) -> Any:
-        asked.append(list(given[-1]))
+        computed.append(list(given[-1]))
         return true_values(*given)
 
     monkeypatch.setattr("harness.pipeline.group_maps.group_values", watched)
     rows = pool(other, made, cohort, store, facts={}).explanations
-    assert asked == [["mass"]] * 3
+    assert computed == [["mass"]] * 3
     for before, after in zip(pooled.explanations, rows, strict=True):
         assert np.isfinite(after.pooled["mass"].value)
         assert {name: repr(after.pooled[name]) for name in before.pooled} == {
@@ -448,9 +448,9 @@ def test_new_metric_of_explanations_is_computed_alone(
         }
 
 
-def test_scores_of_sums_follow_the_cells_that_went_in(lsm: Task, ran: Ran, cohort: Cohort) -> None:
-    """One fold less is another value, kept beside that of all folds."""
-    configuration, made, store = ran
+def test_scores_of_sums_depend_on_the_folds(lsm: Task, executed: Executed, cohort: Cohort) -> None:
+    """Another set of folds gives another value, and both are kept."""
+    configuration, made, store = executed
     whole, part, again = (
         pool(configuration, some, cohort, store, facts={}).explanations[0].pooled["relevance_ap"]
         for some in (made, made[:2], made)

@@ -1,4 +1,4 @@
-"""Items of samples: the same batches however they are held, and nothing left behind."""
+"""Items of samples give the same batches in memory, memory-mapped or read one by one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> Opened:
-    """Open items that are held in memory, or, with no memory, read batch by batch or packed."""
+    """A context manager that opens items, in memory or, with a memory limit of zero, from files."""
 
     @contextmanager
     def items(adapter: Any, cohort: Cohort, spec: NetworkSpec, *, held: bool) -> Iterator[Items]:
@@ -50,12 +50,12 @@ def opened(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> Opened:
 
 
 def all_batches(items: Items, order: Any, size: int = 4) -> list[Batch]:
-    """Every batch."""
+    """All batches of items in the given order."""
     return [batch for _, batch in batches(items, np.asarray(order), size)]
 
 
 def same(one: Batch, two: Batch) -> bool:
-    """Whether two batches hold the same tensors of the same types, in the same layout."""
+    """Whether two batches have equal tensors of equal types and memory layout."""
     pairs = [*zip(one.inputs, two.inputs, strict=True)]
     for left, right in ((one.targets, two.targets), (one.weights, two.weights)):
         assert list(left) == list(right)
@@ -64,17 +64,15 @@ def same(one: Batch, two: Batch) -> bool:
 
 
 class TestSlices:
-    """Samples of many items and of different sizes."""
+    """Samples with several items and different sizes."""
 
     @pytest.fixture
     def spec(self, toy_cohort: Cohort) -> NetworkSpec:
-        """Two channels in, a mask out."""
+        """A spec with two input channels and a mask target."""
         return SLICES.spec(toy_cohort)
 
-    def test_items_are_all_slices_padded_to_one_shape(
-        self, opened: Opened, toy_cohort: Cohort, spec: NetworkSpec
-    ) -> None:
-        """Replica: each slice is where its sample has it, with zeros at the far ends."""
+    def test_items_are_all_padded_slices(self, opened: Opened, toy_cohort: Cohort, spec: NetworkSpec) -> None:
+        """Items are all slices of all samples, padded with zeros at the end of each axis."""
         with opened(SLICES, toy_cohort, spec, held=True) as items:
             assert len(items) == 6 + 6 + 5 + 6 and items.shapes == ((2, 16, 16),)
             found = [items[number] for number in range(len(items))]
@@ -95,17 +93,17 @@ class TestSlices:
     def test_packed_items_give_the_same_batches(
         self, opened: Opened, toy_cohort: Cohort, spec: NetworkSpec, order: Any
     ) -> None:
-        """A memory-mapped file holds what memory would, in any order and with repeats."""
+        """Batches from a memory-mapped file equal those from memory, in any order and with repeats."""
         with opened(SLICES, toy_cohort, spec, held=True) as items:
             expected = all_batches(items, order)
         with opened(SLICES, toy_cohort, spec, held=False) as items:
             found = all_batches(items, order)
         assert len(found) == len(expected) and all(map(same, found, expected))
 
-    def test_packed_items_lie_in_a_file_that_goes_away(
+    def test_files_of_packed_items_are_removed(
         self, opened: Opened, toy_cohort: Cohort, spec: NetworkSpec, temporary: Path
     ) -> None:
-        """While they are used every array is a file; afterwards nothing is left, also after an exception."""
+        """Memory-mapped files are removed after use, also after an exception."""
         with pytest.raises(ZeroDivisionError), opened(SLICES, toy_cohort, spec, held=False) as items:
             files = [path for path in temporary.rglob("*") if path.is_file()]
             assert len(files) == 2
@@ -114,17 +112,17 @@ class TestSlices:
             raise ZeroDivisionError
         assert list(temporary.iterdir()) == []
 
-    def test_held_items_need_no_file(
+    def test_items_in_memory_need_no_file(
         self, opened: Opened, toy_cohort: Cohort, spec: NetworkSpec, temporary: Path
     ) -> None:
-        """What fits into memory is not written."""
+        """Items that fit into memory are not written to files."""
         with opened(SLICES, toy_cohort, spec, held=True) as items:
             assert len(items) == 23 and list(temporary.iterdir()) == []
 
-    def test_weight_of_a_sample_is_that_of_each_of_its_slices(
+    def test_slices_have_the_weight_of_their_sample(
         self, opened: Opened, toy_cohort: Cohort, spec: NetworkSpec
     ) -> None:
-        """Packed or held; samples without a weight have one."""
+        """Each slice has the weight of its sample, which is 1 by default."""
         first = dataclasses.replace(toy_cohort.samples[0], weights={"target": 0.5})
         cohort = dataclasses.replace(toy_cohort, samples=(first, *toy_cohort.samples[1:]))
         for held in (True, False):
@@ -135,12 +133,12 @@ class TestSlices:
 
 
 class TestPictures:
-    """Samples of one item each, with a scalar input and several targets."""
+    """Samples with one item each, a scalar input and several targets."""
 
     def test_pictures_read_batch_by_batch_give_the_same_batches(
         self, opened: Opened, study: Task, crowd: Cohort, crowd_spec: NetworkSpec, temporary: Path
     ) -> None:
-        """What is read when it is needed is what memory would hold, and no file is made."""
+        """Batches of pictures that are read when needed equal those from memory, and no file is written."""
         adapter, order = study.adapter(), [*reversed(range(24)), 3, 3]
         with opened(adapter, crowd, crowd_spec, held=True) as items:
             expected = all_batches(items, order)
@@ -153,12 +151,12 @@ class TestPictures:
     def test_a_picture_is_read_only_when_it_is_in_a_batch(
         self, opened: Opened, study: Task, crowd: Cohort, crowd_spec: NetworkSpec
     ) -> None:
-        """A training never holds its cohort."""
+        """A picture is read only when its batch is requested."""
         read: list[str] = []
         adapter = study.adapter()
 
-        class Watched:
-            """The adapter, watched."""
+        class RecordingAdapter:
+            """An adapter that records which samples are read."""
 
             def inputs(self, sample: Any) -> Any:
                 read.append(sample.id)
@@ -167,7 +165,7 @@ class TestPictures:
             def targets(self, sample: Any, targets: Any) -> Any:
                 return adapter.targets(sample, targets)
 
-        with opened(Watched(), crowd, crowd_spec, held=False) as items:
+        with opened(RecordingAdapter(), crowd, crowd_spec, held=False) as items:
             read.clear()
             first = next(batches(items, np.array([5, 2]), 2))
             assert read == [crowd.samples[5].id, crowd.samples[2].id]
@@ -176,7 +174,7 @@ class TestPictures:
     def test_pictures_of_different_size_are_padded(
         self, opened: Opened, study: Task, crowd: Cohort, crowd_spec: NetworkSpec, in_memory: Callable[..., Any]
     ) -> None:
-        """Held and read items agree where the specification states no common size."""
+        """Pictures of different sizes are padded to a common size."""
         small = in_memory(crowd.samples[1].images["rgb"].load()[:12, :9])
         samples = (crowd.samples[0], dataclasses.replace(crowd.samples[1], images={"rgb": small}))
         cohort = dataclasses.replace(crowd, samples=samples)
@@ -190,10 +188,10 @@ class TestPictures:
             assert np.array_equal(batch.inputs[0][1, :, :12, :9].numpy(), expected.astype(np.float32))
             assert not batch.inputs[0][1, :, 12:].any() and not batch.inputs[0][1, :, :, 9:].any()
 
-    def test_weights_are_those_of_samples_and_targets(
+    def test_weights_of_samples_by_target(
         self, opened: Opened, study: Task, crowd: Cohort, crowd_spec: NetworkSpec
     ) -> None:
-        """A target whose weights are all one has none; so has one that is no target."""
+        """A target has weights only if one of them differs from 1."""
         samples = list(crowd.samples)
         samples[2] = dataclasses.replace(samples[2], weights={"smile": 3.0, "hair": 1.0, "other": 9.0})
         cohort = dataclasses.replace(crowd, samples=tuple(samples))
@@ -205,7 +203,7 @@ class TestPictures:
     def test_kinds_of_targets_have_their_types(
         self, opened: Opened, study: Task, crowd: Cohort, crowd_spec: NetworkSpec
     ) -> None:
-        """Classes are whole numbers, as cross-entropy wants them; numbers and labels are float32."""
+        """Class labels are int64, as cross-entropy requires; numbers and binary labels are float32."""
         with opened(study.adapter(), crowd, crowd_spec, held=True) as items:
             batch = items[0]
         types = {name: (one.dtype, tuple(one.shape)) for name, one in batch.targets.items()}
@@ -217,7 +215,7 @@ class TestPictures:
 
 
 class TestBatches:
-    """The loader."""
+    """The batch loader."""
 
     @pytest.fixture
     def items(self, study: Task, crowd: Cohort, crowd_spec: NetworkSpec) -> Iterator[Items]:
@@ -228,8 +226,8 @@ class TestBatches:
     @pytest.mark.parametrize(
         ("count", "size", "sizes"), [(10, 4, [4, 4, 2]), (8, 4, [4, 4]), (3, 8, [3]), (3, 1, [1] * 3)]
     )
-    def test_batches_are_full_but_for_the_last(self, items: Items, count: int, size: int, sizes: list[int]) -> None:
-        """Every item of the order is in one batch, with its number."""
+    def test_only_the_last_batch_may_be_smaller(self, items: Items, count: int, size: int, sizes: list[int]) -> None:
+        """Every item of the order is in one batch, and only the last batch may be smaller."""
         order = np.arange(24)[::-1][:count]
         found = list(batches(items, order, size))
         assert [len(chosen) for chosen, _ in found] == sizes
@@ -238,14 +236,14 @@ class TestBatches:
         assert torch.equal(ages, torch.from_numpy(items.targets["age"][order.copy()]))
 
     def test_global_random_numbers_are_not_used(self, items: Items) -> None:
-        """The loader draws no seed from the process's stream, so that dropout does not depend on it."""
+        """Loading batches does not use the global random state."""
         torch.manual_seed(5)
         before = torch.get_rng_state()
         assert len(all_batches(items, range(24))) == 6
         assert torch.equal(torch.get_rng_state(), before)
 
     def test_pictures_have_their_channels_last_in_memory(self, items: Items) -> None:
-        """Inputs of two dimensions are laid out as convolutions are fastest; scalars stay as they are."""
+        """Pictures are in channels-last layout, for fast convolutions; scalars are contiguous."""
         (batch,) = all_batches(items, range(4))
         assert batch.inputs[0].is_contiguous(memory_format=torch.channels_last)
         assert batch.inputs[1].shape == (4, 1) and batch.inputs[1].is_contiguous()

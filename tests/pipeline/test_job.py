@@ -1,4 +1,4 @@
-"""A whole job in this process, without Ray: cells done, failed, and not tried."""
+"""Execution of a whole job in this process: cells done, failed and skipped."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def broken_model(in_channels: int, outputs: int) -> torch.nn.Module:
 
 
 def broken_map(model: Any, inputs: Any, targets: Any) -> Any:
-    """An attribution that cannot be computed."""
+    """An attribution that raises."""
     raise RuntimeError("no gradient")
 
 
 def committed(job: Job, cohort: Cohort, store: Store) -> list[CellRecord]:
-    """Execute a job and commit its cells; the records, in order."""
+    """Execute a job, commit its cells and return the records in order."""
     records: list[CellRecord] = []
     execute(job, cohort, store, lambda folder: records.append(store.commit(folder)))
     return records
@@ -58,7 +58,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def run(toy_cohort: Cohort, store: Store) -> Callable[..., list[CellRecord]]:
-    """Execute what is missing of a job and commit it; the records, in order."""
+    """A function that executes and commits the missing cells of a job and returns the records."""
 
     def execute_missing(job: Job, *, cohort: Cohort = toy_cohort) -> list[CellRecord]:
         rest = missing(job, store)
@@ -69,34 +69,34 @@ def run(toy_cohort: Cohort, store: Store) -> Callable[..., list[CellRecord]]:
 
 @pytest.fixture
 def job_of(configured: Callable[[Task], Configuration], toy_cohort: Cohort) -> Callable[..., Job]:
-    """Task → its job on one fold of the toy cohort."""
+    """A function that makes the job of a task on one fold of the toy cohort."""
     return lambda task, split=SPLIT, seed=0: next(jobs(configured(task), toy_cohort, Folds((split,)), (seed,)))
 
 
 @pytest.fixture
 def job(toy_task: Task, job_of: Callable[..., Job]) -> Job:
-    """The toy task's job."""
+    """A job of the toy task."""
     return job_of(toy_task)
 
 
 @pytest.fixture
-def broken_parts() -> Iterator[dict[str, Any]]:
-    """A model and an attribution that raise when they are used."""
+def broken_components() -> Iterator[dict[str, Any]]:
+    """A model and an attribution that raise."""
     MODELS.register("broken_model")(broken_model)
     ATTRIBUTIONS.register("broken_map")(broken_map)
     yield {"model": partial(broken_model), "attribution": partial(broken_map)}
     del MODELS._entries["broken_model"], ATTRIBUTIONS._entries["broken_map"]
 
 
-def told(records: list[CellRecord]) -> list[tuple[str, str, str]]:
+def states_of(records: list[CellRecord]) -> list[tuple[str, str, str]]:
     """Stage, label and state of each record."""
     return [(record.stage, record.label, record.state) for record in records]
 
 
 def test_whole_job(run: Callable, job: Job, store: Store) -> None:
-    """Training, predictions, values and explanations are done in order, each with its files and facts."""
+    """All cells of a job are done in order, each with its artifacts and facts."""
     records = run(job)
-    assert told(records) == [
+    assert states_of(records) == [
         ("train", "", "done"),
         ("predict", "", "done"),
         ("score", "", "done"),
@@ -119,8 +119,8 @@ def test_whole_job(run: Callable, job: Job, store: Store) -> None:
     assert [record.identity for record in records] == [cell.identity for cell in job.cells]
 
 
-def test_artifacts_hold_what_they_should(run: Callable, job: Job, store: Store, toy_cohort: Cohort) -> None:
-    """Probabilities and maps of the test subject, in its own space; the history; the split."""
+def test_contents_of_artifacts(run: Callable, job: Job, store: Store, toy_cohort: Cohort) -> None:
+    """Artifacts contain predictions and maps on the subject's own grid, the history and the split."""
     train, predicted, _, explained = run(job)[:4]
     shape = toy_cohort.samples[3].masks["target"].shape
     with np.load(store.artifact(predicted, "predictions.npz")) as file:
@@ -138,7 +138,7 @@ def test_artifacts_hold_what_they_should(run: Callable, job: Job, store: Store, 
 
 
 def test_values_are_kept_by_the_identity_of_their_metric(run: Callable, job: Job, store: Store) -> None:
-    """Each metric has its label, a value per sample and target, and in regions where it is regional."""
+    """Each metric has a label, values per sample and target, and values per region if it is regional."""
     score = run(job)[2]
     values = read_values(store, score)
     assert set(values) == set(score.metrics.values())
@@ -152,7 +152,7 @@ def test_values_are_kept_by_the_identity_of_their_metric(run: Callable, job: Job
 def test_stored_weights_give_the_stored_prediction(
     run: Callable, job: Job, store: Store, toy_task: Task, toy_cohort: Cohort
 ) -> None:
-    """Predictions can be made again from the weights alone."""
+    """Loading the stored weights reproduces the stored prediction."""
     train, predicted = run(job)[:2]
     member, spec = load_member(toy_task, store, train)
     assert spec == toy_task.adapter().spec(toy_cohort)
@@ -162,7 +162,7 @@ def test_stored_weights_give_the_stored_prediction(
 
 
 def test_same_job_gives_the_same_bytes(toy_cohort: Cohort, job: Job, tmp_path: Path) -> None:
-    """Two executions of one job agree in every artifact."""
+    """Two executions of a job give equal checksums of all artifacts."""
     made = []
     for name in ("one", "two"):
         made.append([dict(record.artifacts) for record in committed(job, toy_cohort, Store(tmp_path / name))])
@@ -170,7 +170,7 @@ def test_same_job_gives_the_same_bytes(toy_cohort: Cohort, job: Job, tmp_path: P
 
 
 def test_finished_job_runs_nothing(run: Callable, job: Job) -> None:
-    """The same command again has nothing to do."""
+    """Executing a finished job runs nothing."""
     run(job)
     assert run(job) == []
 
@@ -178,17 +178,17 @@ def test_finished_job_runs_nothing(run: Callable, job: Job) -> None:
 def test_missing_explanation_is_made_without_training(
     run: Callable, job: Job, toy_task: Task, job_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A further attribution uses the weights in the store, and the other cells stay."""
+    """A new attribution uses the stored weights, and only its cells are executed."""
     run(job)
     monkeypatch.setattr("harness.pipeline.job.train", _never)
     more = job_of(override(toy_task, "attributions.saliency", "saliency"))
-    assert told(run(more)) == [("explain", "saliency", "done"), ("score", "saliency", "done")]
+    assert states_of(run(more)) == [("explain", "saliency", "done"), ("score", "saliency", "done")]
 
 
-def test_explanation_from_the_store_is_that_of_one_go(
+def test_explanation_of_a_loaded_network_is_the_same(
     run: Callable, job: Job, tmp_path: Path, toy_cohort: Cohort
 ) -> None:
-    """Maps do not depend on whether the network was trained a moment ago or loaded."""
+    """Maps of a loaded network equal those made right after training."""
     whole = {record.identity: record.artifacts for record in run(job)}
     apart = Store(tmp_path / "apart")
     parts = (job.cells[:1], job.cells[1:2], job.cells[5:6], job.cells[6:], job.cells[2:3])
@@ -197,22 +197,22 @@ def test_explanation_from_the_store_is_that_of_one_go(
     assert all(whole[record.identity] == record.artifacts for record in kept)
 
 
-def test_scores_come_from_files_alone(
+def test_scores_are_computed_from_files(
     run: Callable, job: Job, toy_task: Task, job_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another metric option measures that metric again, without building a network."""
+    """Changing an option of a metric evaluates only that metric, without building a network."""
     run(job)
     for name in ("train", "build_network", "load_member", "explain", "predict"):
         monkeypatch.setattr(f"harness.pipeline.job.{name}", _never)
     records = run(job_of(override(toy_task, "metrics.sensitivity.tolerance_mm", 1.0)))
-    assert told(records) == [("score", "", "done")]
+    assert states_of(records) == [("score", "", "done")]
     assert list(records[0].metrics) == ["sensitivity"]
 
 
 def test_new_metric_is_computed_alone(
     run: Callable, job: Job, toy_task: Task, job_of: Any, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The values of a further metric lie beside those that are held, and nothing else is computed."""
+    """A new metric is evaluated alone, and its values are stored beside the others."""
     held = run(job)[2]
     monkeypatch.setattr("harness.pipeline.job.predict", _never)
     metrics = {**toy_task.metrics, "similarity": partial(segmentation.volumetric_similarity)}
@@ -227,12 +227,12 @@ def test_new_metric_is_computed_alone(
 
 
 def test_model_that_raises(
-    run: Callable, store: Store, toy_task: Task, job_of: Any, broken_parts: dict[str, Any]
+    run: Callable, store: Store, toy_task: Task, job_of: Any, broken_components: dict[str, Any]
 ) -> None:
-    """The training fails with its first error line and place; nothing below it is tried."""
-    job = job_of(dataclasses.replace(toy_task, model=broken_parts["model"]))
+    """A failed training records the first line of its error with the location, and no other cell is executed."""
+    job = job_of(dataclasses.replace(toy_task, model=broken_components["model"]))
     records = run(job)
-    assert told(records) == [("train", "", "failed")]
+    assert states_of(records) == [("train", "", "failed")]
     assert records[0].error.startswith("ValueError: no such width (test_job.py:")
     assert "second line" not in records[0].error
     failure = store.failure(job.train)
@@ -241,15 +241,15 @@ def test_model_that_raises(
     assert store.get("train", job.train) is None
 
 
-def test_attribution_that_raises_spoils_no_other(
-    run: Callable, toy_task: Task, job_of: Any, broken_parts: dict[str, Any]
+def test_failed_attribution_does_not_affect_others(
+    run: Callable, toy_task: Task, job_of: Any, broken_components: dict[str, Any]
 ) -> None:
-    """Its explanation fails, its score is not tried, and the others are done."""
+    """A failed explanation skips its score, and other explanations are done."""
     task = dataclasses.replace(
         toy_task,
-        explanations={"broken": broken_parts["attribution"], "random": toy_task.explanations["random"]},
+        explanations={"broken": broken_components["attribution"], "random": toy_task.explanations["random"]},
     )
-    assert told(run(job_of(task))) == [
+    assert states_of(run(job_of(task))) == [
         ("train", "", "done"),
         ("predict", "", "done"),
         ("score", "", "done"),
@@ -259,24 +259,24 @@ def test_attribution_that_raises_spoils_no_other(
     ]
 
 
-def test_failed_cell_is_tried_again(run: Callable, job: Job, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same command runs what failed, and success removes the failure."""
+def test_failed_cell_is_executed_again(run: Callable, job: Job, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Executing a job again runs failed cells, and success removes the recorded failure."""
     with monkeypatch.context() as patch:
         patch.setattr("harness.pipeline.job.train", _never)
-        assert told(run(job)) == [("train", "", "failed")]
+        assert states_of(run(job)) == [("train", "", "failed")]
     assert len(run(job)) == 7
     assert store.failure(job.train) is None
 
 
 def test_prediction_that_is_not_finite_fails(run: Callable, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A prediction with a NaN is no prediction, and nothing is measured on it; explanations do not need it."""
+    """A prediction with NaN fails and is not scored, while explanations are done."""
 
     def broken(members: Any, spec: Any, sample: Any, *, batch_size: int) -> Any:
         return {"target": {"probability": np.full(sample.shape, np.nan, np.float32)}}
 
     monkeypatch.setattr("harness.pipeline.job.predict", broken)
     records = run(job)
-    assert told(records)[:2] == [("train", "", "done"), ("predict", "", "failed")]
+    assert states_of(records)[:2] == [("train", "", "done"), ("predict", "", "failed")]
     assert "the prediction of target for sub-04 is not finite; try a smaller recipe.lr" in records[1].error
     assert [record.stage for record in records] == ["train", "predict", "explain", "explain"]
 
@@ -284,17 +284,17 @@ def test_prediction_that_is_not_finite_fails(run: Callable, job: Job, monkeypatc
 def test_damaged_weights_fail_the_explanation(
     run: Callable, job: Job, store: Store, toy_task: Task, job_of: Any
 ) -> None:
-    """Weights that changed since they were written are not used."""
+    """Weights that changed after they were written are refused."""
     run(job)
     path = store.folder("train", job.train) / "weights.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     records = run(job_of(override(toy_task, "attributions.saliency", "saliency")))
-    assert told(records) == [("explain", "saliency", "failed")]
+    assert states_of(records) == [("explain", "saliency", "failed")]
     assert "StoreError: " in records[0].error and "has changed since it was written" in records[0].error
 
 
 def test_cell_of_other_code_is_refused(run: Callable, job: Job) -> None:
-    """A worker with another version of the code says so instead of computing something else."""
+    """A cell whose identity differs from the worker's code is refused."""
     cell = dataclasses.replace(job.cells[0], identity="0" * 20)
     records = run(dataclasses.replace(job, cells=(cell,)))
     assert records[0].state == "failed"
@@ -302,7 +302,7 @@ def test_cell_of_other_code_is_refused(run: Callable, job: Job) -> None:
 
 
 def test_values_of_other_code_are_refused(run: Callable, job: Job) -> None:
-    """Also of metrics, of which a job may want some alone."""
+    """A score cell whose identity differs from the worker's code is refused."""
     run(job.only(job.cells[:2]))
     score = job.cells[2].only(job.cells[2].metrics[:1])
     other = dataclasses.replace(score, identity="0" * 20, metrics=((score.metrics[0][0], "1" * 20),))
@@ -311,15 +311,15 @@ def test_values_of_other_code_are_refused(run: Callable, job: Job) -> None:
 
 
 def test_leaking_split_is_refused(run: Callable, toy_task: Task, job_of: Any) -> None:
-    """A subject on two sides of a fold fails the training, whoever made the split."""
+    """A split with a subject in both training and test fails the training."""
     leak = Split(("sub-01", "sub-04"), ("sub-03",), ("sub-04",))
-    assert told(run(job_of(toy_task, leak))) == [("train", "", "failed")]
+    assert states_of(run(job_of(toy_task, leak))) == [("train", "", "failed")]
 
 
 def test_cell_collapses_only_with_all_its_subjects(
     run: Callable, toy_task: Task, job_of: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of two test subjects without a prediction is no collapse; both are."""
+    """A cell is collapsed only if the predictions of all its subjects are."""
     split = Split(("sub-01",), ("sub-02",), ("sub-03", "sub-04"))
 
     def flags(empty: set[str], seed: int) -> Any:
@@ -338,7 +338,7 @@ def test_cell_collapses_only_with_all_its_subjects(
 
 
 def test_flat_maps_are_flagged(run: Callable, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A map that is the same everywhere says nothing; one voxel that differs is enough."""
+    """A constant map is flagged, and one differing voxel is enough to avoid it."""
 
     def flat(members: Any, spec: Any, sample: Any, explanation: Any, **named: Any) -> Explained:
         maps = np.full((1, 1, *sample.shape), 2.0, np.float32)
@@ -350,8 +350,8 @@ def test_flat_maps_are_flagged(run: Callable, job: Job, monkeypatch: pytest.Monk
     assert flags == {"random": [], "gradients": ["flat map"]}
 
 
-def test_threads_and_random_numbers_are_put_back(run: Callable, toy_task: Task, job_of: Any) -> None:
-    """An actor that is used again starts every cell alike."""
+def test_threads_and_random_state_are_restored(run: Callable, toy_task: Task, job_of: Any) -> None:
+    """The number of threads and the random state are restored after a job."""
     torch.manual_seed(4)
     before = torch.get_num_threads(), torch.get_rng_state()
     job = job_of(override(override(toy_task, "recipe.threads", 2), "recipe.epochs", 1))
@@ -362,7 +362,7 @@ def test_threads_and_random_numbers_are_put_back(run: Callable, toy_task: Task, 
 def test_same_method_under_another_label_gives_the_same_map(
     toy_task: Task, job_of: Any, tmp_path: Path, toy_cohort: Cohort
 ) -> None:
-    """An identity knows no labels, so a random method must not draw by one."""
+    """The random map of an attribution does not depend on its label."""
     maps = []
     for label in ("random", "chance"):
         task = dataclasses.replace(toy_task, explanations={label: toy_task.explanations["random"]})
@@ -372,10 +372,10 @@ def test_same_method_under_another_label_gives_the_same_map(
 
 
 class TestSeveralTargets:
-    """Ensembles, chosen samples, sums and probes, on a study of pictures."""
+    """Ensembles, chosen samples, sums and probes in a study of pictures."""
 
     def test_every_cell_is_done(self, study_run: StudyRun) -> None:
-        """Folds and the ensemble run through all stages."""
+        """All cells of folds and ensemble are done."""
         made, _, records = study_run
         assert {record.state for record in records.values()} == {"done"}
         assert {identity for job in made for identity in (cell.identity for cell in job.cells)} == set(records)
@@ -383,7 +383,7 @@ class TestSeveralTargets:
     def test_an_ensemble_predicts_the_average_of_its_networks(
         self, study_run: StudyRun, study: Task, crowd: Cohort, crowd_spec: NetworkSpec, crowd_folds: Folds
     ) -> None:
-        """On the fixed test set, of each target by its kind; logits are those of the mean probability."""
+        """On the fixed test set, the ensemble averages the predictions of its networks by kind of target."""
         made, store, records = study_run
         cell = made[-1].cells[0]
         assert (cell.stage, records[cell.identity].facts["networks"]) == ("predict", 2)
@@ -401,7 +401,7 @@ class TestSeveralTargets:
     def test_an_ensemble_explains_by_the_average_of_its_networks(
         self, study_run: StudyRun, study: Task, crowd: Cohort, crowd_spec: NetworkSpec, crowd_folds: Folds
     ) -> None:
-        """Each network explains the class that the ensemble predicts, and maps are averaged."""
+        """Each network explains the class that the ensemble predicts, and the maps are averaged."""
         made, store, records = study_run
         cell = next(one for one in made[-1].cells if (one.stage, one.label) == ("explain", "saliency"))
         sample = next(one for one in crowd.samples if one.id == crowd_folds.test[0])
@@ -419,7 +419,7 @@ class TestSeveralTargets:
     def test_a_fold_beside_a_fixed_test_set_predicts_its_validation_samples(
         self, study_run: StudyRun, crowd_folds: Folds
     ) -> None:
-        """The network of each fold says of its own validation samples, never of the test set."""
+        """Beside a fixed test set, each fold predicts its own validation samples."""
         made, store, records = study_run
         for job, split in zip(made, crowd_folds.folds, strict=False):
             predicted = records[next(cell.identity for cell in job.cells if cell.stage == "predict")]
@@ -427,7 +427,7 @@ class TestSeveralTargets:
             assert not set(split.validation) & set(crowd_folds.test)
 
     def test_sums_are_those_of_the_maps_that_are_kept(self, study_run: StudyRun) -> None:
-        """With maps and sums, blocks of consecutive samples add up to what each sample has."""
+        """With maps and sums, the blocks sum to the total of all maps."""
         made, store, records = study_run
         job = made[0]
         cell = next(one for one in job.cells if (one.stage, one.label) == ("explain", "saliency"))
@@ -444,7 +444,7 @@ class TestSeveralTargets:
     def test_chosen_samples_are_those_that_fit_their_predictions(
         self, study_run: StudyRun, crowd: Cohort, crowd_spec: NetworkSpec
     ) -> None:
-        """At most three of those whose smile was told correctly, as the stored predictions say."""
+        """At most three samples whose smile is predicted correctly are explained."""
         made, store, records = study_run
         samples, smile = {one.id: one for one in crowd.samples}, crowd_spec.targets[1]
         for job in made:
@@ -460,7 +460,7 @@ class TestSeveralTargets:
             assert list(read_maps(store, by_stage["explain", "smiles"])) == chosen
 
     def test_values_of_maps_and_probes_are_of_the_explained_samples(self, study_run: StudyRun) -> None:
-        """Each explained scalar has a value for each explained sample, and no other sample has one."""
+        """Only explained samples have values, one for each explained scalar."""
         made, store, records = study_run
         cells = {(cell.stage, cell.label): cell for cell in made[0].cells}
         for label, outputs in (("smiles", ["smile"]), ("gate", ["gate"]), ("random", ["age", "smile", "hair"])):
@@ -470,14 +470,14 @@ class TestSeveralTargets:
                 assert list(values["values"]) == explained
                 assert all(list(one["targets"]) == outputs for one in values["values"].values())
 
-    def test_probe_from_the_store_is_that_of_one_go(self, study_run: StudyRun, crowd: Cohort, tmp_path: Path) -> None:
-        """A probe of stored maps and networks, of several scalars, gives the bytes of one that followed them."""
+    def test_probe_of_stored_artifacts_is_the_same(self, study_run: StudyRun, crowd: Cohort, tmp_path: Path) -> None:
+        """A probe of stored maps and networks gives the same artifacts as one right after training."""
         made, store, records = study_run
         for job in (made[0], made[-1]):
             for label in ("random", "smiles"):
                 cell = next(one for one in job.cells if (one.stage, one.label) == ("probe", label))
                 apart = Store(tmp_path / f"{job.fold}-{label}")
-                # Everything but this cell, so that it must be computed.
+                # Copy all other stages, so that only this cell is computed.
                 apart.root.mkdir()
                 for stage in ("train", "predict", "explain"):
                     (apart.root / stage).symlink_to(store.root / stage)
@@ -485,7 +485,7 @@ class TestSeveralTargets:
                 assert again.artifacts == records[cell.identity].artifacts
 
     def test_an_ensemble_of_other_code_is_refused(self, study_run: StudyRun, crowd: Cohort, tmp_path: Path) -> None:
-        """As a single training is."""
+        """An ensemble cell whose identity differs from the worker's code is refused."""
         made, _, _ = study_run
         cell = dataclasses.replace(made[-1].cells[0], identity="0" * 20)
         store = Store(tmp_path / "store")
@@ -495,13 +495,13 @@ class TestSeveralTargets:
     def test_an_ensemble_without_a_training_fails_by_name(
         self, study_run: StudyRun, crowd: Cohort, tmp_path: Path
     ) -> None:
-        """A training that is not in the store is named."""
+        """An ensemble with a missing training fails, and the error names the training."""
         made, _, _ = study_run
         store = Store(tmp_path / "store")
         (record,) = committed(made[-1].only(made[-1].cells[:1]), crowd, store)
         assert f"the train cell {made[-1].trainings[0]} that it needs is not in the store" in record.error
 
-    def test_no_sample_that_fits_fails_the_explanation(
+    def test_explanation_without_samples_fails(
         self,
         study_run: StudyRun,
         study: Task,
@@ -511,7 +511,7 @@ class TestSeveralTargets:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """An explanation of nothing says what it looked for and what to change."""
+        """If no sample fits the rule, the explanation fails, and the error suggests a remedy."""
         store = Store(tmp_path / "store")
         shutil.copytree(study_run[1].root, store.root)
         monkeypatch.setattr("harness.pipeline.job.choose_samples", lambda *given: [])

@@ -1,4 +1,4 @@
-"""What may have a rank, within which problem, and what the table says, on tiny hand-made rows."""
+"""Ranking, problems and columns of the leaderboard, on small hand-made rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DICE = MetricFacts("dice", "higher", (0, 1), chance=0.02, ceiling=1.0)
 DISTANCE = MetricFacts("distance", "lower", (0, math.inf), unit="mm")
 ICC = MetricFacts("icc", "higher", (-1, 1), level="pooled")
 
-# Six subjects; "near" cannot be told from "good", "poor" can.
+# Six subjects; "near" does not differ significantly from "good", and "poor" does.
 GOOD = [0.80, 0.72, 0.91, 0.85, 0.76, 0.82]
 NEAR = [0.82, 0.71, 0.92, 0.84, 0.77, 0.78]
 POOR = [0.50, 0.45, 0.63, 0.52, 0.49, 0.51]
@@ -39,20 +39,20 @@ def _column(rows: list[Row], name: str, **options: Any) -> list[Any]:
 
 @pytest.fixture
 def rows() -> list[Row]:
-    """Three rows that can all be ranked."""
+    """Three rows that can be ranked."""
     return [_row("poor", POOR), _row("good", GOOD), _row("near", NEAR)]
 
 
 class TestRanking:
-    """Which rows have a rank."""
+    """Ranks of rows."""
 
     def test_order(self, rows: list[Row]) -> None:
-        """The best mean comes first, whatever the order of the rows."""
+        """Rows are sorted by mean, best first."""
         assert _column(rows, "sequences") == ["good", "near", "poor"]
         assert _column(rows, "rank") == [1, 2, 3]
 
     def test_lower_is_better(self) -> None:
-        """A distance ranks the other way round."""
+        """For a distance, the lowest value ranks first."""
         rows = [
             Row(name, {"sequences": name}, values={"distance": {f"s{i}": {0: float(value + i)} for i in range(6)}})
             for name, value in (("far", 9), ("close", 1))
@@ -60,16 +60,16 @@ class TestRanking:
         assert build(rows, [DISTANCE], "distance")["sequences"].to_pylist() == ["close", "far"]
 
     @pytest.mark.parametrize("flag", ["collapsed in 2 of 6 folds", "failed: out of memory", "incomplete: 5 of 6 cells"])
-    def test_broken_rows_never_rank(self, rows: list[Row], flag: str) -> None:
-        """A flagged row keeps its value, shows its flag, and stands below the ranked ones without a rank."""
+    def test_broken_rows_are_not_ranked(self, rows: list[Row], flag: str) -> None:
+        """A row with a failure flag keeps its value, shows the flag and has no rank."""
         table = build([*rows, _row("broken", [0.99] * 6, flags=(flag,))], [DICE], "dice")
         last = table.to_pylist()[-1]
         assert (last["sequences"], last["rank"], last["status"]) == ("broken", None, flag)
         assert last["dice"] == pytest.approx(0.99)
 
     @pytest.mark.parametrize("changes", [{"flags": ("collapsed in 1 of 6 folds",)}, {"complete": False}])
-    def test_broken_rows_enter_no_comparison(self, rows: list[Row], changes: dict[str, Any]) -> None:
-        """The ranked rows' comparisons are the same with and without a broken row."""
+    def test_broken_rows_are_not_compared(self, rows: list[Row], changes: dict[str, Any]) -> None:
+        """A row without a rank does not change the comparisons of the others."""
         names = ["rank", "difference", "difference_low", "p_holm"]
         alone = build(rows, [DICE], "dice").select(names).to_pylist()
         beside = build([*rows, _row("broken", [0.99] * 6, **changes)], [DICE], "dice").select(names).to_pylist()
@@ -77,16 +77,16 @@ class TestRanking:
         assert beside[3] == dict.fromkeys(names)
 
     def test_incomplete_without_a_flag(self, rows: list[Row]) -> None:
-        """A row that is not complete says so by itself."""
+        """An incomplete row without flags has the status "incomplete"."""
         assert _column([*rows, _row("broken", GOOD, complete=False)], "status")[-1] == "incomplete"
 
-    def test_other_flags_are_notes(self) -> None:
-        """A flag that is no failure is shown beside the rank."""
+    def test_other_flags_do_not_prevent_a_rank(self) -> None:
+        """A flag that is not a failure is shown beside the rank."""
         table = build([_row("old", GOOD, flags=("made with other code",))], [DICE], "dice")
         assert (table["rank"][0].as_py(), table["flags"][0].as_py()) == (1, "made with other code")
 
-    def test_three_subjects_never_rank(self) -> None:
-        """However large the difference, three subjects are undecided."""
+    def test_three_subjects_are_not_ranked(self) -> None:
+        """Rows of three subjects are not ranked, however large the difference."""
         table = build([_row("a", [0.9, 0.91, 0.92]), _row("b", [0.1, 0.11, 0.12])], [DICE], "dice")
         assert table["rank"].to_pylist() == [None, None]
         assert table["status"].to_pylist() == ["undecided: 3 subjects"] * 2
@@ -94,34 +94,34 @@ class TestRanking:
         assert table["not_distinguishable_from_best"].to_pylist() == [None, None]
 
     def test_three_subjects_have_intervals(self) -> None:
-        """The interval of the difference is what three subjects give."""
+        """The interval of a difference is scipy's, also for three subjects."""
         first, second = [0.61, 0.52, 0.70], [0.50, 0.49, 0.41]
         line = build([_row("a", first), _row("b", second)], [DICE], "dice").to_pylist()[1]
         reference = stats.ttest_rel(second, first).confidence_interval()
         assert (line["difference_low"], line["difference_high"]) == pytest.approx(tuple(reference))
 
-    def test_six_undefined_subjects_do_not_count(self) -> None:
-        """Six subjects, one of them without a value in any row, are five."""
+    def test_subjects_without_any_value_do_not_count(self) -> None:
+        """A subject without a value in any row does not count."""
         rows = [_row("a", [*GOOD[:5], math.nan]), _row("b", [*POOR[:5], math.nan])]
         assert _column(rows, "status") == ["undecided: 5 subjects"] * 2
 
-    def test_skipping_the_hard_subject_costs_the_rank(self, rows: list[Row]) -> None:
-        """A mean over fewer subjects than the others' is not ranked beside them."""
+    def test_row_without_a_subject_is_not_ranked(self, rows: list[Row]) -> None:
+        """A row that lacks the value of a subject is not ranked."""
         table = build([*rows, _row("picky", [*[0.95] * 5, math.nan])], [DICE], "dice")
         last = table.to_pylist()[-1]
         assert (last["sequences"], last["rank"]) == ("picky", None)
         assert last["status"] == "no dice for sub-6, where others have one"
 
-    def test_profiles_never_share_a_ranking(self, rows: list[Row]) -> None:
-        """The paper's profile is ranked by itself."""
+    def test_profiles_are_ranked_separately(self, rows: list[Row]) -> None:
+        """Rows of different profiles are ranked separately."""
         paper = [_row("paper", POOR, facts={"profile": "paper"})]
         table = build([*rows, *paper], [DICE], "dice")
         assert [(line["profile"], line["rank"]) for line in table.to_pylist()] == [
             ("paper", 1), ("quick", 1), ("quick", 2), ("quick", 3),
         ]  # fmt: skip
 
-    def test_ties_share_the_lower_rank(self) -> None:
-        """Equal means are both first, and nobody is second."""
+    def test_ties_share_a_rank(self) -> None:
+        """Rows with equal means share a rank, and the next rank is skipped."""
         rows = [_row("b", GOOD), _row("a", list(reversed(GOOD))), _row("c", POOR)]
         assert list(zip(_column(rows, "sequences"), _column(rows, "rank"), strict=True)) == [
             ("a", 1),
@@ -130,27 +130,27 @@ class TestRanking:
         ]
 
     def test_no_value_at_all(self, rows: list[Row]) -> None:
-        """A row without the objective says so and comes last."""
+        """A row without values of the objective comes last."""
         assert _column([_row("empty", []), *rows], "status")[-1] == "no dice"
 
 
 def _at(noise: float | None, **rows: list[float]) -> list[Row]:
-    """Rows of one problem, named by their model."""
+    """Rows of one problem, labelled by model."""
     return [_row(f"{model} {noise}", values, axes={"model": model, "noise": noise}) for model, values in rows.items()]
 
 
-def _poses(axis: str) -> bool:
-    """Whether an axis poses the problem."""
+def _defines_problem(axis: str) -> bool:
+    """Whether an axis defines the problem."""
     return axis in ("noise", "label")
 
 
 class TestProblems:
-    """Rows are ranked and compared where they solve the same problem."""
+    """Rows are ranked and compared within a problem."""
 
     def test_ranks_and_differences_hold_within_a_problem(self) -> None:
-        """The best of the harder problem is first there, and nothing is compared with the easier one."""
+        """Ranks, differences and comparisons are computed within each problem."""
         rows = [*_at(0.0, a=GOOD, b=NEAR), *_at(0.5, a=POOR, b=[value - 0.2 for value in POOR])]
-        table = build(rows, [DICE], "dice", strata=strata_of(rows, _poses))
+        table = build(rows, [DICE], "dice", strata=strata_of(rows, _defines_problem))
         assert [(line["noise"], line["model"], line["rank"]) for line in table.to_pylist()] == [
             (0.0, "a", 1), (0.0, "b", 2), (0.5, "a", 1), (0.5, "b", 2),
         ]  # fmt: skip
@@ -159,42 +159,42 @@ class TestProblems:
         assert table.select(names).to_pylist()[2:] == alone.select(names).to_pylist()
         assert [line["not_distinguishable_from_best"] for line in alone.to_pylist()] == [True, False]
 
-    def test_problems_come_in_the_order_of_their_numbers(self) -> None:
-        """2 before 10, and rows without the axis first."""
+    def test_problems_are_sorted_by_number(self) -> None:
+        """Problems are sorted by number, and rows without the axis come first."""
         rows = [row for noise in (10.0, 2.0, None) for row in _at(noise, a=GOOD)]
         assert _column(rows, "noise", strata=("noise",)) == [None, 2.0, 10.0]
 
-    def test_whole_numbers_are_the_same_problem(self) -> None:
-        """0 and 0.0 are one level of noise."""
+    def test_integer_and_float_noise_are_the_same_problem(self) -> None:
+        """Noise levels 0 and 0.0 are the same problem."""
         rows = [*_at(0, a=GOOD), *_at(0.0, b=NEAR), *_at(0.5, c=POOR)]
-        assert _column(rows, "rank", strata=strata_of(rows, _poses)) == [1, 2, 1]
+        assert _column(rows, "rank", strata=strata_of(rows, _defines_problem)) == [1, 2, 1]
 
-    def test_only_axes_that_vary_and_pose_the_problem_separate(self) -> None:
-        """A level of noise that all share, and the model, do not."""
+    def test_only_varying_problem_axes_separate(self) -> None:
+        """Only axes that define the problem and vary separate the rankings."""
         rows = [*_at(0.5, a=GOOD, b=POOR)]
-        assert strata_of(rows, _poses) == ("profile", "data")
-        assert strata_of([*rows, *_at(0.0, a=GOOD)], _poses) == ("profile", "data", "noise")
+        assert strata_of(rows, _defines_problem) == ("profile", "data")
+        assert strata_of([*rows, *_at(0.0, a=GOOD)], _defines_problem) == ("profile", "data", "noise")
         assert strata_of([*rows, *_at(0.0, a=GOOD)], lambda axis: False) == ("profile", "data")
 
-    def test_a_subject_without_a_value_in_another_problem_costs_no_rank(self) -> None:
-        """Only rows of the same problem are looked at."""
+    def test_missing_subject_of_another_problem_does_not_matter(self) -> None:
+        """A missing subject of another problem does not affect the rank."""
         rows = [*_at(0.0, a=GOOD), *_at(0.5, a=[math.nan, *POOR, 0.4])]
-        table = build(rows, [DICE], "dice", strata=strata_of(rows, _poses))
+        table = build(rows, [DICE], "dice", strata=strata_of(rows, _defines_problem))
         assert table["status"].to_pylist() == ["ranked", "ranked"]
 
 
 class TestColumns:
-    """What the table holds."""
+    """Columns of the table."""
 
     def test_interval(self, rows: list[Row]) -> None:
-        """Value, bounds and standard error are those of scipy over subjects."""
+        """Interval and standard error agree with scipy over subjects."""
         line = build(rows, [DICE], "dice").to_pylist()[0]
         reference = stats.ttest_1samp(GOOD, 0).confidence_interval()
         assert (line["dice_low"], line["dice_high"]) == pytest.approx(tuple(reference))
         assert line["dice_se"] == pytest.approx(stats.sem(GOOD))
 
     def test_seeds_are_averaged_first(self) -> None:
-        """Two seeds of six subjects are six subjects, not twelve."""
+        """Seeds are averaged within subjects before the standard error is computed."""
         values = {f"s{i}": {0: value - 0.05, 1: value + 0.05} for i, value in enumerate(GOOD)}
         line = build([Row("a", {}, values={"dice": values})], [DICE], "dice").to_pylist()[0]
         assert (line["subjects"], line["seeds"]) == (6, 2)
@@ -202,7 +202,7 @@ class TestColumns:
         assert line["seed_sd"] == pytest.approx(math.sqrt(0.005))
 
     def test_comparison(self, rows: list[Row]) -> None:
-        """Differences are from the best, and the group is what cannot be told from it."""
+        """Differences are relative to the best row, with a flag for rows that do not differ significantly."""
         lines = build(rows, [DICE], "dice").to_pylist()
         assert [line["difference"] for line in lines] == pytest.approx(
             [0, np.mean(NEAR) - np.mean(GOOD), np.mean(POOR) - np.mean(GOOD)]
@@ -210,50 +210,50 @@ class TestColumns:
         assert [line["not_distinguishable_from_best"] for line in lines] == [True, True, False]  # fmt: skip
 
     def test_chance_from_the_facts(self, rows: list[Row]) -> None:
-        """A metric's own chance stands in every row."""
+        """The chance level of a metric is a column of every row."""
         assert _column(rows, "dice_chance") == [0.02] * 3
 
     def test_chance_of_the_row(self) -> None:
-        """A row that measured what no skill scores shows that instead."""
+        """A chance level computed for the row replaces that of the metric."""
         row = _row("a", GOOD)
         measured = {f"sub-{index}": {0: 0.1} for index in range(1, 7)}
         row = dataclasses.replace(row, values={**row.values, "dice_chance": measured})
         assert _column([row], "dice_chance") == [pytest.approx(0.1)]
 
     def test_pooled_metric(self) -> None:
-        """A pooled score goes into its columns as it is."""
+        """Pooled values and their intervals are columns."""
         row = dataclasses.replace(_row("a", GOOD), pooled={"icc": Score(0.7, 0.2, 0.9, 6)})
         line = build([row], [DICE, ICC], "dice").to_pylist()[0]
         assert (line["icc"], line["icc_low"], line["icc_high"], line["icc_se"]) == (0.7, 0.2, 0.9, None)
 
     def test_missing_is_counted(self) -> None:
-        """A metric that one subject lacks has a column that counts it."""
+        """A column counts the subjects without a value of a metric."""
         distance = {f"sub-{i}": {0: math.nan if i == 1 else 2.0} for i in range(1, 7)}
         row = _row("a", GOOD)
         row = dataclasses.replace(row, values={**row.values, "distance": distance})
         assert build([row], [DICE, DISTANCE], "dice")["distance_missing"].to_pylist() == [1]
 
     def test_axes_keep_their_kind(self) -> None:
-        """Numbers stay numbers, lists become JSON."""
+        """Numeric axes stay numeric, and lists become JSON."""
         rows = [_row(str(n), GOOD, axes={"noise": n, "levels": [4, 8]}) for n in (0.1, 0.2)]
         table = build(rows, [DICE], "dice")
         assert table["noise"].to_pylist() == [0.1, 0.2]
         assert table["levels"].to_pylist() == ["[4, 8]", "[4, 8]"]
 
-    def test_facts_travel(self, rows: list[Row]) -> None:
-        """The table says which metric ranks it and what its metrics mean."""
+    def test_facts_are_stored_in_the_table(self, rows: list[Row]) -> None:
+        """The objective, the axes and the facts of metrics are stored in the table."""
         facts = read_facts(build(rows, [DICE, DISTANCE], "dice"))
         assert (facts.objective, facts.axes) == ("dice", ("sequences",))
         assert facts.metric("dice") == DICE
 
     def test_empty(self) -> None:
-        """No rows give a table without rows."""
+        """Without rows, the table is empty."""
         table = build([], [DICE], "dice")
         assert table.num_rows == 0
         assert "nothing to rank" in verdict(table)
 
     def test_pooled_objective(self) -> None:
-        """A pooled objective ranks, and says that nothing compares its rows."""
+        """A pooled objective ranks rows without paired comparisons."""
         rows = [
             Row(name, {"model": name}, pooled={"icc": Score(v, v - 0.1, v + 0.1, 8)})
             for name, v in (("a", 0.5), ("b", 0.7))
@@ -264,31 +264,31 @@ class TestColumns:
 
 
 class TestRefusals:
-    """What is no leaderboard."""
+    """Invalid input of the leaderboard."""
 
     def test_unknown_objective(self, rows: list[Row]) -> None:
-        """The objective must be one of the metrics; the near one is shown."""
+        """An unknown objective is refused with suggestions."""
         with pytest.raises(UnknownName, match=r"no metric is named 'dise'. Near: dice"):
             build(rows, [DICE], "dise")
 
     def test_objective_without_direction(self, rows: list[Row]) -> None:
-        """A bias cannot rank."""
+        """An objective without a better direction is refused."""
         with pytest.raises(OutOfRange, match="higher or lower must be better for the objective, got 'dice'"):
             build(rows, [dataclasses.replace(DICE, direction="zero")], "dice")
 
-    def test_twins(self, rows: list[Row]) -> None:
-        """A configuration occurs once."""
+    def test_duplicate_configuration(self, rows: list[Row]) -> None:
+        """A configuration that occurs twice is refused."""
         with pytest.raises(OutOfRange, match=r"once, got \('good', ''\) twice"):
             build([*rows, _row("good", GOOD)], [DICE], "dice")
 
     def test_axis_named_like_a_column(self) -> None:
-        """An axis cannot take the name of another column."""
+        """An axis with the name of another column is refused."""
         with pytest.raises(OutOfRange, match="each column must occur once, got rank twice"):
             build([_row("a", GOOD, axes={"rank": 1})], [DICE], "dice")
 
 
 def test_regions() -> None:
-    """The long table has one line per region, row and metric, and no ranks."""
+    """The table of regions has one line per region, row and metric, and no ranks."""
     table = build_regions({"insula": [_row("a", GOOD)], "thalamus": [_row("a", POOR)]}, [DICE, DISTANCE])
     lines = table.to_pylist()
     assert [(line["region"], line["metric"]) for line in lines] == [("insula", "dice"), ("thalamus", "dice")]

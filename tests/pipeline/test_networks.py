@@ -1,4 +1,4 @@
-"""Networks of several inputs and targets, and the scalars that are explained."""
+"""Networks with several inputs and targets, and the scalars that are explained."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SPEC = NetworkSpec((Input("image", ("a", "b"), (4, 4)), Input("age", ("age",), e
 
 
 class Linear(torch.nn.Module):
-    """Linear heads over the pooled picture and a scalar input; exposes how bright the picture is."""
+    """Linear heads on the mean of a picture and a scalar input, with an exposed brightness."""
 
     exposes = ("brightness",)
 
@@ -47,7 +47,7 @@ class Linear(torch.nn.Module):
 
 @pytest.fixture
 def network() -> Linear:
-    """A network of the specification."""
+    """A network for ``SPEC``."""
     torch.manual_seed(0)
     return Linear()
 
@@ -62,10 +62,10 @@ AGE_INPUT = torch.tensor([[0.5]])
 
 
 class TestSplitOutputs:
-    """The heads of a network's output."""
+    """Separation of the outputs of a network by target."""
 
     def test_heads_lie_side_by_side(self) -> None:
-        """Of one tensor, each target has as many channels as its kind has, in order."""
+        """In a tensor, the channels of the targets follow each other in order."""
         outputs = torch.arange(10.0).reshape(2, 5)
         found = split_outputs(outputs, SPEC.targets)
         assert list(found) == ["age", "smile", "hair"]
@@ -73,20 +73,20 @@ class TestSplitOutputs:
         assert torch.equal(found["hair"], outputs[:, 2:])
 
     def test_heads_of_images(self) -> None:
-        """The axis of channels is split, whatever the space is."""
+        """The channel axis of spatial outputs is split."""
         outputs = torch.rand(2, 4, 5, 6)
         found = split_outputs(outputs, (LESION, dataclasses.replace(LESION, name="other")))
         assert torch.equal(found["lesion"], outputs[:, :2]) and torch.equal(found["other"], outputs[:, 2:])
 
     def test_heads_by_name(self) -> None:
-        """A mapping may have any order and more than is asked for; the targets' order is given."""
+        """A mapping may have any order and further entries; the result has the order of the targets."""
         outputs = {"hair": torch.rand(2, 3), "other": torch.rand(2, 7), "age": torch.rand(2, 1)}
         found = split_outputs(outputs, (AGE, HAIR))
         assert list(found) == ["age", "hair"]
         assert found["hair"] is outputs["hair"] and found["age"] is outputs["age"]
 
     def test_wrong_number_of_channels(self) -> None:
-        """The targets are named, and what came."""
+        """A wrong number of channels is refused, and the message names the targets and the shape."""
         with pytest.raises(
             CellError, match=r"must give 5 output channels for the targets age, smile, hair, got \(2, 4\)"
         ):
@@ -96,57 +96,57 @@ class TestSplitOutputs:
         "outputs", [{"age": torch.zeros(2, 1)}, {"age": torch.zeros(2, 1), "hair": torch.zeros(2, 2)}]
     )
     def test_mapping_without_a_target(self, outputs: dict[str, torch.Tensor]) -> None:
-        """A head that is absent or of another width is named."""
+        """A head that is missing or has a wrong width is refused by name."""
         with pytest.raises(CellError, match=r"a network must give \(N, 3, …\) for the target hair"):
             split_outputs(outputs, (AGE, HAIR))
 
 
 class TestBuildNetwork:
-    """What a model builder is told."""
+    """Arguments passed to a model builder."""
 
     def test_inputs_and_targets_are_given_by_name(self, study: Task, crowd_spec: NetworkSpec) -> None:
-        """A builder of several inputs gets the whole specification."""
+        """A builder with ``inputs`` and ``targets`` receives the whole spec."""
         network = build_network(study, crowd_spec)
         outputs = network(torch.zeros(2, 3, 16, 16), torch.zeros(2, 1))
         assert outputs.shape == (2, crowd_spec.width) == (2, 5)
 
-    def test_builder_of_one_input_is_told_its_channels(self, toy_task: Task, epvs: Task) -> None:
-        """Channels of the one input and outputs of all targets together."""
+    def test_builder_of_one_input_receives_its_channels(self, toy_task: Task, epvs: Task) -> None:
+        """A builder for one input receives its number of channels and the total number of outputs."""
         spec = NetworkSpec((Input("slices", ("T2w", "FLAIR")),), (Target("target", "mask"),))
         assert build_network(toy_task, spec)(torch.zeros(1, 2, 16, 16)).shape == (1, 2, 16, 16)
 
     def test_builder_of_one_input_refuses_several(self, toy_task: Task) -> None:
-        """The inputs are named, and what a model must ask for."""
+        """A builder for one input is refused if the adapter has several."""
         with pytest.raises(
             RequestError, match=r"model unet takes one input, and the adapter gives 2 \(image, age\); .*`inputs`"
         ):
             build_network(toy_task, SPEC)
 
-    def test_oracles_are_told_of_simulated_targets_alone(self, toy_task: Task) -> None:
-        """Where the signal of a simulated score lies; a mask tells nothing."""
+    def test_oracles_receive_facts_of_simulated_targets(self, toy_task: Task) -> None:
+        """An oracle receives the region size of a simulated score, and nothing for a mask."""
         lsm = override(load_task("lsm"), "targets.scores.size", 4)
         assert told_of(lsm)["roi_size"] == 4
         assert told_of(toy_task) == {}
 
 
 class TestScalarsOf:
-    """Which scalars an explanation explains."""
+    """Selection of the explained scalars."""
 
-    def test_nothing_named_is_each_target_s_own(self, network: Linear) -> None:
-        """The output of a number, the logit of a binary target, and the logit of the predicted class."""
+    def test_default_scalars_of_each_target(self, network: Linear) -> None:
+        """By default, each target is explained: a number, a binary logit or the logit of the predicted class."""
         found = scalars_of("", SPEC, network)
         assert found == (Scalar("age", AGE, 0), Scalar("smile", SMILE, 0), Scalar("hair", HAIR, -1))
 
     def test_target_by_name(self, network: Linear) -> None:
-        """One target alone."""
+        """A target is selected by its name."""
         assert scalars_of("smile", SPEC, network) == (Scalar("smile", SMILE, 0),)
 
     def test_class_by_name(self, network: Linear) -> None:
-        """The logit of a named class, whatever is predicted."""
+        """A class is selected by target and class name."""
         assert scalars_of("hair:blond", SPEC, network) == (Scalar("hair:blond", HAIR, 1),)
 
     def test_exposed_scalar_by_name(self, network: Linear) -> None:
-        """What the model exposes is no target's."""
+        """A scalar exposed by the model is selected by its name."""
         assert scalars_of("brightness", SPEC, network) == (Scalar("brightness"),)
 
     @pytest.mark.parametrize(
@@ -161,12 +161,12 @@ class TestScalarsOf:
         ],
     )
     def test_unknown_names(self, network: Linear, of: str, message: str) -> None:
-        """What there is is listed."""
+        """An unknown name is refused, and the message lists the valid ones."""
         with pytest.raises(UnknownName, match=message):
             scalars_of(of, SPEC, network)
 
     def test_model_that_exposes_nothing(self) -> None:
-        """Most networks expose no scalar."""
+        """For a model without exposed scalars, their names are refused."""
         with pytest.raises(UnknownName, match=r"'gate'.*All: age, hair, smile"):
             scalars_of("gate", SPEC, torch.nn.Linear(1, 1))
 
@@ -175,7 +175,7 @@ class TestScalars:
     """The scalars as a function of the explained inputs."""
 
     def made(self, network: Linear, of: str, **more: Any) -> Scalars:
-        """Scalars of the network with the age held."""
+        """Scalars of the network with a fixed age."""
         return Scalars(network, SPEC, scalars_of(of, SPEC, network), fixed={1: AGE_INPUT}, **more)
 
     @pytest.mark.parametrize("named", [False, True])
@@ -185,7 +185,7 @@ class TestScalars:
     def test_columns_of_the_output(
         self, network: Linear, images: torch.Tensor, named: bool, of: str, columns: list[int]
     ) -> None:
-        """Each scalar is a column of the whole output with the age at its value, for every item."""
+        """Each scalar is a column of the network's output with the fixed age."""
         network.named = named
         found = self.made(network, of, classes={"hair": 2})(images)
         network.named = False
@@ -193,19 +193,19 @@ class TestScalars:
         assert isinstance(expected, torch.Tensor)
         assert torch.equal(found, expected[:, columns])
 
-    def test_predicted_class_must_be_told(self, network: Linear, images: torch.Tensor) -> None:
-        """Which class is predicted is not guessed from a changed image."""
+    def test_predicted_class_must_be_given(self, network: Linear, images: torch.Tensor) -> None:
+        """The predicted class must be given and is not computed from the image."""
         with pytest.raises(KeyError, match="hair"):
             self.made(network, "hair")(images)
 
     def test_exposed_scalar(self, network: Linear, images: torch.Tensor) -> None:
-        """As the model gives it, from all inputs."""
+        """An exposed scalar is computed from all inputs."""
         found = self.made(network, "brightness")(images)
         assert torch.allclose(found, images.mean((1, 2, 3))[:, None] + 0.5)
 
     @pytest.mark.parametrize("named", [False, True])
-    def test_numbers_alone_are_the_output_as_it_is(self, images: torch.Tensor, named: bool) -> None:
-        """Of numbers and labels alone nothing is cut apart, and a mapping is joined in the targets' order."""
+    def test_output_of_numbers_is_unchanged(self, images: torch.Tensor, named: bool) -> None:
+        """If all scalars are explained, the output is returned as is, in the order of the targets."""
         torch.manual_seed(0)
         spec = dataclasses.replace(SPEC, targets=(AGE, SMILE))
         network = Linear(named=named, targets=spec.targets)
@@ -214,21 +214,21 @@ class TestScalars:
         assert torch.equal(found, network(images, AGE_INPUT.expand(3, 1)))
 
     def test_lesion_evidence_of_a_mask(self) -> None:
-        """Replica: the sum of log(1 + exp(margin)) over the voxels of each item."""
+        """The scalar of a mask is the sum of log(1 + exp(margin)) over voxels."""
         outputs = torch.randn(2, 2, 3, 4, generator=torch.Generator().manual_seed(3))
         spec = NetworkSpec((Input("image", ("a", "b"), (3, 4)),), (LESION,))
         found = Scalars(torch.nn.Identity(), spec, scalars_of("", spec, torch.nn.Identity()))(outputs)
         margin = outputs[:, 1] - outputs[:, 0]
         assert torch.allclose(found, torch.log1p(torch.exp(margin)).sum((1, 2))[:, None])
 
-    def test_what_is_added_comes_on_top(self, network: Linear, images: torch.Tensor) -> None:
-        """The network sees the sum of what is explained and what is added."""
+    def test_added_component_is_added(self, network: Linear, images: torch.Tensor) -> None:
+        """The network receives the sum of the explained and the added component."""
         more = torch.full((1, 2, 4, 4), 0.25)
         found = self.made(network, "age", added=(more,))(images)
         assert torch.allclose(found, self.made(network, "age")(images + more))
 
-    def test_gradient_reaches_the_explained_input_alone(self, network: Linear, images: torch.Tensor) -> None:
-        """What is held fixed is a constant."""
+    def test_only_the_explained_input_receives_a_gradient(self, network: Linear, images: torch.Tensor) -> None:
+        """Only the explained input receives a gradient."""
         images.requires_grad_()
         held = AGE_INPUT.clone().requires_grad_(False)
         Scalars(network, SPEC, scalars_of("age", SPEC, network), fixed={1: held})(images).sum().backward()
@@ -236,8 +236,8 @@ class TestScalars:
         expected = network.head.weight[0, :2].detach() / 16
         assert torch.allclose(images.grad[0, :, 0, 0], expected)
 
-    def test_a_deep_copy_shares_what_is_fixed_and_added(self, network: Linear, images: torch.Tensor) -> None:
-        """Explanations copy the network each time; what is fixed or added may be maps of the whole brain."""
+    def test_deep_copy_shares_fixed_and_added_tensors(self, network: Linear, images: torch.Tensor) -> None:
+        """A deep copy shares fixed and added tensors, which may be large, and copies the network."""
         more = torch.full((1, 2, 4, 4), 0.25)
         before = self.made(network, "", added=(more,), classes={"hair": 0}).eval()
         after = copy.deepcopy(before)

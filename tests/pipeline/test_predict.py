@@ -1,4 +1,4 @@
-"""What a network says of a sample, and the average of several."""
+"""Predictions of a network for a sample, and averages over several networks."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ LESION = Target("lesion", "mask")
 
 
 def slices_member(seed: int = 0) -> Member:
-    """A network of a few hundred weights."""
+    """A network with a few hundred weights."""
     torch.manual_seed(seed)
     return Member(unet(1, 2, width=2, depth=1).eval(), SLICES)
 
 
 @pytest.fixture
 def member(study: Task, crowd_spec: NetworkSpec) -> Callable[[int], Member]:
-    """Seed → an untrained network of the study."""
+    """A function that makes an untrained network of the study from a seed."""
 
     def made(seed: int) -> Member:
         torch.manual_seed(seed)
@@ -41,14 +41,14 @@ def member(study: Task, crowd_spec: NetworkSpec) -> Callable[[int], Member]:
 
 
 def test_prediction_has_the_shape_of_its_sample(toy_cohort: Cohort) -> None:
-    """Slices are not padded: a probability of every voxel of the sample's own grid."""
+    """The probability has the shape of the sample's own grid."""
     for sample in toy_cohort.samples:
         found = predict([slices_member()], SLICES.spec(toy_cohort), sample, batch_size=4)["target"]["probability"]
         assert found.shape == sample.masks["target"].shape and found.dtype == np.float32
 
 
 def test_prediction_does_not_depend_on_the_batch(toy_cohort: Cohort) -> None:
-    """Batch normalisation is in evaluation mode, and the mode is put back."""
+    """The prediction does not depend on the batch size, and training mode is restored."""
     member = slices_member()
     member.network.train()
     one, two = (
@@ -59,8 +59,8 @@ def test_prediction_does_not_depend_on_the_batch(toy_cohort: Cohort) -> None:
     assert member.network.training
 
 
-def test_mode_is_put_back_after_an_exception(toy_cohort: Cohort) -> None:
-    """Also when the network cannot read its inputs."""
+def test_mode_is_restored_after_an_exception(toy_cohort: Cohort) -> None:
+    """Training mode is restored after an exception."""
     torch.manual_seed(0)
     member = Member(unet(2, 2, width=2, depth=1).train(), SLICES)
     with pytest.raises(RuntimeError, match="channels"):
@@ -68,27 +68,25 @@ def test_mode_is_put_back_after_an_exception(toy_cohort: Cohort) -> None:
     assert member.network.training
 
 
-def test_each_target_keeps_what_its_kind_has(
-    member: Callable[[int], Member], crowd: Cohort, crowd_spec: NetworkSpec
-) -> None:
-    """A value, a logit with its probability, and logits with theirs, of the network's own output."""
+def test_values_of_each_kind_of_target(member: Callable[[int], Member], crowd: Cohort, crowd_spec: NetworkSpec) -> None:
+    """Each kind of target has its values, computed from the network's output."""
     one, sample = member(0), crowd.samples[0]
     found = predict([one], crowd_spec, sample, batch_size=4)
     with torch.no_grad():
-        said = one.network(*(torch.from_numpy(x) for x in one.adapter.inputs(sample)))[0].double().numpy()
+        output = one.network(*(torch.from_numpy(x) for x in one.adapter.inputs(sample)))[0].double().numpy()
     assert {name: set(kept) for name, kept in found.items()} == {
         "age": {"value"},
         "smile": {"logit", "probability"},
         "hair": {"logits", "probabilities"},
     }
-    assert found["age"]["value"] == said[0] and found["smile"]["logit"] == said[1]
-    np.testing.assert_array_equal(found["hair"]["logits"], said[2:])
-    np.testing.assert_allclose(found["smile"]["probability"], 1 / (1 + np.exp(-said[1])))
-    np.testing.assert_allclose(found["hair"]["probabilities"], np.exp(said[2:]) / np.exp(said[2:]).sum())
+    assert found["age"]["value"] == output[0] and found["smile"]["logit"] == output[1]
+    np.testing.assert_array_equal(found["hair"]["logits"], output[2:])
+    np.testing.assert_allclose(found["smile"]["probability"], 1 / (1 + np.exp(-output[1])))
+    np.testing.assert_allclose(found["hair"]["probabilities"], np.exp(output[2:]) / np.exp(output[2:]).sum())
 
 
 def test_one_network_is_not_averaged(member: Callable[[int], Member], crowd: Cohort, crowd_spec: NetworkSpec) -> None:
-    """Its logits are kept as they are, however large: those of a mean probability are bounded."""
+    """The logit of a single network is not limited, unlike that of an average."""
     one = member(0)
     with torch.no_grad():
         one.network.head.bias[1] = 90.0  # type: ignore[union-attr,index]
@@ -98,7 +96,7 @@ def test_one_network_is_not_averaged(member: Callable[[int], Member], crowd: Coh
 def test_several_networks_are_averaged_target_by_target(
     member: Callable[[int], Member], crowd: Cohort, crowd_spec: NetworkSpec
 ) -> None:
-    """Each target of an ensemble is the average of what its networks keep."""
+    """Each target of an ensemble is the average over the networks."""
     members, sample = [member(seed) for seed in range(3)], crowd.samples[3]
     found = predict(members, crowd_spec, sample, batch_size=4)
     apart = [predict([one], crowd_spec, sample, batch_size=4) for one in members]
@@ -110,7 +108,7 @@ def test_several_networks_are_averaged_target_by_target(
 
 
 def test_masks_of_several_networks_are_averaged(toy_cohort: Cohort) -> None:
-    """The mean probability of every voxel."""
+    """The mask of an ensemble is the mean probability of each voxel."""
     members, spec, sample = [slices_member(0), slices_member(1)], SLICES.spec(toy_cohort), toy_cohort.samples[1]
     found = predict(members, spec, sample, batch_size=4)["target"]["probability"]
     apart = [predict([one], spec, sample, batch_size=4)["target"]["probability"].astype(float) for one in members]
@@ -119,14 +117,14 @@ def test_masks_of_several_networks_are_averaged(toy_cohort: Cohort) -> None:
 
 
 class TestAverage:
-    """Hand-worked averages of each kind."""
+    """Averages of each kind agree with those worked out by hand."""
 
     def test_number(self) -> None:
-        """The mean value."""
+        """A number is the mean value."""
         assert average(AGE, [{"value": np.float64(3)}, {"value": np.float64(6)}]) == {"value": 4.5}
 
     def test_binary(self) -> None:
-        """The mean probability, and its logit: not the mean of the logits."""
+        """A binary target is the mean probability and its logit, not the mean logit."""
         several = [{"logit": np.log(p / (1 - p)), "probability": np.float64(p)} for p in (0.5, 0.9)]
         found = average(SMILE, several)
         assert found["probability"] == pytest.approx(0.7)
@@ -134,7 +132,7 @@ class TestAverage:
         assert found["logit"] != pytest.approx(np.mean([one["logit"] for one in several]), abs=0.1)
 
     def test_classes(self) -> None:
-        """The mean probabilities, and logits whose softmax they are."""
+        """Classes are the mean probabilities, with logits whose softmax gives them."""
         several = [{"logits": np.log(np.array(p))} for p in ([0.8, 0.1, 0.1], [0.2, 0.6, 0.2])]
         found = average(HAIR, several)
         np.testing.assert_allclose(found["probabilities"], [0.5, 0.35, 0.15])
@@ -142,7 +140,7 @@ class TestAverage:
         np.testing.assert_allclose(powers / powers.sum(), [0.5, 0.35, 0.15])
 
     def test_mask(self) -> None:
-        """The mean probability of each voxel, in single precision."""
+        """A mask is the mean probability of each voxel, as float32."""
         several = [
             {"probability": np.array([[0.0, 0.5]], np.float32)},
             {"probability": np.array([[1, 0.25]], np.float32)},
@@ -153,32 +151,32 @@ class TestAverage:
 
     @pytest.mark.parametrize("p", [0.0, 1.0])
     def test_certain_networks_have_a_finite_logit(self, p: float) -> None:
-        """All networks that are certain give the largest logit that is kept, not infinity."""
+        """A mean probability of 0 or 1 has a finite logit."""
         found = average(SMILE, [{"probability": np.float64(p)}] * 2)
         assert found["probability"] == p
         assert np.isfinite(found["logit"]) and np.sign(found["logit"]) == np.sign(p - 0.5)
 
     def test_certain_classes_have_finite_logits(self) -> None:
-        """Also where a class has no probability at all."""
+        """Classes with a mean probability of 0 have finite logits."""
         found = average(HAIR, [{"logits": np.array([0.0, -2000.0, -2000.0])}] * 2)
         assert np.isfinite(found["logits"]).all()
         np.testing.assert_array_equal(found["probabilities"], [1, 0, 0])
 
 
 class TestPredictedClass:
-    """Which class is predicted, and whether that is right."""
+    """The predicted class and its correctness."""
 
     @pytest.mark.parametrize(("p", "expected"), [(0.49, 0), (0.5, 1), (1.0, 1)])
     def test_binary(self, p: float, expected: int) -> None:
-        """Positive from one half on."""
+        """A probability of one half or more is positive."""
         assert predicted_class(SMILE, {"probability": np.float64(p)}) == expected
 
     def test_classes(self) -> None:
-        """The most probable one."""
+        """The class with the highest probability is predicted."""
         assert predicted_class(HAIR, {"probabilities": np.array([0.2, 0.3, 0.5])}) == 2
 
     @pytest.mark.parametrize(("truth", "expected"), [(0.0, False), (2.0, True)])
     def test_correct(self, truth: float, expected: bool) -> None:
-        """The predicted class is the true one."""
+        """A prediction is correct if its class is the true one."""
         kept: dict[str, Any] = {"probabilities": np.array([0.2, 0.3, 0.5])}
         assert is_correct(HAIR, kept, truth) is expected

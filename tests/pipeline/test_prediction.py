@@ -1,4 +1,4 @@
-"""New subjects: which networks are averaged, on which grid they work, and how the files are named."""
+"""Predictions for new subjects: networks, grids and files."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from harness.pipeline import cell as cell_module
 from harness.pipeline.prediction import find_networks, predict_subjects, read_subjects, write_masks
 from harness.storage.store import CellRecord, Store
 
-Words = Callable[..., dict[str, Any]]
+Overrides = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
 def store(finished: Path) -> Store:
-    """The store of a finished tiny run: one configuration, three networks."""
+    """The store of a finished tiny run with one configuration and three networks."""
     return Store(finished / "store")
 
 
 @pytest.fixture
 def row(store: Store) -> str:
-    """Id of the configuration."""
+    """The id of the configuration."""
     return next(store.records("train")).configuration
 
 
 def again(store: Store, record: CellRecord, identity: str, code: str) -> CellRecord:
-    """A training filed once more, as another version of the code does."""
+    """Copy a training under another identity and code version."""
     shutil.copytree(store.folder("train", record.identity), store.folder("train", identity))
     other = dataclasses.replace(record, identity=identity, code=code)
     (store.folder("train", identity) / "record.json").write_text(json.dumps(dataclasses.asdict(other)))
@@ -45,21 +45,21 @@ def again(store: Store, record: CellRecord, identity: str, code: str) -> CellRec
 
 
 def identities(records: tuple[CellRecord, ...]) -> list[str]:
-    """Of trainings, sorted."""
+    """Sorted identities of trainings."""
     return sorted(record.identity for record in records)
 
 
 class TestNetworks:
-    """Which trainings an id names."""
+    """Trainings selected by an id."""
 
     def test_a_configuration_has_one_network_per_fold(self, store: Store, row: str) -> None:
-        """The first digits of its id are enough."""
+        """The first digits of a configuration's id select one network per fold."""
         found = find_networks(store, row[:8])
         assert identities(found.records) == sorted(one.identity for one in store.records("train"))
         assert (found.left_out, found.is_older, found.name) == ((), False, row)
 
     def test_networks_of_other_code_are_left_out_and_named(self, store: Store, row: str) -> None:
-        """They would be averaged with those of today's code, each fold twice."""
+        """Networks of another code version are left out, and the message names them."""
         before = identities(find_networks(store, row).records)
         other = again(store, next(store.records("train")), "0" * 20, "other code")
         found = find_networks(store, row)
@@ -67,41 +67,39 @@ class TestNetworks:
         assert found.left_out == (other,)
         assert f"left out 1 of other code or searches: {other.identity} (model=CELL names one)" in str(found)
 
-    def test_one_cell_may_be_of_any_code(self, store: Store) -> None:
-        """Named by itself, it is averaged with nothing."""
+    def test_training_selected_by_its_id_may_be_of_any_code(self, store: Store) -> None:
+        """A training selected by its own id may be of any code version."""
         other = again(store, next(store.records("train")), "0" * 20, "other code")
         assert find_networks(store, other.identity).records == (other,)
 
-    def test_older_networks_alone_are_used_and_said(
-        self, store: Store, row: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """A study that was trained before an update still predicts."""
+    def test_older_networks_are_used_with_a_note(self, store: Store, row: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """If all networks are of older code, they are used and a note is shown."""
         monkeypatch.setattr(cell_module, "_stage_digest", lambda stage: f"edited {stage}")
         found = find_networks(store, row)
         assert len(found.records) == 3 and found.is_older
         assert "trained by another version of the code" in str(found)
 
     def test_several_older_versions_are_refused(self, store: Store, row: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        """None of them has a claim; all are listed by version."""
+        """Networks of several older code versions are refused, and the message lists them."""
         again(store, next(store.records("train")), "0" * 20, "other code")
         monkeypatch.setattr(cell_module, "_stage_digest", lambda stage: f"edited {stage}")
         with pytest.raises(RequestError, match=r"must be of one version of the code.*00000000.*model=CELL"):
             find_networks(store, row)
 
-    def test_accepted_training_is_one_network(
-        self, finished: Path, store: Store, row: str, tiny_words: Words, monkeypatch: pytest.MonkeyPatch
+    def test_accepted_training_counts_once(
+        self, finished: Path, store: Store, row: str, tiny_overrides: Overrides, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """``accept_code`` files it under today's identity as well."""
+        """With ``accept_code``, a training of older code counts once."""
         before = identities(find_networks(store, row).records)
         monkeypatch.setattr(cell_module, "_stage_digest", lambda stage: f"edited {stage}")
-        harness.run(**tiny_words(finished, accept_code=True))
+        harness.run(**tiny_overrides(finished, accept_code=True))
         found = find_networks(store, row)
         assert len(list(store.records("train"))) == 6 and len(found.records) == 3
         assert identities(found.left_out) == before
         assert "3 accepted from older code" in str(found)
 
-    def test_of_a_fold_that_was_searched_again_the_latest_is_taken(self, store: Store, row: str) -> None:
-        """Its code is the same, its options need not be."""
+    def test_latest_training_of_a_fold_is_used(self, store: Store, row: str) -> None:
+        """Of two trainings of a fold with the same code, the latest is used."""
         first = next(store.records("train"))
         newer = again(store, first, "0" * 20, first.code)
         found = find_networks(store, row)
@@ -109,7 +107,7 @@ class TestNetworks:
 
 
 def with_images(root: Path, change: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]) -> Path:
-    """New subjects whose images and masks were changed, array and affine."""
+    """New subjects with changed images and masks."""
     for path in root.glob("sub-*/anat/*.nii.gz"):
         array, affine = change(*nifti.read(path))
         nifti.write(path, array, affine)
@@ -118,7 +116,7 @@ def with_images(root: Path, change: Callable[[np.ndarray, np.ndarray], tuple[np.
 
 @pytest.fixture
 def root(phantom_root: Path, tmp_path: Path) -> Path:
-    """Two new subjects in a folder of their own."""
+    """Two new subjects in a folder."""
     shutil.copytree(phantom_root, tmp_path / "new")
     for name in ("sub-03", "sub-04"):
         shutil.rmtree(tmp_path / "new" / name)
@@ -128,17 +126,17 @@ def root(phantom_root: Path, tmp_path: Path) -> Path:
 
 
 def finer(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same image in voxels of half the size along the first axis."""
+    """The image with half the voxel size along the first axis."""
     step = np.diag([0.5, 1, 1, 1])
     step[0, 3] = -0.25
     return np.repeat(array, 2, axis=0), affine @ step
 
 
 class TestGrid:
-    """Where new subjects are brought before a network sees them."""
+    """The grid to which new subjects are resampled."""
 
-    def test_subjects_like_those_of_the_training_are_not_touched(self, store: Store, row: str, root: Path) -> None:
-        """Their grid is that of the file, its axes turned; only the missing label is told."""
+    def test_subjects_with_the_training_voxel_size_keep_their_grid(self, store: Store, row: str, root: Path) -> None:
+        """Subjects with the voxel size of the training keep their grid; a note mentions the missing label."""
         networks = find_networks(store, row)
         found = read_subjects(networks, root, root.parent / "cache")
         assert found.notes == ("reference=label, and new subjects have no label: their grid is that of T2w",)
@@ -146,8 +144,8 @@ class TestGrid:
         assert found.cohort.samples[0].shape == image.shape
         np.testing.assert_allclose(found.cohort.samples[0].grid.affine, affine, atol=1e-5)
 
-    def test_other_voxels_are_resampled_and_told(self, store: Store, row: str, root: Path) -> None:
-        """A network that learned voxels of one size sees voxels of that size."""
+    def test_other_voxel_sizes_are_resampled_with_a_note(self, store: Store, row: str, root: Path) -> None:
+        """Subjects with another voxel size are resampled to that of the training, with a note."""
         networks = find_networks(store, row)
         plain = read_subjects(networks, root, root.parent / "cache").cohort.samples[0]
         found = read_subjects(networks, with_images(root, finer), root.parent / "cache")
@@ -156,19 +154,19 @@ class TestGrid:
         assert found.places["sub-01"].shape == (2 * plain.shape[0], *plain.shape[1:])
         assert any(note.startswith("trained at ") and "sub-01 has" in note for note in found.notes)
 
-    def test_voxels_outside_of_a_range_are_refused(self, store: Store, row: str, root: Path) -> None:
-        """Trained on several sizes, there is none to bring others to."""
+    def test_voxel_sizes_outside_the_range_are_refused(self, store: Store, row: str, root: Path) -> None:
+        """If the networks were trained on several voxel sizes, a subject outside their range is refused."""
         networks = find_networks(store, row)
         for record in networks.records:
             record.facts["grid"]["largest_mm"][1] *= 2  # type: ignore[index]
         with pytest.raises(RequestError, match=r"must be on the grid of the training, voxels from .*; sub-01 has"):
             read_subjects(networks, with_images(root, finer), root.parent / "cache")
 
-    def test_sequence_with_the_trainings_voxels_stands_in_for_the_label(
-        self, store: Store, row: str, root: Path, tiny_words: Words, tmp_path: Path
+    def test_reference_has_the_training_voxel_size(
+        self, store: Store, row: str, root: Path, tiny_overrides: Overrides, tmp_path: Path
     ) -> None:
-        """Not merely the first."""
-        made = harness.run(**tiny_words(tmp_path / "two", sequences="FLAIR+T2w", attribution="none", fold=0))
+        """Without a label, the sequence with the voxel size of the training is the reference."""
+        made = harness.run(**tiny_overrides(tmp_path / "two", sequences="FLAIR+T2w", attribution="none", fold=0))
         networks = find_networks(Store(tmp_path / "two" / "store"), made.leaderboard["configuration"][0].as_py())
         for path in root.glob("sub-*/anat/*_FLAIR.nii.gz"):
             nifti.write(path, *finer(*nifti.read(path)))
@@ -176,7 +174,7 @@ class TestGrid:
         assert found.notes == ("reference=label, and new subjects have no label: their grid is that of T2w",)
 
     def test_faults_of_the_files_are_all_listed(self, store: Store, row: str, root: Path) -> None:
-        """Looking at headers first does not hide the listing."""
+        """Faults of all files are listed in one message."""
         for name in ("sub-01", "sub-02"):
             (root / name / "anat" / f"{name}_T2w.nii.gz").write_bytes(b"no image")
         with pytest.raises(CohortError, match="2 faults"):
@@ -184,10 +182,10 @@ class TestGrid:
 
 
 class TestFiles:
-    """What is written."""
+    """Files with predictions."""
 
     def test_space_and_codes_are_those_of_the_image(self, store: Store, row: str, root: Path, tmp_path: Path) -> None:
-        """A prediction in MNI space says so, in its name and in its header."""
+        """The space entity and the orientation codes of the image are kept."""
         for name in ("sub-01", "sub-02"):
             path = root / name / "anat" / f"{name}_T2w.nii.gz"
             header = dataclasses.replace(nifti.header(path), qform_code=4, sform_code=4)
@@ -201,8 +199,8 @@ class TestFiles:
         codes = [(nifti.header(path).qform_code, nifti.header(path).sform_code) for path in written]
         assert codes == [(4, 4)] * 4
 
-    def test_slices_that_no_network_saw_are_told(self, store: Store, row: str, root: Path, tmp_path: Path) -> None:
-        """Their predictions are 0, which is no finding."""
+    def test_slices_outside_the_field_are_noted(self, store: Store, row: str, root: Path, tmp_path: Path) -> None:
+        """Slices outside the field of the networks, where predictions are zero, are mentioned in a note."""
         networks = find_networks(store, row)
         subjects = read_subjects(networks, root, tmp_path / "cache")
         x, y, z = subjects.places["sub-01"].shape
@@ -216,7 +214,7 @@ class TestFiles:
         ]
 
     def test_mask_of_a_picture_is_a_picture(self, in_memory: Callable[[np.ndarray], Any], tmp_path: Path) -> None:
-        """It has no place in space, so no NIfTI file; grey levels are probabilities."""
+        """The mask of a picture is written as a PNG file, with probabilities as grey levels."""
         probability = np.array([[0.0, 0.4], [0.6, 1.0]], np.float32)
         sample = Sample("patch-1", "sub-1", {"rgb": in_memory(np.zeros((2, 2, 3), np.uint8))}, {}, {})
         paths = write_masks(tmp_path, sample, probability, None, "tumour")
@@ -228,7 +226,7 @@ class TestFiles:
         np.testing.assert_array_equal(read[1], [[0, 0], [255, 255]])
 
     def test_probability_is_the_mean_of_all_networks(self, store: Store, row: str, root: Path, tmp_path: Path) -> None:
-        """Each by itself gives what is averaged."""
+        """The probability is the mean over all networks."""
         networks = find_networks(store, row)
         subjects = read_subjects(networks, root, tmp_path / "cache")
         whole, _ = predict_subjects(networks, subjects, store, tmp_path / "all", root=root)

@@ -1,4 +1,4 @@
-"""Values that need the network again, on changed images."""
+"""Values for which the network is run again on changed images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from harness.pipeline.probe import predict_function, probe_sample
 
 @pytest.fixture
 def member(study: Task, crowd_spec: NetworkSpec) -> Callable[[int], Member]:
-    """Seed → an untrained network of the study."""
+    """A function that makes an untrained network of the study from a seed."""
 
     def made(seed: int) -> Member:
         torch.manual_seed(seed)
@@ -44,7 +44,7 @@ class TestPredictFunction:
             ("hair:blond", {"hair": 2}, "hair", "logits", (1,)),
         ],
     )
-    def test_image_itself_gives_the_network_s_own_scalar(
+    def test_unchanged_image_gives_the_prediction(
         self,
         member: Callable[[int], Member],
         crowd: Cohort,
@@ -55,7 +55,7 @@ class TestPredictFunction:
         kept: str,
         index: tuple[int, ...],
     ) -> None:
-        """What is predicted of the sample, with its height as it is."""
+        """For the unchanged image, the function returns the network's own prediction."""
         one, sample = member(0), crowd.samples[0]
         (scalar,) = scalars_of(of, crowd_spec, one.network)
         function, image = predict_function([one], crowd_spec, sample, scalar, batch_size=4, classes=classes)
@@ -67,7 +67,7 @@ class TestPredictFunction:
         np.testing.assert_allclose(found[0], expected, rtol=1e-6)
 
     def test_exposed_scalar(self, member: Callable[[int], Member], crowd: Cohort, crowd_spec: NetworkSpec) -> None:
-        """A gate is a function of the image too."""
+        """An exposed scalar is a function of the image as well."""
         one, sample = member(0), crowd.samples[0]
         (scalar,) = scalars_of("gate", crowd_spec, one.network)
         function, image = predict_function([one], crowd_spec, sample, scalar, batch_size=4)
@@ -78,7 +78,7 @@ class TestPredictFunction:
     def test_images_are_given_in_batches(
         self, member: Callable[[int], Member], crowd: Cohort, crowd_spec: NetworkSpec
     ) -> None:
-        """However many pass at once, each image has its own value; none have none."""
+        """The value of an image does not depend on the batch size, and no images give no values."""
         one, sample = member(0), crowd.samples[0]
         (scalar,) = scalars_of("age", crowd_spec, one.network)
         function, image = predict_function([one], crowd_spec, sample, scalar, batch_size=4)
@@ -92,21 +92,21 @@ class TestPredictFunction:
     def test_several_networks_are_averaged(
         self, member: Callable[[int], Member], crowd: Cohort, crowd_spec: NetworkSpec
     ) -> None:
-        """The scalar of an ensemble is the mean of those of its networks."""
+        """The scalar of an ensemble is the mean over its networks."""
         members, sample = [member(0), member(1)], crowd.samples[0]
         (scalar,) = scalars_of("age", crowd_spec, members[0].network)
 
-        def said(several: list[Member]) -> float:
+        def scalar_of(several: list[Member]) -> float:
             function, image = predict_function(several, crowd_spec, sample, scalar, batch_size=4)
             return float(function(image[None])[0])
 
-        assert said(members[:1]) != said(members[1:])
-        assert said(members) == pytest.approx((said(members[:1]) + said(members[1:])) / 2)
+        assert scalar_of(members[:1]) != scalar_of(members[1:])
+        assert scalar_of(members) == pytest.approx((scalar_of(members[:1]) + scalar_of(members[1:])) / 2)
 
-    def test_network_is_left_as_it_was(
+    def test_network_is_unchanged(
         self, member: Callable[[int], Member], crowd: Cohort, crowd_spec: NetworkSpec
     ) -> None:
-        """No gradients are kept and no weight changes."""
+        """Weights are unchanged and have no gradients."""
         one = member(0)
         before = {name: value.clone() for name, value in one.network.state_dict().items()}
         (scalar,) = scalars_of("age", crowd_spec, one.network)
@@ -116,7 +116,7 @@ class TestPredictFunction:
         assert all(torch.equal(value, before[name]) for name, value in one.network.state_dict().items())
 
     def test_sample_of_several_items_is_refused(self, toy_cohort: Cohort) -> None:
-        """A function of one image cannot be that of six slices."""
+        """A sample with several items is refused."""
         adapter = AxialSlices(("T2w",))
         spec, network = adapter.spec(toy_cohort), unet(1, 2, width=2, depth=1)
         (scalar,) = scalars_of("", spec, network)
@@ -124,17 +124,17 @@ class TestPredictFunction:
             predict_function([Member(network, adapter)], spec, toy_cohort.samples[0], scalar, batch_size=4)
 
     def test_explained_inputs_of_several_shapes_are_refused(self, crowd: Cohort, crowd_spec: NetworkSpec) -> None:
-        """They cannot be channels of one image."""
+        """Explained inputs of different shapes are refused."""
 
-        class Two:
-            """Two pictures of different size."""
+        class TwoSizes:
+            """An adapter with two pictures of different size."""
 
             def inputs(self, sample: Sample) -> tuple[Array, ...]:
                 return np.zeros((1, 1, 4, 4), np.float32), np.zeros((1, 1, 2, 3), np.float32)
 
         spec = dataclasses.replace(crowd_spec, inputs=(Input("a", ("a",)), Input("b", ("b",))))
         (scalar,) = scalars_of("age", spec, torch.nn.Identity())
-        members: list[Any] = [Member(torch.nn.Identity(), Two())]  # type: ignore[arg-type]
+        members: list[Any] = [Member(torch.nn.Identity(), TwoSizes())]  # type: ignore[arg-type]
         with pytest.raises(RequestError, match=r"explained inputs of one shape, got 1 items of \(2, 3\), \(4, 4\)"):
             predict_function(members, spec, crowd.samples[0], scalar, batch_size=4)
 
@@ -145,7 +145,7 @@ def test_probe_metrics_are_given_map_image_and_function(
     crowd_spec: NetworkSpec,
     study: Task,
 ) -> None:
-    """Replica of the study's own metric, for each explained scalar of one sample."""
+    """Values of the study's probe metric agree with a replica, for each explained scalar."""
     one, sample, whole = member(0), crowd.samples[0], study.explained["saliency"]
     prediction = predict([one], crowd_spec, sample, batch_size=4)
     rng = np.random.default_rng(0)

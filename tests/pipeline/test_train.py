@@ -1,4 +1,4 @@
-"""The loop: it repeats, it learns, it keeps the best, and it leaves no trace."""
+"""The training loop: reproducibility, convergence, selection of an epoch, and restored state."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ ADAPTER = AxialSlices(("T2w",))
 
 
 def network() -> torch.nn.Module:
-    """A network of a few hundred weights."""
+    """A network with a few hundred weights."""
     return unet(1, 2, width=2, depth=1)
 
 
 def recipe(**options: Any) -> Recipe:
-    """Two short epochs, unless options say otherwise."""
+    """A recipe with two short epochs by default."""
     options = {"epochs": 2, "batch_size": 4, "copies": 1, "augmentation": "joint", "max_shift_px": 2.0, **options}
     return segmentation(**options)
 
 
 @pytest.fixture
 def spec(toy_cohort: Cohort) -> NetworkSpec:
-    """Slices of one channel go in, a mask comes out."""
+    """A spec with one input channel and a mask target."""
     return ADAPTER.spec(toy_cohort)
 
 
 @pytest.fixture
 def trained(toy_cohort: Cohort, spec: NetworkSpec) -> Callable[..., Trained]:
-    """Train on two subjects of different size, select on a third."""
+    """A function that trains on two subjects of different size and validates on a third."""
 
     def run(one: Recipe | None = None, *, seed: int = 0, build: Any = network, report: Any = None) -> Trained:
         samples = toy_cohort.samples
@@ -57,14 +57,14 @@ def trained(toy_cohort: Cohort, spec: NetworkSpec) -> Callable[..., Trained]:
 
 
 def test_same_seed_gives_the_same_weights(trained: Callable[..., Trained]) -> None:
-    """Two trainings of one seed agree in every bit."""
+    """Two trainings with the same seed give identical weights."""
     one, two = trained(), trained()
     assert one.history == two.history
     assert all(torch.equal(one.weights[name], two.weights[name]) for name in one.weights)
 
 
 def test_global_random_state_does_not_matter(trained: Callable[..., Trained]) -> None:
-    """Whatever was drawn before, the training is the same."""
+    """The global random state does not affect a training."""
     one = trained()
     torch.manual_seed(123)
     np.random.seed(5)
@@ -73,12 +73,12 @@ def test_global_random_state_does_not_matter(trained: Callable[..., Trained]) ->
 
 
 def test_another_seed_gives_other_weights(trained: Callable[..., Trained]) -> None:
-    """Seeds differ from the first epoch on."""
+    """Another seed gives another loss from the first epoch on."""
     assert trained().history[0].loss != trained(seed=1).history[0].loss
 
 
-def test_weights_and_order_have_streams_of_their_own(trained: Callable[..., Trained]) -> None:
-    """A network that draws more numbers when it is built changes its weights, not the order of slices."""
+def test_weights_and_order_have_separate_streams(trained: Callable[..., Trained]) -> None:
+    """The order of slices does not depend on the random numbers used to build the network."""
     orders: list[list[int]] = []
 
     def watched(one: Recipe) -> Recipe:
@@ -89,17 +89,17 @@ def test_weights_and_order_have_streams_of_their_own(trained: Callable[..., Trai
 
         return dataclasses.replace(one, sample=sample)
 
-    def greedy() -> torch.nn.Module:
+    def build_with_extra_draws() -> torch.nn.Module:
         torch.rand(100)
         return network()
 
-    one, two = trained(watched(recipe())), trained(watched(recipe()), build=greedy)
+    one, two = trained(watched(recipe())), trained(watched(recipe()), build=build_with_extra_draws)
     assert one.history != two.history
     assert orders[:2] == orders[2:]
 
 
-def test_state_of_the_process_is_put_back(trained: Callable[..., Trained]) -> None:
-    """Threads, random numbers and cuDNN's flags are as before."""
+def test_state_of_the_process_is_restored(trained: Callable[..., Trained]) -> None:
+    """Threads, random state and cuDNN flags are restored after a training."""
     torch.manual_seed(9)
     before = torch.get_num_threads(), torch.get_rng_state(), torch.backends.cudnn.deterministic
     trained(recipe(threads=2, epochs=1))
@@ -108,8 +108,8 @@ def test_state_of_the_process_is_put_back(trained: Callable[..., Trained]) -> No
     assert torch.backends.cudnn.deterministic is before[2]
 
 
-def test_state_is_put_back_after_an_exception() -> None:
-    """Also when the block ends badly."""
+def test_state_is_restored_after_an_exception() -> None:
+    """Threads and random state are restored after an exception."""
     torch.manual_seed(9)
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     with pytest.raises(ZeroDivisionError), controlled(threads + 1, 0):
@@ -120,7 +120,7 @@ def test_state_is_put_back_after_an_exception() -> None:
 
 
 def test_controlled_seeds_torch() -> None:
-    """The block draws by its seed, wherever the process stands."""
+    """Random numbers within ``controlled`` depend only on its seed."""
     drawn = []
     for _ in range(2):
         torch.rand(1)
@@ -129,8 +129,8 @@ def test_controlled_seeds_torch() -> None:
     assert torch.equal(*drawn)
 
 
-def test_loss_that_is_not_finite_ends_the_cell(trained: Callable[..., Trained]) -> None:
-    """The message names the epoch and what to try."""
+def test_loss_that_is_not_finite_raises(trained: Callable[..., Trained]) -> None:
+    """A loss that is NaN raises an error that names the epoch and a remedy."""
     calls = []
 
     def loss(outputs: Outputs, batch: Batch, targets: Any) -> torch.Tensor:
@@ -142,8 +142,8 @@ def test_loss_that_is_not_finite_ends_the_cell(trained: Callable[..., Trained]) 
         trained(broken)
 
 
-def test_validation_value_that_is_not_finite_ends_the_cell(trained: Callable[..., Trained]) -> None:
-    """An epoch cannot be chosen by a NaN, and the last one is not kept in silence."""
+def test_validation_value_that_is_not_finite_raises(trained: Callable[..., Trained]) -> None:
+    """A validation value that is NaN raises an error."""
     values = iter([0.5, math.nan])
     broken = dataclasses.replace(recipe(epochs=3), select=lambda outputs, batch, targets: next(values))
     with pytest.raises(CellError, match=r"the validation value became nan in epoch 2; .*recipe\.select=last"):
@@ -151,7 +151,7 @@ def test_validation_value_that_is_not_finite_ends_the_cell(trained: Callable[...
 
 
 def test_best_epoch_is_kept(trained: Callable[..., Trained]) -> None:
-    """Weights are those of the epoch with the highest selection value, not of the last."""
+    """The weights of the epoch with the highest validation value are kept."""
     values = iter([0.1, 0.9, 0.9, 0.3])
     snapshots: list[torch.Tensor] = []
     built: list[torch.nn.Module] = []
@@ -175,31 +175,31 @@ def test_best_epoch_is_kept(trained: Callable[..., Trained]) -> None:
 
 
 def test_last_epoch_is_kept_if_nothing_selects(trained: Callable[..., Trained]) -> None:
-    """Without selection the last weights stay, and no selection value is invented."""
+    """With ``select=last``, the last weights are kept and validation values are NaN."""
     found = trained(recipe(select="last", epochs=3))
     assert found.best_epoch == 3
     assert all(math.isnan(epoch.validation) for epoch in found.history)
 
 
 def test_selection_needs_validation_samples(toy_cohort: Cohort, spec: NetworkSpec) -> None:
-    """A recipe that selects an epoch refuses to fall back on the last in silence."""
+    """Selecting an epoch without validation samples raises an error."""
     samples = toy_cohort.samples[:2]
     with pytest.raises(CellError, match=r"validation samples > 0 must hold .*set recipe\.select=last"):
         train(network, recipe(), ADAPTER, spec, samples, [], seed=0)
     assert train(network, recipe(select="last"), ADAPTER, spec, samples, [], seed=0).best_epoch == 2
 
 
-def test_report_is_told_every_epoch(trained: Callable[..., Trained]) -> None:
-    """Progress has one entry per epoch, in order."""
-    told: list[Epoch] = []
-    found = trained(recipe(epochs=3), report=told.append)
-    assert tuple(told) == found.history
-    assert [epoch.epoch for epoch in told] == [1, 2, 3]
+def test_report_is_called_every_epoch(trained: Callable[..., Trained]) -> None:
+    """``report`` is called once per epoch, in order."""
+    reported: list[Epoch] = []
+    found = trained(recipe(epochs=3), report=reported.append)
+    assert tuple(reported) == found.history
+    assert [epoch.epoch for epoch in reported] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(("batch_size", "steps"), [(1, 12), (5, 3), (11, 1)])
 def test_every_slice_trains(trained: Callable[..., Trained], batch_size: int, steps: int) -> None:
-    """Twelve slices make full batches; only a single left-over slice is skipped, but not batches of one."""
+    """All twelve slices are used, except a single left-over slice of a larger batch size."""
     seen: list[int] = []
 
     def loss(outputs: Outputs, batch: Batch, targets: Any) -> torch.Tensor:
@@ -211,8 +211,8 @@ def test_every_slice_trains(trained: Callable[..., Trained], batch_size: int, st
     assert sum(seen) == (11 if batch_size == 11 else 12)
 
 
-def test_network_learns_what_can_be_learnt(toy_cohort: Cohort, spec: NetworkSpec) -> None:
-    """Lesions that are plain to see are found in a subject that was not trained on."""
+def test_network_learns_visible_lesions(toy_cohort: Cohort, spec: NetworkSpec) -> None:
+    """Visible lesions are segmented in a subject that was not used for training."""
     samples = toy_cohort.samples
     one = recipe(epochs=30, lr=0.02, augmentation="none", balance=False)
 
@@ -228,10 +228,10 @@ def test_network_learns_what_can_be_learnt(toy_cohort: Cohort, spec: NetworkSpec
     assert 2 * (predicted & truth).sum() / (predicted.sum() + truth.sum()) > 0.9
 
 
-def test_how_slices_are_held_changes_no_weight(
+def test_memory_mapped_slices_give_the_same_weights(
     trained: Callable[..., Trained], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Slices in memory and slices in a memory-mapped file train the same network."""
+    """Slices in memory and in memory-mapped files give identical weights."""
     expected = trained()
     monkeypatch.setattr(items_module, "HELD_BYTES", 0)
     found = trained()
@@ -240,7 +240,7 @@ def test_how_slices_are_held_changes_no_weight(
 
 
 def test_tied_weights_can_be_stored(trained: Callable[..., Trained], tmp_path: Any) -> None:
-    """A network whose layers share weights is stored and loaded like any other."""
+    """A network with tied weights can be stored and loaded."""
     from safetensors.torch import load_file, save_file
 
     def build() -> torch.nn.Module:
@@ -254,11 +254,11 @@ def test_tied_weights_can_be_stored(trained: Callable[..., Trained], tmp_path: A
 
 
 class TestSeveralTargets:
-    """A picture and a height in; a number, a label and a class out."""
+    """Training with a picture and a height as inputs and targets of three kinds."""
 
     @pytest.fixture
     def fit(self, study: Task, crowd_spec: NetworkSpec) -> Callable[..., Trained]:
-        """Train on some pictures with the recipe of the study, every item once an epoch."""
+        """A function that trains on some pictures, with every item once per epoch."""
 
         def run(cohort: Cohort, **options: Any) -> Trained:
             one = supervised(**{"epochs": 2, "batch_size": 4, "select": "last", **options})
@@ -271,14 +271,14 @@ class TestSeveralTargets:
 
     @staticmethod
     def weighted(cohort: Cohort, **weights: float) -> Cohort:
-        """The cohort with weights of its first sample."""
+        """The cohort with weights for its first sample."""
         first = dataclasses.replace(cohort.samples[0], weights=weights)
         return dataclasses.replace(cohort, samples=(first, *cohort.samples[1:]))
 
-    def test_reads_each_picture_when_it_is_needed(
+    def test_pictures_read_when_needed_give_the_same_weights(
         self, fit: Callable[..., Trained], people: Callable[[int], Cohort], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Samples of one item each that do not fit into memory train the same network."""
+        """Pictures that are read when needed give identical weights to those in memory."""
         expected = fit(people(6))
         monkeypatch.setattr(items_module, "HELD_BYTES", 0)
         found = fit(people(6))
@@ -286,14 +286,14 @@ class TestSeveralTargets:
         assert all(torch.equal(found.weights[name], expected.weights[name]) for name in expected.weights)
 
     def test_weight_of_one_changes_nothing(self, fit: Callable[..., Trained], people: Callable[[int], Cohort]) -> None:
-        """A weight of one is no weight, bit for bit."""
+        """A weight of 1 gives the same losses as no weight."""
         plain, one = fit(people(6)), fit(self.weighted(people(6), smile=1.0))
         assert plain.history == one.history
 
     def test_sample_without_weight_in_any_target_is_not_learned(
         self, fit: Callable[..., Trained], people: Callable[[int], Cohort]
     ) -> None:
-        """What the truth of a sample of weight zero says changes no weight of the network."""
+        """The targets of a sample with weight zero do not affect the trained weights."""
         nothing = {"age": 0.0, "smile": 0.0, "hair": 0.0}
         cohort = self.weighted(people(6), **nothing)
         first = cohort.samples[0]
@@ -308,7 +308,7 @@ class TestSeveralTargets:
     def test_loss_is_the_weighted_mean_over_items(
         self, fit: Callable[..., Trained], people: Callable[[int], Cohort], crowd_spec: NetworkSpec, study: Task
     ) -> None:
-        """Replica of the first epoch's loss, with one batch of all items, of weights and of targets' loss weights."""
+        """The loss of the first epoch agrees with a replica with weights of samples and targets."""
         cohort = self.weighted(people(6), age=5.0, hair=0.5)
         found = fit(cohort, epochs=1, batch_size=8)
         with controlled(1, 0):
@@ -318,11 +318,11 @@ class TestSeveralTargets:
         for number, sample in enumerate(cohort.samples[:8]):
             inputs = [torch.from_numpy(one) for one in adapter.inputs(sample)]
             with torch.no_grad():
-                said = network(*inputs)[0].double().numpy()
-            p, hair = 1 / (1 + np.exp(-said[1])), np.exp(said[2:]) / np.exp(said[2:]).sum()
+                output = network(*inputs)[0].double().numpy()
+            p, hair = 1 / (1 + np.exp(-output[1])), np.exp(output[2:]) / np.exp(output[2:]).sum()
             truth = sample.targets
             losses = {
-                "age": (said[0] - truth["age"]) ** 2,
+                "age": (output[0] - truth["age"]) ** 2,
                 "smile": -np.log(p if truth["smile"] else 1 - p),
                 "hair": -np.log(hair[int(truth["hair"])]),
             }
@@ -335,7 +335,7 @@ class TestSeveralTargets:
     def test_selection_is_by_the_loss_on_validation_samples(
         self, fit: Callable[..., Trained], people: Callable[[int], Cohort]
     ) -> None:
-        """The epoch with the highest value of minus the validation loss is kept."""
+        """The epoch with the lowest validation loss is kept."""
         found = fit(people(6), select="validation_loss", epochs=4)
         values = [epoch.validation for epoch in found.history]
         assert all(value < 0 for value in values)

@@ -1,4 +1,4 @@
-"""Poses: exact where the grid allows it, and drawn as often as published."""
+"""Poses for augmentation: exact where the grid allows it, and drawn with the published frequencies."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ SHAPES = [(8, 8), (6, 10), (9, 4), (7, 7)]
 def pose(
     n: int, *, flip: tuple[bool, bool] = (False, False), angle: float = 0.0, shift: tuple[float, float] = (0, 0)
 ) -> Pose:
-    """The same pose n times."""
+    """The same pose for n items."""
     return Pose(np.tile(flip, (n, 1)), np.full(n, angle), np.tile(np.asarray(shift, float), (n, 1)))
 
 
 def items(shape: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Three items of two channels, and labels that are drawn in the first."""
+    """Three items with two channels, the first of which shows the labels."""
     rng = np.random.default_rng(1)
     inputs = rng.normal(size=(3, 2, *shape)).astype(np.float32)
     targets = rng.random((3, *shape)) < 0.3
@@ -28,7 +28,7 @@ def items(shape: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def both(one: Pose, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Inputs and labels before and after."""
+    """Inputs and labels before and after a pose."""
     inputs, targets = items(shape)
     moved, labels = transform(one, inputs, targets)
     assert (moved.shape, moved.dtype) == (inputs.shape, inputs.dtype)
@@ -37,8 +37,8 @@ def both(one: Pose, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_pose_that_does_nothing(shape: tuple[int, int]) -> None:
-    """Without flip, rotation and shift, items stay as they are."""
+def test_identity_pose(shape: tuple[int, int]) -> None:
+    """Without flip, rotation and shift, items are unchanged."""
     inputs, targets, moved, labels = both(pose(3), shape)
     np.testing.assert_allclose(moved, inputs, atol=2e-6)
     assert np.array_equal(labels, targets)
@@ -46,8 +46,8 @@ def test_pose_that_does_nothing(shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("flip", [(True, False), (False, True), (True, True)])
-def test_flips_are_numpys(shape: tuple[int, int], flip: tuple[bool, bool]) -> None:
-    """A flip mirrors along X, along Y, or both."""
+def test_flips_agree_with_numpy(shape: tuple[int, int], flip: tuple[bool, bool]) -> None:
+    """Flips along X, Y or both agree with numpy."""
     inputs, targets, moved, labels = both(pose(3, flip=flip), shape)
     axes = [axis for axis, wanted in zip((-2, -1), flip, strict=True) if wanted]
     np.testing.assert_allclose(moved, np.flip(inputs, axes), atol=2e-6)
@@ -57,22 +57,22 @@ def test_flips_are_numpys(shape: tuple[int, int], flip: tuple[bool, bool]) -> No
 @pytest.mark.parametrize("turns", [1, 2, 3])
 @pytest.mark.parametrize("side", [7, 8])
 def test_quarter_turns_are_rot90(side: int, turns: int) -> None:
-    """On a square, 90° turn voxels onto voxels, from X towards Y."""
+    """On a square, rotations by 90° agree with numpy's rot90, from X towards Y."""
     inputs, targets, moved, labels = both(pose(3, angle=90.0 * turns), (side, side))
     np.testing.assert_allclose(moved, np.rot90(inputs, turns, (-2, -1)), atol=1e-5)
     assert np.array_equal(labels, np.rot90(targets, turns, (-2, -1)))
 
 
 def test_quarter_turn_on_a_wide_field() -> None:
-    """On 6 × 10 voxels the middle 6 × 6 turn as a square does: an angle is one in voxels, not in sides."""
+    """On 6 × 10 voxels, the middle 6 × 6 rotate like a square, since angles refer to voxels."""
     inputs, targets, moved, labels = both(pose(3, angle=90.0), (6, 10))
     np.testing.assert_allclose(moved[..., 2:8], np.rot90(inputs[..., 2:8], 1, (-2, -1)), atol=1e-5)
     assert np.array_equal(labels[..., 2:8], np.rot90(targets[..., 2:8], 1, (-2, -1)))
     np.testing.assert_allclose(moved[..., [0, 1, 8, 9]], 0, atol=1e-5)
 
 
-def test_small_rotation_is_scipys() -> None:
-    """Reference: linear resampling of the rotated coordinates about the centre of the field."""
+def test_small_rotation_agrees_with_scipy() -> None:
+    """A small rotation agrees with scipy's linear interpolation about the centre of the field."""
     from scipy import ndimage
 
     angle = np.deg2rad(16.0)
@@ -87,14 +87,14 @@ def test_small_rotation_is_scipys() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("shift", [(2, 0), (0, -3), (-1, 2)])
 def test_whole_shifts_are_rolls_with_zeros(shape: tuple[int, int], shift: tuple[int, int]) -> None:
-    """A shift of whole voxels moves them, and what comes in is zero."""
+    """A shift by whole voxels moves values and fills with zeros."""
     inputs, targets, moved, labels = both(pose(3, shift=shift), shape)
     np.testing.assert_allclose(moved, _shifted(inputs, shift), atol=1e-5)
     assert np.array_equal(labels, _shifted(targets, shift))
 
 
 def test_every_item_has_its_own_pose() -> None:
-    """Poses are applied item by item."""
+    """Each item has its own pose."""
     inputs, targets = items((6, 10))
     one = Pose(np.array([[True, False], [False, False], [False, True]]), np.zeros(3), np.zeros((3, 2)))
     moved, _ = transform(one, inputs, targets)
@@ -104,25 +104,25 @@ def test_every_item_has_its_own_pose() -> None:
 
 
 def test_labels_move_with_their_image() -> None:
-    """Where the drawn image is above one half after a pose, there is the label."""
+    """After a pose, labels are where the image that shows them exceeds one half."""
     inputs, targets = items((24, 20))
     one = draw_poses(np.random.default_rng(5), 3, kind="joint", max_angle_deg=30, max_shift_px=5)
     moved, labels = transform(one, inputs, targets)
-    # Linear and nearest resampling may differ where the value is close to one half.
-    sure = (moved[:, 0] - 0.5).abs() > 0.3
-    assert sure.float().mean() > 0.5
-    assert torch.equal(moved[:, 0][sure] > 0.5, labels[sure] > 0)
+    # Linear and nearest interpolation may differ where the value is close to one half.
+    certain = (moved[:, 0] - 0.5).abs() > 0.3
+    assert certain.float().mean() > 0.5
+    assert torch.equal(moved[:, 0][certain] > 0.5, labels[certain] > 0)
 
 
 def test_published_mixture() -> None:
-    """Of 398 copies 2 are flips, 96 rotations and 300 shifts, the latter two on the slice and both flips."""
+    """Of 398 copies, 2 are flips, 96 rotations and 300 shifts, of the slice and its two flips."""
     n = 200_000
     one = draw_poses(np.random.default_rng(0), n, kind="published", max_angle_deg=16, max_shift_px=45)
     turned, shifted = one.angle_deg != 0, one.shift_px.any(1)
     flipped = one.flip.any(1)
     assert not (turned & shifted).any() and not one.flip.all(1).any()
     assert turned.mean() == pytest.approx(96 / 398, abs=0.005)
-    # A shift of nothing is drawn once in 91 × 91.
+    # A shift of zero is drawn once in 91 × 91.
     assert shifted.mean() == pytest.approx(300 / 398, abs=0.005)
     only = flipped & ~turned & ~shifted
     assert only.mean() == pytest.approx(2 / 398, abs=0.001)
@@ -132,7 +132,7 @@ def test_published_mixture() -> None:
 
 
 def test_published_angles_are_whole_degrees() -> None:
-    """The 32 angles from 1° to 16° to either side are equally frequent."""
+    """The 32 angles from −16° to 16° without 0° are drawn equally often."""
     one = draw_poses(np.random.default_rng(0), 300_000, kind="published", max_angle_deg=16, max_shift_px=0)
     angles, counts = np.unique(one.angle_deg[one.angle_deg != 0], return_counts=True)
     assert angles.tolist() == [*range(-16, 0), *range(1, 17)]
@@ -140,14 +140,14 @@ def test_published_angles_are_whole_degrees() -> None:
 
 
 def test_published_shifts_are_whole_voxels_within_bounds() -> None:
-    """Shifts need no resampling."""
+    """Shifts are whole voxels within the bounds."""
     one = draw_poses(np.random.default_rng(0), 5000, kind="published", max_angle_deg=16, max_shift_px=45)
     assert np.array_equal(one.shift_px, np.round(one.shift_px))
     assert np.abs(one.shift_px).max() == 45
 
 
 def test_joint_poses_do_everything_at_once() -> None:
-    """Rotation and shift are drawn for every item, within bounds, a flip for two of three."""
+    """Every item is rotated and shifted within the bounds, and two of three are flipped."""
     one = draw_poses(np.random.default_rng(0), 5000, kind="joint", max_angle_deg=10, max_shift_px=3)
     assert (one.angle_deg != 0).all() and np.abs(one.angle_deg).max() <= 10
     assert (one.shift_px != 0).all() and np.abs(one.shift_px).max() <= 3
@@ -155,12 +155,12 @@ def test_joint_poses_do_everything_at_once() -> None:
 
 
 def test_no_augmentation_is_the_identity() -> None:
-    """Nothing is flipped, turned or shifted."""
+    """Without augmentation, poses have no flip, rotation or shift."""
     one = draw_poses(np.random.default_rng(0), 50, kind="none", max_angle_deg=16, max_shift_px=45)
     assert not one.flip.any() and not one.angle_deg.any() and not one.shift_px.any()
 
 
-def test_draws_repeat() -> None:
+def test_draws_are_reproducible() -> None:
     """The same generator draws the same poses."""
     one, two = (
         draw_poses(np.random.default_rng(3), 20, kind="joint", max_angle_deg=16, max_shift_px=4) for _ in range(2)
@@ -169,7 +169,7 @@ def test_draws_repeat() -> None:
 
 
 def _shifted(array: np.ndarray, shift: tuple[int, int]) -> np.ndarray:
-    """Slow replica: voxel by voxel."""
+    """Shift by a slow loop over voxels."""
     found = np.zeros_like(array)
     height, width = array.shape[-2:]
     for x in range(height):

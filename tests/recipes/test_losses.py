@@ -1,4 +1,4 @@
-"""Default losses: torch's own, and how weights enter."""
+"""Default losses against torch, and their weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SEX, HAIR = Target("sex", "binary"), Target("hair", "classes", ("black", "blond"
 TARGETS = (MASK, AGE, SEX, HAIR)
 N = 6
 
-# What a user of torch would write for the kind.
+# Losses of torch for each kind of target.
 TORCHS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "mask": nn.CrossEntropyLoss(),
     "number": lambda output, target: nn.MSELoss()(output.squeeze(1), target),
@@ -27,7 +27,7 @@ TORCHS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 
 
 def drawn(generator: torch.Generator) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Outputs of each head, and what they should say."""
+    """Outputs of each head with their targets."""
     outputs = {
         "lesion": torch.randn(N, 2, 4, 5, generator=generator),
         "age": torch.randn(N, 1, generator=generator),
@@ -45,7 +45,7 @@ def drawn(generator: torch.Generator) -> tuple[dict[str, torch.Tensor], dict[str
 
 @pytest.fixture
 def outputs_and_targets() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """A batch of six items."""
+    """Outputs and targets of a batch of six items."""
     return drawn(torch.Generator().manual_seed(0))
 
 
@@ -53,13 +53,13 @@ Drawn = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
 
 
 def test_every_kind_has_a_loss() -> None:
-    """A target of any kind can be trained."""
+    """Every kind of target has a loss."""
     assert set(LOSSES) == set(KINDS)
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.kind)
-def test_loss_of_each_item_is_torchs(outputs_and_targets: Drawn, target: Target) -> None:
-    """One loss per item, as torch gives it for that item alone."""
+def test_loss_of_each_item_agrees_with_torch(outputs_and_targets: Drawn, target: Target) -> None:
+    """The loss of each item is torch's loss of that item."""
     outputs, labels = (one[target.name] for one in outputs_and_targets)
     found = LOSSES[target.kind](outputs, labels)
     expected = torch.stack([TORCHS[target.kind](outputs[[i]], labels[[i]]) for i in range(N)])
@@ -68,15 +68,15 @@ def test_loss_of_each_item_is_torchs(outputs_and_targets: Drawn, target: Target)
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.kind)
-def test_loss_of_a_batch_is_torchs(outputs_and_targets: Drawn, target: Target) -> None:
-    """Without weights, the mean that torch's loss gives of the batch."""
+def test_loss_of_a_batch_agrees_with_torch(outputs_and_targets: Drawn, target: Target) -> None:
+    """Without weights, the loss of a batch is torch's loss."""
     outputs, labels = outputs_and_targets
     found = default_loss(outputs, Batch((), labels), (target,))
     torch.testing.assert_close(found, TORCHS[target.kind](outputs[target.name], labels[target.name]))
 
 
 def test_losses_of_targets_are_added_with_their_weights(outputs_and_targets: Drawn) -> None:
-    """Σ loss_weight · loss over targets of all kinds."""
+    """Losses of all targets are summed with their weights: Σ loss_weight · loss."""
     outputs, labels = outputs_and_targets
     weighted = [
         Target(one.name, one.kind, one.classes, weight)
@@ -89,7 +89,7 @@ def test_losses_of_targets_are_added_with_their_weights(outputs_and_targets: Dra
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.kind)
 def test_weights_of_items_multiply_their_losses(outputs_and_targets: Drawn, target: Target) -> None:
-    """The sum is divided by the number of items, so that a weight of zero leaves the others as they are."""
+    """Losses of items are multiplied by their weights and divided by the number of items."""
     outputs, labels = outputs_and_targets
     weights = torch.tensor([0.0, 1.0, 2.0, 0.5, 1.0, 3.0])
     found = default_loss(outputs, Batch((), labels, {target.name: weights}), (target,))
@@ -97,16 +97,16 @@ def test_weights_of_items_multiply_their_losses(outputs_and_targets: Drawn, targ
     torch.testing.assert_close(found, sum(weights[i] * each[i] for i in range(N)) / N)
 
 
-def test_weights_of_one_target_leave_the_others(outputs_and_targets: Drawn) -> None:
-    """A sample may count twice for one target and once for another."""
+def test_weights_apply_to_one_target_only(outputs_and_targets: Drawn) -> None:
+    """Weights for one target do not affect the loss of another."""
     outputs, labels = outputs_and_targets
     both = default_loss(outputs, Batch((), labels, {"age": torch.full((N,), 2.0)}), (AGE, SEX))
     age, sex = (default_loss(outputs, Batch((), labels), (one,)) for one in (AGE, SEX))
     torch.testing.assert_close(both, 2 * age + sex)
 
 
-def test_gradient_is_that_of_torchs_loss(outputs_and_targets: Drawn) -> None:
-    """Backwards as well, with all kinds at once."""
+def test_gradient_agrees_with_torch(outputs_and_targets: Drawn) -> None:
+    """The gradient of the summed loss agrees with torch."""
     outputs, labels = outputs_and_targets
     ours, theirs = ({name: one.clone().requires_grad_() for name, one in outputs.items()} for _ in range(2))
     default_loss(ours, Batch((), labels), TARGETS).backward()

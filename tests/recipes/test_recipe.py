@@ -1,4 +1,4 @@
-"""What all recipes share: optimisers and batches."""
+"""Optimisers and batches, which all recipes share."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ OPTIMISERS = pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Ada
 @RECIPES
 @OPTIMISERS
 def test_optimiser(build: Callable[..., Recipe], name: str, kind: type) -> None:
-    """The optimiser is the one that is named, with its options."""
+    """The optimiser has the given type and options."""
     made = build(optimiser=name, lr=0.25, weight_decay=0.5).optimiser([torch.nn.Parameter(torch.ones(2))])
     assert isinstance(made, kind)
     assert (made.param_groups[0]["lr"], made.param_groups[0]["weight_decay"]) == (0.25, 0.5)
 
 
 @OPTIMISERS
-def test_optimiser_steps_are_torchs(name: str, kind: type[torch.optim.Adam]) -> None:
-    """Weights are bit for bit those of the optimiser as torch has it."""
+def test_optimiser_steps_agree_with_torch(name: str, kind: type[torch.optim.Adam]) -> None:
+    """Weights after some steps are identical to those of torch's optimiser."""
     ours, theirs = (torch.nn.Parameter(torch.linspace(-1, 1, 9)) for _ in range(2))
     one = segmentation(optimiser=name, lr=0.1, weight_decay=0.5).optimiser([ours])
     other = kind([theirs], lr=0.1, weight_decay=0.5, fused=True)
@@ -41,7 +41,7 @@ def test_optimiser_steps_are_torchs(name: str, kind: type[torch.optim.Adam]) -> 
 
 
 def test_a_batch_moves_as_a_whole() -> None:
-    """Inputs, targets and weights come to the device together."""
+    """Inputs, targets and weights of a batch move to the device together."""
     batch = Batch((torch.ones(2, 1), torch.ones(2, 3)), {"age": torch.ones(2)}, {"age": torch.ones(2)})
     moved = batch.to(torch.device("meta"))
     assert [one.device.type for one in (*moved.inputs, *moved.targets.values(), *moved.weights.values())] == [

@@ -1,4 +1,4 @@
-"""Supervised: default losses of any targets, epochs that are balanced by class."""
+"""Supervised training: default losses of any targets, and epochs balanced by class."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ RARE = {"sex": np.array([1.0] * 5 + [0.0] * 95, np.float32), "hair": np.array([0
 
 
 def drawn(balance: str, epochs: int = 200) -> np.ndarray:
-    """Indices of many epochs."""
+    """Indices drawn over many epochs."""
     sample, rng = supervised(balance=balance).sample, np.random.default_rng(0)
     return np.concatenate([sample(rng, RARE) for _ in range(epochs)])
 
 
 @pytest.mark.parametrize(("balance", "classes"), [("sex", 2), ("hair", 3)])
 def test_balance_draws_classes_evenly(balance: str, classes: int) -> None:
-    """Of 20,000 draws each class has its share, within five standard deviations of a binomial."""
+    """Over 20,000 draws, classes are equally frequent within five standard deviations of a binomial."""
     found = drawn(balance)
     counts = np.unique(RARE[balance][found], return_counts=True)[1]
     deviation = np.sqrt(len(found) * (1 / classes) * (1 - 1 / classes))
@@ -32,19 +32,19 @@ def test_balance_draws_classes_evenly(balance: str, classes: int) -> None:
 
 
 def test_balance_draws_items_of_a_class_evenly() -> None:
-    """Within the rare class, each item comes as often as the others."""
+    """Items of the rare class are drawn equally often."""
     counts = np.bincount(drawn("sex"), minlength=100)[:5]
     np.testing.assert_allclose(counts, 2000, atol=5 * np.sqrt(20_000 * 0.1 * 0.9))
 
 
-def test_a_balanced_epoch_is_as_long_as_any() -> None:
-    """As many draws as items, with replacement."""
+def test_balanced_epoch_has_as_many_draws_as_items() -> None:
+    """A balanced epoch has as many draws as there are items, with replacement."""
     found = drawn("sex", epochs=1)
     assert len(found) == 100 and len(set(found.tolist())) < 100
 
 
 def test_without_balance_every_item_comes_once() -> None:
-    """In an order that the stream determines."""
+    """Without balancing, every item is drawn once, in a random order that depends on the generator."""
     sample, rng = supervised().sample, np.random.default_rng(0)
     first, second, again = (sample(one, RARE) for one in (rng, rng, np.random.default_rng(0)))
     assert sorted(first) == sorted(second) == list(range(100))
@@ -52,7 +52,7 @@ def test_without_balance_every_item_comes_once() -> None:
 
 
 def test_balance_by_an_unknown_target_is_refused() -> None:
-    """With the near name, then all."""
+    """Balancing by an unknown target is refused with suggestions."""
     with pytest.raises(UnknownName, match=r"no target \(recipe\.balance\) is named 'sec'\. Near: sex\. All: hair, sex"):
         supervised(balance="sec").sample(np.random.default_rng(0), RARE)
 
@@ -61,14 +61,14 @@ def test_balance_by_an_unknown_target_is_refused() -> None:
     ("values", "what"),
     [(np.linspace(0, 1, 30, dtype=np.float32), "a number"), (np.zeros((4, 3, 3), np.int64), "a mask")],
 )
-def test_balance_by_what_has_no_classes_is_refused(values: np.ndarray, what: str) -> None:
-    """A number or a mask has no classes to draw evenly."""
+def test_balance_by_a_target_without_classes_is_refused(values: np.ndarray, what: str) -> None:
+    """Balancing by a number or a mask is refused, since these have no classes."""
     with pytest.raises(OutOfRange, match=f"balance must name a binary or classes target, got x, which is {what}"):
         supervised(balance="x").sample(np.random.default_rng(0), {"x": values})
 
 
 def test_weights_of_targets_and_samples_multiply() -> None:
-    """A weight of four is a loss weight of two on a sample that counts twice."""
+    """Weights of targets and samples multiply: 2 · 2 gives four times the loss."""
     outputs, labels = {"age": torch.tensor([[1.0]])}, {"age": torch.tensor([4.0])}
     loss = supervised().loss
     plain = loss(outputs, Batch((), labels), (Target("age", "number"),))
@@ -77,7 +77,7 @@ def test_weights_of_targets_and_samples_multiply() -> None:
 
 
 def test_the_lowest_validation_loss_is_selected() -> None:
-    """Minus the loss, weights included; ``last`` selects nothing."""
+    """The selection value is minus the weighted loss; with ``select="last"`` there is none."""
     targets = (Target("age", "number"), Target("sex", "binary"))
     outputs = {"age": torch.tensor([[1.0], [2.0]]), "sex": torch.tensor([[0.5], [-1.0]])}
     batch = Batch(

@@ -1,4 +1,4 @@
-"""The report draws what a run's metrics and images allow, from the store alone."""
+"""Figures and tables of the report, made from the store of a run."""
 
 from __future__ import annotations
 
@@ -35,30 +35,30 @@ from harness.sweep.plan import Plan
 
 
 @pytest.fixture(scope="module")
-def run(tiny_words: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Tables]:
-    """Three subjects and every set of two sequences, recalled from the store."""
+def run(tiny_overrides: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> tuple[Plan, Tables]:
+    """Plan and tables of a run with three subjects and all sets of two sequences, read from the store."""
     out = tmp_path_factory.mktemp("figures") / "runs"
-    harness.run(**tiny_words(out, sequences=("T2w", "FLAIR", "T2w+FLAIR")))
+    harness.run(**tiny_overrides(out, sequences=("T2w", "FLAIR", "T2w+FLAIR")))
     return rebuild(parse(["task=epvs", f"out={out}"]))
 
 
 @pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is painted: only which figures there are."""
+def without_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the plots by empty images."""
     for name in set(plots.__all__) - {"Bars"}:
         monkeypatch.setattr(plots, name, lambda *given, **options: b"")
 
 
 @pytest.fixture(scope="module")
-def sound(run: tuple[Plan, Tables]) -> tuple[Plan, Tables]:
-    """The same as though no network had collapsed; these are too small to learn."""
+def undecided(run: tuple[Plan, Tables]) -> tuple[Plan, Tables]:
+    """The run with the status "undecided" in place of "collapsed", since its small networks do not learn."""
     return run[0], _with_status(run[1], "undecided: 3 subjects")
 
 
 @pytest.fixture(scope="module")
-def drawn(sound: tuple[Plan, Tables]) -> list[Figure]:
+def drawn(undecided: tuple[Plan, Tables]) -> list[Figure]:
     """The figures of the run."""
-    return complete_figures(*sound)
+    return complete_figures(*undecided)
 
 
 def complete_figures(plan: Plan, tables: Tables) -> list[Figure]:
@@ -69,7 +69,7 @@ def complete_figures(plan: Plan, tables: Tables) -> list[Figure]:
 
 
 def _with_status(tables: Tables, status: str, *, of: str = "") -> Tables:
-    """The tables with another status of all rows, or of one set of sequences."""
+    """The tables with another status for all rows, or for one set of sequences."""
     column = tables.prediction.column_names.index("status")
     old = zip(*(tables.prediction.column(name).to_pylist() for name in ("sequences", "status")), strict=True)
     new = [status if of in ("", name) else kept for name, kept in old]
@@ -77,10 +77,10 @@ def _with_status(tables: Tables, status: str, *, of: str = "") -> Tables:
 
 
 class TestFigures:
-    """Which figures there are."""
+    """Figures of a report."""
 
-    def test_all_that_the_task_allows(self, drawn: list[Figure]) -> None:
-        """Each figure of the ePVS report, in order; the examples name their subject."""
+    def test_figures_of_the_epvs_task(self, drawn: list[Figure]) -> None:
+        """The ePVS report has these figures in order, and example figures name their subject."""
         titles = [re.sub(r"T2w\+FLAIR|T2w|FLAIR", "X", re.sub(r"sub-\d+", "sub", figure.title)) for figure in drawn]
         assert titles == [
             "Ranking",
@@ -103,16 +103,16 @@ class TestFigures:
         ]
 
     def test_are_pictures(self, drawn: list[Figure]) -> None:
-        """Every figure is a PNG of some size with some colours in it."""
+        """Every figure is a PNG image with more than five colours."""
         for figure in drawn:
             assert isinstance(figure.image, bytes)
             picture = Image.open(io.BytesIO(figure.image)).convert("RGB")
             assert min(picture.size) > 150, figure.title
             assert len(set(picture.resize((100, 100)).get_flattened_data())) > 5, figure.title
 
-    @pytest.mark.usefixtures("undrawn")
+    @pytest.mark.usefixtures("without_plots")
     def test_metrics_that_a_task_lacks_are_skipped(self, run: tuple[Plan, Tables]) -> None:
-        """A task with another set of metrics has the figures of what it has, and no error."""
+        """Figures of metrics that the task lacks are skipped."""
         plan, tables = run
         task = plan.request.task
         task = dataclasses.replace(task, metrics={label: task.metrics[label] for label in ("dice", "relevance_ap")})
@@ -121,9 +121,9 @@ class TestFigures:
         assert not [title for title in titles if re.match("Sensitivity|Effect|Count|Volume", title)]
         assert {"Ranking", "By region", "Attribution methods"} <= set(titles)
 
-    @pytest.mark.usefixtures("undrawn")
+    @pytest.mark.usefixtures("without_plots")
     def test_without_images(self, run: tuple[Plan, Tables]) -> None:
-        """Where samples are no volumes there are no slices."""
+        """Without volumes, the figures with slices are skipped."""
         plan, tables = run
 
         def bare(group: Any) -> Any:
@@ -136,17 +136,17 @@ class TestFigures:
         assert not [title for title in titles if "Example" in title or "Maps of" in title]
 
     def test_without_any_result(self, run: tuple[Plan, Tables], tmp_path: Path) -> None:
-        """A run of which nothing is done yet has a page without figures."""
+        """A run without any result has no figures and no tables."""
         plan = dataclasses.replace(run[0], store=Store(tmp_path / "store"))
         tables = collect(plan)
         assert complete_figures(plan, tables) == []
         assert report_tables(plan, tables, shapley_of(plan, tables)) == []
 
-    @pytest.mark.usefixtures("undrawn")
-    def test_an_error_leaves_the_figures_of_other_sections(
+    @pytest.mark.usefixtures("without_plots")
+    def test_failed_figure_affects_only_its_section(
         self, run: tuple[Plan, Tables], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A section whose figure cannot be drawn is named with its error; the others are drawn."""
+        """If a figure fails, its section is named with the error, and other sections are drawn."""
         titles = [figure.title for figure in figures_of(*run)[0]]
 
         def fail(*given: Any, **options: Any) -> bytes:
@@ -159,9 +159,11 @@ class TestFigures:
         assert left == [title for title in titles if title in left] and 0 < len(left) < len(titles)
         assert titles[-1] in left
 
-    @pytest.mark.usefixtures("undrawn")
-    def test_an_error_is_shown_on_the_page(self, run: tuple[Plan, Tables], monkeypatch: pytest.MonkeyPatch) -> None:
-        """The page is written, and a note has the error."""
+    @pytest.mark.usefixtures("without_plots")
+    def test_failed_figure_is_named_on_the_page(
+        self, run: tuple[Plan, Tables], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The report has a note with the error of a failed figure."""
 
         def fail(*given: Any, **options: Any) -> bytes:
             raise ValueError("no such font")
@@ -170,8 +172,8 @@ class TestFigures:
         page = make_report(*run).read_text()
         assert "Some figures could not be drawn. agreement: ValueError: no such font" in page
 
-    def test_what_has_no_rank_is_marked(self, run: tuple[Plan, Tables], undrawn: None) -> None:
-        """A collapsed configuration bears a mark, and the first caption says what it means."""
+    def test_unranked_configuration_is_marked(self, run: tuple[Plan, Tables], without_plots: None) -> None:
+        """A collapsed configuration is marked with †, which the first caption explains."""
         plan, tables = run
         first = tables.prediction.column("sequences")[0].as_py()
         tables = _with_status(_with_status(tables, "undecided: 3 subjects"), "collapsed in 1 of 3 cells", of=first)
@@ -179,10 +181,10 @@ class TestFigures:
         assert "† Collapsed or incomplete" in figures[0].caption
         assert f"{first}†" in next(figure for figure in figures if figure.title.startswith("Example")).caption
 
-    @pytest.mark.usefixtures("undrawn")
-    def test_examples_are_of_one_problem(self, sound: tuple[Plan, Tables]) -> None:
-        """Configurations of another problem predict another mask: they are neither leaders nor on its images."""
-        plan, tables = sound
+    @pytest.mark.usefixtures("without_plots")
+    def test_examples_are_of_one_problem(self, undecided: tuple[Plan, Tables]) -> None:
+        """Examples show the configurations of one problem only."""
+        plan, tables = undecided
         lines = tables.prediction.to_pylist()
         facts = dataclasses.replace(read_facts(tables.prediction), strata=("profile", "data"))
         rows = [
@@ -200,67 +202,67 @@ class TestFigures:
         assert titles == ["Ranking", "Every subject, b"]
 
     def test_best_and_worst(self, run: tuple[Plan, Tables], drawn: list[Figure]) -> None:
-        """The example subjects are the best, the median and the worst of the leader by Dice."""
+        """The examples are the best, median and worst subjects by Dice of the first configuration."""
         _, tables = run
         leader = tables.prediction.to_pylist()[0]["configuration"]
         means = subject_means(tables.pooled[leader].prediction, "dice")
         ordered = sorted(means, key=lambda name: (-means[name], name))
         titles = [figure.title for figure in drawn if figure.title.startswith("Example")]
-        words = zip(("best", "median", "worst"), ordered, strict=True)
-        assert titles == [f"Example: the {word} subject, {subject}" for word, subject in words]
+        kinds = zip(("best", "median", "worst"), ordered, strict=True)
+        assert titles == [f"Example: the {kind} subject, {subject}" for kind, subject in kinds]
 
 
-class TestSheets:
-    """The tables of claims."""
+class TestTables:
+    """Tables about hypotheses and published values."""
 
-    def test_three_subjects_decide_nothing(self, sound: tuple[Plan, Tables]) -> None:
-        """With three subjects every ordering that applies is undecided, and says why."""
-        found = findings(*sound)
+    def test_three_subjects_are_undecided(self, undecided: tuple[Plan, Tables]) -> None:
+        """With three subjects, every hypothesis is undecided because of the number of subjects."""
+        found = findings(*undecided)
         assert {finding.hypothesis.id for _, finding in found} >= {"D1", "D4", "D11", "D13"}
         assert {finding.outcome for _, finding in found} == {"undecided"}
         assert all("fewer than 6" in finding.reason for _, finding in found)
 
-    def test_orderings_without_their_configurations_are_left_out(self, sound: tuple[Plan, Tables]) -> None:
-        """D15 compares T2w+FLAIR+T1w, which was not run."""
-        assert "D15" not in {finding.hypothesis.id for _, finding in findings(*sound)}
+    def test_hypotheses_without_their_configurations_are_left_out(self, undecided: tuple[Plan, Tables]) -> None:
+        """A hypothesis about configurations that were not run is left out: D15 needs T2w+FLAIR+T1w."""
+        assert "D15" not in {finding.hypothesis.id for _, finding in findings(*undecided)}
 
-    def test_differences_are_those_of_the_subjects(self, sound: tuple[Plan, Tables]) -> None:
-        """D2's pair T2w − FLAIR is the mean paired difference in precision, worked out anew."""
-        _, tables = sound
+    def test_differences_are_those_of_the_subjects(self, undecided: tuple[Plan, Tables]) -> None:
+        """In D2, the difference of T2w and FLAIR is the mean paired difference in precision."""
+        _, tables = undecided
         rows = {row["sequences"]: row["configuration"] for row in tables.prediction.to_pylist()}
         one, two = (subject_means(tables.pooled[rows[name]].prediction, "precision") for name in ("T2w", "FLAIR"))
         expected = mean_interval([one[name] - two[name] for name in sorted(one)])
-        finding = next(finding for _, finding in findings(*sound) if finding.hypothesis.id == "D2")
+        finding = next(finding for _, finding in findings(*undecided) if finding.hypothesis.id == "D2")
         pair = next(pair for pair in finding.pairs if (pair.first, pair.second) == ("T2w", "FLAIR"))
         assert pair.difference[:3] == pytest.approx(expected[:3], nan_ok=True)
 
-    def test_regions(self, sound: tuple[Plan, Tables]) -> None:
-        """D13 looks at the basal ganglia, where each set is compared with 0.80 by itself."""
-        _, tables = sound
-        finding = next(finding for _, finding in findings(*sound) if finding.hypothesis.id == "D13")
+    def test_regions(self, undecided: tuple[Plan, Tables]) -> None:
+        """D13 compares the sensitivity of each set in the basal ganglia with 0.80."""
+        _, tables = undecided
+        finding = next(finding for _, finding in findings(*undecided) if finding.hypothesis.id == "D13")
         key = next(row["configuration"] for row in tables.prediction.to_pylist() if row["sequences"] == "T2w")
         values = subject_means(tables.pooled[key].regions["basal_ganglia"][0], "sensitivity")
         pair = next(pair for pair in finding.pairs if pair.first == "T2w")
         assert pair.difference.value == pytest.approx(mean_interval(list(values.values())).mean, nan_ok=True)
 
-    def test_collapsed_rows_are_not_compared(self, sound: tuple[Plan, Tables]) -> None:
-        """What the leaderboard keeps out of its ranking supports no claim."""
-        plan, tables = sound
+    def test_collapsed_rows_are_not_compared(self, undecided: tuple[Plan, Tables]) -> None:
+        """Collapsed configurations are not compared."""
+        plan, tables = undecided
         without = findings(plan, _with_status(tables, "collapsed in 1 of 3 cells", of="FLAIR"))
         labels = {label for _, finding in without for pair in finding.pairs for label in (pair.first, pair.second)}
         assert "FLAIR" not in labels
         assert "T2w" in labels
 
-    def test_published_values_stand_beside_ours(self, run: tuple[Plan, Tables]) -> None:
-        """Table 1's sensitivity of T2w is .81 ± .01."""
-        sheet = next(sheet for sheet in report_tables(*run, None) if "published" in sheet.title)
-        line = next(line for line in sheet.lines if line[0].text == "T2w")  # type: ignore[union-attr]
-        assert line[sheet.columns.index("sensitivity")].range == "0.81 ± 0.01"  # type: ignore[union-attr]
-        assert len(sheet.lines) == 3
+    def test_published_values_are_in_a_table(self, run: tuple[Plan, Tables]) -> None:
+        """The table of published values contains the sensitivity of T2w in Table 1, .81 ± .01."""
+        table = next(table for table in report_tables(*run, None) if "published" in table.title)
+        line = next(line for line in table.lines if line[0].text == "T2w")  # type: ignore[union-attr]
+        assert line[table.columns.index("sensitivity")].range == "0.81 ± 0.01"  # type: ignore[union-attr]
+        assert len(table.lines) == 3
 
-    def test_page(self, sound: tuple[Plan, Tables], drawn: list[Figure]) -> None:
-        """The whole page is written, with the pictures beside it; the same results give the same bytes."""
-        path = make_report(*sound)
+    def test_page(self, undecided: tuple[Plan, Tables], drawn: list[Figure]) -> None:
+        """The report contains its sections, and its image files equal the figures."""
+        path = make_report(*undecided)
         text = path.read_text()
         assert "Hypotheses of the paper" in text
         assert "Value of each channel" in text
@@ -269,10 +271,10 @@ class TestSheets:
 
 
 class TestShapley:
-    """What each channel contributes."""
+    """Shapley values of channels."""
 
     def test_two_players_by_hand(self, run: tuple[Plan, Tables]) -> None:
-        """With two channels the value is half of what it scores alone and half of what it adds."""
+        """With two channels, the value is the mean of the score alone and the gain from adding the channel."""
         _, tables = run
         rows = {row["sequences"]: row["configuration"] for row in tables.prediction.to_pylist()}
         dice = {name: subject_means(tables.pooled[key].prediction, "dice") for name, key in rows.items()}
@@ -289,15 +291,15 @@ class TestShapley:
             )
             assert lines[one]["alone"] == pytest.approx(np.mean(list(dice[one].values())))
 
-    def test_values_add_up(self, run: tuple[Plan, Tables]) -> None:
-        """The shares add up to the Dice of both together: predicting nothing has a Dice of 0."""
+    def test_values_sum_to_the_total(self, run: tuple[Plan, Tables]) -> None:
+        """The values sum to the Dice of both channels, since the Dice without any channel is 0."""
         table = shapley_of(*run)
         assert table is not None
         assert sum(table.column("shapley").to_pylist()) == pytest.approx(table.column("all")[0].as_py())
         assert table.column("nothing").to_pylist() == [0.0, 0.0]
 
     def test_incomplete(self, run: tuple[Plan, Tables]) -> None:
-        """Without one of the sets there is no table, but what the others allow is still there."""
+        """Without one of the sets there are no Shapley values, but values of leaving out a channel."""
         plan, tables = run
         facts = read_facts(tables.prediction)
         rows = {key: pooled.prediction for key, pooled in tables.pooled.items()}
@@ -306,15 +308,15 @@ class TestShapley:
         (family,) = families(some)
         assert set(family.left_out(rows, "dice")) == {"FLAIR"}
 
-    def test_a_metric_whose_floor_is_unknown_has_none(self, run: tuple[Plan, Tables]) -> None:
-        """A distance has no value for no input."""
+    def test_metric_without_a_value_for_no_channels(self, run: tuple[Plan, Tables]) -> None:
+        """A metric without a value for no channels has no Shapley values."""
         plan, tables = run
         rows = {key: pooled.prediction for key, pooled in tables.pooled.items()}
         facts = MetricFacts("average_hausdorff", "lower", (0, np.inf))
         assert shapley_table(plan.configurations, rows, facts) is None
 
     def test_as_text(self, run: tuple[Plan, Tables]) -> None:
-        """The console's lines name the channel and give three values with their intervals."""
+        """The text table shows each channel with three values and their intervals."""
         table = shapley_of(*run)
         assert table is not None
         header, lines = shapley_rows(table)
@@ -323,7 +325,7 @@ class TestShapley:
         assert all("[" in cell for line in lines for cell in line[-3:])
 
     def test_other_targets_separate_families(self, run: tuple[Plan, Tables]) -> None:
-        """Configurations that predict another mask are no family of those that differ in their channels."""
+        """Configurations with another label are in a separate family."""
         plan, _ = run
         first = plan.configurations[0]
         other = {**first.task, "cohort": {**first.task["cohort"], "label": "wmh"}}
@@ -331,7 +333,7 @@ class TestShapley:
         assert [len(family.members) for family in found] == [3, 1]
 
     def test_other_differences_separate_families(self, run: tuple[Plan, Tables]) -> None:
-        """Configurations that also differ in their network are no family."""
+        """Configurations with another network are in a separate family."""
         plan, _ = run
         first = plan.configurations[0]
         wider = {**first.task, "model": {**first.task["model"], "width": 3}}
@@ -339,7 +341,7 @@ class TestShapley:
         assert [len(family.members) for family in found] == [3, 1]
 
     def test_csv(self, run: tuple[Plan, Tables]) -> None:
-        """The run wrote the table beside its leaderboards."""
+        """The run writes the Shapley values to a CSV file beside its leaderboard."""
         board = run[0].request.leaderboard_path
         text = board.with_name(f"{board.stem}-shapley.csv").read_text()
         assert text.splitlines()[0].startswith("model,channel,shapley,shapley_low")

@@ -1,4 +1,4 @@
-"""How configurations are listed in MLflow: names that tell them apart, their rank, and what ranks them as columns."""
+"""Configurations in MLflow: run names, ranks, and columns of the saved view."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DICE, AP = MetricFacts("dice", range=(0, 1)), MetricFacts("ap", range=(0, 1))
 
 @pytest.fixture
 def plan(finished: Path) -> Plan:
-    """Three subjects, one configuration, one attribution."""
+    """Plan of a run with three subjects, one configuration and one attribution."""
     return rebuild(parse(["task=epvs", f"out={finished}"]))[0]
 
 
@@ -33,7 +33,7 @@ def row(name: str, values: list[float], *, attribution: str = "", metric: str = 
 
 @pytest.fixture
 def tables() -> Tables:
-    """Three configurations, of which one collapsed; the first is explained twice."""
+    """Tables of three configurations, one collapsed, of which the first has two attributions."""
     good, bad = [0.8, 0.7, 0.9, 0.8, 0.7, 0.9], [0.2, 0.3, 0.1, 0.2, 0.3, 0.2]
     rows = [row("unet", good), row("small", bad), row("lost", bad, flags=("collapsed: sub-1 and sub-2",))]
     explained = [
@@ -44,40 +44,40 @@ def tables() -> Tables:
 
 
 class TestNames:
-    """MLflow cuts them after 18 letters."""
+    """Run names, which MLflow truncates after 18 characters."""
 
-    def test_they_begin_with_what_differs(self) -> None:
-        """Not with the names of the axes, nor with what all have in common."""
+    def test_names_start_with_differing_values(self) -> None:
+        """A name starts with the values that differ between configurations."""
         axes = {
             "a": {"model": "unet", "sequences": "T1w+FLAIR"},
             "b": {"model": "unet", "sequences": "T2w"},
         }
         assert run_names(axes) == {"a": "T1w+FLAIR unet", "b": "T2w unet"}
 
-    def test_a_number_is_named(self) -> None:
-        """0.1 alone says nothing; words that differ come before it, an option without its component."""
+    def test_numbers_are_preceded_by_their_option(self) -> None:
+        """Numbers are preceded by the name of their option, and words that differ come first."""
         axes = {
             "a": {"noise": 0.1, "model": "cnn", "recipe.lr": 0.01, "label": "pvs"},
             "b": {"noise": 0.2, "model": "ridge", "recipe.lr": 0.01, "label": "pvs"},
         }
         assert run_names(axes)["a"] == "cnn noise 0.1 pvs lr 0.01"
 
-    def test_an_option_that_a_model_lacks_is_left_out(self) -> None:
-        """Ridge has no depth, and one that has none differs from one that has."""
+    def test_missing_option_is_left_out(self) -> None:
+        """An option that a model lacks is left out of its name."""
         axes = {"a": {"model": "cnn", "model.depth": 2}, "b": {"model": "ridge", "model.depth": None}}
         assert run_names(axes) == {"a": "cnn depth 2", "b": "ridge"}
 
     def test_one_configuration_is_named_by_all_its_axes(self) -> None:
-        """Nothing differs; without axes there is nothing to say."""
+        """A single configuration is named by all its axes, and has no name without axes."""
         assert run_names({"a": {"model": "unet", "balance": True}}) == {"a": "unet balance true"}
         assert run_names({"a": {}}) == {"a": ""}
 
 
 class TestParents:
-    """What is known before anything is computed."""
+    """Facts that are logged before anything is computed."""
 
     def test_data_set(self, plan: Plan) -> None:
-        """Digest is the fingerprint of what the configuration reads; the profile counts and names nobody."""
+        """The digest of the data set is the configuration's fingerprint, and the profile contains only counts."""
         (parent,) = parent_runs(plan)
         assert parent.name == "T2w unet"
         assert parent.dataset.digest == parent.configuration.fingerprint
@@ -85,7 +85,7 @@ class TestParents:
         assert parent.dataset.profile == {"num_rows": 3, "subjects": 3, "left_out": len(plan.cohort.ineligible)}
 
     def test_columns_are_the_metrics_that_rank(self, plan: Plan) -> None:
-        """The objective with its interval first, and what ranks the explanations; the best row on top."""
+        """The view shows the objective with its interval and that of explanations, sorted with the best on top."""
         view = saved_view(plan)
         assert view.metrics[:3] == ("dice", "dice_low", "dice_high")
         assert "random/relevance_ap" in view.metrics
@@ -94,36 +94,36 @@ class TestParents:
 
 
 class TestNotes:
-    """Rank, value with interval, commands and report."""
+    """Notes with rank, value and interval, commands and report."""
 
-    def test_rank_among_those_that_are_ranked(self, tables: Tables) -> None:
-        """Collapsed rows are not counted, and say why they have none."""
+    def test_rank_counts_ranked_rows(self, tables: Tables) -> None:
+        """A rank counts only ranked rows, and other rows show their status."""
         assert rank_of(tables, "unet") == "1 of 2" and rank_of(tables, "small") == "2 of 2"
         assert rank_of(tables, "lost") == "collapsed: sub-1 and sub-2"
         assert rank_of(tables, "unknown") == "not computed yet"
 
     def test_ranks_hold_within_one_problem(self) -> None:
-        """Of two data sets each has its first."""
+        """Rows of each data set are ranked separately."""
         rows = [row(name, [0.5] * 6, facts={"data": name}) for name in ("one", "other")]
         tables = Tables(build(rows, [DICE], "dice"), build([], [AP], "ap"), build_regions({}, []), {})
         assert rank_of(tables, "one") == rank_of(tables, "other") == "1 of 1"
 
     @pytest.mark.parametrize(
-        ("status", "flags", "said"),
+        ("status", "flags", "expected"),
         [
             ("collapsed: sub-1 and sub-2", ("collapsed: sub-1 and sub-2",), "collapsed"),
             ("failed: 1 of 8 cells, E: sub-1", ("failed: 1 of 8 cells, E: sub-1",), "failed"),
         ],
     )
-    def test_anonymous_reasons_name_nobody(self, status: str, flags: tuple[str, ...], said: str) -> None:
-        """What stands behind the reason may be an error message."""
+    def test_anonymous_reasons_name_no_subject(self, status: str, flags: tuple[str, ...], expected: str) -> None:
+        """With ``anonymous=True``, the reason is shown without details, which may name a subject."""
         table = build([row("lost", [0.5] * 6, flags=flags)], [DICE], "dice")
         tables = Tables(table, build([], [AP], "ap"), build_regions({}, []), {})
         assert rank_of(tables, "lost") == status
-        assert rank_of(tables, "lost", anonymous=True) == said
+        assert rank_of(tables, "lost", anonymous=True) == expected
 
-    def test_a_subject_that_others_have_is_not_named(self) -> None:
-        """The status names it; the anonymous one says what is lacking."""
+    def test_anonymous_status_does_not_name_a_missing_subject(self) -> None:
+        """With ``anonymous=True``, a subject without a value is not named."""
         nan = float("nan")
         rows = [row("unet", [0.5] * 7), row("lost", [0.5] * 6 + [nan])]
         tables = Tables(build(rows, [DICE], "dice"), build([], [AP], "ap"), build_regions({}, []), {})
@@ -131,7 +131,7 @@ class TestNotes:
         assert rank_of(tables, "lost", anonymous=True) == "no dice"
 
     def test_note_of_a_ranked_configuration(self, tables: Tables) -> None:
-        """The first paragraph is what MLflow shows unopened."""
+        """A note starts with rank and value, which MLflow shows collapsed; report, commands and table follow."""
         note = note_of(tables, "unet", command="harness run task=toy", report=Path("/out/index.html"))
         first, *rest = note.split("\n\n")
         assert first == "**Rank 1 of 2** by dice: **0.80 [0.71, 0.89]**"
@@ -146,12 +146,12 @@ class TestNotes:
         ]
 
     def test_note_of_one_without_rank(self, tables: Tables) -> None:
-        """The value stands with the reason; without a report no line speaks of one."""
+        """A note without a rank shows the reason, and without a report it has no line about one."""
         note = note_of(tables, "lost", command="harness run task=toy", anonymous=True)
         assert note.startswith("**Not ranked (collapsed)** by dice: **0.22 [0.14, 0.30]**")
         assert "sub-" not in note and "Report" not in note
 
     def test_note_before_anything_is_computed(self, tables: Tables) -> None:
-        """The command is known."""
+        """Before any result, the note contains the command."""
         note = note_of(tables, "unknown", command="harness run task=toy")
         assert note == "Not computed yet\n\nRanked in: `harness run task=toy`"

@@ -1,4 +1,4 @@
-"""The report is one file that is safe, whole and needs nothing else; figures are pictures of their numbers."""
+"""The report is one self-contained HTML file with escaped text, and figures are images."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ VOID = {"meta", "img", "br", "hr", "input", "link"}
 
 
 class _Page(HTMLParser):
-    """Elements, attributes and text of a page; fails on tags that do not match."""
+    """Elements, attributes and text of a page; fails if tags do not match."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.open: list[str] = []
         self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
+        self.texts: list[str] = []
         self.feed(text)
         self.close()
 
@@ -46,11 +46,11 @@ class _Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self.open and self.open[-1] != "style":
-            self.words.append(data)
+            self.texts.append(data)
 
     @property
     def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
+        return " ".join(" ".join(self.texts).split())
 
     def tags(self, name: str) -> list[dict[str, str | None]]:
         return [attributes for tag, attributes in self.elements if tag == name]
@@ -64,15 +64,15 @@ def _row(name: str, mean: float, *flags: str, subjects: int = 6) -> Row:
 
 @pytest.fixture
 def table() -> pa.Table:
-    """Two ranked rows and one that collapsed, with a hostile name."""
+    """Two ranked rows and a collapsed one whose name contains HTML."""
     metric = MetricFacts("dice", "higher", (0, 1), source="Dice 1945", summary="overlap of two masks")
     rows = [_row("T2w", 0.7), _row("FLAIR", 0.5), _row(HOSTILE, 0.1, "collapsed in 2 of 6 folds")]
     return build(rows, [metric], "dice")
 
 
 def _page(path: Path, table: pa.Table, **options: object) -> _Page:
-    words = {"title": "Which?", "question": "Why?", "source": Source("A et al.", 2023), "verdict": verdict(table)}
-    return _Page(write_report(path, **{**words, "leaderboard": table, **options}).read_text())  # type: ignore[arg-type]
+    arguments = {"title": "Which?", "question": "Why?", "source": Source("A et al.", 2023), "verdict": verdict(table)}
+    return _Page(write_report(path, **{**arguments, "leaderboard": table, **options}).read_text())  # type: ignore[arg-type]
 
 
 def _png() -> bytes:
@@ -82,22 +82,22 @@ def _png() -> bytes:
 
 
 class TestReport:
-    """The file."""
+    """The HTML page."""
 
     def test_parses(self, table: pa.Table, tmp_path: Path) -> None:
-        """Every tag that opens closes."""
+        """Every opened tag is closed."""
         assert _page(tmp_path / "r" / "index.html", table).open == []
 
-    def test_says_the_verdict(self, table: pa.Table, tmp_path: Path) -> None:
-        """The verdict stands in the page, word for word."""
+    def test_verdict(self, table: pa.Table, tmp_path: Path) -> None:
+        """The page contains the verdict."""
         assert verdict(table) in _page(tmp_path / "index.html", table).text
 
     def test_intervals(self, table: pa.Table, tmp_path: Path) -> None:
-        """A value stands with its interval."""
+        """Values are shown with their intervals."""
         assert "0.71 [0.70, 0.72]" in _page(tmp_path / "index.html", table).text
 
     def test_escapes(self, table: pa.Table, tmp_path: Path) -> None:
-        """A hostile name is shown, not run, wherever it comes from."""
+        """HTML in any text is escaped."""
         page = _page(
             tmp_path / "index.html",
             table,
@@ -109,12 +109,12 @@ class TestReport:
             figures=[Figure(HOSTILE, HOSTILE, _png())],
         )
         assert page.tags("script") == []
-        # Title, heading, question, note; row, and how it was made: row, command, identity; provenance,
+        # Title, heading, question, note; row, and how it was computed: row, command, identity; provenance,
         # left out, and figure: two each.
         assert page.text.count(HOSTILE) == 4 + 1 + 3 + 6
 
     def test_attributes_are_escaped(self, table: pa.Table, tmp_path: Path) -> None:
-        """A quotation mark cannot leave an attribute."""
+        """Quotation marks in attributes are escaped."""
         page = _page(tmp_path / "index.html", table, figures=[Figure('" onerror="x', "", _png())])
         assert [image["alt"] for image in page.tags("img")] == ['" onerror="x']
         assert all("onerror" not in image for image in page.tags("img"))
@@ -135,20 +135,20 @@ class TestReport:
         assert "url(" not in (tmp_path / "index.html").read_text()
         assert "@import" not in (tmp_path / "index.html").read_text()
 
-    def test_unranked_rows_stand_apart(self, table: pa.Table, tmp_path: Path) -> None:
-        """A collapsed row has a class of its own and shows its flag."""
+    def test_unranked_rows_have_a_separate_class(self, table: pa.Table, tmp_path: Path) -> None:
+        """A collapsed row has a separate class and shows its flag."""
         page = _page(tmp_path / "index.html", table)
         assert [row["class"] for row in page.tags("tr") if "class" in row] == ["group", "ranked", "unranked divider"]
         assert "collapsed in 2 of 6 folds" in page.text
 
     def test_glossary(self, table: pa.Table, tmp_path: Path) -> None:
-        """Each metric has its meaning, direction and source, in the header too."""
+        """Each metric is explained with direction and source, in the glossary and in the table header."""
         page = _page(tmp_path / "index.html", table)
         assert "overlap of two masks higher 0 to 1 – – mean of subjects Dice 1945" in page.text
         assert "overlap of two masks; higher is better; Dice 1945" in [cell.get("title") for cell in page.tags("th")]
 
-    def test_how_rows_were_made(self, table: pa.Table, tmp_path: Path) -> None:
-        """The exact command and the voxel size of each row are in the page."""
+    def test_commands_of_rows(self, table: pa.Table, tmp_path: Path) -> None:
+        """The page contains the command and voxel size of each row."""
         text = _page(tmp_path / "index.html", table).text
         assert "harness run sequences=FLAIR" in text
         assert "[1.0, 1.0, 2.0]" in text
@@ -159,7 +159,7 @@ class TestReport:
         assert "1 subject lacked something that the task needs. subject reason sub-09 no FLAIR" in text
 
     def test_explanations(self, table: pa.Table, tmp_path: Path) -> None:
-        """Attribution methods have a table of their own."""
+        """Attribution methods are in a separate table."""
         rows = [
             Row("c", {"model": "m"}, name, {"auc": {f"s{i}": {0: value + 0.01 * i} for i in range(6)}})
             for name, value in (("occlusion", 0.5), ("random", 0.1))
@@ -169,28 +169,28 @@ class TestReport:
         assert text.index("Explanations") < text.index("occlusion") < text.index("random")
 
     def test_sections_in_order(self, table: pa.Table, tmp_path: Path) -> None:
-        """Tables and figures stand under the headings that they name, explanations last."""
+        """Tables and figures are in the sections that they name, with explanations last."""
         figures = [Figure("one", "", _png(), section="Explanations"), Figure("two", "", _png(), section="Detection")]
-        sheets = [ReportTable("claims", ("id",), (("D1",),), section="Leaderboard")]
-        page = _page(tmp_path / "index.html", table, figures=figures, tables=sheets)
+        report_tables = [ReportTable("claims", ("id",), (("D1",),), section="Leaderboard")]
+        page = _page(tmp_path / "index.html", table, figures=figures, tables=report_tables)
         anchors = [section["id"] for section in page.tags("section")]
         assert anchors == ["leaderboard", "detection", "explanations", "metrics"]
         assert page.text.index("claims") < page.text.index("Detection two") < page.text.index("Explanations one")
         assert [link["href"] for link in page.tags("a")] == [f"#{anchor}" for anchor in anchors]
 
-    def test_sheets(self, table: pa.Table, tmp_path: Path) -> None:
-        """A table has its marks, its soft text, its note, and a longer table behind a fold; all is escaped."""
+    def test_report_tables(self, table: pa.Table, tmp_path: Path) -> None:
+        """A table has marks, notes and a longer folded table, and all text is escaped."""
         more = ReportTable("all of it", ("id", "n"), (("D1", "7"),))
         line = ("D1", Cell("supported", range="7 of 7", mark="good"), HOSTILE)
-        sheet = ReportTable("claims", ("id", "here", HOSTILE), (line,), note=HOSTILE, folded=more)
-        page = _page(tmp_path / "index.html", table, tables=[sheet])
+        report_table = ReportTable("claims", ("id", "here", HOSTILE), (line,), note=HOSTILE, folded=more)
+        page = _page(tmp_path / "index.html", table, tables=[report_table])
         assert page.tags("script") == []
         assert "D1 supported 7 of 7" in page.text
         assert [span["class"] for span in page.tags("span") if "mark" in str(span["class"])] == ["mark good"]
         assert "all of it id n D1 7" in page.text
 
-    def test_metrics_that_are_not_shown_are_folded_away(self, tmp_path: Path) -> None:
-        """The board has the objective, then what is shown, in that order; the rest is behind a fold."""
+    def test_metrics_that_are_not_shown_are_folded(self, tmp_path: Path) -> None:
+        """Metrics that are not shown by default are in a folded table."""
         values = {name: {f"s{i}": {0: 0.5 + 0.01 * i} for i in range(6)} for name in ("auc", "dice", "bias", "count")}
         board = build([Row("c", {"m": "a"}, values=values)], [MetricFacts(name) for name in values], "dice")
         page = _page(tmp_path / "index.html", board, shown=("count", "dice", "auc", "absent"))
@@ -198,13 +198,13 @@ class TestReport:
         first, fold = text.index("configuration rank status dice difference count auc"), text.index("All 4 metrics")
         assert first < fold < text.index("configuration dice auc bias count")
 
-    def test_nothing_yet(self, tmp_path: Path) -> None:
-        """An empty leaderboard is a page that says so."""
+    def test_page_without_results(self, tmp_path: Path) -> None:
+        """Without any result, the page states that there is none."""
         text = _page(tmp_path / "index.html", build([], [MetricFacts("dice")], "dice")).text
         assert "No configuration has a result yet." in text
 
     def test_same_bytes(self, table: pa.Table, tmp_path: Path) -> None:
-        """Equal results give equal pages."""
+        """Equal results give identical pages."""
         for name in ("a.html", "b.html"):
             _page(tmp_path / name, table, figures=[Figure("dice", "", plots.objective_intervals(table))])
         assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
@@ -246,20 +246,20 @@ PLOTS: dict[str, Callable[[], bytes]] = {
 
 
 class TestPlots:
-    """The figures."""
+    """Plots of the report."""
 
     @pytest.mark.parametrize("name", PLOTS)
     def test_is_a_picture(self, name: str) -> None:
-        """Every figure is a PNG with more than one colour, gaps in the numbers or not."""
+        """Every plot is a PNG image with more than five colours, also with missing values."""
         picture = Image.open(io.BytesIO(PLOTS[name]())).convert("RGB")
         assert len(set(picture.resize((200, 200)).get_flattened_data())) > 5
 
     def test_every_plot_is_tested(self) -> None:
-        """A new plot must be added to the list above."""
+        """Every plot is in the list of this test module."""
         assert {*PLOTS, "objective_intervals", "Bars"} == set(plots.__all__)
 
     def test_no_global_figures(self) -> None:
-        """Nothing is left in pyplot."""
+        """Plots leave no figure in pyplot."""
         import matplotlib.pyplot as plt
 
         before = plt.get_fignums()
@@ -267,7 +267,7 @@ class TestPlots:
         assert plt.get_fignums() == before
 
     def test_unranked_rows_look_different(self, table: pa.Table) -> None:
-        """The blue of the group is there for the first and gone where nothing is ranked."""
+        """The colour of the best group is used only if rows are ranked."""
         few = build([_row("T2w", 0.7, subjects=3)], [MetricFacts("dice")], "dice")
         blue = (0x00, 0x72, 0xB2)
         shown = [
@@ -277,19 +277,19 @@ class TestPlots:
         assert shown == [True, False]
 
     def test_slices_keep_their_proportions(self) -> None:
-        """A field of 12 × 24 mm is twice as high as wide, whatever its voxels are."""
+        """A field of 12 × 24 mm is twice as high as wide, whatever its voxel size."""
         flat, nothing = np.zeros((12, 16, 1)), np.zeros((12, 16, 1), dtype=bool)
         png = plots.prediction_slices({"flat": flat}, nothing, {}, spacing_mm=SPACING)
         black = np.asarray(Image.open(io.BytesIO(png)).convert("L")) < 10
         assert black.sum(axis=0).max() / black.sum(axis=1).max() == pytest.approx(2.0, abs=0.1)  # 1.33 in voxels
 
     def test_labels_must_match(self) -> None:
-        """Truth and prediction must be of the same configurations."""
+        """Truth and prediction must have the same labels."""
         with pytest.raises(OutOfRange, match=r"same labels, got \['FLAIR', 'T2w'\] and \['T2w'\]"):
             plots.bland_altman(TRUTH, {"T2w": FOUND["T2w"]})
 
     def test_outlines_follow_the_edges_of_voxels(self) -> None:
-        """A lesion of one voxel is a closed square of four edges, 1 × 1.5 mm, where the voxel lies."""
+        """The outline of one voxel is a closed square of four edges, 1 × 1.5 mm, at the position of the voxel."""
         from matplotlib.figure import Figure as Canvas
 
         axes = Canvas().subplots()
@@ -305,5 +305,5 @@ class TestPlots:
         ]
 
     def test_sixteen_configurations_look_different(self) -> None:
-        """Colour and marker together tell all sets of a Shapley experiment apart."""
+        """Sixteen configurations differ in colour or marker."""
         assert len({plots.canvas.look(index) for index in range(16)}) == 16

@@ -1,4 +1,4 @@
-"""What MLflow shows of a configuration: its metrics, its figures, its group maps; and a run that MLflow lets down."""
+"""Metrics, figures and group maps of a configuration in MLflow, and errors of the MLflow server."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from harness.sweep.collect import Tables
 from harness.sweep.grammar import parse, to_words
 from harness.sweep.plan import Plan
 
-Words = Callable[..., dict[str, Any]]
+Overrides = Callable[..., dict[str, Any]]
 AFFINE = np.diag([1.0, 1.5, 2.0, 1.0])
 
 
 @pytest.fixture
 def run(finished: Path) -> tuple[Plan, Tables]:
-    """Three subjects, one configuration, one attribution."""
+    """Plan and tables of a run with three subjects, one configuration and one attribution."""
     return rebuild(parse(["task=epvs", f"out={finished}"]))
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Any, Any]]:
-    """Figure → how it was called; nothing is painted."""
+def recorded_plots(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Any, Any]]:
+    """Replace the plots by a recorder of their arguments."""
     calls: dict[str, tuple[Any, Any]] = {}
 
     def instead(name: str) -> Callable[..., bytes]:
@@ -68,12 +68,12 @@ def on_one_grid(plan: Plan, **settings: Any) -> Plan:
 
 
 def written(folder: Path) -> list[str]:
-    """Files below a folder."""
+    """Relative paths of all files in a folder."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def test_metrics_of_predictions_and_of_each_attribution(run: tuple[Plan, Tables]) -> None:
-    """Values with intervals as in the tables; those of an attribution carry its name."""
+    """Metrics are those of the tables, with the name of the attribution for those of explanations."""
     plan, tables = run
     found = pooled_metrics(tables, plan.configurations[0].id)
     row, explained = tables.prediction.to_pylist()[0], tables.explanation.to_pylist()[0]
@@ -83,26 +83,26 @@ def test_metrics_of_predictions_and_of_each_attribution(run: tuple[Plan, Tables]
 
 
 def test_figures_of_one_configuration(
-    run: tuple[Plan, Tables], drawn: dict[str, tuple[Any, Any]], tmp_path: Path
+    run: tuple[Plan, Tables], recorded_plots: dict[str, tuple[Any, Any]], tmp_path: Path
 ) -> None:
-    """Trainings, subjects and agreement, and nothing that compares configurations."""
+    """A configuration has figures of its trainings, subjects and agreement."""
     plan, tables = run
     assert pooled_files(plan, tables, plan.configurations[0].id, tmp_path) == []
-    # At the top: what lies in a folder is in no comparison of MLflow's.
+    # Figures are at the top level, since MLflow does not compare files in folders.
     assert [path.name for path in sorted(tmp_path.glob("*.png"))] == [
         "count-bland-altman.png", "count-scatter.png", "subjects.png", "training.png", "volume-bland-altman.png",
         "volume-scatter.png",
     ]  # fmt: skip
-    curves = drawn["training_curves"][0][0]["loss"]
+    curves = recorded_plots["training_curves"][0][0]["loss"]
     assert {name: len(line) for name, line in curves.items()} == {f"fold {fold} seed 0": 1 for fold in range(3)}
-    dots = drawn["subject_dots"][0][0]
+    dots = recorded_plots["subject_dots"][0][0]
     assert next(iter(dots)) == "dice" and set(dots["dice"]) == {"sub-01", "sub-02", "sub-03"}
 
 
 def test_group_map_is_the_mean_of_the_stored_maps(
-    run: tuple[Plan, Tables], drawn: dict[str, tuple[Any, Any]], tmp_path: Path
+    run: tuple[Plan, Tables], recorded_plots: dict[str, tuple[Any, Any]], tmp_path: Path
 ) -> None:
-    """As NIfTI in the affine of all, with a picture; each of the three subjects counts once."""
+    """The group map is the mean of the maps of all subjects, as a NIfTI file with an image."""
     plan, tables = on_one_grid(run[0]), run[1]
     pooled_files(plan, tables, plan.configurations[0].id, tmp_path)
     assert written(tmp_path / "maps") == ["random_mean.nii.gz", "random_mean.png"]
@@ -117,51 +117,54 @@ def test_group_map_is_the_mean_of_the_stored_maps(
 
 
 def test_no_group_map_without_a_common_grid(
-    run: tuple[Plan, Tables], drawn: dict[str, tuple[Any, Any]], tmp_path: Path
+    run: tuple[Plan, Tables], recorded_plots: dict[str, tuple[Any, Any]], tmp_path: Path
 ) -> None:
-    """A sentence says why; generated heads lie where they like."""
+    """Without a common grid there is no group map, and a text file gives the reason."""
     pooled_files(*run, run[0].configurations[0].id, tmp_path)
     assert written(tmp_path / "maps") == ["none.txt"]
     text = (tmp_path / "maps" / "none.txt").read_text()
     assert text == "random: no common grid: sub-01 and sub-02 have different affines\n"
 
 
-def test_anonymous_files_name_nobody(
-    run: tuple[Plan, Tables], drawn: dict[str, tuple[Any, Any]], tmp_path: Path
+def test_anonymous_files_name_no_subject(
+    run: tuple[Plan, Tables], recorded_plots: dict[str, tuple[Any, Any]], tmp_path: Path
 ) -> None:
-    """Neither the axis of the subjects nor the reason, nor any file name."""
+    """With ``anonymous``, neither figures, reasons nor file names contain the name of a subject."""
     plan, folder = run[0], tmp_path / "files"
     folder.mkdir()
     settings = dataclasses.replace(plan.request.settings, anonymous=True)
     hidden = dataclasses.replace(plan, request=dataclasses.replace(plan.request, settings=settings))
     pooled_files(hidden, run[1], plan.configurations[0].id, folder)
-    assert drawn["subject_dots"][1] == {"named": False}
+    assert recorded_plots["subject_dots"][1] == {"named": False}
     assert (folder / "maps" / "none.txt").read_text() == "random: no common grid\n"
     assert not [name for name in written(folder) if "sub-" in name]
 
 
-def test_subjects_are_not_named_where_they_may_not_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The figure holds their names as text only if it is told to."""
-    said: list[str] = []
+def test_subject_dots_can_be_anonymous(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``subject_dots`` shows names of subjects only if ``named`` is true."""
+    texts: list[str] = []
     original = plots.subjects.png_of
 
     def listen(figure: Any) -> bytes:
-        said.extend(text.get_text() for axes in figure.axes for text in axes.get_yticklabels())
-        said.extend(axes.get_ylabel() for axes in figure.axes)
+        texts.extend(text.get_text() for axes in figure.axes for text in axes.get_yticklabels())
+        texts.extend(axes.get_ylabel() for axes in figure.axes)
         return original(figure)
 
     monkeypatch.setattr(plots.subjects, "png_of", listen)
     values = {"dice": {"sub-01": [0.5, 0.6], "sub-02": [0.4]}, "auc": {"sub-01": [0.9]}}
     plots.subject_dots(values, named=False)
-    assert not any("sub-" in text for text in said) and "2 subjects" in said
+    assert not any("sub-" in text for text in texts) and "2 subjects" in texts
     plots.subject_dots(values)
-    assert {"sub-01", "sub-02"} <= set(said)
+    assert {"sub-01", "sub-02"} <= set(texts)
 
 
-def test_a_figure_that_fails_leaves_its_neighbours(
-    run: tuple[Plan, Tables], drawn: dict[str, tuple[Any, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_failed_figure_leaves_other_files(
+    run: tuple[Plan, Tables],
+    recorded_plots: dict[str, tuple[Any, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Errors are listed under the names of the files; the other figures and the maps are written."""
+    """If drawing a figure fails, its error is returned with the file name, and other files are written."""
 
     def broken(*given: Any, **options: Any) -> bytes:
         raise ValueError("no font")
@@ -178,8 +181,8 @@ def test_a_figure_that_fails_leaves_its_neighbours(
     ]  # fmt: skip
 
 
-def test_a_damaged_store_is_no_picture_that_fails(run: tuple[Plan, Tables], tmp_path: Path) -> None:
-    """It is told with its remedy, not swallowed."""
+def test_damaged_store_raises(run: tuple[Plan, Tables], tmp_path: Path) -> None:
+    """A damaged store raises an error instead of skipping a figure."""
     plan = run[0]
     train = next(cell for cell in plan.cells if cell.stage == "train")
     (plan.store.folder("train", train.identity) / "history.json").write_text("[]")
@@ -187,10 +190,13 @@ def test_a_damaged_store_is_no_picture_that_fails(run: tuple[Plan, Tables], tmp_
         pooled_files(plan, run[1], plan.configurations[0].id, tmp_path)
 
 
-def test_one_picture_for_each_attribution(
-    run: tuple[Plan, Tables], drawn: dict[str, tuple[Any, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_one_image_per_attribution(
+    run: tuple[Plan, Tables],
+    recorded_plots: dict[str, tuple[Any, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of five outputs all maps are kept, and the first is drawn."""
+    """Maps of all outputs are written, and one image per attribution."""
     found = GroupMap(np.ones((1, 4, 4, 4), np.float32), AFFINE, 3)
     means = [(f"{label}_{output}", runs._Mean(found, label, (), output)) for label in "ab" for output in ("x", "y")]
     monkeypatch.setattr(runs, "_means", lambda plan, identity: iter(means))
@@ -201,7 +207,7 @@ def test_one_picture_for_each_attribution(
 
 
 def test_digest_changes_with_what_is_shown(run: tuple[Plan, Tables]) -> None:
-    """Equal for the same, another for other values, other cells and other names."""
+    """The digest changes with values, cells and the ``anonymous`` setting."""
     plan, tables = run
     identity = plan.configurations[0].id
     metrics = pooled_metrics(tables, identity)
@@ -216,44 +222,44 @@ def test_digest_changes_with_what_is_shown(run: tuple[Plan, Tables]) -> None:
     assert len(others - {one}) == 3
 
 
-def test_a_run_is_tracked_without_a_name(
-    tiny_words: Words,
+def test_anonymous_run_is_tracked(
+    tiny_overrides: Overrides,
     finished: Path,
     empty_database: Path,
-    drawn: dict[str, tuple[Any, Any]],
+    recorded_plots: dict[str, tuple[Any, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """From the store to MLflow: a configuration, its three trainings, figures, nowhere a subject; once only."""
+    """An anonymous run is tracked with its trainings and figures and without the name of a subject, once only."""
     shutil.copy(empty_database, finished / "mlflow.db")
-    words = tiny_words(finished, mlflow="auto", anonymous=True)
-    assert harness.run(**words).complete
+    overrides = tiny_overrides(finished, mlflow="auto", anonymous=True)
+    assert harness.run(**overrides).complete
     with sqlite3.connect(finished / "mlflow.db") as database:
         states = [state for (state,) in database.execute("select status from runs")]
         columns = {
             "tags": "value", "params": "value", "latest_metrics": "key", "runs": "name", "experiment_tags": "value",
             "datasets": "name || dataset_source || dataset_profile",
         }  # fmt: skip
-        said = [text for table in columns for (text,) in database.execute(f"select {columns[table]} from {table}")]
+        texts = [text for table in columns for (text,) in database.execute(f"select {columns[table]} from {table}")]
     database.close()
     assert states == ["FINISHED"] * 4
-    assert any("subjects" in text for text in said)
-    assert not [text for text in said if "sub-" in text]
+    assert any("subjects" in text for text in texts)
+    assert not [text for text in texts if "sub-" in text]
     files = written(finished / "mlflow-artifacts")
     assert len(files) == 7 and not [name for name in files if "sub-" in name]
     assert not [name for name in files if b"sub-" in (finished / "mlflow-artifacts" / name).read_bytes()]
-    drawn.clear()
-    assert harness.run(**words).complete
-    assert drawn == {}
+    recorded_plots.clear()
+    assert harness.run(**overrides).complete
+    assert recorded_plots == {}
 
 
-def test_a_run_without_its_server_keeps_what_it_found(
-    tiny_words: Words, finished: Path, board_of: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+def test_tables_are_written_without_an_mlflow_server(
+    tiny_overrides: Overrides, finished: Path, board_of: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tables are written, the user hears of it, and the error comes last."""
+    """If the MLflow server does not respond, the tables are written and then an error is raised."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     shutil.rmtree(finished / "leaderboards")
     with pytest.raises(HarnessError, match=r"MLflow at http://127\.0\.0\.1:1 could not be written: .* mlflow=off"):
-        carry_out(to_words(**tiny_words(finished, mlflow="http://127.0.0.1:1")), (), Silent())
+        carry_out(to_words(**tiny_overrides(finished, mlflow="http://127.0.0.1:1")), (), Silent())
     assert board_of(finished).is_file()
 
 
@@ -269,14 +275,14 @@ def test_a_run_without_its_server_keeps_what_it_found(
     ],
     ids=["curves", "many", "none", "dots", "without a value", "no subjects"],
 )
-def test_figures_are_the_same_again(draw: Callable[[], bytes]) -> None:
-    """Equal numbers are equal PNG bytes, also of one epoch, many subjects or nothing."""
+def test_figures_are_reproducible(draw: Callable[[], bytes]) -> None:
+    """Equal data give identical PNG files, also for one epoch, many subjects or no data."""
     content = draw()
     assert content.startswith(b"\x89PNG") and content == draw()
 
 
 def test_sums_of_blocks_become_means(tmp_path: Path) -> None:
-    """By hand: two folds of three and two subjects under two seeds, two outputs; each tested subject counts once."""
+    """Sums of two folds, two seeds and two outputs become means in which each subject counts once."""
     store = Store(tmp_path / "store")
     cells, expected = [], np.zeros((2, 1, 4, 3, 2))
     for number, (fold, seed, subjects) in enumerate([(0, 0, 3), (1, 0, 2), (0, 1, 3), (1, 1, 2)]):

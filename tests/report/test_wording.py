@@ -1,4 +1,4 @@
-"""Tables as text and as files, on tiny hand-made rows."""
+"""Tables as text and as CSV files, on small hand-made rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DICE = MetricFacts("dice", "higher", (0, 1), chance=0.02, ceiling=1.0)
 DISTANCE = MetricFacts("distance", "lower", (0, math.inf), unit="mm")
 ICC = MetricFacts("icc", "higher", (-1, 1), level="pooled")
 
-# Six subjects; "near" cannot be told from "good", "poor" can.
+# Six subjects; "near" does not differ significantly from "good", and "poor" does.
 GOOD = [0.80, 0.72, 0.91, 0.85, 0.76, 0.82]
 NEAR = [0.82, 0.71, 0.92, 0.84, 0.77, 0.78]
 POOR = [0.50, 0.45, 0.63, 0.52, 0.49, 0.51]
@@ -37,42 +37,42 @@ def _column(rows: list[Row], name: str, **options: Any) -> list[Any]:
 
 @pytest.fixture
 def rows() -> list[Row]:
-    """Three rows that can all be ranked."""
+    """Three rows that can be ranked."""
     return [_row("poor", POOR), _row("good", GOOD), _row("near", NEAR)]
 
 
 class TestVerdict:
-    """What may be claimed."""
+    """The verdict on a leaderboard."""
 
     def test_group(self, rows: list[Row]) -> None:
-        """The first is named with its interval, and so is the group."""
-        said = verdict(build(rows, [DICE], "dice"))
-        assert said == "good leads (dice 0.81 [0.74, 0.88]); not distinguishable from it: near."
+        """The verdict names the best row with its interval and the rows that do not differ from it."""
+        text = verdict(build(rows, [DICE], "dice"))
+        assert text == "good leads (dice 0.81 [0.74, 0.88]); not distinguishable from it: near."
 
     def test_clear(self) -> None:
-        """A first that differs from all others says so."""
+        """The verdict states that the best row differs from all others."""
         assert verdict(build([_row("good", GOOD), _row("poor", POOR)], [DICE], "dice")).endswith(
             "differs from the other."
         )
 
     def test_undecided(self) -> None:
-        """With fewer than six subjects the word is "undecided"."""
-        said = verdict(build([_row("a", [0.9] * 5), _row("b", [0.1] * 5)], [DICE], "dice"))
-        assert said.startswith("undecided: 5 subjects")
-        assert "leads" not in said
+        """With fewer than six subjects, the verdict is "undecided"."""
+        text = verdict(build([_row("a", [0.9] * 5), _row("b", [0.1] * 5)], [DICE], "dice"))
+        assert text.startswith("undecided: 5 subjects")
+        assert "leads" not in text
 
     def test_all_broken(self) -> None:
-        """Where nothing can be ranked, that is the verdict."""
-        said = verdict(build([_row("a", GOOD, flags=("collapsed in 6 of 6 folds",))], [DICE], "dice"))
-        assert said == "nothing is ranked: every configuration is incomplete, failed or collapsed."
+        """If no row can be ranked, the verdict says so."""
+        text = verdict(build([_row("a", GOOD, flags=("collapsed in 6 of 6 folds",))], [DICE], "dice"))
+        assert text == "nothing is ranked: every configuration is incomplete, failed or collapsed."
 
     def test_one_sentence_per_profile(self, rows: list[Row]) -> None:
-        """Each ranking has its own sentence, with its name."""
+        """Each profile has its own sentence."""
         table = build([*rows, _row("paper", POOR, facts={"profile": "paper"})], [DICE], "dice")
         assert [line.partition(":")[0] for line in verdict(table).splitlines()] == ["paper", "quick"]
 
     def test_one_sentence_per_problem(self) -> None:
-        """Each names its problem once, and its rows by what else varies."""
+        """Each problem has its own sentence, which names the problem and the remaining axes."""
         rows = [
             _row(f"{model}{noise}", values, axes={"model": model, "noise": noise})
             for noise in (0.1, 0.2)
@@ -84,7 +84,7 @@ class TestVerdict:
         ]
 
     def test_labels_name_what_varies(self) -> None:
-        """Only axes that vary are in a row's label, and the attribution."""
+        """Labels of rows contain the axes that vary and the attribution."""
         rows = [
             _row(f"{m}{n}", GOOD, axes={"model": m, "noise": n, "fixed": 1}, attribution="occlusion")
             for m in "ab"
@@ -108,17 +108,17 @@ class TestText:
         ],
     )
     def test_interval(self, numbers: tuple[float, float | None, float | None], text: str) -> None:
-        """As many decimals as the numbers need."""
+        """The number of decimals depends on the width of the interval."""
         assert interval_text(*numbers) == text
 
     def test_console(self, rows: list[Row]) -> None:
-        """The short table marks what cannot be told from the first."""
+        """Rows that do not differ from the best are marked with "="."""
         header, lines = console_rows(build(rows, [DICE], "dice"))
         assert header == ["rank", "sequences", "dice", "chance", "difference"]
         assert [line[0] for line in lines] == ["1", "2 =", "3"]
 
-    def test_console_shows_what_no_skill_would_score(self, rows: list[Row]) -> None:
-        """Beside the objective; the row's own chance level before that of the metric, nothing where none is known."""
+    def test_console_shows_the_chance_level(self, rows: list[Row]) -> None:
+        """The chance level of the row, or else of the metric, is shown beside the objective."""
         own = dataclasses.replace(rows[0], values={**rows[0].values, "dice_chance": {"s1": {0: 0.25}}})
         header, lines = console_rows(build([own, *rows[1:]], [DICE], "dice"))
         assert sorted(line[header.index("chance")] for line in lines) == ["0.020", "0.020", "0.25"]
@@ -126,14 +126,14 @@ class TestText:
         assert "chance" not in console_rows(build(rows, [unknown], "dice"))[0]
 
     def test_console_puts_the_problem_beside_the_rank(self) -> None:
-        """What separates the rankings comes first, once."""
+        """Axes that define the problem come first and are not repeated."""
         rows = [_row(f"{n}", GOOD, axes={"model": "a", "noise": n}) for n in (0.1, 0.2)]
         header, lines = console_rows(build(rows, [DICE], "dice", strata=("profile", "noise")))
         assert header[:4] == ["rank", "noise", "model", "dice"]
         assert [line[:3] for line in lines] == [["1", "0.1", "a"], ["1", "0.2", "a"]]
 
-    def test_console_says_why_a_row_has_no_rank(self, rows: list[Row]) -> None:
-        """The status is shown where somebody is not ranked."""
+    def test_console_shows_the_status_of_unranked_rows(self, rows: list[Row]) -> None:
+        """If a row is not ranked, the table has a column with the status."""
         stopped = dataclasses.replace(rows[0], complete=False, flags=("incomplete: 1 of 2 cells",))
         header, lines = console_rows(build([stopped, *rows[1:]], [DICE], "dice"))
         assert header[-1] == "status"
@@ -141,10 +141,10 @@ class TestText:
 
 
 class TestCsv:
-    """The file."""
+    """CSV files."""
 
     def test_byte_identical(self, rows: list[Row], tmp_path: Path) -> None:
-        """Rows, subjects and seeds in another order give the same bytes."""
+        """The order of rows, subjects and seeds does not change the file."""
         turned = [
             dataclasses.replace(row, values={m: dict(reversed(list(v.items()))) for m, v in row.values.items()})
             for row in reversed(rows)
@@ -154,7 +154,7 @@ class TestCsv:
         assert first.read_bytes() == second.read_bytes()
 
     def test_reads_back(self, rows: list[Row], tmp_path: Path) -> None:
-        """Six digits, empty for no value, commas quoted."""
+        """Numbers have six digits, missing values are empty, and commas are quoted."""
         rows[1] = dataclasses.replace(rows[1], facts={"command": "harness run sequences=a,b"})
         with write_csv(build(rows, [DICE], "dice", strata=()), tmp_path / "table.csv").open(newline="") as file:
             line = next(csv.DictReader(file))
@@ -162,8 +162,10 @@ class TestCsv:
         assert line["command"] == "harness run sequences=a,b"
         assert line["not_distinguishable_from_best"] == "true"
 
-    def test_whole_or_not_at_all(self, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A write that breaks leaves the old file and no other."""
+    def test_failed_write_keeps_the_old_file(
+        self, rows: list[Row], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """If writing fails, the old file is kept and no other file is left."""
         path = write_csv(build(rows, [DICE], "dice"), tmp_path / "table.csv")
         before = path.read_bytes()
 

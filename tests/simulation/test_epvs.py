@@ -1,4 +1,4 @@
-"""The generated cohort: physics, truth, sizes, streams and geometry."""
+"""The generated ePVS cohort: contrast, truth, lesion sizes, random streams and geometry."""
 
 from __future__ import annotations
 
@@ -22,56 +22,56 @@ SMALL = (40, 40, 10)
 
 @cache
 def subject(number: int) -> PhantomSubject:
-    """One subject of a small field, made once."""
+    """A cached subject with a small field of view."""
     return epvs_phantom(0, number, shape=SMALL)
 
 
 @cache
 def sizes(number: int) -> Array:
-    """Voxels of every lesion of a subject of the default field."""
+    """Sizes in voxels of all lesions of a subject with the default field of view."""
     mask = epvs_phantom(0, number).masks["pvs"][0]
     return np.bincount(cc3d.connected_components(mask, connectivity=26).ravel())[1:]
 
 
 def box(image: Array, affine: Array) -> Array:
-    """World positions (8, 3) of the corners of an image's field of view."""
+    """World coordinates (8, 3) of the corners of an image's field of view."""
     ends = [(-0.5, size - 0.5) for size in image.shape]
     return np.array(list(itertools.product(*ends))) @ affine[:3, :3].T + affine[:3, 3]
 
 
 def test_registered() -> None:
-    """The name leads to the function."""
+    """The phantom is registered under its name."""
     assert PHANTOMS.get("epvs_phantom").function is epvs_phantom
 
 
 def test_white_matter_is_brighter_than_grey_on_t1w() -> None:
-    """T1w orders white, grey, fluid from bright to dark."""
+    """On T1w, signal decreases from white matter over grey matter to fluid."""
     level = contrast("T1w")
     assert level["white"] > level["grey"] > level["csf"] >= 0
 
 
 def test_fluid_is_brightest_on_t2w() -> None:
-    """T2w orders fluid, hyperintensity, grey, white, vein from bright to dark."""
+    """On T2w, signal decreases from fluid over hyperintensity, grey and white matter to veins."""
     level = contrast("T2w")
     order = ["fluid", "wmh", "grey", "white", "vein"]
     assert sorted(order, key=lambda name: -level[name]) == order
 
 
 def test_flair_suppresses_fluid_and_shows_hyperintensities() -> None:
-    """Fluid has less than a third of white matter's signal, a hyperintensity more than any healthy tissue."""
+    """On FLAIR, fluid has less than a third of white matter's signal, and hyperintensities are brightest."""
     level = contrast("FLAIR")
     assert 0 < level["fluid"] < level["white"] / 3
     assert level["wmh"] > max(level["white"], level["grey"], level["striatum"])
 
 
-def test_printed_echo_time_would_blacken_white_matter() -> None:
-    """At the nominal 408 ms a spin echo keeps 0.6 % of white matter, which is why it is not used."""
+def test_nominal_echo_time_leaves_no_white_matter_signal() -> None:
+    """At the nominal echo time of 408 ms, a spin echo retains 0.6 % of white matter, so it is not used."""
     white = epvs.TISSUES_3T["white"]
     assert epvs.spin_echo(white, tr_ms=3200, te_ms=408) < 0.006
 
 
 def test_same_numbers_give_the_same_subject() -> None:
-    """Two calls agree bit for bit."""
+    """Equal seeds and numbers give identical subjects."""
     again = epvs_phantom(0, 3, shape=SMALL)
     assert all(np.array_equal(again.images[name][0], subject(3).images[name][0]) for name in again.images)
     assert all(np.array_equal(again.masks[name][0], subject(3).masks[name][0]) for name in again.masks)
@@ -79,27 +79,27 @@ def test_same_numbers_give_the_same_subject() -> None:
 
 
 def test_a_subject_does_not_depend_on_others() -> None:
-    """Made after others or alone, a subject is the same."""
+    """A subject does not depend on those generated before."""
     together = [epvs_phantom(7, number, shape=(16, 16, 8)) for number in range(3)]
     alone = epvs_phantom(7, 2, shape=(16, 16, 8))
     assert all(np.array_equal(together[2].images[name][0], alone.images[name][0]) for name in alone.images)
 
 
 def test_subjects_differ() -> None:
-    """Another subject, or another seed, is another head."""
+    """Subjects of other numbers or seeds differ."""
     other_seed = epvs_phantom(1, 3, shape=SMALL)
     for other in (subject(4), other_seed):
         assert not np.array_equal(other.images["T2w"][0], subject(3).images["T2w"][0])
 
 
-def test_noise_has_a_stream_of_its_own() -> None:
-    """Another noise level leaves the truth untouched."""
+def test_noise_has_a_separate_stream() -> None:
+    """The noise level does not change the masks."""
     quiet = epvs_phantom(0, 3, shape=SMALL, noise_percent=0.0)
     assert all(np.array_equal(quiet.masks[name][0], subject(3).masks[name][0]) for name in quiet.masks)
 
 
-def test_every_lesion_voxel_holds_its_share_of_fluid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mask is where the painted fluid reaches the rule, and nowhere else."""
+def test_lesion_voxels_reach_the_fluid_threshold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lesion voxel is one whose fraction of fluid reaches the threshold."""
     seen: dict[str, Array] = {}
     original = epvs._mix
 
@@ -114,8 +114,8 @@ def test_every_lesion_voxel_holds_its_share_of_fluid(monkeypatch: pytest.MonkeyP
     assert np.sum(fluid >= RULE) > 0
 
 
-def test_fractions_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tissues fill every sample exactly."""
+def test_fractions_sum_to_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tissue fractions sum to one."""
     totals: list[Array] = []
     original = epvs._mix
 
@@ -129,7 +129,7 @@ def test_fractions_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_hyperintensities_do_not_overlap_lesions() -> None:
-    """A voxel has one label at most, though both occur."""
+    """Hyperintensities and lesions do not overlap."""
     for number in range(4):
         pvs, wmh = (subject(number).masks[name][0] for name in ("pvs", "wmh"))
         assert pvs.any() and wmh.any()
@@ -137,37 +137,37 @@ def test_hyperintensities_do_not_overlap_lesions() -> None:
 
 
 def test_lesions_lie_inside_the_brain() -> None:
-    """No lesion voxel is outside the brain mask."""
+    """All lesions lie within the brain mask."""
     for number in range(4):
         assert np.all(subject(number).masks["brain"][0][subject(number).masks["pvs"][0] > 0])
 
 
 def test_mean_lesion_size_is_that_of_table_s2() -> None:
-    """7.7 voxels over all lesions, within one and a half (some 500 lesions of 16 subjects)."""
+    """The mean lesion size is 7.7 voxels, within 1.5, over about 500 lesions of 16 subjects."""
     assert np.concatenate([sizes(number) for number in range(16)]).mean() == pytest.approx(7.7, abs=1.5)
 
 
 def test_mean_size_varies_between_subjects_as_in_table_s2() -> None:
-    """The middle half of subjects lies within the source's 4.3 to 11.8 voxels, and is not all alike."""
+    """The middle half of the subjects has a mean size within the source's 4.3 to 11.8 voxels, with variation."""
     low, high = np.quantile([sizes(number).mean() for number in range(16)], (0.25, 0.75))
     assert 4.3 < low < high < 11.8
     assert high - low > 1
 
 
 def test_sizes_have_a_heavy_tail() -> None:
-    """The median is well below the mean, and some lesions are four times the mean."""
+    """The median size is well below the mean, and some lesions exceed four times the mean."""
     pooled = np.concatenate([sizes(number) for number in range(16)])
     assert np.median(pooled) < 0.8 * pooled.mean()
     assert pooled.max() > 4 * pooled.mean()
 
 
 def test_number_of_lesions_follows_the_density() -> None:
-    """The default, 569 per litre, gives about 33 in the default field of some 61 ml of brain."""
+    """The default density of 569 per litre gives about 33 lesions in 61 ml of brain."""
     assert np.mean([len(sizes(number)) for number in range(16)]) == pytest.approx(33, rel=0.25)
 
 
 def test_planned_burden_is_that_of_table_s2() -> None:
-    """Over many subjects the planned numbers have the table's mean, spread and mean size."""
+    """Planned numbers of lesions have the mean, spread and mean size of Table S2."""
     drawn = [epvs._burden(np.random.default_rng(number), 683.0) for number in range(2000)]
     counts, means = (np.array(values) for values in zip(*drawn, strict=True))
     counts, means = counts * epvs.VISIBLE_SHARE, means * epvs.SIZE_KEPT
@@ -177,21 +177,21 @@ def test_planned_burden_is_that_of_table_s2() -> None:
 
 
 def test_no_density_no_lesions() -> None:
-    """A subject without lesions has an empty mask and still has images."""
+    """With a density of zero, the mask is empty and the images exist."""
     made = epvs_phantom(0, 0, shape=SMALL, density=0.0)
     assert not made.masks["pvs"][0].any()
     assert made.images["T2w"][0].std() > 0
 
 
 def test_swi_covers_the_same_field() -> None:
-    """Where 1.5 mm divides the height, the corners of the field agree in the world."""
+    """If 1.5 mm divides the height, the corners of the SWI field of view are those of the others."""
     made = epvs_phantom(0, 0, shape=(16, 24, 12))
     assert made.images["SWI"][0].shape == (16, 24, 8)
     assert box(*made.images["SWI"]) == pytest.approx(box(*made.images["T2w"]), abs=1e-9)
 
 
-def test_swi_reaches_less_than_a_slice_further() -> None:
-    """Where it does not, the lower faces agree and the last slice covers what is left."""
+def test_swi_extends_less_than_a_slice_further() -> None:
+    """Otherwise, the lower faces coincide and the last slice covers the remainder."""
     image, affine = subject(0).images["SWI"]
     assert image.shape == (40, 40, 7)
     swi, reference = box(image, affine), box(*subject(0).images["T2w"])
@@ -208,7 +208,7 @@ def test_swi_shows_the_same_head() -> None:
 
 
 def test_affine_is_las_oblique_and_rigid() -> None:
-    """Voxels run to the left, front and top; columns are as long as the spacing, at right angles, and tilted."""
+    """Voxel axes point left, front and top, are orthogonal, rotated, and as long as the spacing."""
     affine = subject(0).images["T1w"][1]
     axes = affine[:3, :3]
     assert axes[0, 0] < 0 < axes[1, 1] and axes[2, 2] > 0
@@ -218,7 +218,7 @@ def test_affine_is_las_oblique_and_rigid() -> None:
 
 @pytest.mark.parametrize("slices", [8, 9, 10, 11, 12])
 def test_all_masks_lie_on_the_reference_grid(slices: int) -> None:
-    """Masks, T1w, T2w and FLAIR have the shape asked for and one affine, whatever SWI needs."""
+    """Masks, T1w, T2w and FLAIR have the given shape and one affine."""
     made = epvs_phantom(0, 0, shape=(9, 10, slices))
     affine = made.images["T2w"][1]
     for image, its_affine in [*made.masks.values(), *(made.images[name] for name in ("T1w", "T2w", "FLAIR"))]:
@@ -227,21 +227,21 @@ def test_all_masks_lie_on_the_reference_grid(slices: int) -> None:
 
 
 def test_region_names_are_those_that_occur() -> None:
-    """Names are given for every value of the image, and for no other."""
+    """Regions have names for exactly the values in the image."""
     regions = subject(0).masks["regions"][0]
     assert set(subject(0).region_names) == set(np.unique(regions)) - {0}
     assert "basal_ganglia" in subject(0).region_names.values()
 
 
 def test_a_whole_head_has_all_regions() -> None:
-    """A field over the whole head, coarsely sampled, holds every region of the source."""
+    """A coarse field of view over the whole head contains every region of the source."""
     grid = Grid((35, 45, 32), (4, 4, 4), (-70, -108, -54))
     body = anatomy(grid, draw_head(np.random.default_rng(0), 78))
     assert set(np.unique(body.regions)) == {0, *REGIONS}
 
 
-def test_people_are_as_old_as_the_source_says() -> None:
-    """64 to 94 years, both sexes."""
+def test_ages_and_sexes_are_those_of_the_source() -> None:
+    """Ages are 64 to 94 years, and both sexes occur."""
     people = [epvs._draw_person(np.random.default_rng(number)) for number in range(300)]
     ages = np.array([age for age, _ in people])
     assert ages.min() >= 64 and ages.max() <= 94
@@ -250,32 +250,32 @@ def test_people_are_as_old_as_the_source_says() -> None:
 
 
 @pytest.mark.parametrize("name", ["T1w", "T2w", "FLAIR", "SWI"])
-def test_noise_is_what_was_asked_for(name: str) -> None:
-    """With and without noise, images differ by 5 % of white matter's signal where there is signal."""
+def test_noise_has_the_given_level(name: str) -> None:
+    """Noise has a standard deviation of 5 % of white matter's signal."""
     noisy, clean = (
         epvs_phantom(0, 2, shape=SMALL, bias_percent=0.0, noise_percent=level, density=0, vein_density=0).images[name][
             0
         ]
         for level in (5.0, 0.0)
     )
-    # The scanner's gain is 1000 per signal of white matter, times a factor drawn for the image.
+    # The gain is 1000 per signal of white matter, times a random factor per image.
     white = 1000 * np.exp(epvs.generator(0, "data", 2, "gain", name).normal(0, 0.2))
     assert (noisy - clean)[clean > white / 2].std() == pytest.approx(0.05 * white, rel=0.03)
 
 
 def test_brightest_reference_makes_t2w_noisier() -> None:
-    """With the fluid as reference, T2w has 2.5 times the noise and T1w the same."""
+    """With fluid as reference, T2w has 2.5 times the noise and T1w the same."""
     assert epvs._reference_level(contrast("T1w"), "brightest") == contrast("T1w")["white"]
     assert epvs._reference_level(contrast("T2w"), "brightest") == contrast("T2w")["csf"]
 
 
 def test_too_small_a_field_is_refused() -> None:
-    """The message says what must hold and gives an example."""
+    """A field of view that is too small is refused, and the message gives an example."""
     with pytest.raises(OutOfRange, match=r"at least 8 voxels, got \(64, 64, 4\); for example"):
         epvs_phantom(0, 0, shape=(64, 64, 4))
 
 
 def test_the_smallest_field_is_generated() -> None:
-    """Eight voxels along each axis give a subject, with six slices of SWI."""
+    """The smallest field of view has eight voxels per axis and six slices of SWI."""
     made = epvs_phantom(0, 0, shape=(8, 8, 8))
     assert made.images["SWI"][0].shape == (8, 8, 6)

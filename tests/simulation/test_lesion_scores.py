@@ -1,4 +1,4 @@
-"""Simulated scores: where regions may lie, what they cost, and what a perfect model can reach."""
+"""Simulated scores: placement of regions, loads, noise, and ceilings."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _generator(seed: int = 0) -> np.random.Generator:
 
 
 def _counts(shape: tuple[int, int, int] = (14, 16, 13), seed: int = 0) -> Array:
-    """Lesions of many patients, crowded around two places."""
+    """Lesion counts of many patients around two centres."""
     x, y, z = np.indices(shape)
     near = np.exp(-((x - 5) ** 2 + (y - 6) ** 2 + (z - 5) ** 2) / 18) + 0.6 * np.exp(
         -((x - 9) ** 2 + (y - 12) ** 2 + (z - 8) ** 2) / 12
@@ -49,7 +49,7 @@ def _counts(shape: tuple[int, int, int] = (14, 16, 13), seed: int = 0) -> Array:
 
 
 def _lopsided() -> Array:
-    """An element without symmetry: it would show a mirrored one."""
+    """An element without symmetry, to detect mirrored regions."""
     mask = np.zeros((4, 3, 2), bool)
     mask[0] = True
     mask[2:, 1, 1] = True
@@ -62,7 +62,7 @@ def _lopsided() -> Array:
 @pytest.mark.parametrize("rule", ["all", "any"])
 @pytest.mark.parametrize("mask", [element("cube", 5), element("cube", 4), element("ball", 6), _lopsided()])
 def test_eligible_centres_are_those_found_one_by_one(mask: Array, rule: Any) -> None:
-    """At every voxel, the region that begins at c − s//2 is looked at, and must not leave the grid."""
+    """Eligible centres agree with a loop over voxels, where the region starts at c − s//2 within the grid."""
     counts = _counts()
     expected = np.zeros(counts.shape, bool)
     for centre in np.ndindex(counts.shape):
@@ -76,7 +76,7 @@ def test_eligible_centres_are_those_found_one_by_one(mask: Array, rule: Any) -> 
 
 
 def test_odd_cube_has_its_centre_in_the_middle() -> None:
-    """A cube of 5 around 94 covers 92 to 96, as the publication's slices show."""
+    """A cube of 5 around 94 covers 92 to 96, as in the publication's slices."""
     roi = place_rois([(94, 112, 94)], (152, 179, 142))[0]
     assert roi.slices[0] == slice(92, 97) and roi.voxels == 125
 
@@ -89,24 +89,24 @@ def test_even_cube_begins_half_its_size_before_the_centre() -> None:
 
 @pytest.mark.parametrize(("size", "voxels"), [(1, 1), (2, 8), (3, 19), (5, 81)])
 def test_ball_has_the_voxels_within_half_a_diameter(size: int, voxels: int) -> None:
-    """By hand: a diameter of 3 leaves out the 8 corners (√3 > 1.5), of 5 everything from √8 on."""
+    """A ball of diameter 3 excludes the 8 corners (√3 > 1.5), and one of 5 all voxels from √8 on."""
     assert element("ball", size).sum() == voxels
 
 
 def test_regions_outside_the_grid_are_all_named() -> None:
-    """Two of three leave it; both are in the message."""
+    """All regions that leave the grid are named in the message."""
     with pytest.raises(OutOfRange, match=r"roi1 around \(1, 8, 8\).*roi3 around \(8, 8, 14\)"):
         place_rois([(1, 8, 8), (8, 8, 8), (8, 8, 14)], (16, 16, 16))
 
 
 def test_overlapping_regions_are_refused() -> None:
-    """Cubes of 5 four voxels apart on one axis share 25 voxels."""
+    """Cubes of 5, four voxels apart on one axis, share 25 voxels and are refused."""
     with pytest.raises(OutOfRange, match=r"roi1 around \(6, 8, 8\) and roi2 around \(10, 8, 8\) share 25"):
         place_rois([(6, 8, 8), (10, 8, 8)], (16, 16, 16))
 
 
 def test_label_becomes_a_region() -> None:
-    """Box, voxels and centre of an atlas label that is two slabs of different size."""
+    """An atlas label gives the box, voxels and centre of a region, here two slabs of different size."""
     labels = np.zeros((6, 7, 8), int)
     labels[1:3, 2:6, 4] = 3
     labels[4, 2:6, 4] = 3
@@ -117,8 +117,8 @@ def test_label_becomes_a_region() -> None:
 
 
 @pytest.mark.parametrize("values", [[3, 4], [3, 3]])
-def test_labels_that_cannot_be_are_refused(values: list[int]) -> None:
-    """An absent label and a repeated one; the labels that exist are shown."""
+def test_invalid_labels_are_refused(values: list[int]) -> None:
+    """A missing or repeated label is refused, and the message lists the existing labels."""
     with pytest.raises(OutOfRange, match=r"the atlas has the labels 3"):
         label_rois(np.full((3, 3, 3), 3), values)
 
@@ -126,7 +126,7 @@ def test_labels_that_cannot_be_are_refused(values: list[int]) -> None:
 @pytest.mark.parametrize("shape", ["cube", "ball"])
 @pytest.mark.parametrize("size", [3, 4])
 def test_drawn_regions_are_eligible_and_disjoint(shape: Any, size: int) -> None:
-    """For twenty seeds: all centres are allowed, and no voxel belongs to two regions."""
+    """For twenty seeds, drawn regions have eligible centres and do not overlap."""
     counts = _counts()
     allowed = eligible(counts, patients=4, element=element(shape, size))
     for seed in range(20):
@@ -136,7 +136,7 @@ def test_drawn_regions_are_eligible_and_disjoint(shape: Any, size: int) -> None:
 
 
 def test_balls_may_lie_where_only_their_boxes_overlap() -> None:
-    """Two balls of 5 whose boxes share a corner fit into a grid that is too small for two such cubes."""
+    """Balls may be placed where only their boxes overlap, in a grid too small for two such cubes."""
     counts = np.full((9, 9, 9), 10)
     rois = draw_rois(counts, _generator(), number=2, shape="ball")
     assert not np.logical_and(*(roi.volume(counts.shape) for roi in rois)).any()
@@ -145,7 +145,7 @@ def test_balls_may_lie_where_only_their_boxes_overlap() -> None:
 
 
 def test_every_centre_can_be_drawn() -> None:
-    """The first of two regions is each of the four eligible centres about equally often."""
+    """The first of two regions is drawn equally often from four eligible centres."""
     counts = np.zeros((12, 3, 3), int)
     counts[0:4] = counts[8:12] = 10
     seen = [draw_rois(counts, _generator(seed), number=2, size=3)[0].centre[0] for seed in range(200)]
@@ -155,13 +155,13 @@ def test_every_centre_can_be_drawn() -> None:
 
 
 def test_same_generator_gives_the_same_regions() -> None:
-    """Only the generator decides."""
+    """The same generator draws the same regions."""
     one, other = (draw_rois(_counts(), _generator(3), size=3, patients=4) for _ in range(2))
     assert [roi.centre for roi in one] == [roi.centre for roi in other]
 
 
 def test_strata_are_terciles_of_the_mean_count() -> None:
-    """With three strata, roi k lies in the k-th third of the eligible centres ranked by the count around them."""
+    """With three strata, region k lies in the k-th third of the eligible centres ranked by lesion count."""
     counts, mask = _counts(), element("cube", 3)
     allowed = np.argwhere(eligible(counts, patients=4, element=mask))
     means = np.array([counts[tuple(slice(c - 1, c + 2) for c in centre)].mean() for centre in allowed])
@@ -173,8 +173,8 @@ def test_strata_are_terciles_of_the_mean_count() -> None:
             assert bounds[k] - slack <= counts[roi.slices].mean() <= bounds[k + 1] + slack
 
 
-def test_message_says_how_many_patients_would_do() -> None:
-    """Nothing is eligible at 30; the proposed number works, and one more does not."""
+def test_message_gives_a_possible_number_of_patients() -> None:
+    """If no centre is eligible, the message gives the largest number of patients for which one is."""
     counts = _counts()
     with pytest.raises(
         OutOfRange, match=r"lesioned in at least 30 patients\), got 0; .* is 35; try targets.scores.patients=(\d+)"
@@ -190,38 +190,38 @@ def test_message_says_how_many_patients_would_do() -> None:
 
 
 def test_load_is_the_mean_occupancy_in_the_region() -> None:
-    """By hand: 3 whole voxels and one of a quarter, of 27."""
+    """The load is the mean occupancy of the region: three voxels of 1 and one of ¼, of 27."""
     mask = np.zeros((7, 7, 7), np.float32)
     mask[2, 2, 2:5] = 1
     mask[3, 3, 3] = 0.25
-    mask[0] = 1  # outside
+    mask[0] = 1  # outside the region
     roi = place_rois([(3, 3, 3)], mask.shape, size=3)
     assert loads(mask, roi) == pytest.approx([3.25 / 27])
 
 
-def test_load_of_a_ball_leaves_the_corners_out() -> None:
-    """A lesion in the corner of its box costs nothing."""
+def test_load_of_a_ball_excludes_the_corners() -> None:
+    """The load of a ball excludes the corners of its box."""
     mask = np.zeros((5, 5, 5), bool)
     mask[0, 0, 0] = True
     assert loads(mask, place_rois([(2, 2, 2)], mask.shape, shape="ball")).tolist() == [0.0]
 
 
 def test_designs() -> None:
-    """The published rows: all by a third, one each, and b with 1 − b of the next."""
+    """The designs have the published weights: thirds, one region each, or b and 1 − b of the next."""
     assert score_weights("single").tolist() == [[1 / 3] * 3]
     assert score_weights("multi").tolist() == np.eye(3).tolist()
     expected = [[1, 0, 0], [0, 0.75, 0.25], [0.25, 0, 0.75]]
     assert score_weights("intercorrelation", b=0.75).tolist() == expected
 
 
-def test_relative_weights_are_made_to_sum_up_to_one() -> None:
-    """2 : 1 : 1."""
+def test_weights_are_normalised() -> None:
+    """Weights 2 : 1 : 1 are normalised to a sum of one."""
     assert score_weights("single", weights=(2, 1, 1)).tolist() == [[0.5, 0.25, 0.25]]
 
 
 @pytest.mark.parametrize("weights", [(1, 1), (1, -1, 1), (0, 0, 0), (1, np.inf, 1), (1, np.nan, 1)])
-def test_weights_that_make_no_score_are_refused(weights: tuple[float, ...]) -> None:
-    """The wrong number, a negative one, none at all, infinity and NaN."""
+def test_invalid_weights_are_refused(weights: tuple[float, ...]) -> None:
+    """Weights of wrong number, negative, all zero, infinite or NaN are refused."""
     with pytest.raises(OutOfRange, match="weights must be 3 finite numbers"):
         score_weights("single", weights=weights)
 
@@ -232,8 +232,8 @@ def _loads(n: int, seed: int = 0) -> Array:
     return _generator(seed).beta(0.35 * means, 0.35 * (1 - means), size=(n, 3))
 
 
-def test_noise_is_that_of_the_publication() -> None:
-    """(1−a)·L + a·N(0, SD(L)), written out with the same draws."""
+def test_noise_agrees_with_the_publication() -> None:
+    """The noisy score is (1−a)·L + a·N(0, SD(L)) for the same random draws."""
     table = _loads(50)
     got = scores(table, np.eye(3), _generator(5), noise=0.3, scaling="none")
     expected = 0.7 * table + 0.3 * table.std(axis=0) * _generator(5).standard_normal((50, 3))
@@ -243,7 +243,7 @@ def test_noise_is_that_of_the_publication() -> None:
 
 
 def test_cohort_scaling_reaches_from_zero_to_one() -> None:
-    """Every score does, and the expected score moves with it."""
+    """Scaling over the cohort maps scores to 0–1, and expected scores accordingly."""
     got = scores(_loads(50), np.eye(3), _generator(5), noise=0.3)
     raw = scores(_loads(50), np.eye(3), _generator(5), noise=0.3, scaling="none")
     assert got.targets.min(axis=0).tolist() == [0, 0, 0] and got.targets.max(axis=0).tolist() == [1, 1, 1]
@@ -251,7 +251,7 @@ def test_cohort_scaling_reaches_from_zero_to_one() -> None:
 
 
 def test_clipping_is_refused() -> None:
-    """It would change the ceiling."""
+    """Clipping is refused, since it would change the ceiling."""
     with pytest.raises(OutOfRange, match="clipping"):
         scores(_loads(9), np.eye(3), _generator(), scaling="clip")  # type: ignore[arg-type]
 
@@ -259,7 +259,7 @@ def test_clipping_is_refused() -> None:
 @pytest.mark.parametrize("noise", [0.1, 0.2, 0.3, 0.4, 0.5])
 @pytest.mark.parametrize("scaling", ["cohort", "none"])
 def test_best_prediction_reaches_the_ceiling(noise: float, scaling: Any) -> None:
-    """R² of the expected score over draws of 821 subjects, with and without scaling, is the formula's."""
+    """The mean R² of the expected score over draws of 821 subjects agrees with the formula of the ceiling."""
     table, rng = _loads(821), _generator(1)
     found = []
     for _ in range(40):
@@ -269,20 +269,20 @@ def test_best_prediction_reaches_the_ceiling(noise: float, scaling: Any) -> None
 
 
 def test_ceilings_as_printed() -> None:
-    """.988, .941, .845, .692 and .500; one without noise."""
+    """Ceilings agree with the published .988, .941, .845, .692 and .500."""
     assert np.round(r2_ceiling(np.arange(6) / 10), 3).tolist() == [1, 0.988, 0.941, 0.845, 0.692, 0.5]
 
 
 def test_nonlinearities_by_hand() -> None:
-    """log₁₀(1 + 9s) and (10^s − 1)/9 for the default strength."""
+    """The nonlinearities are log₁₀(1 + 9s) and (10^s − 1)/9 for the default strength."""
     table = np.array([[0.0], [0.5], [1.0]])
     bent = partial(scores, table, np.eye(1), _generator(), scaling="none")
     assert bent(nonlinearity="log").clean[:, 0] == pytest.approx([0, np.log10(5.5), 1])
     assert bent(nonlinearity="exp").clean[:, 0] == pytest.approx([0, (10**0.5 - 1) / 9, 1])
 
 
-def test_nonlinearities_undo_each_other() -> None:
-    """The exponential of the logarithm is the load."""
+def test_nonlinearities_are_inverse() -> None:
+    """The exponential of the logarithm is the identity."""
     table = np.linspace(0, 1, 11)[:, None]
     log = scores(table, np.eye(1), _generator(), nonlinearity="log", strength=4).clean
     back = scores(log, np.eye(1), _generator(), nonlinearity="exp", strength=4).clean
@@ -290,7 +290,7 @@ def test_nonlinearities_undo_each_other() -> None:
 
 
 def test_nonlinearity_needs_a_score_within_zero_and_one() -> None:
-    """A row of weights that sums up to three is refused there, and accepted without it."""
+    """A nonlinearity is refused for scores beyond 0–1, here with weights that sum to three."""
     table = np.array([[0.2, 1.0, 1.0], [0.0, 0.0, 0.0]])
     assert scores(table, np.ones((1, 3)), _generator(), scaling="none").clean.max() == pytest.approx(2.2)
     with pytest.raises(OutOfRange, match=r"0 <= weights · loads <= 1.*0 to 2.2"):
@@ -298,14 +298,14 @@ def test_nonlinearity_needs_a_score_within_zero_and_one() -> None:
 
 
 def test_score_without_variation_is_refused() -> None:
-    """The second region is touched by nobody."""
+    """A score without variation is refused."""
     table = np.array([[0.5, 0.0, 0.1], [0.1, 0.0, 0.2]])
     with pytest.raises(OutOfRange, match=r"got score 2 \(all 0\) over 2 subjects"):
         scores(table, np.eye(3), _generator())
 
 
 def test_scores_of_wrong_shapes_are_refused() -> None:
-    """Loads of two regions, weights of three."""
+    """Weights for another number of regions than the loads have are refused."""
     with pytest.raises(OutOfRange, match=r"\(4, 2\) and \(3, 3\)"):
         scores(np.zeros((4, 2)), np.eye(3), _generator())
 
@@ -314,7 +314,7 @@ def test_scores_of_wrong_shapes_are_refused() -> None:
 
 
 def test_table_by_hand() -> None:
-    """Three subjects, one region of eight voxels, an affine that flips and turns."""
+    """The table agrees with hand-worked values for three subjects, one region and a flipping, rotating affine."""
     affine = np.array([[0.0, -2, 0, 10], [1.5, 0, 0, -4], [0, 0, 3, 1], [0, 0, 0, 1]])
     masks = np.zeros((3, 4, 5, 4), bool)
     masks[0, 1:3, 1:3, 1:3] = True
@@ -333,7 +333,7 @@ def test_table_by_hand() -> None:
 
 
 def test_constant_load_has_no_rank_correlation() -> None:
-    """NaN, without a warning."""
+    """A constant load has a rank correlation of NaN, without a warning."""
     rois = place_rois([(1, 1, 1)], (3, 3, 3), size=1)
     row = roi_table(rois, np.zeros((4, 1)), np.zeros((3, 3, 3)), np.arange(4), np.eye(4))[0]
     assert np.isnan(row.volume_rho) and row.touched == 0
@@ -343,7 +343,7 @@ def test_constant_load_has_no_rank_correlation() -> None:
 
 
 class _Oracle(nn.Module):
-    """Scores computed exactly: weighted loads of the regions."""
+    """A model that computes scores exactly from the loads of the regions."""
 
     def __init__(self, rois: tuple[ROI, ...], weights: Array, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -365,7 +365,7 @@ def _oracle(shape: tuple[int, int, int] = (11, 12, 10)) -> tuple[_Oracle, tuple[
 
 
 def test_exact_map_is_integrated_gradients_of_the_exact_model() -> None:
-    """captum's map, summed over five subjects."""
+    """The exact map agrees with captum's integrated gradients, summed over five subjects."""
     model, rois, weights, masks = _oracle()
     expected = IntegratedGradients(model).attribute(masks, target=1, n_steps=3).sum(dim=(0, 1))
     counts = masks.sum(dim=(0, 1)).numpy()
@@ -377,7 +377,7 @@ def test_exact_map_is_integrated_gradients_of_the_exact_model() -> None:
     [((5, 5, 5), (3, 3, 3)), ((8, 8, 8), (4, 4, 4)), ((4, 5, 3), (3, 2, 3)), ((11, 3, 1), (5, 1, 1))],
 )
 def test_windowed_map_is_occlusion_of_the_exact_model(window: Any, stride: Any) -> None:
-    """captum's Occlusion, summed over five subjects, also where the last window is cut by the border."""
+    """The windowed map agrees with captum's occlusion, also where the border cuts the last window."""
     model, rois, weights, masks = _oracle()
     maps = Occlusion(model).attribute(
         masks, sliding_window_shapes=(1, *window), strides=(1, *stride), target=2, perturbations_per_eval=64
@@ -389,13 +389,13 @@ def test_windowed_map_is_occlusion_of_the_exact_model(window: Any, stride: Any) 
 
 @pytest.mark.parametrize(("window", "stride"), [(3, 4), (5, 0), (9, 3), ((3, 3, 3), (1, 4, 1))])
 def test_windows_that_leave_gaps_or_do_not_fit_are_refused(window: Any, stride: Any) -> None:
-    """A stride above the window, of zero, and a window above the image."""
+    """A stride of zero or above the window, or a window above the image, is refused."""
     with pytest.raises(OutOfRange, match="1 <= stride <= window <= size"):
         windowed(np.zeros((8, 8, 8)), window, stride)
 
 
 def _alignment(corner: tuple[int, int, int], size: int, window: int, stride: int) -> tuple[float, float]:
-    """Average precision and mass inside of a region whose corner has some place within the stride."""
+    """Average precision and mass inside a region with a given alignment to the stride."""
     grid = (30, 30, 30)
     centre = [3 * stride + c + size // 2 for c in corner]
     rois = place_rois([centre], grid, size=size)
@@ -409,7 +409,7 @@ def _alignment(corner: tuple[int, int, int], size: int, window: int, stride: int
     [((0, 0, 0), 0.977, 0.348), ((0, 1, 0), 0.914, 0.340), ((2, 0, 1), 0.874, 0.333), ((1, 2, 2), 0.852, 0.325)],
 )
 def test_ceiling_of_window_5_stride_3(corner: tuple[int, int, int], precision: float, mass: float) -> None:
-    """The published setting, by the region's place within the stride."""
+    """Ceilings of window 5 and stride 3, the published setting, by alignment of the region."""
     got = _alignment(corner, 5, 5, 3)
     assert got[0] == pytest.approx(precision, abs=5e-4) and got[1] == pytest.approx(mass, abs=5e-4)
 
@@ -430,13 +430,13 @@ def test_ceiling_of_window_5_stride_3(corner: tuple[int, int, int], precision: f
     ],
 )
 def test_ceiling_of_window_8_stride_4(corner: tuple[int, int, int], precision: float) -> None:
-    """The setting of the ResNet10, by the region's place within the stride."""
+    """Ceilings of window 8 and stride 4, as for ResNet10, by alignment of the region."""
     assert _alignment(corner, 8, 8, 4)[0] == pytest.approx(precision, abs=5e-4)
 
 
 @pytest.mark.parametrize(("size", "stride", "mean"), [(5, 3, 0.880), (8, 4, 0.733)])
 def test_mean_ceiling_over_all_alignments(size: int, stride: int, mean: float) -> None:
-    """27 and 64 of them; those that differ by the order of axes are computed once."""
+    """The mean over 27 and 64 alignments, computed once for those that differ by the order of axes."""
     corners = list(itertools.product(range(stride), repeat=3))
     values = {corner: _alignment(corner, size, size, stride)[0] for corner in {tuple(sorted(c)) for c in corners}}
     assert np.mean([values[tuple(sorted(c))] for c in corners]) == pytest.approx(mean, abs=5e-4)
@@ -447,14 +447,14 @@ def test_mean_ceiling_over_all_alignments(size: int, stride: int, mean: float) -
     [(0.9, 0.872, 0.896), (0.8, 0.752, 0.793), (0.7, 0.639, 0.691), (0.6, 0.532, 0.589)],
 )
 def test_shares_of_an_exact_model_as_worked_out(b: float, second: float, third: float) -> None:
-    """Shares of a score's own region with the published totals; the first score has one region."""
+    """Shares of a score's own region agree with those worked out from the published loads."""
     shares = expected_shares(np.array([70_614, 51_142, 67_549]), score_weights("intercorrelation", b=b))
     assert np.round(np.diag(shares), 3).tolist() == [1, second, third]
     np.testing.assert_allclose(shares.sum(axis=1), 1)
 
 
 def test_shares_are_those_of_the_exact_map() -> None:
-    """Mass of the map inside each region over that inside all."""
+    """Shares are the mass of the exact map within each region, divided by that in all."""
     _, rois, weights, masks = _oracle()
     totals = np.sum([loads(mask[0].numpy(), rois) for mask in masks], axis=0)
     seen = exact_map(masks.sum(dim=(0, 1)).numpy(), rois, weights[1])
@@ -463,6 +463,6 @@ def test_shares_are_those_of_the_exact_map() -> None:
 
 
 def test_untouched_regions_have_no_shares() -> None:
-    """NaN for the score of a region without lesions, the other as usual."""
+    """A score whose region has no lesions has shares of NaN."""
     shares = expected_shares(np.array([0.0, 2.0]), np.eye(2))
     assert np.isnan(shares[0]).all() and shares[1].tolist() == [0.0, 1.0]

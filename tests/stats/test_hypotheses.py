@@ -1,4 +1,4 @@
-"""Orderings of a paper are judged by paired intervals; hand-worked cases."""
+"""Hypotheses of a paper judged by paired intervals, on hand-worked cases."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SUBJECTS = [f"s{number}" for number in range(6)]
 BASE = [0.50, 0.60, 0.55, 0.70, 0.65, 0.58]
 # Mean 0.1; differences ±0.02 about it: t interval 0.1 ± 2.5706 · 0.021909 / √6 = [0.0770, 0.1230]
 UP = [0.62, 0.68, 0.67, 0.78, 0.77, 0.66]
-# The same by a tenth: mean 0.01, spread as before: [-0.0130, 0.0330]
+# A tenth of that difference: mean 0.01, spread as before: [-0.0130, 0.0330]
 NEAR = [0.53, 0.59, 0.58, 0.69, 0.68, 0.57]
 
 
@@ -25,8 +25,8 @@ def _values(**arms: list[float]) -> dict[str, dict[str, float]]:
     return {name: dict(zip(SUBJECTS, values, strict=False)) for name, values in arms.items()}
 
 
-def _judge(ordering: Hypothesis, direction: Direction = "higher", **arms: list[float]) -> Finding:
-    found = judge(ordering, list(arms), mean_contrast(_values(**arms)), direction=direction)
+def _judge(hypothesis: Hypothesis, direction: Direction = "higher", **arms: list[float]) -> Finding:
+    found = judge(hypothesis, list(arms), mean_contrast(_values(**arms)), direction=direction)
     assert found is not None
     return found
 
@@ -36,62 +36,62 @@ def _order(*groups: tuple[str, ...], **options: object) -> Hypothesis:
 
 
 class TestBetter:
-    """Better than."""
+    """Hypotheses with the relation "better"."""
 
     def test_supported(self) -> None:
-        """The interval of the paired difference lies above zero."""
+        """Supported if the interval of the paired difference lies above zero."""
         found = _judge(_order(("a",), ("b",)), a=UP, b=BASE)
         assert found.outcome == "supported"
         assert found.pairs[0].difference == pytest.approx((0.1, 0.0770, 0.1230, 6), abs=1e-4)
         assert found.decisive.slack == pytest.approx(0.0770, abs=1e-4)
 
     def test_not_supported(self) -> None:
-        """The interval lies below zero."""
+        """Not supported if the interval lies below zero."""
         found = _judge(_order(("b",), ("a",)), a=UP, b=BASE)
         assert (found.outcome, found.reason) == ("not supported", "the opposite in 1 of 1")
 
     def test_undecided(self) -> None:
-        """The interval holds zero."""
+        """Undecided if the interval contains zero."""
         found = _judge(_order(("a",), ("b",)), a=NEAR, b=BASE)
         assert (found.outcome, found.reason) == ("undecided", "0 of 1 supported")
 
     def test_lower_may_be_better(self) -> None:
-        """A distance is better where it is smaller."""
+        """For metrics where lower is better, the smaller value is better."""
         assert _judge(_order(("b",), ("a",)), "lower", a=UP, b=BASE).outcome == "supported"
 
     def test_margin(self) -> None:
-        """Better by more than the margin: the interval's near end decides, and its far end refutes."""
+        """With a margin, the near bound of the interval decides for support and the far bound against it."""
         assert _judge(_order(("a",), ("b",), margin=0.07), a=UP, b=BASE).outcome == "supported"
         assert _judge(_order(("a",), ("b",), margin=0.08), a=UP, b=BASE).outcome == "undecided"
         assert _judge(_order(("a",), ("b",), margin=0.13), a=UP, b=BASE).outcome == "not supported"
 
     def test_margin_where_lower_is_better(self) -> None:
-        """The margin is a distance to the better side, whichever that is."""
+        """The margin is a distance in the direction of better values."""
         assert _judge(_order(("b",), ("a",), margin=0.07), "lower", a=UP, b=BASE).outcome == "supported"
         assert _judge(_order(("b",), ("a",), margin=0.13), "lower", a=UP, b=BASE).outcome == "not supported"
 
     def test_every_member_against_every_member_of_the_next_group(self) -> None:
-        """Two, one and two members make four pairs; neighbours only."""
+        """Each member is compared with each of the next group: two, one and two members make four pairs."""
         arms = {name: UP for name in "abcde"}
         found = _judge(_order(("a", "b"), ("c",), ("d", "e")), **arms)
         assert [(one.first, one.second) for one in found.pairs] == [("a", "c"), ("b", "c"), ("c", "d"), ("c", "e")]
 
     def test_all_pairs_must_be_supported(self) -> None:
-        """One open pair leaves the statement open, and is the one that is shown."""
+        """One undecided pair makes the hypothesis undecided, and it is the decisive one."""
         found = _judge(_order(("a", "n"), ("b",)), a=UP, n=NEAR, b=BASE)
         assert (found.outcome, found.reason) == ("undecided", "1 of 2 supported")
         assert found.decisive.first == "n"
 
-    def test_one_pair_refutes(self) -> None:
-        """One pair on the wrong side is enough, and is the one that is shown."""
+    def test_one_pair_contradicts(self) -> None:
+        """One contradicted pair suffices for "not supported", and it is the decisive one."""
         found = _judge(
             _order(("a", "low"), ("b",)), a=UP, b=BASE, low=[2 * b - u for b, u in zip(BASE, UP, strict=True)]
         )
         assert (found.outcome, found.decisive.first) == ("not supported", "low")
 
-    def test_refuting_is_corrected_for_the_pairs(self) -> None:
-        """An interval below zero at 95 % but not at 1 − 5 %/4 refutes alone and not among four."""
-        # Mean -0.03 with the spread of UP − BASE has t = -3.354: p = 0.020, above 0.05/4.
+    def test_contradiction_is_corrected_for_the_pairs(self) -> None:
+        """Contradictions are corrected for the number of pairs: one of p = 0.02 counts alone and not among four."""
+        # A mean of -0.03 with the spread of UP − BASE has t = -3.354: p = 0.020, above 0.05/4.
         low = [b - 0.13 + (u - b) for b, u in zip(BASE, UP, strict=True)]
         p = stats.ttest_rel(low, BASE).pvalue
         assert 0.05 / 4 < p < 0.05
@@ -99,18 +99,18 @@ class TestBetter:
         others = {name: UP for name in ("c", "d", "e")}
         assert _judge(_order(("low", "c", "d", "e"), ("b",)), low=low, b=BASE, **others).outcome == "undecided"
 
-    def test_five_subjects_decide_nothing(self) -> None:
-        """However large the difference is."""
+    def test_five_subjects_are_undecided(self) -> None:
+        """With five subjects, the hypothesis is undecided, however large the difference."""
         found = _judge(_order(("a",), ("b",)), a=[9.0, 9.1, 9.2, 9.3, 9.1], b=BASE[:5])
         assert (found.outcome, found.reason) == ("undecided", "a and b share 5 subjects, fewer than 6")
 
-    def test_only_subjects_that_both_have(self) -> None:
-        """A subject without a value on one side is in no pair."""
+    def test_only_common_subjects_are_compared(self) -> None:
+        """A subject without a value on one side is left out of the pair."""
         found = _judge(_order(("a",), ("b",)), a=[*UP[:5], np.nan], b=BASE)
         assert found.pairs[0].difference.n == 5
 
     def test_no_common_subject(self) -> None:
-        """No pair, no difference: not one of zero."""
+        """Without common subjects, the difference is NaN and not zero."""
         contrast = mean_contrast({"a": {"s1": 1.0}, "b": {"s2": 1.0}})
         value, low, high, n = contrast("a", "b", 0.95)
         assert np.isnan([value, low, high]).all()
@@ -118,30 +118,30 @@ class TestBetter:
 
 
 class TestPresence:
-    """What is not in the run."""
+    """Hypotheses about configurations that are not in the run."""
 
     def test_does_not_apply(self) -> None:
-        """Without a single pair there is nothing to say."""
+        """Without any pair, the hypothesis does not apply."""
         assert judge(_order(("x",), ("b",)), ["b"], mean_contrast(_values(b=BASE)), direction="higher") is None
 
-    def test_a_missing_pair_keeps_it_open(self) -> None:
-        """What was not tested is not supported."""
+    def test_missing_pair_is_undecided(self) -> None:
+        """With a missing pair, the hypothesis is undecided even if all others support it."""
         found = _judge(_order(("a", "x"), ("b",)), a=UP, b=BASE)
         assert (found.outcome, found.absent) == ("undecided", ("x",))
         assert found.reason == "1 of 1 supported; without x"
 
-    def test_a_missing_pair_does_not_hide_a_contradiction(self) -> None:
-        """The opposite in one pair refutes the whole."""
+    def test_a_contradiction_counts_despite_a_missing_pair(self) -> None:
+        """With a missing pair, a contradiction still counts."""
         assert _judge(_order(("b", "x"), ("a",)), a=UP, b=BASE).outcome == "not supported"
 
-    def test_neighbours_of_an_absent_group_meet(self) -> None:
-        """From a > x > b follows a > b, which can be tested without x."""
+    def test_neighbours_of_a_missing_group_are_compared(self) -> None:
+        """If a group is missing, its neighbours are compared: a > x > b implies a > b."""
         found = _judge(_order(("a",), ("x",), ("b",)), a=UP, b=BASE)
         assert [(pair.first, pair.second) for pair in found.pairs] == [("a", "b")]
         assert (found.outcome, found.absent) == ("undecided", ("x",))
 
     def test_labels_are_sets(self) -> None:
-        """FLAIR+T2w of the run is T2w+FLAIR of the paper."""
+        """The order of joined names does not matter: FLAIR+T2w is T2w+FLAIR."""
         values = {"FLAIR+T2w": dict(zip(SUBJECTS, UP, strict=True)), "FLAIR": dict(zip(SUBJECTS, BASE, strict=True))}
         found = judge(_order(("T2w+FLAIR",), ("FLAIR",)), list(values), mean_contrast(values), direction="higher")
         assert found is not None
@@ -149,30 +149,30 @@ class TestPresence:
 
 
 class TestEquivalent:
-    """Two one-sided tests."""
+    """Hypotheses with the relation "equivalent", by two one-sided tests."""
 
     # 90 % interval of NEAR − BASE: 0.01 ± 2.0150 · 0.021909 / √6 = [-0.0080, 0.0280]
     def test_supported(self) -> None:
-        """The interval of level 90 % lies within the margin; that of 95 % need not."""
+        """Supported if the 90 % interval lies within the margin, whatever the 95 % interval."""
         found = _judge(_order(("a", "b"), relation="equivalent", margin=0.03), a=NEAR, b=BASE)
         assert found.outcome == "supported"
         assert found.decisive.slack == pytest.approx(0.03 - 0.0280, abs=1e-4)
         assert found.decisive.difference.high == pytest.approx(0.0330, abs=1e-4)
 
     def test_undecided(self) -> None:
-        """The interval reaches over the margin."""
+        """Undecided if the interval exceeds the margin."""
         found = _judge(_order(("a", "b"), relation="equivalent", margin=0.025), a=NEAR, b=BASE)
         assert found.outcome == "undecided"
 
     def test_not_supported(self) -> None:
-        """The interval lies wholly outside, on either side."""
+        """Not supported if the interval lies outside the margin, on either side."""
         for pair in (("a", "b"), ("b", "a")):
             found = _judge(_order(pair, relation="equivalent", margin=0.05), a=UP, b=BASE)
             assert found.outcome == "not supported"
 
     @pytest.mark.parametrize("margin", [0.005, 0.012, 0.027, 0.029, 0.05])
     def test_agrees_with_scipy(self, margin: float) -> None:
-        """Supported exactly where the larger p of scipy's two one-sided tests is below 5 %."""
+        """The result agrees with scipy's two one-sided tests: supported if the larger p is below 5 %."""
         found = _judge(_order(("a", "b"), relation="equivalent", margin=margin), a=NEAR, b=BASE)
         delta = np.subtract(NEAR, BASE)
         above = stats.ttest_1samp(delta, -margin, alternative="greater").pvalue
@@ -186,7 +186,7 @@ class TestEquivalent:
 
 
 class TestReaches:
-    """At least a level."""
+    """Hypotheses with the relation "reaches"."""
 
     # BASE: mean 0.5967, SD 0.07118, interval ± 2.5706 · 0.07118 / √6 = [0.5220, 0.6714]
     @pytest.mark.parametrize(
@@ -200,14 +200,14 @@ class TestReaches:
         ],
     )
     def test_outcome(self, level: float, direction: Direction, outcome: str) -> None:
-        """The interval of the mean against the level, from the better side."""
+        """The interval of the mean is compared with the level, in the direction of better values."""
         found = _judge(_order(("a",), relation="reaches", margin=level), direction, a=BASE)
         assert found.outcome == outcome
         assert found.pairs[0].difference == pytest.approx((0.5967, 0.5220, 0.6714, 6), abs=1e-4)
 
 
 class TestPooled:
-    """Differences of a statistic of all subjects."""
+    """Differences of a statistic over all subjects."""
 
     @staticmethod
     def _columns(rng: np.random.Generator, noise: float) -> dict[str, dict[str, float]]:
@@ -224,7 +224,7 @@ class TestPooled:
         return float(np.corrcoef(columns["truth"], columns["found"])[0, 1])
 
     def test_equals_a_paired_bootstrap(self) -> None:
-        """Both sides see the same draws: as the bootstrap of the difference over subjects."""
+        """The interval agrees with a bootstrap of the difference, with the same draws for both sides."""
         rng = np.random.default_rng(0)
         values = {"a": self._columns(rng, 0.5), "b": self._columns(rng, 6.0)}
         contrast = pooled_contrast(values, self._correlation, rng=lambda: np.random.default_rng(3), draws=300)
@@ -241,8 +241,8 @@ class TestPooled:
         found = contrast("a", "b", 0.95)
         assert found == pytest.approx((expected.value, expected.low, expected.high, 12), abs=1e-9)
 
-    def test_equal_sides_differ_by_nothing(self) -> None:
-        """A configuration against itself has no interval, since every resample gives zero."""
+    def test_difference_of_a_configuration_with_itself_is_zero(self) -> None:
+        """The difference of a configuration with itself is 0 without an interval."""
         columns = self._columns(np.random.default_rng(0), 1.0)
         contrast = pooled_contrast(
             {"a": columns, "b": columns}, self._correlation, rng=lambda: np.random.default_rng(0)
@@ -251,8 +251,8 @@ class TestPooled:
         assert (value, n) == (0.0, 12)
         assert np.isnan(low)
 
-    def test_repeats(self) -> None:
-        """Every pair starts the generator anew: the same numbers in whatever order pairs are asked for."""
+    def test_pairs_are_independent(self) -> None:
+        """The interval of a pair does not depend on other pairs computed before."""
         rng = np.random.default_rng(1)
         values = {name: self._columns(rng, noise) for name, noise in (("a", 0.5), ("b", 3.0), ("c", 6.0))}
 
@@ -263,7 +263,7 @@ class TestPooled:
         two("b", "c", 0.95)  # type: ignore[operator]
         assert one("a", "c", 0.95) == two("a", "c", 0.95)  # type: ignore[operator]
 
-    def test_remembers_multisets(self) -> None:
+    def test_statistic_is_cached_per_multiset(self) -> None:
         """The statistic is computed once per side and multiset of subjects."""
         calls = []
 

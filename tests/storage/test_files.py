@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and the machine's cores are counted once."""
+"""Files are written completely or not at all, and usable cores are counted."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from harness.storage.files import checksum, replace_file
     ("content", "expected"), [("µ\r\n", b"\xc2\xb5\r\n"), (b"\x00", b"\x00"), (memoryview(b"a"), b"a")]
 )
 def test_content_is_written_as_it_is(tmp_path: Path, content: str | bytes | memoryview, expected: bytes) -> None:
-    """Text is UTF-8 with its own line ends; missing folders are made."""
+    """Text is written as UTF-8 with its own line ends, and missing folders are created."""
     replace_file(tmp_path / "new" / "file", content)
     assert (tmp_path / "new" / "file").read_bytes() == expected
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:
-    """A content that cannot be encoded is found before anything is replaced."""
+def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
+    """If the content cannot be encoded, the old file is kept."""
     replace_file(tmp_path / "file", "old")
     with pytest.raises(UnicodeEncodeError):
         replace_file(tmp_path / "file", "\ud800")
@@ -29,16 +29,16 @@ def test_a_failed_write_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "old"
 
 
-def test_a_failed_replacement_leaves_no_part(tmp_path: Path) -> None:
-    """A folder in the way stays, and nothing lies beside it."""
+def test_failed_replacement_leaves_no_file(tmp_path: Path) -> None:
+    """If a folder is in the way, the write fails and leaves no other file."""
     (tmp_path / "file").mkdir()
     with pytest.raises(OSError, match="file"):
         replace_file(tmp_path / "file", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_file_is_as_readable_as_the_user_wants(tmp_path: Path) -> None:
-    """What others of a group read is not made private on its way."""
+def test_file_permissions_follow_the_umask(tmp_path: Path) -> None:
+    """A new file has the permissions of the user's umask."""
     before = os.umask(0o027)
     try:
         replace_file(tmp_path / "file", "")
@@ -48,10 +48,8 @@ def test_a_file_is_as_readable_as_the_user_wants(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("durable", [True, False])
-def test_only_what_cannot_be_made_again_waits_for_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool
-) -> None:
-    """Thousands of prepared arrays need no loss of power in mind."""
+def test_only_durable_files_are_synchronised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool) -> None:
+    """Only durable files are synchronised to disk."""
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", synced.append)
     replace_file(tmp_path / "file", "", durable=durable)
@@ -59,13 +57,13 @@ def test_only_what_cannot_be_made_again_waits_for_the_disk(
 
 
 def test_checksum_is_sha256(tmp_path: Path) -> None:
-    """The empty file has the well-known value."""
+    """The checksum is SHA-256, here of an empty file."""
     (tmp_path / "empty").touch()
     assert checksum(tmp_path / "empty").startswith("e3b0c44298fc1c149afbf4c8996fb924")
 
 
 def test_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A scheduler may allow fewer than there are; where nobody says so, all count."""
+    """Cores are counted by the CPU affinity of the process, or all if there is none."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
     assert usable_cores() == 3
     monkeypatch.delattr(os, "sched_getaffinity")

@@ -1,4 +1,4 @@
-"""The store: whole or not at all, and nothing that cannot be trusted."""
+"""The store commits cells completely or not at all, and verifies what it reads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def made(tmp_path: Path) -> Any:
-    """Make a completed folder of a cell, as a worker does."""
+    """A function that makes a completed folder of a cell, as a worker does."""
 
     def make(identity: str = "abc", *, content: str = "weights", state: Any = "done", **more: Any) -> Path:
         folder = tmp_path / f"work-{identity}-{content}-{state}"
@@ -36,43 +36,43 @@ def made(tmp_path: Path) -> Any:
 
 
 def test_record_lists_every_file_with_its_checksum(made: Any) -> None:
-    """Completing a folder writes down what is in it."""
+    """The record lists every file with its checksum."""
     folder = made()
     assert json.loads((folder / RECORD).read_text())["artifacts"] == {"weights.bin": checksum(folder / "weights.bin")}
 
 
 def test_committed_cell_is_found(store: Store, made: Any) -> None:
-    """A cell that was committed has a record and its artifacts."""
+    """A committed cell has a record and its artifacts."""
     record = store.commit(made(seconds=2.5, facts={"epochs": 3}))
     assert store.get("train", "abc") == record
     assert (record.seconds, record.facts) == (2.5, {"epochs": 3})
     assert store.artifact(record, "weights.bin").read_text() == "weights"
 
 
-def test_cell_that_is_not_there_is_none(store: Store) -> None:
-    """Nothing is no error."""
+def test_missing_cell_is_none(store: Store) -> None:
+    """A cell that was not committed has no record, without an error."""
     assert store.get("train", "abc") is None
     assert store.failure("abc") is None
     assert list(store.records("train")) == []
 
 
-def test_first_of_two_commits_stays(store: Store, made: Any) -> None:
-    """Equal identities mean equal content, so a second one changes nothing."""
+def test_second_commit_keeps_the_first(store: Store, made: Any) -> None:
+    """A second commit of the same cell keeps the first."""
     store.commit(made(content="first"))
     store.commit(made(content="second"))
     record = store.get("train", "abc")
     assert record is not None and store.artifact(record, "weights.bin").read_text() == "first"
 
 
-def test_commit_leaves_nothing_beside_the_cell(store: Store, made: Any) -> None:
-    """No temporary folder stays, of a first and of a second commit."""
+def test_commit_leaves_no_temporary_folder(store: Store, made: Any) -> None:
+    """Commits leave no temporary folder."""
     for content in ("first", "second"):
         store.commit(made(content=content))
     assert [path.name for path in (store.root / "train").iterdir()] == ["abc"]
 
 
-def test_cells_are_as_readable_as_other_files(store: Store, made: Any, tmp_path: Path) -> None:
-    """Colleagues can read a shared store: temporary files are private, what stays is not."""
+def test_cell_permissions_follow_the_umask(store: Store, made: Any, tmp_path: Path) -> None:
+    """Files of a cell have the permissions of the user's umask."""
     store.commit(made())
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
@@ -82,7 +82,7 @@ def test_cells_are_as_readable_as_other_files(store: Store, made: Any, tmp_path:
 
 
 def test_interrupted_commit_does_not_count(store: Store, made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed before the rename, the cell is missing; the same command then completes it."""
+    """A commit killed before the rename does not count, and a second one succeeds."""
 
     def killed(self: Path, target: Path) -> Path:
         raise KeyboardInterrupt
@@ -95,8 +95,8 @@ def test_interrupted_commit_does_not_count(store: Store, made: Any, monkeypatch:
     assert store.get("train", "abc") is not None
 
 
-def test_half_written_folder_does_not_count_and_is_replaced(store: Store, made: Any) -> None:
-    """A cell's folder without a record is nobody's."""
+def test_incomplete_folder_is_replaced(store: Store, made: Any) -> None:
+    """A cell folder without a record does not count and is replaced."""
     half = store.folder("train", "abc")
     half.mkdir(parents=True)
     (half / "weights.bin").write_text("half")
@@ -106,8 +106,8 @@ def test_half_written_folder_does_not_count_and_is_replaced(store: Store, made: 
     assert store.artifact(record, "weights.bin").read_text() == "weights"
 
 
-def test_rename_that_fails_is_no_success(store: Store, made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk is an error, not a cell."""
+def test_failed_rename_raises(store: Store, made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the rename fails, for example on a full disk, an error is raised."""
 
     def full(self: Path, target: Path) -> Path:
         raise OSError(28, "No space left on device")
@@ -117,8 +117,8 @@ def test_rename_that_fails_is_no_success(store: Store, made: Any, monkeypatch: p
         store.commit(made())
 
 
-def test_artifact_damaged_on_its_way_is_refused(store: Store, made: Any) -> None:
-    """What arrives must be what the worker wrote."""
+def test_artifact_damaged_before_the_commit_is_refused(store: Store, made: Any) -> None:
+    """An artifact that changed before the commit is refused."""
     folder = made()
     (folder / "weights.bin").write_text("other")
     with pytest.raises(StoreError, match=r"artifact weights\.bin of cell abc was damaged on its way to the store"):
@@ -128,7 +128,7 @@ def test_artifact_damaged_on_its_way_is_refused(store: Store, made: Any) -> None
 
 @pytest.mark.parametrize("damage", ["changed", "missing"])
 def test_artifact_damaged_in_the_store_is_refused(store: Store, made: Any, damage: str) -> None:
-    """A changed or missing file says what to delete and what to do then."""
+    """A changed or missing artifact raises an error that suggests what to delete."""
     record = store.commit(made())
     path = store.folder("train", "abc") / "weights.bin"
     path.write_text("other") if damage == "changed" else path.unlink()
@@ -139,7 +139,7 @@ def test_artifact_damaged_in_the_store_is_refused(store: Store, made: Any, damag
 
 
 def test_artifact_that_is_not_listed(store: Store, made: Any) -> None:
-    """A file that merely lies there was not made by the cell."""
+    """A file that the record does not list is not an artifact."""
     record = store.commit(made())
     (store.folder("train", "abc") / "extra").touch()
     with pytest.raises(StoreError, match=r"cell abc has no artifact 'extra'; it has weights\.bin"):
@@ -147,8 +147,8 @@ def test_artifact_that_is_not_listed(store: Store, made: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "sub/../../secret", "..", ""])
-def test_record_cannot_name_a_file_outside_its_folder(store: Store, made: Any, name: str) -> None:
-    """Not when it is taken over, and not when it lies in the store."""
+def test_record_with_a_path_outside_its_folder_is_refused(store: Store, made: Any, name: str) -> None:
+    """A record with an artifact path outside its folder is refused, on commit and on read."""
     folder = made()
     record = json.loads((folder / RECORD).read_text())
     record["artifacts"] = {name: "0" * 64}
@@ -161,7 +161,7 @@ def test_record_cannot_name_a_file_outside_its_folder(store: Store, made: Any, n
 
 
 def test_link_out_of_the_folder_is_refused(store: Store, made: Any, tmp_path: Path) -> None:
-    """A link to elsewhere is elsewhere, even with the right content."""
+    """A symbolic link out of the folder is refused, even if the content is correct."""
     record = store.commit(made())
     path = store.folder("train", "abc") / "weights.bin"
     shutil.copy(path, tmp_path / "elsewhere")
@@ -174,8 +174,8 @@ def test_link_out_of_the_folder_is_refused(store: Store, made: Any, tmp_path: Pa
 @pytest.mark.parametrize(
     ("field", "value"), [("identity", "../../x"), ("stage", "../x"), ("stage", "other"), ("group", "../x")]
 )
-def test_record_cannot_name_a_place_outside_the_store(store: Store, made: Any, field: str, value: str) -> None:
-    """Identity, stage and group are folder names; a worker cannot choose others."""
+def test_record_with_a_path_outside_the_store_is_refused(store: Store, made: Any, field: str, value: str) -> None:
+    """A record whose identity, stage or group is not a plain folder name is refused."""
     folder = made()
     record = {**json.loads((folder / RECORD).read_text()), field: value}
     (folder / RECORD).write_text(json.dumps(record))
@@ -184,11 +184,11 @@ def test_record_cannot_name_a_place_outside_the_store(store: Store, made: Any, f
 
 
 class TestValues:
-    """Records of values lie below the cell that they judge, one for each time that metrics were added."""
+    """Records of values are stored in the group of the cell that they evaluate."""
 
     @pytest.fixture
     def valued(self, tmp_path: Path) -> Any:
-        """Make a completed folder of values of some metrics."""
+        """A function that makes a completed folder with values of some metrics."""
 
         def make(identity: str, *metrics: str, group: str = "cell", stage: Any = "score", state: Any = "done") -> Path:
             folder = tmp_path / f"work-{stage}-{group}-{identity}-{state}"
@@ -201,7 +201,7 @@ class TestValues:
         return make
 
     def test_all_values_of_a_cell_are_found(self, store: Store, valued: Any) -> None:
-        """Whatever metrics were added when, by identity; other cells and stages have their own."""
+        """All values of a cell and stage are found, whenever they were added."""
         made = [store.commit(valued(*given)) for given in (("b", "dice"), ("a", "auc", "icc"))]
         store.commit(valued("c", "dice", group="other"))
         store.commit(valued("d", "curve", stage="probe"))
@@ -211,19 +211,21 @@ class TestValues:
         assert made[1].metrics == {"auc": "id-auc", "icc": "id-icc"}
 
     def test_cells_without_values_have_no_group(self, store: Store, made: Any) -> None:
-        """A training is no value of anything."""
+        """Cells without metrics have no group."""
         store.commit(made())
         assert store.evaluations("train", "") == ()
 
     def test_values_lie_in_the_folder_of_their_group(self, store: Store, valued: Any) -> None:
-        """The record is found with its group alone, and its artifacts with it."""
+        """The record and artifacts of values are found in the folder of their group."""
         record = store.commit(valued("a", "dice"))
         assert store.folder("score", "a", group="cell") == store.root / "score" / "cell" / "a"
         assert store.get("score", "a", group="cell") == record and store.get("score", "a") is None
         assert json.loads(store.artifact(record, "values.json").read_text()) == ["dice"]
 
-    def test_interrupted_commit_is_no_value(self, store: Store, valued: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Killed before the rename inside a group, nothing is found; sweeping removes what lies there."""
+    def test_interrupted_commit_of_values_does_not_count(
+        self, store: Store, valued: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A commit of values killed before the rename does not count, and sweeping removes its files."""
 
         def killed(self: Path, target: Path) -> Path:
             raise KeyboardInterrupt
@@ -231,7 +233,7 @@ class TestValues:
         kept = store.commit(valued("a", "dice"))
         with monkeypatch.context() as patch:
             patch.setattr(Path, "rename", killed)
-            patch.setattr(shutil, "rmtree", lambda *given, **named: None)  # as if the process were gone
+            patch.setattr(shutil, "rmtree", lambda *given, **named: None)  # as if the process had ended
             with pytest.raises(KeyboardInterrupt):
                 store.commit(valued("b", "auc"))
         assert len(list((store.root / "score" / "cell").iterdir())) == 2
@@ -241,13 +243,13 @@ class TestValues:
         assert store.evaluations("score", "cell") == (kept,)
 
     def test_failed_values_are_kept_apart(self, store: Store, valued: Any) -> None:
-        """A failure is listed and is no value."""
+        """Failed values are listed as failures and do not count as values."""
         store.commit(valued("a", "dice", state="failed"))
         assert store.evaluations("score", "cell") == ()
         assert store.failure("a") is not None
 
     def test_damaged_record_is_named(self, store: Store, valued: Any) -> None:
-        """Nothing is pooled in silence without a record that cannot be read."""
+        """A damaged record of values raises an error that names it."""
         store.commit(valued("a", "dice"))
         (store.folder("score", "a", group="cell") / RECORD).write_text("{")
         with pytest.raises(StoreError, match=r"cell.a.record\.json cannot be read"):
@@ -256,7 +258,7 @@ class TestValues:
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"identity": 1}'])
 def test_record_that_cannot_be_read(store: Store, made: Any, text: str) -> None:
-    """A broken record says which file and what to do."""
+    """A damaged record raises an error that names the file and a remedy."""
     store.commit(made())
     (store.folder("train", "abc") / RECORD).write_text(text)
     with pytest.raises(
@@ -266,7 +268,7 @@ def test_record_that_cannot_be_read(store: Store, made: Any, text: str) -> None:
 
 
 def test_record_of_another_cell(store: Store, made: Any) -> None:
-    """A folder that was copied by hand is noticed."""
+    """A record in the folder of another cell raises an error."""
     store.commit(made())
     shutil.copytree(store.folder("train", "abc"), store.folder("train", "xyz"))
     shutil.copytree(store.folder("train", "abc"), store.folder("score", "abc"))
@@ -276,7 +278,7 @@ def test_record_of_another_cell(store: Store, made: Any) -> None:
 
 
 def test_failure_is_kept_apart_with_its_traceback(store: Store, made: Any) -> None:
-    """A failed cell is not done; its error and where it was raised can be read."""
+    """The error and traceback of a failed cell are stored, and the cell is not done."""
     store.commit(made(state="failed", content="Traceback …", error="ValueError: no"))
     assert store.get("train", "abc") is None
     failure = store.failure("abc")
@@ -285,21 +287,21 @@ def test_failure_is_kept_apart_with_its_traceback(store: Store, made: Any) -> No
 
 
 def test_failure_never_overwrites_a_result(store: Store, made: Any) -> None:
-    """What is done stays done."""
+    """A failure does not replace a done cell."""
     done = store.commit(made())
     store.commit(made(state="failed", error="ValueError: no"))
     assert store.get("train", "abc") == done and store.failure("abc") is None
 
 
 def test_success_removes_the_failure(store: Store, made: Any) -> None:
-    """A cell that succeeds at last is listed as failed no more."""
+    """A success removes the recorded failure."""
     store.commit(made(state="failed", error="ValueError: no"))
     store.commit(made())
     assert store.failure("abc") is None and list((store.root / "failed").iterdir()) == []
 
 
 def test_records_lists_what_is_done(store: Store, made: Any) -> None:
-    """Finished cells by identity, without failures and leftovers."""
+    """``records`` lists done cells without failures and leftovers."""
     for identity in ("b", "a"):
         store.commit(made(identity))
     store.commit(made("c", state="failed", error="x"))
@@ -307,8 +309,8 @@ def test_records_lists_what_is_done(store: Store, made: Any) -> None:
     assert [record.identity for record in store.records("train")] == ["a", "b"]
 
 
-def test_sweep_removes_leftovers_and_nothing_else(store: Store, made: Any) -> None:
-    """What a killed process left behind goes; cells stay."""
+def test_sweep_removes_only_leftovers(store: Store, made: Any) -> None:
+    """Sweeping removes leftovers of killed processes and keeps cells."""
     store.commit(made())
     leftovers = [
         store.root / "train" / ".abc-x1",
@@ -327,7 +329,7 @@ def test_sweep_removes_leftovers_and_nothing_else(store: Store, made: Any) -> No
 
 
 def test_adopted_record_is_flagged_and_shares_its_files(store: Store, made: Any) -> None:
-    """A record of older code under today's identity says so; both can be read."""
+    """A record adopted under another identity is flagged and shares the files of the original."""
     old = store.commit(made())
     adopted = store.adopt(old, "new")
     assert adopted.reused_code and not old.reused_code
@@ -337,7 +339,7 @@ def test_adopted_record_is_flagged_and_shares_its_files(store: Store, made: Any)
 
 
 def test_damaged_record_is_not_adopted(store: Store, made: Any) -> None:
-    """Older code is accepted, damage is not; nothing is left behind."""
+    """A damaged record is not adopted."""
     old = store.commit(made())
     (store.folder("train", "abc") / "weights.bin").write_text("other")
     with pytest.raises(StoreError, match="has changed"):
@@ -345,22 +347,22 @@ def test_damaged_record_is_not_adopted(store: Store, made: Any) -> None:
     assert [path.name for path in (store.root / "train").iterdir()] == ["abc"]
 
 
-def test_configuration_is_remembered(store: Store) -> None:
-    """The store knows what a configuration's id means."""
+def test_configuration_is_stored(store: Store) -> None:
+    """The configuration of an id is stored."""
     described = {key: {} for key in ("name", "version", "targets", "adapter", "split", "model", "recipe")}
     one = Configuration(described, {"noise": 0.1}, "quick", "f")
     store.remember(one)
     assert store.configuration(one.id) == one
 
 
-def test_configuration_that_is_not_there(store: Store) -> None:
-    """An unknown id is an error that names the store."""
+def test_unknown_configuration(store: Store) -> None:
+    """An unknown configuration raises an error that names the store."""
     with pytest.raises(StoreError, match="no configuration xyz in .*store"):
         store.configuration("xyz")
 
 
-def test_json_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
-    """The old file stays, and no temporary one."""
+def test_failed_json_write_leaves_no_file(tmp_path: Path) -> None:
+    """If JSON cannot be written, the old file is kept and no temporary file is left."""
     write_json(tmp_path / "a.json", {"x": 1})
     with pytest.raises(TypeError):
         write_json(tmp_path / "a.json", {"x": object()})

@@ -1,9 +1,9 @@
-"""Can one network tell age, smile and hair from a small portrait? A task that uses every seam at once.
+"""Can one network predict age, smile and hair from a small portrait? A task that uses all interfaces.
 
-Three targets of different kinds, one scalar input, two portraits a subject, a fixed
-test set beside stratified folds whose networks are averaged, a gate that can be
+It has three targets of different kinds, one scalar input, two portraits per subject, a
+fixed test set beside stratified folds whose networks are averaged, a gate that can be
 explained, explanations of chosen samples, a metric that runs the network again, and
-pixels instead of a grid. It is installed as a third party's package by the tests.
+pixels without a grid. The tests install it as a third-party package.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ COLOURS = {"black": (30, 30, 30), "blond": (220, 200, 90), "red": (190, 60, 40)}
 
 @PHANTOMS.register("portraits", layout="pictures")
 def portraits(seed: int, number: int) -> list[PhantomPicture]:
-    """Two portraits of one subject, 16 × 16: hair above, the smile below, age as the brightness of the face."""
+    """Two portraits of one subject, 16 × 16: hair at the top, smile at the bottom, age as brightness."""
     rng = generator(seed, "portraits", number)
     hair, age = HAIR[number % 3], float(rng.uniform(20, 80))
     made = []
@@ -62,7 +62,7 @@ def portraits(seed: int, number: int) -> list[PhantomPicture]:
 
 
 class Gated(nn.Module):
-    """A convolution, pooled to a grid, gated by a scalar input, and one linear head for all targets."""
+    """A convolution, pooled to a grid and gated by a scalar input, with one linear head for all targets."""
 
     exposes = ("gate",)
 
@@ -91,13 +91,13 @@ class Gated(nn.Module):
 
 @MODELS.register("gated", source="this test")
 def gated(inputs: Sequence[Input], targets: Sequence[Target], *, width: int = 8) -> nn.Module:
-    """A small network of a picture and a scalar."""
+    """A small network with a picture and a scalar as inputs."""
     return Gated(inputs, targets, width)
 
 
 @metric("fall_when_masked", source="this test", direction="higher", range=(-np.inf, np.inf), level="probe")
 def fall_when_masked(explanation: Array, image: Array, predict: Predict, *, share: float = 0.1) -> float:
-    """How far the explained scalar moves when the most relevant pixels are set to grey."""
+    """Change of the explained scalar if the most relevant pixels are set to grey."""
     relevance = np.abs(explanation).sum(axis=0)
     masked = np.where(relevance >= np.quantile(relevance, 1 - share), 0.5, image)
     before, after = predict(np.stack([image, masked]))

@@ -1,4 +1,4 @@
-"""A task that uses every seam runs through the console command, with Ray and without, and resumes after a kill."""
+"""A study that uses all interfaces runs by the console command, with and without Ray, and resumes after a kill."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GATE, SMILES = "gate", "smiles"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as an installation leaves it: the package, and its entry points in metadata."""
+    """A folder with an installed package and its entry points."""
     folder = tmp_path_factory.mktemp("site")
     package, metadata = folder / "portraits_study", folder / "portraits_study-0.1.dist-info"
     package.mkdir()
@@ -40,14 +40,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def environment(site: Path) -> dict[str, str]:
-    """Of a user who has the package installed."""
+    """Environment of a process that has the package installed."""
     return {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
-def run(site: Path, folder: Path, *words: str) -> str:
-    """Run the console command in a folder of its own; what it prints."""
+def run(site: Path, folder: Path, *overrides: str) -> str:
+    """Run the console command in a folder and return its output."""
     done = subprocess.run(
-        [sys.executable, "-c", COMMAND, "run", "task=portraits", *words],
+        [sys.executable, "-c", COMMAND, "run", "task=portraits", *overrides],
         cwd=folder, env=environment(site), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -55,7 +55,7 @@ def run(site: Path, folder: Path, *words: str) -> str:
 
 
 def table(folder: Path, end: str = "") -> list[dict[str, str]]:
-    """The leaderboard's rows without what may differ between two runs."""
+    """Rows of the leaderboard without columns that may differ between runs."""
     path = folder / "harness-runs" / "leaderboards" / "portraits" / f"default{end}.csv"
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -70,14 +70,14 @@ def records(folder: Path, stage: str) -> list[dict[str, object]]:
 
 @pytest.fixture(scope="module")
 def finished(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which the default command was run without Ray."""
+    """The folder of a run with the default command without Ray."""
     folder = tmp_path_factory.mktemp("a study, 50% done")
     run(site, folder, "ray=off")
     return folder
 
 
 def test_three_kinds_of_targets_share_one_network(finished: Path) -> None:
-    """A number, a binary and a classes target each have their metrics in one row."""
+    """A number, a binary and a classes target have their metrics in one row."""
     (row,) = table(finished)
     assert all(row[name] for name in ("r2", "auroc", "balanced_accuracy", "brier"))
 
@@ -90,8 +90,8 @@ def test_fixed_test_set_is_predicted_by_all_folds_averaged(finished: Path) -> No
     assert row["auroc"] and row["auroc_validation"]
 
 
-def test_both_samples_of_a_subject_are_on_one_side(finished: Path) -> None:
-    """Two visits have two predictions, and no subject is in two of training, validation and test."""
+def test_both_samples_of_a_subject_are_in_the_same_set(finished: Path) -> None:
+    """Both samples of a subject are in the same set of a split."""
     for record in records(finished, "train"):
         folder = finished / "harness-runs" / "store" / "train" / str(record["identity"])
         split = json.loads((folder / "split.json").read_text())
@@ -101,28 +101,28 @@ def test_both_samples_of_a_subject_are_on_one_side(finished: Path) -> None:
 
 
 def test_explanations_of_chosen_samples(finished: Path) -> None:
-    """At most three samples of each fold are explained, all of them classified correctly."""
+    """With a rule, at most three samples of each fold are explained, and otherwise more."""
     chosen = [one["facts"]["samples"] for one in records(finished, "explain") if one["label"] == SMILES]  # type: ignore[index]
-    everyone = [one["facts"]["samples"] for one in records(finished, "explain") if one["label"] == GATE]  # type: ignore[index]
+    all_samples = [one["facts"]["samples"] for one in records(finished, "explain") if one["label"] == GATE]  # type: ignore[index]
     assert chosen and all(1 <= len(one) <= 3 for one in chosen)
-    assert all(len(one) > 3 for one in everyone)
+    assert all(len(one) > 3 for one in all_samples)
 
 
 def test_exposed_scalar_is_explained(finished: Path) -> None:
-    """The gate has maps of one combined channel under its own name."""
+    """The exposed gate has maps with one combined channel."""
     facts = [one["facts"] for one in records(finished, "explain") if one["label"] == GATE]
     assert {(tuple(one["outputs"]), tuple(one["channels"])) for one in facts} == {(("gate",), ("all",))}  # type: ignore[index]
 
 
 def test_probe_metric_ranks_explanations(finished: Path) -> None:
-    """The metric that runs the network again has a value for every explanation, and ranks them."""
+    """The probe metric has a value for every explanation."""
     rows = table(finished, "-explanations")
     assert {row["attribution"] for row in rows} == {"gate", "random", "saliency", "smiles"}
     assert all(float(row["fall_when_masked"]) >= 0 for row in rows)
 
 
 def test_run_ends_in_mlflow_and_report(finished: Path) -> None:
-    """The database names the configuration, and the report stands beside the table."""
+    """The MLflow database contains the configuration, and the report its metrics."""
     out = finished / "harness-runs"
     with sqlite3.connect(out / "mlflow.db") as database:
         names = {name for (name,) in database.execute("select name from runs")}
@@ -132,18 +132,18 @@ def test_run_ends_in_mlflow_and_report(finished: Path) -> None:
 
 
 def test_repeated_command_computes_nothing(finished: Path, site: Path) -> None:
-    """The store holds every cell."""
+    """Repeating the command computes no cell."""
     before = {str(path): path.stat().st_mtime_ns for path in (finished / "harness-runs" / "store").rglob("record.json")}
-    said = run(site, finished, "ray=off")
+    output = run(site, finished, "ray=off")
     after = {str(path): path.stat().st_mtime_ns for path in (finished / "harness-runs" / "store").rglob("record.json")}
     assert before == after
-    assert ", 0 to do" in said
+    assert ", 0 to do" in output
 
 
 def test_killed_run_resumes_to_the_same_table(finished: Path, site: Path, tmp_path: Path) -> None:
-    """After SIGKILL in the middle the same command ends in the undisturbed table."""
-    words = [sys.executable, "-c", COMMAND, "run", "task=portraits", "ray=off"]
-    started = subprocess.Popen(words, cwd=tmp_path, env=environment(site), stdout=subprocess.DEVNULL)
+    """After SIGKILL, repeating the command gives the same tables as an uninterrupted run."""
+    command = [sys.executable, "-c", COMMAND, "run", "task=portraits", "ray=off"]
+    started = subprocess.Popen(command, cwd=tmp_path, env=environment(site), stdout=subprocess.DEVNULL)
     store = tmp_path / "harness-runs" / "store"
     deadline = time.monotonic() + 300
     while not list(store.glob("explain/*/record.json")) and time.monotonic() < deadline:
@@ -159,20 +159,20 @@ def test_killed_run_resumes_to_the_same_table(finished: Path, site: Path, tmp_pa
 
 @pytest.mark.ray
 def test_ray_gives_the_same_table(finished: Path, site: Path, tmp_path: Path) -> None:
-    """Workers of Ray train, explain and probe to the same values."""
+    """A run with Ray gives the same tables."""
     run(site, tmp_path, "ray=auto", "workers=2", "mlflow=off", "report=false")
     assert _without_run(table(tmp_path)) == _without_run(table(finished))
     assert _without_run(table(tmp_path, "-explanations")) == _without_run(table(finished, "-explanations"))
 
 
 def test_new_pictures_are_predicted_by_all_networks(finished: Path, site: Path, tmp_path: Path) -> None:
-    """One table: a number, a probability, and a probability for each class by its name."""
+    """Predictions of new pictures have a number, a probability and a probability of each class."""
     configuration = records(finished, "train")[0]["configuration"]
     (pictures,) = (finished / "harness-runs" / "phantoms").iterdir()
     data = pictures.relative_to(finished)
-    words = [f"model={configuration}", f"data={data}", f"into={tmp_path / 'new'}"]
+    overrides = [f"model={configuration}", f"data={data}", f"into={tmp_path / 'new'}"]
     done = subprocess.run(
-        [sys.executable, "-c", COMMAND, "predict", *words],
+        [sys.executable, "-c", COMMAND, "predict", *overrides],
         cwd=finished, env=environment(site), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -187,20 +187,20 @@ def test_new_pictures_are_predicted_by_all_networks(finished: Path, site: Path, 
 
 @pytest.mark.ray
 def test_ensemble_of_searched_networks(site: Path, tmp_path: Path) -> None:
-    """The search chooses another width in each fold, and the ensemble has both networks as they were trained."""
-    words = ("search=optuna", "trials=2", "model.width=interval(2,40)", "attribution=random")
-    run(site, tmp_path, *words, "mlflow=off", "report=false")
+    """The ensemble averages networks of different width, as chosen by the search of each fold."""
+    overrides = ("search=optuna", "trials=2", "model.width=interval(2,40)", "attribution=random")
+    run(site, tmp_path, *overrides, "mlflow=off", "report=false")
     sizes = {one["facts"]["parameters"] for one in records(tmp_path, "train")}  # type: ignore[index]
     networks = sorted(one["facts"]["networks"] for one in records(tmp_path, "predict"))  # type: ignore[index]
     assert (len(sizes), networks) == (2, [1, 1, 2])
     (path,) = (tmp_path / "harness-runs" / "leaderboards" / "portraits").glob("*-[0-9a-f]*[0-9a-f].csv")
     with path.open(newline="") as file:
         (row,) = csv.DictReader(file)
-    # The width of the task is not that of any network, and the command must not set it.
+    # No network has the task's own width, so that the command must not set it.
     assert "width" not in row and row["searched"].startswith("model.width in [2, 40]") and row["auroc"]
     assert " width=" not in row["command"]
 
 
 def _without_run(rows: list[Mapping[str, str]]) -> list[dict[str, str]]:  # type: ignore[type-arg]
-    """Without the command, which names Ray."""
+    """Rows without the command, which differs with Ray."""
     return [{key: value for key, value in row.items() if key != "command"} for row in rows]

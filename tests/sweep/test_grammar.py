@@ -1,4 +1,4 @@
-"""The override grammar, as users type it."""
+"""The grammar of overrides."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.sweep.grammar import Words, parse, texts_of, to_words
 
 
 @pytest.mark.parametrize(
-    ("word", "value"),
+    ("text", "value"),
     [
         ("a=3", 3),
         ("a=3.5", 3.5),
@@ -35,15 +35,15 @@ from harness.sweep.grammar import Words, parse, texts_of, to_words
         ("a.b-c.d=1", 1),
     ],
 )
-def test_single_values(word: str, value: object) -> None:
-    """One value is a value, of the type that it looks like."""
-    words = parse([word])
-    assert list(words.values.values()) == [value] and not words.sweeps and not words.space
-    assert type(next(iter(words.values.values()))) is type(value)
+def test_single_values(text: str, value: object) -> None:
+    """A single value is converted to the type that it looks like."""
+    parsed = parse([text])
+    assert list(parsed.values.values()) == [value] and not parsed.sweeps and not parsed.space
+    assert type(next(iter(parsed.values.values()))) is type(value)
 
 
 @pytest.mark.parametrize(
-    ("word", "values"),
+    ("text", "values"),
     [
         ("a=T2w,T2w+FLAIR", ("T2w", "T2w+FLAIR")),
         ("a=0,1", (0, 1)),
@@ -57,14 +57,14 @@ def test_single_values(word: str, value: object) -> None:
         ("a=range(5,1,-2)", (5, 3)),
     ],
 )
-def test_several_values_sweep(word: str, values: tuple) -> None:
-    """A comma or a range is an axis; a range leaves out its end and shows the numbers that were typed."""
-    words = parse([word])
-    assert words.sweeps == {"a": values} and not words.values and not words.space
+def test_several_values_sweep(text: str, values: tuple) -> None:
+    """Several values or a range are a sweep; a range excludes its end and keeps decimals as typed."""
+    parsed = parse([text])
+    assert parsed.sweeps == {"a": values} and not parsed.values and not parsed.space
 
 
 @pytest.mark.parametrize(
-    ("word", "dimension"),
+    ("text", "dimension"),
     [
         ("a=interval(0.5,2)", Interval("a", 0.5, 2.0)),
         ("a=interval(1,8)", Interval("a", 1.0, 8.0)),
@@ -73,14 +73,14 @@ def test_several_values_sweep(word: str, values: tuple) -> None:
         ("a=tag(search,range(1,4))", Choice("a", (1, 2, 3))),
     ],
 )
-def test_spaces(word: str, dimension: object) -> None:
-    """Intervals and what is tagged for the search are dimensions of a space."""
-    words = parse([word])
-    assert words.space == (dimension,) and not words.values and not words.sweeps
+def test_spaces(text: str, dimension: object) -> None:
+    """Intervals and values tagged for a search are dimensions of a search space."""
+    parsed = parse([text])
+    assert parsed.space == (dimension,) and not parsed.values and not parsed.sweeps
 
 
 @pytest.mark.parametrize(
-    ("word", "message"),
+    ("text", "message"),
     [
         ("sequences", r"cannot read 'sequences': missing EQUAL.*Words look like key=value, key=a,b or key=range"),
         ("a=(x", r"cannot read 'a=\(x': .*Words look like"),
@@ -97,50 +97,50 @@ def test_spaces(word: str, dimension: object) -> None:
         ("a=range(0,inf,1)", r"'a=range\(0,inf,1\)' has no values"),
     ],
 )
-def test_words_that_cannot_be_read(word: str, message: str) -> None:
-    """The message holds the word, what is wrong and what a word looks like."""
+def test_invalid_overrides_are_refused(text: str, message: str) -> None:
+    """An override that cannot be parsed is refused, and the message contains it with the reason."""
     with pytest.raises(BadSyntax, match=message):
-        parse([word])
+        parse([text])
 
 
 @pytest.mark.parametrize("second", ["a=2", "a=3,4", "a=interval(1,2)"])
-def test_key_twice_is_refused(second: str) -> None:
-    """The second of two equal keys would win in silence."""
+def test_repeated_key_is_refused(second: str) -> None:
+    """A key that is given twice is refused."""
     with pytest.raises(BadSyntax, match="a is given twice; give all its values in one word: a=a,b"):
         parse(["a=1", second])
 
 
-def test_reversed_interval_shows_the_relation() -> None:
-    """The grammar reads it, the dimension refuses it."""
+def test_reversed_interval_is_refused() -> None:
+    """A reversed interval is refused."""
     with pytest.raises(OutOfRange, match="`low < high` must hold for a, got low=2.0, high=1.0"):
         parse(["a=interval(2,1)"])
 
 
 def test_several_takes_one_value_or_many() -> None:
-    """A single value, a list and a sweep can be asked for in one way."""
-    words = parse(["a=1", "b=[1,2]", "c=1,2"])
-    assert (words.several("a"), words.several("b"), words.several("c")) == ((1,), (1, 2), (1, 2))
-    assert words.several("d", (7,)) == (7,)
+    """``several`` returns the values of a single value, a list or a sweep as a tuple."""
+    parsed = parse(["a=1", "b=[1,2]", "c=1,2"])
+    assert (parsed.several("a"), parsed.several("b"), parsed.several("c")) == ((1,), (1, 2), (1, 2))
+    assert parsed.several("d", (7,)) == (7,)
 
 
-def test_python_values_are_words() -> None:
-    """A notebook's tuple sweeps, its list is one value, its strings are read by the grammar, not its paths."""
-    words = to_words(
+def test_python_values() -> None:
+    """In Python, tuples are sweeps, lists are single values, and strings are parsed, except paths."""
+    parsed = to_words(
         task="epvs", recipe__lr=0.1, seed=(0, 1), noise="range(0,0.2,0.1)", data=Path("/a (b)"), out="c=d", size=[4, 8]
     )
-    assert words.values == {"task": "epvs", "recipe.lr": 0.1, "data": "/a (b)", "out": "c=d", "size": [4, 8]}
-    assert words.sweeps == {"seed": (0, 1), "noise": (0.0, 0.1)}
+    assert parsed.values == {"task": "epvs", "recipe.lr": 0.1, "data": "/a (b)", "out": "c=d", "size": [4, 8]}
+    assert parsed.sweeps == {"seed": (0, 1), "noise": (0.0, 0.1)}
 
 
-def test_text_is_what_a_person_would_type() -> None:
-    """Notebook values have a command that says the same."""
-    words = Words(
+def test_text_of_python_values_can_be_parsed() -> None:
+    """Values given in Python have an equivalent text."""
+    parsed = Words(
         {
             "task": "epvs", "phantom.shape": [24, 24, 8], "report": False, "label": None, "data": "/a (b)", "x": "12",
             "y": "true", "z": "it's", "b": "a\\", "c": "\\'", "e": "", "m": {"a": [1, 2]}, "f": 1e-05,
         },
         {"sequences": ("T2w", "T2w+FLAIR"), "levels": ([1], [2])},
     )  # fmt: skip
-    assert parse(texts_of(words)) == words
-    assert "phantom.shape=[24,24,8]" in texts_of(words)
-    assert "sequences=T2w,T2w+FLAIR" in texts_of(words)
+    assert parse(texts_of(parsed)) == parsed
+    assert "phantom.shape=[24,24,8]" in texts_of(parsed)
+    assert "sequences=T2w,T2w+FLAIR" in texts_of(parsed)

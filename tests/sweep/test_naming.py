@@ -1,4 +1,4 @@
-"""Names of runs: one for one command, another for another."""
+"""Names of runs: equal for the same command and different for others."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from harness.sweep.grammar import parse, to_words
 from harness.sweep.request import resolve
 
 
-def name_of(*words: str) -> str:
-    """The name of what a command runs."""
-    return resolve(parse(words)).name
+def name_of(*overrides: str) -> str:
+    """The name of the run of a command."""
+    return resolve(parse(overrides)).name
 
 
 @pytest.mark.parametrize(
-    ("words", "name"),
+    ("overrides", "name"),
     [
         (("task=epvs",), "ablation"),
         (("task=epvs", "experiment=shapley"), "shapley"),
         (("task=lsm", "seed=0", "profile=quick", "out=elsewhere", "ray=off", "workers=2", "report=false"), "multi"),
     ],
 )
-def test_an_experiment_alone_is_its_own_name(words: tuple[str, ...], name: str) -> None:
-    """Neither the defaults nor how and where it runs add to the name of an experiment."""
-    assert name_of(*words) == name
+def test_name_of_an_experiment_without_overrides(overrides: tuple[str, ...], name: str) -> None:
+    """The name of an experiment without overrides is that of the experiment, whatever the run settings."""
+    assert name_of(*overrides) == name
 
 
 @pytest.mark.parametrize(
-    ("words", "start"),
+    ("overrides", "start"),
     [
         (("task=epvs", "profile=paper"), "ablation_paper"),
         (("task=lsm", "data=my/lesion masks"), "multi_lesion-masks"),
@@ -41,9 +41,9 @@ def test_an_experiment_alone_is_its_own_name(words: tuple[str, ...], name: str) 
         (("task=epvs", "search=optuna", "recipe.lr=interval(1e-4,1e-2)"), "ablation_search-optuna_recipe.lr-"),
     ],
 )
-def test_overrides_are_in_the_name(words: tuple[str, ...], start: str) -> None:
-    """The experiment unless its axes are replaced, the data folder, the profile, the overrides, and a digest."""
-    name = name_of(*words)
+def test_overrides_are_in_the_name(overrides: tuple[str, ...], start: str) -> None:
+    """The name contains experiment or axes, data folder, profile, overrides and a digest."""
+    name = name_of(*overrides)
     assert name.startswith(start) and re.fullmatch(r"[\w.+-]+-[0-9a-f]{6}", name)
 
 
@@ -57,12 +57,12 @@ def test_overrides_are_in_the_name(words: tuple[str, ...], start: str) -> None:
     ],
 )
 def test_the_same_run_has_the_same_name(one: tuple[str, ...], other: tuple[str, ...]) -> None:
-    """Order, short keys, spellings of numbers and paths, and defaults do not matter."""
+    """Order, short names, spelling of numbers and paths, and defaults do not change the name."""
     assert name_of(*one) == name_of(*other)
 
 
 def test_different_runs_have_different_names() -> None:
-    """Among them folders of one name in different places, and names that are cut at the same letter."""
+    """Different runs have different names, also if folders are called the same or long names are truncated."""
     long = "sequences=T2w,T1w,FLAIR,T2w+T1w,T2w+FLAIR,T2w+FLAIR+T1w,T2w+FLAIR+T1w+SWI"
     commands = [
         ("data=a/masks",), ("data=b/masks",), ("fold=0",), ("fold=0,1",), ("seed=1",), ("attribution=random",),
@@ -70,18 +70,18 @@ def test_different_runs_have_different_names() -> None:
         ("search=optuna", "space=recipe"), ("search=optuna", "space=recipe", "trials=3"),
         ("search=optuna", "recipe.lr=interval(1e-4,1e-2)"), ("search=optuna", "recipe.lr=interval(1e-4,1e-3)"),
     ]  # fmt: skip
-    names = [name_of("task=epvs", *words) for words in commands]
+    names = [name_of("task=epvs", *overrides) for overrides in commands]
     assert len(set(names)) == len(commands) and max(map(len, names)) < 80
 
 
 def test_a_notebook_and_the_command_line_share_a_name() -> None:
-    """Values of Python are the words that stand for them."""
+    """Values given in Python give the same name as their text."""
     typed = name_of("task=epvs", "sequences=T2w,FLAIR", "phantom.shape=[24,24,8]", "fold=1")
     assert resolve(to_words(task="epvs", sequences=("T2w", "FLAIR"), phantom__shape=[24, 24, 8], fold=1)).name == typed
 
 
 def test_a_name_is_a_value_of_the_command_line() -> None:
-    """It is read back as it is, without quotes."""
-    for words in (("task=epvs", "data=2024-05"), ("task=lsm", "model=ridge,mass_univariate", "noise=0.1,1e-3")):
-        name = name_of(*words)
+    """The name of a run can be used as a value without quotes."""
+    for overrides in (("task=epvs", "data=2024-05"), ("task=lsm", "model=ridge,mass_univariate", "noise=0.1,1e-3")):
+        name = name_of(*overrides)
         assert parse([f"run={name}"]).values == {"run": name}

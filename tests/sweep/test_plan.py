@@ -1,4 +1,4 @@
-"""Many cells: prepared, run in this process, resumed, collected and recalled."""
+"""Plans of many cells: prepared, executed in this process, resumed, collected and recalled."""
 
 from __future__ import annotations
 
@@ -29,41 +29,41 @@ from harness.sweep.request import resolve
 from harness.sweep.resume import latest_run, recall, run_names
 from harness.sweep.run import run
 
-Words = Callable[..., dict[str, Any]]
+Overrides = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def planned(tiny_words: Words) -> Callable[..., Plan]:
-    """Prepare a tiny run; keywords are further words."""
+def planned(tiny_overrides: Overrides) -> Callable[..., Plan]:
+    """A function that prepares a tiny run, with further overrides as keywords."""
 
     def plan(out: Path, **more: Any) -> Plan:
-        words = to_words(**tiny_words(out, **more))
-        return prepare(resolve(words, texts=texts_of(words)))
+        overrides = to_words(**tiny_overrides(out, **more))
+        return prepare(resolve(overrides, texts=texts_of(overrides)))
 
     return plan
 
 
 def done(plan: Plan) -> list[CellRecord]:
-    """Run a plan; what was committed."""
+    """Execute a plan and return the committed records."""
     records: list[CellRecord] = []
     run(plan, committed=records.append)
     return records
 
 
 def csv(plan: Plan, path: Path) -> bytes:
-    """The leaderboard as the file that a run writes."""
+    """The leaderboard as a CSV file."""
     return write_csv(collect(plan).prediction, path).read_bytes()
 
 
 def steady(plan: Plan) -> list[dict[str, Any]]:
-    """The leaderboard without times, run names and the folder that the command names."""
+    """The leaderboard without times, run names and commands, which contain the folder."""
     tables = collect(plan)
     rows = [*tables.prediction.to_pylist(), *tables.explanation.to_pylist()]
     return [{key: value for key, value in row.items() if key not in (*VOLATILE, "command")} for row in rows]
 
 
 def test_plan_names_every_cell(planned: Callable[..., Plan], tmp_path: Path) -> None:
-    """Configurations times folds times seeds trainings, each with its cells; nothing is run."""
+    """A plan has a training for each configuration, fold and seed, and preparing it runs nothing."""
     plan = planned(tmp_path, sequences="T2w,FLAIR", seed=(0, 1))
     assert [one.axes["sequences"] for one in plan.configurations] == ["T2w", "FLAIR"]
     assert len(plan.jobs) == 2 * 3 * 2 and len(plan.cells) == 12 * 5
@@ -73,8 +73,8 @@ def test_plan_names_every_cell(planned: Callable[..., Plan], tmp_path: Path) -> 
     assert not plan.store.root.exists()
 
 
-def test_the_longest_trainings_begin_first(planned: Callable[..., Plan], tmp_path: Path) -> None:
-    """As they are thought to take; those of which nothing is known keep their order, last."""
+def test_longest_trainings_start_first(planned: Callable[..., Plan], tmp_path: Path) -> None:
+    """Trainings start in descending order of estimated time, and those without an estimate come last."""
     plan = planned(tmp_path, seed=(0, 1))
     guessed = {plan.jobs[3].train: 1.0, plan.jobs[5].train: 9.0}
     began: list[str] = []
@@ -82,8 +82,8 @@ def test_the_longest_trainings_begin_first(planned: Callable[..., Plan], tmp_pat
     assert began == [plan.jobs[index].train for index in (5, 3, 0, 1, 2, 4)]
 
 
-def test_options_go_where_they_exist(planned: Callable[..., Plan], tmp_path: Path) -> None:
-    """Of two models one has a depth: it alone is swept over it, and the other is there once."""
+def test_options_apply_to_models_that_have_them(planned: Callable[..., Plan], tmp_path: Path) -> None:
+    """An option that only one model has is swept for that model only."""
     plan = planned(tmp_path, model=("unet", "basic_unet"), model__depth=(1, 2))
     assert [(one.axes["model"], one.axes.get("model.depth")) for one in plan.configurations] == [
         ("unet", 1), ("basic_unet", None), ("unet", 2),
@@ -91,16 +91,16 @@ def test_options_go_where_they_exist(planned: Callable[..., Plan], tmp_path: Pat
 
 
 def test_seeds_share_their_folds(planned: Callable[..., Plan], tmp_path: Path) -> None:
-    """Two seeds differ in training alone."""
+    """Seeds share the same folds."""
     plan = planned(tmp_path, seed=(0, 1))
     splits = {seed: [one.split for one in plan.jobs if one.seed == seed] for seed in (0, 1)}
     assert splits[0] == splits[1]
 
 
-def test_finished_run_runs_nothing_again(
+def test_finished_run_computes_nothing(
     planned: Callable[..., Plan], finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same command has nothing to do, reads no network, and gives the same table."""
+    """Repeating a finished run computes nothing."""
     monkeypatch.setattr("harness.sweep.run.run_here", _never)
     plan = planned(finished)
     assert plan.missing() == () and done(plan) == []
@@ -110,10 +110,10 @@ def test_finished_run_runs_nothing_again(
 @pytest.mark.parametrize(
     ("stage", "label"), [("train", ""), ("predict", ""), ("explain", "random"), ("score", ""), ("score", "random")]
 )
-def test_deleted_cell_is_the_only_one_to_run(
+def test_only_a_deleted_cell_is_computed_again(
     planned: Callable[..., Plan], finished: Path, stage: str, label: str
 ) -> None:
-    """What is missing is computed, to the same bytes, and nothing else."""
+    """Only a deleted cell is computed again, with identical artifacts."""
     plan = planned(finished)
     cell = next(one for one in plan.cells if (one.stage, one.label) == (stage, label))
     before, table = plan.store.get(stage, cell.identity, group=cell.group), steady(plan)
@@ -124,8 +124,8 @@ def test_deleted_cell_is_the_only_one_to_run(
     assert steady(planned(finished)) == table
 
 
-def test_interrupted_run_goes_on_where_it_stopped(planned: Callable[..., Plan], finished: Path, tmp_path: Path) -> None:
-    """Stopped after six cells, the same command runs the other nine; the table is that of one go."""
+def test_interrupted_run_can_be_resumed(planned: Callable[..., Plan], finished: Path, tmp_path: Path) -> None:
+    """After an interruption at six cells, repeating the run computes the other nine with the same result."""
     plan = planned(tmp_path / "stopped")
     seen: list[CellRecord] = []
 
@@ -145,8 +145,8 @@ def test_interrupted_run_goes_on_where_it_stopped(planned: Callable[..., Plan], 
     assert len(left) > 1 and not any(folder.exists() for folder in left)
 
 
-def test_missing_explanations_are_jobs_of_their_own(planned: Callable[..., Plan], finished: Path) -> None:
-    """Where the training exists, each further attribution is its own job, which trains nothing."""
+def test_missing_explanations_are_separate_jobs(planned: Callable[..., Plan], finished: Path) -> None:
+    """With a finished training, each new attribution is a separate job without training."""
     plan = planned(finished, attribution="random,saliency,edge")
     rest = plan.missing()
     assert len(rest) == 3 * 2
@@ -155,23 +155,23 @@ def test_missing_explanations_are_jobs_of_their_own(planned: Callable[..., Plan]
     }
 
 
-def test_recalled_table_is_the_same_to_the_byte(planned: Callable[..., Plan], finished: Path, tmp_path: Path) -> None:
-    """From the store alone, without the words, the same file is written."""
+def test_recalled_table_is_identical(planned: Callable[..., Plan], finished: Path, tmp_path: Path) -> None:
+    """The leaderboard recalled from the store is identical to that of the run."""
     plan = planned(finished)
-    run(plan)  # writes down the words of this copy
+    run(plan)  # stores the overrides of this copy
     first = csv(plan, tmp_path / "first.csv")
     again = csv(recall("epvs", RunSettings(out=str(finished))), tmp_path / "again.csv")
     assert first == again and b"T2w" in first
 
 
-def test_recall_of_what_never_ran(tmp_path: Path) -> None:
-    """An empty store says what to run."""
+def test_recall_without_a_run(tmp_path: Path) -> None:
+    """Recalling a run from an empty store raises an error with the command to run."""
     with pytest.raises(RequestError, match="holds no run of epvs; run it first: harness run task=epvs"):
         recall("epvs", RunSettings(out=str(tmp_path)))
 
 
 def test_command_of_a_row_gives_that_row(planned: Callable[..., Plan], finished: Path, tmp_path: Path) -> None:
-    """The command in the table, read again, asks for the row's own cells."""
+    """The command in a row of the leaderboard gives exactly the cells of that row."""
     import shlex
 
     from harness.sweep.grammar import parse
@@ -179,15 +179,15 @@ def test_command_of_a_row_gives_that_row(planned: Callable[..., Plan], finished:
     plan = planned(finished, sequences="T2w,FLAIR", phantom__shape="[24,24,8]")
     rows = {row["configuration"]: row["command"] for row in collect(plan).prediction.to_pylist()}
     for configuration in plan.configurations:
-        program, command, *words = shlex.split(rows[configuration.id])
+        program, command, *overrides = shlex.split(rows[configuration.id])
         assert (program, command) == ("harness", "run")
-        again = prepare(resolve(parse(words), texts=tuple(words)))
+        again = prepare(resolve(parse(overrides), texts=tuple(overrides)))
         own = [cell.identity for cell in plan.cells if cell.configuration == configuration.id]
         assert [cell.identity for cell in again.cells] == own
 
 
-def test_collapsed_cells_never_rank(planned: Callable[..., Plan], tmp_path: Path) -> None:
-    """A network that says background everywhere is flagged, with its explanations."""
+def test_collapsed_configurations_are_not_ranked(planned: Callable[..., Plan], tmp_path: Path) -> None:
+    """A network that predicts only background is flagged and not ranked, and so are its explanations."""
     plan = planned(tmp_path, model__output_bias=-30.0, recipe__lr=1e-6)
     run(plan)
     tables = collect(plan)
@@ -197,7 +197,7 @@ def test_collapsed_cells_never_rank(planned: Callable[..., Plan], tmp_path: Path
 
 
 def test_channel_subset_has_its_own_fingerprint(planned: Callable[..., Plan], tmp_path: Path) -> None:
-    """Reading further sequences for other configurations changes nothing of this one."""
+    """The identities of a channel subset do not depend on other configurations of the run."""
     alone = planned(tmp_path / "a")
     among = planned(tmp_path / "b", sequences="SWI,T2w,T2w+FLAIR")
     assert alone.configurations[0].fingerprint == among.configurations[1].fingerprint
@@ -207,7 +207,7 @@ def test_channel_subset_has_its_own_fingerprint(planned: Callable[..., Plan], tm
 
 
 def test_images_are_cached_once(planned: Callable[..., Plan], tmp_path: Path) -> None:
-    """A further channel subset reads no image again."""
+    """Preparing further channel subsets does not read cached images again."""
     planned(tmp_path, sequences="T2w+FLAIR")
     arrays = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "arrays").rglob("*") if path.is_file()}
     planned(tmp_path, sequences="T2w,FLAIR,T2w+FLAIR")
@@ -215,39 +215,39 @@ def test_images_are_cached_once(planned: Callable[..., Plan], tmp_path: Path) ->
     assert arrays and after == arrays
 
 
-def test_excluded_subject_is_another_cohort(planned: Callable[..., Plan], tmp_path: Path) -> None:
-    """Leaving somebody out changes the fingerprint and the folds."""
+def test_excluding_a_subject_changes_the_cohort(planned: Callable[..., Plan], tmp_path: Path) -> None:
+    """Excluding a subject changes the cohort and the configuration."""
     three, four = planned(tmp_path), planned(tmp_path, exclude=None)
     assert (len(three.cohort.subjects), len(four.cohort.subjects)) == (3, 4)
     assert three.configurations[0].id != four.configurations[0].id
 
 
-def test_two_points_that_are_one_configuration(planned: Callable[..., Plan], tmp_path: Path) -> None:
-    """An axis that changes nothing would rank a configuration against itself."""
+def test_duplicate_configurations_are_refused(planned: Callable[..., Plan], tmp_path: Path) -> None:
+    """Two points of a grid that are the same configuration are refused."""
     with pytest.raises(RequestError, match="two points of the grid are the same configuration: .*repeats an earlier"):
         planned(tmp_path, cohort__n4_shrink="2,4")
 
 
-def test_fold_that_does_not_exist(planned: Callable[..., Plan], tmp_path: Path) -> None:
-    """Folds are counted from zero, and those there are listed."""
+def test_unknown_fold_is_refused(planned: Callable[..., Plan], tmp_path: Path) -> None:
+    """A fold that does not exist is refused, and the message lists the existing ones."""
     with pytest.raises(UnknownName, match=r"no fold is named '3'\. .*All: 0, 1, 2\."):
         planned(tmp_path, fold=3)
 
 
 def test_some_folds_only(planned: Callable[..., Plan], tmp_path: Path) -> None:
-    """A fold alone is the same cells as among all."""
+    """A run of one fold has the same cells as that fold in a full run."""
     whole, one = planned(tmp_path), planned(tmp_path, fold=1)
     assert [cell.identity for cell in one.cells] == [cell.identity for cell in whole.cells if cell.fold == 1]
 
 
-def test_older_code_is_accepted_by_name_and_flagged(
+def test_results_of_older_code_are_accepted_and_flagged(
     planned: Callable[..., Plan], finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After an edit everything is missing; ``accept_code`` takes what is there, and the table says so."""
+    """After a change of code, ``accept_code`` reuses results, and the leaderboard flags them."""
     monkeypatch.setattr(cell_module, "_stage_digest", lambda stage: f"edited {stage}")
     assert len(planned(finished).missing()) == 3
     plan = planned(finished, accept_code=True)
-    assert {record.stage for record in done(plan)} == {"score"}  # values are cheap, and always of today's code
+    assert {record.stage for record in done(plan)} == {"score"}  # values are computed again with the current code
     assert plan.missing() == ()
     tables = collect(plan)
     assert tables.prediction.to_pylist()[0]["flags"] == "older code accepted"
@@ -257,7 +257,7 @@ def test_older_code_is_accepted_by_name_and_flagged(
 def test_new_score_of_an_older_training_is_flagged(
     planned: Callable[..., Plan], finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A score that is computed today from weights of older code says so as well."""
+    """A new score of a training from older code is flagged."""
     monkeypatch.setattr(cell_module, "_stage_digest", lambda stage: f"edited {stage}")
     monkeypatch.setattr("harness.sweep.run.run_here", _scores_only)
     plan = planned(finished, accept_code=True, metrics__sensitivity__tolerance_mm=1.0)
@@ -268,7 +268,7 @@ def test_new_score_of_an_older_training_is_flagged(
 def test_new_metric_is_computed_alone(
     planned: Callable[..., Plan], finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A further label of a metric measures that on the stored predictions; every other value is read."""
+    """A new metric is computed from stored predictions, and other values are read."""
     monkeypatch.setattr("harness.sweep.run.run_here", _scores_only)
     before = collect(planned(finished)).prediction.to_pylist()[0]
     plan = planned(finished, metrics__sensitivity_2mm="sensitivity")
@@ -282,13 +282,13 @@ def test_new_metric_is_computed_alone(
 
 
 def test_metric_of_another_kind_is_refused(planned: Callable[..., Plan], tmp_path: Path) -> None:
-    """A metric of classes says what it is for and which targets there are, before anything runs."""
+    """A metric for another kind of target is refused, and the message names the kinds."""
     with pytest.raises(RequestError, match=r"\(target \(mask\)\): mine is for classes"):
         planned(tmp_path, metrics__mine="accuracy")
 
 
-def test_damaged_record_stops_before_anything_runs(planned: Callable[..., Plan], finished: Path) -> None:
-    """A record that cannot be read is named; nothing is overwritten in silence."""
+def test_damaged_record_raises_before_the_run(planned: Callable[..., Plan], finished: Path) -> None:
+    """A damaged record raises an error before anything is computed."""
     plan = planned(finished)
     cell = plan.cells[0]
     (plan.store.folder(cell.stage, cell.identity) / "record.json").write_text("{")
@@ -296,20 +296,20 @@ def test_damaged_record_stops_before_anything_runs(planned: Callable[..., Plan],
         plan.missing()
 
 
-def test_cohorts_of_different_phantoms_are_kept_apart(tiny_words: Words, tmp_path: Path) -> None:
-    """An axis of the generated cohort generates one for each of its values."""
-    words = tiny_words(
+def test_cohorts_of_different_phantoms_are_kept_apart(tiny_overrides: Overrides, tmp_path: Path) -> None:
+    """A sweep over the seed of the phantom generates a cohort for each value."""
+    overrides = tiny_overrides(
         tmp_path, data=None, exclude=None, phantom_subjects=3, phantom__density=3000.0,
         phantom__shape="[24,24,8]", phantom_seed=(0, 1),
     )  # fmt: skip
-    plan = prepare(resolve(to_words(**words)))
+    plan = prepare(resolve(to_words(**overrides)))
     assert len({one.fingerprint for one in plan.configurations}) == 2
     folders = sorted(path.name for path in (tmp_path / "phantoms").iterdir())
     assert len(folders) == 2 and all(name.startswith("epvs-") for name in folders)
 
 
 def test_phantom_folder_is_named_by_what_determines_it(epvs: Any, tmp_path: Path) -> None:
-    """Seed, number and options are in the name; how it is trained is not."""
+    """The phantom folder is named by seed, number of subjects and options, not by those of the training."""
     settings = RunSettings(out=str(tmp_path))
     name = phantom_folder(epvs, settings)
     assert phantom_folder(override(epvs, "recipe.lr", 0.5), settings) == name
@@ -317,8 +317,8 @@ def test_phantom_folder_is_named_by_what_determines_it(epvs: Any, tmp_path: Path
         assert phantom_folder(override(epvs, key, value), settings) != name
 
 
-def test_generated_cohort_is_the_same_again(epvs: Any, phantom_root: Path, tmp_path: Path) -> None:
-    """The seed fixes every file of the phantom, byte for byte; a subject does not depend on how many there are."""
+def test_generated_cohort_is_reproducible(epvs: Any, phantom_root: Path, tmp_path: Path) -> None:
+    """Generated files depend on the seed only, not on the number of subjects."""
     task = epvs
     for key, value in {"phantom_subjects": 1, "phantom.shape": [24, 24, 8], "phantom.density": 3000}.items():
         task = override(task, key, value)
@@ -330,8 +330,8 @@ def test_generated_cohort_is_the_same_again(epvs: Any, phantom_root: Path, tmp_p
     assert all((tmp_path / "again" / name).read_bytes() == (phantom_root / name).read_bytes() for name in files)
 
 
-def test_plan_is_written_for_the_recall(planned: Callable[..., Plan], finished: Path) -> None:
-    """The store knows which cells a run asked for, and what its configurations mean."""
+def test_plan_is_stored(planned: Callable[..., Plan], finished: Path) -> None:
+    """The plan of a run and its configurations are stored."""
     plan = planned(finished)
     saved = json.loads((plan.store.root / "plans" / "epvs" / f"{plan.request.name}.json").read_text())
     assert saved["rows"] == [plan.configurations[0].id]
@@ -342,7 +342,7 @@ def test_plan_is_written_for_the_recall(planned: Callable[..., Plan], finished: 
 
 
 def test_each_run_keeps_its_plan(planned: Callable[..., Plan], finished: Path) -> None:
-    """A further run is the latest; the earlier one is recalled by its name, with its own attributions and command."""
+    """A later run does not replace the plan of an earlier one, which can be recalled by its name."""
     first, second = planned(finished), planned(finished, attribution="none", sequences="T2w,FLAIR")
     run(first)
     before = recall("epvs", first.request.settings)
@@ -356,14 +356,14 @@ def test_each_run_keeps_its_plan(planned: Callable[..., Plan], finished: Path) -
 
 
 def test_recall_of_an_unknown_name(planned: Callable[..., Plan], finished: Path) -> None:
-    """The names of the runs that are there are listed."""
+    """An unknown name of a run is refused, and the message lists the existing ones."""
     name = planned(finished).request.name
     with pytest.raises(UnknownName, match=rf"no run of epvs in .* is named 'ablation'.* All: {re.escape(name)}"):
         recall("epvs", RunSettings(out=str(finished)), name="ablation")
 
 
 def test_values_are_those_of_the_subjects(planned: Callable[..., Plan], finished: Path) -> None:
-    """The mean in the table is the mean of the score files."""
+    """The value in the leaderboard is the mean over the stored values of subjects."""
     plan = planned(finished)
     values = []
     for cell in plan.cells:
@@ -380,7 +380,7 @@ def _never(*given: Any, **named: Any) -> Any:
 
 
 def _scores_only(jobs: Any, *given: Any, **named: Any) -> None:
-    """As :func:`run_here`, after making sure that nothing is trained."""
+    """Call ``run_here`` after checking that there are only score cells."""
     from harness.tuning.jobs import run_here
 
     assert {cell.stage for job in jobs for cell in job.cells} == {"score"}

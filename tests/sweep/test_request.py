@@ -1,4 +1,4 @@
-"""Words → a request: what is asked for, and everything that is refused."""
+"""Requests from overrides, and errors for invalid ones."""
 
 from __future__ import annotations
 
@@ -15,90 +15,90 @@ from harness.sweep.plan import Request
 from harness.sweep.request import resolve
 
 
-def asked(*words: str) -> Request:
-    """The request of a command."""
-    return resolve(parse(["task=epvs", *words]), texts=("task=epvs", *words))
+def request_of(*overrides: str) -> Request:
+    """The request of overrides for the ePVS task."""
+    return resolve(parse(["task=epvs", *overrides]), texts=("task=epvs", *overrides))
 
 
 def test_task_alone_runs_its_experiment(epvs: Any) -> None:
-    """The default is the quick profile of the task's own experiment."""
-    request = asked()
+    """By default, the task's own experiment runs with the quick profile."""
+    request = request_of()
     assert (request.profile, request.seeds, request.folds) == ("quick", (0,), None)
     assert request.axes == epvs.experiments["ablation"]
     assert describe(request.task)["model"]["width"] == epvs.profiles["quick"]["model.width"]
 
 
 def test_profile_applies_its_overrides() -> None:
-    """The paper's protocol has its sizes and its seeds."""
-    request = asked("profile=paper")
+    """The paper profile sets its sizes and seeds."""
+    request = request_of("profile=paper")
     assert request.seeds == (0, 1, 2)
     assert describe(request.task)["recipe"]["copies"] == 398
     assert describe(request.task)["phantom_subjects"] == 21
 
 
-def test_words_win_over_the_profile() -> None:
-    """What is typed is what runs."""
-    request = asked("profile=paper", "recipe.epochs=2", "seed=5")
+def test_overrides_replace_the_profile() -> None:
+    """Overrides replace values of the profile."""
+    request = request_of("profile=paper", "recipe.epochs=2", "seed=5")
     assert describe(request.task)["recipe"]["epochs"] == 2
     assert request.seeds == (5,)
 
 
 def test_experiment_by_name(epvs: Any) -> None:
-    """A named experiment gives its grid."""
-    assert asked("experiment=shapley").axes == epvs.experiments["shapley"]
+    """A named experiment sets the axes."""
+    assert request_of("experiment=shapley").axes == epvs.experiments["shapley"]
 
 
-@pytest.mark.parametrize("word", ["sequences=SWI+T1w", "adapter.channels=SWI+T1w"])
-def test_single_value_replaces_the_axis_of_the_experiment(word: str) -> None:
-    """One value, by its short name or its key, leaves one configuration."""
-    request = asked(word)
+@pytest.mark.parametrize("override", ["sequences=SWI+T1w", "adapter.channels=SWI+T1w"])
+def test_single_value_replaces_the_axis_of_the_experiment(override: str) -> None:
+    """A single value, by short name or full key, replaces the axis of the experiment."""
+    request = request_of(override)
     assert request.axes == {}
     assert describe(request.task)["adapter"]["channels"] == "SWI+T1w"
 
 
 @pytest.mark.parametrize("key", ["sequences", "adapter.channels"])
 def test_sweep_replaces_the_axis_of_the_experiment(key: str) -> None:
-    """Several values, by short name or key, are the axis."""
-    assert asked(f"{key}=T1w,SWI").axes == {key: ("T1w", "SWI")}
+    """Several values, by short name or full key, replace the axis of the experiment."""
+    assert request_of(f"{key}=T1w,SWI").axes == {key: ("T1w", "SWI")}
 
 
 def test_further_axes_multiply_the_experiment() -> None:
-    """An axis that the experiment does not have is added to it."""
-    axes = asked("experiment=ablation", "width=4,8").axes
+    """An axis that the experiment does not have is added."""
+    axes = request_of("experiment=ablation", "width=4,8").axes
     assert list(axes) == ["sequences", "width"] and len(axes["sequences"]) == 8
 
 
-@pytest.mark.parametrize("words", [("model=basic_unet", "model.width=4"), ("model.width=4", "model=basic_unet")])
-def test_order_of_words_does_not_matter(words: tuple[str, str]) -> None:
-    """A part is chosen before its options are set, in whatever order they are typed."""
-    assert describe(asked(*words).task)["model"] == {
+@pytest.mark.parametrize("overrides", [("model=basic_unet", "model.width=4"), ("model.width=4", "model=basic_unet")])
+def test_order_of_overrides_does_not_matter(overrides: tuple[str, str]) -> None:
+    """A component is chosen before its options are set, whatever the order of overrides."""
+    assert describe(request_of(*overrides).task)["model"] == {
         "use": "basic_unet", "width": 4, "output_bias": -3.0, "dropout": 0.0
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("key", ["model.width", "width"])
-def test_option_of_a_swept_part_holds_at_every_point(key: str) -> None:
-    """An option beside an axis of parts is not lost where the axis chooses another part."""
-    request = asked("model=unet,basic_unet", f"{key}=4", "sequences=T2w")
+def test_option_of_a_swept_component_applies_at_every_point(key: str) -> None:
+    """An option of a swept component applies at every point of the grid."""
+    request = request_of("model=unet,basic_unet", f"{key}=4", "sequences=T2w")
     tasks = [at(request.task, {"model": model, key: 4}) for model in request.axes["model"]]
     assert request.axes == {"model": ("unet", "basic_unet"), key: (4,)}
     assert [describe(task)["model"]["width"] for task in tasks] == [4, 4]
 
 
-def test_point_of_the_grid_chooses_parts_first() -> None:
-    """Axes apply part before option, in whatever order they stand."""
-    request = asked("model.width=4,6", "model=basic_unet", "sequences=T2w")
+def test_point_of_the_grid_chooses_components_first() -> None:
+    """At a point of the grid, components are chosen before their options are set."""
+    request = request_of("model.width=4,6", "model=basic_unet", "sequences=T2w")
     task = at(request.task, {"model.width": 6, "model": "basic_unet"})
     assert describe(task)["model"]["width"] == 6
 
 
 def test_options_of_the_other_model_can_be_swept() -> None:
-    """An axis may be an option that only the chosen part has."""
-    assert asked("split=k_fold", "split.folds=2,3", "sequences=T2w").axes == {"split.folds": (2, 3)}
+    """An axis may be an option that only the chosen component has."""
+    assert request_of("split=k_fold", "split.folds=2,3", "sequences=T2w").axes == {"split.folds": (2, 3)}
 
 
 @pytest.mark.parametrize(
-    ("words", "labels"),
+    ("overrides", "labels"),
     [
         (["attribution=random"], ["random"]),
         (["attribution=random,channel_shapley"], ["random", "channel_shapley"]),
@@ -107,55 +107,55 @@ def test_options_of_the_other_model_can_be_swept() -> None:
         (["attributions.mine=saliency", "attribution=mine,random"], ["mine", "random"]),
     ],
 )
-def test_attributions_are_selected(words: list[str], labels: list[str]) -> None:
-    """Labels keep what the task says of them; other names add the method with its defaults."""
-    assert list(asked(*words).task.attributions) == labels
+def test_attributions_are_selected(overrides: list[str], labels: list[str]) -> None:
+    """Labels of the task keep their options, and other names add the method with its defaults."""
+    assert list(request_of(*overrides).task.attributions) == labels
 
 
 def test_selected_attribution_takes_options(epvs: Any) -> None:
-    """An option may follow the method that another word adds, and the profile's stays."""
-    task = asked("attributions.gradient_shap.samples=3", "attribution=gradient_shap,integrated_gradients").task
+    """Options of a selected attribution apply, and those of the profile are kept."""
+    task = request_of("attributions.gradient_shap.samples=3", "attribution=gradient_shap,integrated_gradients").task
     assert describe(task)["attributions"]["gradient_shap"]["samples"] == 3
     steps = epvs.profiles["quick"]["attributions.integrated_gradients.steps"]
     assert describe(task)["attributions"]["integrated_gradients"]["steps"] == steps
 
 
 def test_seeds_and_folds() -> None:
-    """One or several of each; no fold means all."""
-    request = asked("seed=3", "fold=0,2")
+    """Seeds and folds may have one or several values."""
+    request = request_of("seed=3", "fold=0,2")
     assert (request.seeds, request.folds) == ((3,), (0, 2))
 
 
-def test_settings_stay_out_of_the_task() -> None:
-    """How to run changes nothing of what is run."""
-    request = asked("workers=2", "out=/tmp/x", "exclude=sub-01,sub-02")
+def test_settings_are_not_part_of_the_task() -> None:
+    """Run settings are not part of the task."""
+    request = request_of("workers=2", "out=/tmp/x", "exclude=sub-01,sub-02")
     assert (request.settings.workers, request.settings.exclude) == (2, ("sub-01", "sub-02"))
-    assert describe(request.task) == describe(asked().task)
+    assert describe(request.task) == describe(request_of().task)
 
 
-def test_command_of_a_row_repeats_the_words_but_the_grid() -> None:
-    """Words that the row's own axes say are left out."""
-    request = asked("experiment=ablation", "recipe.epochs=2", "model=unet,basic_unet", "model.width=4")
+def test_command_of_a_row_excludes_the_axes() -> None:
+    """The overrides for the command of a row exclude the axes."""
+    request = request_of("experiment=ablation", "recipe.epochs=2", "model=unet,basic_unet", "model.width=4")
     assert request.words == ("task=epvs", "recipe.epochs=2")
 
 
-def test_search_needs_a_space_and_the_other_way_round() -> None:
-    """Each without the other is refused with the word that is missing."""
+def test_search_and_space_need_each_other() -> None:
+    """A search needs a search space, and a search space needs a search."""
     with pytest.raises(RequestError, match="search=optuna needs a space"):
-        asked("search=optuna", "sequences=T2w")
+        request_of("search=optuna", "sequences=T2w")
     with pytest.raises(RequestError, match="only a search can draw from; add search=optuna"):
-        asked("recipe.lr=tag(log,interval(1e-4,1e-2))")
+        request_of("recipe.lr=tag(log,interval(1e-4,1e-2))")
 
 
-def test_search_space_by_word_and_by_name() -> None:
-    """A dimension among the words replaces that of the named space."""
-    request = asked("search=optuna", "space=recipe", "recipe.lr=interval(0.001,0.002)", "sequences=T2w")
+def test_override_replaces_a_dimension_of_a_named_space() -> None:
+    """A dimension in an override replaces that of the named search space."""
+    request = request_of("search=optuna", "space=recipe", "recipe.lr=interval(0.001,0.002)", "sequences=T2w")
     assert Interval("recipe.lr", 0.001, 0.002) in request.space
     assert {one.key for one in request.space} == {"recipe.lr", "recipe.batch_size", "recipe.lesion_weight"}
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("overrides", "message"),
     [
         ([], r"which task\? Say task=NAME; tasks: epvs"),
         (["task=epvs,lsm"], r"one task at a time, got epvs, lsm Say task=NAME"),
@@ -171,14 +171,14 @@ def test_search_space_by_word_and_by_name() -> None:
         (["task=epvs", "objective=dice,auc"], r"objective is no axis"),
     ],
 )
-def test_requests_that_contradict_themselves(words: list[str], message: str) -> None:
-    """No word is ignored in silence."""
+def test_contradictory_requests_are_refused(overrides: list[str], message: str) -> None:
+    """Contradictory or incomplete requests are refused."""
     with pytest.raises(RequestError, match=message):
-        resolve(parse(words))
+        resolve(parse(overrides))
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("overrides", "message"),
     [
         (["profile=papr"], r"no profile of epvs is named 'papr'\. Near: paper"),
         (["experiment=ablatoin"], r"no experiment of epvs is named 'ablatoin'\. Near: ablation"),
@@ -196,20 +196,20 @@ def test_requests_that_contradict_themselves(words: list[str], message: str) -> 
         (["space=recipes", "search=optuna"], r"no search space of epvs is named 'recipes'\. Near: recipe"),
     ],
 )
-def test_unknown_names(words: list[str], message: str) -> None:
-    """Every kind of unknown name is answered by the near ones."""
+def test_unknown_names(overrides: list[str], message: str) -> None:
+    """Unknown names are refused with suggestions."""
     with pytest.raises(UnknownName, match=message):
-        asked(*words)
+        request_of(*overrides)
 
 
 def test_unknown_task() -> None:
-    """A misspelt task is answered by the near ones."""
+    """An unknown task is refused with suggestions."""
     with pytest.raises(UnknownName, match=r"no task is named 'epsv'\. Near: epvs"):
         resolve(parse(["task=epsv"]))
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("overrides", "message"),
     [
         (["recipe.lr=-1"], r"recipe\.lr must be a number > 0"),
         (["recipe.lr=0.1,-1"], r"recipe\.lr must be a number > 0 .*got -1"),
@@ -227,13 +227,13 @@ def test_unknown_task() -> None:
         (["attribution=1"], r"attribution takes names, got 1"),
     ],
 )
-def test_values_out_of_range(words: list[str], message: str) -> None:
-    """Every value is refused before anything starts, on an axis as well."""
+def test_values_out_of_range(overrides: list[str], message: str) -> None:
+    """Values out of range are refused, also within a sweep."""
     with pytest.raises(OutOfRange, match=message):
-        asked(*words)
+        request_of(*overrides)
 
 
-def test_no_seed_is_no_run() -> None:
-    """An empty tuple from a notebook would run nothing and look like success."""
+def test_empty_seeds_are_refused() -> None:
+    """An empty tuple of seeds is refused."""
     with pytest.raises(OutOfRange, match="a sweep must have at least one value, got none for seed"):
         resolve(to_words(task="epvs", seed=()))

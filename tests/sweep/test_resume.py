@@ -1,4 +1,4 @@
-"""Results of older code: taken by name, and only with what they were computed from."""
+"""Results of older code are adopted together with the results from which they were computed."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ ADOPTED = {"train", "predict", "explain"}
 
 @pytest.fixture
 def edited(
-    finished: Path, tiny_words: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    finished: Path, tiny_overrides: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], Plan]:
-    """Plans of a finished run after an edit of the code: nothing of it is done."""
+    """A function that prepares a finished run after a change of code, so that all cells are missing."""
     monkeypatch.setattr(cell_module, "_stage_digest", lambda stage: f"edited {stage}")
-    return lambda: prepare(resolve(to_words(**tiny_words(finished))))
+    return lambda: prepare(resolve(to_words(**tiny_overrides(finished))))
 
 
 def held(plan: Plan) -> dict[int, set[str]]:
-    """Fold → stages of the cells that the store holds."""
+    """Stages of the stored cells of each fold."""
     return {
         job.fold: {cell.stage for cell in job.cells if plan.store.get(cell.stage, cell.identity, group=cell.group)}
         for job in plan.jobs
     }
 
 
-def test_results_of_older_code_are_taken_with_their_parents(edited: Callable[[], Plan]) -> None:
-    """Trainings, predictions and explanations; values of metrics are computed again."""
+def test_results_of_older_code_are_adopted(edited: Callable[[], Plan]) -> None:
+    """Trainings, predictions and explanations of older code are adopted, and values are not."""
     plan = edited()
     assert held(plan) == {0: set(), 1: set(), 2: set()}
     adopt_older(plan)
@@ -48,8 +48,8 @@ def test_results_of_older_code_are_taken_with_their_parents(edited: Callable[[],
     assert (record.code, record.parents) == (cell.code, cell.parents)
 
 
-def test_results_of_another_network_are_not_taken(edited: Callable[[], Plan], tmp_path: Path) -> None:
-    """Where a network was trained again, maps and predictions of the older one are not its own."""
+def test_results_of_another_network_are_not_adopted(edited: Callable[[], Plan], tmp_path: Path) -> None:
+    """Explanations and predictions of a network that was trained again are not adopted."""
     plan = edited()
     trained = plan.cells[0]
     older = next(one for one in plan.store.records("train") if one.body == trained.body)
@@ -63,10 +63,8 @@ def test_results_of_another_network_are_not_taken(edited: Callable[[], Plan], tm
     assert held(plan) == {0: {"train"}, 1: ADOPTED, 2: ADOPTED}
 
 
-def test_of_several_older_results_the_latest_is_taken(
-    edited: Callable[[], Plan], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A second edit finds two records of each training, and takes one of them."""
+def test_one_of_several_older_results_is_adopted(edited: Callable[[], Plan], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several results of older code for a training, one is adopted."""
     adopt_older(edited())
     monkeypatch.setattr(cell_module, "_stage_digest", lambda stage: f"edited again {stage}")
     plan = edited()

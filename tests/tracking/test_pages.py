@@ -1,4 +1,4 @@
-"""Addresses in MLflow's web interface."""
+"""Addresses of pages in MLflow's web interface."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ CONFIGURATIONS = tuple(
 
 @pytest.fixture
 def settings(empty_database: Path, tmp_path: Path) -> RunSettings:
-    """A folder with an empty database."""
+    """Settings of a folder with an empty database."""
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     return RunSettings(out=str(tmp_path))
 
 
 def track(settings: RunSettings, task: str, *configurations: Configuration) -> list[str]:
-    """Open the runs of a harness run; their ids."""
+    """Open the runs of configurations and return their ids."""
     tracker = Tracker(settings, task)
     parents = [ParentRun(one, f"lr {one.axes['lr']}", Dataset("phantom", "ab", "")) for one in configurations]
     tracker.open(parents, SavedView("Configurations"))
@@ -39,20 +39,20 @@ def track(settings: RunSettings, task: str, *configurations: Configuration) -> l
 
 
 def parts_of(page: str) -> tuple[str, dict[str, str]]:
-    """Path and decoded query of a page."""
+    """Path and decoded query of an address."""
     path, _, query = page.removeprefix("#").partition("?")
     return path, dict(urllib.parse.parse_qsl(query))
 
 
 def test_the_table_of_runs_opens_in_the_machine_learning_view() -> None:
-    """Without it MLflow shows an overview of language models; the saved view brings the columns."""
+    """The table of runs opens in the machine-learning view with the saved columns."""
     path, query = parts_of(runs_page("7"))
     assert path == "/experiments/7/runs"
     assert query == {"workflowType": "machine_learning", "viewStateShareKey": "harness"}
 
 
-def test_the_runs_below_another_are_a_filter() -> None:
-    """In MLflow's language of searches, encoded."""
+def test_trainings_are_selected_by_a_filter() -> None:
+    """Trainings of a configuration are selected by an encoded MLflow filter."""
     assert parts_of(runs_page("7", parent="abc"))[1] == {
         "workflowType": "machine_learning",
         "searchFilter": "tags.`mlflow.parentRunId` = 'abc'",
@@ -60,7 +60,7 @@ def test_the_runs_below_another_are_a_filter() -> None:
 
 
 def test_runs_are_compared_by_their_ids() -> None:
-    """Two lists in JSON; one run alone has nothing to be compared with."""
+    """Runs are compared by two JSON lists of ids, and a single run has no comparison."""
     path, query = parts_of(compare_page("7", ["a", "b"]))
     assert path == "/compare-runs"
     assert (json.loads(query["runs"]), json.loads(query["experiments"])) == (["a", "b"], ["7"])
@@ -69,7 +69,7 @@ def test_runs_are_compared_by_their_ids() -> None:
 
 
 def test_a_saved_view_has_its_columns_in_order_and_is_sorted() -> None:
-    """As MLflow stores it: a named state, itself JSON."""
+    """A saved view has its columns and sort order in MLflow's format, a named state with JSON inside."""
     view = SavedView("Best", ("dice", "dice_low"), ("sequences",), ("rank",), order_by="dice", ascending=True)
     stored = json.loads(view.to_tag(5))
     state = json.loads(stored["state"])
@@ -79,8 +79,8 @@ def test_a_saved_view_has_its_columns_in_order_and_is_sorted() -> None:
     assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`dice`", True)
 
 
-def test_the_saved_view_of_an_address_is_there(settings: RunSettings) -> None:
-    """In both experiments, under the key that the address names."""
+def test_saved_view_of_an_address_exists(settings: RunSettings) -> None:
+    """The saved view of an address exists in both experiments."""
     track(settings, "toy", *CONFIGURATIONS[:2])
     client = MlflowClient(tracking_uri=tracking_uri(settings))
     for name in ("toy", "toy trainings"):
@@ -91,7 +91,7 @@ def test_the_saved_view_of_an_address_is_there(settings: RunSettings) -> None:
 
 
 def test_the_latest_run_is_compared(settings: RunSettings) -> None:
-    """A second run of the task with one new configuration compares its own two, not all three."""
+    """The comparison shows the configurations of the latest run only."""
     first = track(settings, "toy", *CONFIGURATIONS[:2])
     (pages,) = pages_of(tracking_uri(settings))
     assert set(json.loads(parts_of(pages.compare)[1]["runs"])) == set(first)
@@ -103,7 +103,7 @@ def test_the_latest_run_is_compared(settings: RunSettings) -> None:
 
 
 def test_the_latest_task_comes_first(settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the time of its latest run, not by its name or age."""
+    """Tasks are sorted by the time of their latest run."""
     for number, task in enumerate(("one", "two", "one")):
         monkeypatch.setattr("harness.tracking.tracker.now_ms", lambda number=number: 1000 + number)
         track(settings, task, CONFIGURATIONS[0])
@@ -113,12 +113,12 @@ def test_the_latest_task_comes_first(settings: RunSettings, monkeypatch: pytest.
 
 
 def test_a_database_without_runs_has_no_pages(settings: RunSettings) -> None:
-    """Experiments of other programs are not ours to show."""
+    """A database without runs of the harness has no pages."""
     assert pages_of(tracking_uri(settings)) == []
 
 
-def test_the_experiment_says_what_was_run(settings: RunSettings) -> None:
-    """Its note leads to the comparison and the trainings, and repeats the command."""
+def test_note_of_an_experiment(settings: RunSettings) -> None:
+    """The note of an experiment contains the links to comparison and trainings, and the command."""
     runs = track(settings, "toy", *CONFIGURATIONS)
     experiment = MlflowClient(tracking_uri=tracking_uri(settings)).get_experiment_by_name("toy")
     assert experiment is not None

@@ -1,4 +1,4 @@
-"""MLflow: a run per configuration, a run per training beside them, never a twin, no subject where none may be."""
+"""The MLflow tracker: one run per configuration and per training, without duplicates or names of subjects."""
 
 from __future__ import annotations
 
@@ -50,19 +50,19 @@ FAILED = dataclasses.replace(TRAIN, state="failed", error="ValueError: too wide 
 
 @pytest.fixture
 def settings(empty_database: Path, tmp_path: Path) -> RunSettings:
-    """A folder with an empty database."""
+    """Settings of a folder with an empty database."""
     shutil.copy(empty_database, tmp_path / "mlflow.db")
     return RunSettings(out=str(tmp_path))
 
 
 @pytest.fixture
 def client(settings: RunSettings) -> MlflowClient:
-    """What a reader of the database uses."""
+    """A client that reads the database."""
     return MlflowClient(tracking_uri=tracking_uri(settings))
 
 
 def parent_of(configuration: Configuration, name: str = "T2w unet") -> ParentRun:
-    """A configuration on four subjects."""
+    """The run of a configuration with four subjects."""
     return ParentRun(
         configuration, name, Dataset("phantom", configuration.fingerprint, "/data/phantom", {"subjects": 4})
     )
@@ -70,7 +70,7 @@ def parent_of(configuration: Configuration, name: str = "T2w unet") -> ParentRun
 
 @contextmanager
 def tracking(settings: RunSettings, *, pool: bool = True, **options: Any) -> Iterator[Tracker]:
-    """A tracker with one configuration open; pooled and drained at the end."""
+    """A tracker with one open configuration, which is finished and drained at the end."""
     tracker = Tracker(settings, "toy", **options)
     try:
         tracker.open([parent_of(CONFIGURATION)], VIEW)
@@ -90,7 +90,7 @@ def listed(client: MlflowClient, experiment: str) -> list[Any]:
 
 
 def runs_of(client: MlflowClient) -> dict[str, Any]:
-    """Identity → run of both experiments; fails on twins."""
+    """Runs of both experiments by identity; fails on duplicates."""
     found = [*listed(client, "toy"), *listed(client, "toy trainings")]
     identities = [run.data.tags["harness.identity"] for run in found]
     assert len(set(identities)) == len(identities)
@@ -106,10 +106,10 @@ def artifacts_of(client: MlflowClient, run: str, folder: str = "") -> list[str]:
 
 
 class TestConfigurations:
-    """The runs that are listed, ranked and compared."""
+    """Runs of configurations."""
 
-    def test_they_are_alone_in_their_experiment(self, settings: RunSettings, client: MlflowClient) -> None:
-        """No number of trainings can push one off the page; the trainings name it as their parent."""
+    def test_configurations_and_trainings_are_separate(self, settings: RunSettings, client: MlflowClient) -> None:
+        """Configurations and trainings are in separate experiments, and a training has its parent as a tag."""
         with tracking(settings) as tracker:
             for fold in range(3):
                 tracker.cell(dataclasses.replace(TRAIN, identity=f"train-{fold}", fold=fold), {}, {})
@@ -118,8 +118,8 @@ class TestConfigurations:
         assert [run.info.run_id for run in listed(client, "toy")] == [parent]
         assert [run.data.tags["mlflow.parentRunId"] for run in listed(client, "toy trainings")] == [parent] * 3
 
-    def test_what_is_known_before_anything_is_computed(self, settings: RunSettings, client: MlflowClient) -> None:
-        """Name, options, source and data set."""
+    def test_facts_before_the_first_result(self, settings: RunSettings, client: MlflowClient) -> None:
+        """A configuration has name, parameters, source and data set before anything is computed."""
         with tracking(settings):
             pass
         run = runs_of(client)[CONFIGURATION.id]
@@ -136,7 +136,7 @@ class TestConfigurations:
         assert json.loads(used.dataset.profile) == {"subjects": 4}
 
     def test_the_note_leads_to_the_trainings(self, settings: RunSettings, client: MlflowClient) -> None:
-        """The link stands in the first paragraph, which MLflow shows unopened; tags stand beside it."""
+        """The first paragraph of the note links to the trainings, and tags are set."""
         with tracking(settings) as tracker:
             tracker.describe(CONFIGURATION.id, "**Rank 1 of 8**\n\nReport: `x`", tags={"rank": "1 of 8"})
             tracker.wait()
@@ -151,10 +151,10 @@ class TestConfigurations:
         assert parent in first and second == "Report: `x`"
         assert run.data.tags["rank"] == "1 of 8"
 
-    def test_a_note_that_is_there_is_not_written_again(
+    def test_unchanged_note_is_not_written_again(
         self, settings: RunSettings, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Neither by the tracker that wrote it nor by the next one."""
+        """An unchanged note is not written again, also by another tracker."""
         with tracking(settings) as tracker:
             tracker.describe(CONFIGURATION.id, "same", tags={"rank": "1 of 2"})
         with tracking(settings) as tracker:
@@ -166,7 +166,7 @@ class TestConfigurations:
             assert tracker.trouble == ""
 
     def test_a_changed_parameter_does_not_raise(self, settings: RunSettings, client: MlflowClient) -> None:
-        """MLflow refuses to change a parameter: the run keeps the first one and goes on."""
+        """A changed parameter keeps its first value, since MLflow does not allow a change."""
         renamed = dataclasses.replace(CONFIGURATION, axes={"sequences": "T2w again"})
         assert renamed.id == CONFIGURATION.id
         with tracking(settings):
@@ -176,8 +176,8 @@ class TestConfigurations:
             tracker.cell(TRAIN, {}, {})
         assert runs_of(client)[CONFIGURATION.id].data.params["sequences"] == "T2w"
 
-    def test_a_run_that_is_broken_off_is_killed(self, settings: RunSettings, client: MlflowClient) -> None:
-        """Not running for ever; the next one finishes it."""
+    def test_interrupted_run_is_killed(self, settings: RunSettings, client: MlflowClient) -> None:
+        """An interrupted run is KILLED, and repeating the command finishes it."""
         with tracking(settings, pool=False):
             pass
         assert runs_of(client)[CONFIGURATION.id].info.status == "KILLED"
@@ -185,8 +185,8 @@ class TestConfigurations:
             pass
         assert runs_of(client)[CONFIGURATION.id].info.status == "FINISHED"
 
-    def test_more_than_mlflow_takes_at_once(self, settings: RunSettings, client: MlflowClient) -> None:
-        """Nothing is cut off: 1,300 metrics, 130 parameters and 130 tags arrive."""
+    def test_limits_of_mlflow_requests(self, settings: RunSettings, client: MlflowClient) -> None:
+        """Numbers of metrics, parameters and tags above MLflow's limits per request are written completely."""
         wide = dataclasses.replace(CONFIGURATION, axes={f"axis{number}": number for number in range(130)})
         tracker = Tracker(settings, "toy")
         tracker.open([parent_of(wide)], VIEW)
@@ -201,10 +201,10 @@ class TestConfigurations:
 
 
 class TestTrainings:
-    """The runs below a configuration."""
+    """Runs of trainings."""
 
     def test_cells_of_one_training_share_a_run(self, settings: RunSettings, client: MlflowClient) -> None:
-        """Results of an explanation carry its label, times the name of the cell."""
+        """Metrics of an explanation have its label as a prefix, and times the name of the cell."""
         with tracking(settings) as tracker:
             tracker.cell(TRAIN, {}, {"loss": [2.0, 1.0]})
             tracker.cell(dataclasses.replace(TRAIN, identity="score-0", stage="score"), {"dice": 0.75}, {})
@@ -218,15 +218,15 @@ class TestTrainings:
         assert run.data.tags["harness.machine"] == "x86" and "harness.gpu" not in run.data.tags
         assert (run.info.run_name, run.info.status) == ("T2w unet fold 0 seed 1", "FINISHED")
 
-    def test_an_ensemble_of_folds_is_a_training_of_its_own(self, settings: RunSettings, client: MlflowClient) -> None:
-        """Its fold is −1, which no reader need see."""
+    def test_an_ensemble_has_a_separate_run(self, settings: RunSettings, client: MlflowClient) -> None:
+        """An ensemble of folds has a separate run, named "ensemble"."""
         with tracking(settings) as tracker:
             tracker.cell(dataclasses.replace(SCORE, fold=-1), {"ap": 0.5}, {})
         (run,) = listed(client, "toy trainings")
         assert run.info.run_name == "T2w unet ensemble seed 1"
 
     def test_metrics_and_curves(self, settings: RunSettings, client: MlflowClient) -> None:
-        """Values at step 0, curves from epoch 1; what is not finite is left out."""
+        """Values are logged at step 0 and curves from epoch 1, without NaN."""
         with tracking(settings) as tracker:
             tracker.cell(TRAIN, {"dice": 0.5, "icc": float("nan")}, {"loss": [3.0, 2.0, 1.0]})
         run = runs_of(client)[TRAINING]
@@ -234,15 +234,15 @@ class TestTrainings:
         points = client.get_metric_history(run.info.run_id, "by epoch/loss")
         assert [(point.step, point.value) for point in points] == [(1, 3.0), (2, 2.0), (3, 1.0)]
 
-    def test_it_lasts_as_long_as_the_training(self, settings: RunSettings, client: MlflowClient) -> None:
-        """The run is created when the training has ended, and begins when it began."""
+    def test_duration_is_that_of_the_training(self, settings: RunSettings, client: MlflowClient) -> None:
+        """The duration of a run is that of the training."""
         with tracking(settings) as tracker:
             tracker.cell(dataclasses.replace(TRAIN, seconds=3600.0), {}, {})
         info = runs_of(client)[TRAINING].info
         assert 3600 <= (info.end_time - info.start_time) / 1000 < 3660
 
-    def test_the_same_cell_again_is_no_twin(self, settings: RunSettings, client: MlflowClient) -> None:
-        """Neither in one tracker nor in the next, which finds the runs by their identity; no value is doubled."""
+    def test_repeated_cell_makes_no_duplicate(self, settings: RunSettings, client: MlflowClient) -> None:
+        """Logging a cell again, in the same or another tracker, makes no second run and no second value."""
         with tracking(settings) as tracker:
             tracker.cell(TRAIN, {"dice": 0.5}, {})
             tracker.wait()
@@ -258,7 +258,7 @@ class TestTrainings:
         assert len(client.get_metric_history(runs[TRAINING].info.run_id, "dice")) == 1
 
     def test_a_later_command_adds_to_a_training(self, settings: RunSettings, client: MlflowClient) -> None:
-        """A new attribution goes to the run that holds the curve."""
+        """A new attribution is logged to the existing run of its training."""
         with tracking(settings) as tracker:
             tracker.cell(TRAIN, {}, {"loss": [1.0]})
         with tracking(settings) as tracker:
@@ -268,8 +268,8 @@ class TestTrainings:
         assert {"by epoch/loss", "saliency/ap"} <= set(run.data.metrics)
 
     @pytest.mark.parametrize("again", ["the same tracker", "another tracker"])
-    def test_a_failed_cell_that_is_done_later(self, settings: RunSettings, client: MlflowClient, again: str) -> None:
-        """The same run says FAILED with its error, then FINISHED without."""
+    def test_a_failed_cell_that_succeeds_later(self, settings: RunSettings, client: MlflowClient, again: str) -> None:
+        """A run with a failed cell is FAILED, and FINISHED once the cell succeeds."""
         with tracking(settings, pool=False) as tracker:
             tracker.cell(FAILED, {}, {})
             tracker.pooled(CONFIGURATION.id, {}, done=False)
@@ -288,10 +288,8 @@ class TestTrainings:
         assert done[TRAINING].info.run_id == failed[TRAINING].info.run_id
         assert "harness.error.train" not in done[TRAINING].data.tags and done[TRAINING].data.metrics["dice"] == 0.5
 
-    def test_one_failed_explanation_is_seen_beside_what_is_done(
-        self, settings: RunSettings, client: MlflowClient
-    ) -> None:
-        """The training FAILED, the tag names the cell, and the results of the others stay."""
+    def test_failed_explanation_keeps_other_results(self, settings: RunSettings, client: MlflowClient) -> None:
+        """With a failed explanation, the run is FAILED and keeps the metrics of others."""
         explain = dataclasses.replace(FAILED, identity="explain-1", stage="explain", label="lime", error="E: no")
         with tracking(settings, pool=False) as tracker:
             tracker.cell(TRAIN, {}, {"loss": [1.0]})
@@ -304,8 +302,8 @@ class TestTrainings:
             "harness.error.explain lime": "E: no"
         }
 
-    def test_a_network_that_was_trained_again_has_one_curve(self, settings: RunSettings, client: MlflowClient) -> None:
-        """Other code gives the training another identity: its run replaces the one of the older code."""
+    def test_a_repeated_training_has_one_curve(self, settings: RunSettings, client: MlflowClient) -> None:
+        """A training of other code replaces the run of the older one."""
         with tracking(settings) as tracker:
             tracker.cell(TRAIN, {}, {"loss": [3.0, 2.0]})
             tracker.cell(SCORE, {"ap": 0.5}, {})
@@ -315,10 +313,10 @@ class TestTrainings:
         points = client.get_metric_history(run.info.run_id, "by epoch/loss")
         assert [point.value for point in points] == [9.0, 8.0] and "saliency/ap" not in run.data.metrics
 
-    def test_cells_that_come_together_are_one_request(
+    def test_waiting_cells_are_written_in_one_request(
         self, settings: RunSettings, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Ten cells of two trainings that wait for MLflow are two requests with all their values."""
+        """Ten waiting cells of two trainings are written in two requests."""
         sent: list[int] = []
         original, connect, waiting = MlflowClient.log_batch, MlflowClient.get_experiment_by_name, threading.Event()
 
@@ -340,13 +338,13 @@ class TestTrainings:
         assert sent == [200, 200]
 
     def test_names_that_mlflow_refuses(self, settings: RunSettings, client: MlflowClient) -> None:
-        """Brackets and at-signs of labels are written as underscores."""
+        """Characters that MLflow refuses in names become underscores."""
         with tracking(settings) as tracker:
             tracker.cell(TRAIN, {"sensitivity@3mm[large]": 0.5}, {})
         assert runs_of(client)[TRAINING].data.metrics["sensitivity_3mm_large_"] == 0.5
 
     def test_a_cell_of_an_unknown_configuration_is_refused(self, settings: RunSettings) -> None:
-        """It would have no parent."""
+        """A cell of an unknown configuration is refused."""
         with (
             pytest.raises(HarnessError, match=r"no run was opened for configuration another"),
             tracking(settings) as tracker,
@@ -355,12 +353,10 @@ class TestTrainings:
 
 
 class TestTwoDrivers:
-    """Two drivers on one folder."""
+    """Two processes with one output folder."""
 
-    def test_a_run_that_the_other_created_meanwhile_is_continued(
-        self, settings: RunSettings, client: MlflowClient
-    ) -> None:
-        """It is looked for before it is created, however long ago the runs were read."""
+    def test_a_run_created_by_the_other_process_is_continued(self, settings: RunSettings, client: MlflowClient) -> None:
+        """A run that the other process created is continued."""
         with tracking(settings, pool=False) as one, tracking(settings) as other:
             for tracker in (one, other):
                 tracker.wait()
@@ -371,7 +367,7 @@ class TestTwoDrivers:
         assert set(runs_of(client)) == {CONFIGURATION.id, TRAINING}
 
     def test_both_start_at_once_without_a_database(self, tmp_path: Path) -> None:
-        """The migration of a new database is not raced, and no run has a twin."""
+        """Two processes that start without a database make one, and no duplicate run."""
         script = (
             "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
             "from test_tracker import TRAIN, tracking, RunSettings\n"
@@ -385,10 +381,10 @@ class TestTwoDrivers:
 
 
 class TestPooled:
-    """What the run of a configuration gets at the end."""
+    """Pooled metrics and artifacts of a configuration."""
 
     def test_files_become_artifacts(self, settings: RunSettings, client: MlflowClient, tmp_path: Path) -> None:
-        """Under their relative paths, in the run's folder and not in the one we stand in."""
+        """Files are logged as artifacts under their relative paths, within the output folder."""
         folder = tmp_path / "pooled"
         for name in ("training.png", "maps/saliency_mean.nii.gz"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -400,8 +396,8 @@ class TestPooled:
         assert artifacts_of(client, run.info.run_id) == ["maps/saliency_mean.nii.gz", "training.png"]
         assert run.info.artifact_uri.startswith((tmp_path / "mlflow-artifacts").as_uri())
 
-    def test_what_could_not_be_drawn_is_a_tag_until_it_is(self, settings: RunSettings, client: MlflowClient) -> None:
-        """The run is FINISHED all the same."""
+    def test_failed_figure_is_a_tag(self, settings: RunSettings, client: MlflowClient) -> None:
+        """A figure that failed is a tag until the run is written again, and the run is FINISHED."""
         with tracking(settings, pool=False) as tracker:
             tracker.pooled(CONFIGURATION.id, {}, done=True, digest="one", not_drawn="figures: no font")
         run = runs_of(client)[CONFIGURATION.id]
@@ -410,8 +406,10 @@ class TestPooled:
             tracker.pooled(CONFIGURATION.id, {}, done=True, digest="two")
         assert "harness.not_drawn" not in runs_of(client)[CONFIGURATION.id].data.tags
 
-    def test_the_same_is_not_written_twice(self, settings: RunSettings, client: MlflowClient, tmp_path: Path) -> None:
-        """A digest tells, also to another tracker; another digest is written."""
+    def test_unchanged_values_are_not_written_again(
+        self, settings: RunSettings, client: MlflowClient, tmp_path: Path
+    ) -> None:
+        """Pooled values with the same digest are not written again, also by another tracker."""
         with tracking(settings, pool=False) as tracker:
             tracker.pooled(CONFIGURATION.id, {"dice": 0.5}, done=True, digest="one")
             tracker.wait()
@@ -428,7 +426,7 @@ class TestPooled:
         assert runs_of(client)[CONFIGURATION.id].info.status == "FINISHED"
 
     def test_a_new_cell_opens_the_parent_again(self, settings: RunSettings, client: MlflowClient) -> None:
-        """While cells are added to a finished configuration, it says RUNNING."""
+        """A new cell sets a finished configuration to RUNNING."""
         with tracking(settings, pool=False) as tracker:
             tracker.pooled(CONFIGURATION.id, {}, done=True, digest="one")
             tracker.cell(TRAIN, {}, {})
@@ -439,12 +437,12 @@ class TestPooled:
 
 
 class TestAnonymous:
-    """``anonymous=true``: no name of a subject leaves this machine."""
+    """With ``anonymous=true``, no name of a subject is written."""
 
     ERROR = "CellError: the map of sub-0042_ses-2 holds inf; also patient seven (and 1007) in /data/sub-0042/anat"
 
     def written(self, settings: RunSettings, tmp_path: Path) -> str:
-        """Everything in the database, as text."""
+        """The content of the database as text."""
         named = dataclasses.replace(CONFIGURATION, axes={"sequences": "T2w", "left_out": "sub-0042", "width": 1007})
         subjects = ["sub-0042", "sub-0042_ses-2", "patient seven", "1007", "07"]
         tracker = Tracker(settings, "toy", command="harness run exclude=sub-0042", subjects=subjects)
@@ -457,26 +455,24 @@ class TestAnonymous:
         tracker.close()
         return (tmp_path / "mlflow.db").read_bytes().decode(errors="replace")
 
-    def test_no_name_is_anywhere_in_the_database(self, settings: RunSettings, tmp_path: Path) -> None:
-        """In no tag, parameter, metric or run name; what is around the names stays."""
+    def test_database_contains_no_names(self, settings: RunSettings, tmp_path: Path) -> None:
+        """Names of subjects are replaced in all tags, parameters and names, and the text around them is kept."""
         found = self.written(dataclasses.replace(settings, anonymous=True), tmp_path)
         assert not [name for name in ("sub-0042", "ses-2", "patient seven") if name in found]
         assert "the map of [subject] holds inf; also [subject] (and [subject]) in /data/[subject]/anat" in found
         assert "all but [subject]" in found
 
-    def test_a_number_that_is_an_option_stays(
-        self, settings: RunSettings, tmp_path: Path, client: MlflowClient
-    ) -> None:
-        """A width of 1007 is no subject, though a subject is called 1007."""
+    def test_values_of_options_are_kept(self, settings: RunSettings, tmp_path: Path, client: MlflowClient) -> None:
+        """The value of an option is kept, even if a subject has the same name."""
         self.written(dataclasses.replace(settings, anonymous=True), tmp_path)
         assert runs_of(client)[CONFIGURATION.id].data.params["width"] == "1007"
 
-    def test_otherwise_names_stay(self, settings: RunSettings, tmp_path: Path) -> None:
-        """The error says whose map it was, unless it is asked not to."""
+    def test_names_are_kept_by_default(self, settings: RunSettings, tmp_path: Path) -> None:
+        """Without ``anonymous``, errors contain the name of the subject."""
         assert self.ERROR in self.written(settings, tmp_path)
 
-    def test_the_longer_name_goes_first(self, settings: RunSettings, client: MlflowClient) -> None:
-        """Of ``pat1`` and ``pat12`` no rest stays, and a word that only begins like one is kept."""
+    def test_longer_names_are_replaced_first(self, settings: RunSettings, client: MlflowClient) -> None:
+        """Of ``pat1`` and ``pat12``, the longer name is replaced first, and other words are kept."""
         hidden = dataclasses.replace(settings, anonymous=True)
         with tracking(hidden, subjects=["pat1", "pat12"]) as tracker:
             tracker.cell(dataclasses.replace(FAILED, error="E: pat12, pat1, pat123 and path"), {}, {})
@@ -489,26 +485,26 @@ class TestTrouble:
 
     @pytest.fixture
     def unreachable(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSettings:
-        """A server that nobody runs, on a port that nobody may listen on."""
+        """Settings with an MLflow server on a port without one."""
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         return RunSettings(out=str(tmp_path), mlflow="http://user:hidden@127.0.0.1:1")
 
-    def test_a_server_that_does_not_answer_is_told_at_the_end(self, unreachable: RunSettings) -> None:
-        """Cells are taken as before; the error says where, and what to do, without the password."""
+    def test_unreachable_server_raises_at_the_end(self, unreachable: RunSettings) -> None:
+        """The error after the run names the server without the password and suggests a remedy."""
         tracker = Tracker(unreachable, "toy")
         tracker.open([parent_of(CONFIGURATION)], VIEW)
         tracker.cell(TRAIN, {"dice": 0.5}, {})
         tracker.pooled(CONFIGURATION.id, {"dice": 0.5}, done=True)
         with pytest.raises(
             HarnessError, match=r"MLflow at http://user:\*\*\*@127\.0\.0\.1:1 could not .* mlflow=off"
-        ) as told:
+        ) as caught:
             tracker.drain()
-        assert "hidden" not in str(told.value)
+        assert "hidden" not in str(caught.value)
         assert tracker.run_of(CONFIGURATION.id) == ""
         tracker.close()
 
-    def test_trouble_is_known_early(self, unreachable: RunSettings) -> None:
-        """Whoever asks need not wait for the end of the run."""
+    def test_trouble_can_be_read_early(self, unreachable: RunSettings) -> None:
+        """The error can be read before the end of the run."""
         tracker = Tracker(unreachable, "toy")
         assert tracker.trouble == ""
         tracker.open([parent_of(CONFIGURATION)], VIEW)
@@ -519,7 +515,7 @@ class TestTrouble:
     def test_an_error_in_the_middle_stops_writing(
         self, settings: RunSettings, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """What came before is there, what comes after is not tried, and the error is kept."""
+        """After an error, nothing more is written, and the error is kept."""
         with pytest.raises(HarnessError, match=r"disk is full\. The cells are safe"), tracking(settings) as tracker:
             tracker.cell(TRAIN, {}, {})
             tracker.wait()
@@ -535,16 +531,16 @@ class TestTrouble:
         raise OSError("disk is full")
 
 
-class TestPlace:
-    """Where things go."""
+class TestLocation:
+    """Where runs and artifacts are stored."""
 
-    def test_automatic_place_is_the_output_folder(self, tmp_path: Path) -> None:
-        """A database there; else what was said."""
+    def test_default_location_is_the_output_folder(self, tmp_path: Path) -> None:
+        """By default, the database is in the output folder."""
         assert tracking_uri(RunSettings(out=str(tmp_path))) == f"sqlite:///{tmp_path / 'mlflow.db'}"
         assert tracking_uri(RunSettings(mlflow="http://host:5000")) == "http://host:5000"
 
-    def test_name_of_the_folder_may_hold_anything(self, empty_database: Path, tmp_path: Path) -> None:
-        """Runs are in the database of that very folder, artifacts beside it, and no other folder appears."""
+    def test_name_of_the_folder_may_contain_any_character(self, empty_database: Path, tmp_path: Path) -> None:
+        """Runs and artifacts are in the output folder, whatever characters its name contains."""
         folder = tmp_path / "50% of #1 = why?" / "a%20b"
         folder.mkdir(parents=True)
         shutil.copy(empty_database, folder / "mlflow.db")
@@ -558,14 +554,14 @@ class TestPlace:
         )
 
     def test_password_is_not_shown(self) -> None:
-        """The user name and the host are."""
+        """The password of an address is not shown."""
         assert shown_uri(RunSettings(mlflow="https://me:pass@host:5000")) == "https://me:***@host:5000"
         assert shown_uri(RunSettings(mlflow="https://host:5000")) == "https://host:5000"
 
     def test_artifacts_of_a_named_database_are_not_in_the_working_folder(
         self, empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """MLflow's own default is ``./mlruns``, wherever one happens to stand."""
+        """Artifacts of a database given by address are not in the working folder, MLflow's default."""
         elsewhere = tmp_path / "elsewhere"
         elsewhere.mkdir()
         monkeypatch.chdir(elsewhere)
@@ -578,8 +574,8 @@ class TestPlace:
         assert list(elsewhere.iterdir()) == []
 
 
-def test_what_a_search_chose_is_a_tag_of_the_configuration(settings: RunSettings, client: MlflowClient) -> None:
-    """It can be read and searched beside the metrics, without a subject's name."""
+def test_result_of_a_search_is_a_tag(settings: RunSettings, client: MlflowClient) -> None:
+    """The result of a search is a tag of the configuration."""
     with tracking(settings, pool=False, subjects={"sub-07"}) as tracker:
         tracker.describe(CONFIGURATION.id, "", tags={"chosen.fold 0 seed 0": "recipe.lr=0.01"})
     assert runs_of(client)[CONFIGURATION.id].data.tags["chosen.fold 0 seed 0"] == "recipe.lr=0.01"

@@ -1,4 +1,4 @@
-"""A worker that dies without an error of its own."""
+"""Jobs whose worker process died without an error."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from harness.tuning.jobs import _record_death
 
 
 @pytest.fixture
-def planned(tiny_words: Callable[..., dict[str, Any]], finished: Path) -> Plan:
-    """A finished run, one explanation and one value of whose first training are taken away."""
-    plan = prepare(resolve(to_words(**tiny_words(finished))))
+def planned(tiny_overrides: Callable[..., dict[str, Any]], finished: Path) -> Plan:
+    """The plan of a finished run."""
+    plan = prepare(resolve(to_words(**tiny_overrides(finished))))
     assert plan.missing() == ()
     return plan
 
 
-def lost(plan: Plan, *wanted: tuple[str, str]) -> Job:
-    """The first job, after cells of it were removed from the store."""
+def job_without(plan: Plan, *wanted: tuple[str, str]) -> Job:
+    """The first job, after removing some of its cells from the store."""
     job = plan.jobs[0]
     for cell in job.cells:
         if (cell.stage, cell.label) in wanted:
@@ -37,15 +37,15 @@ def lost(plan: Plan, *wanted: tuple[str, str]) -> Job:
 
 
 def recorded(job: Job, store: Store) -> list[CellRecord]:
-    """What is recorded of a death."""
+    """Records of a died worker."""
     records: list[CellRecord] = []
     _record_death(job, store, records.append)
     return records
 
 
-def test_first_cell_that_is_not_done_has_failed(planned: Plan) -> None:
-    """Values that are done are passed over, though they lie below what they judge."""
-    job = lost(planned, ("explain", "random"), ("score", "random"))
+def test_failure_is_recorded_for_the_first_missing_cell(planned: Plan) -> None:
+    """The failure is recorded for the first cell in order that is not done."""
+    job = job_without(planned, ("explain", "random"), ("score", "random"))
     (record,) = recorded(job, planned.store)
     assert (record.stage, record.label, record.state) == ("explain", "random", "failed")
     assert "its worker died three times without an error of its own" in record.error
@@ -55,8 +55,8 @@ def test_first_cell_that_is_not_done_has_failed(planned: Plan) -> None:
 
 
 def test_failed_values_name_their_group_and_metrics(planned: Plan) -> None:
-    """So that the failure is told of what was to be measured."""
-    job = lost(planned, ("score", ""))
+    """A failure of values is recorded with their group and metrics."""
+    job = job_without(planned, ("score", ""))
     (record,) = recorded(job, planned.store)
     cell = next(one for one in job.cells if (one.stage, one.label) == ("score", ""))
     assert (record.identity, record.group, record.metrics) == (cell.identity, cell.group, dict(cell.metrics))
@@ -65,6 +65,6 @@ def test_failed_values_name_their_group_and_metrics(planned: Plan) -> None:
     assert collect(planned).prediction.to_pylist()[0]["status"].startswith("failed: 1 of 9 cells, its worker died")
 
 
-def test_job_that_was_done_before_its_worker_died_has_no_failure(planned: Plan) -> None:
-    """Its cells are in the store."""
+def test_finished_job_has_no_failure(planned: Plan) -> None:
+    """If all cells of the job are done, no failure is recorded."""
     assert recorded(planned.jobs[0], planned.store) == []

@@ -1,4 +1,4 @@
-"""Jobs on real Ray workers: same numbers, resume, strangers, third parties."""
+"""Jobs on Ray workers: equal results, resuming, foreign folders, and third-party components."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from harness.tuning.jobs import keep_to_granted_gpus
 
 pytestmark = pytest.mark.ray
 
-Words = tuple[str, ...]
+Overrides = tuple[str, ...]
 
 
-def command(*words: str, cwd: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a user does."""
+def command(*overrides: str, cwd: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the console command."""
     return subprocess.run(
-        [sys.executable, "-m", "harness", "run", *words],
+        [sys.executable, "-m", "harness", "run", *overrides],
         cwd=cwd,
         env=environment(path),
         capture_output=True,
@@ -50,72 +50,72 @@ def command(*words: str, cwd: Path, path: Path | None = None) -> subprocess.Comp
 
 
 def environment(path: Path | None = None) -> dict[str, str]:
-    """The environment of a child, with a folder that holds installed packages."""
+    """Environment of a child process, optionally with a folder of installed packages."""
     return {**os.environ, "OMP_NUM_THREADS": "1", **({"PYTHONPATH": str(path)} if path else {})}
 
 
 def steady(path: Path) -> list[dict[str, str]]:
-    """A leaderboard without the columns that may differ between runs."""
+    """Rows of a leaderboard without columns that may differ between runs."""
     with path.open() as file:
         return [{key: value for key, value in row.items() if key not in VOLATILE} for row in csv.DictReader(file)]
 
 
 def checksums(out: Path, name: str) -> dict[str, str]:
-    """Identity → checksum of an artifact of every finished cell that has it."""
+    """Checksums of an artifact by identity, for all finished cells that have it."""
     records = [json.loads(path.read_text()) for path in (out / "store").rglob("record.json")]
     return {one["identity"]: one["artifacts"][name] for one in records if name in one["artifacts"]}
 
 
 @pytest.fixture(scope="session")
-def small(small_run: Words) -> Words:
-    """Words of a small run."""
+def small(small_run: Overrides) -> Overrides:
+    """Overrides of a small run."""
     return (*small_run, "attribution=random,saliency", "report=false")
 
 
 @pytest.fixture(scope="session")
-def sweep(small: Words) -> Words:
-    """Words of a small sweep: six trainings, 42 cells."""
+def sweep(small: Overrides) -> Overrides:
+    """Overrides of a small sweep with six trainings and 42 cells."""
     return (*small, "sequences=T2w,T2w+FLAIR")
 
 
 @pytest.fixture(scope="module")
-def finished(sweep: Words, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The out folder of the small sweep on Ray."""
+def finished(sweep: Overrides, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of the small sweep with Ray."""
     out = tmp_path_factory.mktemp("ray") / "out"
     done = command(*sweep, f"out={out}", cwd=out.parent)
     assert done.returncode == 0, done.stdout + done.stderr
     return out
 
 
-def test_ray_and_plain_process_give_the_same_numbers(finished: Path, sweep: Words, tmp_path: Path) -> None:
-    """Weights, predictions' values and maps' values are equal bit for bit, actor reuse included."""
+def test_ray_and_plain_process_give_the_same_numbers(finished: Path, sweep: Overrides, tmp_path: Path) -> None:
+    """Weights and values with Ray are identical to those in one process."""
     assert commands.run([*sweep, "ray=off", "mlflow=off", f"out={tmp_path / 'out'}"]) == 0
     for name in ("weights.safetensors", "values.json"):
-        here, there = checksums(tmp_path / "out", name), checksums(finished, name)
-        assert here == there
+        local, remote = checksums(tmp_path / "out", name), checksums(finished, name)
+        assert local == remote
         assert (
-            len(here) == {"weights.safetensors": 6, "values.json": 18 + 2 * 5}[name]
-        )  # pooled: whole and four regions
+            len(local) == {"weights.safetensors": 6, "values.json": 18 + 2 * 5}[name]
+        )  # pooled values of the whole image and four regions
 
 
 def test_same_command_again_computes_nothing(
-    finished: Path, sweep: Words, board_of: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    finished: Path, sweep: Overrides, board_of: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A finished sweep has nothing to do and gives the same table."""
+    """Repeating a finished sweep computes nothing and gives the same leaderboard."""
     before = board_of(finished).read_bytes()
     assert commands.run([*sweep, f"out={finished}"]) == 0
     assert "42 done, 0 to do" in capsys.readouterr().out
     assert board_of(finished).read_bytes() == before
 
 
-def test_sigkill_half_way_then_same_command_gives_the_same_table(
-    finished: Path, sweep: Words, board_of: Callable[..., Path], tmp_path: Path
+def test_killed_run_can_be_resumed(
+    finished: Path, sweep: Overrides, board_of: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """After SIGKILL the same command ends with the same leaderboard and one MLflow run per training."""
+    """After SIGKILL, repeating the command gives the same leaderboard and one MLflow run per training."""
     out = tmp_path / "out"
-    words = [*sweep, f"out={out}"]
+    overrides = [*sweep, f"out={out}"]
     driver = subprocess.Popen(
-        [sys.executable, "-m", "harness", "run", *words],
+        [sys.executable, "-m", "harness", "run", *overrides],
         cwd=tmp_path,
         env=environment(),
         stdout=subprocess.DEVNULL,
@@ -132,34 +132,34 @@ def test_sigkill_half_way_then_same_command_gives_the_same_table(
     assert 2 <= len(kept) <= 6
     assert list((out / "ray").glob("tune-*"))
 
-    again = command(*words, cwd=tmp_path)
+    again = command(*overrides, cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
     ours, theirs = (steady(board_of(folder)) for folder in (out, finished))
     for row in (*ours, *theirs):
-        row["command"] = ""  # names its own out folder
+        row["command"] = ""  # contains the output folder
     assert ours == theirs
     assert kept.items() <= checksums(out, "weights.safetensors").items()
-    assert not list((out / "ray").glob("tune-*")), "what the killed run left was not removed"
+    assert not list((out / "ray").glob("tune-*")), "the folder of the killed run was not removed"
 
     with sqlite3.connect(out / "mlflow.db") as database:
         tags = [row[0] for row in database.execute("select value from tags where key = 'harness.identity'")]
         states = {row[0] for row in database.execute("select status from runs")}
-    assert len(tags) == len(set(tags)) == 2 + 6  # two configurations, six trainings
+    assert len(tags) == len(set(tags)) == 2 + 6  # two configurations and six trainings
     assert states == {"FINISHED"}
 
 
-def test_interrupt_stops_cleanly_and_says_how_to_go_on(sweep: Words, tmp_path: Path) -> None:
-    """Ctrl-C ends with the command that resumes, keeps finished cells and leaves nothing half-written."""
+def test_interrupted_run_can_be_resumed(sweep: Overrides, tmp_path: Path) -> None:
+    """Ctrl-C exits with a message about resuming, keeps finished cells and leaves no incomplete ones."""
     out = tmp_path / "out"
-    words = [*sweep, "mlflow=off", f"out={out}"]
+    overrides = [*sweep, "mlflow=off", f"out={out}"]
     driver = subprocess.Popen(
-        [sys.executable, "-m", "harness", "run", *words],
+        [sys.executable, "-m", "harness", "run", *overrides],
         cwd=tmp_path,
         env=environment(),
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # A job in a shell's background ignores the signal, and so would all that it starts.
+        # Background jobs of a shell ignore SIGINT, and so would their children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 200
@@ -175,12 +175,12 @@ def test_interrupt_stops_cleanly_and_says_how_to_go_on(sweep: Words, tmp_path: P
 
 
 def test_ui_answers_on_loopback(finished: Path) -> None:
-    """``harness ui`` serves the run's own store, to this machine only."""
+    """``harness ui`` answers on the loopback address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = [sys.executable, "-m", "harness", "ui", f"out={finished}", f"port={port}"]
-    server = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    arguments = [sys.executable, "-m", "harness", "ui", f"out={finished}", f"port={port}"]
+    server = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         deadline = time.monotonic() + 120
         while True:
@@ -197,18 +197,20 @@ def test_ui_answers_on_loopback(finished: Path) -> None:
         server.wait(timeout=30)
 
 
-def test_strangers_tasks_in_the_working_folder_are_not_imported(small: Words, tmp_path: Path) -> None:
-    """Ray puts the driver's folder first on the workers' path; a stranger's tasks/ there must not matter."""
+def test_tasks_in_the_working_folder_are_not_imported(small: Overrides, tmp_path: Path) -> None:
+    """Packages of the same name in the working folder, which Ray puts on the path, are not imported."""
     for name in ("tasks", "search_spaces"):
         (tmp_path / name).mkdir()
         for module in ("__init__", "epvs"):
-            (tmp_path / name / f"{module}.py").write_text("raise RuntimeError('a stranger was imported')\n")
+            (tmp_path / name / f"{module}.py").write_text(
+                "raise RuntimeError('a package of the working folder was imported')\n"
+            )
     done = command(*small, "sequences=T2w", "fold=0", "mlflow=off", "out=out", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_no_cluster_at_the_address_is_an_error_with_the_next_step(tmp_path: Path) -> None:
-    """An address that does not answer is the user's to fix."""
+def test_missing_cluster_raises(tmp_path: Path) -> None:
+    """If no Ray cluster answers at the address, an error is raised."""
     with pytest.raises(RequestError, match="no Ray cluster answers"):
         harness.run(
             task="epvs", sequences="T2w", fold=0, phantom_subjects=3, phantom__shape="[24,24,8]", phantom__density=4000,
@@ -217,8 +219,8 @@ def test_no_cluster_at_the_address_is_an_error_with_the_next_step(tmp_path: Path
 
 
 @pytest.fixture(scope="module")
-def pretended() -> Iterator[None]:
-    """Ray with four CPUs and one GPU, whatever this machine has; runs in this process join it."""
+def fake_resources() -> Iterator[None]:
+    """A local Ray with four CPUs and one GPU, whatever the machine has."""
     import ray
 
     ray.init(address="local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
@@ -227,27 +229,27 @@ def pretended() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("word", "message"),
+    ("override", "message"),
     [
         ("cpus=4096", "each job asks for cpus=4096, the cluster has 4"),
         ("gpus=2", "each job asks for gpus=2, the cluster has 1"),
     ],
 )
-@pytest.mark.usefixtures("pretended")
-def test_more_than_the_cluster_has_is_refused(small: Words, tmp_path: Path, word: str, message: str) -> None:
-    """A request that no node can meet would wait for ever; it is refused with both numbers, and nothing starts."""
+@pytest.mark.usefixtures("fake_resources")
+def test_request_above_the_resources_is_refused(small: Overrides, tmp_path: Path, override: str, message: str) -> None:
+    """A request for more resources than the cluster has is refused before any job starts."""
     begun: list[Job] = []
-    request = resolve(parse([*small, "sequences=T2w", "fold=0", "mlflow=off", word, f"out={tmp_path}"]))
+    request = resolve(parse([*small, "sequences=T2w", "fold=0", "mlflow=off", override, f"out={tmp_path}"]))
     with pytest.raises(RequestError, match=message):
         run(prepare(request), started=begun.append)
     assert begun == [] and not (tmp_path / "ray").exists()
 
 
-@pytest.mark.usefixtures("pretended")
-def test_half_a_gpu_each_is_two_jobs_at_once(small_run: Words, tmp_path: Path) -> None:
-    """The GPU is shared by two of four jobs, though there are CPUs for all, and without CUDA they use the CPU."""
-    words = [*small_run, "attribution=none", "recipe.copies=40", "sequences=T2w", "seed=0,1", "mlflow=off"]
-    plan = prepare(resolve(parse([*words, "gpus=0.5", "fold=0,1", f"out={tmp_path}"])))
+@pytest.mark.usefixtures("fake_resources")
+def test_two_jobs_share_a_gpu(small_run: Overrides, tmp_path: Path) -> None:
+    """With half a GPU each, two jobs run at once, and without CUDA they use the CPU."""
+    overrides = [*small_run, "attribution=none", "recipe.copies=40", "sequences=T2w", "seed=0,1", "mlflow=off"]
+    plan = prepare(resolve(parse([*overrides, "gpus=0.5", "fold=0,1", f"out={tmp_path}"])))
     of_training = {cell.identity: job.train for job in plan.jobs for cell in job.cells}
     running: dict[str, int] = {}
     at_once: list[int] = []
@@ -268,22 +270,22 @@ def test_half_a_gpu_each_is_two_jobs_at_once(small_run: Words, tmp_path: Path) -
     assert len(at_once) == 4 and max(at_once) == 2
 
 
-@pytest.mark.usefixtures("pretended")
+@pytest.mark.usefixtures("fake_resources")
 @pytest.mark.parametrize(("gpus", "visible"), [(0, ""), (0.5, "0")])
-def test_a_worker_sees_the_gpus_that_it_was_granted(gpus: float, visible: str) -> None:
-    """Ray would leave every GPU of the machine visible to a worker that was granted none."""
+def test_worker_sees_only_its_gpus(gpus: float, visible: str) -> None:
+    """A worker sees only the GPUs that Ray assigned to it."""
     import ray
 
     def seen() -> str:
         keep_to_granted_gpus()
         return os.environ["CUDA_VISIBLE_DEVICES"]
 
-    there = {"env_vars": {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}}
-    assert ray.get(ray.remote(num_gpus=gpus, runtime_env=there)(seen).remote()) == visible
+    runtime_env = {"env_vars": {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}}
+    assert ray.get(ray.remote(num_gpus=gpus, runtime_env=runtime_env)(seen).remote()) == visible
 
 
 PLUGIN = '''
-"""A stranger's task, model, attribution and metric."""
+"""A third-party task, model, attribution and metric."""
 
 from dataclasses import replace
 from functools import partial
@@ -360,35 +362,33 @@ requires = ["setuptools"]
 build-backend = "setuptools.build_meta"
 
 [project]
-name = "harness-stranger"
+name = "harness-third-party"
 version = "1.0"
 
 [project.entry-points."harness.plugins"]
-stranger = "harness_stranger"
+third_party = "harness_third_party"
 
 [project.entry-points."harness.tasks"]
-mine = "harness_stranger:TASK"
+mine = "harness_third_party:TASK"
 
 [tool.setuptools]
-py-modules = ["harness_stranger"]
+py-modules = ["harness_third_party"]
 """
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder into which a third-party package was installed."""
+    """A folder with an installed third-party package."""
     source, site = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
-    (source / "harness_stranger.py").write_text(PLUGIN)
+    (source / "harness_third_party.py").write_text(PLUGIN)
     (source / "pyproject.toml").write_text(PACKAGE)
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--no-build-isolation"]
     subprocess.run([*pip, "--target", str(site), str(source)], check=True, timeout=120, capture_output=True)
     return site
 
 
-def test_third_party_parts_run_on_workers_without_touching_the_core(
-    installed: Path, board_of: Callable[..., Path], tmp_path: Path
-) -> None:
-    """A package's own task, model, attribution and metric are found by entry point, here and on workers."""
+def test_third_party_components_run_on_workers(installed: Path, board_of: Callable[..., Path], tmp_path: Path) -> None:
+    """Third-party tasks, models, attributions and metrics are found by entry point, also on workers."""
     small = ("phantom_subjects=3", "phantom.shape=[24,24,8]", "phantom.density=4000", "report=false", "mlflow=off")
     done = command(
         "task=mine",
@@ -415,24 +415,24 @@ def test_third_party_parts_run_on_workers_without_touching_the_core(
 def test_a_worker_that_dies_after_its_training_is_replaced(
     installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The job begins again on another one, and nothing of it is lost."""
+    """If a worker dies after the training, another one continues the job from the stored cells."""
     monkeypatch.setenv("STUMBLED", str(tmp_path / "stumbled"))
     small = ("phantom_subjects=3", "phantom.shape=[24,24,8]", "phantom.density=4000", "report=false", "mlflow=off")
-    words = ("task=mine", *small, "sequences=T2w", "fold=0", "attribution=stumbling", "out=out")
-    done = command(*words, cwd=tmp_path, path=installed)
+    overrides = ("task=mine", *small, "sequences=T2w", "fold=0", "attribution=stumbling", "out=out")
+    done = command(*overrides, cwd=tmp_path, path=installed)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "5 cells done, 0 failed" in done.stdout
     assert (tmp_path / "stumbled").read_text() == "3 handed back, 0 still full"
 
 
 @pytest.mark.ray
-def test_workers_start_where_the_path_of_python_holds_a_space(small_run: tuple[str, ...], tmp_path: Path) -> None:
-    """Ray hands the path to a shell as it is; without quotes no worker ever starts, and the run waits for ever."""
+def test_path_of_python_may_contain_a_space(small_run: tuple[str, ...], tmp_path: Path) -> None:
+    """Ray workers start if the path of Python contains a space."""
     (tmp_path / "an environment").symlink_to(Path(sys.executable).parents[1], target_is_directory=True)
     python = tmp_path / "an environment" / "bin" / "python"
-    words = [*small_run, "sequences=T2w", "fold=0", "attribution=none", "report=false", "mlflow=off", "out=out"]
+    overrides = [*small_run, "sequences=T2w", "fold=0", "attribution=none", "report=false", "mlflow=off", "out=out"]
     done = subprocess.run(
-        [str(python), "-c", "from harness.cli.main import main; main()", "run", *words],
+        [str(python), "-c", "from harness.cli.main import main; main()", "run", *overrides],
         cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

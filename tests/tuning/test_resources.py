@@ -1,4 +1,4 @@
-"""What a run has to run on, and how many jobs find room."""
+"""Available resources and the number of jobs that run at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from harness.tuning.resources import Resources, resources, room
 
 
 @pytest.mark.parametrize(
-    ("there", "settings", "expected"),
+    ("available", "settings", "expected"),
     [
         (Resources(8, 0, ""), RunSettings(), 8),
         (Resources(8, 0, ""), RunSettings(cpus=3), 2),
@@ -32,61 +32,61 @@ from harness.tuning.resources import Resources, resources, room
         (Resources(8, 0, ""), RunSettings(ray="off"), 1),
     ],
 )
-def test_room(there: Resources, settings: RunSettings, expected: int) -> None:
-    """The scarcer of cores and GPUs decides, ``workers`` is an upper limit, and there is always one."""
-    assert room(there, settings) == expected
+def test_room(available: Resources, settings: RunSettings, expected: int) -> None:
+    """Cores and GPUs limit the number of jobs, as does ``workers``, and at least one job runs."""
+    assert room(available, settings) == expected
 
 
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A cluster of 64 cores and 4 GPUs at every address; gives the addresses that were asked."""
-    asked: list[str] = []
+    """A cluster with 64 cores and 4 GPUs at every address; returns the addresses used."""
+    addresses: list[str] = []
 
     @contextlib.contextmanager
     def session(settings: RunSettings) -> Iterator[None]:
-        asked.append(settings.ray)
+        addresses.append(settings.ray)
         yield
 
     monkeypatch.setattr(places, "session", session)
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 64.0, "GPU": 4.0, "memory": 1e9})
-    return asked
+    return addresses
 
 
-def test_a_cluster_is_asked_for_what_it_has(large: list[str]) -> None:
-    """The driver's own cores say nothing about a cluster."""
+def test_resources_of_a_cluster(large: list[str]) -> None:
+    """Resources of a cluster are those reported by Ray."""
     found = resources(RunSettings(ray="10.0.0.1:6379"))
     assert found == Resources(64, 4, "the cluster at 10.0.0.1:6379 (64 CPUs, 4 GPUs)")
     assert large == ["10.0.0.1:6379"]
 
 
 @pytest.mark.parametrize("ray", ["auto", "off"])
-def test_this_machine_needs_no_ray(large: list[str], ray: str) -> None:
-    """Counting cores starts nothing."""
+def test_resources_of_this_machine_need_no_ray(large: list[str], ray: str) -> None:
+    """Resources of this machine are counted without Ray."""
     found = resources(RunSettings(ray=ray))
     assert found.where == "this machine" and found.cpus < 64 and large == []
 
 
 def test_the_estimate_is_that_of_the_cluster(
-    large: list[str], tiny_words: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    large: list[str], tiny_overrides: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All three folds train at once where there is room, and the message above 12 hours says where."""
-    words = to_words(**tiny_words(tmp_path, ray="10.0.0.1:6379"))
-    found = estimate(prepare(resolve(words)))
+    """The estimate uses the resources of the cluster, and the message names it."""
+    overrides = to_words(**tiny_overrides(tmp_path, ray="10.0.0.1:6379"))
+    found = estimate(prepare(resolve(overrides)))
     assert (found.workers, found.where) == (3, "the cluster at 10.0.0.1:6379 (64 CPUs, 4 GPUs)")
     monkeypatch.setattr(api, "LIMIT_S", 0.0)
     with pytest.raises(RequestError, match=r"on the cluster at \S+ \(64 CPUs, 4 GPUs\), 3 at a time \(15 cells"):
-        api.carry_out(words, (), api.Silent())
+        api.carry_out(overrides, (), api.Silent())
 
 
-def test_a_finished_run_asks_no_cluster(
-    large: list[str], tiny_words: Callable[..., dict[str, Any]], finished: Path
+def test_finished_run_does_not_connect_to_the_cluster(
+    large: list[str], tiny_overrides: Callable[..., dict[str, Any]], finished: Path
 ) -> None:
-    """It may be gone by then."""
-    assert estimate(prepare(resolve(to_words(**tiny_words(finished, ray="10.0.0.1:6379"))))).cells == 0
+    """Estimating a finished run does not connect to the cluster."""
+    assert estimate(prepare(resolve(to_words(**tiny_overrides(finished, ray="10.0.0.1:6379"))))).cells == 0
     assert large == []
 
 
-def test_an_address_that_nobody_answers_is_told_before_anything_starts() -> None:
-    """Planning for a cluster needs the cluster."""
+def test_address_without_a_cluster_is_refused() -> None:
+    """An address without a Ray cluster raises an error."""
     with pytest.raises(RequestError, match=r"no Ray cluster answers at '127.0.0.1:9'"):
         resources(RunSettings(ray="127.0.0.1:9"))

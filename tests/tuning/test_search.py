@@ -1,4 +1,4 @@
-"""Searches: nested, resumable, the same again, and honest about what failed."""
+"""Nested searches: inner splits, reproducibility, resuming and failed candidates."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ from harness.tuning.search import Chosen, perform, recorded
 
 LR = "recipe.lr=tag(log,interval(1e-4,1e-1))"
 BATCH = "recipe.batch_size=tag(search,choice(2,4))"
-FAILS = "recipe.lesion_weight=tag(search,choice(1e38))"  # overflows: the loss is not finite
+FAILS = "recipe.lesion_weight=tag(search,choice(1e38))"  # overflows, so that the loss is not finite
 
 
 def _subject(number: int) -> PhantomSubject:
-    """A bright rod in noise, 16 × 12 × 3 voxels of 1 × 1.5 × 2 mm, turned to L and P."""
+    """A bright rod in noise, 16 × 12 × 3 voxels of 1 × 1.5 × 2 mm, with axes to the left and back."""
     rng = np.random.default_rng(number)
     affine = np.diag([-1.0, -1.5, 2.0, 1.0])
     target = np.zeros((16, 12, 3), np.uint8)
@@ -58,7 +58,7 @@ def _subject(number: int) -> PhantomSubject:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five subjects as a BIDS folder."""
+    """Five subjects in a BIDS folder."""
     return write_phantom(tmp_path_factory.mktemp("data") / "tiny", map(_subject, range(5)), name="tiny")
 
 
@@ -67,19 +67,19 @@ Ask = Callable[..., Request]
 
 @pytest.fixture
 def ask(data: Path, tmp_path: Path) -> Ask:
-    """Words → request, for a run of seconds."""
-    return lambda *words, out=tmp_path: _ask(data, out, *words)
+    """A function that makes the request of a run of seconds from overrides."""
+    return lambda *overrides, out=tmp_path: _ask(data, out, *overrides)
 
 
-def _ask(data: Path, out: Path, *words: str) -> Request:
+def _ask(data: Path, out: Path, *overrides: str) -> Request:
     given = {
         "task": "epvs", "data": str(data), "out": str(out), "sequences": "T2w", "attribution": "none", "ray": "off",
         "model.width": "2", "model.depth": "1", "recipe.epochs": "4", "trials": "4", "search": "optuna",
         "recipe.batch_size": "4", "recipe.augmentation": "none", "recipe.copies": "1", "split.validation": "1",
         "cohort.crop": "none", "cohort.size": "[]", "cohort.brain": "if_present",
     }  # fmt: skip
-    for word in words:
-        key, _, value = word.partition("=")
+    for override in overrides:
+        key, _, value = override.partition("=")
         given[key] = value
     texts = tuple(f"{key}={value}" for key, value in given.items() if value)
     return resolve(parse(texts), texts=texts)
@@ -87,7 +87,7 @@ def _ask(data: Path, out: Path, *words: str) -> Request:
 
 @dataclasses.dataclass
 class _Guarded:
-    """An image that notes that it was read."""
+    """An image that records that it was read."""
 
     values: Array
     name: str
@@ -124,14 +124,14 @@ TRAINING = ("sub-01", "sub-02", "sub-04", "sub-06")
 
 
 def _search(cohort: Cohort, request: Request, **changes: Any) -> Search:
-    """The search of a fold that trains four of seven subjects."""
+    """The search of a fold with four of seven subjects in training."""
     configuration = prepare(request).configurations[0]
     options: dict[str, Any] = {"fold": 0, "seed": 0, "trials": 4} | changes
     return plan_search(configuration, request.space, cohort, Path("unused"), TRAINING, **options)
 
 
 def _synthetic(curve: Callable[[Mapping[str, Any]], list[float]]) -> Callable[..., None]:
-    """An objective without a training."""
+    """An objective that is computed without training."""
 
     def judged(search: Search, values: Mapping[str, Any], cohort: Cohort, report: Callable[[int, float], None]) -> None:
         for epoch, value in enumerate(curve(values), 1):
@@ -140,11 +140,11 @@ def _synthetic(curve: Callable[[Mapping[str, Any]], list[float]]) -> Callable[..
     return judged
 
 
-# --- who is read ---
+# --- which subjects are read ---
 
 
 def test_inner_split_keeps_subjects_together() -> None:
-    """A fifth of the subjects, with all their samples, judges; the others train."""
+    """One fifth of the subjects is held out, with all their samples."""
     samples = [(f"s{subject}_{session}", f"s{subject}") for subject in range(10) for session in (1, 2)]
     inner, held_out = inner_split(samples)
     assert sorted(inner + held_out) == sorted(name for name, _ in samples)
@@ -154,18 +154,18 @@ def test_inner_split_keeps_subjects_together() -> None:
 
 @pytest.mark.parametrize(("subjects", "judges"), [(2, 1), (3, 1), (7, 1), (8, 2), (16, 3)])
 def test_inner_split_holds_out_one_fifth(subjects: int, judges: int) -> None:
-    """One fifth, rounded, and at least one."""
+    """One fifth of the subjects is held out, rounded and at least one."""
     assert len(inner_split([(f"{n}", f"{n}") for n in range(subjects)])[1]) == judges
 
 
 def test_inner_split_needs_two_subjects() -> None:
-    """With one training subject nobody could judge."""
+    """A search with one training subject is refused."""
     with pytest.raises(OutOfRange, match=r"2 <= training subjects must hold for a nested search .* got 1: s1; add"):
         inner_split([("a", "s1"), ("b", "s1")])
 
 
-def test_outer_subjects_are_never_read(guarded: tuple[Cohort, set[str]], ask: Ask) -> None:
-    """Neither planning, naming nor judging touches a subject that the fold does not train on."""
+def test_test_subjects_are_never_read(guarded: tuple[Cohort, set[str]], ask: Ask) -> None:
+    """A search reads no subject outside the training set of its fold."""
     cohort, read = guarded
     search = _search(cohort, ask(LR))
     assert search.identity
@@ -174,8 +174,10 @@ def test_outer_subjects_are_never_read(guarded: tuple[Cohort, set[str]], ask: As
     assert set(search.train) | set(search.validation) == set(TRAINING)
 
 
-def test_judges_do_not_train(guarded: tuple[Cohort, set[str]], ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The training sees the inner training samples, the selection the inner validation ones."""
+def test_inner_validation_subjects_are_not_trained_on(
+    guarded: tuple[Cohort, set[str]], ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A candidate is trained and validated on the inner split."""
     cohort, _ = guarded
     search = _search(cohort, ask(LR))
     seen: list[tuple[str, ...]] = []
@@ -189,8 +191,8 @@ def test_judges_do_not_train(guarded: tuple[Cohort, set[str]], ask: Ask, monkeyp
     assert not set(search.train) & set(search.validation)
 
 
-def test_judge_reports_the_best_epoch_so_far(guarded: tuple[Cohort, set[str]], ask: Ask) -> None:
-    """A candidate's value is what a training of its own would have selected."""
+def test_best_value_so_far_is_reported(guarded: tuple[Cohort, set[str]], ask: Ask) -> None:
+    """The reported value is the best validation value so far of a training with these options."""
     cohort, _ = guarded
     search = _search(cohort, ask(LR))
     reported: list[tuple[int, float]] = []
@@ -211,25 +213,25 @@ def test_judge_reports_the_best_epoch_so_far(guarded: tuple[Cohort, set[str]], a
     assert reported == [(number, max(values[:number])) for number in range(1, 5)]
 
 
-# --- what is drawn, stopped, chosen ---
+# --- proposed, stopped and chosen candidates ---
 
 
-def _here(search: Search, data: Path, request: Request) -> Search:
-    """The same search on a cohort that can be opened."""
+def _on_disk(search: Search, data: Path, request: Request) -> Search:
+    """The search with a cohort that can be loaded from a file."""
     return dataclasses.replace(search, cohort=next(iter(prepare(request).groups.values())).path)
 
 
 def test_candidates_lie_in_the_space(
     guarded: tuple[Cohort, set[str]], ask: Ask, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whole numbers are whole, choices are choices (lists too), bounds hold."""
+    """Proposed values lie in the search space and have its types."""
     request = ask("search=optuna", LR)
     space = (
         Interval("recipe.lr", 1e-4, 1e-2, log=True),
         Interval("recipe.epochs", 2, 9, integer=True),
         Choice("recipe.augmentation", ("none", "joint")),
     )
-    search = dataclasses.replace(_here(_search(guarded[0], request), data, request), space=space, trials=12)
+    search = dataclasses.replace(_on_disk(_search(guarded[0], request), data, request), space=space, trials=12)
     monkeypatch.setattr(trying, "judge", _synthetic(lambda values: [values["recipe.lr"]]))
     trials = trying.try_here(search)
     assert len(trials) == 12
@@ -244,9 +246,9 @@ def test_candidates_lie_in_the_space(
 def test_bad_candidates_are_stopped(
     guarded: tuple[Cohort, set[str]], ask: Ask, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who is worse at a rung trains no further; who is best at the end ran to it."""
+    """Candidates that are worse at a rung are stopped, and the best one runs to the end."""
     request = ask(LR, "recipe.epochs=9", "trials=12")
-    search = _here(_search(guarded[0], request, trials=12), data, request)
+    search = _on_disk(_search(guarded[0], request, trials=12), data, request)
     monkeypatch.setattr(
         trying, "judge", _synthetic(lambda values: [values["recipe.lr"] * epoch for epoch in range(1, 10)])
     )
@@ -254,21 +256,21 @@ def test_bad_candidates_are_stopped(
     stopped = [trial for trial in trials if trial.state == "stopped"]
     best = max(trials, key=lambda trial: trial.values["recipe.lr"])
     assert stopped
-    assert {trial.epochs for trial in stopped} <= {1, 3}  # the rungs below nine
+    assert {trial.epochs for trial in stopped} <= {1, 3}  # rungs below nine epochs
     assert (best.state, best.epochs) == ("done", 9)
     assert searching._best(trials) is best
 
 
-def test_of_equal_candidates_the_finished_one_wins() -> None:
-    """Then the earlier one."""
+def test_finished_candidate_is_preferred() -> None:
+    """Of candidates with equal values, a finished one is preferred to a stopped one, then the earlier one."""
     one = Candidate({"a": 1}, "stopped", 0.5, 1)
     two, three = dataclasses.replace(one, state="done"), dataclasses.replace(one, state="done", values={"a": 3})
     assert searching._best([one, two, three]) is two
     assert searching._best([dataclasses.replace(one, state="failed", value=None)]) is None
 
 
-def test_what_a_search_found_in_words() -> None:
-    """Values, the judges' value, how many trials and what became of them; a tie is said to be one."""
+def test_text_of_a_result() -> None:
+    """The text has values, inner validation value and number of trials, and mentions a tie."""
     done = Candidate({"recipe.lr": 0.0123456}, "done", 0.5, 4)
     stopped = dataclasses.replace(done, state="stopped", value=0.25)
     one = Chosen("i", "b", done.values, 0.5, (done, stopped))
@@ -277,7 +279,7 @@ def test_what_a_search_found_in_words() -> None:
 
 
 def test_same_seed_gives_the_same_search(ask: Ask, tmp_path: Path) -> None:
-    """One candidate at a time, everything repeats; another seed draws others."""
+    """With one candidate at a time, a search is reproducible, and another seed proposes other values."""
     plans = [prepare(ask(LR, BATCH, "fold=0", f"seed={seed}", out=tmp_path / name)) for seed, name in
              ((0, "a"), (0, "b"), (1, "c"))]  # fmt: skip
     one, two, other = (next(iter(perform(p.searches, p.store, p.request.settings).values())).trials for p in plans)
@@ -288,8 +290,8 @@ def test_same_seed_gives_the_same_search(ask: Ask, tmp_path: Path) -> None:
 # --- identity ---
 
 
-def test_identity_holds_what_determines_the_winner(guarded: tuple[Cohort, set[str]], ask: Ask) -> None:
-    """Trials, seed, space, training subjects and their images; not the fold's number or who is tested."""
+def test_identity_depends_on_what_determines_the_result(guarded: tuple[Cohort, set[str]], ask: Ask) -> None:
+    """The identity depends on trials, seed, space and training images, not on the fold or test subjects."""
     cohort, read = guarded
     request = ask(LR)
     search = _search(cohort, request)
@@ -312,13 +314,13 @@ def test_identity_holds_what_determines_the_winner(guarded: tuple[Cohort, set[st
     assert _search(other, request, fold=3).identity == search.identity
 
 
-# --- the phase before the grid ---
+# --- searches before the grid ---
 
 
-def test_winners_are_trained_and_shown_as_one_row(ask: Ask) -> None:
-    """Each fold trains with its own winner; the table has one row, which says what was searched."""
+def test_best_values_are_used_for_training(ask: Ask) -> None:
+    """Each fold is trained with its own best values, and the leaderboard has one row for all folds."""
     plan = prepare(ask(LR, BATCH))
-    # Two folds that train on the same subjects share a search.
+    # Folds with the same training subjects share a search.
     assert len(plan.searches) == len({job.split.train for job in plan.jobs})
     made = run(plan)
     assert not made.searches and not made.missing()
@@ -341,7 +343,7 @@ def _search_id(job: Any) -> str:
 
 
 def test_the_same_command_does_not_search_again(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second plan has the winners in it, and the table is the same from the store alone."""
+    """Repeating a command does not repeat its searches, and the recalled leaderboard is the same."""
     first = run(prepare(ask(LR, "fold=0,2")))
     monkeypatch.setattr(trying, "judge", None)
     again = prepare(ask(LR, "fold=0,2"))
@@ -351,8 +353,8 @@ def test_the_same_command_does_not_search_again(ask: Ask, monkeypatch: pytest.Mo
     assert collect(recall("epvs", first.request.settings)).prediction.equals(table)
 
 
-def test_a_killed_driver_redoes_one_search(ask: Ask) -> None:
-    """A search that ended is in the store before the next begins."""
+def test_finished_searches_are_kept_after_a_kill(ask: Ask) -> None:
+    """A finished search is stored before the next one starts."""
     plan = prepare(ask(LR, "fold=0,1,2"))
 
     def killed(search: Search, chosen: Chosen) -> None:
@@ -365,21 +367,21 @@ def test_a_killed_driver_redoes_one_search(ask: Ask) -> None:
     ]
 
 
-def test_cells_that_await_a_search_are_in_no_store(ask: Ask) -> None:
-    """The same training without a search does not pass for one whose options are still to be chosen."""
+def test_cells_that_depend_on_a_search_are_missing(ask: Ask) -> None:
+    """A cell whose options depend on a search is missing, although one without a search is done."""
     run(prepare(ask("search=", "fold=0")))
     plan = prepare(ask(LR, "fold=0"))
     assert [job.search for job in plan.missing()] == [plan.searches[0].identity]
 
 
-def test_a_search_whose_candidates_all_fail_is_a_failure(ask: Ask) -> None:
-    """Its training is listed as failed with the reason, nothing is recorded, and it is tried again."""
-    told: list[CellRecord] = []
-    made = run(prepare(ask(FAILS, "fold=0", "trials=2")), committed=told.append)
-    assert [(record.stage, record.state) for record in told] == [("train", "failed")]
+def test_a_search_without_a_successful_candidate_fails(ask: Ask) -> None:
+    """If all candidates fail, the training is recorded as failed and the search is repeated next time."""
+    records: list[CellRecord] = []
+    made = run(prepare(ask(FAILS, "fold=0", "trials=2")), committed=records.append)
+    assert [(record.stage, record.state) for record in records] == [("train", "failed")]
     assert (
         "all 2 candidates of the search failed, the first with CellError: the loss became nan in epoch 1"
-        in told[0].error
+        in records[0].error
     )
     (row,) = collect(made).prediction.to_pylist()
     assert row["rank"] is None and row["flags"].startswith("failed: 1 of 3 cells, all 2 candidates")
@@ -387,8 +389,8 @@ def test_a_search_whose_candidates_all_fail_is_a_failure(ask: Ask) -> None:
     assert len(prepare(ask(FAILS, "fold=0", "trials=2")).searches) == 1
 
 
-def test_one_broken_candidate_does_not_end_a_search(ask: Ask) -> None:
-    """It is recorded as failed, with its error and without a value."""
+def test_search_continues_after_a_failed_candidate(ask: Ask) -> None:
+    """A failed candidate is recorded with its error and without a value."""
     plan = prepare(ask("recipe.lesion_weight=tag(search,choice(1.0,1e38))", "fold=0", "trials=6"))
     (chosen,) = perform(plan.searches, plan.store, plan.request.settings).values()
     failed = [trial for trial in chosen.trials if trial.state == "failed"]
@@ -399,7 +401,7 @@ def test_one_broken_candidate_does_not_end_a_search(ask: Ask) -> None:
 
 
 def test_search_subjects_are_left_out_of_the_evaluation(ask: Ask) -> None:
-    """One search on them serves every fold and seed; no fold holds them."""
+    """With ``search_subjects``, one search serves all folds and seeds, which exclude its subjects."""
     plan = prepare(ask(LR, "search_subjects=[sub-02,04]", "seed=0,1"))
     (search,) = plan.searches
     assert {*search.train, *search.validation} == {"sub-02", "sub-04"}
@@ -412,54 +414,54 @@ def test_search_subjects_are_left_out_of_the_evaluation(ask: Ask) -> None:
 
 
 def test_the_report_shows_what_each_search_chose(ask: Ask) -> None:
-    """One line per fold with the values that its network was trained with, from the store alone."""
+    """The report has a table with the values chosen for each fold."""
     plan = run(prepare(ask(LR, BATCH, "fold=0,1")))
-    (sheet,) = report_tables(recall("epvs", plan.request.settings), collect(plan), None)[-1:]
-    assert sheet.title == "Values chosen by the searches"
-    where, rate, batch = (sheet.columns.index(name) for name in ("searched for", "recipe.lr", "recipe.batch_size"))
-    assert [line[where] for line in sheet.lines] == ["fold 0 seed 0", "fold 1 seed 0"]
+    (table,) = report_tables(recall("epvs", plan.request.settings), collect(plan), None)[-1:]
+    assert table.title == "Values chosen by the searches"
+    where, rate, batch = (table.columns.index(name) for name in ("searched for", "recipe.lr", "recipe.batch_size"))
+    assert [line[where] for line in table.lines] == ["fold 0 seed 0", "fold 1 seed 0"]
     trained = [job.configuration.task["recipe"] for job in plan.jobs]
-    assert [line[rate] for line in sheet.lines] == [f"{one['lr']:.4g}" for one in trained]
-    assert [line[batch] for line in sheet.lines] == [str(one["batch_size"]) for one in trained]
-    assert all(str(line[-1]).startswith("4 (") for line in sheet.lines)
+    assert [line[rate] for line in table.lines] == [f"{one['lr']:.4g}" for one in trained]
+    assert [line[batch] for line in table.lines] == [str(one["batch_size"]) for one in trained]
+    assert all(str(line[-1]).startswith("4 (") for line in table.lines)
     tags = chosen_tags(plan, plan.configurations[0].id)
     wanted = {f"recipe.lr={trained[1]['lr']:.4g}", f"recipe.batch_size={trained[1]['batch_size']}"}
     assert set(tags["chosen.fold 1 seed 0"].split()) == wanted
     assert len(tags) == 2
 
 
-def test_a_search_that_serves_all_folds_is_one_line(ask: Ask) -> None:
-    """On subjects of its own, for every seed."""
+def test_a_search_for_all_folds_has_one_line(ask: Ask) -> None:
+    """A search that serves all folds and seeds has one line."""
     plan = run(prepare(ask(LR, "search_subjects=[sub-02,04]", "seed=0,1")))
     ((_, where, chosen),) = winners(plan)
     assert where == "all folds and seeds" and chosen.values
 
 
-def test_nothing_searched_is_no_line(ask: Ask) -> None:
-    """A plan whose searches are still to be made has no winners."""
+def test_plan_before_its_searches_has_no_chosen_values(ask: Ask) -> None:
+    """Before its searches, a plan has no chosen values."""
     assert winners(prepare(ask(LR))) == []
 
 
 def test_search_subjects_must_exist(ask: Ask) -> None:
-    """With the subjects that do."""
+    """Unknown search subjects are refused."""
     with pytest.raises(UnknownName, match=r"no subject of the cohort \(search_subjects\) is named 'sub-9'"):
         prepare(ask(LR, "search_subjects=sub-9"))
 
 
 def test_search_subjects_leave_enough(ask: Ask) -> None:
-    """Three subjects must be left to train, validate and be tested."""
+    """At least three subjects must remain for the evaluation."""
     with pytest.raises(OutOfRange, match=r"subjects >= 3 must be left for the evaluation, got 2 of 5"):
         prepare(ask(LR, "search_subjects=[sub-01,sub-02,sub-03]"))
 
 
-def test_folds_too_small_to_search(ask: Ask) -> None:
-    """Of three subjects one trains, and cannot also judge."""
+def test_folds_too_small_for_a_search_are_refused(ask: Ask) -> None:
+    """Folds with one training subject are too small for a search."""
     with pytest.raises(OutOfRange, match="name search_subjects that the evaluation leaves out"):
         prepare(ask(LR, "exclude=[sub-01,sub-02]"))
 
 
 def test_older_code_is_accepted_and_flagged(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only where the user says so."""
+    """Searches of older code are used only with ``accept_code``, and flagged."""
     run(prepare(ask(LR, "fold=0")))
     monkeypatch.setattr(Search, "_code", lambda self: ["changed"])
     assert len(prepare(ask(LR, "fold=0")).searches) == 1
@@ -469,7 +471,7 @@ def test_older_code_is_accepted_and_flagged(ask: Ask, monkeypatch: pytest.Monkey
 
 
 def test_a_damaged_record_is_refused(ask: Ask) -> None:
-    """It says which file, and what to do."""
+    """A damaged record of a search raises an error with a remedy."""
     plan = prepare(ask(LR, "fold=0"))
     perform(plan.searches, plan.store, plan.request.settings)
     (path,) = (plan.store.root / "search").glob("*/record.json")
@@ -478,11 +480,11 @@ def test_a_damaged_record_is_refused(ask: Ask) -> None:
         recorded(plan.store, plan.searches[0])
 
 
-# --- words ---
+# --- requests ---
 
 
 @pytest.mark.parametrize(
-    ("words", "error", "message"),
+    ("overrides", "error", "message"),
     [
         (("search=", LR), RequestError, "recipe.lr has a space of values.*add search=optuna"),
         (("search=", "space=recipe"), RequestError, "add search=optuna"),
@@ -502,14 +504,16 @@ def test_a_damaged_record_is_refused(ask: Ask) -> None:
         (("search=", "search_subjects=sub-01"), RequestError, "add search=optuna, or leave them out with exclude="),
     ],
 )  # fmt: skip
-def test_requests_that_are_refused(ask: Ask, words: tuple[str, ...], error: type[Exception], message: str) -> None:
-    """Before anything is read, with what would be right."""
+def test_invalid_requests_are_refused(
+    ask: Ask, overrides: tuple[str, ...], error: type[Exception], message: str
+) -> None:
+    """Invalid requests are refused, and the message suggests a remedy."""
     with pytest.raises(error, match=message):
-        ask(*words)
+        ask(*overrides)
 
 
-def test_an_options_type_decides_what_is_drawn(ask: Ask) -> None:
-    """Whole ends of a real option are real, and real ends of a whole one are whole."""
+def test_type_of_an_option_determines_the_proposals(ask: Ask) -> None:
+    """The type of an option determines whether integers or real numbers are proposed."""
     space = ask("recipe.lesion_weight=interval(1,8)", "recipe.epochs=interval(2.0,8.0)").space
     assert {one.key: one.integer for one in space if isinstance(one, Interval)} == {
         "recipe.lesion_weight": False,
@@ -517,8 +521,8 @@ def test_an_options_type_decides_what_is_drawn(ask: Ask) -> None:
     }
 
 
-def test_words_win_over_a_named_space(ask: Ask) -> None:
-    """A fixed key is not searched, and a dimension that a word gives replaces the space's."""
+def test_overrides_change_a_named_space(ask: Ask) -> None:
+    """A fixed value removes a dimension of a named space, and an override replaces one."""
     named = {one.key for one in ask("space=recipe", "recipe.batch_size=").space}
     assert {"recipe.lr", "recipe.batch_size"} <= named
     space = {one.key: one for one in ask("space=recipe", "recipe.batch_size=4", LR).space}
@@ -527,12 +531,12 @@ def test_words_win_over_a_named_space(ask: Ask) -> None:
 
 
 def test_short_names_are_searched_by_their_full_key(ask: Ask) -> None:
-    """``width`` is ``model.width``."""
+    """Short names of dimensions are resolved to full keys: ``width`` is ``model.width``."""
     assert [one.key for one in ask("width=interval(2,4)", "model.width=").space] == ["model.width"]
 
 
 def test_a_model_comes_before_its_options(ask: Ask) -> None:
-    """A candidate's options are those of the model that it chose."""
+    """The model is chosen before its options are set."""
     request = ask("model.width=interval(2,4)", "model.depth=", "model=tag(search,choice(basic_unet,unet))")
     assert [one.key for one in request.space] == ["model", "model.width"]
     configuration = prepare(request).configurations[0]
@@ -541,7 +545,7 @@ def test_a_model_comes_before_its_options(ask: Ask) -> None:
 
 
 def test_an_option_must_exist_in_every_model(ask: Ask) -> None:
-    """Depth is no option of the other one."""
+    """A dimension must be an option of every model of the space."""
     with pytest.raises(UnknownName, match="no option of model basic_unet is named 'depth'"):
         ask("model.depth=interval(1,2)", "model=tag(search,choice(unet,basic_unet))")
 
@@ -551,33 +555,33 @@ def test_an_option_must_exist_in_every_model(ask: Ask) -> None:
 
 @pytest.fixture(scope="module")
 def ray() -> Iterator[None]:
-    """One Ray for the tests of this file."""
+    """A Ray session for the tests of this module."""
     with session(RunSettings()):
         yield
 
 
 @pytest.mark.ray
-def test_ray_searches_like_this_process(ray: None, data: Path, tmp_path: Path) -> None:
-    """One candidate at a time, two folds in one run: the same candidates, values, states and winners twice."""
-    words = (LR, "fold=0,2", "ray=auto", "workers=1")
-    plans = [prepare(_ask(data, tmp_path / name, *words)) for name in ("a", "b")]
+def test_search_with_ray_agrees_with_this_process(ray: None, data: Path, tmp_path: Path) -> None:
+    """With Ray and one candidate at a time, a search is reproducible and agrees with one in this process."""
+    overrides = (LR, "fold=0,2", "ray=auto", "workers=1")
+    plans = [prepare(_ask(data, tmp_path / name, *overrides)) for name in ("a", "b")]
     found = [perform(plan.searches, plan.store, plan.request.settings) for plan in plans]
     assert [chosen.trials for chosen in found[0].values()] == [chosen.trials for chosen in found[1].values()]
     alone = prepare(_ask(data, tmp_path / "c", LR, "fold=0,2"))
-    here = perform(alone.searches, alone.store, alone.request.settings)
+    local = perform(alone.searches, alone.store, alone.request.settings)
     for identity, chosen in found[0].items():
-        # The two schedulers may stop at different epochs; what finished in both is the same training.
-        pairs = [(a, b) for a, b in zip(chosen.trials, here[identity].trials, strict=True) if a.values == b.values]
-        assert pairs  # proposals start alike: one sampler, one seed
+        # The two schedulers may stop at different epochs, but finished trainings are the same.
+        pairs = [(a, b) for a, b in zip(chosen.trials, local[identity].trials, strict=True) if a.values == b.values]
+        assert pairs  # both start with the same proposals from one sampler and seed
         assert all(a.value == b.value for a, b in pairs if a.state == b.state == "done")
-    assert not prepare(_ask(data, tmp_path / "a", *words)).searches
+    assert not prepare(_ask(data, tmp_path / "a", *overrides)).searches
 
 
 @pytest.mark.ray
-def test_ray_survives_broken_candidates(ray: None, data: Path, tmp_path: Path) -> None:
-    """Failed ones are recorded as failed, without a second try, and the run of the winners follows."""
-    words = ("recipe.lesion_weight=tag(search,choice(1.0,1e38))", "fold=0", "trials=6", "ray=auto")
-    made: Plan = run(prepare(_ask(data, tmp_path, *words)))
+def test_search_with_ray_records_failed_candidates(ray: None, data: Path, tmp_path: Path) -> None:
+    """With Ray, failed candidates are recorded once, and the run continues with the best values."""
+    overrides = ("recipe.lesion_weight=tag(search,choice(1.0,1e38))", "fold=0", "trials=6", "ray=auto")
+    made: Plan = run(prepare(_ask(data, tmp_path, *overrides)))
     assert not made.missing()
     (path,) = (made.store.root / "search").glob("*/record.json")
     trials = json.loads(path.read_text())["trials"]

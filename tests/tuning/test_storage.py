@@ -22,7 +22,7 @@ with storage(Path(sys.argv[1])) as folder:
 
 
 def test_the_folder_of_a_killed_run_is_removed_by_the_next(tmp_path: Path) -> None:
-    """SIGKILL leaves no time to clean up."""
+    """The next run removes the folder of a killed run."""
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
     assert done.returncode == -signal.SIGKILL
     (left,) = tmp_path.glob("tune-*")
@@ -31,23 +31,23 @@ def test_the_folder_of_a_killed_run_is_removed_by_the_next(tmp_path: Path) -> No
         assert list(tmp_path.glob("tune-*")) == [ours]
 
 
-def test_the_folder_of_a_run_that_lives_stays(tmp_path: Path) -> None:
-    """Two runs at once into one folder do not see each other."""
+def test_the_folder_of_a_running_run_is_kept(tmp_path: Path) -> None:
+    """The folder of a running run is kept."""
     with storage(tmp_path) as one, storage(tmp_path) as other:
         assert one != other
         assert sorted(tmp_path.glob("tune-*")) == sorted([one, other])
 
 
-def test_a_folder_goes_with_its_run(tmp_path: Path) -> None:
-    """Also if the run fails."""
+def test_folder_is_removed_with_its_run(tmp_path: Path) -> None:
+    """The folder is removed at the end of a run, also if the run fails."""
     with pytest.raises(ZeroDivisionError), storage(tmp_path / "ray") as folder:
         assert folder.is_dir()
         raise ZeroDivisionError
     assert not list((tmp_path / "ray").glob("tune-*"))
 
 
-def test_a_folder_without_a_lock_is_of_a_dead_run(tmp_path: Path) -> None:
-    """As earlier versions left them."""
+def test_a_folder_without_a_lock_is_removed(tmp_path: Path) -> None:
+    """A folder without a lock, left by an earlier version, is removed."""
     (tmp_path / "tune-abc").mkdir()
     (tmp_path / "other").mkdir()
     with storage(tmp_path):
