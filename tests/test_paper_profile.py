@@ -160,7 +160,7 @@ class TestEpvsPrepared:
         """398 copies for 30 epochs are days even for three tiny subjects; nothing starts without ``yes=true``."""
         out = prepared.request.settings.folder
         words = {"phantom_subjects": 3, "phantom__shape": "[16,176,8]"}
-        pattern = r"this would take about ([\d.]+) (hours|days) on .*Set yes=true to start it anyway"
+        pattern = r"this run would take about ([\d.]+) (hours|days) on .*Set yes=true to start it anyway"
         with pytest.raises(RequestError, match=pattern) as refused:
             harness.run(task="epvs", profile="paper", **words, ray="off", mlflow="off", out=str(out))
         said = re.search(pattern, str(refused.value))

@@ -19,7 +19,7 @@ from harness.core.registry import ADAPTERS, ATTRIBUTIONS, METRICS, MODELS, POSTP
 from harness.core.task import Configuration, Task, restore
 from harness.core.types import JSON, Adapter, Cohort, Folds, NetworkSpec, Reads, Split
 from harness.pipeline.explain import chosen_target
-from harness.pipeline.networks import told_of
+from harness.pipeline.networks import oracle_arguments
 from harness.storage.store import CellRecord, Stage, Store
 
 __all__ = [
@@ -252,7 +252,7 @@ def cells_of(
         "stage": "train",
         "task_version": described["version"],
         **{name: described[name] for name in ("adapter", "model")},
-        "told": told_of(task),
+        "oracle": oracle_arguments(task),
         "recipe": _recipe(task, described["recipe"]),
         "split": {"train": split.train, "validation": split.validation},
         "seed": seed,

@@ -25,7 +25,7 @@ from harness.core.types import JSON, Adapter, Array, Cohort, Score, Truth
 from harness.data.maps import read_sums
 from harness.metrics.localisation import pearson_between
 from harness.metrics.metric_inputs import MetricInputs
-from harness.metrics.register import asks, evaluate, evaluate_chance
+from harness.metrics.register import evaluate, evaluate_chance, inputs_of
 from harness.pipeline.cell import Cell, digest
 from harness.pipeline.pooled import cached
 from harness.pipeline.rows import Values, null_of, number_of, score_from_json, score_to_json
@@ -347,7 +347,7 @@ def _of_output(
     perfect = None if exact is None else inputs(exact)
     for name in labels:
         metric = task.metrics[name]
-        if unknown.intersection(asks(metric)):
+        if unknown.intersection(inputs_of(metric)):
             found[name] = (Score(math.nan, math.nan, math.nan, 0), np.empty(0))
             continue
         value = evaluate(metric, whole)

@@ -16,7 +16,7 @@ from harness.core.targets import Target
 from harness.core.task import Task, describe_component
 from harness.core.types import JSON, Adapter, NetworkSpec
 
-__all__ = ["Member", "Scalar", "Scalars", "build_network", "device", "scalars_of", "split_outputs", "told_of"]
+__all__ = ["Member", "Scalar", "Scalars", "build_network", "device", "scalars_of", "split_outputs", "oracle_arguments"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def build_network(task: Task, spec: NetworkSpec) -> torch.nn.Module:
         "in_channels": len(spec.inputs[0].channels),
         "outputs": spec.width,
         "image_shape": spec.inputs[0].shape,
-        **told_of(task),
+        **oracle_arguments(task),
     }
     if not spec.inputs[0].shape:
         del supplied["image_shape"]  # items differ in size; a model that needs one size has its default
@@ -71,12 +71,12 @@ def build_network(task: Task, spec: NetworkSpec) -> torch.nn.Module:
     return network
 
 
-def told_of(task: Task) -> dict[str, JSON]:
-    """What oracles among the models are told of the task: of simulated targets, where the signal lies."""
+def oracle_arguments(task: Task) -> dict[str, JSON]:
+    """Arguments of oracle models, from the options of simulated targets: shape, size and number of regions."""
     found: dict[str, JSON] = {}
     for component in task.targets.values():
-        tells = TARGETS.get(TARGETS.name_of(component.func)).facts.get("tells")
-        found |= tells(describe_component(TARGETS, component)) if tells else {}
+        arguments = TARGETS.get(TARGETS.name_of(component.func)).facts.get("oracle_arguments")
+        found |= arguments(describe_component(TARGETS, component)) if arguments else {}
     return found
 
 

@@ -13,7 +13,7 @@ import pytest
 import harness
 from harness.cli import api
 from harness.core.errors import CohortError, OutOfRange, RequestError, UnknownName
-from harness.sweep.grammar import to_words
+from harness.sweep.grammar import to_overrides
 
 Words = Callable[..., dict[str, Any]]
 
@@ -96,7 +96,7 @@ def test_table_refuses_other_words(finished: Path) -> None:
     """What was run cannot be changed afterwards."""
     with pytest.raises(RequestError, match=r"harness\.table does not use seed=; it takes out=, run=, task="):
         harness.table(task="epvs", out=finished, seed=1)
-    with pytest.raises(RequestError, match=r"which task\? Set task=NAME"):
+    with pytest.raises(RequestError, match="task= must be given; set task=NAME"):
         harness.table(out=finished)
 
 
@@ -148,7 +148,9 @@ def test_wrong_requests_start_nothing(
 def test_long_run_asks_first(tiny_words: Words, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above the limit, a run stops with its estimate unless it is told to start anyway."""
     monkeypatch.setattr(api, "LIMIT_S", 0.0)
-    with pytest.raises(RequestError, match=r"this would take about \d+ seconds .*\(15 cells are missing\).*yes=true"):
+    with pytest.raises(
+        RequestError, match=r"this run would take about \d+ seconds .*\(15 cells are missing\).*yes=true"
+    ):
         harness.run(**tiny_words(tmp_path))
     assert not (tmp_path / "store").exists()
     assert harness.run(**tiny_words(tmp_path, yes=True, fold=0)).complete
@@ -171,7 +173,7 @@ def test_observer_is_told_in_order(tiny_words: Words, tmp_path: Path) -> None:
         def ended(self) -> None:
             told.append("ended")
 
-    words = to_words(**tiny_words(tmp_path, fold=0))
+    words = to_overrides(**tiny_words(tmp_path, fold=0))
     api.carry_out(words, (), Ear())
     assert told[:6] == ["planned 5", "started 0", "train", "predict", "score  value", "explain random"]
     assert told[6] == "score random" and set(told[7:]) == {"ended"}
@@ -189,7 +191,7 @@ def test_end_is_told_after_an_exception(tiny_words: Words, tmp_path: Path, monke
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        api.carry_out(to_words(**tiny_words(tmp_path)), (), Ear())
+        api.carry_out(to_overrides(**tiny_words(tmp_path)), (), Ear())
     assert ended
 
 

@@ -25,7 +25,7 @@ from harness.pipeline.leaderboard import read_facts
 from harness.pipeline.prediction import Place, write_masks
 from harness.report.wording import failure_lines, row_labels, verdict
 from harness.storage.store import CellRecord
-from harness.sweep.grammar import to_words
+from harness.sweep.grammar import to_overrides
 
 
 @pytest.fixture(scope="session")
@@ -121,7 +121,7 @@ def test_report_is_one_page_with_the_verdict(out: Path, board_of: Callable[..., 
 
 def test_leaderboard_of_a_task_never_run_says_what_to_do(tmp_path: Path) -> None:
     """An empty store is an error with the next step."""
-    with pytest.raises(RequestError, match=r"holds no run of epvs; run it first: harness run task=epvs"):
+    with pytest.raises(RequestError, match=r"has no run of epvs; start one: harness run task=epvs"):
         commands.leaderboard(["task=epvs", f"out={tmp_path}"])
 
 
@@ -233,17 +233,17 @@ def _centre(values: np.ndarray, affine: np.ndarray) -> np.ndarray:
     ("command", "words", "message"),
     [
         ("report", ["task=epvs", "csv=a.csv"], r"harness report does not use csv=; it takes out=, run=, task=. "
-         r"csv= is a word of: harness leaderboard$"),
-        ("report", ["task=epvs", "seed=1"], r"does not use seed=.*is a word of: harness run, harness plan"),
+         r"csv= is a key of: harness leaderboard$"),
+        ("report", ["task=epvs", "seed=1"], r"does not use seed=.*is a key of: harness run, harness plan"),
         ("report", ["task=epvs", "recipe.lr=interval(0,1)"], r"does not use recipe\.lr=.*harness run"),
-        ("report", ["task=epvs", "cvs=a"], r"no word of harness report is named 'cvs'\. All: out, run, task"),
+        ("report", ["task=epvs", "cvs=a"], r"no key of harness report is named 'cvs'\. All: out, run, task"),
         ("leaderboard", ["task=epvs", "sequences=T2w"], r"harness leaderboard does not use sequences="),
         ("leaderboard", ["task=epvs", "csv=a,b"], r"takes one value of csv, got csv=a,b"),
         ("leaderboard", ["task=epvs", "experiment=ablation"], r"does not use experiment="),
         ("predict", ["model=a", "data=b", "label=pvs"], r"harness predict does not use label=.*harness data verify"),
         ("predict", ["model=a,b", "data=b"], r"harness predict takes one value of model, got model=a,b"),
         ("describe", ["task=epvs", "model=unet"], r"describe task=NAME does not use model=.*harness describe"),
-        ("describe", ["model=unet", "split=k_fold"], r"name one thing to describe: task=NAME or one of"),
+        ("describe", ["model=unet", "split=k_fold"], r"exactly one key must be given, task=NAME or one of"),
         ("describe", ["task=epvs", "format=yaml"], r"no format is named 'yaml'.*All: json, text"),
         ("ui", ["port=5000", "task=epvs"], r"harness ui does not use task="),
         ("ui", ["port=true"], r"port must be a whole number >= 1 and <= 65535, got True"),
@@ -262,7 +262,7 @@ def test_words_that_a_command_does_not_use_are_refused(command: str, words: list
         ("make", ["task=epvs", "into=x", "model.width=3"], r"harness data make does not use model\.width="),
         ("make", ["task=epvs", "into=x", "phantom_subjects=3,4"], r"takes one value of phantom_subjects"),
         ("verify", ["data=x", "out=y"], r"harness data verify does not use out=.*harness leaderboard"),
-        ("verify", ["task=epvs", "sequences=T2w"], r"which folder\? Say data=DIR"),
+        ("verify", ["task=epvs", "sequences=T2w"], r"data= must be given; set data=DIR"),
         ("verify", ["task=epvs", "data=x", "cvs=a"], r"no key is named 'cvs'"),
         ("describe", ["task=epvs", "into=x"], r"no key is named 'into'"),
     ],
@@ -292,7 +292,7 @@ def test_made_cohort_verifies_and_is_described(tmp_path: Path, capsys: pytest.Ca
 def test_making_a_cohort_never_overwrites(tmp_path: Path) -> None:
     """A folder that is not empty stays as it is."""
     (tmp_path / "mine.txt").write_text("precious")
-    with pytest.raises(RequestError, match="is not empty; nothing was written"):
+    with pytest.raises(RequestError, match="into= must be a new or empty folder, .* has files; nothing was written"):
         commands.data("make", ["task=epvs", f"into={tmp_path}"])
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
@@ -317,7 +317,7 @@ def test_faulty_cohort_trains_nothing_and_lists_all_faults(tmp_path: Path) -> No
 
 def test_list_shows_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
     """Tasks, models, attributions and metrics are listed by name."""
-    assert commands.list_parts("") == 0
+    assert commands.list_components("") == 0
     shown = capsys.readouterr().out
     for name in ("epvs", "unet", "integrated_gradients", "dice", "leave_one_subject_out"):
         assert name in shown
@@ -326,7 +326,7 @@ def test_list_shows_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
 def test_list_of_an_unknown_kind_shows_the_near_ones() -> None:
     """A misspelt kind is an error with the near ones."""
     with pytest.raises(UnknownName, match="Near: metrics"):
-        commands.list_parts("metrcis")
+        commands.list_components("metrcis")
 
 
 def test_failures_are_told_once_per_configuration_and_error(out: Path) -> None:
@@ -348,7 +348,7 @@ def test_failures_are_told_once_per_configuration_and_error(out: Path) -> None:
 
 def test_explanations_that_nobody_could_judge_are_a_sentence(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without a value of the objective a table would be a column of dashes."""
-    tables = rebuild(to_words(task="epvs", out=str(out)))[1]
+    tables = rebuild(to_overrides(task="epvs", out=str(out)))[1]
     objective = read_facts(tables.explanation).objective
     commands._show_explanations(console(), tables.explanation)
     assert "Explanations" in capsys.readouterr().out

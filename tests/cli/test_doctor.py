@@ -148,7 +148,9 @@ def test_a_folder_that_does_not_exist_yet_is_measured_where_it_would_be(tmp_path
 def test_little_disk_is_warned_of(disk: Fake, tmp_path: Path) -> None:
     """Below 5 GB free the remedy names another folder."""
     disk(total=100e9, free=4.9e9)
-    assert find("disk", tmp_path) == Check("disk", f"4.9 GB free at {tmp_path}", "warn", "free some, or say out=DIR")
+    assert find("disk", tmp_path) == Check(
+        "disk", f"4.9 GB free at {tmp_path}", "warn", "free disk space, or set out=DIR"
+    )
 
 
 def test_a_folder_that_cannot_be_written_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

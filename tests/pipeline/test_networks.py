@@ -15,7 +15,7 @@ from harness.core.overrides import override
 from harness.core.targets import Target
 from harness.core.task import Task
 from harness.core.types import Input, NetworkSpec
-from harness.pipeline.networks import Scalar, Scalars, build_network, scalars_of, split_outputs, told_of
+from harness.pipeline.networks import Scalar, Scalars, build_network, oracle_arguments, scalars_of, split_outputs
 from harness.sweep.catalogue import load_task
 
 AGE, SMILE = Target("age", "number"), Target("smile", "binary")
@@ -125,8 +125,8 @@ class TestBuildNetwork:
     def test_oracles_are_told_of_simulated_targets_alone(self, toy_task: Task) -> None:
         """Where the signal of a simulated score lies; a mask tells nothing."""
         lsm = override(load_task("lsm"), "targets.scores.size", 4)
-        assert told_of(lsm)["roi_size"] == 4
-        assert told_of(toy_task) == {}
+        assert oracle_arguments(lsm)["roi_size"] == 4
+        assert oracle_arguments(toy_task) == {}
 
 
 class TestScalarsOf:

@@ -13,7 +13,7 @@ from harness.cli import api
 from harness.core.errors import RequestError
 from harness.core.settings import RunSettings
 from harness.sweep.estimate import estimate
-from harness.sweep.grammar import to_words
+from harness.sweep.grammar import to_overrides
 from harness.sweep.plan import prepare
 from harness.sweep.request import resolve
 from harness.tuning import resources as places
@@ -70,7 +70,7 @@ def test_the_estimate_is_that_of_the_cluster(
     large: list[str], tiny_words: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All three folds train at once where there is room, and the message above 12 hours says where."""
-    words = to_words(**tiny_words(tmp_path, ray="10.0.0.1:6379"))
+    words = to_overrides(**tiny_words(tmp_path, ray="10.0.0.1:6379"))
     found = estimate(prepare(resolve(words)))
     assert (found.workers, found.where) == (3, "the cluster at 10.0.0.1:6379 (64 CPUs, 4 GPUs)")
     monkeypatch.setattr(api, "LIMIT_S", 0.0)
@@ -82,11 +82,11 @@ def test_a_finished_run_asks_no_cluster(
     large: list[str], tiny_words: Callable[..., dict[str, Any]], finished: Path
 ) -> None:
     """It may be gone by then."""
-    assert estimate(prepare(resolve(to_words(**tiny_words(finished, ray="10.0.0.1:6379"))))).cells == 0
+    assert estimate(prepare(resolve(to_overrides(**tiny_words(finished, ray="10.0.0.1:6379"))))).cells == 0
     assert large == []
 
 
 def test_an_address_that_nobody_answers_is_told_before_anything_starts() -> None:
     """Planning for a cluster needs the cluster."""
-    with pytest.raises(RequestError, match=r"no Ray cluster answers at '127.0.0.1:9'"):
+    with pytest.raises(RequestError, match=r"a Ray cluster must be reachable at ray=127\.0\.0\.1:9"):
         resources(RunSettings(ray="127.0.0.1:9"))

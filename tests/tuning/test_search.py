@@ -160,7 +160,7 @@ def test_inner_split_holds_out_one_fifth(subjects: int, judges: int) -> None:
 
 def test_inner_split_needs_two_subjects() -> None:
     """With one training subject nobody could judge."""
-    with pytest.raises(OutOfRange, match=r"2 <= training subjects must hold for a nested search .* got 1: s1; add"):
+    with pytest.raises(OutOfRange, match=r"a nested search needs at least 2 training subjects .* got 1: s1; add"):
         inner_split([("a", "s1"), ("b", "s1")])
 
 
@@ -273,7 +273,7 @@ def test_what_a_search_found_in_words() -> None:
     stopped = dataclasses.replace(done, state="stopped", value=0.25)
     one = Chosen("i", "b", done.values, 0.5, (done, stopped))
     assert str(one) == "recipe.lr=0.01235 (inner validation 0.500; 2 trials, 1 stopped early)"
-    assert "none better than another, so the first was taken" in str(dataclasses.replace(one, trials=(done, done)))
+    assert "all with the same value, so the first was chosen" in str(dataclasses.replace(one, trials=(done, done)))
 
 
 def test_same_seed_gives_the_same_search(ask: Ask, tmp_path: Path) -> None:
@@ -378,7 +378,7 @@ def test_a_search_whose_candidates_all_fail_is_a_failure(ask: Ask) -> None:
     made = run(prepare(ask(FAILS, "fold=0", "trials=2")), committed=told.append)
     assert [(record.stage, record.state) for record in told] == [("train", "failed")]
     assert (
-        "all 2 candidates of the search failed, the first with CellError: the loss became nan in epoch 1"
+        "all 2 candidates of the search failed; the first error: CellError: the loss became nan in epoch 1"
         in told[0].error
     )
     (row,) = collect(made).prediction.to_pylist()
@@ -448,13 +448,13 @@ def test_search_subjects_must_exist(ask: Ask) -> None:
 
 def test_search_subjects_leave_enough(ask: Ask) -> None:
     """Three subjects must be left to train, validate and be tested."""
-    with pytest.raises(OutOfRange, match=r"subjects >= 3 must be left for the evaluation, got 2 of 5"):
+    with pytest.raises(OutOfRange, match=r"at least 3 subjects must be left for the evaluation, got 2 of 5"):
         prepare(ask(LR, "search_subjects=[sub-01,sub-02,sub-03]"))
 
 
 def test_folds_too_small_to_search(ask: Ask) -> None:
     """Of three subjects one trains, and cannot also judge."""
-    with pytest.raises(OutOfRange, match="name search_subjects that the evaluation leaves out"):
+    with pytest.raises(OutOfRange, match="set search_subjects= to search on separate subjects"):
         prepare(ask(LR, "exclude=[sub-01,sub-02]"))
 
 
@@ -484,7 +484,7 @@ def test_a_damaged_record_is_refused(ask: Ask) -> None:
 @pytest.mark.parametrize(
     ("words", "error", "message"),
     [
-        (("search=", LR), RequestError, "recipe.lr has a space of values.*add search=optuna"),
+        (("search=", LR), RequestError, "recipe.lr has a search space.*add search=optuna"),
         (("search=", "space=recipe"), RequestError, "add search=optuna"),
         ((), RequestError, r"search=optuna needs a space.*named space of epvs \(.*space=recipe"),
         (("space=recipes",), UnknownName, "no search space of epvs is named 'recipes'. Near: recipe"),
@@ -495,10 +495,10 @@ def test_a_damaged_record_is_refused(ask: Ask) -> None:
         (("recipe.balance=tag(search,choice(1,7))",), OutOfRange, "recipe.balance must be yes/no, got 7"),
         (("recipe.optimiser=interval(0,1)",), OutOfRange, "recipe.optimiser"),
         (("recipe.nothing=interval(0,1)",), UnknownName, "no option of recipe segmentation is named 'nothing'"),
-        (("recipe.select=tag(search,choice(mean_iou,last))",), RequestError, "save recipe.select.*got recipe.select"),
-        (("phantom_subjects=interval(4,8)",), RequestError, "tunes the model and the options.*got phantom_subjects"),
+        (("recipe.select=tag(search,choice(mean_iou,last))",), RequestError, "except recipe.select.*got recipe.select"),
+        (("phantom_subjects=interval(4,8)",), RequestError, "can tune the model, its options.*got phantom_subjects"),
         (("metrics.dice=tag(search,choice(dice,auc))",), RequestError, "got metrics.dice"),
-        ((LR, "recipe.select=last"), RequestError, "a search needs a recipe that judges epochs"),
+        ((LR, "recipe.select=last"), RequestError, "a search needs a recipe that selects epochs"),
         (("search=", "search_subjects=sub-01"), RequestError, "add search=optuna, or leave them out with exclude="),
     ],
 )  # fmt: skip
