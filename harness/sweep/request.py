@@ -74,8 +74,8 @@ def resolve(overrides: Overrides, *, texts: tuple[str, ...] = ()) -> Request:
         raise UnknownName(f"profile of {task.name}", profile, task.profiles)
     for key in ("profile", "experiment"):
         if key in overrides.sweeps:
-            values = ", ".join(map(str, overrides.sweeps[key]))
-            raise RequestError(f"{key} takes one value and cannot be swept; got {values}")
+            came = ", ".join(map(str, overrides.sweeps[key]))
+            raise RequestError(f"{key} takes one value and cannot be swept; got {came}")
     _refuse_unknown(overrides, task)
     settings = settings_of(overrides)
     seeds: tuple[JSON, ...] = (0,)

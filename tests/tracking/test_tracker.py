@@ -500,7 +500,7 @@ class TestTrouble:
         tracker.cell(TRAIN, {"dice": 0.5}, {})
         tracker.pooled(CONFIGURATION.id, {"dice": 0.5}, done=True)
         with pytest.raises(
-            HarnessError, match=r"MLflow at http://user:\*\*\*@127\.0\.0\.1:1 could not .* mlflow=off"
+            HarnessError, match=r"cannot write to MLflow at http://user:\*\*\*@127\.0\.0\.1:1: .* mlflow=off"
         ) as told:
             tracker.drain()
         assert "hidden" not in str(told.value)
@@ -520,7 +520,10 @@ class TestTrouble:
         self, settings: RunSettings, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """What came before is there, what comes after is not tried, and the error is kept."""
-        with pytest.raises(HarnessError, match=r"disk is full\. All finished cells are in the store"), tracking(settings) as tracker:
+        with (
+            pytest.raises(HarnessError, match=r"disk is full\. All finished cells are in the store"),
+            tracking(settings) as tracker,
+        ):
             tracker.cell(TRAIN, {}, {})
             tracker.wait()
             with monkeypatch.context() as patch:
