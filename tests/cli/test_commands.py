@@ -275,7 +275,7 @@ def test_actions_on_data_refuse_words_that_they_do_not_use(action: str, words: l
 
 def test_predict_without_a_model_lists_what_there_is(out: Path, tmp_path: Path) -> None:
     """An id that names nothing shows the configurations of the store."""
-    with pytest.raises(RequestError, match="names no training"):
+    with pytest.raises(RequestError, match="matches no training"):
         commands.predict(["model=zzzz", f"data={tmp_path}", f"out={out}"])
 
 

@@ -118,7 +118,7 @@ class TestBuildNetwork:
     def test_builder_of_one_input_refuses_several(self, toy_task: Task) -> None:
         """The inputs are named, and what a model must ask for."""
         with pytest.raises(
-            RequestError, match=r"model unet takes one input, and the adapter gives 2 \(image, age\); .*`inputs`"
+            RequestError, match=r"model unet takes one input, but the adapter gives 2 \(image, age\); .*`inputs`"
         ):
             build_network(toy_task, SPEC)
 

@@ -378,7 +378,7 @@ def test_a_search_whose_candidates_all_fail_is_a_failure(ask: Ask) -> None:
     made = run(prepare(ask(FAILS, "fold=0", "trials=2")), committed=told.append)
     assert [(record.stage, record.state) for record in told] == [("train", "failed")]
     assert (
-        "all 2 candidates of the search failed; the first error: CellError: the loss became nan in epoch 1"
+        "all 2 candidates of the search failed; the first error: CellError: the loss must be finite, got nan in epoch 1"
         in told[0].error
     )
     (row,) = collect(made).prediction.to_pylist()
@@ -394,7 +394,7 @@ def test_one_broken_candidate_does_not_end_a_search(ask: Ask) -> None:
     failed = [trial for trial in chosen.trials if trial.state == "failed"]
     assert failed and len(failed) < 6
     assert {trial.values["recipe.lesion_weight"] for trial in failed} == {1e38}
-    assert all(trial.value is None and "the loss became nan" in trial.error for trial in failed)
+    assert all(trial.value is None and "the loss must be finite, got nan" in trial.error for trial in failed)
     assert chosen.values == {"recipe.lesion_weight": 1.0}
 
 
@@ -584,6 +584,6 @@ def test_ray_survives_broken_candidates(ray: None, data: Path, tmp_path: Path) -
     assert len(trials) == 6
     states = {(trial["values"]["recipe.lesion_weight"], trial["state"]) for trial in trials}
     assert (1e38, "failed") in states and (1e38, "done") not in states
-    assert all("the loss became nan" in trial["error"] for trial in trials if trial["state"] == "failed")
+    assert all("the loss must be finite, got nan" in trial["error"] for trial in trials if trial["state"] == "failed")
     assert made.jobs[0].configuration.task["recipe"]["lesion_weight"] == 1.0
     assert not list((tmp_path / "ray").glob("search-*"))

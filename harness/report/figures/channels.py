@@ -73,7 +73,7 @@ def _notes(run: Results, family: Family, identity: str, dropped: Mapping[str, Sc
     notes = [f"Loss of {run.objective} if left out of training: {_losses(dropped)}."] if dropped else []
     untested = [name for name in family.channels if name not in dropped]
     if untested:
-        notes.append(f"No network of this run was trained without {' or '.join(untested)} only.")
+        notes.append(f"This run has no network trained on all channels except {' or '.join(untested)}.")
     if exact:
         notes.append(f"Shapley values are exact, over all {len(family.members)} sets.")
     used = [key for key in family.members.values() if exact or key == identity]
