@@ -34,7 +34,7 @@ from harness.core.registry import ATTRIBUTIONS, METRICS
 from harness.core.targets import Target
 from harness.core.types import Adapter, Array, Cohort, Direction, FittedAdapter, NetworkSpec, Sample
 from harness.metrics.metric_inputs import METRIC_INPUTS, MetricInputs
-from harness.metrics.register import asks, evaluate
+from harness.metrics.register import evaluate, inputs_of
 
 __all__ = [
     "ArrayImage",
@@ -270,7 +270,7 @@ def check_metric(function: Callable[..., Any], **options: Any) -> None:
     """
     entry = METRICS.get(METRICS.name_of(function))
     _require(bool(entry.summary), f"metric {entry.name} needs a docstring: its first line is shown to the user")
-    unknown = [name for name in asks(function) if name not in METRIC_INPUTS]
+    unknown = [name for name in inputs_of(function) if name not in METRIC_INPUTS]
     _require(not unknown, f"metric {entry.name} asks for {', '.join(unknown)}, which does not exist")
     component = partial(function, **options) if options else function
     low, high = entry.facts["range"]

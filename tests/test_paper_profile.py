@@ -160,7 +160,7 @@ class TestEpvsPrepared:
         """The run with 398 copies and 30 epochs needs ``yes=true``, even for three small subjects."""
         out = prepared.request.settings.folder
         overrides = {"phantom_subjects": 3, "phantom__shape": "[16,176,8]"}
-        pattern = r"this would take about ([\d.]+) (hours|days) on .*Set yes=true to start it anyway"
+        pattern = r"this run would take about ([\d.]+) (hours|days) on .*Set yes=true to start it anyway"
         with pytest.raises(RequestError, match=pattern) as refused:
             harness.run(task="epvs", profile="paper", **overrides, ray="off", mlflow="off", out=str(out))
         match = re.search(pattern, str(refused.value))

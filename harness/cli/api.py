@@ -25,7 +25,7 @@ from harness.report.wording import verdict
 from harness.storage.store import CellRecord, Store
 from harness.sweep.collect import Tables, collect
 from harness.sweep.estimate import Estimate, estimate
-from harness.sweep.grammar import Words, texts_of, to_words
+from harness.sweep.grammar import Overrides, texts_of, to_overrides
 from harness.sweep.plan import Plan, prepare
 from harness.sweep.request import resolve, settings_of
 from harness.sweep.resume import recall
@@ -41,26 +41,26 @@ LIMIT_S = 12 * 3600.0
 class Observer(Protocol):
     """Receives the events of a run; the console implements it."""
 
-    def said(self, text: str) -> None:
-        """A sentence for the user."""
+    def message(self, text: str) -> None:
+        """Receive a message for the user."""
 
     def planned(self, plan: Plan, todo: int) -> None:
-        """The plan is made; ``todo`` cells are missing."""
+        """Called once the plan is complete; ``todo`` is the number of missing cells."""
 
     def started(self, job: Job) -> None:
-        """A job began."""
+        """Called when a job starts."""
 
     def committed(self, record: CellRecord, objective: float) -> None:
-        """A cell ended; ``objective`` is NaN unless it scored predictions."""
+        """Called when a cell is done or failed; ``objective`` is NaN unless the cell scored predictions."""
 
     def ended(self) -> None:
-        """No more cells."""
+        """Called when no more cells will follow; may be called repeatedly."""
 
 
 class Silent:
-    """An observer for notebooks and tests that shows nothing."""
+    """An observer that shows nothing, for notebooks and tests."""
 
-    def said(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """Nothing."""
 
     def planned(self, plan: Plan, todo: int) -> None:
@@ -82,18 +82,19 @@ class Result:
 
     Parameters
     ----------
-    leaderboard : one row per configuration
-    explanations : one row per configuration and attribution
-    regions : long table, one line per region or target, configuration and metric
-    verdict : what may be claimed, a sentence per ranking
+    leaderboard : table with one row per configuration
+    explanations : table with one row per configuration and attribution
+    regions : long table with one row per region or target, configuration and metric
+    verdict : conclusion that the statistics support, one sentence per ranking
     failures : cells that failed
     missing : number of cells that are neither done nor failed
-    csv : the leaderboard's file
+    csv : CSV file of the leaderboard
     shapley : value of each input channel, if every set of channels was run
-    report, mlflow : where they are; empty if not written
-    shown : metrics to show beside the objective
-    rows : the configurations with every subject's values
-    subjects : number in the cohort
+    report : HTML file of the report; ``None`` if not written
+    mlflow : address of the MLflow server or database; empty if not written
+    shown : metrics to show in addition to the objective
+    rows : pooled results of the configurations, with the values of each subject
+    subjects : number of subjects in the cohort
     """
 
     leaderboard: pa.Table
@@ -117,58 +118,58 @@ class Result:
 
 
 def run(**overrides: Any) -> Result:
-    """Train, explain, score and rank, as ``harness run`` does.
+    """Train, explain, score and rank, like ``harness run``.
 
     Parameters
     ----------
-    overrides : as on the command line; a tuple is swept, ``__`` in a name stands for a dot
+    overrides : overrides as on the command line; a tuple is a sweep, ``__`` in a name stands for a dot
 
     Examples
     --------
     >>> harness.run(task="epvs", sequences=("T2w", "FLAIR"), seed=(0, 1))  # doctest: +SKIP
     """
-    read = to_words(**overrides)
+    read = to_overrides(**overrides)
     return carry_out(read, texts_of(read), Silent())
 
 
 def plan(**overrides: Any) -> Estimate:
-    """What a run would do, with an estimate of time, memory and disk."""
-    return plan_of(to_words(**overrides), Silent())[1]
+    """Estimate the number of cells, time, memory and disk space of a run, without training."""
+    return plan_of(to_overrides(**overrides), Silent())[1]
 
 
 def table(**overrides: Any) -> pa.Table:
-    """The leaderboard of a run, from the store alone: of the latest run of ``task``, or of ``run``."""
-    read = to_words(**overrides)
+    """The leaderboard of a run, rebuilt from the store: by default of the latest run of ``task``, or of ``run``."""
+    read = to_overrides(**overrides)
     refuse_unused(read, "harness.table")
     return rebuild(read)[1].prediction
 
 
-def plan_of(words: Words, observer: Observer) -> tuple[Plan, Estimate]:
-    """The plan and what it costs; trains nothing."""
-    made = prepare(resolve(words), say=observer.said)
+def plan_of(overrides: Overrides, observer: Observer) -> tuple[Plan, Estimate]:
+    """The plan of a run and its estimated cost, without training."""
+    made = prepare(resolve(overrides), say=observer.message)
     return made, estimate(made)
 
 
-def carry_out(words: Words, texts: tuple[str, ...], observer: Observer) -> Result:
-    """A whole run: plan, compute, pool, write.
+def carry_out(overrides: Overrides, texts: tuple[str, ...], observer: Observer) -> Result:
+    """Perform a run: plan, compute, pool and write the results.
 
     Raises
     ------
     RequestError
-        If the request is wrong, or the estimate is above 12 hours without ``yes=true``.
+        If the request is wrong, or the estimate exceeds 12 hours without ``yes=true``.
     CohortError
-        If the data have faults.
+        If the data are faulty.
     """
-    request = resolve(words, texts=texts)
-    made = prepare(request, say=observer.said)
+    request = resolve(overrides, texts=texts)
+    made = prepare(request, say=observer.message)
     cost = estimate(made)
     if cost.seconds > LIMIT_S and not request.settings.yes:
         more = " (with ray=ADDRESS on a cluster)" if request.settings.ray in ("auto", "off") else ""
         raise RequestError(
-            f"this would take about {cost.time_text} on {cost.where}, {cost.workers} at a time "
+            f"this run would take about {cost.time_text} on {cost.where}, with {cost.workers} jobs at a time "
             f"({cost.cells} cells are missing). Set yes=true to start it anyway{more}, or profile=quick"
         )
-    observer.said(made.sentence)
+    observer.message(made.sentence)
     tracker = _tracker(made)
     try:
         _track_known(tracker, made)
@@ -180,14 +181,14 @@ def carry_out(words: Words, texts: tuple[str, ...], observer: Observer) -> Resul
             objective = _track_cell(tracker, made, record)
             if tracker is not None and tracker.trouble and not troubles:
                 troubles.append(tracker.trouble)
-                observer.said(f"{tracker.trouble}. The run goes on; its cells are kept in the store")
+                observer.message(f"{tracker.trouble}. The run continues; its cells are kept in the store")
             observer.committed(record, objective)
 
         made = run_cells(
-            made, seconds=cost.of_training, started=observer.started, committed=committed, say=observer.said
+            made, seconds=cost.of_training, started=observer.started, committed=committed, say=observer.message
         )
         observer.ended()
-        observer.said("pooling, drawing and writing")
+        observer.message("pooling results and writing tables and report")
         return write_all(made, tracker)
     finally:
         observer.ended()
@@ -195,17 +196,17 @@ def carry_out(words: Words, texts: tuple[str, ...], observer: Observer) -> Resul
             tracker.close()
 
 
-def rebuild(words: Words) -> tuple[Plan, Tables]:
-    """Plan and tables of a run of a task, of the latest unless ``run=`` names one, from the store alone."""
-    if "task" not in words.values:
-        raise RequestError("which task? Set task=NAME")
-    settings = settings_of(Words({key: value for key, value in words.values.items() if key == "out"}))
-    made = recall(str(words.values["task"]), settings, name=str(words.values.get("run", "")))
+def rebuild(overrides: Overrides) -> tuple[Plan, Tables]:
+    """Rebuild plan and tables from the store: of the latest run of a task, or of the run named by ``run=``."""
+    if "task" not in overrides.values:
+        raise RequestError("task= must be given; set task=NAME")
+    settings = settings_of(Overrides({key: value for key, value in overrides.values.items() if key == "out"}))
+    made = recall(str(overrides.values["task"]), settings, name=str(overrides.values.get("run", "")))
     return made, collect(made)
 
 
 def write_all(made: Plan, tracker: Tracker | None) -> Result:
-    """Leaderboards, report and parent runs, from the store."""
+    """Write leaderboards, report and MLflow runs of the configurations from the store."""
     settings = made.request.settings
     if tracker is not None:
         tracker.wait()  # errors are raised at the end, so that tables and report are written in any case
@@ -238,7 +239,7 @@ def write_all(made: Plan, tracker: Tracker | None) -> Result:
 
 
 def _track_known(tracker: Tracker | None, made: Plan) -> None:
-    """Open or continue the parents, and write what the store holds already."""
+    """Open the MLflow runs of the configurations, and log the records that are already in the store."""
     if tracker is None:
         return
     tracker.open(parent_runs(made), saved_view(made))
@@ -246,14 +247,14 @@ def _track_known(tracker: Tracker | None, made: Plan) -> None:
         wanted = set(dict(cell.metrics).values())
         for record in records_of(cell, made.store):
             kept = {label: identity for label, identity in record.metrics.items() if identity in wanted}
-            if kept or not record.metrics:  # else all its values are of older code, or not asked for
-                # Two configurations may share a training, whose record names the first of them.
+            if kept or not record.metrics:  # otherwise all its values are of older code, or not requested
+                # Configurations may share a training, whose record has the id of the first of them.
                 own = dataclasses.replace(record, configuration=cell.configuration, metrics=kept)
                 _track_cell(tracker, made, own)
 
 
 def _track_cell(tracker: Tracker | None, made: Plan, record: CellRecord) -> float:
-    """Send a record to MLflow; its objective, if it scored predictions."""
+    """Log a record in MLflow; return its objective if it scored predictions, else NaN."""
     values, curve = _numbers(made.store, record)
     if tracker is not None:
         tracker.cell(record, values, curve)
@@ -275,7 +276,7 @@ def _numbers(store: Store, record: CellRecord) -> tuple[dict[str, float], dict[s
 
 
 def _track_pooled(tracker: Tracker, made: Plan, tables: Tables, report: Path | None) -> None:
-    """Note, metrics, figures and maps of each configuration to its run; nothing where they are there already."""
+    """Log note, metrics, figures and maps of each configuration, unless they are already logged."""
     anonymous, command = made.request.settings.anonymous, made.request.command
     for configuration in made.configurations:
         identity = configuration.id
@@ -286,7 +287,7 @@ def _track_pooled(tracker: Tracker, made: Plan, tables: Tables, report: Path | N
         done, digest = _is_complete(made, identity), pooled_of(made, identity, metrics)
         if tracker.is_pooled(identity, digest):
             continue
-        # One at a time: maps at full resolution of a hundred configurations would fill the disk twice.
+        # One configuration at a time, so that temporary copies of full-resolution maps do not fill the disk.
         with tempfile.TemporaryDirectory(prefix="harness-pooled-") as name:
             not_drawn = "; ".join(pooled_files(made, tables, identity, Path(name)))
             tracker.pooled(identity, metrics, Path(name), done=done, digest=digest, not_drawn=not_drawn)
@@ -294,7 +295,7 @@ def _track_pooled(tracker: Tracker, made: Plan, tables: Tables, report: Path | N
 
 
 def _tracker(made: Plan) -> Tracker | None:
-    """A tracker that knows which names it may not say."""
+    """The tracker of a run, with the names of subjects that it must redact; ``None`` for ``mlflow=off``."""
     settings = made.request.settings
     if settings.mlflow == "off":
         return None
@@ -306,6 +307,6 @@ def _tracker(made: Plan) -> Tracker | None:
 
 
 def _is_complete(made: Plan, configuration: str) -> bool:
-    """Whether every cell of a configuration is done."""
+    """Whether all cells of a configuration are done."""
     own = [cell for cell in made.cells if cell.configuration == configuration]
     return all(is_done(cell, made.store) for cell in own)

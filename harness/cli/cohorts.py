@@ -16,7 +16,7 @@ from harness.data import bids
 from harness.data.summary import describe
 from harness.data.verify import brain_faults, verify
 from harness.sweep.cohorts import generate
-from harness.sweep.grammar import Words
+from harness.sweep.grammar import Overrides
 from harness.sweep.plan import prepare
 from harness.sweep.request import resolve
 
@@ -25,32 +25,31 @@ _MINIMUM = 3  # subjects that a run needs: one to train, one to validate, one to
 __all__ = ["describe_folder", "faults_of", "make", "verify_folder"]
 
 
-def make(words: Words, out: Console) -> int:
+def make(overrides: Overrides, out: Console) -> int:
     """``harness data make task=NAME into=DIR``: write a generated cohort."""
-    refuse_unused(words, "harness data make")
-    into = str(words.values.get("into", ""))
+    refuse_unused(overrides, "harness data make")
+    into = str(overrides.values.get("into", ""))
     if not into:
-        raise RequestError("where to? Say into=DIR, a folder that does not exist yet")
+        raise RequestError("into= must be given; set into=DIR, a new folder")
     root = absolute(into, "into")
     if root.exists() and any(root.iterdir()):
-        raise RequestError(f"{root} is not empty; nothing was written. Name a new folder")
-    task = resolve(Words({key: value for key, value in words.values.items() if key != "into"})).task
+        raise RequestError(f"into= must be a new or empty folder, but {root} has files; nothing was written")
+    task = resolve(Overrides({key: value for key, value in overrides.values.items() if key != "into"})).task
     generate(task, root)
     out.print(f"{task.phantom_subjects} subjects written to {root}")
     return 0
 
 
-def verify_folder(words: Words, out: Console) -> int:
-    """``harness data verify``: list every fault that a run would stop at.
+def verify_folder(overrides: Overrides, out: Console) -> int:
+    """``harness data verify``: list every fault that would stop a run.
 
-    With ``data=DIR label=NAME sequences=A,B`` the files are verified as they
-    are. With ``task=NAME data=DIR`` and any words of a run, they are prepared as
-    that run would prepare them, too.
+    With ``data=DIR label=NAME sequences=A,B``, the files are verified as they are. With
+    ``task=NAME data=DIR`` and any overrides of a run, they are also prepared as in that run.
     """
-    if words.has("task"):
-        return _verify_for_run(words, out)
-    refuse_unused(words, "harness data verify", several=("exclude", "sequences"))
-    root, label, sequences, exclude = _folder(words)
+    if overrides.has("task"):
+        return _verify_for_run(overrides, out)
+    refuse_unused(overrides, "harness data verify", several=("exclude", "sequences"))
+    root, label, sequences, exclude = _folder(overrides)
     if not sequences:
         sequences = _common(bids.index(root, exclude=exclude, label=label or None))
         out.print(f"sequences that every subject has: {', '.join(sequences) or '(none)'}")
@@ -64,16 +63,16 @@ def verify_folder(words: Words, out: Console) -> int:
 def faults_of(
     root: Path, *, sequences: tuple[str, ...], label: str, exclude: tuple[str, ...] = ()
 ) -> tuple[bids.BidsIndex, tuple[Fault, ...]]:
-    """What a folder holds, and all that the ``bids`` reader would find wrong before it prepares anything."""
+    """Index of a folder, and all faults that the ``bids`` reader finds before it prepares images."""
     index = bids.index(root, sequences=sequences, label=label or None, exclude=exclude)
     faults = verify(index, sequences=sequences, label=label or None, minimum=_MINIMUM if label else 1)
     return index, tuple(dict.fromkeys((*faults, *brain_faults(index))))
 
 
-def _verify_for_run(words: Words, out: Console) -> int:
-    request = resolve(words)
+def _verify_for_run(overrides: Overrides, out: Console) -> int:
+    request = resolve(overrides)
     if request.settings.data_folder is None:
-        raise RequestError("which folder? Say data=DIR (a cohort that a task generates is sound)")
+        raise RequestError("data= must be given; set data=DIR (generated cohorts need no verification)")
     try:
         made = prepare(request, say=out.print)
     except CohortError as error:
@@ -86,7 +85,7 @@ def _verify_for_run(words: Words, out: Console) -> int:
 
 
 def _show_faults(out: Console, faults: Sequence[Fault]) -> int:
-    """The list; 0 if it is empty."""
+    """Show the faults; exit code 1 if there are any."""
     if not faults:
         out.print("no faults")
         return 0
@@ -102,9 +101,9 @@ def _show_faults(out: Console, faults: Sequence[Fault]) -> int:
     return 1
 
 
-def describe_folder(words: Words, out: Console) -> int:
-    """``harness data describe task=NAME [data=DIR …]``: what a run would see."""
-    cohort = prepare(resolve(words), say=out.print).cohort
+def describe_folder(overrides: Overrides, out: Console) -> int:
+    """``harness data describe task=NAME [data=DIR …]``: the cohort as a run would use it."""
+    cohort = prepare(resolve(overrides), say=out.print).cohort
     rows = [[key, _text(value)] for key, value in describe(cohort).items()]
     show_table(out, ["what", "value"], rows, cohort.name)
     return 0
@@ -116,14 +115,14 @@ def _common(index: bids.BidsIndex) -> tuple[str, ...]:
     return tuple(sorted(set.intersection(*sets))) if sets else ()
 
 
-def _folder(words: Words) -> tuple[Path, str, tuple[str, ...], tuple[str, ...]]:
-    if "data" not in words.values:
-        raise RequestError("which folder? Say data=DIR")
-    root = absolute(str(words.values["data"]), "data")
-    named = "+".join(str(one) for one in words.several("sequences"))
+def _folder(overrides: Overrides) -> tuple[Path, str, tuple[str, ...], tuple[str, ...]]:
+    if "data" not in overrides.values:
+        raise RequestError("data= must be given; set data=DIR")
+    root = absolute(str(overrides.values["data"]), "data")
+    named = "+".join(str(one) for one in overrides.several("sequences"))
     sequences = tuple(dict.fromkeys(name for name in named.split("+") if name))
-    exclude = tuple(str(one) for one in words.several("exclude"))
-    return root, str(words.values.get("label", "")), sequences, exclude
+    exclude = tuple(str(one) for one in overrides.several("exclude"))
+    return root, str(overrides.values.get("label", "")), sequences, exclude
 
 
 def _text(value: object) -> str:

@@ -1,4 +1,4 @@
-"""The commands: words in, exit code out."""
+"""The commands: each takes overrides and returns an exit code."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
     from harness.sweep.plan import Plan
 
-__all__ = ["data", "describe", "doctor", "leaderboard", "list_parts", "plan", "predict", "report", "run", "ui"]
+__all__ = ["data", "describe", "doctor", "leaderboard", "list_components", "plan", "predict", "report", "run", "ui"]
 
 
 def run(texts: Sequence[str]) -> int:
-    """``harness run``: 0 if every cell is done, 1 if some failed."""
+    """``harness run``: 0 if all cells are done, 1 if some failed."""
     from harness.cli.api import carry_out
     from harness.report.wording import failure_lines, shapley_rows
     from harness.stats.intervals import MINIMUM_SUBJECTS
@@ -36,7 +36,7 @@ def run(texts: Sequence[str]) -> int:
     try:
         result = carry_out(parse(texts), tuple(texts), Watcher(out))
     except KeyboardInterrupt:
-        out.print("stopped. What was finished is kept; go on with the same command:", style="bold")
+        out.print("stopped. Finished cells are kept; resume with the same command:", style="bold")
         out.print(f"  harness run {shlex.join(texts)}", markup=False, soft_wrap=True)
         return 130
     if result.explanations.num_rows:
@@ -50,21 +50,21 @@ def run(texts: Sequence[str]) -> int:
     for line in failure_lines(result.failures, result.leaderboard):
         out.print(line, style="red", markup=False)
     if result.missing and result.failures:
-        out.print(f"{result.missing} cells below them were not reached")
+        out.print(f"{result.missing} dependent cells were not run")
     elif result.missing:
-        out.print(f"{result.missing} cells were not reached; run the same command again")
+        out.print(f"{result.missing} cells were not run; repeat the command to run them")
     _say_places(out, {"leaderboard": result.csv, "report": result.report, "MLflow": result.mlflow})
     return 0 if result.complete else 1
 
 
 def _show_explanations(out: Console, table: pa.Table, *, most: int = 40) -> None:
-    """The board of explanations; a sentence where none could be judged."""
+    """Show the board of explanations, or a message if none has a score."""
     from harness.pipeline.leaderboard import read_facts
 
     objective = read_facts(table).objective
     if all(value is None for value in table[objective].to_pylist()):
-        told = f"no explanation has a {objective}: none is done, or no truth is known to judge it by"
-        out.print(told, markup=False)
+        message = f"no explanation has a {objective}: none is done, or the data have no truth to compare with"
+        out.print(message, markup=False)
     else:
         show_board(out, table, "Explanations", most=most)
 
@@ -81,7 +81,7 @@ def plan(texts: Sequence[str]) -> int:
     return 0
 
 
-def list_parts(kind: str) -> int:
+def list_components(kind: str) -> int:
     """``harness list [KIND]``."""
     out = console()
     kinds = {"task": "tasks", **{name: f"{name}s" for name in KINDS}}
@@ -93,7 +93,7 @@ def list_parts(kind: str) -> int:
             rows = [[task, load_task(task).question] for task in task_names()]
         else:
             rows = [[part, KINDS[name].get(part).summary, KINDS[name].get(part).source] for part in KINDS[name].names()]
-        header = ["name", "question"] if name == "task" else ["name", "what it is", "source"]
+        header = ["name", "question"] if name == "task" else ["name", "description", "source"]
         show_table(out, header, rows, kinds[name])
     return 0
 
@@ -102,50 +102,51 @@ def describe(texts: Sequence[str]) -> int:
     """``harness describe task=NAME`` or ``harness describe model=NAME``."""
     from harness.cli.description import describe_component, describe_task
 
-    words = parse(texts)
-    if words.has("task"):
-        refuse_unused(words, "harness describe task=NAME")
-        describe_task(load_task(str(words.values["task"])), str(words.values.get("format", "text")), console())
+    overrides = parse(texts)
+    if overrides.has("task"):
+        refuse_unused(overrides, "harness describe task=NAME")
+        describe_task(load_task(str(overrides.values["task"])), str(overrides.values.get("format", "text")), console())
         return 0
-    refuse_unused(words, "harness describe")
-    kind, name = next(iter(words.values.items()), ("", ""))
-    if len(words.values) != 1:
+    refuse_unused(overrides, "harness describe")
+    kind, name = next(iter(overrides.values.items()), ("", ""))
+    if len(overrides.values) != 1:
         raise RequestError(
-            f"name one thing to describe: task=NAME or one of {', '.join(f'{one}=NAME' for one in KINDS)}"
+            f"exactly one key must be given, task=NAME or one of {', '.join(f'{one}=NAME' for one in KINDS)}; "
+            f"got {' '.join(texts) or 'none'}"
         )
     describe_component(kind, str(name), console())
     return 0
 
 
 def leaderboard(texts: Sequence[str]) -> int:
-    """``harness leaderboard task=NAME [run=NAME] [csv=FILE]``: of the latest run of the task, or of another."""
+    """``harness leaderboard task=NAME [run=NAME] [csv=FILE]``, by default of the latest run of the task."""
     from harness.cli.api import rebuild
     from harness.report.csv_files import write_csv
     from harness.report.wording import verdict
 
-    words = parse(texts)
-    refuse_unused(words, "harness leaderboard")
-    made, tables = rebuild(words)
+    overrides = parse(texts)
+    refuse_unused(overrides, "harness leaderboard")
+    made, tables = rebuild(overrides)
     out = console()
     if tables.explanation.num_rows:
         _show_explanations(out, tables.explanation)
     show_board(out, tables.prediction, "Leaderboard", shown=made.request.task.shown)
     out.print(verdict(tables.prediction), markup=False)
     _say_runs(out, made)
-    if "csv" in words.values:
-        target = absolute(str(words.values["csv"]), "csv")
+    if "csv" in overrides.values:
+        target = absolute(str(overrides.values["csv"]), "csv")
         out.print(f"written: {write_csv(tables.prediction, target)}", markup=False, soft_wrap=True)
     return 0
 
 
 def report(texts: Sequence[str]) -> int:
-    """``harness report task=NAME [run=NAME]``: of the latest run of the task, or of another."""
+    """``harness report task=NAME [run=NAME]``, by default of the latest run of the task."""
     from harness.cli.api import rebuild
     from harness.report.output import make_report
 
-    words = parse(texts)
-    refuse_unused(words, "harness report")
-    made, tables = rebuild(words)
+    overrides = parse(texts)
+    refuse_unused(overrides, "harness report")
+    made, tables = rebuild(overrides)
     out = console()
     _say_runs(out, made)
     out.print(f"written: {make_report(made, tables)}", markup=False, soft_wrap=True)
@@ -175,13 +176,13 @@ def ui(texts: Sequence[str]) -> int:
     """``harness ui [out=DIR] [port=5000] [open=true]``: MLflow's web interface, on the loopback interface only."""
     from harness.cli.ui import serve
 
-    words = parse(texts)
-    refuse_unused(words, "harness ui")
-    port = checked(Annotated[int, Ge(1), Le(65535)], words.values.get("port", 5000), "port")
-    open_browser = checked(bool, words.values.get("open", False), "open")
-    folder = absolute(str(words.values.get("out", "harness-runs")), "out")
+    overrides = parse(texts)
+    refuse_unused(overrides, "harness ui")
+    port = checked(Annotated[int, Ge(1), Le(65535)], overrides.values.get("port", 5000), "port")
+    open_browser = checked(bool, overrides.values.get("open", False), "open")
+    folder = absolute(str(overrides.values.get("out", "harness-runs")), "out")
     if not (folder / "mlflow.db").is_file():
-        raise RequestError(f"{folder} holds no mlflow.db; run something first, or set out=DIR")
+        raise RequestError(f"{folder} has no mlflow.db; start a run first, or set out=DIR")
     out = console()
 
     def say(line: str) -> None:
@@ -193,7 +194,7 @@ def ui(texts: Sequence[str]) -> int:
 
 
 def doctor() -> int:
-    """``harness doctor``: 0 unless something needed is missing."""
+    """``harness doctor``: 1 if something required is missing, otherwise 0."""
     from harness.cli.doctor import examine
 
     checks = examine()
@@ -204,7 +205,7 @@ def doctor() -> int:
 
 
 def _say_runs(out: Console, made: Plan) -> None:
-    """The run that is shown, its command, and the names of the others."""
+    """Print the name of the run, its command, and the names of other runs."""
     from harness.sweep.resume import run_names
 
     task, name = made.request.task.name, made.request.name

@@ -1,4 +1,4 @@
-"""What the user sees while and after a command runs."""
+"""Console output during and after a command."""
 
 from __future__ import annotations
 
@@ -42,22 +42,22 @@ _PLAIN_EVERY_S = 10.0
 
 
 def console() -> Console:
-    """The console of this process; wide enough for a leaderboard when it is no terminal."""
+    """Console of this process; 160 columns wide if the output is not a terminal, so that leaderboards fit."""
     made = Console(highlight=False, soft_wrap=False)
     return made if made.is_terminal else Console(highlight=False, width=160)
 
 
 class Watcher:
-    """Shows a run: a live bar on a terminal, plain lines elsewhere."""
+    """Shows the progress of a run: a live bar on a terminal, plain lines elsewhere."""
 
     def __init__(self, out: Console) -> None:
         self._out = out
         self._started_s = time.monotonic()
         self._plan: Plan | None = None
         self._todo = self._done = self._failed = 0
-        self._open: dict[tuple[str, int, int], int] = {}  # training that runs → its cells to come
+        self._open: dict[tuple[str, int, int], int] = {}  # running trainings and the number of their remaining cells
         self._scores: dict[str, list[float]] = defaultdict(list)
-        self._said_s = 0.0
+        self._printed_s = 0.0
         self._live: Live | None = None
         self._progress = Progress(
             SpinnerColumn(),
@@ -70,18 +70,18 @@ class Watcher:
         )
         self._bar = self._progress.add_task("cells", total=None, left="", visible=False)
 
-    def said(self, text: str) -> None:
-        """A sentence for the user."""
+    def message(self, text: str) -> None:
+        """Print a message for the user."""
         self._out.print(Text("· ", style="dim") + Text(text))
 
     def planned(self, plan: Plan, todo: int) -> None:
-        """The plan is made."""
+        """Print a summary of the plan and start the bar."""
         self._plan, self._todo = plan, todo
         for sentence in left_out(plan.cohort.ineligible):
-            self.said(sentence)
-        self.said(f"truth drawn on: {plan.cohort.label_source}")
+            self.message(sentence)
+        self.message(f"truth drawn on: {plan.cohort.label_source}")
         done = len(plan.cells) - todo
-        self.said(
+        self.message(
             f"{len(plan.configurations)} configurations, {len(plan.jobs)} trainings, {len(plan.cells)} cells: "
             f"{done} done, {todo} to do"
         )
@@ -94,35 +94,35 @@ class Watcher:
             self._live.start()
 
     def started(self, job: Job) -> None:
-        """A job began."""
+        """Note that a job started."""
         key = (job.row, job.fold, job.seed)
         self._open[key] = self._open.get(key, 0) + len(job.cells)
         self._update()
 
     def committed(self, record: CellRecord, objective: float) -> None:
-        """A cell ended."""
+        """Count a cell that is done or failed."""
         if record.state == "done":
             self._done += 1
         else:
             self._failed += 1
-            self.said(f"failed: {record.stage} {record.label} fold {record.fold} seed {record.seed}: {record.error}")
+            self.message(f"failed: {record.stage} {record.label} fold {record.fold} seed {record.seed}: {record.error}")
         self._close(record)
         if not math.isnan(objective):
             self._scores[record.configuration].append(objective)
         self._update()
 
     def ended(self) -> None:
-        """No more cells."""
+        """Stop the bar and print a summary."""
         if self._live is not None:
             self._live.stop()
             self._live = None
         if self._todo:
             took = duration(time.monotonic() - self._started_s)
-            self.said(f"{self._done} cells done, {self._failed} failed, in {took}")
+            self.message(f"{self._done} cells done, {self._failed} failed, in {took}")
             self._todo = 0
 
     def _close(self, record: CellRecord) -> None:
-        """One cell less to come; nothing comes after a failure that others need."""
+        """Count down the remaining cells of a training; if the training failed, none remains."""
         key = (record.configuration, record.fold, record.seed)
         self._open[key] = self._open.get(key, 0) - 1
         if self._open[key] <= 0 or (record.state == "failed" and record.stage == "train"):
@@ -133,10 +133,10 @@ class Watcher:
             left = self._left()
             self._progress.update(self._bar, completed=self._done + self._failed, left=left)
             self._live.update(self._picture())
-        elif time.monotonic() - self._said_s > _PLAIN_EVERY_S:
-            self._said_s = time.monotonic()
+        elif time.monotonic() - self._printed_s > _PLAIN_EVERY_S:
+            self._printed_s = time.monotonic()
             best = self._best()
-            self.said(
+            self.message(
                 f"{self._done + self._failed}/{self._todo} cells, {len(self._open)} trainings running, "
                 f"{self._failed} failed"
                 + (f", {left}" if (left := self._left()) else "")
@@ -144,14 +144,14 @@ class Watcher:
             )
 
     def _left(self) -> str:
-        """The time that is left, once a twentieth is done; before, starting Ray is most of it."""
+        """Remaining time, once 5 % of the cells are done; before that, the start of Ray dominates."""
         ended = self._done + self._failed
         if ended < self._todo / 20:
             return ""
         return f"{duration((time.monotonic() - self._started_s) / ended * (self._todo - ended))} left"
 
     def _best(self) -> str:
-        """The leader by mean objective among configurations that have one."""
+        """Configuration with the best mean objective so far; empty if there is none."""
         if not self._scores or self._plan is None:
             return ""
         task = self._plan.request.task
@@ -167,26 +167,29 @@ class Watcher:
         picture = Table.grid(padding=(0, 1))
         picture.add_row(self._progress)
         best = self._best()
-        words = f"  {len(self._open)} trainings running, {self._failed} failed"
-        picture.add_row(Text(f"  best so far: {best}{words}" if best else "  training …", style="dim"))
+        state = f"  {len(self._open)} trainings running, {self._failed} failed"
+        picture.add_row(Text(f"  best so far: {best}{state}" if best else "  training …", style="dim"))
         return picture
 
 
 def show_board(out: Console, board: pa.Table, title: str, *, shown: Sequence[str] = (), most: int = 40) -> None:
-    """A leaderboard on the screen.
+    """Print a leaderboard.
 
     Parameters
     ----------
-    shown : metrics beside the objective
-    most : rows; the rest is in the CSV file
+    out : console to print to
+    board : the leaderboard
+    title : title of the table
+    shown : metrics to show in addition to the objective
+    most : largest number of rows; the CSV file has all of them
     """
     facts, strata = read_facts(board), varying_strata(board)
     header, rows = console_rows(board, shown=shown)
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    words = {*facts.axes, *facts.strata, "attribution", "status"}
+    textual = {*facts.axes, *facts.strata, "attribution", "status"}
     for name in header:
         style = "bold" if name == facts.objective else ""
-        table.add_column(name, justify="left" if name in words else "right", style=style)
+        table.add_column(name, justify="left" if name in textual else "right", style=style)
     rankings = [tuple(line[name] for name in strata) for line in board.to_pylist()]
     for row, ranking, following in zip(rows[:most], rankings, [*rankings[1:], None], strict=False):
         table.add_row(*map(Text, row), style="" if row[0] else "dim", end_section=following not in (ranking, None))
@@ -199,11 +202,13 @@ def show_board(out: Console, board: pa.Table, title: str, *, shown: Sequence[str
 
 
 def show_subjects(out: Console, board: pa.Table, rows: Sequence[Row]) -> None:
-    """The objective of every subject, where there are too few for a ranking.
+    """Print the objective of each subject, for cohorts that are too small for a ranking.
 
     Parameters
     ----------
-    rows : of the same configurations as the board
+    out : console to print to
+    board : the leaderboard
+    rows : pooled results of the configurations on the board
     """
     facts = read_facts(board)
     by_id = {row.configuration: row for row in rows}
@@ -225,7 +230,7 @@ def _mean_text(by_seed: Mapping[int, float]) -> str:
 
 
 def left_out(ineligible: Sequence[Ineligible]) -> list[str]:
-    """Who was left out and why, one sentence for each reason."""
+    """Messages listing the subjects that were left out, one message per reason."""
     reasons: dict[str, list[str]] = {}
     for one in ineligible:
         reasons.setdefault(one.reason, []).append(one.subject)
@@ -233,7 +238,7 @@ def left_out(ineligible: Sequence[Ineligible]) -> list[str]:
 
 
 def show_table(out: Console, header: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
-    """A plain table on the screen."""
+    """Print a plain table."""
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in header:
         table.add_column(name, overflow="fold")
@@ -243,7 +248,7 @@ def show_table(out: Console, header: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def show_estimate(out: Console, made: Plan, cost: Estimate) -> None:
-    """What a run would do and cost."""
+    """Print what a run would do and its estimated cost."""
     counts: dict[str, list[int]] = {one.id: [0, 0, 0] for one in made.configurations}
     for job in made.jobs:
         counts[job.row][0] += 1
@@ -260,15 +265,15 @@ def show_estimate(out: Console, made: Plan, cost: Estimate) -> None:
     out.print(
         f"{cost.cells} cells to do, {cost.done} done. "
         f"About {cost.time_text} with {cost.workers} at a time on {cost.where}, "
-        f"{size(cost.memory_bytes)} of memory each beside the libraries (about 0.7 GB), "
+        f"{size(cost.memory_bytes)} of memory each in addition to the libraries (about 0.7 GB), "
         f"{size(cost.disk_bytes)} of disk."
     )
     if cost.unknown:
-        out.print(f"Some networks could not be probed and are not in the estimate: {cost.unknown}", markup=False)
+        out.print(f"Some networks could not be timed and are not in the estimate: {cost.unknown}", markup=False)
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """Seconds as text with a suitable unit."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:
@@ -277,7 +282,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes as a person says them."""
+    """Bytes as text with a suitable unit."""
     for unit, step in (("GB", 1e9), ("MB", 1e6)):
         if count >= step:
             return f"{count / step:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""``harness describe``: a task or a component, and everything that can be set."""
+"""``harness describe``: a task or a component, with all options."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HEADER = ["key", "value", "type", "meaning"]
 
 
 def describe_component(kind: str, name: str, out: Console) -> None:
-    """Show a component's documentation and its options."""
+    """Show the documentation and the options of a component."""
     entry = KINDS[kind].get(name)
     component = Component(entry.function)
     documentation, options = docstring_of(entry.function), component_options(component)
@@ -31,9 +31,9 @@ def describe_component(kind: str, name: str, out: Console) -> None:
     if entry.source:
         out.print(f"\nSource: {entry.source}", markup=False)
     set_by_user = {option.name for option in options}
-    given = [[name, said] for name, said in documentation.parameters.items() if name not in set_by_user]
+    given = [[name, meaning] for name, meaning in documentation.parameters.items() if name not in set_by_user]
     if given:
-        show_table(out, ["name", "meaning"], given, "Given by the harness")
+        show_table(out, ["name", "meaning"], given, "Supplied by the harness")
     if options:
         show_table(out, ["option", "default", "type", "meaning"], _rows("", options), "Options")
 
@@ -43,12 +43,14 @@ def describe_task(task: Task, style: str, out: Console) -> None:
 
     Parameters
     ----------
-    style : ``text``, or ``json`` for the values alone
+    task : the task
+    style : ``text``, or ``json`` for the values only
+    out : console to print to
 
     Raises
     ------
     UnknownName
-        If there is no such style.
+        If ``style`` is neither of them.
     """
     if style not in ("json", "text"):
         raise UnknownName("format", style, ("json", "text"))
@@ -61,7 +63,7 @@ def describe_task(task: Task, style: str, out: Console) -> None:
     _show_explanations(task, out)
     for many in ("attributions", "metrics"):
         _show_labelled(task, many, out)
-    show_table(out, ["short", "stands for"], [[a, b] for a, b in task.axes.items()], "Short names")
+    show_table(out, ["short name", "key"], [[a, b] for a, b in task.axes.items()], "Short names")
     for title, values in (("Profiles", task.profiles), ("Experiments", task.experiments)):
         show_table(out, ["name", "sets"], [[name, _assignments(value)] for name, value in values.items()], title)
     spaces = [[name, "; ".join(map(_dimension_text, space))] for name, space in task.spaces.items()]
@@ -80,7 +82,7 @@ def _show_components(task: Task, out: Console) -> None:
 
 
 def _show_explanations(task: Task, out: Console) -> None:
-    """Values of each explanation, and the meaning of a field once."""
+    """Show the values of each explanation, then the meaning of each field."""
     explained = {label: explanation_options(one) for label, one in task.explained.items()}
     fields = {option.name: option for options in explained.values() for option in options}
     rows = [[label, *(_shown(option.value) for option in options)] for label, options in explained.items()]
@@ -90,7 +92,7 @@ def _show_explanations(task: Task, out: Console) -> None:
 
 
 def _show_labelled(task: Task, many: str, out: Console) -> None:
-    """Components by label with their values, and the meaning of an option once for each component."""
+    """Show labelled components with their values, then the meaning of each option, once per component."""
     kind = LABELLED[many]
     registry = KINDS[kind]
     components: Mapping[str, Component] = getattr(task, many)
@@ -129,7 +131,7 @@ def _dimension_text(dimension: Dimension) -> str:
 
 
 def _shown(value: JSON) -> str:
-    """A value as a person types it."""
+    """A value as text."""
     if value is None:
         return "null"
     if isinstance(value, bool):

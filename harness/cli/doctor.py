@@ -1,4 +1,4 @@
-"""What this machine has, what it lacks, and what to do about it.
+"""Check this machine: what is installed, what is missing, and how to fix it.
 
 Versions are read from the metadata of installed packages: nothing heavy is
 imported but torch, which alone knows of GPUs.
@@ -25,25 +25,25 @@ __all__ = ["Check", "State", "examine"]
 
 State = Literal["ok", "warn", "missing"]
 
-_PYTHONS = ((3, 11), (3, 13))  # oldest and newest that are tested
+_PYTHONS = ((3, 11), (3, 13))  # oldest and newest tested versions
 _GB = 1e9
 _LOW_DISK_GB = 5.0
 _LOW_MEMORY_GB = 4.0
-_LOW_SHM_GB = 1.0  # below it Ray puts its object store into /tmp
+_LOW_SHM_GB = 1.0  # with less, Ray puts its object store into /tmp
 _REINSTALL = "pip install -c constraints.txt -e ."
 
-# Distribution, name for people, what it is for.
+# Distribution, display name, purpose.
 _NEEDED = (
-    ("ray", "Ray", "many cells at once and clusters"),
+    ("ray", "Ray", "parallel runs and clusters"),
     ("mlflow", "MLflow", "tracking"),
     ("optuna", "Optuna", "search=optuna"),
     ("captum", "captum", "gradient attributions"),
-    ("monai", "MONAI", "networks of others"),
+    ("monai", "MONAI", "network architectures"),
     ("SimpleITK", "SimpleITK", "resampling and bias correction"),
     ("nibabel", "nibabel", "NIfTI"),
 )
 
-# Distribution, what it adds, how to get it.
+# Distribution, purpose, how to install it.
 _OPTIONAL = (
     ("jupyterlab", "notebooks", "pip install jupyterlab"),
     ("aiohttp-cors", "Ray's dashboard", "pip install -c constraints.txt 'ray[default]'"),
@@ -55,14 +55,14 @@ _OPTIONAL = (
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the examination.
+    """Result of one check.
 
     Parameters
     ----------
-    name : what was looked at
+    name : what was checked
     value : what was found
-    state : ``ok``; ``warn`` works, but worse than it could; ``missing`` is needed
-    remedy : what to do next, empty if nothing need be done
+    state : ``ok``; ``warn`` if it works with limitations; ``missing`` if it is required and absent
+    remedy : next step, empty if none is needed
     """
 
     name: str
@@ -72,16 +72,16 @@ class Check:
 
 
 def examine(out: str | Path = RunSettings.out) -> list[Check]:
-    """Everything that a run depends on, in the order of a listing.
+    """Check everything that a run depends on.
 
     Parameters
     ----------
-    out : where runs would be written; need not exist
+    out : output folder of runs; need not exist
 
     Returns
     -------
     list of Check
-        Software that is needed, then hardware, then optional parts.
+        Required software, then hardware, then optional packages.
     """
     return [
         _python(sys.version_info[:2]),
@@ -100,21 +100,21 @@ def examine(out: str | Path = RunSettings.out) -> list[Check]:
 def _python(version: tuple[int, int]) -> Check:
     low, high = _PYTHONS
     fits = low <= version <= high
-    remedy = "" if fits else "make the environment with Python 3.11, 3.12 or 3.13"
+    remedy = "" if fits else "create the environment with Python 3.11, 3.12 or 3.13"
     return Check("Python", f"{platform.python_version()} ({sys.executable})", "ok" if fits else "missing", remedy)
 
 
 def _harness() -> Check:
     version = _version("harness")
     if version is None:
-        return Check("harness", "not installed", "missing", f"in the root of the clone: {_REINSTALL}")
+        return Check("harness", "not installed", "missing", f"run in the root of the clone: {_REINSTALL}")
     return Check("harness", f"{version} ({Path(__file__).parents[1]})")
 
 
 def _torch() -> Iterator[Check]:
     try:
         import torch
-    except Exception as error:  # a broken installation raises OSError and others, too
+    except Exception as error:  # a broken installation raises not only ImportError but OSError and others
         yield Check("torch", first_line(error), "missing", _REINSTALL)
         return
     build = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for CPU"
@@ -130,10 +130,10 @@ def _torch() -> Iterator[Check]:
 def _no_gpu(*, build_has_cuda: bool) -> Check:
     driver = shutil.which("nvidia-smi") is not None
     if driver and not build_has_cuda:
-        remedy = "nvidia-smi is here: install torch's CUDA build (pytorch.org, Get Started)"
+        remedy = "nvidia-smi is installed: install the CUDA build of torch (pytorch.org, Get Started)"
         return Check("GPU", "none that torch can use", "warn", remedy)
     if build_has_cuda and driver:
-        return Check("GPU", "none visible", "warn", "see nvidia-smi, and CUDA_VISIBLE_DEVICES if it is set")
+        return Check("GPU", "none visible", "warn", "check nvidia-smi, and CUDA_VISIBLE_DEVICES if it is set")
     return Check("GPU", "none")
 
 
@@ -145,14 +145,14 @@ def _package(distribution: str, name: str, purpose: str) -> Check:
 
 
 def _torchvision() -> Check:
-    """The trap: beside a CPU build of torch the usual torchvision raises when imported, and others import it."""
+    """Check for a CUDA build of torchvision with a CPU build of torch: it fails on import, as do packages using it."""
     there, torch = _version("torchvision"), _version("torch") or ""
     if there is None:
-        return Check("torchvision", "not installed, nothing needs it")
+        return Check("torchvision", "not installed, not needed")
     if _is_cpu(torch) and not _is_cpu(there):
-        remedy = "pip uninstall torchvision: it does not import with a CPU torch, and packages that look for it break"
-        return Check("torchvision", f"{there} beside torch {torch}", "warn", remedy)
-    return Check("torchvision", f"{there}, nothing needs it")
+        remedy = "pip uninstall torchvision: it cannot be imported with a CPU build of torch, nor packages that use it"
+        return Check("torchvision", f"{there} with torch {torch}", "warn", remedy)
+    return Check("torchvision", f"{there}, not needed")
 
 
 def _is_cpu(version: str) -> bool:
@@ -169,7 +169,7 @@ def _memory() -> Check:
     memory = psutil.virtual_memory()
     value = f"{memory.available / _GB:.1f} GB free of {memory.total / _GB:.1f} GB"
     if memory.available / _GB < _LOW_MEMORY_GB:
-        return Check("memory", value, "warn", "close something, or run fewer jobs at a time: workers=1")
+        return Check("memory", value, "warn", "close other programs, or run fewer jobs at a time: workers=1")
     return Check("memory", value)
 
 
@@ -178,14 +178,14 @@ def _disk(out: Path) -> Check:
     free = shutil.disk_usage(there).free / _GB
     value = f"{free:.1f} GB free at {out}"
     if not os.access(there, os.W_OK):
-        return Check("disk", f"{out} cannot be written", "missing", "say out=DIR")
+        return Check("disk", f"{out} is not writable", "missing", "set out=DIR")
     if free < _LOW_DISK_GB:
-        return Check("disk", value, "warn", "free some, or say out=DIR")
+        return Check("disk", value, "warn", "free disk space, or set out=DIR")
     return Check("disk", value)
 
 
 def _shared_memory(folder: Path) -> Iterator[Check]:
-    """Where Ray keeps objects; containers often get 64 MB. Other systems have no such folder."""
+    """Check the size of Ray's shared memory, often 64 MB in containers; only Linux has this folder."""
     if not folder.is_dir():
         return
     size = shutil.disk_usage(folder).total / _GB

@@ -1,4 +1,4 @@
-"""Which command uses which words, so that none takes a word and ignores it."""
+"""Keys that each command accepts, so that no override is silently ignored."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from harness.core.errors import RequestError, UnknownName
 from harness.core.overrides import keys
 from harness.core.registry import KINDS
 from harness.sweep.catalogue import load_task, task_names
-from harness.sweep.grammar import Words
-from harness.sweep.request import RUN_WORDS
+from harness.sweep.grammar import Overrides
+from harness.sweep.request import RUN_KEYS
 
 __all__ = ["TAKES", "refuse_unused"]
 
@@ -26,51 +26,53 @@ TAKES: Mapping[str, tuple[str, ...]] = {
     "harness ui": ("open", "out", "port"),
     "harness.table": ("out", "run", "task"),
 }
-"""The commands with few words; the others take those of a run (see :func:`harness.sweep.request.resolve`)."""
+"""Keys of commands with few of them; the others accept the keys of a run (:func:`harness.sweep.request.resolve`)."""
 
 
-def refuse_unused(words: Words, command: str, *, several: Collection[str] = ()) -> None:
-    """Refuse words that a command would take no notice of.
+def refuse_unused(overrides: Overrides, command: str, *, several: Collection[str] = ()) -> None:
+    """Refuse overrides that a command does not use.
 
     Parameters
     ----------
+    overrides : overrides of the command
     command : a key of :data:`TAKES`
-    several : words that may have more than one value
+    several : keys that may have more than one value
 
     Raises
     ------
     RequestError
-        With what the command takes, and which commands use the word.
+        If the command does not use a key; lists the keys that it uses, and the commands
+        that use this key.
     UnknownName
-        If no command does.
+        If no command uses a key.
 
     Notes
     -----
-    Where a part is taken (``phantom``), so are its options (``phantom.shape``).
+    A command that accepts a component (``phantom``) accepts its options (``phantom.shape``).
     """
     known = TAKES[command]
-    for key in (*words.values, *words.sweeps, *(dimension.key for dimension in words.space)):
+    for key in (*overrides.values, *overrides.sweeps, *(dimension.key for dimension in overrides.space)):
         if key in known or ("." in key and key.partition(".")[0] in set(known) & set(KINDS)):
             continue
-        users = ", ".join([name for name in TAKES if key in TAKES[name]] + [_LIKE_RUN] * _of_run(key, words))
+        users = ", ".join([name for name in TAKES if key in TAKES[name]] + [_LIKE_RUN] * _of_run(key, overrides))
         if not users:
-            raise UnknownName(f"word of {command}", key, known)
+            raise UnknownName(f"key of {command}", key, known)
         raise RequestError(
             f"{command} does not use {key}=; it takes {', '.join(f'{one}=' for one in known)}. "
-            f"{key}= is a word of: {users}"
+            f"{key}= is a key of: {users}"
         )
-    for key in (*words.sweeps, *(dimension.key for dimension in words.space)):
+    for key in (*overrides.sweeps, *(dimension.key for dimension in overrides.space)):
         if key not in several:
-            raise RequestError(f"{command} takes one value of {key}, got {key}={_spoken(words, key)}")
+            raise RequestError(f"{command} takes one value of {key}, got {key}={_values_text(overrides, key)}")
 
 
-def _of_run(key: str, words: Words) -> bool:
-    """Whether a run has a use for a word."""
-    if key in RUN_WORDS:
+def _of_run(key: str, overrides: Overrides) -> bool:
+    """Whether a run uses a key."""
+    if key in RUN_KEYS:
         return True
-    task = str(words.values.get("task", ""))
+    task = str(overrides.values.get("task", ""))
     return task in task_names() and key in keys(load_task(task))
 
 
-def _spoken(words: Words, key: str) -> str:
-    return ",".join(map(str, words.sweeps[key])) if key in words.sweeps else "(a space of values)"
+def _values_text(overrides: Overrides, key: str) -> str:
+    return ",".join(map(str, overrides.sweeps[key])) if key in overrides.sweeps else "(a search space)"

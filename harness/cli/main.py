@@ -20,102 +20,102 @@ app = typer.Typer(
     help=(
         "Train every model of a published medical-imaging experiment, explain it, score predictions and "
         "explanations against a known truth, and rank them.\n\n"
-        "Words are key=value: a comma sweeps (sequences=T2w,T2w+FLAIR seed=0,1), so does range(0,0.6,0.1)."
+        "Overrides are key=value; a comma or range() sweeps: sequences=T2w,T2w+FLAIR seed=0,1 noise=range(0,0.6,0.1)."
     ),
 )
 
-WordList = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)]
+OverrideList = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)]
 
 
 @app.command()
-def run(words: WordList = None) -> None:
-    """Train, explain, score and rank; the same command again resumes.
+def run(overrides: OverrideList = None) -> None:
+    """Train, explain, score and rank; repeat the command to resume.
 
-    Exit codes: 0 every cell is done, 1 some cells failed (they are listed), 2 the request or the data are wrong
-    and nothing was started, 130 stopped by Ctrl-C (what was finished is kept).
+    Exit codes: 0 all cells are done, 1 some cells failed (they are listed), 2 the request or the data are wrong
+    and nothing was started, 130 stopped by Ctrl-C (finished cells are kept).
     """
     from harness.cli import commands
 
-    raise typer.Exit(commands.run(words or []))
+    raise typer.Exit(commands.run(overrides or []))
 
 
 @app.command()
-def plan(words: WordList = None) -> None:
-    """Show what a run would do and cost; trains nothing."""
+def plan(overrides: OverrideList = None) -> None:
+    """Show what a run would do and its estimated cost, without training."""
     from harness.cli import commands
 
-    raise typer.Exit(commands.plan(words or []))
+    raise typer.Exit(commands.plan(overrides or []))
 
 
 @app.command("list")
 def list_(kind: Annotated[str, typer.Argument(help="tasks, models, attributions, metrics, …")] = "") -> None:
-    """List tasks, models, attributions, metrics and the other parts."""
+    """List tasks, models, attributions, metrics and other components."""
     from harness.cli import commands
 
-    raise typer.Exit(commands.list_parts(kind))
+    raise typer.Exit(commands.list_components(kind))
 
 
 @app.command()
-def describe(words: WordList = None) -> None:
-    """Describe a task (task=epvs) with every key, value and bound, or a part (model=unet)."""
+def describe(overrides: OverrideList = None) -> None:
+    """Describe a task (task=epvs) with every key, value and bound, or a component (model=unet)."""
     from harness.cli import commands
 
-    raise typer.Exit(commands.describe(words or []))
+    raise typer.Exit(commands.describe(overrides or []))
 
 
 @app.command()
-def leaderboard(words: WordList = None) -> None:
-    """Rebuild the leaderboard from the store alone (task=epvs: its latest run; run=NAME: another; csv=FILE)."""
+def leaderboard(overrides: OverrideList = None) -> None:
+    """Rebuild a leaderboard from the store (task=epvs for the latest run, run=NAME for another; csv=FILE)."""
     from harness.cli import commands
 
-    raise typer.Exit(commands.leaderboard(words or []))
+    raise typer.Exit(commands.leaderboard(overrides or []))
 
 
 @app.command()
-def report(words: WordList = None) -> None:
-    """Rebuild the HTML report from the store alone (task=epvs: its latest run; run=NAME: another)."""
+def report(overrides: OverrideList = None) -> None:
+    """Rebuild the HTML report from the store (task=epvs for the latest run, run=NAME for another)."""
     from harness.cli import commands
 
-    raise typer.Exit(commands.report(words or []))
+    raise typer.Exit(commands.report(overrides or []))
 
 
 @app.command()
-def predict(words: WordList = None) -> None:
+def predict(overrides: OverrideList = None) -> None:
     """Predict new subjects with a trained model (model=CELL data=DIR)."""
     from harness.cli import commands
 
-    raise typer.Exit(commands.predict(words or []))
+    raise typer.Exit(commands.predict(overrides or []))
 
 
 @app.command()
 def data(
     action: Annotated[str, typer.Argument(help="make, verify or describe")],
-    words: WordList = None,
+    overrides: OverrideList = None,
 ) -> None:
-    """Make a generated cohort, verify a folder, or describe it."""
+    """Generate a cohort, verify a folder, or describe a cohort."""
     from harness.cli import commands
 
-    raise typer.Exit(commands.data(action, words or []))
+    raise typer.Exit(commands.data(action, overrides or []))
 
 
 @app.command()
-def ui(words: WordList = None) -> None:
+def ui(overrides: OverrideList = None) -> None:
     """Show the runs in MLflow's web interface, on this machine only."""
     from harness.cli import commands
 
-    raise typer.Exit(commands.ui(words or []))
+    raise typer.Exit(commands.ui(overrides or []))
 
 
 @app.command()
 def doctor() -> None:
-    """Say what this machine has: Python, torch, GPUs, Ray, MLflow, disk, optional parts."""
+    """Check this machine: Python, torch, GPUs, Ray, MLflow, memory, disk and optional packages."""
     from harness.cli import commands
 
     raise typer.Exit(commands.doctor())
 
 
 def main() -> None:
-    """Entry point: errors made on purpose are one message and exit code 2 (1 if cells failed)."""
+    """Entry point. Expected errors are shown as one message: exit code 2 for a wrong request or data, otherwise 1."""
     try:
         app()
     except (RequestError, CohortError) as error:

@@ -1,4 +1,4 @@
-"""MLflow's web interface over the runs, with the addresses of the pages that show them."""
+"""Serve MLflow's web interface, and print the addresses of the pages that show the runs."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def serve(uri: str, artifacts: Path, port: int, *, open_browser: bool, say: Call
 
     Parameters
     ----------
-    uri : of the database
+    uri : URI of the database
     artifacts : folder of the artifacts
-    port : to listen on
-    open_browser : open the pages of the latest task once the server answers
-    say : gets each line for the user
+    port : port to listen on
+    open_browser : whether to open the pages of the latest task once the server responds
+    say : called with each message for the user
 
     Returns
     -------
     int
-        Exit code of the server; 0 if it was told to stop.
+        Exit code of the server; 0 if it was stopped.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def serve(uri: str, artifacts: Path, port: int, *, open_browser: bool, say: Call
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     command += ["--artifacts-destination", str(artifacts), "--serve-artifacts"]
     command += ["--host", _HOST, "--port", str(port), "--workers", "1"]
-    # In a session of its own, so that the server and its worker can be ended together.
+    # In a separate session, so that the server and its worker can be stopped together.
     process = subprocess.Popen(command, env={**os.environ, **_QUIET}, start_new_session=True)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -79,12 +79,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def address_lines(pages: Sequence[TaskPages], server: str) -> list[str]:
-    """What to say of the pages: for each task its table of runs and the comparison of its latest run.
+    """Messages with the addresses of each task's table of runs and comparison of its latest run.
 
     Parameters
     ----------
-    pages : of each task, the latest first
-    server : address of the server, with a slash at its end
+    pages : pages of each task, the latest task first
+    server : address of the server, with a trailing slash
     """
     if not pages:
         return [f"MLflow: {server}"]
@@ -99,16 +99,16 @@ def address_lines(pages: Sequence[TaskPages], server: str) -> list[str]:
 def _open_pages(
     process: subprocess.Popen[bytes], pages: Sequence[TaskPages], server: str, say: Callable[[str], None]
 ) -> None:
-    """Open the pages of the latest task in the user's browser; the table of runs comes last, so it is in front."""
+    """Open the pages of the latest task in the browser; the table of runs is opened last, so that it is in front."""
     if not _answers(process, server):
         return
     latest = [page for page in (pages[0].compare, pages[0].runs) if page] if pages else [""]
     if not all([webbrowser.open(f"{server}{page}") for page in latest]):
-        say("No browser was found; open the addresses above yourself.")
+        say("No browser was found; open the addresses above manually.")
 
 
 def _answers(process: subprocess.Popen[bytes], server: str) -> bool:
-    """Wait until the server answers; false if it ends or takes too long."""
+    """Wait until the server responds; ``False`` if it exits or does not respond in time."""
     until = time.monotonic() + _PATIENCE_S
     while process.poll() is None and time.monotonic() < until:
         with contextlib.suppress(urllib.error.URLError, OSError):
@@ -120,8 +120,8 @@ def _answers(process: subprocess.Popen[bytes], server: str) -> bool:
 
 def _refuse_taken(port: int) -> None:
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that ended a moment ago is no obstacle
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the port of a server that just exited is free
         try:
             probe.bind((_HOST, port))
         except OSError:
-            raise RequestError(f"another program listens on port {port}; choose a free one with port=") from None
+            raise RequestError(f"port {port} is used by another program; set port= to a free one") from None

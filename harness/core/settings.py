@@ -77,14 +77,14 @@ class RunSettings:
         return Path(self.data) if self.data else None
 
 
-def settings_from(words: Mapping[str, JSON]) -> RunSettings:
+def settings_from(overrides: Mapping[str, JSON]) -> RunSettings:
     """Create settings from overrides; every value is checked against its type and bounds."""
     hints: dict[str, Any] = typing.get_type_hints(RunSettings, include_extras=True)
     known = {field.name for field in dataclasses.fields(RunSettings)}
-    for key in words:
+    for key in overrides:
         if key not in known:
             raise UnknownName("setting", key, known)
-    values = dict(words)
+    values = dict(overrides)
     for key in ("exclude", "search_subjects"):
         if isinstance(values.get(key), str):
             values[key] = (values[key],)

@@ -25,11 +25,11 @@ from harness.metrics.metric_inputs import KIND_INPUTS, METRIC_INPUTS, MetricInpu
 
 __all__ = [
     "Level",
-    "asks",
     "choose",
     "evaluate",
     "evaluate_ceiling",
     "evaluate_chance",
+    "inputs_of",
     "kinds_of",
     "metric",
     "options",
@@ -108,7 +108,7 @@ def metric(
             ceiling=ceiling,
             needs=needs,
             interval=interval,
-            asks=asks(function),
+            inputs=inputs_of(function),
             kinds=kinds,
         )(function)
         return function
@@ -132,19 +132,19 @@ def kinds_of(component: Callable[..., Any]) -> tuple[Kind, ...]:
     special = frozenset[str]().union(*KIND_INPUTS.values())
     if entry.facts["level"] in ("explanation", "probe"):
         special -= {"target", "target_lesions"}  # the truth of a map can be a mask for any kind of target
-    wanted = special.intersection(entry.facts["asks"])
+    wanted = special.intersection(entry.facts["inputs"])
     return tuple(kind for kind in KINDS if wanted <= KIND_INPUTS[kind])
 
 
-def asks(component: Callable[..., Any]) -> tuple[str, ...]:
+def inputs_of(component: Callable[..., Any]) -> tuple[str, ...]:
     """Names of the inputs of a metric, or of a partial of one."""
-    return tuple(_inputs_of(_unwrapped(component)))
+    return tuple(_input_parameters(_unwrapped(component)))
 
 
 def options(component: Callable[..., Any]) -> tuple[str, ...]:
     """Names of the options of a metric, or of a partial of one."""
     function = _unwrapped(component)
-    return tuple(name for name in inspect.signature(function).parameters if name not in _inputs_of(function))
+    return tuple(name for name in inspect.signature(function).parameters if name not in _input_parameters(function))
 
 
 def evaluate(component: Callable[..., Any], inputs: MetricInputs) -> float:
@@ -169,7 +169,7 @@ def evaluate(component: Callable[..., Any], inputs: MetricInputs) -> float:
     given = component.keywords if isinstance(component, partial) else {}
     positional: list[Any] = []
     named: dict[str, Any] = dict(given)
-    for name, parameter in _inputs_of(function).items():
+    for name, parameter in _input_parameters(function).items():
         value = inputs.get(name)
         if value is None:
             if parameter.default is parameter.empty:
@@ -239,7 +239,7 @@ def _unwrapped(component: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @cache
-def _inputs_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+def _input_parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return {
         name: parameter
         for name, parameter in inspect.signature(function).parameters.items()
@@ -251,7 +251,7 @@ def _verify(name: str, function: Callable[..., Any], level: str) -> None:
     if level not in _OF_LEVEL:
         raise RegistrationError(f"metric {name!r}: level must be one of {', '.join(_OF_LEVEL)}, got {level!r}")
     known = _OF_LEVEL[level]
-    for asked, parameter in _inputs_of(function).items():
+    for asked, parameter in _input_parameters(function).items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise RegistrationError(f"metric {name!r} has *{asked}; every parameter must have the name of an input")
         if asked in known:

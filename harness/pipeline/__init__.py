@@ -1,1 +1,1 @@
-"""One study in one plain process: train, predict, explain, probe, score, aggregate."""
+"""The stages of a study, each in a single process: train, predict, explain, probe, score, aggregate."""

@@ -1,7 +1,7 @@
-"""The aggregate stage: everything across samples, folds and seeds of one configuration.
+"""The aggregate stage: combine the values of one configuration over samples, folds and seeds.
 
-Computed from the store alone. Pooled values are kept there, each under an identity of
-its own: the metric, its code, and the identities of the values that went in.
+Aggregation uses only the store. Pooled values are stored too, each under an identity that
+depends on the metric, its code and the identities of the pooled values.
 """
 
 from __future__ import annotations
@@ -34,21 +34,23 @@ from harness.storage.store import CellRecord, Store
 __all__ = ["VALIDATION", "Pooled", "metric_facts", "pool", "pooled_value"]
 
 _DRAWS = 2000
-_MANY = 100  # subjects from which pooled metrics, all smooth, have the jackknife's interval at a third of the cost
+_MANY = (
+    100  # from this number of subjects, pooled metrics, all smooth, have jackknife intervals, at a third of the cost
+)
 Held = Mapping[Cell, tuple[CellRecord, ...]]
 VALIDATION = "_validation"
-"""Ends the names of metrics on validation samples, where a fixed test set has the plain names."""
+"""Suffix of metrics on validation samples, if there is a fixed test set."""
 
 
 @dataclass(frozen=True)
 class Pooled:
-    """One configuration's rows.
+    """Rows of one configuration.
 
     Parameters
     ----------
-    prediction : the row of its predictions
-    explanations : one row per explanation
-    regions : region, or name of a target → rows, of predictions first
+    prediction : row of its predictions
+    explanations : rows of its explanations
+    regions : rows by name of a region or target, predictions first
     """
 
     prediction: Row
@@ -57,11 +59,13 @@ class Pooled:
 
 
 def metric_facts(task: Task, levels: Sequence[str], *, fixed_test: bool = False) -> tuple[MetricFacts, ...]:
-    """What a task's metrics mean, with the chance rows that stand beside them.
+    """Facts about the metrics of a task.
 
     Parameters
     ----------
-    fixed_test : whether metrics of predictions are repeated for validation samples
+    task : the task
+    levels : levels of the metrics
+    fixed_test : whether metrics of predictions are also computed for validation samples
     """
     found = []
     for label, component in task.metrics.items():
@@ -76,7 +80,7 @@ def metric_facts(task: Task, levels: Sequence[str], *, fixed_test: bool = False)
             direction=entry.facts["direction"],
             range=(low, high),
             chance=float(chance) if isinstance(chance, int | float) else math.nan,
-            # A ceiling that the data set is unknown where they do not; the end of the range is not it.
+            # A ceiling that depends on the data is unknown here; it is not the end of the range.
             ceiling=_ceiling(entry.facts["direction"], low, high) if entry.facts["ceiling"] is None else math.nan,
             level="pooled" if level == "pool" or (task.summed and level == "explanation") else "subject",
             source=entry.source,
@@ -84,18 +88,18 @@ def metric_facts(task: Task, levels: Sequence[str], *, fixed_test: bool = False)
         )
         found.append(facts)
         if fixed_test and level in ("subject", "pool"):
-            summary = f"{facts.summary} On validation samples, each by the network of its own fold."
+            summary = f"{facts.summary} On validation samples, predicted by the network of their fold."
             found.append(dataclasses.replace(facts, name=label + VALIDATION, summary=summary))
     return tuple(found)
 
 
 @dataclass
 class Table:
-    """Values of metrics of single samples, of one target, region or explained scalar.
+    """Values of metrics per sample, for one target, region or explained scalar.
 
     Parameters
     ----------
-    columns : metric → sample → seed → value; NaN where it is not defined
+    columns : values by metric, sample and seed; NaN where undefined
     """
 
     columns: dict[str, dict[str, dict[int, float]]] = field(default_factory=dict)
@@ -106,7 +110,7 @@ class Table:
         self.columns.setdefault(metric, {}).setdefault(sample, {})[seed] = number
 
     def by_subject(self, subjects: Mapping[str, str]) -> dict[str, dict[str, dict[int, float]]]:
-        """metric → subject → seed → mean over the subject's samples, without those that are not defined."""
+        """Mean over the samples of each subject, by metric, subject and seed; undefined values are skipped."""
         gathered: dict[str, dict[str, dict[int, list[float]]]] = {}
         for metric, samples in self.columns.items():
             into = gathered.setdefault(metric, {})
@@ -123,12 +127,12 @@ class Table:
 
 @dataclass
 class _Read:
-    """Values of some cells, read once.
+    """Values of some cells.
 
     Parameters
     ----------
-    targets, regions : name → values
-    identities : metric → identities of the values that were read
+    targets, regions : values by name
+    identities : identities of the values that were read, by metric
     """
 
     targets: dict[str, Table] = field(default_factory=dict)
@@ -137,11 +141,13 @@ class _Read:
 
 
 def read_cells(store: Store, held: Held, cells: Iterable[Cell]) -> _Read:
-    """All values of some score or probe cells.
+    """Read all values of some score or probe cells.
 
     Parameters
     ----------
-    held : cell → its records
+    store : the store
+    held : records by cell
+    cells : the cells
     """
     found = _Read()
     for cell in cells:
@@ -171,12 +177,14 @@ def pool(
     *,
     facts: Mapping[str, JSON],
 ) -> Pooled:
-    """Aggregate one configuration.
+    """Aggregate the results of one configuration.
 
     Parameters
     ----------
+    configuration : the configuration
     jobs : all its trainings and ensembles with all their cells, done or not
-    cohort : knows which sample is whose, and holds the truth of summed explanations
+    cohort : cohort, with the subjects of the samples and the truth of summed explanations
+    store : the store
     facts : further columns of every row
     """
     return _Aggregate(configuration, jobs, cohort, store, facts).rows()
@@ -184,7 +192,7 @@ def pool(
 
 @dataclass
 class _Aggregate:
-    """One configuration while its rows are made."""
+    """State while the rows of a configuration are built."""
 
     configuration: Configuration
     jobs: Sequence[Job]
@@ -206,7 +214,7 @@ class _Aggregate:
 
     @cached_property
     def held(self) -> Held:
-        """The records of every cell, read once."""
+        """Records of all cells, read once."""
         return {cell: records_of(cell, self.store) for cell in self.cells}
 
     @cached_property
@@ -236,7 +244,7 @@ class _Aggregate:
     def _predictions(
         self, cells: Sequence[Cell]
     ) -> tuple[dict[str, Any], dict[str, Score], dict[str, tuple[dict[str, Any], dict[str, Score]]]]:
-        """Values and pooled scores of predictions: whole, and of each region and target."""
+        """Values and pooled scores of predictions: overall, and per region and target."""
         read = read_cells(self.store, self.held, cells)
         pooled, paired = self._pooled(read, list(read.targets.values()))
         whole: dict[str, Any] = {**_whole(self.task, read.targets, self.subjects), **paired}
@@ -247,11 +255,11 @@ class _Aggregate:
         return whole, pooled, regions
 
     def _is_listed(self, target: str) -> bool:
-        """Whether a target has lines of its own: one that is not an image does."""
+        """Whether a target has its own rows: only targets that are not images."""
         return any(one.name == target and one.of_sample for one in self.cohort.targets)
 
     def _explanation(self, label: str, known: tuple[str, ...]) -> tuple[Row, dict[str, Row]]:
-        """The row of one explanation, and those of each explained scalar."""
+        """Row of one explanation, and rows of each explained scalar."""
         own = [cell for cell in self.cells if cell.label == label]
         explain = [cell for cell in own if cell.stage == "explain"]
         seconds = _seconds(self.held, explain)
@@ -275,7 +283,7 @@ class _Aggregate:
         wanted = [cell for cell in self.cells if cell.label in ("", label)]
         complete, flags = _state(self.store, self.held, wanted)
         flags += known
-        # What explains a collapsed network is flagged like its predictions.
+        # Explanations of a collapsed network are flagged like its predictions.
         flags += _flags(self.held, [cell for cell in wanted if cell.stage == "score" and not cell.label])
         flags += _flags(self.held, [cell for cell in wanted if cell.stage == "explain" and label])
         if _any_reused(self.held, wanted):
@@ -298,10 +306,10 @@ class _Aggregate:
         )
 
     def _known(self, pooled: Sequence[Mapping[str, Score]]) -> tuple[str, ...]:
-        """Flags whatever the cells say; a mean may hide what one target shows."""
+        """Flags that do not come from cells; targets are checked separately, because a mean may hide one of them."""
         flags = []
         if MODELS.get(MODELS.name_of(self.task.model.func)).facts.get("oracle"):
-            flags.append("oracle: the model is told what the task hides")
+            flags.append("oracle: the model receives information that the task hides")
         found = [(label, score) for one in pooled for label, score in one.items() if label in self.task.metrics]
         if any(METRICS.name_of(self.task.metrics[label].func) == "r2" and score.value < -1 for label, score in found):
             flags.append("scale fault: R² below -1 cannot come from overfitting alone")
@@ -310,17 +318,20 @@ class _Aggregate:
     def _pooled(
         self, read: _Read, tables: Sequence[Table], *, region: str = ""
     ) -> tuple[dict[str, Score], dict[str, dict[str, dict[int, float]]]]:
-        """Pooled metrics, from the store where they were computed before; in a region those that are regional.
+        """Pooled metrics, from the store if available; for a region, only regional metrics.
 
         Parameters
         ----------
-        tables : of the targets, or of one target or region; a metric is the mean over
-            those that have all its columns
+        tables : tables of the targets, or of one target or region; a metric is averaged
+            over those that have all its columns
 
         Returns
         -------
-        metric → score, and of the objective, if it is pooled, a value per subject
-        (:func:`~harness.stats.intervals.pseudo_values`), by which configurations are compared in pairs
+        scores : dict
+            Scores by metric.
+        paired : dict
+            If the objective is pooled, its pseudo-values by subject
+            (:func:`~harness.stats.intervals.pseudo_values`), for paired comparisons.
         """
         task = self.task
         labels = [label for label, one in task.metrics.items() if level_of(one) == "pool"]
@@ -362,12 +373,12 @@ class _Aggregate:
 
 
 def _needs(task: Task, label: str) -> set[str]:
-    """Columns without which a pooled metric has no value."""
+    """Columns that a pooled metric requires."""
     return set(METRICS.get(METRICS.name_of(task.metrics[label].func)).facts["needs"])
 
 
 def _reads(task: Task, label: str) -> set[str]:
-    """Columns that a pooled metric, its chance level and its ceiling read; empty for all."""
+    """Columns that a pooled metric, its chance level and its ceiling read; empty if they read all columns."""
     needed = _needs(task, label)
     facts = METRICS.get(METRICS.name_of(task.metrics[label].func)).facts
     for name in (facts["chance"], facts["ceiling"]):
@@ -376,7 +387,7 @@ def _reads(task: Task, label: str) -> set[str]:
 
 
 def _whole(task: Task, tables: Mapping[str, Table], subjects: Mapping[str, str]) -> dict[str, Any]:
-    """Values over all targets: of one, or the mean over several, of which mere descriptions have none."""
+    """Values over all targets: of a single target, or the mean over several, without descriptive metrics."""
     by_target = {name: table.by_subject(subjects) for name, table in tables.items()}
     labels = dict.fromkeys(label for of in by_target.values() for label in of)
     found: dict[str, Any] = {}
@@ -395,7 +406,7 @@ def _is_description(task: Task, label: str) -> bool:
 
 
 def _mean_over_targets(own: Sequence[Mapping[str, Mapping[int, float]]]) -> dict[str, dict[int, float]]:
-    """Subject → seed → mean over targets."""
+    """Mean over targets, by subject and seed."""
     subjects = dict.fromkeys(subject for of in own for subject in of)
     seeds = sorted({seed for of in own for by_seed in of.values() for seed in by_seed})
     return {
@@ -411,13 +422,13 @@ def _mean(values: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class _Sampled:
-    """Columns over samples of several tables and seeds, and the samples of each subject.
+    """Columns over samples for several tables and seeds, and the samples of each subject.
 
     Parameters
     ----------
-    subjects : in order
-    rows : of each subject, the numbers of its samples
-    tables : metric → (n,) value of each sample
+    subjects : names of the subjects, in order
+    rows : indices of the samples of each subject
+    tables : columns (n,) over samples, by metric, for each table and seed
     """
 
     subjects: tuple[str, ...]
@@ -448,10 +459,10 @@ def _sampled(tables: Sequence[Table], needed: set[str], subjects: Mapping[str, s
 
 
 def _statistic(component: Component, sampled: _Sampled) -> Callable[[Array], float]:
-    """Subjects, by number, → the mean of a pooled metric over the tables, with all samples of each.
+    """A function of subject indices that returns the mean of a pooled metric over the tables.
 
-    The order of subjects means nothing, so draws of the same subjects share one
-    evaluation: six subjects have 462 different draws.
+    The order of subjects has no effect, so resamples with the same subjects are evaluated
+    once; six subjects have 462 different resamples.
     """
     known: dict[bytes, float] = {}
 
@@ -468,7 +479,7 @@ def _statistic(component: Component, sampled: _Sampled) -> Callable[[Array], flo
 
 
 def pooled_value(task: Task, label: str, tables: Sequence[Table], subjects: Mapping[str, str], *, paired: bool) -> JSON:
-    """A pooled metric as JSON, with a value per subject if configurations are compared by it."""
+    """A pooled metric as JSON, with pseudo-values by subject if it ranks configurations."""
     component = task.metrics[label]
     sampled = _sampled(tables, _reads(task, label), subjects)
     score = _pooled_score(component, sampled, label)
@@ -483,9 +494,9 @@ def pooled_value(task: Task, label: str, tables: Sequence[Table], subjects: Mapp
 
 
 def _pooled_score(component: Component, sampled: _Sampled, label: str) -> Score:
-    """A pooled metric with its interval over whole subjects: bootstrap, or where they are many the jackknife.
+    """A pooled metric with its interval over subjects: bootstrap, or jackknife if there are many.
 
-    ``missing`` counts subjects without any sample that has all columns.
+    ``missing`` is the number of subjects without any sample that has all columns.
     """
     statistic, count = _statistic(component, sampled), len(sampled.subjects)
     missing = _missing(sampled, METRICS.get(METRICS.name_of(component.func)).facts["needs"])
@@ -504,7 +515,7 @@ def _pooled_score(component: Component, sampled: _Sampled, label: str) -> Score:
 
 
 def _missing(sampled: _Sampled, needed: Sequence[str]) -> int:
-    """Subjects without any sample that has all columns that a metric needs; of no such columns, any column."""
+    """Number of subjects without any sample that has all required columns, or any column if none is required."""
     columns = [
         np.isfinite(column)
         for table in sampled.tables
@@ -516,14 +527,14 @@ def _missing(sampled: _Sampled, needed: Sequence[str]) -> int:
 
 
 def _chance(component: Component, sampled: _Sampled) -> float:
-    """What no skill scores on these columns, where that depends on them; constants are facts of the metric."""
+    """Chance level for these columns, if it depends on them; constant chance levels are facts of the metric."""
     if not isinstance(METRICS.get(METRICS.name_of(component.func)).facts["chance"], str):
         return math.nan
     return float(np.mean([evaluate_chance(component, MetricInputs(columns=one)) for one in sampled.tables]))
 
 
 def _state(store: Store, held: Held, cells: Sequence[Cell]) -> tuple[bool, tuple[str, ...]]:
-    """Whether all cells are done, and in words what is not."""
+    """Whether all cells are done, and flags for those that are not."""
     undone = [cell for cell in cells if not holds(cell, held[cell])]
     failures = [failure for cell in undone if (failure := failure_of(cell, store)) is not None]
     flags = []
@@ -535,7 +546,7 @@ def _state(store: Store, held: Held, cells: Sequence[Cell]) -> tuple[bool, tuple
 
 
 def _flags(held: Held, cells: Sequence[Cell]) -> tuple[str, ...]:
-    """What cells flag, counted."""
+    """Flags of the cells, with counts."""
     found = [{flag for record in held[cell] for flag in record.facts.get("flags", [])} for cell in cells if held[cell]]
     names = sorted(set().union(*found))
     return tuple(f"{flag} in {sum(flag in one for one in found)} of {len(found)} cells" for flag in names)
@@ -546,7 +557,7 @@ def _any_reused(held: Held, cells: Sequence[Cell]) -> bool:
 
 
 def _seconds(held: Held, cells: Sequence[Cell]) -> float:
-    """Mean seconds of a cell."""
+    """Mean wall time of a cell in seconds."""
     seconds = [record.seconds for cell in cells for record in held[cell]]
     return round(float(np.mean(seconds)), 2) if seconds else math.nan
 

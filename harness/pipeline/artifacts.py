@@ -1,4 +1,4 @@
-"""Files of cells: predictions, maps and values, written by one stage and read by the next."""
+"""Files of cells: predictions, maps and values, written by one stage and read by later ones."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ _PREDICTIONS, _VALUES = "predictions.npz", "values.json"
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write named arrays, compressed."""
+    """Write named arrays to a compressed file."""
     named: dict[str, Any] = dict(arrays)
     np.savez_compressed(path, **named)
 
 
 def read_arrays(path: Path) -> dict[str, Array]:
-    """The arrays of :func:`write_arrays`."""
+    """Read a file written by :func:`write_arrays`."""
     with np.load(path, allow_pickle=False) as file:
         return {key: file[key] for key in file.files}
 
 
 def write_predictions(folder: Path, predictions: Mapping[str, Prediction]) -> None:
-    """Write the predictions of a cell: sample → target → what is kept.
+    """Write the predictions of a cell, by sample.
 
     Notes
     -----
-    The probability of a mask is stored in half precision, which holds it to 5e-4 and
-    halves the store.
+    Probabilities of masks are stored in half precision, which is exact to 5e-4 and halves
+    the size of the store.
     """
     arrays = {
         _key(sample, target, name): array.astype(np.float16) if array.ndim > 1 else array
@@ -63,7 +63,7 @@ def write_predictions(folder: Path, predictions: Mapping[str, Prediction]) -> No
 
 
 def as_stored(predictions: Mapping[str, Prediction]) -> dict[str, dict[str, dict[str, Array]]]:
-    """Predictions as :func:`read_predictions` would give them: masks with the precision of the store."""
+    """Predictions as returned by :func:`read_predictions`, with masks in the precision of the store."""
     return {
         sample: {
             target: {
@@ -77,7 +77,7 @@ def as_stored(predictions: Mapping[str, Prediction]) -> dict[str, dict[str, dict
 
 
 def read_predictions(store: Store, record: CellRecord) -> dict[str, dict[str, dict[str, Array]]]:
-    """The predictions of a predict cell: sample → target → what is kept, images as float32."""
+    """Predictions of a predict cell, by sample and target; images are float32."""
     found: dict[str, dict[str, dict[str, Array]]] = {}
     for key, array in read_arrays(store.artifact(record, _PREDICTIONS)).items():
         sample, target, name = (urllib.parse.unquote(part) for part in key.split(","))
@@ -92,7 +92,7 @@ def _key(*names: str) -> str:
 
 
 def write_maps(folder: Path, sample: Sample, outputs: Sequence[str], maps: Array, channels: Sequence[str]) -> None:
-    """Write the maps (T, C, …) of a sample: NIfTI in its affine, arrays for pictures."""
+    """Write the maps (T, C, …) of a sample: NIfTI files with its affine, or arrays for pictures."""
     named = channels if len(channels) == maps.shape[1] else ()
     for number, (output, one) in enumerate(zip(outputs, maps, strict=True)):
         name = map_name(sample.id, output if number else "", volume=sample.affine is not None)
@@ -103,18 +103,18 @@ def write_maps(folder: Path, sample: Sample, outputs: Sequence[str], maps: Array
 
 
 def write_values(folder: Path, values: Mapping[str, JSON]) -> None:
-    """Write the values of a score or probe cell: identity of a metric → its values (:mod:`harness.pipeline.score`)."""
+    """Write the values of a score or probe cell, by identity of the metric (see :mod:`harness.pipeline.score`)."""
     write_json(folder / _VALUES, dict(values))
 
 
 def read_values(store: Store, record: CellRecord) -> dict[str, JSON]:
-    """The values of :func:`write_values`."""
+    """Read the values written by :func:`write_values`."""
     found: dict[str, JSON] = json.loads(store.artifact(record, _VALUES).read_text())
     return found
 
 
 def summary_of(store: Store, record: CellRecord) -> dict[str, float]:
-    """Label of a metric → its mean over samples and targets, of the values of a score or probe cell."""
+    """Mean over samples and targets of each metric of a score or probe cell, by label."""
     found = {}
     for one in read_values(store, record).values():
         numbers = [
@@ -129,7 +129,7 @@ def summary_of(store: Store, record: CellRecord) -> dict[str, float]:
 
 
 def spec_json(spec: NetworkSpec) -> JSON:
-    """What a network was built for, as plain JSON."""
+    """The specification of a network as plain JSON."""
     return {"inputs": [vars(one) for one in spec.inputs], "targets": [vars(one) for one in spec.targets]}
 
 

@@ -1,9 +1,9 @@
-"""Cells and jobs: what is to be computed, by identity.
+"""Cells and jobs: units of work, and their identities.
 
 A *cell* is one unit of stored work: a training, its predictions, one explanation, or
-values of metrics. It names the cells that it needs, its parents. A *job* is what one
-worker is given, as plain JSON: one training with the cells below it, or, where the
-networks of all folds are averaged on a fixed test set, the cells of that ensemble.
+values of metrics. Its parents are the cells whose results it needs. A *job* is the work
+of one worker, as plain JSON: one training with its dependent cells, or the cells of an
+ensemble, in which the networks of all folds are averaged on a fixed test set.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from harness.core.registry import ADAPTERS, ATTRIBUTIONS, METRICS, MODELS, POSTP
 from harness.core.task import Configuration, Task, restore
 from harness.core.types import JSON, Adapter, Cohort, Folds, NetworkSpec, Reads, Split
 from harness.pipeline.explain import chosen_target
-from harness.pipeline.networks import told_of
+from harness.pipeline.networks import oracle_arguments
 from harness.storage.store import CellRecord, Stage, Store
 
 __all__ = [
@@ -46,7 +46,7 @@ __all__ = [
 ENSEMBLE = -1
 """Fold of cells that average the networks of all folds."""
 
-# What each stage runs besides its components; editing something that these reach is a change of the stage.
+# Entry points of each stage; all code that they reach, besides components, is part of the stage's digest.
 _STAGE_CODE: Mapping[str, tuple[str, ...]] = {
     "train": ("harness.pipeline.train:train", "harness.pipeline.networks:build_network"),
     "predict": ("harness.pipeline.predict:predict",),
@@ -63,28 +63,28 @@ _STAGE_CODE: Mapping[str, tuple[str, ...]] = {
     ),
     "pool": ("harness.pipeline.aggregate:pooled_value", "harness.pipeline.group_maps:group_values"),
 }
-# What writes the files of every stage; what these modules import is not part of a stage.
+# Modules that write the files of all stages. Their imports are not part of the digests.
 _SHARED_MODULES = ("harness.pipeline.job", "harness.pipeline.artifacts")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One thing to compute.
+    """One unit of work.
 
     Parameters
     ----------
     stage : train, predict, explain, probe or score
     identity : hash of exactly what determines the result
-    body : the identity without the code digests, by which ``accept_code`` finds
-        records of older code; empty for values of metrics, which are computed again
-    configuration : id
-    fold : of the training, or :data:`ENSEMBLE`
-    seed : of the training
-    label : the explanation; empty for trainings, predictions and their scores
-    parents : identities of the cells whose artifacts are needed, the nearest first
+    body : the identity without code digests, by which ``accept_code`` finds records of
+        older code; empty for values of metrics, which are computed again
+    configuration : id of the configuration
+    fold : fold of the training, or :data:`ENSEMBLE`
+    seed : seed of the training
+    label : label of the explanation; empty for trainings, predictions and their scores
+    parents : identities of the cells whose artifacts are needed, the direct parent first
     metrics : (label, identity) of each metric of a score or probe cell
-    code : the digest of code in the identity; empty for values of metrics, of which each
-        has its own
+    code : code digest in the identity; empty for values of metrics, each of which has
+        its own
     """
 
     stage: Stage
@@ -100,29 +100,29 @@ class Cell:
 
     @property
     def group(self) -> str:
-        """The cell whose values a score or probe cell holds; empty for other stages."""
+        """Identity of the cell that a score or probe cell evaluates; empty for other stages."""
         return self.parents[0] if self.metrics else ""
 
     def only(self, wanted: Sequence[tuple[str, str]]) -> Cell:
-        """A score or probe cell of some of its metrics."""
+        """A score or probe cell with some of the metrics."""
         metrics = tuple(one for one in self.metrics if one in wanted)
         return dataclasses.replace(self, metrics=metrics, identity=_values_identity(self.stage, self.parents, metrics))
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training and the cells below it, or the cells of an ensemble.
+    """One training and its dependent cells, or the cells of an ensemble.
 
     Parameters
     ----------
-    configuration : plain JSON, crosses to the worker
-    split : sample ids of the fold; of an ensemble, the fixed test set alone
-    fold, seed : of the training; :data:`ENSEMBLE` averages all folds
+    configuration : the configuration, plain JSON that is sent to the worker
+    split : sample ids of the fold; for an ensemble, only the fixed test set
+    fold, seed : fold and seed of the training; the fold of ensembles is :data:`ENSEMBLE`
     trainings : identities of the trainings whose networks are used: one, or those of
         all folds
-    cells : what is to be computed, in order
-    search : identity of the search that must end before this can be trained;
-        empty where there is none or it has ended
+    cells : cells to compute, in order
+    search : identity of the search that must end before the training; empty if there is
+        none or it has ended
     """
 
     configuration: Configuration
@@ -135,16 +135,16 @@ class Job:
 
     @property
     def row(self) -> str:
-        """Id of the configuration that the leaderboard shows.
+        """Id of the leaderboard row.
 
-        It differs from that of ``configuration`` where a search has chosen
-        values for this fold and seed.
+        It differs from the id of ``configuration`` if a search has chosen values for
+        this fold and seed.
         """
         return self.cells[0].configuration
 
     @property
     def train(self) -> str:
-        """Identity of the training; of an ensemble, of its first."""
+        """Identity of the training; for an ensemble, of the first one."""
         return self.trainings[0]
 
     @property
@@ -158,7 +158,7 @@ class Job:
         return evaluated(self.split)
 
     def awaiting(self, search: str) -> Job:
-        """The same training while its options are not known: cells that no store holds."""
+        """The same job before its search has ended, with placeholder identities."""
 
         def unknown(identity: str) -> str:
             return identify({"search": search, "cell": identity}) if identity else ""
@@ -177,17 +177,17 @@ class Job:
         return dataclasses.replace(self, trainings=trainings, cells=tuple(cells), search=search)
 
     def settled(self, configuration: Configuration, cohort: Cohort) -> Job:
-        """The same training with the values that its search has chosen."""
+        """The same job with the values that its search has chosen."""
         cells = cells_of(configuration, cohort, self.split, self.fold, self.seed, row=self.row)
         return Job(configuration, self.split, self.fold, self.seed, (cells[0].identity,), cells)
 
     def only(self, wanted: Sequence[Cell]) -> Job:
-        """The same training with some of its cells."""
+        """The same job with some of its cells."""
         return dataclasses.replace(self, cells=tuple(wanted))
 
 
 def evaluated(split: Split) -> tuple[str, ...]:
-    """The samples of a fold that are predicted and explained: its test set, or else its validation set."""
+    """Samples of a fold that are predicted and explained: its test set or, if empty, its validation set."""
     return split.test or split.validation
 
 
@@ -199,14 +199,15 @@ def jobs(
     *,
     only_folds: Sequence[int] | None = None,
 ) -> Iterator[Job]:
-    """Every training of a configuration with its cells.
+    """All trainings of a configuration with their cells.
 
     Parameters
     ----------
-    cohort : which the configuration reads
-    folds : of the split
-    seeds : of the trainings
-    only_folds : indices of folds to run; all by default
+    configuration : the configuration
+    cohort : cohort of the configuration
+    folds : folds of the split
+    seeds : seeds of the trainings
+    only_folds : indices of the folds to run; all by default
     """
     for fold, split in enumerate(folds.folds):
         if only_folds is not None and fold not in only_folds:
@@ -217,12 +218,13 @@ def jobs(
 
 
 def ensembles(trained: Sequence[Job], cohort: Cohort, test: Sequence[str]) -> Iterator[Job]:
-    """The ensemble of each seed on the fixed test set: cells that need all of its trainings.
+    """The ensemble of each seed on the fixed test set, which needs the trainings of all folds.
 
     Parameters
     ----------
-    trained : all jobs of one leaderboard row
-    test : sample ids of the fixed test set; none make no ensemble
+    trained : all trainings of one leaderboard row
+    cohort : cohort of the configuration
+    test : sample ids of the fixed test set; without any, there is no ensemble
     """
     if not test:
         return
@@ -238,12 +240,16 @@ def ensembles(trained: Sequence[Job], cohort: Cohort, test: Sequence[str]) -> It
 def cells_of(
     configuration: Configuration, cohort: Cohort, split: Split, fold: int, seed: int, *, row: str = ""
 ) -> tuple[Cell, ...]:
-    """The cells of one training, in an order in which they can be computed.
+    """Cells of one training, in an order in which they can be computed.
 
     Parameters
     ----------
-    row : id of the leaderboard's configuration, if it is not this one (see
-        :attr:`Job.row`); in no identity
+    configuration : the configuration
+    cohort : cohort of the configuration
+    split : sample ids of the fold
+    fold, seed : fold and seed of the training
+    row : id of the leaderboard row, if it differs from that of the configuration (see
+        :attr:`Job.row`); not part of any identity
     """
     row = row or configuration.id
     task, described = restored(configuration), configuration.task
@@ -252,7 +258,7 @@ def cells_of(
         "stage": "train",
         "task_version": described["version"],
         **{name: described[name] for name in ("adapter", "model")},
-        "told": told_of(task),
+        "oracle": oracle_arguments(task),
         "recipe": _recipe(task, described["recipe"]),
         "split": {"train": split.train, "validation": split.validation},
         "seed": seed,
@@ -264,7 +270,7 @@ def cells_of(
 
 
 def cells_by_this_code(job: Job, cohort: Cohort) -> tuple[Cell, ...]:
-    """All cells of a job's training or ensemble, named by the code of this process."""
+    """All cells of a job's training or ensemble, with identities from the code of this process."""
     if not job.is_ensemble:
         return cells_of(job.configuration, cohort, job.split, job.fold, job.seed)
     trainings = [Cell("train", identity, "", job.row, job.fold, job.seed) for identity in job.trainings]
@@ -281,7 +287,7 @@ def _below(
     *,
     row: str,
 ) -> tuple[Cell, ...]:
-    """Predictions, explanations and values of one network, or of several averaged."""
+    """Predictions, explanations and values of one network or of an ensemble."""
     task, described = restored(configuration), configuration.task
     ids, reads = evaluated(split), _reads(configuration, cohort)
     spec = _spec(configuration, cohort)
@@ -335,13 +341,14 @@ def metric_identities(
 ) -> tuple[tuple[str, str], ...]:
     """(label, identity) of every metric of one level.
 
-    A metric's identity holds its options, its own code, the cell that it judges, and
-    the data that it reads; other metrics are not part of it.
+    The identity of a metric depends on its options, its code, the cell that it evaluates
+    and the data that it reads, but not on other metrics.
 
     Parameters
     ----------
+    task : the task
     described : the task as JSON
-    parent : identity of the cell, or of whatever else is judged
+    parent : identity of the cell or other result that is evaluated
     data : fingerprint of the samples
     """
     found = []
@@ -359,7 +366,7 @@ def metric_identities(
 
 
 def explanations_of(task: Task) -> list[str]:
-    """Labels of the explanations that the task's model can have: some need what only some models have."""
+    """Labels of the explanations that the task's model supports."""
     model = MODELS.get(MODELS.name_of(task.model.func)).facts
     return [
         label
@@ -369,7 +376,7 @@ def explanations_of(task: Task) -> list[str]:
 
 
 def reads_of(adapter: Adapter, spec: NetworkSpec) -> dict[str, Reads]:
-    """What each stage reads of a sample."""
+    """Data that each stage reads of a sample."""
     own = adapter.reads
     masks = tuple(target.name for target in spec.targets if target.kind == "mask")
     values = tuple(target.name for target in spec.targets)
@@ -383,17 +390,17 @@ def reads_of(adapter: Adapter, spec: NetworkSpec) -> dict[str, Reads]:
 
 
 def is_done(cell: Cell, store: Store) -> bool:
-    """Whether the store holds a cell; of values, all of its metrics."""
+    """Whether a cell is in the store; for values, with all of its metrics."""
     return holds(cell, records_of(cell, store))
 
 
 def holds(cell: Cell, records: Sequence[CellRecord]) -> bool:
-    """Whether records are all that there is of a cell; of values, whether they have all of its metrics."""
+    """Whether records of a cell are complete; for values, whether they have all of its metrics."""
     return bool(records) and not _absent(cell, records)
 
 
 def failure_of(cell: Cell, store: Store) -> CellRecord | None:
-    """The last failure of a cell that is not done, or of what was missing of it."""
+    """The last failure of a cell that is not done, or of its missing metrics."""
     failed = store.failure(cell.identity)
     if failed is None and cell.metrics:
         failed = store.failure(cell.only(_absent(cell, records_of(cell, store))).identity)
@@ -401,7 +408,7 @@ def failure_of(cell: Cell, store: Store) -> CellRecord | None:
 
 
 def records_of(cell: Cell, store: Store) -> tuple[CellRecord, ...]:
-    """What the store holds of a cell: one record, or of values one for each time that metrics were added."""
+    """Records of a cell in the store; for values, one for each time that metrics were added."""
     if cell.metrics:
         return store.evaluations(cell.stage, cell.group)
     record = store.get(cell.stage, cell.identity)
@@ -409,7 +416,7 @@ def records_of(cell: Cell, store: Store) -> tuple[CellRecord, ...]:
 
 
 def missing(job: Job, store: Store) -> Job | None:
-    """The part of a job that the store does not hold, or ``None``."""
+    """The part of a job that is not in the store, or ``None``."""
     wanted = []
     for cell in job.cells:
         records = records_of(cell, store)
@@ -419,7 +426,7 @@ def missing(job: Job, store: Store) -> Job | None:
 
 
 def _absent(cell: Cell, records: Sequence[CellRecord]) -> list[tuple[str, str]]:
-    """Metrics of a cell of which records hold no values."""
+    """Metrics of a cell without values in its records."""
     held = {identity for record in records for identity in record.metrics.values()}
     return [(label, identity) for label, identity in cell.metrics if identity not in held]
 
@@ -429,17 +436,19 @@ def _values_identity(stage: str, parents: Sequence[str], metrics: Sequence[tuple
 
 
 def _recipe(task: Task, described: JSON) -> JSON:
-    """What of a recipe a training depends on: a model that fits itself has no epochs."""
+    """Options of a recipe that affect a training; for models that fit themselves, epochs do not."""
     fitted = MODELS.get(MODELS.name_of(task.model.func)).facts.get("fitted")
     return {"threads": described["threads"]} if fitted else described
 
 
 def digest(stage: str, task: Task, label: str = "") -> str:
-    """Digest of the code that a stage of a task runs.
+    """Digest of the code that a stage runs.
 
     Parameters
     ----------
-    label : of the explanation, or of the metric
+    stage : name of the stage
+    task : the task
+    label : label of the explanation or metric
     """
     if stage == "train":
         components = [(ADAPTERS, task.adapter), (MODELS, task.model), (RECIPES, task.recipe)]
@@ -485,7 +494,7 @@ def _bound(configuration: Configuration, cohort: Cohort) -> tuple[NetworkSpec, d
 
 
 def hardware() -> dict[str, JSON]:
-    """What this process runs on, for the record."""
+    """Hardware of this process, for the record."""
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""

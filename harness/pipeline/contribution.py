@@ -1,8 +1,7 @@
-"""What each input channel contributes: left out, alone, and by its Shapley value.
+"""Contribution of each input channel: left out, alone, and as Shapley value.
 
-All three come from configurations that differ in their channels alone, so they
-are statements about networks trained without a channel, not about one network
-that is shown less.
+All three compare configurations that differ only in their channels. They describe
+networks trained without a channel, not one network whose input is withheld.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ from harness.stats.intervals import mean_score, shapley_scores
 __all__ = ["Family", "families", "shapley_table", "score_without_input"]
 
 
-# What configurations have in common that differ in their channels alone; the subjects and targets among it.
+# Parts of the description that configurations of a family share.
 _SHARED = ("phantom", "phantom_subjects", "phantom_seed", "cohort", "targets", "split", "model", "recipe")
 
 
 @dataclass(frozen=True)
 class Family:
-    """Configurations that differ in their input channels alone.
+    """Configurations that differ only in their input channels.
 
     Parameters
     ----------
-    axes : labels that all of them share
-    channels : all that occur, in the order of the largest member
-    members : set of channels → id of the configuration
+    axes : axes that all of them share
+    channels : all channels, in the order of the largest member
+    members : ids of the configurations, by set of channels
     """
 
     axes: Mapping[str, JSON]
@@ -44,27 +43,27 @@ class Family:
     members: Mapping[frozenset[str], str]
 
     def name(self, subset: Collection[str]) -> str:
-        """``T2w+FLAIR``: a set of channels, in the family's order."""
+        """Name of a set of channels, such as ``T2w+FLAIR``, in the family's order."""
         return "+".join(channel for channel in self.channels if channel in subset)
 
     @property
     def complete(self) -> bool:
-        """Whether every non-empty subset of at least two channels is there."""
+        """Whether there are at least two channels, and a configuration for every non-empty subset."""
         return len(self.channels) > 1 and len(self.members) == 2 ** len(self.channels) - 1
 
     def gains(self, rows: Mapping[str, Row], metric: str) -> dict[tuple[str, frozenset[str]], Score]:
-        """What a channel adds to a set of others, wherever both were trained.
+        """Gain from adding a channel to a set of others, if both sets were run.
 
         Parameters
         ----------
-        rows : configuration id → its row
-        metric : whose difference, in its unit
+        rows : rows of the configurations, by id
+        metric : metric of which differences are computed
 
         Returns
         -------
         dict
-            (channel, the others) → mean paired difference, in the order of the
-            channels; the others are never none. What no subject has both of is left out.
+            Mean paired differences by (channel, set of others), in the order of the
+            channels. The set is not empty. Differences without common subjects are left out.
         """
         found = {}
         for channel in self.channels:
@@ -77,7 +76,7 @@ class Family:
         return found
 
     def left_out(self, rows: Mapping[str, Row], metric: str) -> dict[str, Score]:
-        """What all channels together lose without one of them, where the rest was trained too."""
+        """Loss of the full set of channels without each of them, if the rest was run."""
         everything = frozenset(self.channels)
         return {
             channel: gain
@@ -86,14 +85,14 @@ class Family:
         }
 
     def shapley(self, rows: Mapping[str, Row], facts: MetricFacts) -> dict[str, Score]:
-        """Exact Shapley value of each channel; empty unless all subsets are there.
+        """Exact Shapley value of each channel; empty unless all subsets were run.
 
         Parameters
         ----------
-        rows : configuration id → its row
-        facts : of the metric that is shared out; higher must be better and what
-            no input scores must be known: its chance, or else the lower end of
-            its range (a mask that is empty has a Dice of 0)
+        rows : rows of the configurations, by id
+        facts : facts of the metric. Higher must be better, and its value without input must
+            be known: its chance level, or otherwise the lower end of its range (an empty
+            mask has a Dice of 0)
         """
         nothing = score_without_input(facts)
         if not self.complete or math.isnan(nothing):
@@ -107,12 +106,12 @@ class Family:
 def families(configurations: Sequence[Configuration]) -> list[Family]:
     """Configurations grouped by everything but their channels, in order of appearance.
 
-    Of two that have the same channels in another order the first counts.
+    Of configurations with the same channels in a different order, the first is used.
     """
     groups: dict[str, list[tuple[tuple[str, ...], Configuration]]] = {}
     for one in configurations:
         channels = tuple(restored(one).adapter().reads.images)
-        # Whatever option of the adapter names the channels is what may differ.
+        # The option of the adapter that lists the channels may differ.
         adapter = {
             key: value
             for key, value in one.task["adapter"].items()
@@ -124,7 +123,7 @@ def families(configurations: Sequence[Configuration]) -> list[Family]:
 
 
 def score_without_input(facts: MetricFacts) -> float:
-    """Value of a metric without any input; NaN where that is not known or higher is not better."""
+    """Value of a metric without any input; NaN if it is not known or higher is not better."""
     if facts.direction != "higher":
         return math.nan
     return next((value for value in (facts.chance, facts.range[0]) if math.isfinite(value)), math.nan)
@@ -133,23 +132,23 @@ def score_without_input(facts: MetricFacts) -> float:
 def shapley_table(
     configurations: Sequence[Configuration], rows: Mapping[str, Row], facts: MetricFacts
 ) -> pa.Table | None:
-    """What each channel contributes, where every subset of the channels was trained.
+    """Contribution of each channel, if every subset of the channels was run.
 
     Parameters
     ----------
-    configurations : of a run
-    rows : configuration id → its row of predictions
-    facts : of the metric that is shared out
+    configurations : configurations of a run
+    rows : rows of predictions, by configuration id
+    facts : facts of the metric
 
     Returns
     -------
     pyarrow.Table or None
-        One line per family and channel: the family's axes, ``channel``, and in
-        the metric's unit ``shapley``, ``left_out`` (loss of the largest set
-        without it) and ``alone`` (the set of it alone), each with ``_low`` and
-        ``_high`` over subjects, ``subjects``, ``metric``, ``nothing`` (what no
-        channel scores), ``all`` (what all together score) and ``flags`` of the
-        configurations that went in: a set that collapsed counts with what it scored. ``None`` if no family is complete.
+        One row per family and channel: the family's axes, ``channel``, and in the unit of
+        the metric ``shapley``, ``left_out`` (loss of the full set without the channel) and
+        ``alone`` (value of the channel alone), each with ``_low`` and ``_high`` over
+        subjects; ``subjects``, ``metric``, ``nothing`` (value without channels), ``all``
+        (value of all channels), and ``flags`` of the configurations, as collapsed sets are
+        included. ``None`` if no family is complete.
     """
     lines: list[dict[str, JSON]] = []
     for family in families(configurations):
@@ -190,7 +189,7 @@ def _family(group: Sequence[tuple[tuple[str, ...], Configuration]]) -> Family:
         members.setdefault(frozenset(names), one.id)
     first = group[0][1].axes
     shared = {name: value for name, value in first.items() if all(one.axes.get(name) == value for _, one in group[1:])}
-    # A family of one shares its channels too, but they are no label of the family.
+    # In a family with one member, channels are shared too, but they do not label the family.
     varied = {name for name, value in shared.items() if frozenset(str(value).split("+")) == frozenset(group[0][0])}
     return Family({name: value for name, value in shared.items() if name not in varied}, channels, members)
 

@@ -1,4 +1,4 @@
-"""The explain stage: maps of trained networks for their samples."""
+"""The explain stage: attribution maps of trained networks."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from harness.pipeline.predict import is_correct, predicted_class
 __all__ = ["BLOCKS", "Explained", "blocks_of", "choose_samples", "chosen_target", "explain", "explained_inputs"]
 
 BLOCKS = 4
-"""Sums that are kept of each fold, of about as many samples each; leaving one out gives intervals."""
+"""Number of blocks of about equally many samples per fold whose sums are kept, for jackknife intervals."""
 
 
 @dataclass(frozen=True)
 class Explained:
-    """What an explanation gives of one sample.
+    """Explanation of one sample.
 
     Parameters
     ----------
     outputs : names of the T explained scalars
-    maps : (T, C, …) float32 in the space of the sample's images; more means more evidence
+    maps : (T, C, …) float32 in the space of the sample's images; higher means more evidence
     """
 
     outputs: tuple[str, ...]
@@ -52,15 +52,15 @@ def explain(
     Parameters
     ----------
     members : one network, or those of an ensemble
-    explanation : which attribution, of what, combined how
-    seed : of the stream of random numbers, which the method and the sample
-        name; under which label a task knows the method changes nothing
-    classes : classes target → predicted class, of which the logit is explained
+    explanation : the explanation
+    seed : seed of the random stream, which is named by method and sample; the label of
+        the method has no effect
+    classes : predicted class of each classes target, whose logit is explained
 
     Raises
     ------
     CellError
-        If a map holds values that are not finite.
+        If a map has values that are not finite.
     """
     found = [_of_member(member, spec, sample, explanation, seed=seed, classes=classes or {}) for member in members]
     maps = found[0].maps
@@ -68,7 +68,7 @@ def explain(
         maps = np.asarray(np.mean([one.maps for one in found], axis=0, dtype=np.float64))
     if not np.isfinite(maps).all():
         name = ATTRIBUTIONS.name_of(explanation.attribution.func)
-        raise CellError(f"the {name} map of {sample.id} holds values that are not finite")
+        raise CellError(f"maps must be finite, got NaN or infinite values in the {name} map of {sample.id}")
     return Explained(found[0].outputs, maps.astype(np.float32))
 
 
@@ -99,7 +99,7 @@ def _of_member(
 
 
 def explained_inputs(member: Member, sample: Sample) -> tuple[tuple[Array, Array | None], ...]:
-    """Each input as what is explained of it and what is added to it, if anything."""
+    """Each input as the array that is explained, and the array that is added to it, if any."""
     if isinstance(member.adapter, FittedAdapter):
         return member.adapter.explained(sample)
     return tuple((one, None) for one in member.adapter.inputs(sample))
@@ -121,7 +121,7 @@ def _attributed(
     options = explanation.attribution.keywords
     count = len(pairs[0][0])
     fixed_places = [place for place in range(len(pairs)) if place not in spec.explained]
-    # What is not explained is held at an item's own value, so then items are explained one by one.
+    # Inputs that are not explained are fixed at the item's value, so items are then explained one by one.
     groups = [slice(0, count)] if not fixed_places else [slice(index, index + 1) for index in range(count)]
     found: list[list[list[Array]]] = []
     for number, group in enumerate(groups):
@@ -167,12 +167,12 @@ def _over_inputs(channels: Sequence[Array], explanation: Explanation) -> Array:
 
 
 def chosen_target(explanation: Explanation, spec: NetworkSpec) -> Target | None:
-    """The classification by which samples are chosen; ``None`` where all are explained.
+    """The target by whose predictions samples are chosen; ``None`` if all samples are explained.
 
     Raises
     ------
     RequestError
-        If the network has no such target, or several and none is named.
+        If the network has no such target, or several and none is given.
     """
     if not explanation.chooses:
         return None
@@ -180,12 +180,12 @@ def chosen_target(explanation: Explanation, spec: NetworkSpec) -> Target | None:
     wanted = [target for target in known if explanation.chosen_by in ("", target.name)]
     if len(wanted) != 1:
         raise RequestError(
-            f"samples={explanation.samples} at_most={explanation.at_most} chooses by one binary or classes target, "
-            f"got {', '.join(target.name for target in wanted) or 'none'}; name it: chosen_by="
+            f"samples={explanation.samples} at_most={explanation.at_most} needs one binary or classes target, "
+            f"got {', '.join(target.name for target in wanted) or 'none'}; set chosen_by="
         )
     if explanation.samples == "true_positive" and wanted[0].kind != "binary":
         raise RequestError(
-            f"samples=true_positive needs a binary target, and {wanted[0].name} has classes; take correct"
+            f"samples=true_positive needs a binary target, but {wanted[0].name} has classes; set samples=correct"
         )
     return wanted[0]
 
@@ -196,12 +196,12 @@ def choose_samples(
     samples: Sequence[Sample],
     predictions: Mapping[str, Prediction],
 ) -> list[Sample]:
-    """The samples that are explained, in their own order.
+    """Choose the samples to explain; their order is kept.
 
     Parameters
     ----------
-    samples : all that were predicted
-    predictions : sample id → prediction
+    samples : all predicted samples
+    predictions : predictions, by sample id
     """
     target = chosen_target(explanation, spec)
     if target is None:
@@ -230,5 +230,5 @@ def _confidence(target: Target, prediction: Mapping[str, Array]) -> float:
 
 
 def blocks_of(count: int) -> Iterator[Array]:
-    """Numbers of the samples of each block, of about as many consecutive samples each."""
+    """Indices of the samples in each block of consecutive samples; blocks have about equal size."""
     yield from np.array_split(np.arange(count), min(BLOCKS, count))

@@ -1,7 +1,7 @@
-"""Group-level explanations: sums of maps over samples, judged with the truth of all.
+"""Group-level explanations: sums of maps over samples, compared with the truth.
 
-No single lesion map covers a region, so a map of one subject says little of what
-a model has learned; summed over the tested subjects of all folds it does.
+No single lesion map covers a region, so the map of one subject shows little of what a
+model has learned. The sum over the test subjects of all folds shows it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from harness.core.types import JSON, Adapter, Array, Cohort, Score, Truth
 from harness.data.maps import read_sums
 from harness.metrics.localisation import pearson_between
 from harness.metrics.metric_inputs import MetricInputs
-from harness.metrics.register import asks, evaluate, evaluate_chance
+from harness.metrics.register import evaluate, evaluate_chance, inputs_of
 from harness.pipeline.cell import Cell, digest
 from harness.pipeline.pooled import cached
 from harness.pipeline.rows import Values, null_of, number_of, score_from_json, score_to_json
@@ -49,14 +49,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class GroupScores:
-    """How one attribution of one configuration does.
+    """Scores of the group map of one attribution and configuration.
 
     Parameters
     ----------
-    whole : metric → mean over the outputs
-    by_output : output → metric → score
-    paired : of the metric that ranks, a value per block of subjects, by which
-        attributions are compared in pairs
+    whole : means over the outputs, by metric
+    by_output : scores by output and metric
+    paired : values of the ranking metric per block of subjects, for paired comparisons
+        of attributions
     """
 
     whole: Mapping[str, Score] = field(default_factory=dict)
@@ -67,20 +67,20 @@ class GroupScores:
 def score_group(
     task: Task, configuration: Configuration, label: str, cells: Sequence[Cell], cohort: Cohort, store: Store
 ) -> GroupScores:
-    """Every metric of explanations, on the sum of the maps of all finished folds.
+    """Evaluate the metrics of explanations on the sum of the maps of all finished folds.
 
     Parameters
     ----------
-    label : of the explanation
-    cells : its explain cells, of all folds and seeds
-    cohort : with the truth, if there is one; without it, metrics that need it have no value
+    label : label of the explanation
+    cells : its explain cells of all folds and seeds
+    cohort : cohort with the truth; without truth, metrics that need it have no value
 
     Returns
     -------
     GroupScores
-        Kept in the store, each metric under an identity of its own: its code, the cells
-        that went in, which name the samples that they explain, and the truth. Intervals
-        leave out one block of samples at a time; several seeds are averaged.
+        Scores, with jackknife intervals over blocks of samples; several seeds are
+        averaged. They are stored per metric, under an identity that depends on its code,
+        the cells (whose identities include their samples) and the truth.
     """
     records = {cell: record for cell in cells if (record := store.get("explain", cell.identity)) is not None}
     labels = labels_of(task, "explanation")
@@ -123,11 +123,11 @@ def _group_identity(task: Task, configuration: Configuration, metric: str, data:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How alike two maps of one output are.
+    """Similarity of two maps of one output.
 
     Parameters
     ----------
-    output : name of the score
+    output : name of the output
     first, second : labels of attributions
     pearson : correlation of their group maps over all voxels
     """
@@ -141,17 +141,17 @@ class Agreement:
 def agreement(
     configuration: Configuration, cells: Sequence[Cell], store: Store, *, labels: Sequence[str]
 ) -> tuple[Agreement, ...]:
-    """Pearson correlations between the group maps of every two attributions, output by output.
+    """Pearson correlations between the group maps of each pair of attributions, per output.
 
     Parameters
     ----------
-    cells : explain cells of a configuration; the first seed counts
+    cells : explain cells of a configuration, of which the first seed is used
     labels : attributions to compare, in order
 
     Returns
     -------
     tuple of Agreement
-        Without attributions of which no cell is done. Kept in the store.
+        Without attributions that have no finished cell. Stored.
     """
     done = [cell for cell in cells if cell.label in labels and store.get("explain", cell.identity) is not None]
     if not done:
@@ -188,11 +188,14 @@ def agreement(
 
 
 def group_sums(cells: Sequence[Cell], store: Store) -> tuple[tuple[str, ...], Array]:
-    """Block sums of one attribution and seed, folds in order.
+    """Block sums of the maps of one attribution and seed, folds in order.
 
     Returns
     -------
-    names of the outputs, and (B, T, C, X, Y, Z) float32
+    outputs : tuple of str
+        Names of the T outputs.
+    sums : (B, T, C, X, Y, Z) float32
+        Sums of the B blocks.
     """
     outputs: tuple[str, ...] = ()
     sums = []
@@ -206,9 +209,10 @@ def group_sums(cells: Sequence[Cell], store: Store) -> tuple[tuple[str, ...], Ar
 
 
 def target_mask(truth: Truth, output: str) -> Array:
-    """Where an explanation of a score should lie, (X, Y, Z) bool.
+    """True regions of a score, (X, Y, Z) bool.
 
-    The regions of its largest weight; of the only score, which all regions make, all that weigh anything.
+    These are the regions with the largest weight in the score. If there is only one
+    score, these are all regions with nonzero weight.
     """
     weights = truth.weights[output]
     largest = max(weights.values()) if len(truth.weights) > 1 else min(w for w in weights.values() if w > 0)
@@ -217,29 +221,31 @@ def target_mask(truth: Truth, output: str) -> Array:
     return found
 
 
-def exact_group_map(truth: Truth, output: str, part: Component, counts: Array | None = None) -> Array | None:
-    """What an attribution shows of a model that computes a linear score exactly, summed over subjects.
+def exact_group_map(truth: Truth, output: str, component: Component, counts: Array | None = None) -> Array | None:
+    """Group map of an attribution for a model that computes a linear score exactly.
 
     Parameters
     ----------
-    part : the attribution; it says itself what it shows of a linear model
-    counts : (X, Y, Z) lesions of the explained subjects; of all subjects by default
+    truth : truth of the cohort
+    output : name of the score
+    component : the attribution, which must declare its map of a linear model (``of_linear``)
+    counts : (X, Y, Z) number of lesions of the explained subjects; of all subjects by default
 
     Returns
     -------
     (X, Y, Z) float64 or None
-        ``None`` where that is not known: the score is a curve of the load, the
-        baseline is not zero, or the attribution does not say.
+        ``None`` if it is not known: the score is not linear in the load, the baseline is
+        not zero, or the attribution declares no such map.
     """
-    shows = ATTRIBUTIONS.get(ATTRIBUTIONS.name_of(part.func)).facts.get("of_linear", "")
-    if not shows or not truth.linear or not np.all(np.asarray(part.keywords.get("baseline", 0.0)) == 0):
+    shows = ATTRIBUTIONS.get(ATTRIBUTIONS.name_of(component.func)).facts.get("of_linear", "")
+    if not shows or not truth.linear or not np.all(np.asarray(component.keywords.get("baseline", 0.0)) == 0):
         return None
     weights = truth.weights[output]
     rois = [ROI(name, (0, 0, 0), (0, 0, 0), truth.rois[name].load()) for name in weights]
     seen = truth.counts.load() if counts is None else counts
     exact = exact_map(np.ones_like(seen) if shows == "weights" else seen, rois, np.array(list(weights.values())))
     if shows == "windows":
-        window, stride = part.keywords["window"], part.keywords["stride"]
+        window, stride = component.keywords["window"], component.keywords["stride"]
         sides = exact.shape
         windows = [min(side, one) for side, one in zip(sides, _three(window), strict=True)]
         return windowed(exact, windows, [min(w, s) for w, s in zip(windows, _three(stride), strict=True)])
@@ -251,7 +257,7 @@ def _three(value: int | Sequence[int]) -> tuple[int, ...]:
 
 
 def lesion_counts(cohort: Cohort) -> Array:
-    """How many samples have a lesion at each voxel, (X, Y, Z); parts of voxels count in part."""
+    """Number of samples with a lesion at each voxel, (X, Y, Z); partial volumes count as fractions."""
     total = np.zeros(int(np.prod(cohort.samples[0].shape)))
     for sample in cohort.samples:
         voxels, values = sample.masks["lesion"].voxels()
@@ -276,7 +282,7 @@ def group_values(
     store: Store,
     labels: Sequence[str],
 ) -> dict[str, JSON]:
-    """Each metric as JSON: of each output, their mean, and the pairs of the objective."""
+    """Values of each metric as JSON: per output, their mean, and paired values of the objective."""
     counts = None if cohort.truth is None else _lesions(cohort, explained)
     by_seed: list[dict[str, dict[str, tuple[Score, Array]]]] = []
     for seed in sorted({cell.seed for cell in cells}):
@@ -315,7 +321,7 @@ def _of_output(
     rng: np.random.Generator,
     labels: Sequence[str],
 ) -> dict[str, tuple[Score, Array]]:
-    """Metric → its score and pseudo-values, of the blocks (B, C, X, Y, Z) of one output."""
+    """Score and pseudo-values of each metric, from the blocks (B, C, X, Y, Z) of one output."""
     truth = cohort.truth
     sample = cohort.samples[0]
     target = None if truth is None else target_mask(truth, output)
@@ -347,7 +353,7 @@ def _of_output(
     perfect = None if exact is None else inputs(exact)
     for name in labels:
         metric = task.metrics[name]
-        if unknown.intersection(asks(metric)):
+        if unknown.intersection(inputs_of(metric)):
             found[name] = (Score(math.nan, math.nan, math.nan, 0), np.empty(0))
             continue
         value = evaluate(metric, whole)
@@ -374,13 +380,13 @@ def _of_output(
 
 
 def _expected(task: Task, cohort: Cohort, output: str, label: str, counts: Array) -> Array | None:
-    """What an exact model would show, (1, X, Y, Z), if neither the adapter nor post-processing changes that."""
+    """Map of an exact model, (1, X, Y, Z); ``None`` if the adapter or post-processing changes it."""
     adapter: Adapter = task.adapter()
     assert cohort.truth is not None
     explanation = task.explained[label]
-    part, done = explanation.attribution, explanation.postprocess
+    component, done = explanation.attribution, explanation.postprocess
     unchanged = all(one.unchanged for one in adapter.spec(cohort).inputs) and explanation.combine == "none"
-    known = exact_group_map(cohort.truth, output, part, counts) if unchanged else None
+    known = exact_group_map(cohort.truth, output, component, counts) if unchanged else None
     if known is None:
         return None
     exact = known[None]
@@ -391,7 +397,7 @@ def _expected(task: Task, cohort: Cohort, output: str, label: str, counts: Array
 
 
 def _mean(several: Sequence[tuple[Score, Array]]) -> tuple[Score, Array]:
-    """The mean of several scores over the same blocks; its interval is that of the mean pseudo-values."""
+    """Mean of several scores over the same blocks, with the interval of the mean pseudo-values."""
     scores = [score for score, _ in several]
     pairs = np.mean([values for _, values in several], axis=0)
     value, chance, ceiling = (

@@ -1,4 +1,4 @@
-"""Run the cells of a job in this process; nothing here knows of Ray."""
+"""Run the cells of a job in this process, independently of Ray."""
 
 from __future__ import annotations
 
@@ -55,20 +55,21 @@ def execute(job: Job, cohort: Cohort, store: Store, emit: Emit) -> None:
 
     Parameters
     ----------
-    job : what is wanted
-    store : read only; artifacts of earlier stages are taken from there
-    emit : is given a completed folder for each cell, done or failed, and must
-        take it over before it returns
+    job : the job
+    cohort : cohort of its configuration
+    store : store from which results of earlier stages are read; nothing is written to it
+    emit : called with the completed folder of each cell, done or failed; must copy the
+        folder before it returns
 
     Notes
     -----
-    A cell that fails is emitted as failed with its first error line; cells that
-    need its result are not tried and stay missing.
+    A cell that fails is emitted as failed with its first error line. Cells that depend on
+    it are not run and stay missing.
     """
     work = _Work(job, cohort, store)
     for cell in job.cells:
         if is_done(cell, store):
-            continue  # the first half of a job whose worker died
+            continue  # computed before a worker died
         if work.broken.intersection(cell.parents):
             work.broken.add(cell.identity)
             continue
@@ -80,11 +81,13 @@ def execute(job: Job, cohort: Cohort, store: Store, emit: Emit) -> None:
 
 
 def load_member(task: Task, store: Store, record: CellRecord) -> tuple[Member, NetworkSpec]:
-    """A trained network with its adapter, and what it was built for.
+    """Load a trained network with its adapter, and its specification.
 
     Parameters
     ----------
-    record : of the training
+    task : task with the options of the training
+    store : the store
+    record : record of the training
     """
     spec = read_spec(record.facts["spec"])
     adapter: Adapter = task.adapter()
@@ -101,7 +104,7 @@ def _network(task: Task, spec: NetworkSpec, weights: Path) -> torch.nn.Module:
 
 @dataclass
 class _Work:
-    """State while a job runs: what its cells share."""
+    """State shared by the cells of a running job."""
 
     job: Job
     cohort: Cohort
@@ -127,7 +130,7 @@ class _Work:
             self._refuse_other_code(cell)
             with controlled(self.recipe_threads, seed_of(self.job.seed, cell.stage)):
                 facts = stages[cell.stage](cell, folder)
-        except Exception as problem:  # a broken cell stays broken, with its first error line
+        except Exception as problem:  # the cell is recorded as failed
             error = first_line(problem, where=True)
             self.broken.add(cell.identity)
             for path in folder.iterdir():
@@ -175,7 +178,7 @@ class _Work:
 
     @cached_property
     def ours(self) -> tuple[set[str], set[str]]:
-        """Identities of cells and of metrics that this process's code gives the job."""
+        """Identities of the job's cells and metrics, from the code of this process."""
         cells = cells_by_this_code(self.job, self.cohort)
         return {cell.identity for cell in cells}, {identity for cell in cells for _, identity in cell.metrics}
 
@@ -302,7 +305,7 @@ class _Work:
         return {}
 
     def _write_values(self, folder: Path, cell: Cell, values: Values) -> None:
-        """Values by the identity of each metric; a metric that fits no sample has none."""
+        """Write values by the identity of each metric; metrics that apply to no sample have none."""
         empty: dict[str, JSON] = {"values": {}, "chance": {}}
         write_values(
             folder, {identity: values.get(label, {"label": label, **empty}) for label, identity in cell.metrics}
@@ -321,7 +324,7 @@ class _Work:
         return explain(self._members, self.spec, sample, explanation, seed=cell.seed, classes=classes)
 
     def _classes(self, prediction: Prediction) -> dict[str, int]:
-        """The predicted class of each classes target."""
+        """Predicted class of each classes target."""
         return {
             target.name: predicted_class(target, prediction[target.name])
             for target in self.spec.targets
@@ -333,7 +336,7 @@ class _Work:
 
     @property
     def _members(self) -> Sequence[Member]:
-        """The networks of the job, read from the store where they were not trained here."""
+        """Networks of the job, loaded from the store unless they were trained here."""
         for identity in self.job.trainings:
             if identity not in self.trained:
                 record = self._record("train", identity)
@@ -341,7 +344,7 @@ class _Work:
         return [self.trained[identity] for identity in self.job.trainings]
 
     def _task_of(self, record: CellRecord) -> Task:
-        """The task that a network was trained with: a search may have chosen other options for each fold."""
+        """Task with which a network was trained; a search may have chosen different options for each fold."""
         try:
             return restored(self.store.configuration(record.identity))
         except StoreError:
@@ -353,7 +356,7 @@ class _Work:
         return self.predicted[identity]
 
     def _maps(self, identity: str) -> list[tuple[Sample, Explained]]:
-        """Each explained sample with its maps."""
+        """Explained samples with their maps."""
         if not self.maps.get(identity):
             record = self._record("explain", identity)
             outputs = tuple(record.facts["outputs"])

@@ -1,4 +1,4 @@
-"""The leaderboard as an Arrow table; :mod:`harness.pipeline.ranking` decides which rows have a rank."""
+"""The leaderboard as an Arrow table; rows are ranked by :mod:`harness.pipeline.ranking`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness.stats.intervals import variance_components
 __all__ = ["VOLATILE", "TableFacts", "build", "build_regions", "is_sound", "read_facts"]
 
 VOLATILE = ("train_s", "explain_s", "mlflow_run")
-"""Columns that may differ when the same command is run again."""
+"""Columns that may differ when a command is repeated."""
 
 _FACTS: Mapping[str, pa.DataType] = {
     "folds": pa.int64(),
@@ -40,12 +40,12 @@ _METADATA = b"harness"
 
 @dataclass(frozen=True)
 class TableFacts:
-    """What a table says about itself, kept in its schema.
+    """Description of a table, stored in its schema.
 
     Parameters
     ----------
-    objective : the metric that ranks
-    axes : columns that are axes
+    objective : name of the metric that ranks
+    axes : names of the columns that are axes
     metrics : facts of the metric columns, in order
     strata : columns that separate rankings
     level : coverage of all intervals
@@ -77,8 +77,8 @@ def build(
 
     Parameters
     ----------
-    rows : in any order
-    metrics : the metric columns, in order
+    rows : rows, in any order
+    metrics : facts of the metric columns, in order
     objective : name of the metric that ranks; higher or lower must be better
     level : coverage of the intervals
     strata : facts and axes that separate rankings (:func:`harness.pipeline.ranking.strata_of`)
@@ -86,23 +86,23 @@ def build(
     Returns
     -------
     pyarrow.Table
-        Columns: ``rank`` (null if there is none), the axes by their own names,
-        ``attribution``, ``status`` (``"ranked"`` or why not), ``flags``; of each
-        metric its value, ``_low``, ``_high``, ``_se``, where known ``_chance`` and
-        ``_ceiling``, and ``_missing`` where a subject has no value; of the
-        objective ``difference`` (from the first of the ranking, in the metric's
-        unit), its interval, ``p_holm``, ``not_distinguishable_from_best``,
-        ``seed_sd``, ``subject_sd``; the facts; ``configuration``. One ranking
-        after the other, ranked rows first, then by objective. Schema metadata
-        hold a :class:`TableFacts`.
+        Columns: ``rank`` (null if there is none), the axes under their names,
+        ``attribution``, ``status`` (``"ranked"`` or the reason why not), ``flags``; for
+        each metric its value, ``_low``, ``_high``, ``_se``, ``_chance`` and ``_ceiling``
+        if known, and ``_missing`` if subjects have no value; for the objective
+        ``difference`` (from the first row of the ranking, in the unit of the metric), its
+        interval, ``p_holm``, ``not_distinguishable_from_best``, ``seed_sd``,
+        ``subject_sd``; the facts; ``configuration``. Rankings follow one another, each
+        with ranked rows first, sorted by objective. The schema metadata contain a
+        :class:`TableFacts`.
 
     Raises
     ------
     UnknownName
         If the objective is not one of the metrics.
     OutOfRange
-        If neither end of the objective is better, a column would occur twice, or two
-        rows are of the same configuration and attribution.
+        If the objective has no direction, a column would occur twice, or two rows have
+        the same configuration and attribution.
     """
     by_name = {metric.name: metric for metric in metrics}
     if objective not in by_name:
@@ -122,20 +122,20 @@ def build(
 def build_regions(
     regions: Mapping[str, Sequence[Row]], metrics: Sequence[MetricFacts], *, level: float = 0.95
 ) -> pa.Table:
-    """Scores per region, one line per region, row and metric.
+    """Scores per region, as a long table.
 
     Parameters
     ----------
-    regions : region → rows whose values are those within the region
-    metrics : which metrics, in order; one that a row lacks has no line
+    regions : rows with the values within each region, by region
+    metrics : facts of the metrics, in order
     level : coverage of the intervals
 
     Returns
     -------
     pyarrow.Table
-        Columns ``region``, the axes, ``attribution``, ``metric``, ``value``,
-        ``low``, ``high``, ``se``, ``subjects``, ``missing``, ``flags``,
-        ``configuration``. There are no ranks by region.
+        One row per region, row and available metric. Columns: ``region``, the axes,
+        ``attribution``, ``metric``, ``value``, ``low``, ``high``, ``se``, ``subjects``,
+        ``missing``, ``flags``, ``configuration``. There are no ranks per region.
     """
     axes = tuple(dict.fromkeys(name for rows in regions.values() for row in rows for name in row.axes))
     long = [
@@ -160,7 +160,7 @@ def build_regions(
 
 
 def read_facts(table: pa.Table) -> TableFacts:
-    """What :func:`build` wrote into the schema of its table."""
+    """Read the facts that :func:`build` stored in the schema of a table."""
     stored = json.loads(table.schema.metadata[_METADATA])
     metrics = tuple(
         MetricFacts(**{**metric, "range": tuple(metric["range"])})  # JSON knows no tuples
@@ -170,7 +170,7 @@ def read_facts(table: pa.Table) -> TableFacts:
 
 
 def is_sound(line: Mapping[str, JSON]) -> bool:
-    """Whether a line of :func:`build` is ranked, or would be with more subjects: not collapsed, failed, incomplete."""
+    """Whether a row is ranked or could be with more subjects: not collapsed, failed or incomplete."""
     return line["rank"] is not None or str(line["status"]).startswith("undecided")
 
 
@@ -247,7 +247,7 @@ def _fact_columns(lines: Sequence[Line], facts: TableFacts) -> list[tuple[str, p
     columns = []
     for name in [*_FACTS, *sorted(given - set(_FACTS))]:
         values = [line.row.facts.get(name) for line in lines]
-        if name == "subjects":  # those that the objective really has
+        if name == "subjects":  # number of subjects with a value of the objective
             values = [line.scores[facts.objective].n for line in lines]
         elif name == "seeds":
             values = [
@@ -262,7 +262,7 @@ def _fact_columns(lines: Sequence[Line], facts: TableFacts) -> list[tuple[str, p
 
 
 def _labels(values: Sequence[JSON]) -> pa.Array:
-    """Numbers, truth values and strings as they are if all are of one kind, else as text."""
+    """Numbers, booleans or strings if all values have one type, otherwise text."""
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {int, float} and kinds:
         return pa.array(values, pa.float64() if float in kinds else pa.int64())
@@ -273,5 +273,5 @@ def _labels(values: Sequence[JSON]) -> pa.Array:
 
 
 def _floats(values: Sequence[float]) -> pa.Array:
-    """NaN becomes null, so that a missing value is stored in one way."""
+    """A column of floats with null for NaN, so that there is one kind of missing value."""
     return pa.array([None if math.isnan(value) else float(value) for value in values], pa.float64())

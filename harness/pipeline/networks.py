@@ -1,4 +1,4 @@
-"""Networks of a task: how they are built, what their outputs are, and the scalars that are explained."""
+"""Build the networks of a task, split their outputs, and compute the explained scalars."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from harness.core.targets import Target
 from harness.core.task import Task, describe_component
 from harness.core.types import JSON, Adapter, NetworkSpec
 
-__all__ = ["Member", "Scalar", "Scalars", "build_network", "device", "scalars_of", "split_outputs", "told_of"]
+__all__ = ["Member", "Scalar", "Scalars", "build_network", "device", "scalars_of", "split_outputs", "oracle_arguments"]
 
 
 @dataclass(frozen=True)
 class Member:
-    """A trained network with the adapter that knows its training samples.
+    """A trained network with its adapter.
 
     Parameters
     ----------
-    network : in evaluation mode
-    adapter : with its state
+    network : network in evaluation mode
+    adapter : adapter, fitted to the training samples of the network if necessary
     """
 
     network: torch.nn.Module
@@ -34,27 +34,27 @@ class Member:
 
 
 def device() -> torch.device:
-    """A GPU that this process was given, else the CPU."""
+    """The GPU of this process if there is one, otherwise the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def build_network(task: Task, spec: NetworkSpec) -> torch.nn.Module:
-    """An untrained network of a task; weights come from torch's global stream.
+    """Build an untrained network, with initial weights from torch's global generator.
 
-    A model builder asks by parameter name: for ``inputs`` and ``targets`` of the
-    spec, or, where there is one input, for its ``in_channels`` and ``image_shape``
-    and for the ``outputs`` of all targets together.
+    Model builders receive arguments by parameter name: ``inputs`` and ``targets`` of the
+    specification, or, for a single input, ``in_channels``, ``image_shape`` and the total
+    number of ``outputs`` of all targets.
 
     Raises
     ------
     RequestError
-        If a builder of one input meets several.
+        If the builder takes one input and the adapter gives several.
     """
     asked = inspect.signature(task.model.func).parameters
     if "in_channels" in asked and len(spec.inputs) > 1:
         raise RequestError(
-            f"model {MODELS.name_of(task.model.func)} takes one input, and the adapter gives {len(spec.inputs)} "
-            f"({', '.join(one.name for one in spec.inputs)}); choose a model that asks for `inputs`"
+            f"model {MODELS.name_of(task.model.func)} takes one input, but the adapter gives {len(spec.inputs)} "
+            f"({', '.join(one.name for one in spec.inputs)}); choose a model with a parameter `inputs`"
         )
     supplied = {
         "inputs": spec.inputs,
@@ -62,36 +62,36 @@ def build_network(task: Task, spec: NetworkSpec) -> torch.nn.Module:
         "in_channels": len(spec.inputs[0].channels),
         "outputs": spec.width,
         "image_shape": spec.inputs[0].shape,
-        **told_of(task),
+        **oracle_arguments(task),
     }
     if not spec.inputs[0].shape:
-        del supplied["image_shape"]  # items differ in size; a model that needs one size has its default
+        del supplied["image_shape"]  # items differ in size; models that need a fixed size have a default
     own = {name: value for name, value in supplied.items() if name in asked}
     network: torch.nn.Module = task.model(**own)
     return network
 
 
-def told_of(task: Task) -> dict[str, JSON]:
-    """What oracles among the models are told of the task: of simulated targets, where the signal lies."""
+def oracle_arguments(task: Task) -> dict[str, JSON]:
+    """Arguments of oracle models, from the options of simulated targets: shape, size and number of regions."""
     found: dict[str, JSON] = {}
     for component in task.targets.values():
-        tells = TARGETS.get(TARGETS.name_of(component.func)).facts.get("tells")
-        found |= tells(describe_component(TARGETS, component)) if tells else {}
+        arguments = TARGETS.get(TARGETS.name_of(component.func)).facts.get("oracle_arguments")
+        found |= arguments(describe_component(TARGETS, component)) if arguments else {}
     return found
 
 
 def split_outputs(outputs: Any, targets: Sequence[Target]) -> dict[str, torch.Tensor]:
-    """The output of each target's head.
+    """Split the output of a network into the heads of its targets.
 
     Parameters
     ----------
-    outputs : (N, Σ width, *space), the heads side by side, or a mapping from target to
-        (N, width, *space)
+    outputs : (N, Σ width, *space), the concatenated heads, or a mapping from target names
+        to (N, width, *space)
 
     Raises
     ------
     CellError
-        If the network gives another number of channels, or no output for a target.
+        If the number of channels is wrong, or a target has no output.
     """
     if isinstance(outputs, Mapping):
         for target in targets:
@@ -112,13 +112,13 @@ def split_outputs(outputs: Any, targets: Sequence[Target]) -> dict[str, torch.Te
 
 @dataclass(frozen=True)
 class Scalar:
-    """One scalar that is explained.
+    """A scalar that is explained.
 
     Parameters
     ----------
-    name : the target, ``target:class``, or the name under which the model exposes it
-    target : whose output it is; ``None`` if the model exposes it
-    index : of the class, −1 for the predicted one; 0 for other kinds
+    name : name of the target, ``target:class``, or name under which the model exposes it
+    target : target to which it belongs; ``None`` if the model exposes it
+    index : index of the class, −1 for the predicted one; 0 for other kinds
     """
 
     name: str
@@ -127,7 +127,7 @@ class Scalar:
 
 
 def scalars_of(of: str, spec: NetworkSpec, network: torch.nn.Module) -> tuple[Scalar, ...]:
-    """The scalars that an explanation explains (:class:`harness.core.explanations.Explanation`).
+    """The scalars of an explanation (:class:`harness.core.explanations.Explanation`).
 
     Raises
     ------
@@ -155,23 +155,23 @@ def _own(target: Target) -> Scalar:
 
 
 class Scalars(torch.nn.Module):
-    """A network followed by the scalars that are explained, (N, K).
+    """A network that outputs the explained scalars, (N, K).
 
     Parameters
     ----------
-    network : takes all inputs
-    spec : of the network
-    scalars : that are explained
+    network : network that takes all inputs
+    spec : specification of the network
+    scalars : scalars to explain
     fixed : inputs that are not explained, by position, (1, C, *space) each
-    added : what comes on top of each explained input before the network sees it
-    classes : target → class that its scalar with index −1 stands for
+    added : arrays that are added to the explained inputs before they enter the network
+    classes : class of each target for its scalar with index −1
 
     Notes
     -----
-    The lesion evidence of a mask is Σ log(1 + exp(margin)) over the voxels of an item:
-    near zero where background wins and equal to the margin where the lesion class
-    wins, so that voxels count by how firmly they are called lesion. No truth enters,
-    and the sum is smooth, as gradient methods need.
+    The lesion evidence of a mask is Σ log(1 + exp(margin)) over the voxels of an item. A
+    term is near zero for background voxels and close to the margin for lesion voxels, so
+    that voxels are weighted by the confidence of their detection. It does not use the
+    truth, and it is smooth, as gradient methods require.
     """
 
     def __init__(
@@ -190,11 +190,11 @@ class Scalars(torch.nn.Module):
         self._fixed, self._added = dict(fixed or {}), tuple(added)
         self._classes = dict(classes or {})
         plain = [target.name for target in spec.targets if target.kind in ("number", "binary")]
-        # The outputs as they are, in order: a graph of the network alone, which exact occlusion can read.
+        # If the scalars are the outputs themselves, the graph has only the network, as exact occlusion requires.
         self._whole = [scalar.name for scalar in scalars] == plain == [target.name for target in spec.targets]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Scalars:
-        """A copy of the network; what is fixed or added, which may be large, is shared."""
+        """Copy the network; the arrays in ``fixed`` and ``added``, which may be large, are shared."""
         twin = Scalars.__new__(Scalars)
         torch.nn.Module.__init__(twin)
         twin.__dict__.update(
@@ -205,7 +205,7 @@ class Scalars(torch.nn.Module):
         return twin
 
     def forward(self, *explained: torch.Tensor) -> torch.Tensor:
-        """Explained inputs, (N, C, *space) each → (N, K)."""
+        """Compute the scalars (N, K) from the explained inputs, (N, C, *space) each."""
         if self._added:
             explained = tuple(
                 one if more is None else one + more.to(one.dtype)

@@ -1,4 +1,4 @@
-"""Pooled values of metrics in the store, each under an identity of its own."""
+"""Cache pooled values of metrics in the store, each under its own identity."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def cached(
     *,
     label: str = "",
 ) -> dict[str, JSON]:
-    """Pooled values of metrics, from the store where it holds them; what is new is kept there.
+    """Pooled values of metrics, from the store if available; new values are stored.
 
     Parameters
     ----------
-    group : what the values are of
-    configuration, label : for the record
-    metrics : (label, identity) of each
-    compute : labels → their values as JSON
+    group : identity of the results that are pooled
+    configuration, label : configuration and label, for the record
+    metrics : (label, identity) of each metric
+    compute : computes the values of some labels, as JSON
 
     Returns
     -------
     dict
-        label → values, in the order of ``metrics``
+        Values by label, in the order of ``metrics``
     """
     held: dict[str, JSON] = {}
     for record in store.evaluations("pool", group):
@@ -60,6 +60,6 @@ def cached(
             )
             write_record(Path(folder), record)
             store.commit(Path(folder))
-        # As it is read: JSON knows neither tuples nor NaN.
+        # Convert to the form in which it will be read, since JSON has neither tuples nor NaN.
         held |= json.loads(json.dumps(values))
     return {name: held[identity] for name, identity in metrics}

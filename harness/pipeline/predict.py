@@ -1,4 +1,4 @@
-"""The predict stage: what a network, or several averaged, say of a sample."""
+"""The predict stage: predictions of one network, or averages over several."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ _NEVER = 1e-12  # a mean probability of exactly 0 or 1 has no finite logit
 
 
 def predict(members: Sequence[Member], spec: NetworkSpec, sample: Sample, *, batch_size: int) -> Prediction:
-    """The prediction of one network, or the average of several.
+    """Predict a sample with one network, or with the average of several.
 
     Parameters
     ----------
     members : one network, or those of all folds
-    batch_size : items in one forward pass
+    spec : specification of the networks
+    sample : the sample
+    batch_size : number of items in a forward pass
 
     Returns
     -------
     dict
-        target → what is kept, see :mod:`harness.core.targets`
+        Stored arrays of each target, see :mod:`harness.core.targets`
     """
     found = [
         member.adapter.to_prediction(outputs_of(member, spec, sample, batch_size=batch_size), sample, spec.targets)
@@ -41,7 +43,7 @@ def predict(members: Sequence[Member], spec: NetworkSpec, sample: Sample, *, bat
 
 @torch.inference_mode()
 def outputs_of(member: Member, spec: NetworkSpec, sample: Sample, *, batch_size: int) -> dict[str, Array]:
-    """Outputs of all items of a sample, target → (N, width, *space)."""
+    """Outputs (N, width, *space) of all items of a sample, by target."""
     network = member.network
     inputs = [torch.from_numpy(one) for one in member.adapter.inputs(sample)]
     was_training = network.training
@@ -56,12 +58,12 @@ def outputs_of(member: Member, spec: NetworkSpec, sample: Sample, *, batch_size:
 
 
 def average(target: Target, predictions: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """The average of several networks: of values, or of probabilities.
+    """Average the predictions of several networks: values or probabilities.
 
     Returns
     -------
     dict
-        As one prediction has it; logits are those of the mean probability.
+        The same arrays as in one prediction; logits are those of the mean probability.
     """
     if target.kind == "number":
         return {"value": np.asarray(np.mean([one["value"] for one in predictions], axis=0))}
@@ -77,7 +79,7 @@ def average(target: Target, predictions: Sequence[Mapping[str, Array]]) -> dict[
 
 
 def predicted_class(target: Target, prediction: Mapping[str, Array]) -> int:
-    """The class with the highest probability; of a binary target 1 from a probability of one half on."""
+    """The class with the highest probability; for a binary target, 1 if the probability is at least one half."""
     if target.kind == "binary":
         return int(prediction["probability"] >= 0.5)
     return int(np.argmax(prediction["probabilities"]))

@@ -1,4 +1,4 @@
-"""Predictions of new subjects: which networks are averaged, on which grid they work, and the files they give."""
+"""Predict new subjects: find the networks, prepare the images on their grid, and write the files."""
 
 from __future__ import annotations
 
@@ -39,10 +39,11 @@ class Networks:
 
     Parameters
     ----------
-    records : of their trainings, all of one version of the code
-    configuration : of the first; of a searched one, each fold has options of its own
+    records : records of their trainings, all with the same version of the code
+    configuration : configuration of the first training; after a search, those of other
+        folds may differ
     left_out : other trainings of the same configuration
-    is_older : whether they were trained by other code than that of this version
+    is_older : whether they were trained with another version of the code
     """
 
     records: tuple[CellRecord, ...]
@@ -52,31 +53,31 @@ class Networks:
 
     @property
     def name(self) -> str:
-        """Id of the one training, or of the configuration."""
+        """Id of the training if there is only one, otherwise of the configuration."""
         return self.records[0].identity if len(self.records) == 1 else self.records[0].configuration
 
     def __str__(self) -> str:
         count = f"{len(self.records)} trained network{'s' if len(self.records) != 1 else ''}"
         parts = [f"{count} of {' '.join(map(str, self.configuration.axes.values()))}"]
         if self.is_older:
-            parts.append("trained by another version of the code")
+            parts.append("trained with another version of the code")
         if accepted := sum(record.reused_code for record in self.records):
             parts.append(f"{accepted} accepted from older code")
         if self.left_out:
             ids = ", ".join(record.identity for record in self.left_out)
-            parts.append(f"left out {len(self.left_out)} of other code or searches: {ids} (model=CELL names one)")
+            parts.append(f"left out {len(self.left_out)} of other code or searches: {ids} (set model=CELL to use one)")
         return "; ".join(parts)
 
 
 @dataclass(frozen=True)
 class Place:
-    """The file on whose grid a prediction belongs.
+    """Grid on which a prediction is written.
 
     Parameters
     ----------
-    shape, affine : its grid
-    header : of the file; ``None`` if the prediction stays on the grid of the network
-    space : its BIDS entity, e.g. ``space-MNI152NLin6Asym``; empty if it has none
+    shape, affine : the grid
+    header : header of the file with this grid; ``None`` to keep the grid of the network
+    space : BIDS entity of the file, e.g. ``space-MNI152NLin6Asym``; empty if it has none
     """
 
     shape: tuple[int, ...]
@@ -87,13 +88,13 @@ class Place:
 
 @dataclass(frozen=True)
 class NewSubjects:
-    """New subjects, prepared as those of the training were.
+    """New subjects, prepared like those of the training.
 
     Parameters
     ----------
-    cohort : without a truth
-    places : sample → where its prediction belongs
-    notes : what is to be known of their grid
+    cohort : cohort without truth
+    places : grid of each prediction, by sample
+    notes : notes on their grid, for the user
     """
 
     cohort: Cohort
@@ -102,24 +103,25 @@ class NewSubjects:
 
 
 def find_networks(store: Store, wanted: str) -> Networks:
-    """The networks that the id of a training or of a configuration names.
+    """Find networks by the id of a training or of a configuration.
 
     Parameters
     ----------
-    wanted : its first digits are enough
+    store : the store
+    wanted : the id; its first digits suffice
 
     Raises
     ------
     RequestError
-        If it names nothing or several, or a configuration whose networks were trained
-        by several versions of the code, none of them this one.
+        If no id or several match, or if the networks of a configuration were trained with
+        several versions of the code, none of them the present one.
 
     Notes
     -----
-    Of a configuration, only networks of one version of the code are taken, this one if
-    there are any: the same fold trained twice would count twice, and networks of
-    different code need not agree. ``accept_code`` files a training of older code under
-    today's identity as well; it is one network.
+    For a configuration, only networks of one version of the code are used, the present
+    one if there are any. Otherwise, a fold that was trained twice would be counted twice,
+    and networks of different code might not agree. With ``accept_code``, a training of
+    older code is also stored under its present identity; it is counted once.
     """
     records = list(store.records("train"))
     cells = [record for record in records if record.identity.startswith(wanted)]
@@ -127,7 +129,7 @@ def find_networks(store: Store, wanted: str) -> Networks:
     identities = {record.identity if cells else record.configuration for record in found}
     if len(identities) != 1 or not wanted:
         ids = sorted({record.configuration for record in records})
-        what = "names no training" if not identities else "names several"
+        what = "matches no training" if not identities else "matches several"
         raise RequestError(f"model={wanted} {what} in {store.root}; configurations: {', '.join(ids) or '(none)'}")
     current = [record for record in found if record.code == _code_of_today(store, record)]
     versions = {record.code for record in found}
@@ -136,8 +138,8 @@ def find_networks(store: Store, wanted: str) -> Networks:
             ", ".join(record.identity for record in found if record.code == version) for version in sorted(versions)
         )
         raise RequestError(
-            f"all networks must be of one version of the code, and none of model={wanted} is of this one; "
-            f"by version: {listed}. Name one network (model=CELL), or run the configuration again"
+            f"all networks of model={wanted} must be of one version of the code, got several and none of the present "
+            f"one; by version: {listed}. Choose one network (model=CELL), or run the configuration again"
         )
     chosen = _latest(store, current or found)
     left_out = tuple(record for record in found if record not in chosen)
@@ -145,7 +147,7 @@ def find_networks(store: Store, wanted: str) -> Networks:
 
 
 def _latest(store: Store, records: Sequence[CellRecord]) -> tuple[CellRecord, ...]:
-    """The training of each fold and seed that was written last: a search that was made again leaves two."""
+    """The most recent training of each fold and seed; there may be two if a search was repeated."""
     found: dict[tuple[int, int], CellRecord] = {}
     for record in sorted(records, key=store.written):
         found[record.fold, record.seed] = record
@@ -157,7 +159,7 @@ def _code_of_today(store: Store, record: CellRecord) -> str:
 
 
 def _configuration(store: Store, record: CellRecord) -> Configuration:
-    """What a network was trained with; of a searched configuration each fold has its own."""
+    """Configuration with which a network was trained; after a search, folds may differ."""
     try:
         return store.configuration(record.identity)
     except StoreError:
@@ -165,33 +167,28 @@ def _configuration(store: Store, record: CellRecord) -> Configuration:
 
 
 def read_subjects(networks: Networks, root: Path, cache: Path, *, exclude: tuple[str, ...] = ()) -> NewSubjects:
-    """Read new subjects onto the grid on which the networks were trained.
+    """Read new subjects on the grid on which the networks were trained.
 
     Parameters
     ----------
-    root : their folder, in the layout that the task's reader takes
+    networks : the networks
+    root : folder of the subjects, in the layout of the task's reader
     cache : folder of prepared arrays
     exclude : subjects to leave out
 
     Raises
     ------
     CohortError
-        If the data have faults.
+        If the data are faulty.
     RequestError
-        If they cannot be brought to the grid of the training.
-
-    Notes
-    -----
-    With one voxel size in training, images are resampled to it. A cohort's option
-    ``reference=label`` has no meaning for subjects without a label: the first sequence
-    stands in whose voxels have the size of the training's, else the first.
+        If they cannot be resampled to the grid of the training.
     """
     task = restore(networks.configuration.task)
     adapter: Adapter = task.adapter()
     options = describe_component(COHORTS, task.cohort)
     trained, is_bids = _training_grid(networks), options["use"] == "bids"
     changes: dict[str, Any] = {"sequences": adapter.reads.images, "exclude": exclude, "minimum": 1}
-    if "label" in options and not adapter.reads.masks:  # of lesion maps the mask is the image
+    if "label" in options and not adapter.reads.masks:  # for lesion maps, the mask is the image
         changes["label"] = ""
     places: dict[str, Place] = {}
     notes: tuple[str, ...] = ()
@@ -215,7 +212,7 @@ def _on_grid(
     root: Path,
     exclude: tuple[str, ...],
 ) -> tuple[dict[str, Any], dict[str, Place], tuple[str, ...]]:
-    """Options of the reader ``bids`` that give new subjects the training's grid, their places, and what to say."""
+    """Options of the reader ``bids`` for the training grid, the grids of the predictions, and notes for the user."""
     by_label = options["reference"] == "label"
     needed = images if by_label else tuple(dict.fromkeys((*images, str(options["reference"]))))
     found = bids.index(root, sequences=needed, session=str(options["session"]), exclude=exclude)
@@ -237,7 +234,7 @@ def _on_grid(
     changes: dict[str, Any] = {"reference": reference}
     notes = []
     if by_label:
-        notes.append(f"reference=label, and new subjects have no label: their grid is that of {reference}")
+        notes.append(f"reference=label, but new subjects have no label; the grid of {reference} is used")
     others = {key: own for key, one in headers.items() if not trained.holds(own := spacing(one[reference]))}
     if trained.spacing_mm and not options["spacing_mm"] and others:
         changes["spacing_mm"] = trained.spacing_mm
@@ -260,26 +257,29 @@ def _space_of(path: Path) -> str:
 def predict_subjects(
     networks: Networks, subjects: NewSubjects, store: Store, into: Path, *, root: Path
 ) -> tuple[list[Path], list[str]]:
-    """Predict every new subject with the average of all networks, and write what they say.
+    """Predict all new subjects with the average of all networks, and write the predictions.
 
     Parameters
     ----------
-    into : folder of the predictions, a BIDS derivative; made if needed
-    root : folder of the data set that the subjects are from
+    networks : the networks
+    subjects : the new subjects
+    store : the store with the weights
+    into : folder of the predictions, a BIDS derivative; created if needed
+    root : folder of the subjects' data set
 
     Returns
     -------
     list of Path
-        Of a target that is a mask, a binary mask and a probability image per subject
-        (:func:`write_masks`). Of all others one table, ``predictions.tsv``, with a row
-        per subject.
+        Files. For a target of kind mask, a binary mask and a probability image per subject
+        (:func:`write_masks`). For all other targets, one table ``predictions.tsv`` with a
+        row per subject.
     list of str
-        What to know of them: slices that the networks did not see.
+        Notes for the user, on slices outside the field of view of the networks.
 
     Raises
     ------
     RequestError
-        If the folder holds another data set.
+        If the folder contains another data set.
     """
     bids_writing.begin_derivatives(
         into,
@@ -309,7 +309,7 @@ def predict_subjects(
     if others := [target for target in spec.targets if target.of_sample]:
         written.append(_write_table(into, rows, others))
     return written, [
-        f"{outside} lie outside of the field of the networks, where predictions are 0: {', '.join(ids)}"
+        f"{outside} are outside the field of view of the networks, where predictions are 0: {', '.join(ids)}"
         for outside, ids in unseen.items()
     ]
 
@@ -320,15 +320,16 @@ def write_masks(into: Path, sample: Sample, probability: Array, place: Place | N
     Parameters
     ----------
     into : folder of the data set
-    probability : on the grid of the sample
-    place : where it belongs; ``None`` for a picture, which gives PNG files
-    label : what the mask is of
+    sample : the sample
+    probability : probability map on the grid of the sample
+    place : grid of the files; ``None`` for pictures, which are written as PNG
+    label : label of the mask
 
     Returns
     -------
     list of Path
-        Of a volume, BIDS derivatives: a probability is interpolated linearly, a mask
-        takes its nearest voxel, and both are 0 where the networks did not look.
+        For volumes, BIDS derivatives. Probabilities are interpolated linearly and masks by
+        nearest neighbour; both are 0 outside the field of view of the networks.
     """
     if place is None:
         found = {"probseg": 255 * probability, "mask": 255 * (probability > THRESHOLD)}
@@ -349,7 +350,7 @@ def write_masks(into: Path, sample: Sample, probability: Array, place: Place | N
 
 
 def _outside(sample: Sample, place: Place) -> str:
-    """Slices of a file that lie outside of the field that the networks saw; empty if there are none."""
+    """Description of the slices of a file outside the field of view of the networks; empty if there are none."""
     everywhere = np.ones(sample.shape, bool)
     seen = transforms.resample(everywhere, sample.grid.affine, place.shape, place.affine, order="nearest")
     parts = []
@@ -361,7 +362,7 @@ def _outside(sample: Sample, place: Place) -> str:
 
 
 def _write_table(into: Path, predictions: Mapping[str, Prediction], targets: Sequence[Target]) -> Path:
-    """``predictions.tsv``: a row per sample, a column per number, probability or probability of a class."""
+    """Write ``predictions.tsv``: one row per sample, one column per number, probability or class probability."""
     rows: list[str] = []
     for sample, found in predictions.items():
         values: dict[str, float] = {}

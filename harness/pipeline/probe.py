@@ -1,8 +1,8 @@
-"""The probe stage: values that need the network again, on changed images.
+"""The probe stage: metrics that run the network again, on changed images.
 
-Samples are probed by the networks that explained them: those of a fold's own
-validation or test samples by its network, those of a fixed test set by all networks
-averaged.
+Samples are probed with the networks that explained them: validation or test samples of a
+fold with the network of that fold, samples of a fixed test set with the average of all
+networks.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ def probe_sample(
     Parameters
     ----------
     members : the networks that explained the sample
-    explanation, explained : what was explained, and its maps
-    classes : classes target → predicted class, of which the logit is explained
-    batch_size : images in one forward pass
+    explanation, explained : the explanation and its maps
+    classes : predicted class of each classes target, whose logit is explained
+    batch_size : number of images in a forward pass
     """
     scalars = scalars_of(explanation.of, spec, members[0].network)
     for scalar, one in zip(scalars, explained.maps, strict=True):
         predict, image = predict_function(members, spec, sample, scalar, batch_size=batch_size, classes=classes)
         if one.shape[1:] != image.shape[1 : one.ndim]:
             raise RequestError(
-                f"probe metrics need maps in the space of what the network sees, got maps of {one.shape[1:]} and "
+                f"probe metrics need maps in the space of the network's input, got maps of {one.shape[1:]} and "
                 f"images of {image.shape[1:]} for {sample.id}"
             )
         given = inputs_of_map(
@@ -85,13 +85,18 @@ def predict_function(
 
     Parameters
     ----------
-    sample : of one item; what is not explained of it (age) stays as it is
-    scalar : that is explained; the average over networks is given
+    members : the networks, whose outputs are averaged
+    spec : specification of the networks
+    sample : a sample with one item; inputs that are not explained (such as age) are fixed
+    scalar : the explained scalar
+    classes : predicted class of each classes target, whose logit is explained
 
     Returns
     -------
-    predict : (B, C, X, Y, Z) images → (B,) float64
-    image : (C, X, Y, Z) float32, all explained channels; Z is 1 for pictures
+    predict : callable
+        Maps (B, C, X, Y, Z) images to (B,) float64.
+    image : (C, X, Y, Z) float32
+        All explained channels; Z is 1 for pictures.
 
     Raises
     ------

@@ -1,15 +1,15 @@
 """Ranks and paired comparisons of rows, within one problem.
 
-What keeps a row from having a rank:
+A row is not ranked if
 
 - it is incomplete, or one of its cells failed or collapsed (:data:`BLOCKING`);
-- it has no value for a subject for which another row of its ranking has one: a
-  mean that skips the hard subjects is not comparable;
-- fewer than six subjects have a value. Its status says "undecided".
+- it lacks the value of a subject for which another row of its ranking has one, because
+  means over different subjects are not comparable;
+- fewer than six subjects have a value (status "undecided").
 
-Such rows stay in the table with their values and their reason, and enter no
-comparison. Rows that differ in one of the strata (the profile, the data, an axis
-that poses the problem) are ranked and compared separately.
+Such rows stay in the table with their values and the reason, but are not compared. Rows
+that differ in a stratum (the profile, the data, or an axis that poses the problem) are
+ranked and compared separately.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from harness.stats.intervals import MINIMUM_SUBJECTS, Differences, mean_score, p
 __all__ = ["STRATA", "BLOCKING", "Line", "ranked_lines", "score_of", "strata_of", "text_of_label"]
 
 BLOCKING = ("collapsed", "failed", "incomplete", "oracle", "stopped")
-"""First words of the flags that keep a row out of the ranking."""
+"""Prefixes of the flags that exclude a row from the ranking."""
 
 STRATA = ("profile", "data")
 """Facts that separate rankings in every table."""
@@ -38,17 +38,17 @@ STRATA = ("profile", "data")
 
 @dataclass
 class Line:
-    """A row while its table is made.
+    """A row with its scores and rank, used while a table is built.
 
     Parameters
     ----------
-    row : with all its values
-    scores : metric → score
-    objective : subject → mean over seeds of the metric that ranks
-    stratum : values of the strata, in an order that sorts them
-    status : ``"ranked"``, or why it has no rank
-    rank : from 1, ``None`` without one
-    comparison : paired difference from the first of its ranking, by column
+    row : the row
+    scores : scores by metric
+    objective : mean over seeds of the ranking metric, by subject
+    stratum : values of the strata, in sortable form
+    status : ``"ranked"``, or the reason why it is not
+    rank : rank from 1; ``None`` if it is not ranked
+    comparison : paired difference from the first row of its ranking, by column
     """
 
     row: Row
@@ -61,11 +61,11 @@ class Line:
 
 
 def strata_of(rows: Sequence[Row], poses: Callable[[str], bool]) -> tuple[str, ...]:
-    """What separates rankings: the profile, the data, and the axes that pose the problem and vary.
+    """Facts and axes that separate rankings: the profile, the data, and varying axes that pose the problem.
 
     Parameters
     ----------
-    rows : of one run
+    rows : rows of one run
     poses : whether an axis poses the problem (:meth:`harness.core.task.Task.poses`)
     """
     axes = dict.fromkeys(name for row in rows for name in row.axes if poses(name))
@@ -81,20 +81,21 @@ def ranked_lines(
     level: float,
     strata: Sequence[str],
 ) -> list[Line]:
-    """Every row with scores, status, rank and comparison, in the order of the table.
+    """Rank rows and compare them within their rankings.
 
     Parameters
     ----------
-    metrics : whose scores are made
-    objective, direction : the metric that ranks, and which end of it is better
+    rows : the rows
+    metrics : facts of the metrics to score
+    objective, direction : the ranking metric, and its direction
     level : coverage of the intervals
     strata : facts and axes that separate rankings
 
     Returns
     -------
     list of Line
-        One ranking after the other, ranked rows first, then by objective. Equal
-        values share the lower rank.
+        Rankings follow one another, each with ranked rows first, sorted by objective.
+        Rows with equal values share the better rank.
     """
     lines = [
         Line(
@@ -111,19 +112,19 @@ def ranked_lines(
 
 
 def score_of(row: Row, metric: MetricFacts, level: float) -> Score:
-    """A metric of a row over its subjects, or as it was pooled.
+    """Score of a metric over the subjects of a row, or the pooled score.
 
     Notes
     -----
-    Its chance is, in this order, that of a per-row metric named ``<metric>_chance``,
-    of the row's pooled score, of the metric's facts.
+    The chance level is the first known of: the mean of the metric ``<metric>_chance``,
+    the chance level of the pooled score, that of the metric's facts.
     """
     subjects = subject_means(row, metric.name)
     pooled = row.pooled.get(metric.name)
     own = mean_score(list(subject_means(row, f"{metric.name}_chance").values())).value
     chance = _first_known(own, pooled.chance if pooled else math.nan, metric.chance)
     ceiling = _first_known(pooled.ceiling if pooled else math.nan, metric.ceiling)
-    if pooled is not None:  # also where there are pseudo-values to compare by, whose mean is not quite this
+    if pooled is not None:  # also if there are pseudo-values, whose mean may differ slightly
         return Score(
             pooled.value, pooled.low, pooled.high, pooled.n, pooled.se, pooled.missing, chance=chance, ceiling=ceiling
         )
@@ -137,7 +138,7 @@ def _first_known(*values: float) -> float:
 
 
 def _rank(lines: Sequence[Line], objective: str, direction: Direction, level: float) -> None:
-    """Give the lines of one ranking their status, rank and comparison."""
+    """Set status, rank and comparison of the rows of one ranking."""
     for line in lines:
         line.status = _blocked(line, objective)
     candidates = [line for line in lines if not line.status]
@@ -170,12 +171,12 @@ def _blocked(line: Line, objective: str) -> str:
 
 
 def _compare(lines: Sequence[Line], objective: str, direction: Direction, level: float) -> None:
-    """Paired differences with the best; below six subjects the differences alone."""
+    """Set paired differences from the best row; with fewer than six subjects, without tests."""
     if not lines or not all(line.objective for line in lines):
         return  # a pooled objective has no pairs
     subjects = sorted({subject for line in lines for subject in line.objective})
     values = np.array([[line.objective.get(subject, math.nan) for subject in subjects] for line in lines])
-    # The first in the table's own order, so that ties are settled the same way.
+    # The first row in the order of the table, so that ties are resolved consistently.
     best = min(range(len(lines)), key=lambda index: _order(lines[index], objective, direction))
     differences = paired_differences(values, best=best, level=level)
     for index, line in enumerate(lines):
@@ -195,14 +196,14 @@ def _comparison(differences: Differences, index: int) -> dict[str, Any]:
 
 
 def _badness(value: float, direction: Direction) -> float:
-    """Lower is better, whatever the direction; no value comes last."""
+    """Sort key that is lower for better values; missing values come last."""
     if math.isnan(value):
         return math.inf
     return -value if direction == "higher" else value
 
 
 def _rounded(value: float) -> float:
-    """Twelve significant digits: means that differ by rounding alone are ties."""
+    """Round to twelve significant digits, so that means that differ only by rounding are ties."""
     return float(f"{value:.12g}")
 
 
@@ -218,12 +219,12 @@ def _order(line: Line, objective: str, direction: Direction) -> tuple[Any, ...]:
 
 
 def _sortable(value: JSON) -> tuple[int, float, str]:
-    """Equal for equal labels; nothing comes first, then numbers by size, then text."""
+    """Sort key of a label: missing labels first, then numbers by size, then text."""
     if isinstance(value, int | float):
         return 1, float(value), ""
     return (0, 0.0, "") if value is None else (2, 0.0, value if isinstance(value, str) else text_of_label(value))
 
 
 def text_of_label(value: JSON) -> str:
-    """Any label as JSON text that is equal for equal labels."""
+    """Any label as JSON text; equal labels give equal text."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)

@@ -1,4 +1,4 @@
-"""What is known of one configuration: its values, and what its metrics' numbers mean."""
+"""Rows of results of one configuration, and facts about metrics."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ Values = Mapping[str, Mapping[str, Mapping[int, float]]]
 
 @dataclass(frozen=True)
 class MetricFacts:
-    """What a metric's numbers mean.
+    """Facts about a metric.
 
     Parameters
     ----------
-    name : column name
-    direction : which end is better; ``"zero"`` for a bias, ``"none"`` for a mere description
+    name : name of the column
+    direction : which values are better; ``"zero"`` for a bias, ``"none"`` for a descriptive metric
     range : lowest and highest possible value
-    chance, ceiling : what no skill and a perfect answer score, NaN if unknown
-    level : ``"subject"`` (one value each, averaged) or ``"pooled"`` (one value of all)
+    chance, ceiling : scores without skill and of a perfect answer; NaN if unknown
+    level : ``"subject"`` (averaged over subjects) or ``"pooled"`` (one value over all subjects)
     source : citation
-    summary : one line for the reader
-    unit : of the values, empty for a pure number
+    summary : description in one line
+    unit : unit of the values; empty for a pure number
     """
 
     name: str
@@ -53,20 +53,20 @@ class MetricFacts:
 
 @dataclass(frozen=True)
 class Row:
-    """Everything known about one configuration (× attribution).
+    """Results of one configuration, or of one of its explanations.
 
     Parameters
     ----------
-    configuration : its identity
-    axes : what it is, by the names of the sweep's axes; JSON-able labels
-    attribution : label of the explanation method, empty if the row is about predictions
-    values : metric → subject → seed → value; NaN where the metric is undefined
-    pooled : metric → score over all subjects
+    configuration : id of the configuration
+    axes : values of the sweep's axes, by name; JSON-serialisable
+    attribution : label of the explanation; empty for predictions
+    values : values by metric, subject and seed; NaN where the metric is undefined
+    pooled : scores over all subjects, by metric
     facts : folds, seeds, train_s, explain_s, profile, data, command, cohort
-        (fingerprint), code (version), mlflow_run, and any other (sizes in mm and
-        voxels); each becomes a column
-    complete : whether every cell is done
-    flags : what the reader must know; see :data:`harness.pipeline.ranking.BLOCKING`
+        (fingerprint), code (version), mlflow_run, and others (sizes in mm and voxels);
+        each becomes a column
+    complete : whether all cells are done
+    flags : warnings for the reader, see :data:`harness.pipeline.ranking.BLOCKING`
     """
 
     configuration: str
@@ -80,12 +80,12 @@ class Row:
 
 
 def subject_means(row: Row, metric: str) -> dict[str, float]:
-    """Subject → mean over its seeds, NaN if none has a value; sorted, so that sums repeat exactly.
+    """Mean over seeds by subject, NaN if no seed has a value; sorted, so that sums are reproducible.
 
     Parameters
     ----------
-    row : of one configuration
-    metric : label; one that the row lacks gives an empty dict
+    row : row of one configuration
+    metric : label of the metric; if the row does not have it, the result is empty
     """
     means = {}
     for subject, seeds in sorted(row.values.get(metric, {}).items()):
@@ -95,7 +95,7 @@ def subject_means(row: Row, metric: str) -> dict[str, float]:
 
 
 def score_to_json(score: Score) -> dict[str, JSON]:
-    """A score as plain JSON, which has no NaN: ``None`` stands for it."""
+    """A score as plain JSON, with ``None`` for NaN."""
     return {key: null_of(value) for key, value in dataclasses.asdict(score).items()}
 
 

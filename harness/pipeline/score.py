@@ -1,12 +1,12 @@
-"""The score stage: predictions and maps → one value per metric, sample and target.
+"""The score stage: evaluate metrics of predictions and maps, per sample and target.
 
-Pure and cheap: needs the files of earlier stages and the cohort's targets and masks,
-never a network. The values of a metric are plain JSON::
+Scoring needs the files of earlier stages and the targets and masks of the cohort, but no
+network. The values of a metric are plain JSON::
 
     {"label": …, "values": {sample: {"targets": {target: number}, "regions": {region: number}}},
      "chance": {sample: …}}
 
-where a number that is not defined is null. Of maps, a target is the explained scalar.
+where undefined numbers are null. For maps, the target is the explained scalar.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = [
 THRESHOLD = 0.5  # equal to taking the larger of two softmax outputs
 
 Values = dict[str, JSON]
-"""Label of a metric → its values, see the module."""
+"""Values of metrics by label, see the module docstring."""
 
 
 def labels_of(task: Task, level: str) -> list[str]:
@@ -52,7 +52,7 @@ def labels_of(task: Task, level: str) -> list[str]:
 
 
 def level_of(component: Component) -> str:
-    """``subject``, ``explanation``, ``probe`` or ``pool``."""
+    """Level of a metric: ``subject``, ``explanation``, ``probe`` or ``pool``."""
     level: str = METRICS.get(METRICS.name_of(component.func)).facts["level"]
     return level
 
@@ -68,20 +68,20 @@ def score_prediction(
     seed: int,
     regions: Mapping[int, str],
 ) -> None:
-    """Add the values of some metrics of a prediction, whole and per region.
+    """Add the values of some metrics of a prediction, overall and per region.
 
     Parameters
     ----------
-    prediction : of the sample
-    labels : of metrics; one whose kinds do not fit a target is left out there
-    into : takes the values
-    seed : names the streams of metrics that draw
-    regions : value → name of the sample's region image
+    prediction : prediction of the sample
+    labels : labels of the metrics; a metric is left out for targets of kinds that it does
+        not support
+    into : dictionary to which the values are added
+    seed : seed of the random streams of metrics
+    regions : names of the regions, by value in the sample's region image
 
     Notes
     -----
-    A region holds the lesions whose centroid lies in it, of the truth and of
-    the prediction (PROTOCOLS 003, decision 10).
+    A region contains the true and predicted lesions whose centroid is in it.
     """
     for target in spec.targets:
         given = _inputs(target, sample, prediction[target.name], generator(seed, "metrics", sample.id))
@@ -114,8 +114,8 @@ def score_map(
     Parameters
     ----------
     explained : maps of the sample
-    prediction : of the sample
-    channels : names of the maps' channels
+    prediction : prediction of the sample
+    channels : names of the channels of the maps
     """
     for output, one in zip(explained.outputs, explained.maps, strict=True):
         rng = generator(seed, "metrics", sample.id, "explanation")
@@ -134,7 +134,7 @@ def inputs_of_map(
     rng: np.random.Generator,
     **more: Any,
 ) -> MetricInputs:
-    """What metrics may ask of one map.
+    """Inputs of the metrics of one map.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ def add(into: Values, task: Task, label: str, sample: Sample, where: str, name: 
 
     Parameters
     ----------
-    where, name : ``targets`` and a target, or ``regions`` and a region
+    where, name : ``targets`` and the name of a target, or ``regions`` and the name of a region
     """
     component = task.metrics[label]
     known = into.setdefault(label, {"label": label, "values": {}, "chance": {}})
@@ -177,11 +177,11 @@ def add(into: Values, task: Task, label: str, sample: Sample, where: str, name: 
 
 
 def collapse_flags(spec: NetworkSpec, samples: Sequence[Sample], predictions: Mapping[str, Prediction]) -> list[str]:
-    """``collapsed`` if a target's prediction is the same for all samples, or empty for all masks.
+    """Flag ``collapsed`` if the predictions of a target are the same for all samples, or all masks are empty.
 
     Notes
     -----
-    One sample that is rightly free of lesions is no collapse; all of them are.
+    An empty mask of one sample is not a collapse; empty masks of all samples are.
     """
     flags = []
     for target in spec.targets:
@@ -196,7 +196,7 @@ def collapse_flags(spec: NetworkSpec, samples: Sequence[Sample], predictions: Ma
 
 
 def _inputs(target: Target, sample: Sample, kept: Mapping[str, Array], rng: np.random.Generator) -> MetricInputs:
-    """What metrics may ask of the prediction of one target."""
+    """Inputs of the metrics of the prediction of one target."""
     if target.kind == "mask":
         probability = np.asarray(kept["probability"], np.float32)
         return MetricInputs(
@@ -221,6 +221,6 @@ def _brain(sample: Sample) -> Array | None:
 
 
 def _volume(array: Array) -> Array:
-    """Pictures have one slice."""
+    """The array with a third spatial axis; pictures have one slice."""
     found: Array = np.asarray(array)
     return found[..., None] if found.ndim == 2 else found

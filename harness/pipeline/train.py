@@ -1,4 +1,4 @@
-"""The train stage: a network, or a model that fits itself, from the training samples."""
+"""The train stage: train a network by gradient descent, or fit a model that fits itself."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ Report = Callable[["Epoch"], None]
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one pass over the training items gave.
+    """Results of one epoch.
 
     Parameters
     ----------
-    epoch : from 1
-    loss : mean over the items
-    validation : what the recipe selects by; NaN if it keeps the last epoch
+    epoch : number of the epoch, from 1
+    loss : mean loss over the items
+    validation : selection value of the recipe; NaN if the last epoch is used
     """
 
     epoch: int
@@ -51,8 +51,8 @@ class Trained:
     ----------
     weights : state dict on the CPU
     history : one entry per epoch
-    best_epoch : whose weights these are
-    adapter : with its state
+    best_epoch : epoch of the weights
+    adapter : adapter, fitted if necessary
     """
 
     weights: dict[str, torch.Tensor]
@@ -63,10 +63,10 @@ class Trained:
 
 @contextmanager
 def controlled(threads: int, seed: int) -> Iterator[None]:
-    """Fix torch's threads and global generator, and put both back afterwards.
+    """Set torch's number of threads and seed for the duration of a ``with`` block.
 
-    Ray grants one thread per CPU and plain torch takes all cores; results
-    differ between the two and repeat exactly at equal threads.
+    Ray grants one thread per CPU, whereas torch uses all cores by default. Results depend
+    on the number of threads, and are reproducible for equal numbers.
     """
     before, state = torch.get_num_threads(), torch.get_rng_state()
     on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
@@ -88,8 +88,8 @@ def controlled(threads: int, seed: int) -> Iterator[None]:
 
 
 def _return_memory() -> None:
-    """Give back what is free: glibc keeps it, and a worker that lives through a sweep grows to gigabytes."""
-    with suppress(OSError, AttributeError):  # another C library has no such call
+    """Return free memory to the system; glibc keeps it, so that long-lived workers would grow to gigabytes."""
+    with suppress(OSError, AttributeError):  # other C libraries do not have this function
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
@@ -108,22 +108,24 @@ def train(
 
     Parameters
     ----------
-    build : makes the network; weights are drawn from the stream ``model``
-    spec : of the network
-    training, validation : samples; validation may be empty if the recipe keeps the last epoch
-    seed : of the streams ``model`` and ``training``
-    report : is told every epoch
+    build : builds the network; its weights are drawn from the stream ``model``
+    recipe : the recipe
+    adapter : the adapter
+    spec : specification of the network
+    training, validation : samples; validation may be empty if the recipe uses the last epoch
+    seed : seed of the streams ``model`` and ``training``
+    report : called after every epoch
 
     Raises
     ------
     CellError
-        If the loss or the validation value is not finite, with the epoch, or if the
-        recipe selects an epoch and there are no validation samples.
+        If the loss or the validation value is not finite, or if the recipe selects an
+        epoch and there are no validation samples.
 
     Notes
     -----
-    A model that fits itself (:class:`~harness.models.fitting.Fitted`) has no epochs
-    and sees no validation samples.
+    A model that fits itself (:class:`~harness.models.fitting.Fitted`) has no epochs and
+    does not use validation samples.
     """
     if isinstance(adapter, FittedAdapter):
         adapter = adapter.fit(training, spec.targets)
@@ -135,18 +137,18 @@ def train(
 
 
 def _fit(model: Fitted, adapter: Adapter, spec: NetworkSpec, training: Sequence[Sample], seed: int) -> Trained:
-    """Let a model fit itself to sparse lesion maps."""
+    """Fit a model that fits itself, to sparse lesion maps."""
     name = type(model).__name__.strip("_")
     if not isinstance(adapter, SparseAdapter):
         raise CellError(
-            f"{name} fits itself to sparse images, and the adapter {type(adapter).__name__} gives none; choose an "
+            f"{name} needs sparse images, but the adapter {type(adapter).__name__} does not provide them; choose an "
             "adapter with `voxels`, or a model that is trained by gradient descent"
         )
     changed = [one.name for one in spec.inputs if not one.unchanged]
     if getattr(model, "reads_masks", False) and changed:
         raise CellError(
-            f"{name} reads the cohort's images as they are, and the adapter changes {', '.join(changed)}; choose "
-            "options of the adapter that leave it unchanged, or of the model that read any values"
+            f"{name} reads the images of the cohort unchanged, but the adapter changes {', '.join(changed)}; choose "
+            "options of the adapter that do not change it, or options of the model that support any values"
         )
     rows = [adapter.voxels(sample) for sample in training]
     lesions = scipy.sparse.csr_array(
@@ -157,8 +159,8 @@ def _fit(model: Fitted, adapter: Adapter, spec: NetworkSpec, training: Sequence[
         ),
         shape=(len(rows), int(np.prod(spec.inputs[0].shape))),
     )
-    said = [adapter.targets(sample, spec.targets) for sample in training]
-    targets = np.array([[one[target.name][0] for target in spec.targets] for one in said]).astype(np.float64)
+    by_sample = [adapter.targets(sample, spec.targets) for sample in training]
+    targets = np.array([[one[target.name][0] for target in spec.targets] for one in by_sample]).astype(np.float64)
     torch.manual_seed(seed_of(seed, "training"))
     model.fit(lesions, targets, rng=generator(seed, "training"))
     assert isinstance(model, torch.nn.Module)
@@ -176,10 +178,10 @@ def _descend(
     seed: int,
     report: Report | None,
 ) -> Trained:
-    """Gradient descent, as the recipe has it."""
+    """Train by gradient descent, as defined by the recipe."""
     if recipe.select is not None and not validation:
         raise CellError(
-            "validation samples > 0 must hold for a recipe that selects an epoch by them, got none; "
+            "a recipe that selects an epoch needs validation samples, got none; "
             "set recipe.select=last, or change the split"
         )
     with open_items(adapter, training, spec) as items:
@@ -213,12 +215,13 @@ def _epochs(
             group["lr"] = lr * recipe.lr_factor(number)
         loss = _one_epoch(model, recipe, spec, optimiser, rng, items)
         if not math.isfinite(loss):
-            raise CellError(f"the loss became {loss} in epoch {number}; try a smaller recipe.lr")
+            raise CellError(f"the loss must be finite, got {loss} in epoch {number}; try a smaller recipe.lr")
         value = math.nan if held_out is None else _validation(model, recipe, spec, held_out)
         if held_out is not None and not math.isfinite(value):
             raise CellError(
-                f"the validation value became {value} in epoch {number}; the network's outputs are not finite, or "
-                "the value is not defined on the validation samples. Try a smaller recipe.lr, or recipe.select=last"
+                f"the validation value must be finite, got {value} in epoch {number}: the network's outputs are not "
+                "finite, or the value is undefined for the validation samples. Try a smaller recipe.lr, or "
+                "recipe.select=last"
             )
         history.append(Epoch(number, loss, value))
         if held_out is None or value > best:
@@ -231,7 +234,7 @@ def _epochs(
 
 
 def _on_cpu(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Clones: tied weights share memory, which safetensors refuses."""
+    """Copies of the weights on the CPU; safetensors does not support shared memory of tied weights."""
     return {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()
     }
@@ -264,7 +267,7 @@ def _one_epoch(
 
 @torch.inference_mode()
 def _validation(model: torch.nn.Module, recipe: Recipe, spec: NetworkSpec, items: Items) -> float:
-    """What the recipe selects by, over all validation items."""
+    """Selection value of the recipe over all validation items."""
     assert recipe.select is not None
     outputs, targets, weights = _outputs(model, spec, items, recipe.batch_size)
     return recipe.select(outputs, Batch((), targets, weights), spec.targets)

@@ -1,4 +1,4 @@
-"""Tables as the page shows them: columns with hints, rows with classes, longer tables that open on demand."""
+"""Tables of the HTML report: columns with tooltips, rows with CSS classes, and collapsed longer tables."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from harness.stats.intervals import MINIMUM_SUBJECTS
 __all__ = ["BETTER", "Board", "Column", "Line", "board_of_ranking", "board_of_table"]
 
 BETTER = {"higher": "higher", "lower": "lower", "zero": "nearer to zero", "none": "neither"}
-"""Direction of a metric → in words."""
+"""Text for each direction of a metric."""
 
 _MADE = ("folds", "seeds", "subjects", "train_s", "explain_s", "profile", "data", "command", "cohort", "code")
 
 
 @dataclass(frozen=True)
 class Column:
-    """Heading of a column, its classes, and its tooltip."""
+    """Heading of a column, its CSS classes and its tooltip."""
 
     name: str
     css: str = ""
@@ -33,7 +33,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Line:
-    """Cells of a row and its classes."""
+    """Cells of a row and its CSS classes."""
 
     cells: tuple[Cell, ...]
     css: str = ""
@@ -41,7 +41,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Board:
-    """A table with its note, and the longer tables that open below it."""
+    """A table with its note, and the collapsed tables below it."""
 
     title: str
     columns: tuple[Column, ...]
@@ -51,7 +51,7 @@ class Board:
 
 
 def board_of_table(table: ReportTable) -> Board:
-    """A plain table; its first column stays in sight."""
+    """A plain table; its first column stays visible when scrolling."""
     lines = [[Cell(one) if isinstance(one, str) else one for one in line] for line in table.lines]
     lines = [[replace(line[0], css=f"{line[0].css} first".strip()), *line[1:]] for line in lines]
     css = [lines[0][index].css if lines else "" for index in range(len(table.columns))]
@@ -61,17 +61,17 @@ def board_of_table(table: ReportTable) -> Board:
 
 
 def board_of_ranking(table: pa.Table, shown: Sequence[str] = ()) -> Board:
-    """A leaderboard with rank, status and comparison; all metrics and the facts of each row open on demand.
+    """A leaderboard with rank, status and comparison, and collapsed tables of all metrics and of provenance.
 
     Parameters
     ----------
-    table : of :func:`harness.pipeline.leaderboard.build`
-    shown : metrics beside the objective; all by default
+    table : leaderboard from :func:`harness.pipeline.leaderboard.build`
+    shown : metrics to show in addition to the objective; all by default
     """
     facts, lines = read_facts(table), table.to_pylist()
     metrics = sorted(facts.metrics, key=lambda metric: metric.name != facts.objective)  # the objective first
     known = {facts.objective, *(one.name for one in metrics if any(line[one.name] is not None for line in lines))}
-    metrics = [one for one in metrics if one.name in known or not lines]  # of a real score no truth is known
+    metrics = [one for one in metrics if one.name in known or not lines]  # measured scores have no known truth
     wanted = [facts.objective, *(name for name in shown if name != facts.objective)]
     main = [facts.metric(name) for name in wanted if name in {one.name for one in metrics}] if shown else metrics
     folds = [_measured(f"All {len(metrics)} metrics", table, metrics)] if len(main) < len(metrics) else []
@@ -80,7 +80,7 @@ def board_of_ranking(table: pa.Table, shown: Sequence[str] = ()) -> Board:
 
 
 def _provenance(table: pa.Table, facts: TableFacts) -> Board:
-    """How each row was made: the facts that are not shown otherwise."""
+    """Provenance of each row: the columns that are not shown in the main table."""
     lines = table.to_pylist()
     made = [name for name in (*_MADE, *_others(table, facts)) if any(line.get(name) is not None for line in lines)]
     names = ["identity" if name == "configuration" else name for name in made]
@@ -88,7 +88,7 @@ def _provenance(table: pa.Table, facts: TableFacts) -> Board:
         Line((Cell(label, "first"), *(Cell(plain_text(line.get(name))) for name in made)))
         for line, label in zip(lines, row_labels(table), strict=True)
     ]
-    return Board("How each row was made", (Column("configuration", "first"), *map(Column, names)), tuple(rows))
+    return Board("Provenance of each row", (Column("configuration", "first"), *map(Column, names)), tuple(rows))
 
 
 def _measured(title: str, table: pa.Table, metrics: Sequence[MetricFacts], *, ranked: bool = False) -> Board:
@@ -123,7 +123,7 @@ def _measured(title: str, table: pa.Table, metrics: Sequence[MetricFacts], *, ra
 
 
 _HINTS = {
-    "p_holm": "p of the paired t test against the first, adjusted by Holm for all pairs of configurations",
+    "p_holm": "p value of the paired t test against the first, Holm-adjusted for all pairs of configurations",
     "seed_sd": "Standard deviation of the objective between seeds, within a subject",
     "subject_sd": "Standard deviation of the objective between subjects",
 }
@@ -135,7 +135,7 @@ def _metric_columns(metric: MetricFacts, facts: TableFacts, table: pa.Table, *, 
     hint = "; ".join(part for part in (metric.summary, f"{BETTER[metric.direction]} is better", metric.source) if part)
     columns = [Column(name, "number objective" if main else "number", hint)]
     if f"{metric.name}_chance" in table.column_names:
-        columns.append(Column("chance", "number", f"What no skill scores in {metric.name}"))
+        columns.append(Column("chance", "number", f"Chance level of {metric.name}"))
     if main:
         columns.append(Column("difference", "number", "Paired difference from the first, with its interval"))
     return columns
@@ -148,7 +148,7 @@ def _metric_cells(
     if f"{metric.name}_chance" in table.column_names:
         cells.append(interval_cell(line[f"{metric.name}_chance"]))
     if ranked and metric.name == facts.objective:
-        # The first differs from itself by nothing.
+        # The first row has no difference.
         ends = ("", "_low", "_high") if line["difference_low"] is not None else ()
         cells.append(interval_cell(*(line[f"difference{end}"] for end in ends)) if ends else interval_cell(None))
     return cells
@@ -169,7 +169,7 @@ def _status(line: Mapping[str, Any]) -> Cell:
 
 
 def _css(line: Mapping[str, Any], before: Mapping[str, Any] | None, strata: Sequence[str]) -> str:
-    """Class of a row: what it is, and whether another ranking or the rows without a rank begin here."""
+    """CSS classes of a row: its kind, and a divider if a new ranking or the unranked rows start here."""
     kind = "ranked"
     if line["rank"] is None:
         kind = "unranked"
@@ -184,24 +184,24 @@ def _css(line: Mapping[str, Any], before: Mapping[str, Any] | None, strata: Sequ
 def _note(table: pa.Table) -> str:
     facts, lines, strata = read_facts(table), table.to_pylist(), varying_strata(table)
     level, pooled = 100 * facts.level, facts.metric(facts.objective).level == "pooled"
-    text = f"Mean over subjects with a {level:.0f} % t interval"
+    text = f"Mean over subjects with {level:.0f} % t interval"
     if pooled and any(line["attribution"] for line in lines):
-        text = f"Of the sum over subjects, with {level:.0f} % intervals by leaving out one block of subjects at a time"
+        text = f"Scores of maps summed over subjects, with {level:.0f} % jackknife intervals over blocks of subjects"
     elif pooled:
-        text = f"Pooled over subjects, with {level:.0f} % intervals by the jackknife or, of few subjects, the bootstrap"
+        text = f"Pooled over subjects, with {level:.0f} % jackknife intervals, or bootstrap intervals for few subjects"
     if any(line["rank"] is not None for line in lines):
-        within = f", rows with the same {' and '.join(strata)} among themselves" if strata else ""
+        within = f" among rows with the same {' and '.join(strata)}" if strata else ""
         text += (
             f"; ranked by {facts.objective}{within}. Tinted rows are not distinguishable from the first "
             "(paired t tests, Holm-adjusted over all pairs)"
         )
     text += "."
     if any(line["rank"] is None for line in lines):
-        text += f" Grey rows have no rank: incomplete, failed, collapsed, or fewer than {MINIMUM_SUBJECTS} subjects."
+        text += f" Grey rows are not ranked: incomplete, failed, collapsed, or fewer than {MINIMUM_SUBJECTS} subjects."
     return text
 
 
 def _others(table: pa.Table, facts: TableFacts) -> list[str]:
-    """Columns that are facts of the row and not shown otherwise, in the table's order."""
+    """Columns with provenance that are not shown elsewhere, in the order of the table."""
     names = list(table.column_names)
     return [name for name in names[names.index("subject_sd") + 1 :] if name not in _MADE and name not in facts.axes]

@@ -1,4 +1,4 @@
-"""Tables as CSV files: the leaderboard of a run and what lies beside it."""
+"""CSV files of a run: the leaderboard and the other tables."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ __all__ = ["write_csv", "write_tables"]
 
 
 def write_tables(plan: Plan, tables: Tables, shapley: pa.Table | None) -> Path:
-    """Write every table of a run.
+    """Write all tables of a run.
 
     Parameters
     ----------
-    shapley : of :func:`harness.pipeline.contribution.shapley_table`
+    plan : plan of the run
+    tables : tables of the run
+    shapley : table from :func:`harness.pipeline.contribution.shapley_table`
 
     Returns
     -------
     pathlib.Path
-        The leaderboard. The others lie beside it, ``<run>-<what>.csv``; a table that
-        an earlier run of this name had and this one lacks is removed.
+        File of the leaderboard. The other tables are in the same folder,
+        ``<run>-<what>.csv``; those that only an earlier run of this name had are removed.
     """
     path = plan.request.leaderboard_path
     beside = {
@@ -49,18 +51,18 @@ def write_tables(plan: Plan, tables: Tables, shapley: pa.Table | None) -> Path:
 
 
 def write_csv(table: pa.Table, path: str | os.PathLike[str]) -> Path:
-    """Write a table as CSV, whole or not at all.
+    """Write a table as CSV, atomically.
 
     Parameters
     ----------
-    table : any
-    path : the file; its folder is made if needed
+    table : the table
+    path : path of the file; its folder is created if needed
 
     Returns
     -------
     pathlib.Path
-        The file. Floats have six significant digits, nulls and NaN are empty,
-        lines end in a bare newline: equal tables give equal bytes.
+        Path of the file. Floats have six significant digits, nulls and NaN are empty,
+        and lines end with ``\\n``, so that equal tables give equal files.
     """
     target = Path(path)
     buffer = io.StringIO()

@@ -1,4 +1,4 @@
-"""What a report is made of: figures, and tables of cells."""
+"""Elements of a report: figures and tables."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ __all__ = ["Cell", "Figure", "ReportTable", "interval_cell"]
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with its words.
+    """An image with title and caption.
 
     Parameters
     ----------
-    title : what it shows
-    caption : how to read it
+    title : title
+    caption : text below the image
     image : PNG bytes, or the text of an SVG
-    broad : whether it takes the page's full width
-    section : heading under which it stands; "Leaderboard" and "Explanations" hold their tables too
+    broad : whether it takes the full width of the page
+    section : heading of its section; "Leaderboard" and "Explanations" also contain their tables
     """
 
     title: str
@@ -31,7 +31,7 @@ class Figure:
 
     @property
     def uri(self) -> str:
-        """The picture as a data URI; an SVG in it can neither run scripts nor load anything."""
+        """The image as a data URI, in which an SVG can neither run scripts nor load resources."""
         data = self.image.encode() if isinstance(self.image, str) else self.image
         kind = "svg+xml" if isinstance(self.image, str) else "png"
         return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
@@ -39,16 +39,17 @@ class Figure:
 
 @dataclass(frozen=True)
 class Cell:
-    """One field of a table.
+    """A cell of a table.
 
     Parameters
     ----------
     text : content
-    css : classes: ``number`` is aligned right, ``wrap`` may break, ``first`` stays in sight
-    range : shown after the text in a softer colour
-    flag : shown as a warning
-    mark : ``good``, ``bad`` or ``open``: shown in a box of that colour
-    link : relative address to which the text leads
+    css : CSS classes: ``number`` is right-aligned, ``wrap`` may break lines, ``first`` stays
+        visible when scrolling
+    range : text shown after the content in a softer colour
+    flag : whether the cell is shown as a warning
+    mark : ``good``, ``bad`` or ``open``, shown as a box of that colour
+    link : relative address of a link
     """
 
     text: str
@@ -60,23 +61,23 @@ class Cell:
 
 
 def interval_cell(value: float | None, low: float | None = None, high: float | None = None) -> Cell:
-    """A value with its interval; a dash where it is not known."""
+    """A cell with a value and its interval; a dash if the value is not known."""
     text, _, interval = typographic(interval_text(value, low, high)).partition(" ")
     return Cell(text, "number", interval)
 
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A plain table with its words.
+    """A plain table with title and note.
 
     Parameters
     ----------
-    title : what it holds
-    columns : headings
-    lines : as many fields as there are columns; the first names the line
-    note : how to read it
-    section : see :class:`Figure`
-    folded : a longer table that opens on demand
+    title : title
+    columns : headings of the columns
+    lines : rows, each with one cell per column; the first cell names the row
+    note : text below the table
+    section : heading of its section, see :class:`Figure`
+    folded : a longer, collapsed table
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""How configurations are listed in MLflow: their names, data sets, columns, ranks and notes."""
+"""Names, data sets, columns, ranks and notes of the configurations in MLflow."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["note_of", "parent_runs", "rank_of", "run_names", "saved_view"]
 
 
 def parent_runs(plan: Plan) -> list[ParentRun]:
-    """What is known of every configuration before it is computed, in the order of the plan."""
+    """Data of the MLflow run of each configuration that are known before it is computed, in the order of the plan."""
     names = run_names({one.id: one.axes for one in plan.configurations})
     source = str(plan.request.settings.data_folder or "generated images")
     found = []
@@ -40,18 +40,18 @@ def parent_runs(plan: Plan) -> list[ParentRun]:
 
 
 def run_names(axes: Mapping[str, Mapping[str, JSON]]) -> dict[str, str]:
-    """Short names that begin with what differs: ``T1w+FLAIR unet``, ``noise 0.1 cnn``.
+    """Short names that start with the axes in which configurations differ: ``T1w+FLAIR unet``, ``noise 0.1 cnn``.
 
     Parameters
     ----------
-    axes : configuration id → its axes
+    axes : axes of each configuration, by its id
 
     Returns
     -------
     dict
-        id → name: axes that differ come first, text before numbers; a number is
-        preceded by its axis. Empty without axes. MLflow's table cuts names after
-        18 letters.
+        Names by id; empty names for configurations without axes. Axes that differ come
+        first, text before numbers, which are preceded by the name of the axis. MLflow's
+        table truncates names after 18 letters.
     """
     keys = dict.fromkeys(key for one in axes.values() for key in one)
     differing = {key for key in keys if len({json.dumps(one.get(key)) for one in axes.values()}) > 1}
@@ -68,7 +68,7 @@ def run_names(axes: Mapping[str, Mapping[str, JSON]]) -> dict[str, str]:
 
 
 def saved_view(plan: Plan) -> SavedView:
-    """The table of runs with the metrics that rank them as columns, the best on top."""
+    """The saved view of the table of runs: ranking metrics as columns, the best run on top."""
     task = plan.request.task
     labels = dict.fromkeys(label for one in plan.configurations for label in explanations_of(restored(one)))
     metrics = [f"{task.objective}{end}" for end in ("", "_low", "_high")]
@@ -85,33 +85,34 @@ def saved_view(plan: Plan) -> SavedView:
 
 
 def rank_of(tables: Tables, identity: str, *, anonymous: bool = False) -> str:
-    """The rank of a configuration among those it was compared with, e.g. ``3 of 8``, or why it has none.
+    """Rank of a configuration, e.g. ``3 of 8``, or the reason why it is not ranked.
 
     Parameters
     ----------
-    identity : of the configuration
-    anonymous : leave out what may name a subject
+    tables : tables of the latest run
+    identity : id of the configuration
+    anonymous : whether to leave out text that may contain names of subjects
     """
     found = _standings(tables.prediction, identity, anonymous=anonymous)
     return found[0].rank if found else "not computed yet"
 
 
 def note_of(tables: Tables, identity: str, *, command: str, report: Path | None = None, anonymous: bool = False) -> str:
-    """What a reader should know first of a configuration, in Markdown.
+    """Summary of a configuration, in Markdown.
 
     Parameters
     ----------
-    tables : of the latest harness run
-    identity : of the configuration
-    command : of that run
-    report : its page
-    anonymous : leave out what may name a subject
+    tables : tables of the latest run
+    identity : id of the configuration
+    command : command of that run
+    report : path of its report
+    anonymous : whether to leave out text that may contain names of subjects
 
     Returns
     -------
     str
-        Rank and value with interval; the report; the command of this configuration
-        alone, and that of the run in which it was ranked; a table of its attributions.
+        Rank and value with interval, the report, the commands of this configuration and
+        of the run in which it was ranked, and a table of its attributions.
     """
     found = [
         one
@@ -130,7 +131,7 @@ def note_of(tables: Tables, identity: str, *, command: str, report: Path | None 
 
 @dataclass(frozen=True)
 class _Standing:
-    """One line of a leaderboard in words."""
+    """A row of a leaderboard as text."""
 
     attribution: str
     metric: str
@@ -146,7 +147,7 @@ def _headline(one: _Standing) -> str:
 
 
 def _standings(table: pa.Table, identity: str, *, anonymous: bool) -> list[_Standing]:
-    """The lines of a configuration."""
+    """The rows of a configuration in a leaderboard."""
     facts, lines = read_facts(table), table.to_pylist()
     found = []
     for line in lines:
@@ -162,7 +163,7 @@ def _standings(table: pa.Table, identity: str, *, anonymous: bool) -> list[_Stan
 def _rank(
     line: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], strata: Sequence[str], *, anonymous: bool
 ) -> str:
-    """``3 of 8``, or the status of a line without rank."""
+    """Rank such as ``3 of 8``, or the status of a row without rank."""
     if line["rank"] is None:
         status = str(line["status"])
         return re.split(r":| for ", status)[0] if anonymous else status

@@ -1,4 +1,4 @@
-"""What a run leaves for its reader: the page with its figures, and the list of a task's runs."""
+"""Write the report of a run, and the list of reports of its task."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ __all__ = ["make_report", "shapley_of", "undone"]
 
 
 def shapley_of(plan: Plan, tables: Tables) -> pa.Table | None:
-    """Value of each input channel by the objective; ``None`` unless every set of channels was run."""
+    """Shapley values of the input channels for the objective; ``None`` unless every set of channels was run."""
     facts = read_facts(tables.prediction)
     rows = {key: pooled.prediction for key, pooled in tables.pooled.items()}
     return shapley_table(plan.configurations, rows, facts.metric(facts.objective))
 
 
 def undone(plan: Plan) -> tuple[tuple[CellRecord, ...], int]:
-    """Cells of a run that failed, and the number of those that are neither done nor failed."""
+    """Failed cells of a run, and the number of cells that are neither done nor failed."""
     waiting = [cell for cell in plan.cells if not is_done(cell, plan.store)]
     found = [(cell, failure_of(cell, plan.store)) for cell in waiting]
-    # Two configurations may share a training, whose record names one of them.
+    # Configurations may share a training, whose record has the id of one of them.
     failures = tuple(
         dataclasses.replace(one, configuration=cell.configuration) for cell, one in found if one is not None
     )
@@ -48,18 +48,18 @@ def undone(plan: Plan) -> tuple[tuple[CellRecord, ...], int]:
 
 
 def make_report(plan: Plan, tables: Tables) -> Path:
-    """Write the page of a run, its figures as files beside it, and the list of the task's reports above it.
+    """Write the HTML page of a run, its figures as files, and the list of the task's reports.
 
     Parameters
     ----------
-    plan : of a run, or recalled
-    tables : pooled from its store
+    plan : plan of the run
+    tables : tables of the run
 
     Returns
     -------
     pathlib.Path
-        The page, ``reports/<task>/<run>/index.html``. Figures of an earlier version of
-        the run are removed.
+        The page, ``reports/<task>/<run>/index.html``. Figures of an earlier report of the
+        run are removed.
     """
     task, folder = plan.request.task, plan.request.report_folder
     figures, undrawn = figures_of(plan, tables)
@@ -69,7 +69,7 @@ def make_report(plan: Plan, tables: Tables) -> Path:
     notes += failure_lines(failures, tables.prediction)
     notes += [f"Some figures could not be drawn. {line}" for line in undrawn]
     if missing:
-        notes.append(f"{missing} cells are not done yet; run the same command again.")
+        notes.append(f"{missing} cells are missing; repeat the command to run them.")
     page = write_report(
         folder / "index.html",
         title=task.name,
@@ -101,7 +101,7 @@ def _write_figures(folder: Path, figures: Sequence[Figure]) -> None:
 
 
 def _write_list(plan: Plan) -> None:
-    """``reports/<task>/index.html``: the reports that are there, the latest run first."""
+    """Write ``reports/<task>/index.html``, the list of reports of a task, the latest run first."""
     task, folder = plan.request.task, plan.request.report_folder.parent
     latest = latest_run(plan.store, task.name)
     runs = {one.name: one for one in known_runs(plan.store, task.name)}
@@ -119,7 +119,7 @@ def _write_list(plan: Plan) -> None:
         for one in known
     ]
     columns = ("run", "", "report written", "profile", "configurations", "command")
-    note = "harness leaderboard and harness report show the latest run, or the one that run=NAME names."
+    note = "harness leaderboard and harness report show the latest run; set run=NAME to show another one."
     write_list_of_runs(
         folder / "index.html",
         title=task.name,
@@ -144,7 +144,7 @@ def _provenance(plan: Plan) -> dict[str, JSON]:
 
 
 def _hardware(plan: Plan) -> dict[str, JSON]:
-    """Hardware of the trainings; several kinds are joined."""
+    """Hardware of the trainings; differing values are joined."""
     found: dict[str, dict[str, None]] = {}
     for cell in plan.cells:
         record = plan.store.get(cell.stage, cell.identity) if cell.stage == "train" else None

@@ -1,7 +1,7 @@
-"""The report: one HTML file that needs nothing else.
+"""The report: one self-contained HTML file.
 
-Styles and figures are inside the file, there are no scripts, and every text
-that came from a user, a file name or a plug-in is escaped.
+Styles and figures are embedded, there are no scripts, and all text from users, file
+names or plug-ins is escaped.
 """
 
 from __future__ import annotations
@@ -55,27 +55,27 @@ def write_report(
     notes: Sequence[str] = (),
     ineligible: Sequence[Ineligible] = (),
 ) -> Path:
-    """Write the report of one task, whole or not at all.
+    """Write the report of a run, atomically.
 
     Parameters
     ----------
-    path : the HTML file; its folder is made if needed
-    title, question : of the task
-    source : the paper
-    verdict : what may be claimed, see :func:`harness.report.wording.verdict`; a line each
-    leaderboard : of :func:`harness.pipeline.leaderboard.build`
-    run : its name; the page then leads to the list of runs, one folder up
-    explanations : the same for attribution methods, if there are any
-    figures, tables : in order; their sections stand in the order of their first appearance
-    shown : metrics of the leaderboard beside the objective, the others are folded away; all by default
+    path : path of the HTML file; its folder is created if needed
+    title, question : name and question of the task
+    source : publication
+    verdict : conclusions, one per line, see :func:`harness.report.wording.verdict`
+    leaderboard : leaderboard from :func:`harness.pipeline.leaderboard.build`
+    run : name of the run; if given, the page links to the list of runs in the parent folder
+    explanations : leaderboard of the attribution methods, if there are any
+    figures, tables : figures and tables; sections are in the order of their first appearance
+    shown : metrics to show in addition to the objective, the others are collapsed; all by default
     provenance : versions, seeds, hardware, command, …
-    notes : what the reader must know
-    ineligible : subjects left out
+    notes : notes for the reader
+    ineligible : subjects that were left out
 
     Returns
     -------
     pathlib.Path
-        The file.
+        Path of the file.
     """
     boards = [leaderboard, *([explanations] if explanations is not None else [])]
     metrics = {metric.name: metric for table in boards for metric in read_facts(table).metrics}
@@ -97,14 +97,14 @@ def write_report(
 def write_list_of_runs(
     path: str | os.PathLike[str], *, title: str, question: str, source: Source | str, runs: ReportTable
 ) -> Path:
-    """Write the page that leads to the reports of a task, whole or not at all.
+    """Write the page that lists the reports of a task, atomically.
 
     Parameters
     ----------
-    path : the HTML file; its folder is made if needed
-    title, question : of the task
-    source : the paper
-    runs : a line per run, its first cell with a link
+    path : path of the HTML file; its folder is created if needed
+    title, question : name and question of the task
+    source : publication
+    runs : table with one row per run, whose first cell has a link
     """
     section = _Section("Runs", [replace(board_of_table(runs), title="")])
     nothing: list[str] = []
@@ -148,7 +148,7 @@ def _sections(
     tables: Sequence[ReportTable],
     shown: Sequence[str],
 ) -> list[_Section]:
-    """The leaderboard's section, those that figures and tables name, and that of the explanations."""
+    """Sections of the page: the leaderboard, those named by figures and tables, and the explanations."""
     named = ("Leaderboard", *(one.section for one in figures), *(one.section for one in tables))
     order = [name for name in dict.fromkeys(named) if name != "Explanations"]
     if explanations is not None or "Explanations" in named:

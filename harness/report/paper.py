@@ -1,4 +1,4 @@
-"""What the task's paper says: its hypotheses tested, and its published values beside ours."""
+"""Tables on the task's paper: tests of its hypotheses, and its published values compared with ours."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Found = tuple[Mapping[str, JSON], Finding]
 
 
 def paper_tables(plan: Plan, tables: Tables) -> Iterator[ReportTable]:
-    """Hypotheses that apply to a run, and the published values of its configurations."""
+    """Tables of the hypotheses that apply to a run, and of published values of its configurations."""
     task = _declared(plan.request.task)
     found = findings(plan, tables)
     if found:
@@ -47,23 +47,22 @@ def paper_tables(plan: Plan, tables: Tables) -> Iterator[ReportTable]:
 
 
 def findings(plan: Plan, tables: Tables) -> list[Found]:
-    """What the data say of each hypothesis of the task's paper that applies.
+    """Test each hypothesis of the task's paper that applies to a run.
 
     Returns
     -------
     list
-        (axes that were held fixed, finding): each hypothesis once for every
+        Pairs of fixed axes and finding; each hypothesis is tested once for every
         combination of the other axes of the run.
 
     Notes
     -----
-    A configuration that the leaderboard keeps out of its ranking (incomplete,
-    failed, collapsed) is not compared here either.
+    Configurations that are not ranked (incomplete, failed, collapsed) are left out.
     """
     task = plan.request.task
     found: list[Found] = []
     if idle_options(task):
-        return found  # a measured score: what the paper says of simulated ones does not apply
+        return found  # a measured score, to which hypotheses on simulated scores do not apply
     for hypothesis in _declared(task).hypotheses:
         if hypothesis.metric not in task.metrics:
             continue
@@ -84,7 +83,7 @@ def findings(plan: Plan, tables: Tables) -> list[Found]:
 
 
 def _declared(task: Task) -> Task:
-    """The task as its module declares it: a plan that was recalled has no hypotheses."""
+    """The task as declared in its module, because a plan loaded from the store has no hypotheses."""
     if task.hypotheses or task.published:
         return task
     try:
@@ -96,7 +95,7 @@ def _declared(task: Task) -> Task:
 def _comparable(
     hypothesis: Hypothesis, lines: Sequence[Mapping[str, Any]], axes: Sequence[str]
 ) -> Iterator[tuple[dict[str, JSON], list[Mapping[str, Any]]]]:
-    """Lines that fit what the hypothesis holds fixed, by their other axes."""
+    """Rows that match the fixed axes of the hypothesis, grouped by their other axes."""
     wanted = {name: label_key(value) for name, value in hypothesis.at.items() if name != _REGION}
     if any(line["attribution"] for line in lines):
         axes = (*axes, "attribution")
@@ -111,7 +110,7 @@ def _comparable(
 
 
 def _arms(hypothesis: Hypothesis, lines: Sequence[Mapping[str, Any]], tables: Tables) -> dict[str, Row]:
-    """Label → the row whose values are compared."""
+    """Rows whose values are compared, by label."""
     arms: dict[str, Row] = {}
     for line in lines:
         pooled = tables.pooled[line["configuration"]]
@@ -139,7 +138,7 @@ def _contrast(hypothesis: Hypothesis, metric: MetricFacts, task: Task, arms: Map
         return None
 
     def statistic(chosen: Mapping[str, Array]) -> float:
-        """The mean over seeds, as in the table."""
+        """Mean over seeds, as in the leaderboard."""
         seeds = sorted({key.partition(" ")[0] for key in chosen})
         tables = [{name: chosen[f"{seed} {name}"] for name in needs} for seed in seeds]
         return math.fsum(evaluate(part, MetricInputs(columns=table)) for table in tables) / len(tables)
@@ -148,7 +147,7 @@ def _contrast(hypothesis: Hypothesis, metric: MetricFacts, task: Task, arms: Map
 
 
 def _by_seed(row: Row, names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """``"<seed> <metric>"`` → subject → value."""
+    """Values by ``"<seed> <metric>"`` and subject."""
     seeds = sorted({seed for name in names for of_one in row.values.get(name, {}).values() for seed in of_one})
     return {
         f"{seed} {name}": {subject: of_one.get(seed, math.nan) for subject, of_one in row.values.get(name, {}).items()}
@@ -175,13 +174,13 @@ def _hypotheses_table(found: Sequence[Found], *, generated: bool) -> ReportTable
         "Hypotheses of the paper",
         ("id", *fixed, "hypothesis", "metric", "result", "decisive pair", "support in the paper"),
         tuple(lines),
-        "> means better, whichever direction of the metric that is. Differences are in the unit of the metric and "
+        "> means better, whatever the direction of the metric. Differences are in the unit of the metric and "
         "paired over subjects, with 95 % t intervals, or bootstrap intervals where the metric is pooled (ICC); those "
         "are too narrow with few subjects. Supported: the interval of every pair is on the side of the hypothesis. Not "
         "supported: the interval of one pair is on the other side, after Bonferroni correction for the pairs of the "
         f"hypothesis. Undecided: otherwise, and always with fewer than {MINIMUM_SUBJECTS} subjects. There is no "
         "adjustment for the number of hypotheses."
-        f"{' On generated data they test the generator, not the brain.' if generated else ''}",
+        f"{' On generated data, they test the generator rather than the brain.' if generated else ''}",
         folded=_pairs_table(found, fixed),
     )
 
@@ -248,8 +247,9 @@ def _published_tables(published: Published, plan: Plan, tables: Tables) -> Itera
             "Comparison with published values",
             (published.over, *metrics),
             tuple(lines),
-            f"Ours on {plan.cohort.name}, {len(plan.cohort.subjects)} subjects; in grey those of {published.source}. "
-            "Subjects, recipe, size of the network and rules of matching differ: compare orders, not values.",
+            f"Our values are from {plan.cohort.name}, {len(plan.cohort.subjects)} subjects; values in grey are from "
+            f"{published.source}. Subjects, recipe, network size and matching rules differ, so compare orders, not "
+            "values.",
         )
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a map in three planes, for those who look at results without a NIfTI viewer."""
+"""Previews of maps in three planes, for viewing results without a NIfTI viewer."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from harness.report.wording import typographic
 __all__ = ["draw_map"]
 
 _INCHES = 2.0  # height of the tallest plane
-_WIDEST, _NARROWEST = 8.0, 4.0  # of all planes together, of the picture
-_MOST_VOXELS = 300  # along a side of a plane; of more, several share a pixel
-_SPARSE = 0.05  # a background of fewer voxels is a lesion, to be seen where it lies in the grid
+_WIDEST, _NARROWEST = 8.0, 4.0  # largest width of all planes together, smallest width of the picture, in inches
+_MOST_VOXELS = 300  # largest number of pixels along a side of a plane; larger planes are reduced
+_SPARSE = 0.05  # a background with a smaller share of the voxels is a lesion mask, which is not cropped
 
 
 def draw_map(
@@ -34,37 +34,37 @@ def draw_map(
     channels: Sequence[str] = (),
     title: str = "",
 ) -> bytes:
-    """A map in three planes through the strongest voxel of each channel, a row per channel.
+    """Draw a map in three planes through the strongest voxel of each channel, one row per channel.
 
-    Planes are axial, coronal and sagittal after turning the grid to the nearest
+    The planes are axial, coronal and sagittal after the grid is rotated to the nearest
     RAS+ axes; the subject's right is on the right.
 
     Parameters
     ----------
-    values : (C, X, Y, Z) or (X, Y, Z) float, more means more evidence; NaN counts as 0
+    values : (C, X, Y, Z) or (X, Y, Z) float, higher means more evidence; NaN counts as 0
     affine : (4, 4) voxel to world (mm, RAS+)
     background : (X, Y, Z) for all channels or (C, X, Y, Z), drawn in grey underneath. The
-        picture is cropped to what differs from its first voxel, unless that is a small part
+        picture is cropped to the voxels that differ from the first one, unless they are few
     outline : (X, Y, Z) bool, the truth
     channels : names of the C channels
-    title : stands above
+    title : title of the picture
 
     Returns
     -------
     bytes
-        PNG; equal input gives equal bytes. All channels share one colour scale,
-        centred at zero and ending at the 99.5th percentile of the size of the values
-        that are shown and not zero. Of several equally strong voxels the one nearest
-        to the centre of the truth (else of the background, else of the grid) is shown.
+        PNG; equal input gives equal bytes. All channels share one colour scale, centred
+        at zero and ending at the 99.5th percentile of the absolute nonzero values shown.
+        Of several equally strong voxels, the one nearest to the centre of the truth (if
+        there is none, of the background or the grid) is shown.
 
     Raises
     ------
     OutOfRange
-        If the arrays are not on one grid, or there are not as many names as channels.
+        If the arrays are not on one grid, or the number of names is not that of channels.
     """
     shown = np.nan_to_num(with_channels(values, channels).astype(np.float32, copy=False))
     scene = _Scene.of(shown, affine, background, outline)
-    # A plane of one voxel's height, of a 2D patch, shows nothing.
+    # For 2D patches, leave out planes that are one voxel high.
     flat = [side.stop - side.start == 1 for side in scene.box]
     planes = [plane for plane in _PLANES if not (flat[plane.across] or flat[plane.up])] or [_PLANES[0]]
     extent = [(side.stop - side.start) * mm for side, mm in zip(scene.box, scene.spacing_mm, strict=True)]
@@ -94,7 +94,7 @@ def draw_map(
 
 @dataclass(frozen=True)
 class _Plane:
-    """One plane: the axis it cuts, those that run to the right and upwards, and the letters at their ends."""
+    """A plane: its normal axis, the axes to the right and upwards, and the letters at their ends."""
 
     through: int
     across: int
@@ -111,7 +111,7 @@ _PLANES = (
 
 @dataclass(frozen=True)
 class _Cut:
-    """What one plane shows, (across, up), and the size of its voxels."""
+    """Arrays of one plane, (across, up), and the size of its voxels."""
 
     values: Array
     grey: Array | None
@@ -121,7 +121,7 @@ class _Cut:
 
 @dataclass(frozen=True)
 class _Scene:
-    """What is drawn, on axes that run to the right, the front and the top."""
+    """The arrays to draw, on axes to the right, anterior and superior."""
 
     values: Array  # (C, X, Y, Z)
     background: Array | None  # (1 or C, X, Y, Z)
@@ -153,12 +153,12 @@ class _Scene:
 
 
 def _turned(values: Array, turn: Array) -> Array:
-    """(C, ...) on stored axes → on the nearest RAS+ axes."""
+    """Rotate (C, ...) arrays from stored axes to the nearest RAS+ axes."""
     return np.moveaxis(nib.orientations.apply_orientation(np.moveaxis(values, 0, -1), turn), -1, 0)
 
 
 def _profile(mask: Array, axis: int) -> Array:
-    """How many voxels of a mask lie at each place of an axis."""
+    """Number of voxels of a mask at each position of an axis."""
     return np.asarray(mask.sum(axis=tuple(other for other in range(3) if other != axis)))
 
 
@@ -167,7 +167,7 @@ def _centre(mask: Array) -> Array:
 
 
 def _box(seen: Array | None, truth: Array | None, shape: Sequence[int]) -> tuple[slice, ...]:
-    """The part of the grid that is worth showing, with a margin of two voxels."""
+    """Bounding box of the part of the grid to show, with a margin of two voxels."""
     if seen is None:
         return tuple(slice(0, side) for side in shape)
     inside = seen if truth is None else seen | truth
@@ -178,7 +178,7 @@ def _box(seen: Array | None, truth: Array | None, shape: Sequence[int]) -> tuple
 
 
 def _peak(values: Array, centre: Array) -> tuple[int, ...]:
-    """The strongest voxel; of several the one nearest to the centre, and the first of those."""
+    """Index of the strongest voxel; ties go to the one nearest to the centre, then to the first."""
     size = np.abs(values)
     found = np.argwhere(size == size.max())
     return tuple(int(place) for place in found[np.argmin(((found - centre) ** 2).sum(axis=1))])
@@ -193,7 +193,7 @@ def _cut(scene: _Scene, number: int, plane: _Plane) -> _Cut:
         grey = _fewer(scene.background[number if len(scene.background) > 1 else 0][where].astype(np.float32))
     if scene.outline is not None:
         truth = _fewer(scene.outline[where])
-    # Where several voxels share a pixel, the strongest of them is seen.
+    # If several voxels share a pixel, the strongest is shown.
     high, low = _fewer(np.maximum(values, 0)), -_fewer(np.maximum(-values, 0))
     shown = np.where(high >= -low, high, low)
     sides = [
@@ -204,7 +204,7 @@ def _cut(scene: _Scene, number: int, plane: _Plane) -> _Cut:
 
 
 def _fewer(plane: Array) -> Array:
-    """The plane with the largest of those voxels that would share a pixel."""
+    """Reduce a plane by taking the maximum of the voxels that share a pixel."""
     for axis, length in enumerate(plane.shape):
         if length > _MOST_VOXELS:
             plane = np.maximum.reduceat(plane, np.arange(_MOST_VOXELS) * length // _MOST_VOXELS, axis=axis)
@@ -212,7 +212,7 @@ def _fewer(plane: Array) -> Array:
 
 
 def _draw(axes: Axes, plane: _Plane, cut: _Cut, limit: float) -> AxesImage:
-    """Draw one plane; returns the map, which has the colour scale."""
+    """Draw one plane and return the image of the map, which has the colour scale."""
     if cut.grey is not None:
         draw_grey(axes, cut.grey, cut.spacing_mm)
     strength = np.abs(cut.values.T) / limit

@@ -1,4 +1,4 @@
-"""What the MLflow run of a configuration shows: pooled metrics, figures and group maps."""
+"""Content of the MLflow run of a configuration: pooled metrics, figures and group maps."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _DRAWN_BY = (
 
 
 def pooled_metrics(tables: Tables, identity: str) -> dict[str, float]:
-    """The values of a configuration's rows with their intervals; those of an attribution after its name and a slash."""
+    """Values of a configuration's rows with their intervals; those of attributions are named ``attribution/metric``."""
     found: dict[str, float] = {}
     for table in (tables.prediction, tables.explanation):
         names = [f"{metric.name}{end}" for metric in read_facts(table).metrics for end in ("", "_low", "_high")]
@@ -55,7 +55,7 @@ def pooled_metrics(tables: Tables, identity: str) -> dict[str, float]:
 
 
 def chosen_tags(plan: Plan, identity: str) -> dict[str, str]:
-    """What the searches of a configuration chose, by the trainings that they served; empty without a search."""
+    """Tags with the values chosen by the searches of a configuration; empty without a search."""
     return {
         f"chosen.{where}": " ".join(f"{key}={short(value)}" for key, value in chosen.values.items())
         for configuration, where, chosen in winners(plan)
@@ -64,7 +64,7 @@ def chosen_tags(plan: Plan, identity: str) -> dict[str, str]:
 
 
 def pooled_of(plan: Plan, identity: str, metrics: dict[str, float]) -> str:
-    """Digest of all that a parent run shows: equal ones need not be drawn and sent again."""
+    """Digest of the content of a configuration's run; if it is unchanged, nothing is drawn and sent again."""
     own = [cell for job in plan.jobs if job.row == identity for cell in job.cells]
     done = sorted(cell.identity for cell in own if is_done(cell, plan.store))
     code = [module_digest(name) for name in _DRAWN_BY]
@@ -80,14 +80,16 @@ def pooled_of(plan: Plan, identity: str, metrics: dict[str, float]) -> str:
 
 
 def pooled_files(plan: Plan, tables: Tables, identity: str, folder: Path) -> list[str]:
-    """Write a configuration's figures and group maps, as its MLflow run keeps them.
+    """Write the figures and group maps of a configuration for its MLflow run.
 
     Parameters
     ----------
-    identity : of the configuration
-    folder : gets ``*.png`` (at the top, where MLflow's comparison finds them),
+    plan : plan of the run
+    tables : tables of the run
+    identity : id of the configuration
+    folder : folder for ``*.png`` (at the top level, as MLflow's comparison expects),
         ``maps/<attribution>_mean.nii.gz`` with a PNG for the first of each attribution,
-        and ``maps/none.txt`` with the reason where there is no mean
+        and ``maps/none.txt`` with the reason if there is no mean map
 
     Returns
     -------
@@ -121,7 +123,7 @@ def pooled_files(plan: Plan, tables: Tables, identity: str, folder: Path) -> lis
 
 @dataclass(frozen=True)
 class _Mean:
-    """A group map, and what its picture says."""
+    """A group map, and the labels of its picture."""
 
     found: GroupMap
     attribution: str
@@ -130,22 +132,22 @@ class _Mean:
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """The channels, if the map has a part for each."""
+        """Names of the channels, if the map has one value per channel."""
         values = self.found.values
         return self.channels if values is not None and len(self.channels) == len(values) else ()
 
     @property
     def title(self) -> str:
-        """What is shown, of how many subjects."""
+        """Title of the picture, with the number of subjects."""
         of = f" of {self.output}" if self.output else ""
         return f"{self.attribution.replace('_', ' ')}{of}: mean of {self.found.subjects} subjects"
 
 
 def _means(plan: Plan, identity: str) -> Iterator[tuple[str, _Mean]]:
-    """Name and mean map of each attribution, and of each output where several are explained."""
+    """Names and mean maps of all attributions, and of all outputs if several are explained."""
     cohort = plan.groups[identity].cohort
     if any(sample.affine is None for sample in cohort.samples):
-        return  # pictures share no place in space
+        return  # samples without a common grid have no mean map
     grouped = restored(next(one for one in plan.configurations if one.id == identity)).summed
     for attribution, cells in _explained(plan, identity).items():
         channels = tuple(str(name) for name in cells[0].record.facts.get("channels", ()))
@@ -167,7 +169,7 @@ class _Explained:
 
 
 def _explained(plan: Plan, identity: str) -> dict[str, list[_Explained]]:
-    """Attribution → its finished explain cells."""
+    """Finished explain cells, by attribution."""
     found: dict[str, list[_Explained]] = {}
     for job in plan.jobs:
         for cell in job.cells if job.row == identity else ():
@@ -178,9 +180,9 @@ def _explained(plan: Plan, identity: str) -> dict[str, list[_Explained]]:
 
 
 def _of_sums(store: Store, cells: Sequence[_Explained], affine: Array) -> dict[str, GroupMap]:
-    """Output → mean map, where cells keep sums over blocks of subjects."""
+    """Mean maps by output, from cells that keep sums over blocks of subjects."""
     totals: dict[str, Array] = {}
-    # A cell at a time: at full resolution the sums of all folds together are gigabytes.
+    # One cell at a time, because at full resolution the sums of all folds take gigabytes.
     for one in cells:
         outputs, sums = group_sums([one.cell], store)
         for index, output in enumerate(outputs):

@@ -1,4 +1,4 @@
-"""What hyper-parameter searches chose."""
+"""Results of hyper-parameter searches."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["searches_table", "winners"]
 
 
 def winners(plan: Plan) -> list[tuple[Configuration, str, Chosen]]:
-    """What every search of a run chose: the row, the trainings that it served in words, and the choice.
+    """Results of the searches of a run: configuration, description of the trainings served, and choice.
 
     Returns
     -------
     list
-        In the order of the rows; empty where nothing was searched, or no search
-        has ended yet.
+        In the order of the leaderboard's rows; empty without searches, or before the
+        first has ended.
     """
     rows = {one.id: one for one in plan.configurations}
     served: dict[tuple[str, str], list[Job]] = {}
@@ -36,7 +36,7 @@ def winners(plan: Plan) -> list[tuple[Configuration, str, Chosen]]:
 
 
 def _served(plan: Plan, jobs: Sequence[Job]) -> str:
-    """Folds and seeds in words."""
+    """Folds and seeds as text."""
     first = jobs[0]
     if len(jobs) > 1 and len(jobs) == sum(one.row == first.row for one in plan.jobs):
         return "all folds and seeds"
@@ -44,11 +44,11 @@ def _served(plan: Plan, jobs: Sequence[Job]) -> str:
 
 
 def searches_table(found: Sequence[tuple[Configuration, str, Chosen]]) -> ReportTable:
-    """One line per search: the values that were chosen, and their score inside the fold.
+    """Table with one row per search: the chosen values and their inner validation value.
 
     Parameters
     ----------
-    found : of :func:`winners`
+    found : results from :func:`winners`
     """
     axes = list(dict.fromkeys(name for configuration, _, _ in found for name in configuration.axes))
     keys = list(dict.fromkeys(key for _, _, chosen in found for key in chosen.values))
@@ -65,9 +65,9 @@ def searches_table(found: Sequence[tuple[Configuration, str, Chosen]]) -> Report
             )
         )
     note = (
-        "A search uses the training subjects of its own fold, or subjects that are left out here; no tested subject "
-        "influences it. The value is that of the best candidate on the inner validation set. It is optimistic and does "
-        "not estimate performance."
+        "A search uses only training subjects of its fold, or subjects that are excluded from the evaluation, so test "
+        "subjects do not influence it. The inner validation value is that of the best candidate. It is optimistic and "
+        "not an estimate of performance."
     )
     columns = (*axes, "searched for", *keys, "inner validation", "candidates")
     return ReportTable("Values chosen by the searches", columns, tuple(lines), note)

@@ -1,4 +1,4 @@
-"""The report's tables beside the leaderboards."""
+"""Tables of the report other than the leaderboards."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["report_tables"]
 
 
 def report_tables(plan: Plan, tables: Tables, shapley: pa.Table | None) -> list[ReportTable]:
-    """Every table that the hypotheses of the task's paper and the rows allow, in order.
+    """All tables that apply to a run, in order.
 
     Parameters
     ----------
-    plan : of a run, or recalled
-    tables : pooled from its store
-    shapley : of :func:`harness.pipeline.contribution.shapley_table`
+    plan : plan of the run
+    tables : tables of the run
+    shapley : table from :func:`harness.pipeline.contribution.shapley_table`
     """
     made = list(paper_tables(plan, tables))
     if shapley is not None:
@@ -43,7 +43,7 @@ def report_tables(plan: Plan, tables: Tables, shapley: pa.Table | None) -> list[
 
 
 def _rois_table(rois: pa.Table) -> ReportTable:
-    """The regions from which scores are simulated."""
+    """Table of the regions from which scores are simulated."""
 
     def line(one: Mapping[str, Any]) -> tuple[str | Cell, ...]:
         shares = (one["mean_load"], one["prevalence_max"], one["volume_rho"])
@@ -67,14 +67,14 @@ def _rois_table(rois: pa.Table) -> ReportTable:
             "ρ with volume",
         ),
         tuple(line(one) for one in rois.to_pylist()),
-        "Scores are simulated from the lesioned share (load) of these regions, drawn where enough patients have "
-        "lesions. ρ is Spearman's correlation of the load and the total lesion volume.",
+        "Scores are simulated from the lesioned share (load) of these regions, which are drawn where enough patients "
+        "have lesions. ρ is Spearman's correlation of the load and the total lesion volume.",
         section="Regions",
     )
 
 
 def _targets_table(plan: Plan, tables: Tables, targets: Collection[str]) -> list[ReportTable]:
-    """The metrics that rank, of each target alone; none where no target has a line of its own."""
+    """Table of the ranking metrics per target; none if there are no values per target."""
     task, axes = plan.request.task, read_facts(tables.prediction).axes
     lines = [
         line
@@ -91,7 +91,7 @@ def _targets_table(plan: Plan, tables: Tables, targets: Collection[str]) -> list
     pooled = {facts.name for facts in read_facts(tables.prediction).metrics if facts.level == "pooled"}
     note += f", with 95 % intervals over {'subjects' if task.objective in pooled else 'the means of subjects'}"
     if task.summed:
-        note += "; of maps that are summed over subjects, by leaving out one block of subjects at a time"
+        note += "; for maps summed over subjects, jackknife intervals over blocks of subjects"
     rows = [
         (
             line["region"],
@@ -124,9 +124,9 @@ def _shapley_table(table: pa.Table) -> ReportTable:
             )
             for line in lines
         ),
-        f"In {metric}, with 95 % t intervals over subjects. The exact Shapley value is the mean of what a channel adds "
-        f"over all orders of adding channels, from networks trained on every set. No channel scores {nothing:g}, and "
-        f"the values add up to what all channels score ({totals}). Left out: what all channels lose without it. "
-        f"Alone: its own score.{warning}",
+        f"In {metric}, with 95 % t intervals over subjects. The exact Shapley value is the mean gain from adding the "
+        f"channel, over all orders in which channels can be added, with networks trained on every set. The empty set "
+        f"has a score of {nothing:g}, and the values add up to the score of all channels ({totals}). Left out: the "
+        f"loss of all channels without this one. Alone: the score of this channel only.{warning}",
         section="Explanations",
     )

@@ -1,4 +1,4 @@
-"""Tables as text: labels of rows, intervals, the verdict, and the short tables of the screen."""
+"""Tables as text: labels of rows, intervals, the verdict, and short tables for the console."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ SHARES = ("shapley", "left_out", "alone")
 
 
 def row_labels(table: pa.Table, *, attribution: bool = True) -> list[str]:
-    """A short name of each row: the axes that vary, and the attribution.
+    """Short names of rows: the axes that vary, and the attribution.
 
-    One varying axis gives its bare label ("T2w+FLAIR"), several
+    One varying axis gives its bare value ("T2w+FLAIR"), several give
     "model=a, noise=0.1"; if none varies, the attribution alone, or all axes.
 
     Parameters
     ----------
-    table : of :func:`harness.pipeline.leaderboard.build`
-    attribution : whether to name it too
+    table : leaderboard from :func:`harness.pipeline.leaderboard.build`
+    attribution : whether to include the attribution
     """
     return _labels(table.to_pylist(), read_facts(table), attribution=attribution)
 
 
 def varying_strata(table: pa.Table) -> list[str]:
-    """Columns that separate the rankings of this table; empty where all rows are ranked together."""
+    """Columns that separate the rankings of a table; empty if all rows are ranked together."""
     lines = table.to_pylist()
     return [name for name in read_facts(table).strata if _differ(lines, name)]
 
 
 def rankings(table: pa.Table) -> dict[str, list[dict[str, Any]]]:
-    """Name of a problem (``noise=0.1``) → lines of its ranking; one without a name where all rows share it."""
+    """Rows of each ranking, by the name of its problem (``noise=0.1``); the name is empty if there is only one."""
     facts, strata = read_facts(table), varying_strata(table)
     found: dict[str, list[dict[str, Any]]] = {}
     for line in table.to_pylist():
@@ -64,22 +64,22 @@ def rankings(table: pa.Table) -> dict[str, list[dict[str, Any]]]:
 
 
 def verdict(table: pa.Table) -> str:
-    """What may be claimed, one sentence per ranking.
+    """Conclusions that the statistics support, one sentence per ranking.
 
-    Names the first of the ranking and all that are not distinguishable from
-    it; says "undecided" with fewer than six subjects, however large the
-    differences are, and why where nothing can be ranked at all.
+    A sentence names the first row of the ranking and all rows that are not
+    distinguishable from it. With fewer than six subjects it is "undecided", however
+    large the differences are; if nothing can be ranked, it gives the reason.
     """
     facts, sentences = read_facts(table), []
     for name, lines in rankings(table).items():
         labels = _labels(lines, facts)
-        said = _sentence([{**line, "label": label} for line, label in zip(lines, labels, strict=True)], facts)
-        sentences.append(f"{name}: {said}" if name else said)
+        sentence = _sentence([{**line, "label": label} for line, label in zip(lines, labels, strict=True)], facts)
+        sentences.append(f"{name}: {sentence}" if name else sentence)
     return "\n".join(sentences) or "nothing to rank: no configuration has a result yet."
 
 
 def interval_text(value: float | None, low: float | None = None, high: float | None = None) -> str:
-    """``0.74 [0.70, 0.78]``, with as many decimals as the largest part needs; "–" if there is no value."""
+    """Value and interval such as ``0.74 [0.70, 0.78]``, with suitable decimals; "–" if there is no value."""
     if value is None or not math.isfinite(value):
         return "–"
     known = low is not None and high is not None and math.isfinite(low) and math.isfinite(high)
@@ -98,7 +98,7 @@ def typographic(numbers: str) -> str:
 
 
 def plain_text(value: JSON) -> str:
-    """Any value as a reader sees it; a dash for none."""
+    """Any value as text; a dash for ``None``."""
     if value is None:
         return "–"
     if isinstance(value, float):
@@ -107,20 +107,21 @@ def plain_text(value: JSON) -> str:
 
 
 def console_rows(table: pa.Table, *, shown: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
-    """A short table of text for the screen.
+    """A short table of text for the console.
 
     Parameters
     ----------
-    shown : further metrics, as bare values; those that the table lacks, or no row has, are left out
+    table : the leaderboard
+    shown : further metrics, shown without intervals; metrics without values are left out
 
     Returns
     -------
     header, rows
-        Rank, what separates the rankings, the other axes, attribution (if any), the
-        objective, its chance level and the highest value that can be reached where
-        they are known, the difference from the first, further metrics, the seconds
-        that an attribution takes for a fold, and the status unless all rows are ranked;
-        ``=`` marks what is not distinguishable from the first of its ranking.
+        Rank, columns that separate the rankings, other axes, attribution (if any), the
+        objective, its chance level and ceiling if known, the difference from the first
+        row, further metrics, the seconds that an attribution takes per fold, and the
+        status unless all rows are ranked. ``=`` marks rows that are not distinguishable
+        from the first of their ranking.
     """
     facts, lines = read_facts(table), table.to_pylist()
     explained = any(line["attribution"] for line in lines)
@@ -129,7 +130,7 @@ def console_rows(table: pa.Table, *, shown: Sequence[str] = ()) -> tuple[list[st
     known = [name for name in table.column_names if any(line[name] is not None for line in lines)]
     more = [name for name in shown if name != facts.objective and name in known]
     status = any(line["status"] != "ranked" for line in lines)
-    bounds = [word for word in ("chance", "ceiling") if _is_bound(lines, f"{facts.objective}_{word}")]
+    bounds = [bound for bound in ("chance", "ceiling") if _is_bound(lines, f"{facts.objective}_{bound}")]
     costs = explained and any(line.get("explain_s") is not None for line in lines)
     header += [*bounds, "difference", *more, *(["s a fold"] if costs else []), *(["status"] if status else [])]
     rows = []
@@ -139,7 +140,7 @@ def console_rows(table: pa.Table, *, shown: Sequence[str] = ()) -> tuple[list[st
         cells += ["" if line.get(name) is None else str(line[name]) for name in labels]
         cells += [line["attribution"]] if explained else []
         cells += [_cell(line, facts.objective)]
-        cells += [interval_text(line[f"{facts.objective}_{word}"]) for word in bounds]
+        cells += [interval_text(line[f"{facts.objective}_{bound}"]) for bound in bounds]
         cells += [_cell(line, "difference") if line["difference"] is not None else ""]
         cells += [interval_text(line[name]) for name in more]
         seconds = line.get("explain_s")
@@ -154,7 +155,7 @@ def _labels(lines: Sequence[Mapping[str, Any]], facts: TableFacts, *, attributio
     for line in lines:
         explained = [line["attribution"]] if attribution and line["attribution"] else []
         names = varying or ([] if explained else list(facts.axes))
-        names = [name for name in names if line[name] is not None]  # an option that this row's components lack
+        names = [name for name in names if line[name] is not None]  # without options that the components do not have
         parts = [str(line[name]) if len(names) == 1 else f"{name}={line[name]}" for name in names]
         labels.append(", ".join([*parts, *explained]) or line["configuration"])
     return labels
@@ -166,17 +167,17 @@ def _differ(lines: Sequence[Mapping[str, Any]], name: str) -> bool:
 
 
 def _is_bound(lines: Sequence[Mapping[str, JSON]], name: str) -> bool:
-    """Whether a bound is worth a column: some line has it, and not all have the end of the metric's range."""
+    """Whether a bound is shown: some row has it, and not all rows have the end of the metric's range."""
     known = {line.get(name) for line in lines} - {None}
     return bool(known) and known != {1.0}
 
 
 def shapley_rows(table: pa.Table) -> tuple[list[str], list[list[str]]]:
-    """Values of channels as text for a screen: header and lines.
+    """Shapley values as text for the console: header and rows.
 
     Parameters
     ----------
-    table : of :func:`harness.pipeline.contribution.shapley_table`
+    table : table from :func:`harness.pipeline.contribution.shapley_table`
     """
     names = table.column_names
     axes = names[: names.index("channel")]
@@ -189,7 +190,7 @@ def shapley_rows(table: pa.Table) -> tuple[list[str], list[list[str]]]:
 
 
 def failure_lines(failures: Sequence[CellRecord], leaderboard: pa.Table) -> list[str]:
-    """A line per configuration, stage and error, with the folds and seeds that it struck."""
+    """One line per configuration, stage and error, with the folds and seeds that failed."""
     names = dict(zip(leaderboard["configuration"].to_pylist(), row_labels(leaderboard), strict=True))
     struck: dict[tuple[str, str], list[str]] = {}
     for one in failures:
@@ -210,7 +211,7 @@ def _sentence(lines: Sequence[Mapping[str, Any]], facts: TableFacts) -> str:
     if not others:
         return f"{lead}." if len(ranked) > 1 else f"{lead}; nothing else is ranked."
     if any(line["not_distinguishable_from_best"] is None for line in others):
-        return f"{lead}; {objective} is pooled over subjects, so no paired comparison says whether the others differ."
+        return f"{lead}; {objective} is pooled over subjects, so there is no paired comparison with the others."
     same = [line["label"] for line in others if line["not_distinguishable_from_best"]]
     if same:
         return f"{lead}; not distinguishable from {'it' if len(first) == 1 else 'them'}: {', '.join(same)}."
@@ -222,9 +223,9 @@ def _undecided(lines: Sequence[Mapping[str, Any]], objective: str) -> str:
     if not waiting:
         return "nothing is ranked: every configuration is incomplete, failed or collapsed."
     n = max(line["subjects"] for line in waiting)
-    said = f"undecided: {n} subject{'s' if n != 1 else ''}, and fewer than {MINIMUM_SUBJECTS} are not ranked"
+    reason = f"undecided: {n} subject{'s' if n != 1 else ''}, and fewer than {MINIMUM_SUBJECTS} are not ranked"
     best = waiting[0]
-    return f"{said}; the best {objective} so far is that of {best['label']}, {_cell(best, objective)}."
+    return f"{reason}; the best {objective} so far is that of {best['label']}, {_cell(best, objective)}."
 
 
 def _cell(line: Mapping[str, Any], name: str) -> str:

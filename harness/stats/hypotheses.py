@@ -41,7 +41,7 @@ class Estimate(NamedTuple):
 
 
 Contrast = Callable[[str, str, float], Estimate]
-"""(first, second, level) → first − second over their common subjects; the value of first if second is empty."""
+"""Estimate from (first, second, level): first − second over common subjects, or first alone if second is empty."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Finding:
         and after it are compared
     absent : labels without data
     outcome : result of the whole hypothesis
-    reason : explanation in words
+    reason : explanation as text
     """
 
     hypothesis: Hypothesis
@@ -140,7 +140,7 @@ def mean_contrast(values: Mapping[str, Mapping[str, float]]) -> Contrast:
 
     Parameters
     ----------
-    values : label → subject → value; NaN where the metric is undefined
+    values : values by label and subject; NaN where the metric is undefined
     """
     subjects = sorted({subject for by_subject in values.values() for subject in by_subject})
     columns = {
@@ -172,7 +172,7 @@ def pooled_contrast(
 
     Parameters
     ----------
-    values : label → column → subject → value
+    values : values by label, column and subject
     statistic : computes one number from the columns, (n,) each; must not depend on the
         order of subjects
     rng : creates the generator, once per pair, so that all pairs use the same resamples

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 __all__ = ["PART", "checksum", "replace_file"]
 
 PART = ".part-"
-"""How the name of a file begins that is not whole yet; what a killed process left of them may be removed."""
+"""Prefix of incomplete files; those left by killed processes may be removed."""
 
 
 def replace_file(path: Path, content: str | bytes | memoryview, *, durable: bool = True) -> None:
-    """Put a file in place in one step: whoever reads meanwhile sees the old one or the new one.
+    """Write a file atomically: concurrent readers see either the old or the new content.
 
     Parameters
     ----------
-    path : the file; its folder is made if needed
-    content : text is written as UTF-8, line ends as they are
-    durable : wait until it is on the disk, so that it outlives a loss of power;
-        what can be made again need not
+    path : path of the file; its folder is created if needed
+    content : content; text is written as UTF-8, line ends unchanged
+    durable : whether to wait until it is on the disk, so that it survives a power failure;
+        not needed for files that can be recreated
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{PART}{uuid.uuid4().hex}")
@@ -37,6 +37,6 @@ def replace_file(path: Path, content: str | bytes | memoryview, *, durable: bool
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal digits."""
+    """SHA-256 of a file's content, as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

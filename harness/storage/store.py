@@ -1,19 +1,19 @@
-"""The store: what cells made, by identity.
+"""The store: results of cells, by identity.
 
 ::
 
     store/
       train/<identity>/record.json + artifacts      one folder per finished cell
       predict/ explain/                             the same
-      score/<cell>/<identity>/  probe/…  pool/…     values of metrics, below the cell that they judge
+      score/<cell>/<identity>/  probe/…  pool/…     values of metrics, below the cell that they evaluate
       failed/<identity>.json, .txt                  the last failure of a cell, its traceback
-      configurations/<id>.json                      what the identities mean
-      plans/<task>/<run>.json                       which cells a run asked for
+      configurations/<id>.json                      the configurations
+      plans/<task>/<run>.json                       the cells of a run
       plans/<task>/latest                           the name of the latest run
 
-A finished cell's folder appears whole or not at all: it is filled elsewhere and
-renamed into place. A failure is kept apart, so that it can neither be taken for
-a result nor overwrite one.
+The folder of a finished cell appears atomically: it is filled elsewhere and renamed into
+place. Failures are stored separately, so that they can neither be mistaken for results
+nor overwrite them.
 """
 
 from __future__ import annotations
@@ -44,26 +44,26 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 
 @dataclass(frozen=True)
 class CellRecord:
-    """What is known of one cell.
+    """Record of one cell.
 
     Parameters
     ----------
-    identity, stage : the cell
+    identity, stage : identity and stage of the cell
     state : ``done`` or ``failed``
     configuration : id of its configuration
-    fold, seed, label : which of the configuration's cells (label: the
-        attribution, empty below a training)
-    artifacts : file name → SHA-256
+    fold, seed : fold and seed of its training
+    label : label of its explanation; empty for trainings, predictions and their scores
+    artifacts : SHA-256 of each file, by name
     seconds : wall time
-    hardware : what it ran on
+    hardware : hardware on which it ran
     facts : further plain values, e.g. the number of parameters
     error : first line of the error, and where it was raised
     body : identity without code digests
-    code : digest of the code that its identity stands for; empty for values of metrics
-    parents : identities of the cells whose artifacts it was computed from
-    group : of values, the cell that they judge; empty for other stages
-    metrics : label → identity of the metrics whose values it holds
-    reused_code : the record was accepted although the code has changed since
+    code : digest of the code in its identity; empty for values of metrics
+    parents : identities of the cells from whose artifacts it was computed
+    group : for values of metrics, the cell that they evaluate; empty for other stages
+    metrics : identities of its metrics, by label
+    reused_code : whether the record was accepted although the code has changed since
     """
 
     identity: str
@@ -91,17 +91,17 @@ class CellRecord:
 
 @dataclass(frozen=True)
 class Store:
-    """Records and artifacts below one folder.
+    """Records and artifacts in a folder.
 
     Parameters
     ----------
-    root : absolute path of the ``store`` folder; made when first written to
+    root : absolute path of the ``store`` folder; created when first written to
     """
 
     root: Path
 
     def folder(self, stage: str, identity: str, *, group: str = "") -> Path:
-        """Where a finished cell lies."""
+        """Folder of a finished cell."""
         return self.root / stage / group / identity
 
     def get(self, stage: str, identity: str, *, group: str = "") -> CellRecord | None:
@@ -109,12 +109,13 @@ class Store:
 
         Parameters
         ----------
-        group : of values, the cell that they judge
+        stage, identity : stage and identity of the cell
+        group : for values of metrics, the cell that they evaluate
 
         Raises
         ------
         StoreError
-            If the record cannot be read or is another cell's.
+            If the record cannot be read or belongs to another cell.
         """
         path = self.folder(stage, identity, group=group) / RECORD
         try:
@@ -125,31 +126,34 @@ class Store:
             raise StoreError(f"{path} cannot be read ({error}); delete its folder and run the command again") from None
         if (record.stage, record.identity) != (stage, identity):
             raise StoreError(
-                f"{path} is the record of {record.stage} {record.identity}; delete its folder and run the command again"
+                f"{path} must be the record of {stage} {identity}, got {record.stage} {record.identity}; "
+                "delete its folder and run the command again"
             )
         return record
 
     def evaluations(self, stage: str, group: str) -> tuple[CellRecord, ...]:
-        """All records of values of one cell, one for each time that metrics were added."""
+        """All records with values of one cell, one for each time that metrics were added."""
         found = (self.root / stage / group).glob(f"[!.]*/{RECORD}") if group else ()
         records = (self.get(stage, path.parent.name, group=group) for path in sorted(found))
         return tuple(record for record in records if record is not None)
 
     def artifact(self, record: CellRecord, name: str) -> Path:
-        """Path of an artifact whose content is what the record says.
+        """Path of an artifact, after a check of its checksum.
 
         Raises
         ------
         StoreError
-            If the record does not list it, if it lies outside the cell's folder,
-            or if its checksum differs.
+            If the record does not list it, if it is outside the cell's folder, or if its
+            checksum differs.
         """
         if name not in record.artifacts:
             raise StoreError(f"cell {record.identity} has no artifact {name!r}; it has {', '.join(record.artifacts)}")
         folder = self.folder(record.stage, record.identity, group=record.group)
         path = folder / name
         if path.resolve().parent != folder.resolve():
-            raise StoreError(f"the record of {record.identity} names {name!r}, which lies outside its folder")
+            raise StoreError(
+                f"artifacts must be inside the cell's folder, the record of {record.identity} has {name!r}"
+            )
         if not path.is_file() or checksum(path) != record.artifacts[name]:
             raise StoreError(
                 f"{path} is missing or has changed since it was written; delete {folder} and run the command again"
@@ -157,22 +161,21 @@ class Store:
         return path
 
     def commit(self, source: Path) -> CellRecord:
-        """Take over a folder that :func:`write_record` completed.
+        """Add the folder of a cell, completed by :func:`write_record`, to the store.
 
-        The folder is copied beside its place (it may lie on another file
-        system), checked and renamed. Where the cell is done already, nothing
-        changes: equal identities mean equal content. Of a failed cell the record
-        and its traceback are kept.
+        The folder is copied next to its destination (it may be on another file system),
+        checked and renamed. If the cell is already done, nothing changes, because equal
+        identities mean equal content. Of a failed cell, the record and the traceback are
+        stored.
 
         Raises
         ------
         StoreError
-            If an artifact was damaged, or the record names a file or a folder
-            outside its own.
+            If an artifact was damaged, or the record names a file or folder outside its own.
         """
         record = CellRecord(**json.loads((source / RECORD).read_text()))
         if _plain(record.stage) not in STAGES:
-            raise StoreError(f"a cell's stage is one of {', '.join(STAGES)}, got {record.stage!r}")
+            raise StoreError(f"the stage of a cell must be one of {', '.join(STAGES)}, got {record.stage!r}")
         group = _plain(record.group) if record.group else ""
         target, failed = self.folder(record.stage, _plain(record.identity), group=group), self.root / "failed"
         if record.state != "done":
@@ -192,15 +195,15 @@ class Store:
         return record
 
     def adopt(self, record: CellRecord, identity: str, *, code: str = "", parents: Sequence[str] = ()) -> CellRecord:
-        """Take a record of older code for a cell of today's code, and flag it.
+        """Copy a record of older code to a cell of the present code, with a flag.
 
-        The older record stays: both are one result, under the identities that two
+        The older record is kept. Both are the same result, under the identities that two
         versions of the code give it.
 
         Parameters
         ----------
-        record : of older code
-        identity, code, parents : of the cell that it is taken for
+        record : record of older code
+        identity, code, parents : fields of the cell for which it is accepted
         """
         adopted = dataclasses.replace(record, identity=identity, code=code, parents=tuple(parents), reused_code=True)
         with self._staged(self.folder(record.stage, identity)) as staged:
@@ -211,15 +214,15 @@ class Store:
 
     @contextlib.contextmanager
     def _staged(self, target: Path) -> Iterator[Path]:
-        """A folder to fill, which is renamed to ``target`` when the block ends well."""
-        # Not by tempfile, whose folders are private: a cell is as readable as anything else the user writes.
+        """A folder to fill, which is renamed to ``target`` if the ``with`` block succeeds."""
+        # tempfile would make the folder private; cells have the user's default permissions.
         staged = target.parent / f".{target.name}-{uuid.uuid4().hex}"
         staged.mkdir(parents=True)
         try:
             yield staged
             if (target / RECORD).exists():
                 return  # another writer was first
-            shutil.rmtree(target, ignore_errors=True)  # a folder without a record belongs to no cell
+            shutil.rmtree(target, ignore_errors=True)  # a folder without record is incomplete
             try:
                 staged.rename(target)
             except OSError:
@@ -241,11 +244,11 @@ class Store:
                 yield record
 
     def written(self, record: CellRecord) -> int:
-        """When a finished cell was written, in nanoseconds of the file system's clock."""
+        """Time at which a finished cell was written, in nanoseconds of the file system's clock."""
         return (self.folder(record.stage, record.identity, group=record.group) / RECORD).stat().st_mtime_ns
 
     def sweep(self) -> None:
-        """Remove what an interrupted commit left behind."""
+        """Remove the remains of interrupted commits."""
         for stage in STAGES:
             for pattern in (".*-*", "*/.*-*"):
                 for path in (self.root / stage).glob(pattern):
@@ -255,7 +258,7 @@ class Store:
                 path.unlink(missing_ok=True)
 
     def remember(self, configuration: Configuration) -> None:
-        """Write down what a configuration's id means."""
+        """Store a configuration, so that its id can be resolved."""
         write_json(self.root / "configurations" / f"{configuration.id}.json", dataclasses.asdict(configuration))
 
     def configuration(self, identity: str) -> Configuration:
@@ -264,26 +267,26 @@ class Store:
         Raises
         ------
         StoreError
-            If the store does not hold it.
+            If it is not in the store.
         """
         path = self.root / "configurations" / f"{identity}.json"
         if not path.is_file():
-            raise StoreError(f"no configuration {identity} in {self.root}")
+            raise StoreError(f"no configuration {identity} is in {self.root}")
         return Configuration(**json.loads(path.read_text()))
 
 
 def write_record(folder: Path, record: CellRecord) -> None:
-    """Complete a cell's folder: checksum every file in it and write the record."""
+    """Complete the folder of a cell: compute the checksums of its files and write the record."""
     artifacts = {path.name: checksum(path) for path in sorted(folder.iterdir()) if path.name != RECORD}
     write_json(folder / RECORD, dataclasses.asdict(dataclasses.replace(record, artifacts=artifacts)))
 
 
 def write_json(path: Path, value: JSON) -> None:
-    """Write JSON so that the file is there whole or not at all."""
+    """Write a JSON file atomically."""
     replace_file(path, json.dumps(value, indent=1, default=list))
 
 
 def _plain(name: str) -> str:
     if Path(name).name != name or name in {"", ".", ".."}:
-        raise StoreError(f"an artifact is a plain file name, got {name!r}")
+        raise StoreError(f"the name of an artifact must be a plain file name, got {name!r}")
     return name

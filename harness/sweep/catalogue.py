@@ -17,7 +17,7 @@ _GROUP = "harness.tasks"
 
 
 def task_names() -> dict[str, str]:
-    """Name → module of every task, without importing any."""
+    """Names of all tasks with their modules, none of which is imported."""
     home = importlib.import_module(_HOME)
     found = {module.name: f"{_HOME}.{module.name}" for module in pkgutil.iter_modules(home.__path__)}
     for point in importlib.metadata.entry_points(group=_GROUP):
@@ -33,7 +33,7 @@ def load_task(name: str) -> Task:
     Raises
     ------
     UnknownName
-        With the near names, then all.
+        If there is no such task; the message lists similar names, then all.
     """
     known = task_names()
     if name not in known:

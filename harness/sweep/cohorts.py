@@ -1,4 +1,4 @@
-"""Cohorts of a sweep: read or generated once, given their targets, and written where workers find them."""
+"""Cohorts of a sweep: read or generate them, add the targets, and save them for the workers."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Group:
-    """A cohort that configurations share.
+    """A cohort shared by several configurations.
 
     Parameters
     ----------
-    path : its table, which workers open
-    cohort : opened
+    path : file with the cohort's table, which the workers open
+    cohort : the cohort, in memory
     """
 
     path: Path
@@ -45,19 +45,19 @@ class Group:
 
 
 def images_of(tasks: Sequence[Task]) -> tuple[str, ...]:
-    """Every image that any configuration reads, so that all share one cohort."""
+    """Names of all images that any of the tasks reads, so that they can share one cohort."""
     return tuple(sorted({name for task in tasks for name in task.adapter().reads.images}))
 
 
 def read_cohort(task: Task, sequences: tuple[str, ...], settings: RunSettings, say: Callable[[str], None]) -> Cohort:
-    """Read and verify a task's cohort; without data, generate it first."""
+    """Read and verify the cohort of a task; without ``data=``, generate it first."""
     root = root_of(task, settings)
     if settings.data_folder is None and not root.exists():
         say(f"generating {task.phantom_subjects} subjects with known truth in {root}")
         try:
             generate(task, root)
         except OSError:
-            if not root.exists():  # else another run has made the same cohort meanwhile
+            if not root.exists():  # otherwise another run has generated the same cohort in the meantime
                 raise
     say(f"reading and verifying {root}")
     cohort: Cohort = task.cohort(
@@ -67,14 +67,14 @@ def read_cohort(task: Task, sequences: tuple[str, ...], settings: RunSettings, s
 
 
 def with_targets(task: Task, cohort: Cohort, settings: RunSettings) -> Cohort:
-    """The cohort with everything that the task predicts."""
+    """The cohort with the targets of the task."""
     for component in task.targets.values():
         cohort = component(cohort, settings.folder / "cache")
     return cohort
 
 
 def saved(cohort: Cohort, settings: RunSettings) -> Group:
-    """Write a cohort's table where workers find it."""
+    """Save a cohort's table to a file that the workers can open."""
     sample = cohort.samples[0]
     everything = Reads(
         tuple(sorted({name for one in cohort.samples for name in one.images})),
@@ -90,7 +90,7 @@ def saved(cohort: Cohort, settings: RunSettings) -> Group:
 
 
 def set_apart(group: Group, settings: RunSettings) -> tuple[Group, Group]:
-    """The cohort that is evaluated, and the subjects on which the search runs."""
+    """Split a cohort into the subjects that are evaluated and those used by the search."""
     known = group.cohort.subjects
     wished = [name if name in known or name.startswith("sub-") else f"sub-{name}" for name in settings.search_subjects]
     for name in wished:
@@ -101,20 +101,20 @@ def set_apart(group: Group, settings: RunSettings) -> tuple[Group, Group]:
     rest = tuple(sample for sample in samples if sample.subject not in wished)
     if len(known) - len(set(wished)) < 3:
         raise OutOfRange(
-            f"subjects >= 3 must be left for the evaluation, got {len(known) - len(set(wished))} of {len(known)} "
-            f"without search_subjects={','.join(wished)}; name fewer, or leave the word out to search within each fold"
+            f"at least 3 subjects must be left for the evaluation, got {len(known) - len(set(wished))} of {len(known)} "
+            f"without search_subjects={','.join(wished)}; name fewer, or remove it to search within each fold"
         )
     evaluated, tuning = (dataclasses.replace(group.cohort, samples=part) for part in (rest, chosen))
     return saved(evaluated, settings), saved(tuning, settings)
 
 
 def root_of(task: Task, settings: RunSettings) -> Path:
-    """The folder that a task's cohort is read from."""
+    """The folder from which the cohort of a task is read."""
     return settings.data_folder or phantom_folder(task, settings)
 
 
 def phantom_folder(task: Task, settings: RunSettings) -> Path:
-    """Where a task's generated cohort lies; named by all that determines it."""
+    """Folder of the generated cohort of a task; its name has a digest of everything that determines the content."""
     what = {
         "phantom": describe_component(KINDS["phantom"], task.phantom),
         "subjects": task.phantom_subjects,
@@ -125,7 +125,7 @@ def phantom_folder(task: Task, settings: RunSettings) -> Path:
 
 
 def generate(task: Task, root: Path) -> None:
-    """Write a task's generated cohort as a folder that its reader takes: BIDS, or pictures with a table."""
+    """Write the generated cohort of a task in the layout that its reader expects: BIDS, or pictures with a table."""
     subjects = (task.phantom(task.phantom_seed, number) for number in range(task.phantom_subjects))
     phantoms = KINDS["phantom"]
     described = describe_component(phantoms, task.phantom)

@@ -1,4 +1,4 @@
-"""From what the store holds to the tables of a run."""
+"""Collect the tables of a run from the store."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ __all__ = ["Tables", "agreements", "collect", "regions_of_interest"]
 
 @dataclass(frozen=True)
 class Tables:
-    """What a run is judged by.
+    """Result tables of a run.
 
     Parameters
     ----------
     prediction, explanation, regions : Arrow tables, see :mod:`harness.pipeline.leaderboard`
-    pooled : configuration id → its rows
+    pooled : rows of each configuration, by its id
     """
 
     prediction: pa.Table
@@ -41,7 +41,7 @@ class Tables:
 
 
 def collect(plan: Plan, *, mlflow_runs: Mapping[str, str] | None = None) -> Tables:
-    """Pool everything that is in the store."""
+    """Pool the results of all configurations, as far as they are in the store."""
     pooled = {}
     for configuration in plan.configurations:
         own = [job for job in plan.jobs if job.row == configuration.id]
@@ -69,12 +69,12 @@ def collect(plan: Plan, *, mlflow_runs: Mapping[str, str] | None = None) -> Tabl
 
 
 def agreements(plan: Plan) -> pa.Table | None:
-    """How alike the group maps of every two attributions are; ``None`` where maps are judged one by one.
+    """Similarity of the group maps of each pair of attributions; ``None`` if maps are scored per sample.
 
     Returns
     -------
     pyarrow.Table
-        The axes, ``output``, ``first``, ``second``, ``pearson``, ``configuration``.
+        Columns: the axes, ``output``, ``first``, ``second``, ``pearson``, ``configuration``.
     """
     if not plan.request.task.summed:
         return None
@@ -90,13 +90,13 @@ def agreements(plan: Plan) -> pa.Table | None:
 
 
 def regions_of_interest(plan: Plan) -> pa.Table | None:
-    """Where the signal of simulated scores lies; ``None`` where there is no such truth.
+    """Regions that carry the signal of simulated scores; ``None`` for measured targets.
 
     Returns
     -------
     pyarrow.Table
-        One line per region: name, centre, size, loads, how many patients touch it,
-        Spearman's ρ of its load and the total volume.
+        One row per region: name, centre, size, loads, number of patients with a lesion in
+        it, and Spearman's ρ of its load and the total lesion volume.
     """
     known: dict[str, list[dict[str, JSON]]] = {}
     for configuration in plan.configurations:
@@ -114,8 +114,8 @@ def _joined(value: JSON) -> JSON:
 
 def _facts(plan: Plan, configuration: Configuration, mlflow_run: str) -> dict[str, JSON]:
     sample = plan.groups[configuration.id].cohort.samples[0]
-    words = [shlex.quote(f"{key}={text_of(value)}") for key, value in configuration.axes.items()]
-    given = [shlex.quote(word) for word in plan.request.words if word.partition("=")[0] not in configuration.axes]
+    own = [shlex.quote(f"{key}={text_of(value)}") for key, value in configuration.axes.items()]
+    shared = [shlex.quote(text) for text in plan.request.words if text.partition("=")[0] not in configuration.axes]
     version = importlib.metadata.version("harness")
     return {
         "subjects": len(plan.groups[configuration.id].cohort.subjects),
@@ -123,7 +123,7 @@ def _facts(plan: Plan, configuration: Configuration, mlflow_run: str) -> dict[st
         "data": plan.groups[configuration.id].cohort.name,
         "voxels": "x".join(map(str, sample.shape)),
         "spacing_mm": "x".join(f"{side:g}" for side in sample.spacing_mm or ()),
-        "command": " ".join(["harness run", *given, *words]),
+        "command": " ".join(["harness run", *shared, *own]),
         "cohort": configuration.fingerprint,
         "code": f"{version}+{digest('train', restored(configuration))[:8]}",
         "searched": _searched_text(plan, configuration),
@@ -132,7 +132,7 @@ def _facts(plan: Plan, configuration: Configuration, mlflow_run: str) -> dict[st
 
 
 def _searched_text(plan: Plan, configuration: Configuration) -> str:
-    """What was searched for a row, empty for nothing, and whether older code did it."""
+    """Searched options of a row, empty without a search, and whether older code searched them."""
     own = [job.configuration.task.get("search", {}) for job in plan.jobs if job.row == configuration.id]
     older = any(search.get("reused_code") for search in own)
     return str(configuration.task.get("searched", "")) + ("; older code accepted" if older else "")

@@ -1,4 +1,4 @@
-"""What a run will cost, from one batch of one configuration of each kind."""
+"""Estimate the cost of a run by timing one batch for each kind of configuration."""
 
 from __future__ import annotations
 
@@ -24,27 +24,28 @@ from harness.tuning.resources import Resources, resources, room
 
 __all__ = ["Estimate", "estimate"]
 
-_FITTED = 40  # training samples by which an adapter is fitted for the probe
-_PROBED = 2  # items; time is taken to grow with their number
+_FITTED = 40  # training samples to which an adapter is fitted for the timing
+_PROBED = 2  # items in the timed batch; time is assumed to be proportional to their number
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will cost.
+    """Estimated cost of a run.
 
     Parameters
     ----------
-    configurations, trainings : asked for
-    cells : missing
-    done : cells that are there
-    seconds : wall time of the missing trainings and their predictions, spread
-        over the workers; a step takes as long there as it took here
-    memory_bytes : of one worker's network, gradients, optimiser and images
-    disk_bytes : that missing cells will take
-    workers : jobs at a time
-    of_training : seconds of each missing training, with what is below it, by its identity
-    where : the machine or cluster that has so many workers
-    unknown : why some could not be probed (their cells will say it again), empty if all could
+    configurations, trainings : number requested
+    cells : number of missing cells
+    done : number of finished cells
+    seconds : wall time of the missing trainings and their dependent cells, divided
+        by the number of workers; a step is assumed to take as long there as here
+    memory_bytes : memory of one worker: network, gradients, optimiser and images
+    disk_bytes : disk space of the missing cells
+    workers : number of jobs that run at the same time
+    of_training : seconds of each missing training and its dependent cells, by its identity
+    where : machine or cluster on which the workers run
+    unknown : error of configurations that could not be timed (their cells will fail with
+        it), empty if all could
     """
 
     configurations: int
@@ -61,7 +62,7 @@ class Estimate:
 
     @property
     def time_text(self) -> str:
-        """The time in words."""
+        """The time as text, with a unit."""
         for unit, size in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
             if self.seconds >= 2 * size:
                 return f"{self.seconds / size:.1f} {unit}"
@@ -70,9 +71,17 @@ class Estimate:
 
 @dataclass(frozen=True)
 class _Cost:
-    """What one item costs: seconds, parameters, bytes, how often an epoch uses it; and whether items are slices.
+    """Cost of one item of a configuration.
 
-    ``sums`` is how many maps an attribution keeps of a fold if it sums them, else 0: it keeps one of each item.
+    Parameters
+    ----------
+    train_s, infer_s : seconds of a training step and of a prediction, per item
+    parameters : number of parameters of the network
+    item_bytes : size of an item's inputs and targets
+    share : items drawn per epoch, divided by the number of items
+    slices : whether items are slices of a volume
+    sums : number of maps that an attribution keeps per fold if maps are summed; 0 if it
+        keeps one map per item
     """
 
     train_s: float
@@ -89,15 +98,15 @@ def estimate(plan: Plan) -> Estimate:
 
     Notes
     -----
-    One step of two items is timed for each kind of network; attributions are
-    counted as four passes each, scores as nothing, and what cannot run as
-    nothing. The true time is within a factor of about two on a quiet machine.
+    One step with two items is timed for each kind of network. An attribution counts
+    as four training steps per item; scores, and networks that cannot run, count as
+    zero. The true time is within a factor of about two on an otherwise idle machine.
     """
     todo = plan.missing()
     cells = [cell for job in plan.jobs for cell in job.cells]
     missing = sum(len(job.cells) for job in todo)
     costs: dict[str, _Cost | None] = {}
-    searches: dict[str, float] = {}  # several trainings may share one
+    searches: dict[str, float] = {}  # several trainings may share a search
     unknown = ""
     seconds: dict[str, float] = {}
     memory, disk = 0.0, 0.0
@@ -111,17 +120,17 @@ def estimate(plan: Plan) -> Estimate:
         if key not in costs:
             try:
                 costs[key] = _probe(job, cohort, samples[job.split.train[0]])
-            except Exception as error:  # a broken model is its cells' failure, not the plan's
+            except Exception as error:  # a broken model fails in its cells; the plan goes on
                 costs[key], unknown = None, f"{type(error).__name__}: {error}"
         one = costs[key]
         if one is None:
             continue
-        # What is below a training may be missing without it, in a job for each attribution.
+        # Where the training is done, each missing explanation is a job with the same training.
         seconds[job.train] = seconds.get(job.train, 0.0) + _seconds(job, one, samples)
         searches |= {job.search: _search_seconds(job, one, samples)} if job.search else {}
         disk += _disk(job, one, samples)
         memory = max(memory, _memory(job, one, samples))
-    # Where nothing is to be done, no cluster needs to be there.
+    # If nothing is missing, the cluster does not have to be reachable.
     there = resources(plan.request.settings) if todo else Resources(1, 0, "this machine")
     workers = min(room(there, plan.request.settings), max(1, len(todo)))
     return Estimate(
@@ -140,13 +149,13 @@ def estimate(plan: Plan) -> Estimate:
 
 
 def _probe(job: Job, cohort: Cohort, sample: Sample) -> _Cost:
-    """Time one step and one prediction; the second of two, as the first warms up."""
+    """Time one training step and one prediction; the first of two steps is a warm-up."""
     task = restored(job.configuration)
     own = {one.id: one for one in cohort.samples}
     adapter: Adapter = task.adapter()
     spec = adapter.spec(cohort)
     if isinstance(adapter, FittedAdapter):
-        # What an adapter learns changes no time; a few subjects stand for all.
+        # The fitted state does not affect the time, so a few subjects suffice.
         adapter = adapter.fit([own[name] for name in job.split.train[:_FITTED]], spec.targets)
     recipe = task.recipe()
     inputs, targets = adapter.inputs(sample), adapter.targets(sample, spec.targets)
@@ -159,7 +168,7 @@ def _probe(job: Job, cohort: Cohort, sample: Sample) -> _Cost:
     )
     with controlled(recipe.threads, 0):
         network = build_network(task, spec).to(device())
-        if isinstance(network, Fitted):  # seconds, and no step to be timed
+        if isinstance(network, Fitted):  # fitted in closed form within seconds: there is no step to time
             return _Cost(0.0, 0.0, item_bytes // 4 * spec.width, item_bytes, 0.0, slices=slices, sums=sums)
         optimiser = recipe.optimiser(list(network.parameters()))
         rng = generator(0, "probe")
@@ -196,21 +205,21 @@ def _seconds(job: Job, cost: _Cost, samples: Mapping[str, Sample]) -> float:
 
 
 def _search_seconds(job: Job, cost: _Cost, samples: Mapping[str, Sample]) -> float:
-    """One candidate of a search, as if none were stopped and it trained on the whole fold."""
+    """Seconds of one candidate of a search, if it is not stopped early and trains on the whole fold."""
     alone = job.only([cell for cell in job.cells if cell.stage == "train"])
     return _seconds(alone, cost, samples)
 
 
 def _memory(job: Job, cost: _Cost, samples: Mapping[str, Sample]) -> float:
     items = _items((*job.split.train, *job.split.validation), samples, cost)
-    images = min(items * cost.item_bytes, float(HELD_BYTES))  # what takes more is not held in memory
+    images = min(items * cost.item_bytes, float(HELD_BYTES))  # larger data sets are not held in memory
     return 4.0 * 4 * cost.parameters + images  # weights, gradients, two moments
 
 
 def _disk(job: Job, cost: _Cost, samples: Mapping[str, Sample]) -> float:
     items = _items(job.evaluated, samples, cost)
     explained = sum(cell.stage == "explain" for cell in job.cells)
-    # Sums of maps are kept in half precision; where there are slices, predictions are images.
+    # Sums of maps are stored in half precision; predictions of slices are images.
     kept = cost.sums / 2 if cost.sums else items
     predicted = 0.2 * items if cost.slices else 0.0
     training = 4.0 * cost.parameters + predicted * cost.item_bytes if job.cells[0].stage == "train" else 0.0
@@ -218,5 +227,5 @@ def _disk(job: Job, cost: _Cost, samples: Mapping[str, Sample]) -> float:
 
 
 def _items(names: Sequence[str], samples: Mapping[str, Sample], cost: _Cost) -> float:
-    """Slices of some samples, or the samples themselves."""
+    """Number of items of some samples: of their slices, or of the samples themselves."""
     return float(np.sum([samples[name].shape[-1] if cost.slices else 1 for name in names]))

@@ -1,4 +1,4 @@
-"""``key=value`` words in Hydra's override grammar, read by Hydra's own parser."""
+"""Overrides ``key=value`` in Hydra's override grammar, read by Hydra's own parser."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from harness.core.errors import BadSyntax
 from harness.core.space import Choice, Dimension, Interval, text_of
 from harness.core.types import JSON
 
-__all__ = ["Words", "parse", "texts_of", "to_words"]
+__all__ = ["Overrides", "parse", "texts_of", "to_overrides"]
 
 
 @dataclass(frozen=True)
-class Words:
-    """What the words say, still without knowing any task.
+class Overrides:
+    """Parsed overrides; keys and values are not checked against a task yet.
 
     Parameters
     ----------
-    values : key → one value
-    sweeps : key → several values, an axis of the grid
-    space : dimensions of a search
+    values : keys with a single value
+    sweeps : keys with several values, the axes of the grid
+    space : dimensions of the search space
     """
 
     values: dict[str, JSON] = field(default_factory=dict)
@@ -32,24 +32,24 @@ class Words:
     space: tuple[Dimension, ...] = ()
 
     def has(self, key: str) -> bool:
-        """Whether one value of a key was given, or several."""
+        """Whether a key was given, with one value or several."""
         return key in self.values or key in self.sweeps
 
     def several(self, key: str, default: Sequence[JSON] = ()) -> tuple[JSON, ...]:
-        """All values of a key, however many were given."""
+        """All values of a key as a tuple, whether one or several were given."""
         if key in self.values:
             value = self.values[key]
             return tuple(value) if isinstance(value, list | tuple) else (value,)
         return self.sweeps.get(key, tuple(default))
 
 
-def parse(words: Sequence[str]) -> Words:
-    """Read words.
+def parse(texts: Sequence[str]) -> Overrides:
+    """Parse overrides.
 
     Raises
     ------
     BadSyntax
-        With the word, what is wrong and what a word looks like.
+        If one cannot be read; with the text, the reason and the expected form.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, RangeSweep
@@ -59,28 +59,27 @@ def parse(words: Sequence[str]) -> Words:
     sweeps: dict[str, tuple[JSON, ...]] = {}
     space: list[Dimension] = []
     parser = OverridesParser.create()
-    for word in words:
-        if word.startswith("-"):
-            raise BadSyntax(f"{word!r} is no option of this command; words look like key=value, e.g. seed=0,1")
+    for text in texts:
+        if text.startswith("-"):
+            raise BadSyntax(f"{text!r} is not an option of this command; overrides look like key=value, e.g. seed=0,1")
         try:
-            override = parser.parse_override(word)
+            override = parser.parse_override(text)
         except HydraException as error:
             # The useful half of Hydra's message is in the cause.
             reason = str(error.__cause__ or error).partition("\n")[0].strip()
             if reason in {"", "None"}:
-                reason = "a value with = ( ) [ ] { } or a comma in it needs quotes, key='a=b'"
+                reason = "a value that contains = ( ) [ ] { } or a comma needs quotes, key='a=b'"
             raise BadSyntax(
-                f"cannot read {word!r}: {reason}. Words look like key=value, key=a,b or key=range(0,1,0.1)"
+                f"cannot read {text!r}: {reason}. Overrides look like key=value, key=a,b or key=range(0,1,0.1)"
             ) from None
         key = override.key_or_group
         if override.type is not None and override.type.name != "CHANGE":
-            raise BadSyntax(f"cannot read {word!r}: leave out the + or ~; words look like key=value")
+            raise BadSyntax(f"cannot read {text!r}: remove the + or ~; overrides look like key=value")
         if not key or override.package is not None:
-            raise BadSyntax(
-                f"cannot read {word!r}: {key + '@…' if key else 'nothing'} is no key; words look like key=value"
-            )
+            reason = f"{key}@… is not a key" if key else "the key is missing"
+            raise BadSyntax(f"cannot read {text!r}: {reason}; overrides look like key=value")
         if key in values or key in sweeps or any(dimension.key == key for dimension in space):
-            raise BadSyntax(f"{key} is given twice; give all its values in one word: {key}=a,b")
+            raise BadSyntax(f"{key} is given twice; give all its values in one override: {key}=a,b")
         value: Any = override.value()
         if isinstance(value, ChoiceSweep):
             found = tuple(_plain(item) for item in value.list)
@@ -89,27 +88,27 @@ def parse(words: Sequence[str]) -> Words:
             else:
                 sweeps[key] = found
         elif isinstance(value, RangeSweep):
-            found = _range(word, value)
+            found = _range(text, value)
             if "search" in value.tags:
                 space.append(Choice(key, found))
             else:
                 sweeps[key] = found
         elif isinstance(value, Glob):
-            raise BadSyntax(f"cannot read {word!r}: names are not searched by pattern; name them: {key}=a,b")
+            raise BadSyntax(f"cannot read {text!r}: patterns are not supported; list the names: {key}=a,b")
         elif isinstance(value, IntervalSweep):
             low, high = float(value.start or 0), float(value.end or 0)
             space.append(Interval(key, low, high, "log" in value.tags))
         else:
             values[key] = _plain(value)
-    return Words(values, sweeps, tuple(space))
+    return Overrides(values, sweeps, tuple(space))
 
 
-def to_words(**words: Any) -> Words:
-    """Python values as words: a string is read by the grammar, a tuple sweeps, a list or a path is one value."""
+def to_overrides(**overrides: Any) -> Overrides:
+    """Overrides from Python values: strings are parsed, a tuple is a sweep, a list or a path is one value."""
     values: dict[str, JSON] = {}
     sweeps: dict[str, tuple[JSON, ...]] = {}
     texts: list[str] = []
-    for key, value in words.items():
+    for key, value in overrides.items():
         key = key.replace("__", ".")
         if isinstance(value, tuple):
             sweeps[key] = tuple(str(one) if isinstance(one, Path) else one for one in value)
@@ -118,21 +117,21 @@ def to_words(**words: Any) -> Words:
         else:
             values[key] = str(value) if isinstance(value, Path) else value
     read = parse(texts)
-    return Words({**values, **read.values}, {**sweeps, **read.sweeps}, read.space)
+    return Overrides({**values, **read.values}, {**sweeps, **read.sweeps}, read.space)
 
 
-def texts_of(words: Words) -> tuple[str, ...]:
-    """Values and axes as a person would type them; the inverse of :func:`parse`."""
-    single = {key: text_of(value) for key, value in words.values.items()}
-    several = {key: ",".join(map(text_of, values)) for key, values in words.sweeps.items()}
+def texts_of(overrides: Overrides) -> tuple[str, ...]:
+    """Values and sweeps as they are typed on the command line; the inverse of :func:`parse`."""
+    single = {key: text_of(value) for key, value in overrides.values.items()}
+    several = {key: ",".join(map(text_of, values)) for key, values in overrides.sweeps.items()}
     return tuple(f"{key}={text}" for key, text in {**single, **several}.items())
 
 
-def _range(word: str, sweep: Any) -> tuple[JSON, ...]:
+def _range(text: str, sweep: Any) -> tuple[JSON, ...]:
     finite = all(math.isfinite(number) for number in (sweep.start, sweep.stop, sweep.step))
     if not finite or sweep.step == 0 or (sweep.stop - sweep.start) * sweep.step <= 0:
-        raise BadSyntax(f"{word!r} has no values: range(start, stop, step) must lead from start towards stop")
-    # .1 + .2 is not .3: decimals as they were typed leave out the end and show no rounding.
+        raise BadSyntax(f"{text!r} has no values: range(start, stop, step) must lead from start towards stop")
+    # In floating point .1 + .2 is not .3. Decimals exclude the end correctly and show no rounding errors.
     start, stop, step = (Decimal(str(number)) for number in (sweep.start, sweep.stop, sweep.step))
     values = [start + number * step for number in range(math.ceil((stop - start) / step))]
     whole = all(isinstance(number, int) for number in (sweep.start, sweep.step))
@@ -140,7 +139,7 @@ def _range(word: str, sweep: Any) -> tuple[JSON, ...]:
 
 
 def _plain(value: Any) -> JSON:
-    """Hydra's quoted strings, lists and maps as plain ones."""
+    """Hydra's quoted strings, lists and mappings as plain Python objects."""
     if hasattr(value, "text"):
         return value.text
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""The grid: points of a sweep, and the task at each of them."""
+"""The grid of a sweep: its points, and the task at each of them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ __all__ = ["at", "columns_of", "idle_error", "idle_options", "points"]
 
 
 def points(task: Task, axes: Mapping[str, tuple[JSON, ...]]) -> list[dict[str, JSON]]:
-    """The points of a grid, each without the options that the component chosen there does not have.
+    """The points of a grid, each without options that have no effect there.
 
-    ``model=cnn,mass_univariate model.statistic=t,welch`` is three points: one of the
-    CNN, and two of the other. Options of simulated targets are left out where the target is measured.
+    An option that the chosen component does not have is left out:
+    ``model=cnn,mass_univariate model.statistic=t,welch`` gives three points, one with the
+    CNN and two with the other model. So are options of simulated targets where the target
+    is measured.
 
     Raises
     ------
     UnknownName
-        If no component that is chosen anywhere has an option.
+        If none of the chosen components has an option.
     RequestError
-        If an option of simulated scores meets measured ones only.
+        If an option of simulated scores is swept and all points use measured scores.
     """
     found: list[dict[str, JSON]] = []
     wanted = set(axes)
@@ -36,14 +38,14 @@ def points(task: Task, axes: Mapping[str, tuple[JSON, ...]]) -> list[dict[str, J
         wanted -= set(own)
         if own not in found or len(own) == len(point):
             found.append(own)
-    if wanted:  # says which options there are
+    if wanted:  # raises UnknownName with the options that exist
         at(task, next(iter(grid(axes))))
         raise idle_error(wanted)
     return found
 
 
 def idle_error(keys: Iterable[str]) -> RequestError:
-    """The error for keys that :func:`idle_options` names."""
+    """The error for keys that have no effect, see :func:`idle_options`."""
     return RequestError(
         f"{', '.join(sorted(keys))} applies to simulated scores only; remove it (or the experiment that sets it) when "
         "score= is set"
@@ -51,7 +53,7 @@ def idle_error(keys: Iterable[str]) -> RequestError:
 
 
 def idle_options(task: Task) -> frozenset[str]:
-    """Full keys of options of targets that have no effect where the target is measured."""
+    """Full keys of target options without effect, because the target is measured rather than simulated."""
     found: set[str] = set()
     for label, component in task.targets.items():
         facts = TARGETS.get(TARGETS.name_of(component.func)).facts
@@ -63,7 +65,7 @@ def idle_options(task: Task) -> frozenset[str]:
 
 
 def _applies(task: Task, point: Mapping[str, JSON], key: str) -> bool:
-    """Whether what is set at a point exists there."""
+    """Whether an option exists at a point, given the components chosen there."""
     component, option = component_of(task, key)
     chosen = [name for name in point if component_of(task, name) == (component, "")]
     if not option or not chosen:
@@ -73,7 +75,7 @@ def _applies(task: Task, point: Mapping[str, JSON], key: str) -> bool:
 
 
 def at(task: Task, point: Mapping[str, JSON]) -> Task:
-    """The task at a point of the grid; a component is chosen before its options are set."""
+    """The task at a point of the grid; components are chosen before their options are set."""
     components = [key for key in point if not component_of(task, key)[1]]
     for key in components:
         task = override(task, key, point[key])
@@ -85,7 +87,7 @@ def at(task: Task, point: Mapping[str, JSON]) -> Task:
 
 
 def columns_of(task: Task, searched: Collection[str] = ()) -> dict[str, JSON]:
-    """The axes that every row shows, with their present values.
+    """Axes that every row of the leaderboard shows, with their current values.
 
     Parameters
     ----------

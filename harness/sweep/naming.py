@@ -1,7 +1,7 @@
-"""Names of runs: what was asked for, as part of a file name.
+"""Names of runs, used in file names.
 
-The tables, the report and the plan of a run carry its name. Different runs have
-different names, and the same command has the same name again.
+The tables, the report and the plan of a run are named after it. Different runs have
+different names, and repeating a command gives the same name.
 """
 
 from __future__ import annotations
@@ -15,77 +15,77 @@ from harness.core.settings import RunSettings
 from harness.core.space import text_of
 from harness.core.task import Task
 from harness.core.types import JSON
-from harness.sweep.grammar import Words
+from harness.sweep.grammar import Overrides
 
 __all__ = ["DEFAULT", "run_name"]
 
 DEFAULT = "default"
 """Name of a run without overrides of a task that has no experiments."""
 
-# Settings say how and where it runs; of these alone the result depends.
+# Settings define how and where a run executes; only these affect its results.
 _DECISIVE = {"exclude", "search_subjects", "trials"}
 _NOT_NAMED = {field.name for field in dataclasses.fields(RunSettings)} - _DECISIVE | {"task", "profile", "experiment"}
-# Of these a list is several values, not one.
+# For these keys, a list means several values.
 _SEVERAL = ("seed", "fold", "attribution", "exclude", "search_subjects")
-_LONGEST = 48  # characters before the digest; file systems allow 255 for a name with all its endings
+_LONGEST = 48  # characters before the digest; file systems allow 255 for a name with its suffixes
 _DIGITS = 6
 
 
 def run_name(
-    words: Words, task: Task, settings: RunSettings, *, profile: str, experiment: str, seeds: tuple[JSON, ...]
+    overrides: Overrides, task: Task, settings: RunSettings, *, profile: str, experiment: str, seeds: tuple[JSON, ...]
 ) -> str:
-    """Name of what a command runs.
+    """Name of the run that a command starts.
 
     Parameters
     ----------
-    words : of the command
-    task : knows the short names of keys and the axes of experiments
-    settings : tell where the data are
-    profile, experiment : that apply
-    seeds : of the profile; the same seeds as an override change nothing
+    overrides : overrides of the command
+    task : task with the short names of keys and the axes of experiments
+    settings : settings with the data folder
+    profile, experiment : profile and experiment in use
+    seeds : seeds of the profile; overrides that give the same seeds do not affect the name
 
     Returns
     -------
     str
-        The experiment alone (``ablation``) where nothing else is given. Else the
-        experiment, the name of the data folder, the profile and the overrides, as far
-        as they fit, and a digest of all of them (``noise_model-ridge-3fa2c1``).
-        Letters, digits and ``+ - . _`` only.
+        The experiment alone (``ablation``) if nothing else is given. Otherwise the
+        experiment, the name of the data folder, the profile and as many overrides as
+        fit, followed by a digest of all of them (``noise_model-ridge-3fa2c1``). Only
+        letters, digits and ``+ - . _``.
 
     Notes
     -----
-    The default experiment is left out where overrides replace all of its axes. The
-    order of overrides does not matter, nor whether a key is short (``noise``) or
-    full (``outcome.noise``).
+    The default experiment is left out if overrides replace all of its axes. Neither the
+    order of the overrides matters, nor whether keys are short (``noise``) or full
+    (``targets.scores.noise``).
     """
-    given = _overrides(words, task, seeds)
+    given = _overrides(overrides, task, seeds)
     axes = {_full(key, task) for key in task.experiments.get(experiment, {})}
     start = "" if axes and axes <= set(given) and experiment == task.experiment else experiment
     folder, plain = settings.data_folder, profile == "quick"
     if plain and folder is None and not given and re.fullmatch(r"\w+", start or DEFAULT):
         return start or DEFAULT
-    parts = [start, "" if folder is None else folder.name, "" if plain else profile, *_texts(given, words, task)]
+    parts = [start, "" if folder is None else folder.name, "" if plain else profile, *_texts(given, overrides, task)]
     text = "_".join(filter(None, map(_safe, parts)))[:_LONGEST].strip("-._")
     digest = identify([experiment, profile, "" if folder is None else str(folder), given])[:_DIGITS]
     return f"{text or DEFAULT}-{digest}"
 
 
-def _overrides(words: Words, task: Task, seeds: tuple[JSON, ...]) -> dict[str, list[JSON]]:
-    """Full key → its values, of every word on which the result depends."""
-    found: dict[str, list[JSON]] = {one.key: [str(one)] for one in words.space}
-    for key in (*words.sweeps, *words.values):
+def _overrides(overrides: Overrides, task: Task, seeds: tuple[JSON, ...]) -> dict[str, list[JSON]]:
+    """Values of all overrides that affect the results, by full key."""
+    found: dict[str, list[JSON]] = {one.key: [str(one)] for one in overrides.space}
+    for key in (*overrides.sweeps, *overrides.values):
         if key not in _NOT_NAMED:
-            single = key in words.values and key not in _SEVERAL
-            found[key] = [_number(value) for value in ([words.values[key]] if single else words.several(key))]
+            single = key in overrides.values and key not in _SEVERAL
+            found[key] = [_number(value) for value in ([overrides.values[key]] if single else overrides.several(key))]
     if found.get("seed") == list(seeds):
         del found["seed"]
     return {_full(key, task): values for key, values in found.items()}
 
 
-def _texts(given: Mapping[str, list[JSON]], words: Words, task: Task) -> list[str]:
-    """Overrides as parts of a name, what tells most first: columns of the leaderboard, other axes, subsets, options."""
-    short, swept = {full: name for name, full in task.axes.items()}, {_full(key, task) for key in words.sweeps}
-    searched = {_full(one.key, task) for one in words.space}
+def _texts(given: Mapping[str, list[JSON]], overrides: Overrides, task: Task) -> list[str]:
+    """Overrides as parts of a name, in the order: leaderboard columns, other axes, subsets, options."""
+    short, swept = {full: name for name, full in task.axes.items()}, {_full(key, task) for key in overrides.sweeps}
+    searched = {_full(one.key, task) for one in overrides.space}
 
     def order(key: str) -> tuple[bool, bool, bool, str]:
         name = short.get(key, key)
@@ -99,7 +99,7 @@ def _texts(given: Mapping[str, list[JSON]], words: Words, task: Task) -> list[st
 
 
 def _number(value: JSON) -> JSON:
-    """A whole number as such: 0 and 0.0 are one value of an option."""
+    """Whole numbers as ``int``, so that 0 and 0.0 give the same name."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -108,5 +108,5 @@ def _full(key: str, task: Task) -> str:
 
 
 def _safe(text: str) -> str:
-    """The text with hyphens for other characters than letters, digits and ``+ . _``."""
+    """The text with all characters but letters, digits and ``+ . _`` replaced by hyphens."""
     return re.sub(r"[^A-Za-z0-9+._]+", "-", text).strip("-.")

@@ -1,4 +1,4 @@
-"""From a request to a plan: configurations, their cohorts, folds, jobs and cells."""
+"""Turn a request into a plan: configurations, their cohorts, folds, jobs and cells."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ __all__ = ["Plan", "Request", "draw_folds", "prepare"]
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for, resolved.
+    """A resolved request.
 
     Parameters
     ----------
-    task : profile and single values applied
-    axes : the grid
-    seeds : of the trainings
-    folds : indices to run; ``None`` for all
+    task : task with the profile and single-valued overrides applied
+    axes : axes of the grid
+    seeds : seeds of the trainings
+    folds : indices of the folds to run; ``None`` for all
     profile : ``quick`` or ``paper``
-    settings : how to run
-    words : those that a row's own command repeats
-    space : dimensions of the search, by full keys
+    settings : how and where to run
+    words : overrides that are repeated in the command of each leaderboard row
+    space : dimensions of the search space, with full keys
     search : ``optuna``, or empty for none
-    name : of its tables, report and plan (:func:`harness.sweep.naming.run_name`)
-    typed : all overrides of the command, as they were typed
+    name : name of the tables, report and plan (:func:`harness.sweep.naming.run_name`)
+    typed : all overrides of the command, as typed
     """
 
     task: Task
@@ -62,33 +62,33 @@ class Request:
 
     @property
     def command(self) -> str:
-        """The command, to be repeated."""
+        """The command that repeats this run."""
         return shlex.join(["harness", "run", *self.typed])
 
     @property
     def leaderboard_path(self) -> Path:
-        """The CSV file of the leaderboard; other tables of the run lie beside it, ``<name>-<what>.csv``."""
+        """CSV file of the leaderboard; other tables of the run are in the same folder, ``<name>-<what>.csv``."""
         return self.settings.folder / "leaderboards" / self.task.name / f"{self.name}.csv"
 
     @property
     def report_folder(self) -> Path:
-        """The folder of the report, ``index.html`` and its figures."""
+        """Folder of the report: ``index.html`` and its figures."""
         return self.settings.folder / "reports" / self.task.name / self.name
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything a run will do.
+    """Plan of a run.
 
     Parameters
     ----------
-    request : what was asked for
-    configurations : in the order of the grid
-    groups : configuration id → cohort, also of those that a search has chosen
-    jobs : every training with all its cells, done or not
-    store : where they go
-    sentence : how validation subjects are drawn
-    searches : that must still be made; their jobs are :meth:`~harness.pipeline.cell.Job.awaiting` them
+    request : the request
+    configurations : configurations, in the order of the grid
+    groups : cohort of each configuration, by its id, including configurations chosen by a search
+    jobs : all trainings with all their cells, done or not
+    store : store of the results
+    sentence : description of how validation subjects are drawn
+    searches : missing searches; their jobs are :meth:`~harness.pipeline.cell.Job.awaiting` them
     """
 
     request: Request
@@ -110,9 +110,9 @@ class Plan:
         return tuple(cell for job in self.jobs for cell in job.cells)
 
     def missing(self) -> tuple[Job, ...]:
-        """What the store does not hold.
+        """Jobs with cells that are not in the store.
 
-        Where a training exists, each missing explanation is a job of its own.
+        If the training is done, each missing explanation is a separate job.
         """
         found: list[Job] = []
         for job in self.jobs:
@@ -127,7 +127,7 @@ class Plan:
 
 
 def _by_label(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
-    """Cells that need each other, together: each explanation with its values, once its samples are predicted."""
+    """Group dependent cells: each explanation with its metrics, or all cells if predictions are missing."""
     if any(cell.stage == "predict" for cell in cells):
         yield list(cells)
         return
@@ -136,23 +136,24 @@ def _by_label(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
 
 
 def prepare(request: Request, *, say: Callable[[str], None] = lambda text: None) -> Plan:
-    """Read the cohort, verify it, draw the folds and name every cell.
+    """Read and verify the cohort, draw the folds and derive all cells.
 
     Parameters
     ----------
-    say : is told what takes time
+    request : the request
+    say : called with a message before each slow step
 
     Raises
     ------
     CohortError
-        With all faults.
+        If the data are faulty; lists all faults.
     RequestError
         If the request does not fit the data.
 
     Notes
     -----
-    Searches that the store holds are applied here, so that the plan of a
-    command that was run before is the plan that was run.
+    Results of searches in the store are applied here. A command that was run before
+    therefore gives the same plan again.
     """
     store = Store(request.settings.folder / "store")
     tasks = [(point, at(request.task, point)) for point in points(request.task, request.axes)]
@@ -198,7 +199,7 @@ def prepare(request: Request, *, say: Callable[[str], None] = lambda text: None)
 
 @dataclass
 class _Groups:
-    """Cohorts that were read, by what determines them."""
+    """Cohorts that were read, by the digest of the options that determine them."""
 
     request: Request
     images: tuple[str, ...]
@@ -207,7 +208,7 @@ class _Groups:
     groups: dict[str, tuple[Group, Group]] = field(default_factory=dict)
 
     def of(self, task: Task) -> tuple[Group, Group]:
-        """The cohort that is evaluated, and the one on which searches run."""
+        """The cohort that is evaluated, and the cohort used by searches."""
         settings = self.request.settings
         read_as = identify([describe_component(COHORTS, task.cohort), str(root_of(task, settings))])
         key = identify([read_as, {label: describe_component(TARGETS, one) for label, one in task.targets.items()}])
@@ -237,12 +238,12 @@ def _configuration(request: Request, task: Task, point: Mapping[str, JSON], coho
 
 
 def _refuse_metrics(task: Task, spec: NetworkSpec) -> None:
-    """Refuse metrics that are for no target of the task.
+    """Refuse metrics that apply to no target of the task.
 
     Raises
     ------
     RequestError
-        With every such metric, the kinds it is for, and the targets that there are.
+        If there are any; lists them with their kinds, and the targets of the task.
     """
     kinds = {target.kind for target in spec.targets}
     wrong = {label: kinds_of(one) for label, one in task.metrics.items() if not kinds.intersection(kinds_of(one))}
@@ -253,7 +254,7 @@ def _refuse_metrics(task: Task, spec: NetworkSpec) -> None:
 
 
 def draw_folds(task: Task, cohort: Cohort) -> Folds:
-    """The folds of a cohort; the same for every seed, so that seeds differ in training alone."""
+    """Draw the folds of a cohort. They do not depend on the seed, so seeds differ in training only."""
     samples = [SplitSample(one.id, one.subject, one.targets, one.covariates) for one in cohort.samples]
     folds: Folds = task.split(samples, seed=0)
     check_test_set(folds, {one.id: one.subject for one in cohort.samples})
@@ -261,7 +262,7 @@ def draw_folds(task: Task, cohort: Cohort) -> Folds:
 
 
 def _search_of(job: Job, request: Request, group: Group) -> Search:
-    """The search that chooses the options of a training: its fold's own, or the one that serves all."""
+    """The search that chooses the options of a training: one per fold and seed, or one for all."""
     once = bool(request.settings.search_subjects)
     samples = [sample.id for sample in group.cohort.samples] if once else job.split.train
     return plan_search(
@@ -271,7 +272,7 @@ def _search_of(job: Job, request: Request, group: Group) -> Search:
         group.path,
         samples,
         fold=-1 if once else job.fold,
-        # Seeds repeat trainings; one search that serves all has one of its own.
+        # A search shared by all trainings has one seed.
         seed=0 if once else job.seed,
         trials=request.settings.trials,
     )
@@ -280,7 +281,7 @@ def _search_of(job: Job, request: Request, group: Group) -> Search:
 def _searched_job(
     job: Job, request: Request, group: Group, tuning: Group, store: Store, searches: dict[str, Search]
 ) -> Job:
-    """The job with what its search chose, or waiting for the search, which is added to those to be made."""
+    """The job with the options chosen by its search; if the search is missing, add it and mark the job as waiting."""
     search = _search_of(job, request, tuning)
     chosen = recorded(store, search, accept_code=request.settings.accept_code)
     if chosen is None:
@@ -290,7 +291,7 @@ def _searched_job(
 
 
 def _searched(request: Request, task: Task) -> dict[str, JSON]:
-    """What a searched configuration says of itself; it tells the row from one that was not searched."""
+    """Description of the search, which distinguishes searched from other configurations."""
     if not request.search:
         return {}
     fit_space(task, request.space)

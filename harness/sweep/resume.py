@@ -1,4 +1,4 @@
-"""Plans of earlier runs: written down, found again, and older results taken over."""
+"""Save and load the plans of runs, and adopt results of older code."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _LATEST = "latest"  # file beside the plans that names the latest run
 
 @dataclass(frozen=True)
 class KnownRun:
-    """A run of which the store holds the plan.
+    """A run whose plan is in the store.
 
     Parameters
     ----------
-    name : of its tables, report and plan
-    command : that repeats it
+    name : name of its tables, report and plan
+    command : command that repeats it
     profile : ``quick`` or ``paper``
-    configurations : how many it compares
+    configurations : number of configurations
     """
 
     name: str
@@ -44,25 +44,25 @@ class KnownRun:
 
 
 def recall(task_name: str, settings: RunSettings, *, name: str = "") -> Plan:
-    """The plan of a run, from the store alone.
+    """Load the plan of a run from the store.
 
     Parameters
     ----------
-    task_name : of the task
-    settings : say where the store is
-    name : of the run; the latest of the task by default
+    task_name : name of the task
+    settings : settings with the folder of the store
+    name : name of the run; by default, the latest run of the task
 
     Raises
     ------
     RequestError
-        If the store holds no run of this task.
+        If the store has no run of this task.
     UnknownName
-        If it holds others, but none of this name.
+        If it has runs of this task, but none with this name.
     """
     store = Store(settings.folder / "store")
     plans, names = store.root / "plans" / task_name, run_names(store, task_name)
     if not names:
-        raise RequestError(f"{store.root} holds no run of {task_name}; run it first: harness run task={task_name}")
+        raise RequestError(f"{store.root} has no run of {task_name}; start one: harness run task={task_name}")
     name = name or latest_run(store, task_name)
     if name not in names:
         raise UnknownName(f"run of {task_name} in {store.root}", name, names)
@@ -103,13 +103,13 @@ def _cell(saved: JSON) -> Cell:
 
 
 def run_names(store: Store, task_name: str) -> list[str]:
-    """Names of the runs of a task whose plans a store holds, in alphabetical order."""
+    """Names of the runs of a task whose plans are in a store, in alphabetical order."""
     plans = store.root / "plans" / task_name
     return sorted(path.name.removesuffix(".json") for path in plans.glob("[!.]*.json"))
 
 
 def known_runs(store: Store, task_name: str) -> list[KnownRun]:
-    """The runs of a task whose plans a store holds, in alphabetical order of their names."""
+    """The runs of a task whose plans are in a store, in alphabetical order of their names."""
     found = []
     for name in run_names(store, task_name):
         saved = json.loads((store.root / "plans" / task_name / f"{name}.json").read_text())
@@ -119,23 +119,23 @@ def known_runs(store: Store, task_name: str) -> list[KnownRun]:
 
 
 def latest_run(store: Store, task_name: str) -> str:
-    """Name of the run of a task that was started last; empty if there is none."""
+    """Name of the most recently started run of a task; empty if there is none."""
     path = store.root / "plans" / task_name / _LATEST
     return path.read_text().strip() if path.is_file() else ""
 
 
 def write_plan(plan: Plan) -> None:
-    """Write down what was asked for, so that the table can be rebuilt from the store alone."""
+    """Save a plan, so that the tables can be rebuilt from the store alone."""
     configurations = {one.id: one for one in (*plan.configurations, *(job.configuration for job in plan.jobs))}
     for configuration in configurations.values():
         plan.store.remember(configuration)
     for job in plan.jobs:
         if "search" in job.configuration.task:
-            # Its cells carry the row's id; who opens its weights needs the options that were chosen for them.
+            # Its cells have the id of the row; loading the weights requires the options that the search chose.
             write_json(plan.store.root / "configurations" / f"{job.train}.json", dataclasses.asdict(job.configuration))
     content: dict[str, JSON] = {
         "rows": [configuration.id for configuration in plan.configurations],
-        # In full: another run may share a configuration and have other metrics and attributions.
+        # In full, because another run may share a configuration with other metrics and attributions.
         "configurations": {identity: dataclasses.asdict(one) for identity, one in configurations.items()},
         "cohorts": {key: str(group.path) for key, group in plan.groups.items()},
         "jobs": [
@@ -160,15 +160,15 @@ def write_plan(plan: Plan) -> None:
     }
     plans = plan.store.root / "plans" / plan.request.task.name
     write_json(plans / f"{plan.request.name}.json", content)
-    replace_file(plans / _LATEST, f"{plan.request.name}\n")  # last, so that it never names a plan that is not there
+    replace_file(plans / _LATEST, f"{plan.request.name}\n")  # last, so that it never names a missing plan
 
 
 def adopt_older(plan: Plan) -> None:
-    """Take records of older code for cells of today's, flagged.
+    """Adopt results of older code for missing cells, with a flag.
 
-    A result is taken only with what it was computed from: the maps of an older training
-    are not those of a network that was trained again. Of several older results the one
-    that was written last is taken.
+    A result is adopted only together with the results it was computed from: maps of an
+    older training do not belong to a network that was trained again. Of several older
+    results, the most recent is adopted.
     """
     stages = {cell.identity: cell.stage for cell in plan.cells}
     for stage in ("train", "predict", "explain"):
@@ -184,7 +184,7 @@ def adopt_older(plan: Plan) -> None:
 
 
 def _came_from(store: Store, record: CellRecord, parents: Sequence[tuple[Stage, str]]) -> bool:
-    """Whether a record was computed from these results, under whatever identities."""
+    """Whether a record was computed from the same artifacts as those of its present parents."""
     if len(parents) != len(record.parents):
         return False
     for (stage, identity), before in zip(parents, record.parents, strict=True):

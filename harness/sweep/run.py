@@ -1,4 +1,4 @@
-"""Run a plan: searches first, then trainings, then the ensembles that need them."""
+"""Run a plan: first searches, then trainings, then ensembles of trainings."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ def run(
     committed: Callable[[CellRecord], None] = lambda record: None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Plan:
-    """Compute whatever is missing; returns when nothing more can be.
+    """Compute all missing cells; returns when none is left that can be computed.
 
     Parameters
     ----------
-    seconds : what each training is thought to take, by its identity; the longest begin
+    plan : the plan
+    seconds : estimated seconds of each training, by its identity; the longest start
         first, so that no worker is left with a long one at the end
-    started : is told each job that begins
-    committed : is told each record that is in the store, and each failure
-    say : is told what a search has found
+    started : called with each job that starts
+    committed : called with each record added to the store, including failures
+    say : called with a message for each result of a search
 
     Returns
     -------
     Plan
-        The plan that was run: searches come first, and their jobs get the
-        values that they chose. A search that failed leaves its jobs as they
-        were, with the failure on their trainings.
+        The plan that was run: jobs with a search have the values that it chose. If a
+        search failed, its jobs are unchanged and their trainings are recorded as failed.
     """
     plan.store.sweep()
     write_plan(plan)
@@ -60,7 +60,7 @@ def run(
                 adopt_older(plan)
         guess = seconds or {}
         paths = {key: group.path for key, group in plan.groups.items()}
-        # Ensembles need the trainings of all folds, so they are a second wave.
+        # Ensembles need the trainings of all folds, so they run in a second wave.
         for choose in (_is_training, _is_ready_ensemble):
             todo = [job for job in plan.missing() if not job.search and choose(job, plan.store)]
             todo.sort(key=lambda job: -guess.get(job.train, 0.0))
@@ -77,12 +77,12 @@ def _is_training(job: Job, store: Store) -> bool:
 
 
 def _is_ready_ensemble(job: Job, store: Store) -> bool:
-    """Whether all trainings of an ensemble are done; else it stays missing, and its row incomplete."""
+    """Whether all trainings of an ensemble are done; otherwise it stays missing and its row incomplete."""
     return job.is_ensemble and all(store.get("train", identity) is not None for identity in job.trainings)
 
 
 def _search(plan: Plan, committed: Callable[[CellRecord], None], say: Callable[[str], None]) -> Plan:
-    """Make the missing searches; the same plan with what they chose."""
+    """Run the missing searches and return the plan with the values they chose."""
     settings, seen = plan.request.settings, 0
 
     def found(search: Search, chosen: Chosen) -> None:
@@ -108,7 +108,7 @@ def _search(plan: Plan, committed: Callable[[CellRecord], None], say: Callable[[
 
 
 def _with_ensembles(jobs: Sequence[Job], plan: Plan) -> Iterator[Job]:
-    """The jobs with the ensembles of the trainings that searches have settled."""
+    """The jobs, with ensembles rebuilt from the trainings after the searches."""
     yield from (job for job in jobs if not job.is_ensemble)
     for old in (job for job in jobs if job.is_ensemble):
         own = [job for job in jobs if not job.is_ensemble and (job.row, job.seed) == (old.row, old.seed)]
@@ -116,7 +116,7 @@ def _with_ensembles(jobs: Sequence[Job], plan: Plan) -> Iterator[Job]:
 
 
 def _failed(store: Store, job: Job, chosen: Chosen) -> CellRecord:
-    """The failure of a training whose options no search could choose."""
+    """Record that a training failed because its search did."""
     record = CellRecord(job.train, "train", "failed", job.row, job.fold, job.seed, error=chosen.error)
     with tempfile.TemporaryDirectory(prefix="harness-cell-") as name:
         write_record(Path(name), record)

@@ -1,4 +1,4 @@
-"""MLflow; imported here and nowhere else."""
+"""Tracking of runs in MLflow; the only package that imports it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ __all__ = ["ENVIRONMENT"]
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    # MLflow's own seven attempts keep the end of a run waiting for four minutes.
+    # MLflow's default of seven retries would delay the end of a run by four minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-    # Else every step of creating a database is printed.
+    # Otherwise every step of creating a database is printed.
     "MLFLOW_LOGGING_LEVEL": "ERROR",
 }
-"""How MLflow must behave in our processes, unless the user's environment says otherwise."""
+"""Environment variables for MLflow in our processes; variables that the user has set take precedence."""
 
-# When this package is imported, before the tracker's thread is started: the environment and the levels
-# of loggers belong to all threads.
+# Set on import of this package, before the tracker's thread starts, because all threads share the
+# environment and the log levels.
 for _name, _value in ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 for _name in ("alembic", "mlflow"):

@@ -1,4 +1,4 @@
-"""Opening a client of MLflow: quietly, without telemetry, and one process at a time where runs are created."""
+"""Open MLflow clients, and lock out other processes while runs are created."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["exclusive", "open_client"]
 
 
 def open_client(uri: str) -> Any:
-    """A client of a tracking server or database, which is created if there is none.
+    """A client of a tracking server or database; a missing database is created.
 
     Parameters
     ----------
-    uri : of the server or database
+    uri : URI of the server or database
 
     Returns
     -------
@@ -29,20 +29,20 @@ def open_client(uri: str) -> Any:
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Let one process at a time run the block.
+    """Allow only one process at a time to run a ``with`` block.
 
-    Two drivers that share a folder would else race in the migration of a new
-    database, and could both find that a run is missing and create it.
+    Otherwise, two drivers that share a folder could migrate a new database at the same
+    time, or could both create a missing run.
 
     Parameters
     ----------
-    folder : holds the lock file ``mlflow.lock``; made if needed
+    folder : folder of the lock file ``mlflow.lock``; created if needed
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "mlflow.lock").open("a") as file:
         if sys.platform != "win32":
             import fcntl
 
-            with contextlib.suppress(OSError):  # a file system without locks: the search before creating remains
+            with contextlib.suppress(OSError):  # without file locks, runs are still searched before they are created
                 fcntl.flock(file, fcntl.LOCK_EX)
         yield  # closing the file releases the lock

@@ -1,8 +1,8 @@
-"""Addresses of the pages of MLflow's web interface that show what was run.
+"""Addresses of the pages of MLflow's web interface that show the runs.
 
-MLflow opens an experiment on an overview of language-model traces, without any
-run. The addresses here lead to the table of runs in its machine-learning view,
-with the columns that rank them, and to the comparison of the latest run.
+By default, MLflow opens an experiment with an overview of language-model traces, which
+shows no runs. The addresses here lead to the table of runs in its machine-learning
+view, with the metrics that rank them as columns, and to the comparison of the latest run.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ __all__ = [
 ]
 
 LATEST, LATEST_TIME = "harness.latest", "harness.latest_time"
-"""Tags of an experiment: identity of its latest run, and when it began (ms)."""
+"""Tags of an experiment: identity of its latest run, and its start time in ms."""
 
 RUN = "harness.run"
-"""Tag of a configuration's MLflow run: identity of the latest harness run that it was part of."""
+"""Tag of a configuration's MLflow run: identity of the latest harness run that includes it."""
 
 _KEY = "harness"
 VIEW = f"mlflow.sharedViewState.{_KEY}"
-"""Tag of an experiment by which MLflow finds a saved view of the table of runs."""
+"""Tag of an experiment with a saved view of the table of runs."""
 
-_MOST_COMPARED = 100  # runs in one address; MLflow's table of runs holds as many
+_MOST_COMPARED = 100  # runs in one address; also the page size of MLflow's table of runs
 _QUERY = "workflowType=machine_learning"
 
 
 @dataclass(frozen=True)
 class SavedView:
-    """The table of runs as it is first seen.
+    """Saved view of the table of runs, which MLflow shows first.
 
     Parameters
     ----------
-    name : as MLflow's menu of views shows it
-    metrics, params, tags : columns; tags come first, then metrics, each in the order given
-    order_by : the metric by which rows are sorted; empty sorts by time, the newest first
-    ascending : the lowest value first
+    name : name in MLflow's menu of views
+    metrics, params, tags : columns, in the order tags, metrics, params
+    order_by : metric by which rows are sorted; empty to sort by time, newest first
+    ascending : whether the lowest value comes first
     """
 
     name: str
@@ -63,11 +63,11 @@ class SavedView:
     ascending: bool = False
 
     def to_tag(self, made: int) -> str:
-        """Value of the experiment's tag :data:`VIEW`.
+        """Value of the experiment tag :data:`VIEW`.
 
         Parameters
         ----------
-        made : time in ms
+        made : creation time in ms
         """
         columns = [f"{kind}.`{name}`" for kind in ("tags", "metrics", "params") for name in getattr(self, kind)]
         columns += ["attributes.`Dataset`", "attributes.`Source`"]
@@ -82,14 +82,14 @@ class SavedView:
 
 @dataclass(frozen=True)
 class TaskPages:
-    """Where the runs of one task are seen; addresses begin with ``#`` and follow that of the server.
+    """Addresses of the pages of one task; they start with ``#`` and are appended to the server's address.
 
     Parameters
     ----------
     task : name of the experiment
-    runs : the table of all configurations
-    compare : the configurations of the latest run side by side, of very many the
-        first hundred; empty if there is only one
+    runs : table of all configurations
+    compare : comparison of the configurations of the latest run, at most the first
+        hundred; empty if there is only one
     configurations : number of configurations in the latest run
     """
 
@@ -100,26 +100,27 @@ class TaskPages:
 
 
 def runs_page(experiment: str, *, parent: str = "") -> str:
-    """The table of an experiment's runs, as saved in :data:`VIEW`.
+    """Address of an experiment's table of runs, with the view saved in :data:`VIEW`.
 
     Parameters
     ----------
-    experiment : its id
-    parent : list only the runs below this one, in MLflow's default columns
+    experiment : id of the experiment
+    parent : id of a run whose child runs are listed, with MLflow's default columns;
+        empty for all runs
     """
     shown = f"viewStateShareKey={_KEY}"
-    if parent:  # MLflow ignores a saved view beside a filter
+    if parent:  # MLflow ignores a saved view if there is a filter
         shown = f"searchFilter={_quoted(f'tags.`mlflow.parentRunId` = {parent!r}')}"
     return f"#/experiments/{_quoted(experiment)}/runs?{_QUERY}&{shown}"
 
 
 def compare_page(experiment: str, runs: Sequence[str]) -> str:
-    """The page that shows runs side by side; empty for fewer than two, of very many the first.
+    """Address of the page that compares runs; empty for fewer than two.
 
     Parameters
     ----------
-    experiment : its id
-    runs : their ids
+    experiment : id of the experiment
+    runs : ids of the runs, of which at most the first hundred are compared
     """
     if len(runs) < 2:
         return ""
@@ -128,16 +129,16 @@ def compare_page(experiment: str, runs: Sequence[str]) -> str:
 
 
 def compared(count: int) -> str:
-    """How many runs a comparison holds: ``8 configurations``, or ``100 of 120 configurations``."""
+    """Number of runs in a comparison as text: ``8 configurations``, or ``100 of 120 configurations``."""
     return f"{count} configurations" if count <= _MOST_COMPARED else f"{_MOST_COMPARED} of {count} configurations"
 
 
 def pages_of(uri: str) -> list[TaskPages]:
-    """The pages of every task that was run, the latest first.
+    """Pages of all tasks that were run, the latest first.
 
     Parameters
     ----------
-    uri : of the tracking server or database
+    uri : URI of the tracking server or database
     """
     client = open_client(uri)
     tagged = [one for one in client.search_experiments() if LATEST in one.tags]

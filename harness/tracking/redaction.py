@@ -1,4 +1,4 @@
-"""Taking the names of subjects out of text that leaves this machine."""
+"""Remove the names of subjects from text that leaves this machine."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Redaction:
 
     Parameters
     ----------
-    subjects : names to hide; those of the BIDS form (``sub-01``) are found without being listed
+    subjects : names to replace; names in BIDS form (``sub-01``) are always replaced
 
     Notes
     -----
-    A name that is a plain number is hidden only in text that was not composed by us
-    (an error message): elsewhere it is far more likely to be the value of an option.
+    A name that is a plain number is replaced only in foreign text, such as an error
+    message. Elsewhere, a number is far more likely to be the value of an option.
     """
 
     subjects: Collection[str] = ()
@@ -31,17 +31,19 @@ class Redaction:
     _foreign: re.Pattern[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        # Longer names first, each as a whole word: sub-1 must not leave the 2 of sub-12.
+        # Longer names first and whole words only, so that sub-12 does not become [subject]2.
         longest = sorted(filter(None, self.subjects), key=lambda name: (-len(name), name))
         object.__setattr__(self, "_composed", _pattern([name for name in longest if not name.isdigit()]))
         object.__setattr__(self, "_foreign", _pattern(longest))
 
     def __call__(self, text: str, *, foreign: bool = False) -> str:
-        """The text without names.
+        """The text with all names replaced.
 
         Parameters
         ----------
-        foreign : the text was not composed by us, so that a plain number may be a name
+        text : the text
+        foreign : whether the text was not composed by this package, so that a plain
+            number may be a name
         """
         return (self._foreign if foreign else self._composed).sub(_HIDDEN, text)
 

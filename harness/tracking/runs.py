@@ -1,4 +1,4 @@
-"""Runs in MLflow, found by their identity and written in as few requests as MLflow allows."""
+"""Find MLflow runs by their identity, and write them with few requests."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from harness.tracking.redaction import Redaction
 __all__ = ["IDENTITY", "PARENT", "Dataset", "Run", "Runs", "legal", "now_ms"]
 
 IDENTITY, PARENT = "harness.identity", "mlflow.parentRunId"
-"""Tags of a run: what it is of, and the run that it belongs to."""
+"""Tags of a run: the identity of its configuration or training, and the id of its parent run."""
 
-_LONGEST_PARAM, _LONGEST_TAG = 500, 5000  # characters that every MLflow backend takes
-_METRICS, _PARAMS, _TAGS = 800, 100, 100  # MLflow takes 1000, 100 and 100 in a request, and 1000 of all together
+_LONGEST_PARAM, _LONGEST_TAG = 500, 5000  # characters that every MLflow backend accepts
+_METRICS, _PARAMS, _TAGS = 800, 100, 100  # MLflow accepts 1000, 100 and 100 per request, and 1000 in total
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -31,10 +31,10 @@ class Dataset:
 
     Parameters
     ----------
-    name : of the cohort
-    digest : fingerprint of what the configuration reads of it
-    source : the folder, or what generated it
-    profile : counts, such as the number of subjects
+    name : name of the cohort
+    digest : fingerprint of the data that the configuration reads
+    source : folder of the data, or the generator
+    profile : summary, such as the number of subjects
     """
 
     name: str
@@ -45,13 +45,13 @@ class Dataset:
 
 @dataclass
 class Run:
-    """What is known of a run without asking again.
+    """Local copy of the state of an MLflow run.
 
     Parameters
     ----------
-    id : MLflow's
+    id : MLflow's id of the run
     status : RUNNING, FINISHED, FAILED or KILLED
-    tags : as they were read or written last
+    tags : tags, as last read or written
     """
 
     id: str
@@ -64,30 +64,30 @@ class Runs:
 
     Parameters
     ----------
-    client : :class:`mlflow.MlflowClient`
-    redact : applied to every text that is written; ``None`` leaves texts as they are
+    client : :class:`mlflow.MlflowClient` to use
+    redact : applied to all text that is written; ``None`` for no redaction
     """
 
     def __init__(self, client: Any, redact: Redaction | None) -> None:
         self._client, self._redact = client, redact
 
     def find(self, experiment: str, identity: str) -> Run | None:
-        """The run with an identity, whoever created it; the oldest if there are several."""
+        """The run with an identity, from this or another process; the oldest if there are several."""
         return next(self._search(experiment, IDENTITY, identity), None)
 
     def below(self, experiment: str, parent: Run) -> Iterator[Run]:
-        """The runs of an experiment that name a run as their parent, the oldest first."""
+        """The child runs of a run in an experiment, the oldest first."""
         return self._search(experiment, PARENT, parent.id)
 
     def create(self, experiment: str, name: str, tags: Mapping[str, str], *, seconds: float = 0.0) -> Run:
-        """Create a run that is running.
+        """Create a run with status RUNNING.
 
         Parameters
         ----------
-        experiment : its id
-        name : of the run
-        tags : of the run, with its identity
-        seconds : since when it is running
+        experiment : id of the experiment
+        name : name of the run
+        tags : tags of the run, including its identity
+        seconds : seconds since the run started
         """
         kept = {key: self._tag(value) for key, value in tags.items()}
         made = self._client.create_run(
@@ -102,7 +102,7 @@ class Runs:
             run.status = "RUNNING"
 
     def end(self, run: Run, status: str) -> None:
-        """Mark a run as ended: FINISHED, FAILED or KILLED."""
+        """Mark a run as FINISHED, FAILED or KILLED."""
         if run.status != status:
             self._client.set_terminated(run.id, status)
             run.status = status
@@ -119,13 +119,14 @@ class Runs:
         params: Mapping[str, str] = _NOTHING,
         tags: Mapping[str, str] = _NOTHING,
     ) -> None:
-        """Write metrics, parameters and tags, together: a request costs as much as forty metrics.
+        """Write metrics, parameters and tags in one request, whose overhead equals about forty metrics.
 
         Parameters
         ----------
-        points : (name, value, step) of metrics; values that are not finite are left out
-        params : name → value; MLflow refuses to change one
-        tags : name → text; those that the run has already are left out
+        run : the run
+        points : metrics as (name, value, step); values that are not finite are left out
+        params : parameters by name; MLflow does not allow changing them later
+        tags : tags by name; unchanged tags are left out
         """
         from mlflow.entities import Metric, Param, RunTag
 
@@ -158,12 +159,12 @@ class Runs:
         self._client.log_inputs(run.id, datasets=[DatasetInput(entity, context)])
 
     def log_files(self, run: Run, folder: Path) -> None:
-        """Write what lies in a folder as artifacts, under their relative paths."""
+        """Write the files of a folder as artifacts, under their relative paths."""
         if any(folder.iterdir()):
             self._client.log_artifacts(run.id, str(folder))
 
     def redacted(self, text: str, *, foreign: bool = False) -> str:
-        """A text as it may be written; see :class:`~harness.tracking.redaction.Redaction`."""
+        """The text after redaction, see :class:`~harness.tracking.redaction.Redaction`."""
         return text if self._redact is None else self._redact(text, foreign=foreign)
 
     def _tag(self, value: str) -> str:
@@ -183,12 +184,12 @@ class Runs:
 
 
 def legal(name: str) -> str:
-    """A name that MLflow takes: letters, digits and ``_ - . / space``; anything else becomes ``_``."""
+    """A name that MLflow accepts: characters other than letters, digits and ``_ - . / space`` become ``_``."""
     return "".join(letter if letter.isalnum() or letter in "_-. /" else "_" for letter in name)
 
 
 def now_ms() -> int:
-    """Time in milliseconds, as MLflow counts it."""
+    """Current time in milliseconds, as used by MLflow."""
     return int(time.time() * 1000)
 
 

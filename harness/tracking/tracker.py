@@ -1,13 +1,13 @@
-"""MLflow, written by the driver alone and keyed by identity.
+"""Log runs in MLflow, from the driver process only.
 
-Two experiments per task: ``<task>`` has one run per configuration and nothing
-else, so that no number of trainings can push a configuration off the first
-page; ``<task> trainings`` has one run per training (configuration, fold and
-seed), with the results of everything computed from it. The second kind names the
-first as its parent, the note of the first links to the second.
+Each task has two experiments. ``<task>`` has one run per configuration and no others,
+so that trainings never push configurations off the first page. ``<task> trainings``
+has one run per training (configuration, fold and seed), with the results of all cells
+computed from it. Runs of trainings have the run of their configuration as parent; the
+note of the configuration's run links to them.
 
-Every run carries its identity as a tag, so the same command run again continues
-the same runs and never opens twins.
+Each run has its identity as a tag, so repeating a command continues the same runs
+and creates no duplicates.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ from harness.tracking.runs import IDENTITY, PARENT, Dataset, Run, Runs, legal, n
 __all__ = ["BY_EPOCH", "ParentRun", "Tracker", "shown_uri", "tracking_uri"]
 
 BY_EPOCH = "by epoch"
-"""Begins the names of metrics with a value per epoch; MLflow sorts its charts by what comes before the slash."""
+"""Prefix of metrics with one value per epoch; MLflow groups charts by the prefix before the slash."""
 
-_ERROR = "harness.error"  # begins the name of a tag for each failed cell of a training
-_CELLS = "harness.cells"  # the cells that the run of a training holds
-_CURVE = "harness.curve"  # the cell whose curve it shows
-_POOLED = "harness.pooled"  # digest of what was pooled into the run of a configuration
-_NOT_DRAWN = "harness.not_drawn"  # pictures that failed
+_ERROR = "harness.error"  # prefix of the tags with the errors of failed cells of a training
+_CELLS = "harness.cells"  # cells logged in the run of a training
+_CURVE = "harness.curve"  # cell whose loss curve is logged
+_POOLED = "harness.pooled"  # digest of the results pooled in the run of a configuration
+_NOT_DRAWN = "harness.not_drawn"  # figures that could not be drawn
 _NOTE = "mlflow.note.content"
 _LONGEST_ERROR, _LONGEST_EXPERIMENT_TAG = 500, 20000  # characters
-_SHORT = 8  # characters of an identity that tell the cells of one training apart
+_SHORT = 8  # characters of an identity that distinguish the cells of a training
 
 
 def tracking_uri(settings: RunSettings) -> str:
-    """Where runs are tracked."""
+    """URI of the tracking server or database."""
     if settings.mlflow != "auto":
         return settings.mlflow
     return sqlite_uri(settings.folder / "mlflow.db")
 
 
 def shown_uri(settings: RunSettings) -> str:
-    """The same to be shown: without a password."""
+    """The tracking URI without its password, for display."""
     uri = tracking_uri(settings)
     secret = _secret(uri)
     return uri.replace(secret, "***") if secret else uri
@@ -63,13 +63,13 @@ def shown_uri(settings: RunSettings) -> str:
 
 @dataclass(frozen=True)
 class ParentRun:
-    """What is known of a configuration before it is computed.
+    """Data of a configuration's MLflow run that are known before it is computed.
 
     Parameters
     ----------
-    configuration : itself
-    name : of its MLflow run; begins with what differs from its neighbours
-    dataset : on which it is trained and tested
+    configuration : the configuration
+    name : name of the MLflow run; starts with the axes in which configurations differ
+    dataset : data set for training and test
     """
 
     configuration: Configuration
@@ -78,20 +78,20 @@ class ParentRun:
 
 
 class Tracker:
-    """Writes runs from one background thread, in the order in which they come.
+    """Writes runs to MLflow from one background thread, in the order of the calls.
 
     Parameters
     ----------
-    settings : where to, and whether names of subjects are left out
-    task : names the experiments
-    command : the command line, shown with the latest run
-    subjects : names that no text may hold if the settings say ``anonymous``; see
+    settings : settings with the tracking URI, the folder, and whether subjects are anonymous
+    task : name of the task, from which the experiments are named
+    command : command line, shown with the latest run
+    subjects : names of subjects to redact with ``anonymous=true``, see
         :class:`~harness.tracking.redaction.Redaction`
 
     Notes
     -----
-    A tracker that fails stops the run only at its end: cells in the store are
-    worth more than their log.
+    An error of the tracker is raised only at the end of the run, because it must not
+    prevent cells from being stored.
     """
 
     def __init__(
@@ -109,37 +109,37 @@ class Tracker:
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
-    # What the driver calls
+    # Called by the driver
 
     def open(self, parents: Sequence[ParentRun], view: SavedView) -> None:
         """Open or continue the runs of all configurations of a harness run.
 
         Parameters
         ----------
-        parents : one per configuration
-        view : how the table of configurations is first seen
+        parents : data of the runs, one per configuration
+        view : saved view of the table of configurations
         """
         self._queue.put(("_open", (tuple(parents), view)))
 
     def cell(self, record: CellRecord, metrics: Mapping[str, float], curve: Mapping[str, Sequence[float]]) -> None:
-        """Write a cell that ended to the run of its training.
+        """Log a cell that is done or failed in the run of its training.
 
         Parameters
         ----------
-        record : of the cell; its training is found by configuration, fold and seed
-        metrics : name → value; those of a labelled cell are written as ``label/name``
-        curve : name → one value per epoch
+        record : record of the cell; its training is found by configuration, fold and seed
+        metrics : values by name; those of a labelled cell are logged as ``label/name``
+        curve : values per epoch, by name
         """
         self._queue.put(("_collect", (_Result(record, dict(metrics), dict(curve)),)))
 
     def describe(self, configuration: str, note: str, *, tags: Mapping[str, str] = MappingProxyType({})) -> None:
-        """Set the note and further tags of a configuration's run, where they differ.
+        """Set the note and other tags of a configuration's run, unless they are unchanged.
 
         Parameters
         ----------
-        configuration : id
-        note : Markdown; a link to the configuration's trainings is added to the first paragraph
-        tags : name → text, e.g. the rank, or what a search chose
+        configuration : id of the configuration
+        note : Markdown text; a link to the configuration's trainings is added to the first paragraph
+        tags : tags by name, e.g. the rank or the result of a search
         """
         self._queue.put(("_write_description", (configuration, note, dict(tags))))
 
@@ -153,81 +153,82 @@ class Tracker:
         digest: str = "",
         not_drawn: str = "",
     ) -> None:
-        """Write pooled metrics, figures and maps to a configuration's run and end it.
+        """Log pooled metrics, figures and maps in a configuration's run and end it.
 
         Parameters
         ----------
-        configuration : id
-        metrics : name → value; those that are not finite are left out
-        folder : whatever lies in it becomes an artifact under its relative path; it
-            must stay until :meth:`wait` returned
-        done : whether all its cells are
-        digest : of what went in; see :meth:`is_pooled`
-        not_drawn : pictures that failed, with their errors
+        configuration : id of the configuration
+        metrics : values by name; those that are not finite are left out
+        folder : folder whose files become artifacts under their relative paths; it must
+            exist until :meth:`wait` has returned
+        done : whether all cells of the configuration are done
+        digest : digest of the pooled results, see :meth:`is_pooled`
+        not_drawn : figures that could not be drawn, with their errors
         """
         self._queue.put(("_write_pooled", (configuration, dict(metrics), folder, done, digest, not_drawn)))
 
     def is_pooled(self, configuration: str, digest: str) -> bool:
-        """Whether a run holds what was pooled from the same already, once :meth:`wait` returned."""
+        """Whether the run already has the pooled results with this digest; call :meth:`wait` first."""
         run = self._known.get(configuration)
         return run is not None and bool(digest) and run.tags.get(_POOLED) == digest and run.status != "RUNNING"
 
     def run_of(self, configuration: str) -> str:
-        """MLflow's id of a configuration's run, once :meth:`wait` returned."""
+        """MLflow's id of a configuration's run; call :meth:`wait` first."""
         return self._known[configuration].id if configuration in self._known else ""
 
     @property
     def trouble(self) -> str:
-        """Why nothing is written any more, in one sentence; empty while all is well."""
+        """Error that stopped the tracker, in one sentence; empty if there is none."""
         if self._error is None:
             return ""
         cause = str(self._error).strip().partition("\n")[0] or type(self._error).__name__
         secret = _secret(tracking_uri(self._settings))
         return (
-            f"MLflow at {shown_uri(self._settings)} could not be written: "
+            f"cannot write to MLflow at {shown_uri(self._settings)}: "
             f"{cause.replace(secret, '***') if secret else cause}"
         )
 
     def wait(self) -> None:
-        """Wait until everything is written, or cannot be."""
+        """Wait until everything is written or an error has stopped the tracker."""
         self._queue.put(("_barrier", ()))
         self._queue.join()
 
     def drain(self) -> None:
-        """The same, and tell what went wrong.
+        """Wait until everything is written.
 
         Raises
         ------
         HarnessError
-            If MLflow could not be written to.
+            If writing to MLflow failed.
         """
         self.wait()
         if self.trouble:
             raise HarnessError(
-                f"{self.trouble}. The cells are safe; fix it (or set mlflow=off) and run the same command again"
+                f"{self.trouble}. All finished cells are in the store; fix the cause or set mlflow=off, then repeat "
+                "the command"
             )
 
     def close(self) -> None:
-        """End the thread; runs of configurations that were not pooled are marked as killed."""
+        """Stop the thread; runs of configurations that were not pooled are marked as KILLED."""
         self._queue.put(("_end_open", ()))
         self._queue.put(None)
         self._thread.join()
 
-    # The thread
+    # Called in the thread
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
             try:
                 if self._error is None:
                     self._take(*item)
-            except Exception as error:  # told by drain()
+            except Exception as error:  # raised by drain()
                 self._error = error
             finally:
                 self._queue.task_done()
         self._queue.task_done()
 
     def _take(self, name: str, given: tuple[Any, ...]) -> None:
-        """Do what was asked; cells that come together are written together."""
+        """Perform one call; consecutive cells are written together."""
         self._connect()
         if name != "_collect":
             self._flush()
@@ -236,7 +237,7 @@ class Tracker:
             self._flush()
 
     def _barrier(self) -> None:
-        """Does nothing; everything before it is written when it is reached."""
+        """Do nothing; reached once all previous calls are written."""
 
     def _connect(self) -> None:
         if self._client is not None:
@@ -249,7 +250,7 @@ class Tracker:
         self._client, self._runs = client, Runs(client, self._redact)
 
     def _experiment_of(self, client: Any, name: str) -> str:
-        """Id of an experiment, which is created if there is none."""
+        """Id of an experiment, which is created if needed."""
         found = client.get_experiment_by_name(name)
         if found is not None:
             return str(found.experiment_id)
@@ -257,7 +258,7 @@ class Tracker:
         served = urllib.parse.urlsplit(uri).scheme in {"http", "https", "databricks", "databricks-uc"}
         if served or uri == "databricks":
             return str(client.create_experiment(name))
-        # A server has a place of its own for artifacts; a database would put them into the working folder.
+        # Servers have a location for artifacts; with a database, they would be written to the working folder.
         location = (self._settings.folder / "mlflow-artifacts").as_uri()
         return str(client.create_experiment(name, artifact_location=location))
 
@@ -273,10 +274,10 @@ class Tracker:
         tags = {
             RUN: latest,
             "harness.profile": configuration.profile,
-            "mlflow.source.name": f"harness run task={self._task}",  # MLflow shows what follows the last slash
+            "mlflow.source.name": f"harness run task={self._task}",  # MLflow shows the text after the last slash
             "mlflow.source.type": "LOCAL",
         }
-        with exclusive(self._settings.folder):  # another driver may be about to create the same run
+        with exclusive(self._settings.folder):  # another driver may create the same run
             run = self._runs.find(self._experiment, identity)
             made = run is None
             if run is None:
@@ -290,7 +291,7 @@ class Tracker:
             self._known |= {one.tags[IDENTITY]: one for one in self._runs.below(self._trainings, run)}
 
     def _describe_experiments(self, view: SavedView, latest: str, runs: Sequence[str]) -> None:
-        """What a reader finds at the top of the experiments, and where ``harness ui`` leads."""
+        """Set the notes and views of the experiments, and the tags that ``harness ui`` reads."""
         pages = {f"Compare the latest run ({compared(len(runs))})": compare_page(self._experiment, runs)}
         pages |= {"All configurations": runs_page(self._experiment), "Trainings": runs_page(self._trainings)}
         links = " · ".join(f"[{label}]({page})" for label, page in pages.items() if page)
@@ -300,13 +301,13 @@ class Tracker:
         self._tag_experiment(self._trainings, {VIEW: below.to_tag(now_ms()), _NOTE: back})
         note = f"{links}\n\nLatest run: `{command}`"
         self._tag_experiment(self._experiment, {VIEW: view.to_tag(now_ms()), _NOTE: note, LATEST_TIME: str(now_ms())})
-        # The last to be written: harness ui finds a run that is described.
+        # Written last, so that harness ui never finds a run without description.
         self._tag_experiment(self._experiment, {LATEST: latest})
 
     def _tag_experiment(self, experiment: str, tags: Mapping[str, str]) -> None:
-        with exclusive(self._settings.folder):  # two drivers that add one tag at once break the database's rule
+        with exclusive(self._settings.folder):  # adding a tag from two drivers at once violates a database constraint
             for key, value in tags.items():
-                if len(value) <= _LONGEST_EXPERIMENT_TAG:  # else MLflow shows its own columns
+                if len(value) <= _LONGEST_EXPERIMENT_TAG:  # otherwise MLflow shows its default columns
                     self._client.set_experiment_tag(experiment, key, value)
 
     def _collect(self, result: _Result) -> None:
@@ -320,7 +321,7 @@ class Tracker:
             self._write_training(identity, self._pending.pop(identity))
 
     def _write_training(self, identity: str, results: Sequence[_Result]) -> None:
-        """Write what is new of the cells of one training, in one request."""
+        """Write the new cells of a training, in one request."""
         run = self._known.get(identity)
         results = [one for one in results if run is None or not _holds(run, one)]
         if not results:
@@ -328,7 +329,7 @@ class Tracker:
         self._runs.begin(self._known[results[0].record.configuration])
         curve = next((one.short for one in results if one.curve), "")
         if run is not None and curve and run.tags.get(_CURVE, curve) != curve:
-            # The network was trained again with other code: two curves in one run could not be told apart.
+            # The network was trained again with other code. Two curves in one run could not be distinguished.
             self._runs.delete(run)
             run = None
         run = run or self._open_training(identity, results[0].record)
@@ -343,7 +344,7 @@ class Tracker:
         self._runs.end(run, "FAILED" if any(key.startswith(_ERROR) for key in run.tags) else "FINISHED")
 
     def _open_training(self, identity: str, record: CellRecord) -> Run:
-        """The run of a training, which another driver may have created meanwhile."""
+        """The run of a training, created unless another driver has done so."""
         parent = self._parents[record.configuration]
         tags = {IDENTITY: identity, PARENT: self._known[record.configuration].id}
         tags |= {f"harness.{key}": str(value) for key, value in record.hardware.items() if str(value)}
@@ -385,7 +386,7 @@ class Tracker:
         self._runs.log(run, points=[(key, value, 0) for key, value in metrics.items()], tags=tags)
         if folder is not None:
             self._runs.log_files(run, folder)
-        # The last to be written: a run that was stopped before is pooled again.
+        # Written last, so that a run that was interrupted before is pooled again.
         self._runs.log(run, tags={_POOLED: digest})
         self._runs.end(run, status)
 
@@ -397,7 +398,7 @@ class Tracker:
 
 @dataclass(frozen=True)
 class _Result:
-    """A cell that ended, with what is shown of it."""
+    """A cell that is done or failed, with its values."""
 
     record: CellRecord
     metrics: Mapping[str, float]
@@ -405,27 +406,27 @@ class _Result:
 
     @property
     def training(self) -> str:
-        """Identity of the run that it is written to."""
+        """Identity of the run in which it is logged."""
         return f"{self.record.configuration}/{self.record.fold}/{self.record.seed}"
 
     @property
     def short(self) -> str:
-        """Tells the cells of one training apart."""
+        """Short identity, unique among the cells of a training."""
         return self.record.identity[:_SHORT]
 
     @property
     def name(self) -> str:
-        """Tells them apart for people, e.g. ``explain saliency``."""
+        """Readable name, e.g. ``explain saliency``."""
         return " ".join(filter(None, (self.record.stage, self.record.label)))
 
     @property
     def error_tag(self) -> str:
-        """The tag that shows its error."""
+        """Name of the tag with its error."""
         return legal(f"{_ERROR}.{self.name}")
 
     @property
     def points(self) -> list[tuple[str, float, int]]:
-        """Its metrics (name, value, step): values at step 0, curves from epoch 1."""
+        """Metrics as (name, value, step): values at step 0, curves from epoch 1."""
         start = f"{self.record.label}/" if self.record.label else ""
         found = [(f"{start}{key}", value, 0) for key, value in self.metrics.items()]
         found += [(f"seconds/{self.name}", self.record.seconds, 0)]
@@ -435,12 +436,12 @@ class _Result:
 
 
 def _holds(run: Run, result: _Result) -> bool:
-    """Whether a run shows a finished cell already."""
+    """Whether a finished cell is already logged in a run."""
     return result.record.state == "done" and result.short in run.tags.get(_CELLS, "").split()
 
 
 def _params(configuration: Configuration) -> dict[str, str]:
-    """The axes by their own names, then the options of what is trained; how data were read is told by the data set."""
+    """Axes under their short names, then the options of all components except those of the data set."""
     params = {key: str(value) for key, value in configuration.axes.items()}
     described = configuration.task
     components = {name: options for name, options in described.items() if name not in ("cohort", "phantom")}
@@ -452,7 +453,7 @@ def _params(configuration: Configuration) -> dict[str, str]:
 
 
 def _secret(uri: str) -> str:
-    """The password in a URI, empty if there is none."""
+    """Password in a URI; empty if there is none."""
     try:
         return urllib.parse.urlsplit(uri).password or ""
     except ValueError:

@@ -1,4 +1,4 @@
-"""Many cells: Ray, Tune and Optuna live here and nowhere else."""
+"""Parallel execution and hyper-parameter search; the only package that imports Ray, Ray Tune and Optuna."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ __all__ = ["ENVIRONMENT"]
 
 ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
-    # Workers stay in the folder they were started in, as a run without Ray does.
+    # Workers keep their working folder, as a run without Ray does.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    # A candidate of a search that failed reports its error and no value; Tune would end the run for that.
+    # A failed candidate reports an error and no value, which would otherwise end the run.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
 }
-"""How Ray and Tune must behave in our processes, unless the user's environment says otherwise."""
+"""Environment variables for Ray and Tune in our processes; variables that the user has set take precedence."""
 
-# Once, when this package is imported: Ray is not imported yet, and there is one thread only. The
-# environment belongs to all threads, and changing it while another one reads it is undefined in C.
+# Set on import of this package, before Ray is imported and while there is only one thread: changing
+# the environment while another thread reads it is undefined behaviour in C.
 for _name, _value in ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)

@@ -40,9 +40,11 @@ def run_here(
 
     Parameters
     ----------
-    cohorts : configuration id → cohort table
-    committed : is told each record once it is in the store
-    started : is told each job that begins
+    jobs : jobs to run
+    cohorts : file of the cohort's table for each configuration, by its id
+    store : store for the results
+    committed : called with each record once it is in the store
+    started : called with each job that starts
     """
     opened = {path: open_cohort(path) for path in sorted(set(cohorts.values()))}
     for job in jobs:
@@ -61,18 +63,23 @@ def run_on_ray(
     committed: Committed,
     started: Started,
 ) -> None:
-    """Run each job as one trial of Ray Tune; Ray must have been started.
+    """Run each job as a trial of Ray Tune; Ray must have been started.
 
     Parameters
     ----------
-    name : of the task; the trainable is registered under it
-    cohorts : configuration id → cohort table, on storage that every node sees
-    committed : is told each record once it is in the store
+    name : name of the task, under which the trainable is registered
+    jobs : jobs to run
+    cohorts : file of the cohort's table for each configuration, by its id; on storage
+        that every node can read
+    store : store for the results
+    settings : settings of the run
+    committed : called with each record once it is in the store
+    started : called with each job that starts
 
     Notes
     -----
-    Workers hand finished cells back as checkpoints and this process commits
-    them, so that a rename never crosses hosts. Nothing is keyed by a trial's id.
+    Workers return finished cells as checkpoints, and this process commits them. Files
+    are therefore only renamed on this machine. Trial ids are not used as keys.
     """
     from ray import tune
 
@@ -102,8 +109,8 @@ def run_on_ray(
                 storage_path=str(folder),
                 verbose=0,
                 callbacks=[callback],
-                # A cell that raises is recorded and does not end its trial; what
-                # does is the death of a node or worker, which is worth another try.
+                # An exception in a cell is recorded and does not end its trial. A trial
+                # fails only if its node or worker died, so it is retried.
                 failure_config=tune.FailureConfig(max_failures=2),
             ),
         ).fit()
@@ -114,13 +121,13 @@ def run_on_ray(
 
 @contextlib.contextmanager
 def storage(folder: Path) -> Iterator[Path]:
-    """A folder for one run of Ray Tune; what runs that were killed left in ``folder`` is removed.
+    """A temporary folder for one run of Ray Tune; also removes folders in ``folder`` left by killed runs.
 
     Notes
     -----
-    A run holds a lock in its folder, which ends with its process however that
-    ends. A second lock, on ``folder``, is held while folders are made and
-    removed, so that no other run sees one that is not locked yet.
+    A run holds a lock in its folder, which the system releases when the process ends,
+    even if it is killed. A second lock, on ``folder``, is held while folders are created
+    and removed, so that no other run finds a folder that is not locked yet.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as held:
@@ -143,30 +150,30 @@ def _is_locked(path: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except FileNotFoundError:  # half removed
+    except FileNotFoundError:  # partly removed
         pass
     return False
 
 
 @contextlib.contextmanager
 def session(settings: RunSettings) -> Iterator[None]:
-    """Start or join Ray for the time of a block, quietly.
+    """Start or connect to Ray for the duration of a ``with`` block, without log output.
 
     Raises
     ------
     RequestError
-        If the address does not answer.
+        If no cluster responds at the address.
     """
     import ray
 
-    # A session that somebody else started (a notebook, a test) is used and left running.
+    # An existing session, e.g. of a notebook or test, is used and left running.
     ours = not ray.is_initialized()
     if ours:
-        # "local" starts a session of its own even where another runs on this machine.
+        # "local" starts a new session even if another one runs on this machine.
         address = "local" if settings.ray == "auto" else settings.ray
         here: dict[str, Any] = {"include_dashboard": False, "num_cpus": usable_cores()} if address == "local" else {}
         try:
-            _knock(address)
+            _check_reachable(address)
             ray.init(
                 address=address,
                 log_to_driver=False,
@@ -175,7 +182,9 @@ def session(settings: RunSettings) -> Iterator[None]:
                 **here,
             )
         except OSError as error:
-            raise RequestError(f"no Ray cluster answers at {address!r} ({error}); start one, or set ray=auto") from None
+            raise RequestError(
+                f"a Ray cluster must be reachable at ray={address}, got {error}; start one, or set ray=auto"
+            ) from None
     try:
         yield
     finally:
@@ -184,45 +193,45 @@ def session(settings: RunSettings) -> Iterator[None]:
 
 
 def _job_config(*, here: bool) -> Any:
-    """Ray's settings of a run: workers import from the working folder only if this process does.
+    """Ray's job configuration: workers import from the working folder only if this process does.
 
     Parameters
     ----------
-    here : whether Ray is started on this machine, with this process's Python
+    here : whether Ray is started on this machine, with the Python of this process
 
     Notes
     -----
-    Ray puts the driver's working folder first on the path of its workers, even
-    where the driver does not import from it. The console script does not:
-    started in a folder that holds another ``harness``, its workers would import
+    Ray puts the driver's working folder first on the import path of its workers, even
+    if the driver does not import from it, as is the case for the console script.
+    Started in a folder that contains another ``harness``, its workers would import
     that one.
 
-    With Ray 2.60, what Ray does for the jobs of its client is the only setting
-    that leaves the working folder out and keeps the folder of the user's script.
-    ``PYTHONSAFEPATH`` in a runtime environment changes nothing, and neither does
-    ``code_search_path``, which only adds folders. An empty ``working_dir`` works,
-    but also drops the script's folder, takes a second for each worker, and
-    clashes with the one of ``ray job submit``. The trainable cannot fix its
-    path itself: to unpickle it, a worker has already imported ``harness``. A
-    local ``py_modules`` in the runtime environment would not be uploaded for
-    such a job; we have none.
+    With Ray 2.60, marking the job as one of Ray's client is the only setting that
+    leaves the working folder out and keeps the folder of the user's script.
+    ``PYTHONSAFEPATH`` in a runtime environment has no effect, and neither has
+    ``code_search_path``, which only adds folders. An empty ``working_dir`` works, but
+    also drops the script's folder, takes a second per worker, and conflicts with the
+    one of ``ray job submit``. The trainable cannot correct the path itself: a worker
+    has already imported ``harness`` when it unpickles the trainable. With this
+    setting, a local ``py_modules`` in the runtime environment would not be uploaded;
+    none is used here.
     """
     from ray.job_config import JobConfig
 
     imports_from_here = bool({"", str(Path.cwd())} & set(sys.path))
     quoted = shlex.quote(sys.executable)
-    # A worker is started by a shell, to which Ray hands this path as it is.
+    # Ray passes this path to a shell unquoted.
     environment = {"py_executable": quoted} if here and quoted != sys.executable else None
     return JobConfig(runtime_env=environment, _client_job=not imports_from_here)
 
 
-def _knock(address: str) -> None:
-    """Check that an address answers; Ray itself would try for minutes.
+def _check_reachable(address: str) -> None:
+    """Check that an address accepts connections; Ray itself would retry for minutes.
 
     Raises
     ------
     OSError
-        If ``host:port`` or ``ray://host:port`` does not take a connection.
+        If ``host:port`` or ``ray://host:port`` does not accept a connection.
     """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if port.isdigit():
@@ -232,7 +241,7 @@ def _knock(address: str) -> None:
 def _run_job(
     config: dict[str, Any], jobs: list[Job], cohorts: dict[str, str], store: Store, codes: Mapping[str, Code]
 ) -> None:
-    """The trainable: one job on a worker, whose actor other jobs use before and after."""
+    """The trainable: run one job on a worker, whose actor is reused by other jobs."""
     from ray import tune
 
     keep_to_granted_gpus()
@@ -247,9 +256,9 @@ def _run_job(
 
 
 def keep_to_granted_gpus() -> None:
-    """Hide the GPUs of the machine from a worker that was granted none: Ray leaves all of them visible.
+    """Hide the GPUs of the machine from a worker that was granted none, as Ray leaves all of them visible.
 
-    Must be called before torch first looks for a GPU.
+    Must be called before torch initialises CUDA.
     """
     import ray
 
@@ -258,11 +267,11 @@ def keep_to_granted_gpus() -> None:
 
 
 def _record_death(job: Job, store: Store, committed: Committed) -> None:
-    """Record a failure when a worker dies without reporting: of the first cell that is not done."""
+    """Record a failure of the first unfinished cell when a worker dies without reporting."""
     cell = next((cell for cell in job.cells if not is_done(cell, store)), None)
     if cell is None:
         return
-    error = "its worker died three times without an error of its own; look at memory (harness doctor), or try ray=off"
+    error = "its worker died three times without an exception; check the memory (harness doctor), or try ray=off"
     failed = CellRecord(
         cell.identity, cell.stage, "failed", cell.configuration, cell.fold, cell.seed, cell.label,
         error=error, group=cell.group, metrics=dict(cell.metrics),
@@ -273,11 +282,11 @@ def _record_death(job: Job, store: Store, committed: Committed) -> None:
 
 
 def _driver(jobs: Sequence[Job], store: Store, committed: Committed, started: Started) -> Any:
-    """The driver's callback; a factory because its base class needs Ray."""
+    """The driver's callback; a factory function, because its base class needs Ray."""
     from ray import tune
 
     class Driver(tune.Callback):
-        """Commits what workers hand back."""
+        """Commits the cells that workers return."""
 
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             started(jobs[trial.config["job"]])
@@ -285,14 +294,14 @@ def _driver(jobs: Sequence[Job], store: Store, committed: Committed, started: St
         def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
             with checkpoint.as_directory() as folder:
                 committed(store.commit(Path(folder)))
-                # Not by num_to_keep, which makes Tune write the state of all trials again for every few cells.
-                # The folder stays: a trial whose worker dies goes on from it, and it must be there.
+                # num_to_keep would make Tune save the state of all trials every few cells, so files are deleted here.
+                # The folder is kept: a trial whose worker died is restored from it.
                 for file in Path(folder).iterdir():
                     with contextlib.suppress(OSError):
                         file.unlink()
 
         def __reduce__(self) -> tuple[Any, tuple[()]]:
-            """Tune pickles callbacks to restore a run; we resume from our own store instead."""
+            """Replace the callback when Tune pickles it to restore a run; runs are resumed from the store instead."""
             return tune.Callback, ()
 
     return Driver()
@@ -303,12 +312,12 @@ def _trial_name(trial: Any) -> str:
 
 
 def check_resources(settings: RunSettings) -> None:
-    """Refuse what no worker could ever be granted; a trial would wait for it for ever.
+    """Refuse resources that no worker could be granted; the trials would never start.
 
     Raises
     ------
     RequestError
-        If a job asks for more CPUs or GPUs than Ray has.
+        If a job requests more CPUs or GPUs than the cluster has.
     """
     import ray
 
@@ -316,6 +325,6 @@ def check_resources(settings: RunSettings) -> None:
     for what, wanted in (("CPU", settings.cpus), ("GPU", settings.gpus)):
         if wanted > there.get(what, 0.0):
             raise RequestError(
-                f"each job asks for {what.lower()}s={wanted:g}, the cluster has {there.get(what, 0.0):g}; "
-                f"ask for less, or add a node"
+                f"the cluster must have the resources of one job, {what.lower()}s={wanted:g}, got "
+                f"{there.get(what, 0.0):g}; request less, or add a node"
             )

@@ -1,4 +1,4 @@
-"""One search: what is tuned, on whom, and how a candidate is judged."""
+"""A nested search: its options, its inner split, and the evaluation of a candidate."""
 
 from __future__ import annotations
 
@@ -36,28 +36,28 @@ __all__ = [
 ]
 
 FACTOR = 3
-"""One of so many candidates passes a rung."""
-# Enters every identity; the version is raised when proposals or rungs change.
+"""Reduction factor of ASHA: one in ``FACTOR`` candidates passes a rung."""
+# Part of every identity; the version must be raised when proposals or rungs change.
 ALGORITHM = {"name": "optuna", "sampler": "tpe", "pruner": "asha", "factor": FACTOR, "version": 1}
-_SHARE = 1 / 5  # of the training subjects judge candidates
+_SHARE = 1 / 5  # share of the training subjects used for the inner validation
 
 Report = Callable[[int, float], None]
 
 
 @dataclass(frozen=True)
 class Search:
-    """One search: what is tuned, and on whom. Plain values that cross to a worker.
+    """A search, as plain values that can be sent to a worker.
 
     Parameters
     ----------
-    configuration : the grid's point, whose values hold wherever no dimension says otherwise
-    space : dimensions
+    configuration : the grid point, whose values apply to all options that are not searched
+    space : dimensions of the search space
     train, validation : sample ids of the inner split
-    fingerprint : of what a training reads of these samples
-    fold : of the outer split; -1 if the search serves all folds
-    seed : of proposals and trainings
-    trials : candidates
-    cohort : table of the cohort, on storage that every node sees
+    fingerprint : fingerprint of the data that a training reads of these samples
+    fold : index of the outer fold; -1 if the search serves all folds
+    seed : seed of proposals and trainings
+    trials : number of candidates
+    cohort : file of the cohort's table, on storage that every node can read
     """
 
     configuration: Configuration
@@ -72,12 +72,12 @@ class Search:
 
     @property
     def identity(self) -> str:
-        """Hash of exactly what determines the winner (when candidates run one at a time)."""
+        """Hash of exactly what determines the winner if candidates run one at a time."""
         return identify({**self._determined_by(), "code": self._code()})
 
     @property
     def body(self) -> str:
-        """The identity without the code, by which ``accept_code`` finds older searches."""
+        """The identity without the code, by which ``accept_code`` finds searches of older code."""
         return identify(self._determined_by())
 
     def _determined_by(self) -> dict[str, JSON]:
@@ -85,7 +85,7 @@ class Search:
         return {
             "stage": "search",
             "task_version": described["version"],
-            **{part: described[part] for part in ("adapter", *TUNED)},
+            **{component: described[component] for component in ("adapter", *TUNED)},
             "space": space_json(self.space),
             "train": self.train,
             "validation": self.validation,
@@ -96,7 +96,7 @@ class Search:
         }
 
     def _code(self) -> list[str]:
-        """Digests of what a candidate may run: several if the model itself is a dimension."""
+        """Digests of the code that candidates run; several if the model itself is searched."""
         models = [one.values for one in self.space if isinstance(one, Choice) and one.key == "model"]
         settings: list[dict[str, JSON]] = [{"model": model} for model in models[0]] if models else [{}]
         return sorted({digest("train", restored(with_values(self.configuration, values))) for values in settings})
@@ -108,11 +108,11 @@ class Candidate:
 
     Parameters
     ----------
-    values : key → what was tried
+    values : option values, by key
     state : ``done``, ``stopped`` (by ASHA, before its last epoch) or ``failed``
-    value : of its best epoch on the inner validation; ``None`` if it failed
-    epochs : that it trained
-    error : first line, if it failed
+    value : selection value of the best epoch on the inner validation samples; ``None`` if it failed
+    epochs : number of epochs trained
+    error : first line of the error, if it failed
     """
 
     values: Mapping[str, JSON]
@@ -137,14 +137,20 @@ def plan_search(
 
     Parameters
     ----------
-    cohort, path : opened, and its table
-    training : sample ids of the fold's training subjects; of the cohort's other
-        samples nothing is used, not even for the identity
+    configuration : the grid point
+    space : dimensions of the search space
+    cohort : the cohort
+    path : file of its table
+    training : sample ids of the fold's training subjects; the other samples are not
+        used, not even for the identity
+    fold : index of the outer fold; -1 if the search serves all folds
+    seed : seed of proposals and trainings
+    trials : number of candidates
 
     Raises
     ------
     OutOfRange
-        With fewer than two training subjects.
+        If there are fewer than two training subjects.
     """
     own = dataclasses.replace(cohort, samples=tuple(one for one in cohort.samples if one.id in set(training)))
     inner, held_out = inner_split([(one.id, one.subject) for one in own.samples])
@@ -154,7 +160,7 @@ def plan_search(
 
 
 def inner_split(samples: Sequence[tuple[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Who trains and who judges the candidates of a fold.
+    """Split the training samples of a fold into inner training and inner validation samples.
 
     Parameters
     ----------
@@ -162,39 +168,40 @@ def inner_split(samples: Sequence[tuple[str, str]]) -> tuple[tuple[str, ...], tu
 
     Returns
     -------
-    sample ids that train, sample ids that judge: one fifth of the subjects,
-    rounded, at least one. The draw depends on the subjects alone, so that all
-    seeds and configurations of a fold share it.
+    training, validation : tuples of str
+        Sample ids. The validation samples are those of one fifth of the subjects,
+        rounded, at least one. The draw depends only on the subjects, so that all
+        seeds and configurations of a fold share it.
 
     Raises
     ------
     OutOfRange
-        With fewer than two subjects.
+        If there are fewer than two subjects.
     """
     subjects = sorted({subject for _, subject in samples})
     if len(subjects) < 2:
         raise OutOfRange(
-            f"2 <= training subjects must hold for a nested search (some train, some judge), got {len(subjects)}: "
-            f"{', '.join(subjects) or 'none'}; add subjects, or name search_subjects that the evaluation leaves out"
+            f"a nested search needs at least 2 training subjects (to train and to validate), got {len(subjects)}: "
+            f"{', '.join(subjects) or 'none'}; add subjects, or set search_subjects= to search on separate subjects"
         )
     count = max(1, math.floor(_SHARE * len(subjects) + 0.5))
     order = generator(0, "search", "split", *subjects).permutation(len(subjects))
-    judges = {subjects[number] for number in order[:count]}
+    held_out = {subjects[number] for number in order[:count]}
     return (
-        tuple(name for name, subject in samples if subject not in judges),
-        tuple(name for name, subject in samples if subject in judges),
+        tuple(name for name, subject in samples if subject not in held_out),
+        tuple(name for name, subject in samples if subject in held_out),
     )
 
 
 def with_values(configuration: Configuration, values: Mapping[str, JSON]) -> Configuration:
-    """The configuration with a candidate's values; what is searched is no longer noted in it."""
+    """The configuration with the values of a candidate, without the description of the search."""
     task = restored(configuration)
-    # A component starts with its own defaults, so it comes before its options.
+    # Components before their options, because choosing a component resets its options.
     for key in sorted(values, key=lambda key: "." in key):
         task = override(task, key, values[key])
     described = describe(task)
     plain = {key: value for key, value in configuration.task.items() if key != "searched"}
-    changed = {part: described[part] for part in {key.partition(".")[0] for key in values}}
+    changed = {component: described[component] for component in {key.partition(".")[0] for key in values}}
     return dataclasses.replace(configuration, task=json.loads(json.dumps({**plain, **changed})))
 
 
@@ -203,9 +210,11 @@ def judge(search: Search, values: Mapping[str, JSON], cohort: Cohort, report: Re
 
     Parameters
     ----------
-    cohort : only the samples of the inner split are read
-    report : is told (epoch, best selection value so far) after each epoch, and
-        may raise to end the training
+    search : the search
+    values : option values of the candidate, by key
+    cohort : the cohort, of which only samples of the inner split are read
+    report : called with the epoch and the best selection value so far after each epoch;
+        may raise an exception to end the training
 
     Raises
     ------
@@ -218,9 +227,9 @@ def judge(search: Search, values: Mapping[str, JSON], cohort: Cohort, report: Re
     samples = {one.id: one for one in cohort.samples if one.id in {*search.train, *search.validation}}
     best = -math.inf
 
-    def told(epoch: Epoch) -> None:
+    def on_epoch(epoch: Epoch) -> None:
         nonlocal best
-        # The final training keeps its best epoch, so a candidate is worth its best one.
+        # The final training keeps its best epoch, so candidates are compared by theirs.
         best = max(best, epoch.validation)
         report(epoch.epoch, best)
 
@@ -232,10 +241,10 @@ def judge(search: Search, values: Mapping[str, JSON], cohort: Cohort, report: Re
         [samples[name] for name in search.train],
         [samples[name] for name in search.validation],
         seed=search.seed,
-        report=told,
+        report=on_epoch,
     )
 
 
 def epochs_of(search: Search, values: Mapping[str, JSON]) -> int:
-    """Epochs that a candidate would train."""
+    """Number of epochs of a candidate."""
     return int(restored(with_values(search.configuration, values)).recipe().epochs)

@@ -1,4 +1,4 @@
-"""What there is to run on: this machine, or a cluster."""
+"""Resources of this machine or of a cluster."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["Resources", "cluster", "resources", "room"]
 
 @dataclass(frozen=True)
 class Resources:
-    """Places for jobs.
+    """Resources for jobs.
 
     Parameters
     ----------
-    cpus, gpus : that may be used
-    where : in words
+    cpus, gpus : number of CPUs and GPUs that can be used
+    where : description of the machine or cluster
     """
 
     cpus: float
@@ -29,12 +29,12 @@ class Resources:
 
 
 def resources(settings: RunSettings) -> Resources:
-    """What a run with these settings has; a cluster is asked.
+    """Resources of a run; with ``ray=ADDRESS``, those of the cluster, which must be reachable.
 
     Raises
     ------
     RequestError
-        If no cluster answers at the address.
+        If no cluster responds at the address.
     """
     if settings.ray in ("auto", "off"):
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -45,7 +45,7 @@ def resources(settings: RunSettings) -> Resources:
 
 
 def cluster() -> Resources:
-    """What the Ray session has that was started."""
+    """Resources of the current Ray session."""
     import ray
 
     there = ray.cluster_resources()
@@ -54,7 +54,7 @@ def cluster() -> Resources:
 
 
 def room(there: Resources, settings: RunSettings) -> int:
-    """Jobs (or candidates of a search) at a time, at least one."""
+    """Number of jobs, or candidates of a search, that can run at the same time; at least one."""
     if settings.ray == "off":
         return 1
     able = there.cpus / settings.cpus

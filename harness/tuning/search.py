@@ -1,31 +1,30 @@
-"""Hyper-parameter search: a phase of its own before the grid, nested in its folds.
+"""Hyper-parameter search, nested in the folds and performed before the grid.
 
-For every configuration × outer fold × seed, candidates are trained on a part of
-that fold's *training* subjects and judged on the rest of them (the inner
-validation). Neither the outer test nor the outer validation subjects are read:
-the first would leak, and the second select the epoch of the final training.
-With ``search_subjects`` there is one search per configuration, on subjects that
-the evaluation leaves out.
+For each configuration, outer fold and seed, candidates are trained on some of the
+fold's *training* subjects and evaluated on the others (the inner validation). Neither
+the outer test subjects nor the outer validation subjects are read: the former would
+leak, and the latter select the epoch of the final training. With ``search_subjects``,
+there is one search per configuration, on subjects that are excluded from the
+evaluation.
 
-Optuna's tree-structured Parzen estimator (TPE) proposes, asynchronous
-successive halving (ASHA) stops bad candidates by epoch. With Ray the candidates
-of a search train at once; without, Optuna alone does the same in this process.
-A candidate is no cell: the store keeps one record per search, written when it
-ended::
+Optuna's tree-structured Parzen estimator (TPE) proposes candidates, and asynchronous
+successive halving (ASHA) stops poor candidates early. With Ray, the candidates of a
+search train in parallel; without, Optuna runs them one by one in this process.
+Candidates are not cells. The store keeps one record per search, written when the
+search ends::
 
     store/search/<identity>/record.json
 
-so the same command never searches again, and a driver that was killed redoes at
-most the search it was in.
+so repeating a command repeats no search, and if the driver is killed, at most the
+current search is lost.
 
 Notes
 -----
-TPE learns from candidates in the order in which they end. One at a time
-(``workers=1``, or ``ray=off``) the same seed gives the same winner; several at
-once end in no fixed order, and another winner may be found. What
-was found stays: the record is the result.
+TPE learns from candidates in the order in which they end. With one candidate at a
+time (``workers=1`` or ``ray=off``), the same seed gives the same winner. With several,
+the order may vary, and so may the winner; the recorded winner is used from then on.
 
-The winner is the candidate with the best epoch on the inner validation. That
+The winner is the candidate with the best epoch on the inner validation samples. This
 value is optimistic (the best of many) and is never reported as performance.
 
 References
@@ -58,17 +57,17 @@ __all__ = ["Chosen", "as_chosen", "chosen_of", "perform", "recorded"]
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a search found.
+    """Result of a search.
 
     Parameters
     ----------
-    identity, body : of the search
-    values : key → value of the winner; empty if every candidate failed
-    value : of the winner on the inner validation, optimistic
+    identity, body : identity of the search, with and without the code
+    values : option values of the winner, by key; empty if all candidates failed
+    value : selection value of the winner on the inner validation samples (optimistic)
     trials : all candidates, in the order in which they were proposed
     seconds : wall time
-    at_once : candidates that trained at the same time
-    reused_code : the search was accepted although the code has changed since
+    at_once : number of candidates trained at the same time
+    reused_code : whether the search was accepted although the code has changed since
     """
 
     identity: str
@@ -82,19 +81,19 @@ class Chosen:
 
     @property
     def error(self) -> str:
-        """Why there is no winner; empty if there is one."""
+        """Reason why there is no winner; empty if there is one."""
         if self.values:
             return ""
-        first = next((trial.error for trial in self.trials if trial.error), "no candidate was tried")
-        return f"all {len(self.trials)} candidates of the search failed, the first with {first}"
+        first = next((trial.error for trial in self.trials if trial.error), "no candidate was trained")
+        return f"all {len(self.trials)} candidates of the search failed; the first error: {first}"
 
     def __str__(self) -> str:
         if self.error:
             return self.error
         states = [trial.state for trial in self.trials]
-        counts = [f"{states.count(state)} {word}" for state, word in _COUNTED.items() if state in states]
+        counts = [f"{states.count(state)} {text}" for state, text in _COUNTED.items() if state in states]
         if len(states) > 1 and len({trial.value for trial in self.trials if trial.value is not None}) == 1:
-            counts.append("none better than another, so the first was taken")
+            counts.append("all with the same value, so the first was chosen")
         chosen = " ".join(f"{key}={short(value)}" for key, value in self.values.items())
         return f"{chosen} (inner validation {self.value:.3f}; {len(states)} trials{''.join(f', {c}' for c in counts)})"
 
@@ -103,7 +102,7 @@ _COUNTED = {"stopped": "stopped early", "failed": "failed"}
 
 
 def as_chosen(configuration: Configuration, chosen: Chosen) -> Configuration:
-    """The configuration with what its search chose, and which search that was."""
+    """The configuration with the values that its search chose, and the identity of the search."""
     found = with_values(configuration, chosen.values)
     return dataclasses.replace(
         found, task={**found.task, "search": {"identity": chosen.identity, "reused_code": chosen.reused_code}}
@@ -117,18 +116,21 @@ def perform(
     *,
     found: Callable[[Search, Chosen], None] = lambda search, chosen: None,
 ) -> dict[str, Chosen]:
-    """Carry out searches one after the other and keep what they found.
+    """Perform searches one after the other and record their results.
 
     Parameters
     ----------
-    searches : those that the store does not hold
-    settings : ``ray=off`` searches in this process, else Ray must have been started
-    found : is told each search that ended and is in the store, in order
+    searches : searches that are not in the store
+    store : store for the results
+    settings : settings of the run; with ``ray=off``, candidates are trained in this
+        process, otherwise Ray must have been started
+    found : called with each search and its result, in order
 
     Returns
     -------
-    identity of the search → what it found. A search whose candidates all failed
-    is among them and not in the store, so that the same command tries it again.
+    dict of str to Chosen
+        Results by the identity of the search. If all candidates failed, the result is
+        returned but not stored, so that repeating the command repeats the search.
     """
     results: dict[str, Chosen] = {}
 
@@ -158,16 +160,18 @@ def perform(
 
 
 def recorded(store: Store, search: Search, *, accept_code: bool = False) -> Chosen | None:
-    """What a search found earlier, or ``None``.
+    """Stored result of a search, or ``None``.
 
     Parameters
     ----------
-    accept_code : take a search of older code, flagged
+    store : the store
+    search : the search
+    accept_code : whether to accept a search of older code, with a flag
 
     Raises
     ------
     StoreError
-        If the record cannot be read or is another search's.
+        If the record cannot be read or belongs to another search.
     """
     path = store.folder("search", search.identity) / RECORD
     if path.is_file():
@@ -181,16 +185,17 @@ def recorded(store: Store, search: Search, *, accept_code: bool = False) -> Chos
 
 
 def chosen_of(store: Store, configuration: Configuration) -> Chosen | None:
-    """What the search of a training found, or ``None`` if it was not searched.
+    """Result of the search of a training, or ``None`` if there was no search.
 
     Parameters
     ----------
-    configuration : of the training, as :func:`as_chosen` made it
+    store : the store
+    configuration : configuration of the training, as returned by :func:`as_chosen`
 
     Raises
     ------
     StoreError
-        If the record is gone or cannot be read.
+        If the record is missing or cannot be read.
     """
     if "search" not in configuration.task:
         return None
@@ -199,13 +204,13 @@ def chosen_of(store: Store, configuration: Configuration) -> Chosen | None:
 
 
 def _best(trials: Sequence[Candidate]) -> Candidate | None:
-    """The highest value; of equals one that ran to its end, then the earlier."""
-    judged = [trial for trial in trials if trial.value is not None]
-    return max(judged, key=lambda trial: (trial.value, trial.state == "done"), default=None)
+    """Candidate with the highest value; ties are broken in favour of complete, then earlier candidates."""
+    evaluated = [trial for trial in trials if trial.value is not None]
+    return max(evaluated, key=lambda trial: (trial.value, trial.state == "done"), default=None)
 
 
 def _keep(store: Store, search: Search, chosen: Chosen, runner: str) -> None:
-    """Write a record, whole or not at all."""
+    """Write the record of a search atomically."""
     what: dict[str, JSON] = {
         **dataclasses.asdict(chosen),
         "configuration": search.configuration.id,
@@ -228,5 +233,8 @@ def _read(path: Path, identity: str) -> Chosen:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise StoreError(f"{path} cannot be read ({error}); delete its folder and run the command again") from None
     if chosen.identity != identity:
-        raise StoreError(f"{path} is the record of {chosen.identity}; delete its folder and run the command again")
+        raise StoreError(
+            f"{path} must be the record of {identity}, got {chosen.identity}; "
+            "delete its folder and run the command again"
+        )
     return chosen

@@ -1,4 +1,4 @@
-"""Search spaces: dimensions that fit a task, as text, as JSON and as Optuna's distributions."""
+"""Search spaces: checked against a task, and converted to text, JSON and Optuna's distributions."""
 
 from __future__ import annotations
 
@@ -15,39 +15,40 @@ from harness.core.types import JSON
 __all__ = ["TUNED", "decoded", "describe_space", "distributions", "fit_space", "short", "space_json"]
 
 TUNED = ("model", "recipe")
-"""Parts whose choice and options a search may tune."""
-# Candidates must be judged alike.
+"""Components that a search may choose, or whose options it may tune."""
+# Not searched, because candidates must be compared by the same selection value.
 _FIXED = ("recipe", "recipe.select")
 
 
 def fit_space(task: Task, space: Sequence[Dimension]) -> tuple[Dimension, ...]:
-    """Dimensions that fit a task, those of parts first; refuses what cannot be searched on it.
+    """Check the dimensions of a search space against a task.
 
     Returns
     -------
-    tuple
-        Intervals of options that are whole numbers draw whole numbers, and the
-        others do not, however the ends were typed.
+    tuple of Dimension
+        The dimensions, those of components before those of options. An interval gives
+        whole numbers if and only if its option is an integer, however its ends were typed.
 
     Raises
     ------
     RequestError
-        For keys outside model and recipe, or a recipe that does not judge by validation.
+        If a key does not belong to the model or recipe, or the recipe does not select
+        epochs by validation.
     UnknownName
-        If there is no such option (of one of the models, where the model is searched).
+        If an option does not exist; if the model is searched, for one of the models.
     OutOfRange
-        If an end or value breaks the option's own bound.
+        If an end or value is outside the bounds of its option.
     """
     for one in space:
         if one.key.partition(".")[0] not in TUNED or one.key in _FIXED:
             raise RequestError(
-                "a search tunes the model and the options of its recipe, save recipe.select (all candidates are judged "
-                f"alike), got {one.key}; make it an axis instead: {one.key}=a,b"
+                "a search can tune the model, its options and those of the recipe except recipe.select (all candidates "
+                f"are compared by the same value), got {one.key}; sweep it instead: {one.key}=a,b"
             )
     if task.recipe().select is None:
         raise RequestError(
-            "a search needs a recipe that judges epochs by the validation subjects, recipe.select=last does not; "
-            "leave it out or choose another"
+            "a search needs a recipe that selects epochs by the validation subjects, got recipe.select=last; "
+            "remove it, or set another value"
         )
     models = [value for one in space if isinstance(one, Choice) and one.key == "model" for value in one.values]
     ordered = sorted(space, key=lambda one: "." in one.key)
@@ -61,16 +62,16 @@ def _fitted(one: Dimension, task: Task) -> Dimension:
         for value in one.values:
             override(task, one.key, value)
         return one
-    part, _, option = one.key.partition(".")
-    # The option's own type says what it makes of a number: 8.0 becomes 8 where it is an int.
-    taken = [describe(override(task, one.key, float(end)))[part][option] for end in (one.low, one.high)]
+    component, _, option = one.key.partition(".")
+    # override() converts the ends to the type of the option: 8.0 becomes 8 if it is an int.
+    taken = [describe(override(task, one.key, float(end)))[component][option] for end in (one.low, one.high)]
     if any(isinstance(end, bool) or not isinstance(end, int | float) for end in taken):
-        raise OutOfRange(f"an interval needs an option that is a number, got {one.key}; say choice(a,b)")
+        raise OutOfRange(f"an interval needs a numeric option, got {one.key}; use choice(a,b) instead")
     return dataclasses.replace(one, integer=all(isinstance(end, int) for end in taken))
 
 
 def describe_space(space: Sequence[Dimension], *, trials: int, subjects: Sequence[str] = ()) -> str:
-    """One line for the row of a searched configuration."""
+    """Description of a search in one line, for the leaderboard."""
     where = f"on {', '.join(subjects)}" if subjects else "in each fold and seed"
     return f"{', '.join(map(_describe, space))}; {trials} trials {where}"
 
@@ -81,7 +82,7 @@ def space_json(space: Sequence[Dimension]) -> list[JSON]:
 
 
 def distributions(space: Sequence[Dimension]) -> dict[str, Any]:
-    """Optuna's distributions; a choice is drawn by its number, so that it may hold lists."""
+    """Optuna's distributions; values of a choice are drawn by index, because they may be lists."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     found: dict[str, Any] = {}
@@ -96,7 +97,7 @@ def distributions(space: Sequence[Dimension]) -> dict[str, Any]:
 
 
 def decoded(space: Sequence[Dimension], drawn: Mapping[str, Any]) -> dict[str, JSON]:
-    """What Optuna drew, as values of the options."""
+    """Option values from Optuna's parameters."""
     found: dict[str, JSON] = {}
     for one in space:
         value = drawn[one.key]
@@ -116,5 +117,5 @@ def _describe(one: Dimension) -> str:
 
 
 def short(value: JSON) -> str:
-    """A value with as many digits as a sentence needs."""
+    """A value as text, with at most four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

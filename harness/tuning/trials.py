@@ -1,4 +1,4 @@
-"""The candidates of searches: proposed by Optuna, trained in this process or as trials of Ray Tune."""
+"""Candidates of searches: proposed by Optuna, trained in this process or as trials of Ray Tune."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from harness.tuning.spaces import decoded, distributions
 __all__ = ["Ended", "try_here", "try_on_ray"]
 
 Ended = Callable[[Search, tuple[Candidate, ...], float, int], None]
-"""Told, when a search has ended: its candidates, its seconds, and how many trained at once."""
+"""Called when a search has ended, with its candidates, its seconds and the number of parallel trainings."""
 
-_NUMBER = "search"  # which one, in a trial's config; no key of an option is a bare word but a part
+_NUMBER = "search"  # key of the search's index in a trial's config; never the key of an option
 
 
 def try_here(search: Search) -> tuple[Candidate, ...]:
-    """Plain Optuna, one candidate after the other."""
+    """Run a search with Optuna in this process, one candidate after the other."""
     import optuna
 
     cohort = open_cohort(search.cohort)
@@ -49,7 +49,7 @@ def try_here(search: Search) -> tuple[Candidate, ...]:
             except optuna.TrialPruned:
                 study.tell(trial, state=optuna.trial.TrialState.PRUNED)
                 found.append(Candidate(values, "stopped", curve[-1], len(curve)))
-            except Exception as problem:  # a broken candidate is broken, the search goes on
+            except Exception as problem:  # the candidate failed; the search continues
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
                 found.append(Candidate(values, "failed", None, len(curve), first_line(problem)))
             else:
@@ -59,7 +59,7 @@ def try_here(search: Search) -> tuple[Candidate, ...]:
 
 
 def _pruned_report(trial: Any, epochs: int, curve: list[float]) -> Report:
-    """Note each epoch in a curve, and end the training where Optuna says so."""
+    """A function that records each epoch in ``curve``, and ends the training if Optuna prunes it."""
     import optuna
 
     def report(epoch: int, best: float) -> None:
@@ -72,13 +72,13 @@ def _pruned_report(trial: Any, epochs: int, curve: list[float]) -> Report:
 
 
 def try_on_ray(searches: Sequence[Search], settings: RunSettings, ended: Ended) -> None:
-    """All searches in one run of Ray Tune, one after the other; the candidates of one train at once.
+    """Run searches one after the other in one run of Ray Tune, each with parallel candidates.
 
     Notes
     -----
-    One run, because each starts workers of its own (seconds: they import torch).
-    A search begins when the one before it has ended, so that a driver that is
-    killed loses no more than one.
+    Each run of Tune would start new workers, which takes seconds to import torch. A
+    search starts when the previous one has ended, so that at most one is lost if the
+    driver is killed.
     """
     from ray import tune
 
@@ -108,8 +108,8 @@ def try_on_ray(searches: Sequence[Search], settings: RunSettings, ended: Ended) 
                 name="search",
                 storage_path=str(folder),
                 verbose=0,
-                callbacks=[_witness(searches, at_once, ended)],
-                # What ends a trial is the death of a node or worker, which is worth another try.
+                callbacks=[_monitor(searches, at_once, ended)],
+                # A trial fails only if its node or worker died, so it is retried.
                 failure_config=tune.FailureConfig(max_failures=2),
             ),
         ).fit()
@@ -122,7 +122,7 @@ def _trial_name(trial: Any) -> str:
 def _try_candidate(
     config: dict[str, Any], searches: list[Search], identities: list[str], codes: Mapping[str, Code]
 ) -> None:
-    """The trainable: one candidate on a worker, whose actor others use before and after."""
+    """The trainable: train one candidate on a worker, whose actor is reused by other candidates."""
     from ray import tune
 
     keep_to_granted_gpus()
@@ -131,7 +131,8 @@ def _try_candidate(
         search = searches[config[_NUMBER]]
         if search.identity != identities[config[_NUMBER]]:
             raise CellError(
-                "this worker runs another version of the code than the driver; install the same version on every node"
+                "workers must run the same code as the driver, but this worker has another version; "
+                "install the same version on every node"
             )
         values = decoded(search.space, config)
         judge(
@@ -140,17 +141,17 @@ def _try_candidate(
             open_cohort(search.cohort),
             lambda epoch, best: tune.report({"epoch": epoch, "value": best}),
         )
-    except Exception as problem:  # told as a result: raising would be tried again and printed
+    except Exception as problem:  # reported as a result, because Tune would retry and print an exception
         tune.report({"error": first_line(problem)})
 
 
 def _proposals(searches: Sequence[Search]) -> Any:
-    """What proposes candidates, search by search; a factory because its base class needs Ray."""
+    """The search algorithm for Tune; a factory function, because its base class needs Ray."""
     from ray.tune.search import Searcher
     from ray.tune.search.optuna import OptunaSearch
 
     class Proposals(Searcher):
-        """One study of Optuna per search; the next begins when all candidates of one have ended."""
+        """Proposes candidates from one Optuna study per search; a search starts when the previous one has ended."""
 
         def __init__(self) -> None:
             super().__init__(metric="value", mode="max")
@@ -159,7 +160,7 @@ def _proposals(searches: Sequence[Search]) -> Any:
             self._studies: dict[str, Any] = {}
 
         def suggest(self, trial_id: str) -> dict[str, Any] | None:
-            """A candidate; ``None`` while the last ones of a search still train."""
+            """The next candidate; ``None`` while the last candidates of a search are still training."""
             if self._asked == searches[self._number].trials:
                 if self._ended < self._asked or self._number + 1 == len(searches):
                     return None
@@ -170,18 +171,18 @@ def _proposals(searches: Sequence[Search]) -> Any:
             return {_NUMBER: self._number, **self._study.suggest(trial_id)}
 
         def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-            """A result without a value is a failure, told when the trial ends."""
+            """Pass an epoch's result to the study; failures have no value and are passed when the trial ends."""
             if "value" in result:
                 self._studies[trial_id].on_trial_result(trial_id, result)
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-            """Tell the study."""
+            """Pass the final result to the study."""
             failed = error or "value" not in (result or {})
             self._studies[trial_id].on_trial_complete(trial_id, None if failed else result, failed)
             self._ended += 1
 
         def save(self, checkpoint_path: str) -> None:
-            """Nothing: what resumes a run is our own store."""
+            """Do nothing, because runs are resumed from the store."""
 
         def _next(self) -> Any:
             one = searches[self._number]
@@ -191,11 +192,11 @@ def _proposals(searches: Sequence[Search]) -> Any:
 
 
 def _rungs(searches: Sequence[Search]) -> Any:
-    """ASHA for each search by itself; a factory because its base class needs Ray."""
+    """The scheduler for Tune; a factory function, because its base class needs Ray."""
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 
     class Rungs(FIFOScheduler):
-        """Candidates are compared with those of their own search."""
+        """One ASHA scheduler per search, so that candidates are compared within their search."""
 
         def __init__(self) -> None:
             super().__init__()  # type: ignore[no-untyped-call]
@@ -212,7 +213,7 @@ def _rungs(searches: Sequence[Search]) -> Any:
             ]
 
         def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
-            """They are known."""
+            """Do nothing, because metric and mode are already set."""
             return True
 
         def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
@@ -234,12 +235,12 @@ def _rungs(searches: Sequence[Search]) -> Any:
     return Rungs()
 
 
-def _witness(searches: Sequence[Search], at_once: int, ended: Ended) -> Any:
-    """The driver's callback; a factory because its base class needs Ray."""
+def _monitor(searches: Sequence[Search], at_once: int, ended: Ended) -> Any:
+    """The driver's callback; a factory function, because its base class needs Ray."""
     from ray import tune
 
-    class Witness(tune.Callback):
-        """Remembers what each trial reported and says when a search has ended."""
+    class Monitor(tune.Callback):
+        """Collects the reports of each trial and calls ``ended`` when a search has ended."""
 
         def __init__(self) -> None:
             self._seen: dict[int, dict[str, dict[str, Any]]] = {}
@@ -255,7 +256,7 @@ def _witness(searches: Sequence[Search], at_once: int, ended: Ended) -> Any:
             seen = self._of(trial)
             if "error" in result:
                 seen["error"] = result["error"]
-            elif "value" in result:  # by epoch: a trial that moved to another node begins again
+            elif "value" in result:  # by epoch, because a trial that moved to another node starts again
                 seen["curve"][result["epoch"]] = result["value"]
 
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -266,7 +267,7 @@ def _witness(searches: Sequence[Search], at_once: int, ended: Ended) -> Any:
             self._end(trial)
 
         def _of(self, trial: Any) -> dict[str, Any]:
-            """What is known of a trial; trials in the order in which they began."""
+            """Reports of a trial; trials are kept in the order in which they started."""
             own = self._seen.setdefault(trial.config[_NUMBER], {})
             return own.setdefault(trial.trial_id, {"config": dict(trial.config), "curve": {}, "error": ""})
 
@@ -281,30 +282,30 @@ def _witness(searches: Sequence[Search], at_once: int, ended: Ended) -> Any:
                 ended(search, trials, now - before, at_once)
 
         def __reduce__(self) -> tuple[Any, tuple[()]]:
-            """Tune pickles callbacks to restore a run; we resume from our own store instead."""
+            """Replace the callback when Tune pickles it to restore a run; runs are resumed from the store instead."""
             return tune.Callback, ()
 
-    return Witness()
+    return Monitor()
 
 
 def _candidate(search: Search, seen: Mapping[str, Any]) -> Candidate:
     values = decoded(search.space, seen["config"])
     curve = [seen["curve"][epoch] for epoch in sorted(seen["curve"])]
     if seen["error"] or not curve:
-        return Candidate(values, "failed", None, len(curve), seen["error"] or "it never began")
+        return Candidate(values, "failed", None, len(curve), seen["error"] or "it did not start")
     return Candidate(values, "done" if len(curve) == epochs_of(search, values) else "stopped", curve[-1], len(curve))
 
 
 def _sampler(search: Search) -> Any:
     import optuna
 
-    # Optuna draws the first ten at random; a short search must learn from fewer.
+    # By default, Optuna draws the first ten candidates at random; a short search must learn from fewer.
     startup = min(10, max(1, search.trials // 2))
     return optuna.samplers.TPESampler(n_startup_trials=startup, seed=seed_of(search.seed, "search") % 2**32)
 
 
 def _longest(search: Search) -> int:
-    """Epochs of the longest candidate."""
+    """Number of epochs of the longest candidate."""
     for one in search.space:
         if one.key == "recipe.epochs":
             return int(max(one.values) if isinstance(one, Choice) else one.high)
@@ -312,13 +313,13 @@ def _longest(search: Search) -> int:
 
 
 def _grace(search: Search) -> int:
-    """Epochs before a candidate may be stopped: an eighth, which leaves two or three rungs."""
+    """Minimum number of epochs before a candidate may be stopped: one eighth, which leaves two or three rungs."""
     return max(1, _longest(search) // 8)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Optuna without its log lines."""
+    """Silence Optuna's log messages."""
     import optuna
 
     before = optuna.logging.get_verbosity()

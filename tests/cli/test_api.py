@@ -13,7 +13,7 @@ import pytest
 import harness
 from harness.cli import api
 from harness.core.errors import CohortError, OutOfRange, RequestError, UnknownName
-from harness.sweep.grammar import to_words
+from harness.sweep.grammar import to_overrides
 
 Overrides = Callable[..., dict[str, Any]]
 
@@ -96,7 +96,7 @@ def test_table_refuses_overrides(finished: Path) -> None:
     """``harness.table`` refuses overrides, and it requires a task."""
     with pytest.raises(RequestError, match=r"harness\.table does not use seed=; it takes out=, run=, task="):
         harness.table(task="epvs", out=finished, seed=1)
-    with pytest.raises(RequestError, match=r"which task\? Set task=NAME"):
+    with pytest.raises(RequestError, match="task= must be given; set task=NAME"):
         harness.table(out=finished)
 
 
@@ -152,7 +152,9 @@ def test_long_run_needs_confirmation(
 ) -> None:
     """Above the time limit, a run stops with its estimate unless ``yes=true`` is given."""
     monkeypatch.setattr(api, "LIMIT_S", 0.0)
-    with pytest.raises(RequestError, match=r"this would take about \d+ seconds .*\(15 cells are missing\).*yes=true"):
+    with pytest.raises(
+        RequestError, match=r"this run would take about \d+ seconds .*\(15 cells are missing\).*yes=true"
+    ):
         harness.run(**tiny_overrides(tmp_path))
     assert not (tmp_path / "store").exists()
     assert harness.run(**tiny_overrides(tmp_path, yes=True, fold=0)).complete
@@ -175,7 +177,7 @@ def test_observer_is_notified_in_order(tiny_overrides: Overrides, tmp_path: Path
         def ended(self) -> None:
             events.append("ended")
 
-    overrides = to_words(**tiny_overrides(tmp_path, fold=0))
+    overrides = to_overrides(**tiny_overrides(tmp_path, fold=0))
     api.carry_out(overrides, (), Recorder())
     assert events[:6] == ["planned 5", "started 0", "train", "predict", "score  value", "explain random"]
     assert events[6] == "score random" and set(events[7:]) == {"ended"}
@@ -195,7 +197,7 @@ def test_observer_is_notified_of_the_end_after_an_exception(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        api.carry_out(to_words(**tiny_overrides(tmp_path)), (), Recorder())
+        api.carry_out(to_overrides(**tiny_overrides(tmp_path)), (), Recorder())
     assert ended
 
 

@@ -25,7 +25,7 @@ from harness.pipeline.leaderboard import read_facts
 from harness.pipeline.prediction import Place, write_masks
 from harness.report.wording import failure_lines, row_labels, verdict
 from harness.storage.store import CellRecord
-from harness.sweep.grammar import to_words
+from harness.sweep.grammar import to_overrides
 
 
 @pytest.fixture(scope="session")
@@ -121,7 +121,7 @@ def test_report_contains_the_verdict(out: Path, board_of: Callable[..., Path]) -
 
 def test_leaderboard_of_a_task_without_runs_is_refused(tmp_path: Path) -> None:
     """Without any run of the task, the error names the command to run first."""
-    with pytest.raises(RequestError, match=r"holds no run of epvs; run it first: harness run task=epvs"):
+    with pytest.raises(RequestError, match=r"has no run of epvs; start one: harness run task=epvs"):
         commands.leaderboard(["task=epvs", f"out={tmp_path}"])
 
 
@@ -233,17 +233,17 @@ def _centre(values: np.ndarray, affine: np.ndarray) -> np.ndarray:
     ("command", "overrides", "message"),
     [
         ("report", ["task=epvs", "csv=a.csv"], r"harness report does not use csv=; it takes out=, run=, task=. "
-         r"csv= is a word of: harness leaderboard$"),
-        ("report", ["task=epvs", "seed=1"], r"does not use seed=.*is a word of: harness run, harness plan"),
+         r"csv= is a key of: harness leaderboard$"),
+        ("report", ["task=epvs", "seed=1"], r"does not use seed=.*is a key of: harness run, harness plan"),
         ("report", ["task=epvs", "recipe.lr=interval(0,1)"], r"does not use recipe\.lr=.*harness run"),
-        ("report", ["task=epvs", "cvs=a"], r"no word of harness report is named 'cvs'\. All: out, run, task"),
+        ("report", ["task=epvs", "cvs=a"], r"no key of harness report is named 'cvs'\. All: out, run, task"),
         ("leaderboard", ["task=epvs", "sequences=T2w"], r"harness leaderboard does not use sequences="),
         ("leaderboard", ["task=epvs", "csv=a,b"], r"takes one value of csv, got csv=a,b"),
         ("leaderboard", ["task=epvs", "experiment=ablation"], r"does not use experiment="),
         ("predict", ["model=a", "data=b", "label=pvs"], r"harness predict does not use label=.*harness data verify"),
         ("predict", ["model=a,b", "data=b"], r"harness predict takes one value of model, got model=a,b"),
         ("describe", ["task=epvs", "model=unet"], r"describe task=NAME does not use model=.*harness describe"),
-        ("describe", ["model=unet", "split=k_fold"], r"name one thing to describe: task=NAME or one of"),
+        ("describe", ["model=unet", "split=k_fold"], r"exactly one key must be given, task=NAME or one of"),
         ("describe", ["task=epvs", "format=yaml"], r"no format is named 'yaml'.*All: json, text"),
         ("ui", ["port=5000", "task=epvs"], r"harness ui does not use task="),
         ("ui", ["port=true"], r"port must be a whole number >= 1 and <= 65535, got True"),
@@ -262,7 +262,7 @@ def test_options_that_a_command_does_not_use_are_refused(command: str, overrides
         ("make", ["task=epvs", "into=x", "model.width=3"], r"harness data make does not use model\.width="),
         ("make", ["task=epvs", "into=x", "phantom_subjects=3,4"], r"takes one value of phantom_subjects"),
         ("verify", ["data=x", "out=y"], r"harness data verify does not use out=.*harness leaderboard"),
-        ("verify", ["task=epvs", "sequences=T2w"], r"which folder\? Say data=DIR"),
+        ("verify", ["task=epvs", "sequences=T2w"], r"data= must be given; set data=DIR"),
         ("verify", ["task=epvs", "data=x", "cvs=a"], r"no key is named 'cvs'"),
         ("describe", ["task=epvs", "into=x"], r"no key is named 'into'"),
     ],
@@ -275,7 +275,7 @@ def test_data_actions_refuse_options_that_they_do_not_use(action: str, overrides
 
 def test_predict_refuses_an_unknown_configuration(out: Path, tmp_path: Path) -> None:
     """An unknown configuration is refused."""
-    with pytest.raises(RequestError, match="names no training"):
+    with pytest.raises(RequestError, match="matches no training"):
         commands.predict(["model=zzzz", f"data={tmp_path}", f"out={out}"])
 
 
@@ -292,7 +292,7 @@ def test_generated_cohort_can_be_verified_and_described(tmp_path: Path, capsys: 
 def test_making_a_cohort_never_overwrites(tmp_path: Path) -> None:
     """``harness data make`` refuses a folder that is not empty and leaves it unchanged."""
     (tmp_path / "mine.txt").write_text("content")
-    with pytest.raises(RequestError, match="is not empty; nothing was written"):
+    with pytest.raises(RequestError, match="into= must be a new or empty folder, .* has files; nothing was written"):
         commands.data("make", ["task=epvs", f"into={tmp_path}"])
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
@@ -317,7 +317,7 @@ def test_faulty_cohort_trains_nothing_and_lists_all_faults(tmp_path: Path) -> No
 
 def test_list_shows_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
     """``harness list`` shows the names of components of every kind."""
-    assert commands.list_parts("") == 0
+    assert commands.list_components("") == 0
     shown = capsys.readouterr().out
     for name in ("epvs", "unet", "integrated_gradients", "dice", "leave_one_subject_out"):
         assert name in shown
@@ -326,7 +326,7 @@ def test_list_shows_every_kind(capsys: pytest.CaptureFixture[str]) -> None:
 def test_list_of_an_unknown_kind_shows_suggestions() -> None:
     """An unknown kind raises an error with suggestions."""
     with pytest.raises(UnknownName, match="Near: metrics"):
-        commands.list_parts("metrcis")
+        commands.list_components("metrcis")
 
 
 def test_failures_are_grouped_by_configuration_and_error(out: Path) -> None:
@@ -348,7 +348,7 @@ def test_failures_are_grouped_by_configuration_and_error(out: Path) -> None:
 
 def test_explanations_without_an_objective_are_one_sentence(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """If no explanation has a value of the objective, a sentence replaces the table."""
-    tables = rebuild(to_words(task="epvs", out=str(out)))[1]
+    tables = rebuild(to_overrides(task="epvs", out=str(out)))[1]
     objective = read_facts(tables.explanation).objective
     commands._show_explanations(console(), tables.explanation)
     assert "Explanations" in capsys.readouterr().out

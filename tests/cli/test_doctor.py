@@ -146,7 +146,9 @@ def test_disk_of_a_folder_that_does_not_exist_yet_is_measured(tmp_path: Path) ->
 def test_little_disk_is_warned_of(disk: Fake, tmp_path: Path) -> None:
     """Less than 5 GB of free disk gives a warning that suggests another folder."""
     disk(total=100e9, free=4.9e9)
-    assert find("disk", tmp_path) == Check("disk", f"4.9 GB free at {tmp_path}", "warn", "free some, or say out=DIR")
+    assert find("disk", tmp_path) == Check(
+        "disk", f"4.9 GB free at {tmp_path}", "warn", "free disk space, or set out=DIR"
+    )
 
 
 def test_a_folder_without_write_permission_is_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

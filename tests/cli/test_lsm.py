@@ -15,7 +15,7 @@ from harness.cli.prediction import predict_folder
 from harness.core.errors import RequestError
 from harness.data.bids import index
 from harness.sweep.estimate import estimate
-from harness.sweep.grammar import Words, to_words
+from harness.sweep.grammar import Overrides, to_overrides
 from harness.sweep.grid import at
 from harness.sweep.plan import prepare
 from harness.sweep.request import resolve
@@ -75,7 +75,7 @@ def test_estimated_disk_space_matches_the_files(result: Any, overrides: dict[str
     random = [one for one in store.glob("explain/*/record.json") if json.loads(one.read_text())["label"] == "random"]
     files = [one.parent / "blocks.npz" for one in random] + list(store.glob("train/*/*.safetensors"))
     alone = {key: value for key, value in overrides.items() if not key.startswith("attributions.")}
-    found = estimate(prepare(resolve(to_words(**{**alone, "attribution": "random", "out": str(tmp_path)}))))
+    found = estimate(prepare(resolve(to_overrides(**{**alone, "attribution": "random", "out": str(tmp_path)}))))
     assert len(random) == 6
     assert found.disk_bytes == pytest.approx(sum(one.stat().st_size for one in files), rel=0.25)
 
@@ -118,7 +118,7 @@ def test_new_subjects_get_a_table_of_scores(
 ) -> None:
     """Predictions of new subjects are a table with one row per subject."""
     configuration = next(line["configuration"] for line in result.leaderboard.to_pylist() if line["noise"] == 0.0)
-    given = Words(
+    given = Overrides(
         {"model": configuration, "data": str(lesion_root), "out": overrides["out"], "into": str(tmp_path / "new")}
     )
     (path,) = predict_folder(given, say=lambda text: None)
@@ -131,7 +131,7 @@ def test_presets_yield_to_overrides(overrides: dict[str, Any]) -> None:
     """A preset of an experiment and a model applies unless the user overrides it."""
 
     def epochs(experiment: str, model: str, **more: Any) -> int:
-        request = resolve(to_words(task="lsm", profile="paper", experiment=experiment, **more))
+        request = resolve(to_overrides(task="lsm", profile="paper", experiment=experiment, **more))
         return int(at(request.task, {"model": model}).recipe.keywords["epochs"])
 
     assert (epochs("multi", "cnn"), epochs("multi", "residual_cnn")) == (70, 90)
@@ -174,4 +174,4 @@ def test_noise_levels_are_refused_for_a_measured_score(overrides: dict[str, Any]
     kept = {key: value for key, value in overrides.items() if key not in SIMULATED}
     for noise in ((0.0, 0.2), 0.2):
         with pytest.raises(RequestError, match="noise applies to simulated scores only; remove it .* when score="):
-            resolve(to_words(**{**kept, "noise": noise, "score": "severity", "out": str(tmp_path)}))
+            resolve(to_overrides(**{**kept, "noise": noise, "score": "severity", "out": str(tmp_path)}))

@@ -127,7 +127,7 @@ def test_without_a_browser_the_user_opens_the_addresses(monkeypatch: pytest.Monk
     monkeypatch.setattr("webbrowser.open", lambda address: False)
     messages: list[str] = []
     ui._open_pages(None, [PAGES], "http://host/", messages.append)  # type: ignore[arg-type]
-    assert messages == ["No browser was found; open the addresses above yourself."]
+    assert messages == ["No browser was found; open the addresses above manually."]
 
 
 def test_a_port_in_use_is_refused(tracked: tuple[Path, list[str]]) -> None:
@@ -136,7 +136,7 @@ def test_a_port_in_use_is_refused(tracked: tuple[Path, list[str]]) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(RequestError, match=rf"another program listens on port {port}; choose a free one"):
+        with pytest.raises(RequestError, match=rf"port {port} is used by another program; set port= to a free one"):
             commands.ui([f"out={tracked[0]}", f"port={port}"])
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from harness.core.registry import METRICS
 from harness.metrics.metric_inputs import METRIC_INPUTS, MetricInputs
-from harness.metrics.register import asks, evaluate, evaluate_chance, options
+from harness.metrics.register import evaluate, evaluate_chance, inputs_of, options
 
 SPACING_MM = (1.0, 0.8, 2.0)
 SHAPE = (12, 11, 10)
@@ -145,5 +145,5 @@ def test_docstring_covers_every_parameter(name):
 
 def test_all_inputs_are_used_by_some_metric():
     """Every metric input is used by a built-in metric, except those for third-party metrics."""
-    used = {word for name in METRICS.names() for word in asks(METRICS.get(name).function)}
+    used = {word for name in METRICS.names() for word in inputs_of(METRICS.get(name).function)}
     assert set(METRIC_INPUTS) == used | THIRD_PARTY

@@ -12,7 +12,7 @@ from harness.core.registry import METRICS
 from harness.core.types import Source
 from harness.metrics import compute
 from harness.metrics.metric_inputs import MetricInputs
-from harness.metrics.register import asks, evaluate, evaluate_ceiling, evaluate_chance, kinds_of, metric, options
+from harness.metrics.register import evaluate, evaluate_ceiling, evaluate_chance, inputs_of, kinds_of, metric, options
 
 FACTS = {"source": "a test", "direction": "higher", "range": (0, 1)}
 
@@ -51,7 +51,7 @@ def test_facts_are_kept():
         "ceiling": None,
         "needs": (),
         "interval": True,
-        "asks": ("target", "brain"),
+        "inputs": ("target", "brain"),
         "kinds": (),
     }
 
@@ -202,9 +202,9 @@ def test_duplicate_name_is_refused_with_both_locations():
 
 
 def test_options_are_separated_from_inputs():
-    """``asks`` and ``options`` separate the inputs of a partial from its options."""
+    """``inputs_of`` and ``options`` separate the inputs of a partial from its options."""
     part = partial(METRICS.get("auc").function, soft=True)
-    assert asks(part) == ("prediction", "target", "probability", "brain")
+    assert inputs_of(part) == ("prediction", "target", "probability", "brain")
     assert options(part) == ("soft", "inside")
 
 

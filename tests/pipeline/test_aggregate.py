@@ -660,7 +660,7 @@ class TestSeveralTargets:
         assert names == [name for label in plain for name in (label, label + VALIDATION)]
         by_name = {one.name: one for one in facts}
         assert by_name["r2" + VALIDATION].summary.endswith(
-            "On validation samples, each by the network of its own fold."
+            "On validation samples, predicted by the network of their fold."
         )
         assert by_name["r2" + VALIDATION].chance == 0.0
         assert all(not one.name.endswith(VALIDATION) for one in metric_facts(study, ("probe",), fixed_test=True))

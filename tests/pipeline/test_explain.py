@@ -214,7 +214,9 @@ class TestExplain:
                 [torch.full_like(one, torch.nan) for one in inputs] for _ in targets
             ],
         )
-        with pytest.raises(CellError, match="the input_x_gradient map of one holds values that are not finite"):
+        with pytest.raises(
+            CellError, match="maps must be finite, got NaN or infinite values in the input_x_gradient map of one"
+        ):
             made(Explanation(GRADIENT))
 
     def test_network_is_unchanged(self) -> None:
@@ -300,11 +302,15 @@ class TestChoice:
     @pytest.mark.parametrize(
         ("targets", "options", "message"),
         [
-            ((AGE,), {"samples": "correct"}, r"chooses by one binary or classes target, got none; name it: chosen_by="),
+            ((AGE,), {"samples": "correct"}, r"needs one binary or classes target, got none; set chosen_by="),
             ((AGE, SMILE, HAIR), {"samples": "correct"}, r"got smile, hair; name it"),
             ((AGE, SMILE), {"samples": "correct", "chosen_by": "age"}, r"got none"),
             ((SMILE,), {"at_most": 3, "chosen_by": "other"}, r"samples=tested at_most=3 chooses by one .* got none"),
-            ((HAIR,), {"samples": "true_positive"}, r"needs a binary target, and hair has classes; take correct"),
+            (
+                (HAIR,),
+                {"samples": "true_positive"},
+                r"needs a binary target, but hair has classes; set samples=correct",
+            ),
         ],
     )
     def test_invalid_choices_are_refused(self, targets: Any, options: dict[str, Any], message: str) -> None:

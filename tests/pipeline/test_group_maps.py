@@ -359,7 +359,7 @@ def test_t_test_refuses_images_that_are_not_masks(lsm: Task, cohort: Cohort, tmp
         found = {"done" if store.get("train", one) else "failed" for one in trainings}
         assert found == states
     failure = store_failure(tmp_path / "t", task, cohort)
-    assert "MassUnivariate reads the cohort's images as they are, and the adapter changes lesion" in failure
+    assert "MassUnivariate reads the images of the cohort unchanged, but the adapter changes lesion" in failure
 
 
 def store_failure(folder: Path, task: Task, cohort: Cohort) -> str:

@@ -15,7 +15,7 @@ from harness.core.overrides import override
 from harness.core.targets import Target
 from harness.core.task import Task
 from harness.core.types import Input, NetworkSpec
-from harness.pipeline.networks import Scalar, Scalars, build_network, scalars_of, split_outputs, told_of
+from harness.pipeline.networks import Scalar, Scalars, build_network, oracle_arguments, scalars_of, split_outputs
 from harness.sweep.catalogue import load_task
 
 AGE, SMILE = Target("age", "number"), Target("smile", "binary")
@@ -118,15 +118,15 @@ class TestBuildNetwork:
     def test_builder_of_one_input_refuses_several(self, toy_task: Task) -> None:
         """A builder for one input is refused if the adapter has several."""
         with pytest.raises(
-            RequestError, match=r"model unet takes one input, and the adapter gives 2 \(image, age\); .*`inputs`"
+            RequestError, match=r"model unet takes one input, but the adapter gives 2 \(image, age\); .*`inputs`"
         ):
             build_network(toy_task, SPEC)
 
     def test_oracles_receive_facts_of_simulated_targets(self, toy_task: Task) -> None:
         """An oracle receives the region size of a simulated score, and nothing for a mask."""
         lsm = override(load_task("lsm"), "targets.scores.size", 4)
-        assert told_of(lsm)["roi_size"] == 4
-        assert told_of(toy_task) == {}
+        assert oracle_arguments(lsm)["roi_size"] == 4
+        assert oracle_arguments(toy_task) == {}
 
 
 class TestScalarsOf:

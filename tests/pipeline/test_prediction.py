@@ -65,7 +65,7 @@ class TestNetworks:
         found = find_networks(store, row)
         assert identities(found.records) == before
         assert found.left_out == (other,)
-        assert f"left out 1 of other code or searches: {other.identity} (model=CELL names one)" in str(found)
+        assert f"left out 1 of other code or searches: {other.identity} (set model=CELL to use one)" in str(found)
 
     def test_training_selected_by_its_id_may_be_of_any_code(self, store: Store) -> None:
         """A training selected by its own id may be of any code version."""
@@ -77,7 +77,7 @@ class TestNetworks:
         monkeypatch.setattr(cell_module, "_stage_digest", lambda stage: f"edited {stage}")
         found = find_networks(store, row)
         assert len(found.records) == 3 and found.is_older
-        assert "trained by another version of the code" in str(found)
+        assert "trained with another version of the code" in str(found)
 
     def test_several_older_versions_are_refused(self, store: Store, row: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """Networks of several older code versions are refused, and the message lists them."""
@@ -139,7 +139,7 @@ class TestGrid:
         """Subjects with the voxel size of the training keep their grid; a note mentions the missing label."""
         networks = find_networks(store, row)
         found = read_subjects(networks, root, root.parent / "cache")
-        assert found.notes == ("reference=label, and new subjects have no label: their grid is that of T2w",)
+        assert found.notes == ("reference=label, but new subjects have no label; the grid of T2w is used",)
         image, affine = transforms.reorient(*nifti.read(root / "sub-01/anat/sub-01_T2w.nii.gz"))
         assert found.cohort.samples[0].shape == image.shape
         np.testing.assert_allclose(found.cohort.samples[0].grid.affine, affine, atol=1e-5)
@@ -171,7 +171,7 @@ class TestGrid:
         for path in root.glob("sub-*/anat/*_FLAIR.nii.gz"):
             nifti.write(path, *finer(*nifti.read(path)))
         found = read_subjects(networks, root, tmp_path / "cache")
-        assert found.notes == ("reference=label, and new subjects have no label: their grid is that of T2w",)
+        assert found.notes == ("reference=label, but new subjects have no label; the grid of T2w is used",)
 
     def test_faults_of_the_files_are_all_listed(self, store: Store, row: str, root: Path) -> None:
         """Faults of all files are listed in one message."""
@@ -209,7 +209,7 @@ class TestFiles:
             networks, dataclasses.replace(subjects, places=larger), store, tmp_path / "made", root=root
         )
         assert notes == [
-            f"2 of {y + 2} coronal slices and 4 of {z + 4} axial slices lie outside of the field of the networks, "
+            f"2 of {y + 2} coronal slices and 4 of {z + 4} axial slices are outside the field of view of the networks, "
             "where predictions are 0: sub-01, sub-02"
         ]
 

@@ -138,7 +138,7 @@ def test_loss_that_is_not_finite_raises(trained: Callable[..., Trained]) -> None
         return outputs["target"].mean() ** 2 * (math.nan if len(calls) > 3 else 1.0)
 
     broken = dataclasses.replace(recipe(epochs=9, balance=False), loss=loss)  # three batches of four slices
-    with pytest.raises(CellError, match=r"the loss became nan in epoch 2; try a smaller recipe\.lr"):
+    with pytest.raises(CellError, match=r"the loss must be finite, got nan in epoch 2; try a smaller recipe\.lr"):
         trained(broken)
 
 
@@ -146,7 +146,9 @@ def test_validation_value_that_is_not_finite_raises(trained: Callable[..., Train
     """A validation value that is NaN raises an error."""
     values = iter([0.5, math.nan])
     broken = dataclasses.replace(recipe(epochs=3), select=lambda outputs, batch, targets: next(values))
-    with pytest.raises(CellError, match=r"the validation value became nan in epoch 2; .*recipe\.select=last"):
+    with pytest.raises(
+        CellError, match=r"the validation value must be finite, got nan in epoch 2: .*recipe\.select=last"
+    ):
         trained(broken)
 
 
@@ -184,7 +186,9 @@ def test_last_epoch_is_kept_if_nothing_selects(trained: Callable[..., Trained]) 
 def test_selection_needs_validation_samples(toy_cohort: Cohort, spec: NetworkSpec) -> None:
     """Selecting an epoch without validation samples raises an error."""
     samples = toy_cohort.samples[:2]
-    with pytest.raises(CellError, match=r"validation samples > 0 must hold .*set recipe\.select=last"):
+    with pytest.raises(
+        CellError, match=r"a recipe that selects an epoch needs validation samples, got none; set recipe\.select=last"
+    ):
         train(network, recipe(), ADAPTER, spec, samples, [], seed=0)
     assert train(network, recipe(select="last"), ADAPTER, spec, samples, [], seed=0).best_epoch == 2
 

@@ -156,7 +156,7 @@ class TestReport:
     def test_left_out(self, table: pa.Table, tmp_path: Path) -> None:
         """Subjects left out are counted and named."""
         text = _page(tmp_path / "index.html", table, ineligible=[Ineligible("sub-09", "no FLAIR")]).text
-        assert "1 subject lacked something that the task needs. subject reason sub-09 no FLAIR" in text
+        assert "1 subject without data that the task requires. subject reason sub-09 no FLAIR" in text
 
     def test_explanations(self, table: pa.Table, tmp_path: Path) -> None:
         """Attribution methods are in a separate table."""

@@ -21,7 +21,7 @@ from harness.report import plots, runs
 from harness.report.runs import pooled_files, pooled_metrics, pooled_of
 from harness.storage.store import CellRecord, Store, write_record
 from harness.sweep.collect import Tables
-from harness.sweep.grammar import parse, to_words
+from harness.sweep.grammar import parse, to_overrides
 from harness.sweep.plan import Plan
 
 Overrides = Callable[..., dict[str, Any]]
@@ -258,8 +258,8 @@ def test_tables_are_written_without_an_mlflow_server(
     """If the MLflow server does not respond, the tables are written and then an error is raised."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     shutil.rmtree(finished / "leaderboards")
-    with pytest.raises(HarnessError, match=r"MLflow at http://127\.0\.0\.1:1 could not be written: .* mlflow=off"):
-        carry_out(to_words(**tiny_overrides(finished, mlflow="http://127.0.0.1:1")), (), Silent())
+    with pytest.raises(HarnessError, match=r"cannot write to MLflow at http://127\.0\.0\.1:1: .* mlflow=off"):
+        carry_out(to_overrides(**tiny_overrides(finished, mlflow="http://127.0.0.1:1")), (), Silent())
     assert board_of(finished).is_file()
 
 

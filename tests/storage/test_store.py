@@ -153,10 +153,10 @@ def test_record_with_a_path_outside_its_folder_is_refused(store: Store, made: An
     record = json.loads((folder / RECORD).read_text())
     record["artifacts"] = {name: "0" * 64}
     (folder / RECORD).write_text(json.dumps(record))
-    with pytest.raises(StoreError, match="an artifact is a plain file name, got"):
+    with pytest.raises(StoreError, match="the name of an artifact must be a plain file name, got"):
         store.commit(folder)
     shutil.copytree(folder, store.folder("train", "abc"))
-    with pytest.raises(StoreError, match="which lies outside its folder|is missing or has changed"):
+    with pytest.raises(StoreError, match="must be inside the cell's folder|is missing or has changed"):
         store.artifact(store.get("train", "abc"), name)  # type: ignore[arg-type]
 
 
@@ -167,7 +167,7 @@ def test_link_out_of_the_folder_is_refused(store: Store, made: Any, tmp_path: Pa
     shutil.copy(path, tmp_path / "elsewhere")
     path.unlink()
     path.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(StoreError, match="names 'weights.bin', which lies outside its folder"):
+    with pytest.raises(StoreError, match="must be inside the cell's folder, .* has 'weights.bin'"):
         store.artifact(record, "weights.bin")
 
 
@@ -273,7 +273,7 @@ def test_record_of_another_cell(store: Store, made: Any) -> None:
     shutil.copytree(store.folder("train", "abc"), store.folder("train", "xyz"))
     shutil.copytree(store.folder("train", "abc"), store.folder("score", "abc"))
     for stage, identity in (("train", "xyz"), ("score", "abc")):
-        with pytest.raises(StoreError, match="is the record of train abc; delete its folder"):
+        with pytest.raises(StoreError, match="got train abc; delete its folder"):
             store.get(stage, identity)
 
 
@@ -357,7 +357,7 @@ def test_configuration_is_stored(store: Store) -> None:
 
 def test_unknown_configuration(store: Store) -> None:
     """An unknown configuration raises an error that names the store."""
-    with pytest.raises(StoreError, match="no configuration xyz in .*store"):
+    with pytest.raises(StoreError, match="no configuration xyz is in .*store"):
         store.configuration("xyz")
 
 

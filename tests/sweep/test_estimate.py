@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from harness.sweep.estimate import Estimate, estimate
-from harness.sweep.grammar import to_words
+from harness.sweep.grammar import to_overrides
 from harness.sweep.plan import Plan, prepare
 from harness.sweep.request import resolve
 
@@ -21,7 +21,7 @@ Overrides = Callable[..., dict[str, Any]]
 @pytest.fixture
 def planned(tiny_overrides: Overrides) -> Callable[..., Plan]:
     """A function that prepares a tiny run."""
-    return lambda out, **more: prepare(resolve(to_words(**tiny_overrides(out, **more))))
+    return lambda out, **more: prepare(resolve(to_overrides(**tiny_overrides(out, **more))))
 
 
 def test_counts_before_anything_ran(planned: Callable[..., Plan], tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from harness.core.errors import BadSyntax, OutOfRange
 from harness.core.space import Choice, Interval
-from harness.sweep.grammar import Words, parse, texts_of, to_words
+from harness.sweep.grammar import Overrides, parse, texts_of, to_overrides
 
 
 @pytest.mark.parametrize(
@@ -82,16 +82,16 @@ def test_spaces(text: str, dimension: object) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sequences", r"cannot read 'sequences': missing EQUAL.*Words look like key=value, key=a,b or key=range"),
-        ("a=(x", r"cannot read 'a=\(x': .*Words look like"),
-        ("a=b=c", r"cannot read 'a=b=c': a value with = .*needs quotes"),
+        ("sequences", r"cannot read 'sequences': missing EQUAL.*Overrides look like key=value, key=a,b or key=range"),
+        ("a=(x", r"cannot read 'a=\(x': .*Overrides look like"),
+        ("a=b=c", r"cannot read 'a=b=c': a value that contains = .*needs quotes"),
         ("a=foo(1)", r"cannot read 'a=foo\(1\)': Unknown function 'foo'"),
-        ("--ray", r"'--ray' is no option of this command; words look like key=value"),
-        ("+a=1", r"cannot read '\+a=1': leave out the \+ or ~"),
-        ("~a", r"cannot read '~a': leave out the \+ or ~"),
-        ("a@b=1", r"cannot read 'a@b=1': a@… is no key"),
-        ("=1", r"cannot read '=1': nothing is no key"),
-        ("a=glob(T2*)", r"cannot read 'a=glob\(T2\*\)': names are not searched by pattern; name them"),
+        ("--ray", r"'--ray' is not an option of this command; overrides look like key=value"),
+        ("+a=1", r"cannot read '\+a=1': remove the \+ or ~"),
+        ("~a", r"cannot read '~a': remove the \+ or ~"),
+        ("a@b=1", r"cannot read 'a@b=1': a@… is not a key"),
+        ("=1", r"cannot read '=1': the key is missing"),
+        ("a=glob(T2*)", r"cannot read 'a=glob\(T2\*\)': patterns are not supported; list the names"),
         ("a=range(1,0)", r"'a=range\(1,0\)' has no values: range\(start, stop, step\) must lead from start towards"),
         ("a=range(0,1,0)", r"'a=range\(0,1,0\)' has no values"),
         ("a=range(0,inf,1)", r"'a=range\(0,inf,1\)' has no values"),
@@ -106,7 +106,7 @@ def test_invalid_overrides_are_refused(text: str, message: str) -> None:
 @pytest.mark.parametrize("second", ["a=2", "a=3,4", "a=interval(1,2)"])
 def test_repeated_key_is_refused(second: str) -> None:
     """A key that is given twice is refused."""
-    with pytest.raises(BadSyntax, match="a is given twice; give all its values in one word: a=a,b"):
+    with pytest.raises(BadSyntax, match="a is given twice; give all its values in one override: a=a,b"):
         parse(["a=1", second])
 
 
@@ -125,7 +125,7 @@ def test_several_takes_one_value_or_many() -> None:
 
 def test_python_values() -> None:
     """In Python, tuples are sweeps, lists are single values, and strings are parsed, except paths."""
-    parsed = to_words(
+    parsed = to_overrides(
         task="epvs", recipe__lr=0.1, seed=(0, 1), noise="range(0,0.2,0.1)", data=Path("/a (b)"), out="c=d", size=[4, 8]
     )
     assert parsed.values == {"task": "epvs", "recipe.lr": 0.1, "data": "/a (b)", "out": "c=d", "size": [4, 8]}
@@ -134,7 +134,7 @@ def test_python_values() -> None:
 
 def test_text_of_python_values_can_be_parsed() -> None:
     """Values given in Python have an equivalent text."""
-    parsed = Words(
+    parsed = Overrides(
         {
             "task": "epvs", "phantom.shape": [24, 24, 8], "report": False, "label": None, "data": "/a (b)", "x": "12",
             "y": "true", "z": "it's", "b": "a\\", "c": "\\'", "e": "", "m": {"a": [1, 2]}, "f": 1e-05,

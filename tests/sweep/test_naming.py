@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from harness.sweep.grammar import parse, to_words
+from harness.sweep.grammar import parse, to_overrides
 from harness.sweep.request import resolve
 
 
@@ -77,7 +77,8 @@ def test_different_runs_have_different_names() -> None:
 def test_a_notebook_and_the_command_line_share_a_name() -> None:
     """Values given in Python give the same name as their text."""
     typed = name_of("task=epvs", "sequences=T2w,FLAIR", "phantom.shape=[24,24,8]", "fold=1")
-    assert resolve(to_words(task="epvs", sequences=("T2w", "FLAIR"), phantom__shape=[24, 24, 8], fold=1)).name == typed
+    read = to_overrides(task="epvs", sequences=("T2w", "FLAIR"), phantom__shape=[24, 24, 8], fold=1)
+    assert resolve(read).name == typed
 
 
 def test_a_name_is_a_value_of_the_command_line() -> None:

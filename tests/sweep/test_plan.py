@@ -23,7 +23,7 @@ from harness.report.csv_files import write_csv
 from harness.storage.store import CellRecord
 from harness.sweep.cohorts import generate, phantom_folder
 from harness.sweep.collect import collect
-from harness.sweep.grammar import texts_of, to_words
+from harness.sweep.grammar import texts_of, to_overrides
 from harness.sweep.plan import Plan, prepare
 from harness.sweep.request import resolve
 from harness.sweep.resume import latest_run, recall, run_names
@@ -37,7 +37,7 @@ def planned(tiny_overrides: Overrides) -> Callable[..., Plan]:
     """A function that prepares a tiny run, with further overrides as keywords."""
 
     def plan(out: Path, **more: Any) -> Plan:
-        overrides = to_words(**tiny_overrides(out, **more))
+        overrides = to_overrides(**tiny_overrides(out, **more))
         return prepare(resolve(overrides, texts=texts_of(overrides)))
 
     return plan
@@ -166,7 +166,7 @@ def test_recalled_table_is_identical(planned: Callable[..., Plan], finished: Pat
 
 def test_recall_without_a_run(tmp_path: Path) -> None:
     """Recalling a run from an empty store raises an error with the command to run."""
-    with pytest.raises(RequestError, match="holds no run of epvs; run it first: harness run task=epvs"):
+    with pytest.raises(RequestError, match="has no run of epvs; start one: harness run task=epvs"):
         recall("epvs", RunSettings(out=str(tmp_path)))
 
 
@@ -302,7 +302,7 @@ def test_cohorts_of_different_phantoms_are_kept_apart(tiny_overrides: Overrides,
         tmp_path, data=None, exclude=None, phantom_subjects=3, phantom__density=3000.0,
         phantom__shape="[24,24,8]", phantom_seed=(0, 1),
     )  # fmt: skip
-    plan = prepare(resolve(to_words(**overrides)))
+    plan = prepare(resolve(to_overrides(**overrides)))
     assert len({one.fingerprint for one in plan.configurations}) == 2
     folders = sorted(path.name for path in (tmp_path / "phantoms").iterdir())
     assert len(folders) == 2 and all(name.startswith("epvs-") for name in folders)

@@ -9,7 +9,7 @@ import pytest
 from harness.core.errors import OutOfRange, RequestError, UnknownName
 from harness.core.space import Interval
 from harness.core.task import describe
-from harness.sweep.grammar import parse, to_words
+from harness.sweep.grammar import parse, to_overrides
 from harness.sweep.grid import at
 from harness.sweep.plan import Request
 from harness.sweep.request import resolve
@@ -143,7 +143,9 @@ def test_search_and_space_need_each_other() -> None:
     """A search needs a search space, and a search space needs a search."""
     with pytest.raises(RequestError, match="search=optuna needs a space"):
         request_of("search=optuna", "sequences=T2w")
-    with pytest.raises(RequestError, match="only a search can draw from; add search=optuna"):
+    with pytest.raises(
+        RequestError, match="recipe.lr has a search space, but no search was requested; add search=optuna"
+    ):
         request_of("recipe.lr=tag(log,interval(1e-4,1e-2))")
 
 
@@ -157,18 +159,21 @@ def test_override_replaces_a_dimension_of_a_named_space() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([], r"which task\? Say task=NAME; tasks: epvs"),
-        (["task=epvs,lsm"], r"one task at a time, got epvs, lsm Say task=NAME"),
-        (["task=epvs", "profile=quick,paper"], r"profile takes one value, it is no axis; got quick, paper"),
-        (["task=epvs", "experiment=ablation,shapley"], r"experiment takes one value, it is no axis"),
-        (["task=epvs", "out=a,b"], r"out takes one value, it is no axis"),
+        ([], r"exactly one task must be given, got none; set task=NAME\. Tasks: epvs"),
+        (["task=epvs,lsm"], r"exactly one task must be given, got epvs, lsm; set task=NAME"),
+        (["task=epvs", "profile=quick,paper"], r"profile takes one value and cannot be swept; got quick, paper"),
+        (["task=epvs", "experiment=ablation,shapley"], r"experiment takes one value and cannot be swept"),
+        (["task=epvs", "out=a,b"], r"out takes one value and cannot be swept; got a, b"),
         (["task=epvs", "sequences=T2w", "adapter.channels=T1w"], r"adapter\.channels and sequences are the same key"),
         (
             ["task=epvs", "sequences=T2w", "adapter.channels=T1w,T2w"],
             r"adapter\.channels and sequences are the same key",
         ),
-        (["task=epvs", "attributions.random.batch_size=2,4"], r"attributions\.random\.batch_size is no axis: .*label"),
-        (["task=epvs", "objective=dice,auc"], r"objective is no axis"),
+        (
+            ["task=epvs", "attributions.random.batch_size=2,4"],
+            r"attributions\.random\.batch_size cannot be swept: .*label",
+        ),
+        (["task=epvs", "objective=dice,auc"], r"objective cannot be swept"),
     ],
 )
 def test_contradictory_requests_are_refused(overrides: list[str], message: str) -> None:
@@ -236,4 +241,4 @@ def test_values_out_of_range(overrides: list[str], message: str) -> None:
 def test_empty_seeds_are_refused() -> None:
     """An empty tuple of seeds is refused."""
     with pytest.raises(OutOfRange, match="a sweep must have at least one value, got none for seed"):
-        resolve(to_words(task="epvs", seed=()))
+        resolve(to_overrides(task="epvs", seed=()))

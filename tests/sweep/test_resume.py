@@ -11,7 +11,7 @@ import pytest
 
 from harness.pipeline import cell as cell_module
 from harness.storage.store import write_record
-from harness.sweep.grammar import to_words
+from harness.sweep.grammar import to_overrides
 from harness.sweep.plan import Plan, prepare
 from harness.sweep.request import resolve
 from harness.sweep.resume import adopt_older
@@ -25,7 +25,7 @@ def edited(
 ) -> Callable[[], Plan]:
     """A function that prepares a finished run after a change of code, so that all cells are missing."""
     monkeypatch.setattr(cell_module, "_stage_digest", lambda stage: f"edited {stage}")
-    return lambda: prepare(resolve(to_words(**tiny_overrides(finished))))
+    return lambda: prepare(resolve(to_overrides(**tiny_overrides(finished))))
 
 
 def held(plan: Plan) -> dict[int, set[str]]:

@@ -496,7 +496,7 @@ class TestTrouble:
         tracker.cell(TRAIN, {"dice": 0.5}, {})
         tracker.pooled(CONFIGURATION.id, {"dice": 0.5}, done=True)
         with pytest.raises(
-            HarnessError, match=r"MLflow at http://user:\*\*\*@127\.0\.0\.1:1 could not .* mlflow=off"
+            HarnessError, match=r"cannot write to MLflow at http://user:\*\*\*@127\.0\.0\.1:1: .* mlflow=off"
         ) as caught:
             tracker.drain()
         assert "hidden" not in str(caught.value)
@@ -509,14 +509,17 @@ class TestTrouble:
         assert tracker.trouble == ""
         tracker.open([parent_of(CONFIGURATION)], VIEW)
         tracker.wait()
-        assert tracker.trouble.startswith("MLflow at http://user:***@127.0.0.1:1 could not be written: ")
+        assert tracker.trouble.startswith("cannot write to MLflow at http://user:***@127.0.0.1:1: ")
         tracker.close()
 
     def test_an_error_in_the_middle_stops_writing(
         self, settings: RunSettings, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """After an error, nothing more is written, and the error is kept."""
-        with pytest.raises(HarnessError, match=r"disk is full\. The cells are safe"), tracking(settings) as tracker:
+        with (
+            pytest.raises(HarnessError, match=r"disk is full\. All finished cells are in the store"),
+            tracking(settings) as tracker,
+        ):
             tracker.cell(TRAIN, {}, {})
             tracker.wait()
             with monkeypatch.context() as patch:

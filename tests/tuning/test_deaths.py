@@ -12,7 +12,7 @@ import pytest
 from harness.pipeline.cell import Job
 from harness.storage.store import CellRecord, Store
 from harness.sweep.collect import collect
-from harness.sweep.grammar import to_words
+from harness.sweep.grammar import to_overrides
 from harness.sweep.plan import Plan, prepare
 from harness.sweep.request import resolve
 from harness.tuning.jobs import _record_death
@@ -21,7 +21,7 @@ from harness.tuning.jobs import _record_death
 @pytest.fixture
 def planned(tiny_overrides: Callable[..., dict[str, Any]], finished: Path) -> Plan:
     """The plan of a finished run."""
-    plan = prepare(resolve(to_words(**tiny_overrides(finished))))
+    plan = prepare(resolve(to_overrides(**tiny_overrides(finished))))
     assert plan.missing() == ()
     return plan
 
@@ -48,7 +48,7 @@ def test_failure_is_recorded_for_the_first_missing_cell(planned: Plan) -> None:
     job = job_without(planned, ("explain", "random"), ("score", "random"))
     (record,) = recorded(job, planned.store)
     assert (record.stage, record.label, record.state) == ("explain", "random", "failed")
-    assert "its worker died three times without an error of its own" in record.error
+    assert "its worker died three times without an exception" in record.error
     (row,) = collect(planned).explanation.to_pylist()
     assert row["status"].startswith("failed: 2 of") or row["status"].startswith("failed: 1 of")
     assert "its worker died" in row["status"]

@@ -170,7 +170,7 @@ def test_interrupted_run_can_be_resumed(sweep: Overrides, tmp_path: Path) -> Non
     driver.send_signal(signal.SIGINT)
     shown, _ = driver.communicate(timeout=120)
     assert driver.returncode == 130
-    assert "go on with the same command" in shown
+    assert "resume with the same command" in shown
     assert all((folder / "record.json").is_file() for folder in (out / "store" / "train").glob("[!.]*"))
 
 
@@ -211,7 +211,7 @@ def test_tasks_in_the_working_folder_are_not_imported(small: Overrides, tmp_path
 
 def test_missing_cluster_raises(tmp_path: Path) -> None:
     """If no Ray cluster answers at the address, an error is raised."""
-    with pytest.raises(RequestError, match="no Ray cluster answers"):
+    with pytest.raises(RequestError, match="a Ray cluster must be reachable"):
         harness.run(
             task="epvs", sequences="T2w", fold=0, phantom_subjects=3, phantom__shape="[24,24,8]", phantom__density=4000,
             mlflow="off", ray="127.0.0.1:1", out=str(tmp_path / "out"),
@@ -231,8 +231,8 @@ def fake_resources() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("cpus=4096", "each job asks for cpus=4096, the cluster has 4"),
-        ("gpus=2", "each job asks for gpus=2, the cluster has 1"),
+        ("cpus=4096", "resources of one job, cpus=4096, got 4"),
+        ("gpus=2", "resources of one job, gpus=2, got 1"),
     ],
 )
 @pytest.mark.usefixtures("fake_resources")

@@ -13,7 +13,7 @@ from harness.cli import api
 from harness.core.errors import RequestError
 from harness.core.settings import RunSettings
 from harness.sweep.estimate import estimate
-from harness.sweep.grammar import to_words
+from harness.sweep.grammar import to_overrides
 from harness.sweep.plan import prepare
 from harness.sweep.request import resolve
 from harness.tuning import resources as places
@@ -70,7 +70,7 @@ def test_the_estimate_is_that_of_the_cluster(
     large: list[str], tiny_overrides: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The estimate uses the resources of the cluster, and the message names it."""
-    overrides = to_words(**tiny_overrides(tmp_path, ray="10.0.0.1:6379"))
+    overrides = to_overrides(**tiny_overrides(tmp_path, ray="10.0.0.1:6379"))
     found = estimate(prepare(resolve(overrides)))
     assert (found.workers, found.where) == (3, "the cluster at 10.0.0.1:6379 (64 CPUs, 4 GPUs)")
     monkeypatch.setattr(api, "LIMIT_S", 0.0)
@@ -82,11 +82,11 @@ def test_finished_run_does_not_connect_to_the_cluster(
     large: list[str], tiny_overrides: Callable[..., dict[str, Any]], finished: Path
 ) -> None:
     """Estimating a finished run does not connect to the cluster."""
-    assert estimate(prepare(resolve(to_words(**tiny_overrides(finished, ray="10.0.0.1:6379"))))).cells == 0
+    assert estimate(prepare(resolve(to_overrides(**tiny_overrides(finished, ray="10.0.0.1:6379"))))).cells == 0
     assert large == []
 
 
 def test_address_without_a_cluster_is_refused() -> None:
     """An address without a Ray cluster raises an error."""
-    with pytest.raises(RequestError, match=r"no Ray cluster answers at '127.0.0.1:9'"):
+    with pytest.raises(RequestError, match=r"a Ray cluster must be reachable at ray=127\.0\.0\.1:9"):
         resources(RunSettings(ray="127.0.0.1:9"))

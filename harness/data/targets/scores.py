@@ -25,7 +25,7 @@ from harness.simulation.lesion_scores import ROI, Design, Nonlinearity, Rule, Sc
 __all__ = ["scores"]
 
 
-def _hidden(options: Mapping[str, JSON]) -> dict[str, JSON]:
+def _oracle_arguments(options: Mapping[str, JSON]) -> dict[str, JSON]:
     """Information for oracle models: shape and size of the regions, and their number per score."""
     boxes = {"single": options["rois"], "multi": 1, "intercorrelation": 2}[options["design"]]
     return {"roi_shape": options["shape"], "roi_size": options["size"], "boxes": boxes}
@@ -34,7 +34,7 @@ def _hidden(options: Mapping[str, JSON]) -> dict[str, JSON]:
 @TARGETS.register(
     "scores",
     source="Mah et al. 2014, doi:10.1093/brain/awu164 (simulation method)",
-    tells=_hidden,
+    oracle_arguments=_oracle_arguments,
     measured="column",
     of_measured=("shuffled", "noise_seed"),
 )

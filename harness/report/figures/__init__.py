@@ -1,7 +1,7 @@
-"""The report's figures, drawn from the store: a module per section.
+"""Figures of the report, drawn from the store; one module per section.
 
-Nothing here knows a task: a figure is drawn where the task's metrics, images
-and attributions have what it shows, and is left out where they do not.
+Figures do not depend on the task: a figure is drawn if the task's metrics, images and
+attributions provide its data, and left out otherwise.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _IN_ORDER: Sequence[tuple[str, Callable[[Results], Iterator[Figure]]]] = (
 
 
 def figures_of(plan: Plan, tables: Tables) -> tuple[list[Figure], list[str]]:
-    """Every figure that the rows, the metrics and the stored images allow, in order.
+    """All figures for which a run has data, in order.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Figures of agreement: predicted against true quantities of the subjects."""
+"""Figures of agreement between predicted and true quantities of the subjects."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _UNITS = {"mm3": "mm³", "ml": "ml", "mm": "mm"}
 
 @dataclass(frozen=True)
 class Quantity:
-    """A quantity that is known and predicted.
+    """A quantity with true and predicted values.
 
     Parameters
     ----------
-    name, unit : e.g. ``volume``, ``mm³``
-    truth, prediction : label of a configuration → (n,) values of the same subjects
+    name, unit : name and unit, e.g. ``volume``, ``mm³``
+    truth, prediction : (n,) values of the same subjects, by label of the configuration
     """
 
     name: str
@@ -34,20 +34,20 @@ class Quantity:
 
 
 def agreement_figures(run: Results) -> Iterator[Figure]:
-    """Scatter and Bland–Altman plots of every quantity that the task measures twice."""
+    """Scatter and Bland–Altman plots of every quantity with true and predicted values."""
     for quantity in quantities_of(run, list(run.lines)[:MOST_PANELS]):
         shown, title = len(quantity.truth), quantity.name.capitalize()
         more = f" The first {shown} of {len(run.lines)} configurations." if len(run.lines) > shown else ""
         yield Figure(
             f"{title}: prediction against truth",
-            f"A point per subject; on the line they agree.{more}",
+            f"One point per subject; the line shows perfect agreement.{more}",
             plots.truth_scatter(quantity.truth, quantity.prediction, quantity=quantity.name, unit=quantity.unit),
             broad=shown > 2,
             section="Agreement",
         )
         yield Figure(
             f"{title}: Bland–Altman",
-            "Prediction − truth against their mean, a point per subject: bias (solid) and limits of agreement, "
+            "Prediction − truth against their mean, one point per subject; bias (solid) and limits of agreement, "
             f"bias ± 1.96 SD (dashed). Points below zero are underestimates.{more}",
             plots.bland_altman(quantity.truth, quantity.prediction, quantity=quantity.name, unit=quantity.unit),
             broad=shown > 2,
@@ -56,7 +56,7 @@ def agreement_figures(run: Results) -> Iterator[Figure]:
 
 
 def quantities_of(run: Results, keys: Sequence[str]) -> Iterator[Quantity]:
-    """Every quantity with a metric ``true_…`` and another ``predicted_…``, of some configurations."""
+    """Quantities that have both a metric ``true_…`` and a metric ``predicted_…``, for some configurations."""
     for label in run.task.metrics:
         name = label.removeprefix("true_")
         other = f"predicted_{name}"
@@ -74,6 +74,6 @@ def quantities_of(run: Results, keys: Sequence[str]) -> Iterator[Quantity]:
 
 
 def _name_and_unit(name: str) -> tuple[str, str]:
-    """``volume_mm3`` → volume, mm³."""
+    """Name and unit of a quantity: ``volume_mm3`` gives volume and mm³."""
     stem, _, end = name.rpartition("_")
     return (stem.replace("_", " "), _UNITS[end]) if end in _UNITS and stem else (name.replace("_", " "), "")

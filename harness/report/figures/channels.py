@@ -1,4 +1,4 @@
-"""Figures of input channels: what each adds to the prediction, beside its share of the attribution."""
+"""Figures of input channels: their value for the prediction, and their share of the attribution."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["gain_figures", "share_figures"]
 
 
 def gain_figures(run: Results) -> Iterator[Figure]:
-    """What each channel adds to every set of others, wherever both were trained."""
+    """Gain from adding each channel to each set of other channels, if both sets were run."""
     for family in run.families:
         groups: dict[str, dict[str, Score]] = {}
         for (channel, others), gain in family.gains(run.rows, run.objective).items():
@@ -26,19 +26,19 @@ def gain_figures(run: Results) -> Iterator[Figure]:
             name = f"to {family.name(others)}{MARK if marked else ''}"
             groups.setdefault(f"adding {channel}", {})[name] = gain
         if groups:
-            said = note_on_marks([name for rows in groups.values() for name in rows])
+            note = note_on_marks([name for rows in groups.values() for name in rows])
             yield Figure(
                 "Gain from adding a channel" + _of(family, run),
-                f"Paired difference in {run.objective} over subjects, with its 95 % interval: the set with the channel "
-                "− the set without it, wherever both were trained. These intervals are not adjusted for their number."
-                f"{said}",
+                f"Paired difference in {run.objective} over subjects, with 95 % interval: the set with the channel "
+                "− the set without it, if both were run. The intervals are not adjusted for multiple comparisons."
+                f"{note}",
                 plots.grouped_intervals(groups, x_label=f"difference in {run.objective}", zero=True),
                 section="Explanations",
             )
 
 
 def share_figures(run: Results) -> Iterator[Figure]:
-    """The channels' shares of the attribution beside their value for the prediction."""
+    """Shares of the attribution of each channel, compared with its value for the prediction."""
     for family in run.families:
         identity = family.members.get(frozenset(family.channels))
         if identity is None:
@@ -59,9 +59,9 @@ def share_figures(run: Results) -> Iterator[Figure]:
             notes += _notes(run, family, identity, dropped, exact=bool(shares))
             yield Figure(
                 "Attribution shares and the value of channels" + _of(family, run),
-                f"{run.labels.get(identity, '')}: share of the absolute attribution that each channel gets, by method, "
-                f"beside its value: what {run.objective} networks reach that were trained with and without it. The two "
-                f"may differ: a network can use a channel that others could replace. {' '.join(notes)}",
+                f"{run.labels.get(identity, '')}: share of the absolute attribution of each channel, by method, "
+                f"compared with its value, the {run.objective} of networks trained with and without it. The two may "
+                f"differ, because a network can use a channel that others could replace. {' '.join(notes)}",
                 plots.channel_bars(panels),
                 broad=True,
                 section="Explanations",
@@ -69,23 +69,23 @@ def share_figures(run: Results) -> Iterator[Figure]:
 
 
 def _notes(run: Results, family: Family, identity: str, dropped: Mapping[str, Score], *, exact: bool) -> list[str]:
-    """What the reader must know of the values of channels."""
-    notes = [f"Loss of {run.objective} when left out of training: {_losses(dropped)}."] if dropped else []
+    """Notes on how the values of channels were obtained."""
+    notes = [f"Loss of {run.objective} if left out of training: {_losses(dropped)}."] if dropped else []
     untested = [name for name in family.channels if name not in dropped]
     if untested:
-        notes.append(f"No network of this run was trained on all channels but {' or '.join(untested)}.")
+        notes.append(f"This run has no network trained on all channels except {' or '.join(untested)}.")
     if exact:
         notes.append(f"Shapley values are exact, over all {len(family.members)} sets.")
     used = [key for key in family.members.values() if exact or key == identity]
     used += [family.members[frozenset(family.channels) - {name}] for name in dropped]
     unsound = [run.labels[key] for key in dict.fromkeys(used) if MARK in run.labels[key]]
     if unsound:
-        notes.append(f"This rests on {', '.join(unsound)}.{note_on_marks(unsound)}")
+        notes.append(f"Based on {', '.join(unsound)}.{note_on_marks(unsound)}")
     return notes
 
 
 def _share(run: Results, line: Mapping[str, Any], channels: Sequence[str]) -> list[Bars]:
-    """The panel of one attribution, if its shares are known."""
+    """Panel of one attribution; empty if its shares are not known."""
     labels = {one.keywords.get("channel"): label for label, one in run.metrics("channel_share").items()}
     known = [name for name in channels if name in labels and line.get(labels[name]) is not None]
     shares = {name: score_in(line, labels[name]) for name in known}
@@ -98,7 +98,7 @@ def _share(run: Results, line: Mapping[str, Any], channels: Sequence[str]) -> li
 
 
 def _losses(scores: Mapping[str, Score]) -> str:
-    """``T1w 0.02 [0.01, 0.03], …``."""
+    """Losses as text: ``T1w 0.02 [0.01, 0.03], …``."""
     texts = (
         f"{name} {typographic(interval_text(score.value, score.low, score.high))}" for name, score in scores.items()
     )
@@ -106,7 +106,7 @@ def _losses(scores: Mapping[str, Score]) -> str:
 
 
 def _of(family: Family, run: Results) -> str:
-    """Which family, where there are several."""
+    """The axes of a family in parentheses; empty if there is only one family."""
     if len(run.families) < 2:
         return ""
     return f" ({', '.join(f'{name}={value}' for name, value in family.axes.items())})"

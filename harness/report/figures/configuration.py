@@ -1,4 +1,4 @@
-"""Figures of one configuration alone: its trainings, its subjects, its agreement."""
+"""Figures of a single configuration: training curves, subjects and agreement."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def figures_of_one(
 
     Parameters
     ----------
-    plan : of a run, or recalled
-    tables : pooled from its store
-    identity : of the configuration
-    anonymous : leave out the names of subjects
+    plan : plan of the run
+    tables : tables of the run
+    identity : id of the configuration
+    anonymous : whether to leave out the names of subjects
 
     Returns
     -------
@@ -57,7 +57,7 @@ def figures_of_one(
 
 
 def _histories(run: Results, identity: str) -> dict[str, dict[str, list[float]]]:
-    """Quantity → training → one value per epoch, of every training that wrote them down."""
+    """Values per epoch by quantity and training, for all trainings that recorded them."""
     found: dict[str, dict[str, list[float]]] = {}
     for job in run.plan.jobs:
         record = run.plan.store.get("train", job.train) if job.row == identity else None
@@ -73,7 +73,7 @@ def _histories(run: Results, identity: str) -> dict[str, dict[str, list[float]]]
 
 
 def _by_subject(row: Row, metric: str) -> dict[str, list[float]]:
-    """Subject → one value per seed, subjects in the order of their means."""
+    """Values per seed by subject, subjects sorted by their means."""
     means = subject_means(row, metric)
     order = sorted((name for name in means if math.isfinite(means[name])), key=lambda name: (means[name], name))
     return {name: list(row.values[metric][name].values()) for name in order}

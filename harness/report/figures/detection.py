@@ -1,4 +1,4 @@
-"""Figures of the detection of lesions: sensitivity and precision, by tolerance and by size."""
+"""Figures of lesion detection: sensitivity and precision, by tolerance and by lesion size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["detection_figures"]
 
 
 def detection_figures(run: Results) -> Iterator[Figure]:
-    """What the task's metrics of sensitivity and precision allow."""
+    """Figures for the task's metrics of sensitivity and precision."""
     if run.lines:
         yield from _plane(run)
         yield from _tolerances(run)
@@ -34,11 +34,11 @@ def _plane(run: Results) -> Iterator[Figure]:
         points[run.labels[key]] = ([first[name] for name in common], [second[name] for name in common])
     chance = [run.score(key, name).chance for key in run.lines for name in found]
     known = [value for value in chance if math.isfinite(value)]
-    said = f" Random centres would score {min(known):.2f} to {max(known):.2f} on both axes." if known else ""
+    note = f" Random centres would score {min(known):.2f} to {max(known):.2f} on both axes." if known else ""
     yield Figure(
         "Sensitivity and precision",
         f"{_matching(run.task.metrics[one])}. Large markers are means over subjects, small ones single subjects; "
-        f"arcs join points of equal magnitude √(S² + P²).{said}",
+        f"arcs join points of equal magnitude √(S² + P²).{note}",
         plots.sensitivity_precision(points),
         section="Detection",
     )
@@ -63,8 +63,9 @@ def _tolerances(run: Results) -> Iterator[Figure]:
     yield Figure(
         "Effect of the tolerance",
         f"A centre counts as found within this distance. {first.capitalize()} of the configurations: "
-        f"{', '.join(_spreads(panels[first]))}. Where all are alike and far above chance, the measure is saturated and "
-        "cannot tell the configurations apart. Bars are 95 % intervals; the grey band is what random centres score.",
+        f"{', '.join(_spreads(panels[first]))}. Where all values are similar and far above chance, the metric is "
+        "saturated and cannot distinguish the configurations. Bars are 95 % intervals; the grey band is the score of "
+        "random centres.",
         plots.curves(panels, x_label="tolerance (mm)", limits=(0.0, 1.0)),
         broad=True,
         section="Detection",
@@ -72,7 +73,7 @@ def _tolerances(run: Results) -> Iterator[Figure]:
 
 
 def _spreads(lines: dict[str, dict[float | str, Score]]) -> list[str]:
-    """Lowest and highest value of the configurations at each tolerance, with the chance level."""
+    """Lowest and highest value of the configurations at each tolerance with the chance level, as text."""
     texts = []
     for at in next(iter(lines.values())):
         values = [line[at].value for line in lines.values()]
@@ -101,14 +102,14 @@ def _sizes(run: Results) -> Iterator[Figure]:
     yield Figure(
         "Sensitivity by lesion size",
         f"Sensitivity by size of the true lesion. {_matching(run.task.metrics[bins[ordered[0]]])}. The grey band "
-        "is what random centres score.",
+        "is the score of random centres.",
         plots.curves({"sensitivity": lines}, x_label="voxels of the true lesion", limits=(0.0, 1.0)),
         section="Detection",
     )
 
 
 def _first_pair(run: Results) -> tuple[str, str] | None:
-    """The first sensitivity and the precision with the same options."""
+    """Labels of the first sensitivity metric and of the precision metric with the same options."""
     for label, one in run.metrics("sensitivity").items():
         for other, candidate in run.metrics("precision").items():
             common = set(one.keywords) & set(candidate.keywords)
@@ -119,6 +120,6 @@ def _first_pair(run: Results) -> tuple[str, str] | None:
 
 
 def _matching(metric: Component) -> str:
-    """How lesions are matched."""
+    """Description of how lesions are matched."""
     tolerance = metric.keywords.get("tolerance_mm")
     return "By lesion" if tolerance is None else f"By lesion centre, within {tolerance:g} mm"

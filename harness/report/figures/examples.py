@@ -39,9 +39,9 @@ def _example(run: Results, leader: str, name: str, subject: str) -> Iterator[Fig
     images = {image: np.asarray(sample.images[image].load())[box] for image in _images(run, sample)}
     yield Figure(
         f"Example: the {name} subject, {subject}",
-        f"By {run.objective} of {run.labels[leader]}. Axial slice {at + 1} of {truth.shape[2]}, the one with most "
+        f"By {run.objective} of {run.labels[leader]}. Axial slice {at + 1} of {truth.shape[2]}, which has the most "
         f"true voxels. Predictions of configurations from the first to the last of the ranking, at a probability of "
-        f"{THRESHOLD:g}: orange alone is missed, blue alone is wrong. {SIDES}",
+        f"{THRESHOLD:g}. Orange only: missed; blue only: false positive. {SIDES}",
         plots.prediction_slices(images, truth[box], predictions, spacing_mm=sample.grid.spacing_mm, index=at),
         broad=True,
         section="Examples",
@@ -49,7 +49,7 @@ def _example(run: Results, leader: str, name: str, subject: str) -> Iterator[Fig
 
 
 def _predictions(run: Results, sample: Sample, truth: Array, box: tuple[slice, slice, slice]) -> dict[str, Array]:
-    """Title → predicted mask, of some configurations of the same problem."""
+    """Predicted masks by title, of some configurations of the same problem."""
     spread = np.linspace(0, len(run.leaders) - 1, min(len(run.leaders), _MOST_PREDICTIONS)).round().astype(int)
     predictions: dict[str, Array] = {}
     for key in [run.leaders[number] for number in dict.fromkeys(spread.tolist())]:
@@ -61,13 +61,13 @@ def _predictions(run: Results, sample: Sample, truth: Array, box: tuple[slice, s
 
 
 def _images(run: Results, sample: Sample) -> list[str]:
-    """Images that any configuration of the problem reads, those of the first configuration first."""
+    """Names of the images that configurations of the problem read, those of the first configuration first."""
     names = dict.fromkeys(name for key in run.leaders for name in run.channels_of(key))
     return [name for name in names if name in sample.images and len(sample.images[name].shape) == 3]
 
 
 def true_mask(sample: Sample) -> Array | None:
-    """The true mask of a volume, ``None`` where the sample is no volume or has none."""
+    """True mask of a sample; ``None`` if it has none or is not a volume."""
     if "target" not in sample.masks or len(sample.masks["target"].shape) != 3 or sample.affine is None:
         return None
     truth: Array = np.asarray(sample.masks["target"].load() > 0)
@@ -75,7 +75,7 @@ def true_mask(sample: Sample) -> Array | None:
 
 
 def slice_of(sample: Sample, truth: Array) -> tuple[tuple[slice, slice, slice], int]:
-    """The part of a slice that holds the brain, with a margin, and the slice with most true voxels."""
+    """Bounding box of the brain with a margin, and index of the slice with the most true voxels."""
     at = int(np.argmax(truth.sum(axis=(0, 1))))
     inside = truth[:, :, at]
     if "brain" in sample.masks and sample.masks["brain"].shape == truth.shape:

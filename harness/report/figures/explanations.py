@@ -1,4 +1,4 @@
-"""Figures of explanations: methods compared, maps of one subject, and maps summed over subjects."""
+"""Figures of explanations: comparison of methods, maps of one subject, and maps summed over subjects."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["group_map_figures", "map_figures", "method_figures"]
 
 
 def group_map_figures(run: Results) -> Iterator[Figure]:
-    """The summed maps of the first configuration, a picture per output, the truth outlined where it is known."""
+    """Summed maps of the first configuration, one figure per output, with the truth outlined if known."""
     leader = next((key for key in run.leaders if MARK not in run.labels[key]), None)
     cohort = None if leader is None else run.plan.groups[leader].cohort
     if leader is None or cohort is None or any(sample.affine is None for sample in cohort.samples):
-        return  # pictures share no place in space
+        return  # samples without a common grid have no summed maps
     for output, maps in _summed_maps(run, leader).items():
         first = next(iter(maps.values()))
         scene = scene_of(cohort, run.channels_of(leader), output, first.shape[1:])
@@ -33,13 +33,13 @@ def group_map_figures(run: Results) -> Iterator[Figure]:
 
 
 def _group_map(run: Results, leader: str, output: str, maps: Mapping[str, Array], scene: Scene) -> Figure:
-    """The maps (C, X, Y, Z) of every attribution in one slice; a scene of one image shows the first channel."""
+    """Maps (C, X, Y, Z) of all attributions in one slice; with a single background image, only the first channel."""
     grid = run.plan.groups[leader].cohort.samples[0].grid
     images, outline = scene.images, scene.outline
     busy = np.any([image > 0 for image in images.values()], axis=0) if outline is None else outline
     at = int(np.argmax(busy.sum(axis=(0, 1))))
     what = "number of lesions" if "number of lesions" in images else "mean image of some subjects"
-    where = "where most of it is; no truth is known" if outline is None else "with most of the outlined region"
+    where = "with its highest sum; no truth is known" if outline is None else "with most of the outlined region"
     centre = [*(np.array(busy.shape[:2]) - 1) / 2, at, 1]
     height_mm = float((grid.affine @ centre)[2])
     return Figure(
@@ -58,7 +58,7 @@ def _group_map(run: Results, leader: str, output: str, maps: Mapping[str, Array]
 
 
 def method_figures(run: Results) -> Iterator[Figure]:
-    """Every attribution method on every configuration, by the objective of explanations."""
+    """Explanation objective of every attribution method on every configuration."""
     table = run.tables.explanation
     if not table.num_rows:
         return
@@ -73,15 +73,15 @@ def method_figures(run: Results) -> Iterator[Figure]:
     chances = [score.chance for rows in by_method.values() for score in rows.values() if math.isfinite(score.chance)]
     yield Figure(
         "Attribution methods",
-        f"Mean {name} over subjects with its 95 % interval, each method on each configuration. "
-        "A method that does not exceed the controls explains nothing.",
+        f"Mean {name} over subjects with 95 % interval, for each method on each configuration. "
+        "A method that does not exceed the controls is not informative.",
         plots.grouped_intervals(by_method, x_label=name, chance=float(np.mean(chances)) if chances else math.nan),
         section="Explanations",
     )
 
 
 def map_figures(run: Results) -> Iterator[Figure]:
-    """The maps of one subject, of the configuration with most channels."""
+    """Maps of one subject, for the configuration with the most channels."""
     identity = max(run.lines, key=lambda key: len(run.channels_of(key)), default=None)
     chosen = {} if identity is None else run.chosen_subjects(identity)
     if identity is None or not chosen:
@@ -103,9 +103,9 @@ def map_figures(run: Results) -> Iterator[Figure]:
     images = {name: np.asarray(sample.images[name].load())[box] for name in channels}
     yield Figure(
         f"Maps of {subject}, {run.labels[identity]}",
-        f"Attribution per channel, a row per method with its own colour scale. Red: evidence for a lesion. Blue: "
-        f"against one. Orange: the true outline. Axial slice {at + 1} of {truth.shape[2]}. {SIDES} A method that gives "
-        "one number per channel tints the whole slice.",
+        f"Attribution per channel, one row per method, each with its own colour scale. Red: evidence for a lesion. "
+        f"Blue: evidence against one. Orange: true outline. Axial slice {at + 1} of {truth.shape[2]}. {SIDES} Methods "
+        "with one value per channel colour the whole slice.",
         plots.attribution_slices(images, maps, truth[box], spacing_mm=sample.grid.spacing_mm, index=at),
         broad=True,
         section="Explanations",
@@ -113,7 +113,7 @@ def map_figures(run: Results) -> Iterator[Figure]:
 
 
 def _summed_maps(run: Results, identity: str) -> dict[str, dict[str, Array]]:
-    """Output → attribution → sum (C, X, Y, Z) over the tested subjects of all folds and seeds, where sums are kept."""
+    """Sums (C, X, Y, Z) over test subjects of all folds and seeds, by output and attribution, where sums are kept."""
     store = run.plan.store
     cells = [cell for job in run.plan.jobs if job.row == identity for cell in job.cells if cell.stage == "explain"]
     maps: dict[str, dict[str, Array]] = {}

@@ -1,4 +1,4 @@
-"""Figures of the leaderboard: the ranking, and every subject's value."""
+"""Figures of the leaderboard: the ranking, and the value of every subject."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ __all__ = ["leaderboard_figures"]
 
 
 def leaderboard_figures(run: Results) -> Iterator[Figure]:
-    """The ranking, and of each problem with several configurations a line per subject."""
+    """The ranking, and one line per subject for each problem with several configurations."""
     if not run.lines:
         return
     how = f"{run.objective}, pooled over subjects," if run.pooled else f"Mean {run.objective} over subjects"
     yield Figure(
         "Ranking",
-        f"{how} of each configuration, with its 95 % interval.{note_on_marks(list(run.labels.values()))}",
+        f"{how} of each configuration, with 95 % interval.{note_on_marks(list(run.labels.values()))}",
         plots.objective_intervals(run.tables.prediction),
         section="Leaderboard",
     )
     if run.pooled:
-        return  # subjects have pseudo-values, by which configurations are compared, and no values of their own
+        return  # subjects have only pseudo-values, which serve to compare configurations
     for problem, keys in run.problems.items():
         values = {run.labels[key]: run.values(key, run.objective) for key in keys}
         if len(values) > 1 and any(values.values()):
             yield Figure(
                 f"Every subject{f', {problem}' if problem else ''}",
-                f"One line per subject, configurations from the best to the worst {run.objective}. Parallel lines: "
-                "subjects differ, but the order of the configurations is the same for all. Crossing lines: it is not.",
+                f"One line per subject, configurations from the best to the worst {run.objective}. Parallel lines mean "
+                "that the order of the configurations is the same for all subjects; crossing lines, that it differs.",
                 plots.subject_lines(values, quantity=run.objective),
                 broad=len(values) > MOST_PANELS,
                 section="Leaderboard",

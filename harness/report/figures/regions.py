@@ -1,4 +1,4 @@
-"""Figures by region of the brain, and by target where several values are predicted."""
+"""Figures by brain region, and by target if several values are predicted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Panels = Mapping[str, Mapping[str, Mapping[str, Score]]]
 
 
 def region_figures(run: Results) -> Iterator[Figure]:
-    """A heat map per metric, of those that are shown first: configurations in regions, and on targets."""
+    """Heat maps of the most important metrics: configurations by region, and by target."""
     yield from _heat_map(run, "By target", "Each target alone", lambda name: name in run.targets)
     what = "Mean over subjects within each region of the label image"
     yield from _heat_map(run, "By region", what, lambda name: name not in run.targets)
@@ -36,10 +36,10 @@ def _heat_map(run: Results, title: str, what: str, wanted: Callable[[str], bool]
     if not chosen:
         return
     order = [run.labels[key] for key in run.lines]
-    said = " A subject without a value there is not in the mean." if missing else ""
+    note = " Subjects without a value in a region are not included in its mean." if missing else ""
     yield Figure(
         title,
-        f"{what}; darker is better.{said} All of them with their intervals are in "
+        f"{what}; darker is better.{note} All values with their intervals are in "
         f"leaderboards/{run.task.name}/{run.plan.request.name}-regions.csv.",
         plots.heat_maps(
             {name: {row: panels[name][row] for row in order if row in panels[name]} for name in chosen},
@@ -51,7 +51,7 @@ def _heat_map(run: Results, title: str, what: str, wanted: Callable[[str], bool]
 
 
 def _shown_first(run: Results, panels: Panels) -> list[str]:
-    """Metrics with a value and a better end: the objective, those of the screen, the others."""
+    """Metrics with a value and a direction, in the order: objective, metrics of the console, others."""
     directed = [
         name
         for name, rows in panels.items()

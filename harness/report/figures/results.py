@@ -1,4 +1,4 @@
-"""What figures are drawn from: the tables of a run, and what its store holds."""
+"""Data for the figures: the tables of a run, and the contents of its store."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from harness.sweep.plan import Plan
 __all__ = ["MARK", "MOST_PANELS", "Results", "note_on_marks", "score_in"]
 
 MARK = "†"
-"""Follows the label of a configuration that has no rank."""
+"""Mark after the label of a configuration that is not ranked."""
 
 MOST_PANELS = 8
-"""Configurations that are drawn beside each other."""
+"""Largest number of configurations that are drawn side by side."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """A run as figures see it.
+    """Results of a run, for the figures.
 
     Parameters
     ----------
-    plan : of the run
-    tables : pooled from its store
+    plan : plan of the run
+    tables : tables of the run
     """
 
     plan: Plan
@@ -52,18 +52,18 @@ class Results:
 
     @property
     def objective(self) -> str:
-        """The metric that ranks configurations."""
+        """Label of the metric that ranks configurations."""
         return self.task.objective
 
     @cached_property
     def lines(self) -> dict[str, dict[str, Any]]:
-        """Configuration id → its line of the leaderboard, in its order; only those with a value."""
+        """Rows of the leaderboard that have a value, by configuration id, in order."""
         lines = {line["configuration"]: line for line in self.tables.prediction.to_pylist()}
         return {key: line for key, line in lines.items() if line[self.objective] is not None}
 
     @cached_property
     def problems(self) -> dict[str, list[str]]:
-        """Name of a problem → ids of its configurations, from the first to the last of its ranking."""
+        """Ids of the configurations of each problem, in the order of its ranking."""
         found = {
             name: [line["configuration"] for line in lines if line["configuration"] in self.lines]
             for name, lines in rankings(self.tables.prediction).items()
@@ -77,7 +77,7 @@ class Results:
 
     @cached_property
     def labels(self) -> dict[str, str]:
-        """Configuration id → a short name, marked where it has no rank."""
+        """Short names by configuration id, marked if the configuration is not ranked."""
         table = self.tables.prediction
         return {
             line["configuration"]: label if is_sound(line) else f"{label}{MARK}"
@@ -86,28 +86,28 @@ class Results:
 
     @cached_property
     def rows(self) -> dict[str, Row]:
-        """Configuration id → its row of predictions."""
+        """Pooled predictions by configuration id."""
         return {key: pooled.prediction for key, pooled in self.tables.pooled.items()}
 
     @cached_property
     def configurations(self) -> dict[str, Configuration]:
-        """Configuration id → configuration."""
+        """Configurations by id."""
         return {one.id: one for one in self.plan.configurations}
 
     @cached_property
     def facts(self) -> dict[str, MetricFacts]:
-        """Metric → what its numbers mean."""
+        """Facts of each metric, by label."""
         tables = (self.tables.prediction, self.tables.explanation)
         return {metric.name: metric for table in tables for metric in read_facts(table).metrics}
 
     @cached_property
     def families(self) -> list[Family]:
-        """Configurations that differ in their channels alone, where there are several channels."""
+        """Groups of configurations that differ only in their channels, if there are several channels."""
         return [family for family in families(self.plan.configurations) if len(family.channels) > 1]
 
     @cached_property
     def targets(self) -> set[str]:
-        """Names of the targets with one value per sample, of which tables have lines of their own."""
+        """Names of targets with one value per sample, which have their own rows in the tables."""
         return {one.name for group in self.plan.groups.values() for one in group.cohort.targets if one.of_sample}
 
     @property
@@ -116,7 +116,7 @@ class Results:
         return self.facts[self.objective].level == "pooled"
 
     def task_of(self, identity: str) -> Task:
-        """The task with the options of a configuration."""
+        """The task of a configuration."""
         return restored(self.configurations[identity])
 
     def channels_of(self, identity: str) -> tuple[str, ...]:
@@ -124,19 +124,19 @@ class Results:
         return tuple(self.task_of(identity).adapter().reads.images)
 
     def metrics(self, function: str) -> dict[str, Component]:
-        """Labels of the task's metrics that are this function, with their options."""
+        """The task's metrics that use a registered function, by label."""
         return {label: one for label, one in self.task.metrics.items() if METRICS.name_of(one.func) == function}
 
     def score(self, identity: str, label: str) -> Score:
-        """A value of the leaderboard."""
+        """A value of the leaderboard with its interval."""
         return score_in(self.lines[identity], label)
 
     def values(self, identity: str, metric: str) -> dict[str, float]:
-        """Subject → mean over its seeds."""
+        """Mean over seeds of each subject."""
         return subject_means(self.rows[identity], metric)
 
     def chosen_subjects(self, identity: str) -> dict[str, str]:
-        """Best, median and worst subject of a configuration by the objective; fewer if there are fewer."""
+        """Best, median and worst subject of a configuration by the objective; fewer for fewer than three subjects."""
         sign = -1 if self.facts[self.objective].direction == "higher" else 1
         means = self.values(identity, self.objective)
         known = [name for name in means if math.isfinite(means[name])]
@@ -156,7 +156,7 @@ class Results:
         return next(sample for sample in samples if sample.subject == subject)
 
     def prediction(self, identity: str, sample: str) -> Array | None:
-        """The stored probability of a sample's mask in the fold that tested it, first seed."""
+        """Stored probability map of a sample, from the first seed of the fold that tested it."""
         for job in self._tested(identity, sample):
             cell = next(cell for cell in job.cells if cell.stage == "predict")
             record = self.plan.store.get("predict", cell.identity)
@@ -167,7 +167,7 @@ class Results:
         return None
 
     def explanation(self, identity: str, attribution: str, sample: str) -> Array | None:
-        """The stored map (C, X, Y, Z) of a sample in the fold that tested it, first seed."""
+        """Stored map (C, X, Y, Z) of a sample, from the first seed of the fold that tested it."""
         for job in self._tested(identity, sample):
             for cell in job.cells:
                 record = self.plan.store.get("explain", cell.identity) if cell.label == attribution else None
@@ -176,13 +176,13 @@ class Results:
         return None
 
     def _tested(self, identity: str, sample: str) -> list[Job]:
-        """The jobs of the first seed that evaluated a sample."""
+        """Jobs of the first seed that evaluated a sample."""
         seed = self.plan.request.seeds[0]
         return [job for job in self.plan.jobs if job.row == identity and job.seed == seed and sample in job.evaluated]
 
 
 def score_in(line: Mapping[str, Any], name: str, *, bounds: tuple[str, str] | None = None) -> Score:
-    """A value of a table's line with its interval and chance; ``bounds`` are the columns of the interval."""
+    """A value of a row with its interval and chance level; ``bounds`` are the columns of the interval."""
     low, high = bounds or (f"{name}_low", f"{name}_high")
     found = [line.get(key) for key in (name, low, high, f"{name}_chance")]
     value, lowest, highest, chance = (math.nan if number is None else float(number) for number in found)
@@ -190,6 +190,6 @@ def score_in(line: Mapping[str, Any], name: str, *, bounds: tuple[str, str] | No
 
 
 def note_on_marks(labels: Sequence[str]) -> str:
-    """What the mark means, where a label bears it."""
-    said = f" {MARK} Collapsed or incomplete, in this and all figures below: not a finding."
-    return said if any(MARK in one for one in labels) else ""
+    """Explanation of the mark, if any label has it."""
+    note = f" {MARK} Collapsed or incomplete, in this and all figures below: not a finding."
+    return note if any(MARK in one for one in labels) else ""

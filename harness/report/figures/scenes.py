@@ -1,4 +1,4 @@
-"""What lies under a map of a group, and what is outlined on it."""
+"""Backgrounds and outlines for group maps."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from harness.pipeline.group_maps import lesion_counts, target_mask
 
 __all__ = ["Scene", "scene_of"]
 
-_MOST_IMAGES = 16  # subjects whose images are averaged
+_MOST_IMAGES = 16  # largest number of subjects whose images are averaged
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Images on the grid of a map.
+    """Background images and outline on the grid of a map.
 
     Parameters
     ----------
-    images : name → (X, Y, Z), one for all channels or one for each; empty if none fits
-    outline : (X, Y, Z) bool, where the map should lie; ``None`` if that is not known
+    images : (X, Y, Z) images by name, one for all channels or one per channel; empty if
+        none is on the grid of the map
+    outline : (X, Y, Z) bool, the true region; ``None`` if it is not known
     """
 
     images: Mapping[str, Array]
@@ -30,20 +31,21 @@ class Scene:
 
 
 def scene_of(cohort: Cohort, channels: Sequence[str], output: str, shape: Sequence[int]) -> Scene:
-    """The scene of a map of a cohort.
+    """Background and outline for a map of a cohort.
 
     Parameters
     ----------
+    cohort : the cohort
     channels : names of the images that were explained
-    output : what was explained
-    shape : (X, Y, Z) of the map
+    output : name of the output that was explained
+    shape : shape (X, Y, Z) of the map
 
     Returns
     -------
     Scene
-        Where scores were simulated, the regions of this one on the number of lesions;
-        of lesion masks their number; else the mean image of each channel over the
-        first subjects.
+        For simulated scores, the number of lesions with the regions of this score as
+        outline; for lesion masks, the number of lesions; otherwise the mean image of each
+        channel over the first subjects.
     """
     truth, grid = cohort.truth, tuple(shape)
     if truth is not None and truth.counts.shape == grid:

@@ -1,4 +1,4 @@
-"""Pictures of the report: numbers and arrays in, PNG bytes out."""
+"""Plots of the report: from numbers and arrays to PNG bytes."""
 
 from harness.report.plots.scores import Bars, channel_bars, curves, grouped_intervals, heat_maps, objective_intervals
 from harness.report.plots.slices import attribution_slices, prediction_slices

@@ -1,8 +1,8 @@
-"""What all pictures share: size, colours, axes and the PNG.
+"""Common parts of all plots: size, colours, axes and PNG output.
 
-Drawn on matplotlib's own figure objects: no global state, no window, and the
-same bytes for the same numbers. Colours are those of Okabe and Ito, which
-colour-blind readers can tell apart; nothing is told by colour alone.
+Plots use matplotlib's figure objects without pyplot: no global state, no window, and
+equal bytes for equal data. The colours are those of Okabe and Ito, which colour-blind
+readers can distinguish; no information is conveyed by colour alone.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _PIXELS_PER_INCH = 144
 def figure_of(
     rows: int, columns: int, *, width: float, height: float, widths: Sequence[float] | None = None
 ) -> tuple[Canvas, Sequence[Axes]]:
-    """A figure of ``width`` × ``height`` inches and its axes, row by row; ``widths`` are those of columns."""
+    """A figure of ``width`` × ``height`` inches and its axes, row by row; ``widths`` are relative column widths."""
     figure = Canvas(figsize=(width, height), dpi=_PIXELS_PER_INCH, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     if rows > 1:
@@ -73,7 +73,7 @@ def _tidy(axes: Axes) -> None:
 
 
 def panels_of(count: int, *, square: bool = False) -> tuple[Canvas, Sequence[Axes]]:
-    """A figure with a panel for each configuration, some in a row.
+    """A figure with one panel per configuration, several per row.
 
     Raises
     ------
@@ -93,7 +93,7 @@ def panels_of(count: int, *, square: bool = False) -> tuple[Canvas, Sequence[Axe
 
 
 def outer_labels(figure: Canvas, panels: Sequence[Axes], x: str, y: str) -> None:
-    """Labels for all panels, which share their limits; numbers stand at the left and below only."""
+    """Label a grid of panels with common limits; tick labels are at the left and bottom only."""
     figure.supxlabel(x, fontsize=8.5)
     figure.supylabel(y, fontsize=8.5)
     for index, axes in enumerate(panels):
@@ -103,7 +103,7 @@ def outer_labels(figure: Canvas, panels: Sequence[Axes], x: str, y: str) -> None
 
 
 def share_limits(panels: Sequence[Axes], *, x: bool, y: bool) -> None:
-    """Give all panels the limits that hold what any of them shows."""
+    """Give all panels common limits that include the data of all."""
     if x:
         limits = [axes.get_xlim() for axes in panels]
         for axes in panels:
@@ -115,43 +115,43 @@ def share_limits(panels: Sequence[Axes], *, x: bool, y: bool) -> None:
 
 
 def grid_lines(axes: Axes, axis: Literal["x", "y"]) -> None:
-    """Faint lines across an axis."""
+    """Draw faint grid lines for an axis."""
     axes.grid(axis=axis, color="#E3E6EA", lw=0.8)
 
 
 def look(index: int) -> tuple[str, str]:
-    """Colour and marker of the line with this number; 64 differ."""
-    # After a round of colours each meets another marker.
+    """Colour and marker of a line, by its number; there are 64 combinations."""
+    # After each cycle of colours, the markers are shifted.
     turn = index // len(COLOURS)
     return COLOURS[index % len(COLOURS)], _MARKERS[(index + turn) % len(_MARKERS)]
 
 
 def titled(quantity: str, unit: str) -> str:
-    """``volume (ml)``: the label of an axis."""
+    """Label of an axis, such as ``volume (ml)``."""
     return f"{quantity} ({unit})" if unit else quantity
 
 
 def mean_of(values: Sequence[float]) -> float:
-    """Mean of the values that are finite; NaN if there is none."""
+    """Mean of the finite values; NaN if there is none."""
     kept = [value for value in values if math.isfinite(value)]
     return math.fsum(kept) / len(kept) if kept else math.nan
 
 
 def png_of(figure: Canvas) -> bytes:
-    """The figure as PNG; equal figures are equal bytes."""
+    """The figure as PNG; equal figures give equal bytes."""
     buffer = io.BytesIO()
-    # Else the version of matplotlib is in the file.
+    # By default, the file would contain the version of matplotlib.
     figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})
     return buffer.getvalue()
 
 
 def check_labels(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
-    """Refuse two mappings that are about different things.
+    """Check that two mappings have the same labels.
 
     Raises
     ------
     OutOfRange
-        With the labels of both.
+        If they have not.
     """
     if set(first) != set(second):
         raise OutOfRange(f"both sides must have the same labels, got {sorted(first)} and {sorted(second)}")

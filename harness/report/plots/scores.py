@@ -1,4 +1,4 @@
-"""Values with their intervals: of configurations, settings, channels and regions."""
+"""Plots of values with intervals, by configuration, setting, channel and region."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Bars:
 
     Parameters
     ----------
-    title : what was asked
-    quantity : what the bars measure, for the axis label
-    scores : channel → value with its interval; a channel may be absent
-    muted : drawn grey, for a control
+    title : title of the panel
+    quantity : label of the axis
+    scores : values with intervals, by channel; channels may be missing
+    muted : whether bars are drawn in grey, for a control
     """
 
     title: str
@@ -51,11 +51,11 @@ class Bars:
 
 
 def objective_intervals(table: pa.Table) -> bytes:
-    """The objective of every row with its interval, in the table's order.
+    """Objective of every row with its interval, in the order of the table.
 
     Parameters
     ----------
-    table : of :func:`harness.pipeline.leaderboard.build`
+    table : leaderboard from :func:`harness.pipeline.leaderboard.build`
 
     Returns
     -------
@@ -106,14 +106,14 @@ def objective_intervals(table: pa.Table) -> bytes:
 def grouped_intervals(
     groups: Mapping[str, Mapping[str, Score]], *, x_label: str, zero: bool = False, chance: float = math.nan
 ) -> bytes:
-    """Values with intervals, in groups one below the other.
+    """Values with intervals, in groups below each other.
 
     Parameters
     ----------
-    groups : group → row → value; each group has its colour and marker
-    x_label : of the value
-    zero : whether the axis is marked at zero
-    chance : marked if it is known
+    groups : values by group and row; each group has a colour and marker
+    x_label : label of the value axis
+    zero : whether to draw a line at zero
+    chance : chance level, drawn if known
     """
     count = sum(len(rows) for rows in groups.values()) + len(groups)
     figure, (axes,) = figure_of(1, 1, width=6.0, height=0.9 + 0.21 * max(count, 1))
@@ -146,11 +146,11 @@ def grouped_intervals(
 
 
 def channel_bars(panels: Sequence[Bars]) -> bytes:
-    """One value per channel in several senses, side by side.
+    """Bar plots of several quantities per channel, side by side.
 
     Parameters
     ----------
-    panels : in order; a channel that is absent from one of them is left empty there
+    panels : panels in order; a channel that is missing in a panel is left empty there
     """
     names = list(dict.fromkeys(name for panel in panels for name in panel.scores))
     nothing = Score(math.nan, math.nan, math.nan, 0)
@@ -174,14 +174,14 @@ def curves(
     x_label: str,
     limits: tuple[float, float] = (-math.inf, math.inf),
 ) -> bytes:
-    """A value over some setting, one line per configuration; a band shows what chance scores.
+    """Values over a setting, one line per configuration, with a band for the chance level.
 
     Parameters
     ----------
-    panels : quantity → configuration → setting → value with its interval. Settings
-        are numbers, drawn to scale, or names, drawn evenly
-    x_label : of the setting
-    limits : the metric's range, which the axis does not leave
+    panels : values with intervals, by quantity, configuration and setting. Settings are
+        numbers, drawn to scale, or names, evenly spaced
+    x_label : label of the setting axis
+    limits : range of the metric, to which the axis is limited
     """
     figure, all_axes = figure_of(1, max(len(panels), 1), width=2.2 + 3.3 * max(len(panels), 1), height=3.5)
     for axes, (quantity, lines) in zip(all_axes, panels.items(), strict=False):
@@ -192,7 +192,7 @@ def curves(
         _chance_band(axes, lines, at)
         for index, (label, line) in enumerate(lines.items()):
             colour, marker = look(index)
-            # Beside each other, so that intervals can be told apart.
+            # Slightly shifted, so that intervals do not overlap.
             shift = (index - (len(lines) - 1) / 2) * span * 0.012
             x = [at[setting] + shift for setting in line]
             axes.plot(x, [score.value for score in line.values()], marker=marker, color=colour, lw=1.3, ms=4.5,
@@ -214,12 +214,12 @@ def curves(
 def heat_maps(
     panels: Mapping[str, Mapping[str, Mapping[str, Score]]], *, lower_is_better: Collection[str] = ()
 ) -> bytes:
-    """Values of configurations in regions, one panel per metric; the darker the better.
+    """Heat maps of configurations by region, one panel per metric; darker is better.
 
     Parameters
     ----------
-    panels : metric → configuration → region → value; its number is written in each field
-    lower_is_better : metrics of which small values are dark
+    panels : values by metric, configuration and region; each field shows its value
+    lower_is_better : metrics for which small values are dark
     """
     rows = list(dict.fromkeys(row for panel in panels.values() for row in panel))
     columns = list(dict.fromkeys(name for panel in panels.values() for row in panel.values() for name in row))
@@ -264,7 +264,7 @@ def _bars(axes: Axes, scores: Mapping[str, Score], colour: str) -> None:
 
 
 def _chance_band(axes: Axes, lines: Mapping[str, Mapping[float | str, Score]], at: Mapping[float | str, float]) -> None:
-    """Between the lowest and the highest chance of all lines, with a line at their mean."""
+    """Draw a band from the lowest to the highest chance level of all lines, and a line at their mean."""
     chances = {setting: [line[setting].chance for line in lines.values() if setting in line] for setting in at}
     known = {at[key]: kept for key, values in chances.items() if (kept := [v for v in values if math.isfinite(v)])}
     if not known:
@@ -277,7 +277,7 @@ def _chance_band(axes: Axes, lines: Mapping[str, Mapping[float | str, Score]], a
 
 
 def _within(axes: Axes, limits: tuple[float, float]) -> None:
-    """Leave room for the markers at the ends of the range; bounds of intervals beyond it are cut."""
+    """Limit an axis to a range with room for markers at its ends; intervals beyond it are cut off."""
     low, high = axes.get_ylim()
     if math.isfinite(limits[0]):
         low = max(low, limits[0] - 0.03)

@@ -1,4 +1,4 @@
-"""Axial slices of images with the truth, predictions and maps laid over them."""
+"""Axial slices of images, overlaid with the truth, predictions and maps."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def prediction_slices(
     spacing_mm: tuple[float, float, float],
     index: int | None = None,
 ) -> bytes:
-    """One axial slice with the outlines of truth and prediction.
+    """An axial slice with the outlines of truth and predictions.
 
     Parameters
     ----------
-    images : sequence → (X, Y, Z); drawn alone with the truth first
+    images : (X, Y, Z) images by sequence; drawn first, with the truth only
     truth : (X, Y, Z) bool
-    predictions : title → (X, Y, Z) bool, drawn on the first image
+    predictions : (X, Y, Z) bool masks by title, drawn on the first image
     spacing_mm : (3,) voxel size along X, Y, Z
-    index : slice along Z; by default the one with most true voxels
+    index : index of the slice along Z; by default, the one with the most true voxels
     """
     at = _busiest(truth) if index is None else index
     first = next(iter(images.values()))
@@ -60,22 +60,22 @@ def attribution_slices(
     spacing_mm: tuple[float, float, float],
     index: int | None = None,
 ) -> bytes:
-    """One axial slice of each channel with its attribution laid over it, a row per method.
+    """An axial slice of each channel, overlaid with its attribution, one row per method.
 
     Parameters
     ----------
-    images : channel → (X, Y, Z)
-    maps : method → channel → (X, Y, Z), the same channels
-    truth : (X, Y, Z) bool, outlined
+    images : (X, Y, Z) images by channel
+    maps : (X, Y, Z) maps by method and channel, with the channels of ``images``
+    truth : (X, Y, Z) bool, drawn as outline
     spacing_mm : (3,) voxel size along X, Y, Z
-    index : slice along Z; by default the one with most true voxels
+    index : index of the slice along Z; by default, the one with the most true voxels
 
     Returns
     -------
     bytes
-        PNG. The channels of a method share one colour scale, which ends at the
-        99.5th percentile of the size of all its values shown; red speaks for the
-        target, blue against it.
+        PNG. The channels of a method share one colour scale, which ends at the 99.5th
+        percentile of all absolute values shown; red is evidence for the target, blue
+        evidence against it.
     """
     at = _busiest(truth) if index is None else index
     first = next(iter(images.values()))
@@ -120,10 +120,11 @@ def _image_panels(
 
 
 def draw_grey(axes: Axes, plane: Array, spacing_mm: Sequence[float]) -> None:
-    """An image in grey, black at its 1st and white at its 99th percentile.
+    """Draw an image in grey, black at its 1st and white at its 99th percentile.
 
     Parameters
     ----------
+    axes : axes to draw on
     plane : (A, B), drawn with A to the right and B upwards
     spacing_mm : voxel size along A, B; further values are ignored
     """
@@ -137,17 +138,18 @@ def draw_grey(axes: Axes, plane: Array, spacing_mm: Sequence[float]) -> None:
 def draw_outline(
     axes: Axes, mask: Array, spacing_mm: Sequence[float], colour: str, style: Any, width: float = 1.2
 ) -> None:
-    """A line along the edges of voxels: a contour would round lesions of a few voxels away.
+    """Draw the outline of a mask along voxel edges, because a contour would smooth away small lesions.
 
     Parameters
     ----------
-    mask : (A, B), not zero inside
+    axes : axes to draw on
+    mask : (A, B), nonzero inside
     spacing_mm : voxel size along A, B; further values are ignored
-    colour, style, width : of the line
+    colour, style, width : properties of the line
     """
     inside = np.pad(np.asarray(mask, dtype=bool), 1)
     x, y = spacing_mm[:2]
-    # An edge lies between two neighbours of which one is inside.
+    # An edge separates two neighbours of which exactly one is inside.
     across = [((i * x, (j - 1) * y), (i * x, j * y)) for i, j in np.argwhere(inside[1:] != inside[:-1])]
     along = [(((i - 1) * x, j * y), (i * x, j * y)) for i, j in np.argwhere(inside[:, 1:] != inside[:, :-1])]
     lines = LineCollection([*across, *along], colors=colour, linewidths=width, linestyles=style, capstyle="round")
@@ -155,7 +157,7 @@ def draw_outline(
 
 
 def extent_of(shape: Sequence[int], spacing_mm: Sequence[float]) -> tuple[float, float, float, float]:
-    """Left, right, bottom and top in mm of a plane (A, B)."""
+    """Left, right, bottom and top of a plane (A, B) in mm."""
     return 0.0, shape[0] * spacing_mm[0], 0.0, shape[1] * spacing_mm[1]
 
 

@@ -1,4 +1,4 @@
-"""Single subjects and single trainings: lines, dots and scatter plots."""
+"""Plots of single subjects and trainings: lines, dots and scatter plots."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ __all__ = [
     "truth_scatter",
 ]
 
-_MOST_NAMES = 40  # of subjects beside an axis
+_MOST_NAMES = 40  # largest number of subjects that are named on an axis
 _PATCH = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
 
 
 def subject_lines(values: Mapping[str, Mapping[str, float]], *, quantity: str = "", unit: str = "") -> bytes:
-    """One line per subject over the configurations: do all subjects agree?
+    """One line per subject over the configurations, to compare their order between subjects.
 
     Parameters
     ----------
-    values : configuration → subject → value, in the order to be drawn
-    quantity, unit : for the axis label
+    values : values by configuration and subject, in drawing order
+    quantity, unit : quantity and unit of the axis
     """
     labels = list(values)
     subjects = sorted({subject for by_subject in values.values() for subject in by_subject})
@@ -73,12 +73,12 @@ def subject_lines(values: Mapping[str, Mapping[str, float]], *, quantity: str = 
 
 
 def subject_dots(panels: Mapping[str, Mapping[str, Sequence[float]]], *, named: bool = True) -> bytes:
-    """Every subject's value of one configuration, one panel per quantity.
+    """Values of all subjects of one configuration, one panel per quantity.
 
     Parameters
     ----------
-    panels : quantity → subject → one value per seed, in the order to be drawn
-    named : whether subjects are named; never where they are too many to be read
+    panels : values per seed by quantity and subject, in drawing order
+    named : whether subjects are named; names are left out if there are too many
     """
     subjects = list(dict.fromkeys(name for panel in panels.values() for name in panel))
     named = named and len(subjects) <= _MOST_NAMES
@@ -115,8 +115,8 @@ def truth_scatter(
 
     Parameters
     ----------
-    truth, prediction : label → (n,) values of the same subjects
-    quantity, unit : for the axis labels
+    truth, prediction : (n,) values of the same subjects, by label
+    quantity, unit : quantity and unit of the axes
     """
     check_labels(truth, prediction)
     figure, panels = panels_of(len(truth), square=True)
@@ -140,18 +140,18 @@ def bland_altman(
     quantity: str = "count",
     unit: str = "",
 ) -> bytes:
-    """Difference against mean of prediction and truth, one panel per configuration.
+    """Difference of prediction and truth against their mean, one panel per configuration.
 
     Parameters
     ----------
-    truth, prediction : label → (n,) values of the same subjects
-    quantity, unit : for the axis labels
+    truth, prediction : (n,) values of the same subjects, by label
+    quantity, unit : quantity and unit of the axes
 
     Returns
     -------
     bytes
-        PNG with bias and limits of agreement, bias ± 1.96 SD; limits are
-        left out with fewer than two subjects.
+        PNG with bias and limits of agreement, bias ± 1.96 SD; without limits if there
+        are fewer than two subjects.
 
     References
     ----------
@@ -186,8 +186,8 @@ def sensitivity_precision(points: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLik
 
     Parameters
     ----------
-    points : label → sensitivity and precision, (n,) each, one value per subject;
-        each is drawn as its mean, subjects as faint dots
+    points : sensitivity and precision, (n,) each with one value per subject, by label;
+        drawn as their means, with subjects as faint dots
     """
     figure, (axes,) = figure_of(1, 1, width=6.0, height=4.4)
     pairs = {label: _paired(*point) for label, point in points.items()}
@@ -210,11 +210,11 @@ def sensitivity_precision(points: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLik
 
 
 def training_curves(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
-    """Losses over epochs, a line per training, one panel per quantity.
+    """Losses over epochs, one line per training and one panel per quantity.
 
     Parameters
     ----------
-    panels : quantity → training → one value per epoch
+    panels : values per epoch, by quantity and training
     """
     figure, all_axes = figure_of(1, max(len(panels), 1), width=1.0 + 3.0 * max(len(panels), 1), height=2.8)
     for axes, (quantity, lines) in zip(all_axes, panels.items(), strict=False):
@@ -234,7 +234,7 @@ def training_curves(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> byte
 
 
 def _arcs(axes: Axes, low: float) -> None:
-    """Arcs of equal magnitude, labelled where they leave the square [low, 1]²."""
+    """Draw arcs of equal magnitude, labelled where they leave the square [low, 1]²."""
     angle = np.linspace(0, np.pi / 2, 400)
     for radius in np.arange(0.1, 1.45, 0.1 if low > 0.35 else 0.2):
         x, y = radius * np.cos(angle), radius * np.sin(angle)
