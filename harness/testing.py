@@ -612,6 +612,7 @@ def _metric_inputs(truth: Array, answer: Array) -> MetricInputs:
         clean_score=float(truth.mean()),
         target_label=1.0,
         predicted_probability=right,
+        predicted_logit=4.0 * right - 2.0,
         target_class=0.0,
         class_probabilities=np.array([right, 1.0 - right]),
         image=image,
@@ -639,11 +640,9 @@ def _subjects(columns: Sequence[str]) -> tuple[MetricInputs, list[MetricInputs]]
 
 
 def _as_column(name: str, values: Array) -> Array:
-    """Convert values to those of a column: labels 0 or 1, probabilities in [0, 1], integer classes."""
+    """Convert values to those of a column: labels 0 or 1, integer classes."""
     if name == "target_label":
         return (values > 5).astype(np.float64)
-    if name == "predicted_probability":
-        return np.clip(values / 20, 0, 1)
     if name in ("target_class", "predicted_class"):
         return np.floor(values) % 3
     return values.copy()

@@ -25,6 +25,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit
+from scipy.special import softmax as scipy_softmax
 
 from harness.core.errors import OutOfRange
 
@@ -125,14 +127,13 @@ def as_array(target: Target, value: float) -> Array:
 
 def logistic(logit: Array) -> Array:
     """1 / (1 + exp(−logit)) without overflow, of any shape."""
-    found: Array = np.asarray(0.5 * (1.0 + np.tanh(0.5 * np.asarray(logit, np.float64))))
+    found: Array = np.asarray(expit(np.asarray(logit, np.float64)))
     return found
 
 
 def softmax(logits: Array) -> Array:
     """Softmax over the last axis without overflow."""
-    powers = np.exp(logits - np.max(logits, axis=-1, keepdims=True))
-    found: Array = powers / powers.sum(axis=-1, keepdims=True)
+    found: Array = scipy_softmax(np.asarray(logits, np.float64), axis=-1)
     return found
 
 

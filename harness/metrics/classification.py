@@ -22,6 +22,7 @@ __all__ = [
     "binary_accuracy",
     "brier",
     "predicted_class",
+    "predicted_logit",
     "predicted_probability",
     "target_class",
     "target_label",
@@ -36,7 +37,7 @@ BRIER = Source(
 )
 
 _CONVENTION = "as in scikit-learn"
-_BINARY = ("target_label", "predicted_probability")
+_BINARY = ("target_label", "predicted_logit")
 _CLASSES = ("target_class", "predicted_class")
 
 
@@ -70,6 +71,22 @@ def predicted_probability(predicted_probability: float) -> float:
         The probability.
     """
     return predicted_probability
+
+
+@metric("predicted_logit", source="", direction="none", range=(-np.inf, np.inf), empty="never undefined")
+def predicted_logit(predicted_logit: float) -> float:
+    """Predicted logit of the positive class.
+
+    Parameters
+    ----------
+    predicted_logit : number
+
+    Returns
+    -------
+    float
+        The logit.
+    """
+    return predicted_logit
 
 
 @metric("target_class", source="", direction="none", range=(0, float("inf")), empty="never undefined")
@@ -171,15 +188,21 @@ def auroc(columns: Columns) -> float:
 
     Parameters
     ----------
-    columns : ``target_label`` and ``predicted_probability``
+    columns : ``target_label`` and ``predicted_logit``; any increasing function of the logit,
+        such as the probability, gives the same area
 
     Returns
     -------
     float
-        In [0, 1]; 0.5 if all probabilities are equal; NaN if only one label occurs.
+        In [0, 1]; 0.5 if all logits are equal; NaN if only one label occurs.
+
+    Notes
+    -----
+    Logits are used because probabilities of networks that are very sure are equal after
+    rounding: above a logit of 37, the probability is 1.
     """
-    labels, probabilities = complete(columns, _BINARY)
-    return float(roc_auc_score(labels, probabilities)) if len(np.unique(labels)) == 2 else NAN
+    labels, logits = complete(columns, _BINARY)
+    return float(roc_auc_score(labels, logits)) if len(np.unique(labels)) == 2 else NAN
 
 
 @metric(

@@ -36,6 +36,7 @@ METRIC_INPUTS: Mapping[str, str] = {
     "explanation": "(C, X, Y, Z) float, attribution of each channel; higher values support the output more",
     "image": "(C, X, Y, Z) float, network input of the sample; for probe metrics only",
     "predict": "images (B, C, X, Y, Z) → (B,), the explained scalar of the network; for probe metrics only",
+    "predicted_logit": "number, predicted logit of the positive class",
     "predicted_probability": "number in [0, 1], predicted probability of the positive class",
     "predicted_score": "number, predicted score",
     "prediction": "(X, Y, Z) bool, predicted mask",
@@ -54,7 +55,7 @@ METRIC_INPUTS: Mapping[str, str] = {
 KIND_INPUTS: Mapping[str, frozenset[str]] = {
     "mask": frozenset({"prediction", "prediction_lesions", "probability", "target", "target_lesions"}),
     "number": frozenset({"clean_score", "predicted_score", "target_score"}),
-    "binary": frozenset({"predicted_probability", "target_label"}),
+    "binary": frozenset({"predicted_logit", "predicted_probability", "target_label"}),
     "classes": frozenset({"class_probabilities", "target_class"}),
 }
 """Kind of target → inputs that are specific to this kind."""
@@ -127,6 +128,7 @@ class MetricInputs:
     rois : (R, X, Y, Z) bool, or numbers that are all 0 or 1
     target_score, predicted_score, clean_score : numbers, in the unit of the score
     target_label, predicted_probability : 0 or 1, and number in [0, 1]
+    predicted_logit : number, the logit of ``predicted_probability``
     target_class, class_probabilities : index of the class, and (K,) float in [0, 1]
     image : (C, X, Y, Z) float
     predict : function from images to the explained scalar
@@ -159,6 +161,7 @@ class MetricInputs:
         clean_score: float | None = None,
         target_label: float | None = None,
         predicted_probability: float | None = None,
+        predicted_logit: float | None = None,
         target_class: float | None = None,
         class_probabilities: Array | None = None,
         image: Array | None = None,
@@ -180,6 +183,7 @@ class MetricInputs:
         self.clean_score = _number("clean_score", clean_score)
         self.target_label = _number("target_label", target_label)
         self.predicted_probability = _number("predicted_probability", predicted_probability)
+        self.predicted_logit = _number("predicted_logit", predicted_logit)
         self.target_class = _number("target_class", target_class)
         self.class_probabilities = _probabilities("class_probabilities", class_probabilities)
         self.image = _finite("image", image, ndim=4)

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import scipy.special
 import torch
 
 from harness.core.targets import Target, softmax
@@ -13,8 +14,6 @@ from harness.core.types import Array, NetworkSpec, Prediction, Sample
 from harness.pipeline.networks import Member, split_outputs
 
 __all__ = ["average", "is_correct", "outputs_of", "predict", "predicted_class"]
-
-_NEVER = 1e-12  # a mean probability of exactly 0 or 1 has no finite logit
 
 
 def predict(members: Sequence[Member], spec: NetworkSpec, sample: Sample, *, batch_size: int) -> Prediction:
@@ -71,11 +70,13 @@ def average(target: Target, predictions: Sequence[Mapping[str, Array]]) -> dict[
         mean = np.asarray(np.mean([one["probability"] for one in predictions], axis=0, dtype=np.float64))
         return {"probability": mean.astype(np.float32)}
     if target.kind == "binary":
+        logits = np.stack([one["logit"] for one in predictions])
+        positive, negative = (np.logaddexp.reduce(scipy.special.log_expit(one)) for one in (logits, -logits))
         p = np.mean([one["probability"] for one in predictions], axis=0)
-        bounded = np.clip(p, _NEVER, 1 - _NEVER)
-        return {"logit": np.log(bounded / (1 - bounded)), "probability": p}
+        return {"logit": np.asarray(positive - negative), "probability": np.asarray(p)}
+    each = np.stack([scipy.special.log_softmax(one["logits"]) for one in predictions])
     p = np.mean([softmax(one["logits"]) for one in predictions], axis=0)
-    return {"logits": np.log(np.clip(p, _NEVER, 1)), "probabilities": p}
+    return {"logits": np.logaddexp.reduce(each) - np.log(len(each)), "probabilities": p}
 
 
 def predicted_class(target: Target, prediction: Mapping[str, Array]) -> int:

@@ -101,7 +101,8 @@ def predict_function(
     Raises
     ------
     RequestError
-        If the sample has several items, or its explained inputs have different spaces.
+        If the sample has several items, its explained inputs have different spaces, or the
+        adapters of an ensemble give different explained arrays.
     """
     explained = spec.explained
     pairs = explained_inputs(members[0], sample)
@@ -111,6 +112,14 @@ def predict_function(
             f"probe metrics need one item per sample and explained inputs of one shape, got {len(pairs[0][0])} items "
             f"of {', '.join(map(str, sorted(shapes)))} for {sample.id}"
         )
+    for member in members[1:]:
+        others = explained_inputs(member, sample)
+        if any(not np.array_equal(pairs[place][0], others[place][0]) for place in explained):
+            raise RequestError(
+                f"probe metrics change one image for all networks of an ensemble, but the adapters of "
+                f"{len(members)} networks scale {sample.id} differently; use an adapter whose `explained` arrays do "
+                "not depend on the training samples, or remove the probe metrics"
+            )
     widths = [pairs[place][0].shape[1] for place in explained]
     item = np.concatenate([pairs[place][0][0] for place in explained])
     wrapped = [_scalars(member, spec, sample, scalar, classes or {}) for member in members]

@@ -212,7 +212,12 @@ def _inputs(target: Target, sample: Sample, kept: Mapping[str, Array], rng: np.r
         clean = sample.clean.get(target.name)
         return MetricInputs(target_score=truth, predicted_score=float(kept["value"]), clean_score=clean, rng=rng)
     if target.kind == "binary":
-        return MetricInputs(target_label=truth, predicted_probability=float(kept["probability"]), rng=rng)
+        return MetricInputs(
+            target_label=truth,
+            predicted_probability=float(kept["probability"]),
+            predicted_logit=float(kept["logit"]),
+            rng=rng,
+        )
     return MetricInputs(target_class=truth, class_probabilities=np.asarray(kept["probabilities"]), rng=rng)
 
 

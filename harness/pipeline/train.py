@@ -150,6 +150,12 @@ def _fit(model: Fitted, adapter: Adapter, spec: NetworkSpec, training: Sequence[
             f"{name} reads the images of the cohort unchanged, but the adapter changes {', '.join(changed)}; choose "
             "options of the adapter that do not change it, or options of the model that support any values"
         )
+    weighted = sorted({name for sample in training for name, weight in sample.weights.items() if weight != 1})
+    if weighted:
+        raise CellError(
+            f"{name} gives all samples equal weight, but samples have weights for {', '.join(weighted)}; choose a "
+            "model that is trained by gradient descent, or targets without sample weights"
+        )
     rows = [adapter.voxels(sample) for sample in training]
     lesions = scipy.sparse.csr_array(
         (

@@ -48,7 +48,15 @@ def test_auroc_agrees_with_sklearn(seed: int) -> None:
     """The area under the ROC curve agrees with scikit-learn, with ties counted as one half."""
     columns = binary(seed)
     expected = reference.roc_auc_score(columns["target_label"], columns["predicted_probability"])
+    columns = {"target_label": columns["target_label"], "predicted_logit": columns["predicted_probability"]}
     assert compute("auroc", columns=columns) == pytest.approx(expected, abs=1e-12)
+
+
+def test_auroc_of_very_sure_networks() -> None:
+    """Logits whose probabilities are all 0 or all 1 after rounding are still in order."""
+    labels = np.repeat([0.0, 1.0], 10)
+    for offset in (-900.0, 40.0):
+        assert compute("auroc", columns={"target_label": labels, "predicted_logit": offset + np.arange(20.0)}) == 1
 
 
 @SEEDS
@@ -99,7 +107,8 @@ def test_predicted_class_is_the_most_probable() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("target_label", 1.0), ("predicted_probability", 0.75), ("target_class", 2.0)]
+    ("name", "value"),
+    [("target_label", 1.0), ("predicted_probability", 0.75), ("predicted_logit", -3.0), ("target_class", 2.0)],
 )
 def test_input_values_are_returned(name: str, value: float) -> None:
     """A metric named after a metric input returns the value of that input."""
@@ -109,7 +118,9 @@ def test_input_values_are_returned(name: str, value: float) -> None:
 @pytest.mark.parametrize("name", ["auroc", "balanced_accuracy", "balanced_chance"])
 def test_samples_without_a_value_are_left_out(name: str) -> None:
     """Samples with NaN in either column are left out."""
-    columns = binary() if name == "auroc" else classes()
+    columns = classes()
+    if name == "auroc":
+        columns = dict(zip(("target_label", "predicted_logit"), binary().values(), strict=True))
     first, second = columns
     more = {first: np.append(columns[first], [0.0, NAN]), second: np.append(columns[second], [NAN, 1.0])}
     assert compute(name, columns=more) == compute(name, columns=columns)
@@ -118,7 +129,7 @@ def test_samples_without_a_value_are_left_out(name: str) -> None:
 @pytest.mark.parametrize("labels", [[], [1.0], [0.0, 0.0, 0.0]])
 def test_auroc_of_one_label_is_undefined(labels: list[float]) -> None:
     """The area under the ROC curve is NaN without samples of both labels."""
-    columns = {"target_label": np.array(labels), "predicted_probability": np.linspace(0.1, 0.9, len(labels))}
+    columns = {"target_label": np.array(labels), "predicted_logit": np.linspace(0.1, 0.9, len(labels))}
     assert np.isnan(compute("auroc", columns=columns))
 
 
@@ -148,7 +159,7 @@ def test_chance_of_balanced_accuracy_is_one_over_the_classes() -> None:
 
 def test_chance_of_auroc_is_a_half() -> None:
     """The chance level of the area under the ROC curve is 0.5, as for equal probabilities."""
-    columns = {**binary(), "predicted_probability": np.full(60, 0.3)}
+    columns = {**binary(), "predicted_logit": np.full(60, 0.3)}
     assert evaluate_chance(METRICS.get("auroc").function, MetricInputs(columns=columns)) == 0.5
     assert compute("auroc", columns=columns) == 0.5
 

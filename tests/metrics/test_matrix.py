@@ -46,7 +46,7 @@ def _inputs(kind: str) -> MetricInputs:
     labels = (truth > 2).astype(float)
     columns = {name: truth if name in TRUE else predicted.get(kind, truth + 1) for name in COLUMNS}
     columns["target_label"] = labels
-    columns["predicted_probability"] = {"perfect": labels, "random": rng.random(5)}.get(kind, np.full(5, 0.5))
+    columns["predicted_logit"] = {"perfect": labels, "random": rng.random(5)}.get(kind, np.full(5, 0.5))
     image = np.stack([target + 0.5, target - 0.5])
     return MetricInputs(
         prediction=prediction,
@@ -63,6 +63,7 @@ def _inputs(kind: str) -> MetricInputs:
         clean_score=0.5,
         target_label=1.0,
         predicted_probability=1.0 if kind == "perfect" else 0.25,
+        predicted_logit=40.0 if kind == "perfect" else -1.0,
         target_class=2.0,
         class_probabilities=np.array([0.0, 0.0, 1.0] if kind == "perfect" else [0.5, 0.3, 0.2]),
         image=image,

@@ -83,6 +83,7 @@ def test_every_listed_name_is_supplied(blobs, spacing_mm):
         clean_score=0.75,
         target_label=1,
         predicted_probability=0.5,
+        predicted_logit=0.0,
         target_class=2,
         class_probabilities=np.array([0.2, 0.3, 0.5]),
         image=np.zeros((3, *mask.shape)),

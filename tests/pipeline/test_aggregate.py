@@ -420,7 +420,7 @@ class TestSamplesOfSubjects:
     @property
     def table(self) -> Table:
         """Sixteen labels with a probability each."""
-        return table_of({"target_label": self.LABELS, "predicted_probability": self.CHANCES})
+        return table_of({"target_label": self.LABELS, "predicted_logit": self.CHANCES})
 
     @staticmethod
     def visits(count: int) -> dict[str, str]:
@@ -429,7 +429,7 @@ class TestSamplesOfSubjects:
 
     def auroc(self, table: Table, subjects: Mapping[str, str]) -> Score:
         """The area under the ROC curve of a table."""
-        sampled = _sampled([table], {"target_label", "predicted_probability"}, subjects)
+        sampled = _sampled([table], {"target_label", "predicted_logit"}, subjects)
         return _pooled_score(partial(classification.auroc), sampled, "auroc")
 
     def test_visits_keep_their_own_labels(self) -> None:
@@ -461,7 +461,7 @@ class TestSamplesOfSubjects:
         twice = table_of(
             {
                 "target_label": np.repeat(self.LABELS, 2).tolist(),
-                "predicted_probability": np.repeat(self.CHANCES, 2).tolist(),
+                "predicted_logit": np.repeat(self.CHANCES, 2).tolist(),
             }
         )
         found = self.auroc(twice, self.visits(32))
@@ -473,7 +473,7 @@ class TestSamplesOfSubjects:
         """A subject is missing only if none of its samples has all values."""
         chances = list(self.CHANCES)
         chances[0] = chances[4] = chances[5] = math.nan
-        table = table_of({"target_label": self.LABELS, "predicted_probability": chances})
+        table = table_of({"target_label": self.LABELS, "predicted_logit": chances})
         found = self.auroc(table, self.visits(16))
         assert (found.n, found.missing) == (7, 1)
         kept = [number for number in range(16) if not math.isnan(chances[number])]
@@ -529,7 +529,7 @@ class TestSamplesOfSubjects:
         for number, (label, chance) in enumerate(zip(self.LABELS, other, strict=True)):
             if number != 3:
                 table.put("target_label", str(number), 1, label)
-                table.put("predicted_probability", str(number), 1, chance)
+                table.put("predicted_logit", str(number), 1, chance)
         found = self.auroc(table, one_each(16))
         rest = [number for number in range(16) if number != 3]
         second = roc_auc_score([self.LABELS[one] for one in rest], [other[one] for one in rest])
@@ -542,7 +542,7 @@ def values_of(age: float, smile: float, hair: float, *, predicted: tuple[float, 
         "target_score": {"age": age},
         "predicted_score": {"age": predicted[0]},
         "target_label": {"smile": smile},
-        "predicted_probability": {"smile": predicted[1]},
+        "predicted_logit": {"smile": predicted[1]},
         "brier": {"smile": (predicted[1] - smile) ** 2},
         "target_class": {"hair": hair},
         "predicted_class": {"hair": predicted[2]},
@@ -603,7 +603,7 @@ class TestSeveralTargets:
         """The table of regions has rows for each target with one value per sample."""
         lines = four.pool().regions
         assert list(lines) == ["age", "smile", "hair"]
-        assert set(lines["smile"][0].values) == {"target_label", "predicted_probability", "brier"}
+        assert set(lines["smile"][0].values) == {"target_label", "predicted_logit", "brier"}
 
     def test_the_objective_is_compared_subject_by_subject(self, four: ManualStore, study: Task) -> None:
         """Pseudo-values of the objective have one number per subject, as in the jackknife."""

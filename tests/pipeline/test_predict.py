@@ -149,12 +149,15 @@ class TestAverage:
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, [[0.5, 0.375]])
 
-    @pytest.mark.parametrize("p", [0.0, 1.0])
-    def test_certain_networks_have_a_finite_logit(self, p: float) -> None:
-        """A mean probability of 0 or 1 has a finite logit."""
-        found = average(SMILE, [{"probability": np.float64(p)}] * 2)
+    @pytest.mark.parametrize("logit", [-900.0, 900.0])
+    def test_certain_networks_have_a_finite_logit(self, logit: float) -> None:
+        """A mean probability that is 0 or 1 after rounding has the logit of the exact probability."""
+        p = np.float64(logit > 0)
+        found = average(SMILE, [{"logit": np.float64(one), "probability": p} for one in (logit, logit + 1)])
         assert found["probability"] == p
-        assert np.isfinite(found["logit"]) and np.sign(found["logit"]) == np.sign(p - 0.5)
+        # The smaller probability of the two classes decides: its mean is (1 + e) / 2 times that of the first network.
+        expected = logit + np.log((1 + np.e) / 2) if logit < 0 else logit - np.log((1 + 1 / np.e) / 2)
+        assert found["logit"] == pytest.approx(expected, abs=1e-9)
 
     def test_certain_classes_have_finite_logits(self) -> None:
         """Classes with a mean probability of 0 have finite logits."""

@@ -103,6 +103,29 @@ class TestPredictFunction:
         assert scalar_of(members[:1]) != scalar_of(members[1:])
         assert scalar_of(members) == pytest.approx((scalar_of(members[:1]) + scalar_of(members[1:])) / 2)
 
+    def test_ensemble_with_different_scaling_is_refused(
+        self, member: Callable[[int], Member], crowd: Cohort, crowd_spec: NetworkSpec
+    ) -> None:
+        """One changed image is not the same input for adapters that scale it differently."""
+
+        class Scaled:
+            """An adapter that was fitted to other samples."""
+
+            def __init__(self, adapter: Any, factor: float) -> None:
+                self.adapter, self.factor = adapter, factor
+
+            def inputs(self, sample: Sample) -> tuple[Array, ...]:
+                image, *rest = self.adapter.inputs(sample)
+                return image * np.float32(self.factor), *rest
+
+        first, second = member(0), member(1)
+        (scalar,) = scalars_of("age", crowd_spec, first.network)
+        same = [first, Member(second.network, Scaled(second.adapter, 1.0))]  # type: ignore[arg-type]
+        predict_function(same, crowd_spec, crowd.samples[0], scalar, batch_size=4)
+        other = [first, Member(second.network, Scaled(second.adapter, 2.0))]  # type: ignore[arg-type]
+        with pytest.raises(RequestError, match="adapters of 2 networks scale .* differently; use an adapter"):
+            predict_function(other, crowd_spec, crowd.samples[0], scalar, batch_size=4)
+
     def test_network_is_unchanged(
         self, member: Callable[[int], Member], crowd: Cohort, crowd_spec: NetworkSpec
     ) -> None:

@@ -15,7 +15,7 @@ from harness.adapters.axial_slices import AxialSlices
 from harness.core.errors import CellError
 from harness.core.seeding import seed_of
 from harness.core.task import Task
-from harness.core.types import Cohort, NetworkSpec
+from harness.core.types import Array, Cohort, NetworkSpec, Sample
 from harness.models.unet import unet
 from harness.pipeline import items as items_module
 from harness.pipeline.networks import Member, build_network
@@ -344,3 +344,26 @@ class TestSeveralTargets:
         values = [epoch.validation for epoch in found.history]
         assert all(value < 0 for value in values)
         assert found.best_epoch == 1 + int(np.argmax(values))
+
+
+def test_weights_of_samples_are_refused_by_models_that_ignore_them(toy_cohort: Cohort, spec: NetworkSpec) -> None:
+    """A model that is fitted by its own method would silently give all samples equal weight."""
+
+    class Sparse(AxialSlices):
+        """Slices that can be read as sparse images."""
+
+        def voxels(self, sample: Sample) -> tuple[Array, Array]:
+            return np.zeros(0, np.int64), np.zeros(0, np.float32)
+
+    class Mean(torch.nn.Module):
+        """A model that is fitted by its own method."""
+
+        def fit(self, lesions: Any, targets: Array, *, rng: np.random.Generator) -> None:
+            raise AssertionError("must not be fitted")
+
+        def weight_map(self) -> torch.Tensor:
+            return torch.zeros(1)
+
+    samples = [dataclasses.replace(one, weights={"target": 2.0}) for one in toy_cohort.samples]
+    with pytest.raises(CellError, match="Mean gives all samples equal weight, but samples have weights for target"):
+        train(Mean, recipe(), Sparse(("T2w",)), spec, samples[:2], samples[2:3], seed=0)

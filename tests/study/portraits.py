@@ -132,7 +132,7 @@ TASK = Task(
         "predicted_score": partial(regression.predicted_score),
         "r2": partial(regression.r2),
         "target_label": partial(classification.target_label),
-        "predicted_probability": partial(classification.predicted_probability),
+        "predicted_logit": partial(classification.predicted_logit),
         "auroc": partial(classification.auroc),
         "brier": partial(classification.brier),
         "target_class": partial(classification.target_class),
