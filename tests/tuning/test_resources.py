@@ -66,7 +66,7 @@ def test_resources_of_this_machine_need_no_ray(large: list[str], ray: str) -> No
     assert found.where == "this machine" and found.cpus < 64 and large == []
 
 
-def test_the_estimate_is_that_of_the_cluster(
+def test_estimate_uses_the_cluster(
     large: list[str], tiny_overrides: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The estimate uses the resources of the cluster, and the message names it."""
@@ -74,7 +74,9 @@ def test_the_estimate_is_that_of_the_cluster(
     found = estimate(prepare(resolve(overrides)))
     assert (found.workers, found.where) == (3, "the cluster at 10.0.0.1:6379 (64 CPUs, 4 GPUs)")
     monkeypatch.setattr(api, "LIMIT_S", 0.0)
-    with pytest.raises(RequestError, match=r"on the cluster at \S+ \(64 CPUs, 4 GPUs\), 3 at a time \(15 cells"):
+    with pytest.raises(
+        RequestError, match=r"on the cluster at \S+ \(64 CPUs, 4 GPUs\), with 3 jobs at a time \(15 cells"
+    ):
         api.carry_out(overrides, (), api.Silent())
 
 
