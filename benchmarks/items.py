@@ -1,9 +1,10 @@
-"""Memory and time of a training over many patches: read batch by batch, and held in memory as is usual.
+"""Memory and time of a training on many patches: read batch by batch, or held in memory as usual.
 
-``python benchmarks/items.py [patches …]`` trains a small network for one epoch on that
-many generated RGB patches of 96 × 96 pixels, each way in a process of its own, and
-prints peak memory (Linux; without pages of mapped files), seconds, and the ratios of ours to a `TensorDataset` of
-32-bit floats in memory. The patches are cached before, which counts for neither.
+``python benchmarks/items.py [patches …]`` trains a small network for one epoch on a number
+of generated RGB patches of 96 × 96 pixels, with both methods in separate processes. It
+prints peak memory (on Linux; without pages of mapped files), seconds, and the ratios
+relative to a `TensorDataset` of 32-bit floats in memory. Caching the patches is not
+included.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ SIDE, BATCH = 96, 64
 
 
 def network() -> nn.Module:
-    """A small network of one logit."""
+    """A small network with one logit."""
     return nn.Sequential(
         nn.Conv2d(3, 4, 5, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1)
     )
 
 
 def ours(images: list[CachedImage], labels: list[float]) -> None:
-    """One epoch by the pipeline's training."""
+    """One epoch with the pipeline's training."""
     samples = tuple(
         Sample(f"patch-{number}", f"slide-{number % 50}", {"rgb": image}, {}, {}, targets={"tumour": label})
         for number, (image, label) in enumerate(zip(images, labels, strict=True))
@@ -52,7 +53,7 @@ def ours(images: list[CachedImage], labels: list[float]) -> None:
 
 
 def usual(images: list[CachedImage], labels: list[float]) -> None:
-    """One epoch over tensors in memory."""
+    """One epoch with tensors in memory."""
     torch.set_num_threads(1)
     stacked = torch.from_numpy(np.stack([image.load() for image in images])).permute(0, 3, 1, 2).float() / 255
     loader = DataLoader(TensorDataset(stacked, torch.tensor(labels)), batch_size=BATCH, shuffle=True)
@@ -66,7 +67,7 @@ def usual(images: list[CachedImage], labels: list[float]) -> None:
 
 
 def measured(way: Callable[..., None], images: list[CachedImage], labels: list[float]) -> tuple[float, float]:
-    """Peak memory beyond the start in MB, and seconds, of a process of its own."""
+    """Increase of peak memory in MB, and seconds, measured in a separate process."""
     context = multiprocessing.get_context("spawn")
     queue: Any = context.Queue()
     process = context.Process(target=_child, args=(way, images, labels, queue))
@@ -77,7 +78,7 @@ def measured(way: Callable[..., None], images: list[CachedImage], labels: list[f
 
 
 def _child(way: Callable[..., None], images: list[CachedImage], labels: list[float], queue: Any) -> None:
-    way(images[:BATCH], labels[:BATCH])  # imports and buffers count for neither
+    way(images[:BATCH], labels[:BATCH])  # imports and buffers are not measured
     before, peak, done = _anonymous_kb(), [0], threading.Event()
 
     def watch() -> None:
@@ -95,13 +96,13 @@ def _child(way: Callable[..., None], images: list[CachedImage], labels: list[flo
 
 
 def _anonymous_kb() -> int:
-    """Memory of this process without pages of files, which the system takes back when it needs them."""
+    """Memory of this process in kB, without pages of mapped files, which the system can reclaim."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("RssAnon")).split()[1])
 
 
 def main() -> None:
-    """Print a line for each number of patches."""
+    """Print one line for each number of patches."""
     counts = [int(word) for word in sys.argv[1:]] or [2_000, 20_000]
     print(f"{'patches':>9} {'ours, MB':>10} {'usual, MB':>10} {'ratio':>7} {'ours, s':>9} {'usual, s':>9} {'ratio':>7}")
     for count in counts:

@@ -1,15 +1,14 @@
-"""What running cells as Ray jobs costs, beside a loop and beside plain Ray Tune.
+"""Overhead of running cells as Ray jobs, compared with a loop and with plain Ray Tune.
 
-Prints the seconds of N trainings so small that only the machinery counts, with
-every store write included, and what each further job costs. Every run of
-Ray Tune starts workers of its own, whose imports (of Ray Tune, torch and this
-project) are in its seconds; the first one in a session also makes this process
-import Ray Tune.
+Prints the seconds of N trainings that are so small that only the overhead counts,
+including all writes to the store, and the cost of each further job. Every run of Ray
+Tune starts new workers, and the time includes their imports of Ray Tune, torch and
+this project. In the first run of a session, this process also imports Ray Tune.
 
-The plain Ray Tune lines are what a user would write without this project: one
-trial per training, no store, no checkpoint, default settings but quiet. Where
-each trial starts a process, only a few are run; the line says so. The last line
-is what this machine takes for as many trials that import torch and do nothing.
+The rows of plain Ray Tune show a script without this project: one trial per training,
+without store or checkpoints, and with default settings except for log output. If each
+trial starts a process, only a few are run, as noted in the row. The last row is the
+time of the same number of trials that only import torch.
 
     python benchmarks/jobs.py [jobs]
 """
@@ -35,17 +34,17 @@ from harness.tuning.jobs import run_here, run_on_ray, session
 
 SMALL = "task=epvs phantom_subjects=4 phantom.shape=[16,16,8] phantom.density=8000 model.width=2 model.depth=1"
 SMALL += " recipe.epochs=1 sequences=T2w attribution=none mlflow=off"
-FEW = 4  # trials of plain Ray Tune where each starts a process
+FEW = 4  # trials of plain Ray Tune if each starts a process
 
 
 def plan_of(count: int, out: Path) -> Plan:
-    """A plan of so many trainings: four folds, and as many seeds as that takes."""
+    """A plan with a number of trainings: four folds, and the required number of seeds."""
     seeds = ",".join(str(seed) for seed in range((count + 3) // 4))
     return prepare(resolve(parse([*SMALL.split(), f"seed={seeds}" if "," in seeds else "seed=0", f"out={out}"])))
 
 
 def timed(plan: Plan, store: Store, *, on_ray: bool) -> float:
-    """Seconds of all jobs of a plan into an empty store."""
+    """Seconds to run all jobs of a plan with an empty store."""
     paths = {key: group.path for key, group in plan.groups.items()}
     settings, todo = plan.request.settings, plan.jobs
     committed: list[str] = []
@@ -74,7 +73,7 @@ def timed(plan: Plan, store: Store, *, on_ray: bool) -> float:
 
 
 def plain_tune(plan: Plan, jobs: tuple[Job, ...], *, reuse_actors: bool) -> float:
-    """Seconds of the same work as trials of Ray Tune, nothing kept."""
+    """Seconds of the same work as trials of plain Ray Tune, without storing results."""
     path = next(iter(plan.groups.values())).path
 
     def trial(config: dict[str, int]) -> None:
@@ -94,7 +93,7 @@ def plain_tune(plan: Plan, jobs: tuple[Job, ...], *, reuse_actors: bool) -> floa
 
 
 def idle_tune(count: int) -> float:
-    """Seconds of so many trials of Ray Tune that import torch and do nothing else."""
+    """Seconds of a number of Ray Tune trials that only import torch."""
 
     def trial(config: dict[str, int]) -> None:
         import torch
@@ -130,15 +129,15 @@ def main() -> None:
 
             print(f"{'what':<66}{'seconds':>9}{'ratio':>8}")
             line(f"{count} jobs, Ray already started", large)
-            line(f"{FEW} jobs, mostly what workers import", small)
+            line(f"{FEW} jobs, mostly imports of the workers", small)
             line(f"{FEW} jobs, the first run of a session", first)
             line("each further job", each, 3)
             line("the same in a loop in one process", loop)
             reused = plain_tune(many, many.jobs, reuse_actors=True)
-            line("plain Ray Tune with reuse_actors=True, nothing kept", reused)
+            line("plain Ray Tune with reuse_actors=True, nothing stored", reused)
             plain = plain_tune(many, many.jobs[:FEW], reuse_actors=False) * count / FEW
             line(f"plain Ray Tune with reuse_actors=False, from {FEW} trials, × {count / FEW:g}", plain)
-            line(f"{count} trials that import torch and do nothing, reuse_actors=True", idle_tune(count))
+            line(f"{count} trials that only import torch, reuse_actors=True", idle_tune(count))
 
 
 if __name__ == "__main__":

@@ -1,27 +1,26 @@
-"""What exact occlusion costs beside captum's, on the published networks at the published sizes.
+"""Time of exact occlusion, compared with captum's, for the published networks at the published sizes.
 
-Prints a line per network and subject: the windows that hold a lesion voxel; the
-seconds for all three scores in one call, warm (the best of three, of one where
-it takes long); captum's seconds; their ratio; how far our effects of four
-windows lie from those of whole passes, as a share of the largest effect; and how
-far whole passes alone lie from the same in a batch, which is what float32 can
-tell.
+Prints one row per network and subject: the number of windows with a lesion voxel; the
+seconds for all three scores in one warm call (the shortest of three, or a single one if
+it takes long); captum's seconds; their ratio; the difference of our effects of four
+windows from those of full passes, relative to the largest effect; and the difference of
+single full passes from the same passes in a batch, which is the precision of float32.
 
-captum's seconds are extrapolated, not run: at 152 × 179 × 142 it takes 138,650
-forward passes a score. Ten windows in a batch, as the publication has it, are
-timed here and multiplied by the windows and by the scores. captum's own work
-beside the passes is left out. The 3D ResNet10 sees the whole image (91 × 107 ×
-86, as published) after two stages and gains by what is skipped and shared alone;
-there our seconds are multiplied from a few windows as well.
+captum's seconds are extrapolated: at 152 × 179 × 142, it needs 138,650 forward passes per
+score. Ten windows are timed in a batch, as in the publication, and multiplied by the
+number of windows and scores. captum's overhead beyond the passes is not included. After
+two stages, the 3D ResNet10 depends on the whole image (91 × 107 × 86, as published), so it
+only profits from skipped windows and shared passes. There, our seconds are also
+extrapolated from a few windows.
 
-With a folder, a second table says what all of its masks take: the networks that
-gain by what a window reaches are timed on sixteen of them, evenly spaced in the
-order of their windows, and the mean is multiplied; for the ResNet10 the windows of
-all are counted and multiplied by what one takes.
+With a folder, a second table shows the time for all of its masks. Networks with local
+layers are timed on sixteen masks, evenly spaced in the order of their number of windows,
+and the mean is multiplied by the number of masks. For the ResNet10, the number of windows
+of all masks is multiplied by the time of one window.
 
     python benchmarks/occlusion.py [folder with masks, *.nii.gz]
 
-With few free cores set OMP_NUM_THREADS=1; both sides are timed alike.
+With few free cores, set OMP_NUM_THREADS=1; both methods are timed under the same conditions.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ SAMPLED = 16
 
 
 def lesions(seed: int, volume_ml: float) -> Tensor:
-    """One ragged lesion of so many millilitres (1 mm voxels), (1, 1, *SHAPE) of zeros and ones."""
+    """An irregular lesion of a given volume (1 mm voxels), (1, 1, *SHAPE) of zeros and ones."""
     rng = np.random.default_rng(seed)
     centre = [size * rng.uniform(0.35, 0.65) for size in SHAPE]
     axes = np.meshgrid(*(np.arange(n) - c for n, c in zip(SHAPE, centre, strict=True)), indexing="ij", sparse=True)
@@ -64,7 +63,7 @@ def lesions(seed: int, volume_ml: float) -> Tensor:
 
 
 def boxed(mask: np.ndarray) -> Tensor:
-    """A mask cropped or padded about its middle to the published size."""
+    """A mask, centrally cropped or padded to the published size."""
     for axis, size in enumerate(SHAPE):
         lack = max(0, size - mask.shape[axis])
         sides = [(0, 0)] * 3
@@ -75,11 +74,11 @@ def boxed(mask: np.ndarray) -> Tensor:
 
 
 def subjects(folder: str | None) -> Iterator[tuple[str, Tensor]]:
-    """Name and mask of each subject: generated, and at most four of a folder."""
+    """Name and mask of each subject: generated ones, and at most four from a folder."""
     for seed, volume in enumerate(VOLUMES_ML):
         yield f"generated, {volume} ml", lesions(seed, volume)
     files = sorted(Path(folder).rglob("*.nii.gz")) if folder else []
-    # Of all sizes: the file of a mask grows with its surface.
+    # Masks of different sizes, because the size of a file increases with the surface of its mask.
     files = sorted(files, key=lambda file: file.stat().st_size)
     for file in files[len(files) // 8 :: max(1, len(files) // 4)][:4]:
         mask = boxed(np.asarray(nibabel.load(file).dataobj))
@@ -87,7 +86,7 @@ def subjects(folder: str | None) -> Iterator[tuple[str, Tensor]]:
 
 
 def plain(outputs: int) -> nn.Module:
-    """A 3D network of no publication: four convolutions of stride two and a mean."""
+    """A 3D network that is not from a publication: four convolutions with stride two, and a mean."""
     layers: list[nn.Module] = []
     for ins, outs in ((1, 8), (8, 16), (16, 32), (32, 64)):
         layers += [nn.Conv3d(ins, outs, 3, 2, 1), nn.BatchNorm3d(outs), nn.ReLU()]
@@ -95,7 +94,7 @@ def plain(outputs: int) -> nn.Module:
 
 
 def network(name: str) -> nn.Module:
-    """An untrained network whose normalisation has statistics of its own, in evaluation mode."""
+    """An untrained network in evaluation mode, with non-default normalisation statistics."""
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(0)
         if name == "plain":
@@ -110,7 +109,7 @@ def network(name: str) -> nn.Module:
 
 
 def best(times: int, function: Callable[[], object]) -> float:
-    """Least seconds of several calls."""
+    """Shortest time of several calls in seconds."""
     seconds = []
     for _ in range(times):
         started = time.perf_counter()
@@ -120,7 +119,7 @@ def best(times: int, function: Callable[[], object]) -> float:
 
 
 def cut(x: Tensor, starts: Tensor) -> Tensor:
-    """The image once for each window, with that window empty."""
+    """Copies of the image, one per window, with the window set to zero."""
     images = x.repeat(len(starts), 1, 1, 1, 1)
     for image, start in zip(images, starts.tolist(), strict=True):
         image[(slice(None), *(slice(low, low + edge) for low, edge in zip(start, WINDOW, strict=True)))] = 0
@@ -129,7 +128,7 @@ def cut(x: Tensor, starts: Tensor) -> Tensor:
 
 @torch.no_grad()
 def whole_cohort(folder: str) -> Iterator[str]:
-    """Lines of the second table: what all masks of a folder take."""
+    """Rows of the second table: the time for all masks of a folder."""
     files = sorted(Path(folder).rglob("*.nii.gz"))
     for name in ("cnn", "residual_cnn", "resnet10"):
         model, shape = network(name), HALVED if name in SLOW else SHAPE
@@ -152,24 +151,24 @@ def whole_cohort(folder: str) -> Iterator[str]:
 
 
 def shaped(file: Path, shape: tuple[int, ...]) -> Tensor:
-    """A file's mask on the grid that a network sees."""
+    """The mask of a file on the input grid of a network."""
     mask = boxed(np.asarray(nibabel.load(file).dataobj))
     return mask if shape == SHAPE else functional.interpolate(mask, size=shape)
 
 
 @torch.no_grad()
 def line(name: str, model: nn.Module, subject: str, x: Tensor) -> str:
-    """One line of the table."""
+    """One row of the table."""
     grid = Windows(tuple(x.shape[2:]), WINDOW, STRIDE)
     places = grid.touch(x[0] != 0).nonzero()[:, 1:] * torch.tensor(STRIDE)
     batch = cut(x, places[:1].repeat(PASS, 1))
     of_captum = best(2, lambda: model(batch)) / PASS * int(np.prod(grid.counts)) * len(SCORES)
     mark = "*" if name in SLOW else ""
     seconds = few_seconds(model, x, len(places)) if mark else all_seconds(model, x)
-    apart, spread = difference(model, corner(x) if mark else x)
+    error, spread = difference(model, corner(x) if mark else x)
     return (
         f"{name:<13}{subject:<20}{len(places):>8,}{seconds:>9.2f}{mark or ' '}{of_captum:>11,.0f}"
-        f"{of_captum / seconds:>9,.0f}{apart:>9.0e}{spread:>9.0e}"
+        f"{of_captum / seconds:>9,.0f}{error:>9.0e}{spread:>9.0e}"
     )
 
 
@@ -181,7 +180,7 @@ def all_seconds(model: nn.Module, x: Tensor) -> float:
 
 
 def few_seconds(model: nn.Module, x: Tensor, windows: int) -> float:
-    """Seconds of a call for a few windows, multiplied to so many."""
+    """Seconds of a call for a few windows, extrapolated to a number of windows."""
     few = corner(x)
     count = int(Windows(tuple(x.shape[2:]), WINDOW, STRIDE).touch(few[0] != 0).sum())
     call = partial(attribute, "occlusion", model, few, SCORES, window=WINDOW, stride=STRIDE)
@@ -189,17 +188,17 @@ def few_seconds(model: nn.Module, x: Tensor, windows: int) -> float:
 
 
 def corner(x: Tensor) -> Tensor:
-    """The image with nothing but its first lesion voxel, which eight windows hold at most."""
+    """The image with only its first lesion voxel, which is in at most eight windows."""
     one = torch.zeros_like(x)
     one[tuple(x.nonzero()[0])] = 1
     return one
 
 
 def difference(model: nn.Module, x: Tensor) -> tuple[float, float]:
-    """Our effects of four windows against whole passes, and whole passes alone against a batch of them.
+    """Difference of our effects from full passes for four windows, and of single full passes from a batch.
 
-    Both as shares of the largest effect. Windows side by side do not overlap,
-    so that the map holds the effect of each.
+    Both are relative to the largest effect. The windows do not overlap, so that the map
+    has the effect of each.
     """
     grid = Windows(tuple(x.shape[2:]), WINDOW, WINDOW)
     places = grid.touch(x[0] != 0).nonzero()[:, 1:] * torch.tensor(WINDOW)
@@ -217,7 +216,7 @@ def main() -> None:
     people = list(subjects(sys.argv[1] if len(sys.argv) > 1 else None))
     print(
         f"{'network':<13}{'subject':<20}{'windows':>8}{'seconds':>9} {'captum, s':>11}{'ratio':>9}"
-        f"{'apart':>9}{'spread':>9}"
+        f"{'error':>9}{'float32':>9}"
     )
     for name in ("cnn", "residual_cnn", "plain", "resnet10"):
         model = network(name)
@@ -228,7 +227,7 @@ def main() -> None:
         print(f"\n{'network':<13}{'masks':>7}{'windows, mean':>22}{'minutes':>10}{'captum, days':>14}{'ratio':>10}")
         for text in whole_cohort(sys.argv[1]):
             print(text, flush=True)
-    print("captum's seconds are multiplied from ten windows: they would be hours and days; * ours as well, from eight")
+    print("captum's seconds are extrapolated from ten windows; * ours as well, from eight")
 
 
 if __name__ == "__main__":

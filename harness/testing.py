@@ -113,17 +113,19 @@ def check_attribution(function: Callable[..., Any], **options: Any) -> None:
     """
     promised = next((e.facts for n in ATTRIBUTIONS.names() if (e := ATTRIBUTIONS.get(n)).function is function), {})
     run: Callable[..., list[Any]] = partial(explain, function, **options)
-    asked = inspect.signature(function).parameters
+    accepted = inspect.signature(function).parameters
     for model, inputs in _cases():
         maps = run(model, inputs, [0, 2])
         _check_shapes(maps, inputs, 2)
         alone = run(model, inputs, [2])[0]
         _require(_close_maps(maps[1], alone), "a target's map must not depend on the other targets")
         _require(_close_maps(maps, run(model, inputs, [0, 2])), "the same seed must give the same maps")
-        if "seed" in asked:
+        if "seed" in accepted:
             other = run(model, inputs, [0, 2], seed=1)
-            _require(not _close_maps(maps, other), "a method that asks for a seed must give other maps for another one")
-        if "batch_size" in asked:
+            _require(
+                not _close_maps(maps, other), "a method with a parameter `seed` must give other maps for another seed"
+            )
+        if "batch_size" in accepted:
             single = partial(run, **{**options, "batch_size": 1})(model, inputs, [0, 2])
             _require(_close_maps(maps, single), "`batch_size` must not change the maps")
         _check_after_state(run, model, inputs)
@@ -205,7 +207,7 @@ def check_target(component: Callable[..., Cohort], cohort: Cohort, **options: An
     with tempfile.TemporaryDirectory() as folder:
         made, again = (component(cohort, Path(folder), **options) for _ in range(2))
     added = made.targets[len(cohort.targets) :]
-    _require(made.targets[: len(cohort.targets)] == cohort.targets, "targets that there are must stay, in order")
+    _require(made.targets[: len(cohort.targets)] == cohort.targets, "existing targets must be kept, in order")
     _require(bool(added), "a target component must add a target")
     names = [target.name for target in made.targets]
     _require(len(set(names)) == len(names), f"names of targets must differ, got {', '.join(names)}")
@@ -271,7 +273,7 @@ def check_metric(function: Callable[..., Any], **options: Any) -> None:
     entry = METRICS.get(METRICS.name_of(function))
     _require(bool(entry.summary), f"metric {entry.name} needs a docstring: its first line is shown to the user")
     unknown = [name for name in inputs_of(function) if name not in METRIC_INPUTS]
-    _require(not unknown, f"metric {entry.name} asks for {', '.join(unknown)}, which does not exist")
+    _require(not unknown, f"metric {entry.name} has the inputs {', '.join(unknown)}, which do not exist")
     component = partial(function, **options) if options else function
     low, high = entry.facts["range"]
     columns = tuple(entry.facts["needs"])
@@ -668,7 +670,7 @@ def _draws_nothing(what: str) -> Iterator[None]:
     """Check that the global random generators of torch, NumPy and Python are not used."""
     before = _generators()
     yield
-    _require(_generators() == before, f"{what} must not draw from the global random generators; ask for a seed")
+    _require(_generators() == before, f"{what} must not use the global random generators; add a parameter `seed`")
 
 
 def _generators() -> tuple[Any, ...]:

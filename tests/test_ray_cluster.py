@@ -165,7 +165,7 @@ def test_worker_that_cannot_be_stopped_is_named(node: Path) -> None:
     become_head(node, "10.0.0.9", "10.0.0.3")
     done = run_on(node, str(node / "harness/bin/ray"), "stop")
     assert done.returncode == 1
-    assert "Ray was not stopped on me@10.0.0.9; run this there" in done.stderr
+    assert "Ray could not be stopped on me@10.0.0.9; run on that machine" in done.stderr
     assert "Ray is stopped on me@10.0.0.3." in done.stdout
 
 

@@ -48,7 +48,7 @@ class Net(nn.Module):
     [
         ("shape", r"must have one of the shapes .* got \(3, 2, 7, 9\)"),
         ("infinite", "must be finite and float"),
-        ("draws", "must not draw from the global random generators"),
+        ("draws", "must not use the global random generators"),
         ("batch", "must not depend on the other items"),
         ("writes", "must not change its input|must be equal"),
         ("buffer", "must be equal"),
@@ -110,7 +110,7 @@ def input_map(model: nn.Module, inputs: Any, targets: Any) -> Any:
     ("function", "message"),
     [
         (crosstalk, "must not depend on the other targets"),
-        (ignoring_the_seed, "must give other maps for another one"),
+        (ignoring_the_seed, "must give other maps for another seed"),
         (batch_dependent, "`batch_size` must not change the maps"),
         (hiding_the_error, "must pass on the model's own error"),
     ],
@@ -189,7 +189,7 @@ def test_every_metric_conforms(name: str) -> None:
         (_hit, "lower", AssertionError, r"\(lower is better\) gives a perfect answer 1\.0 and a wrong one"),
         (_hit, "zero", AssertionError, r"\(zero is better\) gives a perfect answer 1\.0 and a wrong one"),
         (_unbounded, "higher", AssertionError, r"must lie in \[0, 1\] or be NaN, got 720"),
-        (_random, "none", AssertionError, "must not draw from the global random generators"),
+        (_random, "none", AssertionError, "must not use the global random generators"),
         (_writing, "none", ValueError, "read-only"),
         (_undefined, "higher", AssertionError, "must be defined for a perfect answer"),
         (_terse, "none", AssertionError, "needs a docstring"),

@@ -1,4 +1,4 @@
-"""What an installation consists of, read from the metadata of the running environment.
+"""Dependencies of an installation, read from the metadata of the running environment.
 
 ``python tools/dependencies.py`` rewrites ``constraints.txt``: every package that
 harness needs, for running and for developing, at the version installed here.
@@ -17,10 +17,10 @@ __all__ = ["pins", "tree"]
 
 ROOT = Path(__file__).parents[1]
 
-# What only a CUDA build of torch brings; torch pins it exactly by itself.
+# Dependencies of CUDA builds of torch only, which torch pins exactly.
 _OF_CUDA = ("cuda-", "nvidia-", "triton")
 
-# Used by the installation itself: pip, and what builds packages that come as source.
+# Used for the installation: pip, and the build tools of source packages.
 _INSTALLERS = ("pip", "setuptools")
 
 _HEAD = """\
@@ -39,19 +39,18 @@ def tree(*extras: str) -> dict[str, Distribution]:
 
     Parameters
     ----------
-    extras : of harness, e.g. ``"dev"``
+    extras : extras of harness, e.g. ``"dev"``
 
     Returns
     -------
     dict
-        Canonical name → metadata, sorted; without harness itself and without
-        the libraries of CUDA. Requirements whose marker does not hold here
-        (another system) are left out.
+        Metadata by canonical name, sorted, without harness itself and the CUDA libraries.
+        Requirements for other systems are left out.
 
     Raises
     ------
     PackageNotFoundError
-        If something that is needed here is not installed.
+        If a dependency is not installed.
     """
     found: dict[str, Distribution] = {}
     seen: set[tuple[str, frozenset[str]]] = set()
@@ -68,7 +67,7 @@ def tree(*extras: str) -> dict[str, Distribution]:
 
 
 def pins() -> list[str]:
-    """``name==version`` of everything, sorted, local parts of versions removed."""
+    """``name==version`` of all packages, sorted, without local parts of versions."""
     found = {**tree("dev"), **{name: distribution(name) for name in _INSTALLERS}}
     return [f"{name}=={one.version.partition('+')[0]}" for name, one in sorted(found.items())]
 
@@ -84,4 +83,4 @@ if __name__ == "__main__":
     try:
         (ROOT / "constraints.txt").write_text(_HEAD + "\n".join(pins()) + "\n")
     except PackageNotFoundError as error:
-        raise SystemExit(f"{error.name} is needed and not installed here; run `make setup` first") from None
+        raise SystemExit(f"{error.name} must be installed; run `make setup` first") from None

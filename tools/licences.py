@@ -11,19 +11,18 @@ __all__ = ["PAGE", "page"]
 
 PAGE = ROOT / "THIRD_PARTY_LICENSES.md"
 
-# Their metadata name no licence; read in the licence files they ship.
+# Licences of packages whose metadata have none, from their licence files.
 _READ = {"huey": "MIT", "skops": "MIT"}
 
 _HEAD = """\
-# Licences of what harness runs on
+# Licences of the dependencies of harness
 
 harness itself is under the Apache License 2.0 (see `LICENSE`). It contains no code of the packages
-below and does not distribute them; an installation fetches them. The licences are what each package
-states in its own metadata; their texts are installed with it. Rewritten by `make licences`.
+below and does not distribute them; they are downloaded on installation. The licences are those stated in
+the metadata of each package; their texts are installed with it. Rewritten by `make licences`.
 
-connected-components-3d is under the LGPL: it is imported as it is published, and you may replace it
-by a version of your own. CUDA builds of torch bring NVIDIA's libraries, under NVIDIA's terms, which
-are not listed here.
+connected-components-3d is under the LGPL: it is imported unmodified, and you may replace it by your own
+version. CUDA builds of torch include NVIDIA's libraries, under NVIDIA's terms, which are not listed here.
 
 | package | version | licence |
 |---|---|---|
@@ -31,14 +30,14 @@ are not listed here.
 
 
 def page() -> str:
-    """The page: every package of the run-time tree."""
+    """The page with all run-time dependencies."""
     versions = dict(pin.split("==") for pin in pins())
     rows = [f"| {name} | {versions[name]} | {_licence(name, one)} |" for name, one in tree().items()]
     return _HEAD + "\n".join(rows) + "\n"
 
 
 def _licence(name: str, package: Distribution) -> str:
-    """An SPDX expression if there is one, else classifiers, else a one-line statement."""
+    """SPDX expression if there is one, otherwise classifiers, otherwise a one-line statement."""
     metadata = package.metadata
     if name in _READ:
         return _READ[name]
@@ -50,7 +49,7 @@ def _licence(name: str, package: Distribution) -> str:
         return stated
     if classifiers:
         return " or ".join(classifiers)
-    raise SystemExit(f"the metadata of {name} name no licence; read its licence file and add it to _READ")
+    raise SystemExit(f"the metadata of {name} have no licence; read its licence file and add it to _READ")
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def list_components(kind: str) -> int:
         if name == "task":
             rows = [[task, load_task(task).question] for task in task_names()]
         else:
-            rows = [[part, KINDS[name].get(part).summary, KINDS[name].get(part).source] for part in KINDS[name].names()]
+            rows = [[one, KINDS[name].get(one).summary, KINDS[name].get(one).source] for one in KINDS[name].names()]
         header = ["name", "question"] if name == "task" else ["name", "description", "source"]
         show_table(out, header, rows, kinds[name])
     return 0

@@ -251,20 +251,20 @@ def _verify(name: str, function: Callable[..., Any], level: str) -> None:
     if level not in _OF_LEVEL:
         raise RegistrationError(f"metric {name!r}: level must be one of {', '.join(_OF_LEVEL)}, got {level!r}")
     known = _OF_LEVEL[level]
-    for asked, parameter in _input_parameters(function).items():
+    for wanted, parameter in _input_parameters(function).items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise RegistrationError(f"metric {name!r} has *{asked}; every parameter must have the name of an input")
-        if asked in known:
+            raise RegistrationError(f"metric {name!r} has *{wanted}; every parameter must have the name of an input")
+        if wanted in known:
             continue
-        if asked in METRIC_INPUTS:
+        if wanted in METRIC_INPUTS:
             raise RegistrationError(
-                f"metric {name!r} of level {level!r} has the input `{asked}`, which is not available at that level; "
+                f"metric {name!r} of level {level!r} has the input `{wanted}`, which is not available at that level; "
                 f"available: {', '.join(sorted(known))}"
             )
-        near = difflib.get_close_matches(asked, sorted(known), n=3, cutoff=0.5)
+        near = difflib.get_close_matches(wanted, sorted(known), n=3, cutoff=0.5)
         hint = f" Near: {', '.join(near)}." if near else ""
         raise RegistrationError(
-            f"metric {name!r} has the input `{asked}`, which does not exist.{hint} All: {', '.join(sorted(known))}. "
+            f"metric {name!r} has the input `{wanted}`, which does not exist.{hint} All: {', '.join(sorted(known))}. "
             "An option must be keyword-only and have a default."
         )
 

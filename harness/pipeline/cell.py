@@ -370,8 +370,10 @@ def explanations_of(task: Task) -> list[str]:
     model = MODELS.get(MODELS.name_of(task.model.func)).facts
     return [
         label
-        for label, part in task.attributions.items()
-        if all(model.get(need) for need in ATTRIBUTIONS.get(ATTRIBUTIONS.name_of(part.func)).facts.get("needs", ()))
+        for label, component in task.attributions.items()
+        if all(
+            model.get(need) for need in ATTRIBUTIONS.get(ATTRIBUTIONS.name_of(component.func)).facts.get("needs", ())
+        )
     ]
 
 
@@ -380,12 +382,12 @@ def reads_of(adapter: Adapter, spec: NetworkSpec) -> dict[str, Reads]:
     own = adapter.reads
     masks = tuple(target.name for target in spec.targets if target.kind == "mask")
     values = tuple(target.name for target in spec.targets)
-    judged = tuple(dict.fromkeys((*masks, "target", "brain", "regions")))
+    evaluated_masks = tuple(dict.fromkeys((*masks, "target", "brain", "regions")))
     return {
         "train": Reads(own.images, tuple(dict.fromkeys((*own.masks, *masks))), own.covariates, values),
         "predict": own,
-        "score": Reads(masks=judged, targets=values),
-        "probe": Reads(own.images, tuple(dict.fromkeys((*own.masks, *judged))), own.covariates, values),
+        "score": Reads(masks=evaluated_masks, targets=values),
+        "probe": Reads(own.images, tuple(dict.fromkeys((*own.masks, *evaluated_masks))), own.covariates, values),
     }
 
 

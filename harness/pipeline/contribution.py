@@ -98,8 +98,8 @@ class Family:
         if not self.complete or math.isnan(nothing):
             return {}
         columns = _columns(list(self.members.values()), rows, facts.name)
-        worth = dict(zip(self.members, columns, strict=True))
-        shares = shapley_scores(worth, self.channels, empty=nothing)
+        values = dict(zip(self.members, columns, strict=True))
+        shares = shapley_scores(values, self.channels, empty=nothing)
         return {channel: share for channel, share in shares.items() if share.n}
 
 

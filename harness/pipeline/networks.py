@@ -50,8 +50,8 @@ def build_network(task: Task, spec: NetworkSpec) -> torch.nn.Module:
     RequestError
         If the builder takes one input and the adapter gives several.
     """
-    asked = inspect.signature(task.model.func).parameters
-    if "in_channels" in asked and len(spec.inputs) > 1:
+    accepted = inspect.signature(task.model.func).parameters
+    if "in_channels" in accepted and len(spec.inputs) > 1:
         raise RequestError(
             f"model {MODELS.name_of(task.model.func)} takes one input, but the adapter gives {len(spec.inputs)} "
             f"({', '.join(one.name for one in spec.inputs)}); choose a model with a parameter `inputs`"
@@ -66,7 +66,7 @@ def build_network(task: Task, spec: NetworkSpec) -> torch.nn.Module:
     }
     if not spec.inputs[0].shape:
         del supplied["image_shape"]  # items differ in size; models that need a fixed size have a default
-    own = {name: value for name, value in supplied.items() if name in asked}
+    own = {name: value for name, value in supplied.items() if name in accepted}
     network: torch.nn.Module = task.model(**own)
     return network
 

@@ -131,8 +131,8 @@ def predict_function(
             chunk = np.asarray(images[start : start + batch_size], np.float32)
             batch = torch.from_numpy(np.ascontiguousarray(chunk.reshape(len(chunk), *item.shape))).to(device())
             inputs = torch.split(batch, widths, dim=1)
-            said = [network(*inputs)[:, 0].double().cpu().numpy() for network in wrapped]
-            found.append(np.mean(said, axis=0))
+            outputs = [network(*inputs)[:, 0].double().cpu().numpy() for network in wrapped]
+            found.append(np.mean(outputs, axis=0))
         joined: Array = np.concatenate(found) if found else np.zeros(0)
         return joined
 

@@ -56,13 +56,13 @@ def run_names(axes: Mapping[str, Mapping[str, JSON]]) -> dict[str, str]:
     keys = dict.fromkeys(key for one in axes.values() for key in one)
     differing = {key for key in keys if len({json.dumps(one.get(key)) for one in axes.values()}) > 1}
 
-    def word(key: str, value: JSON) -> str:
+    def text(key: str, value: JSON) -> str:
         return value if isinstance(value, str) else f"{key.rpartition('.')[2]} {text_of(value)}"
 
     def name(one: Mapping[str, JSON]) -> str:
         known = [key for key in keys if one.get(key) is not None]
         known.sort(key=lambda key: (key not in differing, not isinstance(one[key], str)))
-        return " ".join(word(key, one[key]) for key in known)
+        return " ".join(text(key, one[key]) for key in known)
 
     return {identity: name(one) for identity, one in axes.items()}
 

@@ -131,8 +131,8 @@ def _contrast(hypothesis: Hypothesis, metric: MetricFacts, task: Task, arms: Map
     values = {label: subject_means(row, hypothesis.metric) for label, row in arms.items()}
     if metric.level != "pooled" or all(values.values()):  # a pooled objective has a pseudo-value for each subject
         return mean_contrast(values) if any(values.values()) else None
-    part = task.metrics[hypothesis.metric]
-    needs = METRICS.get(METRICS.name_of(part.func)).facts["needs"]
+    component = task.metrics[hypothesis.metric]
+    needs = METRICS.get(METRICS.name_of(component.func)).facts["needs"]
     columns = {label: _by_seed(row, needs) for label, row in arms.items()}
     if not needs or not all(of_arm and all(of_arm.values()) for of_arm in columns.values()):
         return None
@@ -141,7 +141,7 @@ def _contrast(hypothesis: Hypothesis, metric: MetricFacts, task: Task, arms: Map
         """Mean over seeds, as in the leaderboard."""
         seeds = sorted({key.partition(" ")[0] for key in chosen})
         tables = [{name: chosen[f"{seed} {name}"] for name in needs} for seed in seeds]
-        return math.fsum(evaluate(part, MetricInputs(columns=table)) for table in tables) / len(tables)
+        return math.fsum(evaluate(component, MetricInputs(columns=table)) for table in tables) / len(tables)
 
     return pooled_contrast(columns, statistic, rng=lambda: generator(0, "ordering", hypothesis.metric))
 

@@ -148,10 +148,10 @@ def _means(plan: Plan, identity: str) -> Iterator[tuple[str, _Mean]]:
     cohort = plan.groups[identity].cohort
     if any(sample.affine is None for sample in cohort.samples):
         return  # samples without a common grid have no mean map
-    grouped = restored(next(one for one in plan.configurations if one.id == identity)).summed
+    summed = restored(next(one for one in plan.configurations if one.id == identity)).summed
     for attribution, cells in _explained(plan, identity).items():
         channels = tuple(str(name) for name in cells[0].record.facts.get("channels", ()))
-        if grouped:
+        if summed:
             for output, found in _of_sums(plan.store, cells, cohort.samples[0].grid.affine).items():
                 yield f"{attribution}_{output}", _Mean(found, attribution, channels, output)
         else:

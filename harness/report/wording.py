@@ -192,11 +192,11 @@ def shapley_rows(table: pa.Table) -> tuple[list[str], list[list[str]]]:
 def failure_lines(failures: Sequence[CellRecord], leaderboard: pa.Table) -> list[str]:
     """One line per configuration, stage and error, with the folds and seeds that failed."""
     names = dict(zip(leaderboard["configuration"].to_pylist(), row_labels(leaderboard), strict=True))
-    struck: dict[tuple[str, str], list[str]] = {}
+    failed_in: dict[tuple[str, str], list[str]] = {}
     for one in failures:
         what = " ".join(filter(None, (one.stage, names.get(one.configuration, ""), one.label)))
-        struck.setdefault((what, one.error), []).append(f"{one.fold}/{one.seed}")
-    return [f"failed: {what}, fold/seed {', '.join(places)}: {error}" for (what, error), places in struck.items()]
+        failed_in.setdefault((what, one.error), []).append(f"{one.fold}/{one.seed}")
+    return [f"failed: {what}, fold/seed {', '.join(places)}: {error}" for (what, error), places in failed_in.items()]
 
 
 def _sentence(lines: Sequence[Mapping[str, Any]], facts: TableFacts) -> str:

@@ -493,15 +493,15 @@ def _shapley(values: Mapping[frozenset[str], Array], players: Sequence[str] | No
             f"every one of the {len(subsets)} subsets of {', '.join(names)} must have a value, "
             f"got none for {', '.join(missing)}; run them first"
         )
-    worth = {frozenset(): np.asarray(empty, dtype=float), **values}
+    value_of = {frozenset(): np.asarray(empty, dtype=float), **values}
     shares: dict[str, Array] = {}
     for name in names:
         without = [frozenset(), *(subset for subset in subsets if name not in subset)]
         weights = [1 / (len(names) * math.comb(len(names) - 1, len(subset))) for subset in without]
-        gains = (worth[subset | {name}] - worth[subset] for subset in without)
+        gains = (value_of[subset | {name}] - value_of[subset] for subset in without)
         shares[name] = np.sum([weight * gain for weight, gain in zip(weights, gains, strict=True)], axis=0)
     # An undefined subset makes the Shapley values of all players undefined for a subject.
-    undefined = np.isnan(np.sum([worth[subset] for subset in subsets], axis=0))
+    undefined = np.isnan(np.sum([value_of[subset] for subset in subsets], axis=0))
     return {name: np.where(undefined, math.nan, share) for name, share in shares.items()}
 
 

@@ -30,7 +30,7 @@ __all__ = [
     "Search",
     "epochs_of",
     "inner_split",
-    "judge",
+    "train_candidate",
     "plan_search",
     "with_values",
 ]
@@ -205,7 +205,7 @@ def with_values(configuration: Configuration, values: Mapping[str, JSON]) -> Con
     return dataclasses.replace(configuration, task=json.loads(json.dumps({**plain, **changed})))
 
 
-def judge(search: Search, values: Mapping[str, JSON], cohort: Cohort, report: Report) -> None:
+def train_candidate(search: Search, values: Mapping[str, JSON], cohort: Cohort, report: Report) -> None:
     """Train one candidate; the objective function of every search.
 
     Parameters

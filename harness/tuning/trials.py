@@ -15,7 +15,7 @@ from harness.core.space import Choice
 from harness.data.table import open_cohort
 from harness.pipeline.cell import restored
 from harness.tuning.jobs import check_resources, keep_to_granted_gpus, storage
-from harness.tuning.nested import FACTOR, Candidate, Report, Search, epochs_of, judge
+from harness.tuning.nested import FACTOR, Candidate, Report, Search, epochs_of, train_candidate
 from harness.tuning.resources import cluster, room
 from harness.tuning.spaces import decoded, distributions
 
@@ -45,7 +45,7 @@ def try_here(search: Search) -> tuple[Candidate, ...]:
             curve: list[float] = []
             report = _pruned_report(trial, epochs_of(search, values), curve)
             try:
-                judge(search, values, cohort, report)
+                train_candidate(search, values, cohort, report)
             except optuna.TrialPruned:
                 study.tell(trial, state=optuna.trial.TrialState.PRUNED)
                 found.append(Candidate(values, "stopped", curve[-1], len(curve)))
@@ -135,7 +135,7 @@ def _try_candidate(
                 "install the same version on every node"
             )
         values = decoded(search.space, config)
-        judge(
+        train_candidate(
             search,
             values,
             open_cohort(search.cohort),

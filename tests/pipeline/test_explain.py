@@ -303,9 +303,9 @@ class TestChoice:
         ("targets", "options", "message"),
         [
             ((AGE,), {"samples": "correct"}, r"needs one binary or classes target, got none; set chosen_by="),
-            ((AGE, SMILE, HAIR), {"samples": "correct"}, r"got smile, hair; name it"),
+            ((AGE, SMILE, HAIR), {"samples": "correct"}, r"got smile, hair; set chosen_by="),
             ((AGE, SMILE), {"samples": "correct", "chosen_by": "age"}, r"got none"),
-            ((SMILE,), {"at_most": 3, "chosen_by": "other"}, r"samples=tested at_most=3 chooses by one .* got none"),
+            ((SMILE,), {"at_most": 3, "chosen_by": "other"}, r"samples=tested at_most=3 needs one .* got none"),
             (
                 (HAIR,),
                 {"samples": "true_positive"},

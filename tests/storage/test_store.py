@@ -179,7 +179,9 @@ def test_record_with_a_path_outside_the_store_is_refused(store: Store, made: Any
     folder = made()
     record = {**json.loads((folder / RECORD).read_text()), field: value}
     (folder / RECORD).write_text(json.dumps(record))
-    with pytest.raises(StoreError, match="plain file name|stage is one of train, predict, explain, probe, score, pool"):
+    with pytest.raises(
+        StoreError, match="plain file name|stage of a cell must be one of train, predict, explain, probe, score, pool"
+    ):
         store.commit(folder)
 
 

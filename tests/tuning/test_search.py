@@ -35,7 +35,7 @@ from harness.tuning import nested
 from harness.tuning import search as searching
 from harness.tuning import trials as trying
 from harness.tuning.jobs import session
-from harness.tuning.nested import Candidate, Search, inner_split, judge, plan_search, with_values
+from harness.tuning.nested import Candidate, Search, inner_split, plan_search, train_candidate, with_values
 from harness.tuning.search import Chosen, perform, recorded
 
 LR = "recipe.lr=tag(log,interval(1e-4,1e-1))"
@@ -169,7 +169,7 @@ def test_test_subjects_are_never_read(guarded: tuple[Cohort, set[str]], ask: Ask
     cohort, read = guarded
     search = _search(cohort, ask(LR))
     assert search.identity
-    judge(search, {"recipe.lr": 0.01}, cohort, lambda epoch, best: None)
+    train_candidate(search, {"recipe.lr": 0.01}, cohort, lambda epoch, best: None)
     assert read == set(TRAINING)
     assert set(search.train) | set(search.validation) == set(TRAINING)
 
@@ -186,7 +186,7 @@ def test_inner_validation_subjects_are_not_trained_on(
         seen.extend([tuple(one.id for one in training), tuple(one.id for one in validation)])
 
     monkeypatch.setattr(nested, "train", spy)
-    judge(search, {"recipe.lr": 0.01}, cohort, lambda epoch, best: None)
+    train_candidate(search, {"recipe.lr": 0.01}, cohort, lambda epoch, best: None)
     assert seen == [search.train, search.validation]
     assert not set(search.train) & set(search.validation)
 
@@ -196,7 +196,7 @@ def test_best_value_so_far_is_reported(guarded: tuple[Cohort, set[str]], ask: As
     cohort, _ = guarded
     search = _search(cohort, ask(LR))
     reported: list[tuple[int, float]] = []
-    judge(search, {"recipe.lr": 0.05}, cohort, lambda epoch, best: reported.append((epoch, best)))
+    train_candidate(search, {"recipe.lr": 0.05}, cohort, lambda epoch, best: reported.append((epoch, best)))
     task = restored(with_values(search.configuration, {"recipe.lr": 0.05}))
     adapter, samples = task.adapter(), {one.id: one for one in cohort.samples}
     spec = adapter.spec(cohort)
@@ -232,7 +232,7 @@ def test_candidates_lie_in_the_space(
         Choice("recipe.augmentation", ("none", "joint")),
     )
     search = dataclasses.replace(_on_disk(_search(guarded[0], request), data, request), space=space, trials=12)
-    monkeypatch.setattr(trying, "judge", _synthetic(lambda values: [values["recipe.lr"]]))
+    monkeypatch.setattr(trying, "train_candidate", _synthetic(lambda values: [values["recipe.lr"]]))
     trials = trying.try_here(search)
     assert len(trials) == 12
     for trial in trials:
@@ -250,7 +250,7 @@ def test_bad_candidates_are_stopped(
     request = ask(LR, "recipe.epochs=9", "trials=12")
     search = _on_disk(_search(guarded[0], request, trials=12), data, request)
     monkeypatch.setattr(
-        trying, "judge", _synthetic(lambda values: [values["recipe.lr"] * epoch for epoch in range(1, 10)])
+        trying, "train_candidate", _synthetic(lambda values: [values["recipe.lr"] * epoch for epoch in range(1, 10)])
     )
     trials = trying.try_here(search)
     stopped = [trial for trial in trials if trial.state == "stopped"]
@@ -345,7 +345,7 @@ def _search_id(job: Any) -> str:
 def test_the_same_command_does_not_search_again(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     """Repeating a command does not repeat its searches, and the recalled leaderboard is the same."""
     first = run(prepare(ask(LR, "fold=0,2")))
-    monkeypatch.setattr(trying, "judge", None)
+    monkeypatch.setattr(trying, "train_candidate", None)
     again = prepare(ask(LR, "fold=0,2"))
     assert not again.searches and not again.missing()
     assert [job.train for job in again.jobs] == [job.train for job in first.jobs]
