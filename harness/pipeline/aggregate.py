@@ -15,15 +15,17 @@ from typing import Any
 
 import numpy as np
 
+from harness.core.explanations import Explanation
 from harness.core.identity import identify
 from harness.core.registry import METRICS, MODELS
 from harness.core.seeding import generator
 from harness.core.task import Component, Configuration, Task
-from harness.core.types import JSON, Array, Cohort, Score
+from harness.core.types import JSON, Adapter, Array, Cohort, NetworkSpec, Score
 from harness.metrics.metric_inputs import MetricInputs
 from harness.metrics.register import evaluate, evaluate_ceiling, evaluate_chance
 from harness.pipeline.artifacts import read_values
 from harness.pipeline.cell import ENSEMBLE, Cell, Job, digest, explanations_of, failure_of, holds, records_of, restored
+from harness.pipeline.explain import chosen_target
 from harness.pipeline.group_maps import score_group
 from harness.pipeline.pooled import cached
 from harness.pipeline.rows import MetricFacts, Row, Values, number_of, score_from_json, score_to_json
@@ -205,6 +207,11 @@ class _Aggregate:
         return restored(self.configuration)
 
     @cached_property
+    def spec(self) -> NetworkSpec:
+        adapter: Adapter = self.task.adapter()
+        return adapter.spec(self.cohort)
+
+    @cached_property
     def subjects(self) -> Mapping[str, str]:
         return {sample.id: sample.subject for sample in self.cohort.samples}
 
@@ -289,6 +296,7 @@ class _Aggregate:
         if _any_reused(self.held, wanted):
             flags += ("older code accepted",)
         trained = [cell for cell in self.cells if cell.stage == "train"]
+        explains = _explains(self.task.explained[label], self.spec, self.configuration) if label else {}
         counts = {
             "folds": len({job.fold for job in self.jobs if not job.is_ensemble}),
             "seeds": len({job.seed for job in self.jobs}),
@@ -301,6 +309,7 @@ class _Aggregate:
             values,
             pooled,
             {**self.facts, **counts, **more},
+            explains,
             complete,
             flags,
         )
@@ -370,6 +379,20 @@ class _Aggregate:
                 "code": digest("pool", self.task, label),
             }
         )
+
+
+def _explains(explanation: Explanation, spec: NetworkSpec, configuration: Configuration) -> dict[str, JSON]:
+    """What an explanation explains, see :attr:`harness.pipeline.rows.Row.explains`."""
+    targets, chosen = [target.name for target in spec.targets], chosen_target(explanation, spec)
+    own = targets[0] if len(targets) == 1 else "all targets"
+    samples: str = explanation.samples + (f" by {chosen.name}" if chosen else "")
+    samples += f", at most {explanation.at_most}" if explanation.at_most else ""
+    samples += ", summed" if explanation.judged_as_sum else ""
+    found: dict[str, JSON] = {"explained_scalar": explanation.of or own, "explained_samples": samples}
+    if chosen:  # each network chooses other samples
+        axes = ", ".join(f"{name}={value}" for name, value in configuration.axes.items())
+        found["samples_chosen_by"] = axes or configuration.id
+    return found
 
 
 def _needs(task: Task, label: str) -> set[str]:

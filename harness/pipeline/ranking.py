@@ -8,8 +8,8 @@ A row is not ranked if
 - fewer than six subjects have a value (status "undecided").
 
 Such rows stay in the table with their values and the reason, but are not compared. Rows
-that differ in a stratum (the profile, the data, or an axis that poses the problem) are
-ranked and compared separately.
+that differ in a stratum (the profile, the data, an axis that poses the problem, or for
+explanations the explained scalar and samples) are ranked and compared separately.
 """
 
 from __future__ import annotations
@@ -61,15 +61,24 @@ class Line:
 
 
 def strata_of(rows: Sequence[Row], poses: Callable[[str], bool]) -> tuple[str, ...]:
-    """Facts and axes that separate rankings: the profile, the data, and varying axes that pose the problem.
+    """Columns that separate rankings: the profile, the data, and what else poses the problem and varies.
 
     Parameters
     ----------
     rows : rows of one run
     poses : whether an axis poses the problem (:meth:`harness.core.task.Task.poses`)
+
+    Returns
+    -------
+    tuple of str
+        Names of facts, axes, and for explanations what they explain
+        (:attr:`harness.pipeline.rows.Row.explains`).
     """
     axes = dict.fromkeys(name for row in rows for name in row.axes if poses(name))
-    return (*STRATA, *(name for name in axes if len({_sortable(row.axes.get(name)) for row in rows}) > 1))
+    varying = [name for name in axes if len({_sortable(row.axes.get(name)) for row in rows}) > 1]
+    explained = dict.fromkeys(name for row in rows for name in row.explains)
+    varying += [name for name in explained if len({row.explains[name] for row in rows if name in row.explains}) > 1]
+    return (*STRATA, *varying)
 
 
 def ranked_lines(
@@ -102,7 +111,7 @@ def ranked_lines(
             row,
             {metric.name: score_of(row, metric, level) for metric in metrics},
             subject_means(row, objective),
-            tuple(_sortable(row.facts.get(name, row.axes.get(name))) for name in strata),
+            tuple(_sortable({**row.axes, **row.explains, **row.facts}.get(name)) for name in strata),
         )
         for row in rows
     ]

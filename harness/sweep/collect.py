@@ -59,10 +59,10 @@ def collect(plan: Plan, *, mlflow_runs: Mapping[str, str] | None = None) -> Tabl
     )
     by_region = [facts for facts in measured if facts.name in task.regional]
     by_region += of_maps if any(row.attribution for rows in regions.values() for row in rows) else ()
-    strata = strata_of(rows, task.poses)
+    posed, asked = strata_of(rows, task.poses), strata_of(explained, task.poses)
     return Tables(
-        leaderboard.build(rows, measured, task.objective, strata=strata),
-        leaderboard.build(explained, of_maps, task.explanation_objective, strata=strata),
+        leaderboard.build(rows, measured, task.objective, strata=posed),
+        leaderboard.build(explained, of_maps, task.explanation_objective, strata=asked),
         leaderboard.build_regions(regions, by_region),
         pooled,
     )

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import r2_score, roc_auc_score
 
+from harness.core.explanations import Explanation
 from harness.core.seeding import generator
 from harness.core.task import Configuration, Task
 from harness.core.types import Cohort, Folds, Score, Split
@@ -628,6 +629,24 @@ class TestSeveralTargets:
         assert row.values["relevance_ap"] == {"p0": {0: pytest.approx(0.5)}}
         lines = {name: [row for row in rows if row.attribution == "random"] for name, rows in pooled.regions.items()}
         assert lines["smile"][0].values["relevance_ap"] == {"p0": {0: 0.4}}
+
+    def test_rows_state_what_they_explain(self, four: ManualStore) -> None:
+        """The row of an explanation states its scalar, the rule of its samples, and which network applied it."""
+        rows = {row.attribution: row.explains for row in four.pool().explanations}
+        assert rows["saliency"] == {"explained_scalar": "all targets", "explained_samples": "tested"}
+        assert rows["gate"] == {"explained_scalar": "gate", "explained_samples": "tested"}
+        assert rows["smiles"] == {
+            "explained_scalar": "smile",
+            "explained_samples": "correct by smile, at most 3",
+            "samples_chosen_by": "sequences=T2w",
+        }
+
+    def test_default_scalar_of_a_single_target_is_that_target(self, made: MakeStore, toy_task: Task) -> None:
+        """With one target, an explanation of that target and one of all targets explain the same scalar."""
+        named = Explanation(toy_task.attributions["random"], of="target")
+        task = dataclasses.replace(toy_task, explanations={**toy_task.explanations, "named": named})
+        found = {row.attribution: row.explains for row in made(["a"], task=task).pool().explanations}
+        assert found["named"] == found["random"] == {"explained_scalar": "target", "explained_samples": "tested"}
 
     def test_validation_samples_have_separate_columns(self, make_study: MakeStore) -> None:
         """Plain columns are of the ensemble on the test set, and those of validation samples have a suffix."""
