@@ -87,14 +87,14 @@ def build(
     -------
     pyarrow.Table
         Columns: ``rank`` (null if there is none), the axes under their names,
-        ``attribution``, what explanations explain if it separates rankings, ``status`` (``"ranked"`` or the reason why not), ``flags``; for
-        each metric its value, ``_low``, ``_high``, ``_se``, ``_chance`` and ``_ceiling``
-        if known, and ``_missing`` if subjects have no value; for the objective
-        ``difference`` (from the first row of the ranking, in the unit of the metric), its
-        interval, ``p_holm``, ``not_distinguishable_from_best``, ``seed_sd``,
-        ``subject_sd``; the facts; ``configuration``. Rankings follow one another, each
-        with ranked rows first, sorted by objective. The schema metadata contain a
-        :class:`TableFacts`.
+        ``attribution``, what explanations explain if it separates rankings, ``status``
+        (``"ranked"`` or the reason why not), ``flags``; for each metric its value,
+        ``_low``, ``_high``, ``_se``, ``_chance`` and ``_ceiling`` if known, and
+        ``_missing`` if subjects have no value; for the objective ``difference`` (from the
+        first row of the ranking, in the unit of the metric), its interval,
+        ``p_holm``, ``not_distinguishable_from_best``, ``seed_sd``, ``subject_sd``; the
+        facts; ``configuration``. Rankings follow one another, each with ranked rows
+        first, sorted by objective. The schema metadata contain a :class:`TableFacts`.
 
     Raises
     ------

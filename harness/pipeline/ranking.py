@@ -36,6 +36,9 @@ STRATA = ("profile", "data")
 """Facts that separate rankings in every table."""
 
 
+_NAMED = 6  # number of missing subjects that a status names
+
+
 @dataclass
 class Line:
     """A row with its scores and rank, used while a table is built.
@@ -151,11 +154,15 @@ def _rank(lines: Sequence[Line], objective: str, direction: Direction, level: fl
     for line in lines:
         line.status = _blocked(line, objective)
     candidates = [line for line in lines if not line.status]
-    known = {subject for line in candidates for subject, value in line.objective.items() if math.isfinite(value)}
+    known = {subject for line in candidates for subject in _valued(line)}
+    most = max((line.scores[objective].n for line in candidates), default=0)
     for line in candidates:
-        lost = [subject for subject, value in line.objective.items() if subject in known and math.isnan(value)]
+        lost = sorted(known - _valued(line)) if line.objective else []
         if lost:
-            line.status = f"no {objective} for {', '.join(lost)}, where others have one"
+            more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
+            line.status = f"no {objective} for {', '.join(lost[:_NAMED])}{more}, where others have one"
+        elif objective in line.row.pooled and line.scores[objective].n < most:
+            line.status = f"{objective} of {line.scores[objective].n} subjects, where others have {most}"
         elif line.scores[objective].n < MINIMUM_SUBJECTS:
             n = line.scores[objective].n
             line.status = f"undecided: {n} subject{'s' if n != 1 else ''}"
@@ -166,6 +173,11 @@ def _rank(lines: Sequence[Line], objective: str, direction: Direction, level: fl
     for line, rank in zip(ranked, stats.rankdata(badness, method="min"), strict=True):
         line.status, line.rank = "ranked", int(rank)
     _compare(ranked or undecided, objective, direction, level)
+
+
+def _valued(line: Line) -> set[str]:
+    """Subjects with a value of the objective."""
+    return {subject for subject, value in line.objective.items() if math.isfinite(value)}
 
 
 def _blocked(line: Line, objective: str) -> str:

@@ -112,6 +112,30 @@ class TestRanking:
         assert (last["sequences"], last["rank"]) == ("picky", None)
         assert last["status"] == "no dice for sub-6, where others have one"
 
+    def test_rows_of_other_subjects_are_not_ranked(self) -> None:
+        """Rows over different subjects are not ranked, also if their own subjects all have values."""
+        first, second = ({f"s{number}": {0: 0.5 + number / 100} for number in range(*ends)} for ends in ((8,), (8, 20)))
+        rows = [Row(name, {}, values={"dice": values}) for name, values in (("first", first), ("second", second))]
+        lines = {line["configuration"]: line for line in build(rows, [DICE], "dice").to_pylist()}
+        assert [(line["rank"], line["difference"]) for line in lines.values()] == [(None, None)] * 2
+        assert lines["first"]["status"] == "no dice for s10, s11, s12, s13, s14, s15 and 6 more, where others have one"
+
+    def test_row_over_fewer_subjects_is_not_ranked(self, rows: list[Row]) -> None:
+        """A row without the subject at all is not ranked, as if its value were undefined, and the others are."""
+        table = build([*rows, _row("fewer", [0.99] * 5)], [DICE], "dice")
+        assert table["rank"].to_pylist() == [1, 2, 3, None]
+        assert table["status"].to_pylist()[-1] == "no dice for sub-6, where others have one"
+
+    def test_pooled_value_of_fewer_subjects_is_not_ranked(self) -> None:
+        """A pooled value that lacks subjects which others have is not ranked."""
+        rows = [
+            Row(name, {}, pooled={"icc": Score(0.7, 0.6, 0.8, n, missing=8 - n)}) for name, n in (("a", 8), ("b", 7))
+        ]
+        lines = build(rows, [ICC], "icc").to_pylist()
+        assert [(line["configuration"], line["rank"], line["status"]) for line in lines] == [
+            ("a", 1, "ranked"), ("b", None, "icc of 7 subjects, where others have 8"),
+        ]  # fmt: skip
+
     def test_profiles_are_ranked_separately(self, rows: list[Row]) -> None:
         """Rows of different profiles are ranked separately."""
         paper = [_row("paper", POOR, facts={"profile": "paper"})]
