@@ -33,7 +33,7 @@ from harness.pipeline.score import level_of
 from harness.stats.intervals import bootstrap_interval, jackknife_interval, pseudo_values
 from harness.storage.store import CellRecord, Store
 
-__all__ = ["VALIDATION", "Pooled", "metric_facts", "pool", "pooled_value"]
+__all__ = ["VALIDATION", "Pooled", "has_fixed_test", "metric_facts", "pool", "pooled_value"]
 
 _DRAWS = 2000
 _MANY = (
@@ -93,6 +93,11 @@ def metric_facts(task: Task, levels: Sequence[str], *, fixed_test: bool = False)
             summary = f"{facts.summary} On validation samples, predicted by the network of their fold."
             found.append(dataclasses.replace(facts, name=label + VALIDATION, summary=summary))
     return tuple(found)
+
+
+def has_fixed_test(jobs: Iterable[Job]) -> bool:
+    """Whether the test set is fixed: folds then have no test samples, and only ensembles predict it."""
+    return any(not job.split.test for job in jobs)
 
 
 @dataclass
@@ -226,7 +231,7 @@ class _Aggregate:
 
     @cached_property
     def fixed_test(self) -> bool:
-        return any(job.is_ensemble for job in self.jobs)
+        return has_fixed_test(self.jobs)
 
     def rows(self) -> Pooled:
         """All rows."""
@@ -289,6 +294,8 @@ class _Aggregate:
     ) -> Row:
         wanted = [cell for cell in self.cells if cell.label in ("", label)]
         complete, flags = _state(self.store, self.held, wanted)
+        if self.fixed_test and not any(job.is_ensemble for job in self.jobs):
+            complete, flags = False, (*flags, "incomplete: no ensemble on the fixed test set, which needs all folds")
         flags += known
         # Explanations of a collapsed network are flagged like its predictions.
         flags += _flags(self.held, [cell for cell in wanted if cell.stage == "score" and not cell.label])

@@ -24,6 +24,7 @@ from harness.pipeline.aggregate import (
     Table,
     _pooled_score,
     _sampled,
+    has_fixed_test,
     metric_facts,
     pool,
     pooled_value,
@@ -670,6 +671,17 @@ class TestSeveralTargets:
         assert list(row.values["brier"]) == names
         assert list(row.values["brier" + VALIDATION]) == ["p0", "p1", "p2", "p3"]
         assert row.facts["folds"] == 4 and row.complete
+
+    def test_folds_without_an_ensemble_have_validation_values_only(self, make_study: MakeStore) -> None:
+        """If only some folds run, no ensemble predicts the fixed test set, and the row has no plain values."""
+        one = make_study({f"p{number}": [f"p{number}-1", f"p{number}-2"] for number in range(4)}, fixed=["t0"])
+        one.jobs = tuple(job for job in one.jobs if not job.is_ensemble)
+        self.fill(one)
+        assert has_fixed_test(one.jobs)
+        row = one.pool().prediction
+        assert row.pooled and all(name.endswith(VALIDATION) for name in (*row.pooled, *row.values))
+        assert not row.complete
+        assert row.flags[-1] == "incomplete: no ensemble on the fixed test set, which needs all folds"
 
     def test_facts_of_validation_columns(self, study: Task) -> None:
         """Each metric of predictions has a second column whose summary mentions validation samples."""
