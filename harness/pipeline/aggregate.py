@@ -576,10 +576,17 @@ def _state(store: Store, held: Held, cells: Sequence[Cell]) -> tuple[bool, tuple
 
 
 def _flags(held: Held, cells: Sequence[Cell]) -> tuple[str, ...]:
-    """Flags of the cells, with counts."""
-    found = [{flag for record in held[cell] for flag in record.facts.get("flags", [])} for cell in cells if held[cell]]
+    """Flags of the cells, with counts; for values, only flags of records with metrics of the cell."""
+    kept = [[record for record in held[cell] if _is_of(record, cell)] for cell in cells]
+    found = [{flag for record in records for flag in record.facts.get("flags", [])} for records in kept if records]
     names = sorted(set().union(*found))
     return tuple(f"{flag} in {sum(flag in one for one in found)} of {len(found)} cells" for flag in names)
+
+
+def _is_of(record: CellRecord, cell: Cell) -> bool:
+    """Whether a record has metrics of a cell, and not only others such as metrics of older code."""
+    wanted = {identity for _, identity in cell.metrics}
+    return not wanted or not wanted.isdisjoint(record.metrics.values())
 
 
 def _any_reused(held: Held, cells: Sequence[Cell]) -> bool:

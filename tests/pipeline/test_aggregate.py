@@ -355,6 +355,18 @@ def test_collapse_flags_explanations_too(made: MakeStore) -> None:
     assert pooled.explanations[0].flags == ("collapsed in 1 of 2 cells", "flat map in 2 of 2 cells")
 
 
+def test_flags_of_superseded_values_do_not_count(made: MakeStore) -> None:
+    """A flag of values that older code computed does not affect the row."""
+    one = made(["a"])
+    one.put("a", counts(1, 1))
+    score = next(cell for cell in one.job("a").cells if cell.stage == "score" and not cell.label)
+    older = tuple((label, f"{identity}-older") for label, identity in score.metrics)
+    old = dataclasses.replace(score, identity="older", metrics=older)
+    one.commit(old, [("a", counts(1, 0))], facts={"flags": ["collapsed"]})
+    assert len(records_of(score, one.store)) == 2
+    assert one.pool().prediction.flags == ()
+
+
 @pytest.mark.parametrize("stage", ["train", "predict"])
 def test_older_code_is_flagged(made: MakeStore, stage: str) -> None:
     """A row is flagged if its training or predictions come from older code."""
