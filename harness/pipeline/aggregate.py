@@ -241,8 +241,8 @@ class _Aggregate:
         known = self._known([pooled, *(scores for _, scores in regions.values())])
         if self.fixed_test:
             more, more_pooled, _ = self._predictions([cell for cell in scores if cell.fold != ENSEMBLE])
-            values |= {name + VALIDATION: of for name, of in more.items()}
-            pooled = {**pooled, **{name + VALIDATION: score for name, score in more_pooled.items()}}
+            values |= {self._on_validation(name): of for name, of in more.items()}
+            pooled = {**pooled, **{self._on_validation(name): score for name, score in more_pooled.items()}}
         prediction = self._row("", values, pooled, known)
         lines = {name: [self._row("", of, scores, known)] for name, (of, scores) in regions.items()}
         explanations = []
@@ -252,6 +252,11 @@ class _Aggregate:
             for name, one in by_output.items():
                 lines.setdefault(name, []).append(one)
         return Pooled(prediction, tuple(explanations), {name: tuple(rows) for name, rows in lines.items()})
+
+    def _on_validation(self, column: str) -> str:
+        """Name of a column for validation samples; the suffix of a chance level stays last."""
+        metric = column if column in self.task.metrics else column.removesuffix("_chance")
+        return metric + VALIDATION + column.removeprefix(metric)
 
     def _predictions(
         self, cells: Sequence[Cell]

@@ -29,7 +29,9 @@ from harness.pipeline.aggregate import (
     pool,
     pooled_value,
 )
-from harness.pipeline.cell import ENSEMBLE, Job, ensembles, jobs
+from harness.pipeline.cell import ENSEMBLE, Job, ensembles, jobs, records_of
+from harness.pipeline.ranking import score_of
+from harness.pipeline.rows import MetricFacts
 from harness.stats.intervals import bootstrap_interval
 from harness.storage.store import CellRecord, Store, write_json, write_record
 from harness.sweep.catalogue import load_task
@@ -694,6 +696,16 @@ class TestSeveralTargets:
         assert row.pooled and all(name.endswith(VALIDATION) for name in (*row.pooled, *row.values))
         assert not row.complete
         assert row.flags[-1] == "incomplete: no ensemble on the fixed test set, which needs all folds"
+
+    def test_chance_of_validation_samples(self, make_study: MakeStore) -> None:
+        """A chance level of validation samples is the chance level of their column in the table."""
+        one = make_study({f"p{number}": [f"p{number}-1"] for number in range(4)}, fixed=["t0"])
+        for number in range(4):
+            one.put(f"p{number}", {"brier": {"smile": 0.1}}, chance={"brier": {"smile": 0.3}})
+        row = one.pool().prediction
+        assert list(row.values) == ["brier" + VALIDATION, "brier" + VALIDATION + "_chance"]
+        score = score_of(row, MetricFacts("brier" + VALIDATION, "lower"), 0.95)
+        assert (score.value, score.chance) == (pytest.approx(0.1), pytest.approx(0.3))
 
     def test_facts_of_validation_columns(self, study: Task) -> None:
         """Each metric of predictions has a second column whose summary mentions validation samples."""
