@@ -82,7 +82,8 @@ def metric_facts(task: Task, levels: Sequence[str], *, fixed_test: bool = False)
             direction=entry.facts["direction"],
             range=(low, high),
             chance=float(chance) if isinstance(chance, int | float) else math.nan,
-            # A ceiling that depends on the data is unknown here; it is not the end of the range.
+            # A ceiling that depends on the data is unknown here; it is not the end of the range. A metric
+            # without a best value has none.
             ceiling=_ceiling(entry.facts["direction"], low, high) if entry.facts["ceiling"] is None else math.nan,
             level="pooled" if level == "pool" or (task.summed and level == "explanation") else "subject",
             source=entry.source,
@@ -605,4 +606,5 @@ def _seconds(held: Held, cells: Sequence[Cell]) -> float:
 
 
 def _ceiling(direction: str, low: float, high: float) -> float:
-    return {"higher": high, "lower": low, "zero": 0.0}.get(direction, math.nan)
+    best = {"higher": high, "lower": low, "zero": 0.0}.get(direction, math.nan)
+    return best if math.isfinite(best) else math.nan

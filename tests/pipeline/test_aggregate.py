@@ -399,6 +399,13 @@ def test_facts_of_metrics(toy_task: Task) -> None:
     assert [one.name for one in metric_facts(toy_task, ("explanation",))] == ["relevance_ap"]
 
 
+def test_metric_without_a_best_value_has_no_ceiling(study: Task) -> None:
+    """The ceiling of a metric is unknown if its better end is infinite."""
+    facts = {one.name: one for one in metric_facts(study, ("pool", "probe"))}
+    assert (facts["auroc"].ceiling, facts["fall_when_masked"].direction) == (1, "higher")
+    assert math.isnan(facts["fall_when_masked"].ceiling)
+
+
 def table_of(columns: Mapping[str, Sequence[float]], *, seed: int = 0) -> Table:
     """A table with columns over samples ``0``, ``1``, …, where NaN is an undefined value."""
     table = Table()
