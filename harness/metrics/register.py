@@ -64,6 +64,7 @@ def metric(
     needs: tuple[str, ...] = (),
     interval: bool = True,
     kinds: tuple[Kind, ...] = (),
+    fault: tuple[float, str] | None = None,
 ) -> Callable[[F], F]:
     """Register the decorated function as a metric and return it unchanged.
 
@@ -86,6 +87,8 @@ def metric(
     interval : whether an interval is computed for a pooled metric; not for a p value
     kinds : kinds of targets that the metric supports; by default, all kinds that provide
         its inputs. Tasks that use it for other targets are rejected
+    fault : for pooled metrics, (bound, flag): a lower value means that something is wrong,
+        and the row has the flag
 
     Raises
     ------
@@ -110,6 +113,7 @@ def metric(
             interval=interval,
             inputs=inputs_of(function),
             kinds=kinds,
+            fault=fault,
         )(function)
         return function
 

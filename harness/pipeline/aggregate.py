@@ -332,10 +332,11 @@ class _Aggregate:
         flags = []
         if MODELS.get(MODELS.name_of(self.task.model.func)).facts.get("oracle"):
             flags.append("oracle: the model receives information that the task hides")
-        found = [(label, score) for one in pooled for label, score in one.items() if label in self.task.metrics]
-        if any(METRICS.name_of(self.task.metrics[label].func) == "r2" and score.value < -1 for label, score in found):
-            flags.append("scale fault: R² below -1 cannot come from overfitting alone")
-        return tuple(flags)
+        for label, score in ((label, score) for one in pooled for label, score in one.items()):
+            fault = METRICS.get(METRICS.name_of(self.task.metrics[label].func)).facts["fault"]
+            if fault is not None and score.value < fault[0]:
+                flags.append(fault[1])
+        return tuple(dict.fromkeys(flags))
 
     def _pooled(
         self, read: _Read, tables: Sequence[Table], *, region: str = ""

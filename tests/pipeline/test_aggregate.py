@@ -592,15 +592,16 @@ class TestSeveralTargets:
         self.fill(one)
         return one
 
-    def fill(self, one: ManualStore) -> None:
-        """Commit true and predicted values of eight pictures."""
+    def fill(self, one: ManualStore, *, factor: float = 1) -> None:
+        """Commit true and predicted values of eight pictures, with predicted ages times a factor."""
+        predicted = [(factor * age, smile, hair) for age, smile, hair in self.PREDICTED]
         for number in range(4):
             one.put(
                 f"p{number}",
                 [
                     (
                         f"p{number}-{visit + 1}",
-                        values_of(*self.TRUTH[2 * number + visit], predicted=self.PREDICTED[2 * number + visit]),
+                        values_of(*self.TRUTH[2 * number + visit], predicted=predicted[2 * number + visit]),
                     )
                     for visit in range(2)
                 ],
@@ -614,6 +615,16 @@ class TestSeveralTargets:
         assert pooled["auroc"].value == pytest.approx(roc_auc_score(truth[1], predicted[1]))
         assert pooled["balanced_accuracy"].value == pytest.approx(np.mean([1 / 2, 3 / 4, 1 / 2]))
         assert {score.n for score in pooled.values()} == {4}
+
+    def test_a_fault_flags_the_row(self, make_study: MakeStore) -> None:
+        """An R² that only predictions on another scale can have flags the row; a poor R² does not."""
+        flags = []
+        for factor in (1, 12):
+            one = make_study({f"p{number}": [f"p{number}-1", f"p{number}-2"] for number in range(4)})
+            one.store = Store(one.root / f"store-{factor}")
+            self.fill(one, factor=factor)
+            flags.append([flag for flag in one.pool().prediction.flags if "incomplete" not in flag])
+        assert flags == [[], ["scale fault: R² below -1 cannot come from overfitting alone"]]
 
     def test_values_of_samples_are_of_their_target(self, four: ManualStore) -> None:
         """Metrics of one target are not averaged with those of others."""
