@@ -66,13 +66,14 @@ def metric_facts(task: Task, levels: Sequence[str], *, fixed_test: bool = False)
     Parameters
     ----------
     task : the task
-    levels : levels of the metrics
+    levels : levels of the metrics; pooled values of explanations belong to ``"probe"``
     fixed_test : whether metrics of predictions are also computed for validation samples
     """
     found = []
     for label, component in task.metrics.items():
         level = level_of(component)
-        if level not in levels:
+        place = "probe" if level == "pool" and task.of_explanations(label) else level
+        if place not in levels:
             continue
         entry = METRICS.get(METRICS.name_of(component.func))
         low, high = entry.facts["range"]
@@ -90,7 +91,7 @@ def metric_facts(task: Task, levels: Sequence[str], *, fixed_test: bool = False)
             summary=entry.summary,
         )
         found.append(facts)
-        if fixed_test and level in ("subject", "pool"):
+        if fixed_test and place in ("subject", "pool"):
             summary = f"{facts.summary} On validation samples, predicted by the network of their fold."
             found.append(dataclasses.replace(facts, name=label + VALIDATION, summary=summary))
     return tuple(found)
@@ -254,6 +255,12 @@ class _Aggregate:
                 lines.setdefault(name, []).append(one)
         return Pooled(prediction, tuple(explanations), {name: tuple(rows) for name, rows in lines.items()})
 
+    @cached_property
+    def predicted(self) -> _Read:
+        """Values of all predictions, on validation and test samples."""
+        scores = [cell for cell in self.cells if cell.stage == "score" and not cell.label]
+        return read_cells(self.store, self.held, scores)
+
     def _on_validation(self, column: str) -> str:
         """Name of a column for validation samples; the suffix of a chance level stays last."""
         metric = column if column in self.task.metrics else column.removesuffix("_chance")
@@ -283,17 +290,37 @@ class _Aggregate:
         seconds = _seconds(self.held, explain)
         read = read_cells(self.store, self.held, [cell for cell in own if cell.metrics])
         values: dict[str, Any] = _whole(self.task, read.targets, self.subjects)
-        pooled: Mapping[str, Score] = {}
         outputs: dict[str, Row] = {}
+        joined = self._with_predictions(read)
+        pooled, paired = self._pooled(joined, list(joined.targets.values()), explanation=label)
+        values |= paired
         if self.task.explained[label].judged_as_sum:
             found = score_group(self.task, self.configuration, label, explain, self.cohort, self.store)
-            values, pooled = {**values, **found.paired}, found.whole
+            values, pooled = {**values, **found.paired}, {**pooled, **found.whole}
             for name, by_metric in found.by_output.items():
                 outputs[name] = self._row(label, {}, by_metric, known, explain_s=seconds)
         elif len(read.targets) > 1:
             for name, table in read.targets.items():
-                outputs[name] = self._row(label, table.by_subject(self.subjects), {}, known, explain_s=seconds)
+                alone, _ = self._pooled(joined, [joined.targets[name]], region=name, explanation=label)
+                outputs[name] = self._row(label, table.by_subject(self.subjects), alone, known, explain_s=seconds)
         return self._row(label, values, pooled, known, explain_s=seconds), outputs
+
+    def _with_predictions(self, read: _Read) -> _Read:
+        """Values of an explanation beside those of the predicted target of each scalar, for the explained samples."""
+        if not any(
+            level_of(one) == "pool" and self.task.of_explanations(name) for name, one in self.task.metrics.items()
+        ):
+            return read
+        joined: dict[str, Table] = {}
+        for scalar, table in read.targets.items():
+            explained = {sample for samples in table.columns.values() for sample in samples}
+            of_target = self.predicted.targets.get(scalar.partition(":")[0], Table())
+            columns = {
+                metric: {sample: seeds for sample, seeds in samples.items() if sample in explained}
+                for metric, samples in of_target.columns.items()
+            }
+            joined[scalar] = Table({**columns, **table.columns})
+        return _Read(joined, {}, {**self.predicted.identities, **read.identities})
 
     def _row(
         self, label: str, values: Values, pooled: Mapping[str, Score], known: tuple[str, ...], **more: JSON
@@ -339,14 +366,16 @@ class _Aggregate:
         return tuple(dict.fromkeys(flags))
 
     def _pooled(
-        self, read: _Read, tables: Sequence[Table], *, region: str = ""
+        self, read: _Read, tables: Sequence[Table], *, region: str = "", explanation: str = ""
     ) -> tuple[dict[str, Score], dict[str, dict[str, dict[int, float]]]]:
-        """Pooled metrics, from the store if available; for a region, only regional metrics.
+        """Pooled metrics of predictions or of an explanation, from the store if available.
 
         Parameters
         ----------
         tables : tables of the targets, or of one target or region; a metric is averaged
             over those that have all its columns
+        region : name of a region, target or scalar, for which only regional metrics are pooled
+        explanation : label of an explanation; empty for predictions
 
         Returns
         -------
@@ -357,7 +386,11 @@ class _Aggregate:
             (:func:`~harness.stats.intervals.pseudo_values`), for paired comparisons.
         """
         task = self.task
-        labels = [label for label, one in task.metrics.items() if level_of(one) == "pool"]
+        labels = [
+            label
+            for label, one in task.metrics.items()
+            if level_of(one) == "pool" and task.of_explanations(label) == bool(explanation)
+        ]
         labels = [label for label in labels if not region or label in task.regional]
         parts = {label: [one for one in tables if _needs(task, label) <= set(one.columns)] for label in labels}
         metrics = [(label, self._pooled_identity(label, read, region)) for label in labels if parts[label]]
@@ -368,8 +401,9 @@ class _Aggregate:
                 for label in wanted
             }
 
-        group = identify({"row": self.configuration.id, "region": region})
-        kept = cached(self.store, group, self.configuration.id, metrics, compute)
+        what = {"row": self.configuration.id, "region": region}
+        group = identify({**what, "explanation": explanation} if explanation else what)
+        kept = cached(self.store, group, self.configuration.id, metrics, compute, label=explanation)
         scores = {label: score_from_json(one["score"]) for label, one in kept.items()}
         paired = {
             label: {subject: {0: number_of(value)} for subject, value in one["paired"].items()}
@@ -379,7 +413,7 @@ class _Aggregate:
         return scores, paired
 
     def _is_paired(self, label: str, region: str) -> bool:
-        return label == self.task.objective and not region
+        return label in (self.task.objective, self.task.explanation_objective) and not region
 
     def _pooled_identity(self, label: str, read: _Read, region: str) -> str:
         needed = _reads(self.task, label) or set(read.identities)

@@ -663,6 +663,49 @@ class TestSeveralTargets:
         lines = {name: [row for row in rows if row.attribution == "random"] for name, rows in pooled.regions.items()}
         assert lines["smile"][0].values["relevance_ap"] == {"p0": {0: 0.4}}
 
+    def test_pooled_metric_of_an_explanation_reads_labels_of_the_explained_target(self, four: ManualStore) -> None:
+        """The ROC area of masked images is that of probe values and labels, for the explained samples."""
+        masked = [0.4, 1.3, 0.2, 0.9, 0.6, 0.7, 0.1]  # the last sample is not explained
+        for number in range(4):
+            values = [
+                (f"p{sample // 2}-{sample % 2 + 1}", {"score_when_masked": {"age": 50.0, "smile": masked[sample]}})
+                for sample in (2 * number, 2 * number + 1)
+                if sample < len(masked)
+            ]
+            one = [(name, {"score_when_masked": {"gate": 0.5}}) for name, _ in values]
+            four.put(f"p{number}", values, label="random")
+            four.put(f"p{number}", one, label="gate")
+        pooled = four.pool()
+        rows = {row.attribution: row for row in pooled.explanations}
+        found = rows["random"].pooled["auroc_when_masked"]
+        assert found.value == pytest.approx(roc_auc_score([one[1] for one in self.TRUTH[:7]], masked))
+        assert (found.n, found.missing) == (4, 0)
+        assert rows["gate"].pooled == {}  # the gate is no target and has no labels
+        assert "auroc_when_masked" not in pooled.prediction.pooled
+        assert four.pool().explanations[3].pooled == rows["random"].pooled
+
+    def test_facts_of_pooled_metrics_of_explanations(self, study: Task) -> None:
+        """A pooled metric of values of explanations is a column of explanations only."""
+        names = [one.name for one in metric_facts(study, ("subject", "pool"), fixed_test=True)]
+        assert "auroc_when_masked" not in names
+        (facts,) = (one for one in metric_facts(study, ("explanation", "probe")) if one.name == "auroc_when_masked")
+        assert (facts.level, facts.direction, facts.chance) == ("pooled", "lower", 0.5)
+
+    def test_pooled_metric_ranks_explanations_in_pairs(self, make_study: MakeStore, study: Task) -> None:
+        """A pooled metric can rank explanations, with pseudo-values by subject for comparisons."""
+        task = dataclasses.replace(study, explanation_objective="auroc_when_masked")
+        one = make_study({f"p{number}": [f"p{number}-1", f"p{number}-2"] for number in range(4)}, task=task)
+        self.fill(one)
+        for number in range(4):
+            values = [
+                (f"p{number}-{visit + 1}", {"score_when_masked": {"smile": self.PREDICTED[2 * number + visit][1]}})
+                for visit in range(2)
+            ]
+            one.put(f"p{number}", values, label="random")
+        row = next(row for row in one.pool().explanations if row.attribution == "random")
+        values = [of[0] for of in row.values["auroc_when_masked"].values()]
+        assert len(values) == 4 and np.mean(values) == pytest.approx(row.pooled["auroc_when_masked"].value)
+
     def test_rows_state_what_they_explain(self, four: ManualStore) -> None:
         """The row of an explanation states its scalar, the rule of its samples, and which network applied it."""
         rows = {row.attribution: row.explains for row in four.pool().explanations}
