@@ -160,8 +160,7 @@ class Task:
                 raise UnknownName(f"metric of task {self.name} (its {name})", objective, self.metrics)
             facts = KINDS["metric"].get(KINDS["metric"].name_of(self.metrics[objective].func)).facts
             explains = name == "explanation_objective"
-            of_maps = facts["level"] in ("explanation", "probe")
-            if facts["direction"] not in ("higher", "lower") or of_maps != explains:
+            if facts["direction"] not in ("higher", "lower") or self.of_explanations(objective) != explains:
                 raise OutOfRange(
                     f"{name} must be a metric of {'explanations' if explains else 'predictions'} for which higher or "
                     f"lower is better, got {objective} ({facts['level']}, {facts['direction']} is better)"
@@ -175,10 +174,20 @@ class Task:
             for needed in metrics.get(metrics.name_of(component.func)).facts.get("needs", ()):
                 if needed not in self.metrics:
                     raise UnknownName(f"metric of task {self.name} (which {label} pools)", needed, self.metrics)
+                if metrics.get(metrics.name_of(self.metrics[needed].func)).facts["level"] == "pool":
+                    raise OutOfRange(
+                        f"{label} of task {self.name} must pool metrics of samples, got {needed}, which is pooled"
+                    )
 
         for name in self.problem:
             if self.axes.get(name, name).partition(".")[0] not in (*SINGLE, *LABELLED, *SCALARS):
                 raise UnknownName(f"key of task {self.name} (in its problem)", name, self.axes)
+
+    def of_explanations(self, metric: str) -> bool:
+        """Whether a metric, by its label, evaluates explanations, or pools values of metrics that do."""
+        facts = KINDS["metric"].get(KINDS["metric"].name_of(self.metrics[metric].func)).facts
+        needed = [name for name in facts.get("needs", ()) if name in self.metrics]
+        return facts["level"] in ("explanation", "probe") or any(map(self.of_explanations, needed))
 
     def poses(self, axis: str) -> bool:
         """Whether a key, full or as a short name, defines the problem."""

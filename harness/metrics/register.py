@@ -64,6 +64,7 @@ def metric(
     needs: tuple[str, ...] = (),
     interval: bool = True,
     kinds: tuple[Kind, ...] = (),
+    fault: tuple[float, str] | None = None,
 ) -> Callable[[F], F]:
     """Register the decorated function as a metric and return it unchanged.
 
@@ -82,10 +83,14 @@ def metric(
         each subject (see :func:`evaluate_chance`)
     ceiling : best possible score on the given data, if it is below the end of the range;
         a number or the name of a metric (see :func:`evaluate_ceiling`)
-    needs : for pooled metrics, the subject-level metrics whose values are pooled
+    needs : for pooled metrics, the metrics of samples whose values are pooled. If any of
+        them evaluates explanations, so does the pooled metric: it has a value for each
+        explanation, and metrics of predictions are those of the explained target
     interval : whether an interval is computed for a pooled metric; not for a p value
     kinds : kinds of targets that the metric supports; by default, all kinds that provide
         its inputs. Tasks that use it for other targets are rejected
+    fault : for pooled metrics, (bound, flag): a lower value means that something is wrong,
+        and the row has the flag
 
     Raises
     ------
@@ -110,6 +115,7 @@ def metric(
             interval=interval,
             inputs=inputs_of(function),
             kinds=kinds,
+            fault=fault,
         )(function)
         return function
 

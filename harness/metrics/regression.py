@@ -99,6 +99,7 @@ def clean_score(clean_score: float | None = None) -> float:
     chance=0.0,
     ceiling="r2_ceiling",
     needs=_NOISY,
+    fault=(-1.0, "scale fault: R² below -1 cannot come from overfitting alone"),
 )
 def r2(columns: Columns) -> float:
     """Coefficient of determination (R²) of the predicted scores.

@@ -15,15 +15,17 @@ from typing import Any
 
 import numpy as np
 
+from harness.core.explanations import Explanation
 from harness.core.identity import identify
 from harness.core.registry import METRICS, MODELS
 from harness.core.seeding import generator
 from harness.core.task import Component, Configuration, Task
-from harness.core.types import JSON, Array, Cohort, Score
+from harness.core.types import JSON, Adapter, Array, Cohort, NetworkSpec, Score
 from harness.metrics.metric_inputs import MetricInputs
 from harness.metrics.register import evaluate, evaluate_ceiling, evaluate_chance
 from harness.pipeline.artifacts import read_values
 from harness.pipeline.cell import ENSEMBLE, Cell, Job, digest, explanations_of, failure_of, holds, records_of, restored
+from harness.pipeline.explain import chosen_target
 from harness.pipeline.group_maps import score_group
 from harness.pipeline.pooled import cached
 from harness.pipeline.rows import MetricFacts, Row, Values, number_of, score_from_json, score_to_json
@@ -31,7 +33,7 @@ from harness.pipeline.score import level_of
 from harness.stats.intervals import bootstrap_interval, jackknife_interval, pseudo_values
 from harness.storage.store import CellRecord, Store
 
-__all__ = ["VALIDATION", "Pooled", "metric_facts", "pool", "pooled_value"]
+__all__ = ["VALIDATION", "Pooled", "has_fixed_test", "metric_facts", "pool", "pooled_value"]
 
 _DRAWS = 2000
 _MANY = (
@@ -64,13 +66,14 @@ def metric_facts(task: Task, levels: Sequence[str], *, fixed_test: bool = False)
     Parameters
     ----------
     task : the task
-    levels : levels of the metrics
+    levels : levels of the metrics; pooled values of explanations belong to ``"probe"``
     fixed_test : whether metrics of predictions are also computed for validation samples
     """
     found = []
     for label, component in task.metrics.items():
         level = level_of(component)
-        if level not in levels:
+        place = "probe" if level == "pool" and task.of_explanations(label) else level
+        if place not in levels:
             continue
         entry = METRICS.get(METRICS.name_of(component.func))
         low, high = entry.facts["range"]
@@ -80,17 +83,23 @@ def metric_facts(task: Task, levels: Sequence[str], *, fixed_test: bool = False)
             direction=entry.facts["direction"],
             range=(low, high),
             chance=float(chance) if isinstance(chance, int | float) else math.nan,
-            # A ceiling that depends on the data is unknown here; it is not the end of the range.
+            # A ceiling that depends on the data is unknown here; it is not the end of the range. A metric
+            # without a best value has none.
             ceiling=_ceiling(entry.facts["direction"], low, high) if entry.facts["ceiling"] is None else math.nan,
             level="pooled" if level == "pool" or (task.summed and level == "explanation") else "subject",
             source=entry.source,
             summary=entry.summary,
         )
         found.append(facts)
-        if fixed_test and level in ("subject", "pool"):
+        if fixed_test and place in ("subject", "pool"):
             summary = f"{facts.summary} On validation samples, predicted by the network of their fold."
             found.append(dataclasses.replace(facts, name=label + VALIDATION, summary=summary))
     return tuple(found)
+
+
+def has_fixed_test(jobs: Iterable[Job]) -> bool:
+    """Whether the test set is fixed: folds then have no test samples, and only ensembles predict it."""
+    return any(not job.split.test for job in jobs)
 
 
 @dataclass
@@ -205,6 +214,11 @@ class _Aggregate:
         return restored(self.configuration)
 
     @cached_property
+    def spec(self) -> NetworkSpec:
+        adapter: Adapter = self.task.adapter()
+        return adapter.spec(self.cohort)
+
+    @cached_property
     def subjects(self) -> Mapping[str, str]:
         return {sample.id: sample.subject for sample in self.cohort.samples}
 
@@ -219,7 +233,7 @@ class _Aggregate:
 
     @cached_property
     def fixed_test(self) -> bool:
-        return any(job.is_ensemble for job in self.jobs)
+        return has_fixed_test(self.jobs)
 
     def rows(self) -> Pooled:
         """All rows."""
@@ -229,8 +243,8 @@ class _Aggregate:
         known = self._known([pooled, *(scores for _, scores in regions.values())])
         if self.fixed_test:
             more, more_pooled, _ = self._predictions([cell for cell in scores if cell.fold != ENSEMBLE])
-            values |= {name + VALIDATION: of for name, of in more.items()}
-            pooled = {**pooled, **{name + VALIDATION: score for name, score in more_pooled.items()}}
+            values |= {self._on_validation(name): of for name, of in more.items()}
+            pooled = {**pooled, **{self._on_validation(name): score for name, score in more_pooled.items()}}
         prediction = self._row("", values, pooled, known)
         lines = {name: [self._row("", of, scores, known)] for name, (of, scores) in regions.items()}
         explanations = []
@@ -240,6 +254,17 @@ class _Aggregate:
             for name, one in by_output.items():
                 lines.setdefault(name, []).append(one)
         return Pooled(prediction, tuple(explanations), {name: tuple(rows) for name, rows in lines.items()})
+
+    @cached_property
+    def predicted(self) -> _Read:
+        """Values of all predictions, on validation and test samples."""
+        scores = [cell for cell in self.cells if cell.stage == "score" and not cell.label]
+        return read_cells(self.store, self.held, scores)
+
+    def _on_validation(self, column: str) -> str:
+        """Name of a column for validation samples; the suffix of a chance level stays last."""
+        metric = column if column in self.task.metrics else column.removesuffix("_chance")
+        return metric + VALIDATION + column.removeprefix(metric)
 
     def _predictions(
         self, cells: Sequence[Cell]
@@ -265,23 +290,45 @@ class _Aggregate:
         seconds = _seconds(self.held, explain)
         read = read_cells(self.store, self.held, [cell for cell in own if cell.metrics])
         values: dict[str, Any] = _whole(self.task, read.targets, self.subjects)
-        pooled: Mapping[str, Score] = {}
         outputs: dict[str, Row] = {}
+        joined = self._with_predictions(read)
+        pooled, paired = self._pooled(joined, list(joined.targets.values()), explanation=label)
+        values |= paired
         if self.task.explained[label].judged_as_sum:
             found = score_group(self.task, self.configuration, label, explain, self.cohort, self.store)
-            values, pooled = {**values, **found.paired}, found.whole
+            values, pooled = {**values, **found.paired}, {**pooled, **found.whole}
             for name, by_metric in found.by_output.items():
                 outputs[name] = self._row(label, {}, by_metric, known, explain_s=seconds)
         elif len(read.targets) > 1:
             for name, table in read.targets.items():
-                outputs[name] = self._row(label, table.by_subject(self.subjects), {}, known, explain_s=seconds)
+                alone, _ = self._pooled(joined, [joined.targets[name]], region=name, explanation=label)
+                outputs[name] = self._row(label, table.by_subject(self.subjects), alone, known, explain_s=seconds)
         return self._row(label, values, pooled, known, explain_s=seconds), outputs
+
+    def _with_predictions(self, read: _Read) -> _Read:
+        """Values of an explanation beside those of the predicted target of each scalar, for the explained samples."""
+        if not any(
+            level_of(one) == "pool" and self.task.of_explanations(name) for name, one in self.task.metrics.items()
+        ):
+            return read
+        joined: dict[str, Table] = {}
+        for scalar, table in read.targets.items():
+            explained = {sample for samples in table.columns.values() for sample in samples}
+            of_target = self.predicted.targets.get(scalar.partition(":")[0], Table())
+            columns = {
+                metric: {sample: seeds for sample, seeds in samples.items() if sample in explained}
+                for metric, samples in of_target.columns.items()
+            }
+            joined[scalar] = Table({**columns, **table.columns})
+        return _Read(joined, {}, {**self.predicted.identities, **read.identities})
 
     def _row(
         self, label: str, values: Values, pooled: Mapping[str, Score], known: tuple[str, ...], **more: JSON
     ) -> Row:
         wanted = [cell for cell in self.cells if cell.label in ("", label)]
         complete, flags = _state(self.store, self.held, wanted)
+        if self.fixed_test and not any(job.is_ensemble for job in self.jobs):
+            complete, flags = False, (*flags, "incomplete: no ensemble on the fixed test set, which needs all folds")
         flags += known
         # Explanations of a collapsed network are flagged like its predictions.
         flags += _flags(self.held, [cell for cell in wanted if cell.stage == "score" and not cell.label])
@@ -289,6 +336,7 @@ class _Aggregate:
         if _any_reused(self.held, wanted):
             flags += ("older code accepted",)
         trained = [cell for cell in self.cells if cell.stage == "train"]
+        explains = _explains(self.task.explained[label], self.spec, self.configuration) if label else {}
         counts = {
             "folds": len({job.fold for job in self.jobs if not job.is_ensemble}),
             "seeds": len({job.seed for job in self.jobs}),
@@ -301,6 +349,7 @@ class _Aggregate:
             values,
             pooled,
             {**self.facts, **counts, **more},
+            explains,
             complete,
             flags,
         )
@@ -310,20 +359,23 @@ class _Aggregate:
         flags = []
         if MODELS.get(MODELS.name_of(self.task.model.func)).facts.get("oracle"):
             flags.append("oracle: the model receives information that the task hides")
-        found = [(label, score) for one in pooled for label, score in one.items() if label in self.task.metrics]
-        if any(METRICS.name_of(self.task.metrics[label].func) == "r2" and score.value < -1 for label, score in found):
-            flags.append("scale fault: R² below -1 cannot come from overfitting alone")
-        return tuple(flags)
+        for label, score in ((label, score) for one in pooled for label, score in one.items()):
+            fault = METRICS.get(METRICS.name_of(self.task.metrics[label].func)).facts["fault"]
+            if fault is not None and score.value < fault[0]:
+                flags.append(fault[1])
+        return tuple(dict.fromkeys(flags))
 
     def _pooled(
-        self, read: _Read, tables: Sequence[Table], *, region: str = ""
+        self, read: _Read, tables: Sequence[Table], *, region: str = "", explanation: str = ""
     ) -> tuple[dict[str, Score], dict[str, dict[str, dict[int, float]]]]:
-        """Pooled metrics, from the store if available; for a region, only regional metrics.
+        """Pooled metrics of predictions or of an explanation, from the store if available.
 
         Parameters
         ----------
         tables : tables of the targets, or of one target or region; a metric is averaged
             over those that have all its columns
+        region : name of a region, target or scalar, for which only regional metrics are pooled
+        explanation : label of an explanation; empty for predictions
 
         Returns
         -------
@@ -334,7 +386,11 @@ class _Aggregate:
             (:func:`~harness.stats.intervals.pseudo_values`), for paired comparisons.
         """
         task = self.task
-        labels = [label for label, one in task.metrics.items() if level_of(one) == "pool"]
+        labels = [
+            label
+            for label, one in task.metrics.items()
+            if level_of(one) == "pool" and task.of_explanations(label) == bool(explanation)
+        ]
         labels = [label for label in labels if not region or label in task.regional]
         parts = {label: [one for one in tables if _needs(task, label) <= set(one.columns)] for label in labels}
         metrics = [(label, self._pooled_identity(label, read, region)) for label in labels if parts[label]]
@@ -345,8 +401,9 @@ class _Aggregate:
                 for label in wanted
             }
 
-        group = identify({"row": self.configuration.id, "region": region})
-        kept = cached(self.store, group, self.configuration.id, metrics, compute)
+        what = {"row": self.configuration.id, "region": region}
+        group = identify({**what, "explanation": explanation} if explanation else what)
+        kept = cached(self.store, group, self.configuration.id, metrics, compute, label=explanation)
         scores = {label: score_from_json(one["score"]) for label, one in kept.items()}
         paired = {
             label: {subject: {0: number_of(value)} for subject, value in one["paired"].items()}
@@ -356,7 +413,7 @@ class _Aggregate:
         return scores, paired
 
     def _is_paired(self, label: str, region: str) -> bool:
-        return label == self.task.objective and not region
+        return label in (self.task.objective, self.task.explanation_objective) and not region
 
     def _pooled_identity(self, label: str, read: _Read, region: str) -> str:
         needed = _reads(self.task, label) or set(read.identities)
@@ -370,6 +427,20 @@ class _Aggregate:
                 "code": digest("pool", self.task, label),
             }
         )
+
+
+def _explains(explanation: Explanation, spec: NetworkSpec, configuration: Configuration) -> dict[str, JSON]:
+    """What an explanation explains, see :attr:`harness.pipeline.rows.Row.explains`."""
+    targets, chosen = [target.name for target in spec.targets], chosen_target(explanation, spec)
+    own = targets[0] if len(targets) == 1 else "all targets"
+    samples: str = explanation.samples + (f" by {chosen.name}" if chosen else "")
+    samples += f", at most {explanation.at_most}" if explanation.at_most else ""
+    samples += ", summed" if explanation.judged_as_sum else ""
+    found: dict[str, JSON] = {"explained_scalar": explanation.of or own, "explained_samples": samples}
+    if chosen:  # each network chooses other samples
+        axes = ", ".join(f"{name}={value}" for name, value in configuration.axes.items())
+        found["samples_chosen_by"] = axes or configuration.id
+    return found
 
 
 def _needs(task: Task, label: str) -> set[str]:
@@ -546,10 +617,17 @@ def _state(store: Store, held: Held, cells: Sequence[Cell]) -> tuple[bool, tuple
 
 
 def _flags(held: Held, cells: Sequence[Cell]) -> tuple[str, ...]:
-    """Flags of the cells, with counts."""
-    found = [{flag for record in held[cell] for flag in record.facts.get("flags", [])} for cell in cells if held[cell]]
+    """Flags of the cells, with counts; for values, only flags of records with metrics of the cell."""
+    kept = [[record for record in held[cell] if _is_of(record, cell)] for cell in cells]
+    found = [{flag for record in records for flag in record.facts.get("flags", [])} for records in kept if records]
     names = sorted(set().union(*found))
     return tuple(f"{flag} in {sum(flag in one for one in found)} of {len(found)} cells" for flag in names)
+
+
+def _is_of(record: CellRecord, cell: Cell) -> bool:
+    """Whether a record has metrics of a cell, and not only others such as metrics of older code."""
+    wanted = {identity for _, identity in cell.metrics}
+    return not wanted or not wanted.isdisjoint(record.metrics.values())
 
 
 def _any_reused(held: Held, cells: Sequence[Cell]) -> bool:
@@ -563,4 +641,5 @@ def _seconds(held: Held, cells: Sequence[Cell]) -> float:
 
 
 def _ceiling(direction: str, low: float, high: float) -> float:
-    return {"higher": high, "lower": low, "zero": 0.0}.get(direction, math.nan)
+    best = {"higher": high, "lower": low, "zero": 0.0}.get(direction, math.nan)
+    return best if math.isfinite(best) else math.nan

@@ -81,20 +81,20 @@ def build(
     metrics : facts of the metric columns, in order
     objective : name of the metric that ranks; higher or lower must be better
     level : coverage of the intervals
-    strata : facts and axes that separate rankings (:func:`harness.pipeline.ranking.strata_of`)
+    strata : columns that separate rankings (:func:`harness.pipeline.ranking.strata_of`)
 
     Returns
     -------
     pyarrow.Table
         Columns: ``rank`` (null if there is none), the axes under their names,
-        ``attribution``, ``status`` (``"ranked"`` or the reason why not), ``flags``; for
-        each metric its value, ``_low``, ``_high``, ``_se``, ``_chance`` and ``_ceiling``
-        if known, and ``_missing`` if subjects have no value; for the objective
-        ``difference`` (from the first row of the ranking, in the unit of the metric), its
-        interval, ``p_holm``, ``not_distinguishable_from_best``, ``seed_sd``,
-        ``subject_sd``; the facts; ``configuration``. Rankings follow one another, each
-        with ranked rows first, sorted by objective. The schema metadata contain a
-        :class:`TableFacts`.
+        ``attribution``, what explanations explain if it separates rankings, ``status``
+        (``"ranked"`` or the reason why not), ``flags``; for each metric its value,
+        ``_low``, ``_high``, ``_se``, ``_chance`` and ``_ceiling`` if known, and
+        ``_missing`` if subjects have no value; for the objective ``difference`` (from the
+        first row of the ranking, in the unit of the metric), its interval,
+        ``p_holm``, ``not_distinguishable_from_best``, ``seed_sd``, ``subject_sd``; the
+        facts; ``configuration``. Rankings follow one another, each with ranked rows
+        first, sorted by objective. The schema metadata contain a :class:`TableFacts`.
 
     Raises
     ------
@@ -193,6 +193,8 @@ def _table(lines: Sequence[Line], facts: TableFacts) -> pa.Table:
     columns: list[tuple[str, pa.Array]] = [("rank", pa.array([line.rank for line in lines], pa.int64()))]
     columns += [(name, _labels([line.row.axes.get(name) for line in lines])) for name in facts.axes]
     columns.append(("attribution", pa.array([line.row.attribution for line in lines], pa.string())))
+    explained = [name for name in facts.strata if any(name in line.row.explains for line in lines)]
+    columns += [(name, _labels([line.row.explains.get(name) for line in lines])) for name in explained]
     columns.append(("status", pa.array([line.status for line in lines], pa.string())))
     columns.append(("flags", pa.array(["; ".join(line.row.flags) for line in lines], pa.string())))
     for metric in facts.metrics:

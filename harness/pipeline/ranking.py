@@ -8,8 +8,8 @@ A row is not ranked if
 - fewer than six subjects have a value (status "undecided").
 
 Such rows stay in the table with their values and the reason, but are not compared. Rows
-that differ in a stratum (the profile, the data, or an axis that poses the problem) are
-ranked and compared separately.
+that differ in a stratum (the profile, the data, an axis that poses the problem, or for
+explanations the explained scalar and samples) are ranked and compared separately.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ BLOCKING = ("collapsed", "failed", "incomplete", "oracle", "stopped")
 
 STRATA = ("profile", "data")
 """Facts that separate rankings in every table."""
+
+
+_NAMED = 6  # number of missing subjects that a status names
 
 
 @dataclass
@@ -61,15 +64,24 @@ class Line:
 
 
 def strata_of(rows: Sequence[Row], poses: Callable[[str], bool]) -> tuple[str, ...]:
-    """Facts and axes that separate rankings: the profile, the data, and varying axes that pose the problem.
+    """Columns that separate rankings: the profile, the data, and what else poses the problem and varies.
 
     Parameters
     ----------
     rows : rows of one run
     poses : whether an axis poses the problem (:meth:`harness.core.task.Task.poses`)
+
+    Returns
+    -------
+    tuple of str
+        Names of facts, axes, and for explanations what they explain
+        (:attr:`harness.pipeline.rows.Row.explains`).
     """
     axes = dict.fromkeys(name for row in rows for name in row.axes if poses(name))
-    return (*STRATA, *(name for name in axes if len({_sortable(row.axes.get(name)) for row in rows}) > 1))
+    varying = [name for name in axes if len({_sortable(row.axes.get(name)) for row in rows}) > 1]
+    explained = dict.fromkeys(name for row in rows for name in row.explains)
+    varying += [name for name in explained if len({row.explains[name] for row in rows if name in row.explains}) > 1]
+    return (*STRATA, *varying)
 
 
 def ranked_lines(
@@ -102,7 +114,7 @@ def ranked_lines(
             row,
             {metric.name: score_of(row, metric, level) for metric in metrics},
             subject_means(row, objective),
-            tuple(_sortable(row.facts.get(name, row.axes.get(name))) for name in strata),
+            tuple(_sortable({**row.axes, **row.explains, **row.facts}.get(name)) for name in strata),
         )
         for row in rows
     ]
@@ -142,11 +154,15 @@ def _rank(lines: Sequence[Line], objective: str, direction: Direction, level: fl
     for line in lines:
         line.status = _blocked(line, objective)
     candidates = [line for line in lines if not line.status]
-    known = {subject for line in candidates for subject, value in line.objective.items() if math.isfinite(value)}
+    known = {subject for line in candidates for subject in _valued(line)}
+    most = max((line.scores[objective].n for line in candidates), default=0)
     for line in candidates:
-        lost = [subject for subject, value in line.objective.items() if subject in known and math.isnan(value)]
+        lost = sorted(known - _valued(line)) if line.objective else []
         if lost:
-            line.status = f"no {objective} for {', '.join(lost)}, where others have one"
+            more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
+            line.status = f"no {objective} for {', '.join(lost[:_NAMED])}{more}, where others have one"
+        elif objective in line.row.pooled and line.scores[objective].n < most:
+            line.status = f"{objective} of {line.scores[objective].n} subjects, where others have {most}"
         elif line.scores[objective].n < MINIMUM_SUBJECTS:
             n = line.scores[objective].n
             line.status = f"undecided: {n} subject{'s' if n != 1 else ''}"
@@ -157,6 +173,11 @@ def _rank(lines: Sequence[Line], objective: str, direction: Direction, level: fl
     for line, rank in zip(ranked, stats.rankdata(badness, method="min"), strict=True):
         line.status, line.rank = "ranked", int(rank)
     _compare(ranked or undecided, objective, direction, level)
+
+
+def _valued(line: Line) -> set[str]:
+    """Subjects with a value of the objective."""
+    return {subject for subject, value in line.objective.items() if math.isfinite(value)}
 
 
 def _blocked(line: Line, objective: str) -> str:

@@ -65,6 +65,10 @@ class Row:
     facts : folds, seeds, train_s, explain_s, profile, data, command, cohort
         (fingerprint), code (version), mlflow_run, and others (sizes in mm and voxels);
         each becomes a column
+    explains : what an explanation explains, by name: ``explained_scalar``,
+        ``explained_samples`` and, if its samples are chosen by predictions,
+        ``samples_chosen_by``, the configuration that chose them. Ranks hold among
+        explanations of the same scalar and samples
     complete : whether all cells are done
     flags : warnings for the reader, see :data:`harness.pipeline.ranking.BLOCKING`
     """
@@ -75,6 +79,7 @@ class Row:
     values: Values = field(default_factory=dict)
     pooled: Mapping[str, Score] = field(default_factory=dict)
     facts: Mapping[str, JSON] = field(default_factory=dict)
+    explains: Mapping[str, JSON] = field(default_factory=dict)
     complete: bool = True
     flags: tuple[str, ...] = ()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,6 @@ from harness.metrics.register import evaluate
 from harness.pipeline.leaderboard import is_sound, read_facts
 from harness.pipeline.ranking import text_of_label
 from harness.pipeline.rows import MetricFacts, Row, subject_means
-from harness.pipeline.score import level_of
 from harness.report.elements import Cell, ReportTable, interval_cell
 from harness.report.wording import interval_text, plain_text, row_labels, typographic
 from harness.stats.hypotheses import Contrast, Estimate, Finding, Pair, judge, mean_contrast, pooled_contrast
@@ -66,12 +65,11 @@ def findings(plan: Plan, tables: Tables) -> list[Found]:
     for hypothesis in _declared(task).hypotheses:
         if hypothesis.metric not in task.metrics:
             continue
-        of_maps = level_of(task.metrics[hypothesis.metric]) == "explanation"
-        table = tables.explanation if of_maps else tables.prediction
+        table = tables.explanation if task.of_explanations(hypothesis.metric) else tables.prediction
         facts = read_facts(table)
         sound = [line for line in table.to_pylist() if is_sound(line)]
         metric = facts.metric(hypothesis.metric)
-        for fixed, lines in _comparable(hypothesis, sound, facts.axes):
+        for fixed, lines in _comparable(hypothesis, sound, dict.fromkeys((*facts.axes, *facts.strata))):
             values = _arms(hypothesis, lines, tables)
             contrast = _contrast(hypothesis, metric, task, values)
             if contrast is None:
@@ -93,9 +91,9 @@ def _declared(task: Task) -> Task:
 
 
 def _comparable(
-    hypothesis: Hypothesis, lines: Sequence[Mapping[str, Any]], axes: Sequence[str]
+    hypothesis: Hypothesis, lines: Sequence[Mapping[str, Any]], axes: Iterable[str]
 ) -> Iterator[tuple[dict[str, JSON], list[Mapping[str, Any]]]]:
-    """Rows that match the fixed axes of the hypothesis, grouped by their other axes."""
+    """Rows of one ranking that match the fixed axes of the hypothesis, grouped by their other axes."""
     wanted = {name: label_key(value) for name, value in hypothesis.at.items() if name != _REGION}
     if any(line["attribution"] for line in lines):
         axes = (*axes, "attribution")

@@ -15,7 +15,7 @@ from harness.core.space import text_of
 from harness.core.task import Configuration
 from harness.core.types import JSON
 from harness.pipeline import leaderboard
-from harness.pipeline.aggregate import Pooled, metric_facts, pool
+from harness.pipeline.aggregate import Pooled, has_fixed_test, metric_facts, pool
 from harness.pipeline.cell import digest, explanations_of, restored
 from harness.pipeline.group_maps import agreement
 from harness.pipeline.ranking import strata_of
@@ -48,7 +48,7 @@ def collect(plan: Plan, *, mlflow_runs: Mapping[str, str] | None = None) -> Tabl
         facts = _facts(plan, configuration, (mlflow_runs or {}).get(configuration.id, ""))
         cohort = plan.groups[configuration.id].cohort
         pooled[configuration.id] = pool(configuration, own, cohort, plan.store, facts=facts)
-    task, fixed = plan.request.task, any(job.is_ensemble for job in plan.jobs)
+    task, fixed = plan.request.task, has_fixed_test(plan.jobs)
     rows = [one.prediction for one in pooled.values()]
     explained = [row for one in pooled.values() for row in one.explanations]
     names = dict.fromkeys(name for one in pooled.values() for name in one.regions)
@@ -59,10 +59,10 @@ def collect(plan: Plan, *, mlflow_runs: Mapping[str, str] | None = None) -> Tabl
     )
     by_region = [facts for facts in measured if facts.name in task.regional]
     by_region += of_maps if any(row.attribution for rows in regions.values() for row in rows) else ()
-    strata = strata_of(rows, task.poses)
+    posed, asked = strata_of(rows, task.poses), strata_of(explained, task.poses)
     return Tables(
-        leaderboard.build(rows, measured, task.objective, strata=strata),
-        leaderboard.build(explained, of_maps, task.explanation_objective, strata=strata),
+        leaderboard.build(rows, measured, task.objective, strata=posed),
+        leaderboard.build(explained, of_maps, task.explanation_objective, strata=asked),
         leaderboard.build_regions(regions, by_region),
         pooled,
     )

@@ -14,8 +14,9 @@ import torch
 
 from harness.core.errors import OutOfRange, RequestError, UnknownName
 from harness.core.overrides import override
-from harness.core.registry import KINDS, MODELS
+from harness.core.registry import KINDS, METRICS, MODELS
 from harness.core.task import Configuration, Task, describe, describe_component, restore
+from harness.metrics.register import metric
 
 
 def test_importing_a_task_has_no_side_effects(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,6 +97,34 @@ def test_pooled_metric_needs_its_columns(epvs: Task) -> None:
     metrics = {label: part for label, part in epvs.metrics.items() if label != "true_count"}
     with pytest.raises(UnknownName, match=r"no metric of task epvs \(which icc_count pools\) is named 'true_count'"):
         dataclasses.replace(epvs, metrics=metrics)
+
+
+def _pooling(needed: str) -> Any:
+    """A pooled metric of one column; the caller restores the registry."""
+
+    @metric("pooling", source="a test", direction="lower", range=(0, 1), level="pool", needs=(needed,))
+    def pooling(columns: Any) -> float:
+        return 0.0
+
+    return partial(pooling)
+
+
+def test_pooled_metric_of_a_pooled_metric_is_refused(epvs: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pooled metric has no values of samples that another one could pool."""
+    monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
+    with pytest.raises(
+        OutOfRange, match="pooling of task epvs must pool metrics of samples, got icc_count, which is pooled"
+    ):
+        dataclasses.replace(epvs, metrics={**epvs.metrics, "pooling": _pooling("icc_count")})
+
+
+def test_pooled_metric_of_explanations_cannot_rank_predictions(epvs: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A metric that pools values of explanations can rank explanations, but not configurations."""
+    monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
+    task = dataclasses.replace(epvs, metrics={**epvs.metrics, "pooling": _pooling("relevance_ap")})
+    assert dataclasses.replace(task, explanation_objective="pooling").of_explanations("pooling")
+    with pytest.raises(OutOfRange, match="objective must be a metric of predictions .* got pooling"):
+        dataclasses.replace(task, objective="pooling")
 
 
 def test_options_by_position_are_refused(epvs: Task) -> None:

@@ -53,6 +53,7 @@ def test_facts_are_kept():
         "interval": True,
         "inputs": ("target", "brain"),
         "kinds": (),
+        "fault": None,
     }
 
 

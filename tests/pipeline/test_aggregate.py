@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import r2_score, roc_auc_score
 
+from harness.core.explanations import Explanation
 from harness.core.seeding import generator
 from harness.core.task import Configuration, Task
 from harness.core.types import Cohort, Folds, Score, Split
@@ -23,11 +24,14 @@ from harness.pipeline.aggregate import (
     Table,
     _pooled_score,
     _sampled,
+    has_fixed_test,
     metric_facts,
     pool,
     pooled_value,
 )
-from harness.pipeline.cell import ENSEMBLE, Job, ensembles, jobs
+from harness.pipeline.cell import ENSEMBLE, Job, ensembles, jobs, records_of
+from harness.pipeline.ranking import score_of
+from harness.pipeline.rows import MetricFacts
 from harness.stats.intervals import bootstrap_interval
 from harness.storage.store import CellRecord, Store, write_json, write_record
 from harness.sweep.catalogue import load_task
@@ -353,6 +357,18 @@ def test_collapse_flags_explanations_too(made: MakeStore) -> None:
     assert pooled.explanations[0].flags == ("collapsed in 1 of 2 cells", "flat map in 2 of 2 cells")
 
 
+def test_flags_of_superseded_values_do_not_count(made: MakeStore) -> None:
+    """A flag of values that older code computed does not affect the row."""
+    one = made(["a"])
+    one.put("a", counts(1, 1))
+    score = next(cell for cell in one.job("a").cells if cell.stage == "score" and not cell.label)
+    older = tuple((label, f"{identity}-older") for label, identity in score.metrics)
+    old = dataclasses.replace(score, identity="older", metrics=older)
+    one.commit(old, [("a", counts(1, 0))], facts={"flags": ["collapsed"]})
+    assert len(records_of(score, one.store)) == 2
+    assert one.pool().prediction.flags == ()
+
+
 @pytest.mark.parametrize("stage", ["train", "predict"])
 def test_older_code_is_flagged(made: MakeStore, stage: str) -> None:
     """A row is flagged if its training or predictions come from older code."""
@@ -381,6 +397,13 @@ def test_facts_of_metrics(toy_task: Task) -> None:
     assert facts["true_count"].direction == "none" and math.isnan(facts["true_count"].ceiling)
     assert "Dice" in facts["dice"].source and facts["dice"].summary.startswith("Dice coefficient")
     assert [one.name for one in metric_facts(toy_task, ("explanation",))] == ["relevance_ap"]
+
+
+def test_metric_without_a_best_value_has_no_ceiling(study: Task) -> None:
+    """The ceiling of a metric is unknown if its better end is infinite."""
+    facts = {one.name: one for one in metric_facts(study, ("pool", "probe"))}
+    assert (facts["auroc"].ceiling, facts["fall_when_masked"].direction) == (1, "higher")
+    assert math.isnan(facts["fall_when_masked"].ceiling)
 
 
 def table_of(columns: Mapping[str, Sequence[float]], *, seed: int = 0) -> Table:
@@ -569,15 +592,16 @@ class TestSeveralTargets:
         self.fill(one)
         return one
 
-    def fill(self, one: ManualStore) -> None:
-        """Commit true and predicted values of eight pictures."""
+    def fill(self, one: ManualStore, *, factor: float = 1) -> None:
+        """Commit true and predicted values of eight pictures, with predicted ages times a factor."""
+        predicted = [(factor * age, smile, hair) for age, smile, hair in self.PREDICTED]
         for number in range(4):
             one.put(
                 f"p{number}",
                 [
                     (
                         f"p{number}-{visit + 1}",
-                        values_of(*self.TRUTH[2 * number + visit], predicted=self.PREDICTED[2 * number + visit]),
+                        values_of(*self.TRUTH[2 * number + visit], predicted=predicted[2 * number + visit]),
                     )
                     for visit in range(2)
                 ],
@@ -591,6 +615,16 @@ class TestSeveralTargets:
         assert pooled["auroc"].value == pytest.approx(roc_auc_score(truth[1], predicted[1]))
         assert pooled["balanced_accuracy"].value == pytest.approx(np.mean([1 / 2, 3 / 4, 1 / 2]))
         assert {score.n for score in pooled.values()} == {4}
+
+    def test_a_fault_flags_the_row(self, make_study: MakeStore) -> None:
+        """An R² that only predictions on another scale can have flags the row; a poor R² does not."""
+        flags = []
+        for factor in (1, 12):
+            one = make_study({f"p{number}": [f"p{number}-1", f"p{number}-2"] for number in range(4)})
+            one.store = Store(one.root / f"store-{factor}")
+            self.fill(one, factor=factor)
+            flags.append([flag for flag in one.pool().prediction.flags if "incomplete" not in flag])
+        assert flags == [[], ["scale fault: R² below -1 cannot come from overfitting alone"]]
 
     def test_values_of_samples_are_of_their_target(self, four: ManualStore) -> None:
         """Metrics of one target are not averaged with those of others."""
@@ -629,6 +663,67 @@ class TestSeveralTargets:
         lines = {name: [row for row in rows if row.attribution == "random"] for name, rows in pooled.regions.items()}
         assert lines["smile"][0].values["relevance_ap"] == {"p0": {0: 0.4}}
 
+    def test_pooled_metric_of_an_explanation_reads_labels_of_the_explained_target(self, four: ManualStore) -> None:
+        """The ROC area of masked images is that of probe values and labels, for the explained samples."""
+        masked = [0.4, 1.3, 0.2, 0.9, 0.6, 0.7, 0.1]  # the last sample is not explained
+        for number in range(4):
+            values = [
+                (f"p{sample // 2}-{sample % 2 + 1}", {"score_when_masked": {"age": 50.0, "smile": masked[sample]}})
+                for sample in (2 * number, 2 * number + 1)
+                if sample < len(masked)
+            ]
+            one = [(name, {"score_when_masked": {"gate": 0.5}}) for name, _ in values]
+            four.put(f"p{number}", values, label="random")
+            four.put(f"p{number}", one, label="gate")
+        pooled = four.pool()
+        rows = {row.attribution: row for row in pooled.explanations}
+        found = rows["random"].pooled["auroc_when_masked"]
+        assert found.value == pytest.approx(roc_auc_score([one[1] for one in self.TRUTH[:7]], masked))
+        assert (found.n, found.missing) == (4, 0)
+        assert rows["gate"].pooled == {}  # the gate is no target and has no labels
+        assert "auroc_when_masked" not in pooled.prediction.pooled
+        assert four.pool().explanations[3].pooled == rows["random"].pooled
+
+    def test_facts_of_pooled_metrics_of_explanations(self, study: Task) -> None:
+        """A pooled metric of values of explanations is a column of explanations only."""
+        names = [one.name for one in metric_facts(study, ("subject", "pool"), fixed_test=True)]
+        assert "auroc_when_masked" not in names
+        (facts,) = (one for one in metric_facts(study, ("explanation", "probe")) if one.name == "auroc_when_masked")
+        assert (facts.level, facts.direction, facts.chance) == ("pooled", "lower", 0.5)
+
+    def test_pooled_metric_ranks_explanations_in_pairs(self, make_study: MakeStore, study: Task) -> None:
+        """A pooled metric can rank explanations, with pseudo-values by subject for comparisons."""
+        task = dataclasses.replace(study, explanation_objective="auroc_when_masked")
+        one = make_study({f"p{number}": [f"p{number}-1", f"p{number}-2"] for number in range(4)}, task=task)
+        self.fill(one)
+        for number in range(4):
+            values = [
+                (f"p{number}-{visit + 1}", {"score_when_masked": {"smile": self.PREDICTED[2 * number + visit][1]}})
+                for visit in range(2)
+            ]
+            one.put(f"p{number}", values, label="random")
+        row = next(row for row in one.pool().explanations if row.attribution == "random")
+        values = [of[0] for of in row.values["auroc_when_masked"].values()]
+        assert len(values) == 4 and np.mean(values) == pytest.approx(row.pooled["auroc_when_masked"].value)
+
+    def test_rows_state_what_they_explain(self, four: ManualStore) -> None:
+        """The row of an explanation states its scalar, the rule of its samples, and which network applied it."""
+        rows = {row.attribution: row.explains for row in four.pool().explanations}
+        assert rows["saliency"] == {"explained_scalar": "all targets", "explained_samples": "tested"}
+        assert rows["gate"] == {"explained_scalar": "gate", "explained_samples": "tested"}
+        assert rows["smiles"] == {
+            "explained_scalar": "smile",
+            "explained_samples": "correct by smile, at most 3",
+            "samples_chosen_by": "sequences=T2w",
+        }
+
+    def test_default_scalar_of_a_single_target_is_that_target(self, made: MakeStore, toy_task: Task) -> None:
+        """With one target, an explanation of that target and one of all targets explain the same scalar."""
+        named = Explanation(toy_task.attributions["random"], of="target")
+        task = dataclasses.replace(toy_task, explanations={**toy_task.explanations, "named": named})
+        found = {row.attribution: row.explains for row in made(["a"], task=task).pool().explanations}
+        assert found["named"] == found["random"] == {"explained_scalar": "target", "explained_samples": "tested"}
+
     def test_validation_samples_have_separate_columns(self, make_study: MakeStore) -> None:
         """Plain columns are of the ensemble on the test set, and those of validation samples have a suffix."""
         names = [f"t{number}" for number in range(4)]
@@ -651,6 +746,27 @@ class TestSeveralTargets:
         assert list(row.values["brier"]) == names
         assert list(row.values["brier" + VALIDATION]) == ["p0", "p1", "p2", "p3"]
         assert row.facts["folds"] == 4 and row.complete
+
+    def test_folds_without_an_ensemble_have_validation_values_only(self, make_study: MakeStore) -> None:
+        """If only some folds run, no ensemble predicts the fixed test set, and the row has no plain values."""
+        one = make_study({f"p{number}": [f"p{number}-1", f"p{number}-2"] for number in range(4)}, fixed=["t0"])
+        one.jobs = tuple(job for job in one.jobs if not job.is_ensemble)
+        self.fill(one)
+        assert has_fixed_test(one.jobs)
+        row = one.pool().prediction
+        assert row.pooled and all(name.endswith(VALIDATION) for name in (*row.pooled, *row.values))
+        assert not row.complete
+        assert row.flags[-1] == "incomplete: no ensemble on the fixed test set, which needs all folds"
+
+    def test_chance_of_validation_samples(self, make_study: MakeStore) -> None:
+        """A chance level of validation samples is the chance level of their column in the table."""
+        one = make_study({f"p{number}": [f"p{number}-1"] for number in range(4)}, fixed=["t0"])
+        for number in range(4):
+            one.put(f"p{number}", {"brier": {"smile": 0.1}}, chance={"brier": {"smile": 0.3}})
+        row = one.pool().prediction
+        assert list(row.values) == ["brier" + VALIDATION, "brier" + VALIDATION + "_chance"]
+        score = score_of(row, MetricFacts("brier" + VALIDATION, "lower"), 0.95)
+        assert (score.value, score.chance) == (pytest.approx(0.1), pytest.approx(0.3))
 
     def test_facts_of_validation_columns(self, study: Task) -> None:
         """Each metric of predictions has a second column whose summary mentions validation samples."""

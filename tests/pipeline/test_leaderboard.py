@@ -112,6 +112,30 @@ class TestRanking:
         assert (last["sequences"], last["rank"]) == ("picky", None)
         assert last["status"] == "no dice for sub-6, where others have one"
 
+    def test_rows_of_other_subjects_are_not_ranked(self) -> None:
+        """Rows over different subjects are not ranked, also if their own subjects all have values."""
+        first, second = ({f"s{number}": {0: 0.5 + number / 100} for number in range(*ends)} for ends in ((8,), (8, 20)))
+        rows = [Row(name, {}, values={"dice": values}) for name, values in (("first", first), ("second", second))]
+        lines = {line["configuration"]: line for line in build(rows, [DICE], "dice").to_pylist()}
+        assert [(line["rank"], line["difference"]) for line in lines.values()] == [(None, None)] * 2
+        assert lines["first"]["status"] == "no dice for s10, s11, s12, s13, s14, s15 and 6 more, where others have one"
+
+    def test_row_over_fewer_subjects_is_not_ranked(self, rows: list[Row]) -> None:
+        """A row without the subject at all is not ranked, as if its value were undefined, and the others are."""
+        table = build([*rows, _row("fewer", [0.99] * 5)], [DICE], "dice")
+        assert table["rank"].to_pylist() == [1, 2, 3, None]
+        assert table["status"].to_pylist()[-1] == "no dice for sub-6, where others have one"
+
+    def test_pooled_value_of_fewer_subjects_is_not_ranked(self) -> None:
+        """A pooled value that lacks subjects which others have is not ranked."""
+        rows = [
+            Row(name, {}, pooled={"icc": Score(0.7, 0.6, 0.8, n, missing=8 - n)}) for name, n in (("a", 8), ("b", 7))
+        ]
+        lines = build(rows, [ICC], "icc").to_pylist()
+        assert [(line["configuration"], line["rank"], line["status"]) for line in lines] == [
+            ("a", 1, "ranked"), ("b", None, "icc of 7 subjects, where others have 8"),
+        ]  # fmt: skip
+
     def test_profiles_are_ranked_separately(self, rows: list[Row]) -> None:
         """Rows of different profiles are ranked separately."""
         paper = [_row("paper", POOR, facts={"profile": "paper"})]
@@ -181,6 +205,55 @@ class TestProblems:
         rows = [*_at(0.0, a=GOOD), *_at(0.5, a=[math.nan, *POOR, 0.4])]
         table = build(rows, [DICE], "dice", strata=strata_of(rows, _defines_problem))
         assert table["status"].to_pylist() == ["ranked", "ranked"]
+
+
+def _explained(attribution: str, values: list[float], model: str = "a", **explains: str) -> Row:
+    """A row of an explanation, by default of all targets and all tested samples."""
+    what = {"explained_scalar": "all targets", "explained_samples": "tested", **explains}
+    return _row(model, values, axes={"model": model}, attribution=attribution, explains=what)
+
+
+class TestExplanations:
+    """Explanations are ranked among those of the same scalar and samples."""
+
+    def _lines(self, rows: list[Row]) -> list[dict[str, Any]]:
+        table = build(rows, [DICE], "dice", strata=strata_of(rows, _defines_problem))
+        return list(table.to_pylist())
+
+    def test_scalars_are_ranked_separately(self) -> None:
+        """The rank and differences of an explanation do not depend on explanations of another scalar."""
+        alone = [_explained("saliency", GOOD), _explained("random", POOR)]
+        gate = _explained("gate", NEAR, explained_scalar="gate")
+        names = ("attribution", "rank", "difference", "p_holm", "not_distinguishable_from_best")
+        expected = [{name: line[name] for name in names} for line in self._lines(alone)]
+        lines = self._lines([*alone, gate])
+        assert [{name: line[name] for name in names} for line in lines[:2]] == expected
+        assert (lines[2]["explained_scalar"], lines[2]["rank"], lines[2]["difference"]) == ("gate", 1, 0)
+
+    def test_sample_rules_are_ranked_separately(self) -> None:
+        """Explanations of chosen samples are ranked among themselves."""
+        rule = {"explained_samples": "correct by smile", "samples_chosen_by": "model=a"}
+        rows = [_explained("few", POOR, **rule), _explained("all", GOOD), _explained("fewer", NEAR, **rule)]
+        lines = self._lines(rows)
+        assert [(line["explained_samples"], line["attribution"], line["rank"]) for line in lines] == [
+            ("correct by smile", "fewer", 1), ("correct by smile", "few", 2), ("tested", "all", 1),
+        ]  # fmt: skip
+        assert "samples_chosen_by" not in lines[0]  # there is only one configuration
+
+    def test_samples_chosen_by_different_networks_are_not_compared(self) -> None:
+        """Each network chooses its own samples, so that configurations are compared for tested samples only."""
+        rule = {"explained_samples": "correct by smile"}
+        rows = [_explained("all", GOOD, "a"), _explained("all", NEAR, "b")]
+        rows += [_explained("few", POOR, model, samples_chosen_by=f"model={model}", **rule) for model in ("a", "b")]
+        lines = self._lines(rows)
+        assert {(line["attribution"], line["model"]): line["rank"] for line in lines} == {
+            ("all", "a"): 1, ("all", "b"): 2, ("few", "a"): 1, ("few", "b"): 1,
+        }  # fmt: skip
+
+    def test_no_column_if_all_explain_the_same(self) -> None:
+        """If all explanations have the same scalar and samples, the table has no columns for them."""
+        (line, _) = self._lines([_explained("saliency", GOOD), _explained("random", POOR)])
+        assert not {"explained_scalar", "explained_samples", "samples_chosen_by"} & set(line)
 
 
 class TestColumns:

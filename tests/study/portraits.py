@@ -2,8 +2,8 @@
 
 It has three targets of different kinds, one scalar input, two portraits per subject, a
 fixed test set beside stratified folds whose networks are averaged, a gate that can be
-explained, explanations of chosen samples, a metric that runs the network again, and
-pixels without a grid. The tests install it as a third-party package.
+explained, explanations of chosen samples, metrics that run the network again, one of
+them pooled over samples with their labels, and pixels without a grid. The tests install it as a third-party package.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from harness.data.pictures import pictures
 from harness.data.splits import stratified_k_fold
 from harness.data.targets.column import binary_column, class_column, number_column
 from harness.metrics import classification, localisation, regression
-from harness.metrics.metric_inputs import Predict
+from harness.metrics.metric_inputs import Columns, Predict
 from harness.metrics.register import metric
 from harness.recipes.supervised import supervised
 from harness.simulation.phantom import PhantomPicture
@@ -104,6 +104,29 @@ def fall_when_masked(explanation: Array, image: Array, predict: Predict, *, shar
     return float(abs(before - after))
 
 
+@metric("score_when_masked", source="this test", direction="none", range=(-np.inf, np.inf), level="probe")
+def score_when_masked(explanation: Array, image: Array, predict: Predict, *, share: float = 0.1) -> float:
+    """The explained scalar if the most relevant pixels are set to grey."""
+    relevance = np.abs(explanation).sum(axis=0)
+    return float(predict(np.where(relevance >= np.quantile(relevance, 1 - share), 0.5, image)[None])[0])
+
+
+@metric(
+    "auroc_when_masked",
+    source="this test",
+    direction="lower",
+    range=(0, 1),
+    level="pool",
+    chance=0.5,
+    needs=("score_when_masked", "target_label"),
+)
+def auroc_when_masked(columns: Columns) -> float:
+    """Area under the ROC curve if the most relevant pixels are set to grey."""
+    return classification.auroc(
+        {"predicted_probability": columns["score_when_masked"], "target_label": columns["target_label"]}
+    )
+
+
 TASK = Task(
     name="portraits",
     version=1,
@@ -140,6 +163,8 @@ TASK = Task(
         "balanced_accuracy": partial(classification.balanced_accuracy),
         "relevance_ap": partial(localisation.relevance_ap),
         "fall_when_masked": partial(fall_when_masked),
+        "score_when_masked": partial(score_when_masked),
+        "auroc_when_masked": partial(auroc_when_masked),
     },
     objective="auroc",
     explanation_objective="fall_when_masked",
