@@ -25,8 +25,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit
-from scipy.special import softmax as scipy_softmax
 
 from harness.core.errors import OutOfRange
 
@@ -127,13 +125,15 @@ def as_array(target: Target, value: float) -> Array:
 
 def logistic(logit: Array) -> Array:
     """1 / (1 + exp(−logit)) without overflow, of any shape."""
-    found: Array = np.asarray(expit(np.asarray(logit, np.float64)))
-    return found
+    values = np.asarray(logit, np.float64)
+    small = np.exp(-np.abs(values))  # at most 1
+    return np.asarray(np.where(values >= 0, 1.0, small) / (1.0 + small))
 
 
 def softmax(logits: Array) -> Array:
     """Softmax over the last axis without overflow."""
-    found: Array = scipy_softmax(np.asarray(logits, np.float64), axis=-1)
+    powers = np.exp(logits - np.max(logits, axis=-1, keepdims=True))
+    found: Array = powers / powers.sum(axis=-1, keepdims=True)
     return found
 
 

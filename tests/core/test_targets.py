@@ -86,8 +86,8 @@ def test_output_of_another_target_is_refused(target: Target, output: np.ndarray)
 
 def test_logistic_agrees_with_scipy() -> None:
     """``logistic`` agrees with scipy for arrays of any shape and does not overflow."""
-    logits = np.linspace(-40, 40, 162).reshape(2, 81)
-    np.testing.assert_allclose(logistic(logits), special.expit(logits), rtol=1e-14, atol=1e-16)
+    logits = np.linspace(-700, 700, 162).reshape(2, 81)
+    np.testing.assert_allclose(logistic(logits), special.expit(logits), rtol=1e-14, atol=0)
     np.testing.assert_array_equal(logistic(np.array([-1e4, 1e4])), [0, 1])
 
 
