@@ -93,7 +93,8 @@ class Task:
     spaces : name → search space
     hypotheses : hypotheses of the paper, to be tested
     published : table of published results, shown next to the results
-    regional : labels of metrics that are also computed within each region
+    regional : labels of metrics that are also computed within each region and for each
+        target alone. Without any, all metrics are computed for each of several targets
     columns : short names of keys that are always columns of the leaderboard, even if
         they are not swept
     problem : short names of keys that define the problem (noise, score, label) rather

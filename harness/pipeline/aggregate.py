@@ -274,6 +274,8 @@ class _Aggregate:
         pooled, paired = self._pooled(read, list(read.targets.values()))
         whole: dict[str, Any] = {**_whole(self.task, read.targets, self.subjects), **paired}
         by_target = {name: table for name, table in read.targets.items() if self._is_listed(name)}
+        if len(by_target) == 1 and not self.task.regional:
+            by_target = {}  # the only target has the values of the whole
         regions: dict[str, tuple[dict[str, Any], dict[str, Score]]] = {}
         for name, table in {**by_target, **read.regions}.items():
             regions[name] = (table.by_subject(self.subjects), self._pooled(read, [table], region=name)[0])
@@ -374,7 +376,7 @@ class _Aggregate:
         ----------
         tables : tables of the targets, or of one target or region; a metric is averaged
             over those that have all its columns
-        region : name of a region, target or scalar, for which only regional metrics are pooled
+        region : name of a region, target or scalar, for which only regional metrics are pooled, if there are any
         explanation : label of an explanation; empty for predictions
 
         Returns
@@ -391,7 +393,7 @@ class _Aggregate:
             for label, one in task.metrics.items()
             if level_of(one) == "pool" and task.of_explanations(label) == bool(explanation)
         ]
-        labels = [label for label in labels if not region or label in task.regional]
+        labels = [label for label in labels if not region or label in (task.regional or labels)]
         parts = {label: [one for one in tables if _needs(task, label) <= set(one.columns)] for label in labels}
         metrics = [(label, self._pooled_identity(label, read, region)) for label in labels if parts[label]]
 

@@ -57,7 +57,8 @@ def collect(plan: Plan, *, mlflow_runs: Mapping[str, str] | None = None) -> Tabl
         metric_facts(task, ("subject", "pool"), fixed_test=fixed),
         metric_facts(task, ("explanation", "probe")),
     )
-    by_region = [facts for facts in measured if facts.name in task.regional]
+    divided = task.regional or [facts.name for facts in measured if facts.direction != "none"]
+    by_region = [facts for facts in measured if facts.name in divided]
     by_region += of_maps if any(row.attribution for rows in regions.values() for row in rows) else ()
     posed, asked = strata_of(rows, task.poses), strata_of(explained, task.poses)
     return Tables(

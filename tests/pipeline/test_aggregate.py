@@ -639,6 +639,18 @@ class TestSeveralTargets:
         assert list(lines) == ["age", "smile", "hair"]
         assert set(lines["smile"][0].values) == {"target_label", "predicted_logit", "brier"}
 
+    def test_targets_have_pooled_metrics_without_a_list_of_regional_ones(self, four: ManualStore) -> None:
+        """If the task names no regional metrics, each of several targets has all of its metrics."""
+        pooled = four.pool()
+        found = {name: set(rows[0].pooled) for name, rows in pooled.regions.items()}
+        assert found == {"age": {"r2"}, "smile": {"auroc"}, "hair": {"balanced_accuracy"}}
+        assert pooled.regions["age"][0].pooled["r2"] == pooled.prediction.pooled["r2"]
+
+    def test_the_only_target_has_no_separate_rows(self, four: ManualStore) -> None:
+        """Without regional metrics, rows of the only target would repeat those of the whole."""
+        four.cohort = dataclasses.replace(four.cohort, targets=four.cohort.targets[1:2])
+        assert list(four.pool().regions) == []
+
     def test_the_objective_is_compared_subject_by_subject(self, four: ManualStore, study: Task) -> None:
         """Pseudo-values of the objective have one number per subject, as in the jackknife."""
         row = four.pool().prediction

@@ -123,7 +123,7 @@ def score_when_masked(explanation: Array, image: Array, predict: Predict, *, sha
 def auroc_when_masked(columns: Columns) -> float:
     """Area under the ROC curve if the most relevant pixels are set to grey."""
     return classification.auroc(
-        {"predicted_probability": columns["score_when_masked"], "target_label": columns["target_label"]}
+        {"predicted_logit": columns["score_when_masked"], "target_label": columns["target_label"]}
     )
 
 

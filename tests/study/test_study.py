@@ -121,6 +121,43 @@ def test_probe_metric_ranks_explanations(finished: Path) -> None:
     assert all(float(row["fall_when_masked"]) >= 0 for row in rows)
 
 
+def test_explanations_are_ranked_within_a_scalar(finished: Path) -> None:
+    """Explanations of the gate, of one logit of chosen samples, and of all targets are ranked separately."""
+    ranked: dict[tuple[str, str], list[str]] = {}
+    for row in table(finished, "-explanations"):
+        ranked.setdefault((row["explained_scalar"], row["explained_samples"]), []).append(row["attribution"])
+    assert {key: sorted(labels) for key, labels in ranked.items()} == {
+        ("all targets", "tested"): ["random", "saliency"],
+        ("gate", "tested"): ["gate"],
+        ("smile", "correct by smile, at most 3"): ["smiles"],
+    }
+
+
+def test_pooled_metric_of_a_probe(finished: Path) -> None:
+    """The ROC area of masked images has a value for explanations of the smile, and none for the gate."""
+    rows = {row["attribution"]: row["auroc_when_masked"] for row in table(finished, "-explanations")}
+    assert rows["gate"] == "" and 0 <= float(rows["saliency"]) <= 1 and 0 <= float(rows["random"]) <= 1
+
+
+def test_each_target_has_lines_of_its_metrics(finished: Path) -> None:
+    """The table of regions has a line for each target and metric of its predictions."""
+    rows = [row for row in table(finished, "-regions") if not row["attribution"]]
+    assert {("age", "r2"), ("smile", "auroc"), ("hair", "balanced_accuracy")} <= {
+        (row["region"], row["metric"]) for row in rows
+    }
+    assert ("age", "auroc") not in {(row["region"], row["metric"]) for row in rows}
+
+
+def test_one_fold_gives_validation_values_without_a_rank(finished: Path, site: Path) -> None:
+    """Without the other fold there is no ensemble, so that the row has no test values and no rank."""
+    run(site, finished, "ray=off", "fold=0", "mlflow=off", "report=false")
+    (path,) = (finished / "harness-runs" / "leaderboards" / "portraits").glob("*-[0-9a-f]*[0-9a-f].csv")
+    with path.open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["rank"], row["auroc"]) == ("", "") and row["auroc_validation"]
+    assert row["status"] == "incomplete: no ensemble on the fixed test set, which needs all folds"
+
+
 def test_run_ends_in_mlflow_and_report(finished: Path) -> None:
     """The MLflow database contains the configuration, and the report its metrics."""
     out = finished / "harness-runs"
