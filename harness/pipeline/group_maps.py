@@ -65,35 +65,38 @@ class GroupScores:
 
 
 def score_group(
-    task: Task, configuration: Configuration, label: str, cells: Sequence[Cell], cohort: Cohort, store: Store
+    task: Task,
+    configuration: Configuration,
+    label: str,
+    records: Mapping[Cell, CellRecord],
+    cohort: Cohort,
+    store: Store,
 ) -> GroupScores:
     """Evaluate the metrics of explanations on the sum of the maps of all finished folds.
 
     Parameters
     ----------
     label : label of the explanation
-    cells : its explain cells of all folds and seeds
+    records : its finished explain cells of all folds and seeds, with their records
     cohort : cohort with the truth; without truth, metrics that need it have no value
 
     Returns
     -------
     GroupScores
-        Scores, with jackknife intervals over blocks of samples; several seeds are
+        Scores, with jackknife intervals over blocks of subjects; several seeds are
         averaged. They are stored per metric, under an identity that depends on its code,
         the cells (whose identities include their samples) and the truth.
     """
-    records = {cell: record for cell in cells if (record := store.get("explain", cell.identity)) is not None}
     labels = labels_of(task, "explanation")
     if not records or not labels:
         return GroupScores()
-    done = list(records)
     explained = {name for record in records.values() for name in record.facts["samples"]}
-    data = identify([sorted(cell.identity for cell in done), cohort.truth.fingerprint if cohort.truth else ""])
+    data = identify([sorted(cell.identity for cell in records), cohort.truth.fingerprint if cohort.truth else ""])
     metrics = [(name, _group_identity(task, configuration, name, data)) for name in labels]
 
     def compute(wanted: Sequence[str]) -> dict[str, JSON]:
         part = dataclasses.replace(cohort, samples=tuple(one for one in cohort.samples if one.id in explained))
-        return group_values(task, label, done, cohort, part, store, wanted)
+        return group_values(task, label, records, cohort, part, store, wanted)
 
     group = identify({"row": configuration.id, "explanation": label})
     kept = cached(store, group, configuration.id, metrics, compute, label=label)
@@ -153,25 +156,26 @@ def agreement(
     tuple of Agreement
         Without attributions that have no finished cell. Stored.
     """
-    done = [cell for cell in cells if cell.label in labels and store.get("explain", cell.identity) is not None]
-    if not done:
+    own = [cell for cell in cells if cell.label in labels]
+    records = {cell: record for cell in own if (record := store.get("explain", cell.identity)) is not None}
+    if not records:
         return ()
-    first = min(cell.seed for cell in done)
-    done = [cell for cell in done if cell.seed == first]
+    first = min(cell.seed for cell in records)
+    records = {cell: record for cell, record in records.items() if cell.seed == first}
     identity = identify(
         {
             "stage": "pool",
             "agreement": list(labels),
             "configuration": configuration.id,
-            "cells": sorted(cell.identity for cell in done),
+            "cells": sorted(cell.identity for cell in records),
             "code": code_digest([__name__]),
         }
     )
     record = store.get("pool", identity)
     if record is None:
         maps: dict[str, dict[str, Array]] = {}
-        for label in dict.fromkeys(cell.label for cell in done):
-            outputs, sums = group_sums([cell for cell in done if cell.label == label], store)
+        for label in dict.fromkeys(cell.label for cell in records):
+            outputs, sums = group_sums({cell: one for cell, one in records.items() if cell.label == label}, store)
             maps[label] = dict(zip(outputs, sums.sum(axis=0, dtype=np.float64), strict=True))
         found = [
             dataclasses.asdict(Agreement(output, one, other, pearson_between(maps[one][output], maps[other][output])))
@@ -187,8 +191,12 @@ def agreement(
     return tuple(Agreement(**{**one, "pearson": number_of(one["pearson"])}) for one in read)
 
 
-def group_sums(cells: Sequence[Cell], store: Store) -> tuple[tuple[str, ...], Array]:
+def group_sums(records: Mapping[Cell, CellRecord], store: Store) -> tuple[tuple[str, ...], Array]:
     """Block sums of the maps of one attribution and seed, folds in order.
+
+    Parameters
+    ----------
+    records : its finished explain cells, with their records
 
     Returns
     -------
@@ -197,15 +205,9 @@ def group_sums(cells: Sequence[Cell], store: Store) -> tuple[tuple[str, ...], Ar
     sums : (B, T, C, X, Y, Z) float32
         Sums of the B blocks.
     """
-    outputs: tuple[str, ...] = ()
-    sums = []
-    for cell in sorted(cells, key=lambda cell: cell.fold):
-        record = store.get("explain", cell.identity)
-        if record is None:
-            continue
-        outputs = tuple(record.facts["outputs"])
-        sums.append(read_sums(store.artifact(record, "blocks.npz")))
-    return outputs, np.concatenate(sums)
+    ordered = [records[cell] for cell in sorted(records, key=lambda cell: cell.fold)]
+    sums = np.concatenate([read_sums(store.artifact(record, "blocks.npz")) for record in ordered])
+    return tuple(ordered[-1].facts["outputs"]), sums
 
 
 def target_mask(truth: Truth, output: str) -> Array:
@@ -276,7 +278,7 @@ def _lesions(cohort: Cohort, explained: Cohort) -> Array:
 def group_values(
     task: Task,
     label: str,
-    cells: Sequence[Cell],
+    records: Mapping[Cell, CellRecord],
     cohort: Cohort,
     explained: Cohort,
     store: Store,
@@ -285,8 +287,8 @@ def group_values(
     """Values of each metric as JSON: per output, their mean, and paired values of the objective."""
     counts = None if cohort.truth is None else _lesions(cohort, explained)
     by_seed: list[dict[str, dict[str, tuple[Score, Array]]]] = []
-    for seed in sorted({cell.seed for cell in cells}):
-        outputs, sums = group_sums([cell for cell in cells if cell.seed == seed], store)
+    for seed in sorted({cell.seed for cell in records}):
+        outputs, sums = group_sums({cell: one for cell, one in records.items() if cell.seed == seed}, store)
         by_seed.append(
             {
                 output: _of_output(

@@ -149,10 +149,10 @@ def _means(plan: Plan, identity: str) -> Iterator[tuple[str, _Mean]]:
     if any(sample.affine is None for sample in cohort.samples):
         return  # samples without a common grid have no mean map
     subjects = {sample.id: sample.subject for sample in cohort.samples}
-    grouped = restored(next(one for one in plan.configurations if one.id == identity)).summed
+    task = restored(next(one for one in plan.configurations if one.id == identity))
     for attribution, cells in _explained(plan, identity).items():
         channels = tuple(str(name) for name in next(iter(cells.values())).facts.get("channels", ()))
-        if grouped:
+        if task.explained[attribution].judged_as_sum:
             for output, found in _of_sums(plan.store, cells, cohort.samples[0].grid.affine, subjects).items():
                 yield f"{attribution}_{output}", _Mean(found, attribution, channels, output)
         else:
@@ -178,8 +178,8 @@ def _of_sums(
     """Mean over the explained samples, by output, from cells that keep sums over blocks of subjects."""
     totals: dict[str, Array] = {}
     # One cell at a time, because at full resolution the sums of all folds take gigabytes.
-    for cell in cells:
-        outputs, sums = group_sums([cell], store)
+    for cell, record in cells.items():
+        outputs, sums = group_sums({cell: record}, store)
         for index, output in enumerate(outputs):
             totals[output] = totals.get(output, 0.0) + sums[:, index].sum(axis=0, dtype=np.float64)
     samples = [name for record in cells.values() for name in record.facts["samples"]]

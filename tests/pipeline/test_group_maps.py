@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,23 +21,25 @@ from harness.attribution.occlusion import occlusion
 from harness.core.errors import CellError
 from harness.core.explanations import Explanation
 from harness.core.overrides import override
-from harness.core.registry import MODELS
+from harness.core.registry import METRICS, MODELS
 from harness.core.task import Configuration, Task, describe
 from harness.core.types import Cohort, Reads, Score
 from harness.data.lesions import lesions
 from harness.data.targets.scores import scores
+from harness.metrics.register import metric
 from harness.pipeline import items
 from harness.pipeline.aggregate import Pooled, _Aggregate, metric_facts, pool
 from harness.pipeline.artifacts import read_predictions
-from harness.pipeline.cell import Job, explanations_of, jobs
+from harness.pipeline.cell import Cell, Job, explanations_of, jobs
 from harness.pipeline.explain import explain
 from harness.pipeline.group_maps import exact_group_map, group_sums, group_values, target_mask
 from harness.pipeline.job import execute, load_member
 from harness.pipeline.leaderboard import build
 from harness.pipeline.networks import Member, build_network
+from harness.pipeline.score import level_of
 from harness.pipeline.train import train
 from harness.report.wording import console_rows
-from harness.storage.store import Store
+from harness.storage.store import CellRecord, Store
 from harness.sweep.catalogue import load_task
 from harness.sweep.plan import draw_folds
 
@@ -57,6 +60,20 @@ class Mean(torch.nn.Module):
 def mean_only(in_channels: int, outputs: int) -> torch.nn.Module:
     """Build a network that predicts the mean."""
     return Mean(outputs)
+
+
+def largest(explanation: np.ndarray) -> float:
+    """The largest value of a map; for a sum of maps, this is not the mean over samples."""
+    return float(explanation.max())
+
+
+@pytest.fixture
+def peak() -> Iterator[partial[float]]:
+    """A registered metric of explanations that needs no truth."""
+    yield partial(
+        metric("peak", source="this test", direction="higher", range=(-np.inf, np.inf), level="explanation")(largest)
+    )
+    del METRICS._entries["peak"]
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +126,11 @@ def pooled(executed: Any, cohort: Cohort) -> Pooled:
     return pool(configuration, made, cohort, store, facts={})
 
 
+def finished(cells: Sequence[Cell], store: Store) -> dict[Cell, CellRecord]:
+    """Cells with their records."""
+    return {cell: record for cell in cells if (record := store.get(cell.stage, cell.identity)) is not None}
+
+
 def predictions(executed: Any) -> dict[str, np.ndarray]:
     """Predicted scores of each subject, read from the store."""
     _, made, store = executed
@@ -154,7 +176,7 @@ def test_group_maps_are_sums_over_all_tested_subjects(executed: Any, lsm: Task, 
     """For a linear model, the group map of input × gradient is Σ w·x over the test subjects of each fold."""
     _, made, store = executed
     cells = [cell for job in made for cell in job.cells if cell.stage == "explain" and cell.label == "gradient"]
-    outputs, sums = group_sums(cells, store)
+    outputs, sums = group_sums(finished(cells, store), store)
     assert outputs == names(cohort)
     expected = np.zeros(sums.shape[1:])
     lesion = {sample.id: sample.masks["lesion"].load() for sample in cohort.samples}
@@ -169,7 +191,7 @@ def test_average_precision_is_that_of_the_summed_map(executed: Any, pooled: Pool
     """Average precision agrees with scikit-learn on the summed map."""
     _, made, store = executed
     cells = [cell for job in made for cell in job.cells if cell.stage == "explain" and cell.label == "occlusion"]
-    _, sums = group_sums(cells, store)
+    _, sums = group_sums(finished(cells, store), store)
     assert cohort.truth is not None
     expected = average_precision_score(
         target_mask(cohort.truth, "score_2").ravel(), sums.sum(0, dtype=np.float64)[1, 0].ravel()
@@ -274,7 +296,7 @@ def test_maps_are_post_processed_before_they_are_summed(lsm: Task, cohort: Cohor
     task = override(lsm, "postprocessing", "rectified")
     configuration, made, store = run(task, cohort, tmp_path)
     cells = [cell for job in made for cell in job.cells if cell.stage == "explain" and cell.label == "gradient"]
-    sums = group_sums(cells, store)[1].sum(0)
+    sums = group_sums(finished(cells, store), store)[1].sum(0)
     expected = np.zeros_like(sums, dtype=np.float64)
     lesion = {sample.id: sample.masks["lesion"].load() for sample in cohort.samples}
     for job in made:
@@ -456,3 +478,35 @@ def test_scores_of_sums_depend_on_the_folds(lsm: Task, executed: Executed, cohor
         for some in (made, made[:2], made)
     )
     assert whole == again and whole != part and part.n < whole.n
+
+
+def test_maps_and_sums_are_judged_as_asked(lsm: Task, cohort: Cohort, peak: partial[float], tmp_path: Path) -> None:
+    """Labels that keep maps and sums are scored per sample or as a sum, as asked, from one set of maps."""
+    both, sums = dataclasses.replace(lsm.explained["gradient"], keep="maps+sums"), lsm.explained["gradient"]
+    task = dataclasses.replace(
+        lsm,
+        explanations={"each": both, "sum": dataclasses.replace(both, judged="sums"), "only": sums},
+        metrics={
+            **{label: one for label, one in lsm.metrics.items() if level_of(one) != "explanation"},
+            "peak": peak,
+        },
+        explanation_objective="peak",
+        hypotheses=(),
+    )
+    configuration, made, store = run(task, cohort, tmp_path)
+    explain = {cell.label: cell.identity for cell in made[0].cells if cell.stage == "explain"}
+    assert explain["each"] == explain["sum"] != explain["only"]
+    each, whole, only = pool(configuration, made, cohort, store, facts={}).explanations
+    assert set(each.values["peak"]) == {sample.subject for sample in cohort.samples} and not each.pooled
+    assert set(whole.values["peak"]) == {f"block {number:02d}" for number in range(12)}
+    assert (whole.values, repr(whole.pooled)) == (only.values, repr(only.pooled))
+    assert metric_facts(task, ("explanation",))[0].level == "mixed"
+
+
+@pytest.mark.parametrize(("keep", "expected"), [("maps", "subject"), ("sums", "pooled"), ("maps+sums", "subject")])
+def test_level_of_metrics_follows_what_is_judged(lsm: Task, keep: str, expected: str) -> None:
+    """Metrics of explanations are pooled if all explanations are scored as sums."""
+    explanations = {"one": dataclasses.replace(lsm.explained["gradient"], keep=keep)}
+    facts = metric_facts(dataclasses.replace(lsm, explanations=explanations), ("explanation", "subject"))
+    assert {one.level for one in facts if one.name == "relevance_ap"} == {expected}
+    assert {one.level for one in facts if one.name == "target_score"} == {"subject"}

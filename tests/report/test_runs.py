@@ -20,7 +20,7 @@ from harness.pipeline.cell import Cell
 from harness.report import plots, runs
 from harness.report.runs import pooled_files, pooled_metrics, pooled_of
 from harness.storage.store import CellRecord, Store, write_record
-from harness.sweep.collect import Tables
+from harness.sweep.collect import Tables, collect
 from harness.sweep.grammar import parse, to_overrides
 from harness.sweep.plan import Plan, prepare
 from harness.sweep.request import resolve
@@ -348,3 +348,14 @@ def test_mean_map_with_a_fixed_test_set(lsm_overrides: dict[str, Any], choice: d
     lesions = [sample.masks["lesion"].load() for sample in cohort.samples if sample.id in explained]
     assert first.found.subjects == number
     np.testing.assert_allclose(first.found.values[0], np.mean(lesions, axis=0), atol=1e-3)  # type: ignore[index]
+
+
+def test_mean_maps_of_maps_beside_sums(lsm_overrides: dict[str, Any], tmp_path: Path) -> None:
+    """Each explanation has the mean of what it is judged on, also if others keep only sums."""
+    overrides = {**lsm_overrides, "attribution": ("prevalence", "random"), "explanations.prevalence.keep": "maps"}
+    plan = run_cells(prepare(resolve(to_overrides(**overrides))))
+    assert pooled_files(plan, collect(plan), plan.configurations[0].id, tmp_path) == []
+    assert [name for name in written(tmp_path / "maps") if name.endswith(".nii.gz")] == [
+        "prevalence_mean.nii.gz", "random_score_1_mean.nii.gz", "random_score_2_mean.nii.gz",
+        "random_score_3_mean.nii.gz",
+    ]  # fmt: skip
