@@ -25,6 +25,7 @@ from harness.core.registry import METRICS, MODELS
 from harness.core.task import Configuration, Task, describe
 from harness.core.types import Cohort, Reads, Score
 from harness.data.lesions import lesions
+from harness.data.maps import read_maps, read_sums
 from harness.data.targets.scores import scores
 from harness.metrics.register import metric
 from harness.pipeline import items
@@ -510,3 +511,19 @@ def test_level_of_metrics_follows_what_is_judged(lsm: Task, keep: str, expected:
     facts = metric_facts(dataclasses.replace(lsm, explanations=explanations), ("explanation", "subject"))
     assert {one.level for one in facts if one.name == "relevance_ap"} == {expected}
     assert {one.level for one in facts if one.name == "target_score"} == {"subject"}
+
+
+def test_sums_of_pictures_are_over_blocks_of_subjects(study_run: Any, crowd: Cohort) -> None:
+    """Each stored sum is that of the maps of some subjects, of which no other sum has a sample."""
+    _, store, records = study_run
+    found = [one for one in records.values() if one.stage == "explain" and one.label == "saliency"]
+    assert len(found) == 3
+    subjects = {sample.id: sample.subject for sample in crowd.samples}
+    for record in found:
+        sums = read_sums(store.artifact(record, "blocks.npz"))[:, 0]
+        maps = read_maps(store, record)
+        own = dict.fromkeys(subjects[name] for name in record.facts["samples"])
+        blocks = np.array_split(np.array(list(own)), min(4, len(own)))
+        assert len(maps) == 2 * len(own)
+        expected = [sum(one for name, one in maps.items() if subjects[name] in block) for block in blocks]
+        np.testing.assert_allclose(sums, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
