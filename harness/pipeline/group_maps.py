@@ -203,11 +203,11 @@ def group_sums(records: Mapping[Cell, CellRecord], store: Store) -> tuple[tuple[
     outputs : tuple of str
         Names of the T outputs.
     sums : (B, T, C, X, Y, Z) float32
-        Sums of the B blocks.
+        Sums of the B blocks. Pictures have one slice.
     """
     ordered = [records[cell] for cell in sorted(records, key=lambda cell: cell.fold)]
     sums = np.concatenate([read_sums(store.artifact(record, "blocks.npz")) for record in ordered])
-    return tuple(ordered[-1].facts["outputs"]), sums
+    return tuple(ordered[-1].facts["outputs"]), sums if sums.ndim == 6 else sums[..., None]
 
 
 def target_mask(truth: Truth, output: str) -> Array:
@@ -286,6 +286,7 @@ def group_values(
 ) -> dict[str, JSON]:
     """Values of each metric as JSON: per output, their mean, and paired values of the objective."""
     counts = None if cohort.truth is None else _lesions(cohort, explained)
+    channels = tuple(next(iter(records.values())).facts["channels"])
     by_seed: list[dict[str, dict[str, tuple[Score, Array]]]] = []
     for seed in sorted({cell.seed for cell in records}):
         outputs, sums = group_sums({cell: one for cell, one in records.items() if cell.seed == seed}, store)
@@ -293,7 +294,7 @@ def group_values(
             {
                 output: _of_output(
                     task, label, output, sums[:, index], explained, counts, generator(seed, "group", label, output),
-                    labels,
+                    labels, channels,
                 )
                 for index, output in enumerate(outputs)
             }
@@ -322,6 +323,7 @@ def _of_output(
     counts: Array | None,
     rng: np.random.Generator,
     labels: Sequence[str],
+    channels: tuple[str, ...],
 ) -> dict[str, tuple[Score, Array]]:
     """Score and pseudo-values of each metric, from the blocks (B, C, X, Y, Z) of one output."""
     truth = cohort.truth
@@ -340,7 +342,7 @@ def _of_output(
             rois=rois,
             brain=brain,
             spacing_mm=sample.spacing_mm,
-            channels=("lesion",),
+            channels=channels,
             rng=rng,
         )
 

@@ -15,7 +15,7 @@ import torch
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, r2_score
 
-from harness.attribution.controls import weights
+from harness.attribution.controls import random_map, weights
 from harness.attribution.gradients import input_x_gradient, saliency
 from harness.attribution.occlusion import occlusion
 from harness.core.errors import CellError
@@ -23,15 +23,16 @@ from harness.core.explanations import Explanation
 from harness.core.overrides import override
 from harness.core.registry import METRICS, MODELS
 from harness.core.task import Configuration, Task, describe
-from harness.core.types import Cohort, Reads, Score
+from harness.core.types import Cohort, Folds, Reads, Score
 from harness.data.lesions import lesions
 from harness.data.maps import read_maps, read_sums
 from harness.data.targets.scores import scores
+from harness.metrics.localisation import channel_share
 from harness.metrics.register import metric
 from harness.pipeline import items
 from harness.pipeline.aggregate import Pooled, _Aggregate, metric_facts, pool
 from harness.pipeline.artifacts import read_predictions
-from harness.pipeline.cell import Cell, Job, explanations_of, jobs
+from harness.pipeline.cell import Cell, Job, ensembles, explanations_of, jobs
 from harness.pipeline.explain import explain
 from harness.pipeline.group_maps import exact_group_map, group_sums, group_values, target_mask
 from harness.pipeline.job import execute, load_member
@@ -527,3 +528,44 @@ def test_sums_of_pictures_are_over_blocks_of_subjects(study_run: Any, crowd: Coh
         assert len(maps) == 2 * len(own)
         expected = [sum(one for name, one in maps.items() if subjects[name] in block) for block in blocks]
         np.testing.assert_allclose(sums, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
+@pytest.fixture
+def summed_pictures(
+    study: Task, studied: Any, crowd: Cohort, crowd_folds: Folds, peak: partial[float], tmp_path: Path
+) -> Pooled:
+    """Pooled rows of pictures with two samples per subject and three channels, whose maps are scored as sums."""
+    saliency_map = Explanation(partial(saliency), of="smile", keep="sums")
+    shares = {f"share_{name}": partial(channel_share, channel=name) for name in ("red", "green", "blue")}
+    task = dataclasses.replace(
+        study,
+        explanations={
+            "saliency": saliency_map,
+            "random": dataclasses.replace(saliency_map, attribution=partial(random_map)),
+        },
+        metrics={**study.metrics, "peak": peak, **shares},
+        explanation_objective="peak",
+    )
+    configuration = studied(task)
+    store = Store(tmp_path / "store")
+    made = list(jobs(configuration, crowd, crowd_folds, (0,)))
+    made += ensembles(made, crowd, crowd_folds.test)
+    for job in made:
+        execute(job, crowd, store, store.commit)
+    return pool(configuration, made, crowd, store, facts={})
+
+
+def test_sums_of_pictures_are_scored(summed_pictures: Pooled) -> None:
+    """Sums of pictures have metrics with intervals; without a known truth, metrics that need it have no value."""
+    assert [row.attribution for row in summed_pictures.explanations] == ["saliency", "random"]
+    for row in summed_pictures.explanations:
+        assert row.complete and row.pooled["peak"].value > 0 and row.pooled["peak"].n == 12
+        assert np.isfinite([row.pooled["peak"].low, row.pooled["peak"].high]).all()
+        assert np.isnan(row.pooled["relevance_ap"].value)
+
+
+def test_channels_of_sums_have_their_names(summed_pictures: Pooled) -> None:
+    """Metrics of one channel find it in a sum of three, and the shares of all channels add up to one."""
+    for row in summed_pictures.explanations:
+        shares = [row.pooled[f"share_{name}"].value for name in ("red", "green", "blue")]
+        assert all(share > 0 for share in shares) and sum(shares) == pytest.approx(1)
