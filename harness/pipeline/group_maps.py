@@ -1,6 +1,6 @@
 """Group-level explanations: sums of maps over samples, compared with the truth.
 
-No single lesion map covers a region, so the map of one subject shows little of what a
+Where no single image covers a region, the map of one subject shows little of what a
 model has learned. The sum over the test subjects of all folds shows it.
 """
 
@@ -41,7 +41,7 @@ __all__ = [
     "exact_group_map",
     "group_sums",
     "group_values",
-    "lesion_counts",
+    "mask_counts",
     "score_group",
     "target_mask",
 ]
@@ -231,12 +231,12 @@ def exact_group_map(truth: Truth, output: str, component: Component, counts: Arr
     truth : truth of the cohort
     output : name of the score
     component : the attribution, which must declare its map of a linear model (``of_linear``)
-    counts : (X, Y, Z) number of lesions of the explained subjects; of all subjects by default
+    counts : (X, Y, Z) sum of the mask over the explained samples; over all by default
 
     Returns
     -------
     (X, Y, Z) float64 or None
-        ``None`` if it is not known: the score is not linear in the load, the baseline is
+        ``None`` if it is not known: the score is not linear in the mask, the baseline is
         not zero, or the attribution declares no such map.
     """
     shows = ATTRIBUTIONS.get(ATTRIBUTIONS.name_of(component.func)).facts.get("of_linear", "")
@@ -258,21 +258,21 @@ def _three(value: int | Sequence[int]) -> tuple[int, ...]:
     return (value,) * 3 if isinstance(value, int) else tuple(value)
 
 
-def lesion_counts(cohort: Cohort) -> Array:
-    """Number of samples with a lesion at each voxel, (X, Y, Z); partial volumes count as fractions."""
+def mask_counts(cohort: Cohort, mask: str) -> Array:
+    """Sum of one mask over the samples, (X, Y, Z) float64; partial volumes count as fractions."""
     total = np.zeros(int(np.prod(cohort.samples[0].shape)))
     for sample in cohort.samples:
-        voxels, values = sample.masks["lesion"].voxels()
+        voxels, values = sample.masks[mask].voxels()
         total[voxels] += values
     return total.reshape(cohort.samples[0].shape)
 
 
-def _lesions(cohort: Cohort, explained: Cohort) -> Array:
-    """Lesion counts over the explained samples; cached when all were explained."""
+def _explained_counts(cohort: Cohort, explained: Cohort) -> Array:
+    """Sum over the explained samples of the mask that has the truth; cached when all were explained."""
     assert cohort.truth is not None
     if len(explained.samples) == len(cohort.samples):
         return cohort.truth.counts.load()
-    return lesion_counts(explained)
+    return mask_counts(explained, cohort.truth.mask)
 
 
 def group_values(
@@ -285,7 +285,7 @@ def group_values(
     labels: Sequence[str],
 ) -> dict[str, JSON]:
     """Values of each metric as JSON: per output, their mean, and paired values of the objective."""
-    counts = None if cohort.truth is None else _lesions(cohort, explained)
+    counts = None if cohort.truth is None else _explained_counts(cohort, explained)
     channels = tuple(next(iter(records.values())).facts["channels"])
     by_seed: list[dict[str, dict[str, tuple[Score, Array]]]] = []
     for seed in sorted({cell.seed for cell in records}):
@@ -331,7 +331,7 @@ def _of_output(
     target = None if truth is None else target_mask(truth, output)
     rois = None if truth is None else np.stack([image.load() for image in truth.rois.values()])
     exact = None if truth is None or counts is None else _expected(task, cohort, output, label, counts)
-    brain = None if truth is None else truth.counts.load() > 0  # voxels where any subject has a lesion
+    brain = None if truth is None else truth.counts.load() > 0  # voxels where any mask is not empty
     total = blocks.sum(axis=0, dtype=np.float64)
 
     def inputs(explanation: Array) -> MetricInputs:

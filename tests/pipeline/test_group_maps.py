@@ -34,7 +34,7 @@ from harness.pipeline.aggregate import Pooled, _Aggregate, metric_facts, pool
 from harness.pipeline.artifacts import read_predictions
 from harness.pipeline.cell import Cell, Job, ensembles, explanations_of, jobs
 from harness.pipeline.explain import explain
-from harness.pipeline.group_maps import exact_group_map, group_sums, group_values, target_mask
+from harness.pipeline.group_maps import exact_group_map, group_sums, group_values, mask_counts, target_mask
 from harness.pipeline.job import execute, load_member
 from harness.pipeline.leaderboard import build
 from harness.pipeline.networks import Member, build_network
@@ -569,3 +569,11 @@ def test_channels_of_sums_have_their_names(summed_pictures: Pooled) -> None:
     for row in summed_pictures.explanations:
         shares = [row.pooled[f"share_{name}"].value for name in ("red", "green", "blue")]
         assert all(share > 0 for share in shares) and sum(shares) == pytest.approx(1)
+
+
+def test_counts_are_of_the_mask_that_has_the_truth(cohort: Cohort) -> None:
+    """Counts over samples are those of the named mask, which may have any name."""
+    assert cohort.truth is not None and cohort.truth.mask == "lesion"
+    renamed = tuple(dataclasses.replace(one, masks={"tumour": one.masks["lesion"]}) for one in cohort.samples)
+    counts = mask_counts(dataclasses.replace(cohort, samples=renamed), "tumour")
+    np.testing.assert_allclose(counts, cohort.truth.counts.load(), atol=1e-6)
