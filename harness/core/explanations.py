@@ -10,11 +10,12 @@ from annotated_types import Ge
 
 from harness.core.errors import OutOfRange
 
-__all__ = ["FIELDS", "Combine", "Explanation", "Keep", "Rule"]
+__all__ = ["FIELDS", "Combine", "Explanation", "Judged", "Keep", "Rule"]
 
 Combine = Literal["none", "sum", "relevance_times_input"]
 Rule = Literal["tested", "correct", "true_positive"]
 Keep = Literal["maps", "sums", "maps+sums"]
+Judged = Literal["auto", "maps", "sums"]
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,11 @@ class Explanation:
         or classes target
     at_most : maximum number of samples, the most confident first; 0 for no limit
     postprocess : postprocessing applied to the map of each sample before it is stored
-    keep : what is stored: the ``maps`` of all samples, ``sums`` over blocks of samples,
-        or both
+    keep : what is stored: the ``maps`` of all samples, ``sums`` over blocks of subjects,
+        or both. What is judged is stored in any case
+    judged : what metrics of explanations are computed on: the ``maps`` of all samples, or
+        the ``sums`` over samples; ``auto`` for the maps if ``keep`` names them, otherwise
+        the sums. Metrics that run the network again are computed on maps only
 
     Raises
     ------
@@ -56,9 +60,10 @@ class Explanation:
     at_most: Annotated[int, Ge(0)] = 0
     postprocess: partial[Any] | None = None
     keep: Keep = "maps"
+    judged: Judged = "auto"
 
     def __post_init__(self) -> None:
-        for name, kind in (("combine", Combine), ("samples", Rule), ("keep", Keep)):
+        for name, kind in (("combine", Combine), ("samples", Rule), ("keep", Keep), ("judged", Judged)):
             if getattr(self, name) not in get_args(kind):
                 raise OutOfRange(f"{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}")
         if self.at_most < 0:
@@ -70,20 +75,20 @@ class Explanation:
         return self.samples != "tested" or self.at_most > 0
 
     @property
-    def summed(self) -> bool:
-        """Whether sums over blocks of samples are stored."""
-        return "sums" in self.keep
-
-    @property
     def judged_as_sum(self) -> bool:
         """Whether metrics are computed on the sum over samples rather than on the map of each sample."""
-        return self.keep == "sums"
+        return self.judged == "sums" or (self.judged == "auto" and self.keep == "sums")
+
+    @property
+    def summed(self) -> bool:
+        """Whether sums over blocks of subjects are stored."""
+        return "sums" in self.keep or self.judged_as_sum
 
     @property
     def mapped(self) -> bool:
         """Whether the map of each sample is stored."""
-        return "maps" in self.keep
+        return "maps" in self.keep or not self.judged_as_sum
 
 
-FIELDS = ("of", "combine", "samples", "chosen_by", "at_most", "keep")
+FIELDS = ("of", "combine", "samples", "chosen_by", "at_most", "keep", "judged")
 """Names of the fields that hold plain values, in order."""

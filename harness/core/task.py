@@ -146,11 +146,6 @@ class Task:
         return found
 
     @property
-    def summed(self) -> bool:
-        """Whether metrics of any explanation are computed on sums over samples."""
-        return any(one.judged_as_sum for one in self.explained.values())
-
-    @property
     def attributions(self) -> dict[str, Component]:
         """Attributions of all explanations by label."""
         return {label: one.attribution for label, one in self.explained.items()}

@@ -250,15 +250,17 @@ class Truth:
     ----------
     rois : name → (X, Y, Z) bool, disjoint regions of interest
     weights : score → region → weight of the region in the score
-    counts : (X, Y, Z) float32, number of subjects with a lesion at each voxel (sum of
-        occupancies)
+    mask : name of the mask from which scores are simulated
+    counts : (X, Y, Z) float32, sum of this mask over all samples; partial volumes count
+        as fractions
     table : one row of facts per region, for the report
-    linear : whether a score is the weighted sum of the lesion loads, rather than a
-        non-linear function of it
+    linear : whether a score is the weighted sum of the means of the mask in the regions,
+        rather than a non-linear function of it
     """
 
     rois: Mapping[str, Image]
     weights: Mapping[str, Mapping[str, float]]
+    mask: str
     counts: Image
     table: tuple[Mapping[str, JSON], ...] = ()
     linear: bool = True
@@ -268,7 +270,13 @@ class Truth:
         """Hash of everything that metrics of explanations depend on."""
         rois = {name: image.fingerprint for name, image in self.rois.items()}
         content = repr(
-            [rois, self.counts.fingerprint, {key: dict(one) for key, one in self.weights.items()}, self.linear]
+            [
+                rois,
+                self.mask,
+                self.counts.fingerprint,
+                {key: dict(one) for key, one in self.weights.items()},
+                self.linear,
+            ]
         )
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 

@@ -15,10 +15,15 @@ from harness.core.errors import OutOfRange, RequestError
 from harness.core.paths import absolute
 from harness.core.types import JSON
 
-__all__ = ["SUPPLIED", "checked", "hints_of", "option_value", "options_of", "plain", "type_text"]
+__all__ = ["Supplied", "checked", "hints_of", "option_value", "options_of", "plain", "type_text"]
 
-SUPPLIED = ("image_shape", "roi_shape", "roi_size", "boxes")
-"""Keyword parameters of model builders that are taken from the cohort, not set by the user."""
+
+class Supplied:
+    """In an ``Annotated`` hint: a parameter of a model builder that is taken from the cohort, not set by the user.
+
+    ``image_shape``, which :func:`harness.pipeline.networks.build_network` gives to every
+    builder that has it, needs no such hint.
+    """
 
 
 @cache
@@ -30,8 +35,13 @@ def options_of(function: Any) -> dict[str, inspect.Parameter]:
         for parameter in parameters
         if parameter.kind is parameter.KEYWORD_ONLY
         and parameter.default is not parameter.empty
-        and parameter.name not in SUPPLIED
+        and not _is_supplied(function, parameter.name)
     }
+
+
+def _is_supplied(function: Any, name: str) -> bool:
+    marks = getattr(hints_of(function).get(name), "__metadata__", ())
+    return name == "image_shape" or any(isinstance(mark, Supplied) for mark in marks)
 
 
 @cache

@@ -150,6 +150,7 @@ def _truth_row(truth: Truth) -> dict[str, JSON]:
     return {
         "rois": [_row(name, image) for name, image in truth.rois.items()],
         "weights": {score: dict(weights) for score, weights in truth.weights.items()},
+        "mask": truth.mask,
         "counts": _row("counts", truth.counts),
         "table": [dict(line) for line in truth.table],
         "linear": truth.linear,
@@ -158,7 +159,7 @@ def _truth_row(truth: Truth) -> dict[str, JSON]:
 
 def _read_truth(row: Mapping[str, JSON]) -> Truth:
     rois = {entry["name"]: _entry_image(entry) for entry in row["rois"]}
-    return Truth(rois, row["weights"], _entry_image(row["counts"]), tuple(row["table"]), row.get("linear", True))
+    return Truth(rois, row["weights"], row["mask"], _entry_image(row["counts"]), tuple(row["table"]), row["linear"])
 
 
 def _problems(images: Iterable[CachedImage], *, check_content: bool) -> list[str]:

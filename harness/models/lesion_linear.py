@@ -16,6 +16,7 @@ from torch import nn
 from harness.core.errors import OutOfRange
 from harness.core.registry import MODELS
 from harness.core.types import Array
+from harness.core.values import Supplied
 from harness.models.fitting import LinearLesionModel, Normalise, merged, scaled_lesions
 from harness.simulation.lesion_scores import Shape, element
 
@@ -136,9 +137,9 @@ def matched_filter(
     outputs: int = 1,
     *,
     image_shape: tuple[int, ...] = (),
-    roi_shape: Shape = "cube",
-    roi_size: Annotated[int, Ge(1)] = 5,
-    boxes: Annotated[int, Ge(1)] = 1,
+    roi_shape: Annotated[Shape, Supplied()] = "cube",
+    roi_size: Annotated[int, Ge(1), Supplied()] = 5,
+    boxes: Annotated[int, Ge(1), Supplied()] = 1,
     minimum: Annotated[int, Ge(1)] = 1,
 ) -> nn.Module:
     """Oracle that knows the shape of the regions of simulated scores, but not their location.

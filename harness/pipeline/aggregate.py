@@ -26,7 +26,7 @@ from harness.metrics.register import evaluate, evaluate_ceiling, evaluate_chance
 from harness.pipeline.artifacts import read_values
 from harness.pipeline.cell import ENSEMBLE, Cell, Job, digest, explanations_of, failure_of, holds, records_of, restored
 from harness.pipeline.explain import chosen_target
-from harness.pipeline.group_maps import score_group
+from harness.pipeline.group_maps import GroupScores, score_group
 from harness.pipeline.pooled import cached
 from harness.pipeline.rows import MetricFacts, Row, Values, number_of, score_from_json, score_to_json
 from harness.pipeline.score import level_of
@@ -86,7 +86,7 @@ def metric_facts(task: Task, levels: Sequence[str], *, fixed_test: bool = False)
             # A ceiling that depends on the data is unknown here; it is not the end of the range. A metric
             # without a best value has none.
             ceiling=_ceiling(entry.facts["direction"], low, high) if entry.facts["ceiling"] is None else math.nan,
-            level="pooled" if level == "pool" or (task.summed and level == "explanation") else "subject",
+            level=_level_of_values(task, level),
             source=entry.source,
             summary=entry.summary,
         )
@@ -100,6 +100,14 @@ def metric_facts(task: Task, levels: Sequence[str], *, fixed_test: bool = False)
 def has_fixed_test(jobs: Iterable[Job]) -> bool:
     """Whether the test set is fixed: folds then have no test samples, and only ensembles predict it."""
     return any(not job.split.test for job in jobs)
+
+
+def _level_of_values(task: Task, level: str) -> str:
+    """:attr:`MetricFacts.level` of a metric of one level."""
+    if level != "explanation":
+        return "pooled" if level == "pool" else "subject"
+    summed = {one.judged_as_sum for one in task.explained.values()}
+    return "mixed" if len(summed) > 1 else "pooled" if True in summed else "subject"
 
 
 @dataclass
@@ -296,15 +304,18 @@ class _Aggregate:
         joined = self._with_predictions(read)
         pooled, paired = self._pooled(joined, list(joined.targets.values()), explanation=label)
         values |= paired
+        found = GroupScores()
         if self.task.explained[label].judged_as_sum:
-            found = score_group(self.task, self.configuration, label, explain, self.cohort, self.store)
+            records = {cell: self.held[cell][0] for cell in explain if self.held[cell]}
+            found = score_group(self.task, self.configuration, label, records, self.cohort, self.store)
             values, pooled = {**values, **found.paired}, {**pooled, **found.whole}
-            for name, by_metric in found.by_output.items():
-                outputs[name] = self._row(label, {}, by_metric, known, explain_s=seconds)
-        elif len(read.targets) > 1:
-            for name, table in read.targets.items():
+        for name in dict.fromkeys((*found.by_output, *(read.targets if len(read.targets) > 1 else ()))):
+            of_output, alone = {}, {}
+            if name in read.targets:
+                of_output = read.targets[name].by_subject(self.subjects)
                 alone, _ = self._pooled(joined, [joined.targets[name]], region=name, explanation=label)
-                outputs[name] = self._row(label, table.by_subject(self.subjects), alone, known, explain_s=seconds)
+            by_metric = {**alone, **found.by_output.get(name, {})}
+            outputs[name] = self._row(label, of_output, by_metric, known, explain_s=seconds)
         return self._row(label, values, pooled, known, explain_s=seconds), outputs
 
     def _with_predictions(self, read: _Read) -> _Read:

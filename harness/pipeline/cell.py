@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from harness.core.explanations import Explanation
 from harness.core.identity import code_digest, digest_of, identify, module_digest
 from harness.core.registry import ADAPTERS, ATTRIBUTIONS, METRICS, MODELS, POSTPROCESSINGS, RECIPES
 from harness.core.task import Configuration, Task, restore
@@ -325,15 +326,22 @@ def _below(
             label,
             [*trainings, predict] if chooses else trainings,
             attribution=described["attributions"][label],
-            explanation=described["explanations"][label],
+            explanation=_stored(explanation, described["explanations"][label]),
             postprocessing=described.get("postprocessing"),
             data=cohort.fingerprint(reads["score" if chooses else "predict"], ids),
         )
         cells.append(explain)
-        if explanation.mapped:
+        if not explanation.judged_as_sum:
             cells += values("score", label, explain, "explanation", (predict.identity,))
+        if explanation.mapped:
             cells += values("probe", label, explain, "probe", (predict.identity, *parents))
     return tuple(cells)
+
+
+def _stored(explanation: Explanation, described: JSON) -> JSON:
+    """The fields of an explanation that determine its maps, and what is stored of them; not what is judged."""
+    kept = [name for name, wanted in (("maps", explanation.mapped), ("sums", explanation.summed)) if wanted]
+    return {**{name: value for name, value in described.items() if name != "judged"}, "keep": "+".join(kept)}
 
 
 def metric_identities(

@@ -21,7 +21,7 @@ from harness.pipeline.predict import is_correct, predicted_class
 __all__ = ["BLOCKS", "Explained", "blocks_of", "choose_samples", "chosen_target", "explain", "explained_inputs"]
 
 BLOCKS = 4
-"""Number of blocks of about equally many samples per fold whose sums are kept, for jackknife intervals."""
+"""Number of blocks of about equally many subjects per fold whose sums are kept, for jackknife intervals."""
 
 
 @dataclass(frozen=True)
@@ -229,6 +229,13 @@ def _confidence(target: Target, prediction: Mapping[str, Array]) -> float:
     return float(np.max(prediction["probabilities"]))
 
 
-def blocks_of(count: int) -> Iterator[Array]:
-    """Indices of the samples in each block of consecutive samples; blocks have about equal size."""
-    yield from np.array_split(np.arange(count), min(BLOCKS, count))
+def blocks_of(subjects: Sequence[str]) -> Iterator[Array]:
+    """Indices of the samples in each block of consecutive subjects; blocks have about equally many subjects.
+
+    Parameters
+    ----------
+    subjects : subject of each sample; all samples of a subject are in the same block
+    """
+    names = np.array(list(dict.fromkeys(subjects)))
+    for block in np.array_split(names, min(BLOCKS, len(names))):
+        yield np.flatnonzero(np.isin(subjects, block))

@@ -1,6 +1,6 @@
 """Group-level explanations: sums of maps over samples, compared with the truth.
 
-No single lesion map covers a region, so the map of one subject shows little of what a
+Where no single image covers a region, the map of one subject shows little of what a
 model has learned. The sum over the test subjects of all folds shows it.
 """
 
@@ -41,7 +41,7 @@ __all__ = [
     "exact_group_map",
     "group_sums",
     "group_values",
-    "lesion_counts",
+    "mask_counts",
     "score_group",
     "target_mask",
 ]
@@ -65,35 +65,38 @@ class GroupScores:
 
 
 def score_group(
-    task: Task, configuration: Configuration, label: str, cells: Sequence[Cell], cohort: Cohort, store: Store
+    task: Task,
+    configuration: Configuration,
+    label: str,
+    records: Mapping[Cell, CellRecord],
+    cohort: Cohort,
+    store: Store,
 ) -> GroupScores:
     """Evaluate the metrics of explanations on the sum of the maps of all finished folds.
 
     Parameters
     ----------
     label : label of the explanation
-    cells : its explain cells of all folds and seeds
+    records : its finished explain cells of all folds and seeds, with their records
     cohort : cohort with the truth; without truth, metrics that need it have no value
 
     Returns
     -------
     GroupScores
-        Scores, with jackknife intervals over blocks of samples; several seeds are
+        Scores, with jackknife intervals over blocks of subjects; several seeds are
         averaged. They are stored per metric, under an identity that depends on its code,
         the cells (whose identities include their samples) and the truth.
     """
-    records = {cell: record for cell in cells if (record := store.get("explain", cell.identity)) is not None}
     labels = labels_of(task, "explanation")
     if not records or not labels:
         return GroupScores()
-    done = list(records)
     explained = {name for record in records.values() for name in record.facts["samples"]}
-    data = identify([sorted(cell.identity for cell in done), cohort.truth.fingerprint if cohort.truth else ""])
+    data = identify([sorted(cell.identity for cell in records), cohort.truth.fingerprint if cohort.truth else ""])
     metrics = [(name, _group_identity(task, configuration, name, data)) for name in labels]
 
     def compute(wanted: Sequence[str]) -> dict[str, JSON]:
         part = dataclasses.replace(cohort, samples=tuple(one for one in cohort.samples if one.id in explained))
-        return group_values(task, label, done, cohort, part, store, wanted)
+        return group_values(task, label, records, cohort, part, store, wanted)
 
     group = identify({"row": configuration.id, "explanation": label})
     kept = cached(store, group, configuration.id, metrics, compute, label=label)
@@ -153,25 +156,26 @@ def agreement(
     tuple of Agreement
         Without attributions that have no finished cell. Stored.
     """
-    done = [cell for cell in cells if cell.label in labels and store.get("explain", cell.identity) is not None]
-    if not done:
+    own = [cell for cell in cells if cell.label in labels]
+    records = {cell: record for cell in own if (record := store.get("explain", cell.identity)) is not None}
+    if not records:
         return ()
-    first = min(cell.seed for cell in done)
-    done = [cell for cell in done if cell.seed == first]
+    first = min(cell.seed for cell in records)
+    records = {cell: record for cell, record in records.items() if cell.seed == first}
     identity = identify(
         {
             "stage": "pool",
             "agreement": list(labels),
             "configuration": configuration.id,
-            "cells": sorted(cell.identity for cell in done),
+            "cells": sorted(cell.identity for cell in records),
             "code": code_digest([__name__]),
         }
     )
     record = store.get("pool", identity)
     if record is None:
         maps: dict[str, dict[str, Array]] = {}
-        for label in dict.fromkeys(cell.label for cell in done):
-            outputs, sums = group_sums([cell for cell in done if cell.label == label], store)
+        for label in dict.fromkeys(cell.label for cell in records):
+            outputs, sums = group_sums({cell: one for cell, one in records.items() if cell.label == label}, store)
             maps[label] = dict(zip(outputs, sums.sum(axis=0, dtype=np.float64), strict=True))
         found = [
             dataclasses.asdict(Agreement(output, one, other, pearson_between(maps[one][output], maps[other][output])))
@@ -187,25 +191,23 @@ def agreement(
     return tuple(Agreement(**{**one, "pearson": number_of(one["pearson"])}) for one in read)
 
 
-def group_sums(cells: Sequence[Cell], store: Store) -> tuple[tuple[str, ...], Array]:
+def group_sums(records: Mapping[Cell, CellRecord], store: Store) -> tuple[tuple[str, ...], Array]:
     """Block sums of the maps of one attribution and seed, folds in order.
+
+    Parameters
+    ----------
+    records : its finished explain cells, with their records
 
     Returns
     -------
     outputs : tuple of str
         Names of the T outputs.
     sums : (B, T, C, X, Y, Z) float32
-        Sums of the B blocks.
+        Sums of the B blocks. Pictures have one slice.
     """
-    outputs: tuple[str, ...] = ()
-    sums = []
-    for cell in sorted(cells, key=lambda cell: cell.fold):
-        record = store.get("explain", cell.identity)
-        if record is None:
-            continue
-        outputs = tuple(record.facts["outputs"])
-        sums.append(read_sums(store.artifact(record, "blocks.npz")))
-    return outputs, np.concatenate(sums)
+    ordered = [records[cell] for cell in sorted(records, key=lambda cell: cell.fold)]
+    sums = np.concatenate([read_sums(store.artifact(record, "blocks.npz")) for record in ordered])
+    return tuple(ordered[-1].facts["outputs"]), sums if sums.ndim == 6 else sums[..., None]
 
 
 def target_mask(truth: Truth, output: str) -> Array:
@@ -229,12 +231,12 @@ def exact_group_map(truth: Truth, output: str, component: Component, counts: Arr
     truth : truth of the cohort
     output : name of the score
     component : the attribution, which must declare its map of a linear model (``of_linear``)
-    counts : (X, Y, Z) number of lesions of the explained subjects; of all subjects by default
+    counts : (X, Y, Z) sum of the mask over the explained samples; over all by default
 
     Returns
     -------
     (X, Y, Z) float64 or None
-        ``None`` if it is not known: the score is not linear in the load, the baseline is
+        ``None`` if it is not known: the score is not linear in the mask, the baseline is
         not zero, or the attribution declares no such map.
     """
     shows = ATTRIBUTIONS.get(ATTRIBUTIONS.name_of(component.func)).facts.get("of_linear", "")
@@ -256,42 +258,43 @@ def _three(value: int | Sequence[int]) -> tuple[int, ...]:
     return (value,) * 3 if isinstance(value, int) else tuple(value)
 
 
-def lesion_counts(cohort: Cohort) -> Array:
-    """Number of samples with a lesion at each voxel, (X, Y, Z); partial volumes count as fractions."""
+def mask_counts(cohort: Cohort, mask: str) -> Array:
+    """Sum of one mask over the samples, (X, Y, Z) float64; partial volumes count as fractions."""
     total = np.zeros(int(np.prod(cohort.samples[0].shape)))
     for sample in cohort.samples:
-        voxels, values = sample.masks["lesion"].voxels()
+        voxels, values = sample.masks[mask].voxels()
         total[voxels] += values
     return total.reshape(cohort.samples[0].shape)
 
 
-def _lesions(cohort: Cohort, explained: Cohort) -> Array:
-    """Lesion counts over the explained samples; cached when all were explained."""
+def _explained_counts(cohort: Cohort, explained: Cohort) -> Array:
+    """Sum over the explained samples of the mask that has the truth; cached when all were explained."""
     assert cohort.truth is not None
     if len(explained.samples) == len(cohort.samples):
         return cohort.truth.counts.load()
-    return lesion_counts(explained)
+    return mask_counts(explained, cohort.truth.mask)
 
 
 def group_values(
     task: Task,
     label: str,
-    cells: Sequence[Cell],
+    records: Mapping[Cell, CellRecord],
     cohort: Cohort,
     explained: Cohort,
     store: Store,
     labels: Sequence[str],
 ) -> dict[str, JSON]:
     """Values of each metric as JSON: per output, their mean, and paired values of the objective."""
-    counts = None if cohort.truth is None else _lesions(cohort, explained)
+    counts = None if cohort.truth is None else _explained_counts(cohort, explained)
+    channels = tuple(next(iter(records.values())).facts["channels"])
     by_seed: list[dict[str, dict[str, tuple[Score, Array]]]] = []
-    for seed in sorted({cell.seed for cell in cells}):
-        outputs, sums = group_sums([cell for cell in cells if cell.seed == seed], store)
+    for seed in sorted({cell.seed for cell in records}):
+        outputs, sums = group_sums({cell: one for cell, one in records.items() if cell.seed == seed}, store)
         by_seed.append(
             {
                 output: _of_output(
                     task, label, output, sums[:, index], explained, counts, generator(seed, "group", label, output),
-                    labels,
+                    labels, channels,
                 )
                 for index, output in enumerate(outputs)
             }
@@ -320,6 +323,7 @@ def _of_output(
     counts: Array | None,
     rng: np.random.Generator,
     labels: Sequence[str],
+    channels: tuple[str, ...],
 ) -> dict[str, tuple[Score, Array]]:
     """Score and pseudo-values of each metric, from the blocks (B, C, X, Y, Z) of one output."""
     truth = cohort.truth
@@ -327,7 +331,7 @@ def _of_output(
     target = None if truth is None else target_mask(truth, output)
     rois = None if truth is None else np.stack([image.load() for image in truth.rois.values()])
     exact = None if truth is None or counts is None else _expected(task, cohort, output, label, counts)
-    brain = None if truth is None else truth.counts.load() > 0  # voxels where any subject has a lesion
+    brain = None if truth is None else truth.counts.load() > 0  # voxels where any mask is not empty
     total = blocks.sum(axis=0, dtype=np.float64)
 
     def inputs(explanation: Array) -> MetricInputs:
@@ -338,7 +342,7 @@ def _of_output(
             rois=rois,
             brain=brain,
             spacing_mm=sample.spacing_mm,
-            channels=("lesion",),
+            channels=channels,
             rng=rng,
         )
 

@@ -246,7 +246,7 @@ class _Work:
         sums: list[Array] = []
         outputs: tuple[str, ...] = ()
         flat = True
-        for block in blocks_of(len(samples)):
+        for block in blocks_of([sample.subject for sample in samples]):
             total: Array | None = None
             for sample in (samples[index] for index in block):
                 one = self._explained(cell, explanation, sample)

@@ -34,7 +34,8 @@ class MetricFacts:
     direction : which values are better; ``"zero"`` for a bias, ``"none"`` for a descriptive metric
     range : lowest and highest possible value
     chance, ceiling : scores without skill and of a perfect answer; NaN if unknown
-    level : ``"subject"`` (averaged over subjects) or ``"pooled"`` (one value over all subjects)
+    level : ``"subject"`` (averaged over subjects), ``"pooled"`` (one value over all
+        subjects), or ``"mixed"`` (pooled for explanations that are scored as a sum)
     source : citation
     summary : description in one line
     unit : unit of the values; empty for a pure number

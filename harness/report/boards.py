@@ -185,8 +185,11 @@ def _note(table: pa.Table) -> str:
     facts, lines, strata = read_facts(table), table.to_pylist(), varying_strata(table)
     level, pooled = 100 * facts.level, facts.metric(facts.objective).level == "pooled"
     text = f"Mean over subjects with {level:.0f} % t interval"
-    if pooled and any(line["attribution"] for line in lines):
-        text = f"Scores of maps summed over subjects, with {level:.0f} % jackknife intervals over blocks of subjects"
+    summed = f"maps summed over subjects, with {level:.0f} % jackknife intervals over blocks of subjects"
+    if facts.metric(facts.objective).level == "mixed":
+        text += f", or scores of {summed}"
+    elif pooled and any(line["attribution"] for line in lines):
+        text = f"Scores of {summed}"
     elif pooled:
         text = f"Pooled over subjects, with {level:.0f} % jackknife intervals, or bootstrap intervals for few subjects"
     if any(line["rank"] is not None for line in lines):

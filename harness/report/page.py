@@ -164,6 +164,9 @@ def _sections(
     return list(sections.values())
 
 
+_LEVELS = {"subject": "mean of subjects", "pooled": "pooled", "mixed": "mean of subjects, or pooled for summed maps"}
+
+
 def _entry(metric: MetricFacts) -> dict[str, str]:
     ends = ["−∞" if end == -math.inf else "∞" if end == math.inf else typographic(f"{end:g}") for end in metric.range]
     return {
@@ -173,6 +176,6 @@ def _entry(metric: MetricFacts) -> dict[str, str]:
         "range": f"{ends[0]} to {ends[1]}",
         "chance": interval_text(metric.chance),
         "ceiling": interval_text(metric.ceiling),
-        "level": "pooled" if metric.level == "pooled" else "mean of subjects",
+        "level": _LEVELS[metric.level],
         "source": metric.source,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,48 +148,43 @@ def _means(plan: Plan, identity: str) -> Iterator[tuple[str, _Mean]]:
     cohort = plan.groups[identity].cohort
     if any(sample.affine is None for sample in cohort.samples):
         return  # samples without a common grid have no mean map
-    summed = restored(next(one for one in plan.configurations if one.id == identity)).summed
+    subjects = {sample.id: sample.subject for sample in cohort.samples}
+    task = restored(next(one for one in plan.configurations if one.id == identity))
     for attribution, cells in _explained(plan, identity).items():
-        channels = tuple(str(name) for name in cells[0].record.facts.get("channels", ()))
-        if summed:
-            for output, found in _of_sums(plan.store, cells, cohort.samples[0].grid.affine).items():
+        channels = tuple(str(name) for name in next(iter(cells.values())).facts.get("channels", ()))
+        if task.explained[attribution].judged_as_sum:
+            for output, found in _of_sums(plan.store, cells, cohort.samples[0].grid.affine, subjects).items():
                 yield f"{attribution}_{output}", _Mean(found, attribution, channels, output)
         else:
             affines = {sample.id: sample.grid.affine for sample in cohort.samples}
-            subjects = {sample.id: sample.subject for sample in cohort.samples}
-            found = group_map(plan.store, [one.record for one in cells], affines, subjects)
+            found = group_map(plan.store, cells.values(), affines, subjects)
             yield attribution, _Mean(found, attribution, channels)
 
 
-@dataclass(frozen=True)
-class _Explained:
-    cell: Cell
-    record: CellRecord
-    subjects: int
-
-
-def _explained(plan: Plan, identity: str) -> dict[str, list[_Explained]]:
-    """Finished explain cells, by attribution."""
-    found: dict[str, list[_Explained]] = {}
+def _explained(plan: Plan, identity: str) -> dict[str, dict[Cell, CellRecord]]:
+    """Finished explain cells with their records, by attribution."""
+    found: dict[str, dict[Cell, CellRecord]] = {}
     for job in plan.jobs:
         for cell in job.cells if job.row == identity else ():
             record = plan.store.get(cell.stage, cell.identity) if cell.stage == "explain" else None
             if record is not None:
-                found.setdefault(cell.label, []).append(_Explained(cell, record, len(job.split.test)))
+                found.setdefault(cell.label, {})[cell] = record
     return found
 
 
-def _of_sums(store: Store, cells: Sequence[_Explained], affine: Array) -> dict[str, GroupMap]:
-    """Mean maps by output, from cells that keep sums over blocks of subjects."""
+def _of_sums(
+    store: Store, cells: Mapping[Cell, CellRecord], affine: Array, subjects: Mapping[str, str]
+) -> dict[str, GroupMap]:
+    """Mean over the explained samples, by output, from cells that keep sums over blocks of subjects."""
     totals: dict[str, Array] = {}
     # One cell at a time, because at full resolution the sums of all folds take gigabytes.
-    for one in cells:
-        outputs, sums = group_sums([one.cell], store)
+    for cell, record in cells.items():
+        outputs, sums = group_sums({cell: record}, store)
         for index, output in enumerate(outputs):
             totals[output] = totals.get(output, 0.0) + sums[:, index].sum(axis=0, dtype=np.float64)
-    maps = sum(one.subjects for one in cells)
-    subjects = maps // len({one.cell.seed for one in cells})
-    return {name: GroupMap((total / maps).astype(np.float32), affine, subjects) for name, total in totals.items()}
+    samples = [name for record in cells.values() for name in record.facts["samples"]]
+    count = len({subjects[name] for name in samples})
+    return {name: GroupMap((total / len(samples)).astype(np.float32), affine, count) for name, total in totals.items()}
 
 
 def _draw_mean(path: Path, made: _Mean, cohort: Cohort) -> None:

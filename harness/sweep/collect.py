@@ -70,15 +70,13 @@ def collect(plan: Plan, *, mlflow_runs: Mapping[str, str] | None = None) -> Tabl
 
 
 def agreements(plan: Plan) -> pa.Table | None:
-    """Similarity of the group maps of each pair of attributions; ``None`` if maps are scored per sample.
+    """Similarity of the group maps of each pair of attributions; ``None`` if all maps are scored per sample.
 
     Returns
     -------
     pyarrow.Table
         Columns: the axes, ``output``, ``first``, ``second``, ``pearson``, ``configuration``.
     """
-    if not plan.request.task.summed:
-        return None
     lines = []
     for configuration in plan.configurations:
         task = restored(configuration)

@@ -80,8 +80,7 @@ class _Cost:
     item_bytes : size of an item's inputs and targets
     share : items drawn per epoch, divided by the number of items
     slices : whether items are slices of a volume
-    sums : number of maps that an attribution keeps per fold if maps are summed; 0 if it
-        keeps one map per item
+    sums : number of sums of maps that an explanation keeps per fold, if it keeps sums
     """
 
     train_s: float
@@ -160,7 +159,7 @@ def _probe(job: Job, cohort: Cohort, sample: Sample) -> _Cost:
     recipe = task.recipe()
     inputs, targets = adapter.inputs(sample), adapter.targets(sample, spec.targets)
     item_bytes = sum(one[0].nbytes for one in (*inputs, *targets.values()))
-    sums = 0 if any(one.mapped for one in task.explained.values()) else BLOCKS * len(spec.targets)
+    sums = BLOCKS * len(spec.targets)
     slices = len(inputs[0]) > 1
     batch = Batch(
         tuple(torch.from_numpy(one[:_PROBED]) for one in inputs),
@@ -218,12 +217,13 @@ def _memory(job: Job, cost: _Cost, samples: Mapping[str, Sample]) -> float:
 
 def _disk(job: Job, cost: _Cost, samples: Mapping[str, Sample]) -> float:
     items = _items(job.evaluated, samples, cost)
-    explained = sum(cell.stage == "explain" for cell in job.cells)
+    known = restored(job.configuration).explained
+    explained = [known[cell.label] for cell in job.cells if cell.stage == "explain"]
     # Sums of maps are stored in half precision; predictions of slices are images.
-    kept = cost.sums / 2 if cost.sums else items
+    kept = sum(items * one.mapped + cost.sums / 2 * one.summed for one in explained)
     predicted = 0.2 * items if cost.slices else 0.0
     training = 4.0 * cost.parameters + predicted * cost.item_bytes if job.cells[0].stage == "train" else 0.0
-    return training + explained * kept * cost.item_bytes
+    return training + kept * cost.item_bytes
 
 
 def _items(names: Sequence[str], samples: Mapping[str, Sample], cost: _Cost) -> float:

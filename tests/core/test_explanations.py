@@ -26,6 +26,7 @@ WHOLE = Explanation(
     at_most=3,
     postprocess=partial(smoothed, fwhm_mm=2.0),
     keep="maps+sums",
+    judged="sums",
 )
 
 
@@ -46,6 +47,7 @@ def fields(explanation: Any) -> dict[str, Any]:
         ({"combine": "mean"}, "combine must be one of none, sum, relevance_times_input, got 'mean'"),
         ({"samples": "wrong"}, "samples must be one of tested, correct, true_positive, got 'wrong'"),
         ({"keep": "all"}, "keep must be one of maps, sums, maps\\+sums, got 'all'"),
+        ({"judged": "maps+sums"}, "judged must be one of auto, maps, sums, got 'maps\\+sums'"),
         ({"at_most": -1}, "`at_most >= 0` must hold, got -1"),
     ],
 )
@@ -56,12 +58,22 @@ def test_values_outside_the_lists_are_refused(options: dict[str, Any], message: 
 
 
 @pytest.mark.parametrize(
-    ("keep", "mapped", "summed", "judged_as_sum"),
-    [("maps", True, False, False), ("sums", False, True, True), ("maps+sums", True, True, False)],
+    ("keep", "judged", "mapped", "summed", "judged_as_sum"),
+    [
+        ("maps", "auto", True, False, False),
+        ("sums", "auto", False, True, True),
+        ("maps+sums", "auto", True, True, False),
+        ("maps+sums", "maps", True, True, False),
+        ("maps+sums", "sums", True, True, True),
+        ("sums", "maps", True, True, False),
+        ("maps", "sums", True, True, True),
+    ],
 )
-def test_kept_maps_and_sums(keep: Any, mapped: bool, summed: bool, judged_as_sum: bool) -> None:
-    """Metrics use maps if maps are kept; sums are scored only if nothing else is kept."""
-    one = Explanation(partial(saliency), keep=keep)
+def test_what_is_kept_and_what_is_judged(
+    keep: Any, judged: Any, mapped: bool, summed: bool, judged_as_sum: bool
+) -> None:
+    """What is judged is set by itself and always stored; by default, maps are judged if they are kept."""
+    one = Explanation(partial(saliency), keep=keep, judged=judged)
     assert (one.mapped, one.summed, one.judged_as_sum) == (mapped, summed, judged_as_sum)
 
 
@@ -83,6 +95,7 @@ def test_samples_are_chosen_by_a_rule_or_a_number(options: dict[str, Any], choos
         ("chosen_by", "age", "age"),
         ("at_most", "7", 7),
         ("keep", "sums", "sums"),
+        ("judged", "maps", "maps"),
     ],
 )
 @pytest.mark.parametrize("label", ["chosen", "plain"])
@@ -95,7 +108,7 @@ def test_override_changes_one_field(task: Task, label: str, name: str, value: An
 
 def test_every_field_can_be_overridden(task: Task) -> None:
     """``test_override_changes_one_field`` covers every plain field, and ``keys`` lists them."""
-    assert FIELDS == ("of", "combine", "samples", "chosen_by", "at_most", "keep")
+    assert FIELDS == ("of", "combine", "samples", "chosen_by", "at_most", "keep", "judged")
     assert {f"explanations.{label}.{name}" for label in task.explanations for name in FIELDS} <= set(keys(task))
 
 
@@ -170,9 +183,3 @@ def test_postprocessing_of_the_task_is_a_default(task: Task) -> None:
     whole = dataclasses.replace(task, postprocessing=partial(smoothed, fwhm_mm=5.0)).explained
     found = {label: one.postprocess.keywords["fwhm_mm"] for label, one in whole.items() if one.postprocess}
     assert found == {"chosen": 2.0, "plain": 5.0}
-
-
-@pytest.mark.parametrize(("keep", "summed"), [("maps", False), ("sums", True), ("maps+sums", False)])
-def test_task_is_summed_if_any_explanation_is(task: Task, keep: str, summed: bool) -> None:
-    """``summed`` is true if at least one explanation is scored as a sum."""
-    assert override(task, "explanations.plain.keep", keep).summed is summed

@@ -14,7 +14,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from harness.core.errors import OutOfRange
 from harness.core.registry import KINDS
 from harness.core.task import describe_component
-from harness.core.values import checked, options_of, type_text
+from harness.core.values import Supplied, checked, options_of, type_text
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -29,6 +29,21 @@ def test_numeric_options_refuse_booleans(kind: str) -> None:
             if type(first if first is not None else parameter.default) in (int, float):
                 with pytest.raises(OutOfRange, match=f"{option} must be .*, got [(]?True"):
                     describe_component(KINDS[kind], partial(function, **{option: wrong}))
+
+
+def test_supplied_parameters_are_not_options() -> None:
+    """Parameters that are taken from the cohort, by name or by their hint, are not options; all others are."""
+
+    def model(
+        *, image_shape: tuple[int, ...] = (), edge: Annotated[int, Ge(1), Supplied()] = 1, boxes: int = 1
+    ) -> None: ...
+
+    assert list(options_of(model)) == ["boxes"]
+
+
+def test_oracle_has_no_options_of_the_simulation() -> None:
+    """The matched filter takes the shape, size and number of regions from the simulation."""
+    assert list(options_of(KINDS["model"].get("matched_filter").function)) == ["minimum"]
 
 
 def test_boolean_options_accept_booleans() -> None:

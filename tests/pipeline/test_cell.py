@@ -534,6 +534,29 @@ class TestSeveralTargets:
         found = by_stage(cells_of(studied(task), crowd, fold, 0, 0))
         assert {key[0] for key in found if key[1] == "gate"} == {"explain"}
 
+    @pytest.mark.parametrize(
+        ("judged", "stages"), [("maps", {"explain", "score", "probe"}), ("sums", {"explain", "probe"})]
+    )
+    def test_what_is_judged_changes_no_explanation(
+        self, studied: Any, study: Task, crowd: Cohort, fold: Split, judged: str, stages: set[str]
+    ) -> None:
+        """Maps and sums are kept once, however they are judged; sums have no values per sample."""
+        kept = override(study, "explanations.gate.keep", "maps+sums")
+        one, two = (
+            by_stage(cells_of(studied(task), crowd, fold, 0, 0))
+            for task in (kept, override(kept, "explanations.gate.judged", judged))
+        )
+        assert {key[0] for key in two if key[1] == "gate"} == stages
+        assert all(one[key].identity == cell.identity for key, cell in two.items())
+
+    def test_what_is_judged_is_kept(self, studied: Any, study: Task, crowd: Cohort, fold: Split) -> None:
+        """An explanation that is judged as a sum is the one that keeps maps and sums."""
+        one, two = (
+            by_stage(cells_of(studied(override(study, f"explanations.gate.{key}", value)), crowd, fold, 0, 0))
+            for key, value in (("judged", "sums"), ("keep", "maps+sums"))
+        )
+        assert one["explain", "gate"].identity == two["explain", "gate"].identity
+
     def test_ensembles_need_all_trainings(self, studied: Any, study: Task, crowd: Cohort, crowd_folds: Folds) -> None:
         """Each seed has one ensemble on the fixed test set, whose parents are the trainings of all folds."""
         trained = list(jobs(studied(study), crowd, crowd_folds, (0, 7)))

@@ -321,7 +321,13 @@ class TestChoice:
 
 @pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (3, [1, 1, 1]), (4, [1] * 4), (10, [3, 3, 2, 2])])
 def test_blocks_have_nearly_equal_size(count: int, sizes: list[int]) -> None:
-    """Samples are divided into four blocks of nearly equal size, or one block per sample."""
-    blocks = list(blocks_of(count))
+    """Subjects with one sample are divided into four blocks of nearly equal size, or one block per subject."""
+    blocks = list(blocks_of([f"sub-{number}" for number in range(count)]))
     assert [len(one) for one in blocks] == sizes
     assert np.concatenate(blocks).tolist() == list(range(count))
+
+
+def test_blocks_do_not_divide_subjects() -> None:
+    """All samples of a subject are in one block, also if they do not follow one another."""
+    blocks = [one.tolist() for one in blocks_of(["a", "b", "c", "d", "e", "b", "b", "a"])]
+    assert blocks == [[0, 1, 5, 6, 7], [2], [3], [4]]

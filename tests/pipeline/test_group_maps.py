@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,29 +15,33 @@ import torch
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, r2_score
 
-from harness.attribution.controls import weights
+from harness.attribution.controls import random_map, weights
 from harness.attribution.gradients import input_x_gradient, saliency
 from harness.attribution.occlusion import occlusion
 from harness.core.errors import CellError
 from harness.core.explanations import Explanation
 from harness.core.overrides import override
-from harness.core.registry import MODELS
+from harness.core.registry import METRICS, MODELS
 from harness.core.task import Configuration, Task, describe
-from harness.core.types import Cohort, Reads, Score
+from harness.core.types import Cohort, Folds, Reads, Score
 from harness.data.lesions import lesions
+from harness.data.maps import read_maps, read_sums
 from harness.data.targets.scores import scores
+from harness.metrics.localisation import channel_share
+from harness.metrics.register import metric
 from harness.pipeline import items
 from harness.pipeline.aggregate import Pooled, _Aggregate, metric_facts, pool
 from harness.pipeline.artifacts import read_predictions
-from harness.pipeline.cell import Job, explanations_of, jobs
+from harness.pipeline.cell import Cell, Job, ensembles, explanations_of, jobs
 from harness.pipeline.explain import explain
-from harness.pipeline.group_maps import exact_group_map, group_sums, group_values, target_mask
+from harness.pipeline.group_maps import exact_group_map, group_sums, group_values, mask_counts, target_mask
 from harness.pipeline.job import execute, load_member
 from harness.pipeline.leaderboard import build
 from harness.pipeline.networks import Member, build_network
+from harness.pipeline.score import level_of
 from harness.pipeline.train import train
 from harness.report.wording import console_rows
-from harness.storage.store import Store
+from harness.storage.store import CellRecord, Store
 from harness.sweep.catalogue import load_task
 from harness.sweep.plan import draw_folds
 
@@ -57,6 +62,20 @@ class Mean(torch.nn.Module):
 def mean_only(in_channels: int, outputs: int) -> torch.nn.Module:
     """Build a network that predicts the mean."""
     return Mean(outputs)
+
+
+def largest(explanation: np.ndarray) -> float:
+    """The largest value of a map; for a sum of maps, this is not the mean over samples."""
+    return float(explanation.max())
+
+
+@pytest.fixture
+def peak() -> Iterator[partial[float]]:
+    """A registered metric of explanations that needs no truth."""
+    yield partial(
+        metric("peak", source="this test", direction="higher", range=(-np.inf, np.inf), level="explanation")(largest)
+    )
+    del METRICS._entries["peak"]
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +128,11 @@ def pooled(executed: Any, cohort: Cohort) -> Pooled:
     return pool(configuration, made, cohort, store, facts={})
 
 
+def finished(cells: Sequence[Cell], store: Store) -> dict[Cell, CellRecord]:
+    """Cells with their records."""
+    return {cell: record for cell in cells if (record := store.get(cell.stage, cell.identity)) is not None}
+
+
 def predictions(executed: Any) -> dict[str, np.ndarray]:
     """Predicted scores of each subject, read from the store."""
     _, made, store = executed
@@ -154,7 +178,7 @@ def test_group_maps_are_sums_over_all_tested_subjects(executed: Any, lsm: Task, 
     """For a linear model, the group map of input × gradient is Σ w·x over the test subjects of each fold."""
     _, made, store = executed
     cells = [cell for job in made for cell in job.cells if cell.stage == "explain" and cell.label == "gradient"]
-    outputs, sums = group_sums(cells, store)
+    outputs, sums = group_sums(finished(cells, store), store)
     assert outputs == names(cohort)
     expected = np.zeros(sums.shape[1:])
     lesion = {sample.id: sample.masks["lesion"].load() for sample in cohort.samples}
@@ -169,7 +193,7 @@ def test_average_precision_is_that_of_the_summed_map(executed: Any, pooled: Pool
     """Average precision agrees with scikit-learn on the summed map."""
     _, made, store = executed
     cells = [cell for job in made for cell in job.cells if cell.stage == "explain" and cell.label == "occlusion"]
-    _, sums = group_sums(cells, store)
+    _, sums = group_sums(finished(cells, store), store)
     assert cohort.truth is not None
     expected = average_precision_score(
         target_mask(cohort.truth, "score_2").ravel(), sums.sum(0, dtype=np.float64)[1, 0].ravel()
@@ -274,7 +298,7 @@ def test_maps_are_post_processed_before_they_are_summed(lsm: Task, cohort: Cohor
     task = override(lsm, "postprocessing", "rectified")
     configuration, made, store = run(task, cohort, tmp_path)
     cells = [cell for job in made for cell in job.cells if cell.stage == "explain" and cell.label == "gradient"]
-    sums = group_sums(cells, store)[1].sum(0)
+    sums = group_sums(finished(cells, store), store)[1].sum(0)
     expected = np.zeros_like(sums, dtype=np.float64)
     lesion = {sample.id: sample.masks["lesion"].load() for sample in cohort.samples}
     for job in made:
@@ -456,3 +480,100 @@ def test_scores_of_sums_depend_on_the_folds(lsm: Task, executed: Executed, cohor
         for some in (made, made[:2], made)
     )
     assert whole == again and whole != part and part.n < whole.n
+
+
+def test_maps_and_sums_are_judged_as_asked(lsm: Task, cohort: Cohort, peak: partial[float], tmp_path: Path) -> None:
+    """Labels that keep maps and sums are scored per sample or as a sum, as asked, from one set of maps."""
+    both, sums = dataclasses.replace(lsm.explained["gradient"], keep="maps+sums"), lsm.explained["gradient"]
+    task = dataclasses.replace(
+        lsm,
+        explanations={"each": both, "sum": dataclasses.replace(both, judged="sums"), "only": sums},
+        metrics={
+            **{label: one for label, one in lsm.metrics.items() if level_of(one) != "explanation"},
+            "peak": peak,
+        },
+        explanation_objective="peak",
+        hypotheses=(),
+    )
+    configuration, made, store = run(task, cohort, tmp_path)
+    explain = {cell.label: cell.identity for cell in made[0].cells if cell.stage == "explain"}
+    assert explain["each"] == explain["sum"] != explain["only"]
+    each, whole, only = pool(configuration, made, cohort, store, facts={}).explanations
+    assert set(each.values["peak"]) == {sample.subject for sample in cohort.samples} and not each.pooled
+    assert set(whole.values["peak"]) == {f"block {number:02d}" for number in range(12)}
+    assert (whole.values, repr(whole.pooled)) == (only.values, repr(only.pooled))
+    assert metric_facts(task, ("explanation",))[0].level == "mixed"
+
+
+@pytest.mark.parametrize(("keep", "expected"), [("maps", "subject"), ("sums", "pooled"), ("maps+sums", "subject")])
+def test_level_of_metrics_follows_what_is_judged(lsm: Task, keep: str, expected: str) -> None:
+    """Metrics of explanations are pooled if all explanations are scored as sums."""
+    explanations = {"one": dataclasses.replace(lsm.explained["gradient"], keep=keep)}
+    facts = metric_facts(dataclasses.replace(lsm, explanations=explanations), ("explanation", "subject"))
+    assert {one.level for one in facts if one.name == "relevance_ap"} == {expected}
+    assert {one.level for one in facts if one.name == "target_score"} == {"subject"}
+
+
+def test_sums_of_pictures_are_over_blocks_of_subjects(study_run: Any, crowd: Cohort) -> None:
+    """Each stored sum is that of the maps of some subjects, of which no other sum has a sample."""
+    _, store, records = study_run
+    found = [one for one in records.values() if one.stage == "explain" and one.label == "saliency"]
+    assert len(found) == 3
+    subjects = {sample.id: sample.subject for sample in crowd.samples}
+    for record in found:
+        sums = read_sums(store.artifact(record, "blocks.npz"))[:, 0]
+        maps = read_maps(store, record)
+        own = dict.fromkeys(subjects[name] for name in record.facts["samples"])
+        blocks = np.array_split(np.array(list(own)), min(4, len(own)))
+        assert len(maps) == 2 * len(own)
+        expected = [sum(one for name, one in maps.items() if subjects[name] in block) for block in blocks]
+        np.testing.assert_allclose(sums, expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+
+
+@pytest.fixture
+def summed_pictures(
+    study: Task, studied: Any, crowd: Cohort, crowd_folds: Folds, peak: partial[float], tmp_path: Path
+) -> Pooled:
+    """Pooled rows of pictures with two samples per subject and three channels, whose maps are scored as sums."""
+    saliency_map = Explanation(partial(saliency), of="smile", keep="sums")
+    shares = {f"share_{name}": partial(channel_share, channel=name) for name in ("red", "green", "blue")}
+    task = dataclasses.replace(
+        study,
+        explanations={
+            "saliency": saliency_map,
+            "random": dataclasses.replace(saliency_map, attribution=partial(random_map)),
+        },
+        metrics={**study.metrics, "peak": peak, **shares},
+        explanation_objective="peak",
+    )
+    configuration = studied(task)
+    store = Store(tmp_path / "store")
+    made = list(jobs(configuration, crowd, crowd_folds, (0,)))
+    made += ensembles(made, crowd, crowd_folds.test)
+    for job in made:
+        execute(job, crowd, store, store.commit)
+    return pool(configuration, made, crowd, store, facts={})
+
+
+def test_sums_of_pictures_are_scored(summed_pictures: Pooled) -> None:
+    """Sums of pictures have metrics with intervals; without a known truth, metrics that need it have no value."""
+    assert [row.attribution for row in summed_pictures.explanations] == ["saliency", "random"]
+    for row in summed_pictures.explanations:
+        assert row.complete and row.pooled["peak"].value > 0 and row.pooled["peak"].n == 12
+        assert np.isfinite([row.pooled["peak"].low, row.pooled["peak"].high]).all()
+        assert np.isnan(row.pooled["relevance_ap"].value)
+
+
+def test_channels_of_sums_have_their_names(summed_pictures: Pooled) -> None:
+    """Metrics of one channel find it in a sum of three, and the shares of all channels add up to one."""
+    for row in summed_pictures.explanations:
+        shares = [row.pooled[f"share_{name}"].value for name in ("red", "green", "blue")]
+        assert all(share > 0 for share in shares) and sum(shares) == pytest.approx(1)
+
+
+def test_counts_are_of_the_mask_that_has_the_truth(cohort: Cohort) -> None:
+    """Counts over samples are those of the named mask, which may have any name."""
+    assert cohort.truth is not None and cohort.truth.mask == "lesion"
+    renamed = tuple(dataclasses.replace(one, masks={"tumour": one.masks["lesion"]}) for one in cohort.samples)
+    counts = mask_counts(dataclasses.replace(cohort, samples=renamed), "tumour")
+    np.testing.assert_allclose(counts, cohort.truth.counts.load(), atol=1e-6)

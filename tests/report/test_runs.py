@@ -20,9 +20,11 @@ from harness.pipeline.cell import Cell
 from harness.report import plots, runs
 from harness.report.runs import pooled_files, pooled_metrics, pooled_of
 from harness.storage.store import CellRecord, Store, write_record
-from harness.sweep.collect import Tables
+from harness.sweep.collect import Tables, collect
 from harness.sweep.grammar import parse, to_overrides
-from harness.sweep.plan import Plan
+from harness.sweep.plan import Plan, prepare
+from harness.sweep.request import resolve
+from harness.sweep.run import run as run_cells
 
 Overrides = Callable[..., dict[str, Any]]
 AFFINE = np.diag([1.0, 1.5, 2.0, 1.0])
@@ -281,23 +283,79 @@ def test_figures_are_reproducible(draw: Callable[[], bytes]) -> None:
     assert content.startswith(b"\x89PNG") and content == draw()
 
 
+def stored_sums(store: Store, folder: Path, cell: Cell, sums: Any, samples: list[str]) -> CellRecord:
+    """Store an explain cell with the sums of two outputs, and return its record."""
+    folder = folder / cell.identity
+    folder.mkdir(parents=True)
+    write_sums(folder / "blocks.npz", sums)
+    facts = {"outputs": ["one", "two"], "samples": samples}
+    write_record(
+        folder, CellRecord(cell.identity, "explain", "done", "conf", cell.fold, cell.seed, cell.label, facts=facts)
+    )
+    return store.commit(folder)
+
+
+# Folds and seeds of explain cells, with the samples that they explain; ``a`` has two samples.
+IN_FOLDS = [(0, 0, ["a1", "a2", "b"]), (1, 0, ["c", "d"]), (0, 1, ["a1", "a2", "b"]), (1, 1, ["c", "d"])]
+SUBJECTS = {"a1": "a", "a2": "a", "b": "b", "c": "c", "d": "d", "unused": "e"}
+
+
 def test_sums_of_blocks_become_means(tmp_path: Path) -> None:
-    """Sums of two folds, two seeds and two outputs become means in which each subject counts once."""
+    """Sums of two folds, two seeds and two outputs are divided by the number of explained samples and seeds."""
     store = Store(tmp_path / "store")
-    cells, expected = [], np.zeros((2, 1, 4, 3, 2))
-    for number, (fold, seed, subjects) in enumerate([(0, 0, 3), (1, 0, 2), (0, 1, 3), (1, 1, 2)]):
+    cells, expected = {}, np.zeros((2, 1, 4, 3, 2))
+    for number, (fold, seed, samples) in enumerate(IN_FOLDS):
         sums = np.random.default_rng(number).normal(size=(2, 2, 1, 4, 3, 2)).astype(np.float32)
         expected += sums.sum(axis=0) / 10
         cell = Cell("explain", f"cell{number}", "", "conf", fold, seed, "saliency")
-        folder = tmp_path / cell.identity
-        folder.mkdir()
-        write_sums(folder / "blocks.npz", sums)
-        record = CellRecord(
-            cell.identity, "explain", "done", "conf", fold, seed, "saliency", facts={"outputs": ["one", "two"]}
-        )
-        write_record(folder, record)
-        cells.append(runs._Explained(cell, store.commit(folder), subjects))
-    found = runs._of_sums(store, cells, AFFINE)
-    assert list(found) == ["one", "two"] and {one.subjects for one in found.values()} == {5}
+        cells[cell] = stored_sums(store, tmp_path, cell, sums, samples)
+    found = runs._of_sums(store, cells, AFFINE, SUBJECTS)
+    assert list(found) == ["one", "two"]
     for number, name in enumerate(found):
         assert np.allclose(found[name].values, expected[number], atol=1e-3)
+
+
+def test_mean_of_sums_counts_subjects(tmp_path: Path) -> None:
+    """The number of subjects of a mean map counts a subject with two samples, or explained by two seeds, once."""
+    store, cells = Store(tmp_path / "store"), {}
+    for number, (fold, seed, samples) in enumerate(IN_FOLDS):
+        cell = Cell("explain", f"cell{number}", "", "conf", fold, seed, "saliency")
+        cells[cell] = stored_sums(store, tmp_path, cell, np.ones((1, 2, 1, 2, 2, 2)), samples)
+    assert {one.subjects for one in runs._of_sums(store, cells, AFFINE, SUBJECTS).values()} == {4}
+
+
+@pytest.fixture
+def lsm_overrides(lesion_root: Path, tmp_path: Path) -> dict[str, Any]:
+    """A run with sums of lesion maps, a fixed test set and two folds, on fourteen small masks."""
+    return {
+        "task": "lsm", "data": str(lesion_root), "box": "native", "cohort.spacing_mm": [], "model": "total_volume",
+        "attribution": ("prevalence",), "roi_size": 3, "targets.scores.patients": 3,
+        "split": "stratified_k_fold", "split.folds": 2, "split.test": 0.25,
+        "ray": "off", "mlflow": "off", "report": False, "out": str(tmp_path / "out"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("choice", "number"), [({}, 14), ({"fold": 0}, 5)], ids=["ensemble", "one fold"])
+def test_mean_map_with_a_fixed_test_set(lsm_overrides: dict[str, Any], choice: dict[str, Any], number: int) -> None:
+    """With a fixed test set, a mean map is that of all samples explained by the folds and by the ensemble."""
+    plan = run_cells(prepare(resolve(to_overrides(**lsm_overrides, **choice))))
+    (configuration,) = plan.configurations
+    records = [plan.store.get("explain", cell.identity) for cell in plan.cells if cell.stage == "explain"]
+    explained = {name for record in records for name in record.facts["samples"]}  # type: ignore[union-attr]
+    assert len(explained) == number
+    ((_, first), *_) = runs._means(plan, configuration.id)
+    cohort = plan.groups[configuration.id].cohort
+    lesions = [sample.masks["lesion"].load() for sample in cohort.samples if sample.id in explained]
+    assert first.found.subjects == number
+    np.testing.assert_allclose(first.found.values[0], np.mean(lesions, axis=0), atol=1e-3)  # type: ignore[index]
+
+
+def test_mean_maps_of_maps_beside_sums(lsm_overrides: dict[str, Any], tmp_path: Path) -> None:
+    """Each explanation has the mean of what it is judged on, also if others keep only sums."""
+    overrides = {**lsm_overrides, "attribution": ("prevalence", "random"), "explanations.prevalence.keep": "maps"}
+    plan = run_cells(prepare(resolve(to_overrides(**overrides))))
+    assert pooled_files(plan, collect(plan), plan.configurations[0].id, tmp_path) == []
+    assert [name for name in written(tmp_path / "maps") if name.endswith(".nii.gz")] == [
+        "prevalence_mean.nii.gz", "random_score_1_mean.nii.gz", "random_score_2_mean.nii.gz",
+        "random_score_3_mean.nii.gz",
+    ]  # fmt: skip

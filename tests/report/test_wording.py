@@ -12,6 +12,7 @@ import pytest
 
 from harness.pipeline.leaderboard import build
 from harness.pipeline.rows import MetricFacts, Row
+from harness.report.boards import board_of_ranking
 from harness.report.csv_files import write_csv
 from harness.report.wording import console_rows, interval_text, row_labels, verdict
 
@@ -177,3 +178,23 @@ class TestCsv:
             write_csv(build(rows[:1], [DICE], "dice"), path)
         assert path.read_bytes() == before
         assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
+
+
+@pytest.mark.parametrize(
+    ("level", "note"),
+    [
+        ("subject", "Mean over subjects with 95 % t interval; ranked"),
+        (
+            "pooled",
+            "Scores of maps summed over subjects, with 95 % jackknife intervals over blocks of subjects; ranked",
+        ),
+        (
+            "mixed",
+            "Mean over subjects with 95 % t interval, or scores of maps summed over subjects, with 95 % jackknife",
+        ),
+    ],
+)
+def test_note_states_how_explanations_are_scored(level: str, note: str) -> None:
+    """The note of a table of explanations states whether maps are scored per subject, summed, or both."""
+    facts = dataclasses.replace(DICE, level=level)
+    assert board_of_ranking(build([_row("a", GOOD, attribution="saliency")], [facts], "dice")).note.startswith(note)

@@ -60,6 +60,17 @@ def test_time_grows_with_the_work(planned: Callable[..., Plan], tmp_path: Path) 
     assert long.seconds > 10 * short.seconds
 
 
+def test_each_explanation_has_its_own_disk_space(planned: Callable[..., Plan], tmp_path: Path) -> None:
+    """If one explanation keeps maps and another sums, each takes the space of what it keeps."""
+
+    def disk(**kept: str) -> float:
+        more = {f"explanations.{label}.keep": keep for label, keep in kept.items()}
+        return estimate(planned(tmp_path, attribution="random,saliency", **more)).disk_bytes
+
+    maps, sums = disk(random="maps", saliency="maps"), disk(random="sums", saliency="sums")
+    assert disk(random="maps", saliency="sums") == pytest.approx((maps + sums) / 2) != maps
+
+
 def test_memory_mapped_images_need_no_memory(
     planned: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -150,6 +150,7 @@ def scores(
             name: {roi.name: float(weight) for roi, weight in zip(regions, row, strict=True)}
             for name, row in zip(names, table, strict=True)
         },
+        mask="lesion",
         counts=summed,
         table=tuple(dataclasses.asdict(row) for row in rows),
         linear=nonlinearity == "none",

@@ -118,7 +118,8 @@ def _summed_maps(run: Results, identity: str) -> dict[str, dict[str, Array]]:
     cells = [cell for job in run.plan.jobs if job.row == identity for cell in job.cells if cell.stage == "explain"]
     maps: dict[str, dict[str, Array]] = {}
     for label in dict.fromkeys(cell.label for cell in cells if run.task.explained[cell.label].summed):
-        own = [cell for cell in cells if cell.label == label and store.get("explain", cell.identity)]
+        found = {cell: store.get("explain", cell.identity) for cell in cells if cell.label == label}
+        own = {cell: record for cell, record in found.items() if record is not None}
         outputs, sums = group_sums(own, store) if own else ((), np.empty(0))
         for index, output in enumerate(outputs):
             maps.setdefault(output, {})[label] = sums[:, index].sum(axis=0, dtype=np.float64)

@@ -90,7 +90,7 @@ def objective_intervals(table: pa.Table) -> bytes:
     axes.set_yticks(range(len(lines)), labels)
     axes.set_ylim(len(lines) - 0.4, -0.6)
     better = {"higher": "higher is better", "lower": "lower is better"}.get(metric.direction, "")
-    what = "value" if metric.level == "pooled" else "mean"
+    what = "mean" if metric.level == "subject" else "value"
     axes.set_xlabel(f"{titled(name, metric.unit)}: {what} and {100 * facts.level:.0f} % interval ({better})")
     handles = [
         Line2D([], [], color=colour, marker=marker, mfc=face, lw=2, label=text)
