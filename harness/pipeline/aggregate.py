@@ -310,7 +310,8 @@ class _Aggregate:
             found = score_group(self.task, self.configuration, label, records, self.cohort, self.store)
             values, pooled = {**values, **found.paired}, {**pooled, **found.whole}
         for name in dict.fromkeys((*found.by_output, *(read.targets if len(read.targets) > 1 else ()))):
-            of_output, alone = {}, {}
+            of_output: Values = {}
+            alone: Mapping[str, Score] = {}
             if name in read.targets:
                 of_output = read.targets[name].by_subject(self.subjects)
                 alone, _ = self._pooled(joined, [joined.targets[name]], region=name, explanation=label)

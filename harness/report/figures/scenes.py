@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.core.types import Array, Cohort
-from harness.pipeline.group_maps import lesion_counts, target_mask
+from harness.pipeline.group_maps import mask_counts, target_mask
 
 __all__ = ["Scene", "scene_of"]
 
@@ -52,7 +52,7 @@ def scene_of(cohort: Cohort, channels: Sequence[str], output: str, shape: Sequen
         outline = target_mask(truth, output) if output in truth.weights else None
         return Scene({"number of lesions": np.asarray(truth.counts.load())}, outline)
     if all("lesion" in sample.masks and sample.shape == grid for sample in cohort.samples):
-        return Scene({"number of lesions": lesion_counts(cohort).astype(np.float32)})
+        return Scene({"number of lesions": mask_counts(cohort, "lesion").astype(np.float32)})
     samples = cohort.samples[:_MOST_IMAGES]
     known = all(name in sample.images and sample.images[name].shape == grid for sample in samples for name in channels)
     if not channels or not known:
