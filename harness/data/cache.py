@@ -38,12 +38,15 @@ from harness.core.errors import StoreError
 from harness.core.types import JSON, Array
 from harness.storage.files import checksum, replace_file
 
-__all__ = ["AGAIN", "ArrayCache", "CachedImage", "Coding", "Digests", "hash_of", "read_json"]
+__all__ = ["AGAIN", "RUNS_CODE", "ArrayCache", "CachedImage", "Coding", "Digests", "hash_of", "read_json"]
 
 Coding = Literal["dense", "runs"]
 _CODINGS: dict[str, Coding] = {"dense": "dense", "runs": "runs"}
 
 AGAIN = "Run the command on the original data again: it prepares what is missing."
+
+RUNS_CODE = (f"{__name__}:_runs", f"{__name__}:_voxels_of")
+"""The code that stores arrays as runs and reads them, for the keys of such arrays."""
 
 _DATA, _INDEX = ".bin", ".jsonl"
 _ALIGNMENT = 64  # bytes
@@ -106,14 +109,7 @@ class CachedImage:
             array = self.load().ravel()
             voxels = np.flatnonzero(array)
             return voxels, array[voxels]
-        words = self._mapped("<i4")
-        count = int(words[0])
-        starts, lengths = words[1 : 1 + count].astype(np.int64), words[1 + count : 1 + 2 * count].astype(np.int64)
-        ends = np.cumsum(lengths)
-        voxels = np.arange(int(ends[-1]) if count else 0) + np.repeat(starts - (ends - lengths), lengths)
-        stored = words[1 + 2 * count :]
-        values = stored.view("<f4").astype(self.dtype) if stored.size else np.ones(voxels.size, self.dtype)
-        return voxels, values
+        return _voxels_of(self._mapped("<i4"), self.dtype)
 
     def check(self) -> None:
         """Compare the stored bytes with their checksum.
@@ -360,6 +356,17 @@ def _runs(array: Array) -> Array:
     values = flat[voxels].astype("<f4")
     bits = np.empty(0, "<i4") if (values == 1).all() else values.view("<i4")
     return np.concatenate([[first.size], voxels[first], lengths, bits]).astype("<i4")
+
+
+def _voxels_of(words: Array, dtype: str) -> tuple[Array, Array]:
+    """The inverse of :func:`_runs`: flat indices of the non-zero voxels, (N,) int64, and their values, (N,)."""
+    count = int(words[0])
+    starts, lengths = words[1 : 1 + count].astype(np.int64), words[1 + count : 1 + 2 * count].astype(np.int64)
+    ends = np.cumsum(lengths)
+    voxels = np.arange(int(ends[-1]) if count else 0) + np.repeat(starts - (ends - lengths), lengths)
+    stored = words[1 + 2 * count :]
+    values = stored.view("<f4").astype(dtype) if stored.size else np.ones(voxels.size, dtype)
+    return voxels, values
 
 
 def read_json(path: Path) -> JSON:

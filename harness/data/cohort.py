@@ -15,17 +15,17 @@ map the same files.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar, get_args
+from typing import Annotated, Literal, get_args
 
 import annotated_types
 import numpy as np
 
 from harness.core.errors import CohortError, HarnessError, OutOfRange, UnknownName
-from harness.core.identity import canonical, module_digest
+from harness.core.identity import canonical, code_digest
 from harness.core.registry import COHORTS
 from harness.core.types import JSON, Array, Candidate, Cohort, Fault, Image, Sample
 from harness.data import nifti, transforms
@@ -38,7 +38,6 @@ from harness.data.verify import brain_faults
 
 __all__ = ["Brain", "Crop", "bids"]
 
-Number = TypeVar("Number", int, float)
 Brain = Literal["if_present", "compute", "none"]
 Crop = Literal["none", "brain"]
 
@@ -230,6 +229,66 @@ def _brain_faults(found: BidsIndex, options: _Options) -> list[Fault]:
     return brain_faults(found, needed_for=asking)
 
 
+# --- values of prepared arrays; editing this code changes their keys ----------
+
+
+def _read(path: Path, *, reorient: bool) -> tuple[Array, Array]:
+    """Image and affine of a file."""
+    array, affine = nifti.read(path)
+    return transforms.reorient(array, affine) if reorient else (array, affine)
+
+
+def _read_mask(path: Path, *, reorient: bool) -> tuple[Array, Array]:
+    """Mask, bool, and affine of a file."""
+    values, affine = _read(path, reorient=reorient)
+    return values > 0.5, affine
+
+
+def _filled(mask: Array, affine: Array, grid: VoxelGrid, *, share: float) -> Array:
+    """Mask on a grid: voxels of which at least a share is in the mask."""
+    # The tolerance keeps voxels that are filled exactly to the share in the mask.
+    return np.asarray(transforms.occupancy(mask, affine, grid.shape, grid.affine) >= share - 1e-5, dtype=bool)
+
+
+def _labelled(labels: Array, affine: Array, grid: VoxelGrid) -> Array:
+    """Region labels on a grid."""
+    return transforms.majority(np.rint(labels).astype(np.int32), affine, grid.shape, grid.affine)
+
+
+def _prepared(
+    image: Array,
+    affine: Array,
+    grid: VoxelGrid,
+    inside: Array | None,
+    tissue: tuple[Array, Array] | None,
+    options: _Options,
+) -> Array:
+    """Image on a grid, corrected and normalised.
+
+    Parameters
+    ----------
+    inside : brain mask on the grid, if any
+    tissue : brain mask on its own grid and its affine, for the correction of the bias field
+    """
+    if options.n4:
+        x, y, z = image.shape
+        own = None if tissue is None else _filled(*tissue, VoxelGrid((x, y, z), affine), share=0.5)
+        image = transforms.n4(image, affine, own, shrink=options.n4_shrink)
+    if options.antialias:
+        image = transforms.match_resolution(image, affine, grid.affine)
+    image = transforms.resample(image, affine, grid.shape, grid.affine, order=options.interpolation)
+    image = transforms.normalise(image, inside, how=options.normalise)
+    if options.skull_strip and inside is not None:
+        image[~inside] = 0
+    return image
+
+
+_CODE = (
+    *(f"{__name__}:{name}" for name in ("_read", "_read_mask", "_filled", "_labelled", "_prepared")),
+    "harness.data.transforms:brain_mask",
+)
+
+
 # --- one subject -------------------------------------------------------------
 
 
@@ -318,9 +377,9 @@ class _Subject:
         path = self.candidate.masks[self.options.label]
 
         def make() -> Array:
-            mask, affine = self._read(path)
-            filled = self._filled(mask > 0.5, affine, self.grid)
-            before = int(np.count_nonzero(mask > 0.5))
+            mask, affine = self._mask(path)
+            filled = _filled(mask, affine, self.grid, share=self.options.occupied)
+            before = int(np.count_nonzero(mask))
             if before and not filled.any():
                 value = f"{before} voxels in the file, none on the grid of {self.grid.text}"
                 remedy = "Choose a finer spacing_mm, a lower occupied=, or a larger field."
@@ -333,8 +392,7 @@ class _Subject:
         path = self.candidate.masks["regions"]
 
         def make() -> Array:
-            labels, affine = self._read(path)
-            return transforms.majority(np.rint(labels).astype(np.int32), affine, self.grid.shape, self.grid.affine)
+            return _labelled(*self._read(path), self.grid)
 
         return self._cached({"regions": self.digests.of(path)}, self.grid, make)
 
@@ -344,7 +402,7 @@ class _Subject:
         return self._cached(
             {**self._brain_key, "occupied": 0.5},
             grid,
-            lambda: self._filled(*self._native_brain, grid, share=0.5),
+            lambda: _filled(*self._native_brain, grid, share=0.5),
         )
 
     @cached_property
@@ -362,8 +420,7 @@ class _Subject:
     def _native_brain(self) -> tuple[Array, Array]:
         """The brain mask on its own grid, and its affine."""
         if "brain" in self.candidate.masks:
-            mask, affine = self._read(self.candidate.masks["brain"])
-            return mask > 0.5, affine
+            return self._mask(self.candidate.masks["brain"])
         with self._named(self._brain_source):
             image, affine = self._read(self._brain_source)
             return transforms.brain_mask(image, affine), affine
@@ -375,11 +432,6 @@ class _Subject:
             return images[self.options.brain_from]
         # Independent of the requested sequences, so that a subset of them gives the same mask.
         return images[next((name for name in _BRAIN_SOURCES if name in images), min(images))]
-
-    def _filled(self, mask: Array, affine: Array, grid: VoxelGrid, *, share: float | None = None) -> Array:
-        share = self.options.occupied if share is None else share
-        # The tolerance keeps voxels that are filled exactly to the share in the mask.
-        return np.asarray(transforms.occupancy(mask, affine, grid.shape, grid.affine) >= share - 1e-5, dtype=bool)
 
     # Images
 
@@ -398,39 +450,26 @@ class _Subject:
 
         def make() -> Array:
             with self._named(path):
-                return self._prepared(path, brain)
+                inside = None if brain is None else brain.load()
+                tissue = self._native_brain if options.n4 and brain is not None else None
+                return _prepared(*self._read(path), self.grid, inside, tissue, options)
 
         return self._cached(recipe, self.grid, make)
 
-    def _prepared(self, path: Path, brain: CachedImage | None) -> Array:
-        options, grid = self.options, self.grid
-        image, affine = self._read(path)
-        inside = None if brain is None else brain.load()
-        if options.n4:
-            tissue = None
-            if brain is not None:
-                tissue = self._filled(*self._native_brain, VoxelGrid(_three(image.shape), affine), share=0.5)
-            image = transforms.n4(image, affine, tissue, shrink=options.n4_shrink)
-        if options.antialias:
-            image = transforms.match_resolution(image, affine, grid.affine)
-        image = transforms.resample(image, affine, grid.shape, grid.affine, order=options.interpolation)
-        image = transforms.normalise(image, inside, how=options.normalise)
-        if options.skull_strip and inside is not None:
-            image[~inside] = 0
-        return image
-
     def _read(self, path: Path) -> tuple[Array, Array]:
         with self._named(path):
-            array, affine = nifti.read(path)
-        return transforms.reorient(array, affine) if self.options.reorient else (array, affine)
+            return _read(path, reorient=self.options.reorient)
+
+    def _mask(self, path: Path) -> tuple[Array, Array]:
+        with self._named(path):
+            return _read_mask(path, reorient=self.options.reorient)
 
     # The cache
 
     def _cached(self, recipe: Mapping[str, JSON], grid: VoxelGrid, make: Callable[[], Array]) -> CachedImage:
         """The array of this recipe, prepared if it is not in the cache."""
-        versions = [module_digest(name) for name in ("harness.data.transforms", __name__)]
         reorient = self.options.reorient
-        key = hash_of(canonical({**recipe, "grid": grid.key, "versions": versions, "reorient": reorient}))[:32]
+        key = hash_of(canonical({**recipe, "grid": grid.key, "code": code_digest(_CODE), "reorient": reorient}))[:32]
         known = self.arrays.known(key)
         return known if known is not None else self.arrays.add(key, make())
 
@@ -447,7 +486,3 @@ class _Subject:
     def _fail(self, kind: str, path: Path, value: str, expected: str, remedy: str) -> None:
         file = str(path.relative_to(self.root)) if path.is_relative_to(self.root) else str(path)
         raise _Unprepared(Fault(kind, file, self.candidate.subject, value, expected, remedy))
-
-
-def _three(values: Sequence[Number]) -> tuple[Number, Number, Number]:
-    return values[0], values[1], values[2]

@@ -16,12 +16,12 @@ import annotated_types
 import numpy as np
 
 from harness.core.errors import CohortError, HarnessError, OutOfRange
-from harness.core.identity import canonical, module_digest
+from harness.core.identity import canonical, code_digest
 from harness.core.registry import COHORTS
 from harness.core.types import Array, Candidate, Cohort, Fault, Sample
 from harness.data import nifti, transforms
 from harness.data.bids import BidsIndex, index
-from harness.data.cache import ArrayCache, CachedImage, Digests, hash_of
+from harness.data.cache import RUNS_CODE, ArrayCache, CachedImage, Digests, hash_of
 from harness.data.grid import VoxelGrid
 from harness.data.verified import READERS, verify_once
 
@@ -140,14 +140,12 @@ class _Work:
         )
 
     def _image(self, path: Path) -> CachedImage | None:
-        versions = [module_digest(name) for name in ("harness.data.transforms", __name__)]
-        key = hash_of(canonical({"occupancy": self.digests.of(path), "grid": self.grid.key, "versions": versions}))[:32]
+        code = code_digest(_CODE)
+        key = hash_of(canonical({"occupancy": self.digests.of(path), "grid": self.grid.key, "code": code}))[:32]
         known = self.arrays.known(key)
         if known is not None:
             return known
-        mask, affine = self.seen.pop(path) if path in self.seen else _cropped(*nifti.read(path))
-        mask, affine = transforms.reorient(mask, affine)
-        filled = transforms.occupancy(mask, affine, self.grid.shape, self.grid.affine)
+        filled = _filled(*(self.seen.pop(path) if path in self.seen else _cropped(*nifti.read(path))), self.grid)
         return self.arrays.add(key, filled, coding="runs") if filled.any() else None
 
     def _fault(self, kind: str, candidate: Candidate, path: Path, value: str, expected: str, remedy: str) -> Fault:
@@ -158,6 +156,16 @@ def _cropped(values: Array, affine: Array) -> tuple[Array, Array]:
     """The mask cropped to its lesion; most of a mask is empty."""
     mask = values > 0.5
     return transforms.crop(mask, affine, transforms.crop_box(mask))
+
+
+def _filled(mask: Array, affine: Array, grid: VoxelGrid) -> Array:
+    """The fraction of each voxel of a grid that is in the mask."""
+    mask, affine = transforms.reorient(mask, affine)
+    return transforms.occupancy(mask, affine, grid.shape, grid.affine)
+
+
+# The code that determines the values of prepared arrays; editing it changes their keys.
+_CODE = ("harness.data.nifti:read", *(f"{__name__}:{name}" for name in ("_cropped", "_filled")), *RUNS_CODE)
 
 
 def _keeper(seen: dict[Path, tuple[Array, Array]]) -> Callable[[Path, Array, nifti.Header], None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from harness.core import identity
 from harness.data.bids_writing import write_phantom
 
 SHAPE = (12, 14, 6)
@@ -51,6 +52,24 @@ def make_subject(number: int) -> Subject:
     return Subject(
         images, masks, {"sex": "FM"[number % 2], "age": 40.0 + number, "score": None if number == 1 else 2.5}
     )
+
+
+@pytest.fixture
+def edit(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """A function that changes the digest of one definition, ``module:name``, as editing it would."""
+    step = identity._step
+
+    def one(name: str) -> None:
+        def edited(place: tuple[str, str]) -> Any:
+            uses, digests = step(place)
+            return uses, tuple((key, f"{digest} edited" if key == name else digest) for key, digest in digests)
+
+        monkeypatch.setattr(identity, "_step", edited)
+        identity._reached.cache_clear()
+
+    yield one
+    monkeypatch.undo()
+    identity._reached.cache_clear()
 
 
 @pytest.fixture

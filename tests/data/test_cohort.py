@@ -460,11 +460,22 @@ def test_an_option_of_masks_leaves_images_alone(root, cache):
     assert one.masks["target"] != other.masks["target"]
 
 
-def test_another_version_of_the_maths_gives_other_keys(root, cache, monkeypatch):
-    """Editing the code that prepares images invalidates everything."""
+@pytest.mark.parametrize(
+    "name", ["nifti:read", "nifti:_content", "transforms:occupancy", "transforms:normalise", "cohort:_prepared"]
+)
+def test_edited_code_that_reads_or_prepares_gives_other_keys(root, cache, edit, name):
+    """Editing code that decodes or transforms images changes all keys, and so all fingerprints."""
     before = set(keys_of(bids(root, cache, sequences=("T2w",))).values())
-    monkeypatch.setattr("harness.data.cohort.module_digest", lambda name: f"edited {name}")
+    edit(f"harness.data.{name}")
     assert before.isdisjoint(keys_of(bids(root, cache, sequences=("T2w",))).values())
+
+
+@pytest.mark.parametrize("name", ["nifti:write", "transforms:crop", "cohort:bids", "cohort:_Subject"])
+def test_edited_code_that_prepares_nothing_keeps_the_keys(root, cache, edit, name):
+    """Editing other code of the same modules changes no key."""
+    before = keys_of(bids(root, cache, sequences=("T2w",)))
+    edit(f"harness.data.{name}")
+    assert keys_of(bids(root, cache, sequences=("T2w",))) == before
 
 
 def test_the_place_of_the_folder_does_not_matter(root, cache, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,28 @@ def test_a_second_reading_opens_no_mask(lesion_root: Path, tmp_path: Path, monke
     again = lesions(lesion_root, tmp_path, spacing_mm=(4.0,))
     reads = Reads(masks=("lesion",))
     assert again.fingerprint(reads) == first.fingerprint(reads)
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("nifti:read", True),
+        ("transforms:occupancy", True),
+        ("lesions:_cropped", True),
+        ("cache:_voxels_of", True),
+        ("transforms:n4", False),
+        ("lesions:lesions", False),
+        ("cache:CachedImage", False),
+    ],
+)
+def test_key_covers_the_code_that_prepares_a_mask(
+    lesion_root: Path, tmp_path: Path, edit: Callable[[str], None], name: str, changed: bool
+) -> None:
+    """Editing code that reads, prepares or stores masks changes their fingerprints; other code does not."""
+    reads = Reads(masks=("lesion",))
+    before = lesions(lesion_root, tmp_path, spacing_mm=(4.0,)).fingerprint(reads)
+    edit(f"harness.data.{name}")
+    assert (lesions(lesion_root, tmp_path, spacing_mm=(4.0,)).fingerprint(reads) != before) is changed
 
 
 def test_each_mask_is_read_once(lesion_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

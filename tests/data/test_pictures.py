@@ -153,6 +153,17 @@ def test_a_picture_that_changes_is_read_again(write: Callable[..., Path], tmp_pa
     np.testing.assert_array_equal(after.samples[2].images["rgb"].load(), picture(99))
 
 
+@pytest.mark.parametrize(("name", "changed"), [("_read", True), ("_as_mask", True), ("pictures", False)])
+def test_key_covers_the_code_that_decodes_a_picture(
+    write: Callable[..., Path], tmp_path: Path, edit: Callable[[str], None], name: str, changed: bool
+) -> None:
+    """Editing code that decodes pictures changes their fingerprints; other code of the module does not."""
+    root, reads = write(FOUR, TABLE), Reads(images=("rgb",))
+    before = pictures(root, tmp_path / "cache").fingerprint(reads)
+    edit(f"harness.data.pictures:{name}")
+    assert (pictures(root, tmp_path / "cache").fingerprint(reads) != before) is changed
+
+
 def test_excluded_subjects_are_left_out_by_name(write: Callable[..., Path], tmp_path: Path) -> None:
     """With all of their pictures, and listed."""
     cohort = pictures(write(FOUR, TABLE), tmp_path / "cache", exclude=("one",), minimum=2)

@@ -11,7 +11,7 @@ import annotated_types
 import numpy as np
 
 from harness.core.errors import OutOfRange
-from harness.core.identity import canonical
+from harness.core.identity import canonical, code_digest
 from harness.core.registry import TARGETS
 from harness.core.seeding import generator
 from harness.core.targets import Target
@@ -209,19 +209,24 @@ def _regions(
 def _counts(cohort: Cohort, cache: ArrayCache) -> tuple[CachedImage, CachedImage]:
     """Number of patients with a lesion in any fraction of each voxel, and sum of occupancies."""
     lesions = [sample.masks["lesion"].fingerprint for sample in cohort.samples]
-    keys = [hash_of(canonical({"lesions": lesions, "what": what}))[:32] for what in ("touched", "sum")]
+    content: Mapping[str, JSON] = {"lesions": lesions, "code": code_digest([f"{__name__}:_counted"])}
+    keys = [hash_of(canonical({**content, "what": what}))[:32] for what in ("touched", "sum")]
     known = [cache.known(key) for key in keys]
     if known[0] is None or known[1] is None:
-        grid = cohort.samples[0].shape
-        touched, summed = np.zeros(int(np.prod(grid)), np.int32), np.zeros(int(np.prod(grid)))
-        for sample in cohort.samples:
-            voxels, values = sample.masks["lesion"].voxels()
-            touched[voxels] += 1
-            summed[voxels] += values
-        arrays = (touched.reshape(grid), summed.astype(np.float32).reshape(grid))
-        known = [cache.add(key, array) for key, array in zip(keys, arrays, strict=True)]
+        known = [cache.add(key, array) for key, array in zip(keys, _counted(cohort), strict=True)]
     assert known[0] is not None and known[1] is not None
     return known[0], known[1]
+
+
+def _counted(cohort: Cohort) -> tuple[Array, Array]:
+    """The arrays of :func:`_counts`, (X, Y, Z) int32 and float32."""
+    grid = cohort.samples[0].shape
+    touched, summed = np.zeros(int(np.prod(grid)), np.int32), np.zeros(int(np.prod(grid)))
+    for sample in cohort.samples:
+        voxels, values = sample.masks["lesion"].voxels()
+        touched[voxels] += 1
+        summed[voxels] += values
+    return touched.reshape(grid), summed.astype(np.float32).reshape(grid)
 
 
 def _kept(cache: ArrayCache, mask: Array) -> CachedImage:
