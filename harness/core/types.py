@@ -149,13 +149,17 @@ class Reads:
     Parameters
     ----------
     images, masks, covariates : names of what is read
-    targets : names of targets whose values, weights and clean values are read
+    targets, weights, clean : names of targets whose values, weights and clean values are read
+    grid : ``"affine"`` and ``"spacing_mm"``, where they are read
     """
 
     images: tuple[str, ...] = ()
     masks: tuple[str, ...] = ()
     covariates: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
+    clean: tuple[str, ...] = ()
+    grid: tuple[Literal["affine", "spacing_mm"], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,14 +236,27 @@ class Sample:
         texts += [f"{name}={self.images[name].fingerprint}" for name in reads.images]
         texts += [f"{name}={self.masks[name].fingerprint}" for name in reads.masks if name in self.masks]
         texts += [f"{name}={_text(self.covariates.get(name))}" for name in reads.covariates]
-        for kind, values in (("target", self.targets), ("clean", self.clean), ("weight", self.weights)):
-            texts += [f"{kind} {name}={_text(values[name])}" for name in reads.targets if name in values]
+        for kind, values, names in (
+            ("target", self.targets, reads.targets),
+            ("weight", self.weights, reads.weights),
+            ("clean", self.clean, reads.clean),
+        ):
+            texts += [f"{kind} {name}={_text(values[name])}" for name in names if name in values]
+        for name in reads.grid:
+            numbers = getattr(self, name)
+            texts += [] if numbers is None else [f"{name}={_rounded(numbers)}"]
         return texts
 
 
 def _text(value: float | str | None) -> str:
     """A value as text for a hash; equal numbers of different types have equal texts."""
     return repr(float(value)) if isinstance(value, Real) else repr(value)
+
+
+def _rounded(numbers: Array | tuple[float, ...]) -> list[Any]:
+    """Numbers for a hash; rounded, because the last bits of a product may differ between machines."""
+    found: list[Any] = (np.round(np.asarray(numbers, float), 6) + 0.0).tolist()
+    return found
 
 
 @dataclass(frozen=True)
@@ -463,7 +480,7 @@ class Adapter(Protocol):
 
     @property
     def reads(self) -> Reads:
-        """The data of a sample that :meth:`inputs` reads, without the targets."""
+        """The data of a sample that the adapter reads, without the targets."""
         ...
 
     def spec(self, cohort: Cohort) -> NetworkSpec:

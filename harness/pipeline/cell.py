@@ -13,12 +13,14 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 from harness.core.explanations import Explanation
 from harness.core.identity import code_digest, digest_of, identify, module_digest
 from harness.core.registry import ADAPTERS, ATTRIBUTIONS, METRICS, MODELS, POSTPROCESSINGS, RECIPES
 from harness.core.task import Configuration, Task, restore
 from harness.core.types import JSON, Adapter, Cohort, Folds, NetworkSpec, Reads, Split
+from harness.pipeline.artifacts import spec_json
 from harness.pipeline.explain import chosen_target
 from harness.pipeline.networks import oracle_arguments
 from harness.storage.store import CellRecord, Stage, Store
@@ -254,16 +256,18 @@ def cells_of(
     """
     row = row or configuration.id
     task, described = restored(configuration), configuration.task
-    reads = _reads(configuration, cohort)
+    spec, reads = _bound(configuration, cohort)
+    validation = split.validation if _validates(task) else ()
     trained = {
         "stage": "train",
         "task_version": described["version"],
         **{name: described[name] for name in ("adapter", "model")},
         "oracle": oracle_arguments(task),
         "recipe": _recipe(task, described["recipe"]),
-        "split": {"train": split.train, "validation": split.validation},
+        "spec": spec_json(spec),
+        "split": {"train": split.train, "validation": validation},
         "seed": seed,
-        "data": cohort.fingerprint(reads["train"], (*split.train, *split.validation)),
+        "data": cohort.fingerprint(reads["train"], (*split.train, *validation)),
     }
     code = digest("train", task)
     train = Cell("train", identify({**trained, "code": code}), identify(trained), row, fold, seed, code=code)
@@ -290,8 +294,8 @@ def _below(
 ) -> tuple[Cell, ...]:
     """Predictions, explanations and values of one network or of an ensemble."""
     task, described = restored(configuration), configuration.task
-    ids, reads = evaluated(split), _reads(configuration, cohort)
-    spec = _spec(configuration, cohort)
+    ids = evaluated(split)
+    spec, reads = _bound(configuration, cohort)
     parents = tuple(cell.identity for cell in trainings)
 
     def below(stage: Stage, label: str, parents: Sequence[Cell], **what: JSON) -> Cell:
@@ -328,7 +332,7 @@ def _below(
             attribution=described["attributions"][label],
             explanation=_stored(explanation, described["explanations"][label]),
             postprocessing=described.get("postprocessing"),
-            data=cohort.fingerprint(reads["score" if chooses else "predict"], ids),
+            data=cohort.fingerprint(reads["choose" if chooses else "explain"], ids),
         )
         cells.append(explain)
         if not explanation.judged_as_sum:
@@ -386,17 +390,31 @@ def explanations_of(task: Task) -> list[str]:
 
 
 def reads_of(adapter: Adapter, spec: NetworkSpec) -> dict[str, Reads]:
-    """Data that each stage reads of a sample."""
+    """Data that each stage reads of a sample.
+
+    ``choose`` is for explanations of chosen samples, ``all`` for what any stage reads.
+    """
     own = adapter.reads
     masks = tuple(target.name for target in spec.targets if target.kind == "mask")
     values = tuple(target.name for target in spec.targets)
-    evaluated_masks = tuple(dict.fromkeys((*masks, "target", "brain", "regions")))
+    evaluated_masks = _unique(masks, ("target", "brain", "regions"))
+    grid: tuple[Literal["affine", "spacing_mm"], ...] = ("affine", "spacing_mm")
+    # A training records the grid of its samples, maps have the affine, and metrics and postprocessing use voxel sizes.
+    explain = dataclasses.replace(own, grid=grid)
+    train = dataclasses.replace(explain, masks=_unique(own.masks, masks), targets=values, weights=values)
     return {
-        "train": Reads(own.images, tuple(dict.fromkeys((*own.masks, *masks))), own.covariates, values),
+        "train": train,
         "predict": own,
-        "score": Reads(masks=evaluated_masks, targets=values),
-        "probe": Reads(own.images, tuple(dict.fromkeys((*own.masks, *evaluated_masks))), own.covariates, values),
+        "explain": explain,
+        "choose": dataclasses.replace(explain, targets=values),
+        "score": Reads(masks=evaluated_masks, targets=values, clean=values, grid=("spacing_mm",)),
+        "probe": dataclasses.replace(explain, masks=_unique(own.masks, evaluated_masks), targets=values),
+        "all": dataclasses.replace(train, masks=_unique(own.masks, evaluated_masks), clean=values),
     }
+
+
+def _unique(*names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for several in names for name in several))
 
 
 def is_done(cell: Cell, store: Store) -> bool:
@@ -447,8 +465,17 @@ def _values_identity(stage: str, parents: Sequence[str], metrics: Sequence[tuple
 
 def _recipe(task: Task, described: JSON) -> JSON:
     """Options of a recipe that affect a training; for models that fit themselves, epochs do not."""
-    fitted = MODELS.get(MODELS.name_of(task.model.func)).facts.get("fitted")
-    return {"threads": described["threads"]} if fitted else described
+    return {"threads": described["threads"]} if _is_fitted(task) else described
+
+
+def _is_fitted(task: Task) -> bool:
+    """Whether the model fits itself."""
+    return bool(MODELS.get(MODELS.name_of(task.model.func)).facts.get("fitted"))
+
+
+def _validates(task: Task) -> bool:
+    """Whether a training uses validation samples, because its recipe selects an epoch."""
+    return not _is_fitted(task) and task.recipe().select is not None
 
 
 def digest(stage: str, task: Task, label: str = "") -> str:
@@ -487,14 +514,6 @@ def restored(configuration: Configuration) -> Task:
     if key not in _known:
         _known[key] = restore(configuration.task)
     return _known[key]
-
-
-def _spec(configuration: Configuration, cohort: Cohort) -> NetworkSpec:
-    return _bound(configuration, cohort)[0]
-
-
-def _reads(configuration: Configuration, cohort: Cohort) -> dict[str, Reads]:
-    return _bound(configuration, cohort)[1]
 
 
 def _bound(configuration: Configuration, cohort: Cohort) -> tuple[NetworkSpec, dict[str, Reads]]:

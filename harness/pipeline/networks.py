@@ -72,12 +72,16 @@ def build_network(task: Task, spec: NetworkSpec) -> torch.nn.Module:
 
 
 def oracle_arguments(task: Task) -> dict[str, JSON]:
-    """Arguments of oracle models, from the options of simulated targets: shape, size and number of regions."""
+    """Arguments of oracle models, from the options of simulated targets: shape, size and number of regions.
+
+    Only those that the model of the task takes; empty if it is no oracle.
+    """
+    asked = inspect.signature(task.model.func).parameters
     found: dict[str, JSON] = {}
     for component in task.targets.values():
         arguments = TARGETS.get(TARGETS.name_of(component.func)).facts.get("oracle_arguments")
         found |= arguments(describe_component(TARGETS, component)) if arguments else {}
-    return found
+    return {name: value for name, value in found.items() if name in asked}
 
 
 def split_outputs(outputs: Any, targets: Sequence[Target]) -> dict[str, torch.Tensor]:

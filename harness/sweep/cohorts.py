@@ -76,11 +76,15 @@ def with_targets(task: Task, cohort: Cohort, settings: RunSettings) -> Cohort:
 def saved(cohort: Cohort, settings: RunSettings) -> Group:
     """Save a cohort's table to a file that the workers can open."""
     sample = cohort.samples[0]
+    targets = tuple(target.name for target in cohort.targets)
     everything = Reads(
         tuple(sorted({name for one in cohort.samples for name in one.images})),
         tuple(sorted({name for one in cohort.samples for name in one.masks})),
         tuple(sorted({name for one in cohort.samples for name in one.covariates})),
-        tuple(target.name for target in cohort.targets),
+        targets=targets,
+        weights=targets,
+        clean=targets,
+        grid=("affine", "spacing_mm"),
     )
     content = [cohort.name, cohort.fingerprint(everything), cohort.truth.fingerprint if cohort.truth else ""]
     path = settings.folder / "cohorts" / f"{identify([*content, sorted(sample.images)])}.arrow"

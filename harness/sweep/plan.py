@@ -15,7 +15,7 @@ from harness.core.registry import COHORTS, TARGETS
 from harness.core.settings import RunSettings
 from harness.core.space import Dimension
 from harness.core.task import Configuration, Task, describe, describe_component
-from harness.core.types import JSON, Adapter, Cohort, Folds, NetworkSpec, Reads, Split, SplitSample
+from harness.core.types import JSON, Adapter, Cohort, Folds, NetworkSpec, Split, SplitSample
 from harness.data.splits import check_test_set, describe_validation
 from harness.metrics.register import kinds_of
 from harness.pipeline.cell import Cell, Job, ensembles, jobs, missing, reads_of
@@ -225,15 +225,11 @@ def _configuration(request: Request, task: Task, point: Mapping[str, JSON], coho
     adapter: Adapter = task.adapter()
     spec = adapter.spec(cohort)
     _refuse_metrics(task, spec)
-    reads = reads_of(adapter, spec)
-    everything = Reads(
-        reads["probe"].images, reads["probe"].masks, reads["probe"].covariates, tuple(one.name for one in spec.targets)
-    )
     return Configuration(
         json.loads(json.dumps({**describe(task), **_searched(request, task)})),
         {**columns_of(task, [one.key for one in request.space]), **point},
         request.profile,
-        cohort.fingerprint(everything),
+        cohort.fingerprint(reads_of(adapter, spec)["all"]),
     )
 
 

@@ -13,7 +13,15 @@ from harness.core.errors import CellError, HarnessError
 from harness.core.targets import Target
 from harness.core.types import Cohort, Input, NetworkSpec, Reads, Sample
 
-READS = Reads(images=("T2w",), masks=("target", "regions"), covariates=("age",), targets=("sex",))
+READS = Reads(
+    images=("T2w",),
+    masks=("target", "regions"),
+    covariates=("age",),
+    targets=("sex",),
+    weights=("sex",),
+    clean=("sex",),
+    grid=("affine", "spacing_mm"),
+)
 FIRST, LAST = "sub-01", "sub-04"
 
 
@@ -35,7 +43,7 @@ def cohort(toy_cohort: Cohort) -> Cohort:
     )
 
 
-def edited(cohort: Cohort, sample_id: str, **changes: Mapping[str, Any] | str) -> Cohort:
+def edited(cohort: Cohort, sample_id: str, **changes: Any) -> Cohort:
     """The cohort with some fields of one sample changed."""
 
     def edit(one: Sample) -> Sample:
@@ -56,6 +64,8 @@ READ = {
     "clean value": {"clean": {"sex": 0.75}},
     "weight": {"weights": {"sex": 3.0}},
     "subject": {"subject": "sub-99"},
+    "affine": {"affine": np.diag([1.2, 1.5, 2.0, 1.0])},
+    "voxel size": {"spacing_mm": (1.2, 1.5, 2.5)},
 }
 NOT_READ = {
     "covariate": {"covariates": {"site": "B"}},
@@ -77,6 +87,33 @@ def test_edit_of_read_values_changes_the_fingerprint(cohort: Cohort, edit: str) 
 def test_edit_of_other_values_keeps_the_fingerprint(cohort: Cohort, edit: str) -> None:
     """Editing a value that is not read does not change the fingerprint."""
     assert edited(cohort, FIRST, **NOT_READ[edit]).fingerprint(READS) == cohort.fingerprint(READS)
+
+
+@pytest.mark.parametrize("edit", ["target", "clean value", "weight", "affine", "voxel size"])
+def test_each_field_counts_where_it_is_read(cohort: Cohort, edit: str) -> None:
+    """Values, clean values and weights of a target, affine and voxel size are read independently."""
+    changed = edited(cohort, FIRST, **READ[edit])
+    reads = {
+        "target": Reads(targets=("sex",)),
+        "clean value": Reads(clean=("sex",)),
+        "weight": Reads(weights=("sex",)),
+        "affine": Reads(grid=("affine",)),
+        "voxel size": Reads(grid=("spacing_mm",)),
+    }
+    assert {name for name in reads if changed.fingerprint(reads[name]) != cohort.fingerprint(reads[name])} == {edit}
+
+
+def test_affine_counts_up_to_rounding(cohort: Cohort) -> None:
+    """Affines that differ in the last bits, as between machines, are equal."""
+    affine = cohort.samples[0].affine
+    assert affine is not None
+    assert edited(cohort, FIRST, affine=affine + 1e-9).fingerprint(READS) == cohort.fingerprint(READS)
+
+
+def test_pictures_without_a_grid_have_a_fingerprint(cohort: Cohort) -> None:
+    """The grid of a picture, which has none, is skipped."""
+    other = edited(cohort, FIRST, affine=None, spacing_mm=None)
+    assert other.fingerprint(READS) != cohort.fingerprint(READS)
 
 
 @pytest.mark.parametrize("edit", READ)

@@ -8,12 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from harness.adapters.axial_slices import AxialSlices
 from harness.core.explanations import Explanation
 from harness.core.overrides import override
+from harness.core.targets import Target
 from harness.core.task import Configuration, Task
-from harness.core.types import Cohort, Folds, Split
+from harness.core.types import Cohort, Folds, NetworkSpec, Split
 from harness.metrics import segmentation
 from harness.pipeline import cell as module
 from harness.pipeline.cell import (
@@ -30,6 +33,7 @@ from harness.pipeline.cell import (
     records_of,
 )
 from harness.storage.store import CellRecord, Store, write_json, write_record
+from harness.sweep.catalogue import load_task
 
 SPLIT = Split(("sub-01", "sub-02"), ("sub-03",), ("sub-04",))
 
@@ -198,6 +202,94 @@ def test_images_and_masks_change_the_cells_that_read_them(
     found = changed(cells(toy_task), cells(toy_task, cohort=cohort))
     assert {key[0] for key in found} == stages
     assert found == {key for key in ALL if key[0] in stages}
+
+
+@pytest.mark.parametrize(
+    ("number", "change", "stages"),
+    [
+        (0, {"spacing_mm": (1.0, 1.5, 2.0)}, {"train", "predict", "explain", "score"}),
+        (3, {"spacing_mm": (1.0, 1.5, 2.0)}, {"explain", "score"}),
+        (3, {"affine": np.eye(4)}, {"explain", "score"}),
+    ],
+)
+def test_grid_changes_the_cells_that_read_it(
+    cells: Callable[..., Named],
+    toy_task: Task,
+    toy_cohort: Cohort,
+    number: int,
+    change: dict[str, Any],
+    stages: set[str],
+) -> None:
+    """The grid of a training sample changes all cells; that of a test sample its maps and values."""
+    found = changed(cells(toy_task), cells(toy_task, cohort=edited(toy_cohort, number, **change)))
+    assert {key[0] for key in found} == stages
+
+
+def test_voxel_size_changes_all_values_and_the_affine_only_those_of_maps(
+    cells: Callable[..., Named], toy_task: Task, toy_cohort: Cohort
+) -> None:
+    """Metrics of predictions read voxel sizes, but no affine."""
+    one = cells(toy_task)
+    size = cells(toy_task, cohort=edited(toy_cohort, 3, spacing_mm=(1.0, 1.5, 2.0)))
+    affine = cells(toy_task, cohort=edited(toy_cohort, 3, affine=np.eye(4)))
+    assert ("score", "") in changed(one, size) and ("score", "") not in changed(one, affine)
+
+
+@pytest.mark.parametrize(("number", "stages"), [(0, set()), (2, set()), (3, {"score"})])
+def test_clean_values_change_values_alone(
+    cells: Callable[..., Named], toy_task: Task, toy_cohort: Cohort, number: int, stages: set[str]
+) -> None:
+    """Clean values are read by metrics of the sample's prediction, and by no training."""
+    found = changed(cells(toy_task), cells(toy_task, cohort=edited(toy_cohort, number, clean={"target": 1.0})))
+    assert {key[0] for key in found} == stages
+
+
+def test_validation_samples_change_a_training_only_if_it_selects_an_epoch(
+    cells: Callable[..., Named], toy_task: Task, toy_cohort: Cohort, in_memory: Callable[..., Any]
+) -> None:
+    """With ``select=last``, neither the validation samples of a fold nor their data change a cell."""
+    images = toy_cohort.samples[2].images
+    cohort = edited(toy_cohort, 2, images={**images, "T2w": in_memory(images["T2w"].load() * 0)})
+    split = dataclasses.replace(SPLIT, validation=())
+    for select, expected in (("mean_iou", ALL), ("last", set())):
+        task = override(toy_task, "recipe.select", select)
+        assert changed(cells(task), cells(task, cohort=cohort)) == expected
+        assert changed(cells(task), cells(task, split=split)) == expected
+
+
+def test_spec_of_the_network_changes_all_cells(
+    cells: Callable[..., Named], toy_task: Task, toy_cohort: Cohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training follows the spec of its network, which the adapter may derive from samples outside the fold."""
+    spec = AxialSlices.spec
+    more = (*toy_cohort.samples, dataclasses.replace(toy_cohort.samples[0], id="sub-09", subject="sub-09"))
+
+    def by_count(self: AxialSlices, cohort: Cohort) -> NetworkSpec:
+        found = spec(self, cohort)
+        shape = (len(cohort.samples), 16)
+        return dataclasses.replace(found, inputs=(dataclasses.replace(found.inputs[0], shape=shape),))
+
+    monkeypatch.setattr(AxialSlices, "spec", by_count)
+    assert changed(cells(toy_task), cells(toy_task, cohort=dataclasses.replace(toy_cohort, samples=more))) == ALL
+
+
+def test_facts_of_targets_change_only_trainings_of_oracles(
+    configured: Callable[..., Configuration], toy_cohort: Cohort, in_memory: Callable[..., Any]
+) -> None:
+    """The size of simulated regions is part of the training of an oracle, and of no other model."""
+    lesion = in_memory(np.ones((4, 4, 4), np.float32))
+    samples = [
+        dataclasses.replace(one, images={}, masks={"lesion": lesion}, targets={"score_1": 1.0})
+        for one in toy_cohort.samples
+    ]
+    cohort = dataclasses.replace(toy_cohort, samples=tuple(samples), targets=(Target("score_1", "number"),))
+
+    def training(model: str, size: int) -> str:
+        task = override(override(load_task("lsm"), "model", model), "targets.scores.size", size)
+        return cells_of(configured(task, cohort), cohort, SPLIT, 0, 0)[0].identity
+
+    assert training("matched_filter", 3) != training("matched_filter", 5)
+    assert training("ridge", 3) == training("ridge", 5)
 
 
 def test_version_of_the_task_changes_all_cells(cells: Callable[..., Named], toy_task: Task) -> None:

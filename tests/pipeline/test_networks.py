@@ -124,9 +124,13 @@ class TestBuildNetwork:
 
     def test_oracles_receive_facts_of_simulated_targets(self, toy_task: Task) -> None:
         """An oracle receives the region size of a simulated score, and nothing for a mask."""
-        lsm = override(load_task("lsm"), "targets.scores.size", 4)
-        assert oracle_arguments(lsm)["roi_size"] == 4
+        lsm = override(override(load_task("lsm"), "targets.scores.size", 4), "model", "matched_filter")
+        assert oracle_arguments(lsm) == {"roi_shape": "cube", "roi_size": 4, "boxes": 1}
         assert oracle_arguments(toy_task) == {}
+
+    def test_other_models_receive_no_facts_of_targets(self) -> None:
+        """A model that is no oracle receives nothing, so that no identity of its trainings depends on it."""
+        assert oracle_arguments(override(load_task("lsm"), "model", "ridge")) == {}
 
 
 class TestScalarsOf:
