@@ -18,10 +18,10 @@ from typing import Literal
 from harness.core.explanations import Explanation
 from harness.core.identity import code_digest, digest_of, identify, module_digest
 from harness.core.registry import ADAPTERS, ATTRIBUTIONS, METRICS, MODELS, POSTPROCESSINGS, RECIPES
-from harness.core.task import Configuration, Task, restore
+from harness.core.task import Component, Configuration, Task, restore
 from harness.core.types import JSON, Adapter, Cohort, Folds, NetworkSpec, Reads, Split
 from harness.pipeline.artifacts import spec_json
-from harness.pipeline.explain import chosen_target
+from harness.pipeline.explain import chosen_target, uses_predictions
 from harness.pipeline.networks import oracle_arguments
 from harness.storage.store import CellRecord, Stage, Store
 
@@ -68,6 +68,8 @@ _STAGE_CODE: Mapping[str, tuple[str, ...]] = {
 }
 # Modules that write the files of all stages. Their imports are not part of the digests.
 _SHARED_MODULES = ("harness.pipeline.job", "harness.pipeline.artifacts")
+# Inputs of metrics of explanations that come from the predictions.
+_PREDICTED = ("prediction", "prediction_lesions", "probability")
 
 
 @dataclass(frozen=True)
@@ -315,7 +317,7 @@ def _below(
 
     def values(stage: Stage, label: str, over: Cell, level: str, more: Sequence[str] = ()) -> list[Cell]:
         data = cohort.fingerprint(reads["probe" if stage == "probe" else "score"], ids)
-        metrics = metric_identities(task, described, level, over.identity, data)
+        metrics = metric_identities(task, described, level, over.identity, data, predictions=predict.identity)
         needed = (over.identity, *more)
         made = Cell(stage, _values_identity(stage, needed, metrics), "", row, fold, seed, label, needed, metrics)
         return [made] if metrics else []
@@ -328,7 +330,7 @@ def _below(
         explain = below(
             "explain",
             label,
-            [*trainings, predict] if chooses else trainings,
+            [*trainings, predict] if uses_predictions(explanation, spec) else trainings,
             attribution=described["attributions"][label],
             explanation=_stored(explanation, described["explanations"][label]),
             postprocessing=described.get("postprocessing"),
@@ -349,7 +351,7 @@ def _stored(explanation: Explanation, described: JSON) -> JSON:
 
 
 def metric_identities(
-    task: Task, described: Mapping[str, JSON], level: str, parent: str, data: str
+    task: Task, described: Mapping[str, JSON], level: str, parent: str, data: str, *, predictions: str = ""
 ) -> tuple[tuple[str, str], ...]:
     """(label, identity) of every metric of one level.
 
@@ -362,6 +364,7 @@ def metric_identities(
     described : the task as JSON
     parent : identity of the cell or other result that is evaluated
     data : fingerprint of the samples
+    predictions : identity of the predictions, for metrics of explanations that read them
     """
     found = []
     for label, component in task.metrics.items():
@@ -369,12 +372,20 @@ def metric_identities(
             what = {
                 "metric": described["metrics"][label],
                 "regional": label in described["regional"],
-                "parent": parent,
+                "parents": [parent, predictions] if _reads_predictions(component, level) else [parent],
                 "data": data,
                 "code": digest({"subject": "score", "explanation": "score"}.get(level, level), task, label),
             }
             found.append((label, identify(what)))
     return tuple(found)
+
+
+def _reads_predictions(component: Component, level: str) -> bool:
+    """Whether a metric reads predictions besides the cell that it evaluates; probes read the predicted classes."""
+    entry = METRICS.get(METRICS.name_of(component.func))
+    named = [METRICS.get(name) for name in (entry.facts["chance"], entry.facts["ceiling"]) if isinstance(name, str)]
+    inputs = {name for one in (entry, *named) for name in one.facts["inputs"]}
+    return level == "probe" or (level == "explanation" and not inputs.isdisjoint(_PREDICTED))
 
 
 def explanations_of(task: Task) -> list[str]:

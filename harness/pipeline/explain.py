@@ -18,7 +18,16 @@ from harness.core.types import Array, FittedAdapter, NetworkSpec, Prediction, Sa
 from harness.pipeline.networks import Member, Scalar, Scalars, device, scalars_of
 from harness.pipeline.predict import is_correct, predicted_class
 
-__all__ = ["BLOCKS", "Explained", "blocks_of", "choose_samples", "chosen_target", "explain", "explained_inputs"]
+__all__ = [
+    "BLOCKS",
+    "Explained",
+    "blocks_of",
+    "choose_samples",
+    "chosen_target",
+    "explain",
+    "explained_inputs",
+    "uses_predictions",
+]
 
 BLOCKS = 4
 """Number of blocks of about equally many subjects per fold whose sums are kept, for jackknife intervals."""
@@ -188,6 +197,12 @@ def chosen_target(explanation: Explanation, spec: NetworkSpec) -> Target | None:
             f"samples=true_positive needs a binary target, but {wanted[0].name} has classes; set samples=correct"
         )
     return wanted[0]
+
+
+def uses_predictions(explanation: Explanation, spec: NetworkSpec) -> bool:
+    """Whether an explanation needs the predictions, to choose samples or to explain the predicted class."""
+    explained = [target for target in spec.targets if explanation.of in ("", target.name)]
+    return chosen_target(explanation, spec) is not None or any(target.kind == "classes" for target in explained)
 
 
 def choose_samples(

@@ -35,7 +35,7 @@ from harness.pipeline.artifacts import (
     write_values,
 )
 from harness.pipeline.cell import Cell, Job, cells_by_this_code, hardware, is_done, restored
-from harness.pipeline.explain import Explained, blocks_of, choose_samples, chosen_target, explain
+from harness.pipeline.explain import Explained, blocks_of, choose_samples, chosen_target, explain, uses_predictions
 from harness.pipeline.networks import Member, build_network, device
 from harness.pipeline.predict import predict, predicted_class
 from harness.pipeline.probe import probe_sample
@@ -318,9 +318,8 @@ class _Work:
 
     def _explained(self, cell: Cell, explanation: Explanation, sample: Sample) -> Explained:
         classes = {}
-        if any(target.kind == "classes" for target in self.spec.targets):
-            batch_size = self.task.recipe().batch_size
-            classes = self._classes(predict(self._members, self.spec, sample, batch_size=batch_size))
+        if uses_predictions(explanation, self.spec):
+            classes = self._classes(self._predictions(cell.parents[-1])[sample.id])
         return explain(self._members, self.spec, sample, explanation, seed=cell.seed, classes=classes)
 
     def _classes(self, prediction: Prediction) -> dict[str, int]:

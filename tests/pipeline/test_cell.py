@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ import pytest
 from harness.adapters.axial_slices import AxialSlices
 from harness.core.explanations import Explanation
 from harness.core.overrides import override
+from harness.core.registry import METRICS
 from harness.core.targets import Target
 from harness.core.task import Configuration, Task
-from harness.core.types import Cohort, Folds, NetworkSpec, Split
+from harness.core.types import Array, Cohort, Folds, NetworkSpec, Split
 from harness.metrics import segmentation
+from harness.metrics.register import metric
 from harness.pipeline import cell as module
 from harness.pipeline.cell import (
     ENSEMBLE,
@@ -415,6 +417,36 @@ def test_code_changes_its_stage_and_those_below(
     assert [cell.body for cell in before.values()] == [cell.body for cell in after.values()]
 
 
+def likely_relevance(explanation: Array, probability: Array) -> float:
+    """Relevance weighted by the predicted probability."""
+    return float((explanation * probability).sum())
+
+
+@pytest.fixture
+def likely() -> Iterator[Any]:
+    """A metric of explanations that reads the prediction."""
+    register = metric("likely_relevance", source="", direction="higher", range=(0, np.inf), level="explanation")
+    yield partial(register(likely_relevance))
+    del METRICS._entries["likely_relevance"]
+
+
+def test_code_of_predictions_changes_values_of_maps_that_read_them(
+    cells: Callable[..., Named], toy_task: Task, monkeypatch: pytest.MonkeyPatch, likely: Any
+) -> None:
+    """Editing the predict stage changes metrics of predictions, and those of maps that read the prediction."""
+    task = dataclasses.replace(toy_task, metrics={**toy_task.metrics, "likely": likely})
+    before, true_digest = cells(task), module.digest
+    monkeypatch.setattr(
+        module, "digest", lambda stage, *more: true_digest(stage, *more) + "edited" * (stage == "predict")
+    )
+    one, two = metrics_of(before), metrics_of(cells(task))
+    assert {key for key in one if key[1] and one[key] != two[key]} == {
+        ("score", "random", "likely"),
+        ("score", "gradients", "likely"),
+    }
+    assert all(one[key] != two[key] for key in one if not key[1])
+
+
 def test_digest_of_explanations_is_that_of_their_method(toy_task: Task) -> None:
     """Methods in different modules have different digests."""
     assert digest("explain", toy_task, "random") != digest("explain", toy_task, "gradients")
@@ -589,14 +621,22 @@ class TestSeveralTargets:
         other = edited(crowd, number, covariates={**crowd.samples[number].covariates, "height": 2.0})
         assert changed(named(crowd), named(other)) == set(named(crowd)) - {("train", "")}
 
-    def test_explanations_that_choose_samples_depend_on_predictions(
+    def test_explanations_that_use_predictions_have_them_as_parent(
         self, named: Callable[..., Named], crowd: Cohort
     ) -> None:
-        """An explanation of chosen samples has the predictions as its last parent; others have only the training."""
+        """Explanations of chosen samples or of the predicted class have the predictions as last parent, others not."""
         found = named(crowd)
         train, predict = found["train", ""].identity, found["predict", ""].identity
-        assert found["explain", "smiles"].parents == (train, predict)
-        assert {found["explain", label].parents for label in ("saliency", "gate", "random")} == {(train,)}
+        assert {found["explain", label].parents for label in ("smiles", "saliency", "random")} == {(train, predict)}
+        assert found["explain", "gate"].parents == (train,)
+
+    def test_explanation_of_one_class_uses_no_predictions(
+        self, studied: Any, study: Task, crowd: Cohort, fold: Split
+    ) -> None:
+        """The logit of a given class is explained without predictions, that of the predicted class with them."""
+        for of, count in (("hair:red", 1), ("hair", 2), ("age", 1)):
+            found = by_stage(cells_of(studied(override(study, "explanations.saliency.of", of)), crowd, fold, 0, 0))
+            assert len(found["explain", "saliency"].parents) == count
 
     @pytest.mark.parametrize("field", [{"at_most": 2}, {"samples": "true_positive"}])
     def test_the_rule_that_chooses_is_part_of_the_identity(
@@ -660,7 +700,8 @@ class TestSeveralTargets:
             assert one.trainings == own and len(own) == 2
             assert one.evaluated == crowd_folds.test
             assert cells["predict", ""].parents == own
-            assert cells["explain", "saliency"].parents == own
+            assert cells["explain", "saliency"].parents == (*own, cells["predict", ""].identity)
+            assert cells["explain", "gate"].parents == own
             assert cells["probe", "saliency"].parents[2:] == own
             assert ("train", "") not in cells
 
