@@ -1,8 +1,9 @@
 """Items of samples in batches: held in memory if they are few, otherwise read when needed.
 
 A training never holds a large cohort in memory. Samples with one item are read batch by
-batch. Slices, and other samples with several items, are packed once into a memory-mapped
-file, from which single items can be read.
+batch; their masks, which recipes may need for all items at once, are packed into a
+memory-mapped file. Slices, and other samples with several items, are packed once with
+their targets, and single items are read from the file.
 """
 
 from __future__ import annotations
@@ -109,11 +110,14 @@ def open_items(adapter: Adapter, samples: Sequence[Sample], spec: NetworkSpec) -
     counts = len(first[0])
     if size <= HELD_BYTES:
         yield _held(adapter, samples, spec)
-    elif counts == 1:
-        yield _read(adapter, samples, spec)
+    elif counts == 1 and not any(target.kind == "mask" for target in spec.targets):
+        yield _read(adapter, samples, spec, _labels(adapter, samples, spec))
     else:
         with tempfile.TemporaryDirectory(prefix="harness-items-") as folder:
-            yield _packed(adapter, samples, spec, Path(folder))
+            if counts == 1:
+                yield _read(adapter, samples, spec, _packed_labels(adapter, samples, spec, Path(folder)))
+            else:
+                yield _packed(adapter, samples, spec, Path(folder))
 
 
 def batches(items: Items, order: Array, batch_size: int) -> Iterator[tuple[Array, Batch]]:
@@ -147,15 +151,35 @@ def _item_arrays(adapter: Adapter, sample: Sample, spec: NetworkSpec) -> list[Ar
 
 def _held(adapter: Adapter, samples: Sequence[Sample], spec: NetworkSpec) -> Items:
     inputs = [adapter.inputs(sample) for sample in samples]
-    targets = [adapter.targets(sample, spec.targets) for sample in samples]
     arrays = tuple(_joined([one[place] for one in inputs]) for place in range(len(inputs[0])))
-    labels = {name: _joined([one[name] for one in targets]) for name in targets[0]}
+    labels = _labels(adapter, samples, spec)
     return _Held(arrays, labels, _weights(samples, [len(one[0]) for one in inputs], labels))
 
 
-def _read(adapter: Adapter, samples: Sequence[Sample], spec: NetworkSpec) -> Items:
+def _labels(adapter: Adapter, samples: Sequence[Sample], spec: NetworkSpec) -> dict[str, Array]:
+    """Targets of all items by name, (N, …)."""
     targets = [adapter.targets(sample, spec.targets) for sample in samples]
-    labels = {name: _joined([one[name] for one in targets]) for name in targets[0]}
+    return {name: _joined([one[name] for one in targets]) for name in targets[0]}
+
+
+def _packed_labels(adapter: Adapter, samples: Sequence[Sample], spec: NetworkSpec, folder: Path) -> Mapping[str, Array]:
+    """The same in memory-mapped files, for samples of one item; they are read one at a time, twice."""
+    first = adapter.targets(samples[0], spec.targets)
+    each = (adapter.targets(sample, spec.targets) for sample in samples)
+    shapes = dict(zip(first, _largest(tuple(one.shape[1:] for one in found.values()) for found in each), strict=True))
+    files = {
+        name: np.lib.format.open_memmap(
+            folder / f"{place}.npy", mode="w+", dtype=first[name].dtype, shape=(len(samples), *shapes[name])
+        )
+        for place, name in enumerate(first)
+    }
+    for place, sample in enumerate(samples):
+        for name, array in adapter.targets(sample, spec.targets).items():
+            files[name][place : place + 1] = _padded(array, shapes[name])
+    return files
+
+
+def _read(adapter: Adapter, samples: Sequence[Sample], spec: NetworkSpec, labels: Mapping[str, Array]) -> Items:
     if all(one.shape for one in spec.inputs):
         shapes = tuple((len(one.channels), *one.shape) for one in spec.inputs)
     else:

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from harness.adapters.axial_slices import AxialSlices
+from harness.core.targets import Target
 from harness.core.task import Task
-from harness.core.types import Cohort, NetworkSpec
+from harness.core.types import Cohort, Input, NetworkSpec, Sample
 from harness.pipeline import items as module
 from harness.pipeline.items import Items, batches, open_items
 from harness.recipes.recipe import Batch
@@ -212,6 +213,42 @@ class TestPictures:
             "smile": (torch.float32, (1,)),
             "hair": (torch.int64, (1,)),
         }
+
+
+class VolumeAdapter:
+    """An adapter with one volume per sample, which predicts a mask and a number."""
+
+    def inputs(self, sample: Sample) -> tuple[Any, ...]:
+        """The T2w image."""
+        return (sample.images["T2w"].load()[None, None],)
+
+    def targets(self, sample: Sample, targets: Any) -> dict[str, Any]:
+        """The mask, and the number of its voxels."""
+        mask = sample.masks["target"].load()
+        return {"target": mask[None].astype(np.int64), "count": np.array([mask.sum()], np.float32)}
+
+
+class TestVolumes:
+    """Samples with one item each, a mask as target and different sizes."""
+
+    SPEC = NetworkSpec((Input("T2w", ("T2w",)),), (Target("target", "mask"), Target("count", "number")))
+
+    def test_volumes_read_batch_by_batch_give_the_same_batches(self, opened: Opened, toy_cohort: Cohort) -> None:
+        """Batches of volumes that are read when needed equal those from memory, in any order."""
+        order = [3, 0, 2, 2, 1]
+        with opened(VolumeAdapter(), toy_cohort, self.SPEC, held=True) as items:
+            expected = all_batches(items, order, 2)
+        with opened(VolumeAdapter(), toy_cohort, self.SPEC, held=False) as items:
+            found = all_batches(items, order, 2)
+        assert len(found) == len(expected) == 3 and all(map(same, found, expected))
+
+    def test_masks_of_volumes_are_not_held_in_memory(self, opened: Opened, toy_cohort: Cohort, temporary: Path) -> None:
+        """The masks of volumes lie in a memory-mapped file, which is removed after use; images are in no file."""
+        with opened(VolumeAdapter(), toy_cohort, self.SPEC, held=False) as items:
+            assert all(isinstance(one, np.memmap) for one in items.targets.values())
+            size = sum(path.stat().st_size for path in temporary.rglob("*.npy"))
+            assert 4 * 16 * 16 * 6 * 8 < size < 4 * 16 * 16 * 6 * 9
+        assert list(temporary.iterdir()) == []
 
 
 class TestBatches:
