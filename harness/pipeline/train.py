@@ -273,29 +273,21 @@ def _one_epoch(
 
 @torch.inference_mode()
 def _validation(model: torch.nn.Module, recipe: Recipe, spec: NetworkSpec, items: Items) -> float:
-    """Selection value of the recipe over all validation items."""
+    """Selection value of the recipe over all validation items, in evaluation mode."""
     assert recipe.select is not None
-    outputs, targets, weights = _outputs(model, spec, items, recipe.batch_size)
-    return recipe.select(outputs, Batch((), targets, weights), spec.targets)
+    was_training = model.training
+    model.eval()
+    try:
+        return recipe.select(_outputs(model, spec, items, recipe.batch_size), spec.targets)
+    finally:
+        model.train(was_training)
 
 
 def _outputs(
     model: torch.nn.Module, spec: NetworkSpec, items: Items, batch_size: int
-) -> tuple[Outputs, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Outputs, targets and weights of all items on the CPU, in evaluation mode."""
-    was_training = model.training
-    model.eval()
-    found: list[tuple[dict[str, torch.Tensor], Batch]] = []
-    try:
-        where = next(itertools.chain(model.parameters(), model.buffers())).device
-        for _, batch in batches(items, np.arange(len(items)), batch_size):
-            heads = split_outputs(model(*batch.to(where).inputs), spec.targets)
-            found.append(({name: head.cpu() for name, head in heads.items()}, batch))
-    finally:
-        model.train(was_training)
-    first = found[0]
-    return (
-        {name: torch.cat([heads[name] for heads, _ in found]) for name in first[0]},
-        {name: torch.cat([batch.targets[name] for _, batch in found]) for name in first[1].targets},
-        {name: torch.cat([batch.weights[name] for _, batch in found]) for name in first[1].weights},
-    )
+) -> Iterator[tuple[Outputs, Batch]]:
+    """Outputs of all items on the CPU, with targets and weights, batch by batch."""
+    where = next(itertools.chain(model.parameters(), model.buffers())).device
+    for _, batch in batches(items, np.arange(len(items)), batch_size):
+        heads = split_outputs(model(*batch.to(where).inputs), spec.targets)
+        yield {name: head.cpu() for name, head in heads.items()}, Batch((), batch.targets, batch.weights)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +12,7 @@ from harness.core.errors import CellError
 from harness.core.targets import Kind, Target
 from harness.core.types import Array
 
-__all__ = ["Batch", "Outputs", "Recipe", "adam", "refuse_other_kinds", "unchanged"]
+__all__ = ["Batch", "Outputs", "Recipe", "adam", "joined", "refuse_other_kinds", "unchanged"]
 
 Outputs = Mapping[str, torch.Tensor]
 """Target → network output, (N, width, *space)."""
@@ -55,9 +55,10 @@ class Recipe:
     augment : returns an augmented batch, given a generator and a batch
     sample : returns the item indices of one epoch in order, given a generator and the
         targets of all items
-    select : computes a validation score from the outputs for all validation items; the
-        weights of the epoch with the highest score are kept. ``None`` keeps the weights
-        of the last epoch
+    select : computes a validation score from the outputs and batches of all validation
+        items, in order; the weights of the epoch with the highest score are kept. A score
+        that is reduced batch by batch needs little memory, otherwise see :func:`joined`.
+        ``None`` keeps the weights of the last epoch
     threads : number of CPU threads of torch; results depend on it, so it is part of the
         identity
     lr_factor : returns the factor of the learning rate, given the epoch, counted from 1
@@ -69,7 +70,7 @@ class Recipe:
     loss: Callable[[Outputs, Batch, Sequence[Target]], torch.Tensor]
     augment: Callable[[np.random.Generator, Batch], Batch]
     sample: Callable[[np.random.Generator, Mapping[str, Array]], Array]
-    select: Callable[[Outputs, Batch, Sequence[Target]], float] | None
+    select: Callable[[Iterable[tuple[Outputs, Batch]], Sequence[Target]], float] | None
     threads: int = 1
     lr_factor: Callable[[int], float] = lambda epoch: 1.0
 
@@ -86,6 +87,15 @@ def adam(parameters: list[torch.nn.Parameter], *, name: str, lr: float, weight_d
     kind: type[torch.optim.Adam] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
     optimiser: torch.optim.Optimizer = kind(parameters, lr=lr, weight_decay=weight_decay, fused=True)
     return optimiser
+
+
+def joined(batches: Iterable[tuple[Outputs, Batch]]) -> tuple[Outputs, Batch]:
+    """Outputs, targets and weights of several batches as one, without inputs."""
+    found = [(outputs, batch.targets, batch.weights) for outputs, batch in batches]
+    outputs, targets, weights = (
+        {name: torch.cat([one[name] for one in several]) for name in several[0]} for several in zip(*found, strict=True)
+    )
+    return outputs, Batch((), targets, weights)
 
 
 def unchanged(rng: np.random.Generator, batch: Batch) -> Batch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Annotated, Literal
 
@@ -13,7 +13,7 @@ from torch.nn import functional
 from harness.core.registry import RECIPES
 from harness.core.targets import Target
 from harness.recipes.losses import default_loss
-from harness.recipes.recipe import Batch, Outputs, Recipe, adam, refuse_other_kinds, unchanged
+from harness.recipes.recipe import Batch, Outputs, Recipe, adam, joined, refuse_other_kinds, unchanged
 
 __all__ = ["regression"]
 
@@ -58,8 +58,8 @@ def regression(
             return default_loss(outputs, batch, targets) / len(targets)
         return functional.mse_loss(_joined(outputs, targets), _joined(batch.targets, targets))
 
-    def fitness(outputs: Outputs, batch: Batch, targets: Sequence[Target]) -> float:
-        return -float(loss(outputs, batch, targets))
+    def fitness(batches: Iterable[tuple[Outputs, Batch]], targets: Sequence[Target]) -> float:
+        return -float(loss(*joined(batches), targets))
 
     return Recipe(
         epochs=epochs,

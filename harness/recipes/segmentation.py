@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Literal
 
@@ -99,13 +99,12 @@ def segmentation(
     )
 
 
-def mean_iou(outputs: Outputs, batch: Batch, targets: Sequence[Target]) -> float:
+def mean_iou(batches: Iterable[tuple[Outputs, Batch]], targets: Sequence[Target]) -> float:
     """Mean intersection over union of both classes, over all voxels of all items.
 
     Parameters
     ----------
-    outputs : logits of the mask, (N, 2, *space)
-    batch : batch with labels (N, *space), 0 or 1
+    batches : logits of the mask, (N, 2, *space), and batches with labels (N, *space), 0 or 1
 
     Returns
     -------
@@ -113,13 +112,14 @@ def mean_iou(outputs: Outputs, batch: Batch, targets: Sequence[Target]) -> float
         In [0, 1]; a class that occurs in neither prediction nor labels counts as 1.
     """
     name = targets[0].name
-    predicted, labels = outputs[name].argmax(1), batch.targets[name]
-    ious = []
-    for label in (0, 1):
-        found, true = predicted == label, labels == label
-        union = int((found | true).sum())
-        ious.append(int((found & true).sum()) / union if union else 1.0)
-    return float(np.mean(ious))
+    shared, either = [0, 0], [0, 0]
+    for outputs, batch in batches:
+        predicted, labels = outputs[name].argmax(1), batch.targets[name]
+        for label in (0, 1):
+            found, true = predicted == label, labels == label
+            shared[label] += int((found & true).sum())
+            either[label] += int((found | true).sum())
+    return float(np.mean([both / union if union else 1.0 for both, union in zip(shared, either, strict=True)]))
 
 
 def _draw_items(rng: np.random.Generator, labels: Array, *, copies: int, balance: bool) -> Array:

@@ -145,11 +145,25 @@ def test_loss_that_is_not_finite_raises(trained: Callable[..., Trained]) -> None
 def test_validation_value_that_is_not_finite_raises(trained: Callable[..., Trained]) -> None:
     """A validation value that is NaN raises an error."""
     values = iter([0.5, math.nan])
-    broken = dataclasses.replace(recipe(epochs=3), select=lambda outputs, batch, targets: next(values))
+    broken = dataclasses.replace(recipe(epochs=3), select=lambda batches, targets: next(values))
     with pytest.raises(
         CellError, match=r"the validation value must be finite, got nan in epoch 2: .*recipe\.select=last"
     ):
         trained(broken)
+
+
+def test_validation_outputs_are_given_batch_by_batch(trained: Callable[..., Trained]) -> None:
+    """The selection value is computed from batches of the recipe's size, so that not all outputs are held at once."""
+    sizes: list[list[int]] = []
+
+    def select(batches: Any, targets: Any) -> float:
+        sizes.append([len(batch.targets["target"]) for outputs, batch in batches])
+        return 0.5
+
+    made = dataclasses.replace(recipe(epochs=1), select=select)
+    trained(made)
+    assert len(sizes) == 1 and len(sizes[0]) > 1
+    assert set(sizes[0][:-1]) == {made.batch_size} and sizes[0][-1] <= made.batch_size
 
 
 def test_best_epoch_is_kept(trained: Callable[..., Trained]) -> None:
@@ -166,7 +180,7 @@ def test_best_epoch_is_kept(trained: Callable[..., Trained]) -> None:
         snapshots.append(next(built[0].parameters()).detach().clone())
 
     found = trained(
-        dataclasses.replace(recipe(epochs=4), select=lambda outputs, batch, targets: next(values)),
+        dataclasses.replace(recipe(epochs=4), select=lambda batches, targets: next(values)),
         build=build,
         report=report,
     )

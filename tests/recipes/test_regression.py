@@ -47,7 +47,7 @@ def test_other_kinds_are_refused() -> None:
 def test_the_lowest_error_is_selected() -> None:
     """The selection value is minus the validation loss, and by default no epoch is selected."""
     select = regression(select="validation_loss").select
-    assert select is not None and select(OUTPUTS, Batch((), LABELS), TARGETS) == -15 / 6
+    assert select is not None and select([(OUTPUTS, Batch((), LABELS))], TARGETS) == -15 / 6
     assert regression().select is None
 
 

@@ -20,7 +20,7 @@ MASK = Target("target", "mask")
 
 def iou(outputs: torch.Tensor, labels: torch.Tensor) -> float:
     """Mean IoU of a mask target."""
-    return mean_iou({"target": outputs}, Batch((), {"target": labels}), (MASK,))
+    return mean_iou([({"target": outputs}, Batch((), {"target": labels}))], (MASK,))
 
 
 def order(recipe_rng: np.random.Generator, labels: np.ndarray, **options: object) -> np.ndarray:
@@ -43,6 +43,16 @@ def test_mean_iou_agrees_with_sklearn(seed: int) -> None:
     outputs, truth = rng.normal(size=(7, 2, 4, 5)), rng.integers(0, 2, (7, 4, 5))
     found = iou(torch.from_numpy(outputs), torch.from_numpy(truth))
     assert found == pytest.approx(jaccard_score(truth.ravel(), outputs.argmax(1).ravel(), average="macro"))
+
+
+def test_mean_iou_does_not_depend_on_the_batches() -> None:
+    """Voxels are counted over all batches; the mean IoU is not that of the batches."""
+    rng = np.random.default_rng(0)
+    outputs, truth = torch.from_numpy(rng.normal(size=(7, 2, 4, 5))), torch.from_numpy(rng.integers(0, 2, (7, 4, 5)))
+    parts = [
+        ({"target": outputs[part]}, Batch((), {"target": truth[part]})) for part in (slice(0, 4), slice(4, 6), [6])
+    ]
+    assert mean_iou(iter(parts), (MASK,)) == iou(outputs, truth)
 
 
 def test_mean_iou_by_hand() -> None:
