@@ -46,7 +46,7 @@ def read_arrays(path: Path) -> dict[str, Array]:
 
 
 def write_predictions(folder: Path, predictions: Mapping[str, Prediction]) -> None:
-    """Write the predictions of a cell, by sample.
+    """Write the predictions of a cell, by sample, as converted by :func:`as_stored`.
 
     Notes
     -----
@@ -54,7 +54,7 @@ def write_predictions(folder: Path, predictions: Mapping[str, Prediction]) -> No
     the size of the store.
     """
     arrays = {
-        _key(sample, target, name): array.astype(np.float16) if array.ndim > 1 else array
+        _key(sample, target, name): array
         for sample, targets in predictions.items()
         for target, kept in targets.items()
         for name, array in kept.items()
@@ -62,17 +62,11 @@ def write_predictions(folder: Path, predictions: Mapping[str, Prediction]) -> No
     write_arrays(folder / _PREDICTIONS, arrays)
 
 
-def as_stored(predictions: Mapping[str, Prediction]) -> dict[str, dict[str, dict[str, Array]]]:
-    """Predictions as returned by :func:`read_predictions`, with masks in the precision of the store."""
+def as_stored(prediction: Prediction) -> dict[str, dict[str, Array]]:
+    """A prediction in the precision of the store: probabilities of masks are float16."""
     return {
-        sample: {
-            target: {
-                name: array.astype(np.float16).astype(np.float32) if array.ndim > 1 else array
-                for name, array in kept.items()
-            }
-            for target, kept in targets.items()
-        }
-        for sample, targets in predictions.items()
+        target: {name: array.astype(np.float16) if array.ndim > 1 else array for name, array in kept.items()}
+        for target, kept in prediction.items()
     }
 
 

@@ -6,7 +6,7 @@ import math
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -226,12 +226,13 @@ class _Work:
 
     def _predict(self, cell: Cell, folder: Path) -> dict[str, JSON]:
         batch_size = self.task.recipe().batch_size
-        predictions = {
-            sample.id: predict(self._members, self.spec, sample, batch_size=batch_size) for sample in self.evaluated
-        }
-        _check_finite(predictions)
+        predictions: dict[str, Prediction] = {}
+        for sample in self.evaluated:
+            made = predict(self._members, self.spec, sample, batch_size=batch_size)
+            _check_finite(sample, made)
+            predictions[sample.id] = as_stored(made)  # the only copy that is held
         write_predictions(folder, predictions)
-        self.predicted[cell.identity] = as_stored(predictions)
+        self.predicted[cell.identity] = predictions
         return {"samples": list(predictions), "networks": len(self._members)}
 
     def _explain(self, cell: Cell, folder: Path) -> dict[str, JSON]:
@@ -242,7 +243,10 @@ class _Work:
                 f"no sample fits samples={explanation.samples} of {len(self.job.evaluated)}; "
                 f"set explanations.{cell.label}.samples=tested, or train longer"
             )
+        # Maps are large: only those of the last explanation are held, and only if other cells need them.
         found: dict[str, Explained] = {}
+        self.maps = {cell.identity: found}
+        is_needed = any(cell.identity in one.parents for one in self.job.cells)
         sums: list[Array] = []
         outputs: tuple[str, ...] = ()
         flat = True
@@ -253,7 +257,7 @@ class _Work:
                 outputs, flat = one.outputs, flat and not np.any(one.maps != one.maps.flat[0])
                 if explanation.mapped:
                     write_maps(folder, sample, one.outputs, one.maps, self._channels(explanation))
-                    found[sample.id] = one
+                    found |= {sample.id: one} if is_needed else {}
                 if explanation.summed:
                     total = one.maps.astype(np.float64) if total is None else total + one.maps
             if total is not None:
@@ -262,7 +266,6 @@ class _Work:
             stacked = np.stack(sums).astype(np.float32)
             flat = not np.any(stacked != stacked.flat[0])
             write_sums(folder / _SUMS, stacked)
-        self.maps = {cell.identity: found}  # of the last explanation alone: maps are large
         return {
             "channels": list(self._channels(explanation)),
             "outputs": list(outputs),
@@ -354,17 +357,18 @@ class _Work:
             self.predicted[identity] = read_predictions(self.store, self._record("predict", identity))
         return self.predicted[identity]
 
-    def _maps(self, identity: str) -> list[tuple[Sample, Explained]]:
-        """Explained samples with their maps."""
-        if not self.maps.get(identity):
-            record = self._record("explain", identity)
-            outputs = tuple(record.facts["outputs"])
-            by_output = [read_maps(self.store, record, output=output) for output in outputs]
-            self.maps[identity] = {
-                name: Explained(outputs, np.stack([maps[name] for maps in by_output])) for name in by_output[0]
-            }
-        found = self.maps[identity]
-        return [(sample, found[sample.id]) for sample in self.evaluated if sample.id in found]
+    def _maps(self, identity: str) -> Iterator[tuple[Sample, Explained]]:
+        """Explained samples with their maps, from memory or, one at a time, from the store."""
+        if identity in self.maps:
+            found = self.maps[identity]
+            yield from ((sample, found[sample.id]) for sample in self.evaluated if sample.id in found)
+            return
+        record = self._record("explain", identity)
+        outputs = tuple(record.facts["outputs"])
+        for sample in self.evaluated:
+            if sample.id in record.facts["samples"]:
+                maps = [read_maps(self.store, record, [sample.id], output=output)[sample.id] for output in outputs]
+                yield sample, Explained(outputs, np.stack(maps))
 
     def _record(self, stage: str, identity: str) -> CellRecord:
         record = self.store.get(stage, identity)
@@ -373,8 +377,7 @@ class _Work:
         return record
 
 
-def _check_finite(predictions: Mapping[str, Prediction]) -> None:
-    for sample, targets in predictions.items():
-        for target, kept in targets.items():
-            if not all(np.isfinite(array).all() for array in kept.values()):
-                raise CellError(f"the prediction of {target} for {sample} is not finite; try a smaller recipe.lr")
+def _check_finite(sample: Sample, prediction: Prediction) -> None:
+    for target, kept in prediction.items():
+        if not all(np.isfinite(array).all() for array in kept.values()):
+            raise CellError(f"the prediction of {target} for {sample.id} is not finite; try a smaller recipe.lr")

@@ -23,7 +23,7 @@ from harness.metrics import segmentation
 from harness.pipeline.artifacts import read_predictions, read_values
 from harness.pipeline.cell import Job, jobs, missing
 from harness.pipeline.explain import Explained, explain
-from harness.pipeline.job import execute, load_member
+from harness.pipeline.job import _Work, execute, load_member
 from harness.pipeline.predict import average, predict, predicted_class
 from harness.storage.store import CellRecord, Store
 
@@ -224,6 +224,35 @@ def test_new_metric_is_computed_alone(
     }
     (values,) = read_values(store, records[0]).values()
     assert values["label"] == "similarity" and list(values["values"]) == ["sub-04"]
+
+
+def test_maps_are_read_one_sample_at_a_time(
+    run: Callable, toy_task: Task, job_of: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New metrics of an explanation in the store read one map after the other."""
+    asked: list[Any] = []
+
+    def counted(store: Store, record: CellRecord, samples: Any = None, *, output: str = "") -> Any:
+        asked.append(list(samples))
+        return read_maps(store, record, samples, output=output)
+
+    split = Split(("sub-01",), ("sub-02",), ("sub-03", "sub-04"))
+    run(job_of(toy_task, split))
+    monkeypatch.setattr("harness.pipeline.job.read_maps", counted)
+    records = run(job_of(override(toy_task, "metrics.relevance_ap.sign", "absolute"), split))
+    assert states_of(records) == [("score", "random", "done"), ("score", "gradients", "done")]
+    assert asked == 2 * [["sub-03"], ["sub-04"]]
+
+
+@pytest.mark.parametrize(("cells", "held"), [(slice(3, 4), []), (slice(3, 5), ["sub-04"])])
+def test_maps_are_held_only_for_later_cells(
+    run: Callable, job: Job, store: Store, toy_cohort: Cohort, tmp_path: Path, cells: slice, held: list[str]
+) -> None:
+    """Maps are kept in memory only if another cell of the job evaluates them."""
+    run(job.only(job.cells[:1]))
+    work = _Work(job.only(job.cells[cells]), toy_cohort, store)
+    assert work.run(job.cells[3], tmp_path).state == "done"
+    assert [list(found) for found in work.maps.values()] == [held]
 
 
 def test_model_that_raises(
