@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,32 +14,7 @@ import pytest
 
 from harness.core.targets import Target
 from harness.core.types import Array, Cohort, Sample
-
-
-@dataclass(frozen=True, eq=False)
-class ArrayImage:
-    """An image in memory."""
-
-    values: Array
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(X, Y, Z)."""
-        return self.values.shape
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the values."""
-        return hashlib.sha256(np.ascontiguousarray(self.values).tobytes()).hexdigest()[:16]
-
-    def load(self) -> Array:
-        """The values."""
-        return self.values
-
-    def voxels(self) -> tuple[Array, Array]:
-        """Indices and values of all nonzero voxels."""
-        flat = self.values.ravel()
-        return np.flatnonzero(flat), flat[np.flatnonzero(flat)]
+from harness.testing import ArrayImage
 
 
 def _sample(number: int, shape: tuple[int, int, int]) -> Sample:

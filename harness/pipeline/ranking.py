@@ -27,7 +27,7 @@ from harness.core.types import JSON, Direction, Score
 from harness.pipeline.rows import MetricFacts, Row, subject_means
 from harness.stats.intervals import MINIMUM_SUBJECTS, Differences, mean_score, paired_differences
 
-__all__ = ["STRATA", "BLOCKING", "Line", "ranked_lines", "score_of", "strata_of", "text_of_label"]
+__all__ = ["BLOCKING", "STRATA", "Line", "ranked_lines", "score_of", "strata_of", "text_of_label"]
 
 BLOCKING = ("collapsed", "failed", "incomplete", "oracle", "stopped")
 """Prefixes of the flags that exclude a row from the ranking."""

@@ -14,11 +14,11 @@ __all__ = [
     "MetricFacts",
     "Row",
     "Values",
-    "score_from_json",
-    "number_of",
     "null_of",
-    "subject_means",
+    "number_of",
+    "score_from_json",
     "score_to_json",
+    "subject_means",
 ]
 
 Values = Mapping[str, Mapping[str, Mapping[int, float]]]

@@ -190,9 +190,7 @@ def epvs_phantom(
     """
     _check_shape(shape)
 
-    def stream(*names: str) -> np.random.Generator:
-        return generator(seed, "data", subject, *names)
-
+    stream = partial(generator, seed, "data", subject)
     age, sex = _draw_person(stream("person"))
     grid, rotation, shift = _place(stream("position"), shape)
     head = draw_head(stream("head"), age)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Annotated
 
 import numpy as np
@@ -162,9 +162,7 @@ def wmh_phantom(
     doi:10.1016/j.neuroimage.2003.12.027.
     """
 
-    def stream(*names: str) -> np.random.Generator:
-        return generator(seed, "data", subject, *names)
-
+    stream = partial(generator, seed, "data", subject)
     template = _template(tuple(shape), float(spacing_mm))
     age, sex, volume_ml = _draw_person(stream("person"), median_ml, spread)
     voxel_ml = spacing_mm**3 / 1000

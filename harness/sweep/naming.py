@@ -17,7 +17,7 @@ from harness.core.task import Task
 from harness.core.types import JSON
 from harness.sweep.grammar import Overrides
 
-__all__ = ["DEFAULT", "run_name"]
+__all__ = ["DEFAULT", "full_key", "run_name"]
 
 DEFAULT = "default"
 """Name of a run without overrides of a task that has no experiments."""
@@ -59,7 +59,7 @@ def run_name(
     (``targets.scores.noise``).
     """
     given = _overrides(overrides, task, seeds)
-    axes = {_full(key, task) for key in task.experiments.get(experiment, {})}
+    axes = {full_key(key, task) for key in task.experiments.get(experiment, {})}
     start = "" if axes and axes <= set(given) and experiment == task.experiment else experiment
     folder, plain = settings.data_folder, profile == "quick"
     if plain and folder is None and not given and re.fullmatch(r"\w+", start or DEFAULT):
@@ -68,6 +68,11 @@ def run_name(
     text = "_".join(filter(None, map(_safe, parts)))[:_LONGEST].strip("-._")
     digest = identify([experiment, profile, "" if folder is None else str(folder), given])[:_DIGITS]
     return f"{text or DEFAULT}-{digest}"
+
+
+def full_key(key: str, task: Task) -> str:
+    """The full key of a short one, such as ``targets.scores.noise`` of ``noise``; other keys are unchanged."""
+    return task.axes.get(key, key)
 
 
 def _overrides(overrides: Overrides, task: Task, seeds: tuple[JSON, ...]) -> dict[str, list[JSON]]:
@@ -79,13 +84,13 @@ def _overrides(overrides: Overrides, task: Task, seeds: tuple[JSON, ...]) -> dic
             found[key] = [_number(value) for value in ([overrides.values[key]] if single else overrides.several(key))]
     if found.get("seed") == list(seeds):
         del found["seed"]
-    return {_full(key, task): values for key, values in found.items()}
+    return {full_key(key, task): values for key, values in found.items()}
 
 
 def _texts(given: Mapping[str, list[JSON]], overrides: Overrides, task: Task) -> list[str]:
     """Overrides as parts of a name, in the order: leaderboard columns, other axes, subsets, options."""
-    short, swept = {full: name for name, full in task.axes.items()}, {_full(key, task) for key in overrides.sweeps}
-    searched = {_full(one.key, task) for one in overrides.space}
+    short, swept = {full: name for name, full in task.axes.items()}, {full_key(key, task) for key in overrides.sweeps}
+    searched = {full_key(one.key, task) for one in overrides.space}
 
     def order(key: str) -> tuple[bool, bool, bool, str]:
         name = short.get(key, key)
@@ -101,10 +106,6 @@ def _texts(given: Mapping[str, list[JSON]], overrides: Overrides, task: Task) ->
 def _number(value: JSON) -> JSON:
     """Whole numbers as ``int``, so that 0 and 0.0 give the same name."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _full(key: str, task: Task) -> str:
-    return task.axes.get(key, key)
 
 
 def _safe(text: str) -> str:

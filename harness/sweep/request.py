@@ -18,7 +18,7 @@ from harness.core.values import checked
 from harness.sweep.catalogue import load_task, task_names
 from harness.sweep.grammar import Overrides
 from harness.sweep.grid import at, idle_error, idle_options, points
-from harness.sweep.naming import run_name
+from harness.sweep.naming import full_key, run_name
 from harness.sweep.plan import Request
 from harness.tuning.spaces import fit_space
 
@@ -88,14 +88,14 @@ def resolve(overrides: Overrides, *, texts: tuple[str, ...] = ()) -> Request:
     axes = _experiment(overrides, task)
     task = _free(narrowed(task, profile=profile, experiment=experiment), overrides)
     values = {key: value for key, value in overrides.values.items() if key not in _SETTINGS | _OWN}
-    swept = {_full(key, task) for key in axes}
-    for key in [key for key in values if _full(key, task).partition(".")[0] in swept]:
+    swept = {full_key(key, task) for key in axes}
+    for key in [key for key in values if full_key(key, task).partition(".")[0] in swept]:
         axes[key] = (values.pop(key),)  # an option of a swept component is set wherever that component is chosen
     task = _overridden(task, values, overrides.several("attribution"))
     chosen = points(task, axes)
     reached = [at(task, point) for point in chosen]  # raises for a wrong value before anything starts
     idle = frozenset.intersection(*map(idle_options, reached))
-    if unused := [key for key in values if _full(key, task) in idle]:
+    if unused := [key for key in values if full_key(key, task) in idle]:
         raise idle_error(unused)
     # If a component is swept, the space is checked at the first point here, and at every point when planning.
     search, space = _search(overrides, reached[0], settings, axes)
@@ -121,8 +121,8 @@ def resolve(overrides: Overrides, *, texts: tuple[str, ...] = ()) -> Request:
 
 def _overridden(task: Task, values: Mapping[str, JSON], attributions: tuple[JSON, ...]) -> Task:
     """The task with single values applied: components and labels first, then their options, in any order given."""
-    ordered = sorted(values, key=lambda key: _full(key, task).count("."))
-    components = [key for key in ordered if _full(key, task).count(".") < 2]
+    ordered = sorted(values, key=lambda key: full_key(key, task).count("."))
+    components = [key for key in ordered if full_key(key, task).count(".") < 2]
     for key in components:
         task = override(task, key, values[key])
     task = _selected(task, attributions)
@@ -133,9 +133,11 @@ def _overridden(task: Task, values: Mapping[str, JSON], attributions: tuple[JSON
 
 def _free(task: Task, overrides: Overrides) -> Task:
     """The task without presets of keys that are overridden."""
-    given = {_full(key, task) for key in (*overrides.values, *overrides.sweeps, *(one.key for one in overrides.space))}
+    given = {
+        full_key(key, task) for key in (*overrides.values, *overrides.sweeps, *(one.key for one in overrides.space))
+    }
     presets = {
-        condition: {key: value for key, value in values.items() if _full(key, task) not in given}
+        condition: {key: value for key, value in values.items() if full_key(key, task) not in given}
         for condition, values in task.presets.items()
     }
     return dataclasses.replace(task, presets=presets)
@@ -170,10 +172,10 @@ def search_of(overrides: Overrides, task: Task) -> tuple[Dimension, ...]:
     named = overrides.values.get("space")
     if named is not None and named not in task.spaces:
         raise UnknownName(f"search space of {task.name}", str(named), task.spaces)
-    found = {_full(one.key, task): one for one in (task.spaces[named] if named is not None else ())}
-    given = {_full(key, task) for key in (*overrides.values, *overrides.sweeps)}
+    found = {full_key(one.key, task): one for one in (task.spaces[named] if named is not None else ())}
+    given = {full_key(key, task) for key in (*overrides.values, *overrides.sweeps)}
     found = {key: one for key, one in found.items() if key not in given}
-    found |= {_full(one.key, task): one for one in overrides.space}
+    found |= {full_key(one.key, task): one for one in overrides.space}
     dimensions = [dataclasses.replace(one, key=key) for key, one in found.items()]
     return fit_space(task, dimensions) if dimensions else ()
 
@@ -202,16 +204,12 @@ def _search(
         raise RequestError(
             "search_subjects are the subjects of a search; add search=optuna, or leave them out with exclude="
         )
-    both = {_full(key, task) for key in axes} & {one.key for one in space}
+    both = {full_key(key, task) for key in axes} & {one.key for one in space}
     if both:
         raise RequestError(
             f"{sorted(both)[0]} is both swept and searched; every value of a sweep is run, so remove one of them"
         )
     return search, space
-
-
-def _full(key: str, task: Task) -> str:
-    return task.axes.get(key, key)
 
 
 def _text(dimension: Dimension) -> str:
@@ -233,9 +231,9 @@ def _refuse_unknown(overrides: Overrides, task: Task) -> None:
             raise UnknownName("key", key, known)
     seen: dict[str, str] = {}
     for key in (*overrides.values, *overrides.sweeps, *(dimension.key for dimension in overrides.space)):
-        if _full(key, task) in seen:
-            raise RequestError(f"{key} and {seen[_full(key, task)]} are the same key; give one of them")
-        seen[_full(key, task)] = key
+        if full_key(key, task) in seen:
+            raise RequestError(f"{key} and {seen[full_key(key, task)]} are the same key; give one of them")
+        seen[full_key(key, task)] = key
 
 
 def _experiment(overrides: Overrides, task: Task) -> dict[str, tuple[JSON, ...]]:
@@ -246,14 +244,16 @@ def _experiment(overrides: Overrides, task: Task) -> dict[str, tuple[JSON, ...]]
     axes: dict[str, tuple[JSON, ...]] = dict(task.experiments[name]) if name else {}
     sweeps = {key: values for key, values in overrides.sweeps.items() if key not in _OWN.union(_SEVERAL)}
     for key in sweeps:
-        head = _full(key, task).partition(".")[0]
+        head = full_key(key, task).partition(".")[0]
         if head in _BELOW:
             raise RequestError(
                 f"{key} cannot be swept: all explanations and metrics of a configuration share its training; "
                 "add each variant under a new label: attributions.mine=NAME attributions.mine.OPTION=VALUE"
             )
-    given = {_full(key, task) for key in (*overrides.values, *overrides.sweeps, *(one.key for one in overrides.space))}
-    return {**{key: values for key, values in axes.items() if _full(key, task) not in given}, **sweeps}
+    given = {
+        full_key(key, task) for key in (*overrides.values, *overrides.sweeps, *(one.key for one in overrides.space))
+    }
+    return {**{key: values for key, values in axes.items() if full_key(key, task) not in given}, **sweeps}
 
 
 def _selected(task: Task, labels: tuple[JSON, ...]) -> Task:

@@ -78,7 +78,7 @@ def recall(task_name: str, settings: RunSettings, *, name: str = "") -> Plan:
             one["seed"],
             tuple(one["trainings"]),
             tuple(_cell(cell) for cell in one["cells"]),
-            one.get("search", ""),
+            one["search"],
         )
         for one in saved["jobs"]
     )

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from harness.core.errors import HarnessError
+from harness.core.errors import HarnessError, first_line
 from harness.core.identity import identify
 from harness.core.paths import sqlite_uri
 from harness.core.settings import RunSettings
@@ -181,7 +181,7 @@ class Tracker:
         """Error that stopped the tracker, in one sentence; empty if there is none."""
         if self._error is None:
             return ""
-        cause = str(self._error).strip().partition("\n")[0] or type(self._error).__name__
+        cause = first_line(self._error)
         secret = _secret(tracking_uri(self._settings))
         return (
             f"cannot write to MLflow at {shown_uri(self._settings)}: "
