@@ -22,6 +22,7 @@ __all__ = [
     "BLOCKS",
     "Explained",
     "blocks_of",
+    "check_one_grid",
     "choose_samples",
     "chosen_target",
     "explain",
@@ -242,6 +243,30 @@ def _confidence(target: Target, prediction: Mapping[str, Array]) -> float:
         p = float(prediction["probability"])
         return max(p, 1 - p)
     return float(np.max(prediction["probabilities"]))
+
+
+def check_one_grid(samples: Sequence[Sample]) -> None:
+    """Check that maps of samples can be summed voxel by voxel.
+
+    Raises
+    ------
+    CellError
+        If two samples differ in shape, or in affine by more than a thousandth of a millimetre.
+    """
+    first = samples[0]
+    for other in samples[1:]:
+        what = "shapes" if other.shape != first.shape else "affines"
+        if what == "shapes" or not _same_affine(first, other):
+            raise CellError(
+                f"sums of maps need one grid for all samples, but {first.id} and {other.id} have different {what}; "
+                "keep and judge maps of samples (keep=maps, judged=maps)"
+            )
+
+
+def _same_affine(one: Sample, other: Sample) -> bool:
+    if one.affine is None or other.affine is None:
+        return one.affine is other.affine
+    return bool(np.allclose(one.affine, other.affine, rtol=0, atol=1e-3))
 
 
 def blocks_of(subjects: Sequence[str]) -> Iterator[Array]:

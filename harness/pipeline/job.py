@@ -35,7 +35,15 @@ from harness.pipeline.artifacts import (
     write_values,
 )
 from harness.pipeline.cell import Cell, Job, cells_by_this_code, hardware, is_done, restored
-from harness.pipeline.explain import Explained, blocks_of, choose_samples, chosen_target, explain, uses_predictions
+from harness.pipeline.explain import (
+    Explained,
+    blocks_of,
+    check_one_grid,
+    choose_samples,
+    chosen_target,
+    explain,
+    uses_predictions,
+)
 from harness.pipeline.networks import Member, build_network, device
 from harness.pipeline.predict import predict, predicted_class
 from harness.pipeline.probe import probe_sample
@@ -243,6 +251,8 @@ class _Work:
                 f"no sample fits samples={explanation.samples} of {len(self.job.evaluated)}; "
                 f"set explanations.{cell.label}.samples=tested, or train longer"
             )
+        if explanation.summed:
+            check_one_grid(self.cohort.samples)  # sums of all folds are added
         # Maps are large: only those of the last explanation are held, and only if other cells need them.
         found: dict[str, Explained] = {}
         self.maps = {cell.identity: found}

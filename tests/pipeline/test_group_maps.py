@@ -577,3 +577,15 @@ def test_counts_are_of_the_mask_that_has_the_truth(cohort: Cohort) -> None:
     renamed = tuple(dataclasses.replace(one, masks={"tumour": one.masks["lesion"]}) for one in cohort.samples)
     counts = mask_counts(dataclasses.replace(cohort, samples=renamed), "tumour")
     np.testing.assert_allclose(counts, cohort.truth.counts.load(), atol=1e-6)
+
+
+def test_maps_on_different_grids_are_not_summed(lsm: Task, cohort: Cohort, tmp_path: Path) -> None:
+    """If one sample has another affine, sums are refused with the names of two samples, and maps are not."""
+    *others, last = cohort.samples
+    moved = dataclasses.replace(last, affine=last.grid.affine + np.diag([0.5, 0, 0, 0]))
+    task = override(lsm, "explanations.gradient.keep", "maps")
+    _, made, store = run(task, dataclasses.replace(cohort, samples=(*others, moved)), tmp_path)
+    cells = {cell.label: cell.identity for cell in made[0].cells if cell.stage == "explain"}
+    failure = store.failure(cells["weights"])
+    assert failure is not None and store.get("explain", cells["gradient"]) is not None
+    assert f"one grid for all samples, but sub-01 and {last.id} have different affines" in failure.error
