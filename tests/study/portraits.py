@@ -91,13 +91,23 @@ class Gated(nn.Module):
 
 @MODELS.register("gated", source="this test")
 def gated(inputs: Sequence[Input], targets: Sequence[Target], *, width: int = 8) -> nn.Module:
-    """A small network with a picture and a scalar as inputs."""
+    """A small network with a picture and a scalar as inputs.
+
+    Parameters
+    ----------
+    width : number of channels
+    """
     return Gated(inputs, targets, width)
 
 
 @metric("fall_when_masked", source="this test", direction="higher", range=(-np.inf, np.inf), level="probe")
 def fall_when_masked(explanation: Array, image: Array, predict: Predict, *, share: float = 0.1) -> float:
-    """Change of the explained scalar if the most relevant pixels are set to grey."""
+    """Change of the explained scalar if the most relevant pixels are set to grey.
+
+    Parameters
+    ----------
+    share : share of the pixels that are set to grey
+    """
     relevance = np.abs(explanation).sum(axis=0)
     masked = np.where(relevance >= np.quantile(relevance, 1 - share), 0.5, image)
     before, after = predict(np.stack([image, masked]))
@@ -106,7 +116,12 @@ def fall_when_masked(explanation: Array, image: Array, predict: Predict, *, shar
 
 @metric("score_when_masked", source="this test", direction="none", range=(-np.inf, np.inf), level="probe")
 def score_when_masked(explanation: Array, image: Array, predict: Predict, *, share: float = 0.1) -> float:
-    """The explained scalar if the most relevant pixels are set to grey."""
+    """The explained scalar if the most relevant pixels are set to grey.
+
+    Parameters
+    ----------
+    share : share of the pixels that are set to grey
+    """
     relevance = np.abs(explanation).sum(axis=0)
     return float(predict(np.where(relevance >= np.quantile(relevance, 1 - share), 0.5, image)[None])[0])
 
