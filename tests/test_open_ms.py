@@ -83,14 +83,14 @@ def test_subjects_without_images_are_left_out_and_named(result: Result) -> None:
 
 def test_split_is_described(result: Result) -> None:
     """The output states how subjects are split, and that intervals of three subjects are wide."""
-    assert "3 subjects, 3 folds: train 1, validate 1 (they select the model), test 1" in result.screen
+    assert "3 subjects, 3 folds: train 1, validate 1 (to select the epoch), test 1" in result.screen
     assert "Validation subjects are drawn at random from those not tested" in result.screen
     assert "With only 3 subjects, intervals are wide" in result.screen
 
 
 def test_source_of_the_label_is_described(result: Result) -> None:
     """The output states that the data do not name the sequence on which lesions were drawn."""
-    assert "truth drawn on: not stated by the data" in result.screen
+    assert "source of the truth: not stated by the data" in result.screen
 
 
 def test_three_subjects_are_not_ranked(result: Result) -> None:

@@ -26,8 +26,8 @@ from harness.storage.store import CellRecord, Store
 from harness.sweep.collect import Tables, collect
 from harness.sweep.estimate import Estimate, estimate
 from harness.sweep.grammar import Overrides, texts_of, to_overrides
-from harness.sweep.plan import Plan, prepare
-from harness.sweep.request import resolve, settings_of
+from harness.sweep.plan import Plan, Request, prepare
+from harness.sweep.request import defaults_for_data, resolve, settings_of
 from harness.sweep.resume import recall
 from harness.sweep.run import run as run_cells
 from harness.tracking.tracker import Tracker, shown_uri
@@ -146,8 +146,16 @@ def table(**overrides: Any) -> pa.Table:
 
 def plan_of(overrides: Overrides, observer: Observer) -> tuple[Plan, Estimate]:
     """The plan of a run and its estimated cost, without training."""
-    made = prepare(resolve(overrides), say=observer.message)
+    request = resolve(overrides)
+    _say_defaults(request, observer)
+    made = prepare(request, say=observer.message)
     return made, estimate(made)
+
+
+def _say_defaults(request: Request, observer: Observer) -> None:
+    """Name the options whose defaults differ from those for generated images."""
+    if values := defaults_for_data(request):
+        observer.message(f"your own data: {values} (override them to change this)")
 
 
 def carry_out(overrides: Overrides, texts: tuple[str, ...], observer: Observer) -> Result:
@@ -161,6 +169,7 @@ def carry_out(overrides: Overrides, texts: tuple[str, ...], observer: Observer) 
         If the data are faulty.
     """
     request = resolve(overrides, texts=texts)
+    _say_defaults(request, observer)
     made = prepare(request, say=observer.message)
     cost = estimate(made)
     if cost.seconds > LIMIT_S and not request.settings.yes:

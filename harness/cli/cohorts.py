@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness.cli.console import left_out, show_table
+from harness.cli.console import counted, left_out, show_table
 from harness.cli.keys import refuse_unused
 from harness.core.errors import CohortError, RequestError
 from harness.core.paths import absolute
@@ -97,7 +97,7 @@ def _show_faults(out: Console, faults: Sequence[Fault]) -> int:
             for number, fault in enumerate(faults, 1)
         ],
     )
-    out.print(f"{len(faults)} faults")
+    out.print(counted(len(faults), "fault"))
     return 1
 
 

@@ -63,7 +63,9 @@ def _show_explanations(out: Console, table: pa.Table, *, most: int = 40) -> None
 
     objective = read_facts(table).objective
     if all(value is None for value in table[objective].to_pylist()):
-        message = f"no explanation has a {objective}: none is done, or the data have no truth to compare with"
+        message = (
+            f"no explanation has a value of {objective}: none is done, or no truth is known, as for measured scores"
+        )
         out.print(message, markup=False)
     else:
         show_board(out, table, "Explanations", most=most)

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from harness.core.registry import METRICS
 from harness.core.types import Ineligible
-from harness.pipeline.cell import Job
+from harness.pipeline.cell import Job, is_done
 from harness.pipeline.leaderboard import read_facts
 from harness.pipeline.rows import Row
 from harness.report.wording import console_rows, varying_strata
@@ -79,10 +79,11 @@ class Watcher:
         self._plan, self._todo = plan, todo
         for sentence in left_out(plan.cohort.ineligible):
             self.message(sentence)
-        self.message(f"truth drawn on: {plan.cohort.label_source}")
+        self.message(f"source of the truth: {plan.cohort.label_source}")
         done = len(plan.cells) - todo
         self.message(
-            f"{len(plan.configurations)} configurations, {len(plan.jobs)} trainings, {len(plan.cells)} cells: "
+            f"{counted(len(plan.configurations), 'configuration')}, {counted(len(plan.jobs), 'training')}, "
+            f"{counted(len(plan.cells), 'cell')}: "
             f"{done} done, {todo} to do"
         )
         if not todo:
@@ -254,7 +255,7 @@ def show_estimate(out: Console, made: Plan, cost: Estimate) -> None:
         counts[job.row][0] += 1
         for cell in job.cells:
             counts[job.row][1] += 1
-            counts[job.row][2] += made.store.get(cell.stage, cell.identity) is not None
+            counts[job.row][2] += is_done(cell, made.store)
     axes = list(dict.fromkeys(name for one in made.configurations for name in one.axes))
     rows = [
         [one.id[:10], *(str(one.axes.get(name, "")) for name in axes), *map(str, counts[one.id])]
@@ -270,6 +271,11 @@ def show_estimate(out: Console, made: Plan, cost: Estimate) -> None:
     )
     if cost.unknown:
         out.print(f"Some networks could not be timed and are not in the estimate: {cost.unknown}", markup=False)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, in the plural unless it is one."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def duration(seconds: float) -> str:

@@ -64,7 +64,11 @@ def describe_task(task: Task, style: str, out: Console) -> None:
     for many in ("attributions", "metrics"):
         _show_labelled(task, many, out)
     show_table(out, ["short name", "key"], [[a, b] for a, b in task.axes.items()], "Short names")
-    for title, values in (("Profiles", task.profiles), ("Experiments", task.experiments)):
+    for title, values in (
+        ("Profiles", task.profiles),
+        ("Profiles with your own data (data=), in addition", task.data_profiles),
+        ("Experiments", task.experiments),
+    ):
         show_table(out, ["name", "sets"], [[name, _assignments(value)] for name, value in values.items()], title)
     spaces = [[name, "; ".join(map(_dimension_text, space))] for name, space in task.spaces.items()]
     show_table(out, ["name", "dimensions"], spaces, "Search spaces (search=optuna space=NAME)")

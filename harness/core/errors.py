@@ -106,7 +106,7 @@ class CohortError(HarnessError):
     def __init__(self, faults: Sequence[Fault]) -> None:
         self.faults = tuple(faults)
         many = f"{len(self.faults)} fault{'s' if len(self.faults) != 1 else ''}"
-        lines = [f"the cohort has {many}; nothing was trained:"]
+        lines = [f"the cohort has {many}; nothing was computed:"]
         lines += [f"  {number}. {fault}" for number, fault in enumerate(self.faults, 1)]
         subjects = sorted({fault.subject for fault in self.faults if fault.subject})
         if subjects:

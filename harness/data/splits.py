@@ -264,8 +264,8 @@ def describe_validation(folds: Folds, samples: Sequence[tuple[str, str]]) -> str
         )
     elif validated:
         sentence = (
-            f"{total} subjects, {many}: train {counts('train')}, validate {counts('validation')} (they select the "
-            f"model), test {counts('test')}. Validation subjects are drawn at random from those not tested, and all "
+            f"{total} subjects, {many}: train {counts('train')}, validate {counts('validation')} (to select the "
+            f"epoch), test {counts('test')}. Validation subjects are drawn at random from those not tested, and all "
             "samples of a subject stay together."
         )
     else:

@@ -151,10 +151,10 @@ def brain_faults(index: BidsIndex, *, needed_for: str = "") -> list[Fault]:
     without = [one.id for one in index.candidates if "brain" not in one.masks]
     if without and len(without) < len(index.candidates):
         value = f"{len(without)} of {len(index.candidates)} subjects have no brain mask: {', '.join(without)}"
-        remedy = "Add the masks, or use brain=compute or brain=none."
+        remedy = "Add the masks, or set cohort.brain=compute or cohort.brain=none."
         return [Fault("brain-mask-of-some", "", "", value, "a brain mask for all subjects or for none", remedy)]
     if without and needed_for:
-        remedy = "Add them as label-brain_mask, or use brain=compute (crude)."
+        remedy = "Add them as label-brain_mask, or set cohort.brain=compute (crude)."
         return [Fault("brain-mask-missing", "", "", "the data have no brain masks", f"one for {needed_for}", remedy)]
     return []
 

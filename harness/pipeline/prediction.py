@@ -13,6 +13,7 @@ import numpy as np
 
 from harness.core.errors import HarnessError, RequestError, StoreError
 from harness.core.registry import COHORTS
+from harness.core.space import text_of
 from harness.core.targets import Target
 from harness.core.task import Configuration, describe_component, restore
 from harness.core.types import JSON, Adapter, Array, Cohort, Prediction, Sample
@@ -128,9 +129,10 @@ def find_networks(store: Store, wanted: str) -> Networks:
     found = cells or [record for record in records if record.configuration.startswith(wanted)]
     identities = {record.identity if cells else record.configuration for record in found}
     if len(identities) != 1 or not wanted:
-        ids = sorted({record.configuration for record in records})
+        known = {record.configuration: record for record in records}
+        listed = "; ".join(f"{identity[:10]} ({_axes(store, record)})" for identity, record in sorted(known.items()))
         what = "matches no training" if not identities else "matches several"
-        raise RequestError(f"model={wanted} {what} in {store.root}; configurations: {', '.join(ids) or '(none)'}")
+        raise RequestError(f"model={wanted} {what} in {store.root}; configurations: {listed or '(none)'}")
     current = [record for record in found if record.code == _code_of_today(store, record)]
     versions = {record.code for record in found}
     if not current and len(versions) > 1:
@@ -144,6 +146,11 @@ def find_networks(store: Store, wanted: str) -> Networks:
     chosen = _latest(store, current or found)
     left_out = tuple(record for record in found if record not in chosen)
     return Networks(chosen, _configuration(store, chosen[0]), left_out, not current)
+
+
+def _axes(store: Store, record: CellRecord) -> str:
+    axes = _configuration(store, record).axes
+    return ", ".join(f"{name}={text_of(value)}" for name, value in axes.items()) or "no axes"
 
 
 def _latest(store: Store, records: Sequence[CellRecord]) -> tuple[CellRecord, ...]:

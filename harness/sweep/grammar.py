@@ -67,8 +67,12 @@ def parse(texts: Sequence[str]) -> Overrides:
         except HydraException as error:
             # The useful half of Hydra's message is in the cause.
             reason = str(error.__cause__ or error).partition("\n")[0].strip()
-            if reason in {"", "None"}:
-                reason = "a value that contains = ( ) [ ] { } or a comma needs quotes, key='a=b'"
+            if reason in {"", "None"} or "Exception" in reason:
+                # The shell removes the outer quotes, so that two pairs are needed.
+                reason = (
+                    "a value with = ( ) [ ] { } ' or a comma needs quotes within the quotes of the shell, "
+                    """for example "data='/my scans (2024)'\""""
+                )
             raise BadSyntax(
                 f"cannot read {text!r}: {reason}. Overrides look like key=value, key=a,b or key=range(0,1,0.1)"
             ) from None

@@ -9,10 +9,10 @@ from typing import Annotated
 from annotated_types import Ge
 
 from harness.core.errors import OutOfRange, RequestError, UnknownName
-from harness.core.overrides import keys, narrowed, override
+from harness.core.overrides import component_of, keys, narrowed, override
 from harness.core.settings import RunSettings, settings_from
 from harness.core.space import Axis, Choice, Dimension, text_of
-from harness.core.task import Task
+from harness.core.task import Task, describe
 from harness.core.types import JSON
 from harness.core.values import checked
 from harness.sweep.catalogue import load_task, task_names
@@ -152,6 +152,17 @@ def _profile(task: Task, profile: str, settings: RunSettings) -> dict[str, JSON]
     """Overrides of a profile, including those that apply to a user's data."""
     more = task.data_profiles.get(profile, {}) if settings.data else {}
     return {**task.profiles[profile], **more}
+
+
+def defaults_for_data(request: Request) -> str:
+    """Options whose defaults are different for a user's data, with their values; empty without such data."""
+    task = request.task
+    changed = task.data_profiles.get(request.profile, {}) if request.settings.data else {}
+    values = []
+    for key in [key for key in changed if key in keys(task)]:  # another cohort may have other options
+        component, option = component_of(task, key)
+        values.append(f"{key}={text_of(describe(task)[component][option])}")
+    return " ".join(values)
 
 
 def search_of(overrides: Overrides, task: Task) -> tuple[Dimension, ...]:

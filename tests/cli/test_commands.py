@@ -83,9 +83,12 @@ def test_plan_counts_cells_and_trains_nothing(
 def test_plan_of_a_finished_run_has_nothing_to_do(
     out: Path, small: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Cells in the store are counted as done."""
+    """Cells in the store are counted as done, in total and in the row of the configuration."""
     commands.plan([*small, f"out={out}"])
-    assert "0 cells to do, 30 done." in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "0 cells to do, 30 done." in shown
+    rows = [line.split() for line in shown.splitlines() if " unet " in line]
+    assert [row[-2:] for row in rows] == [["15", "15"]] * 2
 
 
 def test_leaderboard_is_rebuilt_from_the_store(out: Path, board_of: Callable[..., Path], tmp_path: Path) -> None:
@@ -275,7 +278,7 @@ def test_data_actions_refuse_options_that_they_do_not_use(action: str, overrides
 
 def test_predict_refuses_an_unknown_configuration(out: Path, tmp_path: Path) -> None:
     """An unknown configuration is refused."""
-    with pytest.raises(RequestError, match="matches no training"):
+    with pytest.raises(RequestError, match=r"matches no training .*; configurations: [0-9a-f]{10} \(sequences=.*\); "):
         commands.predict(["model=zzzz", f"data={tmp_path}", f"out={out}"])
 
 
@@ -355,4 +358,4 @@ def test_explanations_without_an_objective_are_one_sentence(out: Path, capsys: p
     index = tables.explanation.column_names.index(objective)
     empty = tables.explanation.set_column(index, objective, pa.nulls(tables.explanation.num_rows, pa.float64()))
     commands._show_explanations(console(), empty)
-    assert f"no explanation has a {objective}" in capsys.readouterr().out
+    assert f"no explanation has a value of {objective}" in capsys.readouterr().out

@@ -88,3 +88,9 @@ def test_a_component_shows_documentation_source_and_options(
     assert "Share of true lesions that are detected." in documentation and "Source: Rashid et al. 2023" in documentation
     assert "target_lesions" in documentation and "tolerance_mm" not in documentation.split("Returns")[0]
     assert "tolerance_mm" in options and "number >= 0" in options
+
+
+def test_defaults_for_own_data_are_shown(shown: str) -> None:
+    """Options whose defaults differ for a user's data have a table."""
+    table = shown.partition("Profiles with your own data")[2].partition("Experiments")[0]
+    assert "cohort.brain=compute" in table and "cohort.size=[112,128,48]" in table

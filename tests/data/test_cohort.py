@@ -523,7 +523,7 @@ def test_a_faulty_cohort_raises_all_faults_and_writes_nothing(root, cache):
     nifti.write(path, array, affine)
     broken = root / "sub-03/anat/sub-03_T2w.nii.gz"
     broken.write_bytes(broken.read_bytes()[:200])
-    with pytest.raises(CohortError, match=r"(?s)nothing was trained.*sub-01_T2w.*sub-03_T2w") as caught:
+    with pytest.raises(CohortError, match=r"(?s)nothing was computed.*sub-01_T2w.*sub-03_T2w") as caught:
         bids(root, cache, sequences=("T2w",))
     assert {fault.subject for fault in caught.value.faults} == {"sub-01", "sub-03"}
     assert not cache.exists()
@@ -551,7 +551,9 @@ def test_too_few_subjects_are_a_fault_though_all_were_verified(root, cache):
 def test_a_brain_mask_of_some_subjects_only_is_a_fault(root, cache):
     """Their intensities would not compare with the others'."""
     (root / "sub-02/anat/sub-02_label-brain_mask.nii.gz").unlink()
-    with pytest.raises(CohortError, match=r"1 of 3 subjects have no brain mask: sub-02.*brain=compute or brain=none"):
+    with pytest.raises(
+        CohortError, match=r"1 of 3 subjects have no brain mask: sub-02.*cohort.brain=compute or cohort.brain=none"
+    ):
         bids(root, cache, sequences=("T2w",))
     assert not cache.exists()
 
@@ -561,7 +563,7 @@ def test_stripping_needs_a_brain(root, cache, option):
     """Without any mask in the data the message says what can be done."""
     for path in root.glob("sub-*/anat/*brain*"):
         path.unlink()
-    with pytest.raises(CohortError, match=r"the data have no brain masks; .*brain=compute"):
+    with pytest.raises(CohortError, match=r"the data have no brain masks; .*cohort.brain=compute"):
         bids(root, cache, sequences=("T2w",), **option)
 
 

@@ -287,7 +287,7 @@ def sentence_of(folds, samples) -> str:
 def test_the_sentence_says_how_many_do_what():
     """21 subjects: the published numbers, and how they were drawn."""
     sentence = sentence_of(splits.leave_one_subject_out(single(21), seed=0), single(21))
-    assert sentence.startswith("21 subjects, 21 folds: train 16, validate 4 (they select the model), test 1. ")
+    assert sentence.startswith("21 subjects, 21 folds: train 16, validate 4 (to select the epoch), test 1. ")
     assert "drawn at random from those not tested" in sentence
     assert "intervals are wide" not in sentence
 

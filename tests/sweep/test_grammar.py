@@ -84,7 +84,8 @@ def test_spaces(text: str, dimension: object) -> None:
     [
         ("sequences", r"cannot read 'sequences': missing EQUAL.*Overrides look like key=value, key=a,b or key=range"),
         ("a=(x", r"cannot read 'a=\(x': .*Overrides look like"),
-        ("a=b=c", r"cannot read 'a=b=c': a value that contains = .*needs quotes"),
+        ("a=b=c", r"cannot read 'a=b=c': a value with = .*needs quotes within"),
+        ("data=it's", r"cannot read .*needs quotes within the quotes of the shell, for example \"data='/my scans"),
         ("a=foo(1)", r"cannot read 'a=foo\(1\)': Unknown function 'foo'"),
         ("--ray", r"'--ray' is not an option of this command; overrides look like key=value"),
         ("+a=1", r"cannot read '\+a=1': remove the \+ or ~"),

@@ -12,7 +12,7 @@ from harness.core.task import describe
 from harness.sweep.grammar import parse, to_overrides
 from harness.sweep.grid import at
 from harness.sweep.plan import Request
-from harness.sweep.request import resolve
+from harness.sweep.request import defaults_for_data, resolve
 
 
 def request_of(*overrides: str) -> Request:
@@ -41,6 +41,16 @@ def test_overrides_replace_the_profile() -> None:
     request = request_of("profile=paper", "recipe.epochs=2", "seed=5")
     assert describe(request.task)["recipe"]["epochs"] == 2
     assert request.seeds == (5,)
+
+
+def test_defaults_for_own_data_are_named() -> None:
+    """Options whose defaults differ for a user's data are listed with the values that apply."""
+    assert defaults_for_data(request_of()) == ""
+    assert defaults_for_data(request_of("data=x")) == (
+        "cohort.crop=brain cohort.brain=compute cohort.size=[112,128,48]"
+    )
+    changed = request_of("data=x", "cohort.size=[96,96,32]", "cohort.brain=if_present")
+    assert defaults_for_data(changed) == "cohort.crop=brain cohort.brain=if_present cohort.size=[96,96,32]"
 
 
 def test_experiment_by_name(epvs: Any) -> None:
