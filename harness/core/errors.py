@@ -60,6 +60,9 @@ class RequestError(HarnessError):
     """A request that cannot be carried out."""
 
 
+_LISTED = 60  # names that a message lists
+
+
 class UnknownName(RequestError):
     """A name that does not exist.
 
@@ -67,7 +70,7 @@ class UnknownName(RequestError):
     ----------
     kind : what is named ("model", "metric", "key", …)
     name : the unknown name
-    known : all names that exist
+    known : all names that exist; if there are many, the message has only similar ones
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
@@ -76,7 +79,10 @@ class UnknownName(RequestError):
         lines = [f"no {kind} is named {name!r}."]
         if near:
             lines.append(f"Near: {', '.join(near)}.")
-        lines.append(f"All: {', '.join(self.known) or '(none)'}.")
+        if len(self.known) <= _LISTED:
+            lines.append(f"All: {', '.join(self.known) or '(none)'}.")
+        elif not near:
+            lines.append(f"{_LISTED} of {len(self.known)}: {', '.join(self.known[:_LISTED])}, …")
         super().__init__(" ".join(lines))
 
     def __reduce__(self) -> tuple[type[UnknownName], tuple[str, str, list[str]]]:

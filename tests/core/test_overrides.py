@@ -95,10 +95,18 @@ def test_the_same_component_keeps_its_options(epvs: Task) -> None:
     ],
 )
 def test_unknown_names_are_refused_with_suggestions(epvs: Task, key: str, value: Any, message: str) -> None:
-    """An unknown name raises an error with suggestions and all valid names."""
+    """An unknown name raises an error with suggestions, and all valid names unless they are many."""
     with pytest.raises(UnknownName, match=message) as caught:
         override(epvs, key, value)
-    assert "All: " in str(caught.value)
+    assert len(caught.value.known) > 60 or f"All: {', '.join(caught.value.known)}." in str(caught.value)
+
+
+def test_many_names_are_not_all_listed() -> None:
+    """Of many valid names, the message has similar ones, or the first if none is similar."""
+    names = [f"name-{number:03d}" for number in range(200)]
+    assert str(UnknownName("thing", "nam-007", names)).startswith("no thing is named 'nam-007'. Near: name-007")
+    assert len(str(UnknownName("thing", "nam-007", names))) < 100
+    assert "60 of 200: name-000, name-001" in str(UnknownName("thing", "x", names))
 
 
 @pytest.mark.parametrize(
