@@ -65,7 +65,7 @@ def make_report(plan: Plan, tables: Tables) -> Path:
     figures, undrawn = figures_of(plan, tables)
     _write_figures(folder, figures)
     failures, missing = undone(plan)
-    notes = [plan.sentence, f"Truth drawn on: {plan.cohort.label_source}."]
+    notes = [plan.sentence, f"Source of the truth: {plan.cohort.label_source}."]
     notes += failure_lines(failures, tables.prediction)
     notes += [f"Some figures could not be drawn. {line}" for line in undrawn]
     if missing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from harness.pipeline.rows import MetricFacts, subject_means
 from harness.report import plots
 from harness.report.elements import Figure
 from harness.report.figures import figures_of
+from harness.report.figures.explanations import method_figures
 from harness.report.figures.leaderboard import leaderboard_figures
 from harness.report.figures.results import Results
 from harness.report.output import make_report, shapley_of
@@ -180,6 +182,28 @@ class TestFigures:
         figures = complete_figures(plan, tables)
         assert "† Collapsed or incomplete" in figures[0].caption
         assert f"{first}†" in next(figure for figure in figures if figure.title.startswith("Example")).caption
+
+    @pytest.mark.usefixtures("without_plots")
+    @pytest.mark.parametrize(
+        ("level", "start"),
+        [
+            ("subject", "Mean relevance_ap over subjects with 95 %"),
+            ("pooled", "relevance_ap of the maps summed over subjects with 95 %"),
+            ("mixed", "Mean relevance_ap over subjects, or relevance_ap of the maps summed over subjects, with"),
+        ],
+    )
+    def test_caption_says_what_values_of_explanations_are(
+        self, undecided: tuple[Plan, Tables], level: str, start: str
+    ) -> None:
+        """Means over subjects and scores of summed maps are told apart."""
+        plan, tables = undecided
+        table = tables.explanation
+        facts = json.loads(table.schema.metadata[b"harness"])
+        for metric in facts["metrics"]:
+            metric["level"] = level
+        table = table.replace_schema_metadata({"harness": json.dumps(facts)})
+        (figure,) = method_figures(Results(plan, dataclasses.replace(tables, explanation=table)))
+        assert figure.caption.startswith(start)
 
     @pytest.mark.usefixtures("without_plots")
     def test_examples_are_of_one_problem(self, undecided: tuple[Plan, Tables]) -> None:

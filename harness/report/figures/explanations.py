@@ -57,6 +57,14 @@ def _group_map(run: Results, leader: str, output: str, maps: Mapping[str, Array]
     )
 
 
+_AVERAGED = {
+    "subject": "Mean {} over subjects",
+    "pooled": "{} of the maps summed over subjects",
+    "mixed": "Mean {0} over subjects, or {0} of the maps summed over subjects,",
+}
+"""What a value is, by the level of the metric."""
+
+
 def method_figures(run: Results) -> Iterator[Figure]:
     """Explanation objective of every attribution method on every configuration."""
     table = run.tables.explanation
@@ -73,7 +81,8 @@ def method_figures(run: Results) -> Iterator[Figure]:
     chances = [score.chance for rows in by_method.values() for score in rows.values() if math.isfinite(score.chance)]
     yield Figure(
         "Attribution methods",
-        f"Mean {name} over subjects with 95 % interval, for each method on each configuration. "
+        f"{_AVERAGED[read_facts(table).metric(name).level].format(name)} with 95 % interval, for each method on each "
+        "configuration. "
         "A method that does not exceed the controls is not informative.",
         plots.grouped_intervals(by_method, x_label=name, chance=float(np.mean(chances)) if chances else math.nan),
         section="Explanations",
