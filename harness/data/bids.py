@@ -550,7 +550,7 @@ def _sequence_unknown(name: str, known: Sequence[str]) -> Fault:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     remedy = f"Did you mean {' or '.join(near)}?" if near else "Ask for one of these, or add the files."
     value = f"no subject has {name}; the data set has {', '.join(known) or 'no images'}"
-    return Fault("sequence-unknown", "", "", value, "a name that the data set has", remedy)
+    return Fault("sequence-unknown", "", "", value, "one of these names", remedy)
 
 
 # --- names of regions, source of the label -----------------------------------

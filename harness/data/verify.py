@@ -382,14 +382,14 @@ def _non_binary(scan: _Scan) -> Fault | None:
 def _empty_mask(scan: _Scan) -> Fault | None:
     if scan.limits != (0.0, 0.0):
         return None
-    remedy = "Replace it by the right file; a subject without the finding must be excluded."
+    remedy = "Replace it with the correct file; a subject without the finding must be excluded."
     return scan.fault("empty-mask", "no voxel is set", "at least one voxel", remedy)
 
 
 def _full_mask(scan: _Scan) -> Fault | None:
     if scan.limits != (1.0, 1.0):
         return None
-    remedy = "Replace it by the right file; it may be a mask of the field of view."
+    remedy = "Replace it with the correct file; it may be a mask of the field of view."
     return scan.fault("full-mask", f"all {scan.data.size} voxels are set", "some background", remedy)
 
 
@@ -485,13 +485,13 @@ def _place_faults(scans: Sequence[_Scan]) -> list[Fault]:
 
 def _place_fault(scan: _Scan, reference: _Scan, apart: float) -> Fault:
     ours, theirs = scan.header.orientation, reference.header.orientation
-    remedy = "Register and resample the images to one grid; copy no header without looking at the images."
+    remedy = "Register and resample the images to one grid; do not copy a header without checking the images."
     if ours != theirs:
         value = f"the axes run to {''.join(ours)}, those of {reference.file} to {''.join(theirs)}"
         return scan.fault("orientation-mismatch", value, "the same directions for the same shape", remedy)
-    value = f"a corner stands {apart:.3g} mm away from that of {reference.file}, which has the same shape"
+    value = f"a corner is {apart:.3g} mm from that of {reference.file}, which has the same shape"
     value += f" (origins {_numbers(scan.header.affine[:3, 3])} and {_numbers(reference.header.affine[:3, 3])} mm)"
-    return scan.fault("affine-mismatch", value, "the same place", remedy)
+    return scan.fault("affine-mismatch", value, "the same position", remedy)
 
 
 def _view_faults(scans: Sequence[_Scan]) -> list[Fault]:
@@ -569,12 +569,12 @@ def _duplicates(prints: Mapping[str, Mapping[str, _Print]]) -> list[Fault]:
 
 
 def _duplicate_subject(id: str, subject: str, original: str) -> Fault:
-    value, remedy = f"all files equal those of {original}", "Exclude one of the two, or copy the right files."
+    value, remedy = f"all files equal those of {original}", "Exclude one of the two, or copy the correct files."
     return Fault("duplicate-subject", id, subject, value, "each subject once", remedy)
 
 
 def _duplicate_image(copy: _Print, original: _Print) -> Fault:
-    value, remedy = f"the voxels equal those of {original.file}", "Copy the right file from the source."
+    value, remedy = f"the voxels equal those of {original.file}", "Copy the correct file from the source."
     return Fault("duplicate-image", copy.file, copy.subject, value, "different images under different names", remedy)
 
 

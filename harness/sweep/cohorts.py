@@ -25,7 +25,7 @@ __all__ = [
     "read_cohort",
     "root_of",
     "saved",
-    "set_apart",
+    "separate_search_subjects",
     "with_targets",
 ]
 
@@ -93,7 +93,7 @@ def saved(cohort: Cohort, settings: RunSettings) -> Group:
     return Group(path, cohort)
 
 
-def set_apart(group: Group, settings: RunSettings) -> tuple[Group, Group]:
+def separate_search_subjects(group: Group, settings: RunSettings) -> tuple[Group, Group]:
     """Split a cohort into the subjects that are evaluated and those used by the search."""
     known = group.cohort.subjects
     wished = [name if name in known or name.startswith("sub-") else f"sub-{name}" for name in settings.search_subjects]

@@ -114,7 +114,7 @@ def _joined(value: JSON) -> JSON:
 def _facts(plan: Plan, configuration: Configuration, mlflow_run: str) -> dict[str, JSON]:
     sample = plan.groups[configuration.id].cohort.samples[0]
     own = [shlex.quote(f"{key}={text_of(value)}") for key, value in configuration.axes.items()]
-    shared = [shlex.quote(text) for text in plan.request.words if text.partition("=")[0] not in configuration.axes]
+    shared = [shlex.quote(text) for text in plan.request.shared if text.partition("=")[0] not in configuration.axes]
     version = importlib.metadata.version("harness")
     return {
         "subjects": len(plan.groups[configuration.id].cohort.subjects),

@@ -20,7 +20,7 @@ from harness.data.splits import check_test_set, describe_validation
 from harness.metrics.register import kinds_of
 from harness.pipeline.cell import Cell, Job, ensembles, jobs, missing, reads_of
 from harness.storage.store import Store
-from harness.sweep.cohorts import Group, images_of, read_cohort, root_of, saved, set_apart, with_targets
+from harness.sweep.cohorts import Group, images_of, read_cohort, root_of, saved, separate_search_subjects, with_targets
 from harness.sweep.grid import at, columns_of, points
 from harness.tuning.nested import Search, plan_search
 from harness.tuning.search import as_chosen, recorded
@@ -41,7 +41,7 @@ class Request:
     folds : indices of the folds to run; ``None`` for all
     profile : ``quick`` or ``paper``
     settings : how and where to run
-    words : overrides that are repeated in the command of each leaderboard row
+    shared : overrides that are repeated in the command of each leaderboard row
     space : dimensions of the search space, with full keys
     search : ``optuna``, or empty for none
     name : name of the tables, report and plan (:func:`harness.sweep.naming.run_name`)
@@ -54,7 +54,7 @@ class Request:
     folds: tuple[int, ...] | None
     profile: str
     settings: RunSettings
-    words: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
     space: tuple[Dimension, ...] = ()
     search: str = ""
     name: str = ""
@@ -216,8 +216,8 @@ class _Groups:
             if read_as not in self.read:
                 self.read[read_as] = read_cohort(task, self.images, settings, self.say)
             group = saved(with_targets(task, self.read[read_as], settings), settings)
-            apart = bool(self.request.search and settings.search_subjects)
-            self.groups[key] = set_apart(group, settings) if apart else (group, group)
+            separate = bool(self.request.search and settings.search_subjects)
+            self.groups[key] = separate_search_subjects(group, settings) if separate else (group, group)
         return self.groups[key]
 
 

@@ -107,7 +107,7 @@ def resolve(overrides: Overrides, *, texts: tuple[str, ...] = ()) -> Request:
         folds=_several_checked("fold", overrides.several("fold")) if overrides.has("fold") else None,
         profile=profile,
         settings=settings,
-        words=(
+        shared=(
             *(text for text in texts if text.partition("=")[0] not in {"experiment", *axes}),
             # Overrides from Python have no text for dimensions, but the command of a row must contain them.
             *(_text(one) for one in overrides.space if texts and one.key not in typed),

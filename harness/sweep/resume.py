@@ -90,7 +90,7 @@ def recall(task_name: str, settings: RunSettings, *, name: str = "") -> Plan:
         None,
         saved["profile"],
         settings,
-        tuple(saved["words"]),
+        tuple(saved["shared"]),
         name=saved["name"],
         typed=tuple(saved["typed"]),
     )
@@ -153,7 +153,7 @@ def write_plan(plan: Plan) -> None:
         "seeds": list(plan.request.seeds),
         "profile": plan.request.profile,
         "data": plan.request.settings.data,
-        "words": list(plan.request.words),
+        "shared": list(plan.request.shared),
         "name": plan.request.name,
         "typed": list(plan.request.typed),
         "sentence": plan.sentence,

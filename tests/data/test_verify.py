@@ -481,7 +481,7 @@ CASES = [
         r"the shape is \(11, 14, 6\); expected the shape of an image: T1w \(12, 14, 6\), SWI",
         values(LESION, lambda array: array[1:]),
     ),
-    Case("affine-mismatch", r"a corner stands 3 mm away from that of .*lesion_mask.*origins", place(T1W, shifted(3))),
+    Case("affine-mismatch", r"a corner is 3 mm from that of .*lesion_mask.*origins", place(T1W, shifted(3))),
     Case(
         "orientation-mismatch",
         r"the axes run to LAS, those of .*lesion_mask\.nii\.gz to RAS",

@@ -146,7 +146,7 @@ def test_settings_are_not_part_of_the_task() -> None:
 def test_command_of_a_row_excludes_the_axes() -> None:
     """The overrides for the command of a row exclude the axes."""
     request = request_of("experiment=ablation", "recipe.epochs=2", "model=unet,basic_unet", "model.width=4")
-    assert request.words == ("task=epvs", "recipe.epochs=2")
+    assert request.shared == ("task=epvs", "recipe.epochs=2")
 
 
 def test_search_and_space_need_each_other() -> None:
