@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from harness.attribution import attribute
 from harness.core.errors import CellError, RequestError
@@ -15,7 +14,7 @@ from harness.core.registry import ATTRIBUTIONS
 from harness.core.seeding import seed_of
 from harness.core.targets import Target
 from harness.core.types import Array, FittedAdapter, NetworkSpec, Prediction, Sample
-from harness.pipeline.networks import Member, Scalar, Scalars, device, scalars_of
+from harness.pipeline.networks import Member, Scalar, Scalars, device, scalars_of, tensor_of
 from harness.pipeline.predict import is_correct, predicted_class
 
 __all__ = [
@@ -136,14 +135,14 @@ def _attributed(
     found: list[list[list[Array]]] = []
     for number, group in enumerate(groups):
         drawn = stream if len(groups) == 1 else seed_of(stream, number)
-        tensors = {place: torch.from_numpy(pairs[place][0][group]).to(device()) for place in range(len(pairs))}
+        tensors = {place: tensor_of(pairs[place][0][group]).to(device()) for place in range(len(pairs))}
         added = [pairs[place][1] for place in spec.explained]
         network = Scalars(
             member.network,
             spec,
             scalars,
             fixed={place: tensors[place] for place in fixed_places},
-            added=[None if one is None else torch.from_numpy(one[group]).to(device()) for one in added]
+            added=[None if one is None else tensor_of(one[group]).to(device()) for one in added]
             if any(one is not None for one in added)
             else (),
             classes=classes,

@@ -14,9 +14,12 @@ from harness.core.errors import CellError, RequestError, UnknownName
 from harness.core.registry import MODELS, TARGETS
 from harness.core.targets import Target
 from harness.core.task import Task, describe_component
-from harness.core.types import JSON, Adapter, NetworkSpec
+from harness.core.types import JSON, Adapter, Array, NetworkSpec
 
-__all__ = ["Member", "Scalar", "Scalars", "build_network", "device", "scalars_of", "split_outputs", "oracle_arguments"]
+__all__ = [
+    "Member", "Scalar", "Scalars", "build_network", "device", "oracle_arguments", "scalars_of", "split_outputs",
+    "tensor_of",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,11 @@ class Member:
 
     network: torch.nn.Module
     adapter: Adapter
+
+
+def tensor_of(array: Array) -> torch.Tensor:
+    """A tensor of an array; a read-only array, such as a memory map, is copied, since a network may write into it."""
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def device() -> torch.device:

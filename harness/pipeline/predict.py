@@ -11,7 +11,7 @@ import torch
 
 from harness.core.targets import Target, softmax
 from harness.core.types import Array, NetworkSpec, Prediction, Sample
-from harness.pipeline.networks import Member, split_outputs
+from harness.pipeline.networks import Member, split_outputs, tensor_of
 
 __all__ = ["average", "is_correct", "outputs_of", "predict", "predicted_class"]
 
@@ -44,7 +44,7 @@ def predict(members: Sequence[Member], spec: NetworkSpec, sample: Sample, *, bat
 def outputs_of(member: Member, spec: NetworkSpec, sample: Sample, *, batch_size: int) -> dict[str, Array]:
     """Outputs (N, width, *space) of all items of a sample, by target."""
     network = member.network
-    inputs = [torch.from_numpy(one) for one in member.adapter.inputs(sample)]
+    inputs = [tensor_of(one) for one in member.adapter.inputs(sample)]
     was_training = network.training
     network.eval()
     try:

@@ -19,7 +19,7 @@ from harness.core.task import Task
 from harness.core.types import Array, NetworkSpec, Prediction, Sample
 from harness.metrics.metric_inputs import Predict
 from harness.pipeline.explain import Explained, explained_inputs
-from harness.pipeline.networks import Member, Scalar, Scalars, device, scalars_of
+from harness.pipeline.networks import Member, Scalar, Scalars, device, scalars_of, tensor_of
 from harness.pipeline.score import Values, add, inputs_of_map
 
 __all__ = ["predict_function", "probe_sample"]
@@ -147,11 +147,9 @@ def _scalars(member: Member, spec: NetworkSpec, sample: Sample, scalar: Scalar, 
         spec,
         [scalar],
         fixed={
-            place: torch.from_numpy(pairs[place][0]).to(device())
-            for place in range(len(pairs))
-            if place not in spec.explained
+            place: tensor_of(pairs[place][0]).to(device()) for place in range(len(pairs)) if place not in spec.explained
         },
-        added=[None if one is None else torch.from_numpy(one).to(device()) for one in added]
+        added=[None if one is None else tensor_of(one).to(device()) for one in added]
         if any(one is not None for one in added)
         else (),
         classes=classes,

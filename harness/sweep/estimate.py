@@ -16,7 +16,7 @@ from harness.models.fitting import Fitted
 from harness.pipeline.cell import Job, restored
 from harness.pipeline.explain import BLOCKS
 from harness.pipeline.items import HELD_BYTES
-from harness.pipeline.networks import build_network, device, split_outputs
+from harness.pipeline.networks import build_network, device, split_outputs, tensor_of
 from harness.pipeline.train import controlled
 from harness.recipes.recipe import Batch
 from harness.sweep.plan import Plan
@@ -162,8 +162,8 @@ def _probe(job: Job, cohort: Cohort, sample: Sample) -> _Cost:
     sums = BLOCKS * len(spec.targets)
     slices = len(inputs[0]) > 1
     batch = Batch(
-        tuple(torch.from_numpy(one[:_PROBED]) for one in inputs),
-        {name: torch.from_numpy(one[:_PROBED]) for name, one in targets.items()},
+        tuple(tensor_of(one[:_PROBED]) for one in inputs),
+        {name: tensor_of(one[:_PROBED]) for name, one in targets.items()},
     )
     with controlled(recipe.threads, 0):
         network = build_network(task, spec).to(device())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from harness.adapters.axial_slices import AxialSlices
 from harness.core.targets import Target
 from harness.core.task import Task
-from harness.core.types import Cohort, NetworkSpec
+from harness.core.types import Array, Cohort, Input, NetworkSpec, Sample
 from harness.models.unet import unet
 from harness.pipeline.networks import Member, build_network
 from harness.pipeline.predict import average, is_correct, outputs_of, predict, predicted_class
@@ -114,6 +115,24 @@ def test_masks_of_several_networks_are_averaged(toy_cohort: Cohort) -> None:
     apart = [predict([one], spec, sample, batch_size=4)["target"]["probability"].astype(float) for one in members]
     assert found.dtype == np.float32 and not np.array_equal(*apart)
     np.testing.assert_allclose(found, (apart[0] + apart[1]) / 2, rtol=1e-6)
+
+
+def test_networks_may_write_into_read_only_images(crowd: Cohort, crowd_spec: NetworkSpec) -> None:
+    """Images of a memory map are copied, so that a layer that works in place does not change them."""
+    image = np.linspace(-1, 1, 12, dtype=np.float32).reshape(1, 1, 3, 4)
+    image.setflags(write=False)
+
+    class ReadOnly:
+        """An adapter that returns the array of a memory map."""
+
+        def inputs(self, sample: Sample) -> tuple[Array, ...]:
+            return (image,)
+
+    network = torch.nn.Sequential(torch.nn.ReLU(inplace=True), torch.nn.Flatten(), torch.nn.Linear(12, 1))
+    spec = dataclasses.replace(crowd_spec, inputs=(Input("a", ("a",)),), targets=(AGE,))
+    member = Member(network, ReadOnly())  # type: ignore[arg-type]
+    outputs_of(member, spec, crowd.samples[0], batch_size=1)
+    assert image.min() == -1
 
 
 class TestAverage:
