@@ -19,6 +19,7 @@ from harness.pipeline.rows import MetricFacts, Row
 from harness.report import plots
 from harness.report.elements import Cell, Figure, ReportTable
 from harness.report.page import write_report
+from harness.report.plots.scores import colour_range
 from harness.report.wording import verdict
 
 HOSTILE = "<script>alert('x')</script>"
@@ -307,3 +308,22 @@ class TestPlots:
     def test_sixteen_configurations_look_different(self) -> None:
         """Sixteen configurations differ in colour or marker."""
         assert len({plots.canvas.look(index) for index in range(16)}) == 16
+
+
+@pytest.mark.parametrize(
+    ("values", "width", "expected"),
+    [((0.2, 0.8), 0.1, (0.2, 0.8)), ((0.84, 0.86), 0.2, (0.75, 0.95)), ((0.5,), 0.4, (0.3, 0.7)), ((), 0.0, (0, 1))],
+)
+def test_colours_do_not_separate_what_intervals_do_not(
+    values: tuple[float, ...], width: float, expected: tuple[float, float]
+) -> None:
+    """The colours span the values, and at least the median width of the intervals around their middle."""
+    scores = [Score(one, one - width / 2, one + width / 2, 10) for one in values]
+    assert colour_range(scores) == pytest.approx(expected)
+
+
+def test_colours_of_values_without_intervals() -> None:
+    """Values without intervals use the whole range; equal values have a range above zero."""
+    assert colour_range([Score(one, np.nan, np.nan, 3) for one in (1.0, 3.0)]) == (1.0, 3.0)
+    low, high = colour_range([Score(2.0, np.nan, np.nan, 3), Score(np.nan, np.nan, np.nan, 0)])
+    assert low < 2 < high

@@ -39,8 +39,8 @@ def _heat_map(run: Results, title: str, what: str, wanted: Callable[[str], bool]
     note = " Subjects without a value in a region are not included in its mean." if missing else ""
     yield Figure(
         title,
-        f"{what}; darker is better.{note} All values with their intervals are in "
-        f"leaderboards/{run.task.name}/{run.plan.request.name}-regions.csv.",
+        f"{what}; darker is better. The range of the colours is at least the median width of the intervals.{note} "
+        f"All values with their intervals are in leaderboards/{run.task.name}/{run.plan.request.name}-regions.csv.",
         plots.heat_maps(
             {name: {row: panels[name][row] for row in order if row in panels[name]} for name in chosen},
             lower_is_better=[name for name in chosen if run.facts[name].direction == "lower"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +29,7 @@ from harness.report.plots.canvas import (
 )
 from harness.report.wording import row_labels
 
-__all__ = ["Bars", "channel_bars", "curves", "grouped_intervals", "heat_maps", "objective_intervals"]
+__all__ = ["Bars", "channel_bars", "colour_range", "curves", "grouped_intervals", "heat_maps", "objective_intervals"]
 
 
 @dataclass(frozen=True)
@@ -216,6 +216,9 @@ def heat_maps(
 ) -> bytes:
     """Heat maps of configurations by region, one panel per metric; darker is better.
 
+    The range of the colours is at least the median width of the intervals, so that values
+    that differ less than they are uncertain have similar colours.
+
     Parameters
     ----------
     panels : values by metric, configuration and region; each field shows its value
@@ -232,9 +235,8 @@ def heat_maps(
     for number, (axes, (metric, panel)) in enumerate(zip(all_axes, panels.items(), strict=False)):
         nothing = Score(math.nan, math.nan, math.nan, 0)
         values = np.array([[panel.get(row, {}).get(name, nothing).value for name in columns] for row in rows])
-        known = values[np.isfinite(values)]
-        low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
-        shade = (values - low) / (high - low or 1.0)
+        low, high = colour_range([score for row in panel.values() for score in row.values()])
+        shade = (values - low) / (high - low)
         shade = 1 - shade if metric in lower_is_better else shade
         axes.imshow(np.ma.masked_invalid(shade), cmap="Blues", vmin=-0.15, vmax=1.25, aspect="auto")
         for (row, column), value in np.ndenumerate(values):
@@ -248,6 +250,17 @@ def heat_maps(
         axes.spines[:].set_visible(False)
         axes.set_title(metric, fontsize=9)
     return png_of(figure)
+
+
+def colour_range(scores: Iterable[Score]) -> tuple[float, float]:
+    """Values of the lightest and the darkest colour; at least as far apart as the intervals are wide."""
+    known = [score for score in scores if math.isfinite(score.value)]
+    if not known:
+        return 0.0, 1.0
+    low, high = min(score.value for score in known), max(score.value for score in known)
+    widths = [score.high - score.low for score in known if math.isfinite(score.high - score.low)]
+    missing = max(float(np.median(widths)) if widths else 0.0, high - low, 1e-12) - (high - low)
+    return low - missing / 2, high + missing / 2
 
 
 def _bars(axes: Axes, scores: Mapping[str, Score], colour: str) -> None:
