@@ -26,7 +26,7 @@ from harness.sweep.grammar import Overrides, parse, texts_of, to_overrides
         ("a=[4,8,16]", [4, 8, 16]),
         ("a=[a,[b,'c d']]", ["a", ["b", "c d"]]),
         ("a={b:1,c:[2]}", {"b": 1, "c": [2]}),
-        ("a=../shared/data/open-ms", "../shared/data/open-ms"),
+        ("a=../studies/open-ms", "../studies/open-ms"),
         ("a=/data/my cohort", "/data/my cohort"),
         ("a=http://127.0.0.1:5000", "http://127.0.0.1:5000"),
         ("a=sqlite:////tmp/x.db", "sqlite:////tmp/x.db"),
