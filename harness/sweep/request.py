@@ -158,11 +158,9 @@ def defaults_for_data(request: Request) -> str:
     """Options whose defaults are different for a user's data, with their values; empty without such data."""
     task = request.task
     changed = task.data_profiles.get(request.profile, {}) if request.settings.data else {}
-    values = []
-    for key in [key for key in changed if key in keys(task)]:  # another cohort may have other options
-        component, option = component_of(task, key)
-        values.append(f"{key}={text_of(describe(task)[component][option])}")
-    return " ".join(values)
+    described = describe(task)
+    own = [(key, *component_of(task, key)) for key in changed if key in keys(task)]  # other cohorts have other options
+    return " ".join(f"{key}={text_of(described[component][option])}" for key, component, option in own)
 
 
 def search_of(overrides: Overrides, task: Task) -> tuple[Dimension, ...]:

@@ -100,6 +100,13 @@ def gated(inputs: Sequence[Input], targets: Sequence[Target], *, width: int = 8)
     return Gated(inputs, targets, width)
 
 
+def masked(explanation: Array, image: Array, share: float) -> Array:
+    """The image with the most relevant pixels set to grey."""
+    relevance = np.abs(explanation).sum(axis=0)
+    grey: Array = np.where(relevance >= np.quantile(relevance, 1 - share), 0.5, image)
+    return grey
+
+
 @metric("fall_when_masked", source="this test", direction="higher", range=(-np.inf, np.inf), level="probe")
 def fall_when_masked(explanation: Array, image: Array, predict: Predict, *, share: float = 0.1) -> float:
     """Change of the explained scalar if the most relevant pixels are set to grey.
@@ -108,9 +115,7 @@ def fall_when_masked(explanation: Array, image: Array, predict: Predict, *, shar
     ----------
     share : share of the pixels that are set to grey
     """
-    relevance = np.abs(explanation).sum(axis=0)
-    masked = np.where(relevance >= np.quantile(relevance, 1 - share), 0.5, image)
-    before, after = predict(np.stack([image, masked]))
+    before, after = predict(np.stack([image, masked(explanation, image, share)]))
     return float(abs(before - after))
 
 
@@ -122,8 +127,7 @@ def score_when_masked(explanation: Array, image: Array, predict: Predict, *, sha
     ----------
     share : share of the pixels that are set to grey
     """
-    relevance = np.abs(explanation).sum(axis=0)
-    return float(predict(np.where(relevance >= np.quantile(relevance, 1 - share), 0.5, image)[None])[0])
+    return float(predict(masked(explanation, image, share)[None])[0])
 
 
 @metric(
