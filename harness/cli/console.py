@@ -199,7 +199,7 @@ def show_board(out: Console, board: pa.Table, title: str, *, shown: Sequence[str
         out.print(f"{len(rows) - most} more rows in the CSV file", style="dim")
     if any(row[0].endswith("=") for row in rows):
         within = f" with the same {' and '.join(strata)}" if strata else ""
-        out.print(f"=  not distinguishable from the first{within} (paired t, Holm over all pairs)", style="dim")
+        out.print(f"=  not distinguishable from the first{within} (paired t, Bonferroni over all pairs)", style="dim")
 
 
 def show_subjects(out: Console, board: pa.Table, rows: Sequence[Row]) -> None:

@@ -557,9 +557,10 @@ class Score:
     value : point estimate; NaN if it could not be computed
     low, high : 95 % confidence interval over subjects; NaN if there is none
     n : number of subjects with a value
-    se : standard error of the mean; NaN for pooled metrics
+    se : standard error; NaN if there is no interval
     missing : number of subjects for which the metric is undefined
     chance, ceiling : score without skill and best possible score; NaN if unknown
+    reason : why there is no interval; empty if there is one, or if none is computed
     """
 
     value: float
@@ -570,6 +571,7 @@ class Score:
     missing: int = 0
     chance: float = float("nan")
     ceiling: float = float("nan")
+    reason: str = ""
 
     def __str__(self) -> str:
         if not np.isfinite(self.low):

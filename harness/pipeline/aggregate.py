@@ -18,7 +18,6 @@ import numpy as np
 from harness.core.explanations import Explanation
 from harness.core.identity import identify
 from harness.core.registry import METRICS, MODELS
-from harness.core.seeding import generator
 from harness.core.task import Component, Configuration, Task
 from harness.core.types import JSON, Adapter, Array, Cohort, NetworkSpec, Score
 from harness.metrics.metric_inputs import MetricInputs
@@ -28,17 +27,13 @@ from harness.pipeline.cell import ENSEMBLE, Cell, Job, digest, explanations_of, 
 from harness.pipeline.explain import chosen_target
 from harness.pipeline.group_maps import GroupScores, score_group
 from harness.pipeline.pooled import cached
-from harness.pipeline.rows import MetricFacts, Row, Values, number_of, score_from_json, score_to_json
+from harness.pipeline.rows import MetricFacts, Row, Values, null_of, number_of, score_from_json, score_to_json
 from harness.pipeline.score import level_of
-from harness.stats.intervals import bootstrap_interval, jackknife_interval, pseudo_values
+from harness.stats.intervals import MINIMUM_SUBJECTS, jackknife_interval, pseudo_values
 from harness.storage.store import CellRecord, Store
 
 __all__ = ["VALIDATION", "Pooled", "has_fixed_test", "metric_facts", "pool", "pooled_value"]
 
-_DRAWS = 2000
-_MANY = (
-    100  # from this number of subjects, pooled metrics, all smooth, have jackknife intervals, at a third of the cost
-)
 Held = Mapping[Cell, tuple[CellRecord, ...]]
 VALIDATION = "_validation"
 """Suffix of metrics on validation samples, if there is a fixed test set."""
@@ -567,40 +562,45 @@ def pooled_value(task: Task, label: str, tables: Sequence[Table], subjects: Mapp
     """A pooled metric as JSON, with pseudo-values by subject if it ranks configurations."""
     component = task.metrics[label]
     sampled = _sampled(tables, _reads(task, label), subjects)
-    score = _pooled_score(component, sampled, label)
-    pairs: dict[str, float | None] = {}
-    if paired:
-        values = pseudo_values(_statistic(component, sampled), len(sampled.subjects))
-        pairs = {
-            subject: None if math.isnan(value) else float(value)
-            for subject, value in zip(sampled.subjects, values, strict=False)
-        }
-    return {"score": score_to_json(score), "paired": pairs}
+    pseudo = _pseudo_values(component, sampled)
+    pairs = {subject: null_of(pseudo.get(subject, math.nan)) for subject in sampled.subjects} if paired else {}
+    return {"score": score_to_json(_pooled_score(component, sampled, pseudo)), "paired": pairs}
 
 
-def _pooled_score(component: Component, sampled: _Sampled, label: str) -> Score:
-    """A pooled metric with its interval over subjects: bootstrap, or jackknife if there are many.
+def _pseudo_values(component: Component, sampled: _Sampled) -> dict[str, float]:
+    """Jackknife pseudo-values of a pooled metric, by subject; subjects without all columns have none."""
+    needed = METRICS.get(METRICS.name_of(component.func)).facts["needs"]
+    complete, statistic = _complete(sampled, needed), _statistic(component, sampled)
+    found = pseudo_values(lambda kept: statistic(complete[kept]), len(complete))
+    return {sampled.subjects[one]: float(value) for one, value in zip(complete, found, strict=False)}
 
-    ``missing`` is the number of subjects without any sample that has all columns.
+
+def _pooled_score(component: Component, sampled: _Sampled, pseudo: Mapping[str, float]) -> Score:
+    """A pooled metric with its jackknife interval over subjects.
+
+    Parameters
+    ----------
+    pseudo : pseudo-values of the subjects that have at least one sample with all columns;
+        the others count as missing
     """
-    statistic, count = _statistic(component, sampled), len(sampled.subjects)
-    missing = _missing(sampled, METRICS.get(METRICS.name_of(component.func)).facts["needs"])
-    ceiling = float(np.mean([evaluate_ceiling(component, MetricInputs(columns=one)) for one in sampled.tables]))
-    chance = _chance(component, sampled)
     facts = METRICS.get(METRICS.name_of(component.func)).facts
-    more: dict[str, Any] = {"missing": missing, "ceiling": ceiling, "chance": chance}
+    value, n = _statistic(component, sampled)(np.arange(len(sampled.subjects))), len(pseudo)
+    more: dict[str, Any] = {
+        "missing": len(sampled.subjects) - n,
+        "ceiling": float(np.mean([evaluate_ceiling(component, MetricInputs(columns=one)) for one in sampled.tables])),
+        "chance": _chance(component, sampled),
+    }
     if not facts["interval"]:
-        return Score(statistic(np.arange(count)), math.nan, math.nan, count - missing, **more)
-    if count >= _MANY:
-        value = statistic(np.arange(count))
-        found = jackknife_interval(pseudo_values(statistic, count), value)
-        return Score(value, found.low, found.high, count - missing, se=found.se, **more)
-    interval = bootstrap_interval(statistic, [np.arange(count)], rng=generator(0, "pool", label), draws=_DRAWS)
-    return Score(interval.value, interval.low, interval.high, interval.n - missing, **more)
+        return Score(value, math.nan, math.nan, n, **more)
+    if n < MINIMUM_SUBJECTS:
+        reason = f"{n} subjects; an interval of a pooled value needs {MINIMUM_SUBJECTS}"
+        return Score(value, math.nan, math.nan, n, reason=reason, **more)
+    found = jackknife_interval(list(pseudo.values()), value, range=facts["range"])
+    return Score(value, found.low, found.high, n, se=found.se, reason=found.reason, **more)
 
 
-def _missing(sampled: _Sampled, needed: Sequence[str]) -> int:
-    """Number of subjects without any sample that has all required columns, or any column if none is required."""
+def _complete(sampled: _Sampled, needed: Sequence[str]) -> Array:
+    """Indices of the subjects with at least one sample that has all required columns; any column if none is."""
     columns = [
         np.isfinite(column)
         for table in sampled.tables
@@ -608,7 +608,7 @@ def _missing(sampled: _Sampled, needed: Sequence[str]) -> int:
         if name in needed or not needed
     ]
     complete = np.all(columns, axis=0)
-    return sum(not complete[rows].any() for rows in sampled.rows)
+    return np.flatnonzero([bool(complete[rows].any()) for rows in sampled.rows])
 
 
 def _chance(component: Component, sampled: _Sampled) -> float:

@@ -14,6 +14,7 @@ explanations the explained scalar and samples) are ranked and compared separatel
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -25,9 +26,9 @@ from scipy import stats
 
 from harness.core.types import JSON, Direction, Score
 from harness.pipeline.rows import MetricFacts, Row, subject_means
-from harness.stats.intervals import MINIMUM_SUBJECTS, Differences, mean_score, paired_differences
+from harness.stats.intervals import MINIMUM_SUBJECTS, Differences, few_decide, mean_score, paired_differences
 
-__all__ = ["BLOCKING", "STRATA", "Line", "ranked_lines", "score_of", "strata_of", "text_of_label"]
+__all__ = ["BLOCKING", "STRATA", "Line", "decided_by_few", "ranked_lines", "score_of", "strata_of", "text_of_label"]
 
 BLOCKING = ("collapsed", "failed", "incomplete", "oracle", "stopped")
 """Prefixes of the flags that exclude a row from the ranking."""
@@ -137,12 +138,25 @@ def score_of(row: Row, metric: MetricFacts, level: float) -> Score:
     chance = _first_known(own, pooled.chance if pooled else math.nan, metric.chance)
     ceiling = _first_known(pooled.ceiling if pooled else math.nan, metric.ceiling)
     if pooled is not None:  # also if there are pseudo-values, whose mean may differ slightly
-        return Score(
-            pooled.value, pooled.low, pooled.high, pooled.n, pooled.se, pooled.missing, chance=chance, ceiling=ceiling
-        )
+        return dataclasses.replace(pooled, chance=chance, ceiling=ceiling)
     if subjects:
-        return mean_score(list(subjects.values()), level=level, chance=chance, ceiling=ceiling)
+        values = list(subjects.values())
+        return mean_score(values, range=metric.range, level=level, chance=chance, ceiling=ceiling)
     return Score(math.nan, math.nan, math.nan, 0, chance=chance, ceiling=ceiling)
+
+
+def decided_by_few(row: Row, metric: str) -> tuple[str, ...]:
+    """Flag of a row if a few subjects decide the mean of a metric, see :func:`~harness.stats.intervals.few_decide`.
+
+    Pooled values have no flag.
+    """
+    if metric in row.pooled:
+        return ()
+    values = list(subject_means(row, metric).values())
+    count, rest = few_decide(values)
+    if not count:
+        return ()
+    return (f"{count} of {len(values)} subjects decide the mean of {metric}, which is {rest:.3g} without them",)
 
 
 def _first_known(*values: float) -> float:
@@ -199,11 +213,11 @@ def _compare(lines: Sequence[Line], objective: str, direction: Direction, level:
     values = np.array([[line.objective.get(subject, math.nan) for subject in subjects] for line in lines])
     # The first row in the order of the table, so that ties are resolved consistently.
     best = min(range(len(lines)), key=lambda index: _order(lines[index], objective, direction))
-    differences = paired_differences(values, best=best, level=level)
+    differences = paired_differences(values, best=best, higher_is_better=direction == "higher", level=level)
     for index, line in enumerate(lines):
         line.comparison = _comparison(differences, index)
         if line.rank is None:
-            line.comparison["not_distinguishable_from_best"] = None
+            line.comparison |= dict.fromkeys(("not_distinguishable_from_best", "rank_low", "rank_high"))
 
 
 def _comparison(differences: Differences, index: int) -> dict[str, Any]:
@@ -211,8 +225,10 @@ def _comparison(differences: Differences, index: int) -> dict[str, Any]:
         "difference": float(differences.difference[index]),
         "difference_low": float(differences.low[index]),
         "difference_high": float(differences.high[index]),
-        "p_holm": float(differences.p_adjusted[index]),
+        "p_adjusted": float(differences.p_adjusted[index]),
         "not_distinguishable_from_best": bool(differences.indistinguishable[index]),
+        "rank_low": int(differences.rank_low[index]),
+        "rank_high": int(differences.rank_high[index]),
     }
 
 

@@ -48,7 +48,7 @@ class TestVerdict:
     def test_group(self, rows: list[Row]) -> None:
         """The verdict names the best row with its interval and the rows that do not differ from it."""
         text = verdict(build(rows, [DICE], "dice"))
-        assert text == "good leads (dice 0.81 [0.74, 0.88]); not distinguishable from it: near."
+        assert text == "good leads (dice 0.81 [0.73, 0.87]); not distinguishable from it: near."
 
     def test_clear(self) -> None:
         """The verdict states that the best row differs from all others."""
@@ -80,8 +80,8 @@ class TestVerdict:
             for model, values in (("a", GOOD), ("b", POOR))
         ]
         assert verdict(build(rows, [DICE], "dice", strata=("profile", "noise"))).splitlines() == [
-            "noise=0.1: a leads (dice 0.81 [0.74, 0.88]) and differs from the other.",
-            "noise=0.2: a leads (dice 0.81 [0.74, 0.88]) and differs from the other.",
+            "noise=0.1: a leads (dice 0.81 [0.73, 0.87]) and differs from the other.",
+            "noise=0.2: a leads (dice 0.81 [0.73, 0.87]) and differs from the other.",
         ]
 
     def test_labels_name_what_varies(self) -> None:
@@ -159,7 +159,7 @@ class TestCsv:
         rows[1] = dataclasses.replace(rows[1], facts={"command": "harness run sequences=a,b"})
         with write_csv(build(rows, [DICE], "dice", strata=()), tmp_path / "table.csv").open(newline="") as file:
             line = next(csv.DictReader(file))
-        assert (line["rank"], line["dice"], line["p_holm"]) == ("1", "0.81", "")
+        assert (line["rank"], line["dice"], line["p_adjusted"]) == ("1", "0.81", "")
         assert line["command"] == "harness run sequences=a,b"
         assert line["not_distinguishable_from_best"] == "true"
 
