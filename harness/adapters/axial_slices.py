@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.core.errors import OutOfRange, RequestError
 from harness.core.registry import ADAPTERS
-from harness.core.targets import Target, kept
+from harness.core.targets import Target, logistic
 from harness.core.types import Array, Cohort, Input, NetworkSpec, Prediction, Reads, Sample
 
 __all__ = ["AxialSlices", "axial_slices"]
@@ -74,8 +74,9 @@ class AxialSlices:
         dict
             ``probability`` of ``target``, (X, Y, Z) float32: the softmax of the lesion class.
         """
-        (target,) = targets
-        return {_TARGET: kept(target, np.moveaxis(outputs[_TARGET], 0, -1))}
+        logits = outputs[_TARGET]
+        margin = logits[:, 1].astype(np.float64) - logits[:, 0].astype(np.float64)
+        return {_TARGET: {"probability": np.moveaxis(logistic(margin), 0, -1).astype(np.float32)}}
 
     def to_image(self, maps: Array, sample: Sample) -> Array:
         """Convert maps of slices, (Z, C, X, Y), to volumes, (C, X, Y, Z)."""

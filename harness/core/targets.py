@@ -6,7 +6,7 @@ stored of a prediction, and when a model counts as collapsed:
 =========  =====================  ================================================
 kind       network output         stored for each sample
 =========  =====================  ================================================
-mask       2 channels per voxel   ``probability``, an image
+mask       2 channels per voxel   ``probability``, an image (made by the adapter)
 number     1 value                ``value``, on the scale of the target
 binary     1 logit                ``logit``, ``probability``
 classes    1 logit per class      ``logits``, ``probabilities``
@@ -127,9 +127,9 @@ class TargetKind(ABC):
         """Number of classes; 0 if the target has no classes, and samples cannot be chosen by their predicted class."""
         return 0
 
-    @abstractmethod
     def kept(self, output: Array) -> dict[str, Array]:
-        """What is stored of the output of one sample, (width, …) float64; see :func:`kept`."""
+        """What is stored of the output of one sample, (width,) float64; images are made by the adapter."""
+        raise NotImplementedError
 
     @abstractmethod
     def average(self, predictions: Sequence[Kept]) -> dict[str, Array]:
@@ -181,9 +181,6 @@ class _Mask(TargetKind):
 
     def width(self, target: Target) -> int:
         return 2
-
-    def kept(self, output: Array) -> dict[str, Array]:
-        return {"probability": logistic(output[1] - output[0]).astype(np.float32)}
 
     def average(self, predictions: Sequence[Kept]) -> dict[str, Array]:
         mean = np.asarray(np.mean([one["probability"] for one in predictions], axis=0, dtype=np.float64))
@@ -328,28 +325,26 @@ def kept(target: Target, output: Array) -> dict[str, Array]:
 
     Parameters
     ----------
-    target : a target
-    output : (width,) output channels of the target; (width, *space) for images
+    target : a target with one value per sample
+    output : (width,) output channels of the target
 
     Returns
     -------
     dict
-        For a mask, ``probability`` (*space) float32, the softmax of the lesion class. For
-        a number, ``value`` () float64. For a binary target, ``logit`` and ``probability``
-        () float64. For classes, ``logits`` and ``probabilities`` (K,) float64.
+        For a number, ``value`` () float64. For a binary target, ``logit`` and
+        ``probability`` () float64. For classes, ``logits`` and ``probabilities`` (K,)
+        float64.
 
     Raises
     ------
     OutOfRange
-        If the output does not have the width of the target, or is one value per sample
-        where the target is an image, or the reverse.
+        If the target is a mask, or the output does not have the width of the target.
     """
     values = np.asarray(output, np.float64)
-    if values.shape[:1] != (target.width,) or (values.ndim == 1) != target.of_sample:
-        what = "one value per sample" if target.of_sample else "an image"
+    if not target.of_sample or values.shape != (target.width,):
         raise OutOfRange(
-            f"output of {target.name} ({target.kind}) must be {what}, of the width of its head ({target.width}), "
-            f"got shape {values.shape}"
+            f"output of {target.name} ({target.kind}) must be one value per sample, of the width of its head "
+            f"({target.width}), got shape {values.shape}"
         )
     return KINDS[target.kind].kept(values)
 
