@@ -18,7 +18,9 @@ stored predictions, without torch, which this layer may not import. The classes 
 explained scalar. To add a kind, name it in :data:`Kind`, write both classes and add
 them to :data:`KINDS` and :data:`~harness.models.heads.HEADS`; if its metrics need new
 inputs, add these to :class:`~harness.metrics.metric_inputs.MetricInputs`. No other
-module needs to change. Metrics declare the kinds that they support
+module needs to change, except that ``harness predict`` writes all images as masks. A
+change of a kind changes the code digests of all cells that look up kinds (predictions
+and scores, and trainings whose adapter calls :func:`kept`). Metrics declare the kinds that they support
 (:func:`harness.metrics.register.metric`).
 """
 

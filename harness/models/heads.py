@@ -31,7 +31,10 @@ class Head(ABC):
         """
 
     def scalar(self, output: torch.Tensor, index: int) -> torch.Tensor:
-        """Explained scalar of each item, (N,): a channel of the output. Images need a scalar of their own.
+        """Explained scalar of each item, (N,).
+
+        For one value per sample, this is a channel of the output, which attribution
+        methods may read directly; only kinds of images override it.
 
         Parameters
         ----------
