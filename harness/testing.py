@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from harness.attribution import explain
 from harness.core.registry import ATTRIBUTIONS, METRICS
-from harness.core.targets import Target
+from harness.core.targets import KINDS, Target
 from harness.core.types import Adapter, Array, Cohort, Direction, FittedAdapter, NetworkSpec, Sample
 from harness.metrics.metric_inputs import METRIC_INPUTS, MetricInputs
 from harness.metrics.register import evaluate, inputs_of
@@ -173,9 +173,8 @@ def check_adapter(adapter: Adapter, cohort: Cohort) -> None:
         targets = adapter.targets(sample, spec.targets)
         _require(list(targets) == [one.name for one in spec.targets], "targets must have every target, in order")
         for target in spec.targets:
-            array, integer = targets[target.name], target.kind in ("mask", "classes")
+            array, wanted = targets[target.name], KINDS[target.kind].dtype
             _require(len(array) == items, f"target {target.name} must have a value for each of {items} items")
-            wanted = np.int64 if integer else np.float32
             _require(array.dtype == wanted, f"target {target.name} must be {wanted.__name__}, got {array.dtype}")
         outputs = {one.name: _outputs_like(one, targets[one.name], items) for one in spec.targets}
         predicted = adapter.to_prediction(outputs, sample, spec.targets)
@@ -245,9 +244,9 @@ def _outputs_like(target: Target, values: Array, items: int) -> Array:
 
 def _check_value(target: Target, value: float, sample: str) -> None:
     _require(bool(np.isfinite(value)), f"{sample} must have a finite value of {target.name}, got {value}")
-    allowed = {"binary": 2, "classes": len(target.classes)}.get(target.kind)
-    if allowed is not None:
-        _require(value in range(allowed), f"{target.name} of {sample} must be one of 0 to {allowed - 1}, got {value}")
+    count = KINDS[target.kind].class_count(target)
+    if count:
+        _require(value in range(count), f"{target.name} of {sample} must be one of 0 to {count - 1}, got {value}")
 
 
 def check_metric(function: Callable[..., Any], **options: Any) -> None:

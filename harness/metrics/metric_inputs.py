@@ -19,7 +19,7 @@ import numpy.typing as npt
 from harness.core.errors import OutOfRange, UnknownName
 from harness.core.types import Array
 
-__all__ = ["KIND_INPUTS", "METRIC_INPUTS", "Columns", "Lesions", "MetricInputs", "Predict", "find_lesions"]
+__all__ = ["METRIC_INPUTS", "Columns", "Lesions", "MetricInputs", "Predict", "find_lesions"]
 
 Columns = Mapping[str, Array]
 
@@ -51,14 +51,6 @@ METRIC_INPUTS: Mapping[str, str] = {
     "target_lesions": "Lesions of the target",
     "target_score": "number, true score",
 }
-
-KIND_INPUTS: Mapping[str, frozenset[str]] = {
-    "mask": frozenset({"prediction", "prediction_lesions", "probability", "target", "target_lesions"}),
-    "number": frozenset({"clean_score", "predicted_score", "target_score"}),
-    "binary": frozenset({"predicted_logit", "predicted_probability", "target_label"}),
-    "classes": frozenset({"class_probabilities", "target_class"}),
-}
-"""Kind of target → inputs that are specific to this kind."""
 
 
 @dataclass(frozen=True, eq=False)

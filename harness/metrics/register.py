@@ -21,7 +21,7 @@ from harness.core.errors import RegistrationError, RequestError, UnknownName
 from harness.core.registry import METRICS
 from harness.core.targets import KINDS, Kind
 from harness.core.types import Direction, Source
-from harness.metrics.metric_inputs import KIND_INPUTS, METRIC_INPUTS, MetricInputs
+from harness.metrics.metric_inputs import METRIC_INPUTS, MetricInputs
 
 __all__ = [
     "Level",
@@ -135,11 +135,12 @@ def kinds_of(component: Callable[..., Any]) -> tuple[Kind, ...]:
     if entry.facts["needs"]:
         of_columns = [kinds_of(METRICS.get(name).function) for name in entry.facts["needs"]]
         return tuple(kind for kind in KINDS if all(kind in kinds for kinds in of_columns))
-    special = frozenset[str]().union(*KIND_INPUTS.values())
+    given = {kind: one.truth_inputs | one.prediction_inputs for kind, one in KINDS.items()}
+    special = frozenset[str]().union(*given.values())
     if entry.facts["level"] in ("explanation", "probe"):
-        special -= {"target", "target_lesions"}  # the truth of a map can be a mask for any kind of target
+        special -= KINDS["mask"].truth_inputs  # the truth of a map can be a mask for any kind of target
     wanted = special.intersection(entry.facts["inputs"])
-    return tuple(kind for kind in KINDS if wanted <= KIND_INPUTS[kind])
+    return tuple(kind for kind in KINDS if wanted <= given[kind])
 
 
 def inputs_of(component: Callable[..., Any]) -> tuple[str, ...]:

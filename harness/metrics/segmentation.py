@@ -13,7 +13,6 @@ from harness.metrics.register import metric
 __all__ = [
     "auc",
     "dice",
-    "is_collapsed",
     "predicted_volume_mm3",
     "prevalence",
     "true_volume_mm3",
@@ -30,9 +29,6 @@ TAHA = Source(
     doi="10.1186/s12880-015-0068-x",
 )
 DICE = Source(authors="Dice", year=1945, doi="10.2307/1932409")
-
-# Probabilities that differ by less than this are considered constant.
-_CONSTANT = 1e-6
 
 
 @metric("dice", source=DICE, direction="higher", range=(0, 1), empty="both masks empty: NaN; one of them: 0")
@@ -220,26 +216,6 @@ def prevalence(target: Array) -> float:
         In [0, 1]; 0 for an empty mask.
     """
     return float(target.mean())
-
-
-def is_collapsed(prediction: Array, probability: Array | None = None) -> bool:
-    """Whether a prediction is constant over all voxels.
-
-    Parameters
-    ----------
-    prediction : (X, Y, Z) bool
-    probability : (X, Y, Z) float in [0, 1], optional
-
-    Returns
-    -------
-    bool
-        True if all voxels have the same class, or probabilities that differ by at most
-        1e-6. This can be correct for a subject without lesions; if it holds for all
-        subjects, the training has failed.
-    """
-    if prediction.all() or not prediction.any():
-        return True
-    return probability is not None and bool(np.ptp(probability) <= _CONSTANT)
 
 
 def _confusion(prediction: Array, target: Array) -> tuple[int, int, int, int]:

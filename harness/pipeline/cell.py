@@ -18,6 +18,7 @@ from typing import Literal
 from harness.core.explanations import Explanation
 from harness.core.identity import code_digest, digest_of, identify, module_digest
 from harness.core.registry import ADAPTERS, ATTRIBUTIONS, METRICS, MODELS, POSTPROCESSINGS, RECIPES
+from harness.core.targets import KINDS
 from harness.core.task import Component, Configuration, Task, restore
 from harness.core.types import JSON, Adapter, Cohort, Folds, NetworkSpec, Reads, Split
 from harness.pipeline.artifacts import spec_json
@@ -69,7 +70,7 @@ _STAGE_CODE: Mapping[str, tuple[str, ...]] = {
 # Modules that write the files of all stages. Their imports are not part of the digests.
 _SHARED_MODULES = ("harness.pipeline.job", "harness.pipeline.artifacts")
 # Inputs of metrics of explanations that come from the predictions.
-_PREDICTED = ("prediction", "prediction_lesions", "probability")
+_PREDICTED = frozenset[str]().union(*(kind.prediction_inputs for kind in KINDS.values() if not kind.of_sample))
 
 
 @dataclass(frozen=True)
@@ -406,7 +407,7 @@ def reads_of(adapter: Adapter, spec: NetworkSpec) -> dict[str, Reads]:
     ``choose`` is for explanations of chosen samples, ``all`` for what any stage reads.
     """
     own = adapter.reads
-    masks = tuple(target.name for target in spec.targets if target.kind == "mask")
+    masks = tuple(target.name for target in spec.targets if not target.of_sample)
     values = tuple(target.name for target in spec.targets)
     evaluated_masks = _unique(masks, ("target", "brain", "regions"))
     grid: tuple[Literal["affine", "spacing_mm"], ...] = ("affine", "spacing_mm")

@@ -12,10 +12,9 @@ from harness.core.errors import CellError, RequestError
 from harness.core.explanations import Explanation
 from harness.core.registry import ATTRIBUTIONS
 from harness.core.seeding import seed_of
-from harness.core.targets import Target
+from harness.core.targets import KINDS, Target
 from harness.core.types import Array, FittedAdapter, NetworkSpec, Prediction, Sample
 from harness.pipeline.networks import Member, Scalar, Scalars, device, scalars_of, tensor_of
-from harness.pipeline.predict import is_correct, predicted_class
 
 __all__ = [
     "BLOCKS",
@@ -185,14 +184,14 @@ def chosen_target(explanation: Explanation, spec: NetworkSpec) -> Target | None:
     """
     if not explanation.chooses:
         return None
-    known = [target for target in spec.targets if target.kind in ("binary", "classes")]
+    known = [target for target in spec.targets if KINDS[target.kind].class_count(target)]
     wanted = [target for target in known if explanation.chosen_by in ("", target.name)]
     if len(wanted) != 1:
         raise RequestError(
             f"samples={explanation.samples} at_most={explanation.at_most} needs one binary or classes target, "
             f"got {', '.join(target.name for target in wanted) or 'none'}; set chosen_by="
         )
-    if explanation.samples == "true_positive" and wanted[0].kind != "binary":
+    if explanation.samples == "true_positive" and wanted[0].classes:
         raise RequestError(
             f"samples=true_positive needs a binary target, but {wanted[0].name} has classes; set samples=correct"
         )
@@ -202,7 +201,7 @@ def chosen_target(explanation: Explanation, spec: NetworkSpec) -> Target | None:
 def uses_predictions(explanation: Explanation, spec: NetworkSpec) -> bool:
     """Whether an explanation needs the predictions, to choose samples or to explain the predicted class."""
     explained = [target for target in spec.targets if explanation.of in ("", target.name)]
-    return chosen_target(explanation, spec) is not None or any(target.kind == "classes" for target in explained)
+    return chosen_target(explanation, spec) is not None or any(target.classes for target in explained)
 
 
 def choose_samples(
@@ -221,9 +220,10 @@ def choose_samples(
     target = chosen_target(explanation, spec)
     if target is None:
         return list(samples)
+    kind = KINDS[target.kind]
     found = [sample for sample in samples if _fits(explanation, target, sample, predictions[sample.id][target.name])]
     if explanation.at_most:
-        sure = sorted(found, key=lambda one: (-_confidence(target, predictions[one.id][target.name]), one.id))
+        sure = sorted(found, key=lambda one: (-kind.confidence(predictions[one.id][target.name]), one.id))
         kept = {one.id for one in sure[: explanation.at_most]}
         found = [one for one in found if one.id in kept]
     return found
@@ -232,16 +232,9 @@ def choose_samples(
 def _fits(explanation: Explanation, target: Target, sample: Sample, prediction: Mapping[str, Array]) -> bool:
     if explanation.samples == "tested":
         return True
-    right = is_correct(target, prediction, sample.targets[target.name])
-    return right and (explanation.samples == "correct" or predicted_class(target, prediction) == 1)
-
-
-def _confidence(target: Target, prediction: Mapping[str, Array]) -> float:
-    """Probability of the predicted class."""
-    if target.kind == "binary":
-        p = float(prediction["probability"])
-        return max(p, 1 - p)
-    return float(np.max(prediction["probabilities"]))
+    predicted = KINDS[target.kind].predicted_class(prediction)
+    right = predicted == int(sample.targets[target.name])
+    return right and (explanation.samples == "correct" or predicted == 1)
 
 
 def check_one_grid(samples: Sequence[Sample]) -> None:

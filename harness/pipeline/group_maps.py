@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.attribution.linear_maps import exact_map, windowed
 from harness.core.identity import code_digest, identify
 from harness.core.registry import ATTRIBUTIONS, POSTPROCESSINGS
 from harness.core.seeding import generator
@@ -30,7 +31,6 @@ from harness.pipeline.cell import Cell, digest
 from harness.pipeline.pooled import cached
 from harness.pipeline.rows import Values, null_of, number_of, score_from_json, score_to_json
 from harness.pipeline.score import labels_of
-from harness.simulation.lesion_scores import ROI, exact_map, windowed
 from harness.stats.intervals import jackknife_interval, pseudo_values
 from harness.storage.store import CellRecord, Store, write_json, write_record
 
@@ -243,9 +243,9 @@ def exact_group_map(truth: Truth, output: str, component: Component, counts: Arr
     if not shows or not truth.linear or not np.all(np.asarray(component.keywords.get("baseline", 0.0)) == 0):
         return None
     weights = truth.weights[output]
-    rois = [ROI(name, (0, 0, 0), (0, 0, 0), truth.rois[name].load()) for name in weights]
     seen = truth.counts.load() if counts is None else counts
-    exact = exact_map(np.ones_like(seen) if shows == "weights" else seen, rois, np.array(list(weights.values())))
+    masks = [truth.rois[name].load() for name in weights]
+    exact = exact_map(np.ones_like(seen) if shows == "weights" else seen, masks, list(weights.values()))
     if shows == "windows":
         window, stride = component.keywords["window"], component.keywords["stride"]
         sides = exact.shape

@@ -110,7 +110,7 @@ def open_items(adapter: Adapter, samples: Sequence[Sample], spec: NetworkSpec) -
     counts = len(first[0])
     if size <= HELD_BYTES:
         yield _held(adapter, samples, spec)
-    elif counts == 1 and not any(target.kind == "mask" for target in spec.targets):
+    elif counts == 1 and all(target.of_sample for target in spec.targets):
         yield _read(adapter, samples, spec, _labels(adapter, samples, spec))
     else:
         with tempfile.TemporaryDirectory(prefix="harness-items-") as folder:

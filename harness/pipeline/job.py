@@ -18,6 +18,7 @@ import torch
 from harness.core.errors import CellError, StoreError, first_line
 from harness.core.explanations import Explanation
 from harness.core.seeding import seed_of
+from harness.core.targets import KINDS
 from harness.core.task import Task
 from harness.core.types import JSON, Adapter, Array, Cohort, FittedAdapter, NetworkSpec, Prediction, Sample
 from harness.data.grids import TrainingGrid
@@ -45,7 +46,7 @@ from harness.pipeline.explain import (
     uses_predictions,
 )
 from harness.pipeline.networks import Member, build_network, device
-from harness.pipeline.predict import predict, predicted_class
+from harness.pipeline.predict import predict
 from harness.pipeline.probe import probe_sample
 from harness.pipeline.score import Values, collapse_flags, score_map, score_prediction
 from harness.pipeline.train import controlled, train
@@ -336,11 +337,11 @@ class _Work:
         return explain(self._members, self.spec, sample, explanation, seed=cell.seed, classes=classes)
 
     def _classes(self, prediction: Prediction) -> dict[str, int]:
-        """Predicted class of each classes target."""
+        """Predicted class of each target with named classes."""
         return {
-            target.name: predicted_class(target, prediction[target.name])
+            target.name: KINDS[target.kind].predicted_class(prediction[target.name])
             for target in self.spec.targets
-            if target.kind == "classes"
+            if target.classes
         }
 
     def _channels(self, explanation: Explanation) -> tuple[str, ...]:

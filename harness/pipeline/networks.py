@@ -15,6 +15,7 @@ from harness.core.registry import MODELS, TARGETS
 from harness.core.targets import Target
 from harness.core.task import Task, describe_component
 from harness.core.types import JSON, Adapter, Array, NetworkSpec
+from harness.models.heads import HEADS
 
 __all__ = [
     "Member", "Scalar", "Scalars", "build_network", "device", "oracle_arguments", "scalars_of", "split_outputs",
@@ -163,7 +164,7 @@ def scalars_of(of: str, spec: NetworkSpec, network: torch.nn.Module) -> tuple[Sc
 
 
 def _own(target: Target) -> Scalar:
-    return Scalar(target.name, target, -1 if target.kind == "classes" else 0)
+    return Scalar(target.name, target, -1 if target.classes else 0)
 
 
 class Scalars(torch.nn.Module):
@@ -177,13 +178,6 @@ class Scalars(torch.nn.Module):
     fixed : inputs that are not explained, by position, (1, C, *space) each
     added : arrays that are added to the explained inputs before they enter the network
     classes : class of each target for its scalar with index −1
-
-    Notes
-    -----
-    The lesion evidence of a mask is Σ log(1 + exp(margin)) over the voxels of an item. A
-    term is near zero for background voxels and close to the margin for lesion voxels, so
-    that voxels are weighted by the confidence of their detection. It does not use the
-    truth, and it is smooth, as gradient methods require.
     """
 
     def __init__(
@@ -201,7 +195,7 @@ class Scalars(torch.nn.Module):
         self._spec, self._scalars = spec, tuple(scalars)
         self._fixed, self._added = dict(fixed or {}), tuple(added)
         self._classes = dict(classes or {})
-        plain = [target.name for target in spec.targets if target.kind in ("number", "binary")]
+        plain = [target.name for target in spec.targets if target.of_sample and target.width == 1]
         # If the scalars are the outputs themselves, the graph has only the network, as exact occlusion requires.
         self._whole = [scalar.name for scalar in scalars] == plain == [target.name for target in spec.targets]
 
@@ -254,8 +248,5 @@ class Scalars(torch.nn.Module):
         )
 
     def _scalar(self, scalar: Scalar, target: Target, head: torch.Tensor) -> torch.Tensor:
-        if target.kind == "mask":
-            margin = head[:, 1] - head[:, 0]
-            return torch.nn.functional.softplus(margin).flatten(1).sum(1)
         index = self._classes[target.name] if scalar.index < 0 else scalar.index
-        return head[:, index]
+        return HEADS[target.kind].scalar(head, index)

@@ -14,7 +14,7 @@ import numpy as np
 from harness.core.errors import HarnessError, RequestError, StoreError
 from harness.core.registry import COHORTS
 from harness.core.space import text_of
-from harness.core.targets import Target
+from harness.core.targets import KINDS, THRESHOLD, Target
 from harness.core.task import Configuration, describe_component, restore
 from harness.core.types import JSON, Adapter, Array, Cohort, Prediction, Sample
 from harness.data import bids, bids_writing, nifti, transforms
@@ -23,7 +23,6 @@ from harness.data.pictures import write_picture
 from harness.pipeline.cell import digest
 from harness.pipeline.job import load_member
 from harness.pipeline.predict import predict
-from harness.pipeline.score import THRESHOLD
 from harness.pipeline.train import controlled
 from harness.storage.files import replace_file
 from harness.storage.store import CellRecord, Store
@@ -374,14 +373,7 @@ def _write_table(into: Path, predictions: Mapping[str, Prediction], targets: Seq
     for sample, found in predictions.items():
         values: dict[str, float] = {}
         for target in targets:
-            kept = found[target.name]
-            if target.kind == "number":
-                values[target.name] = float(kept["value"])
-            elif target.kind == "binary":
-                values[f"{target.name}_probability"] = float(kept["probability"])
-            else:
-                named = zip(target.classes, kept["probabilities"], strict=True)
-                values |= {f"{target.name}_probability_{name}": float(one) for name, one in named}
+            values |= KINDS[target.kind].columns(target, found[target.name])
         if not rows:
             rows.append("\t".join(("participant_id", *values)))
         rows.append("\t".join((sample, *(f"{value:.6g}" for value in values.values()))))

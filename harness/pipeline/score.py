@@ -19,17 +19,15 @@ import numpy as np
 
 from harness.core.registry import METRICS
 from harness.core.seeding import generator
-from harness.core.targets import Target, is_collapsed
+from harness.core.targets import KINDS, Target
 from harness.core.task import Component, Task
 from harness.core.types import JSON, Array, NetworkSpec, Prediction, Sample
 from harness.metrics.metric_inputs import MetricInputs
 from harness.metrics.regions import within
 from harness.metrics.register import evaluate, evaluate_chance, kinds_of
-from harness.metrics.segmentation import is_collapsed as is_collapsed_mask
 from harness.pipeline.explain import Explained
 
 __all__ = [
-    "THRESHOLD",
     "Values",
     "add",
     "collapse_flags",
@@ -39,8 +37,6 @@ __all__ = [
     "score_map",
     "score_prediction",
 ]
-
-THRESHOLD = 0.5  # equal to taking the larger of two softmax outputs
 
 Values = dict[str, JSON]
 """Values of metrics by label, see the module docstring."""
@@ -89,7 +85,7 @@ def score_prediction(
         for label in own:
             add(into, task, label, sample, "targets", target.name, given)
         regional = [label for label in own if label in task.regional]
-        if target.kind == "mask" and regional and regions and "regions" in sample.masks:
+        if not target.of_sample and regional and regions and "regions" in sample.masks:
             image = np.asarray(sample.masks["regions"].load())
             for value, name in regions.items():
                 inside = within(given, image, value)
@@ -141,11 +137,10 @@ def inputs_of_map(
     explanation : (C, X, Y, Z) float, or (C, H, W) of a picture
     more : further metric inputs
     """
-    mask = next((target for target in spec.targets if target.kind == "mask"), None)
+    image = next((target for target in spec.targets if not target.of_sample), None)
     given: dict[str, Any] = {}
-    if mask is not None:
-        probability = np.asarray(prediction[mask.name]["probability"], np.float32)
-        given = {"prediction": probability > THRESHOLD, "probability": probability}
+    if image is not None:
+        given = _volumes(KINDS[image.kind].inputs_of_prediction(prediction[image.name]))
     if "target" in sample.masks:
         given["target"] = _volume(sample.masks["target"].load() > 0)
     return MetricInputs(
@@ -186,43 +181,26 @@ def collapse_flags(spec: NetworkSpec, samples: Sequence[Sample], predictions: Ma
     flags = []
     for target in spec.targets:
         own = [predictions[sample.id][target.name] for sample in samples]
-        if target.kind == "mask":
-            probabilities = (np.asarray(one["probability"], np.float32) for one in own)
-            collapsed = all(is_collapsed_mask(one > THRESHOLD, one) for one in probabilities)
-        else:
-            collapsed = is_collapsed(target, own, [sample.targets[target.name] for sample in samples])
-        flags += ["collapsed"] if collapsed else []
+        truths = [sample.targets[target.name] for sample in samples] if target.of_sample else []
+        flags += ["collapsed"] if KINDS[target.kind].is_collapsed(own, truths) else []
     return sorted(set(flags))
 
 
-def _inputs(target: Target, sample: Sample, kept: Mapping[str, Array], rng: np.random.Generator) -> MetricInputs:
+def _inputs(target: Target, sample: Sample, prediction: Mapping[str, Array], rng: np.random.Generator) -> MetricInputs:
     """Inputs of the metrics of the prediction of one target."""
-    if target.kind == "mask":
-        probability = np.asarray(kept["probability"], np.float32)
-        return MetricInputs(
-            prediction=probability > THRESHOLD,
-            probability=probability,
-            target=_volume(sample.masks[target.name].load() > 0),
-            spacing_mm=sample.spacing_mm,
-            brain=_brain(sample),
-            rng=rng,
-        )
-    truth = sample.targets[target.name]
-    if target.kind == "number":
-        clean = sample.clean.get(target.name)
-        return MetricInputs(target_score=truth, predicted_score=float(kept["value"]), clean_score=clean, rng=rng)
-    if target.kind == "binary":
-        return MetricInputs(
-            target_label=truth,
-            predicted_probability=float(kept["probability"]),
-            predicted_logit=float(kept["logit"]),
-            rng=rng,
-        )
-    return MetricInputs(target_class=truth, class_probabilities=np.asarray(kept["probabilities"]), rng=rng)
+    kind = KINDS[target.kind]
+    given = {**kind.inputs_of_truth(target, sample), **kind.inputs_of_prediction(prediction)}
+    if target.of_sample:
+        return MetricInputs(**given, rng=rng)
+    return MetricInputs(**_volumes(given), spacing_mm=sample.spacing_mm, brain=_brain(sample), rng=rng)
 
 
 def _brain(sample: Sample) -> Array | None:
     return _volume(sample.masks["brain"].load() > 0) if "brain" in sample.masks else None
+
+
+def _volumes(images: Mapping[str, Array]) -> dict[str, Any]:
+    return {name: _volume(image) for name, image in images.items()}
 
 
 def _volume(array: Array) -> Array:

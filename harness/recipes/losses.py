@@ -1,42 +1,16 @@
-"""The default loss of each kind of target."""
+"""The default loss of any targets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch.nn import functional
 
-from harness.core.targets import Kind, Target
+from harness.core.targets import Target
+from harness.models.heads import HEADS
 from harness.recipes.recipe import Batch, Outputs
 
-__all__ = ["LOSSES", "default_loss"]
-
-
-def _mask(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Voxelwise cross-entropy, averaged within each item."""
-    return functional.cross_entropy(output, target, reduction="none").flatten(1).mean(1)
-
-
-def _number(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    return (output[:, 0] - target) ** 2
-
-
-def _binary(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    return functional.binary_cross_entropy_with_logits(output[:, 0], target, reduction="none")
-
-
-def _classes(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    return functional.cross_entropy(output, target, reduction="none")
-
-
-LOSSES: Mapping[Kind, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "mask": _mask,
-    "number": _number,
-    "binary": _binary,
-    "classes": _classes,
-}
-"""Kind → function of output, (N, width, *space), and target, (N, …), that returns the loss of each item, (N,)."""
+__all__ = ["default_loss"]
 
 
 def default_loss(outputs: Outputs, batch: Batch, targets: Sequence[Target]) -> torch.Tensor:
@@ -55,7 +29,7 @@ def default_loss(outputs: Outputs, batch: Batch, targets: Sequence[Target]) -> t
     """
     total = torch.zeros((), device=next(iter(outputs.values())).device)
     for target in targets:
-        loss = LOSSES[target.kind](outputs[target.name], batch.targets[target.name])
+        loss = HEADS[target.kind].loss(outputs[target.name], batch.targets[target.name])
         if target.name in batch.weights:
             loss = loss * batch.weights[target.name]
         total = total + target.loss_weight * loss.mean()

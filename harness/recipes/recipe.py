@@ -12,7 +12,7 @@ from harness.core.errors import CellError
 from harness.core.targets import Kind, Target
 from harness.core.types import Array
 
-__all__ = ["Batch", "Outputs", "Recipe", "adam", "joined", "refuse_other_kinds", "unchanged"]
+__all__ = ["Batch", "Loss", "Outputs", "Recipe", "adam", "mean_loss", "refuse_other_kinds", "unchanged"]
 
 Outputs = Mapping[str, torch.Tensor]
 """Target → network output, (N, width, *space)."""
@@ -42,6 +42,10 @@ class Batch:
         )
 
 
+Loss = Callable[[Outputs, Batch, Sequence[Target]], torch.Tensor]
+"""Function of outputs, batch and targets that returns a scalar."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a network is trained.
@@ -56,9 +60,9 @@ class Recipe:
     sample : returns the item indices of one epoch in order, given a generator and the
         targets of all items
     select : computes a validation score from the outputs and batches of all validation
-        items, in order; the weights of the epoch with the highest score are kept. A score
-        that is reduced batch by batch needs little memory, otherwise see :func:`joined`.
-        ``None`` keeps the weights of the last epoch
+        items, in order; the weights of the epoch with the highest score are kept. It
+        should sum up batch by batch, as :func:`mean_loss` does, since a list of all
+        batches may need much memory. ``None`` keeps the weights of the last epoch
     threads : number of CPU threads of torch; results depend on it, so it is part of the
         identity
     lr_factor : returns the factor of the learning rate, given the epoch, counted from 1
@@ -67,7 +71,7 @@ class Recipe:
     epochs: int
     batch_size: int
     optimiser: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer]
-    loss: Callable[[Outputs, Batch, Sequence[Target]], torch.Tensor]
+    loss: Loss
     augment: Callable[[np.random.Generator, Batch], Batch]
     sample: Callable[[np.random.Generator, Mapping[str, Array]], Array]
     select: Callable[[Iterable[tuple[Outputs, Batch]], Sequence[Target]], float] | None
@@ -89,13 +93,27 @@ def adam(parameters: list[torch.nn.Parameter], *, name: str, lr: float, weight_d
     return optimiser
 
 
-def joined(batches: Iterable[tuple[Outputs, Batch]]) -> tuple[Outputs, Batch]:
-    """Outputs, targets and weights of several batches as one, without inputs."""
-    found = [(outputs, batch.targets, batch.weights) for outputs, batch in batches]
-    outputs, targets, weights = (
-        {name: torch.cat([one[name] for one in several]) for name in several[0]} for several in zip(*found, strict=True)
-    )
-    return outputs, Batch((), targets, weights)
+def mean_loss(loss: Loss, batches: Iterable[tuple[Outputs, Batch]], targets: Sequence[Target]) -> float:
+    """Loss of all items, computed batch by batch, so that the outputs of one batch are in memory.
+
+    Parameters
+    ----------
+    loss : a mean over items, whatever their number; each item may have a weight
+    batches : outputs and batches, of any sizes, at least one
+    targets : targets of the network
+
+    Notes
+    -----
+    A loss that is not a mean over items, such as the Dice loss of a batch or a
+    cross-entropy divided by the sum of class weights, is not the mean of its values in
+    batches. A recipe with such a loss must select by a value that it can sum up, as
+    :func:`harness.recipes.segmentation.mean_iou` does.
+    """
+    total, count = 0.0, 0
+    for outputs, batch in batches:
+        size = len(next(iter(batch.targets.values())))
+        total, count = total + size * float(loss(outputs, batch, targets)), count + size
+    return total / count
 
 
 def unchanged(rng: np.random.Generator, batch: Batch) -> Batch:

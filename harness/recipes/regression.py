@@ -13,7 +13,7 @@ from torch.nn import functional
 from harness.core.registry import RECIPES
 from harness.core.targets import Target
 from harness.recipes.losses import default_loss
-from harness.recipes.recipe import Batch, Outputs, Recipe, adam, joined, refuse_other_kinds, unchanged
+from harness.recipes.recipe import Batch, Outputs, Recipe, adam, mean_loss, refuse_other_kinds, unchanged
 
 __all__ = ["regression"]
 
@@ -59,7 +59,7 @@ def regression(
         return functional.mse_loss(_joined(outputs, targets), _joined(batch.targets, targets))
 
     def fitness(batches: Iterable[tuple[Outputs, Batch]], targets: Sequence[Target]) -> float:
-        return -float(loss(*joined(batches), targets))
+        return -mean_loss(loss, batches, targets)
 
     return Recipe(
         epochs=epochs,

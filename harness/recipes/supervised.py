@@ -13,7 +13,7 @@ from harness.core.errors import OutOfRange, UnknownName
 from harness.core.registry import RECIPES
 from harness.core.types import Array
 from harness.recipes.losses import default_loss
-from harness.recipes.recipe import Recipe, adam, joined, unchanged
+from harness.recipes.recipe import Recipe, adam, mean_loss, unchanged
 
 __all__ = ["supervised"]
 
@@ -72,7 +72,7 @@ def supervised(
         loss=default_loss,
         augment=unchanged,
         sample=sample,
-        select=(lambda batches, targets: -float(default_loss(*joined(batches), targets)))
+        select=(lambda batches, targets: -mean_loss(default_loss, batches, targets))
         if select == "validation_loss"
         else None,
         threads=threads,

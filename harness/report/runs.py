@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from harness.core.identity import identify, module_digest
-from harness.core.types import Array, Cohort
+from harness.core.task import Task
+from harness.core.types import Array
 from harness.data.maps import GroupMap, group_map, write_map
 from harness.pipeline.cell import Cell, is_done, restored
 from harness.pipeline.group_maps import group_sums
@@ -114,7 +115,7 @@ def pooled_files(plan: Plan, tables: Tables, identity: str, folder: Path) -> lis
         if made.attribution not in drawn:
             drawn.add(made.attribution)
             with listed_errors(f"map of {name}", failed):
-                _draw_mean(stem.with_name(f"{stem.name}.png"), made, plan.groups[identity].cohort)
+                _draw_mean(stem.with_name(f"{stem.name}.png"), made, plan, identity)
     if reasons:
         (folder / "maps").mkdir(exist_ok=True)
         (folder / "maps" / "none.txt").write_text("\n".join(reasons) + "\n")
@@ -149,7 +150,7 @@ def _means(plan: Plan, identity: str) -> Iterator[tuple[str, _Mean]]:
     if any(sample.affine is None for sample in cohort.samples):
         return  # samples without a common grid have no mean map
     subjects = {sample.id: sample.subject for sample in cohort.samples}
-    task = restored(next(one for one in plan.configurations if one.id == identity))
+    task = _task_of(plan, identity)
     for attribution, cells in _explained(plan, identity).items():
         channels = tuple(str(name) for name in next(iter(cells.values())).facts.get("channels", ()))
         if task.explained[attribution].judged_as_sum:
@@ -187,10 +188,15 @@ def _of_sums(
     return {name: GroupMap((total / len(samples)).astype(np.float32), affine, count) for name, total in totals.items()}
 
 
-def _draw_mean(path: Path, made: _Mean, cohort: Cohort) -> None:
+def _task_of(plan: Plan, identity: str) -> Task:
+    return restored(next(one for one in plan.configurations if one.id == identity))
+
+
+def _draw_mean(path: Path, made: _Mean, plan: Plan, identity: str) -> None:
     values = made.found.values
     assert values is not None
-    scene = scene_of(cohort, made.shown, made.output, values.shape[1:])
+    reads = _task_of(plan, identity).adapter().reads
+    scene = scene_of(plan.groups[identity].cohort, reads, made.shown, made.output, values.shape[1:])
     picture = draw_map(
         values,
         made.found.affine,

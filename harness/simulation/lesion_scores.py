@@ -5,8 +5,8 @@ interest, plus noise. Masks are processed one subject at a time, so that no more
 one image is in memory. Axes are (X, Y, Z). A *centre* is a voxel index; a region of
 size s around centre c starts at c − s//2, also for even sizes.
 
-:func:`exact_map`, :func:`windowed`, :func:`r2_ceiling` and :func:`expected_shares` give
-the results of a model that computes the scores exactly.
+:func:`r2_ceiling` and :func:`expected_shares` give the results of a model that computes
+the scores exactly; its maps are in :mod:`harness.attribution.linear_maps`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ __all__ = [
     "draw_rois",
     "eligible",
     "element",
-    "exact_map",
     "expected_shares",
     "label_rois",
     "loads",
@@ -39,7 +38,6 @@ __all__ = [
     "roi_table",
     "score_weights",
     "scores",
-    "windowed",
 ]
 
 Shape = Literal["ball", "cube"]
@@ -584,78 +582,6 @@ def _mm(values: Array) -> tuple[float, float, float]:
 
 
 # ----------------------------------------------------------------- results of an exact model
-
-
-def exact_map(counts: Array, rois: Sequence[ROI], weights: Array) -> Array:
-    """Attribution of a model that computes a linear score exactly, summed over subjects.
-
-    Such a model is Σ_k w_k · mean of the image in region k. Therefore gradient × input,
-    integrated gradients and GradientSHAP with a baseline of zero assign each voxel the
-    product of weight and lesion, which sums to w_k / |ROI_k| · count(v) in region k and
-    to zero elsewhere.
-
-    Parameters
-    ----------
-    counts : (X, Y, Z) number of explained subjects with a lesion in each voxel, or sum of
-        their occupancies
-    rois : R regions
-    weights : (R,) one row of :func:`score_weights`
-
-    Returns
-    -------
-    (X, Y, Z) float64
-        In units of the unscaled score; overlapping regions are added.
-    """
-    result = np.zeros(np.shape(counts))
-    for roi, weight in zip(rois, np.asarray(weights, np.float64), strict=True):
-        result[roi.slices] += weight / roi.voxels * roi.mask * np.asarray(counts)[roi.slices]
-    return result
-
-
-def windowed(
-    exact: Array, window: Annotated[int, Gt(0)] | Sequence[int], stride: Annotated[int, Gt(0)] | Sequence[int]
-) -> Array:
-    """Occlusion map of a model that is linear in the image.
-
-    Occluding a window reduces the output of such a model by the sum of its exact map over
-    the window. The value of a voxel is the mean over all windows that cover it.
-
-    Parameters
-    ----------
-    exact : (X, Y, Z) float, e.g. :func:`exact_map`
-    window, stride : size and step of the window in voxels, one number or one per axis. As
-        in captum, windows start at multiples of the stride, and the last window ends at
-        the border or is cropped
-
-    Returns
-    -------
-    (X, Y, Z) float64
-        Rounded to about 1e-12 of the largest magnitude, so that equal values are exactly
-        equal and count as ties in average precision.
-
-    Raises
-    ------
-    OutOfRange
-        If ``1 <= stride <= window <= size`` does not hold on every axis.
-    """
-    result = np.asarray(exact, np.float64)
-    windows, strides = (
-        (value,) * result.ndim if isinstance(value, int) else tuple(value) for value in (window, stride)
-    )
-    if not all(1 <= s <= w <= n for s, w, n in zip(strides, windows, result.shape, strict=True)):
-        raise OutOfRange(
-            f"`1 <= stride <= window <= size` must hold on every axis, got stride={strides}, window={windows}, "
-            f"size={result.shape}"
-        )
-    # Sums over windows and means over windows are both separable.
-    for axis, (size, w, s) in enumerate(zip(result.shape, windows, strides, strict=True)):
-        starts = s * np.arange(-(-(size - w) // s) + 1)[:, None]
-        covers = ((np.arange(size) >= starts) & (np.arange(size) < starts + w)).astype(np.float64)
-        spread = covers.T @ covers / covers.sum(axis=0)[:, None]
-        result = np.moveaxis(np.tensordot(spread, result, axes=(1, axis)), 0, axis)
-    # Sums in different order differ in the last bits, which would break ties in a ranking.
-    step = np.abs(result).max(initial=0) * 2.0**-40
-    return np.ascontiguousarray(np.rint(result / step) * step if step > 0 else result)
 
 
 def expected_shares(totals: Array, weights: Array) -> Array:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+import torch
 from scipy import special
 
 from harness.core.errors import OutOfRange
-from harness.core.targets import Target, as_array, is_collapsed, kept, logistic, softmax
+from harness.core.targets import KINDS, Kind, Target, as_array, kept, logistic, softmax
+from harness.core.types import Sample
+from harness.metrics.metric_inputs import METRIC_INPUTS, MetricInputs
+from harness.models.heads import HEADS
 
 NUMBER = Target("age", "number")
 BINARY = Target("sex", "binary")
+MASK = Target("lesion", "mask")
 CLASSES = Target("hair", "classes", ("black", "blond", "red"))
 
 
 @pytest.mark.parametrize(
     ("target", "width", "of_sample"),
-    [(Target("lesion", "mask"), 2, False), (NUMBER, 1, True), (BINARY, 1, True), (CLASSES, 3, True)],
+    [(MASK, 2, False), (NUMBER, 1, True), (BINARY, 1, True), (CLASSES, 3, True)],
 )
 def test_width_of_the_head(target: Target, width: int, of_sample: bool) -> None:
     """A mask has two channels per voxel, classes have one logit each, and other kinds have one value."""
@@ -75,9 +81,7 @@ def test_classes_keep_logits_and_probabilities() -> None:
     np.testing.assert_allclose(found["probabilities"], special.softmax(logits.astype(np.float64)), rtol=1e-14)
 
 
-@pytest.mark.parametrize(
-    ("target", "output"), [(Target("lesion", "mask"), np.zeros(2)), (BINARY, np.zeros(2)), (CLASSES, np.zeros(2))]
-)
+@pytest.mark.parametrize(("target", "output"), [(MASK, np.zeros(2)), (BINARY, np.zeros(2)), (CLASSES, np.zeros(2))])
 def test_output_of_another_target_is_refused(target: Target, output: np.ndarray) -> None:
     """A mask, or an output of another width than the target's, is refused."""
     with pytest.raises(OutOfRange, match=rf"output of {target.name} \({target.kind}\) must be .*got shape \(2,\)"):
@@ -109,24 +113,128 @@ def test_target_array_has_the_dtype_of_its_loss(target: Target, dtype: type) -> 
 def test_equal_predictions_are_collapsed(target: Target) -> None:
     """Predictions that are the same for all samples are collapsed."""
     same = [kept(target, np.linspace(1, 2, target.width))] * 4
-    assert is_collapsed(target, same, [0, 1, 1, 0])
+    assert KINDS[target.kind].is_collapsed(same, [0, 1, 1, 0])
 
 
 @pytest.mark.parametrize("target", [NUMBER, BINARY, CLASSES])
 def test_different_predictions_are_not_collapsed(target: Target) -> None:
     """Predictions that differ by one part in ten thousand are not collapsed."""
     steps = [np.linspace(1, 2, target.width) + np.eye(target.width)[0] * number * 1e-4 for number in range(4)]
-    assert not is_collapsed(target, [kept(target, one) for one in steps], [0, 1, 1, 0])
+    assert not KINDS[target.kind].is_collapsed([kept(target, one) for one in steps], [0, 1, 1, 0])
 
 
 def test_spread_of_numbers_is_relative_to_the_truth() -> None:
     """The spread of predicted numbers is compared with the spread of the true values."""
     predictions = [kept(NUMBER, np.array([value])) for value in (5.0, 5.001)]
-    assert is_collapsed(NUMBER, predictions, [0.0, 1e6])
-    assert not is_collapsed(NUMBER, predictions, [0.0, 0.01])
+    assert KINDS[NUMBER.kind].is_collapsed(predictions, [0.0, 1e6])
+    assert not KINDS[NUMBER.kind].is_collapsed(predictions, [0.0, 0.01])
 
 
 @pytest.mark.parametrize("truths", [[], [1.0], [1.0, 1.0]])
 def test_constant_truth_is_not_collapsed(truths: list[float]) -> None:
     """If there are fewer than two samples or all true values are equal, nothing is collapsed."""
-    assert not is_collapsed(BINARY, [kept(BINARY, np.array([2.0]))] * len(truths), truths)
+    assert not KINDS[BINARY.kind].is_collapsed([kept(BINARY, np.array([2.0]))] * len(truths), truths)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "collapsed"),
+    [
+        ([[0.1, 0.4], [0.2, 0.3]], True),
+        ([[0.6, 0.7], [0.9, 0.8]], True),
+        ([[0.4999999, 0.5000001], [0.1, 0.2]], True),
+        ([[0.49, 0.51], [0.1, 0.2]], False),
+        ([[0.1, 0.9], [0.2, 0.8]], False),
+    ],
+    ids=["empty masks", "full masks", "constant", "one mask with lesion and background", "two"],
+)
+def test_masks_are_collapsed_if_no_sample_has_two_classes(probabilities: list[list[float]], collapsed: bool) -> None:
+    """Masks are collapsed if each is empty, full, or of one probability, and not if a single one is better."""
+    predictions = [{"probability": np.array(one, np.float32)} for one in probabilities]
+    assert KINDS["mask"].is_collapsed(predictions, []) is collapsed
+
+
+ONE_OF_EACH = (MASK, NUMBER, BINARY, CLASSES)
+
+
+def predictions_of(target: Target, count: int) -> list[Mapping[str, Any]]:
+    """What is stored of random outputs."""
+    rng = np.random.default_rng(0)
+    if not target.of_sample:
+        return [{"probability": rng.random((5, 4, 3), np.float32)} for _ in range(count)]
+    return [kept(target, rng.normal(size=target.width)) for _ in range(count)]
+
+
+class TestEveryKind:
+    """Whatever holds for all kinds of targets."""
+
+    def test_every_kind_is_tested(self) -> None:
+        """Every kind has a class and an example in these tests."""
+        assert tuple(KINDS) == get_args(Kind) == tuple(one.kind for one in ONE_OF_EACH)
+
+    @pytest.mark.parametrize("target", ONE_OF_EACH, ids=lambda one: one.kind)
+    def test_average_of_equal_predictions(self, target: Target) -> None:
+        """The average of equal predictions is the prediction itself, except for an offset of logits."""
+        (one,) = predictions_of(target, 1)
+        found = KINDS[target.kind].average([one] * 3)
+        assert found.keys() == one.keys()
+        for name, values in found.items():
+            assert (values.shape, values.dtype) == (one[name].shape, one[name].dtype)
+            offset = np.ptp(values - one[name]) if name == "logits" else np.abs(values - one[name]).max()
+            assert offset < 1e-6
+
+    @pytest.mark.parametrize("target", ONE_OF_EACH, ids=lambda one: one.kind)
+    def test_average_lies_between_the_predictions(self, target: Target) -> None:
+        """Values and probabilities are averaged: they are the means over networks."""
+        several = predictions_of(target, 4)
+        found = KINDS[target.kind].average(several)
+        (name,) = found.keys() & {"value", "probability", "probabilities"}
+        np.testing.assert_allclose(found[name], np.mean([one[name] for one in several], axis=0), rtol=1e-6)
+
+    def test_kinds_with_classes(self) -> None:
+        """Binary and classes targets have classes; samples can be chosen by them."""
+        assert [KINDS[one.kind].class_count(one) for one in ONE_OF_EACH] == [0, 0, 2, 3]
+
+    @pytest.mark.parametrize("target", [BINARY, CLASSES], ids=lambda one: one.kind)
+    def test_classes_and_their_confidence(self, target: Target) -> None:
+        """The predicted class is the one with the highest probability, which is the confidence."""
+        kind = KINDS[target.kind]
+        for one in predictions_of(target, 20):
+            positive = one.get("probability")
+            each = one["probabilities"] if positive is None else np.array([1 - positive, positive])
+            assert len(each) == kind.class_count(target)
+            assert (kind.predicted_class(one), kind.confidence(one)) == (each.argmax(), each.max())
+
+    @pytest.mark.parametrize("target", ONE_OF_EACH, ids=lambda one: one.kind)
+    def test_columns_name_their_target(self, target: Target) -> None:
+        """Columns of the table of predictions start with the target's name; an image has none."""
+        (one,) = predictions_of(target, 1)
+        columns = KINDS[target.kind].columns(target, one)
+        assert bool(columns) is target.of_sample
+        assert all(name.startswith(target.name) and np.isfinite(value) for name, value in columns.items())
+
+    @pytest.mark.parametrize("target", ONE_OF_EACH, ids=lambda one: one.kind)
+    def test_metric_inputs_are_those_declared(self, target: Target, in_memory: Callable[..., Any]) -> None:
+        """Truth and prediction give the declared inputs of metrics, and no others."""
+        mask = np.random.default_rng(1).random((5, 4, 3)) < 0.3
+        values = {} if target.kind == "mask" else {target.name: 1.0}
+        sample = Sample("a", "a", {}, {target.name: in_memory(mask)}, {}, targets=values, clean=values)
+        kind, (one,) = KINDS[target.kind], predictions_of(target, 1)
+        truth, prediction = kind.inputs_of_truth(target, sample), kind.inputs_of_prediction(one)
+        inputs = MetricInputs(**truth, **prediction, spacing_mm=(1, 1, 1))
+        declared = kind.truth_inputs | kind.prediction_inputs
+        given = {name for name in METRIC_INPUTS if name != "spacing_mm" and inputs.get(name) is not None}
+        assert given == declared and truth.keys() <= kind.truth_inputs and prediction.keys() <= kind.prediction_inputs
+
+    @pytest.mark.parametrize("target", ONE_OF_EACH, ids=lambda one: one.kind)
+    def test_head_gives_one_loss_and_one_scalar_per_item(self, target: Target) -> None:
+        """The head gives the loss and the explained scalar of each item alone, whatever else is in the batch."""
+        rng, head = np.random.default_rng(0), HEADS[target.kind]
+        space = () if target.of_sample else (5, 4)
+        output = torch.from_numpy(rng.normal(size=(6, target.width, *space)).astype(np.float32))
+        labels = torch.from_numpy(rng.integers(0, 2, (6, *space)).astype(KINDS[target.kind].dtype))
+        for found, alone in (
+            (head.loss(output, labels), [head.loss(output[[i]], labels[[i]]) for i in range(6)]),
+            (head.scalar(output, 0), [head.scalar(output[[i]], 0) for i in range(6)]),
+        ):
+            assert found.shape == (6,)
+            torch.testing.assert_close(found, torch.cat(alone))

@@ -10,7 +10,6 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, precision_score, 
 
 from harness.core.errors import RequestError, UnknownName
 from harness.metrics import compute
-from harness.metrics.segmentation import is_collapsed
 
 
 @pytest.fixture
@@ -159,20 +158,3 @@ def test_random_voxels_have_the_precision_of_the_prevalence(blobs):
     chance = compute("prevalence", target=target)
     assert compute("voxel_precision", prediction=random, target=target) == pytest.approx(chance, abs=0.01)
     assert compute("auc", prediction=random, target=target) == pytest.approx(0.5, abs=0.04)
-
-
-@pytest.mark.parametrize(
-    ("prediction", "probability", "collapsed"),
-    [
-        (np.zeros((2, 2, 2), dtype=bool), None, True),
-        (np.ones((2, 2, 2), dtype=bool), None, True),
-        (np.eye(2, dtype=bool)[None], None, False),
-        (np.eye(2, dtype=bool)[None], np.full((1, 2, 2), 0.3, dtype=np.float32), True),
-        (np.eye(2, dtype=bool)[None], np.eye(2, dtype=np.float32)[None], False),
-        (np.zeros((1, 2, 2), dtype=bool), np.eye(2, dtype=np.float32)[None] * 0.4, True),
-    ],
-    ids=["background", "foreground", "mask", "constant", "varies", "varies below the threshold"],
-)
-def test_collapse(prediction, probability, collapsed):
-    """A mask of one class, or a constant probability, is collapsed."""
-    assert is_collapsed(prediction, probability) is collapsed

@@ -16,6 +16,7 @@ import torch
 
 from harness.core.overrides import override
 from harness.core.registry import ATTRIBUTIONS, MODELS
+from harness.core.targets import KINDS
 from harness.core.task import Configuration, Task
 from harness.core.types import Cohort, Folds, NetworkSpec, Split
 from harness.data.maps import read_maps, read_sums
@@ -24,7 +25,7 @@ from harness.pipeline.artifacts import read_predictions, read_values
 from harness.pipeline.cell import Job, jobs, missing
 from harness.pipeline.explain import Explained, explain
 from harness.pipeline.job import _Work, execute, load_member
-from harness.pipeline.predict import average, predict, predicted_class
+from harness.pipeline.predict import predict
 from harness.storage.store import CellRecord, Store
 
 SPLIT = Split(("sub-01", "sub-02"), ("sub-03",), ("sub-04",))
@@ -422,7 +423,7 @@ class TestSeveralTargets:
         sample = next(one for one in crowd.samples if one.id == crowd_folds.test[0])
         apart = [predict([one], crowd_spec, sample, batch_size=8) for one in members]
         for target in crowd_spec.targets:
-            expected = average(target, [one[target.name] for one in apart])
+            expected = KINDS[target.kind].average([one[target.name] for one in apart])
             for name, value in expected.items():
                 np.testing.assert_allclose(kept[sample.id][target.name][name], value, rtol=1e-6)
             assert not np.array_equal(*(next(iter(one[target.name].values())) for one in apart))
@@ -436,7 +437,7 @@ class TestSeveralTargets:
         sample = next(one for one in crowd.samples if one.id == crowd_folds.test[0])
         members = [load_member(study, store, records[name])[0] for name in made[-1].trainings]
         hair = crowd_spec.targets[2]
-        classes = {"hair": predicted_class(hair, predict(members, crowd_spec, sample, batch_size=8)["hair"])}
+        classes = {"hair": KINDS[hair.kind].predicted_class(predict(members, crowd_spec, sample, batch_size=8)["hair"])}
         whole = study.explained["saliency"]
         apart = [
             explain([one], crowd_spec, sample, whole, seed=0, classes=classes).maps.astype(float) for one in members
@@ -482,7 +483,7 @@ class TestSeveralTargets:
             right = [
                 name
                 for name, one in predicted.items()
-                if predicted_class(smile, one["smile"]) == samples[name].targets["smile"]
+                if KINDS[smile.kind].predicted_class(one["smile"]) == samples[name].targets["smile"]
             ]
             chosen = by_stage["explain", "smiles"].facts["samples"]
             assert len(chosen) == min(3, len(right)) and set(chosen) <= set(right)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from harness.adapters.axial_slices import AxialSlices
-from harness.core.targets import Target
+from harness.core.targets import KINDS, Target
 from harness.core.task import Task
 from harness.core.types import Array, Cohort, Input, NetworkSpec, Sample
 from harness.models.unet import unet
 from harness.pipeline.networks import Member, build_network
-from harness.pipeline.predict import average, is_correct, outputs_of, predict, predicted_class
+from harness.pipeline.predict import outputs_of, predict
 
 SLICES = AxialSlices(("T2w",))
 AGE, SMILE = Target("age", "number"), Target("smile", "binary")
@@ -102,7 +101,7 @@ def test_several_networks_are_averaged_target_by_target(
     found = predict(members, crowd_spec, sample, batch_size=4)
     apart = [predict([one], crowd_spec, sample, batch_size=4) for one in members]
     for target in crowd_spec.targets:
-        expected = average(target, [one[target.name] for one in apart])
+        expected = KINDS[target.kind].average([one[target.name] for one in apart])
         assert found[target.name].keys() == expected.keys()
         for name in expected:
             np.testing.assert_array_equal(found[target.name][name], expected[name])
@@ -140,12 +139,12 @@ class TestAverage:
 
     def test_number(self) -> None:
         """A number is the mean value."""
-        assert average(AGE, [{"value": np.float64(3)}, {"value": np.float64(6)}]) == {"value": 4.5}
+        assert KINDS[AGE.kind].average([{"value": np.float64(3)}, {"value": np.float64(6)}]) == {"value": 4.5}
 
     def test_binary(self) -> None:
         """A binary target is the mean probability and its logit, not the mean logit."""
         several = [{"logit": np.log(p / (1 - p)), "probability": np.float64(p)} for p in (0.5, 0.9)]
-        found = average(SMILE, several)
+        found = KINDS[SMILE.kind].average(several)
         assert found["probability"] == pytest.approx(0.7)
         assert found["logit"] == pytest.approx(np.log(0.7 / 0.3))
         assert found["logit"] != pytest.approx(np.mean([one["logit"] for one in several]), abs=0.1)
@@ -153,7 +152,7 @@ class TestAverage:
     def test_classes(self) -> None:
         """Classes are the mean probabilities, with logits whose softmax gives them."""
         several = [{"logits": np.log(np.array(p))} for p in ([0.8, 0.1, 0.1], [0.2, 0.6, 0.2])]
-        found = average(HAIR, several)
+        found = KINDS[HAIR.kind].average(several)
         np.testing.assert_allclose(found["probabilities"], [0.5, 0.35, 0.15])
         powers = np.exp(found["logits"])
         np.testing.assert_allclose(powers / powers.sum(), [0.5, 0.35, 0.15])
@@ -164,7 +163,7 @@ class TestAverage:
             {"probability": np.array([[0.0, 0.5]], np.float32)},
             {"probability": np.array([[1, 0.25]], np.float32)},
         ]
-        found = average(LESION, several)["probability"]
+        found = KINDS[LESION.kind].average(several)["probability"]
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, [[0.5, 0.375]])
 
@@ -172,7 +171,7 @@ class TestAverage:
     def test_certain_networks_have_a_finite_logit(self, logit: float) -> None:
         """A mean probability that is 0 or 1 after rounding has the logit of the exact probability."""
         p = np.float64(logit > 0)
-        found = average(SMILE, [{"logit": np.float64(one), "probability": p} for one in (logit, logit + 1)])
+        found = KINDS[SMILE.kind].average([{"logit": np.float64(one), "probability": p} for one in (logit, logit + 1)])
         assert found["probability"] == p
         # The smaller probability of the two classes decides: its mean is (1 + e) / 2 times that of the first network.
         expected = logit + np.log((1 + np.e) / 2) if logit < 0 else logit - np.log((1 + 1 / np.e) / 2)
@@ -180,25 +179,19 @@ class TestAverage:
 
     def test_certain_classes_have_finite_logits(self) -> None:
         """Classes with a mean probability of 0 have finite logits."""
-        found = average(HAIR, [{"logits": np.array([0.0, -2000.0, -2000.0])}] * 2)
+        found = KINDS[HAIR.kind].average([{"logits": np.array([0.0, -2000.0, -2000.0])}] * 2)
         assert np.isfinite(found["logits"]).all()
         np.testing.assert_array_equal(found["probabilities"], [1, 0, 0])
 
 
 class TestPredictedClass:
-    """The predicted class and its correctness."""
+    """The predicted class."""
 
     @pytest.mark.parametrize(("p", "expected"), [(0.49, 0), (0.5, 1), (1.0, 1)])
     def test_binary(self, p: float, expected: int) -> None:
         """A probability of one half or more is positive."""
-        assert predicted_class(SMILE, {"probability": np.float64(p)}) == expected
+        assert KINDS[SMILE.kind].predicted_class({"probability": np.float64(p)}) == expected
 
     def test_classes(self) -> None:
         """The class with the highest probability is predicted."""
-        assert predicted_class(HAIR, {"probabilities": np.array([0.2, 0.3, 0.5])}) == 2
-
-    @pytest.mark.parametrize(("truth", "expected"), [(0.0, False), (2.0, True)])
-    def test_correct(self, truth: float, expected: bool) -> None:
-        """A prediction is correct if its class is the true one."""
-        kept: dict[str, Any] = {"probabilities": np.array([0.2, 0.3, 0.5])}
-        assert is_correct(HAIR, kept, truth) is expected
+        assert KINDS[HAIR.kind].predicted_class({"probabilities": np.array([0.2, 0.3, 0.5])}) == 2

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from harness.core.targets import KINDS, Target
-from harness.recipes.losses import LOSSES, default_loss
+from harness.models.heads import HEADS
+from harness.recipes.losses import default_loss
 from harness.recipes.recipe import Batch
 
 MASK, AGE = Target("lesion", "mask"), Target("age", "number")
@@ -54,14 +55,14 @@ Drawn = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
 
 def test_every_kind_has_a_loss() -> None:
     """Every kind of target has a loss."""
-    assert set(LOSSES) == set(KINDS)
+    assert set(HEADS) == set(KINDS)
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.kind)
 def test_loss_of_each_item_agrees_with_torch(outputs_and_targets: Drawn, target: Target) -> None:
     """The loss of each item is torch's loss of that item."""
     outputs, labels = (one[target.name] for one in outputs_and_targets)
-    found = LOSSES[target.kind](outputs, labels)
+    found = HEADS[target.kind].loss(outputs, labels)
     expected = torch.stack([TORCHS[target.kind](outputs[[i]], labels[[i]]) for i in range(N)])
     assert found.shape == (N,)
     torch.testing.assert_close(found, expected)

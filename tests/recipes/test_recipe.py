@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 import torch
 
-from harness.recipes.recipe import Batch, Recipe
+from harness.core.targets import KINDS, Target
+from harness.recipes.losses import default_loss
+from harness.recipes.recipe import Batch, Outputs, Recipe, mean_loss
 from harness.recipes.regression import regression
 from harness.recipes.segmentation import segmentation
 from harness.recipes.supervised import supervised
@@ -47,3 +51,71 @@ def test_a_batch_moves_as_a_whole() -> None:
     assert [one.device.type for one in (*moved.inputs, *moved.targets.values(), *moved.weights.values())] == [
         "meta"
     ] * 4
+
+
+LESION, AGE = Target("lesion", "mask", loss_weight=0.3), Target("age", "number")
+SEX, HAIR = Target("sex", "binary", loss_weight=2.0), Target("hair", "classes", ("black", "blond", "red"))
+SIZES = (4, 4, 1, 2)  # batches of unequal size
+
+
+def everything(targets: tuple[Target, ...], weighted: bool) -> tuple[Outputs, Batch]:
+    """Outputs, targets and weights of eleven items."""
+    rng, count = np.random.default_rng(0), sum(SIZES)
+    outputs, labels = {}, {}
+    for target in targets:
+        space = () if target.of_sample else (4, 5)
+        outputs[target.name] = torch.from_numpy(rng.normal(size=(count, target.width, *space)).astype(np.float32))
+        drawn = rng.integers(0, 2, (count, *space)).astype(KINDS[target.kind].dtype)
+        labels[target.name] = torch.from_numpy(drawn)
+    weights = {target.name: torch.from_numpy(rng.random(count).astype(np.float32)) for target in targets[::2]}
+    return outputs, Batch((), labels, weights if weighted else {})
+
+
+def in_batches(outputs: Outputs, batch: Batch) -> Iterator[tuple[Outputs, Batch]]:
+    """The same in batches of unequal size."""
+    for place in range(len(SIZES)):
+        heads, labels, weights = (
+            {name: values.split(SIZES)[place] for name, values in one.items()}
+            for one in (outputs, batch.targets, batch.weights)
+        )
+        yield heads, Batch((), labels, weights)
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["equal weights", "weights of samples"])
+@pytest.mark.parametrize(
+    ("build", "targets"),
+    [
+        (supervised, (LESION, AGE, SEX, HAIR)),
+        (supervised, (LESION,)),
+        (regression, (AGE, Target("score", "number"))),
+        (regression, (AGE, Target("score", "number", loss_weight=0.5))),
+    ],
+)
+def test_validation_loss_is_that_of_all_items_at_once(
+    build: Callable[..., Recipe], targets: tuple[Target, ...], weighted: bool
+) -> None:
+    """The validation loss of batches of unequal size is the loss of all items in one batch."""
+    recipe, (outputs, batch) = build(select="validation_loss"), everything(targets, weighted)
+    assert recipe.select is not None
+    expected = -float(recipe.loss(outputs, batch, targets))
+    assert recipe.select(in_batches(outputs, batch), targets) == pytest.approx(expected, rel=1e-6)
+    means = [-float(recipe.loss(*one, targets)) for one in in_batches(outputs, batch)]
+    assert np.mean(means) != pytest.approx(expected, rel=1e-3)  # batches count by their size
+
+
+def test_validation_loss_holds_one_batch() -> None:
+    """When a batch is computed, no more than the one before is still in memory."""
+    outputs, batch = everything((LESION,), weighted=False)
+    seen: list[weakref.ref[torch.Tensor]] = []
+    held = []
+
+    def copies() -> Iterator[tuple[Outputs, Batch]]:
+        for heads, labels in in_batches(outputs, batch):
+            held.append(sum(one() is not None for one in seen))
+            copied = {name: head.clone() for name, head in heads.items()}
+            seen.append(weakref.ref(copied["lesion"]))
+            yield copied, labels
+            del copied
+
+    assert np.isfinite(mean_loss(default_loss, copies(), (LESION,)))
+    assert held == [0, 1, 1, 1]

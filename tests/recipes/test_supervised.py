@@ -86,16 +86,4 @@ def test_the_lowest_validation_loss_is_selected() -> None:
     select = supervised().select
     assert select is not None
     assert select([(outputs, batch)], targets) == -float(default_loss(outputs, batch, targets))
-    parts = [
-        (
-            {name: one[at : at + 1] for name, one in outputs.items()},
-            Batch(
-                (),
-                {name: one[at : at + 1] for name, one in batch.targets.items()},
-                {name: one[at : at + 1] for name, one in batch.weights.items()},
-            ),
-        )
-        for at in (0, 1)
-    ]
-    assert select(iter(parts), targets) == -float(default_loss(outputs, batch, targets))
     assert supervised(select="last").select is None

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from captum.attr import IntegratedGradients, Occlusion
 from scipy import stats
-from sklearn.metrics import average_precision_score, r2_score
-from torch import Tensor, nn
+from sklearn.metrics import r2_score
 
+from harness.attribution.linear_maps import exact_map
 from harness.core.errors import OutOfRange
 from harness.core.types import Array
 from harness.simulation.lesion_scores import (
-    ROI,
     draw_rois,
     element,
     eligible,
-    exact_map,
     expected_shares,
     label_rois,
     loads,
@@ -30,7 +25,6 @@ from harness.simulation.lesion_scores import (
     roi_table,
     score_weights,
     scores,
-    windowed,
 )
 
 
@@ -342,106 +336,6 @@ def test_constant_load_has_no_rank_correlation() -> None:
 # ----------------------------------------------------------------- what a perfect model would show
 
 
-class _Oracle(nn.Module):
-    """A model that computes scores exactly from the loads of the regions."""
-
-    def __init__(self, rois: tuple[ROI, ...], weights: Array, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        kernel = sum(
-            w[:, None, None, None] * roi.volume(shape) / roi.voxels for w, roi in zip(weights.T, rois, strict=True)
-        )
-        self.register_buffer("kernel", torch.as_tensor(np.asarray(kernel)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = torch.einsum("ncxyz,kxyz->nk", x, self.kernel)
-        return out
-
-
-def _oracle(shape: tuple[int, int, int] = (11, 12, 10)) -> tuple[_Oracle, tuple[ROI, ...], Array, Tensor]:
-    rois = place_rois([(3, 3, 3), (7, 9, 7), (3, 8, 4)], shape, size=4)
-    weights = score_weights("intercorrelation", b=0.7)
-    masks = torch.as_tensor(_generator(2).random((5, 1, *shape)) < 0.4, dtype=torch.float64)
-    return _Oracle(rois, weights, shape), rois, weights, masks
-
-
-def test_exact_map_is_integrated_gradients_of_the_exact_model() -> None:
-    """The exact map agrees with captum's integrated gradients, summed over five subjects."""
-    model, rois, weights, masks = _oracle()
-    expected = IntegratedGradients(model).attribute(masks, target=1, n_steps=3).sum(dim=(0, 1))
-    counts = masks.sum(dim=(0, 1)).numpy()
-    np.testing.assert_allclose(exact_map(counts, rois, weights[1]), expected.detach().numpy(), atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("window", "stride"),
-    [((5, 5, 5), (3, 3, 3)), ((8, 8, 8), (4, 4, 4)), ((4, 5, 3), (3, 2, 3)), ((11, 3, 1), (5, 1, 1))],
-)
-def test_windowed_map_is_occlusion_of_the_exact_model(window: Any, stride: Any) -> None:
-    """The windowed map agrees with captum's occlusion, also where the border cuts the last window."""
-    model, rois, weights, masks = _oracle()
-    maps = Occlusion(model).attribute(
-        masks, sliding_window_shapes=(1, *window), strides=(1, *stride), target=2, perturbations_per_eval=64
-    )
-    exact = exact_map(masks.sum(dim=(0, 1)).numpy(), rois, weights[2])
-    # captum divides in single precision.
-    np.testing.assert_allclose(windowed(exact, window, stride), maps.sum(dim=(0, 1)).numpy(), rtol=3e-7, atol=1e-7)
-
-
-@pytest.mark.parametrize(("window", "stride"), [(3, 4), (5, 0), (9, 3), ((3, 3, 3), (1, 4, 1))])
-def test_windows_that_leave_gaps_or_do_not_fit_are_refused(window: Any, stride: Any) -> None:
-    """A stride of zero or above the window, or a window above the image, is refused."""
-    with pytest.raises(OutOfRange, match="1 <= stride <= window <= size"):
-        windowed(np.zeros((8, 8, 8)), window, stride)
-
-
-def _alignment(corner: tuple[int, int, int], size: int, window: int, stride: int) -> tuple[float, float]:
-    """Average precision and mass inside a region with a given alignment to the stride."""
-    grid = (30, 30, 30)
-    centre = [3 * stride + c + size // 2 for c in corner]
-    rois = place_rois([centre], grid, size=size)
-    seen = windowed(exact_map(np.ones(grid), rois, np.ones(1)), window, stride)
-    inside = rois[0].volume(grid)
-    return float(average_precision_score(inside.ravel(), seen.ravel())), float(seen[inside].sum() / seen.sum())
-
-
-@pytest.mark.parametrize(
-    ("corner", "precision", "mass"),
-    [((0, 0, 0), 0.977, 0.348), ((0, 1, 0), 0.914, 0.340), ((2, 0, 1), 0.874, 0.333), ((1, 2, 2), 0.852, 0.325)],
-)
-def test_ceiling_of_window_5_stride_3(corner: tuple[int, int, int], precision: float, mass: float) -> None:
-    """Ceilings of window 5 and stride 3, the published setting, by alignment of the region."""
-    got = _alignment(corner, 5, 5, 3)
-    assert got[0] == pytest.approx(precision, abs=5e-4) and got[1] == pytest.approx(mass, abs=5e-4)
-
-
-@pytest.mark.parametrize(
-    ("corner", "precision"),
-    [
-        ((0, 0, 0), 1.000),
-        ((0, 0, 3), 0.911),
-        ((0, 2, 0), 0.833),
-        ((1, 0, 3), 0.795),
-        ((0, 1, 2), 0.754),
-        ((2, 0, 2), 0.661),
-        ((1, 3, 1), 0.681),
-        ((1, 2, 1), 0.652),
-        ((2, 3, 2), 0.597),
-        ((2, 2, 2), 0.514),
-    ],
-)
-def test_ceiling_of_window_8_stride_4(corner: tuple[int, int, int], precision: float) -> None:
-    """Ceilings of window 8 and stride 4, as for ResNet10, by alignment of the region."""
-    assert _alignment(corner, 8, 8, 4)[0] == pytest.approx(precision, abs=5e-4)
-
-
-@pytest.mark.parametrize(("size", "stride", "mean"), [(5, 3, 0.880), (8, 4, 0.733)])
-def test_mean_ceiling_over_all_alignments(size: int, stride: int, mean: float) -> None:
-    """The mean over 27 and 64 alignments, computed once for those that differ by the order of axes."""
-    corners = list(itertools.product(range(stride), repeat=3))
-    values = {corner: _alignment(corner, size, size, stride)[0] for corner in {tuple(sorted(c)) for c in corners}}
-    assert np.mean([values[tuple(sorted(c))] for c in corners]) == pytest.approx(mean, abs=5e-4)
-
-
 @pytest.mark.parametrize(
     ("b", "second", "third"),
     [(0.9, 0.872, 0.896), (0.8, 0.752, 0.793), (0.7, 0.639, 0.691), (0.6, 0.532, 0.589)],
@@ -455,9 +349,13 @@ def test_shares_of_an_exact_model_as_worked_out(b: float, second: float, third: 
 
 def test_shares_are_those_of_the_exact_map() -> None:
     """Shares are the mass of the exact map within each region, divided by that in all."""
-    _, rois, weights, masks = _oracle()
-    totals = np.sum([loads(mask[0].numpy(), rois) for mask in masks], axis=0)
-    seen = exact_map(masks.sum(dim=(0, 1)).numpy(), rois, weights[1])
+    rois, weights = (
+        place_rois([(3, 3, 3), (7, 9, 7), (3, 8, 4)], (11, 12, 10), size=4),
+        score_weights("intercorrelation", b=0.7),
+    )
+    masks = _generator(2).random((5, 11, 12, 10)) < 0.4
+    totals = np.sum([loads(mask, rois) for mask in masks], axis=0)
+    seen = exact_map(masks.sum(axis=0), [roi.volume((11, 12, 10)) for roi in rois], weights[1])
     mass = np.array([seen[roi.slices].sum() for roi in rois])
     np.testing.assert_allclose(expected_shares(totals, weights)[1], mass / mass.sum())
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from harness.core.targets import THRESHOLD
 from harness.core.types import Array, Sample
-from harness.pipeline.score import THRESHOLD
 from harness.report import plots
 from harness.report.elements import Figure
 from harness.report.figures.results import Results

@@ -27,7 +27,8 @@ def group_map_figures(run: Results) -> Iterator[Figure]:
         return  # samples without a common grid have no summed maps
     for output, maps in _summed_maps(run, leader).items():
         first = next(iter(maps.values()))
-        scene = scene_of(cohort, run.channels_of(leader), output, first.shape[1:])
+        reads = run.task_of(leader).adapter().reads
+        scene = scene_of(cohort, reads, reads.images, output, first.shape[1:])
         if len(scene.images) in (1, len(first)):
             yield _group_map(run, leader, output, maps, scene)
 
@@ -38,14 +39,13 @@ def _group_map(run: Results, leader: str, output: str, maps: Mapping[str, Array]
     images, outline = scene.images, scene.outline
     busy = np.any([image > 0 for image in images.values()], axis=0) if outline is None else outline
     at = int(np.argmax(busy.sum(axis=(0, 1))))
-    what = "number of lesions" if "number of lesions" in images else "mean image of some subjects"
     where = "with its highest sum; no truth is known" if outline is None else "with most of the outlined region"
     centre = [*(np.array(busy.shape[:2]) - 1) / 2, at, 1]
     height_mm = float((grid.affine @ centre)[2])
     return Figure(
         f"Maps of {output}, {run.labels[leader]}",
-        f"Sum over all tested subjects on the {what} (grey), in the axial slice {where} (z = {height_mm:.0f} mm at its "
-        f"centre). {SIDES} Red: evidence for a higher value. Blue: for a lower one.",
+        f"Sum over all tested subjects on the {scene.caption} (grey), in the axial slice {where} (z = {height_mm:.0f} "
+        f"mm at its centre). {SIDES} Red: evidence for a higher value. Blue: for a lower one.",
         plots.attribution_slices(
             images,
             {label: dict(zip(images, one, strict=False)) for label, one in maps.items()},
