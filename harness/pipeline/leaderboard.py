@@ -15,9 +15,18 @@ from harness.core.errors import OutOfRange, UnknownName
 from harness.core.types import JSON, Score
 from harness.pipeline.ranking import STRATA, Line, decided_by_few, ranked_lines, score_of, text_of_label
 from harness.pipeline.rows import MetricFacts, Row, subject_means
-from harness.stats.intervals import variance_components
+from harness.stats.intervals import VarianceComponents, variance_components
 
-__all__ = ["VOLATILE", "TableFacts", "build", "build_regions", "is_sound", "read_facts"]
+__all__ = [
+    "GIVEN_MODELS",
+    "VOLATILE",
+    "WITH_TRAINING",
+    "TableFacts",
+    "build",
+    "build_regions",
+    "is_sound",
+    "read_facts",
+]
 
 VOLATILE = ("train_s", "explain_s", "mlflow_run")
 """Columns that may differ when a command is repeated."""
@@ -35,6 +44,9 @@ _FACTS: Mapping[str, pa.DataType] = {
     "code": pa.string(),
     "mlflow_run": pa.string(),
 }
+GIVEN_MODELS, WITH_TRAINING = "subjects, given the trained models", "subjects and trainings"
+"""What intervals of the objective cover: the column ``interval_over``."""
+
 _METADATA = b"harness"
 
 
@@ -95,7 +107,8 @@ def build(
         first row of the ranking, in the unit of the metric), its simultaneous interval,
         ``p_adjusted``, ``not_distinguishable_from_best``, the simultaneous interval of
         the rank, ``rank_low`` and ``rank_high``, ``median`` and ``worst`` over subjects
-        (null if the value is pooled), ``seed_sd``, ``subject_sd``; the facts;
+        (null if the value is pooled), ``seed_sd``, ``subject_sd``, and ``interval_over``,
+        what the interval of the objective covers; the facts;
         ``configuration``. Rankings follow one another, each with ranked rows first,
         sorted by objective. The schema metadata contain a :class:`TableFacts`.
 
@@ -241,9 +254,10 @@ def _comparison_columns(lines: Sequence[Line], objective: MetricFacts) -> list[t
     extremes = [_extremes(line.row, objective) for line in lines]
     columns.append(("median", _floats([median for median, _ in extremes])))
     columns.append(("worst", _floats([worst for _, worst in extremes])))
-    parts = [variance_components(_by_seed(line.row, objective.name)) for line in lines]
+    parts = [_components(line.row, objective.name) for line in lines]
     columns.append(("seed_sd", _floats([part.seed_sd for part in parts])))
     columns.append(("subject_sd", _floats([part.subject_sd for part in parts])))
+    columns.append(("interval_over", pa.array([_interval_over(line.row, objective.name) for line in lines])))
     return columns
 
 
@@ -253,6 +267,18 @@ def _extremes(row: Row, metric: MetricFacts) -> tuple[float, float]:
     if metric.name in row.pooled or not values:
         return math.nan, math.nan
     return float(np.median(values)), min(values) if metric.direction == "higher" else max(values)
+
+
+def _components(row: Row, metric: str) -> VarianceComponents:
+    """Variance over subjects and seeds; NaN if the value is pooled."""
+    if metric in row.pooled:
+        return VarianceComponents(math.nan, math.nan)
+    return variance_components(_by_seed(row, metric))
+
+
+def _interval_over(row: Row, metric: str) -> str:
+    """What the interval of a metric covers."""
+    return WITH_TRAINING if metric in row.by_fold else GIVEN_MODELS
 
 
 def _by_seed(row: Row, metric: str) -> npt.NDArray[np.float64]:

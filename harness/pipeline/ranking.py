@@ -26,7 +26,7 @@ from scipy import stats
 
 from harness.core.types import JSON, Direction, Score
 from harness.pipeline.rows import MetricFacts, Row, subject_means
-from harness.stats.intervals import MINIMUM_SUBJECTS, Differences, few_decide, mean_score, paired_differences
+from harness.stats.intervals import FOLDS, MINIMUM_SUBJECTS, Differences, few_decide, mean_score, paired_differences
 
 __all__ = ["BLOCKING", "STRATA", "Line", "decided_by_few", "ranked_lines", "score_of", "strata_of", "text_of_label"]
 
@@ -48,7 +48,8 @@ class Line:
     ----------
     row : the row
     scores : scores by metric
-    objective : mean over seeds of the ranking metric, by subject
+    objective : mean over seeds of the ranking metric, by subject, or its pseudo-values by
+        subject, fold or block
     stratum : values of the strata, in sortable form
     status : ``"ranked"``, or the reason why it is not
     rank : rank from 1; ``None`` if it is not ranked
@@ -168,7 +169,9 @@ def _rank(lines: Sequence[Line], objective: str, direction: Direction, level: fl
     for line in lines:
         line.status = _blocked(line, objective)
     candidates = [line for line in lines if not line.status]
-    known = {subject for line in candidates for subject in _valued(line)}
+    # Pseudo-values of folds and of subjects, if splits differ, have no common units.
+    mixed = len({objective in line.row.by_fold for line in candidates}) > 1
+    known = {subject for line in candidates for subject in _valued(line)} if not mixed else set()
     most = max((line.scores[objective].n for line in candidates), default=0)
     for line in candidates:
         lost = sorted(known - _valued(line)) if line.objective else []
@@ -209,11 +212,17 @@ def _compare(lines: Sequence[Line], objective: str, direction: Direction, level:
     """Set paired differences from the best row; with fewer than six subjects, without tests."""
     if not lines or not all(line.objective for line in lines):
         return  # a pooled objective has no pairs
+    by_fold = {objective in line.row.by_fold for line in lines}
+    if len(by_fold) > 1:
+        return  # splits differ, so that there are no pairs
     subjects = sorted({subject for line in lines for subject in line.objective})
     values = np.array([[line.objective.get(subject, math.nan) for subject in subjects] for line in lines])
     # The first row in the order of the table, so that ties are resolved consistently.
     best = min(range(len(lines)), key=lambda index: _order(lines[index], objective, direction))
-    differences = paired_differences(values, best=best, higher_is_better=direction == "higher", level=level)
+    minimum = FOLDS[0] if True in by_fold else MINIMUM_SUBJECTS
+    differences = paired_differences(
+        values, best=best, higher_is_better=direction == "higher", level=level, minimum=minimum
+    )
     for index, line in enumerate(lines):
         line.comparison = _comparison(differences, index)
         if line.rank is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from harness.pipeline.leaderboard import TableFacts, read_facts
+from harness.pipeline.leaderboard import GIVEN_MODELS, WITH_TRAINING, TableFacts, read_facts
 from harness.pipeline.rows import MetricFacts
 from harness.report.elements import Cell, ReportTable, interval_cell
 from harness.report.wording import plain_text, row_labels, varying_strata
@@ -196,13 +196,16 @@ def _note(table: pa.Table) -> str:
     facts, lines, strata = read_facts(table), table.to_pylist(), varying_strata(table)
     level, pooled = 100 * facts.level, facts.metric(facts.objective).level == "pooled"
     text = f"Mean over subjects with {level:.0f} % t interval"
-    summed = f"maps summed over subjects, with {level:.0f} % jackknife intervals over blocks of subjects"
+    over = {line["interval_over"] for line in lines}
+    summed = f"maps summed over subjects, with {level:.0f} % jackknife intervals"
     if facts.metric(facts.objective).level == "mixed":
         text += f", or scores of {summed}"
     elif pooled and any(line["attribution"] for line in lines):
         text = f"Scores of {summed}"
     elif pooled:
         text = f"Pooled over subjects, with {level:.0f} % jackknife intervals"
+    text += ", given the trained models" if over <= {GIVEN_MODELS} else f" over {WITH_TRAINING}"
+    text += f" where interval_over says so, otherwise {GIVEN_MODELS}" if len(over) > 1 else ""
     if any(line["rank"] is not None for line in lines):
         within = f" among rows with the same {' and '.join(strata)}" if strata else ""
         text += (

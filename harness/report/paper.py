@@ -20,7 +20,7 @@ from harness.pipeline.rows import MetricFacts, Row, subject_means
 from harness.report.elements import Cell, ReportTable, interval_cell
 from harness.report.wording import interval_text, plain_text, row_labels, typographic
 from harness.stats.hypotheses import Contrast, Estimate, Finding, Pair, judge, mean_contrast, pooled_contrast
-from harness.stats.intervals import MINIMUM_SUBJECTS, UNBOUNDED
+from harness.stats.intervals import FOLDS, MINIMUM_SUBJECTS, UNBOUNDED
 from harness.sweep.catalogue import load_task
 from harness.sweep.collect import Tables
 from harness.sweep.grid import idle_options
@@ -73,7 +73,15 @@ def findings(plan: Plan, tables: Tables) -> list[Found]:
             contrast = _contrast(hypothesis, metric, task, values)
             if contrast is None:
                 continue
-            finding = judge(hypothesis, list(values), contrast, direction=metric.direction, level=facts.level)
+            by_fold = all(hypothesis.metric in row.by_fold for row in values.values())
+            finding = judge(
+                hypothesis,
+                list(values),
+                contrast,
+                direction=metric.direction,
+                level=facts.level,
+                minimum=FOLDS[0] if by_fold else MINIMUM_SUBJECTS,
+            )
             if finding is not None:
                 found.append((fixed, finding))
     return found

@@ -91,7 +91,7 @@ def _targets_table(plan: Plan, tables: Tables, targets: Collection[str]) -> list
     pooled = {facts.name for facts in read_facts(tables.prediction).metrics if facts.level == "pooled"}
     note += f", with 95 % intervals over {'subjects' if task.objective in pooled else 'the means of subjects'}"
     if any(task.explained[line["attribution"]].judged_as_sum for line in lines if line["attribution"]):
-        note += "; for maps summed over subjects, jackknife intervals over blocks of subjects"
+        note += "; for maps summed over subjects, jackknife intervals over folds or blocks of subjects"
     rows = [
         (
             line["region"],

@@ -103,7 +103,13 @@ class Finding:
 
 
 def judge(
-    hypothesis: Hypothesis, present: Collection[str], contrast: Contrast, *, direction: Direction, level: float = 0.95
+    hypothesis: Hypothesis,
+    present: Collection[str],
+    contrast: Contrast,
+    *,
+    direction: Direction,
+    level: float = 0.95,
+    minimum: int = MINIMUM_SUBJECTS,
 ) -> Finding | None:
     """Test one hypothesis.
 
@@ -115,6 +121,8 @@ def judge(
     direction : direction of the metric
     level : confidence level of the intervals; equivalence is tested at 1 − level on each
         side, so that its interval has the level 2·level − 1
+    minimum : smallest number of subjects, or of folds if the values are pseudo-values of
+        folds, with which a hypothesis is decided
 
     Returns
     -------
@@ -133,14 +141,14 @@ def judge(
     if not wanted:
         return None
     sign = -1.0 if direction == "lower" else 1.0
-    pairs = tuple(_compare(hypothesis, one, two, contrast, sign, level, len(wanted)) for one, two in wanted)
+    pairs = tuple(_compare(hypothesis, one, two, contrast, sign, level, len(wanted), minimum) for one, two in wanted)
     outcomes = [pair.outcome for pair in pairs]
     outcome: Outcome = "undecided"
     if "not supported" in outcomes:
         outcome = "not supported"
     elif set(outcomes) == {"supported"} and not absent:
         outcome = "supported"
-    return Finding(hypothesis, pairs, absent, outcome, _reason(outcome, pairs, absent))
+    return Finding(hypothesis, pairs, absent, outcome, _reason(outcome, pairs, absent, minimum))
 
 
 def mean_contrast(values: Mapping[str, Mapping[str, float]], *, range: Range = UNBOUNDED) -> Contrast:
@@ -225,7 +233,14 @@ def _pairs(relation: Relation, groups: Sequence[Sequence[str]]) -> list[tuple[st
 
 
 def _compare(
-    hypothesis: Hypothesis, first: str, second: str, contrast: Contrast, sign: float, level: float, count: int
+    hypothesis: Hypothesis,
+    first: str,
+    second: str,
+    contrast: Contrast,
+    sign: float,
+    level: float,
+    count: int,
+    minimum: int,
 ) -> Pair:
     shown = contrast(first, second, level)
     slack, against = _sides(hypothesis, shown, sign)
@@ -235,7 +250,7 @@ def _compare(
     if against and count > 1:  # the corrected interval is wider, so it is needed only here
         _, against = _sides(hypothesis, contrast(first, second, 1 - (1 - level) / count), sign)
     outcome: Outcome = "undecided"
-    if shown.n >= MINIMUM_SUBJECTS:
+    if shown.n >= minimum:
         outcome = "supported" if slack > 0 else "not supported" if against else "undecided"
     return Pair(first, second, shown, outcome, slack)
 
@@ -250,7 +265,7 @@ def _sides(hypothesis: Hypothesis, estimate: Estimate, sign: float) -> tuple[flo
     return low - bound, high < bound
 
 
-def _reason(outcome: Outcome, pairs: tuple[Pair, ...], absent: tuple[str, ...]) -> str:
+def _reason(outcome: Outcome, pairs: tuple[Pair, ...], absent: tuple[str, ...], minimum: int) -> str:
     def count(wanted: Callable[[Pair], bool]) -> str:
         return f"{sum(map(wanted, pairs))} of {len(pairs)}"
 
@@ -259,9 +274,9 @@ def _reason(outcome: Outcome, pairs: tuple[Pair, ...], absent: tuple[str, ...]) 
     if outcome == "not supported":
         return f"the opposite in {count(lambda pair: pair.outcome == 'not supported')}"
     few = min(pairs, key=lambda pair: pair.difference.n)
-    if few.difference.n < MINIMUM_SUBJECTS:
+    if few.difference.n < minimum:
         of = f"{few.first} and {few.second} share" if few.second else f"{few.first} has"
-        return f"{of} {few.difference.n} subject{'s' if few.difference.n != 1 else ''}, fewer than {MINIMUM_SUBJECTS}"
+        return f"{of} {few.difference.n} subject{'s' if few.difference.n != 1 else ''}, fewer than {minimum}"
     reasons = [f"{count(lambda pair: pair.outcome == 'supported')} supported"]
     if absent:
         reasons.append(f"without {', '.join(absent)}")

@@ -420,10 +420,12 @@ def one_each(count: int) -> dict[str, str]:
     return {str(number): f"subject-{number}" for number in range(count)}
 
 
-def scored(component: Component, table: Table, subjects: Mapping[str, str]) -> Score:
+def scored(
+    component: Component, table: Table, subjects: Mapping[str, str], folds: Mapping[str, int] | None = None
+) -> Score:
     """A pooled metric of one table."""
     sampled = _sampled([table], set(table.columns), subjects)
-    return _pooled_score(component, sampled, _pseudo_values(component, sampled))
+    return _pooled_score(component, sampled, list(_pseudo_values(component, sampled, folds or {}).values()))
 
 
 def test_pooled_values_have_a_jackknife_interval() -> None:
@@ -440,6 +442,27 @@ def test_pooled_values_have_a_jackknife_interval() -> None:
     assert (score.low, score.high) == pytest.approx((drawn.low, drawn.high), abs=0.1 * (drawn.high - drawn.low))
     p_value = scored(partial(regression.r_squared_p), table, one_each(200))
     assert p_value.value < 1e-10 and math.isnan(p_value.low)
+
+
+def test_intervals_by_fold_include_the_trainings() -> None:
+    """The standard error by fold is that of the delete-a-group jackknife, times the number of folds less one."""
+    rng = np.random.default_rng(0)
+    target = rng.normal(size=40)
+    table = table_of({"target_score": target, "predicted_score": target + rng.normal(size=40)})
+    folds = {f"subject-{number}": number % 4 for number in range(40)}
+    found = scored(partial(regression.r2), table, one_each(40), folds)
+    columns = table.columns
+    values = np.array([[columns[name][str(one)][0] for one in range(40)] for name in columns])
+    without = np.array([r2_score(*values[:, np.arange(40) % 4 != fold]) for fold in range(4)])
+    jackknife = math.sqrt(3 / 4 * ((without - without.mean()) ** 2).sum())
+    assert found.se == pytest.approx(3 * jackknife)
+    assert found.n == 40
+    half = stats.t.ppf(0.975, 3) * found.se
+    assert (found.low, found.high) == pytest.approx((found.value - half, min(1.0, found.value + half)))
+    task = load_task("lsm")
+    pairs = pooled_value(task, "r2", [table], one_each(40), folds=folds, paired=True)["paired"]
+    assert list(pairs) == ["fold 00", "fold 01", "fold 02", "fold 03"]
+    assert np.std(list(pairs.values()), ddof=1) / 2 == pytest.approx(found.se)
 
 
 @pytest.mark.parametrize(
@@ -557,7 +580,7 @@ class TestSamplesOfSubjects:
         target, clean = clean + rng.normal(size=20), np.r_[clean[:15], np.full(5, math.nan)]
         columns = {"target_score": target, "predicted_score": 0.5 * target, "clean_score": clean}
         task = load_task("lsm")
-        found = pooled_value(task, "r2", [table_of(columns)], one_each(20), paired=False)["score"]
+        found = pooled_value(task, "r2", [table_of(columns)], one_each(20), folds={}, paired=False)["score"]
         assert found["ceiling"] == pytest.approx(np.corrcoef(target[:15], clean[:15])[0, 1] ** 2)
         assert (found["n"], found["missing"]) == (20, 0)
         assert found["value"] == pytest.approx(r2_score(target, 0.5 * target))
@@ -835,7 +858,7 @@ def test_ceiling_reads_columns_that_the_metric_itself_does_not_need(toy_task: Ta
             "r2": partial(regression.r2),
         },
     )
-    found = pooled_value(task, "r2", [table], one_each(40), paired=False)["score"]
+    found = pooled_value(task, "r2", [table], one_each(40), folds={}, paired=False)["score"]
     slope, intercept = np.polyfit(clean, noisy, 1)
     assert found["ceiling"] == pytest.approx(r2_score(noisy, slope * clean + intercept))
     assert found["missing"] == 0

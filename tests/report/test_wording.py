@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from harness.core.types import Score
 from harness.pipeline.leaderboard import build
 from harness.pipeline.rows import MetricFacts, Row
 from harness.report.boards import board_of_ranking
@@ -183,10 +184,10 @@ class TestCsv:
 @pytest.mark.parametrize(
     ("level", "note"),
     [
-        ("subject", "Mean over subjects with 95 % t interval; ranked"),
+        ("subject", "Mean over subjects with 95 % t interval, given the trained models; ranked"),
         (
             "pooled",
-            "Scores of maps summed over subjects, with 95 % jackknife intervals over blocks of subjects; ranked",
+            "Scores of maps summed over subjects, with 95 % jackknife intervals, given the trained models; ranked",
         ),
         (
             "mixed",
@@ -198,3 +199,14 @@ def test_note_states_how_explanations_are_scored(level: str, note: str) -> None:
     """The note of a table of explanations states whether maps are scored per subject, summed, or both."""
     facts = dataclasses.replace(DICE, level=level)
     assert board_of_ranking(build([_row("a", GOOD, attribution="saliency")], [facts], "dice")).note.startswith(note)
+
+
+def test_note_states_what_intervals_cover() -> None:
+    """The note says whether intervals include the variation of trainings, for all rows or for some."""
+    pooled = Row("a", {"model": "a"}, pooled={"dice": Score(0.8, 0.7, 0.9, 8)}, by_fold=frozenset({"dice"}))
+    facts = dataclasses.replace(DICE, level="pooled")
+    note = board_of_ranking(build([pooled], [facts], "dice")).note
+    assert note.startswith("Pooled over subjects, with 95 % jackknife intervals over subjects and trainings; ranked")
+    other = dataclasses.replace(pooled, configuration="b", by_fold=frozenset())
+    note = board_of_ranking(build([pooled, other], [facts], "dice")).note
+    assert "over subjects and trainings where interval_over says so, otherwise subjects, given the trained" in note
