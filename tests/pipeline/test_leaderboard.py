@@ -101,6 +101,29 @@ class TestRanking:
         reference = stats.ttest_rel(second, first).confidence_interval()
         assert (line["difference_low"], line["difference_high"]) == pytest.approx(tuple(reference))
 
+    def test_pseudo_values_of_five_folds_are_compared(self) -> None:
+        """Pooled values with pseudo-values of five folds have a test with four degrees of freedom."""
+        pooled = {"dice": Score(0.9, 0.8, 0.95, 40)}
+        first, second = [0.90, 0.92, 0.88, 0.91, 0.89], [0.50, 0.45, 0.52, 0.49, 0.54]
+        rows = [_row("a", first, pooled=pooled, by_fold=frozenset({"dice"}))]
+        rows += [_row("b", second, pooled={"dice": Score(0.5, 0.4, 0.6, 40)}, by_fold=frozenset({"dice"}))]
+        lines = build(rows, [DICE], "dice").to_pylist()
+        assert lines[1]["p_adjusted"] == pytest.approx(stats.ttest_rel(second, first).pvalue)
+        assert [line["interval_over"] for line in lines] == ["subjects and trainings"] * 2
+        assert [(line["median"], line["subject_sd"]) for line in lines] == [(None, None)] * 2
+        by_subject = [dataclasses.replace(row, by_fold=frozenset()) for row in rows]
+        assert build(by_subject, [DICE], "dice").to_pylist()[1]["p_adjusted"] is None
+
+    def test_pseudo_values_of_folds_and_subjects_are_not_compared(self) -> None:
+        """Rows of different splits are ranked by their pooled values, without a test."""
+        rows = [
+            _row("a", GOOD, pooled={"dice": Score(0.9, 0.8, 0.95, 40)}, by_fold=frozenset({"dice"})),
+            _row("b", POOR, pooled={"dice": Score(0.5, 0.4, 0.6, 40)}),
+        ]
+        lines = build(rows, [DICE], "dice").to_pylist()
+        assert [line["rank"] for line in lines] == [1, 2]
+        assert lines[1]["p_adjusted"] is None
+
     def test_subjects_without_any_value_do_not_count(self) -> None:
         """A subject without a value in any row does not count."""
         rows = [_row("a", [*GOOD[:5], math.nan]), _row("b", [*POOR[:5], math.nan])]
