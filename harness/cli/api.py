@@ -22,7 +22,7 @@ from harness.report.listing import note_of, parent_runs, rank_of, saved_view
 from harness.report.output import make_report, shapley_of, undone
 from harness.report.runs import chosen_tags, pooled_files, pooled_metrics, pooled_of
 from harness.report.wording import verdict
-from harness.storage.store import CellRecord, Store
+from harness.storage.store import CellRecord, ReadOnce, Store
 from harness.sweep.collect import Tables, collect
 from harness.sweep.estimate import Estimate, estimate
 from harness.sweep.grammar import Overrides, texts_of, to_overrides
@@ -210,13 +210,19 @@ def rebuild(overrides: Overrides) -> tuple[Plan, Tables]:
     if "task" not in overrides.values:
         raise RequestError("task= must be given; set task=NAME")
     settings = settings_of(Overrides({key: value for key, value in overrides.values.items() if key == "out"}))
-    made = recall(str(overrides.values["task"]), settings, name=str(overrides.values.get("run", "")))
+    made = _read_once(recall(str(overrides.values["task"]), settings, name=str(overrides.values.get("run", ""))))
     return made, collect(made)
+
+
+def _read_once(made: Plan) -> Plan:
+    """The plan after the run: tables, report and MLflow read each record once."""
+    return dataclasses.replace(made, store=ReadOnce(made.store.root))
 
 
 def write_all(made: Plan, tracker: Tracker | None) -> Result:
     """Write leaderboards, report and MLflow runs of the configurations from the store."""
     settings = made.request.settings
+    made = _read_once(made)
     if tracker is not None:
         tracker.wait()  # errors are raised at the end, so that tables and report are written in any case
     runs = {one.id: tracker.run_of(one.id) for one in made.configurations} if tracker else {}

@@ -34,7 +34,7 @@ from harness.core.task import Configuration
 from harness.core.types import JSON
 from harness.storage.files import PART, checksum, replace_file
 
-__all__ = ["RECORD", "STAGES", "TRACEBACK", "CellRecord", "Stage", "Store", "write_json", "write_record"]
+__all__ = ["RECORD", "STAGES", "TRACEBACK", "CellRecord", "ReadOnce", "Stage", "Store", "write_json", "write_record"]
 
 RECORD = "record.json"
 TRACEBACK = "traceback.txt"
@@ -273,6 +273,35 @@ class Store:
         if not path.is_file():
             raise StoreError(f"no configuration {identity} is in {self.root}")
         return Configuration(**json.loads(path.read_text()))
+
+
+@dataclass(frozen=True)
+class ReadOnce(Store):
+    """A store whose records are read once, and whose artifacts are checked once.
+
+    For tables, report and MLflow after a run, which need the same records many times.
+    Records in the store never change, so only those that are absent are looked up again.
+    """
+
+    _records: dict[tuple[str, str, str], CellRecord] = field(default_factory=dict, repr=False, compare=False)
+    _artifacts: dict[tuple[str, str], Path] = field(default_factory=dict, repr=False, compare=False)
+
+    def get(self, stage: str, identity: str, *, group: str = "") -> CellRecord | None:
+        """The record of a finished cell, or ``None``, see :meth:`Store.get`."""
+        key = (stage, identity, group)
+        if key not in self._records:
+            found = super().get(stage, identity, group=group)
+            if found is None:
+                return None
+            self._records[key] = found
+        return self._records[key]
+
+    def artifact(self, record: CellRecord, name: str) -> Path:
+        """Path of an artifact, see :meth:`Store.artifact`."""
+        key = (f"{record.stage} {record.group} {record.identity}", name)
+        if key not in self._artifacts:
+            self._artifacts[key] = super().artifact(record, name)
+        return self._artifacts[key]
 
 
 def write_record(folder: Path, record: CellRecord) -> None:
