@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Annotated
 
 import typer
 
+from harness.cli.streams import degrade
 from harness.core.errors import CohortError, HarnessError, RequestError
 
 __all__ = ["app", "main"]
@@ -23,6 +25,13 @@ app = typer.Typer(
         "Overrides are key=value; a comma or range() sweeps: sequences=T2w,T2w+FLAIR seed=0,1 noise=range(0,0.6,0.1)."
     ),
 )
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+# Errors of files and folders, whose remedy is outside of the program.
+_FILE_ERRORS = _FULL | {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ESTALE),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EFBIG, errno.EMFILE, errno.ENFILE),
+}
 
 OverrideList = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)]
 
@@ -116,6 +125,7 @@ def doctor() -> None:
 
 def main() -> None:
     """Entry point. Expected errors are shown as one message: exit code 2 for a wrong request or data, otherwise 1."""
+    degrade()
     try:
         app()
     except (RequestError, CohortError) as error:
@@ -124,3 +134,22 @@ def main() -> None:
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in _FILE_ERRORS:
+            raise
+        print(f"error: {_file_error(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _file_error(error: OSError) -> str:
+    """A message for a file or folder that became unusable during a command, with the next step."""
+    where = f" {error.filename}" if error.filename else " a file"
+    if error.errno in _FULL:
+        return (
+            f"cannot write{where}: the disk is full. Finished cells are kept; free space, or set TMPDIR if temporary "
+            "files filled the disk, then repeat the command"
+        )
+    return (
+        f"cannot use{where}: {error.strerror}. Finished cells are kept; check that it exists and its permissions, "
+        "then repeat the command"
+    )
