@@ -181,6 +181,8 @@ def carry_out(overrides: Overrides, texts: tuple[str, ...], observer: Observer) 
             f"this run would take about {cost.time_text} on {cost.where}, with {cost.workers} jobs at a time "
             f"({cost.cells} cells are missing). Set yes=true to start it anyway{more}, or profile=quick"
         )
+    if cost.unknown:
+        observer.message(f"some networks could not be timed, so that the time of the run is unknown: {cost.unknown}")
     observer.message(made.sentence)
     tracker = _tracker(made)
     try:

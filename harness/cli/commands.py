@@ -11,6 +11,7 @@ from annotated_types import Ge, Le
 
 from harness.cli.console import Watcher, console, left_out, show_board, show_estimate, show_subjects, show_table
 from harness.cli.keys import refuse_unused
+from harness.cli.streams import exit_code_of_stop
 from harness.core.errors import RequestError, UnknownName
 from harness.core.paths import absolute, sqlite_uri
 from harness.core.registry import KINDS
@@ -40,7 +41,7 @@ def run(texts: Sequence[str]) -> int:
     except KeyboardInterrupt:
         out.print("stopped. Finished cells are kept; resume with the same command:", style="bold")
         out.print(f"  harness run {shlex.join(texts)}", soft_wrap=True)
-        return 130
+        return exit_code_of_stop()
     if result.explanations.num_rows:
         _show_explanations(out, result.explanations, most=12)
     show_board(out, result.leaderboard, "Leaderboard", shown=result.shown)

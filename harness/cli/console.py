@@ -296,12 +296,13 @@ def show_estimate(out: Console, made: Plan, cost: Estimate) -> None:
     out.print(made.sentence)
     out.print(
         f"{cost.cells} cells to do, {cost.done} done. "
-        f"About {cost.time_text} with {cost.workers} at a time on {cost.where}, "
+        f"{cost.time_text.capitalize() if cost.seconds == 0 else f'About {cost.time_text}'} "
+        f"with {cost.workers} at a time on {cost.where}, "
         f"{size(cost.memory_bytes)} of memory each in addition to the libraries (about 0.7 GB), "
         f"{size(cost.disk_bytes)} of disk."
     )
     if cost.unknown:
-        out.print(f"Some networks could not be timed and are not in the estimate: {cost.unknown}")
+        out.print(f"Some networks could not be timed, and the estimate lacks their time: {cost.unknown}")
 
 
 def counted(number: int, noun: str) -> str:

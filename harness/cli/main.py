@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.streams import degrade
+from harness.cli.streams import degrade, handle_termination
 from harness.core.errors import CohortError, HarnessError, RequestError
 
 __all__ = ["app", "main"]
@@ -41,7 +41,7 @@ def run(overrides: OverrideList = None) -> None:
     """Train, explain, score and rank; repeat the command to resume.
 
     Exit codes: 0 all cells are done, 1 some cells failed (they are listed), 2 the request or the data are wrong
-    and nothing was started, 130 stopped by Ctrl-C (finished cells are kept).
+    and nothing was started, 130 stopped by Ctrl-C and 143 by a termination signal (finished cells are kept).
     """
     from harness.cli import commands
 
@@ -126,6 +126,7 @@ def doctor() -> None:
 def main() -> None:
     """Entry point. Expected errors are shown as one message: exit code 2 for a wrong request or data, otherwise 1."""
     degrade()
+    handle_termination()
     try:
         app()
     except (RequestError, CohortError) as error:

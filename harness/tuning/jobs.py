@@ -9,9 +9,11 @@ import os
 import pickle
 import shlex
 import shutil
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -196,13 +198,14 @@ def session(settings: RunSettings) -> Iterator[None]:
         here: dict[str, Any] = {"include_dashboard": False, "num_cpus": usable_cores()} if address == "local" else {}
         try:
             _check_reachable(address)
-            ray.init(
-                address=address,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                job_config=_job_config(here=bool(here)),
-                **here,
-            )
+            with _own_handler():
+                ray.init(
+                    address=address,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    job_config=_job_config(here=bool(here)),
+                    **here,
+                )
         except OSError as error:
             raise RequestError(
                 f"a Ray cluster must be reachable at ray={address}, got {error}; start one, or set ray=auto"
@@ -212,6 +215,17 @@ def session(settings: RunSettings) -> Iterator[None]:
     finally:
         if ours:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _own_handler() -> Iterator[None]:
+    """Keep this program's handler of SIGTERM, which ``ray.init`` replaces by one that exits at once."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _job_config(*, here: bool) -> Any:
