@@ -31,6 +31,7 @@ from harness.sweep.request import defaults_for_data, resolve, settings_of
 from harness.sweep.resume import recall
 from harness.sweep.run import run as run_cells
 from harness.tracking.tracker import Tracker, shown_uri
+from harness.tuning.resources import check_request
 
 __all__ = ["LIMIT_S", "Observer", "Result", "carry_out", "plan", "plan_of", "rebuild", "run", "table", "write_all"]
 
@@ -147,6 +148,7 @@ def table(**overrides: Any) -> pa.Table:
 def plan_of(overrides: Overrides, observer: Observer) -> tuple[Plan, Estimate]:
     """The plan of a run and its estimated cost, without training."""
     request = resolve(overrides)
+    check_request(request.settings)
     _say_defaults(request, observer)
     made = prepare(request, say=observer.message)
     return made, estimate(made)
@@ -169,6 +171,7 @@ def carry_out(overrides: Overrides, texts: tuple[str, ...], observer: Observer) 
         If the data are faulty.
     """
     request = resolve(overrides, texts=texts)
+    check_request(request.settings)
     _say_defaults(request, observer)
     made = prepare(request, say=observer.message)
     cost = estimate(made)
@@ -178,6 +181,8 @@ def carry_out(overrides: Overrides, texts: tuple[str, ...], observer: Observer) 
             f"this run would take about {cost.time_text} on {cost.where}, with {cost.workers} jobs at a time "
             f"({cost.cells} cells are missing). Set yes=true to start it anyway{more}, or profile=quick"
         )
+    if cost.unknown:
+        observer.message(f"some networks could not be timed, so that the time of the run is unknown: {cost.unknown}")
     observer.message(made.sentence)
     tracker = _tracker(made)
     try:
@@ -284,7 +289,7 @@ def _numbers(store: Store, record: CellRecord) -> tuple[dict[str, float], dict[s
     if record.metrics:
         return {label: value for label, value in summary_of(store, record).items() if label in record.metrics}, {}
     if record.stage == "train":
-        history = json.loads(store.artifact(record, "history.json").read_text())
+        history = json.loads(store.artifact(record, "history.json").read_text("utf-8"))
         curves = {name: [epoch[name] for epoch in history] for name in ("loss", "validation")}
         return {}, {name: curve for name, curve in curves.items() if None not in curve}
     return {}, {}

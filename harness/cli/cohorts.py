@@ -15,6 +15,7 @@ from harness.core.types import Fault
 from harness.data import bids
 from harness.data.summary import describe
 from harness.data.verify import brain_faults, verify
+from harness.storage.files import check_writable
 from harness.sweep.cohorts import generate
 from harness.sweep.grammar import Overrides
 from harness.sweep.plan import prepare
@@ -32,6 +33,7 @@ def make(overrides: Overrides, out: Console) -> int:
     if not into:
         raise RequestError("into= must be given; set into=DIR, a new folder")
     root = absolute(into, "into")
+    check_writable(root, "into")
     if root.exists() and any(root.iterdir()):
         raise RequestError(f"into= must be a new or empty folder, but {root} has files; nothing was written")
     task = resolve(Overrides({key: value for key, value in overrides.values.items() if key != "into"})).task

@@ -201,7 +201,7 @@ def agreement(
             record = CellRecord(identity, "pool", "done", configuration.id, -1, -1)
             write_record(Path(name), record)
             record = store.commit(Path(name))
-    read = json.loads(store.artifact(record, "agreement.json").read_text())
+    read = json.loads(store.artifact(record, "agreement.json").read_text("utf-8"))
     return tuple(Agreement(**{**one, "pearson": number_of(one["pearson"])}) for one in read)
 
 

@@ -119,7 +119,7 @@ class Store:
         """
         path = self.folder(stage, identity, group=group) / RECORD
         try:
-            record = CellRecord(**json.loads(path.read_text()))
+            record = CellRecord(**json.loads(path.read_text("utf-8")))
         except FileNotFoundError:
             return None
         except (ValueError, TypeError) as error:
@@ -173,7 +173,7 @@ class Store:
         StoreError
             If an artifact was damaged, or the record names a file or folder outside its own.
         """
-        record = CellRecord(**json.loads((source / RECORD).read_text()))
+        record = CellRecord(**json.loads((source / RECORD).read_text("utf-8")))
         if _plain(record.stage) not in STAGES:
             raise StoreError(f"the stage of a cell must be one of {', '.join(STAGES)}, got {record.stage!r}")
         group = _plain(record.group) if record.group else ""
@@ -234,7 +234,7 @@ class Store:
     def failure(self, identity: str) -> CellRecord | None:
         """The last failure of a cell that is not done, or ``None``."""
         path = self.root / "failed" / f"{identity}.json"
-        return CellRecord(**json.loads(path.read_text())) if path.is_file() else None
+        return CellRecord(**json.loads(path.read_text("utf-8"))) if path.is_file() else None
 
     def records(self, stage: str) -> Iterator[CellRecord]:
         """All finished cells of a stage, by identity."""
@@ -272,7 +272,7 @@ class Store:
         path = self.root / "configurations" / f"{identity}.json"
         if not path.is_file():
             raise StoreError(f"no configuration {identity} is in {self.root}")
-        return Configuration(**json.loads(path.read_text()))
+        return Configuration(**json.loads(path.read_text("utf-8")))
 
 
 @dataclass(frozen=True)

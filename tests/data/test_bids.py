@@ -1,4 +1,4 @@
-"""Which files belong to which subject, and phantoms that are read like any other data set."""
+"""Indexing of BIDS folders, and phantoms written in the same layout."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def to_sessions(root: Path, subject: str, *sessions: str) -> None:
     shutil.rmtree(root / subject / "anat")
 
 
-def test_a_sound_cohort_is_indexed(cohort: Path) -> None:
-    """Every subject with its images, masks and row."""
+def test_valid_cohort_is_indexed(cohort: Path) -> None:
+    """Each candidate has its images, masks and row of participants.tsv."""
     index = bids.index(cohort, sequences=("T1w", "SWI"), label="lesion")
     one = index.candidates[0]
     assert (index.name, ids(index), index.faults) == ("Small cohort", ["sub-01", "sub-02", "sub-03"], ())
@@ -67,16 +67,16 @@ def test_differing_label_sources_are_counted(cohort: Path) -> None:
     assert bids.index(cohort, label="lesion").label_source == "T1w (1 masks); T2w, FLAIR (2 masks)"
 
 
-def test_one_sidecar_at_the_root_serves_all(cohort: Path) -> None:
-    """BIDS lets metadata be inherited."""
+def test_sidecar_at_the_root_applies_to_all_subjects(cohort: Path) -> None:
+    """Metadata are inherited (BIDS inheritance principle)."""
     for path in cohort.glob("sub-*/anat/*.json"):
         path.unlink()
     (cohort / "label-lesion_mask.json").write_text('{"Sources": ["SWI"]}')
     assert bids.index(cohort, label="lesion").label_source == "SWI"
 
 
-def test_names_of_regions_may_be_json(cohort: Path) -> None:
-    """A JSON beside the regions image may hold the names."""
+def test_region_names_may_come_from_json(cohort: Path) -> None:
+    """The JSON sidecar of the regions image may hold the names."""
     (cohort / "label-regions_dseg.tsv").unlink()
     path = cohort / "sub-01/anat/sub-01_label-regions_dseg.json"
     path.write_text('{"Levels": {"1": "frontal", "2": "parietal"}}')
@@ -84,7 +84,7 @@ def test_names_of_regions_may_be_json(cohort: Path) -> None:
 
 
 def test_a_subject_without_a_file_is_ineligible_not_faulty(cohort: Path) -> None:
-    """It is named with what is missing and what is there."""
+    """The reason says what is missing and what is available."""
     (cohort / "sub-02/anat/sub-02_FLAIR.nii.gz").unlink()
     index = bids.index(cohort, sequences=("T1w", "FLAIR"), label="lesion")
     assert (ids(index), index.faults) == (["sub-01", "sub-03"], ())
@@ -93,20 +93,20 @@ def test_a_subject_without_a_file_is_ineligible_not_faulty(cohort: Path) -> None
 
 
 def test_a_subject_without_a_value_is_ineligible(cohort: Path) -> None:
-    """n/a in a required column leaves the subject out."""
+    """A subject with n/a in a required column is left out."""
     index = bids.index(cohort, label="lesion", required=("score",))
     assert ids(index) == ["sub-01", "sub-03"]
     assert index.ineligible[0].reason == "score n/a in participants.tsv"
 
 
-def test_a_subject_without_a_label_serves_prediction(cohort: Path) -> None:
-    """Without label= no mask is required."""
+def test_subjects_without_a_label_can_be_predicted(cohort: Path) -> None:
+    """No mask is required if no label is given."""
     (cohort / "sub-02/anat/sub-02_label-lesion_mask.nii.gz").unlink()
     assert ids(bids.index(cohort, sequences=("T1w",))) == ["sub-01", "sub-02", "sub-03"]
 
 
-def test_an_excluded_subject_is_named_and_its_faults_vanish(cohort: Path) -> None:
-    """With or without sub-, and although it has two kinds of fault."""
+def test_excluded_subject_is_listed_and_its_faults_are_ignored(cohort: Path) -> None:
+    """The name is accepted without sub-, and both faults of the subject are ignored."""
     copy(cohort, "sub-02/anat/sub-02_T1w.nii.gz", "sub-02/anat/sub-99_T1w.nii.gz")
     table = cohort / "participants.tsv"
     table.write_text(table.read_text() + "sub-02\tF\t30\t1\n")
@@ -116,8 +116,8 @@ def test_an_excluded_subject_is_named_and_its_faults_vanish(cohort: Path) -> Non
     assert [(one.subject, one.reason) for one in index.ineligible] == [("sub-02", "excluded by request")]
 
 
-def test_an_excluded_subject_must_exist(cohort: Path) -> None:
-    """A misspelt name would leave the faulty subject in."""
+def test_excluding_an_unknown_subject_raises(cohort: Path) -> None:
+    """Otherwise a misspelt name would keep the faulty subject in the cohort."""
     with pytest.raises(
         UnknownName, match=r"no subject is named 'sub-20'\. Near: .*sub-02.* All: sub-01, sub-02, sub-03"
     ):
@@ -125,22 +125,22 @@ def test_an_excluded_subject_must_exist(cohort: Path) -> None:
 
 
 def test_a_listed_subject_without_folder_can_be_excluded(cohort: Path) -> None:
-    """The table knows names that have no folder."""
+    """Subjects that are only listed in participants.tsv can be excluded, too."""
     shutil.rmtree(cohort / "sub-03")
     assert kinds(bids.index(cohort, label="lesion")) == ["subject-without-folder"]
     assert kinds(bids.index(cohort, label="lesion", exclude=("sub-03",))) == []
 
 
 @pytest.mark.parametrize("entity", ["ce-gadolinium", "acq-fast", "rec-norm", "run-2", "desc-denoised"])
-def test_the_plain_file_is_preferred(cohort: Path, entity: str) -> None:
-    """T1w means the file without further entities."""
+def test_file_without_further_entities_is_preferred(cohort: Path, entity: str) -> None:
+    """T1w selects the file without further entities."""
     copy(cohort, "sub-01/anat/sub-01_T2w.nii.gz", f"sub-01/anat/sub-01_{entity}_T1w.nii.gz")
     index = bids.index(cohort, sequences=("T1w",))
     assert (index.candidates[0].images["T1w"].name, index.faults) == ("sub-01_T1w.nii.gz", ())
 
 
 def test_the_first_run_is_preferred(cohort: Path) -> None:
-    """run-1 is as good as no run, and better than run-2."""
+    """run-1 is equivalent to no run entity and preferred to run-2."""
     anat = cohort / "sub-01/anat"
     copy(cohort, "sub-01/anat/sub-01_T2w.nii.gz", "sub-01/anat/sub-01_run-02_T1w.nii.gz")
     (anat / "sub-01_T1w.nii.gz").rename(anat / "sub-01_run-01_T1w.nii.gz")
@@ -148,8 +148,8 @@ def test_the_first_run_is_preferred(cohort: Path) -> None:
     assert (index.candidates[0].images["T1w"].name, index.faults) == ("sub-01_run-01_T1w.nii.gz", ())
 
 
-def test_entities_can_be_asked_for(cohort: Path) -> None:
-    """ce-gadolinium_T1w is a sequence of its own."""
+def test_entities_can_be_requested(cohort: Path) -> None:
+    """ce-gadolinium_T1w is another sequence than T1w."""
     copy(cohort, "sub-01/anat/sub-01_T2w.nii.gz", "sub-01/anat/sub-01_ce-gadolinium_T1w.nii.gz")
     index = bids.index(cohort, sequences=("T1w", "ce-gadolinium_T1w"))
     assert ids(index) == ["sub-01"]
@@ -157,8 +157,8 @@ def test_entities_can_be_asked_for(cohort: Path) -> None:
     assert index.candidates[0].images["T1w"].name == "sub-01_T1w.nii.gz"
 
 
-def test_a_tie_of_a_sequence_that_nobody_uses_is_no_fault(cohort: Path) -> None:
-    """Two equally good T2w matter only to those who ask for T2w."""
+def test_ambiguous_file_of_an_unused_sequence_is_no_fault(cohort: Path) -> None:
+    """Two candidates for T2w are a fault only if T2w is requested."""
     anat = cohort / "sub-01/anat"
     copy(cohort, "sub-01/anat/sub-01_T2w.nii.gz", "sub-01/anat/sub-01_acq-a_T2w.nii.gz")
     (anat / "sub-01_T2w.nii.gz").rename(anat / "sub-01_acq-b_T2w.nii.gz")
@@ -168,7 +168,7 @@ def test_a_tie_of_a_sequence_that_nobody_uses_is_no_fault(cohort: Path) -> None:
 
 
 def test_all_files_come_from_one_space(cohort: Path) -> None:
-    """Where native and template space are both complete, native is taken for all."""
+    """Native space is preferred if native and template space are both complete."""
     for name in ("T1w.nii.gz", "T2w.nii.gz", "label-lesion_mask.nii.gz"):
         copy(cohort, f"sub-01/anat/sub-01_{name}", f"sub-01/anat/sub-01_space-MNI_{name}")
     index = bids.index(cohort, sequences=("T1w", "T2w"), label="lesion")
@@ -176,8 +176,8 @@ def test_all_files_come_from_one_space(cohort: Path) -> None:
     assert "space" not in str([*index.candidates[0].images.values(), *index.candidates[0].masks.values()])
 
 
-def test_the_complete_space_is_taken(cohort: Path) -> None:
-    """If the mask is only in template space, so are the images."""
+def test_complete_space_is_selected(cohort: Path) -> None:
+    """If the mask exists only in template space, images are taken from that space, too."""
     for name in ("T1w.nii.gz", "label-lesion_mask.nii.gz"):
         copy(cohort, f"sub-01/anat/sub-01_{name}", f"sub-01/anat/sub-01_space-MNI_{name}")
     (cohort / "sub-01/anat/sub-01_label-lesion_mask.nii.gz").unlink()
@@ -193,8 +193,8 @@ def test_a_mask_in_the_space_of_an_image_is_native(cohort: Path) -> None:
     assert (len(index.candidates), index.faults) == (3, ())
 
 
-def test_masks_may_lie_in_derivatives(cohort: Path) -> None:
-    """The usual place of a lesion mask beside raw data."""
+def test_masks_are_found_in_derivatives(cohort: Path) -> None:
+    """Lesion masks of raw data are usually stored there."""
     name = "sub-01_space-T1w_label-lesion_mask.nii.gz"
     copy(cohort, "sub-01/anat/sub-01_label-lesion_mask.nii.gz", f"derivatives/hand/sub-01/anat/{name}")
     (cohort / "sub-01/anat/sub-01_label-lesion_mask.nii.gz").unlink()
@@ -202,15 +202,15 @@ def test_masks_may_lie_in_derivatives(cohort: Path) -> None:
     assert one.masks["lesion"] == cohort / "derivatives/hand/sub-01/anat" / name
 
 
-def test_the_brain_may_be_a_description(cohort: Path) -> None:
-    """desc-brain_mask is the name that BIDS derivatives use."""
+def test_desc_brain_mask_is_the_brain_mask(cohort: Path) -> None:
+    """BIDS derivatives name it desc-brain_mask."""
     anat = cohort / "sub-01/anat"
     (anat / "sub-01_label-brain_mask.nii.gz").rename(anat / "sub-01_desc-brain_mask.nii.gz")
     assert bids.index(cohort).candidates[0].masks["brain"].name == "sub-01_desc-brain_mask.nii.gz"
 
 
-def test_one_session_needs_no_choice(cohort: Path) -> None:
-    """The candidate's id names the session, the subject stays the same."""
+def test_single_session_needs_no_option(cohort: Path) -> None:
+    """The id of the candidate includes the session; the subject does not."""
     to_sessions(cohort, "sub-01", "ses-1")
     index = bids.index(cohort, sequences=("T1w",), label="lesion")
     assert (ids(index), index.faults) == (["sub-01_ses-1", "sub-02", "sub-03"], ())
@@ -228,7 +228,7 @@ def test_one_session_needs_no_choice(cohort: Path) -> None:
     ],
 )
 def test_session_policies(make_cohort: Make, session: str, expected: list[str], faults: list[str]) -> None:
-    """Several sessions need a choice, and every choice does what it says."""
+    """Several sessions are a fault unless an option selects among them."""
     root = make_cohort(2)
     to_sessions(root, "sub-01", "ses-1", "ses-2")
     to_sessions(root, "sub-02", "ses-1")
@@ -236,8 +236,8 @@ def test_session_policies(make_cohort: Make, session: str, expected: list[str], 
     assert (ids(index), kinds(index)) == (expected, faults)
 
 
-def test_a_session_that_a_subject_lacks_makes_it_ineligible(make_cohort: Make) -> None:
-    """Named, with the sessions it has."""
+def test_subject_without_the_requested_session_is_ineligible(make_cohort: Make) -> None:
+    """The reason lists the sessions that the subject has."""
     root = make_cohort(2)
     to_sessions(root, "sub-01", "ses-1", "ses-2")
     to_sessions(root, "sub-02", "ses-1")
@@ -245,8 +245,8 @@ def test_a_session_that_a_subject_lacks_makes_it_ineligible(make_cohort: Make) -
     assert [(one.subject, one.reason) for one in index.ineligible] == [("sub-02", "no ses-2; has ses-1")]
 
 
-def test_sequences_scattered_over_sessions_make_no_subject(make_cohort: Make) -> None:
-    """T1w of one day and FLAIR of another are not combined."""
+def test_sequences_of_different_sessions_are_not_combined(make_cohort: Make) -> None:
+    """T1w of one session and FLAIR of another do not make a complete subject."""
     root = make_cohort(2)
     to_sessions(root, "sub-01", "ses-1", "ses-2")
     (root / "sub-01/ses-1/anat/sub-01_ses-1_FLAIR.nii.gz").unlink()
@@ -258,7 +258,7 @@ def test_sequences_scattered_over_sessions_make_no_subject(make_cohort: Make) ->
 
 
 def test_one_session_can_be_excluded(make_cohort: Make) -> None:
-    """That is a way out of several sessions."""
+    """Excluding all sessions but one resolves the fault of several sessions."""
     root = make_cohort(2)
     to_sessions(root, "sub-01", "ses-1", "ses-2")
     index = bids.index(root, sequences=("T1w",), exclude=("sub-01_ses-1",))
@@ -278,7 +278,7 @@ def test_one_session_can_be_excluded(make_cohort: Make) -> None:
     ],
 )
 def test_values_of_real_tables(cohort: Path, text: str, value: float | None, note: str) -> None:
-    """Bounds are read with a note, and what is not available is None."""
+    """Censored values are read with a note, and missing values are None."""
     table = cohort / "participants.tsv"
     table.write_text(table.read_text().replace("\t40\t", f"\t{text}\t"))
     index = bids.index(cohort)
@@ -287,8 +287,8 @@ def test_values_of_real_tables(cohort: Path, text: str, value: float | None, not
     assert index.faults == ()
 
 
-def test_names_without_sub_are_understood(cohort: Path) -> None:
-    """Many tables list 01 rather than sub-01; a byte order mark does not matter either."""
+def test_participant_ids_without_sub_are_accepted(cohort: Path) -> None:
+    """Many tables list 01 instead of sub-01; a byte order mark is ignored."""
     table = cohort / "participants.tsv"
     table.write_text("\ufeff" + table.read_text().replace("sub-", ""))
     index = bids.index(cohort)
@@ -312,8 +312,8 @@ def test_a_phantom_is_reproducible(make_cohort: Make) -> None:
     assert digests(make_cohort(name="one")) == digests(make_cohort(name="two"))
 
 
-def test_a_phantom_is_what_was_given(cohort: Path) -> None:
-    """Values and affine of an image and of the regions come back."""
+def test_phantom_is_read_as_written(cohort: Path) -> None:
+    """Values, data type and affine of the regions are unchanged."""
     one = bids.index(cohort).candidates[0]
     array, affine = nifti.read(one.masks["regions"])
     assert set(np.unique(array)) == {0, 1, 2}
@@ -322,8 +322,8 @@ def test_a_phantom_is_what_was_given(cohort: Path) -> None:
     assert json.loads((cohort / "dataset_description.json").read_text())["GeneratedBy"]
 
 
-def test_a_broken_phantom_leaves_nothing(tmp_path: Path) -> None:
-    """Neither the folder nor its unfinished part stays."""
+def test_failed_phantom_leaves_no_files(tmp_path: Path) -> None:
+    """Neither the folder nor a temporary folder remains."""
 
     def subjects():  # type: ignore[no-untyped-def]
         yield from ()
@@ -334,8 +334,8 @@ def test_a_broken_phantom_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_phantom_overwrites_nothing(cohort: Path, make_cohort: Make) -> None:
-    """A folder with files is never replaced."""
+def test_phantom_does_not_overwrite(cohort: Path, make_cohort: Make) -> None:
+    """A folder that contains files is not replaced."""
     with pytest.raises(HarnessError, match="must be a new or an empty folder"):
         make_cohort(name=cohort.name)
 

@@ -1,4 +1,4 @@
-"""Lesion masks on one grid."""
+"""Cohorts of lesion masks on a common grid."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from harness.data.targets.scores import scores
 
 @pytest.fixture
 def own_root(lesion_root: Path, tmp_path: Path) -> Path:
-    """A copy of the masks that may be changed."""
+    """A copy of the masks, which a test may change."""
     return Path(shutil.copytree(lesion_root, tmp_path / "own"))
 
 
 def mask_path(root: Path, name: str) -> Path:
-    """Where a subject's mask lies."""
+    """Path of a subject's mask."""
     return root / name / "anat" / f"{name}_space-MNI152_label-lesion_mask.nii.gz"
 
 
@@ -34,14 +34,14 @@ def mask_path(root: Path, name: str) -> Path:
 def test_the_published_box(
     lesion_root: Path, tmp_path: Path, spacing: tuple[float, ...], shape: tuple[int, ...]
 ) -> None:
-    """All samples stand on the same grid of that many voxels."""
+    """All samples have the shape of the published box."""
     cohort = lesions(lesion_root, tmp_path, spacing_mm=spacing)
     assert {sample.shape for sample in cohort.samples} == {shape}
     assert len(cohort.samples) == 14
 
 
-def test_the_volume_survives_a_coarse_grid(lesion_root: Path, tmp_path: Path) -> None:
-    """The sum of occupancies times the voxel is the volume in mm³ of the file, however coarse the grid."""
+def test_volume_is_preserved_on_a_coarse_grid(lesion_root: Path, tmp_path: Path) -> None:
+    """The sum of occupancies times the voxel volume equals the lesion volume of the file, in mm³."""
     cohort = lesions(lesion_root, tmp_path, spacing_mm=(5.0,))
     for sample in cohort.samples:
         array, _ = nifti.read(mask_path(lesion_root, sample.id))
@@ -63,14 +63,14 @@ def test_a_voxel_keeps_its_world_coordinate(own_root: Path, tmp_path: Path) -> N
 
 
 def test_the_native_grid(lesion_root: Path, tmp_path: Path) -> None:
-    """With box=native the masks are as in the files, turned to RAS+."""
+    """With box=native masks are those of the files, reoriented to RAS+."""
     cohort = lesions(lesion_root, tmp_path, box="native")
     array, _ = nifti.read(mask_path(lesion_root, "sub-01"))
     np.testing.assert_array_equal(cohort.samples[0].masks["lesion"].load(), array[::-1])
 
 
 def test_native_needs_one_grid(own_root: Path, tmp_path: Path) -> None:
-    """The masks that differ are named."""
+    """The error names masks on another grid."""
     path = mask_path(own_root, "sub-05")
     array, affine = nifti.read(path)
     nifti.write(path, array[1:].astype(np.uint8), affine)
@@ -79,20 +79,20 @@ def test_native_needs_one_grid(own_root: Path, tmp_path: Path) -> None:
 
 
 def test_a_mask_outside_of_the_box_is_a_fault(lesion_root: Path, tmp_path: Path) -> None:
-    """All masks that vanish are listed; nothing is trained."""
+    """All masks without a voxel in the box are listed."""
     with pytest.raises(CohortError, match="14 faults") as caught:
         lesions(lesion_root, tmp_path, box_mm=(40, 60, 40, 60, 40, 60))
     assert {fault.kind for fault in caught.value.faults} == {"label-vanished"}
 
 
-def test_a_box_turned_around_is_refused(lesion_root: Path, tmp_path: Path) -> None:
-    """The relation that must hold is said."""
+def test_reversed_box_raises(lesion_root: Path, tmp_path: Path) -> None:
+    """The message states the relation that must hold."""
     with pytest.raises(OutOfRange, match="x0 <= x1"):
         lesions(lesion_root, tmp_path, box_mm=(60, 40, 0, 1, 0, 1))
 
 
-def test_faults_of_the_files_come_first(own_root: Path, tmp_path: Path) -> None:
-    """An empty mask is found as in any cohort, and nothing is cached."""
+def test_faulty_files_raise_before_caching(own_root: Path, tmp_path: Path) -> None:
+    """An empty mask is a fault, and nothing is cached."""
     path = mask_path(own_root, "sub-02")
     array, affine = nifti.read(path)
     nifti.write(path, np.zeros_like(array, np.uint8), affine)
@@ -102,7 +102,7 @@ def test_faults_of_the_files_come_first(own_root: Path, tmp_path: Path) -> None:
 
 
 def test_a_second_reading_opens_no_mask(lesion_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was verified and cached is found by the hash of its bytes."""
+    """Verified and cached masks are found by their digests."""
     first = lesions(lesion_root, tmp_path, spacing_mm=(4.0,))
 
     def refuse(path: Path) -> None:
@@ -138,7 +138,7 @@ def test_key_covers_the_code_that_prepares_a_mask(
 
 
 def test_each_mask_is_read_once(lesion_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What verification has read is prepared without reading it again."""
+    """Masks read by the verification are prepared without a second read."""
     opened: list[Path] = []
     load = nifti.load
 
@@ -151,8 +151,8 @@ def test_each_mask_is_read_once(lesion_root: Path, tmp_path: Path, monkeypatch: 
     assert len(opened) == len(set(opened)) == len(cohort.samples)
 
 
-def test_a_saved_cohort_keeps_scores_and_truth(lesion_root: Path, tmp_path: Path) -> None:
-    """Workers open the table and find what the driver has made."""
+def test_saved_cohort_keeps_scores_and_truth(lesion_root: Path, tmp_path: Path) -> None:
+    """A cohort opened by a worker equals that of the driver."""
     cohort = scores(lesions(lesion_root, tmp_path, box="native"), tmp_path, patients=3, size=3, noise=0.2)
     opened = open_cohort(save(cohort, tmp_path / "cohort.arrow"), check_content=True)
     assert [one.targets for one in opened.samples] == [one.targets for one in cohort.samples]

@@ -1,4 +1,4 @@
-"""Reading and writing NIfTI: nibabel is the reference."""
+"""Reading and writing NIfTI files, compared with nibabel."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def volume() -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
-def test_what_is_written_is_read_by_nibabel(tmp_path: Path, volume: np.ndarray, name: str) -> None:
-    """Values and affine survive, compressed or not."""
+def test_written_files_are_read_by_nibabel(tmp_path: Path, volume: np.ndarray, name: str) -> None:
+    """Values and affine are preserved, compressed or not."""
     path = nifti.write(tmp_path / name, volume, AFFINE)
     image = nib.load(path)
     np.testing.assert_array_equal(np.asarray(image.dataobj), volume)
@@ -47,21 +47,21 @@ def test_scaled_integers_are_read_as_nibabel_reads_them(tmp_path: Path, volume: 
 
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_both_byte_orders_are_read(tmp_path: Path, volume: np.ndarray, order: str) -> None:
-    """Files of old workstations are big-endian."""
+    """Files may be little-endian or big-endian."""
     image = nib.Nifti1Image(volume, AFFINE, header=nib.Nifti1Header(endianness=order))
     nib.save(image, tmp_path / "a.nii")
     np.testing.assert_array_equal(nifti.read(tmp_path / "a.nii")[0], volume)
 
 
 def test_nifti_2_is_read(tmp_path: Path, volume: np.ndarray) -> None:
-    """The longer header of NIfTI-2 is understood."""
+    """NIfTI-2 has a longer header."""
     nib.save(nib.Nifti2Image(volume, AFFINE), tmp_path / "a.nii.gz")
     np.testing.assert_array_equal(nifti.read(tmp_path / "a.nii.gz")[0], volume)
     assert nifti.header(tmp_path / "a.nii.gz").shape == volume.shape
 
 
-def test_gzip_members_are_joined(tmp_path: Path, volume: np.ndarray) -> None:
-    """Parallel compressors write several members, which together are one file."""
+def test_several_gzip_members_are_read(tmp_path: Path, volume: np.ndarray) -> None:
+    """Parallel compressors write files of several members."""
     content = nib.Nifti1Image(volume, AFFINE).to_bytes()
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(content[:400]) + gzip.compress(content[400:]))
     np.testing.assert_array_equal(nifti.read(tmp_path / "a.nii.gz")[0], volume)
@@ -73,15 +73,15 @@ def test_a_trailing_axis_of_length_one_is_dropped(tmp_path: Path, volume: np.nda
     np.testing.assert_array_equal(nifti.read(path)[0], volume)
 
 
-def test_a_series_is_refused(tmp_path: Path, volume: np.ndarray) -> None:
-    """(X, Y, Z, 2) is not one volume, and the file is named."""
+def test_time_series_raises(tmp_path: Path, volume: np.ndarray) -> None:
+    """The shape (X, Y, Z, 2) is not one volume; the message names the file."""
     path = nifti.write(tmp_path / "series.nii.gz", np.stack([volume, volume], -1), AFFINE)
     with pytest.raises(HarnessError, match=r"series\.nii\.gz: the shape is \(5, 7, 4, 2\); expected one volume"):
         nifti.read(path)
 
 
-def test_the_header_says_what_nibabel_says(tmp_path: Path, volume: np.ndarray) -> None:
-    """Shape, spacing, orientation, units and number type."""
+def test_header_agrees_with_nibabel(tmp_path: Path, volume: np.ndarray) -> None:
+    """Shape, spacing, orientation, units, dtype and affine."""
     header = nifti.header(nifti.write(tmp_path / "a.nii.gz", volume, AFFINE))
     assert header.shape == (5, 7, 4)
     assert header.spacing_mm == pytest.approx((1.5, 0.75, 2.0))
@@ -100,7 +100,7 @@ def test_the_header_is_read_without_the_voxels(tmp_path: Path, volume: np.ndarra
 
 
 def test_a_zero_voxel_size_is_not_repaired(tmp_path: Path, volume: np.ndarray) -> None:
-    """Nibabel would set it to one, and hide the fault."""
+    """Nibabel would set it to 1 and hide the fault."""
     path = nifti.write(tmp_path / "a.nii", volume, AFFINE)
     content = bytearray(path.read_bytes())
     content[76 + 12 : 76 + 16] = np.float32(0).tobytes()  # pixdim[3]
@@ -110,7 +110,7 @@ def test_a_zero_voxel_size_is_not_repaired(tmp_path: Path, volume: np.ndarray) -
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 def test_the_bytes_are_reproducible(tmp_path: Path, volume: np.ndarray, name: str) -> None:
-    """Neither the time nor the file's name gets into the bytes."""
+    """Files contain neither the time nor their name."""
     one = nifti.write(tmp_path / name, volume, AFFINE)
     other = nifti.write(tmp_path / "elsewhere" / f"b{name}", volume, AFFINE)
     assert one.read_bytes() == other.read_bytes()
@@ -120,7 +120,7 @@ def test_the_bytes_are_reproducible(tmp_path: Path, volume: np.ndarray, name: st
 def test_a_failed_write_leaves_the_old_file(
     tmp_path: Path, volume: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file is complete or as it was, and no part is left behind."""
+    """The file is unchanged, and no temporary file remains."""
     path = nifti.write(tmp_path / "a.nii", volume, AFFINE)
     before = path.read_bytes()
 
@@ -144,15 +144,15 @@ def test_a_failed_write_leaves_the_old_file(
         (np.float64, np.int16, np.int16),
     ],
 )
-def test_number_types(tmp_path: Path, given: type, asked: type | None, stored: type) -> None:
-    """Each array is stored in a type that every program reads."""
+def test_stored_dtype(tmp_path: Path, given: type, asked: type | None, stored: type) -> None:
+    """Arrays are stored in dtypes that common software reads."""
     path = nifti.write(tmp_path / "a.nii", np.ones((2, 3, 4), dtype=given), AFFINE, dtype=asked)
     assert nifti.header(path).dtype == stored
     np.testing.assert_array_equal(nifti.read(path)[0], 1)
 
 
 def test_values_are_rounded_to_integers(tmp_path: Path) -> None:
-    """Truncation would shift every intensity by half a unit."""
+    """Truncation would bias intensities by half a unit."""
     path = nifti.write(tmp_path / "a.nii", np.full((2, 2, 2), 2.7), AFFINE, dtype=np.int16)
     np.testing.assert_array_equal(nifti.read(path)[0], 3)
 
@@ -164,8 +164,8 @@ def test_values_that_do_not_fit_are_refused(tmp_path: Path, value: float) -> Non
         nifti.write(tmp_path / "a.nii", np.full((2, 2, 2), value), AFFINE, dtype=np.uint8)
 
 
-def test_shear_is_kept_in_the_sform_alone(tmp_path: Path, volume: np.ndarray) -> None:
-    """A quaternion cannot hold shear, and a qform that disagrees would mislead other programs."""
+def test_shear_is_stored_in_the_sform_only(tmp_path: Path, volume: np.ndarray) -> None:
+    """A quaternion cannot represent shear, so that the qform is left unset."""
     sheared = AFFINE.copy()
     sheared[0, 1] = 0.4
     header = nifti.header(nifti.write(tmp_path / "a.nii", volume, sheared))
@@ -181,21 +181,21 @@ def test_shear_is_kept_in_the_sform_alone(tmp_path: Path, volume: np.ndarray) ->
         ("a.img", AFFINE, r"must end in \.nii or \.nii\.gz"),
     ],
 )
-def test_nonsense_is_not_written(tmp_path: Path, name: str, affine: np.ndarray, message: str) -> None:
-    """Neither a singular affine nor an unknown format reaches the disk."""
+def test_invalid_affine_or_extension_raises(tmp_path: Path, name: str, affine: np.ndarray, message: str) -> None:
+    """Nothing is written with a singular affine or an unknown extension."""
     with pytest.raises(HarnessError, match=message):
         nifti.write(tmp_path / name, np.zeros((2, 2, 2)), affine)
     assert not list(tmp_path.iterdir())
 
 
-def test_two_axes_are_not_an_image(tmp_path: Path) -> None:
-    """A slice must be given its third axis."""
+def test_two_dimensional_array_raises(tmp_path: Path) -> None:
+    """A slice needs a third axis."""
     with pytest.raises(HarnessError, match=r"3 or 4 axes, got the shape \(2, 2\)"):
         nifti.write(tmp_path / "a.nii", np.zeros((2, 2)), AFFINE)
 
 
-def test_a_damaged_header_does_not_allocate(tmp_path: Path, volume: np.ndarray) -> None:
-    """Sizes that the file cannot hold are refused before any memory is asked for."""
+def test_damaged_header_does_not_allocate_memory(tmp_path: Path, volume: np.ndarray) -> None:
+    """A shape larger than the file raises before memory is allocated."""
     content = bytearray(nib.Nifti1Image(volume, AFFINE).to_bytes())
     content[40:48] = np.array([3, 32767, 32767, 32767], dtype="<i2").tobytes()
     (tmp_path / "a.nii").write_bytes(content)

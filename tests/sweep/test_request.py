@@ -173,7 +173,7 @@ def test_override_replaces_a_dimension_of_a_named_space() -> None:
         (["task=epvs,lsm"], r"exactly one task must be given, got epvs, lsm; set task=NAME"),
         (["task=epvs", "profile=quick,paper"], r"profile takes one value and cannot be swept; got quick, paper"),
         (["task=epvs", "experiment=ablation,shapley"], r"experiment takes one value and cannot be swept"),
-        (["task=epvs", "out=a,b"], r"out takes one value and cannot be swept; got a, b"),
+        (["task=epvs", "ray=auto,off"], r"ray takes one value and cannot be swept; got auto, off"),
         (["task=epvs", "sequences=T2w", "adapter.channels=T1w"], r"adapter\.channels and sequences are the same key"),
         (
             ["task=epvs", "sequences=T2w", "adapter.channels=T1w,T2w"],
