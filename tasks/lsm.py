@@ -107,7 +107,8 @@ TASK = Task(
         # as published: 1 mm, regions of 5³ voxels; the epochs of each experiment are presets
         "paper": {"phantom_subjects": 821, "phantom.spacing_mm": 1.0, "phantom.shape": [152, 179, 142]},
     },
-    data_profiles={"quick": {"cohort.label": "lesion"}, "paper": {"cohort.label": "lesion"}},
+    # the published box does not contain all of brainstem and cerebellum
+    data_profiles={"quick": {"cohort.label": "lesion", "cohort.box": "brain"}, "paper": {"cohort.label": "lesion"}},
     presets=PRESETS,
     experiments=EXPERIMENTS,
     experiment="multi",

@@ -77,7 +77,7 @@ class Watcher:
     def planned(self, plan: Plan, todo: int) -> None:
         """Print a summary of the plan and start the bar."""
         self._plan, self._todo = plan, todo
-        for sentence in left_out(plan.cohort.ineligible):
+        for sentence in (*left_out(plan.cohort.ineligible), *plan.notes):
             self.message(sentence)
         self.message(f"source of the truth: {plan.cohort.label_source}")
         done = len(plan.cells) - todo

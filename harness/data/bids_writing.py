@@ -15,6 +15,7 @@ import numpy.typing as npt
 from harness.core.errors import HarnessError, RequestError
 from harness.core.types import JSON
 from harness.data import nifti
+from harness.data.bids_files import made_by_harness
 from harness.data.participants import read_json
 from harness.simulation.phantom import PhantomSubject
 
@@ -171,8 +172,7 @@ def begin_derivatives(folder: Path, *, name: str, source: Path, version: str, pa
     target = folder / "dataset_description.json"
     if target.exists():
         content, problem = read_json(target)
-        makers = [] if content is None else [one.get("Name") for one in content.get("GeneratedBy") or []]
-        if "harness" not in makers or content is None or content.get("Name") != name:
+        if content is None or not made_by_harness(content) or content.get("Name") != name:
             raise RequestError(
                 f"{folder} holds another data set ({problem or (content or {}).get('Name', 'without a name')}); "
                 "nothing was written. Name a new folder"

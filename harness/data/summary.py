@@ -27,7 +27,8 @@ def describe(cohort: Cohort) -> dict[str, JSON]:
         (per sample: count and volume in mm³ with total, mean, lowest, highest;
         ``mean_voxels``; ``without``: samples without one; ``None`` if there is no target),
         ``age`` and ``sex`` where participants.tsv has them, ``regions``,
-        ``label_source``, ``ineligible``.
+        ``label_source``, ``files`` (name → variant of the file name → samples), ``notes``,
+        ``ineligible``.
     """
     samples = cohort.samples
     facts: dict[str, JSON] = {
@@ -45,6 +46,8 @@ def describe(cohort: Cohort) -> dict[str, JSON]:
         "sex": dict(Counter(str(one.covariates["sex"] or "n/a") for one in samples if "sex" in one.covariates)),
         "regions": {str(value): name for value, name in cohort.regions.items()},
         "label_source": cohort.label_source,
+        "files": {name: dict(variants) for name, variants in cohort.files.items()},
+        "notes": list(cohort.notes),
         "ineligible": [asdict(one) for one in cohort.ineligible],
     }
     return facts

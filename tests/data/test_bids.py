@@ -193,13 +193,86 @@ def test_a_mask_in_the_space_of_an_image_is_native(cohort: Path) -> None:
     assert (len(index.candidates), index.faults) == (3, ())
 
 
-def test_masks_may_lie_in_derivatives(cohort: Path) -> None:
-    """The usual place of a lesion mask beside raw data."""
-    name = "sub-01_space-T1w_label-lesion_mask.nii.gz"
-    copy(cohort, "sub-01/anat/sub-01_label-lesion_mask.nii.gz", f"derivatives/hand/sub-01/anat/{name}")
-    (cohort / "sub-01/anat/sub-01_label-lesion_mask.nii.gz").unlink()
-    one = bids.index(cohort, sequences=("T1w",), label="lesion").candidates[0]
-    assert one.masks["lesion"] == cohort / "derivatives/hand/sub-01/anat" / name
+def to_derivatives(
+    root: Path, pipeline: str, *subjects: str, name: str = "label-lesion_mask", made_by: str = ""
+) -> None:
+    """Move masks into a derivative."""
+    for subject in subjects:
+        copy(root, f"{subject}/anat/{subject}_label-lesion_mask.nii.gz",
+             f"derivatives/{pipeline}/{subject}/anat/{subject}_{name}.nii.gz")  # fmt: skip
+        (root / f"{subject}/anat/{subject}_label-lesion_mask.nii.gz").unlink()
+    if made_by:
+        description = {"Name": pipeline, "BIDSVersion": "1.10.0", "GeneratedBy": [{"Name": made_by}]}
+        (root / f"derivatives/{pipeline}/dataset_description.json").write_text(json.dumps(description))
+
+
+EVERYBODY = ("sub-01", "sub-02", "sub-03")
+
+
+def test_masks_may_all_lie_in_a_derivative(cohort: Path) -> None:
+    """The only derivative with masks is used if the data set itself has none, and a note names it with its program."""
+    to_derivatives(cohort, "hand", *EVERYBODY, name="space-T1w_label-lesion_mask", made_by="ITK-SNAP")
+    index = bids.index(cohort, sequences=("T1w",), label="lesion")
+    assert index.candidates[0].masks["lesion"].parent == cohort / "derivatives/hand/sub-01/anat"
+    assert index.faults == ()
+    assert index.notes == (
+        "sub-01, sub-02, sub-03: label-lesion_mask is taken from derivatives/hand (made by ITK-SNAP)",
+    )
+
+
+def test_a_derivative_does_not_complete_the_truth_of_the_data_set(cohort: Path) -> None:
+    """An unlabelled subject stays unlabelled until the derivative is asked for."""
+    to_derivatives(cohort, "lst", "sub-03")
+    index = bids.index(cohort, sequences=("T1w",), label="lesion")
+    assert (ids(index), [one.subject for one in index.ineligible]) == (["sub-01", "sub-02"], ["sub-03"])
+    assert index.notes == (
+        "sub-03: label-lesion_mask in derivatives/lst (it does not state the program that made it) is not used as "
+        "truth (cohort.truth=derivatives/lst would use it)",
+    )
+    both = bids.index(cohort, sequences=("T1w",), label="lesion", truth="raw+lst")
+    assert ids(both) == list(EVERYBODY)
+    assert both.notes[0].startswith("sub-03: label-lesion_mask is taken from derivatives/lst")
+    assert ids(bids.index(cohort, label="lesion", truth="derivatives/lst")) == ["sub-03"]
+
+
+@pytest.mark.parametrize("maker", ["harness", " Harness"])
+def test_own_predictions_are_never_truth(cohort: Path, maker: str) -> None:
+    """Neither silently, nor if nothing else is there, nor on request."""
+    to_derivatives(cohort, "net", "sub-03", made_by=maker)
+    index = bids.index(cohort, label="lesion")
+    assert (ids(index), index.faults) == (["sub-01", "sub-02"], ())
+    assert index.notes == (
+        "sub-03: label-lesion_mask in derivatives/net is a prediction of harness and is never used as truth",
+    )
+    assert kinds(bids.index(cohort, label="lesion", truth="raw+net")) == ["truth-predicted"]
+    to_derivatives(cohort, "net", "sub-01", "sub-02")
+    assert ids(bids.index(cohort, label="lesion")) == []
+
+
+def test_a_folder_of_predictions_is_no_data_set(cohort: Path) -> None:
+    """Predictions of this program are not read as truth from their own folder, and phantoms are."""
+    bids_writing.begin_derivatives(cohort / "new", name="p", source=cohort, version="1", parameters={"networks": ["a"]})
+    (cohort / "new/dataset_description.json").replace(cohort / "dataset_description.json")
+    assert kinds(bids.index(cohort, label="lesion")) == ["truth-predicted"]
+    assert kinds(bids.index(cohort, sequences=("T1w",))) == []
+
+
+def test_two_derivatives_need_a_choice(cohort: Path) -> None:
+    """Also if each subject has masks in only one of them, as of two raters."""
+    to_derivatives(cohort, "rater1", "sub-01", "sub-02")
+    to_derivatives(cohort, "rater2", "sub-03")
+    (fault,) = bids.index(cohort, label="lesion").faults
+    assert str(fault) == (
+        "[truth-several] derivatives: label-lesion_mask is in derivatives/rater1 (sub-01, sub-02) and "
+        "derivatives/rater2 (sub-03); expected one source of the truth. Choose one: cohort.truth=derivatives/rater1"
+    )
+    assert kinds(bids.index(cohort, label="lesion", truth="rater1")) == []
+
+
+def test_an_unknown_source_of_the_truth_is_refused(cohort: Path) -> None:
+    """With the names that there are."""
+    with pytest.raises(UnknownName, match=r"no source of the truth is named 'lst'.*raw"):
+        bids.index(cohort, label="lesion", truth="lst")
 
 
 def test_the_brain_may_be_a_description(cohort: Path) -> None:
