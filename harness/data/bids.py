@@ -302,8 +302,7 @@ def _predicted(path: Path) -> Fault:
 def _listing_faults(survey: Survey, table: Participants) -> list[Fault]:
     """Folders without a row, rows without a folder, and invalid names of folders."""
     faults = [_name_fault(name) for name in survey.subjects if not _SUBJECT.fullmatch(name)]
-    faults += [_case_fault(name) for name in names_in(survey.root) if re.match(r"(?!sub-)sub[-_ ]?\w", name, re.I)
-               and (survey.root / name).is_dir()]  # fmt: skip
+    faults += [_case_fault(name) for name in names_in(survey.root) if _is_misspelt(survey.root / name)]
     for path in sorted(survey.root.glob("sub-*")):
         if path.is_symlink() and not path.exists():
             value, remedy = f"a link to {path.readlink()}, which is not there", "Fetch the content, or fix the link."
@@ -326,9 +325,15 @@ def _name_fault(name: str) -> Fault:
     return Fault("subject-name", name, name, f"the name is {name!r}", "sub- and letters and digits only", remedy)
 
 
+def _is_misspelt(path: Path) -> bool:
+    """Whether a folder looks like one of a subject, but is not read: ``Sub-01``, ``sub_01``."""
+    looks = re.match(r"sub[-_ ]\w|sub\d", path.name, re.IGNORECASE)
+    return bool(looks) and not path.name.startswith("sub-") and path.is_dir()
+
+
 def _case_fault(name: str) -> Fault:
     value, remedy = f"the folder {name!r} is not read", "Rename it and its files to sub-…, or move it elsewhere."
-    return Fault("subject-name", name, name, value, "sub- in small letters", remedy)
+    return Fault("subject-name", name, "", value, "sub- in small letters", remedy)
 
 
 # --- subjects and their sessions ---------------------------------------------
