@@ -44,7 +44,7 @@ TASK = Task(
     ),
     phantom=partial(wmh_phantom),
     phantom_subjects=120,
-    cohort=partial(lesions, label="wmh"),
+    cohort=partial(lesions, label="wmh", box="published"),
     targets={"scores": partial(scores)},
     adapter=partial(lesion_volume),
     split=partial(k_fold, folds=5, validation=0),

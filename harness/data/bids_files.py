@@ -33,7 +33,7 @@ NOT_IMAGES = frozenset({"mask", "dseg", "probseg"})
 
 _WHERE = frozenset({"sub", "ses", "space"})
 _PARTS = frozenset({"phase", "real", "imag"})  # complex-valued data; part-mag is the usual magnitude
-_LOCALISER = re.compile(r"locali[sz]er|scout|survey|smartbrain|^loc\d*$", re.IGNORECASE)
+_LOCALISER = re.compile(r"locali[sz]er|scout|survey|smartbrain|(3|three|tri)plane|^loc\d*$", re.IGNORECASE)
 _CONTRAST = frozenset({"ce", "inv", "mt", "flip"})  # entities of images with another contrast
 # Spaces of BIDS that are those of the subject; other names are those of a template.
 _NATIVE = frozenset(
@@ -196,7 +196,8 @@ def mask_names(files: Iterable[ImageFile]) -> list[str]:
 
 def _is_meant(file: ImageFile, asked: Mapping[str, str]) -> bool:
     hidden_part = "part" not in asked and file.entities.get("part") in _PARTS
-    localiser = "acq" not in asked and _LOCALISER.search(file.entities.get("acq", ""))
+    named = [file.entities.get(key, "") for key in ("acq", "rec", "desc") if key not in asked]
+    localiser = any(_LOCALISER.search(value) for value in named)
     return not hidden_part and not localiser
 
 

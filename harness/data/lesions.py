@@ -44,7 +44,7 @@ def lesions(
     label: str = "lesion",
     sequences: tuple[str, ...] = (),
     session: str = "only",
-    box: Box = "published",
+    box: Box = "brain",
     box_mm: tuple[float, ...] = (),
     spacing_mm: tuple[Annotated[float, annotated_types.Gt(0)], ...] = (),
     truth: str = "",
@@ -65,8 +65,9 @@ def lesions(
     sequences : must be empty, because there are no images
     session : sessions of subjects with several: ``only`` allows one session per subject,
         ``all``, ``first`` (in numerical order), or the name of a session
-    box : field of view: ``published`` (152 × 179 × 142 mm, see Notes), ``brain`` (161 × 195
-        × 171 mm, with brainstem and cerebellum), or ``native``, the common grid of the masks
+    box : field of view: ``brain`` (161 × 195 × 171 mm, with brainstem and cerebellum),
+        ``published`` (152 × 179 × 142 mm, see Notes), or ``native``, the common grid of the
+        masks
     box_mm : other field of view, x0, x1, y0, y1, z0, z1: centres of the outermost voxels at
         1 mm. Overrides ``box``
     spacing_mm : voxel size, one or three numbers; empty for 1 mm or the native voxel size

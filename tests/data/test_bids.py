@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -373,6 +375,306 @@ def test_a_missing_table_is_a_fault_only_if_a_column_is_needed(cohort: Path) -> 
     (cohort / "participants.tsv").unlink()
     assert kinds(bids.index(cohort, label="lesion")) == []
     assert kinds(bids.index(cohort, label="lesion", required=("age",))) == ["participants-missing"]
+
+
+@pytest.mark.parametrize(
+    ("entity", "suffix"),
+    [
+        ("part-phase", "T2w"),
+        ("part-real", "T1w"),
+        ("acq-localizer", "T1w"),
+        ("acq-3planeLoc", "T1w"),
+        ("acq-scout", "FLAIR"),
+    ],
+)
+def test_other_images_never_stand_for_a_plain_name(cohort: Path, entity: str, suffix: str) -> None:
+    """A phase image or a localiser is asked for by its own name only; the reason names it."""
+    anat = cohort / "sub-02/anat"
+    (anat / f"sub-02_{suffix}.nii.gz").rename(anat / f"sub-02_{entity}_{suffix}.nii.gz")
+    index = bids.index(cohort, sequences=(suffix,), label="lesion")
+    assert (ids(index), index.faults) == (["sub-01", "sub-03"], ())
+    assert f"{entity}_{suffix}" in index.ineligible[0].reason
+    assert ids(bids.index(cohort, sequences=(f"{entity}_{suffix}",))) == ["sub-02"]
+
+
+def test_magnitude_is_the_plain_image(cohort: Path) -> None:
+    """part-mag is what everybody else calls T2w, and phase beside it does not matter."""
+    copy(cohort, "sub-01/anat/sub-01_T1w.nii.gz", "sub-01/anat/sub-01_part-phase_T2w.nii.gz")
+    anat = cohort / "sub-01/anat"
+    (anat / "sub-01_T2w.nii.gz").rename(anat / "sub-01_part-mag_T2w.nii.gz")
+    index = bids.index(cohort, sequences=("T2w",), label="lesion")
+    assert index.candidates[0].images["T2w"].name == "sub-01_part-mag_T2w.nii.gz"
+    assert index.faults == ()
+
+
+def test_the_same_contrast_agent_in_all_subjects_is_a_note(cohort: Path) -> None:
+    """It is no mix, but T1w is not what the name says."""
+    for name in EVERYBODY:
+        (cohort / f"{name}/anat/{name}_T1w.nii.gz").rename(cohort / f"{name}/anat/{name}_ce-gadolinium_T1w.nii.gz")
+    index = bids.index(cohort, sequences=("T1w",), label="lesion")
+    assert (index.faults, index.notes) == ((), ("T1w is ce-gadolinium_T1w in all 3 subjects",))
+    assert index.files == {"T1w": {"ce-gadolinium_T1w": 3}, "lesion": {"label-lesion_mask": 3}}
+    assert bids.index(cohort, sequences=("ce-gadolinium_T1w",), label="lesion").notes == ()
+
+
+def test_other_acquisitions_in_some_subjects_are_a_note(cohort: Path) -> None:
+    """With the number of subjects and their names."""
+    anat = cohort / "sub-02/anat"
+    (anat / "sub-02_T1w.nii.gz").rename(anat / "sub-02_rec-moco_T1w.nii.gz")
+    index = bids.index(cohort, sequences=("T1w", "T2w"), label="lesion")
+    assert (index.faults, index.notes) == ((), ("T1w is rec-moco_T1w in 1 of 3 subjects (sub-02), else T1w",))
+
+
+def test_fewer_entities_do_not_decide_between_two_acquisitions(cohort: Path) -> None:
+    """Neither is the plain file, and the one with the shorter name may be the worse one."""
+    copy(cohort, "sub-02/anat/sub-02_T2w.nii.gz", "sub-02/anat/sub-02_acq-lowres_T1w.nii.gz")
+    anat = cohort / "sub-02/anat"
+    (anat / "sub-02_T1w.nii.gz").rename(anat / "sub-02_acq-highres_rec-norm_T1w.nii.gz")
+    (fault,) = bids.index(cohort, sequences=("T1w",), label="lesion").faults
+    assert "T1w could be sub-02_acq-highres_rec-norm_T1w.nii.gz or sub-02_acq-lowres_T1w.nii.gz" in str(fault)
+    assert "sequences=acq-highres_rec-norm_T1w" in fault.remedy
+
+
+def test_runs_are_in_numerical_order(cohort: Path) -> None:
+    """run-2 before run-10; that it is not the first run is told."""
+    copy(cohort, "sub-02/anat/sub-02_T2w.nii.gz", "sub-02/anat/sub-02_run-10_T1w.nii.gz")
+    anat = cohort / "sub-02/anat"
+    (anat / "sub-02_T1w.nii.gz").rename(anat / "sub-02_run-2_T1w.nii.gz")
+    index = bids.index(cohort, sequences=("T1w",), label="lesion")
+    assert index.candidates[1].images["T1w"].name == "sub-02_run-2_T1w.nii.gz"
+    assert index.notes == ("T1w is run-2_T1w in 1 of 3 subjects (sub-02), else T1w",)
+
+
+def test_masks_of_several_raters_need_a_choice(cohort: Path) -> None:
+    """The remedy can be used as it stands."""
+    for name in EVERYBODY:
+        copy(
+            cohort,
+            f"{name}/anat/{name}_label-lesion_mask.nii.gz",
+            f"{name}/anat/{name}_desc-rater2_label-lesion_mask.nii.gz",
+        )
+        anat = cohort / name / "anat"
+        (anat / f"{name}_label-lesion_mask.nii.gz").rename(anat / f"{name}_desc-rater1_label-lesion_mask.nii.gz")
+    faults = bids.index(cohort, sequences=("T1w",), label="lesion").faults
+    assert {fault.kind for fault in faults} == {"ambiguous"} and len(faults) == 3
+    assert "label=desc-rater1_lesion" in faults[0].remedy
+    index = bids.index(cohort, sequences=("T1w",), label="desc-rater1_lesion")
+    assert index.faults == ()
+    assert index.candidates[0].masks["desc-rater1_lesion"].name == "sub-01_desc-rater1_label-lesion_mask.nii.gz"
+
+
+def test_a_plain_mask_precedes_those_of_raters_with_a_note(cohort: Path) -> None:
+    """E.g. a consensus beside the masks of which it was made."""
+    copy(cohort, "sub-01/anat/sub-01_label-lesion_mask.nii.gz", "sub-01/anat/sub-01_label-lesion_rater-2_mask.nii.gz")
+    index = bids.index(cohort, sequences=("T1w",), label="lesion")
+    assert (index.faults, index.notes) == (
+        (),
+        ("sub-01: label-lesion_mask is used; label-lesion_rater-2_mask is not",),
+    )
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [(("2", "10"), "ses-2"), (("002", "010", "001"), "ses-001"), (("20240101", "20231231"), "ses-20231231")],
+)
+def test_the_first_session_is_so_by_number(make_cohort: Make, numbers: tuple[str, ...], expected: str) -> None:
+    """ses-10 comes after ses-2."""
+    root = make_cohort(1)
+    to_sessions(root, "sub-01", *(f"ses-{number}" for number in numbers))
+    index = bids.index(root, sequences=("T1w",), label="lesion", session="first")
+    assert (ids(index), index.notes) == ([f"sub-01_{expected}"], ())
+    everything = bids.index(root, sequences=("T1w",), label="lesion", session="all")
+    assert ids(everything)[0] == f"sub-01_{expected}"
+
+
+def test_a_first_session_that_is_not_obvious_is_told(make_cohort: Make) -> None:
+    """Because an earlier one is incomplete, or because names have no order but that of the alphabet."""
+    root = make_cohort(2)
+    to_sessions(root, "sub-01", "ses-1", "ses-2")
+    (root / "sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz").unlink()
+    to_sessions(root, "sub-02", "ses-post", "ses-pre")
+    index = bids.index(root, sequences=("T1w",), label="lesion", session="first")
+    assert ids(index) == ["sub-01_ses-2", "sub-02_ses-post"]
+    assert index.notes == (
+        "sub-01: the first complete session is ses-2 of ses-1, ses-2",
+        "sub-02: the first session in alphabetical order is ses-post of ses-post, ses-pre",
+    )
+
+
+def pair(path: Path) -> None:
+    """Store an image as .hdr and .img."""
+    image = nib.load(path)
+    nib.save(nib.Nifti1Pair(np.asarray(image.dataobj), image.affine), str(path).replace(".nii.gz", ".img"))
+    path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda path: path.rename(str(path).replace(".nii.gz", ".NII.GZ")), r"anat/sub-02_T1w\.NII\.GZ.*small letters"),
+        (lambda path: path.rename(str(path).replace(".nii.gz", ".Nii")), r"anat/sub-02_T1w\.Nii.*small letters"),
+        (pair, r"anat/sub-02_T1w\.hdr.*\.hdr/\.img pair"),
+        (lambda path: path.rename(path.parents[1] / path.name), r"not read: sub-02_T1w\.nii\.gz.*: move it to anat"),
+        (
+            lambda path: path.rename(str(path).replace(".nii.gz", ".mgz")),
+            r"anat/sub-02_T1w\.mgz.*convert it to \.nii\.gz",
+        ),
+    ],
+    ids=["upper case", "mixed case", "pair", "beside anat", "other format"],
+)
+@pytest.mark.parametrize("every", [True, False], ids=["all files", "one file"])
+def test_files_that_are_not_read_are_named(
+    cohort: Path, change: Callable[[Path], object], reason: str, every: bool
+) -> None:
+    """With what to do, whether the subject has nothing else or lacks one image."""
+    for path in sorted((cohort / "sub-02/anat").glob("*_*.nii.gz")):
+        if every or path.name.endswith("_T1w.nii.gz"):
+            change(path)
+    index = bids.index(cohort, sequences=("T1w",), label="lesion")
+    assert ids(index) == ["sub-01", "sub-03"]
+    assert re.search(reason if not every else reason.split(".*")[-1], index.ineligible[0].reason)
+
+
+def test_files_of_all_subjects_that_are_not_read_are_named_in_the_fault(cohort: Path) -> None:
+    """Nobody has the label, and the reason is in its message."""
+    for path in list(cohort.glob("sub-*/anat/*lesion_mask.nii.gz")):
+        path.rename(str(path).replace(".nii.gz", ".NII.GZ"))
+    (fault,) = bids.index(cohort, sequences=("T1w",), label="lesion").faults
+    assert fault.kind == "sequence-unknown" and "sub-01_label-lesion_mask.NII.GZ" in fault.value
+
+
+def fmriprep(root: Path, *, session: str = "") -> None:
+    """Subject-level anatomy of fMRIPrep: brain mask and tissues."""
+    for name in EVERYBODY:
+        home = f"{name}/{session}/anat/{name}_{session}" if session else f"{name}/anat/{name}"
+        for source, target in (("label-brain_mask", "desc-brain_mask"), ("label-regions_dseg", "dseg")):
+            copy(root, f"{home}_{source}.nii.gz", f"derivatives/fmriprep/{name}/anat/{name}_{target}.nii.gz")
+            (root / f"{home}_{source}.nii.gz").unlink()
+    (root / "label-regions_dseg.tsv").unlink()
+
+
+def test_tissues_of_a_pipeline_are_no_regions(cohort: Path) -> None:
+    """Its brain masks are used, and a note says so."""
+    fmriprep(cohort)
+    index = bids.index(cohort, sequences=("T1w",), label="lesion")
+    assert sorted(index.candidates[0].masks) == ["brain", "lesion"]
+    assert (index.faults, index.notes) == (
+        (),
+        ("sub-01, sub-02, sub-03: the mask brain is taken from derivatives/fmriprep",),
+    )
+
+
+@pytest.mark.parametrize("session", ["only", "all", "first", "ses-1"])
+def test_anatomy_of_a_pipeline_above_sessions_is_no_mix(cohort: Path, session: str) -> None:
+    """fMRIPrep writes one anatomy for all sessions of a subject."""
+    for name in EVERYBODY:
+        to_sessions(cohort, name, "ses-1")
+    fmriprep(cohort, session="ses-1")
+    index = bids.index(cohort, sequences=("T1w",), label="lesion", session=session)
+    assert (ids(index), index.faults) == ([f"{name}_ses-1" for name in EVERYBODY], ())
+    assert index.ineligible == ()
+
+
+def test_regions_without_names_are_not_used(cohort: Path) -> None:
+    """They are optional; a table that lacks some of the names is a fault of its own."""
+    (cohort / "label-regions_dseg.tsv").unlink()
+    index = bids.index(cohort, sequences=("T1w",), label="lesion")
+    assert index.faults == () and "regions" not in index.candidates[0].masks
+    assert index.notes[0].startswith("sub-01, sub-02, sub-03: the regions image is not used, because no table names")
+
+
+def in_space(root: Path, space: str, *subjects: str, keep: bool = False) -> None:
+    """Rename masks so that they name a space."""
+    for name in subjects:
+        copy(
+            root,
+            f"{name}/anat/{name}_label-lesion_mask.nii.gz",
+            f"{name}/anat/{name}_space-{space}_label-lesion_mask.nii.gz",
+        )
+        if not keep:
+            (root / f"{name}/anat/{name}_label-lesion_mask.nii.gz").unlink()
+
+
+def masks_of(index: bids.BidsIndex) -> list[str]:
+    """Names of the chosen masks without the subject."""
+    return [one.masks["lesion"].name.partition("_")[2] for one in index.candidates]
+
+
+class TestTemplate:
+    """Lesion masks that must be in one template space."""
+
+    def test_template_precedes_native(self, cohort: Path) -> None:
+        """Beside it, and in a derivative."""
+        in_space(cohort, "MNI152NLin6Asym", *EVERYBODY, keep=True)
+        index = bids.index(cohort, label="lesion", template=True)
+        assert masks_of(index) == ["space-MNI152NLin6Asym_label-lesion_mask.nii.gz"] * 3
+        assert index.faults == ()
+
+    def test_template_of_a_derivative_precedes_native(self, cohort: Path) -> None:
+        """And a note says where masks come from, and which are not used."""
+        for name in EVERYBODY:
+            file = f"{name}/anat/{name}_label-lesion_mask.nii.gz"
+            copy(cohort, file, f"derivatives/norm/{file.replace('label', 'space-MNI152_label')}")
+        index = bids.index(cohort, label="lesion", template=True)
+        assert masks_of(index) == ["space-MNI152_label-lesion_mask.nii.gz"] * 3
+        assert "is taken from derivatives/norm" in index.notes[0]
+        assert "in the data set itself is not used as truth (cohort.truth=raw would use it)" in index.notes[1]
+
+    @pytest.mark.parametrize("space", ["T1w", "individual", "orig", "FLAIR", "acpc", "flair", "dwi"])
+    def test_native_space_is_refused(self, cohort: Path, space: str) -> None:
+        """However it is named."""
+        in_space(cohort, space, *EVERYBODY)
+        assert kinds(bids.index(cohort, label="lesion", template=True)) == ["space-native"]
+
+    def test_mix_is_refused_with_the_subjects_of_each_space(self, cohort: Path) -> None:
+        """Native with template."""
+        in_space(cohort, "MNI152NLin6Asym", "sub-01", "sub-03")
+        in_space(cohort, "T1w", "sub-02")
+        (fault,) = bids.index(cohort, label="lesion", template=True).faults
+        assert fault.value == "2 subjects in space-MNI152NLin6Asym (sub-01, sub-03); 1 subject in space-T1w (sub-02)"
+        assert "exclude=sub-02" in fault.remedy
+        assert kinds(bids.index(cohort, label="lesion", template=True, exclude=("sub-02",))) == []
+        assert kinds(bids.index(cohort, label="lesion", template=True, space="MNI152NLin6Asym")) == []
+
+    def test_two_mni_templates_are_a_note_and_other_templates_a_fault(self, cohort: Path) -> None:
+        """MNI152 templates differ by a few mm; fsaverage is another space."""
+        in_space(cohort, "MNI152NLin6Asym", "sub-01", "sub-03")
+        in_space(cohort, "MNI152NLin2009cAsym", "sub-02")
+        index = bids.index(cohort, label="lesion", template=True)
+        assert (
+            index.faults == () and "1 subject in space-MNI152NLin2009cAsym (sub-02): these templates" in index.notes[0]
+        )
+        anat = cohort / "sub-02/anat"
+        next(anat.glob("*2009c*")).rename(anat / "sub-02_space-Talairach_label-lesion_mask.nii.gz")
+        assert kinds(bids.index(cohort, label="lesion", template=True)) == ["space-mix"]
+
+    def test_template_that_most_subjects_have_is_used(self, cohort: Path) -> None:
+        """A subject with two templates follows the others; if nothing decides, it must be chosen."""
+        in_space(cohort, "MNI152NLin2009cAsym", "sub-01", keep=True)
+        in_space(cohort, "MNI152NLin6Asym", *EVERYBODY)
+        index = bids.index(cohort, label="lesion", template=True)
+        assert masks_of(index) == ["space-MNI152NLin6Asym_label-lesion_mask.nii.gz"] * 3
+        assert index.notes == (
+            "sub-01: masks in space-MNI152NLin2009cAsym are not used; those in space-MNI152NLin6Asym are",
+        )
+        for name in ("sub-02", "sub-03"):
+            copy(cohort, f"{name}/anat/{name}_space-MNI152NLin6Asym_label-lesion_mask.nii.gz",
+                 f"{name}/anat/{name}_space-MNI152NLin2009cAsym_label-lesion_mask.nii.gz")  # fmt: skip
+        found = bids.index(cohort, label="lesion", template=True)
+        assert set(kinds(found)) == {"ambiguous"} and "cohort.space=MNI152NLin" in found.faults[0].remedy
+        chosen = bids.index(cohort, label="lesion", template=True, space="MNI152NLin2009cAsym")
+        assert masks_of(chosen) == ["space-MNI152NLin2009cAsym_label-lesion_mask.nii.gz"] * 3
+
+    def test_names_without_a_space_are_a_note(self, cohort: Path) -> None:
+        """Nothing says that they are in MNI space."""
+        index = bids.index(cohort, label="lesion", template=True)
+        assert index.faults == () and index.notes[0].startswith("the names of the masks state no space")
+
+    def test_study_template_is_a_note(self, cohort: Path) -> None:
+        """One space for all, but boxes are in MNI space."""
+        in_space(cohort, "StudyTemplate", *EVERYBODY)
+        index = bids.index(cohort, label="lesion", template=True)
+        assert index.faults == () and "space-StudyTemplate of the masks is not an MNI152 template" in index.notes[0]
 
 
 def test_a_phantom_is_reproducible(make_cohort: Make) -> None:

@@ -744,6 +744,52 @@ def test_regions_need_names_only_if_they_are_used(cohort: Path, monkeypatch: Pat
     assert verify(index, sequences=("T1w",), label="lesion", optional=("brain",)) == []
 
 
+def scaled(file: str, factor: int, slope: float, inter: float = 0) -> Any:
+    """Store a label times a factor, with a slope that undoes it."""
+
+    def apply(root: Path, _: Patch) -> None:
+        array, affine = nifti.read(root / file)
+        image = nib.Nifti1Image(np.rint(array * factor).astype(np.uint8), affine)
+        image.header.set_slope_inter(slope, inter)
+        # nibabel would scale again on saving.
+        content = bytearray(image.to_bytes())
+        raw = nib.Nifti1Header(bytes(content[:348]), check=False)
+        raw["scl_slope"], raw["scl_inter"] = slope, inter
+        content[:348] = raw.binaryblock
+        (root / file).write_bytes(gzip.compress(bytes(content)))
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("factor", "slope", "inter"), [(255, 1 / 255, 0), (100, 0.01, 0), (3, 1 / 3, 1e-6), (7, 1 / 7, -1e-7)]
+)
+def test_masks_that_scaling_makes_nearly_binary_pass(
+    cohort: Path, monkeypatch: Patch, factor: int, slope: float, inter: float
+) -> None:
+    """255 times a slope of 1/255 is 1.0000000591 in single precision; copies of such masks are found all the same."""
+    for number in ("01", "02", "03"):
+        for file in (LESION, BRAIN):
+            scaled(file.replace("02", number), factor, slope, inter)(cohort, monkeypatch)
+        if factor < 128:
+            scaled(REGIONS.replace("02", number), factor, slope, inter)(cohort, monkeypatch)
+    assert check(cohort) == []
+    original = read(cohort, cohort.parent / "cache", sequences=("T1w",), label="lesion")
+    assert {one.masks["target"].load().any() for one in original.samples} == {True}
+    copy(LESION, LESION.replace("02", "03"))(cohort, monkeypatch)
+    values(LESION, np.rint, np.uint8)(cohort, monkeypatch)
+    assert [fault.kind for fault in check(cohort)] == ["duplicate-image"]
+
+
+@pytest.mark.parametrize(("factor", "slope"), [(255, 1), (100, 0.0095)])
+def test_masks_that_are_not_nearly_binary_are_refused(
+    cohort: Path, monkeypatch: Patch, factor: int, slope: float
+) -> None:
+    """0 and 255, or 0 and 0.95, are no binary mask."""
+    scaled(LESION, factor, slope)(cohort, monkeypatch)
+    assert [fault.kind for fault in check(cohort)] == ["non-binary"]
+
+
 def test_masks_alone_are_compared_with_each_other(cohort: Path, monkeypatch: Patch) -> None:
     """Without images, the brain must be on the label's grid, and copies are found by their masks."""
     assert check(cohort, sequences=()) == []
