@@ -19,8 +19,8 @@ from harness.data.summary import describe
 from harness.data.verify import brain_faults, verify
 from harness.sweep.cohorts import generate
 from harness.sweep.grammar import Overrides
-from harness.sweep.plan import prepare
-from harness.sweep.request import resolve
+from harness.sweep.plan import Request, prepare
+from harness.sweep.request import defaults_for_data, resolve
 
 _MINIMUM = 3  # subjects that a run needs: one to train, one to validate, one to test
 
@@ -104,6 +104,7 @@ def _verify_for_run(overrides: Overrides, out: Console) -> int:
     request = resolve(overrides)
     if request.settings.data_folder is None:
         raise RequestError("data= must be given; set data=DIR (generated cohorts need no verification)")
+    _say_defaults(out, request)
     try:
         made = prepare(request, say=out.print)
     except CohortError as error:
@@ -112,6 +113,12 @@ def _verify_for_run(overrides: Overrides, out: Console) -> int:
     out.print(f"{cohort.name}: {len(cohort.subjects)} subjects usable, {len(cohort.ineligible)} left out")
     _say_notes(out, cohort.ineligible, made.notes)
     return _show_faults(out, ())
+
+
+def _say_defaults(out: Console, request: Request) -> None:
+    """Name the options whose defaults differ from those for generated images."""
+    if values := defaults_for_data(request):
+        out.print(f"your own data: {values} (override them to change this)", markup=False, soft_wrap=True)
 
 
 def _show_faults(out: Console, faults: Sequence[Fault]) -> int:
@@ -133,7 +140,9 @@ def _show_faults(out: Console, faults: Sequence[Fault]) -> int:
 
 def describe_folder(overrides: Overrides, out: Console) -> int:
     """``harness data describe task=NAME [data=DIR …]``: the cohort as a run would use it."""
-    cohort = prepare(resolve(overrides), say=out.print).cohort
+    request = resolve(overrides)
+    _say_defaults(out, request)
+    cohort = prepare(request, say=out.print).cohort
     rows = [[key, _text(value)] for key, value in describe(cohort).items()]
     show_table(out, ["what", "value"], rows, cohort.name)
     return 0

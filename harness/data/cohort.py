@@ -216,8 +216,11 @@ class _Options:
         if not 0 < self.occupied <= 1:
             raise OutOfRange(f"0 < occupied <= 1 must hold, got {self.occupied}")
         if self.brain == "none" and (self.skull_strip or self.crop == "brain"):
-            asking = "skull_strip=true" if self.skull_strip else "crop=brain"
-            raise OutOfRange(f"{asking} needs a brain mask, got brain=none; use brain=if_present or brain=compute")
+            asking = "cohort.skull_strip=true" if self.skull_strip else "cohort.crop=brain"
+            raise OutOfRange(
+                f"{asking} needs a brain mask, got cohort.brain=none; set cohort.brain=if_present or "
+                "cohort.brain=compute"
+            )
 
 
 def _needed(options: _Options, sequences: tuple[str, ...]) -> tuple[str, ...]:
@@ -245,7 +248,9 @@ def _brain_faults(found: BidsIndex, options: _Options) -> list[Fault]:
     """Fault if only some subjects have a brain mask, or if none has and an option needs it."""
     if options.brain != "if_present":
         return []
-    asking = "skull_strip=true" if options.skull_strip else "crop=brain" if options.crop == "brain" else ""
+    asking = (
+        "cohort.skull_strip=true" if options.skull_strip else "cohort.crop=brain" if options.crop == "brain" else ""
+    )
     return brain_faults(found, needed_for=asking)
 
 

@@ -580,8 +580,8 @@ def test_a_label_that_vanishes_on_the_grid_is_a_fault(root, cache):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"skull_strip": True, "brain": "none"}, "skull_strip=true needs a brain mask, got brain=none"),
-        ({"crop": "brain", "brain": "none"}, "crop=brain needs a brain mask, got brain=none"),
+        ({"skull_strip": True, "brain": "none"}, "cohort.skull_strip=true needs a brain mask, got cohort.brain=none"),
+        ({"crop": "brain", "brain": "none"}, "cohort.crop=brain needs a brain mask, got cohort.brain=none"),
         ({"spacing_mm": (2.0,)}, r"spacing_mm must have three numbers .* got \(2.0,\)"),
         ({"size": (2, 2)}, "size must have three numbers"),
         ({"occupied": 0.0}, "0 < occupied <= 1 must hold"),
