@@ -30,8 +30,16 @@ from types import MappingProxyType
 from harness.core.errors import UnknownName
 from harness.core.types import JSON, Candidate, Fault, Ineligible
 from harness.data.bids_choice import Choice, choose, spoken
-from harness.data.bids_files import made_by_harness, unseen_files
-from harness.data.bids_notes import as_sentences, contrast_faults, space_faults, space_notes, variant_notes, variants
+from harness.data.bids_files import is_image, made_by_harness, unseen_files
+from harness.data.bids_notes import (
+    as_sentences,
+    contrast_faults,
+    space_faults,
+    space_notes,
+    variant_notes,
+    variants,
+    without_spaces,
+)
 from harness.data.bids_survey import Survey, folder_unreadable, names_in
 from harness.data.bids_tables import label_source, region_names
 from harness.data.participants import PARTICIPANTS_FAULTS, Participants, read_json, read_participants
@@ -171,8 +179,7 @@ def index(
     if template and label:
         faults += space_faults(survey, found.candidates)
         notes += [("", text) for text in space_notes(survey, found.candidates)]
-    else:
-        notes += [("", text) for text in variant_notes(chosen, survey.sequences)]
+    notes += [("", text) for text in variant_notes(without_spaces(chosen) if template else chosen, survey.sequences)]
     return BidsIndex(
         root=root,
         name=name,
@@ -303,6 +310,7 @@ def _listing_faults(survey: Survey, table: Participants) -> list[Fault]:
     """Folders without a row, rows without a folder, and invalid names of folders."""
     faults = [_name_fault(name) for name in survey.subjects if not _SUBJECT.fullmatch(name)]
     faults += [_case_fault(name) for name in names_in(survey.root) if _is_misspelt(survey.root / name)]
+    faults += [_loose_file(path.name) for path in sorted(survey.root.glob("sub-*")) if is_image(path)]
     for path in sorted(survey.root.glob("sub-*")):
         if path.is_symlink() and not path.exists():
             value, remedy = f"a link to {path.readlink()}, which is not there", "Fetch the content, or fix the link."
@@ -323,6 +331,12 @@ def _listing_faults(survey: Survey, table: Participants) -> list[Fault]:
 def _name_fault(name: str) -> Fault:
     remedy = "Rename the folder, its files and its row in participants.tsv."
     return Fault("subject-name", name, name, f"the name is {name!r}", "sub- and letters and digits only", remedy)
+
+
+def _loose_file(name: str) -> Fault:
+    subject = name.partition("_")[0].partition(".")[0]
+    value, remedy = "the file lies beside the folders of subjects", f"Move it to {subject}/anat."
+    return Fault("misplaced-file", name, subject, value, f"a file in {subject}/anat", remedy)
 
 
 def _is_misspelt(path: Path) -> bool:

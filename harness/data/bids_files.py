@@ -17,6 +17,7 @@ __all__ = [
     "best_mask",
     "changes_contrast",
     "entities_of",
+    "is_image",
     "is_mni",
     "is_native",
     "listed",
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 EXTENSIONS = (".nii", ".nii.gz")
-NOT_IMAGES = frozenset({"mask", "dseg", "probseg"})
+NOT_IMAGES = frozenset({"defacemask", "dseg", "mask", "probseg"})
 """Suffixes of files that are no images of the subject."""
 
 _WHERE = frozenset({"sub", "ses", "space"})
@@ -115,6 +116,11 @@ def entities_of(name: str) -> tuple[dict[str, str], str]:
     """
     *pairs, suffix = name.partition(".")[0].split("_")
     return dict(pair.partition("-")[::2] for pair in pairs), suffix
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is a NIfTI image by its name, in small or capital letters."""
+    return path.name.lower().endswith(EXTENSIONS) and path.is_file()
 
 
 def natural(text: str) -> list[tuple[int, str]]:
@@ -234,21 +240,21 @@ def made_by_harness(description: Mapping[str, JSON] | None) -> bool:
 # --- files that are not read ---------------------------------------------------------
 
 
-def unseen_files(root: Path, subject: str, seen: Iterable[Path] = ()) -> str:
+def unseen_files(root: Path, subject: str) -> str:
     """Image files of a subject that are not read, each kind with what to do; empty if there are none.
 
     Parameters
     ----------
     root : the BIDS folder
-    subject : the subject
-    seen : files that are read
+    subject : the subject; of derivatives, only masks are listed
     """
-    known = set(seen)
     by_remedy: dict[str, list[str]] = {}
-    for path in sorted((root / subject).rglob("*")):
-        remedy = "" if path in known else _remedy(path, root / subject)
-        if remedy:
-            by_remedy.setdefault(remedy, []).append(str(path.relative_to(root / subject)))
+    for home in (root / subject, *sorted(root.glob(f"derivatives/*/{subject}"))):
+        for path in sorted(home.rglob("*")):
+            remedy = _remedy(path, home) if home.parent == root or "_mask." in path.name.lower() else ""
+            if remedy:
+                start = home if home.parent == root else root
+                by_remedy.setdefault(remedy, []).append(str(path.relative_to(start)))
     return "; ".join(f"{listed(names, _MOST)}: {remedy}" for remedy, names in by_remedy.items())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,15 @@ from harness.core.types import Candidate, Fault
 from harness.data.bids_files import ImageFile, changes_contrast, entities_of, is_mni, listed
 from harness.data.bids_survey import Survey
 
-__all__ = ["as_sentences", "contrast_faults", "space_faults", "space_notes", "variant_notes", "variants"]
+__all__ = [
+    "as_sentences",
+    "contrast_faults",
+    "space_faults",
+    "space_notes",
+    "variant_notes",
+    "variants",
+    "without_spaces",
+]
 
 
 def as_sentences(notes: Iterable[tuple[str, str]]) -> tuple[str, ...]:
@@ -46,6 +55,16 @@ def variants(root: Path, candidates: Sequence[Candidate], names: Iterable[str]) 
                 by_variant.setdefault(_variant(root, path), []).append(one.id)
         found[name] = dict(sorted(by_variant.items(), key=lambda item: -len(item[1])))
     return found
+
+
+def without_spaces(found: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, dict[str, list[str]]]:
+    """The same without spaces in the names of variants, for masks whose spaces are compared otherwise."""
+    merged: dict[str, dict[str, list[str]]] = {}
+    for name, own in found.items():
+        parts = merged.setdefault(name, {})
+        for variant, ids in own.items():
+            parts.setdefault(re.sub(r"space-[^_/]+_", "", variant), []).extend(ids)
+    return merged
 
 
 def _variant(root: Path, path: Path) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import annotated_types
+import nibabel as nib
 import numpy as np
 
 from harness.core.errors import CohortError, HarnessError, OutOfRange
@@ -33,6 +34,7 @@ Box = Literal["published", "brain", "native"]
 
 # Centres of the first and last voxel of 1 mm along X, Y, Z, in MNI space.
 PUBLISHED_BOX_MM = ((-76.0, 75.0), (-106.0, 72.0), (-62.0, 79.0))  # 152 × 179 × 142 voxels
+_OBLIQUE = 0.01  # radians; rounding stays far below
 _BRAIN_BOX_MM = ((-80.0, 80.0), (-114.0, 80.0), (-80.0, 90.0))  # 161 × 195 × 171 voxels
 
 
@@ -123,7 +125,8 @@ def lesions(
         raise CohortError(faults)
     parts = [one for one in made if not isinstance(one, Fault)]
     kept = {sample.id: one for sample, one in parts}
-    notes = outside_notes(kept, [grid], what="lesion", remedy=_MORE[box] if not box_mm else _MORE["published"])
+    notes = _oblique_notes(found, label)
+    notes += outside_notes(kept, [grid], what="lesion", remedy=_MORE[box] if not box_mm else _MORE["published"])
     return Cohort(
         found.name, tuple(sample for sample, _ in parts), found.ineligible, label_source=found.label_source,
         notes=(*found.notes, *notes), files=found.files,
@@ -225,6 +228,18 @@ def _unnamed_spaces(found: BidsIndex, label: str) -> list[Fault]:
     value = f"{len(paths)} masks name no space and are on {len(grids)} grids: {_grids_text(grids)}"
     remedy = "Normalise them to a template and name it: sub-01_space-MNI152NLin6Asym_label-lesion_mask.nii.gz"
     return [Fault("space-native", "", "", value, "masks in one template space", remedy)]
+
+
+def _oblique_notes(found: BidsIndex, label: str) -> list[str]:
+    """Note on masks whose axes are oblique, as images of a scanner are and templates are not."""
+    oblique = [
+        one.id
+        for one in found.candidates
+        if np.any(nib.affines.obliquity(nifti.header(one.masks[label]).affine) > _OBLIQUE)
+    ]
+    if not oblique:
+        return []
+    return [f"the axes of {len(oblique)} masks are oblique, unlike those of a template: {listed(oblique)}"]
 
 
 def _grids_text(grids: Sequence[tuple[VoxelGrid, list[str]]]) -> str:

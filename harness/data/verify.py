@@ -195,6 +195,11 @@ class _Scan:
         return bool(np.all(np.isfinite(self.limits)))
 
     @property
+    def of_pipeline(self) -> bool:
+        """Whether it is an optional mask of a derivative."""
+        return self.role in ("brain", "regions") and self.file.startswith("derivatives")
+
+    @property
     def placed(self) -> bool:
         """Whether its grid can be compared with that of another file."""
         return len(self.header.shape) == 3 and _invertible(self.header.affine)
@@ -467,7 +472,8 @@ def _subject_faults(index: BidsIndex, candidate: Candidate, scans: Sequence[_Sca
 def _shape_faults(candidate: Candidate, scans: Sequence[_Scan]) -> list[Fault]:
     """Masks with the shape of no image or, if no image is used, with another shape than the label."""
     images = {scan.name: scan.header.shape for scan in scans if scan.role == "image"}
-    masks = [scan for scan in scans if scan.role != "image"]
+    # Pipelines reorient the images that they mask (fMRIPrep); such masks are placed by world coordinates.
+    masks = [scan for scan in scans if scan.role != "image" and not scan.of_pipeline]
     if not images:
         images = {scan.name: scan.header.shape for scan in masks if scan.role == "label"}
     odd = [scan for scan in masks if images and scan.header.shape not in images.values()]
@@ -500,6 +506,8 @@ def _place_faults(scans: Sequence[_Scan]) -> list[Fault]:
         reference = next((scan for scan in group if scan.role == "label"), group[0])
         size = _smallest_size(reference.header.affine)
         for scan in group:
+            if scan.of_pipeline and scan.header.orientation != reference.header.orientation:
+                continue
             apart = _apart(shape, scan.header.affine, reference.header.affine)
             if apart > _PLACE_TOLERANCE * size:
                 faults.append(_place_fault(scan, reference, apart))

@@ -543,6 +543,29 @@ def test_files_of_all_subjects_that_are_not_read_are_named_in_the_fault(cohort: 
     assert fault.kind == "sequence-unknown" and "sub-01_label-lesion_mask.NII.GZ" in fault.value
 
 
+def test_files_beside_the_folders_of_subjects_are_faults(cohort: Path) -> None:
+    """They would be left out without a word if their subject has no row in the table."""
+    (cohort / "participants.tsv").unlink()
+    copy(cohort, "sub-01/anat/sub-01_T1w.nii.gz", "sub-04_T1w.nii.gz")
+    (fault,) = bids.index(cohort, sequences=("T1w",), label="lesion").faults
+    assert (fault.kind, fault.file, fault.remedy) == ("misplaced-file", "sub-04_T1w.nii.gz", "Move it to sub-04/anat.")
+
+
+def test_a_folder_of_loose_files_is_no_data_set(tmp_path: Path) -> None:
+    """The layout is explained."""
+    (tmp_path / "sub-01_T1w.nii.gz").touch()
+    assert kinds(bids.index(tmp_path, sequences=("T1w",))) == ["not-bids"]
+
+
+def test_masks_of_a_derivative_that_are_not_read_are_named(cohort: Path) -> None:
+    """With their whole path."""
+    to_derivatives(cohort, "hand", *EVERYBODY)
+    path = cohort / "derivatives/hand/sub-02/anat/sub-02_label-lesion_mask.nii.gz"
+    path.rename(str(path).replace(".nii.gz", ".NII.GZ"))
+    index = bids.index(cohort, sequences=("T1w",), label="lesion")
+    assert "not read: derivatives/hand/sub-02/anat/sub-02_label-lesion_mask.NII.GZ" in index.ineligible[0].reason
+
+
 def fmriprep(root: Path, *, session: str = "") -> None:
     """Subject-level anatomy of fMRIPrep: brain mask and tissues."""
     for name in EVERYBODY:
@@ -664,6 +687,14 @@ class TestTemplate:
         assert set(kinds(found)) == {"ambiguous"} and "cohort.space=MNI152NLin" in found.faults[0].remedy
         chosen = bids.index(cohort, label="lesion", template=True, space="MNI152NLin2009cAsym")
         assert masks_of(chosen) == ["space-MNI152NLin2009cAsym_label-lesion_mask.nii.gz"] * 3
+
+    def test_other_resolutions_in_some_subjects_are_a_note(self, cohort: Path) -> None:
+        """Entities besides the space are compared as well."""
+        in_space(cohort, "MNI152", "sub-01", "sub-03")
+        in_space(cohort, "MNI152_res-2", "sub-02")
+        index = bids.index(cohort, label="lesion", template=True)
+        assert index.faults == ()
+        assert index.notes == ("lesion is res-2_label-lesion_mask in 1 of 3 subjects (sub-02), else label-lesion_mask",)
 
     def test_names_without_a_space_are_a_note(self, cohort: Path) -> None:
         """Nothing says that they are in MNI space."""

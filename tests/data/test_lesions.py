@@ -67,6 +67,16 @@ def test_the_default_box_holds_brainstem_and_cerebellum(own_root: Path, tmp_path
     assert again.samples[2].masks["lesion"].load().sum() < 8 * array.sum()
 
 
+def test_oblique_axes_are_told(own_root: Path, tmp_path: Path) -> None:
+    """An image of a scanner may be named after a template."""
+    path = mask_path(own_root, "sub-05")
+    array, affine = nifti.read(path)
+    cosine, sine = np.cos(0.1), np.sin(0.1)
+    turn = np.array([[cosine, -sine, 0, 0], [sine, cosine, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    nifti.write(path, array.astype(np.uint8), turn @ affine)
+    assert lesions(own_root, tmp_path).notes == ("the axes of 1 masks are oblique, unlike those of a template: sub-05",)
+
+
 def without_space(root: Path) -> None:
     """Remove the space from all names."""
     for path in list(root.glob("sub-*/anat/*")):

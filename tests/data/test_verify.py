@@ -736,6 +736,19 @@ def test_a_mask_may_be_on_the_grid_of_a_sequence_that_is_not_used(cohort: Path) 
     assert check(cohort, sequences=("SWI",)) == []
 
 
+def test_a_pipeline_may_reorient_its_brain_masks(cohort: Path) -> None:
+    """fMRIPrep turns images to RAS; its masks have other axes, and cover the same brain."""
+    for file in BRAINS:
+        array, affine = nifti.read(cohort / file)
+        target = cohort / "derivatives/fmriprep" / file.replace("label-brain", "desc-brain")
+        nifti.write(target, np.swapaxes(array, 0, 2), affine @ np.eye(4)[:, [2, 1, 0, 3]])
+        (cohort / file).unlink()
+    assert check(cohort) == []
+    array, affine = nifti.read(target)
+    nifti.write(target, array, shifted(15)(affine))
+    assert [fault.kind for fault in check(cohort)] == ["outside-brain"]
+
+
 def test_regions_need_names_only_if_they_are_used(cohort: Path, monkeypatch: Patch) -> None:
     """Without regions among the optional masks, the image is not even read."""
     delete("label-regions_dseg.tsv")(cohort, monkeypatch)
