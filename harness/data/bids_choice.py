@@ -57,7 +57,8 @@ def choose(survey: Survey, subject: str, session: str) -> Choice:
     images, masks, ties = _named(survey, chosen)
     faults += [_ambiguous(survey, subject, name, best) for name, best in ties.items()]
     present = _present(files) | {spoken(survey, name) for name, best in answers.items() if best}
-    return Choice(images, masks, missing, present, tuple(faults), tuple(_others(survey, chosen, masks, complete)))
+    notes = _others(survey, chosen, masks, complete) if survey.label not in ties else []
+    return Choice(images, masks, missing, present, tuple(faults), tuple(notes))
 
 
 def _complete_spaces(survey: Survey, files: Sequence[ImageFile]) -> list[str]:

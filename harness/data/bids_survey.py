@@ -195,7 +195,8 @@ def _source(survey: Survey) -> TruthSource:
         derived = [pipeline for pipeline in holders if pipeline]
         chosen = [""] if "" in holders or not derived else derived[:1]
         faults = [_several_sources(survey, holders)] if chosen != [""] and len(derived) > 1 else []
-    return TruthSource(tuple(chosen), tuple(faults), tuple(_source_notes(survey, holders, chosen)))
+    notes = [] if faults else _source_notes(survey, holders, chosen)
+    return TruthSource(tuple(chosen), tuple(faults), tuple(notes))
 
 
 def _requested(survey: Survey) -> tuple[list[str], list[Fault]]:

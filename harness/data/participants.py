@@ -21,6 +21,7 @@ from types import MappingProxyType
 import numpy as np
 
 from harness.core.types import JSON, Fault
+from harness.data.bids_files import listed
 
 __all__ = ["PARTICIPANTS_FAULTS", "Participants", "read_json", "read_participants"]
 
@@ -44,6 +45,7 @@ _NUMBER = re.compile(r"(?P<before>[<>≤≥]=?\s*)?(?P<number>[-+]?(\d+\.?\d*|\.
 _NOT_AVAILABLE = {"", "n/a", "na", "nan", "none", "null"}
 _AGE_RANGE = (0.0, 120.0)
 _LARGEST = 1e38  # targets and covariates are single-precision numbers in a network
+_SEPARATORS = {"\t": "tabs", ";": "semicolons", ",": "commas", " ": "spaces"}
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 
 
@@ -147,11 +149,12 @@ def _decoded(content: bytes) -> str:
 def _cells(text: str) -> _Table:
     """Cells of all lines that are not empty, without quotes and spaces around them."""
     header = text.lstrip("\r\n").partition("\n")[0]
-    separator = next((sign for sign in "\t;," if sign in header), "\t")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    separator = next((sign for sign in _SEPARATORS if sign in header.strip()), "\t")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True)
     lines = tuple((reader.line_num, [cell.strip() for cell in line]) for line in reader if any(map(str.strip, line)))
-    signs = {";": "semicolons", ",": "commas"}
-    notes = [("", f"participants.tsv is separated by {signs[separator]}, not by tabs")] if separator in signs else []
+    notes = []
+    if separator != "\t":
+        notes.append(("", f"participants.tsv is separated by {_SEPARATORS[separator]}, not by tabs"))
     lines = _without_empty_ends(lines)
     if lines and lines[0][1][0] == "" and "participant_id" in lines[0][1]:  # row names of R
         lines = tuple((number, line[1:]) for number, line in lines)
@@ -239,7 +242,7 @@ class _Ids:
         self._alike: dict[str, list[str]] = {}
         for name in subjects:
             self._alike.setdefault(_plain_id(name), []).append(name)
-        self.notes: list[tuple[str, str]] = []
+        self._read: dict[str, str] = {}
         self.faults: list[Fault] = []
 
     def _cell(self, cells: Sequence[str]) -> str:
@@ -259,8 +262,17 @@ class _Ids:
             return name
         if not alike:
             return name
-        self.notes.append((alike[0], f"participant_id {text} is read as {alike[0]}"))
+        self._read[text] = alike[0]
         return alike[0]
+
+    @property
+    def notes(self) -> list[tuple[str, str]]:
+        """Note on all ids that are no names of folders."""
+        if not self._read:
+            return []
+        ids, folders = listed(list(self._read), 4), listed(list(self._read.values()), 4)
+        verb = "is" if len(self._read) == 1 else "are"
+        return [("", f"participant_id {ids} {verb} read as {folders}")]
 
 
 def _with_sub(text: str) -> str:

@@ -68,6 +68,8 @@ def test_marks_of_editors_do_not_matter(tmp_path: Path, content: str | bytes) ->
     [
         (PLAIN.replace("\t", ";"), "participants.tsv is separated by semicolons, not by tabs"),
         (PLAIN.replace("\t", ","), "participants.tsv is separated by commas, not by tabs"),
+        (PLAIN.replace("\t", " "), "participants.tsv is separated by spaces, not by tabs"),
+        (quoted(PLAIN, "  "), "participants.tsv is separated by spaces, not by tabs"),
         (quoted(PLAIN, ";"), "participants.tsv is separated by semicolons, not by tabs"),
         (PLAIN.replace("participant_id", "Participant_ID"), "the column Participant_ID of participants.tsv is read as"),
         (
@@ -79,7 +81,16 @@ def test_marks_of_editors_do_not_matter(tmp_path: Path, content: str | bytes) ->
             "the first column of participants.tsv has no name and is not used",
         ),
     ],
-    ids=["semicolons", "commas", "quotes and semicolons", "upper case", "write.table", "write.csv"],
+    ids=[
+        "semicolons",
+        "commas",
+        "spaces",
+        "quotes and spaces",
+        "quotes and semicolons",
+        "upper case",
+        "write.table",
+        "write.csv",
+    ],
 )
 def test_other_tables_are_read_with_a_note(tmp_path: Path, content: str, note: str) -> None:
     """The same rows, and what was inferred."""
@@ -108,7 +119,17 @@ def test_ids_of_excel_and_r_are_read_with_a_note(tmp_path: Path, id: str) -> Non
     """If only one folder can be meant."""
     table, faults = read(tmp_path, PLAIN.replace("sub-01", id))
     assert (table.rows, faults) == (ROWS, [])
-    assert table.notes[0] == ("sub-01", f"participant_id {id} is read as sub-01")
+    assert table.notes[0] == ("", f"participant_id {id} is read as sub-01")
+
+
+def test_many_ids_are_one_note(tmp_path: Path) -> None:
+    """A table of hundreds of subjects does not fill the screen."""
+    folders = tuple(f"sub-{number:03d}" for number in range(1, 10))
+    table, _ = read(tmp_path, "participant_id\n" + "".join(f"{number}\n" for number in range(1, 10)), folders)
+    assert list(table.rows) == list(folders)
+    assert table.notes == (
+        ("", "participant_id 1, 2, 3, 4, … and 5 more are read as sub-001, sub-002, sub-003, sub-004, … and 5 more"),
+    )
 
 
 @pytest.mark.parametrize("id", ["1", "1.0", "SUB-1"])
