@@ -28,9 +28,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from harness.core.errors import UnknownName
-from harness.core.types import JSON, Candidate, Fault, Ineligible
+from harness.core.types import Candidate, Fault, Ineligible
 from harness.data.bids_choice import Choice, choose, spoken
-from harness.data.bids_files import is_image, made_by_harness, unseen_files
+from harness.data.bids_files import is_image, is_predicted, unseen_files
 from harness.data.bids_notes import (
     as_sentences,
     contrast_faults,
@@ -168,7 +168,8 @@ def index(
     table, table_faults = read_participants(root, required, survey.subjects)
     found = _candidates(survey, table, tuple(required))
     regions, region_faults = region_names(root, found.candidates)
-    found = found if regions or region_faults else _without_regions(found)
+    if "regions" in survey.optional and not regions and not region_faults:
+        found = _without_regions(found)
     source, sidecar_faults = label_source(root, found.candidates, label)
     name, name_faults = _name(survey)
     chosen = variants(root, found.candidates, survey.wanted)
@@ -288,15 +289,7 @@ def _name(survey: Survey) -> tuple[str, list[Fault]]:
     if content is None:
         return root.name, [Fault("description-unreadable", path.name, "", problem, "a JSON object", remedy)]
     name = str(content.get("Name") or root.name)
-    return name, [_predicted(path)] if survey.label and _is_predictions(content) else []
-
-
-def _is_predictions(content: Mapping[str, JSON]) -> bool:
-    """Whether this program predicted the files, rather than generated subjects with a known truth."""
-    stated = content.get("GeneratedBy")
-    entries = [one for one in stated if isinstance(one, dict)] if isinstance(stated, list) else []
-    parameters = [one["Parameters"] for one in entries if isinstance(one.get("Parameters"), dict)]
-    return made_by_harness(content) and any("networks" in one for one in parameters)
+    return name, [_predicted(path)] if survey.label and is_predicted(content) else []
 
 
 def _predicted(path: Path) -> Fault:
@@ -457,13 +450,15 @@ def _absent(survey: Survey, present: Iterable[str]) -> list[Fault]:
     known = sorted(present)
     wanted = [name for name in map(partial(spoken, survey), survey.wanted) if name not in known]
     unseen = (unseen_files(survey.root, subject) for subject in survey.subjects) if wanted else iter(())
-    hint = next(filter(None, unseen), "")
-    return [_sequence_unknown(name, known, hint) for name in wanted]
+    hints = [f"not read: {one}" for one in (next(filter(None, unseen), ""),) if one]
+    masks = as_sentences(survey.source.notes) if survey.label else ()
+    of_label = spoken(survey, survey.label) if survey.label else ""
+    return [_sequence_unknown(name, known, [*hints, *(masks if name == of_label else ())]) for name in wanted]
 
 
-def _sequence_unknown(name: str, known: Sequence[str], unseen: str) -> Fault:
+def _sequence_unknown(name: str, known: Sequence[str], hints: Sequence[str]) -> Fault:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     remedy = f"Did you mean {' or '.join(near)}?" if near else "Ask for one of these, or add the files."
     value = f"no subject has {name}; the data set has {', '.join(known) or 'no images'}"
-    value += f"; not read: {unseen}" if unseen else ""
+    value = "; ".join([value, *hints])
     return Fault("sequence-unknown", "", "", value, "one of these names", remedy)

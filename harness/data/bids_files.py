@@ -20,6 +20,7 @@ __all__ = [
     "is_image",
     "is_mni",
     "is_native",
+    "is_predicted",
     "listed",
     "made_by_harness",
     "makers_of",
@@ -224,17 +225,28 @@ def _plainest(files: Sequence[ImageFile], asked: Iterable[str]) -> list[ImageFil
 # --- where files come from ---------------------------------------------------------
 
 
+def _makers(description: Mapping[str, JSON] | None) -> list[JSON]:
+    """Entries under ``GeneratedBy``, which is a list in BIDS and something else in real data."""
+    stated = (description or {}).get("GeneratedBy") or []
+    return stated if isinstance(stated, list) else [stated]
+
+
 def makers_of(description: Mapping[str, JSON] | None) -> list[str]:
     """Programs under ``GeneratedBy`` of a dataset_description.json, whatever its shape."""
-    stated = (description or {}).get("GeneratedBy") or []
-    entries = stated if isinstance(stated, list) else [stated]
-    names = [entry.get("Name") if isinstance(entry, dict) else entry for entry in entries]
+    names = [entry.get("Name") if isinstance(entry, dict) else entry for entry in _makers(description)]
     return [str(name) for name in names if name]
 
 
 def made_by_harness(description: Mapping[str, JSON] | None) -> bool:
     """Whether this program made the files of a data set."""
     return any(name.strip().lower() == "harness" for name in makers_of(description))
+
+
+def is_predicted(description: Mapping[str, JSON] | None) -> bool:
+    """Whether this program predicted the files, rather than generated subjects with a known truth."""
+    parameters = [entry.get("Parameters") for entry in _makers(description) if isinstance(entry, dict)]
+    networks = any(isinstance(one, dict) and "networks" in one for one in parameters)
+    return networks and made_by_harness(description)
 
 
 # --- files that are not read ---------------------------------------------------------

@@ -13,7 +13,7 @@ import difflib
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -362,11 +362,17 @@ def _level_faults(texts: Mapping[str, Mapping[str, str]], described: Mapping[str
             continue
         for subject, row in texts.items():
             text = row.get(column, "")
-            if text.lower() not in _NOT_AVAILABLE and text not in levels:
+            if text.lower() not in _NOT_AVAILABLE and not _is_level(text, levels):
                 value, expected = f"{column} of {subject} is {text!r}", f"one of {', '.join(levels)}"
                 remedy = "Fix the cell, or add the level to participants.json."
                 faults.append(Fault("level-unknown", "participants.tsv", subject, value, expected, remedy))
     return faults
+
+
+def _is_level(text: str, levels: Container[str]) -> bool:
+    """Whether a cell is one of the declared levels; pandas writes the level 1 as 1.0."""
+    plain = re.sub(r"^([-+]?\d+)\.0+$", r"\1", text)
+    return text in levels or plain in levels
 
 
 def _ranges(described: Mapping[str, JSON]) -> dict[str, tuple[float, float]]:

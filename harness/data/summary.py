@@ -1,4 +1,4 @@
-"""Facts about a cohort, for the screen and the report."""
+"""Summary of a cohort for the screen."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ __all__ = ["describe"]
 
 
 def describe(cohort: Cohort) -> dict[str, JSON]:
-    """Facts about a cohort, for the screen and the report; JSON.
+    """Summary of a cohort, as plain JSON.
 
     Lesions are 26-connected components of the mask ``target`` on the prepared grid.
+
+    Parameters
+    ----------
+    cohort : the cohort
 
     Returns
     -------
@@ -77,7 +81,7 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def _ages(values: Sequence[float | str | None]) -> JSON:
-    """Numbers are summarised; text such as ``89+`` is listed, unknown ages are counted."""
+    """Mean and range of the ages that are numbers, number of unknown ages, and ages that are text."""
     numbers = [float(value) for value in values if isinstance(value, int | float)]
     words = sorted({value for value in values if isinstance(value, str)})
     if not values:

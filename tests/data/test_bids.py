@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from harness.core.errors import HarnessError, UnknownName
+from harness.core.errors import HarnessError, RequestError, UnknownName
 from harness.data import bids, bids_writing, nifti
 
 Make = Callable[..., Path]
@@ -248,7 +248,9 @@ def test_own_predictions_are_never_truth(cohort: Path, maker: str) -> None:
     )
     assert kinds(bids.index(cohort, label="lesion", truth="raw+net")) == ["truth-predicted"]
     to_derivatives(cohort, "net", "sub-01", "sub-02")
-    assert ids(bids.index(cohort, label="lesion")) == []
+    index = bids.index(cohort, label="lesion")
+    assert (ids(index), kinds(index)) == ([], ["sequence-unknown"])
+    assert "derivatives/net is a prediction of harness and is never used as truth" in index.faults[0].value
 
 
 def test_a_folder_of_predictions_is_no_data_set(cohort: Path) -> None:
@@ -750,3 +752,35 @@ def test_a_phantom_needs_subjects(tmp_path: Path) -> None:
     """An empty cohort is refused."""
     with pytest.raises(HarnessError, match="needs at least one subject"):
         bids_writing.write_phantom(tmp_path / "phantom", [], name="empty")
+
+
+@pytest.mark.parametrize(
+    "generated_by",
+    [{"Name": "x"}, ["harness"], "harness", [None], 5, [[]], [{"Name": None}], [{"Name": "harness"}], None, {}],
+    ids=json.dumps,
+)
+def test_descriptions_of_other_shapes_are_other_data_sets(tmp_path: Path, generated_by: object) -> None:
+    """Whatever GeneratedBy is, nothing is written into the folder of another data set."""
+    path = tmp_path / "dataset_description.json"
+    path.write_text(json.dumps({"Name": "old", "GeneratedBy": generated_by}))
+    before = path.read_text()
+    with pytest.raises(RequestError, match=r"holds another data set \(old\); nothing was written"):
+        bids_writing.begin_derivatives(tmp_path, name="new", source=tmp_path, version="1", parameters={})
+    assert path.read_text() == before
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '"text"', "5", "null", ""])
+def test_descriptions_that_are_no_objects_are_other_data_sets(tmp_path: Path, content: str) -> None:
+    """The message says what is wrong with them."""
+    (tmp_path / "dataset_description.json").write_text(content)
+    with pytest.raises(RequestError, match=r"holds another data set \(it .*\); nothing was written"):
+        bids_writing.begin_derivatives(tmp_path, name="new", source=tmp_path, version="1", parameters={})
+
+
+@pytest.mark.parametrize("generated_by", [{"Name": "x"}, "x", ["x"], [{"Name": {"a": 1}}], 7], ids=json.dumps)
+def test_derivatives_of_other_shapes_are_read(cohort: Path, generated_by: object) -> None:
+    """Their program is named as they state it."""
+    to_derivatives(cohort, "hand", *EVERYBODY)
+    (cohort / "derivatives/hand/dataset_description.json").write_text(json.dumps({"GeneratedBy": generated_by}))
+    index = bids.index(cohort, label="lesion")
+    assert index.faults == () and "is taken from derivatives/hand (made by " in index.notes[0]

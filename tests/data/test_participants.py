@@ -196,6 +196,15 @@ def test_what_has_no_single_meaning_is_a_fault(tmp_path: Path, content: bytes, k
     assert kind in read(tmp_path, content)[1]
 
 
+@pytest.mark.parametrize(
+    ("text", "kinds"), [("1", []), ("1.0", []), ("2.00", []), ("3.0", ["level-unknown"]), ("1.5", ["level-unknown"])]
+)
+def test_levels_may_be_written_as_decimals(tmp_path: Path, text: str, kinds: list[str]) -> None:
+    """pandas writes a column of integers with gaps as 1.0, 2.0."""
+    (tmp_path / "participants.json").write_text('{"group": {"Levels": {"1": "patient", "2": "control"}}}')
+    assert read(tmp_path, f"participant_id\tgroup\nsub-01\t{text}\nsub-02\tn/a\n")[1] == kinds
+
+
 def test_a_table_of_another_format_is_named(tmp_path: Path) -> None:
     """participants.tsv is missing, but not participants.xlsx."""
     (tmp_path / "participants.xlsx").touch()
