@@ -30,7 +30,7 @@ from types import MappingProxyType
 from harness.core.errors import UnknownName
 from harness.core.types import Candidate, Fault, Ineligible
 from harness.data.bids_choice import Choice, choose, spoken
-from harness.data.bids_files import is_image, is_predicted, unseen_files
+from harness.data.bids_files import entities_of, is_image, is_predicted, unseen_files
 from harness.data.bids_notes import (
     as_sentences,
     contrast_faults,
@@ -76,6 +76,7 @@ INDEX_FAULTS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+_MOST_UNSEEN = 3  # subjects with a note of their own
 _SUBJECT = re.compile(r"sub-[A-Za-z0-9+]+")
 
 
@@ -177,6 +178,7 @@ def index(
     faults += [*region_faults, *sidecar_faults, *_absent(survey, found.present)]
     faults += contrast_faults(chosen, survey.sequences)
     notes = [*table.notes, *survey.source.notes, *found.notes, *_from_derivatives(survey, found.candidates)]
+    notes += [("", text) for text in _unseen_notes(survey, found.candidates)]
     if template and label:
         faults += space_faults(survey, found.candidates)
         notes += [("", text) for text in space_notes(survey, found.candidates)]
@@ -230,6 +232,17 @@ def _from_derivatives(survey: Survey, candidates: Iterable[Candidate]) -> list[t
             if parts[0] == "derivatives":
                 notes.append((one.subject, f"the mask {name} is taken from {'/'.join(parts[:2])}"))
     return notes
+
+
+def _unseen_notes(survey: Survey, candidates: Iterable[Candidate]) -> list[str]:
+    """Note on files of usable subjects that are not read, e.g. of another session."""
+    suffixes = {entities_of(name)[1] for name in survey.sequences} | ({"mask"} if survey.label else set())
+    subjects = dict.fromkeys(one.subject for one in candidates) if suffixes else {}
+    unseen = {subject: text for subject in subjects if (text := unseen_files(survey.root, subject, suffixes))}
+    if len(unseen) > _MOST_UNSEEN:
+        first = next(iter(unseen))
+        return [f"files of {len(unseen)} subjects are not read, e.g. of {first}: {unseen[first]}"]
+    return [f"not read of {subject}: {text}" for subject, text in unseen.items()]
 
 
 def _root_faults(root: Path) -> list[Fault]:
@@ -412,13 +425,13 @@ def _first_notes(sessions: Sequence[str], used: Sequence[str]) -> list[str]:
 def _left_out(survey: Survey, subject: str, choices: Mapping[str, Choice], usable: Sequence[str]) -> list[Ineligible]:
     """Reasons per subject, or per session if each session is a candidate."""
     reasons = {id: _reason(choice) for id, choice in choices.items() if choice.missing}
+    unseen = "" if usable else unseen_files(survey.root, subject)
+    more = f"; not read: {unseen}" if unseen else ""
     if survey.session == "all" and choices:
         # A derivative above the sessions is no session that lacks images.
-        return [Ineligible(id, reason) for id, reason in reasons.items() if id != subject or not usable]
+        return [Ineligible(id, reason + more) for id, reason in reasons.items() if id != subject or not usable]
     if usable or any(name.startswith(f"{subject}_") for name in survey.exclude):
         return []
-    unseen = unseen_files(survey.root, subject)
-    more = f"; not read: {unseen}" if unseen else ""
     if len(choices) > 1:
         return [Ineligible(subject, "; ".join(f"{id}: {reason}" for id, reason in reasons.items()) + more)]
     return [Ineligible(subject, next(iter(reasons.values()), "no images in anat") + more)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -252,22 +252,31 @@ def is_predicted(description: Mapping[str, JSON] | None) -> bool:
 # --- files that are not read ---------------------------------------------------------
 
 
-def unseen_files(root: Path, subject: str) -> str:
+def unseen_files(root: Path, subject: str, suffixes: Collection[str] = ()) -> str:
     """Image files of a subject that are not read, each kind with what to do; empty if there are none.
 
     Parameters
     ----------
     root : the BIDS folder
     subject : the subject; of derivatives, only masks are listed
+    suffixes : list only files with these suffixes, and no copies of files that are read
     """
     by_remedy: dict[str, list[str]] = {}
     for home in (root / subject, *sorted(root.glob(f"derivatives/*/{subject}"))):
         for path in sorted(home.rglob("*")):
             remedy = _remedy(path, home) if home.parent == root or "_mask." in path.name.lower() else ""
-            if remedy:
+            if remedy and (not suffixes or _is_missed(path, suffixes)):
                 start = home if home.parent == root else root
                 by_remedy.setdefault(remedy, []).append(str(path.relative_to(start)))
     return "; ".join(f"{listed(names, _MOST)}: {remedy}" for remedy, names in by_remedy.items())
+
+
+def _is_missed(path: Path, suffixes: Collection[str]) -> bool:
+    """Whether a file has one of the suffixes, and no copy of it is read."""
+    stem = path.name.partition(".")[0]
+    wanted = entities_of(stem)[1].lower() in {suffix.lower() for suffix in suffixes}
+    copies = {path.with_name(stem + extension) for extension in EXTENSIONS} - {path}
+    return wanted and not any(copy.exists() for copy in copies)
 
 
 def _remedy(path: Path, home: Path) -> str:

@@ -537,6 +537,36 @@ def test_files_that_are_not_read_are_named(
     assert re.search(reason if not every else reason.split(".*")[-1], index.ineligible[0].reason)
 
 
+def test_a_session_that_is_not_read_is_told(cohort: Path) -> None:
+    """Although the subject has another one; copies of files that are read do not matter."""
+    to_sessions(cohort, "sub-02", "ses-1", "ses-2")
+    for path in list((cohort / "sub-02/ses-2/anat").glob("*.nii.gz")):
+        path.rename(str(path).replace(".nii.gz", ".NII.GZ"))
+    copy(cohort, "sub-01/anat/sub-01_T1w.nii.gz", "sub-01/anat/sub-01_T1w.mgz")
+    index = bids.index(cohort, sequences=("T1w",), label="lesion")
+    assert ids(index) == ["sub-01", "sub-02_ses-1", "sub-03"]
+    (note,) = index.notes
+    assert note.startswith(
+        "not read of sub-02: ses-2/anat/sub-02_ses-2_T1w.NII.GZ, ses-2/anat/sub-02_ses-2_label-brain"
+    )
+    assert note.endswith(": write the extension in small letters")
+
+
+def test_files_of_many_subjects_that_are_not_read_are_one_note(make_cohort: Make) -> None:
+    """With an example."""
+    root = make_cohort(5)
+    for number in range(1, 6):
+        copy(
+            root,
+            f"sub-{number:02d}/anat/sub-{number:02d}_T1w.nii.gz",
+            f"sub-{number:02d}/more/sub-{number:02d}_T1w.nii.gz",
+        )
+    assert bids.index(root, sequences=("T1w",), label="lesion").notes == (
+        "files of 5 subjects are not read, e.g. of sub-01: more/sub-01_T1w.nii.gz: move it to anat",
+    )
+    assert bids.index(root, sequences=("T2w",), label="lesion").notes == ()
+
+
 def test_files_of_all_subjects_that_are_not_read_are_named_in_the_fault(cohort: Path) -> None:
     """Nobody has the label, and the reason is in its message."""
     for path in list(cohort.glob("sub-*/anat/*lesion_mask.nii.gz")):
