@@ -14,8 +14,14 @@ __all__ = ["label_source", "region_names"]
 
 
 def region_names(root: Path, candidates: Sequence[Candidate]) -> tuple[dict[int, str], list[Fault]]:
-    """Label value → name, from tables at the root and beside the regions images."""
-    tables = [(path, "") for pattern in ("*dseg.tsv", "*label-regions_*.json") for path in sorted(root.glob(pattern))]
+    """Label value → name, from tables beside the regions images, and those at the root that apply to them.
+
+    As in BIDS, a table at the root applies to images that have all entities of its name:
+    ``desc-aseg_dseg.tsv`` does not name the tissues of ``sub-01_dseg.nii.gz``.
+    """
+    images = [entities_of(one.masks["regions"].name)[0] for one in candidates if "regions" in one.masks]
+    shared = [path for pattern in ("*dseg.tsv", "*label-regions_*.json") for path in sorted(root.glob(pattern))]
+    tables = [(path, "") for path in shared if any(_applies(path, entities) for entities in images)]
     for one in candidates:
         beside = (_beside(one.masks["regions"], end) for end in (".tsv", ".json") if "regions" in one.masks)
         tables += [(path, one.subject) for path in beside if path.exists()]
@@ -34,6 +40,11 @@ def region_names(root: Path, candidates: Sequence[Candidate]) -> tuple[dict[int,
                 remedy = "Give every region the same name everywhere."
                 faults.append(Fault("regions-conflict", file, subject, value, "one name for each region", remedy))
     return {number: name for number, (name, _) in sorted(names.items())}, faults
+
+
+def _applies(table: Path, image: Mapping[str, str]) -> bool:
+    """Whether an image has all entities of a table; ``label-regions`` applies to every segmentation."""
+    return all(image.get(key, "regions") == value for key, value in entities_of(table.name)[0].items())
 
 
 def _beside(image: Path, end: str) -> Path:

@@ -77,6 +77,15 @@ def test_one_sidecar_at_the_root_serves_all(cohort: Path) -> None:
     assert bids.index(cohort, label="lesion").label_source == "SWI"
 
 
+def test_a_table_of_another_segmentation_names_no_regions(cohort: Path) -> None:
+    """Labels of FreeSurfer are not those of tissues; in BIDS, the entities of a table must be those of the image."""
+    (cohort / "label-regions_dseg.tsv").rename(cohort / "desc-aseg_dseg.tsv")
+    index = bids.index(cohort, label="lesion")
+    assert (index.regions, index.faults) == ({}, ()) and "regions" not in index.candidates[0].masks
+    (cohort / "desc-aseg_dseg.tsv").rename(cohort / "dseg.tsv")
+    assert bids.index(cohort, label="lesion").regions == {1: "left", 2: "right"}
+
+
 def test_names_of_regions_may_be_json(cohort: Path) -> None:
     """A JSON beside the regions image may hold the names."""
     (cohort / "label-regions_dseg.tsv").unlink()
