@@ -80,7 +80,7 @@ def plan(texts: Sequence[str]) -> int:
 
     out = console()
     made, cost = plan_of(parse(texts), Watcher(out))
-    for sentence in left_out(made.cohort.ineligible):
+    for sentence in (*left_out(made.cohort.ineligible), *made.notes):
         out.print(sentence)
     show_estimate(out, made, cost)
     return 0

@@ -41,6 +41,7 @@ __all__ = [
 
 _PLAIN_EVERY_S = 10.0
 _WORD = 16  # characters; longer words, such as paths, may be folded in a table
+_NAME = 24  # longest name that is never broken into lines
 
 
 def console() -> Console:
@@ -84,7 +85,7 @@ class Watcher:
     def planned(self, plan: Plan, todo: int) -> None:
         """Print a summary of the plan and start the bar."""
         self._plan, self._todo = plan, todo
-        for sentence in left_out(plan.cohort.ineligible):
+        for sentence in (*left_out(plan.cohort.ineligible), *plan.notes):
             self.message(sentence)
         self.message(f"source of the truth: {plan.cohort.label_source}")
         done = len(plan.cells) - todo
@@ -250,8 +251,8 @@ def left_out(ineligible: Sequence[Ineligible]) -> list[str]:
 def show_table(out: Console, header: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
     """Print a plain table."""
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in header:
-        table.add_column(name, overflow="fold")
+    for column in zip(header, *rows, strict=True):
+        table.add_column(column[0], overflow="fold", no_wrap=_is_of_names(column))
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     _show(out, table, header, rows)
@@ -274,9 +275,14 @@ def _show(out: Console, table: Table, header: Sequence[str], rows: Sequence[Sequ
 
 
 def _narrowest(column: Sequence[str]) -> int:
-    """Width below which a column is hard to read: that of its longest word, as longer ones are folded."""
-    words = [word for cell in column for word in cell.split()]
-    return min(_WORD, max(map(len, words), default=0))
+    """Width below which a column is hard to read: that of its longest word; words that are longer are folded."""
+    longest = max((len(word) for cell in column for word in cell.split()), default=0)
+    return longest if _is_of_names(column) else min(_WORD, longest)
+
+
+def _is_of_names(column: Sequence[str]) -> bool:
+    """Whether all cells are short single words, such as kinds of faults, which are not broken into lines."""
+    return all(" " not in cell and len(cell) <= _NAME for cell in column)
 
 
 def show_estimate(out: Console, made: Plan, cost: Estimate) -> None:

@@ -59,7 +59,7 @@ def predict_folder(overrides: Overrides, *, say: Callable[[str], None]) -> list[
     check_writable(into, "into")
     say(str(networks))
     subjects = read_subjects(networks, root, settings.folder / "cache", exclude=settings.exclude)
-    for sentence in (*left_out(subjects.cohort.ineligible), *subjects.notes):
+    for sentence in (*left_out(subjects.cohort.ineligible), *subjects.cohort.notes, *subjects.notes):
         say(sentence)
     written, notes = predict_subjects(networks, subjects, store, into, root=root)
     for sentence in notes:

@@ -311,6 +311,8 @@ class Cohort:
     label_source : sequences on which the labels were drawn, as stated by the data
     truth : ground truth of simulated scores; ``None`` if there is none
     targets : what is predicted, in the order of the network's outputs
+    notes : what was inferred, cut off or read with a reservation, as sentences for the user
+    files : name of an image or mask → variant of the file name → number of samples
 
     Raises
     ------
@@ -325,6 +327,8 @@ class Cohort:
     label_source: str = "not stated by the data"
     truth: Truth | None = None
     targets: tuple[Target, ...] = ()
+    notes: tuple[str, ...] = ()
+    files: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [target.name for target in self.targets]

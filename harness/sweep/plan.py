@@ -106,6 +106,11 @@ class Plan:
         return self.groups[self.configurations[0].id].cohort
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes on the data of all cohorts."""
+        return tuple(dict.fromkeys(note for group in self.groups.values() for note in group.cohort.notes))
+
+    @property
     def cells(self) -> tuple[Cell, ...]:
         """Every cell of every job."""
         return tuple(cell for job in self.jobs for cell in job.cells)

@@ -384,8 +384,11 @@ def test_a_further_subject_prepares_only_its_own_images(root, cache):
     write_tables(root, (1, 2, 3, 4))
     made = keys_of(bids(root, cache, sequences=("T1w", "T2w")))
     (index,) = [name for name in arrays_of(cache).keys() - known.keys() if name.endswith(".jsonl")]
-    added = {json.loads(line)["key"] for line in (cache / "arrays" / index).read_text().splitlines()}
-    assert added == {made["sub-04/T1w"], made["sub-04/T2w"], made["sub-04/target"]}
+    lines = [json.loads(line) for line in (cache / "arrays" / index).read_text().splitlines()]
+    kept = {line["key"] for line in lines if line["shape"] == [4]}  # what the grid keeps of the label
+    assert len(kept) == 1
+    added = {line["key"] for line in lines}
+    assert added == {made["sub-04/T1w"], made["sub-04/T2w"], made["sub-04/target"]} | kept
 
 
 def test_a_preparation_writes_two_files(root, cache):
@@ -569,7 +572,7 @@ def test_skull_strip_and_crop_need_a_brain_mask(root, cache, option):
 
 def test_a_label_that_vanishes_on_the_grid_is_a_fault(root, cache):
     """All subjects whose lesions vanish by resampling are listed."""
-    with pytest.raises(CohortError, match=r"(?s)label-vanished.*voxels in the file, none on the grid") as caught:
+    with pytest.raises(CohortError, match=r"(?s)label-vanished.*69 mm³ in the file, nothing on the grid") as caught:
         bids(root, cache, sequences=("T2w",), spacing_mm=(9, 9, 9))
     assert [fault.subject for fault in caught.value.faults] == ["sub-01", "sub-02", "sub-03"]
 
@@ -577,8 +580,8 @@ def test_a_label_that_vanishes_on_the_grid_is_a_fault(root, cache):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"skull_strip": True, "brain": "none"}, "skull_strip=true needs a brain mask, got brain=none"),
-        ({"crop": "brain", "brain": "none"}, "crop=brain needs a brain mask, got brain=none"),
+        ({"skull_strip": True, "brain": "none"}, "cohort.skull_strip=true needs a brain mask, got cohort.brain=none"),
+        ({"crop": "brain", "brain": "none"}, "cohort.crop=brain needs a brain mask, got cohort.brain=none"),
         ({"spacing_mm": (2.0,)}, r"spacing_mm must have three numbers .* got \(2.0,\)"),
         ({"size": (2, 2)}, "size must have three numbers"),
         ({"occupied": 0.0}, "0 < occupied <= 1 must hold"),
@@ -822,3 +825,102 @@ def test_a_fault_of_preparation_names_the_file(root, cache):
     nifti.write(path, array, affine)
     with pytest.raises(CohortError, match=r"\[preparation\] sub-01/anat/sub-01_T2w.nii.gz: .*voxels that differ"):
         bids(root, cache, sequences=("T2w",))
+
+
+def add_lesion(root: Path, number: int, voxel: tuple[int, int, int], size: int = 2) -> None:
+    """Add a cube to the label of a subject."""
+    path = root / f"sub-{number:02d}/anat/sub-{number:02d}_label-pvs_mask.nii.gz"
+    mask, affine = nifti.read(path)
+    mask[tuple(slice(place, place + size) for place in voxel)] = 1
+    nifti.write(path, mask > 0, affine)
+
+
+def small_brains(root: Path) -> None:
+    """Brain masks around the lesion only."""
+    for number in (1, 2, 3):
+        path = root / f"sub-{number:02d}/anat/sub-{number:02d}_label-brain_mask.nii.gz"
+        nifti.write(path, ball(SHAPE, AFFINE, LESION_MM, 5), AFFINE)
+
+
+def volume_of(sample: Sample) -> float:
+    """Volume of the prepared label in mm³."""
+    return float(sample.masks["target"].load().sum() * np.prod(sample.grid.spacing_mm))
+
+
+def test_cropping_to_the_brain_keeps_a_label_outside_of_it(root, cache, monkeypatch):
+    """A crude brain mask may miss a lesion; nothing of the truth is lost, and nothing is to be said."""
+    monkeypatch.setattr("harness.data.verify._OUTSIDE_BRAIN", 1.0)
+    small_brains(root)
+    whole = bids(root, cache)
+    cropped = bids(root, cache, crop="brain", margin_mm=1.0)
+    add_lesion(root, 2, (1, 1, 1))
+    extended = bids(root, cache, crop="brain", margin_mm=1.0)
+    assert cropped.samples[1].shape != whole.samples[1].shape
+    assert extended.samples[1].shape != cropped.samples[1].shape
+    assert volume_of(extended.samples[1]) == pytest.approx(volume_of(whole.samples[1]) + 8 * 1.5)
+    assert extended.notes == ()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_label_outside_of_the_field_is_told(root, cache, monkeypatch, again):
+    """With the share of the volume, the subjects and the option that keeps it; also from the cache."""
+    monkeypatch.setattr("harness.data.verify._OUTSIDE_BRAIN", 1.0)
+    add_lesion(root, 2, (0, 0, 0), 3)
+    size = (10, 10, 8)
+    for _ in range(1 + again):
+        found = bids(root, cache, sequences=("T1w",), size=size)
+    inside = [volume_of(sample) for sample in found.samples]
+    files = [float(nifti.read(path)[0].sum()) * 1.5 for path in sorted(root.glob("sub-*/anat/*pvs_mask*"))]
+    lost = [1 - one / of for one, of in zip(inside, files, strict=True)]
+    label, brain = found.notes
+    assert lost[1] > 0.2
+    assert label.startswith(
+        f"field of view of 10×10×8 voxels of 1×1×1.5 mm: {1 - sum(inside) / sum(files):.0%}".replace("%", " %")
+    )
+    assert f"sub-02 {100 * lost[1]:.0f} %" in label and label.endswith(
+        "cohort.crop=none cohort.size=[] keeps the whole image"
+    )
+    assert "of the brain volume lies outside, in 3 of 3 samples" in brain
+
+
+def test_nothing_is_told_of_a_field_that_keeps_everything(root, cache):
+    """Neither if images are padded, nor if only air is cut off."""
+    assert bids(root, cache, size=(40, 40, 40)).notes == ()
+    assert bids(root, cache, crop="brain").notes == ()
+
+
+def test_lesions_that_vanish_in_resampling_are_told(root, cache):
+    """The single voxel of each subject is less than half of a voxel of 2 × 2 × 3 mm, and the ball stays."""
+    (note,) = bids(root, cache, spacing_mm=(2.0, 2.0, 3.0)).notes
+    assert note.startswith("3 of 6 lesions vanish when the label is resampled (sub-01 1, sub-02 1, sub-03 1)")
+    assert "cohort.spacing_mm" in note and "cohort.occupied" in note
+    assert bids(root, cache, spacing_mm=(2.0, 2.0, 3.0), occupied=0.05).notes == ()
+    (note,) = bids(root, cache, reference="SWI").notes
+    assert note.startswith("1 of 6 lesions vanish when the label is resampled (sub-01 1)")
+
+
+def test_subjects_with_other_voxel_sizes_are_told(root, cache):
+    """A localiser under the plain name has thick slices; a difference of rounding is none."""
+    for number, step in ((2, 4), (3, 1)):
+        path = root / f"sub-{number:02d}/anat/sub-{number:02d}_T1w.nii.gz"
+        image, affine = nifti.read(path)
+        scale = np.diag([1.0, 1.0, step, 1.0]) if step > 1 else np.diag([1.001, 1.0, 1.0, 1.0])
+        nifti.write(path, image[:, :, ::step], affine @ scale)
+    found = bids(root, cache, sequences=("T1w", "T2w"))
+    assert found.notes == ("voxels of T1w are 1×1×1.5 mm in most subjects, but: sub-02 1×1×6 mm",)
+
+
+def test_notes_and_files_are_saved(root, cache, tmp_path):
+    """Reports are made from the saved table."""
+    (root / "sub-02/anat/sub-02_T1w.nii.gz").rename(root / "sub-02/anat/sub-02_rec-moco_T1w.nii.gz")
+    table = root / "participants.tsv"
+    table.write_text(table.read_text().replace("\t61", "\t90+"))
+    found = bids(root, cache)
+    assert found.notes == (
+        "sub-01: age 90+ is read as 90",
+        "T1w is rec-moco_T1w in 1 of 3 subjects (sub-02), else T1w",
+    )
+    opened = open_cohort(save(found, tmp_path / "cohort.arrow"))
+    assert (opened.notes, opened.files) == (found.notes, found.files)
+    facts = describe(opened)
+    assert facts["files"]["T1w"] == {"T1w": 2, "rec-moco_T1w": 1} and facts["notes"] == list(found.notes)

@@ -35,9 +35,79 @@ def test_the_published_box(
     lesion_root: Path, tmp_path: Path, spacing: tuple[float, ...], shape: tuple[int, ...]
 ) -> None:
     """All samples have the shape of the published box."""
-    cohort = lesions(lesion_root, tmp_path, spacing_mm=spacing)
+    cohort = lesions(lesion_root, tmp_path, box="published", spacing_mm=spacing)
     assert {sample.shape for sample in cohort.samples} == {shape}
     assert len(cohort.samples) == 14
+
+
+def move_lesion(path: Path, mm: float) -> None:
+    """Move the grid of a mask along the third axis."""
+    array, affine = nifti.read(path)
+    affine[2, 3] += mm
+    nifti.write(path, array.astype(np.uint8), affine)
+
+
+def test_the_default_box_holds_brainstem_and_cerebellum(own_root: Path, tmp_path: Path) -> None:
+    """The published one does not, and a note says which subjects lose how much."""
+    # The lesion of sub-03 is 14 mm high; its lowest voxel is at -70 mm.
+    array, affine = nifti.read(mask_path(own_root, "sub-03"))
+    lowest = affine[2, 3] + 2 * np.argwhere(array)[:, 2].min()
+    move_lesion(mask_path(own_root, "sub-03"), -70 - lowest)
+    whole = lesions(own_root, tmp_path)
+    assert whole.notes == ()
+    assert whole.samples[2].masks["lesion"].load().sum() == pytest.approx(8 * array.sum())
+    cut = lesions(own_root, tmp_path, box="published")
+    (note,) = cut.notes
+    assert note.startswith("field of view of 152×179×142 voxels of 1×1×1 mm: ")
+    assert (
+        "57 %" in note and "in 1 of 14 samples (sub-03 57 %); cohort.box=brain or cohort.box=native keeps more" in note
+    )
+    again = lesions(own_root, tmp_path, box="published")
+    assert again.notes == cut.notes, "also if nothing is read again"
+    assert again.samples[2].masks["lesion"].load().sum() < 8 * array.sum()
+
+
+def test_oblique_axes_are_told(own_root: Path, tmp_path: Path) -> None:
+    """An image of a scanner may be named after a template."""
+    path = mask_path(own_root, "sub-05")
+    array, affine = nifti.read(path)
+    cosine, sine = np.cos(0.1), np.sin(0.1)
+    turn = np.array([[cosine, -sine, 0, 0], [sine, cosine, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    nifti.write(path, array.astype(np.uint8), turn @ affine)
+    assert lesions(own_root, tmp_path).notes == ("the axes of 1 masks are oblique, unlike those of a template: sub-05",)
+
+
+def without_space(root: Path) -> None:
+    """Remove the space from all names."""
+    for path in list(root.glob("sub-*/anat/*")):
+        path.rename(path.with_name(path.name.replace("_space-MNI152", "")))
+
+
+def test_masks_that_name_no_space_need_one_grid(own_root: Path, tmp_path: Path) -> None:
+    """On one grid they are taken to be in MNI space; on several they hardly are."""
+    without_space(own_root)
+    assert lesions(own_root, tmp_path).notes[0].startswith("the names of the masks state no space; they are taken")
+    move_lesion(own_root / "sub-05/anat/sub-05_label-lesion_mask.nii.gz", 7)
+    with pytest.raises(CohortError, match=r"space-native.*14 masks name no space and are on 2 grids.*\(sub-05\)"):
+        lesions(own_root, tmp_path)
+
+
+def test_native_masks_are_not_read_beside_normalised_ones(own_root: Path, tmp_path: Path) -> None:
+    """Whether they lie in the data set itself or in a derivative."""
+    for path in sorted(own_root.glob("sub-*/anat/*")):
+        normalised = own_root / "derivatives/norm" / path.relative_to(own_root)
+        normalised.parent.mkdir(parents=True)
+        shutil.copy(path, normalised)
+        array, affine = nifti.read(path)
+        nifti.write(
+            path.with_name(path.name.replace("_space-MNI152", "")), np.roll(array, 3, 0).astype(np.uint8), affine
+        )
+        path.unlink()
+    found = lesions(own_root, tmp_path)
+    array, _ = nifti.read(own_root / "derivatives/norm" / mask_path(own_root, "sub-01").relative_to(own_root))
+    assert found.samples[0].masks["lesion"].load().sum() == pytest.approx(8 * array.sum())
+    assert "is taken from derivatives/norm" in found.notes[0]
+    assert found.files == {"lesion": {"derivatives/norm/space-MNI152_label-lesion_mask": 14}}
 
 
 def test_volume_is_preserved_on_a_coarse_grid(lesion_root: Path, tmp_path: Path) -> None:

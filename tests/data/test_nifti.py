@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 
 from harness.core.errors import HarnessError
 from harness.data import nifti
@@ -209,3 +210,137 @@ def test_an_image_error_survives_pickling(tmp_path: Path) -> None:
         nifti.read(tmp_path / "absent.nii")
     copy = pickle.loads(pickle.dumps(caught.value))
     assert (str(copy), copy.kind) == (str(caught.value), "missing-file")
+
+
+def with_header(path: Path, image: nib.Nifti1Image, **fields: object) -> Path:
+    """Save an image and change fields of its header, unchecked."""
+    content = bytearray(image.to_bytes())
+    kind = type(image.header)
+    raw = kind(bytes(content[: kind.template_dtype.itemsize]), check=False)
+    for name, value in fields.items():
+        raw[name] = value
+    content[: kind.template_dtype.itemsize] = raw.binaryblock
+    path.write_bytes(bytes(content))
+    return path
+
+
+def turned(volume: np.ndarray, angle: float, *, flip: bool = False) -> nib.Nifti1Image:
+    """An image with a qform only, turned about two axes."""
+    turn = nib.eulerangles.euler2mat(angle, angle / 2, 0) @ np.diag([1.5, 2.0, -0.75 if flip else 0.75])
+    image = nib.Nifti1Image(volume, None)
+    image.set_qform(nib.affines.from_matvec(turn, [30.0, -12.5, 4.0]), code=1)
+    return image
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.3, 1.5, 3.0, 3.14159])
+@pytest.mark.parametrize("flip", [False, True])
+def test_qforms_are_those_of_nibabel(tmp_path: Path, volume: np.ndarray, angle: float, flip: bool) -> None:
+    """Of sound headers, whatever the rotation."""
+    image = turned(volume, angle, flip=flip)
+    found = nifti.header(with_header(tmp_path / "a.nii", image))
+    np.testing.assert_allclose(found.affine, image.header.get_qform(), atol=1e-6)
+
+
+def by_itk(path: Path) -> np.ndarray:
+    """The affine that ITK reads, in RAS+."""
+    image = SimpleITK.ReadImage(str(path))
+    directions = np.reshape(image.GetDirection(), (3, 3)) @ np.diag(image.GetSpacing())
+    return np.diag([-1, -1, 1, 1]) @ nib.affines.from_matvec(directions, image.GetOrigin())
+
+
+@pytest.mark.parametrize("sign", [0, 1, -1])
+@pytest.mark.parametrize("excess", [0, 4e-7, 1e-4])
+def test_qforms_that_nibabel_refuses_are_those_of_itk(
+    tmp_path: Path, volume: np.ndarray, sign: int, excess: float
+) -> None:
+    """A sign of 0, and quaternions a little too long."""
+    sizes = [sign, 1.5, 2.0, 0.75, 1, 1, 1, 1]
+    fields = {"quatern_b": 0, "quatern_c": 0.6 * (1 + excess), "quatern_d": 0.8 * (1 + excess), "qform_code": 1}
+    image = nib.Nifti1Image(volume, None)
+    path = with_header(tmp_path / "a.nii", image, pixdim=sizes, qoffset_x=3, qoffset_y=4, qoffset_z=5, **fields)
+    np.testing.assert_allclose(nifti.header(path).affine, by_itk(path), atol=2e-3 if 0 < excess < 1e-5 else 1e-4)
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("sign", [0, 0.5, 7, np.nan])
+def test_an_undefined_sign_of_the_third_axis_is_positive(
+    tmp_path: Path, volume: np.ndarray, kind: type[nib.Nifti1Image], sign: float
+) -> None:
+    """The NIfTI library takes pixdim[0] < 0 as -1 and everything else as 1; nibabel refuses other values."""
+    image = kind(volume, None)
+    image.set_qform(AFFINE, code=1)
+    expected = image.header.get_qform()
+    sizes = image.header["pixdim"].copy()
+    assert sizes[0] == 1
+    sizes[0] = sign
+    found = nifti.header(with_header(tmp_path / "a.nii", image, pixdim=sizes))
+    np.testing.assert_allclose(found.affine, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("excess", [1e-7, 4e-7, 1e-6, 1e-4])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_quaternions_a_little_too_long_are_half_turns(
+    tmp_path: Path, volume: np.ndarray, excess: float, axis: int
+) -> None:
+    """nibabel tolerates 3.6e-7; the NIfTI library normalises."""
+    turn = -np.ones(3)
+    turn[axis] = 1
+    image = nib.Nifti1Image(volume, None)
+    image.set_qform(nib.affines.from_matvec(np.diag(turn * [1.5, 2.0, 0.75]), [3, 4, 5]), code=1)
+    fields = {f"quatern_{'bcd'[axis]}": 1 + excess}
+    found = nifti.header(with_header(tmp_path / "a.nii", image, **fields))
+    np.testing.assert_allclose(found.affine, image.header.get_qform(), atol=1e-5)
+
+
+@pytest.mark.parametrize("fields", [{"quatern_b": 1.2}, {"quatern_c": np.nan}, {"qoffset_x": np.inf}])
+def test_a_qform_that_cannot_be_computed_is_not_finite(
+    tmp_path: Path, volume: np.ndarray, fields: dict[str, float]
+) -> None:
+    """And the sform is used where there is one."""
+    found = nifti.header(with_header(tmp_path / "a.nii", nib.Nifti1Image(volume, AFFINE), qform_code=1, **fields))
+    assert found.qform is not None and not np.all(np.isfinite(found.qform))
+    np.testing.assert_allclose(found.affine, AFFINE)
+
+
+@pytest.mark.parametrize("code", [0, -1])
+def test_codes_that_are_not_positive_mean_none(tmp_path: Path, volume: np.ndarray, code: int) -> None:
+    """As in the NIfTI library."""
+    image = turned(volume, 0.3)
+    found = nifti.header(with_header(tmp_path / "a.nii", image, sform_code=code))
+    assert found.sform is None and found.qform is not None
+
+
+@pytest.mark.parametrize("offset", [352, 353, 360, 368, 1000])
+def test_voxels_start_where_the_header_says(tmp_path: Path, volume: np.ndarray, offset: int) -> None:
+    """At any whole byte behind the header, also if it is no multiple of 16, which only SPM requires."""
+    image = nib.Nifti1Image(volume, AFFINE)
+    content = bytearray(image.to_bytes())
+    raw = nib.Nifti1Header(bytes(content[:348]), check=False)
+    raw["vox_offset"] = offset
+    path = tmp_path / "a.nii"
+    path.write_bytes(raw.binaryblock + bytes(4) + bytes(offset - 352) + bytes(content[352:]))
+    np.testing.assert_array_equal(nifti.read(path)[0], volume)
+    np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), volume)
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("offset", [0, 16, 347, -352])
+def test_voxels_do_not_start_inside_the_header(
+    tmp_path: Path, volume: np.ndarray, kind: type[nib.Nifti1Image], offset: int
+) -> None:
+    """nibabel refuses the file or reads bytes of the header, and ITK reads from byte 348."""
+    path = with_header(tmp_path / "a.nii", kind(volume, AFFINE), vox_offset=offset)
+    with pytest.raises(
+        nifti.ImageError,
+        match=rf"voxel-offset.*vox_offset is {offset}; expected.* {352 if kind is nib.Nifti1Image else 544} or more",
+    ):
+        nifti.read(path)
+    try:
+        by_nibabel = np.asarray(nib.load(path).dataobj)
+    except nib.spatialimages.HeaderDataError:
+        return
+    assert not np.array_equal(by_nibabel, volume)
+    if kind is nib.Nifti2Image:
+        return  # which ITK does not read
+    of_itk = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path))).T
+    assert not np.array_equal(of_itk, by_nibabel)

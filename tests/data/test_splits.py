@@ -192,7 +192,7 @@ def test_sessions_do_not_count_as_subjects():
 @pytest.mark.parametrize("validation", [-1, 2, 5])
 def test_training_set_must_not_be_empty(validation):
     """Of two subjects outside the test set, at most one can be used for validation."""
-    with pytest.raises(OutOfRange, match=rf"0 <= validation < .* got validation={validation} with 2"):
+    with pytest.raises(OutOfRange, match=rf"0 <= validation < .* got split.validation={validation} with 2"):
         leave_one_subject_out(single(3), seed=0, validation=validation)
 
 
@@ -233,7 +233,9 @@ def test_invalid_validation_raises(validation):
 @pytest.mark.parametrize("folds", [1, 6])
 def test_number_of_folds_must_be_between_two_and_subjects(folds):
     """The message suggests leave_one_subject_out."""
-    with pytest.raises(OutOfRange, match=rf"2 <= folds <= subjects .* got folds={folds} with 5.*leave_one_subject_out"):
+    with pytest.raises(
+        OutOfRange, match=rf"2 <= folds <= subjects .* got split.folds={folds} with 5.*leave_one_subject_out"
+    ):
         k_fold(single(5), seed=0, folds=folds)
 
 
@@ -413,12 +415,20 @@ def test_unique_values_are_not_stratified():
     [
         ({"by": "relaps"}, UnknownName, r"no target or covariate to stratify by is named 'relaps'\. Near: relapse"),
         ({"test_subjects": ("sub-3",)}, UnknownName, r"no subject of the cohort \(split\.test_subjects\) .* 'sub-3'"),
-        ({"folds": 49}, OutOfRange, "folds <= subjects outside the test set .* got folds=49 with 48 subjects; reduce"),
-        ({"test": 0.01}, OutOfRange, "1 / test <= subjects must hold .* got test=0.01 with 60 subjects; increase"),
+        (
+            {"folds": 49},
+            OutOfRange,
+            "folds <= subjects outside the test set .* got split.folds=49 with 48 subjects; reduce",
+        ),
+        (
+            {"test": 0.01},
+            OutOfRange,
+            "1 / test <= subjects must hold .* got split.test=0.01 with 60 subjects; increase",
+        ),
         (
             {"test_subjects": tuple(f"sub-{i:02d}" for i in range(58))},
             OutOfRange,
-            "got folds=3 with 2 subjects; reduce folds or test",
+            "got split.folds=3 with 2 subjects; reduce split.folds or split.test",
         ),
     ],
 )

@@ -28,6 +28,7 @@ T1W = "sub-02/anat/sub-02_T1w.nii.gz"
 SWI = "sub-02/anat/sub-02_SWI.nii.gz"
 LESION = "sub-02/anat/sub-02_label-lesion_mask.nii.gz"
 BRAIN = "sub-02/anat/sub-02_label-brain_mask.nii.gz"
+LESIONS = [LESION.replace("02", number) for number in ("01", "02", "03")]
 BRAINS = [BRAIN.replace("02", number) for number in ("01", "02", "03")]
 REGIONS = "sub-02/anat/sub-02_label-regions_dseg.nii.gz"
 Patch = pytest.MonkeyPatch
@@ -346,7 +347,66 @@ CASES = [
         {"required": ("score",), "target": "score"},
     ),
     Case("too-few", r"3 eligible subjects; left out: none; expected at least 5", lambda *_: None, {"minimum": 5}),
+    Case(
+        "number-range",
+        r"age of sub-02 is 1e400; expected 0, or a magnitude",
+        text(TABLE, lambda content: content.replace("\t41\t", "\t1e400\t")),
+        {},
+        frozenset({"out-of-range"}),
+    ),
+    Case("number-range", r"1e-400", text(TABLE, lambda content: content.replace("\t41\t", "\t1e-400\t"))),
+    Case(
+        "participants-id",
+        r"participant_id 2 could be sub-002 or sub-02",
+        both(
+            lambda root, _: (root / "sub-002").mkdir(),
+            text(TABLE, lambda content: content.replace("sub-02", "2") + "sub-002\tF\t40\t1\n"),
+        ),
+        {},
+        frozenset({"subject-unlisted", "subject-without-folder"}),
+    ),
+    # where files come from
+    Case(
+        "truth-predicted",
+        r"dataset_description\.json: the data set holds predictions of harness",
+        write(
+            "dataset_description.json",
+            '{"Name": "p", "GeneratedBy": [{"Name": "harness", "Parameters": {"networks": ["a"]}}]}',
+        ),
+    ),
+    Case(
+        "truth-several",
+        r"label-lesion_mask is in derivatives/a \(sub-01, sub-02\) and derivatives/b \(sub-03\)",
+        both(
+            move(LESION, f"derivatives/a/{LESION}"),
+            move(LESION.replace("02", "01"), f"derivatives/a/{LESION.replace('02', '01')}"),
+            move(LESION.replace("02", "03"), f"derivatives/b/{LESION.replace('02', '03')}"),
+        ),
+    ),
+    Case(
+        "contrast-mix",
+        r"T1w is ce-gadolinium_T1w in 1 of 3 subjects \(sub-02\); .*exclude=sub-02.*sequences=ce-gadolinium_T1w",
+        move(T1W, T1W.replace("T1w", "ce-gadolinium_T1w")),
+    ),
+    Case(
+        "space-native",
+        r"3 masks are in the space of the subject: space-T1w",
+        both(*(move(one, one.replace("label", "space-T1w_label")) for one in LESIONS)),
+        {"sequences": (), "template": True},
+    ),
+    Case(
+        "space-mix",
+        r"2 subjects in space-MNI152NLin6Asym \(sub-01, sub-03\); 1 subject with no space in the name \(sub-02\)",
+        both(*(move(one, one.replace("label", "space-MNI152NLin6Asym_label")) for one in LESIONS if "02" not in one)),
+        {"sequences": (), "template": True},
+        frozenset({"brain-mask-of-some"}),
+    ),
     # names of folders and files
+    Case(
+        "subject-name",
+        r"the folder 'Sub-04' is not read; expected sub- in small letters",
+        lambda root, _: (root / "Sub-04").mkdir(),
+    ),
     Case(
         "subject-name",
         r"the name is 'sub-0 2'",
@@ -474,6 +534,19 @@ CASES = [
         {},
         frozenset({"affine-mismatch", "orientation-mismatch"}),
     ),
+    Case(
+        "voxel-offset",
+        r"vox_offset is 0; expected a whole number of bytes, 352 or more",
+        header(T1W, vox_offset=0),
+    ),
+    Case("voxel-offset", r"vox_offset is 348", header(T1W, vox_offset=348)),
+    Case("voxel-offset", r"vox_offset is 352\.5", header(T1W, vox_offset=352.5)),
+    Case("voxel-offset", r"vox_offset is nan", header(T1W, vox_offset=np.nan)),
+    Case("truncated", r"expected 44\d\d bytes", header(T1W, vox_offset=368)),
+    Case("qform", r"quaternion and offset give no transform", header(T1W, quatern_b=0.9, quatern_c=0.9)),
+    Case("qform", r"quaternion and offset give no transform", header(T1W, quatern_b=np.nan)),
+    Case("qform", r"quaternion and offset", header(T1W, quatern_b=0.9, quatern_c=0.9, sform_code=0)),
+    Case("qform-sform", r"place a corner 20 mm apart", header(T1W, pixdim=[0, 1.1, 0.9, 2.5, 1, 1, 1, 1], qoffset_x=0)),
     Case("qform-sform", r"place a corner 5 mm apart", qform_moved),
     # grids within a subject
     Case(
@@ -590,7 +663,11 @@ def test_every_kind_of_fault_has_a_test() -> None:
     assert list(FAULT_KINDS) == sorted(FAULT_KINDS)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if "sub-02" in case.fragment], ids=lambda case: case.kind)
+OF_COHORT = {"contrast-mix", "participants-id", "space-mix", "truth-several"}
+OF_FILES = [case for case in CASES if "sub-02" in case.fragment and case.kind not in OF_COHORT]
+
+
+@pytest.mark.parametrize("case", OF_FILES, ids=lambda case: case.kind)
 def test_fault_names_its_subject(cohort: Path, case: Case, monkeypatch: Patch) -> None:
     """The name can be passed to exclude=."""
     case.damage(cohort, monkeypatch)
@@ -661,12 +738,71 @@ def test_mask_may_be_on_the_grid_of_an_unused_sequence(cohort: Path) -> None:
     assert check(cohort, sequences=("SWI",)) == []
 
 
+def test_a_pipeline_may_reorient_its_brain_masks(cohort: Path) -> None:
+    """fMRIPrep turns images to RAS; its masks have other axes, and cover the same brain."""
+    for file in BRAINS:
+        array, affine = nifti.read(cohort / file)
+        target = cohort / "derivatives/fmriprep" / file.replace("label-brain", "desc-brain")
+        nifti.write(target, np.swapaxes(array, 0, 2), affine @ np.eye(4)[:, [2, 1, 0, 3]])
+        (cohort / file).unlink()
+    assert check(cohort) == []
+    array, affine = nifti.read(target)
+    nifti.write(target, array, shifted(15)(affine))
+    assert [fault.kind for fault in check(cohort)] == ["outside-brain"]
+
+
 def test_regions_need_names_only_if_they_are_used(cohort: Path, monkeypatch: Patch) -> None:
     """The regions image is not read if it is not among the optional masks."""
     delete("label-regions_dseg.tsv")(cohort, monkeypatch)
     stored(REGIONS, lambda _: b"")(cohort, monkeypatch)
     index = bids.index(cohort, sequences=("T1w",), label="lesion", optional=("brain",))
     assert verify(index, sequences=("T1w",), label="lesion", optional=("brain",)) == []
+
+
+def scaled(file: str, factor: int, slope: float, inter: float = 0) -> Any:
+    """Store a label times a factor, with a slope that undoes it."""
+
+    def apply(root: Path, _: Patch) -> None:
+        array, affine = nifti.read(root / file)
+        image = nib.Nifti1Image(np.rint(array * factor).astype(np.uint8), affine)
+        image.header.set_slope_inter(slope, inter)
+        # nibabel would scale again on saving.
+        content = bytearray(image.to_bytes())
+        raw = nib.Nifti1Header(bytes(content[:348]), check=False)
+        raw["scl_slope"], raw["scl_inter"] = slope, inter
+        content[:348] = raw.binaryblock
+        (root / file).write_bytes(gzip.compress(bytes(content)))
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("factor", "slope", "inter"), [(255, 1 / 255, 0), (100, 0.01, 0), (3, 1 / 3, 1e-6), (7, 1 / 7, -1e-7)]
+)
+def test_masks_that_scaling_makes_nearly_binary_pass(
+    cohort: Path, monkeypatch: Patch, factor: int, slope: float, inter: float
+) -> None:
+    """255 times a slope of 1/255 is 1.0000000591 in single precision; copies of such masks are found all the same."""
+    for number in ("01", "02", "03"):
+        for file in (LESION, BRAIN):
+            scaled(file.replace("02", number), factor, slope, inter)(cohort, monkeypatch)
+        if factor < 128:
+            scaled(REGIONS.replace("02", number), factor, slope, inter)(cohort, monkeypatch)
+    assert check(cohort) == []
+    original = read(cohort, cohort.parent / "cache", sequences=("T1w",), label="lesion")
+    assert {one.masks["target"].load().any() for one in original.samples} == {True}
+    copy(LESION, LESION.replace("02", "03"))(cohort, monkeypatch)
+    values(LESION, np.rint, np.uint8)(cohort, monkeypatch)
+    assert [fault.kind for fault in check(cohort)] == ["duplicate-image"]
+
+
+@pytest.mark.parametrize(("factor", "slope"), [(255, 1), (100, 0.0095)])
+def test_masks_that_are_not_nearly_binary_are_refused(
+    cohort: Path, monkeypatch: Patch, factor: int, slope: float
+) -> None:
+    """0 and 255, or 0 and 0.95, are no binary mask."""
+    scaled(LESION, factor, slope)(cohort, monkeypatch)
+    assert [fault.kind for fault in check(cohort)] == ["non-binary"]
 
 
 def test_masks_alone_are_compared_with_each_other(cohort: Path, monkeypatch: Patch) -> None:
