@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -40,7 +41,7 @@ def make(overrides: Overrides, out: Console) -> int:
         raise RequestError(f"into= must be a new or empty folder, but {root} has files; nothing was written")
     task = resolve(Overrides({key: value for key, value in overrides.values.items() if key != "into"})).task
     generate(task, root)
-    out.print(f"{task.phantom_subjects} subjects written to {root}")
+    out.print(f"{task.phantom_subjects} subjects written to {root}", soft_wrap=True)
     return 0
 
 
@@ -59,7 +60,7 @@ def verify_folder(overrides: Overrides, out: Console) -> int:
         sequences = _common(bids.index(root, exclude=exclude, label=label or None, **choices))
         out.print(f"sequences that every subject has: {', '.join(sequences) or '(none)'}")
     index, faults = faults_of(root, sequences=sequences, label=label, exclude=exclude, **choices)
-    out.print(f"{root}: {len(index.candidates)} subjects usable, {len(index.ineligible)} left out")
+    out.print(f"{root}: {len(index.candidates)} subjects usable, {len(index.ineligible)} left out", soft_wrap=True)
     _say_notes(out, index.ineligible, (*index.notes, *resolution_notes(index, sequences)))
     return _show_faults(out, faults)
 
@@ -83,7 +84,7 @@ def _choices(overrides: Overrides) -> _Choices:
 
 def _say_notes(out: Console, ineligible: Sequence[Ineligible], notes: Sequence[str]) -> None:
     for sentence in (*left_out(ineligible), *notes):
-        out.print(sentence, markup=False, soft_wrap=True)
+        out.print(sentence, soft_wrap=True)
 
 
 def faults_of(
@@ -108,11 +109,13 @@ def _verify_for_run(overrides: Overrides, out: Console) -> int:
         raise RequestError("data= must be given; set data=DIR (generated cohorts need no verification)")
     _say_defaults(out, request)
     try:
-        made = prepare(request, say=out.print)
+        made = prepare(request, say=partial(out.print, soft_wrap=True))
     except CohortError as error:
         return _show_faults(out, error.faults)
     cohort = made.cohort
-    out.print(f"{cohort.name}: {len(cohort.subjects)} subjects usable, {len(cohort.ineligible)} left out")
+    out.print(
+        f"{cohort.name}: {len(cohort.subjects)} subjects usable, {len(cohort.ineligible)} left out", soft_wrap=True
+    )
     _say_notes(out, cohort.ineligible, made.notes)
     return _show_faults(out, ())
 
@@ -120,7 +123,7 @@ def _verify_for_run(overrides: Overrides, out: Console) -> int:
 def _say_defaults(out: Console, request: Request) -> None:
     """Name the options whose defaults differ from those for generated images."""
     if values := defaults_for_data(request):
-        out.print(f"your own data: {values} (override them to change this)", markup=False, soft_wrap=True)
+        out.print(f"your own data: {values} (override them to change this)", soft_wrap=True)
 
 
 def _show_faults(out: Console, faults: Sequence[Fault]) -> int:
@@ -144,7 +147,7 @@ def describe_folder(overrides: Overrides, out: Console) -> int:
     """``harness data describe task=NAME [data=DIR …]``: the cohort as a run would use it."""
     request = resolve(overrides)
     _say_defaults(out, request)
-    cohort = prepare(request, say=out.print).cohort
+    cohort = prepare(request, say=partial(out.print, soft_wrap=True)).cohort
     rows = [[key, _text(value)] for key, value in describe(cohort).items()]
     show_table(out, ["what", "value"], rows, cohort.name)
     return 0

@@ -51,7 +51,7 @@ def run(texts: Sequence[str]) -> int:
         show_table(out, *shapley_rows(result.shapley), "Value of each channel (exact Shapley values)")
     out.print(result.verdict)
     for line in failure_lines(result.failures, result.leaderboard):
-        out.print(line, style="red")
+        out.print(line, style="red", soft_wrap=True)
     if result.missing and result.failures:
         out.print(f"{result.missing} dependent cells were not run")
     elif result.missing:
@@ -69,7 +69,7 @@ def _show_explanations(out: Console, table: pa.Table, *, most: int = 40) -> None
         message = (
             f"no explanation has a value of {objective}: none is done, or no truth is known, as for measured scores"
         )
-        out.print(message)
+        out.print(message, soft_wrap=True)
     else:
         show_board(out, table, "Explanations", most=most)
 
@@ -81,7 +81,7 @@ def plan(texts: Sequence[str]) -> int:
     out = console()
     made, cost = plan_of(parse(texts), Watcher(out))
     for sentence in (*left_out(made.cohort.ineligible), *made.notes):
-        out.print(sentence)
+        out.print(sentence, soft_wrap=True)
     show_estimate(out, made, cost)
     return 0
 

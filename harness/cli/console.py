@@ -80,7 +80,7 @@ class Watcher:
 
     def message(self, text: str) -> None:
         """Print a message for the user."""
-        self._out.print(Text("· ", style="dim") + Text(text))
+        self._out.print(Text("· ", style="dim") + Text(text), soft_wrap=True)  # paths can be copied
 
     def planned(self, plan: Plan, todo: int) -> None:
         """Print a summary of the plan and start the bar."""

@@ -66,8 +66,11 @@ def test_notes_are_printed_for_files_as_they_are(root: Path, capsys: pytest.Capt
     assert MOCO in capsys.readouterr().out
 
 
-def test_choices_of_files_can_be_verified(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_choices_of_files_can_be_verified(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The options that remedies name are options of this command, too."""
+    monkeypatch.setenv("COLUMNS", "300")
     words = [f"data={root}", "label=pvs", "sequences=T2w"]
     assert commands.data("verify", [*words, "cohort.truth=raw", "cohort.session=first", "cohort.space=native"]) == 0
     assert commands.data("verify", [*words, "cohort.space=MNI152"]) == 1
