@@ -438,7 +438,10 @@ def _left_out(survey: Survey, subject: str, choices: Mapping[str, Choice], usabl
 
 
 def _reason(choice: Choice) -> str:
-    return f"no {', '.join(choice.missing)}; has {', '.join(sorted(choice.present)) or 'nothing'}"
+    has = ", ".join(sorted(choice.present)) or "nothing"
+    others = [name for name in sorted(choice.present) if name.rpartition("_")[2] in choice.missing]
+    hint = f" ({', '.join(others)} must be asked for by that name)" if others else ""
+    return f"no {', '.join(choice.missing)}; has {has}{hint}"
 
 
 def _session_mix(subject: str, groups: Iterable[str]) -> Fault:
