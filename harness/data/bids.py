@@ -157,7 +157,7 @@ def index(
     Raises
     ------
     UnknownName
-        If an excluded name or the source of the truth is not in the data set.
+        If an excluded name, the source of the truth or the space is not in the data set.
     """
     root = Path(root)
     faults = _root_faults(root)
@@ -166,6 +166,7 @@ def index(
     survey = Survey(
         root, tuple(sequences), label, tuple(optional), session, _excluded(root, exclude), truth, space, template
     )
+    survey.check_space()
     table, table_faults = read_participants(root, required, survey.subjects)
     found = _candidates(survey, table, tuple(required))
     regions, region_faults = region_names(root, found.candidates)

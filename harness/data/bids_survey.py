@@ -99,6 +99,13 @@ class Survey:
         allowed = {file for file in masks if file.pipeline == chosen}
         return [file for file in held if file.suffix != "mask" or file.mask_name != label or file in allowed]
 
+    def check_space(self) -> None:
+        """Raise :class:`~harness.core.errors.UnknownName` if no file is in the requested space."""
+        stated = (file.entities.get("space", "") for groups, _ in self.found.values() for file in _all(groups))
+        known = {"native", *filter(None, stated)}
+        if self.space and self.space not in known:
+            raise UnknownName("space", self.space, known)
+
     @cached_property
     def source(self) -> TruthSource:
         """Where masks of the label are taken from."""
