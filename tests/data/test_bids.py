@@ -672,7 +672,10 @@ class TestTemplate:
         in_space(cohort, "MNI152NLin6Asym", *EVERYBODY, keep=True)
         index = bids.index(cohort, label="lesion", template=True)
         assert masks_of(index) == ["space-MNI152NLin6Asym_label-lesion_mask.nii.gz"] * 3
-        assert index.faults == ()
+        assert (index.faults, index.notes) == (
+            (),
+            ("sub-01, sub-02, sub-03: masks in native space are not used; those in space-MNI152NLin6Asym are",),
+        )
 
     def test_template_of_a_derivative_precedes_native(self, cohort: Path) -> None:
         """And a note says where masks come from, and which are not used."""
