@@ -83,5 +83,7 @@ def test_pictures_must_have_the_size_of_the_training(sample: Callable[..., Sampl
     """They have pixels and no voxel size."""
     grid = TrainingGrid.of([sample((), (8, 8)), sample((), (8, 8))])
     grid.check([sample((), (8, 8))], template=True)
-    with pytest.raises(RequestError, match=r"pictures of 8×8; sub-1 has pictures of 9×8. Crop or resample them to that size"):
+    with pytest.raises(
+        RequestError, match=r"pictures of 8×8; sub-1 has pictures of 9×8. Crop or resample them to that size"
+    ):
         grid.check([sample((), (9, 8))], template=True)
