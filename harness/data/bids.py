@@ -157,7 +157,7 @@ def index(
     Raises
     ------
     UnknownName
-        If an excluded name or the source of the truth is not in the data set.
+        If an excluded name, the source of the truth or the space is not in the data set.
     """
     root = Path(root)
     faults = _root_faults(root)
@@ -166,6 +166,7 @@ def index(
     survey = Survey(
         root, tuple(sequences), label, tuple(optional), session, _excluded(root, exclude), truth, space, template
     )
+    survey.check_space()
     table, table_faults = read_participants(root, required, survey.subjects)
     found = _candidates(survey, table, tuple(required))
     regions, region_faults = region_names(root, found.candidates)
@@ -438,7 +439,10 @@ def _left_out(survey: Survey, subject: str, choices: Mapping[str, Choice], usabl
 
 
 def _reason(choice: Choice) -> str:
-    return f"no {', '.join(choice.missing)}; has {', '.join(sorted(choice.present)) or 'nothing'}"
+    has = ", ".join(sorted(choice.present)) or "nothing"
+    others = [name for name in sorted(choice.present) if name.rpartition("_")[2] in choice.missing]
+    hint = f" ({', '.join(others)} must be asked for by that name)" if others else ""
+    return f"no {', '.join(choice.missing)}; has {has}{hint}"
 
 
 def _session_mix(subject: str, groups: Iterable[str]) -> Fault:

@@ -58,6 +58,8 @@ def choose(survey: Survey, subject: str, session: str) -> Choice:
     faults += [_ambiguous(survey, subject, name, best) for name, best in ties.items()]
     present = _present(files) | {spoken(survey, name) for name, best in answers.items() if best}
     notes = _others(survey, chosen, masks, complete) if survey.label not in ties else []
+    if survey.template and complete and complete[0] and survey.native_masks(subject, session):
+        notes.append(f"masks in native space are not used; those in space-{complete[0]} are")
     return Choice(images, masks, missing, present, tuple(faults), tuple(notes))
 
 
@@ -121,8 +123,8 @@ def _others(
 ) -> list[str]:
     """Notes on other masks of the label and other spaces, which are not used."""
     notes = []
-    if survey.template and len(complete) > 1:
-        others = " and ".join(f"space-{space}" if space else "native space" for space in complete[1:])
+    others = " and ".join(f"space-{space}" for space in complete[1:] if space)
+    if survey.template and others:
         notes.append(f"masks in {others} are not used; those in space-{complete[0]} are")
     label = entities_of(survey.label or "")[1]
     own = [file for file in files if label and file.suffix == "mask" and file.mask_name == label]

@@ -99,6 +99,19 @@ class Survey:
         allowed = {file for file in masks if file.pipeline == chosen}
         return [file for file in held if file.suffix != "mask" or file.mask_name != label or file in allowed]
 
+    def native_masks(self, subject: str, session: str) -> list[ImageFile]:
+        """Masks of the label in native space, from the sources of the truth, beside those in a template."""
+        held = self.found[subject][0][session]
+        own = [file for file in held if file.suffix == "mask" and file.mask_name == self._label_name]
+        return [file for file in own if not file.space and file.pipeline in self.source.pipelines]
+
+    def check_space(self) -> None:
+        """Raise :class:`~harness.core.errors.UnknownName` if no file is in the requested space."""
+        stated = (file.entities.get("space", "") for groups, _ in self.found.values() for file in _all(groups))
+        known = {"native", *filter(None, stated)}
+        if self.space and self.space not in known:
+            raise UnknownName("space", self.space, known)
+
     @cached_property
     def source(self) -> TruthSource:
         """Where masks of the label are taken from."""

@@ -79,7 +79,9 @@ def kept_of(mask: Array, affine: Array, grid: VoxelGrid, prepared: Array | None 
     return Kept(len(voxels) * size, float(np.count_nonzero(~inside)) * size, int(lesions), vanished)
 
 
-def outside_notes(kept: Mapping[str, Kept], grids: Sequence[VoxelGrid], *, what: str, remedy: str) -> list[str]:
+def outside_notes(
+    kept: Mapping[str, Kept], grids: Sequence[VoxelGrid], *, what: str, remedy: str, of: str = "samples"
+) -> list[str]:
     """Note on volume outside of the field of view; none if nothing is outside.
 
     Parameters
@@ -88,6 +90,7 @@ def outside_notes(kept: Mapping[str, Kept], grids: Sequence[VoxelGrid], *, what:
     grids : grids of the samples
     what : what lies outside, e.g. ``label``
     remedy : options that keep more
+    of : what the keys of ``kept`` are
     """
     lost = {name: one.share_outside for name, one in kept.items() if one.outside_mm3 > 0}
     if not lost:
@@ -98,7 +101,7 @@ def outside_notes(kept: Mapping[str, Kept], grids: Sequence[VoxelGrid], *, what:
     sizes = listed(list(dict.fromkeys(grid.text for grid in grids)), 2)
     return [
         f"field of view of {sizes}: {_percent(total)} of the {what} volume lies outside, "
-        f"in {len(lost)} of {len(kept)} samples ({listed(named)}); {remedy}"
+        f"in {len(lost)} of {len(kept)} {of} ({listed(named)}); {remedy}"
     ]
 
 

@@ -197,6 +197,8 @@ def read_subjects(networks: Networks, root: Path, cache: Path, *, exclude: tuple
     changes: dict[str, Any] = {"sequences": adapter.reads.images, "exclude": exclude, "minimum": 1}
     if "label" in options and not adapter.reads.masks:  # for lesion maps, the mask is the image
         changes["label"] = ""
+    if "truth" in options:  # new subjects have no truth, wherever that of the training was
+        changes["truth"] = ""
     places: dict[str, Place] = {}
     notes: tuple[str, ...] = ()
     if is_bids:
@@ -222,7 +224,9 @@ def _on_grid(
     """Options of the reader ``bids`` for the training grid, the grids of the predictions, and notes for the user."""
     by_label = options["reference"] == "label"
     needed = images if by_label else tuple(dict.fromkeys((*images, str(options["reference"]))))
-    found = bids.index(root, sequences=needed, session=str(options["session"]), exclude=exclude)
+    found = bids.index(
+        root, sequences=needed, session=str(options["session"]), space=str(options.get("space", "")), exclude=exclude
+    )
     try:
         headers = {one.id: {name: nifti.header(one.images[name]) for name in needed} for one in found.candidates}
     except HarnessError:  # the reader lists this fault, and all others

@@ -404,7 +404,7 @@ def test_other_images_never_stand_for_a_plain_name(cohort: Path, entity: str, su
     (anat / f"sub-02_{suffix}.nii.gz").rename(anat / f"sub-02_{entity}_{suffix}.nii.gz")
     index = bids.index(cohort, sequences=(suffix,), label="lesion")
     assert (ids(index), index.faults) == (["sub-01", "sub-03"], ())
-    assert f"{entity}_{suffix}" in index.ineligible[0].reason
+    assert index.ineligible[0].reason.endswith(f" ({entity}_{suffix} must be asked for by that name)")
     assert ids(bids.index(cohort, sequences=(f"{entity}_{suffix}",))) == ["sub-02"]
 
 
@@ -672,7 +672,10 @@ class TestTemplate:
         in_space(cohort, "MNI152NLin6Asym", *SUBJECTS, keep=True)
         index = bids.index(cohort, label="lesion", template=True)
         assert masks_of(index) == ["space-MNI152NLin6Asym_label-lesion_mask.nii.gz"] * 3
-        assert index.faults == ()
+        assert (index.faults, index.notes) == (
+            (),
+            ("sub-01, sub-02, sub-03: masks in native space are not used; those in space-MNI152NLin6Asym are",),
+        )
 
     def test_template_of_a_derivative_precedes_native(self, cohort: Path) -> None:
         """And a note says where masks come from, and which are not used."""

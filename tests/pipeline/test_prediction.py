@@ -173,6 +173,22 @@ class TestGrid:
         found = read_subjects(networks, root, tmp_path / "cache")
         assert found.notes == ("reference=label, but new subjects have no label; the grid of T2w is used",)
 
+    def test_files_are_chosen_as_for_the_training(self, store: Store, row: str, root: Path) -> None:
+        """Images and grid are of the space of the training; its source of truth is not needed."""
+        networks = find_networks(store, row)
+        networks.configuration.task["cohort"] |= {"space": "MNI152", "truth": "derivatives/manual"}
+        for path in sorted(root.glob("sub-*/anat/*_T2w.nii.gz")):
+            array, affine = nifti.read(path)
+            template = path.with_name(path.name.replace("_T2w", "_space-MNI152_T2w"))
+            nifti.write(
+                template, array[2:], affine @ np.array([[1, 0, 0, 2], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+            )
+        found = read_subjects(networks, root, root.parent / "cache")
+        x, y, z = array.shape
+        assert {sample.shape for sample in found.cohort.samples} == {(x - 2, y, z)}
+        assert {place.shape for place in found.places.values()} == {(x - 2, y, z)}
+        assert {place.space for place in found.places.values()} == {"space-MNI152"}
+
     def test_faults_of_the_files_are_all_listed(self, store: Store, row: str, root: Path) -> None:
         """Faults of all files are listed in one message."""
         for name in ("sub-01", "sub-02"):

@@ -15,9 +15,11 @@ from harness.core.identity import canonical, code_digest
 from harness.core.registry import TARGETS
 from harness.core.seeding import generator
 from harness.core.targets import Target
-from harness.core.types import JSON, Array, Cohort, Truth
+from harness.core.types import JSON, Array, Cohort, Sample, Truth
 from harness.data import nifti, transforms
 from harness.data.cache import ArrayCache, CachedImage, hash_of
+from harness.data.cohort_notes import kept_of, outside_notes
+from harness.data.grid import VoxelGrid
 from harness.data.targets.column import number_column
 from harness.simulation import lesion_scores
 from harness.simulation.lesion_scores import ROI, Design, Nonlinearity, Rule, Scaling, Shape
@@ -156,7 +158,8 @@ def scores(
         linear=nonlinearity == "none",
     )
     targets = (*cohort.targets, *(Target(name, "number") for name in names))
-    simulated = dataclasses.replace(cohort, samples=samples, truth=truth, targets=targets)
+    notes = (*cohort.notes, *([] if atlas is None else _cut_regions(atlas, labels, cohort.samples[0])))
+    simulated = dataclasses.replace(cohort, samples=samples, truth=truth, targets=targets, notes=notes)
     return _shuffled(simulated, names, noise_seed) if shuffled else simulated
 
 
@@ -204,6 +207,16 @@ def _regions(
         counts, generator(seed, "outcome", "rois"),
         number=rois, shape=shape, size=size, patients=patients, rule=rule, strata=strata,
     )  # fmt: skip
+
+
+def _cut_regions(atlas: Path, labels: Sequence[int], sample: Sample) -> list[str]:
+    """Note on regions of an atlas that are partly outside of the field of view."""
+    image, affine = nifti.read(atlas)
+    grid = VoxelGrid((sample.shape[0], sample.shape[1], sample.shape[2]), sample.grid.affine)
+    kept = {f"label {label}": kept_of(np.rint(image) == label, affine, grid) for label in labels}
+    return outside_notes(
+        kept, [grid], what="region", remedy="a larger cohort.box keeps more", of="regions of the atlas"
+    )
 
 
 def _counts(cohort: Cohort, cache: ArrayCache) -> tuple[CachedImage, CachedImage]:

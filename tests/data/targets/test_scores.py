@@ -11,6 +11,7 @@ import pytest
 from harness.core.errors import CohortError, OutOfRange, UnknownName
 from harness.core.targets import Target
 from harness.core.types import Cohort, Reads
+from harness.data import nifti
 from harness.data.lesions import lesions
 from harness.data.targets.scores import scores
 
@@ -156,3 +157,19 @@ def test_text_is_not_a_score(masks: Cohort, tmp_path: Path) -> None:
     with pytest.raises(CohortError, match="no value of group is a number, the first is 'M'") as found:
         scores(with_group(None, "M", "F"), tmp_path, column="group")
     assert len(found.value.faults) == 1
+
+
+def test_regions_of_an_atlas_that_the_field_cuts_are_told(masks: Cohort, tmp_path: Path) -> None:
+    """Half of a label lies outside of the grid of the masks, and another label is inside."""
+    shape, affine = masks.samples[0].shape, np.array(masks.samples[0].grid.affine)
+    image = np.zeros((shape[0], shape[1], 2 * shape[2]), np.uint8)
+    image[8:12, 8:12, shape[2] - 8 : shape[2] + 8] = 1
+    image[8:11, 8:11, 5:8] = 2
+    atlas = nifti.write(tmp_path / "atlas.nii.gz", image, affine)
+    made = scores(masks, tmp_path, atlas=atlas, labels=(1, 2))
+    assert made.notes == (
+        *masks.notes,
+        f"field of view of {'×'.join(map(str, shape))} voxels of 2×2×2 mm: 45 % of the region volume lies outside, "
+        "in 1 of 2 regions of the atlas (label 1 50 %); a larger cohort.box keeps more",
+    )
+    assert scores(masks, tmp_path, atlas=atlas, labels=(2,)).notes == masks.notes
