@@ -329,12 +329,13 @@ def with_training(values: npt.ArrayLike) -> Floats:
     about linear in the training subjects, as in the delete-a-group jackknife, the values
     of the folds differ by 1 / (K − 1) of what disjoint training sets would give. Without
     the factor, intervals hold for the trained models only: over eight cohorts of 205
-    lesion maps, average precision of group maps varies 3 to 12 times as much as such
-    intervals say, and R² 2 to 3 times; with the factor, .7 to 1.4 and .4 to .8 times
-    (``benchmarks/coverage.py``). The factor of Nadeau & Bengio, which is meant for values
-    that depend mainly on the test subjects, gives 1.2 to 3.7. The variation over test
-    subjects is multiplied as well, so that intervals are too wide where trainings matter
-    little. Refits without one further fold each were tried: with three fifths of the
+    lesion maps and three linear models, average precision of group maps varies 3 to 12
+    times as much as such intervals say, and R² 2 to 3 times; with the factor, .7 to 1.4
+    and .4 to .8 times (``benchmarks/coverage.py``). The variation over test subjects is
+    multiplied as well: intervals are two to six times too wide for maps of networks and
+    for controls that no training changes. The factor of Nadeau & Bengio, which is meant
+    for values that depend mainly on the test subjects, gives 1.2 to 3.7 for the linear
+    models. Refits without one further fold each were tried: with three fifths of the
     subjects, the maps are so much worse that their variation says little.
 
     References
