@@ -87,8 +87,6 @@ def run_on_ray(
     from ray import tune
 
     check_resources(settings)
-    # Failures of trials are recorded in the store; tracebacks of Tune itself would bury the messages of the run.
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     trainable = tune.with_parameters(
         _run_job,
         jobs=list(jobs),
@@ -210,9 +208,14 @@ def session(settings: RunSettings) -> Iterator[None]:
             raise RequestError(
                 f"a Ray cluster must be reachable at ray={address}, got {error}; start one, or set ray=auto"
             ) from None
+    # Failures of trials are recorded in the store; tracebacks of Tune itself would bury the messages of the run.
+    logger = logging.getLogger("ray.tune")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
+        logger.setLevel(level)
         if ours:
             ray.shutdown()
 
