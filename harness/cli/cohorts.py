@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
-from harness.cli.console import counted, left_out, show_table
+from harness.cli.console import counted, left_out, say, show_table
 from harness.cli.keys import refuse_unused
 from harness.core.errors import CohortError, RequestError
 from harness.core.paths import absolute
@@ -38,7 +39,7 @@ def make(overrides: Overrides, out: Console) -> int:
         raise RequestError(f"into= must be a new or empty folder, but {root} has files; nothing was written")
     task = resolve(Overrides({key: value for key, value in overrides.values.items() if key != "into"})).task
     generate(task, root)
-    out.print(f"{task.phantom_subjects} subjects written to {root}")
+    say(out, f"{task.phantom_subjects} subjects written to {root}")
     return 0
 
 
@@ -56,7 +57,7 @@ def verify_folder(overrides: Overrides, out: Console) -> int:
         sequences = _common(bids.index(root, exclude=exclude, label=label or None))
         out.print(f"sequences that every subject has: {', '.join(sequences) or '(none)'}")
     index, faults = faults_of(root, sequences=sequences, label=label, exclude=exclude)
-    out.print(f"{root}: {len(index.candidates)} subjects usable, {len(index.ineligible)} left out")
+    say(out, f"{root}: {len(index.candidates)} subjects usable, {len(index.ineligible)} left out")
     for sentence in left_out(index.ineligible):
         out.print(sentence, markup=False)
     return _show_faults(out, faults)
@@ -76,7 +77,7 @@ def _verify_for_run(overrides: Overrides, out: Console) -> int:
     if request.settings.data_folder is None:
         raise RequestError("data= must be given; set data=DIR (generated cohorts need no verification)")
     try:
-        made = prepare(request, say=out.print)
+        made = prepare(request, say=partial(say, out))
     except CohortError as error:
         return _show_faults(out, error.faults)
     cohort = made.cohort
@@ -105,7 +106,7 @@ def _show_faults(out: Console, faults: Sequence[Fault]) -> int:
 
 def describe_folder(overrides: Overrides, out: Console) -> int:
     """``harness data describe task=NAME [data=DIR …]``: the cohort as a run would use it."""
-    cohort = prepare(resolve(overrides), say=out.print).cohort
+    cohort = prepare(resolve(overrides), say=partial(say, out)).cohort
     rows = [[key, _text(value)] for key, value in describe(cohort).items()]
     show_table(out, ["what", "value"], rows, cohort.name)
     return 0

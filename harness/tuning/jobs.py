@@ -27,7 +27,16 @@ from harness.pipeline.cell import Job, is_done
 from harness.pipeline.job import execute
 from harness.storage.store import CellRecord, Store, write_record
 
-__all__ = ["Committed", "check_resources", "keep_to_granted_gpus", "run_here", "run_on_ray", "session", "storage"]
+__all__ = [
+    "Committed",
+    "check_resources",
+    "fit",
+    "keep_to_granted_gpus",
+    "run_here",
+    "run_on_ray",
+    "session",
+    "storage",
+]
 
 Committed = Callable[[CellRecord], None]
 Started = Callable[[Job], None]
@@ -117,14 +126,19 @@ def run_on_ray(
                 failure_config=tune.FailureConfig(max_failures=2),
             ),
         )
-        results = _fit(tuner, settings.folder)
+        results = fit(tuner, settings.folder)
         for result in (results[number] for number in range(len(results))):
             if result.error is not None and result.config is not None:
                 _record_death(jobs[result.config["job"]], store, committed, cause=getattr(result.error, "cause", None))
 
 
-def _fit(tuner: Any, folder: Path) -> Any:
+def fit(tuner: Any, folder: Path) -> Any:
     """Run trials.
+
+    Parameters
+    ----------
+    tuner : a tuner of Ray Tune
+    folder : output folder of the run
 
     Raises
     ------
