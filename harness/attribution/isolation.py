@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import copy
 import inspect
+import operator
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from harness.attribution.batches import Inputs, Maps
 from harness.core.errors import CellError, HarnessError, OutOfRange, UnknownName
 from harness.core.seeding import seed_of
+from harness.core.values import checked, checked_options
 
 __all__ = ["explain"]
 
@@ -57,22 +62,29 @@ def explain(
     UnknownName
         If the method has no such option.
     OutOfRange
-        If a target is not an output of the model.
+        If an option has the wrong type or violates a bound, or a target is not an output
+        of the model.
     CellError
         If a map is not finite.
     HarnessError
-        If the model does not return (N, K) scalars, or the method does not return one map
-        per input.
+        If the model cannot be explained or does not return (N, K) scalars, or the method
+        does not return one map per input.
     """
+    bound: Any = function
+    if isinstance(bound, partial):
+        function, options = bound.func, {**bound.keywords, **options}
     known = inspect.signature(function).parameters
     title = getattr(function, "__name__", repr(function))
     for option in options:
         if option not in known:
             raise UnknownName(f"option of attribution {title}", option, list(known)[3:])
+    options = checked_options(function, options, f"attribution {title}")
+    seed = checked(Annotated[int, Ge(0)], seed, "seed")
+    targets = _checked_targets(targets)
     given = inputs if isinstance(inputs, tuple) else (inputs,)
-    if not all(x.is_floating_point() for x in given) or len({len(x) for x in given}) != 1:
-        shapes = ", ".join(f"{tuple(x.shape)} {x.dtype}" for x in given)
-        raise HarnessError(f"inputs must be float tensors (N, C, *space) of equal N, got {shapes}; convert them")
+    _check_inputs(given)
+    model = getattr(model, "_orig_mod", model)  # of torch.compile, whose hooks are not called
+    _check_model(model)
     if "seed" in known:
         options["seed"] = seed
     with _untouched(model, given, seed) as (twin, twins):
@@ -85,6 +97,36 @@ def explain(
     # captum's occlusion always averages in float32.
     maps = [tuple(each.detach().to(x.dtype) for each, x in zip(m, given, strict=True)) for m in maps]
     return [list(of_target) if isinstance(inputs, tuple) else of_target[0] for of_target in maps]
+
+
+def _checked_targets(targets: Sequence[int]) -> list[int]:
+    try:
+        return [operator.index(target) for target in targets]
+    except TypeError:
+        raise OutOfRange(
+            f"targets must be a list of indices of outputs, got {targets!r}; for one output, pass [0]"
+        ) from None
+
+
+def _check_inputs(inputs: Inputs) -> None:
+    valid = all(isinstance(x, Tensor) and x.is_floating_point() and x.ndim > 1 for x in inputs)
+    if not valid or len({len(x) for x in inputs}) != 1:
+        got = ", ".join(f"{tuple(getattr(x, 'shape', ()))} {getattr(x, 'dtype', type(x).__name__)}" for x in inputs)
+        raise HarnessError(
+            f"inputs must be float tensors (N, C, *space) of equal N, or a tuple of them, got {got or 'none'}; "
+            "convert them (torch.as_tensor(x, dtype=torch.float32))"
+        )
+
+
+def _check_model(model: nn.Module) -> None:
+    """Refuse models whose layers hooks cannot reach: maps would be wrong without an error."""
+    what = f"a model must be a torch.nn.Module of Python layers to be explained, got {type(model).__name__}"
+    if isinstance(model, type) or not isinstance(model, nn.Module):
+        raise HarnessError(f"{what}; wrap it: a module whose forward calls it, with its layers as attributes")
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise HarnessError(f"{what}, which has scripted layers; pass the module from which it was scripted or traced")
+    if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
+        raise HarnessError(f"{what}, whose lazy layers have no weights; call it once on an input, and train it")
 
 
 @contextmanager
@@ -115,7 +157,7 @@ def _untouched(model: nn.Module, inputs: Inputs, seed: int) -> Iterator[tuple[nn
 def _twin(model: nn.Module) -> nn.Module:
     try:
         twin = copy.deepcopy(model)
-    except (RuntimeError, TypeError) as error:
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         raise HarnessError(
             f"a model must be copyable to be explained, got {type(model).__name__}: {error}; "
             "detach tensors that it stores, and do not store open resources"
@@ -129,7 +171,13 @@ def _twin(model: nn.Module) -> nn.Module:
 
 def _check_outputs(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> None:
     with torch.no_grad():
-        shape = tuple(model(*(x[:1] for x in inputs)).shape)
+        output = model(*(x[:1] for x in inputs))
+    if not isinstance(output, Tensor):
+        raise HarnessError(
+            f"a model must return one tensor to be explained, got {type(output).__name__}; wrap it in a module that "
+            "returns the tensor"
+        )
+    shape = tuple(output.shape)
     if len(shape) != 2 or shape[0] != 1:
         raise HarnessError(
             f"a model must map one item to (1, K) scalars to be explained, got {shape}; "
@@ -140,8 +188,24 @@ def _check_outputs(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> 
             raise OutOfRange(f"`0 <= target < {shape[1]}` must hold for the outputs of the model, got {target}")
 
 
+def _wrong_type(maps: Any) -> str | None:
+    """What a method returned instead of a list of tuples of tensors; ``None`` if it did."""
+    if not isinstance(maps, list | tuple):
+        return type(maps).__name__
+    for of_target in maps:
+        if not isinstance(of_target, list | tuple):
+            return f"{type(maps).__name__} of {type(of_target).__name__}"
+        for each in of_target:
+            if not isinstance(each, Tensor) or each.is_complex():
+                dtype = " of complex numbers" if isinstance(each, Tensor) else ""
+                return f"{type(maps).__name__} of {type(of_target).__name__} of {type(each).__name__}{dtype}"
+    return None
+
+
 def _check_maps(title: str, maps: Maps, inputs: Inputs, targets: Sequence[int]) -> None:
     expected = [[tuple(x.shape) for x in inputs]] * len(targets)
+    if (type_ := _wrong_type(maps)) is not None:
+        raise HarnessError(f"{title} must return a list with a tuple of tensors for each target, got {type_}")
     if (got := [[tuple(each.shape) for each in of_target] for of_target in maps]) != expected:
         raise HarnessError(f"{title} must return one map per target and input: {expected}, got {got}")
     for target, of_target in zip(targets, maps, strict=True):

@@ -14,6 +14,7 @@ from harness.attribution.batches import Inputs, Maps
 from harness.core.errors import OutOfRange, UnknownName
 from harness.core.registry import ATTRIBUTIONS
 from harness.core.seeding import generator, seed_of
+from harness.core.values import checked_options
 
 __all__ = ["noise_tunnel"]
 
@@ -50,7 +51,7 @@ def noise_tunnel(
     Raises
     ------
     OutOfRange
-        If the method is a noise tunnel.
+        If the method is a noise tunnel, or an option has the wrong type or violates a bound.
     UnknownName
         If there is no such method or option.
 
@@ -65,13 +66,14 @@ def noise_tunnel(
     for name in options or {}:
         if name not in known:
             raise UnknownName(f"option of attribution {method}", name, list(known)[3:])
+    options = checked_options(function, options or {}, f"attribution {method}")
     rng = generator(seed, "noise_tunnel", "noise")
     first = [tuple(torch.zeros_like(x) for x in inputs) for _ in targets]
     second = [tuple(torch.zeros_like(x) for x in inputs) for _ in targets]
     for number in range(samples):
         noisy = tuple(x + noise * _normal(x, rng.standard_normal) for x in inputs)
         own = {"seed": seed_of(seed, "noise_tunnel", number)} if "seed" in known else {}
-        for place, maps in enumerate(function(model, noisy, targets, **(options or {}), **own)):
+        for place, maps in enumerate(function(model, noisy, targets, **options, **own)):
             first[place] = tuple(a + b for a, b in zip(first[place], maps, strict=True))
             second[place] = tuple(a + b**2 for a, b in zip(second[place], maps, strict=True))
     return [

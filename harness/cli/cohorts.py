@@ -9,7 +9,7 @@ from typing import TypedDict, Unpack
 
 from rich.console import Console
 
-from harness.cli.console import counted, left_out, show_table
+from harness.cli.console import counted, left_out, say, show_table
 from harness.cli.keys import refuse_unused
 from harness.core.errors import CohortError, RequestError
 from harness.core.paths import absolute
@@ -41,7 +41,7 @@ def make(overrides: Overrides, out: Console) -> int:
         raise RequestError(f"into= must be a new or empty folder, but {root} has files; nothing was written")
     task = resolve(Overrides({key: value for key, value in overrides.values.items() if key != "into"})).task
     generate(task, root)
-    out.print(f"{task.phantom_subjects} subjects written to {root}", soft_wrap=True)
+    say(out, f"{task.phantom_subjects} subjects written to {root}")
     return 0
 
 
@@ -60,7 +60,7 @@ def verify_folder(overrides: Overrides, out: Console) -> int:
         sequences = _common(bids.index(root, exclude=exclude, label=label or None, **choices))
         out.print(f"sequences that every subject has: {', '.join(sequences) or '(none)'}")
     index, faults = faults_of(root, sequences=sequences, label=label, exclude=exclude, **choices)
-    out.print(f"{root}: {len(index.candidates)} subjects usable, {len(index.ineligible)} left out", soft_wrap=True)
+    say(out, f"{root}: {len(index.candidates)} subjects usable, {len(index.ineligible)} left out")
     _say_notes(out, index.ineligible, (*index.notes, *resolution_notes(index, sequences)))
     return _show_faults(out, faults)
 
@@ -84,7 +84,7 @@ def _choices(overrides: Overrides) -> _Choices:
 
 def _say_notes(out: Console, ineligible: Sequence[Ineligible], notes: Sequence[str]) -> None:
     for sentence in (*left_out(ineligible), *notes):
-        out.print(sentence, soft_wrap=True)
+        say(out, sentence)
 
 
 def faults_of(
@@ -109,13 +109,11 @@ def _verify_for_run(overrides: Overrides, out: Console) -> int:
         raise RequestError("data= must be given; set data=DIR (generated cohorts need no verification)")
     _say_defaults(out, request)
     try:
-        made = prepare(request, say=partial(out.print, soft_wrap=True))
+        made = prepare(request, say=partial(say, out))
     except CohortError as error:
         return _show_faults(out, error.faults)
     cohort = made.cohort
-    out.print(
-        f"{cohort.name}: {len(cohort.subjects)} subjects usable, {len(cohort.ineligible)} left out", soft_wrap=True
-    )
+    say(out, f"{cohort.name}: {len(cohort.subjects)} subjects usable, {len(cohort.ineligible)} left out")
     _say_notes(out, cohort.ineligible, made.notes)
     return _show_faults(out, ())
 
@@ -123,7 +121,7 @@ def _verify_for_run(overrides: Overrides, out: Console) -> int:
 def _say_defaults(out: Console, request: Request) -> None:
     """Name the options whose defaults differ from those for generated images."""
     if values := defaults_for_data(request):
-        out.print(f"your own data: {values} (override them to change this)", soft_wrap=True)
+        say(out, f"your own data: {values} (override them to change this)")
 
 
 def _show_faults(out: Console, faults: Sequence[Fault]) -> int:
@@ -147,7 +145,7 @@ def describe_folder(overrides: Overrides, out: Console) -> int:
     """``harness data describe task=NAME [data=DIR …]``: the cohort as a run would use it."""
     request = resolve(overrides)
     _say_defaults(out, request)
-    cohort = prepare(request, say=partial(out.print, soft_wrap=True)).cohort
+    cohort = prepare(request, say=partial(say, out)).cohort
     rows = [[key, _text(value)] for key, value in describe(cohort).items()]
     show_table(out, ["what", "value"], rows, cohort.name)
     return 0

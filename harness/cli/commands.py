@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Le
+from rich.text import Text
 
-from harness.cli.console import Watcher, console, left_out, show_board, show_estimate, show_subjects, show_table
+from harness.cli.console import Watcher, console, left_out, say, show_board, show_estimate, show_subjects, show_table
 from harness.cli.keys import refuse_unused
 from harness.cli.streams import exit_code_of_stop
 from harness.core.errors import RequestError, UnknownName
@@ -51,7 +52,7 @@ def run(texts: Sequence[str]) -> int:
         show_table(out, *shapley_rows(result.shapley), "Value of each channel (exact Shapley values)")
     out.print(result.verdict)
     for line in failure_lines(result.failures, result.leaderboard):
-        out.print(line, style="red", soft_wrap=True)
+        say(out, Text(line, style="red"))
     if result.missing and result.failures:
         out.print(f"{result.missing} dependent cells were not run")
     elif result.missing:
@@ -69,7 +70,7 @@ def _show_explanations(out: Console, table: pa.Table, *, most: int = 40) -> None
         message = (
             f"no explanation has a value of {objective}: none is done, or no truth is known, as for measured scores"
         )
-        out.print(message, soft_wrap=True)
+        say(out, message)
     else:
         show_board(out, table, "Explanations", most=most)
 
@@ -81,7 +82,7 @@ def plan(texts: Sequence[str]) -> int:
     out = console()
     made, cost = plan_of(parse(texts), Watcher(out))
     for sentence in (*left_out(made.cohort.ineligible), *made.notes):
-        out.print(sentence, soft_wrap=True)
+        say(out, sentence)
     show_estimate(out, made, cost)
     return 0
 
@@ -203,7 +204,7 @@ def ui(texts: Sequence[str]) -> int:
     out = console()
 
     def say(line: str) -> None:
-        out.print(line, highlight=False, soft_wrap=True)
+        say(out, line, highlight=False)
 
     return serve(
         sqlite_uri(folder / "mlflow.db"), folder / "mlflow-artifacts", port, open_browser=open_browser, say=say

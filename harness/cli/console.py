@@ -32,6 +32,7 @@ __all__ = [
     "console",
     "duration",
     "left_out",
+    "say",
     "show_board",
     "show_estimate",
     "show_subjects",
@@ -53,6 +54,11 @@ def console() -> Console:
     if not made.is_terminal and "COLUMNS" not in os.environ:
         made.width = 160
     return made
+
+
+def say(out: Console, text: str | Text) -> None:
+    """Print a sentence; it is wrapped on a terminal only, so that paths in files and pipes are not broken."""
+    out.print(text, soft_wrap=not out.is_terminal)
 
 
 class Watcher:
@@ -80,7 +86,7 @@ class Watcher:
 
     def message(self, text: str) -> None:
         """Print a message for the user."""
-        self._out.print(Text("· ", style="dim") + Text(text), soft_wrap=True)  # paths can be copied
+        say(self._out, Text("· ", style="dim") + Text(text))
 
     def planned(self, plan: Plan, todo: int) -> None:
         """Print a summary of the plan and start the bar."""
@@ -299,16 +305,17 @@ def show_estimate(out: Console, made: Plan, cost: Estimate) -> None:
         for one in made.configurations
     ]
     show_table(out, ["configuration", *axes, "trainings", "cells", "done"], rows)
-    out.print(made.sentence)
-    out.print(
+    say(out, made.sentence)
+    say(
+        out,
         f"{cost.cells} cells to do, {cost.done} done. "
         f"{cost.time_text.capitalize() if cost.seconds == 0 else f'About {cost.time_text}'} "
         f"with {cost.workers} at a time on {cost.where}, "
         f"{size(cost.memory_bytes)} of memory each in addition to the libraries (about 0.7 GB), "
-        f"{size(cost.disk_bytes)} of disk."
+        f"{size(cost.disk_bytes)} of disk.",
     )
     if cost.unknown:
-        out.print(f"Some networks could not be timed, and the estimate lacks their time: {cost.unknown}")
+        say(out, f"Some networks could not be timed, and the estimate lacks their time: {cost.unknown}")
 
 
 def counted(number: int, noun: str) -> str:

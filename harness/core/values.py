@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 import types
@@ -11,11 +12,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from harness.core.errors import OutOfRange, RequestError
 from harness.core.paths import absolute
 from harness.core.types import JSON
 
-__all__ = ["Supplied", "checked", "hints_of", "option_value", "options_of", "plain", "type_text"]
+__all__ = [
+    "Supplied",
+    "checked",
+    "checked_options",
+    "hints_of",
+    "option_value",
+    "options_of",
+    "plain",
+    "type_text",
+]
 
 
 class Supplied:
@@ -48,6 +60,33 @@ def _is_supplied(function: Any, name: str) -> bool:
 def hints_of(function: Any) -> dict[str, Any]:
     """Type hints of a component, including bounds."""
     return typing.get_type_hints(inspect.unwrap(function), include_extras=True)
+
+
+def checked_options(function: Any, options: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Check options that are given in Python as they are checked on the command line.
+
+    Parameters
+    ----------
+    function : the component, which need not be registered
+    options : values of its parameters; those without a type hint are not checked
+    what : description of the component, for the error message ("attribution saliency")
+
+    Raises
+    ------
+    OutOfRange
+        If a value has another type than its parameter or violates a bound.
+    """
+    from pydantic.errors import PydanticUserError
+
+    found = dict(options)
+    try:
+        hints = hints_of(function)
+    except (NameError, TypeError):  # of a function of the user, e.g. a name that is imported for type checkers only
+        return found
+    for name, value in options.items():
+        with contextlib.suppress(PydanticUserError):  # a type of the user that has no schema
+            found[name] = checked(hints.get(name, Any), value, f"{name} of {what}")
+    return found
 
 
 def option_value(function: Any, option: str, value: JSON, key: str) -> Any:
@@ -89,7 +128,7 @@ def checked(hint: Any, value: JSON, key: str) -> Any:
 
 def _counted(value: JSON, found: Any) -> bool:
     """Whether a boolean was converted to a number."""
-    if isinstance(value, bool):
+    if isinstance(value, bool | np.bool_):
         return isinstance(found, int | float) and not isinstance(found, bool)
     if isinstance(value, list | tuple) and isinstance(found, list | tuple):
         return any(map(_counted, value, found))

@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.core.errors import UnknownName
 from harness.core.registry import METRICS
+from harness.core.values import checked_options
 from harness.metrics.metric_inputs import METRIC_INPUTS, MetricInputs
 from harness.metrics.register import evaluate, options
 
@@ -37,6 +38,8 @@ def compute(name: str, /, **arrays: Any) -> float:
     ------
     UnknownName
         If there is no such metric, metric input or option.
+    OutOfRange
+        If an option has the wrong type or violates a bound.
     RequestError
         If an input that the metric requires is missing.
 
@@ -53,6 +56,6 @@ def compute(name: str, /, **arrays: Any) -> float:
     for key in arrays:
         if key not in _GIVEN and key not in known:
             raise UnknownName(f"input or option of metric {name}", key, {*_GIVEN, *known})
-    given = {key: value for key, value in arrays.items() if key in known}
+    given = checked_options(function, {key: value for key, value in arrays.items() if key in known}, f"metric {name}")
     inputs = MetricInputs(**{key: value for key, value in arrays.items() if key in _GIVEN})
     return evaluate(partial(function, **given), inputs)

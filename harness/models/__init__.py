@@ -10,16 +10,21 @@ from __future__ import annotations
 
 import inspect
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from harness.core.errors import UnknownName
+from annotated_types import Ge, Gt
+
+from harness.core.errors import RequestError, UnknownName
 from harness.core.registry import MODELS
 from harness.core.seeding import seed_of
+from harness.core.values import checked, checked_options
 
 if TYPE_CHECKING:
     from torch import nn
 
 __all__ = ["build"]
+
+_SIZES = ("in_channels", "outputs")  # parameters of every model
 
 
 def build(name: str, *, seed: int | None = None, **options: Any) -> nn.Module:
@@ -36,6 +41,10 @@ def build(name: str, *, seed: int | None = None, **options: Any) -> nn.Module:
     ------
     UnknownName
         If there is no such model or option.
+    OutOfRange
+        If an option has the wrong type or violates a bound.
+    RequestError
+        If an option without a default is missing.
     """
     import torch
 
@@ -44,6 +53,12 @@ def build(name: str, *, seed: int | None = None, **options: Any) -> nn.Module:
     unknown = [option for option in options if option not in known]
     if unknown:
         raise UnknownName(f"option of model {name}", unknown[0], known)
+    if missing := [one.name for one in known.values() if one.default is one.empty and one.name not in options]:
+        raise RequestError(f"{', '.join(missing)} of model {name} must be given, as there is no default")
+    options = checked_options(function, options, f"model {name}")
+    options |= {key: checked(Annotated[int, Gt(0)], options[key], key) for key in _SIZES if key in options}
+    if seed is not None:
+        seed = checked(Annotated[int, Ge(0)], seed, "seed")
     with nullcontext() if seed is None else torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.default_generator.manual_seed(seed_of(seed, "model"))

@@ -11,6 +11,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from harness.core.errors import BadSyntax
 from harness.core.paths import check_encoding
 from harness.core.space import Choice, Dimension, Interval, text_of
@@ -181,20 +183,26 @@ def _for_shell(text: str) -> str:
 
 
 def to_overrides(**overrides: Any) -> Overrides:
-    """Overrides from Python values: strings are parsed, a tuple is a sweep, a list or a path is one value."""
+    """Overrides from Python values: strings are parsed, a tuple or range is a sweep, a list or a path is one value."""
     values: dict[str, JSON] = {}
     sweeps: dict[str, tuple[JSON, ...]] = {}
     texts: list[str] = []
     for key, value in overrides.items():
         key = key.replace("__", ".")
+        value = tuple(value) if isinstance(value, range) else _without_numpy(value)
         if isinstance(value, tuple):
-            sweeps[key] = tuple(str(one) if isinstance(one, Path) else one for one in value)
+            sweeps[key] = tuple(str(one) if isinstance(one, Path) else one for one in map(_without_numpy, value))
         elif isinstance(value, str) and key not in PATHS:
             texts.append(f"{key}={value}")
         else:
             values[key] = str(value) if isinstance(value, Path) else value
     read = parse(texts)
     return Overrides({**values, **read.values}, {**sweeps, **read.sweeps}, read.space)
+
+
+def _without_numpy(value: Any) -> Any:
+    """The value with numbers and arrays of numpy as Python objects, which can be written as JSON."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
 def texts_of(overrides: Overrides) -> tuple[str, ...]:

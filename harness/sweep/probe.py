@@ -7,6 +7,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ _IDLE_S = 20.0  # the process ends if nothing is asked for this long
 _FITTED = 40  # training samples to which an adapter or a model is fitted for the timing
 _PROBED = 2  # items in the timed batch; time is assumed to be proportional to their number
 _STEPS = 3  # timed steps; the first one is a warm-up
+
+_LOCK = threading.Lock()  # one question at a time, also if several threads plan runs
 
 _CODE = "import sys; sys.path[:] = sys.argv[2:]; from harness.sweep.probe import serve; serve(int(sys.argv[1]))"
 
@@ -91,7 +94,8 @@ def measure(job: Job, cohort: Path) -> Cost:
     A component that is registered in this process only, such as one of a notebook, is
     unknown elsewhere and therefore timed here.
     """
-    answer = _Process.current().ask((job, cohort, LIMIT_S))
+    with _LOCK:
+        answer = _Process.current().ask((job, cohort, LIMIT_S))
     if isinstance(answer, UnknownName):
         return _timed(job, open_cohort(cohort))
     if isinstance(answer, Cost):

@@ -27,7 +27,16 @@ from harness.pipeline.cell import Job, is_done
 from harness.pipeline.job import execute
 from harness.storage.store import CellRecord, Store, write_record
 
-__all__ = ["Committed", "check_resources", "keep_to_granted_gpus", "run_here", "run_on_ray", "session", "storage"]
+__all__ = [
+    "Committed",
+    "check_resources",
+    "fit",
+    "keep_to_granted_gpus",
+    "run_here",
+    "run_on_ray",
+    "session",
+    "storage",
+]
 
 Committed = Callable[[CellRecord], None]
 Started = Callable[[Job], None]
@@ -87,8 +96,6 @@ def run_on_ray(
     from ray import tune
 
     check_resources(settings)
-    # Failures of trials are recorded in the store; tracebacks of Tune itself would bury the messages of the run.
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     trainable = tune.with_parameters(
         _run_job,
         jobs=list(jobs),
@@ -119,14 +126,19 @@ def run_on_ray(
                 failure_config=tune.FailureConfig(max_failures=2),
             ),
         )
-        results = _fit(tuner, settings.folder)
+        results = fit(tuner, settings.folder)
         for result in (results[number] for number in range(len(results))):
             if result.error is not None and result.config is not None:
                 _record_death(jobs[result.config["job"]], store, committed, cause=getattr(result.error, "cause", None))
 
 
-def _fit(tuner: Any, folder: Path) -> Any:
+def fit(tuner: Any, folder: Path) -> Any:
     """Run trials.
+
+    Parameters
+    ----------
+    tuner : a tuner of Ray Tune
+    folder : output folder of the run
 
     Raises
     ------
@@ -210,9 +222,14 @@ def session(settings: RunSettings) -> Iterator[None]:
             raise RequestError(
                 f"a Ray cluster must be reachable at ray={address}, got {error}; start one, or set ray=auto"
             ) from None
+    # Failures of trials are recorded in the store; tracebacks of Tune itself would bury the messages of the run.
+    logger = logging.getLogger("ray.tune")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
+        logger.setLevel(level)
         if ours:
             ray.shutdown()
 

@@ -14,7 +14,7 @@ from harness.core.settings import RunSettings
 from harness.core.space import Choice
 from harness.data.table import open_cohort
 from harness.pipeline.cell import restored
-from harness.tuning.jobs import check_resources, keep_to_granted_gpus, storage
+from harness.tuning.jobs import check_resources, fit, keep_to_granted_gpus, storage
 from harness.tuning.nested import FACTOR, Candidate, Report, Search, epochs_of, train_candidate
 from harness.tuning.resources import cluster, room
 from harness.tuning.spaces import decoded, distributions
@@ -91,7 +91,7 @@ def try_on_ray(searches: Sequence[Search], settings: RunSettings, ended: Ended) 
         codes=codes_read(),
     )
     with _quiet(), storage(settings.folder / "ray") as folder:
-        tune.Tuner(
+        tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": settings.cpus, "gpu": settings.gpus}),
             tune_config=tune.TuneConfig(
                 metric="value",
@@ -112,7 +112,8 @@ def try_on_ray(searches: Sequence[Search], settings: RunSettings, ended: Ended) 
                 # A trial fails only if its node or worker died, so it is retried.
                 failure_config=tune.FailureConfig(max_failures=2),
             ),
-        ).fit()
+        )
+        fit(tuner, settings.folder)
 
 
 def _trial_name(trial: Any) -> str:

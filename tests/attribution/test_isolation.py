@@ -223,6 +223,135 @@ def test_inputs_must_be_float() -> None:
         attribute("saliency", example_network(2), torch.ones(1, 2, 3, 3, dtype=torch.long), [0])
 
 
+@pytest.mark.parametrize(
+    ("inputs", "got"),
+    [
+        (np.zeros((1, 2, 3, 3), np.float32), r"\(1, 2, 3, 3\) float32"),
+        ([X, X], r"\(\) list"),
+        ((X, X[:1]), r"\(2, 2, 8, 9\) torch.float64, \(1, 2, 8, 9\)"),
+        ((), "none"),
+        (torch.tensor(1.0), r"\(\) torch.float32"),
+        (None, r"\(\) NoneType"),
+    ],
+    ids=["array", "list", "different N", "no input", "scalar", "None"],
+)
+def test_inputs_must_be_tensors_of_equal_number(inputs: Any, got: str) -> None:
+    """Other inputs are refused with what came and how to convert it."""
+    with pytest.raises(HarnessError, match=rf"inputs must be float tensors .* got {got}.*; convert them \(torch\.as"):
+        attribute("saliency", example_network(2), inputs, [0])
+
+
+@pytest.mark.parametrize("targets", [0, None, [0.5], ["0"], "0"])
+def test_targets_must_be_indices(targets: Any) -> None:
+    """A single index is refused as well, because it would be ambiguous with one map per target."""
+    with pytest.raises(OutOfRange, match=r"targets must be a list of indices of outputs, got .*; for one output, pass"):
+        attribute("saliency", example_network(2), X, targets)
+
+
+@pytest.mark.parametrize("targets", [(0,), np.array([0]), torch.tensor([0]), range(1)])
+def test_targets_may_be_any_sequence(targets: Any) -> None:
+    """Of Python, numpy or torch."""
+    (of_target,) = attribute("saliency", example_network(2), X, targets)
+    assert of_target.shape == X.shape
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, "a", None])
+def test_seed_must_be_a_whole_number(seed: Any) -> None:
+    """Negative and other values are refused."""
+    with pytest.raises(OutOfRange, match="seed must be a whole number >= 0"):
+        attribute("smoothgrad", example_network(2), X, [0], seed=seed)
+
+
+def lazy() -> nn.Module:
+    """A network that has not seen an input."""
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(2))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("name", ATTRIBUTIONS.names())
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: torch.jit.trace(example_network(2), X), "scripted layers; pass the module from which it was scripted"),
+        (lambda: nn.Sequential(torch.jit.script(nn.ReLU()), example_network(2)), "got Sequential, which has scripted"),
+        (lazy, "got Sequential, whose lazy layers have no weights; call it once"),
+        (lambda: example_network(2).forward, "got method; wrap it: a module whose forward calls it"),
+        (lambda: lambda x: x.flatten(1), "got function; wrap it"),
+        (lambda: nn.ReLU, "got type; wrap it"),
+        (lambda: None, "got NoneType; wrap it"),
+    ],
+    ids=["traced", "scripted", "lazy", "method", "function", "class", "None"],
+)
+def test_model_must_have_layers_that_hooks_reach(name: str, make: Callable[[], Any], message: str) -> None:
+    """Methods that change the rules of layers would be wrong without an error, so that all refuse such models."""
+    with pytest.raises(HarnessError, match=f"must be a torch.nn.Module of Python layers to be explained, .*{message}"):
+        attribute(name, make(), X, [0])
+
+
+def test_compiled_model_is_explained_like_its_module() -> None:
+    """The layers of a compiled model are those of the module that was compiled."""
+    network = example_network(2)
+    compiled = torch.compile(network, backend="eager")
+    for name in ("saliency", "occlusion"):
+        assert torch.equal(attribute(name, compiled, X, [0])[0], attribute(name, network, X, [0])[0])
+
+
+@pytest.mark.parametrize("output", [lambda x: (x, x), lambda x: {"y": x}, lambda x: None, lambda x: x.detach().numpy()])
+def test_model_must_return_a_tensor(output: Callable[[Tensor], Any]) -> None:
+    """Tuples, mappings and arrays are refused, and the message says what came."""
+    model = Formula(lambda x: output(x.flatten(1).sum(1, keepdim=True)))
+    with pytest.raises(HarnessError, match=r"must return one tensor to be explained, got \w+; wrap it in a module"):
+        attribute("saliency", model, X, [0])
+
+
+@pytest.mark.parametrize(
+    ("result", "got"),
+    [
+        (lambda x: None, "NoneType"),
+        (lambda x: x, "Tensor"),
+        (lambda x: x.numpy(), "ndarray"),
+        (lambda x: [x], "list of Tensor"),
+        (lambda x: [(x.numpy(),)], "list of tuple of ndarray"),
+        (lambda x: [(None,)], "list of tuple of NoneType"),
+        (lambda x: [(x.to(torch.complex64),)], "list of tuple of Tensor of complex numbers"),
+        (lambda x: {0: (x,)}, "dict"),
+    ],
+)
+def test_method_must_return_tuples_of_tensors(result: Callable[[Tensor], Any], got: str) -> None:
+    """Whatever else a method of the user returns is named."""
+
+    def mine(model: nn.Module, inputs: Any, targets: Any) -> Any:
+        return result(inputs[0].detach())
+
+    with pytest.raises(
+        HarnessError, match=f"mine must return a list with a tuple of tensors for each target, got {got}"
+    ):
+        explain(mine, example_network(2), X, [0])
+
+
+def test_options_bound_to_a_method_are_checked() -> None:
+    """A partial is a method with options, as in a task."""
+    saliency = ATTRIBUTIONS.get("saliency").function
+    maps = explain(partial(saliency, absolute=False), example_network(2), X, [0])
+    assert torch.equal(maps[0], attribute("saliency", example_network(2), X, [0], absolute=False)[0])
+    with pytest.raises(OutOfRange, match="batch_size of attribution saliency must be a whole number > 0, got 0"):
+        explain(partial(saliency, batch_size=0), example_network(2), X, [0])
+
+
+def test_options_without_a_known_type_are_passed_on() -> None:
+    """A method of the user may have any type hints, also none."""
+
+    class Own:
+        """A class without a schema."""
+
+    def mine(model: nn.Module, inputs: Any, targets: Any, *, own: Own, other=3) -> Any:  # type: ignore[no-untyped-def]
+        assert isinstance(own, Own) and other == "x"
+        return [inputs for _ in targets]
+
+    mine.__annotations__["own"] = Own
+    explain(mine, example_network(2), X, [0], own=Own(), other="x")
+
+
 def test_a_map_of_nan_is_an_error() -> None:
     """A map with NaN or infinite values raises an error, here from the slope of sqrt at zero."""
     model = Formula(lambda x: x.sqrt().flatten(1).sum(1, keepdim=True))

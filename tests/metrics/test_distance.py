@@ -9,7 +9,7 @@ import torch
 from monai.metrics import compute_hausdorff_distance
 from scipy.ndimage import distance_transform_edt
 
-from harness.core.errors import UnknownName
+from harness.core.errors import OutOfRange
 from harness.metrics import compute
 
 
@@ -136,6 +136,6 @@ def test_perfect_is_zero_and_empty_is_nan(blobs, spacing_mm, name):
 
 
 def test_unknown_option_is_refused(blobs, spacing_mm):
-    """An unknown unit is refused with suggestions."""
-    with pytest.raises(UnknownName, match=r"no value of units is named 'voxel'\. Near: voxels"):
+    """An unknown unit is refused, and the message lists the valid ones."""
+    with pytest.raises(OutOfRange, match="units of metric average_hausdorff must be one of mm, voxels, got 'voxel'"):
         compute("average_hausdorff", prediction=blobs(0), target=blobs(1), spacing_mm=spacing_mm, units="voxel")

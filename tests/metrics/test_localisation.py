@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from harness.core.errors import OutOfRange, RequestError, UnknownName
+from harness.core.errors import OutOfRange, RequestError
 from harness.metrics import compute
 from harness.metrics.localisation import pearson_between
 
@@ -126,7 +126,9 @@ def test_mass_without_relevance_is_nan(blobs):
 
 def test_mass_refuses_the_signed_sum(blobs):
     """Relevance mass refuses the signed sum."""
-    with pytest.raises(UnknownName, match=r"no value of sign is named 'signed'.* All: absolute, positive"):
+    with pytest.raises(
+        OutOfRange, match="sign of metric relevance_mass must be one of positive, absolute, got 'signed'"
+    ):
         compute("relevance_mass", explanation=np.ones((1, *blobs(0).shape)), target=blobs(0), sign="signed")
 
 

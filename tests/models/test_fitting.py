@@ -231,7 +231,10 @@ def test_too_rare_lesions_are_refused() -> None:
         ({"in_channels": 2, "image_shape": SHAPE}, "reads one channel, the mask; got in_channels=2"),
         ({}, r"`image_shape` must be three positive numbers \(X, Y, Z\), got \(\)"),
         ({"image_shape": (4, 5)}, r"got \(4, 5\)"),
-        ({"image_shape": SHAPE, "normalise": "l1"}, "`normalise` must be one of none, unit, dtlvc, got 'l1'"),
+        (
+            {"image_shape": SHAPE, "normalise": "l1"},
+            "normalise of model ridge must be one of none, unit, dtlvc, got 'l1'",
+        ),
     ],
 )
 def test_invalid_options_are_refused(options: dict[str, Any], message: str) -> None:

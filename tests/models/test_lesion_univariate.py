@@ -253,5 +253,5 @@ def test_cohort_without_spared_patients_is_refused() -> None:
 @pytest.mark.parametrize("option", ["statistic", "correction", "alternative"])
 def test_unknown_options_are_refused(option: str) -> None:
     """Unknown options are refused, and the message lists the valid ones."""
-    with pytest.raises(OutOfRange, match=rf"`{option}` must be one of .*, got 'other'"):
+    with pytest.raises(OutOfRange, match=rf"{option} of model \w+ must be one of .*, got 'other'"):
         models.build("mass_univariate", image_shape=SHAPE, **{option: "other"})

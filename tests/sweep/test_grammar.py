@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from harness.core.errors import BadSyntax, OutOfRange, RequestError
@@ -191,6 +192,13 @@ def test_python_values() -> None:
     )
     assert parsed.values == {"task": "epvs", "recipe.lr": 0.1, "data": "/a (b)", "out": "c=d", "size": [4, 8]}
     assert parsed.sweeps == {"seed": (0, 1), "noise": (0.0, 0.1)}
+
+
+def test_numpy_values_are_python_values() -> None:
+    """Arrays are lists, scalars are numbers, and a range is a sweep."""
+    parsed = to_overrides(a=np.float64(0.5), b=(np.int64(1), np.float32(0.5)), c=np.array([1, 2]), seed=range(2))
+    assert parsed == Overrides({"a": 0.5, "c": [1, 2]}, {"b": (1, 0.5), "seed": (0, 1)})
+    assert {type(value) for value in (parsed.values["a"], *parsed.sweeps["b"])} == {int, float}
 
 
 def test_text_of_python_values_can_be_parsed() -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harness.core.errors import StoreError
 from harness.pipeline.cell import Job
 from harness.storage.store import CellRecord, Store
 from harness.sweep.collect import collect
 from harness.sweep.grammar import to_overrides
 from harness.sweep.plan import Plan, prepare
 from harness.sweep.request import resolve
-from harness.tuning.jobs import _record_death
+from harness.tuning.jobs import _record_death, fit
 
 
 @pytest.fixture
@@ -62,6 +64,23 @@ def test_exception_outside_of_a_cell_is_recorded(planned: Plan) -> None:
     assert [one.error for one in records] == [
         "its worker failed three times outside of the cell: OSError: [Errno 28] No space left on device"
     ]
+
+
+@pytest.mark.parametrize("error", [EOFError(), pickle.UnpicklingError("pickle data was truncated")])
+def test_incomplete_files_of_tune_are_one_message(error: Exception, tmp_path: Path) -> None:
+    """Tune cannot read its own files if the disk was full when it wrote them."""
+
+    class Tuner:
+        """A tuner whose files are incomplete."""
+
+        def fit(self) -> None:
+            """Raise what unpickling raises."""
+            raise error
+
+    with pytest.raises(
+        StoreError, match=rf"files written to {tmp_path} are incomplete, with \d+ MB free there; finish"
+    ):
+        fit(Tuner(), tmp_path)
 
 
 def test_failed_values_name_their_group_and_metrics(planned: Plan) -> None:

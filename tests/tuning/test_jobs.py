@@ -238,8 +238,8 @@ def fake_resources() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("cpus=4096", "resources of one job, cpus=4096, got 4"),
-        ("gpus=2", "resources of one job, gpus=2, got 1"),
+        ("cpus=4096", "resources of one job, cpus=4096 and gpus=0; its nodes have 4 CPUs, 1 GPUs"),
+        ("gpus=2", "resources of one job, cpus=1 and gpus=2; its nodes have 4 CPUs, 1 GPUs"),
     ],
 )
 @pytest.mark.usefixtures("fake_resources")
