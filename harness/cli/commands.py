@@ -204,7 +204,7 @@ def ui(texts: Sequence[str]) -> int:
     out = console()
 
     def say(line: str) -> None:
-        say(out, line, highlight=False)
+        out.print(line, soft_wrap=True)
 
     return serve(
         sqlite_uri(folder / "mlflow.db"), folder / "mlflow-artifacts", port, open_browser=open_browser, say=say
