@@ -129,7 +129,15 @@ def _twin(model: nn.Module) -> nn.Module:
 
 def _check_outputs(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> None:
     with torch.no_grad():
-        shape = tuple(model(*(x[:1] for x in inputs)).shape)
+        try:
+            shape = tuple(model(*(x[:1] for x in inputs)).shape)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise HarnessError(
+                "a model must compute a single item to be explained, but its batch normalisation needs several "
+                f"({error}); use batch normalisation with running statistics (track_running_stats=True)"
+            ) from error
     if len(shape) != 2 or shape[0] != 1:
         raise HarnessError(
             f"a model must map one item to (1, K) scalars to be explained, got {shape}; "
