@@ -45,6 +45,8 @@ PRESETS = {
         "model.kernel": 4, "model.stride": 3, "model.block_kernel": 3, "model.block_stride": 3,
     },
     "profile=quick model=resnet10": {"model.width": 16},
+    # The baseline without location chooses, in the training patients, whether it uses age and sex
+    "model=total_volume": {"adapter.covariates": "age+sex"},
 }  # fmt: skip
 
 HYPOTHESES = (
