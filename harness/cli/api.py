@@ -6,7 +6,8 @@ import dataclasses
 import json
 import math
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -95,6 +96,8 @@ class Result:
     shown : metrics to show in addition to the objective
     rows : pooled results of the configurations, with the values of each subject
     subjects : number of subjects in the cohort
+    targets : if configurations predict different sets of targets, the leaderboard of each
+        target, by target
     """
 
     leaderboard: pa.Table
@@ -110,6 +113,7 @@ class Result:
     shown: tuple[str, ...] = ()
     rows: tuple[Row, ...] = ()
     subjects: int = 0
+    targets: Mapping[str, pa.Table] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -234,7 +238,8 @@ def write_all(made: Plan, tracker: Tracker | None) -> Result:
         leaderboard=tables.prediction,
         explanations=tables.explanation,
         regions=tables.regions,
-        verdict=verdict(tables.prediction),
+        targets=tables.predictions_by_target,
+        verdict=verdict(tables.prediction, tables.predictions_by_target),
         failures=failures,
         missing=missing,
         shapley=shapley,

@@ -41,7 +41,7 @@ def run(texts: Sequence[str]) -> int:
         return 130
     if result.explanations.num_rows:
         _show_explanations(out, result.explanations, most=12)
-    show_board(out, result.leaderboard, "Leaderboard", shown=result.shown)
+    _show_leaderboard(out, result.leaderboard, result.targets, result.shown)
     if result.subjects < MINIMUM_SUBJECTS:
         show_subjects(out, result.leaderboard, result.rows)
     if result.shapley is not None:
@@ -55,6 +55,14 @@ def run(texts: Sequence[str]) -> int:
         out.print(f"{result.missing} cells were not run; repeat the command to run them")
     _say_places(out, {"leaderboard": result.csv, "report": result.report, "MLflow": result.mlflow})
     return 0 if result.complete else 1
+
+
+def _show_leaderboard(out: Console, table: pa.Table, by_target: Mapping[str, pa.Table], shown: Sequence[str]) -> None:
+    """Print the leaderboard or, if configurations predict different targets, that of each target."""
+    for title, board in {f"Leaderboard of {target}": one for target, one in by_target.items()}.items():
+        show_board(out, board, title, shown=shown)
+    if not by_target:
+        show_board(out, table, "Leaderboard", shown=shown)
 
 
 def _show_explanations(out: Console, table: pa.Table, *, most: int = 40) -> None:
@@ -132,8 +140,8 @@ def leaderboard(texts: Sequence[str]) -> int:
     out = console()
     if tables.explanation.num_rows:
         _show_explanations(out, tables.explanation)
-    show_board(out, tables.prediction, "Leaderboard", shown=made.request.task.shown)
-    out.print(verdict(tables.prediction), markup=False)
+    _show_leaderboard(out, tables.prediction, tables.predictions_by_target, made.request.task.shown)
+    out.print(verdict(tables.prediction, tables.predictions_by_target), markup=False)
     _say_runs(out, made)
     if "csv" in overrides.values:
         target = absolute(str(overrides.values["csv"]), "csv")

@@ -107,6 +107,58 @@ def test_tables_of_regions_scores_and_agreement(result: Any) -> None:
     assert all(-1 <= float(row["pearson"]) <= 1 for row in agreement)
 
 
+@pytest.fixture(scope="module")
+def by_score(overrides: dict[str, Any]) -> Any:
+    """Two models with one or all scores, at one level of noise."""
+    scores = ("score_1", "score_2", "score_1+score_2+score_3")
+    more = {"noise": 0.2, "scores": scores, "model": ("ridge", "total_volume")}
+    return harness.run(**{**overrides, **more, "adapter.covariates": ""})
+
+
+def test_networks_with_one_and_several_outputs_are_ranked_by_score(by_score: Any) -> None:
+    """Each score that several configurations predict has a ranking, with the value of this score in each of them."""
+    both = "score_1+score_2+score_3"
+    assert set(by_score.targets) == {"score_1", "score_2", "score_3"}
+    regions = rows(by_score.csv.with_name(f"{by_score.csv.stem}-regions.csv"))
+    for score, table in by_score.targets.items():
+        lines = table.to_pylist()
+        singles = {score} - {"score_3"}  # no configuration predicts score 3 alone
+        expected = {(model, scores) for model in ("ridge", "total_volume") for scores in (both, *singles)}
+        assert {(line["model"], line["scores"]) for line in lines} == expected
+        assert sorted(line["rank"] for line in lines)[0] == 1 and {line["status"] for line in lines} == {"ranked"}
+        for line in lines:
+            (own,) = [
+                row
+                for row in regions
+                if row["region"] == score and row["metric"] == "r2" and not row["attribution"]
+                and (row["model"], row["scores"]) == (line["model"], line["scores"])
+            ]  # fmt: skip
+            assert line["r2"] == pytest.approx(float(own["value"]), rel=1e-5)
+    # Ridge fits each score alone, so that other scores beside it do not change the prediction.
+    values = {(line["model"], line["scores"]): line["r2"] for line in by_score.targets["score_1"].to_pylist()}
+    assert values["ridge", "score_1"] == pytest.approx(values["ridge", both], abs=1e-6)
+
+
+def test_tables_and_verdict_of_single_scores(by_score: Any) -> None:
+    """The verdict has one sentence per score, and the report and CSV files have the rankings of each score."""
+    sentences = by_score.verdict.splitlines()
+    assert [line.partition(":")[0] for line in sentences] == ["score_1", "score_2", "score_3"]
+    assert "model=ridge, scores=score_1+score_2+score_3" in sentences[0]
+    found = rows(by_score.csv.with_name(f"{by_score.csv.stem}-targets.csv"))
+    assert {row["target"] for row in found} == {"score_1", "score_2", "score_3"} and len(found) == 10
+    maps = rows(by_score.csv.with_name(f"{by_score.csv.stem}-targets-explanations.csv"))
+    assert {row["attribution"] for row in maps} == {"occlusion", "weights", "random"}
+    assert len(maps) == 30 and set(by_score.targets) == {row["target"] for row in maps if row["rank"] == "1"}
+    page = by_score.report.read_text()
+    assert page.count("<h3>score_2</h3>") == 2
+
+
+def test_configurations_with_the_same_scores_are_ranked_together(result: Any) -> None:
+    """If all configurations predict the same scores, there are no rankings of single scores."""
+    assert result.targets == {}
+    assert not result.csv.with_name(f"{result.csv.stem}-targets.csv").exists()
+
+
 def test_the_report_is_written(result: Any) -> None:
     """The report has sections on the regions and on each score."""
     page = result.report.read_text()
