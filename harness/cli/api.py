@@ -21,6 +21,7 @@ from harness.pipeline.rows import Row
 from harness.report.csv_files import write_tables
 from harness.report.listing import note_of, parent_runs, rank_of, saved_view
 from harness.report.output import make_report, shapley_of, undone
+from harness.report.remarks import remarks
 from harness.report.runs import chosen_tags, pooled_files, pooled_metrics, pooled_of
 from harness.report.wording import verdict
 from harness.storage.store import CellRecord, Store
@@ -86,7 +87,8 @@ class Result:
     leaderboard : table with one row per configuration
     explanations : table with one row per configuration and attribution
     regions : long table with one row per region or target, configuration and metric
-    verdict : conclusion that the statistics support, one sentence per ranking
+    verdict : conclusion that the statistics support, one sentence per ranking, and remarks on
+        what it cannot say
     failures : cells that failed
     missing : number of cells that are neither done nor failed
     csv : CSV file of the leaderboard
@@ -239,7 +241,7 @@ def write_all(made: Plan, tracker: Tracker | None) -> Result:
         explanations=tables.explanation,
         regions=tables.regions,
         targets=tables.predictions_by_target,
-        verdict=verdict(tables.prediction, tables.predictions_by_target),
+        verdict="\n".join([verdict(tables.prediction, tables.predictions_by_target), *remarks(made)]),
         failures=failures,
         missing=missing,
         shapley=shapley,

@@ -132,6 +132,7 @@ def leaderboard(texts: Sequence[str]) -> int:
     """``harness leaderboard task=NAME [run=NAME] [csv=FILE]``, by default of the latest run of the task."""
     from harness.cli.api import rebuild
     from harness.report.csv_files import write_csv
+    from harness.report.remarks import remarks
     from harness.report.wording import verdict
 
     overrides = parse(texts)
@@ -141,7 +142,8 @@ def leaderboard(texts: Sequence[str]) -> int:
     if tables.explanation.num_rows:
         _show_explanations(out, tables.explanation)
     _show_leaderboard(out, tables.prediction, tables.predictions_by_target, made.request.task.shown)
-    out.print(verdict(tables.prediction, tables.predictions_by_target), markup=False)
+    for line in (verdict(tables.prediction, tables.predictions_by_target), *remarks(made)):
+        out.print(line, markup=False)
     _say_runs(out, made)
     if "csv" in overrides.values:
         target = absolute(str(overrides.values["csv"]), "csv")
