@@ -8,6 +8,8 @@ from harness.core.space import Choice, Interval
 __all__ = ["EXPERIMENTS", "HYPOTHESES", "PRESETS", "SPACES"]
 
 BOTH = ("cnn", "residual_cnn")
+# Models that are fitted in seconds
+FAST = ("lesion_field", "ridge", "sparse_linear", "svr_lsm", "mass_univariate", "total_volume")
 
 # 17 configurations of the CNN study (85 trainings), and the four networks of the ResNet10 study
 EXPERIMENTS = {
@@ -15,7 +17,14 @@ EXPERIMENTS = {
     "multi": {"model": BOTH},
     "noise": {"noise": (0.1, 0.2, 0.3, 0.4, 0.5), "model": BOTH},
     "intercorrelation": {"design": ("intercorrelation",), "b": (0.9, 0.8, 0.7, 0.6), "model": ("cnn",)},
-    "resnet10": {"scores": ("score_1", "score_2", "score_3", ""), "model": ("resnet10",)},
+    # Not published: scores that violate the assumption of a linear load of one compact region
+    "assumptions": {
+        "design": ("single",),
+        "nonlinearity": ("none", "log", "threshold", "disconnection"),
+        "model": FAST,
+    },
+    "confounds": {"volume_effect": (0.0, 1.0), "age_effect": (0.0, 1.0), "noise": (0.2,), "model": FAST},
+    "resnet10": {"scores": ("score_1", "score_2", "score_3", "score_1+score_2+score_3"), "model": ("resnet10",)},
 }
 
 # Numbers of epochs from Tables I to IV; lower without noise
@@ -45,6 +54,10 @@ PRESETS = {
         "model.kernel": 4, "model.stride": 3, "model.block_kernel": 3, "model.block_stride": 3,
     },
     "profile=quick model=resnet10": {"model.width": 16},
+    # With batches of 16 and ten epochs, there are 50 steps, after which the output is still almost constant
+    "profile=quick experiment=resnet10": {"recipe.epochs": 30, "recipe.batch_size": 4},
+    # The baseline without location chooses, in the training patients, whether it uses age and sex
+    "model=total_volume": {"adapter.covariates": "age+sex"},
 }  # fmt: skip
 
 HYPOTHESES = (

@@ -245,7 +245,8 @@ class TestLsm:
         """Four trainings: Adam 1e-5 for 100 epochs, then 1e-6, at 1.67 mm, regions and windows of 8³, one split."""
         tasks = points("resnet10")
         assert [folds(task) for task in tasks] == [1, 1, 1, 1]
-        assert [options(task)["adapter"]["scores"] for task in tasks] == ["score_1", "score_2", "score_3", ""]
+        chosen = [options(task)["adapter"]["scores"] for task in tasks]
+        assert chosen == ["score_1", "score_2", "score_3", "score_1+score_2+score_3"]
         for made in map(options, tasks):
             recipe = made["recipe"]
             assert made["model"]["use"] == "resnet10"

@@ -19,17 +19,22 @@ __all__ = ["LesionVolume", "TargetRange", "lesion_volume"]
 
 TargetRange = Literal["given", "training"]
 
+# Covariates that a table need not have, and the values of text that have a number.
+_USUAL = ("age", "sex")
+_SEXES = {"f": 0.0, "female": 0.0, "m": 1.0, "male": 1.0}
+
 
 @dataclass(frozen=True)
 class LesionVolume:
     """Adapter for lesion maps.
 
-    Each sample has one item, the whole lesion map, with spatial axes (X, Y, Z).
+    Each sample has one item, the whole lesion map, with spatial axes (X, Y, Z), and
+    covariates.
 
     Parameters
     ----------
     scores : names of the targets; empty for all targets of the cohort
-    volume_control, target_range : see :func:`lesion_volume`
+    volume_control, target_range, covariates : see :func:`lesion_volume`
     adjustment : adjustment fitted to the training samples
     """
 
@@ -37,19 +42,20 @@ class LesionVolume:
     volume_control: VolumeControl = "none"
     target_range: TargetRange = "given"
     adjustment: Adjustment | None = None
+    covariates: tuple[str, ...] = ()
 
     @property
     def reads(self) -> Reads:
-        """The lesion map."""
-        return Reads(masks=("lesion",))
+        """The lesion map and the covariates."""
+        return Reads(masks=("lesion",), covariates=self.covariates)
 
     def spec(self, cohort: Cohort) -> NetworkSpec:
-        """One input with one channel, and the scores as targets.
+        """The lesion map, with one channel, the covariates, which are not explained, and the scores as targets.
 
         Raises
         ------
         UnknownName
-            If the cohort has no such target.
+            If the cohort has no such target, or no such covariate.
         RequestError
             If the samples have different grids, or a target is not a number.
         """
@@ -65,7 +71,18 @@ class LesionVolume:
         if len(shapes) != 1:
             raise RequestError(f"all lesion maps must be on one grid, got {sorted(shapes)}; set cohort=lesions")
         unchanged = self.volume_control in ("none", "regress_behaviour")
-        return NetworkSpec((Input("lesion", ("lesion",), shapes.pop(), unchanged=unchanged),), targets)
+        image = Input("lesion", ("lesion",), shapes.pop(), unchanged=unchanged)
+        self._check_covariates(cohort)
+        beside = (Input("covariates", self.covariates, explained=False),) if self.covariates else ()
+        return NetworkSpec((image, *beside), targets)
+
+    def _check_covariates(self, cohort: Cohort) -> None:
+        known = sorted({name for sample in cohort.samples for name in sample.covariates})
+        for name in self.covariates:
+            if name not in known and name not in _USUAL:
+                raise UnknownName(f"covariate of {cohort.name}", name, known)
+            for sample in cohort.samples:
+                _number(sample, name)
 
     def fit(self, training: Sequence[Sample], targets: Sequence[Target]) -> LesionVolume:
         """Fit the lesion volume control and the range of the scores to the training samples."""
@@ -100,26 +117,36 @@ class LesionVolume:
             )
         return self.adjustment
 
-    def inputs(self, sample: Sample) -> tuple[Array]:
-        """Lesion map after volume control, (1, 1, X, Y, Z) float32: lesioned fraction of each voxel."""
+    def inputs(self, sample: Sample) -> tuple[Array, ...]:
+        """Lesion map after volume control, (1, 1, X, Y, Z) float32, and covariates, (1, C) float32, if any.
+
+        The map is the lesioned fraction of each voxel; unknown covariates are NaN.
+        """
         adjustment, mask = self._fitted(), sample.masks["lesion"].load()
         if self.volume_control == "direct_total_lesion_volume":
             mask = unit_length(mask, _volume(sample))
         if adjustment is not None:
             mask = adjustment.mask(mask, _volume(sample))
-        return (np.array(mask, np.float32)[None, None],)
+        image = np.array(mask, np.float32)[None, None]
+        return (image, *self._beside(sample))
 
-    def explained(self, sample: Sample) -> tuple[tuple[Array, Array | None]]:
-        """The lesion map, and the negative regression on lesion volume if voxels are regressed.
+    def _beside(self, sample: Sample) -> tuple[Array, ...]:
+        values = np.array([[_number(sample, name) for name in self.covariates]], np.float32)
+        return (values,) if self.covariates else ()
 
+    def explained(self, sample: Sample) -> tuple[tuple[Array, Array | None], ...]:
+        """The lesion map and the covariates, each with the array that is added to it, if any.
+
+        If voxels are regressed, the negative regression on lesion volume is added to the map.
         Explanations then refer to the lesion, with a lesion-free brain as the zero baseline.
         Residuals themselves sum to zero over subjects.
         """
         adjustment = self._fitted()
         if adjustment is None or adjustment.lesion is None:
-            return ((self.inputs(sample)[0], None),)
+            return tuple((one, None) for one in self.inputs(sample))
         lesion = np.array(sample.masks["lesion"].load(), np.float32)
-        return ((lesion[None, None], -adjustment.lesion.at(_volume(sample)).astype(np.float32)[None, None]),)
+        added = -adjustment.lesion.at(_volume(sample)).astype(np.float32)
+        return ((lesion[None, None], added[None, None]), *((one, None) for one in self._beside(sample)))
 
     def voxels(self, sample: Sample) -> tuple[Array, Array]:
         """Non-zero voxels of the input: flat indices in C order, (N,), and values, (N,) float32."""
@@ -169,7 +196,11 @@ class LesionVolume:
 
 @ADAPTERS.register("lesion_volume", source="Pustina et al. 2018, doi:10.1016/j.neuropsychologia.2017.08.027")
 def lesion_volume(
-    *, scores: str = "", volume_control: VolumeControl = "none", target_range: TargetRange = "given"
+    *,
+    scores: str = "",
+    volume_control: VolumeControl = "none",
+    target_range: TargetRange = "given",
+    covariates: str = "",
 ) -> LesionVolume:
     """Whole-brain lesion map, optionally controlled for lesion volume.
 
@@ -184,6 +215,10 @@ def lesion_volume(
         scores, the voxels or both (DeMarco & Turkeltaub 2018)
     target_range : ``training`` scales the scores of the training subjects to [0, 1], for
         networks whose output has that range; ``given`` leaves scores unchanged
+    covariates : columns of the participants table joined by ``+``, for models that read
+        covariates (``total_volume``); empty for none. Values are numbers, or ``F`` and
+        ``M`` (or ``female`` and ``male``), which become 0 and 1. ``age`` and ``sex`` are
+        unknown for all subjects if the table does not have them
 
     Notes
     -----
@@ -204,10 +239,30 @@ def lesion_volume(
     OutOfRange
         If a name is empty or occurs twice.
     """
-    names = tuple(scores.split("+")) if scores else ()
+    return LesionVolume(
+        _names("scores", scores, "score_1+score_2"),
+        volume_control,
+        target_range,
+        covariates=_names("covariates", covariates, "age+sex"),
+    )
+
+
+def _names(option: str, text: str, example: str) -> tuple[str, ...]:
+    names = tuple(text.split("+")) if text else ()
     if not all(names) or len(set(names)) != len(names):
-        raise OutOfRange(f"scores must be different names joined by '+', like score_1+score_2; got {scores!r}")
-    return LesionVolume(names, volume_control, target_range)
+        raise OutOfRange(f"{option} must be different names joined by '+', like {example}; got {text!r}")
+    return names
+
+
+def _number(sample: Sample, name: str) -> float:
+    """Value of a covariate; NaN if it is unknown."""
+    value = sample.covariates.get(name)
+    if value is None:
+        return float("nan")
+    number = _SEXES.get(value.lower()) if isinstance(value, str) else float(value)
+    if number is None:
+        raise RequestError(f"the covariate {name} must be a number, or F and M, but {sample.id} has {value!r}")
+    return number
 
 
 def _volume(sample: Sample) -> float:

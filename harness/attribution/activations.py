@@ -9,7 +9,7 @@ from captum.attr import LayerGradCam
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.attribution.batches import BatchSize, Connected, Inputs, Maps, by_batch
+from harness.attribution.batches import BatchSize, Connected, Inputs, Maps, by_batch, independent_size
 from harness.core.errors import HarnessError, UnknownName
 from harness.core.registry import ATTRIBUTIONS
 
@@ -60,7 +60,7 @@ def gradcam(
         coarse = method.attribute(tuple(each.requires_grad_() for each in x), target=target, relu_attributions=positive)
         return tuple(_enlarge(coarse.detach(), each) for each in x)
 
-    return by_batch(inputs, targets, batch_size, weigh)
+    return by_batch(inputs, targets, independent_size(model, inputs, batch_size), weigh)
 
 
 def _enlarge(coarse: Tensor, like: Tensor) -> Tensor:

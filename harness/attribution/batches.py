@@ -9,9 +9,20 @@ import torch
 from annotated_types import Gt
 from torch import Tensor, nn
 
-from harness.core.errors import OutOfRange
+from harness.core.errors import CellError, OutOfRange
 
-__all__ = ["Baseline", "BatchSize", "Connected", "Inputs", "Maps", "baselines", "batches", "by_batch"]
+__all__ = [
+    "Baseline",
+    "BatchSize",
+    "Connected",
+    "Inputs",
+    "Maps",
+    "baselines",
+    "batches",
+    "by_batch",
+    "independent_size",
+    "items_are_independent",
+]
 
 Inputs: TypeAlias = tuple[Tensor, ...]
 Maps: TypeAlias = list[tuple[Tensor, ...]]
@@ -30,6 +41,10 @@ class _FromCode:
 
 # One number, one number per channel, or (in Python) a tensor that broadcasts to the input.
 Baseline: TypeAlias = float | list[float] | Annotated[Tensor, _FromCode]
+
+# Relative difference of an output that rounding can explain: between batches of different size, which may be
+# computed by different algorithms, and between batches of equal size, in units of the machine precision.
+_OTHER_SIZE, _SAME_SIZE = 1e-4, 16
 
 
 class Connected(nn.Module):
@@ -64,6 +79,81 @@ def by_batch(inputs: Inputs, targets: Sequence[int], batch_size: int, method: Ca
         tuple(torch.cat(maps) for maps in zip(*(method(b, target) for b in batches(inputs, batch_size)), strict=True))
         for target in targets
     ]
+
+
+def independent_size(model: nn.Module, inputs: Inputs, size: int, *, copies: int = 1) -> int:
+    """Batch size with which the outputs for an item do not depend on other items.
+
+    Parameters
+    ----------
+    model : maps its inputs to (N, K)
+    inputs : (N, C, *space) each
+    size : wanted batch size
+    copies : number of changed copies of each item that are computed
+
+    Returns
+    -------
+    int
+        ``size``, or 1 if the outputs of the model depend on the batch
+        (:func:`items_are_independent`). There is no check if batches have one item anyway.
+    """
+    if size <= 1 or len(inputs[0]) * copies <= 1:
+        return size
+    return size if items_are_independent(model, inputs) else 1
+
+
+@torch.no_grad()
+def items_are_independent(model: nn.Module, inputs: Inputs) -> bool:
+    """Whether the outputs for an item are the same alone and in a batch with other items.
+
+    They differ, for example, in networks with batch normalisation without running
+    statistics. The first item is computed alone, in a batch of copies of itself, and
+    between two items of random numbers. This takes three forward passes, of seven items.
+
+    Parameters
+    ----------
+    model : maps its inputs to (N, K)
+    inputs : (N, C, *space) each, N ≥ 1
+
+    Returns
+    -------
+    bool
+        True if the outputs are equal up to rounding, or not finite.
+
+    Raises
+    ------
+    CellError
+        If the outputs for the same batch are not reproducible.
+    """
+    item = tuple(x[:1] for x in inputs)
+    first, second = _noise(item, 0), _noise(item, 1)
+    same = tuple(x.expand(3, *x.shape[1:]) for x in item)
+    alone, copies = model(*item), model(*same)
+    among = model(*(torch.cat(each) for each in zip(first, item, second, strict=True)))
+    if not bool(torch.isfinite(alone).all()):
+        return True
+    scale = torch.cat([alone, copies, among.nan_to_num(0.0, 0.0, 0.0)]).abs().amax(0)
+    exact = _SAME_SIZE * torch.finfo(alone.dtype).eps * scale
+    if _within(among[1] - copies[1], exact) and _within(copies - alone, _OTHER_SIZE * scale):
+        return True
+    spread = (model(*same) - copies).abs().amax(0)
+    if not _within(spread, _OTHER_SIZE * scale):
+        raise CellError(
+            f"an explanation needs a network with reproducible outputs, but they differ by {float(spread.max()):.3g} "
+            "between two computations of the same batch; remove random numbers, such as dropout in evaluation mode"
+        )
+    # Some operations on GPUs add numbers in a different order each time.
+    return _within(among[1] - copies[1], exact + 4 * spread) and _within(copies - alone, _OTHER_SIZE * scale)
+
+
+def _noise(item: Inputs, seed: int) -> Inputs:
+    """Random numbers of the magnitude of an item, so that statistics of a batch change whatever they are."""
+    rng = torch.Generator().manual_seed(seed)
+    return tuple((1 + x.abs().max()) * torch.randn(x.shape, generator=rng, dtype=x.dtype).to(x.device) for x in item)
+
+
+def _within(differences: Tensor, limits: Tensor) -> bool:
+    return bool((differences.abs() <= limits).all())
 
 
 def baselines(inputs: Inputs, baseline: Baseline) -> Inputs:

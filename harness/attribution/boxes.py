@@ -607,3 +607,7 @@ class Total(Layer):
         before = _taken(old.reshape(1, -1, *change.flat), change.origin, tuple(change.values.shape[2:])).to(new.dtype)
         after = before + change.values
         return Change((self.function(after) - self.function(before)).flatten(1).sum(1, keepdim=True))
+
+    def products(self, change: Change, old: Tensor, new: Tensor) -> tuple[float, float]:
+        """Numbers of changed and of all voxels, to which the function is applied."""
+        return float(change.values[0].numel()), float(old.numel())

@@ -18,7 +18,18 @@ from captum.attr import DeepLift, GuidedBackprop, InputXGradient, IntegratedGrad
 from captum.attr._core.deep_lift import SUPPORTED_NON_LINEAR
 from torch import Generator, Tensor, nn
 
-from harness.attribution.batches import Baseline, BatchSize, Connected, Inputs, Maps, baselines, batches, by_batch
+from harness.attribution.batches import (
+    Baseline,
+    BatchSize,
+    Connected,
+    Inputs,
+    Maps,
+    baselines,
+    batches,
+    by_batch,
+    independent_size,
+    items_are_independent,
+)
 from harness.core.errors import CellError, HarnessError
 from harness.core.registry import ATTRIBUTIONS
 from harness.core.seeding import seed_of
@@ -47,7 +58,8 @@ def saliency(
     batch_size : maximum number of items in a forward pass
     """
     method = Saliency(Connected(model))
-    return by_batch(inputs, targets, batch_size, lambda x, t: method.attribute(_graph(x), target=t, abs=absolute))
+    size = independent_size(model, inputs, batch_size)
+    return by_batch(inputs, targets, size, lambda x, t: method.attribute(_graph(x), target=t, abs=absolute))
 
 
 @ATTRIBUTIONS.register(
@@ -62,7 +74,8 @@ def input_x_gradient(model: nn.Module, inputs: Inputs, targets: Sequence[int], *
     batch_size : maximum number of items in a forward pass
     """
     method = InputXGradient(Connected(model))
-    return by_batch(inputs, targets, batch_size, lambda x, t: method.attribute(_graph(x), target=t))
+    size = independent_size(model, inputs, batch_size)
+    return by_batch(inputs, targets, size, lambda x, t: method.attribute(_graph(x), target=t))
 
 
 @ATTRIBUTIONS.register(
@@ -92,6 +105,7 @@ def integrated_gradients(
     batch_size : maximum number of items in a forward pass
     """
     method = IntegratedGradients(Connected(model))
+    size = independent_size(model, inputs, batch_size, copies=steps)
 
     def integrate(x: Inputs, target: int) -> Inputs:
         maps: Inputs = method.attribute(
@@ -99,11 +113,11 @@ def integrated_gradients(
             baselines=x[len(inputs) :],
             target=target,
             n_steps=steps,
-            internal_batch_size=batch_size,
+            internal_batch_size=size,
         )
         return maps
 
-    return by_batch(inputs + baselines(inputs, baseline), targets, batch_size, integrate)
+    return by_batch(inputs + baselines(inputs, baseline), targets, size, integrate)
 
 
 @ATTRIBUTIONS.register(
@@ -227,7 +241,8 @@ def deeplift(
     ------
     HarnessError
         If an activation module is called several times in a forward pass, which the rule
-        does not support.
+        does not support, or the outputs depend on other items in the batch, which contains
+        the baseline.
     CellError
         If the sum of a map exceeds the tolerance. This shows that the model has a
         non-linearity that is not a module (``functional.relu``, a product of two branches)
@@ -235,6 +250,11 @@ def deeplift(
     """
     model = Connected(model)
     _refuse_reused(model, inputs)
+    if not items_are_independent(model, inputs):
+        raise HarnessError(
+            "deeplift computes the input and its baseline in one batch, but the outputs of the model depend on other "
+            "items in the batch; choose integrated_gradients, or use batch normalisation with running statistics"
+        )
     method = DeepLift(model)
 
     def lift(x: Inputs, target: int) -> Inputs:
@@ -269,13 +289,14 @@ def guided_backprop(model: nn.Module, inputs: Inputs, targets: Sequence[int], *,
             "use nn.ReLU instead of functional.relu, or choose saliency"
         )
     method = GuidedBackprop(Connected(model))
+    size = independent_size(model, inputs, batch_size)
 
     def guide(x: Inputs, target: int) -> Inputs:
         with _quiet():
             maps: Inputs = method.attribute(_graph(x), target=target)
         return maps
 
-    return by_batch(inputs, targets, batch_size, guide)
+    return by_batch(inputs, targets, size, guide)
 
 
 def _expected(
@@ -296,6 +317,7 @@ def _expected(
     nor on the number of targets.
     """
     method = Saliency(Connected(model))
+    size = independent_size(model, inputs, size, copies=samples)
     maps: Maps = [tuple(torch.zeros_like(x) for x in inputs) for _ in targets]
     for item in range(len(inputs[0])):
         rng = torch.Generator().manual_seed(seed_of(seed, item))

@@ -347,6 +347,8 @@ class Incremental:
     products : numbers of multiplications in convolutions and linear layers per changed
         input in the last call, and for the full network
     peak_bytes : approximate memory of the last call
+    is_joint : whether a layer was computed completely for several changed inputs together,
+        so that a layer that depends on the batch would give wrong changes
 
     Raises
     ------
@@ -366,6 +368,7 @@ class Incremental:
         self.outputs: Tensor = self._old[self._nodes[-1]]
         self.products = (0.0, 0.0)
         self.peak_bytes = 0
+        self.is_joint = False
 
     def changes(self, which: int, origin: Tensor, values: Tensor) -> Tensor:
         """Changes of the outputs if a box of one input changes.
@@ -409,6 +412,7 @@ class Incremental:
             operands = [Operand(self._old[each], found.get(each)) for each in arguments if isinstance(each, fx.Node)]
             if (out := layer(operands, old)) is not None:
                 return out
+        self.is_joint |= count > 1
         new = self._computed(node, {each: self._shown(each, found, count) for each in node.all_input_nodes})
         if not isinstance(new, Tensor) or new.shape != (count, *old.shape[1:]):
             raise Unreadable(f"{node} does not process items independently")

@@ -171,7 +171,15 @@ def _twin(model: nn.Module) -> nn.Module:
 
 def _check_outputs(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> None:
     with torch.no_grad():
-        output = model(*(x[:1] for x in inputs))
+        try:
+            output = model(*(x[:1] for x in inputs))
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise HarnessError(
+                "a model must compute a single item to be explained, but its batch normalisation needs several "
+                f"({error}); use batch normalisation with running statistics (track_running_stats=True)"
+            ) from error
     if not isinstance(output, Tensor):
         raise HarnessError(
             f"a model must return one tensor to be explained, got {type(output).__name__}; wrap it in a module that "

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, TypeAlias
 
 import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from harness.attribution.batches import Baseline, BatchSize, Inputs, Maps, baselines
+from harness.attribution.batches import Baseline, BatchSize, Inputs, Maps, baselines, items_are_independent
 from harness.attribution.incremental import Graph, Incremental, Unreadable, read
 from harness.core.errors import CellError, OutOfRange
 from harness.core.registry import ATTRIBUTIONS
@@ -78,7 +79,7 @@ def occlusion(
         axes.
     CellError
         If ``verify`` finds a difference, or the output of the network for an image is not
-        reproducible or depends on other images in the batch.
+        reproducible.
 
     Notes
     -----
@@ -97,7 +98,9 @@ def occlusion(
     ⌊(w + k − 2) / t⌋ + 1 outputs of a convolution with kernel size k and stride t, and only
     their products with the changed inputs are computed. Layers whose output changes
     everywhere are computed completely, and so is the whole network if this saves nothing or
-    if ``torch.fx`` cannot trace it.
+    if ``torch.fx`` cannot trace it. If the outputs for an image depend on other images in the
+    batch (batch normalisation without running statistics), each window is a full forward
+    pass of its own.
     """
     grids = [_windows(x, window, stride) for x in inputs]
     base = baselines(inputs, baseline)
@@ -284,11 +287,13 @@ class _Occluded:
         pilot = some[torch.linspace(0, len(some) - 1, min(_PILOT, len(some), self._most)).round().long()]
         network.changes(which, *self._boxes(which, grid, pilot))
         few, whole = network.products
-        if few > _WORTH * whole:
+        if few > _WORTH * whole or (network.is_joint and not self._independent):
             raise _NotWorth
         size = max(1, min(self._most, int(self._memory_bytes * len(pilot) / max(1, network.peak_bytes))))
         chunks = [slice(start, start + size) for start in range(0, len(some), size)]
         found = torch.cat([network.changes(which, *self._boxes(which, grid, some[chunk])) for chunk in chunks])
+        if network.is_joint and not self._independent:  # a layer may be computed completely for some windows only
+            raise _NotWorth
         return -found[:, list(targets)]
 
     def _boxes(self, which: int, grid: Windows, some: _Some) -> tuple[Tensor, Tensor]:
@@ -314,14 +319,22 @@ class _Occluded:
 
     def _dense(self, which: int, grid: Windows, some: _Some, targets: Sequence[int]) -> Tensor:
         """Effects by full forward passes."""
-        before = self._model(*self.inputs)
+        before: Tensor = self._model(*self.inputs)
         size = min(self._most, max(1, int(self._memory_bytes / _activation_bytes(self._model, self.inputs))))
-        rows = torch.arange(len(some), device=some.starts.device).split(size)
-        found = [before - self._outputs(which, grid, some[each]) for each in rows]
-        return torch.cat(found)[:, list(targets)]
+        return (before - self._outputs(which, grid, some, size))[:, list(targets)]
 
-    def _outputs(self, which: int, grid: Windows, some: _Some) -> Tensor:
-        """Outputs, (M, K), for the occluded images, by one forward pass."""
+    @cached_property
+    def _independent(self) -> bool:
+        """Whether the outputs for an image do not depend on other images in the batch."""
+        return items_are_independent(self._model, self.inputs)
+
+    def _outputs(self, which: int, grid: Windows, some: _Some, size: int) -> Tensor:
+        """Outputs, (M, K), for the occluded images, by forward passes of at most ``size`` images."""
+        several = size > 1 and len(some) > 1
+        rows = torch.arange(len(some), device=some.starts.device).split(size if several and self._independent else 1)
+        return torch.cat([self._pass(which, grid, some[each]) for each in rows])
+
+    def _pass(self, which: int, grid: Windows, some: _Some) -> Tensor:
         images = [x.expand(len(some), *x.shape[1:]) for x in self.inputs]
         images[which] = images[which].clone()
         for image, channel, start in zip(images[which], some.channels.tolist(), some.starts.tolist(), strict=True):
@@ -336,19 +349,17 @@ class _Occluded:
     ) -> None:
         """Compare effects, (M, targets), with full forward passes, relative to the largest effects, (targets,)."""
         chosen = list(targets)
-        alone = torch.cat(
-            [self._model(*self.inputs), *(self._outputs(which, grid, some[i : i + 1]) for i in range(len(some)))]
+        alone, again = (
+            torch.cat([self._model(*self.inputs), self._outputs(which, grid, some, size)]) for size in (1, len(some))
         )
-        again = torch.cat([self._model(*self.inputs), self._outputs(which, grid, some)])
         alone, again = alone[:, chosen], again[:, chosen]
         spread = (alone - again).abs().amax(0)
         allowed = _ROUNDING * alone.abs().amax(0)
         for target, varies, most in zip(chosen, spread.tolist(), allowed.tolist(), strict=True):
             if not varies <= most:
                 raise CellError(
-                    "occlusion needs a network whose output for an image is reproducible and independent of the "
-                    f"batch; output {target} differs by {varies:.3g} (rounding explains at most {most:.3g}); "
-                    "check the network for random numbers and for statistics of the batch"
+                    f"occlusion needs a network whose output for an image is reproducible; output {target} differs by "
+                    f"{varies:.3g} (rounding explains at most {most:.3g}); check the network for random numbers"
                 )
         dense = alone[:1] - alone[1:]
         lowest = 1e-5 * largest + 4 * spread + 16 * torch.finfo(alone.dtype).eps * alone.abs().amax(0)

@@ -9,7 +9,7 @@ from math import factorial
 import torch
 from torch import Tensor, nn
 
-from harness.attribution.batches import Baseline, BatchSize, Inputs, Maps, baselines
+from harness.attribution.batches import Baseline, BatchSize, Inputs, Maps, baselines, independent_size
 from harness.core.errors import OutOfRange
 from harness.core.registry import ATTRIBUTIONS
 
@@ -129,10 +129,11 @@ def _values(model: nn.Module, inputs: Inputs, base: Inputs, kept: Tensor, batch_
     ----------
     kept : (coalitions, channels of all inputs) bool
     """
+    size = independent_size(model, inputs, batch_size, copies=len(kept))
     of_items = []
     for item in range(len(inputs[0])):
         outputs = []
-        for rows in torch.split(kept, batch_size):
+        for rows in torch.split(kept, size):
             shares = torch.split(rows, [x.shape[1] for x in inputs], dim=1)
             mixed = (
                 torch.where(show.to(x.device).reshape(*show.shape, *[1] * (x.ndim - 2)), x[item], b[item])

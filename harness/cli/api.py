@@ -6,7 +6,8 @@ import dataclasses
 import json
 import math
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from harness.pipeline.rows import Row
 from harness.report.csv_files import write_tables
 from harness.report.listing import note_of, parent_runs, rank_of, saved_view
 from harness.report.output import make_report, shapley_of, undone
+from harness.report.remarks import remarks
 from harness.report.runs import chosen_tags, pooled_files, pooled_metrics, pooled_of
 from harness.report.wording import verdict
 from harness.storage.store import CellRecord, ReadOnce, Store
@@ -86,7 +88,8 @@ class Result:
     leaderboard : table with one row per configuration
     explanations : table with one row per configuration and attribution
     regions : long table with one row per region or target, configuration and metric
-    verdict : conclusion that the statistics support, one sentence per ranking
+    verdict : conclusion that the statistics support, one sentence per ranking, and remarks on
+        what it cannot say
     failures : cells that failed
     missing : number of cells that are neither done nor failed
     csv : CSV file of the leaderboard
@@ -96,6 +99,8 @@ class Result:
     shown : metrics to show in addition to the objective
     rows : pooled results of the configurations, with the values of each subject
     subjects : number of subjects in the cohort
+    targets : if configurations predict different sets of targets, the leaderboard of each
+        target, by target
     """
 
     leaderboard: pa.Table
@@ -111,6 +116,7 @@ class Result:
     shown: tuple[str, ...] = ()
     rows: tuple[Row, ...] = ()
     subjects: int = 0
+    targets: Mapping[str, pa.Table] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -245,7 +251,8 @@ def write_all(made: Plan, tracker: Tracker | None) -> Result:
         leaderboard=tables.prediction,
         explanations=tables.explanation,
         regions=tables.regions,
-        verdict=verdict(tables.prediction),
+        targets=tables.predictions_by_target,
+        verdict="\n".join([verdict(tables.prediction, tables.predictions_by_target), *remarks(made)]),
         failures=failures,
         missing=missing,
         shapley=shapley,

@@ -45,7 +45,7 @@ def run(texts: Sequence[str]) -> int:
         return exit_code_of_stop()
     if result.explanations.num_rows:
         _show_explanations(out, result.explanations, most=12)
-    show_board(out, result.leaderboard, "Leaderboard", shown=result.shown)
+    _show_leaderboard(out, result.leaderboard, result.targets, result.shown)
     if result.subjects < MINIMUM_SUBJECTS:
         show_subjects(out, result.leaderboard, result.rows)
     if result.shapley is not None:
@@ -59,6 +59,14 @@ def run(texts: Sequence[str]) -> int:
         out.print(f"{result.missing} cells were not run; repeat the command to run them")
     _say_places(out, {"leaderboard": result.csv, "report": result.report, "MLflow": result.mlflow})
     return 0 if result.complete else 1
+
+
+def _show_leaderboard(out: Console, table: pa.Table, by_target: Mapping[str, pa.Table], shown: Sequence[str]) -> None:
+    """Print the leaderboard or, if configurations predict different targets, that of each target."""
+    for title, board in {f"Leaderboard of {target}": one for target, one in by_target.items()}.items():
+        show_board(out, board, title, shown=shown)
+    if not by_target:
+        show_board(out, table, "Leaderboard", shown=shown)
 
 
 def _show_explanations(out: Console, table: pa.Table, *, most: int = 40) -> None:
@@ -128,6 +136,7 @@ def leaderboard(texts: Sequence[str]) -> int:
     """``harness leaderboard task=NAME [run=NAME] [csv=FILE]``, by default of the latest run of the task."""
     from harness.cli.api import rebuild
     from harness.report.csv_files import write_csv
+    from harness.report.remarks import remarks
     from harness.report.wording import verdict
 
     overrides = parse(texts)
@@ -137,8 +146,9 @@ def leaderboard(texts: Sequence[str]) -> int:
     out = console()
     if tables.explanation.num_rows:
         _show_explanations(out, tables.explanation)
-    show_board(out, tables.prediction, "Leaderboard", shown=made.request.task.shown)
-    out.print(verdict(tables.prediction))
+    _show_leaderboard(out, tables.prediction, tables.predictions_by_target, made.request.task.shown)
+    for line in (verdict(tables.prediction, tables.predictions_by_target), *remarks(made)):
+        out.print(line)
     _say_runs(out, made)
     if target is not None:
         out.print(f"written: {write_csv(tables.prediction, target)}", soft_wrap=True)

@@ -51,6 +51,10 @@ THRESHOLD = 0.5
 """Voxels with a higher probability are predicted; equal to taking the larger of two softmax outputs."""
 
 _SPREAD = 1e-6  # predictions are constant if they differ by less than this, relative to the truth
+# Predictions hardly vary if their standard deviation is below this fraction of that of the truth. For a calibrated
+# prediction, the fraction is its correlation with the truth, so that it explains less than 1 % of the variance.
+# The sample must be large enough that its standard deviations are not small by chance.
+_LOW_SPREAD, _LOW_SPREAD_SAMPLES = 0.1, 6
 
 
 @dataclass(frozen=True)
@@ -160,6 +164,25 @@ class TargetKind(ABC):
             For one value per sample, False for fewer than two samples.
         """
 
+    def has_low_spread(self, predictions: Sequence[Kept], truths: Sequence[float]) -> bool:
+        """Whether predictions differ, but much less than the truth.
+
+        The output of a network that has hardly been trained may be correlated with the truth
+        and nevertheless be almost constant.
+
+        Parameters
+        ----------
+        predictions, truths : see :meth:`is_collapsed`
+
+        Returns
+        -------
+        bool
+            Whether the standard deviation of the predictions is below 10 % of that of the
+            truth; for probabilities, of the indicator of each class. False for fewer than six
+            samples, if the truth does not differ, for collapsed predictions, and for images.
+        """
+        return False
+
     def columns(self, target: Target, prediction: Kept) -> dict[str, float]:
         """Columns of ``predictions.tsv`` with their values; images have none, since they are written as files."""
         return {}
@@ -224,6 +247,11 @@ class _Number(TargetKind):
     def is_collapsed(self, predictions: Sequence[Kept], truths: Sequence[float]) -> bool:
         return _is_constant([one["value"] for one in predictions], truths, relative=True)
 
+    def has_low_spread(self, predictions: Sequence[Kept], truths: Sequence[float]) -> bool:
+        """Whether values have less than 10 % of the standard deviation of the truth."""
+        values = np.array([[float(one["value"])] for one in predictions])
+        return not self.is_collapsed(predictions, truths) and _hardly_varies(values, np.array(truths)[:, None])
+
     def columns(self, target: Target, prediction: Kept) -> dict[str, float]:
         return {target.name: float(prediction["value"])}
 
@@ -260,6 +288,11 @@ class _Binary(TargetKind):
 
     def is_collapsed(self, predictions: Sequence[Kept], truths: Sequence[float]) -> bool:
         return _is_constant([one["logit"] for one in predictions], truths)
+
+    def has_low_spread(self, predictions: Sequence[Kept], truths: Sequence[float]) -> bool:
+        """Whether probabilities have less than 10 % of the standard deviation of the labels."""
+        values = np.array([[float(one["probability"])] for one in predictions])
+        return not self.is_collapsed(predictions, truths) and _hardly_varies(values, np.array(truths)[:, None])
 
     def columns(self, target: Target, prediction: Kept) -> dict[str, float]:
         return {f"{target.name}_probability": float(prediction["probability"])}
@@ -306,6 +339,12 @@ class _Classes(TargetKind):
 
     def is_collapsed(self, predictions: Sequence[Kept], truths: Sequence[float]) -> bool:
         return _is_constant([one["logits"] for one in predictions], truths)
+
+    def has_low_spread(self, predictions: Sequence[Kept], truths: Sequence[float]) -> bool:
+        """Whether the probabilities of each class have less than 10 % of the standard deviation of its indicator."""
+        values = np.array([one["probabilities"] for one in predictions])
+        labels = np.array(truths)[:, None] == np.arange(values.shape[-1])
+        return not self.is_collapsed(predictions, truths) and _hardly_varies(values, labels)
 
     def columns(self, target: Target, prediction: Kept) -> dict[str, float]:
         named = zip(target.classes, prediction["probabilities"], strict=True)
@@ -376,6 +415,15 @@ def _is_constant(values: Sequence[Array], truths: Sequence[float], *, relative: 
         return False
     spread, truth = float(np.max(np.ptp(np.array(values), axis=0))), float(np.ptp(truths))
     return truth > 0 and spread <= _SPREAD * (truth if relative else 1.0)
+
+
+def _hardly_varies(values: Array, truths: Array) -> bool:
+    """Whether every column of values, (n, K), whose truth differs has a low standard deviation."""
+    if len(values) < _LOW_SPREAD_SAMPLES:
+        return False
+    spread, truth = values.std(axis=0), truths.std(axis=0)
+    differs = truth > 0
+    return bool(differs.any() and (spread[differs] < _LOW_SPREAD * truth[differs]).all())
 
 
 def _is_flat(probability: Array) -> bool:

@@ -28,7 +28,7 @@ __all__ = [
     "volume_limits_width",
 ]
 
-Form = Literal["1,1", "2,1", "3,1"]
+Form = Literal["1,1", "2,1", "3,1", "1,k", "2,k", "3,k"]
 
 NAN = float("nan")
 INFINITY = float("inf")
@@ -77,14 +77,15 @@ class _MeanSquares:
 
 
 def icc(ratings: Array, *, form: Form = "1,1") -> float:
-    """Intraclass correlation of single ratings (Shrout & Fleiss 1979).
+    """Intraclass correlation of single or averaged ratings (Shrout & Fleiss 1979).
 
     Parameters
     ----------
     ratings : (n, k) float, n subjects by k raters; rows with NaN are left out
     form : ``"1,1"`` for a one-way model, where each subject has different raters;
         ``"2,1"`` for a two-way random model with absolute agreement; ``"3,1"`` for a
-        two-way mixed model with consistency
+        two-way mixed model with consistency. These are reliabilities of one rating;
+        ``"1,k"``, ``"2,k"`` and ``"3,k"`` are those of the mean of all k ratings
 
     Returns
     -------
@@ -145,7 +146,8 @@ def icc_count(columns: Columns, *, form: Form = "1,1") -> float:
     ----------
     columns : ``true_count`` and ``predicted_count``
     form : form of the ICC: ``1,1`` one-way, ``2,1`` two-way random with absolute
-        agreement, ``3,1`` two-way mixed with consistency
+        agreement, ``3,1`` two-way mixed with consistency; ``1,k``, ``2,k`` and ``3,k`` for
+        the mean of both values
 
     Returns
     -------
@@ -172,7 +174,8 @@ def icc_volume(columns: Columns, *, form: Form = "1,1") -> float:
     ----------
     columns : ``true_volume_mm3`` and ``predicted_volume_mm3``
     form : form of the ICC: ``1,1`` one-way, ``2,1`` two-way random with absolute
-        agreement, ``3,1`` two-way mixed with consistency
+        agreement, ``3,1`` two-way mixed with consistency; ``1,k``, ``2,k`` and ``3,k`` for
+        the mean of both values
 
     Returns
     -------
@@ -312,6 +315,18 @@ def _two_way_mixed(ms: _MeanSquares) -> float:
     return _ratio(ms.rows - ms.residual, ms.rows + (ms.k - 1) * ms.residual)
 
 
+def _one_way_mean(ms: _MeanSquares) -> float:
+    return _ratio(ms.rows - ms.within, ms.rows)
+
+
+def _two_way_random_mean(ms: _MeanSquares) -> float:
+    return _ratio(ms.rows - ms.residual, ms.rows + (ms.columns - ms.residual) / ms.n)
+
+
+def _two_way_mixed_mean(ms: _MeanSquares) -> float:
+    return _ratio(ms.rows - ms.residual, ms.rows)
+
+
 def _ratio(numerator: float, denominator: float) -> float:
     return numerator / denominator if denominator > 0 else NAN
 
@@ -320,4 +335,7 @@ _FORMS: Mapping[str, Callable[[_MeanSquares], float]] = {
     "1,1": _one_way,
     "2,1": _two_way_random,
     "3,1": _two_way_mixed,
+    "1,k": _one_way_mean,
+    "2,k": _two_way_random_mean,
+    "3,k": _two_way_mixed_mean,
 }

@@ -3,6 +3,9 @@
 Except for :func:`channel_share`, the channels of a map are combined by ``sign``:
 ``"signed"`` adds the values, ``"positive"`` the positive values, and ``"absolute"`` the
 absolute values.
+
+Every metric of a map refuses values that are not finite, wherever they are: a rank, a
+maximum or a share of such a map would depend on how the metric is computed.
 """
 
 from __future__ import annotations
@@ -102,7 +105,7 @@ def relevance_mass(explanation: Array, target: Array, *, sign: Size = "absolute"
         In [0, 1]; NaN if the target is empty or there is no attribution. The prevalence of
         the target for a constant map.
     """
-    mass = choose("sign", sign, {name: _SIGNS[name] for name in ("absolute", "positive")})(explanation)
+    mass = _combined(explanation, choose("sign", sign, {"absolute": sign, "positive": sign}))
     total = float(mass.sum())
     # Due to rounding, a partial sum may exceed the total.
     return min(float(mass[target].sum()) / total, 1.0) if total > 0 and target.any() else NAN
@@ -141,16 +144,14 @@ def relevance_ap(
     Returns
     -------
     float
-        In [0, 1]; NaN if the target is empty or the map is NaN there. The prevalence for a
-        constant map, and :func:`random_ap` for a random one.
+        In [0, 1]; NaN if the target is empty. The prevalence for a constant map, and
+        :func:`random_ap` for a random one.
     """
     relevance, target = _voxels(explanation, target, brain, sign, inside)
     if not target.any():
         return NAN
     # Recall increases only at the values of target voxels, so only these are counted.
     values, new = np.unique(relevance[target], return_counts=True)
-    if np.isnan(values[-1]):
-        return NAN
     found = np.cumsum(new[::-1])[::-1]
     # Counting the voxels that reach each of these values avoids sorting all voxels.
     reached = np.searchsorted(values, relevance[relevance >= values[0]], side="right")
@@ -185,8 +186,8 @@ def ap_of_ceiling(explanation: Array, target: Array, exact: Array, *, sign: Sign
     float
         At least 0; 1 for the map of an exact model; NaN if the target is empty.
     """
-    best = relevance_ap(exact[None], target, sign=sign)
-    return relevance_ap(explanation, target, sign=sign) / best if best > 0 else NAN
+    found, best = (relevance_ap(each, target, sign=sign) for each in (explanation, exact[None]))
+    return found / best if best > 0 else NAN
 
 
 @metric("random_ap", source="expectation over random rankings", direction="none", range=(0, 1), empty="0")
@@ -302,9 +303,9 @@ def cdc(explanation: Array, target: Array) -> float:
         positive in the whole target, this is 2m / (1 + m), where m is the share of the
         attribution inside (:func:`relevance_mass` with ``sign="positive"``).
     """
+    mass = np.maximum(_combined(explanation), 0)
     if not target.any():
         return NAN
-    mass = np.maximum(_SIGNS["signed"](explanation), 0)
     highest = float(mass.max())
     if highest <= 0:
         return 0.0
@@ -353,9 +354,9 @@ def rc_rate(
     For an exact model of score = Σ wₖ · loadₖ, the shares are not the weights but
     wₖ Lₖ / Σ wⱼ Lⱼ, where L are the mean loads (for regions of equal size).
     """
+    mass = _combined(explanation, sign)
     if roi >= len(rois):
         return NAN
-    mass = choose("sign", sign, _SIGNS)(explanation)
     scores = np.array([mass[region].sum() for region in rois])
     if literal:
         scores = scores / (mass.sum() + np.count_nonzero(rois, axis=(1, 2, 3)))
@@ -389,9 +390,9 @@ def peak_distance_mm(
         In mm, 0 inside the target; the mean over all maxima if there are several; NaN if
         the target is empty.
     """
+    relevance = _combined(explanation, sign)
     if not target.any():
         return NAN
-    relevance = choose("sign", sign, _SIGNS)(explanation)
     peaks = relevance == relevance.max()
     if np.count_nonzero(peaks) > _FEW_PEAKS:
         return float(distance_transform_edt(~target, sampling=spacing_mm)[peaks].mean())
@@ -453,7 +454,7 @@ def pointing_game(explanation: Array, target: Array, *, sign: Sign = "signed") -
     The margin around the target in the original method is not used, because it is wider
     than a lesion.
     """
-    relevance = choose("sign", sign, _SIGNS)(explanation)
+    relevance = _combined(explanation, sign)
     return float(target[relevance == relevance.max()].mean()) if target.any() else NAN
 
 
@@ -485,7 +486,7 @@ def top_k_intersection(
         resolved by the expectation of a random choice, so that a constant map has the
         prevalence.
     """
-    relevance = choose("sign", sign, _SIGNS)(explanation)
+    relevance = _combined(explanation, sign)
     if not target.any():
         return NAN
     k = min(k or int(np.count_nonzero(target)), target.size)
@@ -518,16 +519,32 @@ def channel_share(explanation: Array, channels: tuple[str, ...], *, channel: str
         In [0, 1], with a sum of 1 over all channels; NaN if there is no such channel or
         the explanation is zero everywhere.
     """
+    _check_finite(explanation)
     sizes = np.abs(explanation).sum(axis=(1, 2, 3), dtype=np.float64)
     if channel not in channels or not sizes.any():
         return NAN
     return float(sizes[channels.index(channel)] / sizes.sum())
 
 
+def _combined(explanation: Array, sign: str = "signed") -> Array:
+    """Map over all channels, (X, Y, Z) float64, of a map that must be finite."""
+    _check_finite(explanation)
+    return choose("sign", sign, _SIGNS)(explanation)
+
+
+def _check_finite(explanation: Array) -> None:
+    bad = int(explanation.size - np.isfinite(explanation).sum())
+    if bad:
+        raise OutOfRange(
+            f"`explanation` must be finite everywhere, got {bad} NaN or infinite of {explanation.size} values; set "
+            "voxels without a value to zero"
+        )
+
+
 def _voxels(explanation: Array, target: Array, brain: Array | None, sign: str, inside: str) -> tuple[Array, Array]:
     """Values of the map and of the target, for the voxels that are used."""
     where = _where(inside, brain)
-    return choose("sign", sign, _SIGNS)(explanation)[where].ravel(), target[where].ravel()
+    return _combined(explanation, sign)[where].ravel(), target[where].ravel()
 
 
 def _where(inside: str, brain: Array | None) -> Any:

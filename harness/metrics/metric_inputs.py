@@ -272,7 +272,10 @@ def _finite(name: str, array: Array | None, *, ndim: int) -> npt.NDArray[np.floa
     array = _volume(name, np.asarray(array), ndim=ndim)
     bad = int(array.size - np.isfinite(array).sum())
     if bad:
-        raise OutOfRange(f"`{name}` must be finite everywhere, got {bad} NaN or infinite of {array.size} values")
+        remedy = "set voxels without a value to zero"
+        raise OutOfRange(
+            f"`{name}` must be finite everywhere, got {bad} NaN or infinite of {array.size} values; {remedy}"
+        )
     return array
 
 

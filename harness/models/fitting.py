@@ -55,6 +55,11 @@ class Fitted(Protocol):
         lesions : (n, V) float32 occupancies in [0, 1], voxels in C order of the image
         targets : (n, K) float64, one column per score
         rng : random generator, for permutations and inner folds
+
+        Notes
+        -----
+        A model whose builder has a parameter ``covariates`` has the keyword ``covariates``,
+        (n, C) float64 with NaN for unknown values.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Linear lesion-symptom models: ridge, sparse, total volume, and matched filter."""
+"""Linear lesion-symptom models: ridge, sparse, and matched filter."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness.core.values import Supplied
 from harness.models.fitting import LinearLesionModel, Normalise, merged, scaled_lesions
 from harness.simulation.lesion_scores import Shape, element
 
-__all__ = ["matched_filter", "ridge", "sparse_linear", "total_volume"]
+__all__ = ["matched_filter", "ridge", "sparse_linear"]
 
 # Grid of penalties for ridge, in units of the mean squared length of a centred lesion vector.
 _RIDGE_GRID = tuple(10.0 ** np.arange(-3, 3.5, 0.5))
@@ -108,27 +108,6 @@ def sparse_linear(
     much faster. The elastic net uses all voxels.
     """
     return _Sparse(alpha, l1_ratio, folds, alphas, in_channels, outputs, image_shape, minimum, normalise)
-
-
-@MODELS.register("total_volume", source="ordinary least squares on the lesion volume", fitted=True, weights=True)
-def total_volume(in_channels: int = 1, outputs: int = 1, *, image_shape: tuple[int, ...] = ()) -> nn.Module:
-    """Linear regression of scores on total lesion volume.
-
-    This baseline does not use the location of lesions, so its map is constant. The
-    difference to another model shows the value of location.
-
-    Parameters
-    ----------
-    in_channels : must be 1, the lesion mask
-    outputs : number of scores, K
-    image_shape : shape of the image, (X, Y, Z)
-
-    Returns
-    -------
-    nn.Module
-        Maps (N, 1, X, Y, Z) float to (N, K); trained by its method ``fit``.
-    """
-    return _TotalVolume(in_channels, outputs, image_shape)
 
 
 @MODELS.register("matched_filter", source="", fitted=True, weights=True, oracle=True)
@@ -243,13 +222,6 @@ class _Sparse(LinearLesionModel):
                     alphas=grid, l1_ratio=self.l1_ratio, cv=min(self.folds, len(target)), max_iter=2000, tol=1e-3
                 ).fit(x, target)
         return fitted.coef_, float(fitted.intercept_)
-
-
-class _TotalVolume(LinearLesionModel):
-    def _learn(self, lesions: scipy.sparse.csr_array, targets: Array, rng: np.random.Generator) -> None:
-        volumes = np.asarray(lesions.sum(axis=1, dtype=np.float64)).reshape(-1, 1)
-        slope, bias = _least_squares(volumes, targets)
-        self._set(slope, bias)
 
 
 class _MatchedFilter(LinearLesionModel):

@@ -51,8 +51,8 @@ def build_network(task: Task, spec: NetworkSpec) -> torch.nn.Module:
     """Build an untrained network, with initial weights from torch's global generator.
 
     Model builders receive arguments by parameter name: ``inputs`` and ``targets`` of the
-    specification, or, for a single input, ``in_channels``, ``image_shape`` and the total
-    number of ``outputs`` of all targets.
+    specification, or, for a single image, ``in_channels``, ``image_shape``, the total
+    number of ``outputs`` of all targets, and the number of ``covariates``.
 
     Raises
     ------
@@ -60,10 +60,12 @@ def build_network(task: Task, spec: NetworkSpec) -> torch.nn.Module:
         If the builder takes one input and the adapter gives several.
     """
     accepted = inspect.signature(task.model.func).parameters
-    if "in_channels" in accepted and len(spec.inputs) > 1:
+    others = [one for one in spec.inputs[1:] if one.explained or one.shape or "covariates" not in accepted]
+    if "in_channels" in accepted and others:
         raise RequestError(
             f"model {MODELS.name_of(task.model.func)} takes one input, but the adapter gives {len(spec.inputs)} "
-            f"({', '.join(one.name for one in spec.inputs)}); choose a model with a parameter `inputs`"
+            f"({', '.join(one.name for one in spec.inputs)}); choose a model with a parameter `inputs`, or, for "
+            "covariates, `covariates`"
         )
     supplied = {
         "inputs": spec.inputs,
@@ -71,6 +73,7 @@ def build_network(task: Task, spec: NetworkSpec) -> torch.nn.Module:
         "in_channels": len(spec.inputs[0].channels),
         "outputs": spec.width,
         "image_shape": spec.inputs[0].shape,
+        "covariates": sum(len(one.channels) for one in spec.inputs[1:]),
         **oracle_arguments(task),
     }
     if not spec.inputs[0].shape:
@@ -239,11 +242,10 @@ class Scalars(torch.nn.Module):
         return torch.stack(columns, dim=1)
 
     def _all(self, explained: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        rest, count = iter(explained), len(explained[0])
+        # `shape[0]` can be traced, as exact occlusion requires, and `len` cannot.
+        rest, count = iter(explained), explained[0].shape[0]
         return tuple(
-            self._fixed[place].to(explained[0].dtype).expand(count, *self._fixed[place].shape[1:])
-            if place in self._fixed
-            else next(rest)
+            self._fixed[place].expand(count, *self._fixed[place].shape[1:]) if place in self._fixed else next(rest)
             for place in range(len(self._spec.inputs))
         )
 

@@ -8,10 +8,12 @@ networks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import torch
 
+from harness.attribution.batches import independent_size
 from harness.core.errors import RequestError
 from harness.core.explanations import Explanation
 from harness.core.seeding import generator
@@ -94,7 +96,8 @@ def predict_function(
     Returns
     -------
     predict : callable
-        Maps (B, C, X, Y, Z) images to (B,) float64.
+        Maps (B, C, X, Y, Z) images to (B,) float64. Images are computed one by one if the
+        outputs of a network depend on other images in the batch.
     image : (C, X, Y, Z) float32
         All explained channels; Z is 1 for pictures.
 
@@ -124,13 +127,20 @@ def predict_function(
     item = np.concatenate([pairs[place][0][0] for place in explained])
     wrapped = [_scalars(member, spec, sample, scalar, classes or {}) for member in members]
 
+    def inputs_of(images: Array) -> tuple[torch.Tensor, ...]:
+        chunk = np.ascontiguousarray(np.asarray(images, np.float32).reshape(len(images), *item.shape))
+        return torch.split(torch.from_numpy(chunk).to(device()), widths, dim=1)
+
+    @cache
+    def size() -> int:
+        return min(independent_size(network, inputs_of(item[None]), batch_size, copies=2) for network in wrapped)
+
     @torch.inference_mode()
     def predict(images: Array) -> Array:
         found = []
-        for start in range(0, len(images), batch_size):
-            chunk = np.asarray(images[start : start + batch_size], np.float32)
-            batch = torch.from_numpy(np.ascontiguousarray(chunk.reshape(len(chunk), *item.shape))).to(device())
-            inputs = torch.split(batch, widths, dim=1)
+        most = size() if len(images) > 1 else 1
+        for start in range(0, len(images), most):
+            inputs = inputs_of(images[start : start + most])
             outputs = [network(*inputs)[:, 0].double().cpu().numpy() for network in wrapped]
             found.append(np.mean(outputs, axis=0))
         joined: Array = np.concatenate(found) if found else np.zeros(0)

@@ -28,6 +28,7 @@ from harness.metrics.register import evaluate, evaluate_chance, kinds_of
 from harness.pipeline.explain import Explained
 
 __all__ = [
+    "LOW_SPREAD",
     "Values",
     "add",
     "collapse_flags",
@@ -37,6 +38,9 @@ __all__ = [
     "score_map",
     "score_prediction",
 ]
+
+LOW_SPREAD = "low spread of predictions (SD below 10 % of that of the target)"
+"""Flag of networks whose output hardly varies, see :func:`collapse_flags`."""
 
 Values = dict[str, JSON]
 """Values of metrics by label, see the module docstring."""
@@ -172,7 +176,15 @@ def add(into: Values, task: Task, label: str, sample: Sample, where: str, name: 
 
 
 def collapse_flags(spec: NetworkSpec, samples: Sequence[Sample], predictions: Mapping[str, Prediction]) -> list[str]:
-    """Flag ``collapsed`` if the predictions of a target are the same for all samples, or all masks are empty.
+    """Flags of predictions that show that a network has learned nothing, or hardly anything.
+
+    Returns
+    -------
+    list of str
+        ``collapsed`` if the predictions of a target are the same for all samples, or all
+        masks are empty; :data:`LOW_SPREAD` if they differ, but much less than the truth
+        (:meth:`harness.core.targets.TargetKind.has_low_spread`). The latter does not
+        exclude a row from the ranking.
 
     Notes
     -----
@@ -182,7 +194,9 @@ def collapse_flags(spec: NetworkSpec, samples: Sequence[Sample], predictions: Ma
     for target in spec.targets:
         own = [predictions[sample.id][target.name] for sample in samples]
         truths = [sample.targets[target.name] for sample in samples] if target.of_sample else []
-        flags += ["collapsed"] if KINDS[target.kind].is_collapsed(own, truths) else []
+        kind = KINDS[target.kind]
+        flags += ["collapsed"] if kind.is_collapsed(own, truths) else []
+        flags += [LOW_SPREAD] if kind.has_low_spread(own, truths) else []
     return sorted(set(flags))
 
 

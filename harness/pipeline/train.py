@@ -16,7 +16,7 @@ import torch
 
 from harness.core.errors import CellError
 from harness.core.seeding import generator, seed_of
-from harness.core.types import Adapter, FittedAdapter, NetworkSpec, Sample, SparseAdapter
+from harness.core.types import Adapter, Array, FittedAdapter, NetworkSpec, Sample, SparseAdapter
 from harness.models.fitting import Fitted
 from harness.pipeline.items import Items, batches, open_items
 from harness.pipeline.networks import device, split_outputs
@@ -168,9 +168,17 @@ def _fit(model: Fitted, adapter: Adapter, spec: NetworkSpec, training: Sequence[
     by_sample = [adapter.targets(sample, spec.targets) for sample in training]
     targets = np.array([[one[target.name][0] for target in spec.targets] for one in by_sample]).astype(np.float64)
     torch.manual_seed(seed_of(seed, "training"))
-    model.fit(lesions, targets, rng=generator(seed, "training"))
+    model.fit(lesions, targets, rng=generator(seed, "training"), **_covariates(adapter, spec, training))
     assert isinstance(model, torch.nn.Module)
     return Trained(_on_cpu(model.state_dict()), (), 0, adapter)
+
+
+def _covariates(adapter: Adapter, spec: NetworkSpec, training: Sequence[Sample]) -> dict[str, Array]:
+    """Inputs beside the image, (n, C) float64, as an argument of ``fit``; empty if there are none."""
+    if len(spec.inputs) == 1:
+        return {}
+    rows = [np.concatenate([one.ravel() for one in adapter.inputs(sample)[1:]]) for sample in training]
+    return {"covariates": np.array(rows, np.float64)}
 
 
 def _descend(

@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,10 @@ def write_tables(plan: Plan, tables: Tables, shapley: pa.Table | None) -> Path:
         "agreement": agreements(plan),
         "rois": regions_of_interest(plan),
         "shapley": shapley,
+        "targets": _joined(tables.predictions_by_target),
+        "targets-explanations": _joined(
+            {target: one.explanation for target, one in tables.by_target.items() if one.explanation is not None}
+        ),
     }
     for what, table in beside.items():
         file = path.with_name(f"{plan.request.name}-{what}.csv")
@@ -48,6 +53,16 @@ def write_tables(plan: Plan, tables: Tables, shapley: pa.Table | None) -> Path:
         else:
             write_csv(table, file)
     return write_csv(tables.prediction, path)
+
+
+def _joined(by_target: Mapping[str, pa.Table]) -> pa.Table | None:
+    """One table with the target as the first column; ``None`` if there are no targets."""
+    named = [
+        one.add_column(0, "target", pa.array([target] * one.num_rows, pa.string())) for target, one in by_target.items()
+    ]
+    return (
+        pa.concat_tables([one.replace_schema_metadata() for one in named], promote_options="default") if named else None
+    )
 
 
 def write_csv(table: pa.Table, path: str | os.PathLike[str]) -> Path:

@@ -19,6 +19,7 @@ from harness.pipeline.leaderboard import read_facts
 from harness.report.elements import Cell, Figure, ReportTable
 from harness.report.figures import figures_of
 from harness.report.page import write_list_of_runs, write_report
+from harness.report.remarks import remarks
 from harness.report.tables import report_tables
 from harness.report.wording import failure_lines, verdict
 from harness.storage.store import CellRecord
@@ -77,9 +78,10 @@ def make_report(plan: Plan, tables: Tables) -> Path:
         run=plan.request.name,
         question=task.question,
         source=task.source,
-        verdict=verdict(tables.prediction),
+        verdict="\n".join([verdict(tables.prediction, tables.predictions_by_target), *remarks(plan)]),
         leaderboard=tables.prediction,
         explanations=tables.explanation if tables.explanation.num_rows else None,
+        by_target={target: (one.prediction, one.explanation) for target, one in tables.by_target.items()},
         figures=figures,
         tables=report_tables(plan, tables, shapley_of(plan, tables)),
         shown=task.shown,

@@ -48,6 +48,7 @@ def write_report(
     leaderboard: pa.Table,
     run: str = "",
     explanations: pa.Table | None = None,
+    by_target: Mapping[str, tuple[pa.Table, pa.Table | None]] | None = None,
     figures: Sequence[Figure] = (),
     tables: Sequence[ReportTable] = (),
     shown: Sequence[str] = (),
@@ -66,6 +67,7 @@ def write_report(
     leaderboard : leaderboard from :func:`harness.pipeline.leaderboard.build`
     run : name of the run; if given, the page links to the list of runs in the parent folder
     explanations : leaderboard of the attribution methods, if there are any
+    by_target : leaderboards of predictions and explanations of single targets, by target
     figures, tables : figures and tables; sections are in the order of their first appearance
     shown : metrics to show in addition to the objective, the others are collapsed; all by default
     provenance : versions, seeds, hardware, command, …
@@ -86,7 +88,7 @@ def write_report(
         source=source,
         run=run,
         verdict=[line for line in verdict.splitlines() if line.strip()],
-        sections=_sections(leaderboard, explanations, figures, tables, shown),
+        sections=_sections(leaderboard, explanations, by_target or {}, figures, tables, shown),
         glossary=[_entry(metric) for metric in metrics.values()],
         provenance=[(name, plain_text(value)) for name, value in (provenance or {}).items()],
         notes=notes,
@@ -144,6 +146,7 @@ def _template() -> jinja2.Template:
 def _sections(
     leaderboard: pa.Table,
     explanations: pa.Table | None,
+    by_target: Mapping[str, tuple[pa.Table, pa.Table | None]],
     figures: Sequence[Figure],
     tables: Sequence[ReportTable],
     shown: Sequence[str],
@@ -157,6 +160,10 @@ def _sections(
     sections["Leaderboard"].boards += [board_of_ranking(leaderboard, shown)]
     if explanations is not None:
         sections["Explanations"].boards += [board_of_ranking(explanations)]
+    for target, (predicted, explained) in by_target.items():
+        sections["Leaderboard"].boards.append(replace(board_of_ranking(predicted, shown), title=target))
+        if explained is not None and explanations is not None:
+            sections["Explanations"].boards.append(replace(board_of_ranking(explained), title=target))
     for one in tables:
         sections[one.section].boards.append(board_of_table(one))
     for figure in figures:

@@ -63,13 +63,27 @@ def rankings(table: pa.Table) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def verdict(table: pa.Table) -> str:
+def verdict(table: pa.Table, by_target: Mapping[str, pa.Table] | None = None) -> str:
     """Conclusions that the statistics support, one sentence per ranking.
 
+    Parameters
+    ----------
+    table : leaderboard from :func:`harness.pipeline.leaderboard.build`
+    by_target : leaderboards of single targets, by target, if configurations predict
+        different sets of targets; the sentences are then about these
+
+    Notes
+    -----
     A sentence names the first row of the ranking and all rows that are not
     distinguishable from it. With fewer than six subjects it is "undecided", however
     large the differences are; if nothing can be ranked, it gives the reason.
     """
+    if by_target:
+        return "\n".join(
+            f"{target}, {line}" if len(rankings(one)) > 1 else f"{target}: {line}"
+            for target, one in by_target.items()
+            for line in verdict(one).splitlines()
+        )
     facts, sentences = read_facts(table), []
     for name, lines in rankings(table).items():
         labels = _labels(lines, facts)
@@ -156,7 +170,8 @@ def _labels(lines: Sequence[Mapping[str, Any]], facts: TableFacts, *, attributio
         explained = [line["attribution"]] if attribution and line["attribution"] else []
         names = varying or ([] if explained else list(facts.axes))
         names = [name for name in names if line[name] is not None]  # without options that the components do not have
-        parts = [str(line[name]) if len(names) == 1 else f"{name}={line[name]}" for name in names]
+        # An empty value has no name of its own.
+        parts = [str(line[name]) if len(names) == 1 and line[name] != "" else f"{name}={line[name]}" for name in names]
         labels.append(", ".join([*parts, *explained]) or line["configuration"])
     return labels
 

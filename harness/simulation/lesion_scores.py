@@ -1,9 +1,10 @@
 """Simulation of behavioural scores from lesions in regions of interest.
 
 A score is a weighted sum of *loads*, the lesioned fractions of a few regions of
-interest, plus noise. Masks are processed one subject at a time, so that no more than
-one image is in memory. Axes are (X, Y, Z). A *centre* is a voxel index; a region of
-size s around centre c starts at c − s//2, also for even sizes.
+interest, or a non-linear function of them, plus noise and effects of age and volume.
+Masks are processed one subject at a time, so that no more than one image is in memory.
+Axes are (X, Y, Z). A *centre* is a voxel index; a region of size s around centre c
+starts at c − s//2, also for even sizes.
 
 :func:`r2_ceiling` and :func:`expected_shares` give the results of a model that computes
 the scores exactly; its maps are in :mod:`harness.attribution.linear_maps`.
@@ -43,7 +44,7 @@ __all__ = [
 Shape = Literal["ball", "cube"]
 Rule = Literal["all", "any"]
 Design = Literal["intercorrelation", "multi", "single"]
-Nonlinearity = Literal["exp", "log", "none"]
+Nonlinearity = Literal["disconnection", "exp", "log", "none", "threshold"]
 Scaling = Literal["cohort", "none"]
 
 # Attempts to place all regions without overlap.
@@ -393,8 +394,9 @@ class Scores:
     Parameters
     ----------
     targets : (n, K) float64, noisy and scaled scores, which models are trained on
-    clean : (n, K) float64, weighted loads after the nonlinearity, without noise and
-        scaling; in [0, 1] if the rows of the weights sum to one
+    clean : (n, K) float64, weighted loads after the nonlinearity, with the effect of
+        volume, without that of age, noise and scaling; in [0, 1] if the rows of the weights
+        sum to one and volume has no effect
     expected : (n, K) float64, best prediction of ``targets`` from the image: the clean
         score on the scale of the targets, ((1−a)·clean − low) / (high − low)
     low, high : (K,) scores that are scaled to 0 and 1; 0 and 1 without scaling
@@ -416,6 +418,10 @@ def scores(
     strength: Annotated[float, Gt(0)] = 9.0,
     noise: Annotated[float, Ge(0), Lt(1)] = 0.0,
     scaling: Scaling = "cohort",
+    volumes: Array | None = None,
+    volume_effect: Annotated[float, Ge(0)] = 0.0,
+    ages: Array | None = None,
+    age_effect: Annotated[float, Ge(0)] = 0.0,
 ) -> Scores:
     """Simulate scores from loads.
 
@@ -427,13 +433,21 @@ def scores(
     nonlinearity : function of the weighted sum s. ``log`` is log(1 + k·s) / log(1 + k),
         so that the first lesioned voxels have the largest effect; ``exp`` is
         ((1 + k)^s − 1) / k, so that the last ones do. Both map 0 to 0 and 1 to 1, and
-        they are inverse functions
+        they are inverse functions. ``threshold`` is 1 if s exceeds half of its maximum over
+        the subjects, and 0 otherwise. ``disconnection`` is 1 − Π (1 − load)^(w / max w)
+        over the regions with weights w: a lesion of any region disconnects a network, and
+        lesions of others then matter less. For a single region, it is the load
     strength : k. With 9, a load of 0.5 becomes 0.74 (log) or 0.24 (exp)
     noise : a in (1−a)·s + a·N(0, SD(s)), independent for each subject and score; the SD is
         the population SD of the n clean scores
     scaling : ``cohort`` scales each noisy score to [0, 1] over the cohort; ``none`` leaves
         scores unchanged. To scale by the training subjects only, use ``none`` and
         ``target_range="training"`` of :func:`~harness.adapters.lesion_volume.lesion_volume`
+    volumes, ages : (n,) lesion volumes and ages of the subjects, if they have an effect
+    volume_effect : increase of a score, in SDs of the score from the loads, per SD of the
+        square root of the volume
+    age_effect : the same per SD of age. Age cannot be predicted from the image exactly, and
+        is not part of the clean scores
 
     Returns
     -------
@@ -443,7 +457,8 @@ def scores(
     ------
     OutOfRange
         If the shapes do not match, if a score is constant, if a score exceeds [0, 1]
-        before a nonlinearity, or if the scaling is unknown. Clipping is not supported,
+        before a nonlinearity, if volumes or ages with an effect are missing or not finite,
+        or if the scaling is unknown. Clipping is not supported,
         because it is not affine and changes the highest R² that can be reached.
     """
     table, rows = np.asarray(loads, np.float64), np.asarray(weights, np.float64)
@@ -451,12 +466,17 @@ def scores(
         raise OutOfRange(
             f"loads (n, R) and weights (K, R) must have one column per region, got {table.shape} and {rows.shape}"
         )
-    clean = _bent(table @ rows.T, nonlinearity, strength)
-    spread = clean.std(axis=0)
+    clean = (
+        _disconnected(table, rows) if nonlinearity == "disconnection" else _bent(table @ rows.T, nonlinearity, strength)
+    )
     # Rounding can give a constant score a small spread.
     _refuse_constant(clean, np.ptp(clean, axis=0) <= 1e-12)
+    of_age = age_effect * clean.std(axis=0) * _standardised("ages", ages, len(table), age_effect)
+    if volume_effect:
+        roots = _standardised("volumes", None if volumes is None else np.sqrt(volumes), len(table), volume_effect)
+        clean = clean + volume_effect * clean.std(axis=0) * roots
     drawn = rng.standard_normal(clean.shape)
-    noisy = (1 - noise) * clean + noise * spread * drawn
+    noisy = (1 - noise) * (clean + of_age) + noise * clean.std(axis=0) * drawn
     if scaling == "cohort":
         low, high = noisy.min(axis=0), noisy.max(axis=0)
     elif scaling == "none":
@@ -479,14 +499,42 @@ def r2_ceiling(noise: float | Array) -> float | Array:
     return kept / (kept + noise**2)
 
 
+def _standardised(name: str, values: Array | None, n: int, effect: float) -> Array:
+    """Values as (n, 1) with mean 0 and SD 1; zeros if they have no effect or are all equal."""
+    if not effect:
+        return np.zeros((n, 1))
+    given = np.asarray([] if values is None else values, np.float64)
+    if given.shape != (n,) or not np.isfinite(given).all():
+        raise OutOfRange(
+            f"{name} with an effect must be {n} finite numbers, one per subject, got {np.isfinite(given).sum()}; "
+            "leave out subjects without a value, or set the effect to 0"
+        )
+    spread = given.std()
+    return np.asarray((given - given.mean()) / (spread if spread > 0 else 1.0))[:, None]
+
+
+def _disconnected(loads: Array, weights: Array) -> Array:
+    """1 − Π (1 − load)^(w / max w), (n, K)."""
+    _refuse_beyond(loads, "loads", "disconnection")
+    powers = weights / np.maximum(weights.max(axis=1, keepdims=True), 1e-300)
+    intact = np.clip(1 - loads, 0, 1)
+    return np.asarray(1 - np.stack([np.prod(intact**power, axis=1) for power in powers], axis=1))
+
+
+def _refuse_beyond(values: Array, what: str, nonlinearity: str) -> None:
+    if values.min(initial=0) < -1e-9 or values.max(initial=0) > 1 + 1e-9:
+        raise OutOfRange(
+            f"`0 <= {what} <= 1` must hold for nonlinearity={nonlinearity}, got {values.min():.4g} to "
+            f"{values.max():.4g}; use non-negative weights, with rows that sum to one"
+        )
+
+
 def _bent(score: Array, nonlinearity: Nonlinearity, strength: float) -> Array:
     if nonlinearity == "none":
         return score
-    if score.min(initial=0) < -1e-9 or score.max(initial=0) > 1 + 1e-9:
-        raise OutOfRange(
-            f"`0 <= weights · loads <= 1` must hold for nonlinearity={nonlinearity}, got {score.min():.4g} to "
-            f"{score.max():.4g}; use non-negative weights, with rows that sum to one"
-        )
+    _refuse_beyond(score, "weights · loads", nonlinearity)
+    if nonlinearity == "threshold":
+        return np.asarray(score > score.max(axis=0) / 2, np.float64)
     if nonlinearity == "log":
         bent: Array = np.log1p(strength * score) / np.log1p(strength)
     else:

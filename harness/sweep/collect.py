@@ -6,22 +6,37 @@ import dataclasses
 import importlib.metadata
 import json
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from harness.core.space import text_of
 from harness.core.task import Configuration
-from harness.core.types import JSON
+from harness.core.types import JSON, Adapter
 from harness.pipeline import leaderboard
 from harness.pipeline.aggregate import Pooled, has_fixed_test, metric_facts, pool
 from harness.pipeline.cell import digest, explanations_of, restored
 from harness.pipeline.group_maps import agreement
 from harness.pipeline.ranking import strata_of
+from harness.pipeline.rows import MetricFacts, Row
 from harness.sweep.plan import Plan
 
-__all__ = ["Tables", "agreements", "collect", "regions_of_interest"]
+__all__ = ["Tables", "TargetTables", "agreements", "collect", "regions_of_interest"]
+
+
+@dataclass(frozen=True)
+class TargetTables:
+    """Rankings of all configurations that predict one target.
+
+    Parameters
+    ----------
+    prediction, explanation : Arrow tables, see :mod:`harness.pipeline.leaderboard`; the
+        latter is ``None`` if there are no explanations
+    """
+
+    prediction: pa.Table
+    explanation: pa.Table | None
 
 
 @dataclass(frozen=True)
@@ -32,12 +47,21 @@ class Tables:
     ----------
     prediction, explanation, regions : Arrow tables, see :mod:`harness.pipeline.leaderboard`
     pooled : rows of each configuration, by its id
+    by_target : if configurations predict different sets of targets, the rankings of those
+        that predict each target, by target; a network with several outputs has a row in
+        each of them
     """
 
     prediction: pa.Table
     explanation: pa.Table
     regions: pa.Table
     pooled: Mapping[str, Pooled]
+    by_target: Mapping[str, TargetTables] = field(default_factory=dict)
+
+    @property
+    def predictions_by_target(self) -> dict[str, pa.Table]:
+        """Rankings of predictions in :attr:`by_target`."""
+        return {target: one.prediction for target, one in self.by_target.items()}
 
 
 def collect(plan: Plan, *, mlflow_runs: Mapping[str, str] | None = None) -> Tables:
@@ -66,7 +90,56 @@ def collect(plan: Plan, *, mlflow_runs: Mapping[str, str] | None = None) -> Tabl
         leaderboard.build(explained, of_maps, task.explanation_objective, strata=asked),
         leaderboard.build_regions(regions, by_region),
         pooled,
+        _by_target(plan, pooled, [one for one in measured if one.name in {*divided, task.objective}], of_maps),
     )
+
+
+def _by_target(
+    plan: Plan, pooled: Mapping[str, Pooled], measured: Sequence[MetricFacts], of_maps: Sequence[MetricFacts]
+) -> dict[str, TargetTables]:
+    """Rankings for each target that several configurations predict, beside different other targets.
+
+    Options of the adapter can choose targets, but cannot change their values. So they do not
+    pose another problem for a target that is predicted in any case.
+    """
+    targets = {one.id: _targets(plan, one) for one in plan.configurations}
+    if len(set(targets.values())) < 2:
+        return {}
+    task, found = plan.request.task, {}
+
+    def poses(axis: str) -> bool:
+        return task.poses(axis) and not task.axes.get(axis, axis).startswith("adapter.")
+
+    for name in dict.fromkeys(name for names in targets.values() for name in names):
+        own = [key for key, names in targets.items() if name in names]
+        if len(own) < 2:
+            continue
+        rows = [row for key in own for row in _rows_of_target(pooled[key], name, targets[key])]
+        predicted, explained = ([row for row in rows if bool(row.attribution) is maps] for maps in (False, True))
+        found[name] = TargetTables(
+            leaderboard.build(predicted, measured, task.objective, strata=strata_of(predicted, poses)),
+            leaderboard.build(explained, of_maps, task.explanation_objective, strata=strata_of(explained, poses))
+            if explained
+            else None,
+        )
+    return found
+
+
+def _targets(plan: Plan, configuration: Configuration) -> tuple[str, ...]:
+    """Names of the predicted targets with one value per sample."""
+    adapter: Adapter = restored(configuration).adapter()
+    spec = adapter.spec(plan.groups[configuration.id].cohort)
+    return tuple(target.name for target in spec.targets if target.of_sample)
+
+
+def _rows_of_target(pooled: Pooled, target: str, targets: Sequence[str]) -> Sequence[Row]:
+    """Rows of one target: those of the configuration if it is the only one, otherwise those of the target alone."""
+    rows = (pooled.prediction, *pooled.explanations) if len(targets) == 1 else pooled.regions.get(target, ())
+    return [dataclasses.replace(row, explains={**row.explains, **_scalar(row, target)}) for row in rows]
+
+
+def _scalar(row: Row, target: str) -> dict[str, JSON]:
+    return {"explained_scalar": target} if "explained_scalar" in row.explains else {}
 
 
 def agreements(plan: Plan) -> pa.Table | None:

@@ -191,3 +191,37 @@ def test_maps_go_back_to_the_volume(cohort: Cohort) -> None:
 def test_adapter_is_fitted_and_sparse() -> None:
     """The adapter implements both optional protocols."""
     assert isinstance(lesion_volume(), FittedAdapter) and isinstance(lesion_volume(), SparseAdapter)
+
+
+def _with_table(cohort: Cohort, **columns: list[Any]) -> Cohort:
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    pairs = zip(cohort.samples, rows, strict=True)
+    return dataclasses.replace(cohort, samples=tuple(dataclasses.replace(one, covariates=row) for one, row in pairs))
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_covariates_are_a_second_input(cohort: Cohort, control: str) -> None:
+    """Numbers, sexes and unknown values are one input that is not explained."""
+    table = _with_table(cohort, age=[60.0, None, *[70.0] * 6], sex=["F", "male", *["M"] * 6])
+    adapter = lesion_volume(covariates="sex+age", volume_control=control).fit(table.samples, TARGETS)
+    _, beside = adapter.spec(table).inputs
+    assert (beside.channels, beside.shape, beside.explained) == (("sex", "age"), (), False)
+    assert adapter.reads == Reads(masks=("lesion",), covariates=("sex", "age"))
+    np.testing.assert_array_equal(adapter.inputs(table.samples[0])[1], np.array([[0, 60]], np.float32))
+    np.testing.assert_array_equal(adapter.inputs(table.samples[1])[1], np.array([[1, np.nan]], np.float32))
+    (_, added), (explained, nothing) = adapter.explained(table.samples[0])
+    assert nothing is None and (added is None) == (control not in ("regress_lesion", "regress_both"))
+    np.testing.assert_array_equal(explained, adapter.inputs(table.samples[0])[1])
+
+
+def test_covariates_of_the_table(cohort: Cohort) -> None:
+    """Tables need not have age and sex; other columns must exist, and text must have a number."""
+    assert len(lesion_volume(covariates="age+sex").spec(cohort).inputs) == 2
+    assert np.isnan(lesion_volume(covariates="age+sex").inputs(cohort.samples[0])[1]).all()
+    table = _with_table(cohort, agee=[1.0] * 8, group=["a"] * 8)
+    with pytest.raises(UnknownName, match="no covariate of maps is named 'ages'"):
+        lesion_volume(covariates="ages").spec(table)
+    with pytest.raises(RequestError, match="covariate group must be a number, or F and M, but sub-00 has 'a'"):
+        lesion_volume(covariates="group").spec(table)
+    with pytest.raises(OutOfRange, match=r"covariates must be different names joined by '\+', like age\+sex; got"):
+        lesion_volume(covariates="age+age")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import harness
 from harness.cli.prediction import predict_folder
 from harness.core.errors import RequestError
 from harness.data.bids import index
+from harness.report.remarks import remarks
 from harness.sweep.estimate import estimate
 from harness.sweep.grammar import Overrides, to_overrides
 from harness.sweep.grid import at
@@ -107,6 +109,59 @@ def test_tables_of_regions_scores_and_agreement(result: Any) -> None:
     assert all(-1 <= float(row["pearson"]) <= 1 for row in agreement)
 
 
+@pytest.fixture(scope="module")
+def by_score(overrides: dict[str, Any]) -> Any:
+    """Two models with one or all scores, at one level of noise."""
+    scores = ("score_1", "score_2", "score_1+score_2+score_3")
+    more = {"noise": 0.2, "scores": scores, "model": ("ridge", "total_volume")}
+    return harness.run(**{**overrides, **more, "adapter.covariates": ""})
+
+
+def test_networks_with_one_and_several_outputs_are_ranked_by_score(by_score: Any) -> None:
+    """Each score that several configurations predict has a ranking, with the value of this score in each of them."""
+    both = "score_1+score_2+score_3"
+    assert set(by_score.targets) == {"score_1", "score_2", "score_3"}
+    regions = rows(by_score.csv.with_name(f"{by_score.csv.stem}-regions.csv"))
+    for score, table in by_score.targets.items():
+        lines = table.to_pylist()
+        singles = {score} - {"score_3"}  # no configuration predicts score 3 alone
+        expected = {(model, scores) for model in ("ridge", "total_volume") for scores in (both, *singles)}
+        assert {(line["model"], line["scores"]) for line in lines} == expected
+        assert sorted(line["rank"] for line in lines)[0] == 1 and {line["status"] for line in lines} == {"ranked"}
+        for line in lines:
+            (own,) = [
+                row
+                for row in regions
+                if row["region"] == score and row["metric"] == "r2" and not row["attribution"]
+                and (row["model"], row["scores"]) == (line["model"], line["scores"])
+            ]  # fmt: skip
+            assert line["r2"] == pytest.approx(float(own["value"]), rel=1e-5)
+    # Ridge fits each score alone, so that other scores beside it do not change the prediction.
+    values = {(line["model"], line["scores"]): line["r2"] for line in by_score.targets["score_1"].to_pylist()}
+    assert values["ridge", "score_1"] == pytest.approx(values["ridge", both], abs=1e-6)
+
+
+def test_tables_and_verdict_of_single_scores(by_score: Any) -> None:
+    """The verdict has one sentence per score, and the report and CSV files have the rankings of each score."""
+    sentences = by_score.verdict.splitlines()
+    assert [line.partition(":")[0] for line in sentences[:-1]] == ["score_1", "score_2", "score_3"]
+    assert sentences[-1].startswith("Scores are simulated from the lesion loads of a few regions; what leads here ")
+    assert "model=ridge, scores=score_1+score_2+score_3" in sentences[0]
+    found = rows(by_score.csv.with_name(f"{by_score.csv.stem}-targets.csv"))
+    assert {row["target"] for row in found} == {"score_1", "score_2", "score_3"} and len(found) == 10
+    maps = rows(by_score.csv.with_name(f"{by_score.csv.stem}-targets-explanations.csv"))
+    assert {row["attribution"] for row in maps} == {"occlusion", "weights", "random"}
+    assert len(maps) == 30 and set(by_score.targets) == {row["target"] for row in maps if row["rank"] == "1"}
+    page = by_score.report.read_text()
+    assert page.count("<h3>score_2</h3>") == 2
+
+
+def test_configurations_with_the_same_scores_are_ranked_together(result: Any) -> None:
+    """If all configurations predict the same scores, there are no rankings of single scores."""
+    assert result.targets == {}
+    assert not result.csv.with_name(f"{result.csv.stem}-targets.csv").exists()
+
+
 def test_the_report_is_written(result: Any) -> None:
     """The report has sections on the regions and on each score."""
     page = result.report.read_text()
@@ -159,14 +214,40 @@ def test_any_number_of_regions_and_the_shuffled_control(overrides: dict[str, Any
 
 def test_measured_score_has_no_columns_of_simulations(overrides: dict[str, Any], tmp_path: Path) -> None:
     """For a measured score, there are no noise levels, no relevance metrics and no hypotheses of the paper."""
-    more = {"score": "severity", "attribution": ("occlusion", "weights")}
+    more = {"score": "severity", "attribution": ("occlusion", "weights"), "model": ("ridge", "total_volume")}
     kept = {key: value for key, value in overrides.items() if key not in SIMULATED}
-    made = harness.run(**{**kept, **more, "out": str(tmp_path)})
+    made = harness.run(**{**kept, **more, "adapter.covariates": "", "out": str(tmp_path)})
     assert "noise" not in made.leaderboard.column_names
     assert all("noise" not in line["command"] for line in made.leaderboard.to_pylist())
     assert {line["relevance_ap"] for line in made.explanations.to_pylist()} == {None}
     assert made.report is not None and "Hypotheses of the paper" not in made.report.read_text()
-    assert "Maps of severity" in made.report.read_text()
+    page, remark = made.report.read_text(), "r2 ranks predictions, not maps: the best prediction need not have the best"
+    # The maps of all configurations are shown, since nothing ranks them.
+    titles = re.findall("<strong>Maps of severity, (.*?)</strong>", page)
+    assert sorted(model for title in titles for model in ("ridge", "total_volume") if model in title) == [
+        "ridge", "total_volume",
+    ]  # fmt: skip
+    assert made.verdict.splitlines()[-1].startswith(remark) and page.count(remark) == 3
+
+
+def test_verdict_names_models_that_assume_the_simulation(overrides: dict[str, Any], tmp_path: Path) -> None:
+    """For simulated scores, a remark names the model that assumes what is simulated, and no other model."""
+
+    def remark(*models: str) -> str:
+        (found,) = remarks(prepare(resolve(to_overrides(**{**overrides, "model": models, "out": str(tmp_path)}))))
+        return found
+
+    assert remark("ridge", "lesion_field").endswith(
+        "need not lead on measured scores. lesion_field assumes that a score increases with the lesion load of a few "
+        "compact regions, as in this simulation."
+    )
+    assert remark("ridge", "sparse_linear").endswith("what leads here need not lead on measured scores.")
+
+
+def test_simulated_scores_show_the_maps_of_the_first(result: Any) -> None:
+    """With a known truth, the table ranks maps, and those of the first configuration are shown."""
+    page = result.report.read_text()
+    assert page.count("<strong>Maps of score_1") == 1 and "r2 ranks predictions" not in page
 
 
 def test_noise_levels_are_refused_for_a_measured_score(overrides: dict[str, Any], tmp_path: Path) -> None:

@@ -130,6 +130,49 @@ def test_spread_of_numbers_is_relative_to_the_truth() -> None:
     assert not KINDS[NUMBER.kind].is_collapsed(predictions, [0.0, 0.01])
 
 
+def _scaled(target: Target, factor: float, count: int = 40) -> tuple[list[Mapping[str, Any]], list[float]]:
+    """Predictions that are correct up to their spread, which is a factor of that of the truth, and the truths."""
+    truths = np.arange(count) % (target.width if target.width > 1 else 2)
+    if target.kind == "number":
+        return [{"value": np.asarray(7 + factor * truth)} for truth in truths], list(truths)
+    if target.kind == "binary":
+        return [{"logit": truth - 0.5, "probability": 0.3 + factor * truth} for truth in truths], list(truths)
+    rows = [np.full(target.width, (1 - factor) / target.width) + factor * np.eye(target.width)[one] for one in truths]
+    return [{"logits": np.log(row), "probabilities": row} for row in rows], list(truths)
+
+
+@pytest.mark.parametrize("target", [NUMBER, BINARY, CLASSES])
+@pytest.mark.parametrize(("factor", "low"), [(0.001, True), (0.09, True), (0.11, False), (0.5, False)])
+def test_predictions_that_hardly_vary_have_a_low_spread(target: Target, factor: float, low: bool) -> None:
+    """Below 10 % of the spread of the truth, predictions have a low spread, whatever their correlation."""
+    kind = KINDS[target.kind]
+    assert kind.has_low_spread(*_scaled(target, factor)) is low
+    assert not kind.is_collapsed(*_scaled(target, factor))
+
+
+@pytest.mark.parametrize("target", [NUMBER, BINARY, CLASSES])
+def test_collapsed_predictions_have_no_low_spread(target: Target) -> None:
+    """A prediction has one flag: constant predictions are collapsed."""
+    same = [kept(target, np.linspace(1, 2, target.width))] * 8
+    assert KINDS[target.kind].is_collapsed(same, [0, 1] * 4)
+    assert not KINDS[target.kind].has_low_spread(same, [0, 1] * 4)
+
+
+@pytest.mark.parametrize("target", [NUMBER, BINARY, CLASSES])
+def test_low_spread_needs_six_samples_that_differ(target: Target) -> None:
+    """The spread of few samples is small by chance, and there is none to compare with if all truths are equal."""
+    predictions, truths = _scaled(target, 0.01)
+    kind = KINDS[target.kind]
+    assert kind.has_low_spread(predictions[:6], truths[:6])
+    assert not kind.has_low_spread(predictions[:5], truths[:5])
+    assert not kind.has_low_spread(predictions, [1.0] * len(truths))
+
+
+def test_masks_have_no_low_spread() -> None:
+    """Images are compared voxel by voxel."""
+    assert not KINDS["mask"].has_low_spread([{"probability": np.full(9, 0.4, np.float32)}] * 8, [])
+
+
 @pytest.mark.parametrize("truths", [[], [1.0], [1.0, 1.0]])
 def test_constant_truth_is_not_collapsed(truths: list[float]) -> None:
     """If there are fewer than two samples or all true values are equal, nothing is collapsed."""

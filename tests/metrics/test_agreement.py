@@ -13,11 +13,11 @@ from harness.metrics.agreement import bland_altman, icc
 
 # Shrout & Fleiss (1979), Table 2: six targets, four judges.
 SHROUT_FLEISS = np.array([[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]])
-FORMS = ("1,1", "2,1", "3,1")
+FORMS = ("1,1", "2,1", "3,1", "1,k", "2,k", "3,k")
 
 
 def _pingouin(ratings: np.ndarray) -> dict[str, float]:
-    """The three single-rating forms as computed by pingouin."""
+    """All forms as computed by pingouin."""
     import pandas as pd
 
     with warnings.catch_warnings():
@@ -29,10 +29,13 @@ def _pingouin(ratings: np.ndarray) -> dict[str, float]:
             {"subject": np.repeat(np.arange(n), k), "rater": np.tile(np.arange(k), n), "score": ratings.ravel()}
         )
         result = pingouin.intraclass_corr(table, targets="subject", raters="rater", ratings="score")
-    return dict(zip(FORMS, result["ICC"].to_numpy()[:3], strict=True))
+    return dict(zip(FORMS, result["ICC"].to_numpy(), strict=True))
 
 
-@pytest.mark.parametrize(("form", "published"), [("1,1", 0.17), ("2,1", 0.29), ("3,1", 0.71)])
+@pytest.mark.parametrize(
+    ("form", "published"),
+    [("1,1", 0.17), ("2,1", 0.29), ("3,1", 0.71), ("1,k", 0.44), ("2,k", 0.62), ("3,k", 0.91)],
+)
 def test_icc_gives_the_published_example(form, published):
     """ICC values agree with the worked example of the article, to its two digits."""
     assert round(icc(SHROUT_FLEISS, form=form), 2) == published
@@ -48,10 +51,18 @@ def test_icc_agrees_with_pingouin(form, seed):
     assert icc(ratings, form=form) == pytest.approx(_pingouin(ratings)[form], abs=1e-6)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_icc_of_several_raters_agrees_with_pingouin(form):
+    """ICC values agree with pingouin for four raters."""
+    rng = np.random.default_rng(5)
+    ratings = rng.normal(size=(30, 1)) + [0.0, 0.5, -0.2, 1.0] + 0.7 * rng.normal(size=(30, 4))
+    assert icc(ratings, form=form) == pytest.approx(_pingouin(ratings)[form], abs=1e-6)
+
+
 def test_perfect_agreement_is_one():
     """Equal ratings of different subjects score 1 in every form."""
     ratings = np.array([[1.0, 1.0], [5.0, 5.0], [2.5, 2.5]])
-    assert [icc(ratings, form=form) for form in FORMS] == [1, 1, 1]
+    assert [icc(ratings, form=form) for form in FORMS] == [1] * 6
 
 
 def test_a_constant_offset_only_spoils_agreement():
@@ -98,7 +109,7 @@ def test_icc_refuses_one_rater():
 
 def test_icc_refuses_an_unknown_form():
     """An unknown form is refused, and the message lists all forms."""
-    with pytest.raises(UnknownName, match=r"no value of form is named '1\.1'.*1,1, 2,1, 3,1"):
+    with pytest.raises(UnknownName, match=r"no value of form is named '1\.1'.*1,1, 1,k, 2,1, 2,k, 3,1, 3,k"):
         icc(SHROUT_FLEISS, form="1.1")
 
 

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 
+from harness.core.errors import OutOfRange
 from harness.core.registry import METRICS
 from harness.metrics.metric_inputs import METRIC_INPUTS, MetricInputs
 from harness.metrics.register import evaluate, evaluate_chance, inputs_of, options
@@ -17,6 +18,7 @@ SHAPE = (12, 11, 10)
 NAMES = METRICS.names()
 FACTS = {name: METRICS.get(name).facts for name in NAMES}
 DIRECTED = [name for name in NAMES if FACTS[name]["direction"] != "none"]
+OF_MAPS = [name for name in NAMES if "explanation" in inputs_of(METRICS.get(name).function)]
 WITH_CHANCE = [name for name in NAMES if FACTS[name]["chance"] is not None]
 POOLED = [name for name in NAMES if FACTS[name]["level"] == "pool"]
 TRUE = ("true_count", "true_volume_mm3", "target_score", "clean_score", "target_class")
@@ -117,6 +119,25 @@ def test_same_inputs_give_the_same_value(name):
     """A second call with the same inputs gives the same value."""
     inputs = _inputs("random")
     np.testing.assert_equal(*(evaluate(METRICS.get(name).function, inputs) for _ in range(2)))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", ["inside the target", "outside", "outside the brain", "without a target"])
+@pytest.mark.parametrize("name", OF_MAPS)
+def test_maps_that_are_not_finite_are_refused(name, place, value):
+    """Every metric of a map refuses one such value, wherever it is, also if its function is called directly."""
+    function, inputs = METRICS.get(name).function, _inputs("empty" if place == "without a target" else "random")
+    given = {used: inputs.get(used) for used in inputs_of(function)}
+    maps, brain = np.array(given["explanation"]), np.ones(SHAPE, dtype=bool)
+    chosen = inputs.target if place == "inside the target" else ~inputs.target
+    voxel = tuple(np.argwhere(chosen)[3])
+    maps[(1, *voxel)] = value
+    brain[voxel] = place != "outside the brain"
+    options_ = {"inside": "brain"} if place == "outside the brain" and "inside" in options(function) else {}
+    with pytest.raises(OutOfRange, match="`explanation` must be finite everywhere, got 1 NaN or infinite of 2640 val"):
+        function(**{**given, "explanation": maps, **({"brain": brain} if "brain" in given else {})}, **options_)
+    with pytest.raises(OutOfRange, match="`explanation` must be finite everywhere, got 1 NaN or infinite of 2640 val"):
+        MetricInputs(explanation=maps)
 
 
 @pytest.mark.parametrize("name", WITH_CHANCE)

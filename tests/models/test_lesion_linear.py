@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
-from sklearn.linear_model import ElasticNet, Lasso, LinearRegression, Ridge, RidgeCV
+from sklearn.linear_model import ElasticNet, Lasso, Ridge, RidgeCV
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 
 from harness import models
@@ -147,16 +147,6 @@ def test_sparse_model_finds_a_penalty_that_predicts_other_patients() -> None:
         return float(np.mean((predicted(model, test[0]) - test[1]) ** 2))
 
     assert error() < 1.1 * min(error(alpha=a) for a in (0.01, 0.03, 0.1, 0.3, 0.9))
-
-
-def test_total_volume_is_a_line() -> None:
-    """Total volume is a least-squares line on the sum of occupancies, with a constant map."""
-    lesions, scores = cohort()
-    volumes = lesions.toarray().sum(1, keepdims=True)
-    reference = LinearRegression().fit(volumes, scores)
-    model = fitted("total_volume", lesions, scores)
-    np.testing.assert_allclose(predicted(model, lesions), reference.predict(volumes), rtol=1e-4, atol=1e-6)
-    assert [len(np.unique(of)) for of in weights(model)] == [1, 1]
 
 
 def _loads(lesions: Any, region: np.ndarray) -> dict[tuple[int, ...], np.ndarray]:

@@ -38,7 +38,7 @@ from harness.pipeline.group_maps import exact_group_map, group_sums, group_value
 from harness.pipeline.job import execute, load_member
 from harness.pipeline.leaderboard import build
 from harness.pipeline.networks import Member, build_network
-from harness.pipeline.score import level_of
+from harness.pipeline.score import LOW_SPREAD, level_of
 from harness.pipeline.train import train
 from harness.report.wording import console_rows
 from harness.storage.store import CellRecord, Store
@@ -62,6 +62,22 @@ class Mean(torch.nn.Module):
 def mean_only(in_channels: int, outputs: int) -> torch.nn.Module:
     """Build a network that predicts the mean."""
     return Mean(outputs)
+
+
+class Faint(torch.nn.Module):
+    """A network whose output is a tiny fraction of the lesion volume."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.full((outputs,), 1e-5), requires_grad=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 0.5 + x.flatten(1).sum(1, keepdim=True) * self.scale
+
+
+def faint(in_channels: int, outputs: int) -> torch.nn.Module:
+    """Build a network whose output hardly varies."""
+    return Faint(outputs)
 
 
 def largest(explanation: np.ndarray) -> float:
@@ -299,6 +315,22 @@ def test_a_constant_prediction_is_collapsed(lsm: Task, cohort: Cohort, tmp_path:
     finally:
         del MODELS._entries["mean_only"]
     assert "collapsed in 3 of 3 cells" in flags
+
+
+def test_a_prediction_that_hardly_varies_is_flagged_and_ranked(lsm: Task, cohort: Cohort, tmp_path: Path) -> None:
+    """A network with a low spread is flagged with its explanations, and the flag does not exclude it."""
+    MODELS.register("faint")(faint)
+    try:
+        task = override(override(override(lsm, "model", "faint"), "split.folds", 2), "recipe.lr", 1e-9)
+        task = dataclasses.replace(task, explanations={"gradient": lsm.explanations["gradient"]})
+        configuration, made, store = run(task, cohort, tmp_path)
+        rows = pool(configuration, made, cohort, store, facts={})
+    finally:
+        del MODELS._entries["faint"]
+    for row in (rows.prediction, *rows.explanations):
+        assert row.flags == (f"{LOW_SPREAD} in 2 of 2 cells",)
+    table = build([rows.prediction], metric_facts(task, ("subject", "pool")), "r2")
+    assert table["status"].to_pylist() == ["ranked"]
 
 
 def test_decoding_by_batch_trains_the_same_network(lsm: Task, cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:

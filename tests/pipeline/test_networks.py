@@ -122,6 +122,15 @@ class TestBuildNetwork:
         ):
             build_network(toy_task, SPEC)
 
+    def test_covariates_are_given_to_models_that_read_them(self) -> None:
+        """A model with a parameter `covariates` takes an image and scalars; other models refuse the scalars."""
+        beside = Input("covariates", ("age", "sex"), explained=False)
+        spec = NetworkSpec((Input("lesion", ("lesion",), (6, 5, 4)), beside), (Target("score", "number"),))
+        network = build_network(override(load_task("lsm"), "model", "total_volume"), spec)
+        assert network(torch.zeros(3, 1, 6, 5, 4), torch.zeros(3, 2)).shape == (3, 1)
+        with pytest.raises(RequestError, match=r"ridge takes one input, .* for covariates, `covariates`"):
+            build_network(override(load_task("lsm"), "model", "ridge"), spec)
+
     def test_oracles_receive_facts_of_simulated_targets(self, toy_task: Task) -> None:
         """An oracle receives the region size of a simulated score, and nothing for a mask."""
         lsm = override(override(load_task("lsm"), "targets.scores.size", 4), "model", "matched_filter")

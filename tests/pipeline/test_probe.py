@@ -89,6 +89,21 @@ class TestPredictFunction:
         assert len(set(function(several))) == 11
         assert function(several[:0]).shape == (0,)
 
+    def test_networks_that_depend_on_the_batch_get_single_images(
+        self, member: Callable[[int], Member], crowd: Cohort, crowd_spec: NetworkSpec
+    ) -> None:
+        """Several images have the values that each has alone."""
+        one, sample = member(0), crowd.samples[0]
+
+        class Joint(torch.nn.Module):
+            def forward(self, x: torch.Tensor, *others: torch.Tensor) -> Any:
+                return one.network(x - 0.5 * x.mean(dim=0, keepdim=True), *others)
+
+        (scalar,) = scalars_of("age", crowd_spec, one.network)
+        function, image = predict_function([Member(Joint(), one.adapter)], crowd_spec, sample, scalar, batch_size=4)
+        several = np.stack([image * factor for factor in np.linspace(0, 1, 7)])
+        np.testing.assert_allclose(function(several), [function(single[None])[0] for single in several], rtol=1e-5)
+
     def test_several_networks_are_averaged(
         self, member: Callable[[int], Member], crowd: Cohort, crowd_spec: NetworkSpec
     ) -> None:

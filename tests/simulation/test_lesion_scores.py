@@ -275,6 +275,49 @@ def test_nonlinearities_by_hand() -> None:
     assert bent(nonlinearity="exp").clean[:, 0] == pytest.approx([0, (10**0.5 - 1) / 9, 1])
 
 
+def test_threshold_by_hand() -> None:
+    """A score is 1 above half of its maximum over the subjects, and 0 otherwise."""
+    table = np.array([[0.0, 0.4], [0.2, 0.0], [0.5, 0.3], [0.4, 0.4]])
+    made = scores(table, np.array([[0.5, 0.5]]), _generator(), scaling="none", nonlinearity="threshold").clean
+    assert made[:, 0].tolist() == [0, 0, 1, 1]  # sums 0.2, 0.1, 0.4 and 0.4; half of the maximum is 0.2
+
+
+def test_disconnection_by_hand() -> None:
+    """A lesion of one region is enough, regions without weight do not count, and a single region gives its load."""
+    table = np.array([[0.0, 0.0, 0.7], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.0, 0.75, 1.0]])
+    weights = np.array([[0.5, 0.5, 0.0], [2 / 3, 1 / 3, 0.0], [0.0, 0.0, 1.0]])
+    made = scores(table, weights, _generator(), scaling="none", nonlinearity="disconnection").clean
+    np.testing.assert_allclose(made[:, 0], [0, 1, 0.75, 0.75])
+    np.testing.assert_allclose(made[:, 1], [0, 1, 1 - 0.5 * 0.5**0.5, 0.5])
+    np.testing.assert_allclose(made[:, 2], table[:, 2])
+
+
+def test_effects_of_volume_and_age() -> None:
+    """Effects are in SDs of the score per SD; age is part of the target, and not of the clean score."""
+    table, rng = _loads(200), np.random.default_rng(3)
+    volumes, ages = rng.uniform(1, 50, 200), rng.normal(70, 9, 200)
+    roots, old = ((x - x.mean()) / x.std() for x in (np.sqrt(volumes), ages))
+    plain = scores(table, np.eye(3), _generator(), scaling="none")
+    both = scores(
+        table, np.eye(3), _generator(), scaling="none", volumes=volumes, volume_effect=0.5, ages=ages, age_effect=2.0
+    )
+    sd = plain.clean.std(axis=0)
+    np.testing.assert_allclose(both.clean, plain.clean + 0.5 * sd * roots[:, None])
+    np.testing.assert_allclose(both.targets, both.clean + 2 * sd * old[:, None])
+    np.testing.assert_allclose(both.expected, both.clean)
+    noisy = scores(table, np.eye(3), _generator(), noise=0.3, ages=ages, volumes=volumes)
+    np.testing.assert_array_equal(noisy.targets, scores(table, np.eye(3), _generator(), noise=0.3).targets)
+
+
+@pytest.mark.parametrize(("given", "number"), [(None, 0), (np.ones(3), 3), (np.r_[np.nan, np.ones(9)], 9)])
+def test_effects_need_a_value_for_every_subject(given: Any, number: int) -> None:
+    """Missing volumes or ages are refused if they have an effect."""
+    with pytest.raises(
+        OutOfRange, match=f"ages with an effect must be 10 finite numbers, one per subject, got {number}"
+    ):
+        scores(_loads(10), np.eye(3), _generator(), ages=given, age_effect=1.0)
+
+
 def test_nonlinearities_are_inverse() -> None:
     """The exponential of the logarithm is the identity."""
     table = np.linspace(0, 1, 11)[:, None]

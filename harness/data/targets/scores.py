@@ -62,6 +62,8 @@ def scores(
     noise_seed: Annotated[int, annotated_types.Ge(0)] = 0,
     nonlinearity: Nonlinearity = "none",
     strength: Annotated[float, annotated_types.Gt(0)] = 9.0,
+    volume_effect: Annotated[float, annotated_types.Ge(0)] = 0.0,
+    age_effect: Annotated[float, annotated_types.Ge(0)] = 0.0,
     scaling: Scaling = "cohort",
     shuffled: bool = False,
 ) -> Cohort:
@@ -96,8 +98,12 @@ def scores(
     noise : noise level a in (1−a)·score + a·noise, where the noise has the SD of the score
     noise_seed : seed of the noise and of the permutation of shuffled scores
     nonlinearity : function of the score: ``log`` makes the first lesioned voxels count
-        most, ``exp`` the last ones
-    strength : strength of the nonlinearity
+        most, ``exp`` the last ones, ``threshold`` is 1 above half of the maximum and 0
+        otherwise, ``disconnection`` is high if any of the regions is lesioned
+    strength : strength of the nonlinearities ``log`` and ``exp``
+    volume_effect : effect of the total lesion volume on each score: SDs of the score from
+        the regions, per SD of the square root of the volume
+    age_effect : the same for ``age`` in the participants table
     scaling : ``cohort`` scales scores to [0, 1] over the cohort, ``none`` leaves them
         unchanged
     shuffled : permute the scores across subjects, as a null control
@@ -133,9 +139,11 @@ def scores(
             f"weights apply only to design=single, got design={design}; remove weights, or set design=single"
         )
     table = lesion_scores.score_weights(design, len(regions), b=b, weights=weights or None)
+    volumes = np.array([float(sample.masks["lesion"].voxels()[1].sum()) for sample in cohort.samples])
     made = lesion_scores.scores(
         loads, table, generator(noise_seed, "outcome", "noise"),
         nonlinearity=nonlinearity, strength=strength, noise=noise, scaling=scaling,
+        volumes=volumes, volume_effect=volume_effect, ages=_ages(cohort) if age_effect else None, age_effect=age_effect,
     )  # fmt: skip
     names = [f"score_{number + 1}" for number in range(len(table))]
     samples = tuple(
@@ -144,7 +152,6 @@ def scores(
         )
         for sample, target, clean in zip(cohort.samples, made.targets, made.expected, strict=True)
     )
-    volumes = np.array([float(sample.masks["lesion"].voxels()[1].sum()) for sample in cohort.samples])
     rows = lesion_scores.roi_table(regions, loads, touched.load(), volumes, cohort.samples[0].grid.affine)
     truth = Truth(
         rois=roi_images,
@@ -155,12 +162,24 @@ def scores(
         mask="lesion",
         counts=summed,
         table=tuple(dataclasses.asdict(row) for row in rows),
-        linear=nonlinearity == "none",
+        linear=nonlinearity == "none" and not volume_effect,
     )
     targets = (*cohort.targets, *(Target(name, "number") for name in names))
     notes = (*cohort.notes, *([] if atlas is None else _cut_regions(atlas, labels, cohort.samples[0])))
     simulated = dataclasses.replace(cohort, samples=samples, truth=truth, targets=targets, notes=notes)
     return _shuffled(simulated, names, noise_seed) if shuffled else simulated
+
+
+def _ages(cohort: Cohort) -> Array:
+    """Ages of all samples."""
+    ages = {sample.id: sample.covariates.get("age") for sample in cohort.samples}
+    without = [name for name, age in ages.items() if not isinstance(age, int | float)]
+    if without:
+        raise OutOfRange(
+            f"age_effect needs a number in the column age for every subject, but {len(without)} have none: "
+            f"{', '.join(without[:8])}; complete the table, leave them out (exclude=), or set age_effect=0"
+        )
+    return np.array(list(ages.values()), np.float64)
 
 
 def _named(names: Sequence[str], values: Array) -> dict[str, float]:

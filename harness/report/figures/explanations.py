@@ -15,37 +15,55 @@ from harness.report.elements import Figure
 from harness.report.figures.examples import SIDES, slice_of, true_mask
 from harness.report.figures.results import MARK, Results, score_in
 from harness.report.figures.scenes import Scene, scene_of
+from harness.report.remarks import UNRANKED
 
 __all__ = ["group_map_figures", "map_figures", "method_figures"]
 
 
 def group_map_figures(run: Results) -> Iterator[Figure]:
-    """Summed maps of the first configuration, one figure per output, with the truth outlined if known."""
-    leader = next((key for key in run.leaders if MARK not in run.labels[key]), None)
-    cohort = None if leader is None else run.plan.groups[leader].cohort
-    if leader is None or cohort is None or any(sample.affine is None for sample in cohort.samples):
-        return  # samples without a common grid have no summed maps
-    for output, maps in _summed_maps(run, leader).items():
-        first = next(iter(maps.values()))
-        reads = run.task_of(leader).adapter().reads
-        scene = scene_of(cohort, reads, reads.images, output, first.shape[1:])
-        if len(scene.images) in (1, len(first)):
-            yield _group_map(run, leader, output, maps, scene)
+    """Summed maps, one figure per output, with the truth outlined if known.
+
+    With a known truth, the maps of the first configuration are drawn, since the table ranks
+    the maps of all others. Without it, nothing ranks maps, and those of all configurations
+    are drawn.
+    """
+    for identity in _with_maps(run):
+        cohort = run.plan.groups[identity].cohort
+        if any(sample.affine is None for sample in cohort.samples):
+            continue  # samples without a common grid have no summed maps
+        for output, maps in _summed_maps(run, identity).items():
+            first = next(iter(maps.values()))
+            reads = run.task_of(identity).adapter().reads
+            scene = scene_of(cohort, reads, reads.images, output, first.shape[1:])
+            if len(scene.images) in (1, len(first)):
+                yield _group_map(run, identity, output, maps, scene)
 
 
-def _group_map(run: Results, leader: str, output: str, maps: Mapping[str, Array], scene: Scene) -> Figure:
+def _with_maps(run: Results) -> list[str]:
+    """Ids of the configurations whose summed maps are drawn: the first, and all of measured scores."""
+    first = next((key for key in run.leaders if MARK not in run.labels[key]), None)
+    return [
+        key
+        for keys in run.problems.values()
+        for key in keys
+        if key == first or run.plan.groups[key].cohort.truth is None
+    ]
+
+
+def _group_map(run: Results, identity: str, output: str, maps: Mapping[str, Array], scene: Scene) -> Figure:
     """Maps (C, X, Y, Z) of all attributions in one slice; with a single background image, only the first channel."""
-    grid = run.plan.groups[leader].cohort.samples[0].grid
+    grid = run.plan.groups[identity].cohort.samples[0].grid
     images, outline = scene.images, scene.outline
     busy = np.any([image > 0 for image in images.values()], axis=0) if outline is None else outline
     at = int(np.argmax(busy.sum(axis=(0, 1))))
-    where = "with its highest sum; no truth is known" if outline is None else "with most of the outlined region"
+    where = "with its highest sum" if outline is None else "with most of the outlined region"
+    rank = f" No truth is known. {UNRANKED.format(run.objective)}" if outline is None else ""
     centre = [*(np.array(busy.shape[:2]) - 1) / 2, at, 1]
     height_mm = float((grid.affine @ centre)[2])
     return Figure(
-        f"Maps of {output}, {run.labels[leader]}",
+        f"Maps of {output}, {run.labels[identity]}",
         f"Sum over all tested subjects on the {scene.caption} (grey), in the axial slice {where} (z = {height_mm:.0f} "
-        f"mm at its centre). {SIDES} Red: evidence for a higher value. Blue: for a lower one.",
+        f"mm at its centre). {SIDES} Red: evidence for a higher value. Blue: for a lower one.{rank}",
         plots.attribution_slices(
             images,
             {label: dict(zip(images, one, strict=False)) for label, one in maps.items()},

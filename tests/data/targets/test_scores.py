@@ -94,6 +94,36 @@ def test_nonlinear_scores_are_marked(masks: Cohort, tmp_path: Path) -> None:
     assert [kind is not None and kind.linear for kind in kinds] == [True, False, False]
 
 
+def test_scores_depend_on_volume_and_age(masks: Cohort, tmp_path: Path) -> None:
+    """An effect of volume changes clean scores, one of age only the scores themselves."""
+    aged = replace(
+        masks,
+        samples=tuple(
+            replace(one, covariates={**one.covariates, "age": 60.0 + number})
+            for number, one in enumerate(masks.samples)
+        ),
+    )
+    plain = scores(aged, tmp_path, scaling="none", **SMALL)
+    by_volume = scores(aged, tmp_path, scaling="none", volume_effect=1.0, **SMALL)
+    by_age = scores(aged, tmp_path, scaling="none", age_effect=1.0, **SMALL)
+    assert plain.truth is not None and by_volume.truth is not None and by_age.truth is not None
+    assert (plain.truth.linear, by_volume.truth.linear, by_age.truth.linear) == (True, False, True)
+    clean = [np.array([one.clean["score_1"] for one in made.samples]) for made in (plain, by_volume, by_age)]
+    volumes = np.sqrt([one.masks["lesion"].load().sum() for one in masks.samples])
+    assert np.corrcoef(clean[1] - clean[0], volumes)[0, 1] == pytest.approx(1)
+    np.testing.assert_array_equal(clean[2], clean[0])
+    added = np.array(list(of(by_age, "score_1"))) - np.array(list(of(plain, "score_1")))
+    assert np.corrcoef(added, np.arange(len(added)))[0, 1] == pytest.approx(1)
+
+
+def test_effect_of_age_needs_ages(masks: Cohort, tmp_path: Path) -> None:
+    """Subjects without an age are listed."""
+    with pytest.raises(
+        OutOfRange, match=r"age_effect needs a number in the column age for every subject, but \d+ have"
+    ):
+        scores(masks, tmp_path, age_effect=1.0, **SMALL)
+
+
 def test_a_measured_score(masks: Cohort, tmp_path: Path) -> None:
     """A column of participants.tsv has no truth; subjects without a value are ineligible."""
     made = scores(masks, tmp_path, column="severity")
