@@ -226,6 +226,8 @@ def show_subjects(out: Console, board: pa.Table, pooled: Sequence[Row]) -> None:
     pooled : pooled results of the configurations on the board
     """
     facts = read_facts(board)
+    if facts.metric(facts.objective).level == "pooled":
+        return  # its values of subjects are pseudo-values
     by_id = {row.configuration: row for row in pooled}
     ordered = [by_id[identity] for identity in board.column("configuration").to_pylist()]
     subjects = sorted({subject for row in ordered for subject in row.values.get(facts.objective, {})})

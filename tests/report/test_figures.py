@@ -225,6 +225,24 @@ class TestFigures:
         titles = [figure.title for figure in leaderboard_figures(results)]
         assert titles == ["Ranking", "Every subject, b"]
 
+    def test_subjects_of_a_pooled_objective_are_chosen_by_another_metric(self, run: tuple[Plan, Tables]) -> None:
+        """Pseudo-values of a pooled objective are not those of subjects; a shown metric chooses, or none."""
+        plan, tables = run
+        facts = json.loads(tables.prediction.schema.metadata[b"harness"])
+        next(metric for metric in facts["metrics"] if metric["name"] == "dice")["level"] = "pooled"
+        table = tables.prediction.replace_schema_metadata({"harness": json.dumps(facts)})
+        results = Results(plan, dataclasses.replace(tables, prediction=table))
+        chosen = results.subject_metric
+        assert chosen in plan.request.task.shown and chosen != "dice"
+        leader = table.to_pylist()[0]["configuration"]
+        values = results.values(leader, chosen)
+        best = (max if results.facts[chosen].direction == "higher" else min)(values.values())
+        assert values[results.chosen_subjects(leader)["best"]] == best
+        for metric in facts["metrics"]:
+            metric["level"] = "pooled"
+        table = table.replace_schema_metadata({"harness": json.dumps(facts)})
+        assert Results(plan, dataclasses.replace(tables, prediction=table)).chosen_subjects(leader) == {}
+
     def test_best_and_worst(self, run: tuple[Plan, Tables], drawn: list[Figure]) -> None:
         """The examples are the best, median and worst subjects by Dice of the first configuration."""
         _, tables = run

@@ -45,7 +45,11 @@ def figures_of_one(
     if identity not in run.lines:
         return found
     row = run.rows[identity]
-    shown = [name for name in dict.fromkeys((run.objective, *run.task.shown)) if any(row.values.get(name, {}).values())]
+    shown = [
+        name
+        for name in dict.fromkeys((run.objective, *run.task.shown))
+        if any(row.values.get(name, {}).values()) and name not in row.pooled  # pseudo-values are not of subjects
+    ]
     panels = {name: _by_subject(row, name) for name in shown[:_MOST_METRICS]}
     if panels:
         found["subjects.png"] = partial(plots.subject_dots, panels, named=not anonymous)

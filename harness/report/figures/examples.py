@@ -39,8 +39,8 @@ def _example(run: Results, leader: str, name: str, subject: str) -> Iterator[Fig
     images = {image: np.asarray(sample.images[image].load())[box] for image in _images(run, sample)}
     yield Figure(
         f"Example: the {name} subject, {subject}",
-        f"By {run.objective} of {run.labels[leader]}. Axial slice {at + 1} of {truth.shape[2]}, which has the most "
-        f"true voxels. Predictions of configurations from the first to the last of the ranking, at a probability of "
+        f"By {run.subject_metric} of {run.labels[leader]}. Axial slice {at + 1} of {truth.shape[2]}, which has the "
+        f"most true voxels. Predictions of configurations from the first to the last of the ranking, at a probability of "
         f"{THRESHOLD:g}. Orange only: missed; blue only: false positive. {SIDES}",
         plots.prediction_slices(images, truth[box], predictions, spacing_mm=sample.grid.spacing_mm, index=at),
         broad=True,
@@ -55,8 +55,10 @@ def _predictions(run: Results, sample: Sample, truth: Array, box: tuple[slice, s
     for key in [run.leaders[number] for number in dict.fromkeys(spread.tolist())]:
         probability = run.prediction(key, sample.id)
         if probability is not None and probability.shape == truth.shape:
-            value = run.values(key, run.objective).get(sample.subject, math.nan)
-            predictions[f"{run.labels[key]}\n{run.objective} {interval_text(value)}"] = (probability > THRESHOLD)[box]
+            value = run.values(key, run.subject_metric).get(sample.subject, math.nan)
+            predictions[f"{run.labels[key]}\n{run.subject_metric} {interval_text(value)}"] = (probability > THRESHOLD)[
+                box
+            ]
     return predictions
 
 

@@ -135,10 +135,19 @@ class Results:
         """Mean over seeds of each subject."""
         return subject_means(self.rows[identity], metric)
 
+    @property
+    def subject_metric(self) -> str:
+        """Metric by which subjects are compared: the objective, or a shown metric if it is pooled; empty if none is."""
+        known = [name for name in (self.objective, *self.task.shown) if name in self.facts]
+        ordered = [name for name in known if self.facts[name].direction in ("higher", "lower")]
+        return next((name for name in ordered if self.facts[name].level == "subject"), "")
+
     def chosen_subjects(self, identity: str) -> dict[str, str]:
-        """Best, median and worst subject of a configuration by the objective; fewer for fewer than three subjects."""
-        sign = -1 if self.facts[self.objective].direction == "higher" else 1
-        means = self.values(identity, self.objective)
+        """Best, median and worst subject of a configuration; fewer for fewer than three subjects."""
+        if not self.subject_metric:
+            return {}
+        sign = -1 if self.facts[self.subject_metric].direction == "higher" else 1
+        means = self.values(identity, self.subject_metric)
         known = [name for name in means if math.isfinite(means[name])]
         ordered = sorted(known, key=lambda name: (sign * means[name], name))
         if not ordered:
