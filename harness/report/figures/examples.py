@@ -40,8 +40,8 @@ def _example(run: Results, leader: str, name: str, subject: str) -> Iterator[Fig
     yield Figure(
         f"Example: the {name} subject, {subject}",
         f"By {run.subject_metric} of {run.labels[leader]}. Axial slice {at + 1} of {truth.shape[2]}, which has the "
-        f"most true voxels. Predictions of configurations from the first to the last of the ranking, at a probability of "
-        f"{THRESHOLD:g}. Orange only: missed; blue only: false positive. {SIDES}",
+        f"most true voxels. Predictions of configurations from the first to the last of the ranking, at a probability "
+        f"of {THRESHOLD:g}. Orange only: missed; blue only: false positive. {SIDES}",
         plots.prediction_slices(images, truth[box], predictions, spacing_mm=sample.grid.spacing_mm, index=at),
         broad=True,
         section="Examples",
