@@ -132,10 +132,8 @@ TASK = Task(
             "seed": [0, 1, 2],
         },
     },
-    # user data keep their resolution, because lesions have few voxels; the field of view is cropped
-    data_profiles={
-        "quick": {"cohort.crop": "brain", "cohort.brain": "compute", "cohort.size": [112, 128, 48]},
-    },
+    # user data keep their resolution, because lesions have few voxels; only what surrounds the brain is cropped
+    data_profiles={"quick": {"cohort.crop": "brain", "cohort.brain": "compute"}},
     experiments=EXPERIMENTS,
     experiment="ablation",
     spaces=SPACES,

@@ -44,7 +44,7 @@ TASK = Task(
     ),
     phantom=partial(wmh_phantom),
     phantom_subjects=120,
-    cohort=partial(lesions, label="wmh"),
+    cohort=partial(lesions, label="wmh", box="published"),
     targets={"scores": partial(scores)},
     adapter=partial(lesion_volume),
     split=partial(k_fold, folds=5, validation=0),
@@ -108,7 +108,8 @@ TASK = Task(
         # as published: 1 mm, regions of 5³ voxels; the epochs of each experiment are presets
         "paper": {"phantom_subjects": 821, "phantom.spacing_mm": 1.0, "phantom.shape": [152, 179, 142]},
     },
-    data_profiles={"quick": {"cohort.label": "lesion"}, "paper": {"cohort.label": "lesion"}},
+    # the published box does not contain all of brainstem and cerebellum
+    data_profiles={"quick": {"cohort.label": "lesion", "cohort.box": "brain"}, "paper": {"cohort.label": "lesion"}},
     presets=PRESETS,
     experiments=EXPERIMENTS,
     experiment="multi",

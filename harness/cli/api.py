@@ -24,7 +24,7 @@ from harness.report.output import make_report, shapley_of, undone
 from harness.report.remarks import remarks
 from harness.report.runs import chosen_tags, pooled_files, pooled_metrics, pooled_of
 from harness.report.wording import verdict
-from harness.storage.store import CellRecord, Store
+from harness.storage.store import CellRecord, ReadOnce, Store
 from harness.sweep.collect import Tables, collect
 from harness.sweep.estimate import Estimate, estimate
 from harness.sweep.grammar import Overrides, texts_of, to_overrides
@@ -33,6 +33,7 @@ from harness.sweep.request import defaults_for_data, resolve, settings_of
 from harness.sweep.resume import recall
 from harness.sweep.run import run as run_cells
 from harness.tracking.tracker import Tracker, shown_uri
+from harness.tuning.resources import check_request
 
 __all__ = ["LIMIT_S", "Observer", "Result", "carry_out", "plan", "plan_of", "rebuild", "run", "table", "write_all"]
 
@@ -153,6 +154,7 @@ def table(**overrides: Any) -> pa.Table:
 def plan_of(overrides: Overrides, observer: Observer) -> tuple[Plan, Estimate]:
     """The plan of a run and its estimated cost, without training."""
     request = resolve(overrides)
+    check_request(request.settings)
     _say_defaults(request, observer)
     made = prepare(request, say=observer.message)
     return made, estimate(made)
@@ -175,6 +177,7 @@ def carry_out(overrides: Overrides, texts: tuple[str, ...], observer: Observer) 
         If the data are faulty.
     """
     request = resolve(overrides, texts=texts)
+    check_request(request.settings)
     _say_defaults(request, observer)
     made = prepare(request, say=observer.message)
     cost = estimate(made)
@@ -184,6 +187,8 @@ def carry_out(overrides: Overrides, texts: tuple[str, ...], observer: Observer) 
             f"this run would take about {cost.time_text} on {cost.where}, with {cost.workers} jobs at a time "
             f"({cost.cells} cells are missing). Set yes=true to start it anyway{more}, or profile=quick"
         )
+    if cost.unknown:
+        observer.message(f"some networks could not be timed, so that the time of the run is unknown: {cost.unknown}")
     observer.message(made.sentence)
     tracker = _tracker(made)
     try:
@@ -216,13 +221,19 @@ def rebuild(overrides: Overrides) -> tuple[Plan, Tables]:
     if "task" not in overrides.values:
         raise RequestError("task= must be given; set task=NAME")
     settings = settings_of(Overrides({key: value for key, value in overrides.values.items() if key == "out"}))
-    made = recall(str(overrides.values["task"]), settings, name=str(overrides.values.get("run", "")))
+    made = _read_once(recall(str(overrides.values["task"]), settings, name=str(overrides.values.get("run", ""))))
     return made, collect(made)
+
+
+def _read_once(made: Plan) -> Plan:
+    """The plan after the run: tables, report and MLflow read each record once."""
+    return dataclasses.replace(made, store=ReadOnce(made.store.root))
 
 
 def write_all(made: Plan, tracker: Tracker | None) -> Result:
     """Write leaderboards, report and MLflow runs of the configurations from the store."""
     settings = made.request.settings
+    made = _read_once(made)
     if tracker is not None:
         tracker.wait()  # errors are raised at the end, so that tables and report are written in any case
     runs = {one.id: tracker.run_of(one.id) for one in made.configurations} if tracker else {}
@@ -285,7 +296,7 @@ def _numbers(store: Store, record: CellRecord) -> tuple[dict[str, float], dict[s
     if record.metrics:
         return {label: value for label, value in summary_of(store, record).items() if label in record.metrics}, {}
     if record.stage == "train":
-        history = json.loads(store.artifact(record, "history.json").read_text())
+        history = json.loads(store.artifact(record, "history.json").read_text("utf-8"))
         curves = {name: [epoch[name] for epoch in history] for name in ("loss", "validation")}
         return {}, {name: curve for name, curve in curves.items() if None not in curve}
     return {}, {}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from rich.console import Console
 
@@ -11,14 +13,16 @@ from harness.cli.console import counted, left_out, show_table
 from harness.cli.keys import refuse_unused
 from harness.core.errors import CohortError, RequestError
 from harness.core.paths import absolute
-from harness.core.types import Fault
+from harness.core.types import Fault, Ineligible
 from harness.data import bids
+from harness.data.cohort_notes import resolution_notes
 from harness.data.summary import describe
 from harness.data.verify import brain_faults, verify
+from harness.storage.files import check_writable
 from harness.sweep.cohorts import generate
 from harness.sweep.grammar import Overrides
-from harness.sweep.plan import prepare
-from harness.sweep.request import resolve
+from harness.sweep.plan import Request, prepare
+from harness.sweep.request import defaults_for_data, resolve
 
 _MINIMUM = 3  # subjects that a run needs: one to train, one to validate, one to test
 
@@ -32,11 +36,12 @@ def make(overrides: Overrides, out: Console) -> int:
     if not into:
         raise RequestError("into= must be given; set into=DIR, a new folder")
     root = absolute(into, "into")
+    check_writable(root, "into")
     if root.exists() and any(root.iterdir()):
         raise RequestError(f"into= must be a new or empty folder, but {root} has files; nothing was written")
     task = resolve(Overrides({key: value for key, value in overrides.values.items() if key != "into"})).task
     generate(task, root)
-    out.print(f"{task.phantom_subjects} subjects written to {root}")
+    out.print(f"{task.phantom_subjects} subjects written to {root}", soft_wrap=True)
     return 0
 
 
@@ -50,21 +55,50 @@ def verify_folder(overrides: Overrides, out: Console) -> int:
         return _verify_for_run(overrides, out)
     refuse_unused(overrides, "harness data verify", several=("exclude", "sequences"))
     root, label, sequences, exclude = _folder(overrides)
+    choices = _choices(overrides)
     if not sequences:
-        sequences = _common(bids.index(root, exclude=exclude, label=label or None))
+        sequences = _common(bids.index(root, exclude=exclude, label=label or None, **choices))
         out.print(f"sequences that every subject has: {', '.join(sequences) or '(none)'}")
-    index, faults = faults_of(root, sequences=sequences, label=label, exclude=exclude)
-    out.print(f"{root}: {len(index.candidates)} subjects usable, {len(index.ineligible)} left out")
-    for sentence in left_out(index.ineligible):
-        out.print(sentence, markup=False)
+    index, faults = faults_of(root, sequences=sequences, label=label, exclude=exclude, **choices)
+    out.print(f"{root}: {len(index.candidates)} subjects usable, {len(index.ineligible)} left out", soft_wrap=True)
+    _say_notes(out, index.ineligible, (*index.notes, *resolution_notes(index, sequences)))
     return _show_faults(out, faults)
 
 
+class _Choices(TypedDict, total=False):
+    """Options of the readers that decide which files are used."""
+
+    session: str
+    space: str
+    truth: str
+
+
+def _choices(overrides: Overrides) -> _Choices:
+    values = overrides.values
+    return {
+        "session": str(values.get("cohort.session", "only")),
+        "space": str(values.get("cohort.space", "")),
+        "truth": str(values.get("cohort.truth", "")),
+    }
+
+
+def _say_notes(out: Console, ineligible: Sequence[Ineligible], notes: Sequence[str]) -> None:
+    for sentence in (*left_out(ineligible), *notes):
+        out.print(sentence, soft_wrap=True)
+
+
 def faults_of(
-    root: Path, *, sequences: tuple[str, ...], label: str, exclude: tuple[str, ...] = ()
+    root: Path, *, sequences: tuple[str, ...], label: str, exclude: tuple[str, ...] = (), **choices: Unpack[_Choices]
 ) -> tuple[bids.BidsIndex, tuple[Fault, ...]]:
-    """Index of a folder, and all faults that the ``bids`` reader finds before it prepares images."""
-    index = bids.index(root, sequences=sequences, label=label or None, exclude=exclude)
+    """Index of a folder, and all faults that the ``bids`` reader finds before it prepares images.
+
+    Parameters
+    ----------
+    root : the folder
+    sequences, label, exclude : see :func:`harness.data.bids.index`
+    choices : its options ``session``, ``space`` and ``truth``
+    """
+    index = bids.index(root, sequences=sequences, label=label or None, exclude=exclude, **choices)
     faults = verify(index, sequences=sequences, label=label or None, minimum=_MINIMUM if label else 1)
     return index, tuple(dict.fromkeys((*faults, *brain_faults(index))))
 
@@ -73,15 +107,23 @@ def _verify_for_run(overrides: Overrides, out: Console) -> int:
     request = resolve(overrides)
     if request.settings.data_folder is None:
         raise RequestError("data= must be given; set data=DIR (generated cohorts need no verification)")
+    _say_defaults(out, request)
     try:
-        made = prepare(request, say=out.print)
+        made = prepare(request, say=partial(out.print, soft_wrap=True))
     except CohortError as error:
         return _show_faults(out, error.faults)
     cohort = made.cohort
-    out.print(f"{cohort.name}: {len(cohort.subjects)} subjects usable, {len(cohort.ineligible)} left out")
-    for sentence in left_out(cohort.ineligible):
-        out.print(sentence, markup=False)
+    out.print(
+        f"{cohort.name}: {len(cohort.subjects)} subjects usable, {len(cohort.ineligible)} left out", soft_wrap=True
+    )
+    _say_notes(out, cohort.ineligible, made.notes)
     return _show_faults(out, ())
+
+
+def _say_defaults(out: Console, request: Request) -> None:
+    """Name the options whose defaults differ from those for generated images."""
+    if values := defaults_for_data(request):
+        out.print(f"your own data: {values} (override them to change this)", soft_wrap=True)
 
 
 def _show_faults(out: Console, faults: Sequence[Fault]) -> int:
@@ -103,7 +145,9 @@ def _show_faults(out: Console, faults: Sequence[Fault]) -> int:
 
 def describe_folder(overrides: Overrides, out: Console) -> int:
     """``harness data describe task=NAME [data=DIR …]``: the cohort as a run would use it."""
-    cohort = prepare(resolve(overrides), say=out.print).cohort
+    request = resolve(overrides)
+    _say_defaults(out, request)
+    cohort = prepare(request, say=partial(out.print, soft_wrap=True)).cohort
     rows = [[key, _text(value)] for key, value in describe(cohort).items()]
     show_table(out, ["what", "value"], rows, cohort.name)
     return 0

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Le
 
 from harness.cli.console import Watcher, console, left_out, show_board, show_estimate, show_subjects, show_table
 from harness.cli.keys import refuse_unused
+from harness.cli.streams import exit_code_of_stop
 from harness.core.errors import RequestError, UnknownName
 from harness.core.paths import absolute, sqlite_uri
 from harness.core.registry import KINDS
 from harness.core.values import checked
+from harness.storage.files import check_writable
 from harness.sweep.catalogue import load_task, task_names
-from harness.sweep.grammar import parse
+from harness.sweep.grammar import Overrides, parse
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,8 +40,8 @@ def run(texts: Sequence[str]) -> int:
         result = carry_out(parse(texts), tuple(texts), Watcher(out))
     except KeyboardInterrupt:
         out.print("stopped. Finished cells are kept; resume with the same command:", style="bold")
-        out.print(f"  harness run {shlex.join(texts)}", markup=False, soft_wrap=True)
-        return 130
+        out.print(f"  harness run {shlex.join(texts)}", soft_wrap=True)
+        return exit_code_of_stop()
     if result.explanations.num_rows:
         _show_explanations(out, result.explanations, most=12)
     _show_leaderboard(out, result.leaderboard, result.targets, result.shown)
@@ -46,9 +49,9 @@ def run(texts: Sequence[str]) -> int:
         show_subjects(out, result.leaderboard, result.rows)
     if result.shapley is not None:
         show_table(out, *shapley_rows(result.shapley), "Value of each channel (exact Shapley values)")
-    out.print(result.verdict, markup=False)
+    out.print(result.verdict)
     for line in failure_lines(result.failures, result.leaderboard):
-        out.print(line, style="red", markup=False)
+        out.print(line, style="red", soft_wrap=True)
     if result.missing and result.failures:
         out.print(f"{result.missing} dependent cells were not run")
     elif result.missing:
@@ -74,7 +77,7 @@ def _show_explanations(out: Console, table: pa.Table, *, most: int = 40) -> None
         message = (
             f"no explanation has a value of {objective}: none is done, or no truth is known, as for measured scores"
         )
-        out.print(message, markup=False)
+        out.print(message, soft_wrap=True)
     else:
         show_board(out, table, "Explanations", most=most)
 
@@ -85,8 +88,8 @@ def plan(texts: Sequence[str]) -> int:
 
     out = console()
     made, cost = plan_of(parse(texts), Watcher(out))
-    for sentence in left_out(made.cohort.ineligible):
-        out.print(sentence, markup=False)
+    for sentence in (*left_out(made.cohort.ineligible), *made.notes):
+        out.print(sentence, soft_wrap=True)
     show_estimate(out, made, cost)
     return 0
 
@@ -137,6 +140,7 @@ def leaderboard(texts: Sequence[str]) -> int:
 
     overrides = parse(texts)
     refuse_unused(overrides, "harness leaderboard")
+    target = _csv_of(overrides)
     made, tables = rebuild(overrides)
     out = console()
     if tables.explanation.num_rows:
@@ -145,10 +149,21 @@ def leaderboard(texts: Sequence[str]) -> int:
     for line in (verdict(tables.prediction, tables.predictions_by_target), *remarks(made)):
         out.print(line, markup=False)
     _say_runs(out, made)
-    if "csv" in overrides.values:
-        target = absolute(str(overrides.values["csv"]), "csv")
-        out.print(f"written: {write_csv(tables.prediction, target)}", markup=False, soft_wrap=True)
+    if target is not None:
+        out.print(f"written: {write_csv(tables.prediction, target)}", soft_wrap=True)
     return 0
+
+
+def _csv_of(overrides: Overrides) -> Path | None:
+    """The CSV file that was asked for; checked before tables are rebuilt."""
+    if "csv" not in overrides.values:
+        return None
+    target = absolute(str(overrides.values["csv"]), "csv")
+    if target.exists() and not target.is_file():  # a device would be replaced
+        what = "folder" if target.is_dir() else "device"
+        raise RequestError(f"csv must be a file, but {target} is a {what}; set csv=FILE")
+    check_writable(target.parent, "the folder of csv")
+    return target
 
 
 def report(texts: Sequence[str]) -> int:
@@ -161,7 +176,7 @@ def report(texts: Sequence[str]) -> int:
     made, tables = rebuild(overrides)
     out = console()
     _say_runs(out, made)
-    out.print(f"written: {make_report(made, tables)}", markup=False, soft_wrap=True)
+    out.print(f"written: {make_report(made, tables)}", soft_wrap=True)
     return 0
 
 
@@ -170,7 +185,7 @@ def predict(texts: Sequence[str]) -> int:
     from harness.cli.prediction import predict_folder
 
     out = console()
-    predict_folder(parse(texts), say=lambda text: out.print(text, markup=False, soft_wrap=True))
+    predict_folder(parse(texts), say=lambda text: out.print(text, soft_wrap=True))
     return 0
 
 
@@ -198,7 +213,7 @@ def ui(texts: Sequence[str]) -> int:
     out = console()
 
     def say(line: str) -> None:
-        out.print(line, markup=False, highlight=False, soft_wrap=True)
+        out.print(line, highlight=False, soft_wrap=True)
 
     return serve(
         sqlite_uri(folder / "mlflow.db"), folder / "mlflow-artifacts", port, open_browser=open_browser, say=say
@@ -221,11 +236,11 @@ def _say_runs(out: Console, made: Plan) -> None:
     from harness.sweep.resume import run_names
 
     task, name = made.request.task.name, made.request.name
-    out.print(f"{'run:':<13}{name}", markup=False, soft_wrap=True)
-    out.print(f"{'command:':<13}{made.request.command}", markup=False, soft_wrap=True)
+    out.print(f"{'run:':<13}{name}", soft_wrap=True)
+    out.print(f"{'command:':<13}{made.request.command}", soft_wrap=True)
     others = [one for one in run_names(made.store, task) if one != name]
     if others:
-        out.print(f"{'other runs:':<13}{', '.join(others)} (run=NAME shows one)", markup=False, soft_wrap=True)
+        out.print(f"{'other runs:':<13}{', '.join(others)} (run=NAME shows one)", soft_wrap=True)
 
 
 def _say_places(out: object, places: Mapping[str, object]) -> None:
@@ -234,4 +249,4 @@ def _say_places(out: object, places: Mapping[str, object]) -> None:
     assert isinstance(out, Console)
     for name, place in places.items():
         if place:
-            out.print(f"{name + ':':<13}{place}", markup=False, soft_wrap=True)
+            out.print(f"{name + ':':<13}{place}", soft_wrap=True)

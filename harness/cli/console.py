@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import statistics
 import time
 from collections import defaultdict
@@ -39,12 +40,19 @@ __all__ = [
 ]
 
 _PLAIN_EVERY_S = 10.0
+_WORD = 16  # characters; longer words, such as paths, may be folded in a table
+_NAME = 24  # longest name that is never broken into lines
 
 
 def console() -> Console:
-    """Console of this process; 160 columns wide if the output is not a terminal, so that leaderboards fit."""
-    made = Console(highlight=False, soft_wrap=False)
-    return made if made.is_terminal else Console(highlight=False, width=160)
+    """Console of this process; 160 columns wide if the output is not a terminal, so that leaderboards fit.
+
+    Text is printed as it is: ``[red]`` and ``:smile:`` may be part of a path.
+    """
+    made = Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
+    if not made.is_terminal and "COLUMNS" not in os.environ:
+        made.width = 160
+    return made
 
 
 class Watcher:
@@ -61,23 +69,23 @@ class Watcher:
         self._live: Live | None = None
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=min(30, max(8, out.width // 5))),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[left]}", markup=False),
             console=out,
         )
         self._bar = self._progress.add_task("cells", total=None, left="", visible=False)
 
     def message(self, text: str) -> None:
         """Print a message for the user."""
-        self._out.print(Text("· ", style="dim") + Text(text))
+        self._out.print(Text("· ", style="dim") + Text(text), soft_wrap=True)  # paths can be copied
 
     def planned(self, plan: Plan, todo: int) -> None:
         """Print a summary of the plan and start the bar."""
         self._plan, self._todo = plan, todo
-        for sentence in left_out(plan.cohort.ineligible):
+        for sentence in (*left_out(plan.cohort.ineligible), *plan.notes):
             self.message(sentence)
         self.message(f"source of the truth: {plan.cohort.label_source}")
         done = len(plan.cells) - todo
@@ -194,35 +202,37 @@ def show_board(out: Console, board: pa.Table, title: str, *, shown: Sequence[str
     rankings = [tuple(line[name] for name in strata) for line in board.to_pylist()]
     for row, ranking, following in zip(rows[:most], rankings, [*rankings[1:], None], strict=False):
         table.add_row(*map(Text, row), style="" if row[0] else "dim", end_section=following not in (ranking, None))
-    out.print(table)
+    _show(out, table, header, rows[:most])
     if len(rows) > most:
         out.print(f"{len(rows) - most} more rows in the CSV file", style="dim")
     if any(row[0].endswith("=") for row in rows):
         within = f" with the same {' and '.join(strata)}" if strata else ""
-        out.print(f"=  not distinguishable from the first{within} (paired t, Holm over all pairs)", style="dim")
+        out.print(f"=  not distinguishable from the first{within} (paired t, Bonferroni over all pairs)", style="dim")
 
 
-def show_subjects(out: Console, board: pa.Table, rows: Sequence[Row]) -> None:
+def show_subjects(out: Console, board: pa.Table, pooled: Sequence[Row]) -> None:
     """Print the objective of each subject, for cohorts that are too small for a ranking.
 
     Parameters
     ----------
     out : console to print to
     board : the leaderboard
-    rows : pooled results of the configurations on the board
+    pooled : pooled results of the configurations on the board
     """
     facts = read_facts(board)
-    by_id = {row.configuration: row for row in rows}
+    by_id = {row.configuration: row for row in pooled}
     ordered = [by_id[identity] for identity in board.column("configuration").to_pylist()]
     subjects = sorted({subject for row in ordered for subject in row.values.get(facts.objective, {})})
     table = Table(title=f"{facts.objective} of each subject", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in (*facts.axes, *subjects):
         table.add_column(name, justify="right" if name in subjects else "left")
+    rows = []
     for row in ordered:
         values = row.values.get(facts.objective, {})
         cells = [_mean_text(values.get(subject, {})) for subject in subjects]
-        table.add_row(*(str(row.axes.get(name, "")) for name in facts.axes), *cells)
-    out.print(table)
+        rows.append([*(str(row.axes.get(name, "")) for name in facts.axes), *cells])
+        table.add_row(*rows[-1])
+    _show(out, table, [*facts.axes, *subjects], rows)
 
 
 def _mean_text(by_seed: Mapping[int, float]) -> str:
@@ -241,11 +251,38 @@ def left_out(ineligible: Sequence[Ineligible]) -> list[str]:
 def show_table(out: Console, header: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
     """Print a plain table."""
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in header:
-        table.add_column(name, overflow="fold")
+    for column in zip(header, *rows, strict=True):
+        table.add_column(column[0], overflow="fold", no_wrap=_is_of_names(column))
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    out.print(table)
+    _show(out, table, header, rows)
+
+
+def _show(out: Console, table: Table, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; on a console that is too narrow for its columns, one line per cell."""
+    columns = list(zip(header, *rows, strict=True))
+    if sum(map(_narrowest, columns)) + 2 * len(columns) <= out.width:
+        out.print(table)
+        return
+    if table.title:
+        out.print(table.title)
+    for row in rows:
+        out.print()
+        for name, cell in zip(header, row, strict=True):
+            if cell.strip():
+                out.print(Text(f"{name}: {cell}" if name else cell), overflow="fold")
+    out.print()
+
+
+def _narrowest(column: Sequence[str]) -> int:
+    """Width below which a column is hard to read: that of its longest word; words that are longer are folded."""
+    longest = max((len(word) for cell in column for word in cell.split()), default=0)
+    return longest if _is_of_names(column) else min(_WORD, longest)
+
+
+def _is_of_names(column: Sequence[str]) -> bool:
+    """Whether all cells are short single words, such as kinds of faults, which are not broken into lines."""
+    return all(" " not in cell and len(cell) <= _NAME for cell in column)
 
 
 def show_estimate(out: Console, made: Plan, cost: Estimate) -> None:
@@ -265,12 +302,13 @@ def show_estimate(out: Console, made: Plan, cost: Estimate) -> None:
     out.print(made.sentence)
     out.print(
         f"{cost.cells} cells to do, {cost.done} done. "
-        f"About {cost.time_text} with {cost.workers} at a time on {cost.where}, "
+        f"{cost.time_text.capitalize() if cost.seconds == 0 else f'About {cost.time_text}'} "
+        f"with {cost.workers} at a time on {cost.where}, "
         f"{size(cost.memory_bytes)} of memory each in addition to the libraries (about 0.7 GB), "
         f"{size(cost.disk_bytes)} of disk."
     )
     if cost.unknown:
-        out.print(f"Some networks could not be timed and are not in the estimate: {cost.unknown}", markup=False)
+        out.print(f"Some networks could not be timed, and the estimate lacks their time: {cost.unknown}")
 
 
 def counted(number: int, noun: str) -> str:

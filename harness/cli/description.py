@@ -26,10 +26,10 @@ def describe_component(kind: str, name: str, out: Console) -> None:
     entry = KINDS[kind].get(name)
     component = Component(entry.function)
     documentation, options = docstring_of(entry.function), component_options(component)
-    out.print(f"{kind} {entry.name}", style="bold", markup=False)
-    out.print(documentation.text, markup=False)
+    out.print(f"{kind} {entry.name}", style="bold")
+    out.print(documentation.text)
     if entry.source:
-        out.print(f"\nSource: {entry.source}", markup=False)
+        out.print(f"\nSource: {entry.source}")
     set_by_user = {option.name for option in options}
     given = [[name, meaning] for name, meaning in documentation.parameters.items() if name not in set_by_user]
     if given:
@@ -57,8 +57,8 @@ def describe_task(task: Task, style: str, out: Console) -> None:
     if style == "json":
         print(json.dumps(describe(task), indent=1))
         return
-    out.print(f"{task.name}: {task.question}", style="bold", markup=False)
-    out.print(str(task.source), markup=False)
+    out.print(f"{task.name}: {task.question}", style="bold")
+    out.print(str(task.source))
     _show_components(task, out)
     _show_explanations(task, out)
     for many in ("attributions", "metrics"):

@@ -17,7 +17,7 @@ _LIKE_RUN = "harness run, harness plan, harness data describe task=NAME, harness
 
 TAKES: Mapping[str, tuple[str, ...]] = {
     "harness data make": ("into", "phantom", "phantom_seed", "phantom_subjects", "profile", "task"),
-    "harness data verify": ("data", "exclude", "label", "sequences"),
+    "harness data verify": ("cohort.session", "cohort.space", "cohort.truth", "data", "exclude", "label", "sequences"),
     "harness describe": tuple(sorted(KINDS)),
     "harness describe task=NAME": ("format", "task"),
     "harness leaderboard": ("csv", "out", "run", "task"),

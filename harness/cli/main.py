@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Annotated
 
 import typer
 
+from harness.cli.streams import degrade, handle_termination
 from harness.core.errors import CohortError, HarnessError, RequestError
 
 __all__ = ["app", "main"]
@@ -24,6 +26,13 @@ app = typer.Typer(
     ),
 )
 
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+# Errors of files and folders, whose remedy is outside of the program.
+_FILE_ERRORS = _FULL | {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.ESTALE),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EFBIG, errno.EMFILE, errno.ENFILE),
+}
+
 OverrideList = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", show_default=False)]
 
 
@@ -32,7 +41,7 @@ def run(overrides: OverrideList = None) -> None:
     """Train, explain, score and rank; repeat the command to resume.
 
     Exit codes: 0 all cells are done, 1 some cells failed (they are listed), 2 the request or the data are wrong
-    and nothing was started, 130 stopped by Ctrl-C (finished cells are kept).
+    and nothing was started, 130 stopped by Ctrl-C and 143 by a termination signal (finished cells are kept).
     """
     from harness.cli import commands
 
@@ -116,6 +125,8 @@ def doctor() -> None:
 
 def main() -> None:
     """Entry point. Expected errors are shown as one message: exit code 2 for a wrong request or data, otherwise 1."""
+    degrade()
+    handle_termination()
     try:
         app()
     except (RequestError, CohortError) as error:
@@ -124,3 +135,22 @@ def main() -> None:
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in _FILE_ERRORS:
+            raise
+        print(f"error: {_file_error(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _file_error(error: OSError) -> str:
+    """A message for a file or folder that became unusable during a command, with the next step."""
+    where = f" {error.filename}" if error.filename else " a file"
+    if error.errno in _FULL:
+        return (
+            f"cannot write{where}: the disk is full. Finished cells are kept; free space, or set TMPDIR if temporary "
+            "files filled the disk, then repeat the command"
+        )
+    return (
+        f"cannot use{where}: {error.strerror}. Finished cells are kept; check that it exists and its permissions, "
+        "then repeat the command"
+    )

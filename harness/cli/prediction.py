@@ -10,6 +10,7 @@ from harness.cli.keys import refuse_unused
 from harness.core.errors import RequestError
 from harness.core.paths import absolute
 from harness.pipeline.prediction import find_networks, predict_subjects, read_subjects
+from harness.storage.files import check_writable
 from harness.storage.store import Store
 from harness.sweep.grammar import Overrides
 from harness.sweep.request import settings_of
@@ -55,9 +56,10 @@ def predict_folder(overrides: Overrides, *, say: Callable[[str], None]) -> list[
     networks = find_networks(store, str(overrides.values["model"]))
     usual = settings.folder / "predictions" / f"{root.name}-{networks.name[:10]}"
     into = absolute(str(overrides.values.get("into", usual)), "into")
+    check_writable(into, "into")
     say(str(networks))
     subjects = read_subjects(networks, root, settings.folder / "cache", exclude=settings.exclude)
-    for sentence in (*left_out(subjects.cohort.ineligible), *subjects.notes):
+    for sentence in (*left_out(subjects.cohort.ineligible), *subjects.cohort.notes, *subjects.notes):
         say(sentence)
     written, notes = predict_subjects(networks, subjects, store, into, root=root)
     for sentence in notes:

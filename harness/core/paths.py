@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from urllib.parse import unquote
 
 from harness.core.errors import RequestError
 
-__all__ = ["absolute", "absolute_sqlite", "sqlite_uri"]
+__all__ = ["absolute", "absolute_sqlite", "check_encoding", "sqlite_uri"]
 
 _SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)([^?]+)(\?.*)?")
 
@@ -24,14 +25,36 @@ def absolute(path: str | Path, key: str = "a path") -> Path:
     Raises
     ------
     RequestError
-        If it is a URI, or refers to the home folder of an unknown user.
+        If it is a URI, refers to the home folder of an unknown user, or has bytes that
+        are not text.
     """
     if "://" in str(path):
         raise RequestError(f"{key} must be a local path, got the URI {str(path)!r}; mount that storage first")
+    if "\0" in str(path):
+        raise RequestError(f"{key} must be a path, got {str(path)!r} with a null character")
     try:
-        return Path(path).expanduser().resolve()
+        found = Path(path).expanduser().resolve()
     except RuntimeError:  # of expanduser
         raise RequestError(f"{key} must be a path, got {str(path)!r}: there is no such home folder") from None
+    except OSError as error:  # such as a loop of links, or a name that is too long
+        raise RequestError(f"{key} must be a path, got {str(path)!r}: {error.strerror}") from None
+    check_encoding(str(found), key)
+    return found
+
+
+def check_encoding(text: str, what: str) -> None:
+    """Refuse text from the command line or a file name that is not valid in the locale's encoding.
+
+    Raises
+    ------
+    RequestError
+        If it has bytes that Python could not decode; they cannot be written to any file.
+    """
+    if any("\udc80" <= one <= "\udcff" for one in text):
+        raise RequestError(
+            f"{what} must be valid {sys.getfilesystemencoding()} text, the encoding of this locale, got {text!a}; "
+            "set PYTHONUTF8=1 if it is UTF-8, otherwise rename it"
+        )
 
 
 def sqlite_uri(path: Path) -> str:

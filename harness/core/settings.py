@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt
 
-from harness.core.errors import UnknownName
+from harness.core.errors import OutOfRange, UnknownName
 from harness.core.paths import absolute, absolute_sqlite
 from harness.core.types import JSON
 from harness.core.values import checked
@@ -32,8 +32,7 @@ class RunSettings:
     ray : ``auto`` starts Ray on this machine, ``off`` runs in this process; otherwise
         the address of a Ray cluster
     workers : number of parallel jobs; 0 runs as many as the resources allow
-    cpus : CPU cores per job
-    gpus : GPUs per job; may be a fraction
+    cpus, gpus : CPU cores and GPUs per job; a fraction of one, or a whole number
     mlflow : ``auto`` writes a database in the output folder, ``off`` disables MLflow;
         otherwise a tracking URI
     anonymous : send nothing that identifies subjects to MLflow, except the report
@@ -62,6 +61,9 @@ class RunSettings:
     search_subjects: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for key, number in (("cpus", self.cpus), ("gpus", self.gpus)):
+            if number > 1 and not float(number).is_integer():
+                raise OutOfRange(f"{key} must be a whole number above one, as Ray requires, got {number:g}")
         object.__setattr__(self, "out", str(absolute(self.out, "out")))
         object.__setattr__(self, "data", str(absolute(self.data, "data")) if self.data else "")
         object.__setattr__(self, "mlflow", absolute_sqlite(self.mlflow))

@@ -92,8 +92,13 @@ def grid(axes: Mapping[str, tuple[JSON, ...]]) -> Iterator[dict[str, JSON]]:
         yield dict(zip((axis.key for axis in checked), point, strict=True))
 
 
-def text_of(value: JSON) -> str:
-    """A value in the syntax of overrides, quoted where it would otherwise be read differently."""
+def text_of(value: JSON, *, quoted: bool = False) -> str:
+    """A value in the syntax of overrides, quoted where it would otherwise be read differently.
+
+    Parameters
+    ----------
+    quoted : quote a string in any case
+    """
     if isinstance(value, list | tuple):
         return f"[{','.join(map(text_of, value))}]"
     if isinstance(value, dict):
@@ -101,7 +106,7 @@ def text_of(value: JSON) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     text = str(value)
-    if isinstance(value, str) and not _PLAIN.fullmatch(text):
+    if isinstance(value, str) and (quoted or not _PLAIN.fullmatch(text)):
         # Only backslashes before a quote are doubled.
         escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), text)
         return f"'{escaped}'"

@@ -311,6 +311,8 @@ class Cohort:
     label_source : sequences on which the labels were drawn, as stated by the data
     truth : ground truth of simulated scores; ``None`` if there is none
     targets : what is predicted, in the order of the network's outputs
+    notes : what was inferred, cut off or read with a reservation, as sentences for the user
+    files : name of an image or mask → variant of the file name → number of samples
 
     Raises
     ------
@@ -325,6 +327,8 @@ class Cohort:
     label_source: str = "not stated by the data"
     truth: Truth | None = None
     targets: tuple[Target, ...] = ()
+    notes: tuple[str, ...] = ()
+    files: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [target.name for target in self.targets]
@@ -557,9 +561,10 @@ class Score:
     value : point estimate; NaN if it could not be computed
     low, high : 95 % confidence interval over subjects; NaN if there is none
     n : number of subjects with a value
-    se : standard error of the mean; NaN for pooled metrics
+    se : standard error; NaN if there is no interval
     missing : number of subjects for which the metric is undefined
     chance, ceiling : score without skill and best possible score; NaN if unknown
+    reason : why there is no interval; empty if there is one, or if none is computed
     """
 
     value: float
@@ -570,6 +575,7 @@ class Score:
     missing: int = 0
     chance: float = float("nan")
     ceiling: float = float("nan")
+    reason: str = ""
 
     def __str__(self) -> str:
         if not np.isfinite(self.low):

@@ -11,21 +11,37 @@ Supported files, for every subject and session::
     sub-01/[ses-1/]anat/sub-01[_ses-1][_key-value]_desc-brain_mask.nii[.gz]    the brain
     sub-01/[ses-1/]anat/sub-01[_ses-1][_key-value]_dseg.nii[.gz]               regions
     derivatives/<pipeline>/sub-01/…                                            masks only
+
+Which of several files is used is decided by rules that are documented in
+:mod:`harness.data.bids_files`; whatever is not the plain case is told in the notes.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 from harness.core.errors import UnknownName
-from harness.core.types import JSON, Candidate, Fault, Ineligible
+from harness.core.types import Candidate, Fault, Ineligible
+from harness.data.bids_choice import Choice, choose, spoken
+from harness.data.bids_files import entities_of, is_image, is_predicted, unseen_files
+from harness.data.bids_notes import (
+    as_sentences,
+    contrast_faults,
+    space_faults,
+    space_notes,
+    variant_notes,
+    variants,
+    without_spaces,
+)
+from harness.data.bids_survey import Survey, folder_unreadable, names_in
+from harness.data.bids_tables import label_source, region_names
 from harness.data.participants import PARTICIPANTS_FAULTS, Participants, read_json, read_participants
 
 __all__ = ["INDEX_FAULTS", "BidsIndex", "index"]
@@ -35,6 +51,7 @@ INDEX_FAULTS: Mapping[str, str] = MappingProxyType(
         **PARTICIPANTS_FAULTS,
         "ambiguous": "several files match a sequence or label equally well",
         "broken-folder-link": "a subject's folder is a broken link",
+        "contrast-mix": "a sequence shows another contrast in some subjects, e.g. with a contrast agent",
         "description-missing": "there is no dataset_description.json",
         "description-unreadable": "dataset_description.json is not a JSON object",
         "empty-folder": "the folder has no files",
@@ -49,17 +66,18 @@ INDEX_FAULTS: Mapping[str, str] = MappingProxyType(
         "session-mix": "a subject has images inside and outside of session folders",
         "sessions-several": "a subject has several complete sessions, and none was chosen",
         "sidecar": "the JSON file beside a mask cannot be read",
-        "space-mix": "no single space has all files of a subject",
+        "space-mix": "the files of a subject, or lesion masks of several, are not in one space",
+        "space-native": "lesion masks are in the space of the subject where a template is needed",
         "subject-name": "the name of a subject's folder contains characters other than letters and digits",
         "subject-unlisted": "a subject has a folder but no row in participants.tsv",
         "subject-without-folder": "a subject has a row in participants.tsv but no folder",
+        "truth-predicted": "the masks are predictions of this program, which are no truth",
+        "truth-several": "several derivatives have masks of the label, and none was chosen",
     }
 )
 
+_MOST_UNSEEN = 3  # subjects with a note of their own
 _SUBJECT = re.compile(r"sub-[A-Za-z0-9+]+")
-_NOT_IMAGES = {"mask", "dseg", "probseg"}
-_NATIVE_SPACES = {"", "individual", "native", "orig", "scanner", "FLAIR", "SWI", "T1w", "T2w"}
-_WHERE = {"sub", "ses", "space"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +93,8 @@ class BidsIndex:
     faults : errors in names and tables
     regions : label value → name of the region; empty if there is no table
     label_source : sequences on which the label was drawn, from its JSON sidecar
-    notes : values that were converted, e.g. age ``89+`` read as 89
+    notes : what was read with a reservation, e.g. age ``89+`` read as 89, masks of a derivative
+    files : name of an image or mask → variant of its file name → number of candidates
     ranges : column → (lowest, highest) plausible value, from participants.json, and for age
     """
 
@@ -87,6 +106,7 @@ class BidsIndex:
     regions: Mapping[int, str] = field(default_factory=dict)
     label_source: str = "not stated by the data"
     notes: tuple[str, ...] = ()
+    files: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
@@ -99,6 +119,9 @@ def index(
     required: Sequence[str] = (),
     session: str = "only",
     exclude: Sequence[str] = (),
+    truth: str = "",
+    space: str = "",
+    template: bool = False,
 ) -> BidsIndex:
     """Find the files of all subjects, and list what is missing or wrong.
 
@@ -106,14 +129,24 @@ def index(
     ----------
     root : the BIDS folder
     sequences : suffixes of the images that a subject must have. A name may include entities
-        (``ce-gadolinium_T1w``); otherwise the file with the fewest entities is used
-    label : the mask that a subject must have (``label-<label>_mask``), if any
+        (``ce-gadolinium_T1w``). Otherwise the file without entities is used or, if there is
+        none, the only other one; several are a fault
+    label : the mask that a subject must have (``label-<label>_mask``), if any; a name may
+        include entities (``desc-rater1_lesion``)
     optional : masks that are used if a subject has them
     required : columns of participants.tsv that must have a value
     session : ``"only"`` (several sessions of a subject are a fault), ``"all"`` (each session
-        is a candidate), ``"first"``, or the name of a session (``ses-2``)
+        is a candidate), ``"first"`` (in numerical order), or the name of a session (``ses-2``)
     exclude : subjects or sessions to leave out, with or without ``sub-``; their faults are
         not reported
+    truth : where masks of the label are taken from: ``raw`` (the data set itself) or a
+        derivative (``derivatives/manual``). By default, the data set itself or, if it has
+        none, the only derivative that has. With ``+``, the first that a subject has.
+        Predictions of this program are refused
+    space : use only files of this space (``MNI152NLin6Asym``, ``native``); by default, that
+        which has all files of a subject, native first
+    template : whether masks must be in one template space. Masks that name one are used,
+        rather than others; a mix of template and native space is a fault
 
     Returns
     -------
@@ -124,20 +157,32 @@ def index(
     Raises
     ------
     UnknownName
-        If an excluded name is not in the data set.
+        If an excluded name or the source of the truth is not in the data set.
     """
     root = Path(root)
     faults = _root_faults(root)
     if faults:
         return BidsIndex(root, root.name, faults=tuple(faults))
-    survey = _Survey(root, tuple(sequences), label, tuple(optional), session, _excluded(root, exclude))
-    table, table_faults = read_participants(root, required)
+    survey = Survey(
+        root, tuple(sequences), label, tuple(optional), session, _excluded(root, exclude), truth, space, template
+    )
+    table, table_faults = read_participants(root, required, survey.subjects)
     found = _candidates(survey, table, tuple(required))
-    regions, region_faults = _region_names(root, found.candidates)
-    source, sidecar_faults = _label_source(root, found.candidates, label)
-    name, name_faults = _name(root)
-    faults = [*name_faults, *table_faults, *_listing_faults(survey, table), *found.faults]
+    regions, region_faults = region_names(root, found.candidates)
+    if "regions" in survey.optional and not regions and not region_faults:
+        found = _without_regions(found)
+    source, sidecar_faults = label_source(root, found.candidates, label)
+    name, name_faults = _name(survey)
+    chosen = variants(root, found.candidates, survey.wanted)
+    faults = [*name_faults, *table_faults, *_listing_faults(survey, table), *survey.source.faults, *found.faults]
     faults += [*region_faults, *sidecar_faults, *_absent(survey, found.present)]
+    faults += contrast_faults(chosen, survey.sequences)
+    notes = [*table.notes, *survey.source.notes, *found.notes, *_from_derivatives(survey, found.candidates)]
+    notes += [("", text) for text in _unseen_notes(survey, found.candidates)]
+    if template and label:
+        faults += space_faults(survey, found.candidates)
+        notes += [("", text) for text in space_notes(survey, found.candidates)]
+    notes += [("", text) for text in variant_notes(without_spaces(chosen) if template else chosen, survey.sequences)]
     return BidsIndex(
         root=root,
         name=name,
@@ -146,75 +191,10 @@ def index(
         faults=tuple(fault for fault in faults if fault.subject not in survey.exclude),
         regions=regions,
         label_source=source,
-        notes=tuple(note for subject, note in table.notes if subject not in survey.exclude),
+        notes=as_sentences((subject, text) for subject, text in notes if subject not in survey.exclude),
+        files={one: {variant: len(ids) for variant, ids in own.items()} for one, own in chosen.items()},
         ranges=table.ranges,
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _File:
-    """One image file and the parts of its name."""
-
-    path: Path
-    entities: Mapping[str, str]
-    suffix: str
-    derived: bool
-
-    @property
-    def space(self) -> str:
-        space = self.entities.get("space", "")
-        return "" if space in _NATIVE_SPACES else space
-
-    @property
-    def mask_name(self) -> str:
-        """``regions`` for a segmentation, or else the label or description of the mask."""
-        if self.suffix == "dseg":
-            return "regions"
-        return self.entities.get("label") or self.entities.get("desc") or ""
-
-    def extras(self, asked: Iterable[str] = ()) -> int:
-        """Number of entities other than subject, session, space, the first run and those asked for."""
-        known = _WHERE | set(asked)
-        first_run = {("run", "1"), ("run", "01"), ("run", "001")}
-        return sum(key not in known and (key, value) not in first_run for key, value in self.entities.items())
-
-
-@dataclass(frozen=True)
-class _Survey:
-    """What to look for in a folder, and its subjects."""
-
-    root: Path
-    sequences: tuple[str, ...]
-    label: str | None
-    optional: tuple[str, ...]
-    session: str
-    exclude: frozenset[str]
-
-    @cached_property
-    def subjects(self) -> tuple[str, ...]:
-        return _subjects(self.root)
-
-    @property
-    def named_session(self) -> str:
-        """The session requested by name; empty for ``only``, ``all`` and ``first``."""
-        if self.session in ("all", "first", "only"):
-            return ""
-        return self.session if self.session.startswith("ses-") else f"ses-{self.session}"
-
-    @property
-    def wanted(self) -> tuple[str, ...]:
-        return (*self.sequences, *((self.label,) if self.label else ()))
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """The files chosen from one folder, what is missing, and what is wrong with the choice."""
-
-    images: Mapping[str, Path]
-    masks: Mapping[str, Path]
-    missing: tuple[str, ...]
-    present: frozenset[str]
-    faults: tuple[Fault, ...]
 
 
 @dataclass
@@ -225,11 +205,49 @@ class _Found:
     ineligible: list[Ineligible] = field(default_factory=list)
     present: set[str] = field(default_factory=set)
     faults: list[Fault] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
+
+
+def _without_regions(found: _Found) -> _Found:
+    """Candidates without regions images whose labels no table names; nobody asked for them."""
+    held = [one.subject for one in found.candidates if "regions" in one.masks]
+    if not held:
+        return found
+    text = (
+        "the regions image is not used, because no table names its labels (*_dseg.tsv with the columns index and name)"
+    )
+    candidates = [
+        dataclasses.replace(one, masks={name: path for name, path in one.masks.items() if name != "regions"})
+        for one in found.candidates
+    ]
+    return dataclasses.replace(found, candidates=candidates, notes=[*found.notes, *((one, text) for one in held)])
+
+
+def _from_derivatives(survey: Survey, candidates: Iterable[Candidate]) -> list[tuple[str, str]]:
+    """Notes on optional masks that are taken from a derivative."""
+    notes = []
+    for one in candidates:
+        for name in survey.optional:
+            parts = one.masks[name].relative_to(survey.root).parts if name in one.masks else ("",)
+            if parts[0] == "derivatives":
+                notes.append((one.subject, f"the mask {name} is taken from {'/'.join(parts[:2])}"))
+    return notes
+
+
+def _unseen_notes(survey: Survey, candidates: Iterable[Candidate]) -> list[str]:
+    """Note on files of usable subjects that are not read, e.g. of another session."""
+    suffixes = {entities_of(name)[1] for name in survey.sequences} | ({"mask"} if survey.label else set())
+    subjects = dict.fromkeys(one.subject for one in candidates) if suffixes else {}
+    unseen = {subject: text for subject in subjects if (text := unseen_files(survey.root, subject, suffixes))}
+    if len(unseen) > _MOST_UNSEEN:
+        first = next(iter(unseen))
+        return [f"files of {len(unseen)} subjects are not read, e.g. of {first}: {unseen[first]}"]
+    return [f"not read of {subject}: {text}" for subject, text in unseen.items()]
 
 
 def _root_faults(root: Path) -> list[Fault]:
     if not root.exists():
-        near = difflib.get_close_matches(root.name, _names(root.parent), n=3)
+        near = difflib.get_close_matches(root.name, names_in(root.parent), n=3)
         remedy = f"Near: {', '.join(near)}." if near else "Check data=."
         return [Fault("folder-missing", str(root), "", "there is no such folder", "a BIDS folder", remedy)]
     if not root.is_dir():
@@ -237,22 +255,19 @@ def _root_faults(root: Path) -> list[Fault]:
     try:
         names = sorted(path.name for path in root.iterdir())
     except OSError as error:
-        return [_folder_unreadable(root, root, "", error)]
+        return [folder_unreadable(root, root, "", error)]
     if not names:
         remedy = "Copy the data there, or make a phantom cohort: harness data make."
         return [Fault("empty-folder", str(root), "", "no files", "sub-* folders", remedy)]
-    if not any(name.startswith("sub-") for name in names):
-        value = f"no sub-* folder among {', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
-        remedy = "Arrange the files as sub-<id>/anat/sub-<id>_<suffix>.nii.gz, or give the folder above or below."
-        return [Fault("not-bids", str(root), "", value, "sub-* folders", remedy)]
+    if not any(name.startswith("sub-") and (root / name).is_dir() for name in names):
+        return [_not_bids(root, names)]
     return []
 
 
-def _names(folder: Path) -> list[str]:
-    try:
-        return sorted(path.name for path in folder.iterdir())
-    except OSError:
-        return []
+def _not_bids(root: Path, names: Sequence[str]) -> Fault:
+    value = f"no sub-* folder among {', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
+    remedy = "Arrange the files as sub-<id>/anat/sub-<id>_<suffix>.nii.gz, or give the folder above or below."
+    return Fault("not-bids", str(root), "", value, "sub-* folders", remedy)
 
 
 def _subjects(root: Path) -> tuple[str, ...]:
@@ -264,8 +279,8 @@ def _excluded(root: Path, exclude: Sequence[str]) -> frozenset[str]:
     if not exclude:
         return frozenset()
     known = set(_subjects(root)) | {path.name for path in root.glob("sub-*") if path.is_symlink()}
-    known |= {f"{name}_{child}" for name in known for child in _names(root / name) if child.startswith("ses-")}
-    known |= set(read_participants(root, ())[0].rows)
+    known |= {f"{name}_{child}" for name in known for child in names_in(root / name) if child.startswith("ses-")}
+    known |= set(read_participants(root, (), _subjects(root))[0].rows)
     wished = [name if name in known or name.startswith("sub-") else f"sub-{name}" for name in exclude]
     for name in wished:
         if name not in known:
@@ -276,8 +291,9 @@ def _excluded(root: Path, exclude: Sequence[str]) -> frozenset[str]:
 # --- dataset_description.json and the list of subjects -----------------------
 
 
-def _name(root: Path) -> tuple[str, list[Fault]]:
-    path = root / "dataset_description.json"
+def _name(survey: Survey) -> tuple[str, list[Fault]]:
+    """Name of the data set, and faults of its description."""
+    root, path = survey.root, survey.root / "dataset_description.json"
     remedy = 'Write at least {"Name": "…", "BIDSVersion": "1.10.0"} into it.'
     if not path.exists():
         expected = "a dataset_description.json"
@@ -285,12 +301,22 @@ def _name(root: Path) -> tuple[str, list[Fault]]:
     content, problem = read_json(path)
     if content is None:
         return root.name, [Fault("description-unreadable", path.name, "", problem, "a JSON object", remedy)]
-    return str(content.get("Name") or root.name), []
+    name = str(content.get("Name") or root.name)
+    return name, [_predicted(path)] if survey.label and is_predicted(content) else []
 
 
-def _listing_faults(survey: _Survey, table: Participants) -> list[Fault]:
+def _predicted(path: Path) -> Fault:
+    value = "the data set holds predictions of harness (GeneratedBy)"
+    return Fault(
+        "truth-predicted", path.name, "", value, "masks that are no predictions", "Give the folder of the data."
+    )
+
+
+def _listing_faults(survey: Survey, table: Participants) -> list[Fault]:
     """Folders without a row, rows without a folder, and invalid names of folders."""
     faults = [_name_fault(name) for name in survey.subjects if not _SUBJECT.fullmatch(name)]
+    faults += [_case_fault(name) for name in names_in(survey.root) if _is_misspelt(survey.root / name)]
+    faults += [_loose_file(path.name) for path in sorted(survey.root.glob("sub-*")) if is_image(path)]
     for path in sorted(survey.root.glob("sub-*")):
         if path.is_symlink() and not path.exists():
             value, remedy = f"a link to {path.readlink()}, which is not there", "Fetch the content, or fix the link."
@@ -313,10 +339,27 @@ def _name_fault(name: str) -> Fault:
     return Fault("subject-name", name, name, f"the name is {name!r}", "sub- and letters and digits only", remedy)
 
 
+def _loose_file(name: str) -> Fault:
+    subject = name.partition("_")[0].partition(".")[0]
+    value, remedy = "the file lies beside the folders of subjects", f"Move it to {subject}/anat."
+    return Fault("misplaced-file", name, subject, value, f"a file in {subject}/anat", remedy)
+
+
+def _is_misspelt(path: Path) -> bool:
+    """Whether a folder looks like one of a subject, but is not read: ``Sub-01``, ``sub_01``."""
+    looks = re.match(r"sub[-_ ]\w|sub\d", path.name, re.IGNORECASE)
+    return bool(looks) and not path.name.startswith("sub-") and path.is_dir()
+
+
+def _case_fault(name: str) -> Fault:
+    value, remedy = f"the folder {name!r} is not read", "Rename it and its files to sub-…, or move it elsewhere."
+    return Fault("subject-name", name, "", value, "sub- in small letters", remedy)
+
+
 # --- subjects and their sessions ---------------------------------------------
 
 
-def _candidates(survey: _Survey, table: Participants, required: tuple[str, ...]) -> _Found:
+def _candidates(survey: Survey, table: Participants, required: tuple[str, ...]) -> _Found:
     """Candidates of all subjects that have every required value."""
     found = _Found(ineligible=[Ineligible(name, "excluded by request") for name in sorted(survey.exclude)])
     for subject in survey.subjects:
@@ -332,298 +375,103 @@ def _candidates(survey: _Survey, table: Participants, required: tuple[str, ...])
         found.ineligible += one.ineligible
         found.present |= one.present
         found.faults += one.faults
+        found.notes += one.notes
     return found
 
 
-def _sessions(survey: _Survey, subject: str, covariates: Mapping[str, float | str | None]) -> _Found:
+def _sessions(survey: Survey, subject: str, covariates: Mapping[str, float | str | None]) -> _Found:
     """Candidates of one subject as ``session`` demands, or the reason why there are none."""
-    groups, faults = _grouped_files(survey, subject)
+    groups, name_faults = survey.found[subject]
+    faults = list(name_faults)
     named = survey.named_session
     if named and named not in groups:
         has = ", ".join(filter(None, groups)) or "no sessions"
         return _Found(ineligible=[Ineligible(subject, f"no {named}; has {has}")], faults=faults)
-    if not named and "" in groups and len(groups) > 1:
+    # Derivatives of a subject with sessions often hold its anatomy above them (fMRIPrep).
+    if not named and len(groups) > 1 and any(not file.pipeline for file in groups.get("", ())):
         faults.append(_session_mix(subject, groups))
     ids = {f"{subject}_{session}" if session else subject: session for session in groups}
     choices = {
-        id: _choose(survey, subject, groups[session])
+        id: choose(survey, subject, session)
         for id, session in ids.items()
         if id not in survey.exclude and named in ("", session)
     }
-    usable = [id for id, choice in choices.items() if not choice.missing]
-    if survey.session == "first":
-        usable = usable[:1]
-    if survey.session == "only" and len(usable) > 1 and "" not in groups:
+    complete = [id for id, choice in choices.items() if not choice.missing]
+    usable = complete[:1] if survey.session == "first" else complete
+    if survey.session == "only" and len(usable) > 1 and not any(fault.kind == "session-mix" for fault in faults):
         faults.append(_several_sessions(subject, usable))
+    notes = [note for id in usable for note in choices[id].notes]
+    notes += _first_notes([ids[id] for id in choices], [ids[id] for id in usable]) if survey.session == "first" else []
     return _Found(
         candidates=[Candidate(id, subject, choices[id].images, choices[id].masks, covariates) for id in usable],
         ineligible=_left_out(survey, subject, choices, usable),
         present=set().union(*(choice.present for choice in choices.values())),
         faults=[*faults, *(fault for id in usable for fault in choices[id].faults)],
+        notes=[(subject, note) for note in notes],
     )
 
 
-def _left_out(survey: _Survey, subject: str, choices: Mapping[str, _Choice], usable: Sequence[str]) -> list[Ineligible]:
+def _first_notes(sessions: Sequence[str], used: Sequence[str]) -> list[str]:
+    """Notes on a first session that was not the obvious one."""
+    if len(sessions) < 2 or not used:
+        return []
+    if used[0] != sessions[0]:
+        return [f"the first complete session is {used[0]} of {', '.join(filter(None, sessions))}"]
+    if len({re.sub(r"\d+", "", session) for session in sessions}) > 1:
+        return [f"the first session in alphabetical order is {used[0]} of {', '.join(filter(None, sessions))}"]
+    return []
+
+
+def _left_out(survey: Survey, subject: str, choices: Mapping[str, Choice], usable: Sequence[str]) -> list[Ineligible]:
     """Reasons per subject, or per session if each session is a candidate."""
     reasons = {id: _reason(choice) for id, choice in choices.items() if choice.missing}
+    unseen = "" if usable else unseen_files(survey.root, subject)
+    more = f"; not read: {unseen}" if unseen else ""
     if survey.session == "all" and choices:
-        return [Ineligible(id, reason) for id, reason in reasons.items()]
+        # A derivative above the sessions is no session that lacks images.
+        return [Ineligible(id, reason + more) for id, reason in reasons.items() if id != subject or not usable]
     if usable or any(name.startswith(f"{subject}_") for name in survey.exclude):
         return []
     if len(choices) > 1:
-        return [Ineligible(subject, "; ".join(f"{id}: {reason}" for id, reason in reasons.items()))]
-    return [Ineligible(subject, next(iter(reasons.values()), "no images in anat"))]
+        return [Ineligible(subject, "; ".join(f"{id}: {reason}" for id, reason in reasons.items()) + more)]
+    return [Ineligible(subject, next(iter(reasons.values()), "no images in anat") + more)]
 
 
-def _reason(choice: _Choice) -> str:
+def _reason(choice: Choice) -> str:
     return f"no {', '.join(choice.missing)}; has {', '.join(sorted(choice.present)) or 'nothing'}"
 
 
 def _session_mix(subject: str, groups: Iterable[str]) -> Fault:
     value = f"images in {subject}/anat and in {', '.join(filter(None, groups))}"
-    remedy = "Move all images into session folders, or name one: session=ses-…"
+    remedy = "Move all images into session folders, or name one: cohort.session=ses-…"
     return Fault("session-mix", subject, subject, value, "either sessions or none", remedy)
 
 
 def _several_sessions(subject: str, usable: Sequence[str]) -> Fault:
-    value, remedy = f"{', '.join(usable)} are all complete", "Choose: session=first, session=all or session=ses-…"
+    value, remedy = (
+        f"{', '.join(usable)} are all complete",
+        "Choose: cohort.session=first, cohort.session=all or cohort.session=ses-…",
+    )
     return Fault("sessions-several", subject, subject, value, "one session", remedy)
 
 
-# --- the files of one session ------------------------------------------------
+# --- names that no subject has ---------------------------------------------------
 
 
-def _grouped_files(survey: _Survey, subject: str) -> tuple[dict[str, list[_File]], list[Fault]]:
-    """Image files of a subject by session (``""`` without one); sessions without images are left out."""
-    groups: dict[str, list[_File]] = {}
-    faults: list[Fault] = []
-    homes = [survey.root / subject, *sorted(survey.root.glob(f"derivatives/*/{subject}"))]
-    for home in homes:
-        derived = home != homes[0]
-        for session in ["", *(name for name in _names(home) if name.startswith("ses-"))]:
-            files, found = _files(survey.root, home / session / "anat", subject, session, derived=derived)
-            faults += found
-            if files:
-                groups.setdefault(session, []).extend(files)
-    return dict(sorted(groups.items())), faults
-
-
-def _files(root: Path, folder: Path, subject: str, session: str, *, derived: bool) -> tuple[list[_File], list[Fault]]:
-    """Image files of one ``anat`` folder, in order of their names."""
-    try:
-        paths = sorted(path for path in folder.iterdir() if path.name.endswith((".nii", ".nii.gz")))
-    except (FileNotFoundError, NotADirectoryError):
-        return [], []
-    except OSError as error:
-        return [], [_folder_unreadable(root, folder, subject, error)]
-    files, faults = [], []
-    for path in paths:
-        if path.name.startswith("."):
-            continue
-        *pairs, suffix = path.name.partition(".nii")[0].split("_")
-        entities = dict(pair.partition("-")[::2] for pair in pairs)
-        found = (f"sub-{entities.get('sub', '')}", f"ses-{entities['ses']}" if "ses" in entities else "")
-        if found != (subject, session):
-            faults.append(_misplaced(str(path.relative_to(root)), subject, session, found))
-        elif not derived or suffix in _NOT_IMAGES:
-            files.append(_File(path, entities, suffix, derived))
-    return files, faults
-
-
-def _misplaced(file: str, subject: str, session: str, found: tuple[str, str]) -> Fault:
-    value = f"the name says {'_'.join(filter(None, found))}"
-    expected = f"a name with {'_'.join(filter(None, (subject, session)))}"
-    return Fault("misplaced-file", file, subject, value, expected, "Rename the file, or move it where it belongs.")
-
-
-def _folder_unreadable(root: Path, folder: Path, subject: str, error: OSError) -> Fault:
-    file = str(folder.relative_to(root)) if folder != root else str(root)
-    value, remedy = error.strerror or str(error), "Ask its owner for access, or chmod u+rx it."
-    return Fault("folder-unreadable", file, subject, value, "a folder that can be listed", remedy)
-
-
-def _choose(survey: _Survey, subject: str, files: Sequence[_File]) -> _Choice:
-    """The best file for every name, all from one space if one has all of them."""
-    answers = {name: _best(files, survey, name) for name in survey.wanted}
-    missing = tuple(_spoken(survey, name) for name, best in answers.items() if not best)
-    present = {file.suffix for file in files} - _NOT_IMAGES | {f"label-{name}_mask" for name in _labels(files)}
-    present |= {_spoken(survey, name) for name, best in answers.items() if best}
-    within: dict[str, list[_File]] = {}
-    for file in files:
-        within.setdefault(file.space, []).append(file)
-    complete = [space for space in sorted(within) if all(_best(within[space], survey, name) for name in survey.wanted)]
-    faults = []
-    if not complete and not missing:
-        faults.append(_space_mix(subject, answers))
-    if survey.wanted and len(complete) > 1 and complete[0]:
-        faults.append(_several_spaces(subject, complete))
-    images, masks, ties = _named(survey, within[complete[0]] if complete else files)
-    faults += [_ambiguous(survey.root, subject, name, best) for name, best in ties.items()]
-    return _Choice(images, masks, missing, frozenset(present), tuple(faults))
-
-
-def _labels(files: Iterable[_File]) -> list[str]:
-    return sorted({file.mask_name for file in files if file.suffix in ("mask", "dseg")} - {""})
-
-
-def _spoken(survey: _Survey, name: str) -> str:
-    return f"label-{name}_mask" if name == survey.label else name
-
-
-def _space_mix(subject: str, answers: Mapping[str, Sequence[_File]]) -> Fault:
-    value = "; ".join(f"{name} in {_spaces(files)}" for name, files in answers.items())
-    remedy = "Bring all files of the subject into one space."
-    return Fault("space-mix", subject, subject, value, "all files in one space", remedy)
-
-
-def _several_spaces(subject: str, spaces: Sequence[str]) -> Fault:
-    value = f"complete in {' and in '.join(f'space-{space}' for space in spaces)}"
-    return Fault("ambiguous", subject, subject, value, "one space", "Keep one of the spaces in this folder.")
-
-
-def _spaces(files: Sequence[_File]) -> str:
-    return ", ".join(sorted({f"space-{file.space}" if file.space else "native space" for file in files}))
-
-
-def _best(files: Sequence[_File], survey: _Survey, name: str) -> list[_File]:
-    """Files that match a name best; several if they match equally well."""
-    return _best_mask(files, name) if name == survey.label else _best_image(files, name)
-
-
-def _best_image(files: Sequence[_File], name: str) -> list[_File]:
-    *pairs, suffix = name.split("_")
-    asked = dict(pair.partition("-")[::2] for pair in pairs)
-    matching = [file for file in files if file.suffix == suffix and asked.items() <= file.entities.items()]
-    return _plainest({file: (file.extras(asked),) for file in matching})
-
-
-def _best_mask(files: Sequence[_File], name: str) -> list[_File]:
-    ranks = {}
-    for file in files:
-        if file.suffix in ("mask", "dseg") and file.mask_name == name:
-            # label-brain_mask takes precedence over desc-brain_mask.
-            plain = file.entities.get("label") == name
-            ranks[file] = (file.derived, file.extras({"label"}), not plain)
-    return _plainest(ranks)
-
-
-def _plainest(ranks: Mapping[_File, tuple[int, ...]]) -> list[_File]:
-    best = min(ranks.values(), default=())
-    return [file for file, rank in ranks.items() if rank == best]
-
-
-def _named(survey: _Survey, files: Sequence[_File]) -> tuple[dict[str, Path], dict[str, Path], dict[str, list[_File]]]:
-    """Images and masks by name, and the used names that several files match equally well.
-
-    Such a name is left out if it is not used. If it is used, its first file is kept, so that
-    verification can find further faults; the run stops in any case.
-    """
-    suffixes = sorted({file.suffix for file in files} - _NOT_IMAGES)
-    images = {name: _best_image(files, name) for name in dict.fromkeys((*survey.sequences, *suffixes))}
-    masks = {name: _best_mask(files, name) for name in _labels(files)}
-    used = {name: images[name] for name in survey.sequences}
-    used |= {name: masks[name] for name in (survey.label, *survey.optional) if name in masks}
-    ties = {name: best for name, best in used.items() if len(best) > 1}
-    return _first(images, ties), _first(masks, ties), ties
-
-
-def _first(answers: Mapping[str, Sequence[_File]], ties: Mapping[str, object]) -> dict[str, Path]:
-    return {name: best[0].path for name, best in answers.items() if len(best) == 1 or name in ties}
-
-
-def _ambiguous(root: Path, subject: str, name: str, files: Sequence[_File]) -> Fault:
-    value = f"{name} could be {' or '.join(file.path.name for file in files)}"
-    remedy = f"Keep one of them in the folder; for an image, or ask by its entities, e.g. acq-…_{name}."
-    where = str(files[0].path.parent.relative_to(root))
-    return Fault("ambiguous", where, subject, value, f"one file for {name}", remedy)
-
-
-def _absent(survey: _Survey, present: Iterable[str]) -> list[Fault]:
+def _absent(survey: Survey, present: Iterable[str]) -> list[Fault]:
     """Names that no subject has, which are probably misspelt."""
     known = sorted(present)
-    return [
-        _sequence_unknown(name, known) for name in map(partial(_spoken, survey), survey.wanted) if name not in known
-    ]
+    wanted = [name for name in map(partial(spoken, survey), survey.wanted) if name not in known]
+    unseen = (unseen_files(survey.root, subject) for subject in survey.subjects) if wanted else iter(())
+    hints = [f"not read: {one}" for one in (next(filter(None, unseen), ""),) if one]
+    masks = as_sentences(survey.source.notes) if survey.label else ()
+    of_label = spoken(survey, survey.label) if survey.label else ""
+    return [_sequence_unknown(name, known, [*hints, *(masks if name == of_label else ())]) for name in wanted]
 
 
-def _sequence_unknown(name: str, known: Sequence[str]) -> Fault:
+def _sequence_unknown(name: str, known: Sequence[str], hints: Sequence[str]) -> Fault:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
     remedy = f"Did you mean {' or '.join(near)}?" if near else "Ask for one of these, or add the files."
     value = f"no subject has {name}; the data set has {', '.join(known) or 'no images'}"
+    value = "; ".join([value, *hints])
     return Fault("sequence-unknown", "", "", value, "one of these names", remedy)
-
-
-# --- names of regions, source of the label -----------------------------------
-
-
-def _region_names(root: Path, candidates: Sequence[Candidate]) -> tuple[dict[int, str], list[Fault]]:
-    """Label value → name, from tables at the root and beside the regions images."""
-    tables = [(path, "") for pattern in ("*dseg.tsv", "*label-regions_*.json") for path in sorted(root.glob(pattern))]
-    for one in candidates:
-        beside = (_beside(one.masks["regions"], end) for end in (".tsv", ".json") if "regions" in one.masks)
-        tables += [(path, one.subject) for path in beside if path.exists()]
-    names: dict[int, tuple[str, str]] = {}
-    faults: list[Fault] = []
-    for path, subject in tables:
-        file = str(path.relative_to(root))
-        found, problem = _lookup_table(path)
-        if problem:
-            remedy = "Write a tab-separated table with the columns index and name."
-            faults.append(Fault("regions-table", file, subject, problem, "numbers with names", remedy))
-        for number, name in found.items():
-            first, origin = names.setdefault(number, (name, file))
-            if name != first:
-                value = f"region {number} is {name!r} here and {first!r} in {origin}"
-                remedy = "Give every region the same name everywhere."
-                faults.append(Fault("regions-conflict", file, subject, value, "one name for each region", remedy))
-    return {number: name for number, (name, _) in sorted(names.items())}, faults
-
-
-def _beside(image: Path, end: str) -> Path:
-    return image.with_name(image.name.partition(".nii")[0] + end)
-
-
-def _lookup_table(path: Path) -> tuple[dict[int, str], str]:
-    """Names by number, and what is wrong with the table."""
-    try:
-        if path.suffix == ".json":
-            content, problem = read_json(path)
-            labels: Mapping[str, JSON] = {}
-            for key in ("Levels", "LabelMap", "Labels"):
-                labels = labels or (content or {}).get(key, {})
-            return {int(number): str(name) for number, name in labels.items()}, problem
-        header, *lines = path.read_text("utf-8-sig").splitlines()
-        columns = header.split("\t")
-        number, name = columns.index("index"), columns.index("name")
-        rows = [line.split("\t") for line in lines if line.strip()]
-        return {int(row[number]): row[name].strip() for row in rows}, ""
-    except (OSError, ValueError, IndexError, AttributeError) as error:
-        return {}, f"it cannot be read ({error})"
-
-
-def _label_source(root: Path, candidates: Sequence[Candidate], label: str | None) -> tuple[str, list[Fault]]:
-    """Sequences under ``Sources`` in the JSON files of the masks, with counts if they differ."""
-    stated: Counter[str] = Counter()
-    faults: dict[str, Fault] = {}
-    shared = [(path, "") for path in sorted(root.glob("*.json")) if path.stem.endswith(f"label-{label}_mask")]
-    for one in candidates:
-        if label is None or label not in one.masks:
-            continue
-        own = _beside(one.masks[label], ".json")
-        for path, subject in [(own, one.subject)] if own.exists() else shared[:1]:
-            content, problem = read_json(path)
-            stated[_sources(content or {})] += 1
-            if content is None:
-                file, remedy = str(path.relative_to(root)), "Fix the file, or delete it: it is optional."
-                faults[file] = Fault("sidecar", file, subject, problem, "a JSON object", remedy)
-    stated.pop("", None)
-    if len(stated) > 1:
-        return "; ".join(f"{source} ({count} masks)" for source, count in sorted(stated.items())), [*faults.values()]
-    return next(iter(stated), "not stated by the data"), [*faults.values()]
-
-
-def _sources(content: Mapping[str, JSON]) -> str:
-    """``["bids::sub-01/anat/sub-01_T2w.nii.gz", …]`` → ``"T2w, …"``."""
-    sources = content.get("Sources") or []
-    names = [str(source) for source in (sources if isinstance(sources, list) else [sources])]
-    return ", ".join(name.rpartition("_")[2].partition(".")[0] for name in names)

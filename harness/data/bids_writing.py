@@ -15,6 +15,7 @@ import numpy.typing as npt
 from harness.core.errors import HarnessError, RequestError
 from harness.core.types import JSON
 from harness.data import nifti
+from harness.data.bids_files import made_by_harness
 from harness.data.participants import read_json
 from harness.simulation.phantom import PhantomSubject
 
@@ -33,6 +34,7 @@ def write_phantom(
     columns: Mapping[str, Mapping[str, JSON]] | None = None,
     generated_by: Mapping[str, JSON] | None = None,
     image_dtype: npt.DTypeLike = np.float32,
+    space: str = "",
 ) -> Path:
     """Write generated subjects as a BIDS folder, which :func:`index` reads like any other.
 
@@ -48,6 +50,7 @@ def write_phantom(
     columns : column of participants.tsv → its description for participants.json
     generated_by : name and parameters of the generator, for dataset_description.json
     image_dtype : number type of the images; integers are rounded
+    space : template space that the names of the files state; empty for that of the subject
 
     Returns
     -------
@@ -64,7 +67,7 @@ def write_phantom(
         raise HarnessError(f"{root} must be a new or an empty folder; delete it, or choose another")
     part = root.with_name(f".{root.name}.{uuid.uuid4().hex}.part")
     try:
-        _write_all(part, subjects, ids, label_sources or {}, np.dtype(image_dtype), columns or {})
+        _write_all(part, subjects, ids, label_sources or {}, np.dtype(image_dtype), columns or {}, space)
         _write_description(part, name, generated_by)
         root.parent.mkdir(parents=True, exist_ok=True)
         part.rename(root)
@@ -80,6 +83,7 @@ def _write_all(
     label_sources: Mapping[str, Sequence[str]],
     image_dtype: npt.DTypeLike,
     columns: Mapping[str, Mapping[str, JSON]],
+    space: str,
 ) -> None:
     rows: dict[str, Mapping[str, float | str | None]] = {}
     regions: dict[int, str] = {}
@@ -88,7 +92,7 @@ def _write_all(
         id = ids[number] if ids is not None else f"sub-{number + 1:02d}"
         if not _SUBJECT.fullmatch(id) or id in rows:
             raise HarnessError(f"ids must be different and read sub-<letters and digits>, got {id!r}")
-        _write_subject(part / id / "anat", id, subject, label_sources, image_dtype)
+        _write_subject(part / id / "anat", f"{id}_space-{space}" if space else id, subject, label_sources, image_dtype)
         rows[id] = subject.covariates
         regions |= subject.region_names
     if not rows:
@@ -101,18 +105,18 @@ def _write_all(
 
 def _write_subject(
     anat: Path,
-    id: str,
+    start: str,
     subject: PhantomSubject,
     label_sources: Mapping[str, Sequence[str]],
     image_dtype: npt.DTypeLike,
 ) -> None:
     for suffix, (array, affine) in subject.images.items():
-        nifti.write(anat / f"{id}_{suffix}.nii.gz", array, affine, dtype=image_dtype)
+        nifti.write(anat / f"{start}_{suffix}.nii.gz", array, affine, dtype=image_dtype)
     for label, (array, affine) in subject.masks.items():
-        stem = f"{id}_label-{label}_{'dseg' if label == 'regions' else 'mask'}"
+        stem = f"{start}_label-{label}_{'dseg' if label == 'regions' else 'mask'}"
         narrow = np.uint8 if np.max(array, initial=0) < 256 else np.int32
         nifti.write(anat / f"{stem}.nii.gz", array, affine, dtype=narrow)
-        sources = [f"bids::{id}/anat/{id}_{suffix}.nii.gz" for suffix in label_sources.get(label, ())]
+        sources = [f"bids::{anat.parent.name}/anat/{start}_{suffix}.nii.gz" for suffix in label_sources.get(label, ())]
         kind = {"regions": "ROI", "brain": "Brain"}.get(label, "Lesion")
         facts: dict[str, JSON] = {"Type": kind, **({"Sources": sources} if sources else {})}
         _write_json(anat / f"{stem}.json", facts)
@@ -171,8 +175,7 @@ def begin_derivatives(folder: Path, *, name: str, source: Path, version: str, pa
     target = folder / "dataset_description.json"
     if target.exists():
         content, problem = read_json(target)
-        makers = [] if content is None else [one.get("Name") for one in content.get("GeneratedBy") or []]
-        if "harness" not in makers or content is None or content.get("Name") != name:
+        if content is None or not made_by_harness(content) or content.get("Name") != name:
             raise RequestError(
                 f"{folder} holds another data set ({problem or (content or {}).get('Name', 'without a name')}); "
                 "nothing was written. Name a new folder"

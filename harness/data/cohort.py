@@ -15,9 +15,9 @@ map the same files.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -31,6 +31,7 @@ from harness.core.types import JSON, Array, Candidate, Cohort, Fault, Image, Sam
 from harness.data import nifti, transforms
 from harness.data.bids import BidsIndex, index
 from harness.data.cache import ArrayCache, CachedImage, Digests, hash_of
+from harness.data.cohort_notes import Kept, kept_of, lesion_notes, outside_notes, resolution_notes
 from harness.data.grid import VoxelGrid
 from harness.data.transforms import Interpolation, Normalisation
 from harness.data.verified import verify_once
@@ -67,6 +68,8 @@ def bids(
     brain_from: str = "",
     skull_strip: bool = False,
     normalise: Normalisation = "zscore",
+    truth: str = "",
+    space: str = "",
     exclude: tuple[str, ...] = (),
     minimum: Annotated[int, annotated_types.Ge(1)] = 3,
 ) -> Cohort:
@@ -81,15 +84,17 @@ def bids(
     root : BIDS folder
     cache : folder of prepared arrays, shared by all cohorts; created if needed
     label : label of the mask to predict (``label-<label>_mask``), which becomes the mask
-        ``target``; empty for new subjects without labels
-    sequences : suffixes of required images; empty for those that all subjects have
+        ``target``; a name may include entities (``desc-rater1_lesion``). Empty for new
+        subjects without labels
+    sequences : suffixes of required images, with entities if needed
+        (``ce-gadolinium_T1w``); empty for those that all subjects have
     reference : image that defines the grid: ``label``, or a sequence, to which the label is
         then resampled by occupancy. Without a label, ``label`` means the first sequence
     session : sessions of subjects with several: ``only`` allows one session per subject,
-        ``all``, ``first``, or the name of a session
+        ``all``, ``first`` (in numerical order), or the name of a session
     reorient : reorient images to RAS+
     spacing_mm : voxel size, three numbers; empty for that of the reference
-    crop : ``brain`` crops to the bounding box of the brain mask
+    crop : ``brain`` crops to the bounding box of the brain mask and the label
     margin_mm : margin around the brain if cropped, in mm
     size : number of voxels along each axis, centred in the field of view or, if cropped, in
         the brain; images are cropped or padded with zeros. 0 leaves an axis unchanged, empty
@@ -108,6 +113,11 @@ def bids(
     skull_strip : set voxels outside the brain to 0, after normalisation
     normalise : normalisation of intensities, with statistics of the brain or, without a
         brain mask, of the volume on the final grid
+    truth : folder of the masks of the label: ``raw`` (the data set itself) or a derivative
+        (``derivatives/manual``); empty for the data set itself or, if it has none, the only
+        derivative that has. With ``+``, the first that a subject has
+    space : use only files of this space (``MNI152NLin6Asym``, ``native``); empty for that
+        which has all files of a subject, native first
     exclude : subjects to leave out
     minimum : minimum number of subjects
 
@@ -132,24 +142,34 @@ def bids(
         occupied, n4, n4_shrink, brain, brain_from, skull_strip, normalise,
     )  # fmt: skip
     needed = _needed(options, tuple(sequences))
-    found = index(root, sequences=needed, label=label or None, session=session, exclude=tuple(exclude))
+    find = partial(index, root, label=label or None, optional=options.masks, session=session,
+                   exclude=tuple(exclude), truth=truth, space=space)  # fmt: skip
+    found = find(sequences=needed)
     wanted = tuple(sequences) or _common_sequences(found)
+    if not sequences and not found.faults:
+        found = find(sequences=tuple(dict.fromkeys((*wanted, *needed))))  # which is told of them, too
     digests = Digests(cache / "digests", root)
     verify_once(
         found, label=label, sequences=tuple(dict.fromkeys((*wanted, *needed))), optional=options.masks,
         minimum=minimum, digests=digests, folder=cache / "verified", more=_brain_faults(found, options),
     )  # fmt: skip
     digests.keep()
-    samples, faults = [], []
+    samples, faults, subjects = [], [], []
     with ArrayCache(cache / "arrays") as arrays:
         for candidate in sorted(found.candidates, key=lambda one: one.id):
+            subject = _Subject(candidate, options, wanted, digests, arrays, root)
             try:
-                samples.append(_Subject(candidate, options, wanted, digests, arrays, root).sample())
+                samples.append(subject.sample())
             except _Unprepared as problem:
                 faults.append(problem.fault)
-    if faults:
-        raise CohortError(faults)
-    return Cohort(found.name, tuple(samples), found.ineligible, dict(found.regions), found.label_source)
+            subjects.append(subject)
+        if faults:
+            raise CohortError(faults)
+        notes = (*found.notes, *resolution_notes(found, wanted), *_lost(subjects, options))
+    return Cohort(
+        found.name, tuple(samples), found.ineligible, dict(found.regions), found.label_source,
+        notes=notes, files=found.files,
+    )  # fmt: skip
 
 
 # --- options and checks before preparation ---------------------------------------------
@@ -196,8 +216,11 @@ class _Options:
         if not 0 < self.occupied <= 1:
             raise OutOfRange(f"0 < occupied <= 1 must hold, got {self.occupied}")
         if self.brain == "none" and (self.skull_strip or self.crop == "brain"):
-            asking = "skull_strip=true" if self.skull_strip else "crop=brain"
-            raise OutOfRange(f"{asking} needs a brain mask, got brain=none; use brain=if_present or brain=compute")
+            asking = "cohort.skull_strip=true" if self.skull_strip else "cohort.crop=brain"
+            raise OutOfRange(
+                f"{asking} needs a brain mask, got cohort.brain=none; set cohort.brain=if_present or "
+                "cohort.brain=compute"
+            )
 
 
 def _needed(options: _Options, sequences: tuple[str, ...]) -> tuple[str, ...]:
@@ -225,8 +248,22 @@ def _brain_faults(found: BidsIndex, options: _Options) -> list[Fault]:
     """Fault if only some subjects have a brain mask, or if none has and an option needs it."""
     if options.brain != "if_present":
         return []
-    asking = "skull_strip=true" if options.skull_strip else "crop=brain" if options.crop == "brain" else ""
+    asking = (
+        "cohort.skull_strip=true" if options.skull_strip else "cohort.crop=brain" if options.crop == "brain" else ""
+    )
     return brain_faults(found, needed_for=asking)
+
+
+def _lost(subjects: Sequence[_Subject], options: _Options) -> list[str]:
+    """Notes on what the grids of all subjects do not keep of labels and brains."""
+    notes: list[str] = []
+    grids = [subject.grid for subject in subjects]
+    remedy = "cohort.crop=none cohort.size=[] keeps the whole image"
+    if options.label:
+        kept = {subject.candidate.id: subject.label_kept for subject in subjects}
+        notes += outside_notes(kept, grids, what="label", remedy=remedy) + lesion_notes(kept)
+    brains = {subject.candidate.id: one for subject in subjects if (one := subject.brain_kept) is not None}
+    return notes + outside_notes(brains, grids, what="brain", remedy=remedy)
 
 
 # --- values of prepared arrays; editing this code changes their keys ----------
@@ -287,6 +324,7 @@ _CODE = (
     *(f"{__name__}:{name}" for name in ("_read", "_read_mask", "_filled", "_labelled", "_prepared")),
     "harness.data.transforms:brain_mask",
 )
+_KEPT_CODE = ("harness.data.cohort_notes:kept_of",)
 
 
 # --- one subject -------------------------------------------------------------
@@ -343,11 +381,24 @@ class _Subject:
         brain = self._brain(grid) if options.crop == "brain" else None
         if brain is not None:
             margin = np.ceil(options.margin_mm / np.array(transforms.spacing_of(grid.affine))).astype(int)
-            box = transforms.crop_box(brain.load(), margin.tolist())
+            box = self._with_label(transforms.crop_box(brain.load(), margin.tolist()))
         if options.size:
             box = transforms.fit_box(box, options.size)
         empty, affine = transforms.crop(np.broadcast_to(np.uint8(0), grid.shape), grid.affine, box)
         return VoxelGrid((empty.shape[0], empty.shape[1], empty.shape[2]), affine)
+
+    def _with_label(self, box: tuple[slice, slice, slice]) -> tuple[slice, ...]:
+        """The box of the brain, extended to the label where it is outside, along axes without a given size."""
+        if not self.options.label:
+            return box
+        label = self._filled_label(self._field).load()
+        if not label.any():
+            return box
+        sizes = self.options.size or (0, 0, 0)
+        return tuple(
+            part if size else slice(min(part.start, own.start), max(part.stop, own.stop))
+            for part, own, size in zip(box, transforms.crop_box(label), sizes, strict=True)
+        )
 
     @cached_property
     def _field(self) -> VoxelGrid:
@@ -374,19 +425,39 @@ class _Subject:
     # Masks
 
     def _target(self) -> CachedImage:
-        path = self.candidate.masks[self.options.label]
+        target = self._filled_label(self.grid)
+        if self.label_kept.volume_mm3 and not target.load().any():
+            path = self.candidate.masks[self.options.label]
+            value = f"{self.label_kept.volume_mm3:.4g} mm³ in the file, nothing on the grid of {self.grid.text}"
+            remedy = "Choose a finer cohort.spacing_mm, a lower cohort.occupied, or a larger cohort.size."
+            self._fail("label-vanished", path, value, "a label that survives preparation", remedy)
+        return target
+
+    def _filled_label(self, grid: VoxelGrid) -> CachedImage:
+        """The label on a grid."""
+        path, share = self.candidate.masks[self.options.label], self.options.occupied
 
         def make() -> Array:
-            mask, affine = self._mask(path)
-            filled = _filled(mask, affine, self.grid, share=self.options.occupied)
-            before = int(np.count_nonzero(mask))
-            if before and not filled.any():
-                value = f"{before} voxels in the file, none on the grid of {self.grid.text}"
-                remedy = "Choose a finer spacing_mm, a lower occupied=, or a larger field."
-                self._fail("label-vanished", path, value, "a label that survives preparation", remedy)
-            return filled
+            return _filled(*self._mask(path), grid, share=share)
 
-        return self._cached({"mask": self.digests.of(path), "occupied": self.options.occupied}, self.grid, make)
+        return self._cached({"mask": self.digests.of(path), "occupied": share}, grid, make)
+
+    @cached_property
+    def label_kept(self) -> Kept:
+        """What the grid of the subject keeps of the label."""
+        path, share = self.candidate.masks[self.options.label], self.options.occupied
+
+        def make() -> Array:
+            return kept_of(*self._mask(path), self.grid, self._filled_label(self.grid).load()).as_array()
+
+        recipe = {"kept": self.digests.of(path), "occupied": share, "version": code_digest(_KEPT_CODE)}
+        return Kept.from_array(self._cached(recipe, self.grid, make).load())
+
+    @cached_property
+    def brain_kept(self) -> Kept | None:
+        """What the grid of the subject keeps of its brain; ``None`` without a brain mask or a size."""
+        brain = self._brain(self._field) if self.options.size else None
+        return None if brain is None else kept_of(brain.load(), self._field.affine, self.grid)
 
     def _regions(self) -> CachedImage:
         path = self.candidate.masks["regions"]

@@ -1,4 +1,4 @@
-"""The grid of voxels to which images are brought."""
+"""Voxel grid to which images are resampled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["VoxelGrid"]
 
 @dataclass(frozen=True)
 class VoxelGrid:
-    """Shape and place of a grid.
+    """Shape and affine of a voxel grid.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ class VoxelGrid:
 
     @property
     def key(self) -> JSON:
-        """Plain JSON for an identity; rounded, as the last bits of a product may differ between machines."""
+        """Plain JSON for an identity; rounded, because the last bits may differ between machines."""
         return [list(self.shape), (np.round(self.affine, 6) + 0.0).tolist()]
 
     @property

@@ -1,4 +1,4 @@
-"""The grid on which networks were trained: kept with them, and what new samples are held against."""
+"""Grid of the training samples of a network, with which new samples are compared."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from harness.core.types import JSON, Sample
 
 __all__ = ["TrainingGrid", "is_same_spacing", "spacing_text"]
 
-_RELATIVE = 0.01  # voxel sizes that differ by less are one: headers are rounded
-_MM = 1e-3  # affines are stored in float32
-_NAMED = 8  # samples that an error names
+_RELATIVE = 0.01  # difference of voxel sizes that is rounding of headers
+_MM = 1e-3  # difference of affines that is rounding to float32
+_NAMED = 8  # samples in an error message
 
 
 @dataclass(frozen=True)
 class TrainingGrid:
-    """What training samples have in common.
+    """Voxel size, shape and affine that training samples share.
 
     Parameters
     ----------
     smallest_mm, largest_mm : (3,) smallest and largest voxel size along X, Y, Z; empty
         for pictures
-    shape : of every sample; empty if they differ
-    affine : (4, 4) of every sample, as tuples; empty if they differ, and for pictures
+    shape : shape of all samples; empty if they differ
+    affine : (4, 4) affine of all samples, as tuples; empty if they differ, and for pictures
     """
 
     smallest_mm: tuple[float, ...] = ()
@@ -36,7 +36,7 @@ class TrainingGrid:
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> TrainingGrid:
-        """The grid of at least one sample."""
+        """The grid that samples share; there must be at least one sample."""
         return cls.merged([cls._of_one(sample) for sample in samples])
 
     @classmethod
@@ -49,7 +49,7 @@ class TrainingGrid:
 
     @classmethod
     def merged(cls, grids: Sequence[TrainingGrid]) -> TrainingGrid:
-        """What several have in common, e.g. those of all folds."""
+        """What several grids share, e.g. those of all folds."""
         first = grids[0]
         same_shape = all(one.shape == first.shape for one in grids)
         same_affine = all(_is_same_place(one.affine, first.affine) for one in grids)
@@ -98,22 +98,23 @@ class TrainingGrid:
         return f"voxels from {spacing_text(self.smallest_mm)} to {spacing_text(self.largest_mm)}"
 
     def holds(self, spacing_mm: Sequence[float]) -> bool:
-        """Whether a voxel size is one of those in training."""
+        """Whether a voxel size is within the range of the training samples."""
         sides = zip(spacing_mm, self.smallest_mm, self.largest_mm, strict=True)
         return all(low * (1 - _RELATIVE) <= side <= high * (1 + _RELATIVE) for side, low, high in sides)
 
     def check(self, samples: Sequence[Sample], *, template: bool) -> None:
-        """Refuse samples that lie otherwise than those of the training.
+        """Check that samples have the grid of the training samples.
 
         Parameters
         ----------
-        template : whether all samples lie in one space, so that their grid must be
-            that of the training, voxel by voxel; else their voxel size must be
+        samples : new samples
+        template : whether all samples are in one template space, so that shape and affine must
+            be equal; otherwise, only voxel sizes are compared
 
         Raises
         ------
         RequestError
-            With the grid of the training, that of each sample, and the remedy.
+            If they differ; lists the grid of the training, that of each sample, and the remedy.
         """
         wrong = {one.id: TrainingGrid.of([one]) for one in samples if not self._fits(TrainingGrid.of([one]), template)}
         if not wrong:
@@ -137,10 +138,10 @@ class TrainingGrid:
 
 def _remedy(*, template: bool, pictures: bool) -> str:
     if pictures:
-        return "Bring them to that size."
+        return "Crop or resample them to that size."
     if template:
-        return "Bring them to that grid, or train with a fixed one (cohort.box=published)."
-    return "Resample them, or train with one voxel size (cohort.spacing_mm), to which new samples are then brought."
+        return "Resample them to that grid, or train with a fixed one (cohort.box=brain)."
+    return "Resample them, or train with one voxel size (cohort.spacing_mm), to which new samples are resampled."
 
 
 def _is_same_place(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) -> bool:
@@ -153,5 +154,5 @@ def is_same_spacing(first: Sequence[float], second: Sequence[float]) -> bool:
 
 
 def spacing_text(spacing_mm: Sequence[float]) -> str:
-    """A voxel size as people write it."""
+    """A voxel size as text: ``1×1×1.5 mm``."""
     return f"{'×'.join(f'{side:.3g}' for side in spacing_mm)} mm"

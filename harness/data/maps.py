@@ -39,19 +39,20 @@ _LARGEST = 15  # half precision reaches just below 2 to the 16th
 
 
 def map_name(sample: str, output: str = "", *, volume: bool = True) -> str:
-    """File name of a sample's map inside its cell; any id makes a plain, reversible name.
+    """File name of the map of a sample in its cell; names are percent-encoded.
 
     Parameters
     ----------
+    sample : id of the sample
     output : name of the explained scalar; empty for the first one of a cell
-    volume : NIfTI for volumes, else an array for pictures
+    volume : whether the map is a volume (NIfTI) or that of a picture (NumPy array)
     """
     names = [urllib.parse.quote(name, safe="") for name in (sample, output) if name]
     return f"{_START}{','.join(names)}{_VOLUME if volume else _PICTURE}"
 
 
 def write_map(path: Path, array: Array, affine: Array, *, channels: Sequence[str] = ()) -> Path:
-    """Write the map of one sample; equal maps are equal bytes.
+    """Write the map of one sample; equal maps give equal bytes.
 
     Parameters
     ----------
@@ -71,12 +72,12 @@ def write_map(path: Path, array: Array, affine: Array, *, channels: Sequence[str
 
 
 def read_map(path: Path) -> Array:
-    """The map of :func:`write_map`, (C, X, Y, Z) float32, bit for bit.
+    """Read a map that :func:`write_map` wrote: (C, X, Y, Z) float32, unchanged.
 
     Raises
     ------
     ImageError
-        If the file cannot be read, or has not three axes or four.
+        If the file cannot be read, or does not have three or four axes.
     """
     facts, values = nifti.load(path)
     if len(facts.shape) not in (3, 4):
@@ -86,7 +87,7 @@ def read_map(path: Path) -> Array:
 
 
 def stored_samples(store: Store, record: CellRecord) -> tuple[str, ...]:
-    """Ids of the samples of which an explain cell holds maps; no map is read."""
+    """Ids of the samples with maps in an explain cell, from the names of its files."""
     return tuple(sorted({_names_of(name)[0] for name in record.artifacts if _is_map(name)}))
 
 
@@ -97,7 +98,9 @@ def read_maps(
 
     Parameters
     ----------
-    samples : only these; ids that the cell does not hold are left out
+    store : the store
+    record : record of the cell
+    samples : ids of the samples to read, as far as the cell has maps of them; all by default
     output : name of the explained scalar; empty for the first one
 
     Returns
@@ -108,7 +111,7 @@ def read_maps(
     Raises
     ------
     StoreError
-        If a file is not what the record says.
+        If a file does not match its checksum in the record.
     UnknownName
         If the cell did not explain such a scalar.
     """
@@ -119,7 +122,7 @@ def read_maps(
 
 
 def write_sums(path: Path, sums: Array) -> Path:
-    """Write sums of maps in half precision, which halves what a grid of trainings at 1 mm takes.
+    """Write sums of maps in half precision, which takes half of the disk space.
 
     Parameters
     ----------
@@ -128,8 +131,8 @@ def write_sums(path: Path, sums: Array) -> Path:
 
     Notes
     -----
-    Each sum has a power of two of its own, so that values keep 11 significant bits
-    (an error of 5e-4 at most) down to 4e-9 of the largest. Equal values of one sum stay equal.
+    Each sum is scaled by a power of two, so that values keep 11 significant bits (a relative
+    error of 5e-4 at most) down to 4e-9 of the largest. Equal values of one sum stay equal.
     """
     axes = tuple(range(2, sums.ndim))
     _, exponent = np.frexp(np.abs(sums).max(axis=axes, keepdims=True))
@@ -140,7 +143,7 @@ def write_sums(path: Path, sums: Array) -> Path:
 
 
 def read_sums(path: Path) -> Array:
-    """The sums of :func:`write_sums`, (B, T, C, X, Y, Z) float32."""
+    """Read sums that :func:`write_sums` wrote, (B, T, C, X, Y, Z) float32."""
     with np.load(path, allow_pickle=False) as file:
         sums: Array = np.multiply(file["sums"], file["scale"], dtype=np.float64).astype(np.float32)
         return sums
@@ -148,14 +151,14 @@ def read_sums(path: Path) -> Array:
 
 @dataclass(frozen=True)
 class GroupMap:
-    """The mean map of a group.
+    """The mean map of a group of subjects.
 
     Parameters
     ----------
-    values : (C, X, Y, Z) float32, or ``None`` where there is none
-    affine : (4, 4) of all its members
-    subjects : how many went in
-    reason : why there is none, empty if there is one
+    values : (C, X, Y, Z) float32, or ``None`` if there is no map
+    affine : (4, 4) affine of all samples
+    subjects : number of subjects
+    reason : why there is no map; empty if there is one
     """
 
     values: Array | None
@@ -167,21 +170,22 @@ class GroupMap:
 def group_map(
     store: Store, records: Iterable[CellRecord], affines: Mapping[str, Array], subjects: Mapping[str, str]
 ) -> GroupMap:
-    """Mean over subjects of the means over each subject's maps (seeds, sessions), voxel by voxel.
+    """Mean over subjects of the mean over each subject's maps (seeds, sessions), voxel by voxel.
 
-    There is one only where all samples share one grid: the same shape and, to a
-    thousandth of a millimetre, the same affine. Nothing is resampled here.
+    All samples must have the same shape and, within 0.001 mm, the same affine; maps are not
+    resampled.
 
     Parameters
     ----------
-    records : explain cells of one configuration and attribution
+    store : the store
+    records : records of the explain cells of one configuration and attribution
     affines : sample id → (4, 4) voxel to world
     subjects : sample id → subject
 
     Returns
     -------
     GroupMap
-        Without values, but with the reason, where there is no map or no common grid.
+        Without values, but with the reason, if there are no maps or no common grid.
     """
     records = tuple(records)
     held = [sample for record in records for sample in stored_samples(store, record)]
@@ -193,7 +197,7 @@ def group_map(
         return GroupMap(None, affine, 0, f"no common grid: {first} and {other} have different affines")
     counts = Counter(subjects[sample] for sample in held)
     total: Array | None = None
-    # One map at a time: of hundreds at full resolution, two are enough to fill a laptop's memory budget.
+    # One map at a time, because hundreds of maps at full resolution do not fit into memory.
     for sample, one in (pair for record in records for pair in _stored(store, record, None)):
         if total is None:
             first, total = sample, np.zeros(one.shape)

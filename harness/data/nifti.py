@@ -29,6 +29,7 @@ __all__ = ["Header", "IMAGE_FAULTS", "ImageError", "header", "load", "read", "wr
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _HEADER_BYTES = 540  # the larger of the two NIfTI headers
+_LONGEST_QUATERNION = 1.001  # square of its imaginary part; rounding stays far below
 
 IMAGE_FAULTS: Mapping[str, str] = MappingProxyType(
     {
@@ -43,6 +44,7 @@ IMAGE_FAULTS: Mapping[str, str] = MappingProxyType(
         "permission": "this user has no permission to read the file",
         "truncated": "the file ends before its last voxel",
         "unreadable": "the operating system cannot read the file",
+        "voxel-offset": "the header says that the voxels start inside the header, or at no whole byte",
         "wrong-extension": "the name ends in .gz and the content is not compressed, or the reverse",
     }
 )
@@ -75,7 +77,8 @@ class Header:
     Parameters
     ----------
     shape : axis lengths; trailing axes of length one beyond the third are dropped
-    affine : (4, 4) float64, voxel to world; sform before qform; NaN if it cannot be computed
+    affine : (4, 4) float64, voxel to world; sform before qform; NaN if it cannot be computed.
+        A qform is computed as in the NIfTI library (ITK, FSL, ANTs)
     spacing_mm : (3,) voxel size along X, Y, Z as stored in ``pixdim``, whatever the units
     orientation : direction in which each axis grows, e.g. ``("L", "A", "S")``; ``"?"`` if undefined
     units : ``"mm"``, ``"meter"``, ``"micron"`` or ``"unknown"``
@@ -309,7 +312,7 @@ def _facts(raw: nib.Nifti1Header, path: Path) -> Header:
         raise _not_nifti(path, f"the header contradicts itself ({error})") from error
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    qform, sform = _transform(raw, "qform"), _transform(raw, "sform")
+    qform, sform = _qform(raw), _sform(raw)
     affine = sform if sform is not None else qform if qform is not None else _fallback(raw)
     return Header(
         shape=shape,
@@ -325,15 +328,32 @@ def _facts(raw: nib.Nifti1Header, path: Path) -> Header:
     )
 
 
-def _transform(raw: nib.Nifti1Header, name: str) -> Array | None:
-    """The named transform, ``None`` if its code is zero, NaN if it cannot be computed."""
-    if int(raw[f"{name}_code"]) == 0:
+def _sform(raw: nib.Nifti1Header) -> Array | None:
+    """The sform, ``None`` if its code is not positive."""
+    if int(raw["sform_code"]) <= 0:
         return None
-    try:
-        with np.errstate(all="ignore"):
-            return np.asarray(getattr(raw, f"get_{name}")(), dtype=np.float64)
-    except (ValueError, nib.spatialimages.HeaderDataError):
+    return np.vstack([raw["srow_x"], raw["srow_y"], raw["srow_z"], [0, 0, 0, 1]]).astype(np.float64)
+
+
+def _qform(raw: nib.Nifti1Header) -> Array | None:
+    """The qform, ``None`` if its code is not positive; NaN if a number is not finite or the quaternion is far too long.
+
+    As in the NIfTI library: a sign of the third axis (``pixdim[0]``) of 0 means 1, and a
+    quaternion that is a little longer than 1 by rounding is a half turn.
+    """
+    if int(raw["qform_code"]) <= 0:
+        return None
+    imaginary = np.array([raw["quatern_b"], raw["quatern_c"], raw["quatern_d"]], np.float64)
+    square = float(imaginary @ imaginary)
+    if not square <= _LONGEST_QUATERNION:
         return np.full((4, 4), np.nan)
+    real = np.sqrt(1 - square) if square < 1 - 1e-7 else 0.0
+    quaternion = np.array([real, *(imaginary if real else imaginary / np.sqrt(square))])
+    sizes = np.asarray(raw["pixdim"][1:4], np.float64) * [1, 1, -1 if raw["pixdim"][0] < 0 else 1]
+    with np.errstate(all="ignore"):
+        turn = nib.quaternions.quat2mat(quaternion) * sizes
+    shift = [float(raw[f"qoffset_{axis}"]) for axis in "xyz"]
+    return np.asarray(nib.affines.from_matvec(turn, shift), dtype=np.float64)
 
 
 def _fallback(raw: nib.Nifti1Header) -> Array:
@@ -370,9 +390,20 @@ def _check_length(raw: nib.Nifti1Header, facts: Header, length: int, path: Path)
             "integers or floating point",
             "Save one channel (or the magnitude) as a file of its own.",
         )
+    _check_offset(raw, path)
     needed = int(raw["vox_offset"]) + facts.dtype.itemsize * int(np.prod([int(size) for size in facts.shape]))
     if length < needed:
         raise _truncated(path, f"{length} bytes", f"{needed} bytes for {facts.shape} voxels of {facts.dtype}")
+
+
+def _check_offset(raw: nib.Nifti1Header, path: Path) -> None:
+    """Check where the voxels start: programs read an impossible place differently (ITK at 348, nibabel not at all)."""
+    offset, first = float(raw["vox_offset"]), int(raw["sizeof_hdr"]) + 4
+    if np.isfinite(offset) and offset >= first and offset.is_integer():
+        return
+    value, expected = f"vox_offset is {offset:g}", f"a whole number of bytes, {first} or more"
+    remedy = f"Convert the original again or, if the header is followed by the voxels, set vox_offset to {first}."
+    raise ImageError("voxel-offset", path, value, expected, remedy)
 
 
 def _converted(array: Array, dtype: np.dtype[Any] | None, path: Path) -> Array:

@@ -1,15 +1,19 @@
 """participants.tsv and participants.json: the rows of a BIDS data set, as numbers where they are numbers.
 
-Real tables hold ``n/a``, ages such as ``89+``, rows that are too short, and
-subjects listed twice. What can be read is read; what is wrong is said.
+Real tables have ``n/a``, ages such as ``89+``, rows that are too short, subjects listed
+twice, and the marks of Excel and R: semicolons, quotes, ``1`` or ``1.0`` for ``sub-01``. What
+has one meaning is read, with a note if the meaning was inferred; everything else is a fault.
 """
 
 from __future__ import annotations
 
+import codecs
+import csv
 import difflib
+import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +21,7 @@ from types import MappingProxyType
 import numpy as np
 
 from harness.core.types import JSON, Fault
+from harness.data.bids_files import listed
 
 __all__ = ["PARTICIPANTS_FAULTS", "Participants", "read_json", "read_participants"]
 
@@ -24,12 +29,14 @@ PARTICIPANTS_FAULTS: Mapping[str, str] = MappingProxyType(
     {
         "column-missing": "participants.tsv lacks a column that the task needs",
         "column-mixed": "a column of numbers holds something that is no number",
+        "number-range": "a number is too large or too small to be stored",
         "level-unknown": "a value is none of the levels that participants.json declares",
         "participants-columns": "participants.tsv has no column participant_id, or one name twice",
         "participants-duplicate": "a subject has two rows in participants.tsv",
         "participants-json": "participants.json is not a JSON object",
         "participants-missing": "the task needs a column, and there is no participants.tsv",
         "participants-ragged": "a row of participants.tsv is longer or shorter than its header",
+        "participants-id": "a participant_id could be several subjects",
         "participants-unreadable": "participants.tsv is empty or not UTF-8 text",
     }
 )
@@ -37,6 +44,9 @@ PARTICIPANTS_FAULTS: Mapping[str, str] = MappingProxyType(
 _NUMBER = re.compile(r"(?P<before>[<>≤≥]=?\s*)?(?P<number>[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?)(?P<after>\s*\+)?")
 _NOT_AVAILABLE = {"", "n/a", "na", "nan", "none", "null"}
 _AGE_RANGE = (0.0, 120.0)
+_LARGEST = 1e38  # targets and covariates are single-precision numbers in a network
+_SEPARATORS = {"\t": "tabs", ";": "semicolons", ",": "commas", " ": "spaces"}
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 
 
 @dataclass(frozen=True)
@@ -47,8 +57,9 @@ class Participants:
     ----------
     present : whether there is a table that can be read
     rows : subject → column → number, text, or ``None`` for n/a
-    notes : (subject, text) of values that were read with a reservation
-    ranges : column → (lowest, highest) credible value, from participants.json; age always
+    notes : (subject, text) of what was read with a reservation; the subject is empty if it
+        concerns the whole table
+    ranges : column → (lowest, highest) plausible value, from participants.json; always for age
     """
 
     present: bool = False
@@ -68,13 +79,16 @@ def read_json(path: Path) -> tuple[dict[str, JSON] | None, str]:
     return content, ""
 
 
-def read_participants(root: Path, required: Sequence[str]) -> tuple[Participants, list[Fault]]:
+def read_participants(
+    root: Path, required: Sequence[str], subjects: Sequence[str] = ()
+) -> tuple[Participants, list[Fault]]:
     """Read the table of a data set.
 
     Parameters
     ----------
     root : the BIDS folder
     required : columns that the task needs; without any, a missing table is no fault
+    subjects : names of the folders of subjects, as which inexact ids are read
 
     Returns
     -------
@@ -83,40 +97,108 @@ def read_participants(root: Path, required: Sequence[str]) -> tuple[Participants
     """
     path = root / "participants.tsv"
     if not path.exists():
-        if not required:
-            return Participants(), []
-        value = "there is no such file"
-        remedy = f"Write a tab-separated table with the columns participant_id, {', '.join(required)}."
-        return Participants(), [Fault("participants-missing", path.name, "", value, "a table of subjects", remedy)]
+        return Participants(), [_table_missing(root, required)] if required else []
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
+        table = _cells(_decoded(path.read_bytes()))
     except (OSError, UnicodeDecodeError) as error:
         value = f"it cannot be read ({error})"
         return Participants(), [_table_fault("unreadable", value, "UTF-8 text", "Save it as UTF-8.")]
-    if not lines:
+    except csv.Error as error:
+        remedy = "Save it with tabs between the cells and without quotes."
+        return Participants(), [_table_fault("unreadable", f"it cannot be read ({error})", "a table", remedy)]
+    if not table.lines:
         return Participants(), [_table_fault("unreadable", "no lines", "a header and rows", "Fill it, or delete it.")]
-    columns = [column.strip() for column in lines[0].split("\t")]
+    columns, notes = _columns(table.lines[0][1])
     if "participant_id" not in columns or len(set(columns)) < len(columns):
         value = f"the columns are {', '.join(columns)}"
         remedy = "Name the column of subjects participant_id, and separate columns by tabs."
         return Participants(), [_table_fault("columns", value, "participant_id and every name once", remedy)]
-    return _rows(root, lines, columns, required)
+    return _rows(root, table, columns, required, subjects, [*table.notes, *notes])
+
+
+def _table_missing(root: Path, required: Sequence[str]) -> Fault:
+    others = sorted(path.name for path in root.glob("participants.*") if path.suffix not in (".tsv", ".json"))
+    value = f"there is no such file, but {', '.join(others)}" if others else "there is no such file"
+    remedy = f"Write a tab-separated table with the columns participant_id, {', '.join(required)}."
+    return Fault("participants-missing", "participants.tsv", "", value, "a table of subjects", remedy)
 
 
 def _table_fault(kind: str, value: str, expected: str, remedy: str, subject: str = "") -> Fault:
     return Fault(f"participants-{kind}", "participants.tsv", subject, value, expected, remedy)
 
 
+# --- lines and cells -------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Lines of a table with their numbers, the separator of its cells, and notes on both."""
+
+    lines: tuple[tuple[int, list[str]], ...]
+    separator: str
+    notes: tuple[tuple[str, str], ...]
+
+
+def _decoded(content: bytes) -> str:
+    """Text of a file in UTF-8 or, if it starts with the mark of it (Excel's "Unicode text"), in UTF-16."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
+    return content.decode("utf-8-sig")
+
+
+def _cells(text: str) -> _Table:
+    """Cells of all lines that are not empty, without quotes and spaces around them."""
+    header = text.lstrip("\r\n").partition("\n")[0]
+    separator = next((sign for sign in _SEPARATORS if sign in header.strip()), "\t")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True)
+    lines = tuple((reader.line_num, [cell.strip() for cell in line]) for line in reader if any(map(str.strip, line)))
+    notes = []
+    if separator != "\t":
+        notes.append(("", f"participants.tsv is separated by {_SEPARATORS[separator]}, not by tabs"))
+    lines = _without_empty_ends(lines)
+    if lines and lines[0][1][0] == "" and "participant_id" in lines[0][1]:  # row names of R
+        lines = tuple((number, line[1:]) for number, line in lines)
+        notes.append(("", "the first column of participants.tsv has no name and is not used"))
+    elif len(lines) > 1 and all(len(line) == len(lines[0][1]) + 1 for _, line in lines[1:]):
+        lines = (lines[0], *((number, line[1:]) for number, line in lines[1:]))
+        notes.append(
+            ("", "the first cell of each row of participants.tsv has no column (row names of R) and is left out")
+        )
+    return _Table(lines, separator, tuple(notes))
+
+
+def _without_empty_ends(lines: Sequence[tuple[int, list[str]]]) -> tuple[tuple[int, list[str]], ...]:
+    """Lines without empty cells behind the last named column, which Excel writes."""
+    header = lines[0][1] if lines else []
+    width = max((place for place, name in enumerate(header, 1) if name), default=0)
+    if any(any(line[width : len(header)]) for _, line in lines):
+        width = len(header)  # a column with values and without a name
+    return tuple((number, line if any(line[width:]) else line[:width]) for number, line in lines)
+
+
+def _columns(header: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Names of the columns; ``Participant_ID`` is read as ``participant_id``."""
+    columns = list(header)
+    alike = [name for name in columns if name.lower().replace(" ", "_").replace("-", "_") == "participant_id"]
+    if "participant_id" in columns or len(alike) != 1:
+        return columns, []
+    columns[columns.index(alike[0])] = "participant_id"
+    return columns, [("", f"the column {alike[0]} of participants.tsv is read as participant_id")]
+
+
 def _rows(
-    root: Path, lines: Sequence[str], columns: Sequence[str], required: Sequence[str]
+    root: Path,
+    table: _Table,
+    columns: Sequence[str],
+    required: Sequence[str],
+    subjects: Sequence[str],
+    notes: Sequence[tuple[str, str]],
 ) -> tuple[Participants, list[Fault]]:
     texts: dict[str, dict[str, str]] = {}
+    ids = _Ids(columns, subjects)
     faults: list[Fault] = []
-    for number, line in enumerate(lines[1:], 2):
-        if not line.strip():
-            continue
-        cells = [cell.strip() for cell in line.split("\t")]
-        subject = _subject_of(cells, columns)
+    for number, cells in table.lines[1:]:
+        subject = ids.subject(cells)
         if len(cells) != len(columns):
             value, expected = f"line {number} has {len(cells)} cells", f"{len(columns)} as in the header"
             faults.append(_table_fault("ragged", value, expected, "Write n/a for what is not known.", subject))
@@ -125,11 +207,83 @@ def _rows(
             faults.append(_table_fault("duplicate", value, "one row each", "Delete one of them.", subject))
             continue
         texts[subject] = dict(zip(columns, cells, strict=False))
+    faults += ids.faults
     faults += [_missing_column(column, columns) for column in required if column not in columns]
     described, described_faults = _described(root)
-    rows, notes, value_faults = _values(texts, [column for column in columns if column != "participant_id"])
+    comma = _with_points(texts) if table.separator == ";" else []
+    rows, value_notes, value_faults = _values(texts, [column for column in columns if column != "participant_id"])
     faults += [*described_faults, *value_faults, *_level_faults(texts, described)]
-    return Participants(True, rows, tuple(notes), _ranges(described)), faults
+    return Participants(True, rows, (*notes, *ids.notes, *comma, *value_notes), _ranges(described)), faults
+
+
+def _with_points(texts: Mapping[str, dict[str, str]]) -> list[tuple[str, str]]:
+    """Replace the decimal commas of a table that is separated by semicolons; the notes say in which columns."""
+    columns = set()
+    for row in texts.values():
+        for column, text in row.items():
+            if column != "participant_id" and _DECIMAL_COMMA.fullmatch(text):
+                row[column] = text.replace(",", ".")
+                columns.add(column)
+    return [("", f"decimal commas of {', '.join(sorted(columns))} are read as points")] if columns else []
+
+
+class _Ids:
+    """Reads the cells of participant_id as subjects.
+
+    Parameters
+    ----------
+    columns : names of the columns
+    subjects : names of the folders
+    """
+
+    def __init__(self, columns: Sequence[str], subjects: Sequence[str]) -> None:
+        self._place = columns.index("participant_id")
+        self._known = set(subjects)
+        self._alike: dict[str, list[str]] = {}
+        for name in subjects:
+            self._alike.setdefault(_plain_id(name), []).append(name)
+        self._read: dict[str, str] = {}
+        self.faults: list[Fault] = []
+
+    def _cell(self, cells: Sequence[str]) -> str:
+        return cells[self._place] if self._place < len(cells) else ""
+
+    def subject(self, cells: Sequence[str]) -> str:
+        """``sub-01`` for ``sub-01`` and ``01``, and for ``1``, ``1.0`` or ``SUB-01`` if no other folder is meant."""
+        text = self._cell(cells)
+        name = _with_sub(text)
+        if not text or name in self._known:
+            return name
+        alike = self._alike.get(_plain_id(text), [])
+        if len(alike) > 1:
+            value = f"participant_id {text} could be {' or '.join(alike)}"
+            remedy = "Write the names of the folders into the column."
+            self.faults.append(_table_fault("id", value, "the name of one folder", remedy, alike[0]))
+            return name
+        if not alike:
+            return name
+        self._read[text] = alike[0]
+        return alike[0]
+
+    @property
+    def notes(self) -> list[tuple[str, str]]:
+        """Note on all ids that are no names of folders."""
+        if not self._read:
+            return []
+        ids, folders = listed(list(self._read), 4), listed(list(self._read.values()), 4)
+        verb = "is" if len(self._read) == 1 else "are"
+        return [("", f"participant_id {ids} {verb} read as {folders}")]
+
+
+def _with_sub(text: str) -> str:
+    return text if text.startswith("sub-") or not text else f"sub-{text}"
+
+
+def _plain_id(text: str) -> str:
+    """What is equal for ``sub-01``, ``1``, ``1.0``, ``Sub_01``: without prefix, zeros in front and a decimal ``.0``."""
+    label = re.sub(r"^sub(ject)?[-_ ]*", "", text.strip().lower())
+    label = re.sub(r"^(\d+)\.0+$", r"\1", label)
+    return label.lstrip("0") or "0" if label.isdigit() else label
 
 
 def _missing_column(column: str, columns: Sequence[str]) -> Fault:
@@ -137,12 +291,6 @@ def _missing_column(column: str, columns: Sequence[str]) -> Fault:
     remedy = f"Did you mean {near[0]}?" if near else "Add the column, or ask for one of these."
     value = f"the columns are {', '.join(columns)}"
     return Fault("column-missing", "participants.tsv", "", value, f"a column {column}", remedy)
-
-
-def _subject_of(cells: Sequence[str], columns: Sequence[str]) -> str:
-    place = columns.index("participant_id")
-    name = cells[place] if place < len(cells) else ""
-    return name if name.startswith("sub-") or not name else f"sub-{name}"
 
 
 def _values(
@@ -164,17 +312,35 @@ def _values(
             elif match is None:
                 faults.append(_mixed_column(subject, column, text))
             else:
-                rows[subject][column] = float(match["number"])
-                if match["before"] or match["after"]:
-                    notes.append((subject, f"{subject}: {column} {text} is read as {float(match['number']):g}"))
+                number = float(match["number"])
+                rows[subject][column] = number
+                if not _is_stored(match["number"]):
+                    faults.append(_number_range(subject, column, text))
+                elif match["before"] or match["after"]:
+                    notes.append((subject, f"{column} {text} is read as {number:g}"))
         for row in rows.values():
             row.setdefault(column, None)
     return rows, notes, faults
 
 
+def _is_stored(text: str) -> bool:
+    """Whether single precision can hold a number: 1e400 would be infinite, and 1e-400 zero."""
+    number = float(text)
+    digits = text.lower().partition("e")[0]
+    return abs(number) <= _LARGEST and (abs(number) >= 1 / _LARGEST or not re.search("[1-9]", digits))
+
+
+def _number_range(subject: str, column: str, text: str) -> Fault:
+    value, expected = f"{column} of {subject} is {text}", f"0, or a magnitude from {1 / _LARGEST:g} to {_LARGEST:g}"
+    return Fault("number-range", "participants.tsv", subject, value, expected, "Fix the cell, or write n/a.")
+
+
 def _mixed_column(subject: str, column: str, text: str) -> Fault:
     value, expected = f"{column} of {subject} is {text!r}", "a number, as in most rows, or n/a"
-    return Fault("column-mixed", "participants.tsv", subject, value, expected, "Fix the cell, or write n/a.")
+    remedy = "Fix the cell, or write n/a."
+    if _DECIMAL_COMMA.fullmatch(text):
+        remedy = f"Write a decimal point: {text.replace(',', '.')}"
+    return Fault("column-mixed", "participants.tsv", subject, value, expected, remedy)
 
 
 def _described(root: Path) -> tuple[dict[str, JSON], list[Fault]]:
@@ -196,11 +362,17 @@ def _level_faults(texts: Mapping[str, Mapping[str, str]], described: Mapping[str
             continue
         for subject, row in texts.items():
             text = row.get(column, "")
-            if text.lower() not in _NOT_AVAILABLE and text not in levels:
+            if text.lower() not in _NOT_AVAILABLE and not _is_level(text, levels):
                 value, expected = f"{column} of {subject} is {text!r}", f"one of {', '.join(levels)}"
                 remedy = "Fix the cell, or add the level to participants.json."
                 faults.append(Fault("level-unknown", "participants.tsv", subject, value, expected, remedy))
     return faults
+
+
+def _is_level(text: str, levels: Container[str]) -> bool:
+    """Whether a cell is one of the declared levels; pandas writes the level 1 as 1.0."""
+    plain = re.sub(r"^([-+]?\d+)\.0+$", r"\1", text)
+    return text in levels or plain in levels
 
 
 def _ranges(described: Mapping[str, JSON]) -> dict[str, tuple[float, float]]:

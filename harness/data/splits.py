@@ -97,8 +97,8 @@ def k_fold(
     subjects = _subjects_of(samples)
     if not 2 <= folds <= len(subjects):
         raise OutOfRange(
-            f"2 <= folds <= subjects must hold for k_fold, got folds={folds} with {len(subjects)} subjects; "
-            "reduce folds, or use leave_one_subject_out"
+            f"2 <= folds <= subjects must hold for k_fold, got split.folds={folds} with {len(subjects)} subjects; "
+            "reduce split.folds, or use split=leave_one_subject_out"
         )
     # Sorted, so that the result does not depend on the order of subjects.
     permuted = generator(seed, "split", "k_fold").permutation(np.array(sorted(subjects), dtype=object))
@@ -184,16 +184,16 @@ def stratified_k_fold(
         count = round(1 / test)
         if len(subjects) < count:
             raise OutOfRange(
-                f"1 / test <= subjects must hold for stratified_k_fold, got test={test} with {len(subjects)} subjects; "
-                "increase test"
+                f"1 / test <= subjects must hold for stratified_k_fold, got split.test={test} with {len(subjects)} "
+                "subjects; increase split.test"
             )
         held = _stratified(samples, class_of, count, seed=seed_of(seed, "split", "test"))[0]
     rest = [one for one in samples if one.subject not in held]
     left = len({one.subject for one in rest})
     if left < folds:
         raise OutOfRange(
-            f"folds <= subjects outside the test set must hold for stratified_k_fold, got folds={folds} with "
-            f"{left} subjects; reduce folds or test"
+            f"folds <= subjects outside the test set must hold for stratified_k_fold, got split.folds={folds} with "
+            f"{left} subjects; reduce split.folds or split.test"
         )
     found = []
     for chosen in _stratified(rest, class_of, folds, seed=seed_of(seed, "split", "stratified")):
@@ -385,7 +385,8 @@ def _validation_count(remaining: int, validation: Validation) -> int:
         count = max(1, math.floor(share * remaining + 0.5))
     if not 0 <= count < remaining:
         raise OutOfRange(
-            f"0 <= validation < subjects that are not tested must hold, got validation={count} with {remaining} "
-            "not tested, so that some remain for training; reduce validation, increase folds, or add subjects"
+            f"0 <= validation < subjects that are not tested must hold, got split.validation={count} with {remaining} "
+            "not tested, so that some remain for training; reduce split.validation, increase split.folds, or add "
+            "subjects"
         )
     return count

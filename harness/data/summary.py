@@ -1,4 +1,4 @@
-"""Facts about a cohort, for the screen and the report."""
+"""Summary of a cohort for the screen."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ __all__ = ["describe"]
 
 
 def describe(cohort: Cohort) -> dict[str, JSON]:
-    """Facts about a cohort, for the screen and the report; JSON.
+    """Summary of a cohort, as plain JSON.
 
     Lesions are 26-connected components of the mask ``target`` on the prepared grid.
+
+    Parameters
+    ----------
+    cohort : the cohort
 
     Returns
     -------
@@ -27,7 +31,8 @@ def describe(cohort: Cohort) -> dict[str, JSON]:
         (per sample: count and volume in mm³ with total, mean, lowest, highest;
         ``mean_voxels``; ``without``: samples without one; ``None`` if there is no target),
         ``age`` and ``sex`` where participants.tsv has them, ``regions``,
-        ``label_source``, ``ineligible``.
+        ``label_source``, ``files`` (name → variant of the file name → samples), ``notes``,
+        ``ineligible``.
     """
     samples = cohort.samples
     facts: dict[str, JSON] = {
@@ -45,6 +50,8 @@ def describe(cohort: Cohort) -> dict[str, JSON]:
         "sex": dict(Counter(str(one.covariates["sex"] or "n/a") for one in samples if "sex" in one.covariates)),
         "regions": {str(value): name for value, name in cohort.regions.items()},
         "label_source": cohort.label_source,
+        "files": {name: dict(variants) for name, variants in cohort.files.items()},
+        "notes": list(cohort.notes),
         "ineligible": [asdict(one) for one in cohort.ineligible],
     }
     return facts
@@ -74,7 +81,7 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def _ages(values: Sequence[float | str | None]) -> JSON:
-    """Numbers are summarised; text such as ``89+`` is listed, unknown ages are counted."""
+    """Mean and range of the ages that are numbers, number of unknown ages, and ages that are text."""
     numbers = [float(value) for value in values if isinstance(value, int | float)]
     words = sorted({value for value in values if isinstance(value, str)})
     if not values:

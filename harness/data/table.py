@@ -22,7 +22,7 @@ __all__ = ["open_cohort", "save"]
 
 Number = TypeVar("Number", int, float)
 
-_FORMAT = 4  # of the Arrow table
+_FORMAT = 5  # of the Arrow table
 
 
 _ENTRY = pa.struct(
@@ -86,6 +86,8 @@ def save(cohort: Cohort, path: Path) -> Path:
         "label_source": cohort.label_source,
         "truth": None if cohort.truth is None else _truth_row(cohort.truth),
         "targets": [asdict(target) for target in cohort.targets],
+        "notes": list(cohort.notes),
+        "files": {name: dict(variants) for name, variants in cohort.files.items()},
     }
     schema = pa.schema(_COLUMNS, metadata={"harness.cohort": json.dumps(facts, sort_keys=True)})
     sink = io.BytesIO()
@@ -143,6 +145,8 @@ def open_cohort(path: Path, *, check_content: bool = False) -> Cohort:
         label_source=facts["label_source"],
         truth=truth,
         targets=tuple(Target(**{**one, "classes": tuple(one["classes"])}) for one in facts["targets"]),
+        notes=tuple(facts["notes"]),
+        files=facts["files"],
     )
 
 

@@ -483,7 +483,7 @@ def normalise(
         raise OutOfRange(f"normalise must be one of zscore, minmax, percentile, none, got {how!r}")
     values = (array if mask is None else array[mask.astype(bool)]).astype(np.float64).ravel()
     if values.size == 0:
-        raise OutOfRange(f"normalise={how} needs a voxel inside the mask, got an empty mask")
+        raise OutOfRange(f"cohort.normalise={how} needs a voxel inside the mask, got an empty mask")
     if how == "zscore":
         offset, scale = values.mean(), values.std()
     elif how == "minmax":
@@ -494,7 +494,7 @@ def normalise(
         offset, high = np.percentile(values, [low_percent, high_percent])
         scale = high - offset
     if not scale > 1e-12 * max(1.0, abs(float(offset))):
-        raise OutOfRange(f"normalise={how} needs voxels that differ, got only values near {float(offset):g}")
+        raise OutOfRange(f"cohort.normalise={how} needs voxels that differ, got only values near {float(offset):g}")
     scaled = (array - offset) / scale
     return np.asarray(np.clip(scaled, 0, 1) if how == "percentile" else scaled, dtype=np.float32)
 

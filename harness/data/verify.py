@@ -53,6 +53,7 @@ FAULT_KINDS: Mapping[str, str] = MappingProxyType(
                 "orientation-mismatch": "files of a subject have the same shape but different axis directions",
                 "out-of-range": "a value of participants.tsv is not plausible",
                 "outside-brain": "the label extends beyond the brain mask",
+                "qform": "the qform of a header cannot be computed",
                 "qform-sform": "the two transforms of a header disagree, so programs place the image differently",
                 "regions-not-integer": "a regions image has fractional values",
                 "regions-unnamed": "a regions image has labels without a name in any table",
@@ -75,6 +76,7 @@ _SPACING_TOLERANCE = 0.01  # relative
 _OUTSIDE_IMAGE = 0.01  # fraction of the label's voxels
 _OUTSIDE_BRAIN = 0.05  # fraction of the label's voxels; the edge of a brain mask is uncertain
 _EXTREME_RATIO = 1e4  # largest magnitude over its 99th percentile
+_SNAP = 1e-3  # distance from a whole number that the scaling of a header explains
 _SHOWN = 8  # values in a message
 _READERS = 2  # candidates in memory at a time, each with all its images
 _SAMPLE = 200_000  # voxels for a percentile
@@ -193,6 +195,11 @@ class _Scan:
         return bool(np.all(np.isfinite(self.limits)))
 
     @property
+    def of_pipeline(self) -> bool:
+        """Whether it is an optional mask of a derivative."""
+        return self.role in ("brain", "regions") and self.file.startswith("derivatives")
+
+    @property
     def placed(self) -> bool:
         """Whether its grid can be compared with that of another file."""
         return len(self.header.shape) == 3 and _invertible(self.header.affine)
@@ -231,10 +238,20 @@ def _scans(
     for name, role, path in files:
         file = str(path.relative_to(root))
         try:
-            scans.append(_Scan(name, role, file, candidate.subject, *nifti.load(path)))
+            header, values = nifti.load(path)
+            values = values if role == "image" else _snapped(values)
+            scans.append(_Scan(name, role, file, candidate.subject, header, values))
         except nifti.ImageError as error:
             faults.append(Fault(error.kind, file, candidate.subject, error.value, error.expected, error.remedy))
     return scans, faults
+
+
+def _snapped(values: Array) -> Array:
+    """Labels as whole numbers, if rounding is all that separates them: 255 times a slope of 1/255 is not exactly 1."""
+    if values.dtype.kind != "f" or not np.all(np.isfinite(values)):
+        return values
+    whole = np.rint(values)
+    return whole if np.max(np.abs(values - whole), initial=0) <= _SNAP else values
 
 
 def _scan_faults(scan: _Scan) -> list[Fault]:
@@ -279,7 +296,7 @@ def _units(scan: _Scan) -> Fault | None:
 
 
 def _affine(scan: _Scan) -> Fault | None:
-    if _invertible(scan.header.affine):
+    if _invertible(scan.header.affine) or (scan.header.sform is None and _qform(scan) is not None):
         return None
     rows = ", ".join(map(_numbers, scan.header.affine[:3]))
     value = f"the affine has the rows {rows}"
@@ -292,6 +309,16 @@ def _no_orientation(scan: _Scan) -> Fault | None:
         return None
     remedy = "Set the sform from the original image, or convert it again."
     return scan.fault("no-orientation", "qform_code and sform_code are 0", "one of them above 0", remedy)
+
+
+def _qform(scan: _Scan) -> Fault | None:
+    """A qform that other programs may use, although the sform precedes it."""
+    qform = scan.header.qform
+    if qform is None or np.all(np.isfinite(qform)) or not _positive(scan.header.spacing_mm):
+        return None
+    remedy = "Copy the affine of the original image to qform and sform, or set qform_code to 0 if the sform is right."
+    value = "quaternion and offset give no transform (not finite, or longer than 1)"
+    return scan.fault("qform", value, "a unit quaternion and finite offsets", remedy)
 
 
 def _qform_sform(scan: _Scan) -> Fault | None:
@@ -412,6 +439,7 @@ _HEADER_CHECKS: tuple[_Check, ...] = (
     _units,
     _affine,
     _no_orientation,
+    _qform,
     _qform_sform,
     _spacing_affine,
 )
@@ -444,7 +472,8 @@ def _subject_faults(index: BidsIndex, candidate: Candidate, scans: Sequence[_Sca
 def _shape_faults(candidate: Candidate, scans: Sequence[_Scan]) -> list[Fault]:
     """Masks with the shape of no image or, if no image is used, with another shape than the label."""
     images = {scan.name: scan.header.shape for scan in scans if scan.role == "image"}
-    masks = [scan for scan in scans if scan.role != "image"]
+    # Pipelines reorient the images that they mask (fMRIPrep); such masks are placed by world coordinates.
+    masks = [scan for scan in scans if scan.role != "image" and not scan.of_pipeline]
     if not images:
         images = {scan.name: scan.header.shape for scan in masks if scan.role == "label"}
     odd = [scan for scan in masks if images and scan.header.shape not in images.values()]
@@ -477,6 +506,8 @@ def _place_faults(scans: Sequence[_Scan]) -> list[Fault]:
         reference = next((scan for scan in group if scan.role == "label"), group[0])
         size = _smallest_size(reference.header.affine)
         for scan in group:
+            if scan.of_pipeline and scan.header.orientation != reference.header.orientation:
+                continue
             apart = _apart(shape, scan.header.affine, reference.header.affine)
             if apart > _PLACE_TOLERANCE * size:
                 faults.append(_place_fault(scan, reference, apart))

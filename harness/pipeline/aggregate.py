@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +19,6 @@ import numpy as np
 from harness.core.explanations import Explanation
 from harness.core.identity import identify
 from harness.core.registry import METRICS, MODELS
-from harness.core.seeding import generator
 from harness.core.task import Component, Configuration, Task
 from harness.core.types import JSON, Adapter, Array, Cohort, NetworkSpec, Score
 from harness.metrics.metric_inputs import MetricInputs
@@ -28,17 +28,19 @@ from harness.pipeline.cell import ENSEMBLE, Cell, Job, digest, explanations_of, 
 from harness.pipeline.explain import chosen_target
 from harness.pipeline.group_maps import GroupScores, score_group
 from harness.pipeline.pooled import cached
-from harness.pipeline.rows import MetricFacts, Row, Values, number_of, score_from_json, score_to_json
+from harness.pipeline.rows import MetricFacts, Row, Values, null_of, number_of, score_from_json, score_to_json
 from harness.pipeline.score import level_of
-from harness.stats.intervals import bootstrap_interval, jackknife_interval, pseudo_values
+from harness.stats.intervals import (
+    MINIMUM_SUBJECTS,
+    jackknife_interval,
+    pseudo_values,
+    takes_training_in,
+    with_training,
+)
 from harness.storage.store import CellRecord, Store
 
 __all__ = ["VALIDATION", "Pooled", "has_fixed_test", "metric_facts", "pool", "pooled_value"]
 
-_DRAWS = 2000
-_MANY = (
-    100  # from this number of subjects, pooled metrics, all smooth, have jackknife intervals, at a third of the cost
-)
 Held = Mapping[Cell, tuple[CellRecord, ...]]
 VALIDATION = "_validation"
 """Suffix of metrics on validation samples, if there is a fixed test set."""
@@ -240,6 +242,13 @@ class _Aggregate:
         return {cell: records_of(cell, self.store) for cell in self.cells}
 
     @cached_property
+    def folds(self) -> Mapping[str, int]:
+        """Fold in which each subject is tested, if intervals of pooled values are by fold; otherwise empty."""
+        found = {self.subjects[sample]: job.fold for job in self.jobs for sample in job.split.test}
+        sizes = Counter(found.values())
+        return found if not self.fixed_test and takes_training_in(list(sizes.values())) else {}
+
+    @cached_property
     def fixed_test(self) -> bool:
         return has_fixed_test(self.jobs)
 
@@ -253,8 +262,9 @@ class _Aggregate:
             more, more_pooled, _ = self._predictions([cell for cell in scores if cell.fold != ENSEMBLE])
             values |= {self._on_validation(name): of for name, of in more.items()}
             pooled = {**pooled, **{self._on_validation(name): score for name, score in more_pooled.items()}}
-        prediction = self._row("", values, pooled, known)
-        lines = {name: [self._row("", of, scores, known)] for name, (of, scores) in regions.items()}
+        by_fold = frozenset(pooled) if self.folds else frozenset()
+        prediction = self._row("", values, pooled, known, by_fold)
+        lines = {name: [self._row("", of, scores, known, by_fold)] for name, (of, scores) in regions.items()}
         explanations = []
         for label in explanations_of(self.task):
             row, by_output = self._explanation(label, known)
@@ -304,11 +314,13 @@ class _Aggregate:
         joined = self._with_predictions(read)
         pooled, paired = self._pooled(joined, list(joined.targets.values()), explanation=label)
         values |= paired
+        by_fold = set(pooled) if self.folds else set()
         found = GroupScores()
         if self.task.explained[label].judged_as_sum:
             records = {cell: self.held[cell][0] for cell in explain if self.held[cell]}
             found = score_group(self.task, self.configuration, label, records, self.cohort, self.store)
             values, pooled = {**values, **found.paired}, {**pooled, **found.whole}
+            by_fold |= set(found.whole) if found.by_fold else set()
         for name in dict.fromkeys((*found.by_output, *(read.targets if len(read.targets) > 1 else ()))):
             of_output: Values = {}
             alone: Mapping[str, Score] = {}
@@ -316,8 +328,8 @@ class _Aggregate:
                 of_output = read.targets[name].by_subject(self.subjects)
                 alone, _ = self._pooled(joined, [joined.targets[name]], region=name, explanation=label)
             by_metric = {**alone, **found.by_output.get(name, {})}
-            outputs[name] = self._row(label, of_output, by_metric, known, explain_s=seconds)
-        return self._row(label, values, pooled, known, explain_s=seconds), outputs
+            outputs[name] = self._row(label, of_output, by_metric, known, frozenset(by_fold), explain_s=seconds)
+        return self._row(label, values, pooled, known, frozenset(by_fold), explain_s=seconds), outputs
 
     def _with_predictions(self, read: _Read) -> _Read:
         """Values of an explanation beside those of the predicted target of each scalar, for the explained samples."""
@@ -337,7 +349,13 @@ class _Aggregate:
         return _Read(joined, {}, {**self.predicted.identities, **read.identities})
 
     def _row(
-        self, label: str, values: Values, pooled: Mapping[str, Score], known: tuple[str, ...], **more: JSON
+        self,
+        label: str,
+        values: Values,
+        pooled: Mapping[str, Score],
+        known: tuple[str, ...],
+        by_fold: frozenset[str],
+        **more: JSON,
     ) -> Row:
         wanted = [cell for cell in self.cells if cell.label in ("", label)]
         complete, flags = _state(self.store, self.held, wanted)
@@ -364,6 +382,7 @@ class _Aggregate:
             pooled,
             {**self.facts, **counts, **more},
             explains,
+            by_fold,
             complete,
             flags,
         )
@@ -396,7 +415,7 @@ class _Aggregate:
         scores : dict
             Scores by metric.
         paired : dict
-            If the objective is pooled, its pseudo-values by subject
+            If the objective is pooled, its pseudo-values by subject or fold
             (:func:`~harness.stats.intervals.pseudo_values`), for paired comparisons.
         """
         task = self.task
@@ -411,7 +430,14 @@ class _Aggregate:
 
         def compute(wanted: Sequence[str]) -> dict[str, JSON]:
             return {
-                label: pooled_value(task, label, parts[label], self.subjects, paired=self._is_paired(label, region))
+                label: pooled_value(
+                    task,
+                    label,
+                    parts[label],
+                    self.subjects,
+                    folds=self.folds,
+                    paired=self._is_paired(label, region),
+                )
                 for label in wanted
             }
 
@@ -563,44 +589,75 @@ def _statistic(component: Component, sampled: _Sampled) -> Callable[[Array], flo
     return statistic
 
 
-def pooled_value(task: Task, label: str, tables: Sequence[Table], subjects: Mapping[str, str], *, paired: bool) -> JSON:
-    """A pooled metric as JSON, with pseudo-values by subject if it ranks configurations."""
+def pooled_value(
+    task: Task,
+    label: str,
+    tables: Sequence[Table],
+    subjects: Mapping[str, str],
+    *,
+    folds: Mapping[str, int],
+    paired: bool,
+) -> JSON:
+    """A pooled metric as JSON, with pseudo-values if it ranks configurations.
+
+    Parameters
+    ----------
+    tables : values of the samples, for each target or region
+    subjects : subject of each sample
+    folds : fold in which each subject is tested, if intervals are by fold
+        (:func:`harness.stats.intervals.takes_training_in`); otherwise empty
+    paired : whether to add pseudo-values by subject or fold
+    """
     component = task.metrics[label]
     sampled = _sampled(tables, _reads(task, label), subjects)
-    score = _pooled_score(component, sampled, label)
-    pairs: dict[str, float | None] = {}
-    if paired:
-        values = pseudo_values(_statistic(component, sampled), len(sampled.subjects))
-        pairs = {
-            subject: None if math.isnan(value) else float(value)
-            for subject, value in zip(sampled.subjects, values, strict=False)
-        }
-    return {"score": score_to_json(score), "paired": pairs}
+    pseudo = _pseudo_values(component, sampled, folds)
+    missing = {} if folds else dict.fromkeys(sampled.subjects, math.nan)
+    pairs = {unit: null_of(value) for unit, value in {**missing, **pseudo}.items()} if paired else {}
+    return {"score": score_to_json(_pooled_score(component, sampled, list(pseudo.values()))), "paired": pairs}
 
 
-def _pooled_score(component: Component, sampled: _Sampled, label: str) -> Score:
-    """A pooled metric with its interval over subjects: bootstrap, or jackknife if there are many.
+def _pseudo_values(component: Component, sampled: _Sampled, folds: Mapping[str, int]) -> dict[str, float]:
+    """Jackknife pseudo-values of a pooled metric, by fold or by subject; subjects without all columns have none."""
+    needed = METRICS.get(METRICS.name_of(component.func)).facts["needs"]
+    complete, statistic = _complete(sampled, needed), _statistic(component, sampled)
+    if folds:
+        fold_of = np.array([folds[sampled.subjects[one]] for one in complete])
+        numbers = np.unique(fold_of)
+        found = with_training(
+            pseudo_values(lambda kept: statistic(complete[np.isin(fold_of, numbers[kept])]), len(numbers))
+        )
+        return {f"fold {number:02d}": float(value) for number, value in zip(numbers, found, strict=False)}
+    found = pseudo_values(lambda kept: statistic(complete[kept]), len(complete))
+    return {sampled.subjects[one]: float(value) for one, value in zip(complete, found, strict=False)}
 
-    ``missing`` is the number of subjects without any sample that has all columns.
+
+def _pooled_score(component: Component, sampled: _Sampled, pseudo: Sequence[float]) -> Score:
+    """A pooled metric with its jackknife interval.
+
+    Parameters
+    ----------
+    pseudo : pseudo-values of the folds, or of the subjects with all columns; other subjects
+        count as missing
     """
-    statistic, count = _statistic(component, sampled), len(sampled.subjects)
-    missing = _missing(sampled, METRICS.get(METRICS.name_of(component.func)).facts["needs"])
-    ceiling = float(np.mean([evaluate_ceiling(component, MetricInputs(columns=one)) for one in sampled.tables]))
-    chance = _chance(component, sampled)
     facts = METRICS.get(METRICS.name_of(component.func)).facts
-    more: dict[str, Any] = {"missing": missing, "ceiling": ceiling, "chance": chance}
+    value = _statistic(component, sampled)(np.arange(len(sampled.subjects)))
+    n = len(_complete(sampled, facts["needs"]))
+    more: dict[str, Any] = {
+        "missing": len(sampled.subjects) - n,
+        "ceiling": float(np.mean([evaluate_ceiling(component, MetricInputs(columns=one)) for one in sampled.tables])),
+        "chance": _chance(component, sampled),
+    }
     if not facts["interval"]:
-        return Score(statistic(np.arange(count)), math.nan, math.nan, count - missing, **more)
-    if count >= _MANY:
-        value = statistic(np.arange(count))
-        found = jackknife_interval(pseudo_values(statistic, count), value)
-        return Score(value, found.low, found.high, count - missing, se=found.se, **more)
-    interval = bootstrap_interval(statistic, [np.arange(count)], rng=generator(0, "pool", label), draws=_DRAWS)
-    return Score(interval.value, interval.low, interval.high, interval.n - missing, **more)
+        return Score(value, math.nan, math.nan, n, **more)
+    if n < MINIMUM_SUBJECTS:
+        reason = f"{n} subjects; an interval of a pooled value needs {MINIMUM_SUBJECTS}"
+        return Score(value, math.nan, math.nan, n, reason=reason, **more)
+    found = jackknife_interval(pseudo, value, range=facts["range"])
+    return Score(value, found.low, found.high, n, se=found.se, reason=found.reason, **more)
 
 
-def _missing(sampled: _Sampled, needed: Sequence[str]) -> int:
-    """Number of subjects without any sample that has all required columns, or any column if none is required."""
+def _complete(sampled: _Sampled, needed: Sequence[str]) -> Array:
+    """Indices of the subjects with at least one sample that has all required columns; any column if none is."""
     columns = [
         np.isfinite(column)
         for table in sampled.tables
@@ -608,7 +665,7 @@ def _missing(sampled: _Sampled, needed: Sequence[str]) -> int:
         if name in needed or not needed
     ]
     complete = np.all(columns, axis=0)
-    return sum(not complete[rows].any() for rows in sampled.rows)
+    return np.flatnonzero([bool(complete[rows].any()) for rows in sampled.rows])
 
 
 def _chance(component: Component, sampled: _Sampled) -> float:

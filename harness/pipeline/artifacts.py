@@ -103,7 +103,7 @@ def write_values(folder: Path, values: Mapping[str, JSON]) -> None:
 
 def read_values(store: Store, record: CellRecord) -> dict[str, JSON]:
     """Read the values written by :func:`write_values`."""
-    found: dict[str, JSON] = json.loads(store.artifact(record, _VALUES).read_text())
+    found: dict[str, JSON] = json.loads(store.artifact(record, _VALUES).read_text("utf-8"))
     return found
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from harness.attribution.linear_maps import exact_map, windowed
 from harness.core.identity import code_digest, identify
-from harness.core.registry import ATTRIBUTIONS, POSTPROCESSINGS
+from harness.core.registry import ATTRIBUTIONS, METRICS, POSTPROCESSINGS
 from harness.core.seeding import generator
 from harness.core.task import Component, Configuration, Task
 from harness.core.types import JSON, Adapter, Array, Cohort, Score, Truth
@@ -31,7 +31,7 @@ from harness.pipeline.cell import Cell, digest
 from harness.pipeline.pooled import cached
 from harness.pipeline.rows import Values, null_of, number_of, score_from_json, score_to_json
 from harness.pipeline.score import labels_of
-from harness.stats.intervals import jackknife_interval, pseudo_values
+from harness.stats.intervals import Range, jackknife_interval, pseudo_values, takes_training_in, with_training
 from harness.storage.store import CellRecord, Store, write_json, write_record
 
 __all__ = [
@@ -55,13 +55,16 @@ class GroupScores:
     ----------
     whole : means over the outputs, by metric
     by_output : scores by output and metric
-    paired : values of the ranking metric per block of subjects, for paired comparisons
-        of attributions
+    paired : pseudo-values of the ranking metric per fold or block of subjects, for paired
+        comparisons of attributions
+    by_fold : whether intervals and pseudo-values are by fold, so that they include the
+        variation of trainings (:func:`~harness.stats.intervals.with_training`)
     """
 
     whole: Mapping[str, Score] = field(default_factory=dict)
     by_output: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
     paired: Values = field(default_factory=dict)
+    by_fold: bool = False
 
 
 def score_group(
@@ -83,8 +86,9 @@ def score_group(
     Returns
     -------
     GroupScores
-        Scores, with jackknife intervals over blocks of subjects; several seeds are
-        averaged. They are stored per metric, under an identity that depends on its code,
+        Scores, with jackknife intervals over folds or, if these are too few, too many or
+        too small, over blocks of subjects, given the trained models. Several seeds are
+        averaged. Scores are stored per metric, under an identity that depends on its code,
         the cells (whose identities include their samples) and the truth.
     """
     labels = labels_of(task, "explanation")
@@ -109,7 +113,17 @@ def score_group(
             for name, one in kept.items()
             if name == task.explanation_objective
         },
+        _is_by_fold(records, cohort),
     )
+
+
+def _is_by_fold(records: Mapping[Cell, CellRecord], cohort: Cohort) -> bool:
+    """Whether the explained subjects of each fold are enough for intervals that include the trainings."""
+    subjects = {sample.id: sample.subject for sample in cohort.samples}
+    of_fold: dict[int, set[str]] = {}
+    for cell, record in records.items():
+        of_fold.setdefault(cell.fold, set()).update(subjects[name] for name in record.facts["samples"])
+    return takes_training_in([len(one) for one in of_fold.values()])
 
 
 def _group_identity(task: Task, configuration: Configuration, metric: str, data: str) -> str:
@@ -187,7 +201,7 @@ def agreement(
             record = CellRecord(identity, "pool", "done", configuration.id, -1, -1)
             write_record(Path(name), record)
             record = store.commit(Path(name))
-    read = json.loads(store.artifact(record, "agreement.json").read_text())
+    read = json.loads(store.artifact(record, "agreement.json").read_text("utf-8"))
     return tuple(Agreement(**{**one, "pearson": number_of(one["pearson"])}) for one in read)
 
 
@@ -205,9 +219,15 @@ def group_sums(records: Mapping[Cell, CellRecord], store: Store) -> tuple[tuple[
     sums : (B, T, C, X, Y, Z) float32
         Sums of the B blocks. Pictures have one slice.
     """
+    outputs, parts = _fold_sums(records, store)
+    return outputs, np.concatenate(parts)
+
+
+def _fold_sums(records: Mapping[Cell, CellRecord], store: Store) -> tuple[tuple[str, ...], list[Array]]:
+    """Names of the outputs, and the block sums of each fold, as in :func:`group_sums`."""
     ordered = [records[cell] for cell in sorted(records, key=lambda cell: cell.fold)]
-    sums = np.concatenate([read_sums(store.artifact(record, "blocks.npz")) for record in ordered])
-    return tuple(ordered[-1].facts["outputs"]), sums if sums.ndim == 6 else sums[..., None]
+    parts = [read_sums(store.artifact(record, "blocks.npz")) for record in ordered]
+    return tuple(ordered[-1].facts["outputs"]), [part if part.ndim == 6 else part[..., None] for part in parts]
 
 
 def target_mask(truth: Truth, output: str) -> Array:
@@ -287,14 +307,16 @@ def group_values(
     """Values of each metric as JSON: per output, their mean, and paired values of the objective."""
     counts = None if cohort.truth is None else _explained_counts(cohort, explained)
     channels = tuple(next(iter(records.values())).facts["channels"])
+    by_fold = _is_by_fold(records, cohort)
     by_seed: list[dict[str, dict[str, tuple[Score, Array]]]] = []
     for seed in sorted({cell.seed for cell in records}):
-        outputs, sums = group_sums({cell: one for cell, one in records.items() if cell.seed == seed}, store)
+        outputs, parts = _fold_sums({cell: one for cell, one in records.items() if cell.seed == seed}, store)
+        sums = np.stack([part.sum(axis=0, dtype=np.float64) for part in parts]) if by_fold else np.concatenate(parts)
         by_seed.append(
             {
                 output: _of_output(
                     task, label, output, sums[:, index], explained, counts, generator(seed, "group", label, output),
-                    labels, channels,
+                    labels, channels, by_fold=by_fold,
                 )
                 for index, output in enumerate(outputs)
             }
@@ -302,16 +324,23 @@ def group_values(
     outputs = tuple(by_seed[0])
     found: dict[str, JSON] = {}
     for metric in labels:
-        whole, pairs = _mean([one[output][metric] for one in by_seed for output in outputs])
+        component = task.metrics[metric]
+        whole, pairs = _mean([one[output][metric] for one in by_seed for output in outputs], component)
         ranks = metric == task.explanation_objective
         found[metric] = {
             "outputs": {
-                output: score_to_json(_mean([one[output][metric] for one in by_seed])[0]) for output in outputs
+                output: score_to_json(_mean([one[output][metric] for one in by_seed], component)[0])
+                for output in outputs
             },
             "whole": score_to_json(whole),
-            "paired": {f"block {number:02d}": null_of(value) for number, value in enumerate(pairs)} if ranks else {},
+            "paired": _named_units(pairs, by_fold) if ranks else {},
         }
     return found
+
+
+def _named_units(pairs: Array, by_fold: bool) -> dict[str, JSON]:
+    unit = "fold" if by_fold else "block"
+    return {f"{unit} {number:02d}": null_of(float(value)) for number, value in enumerate(pairs)}
 
 
 def _of_output(
@@ -324,8 +353,10 @@ def _of_output(
     rng: np.random.Generator,
     labels: Sequence[str],
     channels: tuple[str, ...],
+    *,
+    by_fold: bool,
 ) -> dict[str, tuple[Score, Array]]:
-    """Score and pseudo-values of each metric, from the blocks (B, C, X, Y, Z) of one output."""
+    """Score and pseudo-values of each metric, from the folds or blocks (B, C, X, Y, Z) of one output."""
     truth = cohort.truth
     sample = cohort.samples[0]
     target = None if truth is None else target_mask(truth, output)
@@ -369,13 +400,15 @@ def _of_output(
             return value if not absent.size else evaluate(metric, left_out[int(absent[0])])
 
         pairs = pseudo_values(statistic, len(left_out))
-        interval = jackknife_interval(pairs, value)
+        pairs = with_training(pairs) if by_fold else pairs
+        interval = jackknife_interval(pairs, value, range=_range_of(metric))
         score = Score(
             value,
             interval.low,
             interval.high,
             len(cohort.subjects),
             se=interval.se,
+            reason=interval.reason,
             chance=evaluate_chance(metric, whole),
             ceiling=math.nan if perfect is None else evaluate(metric, perfect),
         )
@@ -400,13 +433,19 @@ def _expected(task: Task, cohort: Cohort, output: str, label: str, counts: Array
     return exact if keeps and exact.min() >= 0 else None
 
 
-def _mean(several: Sequence[tuple[Score, Array]]) -> tuple[Score, Array]:
-    """Mean of several scores over the same blocks, with the interval of the mean pseudo-values."""
+def _range_of(metric: Component) -> Range:
+    found: Range = METRICS.get(METRICS.name_of(metric.func)).facts["range"]
+    return found
+
+
+def _mean(several: Sequence[tuple[Score, Array]], metric: Component) -> tuple[Score, Array]:
+    """Mean of several scores over the same folds or blocks, with the interval of the mean pseudo-values."""
     scores = [score for score, _ in several]
     pairs = np.mean([values for _, values in several], axis=0)
     value, chance, ceiling = (
         float(np.mean([getattr(score, name) for score in scores])) for name in ("value", "chance", "ceiling")
     )
-    interval = jackknife_interval(pairs, value)
-    n = min(score.n for score in scores)
-    return Score(value, interval.low, interval.high, n, se=interval.se, chance=chance, ceiling=ceiling), pairs
+    interval = jackknife_interval(pairs, value, range=_range_of(metric))
+    n, reason = min(score.n for score in scores), interval.reason if math.isfinite(value) else ""
+    found = Score(value, interval.low, interval.high, n, interval.se, chance=chance, ceiling=ceiling, reason=reason)
+    return found, pairs

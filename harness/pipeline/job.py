@@ -144,7 +144,7 @@ class _Work:
             self.broken.add(cell.identity)
             for path in folder.iterdir():
                 path.unlink()
-            (folder / TRACEBACK).write_text(traceback.format_exc())
+            (folder / TRACEBACK).write_text(traceback.format_exc(), "utf-8", "backslashreplace")
         return CellRecord(
             identity=cell.identity,
             stage=cell.stage,

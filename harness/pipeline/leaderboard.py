@@ -13,11 +13,20 @@ import pyarrow as pa
 
 from harness.core.errors import OutOfRange, UnknownName
 from harness.core.types import JSON, Score
-from harness.pipeline.ranking import STRATA, Line, ranked_lines, score_of, text_of_label
-from harness.pipeline.rows import MetricFacts, Row
-from harness.stats.intervals import variance_components
+from harness.pipeline.ranking import STRATA, Line, decided_by_few, ranked_lines, score_of, text_of_label
+from harness.pipeline.rows import MetricFacts, Row, subject_means
+from harness.stats.intervals import VarianceComponents, variance_components
 
-__all__ = ["VOLATILE", "TableFacts", "build", "build_regions", "is_sound", "read_facts"]
+__all__ = [
+    "GIVEN_MODELS",
+    "VOLATILE",
+    "WITH_TRAINING",
+    "TableFacts",
+    "build",
+    "build_regions",
+    "is_sound",
+    "read_facts",
+]
 
 VOLATILE = ("train_s", "explain_s", "mlflow_run")
 """Columns that may differ when a command is repeated."""
@@ -35,6 +44,9 @@ _FACTS: Mapping[str, pa.DataType] = {
     "code": pa.string(),
     "mlflow_run": pa.string(),
 }
+GIVEN_MODELS, WITH_TRAINING = "subjects, given the trained models", "subjects and trainings"
+"""What intervals of the objective cover: the column ``interval_over``."""
+
 _METADATA = b"harness"
 
 
@@ -89,12 +101,16 @@ def build(
         Columns: ``rank`` (null if there is none), the axes under their names,
         ``attribution``, what explanations explain if it separates rankings, ``status``
         (``"ranked"`` or the reason why not), ``flags``; for each metric its value,
-        ``_low``, ``_high``, ``_se``, ``_chance`` and ``_ceiling`` if known, and
-        ``_missing`` if subjects have no value; for the objective ``difference`` (from the
-        first row of the ranking, in the unit of the metric), its interval,
-        ``p_holm``, ``not_distinguishable_from_best``, ``seed_sd``, ``subject_sd``; the
-        facts; ``configuration``. Rankings follow one another, each with ranked rows
-        first, sorted by objective. The schema metadata contain a :class:`TableFacts`.
+        ``_low``, ``_high``, ``_se``, ``_chance`` and ``_ceiling`` if known,
+        ``_missing`` if subjects have no value, and ``_no_interval`` with the reason if a
+        pooled value has none; for the objective ``difference`` (from the
+        first row of the ranking, in the unit of the metric), its simultaneous interval,
+        ``p_adjusted``, ``not_distinguishable_from_best``, the simultaneous interval of
+        the rank, ``rank_low`` and ``rank_high``, ``median`` and ``worst`` over subjects
+        (null if the value is pooled), ``seed_sd``, ``subject_sd``, and ``interval_over``,
+        what the interval of the objective covers; the facts;
+        ``configuration``. Rankings follow one another, each with ranked rows first,
+        sorted by objective. The schema metadata contain a :class:`TableFacts`.
 
     Raises
     ------
@@ -196,10 +212,11 @@ def _table(lines: Sequence[Line], facts: TableFacts) -> pa.Table:
     explained = [name for name in facts.strata if any(name in line.row.explains for line in lines)]
     columns += [(name, _labels([line.row.explains.get(name) for line in lines])) for name in explained]
     columns.append(("status", pa.array([line.status for line in lines], pa.string())))
-    columns.append(("flags", pa.array(["; ".join(line.row.flags) for line in lines], pa.string())))
+    flags = [(*line.row.flags, *decided_by_few(line.row, facts.objective)) for line in lines]
+    columns.append(("flags", pa.array(["; ".join(one) for one in flags], pa.string())))
     for metric in facts.metrics:
         columns += _metric_columns(metric.name, [line.scores[metric.name] for line in lines])
-    columns += _comparison_columns(lines, facts.objective)
+    columns += _comparison_columns(lines, facts.metric(facts.objective))
     columns += _fact_columns(lines, facts)
     columns.append(("configuration", pa.array([line.row.configuration for line in lines], pa.string())))
 
@@ -220,20 +237,48 @@ def _metric_columns(name: str, scores: Sequence[Score]) -> list[tuple[str, pa.Ar
         values = [getattr(score, part) for score in scores]
         if not all(math.isnan(value) for value in values):
             columns.append((f"{name}_{part}", _floats(values)))
+    if any(score.reason for score in scores):
+        columns.append((f"{name}_no_interval", pa.array([score.reason for score in scores], pa.string())))
     if any(score.missing for score in scores):
         columns.append((f"{name}_missing", pa.array([score.missing for score in scores], pa.int64())))
     return columns
 
 
-def _comparison_columns(lines: Sequence[Line], objective: str) -> list[tuple[str, pa.Array]]:
-    numbers = ("difference", "difference_low", "difference_high", "p_holm")
+def _comparison_columns(lines: Sequence[Line], objective: MetricFacts) -> list[tuple[str, pa.Array]]:
+    numbers = ("difference", "difference_low", "difference_high", "p_adjusted")
     columns = [(name, _floats([line.comparison.get(name, math.nan) for line in lines])) for name in numbers]
     same = [line.comparison.get("not_distinguishable_from_best") for line in lines]
     columns.append(("not_distinguishable_from_best", pa.array(same, pa.bool_())))
-    parts = [variance_components(_by_seed(line.row, objective)) for line in lines]
+    for name in ("rank_low", "rank_high"):
+        columns.append((name, pa.array([line.comparison.get(name) for line in lines], pa.int64())))
+    extremes = [_extremes(line.row, objective) for line in lines]
+    columns.append(("median", _floats([median for median, _ in extremes])))
+    columns.append(("worst", _floats([worst for _, worst in extremes])))
+    parts = [_components(line.row, objective.name) for line in lines]
     columns.append(("seed_sd", _floats([part.seed_sd for part in parts])))
     columns.append(("subject_sd", _floats([part.subject_sd for part in parts])))
+    columns.append(("interval_over", pa.array([_interval_over(line.row, objective.name) for line in lines])))
     return columns
+
+
+def _extremes(row: Row, metric: MetricFacts) -> tuple[float, float]:
+    """Median and worst value over subjects; NaN if the value is pooled."""
+    values = [value for value in subject_means(row, metric.name).values() if math.isfinite(value)]
+    if metric.name in row.pooled or not values:
+        return math.nan, math.nan
+    return float(np.median(values)), min(values) if metric.direction == "higher" else max(values)
+
+
+def _components(row: Row, metric: str) -> VarianceComponents:
+    """Variance over subjects and seeds; NaN if the value is pooled."""
+    if metric in row.pooled:
+        return VarianceComponents(math.nan, math.nan)
+    return variance_components(_by_seed(row, metric))
+
+
+def _interval_over(row: Row, metric: str) -> str:
+    """What the interval of a metric covers."""
+    return WITH_TRAINING if metric in row.by_fold else GIVEN_MODELS
 
 
 def _by_seed(row: Row, metric: str) -> npt.NDArray[np.float64]:

@@ -18,6 +18,7 @@ from harness.core.targets import KINDS, THRESHOLD, Target
 from harness.core.task import Configuration, describe_component, restore
 from harness.core.types import JSON, Adapter, Array, Cohort, Prediction, Sample
 from harness.data import bids, bids_writing, nifti, transforms
+from harness.data.bids_files import entities_of
 from harness.data.grids import TrainingGrid, spacing_text
 from harness.data.pictures import write_picture
 from harness.pipeline.cell import digest
@@ -297,7 +298,7 @@ def predict_subjects(
     loaded = [load_member(restore(_configuration(store, one).task), store, one) for one in networks.records]
     members, spec = [member for member, _ in loaded], loaded[0][1]
     recipe = restore(networks.configuration.task).recipe()
-    label = str(networks.configuration.task["cohort"].get("label", ""))
+    label = entities_of(str(networks.configuration.task["cohort"].get("label", "")))[1]
     masks = [target.name for target in spec.targets if not target.of_sample]
     written: list[Path] = []
     unseen: dict[str, list[str]] = {}

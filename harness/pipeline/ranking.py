@@ -14,6 +14,7 @@ explanations the explained scalar and samples) are ranked and compared separatel
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -25,9 +26,9 @@ from scipy import stats
 
 from harness.core.types import JSON, Direction, Score
 from harness.pipeline.rows import MetricFacts, Row, subject_means
-from harness.stats.intervals import MINIMUM_SUBJECTS, Differences, mean_score, paired_differences
+from harness.stats.intervals import FOLDS, MINIMUM_SUBJECTS, Differences, few_decide, mean_score, paired_differences
 
-__all__ = ["BLOCKING", "STRATA", "Line", "ranked_lines", "score_of", "strata_of", "text_of_label"]
+__all__ = ["BLOCKING", "STRATA", "Line", "decided_by_few", "ranked_lines", "score_of", "strata_of", "text_of_label"]
 
 BLOCKING = ("collapsed", "failed", "incomplete", "oracle", "stopped")
 """Prefixes of the flags that exclude a row from the ranking."""
@@ -47,7 +48,8 @@ class Line:
     ----------
     row : the row
     scores : scores by metric
-    objective : mean over seeds of the ranking metric, by subject
+    objective : mean over seeds of the ranking metric, by subject, or its pseudo-values by
+        subject, fold or block
     stratum : values of the strata, in sortable form
     status : ``"ranked"``, or the reason why it is not
     rank : rank from 1; ``None`` if it is not ranked
@@ -137,12 +139,25 @@ def score_of(row: Row, metric: MetricFacts, level: float) -> Score:
     chance = _first_known(own, pooled.chance if pooled else math.nan, metric.chance)
     ceiling = _first_known(pooled.ceiling if pooled else math.nan, metric.ceiling)
     if pooled is not None:  # also if there are pseudo-values, whose mean may differ slightly
-        return Score(
-            pooled.value, pooled.low, pooled.high, pooled.n, pooled.se, pooled.missing, chance=chance, ceiling=ceiling
-        )
+        return dataclasses.replace(pooled, chance=chance, ceiling=ceiling)
     if subjects:
-        return mean_score(list(subjects.values()), level=level, chance=chance, ceiling=ceiling)
+        values = list(subjects.values())
+        return mean_score(values, range=metric.range, level=level, chance=chance, ceiling=ceiling)
     return Score(math.nan, math.nan, math.nan, 0, chance=chance, ceiling=ceiling)
+
+
+def decided_by_few(row: Row, metric: str) -> tuple[str, ...]:
+    """Flag of a row if a few subjects decide the mean of a metric, see :func:`~harness.stats.intervals.few_decide`.
+
+    Pooled values have no flag.
+    """
+    if metric in row.pooled:
+        return ()
+    values = list(subject_means(row, metric).values())
+    count, rest = few_decide(values)
+    if not count:
+        return ()
+    return (f"{count} of {len(values)} subjects decide the mean of {metric}, which is {rest:.3g} without them",)
 
 
 def _first_known(*values: float) -> float:
@@ -154,7 +169,9 @@ def _rank(lines: Sequence[Line], objective: str, direction: Direction, level: fl
     for line in lines:
         line.status = _blocked(line, objective)
     candidates = [line for line in lines if not line.status]
-    known = {subject for line in candidates for subject in _valued(line)}
+    # Pseudo-values of folds and of subjects, if splits differ, have no common units.
+    mixed = len({objective in line.row.by_fold for line in candidates}) > 1
+    known = {subject for line in candidates for subject in _valued(line)} if not mixed else set()
     most = max((line.scores[objective].n for line in candidates), default=0)
     for line in candidates:
         lost = sorted(known - _valued(line)) if line.objective else []
@@ -195,15 +212,21 @@ def _compare(lines: Sequence[Line], objective: str, direction: Direction, level:
     """Set paired differences from the best row; with fewer than six subjects, without tests."""
     if not lines or not all(line.objective for line in lines):
         return  # a pooled objective has no pairs
+    by_fold = {objective in line.row.by_fold for line in lines}
+    if len(by_fold) > 1:
+        return  # splits differ, so that there are no pairs
     subjects = sorted({subject for line in lines for subject in line.objective})
     values = np.array([[line.objective.get(subject, math.nan) for subject in subjects] for line in lines])
     # The first row in the order of the table, so that ties are resolved consistently.
     best = min(range(len(lines)), key=lambda index: _order(lines[index], objective, direction))
-    differences = paired_differences(values, best=best, level=level)
+    minimum = FOLDS[0] if True in by_fold else MINIMUM_SUBJECTS
+    differences = paired_differences(
+        values, best=best, higher_is_better=direction == "higher", level=level, minimum=minimum
+    )
     for index, line in enumerate(lines):
         line.comparison = _comparison(differences, index)
         if line.rank is None:
-            line.comparison["not_distinguishable_from_best"] = None
+            line.comparison |= dict.fromkeys(("not_distinguishable_from_best", "rank_low", "rank_high"))
 
 
 def _comparison(differences: Differences, index: int) -> dict[str, Any]:
@@ -211,8 +234,10 @@ def _comparison(differences: Differences, index: int) -> dict[str, Any]:
         "difference": float(differences.difference[index]),
         "difference_low": float(differences.low[index]),
         "difference_high": float(differences.high[index]),
-        "p_holm": float(differences.p_adjusted[index]),
+        "p_adjusted": float(differences.p_adjusted[index]),
         "not_distinguishable_from_best": bool(differences.indistinguishable[index]),
+        "rank_low": int(differences.rank_low[index]),
+        "rank_high": int(differences.rank_high[index]),
     }
 
 

@@ -70,6 +70,8 @@ class Row:
         ``explained_samples`` and, if its samples are chosen by predictions,
         ``samples_chosen_by``, the configuration that chose them. Ranks hold among
         explanations of the same scalar and samples
+    by_fold : pooled metrics whose intervals include the variation of trainings; their values
+        are pseudo-values of folds (:func:`harness.stats.intervals.with_training`)
     complete : whether all cells are done
     flags : warnings for the reader, see :data:`harness.pipeline.ranking.BLOCKING`
     """
@@ -81,6 +83,7 @@ class Row:
     pooled: Mapping[str, Score] = field(default_factory=dict)
     facts: Mapping[str, JSON] = field(default_factory=dict)
     explains: Mapping[str, JSON] = field(default_factory=dict)
+    by_fold: frozenset[str] = frozenset()
     complete: bool = True
     flags: tuple[str, ...] = ()
 

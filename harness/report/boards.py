@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from harness.pipeline.leaderboard import TableFacts, read_facts
+from harness.pipeline.leaderboard import GIVEN_MODELS, WITH_TRAINING, TableFacts, read_facts
 from harness.pipeline.rows import MetricFacts
 from harness.report.elements import Cell, ReportTable, interval_cell
 from harness.report.wording import plain_text, row_labels, varying_strata
@@ -111,19 +111,21 @@ def _measured(title: str, table: pa.Table, metrics: Sequence[MetricFacts], *, ra
     rows: list[Line] = []
     for line, label, before in zip(lines, labels, [None, *lines], strict=False):
         cells = [Cell(label, "first")]
-        cells += [Cell("–" if line["rank"] is None else str(line["rank"]), "number")] if ranked else []
+        cells += [_rank_cell(line)] if ranked else []
         cells += [Cell(plain_text(line.get(name))) for name in beside]
         cells += [Cell(line["attribution"])] if explained else []
         cells += [_status(line)] if ranked else []
         for metric in metrics:
             cells += _metric_cells(metric, facts, table, line, ranked=ranked)
-        cells += [_p(line[name]) if name == "p_holm" else interval_cell(line[name]) for name in extras]
+        cells += [_p(line[name]) if name == "p_adjusted" else interval_cell(line[name]) for name in extras]
         rows.append(Line(tuple(cells), _css(line, before, strata) if ranked else ""))
     return Board(title, tuple(columns), tuple(rows))
 
 
 _HINTS = {
-    "p_holm": "p value of the paired t test against the first, Holm-adjusted for all pairs of configurations",
+    "median": "Median of the objective over subjects",
+    "worst": "Worst value of the objective over subjects",
+    "p_adjusted": "p value of the paired t test against the first, times the number of pairs of configurations",
     "seed_sd": "Standard deviation of the objective between seeds, within a subject",
     "subject_sd": "Standard deviation of the objective between subjects",
 }
@@ -137,7 +139,8 @@ def _metric_columns(metric: MetricFacts, facts: TableFacts, table: pa.Table, *, 
     if f"{metric.name}_chance" in table.column_names:
         columns.append(Column("chance", "number", f"Chance level of {metric.name}"))
     if main:
-        columns.append(Column("difference", "number", "Paired difference from the first, with its interval"))
+        hint = "Paired difference from the first; its interval excludes 0 if the two are distinguishable"
+        columns.append(Column("difference", "number", hint))
     return columns
 
 
@@ -152,6 +155,14 @@ def _metric_cells(
         ends = ("", "_low", "_high") if line["difference_low"] is not None else ()
         cells.append(interval_cell(*(line[f"difference{end}"] for end in ends)) if ends else interval_cell(None))
     return cells
+
+
+def _rank_cell(line: Mapping[str, Any]) -> Cell:
+    """Rank with its interval; a dash for rows that are not ranked."""
+    if line["rank"] is None:
+        return Cell("–", "number")
+    low, high = line["rank_low"], line["rank_high"]
+    return Cell(f"{line['rank']}" if low is None else f"{line['rank']} [{low}–{high}]", "number")
 
 
 def _p(value: float | None) -> Cell:
@@ -185,18 +196,22 @@ def _note(table: pa.Table) -> str:
     facts, lines, strata = read_facts(table), table.to_pylist(), varying_strata(table)
     level, pooled = 100 * facts.level, facts.metric(facts.objective).level == "pooled"
     text = f"Mean over subjects with {level:.0f} % t interval"
-    summed = f"maps summed over subjects, with {level:.0f} % jackknife intervals over blocks of subjects"
+    over = {line["interval_over"] for line in lines}
+    summed = f"maps summed over subjects, with {level:.0f} % jackknife intervals"
     if facts.metric(facts.objective).level == "mixed":
         text += f", or scores of {summed}"
     elif pooled and any(line["attribution"] for line in lines):
         text = f"Scores of {summed}"
     elif pooled:
-        text = f"Pooled over subjects, with {level:.0f} % jackknife intervals, or bootstrap intervals for few subjects"
+        text = f"Pooled over subjects, with {level:.0f} % jackknife intervals"
+    text += ", given the trained models" if over <= {GIVEN_MODELS} else f" over {WITH_TRAINING}"
+    text += f" where interval_over says so, otherwise {GIVEN_MODELS}" if len(over) > 1 else ""
     if any(line["rank"] is not None for line in lines):
         within = f" among rows with the same {' and '.join(strata)}" if strata else ""
         text += (
             f"; ranked by {facts.objective}{within}. Tinted rows are not distinguishable from the first "
-            "(paired t tests, Holm-adjusted over all pairs)"
+            "(paired t tests, Bonferroni-adjusted over all pairs, as are the intervals of differences and ranks); "
+            "the first was selected on these subjects, so expect a lower value on others"
         )
     text += "."
     if any(line["rank"] is None for line in lines):

@@ -67,6 +67,7 @@ def make_report(plan: Plan, tables: Tables) -> Path:
     _write_figures(folder, figures)
     failures, missing = undone(plan)
     notes = [plan.sentence, f"Source of the truth: {plan.cohort.label_source}."]
+    notes += [f"Data: {note}." for note in plan.notes]
     notes += failure_lines(failures, tables.prediction)
     notes += [f"Some figures could not be drawn. {line}" for line in undrawn]
     if missing:

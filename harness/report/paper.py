@@ -10,7 +10,6 @@ from typing import Any
 from harness.core.errors import UnknownName
 from harness.core.hypotheses import Hypothesis, Published, label_key
 from harness.core.registry import METRICS
-from harness.core.seeding import generator
 from harness.core.task import Task
 from harness.core.types import JSON, Array
 from harness.metrics.metric_inputs import MetricInputs
@@ -21,7 +20,7 @@ from harness.pipeline.rows import MetricFacts, Row, subject_means
 from harness.report.elements import Cell, ReportTable, interval_cell
 from harness.report.wording import interval_text, plain_text, row_labels, typographic
 from harness.stats.hypotheses import Contrast, Estimate, Finding, Pair, judge, mean_contrast, pooled_contrast
-from harness.stats.intervals import MINIMUM_SUBJECTS
+from harness.stats.intervals import FOLDS, MINIMUM_SUBJECTS, UNBOUNDED
 from harness.sweep.catalogue import load_task
 from harness.sweep.collect import Tables
 from harness.sweep.grid import idle_options
@@ -74,7 +73,15 @@ def findings(plan: Plan, tables: Tables) -> list[Found]:
             contrast = _contrast(hypothesis, metric, task, values)
             if contrast is None:
                 continue
-            finding = judge(hypothesis, list(values), contrast, direction=metric.direction, level=facts.level)
+            by_fold = all(hypothesis.metric in row.by_fold for row in values.values())
+            finding = judge(
+                hypothesis,
+                list(values),
+                contrast,
+                direction=metric.direction,
+                level=facts.level,
+                minimum=FOLDS[0] if by_fold else MINIMUM_SUBJECTS,
+            )
             if finding is not None:
                 found.append((fixed, finding))
     return found
@@ -128,7 +135,8 @@ def _arms(hypothesis: Hypothesis, lines: Sequence[Mapping[str, Any]], tables: Ta
 def _contrast(hypothesis: Hypothesis, metric: MetricFacts, task: Task, arms: Mapping[str, Row]) -> Contrast | None:
     values = {label: subject_means(row, hypothesis.metric) for label, row in arms.items()}
     if metric.level != "pooled" or all(values.values()):  # a pooled objective has a pseudo-value for each subject
-        return mean_contrast(values) if any(values.values()) else None
+        possible = UNBOUNDED if metric.level == "pooled" else metric.range  # pseudo-values leave the range
+        return mean_contrast(values, range=possible) if any(values.values()) else None
     component = task.metrics[hypothesis.metric]
     needs = METRICS.get(METRICS.name_of(component.func)).facts["needs"]
     columns = {label: _by_seed(row, needs) for label, row in arms.items()}
@@ -141,7 +149,7 @@ def _contrast(hypothesis: Hypothesis, metric: MetricFacts, task: Task, arms: Map
         tables = [{name: chosen[f"{seed} {name}"] for name in needs} for seed in seeds]
         return math.fsum(evaluate(component, MetricInputs(columns=table)) for table in tables) / len(tables)
 
-    return pooled_contrast(columns, statistic, rng=lambda: generator(0, "ordering", hypothesis.metric))
+    return pooled_contrast(columns, statistic, range=metric.range)
 
 
 def _by_seed(row: Row, names: Sequence[str]) -> dict[str, dict[str, float]]:

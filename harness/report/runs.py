@@ -118,7 +118,7 @@ def pooled_files(plan: Plan, tables: Tables, identity: str, folder: Path) -> lis
                 _draw_mean(stem.with_name(f"{stem.name}.png"), made, plan, identity)
     if reasons:
         (folder / "maps").mkdir(exist_ok=True)
-        (folder / "maps" / "none.txt").write_text("\n".join(reasons) + "\n")
+        (folder / "maps" / "none.txt").write_text("\n".join(reasons) + "\n", "utf-8")
     return failed
 
 

@@ -82,13 +82,14 @@ def _gains(
     means = [subject_means(tables.pooled[line["configuration"]].prediction, objective) for line in lines]
     if baseline is None or len(lines) < 2 or not all(means):
         return
-    subjects = sorted({subject for one in means for subject in one})
-    values = [[one.get(subject, math.nan) for subject in subjects] for one in means]
-    # The baseline is chosen beforehand, so that only comparisons with it are counted.
-    found = paired_differences(values, best=lines.index(baseline), family="best")
-    for index, line in enumerate(lines):
+    of_baseline = means[lines.index(baseline)]
+    for line, own in zip(lines, means, strict=True):
+        subjects = sorted({*own, *of_baseline})
         if line is not baseline:
-            yield line, (float(found.difference[index]), float(found.low[index]), float(found.high[index]))
+            # The baseline is chosen beforehand, so that other comparisons are not counted.
+            pair = [[one.get(subject, math.nan) for subject in subjects] for one in (own, of_baseline)]
+            found = paired_differences(pair, best=1)
+            yield line, (float(found.difference[0]), float(found.low[0]), float(found.high[0]))
 
 
 def _ends(line: Mapping[str, Any], name: str) -> tuple[float | None, float | None]:
@@ -144,7 +145,7 @@ def _targets_table(plan: Plan, tables: Tables, targets: Collection[str]) -> list
     pooled = {facts.name for facts in read_facts(tables.prediction).metrics if facts.level == "pooled"}
     note += f", with 95 % intervals over {'subjects' if task.objective in pooled else 'the means of subjects'}"
     if any(task.explained[line["attribution"]].judged_as_sum for line in lines if line["attribution"]):
-        note += "; for maps summed over subjects, jackknife intervals over blocks of subjects"
+        note += "; for maps summed over subjects, jackknife intervals over folds or blocks of subjects"
     rows = [
         (
             line["region"],

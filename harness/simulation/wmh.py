@@ -96,6 +96,7 @@ class _Template:
     source="modelled on the cohort of Boomsma et al. 2017 (TRACE-VCI), doi:10.2196/resprot.6864",
     target="wmh",
     label_source="known by construction",
+    space="MNI152",
 )
 def wmh_phantom(
     seed: int,

@@ -24,7 +24,15 @@ import numpy as np
 
 from harness.core.hypotheses import Hypothesis, Relation, label_key
 from harness.core.types import Array, Direction
-from harness.stats.intervals import MINIMUM_SUBJECTS, bootstrap_interval, mean_score, paired_differences
+from harness.stats.intervals import (
+    MINIMUM_SUBJECTS,
+    UNBOUNDED,
+    Range,
+    jackknife_interval,
+    mean_score,
+    paired_differences,
+    pseudo_values,
+)
 
 __all__ = ["Contrast", "Estimate", "Finding", "Outcome", "Pair", "judge", "mean_contrast", "pooled_contrast"]
 
@@ -95,7 +103,13 @@ class Finding:
 
 
 def judge(
-    hypothesis: Hypothesis, present: Collection[str], contrast: Contrast, *, direction: Direction, level: float = 0.95
+    hypothesis: Hypothesis,
+    present: Collection[str],
+    contrast: Contrast,
+    *,
+    direction: Direction,
+    level: float = 0.95,
+    minimum: int = MINIMUM_SUBJECTS,
 ) -> Finding | None:
     """Test one hypothesis.
 
@@ -107,6 +121,8 @@ def judge(
     direction : direction of the metric
     level : confidence level of the intervals; equivalence is tested at 1 − level on each
         side, so that its interval has the level 2·level − 1
+    minimum : smallest number of subjects, or of folds if the values are pseudo-values of
+        folds, with which a hypothesis is decided
 
     Returns
     -------
@@ -125,22 +141,23 @@ def judge(
     if not wanted:
         return None
     sign = -1.0 if direction == "lower" else 1.0
-    pairs = tuple(_compare(hypothesis, one, two, contrast, sign, level, len(wanted)) for one, two in wanted)
+    pairs = tuple(_compare(hypothesis, one, two, contrast, sign, level, len(wanted), minimum) for one, two in wanted)
     outcomes = [pair.outcome for pair in pairs]
     outcome: Outcome = "undecided"
     if "not supported" in outcomes:
         outcome = "not supported"
     elif set(outcomes) == {"supported"} and not absent:
         outcome = "supported"
-    return Finding(hypothesis, pairs, absent, outcome, _reason(outcome, pairs, absent))
+    return Finding(hypothesis, pairs, absent, outcome, _reason(outcome, pairs, absent, minimum))
 
 
-def mean_contrast(values: Mapping[str, Mapping[str, float]]) -> Contrast:
+def mean_contrast(values: Mapping[str, Mapping[str, float]], *, range: Range = UNBOUNDED) -> Contrast:
     """Mean differences over subjects, with t intervals.
 
     Parameters
     ----------
     values : values by label and subject; NaN where the metric is undefined
+    range : lowest and highest possible value of the metric
     """
     subjects = sorted({subject for by_subject in values.values() for subject in by_subject})
     columns = {
@@ -150,7 +167,7 @@ def mean_contrast(values: Mapping[str, Mapping[str, float]]) -> Contrast:
 
     def contrast(first: str, second: str, level: float) -> Estimate:
         if not second:
-            score = mean_score(columns[first], level=level)
+            score = mean_score(columns[first], range=range, level=level)
             return Estimate(score.value, score.low, score.high, score.n)
         found = paired_differences([columns[first], columns[second]], best=1, level=level)
         n = int(found.n[0])
@@ -165,51 +182,44 @@ def pooled_contrast(
     values: Mapping[str, Mapping[str, Mapping[str, float]]],
     statistic: Callable[[Mapping[str, Array]], float],
     *,
-    rng: Callable[[], np.random.Generator],
-    draws: int = 2000,
+    range: Range = UNBOUNDED,
 ) -> Contrast:
-    """Differences of a pooled statistic, with bootstrap intervals over subjects.
+    """Differences of a pooled statistic, with jackknife intervals over subjects.
 
     Parameters
     ----------
     values : values by label, column and subject
-    statistic : computes one number from the columns, (n,) each; must not depend on the
-        order of subjects
-    rng : creates the generator, once per pair, so that all pairs use the same resamples
-    draws : number of resamples
+    statistic : computes one number from the columns, (n,) each
+    range : lowest and highest possible value of the metric
 
     Notes
     -----
-    Both sides of a pair use the same resampled subjects, so that the comparison is
-    paired. Values are cached by the multiset of resampled subjects; with six subjects
-    there are 462.
+    The interval of a difference is that of the differences of pseudo-values of the same
+    subjects, so that the comparison is paired.
     """
     subjects = sorted({name for columns in values.values() for column in columns.values() for name in column})
     arrays = {
         label: {name: np.array([column.get(one, math.nan) for one in subjects]) for name, column in columns.items()}
         for label, columns in values.items()
     }
-    memory: dict[tuple[str, bytes], float] = {}
 
     def of(label: str, chosen: Array) -> float:
-        drawn = np.sort(chosen.astype(np.intp))
-        key = (label, drawn.tobytes())
-        if key not in memory:
-            memory[key] = statistic({name: column[drawn] for name, column in arrays[label].items()})
-        return memory[key]
+        return statistic({name: column[chosen] for name, column in arrays[label].items()})
 
     def contrast(first: str, second: str, level: float) -> Estimate:
         labels = [label for label in (first, second) if label]
         columns = [column for label in labels for column in arrays[label].values()]
         common = np.flatnonzero(np.all(np.isfinite(columns), axis=0))
-        if not common.size:
-            return Estimate(math.nan, math.nan, math.nan, 0)
 
-        def difference(chosen: Array) -> float:
-            return of(first, chosen) - (of(second, chosen) if second else 0.0)
+        def difference(kept: Array) -> float:
+            return of(first, common[kept]) - (of(second, common[kept]) if second else 0.0)
 
-        found = bootstrap_interval(difference, [common], rng=rng(), draws=draws, level=level)
-        return Estimate(found.value, found.low, found.high, found.n)
+        value = difference(np.arange(common.size)) if common.size else math.nan
+        if common.size < MINIMUM_SUBJECTS:
+            return Estimate(value, math.nan, math.nan, int(common.size))
+        pseudo = pseudo_values(difference, common.size)
+        found = jackknife_interval(pseudo, value, range=UNBOUNDED if second else range, level=level)
+        return Estimate(value, found.low, found.high, int(common.size))
 
     return contrast
 
@@ -223,7 +233,14 @@ def _pairs(relation: Relation, groups: Sequence[Sequence[str]]) -> list[tuple[st
 
 
 def _compare(
-    hypothesis: Hypothesis, first: str, second: str, contrast: Contrast, sign: float, level: float, count: int
+    hypothesis: Hypothesis,
+    first: str,
+    second: str,
+    contrast: Contrast,
+    sign: float,
+    level: float,
+    count: int,
+    minimum: int,
 ) -> Pair:
     shown = contrast(first, second, level)
     slack, against = _sides(hypothesis, shown, sign)
@@ -233,7 +250,7 @@ def _compare(
     if against and count > 1:  # the corrected interval is wider, so it is needed only here
         _, against = _sides(hypothesis, contrast(first, second, 1 - (1 - level) / count), sign)
     outcome: Outcome = "undecided"
-    if shown.n >= MINIMUM_SUBJECTS:
+    if shown.n >= minimum:
         outcome = "supported" if slack > 0 else "not supported" if against else "undecided"
     return Pair(first, second, shown, outcome, slack)
 
@@ -248,7 +265,7 @@ def _sides(hypothesis: Hypothesis, estimate: Estimate, sign: float) -> tuple[flo
     return low - bound, high < bound
 
 
-def _reason(outcome: Outcome, pairs: tuple[Pair, ...], absent: tuple[str, ...]) -> str:
+def _reason(outcome: Outcome, pairs: tuple[Pair, ...], absent: tuple[str, ...], minimum: int) -> str:
     def count(wanted: Callable[[Pair], bool]) -> str:
         return f"{sum(map(wanted, pairs))} of {len(pairs)}"
 
@@ -257,9 +274,9 @@ def _reason(outcome: Outcome, pairs: tuple[Pair, ...], absent: tuple[str, ...]) 
     if outcome == "not supported":
         return f"the opposite in {count(lambda pair: pair.outcome == 'not supported')}"
     few = min(pairs, key=lambda pair: pair.difference.n)
-    if few.difference.n < MINIMUM_SUBJECTS:
+    if few.difference.n < minimum:
         of = f"{few.first} and {few.second} share" if few.second else f"{few.first} has"
-        return f"{of} {few.difference.n} subject{'s' if few.difference.n != 1 else ''}, fewer than {MINIMUM_SUBJECTS}"
+        return f"{of} {few.difference.n} subject{'s' if few.difference.n != 1 else ''}, fewer than {minimum}"
     reasons = [f"{count(lambda pair: pair.outcome == 'supported')} supported"]
     if absent:
         reasons.append(f"without {', '.join(absent)}")

@@ -1,13 +1,16 @@
-"""Atomic writing of files."""
+"""Atomic writing of files, and folders that can be written to."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 import uuid
 from pathlib import Path
 
-__all__ = ["PART", "checksum", "replace_file"]
+from harness.core.errors import RequestError
+
+__all__ = ["PART", "check_writable", "checksum", "replace_file"]
 
 PART = ".part-"
 """Prefix of incomplete files; those left by killed processes may be removed."""
@@ -34,6 +37,31 @@ def replace_file(path: Path, content: str | bytes | memoryview, *, durable: bool
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path, key: str) -> None:
+    """Check before anything is computed that results can be written to a folder; nothing is left there.
+
+    Parameters
+    ----------
+    folder : absolute path of the folder, which may be missing
+    key : name of the option, for the error message
+
+    Raises
+    ------
+    RequestError
+        If it or the first folder above it that exists is a file or cannot be written to.
+    """
+    try:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        if not there.is_dir():
+            raise RequestError(f"{key} must be a folder, but {there} is a file; choose another path")
+        tempfile.TemporaryDirectory(prefix=PART, dir=there).cleanup()
+    except OSError as error:
+        raise RequestError(
+            f"{key} must be a folder that this user can write to, got {folder}: {error.strerror}; "
+            "choose another path, or change its permissions"
+        ) from None
 
 
 def checksum(path: Path) -> str:

@@ -34,7 +34,7 @@ from harness.core.task import Configuration
 from harness.core.types import JSON
 from harness.storage.files import PART, checksum, replace_file
 
-__all__ = ["RECORD", "STAGES", "TRACEBACK", "CellRecord", "Stage", "Store", "write_json", "write_record"]
+__all__ = ["RECORD", "STAGES", "TRACEBACK", "CellRecord", "ReadOnce", "Stage", "Store", "write_json", "write_record"]
 
 RECORD = "record.json"
 TRACEBACK = "traceback.txt"
@@ -119,7 +119,7 @@ class Store:
         """
         path = self.folder(stage, identity, group=group) / RECORD
         try:
-            record = CellRecord(**json.loads(path.read_text()))
+            record = CellRecord(**json.loads(path.read_text("utf-8")))
         except FileNotFoundError:
             return None
         except (ValueError, TypeError) as error:
@@ -173,7 +173,7 @@ class Store:
         StoreError
             If an artifact was damaged, or the record names a file or folder outside its own.
         """
-        record = CellRecord(**json.loads((source / RECORD).read_text()))
+        record = CellRecord(**json.loads((source / RECORD).read_text("utf-8")))
         if _plain(record.stage) not in STAGES:
             raise StoreError(f"the stage of a cell must be one of {', '.join(STAGES)}, got {record.stage!r}")
         group = _plain(record.group) if record.group else ""
@@ -234,7 +234,7 @@ class Store:
     def failure(self, identity: str) -> CellRecord | None:
         """The last failure of a cell that is not done, or ``None``."""
         path = self.root / "failed" / f"{identity}.json"
-        return CellRecord(**json.loads(path.read_text())) if path.is_file() else None
+        return CellRecord(**json.loads(path.read_text("utf-8"))) if path.is_file() else None
 
     def records(self, stage: str) -> Iterator[CellRecord]:
         """All finished cells of a stage, by identity."""
@@ -272,7 +272,36 @@ class Store:
         path = self.root / "configurations" / f"{identity}.json"
         if not path.is_file():
             raise StoreError(f"no configuration {identity} is in {self.root}")
-        return Configuration(**json.loads(path.read_text()))
+        return Configuration(**json.loads(path.read_text("utf-8")))
+
+
+@dataclass(frozen=True)
+class ReadOnce(Store):
+    """A store whose records are read once, and whose artifacts are checked once.
+
+    For tables, report and MLflow after a run, which need the same records many times.
+    Records in the store never change, so only those that are absent are looked up again.
+    """
+
+    _records: dict[tuple[str, str, str], CellRecord] = field(default_factory=dict, repr=False, compare=False)
+    _artifacts: dict[tuple[str, str], Path] = field(default_factory=dict, repr=False, compare=False)
+
+    def get(self, stage: str, identity: str, *, group: str = "") -> CellRecord | None:
+        """The record of a finished cell, or ``None``, see :meth:`Store.get`."""
+        key = (stage, identity, group)
+        if key not in self._records:
+            found = super().get(stage, identity, group=group)
+            if found is None:
+                return None
+            self._records[key] = found
+        return self._records[key]
+
+    def artifact(self, record: CellRecord, name: str) -> Path:
+        """Path of an artifact, see :meth:`Store.artifact`."""
+        key = (f"{record.stage} {record.group} {record.identity}", name)
+        if key not in self._artifacts:
+            self._artifacts[key] = super().artifact(record, name)
+        return self._artifacts[key]
 
 
 def write_record(folder: Path, record: CellRecord) -> None:

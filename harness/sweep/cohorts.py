@@ -144,4 +144,5 @@ def generate(task: Task, root: Path) -> None:
         name=f"{task.name} phantom",
         label_sources=sources,
         generated_by={"Name": "harness", "Parameters": described},
+        space=facts.get("space", ""),
     )

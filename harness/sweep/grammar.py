@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -10,10 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import BadSyntax
+from harness.core.paths import check_encoding
 from harness.core.space import Choice, Dimension, Interval, text_of
 from harness.core.types import JSON
 
-__all__ = ["Overrides", "parse", "texts_of", "to_overrides"]
+__all__ = ["PATHS", "Overrides", "parse", "texts_of", "to_overrides"]
+
+PATHS = frozenset({"csv", "data", "into", "out"})
+"""Keys whose values are paths. They take one value, so that it is read literally, without the grammar."""
+
+# Names of tokens and rules of Hydra's parser say nothing to users.
+_JARGON = re.compile(r"no viable|mismatched input|extraneous input|missing |token recognition|None$|$")
+_KEY = re.compile(r"[\w$][\w.$-]*", re.ASCII)
+_QUOTED = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\"""", re.DOTALL)
+# Text between the signs of the grammar, and characters in it that Hydra does not read without quotes.
+_TEXT = re.compile(rf"({_QUOTED.pattern})|[^,=()\[\]{{}}'\"]+", re.DOTALL)
+_TEXT_OF_MAPPING = re.compile(rf"({_QUOTED.pattern})|[^,:=()\[\]{{}}'\"]+", re.DOTALL)
+_UNREADABLE = re.compile(r"[^\w \t/\\+.$%*@?|:-]|[^\x00-\x7F]")
 
 
 @dataclass(frozen=True)
@@ -46,45 +61,25 @@ class Overrides:
 def parse(texts: Sequence[str]) -> Overrides:
     """Parse overrides.
 
+    Parameters
+    ----------
+    texts : overrides as typed; values of :data:`PATHS` are read literally
+
     Raises
     ------
     BadSyntax
         If one cannot be read; with the text, the reason and the expected form.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, RangeSweep
-    from hydra.errors import HydraException
 
     values: dict[str, JSON] = {}
     sweeps: dict[str, tuple[JSON, ...]] = {}
     space: list[Dimension] = []
-    parser = OverridesParser.create()
     for text in texts:
-        if text.startswith("-"):
-            raise BadSyntax(f"{text!r} is not an option of this command; overrides look like key=value, e.g. seed=0,1")
-        try:
-            override = parser.parse_override(text)
-        except HydraException as error:
-            # The useful half of Hydra's message is in the cause.
-            reason = str(error.__cause__ or error).partition("\n")[0].strip()
-            if reason in {"", "None"} or "Exception" in reason:
-                # The shell removes the outer quotes, so that two pairs are needed.
-                reason = (
-                    "a value with = ( ) [ ] { } ' or a comma needs quotes within the quotes of the shell, "
-                    """for example "data='/my scans (2024)'\""""
-                )
-            raise BadSyntax(
-                f"cannot read {text!r}: {reason}. Overrides look like key=value, key=a,b or key=range(0,1,0.1)"
-            ) from None
-        key = override.key_or_group
-        if override.type is not None and override.type.name != "CHANGE":
-            raise BadSyntax(f"cannot read {text!r}: remove the + or ~; overrides look like key=value")
-        if not key or override.package is not None:
-            reason = f"{key}@… is not a key" if key else "the key is missing"
-            raise BadSyntax(f"cannot read {text!r}: {reason}; overrides look like key=value")
+        check_encoding(text, "an override")
+        key, value = _key_and_value(text)
         if key in values or key in sweeps or any(dimension.key == key for dimension in space):
-            raise BadSyntax(f"{key} is given twice; give all its values in one override: {key}=a,b")
-        value: Any = override.value()
+            raise BadSyntax(f"{key} is given twice; {_once(key)}")
         if isinstance(value, ChoiceSweep):
             found = tuple(_plain(item) for item in value.list)
             if "search" in value.tags:
@@ -107,6 +102,84 @@ def parse(texts: Sequence[str]) -> Overrides:
     return Overrides(values, sweeps, tuple(space))
 
 
+def _once(key: str) -> str:
+    return "give one path" if key in PATHS else f"give all its values in one override: {key}=a,b"
+
+
+def _key_and_value(text: str) -> tuple[str, Any]:
+    """Key of an override, and its value as Hydra represents it."""
+    if text.startswith("-"):
+        raise BadSyntax(f"{text!r} is not an option of this command; overrides look like key=value, e.g. seed=0,1")
+    name, sign, rest = text.partition("=")
+    if name in PATHS and sign:
+        return name, _path(rest)
+    if text.startswith(("+", "~")):
+        raise BadSyntax(f"cannot read {text!r}: remove the + or ~; overrides look like key=value")
+    if not sign:
+        raise BadSyntax(
+            f"cannot read {text!r}: it has no =. Overrides look like key=value, key=a,b or key=range(0,1,0.1)"
+        )
+    if not name:
+        raise BadSyntax(f"cannot read {text!r}: the key is missing; overrides look like key=value")
+    if not _KEY.fullmatch(name):
+        raise BadSyntax(
+            f"cannot read {text!r}: {name!r} is not a key; a key has letters, digits, dots, _ and -, "
+            "and overrides look like key=value"
+        )
+    return name, _read(name, rest)
+
+
+def _path(text: str) -> str:
+    """A path as typed. Quotes around all of it are removed, as around any other text."""
+    return str(_plain(_read("path", text))) if _QUOTED.fullmatch(text) else text
+
+
+def _read(key: str, text: str) -> Any:
+    """Read a value with Hydra's parser; characters that its grammar does not know are plain text."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    try:
+        try:
+            return parser.parse_override(f"key={text}").value()
+        except HydraException:
+            quoted = _with_quotes(text)
+            if quoted == text:
+                raise
+            return parser.parse_override(f"key={quoted}").value()
+    except HydraException as error:
+        # The useful half of Hydra's message is in the cause.
+        reason = str(error.__cause__ or error).partition("\n")[0].strip()
+        if _JARGON.match(reason) or "Exception" in reason:
+            reason = (
+                "its commas, quotes, brackets or = do not form a list, a sweep or a function. "
+                f"To use it as plain text, quote it: {_for_shell(f'{key}={text_of(text)}')}"
+            )
+        raise BadSyntax(
+            f"cannot read {f'{key}={text}'!r}: {reason}. Overrides look like key=value, key=a,b or key=range(0,1,0.1)"
+        ) from None
+
+
+def _with_quotes(text: str) -> str:
+    """The text with quotes around each part that has characters unknown to Hydra's grammar, such as ``é # ; &``."""
+
+    def quote(found: re.Match[str]) -> str:
+        part = found[0]
+        if found[1] is not None or not _UNREADABLE.search(part):
+            return part
+        inner = part.strip(" \t")
+        start = part.index(inner)
+        return f"{part[:start]}{text_of(inner, quoted=True)}{part[start + len(inner) :]}"
+
+    return (_TEXT_OF_MAPPING if "{" in text else _TEXT).sub(quote, text)
+
+
+def _for_shell(text: str) -> str:
+    """An override as it is typed in a shell; in double quotes, so that single quotes stay readable."""
+    return shlex.quote(text) if re.search(r"""["$`!]|\\(?!')""", text) else f'"{text}"'
+
+
 def to_overrides(**overrides: Any) -> Overrides:
     """Overrides from Python values: strings are parsed, a tuple is a sweep, a list or a path is one value."""
     values: dict[str, JSON] = {}
@@ -116,7 +189,7 @@ def to_overrides(**overrides: Any) -> Overrides:
         key = key.replace("__", ".")
         if isinstance(value, tuple):
             sweeps[key] = tuple(str(one) if isinstance(one, Path) else one for one in value)
-        elif isinstance(value, str) and key not in {"data", "out"}:
+        elif isinstance(value, str) and key not in PATHS:
             texts.append(f"{key}={value}")
         else:
             values[key] = str(value) if isinstance(value, Path) else value

@@ -19,6 +19,7 @@ from harness.core.types import JSON, Adapter, Cohort, Folds, NetworkSpec, Split,
 from harness.data.splits import check_test_set, describe_validation
 from harness.metrics.register import kinds_of
 from harness.pipeline.cell import Cell, Job, ensembles, jobs, missing, reads_of
+from harness.storage.files import check_writable
 from harness.storage.store import Store
 from harness.sweep.cohorts import Group, images_of, read_cohort, root_of, saved, separate_search_subjects, with_targets
 from harness.sweep.grid import at, columns_of, points
@@ -105,6 +106,11 @@ class Plan:
         return self.groups[self.configurations[0].id].cohort
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes on the data of all cohorts."""
+        return tuple(dict.fromkeys(note for group in self.groups.values() for note in group.cohort.notes))
+
+    @property
     def cells(self) -> tuple[Cell, ...]:
         """Every cell of every job."""
         return tuple(cell for job in self.jobs for cell in job.cells)
@@ -148,13 +154,14 @@ def prepare(request: Request, *, say: Callable[[str], None] = lambda text: None)
     CohortError
         If the data are faulty; lists all faults.
     RequestError
-        If the request does not fit the data.
+        If the request does not fit the data, or the output folder cannot be written to.
 
     Notes
     -----
     Results of searches in the store are applied here. A command that was run before
     therefore gives the same plan again.
     """
+    check_writable(request.settings.folder, "out")
     store = Store(request.settings.folder / "store")
     tasks = [(point, at(request.task, point)) for point in points(request.task, request.axes)]
     groups = _Groups(request, images_of([task for _, task in tasks]), say)

@@ -66,7 +66,7 @@ def recall(task_name: str, settings: RunSettings, *, name: str = "") -> Plan:
     name = name or latest_run(store, task_name)
     if name not in names:
         raise UnknownName(f"run of {task_name} in {store.root}", name, names)
-    saved = json.loads((plans / f"{name}.json").read_text())
+    saved = json.loads((plans / f"{name}.json").read_text("utf-8"))
     by_id = {identity: Configuration(**one) for identity, one in saved["configurations"].items()}
     configurations = tuple(by_id[identity] for identity in saved["rows"])
     groups = {key: Group(Path(path), open_cohort(Path(path))) for key, path in saved["cohorts"].items()}
@@ -112,7 +112,7 @@ def known_runs(store: Store, task_name: str) -> list[KnownRun]:
     """The runs of a task whose plans are in a store, in alphabetical order of their names."""
     found = []
     for name in run_names(store, task_name):
-        saved = json.loads((store.root / "plans" / task_name / f"{name}.json").read_text())
+        saved = json.loads((store.root / "plans" / task_name / f"{name}.json").read_text("utf-8"))
         command = shlex.join(["harness", "run", *saved["typed"]])
         found.append(KnownRun(name, command, saved["profile"], len(saved["rows"])))
     return found
@@ -121,7 +121,7 @@ def known_runs(store: Store, task_name: str) -> list[KnownRun]:
 def latest_run(store: Store, task_name: str) -> str:
     """Name of the most recently started run of a task; empty if there is none."""
     path = store.root / "plans" / task_name / _LATEST
-    return path.read_text().strip() if path.is_file() else ""
+    return path.read_text("utf-8").strip() if path.is_file() else ""
 
 
 def write_plan(plan: Plan) -> None:

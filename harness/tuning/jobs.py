@@ -6,16 +6,19 @@ import contextlib
 import fcntl
 import logging
 import os
+import pickle
 import shlex
 import shutil
+import signal
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.core.errors import RequestError
+from harness.core.errors import RequestError, StoreError, first_line
 from harness.core.identity import Code, codes_read, remember
 from harness.core.machine import usable_cores
 from harness.core.settings import RunSettings
@@ -84,6 +87,8 @@ def run_on_ray(
     from ray import tune
 
     check_resources(settings)
+    # Failures of trials are recorded in the store; tracebacks of Tune itself would bury the messages of the run.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     trainable = tune.with_parameters(
         _run_job,
         jobs=list(jobs),
@@ -95,7 +100,7 @@ def run_on_ray(
     tune.register_trainable(name, wanted)
     callback = _driver(jobs, store, committed, started)
     with storage(settings.folder / "ray") as folder:
-        results = tune.Tuner(
+        tuner = tune.Tuner(
             name,
             param_space={"job": tune.grid_search(list(range(len(jobs))))},
             tune_config=tune.TuneConfig(
@@ -113,10 +118,29 @@ def run_on_ray(
                 # fails only if its node or worker died, so it is retried.
                 failure_config=tune.FailureConfig(max_failures=2),
             ),
-        ).fit()
+        )
+        results = _fit(tuner, settings.folder)
         for result in (results[number] for number in range(len(results))):
             if result.error is not None and result.config is not None:
-                _record_death(jobs[result.config["job"]], store, committed)
+                _record_death(jobs[result.config["job"]], store, committed, cause=getattr(result.error, "cause", None))
+
+
+def _fit(tuner: Any, folder: Path) -> Any:
+    """Run trials.
+
+    Raises
+    ------
+    StoreError
+        If Tune cannot read what it has written itself, which happens on a full disk.
+    """
+    try:
+        return tuner.fit()
+    except (EOFError, pickle.UnpicklingError):
+        free_mb = shutil.disk_usage(folder).free / 1e6
+        raise StoreError(
+            f"files written to {folder} are incomplete, with {free_mb:.0f} MB free there; finished cells are kept. "
+            "Free space, then repeat the command"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -174,13 +198,14 @@ def session(settings: RunSettings) -> Iterator[None]:
         here: dict[str, Any] = {"include_dashboard": False, "num_cpus": usable_cores()} if address == "local" else {}
         try:
             _check_reachable(address)
-            ray.init(
-                address=address,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                job_config=_job_config(here=bool(here)),
-                **here,
-            )
+            with _own_handler():
+                ray.init(
+                    address=address,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    job_config=_job_config(here=bool(here)),
+                    **here,
+                )
         except OSError as error:
             raise RequestError(
                 f"a Ray cluster must be reachable at ray={address}, got {error}; start one, or set ray=auto"
@@ -190,6 +215,17 @@ def session(settings: RunSettings) -> Iterator[None]:
     finally:
         if ours:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _own_handler() -> Iterator[None]:
+    """Keep this program's handler of SIGTERM, which ``ray.init`` replaces by one that exits at once."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _job_config(*, here: bool) -> Any:
@@ -266,12 +302,19 @@ def keep_to_granted_gpus() -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-def _record_death(job: Job, store: Store, committed: Committed) -> None:
-    """Record a failure of the first unfinished cell when a worker dies without reporting."""
+def _record_death(job: Job, store: Store, committed: Committed, *, cause: BaseException | None = None) -> None:
+    """Record a failure of the first unfinished cell when a worker dies without reporting.
+
+    Parameters
+    ----------
+    cause : exception of the worker outside of the cell, e.g. when it returned a result
+    """
     cell = next((cell for cell in job.cells if not is_done(cell, store)), None)
     if cell is None:
         return
     error = "its worker died three times without an exception; check the memory (harness doctor), or try ray=off"
+    if cause is not None:
+        error = f"its worker failed three times outside of the cell: {first_line(cause)}"
     failed = CellRecord(
         cell.identity, cell.stage, "failed", cell.configuration, cell.fold, cell.seed, cell.label,
         error=error, group=cell.group, metrics=dict(cell.metrics),
@@ -317,14 +360,26 @@ def check_resources(settings: RunSettings) -> None:
     Raises
     ------
     RequestError
-        If a job requests more CPUs or GPUs than the cluster has.
+        If no node of the Ray session has the CPUs and GPUs of one job.
+
+    Notes
+    -----
+    Nodes that an autoscaler could add are not considered, because it does not report
+    them: not even with ``ray up`` does Ray 2.60 know its node types.
     """
+    wanted = {"CPU": settings.cpus, "GPU": settings.gpus}
+    nodes = _nodes()
+    if not any(all(node.get(what, 0.0) >= number for what, number in wanted.items()) for node in nodes):
+        known = "; ".join(dict.fromkeys(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in nodes))
+        raise RequestError(
+            f"a node of the cluster must have the resources of one job, cpus={settings.cpus:g} and "
+            f"gpus={settings.gpus:g}; its nodes have {known or 'none'}. Request less, or add a node; if an autoscaler "
+            "adds such nodes, start one first (min_workers), because Ray does not know which it may add"
+        )
+
+
+def _nodes() -> list[dict[str, float]]:
+    """Resources of each node of the Ray session."""
     import ray
 
-    there = ray.cluster_resources()
-    for what, wanted in (("CPU", settings.cpus), ("GPU", settings.gpus)):
-        if wanted > there.get(what, 0.0):
-            raise RequestError(
-                f"the cluster must have the resources of one job, {what.lower()}s={wanted:g}, got "
-                f"{there.get(what, 0.0):g}; request less, or add a node"
-            )
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
+from harness.core.errors import RequestError
 from harness.core.machine import usable_cores
 from harness.core.settings import RunSettings
-from harness.tuning.jobs import session
+from harness.tuning.jobs import check_resources, session
 
-__all__ = ["Resources", "cluster", "resources", "room"]
+__all__ = ["Resources", "check_request", "cluster", "resources", "room"]
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,57 @@ def resources(settings: RunSettings) -> Resources:
         If no cluster responds at the address.
     """
     if settings.ray in ("auto", "off"):
-        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        return Resources(usable_cores(), gpus, "this machine")
+        return _machine()
     with session(settings):
         found = cluster()
     return Resources(found.cpus, found.gpus, f"the cluster at {settings.ray} ({found.where})")
+
+
+def _machine() -> Resources:
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return Resources(usable_cores(), gpus, "this machine")
+
+
+def check_request(settings: RunSettings) -> None:
+    """Refuse resources that can never be granted, before the cohort is read.
+
+    Raises
+    ------
+    RequestError
+        If this machine, or every node of the cluster, has fewer CPUs or GPUs than one
+        job requests.
+
+    Notes
+    -----
+    A cluster is asked only if a job requests more than one CPU, which every cluster has.
+    """
+    if settings.ray not in ("auto", "off"):
+        if settings.cpus > 1 or settings.gpus:
+            with session(settings):
+                check_resources(settings)
+        return
+    if settings.ray == "auto" and _in_session():  # of a notebook; it is checked when it is used
+        return
+    there = _machine()
+    lacks = [
+        f"{key}={wanted:g}, but it has {has:g} {what}"
+        for key, wanted, has, what in (
+            ("cpus", settings.cpus, there.cpus, "CPUs that this process may use"),
+            ("gpus", settings.gpus, there.gpus, "GPUs that torch can use (see harness doctor)"),
+        )
+        if wanted > has
+    ]
+    if lacks:
+        raise RequestError(
+            f"this machine must have the resources of one job, {'; '.join(lacks)}. Request less, or set "
+            "ray=ADDRESS of a cluster"
+        )
+
+
+def _in_session() -> bool:
+    import ray
+
+    return bool(ray.is_initialized())
 
 
 def cluster() -> Resources:

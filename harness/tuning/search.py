@@ -227,7 +227,7 @@ def _keep(store: Store, search: Search, chosen: Chosen, runner: str) -> None:
 
 def _read(path: Path, identity: str) -> Chosen:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text("utf-8"))
         fields = {field.name: content[field.name] for field in dataclasses.fields(Chosen)}
         chosen = Chosen(**{**fields, "trials": tuple(Candidate(**trial) for trial in content["trials"])})
     except (OSError, ValueError, TypeError, KeyError) as error:

@@ -241,7 +241,7 @@ def _centre(values: np.ndarray, affine: np.ndarray) -> np.ndarray:
         ("report", ["task=epvs", "recipe.lr=interval(0,1)"], r"does not use recipe\.lr=.*harness run"),
         ("report", ["task=epvs", "cvs=a"], r"no key of harness report is named 'cvs'\. All: out, run, task"),
         ("leaderboard", ["task=epvs", "sequences=T2w"], r"harness leaderboard does not use sequences="),
-        ("leaderboard", ["task=epvs", "csv=a,b"], r"takes one value of csv, got csv=a,b"),
+        ("leaderboard", ["task=epvs", "run=a,b"], r"takes one value of run, got run=a,b"),
         ("leaderboard", ["task=epvs", "experiment=ablation"], r"does not use experiment="),
         ("predict", ["model=a", "data=b", "label=pvs"], r"harness predict does not use label=.*harness data verify"),
         ("predict", ["model=a,b", "data=b"], r"harness predict takes one value of model, got model=a,b"),

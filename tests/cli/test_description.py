@@ -93,4 +93,4 @@ def test_a_component_shows_documentation_source_and_options(
 def test_defaults_for_own_data_are_shown(shown: str) -> None:
     """Options whose defaults differ for a user's data have a table."""
     table = shown.partition("Profiles with your own data")[2].partition("Experiments")[0]
-    assert "cohort.brain=compute" in table and "cohort.size=[112, 128, 48]" in table
+    assert "cohort.crop=brain, cohort.brain=compute" in table and "cohort.size" not in table

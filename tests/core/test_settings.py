@@ -82,3 +82,12 @@ def test_tilde_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_data_gives_no_data_folder() -> None:
     """Without ``data``, there is no data folder."""
     assert RunSettings().data_folder is None
+
+
+@pytest.mark.parametrize("key", ["cpus", "gpus"])
+def test_resources_above_one_are_whole_numbers(key: str) -> None:
+    """Ray grants fractions of one CPU or GPU only."""
+    settings_from({key: 0.5})
+    settings_from({key: 2.0})
+    with pytest.raises(OutOfRange, match=f"{key} must be a whole number above one, as Ray requires, got 1.5"):
+        settings_from({key: 1.5})

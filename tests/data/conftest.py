@@ -19,7 +19,7 @@ SPACING_MM = (1.1, 0.9, 2.5)
 
 @dataclass(frozen=True)
 class Subject:
-    """Arrays with affines, as a phantom generator hands them over."""
+    """Arrays with affines, as a phantom generator yields them."""
 
     images: Mapping[str, tuple[Any, Any]]
     masks: Mapping[str, tuple[Any, Any]]
@@ -28,7 +28,7 @@ class Subject:
 
 
 def affine_of(spacing_mm: tuple[float, float, float] = SPACING_MM, angle: float = 0.2) -> np.ndarray:
-    """An oblique affine: turned about the third axis, not centred."""
+    """An oblique affine: rotated about the third axis, not centred."""
     affine = np.eye(4)
     cosine, sine = np.cos(angle), np.sin(angle)
     affine[:3, :3] = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]]) @ np.diag(spacing_mm)
@@ -74,7 +74,7 @@ def edit(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
 
 @pytest.fixture
 def make_cohort(tmp_path: Path) -> Callable[..., Path]:
-    """Factory: write a sound cohort of some subjects and give its folder."""
+    """Factory that writes a valid cohort with the given number of subjects and returns its folder."""
 
     def make(subjects: int = 3, *, name: str = "cohort") -> Path:
         columns = {"age": {"Units": "years"}, "sex": {"Levels": {"F": "female", "M": "male"}}}
@@ -91,5 +91,5 @@ def make_cohort(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def cohort(make_cohort: Callable[..., Path]) -> Path:
-    """Three sound subjects."""
+    """A valid cohort of three subjects."""
     return make_cohort()

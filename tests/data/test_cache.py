@@ -1,4 +1,4 @@
-"""Packs of prepared arrays: what is stored, what is found again, and what an interruption leaves."""
+"""Packs of prepared arrays: round trips, lookups, concurrent writers and interruptions."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def add(folder: Path, arrays: Mapping[str, tuple[Array, Coding]]) -> dict[str, C
 
 
 def found(folder: Path) -> dict[str, CachedImage]:
-    """Arrays of the module's constant that a new process would find."""
+    """Entries of ``ARRAYS`` that a new process finds in a folder."""
     with ArrayCache(folder) as cache:
         return {key: image for key in ARRAYS if (image := cache.known(key))}
 
@@ -61,7 +61,7 @@ def stored(tmp_path: Path) -> dict[str, CachedImage]:
 
 @pytest.mark.parametrize("key", ARRAYS)
 def test_arrays_are_stored_exactly(stored: dict[str, CachedImage], key: str) -> None:
-    """Values, type and shape of every kind of array in one pack."""
+    """Values, dtype and shape are unchanged for every kind of array."""
     array, _ = ARRAYS[key]
     loaded = stored[key].load()
     assert (loaded.dtype, loaded.shape) == (array.dtype, array.shape) == (stored[key].dtype, stored[key].shape)
@@ -79,7 +79,7 @@ def test_voxels_are_the_non_zero_values(stored: dict[str, CachedImage], key: str
     assert (voxels.dtype, values.dtype) == (np.int64, array.dtype)
 
 
-def test_a_later_preparation_finds_the_same_images(stored: dict[str, CachedImage], tmp_path: Path) -> None:
+def test_later_preparation_finds_the_same_images(stored: dict[str, CachedImage], tmp_path: Path) -> None:
     """The index holds everything that ``add`` returned."""
     assert found(tmp_path) == stored
 
@@ -91,7 +91,7 @@ def test_an_unknown_key_is_not_found(stored: dict[str, CachedImage], tmp_path: P
 
 
 def test_images_can_be_pickled(stored: dict[str, CachedImage]) -> None:
-    """A worker receives the place of an array, not its values."""
+    """Workers receive the location of an array, not its values."""
     assert pickle.loads(pickle.dumps(stored)) == stored
 
 
@@ -115,7 +115,7 @@ def test_arrays_are_aligned(stored: dict[str, CachedImage]) -> None:
 
 
 def test_dense_arrays_are_read_only_memory_maps(stored: dict[str, CachedImage]) -> None:
-    """Nothing is copied, and nobody can change the cache."""
+    """Arrays share memory and cannot be written to."""
     loaded = stored["float"].load()
     assert np.shares_memory(loaded, stored["float"].load())
     with pytest.raises(ValueError, match="read-only"):
@@ -148,7 +148,7 @@ def test_a_preparation_that_fails_keeps_what_it_added(tmp_path: Path) -> None:
 
 
 def test_objects_are_refused(tmp_path: Path) -> None:
-    """Only addresses would be stored."""
+    """Arrays of dtype object would be stored as addresses."""
     with ArrayCache(tmp_path) as cache, pytest.raises(StoreError, match="must hold numbers, got dtype object for key"):
         cache.add("key", np.array([None]))
     assert not list(tmp_path.iterdir())
@@ -165,7 +165,7 @@ def test_an_incomplete_last_line_is_ignored(stored: dict[str, CachedImage], tmp_
 
 
 def test_a_line_that_cannot_be_read_is_ignored(stored: dict[str, CachedImage], tmp_path: Path) -> None:
-    """Text, other JSON, an unknown coding: the arrays of the other lines are found."""
+    """Text, other JSON or an unknown coding does not affect the other lines."""
     index = next(tmp_path.glob("*.jsonl"))
     first, *rest = index.read_text().splitlines()
     other = first.replace('"key": "float"', '"key": "bool"').replace('"dense"', '"zip"')
@@ -215,7 +215,7 @@ def test_a_truncated_file_is_an_error(
 
 @pytest.mark.parametrize("key", ["float", "bool", "fractions in runs"])
 def test_a_changed_byte_is_found_by_the_checksum(stored: dict[str, CachedImage], key: str) -> None:
-    """In the image to which the byte belongs, and in no other."""
+    """The check fails for that image and passes for all others."""
     image = stored[key]
     with image.path.open("r+b") as file:
         file.seek(image.offset + image.length - 1)
@@ -230,7 +230,7 @@ def test_a_changed_byte_is_found_by_the_checksum(stored: dict[str, CachedImage],
 
 
 def test_threads_share_one_pack(tmp_path: Path) -> None:
-    """Every array is stored once, at a place of its own, also if two threads add the same key."""
+    """Every array is stored once, even if several threads add the same key."""
     arrays = [np.full((50, number + 1), number, np.int16) for number in range(40)]
     start = threading.Barrier(4)
 
@@ -247,7 +247,7 @@ def test_threads_share_one_pack(tmp_path: Path) -> None:
 
 
 def _add_some(folder: Path, numbers: range, start: Any) -> None:
-    """Run in another process."""
+    """Add arrays; runs in another process."""
     start.wait()
     with ArrayCache(folder) as cache:
         for number in numbers:
@@ -255,7 +255,7 @@ def _add_some(folder: Path, numbers: range, start: Any) -> None:
 
 
 def test_two_processes_write_two_packs(tmp_path: Path) -> None:
-    """Their arrays differ and overlap; all are found, with the right values."""
+    """All arrays are found with the right values, although some keys were added by both."""
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(2)
     writers = [context.Process(target=_add_some, args=(tmp_path, part, start)) for part in (range(60), range(40, 99))]
@@ -274,7 +274,7 @@ def test_two_processes_write_two_packs(tmp_path: Path) -> None:
 
 
 def test_arrays_of_a_pack_that_is_being_written_are_found(tmp_path: Path) -> None:
-    """Another preparation need not wait for the end of this one."""
+    """Another process finds an array before the writer has finished."""
     with ArrayCache(tmp_path) as writer:
         image = writer.add("float", ARRAYS["float"][0])
         assert found(tmp_path) == {"float": image}
@@ -293,8 +293,8 @@ with ArrayCache(Path(sys.argv[1])) as cache:
 """
 
 
-def test_a_killed_preparation_loses_nothing_that_was_complete(tmp_path: Path) -> None:
-    """After SIGKILL every array that was added is found with its values, and the rest is added again."""
+def test_killed_preparation_keeps_complete_arrays(tmp_path: Path) -> None:
+    """After SIGKILL every complete array is found with its values, and further arrays can be added."""
     with subprocess.Popen([sys.executable, "-c", _KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         last = -1
@@ -315,8 +315,8 @@ def test_a_killed_preparation_loses_nothing_that_was_complete(tmp_path: Path) ->
         assert cache.known(str(last + 2)) == again
 
 
-def test_nothing_follows_an_array_that_could_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the disk was full, the next array goes to a new pack."""
+def test_new_pack_is_started_after_a_failed_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an error such as a full disk, the next array goes to a new pack."""
     with ArrayCache(tmp_path) as cache:
         first = cache.add("float", ARRAYS["float"][0])
         with monkeypatch.context() as patch:
@@ -346,7 +346,7 @@ def _disk_full(content: Any) -> str:
 
 @pytest.fixture
 def originals(tmp_path: Path) -> tuple[Path, ...]:
-    """Two files that may be changed."""
+    """Two files that tests may change."""
     (tmp_path / "data").mkdir()
     paths = (tmp_path / "data" / "one", tmp_path / "data" / "two")
     for path in paths:
@@ -356,7 +356,7 @@ def originals(tmp_path: Path) -> tuple[Path, ...]:
 
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the files that are hashed; all files count as unchanged for long."""
+    """Names of the files that are hashed; every file counts as settled."""
     names: list[str] = []
     checksum = cache_module.checksum
     monkeypatch.setattr(cache_module, "checksum", lambda path: (names.append(path.name), checksum(path))[1])
@@ -365,7 +365,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def digests(tmp_path: Path) -> Digests:
-    """As a new process would create them."""
+    """Digests as a new process creates them."""
     return Digests(tmp_path / "digests", tmp_path / "data")
 
 
@@ -378,20 +378,20 @@ def keep(tmp_path: Path, *paths: Path) -> dict[Path, str]:
 
 
 def test_a_digest_is_remembered(tmp_path: Path, originals: tuple[Path, ...], hashed: list[str]) -> None:
-    """An unchanged file is hashed once, and all files of a cohort share one file of digests."""
+    """An unchanged file is hashed once, and the digests of a cohort are stored in one file."""
     assert keep(tmp_path, *originals) == keep(tmp_path, *originals)
     assert hashed == ["one", "two"]
     assert len(list((tmp_path / "digests").iterdir())) == 1
 
 
-def test_digests_are_written_only_when_asked(tmp_path: Path, originals: tuple[Path, ...], hashed: list[str]) -> None:
-    """A cohort with faults leaves nothing."""
+def test_digests_are_written_only_by_keep(tmp_path: Path, originals: tuple[Path, ...], hashed: list[str]) -> None:
+    """Nothing is written for a cohort with faults."""
     digests(tmp_path).of(originals[0])
     assert not (tmp_path / "digests").exists()
 
 
 def test_a_changed_file_is_hashed_again(tmp_path: Path, originals: tuple[Path, ...], hashed: list[str]) -> None:
-    """The other digest stays."""
+    """The digest of the other file is reused."""
     before = keep(tmp_path, *originals)
     originals[1].write_text("another content")
     after = keep(tmp_path, *originals)
@@ -402,7 +402,7 @@ def test_a_changed_file_is_hashed_again(tmp_path: Path, originals: tuple[Path, .
 
 
 def test_digests_of_other_files_are_kept(tmp_path: Path, originals: tuple[Path, ...], hashed: list[str]) -> None:
-    """Two processes that began at the same time and read different files lose nothing."""
+    """Two processes that hash different files at the same time keep both digests."""
     one, other = digests(tmp_path), digests(tmp_path)
     one.of(originals[0])
     other.of(originals[1])
@@ -416,7 +416,7 @@ def test_digests_of_other_files_are_kept(tmp_path: Path, originals: tuple[Path, 
 def test_digests_that_cannot_be_read_are_made_again(
     tmp_path: Path, originals: tuple[Path, ...], hashed: list[str], content: str
 ) -> None:
-    """A damaged file costs time only."""
+    """A damaged file of digests is ignored and replaced."""
     before = keep(tmp_path, *originals)
     (path,) = (tmp_path / "digests").iterdir()
     path.write_text(content)

@@ -1,4 +1,4 @@
-"""From a folder to prepared arrays: what is cached, when it is made anew, and where voxels end up."""
+"""Reading of BIDS cohorts: prepared arrays, their cache, and world coordinates."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from harness.data.summary import describe
 from harness.data.table import open_cohort, save
 
 SHAPE = (20, 18, 14)
-# Axes run to the left, the front and the top, turned a little: RAS+ only after reorientation.
+# LAS+ and slightly oblique: RAS+ only after reorientation.
 TURN = np.array([[np.cos(0.1), -np.sin(0.1), 0], [np.sin(0.1), np.cos(0.1), 0], [0, 0, 1]])
 AFFINE = np.eye(4)
 AFFINE[:3, :3] = TURN @ np.diag([-1.0, 1.0, 1.5])
 AFFINE[:3, 3] = (12, -20, 5)
-# SWI: its own slab, thick slices, axes in another order (posterior, left, inferior).
+# SWI: another slab with thick slices and permuted axes (PLI).
 SWI_SHAPE = (40, 44, 9)
 SWI_AFFINE = np.array([[0, -0.8, 0, 22], [-0.7, 0, 0, 8], [0, 0, -3.0, 28], [0, 0, 0, 1]])
 LESION_MM = nib.affines.apply_affine(AFFINE, (8, 9, 7))
@@ -48,7 +48,7 @@ def ball(shape, affine, centre_mm, radius_mm) -> np.ndarray:
 
 
 def image_of(shape, affine, rng, contrast) -> np.ndarray:
-    """A head of brightness 100 with a smooth spot of another brightness at the lesion, and noise."""
+    """A head of intensity 100 with a smooth lesion of another intensity, and noise."""
     head = ball(shape, affine, nib.affines.apply_affine(AFFINE, (10, 9, 7)), 8.5)
     distance = ((world_of(shape, affine) - LESION_MM) ** 2).sum(-1)
     image = np.where(head, 100.0, 10.0) + contrast * np.exp(-distance / (2 * 2.5**2))
@@ -99,13 +99,13 @@ def root(original: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
-    """Where the arrays go; not there yet."""
+    """Folder of the cache, which does not exist yet."""
     return tmp_path / "cache"
 
 
 @pytest.fixture
 def reads(monkeypatch) -> list[str]:
-    """Names of originals whose voxels are read, by anyone, or whose bytes are hashed."""
+    """Names of source files that are read or hashed."""
     seen: list[str] = []
     for name in ("read", "load"):
         before = getattr(nifti, name)
@@ -126,7 +126,7 @@ def files_of(folder: Path) -> dict[str, int]:
 
 
 def arrays_of(folder: Path) -> dict[str, int]:
-    """The same of prepared arrays only."""
+    """Files of prepared arrays with the time of their last change."""
     return files_of(folder / "arrays")
 
 
@@ -153,8 +153,8 @@ def assert_equal(one: Cohort, two: Cohort) -> None:
 # --- what a cohort holds ---
 
 
-def test_a_cohort_of_three(root, cache):
-    """Sequences in the order asked for, samples by id, masks by role, everything on one grid."""
+def test_cohort_of_three_subjects(root, cache):
+    """Sequences are in the requested order, samples sorted by id, and all arrays on one grid."""
     made = bids(root, cache, sequences=ALL)
     assert made.name == "tiny"
     assert [sample.id for sample in made.samples] == ["sub-01", "sub-02", "sub-03"]
@@ -177,7 +177,7 @@ def test_the_grid_is_the_reoriented_grid_of_the_label(root, cache):
 
 
 def test_images_are_float_and_masks_bool(root, cache):
-    """Types as the words promise; the arrays are read-only views of the file."""
+    """Dtypes are as documented, and arrays are read-only views of the file."""
     first = bids(root, cache, sequences=("T2w",)).samples[0]
     image = first.images["T2w"].load()
     assert image.dtype == np.float32
@@ -188,7 +188,7 @@ def test_images_are_float_and_masks_bool(root, cache):
 
 
 def test_intensities_are_normalised_in_the_brain(root, cache):
-    """Mean 0 and standard deviation 1 of the voxels of the brain mask."""
+    """Voxels of the brain mask have mean 0 and standard deviation 1."""
     for sample in bids(root, cache, sequences=ALL).samples:
         inside = sample.masks["brain"].load()
         for image in sample.images.values():
@@ -198,15 +198,15 @@ def test_intensities_are_normalised_in_the_brain(root, cache):
 
 
 def test_without_a_brain_the_whole_volume_is_normalised(root, cache):
-    """As published: brain=none ignores the mask that is there."""
+    """brain=none ignores an existing mask, as published."""
     first = bids(root, cache, sequences=("T2w",), brain="none").samples[0]
     values = first.images["T2w"].load().astype(float)
     assert "brain" not in first.masks
     assert (values.mean(), values.std()) == (pytest.approx(0, abs=1e-5), pytest.approx(1, abs=1e-5))
 
 
-def test_anisotropic_swi_comes_to_the_right_world_position(root, cache):
-    """The bright lesion of the SWI slab, in other axes and thick slices, lies on the label."""
+def test_anisotropic_swi_is_resampled_to_the_right_position(root, cache):
+    """The bright lesion of the SWI slab overlaps the label, despite permuted axes and thick slices."""
     first = bids(root, cache, sequences=("SWI",), normalise="none", antialias=False).samples[0]
     made = first.images["SWI"].load()
     near = ball(made.shape, first.affine, LESION_MM, 7.0)
@@ -217,7 +217,7 @@ def test_anisotropic_swi_comes_to_the_right_world_position(root, cache):
 
 
 def test_swi_agrees_with_nibabel_resampling(root, cache):
-    """Voxel for voxel what nibabel.processing gives, inside the slab."""
+    """Values inside the slab equal those of nibabel.processing."""
     from nibabel.processing import resample_from_to
 
     first = bids(root, cache, sequences=("SWI",), normalise="none", antialias=False).samples[0]
@@ -229,7 +229,7 @@ def test_swi_agrees_with_nibabel_resampling(root, cache):
 
 
 def test_a_sequence_as_reference_gives_its_grid(root, cache):
-    """The label comes to SWI by occupancy, and lies where it lay."""
+    """The label is resampled to the grid of SWI and keeps its position."""
     first = bids(root, cache, sequences=("T2w", "SWI"), reference="SWI").samples[0]
     assert sorted(first.spacing_mm) == pytest.approx([0.7, 0.8, 3.0])
     assert first.images["T2w"].shape == first.masks["target"].shape == (44, 40, 9)
@@ -237,15 +237,15 @@ def test_a_sequence_as_reference_gives_its_grid(root, cache):
     np.testing.assert_allclose(world_of(label.shape, first.affine)[label].mean(axis=0), LESION_MM, atol=0.8)
 
 
-def test_a_reference_that_is_no_input_is_not_an_image_of_the_sample(root, cache):
-    """reference=SWI with T2w as only sequence reads the grid of SWI, and gives T2w alone."""
+def test_reference_that_is_not_an_input_is_not_loaded(root, cache):
+    """With reference=SWI and T2w as the only sequence, samples hold T2w on the grid of SWI."""
     first = bids(root, cache, sequences=("T2w",), reference="SWI").samples[0]
     assert list(first.images) == ["T2w"]
     assert first.images["T2w"].shape == (44, 40, 9)
 
 
 def test_another_spacing_downsamples_the_mask_by_occupancy(root, cache):
-    """Half the resolution: the target is where at least the asked share of a voxel is filled."""
+    """At half the resolution, voxels belong to the target if at least ``occupied`` of them is filled."""
     half, touched = (
         bids(root, cache, sequences=("T2w",), spacing_mm=(2, 2, 3), occupied=share).samples[0] for share in (0.5, 1e-3)
     )
@@ -257,7 +257,7 @@ def test_another_spacing_downsamples_the_mask_by_occupancy(root, cache):
 
 
 def test_crop_to_the_brain_keeps_values_and_world_coordinates(root, cache):
-    """The crop is the same image with its margin cut away."""
+    """The crop is a part of the full image."""
     full = bids(root, cache, sequences=("T2w",)).samples[0]
     cut = bids(root, cache, sequences=("T2w",), crop="brain", margin_mm=1.0).samples[0]
     start = np.rint(nib.affines.apply_affine(np.linalg.inv(full.affine), cut.affine[:3, 3])).astype(int)
@@ -268,8 +268,8 @@ def test_crop_to_the_brain_keeps_values_and_world_coordinates(root, cache):
     assert cut.masks["brain"].load().sum() == full.masks["brain"].load().sum()
 
 
-def test_a_fixed_size_pads_and_cuts(root, cache):
-    """All subjects get the asked number of voxels; 0 leaves an axis alone."""
+def test_fixed_size_pads_and_crops(root, cache):
+    """All subjects get the requested shape; 0 keeps the extent of an axis."""
     made = bids(root, cache, sequences=("T2w",), size=(32, 10, 0))
     assert {sample.images["T2w"].shape for sample in made.samples} == {(32, 10, 14)}
     first = made.samples[0]
@@ -285,7 +285,7 @@ def test_a_fixed_size_pads_and_cuts(root, cache):
 
 
 def test_skull_strip_sets_the_outside_to_zero(root, cache):
-    """Outside the brain is exactly 0, inside is as without."""
+    """Voxels outside the brain are 0, and those inside are unchanged."""
     plain = bids(root, cache, sequences=("T2w",)).samples[0]
     stripped = bids(root, cache, sequences=("T2w",), skull_strip=True).samples[0]
     inside = plain.masks["brain"].load()
@@ -295,7 +295,7 @@ def test_skull_strip_sets_the_outside_to_zero(root, cache):
 
 
 def test_a_computed_brain_does_not_depend_on_the_sequences(tmp_path, cache):
-    """Where the data bring no mask, it comes from T1w, also for a cohort of T2w alone."""
+    """Without masks in the data it is computed from T1w, even if only T2w is requested."""
     root = tmp_path / "bare"
     for number in (1, 2, 3):
         write_subject(root, number, brain=False, regions=False)
@@ -309,7 +309,7 @@ def test_a_computed_brain_does_not_depend_on_the_sequences(tmp_path, cache):
 
 
 def test_without_a_label_the_first_sequence_gives_the_grid(root, cache):
-    """New subjects without a truth have images and no target."""
+    """Subjects without a label have images and no target."""
     for path in root.glob("sub-*/anat/*label-pvs*"):
         path.unlink()
     first = bids(root, cache, label="", sequences=("SWI", "T2w")).samples[0]
@@ -317,14 +317,14 @@ def test_without_a_label_the_first_sequence_gives_the_grid(root, cache):
     assert first.images["T2w"].shape == (44, 40, 9)
 
 
-def test_no_sequences_means_those_that_all_have(root, cache):
-    """FLAIR is missing once, so the others remain."""
+def test_default_sequences_are_those_of_all_subjects(root, cache):
+    """FLAIR is not used if one subject lacks it."""
     (root / "sub-02/anat/sub-02_FLAIR.nii.gz").unlink()
     assert list(bids(root, cache).samples[0].images) == ["SWI", "T1w", "T2w"]
 
 
 def test_a_subject_without_a_required_sequence_is_named_and_left_out(root, cache):
-    """Ineligible, not faulty."""
+    """The subject is ineligible, not faulty."""
     (root / "sub-02/anat/sub-02_FLAIR.nii.gz").unlink()
     made = bids(root, cache, sequences=("FLAIR",), minimum=2)
     assert made.subjects == ("sub-01", "sub-03")
@@ -332,7 +332,7 @@ def test_a_subject_without_a_required_sequence_is_named_and_left_out(root, cache
 
 
 def test_excluded_subjects_are_left_out(root, cache):
-    """By name."""
+    """Subjects are excluded by name."""
     assert bids(root, cache, sequences=("T2w",), exclude=("sub-02",), minimum=2).subjects == ("sub-01", "sub-03")
 
 
@@ -349,7 +349,7 @@ def test_the_same_cohort_twice_writes_nothing(root, cache):
 
 
 def test_a_subset_of_sequences_reads_and_writes_nothing(root, cache, reads, monkeypatch):
-    """Once four sequences are cached, any of them come without opening an original."""
+    """Once four sequences are cached, subsets are loaded without reading source files."""
     monkeypatch.setattr(cache_module, "_SETTLED_NS", -1)
     every = bids(root, cache, sequences=ALL)
     assert reads
@@ -377,38 +377,41 @@ def test_a_superset_of_sequences_prepares_only_what_is_new(root, cache):
 
 
 def test_a_further_subject_prepares_only_its_own_images(root, cache):
-    """Its two images and its label; brain and regions are those of the others, byte for byte."""
+    """Its images and label are added; brain and regions are identical to those of the others."""
     bids(root, cache, sequences=("T1w", "T2w"))
     known = arrays_of(cache)
     write_subject(root, 4)
     write_tables(root, (1, 2, 3, 4))
     made = keys_of(bids(root, cache, sequences=("T1w", "T2w")))
     (index,) = [name for name in arrays_of(cache).keys() - known.keys() if name.endswith(".jsonl")]
-    added = {json.loads(line)["key"] for line in (cache / "arrays" / index).read_text().splitlines()}
-    assert added == {made["sub-04/T1w"], made["sub-04/T2w"], made["sub-04/target"]}
+    lines = [json.loads(line) for line in (cache / "arrays" / index).read_text().splitlines()]
+    kept = {line["key"] for line in lines if line["shape"] == [4]}  # what the grid keeps of the label
+    assert len(kept) == 1
+    added = {line["key"] for line in lines}
+    assert added == {made["sub-04/T1w"], made["sub-04/T2w"], made["sub-04/target"]} | kept
 
 
 def test_a_preparation_writes_two_files(root, cache):
-    """Not two files per image: 3 subjects with 4 images and 3 masks are one pack."""
+    """3 subjects with 4 images and 3 masks each are stored in one pack."""
     bids(root, cache, sequences=ALL)
     assert sorted(Path(name).suffix for name in arrays_of(cache)) == [".bin", ".jsonl"]
 
 
 def test_a_file_changed_a_moment_ago_is_hashed_again(root, cache):
-    """Its digest is not remembered, because it could change again within its time stamp."""
+    """Its digest is not stored, because the file could change again without a new time stamp."""
     bids(root, cache, sequences=("T2w",))
     assert not (cache / "digests").exists()
 
 
 def test_the_digests_of_a_cohort_are_one_file(root, cache, monkeypatch):
-    """Not one file per original."""
+    """There is no file of digests per source file."""
     monkeypatch.setattr(cache_module, "_SETTLED_NS", -1)
     bids(root, cache, sequences=ALL)
     assert len(list((cache / "digests").iterdir())) == 1
 
 
 def test_changed_content_gives_a_new_key(root, cache, monkeypatch):
-    """One voxel of one file: its image is made anew, and nothing else; the old one stays."""
+    """After one voxel changed, only that image is prepared again, and the old array is kept."""
     monkeypatch.setattr(cache_module, "_SETTLED_NS", -1)
     before = keys_of(bids(root, cache, sequences=("T1w", "T2w")))
     path = root / "sub-02/anat/sub-02_T2w.nii.gz"
@@ -422,7 +425,7 @@ def test_changed_content_gives_a_new_key(root, cache, monkeypatch):
 
 
 def test_a_changed_brain_mask_gives_new_images_of_that_subject(root, cache):
-    """The constants of normalisation come from it."""
+    """The brain mask determines the normalisation."""
     before = keys_of(bids(root, cache, sequences=("T1w",)))
     path = root / "sub-02/anat/sub-02_label-brain_mask.nii.gz"
     array, affine = nifti.read(path)
@@ -448,13 +451,13 @@ def test_a_changed_brain_mask_gives_new_images_of_that_subject(root, cache):
     ids=str,
 )
 def test_another_option_gives_another_key(root, cache, option):
-    """Whatever changes the values of an image changes its name."""
+    """Every option that changes the values of an image changes its fingerprint."""
     before = bids(root, cache, sequences=("SWI",)).samples[0].images["SWI"].fingerprint
     assert bids(root, cache, sequences=("SWI",), **option).samples[0].images["SWI"].fingerprint != before
 
 
-def test_an_option_of_masks_leaves_images_alone(root, cache):
-    """``occupied`` belongs to the target."""
+def test_option_of_masks_does_not_change_images(root, cache):
+    """``occupied`` affects the target only."""
     one, other = (bids(root, cache, sequences=("T2w",), occupied=share).samples[0] for share in (0.5, 0.25))
     assert one.images == other.images
     assert one.masks["target"] != other.masks["target"]
@@ -463,23 +466,23 @@ def test_an_option_of_masks_leaves_images_alone(root, cache):
 @pytest.mark.parametrize(
     "name", ["nifti:read", "nifti:_content", "transforms:occupancy", "transforms:normalise", "cohort:_prepared"]
 )
-def test_edited_code_that_reads_or_prepares_gives_other_keys(root, cache, edit, name):
-    """Editing code that decodes or transforms images changes all keys, and so all fingerprints."""
+def test_editing_code_that_prepares_images_changes_keys(root, cache, edit, name):
+    """Editing code that decodes or transforms images changes all fingerprints."""
     before = set(keys_of(bids(root, cache, sequences=("T2w",))).values())
     edit(f"harness.data.{name}")
     assert before.isdisjoint(keys_of(bids(root, cache, sequences=("T2w",))).values())
 
 
 @pytest.mark.parametrize("name", ["nifti:write", "transforms:crop", "cohort:bids", "cohort:_Subject"])
-def test_edited_code_that_prepares_nothing_keeps_the_keys(root, cache, edit, name):
-    """Editing other code of the same modules changes no key."""
+def test_editing_other_code_keeps_keys(root, cache, edit, name):
+    """Editing other code of the same modules does not change fingerprints."""
     before = keys_of(bids(root, cache, sequences=("T2w",)))
     edit(f"harness.data.{name}")
     assert keys_of(bids(root, cache, sequences=("T2w",))) == before
 
 
-def test_the_place_of_the_folder_does_not_matter(root, cache, tmp_path):
-    """A moved data set finds its arrays."""
+def test_location_of_the_folder_does_not_matter(root, cache, tmp_path):
+    """The arrays of a moved data set are found in the cache."""
     before = keys_of(bids(root, cache, sequences=("T2w",)))
     root.rename(tmp_path / "moved")
     stamps = arrays_of(cache)
@@ -487,8 +490,8 @@ def test_the_place_of_the_folder_does_not_matter(root, cache, tmp_path):
     assert arrays_of(cache) == stamps
 
 
-def test_a_truncated_array_is_made_anew(root, cache):
-    """A cache that lost bytes fixes itself from the originals."""
+def test_truncated_array_is_prepared_again(root, cache):
+    """A truncated pack is replaced from the source files."""
     image = bids(root, cache, sequences=("T2w",)).samples[-1].images["T2w"]
     whole, values = image.path.read_bytes(), np.array(image.load())
     image.path.write_bytes(whole[:-100])
@@ -498,12 +501,12 @@ def test_a_truncated_array_is_made_anew(root, cache):
 
 
 def prepare(root: Path, cache: Path) -> dict[str, str]:
-    """Run in another process."""
+    """Fingerprints of a cohort; runs in another process."""
     return keys_of(bids(root, cache, sequences=("T1w", "T2w")))
 
 
 def test_processes_may_prepare_at_once(root, cache):
-    """Two at a time agree, and leave no half-written file."""
+    """Two concurrent processes agree and leave no incomplete file."""
     with multiprocessing.get_context("fork").Pool(2) as pool:
         one, other = pool.starmap(prepare, [(root, cache)] * 2)
     assert one == other
@@ -516,7 +519,7 @@ def test_processes_may_prepare_at_once(root, cache):
 
 
 def test_a_faulty_cohort_raises_all_faults_and_writes_nothing(root, cache):
-    """NaN in one file, a truncated other: both are listed, and there is no cache."""
+    """NaN in one file and another that is truncated: both are listed, and nothing is cached."""
     path = root / "sub-01/anat/sub-01_T2w.nii.gz"
     array, affine = nifti.read(path)
     array[0, 0, 0] = np.nan
@@ -529,8 +532,8 @@ def test_a_faulty_cohort_raises_all_faults_and_writes_nothing(root, cache):
     assert not cache.exists()
 
 
-def test_a_known_clean_cohort_is_verified_again_after_a_change(root, cache, monkeypatch):
-    """Remembering what was verified never hides a new fault."""
+def test_verified_cohort_is_verified_again_after_a_change(root, cache, monkeypatch):
+    """A stored verification does not hide a new fault."""
     monkeypatch.setattr(cache_module, "_SETTLED_NS", -1)
     bids(root, cache, sequences=ALL)
     path = root / "sub-01/anat/sub-01_T2w.nii.gz"
@@ -541,15 +544,15 @@ def test_a_known_clean_cohort_is_verified_again_after_a_change(root, cache, monk
         bids(root, cache, sequences=("T2w",))
 
 
-def test_too_few_subjects_are_a_fault_though_all_were_verified(root, cache):
-    """Leaving out one of three falls below the minimum."""
+def test_too_few_subjects_are_a_fault_after_verification(root, cache):
+    """Excluding one of three subjects leaves fewer than the minimum."""
     bids(root, cache, sequences=("T2w",))
     with pytest.raises(CohortError):
         bids(root, cache, sequences=("T2w",), exclude=("sub-02",))
 
 
 def test_a_brain_mask_of_some_subjects_only_is_a_fault(root, cache):
-    """Their intensities would not compare with the others'."""
+    """Intensities of the subjects would not be comparable."""
     (root / "sub-02/anat/sub-02_label-brain_mask.nii.gz").unlink()
     with pytest.raises(
         CohortError, match=r"1 of 3 subjects have no brain mask: sub-02.*cohort.brain=compute or cohort.brain=none"
@@ -559,8 +562,8 @@ def test_a_brain_mask_of_some_subjects_only_is_a_fault(root, cache):
 
 
 @pytest.mark.parametrize("option", [{"skull_strip": True}, {"crop": "brain"}], ids=str)
-def test_stripping_needs_a_brain(root, cache, option):
-    """Without any mask in the data the message says what can be done."""
+def test_skull_strip_and_crop_need_a_brain_mask(root, cache, option):
+    """Without brain masks in the data, the message names the remedy."""
     for path in root.glob("sub-*/anat/*brain*"):
         path.unlink()
     with pytest.raises(CohortError, match=r"the data have no brain masks; .*cohort.brain=compute"):
@@ -568,8 +571,8 @@ def test_stripping_needs_a_brain(root, cache, option):
 
 
 def test_a_label_that_vanishes_on_the_grid_is_a_fault(root, cache):
-    """Every subject whose lesions are lost by resampling is listed."""
-    with pytest.raises(CohortError, match=r"(?s)label-vanished.*voxels in the file, none on the grid") as caught:
+    """All subjects whose lesions vanish by resampling are listed."""
+    with pytest.raises(CohortError, match=r"(?s)label-vanished.*69 mm³ in the file, nothing on the grid") as caught:
         bids(root, cache, sequences=("T2w",), spacing_mm=(9, 9, 9))
     assert [fault.subject for fault in caught.value.faults] == ["sub-01", "sub-02", "sub-03"]
 
@@ -577,36 +580,36 @@ def test_a_label_that_vanishes_on_the_grid_is_a_fault(root, cache):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"skull_strip": True, "brain": "none"}, "skull_strip=true needs a brain mask, got brain=none"),
-        ({"crop": "brain", "brain": "none"}, "crop=brain needs a brain mask, got brain=none"),
+        ({"skull_strip": True, "brain": "none"}, "cohort.skull_strip=true needs a brain mask, got cohort.brain=none"),
+        ({"crop": "brain", "brain": "none"}, "cohort.crop=brain needs a brain mask, got cohort.brain=none"),
         ({"spacing_mm": (2.0,)}, r"spacing_mm must have three numbers .* got \(2.0,\)"),
         ({"size": (2, 2)}, "size must have three numbers"),
         ({"occupied": 0.0}, "0 < occupied <= 1 must hold"),
     ],
 )
-def test_options_that_contradict_each_other_are_refused(root, cache, option, message):
-    """Before anything is read."""
+def test_invalid_options_raise(root, cache, option, message):
+    """Options are checked before files are read."""
     with pytest.raises(OutOfRange, match=message):
         bids(root, cache, sequences=("T2w",), **option)
 
 
 @pytest.mark.parametrize("name", ["brain", "crop", "interpolation", "normalise"])
-def test_an_unknown_word_for_an_option_is_refused(root, cache, name):
-    """The message lists the words."""
+def test_unknown_value_of_an_option_raises(root, cache, name):
+    """The message names the option and the value."""
     with pytest.raises(UnknownName, match=f"no value of {name} is named 'other'"):
         bids(root, cache, sequences=("T2w",), **{name: "other"})
 
 
-def test_it_is_registered():
-    """The name ``bids`` gives the function."""
+def test_bids_is_registered():
+    """The registry returns the function by its name."""
     assert COHORTS.get("bids").function is bids
 
 
-# --- images that travel ---
+# --- pickled images and saved cohorts ---
 
 
 def test_an_image_survives_pickling(root, cache):
-    """A worker gets the path and maps the same file."""
+    """A worker receives the path and maps the same file."""
     image = bids(root, cache, sequences=("T2w",)).samples[0].images["T2w"]
     there = pickle.loads(pickle.dumps(image))
     assert there == image
@@ -615,7 +618,7 @@ def test_an_image_survives_pickling(root, cache):
 
 
 def test_a_saved_cohort_opens_equal(root, cache, tmp_path):
-    """Name, samples, covariates, regions, those left out; the originals may be gone."""
+    """Name, samples, covariates, regions and ineligible subjects are kept; source files are not needed."""
     write_subject(root, 4)
     (root / "sub-04/anat/sub-04_T2w.nii.gz").unlink()
     write_tables(root, (1, 2, 3, 4))
@@ -653,7 +656,7 @@ def with_targets(cohort: Cohort) -> Cohort:
 
 
 def test_targets_clean_values_and_weights_are_saved(root, cache, tmp_path):
-    """To the last digit, in their order; those that are absent stay absent."""
+    """Values are exact, order is kept, and missing ones stay missing."""
     made = with_targets(bids(root, cache, sequences=("T2w",)))
     opened = open_cohort(save(made, tmp_path / "cohort.arrow"))
     assert_equal(made, opened)
@@ -670,11 +673,11 @@ def cached(cache: Path, arrays: np.ndarray) -> list[CachedImage]:
         return [folder.add(f"picture {number}", array) for number, array in enumerate(arrays)]
 
 
-def test_a_cohort_without_places_in_space_is_saved(cache, tmp_path):
-    """Pictures have pixels, no affine and no spacing."""
+def test_cohort_of_pictures_is_saved(cache, tmp_path):
+    """Pictures have neither affine nor spacing."""
     arrays = np.arange(3 * 4 * 5 * 3, dtype=np.uint8).reshape(3, 4, 5, 3)
     packed = cached(cache, arrays)
-    samples = [Sample(f"p{n}", "somebody", {"rgb": image}, {}, {"age": None}) for n, image in enumerate(packed)]
+    samples = [Sample(f"p{n}", "sub-1", {"rgb": image}, {}, {"age": None}) for n, image in enumerate(packed)]
     made = with_targets(Cohort("pictures", tuple(samples)))
     opened = open_cohort(save(made, tmp_path / "cohort.arrow"), check_content=True)
     assert_equal(made, opened)
@@ -684,8 +687,8 @@ def test_a_cohort_without_places_in_space_is_saved(cache, tmp_path):
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_a_file_that_lost_images_is_refused(cache, tmp_path, order):
-    """Whichever sample comes last in the table."""
+def test_truncated_pack_raises(cache, tmp_path, order):
+    """The error does not depend on the order of samples in the table."""
     packed = cached(cache, np.zeros((3, 4, 5), np.uint8))
     samples = [Sample(f"p{n}", f"p{n}", {"rgb": image}, {}, {}) for n, image in enumerate(packed)]
     path = save(Cohort("pictures", tuple(samples[::order])), tmp_path / "cohort.arrow")
@@ -696,7 +699,7 @@ def test_a_file_that_lost_images_is_refused(cache, tmp_path, order):
 
 
 def test_missing_covariates_stay_missing(root, cache, tmp_path):
-    """``n/a`` is None before and after."""
+    """Missing values are None after loading, and text stays text."""
     made = bids(root, cache, sequences=("T2w",))
     some = dataclasses.replace(made.samples[0], covariates={"age": "89+", "edss": None})
     save(dataclasses.replace(made, samples=(some,)), tmp_path / "cohort.arrow")
@@ -704,7 +707,7 @@ def test_missing_covariates_stay_missing(root, cache, tmp_path):
 
 
 def test_saving_twice_gives_the_same_bytes(root, cache, tmp_path):
-    """No clock, no order of a hash."""
+    """The file depends neither on the time nor on hash order."""
     for name in ("a", "b"):
         save(bids(root, cache, sequences=("T2w",)), tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
@@ -727,7 +730,7 @@ def saved(root, cache, tmp_path) -> tuple[Path, CachedImage]:
 
 
 def test_a_missing_array_is_named_with_the_remedy(saved):
-    """A cache that was moved or emptied."""
+    """The error names the file of a cache that was moved or emptied."""
     table, image = saved
     image.path.unlink()
     with pytest.raises(StoreError, match=rf"its images cannot be used:\n.*missing: {image.path}. Run .* again"):
@@ -735,15 +738,15 @@ def test_a_missing_array_is_named_with_the_remedy(saved):
 
 
 def test_a_truncated_array_is_named_with_the_remedy(saved):
-    """The file is shorter than the table says."""
+    """The error names the required and the actual size."""
     table, image = saved
     image.path.write_bytes(image.path.read_bytes()[:-4])
     with pytest.raises(StoreError, match=rf"must have at least \d+ bytes: {image.path} has \d+. Run .* again"):
         open_cohort(table)
 
 
-def test_a_flipped_bit_is_found_by_the_checksum(saved):
-    """Asked for: it reads everything."""
+def test_flipped_bit_is_detected_by_the_checksum(saved):
+    """Only with ``check_content``, which reads all arrays."""
     table, image = saved
     content = bytearray(image.path.read_bytes())
     content[image.offset] ^= 1
@@ -753,14 +756,14 @@ def test_a_flipped_bit_is_found_by_the_checksum(saved):
         open_cohort(table, check_content=True)
 
 
-def test_a_missing_table_says_what_to_do(tmp_path):
-    """The file is not there."""
+def test_missing_table_raises(tmp_path):
+    """The message names the remedy."""
     with pytest.raises(StoreError, match=r"table is missing: .*Run the command"):
         open_cohort(tmp_path / "none.arrow")
 
 
-def test_a_corrupted_table_says_what_to_do(saved):
-    """The file is cut."""
+def test_corrupted_table_raises(saved):
+    """A truncated table cannot be read."""
     table, _ = saved
     table.write_bytes(table.read_bytes()[:100])
     with pytest.raises(StoreError, match="is no cohort that can be read"):
@@ -768,7 +771,7 @@ def test_a_corrupted_table_says_what_to_do(saved):
 
 
 def test_images_outside_a_cache_cannot_be_saved(root, cache, tmp_path):
-    """A reader of another format has to cache, too."""
+    """Readers of other formats must cache their arrays, too."""
     made = bids(root, cache, sequences=("T2w",))
     bad = dataclasses.replace(made.samples[0], images={"T2w": object()})
     with pytest.raises(StoreError, match="images of a cache only, got object for T2w"):
@@ -778,8 +781,8 @@ def test_images_outside_a_cache_cannot_be_saved(root, cache, tmp_path):
 # --- describe ---
 
 
-def test_describe_counts_lesions_by_hand(root, cache):
-    """A ball and a single voxel per subject: two lesions; the volume is voxels × 1.5 mm³."""
+def test_describe_counts_lesions(root, cache):
+    """Each subject has a ball and a single voxel: two lesions; a voxel has 1.5 mm³."""
     made = bids(root, cache, sequences=("T1w", "SWI"))
     facts = describe(made)
     voxels = int(ball(SHAPE, AFFINE, LESION_MM, 2.5).sum()) + 1
@@ -790,7 +793,7 @@ def test_describe_counts_lesions_by_hand(root, cache):
 
 
 def test_describe_is_json(root, cache):
-    """Numbers of subjects, grids, sequences, ages and sexes."""
+    """Counts of subjects, grids, sequences, ages and sexes can be serialised."""
     facts = json.loads(json.dumps(describe(bids(root, cache, sequences=("T1w", "SWI")))))
     assert (facts["name"], facts["subjects"], facts["samples"]) == ("tiny", 3, 3)
     assert facts["shapes"] == {"20×18×14": 3} and facts["spacing_mm"] == {"1×1×1.5": 3}
@@ -799,8 +802,8 @@ def test_describe_is_json(root, cache):
     assert facts["sex"] == {"F": 2, "M": 1}
 
 
-def test_describe_lists_ages_that_are_no_numbers(root, cache):
-    """``89+`` enters no mean and is not lost."""
+def test_describe_lists_ages_that_are_not_numbers(root, cache):
+    """``89+`` is excluded from the mean and listed."""
     made = bids(root, cache, sequences=("T2w",))
     ages = [70.0, "89+", None]
     samples = tuple(dataclasses.replace(s, covariates={"age": a}) for s, a in zip(made.samples, ages, strict=True))
@@ -809,12 +812,12 @@ def test_describe_lists_ages_that_are_no_numbers(root, cache):
 
 
 def test_describe_without_a_target_has_no_lesions(root, cache):
-    """Nothing is counted where nothing is known."""
+    """Lesions are None for a cohort without labels."""
     assert describe(bids(root, cache, label="", sequences=("T2w",)))["lesions"] is None
 
 
 def test_a_fault_of_preparation_names_the_file(root, cache):
-    """A brain of one value leaves nothing to normalise with."""
+    """A brain of constant intensity cannot be normalised."""
     path = root / "sub-01/anat/sub-01_T2w.nii.gz"
     array, affine = nifti.read(path)
     head = nifti.read(root / "sub-01/anat/sub-01_label-brain_mask.nii.gz")[0] > 0
@@ -822,3 +825,102 @@ def test_a_fault_of_preparation_names_the_file(root, cache):
     nifti.write(path, array, affine)
     with pytest.raises(CohortError, match=r"\[preparation\] sub-01/anat/sub-01_T2w.nii.gz: .*voxels that differ"):
         bids(root, cache, sequences=("T2w",))
+
+
+def add_lesion(root: Path, number: int, voxel: tuple[int, int, int], size: int = 2) -> None:
+    """Add a cube to the label of a subject."""
+    path = root / f"sub-{number:02d}/anat/sub-{number:02d}_label-pvs_mask.nii.gz"
+    mask, affine = nifti.read(path)
+    mask[tuple(slice(place, place + size) for place in voxel)] = 1
+    nifti.write(path, mask > 0, affine)
+
+
+def small_brains(root: Path) -> None:
+    """Brain masks around the lesion only."""
+    for number in (1, 2, 3):
+        path = root / f"sub-{number:02d}/anat/sub-{number:02d}_label-brain_mask.nii.gz"
+        nifti.write(path, ball(SHAPE, AFFINE, LESION_MM, 5), AFFINE)
+
+
+def volume_of(sample: Sample) -> float:
+    """Volume of the prepared label in mm³."""
+    return float(sample.masks["target"].load().sum() * np.prod(sample.grid.spacing_mm))
+
+
+def test_cropping_to_the_brain_keeps_a_label_outside_of_it(root, cache, monkeypatch):
+    """A crude brain mask may miss a lesion; nothing of the truth is lost, and nothing is to be said."""
+    monkeypatch.setattr("harness.data.verify._OUTSIDE_BRAIN", 1.0)
+    small_brains(root)
+    whole = bids(root, cache)
+    cropped = bids(root, cache, crop="brain", margin_mm=1.0)
+    add_lesion(root, 2, (1, 1, 1))
+    extended = bids(root, cache, crop="brain", margin_mm=1.0)
+    assert cropped.samples[1].shape != whole.samples[1].shape
+    assert extended.samples[1].shape != cropped.samples[1].shape
+    assert volume_of(extended.samples[1]) == pytest.approx(volume_of(whole.samples[1]) + 8 * 1.5)
+    assert extended.notes == ()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_label_outside_of_the_field_is_told(root, cache, monkeypatch, again):
+    """With the share of the volume, the subjects and the option that keeps it; also from the cache."""
+    monkeypatch.setattr("harness.data.verify._OUTSIDE_BRAIN", 1.0)
+    add_lesion(root, 2, (0, 0, 0), 3)
+    size = (10, 10, 8)
+    for _ in range(1 + again):
+        found = bids(root, cache, sequences=("T1w",), size=size)
+    inside = [volume_of(sample) for sample in found.samples]
+    files = [float(nifti.read(path)[0].sum()) * 1.5 for path in sorted(root.glob("sub-*/anat/*pvs_mask*"))]
+    lost = [1 - one / of for one, of in zip(inside, files, strict=True)]
+    label, brain = found.notes
+    assert lost[1] > 0.2
+    assert label.startswith(
+        f"field of view of 10×10×8 voxels of 1×1×1.5 mm: {1 - sum(inside) / sum(files):.0%}".replace("%", " %")
+    )
+    assert f"sub-02 {100 * lost[1]:.0f} %" in label and label.endswith(
+        "cohort.crop=none cohort.size=[] keeps the whole image"
+    )
+    assert "of the brain volume lies outside, in 3 of 3 samples" in brain
+
+
+def test_nothing_is_told_of_a_field_that_keeps_everything(root, cache):
+    """Neither if images are padded, nor if only air is cut off."""
+    assert bids(root, cache, size=(40, 40, 40)).notes == ()
+    assert bids(root, cache, crop="brain").notes == ()
+
+
+def test_lesions_that_vanish_in_resampling_are_told(root, cache):
+    """The single voxel of each subject is less than half of a voxel of 2 × 2 × 3 mm, and the ball stays."""
+    (note,) = bids(root, cache, spacing_mm=(2.0, 2.0, 3.0)).notes
+    assert note.startswith("3 of 6 lesions vanish when the label is resampled (sub-01 1, sub-02 1, sub-03 1)")
+    assert "cohort.spacing_mm" in note and "cohort.occupied" in note
+    assert bids(root, cache, spacing_mm=(2.0, 2.0, 3.0), occupied=0.05).notes == ()
+    (note,) = bids(root, cache, reference="SWI").notes
+    assert note.startswith("1 of 6 lesions vanish when the label is resampled (sub-01 1)")
+
+
+def test_subjects_with_other_voxel_sizes_are_told(root, cache):
+    """A localiser under the plain name has thick slices; a difference of rounding is none."""
+    for number, step in ((2, 4), (3, 1)):
+        path = root / f"sub-{number:02d}/anat/sub-{number:02d}_T1w.nii.gz"
+        image, affine = nifti.read(path)
+        scale = np.diag([1.0, 1.0, step, 1.0]) if step > 1 else np.diag([1.001, 1.0, 1.0, 1.0])
+        nifti.write(path, image[:, :, ::step], affine @ scale)
+    found = bids(root, cache, sequences=("T1w", "T2w"))
+    assert found.notes == ("voxels of T1w are 1×1×1.5 mm in most subjects, but: sub-02 1×1×6 mm",)
+
+
+def test_notes_and_files_are_saved(root, cache, tmp_path):
+    """Reports are made from the saved table."""
+    (root / "sub-02/anat/sub-02_T1w.nii.gz").rename(root / "sub-02/anat/sub-02_rec-moco_T1w.nii.gz")
+    table = root / "participants.tsv"
+    table.write_text(table.read_text().replace("\t61", "\t90+"))
+    found = bids(root, cache)
+    assert found.notes == (
+        "sub-01: age 90+ is read as 90",
+        "T1w is rec-moco_T1w in 1 of 3 subjects (sub-02), else T1w",
+    )
+    opened = open_cohort(save(found, tmp_path / "cohort.arrow"))
+    assert (opened.notes, opened.files) == (found.notes, found.files)
+    facts = describe(opened)
+    assert facts["files"]["T1w"] == {"T1w": 2, "rec-moco_T1w": 1} and facts["notes"] == list(found.notes)

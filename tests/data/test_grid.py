@@ -1,4 +1,4 @@
-"""Voxel grids: equal in identities, and as messages show them."""
+"""Keys and descriptions of voxel grids."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from harness.data.grid import VoxelGrid
 AFFINE = np.diag([1.0, 2.0, 2.5, 1.0])
 
 
-def test_last_bits_do_not_change_the_key() -> None:
-    """Products differ between machines by that much; a minus before a zero is no difference either."""
+def test_rounding_errors_do_not_change_the_key() -> None:
+    """Neither differences in the last bits nor a negative zero change the key."""
     other = AFFINE * (1 + 1e-9)
     other[0, 1] = -0.0
     assert VoxelGrid((4, 5, 6), other).key == VoxelGrid((4, 5, 6), AFFINE).key
 
 
 @pytest.mark.parametrize(("shape", "moved"), [((4, 5, 7), 0.0), ((4, 5, 6), 0.001)])
-def test_other_grids_have_other_keys(shape: tuple[int, int, int], moved: float) -> None:
-    """Another shape, or a thousandth of a millimetre."""
+def test_different_grids_have_different_keys(shape: tuple[int, int, int], moved: float) -> None:
+    """Another shape, or an origin shifted by 0.001 mm, changes the key."""
     shifted = AFFINE.copy()
     shifted[0, 3] += moved
     assert VoxelGrid(shape, shifted).key != VoxelGrid((4, 5, 6), AFFINE).key
 
 
-def test_text_says_size_spacing_and_place() -> None:
-    """As messages show it, with the corner where it matters."""
+def test_text_shows_shape_spacing_and_origin() -> None:
+    """The text of messages, with and without the origin."""
     affine = AFFINE.copy()
     affine[:3, 3] = (-76, -106.5, 12)
     grid = VoxelGrid((152, 179, 142), affine)

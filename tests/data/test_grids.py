@@ -1,4 +1,4 @@
-"""The grid of a training: what is kept of it, and which new samples lie on it."""
+"""Training grids: what is stored, and which new samples are compatible."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ InMemory = Callable[[np.ndarray], Any]
 
 @pytest.fixture
 def sample(in_memory: InMemory) -> Callable[..., Sample]:
-    """A sample with a voxel size, a shape and a first voxel; without a size, a picture."""
+    """Factory of samples with a voxel size, shape and origin; without a voxel size, a picture."""
 
     def make(
         spacing: tuple[float, ...] = (1, 1, 2), shape: tuple[int, ...] = (4, 5, 3), start: float = 0, id: str = "sub-1"
@@ -34,14 +34,14 @@ def sample(in_memory: InMemory) -> Callable[..., Sample]:
     return make
 
 
-def test_grid_comes_back_from_json(sample: Callable[..., Sample]) -> None:
-    """It is kept with the training as plain JSON."""
+def test_json_round_trip(sample: Callable[..., Sample]) -> None:
+    """The grid is stored with the training as plain JSON."""
     grid = TrainingGrid.of([sample(), sample(start=3)])
     assert TrainingGrid.from_json(json.loads(json.dumps(grid.to_json()))) == grid
 
 
-def test_what_all_samples_share_is_kept(sample: Callable[..., Sample]) -> None:
-    """A voxel size up to rounding, a shape, and an affine where it is the same."""
+def test_properties_common_to_all_samples_are_kept(sample: Callable[..., Sample]) -> None:
+    """Shape and affine are kept if all samples agree, and the voxel size if it agrees up to rounding."""
     same = TrainingGrid.of([sample(), sample()])
     assert (same.spacing_mm, same.shape, len(same.affine)) == ((1, 1, 2), (4, 5, 3), 4)
     assert TrainingGrid.of([sample(), sample(start=3)]).affine == ()
@@ -50,15 +50,15 @@ def test_what_all_samples_share_is_kept(sample: Callable[..., Sample]) -> None:
     assert TrainingGrid.of([sample((1, 1, 2)), sample((1.2, 1, 2))]).spacing_mm == ()
 
 
-def test_voxel_size_between_those_of_the_training_is_one_of_them(sample: Callable[..., Sample]) -> None:
-    """Along each axis."""
+def test_voxel_size_within_the_range_of_the_training_is_accepted(sample: Callable[..., Sample]) -> None:
+    """The range is checked along each axis."""
     grid = TrainingGrid.of([sample((1, 1, 2)), sample((1.2, 1, 3))])
     assert grid.holds((1.1, 1, 2.5)) and grid.holds((0.995, 1, 2))
     assert not grid.holds((0.9, 1, 2.5)) and not grid.holds((1.1, 2, 2.5))
 
 
-def test_other_voxels_are_refused_with_both_sizes(sample: Callable[..., Sample]) -> None:
-    """The sample is named, and what can be done."""
+def test_voxel_size_outside_the_range_raises(sample: Callable[..., Sample]) -> None:
+    """The message names the sample, both voxel sizes and the remedy."""
     grid = TrainingGrid.of([sample((1, 1, 2)), sample((1.2, 1, 3))])
     with pytest.raises(
         RequestError, match=r"the training, voxels from 1×1×2 mm to 1\.2×1×3 mm; sub-9 has .*5×5×2 mm .*Resample them"
@@ -67,8 +67,8 @@ def test_other_voxels_are_refused_with_both_sizes(sample: Callable[..., Sample])
     grid.check([sample((1.1, 1, 2), start=50)], template=False)
 
 
-def test_template_must_agree_voxel_by_voxel(sample: Callable[..., Sample]) -> None:
-    """A voxel of a template space has a meaning; another shape or origin has another."""
+def test_template_grids_must_be_identical(sample: Callable[..., Sample]) -> None:
+    """Voxels of a template space correspond, so shape and origin must agree."""
     grid = TrainingGrid.of([sample(), sample()])
     grid.check([sample()], template=True)
     for other in (sample(start=2), sample(shape=(4, 5, 4))):
@@ -80,8 +80,10 @@ def test_template_must_agree_voxel_by_voxel(sample: Callable[..., Sample]) -> No
 
 
 def test_pictures_must_have_the_size_of_the_training(sample: Callable[..., Sample]) -> None:
-    """They have pixels and no voxel size."""
+    """Pictures are compared by their shape."""
     grid = TrainingGrid.of([sample((), (8, 8)), sample((), (8, 8))])
     grid.check([sample((), (8, 8))], template=True)
-    with pytest.raises(RequestError, match=r"pictures of 8×8; sub-1 has pictures of 9×8. Bring them to that size"):
+    with pytest.raises(
+        RequestError, match=r"pictures of 8×8; sub-1 has pictures of 9×8. Crop or resample them to that size"
+    ):
         grid.check([sample((), (9, 8))], template=True)

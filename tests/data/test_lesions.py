@@ -1,4 +1,4 @@
-"""Lesion masks on one grid."""
+"""Cohorts of lesion masks on a common grid."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from harness.data.targets.scores import scores
 
 @pytest.fixture
 def own_root(lesion_root: Path, tmp_path: Path) -> Path:
-    """A copy of the masks that may be changed."""
+    """A copy of the masks, which a test may change."""
     return Path(shutil.copytree(lesion_root, tmp_path / "own"))
 
 
 def mask_path(root: Path, name: str) -> Path:
-    """Where a subject's mask lies."""
+    """Path of a subject's mask."""
     return root / name / "anat" / f"{name}_space-MNI152_label-lesion_mask.nii.gz"
 
 
@@ -34,14 +34,84 @@ def mask_path(root: Path, name: str) -> Path:
 def test_the_published_box(
     lesion_root: Path, tmp_path: Path, spacing: tuple[float, ...], shape: tuple[int, ...]
 ) -> None:
-    """All samples stand on the same grid of that many voxels."""
-    cohort = lesions(lesion_root, tmp_path, spacing_mm=spacing)
+    """All samples have the shape of the published box."""
+    cohort = lesions(lesion_root, tmp_path, box="published", spacing_mm=spacing)
     assert {sample.shape for sample in cohort.samples} == {shape}
     assert len(cohort.samples) == 14
 
 
-def test_the_volume_survives_a_coarse_grid(lesion_root: Path, tmp_path: Path) -> None:
-    """The sum of occupancies times the voxel is the volume in mm³ of the file, however coarse the grid."""
+def move_lesion(path: Path, mm: float) -> None:
+    """Move the grid of a mask along the third axis."""
+    array, affine = nifti.read(path)
+    affine[2, 3] += mm
+    nifti.write(path, array.astype(np.uint8), affine)
+
+
+def test_the_default_box_holds_brainstem_and_cerebellum(own_root: Path, tmp_path: Path) -> None:
+    """The published one does not, and a note says which subjects lose how much."""
+    # The lesion of sub-03 is 14 mm high; its lowest voxel is at -70 mm.
+    array, affine = nifti.read(mask_path(own_root, "sub-03"))
+    lowest = affine[2, 3] + 2 * np.argwhere(array)[:, 2].min()
+    move_lesion(mask_path(own_root, "sub-03"), -70 - lowest)
+    whole = lesions(own_root, tmp_path)
+    assert whole.notes == ()
+    assert whole.samples[2].masks["lesion"].load().sum() == pytest.approx(8 * array.sum())
+    cut = lesions(own_root, tmp_path, box="published")
+    (note,) = cut.notes
+    assert note.startswith("field of view of 152×179×142 voxels of 1×1×1 mm: ")
+    assert (
+        "57 %" in note and "in 1 of 14 samples (sub-03 57 %); cohort.box=brain or cohort.box=native keeps more" in note
+    )
+    again = lesions(own_root, tmp_path, box="published")
+    assert again.notes == cut.notes, "also if nothing is read again"
+    assert again.samples[2].masks["lesion"].load().sum() < 8 * array.sum()
+
+
+def test_oblique_axes_are_told(own_root: Path, tmp_path: Path) -> None:
+    """An image of a scanner may be named after a template."""
+    path = mask_path(own_root, "sub-05")
+    array, affine = nifti.read(path)
+    cosine, sine = np.cos(0.1), np.sin(0.1)
+    turn = np.array([[cosine, -sine, 0, 0], [sine, cosine, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    nifti.write(path, array.astype(np.uint8), turn @ affine)
+    assert lesions(own_root, tmp_path).notes == ("the axes of 1 masks are oblique, unlike those of a template: sub-05",)
+
+
+def without_space(root: Path) -> None:
+    """Remove the space from all names."""
+    for path in list(root.glob("sub-*/anat/*")):
+        path.rename(path.with_name(path.name.replace("_space-MNI152", "")))
+
+
+def test_masks_that_name_no_space_need_one_grid(own_root: Path, tmp_path: Path) -> None:
+    """On one grid they are taken to be in MNI space; on several they hardly are."""
+    without_space(own_root)
+    assert lesions(own_root, tmp_path).notes[0].startswith("the names of the masks state no space; they are taken")
+    move_lesion(own_root / "sub-05/anat/sub-05_label-lesion_mask.nii.gz", 7)
+    with pytest.raises(CohortError, match=r"space-native.*14 masks name no space and are on 2 grids.*\(sub-05\)"):
+        lesions(own_root, tmp_path)
+
+
+def test_native_masks_are_not_read_beside_normalised_ones(own_root: Path, tmp_path: Path) -> None:
+    """Whether they lie in the data set itself or in a derivative."""
+    for path in sorted(own_root.glob("sub-*/anat/*")):
+        normalised = own_root / "derivatives/norm" / path.relative_to(own_root)
+        normalised.parent.mkdir(parents=True)
+        shutil.copy(path, normalised)
+        array, affine = nifti.read(path)
+        nifti.write(
+            path.with_name(path.name.replace("_space-MNI152", "")), np.roll(array, 3, 0).astype(np.uint8), affine
+        )
+        path.unlink()
+    found = lesions(own_root, tmp_path)
+    array, _ = nifti.read(own_root / "derivatives/norm" / mask_path(own_root, "sub-01").relative_to(own_root))
+    assert found.samples[0].masks["lesion"].load().sum() == pytest.approx(8 * array.sum())
+    assert "is taken from derivatives/norm" in found.notes[0]
+    assert found.files == {"lesion": {"derivatives/norm/space-MNI152_label-lesion_mask": 14}}
+
+
+def test_volume_is_preserved_on_a_coarse_grid(lesion_root: Path, tmp_path: Path) -> None:
+    """The sum of occupancies times the voxel volume equals the lesion volume of the file, in mm³."""
     cohort = lesions(lesion_root, tmp_path, spacing_mm=(5.0,))
     for sample in cohort.samples:
         array, _ = nifti.read(mask_path(lesion_root, sample.id))
@@ -63,14 +133,14 @@ def test_a_voxel_keeps_its_world_coordinate(own_root: Path, tmp_path: Path) -> N
 
 
 def test_the_native_grid(lesion_root: Path, tmp_path: Path) -> None:
-    """With box=native the masks are as in the files, turned to RAS+."""
+    """With box=native masks are those of the files, reoriented to RAS+."""
     cohort = lesions(lesion_root, tmp_path, box="native")
     array, _ = nifti.read(mask_path(lesion_root, "sub-01"))
     np.testing.assert_array_equal(cohort.samples[0].masks["lesion"].load(), array[::-1])
 
 
 def test_native_needs_one_grid(own_root: Path, tmp_path: Path) -> None:
-    """The masks that differ are named."""
+    """The error names masks on another grid."""
     path = mask_path(own_root, "sub-05")
     array, affine = nifti.read(path)
     nifti.write(path, array[1:].astype(np.uint8), affine)
@@ -79,20 +149,20 @@ def test_native_needs_one_grid(own_root: Path, tmp_path: Path) -> None:
 
 
 def test_a_mask_outside_of_the_box_is_a_fault(lesion_root: Path, tmp_path: Path) -> None:
-    """All masks that vanish are listed; nothing is trained."""
+    """All masks without a voxel in the box are listed."""
     with pytest.raises(CohortError, match="14 faults") as caught:
         lesions(lesion_root, tmp_path, box_mm=(40, 60, 40, 60, 40, 60))
     assert {fault.kind for fault in caught.value.faults} == {"label-vanished"}
 
 
-def test_a_box_turned_around_is_refused(lesion_root: Path, tmp_path: Path) -> None:
-    """The relation that must hold is said."""
+def test_reversed_box_raises(lesion_root: Path, tmp_path: Path) -> None:
+    """The message states the relation that must hold."""
     with pytest.raises(OutOfRange, match="x0 <= x1"):
         lesions(lesion_root, tmp_path, box_mm=(60, 40, 0, 1, 0, 1))
 
 
-def test_faults_of_the_files_come_first(own_root: Path, tmp_path: Path) -> None:
-    """An empty mask is found as in any cohort, and nothing is cached."""
+def test_faulty_files_raise_before_caching(own_root: Path, tmp_path: Path) -> None:
+    """An empty mask is a fault, and nothing is cached."""
     path = mask_path(own_root, "sub-02")
     array, affine = nifti.read(path)
     nifti.write(path, np.zeros_like(array, np.uint8), affine)
@@ -102,7 +172,7 @@ def test_faults_of_the_files_come_first(own_root: Path, tmp_path: Path) -> None:
 
 
 def test_a_second_reading_opens_no_mask(lesion_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was verified and cached is found by the hash of its bytes."""
+    """Verified and cached masks are found by their digests."""
     first = lesions(lesion_root, tmp_path, spacing_mm=(4.0,))
 
     def refuse(path: Path) -> None:
@@ -138,7 +208,7 @@ def test_key_covers_the_code_that_prepares_a_mask(
 
 
 def test_each_mask_is_read_once(lesion_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What verification has read is prepared without reading it again."""
+    """Masks read by the verification are prepared without a second read."""
     opened: list[Path] = []
     load = nifti.load
 
@@ -151,8 +221,8 @@ def test_each_mask_is_read_once(lesion_root: Path, tmp_path: Path, monkeypatch: 
     assert len(opened) == len(set(opened)) == len(cohort.samples)
 
 
-def test_a_saved_cohort_keeps_scores_and_truth(lesion_root: Path, tmp_path: Path) -> None:
-    """Workers open the table and find what the driver has made."""
+def test_saved_cohort_keeps_scores_and_truth(lesion_root: Path, tmp_path: Path) -> None:
+    """A cohort opened by a worker equals that of the driver."""
     cohort = scores(lesions(lesion_root, tmp_path, box="native"), tmp_path, patients=3, size=3, noise=0.2)
     opened = open_cohort(save(cohort, tmp_path / "cohort.arrow"), check_content=True)
     assert [one.targets for one in opened.samples] == [one.targets for one in cohort.samples]

@@ -1,4 +1,4 @@
-"""Reading and writing NIfTI: nibabel is the reference."""
+"""Reading and writing NIfTI files, compared with nibabel."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 
 from harness.core.errors import HarnessError
 from harness.data import nifti
@@ -25,8 +26,8 @@ def volume() -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
-def test_what_is_written_is_read_by_nibabel(tmp_path: Path, volume: np.ndarray, name: str) -> None:
-    """Values and affine survive, compressed or not."""
+def test_written_files_are_read_by_nibabel(tmp_path: Path, volume: np.ndarray, name: str) -> None:
+    """Values and affine are preserved, compressed or not."""
     path = nifti.write(tmp_path / name, volume, AFFINE)
     image = nib.load(path)
     np.testing.assert_array_equal(np.asarray(image.dataobj), volume)
@@ -47,21 +48,21 @@ def test_scaled_integers_are_read_as_nibabel_reads_them(tmp_path: Path, volume: 
 
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_both_byte_orders_are_read(tmp_path: Path, volume: np.ndarray, order: str) -> None:
-    """Files of old workstations are big-endian."""
+    """Files may be little-endian or big-endian."""
     image = nib.Nifti1Image(volume, AFFINE, header=nib.Nifti1Header(endianness=order))
     nib.save(image, tmp_path / "a.nii")
     np.testing.assert_array_equal(nifti.read(tmp_path / "a.nii")[0], volume)
 
 
 def test_nifti_2_is_read(tmp_path: Path, volume: np.ndarray) -> None:
-    """The longer header of NIfTI-2 is understood."""
+    """NIfTI-2 has a longer header."""
     nib.save(nib.Nifti2Image(volume, AFFINE), tmp_path / "a.nii.gz")
     np.testing.assert_array_equal(nifti.read(tmp_path / "a.nii.gz")[0], volume)
     assert nifti.header(tmp_path / "a.nii.gz").shape == volume.shape
 
 
-def test_gzip_members_are_joined(tmp_path: Path, volume: np.ndarray) -> None:
-    """Parallel compressors write several members, which together are one file."""
+def test_several_gzip_members_are_read(tmp_path: Path, volume: np.ndarray) -> None:
+    """Parallel compressors write files of several members."""
     content = nib.Nifti1Image(volume, AFFINE).to_bytes()
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(content[:400]) + gzip.compress(content[400:]))
     np.testing.assert_array_equal(nifti.read(tmp_path / "a.nii.gz")[0], volume)
@@ -73,15 +74,15 @@ def test_a_trailing_axis_of_length_one_is_dropped(tmp_path: Path, volume: np.nda
     np.testing.assert_array_equal(nifti.read(path)[0], volume)
 
 
-def test_a_series_is_refused(tmp_path: Path, volume: np.ndarray) -> None:
-    """(X, Y, Z, 2) is not one volume, and the file is named."""
+def test_time_series_raises(tmp_path: Path, volume: np.ndarray) -> None:
+    """The shape (X, Y, Z, 2) is not one volume; the message names the file."""
     path = nifti.write(tmp_path / "series.nii.gz", np.stack([volume, volume], -1), AFFINE)
     with pytest.raises(HarnessError, match=r"series\.nii\.gz: the shape is \(5, 7, 4, 2\); expected one volume"):
         nifti.read(path)
 
 
-def test_the_header_says_what_nibabel_says(tmp_path: Path, volume: np.ndarray) -> None:
-    """Shape, spacing, orientation, units and number type."""
+def test_header_agrees_with_nibabel(tmp_path: Path, volume: np.ndarray) -> None:
+    """Shape, spacing, orientation, units, dtype and affine."""
     header = nifti.header(nifti.write(tmp_path / "a.nii.gz", volume, AFFINE))
     assert header.shape == (5, 7, 4)
     assert header.spacing_mm == pytest.approx((1.5, 0.75, 2.0))
@@ -100,7 +101,7 @@ def test_the_header_is_read_without_the_voxels(tmp_path: Path, volume: np.ndarra
 
 
 def test_a_zero_voxel_size_is_not_repaired(tmp_path: Path, volume: np.ndarray) -> None:
-    """Nibabel would set it to one, and hide the fault."""
+    """Nibabel would set it to 1 and hide the fault."""
     path = nifti.write(tmp_path / "a.nii", volume, AFFINE)
     content = bytearray(path.read_bytes())
     content[76 + 12 : 76 + 16] = np.float32(0).tobytes()  # pixdim[3]
@@ -110,7 +111,7 @@ def test_a_zero_voxel_size_is_not_repaired(tmp_path: Path, volume: np.ndarray) -
 
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 def test_the_bytes_are_reproducible(tmp_path: Path, volume: np.ndarray, name: str) -> None:
-    """Neither the time nor the file's name gets into the bytes."""
+    """Files contain neither the time nor their name."""
     one = nifti.write(tmp_path / name, volume, AFFINE)
     other = nifti.write(tmp_path / "elsewhere" / f"b{name}", volume, AFFINE)
     assert one.read_bytes() == other.read_bytes()
@@ -120,7 +121,7 @@ def test_the_bytes_are_reproducible(tmp_path: Path, volume: np.ndarray, name: st
 def test_a_failed_write_leaves_the_old_file(
     tmp_path: Path, volume: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file is complete or as it was, and no part is left behind."""
+    """The file is unchanged, and no temporary file remains."""
     path = nifti.write(tmp_path / "a.nii", volume, AFFINE)
     before = path.read_bytes()
 
@@ -144,15 +145,15 @@ def test_a_failed_write_leaves_the_old_file(
         (np.float64, np.int16, np.int16),
     ],
 )
-def test_number_types(tmp_path: Path, given: type, asked: type | None, stored: type) -> None:
-    """Each array is stored in a type that every program reads."""
+def test_stored_dtype(tmp_path: Path, given: type, asked: type | None, stored: type) -> None:
+    """Arrays are stored in dtypes that common software reads."""
     path = nifti.write(tmp_path / "a.nii", np.ones((2, 3, 4), dtype=given), AFFINE, dtype=asked)
     assert nifti.header(path).dtype == stored
     np.testing.assert_array_equal(nifti.read(path)[0], 1)
 
 
 def test_values_are_rounded_to_integers(tmp_path: Path) -> None:
-    """Truncation would shift every intensity by half a unit."""
+    """Truncation would bias intensities by half a unit."""
     path = nifti.write(tmp_path / "a.nii", np.full((2, 2, 2), 2.7), AFFINE, dtype=np.int16)
     np.testing.assert_array_equal(nifti.read(path)[0], 3)
 
@@ -164,8 +165,8 @@ def test_values_that_do_not_fit_are_refused(tmp_path: Path, value: float) -> Non
         nifti.write(tmp_path / "a.nii", np.full((2, 2, 2), value), AFFINE, dtype=np.uint8)
 
 
-def test_shear_is_kept_in_the_sform_alone(tmp_path: Path, volume: np.ndarray) -> None:
-    """A quaternion cannot hold shear, and a qform that disagrees would mislead other programs."""
+def test_shear_is_stored_in_the_sform_only(tmp_path: Path, volume: np.ndarray) -> None:
+    """A quaternion cannot represent shear, so that the qform is left unset."""
     sheared = AFFINE.copy()
     sheared[0, 1] = 0.4
     header = nifti.header(nifti.write(tmp_path / "a.nii", volume, sheared))
@@ -181,21 +182,21 @@ def test_shear_is_kept_in_the_sform_alone(tmp_path: Path, volume: np.ndarray) ->
         ("a.img", AFFINE, r"must end in \.nii or \.nii\.gz"),
     ],
 )
-def test_nonsense_is_not_written(tmp_path: Path, name: str, affine: np.ndarray, message: str) -> None:
-    """Neither a singular affine nor an unknown format reaches the disk."""
+def test_invalid_affine_or_extension_raises(tmp_path: Path, name: str, affine: np.ndarray, message: str) -> None:
+    """Nothing is written with a singular affine or an unknown extension."""
     with pytest.raises(HarnessError, match=message):
         nifti.write(tmp_path / name, np.zeros((2, 2, 2)), affine)
     assert not list(tmp_path.iterdir())
 
 
-def test_two_axes_are_not_an_image(tmp_path: Path) -> None:
-    """A slice must be given its third axis."""
+def test_two_dimensional_array_raises(tmp_path: Path) -> None:
+    """A slice needs a third axis."""
     with pytest.raises(HarnessError, match=r"3 or 4 axes, got the shape \(2, 2\)"):
         nifti.write(tmp_path / "a.nii", np.zeros((2, 2)), AFFINE)
 
 
-def test_a_damaged_header_does_not_allocate(tmp_path: Path, volume: np.ndarray) -> None:
-    """Sizes that the file cannot hold are refused before any memory is asked for."""
+def test_damaged_header_does_not_allocate_memory(tmp_path: Path, volume: np.ndarray) -> None:
+    """A shape larger than the file raises before memory is allocated."""
     content = bytearray(nib.Nifti1Image(volume, AFFINE).to_bytes())
     content[40:48] = np.array([3, 32767, 32767, 32767], dtype="<i2").tobytes()
     (tmp_path / "a.nii").write_bytes(content)
@@ -209,3 +210,137 @@ def test_an_image_error_survives_pickling(tmp_path: Path) -> None:
         nifti.read(tmp_path / "absent.nii")
     copy = pickle.loads(pickle.dumps(caught.value))
     assert (str(copy), copy.kind) == (str(caught.value), "missing-file")
+
+
+def with_header(path: Path, image: nib.Nifti1Image, **fields: object) -> Path:
+    """Save an image and change fields of its header, unchecked."""
+    content = bytearray(image.to_bytes())
+    kind = type(image.header)
+    raw = kind(bytes(content[: kind.template_dtype.itemsize]), check=False)
+    for name, value in fields.items():
+        raw[name] = value
+    content[: kind.template_dtype.itemsize] = raw.binaryblock
+    path.write_bytes(bytes(content))
+    return path
+
+
+def turned(volume: np.ndarray, angle: float, *, flip: bool = False) -> nib.Nifti1Image:
+    """An image with a qform only, turned about two axes."""
+    turn = nib.eulerangles.euler2mat(angle, angle / 2, 0) @ np.diag([1.5, 2.0, -0.75 if flip else 0.75])
+    image = nib.Nifti1Image(volume, None)
+    image.set_qform(nib.affines.from_matvec(turn, [30.0, -12.5, 4.0]), code=1)
+    return image
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.3, 1.5, 3.0, 3.14159])
+@pytest.mark.parametrize("flip", [False, True])
+def test_qforms_are_those_of_nibabel(tmp_path: Path, volume: np.ndarray, angle: float, flip: bool) -> None:
+    """Of sound headers, whatever the rotation."""
+    image = turned(volume, angle, flip=flip)
+    found = nifti.header(with_header(tmp_path / "a.nii", image))
+    np.testing.assert_allclose(found.affine, image.header.get_qform(), atol=1e-6)
+
+
+def by_itk(path: Path) -> np.ndarray:
+    """The affine that ITK reads, in RAS+."""
+    image = SimpleITK.ReadImage(str(path))
+    directions = np.reshape(image.GetDirection(), (3, 3)) @ np.diag(image.GetSpacing())
+    return np.diag([-1, -1, 1, 1]) @ nib.affines.from_matvec(directions, image.GetOrigin())
+
+
+@pytest.mark.parametrize("sign", [0, 1, -1])
+@pytest.mark.parametrize("excess", [0, 4e-7, 1e-4])
+def test_qforms_that_nibabel_refuses_are_those_of_itk(
+    tmp_path: Path, volume: np.ndarray, sign: int, excess: float
+) -> None:
+    """A sign of 0, and quaternions a little too long."""
+    sizes = [sign, 1.5, 2.0, 0.75, 1, 1, 1, 1]
+    fields = {"quatern_b": 0, "quatern_c": 0.6 * (1 + excess), "quatern_d": 0.8 * (1 + excess), "qform_code": 1}
+    image = nib.Nifti1Image(volume, None)
+    path = with_header(tmp_path / "a.nii", image, pixdim=sizes, qoffset_x=3, qoffset_y=4, qoffset_z=5, **fields)
+    np.testing.assert_allclose(nifti.header(path).affine, by_itk(path), atol=2e-3 if 0 < excess < 1e-5 else 1e-4)
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("sign", [0, 0.5, 7, np.nan])
+def test_an_undefined_sign_of_the_third_axis_is_positive(
+    tmp_path: Path, volume: np.ndarray, kind: type[nib.Nifti1Image], sign: float
+) -> None:
+    """The NIfTI library takes pixdim[0] < 0 as -1 and everything else as 1; nibabel refuses other values."""
+    image = kind(volume, None)
+    image.set_qform(AFFINE, code=1)
+    expected = image.header.get_qform()
+    sizes = image.header["pixdim"].copy()
+    assert sizes[0] == 1
+    sizes[0] = sign
+    found = nifti.header(with_header(tmp_path / "a.nii", image, pixdim=sizes))
+    np.testing.assert_allclose(found.affine, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("excess", [1e-7, 4e-7, 1e-6, 1e-4])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_quaternions_a_little_too_long_are_half_turns(
+    tmp_path: Path, volume: np.ndarray, excess: float, axis: int
+) -> None:
+    """nibabel tolerates 3.6e-7; the NIfTI library normalises."""
+    turn = -np.ones(3)
+    turn[axis] = 1
+    image = nib.Nifti1Image(volume, None)
+    image.set_qform(nib.affines.from_matvec(np.diag(turn * [1.5, 2.0, 0.75]), [3, 4, 5]), code=1)
+    fields = {f"quatern_{'bcd'[axis]}": 1 + excess}
+    found = nifti.header(with_header(tmp_path / "a.nii", image, **fields))
+    np.testing.assert_allclose(found.affine, image.header.get_qform(), atol=1e-5)
+
+
+@pytest.mark.parametrize("fields", [{"quatern_b": 1.2}, {"quatern_c": np.nan}, {"qoffset_x": np.inf}])
+def test_a_qform_that_cannot_be_computed_is_not_finite(
+    tmp_path: Path, volume: np.ndarray, fields: dict[str, float]
+) -> None:
+    """And the sform is used where there is one."""
+    found = nifti.header(with_header(tmp_path / "a.nii", nib.Nifti1Image(volume, AFFINE), qform_code=1, **fields))
+    assert found.qform is not None and not np.all(np.isfinite(found.qform))
+    np.testing.assert_allclose(found.affine, AFFINE)
+
+
+@pytest.mark.parametrize("code", [0, -1])
+def test_codes_that_are_not_positive_mean_none(tmp_path: Path, volume: np.ndarray, code: int) -> None:
+    """As in the NIfTI library."""
+    image = turned(volume, 0.3)
+    found = nifti.header(with_header(tmp_path / "a.nii", image, sform_code=code))
+    assert found.sform is None and found.qform is not None
+
+
+@pytest.mark.parametrize("offset", [352, 353, 360, 368, 1000])
+def test_voxels_start_where_the_header_says(tmp_path: Path, volume: np.ndarray, offset: int) -> None:
+    """At any whole byte behind the header, also if it is no multiple of 16, which only SPM requires."""
+    image = nib.Nifti1Image(volume, AFFINE)
+    content = bytearray(image.to_bytes())
+    raw = nib.Nifti1Header(bytes(content[:348]), check=False)
+    raw["vox_offset"] = offset
+    path = tmp_path / "a.nii"
+    path.write_bytes(raw.binaryblock + bytes(4) + bytes(offset - 352) + bytes(content[352:]))
+    np.testing.assert_array_equal(nifti.read(path)[0], volume)
+    np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), volume)
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("offset", [0, 16, 347, -352])
+def test_voxels_do_not_start_inside_the_header(
+    tmp_path: Path, volume: np.ndarray, kind: type[nib.Nifti1Image], offset: int
+) -> None:
+    """nibabel refuses the file or reads bytes of the header, and ITK reads from byte 348."""
+    path = with_header(tmp_path / "a.nii", kind(volume, AFFINE), vox_offset=offset)
+    with pytest.raises(
+        nifti.ImageError,
+        match=rf"voxel-offset.*vox_offset is {offset}; expected.* {352 if kind is nib.Nifti1Image else 544} or more",
+    ):
+        nifti.read(path)
+    try:
+        by_nibabel = np.asarray(nib.load(path).dataobj)
+    except nib.spatialimages.HeaderDataError:
+        return
+    assert not np.array_equal(by_nibabel, volume)
+    if kind is nib.Nifti2Image:
+        return  # which ITK does not read
+    of_itk = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path))).T
+    assert not np.array_equal(of_itk, by_nibabel)

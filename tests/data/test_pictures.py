@@ -1,4 +1,4 @@
-"""Folders of pictures: what is read, what is packed, and everything that is wrong at once."""
+"""Cohorts of pictures: reading, caching and faults."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from harness.simulation.phantom import PhantomPicture
 
 
 def picture(number: int, shape: tuple[int, ...] = (6, 8, 3)) -> Array:
-    """Noise of 8 bits."""
+    """Uniform noise, uint8."""
     return np.random.default_rng(number).integers(0, 256, shape, np.uint8)
 
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
-    """Write a folder: name of each file → its array, and the table as text."""
+    """Factory that writes arrays by file name and the table of labels."""
 
     def make(images: Mapping[str, Array], table: str, masks: Mapping[str, Array] | None = None) -> Path:
         for folder, arrays in (("images", images), ("masks", masks or {})):
@@ -42,7 +42,7 @@ TABLE = "image,subject,age,sex\nd.png,one,40,F\nb.png,two,n/a,M\nc.png,one,41.5,
 
 
 def test_rows_become_samples(write: Callable[..., Path], tmp_path: Path) -> None:
-    """Sorted by id, which is the file's name; columns are covariates, numbers where they are numbers."""
+    """Samples are sorted by id (the file name); columns become covariates, as numbers where possible."""
     cohort = pictures(write(FOUR, TABLE), tmp_path / "cache")
     assert (cohort.name, cohort.subjects) == ("patches", ("three", "two", "one"))
     assert [(one.id, one.subject, one.covariates) for one in cohort.samples] == [
@@ -54,7 +54,7 @@ def test_rows_become_samples(write: Callable[..., Path], tmp_path: Path) -> None
 
 
 def test_pixels_are_those_of_the_files(write: Callable[..., Path], tmp_path: Path) -> None:
-    """(H, W, 3) uint8, without an invented affine or spacing."""
+    """(H, W, 3) uint8, with neither affine nor spacing."""
     cohort = pictures(write(FOUR, TABLE), tmp_path / "cache")
     for sample in cohort.samples:
         np.testing.assert_array_equal(sample.images["rgb"].load(), FOUR[f"{sample.id}.png"])
@@ -62,14 +62,14 @@ def test_pixels_are_those_of_the_files(write: Callable[..., Path], tmp_path: Pat
         assert (sample.affine, sample.spacing_mm, sample.shape) == (None, None, (6, 8, 3))
 
 
-def test_without_a_column_subject_each_picture_is_one(write: Callable[..., Path], tmp_path: Path) -> None:
-    """So that folds may part them."""
+def test_without_a_subject_column_each_picture_is_a_subject(write: Callable[..., Path], tmp_path: Path) -> None:
+    """Pictures may then be in different folds."""
     cohort = pictures(write(FOUR, "image\nd.png\nb.png\nc.png\na.png\n"), tmp_path / "cache")
     assert cohort.subjects == ("a", "b", "c", "d")
 
 
 def test_grey_pictures_have_three_equal_channels(write: Callable[..., Path], tmp_path: Path) -> None:
-    """A network sees the same number of channels of all."""
+    """All pictures have the same number of channels."""
     grey = {f"{name}.png": picture(number, (6, 8)) for number, name in enumerate("abc")}
     cohort = pictures(write(grey, "image\na.png\nb.png\nc.png\n"), tmp_path / "cache")
     for sample in cohort.samples:
@@ -77,8 +77,8 @@ def test_grey_pictures_have_three_equal_channels(write: Callable[..., Path], tmp
         np.testing.assert_array_equal(sample.images["rgb"].load(), expected)
 
 
-def test_masks_stand_beside_their_pictures(write: Callable[..., Path], tmp_path: Path) -> None:
-    """Some pictures have one; pixels above zero belong to it."""
+def test_masks_are_read_with_their_pictures(write: Callable[..., Path], tmp_path: Path) -> None:
+    """Masks are optional; positive pixels belong to the mask."""
     drawn = np.zeros((6, 8), np.uint8)
     drawn[2:4, 3] = 1
     cohort = pictures(write(FOUR, TABLE, masks={"c.png": drawn}), tmp_path / "cache")
@@ -88,7 +88,7 @@ def test_masks_stand_beside_their_pictures(write: Callable[..., Path], tmp_path:
 
 
 def test_all_pictures_are_in_one_file(write: Callable[..., Path], tmp_path: Path) -> None:
-    """300,000 patches are not 300,000 files; each has a fingerprint of its own bytes."""
+    """The cache has one pack, and each picture has its own fingerprint."""
     cohort = pictures(write(FOUR, TABLE, masks={"c.png": np.eye(6, 8, dtype=np.uint8)}), tmp_path / "cache")
     images = [one.images["rgb"] for one in cohort.samples]
     assert len({image.path for image in images}) == 1 and len({image.fingerprint for image in images}) == 4
@@ -96,7 +96,7 @@ def test_all_pictures_are_in_one_file(write: Callable[..., Path], tmp_path: Path
 
 
 def test_a_moved_folder_has_the_same_images(write: Callable[..., Path], tmp_path: Path) -> None:
-    """Fingerprints are those of the content, so that nothing is prepared or trained again."""
+    """Fingerprints depend on the content only, so that nothing is prepared again."""
     root = write(FOUR, TABLE)
     first = pictures(root, tmp_path / "cache")
     root.rename(tmp_path / "moved")
@@ -107,7 +107,7 @@ def test_a_moved_folder_has_the_same_images(write: Callable[..., Path], tmp_path
 def test_only_new_pictures_are_read(
     write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A picture is added: the others are not opened, and the size of all is still compared."""
+    """After one was added, the others are not opened, and sizes are still compared."""
     opened: list[str] = []
     open_picture = Picture.open
     root = write(FOUR, TABLE)
@@ -122,8 +122,8 @@ def test_only_new_pictures_are_read(
         pictures(root, tmp_path / "cache")
 
 
-def test_a_mask_of_the_same_bytes_is_not_its_picture(write: Callable[..., Path], tmp_path: Path) -> None:
-    """The same file in both folders gives pixels and a mask."""
+def test_mask_with_the_bytes_of_its_picture(write: Callable[..., Path], tmp_path: Path) -> None:
+    """The same file in both folders is read as picture and as mask."""
     cohort = pictures(write(FOUR, TABLE, masks={"c.png": FOUR["c.png"]}), tmp_path / "cache")
     sample = next(one for one in cohort.samples if one.id == "c")
     np.testing.assert_array_equal(sample.images["rgb"].load(), FOUR["c.png"])
@@ -133,7 +133,7 @@ def test_a_mask_of_the_same_bytes_is_not_its_picture(write: Callable[..., Path],
 def test_a_second_reading_opens_no_picture(
     write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Unless a file changed."""
+    """Unchanged pictures are taken from the cache."""
     root = write(FOUR, TABLE)
     first = pictures(root, tmp_path / "cache")
     with monkeypatch.context() as patch:
@@ -144,7 +144,7 @@ def test_a_second_reading_opens_no_picture(
 
 
 def test_a_picture_that_changes_is_read_again(write: Callable[..., Path], tmp_path: Path) -> None:
-    """It alone has another fingerprint."""
+    """Only its fingerprint changes."""
     root = write(FOUR, TABLE)
     before = {one.id: one.images["rgb"].fingerprint for one in pictures(root, tmp_path / "cache").samples}
     Picture.fromarray(picture(99)).save(root / "images" / "c.png")
@@ -165,43 +165,43 @@ def test_key_covers_the_code_that_decodes_a_picture(
 
 
 def test_excluded_subjects_are_left_out_by_name(write: Callable[..., Path], tmp_path: Path) -> None:
-    """With all of their pictures, and listed."""
+    """All of their pictures are left out, and the subjects are listed as ineligible."""
     cohort = pictures(write(FOUR, TABLE), tmp_path / "cache", exclude=("one",), minimum=2)
     assert [one.id for one in cohort.samples] == ["a", "b"]
     assert [(one.subject, one.reason) for one in cohort.ineligible] == [("one", "excluded by request")]
 
 
-def test_a_subject_that_does_not_exist_cannot_be_excluded(write: Callable[..., Path], tmp_path: Path) -> None:
-    """A misspelt name would stay in."""
+def test_excluding_an_unknown_subject_raises(write: Callable[..., Path], tmp_path: Path) -> None:
+    """Otherwise a misspelt name would keep the subject in the cohort."""
     with pytest.raises(UnknownName, match=r"no subject of patches \(exclude\) is named 'on'\. Near: one"):
         pictures(write(FOUR, TABLE), tmp_path / "cache", exclude=("on",))
 
 
-def test_faults_vanish_with_their_subject(write: Callable[..., Path], tmp_path: Path) -> None:
-    """The message names the subject to exclude, and excluding it is enough."""
-    root = write(FOUR, TABLE.replace("a.png,three", "lost.png,three") + "e.png,four,1,F\n")
+def test_faults_of_excluded_subjects_are_ignored(write: Callable[..., Path], tmp_path: Path) -> None:
+    """Excluding the subject named in the message is sufficient."""
+    root = write(FOUR, TABLE.replace("a.png,three", "missing.png,three") + "e.png,four,1,F\n")
     Picture.fromarray(picture(4)).save(root / "images" / "e.png")
     with pytest.raises(CohortError, match="exclude=three"):
         pictures(root, tmp_path / "cache")
     assert pictures(root, tmp_path / "cache", exclude=("three",)).subjects == ("two", "one", "four")
 
 
-def test_the_folder_may_be_named_with_dots(write: Callable[..., Path], tmp_path: Path) -> None:
-    """Names in the table are judged by where they lead, not by how the folder is written."""
+def test_path_may_contain_dots(write: Callable[..., Path], tmp_path: Path) -> None:
+    """Paths of pictures are resolved before they are compared with the folder."""
     root = write(FOUR, TABLE)
     assert len(pictures(root / ".." / root.name, tmp_path / "cache").samples) == 4
 
 
 def test_links_are_followed(write: Callable[..., Path], tmp_path: Path) -> None:
-    """Data sets under git-annex are folders of links."""
+    """git-annex stores files as symbolic links."""
     root = write(FOUR, TABLE)
     (root / "images" / "a.png").rename(tmp_path / "object")
     (root / "images" / "a.png").symlink_to(tmp_path / "object")
     np.testing.assert_array_equal(pictures(root, tmp_path / "cache").samples[0].images["rgb"].load(), FOUR["a.png"])
 
 
-def test_values_that_are_no_finite_numbers(write: Callable[..., Path], tmp_path: Path) -> None:
-    """What is not available has several names; infinity is text, so that a target refuses it."""
+def test_values_that_are_not_finite(write: Callable[..., Path], tmp_path: Path) -> None:
+    """Missing values have several spellings; infinity stays text, which targets refuse."""
     rows = zip("dbca", ("NaN", " N/A ", "inf", "-1e3"), strict=True)
     table = "image,x\n" + "".join(f"{name}.png,{value}\n" for name, value in rows)
     cohort = pictures(write(FOUR, table), tmp_path / "cache")
@@ -209,7 +209,7 @@ def test_values_that_are_no_finite_numbers(write: Callable[..., Path], tmp_path:
 
 
 def test_pictures_of_more_than_8_bits_are_refused(write: Callable[..., Path], tmp_path: Path) -> None:
-    """Their values would be cut off at 255."""
+    """Their values would be clipped at 255."""
     deep = np.full((6, 8), 40_000, np.uint16)
     with pytest.raises(CohortError, match=r"\[depth\] images/a\.png: pixels of type I;16; expected 8 bits per channel"):
         pictures(write({**FOUR, "a.png": deep}, TABLE), tmp_path / "cache")
@@ -218,7 +218,7 @@ def test_pictures_of_more_than_8_bits_are_refused(write: Callable[..., Path], tm
 @pytest.mark.parametrize(
     ("table", "kinds"),
     [
-        ("image,age\nd.png,1\nd.png,2\nlost.png,3\nb.png,4\ngone.png,5\n", ["no-file", "no-file", "twice"]),
+        ("image,age\nd.png,1\nd.png,2\nmissing.png,3\nb.png,4\nabsent.png,5\n", ["no-file", "no-file", "twice"]),
         ("name,age\nd.png,1\n", ["no-column"]),
         ("image\n", ["no-column"]),
         ("image\n../../patches/images/d.png\n../masks/a.png\n../images/b.png\nc.png\n", ["outside"]),
@@ -227,7 +227,7 @@ def test_pictures_of_more_than_8_bits_are_refused(write: Callable[..., Path], tm
     ],
 )
 def test_faults_of_the_table(write: Callable[..., Path], tmp_path: Path, table: str, kinds: list[str]) -> None:
-    """All of them in one listing; nothing is cached."""
+    """All faults are listed at once, and nothing is cached."""
     root = write(FOUR, table, masks={"a.png": np.zeros((6, 8), np.uint8)})
     with pytest.raises(CohortError) as caught:
         pictures(root, tmp_path / "cache")
@@ -235,14 +235,14 @@ def test_faults_of_the_table(write: Callable[..., Path], tmp_path: Path, table: 
     assert not (tmp_path / "cache").exists()
 
 
-def test_no_table_at_all(tmp_path: Path) -> None:
-    """The message says what to write, and where."""
+def test_missing_table_raises(tmp_path: Path) -> None:
+    """The message says which file to write."""
     with pytest.raises(CohortError, match=r"\[no-table\] labels\.csv: .*Write labels\.csv into"):
         pictures(tmp_path, tmp_path / "cache")
 
 
 def test_faults_of_the_files_are_all_listed(write: Callable[..., Path], tmp_path: Path) -> None:
-    """One cannot be read, and one has another size than most."""
+    """One file cannot be read, and one has another size than most."""
     root = write({**FOUR, "a.png": picture(3, (6, 9, 3))}, TABLE)
     (root / "images" / "b.png").write_bytes(b"no picture")
     with pytest.raises(CohortError) as caught:
@@ -256,7 +256,7 @@ def test_faults_of_the_files_are_all_listed(write: Callable[..., Path], tmp_path
 
 
 def test_a_mask_of_another_size_than_its_picture_is_a_fault(write: Callable[..., Path], tmp_path: Path) -> None:
-    """It would be laid over other pixels."""
+    """Mask and picture must have the same size."""
     masks = {"c.png": np.zeros((6, 7), np.uint8), "d.png": np.zeros((6, 7), np.uint8)}
     with pytest.raises(CohortError) as caught:
         pictures(write(FOUR, TABLE, masks=masks), tmp_path / "cache")
@@ -266,14 +266,14 @@ def test_a_mask_of_another_size_than_its_picture_is_a_fault(write: Callable[...,
     ]
 
 
-def test_other_images_are_refused(write: Callable[..., Path], tmp_path: Path) -> None:
-    """A picture has no sequences."""
+def test_unknown_sequence_raises(write: Callable[..., Path], tmp_path: Path) -> None:
+    """Pictures have the one image rgb."""
     with pytest.raises(OutOfRange, match="pictures have the one image rgb, got T1w"):
         pictures(write(FOUR, TABLE), tmp_path / "cache", sequences=("rgb", "T1w"))
 
 
 def test_generated_pictures_are_read_like_any_other(tmp_path: Path) -> None:
-    """Images, masks and the table of a phantom come back as they were made."""
+    """Images, masks and table of a phantom are read as they were written."""
     made = [
         [
             PhantomPicture(

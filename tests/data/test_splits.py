@@ -1,4 +1,4 @@
-"""Folds: published numbers, disjointness, whole subjects, determinism."""
+"""Splits: published sizes, disjoint subsets, grouping by subject, determinism."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def single(n: int) -> tuple[SplitSample, ...]:
     return tuple(SplitSample(f"sub-{i:02d}", f"sub-{i:02d}") for i in range(n))
 
 
-# Uneven: three sessions, one, two, …
+# Subjects have different numbers of sessions.
 SESSIONS = tuple(
     SplitSample(f"sub-{i}_ses-{k}", f"sub-{i}") for i, count in enumerate([3, 1, 2, 1, 4, 1, 2]) for k in range(count)
 )
 SUBJECT_OF = {one.id: one.subject for one in SESSIONS}
-# These test all samples once; the others keep a test set apart.
+# Splits that test all samples once; the others have a fixed test set.
 ALL_TESTED = ("k_fold", "leave_one_subject_out")
 
 
@@ -67,8 +67,8 @@ def test_every_sample_is_tested_exactly_once(name):
     assert sorted(tested) == sorted(SUBJECT_OF)
 
 
-def test_every_split_is_known_here():
-    """A new split is added to the tests that fit it."""
+def test_all_registered_splits_are_tested():
+    """A new split must be added to the tests of this module."""
     assert set(SPLITS.names()) == {*ALL_TESTED, "holdout", "stratified_k_fold"}
 
 
@@ -84,19 +84,19 @@ def test_each_fold_places_every_sample_once(name):
 
 @pytest.mark.parametrize("name", SPLITS.names())
 def test_sessions_of_a_subject_stay_together(name):
-    """No subject is on two sides."""
+    """No subject is in two subsets."""
     folds = folds_of(name, SESSIONS)
     for split in folds.folds:
         parts = (split.train, split.validation, split.test, folds.test)
-        sides = [{SUBJECT_OF[i] for i in part} for part in parts]
-        assert sum(map(len, sides)) == len(set.union(*sides))
+        subjects = [{SUBJECT_OF[i] for i in part} for part in parts]
+        assert sum(map(len, subjects)) == len(set.union(*subjects))
         check_leaks(split, SUBJECT_OF)
     check_test_set(folds, SUBJECT_OF)
 
 
 @pytest.mark.parametrize("name", SPLITS.names())
 def test_the_same_seed_gives_the_same_folds(name):
-    """Twice the same, and another seed differs."""
+    """Another seed gives other folds."""
     function = SPLITS.get(name).function
     samples = single(21)
     assert function(samples, seed=5) == function(samples, seed=5)
@@ -105,7 +105,7 @@ def test_the_same_seed_gives_the_same_folds(name):
 
 @pytest.mark.parametrize("name", SPLITS.names())
 def test_the_global_random_state_is_left_alone(name):
-    """A split draws from its own stream."""
+    """Splits use their own random generator."""
     np.random.seed(0)
     before = np.random.get_state()[1].copy()
     folds_of(name, SESSIONS)
@@ -124,8 +124,8 @@ def test_the_order_of_samples_does_not_change_the_subjects_of_a_fold(name):
     assert sets(SESSIONS) == sets(SESSIONS[::-1])
 
 
-def test_published_sixteen_and_four():
-    """Of 21 subjects, one is tested, 16 train and 4 validate, 21 times."""
+def test_leave_one_out_has_the_published_sizes():
+    """21 subjects give 21 folds of 16 training, 4 validation and 1 test subject."""
     splits = leave_one_subject_out(single(21), seed=0)
     assert [(len(s.train), len(s.validation), len(s.test)) for s in splits] == [(16, 4, 1)] * 21
 
@@ -140,14 +140,14 @@ def test_leave_one_out_tests_the_subjects_in_order():
     assert [split.test for split in leave_one_subject_out(SESSIONS, seed=0)] == expected
 
 
-def test_three_subjects_one_trains_and_one_validates():
-    """The smallest cohort that can be split."""
+def test_three_subjects_can_be_split():
+    """Each fold has one training, one validation and one test subject."""
     for split in leave_one_subject_out(single(3), seed=1):
         assert (len(split.train), len(split.validation), len(split.test)) == (1, 1, 1)
 
 
 def test_validation_differs_between_folds():
-    """Each fold has its own draw: over 21 folds nearly every subject validates somewhere."""
+    """Folds draw independently: over 21 folds nearly every subject is drawn."""
     splits = leave_one_subject_out(single(21), seed=0)
     validating = {i for split in splits for i in split.validation}
     assert len(validating) >= 18
@@ -155,7 +155,7 @@ def test_validation_differs_between_folds():
 
 
 def test_validation_draw_is_uniform():
-    """Over many seeds each of the five remaining subjects validates equally often."""
+    """Over many seeds each of the five remaining subjects is drawn equally often."""
     counts = dict.fromkeys([f"sub-{i:02d}" for i in range(1, 6)], 0)
     for seed in range(1000):
         counts[leave_one_subject_out(single(6), seed=seed)[0].validation[0]] += 1
@@ -164,8 +164,8 @@ def test_validation_draw_is_uniform():
 
 
 @pytest.mark.parametrize(("validation", "expected"), [(1, 1), (7, 7), (0.1, 2), (0.5, 10), (0.001, 1), ("auto", 4)])
-def test_validation_as_number_share_or_auto(validation, expected):
-    """A number is taken as it is; a share of the 20 that remain is rounded, at least one."""
+def test_validation_as_number_fraction_or_auto(validation, expected):
+    """An int is the number of subjects; a float is a fraction of the 20 remaining ones, rounded, at least 1."""
     assert len(leave_one_subject_out(single(21), seed=0, validation=validation)[0].validation) == expected
 
 
@@ -177,93 +177,95 @@ def test_k_fold_sizes_differ_by_at_most_one():
 @pytest.mark.parametrize("name", SPLITS.names())
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_fewer_than_three_subjects_are_refused(name, n):
-    """One must train, one validate, one be tested."""
+    """Training, validation and test set need one subject each."""
     with pytest.raises(OutOfRange, match=rf"subjects >= 3 must hold .* got {n}"):
         folds_of(name, single(n))
 
 
 def test_sessions_do_not_count_as_subjects():
-    """Ten sessions of two subjects are still two subjects."""
+    """Ten sessions of two subjects count as two subjects."""
     samples = tuple(SplitSample(f"sub-{i % 2}_ses-{i}", f"sub-{i % 2}") for i in range(10))
     with pytest.raises(OutOfRange, match="got 2: sub-0, sub-1"):
         leave_one_subject_out(samples, seed=0)
 
 
 @pytest.mark.parametrize("validation", [-1, 2, 5])
-def test_some_must_train(validation):
-    """With two subjects not tested, only one can validate."""
-    with pytest.raises(OutOfRange, match=rf"0 <= validation < .* got validation={validation} with 2"):
+def test_training_set_must_not_be_empty(validation):
+    """Of two subjects outside the test set, at most one can be used for validation."""
+    with pytest.raises(OutOfRange, match=rf"0 <= validation < .* got split.validation={validation} with 2"):
         leave_one_subject_out(single(3), seed=0, validation=validation)
 
 
-def test_none_need_validate():
-    """With validation=0 all that are not tested train."""
+def test_validation_set_may_be_empty():
+    """With validation=0 all subjects outside the test set are used for training."""
     for split in k_fold(single(10), seed=0, folds=5, validation=0):
         assert split.validation == ()
         assert len(split.train) == 8
 
 
-def test_a_holdout_tests_a_fifth_once():
-    """60 % train, 20 % validate, 20 % are tested, as of 822 masks 493, 164 and 165."""
+def test_holdout_sizes():
+    """822 samples give 493 (60 %) for training, 164 for validation and 165 for testing."""
     (split,) = holdout(single(822), seed=0)
     assert [len(part) for part in (split.train, split.validation, split.test)] == [493, 164, 165]
 
 
 @pytest.mark.parametrize(("subjects", "test", "expected"), [(100, 0.07, 7), (10, 0.25, 3), (5, 1e-12, 1)])
-def test_the_share_that_is_tested_is_rounded_up(subjects: int, test: float, expected: int) -> None:
-    """Seven of a hundred are seven, although .07 · 100 is a little more in binary; at least one is tested."""
+def test_size_of_the_test_set_is_rounded_up(subjects: int, test: float, expected: int) -> None:
+    """0.07 of 100 subjects is 7 despite floating-point error; the test set has at least one subject."""
     (split,) = holdout(single(subjects), seed=0, test=test)
     assert len(split.test) == expected
 
 
 @pytest.mark.parametrize("validation", [0.0, 1.0, -0.5])
-def test_a_share_lies_between_zero_and_one(validation):
-    """The message says the relation and what came."""
+def test_fraction_must_be_between_zero_and_one(validation):
+    """The message states the relation and the value."""
     with pytest.raises(OutOfRange, match=f"0 < validation < 1 must hold .* got {validation}"):
         leave_one_subject_out(single(5), seed=0, validation=validation)
 
 
 @pytest.mark.parametrize("validation", ["most", True])
-def test_other_words_for_validation_are_refused(validation):
-    """Neither another word nor a truth value is a number of subjects."""
+def test_invalid_validation_raises(validation):
+    """Neither other strings nor bools are accepted."""
     with pytest.raises(OutOfRange, match="validation must be a number of subjects"):
         leave_one_subject_out(single(5), seed=0, validation=validation)
 
 
 @pytest.mark.parametrize("folds", [1, 6])
-def test_number_of_folds_lies_between_two_and_subjects(folds):
-    """The message names the other split."""
-    with pytest.raises(OutOfRange, match=rf"2 <= folds <= subjects .* got folds={folds} with 5.*leave_one_subject_out"):
+def test_number_of_folds_must_be_between_two_and_subjects(folds):
+    """The message suggests leave_one_subject_out."""
+    with pytest.raises(
+        OutOfRange, match=rf"2 <= folds <= subjects .* got split.folds={folds} with 5.*leave_one_subject_out"
+    ):
         k_fold(single(5), seed=0, folds=folds)
 
 
 def test_a_sample_id_twice_is_refused():
-    """Ids name samples."""
+    """Sample ids must be unique."""
     with pytest.raises(OutOfRange, match="sample ids must differ, got a more than once"):
         leave_one_subject_out([SplitSample("a", "1"), SplitSample("a", "2"), SplitSample("b", "3")], seed=0)
 
 
-def test_a_leak_names_the_subject_and_both_sides():
-    """One session trains and another of the same subject is tested."""
+def test_leak_names_the_subject_and_both_subsets():
+    """Sessions of the same subject in training and test set are a leak."""
     split = Split(train=("sub-0_ses-0",), validation=("sub-1_ses-0",), test=("sub-0_ses-1", "sub-0_ses-2"))
     with pytest.raises(HarnessError, match="one subset of a split, got sub-0 in train and test"):
         check_leaks(split, SUBJECT_OF)
 
 
 def test_a_sample_the_cohort_does_not_have_is_refused():
-    """A split of another cohort is noticed."""
+    """A split of another cohort raises."""
     with pytest.raises(HarnessError, match="only name samples of its cohort, got sub-99"):
         check_leaks(Split(("sub-99",), ("sub-1_ses-0",), ("sub-2_ses-0",)), SUBJECT_OF)
 
 
 def test_a_sample_listed_twice_is_refused():
-    """Training twice on a sample is no split."""
+    """A sample may occur once per split."""
     with pytest.raises(HarnessError, match="got sub-0_ses-0 more than once"):
         check_leaks(Split(("sub-0_ses-0",) * 2, ("sub-1_ses-0",), ("sub-2_ses-0",)), SUBJECT_OF)
 
 
-def test_a_test_set_that_is_touched_names_the_subjects():
-    """By a fold that trains on one of its subjects, and by one that validates on another."""
+def test_subjects_of_the_test_set_in_folds_raise():
+    """The message names subjects used for training and for validation."""
     folds = Folds(
         (Split(("sub-0_ses-0",), ("sub-1_ses-0",), ()), Split(("sub-3_ses-0",), ("sub-2_ses-0",), ())),
         ("sub-0_ses-1", "sub-2_ses-1", "sub-4_ses-0"),
@@ -273,45 +275,45 @@ def test_a_test_set_that_is_touched_names_the_subjects():
 
 
 def test_folds_with_unknown_samples_are_refused():
-    """Samples that the cohort does not have are listed, wherever they are named."""
+    """Unknown samples of folds and of the test set are listed."""
     folds = Folds((Split(("sub-77",), ("sub-1_ses-0",), ()),), ("sub-99",))
     with pytest.raises(HarnessError, match="only name samples of its cohort, got sub-77, sub-99"):
         check_test_set(folds, SUBJECT_OF)
 
 
 def sentence_of(folds, samples) -> str:
-    """What the screen says."""
+    """Description of the folds."""
     return describe_validation(folds, ids_of(samples))
 
 
-def test_the_sentence_says_how_many_do_what():
-    """21 subjects: the published numbers, and how they were drawn."""
+def test_description_gives_the_sizes():
+    """The sizes for 21 subjects, and how the validation set is drawn."""
     sentence = sentence_of(splits.leave_one_subject_out(single(21), seed=0), single(21))
     assert sentence.startswith("21 subjects, 21 folds: train 16, validate 4 (to select the epoch), test 1. ")
     assert "drawn at random from those not tested" in sentence
     assert "intervals are wide" not in sentence
 
 
-def test_the_sentence_warns_of_few_subjects():
-    """Three subjects: one trains, one validates, and the reader is told what that means."""
+def test_description_warns_of_few_subjects():
+    """With three subjects the description says that results depend on the split."""
     sentence = sentence_of(splits.leave_one_subject_out(single(3), seed=0), single(3))
     assert "train 1, validate 1" in sentence
     assert "With only 3 subjects, intervals are wide and results depend on the split." in sentence
 
 
-def test_the_sentence_shows_uneven_folds():
+def test_description_shows_uneven_folds():
     """Folds of five and four are shown as 4/5."""
     assert "test 4/5." in sentence_of(splits.k_fold(single(21), seed=0), single(21))
 
 
-def test_the_sentence_says_that_no_samples_validate():
+def test_description_says_that_there_is_no_validation_set():
     """Then the last epoch is used."""
     sentence = sentence_of(splits.k_fold(single(20), seed=0, validation=0), single(20))
     assert sentence.startswith("20 subjects, 5 folds: train 16, test 4. No validation set; the last epoch is used.")
 
 
-def test_the_sentence_names_the_fixed_test_set():
-    """How many subjects are in it, and what is done there."""
+def test_description_mentions_the_fixed_test_set():
+    """It gives the number of subjects in the test set and how they are predicted."""
     sentence = sentence_of(stratified_k_fold(single(20), seed=0, folds=4), single(20))
     assert sentence.startswith(
         "20 subjects: 4 in a fixed test set, on which the networks of all folds are averaged; 4 folds: train 12, "
@@ -319,11 +321,11 @@ def test_the_sentence_names_the_fixed_test_set():
     )
 
 
-# --- stratified folds beside a fixed test set ---
+# --- stratified folds with a fixed test set ---
 
 
 def visits(seed: int, n: int = 60, *, share: float = 0.3) -> tuple[SplitSample, ...]:
-    """Two visits each; the rarer class, a group of three and an age; the class may change between visits."""
+    """Two visits per subject, with a rare class, a number and two covariates; targets may differ between visits."""
     rng = np.random.default_rng(seed)
     return tuple(
         SplitSample(
@@ -338,15 +340,15 @@ def visits(seed: int, n: int = 60, *, share: float = 0.3) -> tuple[SplitSample, 
 
 
 def share_of(ids, samples, value, by) -> float:
-    """Share of a class among some samples."""
+    """Frequency of a class among some samples."""
     known = {one.id: one.targets.get(by, one.covariates.get(by)) for one in samples}
     return float(np.mean([known[name] == value for name in ids]))
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("by", "value"), [("relapse", 1.0), ("site", "B"), ("scanner", "X"), ("scanner", None)])
-def test_shares_of_a_class_are_about_equal_everywhere(seed, by, value):
-    """In every fold and in the test set, whether a target, a covariate, or where there is none."""
+def test_class_frequencies_are_preserved(seed, by, value):
+    """In each fold and in the test set, for targets, covariates and missing values."""
     samples = visits(seed)
     folds = stratified_k_fold(samples, seed=seed, by=by, folds=4, test=0.2)
     expected = share_of([one.id for one in samples], samples, value, by)
@@ -355,8 +357,8 @@ def test_shares_of_a_class_are_about_equal_everywhere(seed, by, value):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_numbers_are_stratified_by_fifths(seed):
-    """Every fold has about a fifth of its samples in each fifth of the ages."""
+def test_numbers_are_stratified_by_quintiles(seed):
+    """Each fold has about a fifth of its samples in each quintile of age."""
     samples = visits(seed)
     edges = np.quantile([one.targets["age"] for one in samples], [0.2, 0.4, 0.6, 0.8])
     age = {one.id: one.targets["age"] for one in samples}
@@ -366,8 +368,8 @@ def test_numbers_are_stratified_by_fifths(seed):
         np.testing.assert_allclose(counts / len(ids), 0.2, atol=0.08)
 
 
-def test_each_sample_outside_the_test_set_validates_once():
-    """The folds divide what the test set leaves."""
+def test_each_sample_outside_the_test_set_is_validated_once():
+    """Validation sets and test set are a partition of the cohort."""
     samples = visits(0)
     folds = stratified_k_fold(samples, seed=0, by="relapse", folds=5)
     validating = [name for split in folds.folds for name in split.validation]
@@ -375,14 +377,14 @@ def test_each_sample_outside_the_test_set_validates_once():
 
 
 @pytest.mark.parametrize(("test", "part"), [(0.5, 2), (0.34, 3), (0.25, 4), (0.2, 5), (0.1, 10), (0.11, 9)])
-def test_share_of_the_test_set(test, part):
-    """The nearest of one half, one third, one fourth, …, to a subject."""
+def test_size_of_the_test_set(test, part):
+    """``test`` is rounded to the nearest of 1/2, 1/3, 1/4, …."""
     folds = stratified_k_fold(single(180), seed=1, test=test)
     assert abs(len(folds.test) - 180 / part) <= 1
 
 
-def test_named_subjects_are_the_test_set():
-    """All of their samples and nothing else, whatever the share; the draw of the folds leaves them out."""
+def test_test_subjects_are_the_test_set():
+    """The test set holds all of their samples and no others, regardless of ``test`` and the seed."""
     samples = visits(0)
     folds = stratified_k_fold(samples, seed=0, by="relapse", test=0.5, test_subjects=("sub-40", "sub-03"))
     assert folds.test == ("sub-03_ses-0", "sub-03_ses-1", "sub-40_ses-0", "sub-40_ses-1")
@@ -390,8 +392,8 @@ def test_named_subjects_are_the_test_set():
     assert stratified_k_fold(samples, seed=9, test_subjects=("sub-40", "sub-03")).test == folds.test
 
 
-def test_without_a_test_set_each_fold_is_tested():
-    """Then none validate, and every sample is tested once."""
+def test_each_fold_is_tested_without_a_test_set():
+    """There is no validation set, and every sample is tested once."""
     samples = visits(0)
     folds = stratified_k_fold(samples, seed=0, by="relapse", folds=4, test=0)
     assert folds.test == () and not any(split.validation for split in folds.folds)
@@ -401,8 +403,8 @@ def test_without_a_test_set_each_fold_is_tested():
         assert share_of(split.test, samples, 1.0, "relapse") == pytest.approx(0.3, abs=0.08)
 
 
-def test_a_class_of_its_own_for_every_sample_is_no_class():
-    """There is nothing to spread evenly; folds are of equal size."""
+def test_unique_values_are_not_stratified():
+    """If each sample has a class of its own, folds have equal sizes."""
     samples = [SplitSample(f"s{i}", f"s{i}", covariates={"name": f"name {i}"}) for i in range(12)]
     folds = stratified_k_fold(samples, seed=0, by="name", folds=3, test=0.25)
     assert [len(split.validation) for split in folds.folds] == [3, 3, 3] and len(folds.test) == 3
@@ -413,23 +415,31 @@ def test_a_class_of_its_own_for_every_sample_is_no_class():
     [
         ({"by": "relaps"}, UnknownName, r"no target or covariate to stratify by is named 'relaps'\. Near: relapse"),
         ({"test_subjects": ("sub-3",)}, UnknownName, r"no subject of the cohort \(split\.test_subjects\) .* 'sub-3'"),
-        ({"folds": 49}, OutOfRange, "folds <= subjects outside the test set .* got folds=49 with 48 subjects; reduce"),
-        ({"test": 0.01}, OutOfRange, "1 / test <= subjects must hold .* got test=0.01 with 60 subjects; increase"),
+        (
+            {"folds": 49},
+            OutOfRange,
+            "folds <= subjects outside the test set .* got split.folds=49 with 48 subjects; reduce",
+        ),
+        (
+            {"test": 0.01},
+            OutOfRange,
+            "1 / test <= subjects must hold .* got split.test=0.01 with 60 subjects; increase",
+        ),
         (
             {"test_subjects": tuple(f"sub-{i:02d}" for i in range(58))},
             OutOfRange,
-            "got folds=3 with 2 subjects; reduce folds or test",
+            "got split.folds=3 with 2 subjects; reduce split.folds or split.test",
         ),
     ],
 )
 def test_impossible_stratified_folds_are_refused(options, error, message):
-    """The message says the relation, what came, and what would do."""
+    """The message states the relation, the value and the remedy."""
     with pytest.raises(error, match=message):
         stratified_k_fold(visits(0), seed=0, **options)
 
 
 @pytest.mark.parametrize(("option", "value"), [("test", 0.6), ("test", -0.1), ("folds", 1)])
 def test_options_outside_their_bounds_are_refused(option, value):
-    """When they are set, before any data are read."""
+    """Options are checked before data are read."""
     with pytest.raises(OutOfRange, match=rf"{option} must be a .*number >= .*, got {value}"):
         describe_component(SPLITS, partial(stratified_k_fold, **{option: value}))

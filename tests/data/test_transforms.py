@@ -1,4 +1,4 @@
-"""Geometry keeps world coordinates; intensities follow their definitions."""
+"""Geometric and intensity transforms."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def rotation(degrees: float, axis: int = 2) -> np.ndarray:
 
 
 def affine_of(spacing=(1.0, 1.0, 1.0), origin=(-5.0, 3.0, 7.0), turn=None) -> np.ndarray:
-    """An affine of a spacing, an origin and a rotation."""
+    """An affine with the given spacing, origin and rotation."""
     affine = np.eye(4)
     affine[:3, :3] = (np.eye(3) if turn is None else turn) @ np.diag(spacing)
     affine[:3, 3] = origin
     return affine
 
 
-# Left-posterior-superior with permuted axes, anisotropic: nothing about it is trivial.
+# Permuted and flipped axes, anisotropic.
 ODD = np.array([[0, 0, -2.0, 40], [-1.0, 0, 0, 25], [0, 1.5, 0, -9], [0, 0, 0, 1]])
 
 
 @pytest.fixture
 def rng() -> np.random.Generator:
-    """Numbers of a fixed seed."""
+    """A random generator with a fixed seed."""
     return np.random.default_rng(7)
 
 
@@ -58,13 +58,13 @@ def centre_of(array, affine) -> np.ndarray:
 
 
 def test_reorient_gives_ras(rng):
-    """Axes run to the right, the front and the top."""
+    """Axes are right, anterior, superior."""
     _, affine = transforms.reorient(rng.random(SHAPE), ODD)
     assert nib.aff2axcodes(affine) == ("R", "A", "S")
 
 
 def test_reorient_keeps_each_voxel_at_its_world_coordinate(rng):
-    """A value can be looked up at the world coordinate it had."""
+    """Values are found at their original world coordinates."""
     array = rng.random(SHAPE)
     turned, affine = transforms.reorient(array, ODD)
     for index in [(0, 0, 0), (11, 9, 7), (3, 5, 2)]:
@@ -83,8 +83,8 @@ def test_reorient_agrees_with_nibabel(rng):
     np.testing.assert_allclose(affine, expected.affine, atol=1e-5)
 
 
-def test_reorient_carries_further_axes(rng):
-    """A channel axis at the end stays at the end."""
+def test_reorient_keeps_further_axes(rng):
+    """A trailing channel axis stays last."""
     array = rng.random((*SHAPE, 2))
     turned, _ = transforms.reorient(array, ODD)
     np.testing.assert_array_equal(turned[..., 1], transforms.reorient(array[..., 1], ODD)[0])
@@ -94,7 +94,7 @@ def test_reorient_carries_further_axes(rng):
 
 
 def test_regrid_keeps_the_field_of_view():
-    """Twice the spacing, half the voxels, and the outer corners coincide."""
+    """Doubling the spacing halves the shape, and the outer corners coincide."""
     affine = affine_of((1, 1, 2), turn=rotation(20))
     shape, coarse = transforms.regrid((12, 10, 8), affine, (2, 2, 4))
     assert shape == (6, 5, 4)
@@ -116,14 +116,14 @@ def test_regrid_refuses_a_spacing_of_zero():
 
 @pytest.mark.parametrize("order", ["linear", "nearest", "bspline"])
 def test_resampling_onto_the_same_grid_changes_nothing(order, rng):
-    """The identity is exact, for an oblique anisotropic grid too."""
+    """The identity is exact, also for an oblique anisotropic grid."""
     array = rng.random(SHAPE).astype(np.float32)
     affine = affine_of((1, 0.7, 3), turn=rotation(20))
     np.testing.assert_array_equal(transforms.resample(array, affine, SHAPE, affine, order=order), array)
 
 
 def test_resampling_onto_a_flipped_grid_and_back_is_exact(rng):
-    """Flips round trip: voxel centres fall on voxel centres."""
+    """Voxel centres coincide after a flip."""
     array = rng.random(SHAPE).astype(np.float32)
     turned, turned_affine = transforms.reorient(array, ODD)
     there = transforms.resample(array, ODD, turned.shape, turned_affine)
@@ -132,7 +132,7 @@ def test_resampling_onto_a_flipped_grid_and_back_is_exact(rng):
 
 
 def test_a_blob_stays_at_its_world_coordinate():
-    """From an odd anisotropic grid onto an oblique one, the blob does not move."""
+    """The blob keeps its position when resampled between anisotropic and oblique grids."""
     centre = np.array([22.0, 15.0, 2.0])
     source = blob((24, 20, 18), ODD, centre)
     target_affine = affine_of((1.2, 1.0, 1.4), origin=(4, -2, -14), turn=rotation(15))
@@ -143,7 +143,7 @@ def test_a_blob_stays_at_its_world_coordinate():
 
 @pytest.mark.parametrize(("order", "degree"), [("linear", 1), ("nearest", 0), ("bspline", 3)])
 def test_resampling_agrees_with_nibabel_inside(order, degree, rng):
-    """Away from the border the values are those of nibabel.processing (scipy)."""
+    """Inside the field of view values equal those of nibabel.processing."""
     array = scipy.ndimage.gaussian_filter(rng.random((24, 22, 20)), 1.5).astype(np.float32)
     affine = affine_of((1, 1.2, 1.5))
     shape, target = (10, 9, 8), affine_of((1.1, 0.9, 1.3), origin=(2.13, 10.37, 16.71), turn=rotation(10))
@@ -153,7 +153,7 @@ def test_resampling_agrees_with_nibabel_inside(order, degree, rng):
 
 
 def test_resampling_agrees_with_simpleitk_in_physical_space(rng):
-    """The same as ITK's own resampling between images with origins and directions in LPS."""
+    """Values equal those of SimpleITK, which uses LPS coordinates."""
 
     def as_itk(array, affine):
         lps = np.diag([-1, -1, 1, 1]) @ affine
@@ -174,21 +174,21 @@ def test_resampling_agrees_with_simpleitk_in_physical_space(rng):
 
 
 def test_outside_the_field_of_view_is_fill(rng):
-    """No value is invented where nothing was measured."""
+    """Voxels outside the field of view have the fill value."""
     array = rng.random(SHAPE) + 1
     far = affine_of((0.5, 0.5, 0.5), origin=(500, 0, 0))
     assert np.all(transforms.resample(array, affine_of(), SHAPE, far, fill=-3.0) == -3.0)
 
 
-def test_a_voxel_reaches_half_a_step_beyond_its_centre():
-    """On a grid twice as fine the outermost voxels keep the border's value instead of fill."""
+def test_field_of_view_includes_the_outer_half_voxel():
+    """On a grid of half the spacing, the outermost voxels have the value of the border, not fill."""
     array = np.full(SHAPE, 5.0)
     shape, fine = transforms.regrid(SHAPE, affine_of(), (0.5, 0.5, 0.5))
     np.testing.assert_allclose(transforms.resample(array, affine_of(), shape, fine, fill=0.0), 5.0)
 
 
 def test_nearest_keeps_the_labels_and_their_type(rng):
-    """Labels are never mixed."""
+    """Labels are not interpolated."""
     labels = rng.integers(0, 4, SHAPE).astype(np.int16) * 1000
     target = affine_of((0.8, 1.3, 1.0), origin=(-4.7, 3.2, 7.1), turn=rotation(8))
     made = transforms.resample(labels, affine_of(), SHAPE, target, order="nearest")
@@ -197,25 +197,25 @@ def test_nearest_keeps_the_labels_and_their_type(rng):
 
 
 def test_linear_interpolation_of_a_mask_is_refused():
-    """A mask asks for occupancy or nearest."""
+    """Masks need occupancy or order='nearest'."""
     with pytest.raises(OutOfRange, match="order='nearest' must be given for a bool mask"):
         transforms.resample(np.ones(SHAPE, bool), np.eye(4), SHAPE, np.eye(4))
 
 
 def test_an_unknown_order_is_refused():
-    """The message lists the orders."""
+    """The message lists the valid orders."""
     with pytest.raises(OutOfRange, match="linear, nearest, bspline"):
         transforms.resample(np.ones(SHAPE), np.eye(4), SHAPE, np.eye(4), order="cubic")
 
 
 def test_a_volume_must_have_three_axes():
-    """A time series is refused, with its shape."""
+    """The message shows the shape of a time series."""
     with pytest.raises(OutOfRange, match=r"got 4 with shape \(2, 2, 2, 5\)"):
         transforms.resample(np.ones((2, 2, 2, 5)), np.eye(4), SHAPE, np.eye(4))
 
 
 def test_whole_voxel_shifts_are_copied_exactly(rng):
-    """A grid moved by whole voxels gives the values themselves, with fill where it leaves the image."""
+    """Shifting the grid by whole voxels copies values exactly and fills the rest."""
     array = rng.random(SHAPE)
     affine = affine_of((1, 2, 3), turn=rotation(30))
     moved = affine.copy()
@@ -229,7 +229,7 @@ def test_whole_voxel_shifts_are_copied_exactly(rng):
 
 
 def test_blur_has_the_width_that_a_coarser_grid_needs():
-    """Standard deviation √(f² − 1)/2.3548 source voxels along the axis that becomes f times coarser."""
+    """Its standard deviation is √(f² − 1)/2.3548 source voxels along an axis that becomes f times coarser."""
     point = np.zeros((3, 3, 41))
     point[1, 1, 20] = 1
     made = transforms.match_resolution(point, affine_of(), affine_of((1, 1, 4)))
@@ -240,7 +240,7 @@ def test_blur_has_the_width_that_a_coarser_grid_needs():
 
 
 def test_blur_leaves_a_finer_grid_alone(rng):
-    """Interpolation to smaller voxels needs no smoothing."""
+    """Images are not smoothed before upsampling."""
     array = rng.random(SHAPE).astype(np.float32)
     np.testing.assert_array_equal(transforms.match_resolution(array, affine_of(), affine_of((0.5, 1, 1))), array)
 
@@ -249,13 +249,13 @@ def test_blur_leaves_a_finer_grid_alone(rng):
 
 
 def test_occupancy_on_the_same_grid_is_the_mask(rng):
-    """Every voxel is filled or not."""
+    """Occupancy is 0 or 1."""
     mask = rng.random(SHAPE) > 0.6
     np.testing.assert_array_equal(transforms.occupancy(mask, ODD, SHAPE, ODD), mask)
 
 
-def test_occupancy_on_an_oblique_grid_sets_nothing_that_threads_share(rng, monkeypatch):
-    """Masks are prepared by several threads: ITK's global number of threads is not touched."""
+def test_occupancy_does_not_set_the_global_number_of_threads(rng, monkeypatch):
+    """Masks are prepared by several threads, which share this setting of ITK."""
 
     def refuse(number):
         raise AssertionError("the global number of threads was set")
@@ -267,7 +267,7 @@ def test_occupancy_on_an_oblique_grid_sets_nothing_that_threads_share(rng, monke
 
 
 def test_occupancy_of_whole_blocks_is_their_mean(rng):
-    """On a grid of 2×2×4 blocks, the share is the mean of each block."""
+    """On a grid of 2×2×4 blocks, occupancy is the mean of each block."""
     mask = rng.random((12, 10, 8)) > 0.6
     shape, coarse = transforms.regrid(mask.shape, affine_of(), (2, 2, 4))
     expected = mask.reshape(6, 2, 5, 2, 2, 4).mean(axis=(1, 3, 5))
@@ -275,7 +275,7 @@ def test_occupancy_of_whole_blocks_is_their_mean(rng):
 
 
 def test_occupancy_through_flipped_and_permuted_axes(rng):
-    """Axes that are turned by quarters give the shares of the reoriented mask, exactly."""
+    """Occupancy equals that of the reoriented mask."""
     mask = rng.random(SHAPE) > 0.6
     turned, affine = transforms.reorient(mask, ODD)
     shape, coarse = transforms.regrid(turned.shape, affine, (3.0, 2.0, 2.5))
@@ -284,8 +284,8 @@ def test_occupancy_through_flipped_and_permuted_axes(rng):
     assert made.shape == shape
 
 
-def test_occupancy_at_an_uneven_ratio_by_hand():
-    """Voxels of 1.5 mm over voxels of 1 mm: the second is filled by a third of its length."""
+def test_occupancy_with_a_non_integer_ratio():
+    """Voxels of 1 mm on a grid of 1.5 mm, calculated by hand."""
     mask = np.zeros((6, 1, 1), bool)
     mask[2] = True  # from 1.5 to 2.5 mm past the centre of voxel 0, 2 to 3 mm past its low corner
     shape, coarse = transforms.regrid(mask.shape, np.eye(4), (1.5, 1, 1))
@@ -294,7 +294,7 @@ def test_occupancy_at_an_uneven_ratio_by_hand():
 
 
 def test_occupancy_keeps_the_volume(rng):
-    """Filled share times voxel volume sums to the volume of the mask, parallel or oblique."""
+    """The sum of occupancy times voxel volume equals the volume of the mask."""
     mask = np.zeros((20, 20, 20), bool)
     mask[6:14, 7:12, 5:15] = True
     affine = affine_of(origin=(0, 0, 0))
@@ -305,12 +305,12 @@ def test_occupancy_keeps_the_volume(rng):
 
 
 def test_occupancy_of_an_empty_mask_is_zero():
-    """Nothing fills nothing."""
+    """Occupancy is zero everywhere."""
     assert not transforms.occupancy(np.zeros(SHAPE, bool), np.eye(4), (3, 3, 3), affine_of((3, 3, 3))).any()
 
 
 def test_majority_is_the_label_with_the_largest_share():
-    """Of a block of eight, five voxels of label 7 win over three of label 2."""
+    """In a block of eight voxels, five with label 7 outnumber three with label 2."""
     labels = np.full((2, 2, 2), 7, np.uint8)
     labels[0, 0, 0] = labels[1, 0, 0] = labels[0, 1, 0] = 2
     shape, coarse = transforms.regrid(labels.shape, np.eye(4), (2, 2, 2))
@@ -318,13 +318,13 @@ def test_majority_is_the_label_with_the_largest_share():
 
 
 def test_majority_on_the_same_grid_is_the_labels(rng):
-    """Labels come through unchanged."""
+    """Labels are unchanged."""
     labels = rng.integers(0, 5, SHAPE).astype(np.int16)
     np.testing.assert_array_equal(transforms.majority(labels, ODD, SHAPE, ODD), labels)
 
 
 def test_majority_outside_the_field_of_view_is_background():
-    """A voxel of which most lies outside belongs to no region."""
+    """Voxels that lie mostly outside belong to no region."""
     labels = np.full((4, 1, 1), 3, np.uint8)
     target = np.eye(4)
     target[0, 3] = 2.6
@@ -335,19 +335,19 @@ def test_majority_outside_the_field_of_view_is_background():
 
 
 def test_crop_box_with_margin_stays_inside():
-    """The box is widened by the margin of each axis and cut at the border."""
+    """The box is extended by the margin of each axis and clipped at the border."""
     mask = np.zeros(SHAPE, bool)
     mask[1:4, 5, 2:6] = True
     assert transforms.crop_box(mask, (2, 1, 1)) == (slice(0, 6), slice(4, 7), slice(1, 7))
 
 
-def test_crop_box_of_an_empty_mask_is_everything():
-    """Nothing is cut away where nothing is known."""
+def test_crop_box_of_an_empty_mask_is_the_whole_volume():
+    """An empty mask does not crop."""
     assert transforms.crop_box(np.zeros(SHAPE, bool)) == (slice(0, 12), slice(0, 10), slice(0, 8))
 
 
 def test_crop_keeps_each_voxel_at_its_world_coordinate(rng):
-    """The affine of the crop sends its first voxel where that voxel was."""
+    """The affine of the crop accounts for the offset of the box."""
     array = rng.random(SHAPE)
     box = (slice(2, 9), slice(-3, 4), slice(1, 8))
     cut, affine = transforms.crop(array, ODD, box)
@@ -358,7 +358,7 @@ def test_crop_keeps_each_voxel_at_its_world_coordinate(rng):
 
 
 def test_fit_box_keeps_the_centre():
-    """A longer and a shorter box share the centre; 0 keeps the extent."""
+    """Longer and shorter boxes have the same centre; 0 keeps the extent."""
     box = (slice(2, 6), slice(0, 10), slice(3, 5))
     assert transforms.fit_box(box, (8, 4, 0)) == (slice(0, 8), slice(3, 7), slice(3, 5))
 
@@ -367,7 +367,7 @@ def test_fit_box_keeps_the_centre():
 
 
 def head() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """An ellipsoid with a dark ventricle, a bright speck far away, and the ellipsoid itself."""
+    """Image of an ellipsoid with a dark hole and a bright voxel outside, its affine, and the ellipsoid."""
     affine = affine_of((1, 1, 2))
     grid = np.stack(np.meshgrid(*map(np.arange, (40, 36, 20)), indexing="ij"), -1)
     inside = (((grid - (20, 18, 10)) / (14, 12, 7)) ** 2).sum(-1) <= 1
@@ -378,7 +378,7 @@ def head() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def test_brain_mask_is_the_filled_largest_component():
-    """A hole inside is filled and a bright speck outside is left out."""
+    """The hole is filled, and the bright voxel outside is excluded."""
     image, affine, inside = head()
     made = transforms.brain_mask(image, affine, closing_mm=2.0)
     assert not made[1, 1, 1] and made[20, 18, 10]
@@ -387,19 +387,19 @@ def test_brain_mask_is_the_filled_largest_component():
 
 
 def test_brain_mask_closing_does_not_reach_the_border_of_the_array():
-    """A brain cut by the field of view keeps its shape at the border."""
+    """A brain truncated by the field of view keeps its shape at the border."""
     image = np.full((10, 10, 10), 100.0)
     image[:, :, 6:] = 1.0
     np.testing.assert_array_equal(transforms.brain_mask(image, np.eye(4)), image > 50)
 
 
 def test_brain_mask_of_a_constant_image_is_empty():
-    """No contrast, no brain."""
+    """Without contrast no brain is found."""
     assert not transforms.brain_mask(np.full(SHAPE, 3.0), np.eye(4)).any()
 
 
 def bias_problem() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Two tissues under a smooth planted field: biased image, truth, mask, affine."""
+    """Two tissues with a smooth bias field: biased image, true image, mask and affine."""
     rng = np.random.default_rng(3)
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in (32, 30, 16)], indexing="ij"), -1)
     mask = (grid**2).sum(-1) < 0.9
@@ -409,8 +409,8 @@ def bias_problem() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return image, truth, mask, affine_of((1, 1, 2))
 
 
-def test_n4_reduces_a_planted_bias_field():
-    """Within one tissue, the coefficient of variation falls to less than half."""
+def test_n4_reduces_a_simulated_bias_field():
+    """The coefficient of variation within one tissue is more than halved."""
     image, truth, mask, affine = bias_problem()
     made = transforms.n4(image, affine, mask, shrink=2)
     tissue = truth == 150
@@ -422,8 +422,8 @@ def test_n4_reduces_a_planted_bias_field():
     assert variation(made) < 0.5 * variation(image)
 
 
-def test_n4_repeats_exactly_and_leaves_the_number_of_threads_alone():
-    """The same image gives the same numbers, whatever ITK's global setting."""
+def test_n4_is_deterministic_and_keeps_the_number_of_threads():
+    """Results do not depend on ITK's global number of threads."""
     image, _, mask, affine = bias_problem()
     before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
     first = transforms.n4(image, affine, mask, iterations=(5, 5))
@@ -437,13 +437,13 @@ def test_n4_repeats_exactly_and_leaves_the_number_of_threads_alone():
 
 
 def test_n4_needs_a_positive_voxel():
-    """An image of zeros has no bias to estimate."""
+    """The bias field of an image of zeros is undefined."""
     with pytest.raises(OutOfRange, match="n4 needs a positive voxel"):
         transforms.n4(np.zeros(SHAPE), np.eye(4))
 
 
 def test_zscore_inside_the_mask(rng):
-    """Mean 0 and standard deviation 1 inside; the same line applied outside."""
+    """Mean 0 and standard deviation 1 inside; the same scaling outside."""
     array, mask = rng.normal(50, 9, SHAPE), rng.random(SHAPE) > 0.5
     made = transforms.normalise(array, mask)
     assert made[mask].mean() == pytest.approx(0, abs=1e-6)
@@ -452,27 +452,27 @@ def test_zscore_inside_the_mask(rng):
 
 
 def test_zscore_of_the_whole_volume_without_a_mask(rng):
-    """As published: constants of the volume."""
+    """Mean and standard deviation are those of the whole volume."""
     array = rng.normal(50, 9, SHAPE)
     np.testing.assert_allclose(transforms.normalise(array), (array - array.mean()) / array.std(), rtol=1e-5, atol=1e-6)
 
 
-def test_minmax_sends_the_mask_to_zero_and_one(rng):
-    """Smallest 0, largest 1."""
+def test_minmax_scales_the_mask_to_zero_and_one(rng):
+    """The minimum is 0 and the maximum 1."""
     array, mask = rng.normal(50, 9, SHAPE), rng.random(SHAPE) > 0.5
     made = transforms.normalise(array, mask, how="minmax")
     assert (made[mask].min(), made[mask].max()) == (0, 1)
 
 
-def test_percentiles_are_sent_to_zero_and_one_and_clipped():
-    """Of 0…1000, 250 becomes 0, 750 becomes 1, and what is beyond is cut."""
+def test_percentiles_are_scaled_to_zero_and_one_and_clipped():
+    """The 25th percentile becomes 0, the 75th becomes 1, and values beyond are clipped."""
     array = np.arange(1001.0).reshape(1001, 1, 1)
     made = transforms.normalise(array, how="percentile", low_percent=25, high_percent=75).ravel()
     np.testing.assert_allclose(made[[0, 250, 500, 750, 1000]], [0, 0, 0.5, 1, 1])
 
 
 def test_no_normalisation_is_a_float32_copy():
-    """``none`` changes the type only."""
+    """``none`` changes the dtype only."""
     array = np.arange(8, dtype=np.int16).reshape(2, 2, 2)
     made = transforms.normalise(array, how="none")
     assert made.dtype == np.float32
@@ -481,25 +481,25 @@ def test_no_normalisation_is_a_float32_copy():
 
 @pytest.mark.parametrize("how", ["zscore", "minmax", "percentile"])
 def test_a_constant_image_cannot_be_normalised(how):
-    """A division by no spread is an error, never a zero."""
+    """A standard deviation or range of zero raises."""
     with pytest.raises(OutOfRange, match=f"normalise={how} needs voxels that differ, got only values near 7"):
         transforms.normalise(np.full(SHAPE, 7.0), how=how)
 
 
 def test_an_empty_mask_cannot_normalise():
-    """The message says that the mask is empty."""
+    """The message says so."""
     with pytest.raises(OutOfRange, match="got an empty mask"):
         transforms.normalise(np.ones(SHAPE), np.zeros(SHAPE, bool))
 
 
 def test_an_unknown_normalisation_is_refused():
-    """The message lists what there is."""
+    """The message lists the valid values."""
     with pytest.raises(OutOfRange, match="zscore, minmax, percentile, none"):
         transforms.normalise(np.ones(SHAPE), how="robust")
 
 
-def test_arguments_stay_unchanged(rng):
-    """No function writes into what it was given."""
+def test_inputs_are_not_modified(rng):
+    """No transform writes into its input."""
     array = rng.random(SHAPE).astype(np.float32) + 0.5
     array.flags.writeable = False
     transforms.normalise(array)

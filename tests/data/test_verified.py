@@ -1,4 +1,4 @@
-"""Verification that is remembered: what is read again, and what is not."""
+"""Stored verification of cohorts: which files are read again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check(cohort: Path, tmp_path: Path) -> Callable[..., None]:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """One entry for each time that files are verified."""
+    """One entry per verification of files."""
     seen: list[str] = []
     whole = verified.verify
 
@@ -43,8 +43,8 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def test_a_faultless_cohort_is_not_read_again(check: Callable[..., None], reads: list[str]) -> None:
-    """Nor is a subset of its sequences, which cannot have more faults."""
+def test_valid_cohort_is_not_read_again(check: Callable[..., None], reads: list[str]) -> None:
+    """Nor is a subset of its sequences."""
     check("T1w", "FLAIR")
     check("T1w", "FLAIR")
     check("FLAIR")
@@ -56,10 +56,10 @@ def test_a_faultless_cohort_is_not_read_again(check: Callable[..., None], reads:
     [(("T1w", "FLAIR"), {}), (("T1w",), {"optional": ("brain",)}), (("T1w",), {"label": ""})],
     ids=["another sequence", "another mask", "another label"],
 )
-def test_more_than_was_verified_is_read(
+def test_further_files_are_verified(
     check: Callable[..., None], reads: list[str], sequences: tuple[str, ...], options: dict[str, Any]
 ) -> None:
-    """A faultless part says nothing of the rest."""
+    """Another sequence, mask or label is verified."""
     check("T1w")
     check(*sequences, **options)
     assert reads == ["read", "read"]
@@ -67,7 +67,7 @@ def test_more_than_was_verified_is_read(
 
 @pytest.mark.parametrize("name", ["sub-02_T1w", "sub-02_label-lesion_mask"])
 def test_a_file_that_changes_is_read_again(check: Callable[..., None], cohort: Path, name: str) -> None:
-    """An image and a mask alike; the new fault is found."""
+    """The new fault of an image or a mask is found."""
     check("T1w")
     path = cohort / "sub-02" / "anat" / f"{name}.nii.gz"
     array, affine = nifti.read(path)
@@ -76,10 +76,8 @@ def test_a_file_that_changes_is_read_again(check: Callable[..., None], cohort: P
         check("T1w")
 
 
-def test_a_participant_that_changes_is_verified_again(
-    check: Callable[..., None], cohort: Path, reads: list[str]
-) -> None:
-    """Values of the table are verified as well."""
+def test_changed_participants_are_verified_again(check: Callable[..., None], cohort: Path, reads: list[str]) -> None:
+    """Values of participants.tsv are verified as well."""
     check("T1w")
     table = cohort / "participants.tsv"
     changed = table.read_text().replace("\t41", "\t43")
@@ -89,8 +87,8 @@ def test_a_participant_that_changes_is_verified_again(
     assert reads == ["read", "read"]
 
 
-def test_faults_are_not_remembered(check: Callable[..., None], tmp_path: Path) -> None:
-    """Faults that were found otherwise are raised each time, before a note is written and after."""
+def test_faults_are_raised_each_time(check: Callable[..., None], tmp_path: Path) -> None:
+    """Additional faults are raised whether or not the verification is stored."""
     fault = Fault("brain-missing", "", "sub-03", "no brain", "a brain", "Add it.")
     with pytest.raises(CohortError) as caught:
         check("T1w", more=[fault])
@@ -101,8 +99,8 @@ def test_faults_are_not_remembered(check: Callable[..., None], tmp_path: Path) -
         check("T1w", more=[fault])
 
 
-def test_files_are_shown_while_they_are_in_memory(check: Callable[..., None]) -> None:
-    """Once each, and only where they are read at all."""
+def test_callback_is_called_once_per_file(check: Callable[..., None]) -> None:
+    """Files that are not read again are not passed to the callback."""
     shown: list[str] = []
     for _ in range(2):
         check("T1w", seen=lambda path, values, header: shown.append(path.name))

@@ -1,4 +1,4 @@
-"""Every kind of data fault: a sound cohort is broken in one way, and the message says how."""
+"""Every kind of data fault: each case damages a valid cohort in one way."""
 
 from __future__ import annotations
 
@@ -28,44 +28,45 @@ T1W = "sub-02/anat/sub-02_T1w.nii.gz"
 SWI = "sub-02/anat/sub-02_SWI.nii.gz"
 LESION = "sub-02/anat/sub-02_label-lesion_mask.nii.gz"
 BRAIN = "sub-02/anat/sub-02_label-brain_mask.nii.gz"
+LESIONS = [LESION.replace("02", number) for number in ("01", "02", "03")]
 BRAINS = [BRAIN.replace("02", number) for number in ("01", "02", "03")]
 REGIONS = "sub-02/anat/sub-02_label-regions_dseg.nii.gz"
 Patch = pytest.MonkeyPatch
 
 
 def check(root: Path, **options: Any) -> list[Fault]:
-    """Index and verify, as a task would."""
-    words = {"sequences": ("T1w", "SWI"), "label": "lesion"} | options
-    minimum, target = words.pop("minimum", 2), words.pop("target", None)
-    after, needed_for = words.pop("after", None), words.pop("needed_for", "")
-    index = bids.index(root, **words)
+    """Index and verify as a task does."""
+    options = {"sequences": ("T1w", "SWI"), "label": "lesion"} | options
+    minimum, target = options.pop("minimum", 2), options.pop("target", None)
+    after, needed_for = options.pop("after", None), options.pop("needed_for", "")
+    index = bids.index(root, **options)
     if after:
         after(root)
-    faults = verify(index, sequences=words["sequences"], label=words["label"], target=target, minimum=minimum)
+    faults = verify(index, sequences=options["sequences"], label=options["label"], target=target, minimum=minimum)
     return [*faults, *brain_faults(index, needed_for=needed_for)]
 
 
 @dataclass(frozen=True)
 class Case:
-    """One way to break a cohort.
+    """One way to damage a cohort.
 
     Parameters
     ----------
-    kind : the fault that must be found
-    fragment : regular expression in its message
-    break_ : what is done to the folder
-    options : what is asked of the index and of verify
-    others : kinds that follow from the same damage
+    kind : the expected kind of fault
+    fragment : regular expression that its message must match
+    damage : damages the folder
+    options : options of the index and of verify
+    others : further kinds of fault that the same damage may cause
     """
 
     kind: str
     fragment: str
-    break_: Callable[[Path, Patch], Any]
+    damage: Callable[[Path, Patch], Any]
     options: dict[str, Any] = field(default_factory=dict)
     others: frozenset[str] = frozenset()
 
 
-# --- ways to break a folder -----------------------------------------------------
+# --- ways to damage a folder ----------------------------------------------------
 
 
 def values(file: str, change: Callable[[np.ndarray], np.ndarray], dtype: Any = np.float32) -> Any:
@@ -99,12 +100,12 @@ def place(file: str, change: Callable[[np.ndarray], np.ndarray]) -> Any:
 
 
 def shifted(millimetres: float) -> Callable[[np.ndarray], np.ndarray]:
-    """Move the origin along the first axis of the world."""
+    """Shift the origin along the first world axis."""
     return lambda affine: nib.affines.from_matvec(affine[:3, :3], affine[:3, 3] + [millimetres, 0, 0])
 
 
 def header(file: str, **fields: Any) -> Any:
-    """Write fields of the raw header, unchecked."""
+    """Write fields of the raw header without checks."""
 
     def apply(root: Path, _: Patch) -> None:
         content = gzip.decompress((root / file).read_bytes())
@@ -157,7 +158,7 @@ def delete(file: str) -> Any:
 
 
 def both(*steps: Any) -> Any:
-    """One thing after the other."""
+    """Apply several steps in order."""
     return lambda root, patch: [step(root, patch) for step in steps]
 
 
@@ -172,7 +173,7 @@ def link(file: str, target: str) -> Any:
 
 
 def refuse(method: str, file: str, error: OSError) -> Any:
-    """Let the operating system refuse a file, which a test run as root could not provoke otherwise."""
+    """Simulate an error of the operating system, which root would not get."""
 
     def apply(root: Path, patch: Patch) -> None:
         real = getattr(Path, method)
@@ -188,7 +189,7 @@ def refuse(method: str, file: str, error: OSError) -> Any:
 
 
 def folder_instead(file: str) -> Any:
-    """Put a folder where a file was."""
+    """Replace a file by a folder."""
 
     def apply(root: Path, _: Patch) -> None:
         (root / file).unlink()
@@ -211,14 +212,14 @@ def sessions(root: Path, _: Patch) -> None:
 
 
 def copied_subject(root: Path, _: Patch) -> None:
-    """sub-03 becomes sub-02 under another name."""
+    """Make sub-03 a copy of sub-02."""
     shutil.rmtree(root / "sub-03")
     for path in sorted((root / "sub-02/anat").iterdir()):
         copy(f"sub-02/anat/{path.name}", f"sub-03/anat/{path.name.replace('02', '03')}")(root, _)
 
 
 def reordered(root: Path, _: Patch) -> None:
-    """T1w as 16-bit integers, and the same voxels as another subject's SWI in 32-bit floating point."""
+    """Store the voxels of T1w as int16, and as float32 in another subject's SWI."""
     array, affine = nifti.read(root / T1W)
     image = nib.Nifti1Image(np.rint(array).astype(np.int16), affine)
     nib.save(image, root / T1W)
@@ -226,7 +227,7 @@ def reordered(root: Path, _: Patch) -> None:
 
 
 def qform_moved(root: Path, _: Patch) -> None:
-    """The qform says 5 mm to the right of the sform."""
+    """Shift the qform 5 mm to the right of the sform."""
     image = nib.load(root / T1W)
     moved = image.affine.copy()
     moved[0, 3] += 5
@@ -236,12 +237,12 @@ def qform_moved(root: Path, _: Patch) -> None:
 
 
 def singular(root: Path, patch: Patch) -> None:
-    """Two axes of the grid run in the same direction."""
+    """Make two axes of the grid parallel."""
     header(T1W, qform_code=0, srow_x=[1.1, 0, 0, 0], srow_y=[1.1, 0, 0, 0], srow_z=[0, 0, 2.5, 0])(root, patch)
 
 
 def colour(root: Path, _: Patch) -> None:
-    """Voxels of three bytes each."""
+    """Store RGB voxels."""
     array, affine = nifti.read(root / T1W)
     pixels = np.zeros(array.shape, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     nib.save(nib.Nifti1Image(pixels, affine), root / T1W)
@@ -252,7 +253,7 @@ PAIR = ["T1w.nii.gz", "label-lesion_mask.nii.gz"]
 
 
 def spaces(*names: str) -> Any:
-    """Give sub-02's T1w and lesion, native until then, in these spaces only."""
+    """Replace T1w and lesion mask of sub-02 by copies in the given spaces."""
     copies = [copy(f"sub-02/anat/sub-02_{one}", f"sub-02/anat/sub-02_space-{s}_{one}") for s in names for one in PAIR]
     return both(*copies, *(delete(f"sub-02/anat/sub-02_{one}") for one in PAIR))
 
@@ -346,7 +347,66 @@ CASES = [
         {"required": ("score",), "target": "score"},
     ),
     Case("too-few", r"3 eligible subjects; left out: none; expected at least 5", lambda *_: None, {"minimum": 5}),
+    Case(
+        "number-range",
+        r"age of sub-02 is 1e400; expected 0, or a magnitude",
+        text(TABLE, lambda content: content.replace("\t41\t", "\t1e400\t")),
+        {},
+        frozenset({"out-of-range"}),
+    ),
+    Case("number-range", r"1e-400", text(TABLE, lambda content: content.replace("\t41\t", "\t1e-400\t"))),
+    Case(
+        "participants-id",
+        r"participant_id 2 could be sub-002 or sub-02",
+        both(
+            lambda root, _: (root / "sub-002").mkdir(),
+            text(TABLE, lambda content: content.replace("sub-02", "2") + "sub-002\tF\t40\t1\n"),
+        ),
+        {},
+        frozenset({"subject-unlisted", "subject-without-folder"}),
+    ),
+    # where files come from
+    Case(
+        "truth-predicted",
+        r"dataset_description\.json: the data set holds predictions of harness",
+        write(
+            "dataset_description.json",
+            '{"Name": "p", "GeneratedBy": [{"Name": "harness", "Parameters": {"networks": ["a"]}}]}',
+        ),
+    ),
+    Case(
+        "truth-several",
+        r"label-lesion_mask is in derivatives/a \(sub-01, sub-02\) and derivatives/b \(sub-03\)",
+        both(
+            move(LESION, f"derivatives/a/{LESION}"),
+            move(LESION.replace("02", "01"), f"derivatives/a/{LESION.replace('02', '01')}"),
+            move(LESION.replace("02", "03"), f"derivatives/b/{LESION.replace('02', '03')}"),
+        ),
+    ),
+    Case(
+        "contrast-mix",
+        r"T1w is ce-gadolinium_T1w in 1 of 3 subjects \(sub-02\); .*exclude=sub-02.*sequences=ce-gadolinium_T1w",
+        move(T1W, T1W.replace("T1w", "ce-gadolinium_T1w")),
+    ),
+    Case(
+        "space-native",
+        r"3 masks are in the space of the subject: space-T1w",
+        both(*(move(one, one.replace("label", "space-T1w_label")) for one in LESIONS)),
+        {"sequences": (), "template": True},
+    ),
+    Case(
+        "space-mix",
+        r"2 subjects in space-MNI152NLin6Asym \(sub-01, sub-03\); 1 subject with no space in the name \(sub-02\)",
+        both(*(move(one, one.replace("label", "space-MNI152NLin6Asym_label")) for one in LESIONS if "02" not in one)),
+        {"sequences": (), "template": True},
+        frozenset({"brain-mask-of-some"}),
+    ),
     # names of folders and files
+    Case(
+        "subject-name",
+        r"the folder 'Sub-04' is not read; expected sub- in small letters",
+        lambda root, _: (root / "Sub-04").mkdir(),
+    ),
     Case(
         "subject-name",
         r"the name is 'sub-0 2'",
@@ -474,6 +534,19 @@ CASES = [
         {},
         frozenset({"affine-mismatch", "orientation-mismatch"}),
     ),
+    Case(
+        "voxel-offset",
+        r"vox_offset is 0; expected a whole number of bytes, 352 or more",
+        header(T1W, vox_offset=0),
+    ),
+    Case("voxel-offset", r"vox_offset is 348", header(T1W, vox_offset=348)),
+    Case("voxel-offset", r"vox_offset is 352\.5", header(T1W, vox_offset=352.5)),
+    Case("voxel-offset", r"vox_offset is nan", header(T1W, vox_offset=np.nan)),
+    Case("truncated", r"expected 44\d\d bytes", header(T1W, vox_offset=368)),
+    Case("qform", r"quaternion and offset give no transform", header(T1W, quatern_b=0.9, quatern_c=0.9)),
+    Case("qform", r"quaternion and offset give no transform", header(T1W, quatern_b=np.nan)),
+    Case("qform", r"quaternion and offset", header(T1W, quatern_b=0.9, quatern_c=0.9, sform_code=0)),
+    Case("qform-sform", r"place a corner 20 mm apart", header(T1W, pixdim=[0, 1.1, 0.9, 2.5, 1, 1, 1, 1], qoffset_x=0)),
     Case("qform-sform", r"place a corner 5 mm apart", qform_moved),
     # grids within a subject
     Case(
@@ -531,14 +604,14 @@ CASES = [
         {"needed_for": "crop=brain"},
     ),
 ]
-# Of these, the words of ``harness data verify`` can say what is asked.
+# Cases whose options ``harness data verify`` accepts.
 PLAIN = [case for case in CASES if case.options.keys() <= {"sequences", "label"}]
 
 
 @pytest.mark.parametrize("case", CASES, ids=[f"{number}-{case.kind}" for number, case in enumerate(CASES)])
 def test_every_kind_of_fault_is_found(cohort: Path, case: Case, monkeypatch: Patch) -> None:
-    """The fault is there with its value and remedy, and nothing else is blamed."""
-    case.break_(cohort, monkeypatch)
+    """The fault is listed with its value and remedy, and no unrelated fault is."""
+    case.damage(cohort, monkeypatch)
     faults = check(cohort, **case.options)
     of_kind = [fault for fault in faults if fault.kind == case.kind]
     assert of_kind, [str(fault) for fault in faults]
@@ -549,10 +622,10 @@ def test_every_kind_of_fault_is_found(cohort: Path, case: Case, monkeypatch: Pat
 
 @pytest.mark.parametrize("case", PLAIN, ids=[f"{number}-{case.kind}" for number, case in enumerate(PLAIN)])
 def test_data_verify_lists_what_a_run_stops_at(cohort: Path, case: Case, monkeypatch: Patch) -> None:
-    """Fault by fault and in the same order, so that a folder that passes is one that runs."""
-    case.break_(cohort, monkeypatch)
-    words = {"sequences": ("T1w", "SWI"), "label": "lesion"} | case.options
-    sequences, label = tuple(words["sequences"]), words["label"] or ""
+    """Both list the same faults in the same order."""
+    case.damage(cohort, monkeypatch)
+    options = {"sequences": ("T1w", "SWI"), "label": "lesion"} | case.options
+    sequences, label = tuple(options["sequences"]), options["label"] or ""
     with pytest.raises(CohortError) as stopped:
         read(cohort, cohort.parent / "cache", sequences=sequences, label=label, minimum=3 if label else 1)
     _, listed = faults_of(cohort, sequences=sequences, label=label)
@@ -561,48 +634,54 @@ def test_data_verify_lists_what_a_run_stops_at(cohort: Path, case: Case, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("kind", "words", "break_"),
+    ("kind", "overrides", "damage"),
     [
         ("brain-mask-missing", ["cohort.crop=brain"], both(*map(delete, BRAINS))),
         ("label-vanished", ["reference=T1w", "cohort.spacing_mm=[9,9,9]"], lambda root, _: None),
     ],
 )
 def test_data_verify_for_a_run_prepares_as_that_run_would(
-    cohort: Path, capsys: pytest.CaptureFixture[str], kind: str, words: list[str], break_: Any, monkeypatch: Patch
+    cohort: Path, capsys: pytest.CaptureFixture[str], kind: str, overrides: list[str], damage: Any, monkeypatch: Patch
 ) -> None:
-    """Faults that depend on the preparation are found once the words of the run are given, and nothing is trained."""
-    break_(cohort, monkeypatch)
+    """Faults that depend on the preparation are found with the overrides of the run, and nothing is trained."""
+    damage(cohort, monkeypatch)
     out = cohort.parent / "out"
     given = ["task=epvs", f"data={cohort}", f"out={out}", "label=lesion", "sequences=T1w"]
     plain = [*given, "cohort.brain=if_present", "cohort.crop=none", "cohort.size=[]", "cohort.spacing_mm=[]"]
-    kept = [word for word in plain if word.partition("=")[0] not in {one.partition("=")[0] for one in words}]
+    kept = [
+        override for override in plain if override.partition("=")[0] not in {one.partition("=")[0] for one in overrides}
+    ]
     assert commands.data("verify", plain) == 0
-    assert commands.data("verify", [*kept, *words]) == 1
+    assert commands.data("verify", [*kept, *overrides]) == 1
     assert kind in capsys.readouterr().out and not (out / "store").exists()
 
 
 def test_every_kind_of_fault_has_a_test() -> None:
-    """The table above and the published list of kinds are the same."""
+    """``CASES`` covers exactly the documented kinds."""
     assert {case.kind for case in CASES} == set(FAULT_KINDS)
     assert len(FAULT_KINDS) >= 25
     assert list(FAULT_KINDS) == sorted(FAULT_KINDS)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if "sub-02" in case.fragment], ids=lambda case: case.kind)
-def test_a_file_s_fault_names_its_subject(cohort: Path, case: Case, monkeypatch: Patch) -> None:
-    """The subject's name is what exclude= takes."""
-    case.break_(cohort, monkeypatch)
+OF_COHORT = {"contrast-mix", "participants-id", "space-mix", "truth-several"}
+OF_FILES = [case for case in CASES if "sub-02" in case.fragment and case.kind not in OF_COHORT]
+
+
+@pytest.mark.parametrize("case", OF_FILES, ids=lambda case: case.kind)
+def test_fault_names_its_subject(cohort: Path, case: Case, monkeypatch: Patch) -> None:
+    """The name can be passed to exclude=."""
+    case.damage(cohort, monkeypatch)
     assert {fault.subject for fault in check(cohort, **case.options)} <= {"sub-02", "sub-03", "sub-04"}
 
 
-def test_a_sound_cohort_has_no_fault(cohort: Path) -> None:
-    """Neither a finer grid nor a shared brain mask is blamed."""
+def test_valid_cohort_has_no_faults(cohort: Path) -> None:
+    """Neither a finer grid nor equal brain masks are faults."""
     options = {"sequences": ("T1w", "T2w", "FLAIR", "SWI"), "required": ("age",), "target": "age"}
     assert check(cohort, **options) == []
 
 
-def test_all_faults_stand_in_one_listing(make_cohort: Callable[..., Path], monkeypatch: Patch) -> None:
-    """Nothing stops at the first fault, and one error shows them all with a way on."""
+def test_all_faults_are_listed_at_once(make_cohort: Callable[..., Path], monkeypatch: Patch) -> None:
+    """Verification does not stop at the first fault, and the error suggests which subjects to exclude."""
     root = make_cohort(6)
     delete("dataset_description.json")(root, monkeypatch)
     text(TABLE, lambda content: content.replace("\t41\t", "\t200\t"))(root, monkeypatch)
@@ -627,48 +706,107 @@ def test_all_faults_stand_in_one_listing(make_cohort: Callable[..., Path], monke
     assert "exclude=sub-02,sub-03,sub-04,sub-06" in listing
 
 
-def test_excluding_the_faulty_subjects_leaves_a_sound_cohort(cohort: Path, monkeypatch: Patch) -> None:
-    """Which is what the listing proposes."""
+def test_excluding_the_faulty_subjects_leaves_a_valid_cohort(cohort: Path, monkeypatch: Patch) -> None:
+    """The error suggests to exclude them."""
     values(T1W, voxel(np.nan))(cohort, monkeypatch)
     assert check(cohort, exclude=("sub-02",)) == []
 
 
 def test_excluding_one_of_two_copies_is_enough(cohort: Path, monkeypatch: Patch) -> None:
-    """A duplicate is a fault of the pair, not of the one that is kept."""
+    """A duplicate is a fault of the pair, whichever is excluded."""
     copied_subject(cohort, monkeypatch)
     assert check(cohort, exclude=("sub-03",)) == []
     assert check(cohort, exclude=("sub-02",)) == []
 
 
-def test_copies_in_another_number_type_are_found(cohort: Path, monkeypatch: Patch) -> None:
-    """The hash is of voxels, not of bytes."""
+def test_copies_with_another_dtype_are_found(cohort: Path, monkeypatch: Patch) -> None:
+    """Voxels are compared, not bytes."""
     values(T1W, np.rint)(cohort, monkeypatch)
     copy(T1W, T1W.replace("02", "03"))(cohort, monkeypatch)
     values(T1W, np.rint, np.int16)(cohort, monkeypatch)
     assert [fault.kind for fault in check(cohort)] == ["duplicate-image"]
 
 
-def test_files_that_are_not_used_may_be_broken(cohort: Path, monkeypatch: Patch) -> None:
-    """A damaged FLAIR does not stop a study of T1w."""
+def test_unused_files_are_not_verified(cohort: Path, monkeypatch: Patch) -> None:
+    """A damaged FLAIR is no fault if only T1w is used."""
     stored("sub-02/anat/sub-02_FLAIR.nii.gz", lambda _: b"")(cohort, monkeypatch)
     assert check(cohort) == []
 
 
-def test_a_mask_may_be_on_the_grid_of_a_sequence_that_is_not_used(cohort: Path) -> None:
-    """The label was drawn on T2w, and only SWI with another grid is used."""
+def test_mask_may_be_on_the_grid_of_an_unused_sequence(cohort: Path) -> None:
+    """The label is on the grid of T2w, and only SWI is used."""
     assert check(cohort, sequences=("SWI",)) == []
 
 
+def test_a_pipeline_may_reorient_its_brain_masks(cohort: Path) -> None:
+    """fMRIPrep turns images to RAS; its masks have other axes, and cover the same brain."""
+    for file in BRAINS:
+        array, affine = nifti.read(cohort / file)
+        target = cohort / "derivatives/fmriprep" / file.replace("label-brain", "desc-brain")
+        nifti.write(target, np.swapaxes(array, 0, 2), affine @ np.eye(4)[:, [2, 1, 0, 3]])
+        (cohort / file).unlink()
+    assert check(cohort) == []
+    array, affine = nifti.read(target)
+    nifti.write(target, array, shifted(15)(affine))
+    assert [fault.kind for fault in check(cohort)] == ["outside-brain"]
+
+
 def test_regions_need_names_only_if_they_are_used(cohort: Path, monkeypatch: Patch) -> None:
-    """Without regions among the optional masks, the image is not even read."""
+    """The regions image is not read if it is not among the optional masks."""
     delete("label-regions_dseg.tsv")(cohort, monkeypatch)
     stored(REGIONS, lambda _: b"")(cohort, monkeypatch)
     index = bids.index(cohort, sequences=("T1w",), label="lesion", optional=("brain",))
     assert verify(index, sequences=("T1w",), label="lesion", optional=("brain",)) == []
 
 
+def scaled(file: str, factor: int, slope: float, inter: float = 0) -> Any:
+    """Store a label times a factor, with a slope that undoes it."""
+
+    def apply(root: Path, _: Patch) -> None:
+        array, affine = nifti.read(root / file)
+        image = nib.Nifti1Image(np.rint(array * factor).astype(np.uint8), affine)
+        image.header.set_slope_inter(slope, inter)
+        # nibabel would scale again on saving.
+        content = bytearray(image.to_bytes())
+        raw = nib.Nifti1Header(bytes(content[:348]), check=False)
+        raw["scl_slope"], raw["scl_inter"] = slope, inter
+        content[:348] = raw.binaryblock
+        (root / file).write_bytes(gzip.compress(bytes(content)))
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("factor", "slope", "inter"), [(255, 1 / 255, 0), (100, 0.01, 0), (3, 1 / 3, 1e-6), (7, 1 / 7, -1e-7)]
+)
+def test_masks_that_scaling_makes_nearly_binary_pass(
+    cohort: Path, monkeypatch: Patch, factor: int, slope: float, inter: float
+) -> None:
+    """255 times a slope of 1/255 is 1.0000000591 in single precision; copies of such masks are found all the same."""
+    for number in ("01", "02", "03"):
+        for file in (LESION, BRAIN):
+            scaled(file.replace("02", number), factor, slope, inter)(cohort, monkeypatch)
+        if factor < 128:
+            scaled(REGIONS.replace("02", number), factor, slope, inter)(cohort, monkeypatch)
+    assert check(cohort) == []
+    original = read(cohort, cohort.parent / "cache", sequences=("T1w",), label="lesion")
+    assert {one.masks["target"].load().any() for one in original.samples} == {True}
+    copy(LESION, LESION.replace("02", "03"))(cohort, monkeypatch)
+    values(LESION, np.rint, np.uint8)(cohort, monkeypatch)
+    assert [fault.kind for fault in check(cohort)] == ["duplicate-image"]
+
+
+@pytest.mark.parametrize(("factor", "slope"), [(255, 1), (100, 0.0095)])
+def test_masks_that_are_not_nearly_binary_are_refused(
+    cohort: Path, monkeypatch: Patch, factor: int, slope: float
+) -> None:
+    """0 and 255, or 0 and 0.95, are no binary mask."""
+    scaled(LESION, factor, slope)(cohort, monkeypatch)
+    assert [fault.kind for fault in check(cohort)] == ["non-binary"]
+
+
 def test_masks_alone_are_compared_with_each_other(cohort: Path, monkeypatch: Patch) -> None:
-    """Without images, the brain must be on the label's grid, and copies are found by their masks."""
+    """Without images, brain and label must be on one grid, and duplicates are found by their masks."""
     assert check(cohort, sequences=()) == []
     values(BRAIN, lambda array: array[1:])(cohort, monkeypatch)
     copy(LESION, LESION.replace("02", "03"))(cohort, monkeypatch)
@@ -682,15 +820,15 @@ def test_declared_ranges_are_checked(cohort: Path, monkeypatch: Patch) -> None:
     assert [str(fault.value) for fault in faults] == ["score of sub-01 is 2.5", "score of sub-03 is 2.5"]
 
 
-def test_rounded_headers_pass(cohort: Path, monkeypatch: Patch) -> None:
-    """Programs round affines; a hundredth of a millimetre is no other place."""
+def test_rounded_affines_are_accepted(cohort: Path, monkeypatch: Patch) -> None:
+    """A shift of 0.01 mm is within tolerance."""
     place(T1W, shifted(0.01))(cohort, monkeypatch)
     assert check(cohort) == []
 
 
 @pytest.mark.skipif(not OPEN_MS.is_dir(), reason="the open MS data are not beside the repository")
-def test_real_data_are_sound() -> None:
-    """Three subjects have all sequences; the others are named, and nothing is blamed."""
+def test_real_data_are_valid() -> None:
+    """Three subjects have all sequences, the others are listed as ineligible, and there are no faults."""
     sequences = ("T1w", "T2w", "FLAIR")
     index = bids.index(OPEN_MS, sequences=sequences, label="lesion")
     assert [one.id for one in index.candidates] == ["sub-07", "sub-19", "sub-26"]

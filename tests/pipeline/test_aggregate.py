@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.metrics import r2_score, roc_auc_score
 
 from harness.core.explanations import Explanation
-from harness.core.seeding import generator
-from harness.core.task import Configuration, Task
+from harness.core.task import Component, Configuration, Task
 from harness.core.types import Cohort, Folds, Score, Split
 from harness.metrics import agreement, classification, regression
 from harness.pipeline.aggregate import (
@@ -23,6 +23,7 @@ from harness.pipeline.aggregate import (
     Pooled,
     Table,
     _pooled_score,
+    _pseudo_values,
     _sampled,
     has_fixed_test,
     metric_facts,
@@ -32,7 +33,6 @@ from harness.pipeline.aggregate import (
 from harness.pipeline.cell import ENSEMBLE, Job, ensembles, jobs, records_of
 from harness.pipeline.ranking import score_of
 from harness.pipeline.rows import MetricFacts
-from harness.stats.intervals import bootstrap_interval
 from harness.storage.store import CellRecord, Store, write_json, write_record
 from harness.sweep.catalogue import load_task
 
@@ -280,13 +280,13 @@ def test_new_pooled_metric_is_computed_alone(made: MakeStore, toy_task: Task, mo
     metrics = {**toy_task.metrics, "bias": partial(agreement.count_bias)}
     two = made(["a", "b", "c"], task=dataclasses.replace(toy_task, metrics=metrics))
     computed: list[str] = []
-    true_score = _pooled_score
+    original = pooled_value
 
-    def watched(component: Any, sampled: Any, label: str) -> Score:
+    def watched(task: Task, label: str, *given: Any, **named: Any) -> Any:
         computed.append(label)
-        return true_score(component, sampled, label)
+        return original(task, label, *given, **named)
 
-    monkeypatch.setattr("harness.pipeline.aggregate._pooled_score", watched)
+    monkeypatch.setattr("harness.pipeline.aggregate.pooled_value", watched)
     pooled = two.pool().prediction.pooled
     assert computed == ["bias"] and pooled["icc_count"] == before
     assert pooled["bias"].value == pytest.approx(0.0)
@@ -420,18 +420,66 @@ def one_each(count: int) -> dict[str, str]:
     return {str(number): f"subject-{number}" for number in range(count)}
 
 
-def test_many_subjects_have_a_jackknife_interval() -> None:
-    """With many subjects, the jackknife interval agrees with the bootstrap; a p-value has no interval."""
+def scored(
+    component: Component, table: Table, subjects: Mapping[str, str], folds: Mapping[str, int] | None = None
+) -> Score:
+    """A pooled metric of one table."""
+    sampled = _sampled([table], set(table.columns), subjects)
+    return _pooled_score(component, sampled, list(_pseudo_values(component, sampled, folds or {}).values()))
+
+
+def test_pooled_values_have_a_jackknife_interval() -> None:
+    """The interval agrees with scipy's bootstrap for many subjects; a p-value has no interval."""
     rng = np.random.default_rng(0)
     target = rng.normal(size=200)
-    table = {"target_score": target, "predicted_score": 0.7 * target + rng.normal(scale=0.5, size=200)}
-    sampled = _sampled([table_of(table)], set(table), one_each(200))
-    score = _pooled_score(partial(regression.r2), sampled, "r2")
-    drawn = bootstrap_interval(r2_score, [table["target_score"], table["predicted_score"]], rng=rng)
-    assert score.value == pytest.approx(r2_score(table["target_score"], table["predicted_score"]))
+    columns = {"target_score": target, "predicted_score": 0.7 * target + rng.normal(scale=0.5, size=200)}
+    table = table_of(columns)
+    score = scored(partial(regression.r2), table, one_each(200))
+    drawn = stats.bootstrap(
+        tuple(columns.values()), r2_score, paired=True, vectorized=False, n_resamples=1000, rng=rng
+    ).confidence_interval
+    assert score.value == pytest.approx(r2_score(*columns.values()))
     assert (score.low, score.high) == pytest.approx((drawn.low, drawn.high), abs=0.1 * (drawn.high - drawn.low))
-    p_value = _pooled_score(partial(regression.r_squared_p), sampled, "p")
+    p_value = scored(partial(regression.r_squared_p), table, one_each(200))
     assert p_value.value < 1e-10 and math.isnan(p_value.low)
+
+
+def test_intervals_by_fold_include_the_trainings() -> None:
+    """The standard error by fold is that of the delete-a-group jackknife, times the number of folds less one."""
+    rng = np.random.default_rng(0)
+    target = rng.normal(size=40)
+    table = table_of({"target_score": target, "predicted_score": target + rng.normal(size=40)})
+    folds = {f"subject-{number}": number % 4 for number in range(40)}
+    found = scored(partial(regression.r2), table, one_each(40), folds)
+    columns = table.columns
+    values = np.array([[columns[name][str(one)][0] for one in range(40)] for name in columns])
+    without = np.array([r2_score(*values[:, np.arange(40) % 4 != fold]) for fold in range(4)])
+    jackknife = math.sqrt(3 / 4 * ((without - without.mean()) ** 2).sum())
+    assert found.se == pytest.approx(3 * jackknife)
+    assert found.n == 40
+    half = stats.t.ppf(0.975, 3) * found.se
+    assert (found.low, found.high) == pytest.approx((found.value - half, min(1.0, found.value + half)))
+    task = load_task("lsm")
+    pairs = pooled_value(task, "r2", [table], one_each(40), folds=folds, paired=True)["paired"]
+    assert list(pairs) == ["fold 00", "fold 01", "fold 02", "fold 03"]
+    assert np.std(list(pairs.values()), ddof=1) / 2 == pytest.approx(found.se)
+
+
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [
+        ([0, 1, 0, 1, 1], "5 subjects; an interval of a pooled value needs 6"),
+        ([0, 0, 0, 0, 0, 1], "undefined without 1 of 6 subjects"),
+        ([0, 0, 0, 1, 1, 1], "leaving out any subject gives the same value"),
+    ],
+)
+def test_no_interval_has_a_reason(labels: list[int], reason: str) -> None:
+    """Few subjects, one subject of a class, or perfect separation have no interval, and the reason is given."""
+    table = table_of({"target_label": labels, "predicted_logit": [one + 0.01 * i for i, one in enumerate(labels)]})
+    found = scored(partial(classification.auroc), table, one_each(len(labels)))
+    assert found.value == 1.0
+    assert math.isnan(found.low)
+    assert found.reason == reason
 
 
 class TestSamplesOfSubjects:
@@ -452,8 +500,7 @@ class TestSamplesOfSubjects:
 
     def auroc(self, table: Table, subjects: Mapping[str, str]) -> Score:
         """The area under the ROC curve of a table."""
-        sampled = _sampled([table], {"target_label", "predicted_logit"}, subjects)
-        return _pooled_score(partial(classification.auroc), sampled, "auroc")
+        return scored(partial(classification.auroc), table, subjects)
 
     def test_visits_keep_their_own_labels(self) -> None:
         """The area is scikit-learn's over samples, also if visits of a subject have different labels."""
@@ -463,20 +510,13 @@ class TestSamplesOfSubjects:
         assert 0.5 in means
         assert found.n == 8
 
-    def test_intervals_draw_whole_subjects(self) -> None:
-        """Bootstrap intervals agree with a replica that draws subjects with all their samples."""
-        labels, chances = np.array(self.LABELS), np.array(self.CHANCES)
-
-        def area(subjects: Any) -> float:
-            rows = np.concatenate([[2 * int(one), 2 * int(one) + 1] for one in np.sort(subjects)])
-            if len(np.unique(labels[rows])) < 2:
-                return math.nan
-            return float(roc_auc_score(labels[rows], chances[rows]))
-
-        drawn = bootstrap_interval(area, [np.arange(8)], rng=generator(0, "pool", "auroc"), draws=2000)
+    def test_intervals_leave_out_whole_subjects(self) -> None:
+        """The standard error agrees with a jackknife that leaves out subjects with all their samples."""
+        rows = [np.delete(np.arange(16), (2 * one, 2 * one + 1)) for one in range(8)]
+        without = [roc_auc_score(np.array(self.LABELS)[kept], np.array(self.CHANCES)[kept]) for kept in rows]
         found = self.auroc(self.table, self.visits(16))
-        assert (found.low, found.high) == pytest.approx((drawn.low, drawn.high))
-        assert found.low < found.value < found.high
+        assert found.se == pytest.approx(7 * np.std(without, ddof=1) / math.sqrt(8))
+        assert 0 < found.low < found.value < found.high < 1
 
     def test_repeated_samples_do_not_narrow_the_interval(self) -> None:
         """Two equal samples per subject have the same interval as one sample."""
@@ -510,19 +550,19 @@ class TestSamplesOfSubjects:
         predicted = target + rng.normal(size=120)
         predicted[:5] = math.nan
         table = table_of({"target_score": target.tolist(), "predicted_score": predicted.tolist()})
-        sampled = _sampled([table], {"target_score", "predicted_score"}, one_each(120))
-        for component, label in ((regression.r2, "r2"), (regression.r_squared_p, "p")):
-            found = _pooled_score(partial(component), sampled, label)
+        for component in (regression.r2, regression.r_squared_p):
+            found = scored(partial(component), table, one_each(120))
             assert (found.n, found.missing) == (115, 5)
-        assert _pooled_score(partial(regression.r2), sampled, "r2").value == pytest.approx(
-            r2_score(target[5:], predicted[5:])
-        )
+        found = scored(partial(regression.r2), table, one_each(120))
+        assert found.value == pytest.approx(r2_score(target[5:], predicted[5:]))
+        known = table_of({"target_score": target[5:].tolist(), "predicted_score": predicted[5:].tolist()})
+        alone = scored(partial(regression.r2), known, one_each(115))
+        assert (found.low, found.high, found.se) == pytest.approx((alone.low, alone.high, alone.se))
 
     def test_chance_is_computed_from_the_columns(self) -> None:
         """The chance level of balanced accuracy is one over the number of classes that occur."""
         table = table_of({"target_class": [0, 1, 3, 3, 1, 0], "predicted_class": [0, 1, 3, 1, 1, 1]})
-        sampled = _sampled([table], {"target_class", "predicted_class"}, one_each(6))
-        found = _pooled_score(partial(classification.balanced_accuracy), sampled, "balanced_accuracy")
+        found = scored(partial(classification.balanced_accuracy), table, one_each(6))
         assert found.value == pytest.approx((0.5 + 1 + 0.5) / 3)
         assert found.chance == pytest.approx(1 / 3)
 
@@ -540,7 +580,7 @@ class TestSamplesOfSubjects:
         target, clean = clean + rng.normal(size=20), np.r_[clean[:15], np.full(5, math.nan)]
         columns = {"target_score": target, "predicted_score": 0.5 * target, "clean_score": clean}
         task = load_task("lsm")
-        found = pooled_value(task, "r2", [table_of(columns)], one_each(20), paired=False)["score"]
+        found = pooled_value(task, "r2", [table_of(columns)], one_each(20), folds={}, paired=False)["score"]
         assert found["ceiling"] == pytest.approx(np.corrcoef(target[:15], clean[:15])[0, 1] ** 2)
         assert (found["n"], found["missing"]) == (20, 0)
         assert found["value"] == pytest.approx(r2_score(target, 0.5 * target))
@@ -818,7 +858,7 @@ def test_ceiling_reads_columns_that_the_metric_itself_does_not_need(toy_task: Ta
             "r2": partial(regression.r2),
         },
     )
-    found = pooled_value(task, "r2", [table], one_each(40), paired=False)["score"]
+    found = pooled_value(task, "r2", [table], one_each(40), folds={}, paired=False)["score"]
     slope, intercept = np.polyfit(clean, noisy, 1)
     assert found["ceiling"] == pytest.approx(r2_score(noisy, slope * clean + intercept))
     assert found["missing"] == 0

@@ -251,6 +251,31 @@ def test_attributions_are_compared_in_pairs_over_blocks(lsm: Task, pooled: Poole
     assert {"chance", "ceiling", "s a fold"} <= set(header) and all(line[header.index("s a fold")] for line in lines)
 
 
+def test_intervals_by_fold_leave_out_maps_of_whole_folds(
+    lsm: Task, executed: Executed, cohort: Cohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The standard error by fold is that of the maps without one fold each, times the number of folds less one."""
+    monkeypatch.setattr("harness.pipeline.group_maps.takes_training_in", lambda sizes: len(sizes) == 3)
+    _, made, store = executed
+    records = finished([cell for job in made for cell in job.cells if cell.label == "gradient"], store)
+    records = {cell: record for cell, record in records.items() if cell.stage == "explain"}
+    values = group_values(lsm, "gradient", records, cohort, cohort, store, ["relevance_ap"])["relevance_ap"]
+    assert list(values["paired"]) == ["fold 00", "fold 01", "fold 02"]
+    folds = [
+        group_sums({cell: record}, store)[1].sum(0, dtype=np.float64)
+        for cell, record in sorted(records.items(), key=lambda one: one[0].fold)
+    ]
+    assert cohort.truth is not None
+    for index, name in enumerate(names(cohort)):
+        target = target_mask(cohort.truth, name).ravel()
+        without = [
+            average_precision_score(target, (sum(folds) - one)[index, 0].ravel())  # type: ignore[operator]
+            for one in folds
+        ]
+        found = values["outputs"][name]["se"]
+        assert found == pytest.approx(2 * np.sqrt(2 / 3 * ((np.array(without) - np.mean(without)) ** 2).sum()))
+
+
 def test_model_without_weights_has_no_weights_explanation(lsm: Task) -> None:
     """``weights`` is an explanation of ridge and not of a CNN."""
     assert explanations_of(lsm) == ["occlusion", "gradient", "weights"]

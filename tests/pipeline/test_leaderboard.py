@@ -16,6 +16,7 @@ from harness.pipeline.leaderboard import build, build_regions, read_facts
 from harness.pipeline.ranking import strata_of
 from harness.pipeline.rows import MetricFacts, Row
 from harness.report.wording import verdict
+from harness.stats.intervals import mean_interval
 
 DICE = MetricFacts("dice", "higher", (0, 1), chance=0.02, ceiling=1.0)
 DISTANCE = MetricFacts("distance", "lower", (0, math.inf), unit="mm")
@@ -70,7 +71,7 @@ class TestRanking:
     @pytest.mark.parametrize("changes", [{"flags": ("collapsed in 1 of 6 folds",)}, {"complete": False}])
     def test_broken_rows_are_not_compared(self, rows: list[Row], changes: dict[str, Any]) -> None:
         """A row without a rank does not change the comparisons of the others."""
-        names = ["rank", "difference", "difference_low", "p_holm"]
+        names = ["rank", "difference", "difference_low", "p_adjusted"]
         alone = build(rows, [DICE], "dice").select(names).to_pylist()
         beside = build([*rows, _row("broken", [0.99] * 6, **changes)], [DICE], "dice").select(names).to_pylist()
         assert beside[:3] == alone
@@ -90,7 +91,7 @@ class TestRanking:
         table = build([_row("a", [0.9, 0.91, 0.92]), _row("b", [0.1, 0.11, 0.12])], [DICE], "dice")
         assert table["rank"].to_pylist() == [None, None]
         assert table["status"].to_pylist() == ["undecided: 3 subjects"] * 2
-        assert table["p_holm"].to_pylist() == [None, None]
+        assert table["p_adjusted"].to_pylist() == [None, None]
         assert table["not_distinguishable_from_best"].to_pylist() == [None, None]
 
     def test_three_subjects_have_intervals(self) -> None:
@@ -99,6 +100,29 @@ class TestRanking:
         line = build([_row("a", first), _row("b", second)], [DICE], "dice").to_pylist()[1]
         reference = stats.ttest_rel(second, first).confidence_interval()
         assert (line["difference_low"], line["difference_high"]) == pytest.approx(tuple(reference))
+
+    def test_pseudo_values_of_five_folds_are_compared(self) -> None:
+        """Pooled values with pseudo-values of five folds have a test with four degrees of freedom."""
+        pooled = {"dice": Score(0.9, 0.8, 0.95, 40)}
+        first, second = [0.90, 0.92, 0.88, 0.91, 0.89], [0.50, 0.45, 0.52, 0.49, 0.54]
+        rows = [_row("a", first, pooled=pooled, by_fold=frozenset({"dice"}))]
+        rows += [_row("b", second, pooled={"dice": Score(0.5, 0.4, 0.6, 40)}, by_fold=frozenset({"dice"}))]
+        lines = build(rows, [DICE], "dice").to_pylist()
+        assert lines[1]["p_adjusted"] == pytest.approx(stats.ttest_rel(second, first).pvalue)
+        assert [line["interval_over"] for line in lines] == ["subjects and trainings"] * 2
+        assert [(line["median"], line["subject_sd"]) for line in lines] == [(None, None)] * 2
+        by_subject = [dataclasses.replace(row, by_fold=frozenset()) for row in rows]
+        assert build(by_subject, [DICE], "dice").to_pylist()[1]["p_adjusted"] is None
+
+    def test_pseudo_values_of_folds_and_subjects_are_not_compared(self) -> None:
+        """Rows of different splits are ranked by their pooled values, without a test."""
+        rows = [
+            _row("a", GOOD, pooled={"dice": Score(0.9, 0.8, 0.95, 40)}, by_fold=frozenset({"dice"})),
+            _row("b", POOR, pooled={"dice": Score(0.5, 0.4, 0.6, 40)}),
+        ]
+        lines = build(rows, [DICE], "dice").to_pylist()
+        assert [line["rank"] for line in lines] == [1, 2]
+        assert lines[1]["p_adjusted"] is None
 
     def test_subjects_without_any_value_do_not_count(self) -> None:
         """A subject without a value in any row does not count."""
@@ -179,7 +203,7 @@ class TestProblems:
             (0.0, "a", 1), (0.0, "b", 2), (0.5, "a", 1), (0.5, "b", 2),
         ]  # fmt: skip
         alone = build(rows[2:], [DICE], "dice")
-        names = ["difference", "difference_low", "difference_high", "p_holm", "not_distinguishable_from_best"]
+        names = ["difference", "difference_low", "difference_high", "p_adjusted", "not_distinguishable_from_best"]
         assert table.select(names).to_pylist()[2:] == alone.select(names).to_pylist()
         assert [line["not_distinguishable_from_best"] for line in alone.to_pylist()] == [True, False]
 
@@ -224,7 +248,7 @@ class TestExplanations:
         """The rank and differences of an explanation do not depend on explanations of another scalar."""
         alone = [_explained("saliency", GOOD), _explained("random", POOR)]
         gate = _explained("gate", NEAR, explained_scalar="gate")
-        names = ("attribution", "rank", "difference", "p_holm", "not_distinguishable_from_best")
+        names = ("attribution", "rank", "difference", "p_adjusted", "not_distinguishable_from_best")
         expected = [{name: line[name] for name in names} for line in self._lines(alone)]
         lines = self._lines([*alone, gate])
         assert [{name: line[name] for name in names} for line in lines[:2]] == expected
@@ -262,9 +286,33 @@ class TestColumns:
     def test_interval(self, rows: list[Row]) -> None:
         """Interval and standard error agree with scipy over subjects."""
         line = build(rows, [DICE], "dice").to_pylist()[0]
+        plain = MetricFacts("dice", range=(-math.inf, math.inf))
         reference = stats.ttest_1samp(GOOD, 0).confidence_interval()
-        assert (line["dice_low"], line["dice_high"]) == pytest.approx(tuple(reference))
+        unbounded = build(rows, [plain], "dice").to_pylist()[0]
+        assert (unbounded["dice_low"], unbounded["dice_high"]) == pytest.approx(tuple(reference))
         assert line["dice_se"] == pytest.approx(stats.sem(GOOD))
+        inside = mean_interval(GOOD, range=(0, 1))
+        assert (line["dice_low"], line["dice_high"]) == pytest.approx((inside.low, inside.high))
+
+    def test_median_and_worst(self, rows: list[Row]) -> None:
+        """The median and the worst subject stand beside the mean; for a distance, the largest is the worst."""
+        line = build(rows, [DICE], "dice").to_pylist()[0]
+        assert (line["median"], line["worst"]) == pytest.approx((np.median(GOOD), min(GOOD)))
+        far = Row("far", {}, values={"distance": {f"s{i}": {0: float(i)} for i in range(7)}})
+        line = build([far], [DISTANCE], "distance").to_pylist()[0]
+        assert (line["median"], line["worst"]) == (3.0, 6.0)
+
+    def test_few_subjects_that_decide_are_flagged(self) -> None:
+        """If one of seven subjects decides the mean, the row says so and is ranked."""
+        line = build([_row("a", [0.80, 0.81, 0.79, 0.82, 0.80, 0.78, 0.0])], [DICE], "dice").to_pylist()[0]
+        assert line["flags"] == "1 of 7 subjects decide the mean of dice, which is 0.8 without them"
+        assert line["rank"] == 1
+
+    def test_reason_for_no_interval(self) -> None:
+        """A pooled value without an interval has a column with the reason."""
+        pooled = {"dice": Score(1.0, math.nan, math.nan, 8, reason="undefined")}
+        line = build([Row("a", {}, pooled=pooled), _row("b", GOOD)], [DICE], "dice").to_pylist()
+        assert [one["dice_no_interval"] for one in line] == ["undefined", ""]
 
     def test_seeds_are_averaged_first(self) -> None:
         """Seeds are averaged within subjects before the standard error is computed."""

@@ -267,7 +267,7 @@ class TestTables:
         key = next(row["configuration"] for row in tables.prediction.to_pylist() if row["sequences"] == "T2w")
         values = subject_means(tables.pooled[key].regions["basal_ganglia"][0], "sensitivity")
         pair = next(pair for pair in finding.pairs if pair.first == "T2w")
-        assert pair.difference.value == pytest.approx(mean_interval(list(values.values())).mean, nan_ok=True)
+        assert pair.difference.value == pytest.approx(mean_interval(list(values.values())).value, nan_ok=True)
 
     def test_collapsed_rows_are_not_compared(self, undecided: tuple[Plan, Tables]) -> None:
         """Collapsed configurations are not compared."""

@@ -134,21 +134,21 @@ class TestNotes:
         """A note starts with rank and value, which MLflow shows collapsed; report, commands and table follow."""
         note = note_of(tables, "unet", command="harness run task=toy", report=Path("/out/index.html"))
         first, *rest = note.split("\n\n")
-        assert first == "**Rank 1 of 2** by dice: **0.80 [0.71, 0.89]**"
+        assert first == "**Rank 1 of 2** by dice: **0.80 [0.69, 0.88]**"
         assert rest[:3] == [
             "Report: `/out/index.html`",
             "Command of this configuration: `harness run model=unet`",
             "Ranked in: `harness run task=toy`",
         ]
         assert rest[3].splitlines()[2:] == [
-            "| saliency | ap | 0.80 [0.71, 0.89] | 1 of 2 |",
-            "| random | ap | 0.22 [0.14, 0.30] | 2 of 2 |",
+            "| saliency | ap | 0.80 [0.69, 0.88] | 1 of 2 |",
+            "| random | ap | 0.22 [0.15, 0.31] | 2 of 2 |",
         ]
 
     def test_note_of_one_without_rank(self, tables: Tables) -> None:
         """A note without a rank shows the reason, and without a report it has no line about one."""
         note = note_of(tables, "lost", command="harness run task=toy", anonymous=True)
-        assert note.startswith("**Not ranked (collapsed)** by dice: **0.22 [0.14, 0.30]**")
+        assert note.startswith("**Not ranked (collapsed)** by dice: **0.22 [0.15, 0.31]**")
         assert "sub-" not in note and "Report" not in note
 
     def test_note_before_anything_is_computed(self, tables: Tables) -> None:

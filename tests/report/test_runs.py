@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 import harness
-from harness.cli.api import Silent, carry_out, rebuild
+from harness.cli.api import Silent, carry_out, rebuild, write_all
 from harness.core.errors import HarnessError, StoreError
 from harness.data.maps import GroupMap, read_map, read_maps, write_sums
 from harness.pipeline.cell import Cell
 from harness.report import plots, runs
 from harness.report.runs import pooled_files, pooled_metrics, pooled_of
-from harness.storage.store import CellRecord, Store, write_record
+from harness.storage.store import RECORD, CellRecord, Store, write_record
 from harness.sweep.collect import Tables, collect
 from harness.sweep.grammar import parse, to_overrides
 from harness.sweep.plan import Plan, prepare
@@ -82,6 +82,22 @@ def test_metrics_of_predictions_and_of_each_attribution(run: tuple[Plan, Tables]
     assert (found["dice"], found["dice_low"]) == (row["dice"], row["dice_low"])
     assert found["random/relevance_ap"] == explained["relevance_ap"]
     assert pooled_metrics(tables, "another") == {}
+
+
+def test_tables_and_report_read_each_record_once(run: tuple[Plan, Tables], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables, agreement, figures and report need the same records and read each file once."""
+    plan, _ = run
+    read: list[Path] = []
+    original = Path.read_text
+
+    def watched(path: Path, *given: Any, **named: Any) -> str:
+        if path.name == RECORD and path.exists():
+            read.append(path)
+        return original(path, *given, **named)
+
+    monkeypatch.setattr(Path, "read_text", watched)
+    assert write_all(plan, None).report is not None
+    assert len(read) == len(set(read)) > 5
 
 
 def test_figures_of_one_configuration(

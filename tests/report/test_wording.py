@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from harness.core.types import Score
 from harness.pipeline.leaderboard import build
 from harness.pipeline.rows import MetricFacts, Row
 from harness.report.boards import board_of_ranking
@@ -48,7 +49,7 @@ class TestVerdict:
     def test_group(self, rows: list[Row]) -> None:
         """The verdict names the best row with its interval and the rows that do not differ from it."""
         text = verdict(build(rows, [DICE], "dice"))
-        assert text == "good leads (dice 0.81 [0.74, 0.88]); not distinguishable from it: near."
+        assert text == "good leads (dice 0.81 [0.73, 0.87]); not distinguishable from it: near."
 
     def test_clear(self) -> None:
         """The verdict states that the best row differs from all others."""
@@ -80,8 +81,8 @@ class TestVerdict:
             for model, values in (("a", GOOD), ("b", POOR))
         ]
         assert verdict(build(rows, [DICE], "dice", strata=("profile", "noise"))).splitlines() == [
-            "noise=0.1: a leads (dice 0.81 [0.74, 0.88]) and differs from the other.",
-            "noise=0.2: a leads (dice 0.81 [0.74, 0.88]) and differs from the other.",
+            "noise=0.1: a leads (dice 0.81 [0.73, 0.87]) and differs from the other.",
+            "noise=0.2: a leads (dice 0.81 [0.73, 0.87]) and differs from the other.",
         ]
 
     def test_labels_name_what_varies(self) -> None:
@@ -159,7 +160,7 @@ class TestCsv:
         rows[1] = dataclasses.replace(rows[1], facts={"command": "harness run sequences=a,b"})
         with write_csv(build(rows, [DICE], "dice", strata=()), tmp_path / "table.csv").open(newline="") as file:
             line = next(csv.DictReader(file))
-        assert (line["rank"], line["dice"], line["p_holm"]) == ("1", "0.81", "")
+        assert (line["rank"], line["dice"], line["p_adjusted"]) == ("1", "0.81", "")
         assert line["command"] == "harness run sequences=a,b"
         assert line["not_distinguishable_from_best"] == "true"
 
@@ -183,10 +184,10 @@ class TestCsv:
 @pytest.mark.parametrize(
     ("level", "note"),
     [
-        ("subject", "Mean over subjects with 95 % t interval; ranked"),
+        ("subject", "Mean over subjects with 95 % t interval, given the trained models; ranked"),
         (
             "pooled",
-            "Scores of maps summed over subjects, with 95 % jackknife intervals over blocks of subjects; ranked",
+            "Scores of maps summed over subjects, with 95 % jackknife intervals, given the trained models; ranked",
         ),
         (
             "mixed",
@@ -198,3 +199,14 @@ def test_note_states_how_explanations_are_scored(level: str, note: str) -> None:
     """The note of a table of explanations states whether maps are scored per subject, summed, or both."""
     facts = dataclasses.replace(DICE, level=level)
     assert board_of_ranking(build([_row("a", GOOD, attribution="saliency")], [facts], "dice")).note.startswith(note)
+
+
+def test_note_states_what_intervals_cover() -> None:
+    """The note says whether intervals include the variation of trainings, for all rows or for some."""
+    pooled = Row("a", {"model": "a"}, pooled={"dice": Score(0.8, 0.7, 0.9, 8)}, by_fold=frozenset({"dice"}))
+    facts = dataclasses.replace(DICE, level="pooled")
+    note = board_of_ranking(build([pooled], [facts], "dice")).note
+    assert note.startswith("Pooled over subjects, with 95 % jackknife intervals over subjects and trainings; ranked")
+    other = dataclasses.replace(pooled, configuration="b", by_fold=frozenset())
+    note = board_of_ranking(build([pooled, other], [facts], "dice")).note
+    assert "over subjects and trainings where interval_over says so, otherwise subjects, given the trained" in note

@@ -12,7 +12,7 @@ import pytest
 from harness.core.errors import StoreError
 from harness.core.task import Configuration
 from harness.storage.files import checksum
-from harness.storage.store import RECORD, CellRecord, Store, write_json, write_record
+from harness.storage.store import RECORD, CellRecord, ReadOnce, Store, write_json, write_record
 
 
 @pytest.fixture
@@ -54,6 +54,21 @@ def test_missing_cell_is_none(store: Store) -> None:
     assert store.get("train", "abc") is None
     assert store.failure("abc") is None
     assert list(store.records("train")) == []
+
+
+def test_records_are_read_once(store: Store, made: Any) -> None:
+    """A known record and a checked artifact are not read again; an absent record is looked up again."""
+    once = ReadOnce(store.root)
+    assert once.get("train", "abc") is None
+    store.commit(made())
+    record = once.get("train", "abc")
+    assert record is not None
+    path = once.artifact(record, "weights.bin")
+    (store.folder("train", "abc") / RECORD).unlink()
+    path.unlink()
+    assert once.get("train", "abc") is record
+    assert once.artifact(record, "weights.bin") == path
+    assert store.get("train", "abc") is None
 
 
 def test_second_commit_keeps_the_first(store: Store, made: Any) -> None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import importlib
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from harness.cli.console import console, show_estimate
+from harness.core.registry import MODELS
+from harness.models.unet import unet
+from harness.sweep import probe
 from harness.sweep.estimate import Estimate, estimate
 from harness.sweep.grammar import to_overrides
 from harness.sweep.plan import Plan, prepare
@@ -89,17 +95,117 @@ def test_no_more_workers_than_jobs(planned: Callable[..., Plan], tmp_path: Path)
     assert found.workers == 1
 
 
-def test_broken_model_does_not_stop_the_estimate(
-    planned: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+PLUGIN = """
+import ctypes, os, time
+from harness.core.registry import MODELS
+from harness.models.unet import unet
+
+@MODELS.register("broken")
+def broken(in_channels, outputs):
+    raise ValueError("too wide")
+
+@MODELS.register("crashing")
+def crashing(in_channels, outputs):
+    ctypes.string_at(0)
+
+@MODELS.register("exiting")
+def exiting(in_channels, outputs):
+    os._exit(7)
+
+@MODELS.register("quitting")
+def quitting(in_channels, outputs):
+    raise SystemExit(3)
+
+@MODELS.register("hanging")
+def hanging(in_channels, outputs):
+    time.sleep(1000)
+
+@MODELS.register("printing")
+def printing(in_channels, outputs):
+    print("text " * 100_000)
+    return unet(in_channels=in_channels, outputs=outputs, width=2, depth=2)
+"""
+
+
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A package with models that cannot be timed, as installed by pip."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "faulty_models.py").write_text(PLUGIN)
+    (folder / "faulty-1.0.dist-info").mkdir()
+    (folder / "faulty-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty\nVersion: 1.0\n")
+    (folder / "faulty-1.0.dist-info" / "entry_points.txt").write_text("[harness.plugins]\nx = faulty_models\n")
+    known = dict(MODELS._entries)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        importlib.import_module("faulty_models")
+        yield "faulty_models"
+    MODELS._entries = known
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        ("broken", "ValueError: too wide"),
+        ("crashing", "it ended the process (SIGSEGV)"),
+        ("exiting", "it ended the process (exit code 7)"),
+        ("quitting", "it ended the process (exit code 3)"),
+        ("hanging", "it did not finish within 20 s"),
+    ],
+)
+def test_model_that_cannot_be_timed(
+    planned: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plugin: str, model: str, why: str
 ) -> None:
-    """A model that cannot be built does not stop the estimate; it fails later in its own cell."""
+    """The estimate says why; the model fails later in its own cell, and other models are timed."""
+    monkeypatch.setattr(probe, "LIMIT_S", 20.0 if model == "hanging" else 120.0)
+    plan = planned(tmp_path, model=f"unet,{model}", model__width=None, model__depth=None, model__output_bias=None)
+    found = estimate(plan)
+    assert (found.cells, found.unknown) == (30, why)
+    assert len(found.of_training) == 3 and found.seconds > 0
 
-    def broken(*given: Any) -> Any:
-        raise ValueError("too wide")
 
-    monkeypatch.setattr("harness.sweep.estimate.build_network", broken)
-    found = estimate(planned(tmp_path))
-    assert (found.cells, found.seconds, found.unknown) == (15, 0.0, "ValueError: too wide")
+def test_estimate_of_unknown_time(
+    planned: Callable[..., Plan], tmp_path: Path, plugin: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If no network could be timed, the time is unknown instead of zero."""
+    plan = planned(tmp_path, model="exiting", model__width=None, model__depth=None, model__output_bias=None)
+    found = estimate(plan)
+    show_estimate(console(), plan, found)
+    shown = capsys.readouterr().out
+    assert "An unknown time with 1 at a time" in shown and "its process" not in shown
+    assert "the estimate lacks their time: it ended the process (exit code 7)" in shown
+
+
+def test_output_of_a_timed_model_is_not_shown(
+    planned: Callable[..., Plan], tmp_path: Path, plugin: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A model may print any amount of text."""
+    found = estimate(planned(tmp_path, model="printing", model__width=None, model__depth=None, model__output_bias=None))
+    assert found.unknown == "" and found.seconds > 0
+    assert capfd.readouterr().out == ""
+
+
+def only_here(in_channels: int, outputs: int) -> torch.nn.Module:
+    """A small network."""
+    return unet(in_channels, outputs, width=2, depth=1)
+
+
+def test_model_of_this_process_is_timed(planned: Callable[..., Plan], tmp_path: Path) -> None:
+    """A component that only this process knows, such as one of a notebook, is timed here."""
+    known = dict(MODELS._entries)
+    try:
+        MODELS.register("only_here")(only_here)
+        found = estimate(
+            planned(tmp_path, model="only_here", model__width=None, model__depth=None, model__output_bias=None)
+        )
+    finally:
+        MODELS._entries = known
+    assert found.unknown == "" and found.seconds > 0
+
+
+def test_busy_time_of_other_programs_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU, waiting is not part of a step."""
+    assert probe._elapsed(lambda: time.sleep(0.3)) < 0.1
 
 
 @pytest.mark.parametrize(

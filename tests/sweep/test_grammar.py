@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 
-from harness.core.errors import BadSyntax, OutOfRange
+from harness.core.errors import BadSyntax, OutOfRange, RequestError
 from harness.core.space import Choice, Interval
-from harness.sweep.grammar import Overrides, parse, texts_of, to_overrides
+from harness.sweep.grammar import PATHS, Overrides, parse, texts_of, to_overrides
 
 
 @pytest.mark.parametrize(
@@ -82,15 +84,20 @@ def test_spaces(text: str, dimension: object) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sequences", r"cannot read 'sequences': missing EQUAL.*Overrides look like key=value, key=a,b or key=range"),
-        ("a=(x", r"cannot read 'a=\(x': .*Overrides look like"),
-        ("a=b=c", r"cannot read 'a=b=c': a value with = .*needs quotes within"),
-        ("data=it's", r"cannot read .*needs quotes within the quotes of the shell, for example \"data='/my scans"),
+        ("sequences", r"cannot read 'sequences': it has no =\. Overrides look like key=value, key=a,b or key=range"),
+        ("a=(x", r"cannot read 'a=\(x': its commas, .*Overrides look like"),
+        ("a=b=c", r"cannot read 'a=b=c': its commas, .* or = do not form .*as plain text, quote it: \"a='b=c'\"\."),
+        ("a=it's", r"""cannot read .*as plain text, quote it: "a='it\\'s'"\."""),
+        ("a=x[1]", r"""quote it: "a='x\[1\]'"\."""),
+        ("a=[é,", r"""quote it: "a='\[é,'"\."""),
+        ("a=$(x)", r"""quote it: 'a='"'"'\$\(x\)'"'"''\."""),
+        ("é=1", r"'é' is not a key; a key has letters, digits, dots, _ and -"),
+        ("a=\udcff", r"must be valid utf-8 text, the encoding of this locale, got 'a=.udcff'"),
         ("a=foo(1)", r"cannot read 'a=foo\(1\)': Unknown function 'foo'"),
         ("--ray", r"'--ray' is not an option of this command; overrides look like key=value"),
         ("+a=1", r"cannot read '\+a=1': remove the \+ or ~"),
         ("~a", r"cannot read '~a': remove the \+ or ~"),
-        ("a@b=1", r"cannot read 'a@b=1': a@… is not a key"),
+        ("a@b=1", r"cannot read 'a@b=1': 'a@b' is not a key"),
         ("=1", r"cannot read '=1': the key is missing"),
         ("a=glob(T2*)", r"cannot read 'a=glob\(T2\*\)': patterns are not supported; list the names"),
         ("a=range(1,0)", r"'a=range\(1,0\)' has no values: range\(start, stop, step\) must lead from start towards"),
@@ -99,9 +106,62 @@ def test_spaces(text: str, dimension: object) -> None:
     ],
 )
 def test_invalid_overrides_are_refused(text: str, message: str) -> None:
-    """An override that cannot be parsed is refused, and the message contains it with the reason."""
-    with pytest.raises(BadSyntax, match=message):
+    """An override that cannot be parsed is refused; the message has the reason and no terms of Hydra's parser."""
+    with pytest.raises(RequestError, match=message) as caught:
         parse([text])
+    assert not re.search(r"Exception|EOF|BRACE|expecting|viable", str(caught.value))
+
+
+@pytest.mark.parametrize("text", ["a=b=c", "a=it's", "a=x[1]", "a=(x)", "a={x}", "a=$(x)", 'a="', "a=x\\'"])
+def test_suggested_quotes_are_read_as_plain_text(text: str) -> None:
+    """The override that the message suggests, typed in a shell, has the text as its value."""
+    with pytest.raises(BadSyntax) as caught:
+        parse([text])
+    suggested = str(caught.value).partition("quote it: ")[2].partition(". Overrides")[0]
+    assert parse(shlex.split(suggested)).values == {"a": text.removeprefix("a=")}
+
+
+UNUSUAL = (
+    *("/home/müller/x", "日本", "h#1", "am&p", "a;b", "~/x", "x!y", "a<b>c", "50% off", "a^b`c", "$HOME", "x\ny"),
+    *(":smile:", "-x", "a:b", "a b", "\u3000x", "α+β", "🙂"),
+)
+SIGNS = ("it's", "[red]", "a,b", "{x}", "a=b", "(x)", "x [1]", "null", "true", "2024", "range(3)", 'a"b', "'a','b'", "")
+
+
+@pytest.mark.parametrize("value", UNUSUAL)
+def test_characters_that_the_grammar_does_not_know_are_text(value: str) -> None:
+    """They are read literally, alone, in a sweep, in a list and in a mapping."""
+    assert parse([f"a={value}"]).values == {"a": value}
+    assert parse([f"a={value},b, {value}1"]).sweeps == {"a": (value, "b", f"{value}1")}
+    assert parse([f"a=[{value},'b',{value}1]"]).values == {"a": [value, "b", f"{value}1"]}
+    if ":" not in value:
+        assert parse([f"a={{k:{value}}}"]).values == {"a": {"k": value}}
+
+
+@pytest.mark.parametrize("key", sorted(PATHS))
+@pytest.mark.parametrize("value", [*UNUSUAL, *SIGNS])
+def test_paths_are_read_literally(key: str, value: str) -> None:
+    """No sign of the grammar has a meaning in a path, also in Python, and its text can be parsed."""
+    parsed = parse([f"{key}={value}"])
+    assert parsed == Overrides({key: value}) == to_overrides(**{key: value})
+    assert parse(texts_of(parsed)) == parsed
+
+
+@pytest.mark.parametrize(("text", "value"), [("data='/a (b)'", "/a (b)"), ('out="x"', "x"), ("data='it\\'s'", "it's")])
+def test_quotes_around_a_path_are_removed(text: str, value: str) -> None:
+    """A path may be quoted like any other text."""
+    assert list(parse([text]).values.values()) == [value]
+
+
+def test_labels_with_dots_can_be_keys() -> None:
+    """Keys are not restricted to those of Hydra."""
+    assert parse(["metrics.sensitivity_1.5mm.tolerance_mm=2"]).values == {"metrics.sensitivity_1.5mm.tolerance_mm": 2}
+
+
+def test_repeated_path_is_refused() -> None:
+    """A path is given once; the message does not suggest several."""
+    with pytest.raises(BadSyntax, match="data is given twice; give one path"):
+        parse(["data=a", "data=b"])
 
 
 @pytest.mark.parametrize("second", ["a=2", "a=3,4", "a=interval(1,2)"])

@@ -46,11 +46,9 @@ def test_overrides_replace_the_profile() -> None:
 def test_defaults_for_own_data_are_named() -> None:
     """Options whose defaults differ for a user's data are listed with the values that apply."""
     assert defaults_for_data(request_of()) == ""
-    assert defaults_for_data(request_of("data=x")) == (
-        "cohort.crop=brain cohort.brain=compute cohort.size=[112,128,48]"
-    )
+    assert defaults_for_data(request_of("data=x")) == ("cohort.crop=brain cohort.brain=compute")
     changed = request_of("data=x", "cohort.size=[96,96,32]", "cohort.brain=if_present")
-    assert defaults_for_data(changed) == "cohort.crop=brain cohort.brain=if_present cohort.size=[96,96,32]"
+    assert defaults_for_data(changed) == "cohort.crop=brain cohort.brain=if_present"
 
 
 def test_experiment_by_name(epvs: Any) -> None:
@@ -173,7 +171,7 @@ def test_override_replaces_a_dimension_of_a_named_space() -> None:
         (["task=epvs,lsm"], r"exactly one task must be given, got epvs, lsm; set task=NAME"),
         (["task=epvs", "profile=quick,paper"], r"profile takes one value and cannot be swept; got quick, paper"),
         (["task=epvs", "experiment=ablation,shapley"], r"experiment takes one value and cannot be swept"),
-        (["task=epvs", "out=a,b"], r"out takes one value and cannot be swept; got a, b"),
+        (["task=epvs", "ray=auto,off"], r"ray takes one value and cannot be swept; got auto, off"),
         (["task=epvs", "sequences=T2w", "adapter.channels=T1w"], r"adapter\.channels and sequences are the same key"),
         (
             ["task=epvs", "sequences=T2w", "adapter.channels=T1w,T2w"],

@@ -54,6 +54,16 @@ def test_failure_is_recorded_for_the_first_missing_cell(planned: Plan) -> None:
     assert "its worker died" in row["status"]
 
 
+def test_exception_outside_of_a_cell_is_recorded(planned: Plan) -> None:
+    """Where the worker raised, for example because its disk is full, the record has the first line of that error."""
+    job = job_without(planned, ("explain", "random"))
+    records: list[CellRecord] = []
+    _record_death(job, planned.store, records.append, cause=OSError(28, "No space left on device"))
+    assert [one.error for one in records] == [
+        "its worker failed three times outside of the cell: OSError: [Errno 28] No space left on device"
+    ]
+
+
 def test_failed_values_name_their_group_and_metrics(planned: Plan) -> None:
     """A failure of values is recorded with their group and metrics."""
     job = job_without(planned, ("score", ""))

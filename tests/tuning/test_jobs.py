@@ -148,10 +148,17 @@ def test_killed_run_can_be_resumed(
     assert states == {"FINISHED"}
 
 
-def test_interrupted_run_can_be_resumed(sweep: Overrides, tmp_path: Path) -> None:
-    """Ctrl-C exits with a message about resuming, keeps finished cells and leaves no incomplete ones."""
+@pytest.mark.parametrize(
+    ("sent", "code", "more"),
+    [(signal.SIGINT, 130, []), (signal.SIGTERM, 143, []), (signal.SIGTERM, 143, ["ray=off"])],
+    ids=["SIGINT", "SIGTERM", "SIGTERM without Ray"],
+)
+def test_interrupted_run_can_be_resumed(
+    sweep: Overrides, tmp_path: Path, sent: signal.Signals, code: int, more: list[str]
+) -> None:
+    """Ctrl-C and SIGTERM exit with a message about resuming, keep finished cells and leave no incomplete ones."""
     out = tmp_path / "out"
-    overrides = [*sweep, "mlflow=off", f"out={out}"]
+    overrides = [*sweep, "mlflow=off", f"out={out}", *more]
     driver = subprocess.Popen(
         [sys.executable, "-m", "harness", "run", *overrides],
         cwd=tmp_path,
@@ -167,9 +174,9 @@ def test_interrupted_run_can_be_resumed(sweep: Overrides, tmp_path: Path) -> Non
         assert driver.poll() is None, "the driver ended before it could be interrupted"
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    driver.send_signal(signal.SIGINT)
+    driver.send_signal(sent)
     shown, _ = driver.communicate(timeout=120)
-    assert driver.returncode == 130
+    assert driver.returncode == code
     assert "resume with the same command" in shown
     assert all((folder / "record.json").is_file() for folder in (out / "store" / "train").glob("[!.]*"))
 

@@ -48,6 +48,8 @@ def large(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         yield
 
     monkeypatch.setattr(places, "session", session)
+    nodes = [{"CPU": 16.0, "GPU": 2.0, "memory": 1e9}, {"CPU": 48.0, "GPU": 2.0}, {"memory": 1e9}]
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": one} for one in nodes])
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 64.0, "GPU": 4.0, "memory": 1e9})
     return addresses
 
@@ -92,3 +94,47 @@ def test_address_without_a_cluster_is_refused() -> None:
     """An address without a Ray cluster raises an error."""
     with pytest.raises(RequestError, match=r"a Ray cluster must be reachable at ray=127\.0\.0\.1:9"):
         resources(RunSettings(ray="127.0.0.1:9"))
+
+
+@pytest.mark.parametrize("settings", [{"cpus": 48, "gpus": 2}, {"gpus": 0.5}, {"cpus": 1}, {"cpus": 16, "gpus": 1}])
+def test_request_that_a_node_has_is_accepted(large: list[str], settings: dict[str, float]) -> None:
+    """One node has the CPUs and GPUs of a job."""
+    places.check_request(RunSettings(ray="10.0.0.1:6379", **settings))
+
+
+@pytest.mark.parametrize("settings", [{"cpus": 64}, {"gpus": 4}, {"cpus": 49, "gpus": 1}])
+def test_request_that_no_node_has_is_refused(large: list[str], settings: dict[str, float]) -> None:
+    """The sum over nodes is not sufficient, because a job runs on one node; the message lists what nodes have."""
+    with pytest.raises(RequestError, match="its nodes have 16 CPUs, 2 GPUs; 48 CPUs, 2 GPUs; 0 CPUs, 0 GPUs. Request"):
+        places.check_request(RunSettings(ray="10.0.0.1:6379", **settings))
+
+
+def test_nodes_that_left_the_cluster_do_not_count(large: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray lists them as not alive."""
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": False, "Resources": {"CPU": 8.0}}])
+    with pytest.raises(RequestError, match="its nodes have none"):
+        places.check_request(RunSettings(ray="10.0.0.1:6379", cpus=2))
+
+
+def test_cluster_is_not_asked_for_one_cpu(large: list[str]) -> None:
+    """Connecting takes seconds, and every cluster has a CPU."""
+    places.check_request(RunSettings(ray="10.0.0.1:6379"))
+    assert large == []
+
+
+@pytest.mark.parametrize("ray", ["auto", "off"])
+def test_request_that_this_machine_lacks_is_refused(ray: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPUs and GPUs in one message."""
+    monkeypatch.setattr(places, "usable_cores", lambda: 4)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    places.check_request(RunSettings(ray=ray, cpus=4))
+    with pytest.raises(RequestError, match=r"cpus=5, but it has 4 CPUs .*; gpus=0.5, but it has 0 GPUs .* ray=ADDRESS"):
+        places.check_request(RunSettings(ray=ray, cpus=5, gpus=0.5))
+
+
+@pytest.mark.parametrize("command", [api.run, api.plan])
+def test_request_is_refused_before_anything_is_read(command: Callable[..., Any], tmp_path: Path) -> None:
+    """Neither a folder is created nor a cohort generated."""
+    with pytest.raises(RequestError, match="cpus=1000, but it has"):
+        command(task="epvs", out=str(tmp_path / "out"), cpus=1000)
+    assert list(tmp_path.iterdir()) == []

@@ -79,7 +79,7 @@ def binary_column(
     if bool(positive) == (at_least is not None):
         raise OutOfRange(
             f"exactly one of positive and at_least must be given for the target {column}, "
-            f"got positive={positive!r}, at_least={at_least}"
+            f"got {positive or 'none'!r} and {at_least}"
         )
 
     def read(value: float | str) -> float | None:

@@ -69,7 +69,7 @@ def scores(
 
     Parameters
     ----------
-    cohort : cohort with the mask ``lesion``, on one grid
+    cohort : cohort with the mask ``lesion``; all samples are on the same grid
     cache : folder of prepared arrays
     column : column of participants.tsv with a measured score, without a known truth. All
         other options except ``shuffled`` and ``noise_seed`` then have no effect. If empty,
@@ -110,9 +110,9 @@ def scores(
     -------
     Cohort
         Samples with scores (``score_1``, …, or the name of the column). Simulated scores
-        have a truth, and clean values unless they are shuffled. With shuffled scores, the
-        truth shows the chance level of metrics of explanations. Subjects without a value
-        are ineligible.
+        have a truth and, unless they are shuffled, clean values. Against the truth of
+        shuffled scores, metrics of explanations are at chance level. Subjects without a
+        value are ineligible.
 
     Notes
     -----
@@ -163,8 +163,8 @@ def scores(
         linear=nonlinearity == "none" and not volume_effect,
     )
     targets = (*cohort.targets, *(Target(name, "number") for name in names))
-    made_of = dataclasses.replace(cohort, samples=samples, truth=truth, targets=targets)
-    return _shuffled(made_of, names, noise_seed) if shuffled else made_of
+    simulated = dataclasses.replace(cohort, samples=samples, truth=truth, targets=targets)
+    return _shuffled(simulated, names, noise_seed) if shuffled else simulated
 
 
 def _ages(cohort: Cohort) -> Array:

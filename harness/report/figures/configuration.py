@@ -63,7 +63,7 @@ def _histories(run: Results, identity: str) -> dict[str, dict[str, list[float]]]
         record = run.plan.store.get("train", job.train) if job.row == identity else None
         if record is None or "history.json" not in record.artifacts:
             continue
-        history = json.loads(run.plan.store.artifact(record, "history.json").read_text())
+        history = json.loads(run.plan.store.artifact(record, "history.json").read_text("utf-8"))
         names = dict.fromkeys(name for epoch in history for name in epoch if name != "epoch")
         for name in names:
             line = [epoch.get(name) for epoch in history]

@@ -1,4 +1,4 @@
-"""Columns of the participants' table as targets: numbers, two groups, several groups."""
+"""Columns of participants.tsv as targets: numbers, binary and multi-class."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HAIRS = ("red", None, "black", "blond", "black")
 
 @pytest.fixture(scope="module")
 def make(in_memory: Callable[[Array], Any]) -> Callable[..., Cohort]:
-    """Columns → a cohort of as many samples, the last two of one subject."""
+    """Factory of cohorts with the given columns; the last two samples belong to one subject."""
 
     def cohort(**columns: tuple[Any, ...]) -> Cohort:
         image = in_memory(np.zeros((2, 2, 2), np.float32))
@@ -36,7 +36,7 @@ def make(in_memory: Callable[[Array], Any]) -> Callable[..., Cohort]:
 
 @pytest.fixture(scope="module")
 def cohort(make: Callable[..., Cohort]) -> Cohort:
-    """Five samples with an age, a sex and a colour of hair; one of each is missing."""
+    """Five samples with age, sex and hair colour; one value of each is missing."""
     return make(age=AGES, sex=SEXES, hair=HAIRS)
 
 
@@ -45,8 +45,8 @@ def values(cohort: Cohort, name: str) -> dict[str, float]:
     return {one.id: one.targets[name] for one in cohort.samples}
 
 
-def test_numbers_are_taken_as_they_are(cohort: Cohort, tmp_path: Path) -> None:
-    """As floats, for every sample that has one; visits of a subject have their own."""
+def test_numbers_become_targets(cohort: Cohort, tmp_path: Path) -> None:
+    """Values are floats, one per sample, so that visits of a subject may differ."""
     made = number_column(cohort, tmp_path, column="age", loss_weight=0.01)
     assert made.targets == (Target("age", "number", loss_weight=0.01),)
     assert values(made, "age") == {"sub-0_ses-0": 61.5, "sub-1_ses-1": 40, "sub-3_ses-3": 52, "sub-3_ses-4": 71}
@@ -54,13 +54,13 @@ def test_numbers_are_taken_as_they_are(cohort: Cohort, tmp_path: Path) -> None:
 
 
 def test_samples_without_a_value_are_ineligible(cohort: Cohort, tmp_path: Path) -> None:
-    """They are named, behind those that were left out before."""
+    """They are appended to the ineligible subjects of the cohort."""
     made = number_column(cohort, tmp_path, column="age")
     assert made.ineligible == (*cohort.ineligible, Ineligible("sub-2_ses-2", "no value in age"))
 
 
-def test_positive_group_by_its_text(cohort: Cohort, tmp_path: Path) -> None:
-    """Every other text is the negative group."""
+def test_positive_class_by_name(cohort: Cohort, tmp_path: Path) -> None:
+    """All other values are the negative class."""
     made = binary_column(cohort, tmp_path, column="sex", positive="F", loss_weight=2.0)
     assert made.targets == (Target("sex", "binary", loss_weight=2.0),)
     assert list(values(made, "sex").values()) == [1, 0, 1, 1]
@@ -68,14 +68,14 @@ def test_positive_group_by_its_text(cohort: Cohort, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("threshold", "expected"), [(52.0, [1, 0, 1, 1]), (52.5, [1, 0, 0, 1])])
-def test_positive_group_by_a_threshold(cohort: Cohort, tmp_path: Path, threshold: float, expected: list[float]) -> None:
-    """From the threshold on, which is included."""
+def test_positive_class_by_threshold(cohort: Cohort, tmp_path: Path, threshold: float, expected: list[float]) -> None:
+    """The threshold itself is positive."""
     made = binary_column(cohort, tmp_path, column="age", at_least=threshold)
     assert list(values(made, "age").values()) == expected
 
 
-def test_positive_group_by_a_number(make: Callable[..., Cohort], tmp_path: Path) -> None:
-    """A column of 0 and 1 is read as numbers; ``1`` and ``1.0`` name the same group."""
+def test_positive_class_by_number(make: Callable[..., Cohort], tmp_path: Path) -> None:
+    """``1`` and ``1.0`` are the same class, because 0 and 1 are read as numbers."""
     cohort = make(case=(1.0, 0.0, 1.0, 0.0))
     for positive in ("1", "1.0"):
         assert list(values(binary_column(cohort, tmp_path, column="case", positive=positive), "case").values()) == [
@@ -84,28 +84,28 @@ def test_positive_group_by_a_number(make: Callable[..., Cohort], tmp_path: Path)
 
 
 def test_classes_of_the_data_are_sorted(cohort: Cohort, tmp_path: Path) -> None:
-    """So that the number of a class does not depend on the order of the rows."""
+    """Class indices do not depend on the order of rows."""
     made = class_column(cohort, tmp_path, column="hair", loss_weight=0.5)
     assert made.targets == (Target("hair", "classes", ("black", "blond", "red"), 0.5),)
     assert list(values(made, "hair").values()) == [2, 0, 1, 0]
 
 
-def test_classes_can_be_given_in_their_order(cohort: Cohort, tmp_path: Path) -> None:
-    """One that does not occur keeps its logit."""
+def test_classes_can_be_given_in_order(cohort: Cohort, tmp_path: Path) -> None:
+    """A class without samples keeps its index."""
     made = class_column(cohort, tmp_path, column="hair", classes=("red", "grey", "blond", "black"))
     assert made.targets[0].classes == ("red", "grey", "blond", "black")
     assert list(values(made, "hair").values()) == [0, 3, 2, 3]
 
 
-def test_classes_of_numbers_have_short_names(make: Callable[..., Cohort], tmp_path: Path) -> None:
-    """A column of whole numbers gives ``1``, not ``1.0``, in the order of the numbers."""
+def test_numeric_classes_have_short_names(make: Callable[..., Cohort], tmp_path: Path) -> None:
+    """Integers are named ``1``, not ``1.0``, and sorted by value."""
     made = class_column(make(grade=(10.0, 2.0, 1.0, 2.0)), tmp_path, column="grade")
     assert made.targets[0].classes == ("1", "2", "10")
     assert list(values(made, "grade").values()) == [2, 1, 0, 1]
 
 
-def test_several_targets_are_added_up(make: Callable[..., Cohort], tmp_path: Path) -> None:
-    """In the order in which they are declared; samples lack none of them."""
+def test_several_targets_are_combined(make: Callable[..., Cohort], tmp_path: Path) -> None:
+    """Targets keep the order of their declaration; samples that lack one are left out."""
     ages, sexes, hairs = (1.0, 2.0, 3.0, 4.0, None), ("F", "M", "F", "F", "M"), ("red", "red", "blond", None, "red")
     made = make(age=ages, sex=sexes, hair=hairs)
     for step in (
@@ -136,10 +136,10 @@ def test_several_targets_are_added_up(make: Callable[..., Cohort], tmp_path: Pat
         ),
     ],
 )
-def test_all_wrong_values_are_listed(
+def test_all_invalid_values_are_listed(
     make: Callable[..., Cohort], tmp_path: Path, target: Callable[..., Cohort], column: tuple[Any, ...], faults: Any
 ) -> None:
-    """Each with its sample, the value, and what would do."""
+    """Each fault names the sample, the value and the remedy."""
     with pytest.raises(CohortError) as caught:
         target(make(x=column), tmp_path, column="x")
     assert [fault.kind for fault in caught.value.faults] == ["target-value"] * len(faults)
@@ -156,18 +156,18 @@ def test_all_wrong_values_are_listed(
         (partial(class_column, classes=("d", "e")), "no value of x is one of d, e, the first is 'a'"),
     ],
 )
-def test_a_column_without_a_right_value_is_one_fault(
+def test_column_without_valid_values_is_one_fault(
     make: Callable[..., Cohort], tmp_path: Path, target: Callable[..., Cohort], message: str
 ) -> None:
-    """It is another column than was meant, and not a fault of every subject."""
+    """A wrong column is one fault, not one per subject."""
     with pytest.raises(CohortError, match=message) as caught:
         target(make(x=(None, "a", "b", "c", "c")), tmp_path, column="x")
     assert len(caught.value.faults) == 1
 
 
 @pytest.mark.parametrize("target", [number_column, partial(binary_column, positive="F"), class_column])
-def test_an_unknown_column_shows_those_there_are(cohort: Cohort, tmp_path: Path, target: Callable[..., Cohort]) -> None:
-    """With the near names, whichever kind is asked for."""
+def test_unknown_column_raises(cohort: Cohort, tmp_path: Path, target: Callable[..., Cohort]) -> None:
+    """The message lists the columns, similar ones first."""
     with pytest.raises(UnknownName, match=r"is named 'hiar'\. Near: hair\. All: age, hair, sex"):
         target(cohort, tmp_path, column="hiar")
 
@@ -183,23 +183,23 @@ def test_an_unknown_column_shows_those_there_are(cohort: Cohort, tmp_path: Path,
         (partial(class_column, classes=("a", "b")), ("a", "a", "a", "a", None), "got 4 values, 1 different"),
     ],
 )
-def test_columns_from_which_nothing_can_be_learned_are_refused(
+def test_constant_columns_raise(
     make: Callable[..., Cohort], tmp_path: Path, target: Callable[..., Cohort], column: tuple[Any, ...], message: str
 ) -> None:
-    """Fewer than three values, or all the same."""
+    """At least three values and two different ones are needed."""
     with pytest.raises(OutOfRange, match=message):
         target(make(x=column), tmp_path, column="x")
 
 
 @pytest.mark.parametrize("options", [{}, {"positive": "F", "at_least": 1.0}])
 def test_a_binary_target_needs_one_rule(cohort: Cohort, tmp_path: Path, options: dict[str, Any]) -> None:
-    """Neither and both are refused."""
+    """Giving neither or both raises."""
     with pytest.raises(OutOfRange, match="exactly one of positive and at_least must be given for the target sex, got"):
         binary_column(cohort, tmp_path, column="sex", **options)
 
 
-def test_a_target_twice_is_refused(cohort: Cohort, tmp_path: Path) -> None:
-    """Also when it is of another kind: values of the first would be overwritten."""
+def test_duplicate_target_raises(cohort: Cohort, tmp_path: Path) -> None:
+    """Names must be unique, also between kinds."""
     made = number_column(cohort, tmp_path, column="age")
     with pytest.raises(RequestError, match="targets of table must have different names, got age more than once"):
         binary_column(made, tmp_path, column="age", at_least=50.0)

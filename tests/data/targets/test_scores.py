@@ -1,4 +1,4 @@
-"""Scores of lesion maps, simulated or measured."""
+"""Simulated and measured scores of lesion masks."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ SMALL = {"patients": 3, "size": 3}
 
 @pytest.fixture(scope="module")
 def masks(lesion_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Cohort:
-    """The lesion maps on their own grid."""
+    """The lesion masks on their native grid."""
     return lesions(lesion_root, tmp_path_factory.mktemp("cache"), box="native")
 
 
 def of(cohort: Cohort, name: str) -> np.ndarray:
-    """One score of all samples."""
+    """Values of one score for all samples."""
     return np.array([sample.targets[name] for sample in cohort.samples])
 
 
 def names(cohort: Cohort) -> tuple[str, ...]:
-    """Targets of a cohort, all of them numbers."""
+    """Names of the targets, all of which must be numbers."""
     assert cohort.targets == tuple(Target(target.name, "number") for target in cohort.targets)
     return tuple(target.name for target in cohort.targets)
 
 
-def test_scores_are_the_loads_of_their_regions(masks: Cohort, tmp_path: Path) -> None:
-    """Without noise a score is the lesioned share of its region, from 0 to 1 over the cohort."""
+def test_scores_are_lesion_loads_of_their_regions(masks: Cohort, tmp_path: Path) -> None:
+    """Without noise a score is the lesion load of its region, scaled to 0 to 1 over the cohort."""
     made = scores(masks, tmp_path, **SMALL)
     assert names(made) == ("score_1", "score_2", "score_3") and made.truth is not None
     for number in (1, 2, 3):
@@ -46,7 +46,7 @@ def test_scores_are_the_loads_of_their_regions(masks: Cohort, tmp_path: Path) ->
 
 
 def test_regions_lie_where_enough_patients_have_lesions(masks: Cohort, tmp_path: Path) -> None:
-    """Every voxel of every region is lesioned in at least three."""
+    """Each voxel of each region is lesioned in at least three patients."""
     made = scores(masks, tmp_path, **SMALL)
     counts = np.sum([sample.masks["lesion"].load() > 0 for sample in masks.samples], axis=0)
     assert made.truth is not None
@@ -54,32 +54,32 @@ def test_regions_lie_where_enough_patients_have_lesions(masks: Cohort, tmp_path:
     assert [line["touched"] >= 3 for line in made.truth.table] == [True] * 3
 
 
-def test_clean_is_the_best_prediction_of_noisy_scores(masks: Cohort, tmp_path: Path) -> None:
-    """Noise changes the scores; the clean ones are an affine image of those without noise."""
+def test_clean_scores_are_independent_of_noise(masks: Cohort, tmp_path: Path) -> None:
+    """Clean scores correlate perfectly with those simulated without noise."""
     plain, noisy = (scores(masks, tmp_path, noise=noise, **SMALL) for noise in (0.0, 0.3))
     clean = np.array([sample.clean["score_2"] for sample in noisy.samples])
     assert np.corrcoef(clean, of(plain, "score_2"))[0, 1] == pytest.approx(1)
     assert np.corrcoef(clean, of(noisy, "score_2"))[0, 1] < 0.999
 
 
-def test_the_truth_of_mixed_scores(masks: Cohort, tmp_path: Path) -> None:
-    """The second score leans on the second region and borrows from the third."""
+def test_true_weights_of_correlated_scores(masks: Cohort, tmp_path: Path) -> None:
+    """The second score has weight 0.7 on the second region and 0.3 on the third."""
     made = scores(masks, tmp_path, design="intercorrelation", b=0.7, **SMALL)
     assert made.truth is not None
     assert made.truth.weights["score_2"] == pytest.approx({"roi1": 0, "roi2": 0.7, "roi3": 0.3})
 
 
-def test_shuffled_scores_belong_to_nobody(masks: Cohort, tmp_path: Path) -> None:
-    """The same numbers on other subjects: nothing can be learned, and maps are judged by the regions that made them."""
-    plain, dealt = (scores(masks, tmp_path, shuffled=shuffled, **SMALL) for shuffled in (False, True))
-    assert plain.truth is not None and dealt.truth == plain.truth
-    assert not any(sample.clean for sample in dealt.samples)
-    assert sorted(of(dealt, "score_1")) == sorted(of(plain, "score_1"))
-    assert list(of(dealt, "score_1")) != list(of(plain, "score_1"))
+def test_shuffled_scores(masks: Cohort, tmp_path: Path) -> None:
+    """Values are permuted across subjects (null control), and the true regions are kept."""
+    plain, permuted = (scores(masks, tmp_path, shuffled=shuffled, **SMALL) for shuffled in (False, True))
+    assert plain.truth is not None and permuted.truth == plain.truth
+    assert not any(sample.clean for sample in permuted.samples)
+    assert sorted(of(permuted, "score_1")) == sorted(of(plain, "score_1"))
+    assert list(of(permuted, "score_1")) != list(of(plain, "score_1"))
 
 
-def test_weights_are_those_of_a_single_score(masks: Cohort, tmp_path: Path) -> None:
-    """They make it; to the other designs, which have weights of their own, they say nothing."""
+def test_weights_apply_to_the_single_design_only(masks: Cohort, tmp_path: Path) -> None:
+    """The other designs define their own weights."""
     made = scores(masks, tmp_path, design="single", weights=(0.5, 0.3, 0.2), **SMALL)
     assert made.truth is not None
     assert made.truth.weights["score_1"] == pytest.approx({"roi1": 0.5, "roi2": 0.3, "roi3": 0.2})
@@ -87,8 +87,8 @@ def test_weights_are_those_of_a_single_score(masks: Cohort, tmp_path: Path) -> N
         scores(masks, tmp_path, weights=(0.5, 0.3, 0.2), **SMALL)
 
 
-def test_a_curved_score_says_so(masks: Cohort, tmp_path: Path) -> None:
-    """What an exact model's map would be is known of straight scores alone."""
+def test_nonlinear_scores_are_marked(masks: Cohort, tmp_path: Path) -> None:
+    """The map of an exact model is known for linear scores only."""
     kinds = [scores(masks, tmp_path, nonlinearity=kind, **SMALL).truth for kind in ("none", "log", "exp")]
     assert [kind is not None and kind.linear for kind in kinds] == [True, False, False]
 
@@ -124,29 +124,29 @@ def test_effect_of_age_needs_ages(masks: Cohort, tmp_path: Path) -> None:
 
 
 def test_a_measured_score(masks: Cohort, tmp_path: Path) -> None:
-    """A column of participants.tsv; who has no value is left out by name, and there is no truth."""
+    """A column of participants.tsv has no truth; subjects without a value are ineligible."""
     made = scores(masks, tmp_path, column="severity")
     assert names(made) == ("severity",) and made.truth is None
     assert [one.subject for one in made.ineligible] == ["sub-14"]
     assert list(of(made, "severity")) == [number % 7 for number in range(1, 14)]
 
 
-def test_an_unknown_column_shows_those_there_are(masks: Cohort, tmp_path: Path) -> None:
-    """With the near names."""
+def test_unknown_column_raises(masks: Cohort, tmp_path: Path) -> None:
+    """The message suggests a similar column."""
     with pytest.raises(UnknownName, match="severity"):
         scores(masks, tmp_path, column="severty")
 
 
-def test_too_strict_a_rule_says_what_would_do(masks: Cohort, tmp_path: Path) -> None:
-    """No voxel is lesioned in fifteen of fourteen."""
+def test_too_many_patients_raise(masks: Cohort, tmp_path: Path) -> None:
+    """No voxel can be lesioned in 15 of 14 patients; the message gives the highest count."""
     with pytest.raises(OutOfRange, match="highest count of any voxel is"):
         scores(masks, tmp_path, patients=15)
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
 @pytest.mark.parametrize("column", ["", "severity"])
-def test_other_targets_stay(masks: Cohort, tmp_path: Path, column: str, shuffled: bool) -> None:
-    """Scores are added to what is predicted already, and only they are shuffled."""
+def test_existing_targets_are_kept(masks: Cohort, tmp_path: Path, column: str, shuffled: bool) -> None:
+    """Scores are added to existing targets, and only scores are shuffled."""
     samples = [
         replace(one, targets={"age": float(number)}, clean={"age": -1.0}) for number, one in enumerate(masks.samples)
     ]
@@ -157,23 +157,23 @@ def test_other_targets_stay(masks: Cohort, tmp_path: Path, column: str, shuffled
     assert all(one.targets["age"] == ages[one.id] and one.clean["age"] == -1 for one in made.samples)
 
 
-def test_the_fingerprint_knows_the_scores(masks: Cohort, tmp_path: Path) -> None:
-    """Other noise on the same masks is another cohort; the same request is the same one."""
+def test_fingerprint_depends_on_the_scores(masks: Cohort, tmp_path: Path) -> None:
+    """Noise changes the fingerprint, and equal options give equal fingerprints."""
     reads = Reads(masks=("lesion",), targets=("score_1",))
     prints = [scores(masks, tmp_path, noise=noise, **SMALL).fingerprint(reads) for noise in (0.0, 0.1, 0.1)]
     assert prints[0] != prints[1] == prints[2]
 
 
-def test_fixed_centres(masks: Cohort, tmp_path: Path) -> None:
-    """Regions around centres that the user gives."""
+def test_given_centres(masks: Cohort, tmp_path: Path) -> None:
+    """Regions are cubes around the given centres."""
     made = scores(masks, tmp_path, centres=((12, 9, 8), (12, 13, 8)), size=3)
     assert made.truth is not None and names(made) == ("score_1", "score_2")
     voxels = np.argwhere(made.truth.rois["roi1"].load())
     assert voxels.min(0).tolist() == [11, 8, 7] and voxels.max(0).tolist() == [13, 10, 9]
 
 
-def test_words_are_no_score(masks: Cohort, tmp_path: Path) -> None:
-    """One wrong value names its subject; a column of words is one fault, not one per subject."""
+def test_text_is_not_a_score(masks: Cohort, tmp_path: Path) -> None:
+    """One invalid value names its subject; a column of text is one fault."""
 
     def with_group(*values: str | float | None) -> Cohort:
         own = [replace(one, covariates={"group": value}) for one, value in zip(masks.samples, values, strict=False)]

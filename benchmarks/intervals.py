@@ -1,0 +1,223 @@
+"""Coverage of intervals and error of tests, in simulated data.
+
+Prints, for several numbers of subjects, how often 95 % intervals cover the true value:
+means and pooled values with the plain scale and with the scale that this project uses,
+and pooled values with the BCa bootstrap of SciPy. Then the error of the paired
+comparisons under the null hypothesis: how often a table of equal configurations has a
+significant difference, an unadjusted interval that excludes 0, and a first row whose own
+interval covers its true mean. Last, intervals of cross-validated values whose networks
+depend on the training subjects, for several shares of the training in the variance.
+
+    python benchmarks/intervals.py [samples=1000]
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+from sklearn.metrics import r2_score, roc_auc_score
+
+from harness.metrics.agreement import icc
+from harness.stats.intervals import (
+    UNBOUNDED,
+    Range,
+    jackknife_interval,
+    mean_interval,
+    paired_differences,
+    pseudo_values,
+    with_training,
+)
+
+Array = npt.NDArray[np.float64]
+Draw = Callable[[np.random.Generator, int], Array]
+
+
+def _failing(share: float) -> Draw:
+    def draw(rng: np.random.Generator, n: int) -> Array:
+        return np.where(rng.random(n) < share, 0.0, rng.beta(48, 12, n))
+
+    return draw
+
+
+MEANS: dict[str, tuple[Draw, Range, float]] = {
+    "normal, mean .5": (lambda rng, n: rng.normal(0.5, 0.1, n), (0.0, 1.0), 0.5),
+    "beta, mean .8": (lambda rng, n: rng.beta(8, 2, n), (0.0, 1.0), 0.8),
+    "beta, mean .95": (lambda rng, n: rng.beta(9.5, 0.5, n), (0.0, 1.0), 0.95),
+    "one in ten fails": (_failing(0.1), (0.0, 1.0), 0.72),
+    "one in five fails": (_failing(0.2), (0.0, 1.0), 0.64),
+    "log-normal, SD 1": (lambda rng, n: rng.lognormal(0, 1, n), (0.0, math.inf), math.exp(0.5)),
+}
+
+
+def _labelled(shift: float) -> Draw:
+    def draw(rng: np.random.Generator, n: int) -> Array:
+        label = (rng.random(n) < 0.5).astype(float)
+        return np.stack([label, rng.normal(size=n) + shift * label])
+
+    return draw
+
+
+def _predicted(slope: float) -> Draw:
+    def draw(rng: np.random.Generator, n: int) -> Array:
+        true = rng.normal(size=n)
+        return np.stack([true, slope * true + math.sqrt(1 - slope**2) * slope * rng.normal(size=n)])
+
+    return draw
+
+
+def _rated(rng: np.random.Generator, n: int) -> Array:
+    true = rng.normal(size=n)
+    return np.stack([true + rng.normal(0, 0.5, n), true + rng.normal(0, 0.5, n)])
+
+
+def _auc(columns: Array) -> float:
+    return float(roc_auc_score(*columns)) if 0 < columns[0].sum() < columns.shape[1] else math.nan
+
+
+def _squared(columns: Array) -> float:
+    return float(np.corrcoef(columns)[0, 1] ** 2)
+
+
+def _icc(columns: Array) -> float:
+    return icc(columns.T, form="3,1")
+
+
+POOLED: dict[str, tuple[Callable[[Array], float], Draw, Range]] = {
+    "AUC .76": (_auc, _labelled(1), (0.0, 1.0)),
+    "AUC .92": (_auc, _labelled(2), (0.0, 1.0)),
+    "R² .81": (lambda columns: float(r2_score(*columns)), _predicted(0.9), (-math.inf, 1.0)),
+    "r² .05": (_squared, _predicted(0.22), (0.0, 1.0)),
+    "ICC .8": (_icc, _rated, (-1.0, 1.0)),
+}
+
+
+def _share(found: Iterator[bool]) -> float:
+    return float(np.mean(list(found)))
+
+
+def show_means(samples: int, rng: np.random.Generator) -> None:
+    """Coverage of intervals of means."""
+    print(f"{'mean of':22}{'n':>4}{'plain t':>10}{'used here':>12}{'leaves range':>14}{'in range':>10}")
+    for name, (draw, ends, true) in MEANS.items():
+        for n in (6, 12, 21, 50):
+            drawn = [draw(rng, n) for _ in range(4 * samples)]
+            plain = [mean_interval(one, range=UNBOUNDED) for one in drawn]
+            used = [mean_interval(one, range=ends) for one in drawn]
+            print(
+                f"{name:22}{n:4}{_share(one.low <= true <= one.high for one in plain):10.3f}"
+                f"{_share(one.low <= true <= one.high for one in used):12.3f}"
+                f"{_share(one.low < ends[0] or one.high > ends[1] for one in plain):14.2f}"
+                f"{_share(ends[0] <= one.low and one.high <= ends[1] for one in used):10.2f}"
+            )
+
+
+def show_pooled(samples: int, rng: np.random.Generator) -> None:
+    """Coverage of intervals of pooled values."""
+    print(f"\n{'pooled value':22}{'n':>4}{'BCa':>10}{'plain':>10}{'used here':>12}{'no interval':>14}")
+    for name, (statistic, draw, ends) in POOLED.items():
+        true = float(np.mean([statistic(draw(rng, 20_000)) for _ in range(20)]))
+        for n in (12, 21, 50):
+            covered: dict[str, list[bool]] = {"bca": [], "plain": [], "used": []}
+            without = 0
+            for number in range(samples):
+                columns = draw(rng, n)
+                value = statistic(columns)
+                pseudo = pseudo_values(_over(statistic, columns), n)
+                found = jackknife_interval(pseudo, value, range=ends)
+                without += bool(found.reason)
+                if found.reason:
+                    continue
+                plain = jackknife_interval(pseudo, value)
+                covered["used"].append(found.low <= true <= found.high)
+                covered["plain"].append(plain.low <= true <= plain.high)
+                if number < samples // 5:
+                    bounds = _bca(statistic, columns, rng)
+                    covered["bca"].append(bounds[0] <= true <= bounds[1])
+            shares = [float(np.mean(covered[one])) if covered[one] else math.nan for one in ("bca", "plain", "used")]
+            print(f"{name:22}{n:4}{shares[0]:10.3f}{shares[1]:10.3f}{shares[2]:12.3f}{without / samples:14.3f}")
+
+
+def _over(statistic: Callable[[Array], float], columns: Array) -> Callable[[npt.NDArray[np.intp]], float]:
+    """The statistic as a function of the indices of subjects."""
+    return lambda kept: statistic(columns[:, kept])
+
+
+def _bca(statistic: Callable[[Array], float], columns: Array, rng: np.random.Generator) -> tuple[float, float]:
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        found = stats.bootstrap(
+            tuple(columns), lambda *drawn: statistic(np.stack(drawn)), paired=True, vectorized=False,
+            n_resamples=300, rng=rng,
+        )  # fmt: skip
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def show_tables(samples: int, rng: np.random.Generator) -> None:
+    """Tables of equal configurations."""
+    print(f"\n{'equal rows':>12}{'n':>4}{'significant':>13}{'unadjusted':>12}{'contradicts':>13}{'first covers':>14}")
+    for count, n in ((4, 6), (8, 6), (8, 12), (8, 21)):
+        wrong, plain, contradicts, first = [], [], [], []
+        for _ in range(samples):
+            values = rng.normal(size=n) + rng.normal(0, 1, (count, n))
+            found = paired_differences(values)
+            others = [row for row in range(count) if row != found.best]
+            wrong.append(not found.indistinguishable.all())
+            alone = [mean_interval(values[row] - values[found.best]) for row in others]
+            plain.append(any(one.low > 0 or one.high < 0 for one in alone))
+            excluded = (found.low > 0) | (found.high < 0)
+            contradicts.append(bool((excluded[others] == found.indistinguishable[others]).any()))
+            own = mean_interval(values[found.best])
+            first.append(own.low <= 0 <= own.high)
+        shares = [float(np.mean(one)) for one in (wrong, plain, contradicts, first)]
+        print(f"{count:12}{n:4}{shares[0]:13.3f}{shares[1]:12.3f}{shares[2]:13.3f}{shares[3]:14.3f}")
+
+
+def show_trainings(samples: int, rng: np.random.Generator) -> None:
+    """Cross-validated values that depend on test and training subjects.
+
+    The value of a fold is the mean influence of its test subjects plus the mean influence
+    of its training subjects, as for any smooth statistic. Two rows that are compared have
+    the same true value, the same test subjects and trainings of their own.
+    """
+    print(f"\n{'folds':>6}{'training/test':>15}{'given models':>14}{'used here':>11}{'N. & B.':>9}{'test error':>12}")
+    for folds in (3, 5):
+        for ratio in (0.0, 1.0, 4.0, 12.0, 100.0):
+            covered: dict[str, list[bool]] = {"models": [], "used": [], "corrected": []}
+            wrong = []
+            for _ in range(4 * samples):
+                rows = [_fold_values(rng, folds, 8, ratio) for _ in range(2)]
+                values = rows[0]
+                by_fold = values.mean(axis=1)
+                given = mean_interval(values.ravel())
+                found = jackknife_interval(with_training(by_fold), float(by_fold.mean()))
+                half = stats.t.ppf(0.975, folds - 1) * by_fold.std(ddof=1) * math.sqrt(1 / folds + 1 / (folds - 1))
+                covered["models"].append(given.low <= 0 <= given.high)
+                covered["used"].append(found.low <= 0 <= found.high)
+                covered["corrected"].append(abs(by_fold.mean()) <= half)
+                table = [with_training(one.mean(axis=1)) for one in rows]
+                wrong.append(not paired_differences(table, minimum=3).indistinguishable.all())
+            shares = [float(np.mean(one)) for one in (*covered.values(), wrong)]
+            print(f"{folds:6}{ratio:15.0f}{shares[0]:14.3f}{shares[1]:11.3f}{shares[2]:9.3f}{shares[3]:12.3f}")
+
+
+def _fold_values(rng: np.random.Generator, folds: int, size: int, ratio: float) -> Array:
+    """Values (folds, size) of test subjects; ``ratio`` is the variance from training over that from testing."""
+    test = rng.normal(size=(folds, size))
+    influence = math.sqrt(ratio) * rng.normal(size=(folds, size)).mean(axis=1)
+    trained = (influence.sum() - influence) / (folds - 1)
+    return test + trained[:, None]
+
+
+if __name__ == "__main__":
+    count = int(dict(argument.split("=", 1) for argument in sys.argv[1:]).get("samples", 1000))
+    generator = np.random.default_rng(0)
+    show_means(count, generator)
+    show_pooled(count, generator)
+    show_tables(count, generator)
+    show_trainings(count, generator)

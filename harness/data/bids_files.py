@@ -1,0 +1,298 @@
+"""Image files of a BIDS subject: the parts of their names, and which file a name means."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.core.types import JSON
+
+__all__ = [
+    "EXTENSIONS",
+    "NOT_IMAGES",
+    "ImageFile",
+    "best_image",
+    "best_mask",
+    "changes_contrast",
+    "entities_of",
+    "is_image",
+    "is_mni",
+    "is_native",
+    "is_predicted",
+    "listed",
+    "made_by_harness",
+    "makers_of",
+    "mask_names",
+    "natural",
+    "unseen_files",
+]
+
+EXTENSIONS = (".nii", ".nii.gz")
+NOT_IMAGES = frozenset({"defacemask", "dseg", "mask", "probseg"})
+"""Suffixes of files that are no images of the subject."""
+
+_WHERE = frozenset({"sub", "ses", "space"})
+_PARTS = frozenset({"phase", "real", "imag"})  # complex-valued data; part-mag is the usual magnitude
+_LOCALISER = re.compile(r"locali[sz]er|scout|survey|smartbrain|(3|three|tri)plane|^loc\d*$", re.IGNORECASE)
+_CONTRAST = frozenset({"ce", "inv", "mt", "flip"})  # entities of images with another contrast
+# Spaces of BIDS that are those of the subject; other names are those of a template.
+_NATIVE = frozenset(
+    {
+        "acpc", "anat", "func", "individual", "native", "orig", "scanner", "self", "subject",
+        "asl", "b0", "bold", "boldref", "ct", "dwi", "epi", "flair", "mp2rage", "pdt2", "pdw", "perf", "pet", "swi",
+        "t1", "t1map", "t1w", "t2", "t2map", "t2starmap", "t2starw", "t2w", "unit1",
+    }
+)  # fmt: skip
+_MNI = re.compile(r"MNI|MNI152.*|ICBM152.*|IXI549Space", re.IGNORECASE)
+_OTHER_FORMATS = (".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".mnc", ".par", ".nii.bz2", ".nii.zip")
+_MOST = 3  # names in a message
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFile:
+    """One image file and the parts of its name.
+
+    Parameters
+    ----------
+    path : the file
+    entities : key → value, e.g. ``sub`` → ``01``
+    suffix : e.g. ``T1w`` or ``mask``
+    pipeline : folder of the derivative that holds it, e.g. ``derivatives/fmriprep``; empty
+        for files of the data set itself
+    """
+
+    path: Path
+    entities: Mapping[str, str]
+    suffix: str
+    pipeline: str = ""
+
+    @property
+    def space(self) -> str:
+        """Template space; empty for the space of the subject, or if none is named."""
+        space = self.entities.get("space", "")
+        return "" if is_native(space) else space
+
+    @property
+    def space_text(self) -> str:
+        """``space-T1w``, or a sentence if the name states no space."""
+        space = self.entities.get("space", "")
+        return f"space-{space}" if space else "no space in the name"
+
+    @property
+    def mask_name(self) -> str:
+        """``regions`` for a segmentation, or else the label or description of the mask."""
+        if self.suffix == "dseg":
+            # Segmentations by a pipeline are tissues or an atlas; its user did not ask for them as regions.
+            wanted = not self.pipeline or "regions" in (self.entities.get("label"), self.entities.get("desc"))
+            return "regions" if wanted else ""
+        return self.entities.get("label") or self.entities.get("desc") or ""
+
+    @property
+    def run(self) -> int:
+        """Number of the run; 1 if the name states none."""
+        run = self.entities.get("run", "1")
+        return int(run) if run.isdigit() else 1
+
+    def extras(self, asked: Iterable[str] = ()) -> frozenset[tuple[str, str]]:
+        """Entities other than subject, session, space, run and those asked for."""
+        known = _WHERE | {"run"} | set(asked)
+        return frozenset(pair for pair in self.entities.items() if pair[0] not in known and pair != ("part", "mag"))
+
+    def variant(self, asked: Iterable[str] = ()) -> str:
+        """The name as it would have to be asked for: ``ce-gadolinium_T1w``; a first run is not named."""
+        left_out = {"sub", "ses", *asked} | ({"run"} if self.run == 1 else set())
+        pairs = [f"{key}-{value}" for key, value in self.entities.items() if key not in left_out]
+        return "_".join([*pairs, self.suffix])
+
+
+def entities_of(name: str) -> tuple[dict[str, str], str]:
+    """Entities and suffix of a file name, or of a name that is asked for.
+
+    Examples
+    --------
+    >>> entities_of("ce-gadolinium_T1w")
+    ({'ce': 'gadolinium'}, 'T1w')
+    """
+    *pairs, suffix = name.partition(".")[0].split("_")
+    return dict(pair.partition("-")[::2] for pair in pairs), suffix
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is a NIfTI image by its name, in small or capital letters."""
+    return path.name.lower().endswith(EXTENSIONS) and path.is_file()
+
+
+def natural(text: str) -> list[tuple[int, str]]:
+    """Key that sorts ``ses-2`` before ``ses-10``."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text) if part]
+
+
+def is_native(space: str) -> bool:
+    """Whether a space is that of the subject, or not stated."""
+    return not space or space.lower() in _NATIVE
+
+
+def is_mni(space: str) -> bool:
+    """Whether a space is one of the MNI152 templates, which differ by a few mm."""
+    return _MNI.fullmatch(space) is not None
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Names in a message; those that are too many are counted."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown}, … and {len(names) - most} more"
+
+
+# --- which file a name means -----------------------------------------------------
+
+
+def best_image(files: Sequence[ImageFile], name: str) -> list[ImageFile]:
+    """Files that an image may mean; several if the name does not decide.
+
+    The file without further entities is meant. If there is none, that with further
+    entities is, unless there are several that differ in more than the run. Phase images and
+    localisers are never meant by a plain name.
+
+    Parameters
+    ----------
+    files : files of one session
+    name : suffix, with entities before it if they are asked for (``ce-gadolinium_T1w``)
+    """
+    asked, suffix = entities_of(name)
+    matching = [
+        file
+        for file in files
+        if file.suffix == suffix and asked.items() <= file.entities.items() and _is_meant(file, asked)
+    ]
+    return _plainest(matching, asked)
+
+
+def best_mask(files: Sequence[ImageFile], name: str) -> list[ImageFile]:
+    """Files that a mask may mean; see :func:`best_image`. ``label-brain`` precedes ``desc-brain``.
+
+    Parameters
+    ----------
+    files : files of one session
+    name : label, with entities before it if they are asked for (``desc-rater1_lesion``)
+    """
+    asked, label = entities_of(name)
+    matching = [
+        file
+        for file in files
+        if file.suffix in ("mask", "dseg") and file.mask_name == label and asked.items() <= file.entities.items()
+    ]
+    matching = [file for file in matching if not file.pipeline] or matching
+    for key in ("label", "desc"):
+        named = [file for file in matching if file.entities.get(key) == label]
+        if named:
+            return _plainest(named, [*asked, key])
+    return _plainest(matching, asked)
+
+
+def changes_contrast(variant: str) -> bool:
+    """Whether an image with this name shows another contrast than its suffix says."""
+    return bool(_CONTRAST & set(entities_of(variant)[0]))
+
+
+def mask_names(files: Iterable[ImageFile]) -> list[str]:
+    """Names of all masks, sorted."""
+    return sorted({file.mask_name for file in files if file.suffix in ("mask", "dseg")} - {""})
+
+
+def _is_meant(file: ImageFile, asked: Mapping[str, str]) -> bool:
+    hidden_part = "part" not in asked and file.entities.get("part") in _PARTS
+    named = [file.entities.get(key, "") for key in ("acq", "rec", "desc") if key not in asked]
+    localiser = any(_LOCALISER.search(value) for value in named)
+    return not hidden_part and not localiser
+
+
+def _plainest(files: Sequence[ImageFile], asked: Iterable[str]) -> list[ImageFile]:
+    """The first run of the file without further entities, or of every variant if none is plain."""
+    asked = tuple(asked)
+    variants: dict[tuple[str, frozenset[tuple[str, str]]], list[ImageFile]] = {}
+    for file in files:
+        variants.setdefault((file.pipeline, file.extras(asked)), []).append(file)
+    plain = {key: found for key, found in variants.items() if not key[1]}
+    best: list[ImageFile] = []
+    for found in (plain or variants).values():
+        first = min(file.run for file in found)
+        best += [file for file in found if file.run == first]
+    return best
+
+
+# --- where files come from ---------------------------------------------------------
+
+
+def _makers(description: Mapping[str, JSON] | None) -> list[JSON]:
+    """Entries under ``GeneratedBy``, which is a list in BIDS and something else in real data."""
+    stated = (description or {}).get("GeneratedBy") or []
+    return stated if isinstance(stated, list) else [stated]
+
+
+def makers_of(description: Mapping[str, JSON] | None) -> list[str]:
+    """Programs under ``GeneratedBy`` of a dataset_description.json, whatever its shape."""
+    names = [entry.get("Name") if isinstance(entry, dict) else entry for entry in _makers(description)]
+    return [str(name) for name in names if name]
+
+
+def made_by_harness(description: Mapping[str, JSON] | None) -> bool:
+    """Whether this program made the files of a data set."""
+    return any(name.strip().lower() == "harness" for name in makers_of(description))
+
+
+def is_predicted(description: Mapping[str, JSON] | None) -> bool:
+    """Whether this program predicted the files, rather than generated subjects with a known truth."""
+    parameters = [entry.get("Parameters") for entry in _makers(description) if isinstance(entry, dict)]
+    networks = any(isinstance(one, dict) and "networks" in one for one in parameters)
+    return networks and made_by_harness(description)
+
+
+# --- files that are not read ---------------------------------------------------------
+
+
+def unseen_files(root: Path, subject: str, suffixes: Collection[str] = ()) -> str:
+    """Image files of a subject that are not read, each kind with what to do; empty if there are none.
+
+    Parameters
+    ----------
+    root : the BIDS folder
+    subject : the subject; of derivatives, only masks are listed
+    suffixes : list only files with these suffixes, and no copies of files that are read
+    """
+    by_remedy: dict[str, list[str]] = {}
+    for home in (root / subject, *sorted(root.glob(f"derivatives/*/{subject}"))):
+        for path in sorted(home.rglob("*")):
+            remedy = _remedy(path, home) if home.parent == root or "_mask." in path.name.lower() else ""
+            if remedy and (not suffixes or _is_missed(path, suffixes)):
+                start = home if home.parent == root else root
+                by_remedy.setdefault(remedy, []).append(str(path.relative_to(start)))
+    return "; ".join(f"{listed(names, _MOST)}: {remedy}" for remedy, names in by_remedy.items())
+
+
+def _is_missed(path: Path, suffixes: Collection[str]) -> bool:
+    """Whether a file has one of the suffixes, and no copy of it is read."""
+    stem = path.name.partition(".")[0]
+    wanted = entities_of(stem)[1].lower() in {suffix.lower() for suffix in suffixes}
+    copies = {path.with_name(stem + extension) for extension in EXTENSIONS} - {path}
+    return wanted and not any(copy.exists() for copy in copies)
+
+
+def _remedy(path: Path, home: Path) -> str:
+    """What to do so that a file is read; empty if it is read, or is no image of the subject."""
+    name = path.name.lower()
+    if name.startswith("."):
+        return ""
+    if name.endswith((".hdr", ".img", ".img.gz", ".hdr.gz")):
+        return "convert the .hdr/.img pair to .nii.gz"
+    if name.endswith(_OTHER_FORMATS):
+        return "convert it to .nii.gz"
+    if not name.endswith(EXTENSIONS):
+        return ""
+    if not path.name.endswith(EXTENSIONS):
+        return "write the extension in small letters"
+    folders = path.relative_to(home).parts[:-1]
+    expected = folders in (("anat",),) or (len(folders) == 2 and folders[0].startswith("ses-") and folders[1] == "anat")
+    usual = {"func", "dwi", "fmap", "perf", "eeg", "meg", "ieeg", "pet", "micr", "nirs"}
+    return "" if expected or usual & set(folders) else "move it to anat"

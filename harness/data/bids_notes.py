@@ -1,0 +1,186 @@
+"""What the choice of files means for a whole cohort: other contrasts, mixed spaces, several variants."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from harness.core.types import Candidate, Fault
+from harness.data.bids_files import ImageFile, changes_contrast, entities_of, is_mni, listed
+from harness.data.bids_survey import Survey
+
+__all__ = [
+    "as_sentences",
+    "contrast_faults",
+    "space_faults",
+    "space_notes",
+    "variant_notes",
+    "variants",
+    "without_spaces",
+]
+
+
+def as_sentences(notes: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """Notes as sentences; equal notes of several subjects are one: ``sub-01, sub-02: age 89+ is read as 89``."""
+    by_text: dict[str, list[str]] = {}
+    for subject, text in notes:
+        by_text.setdefault(text, []).append(subject)
+    named = {text: list(dict.fromkeys(filter(None, subjects))) for text, subjects in by_text.items()}
+    return tuple(f"{listed(subjects)}: {text}" if subjects else text for text, subjects in named.items())
+
+
+def variants(root: Path, candidates: Sequence[Candidate], names: Iterable[str]) -> dict[str, dict[str, list[str]]]:
+    """Which file each name means.
+
+    Parameters
+    ----------
+    root : the BIDS folder
+    candidates : candidates with their files
+    names : names of images and masks
+
+    Returns
+    -------
+    dict
+        name → variant of the file's name, e.g. ``ce-gadolinium_T1w`` → ids of candidates,
+        the most frequent variant first
+    """
+    found: dict[str, dict[str, list[str]]] = {}
+    for name in names:
+        by_variant: dict[str, list[str]] = {}
+        for one in candidates:
+            path = one.images.get(name) or one.masks.get(name)
+            if path is not None:
+                by_variant.setdefault(_variant(root, path), []).append(one.id)
+        found[name] = dict(sorted(by_variant.items(), key=lambda item: -len(item[1])))
+    return found
+
+
+def without_spaces(found: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, dict[str, list[str]]]:
+    """The same without spaces in the names of variants, for masks whose spaces are compared otherwise."""
+    merged: dict[str, dict[str, list[str]]] = {}
+    for name, own in found.items():
+        parts = merged.setdefault(name, {})
+        for variant, ids in own.items():
+            parts.setdefault(re.sub(r"space-[^_/]+_", "", variant), []).extend(ids)
+    return merged
+
+
+def _variant(root: Path, path: Path) -> str:
+    entities, suffix = entities_of(path.name)
+    parts = path.relative_to(root).parts
+    pipeline = "/".join(parts[:2]) + "/" if parts[0] == "derivatives" else ""
+    return pipeline + ImageFile(path, entities, suffix).variant()
+
+
+def contrast_faults(found: Mapping[str, Mapping[str, Sequence[str]]], images: Iterable[str]) -> list[Fault]:
+    """Faults of sequences that show another contrast in some subjects."""
+    faults = []
+    for name in images:
+        own = found[name]
+        changed = {variant: ids for variant, ids in own.items() if changes_contrast(_beyond(variant, name))}
+        if changed and len(changed) < len(own):
+            few = min((changed, {key: ids for key, ids in own.items() if key not in changed}), key=_count)
+            ids = [one for part in few.values() for one in part]
+            remedy = (
+                f"Leave them out (exclude={','.join(ids[:8])}{',…' if len(ids) > 8 else ''}), or ask for one contrast "
+            )
+            remedy += f"by its name, e.g. sequences={next(iter(changed))}"
+            faults.append(Fault("contrast-mix", "", "", _shares(name, changed, own), "one contrast for all", remedy))
+    return faults
+
+
+def variant_notes(found: Mapping[str, Mapping[str, Sequence[str]]], images: Iterable[str]) -> list[str]:
+    """Notes on names that mean different files in different subjects, or another contrast in all of them."""
+    notes = []
+    for name, own in found.items():
+        changed = {variant: ids for variant, ids in own.items() if changes_contrast(_beyond(variant, name))}
+        if name in images and changed:
+            if len(changed) == len(own):  # otherwise it is a fault
+                notes.append(_shares(name, changed, own))
+        elif len(own) > 1:
+            most = next(iter(own))
+            notes.append(f"{_shares(name, {key: ids for key, ids in own.items() if key != most}, own)}, else {most}")
+    return notes
+
+
+def _beyond(variant: str, name: str) -> str:
+    """The variant without the entities that were asked for."""
+    entities, suffix = entities_of(variant.rpartition("/")[2])
+    asked = entities_of(name)[0]
+    return "_".join([*(f"{key}-{value}" for key, value in entities.items() if key not in asked), suffix])
+
+
+def _count(own: Mapping[str, Sequence[str]]) -> int:
+    return sum(map(len, own.values()))
+
+
+def _shares(name: str, some: Mapping[str, Sequence[str]], of: Mapping[str, Sequence[str]]) -> str:
+    total = _count(of)
+    parts = [
+        f"{variant} in all {total} subjects" if len(ids) == total else
+        f"{variant} in {len(ids)} of {total} subjects ({listed(ids)})"
+        for variant, ids in some.items()
+    ]  # fmt: skip
+    return f"{name} is {' and '.join(parts)}"
+
+
+# --- spaces of masks on a template ---------------------------------------------------
+
+
+def space_faults(survey: Survey, candidates: Sequence[Candidate]) -> list[Fault]:
+    """Faults of masks that are not in one template space; masks that name no space are one group of their own."""
+    spaces = _spaces(survey, candidates)
+    named = [space for space in spaces if space]
+    native = [file for space, files in spaces.items() if not space for file, _ in files]
+    explicit = sorted({file.space_text for file in native if "space" in file.entities})
+    if len(spaces) > 1 and not all(map(is_mni, spaces)):
+        value = "; ".join(text for text in _counted(spaces))
+        most = max(named, key=lambda space: len(spaces[space])) if named else ""
+        others = [id for space, files in spaces.items() if space != most for _, id in files]
+        remedy = f"Bring all masks into one template space, or leave the others out: exclude={','.join(others[:8])}"
+        remedy += ",…" if len(others) > 8 else ""
+        return [Fault("space-mix", "", "", value, "one template space for all masks", remedy)]
+    if explicit:
+        value = f"{len(native)} masks are in the space of the subject: {', '.join(explicit)}"
+        remedy = "Normalise the masks to a template, e.g. MNI152NLin6Asym, and name it: space-MNI152NLin6Asym"
+        return [Fault("space-native", "", "", value, "masks in one template space", remedy)]
+    return []
+
+
+def space_notes(survey: Survey, candidates: Sequence[Candidate]) -> list[str]:
+    """Notes on several variants of one template, on a template that is not MNI, and on names without a space."""
+    spaces = _spaces(survey, candidates)
+    named = [space for space in spaces if space]
+    if len(spaces) > 1 and all(map(is_mni, spaces)):
+        return [f"{'; '.join(_counted(spaces))}: these templates differ by some mm; use one of them for all masks"]
+    if named and not is_mni(named[0]) and len(spaces) == 1:
+        return [f"space-{named[0]} of the masks is not an MNI152 template; boxes (cohort.box) are in MNI space"]
+    if list(spaces) == [""]:
+        return ["the names of the masks state no space; they are taken to be in MNI space (space-MNI152NLin6Asym)"]
+    return []
+
+
+def _spaces(survey: Survey, candidates: Sequence[Candidate]) -> dict[str, list[tuple[ImageFile, str]]]:
+    """Space of the label's masks → files and ids."""
+    spaces: dict[str, list[tuple[ImageFile, str]]] = {}
+    for one in candidates:
+        path = one.masks[survey.label or ""]
+        file = ImageFile(path, *entities_of(path.name))
+        spaces.setdefault(file.space, []).append((file, one.id))
+    return dict(sorted(spaces.items()))
+
+
+def _counted(spaces: Mapping[str, Sequence[tuple[ImageFile, str]]]) -> list[str]:
+    """``7 subjects in space-T1w (sub-01, …)`` per space as the names state it."""
+    stated: dict[str, list[str]] = {}
+    for files in spaces.values():
+        for file, id in files:
+            stated.setdefault(file.space_text, []).append(id)
+    counts = Counter({text: len(ids) for text, ids in stated.items()})
+    return [
+        f"{count} {'subject' if count == 1 else 'subjects'} {'in ' if text.startswith('space') else 'with '}{text} "
+        f"({listed(stated[text])})"
+        for text, count in counts.most_common()
+    ]
