@@ -60,6 +60,14 @@ class Code:
     definitions: Mapping[str, Definition]
 
 
+def _parsed(text: bytes) -> ast.Module:
+    """The syntax tree of a source text."""
+    try:
+        return ast.parse(text)
+    except SystemError:  # CPython before 3.12 may raise it if two threads parse at the same time (gh-106905)
+        return ast.parse(text)
+
+
 def analyse(text: bytes) -> Code:
     """Find the definitions in a source text.
 
@@ -71,7 +79,7 @@ def analyse(text: bytes) -> Code:
     such a function when the module is imported. Any other statement belongs to the
     names that it uses, or to all names if it uses none.
     """
-    tree = _without_docstrings(ast.parse(text))
+    tree = _without_docstrings(_parsed(text))
     imports = {binding for node in ast.walk(tree) if isinstance(node, _IMPORT) for _, binding in _imported(node)}
     statements = [_Statement(node) for node in tree.body if not isinstance(node, ast.Pass)]
     whole = _hash(statement.digest for statement in statements)

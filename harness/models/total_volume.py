@@ -28,7 +28,11 @@ _SMALL_SHARE = 0.01
 
 
 @MODELS.register(
-    "total_volume", source="ordinary least squares on functions of the lesion volume", fitted=True, weights=True
+    "total_volume",
+    source="ordinary least squares on functions of the lesion volume",
+    fitted=True,
+    weights=True,
+    baseline="lesion volume and covariates, without location",
 )
 def total_volume(
     in_channels: int = 1,

@@ -230,6 +230,21 @@ def test_measured_score_has_no_columns_of_simulations(overrides: dict[str, Any],
     assert made.verdict.splitlines()[-1].startswith(remark) and page.count(remark) == 3
 
 
+def test_gain_over_volume(overrides: dict[str, Any], tmp_path: Path) -> None:
+    """The report has the paired difference of each configuration from total volume, in each problem."""
+    more = {"model": ("ridge", "total_volume"), "adapter.covariates": ""}
+    made = harness.run(**{**overrides, **more, "out": str(tmp_path)})
+    assert made.report is not None
+    table = made.report.read_text().partition("<h3>Gain over total_volume</h3>")[2].partition("</table>")[0]
+    values = {(row.axes["model"], row.axes["noise"]): row.values["r2"] for row in made.rows}
+    cells = [re.sub("<.*?>", "", cell) for cell in re.findall("<td.*?</td>", table, re.DOTALL)]
+    assert [cell for cell in cells if cell.startswith("noise=")] == ["noise=0.0", "noise=0.2"]
+    for noise in (0.0, 0.2):
+        of_ridge, of_volume = (values[model, noise] for model in ("ridge", "total_volume"))
+        gain = np.mean([of_ridge[subject][0] - of_volume[subject][0] for subject in of_ridge])
+        assert any(cell.replace("−", "-").startswith(f"{gain:.2f} [") for cell in cells)
+
+
 def test_verdict_names_models_that_assume_the_simulation(overrides: dict[str, Any], tmp_path: Path) -> None:
     """For simulated scores, a remark names the model that assumes what is simulated, and no other model."""
 
