@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+from typing import Any
+
 import pytest
 
 from harness.core.sources import Definition, analyse
@@ -167,3 +170,19 @@ def test_imports_of_a_text_are_those_of_all_its_functions() -> None:
 def test_after_a_star_import_unknown_names_are_uses() -> None:
     """After a star import, a name that is neither bound in the module nor built in is a use."""
     assert definition("from package import *\ndef f(x):\n    return len(scale(x))").uses == ("scale",)
+
+
+def test_parsing_is_repeated_if_threads_disturb_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPython may raise SystemError once if two threads parse at the same time; errors that persist are raised."""
+    original, failures = ast.parse, [SystemError("AST constructor recursion depth mismatch")]
+
+    def parse(text: bytes) -> Any:
+        if failures:
+            raise failures.pop()
+        return original(text)
+
+    monkeypatch.setattr(ast, "parse", parse)
+    assert analyse(b"a = 1").definitions.keys() == {"a"}
+    failures += [SystemError("again"), SystemError("again")]
+    with pytest.raises(SystemError, match="again"):
+        analyse(b"a = 1")
