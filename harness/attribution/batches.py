@@ -147,7 +147,7 @@ def items_are_independent(model: nn.Module, inputs: Inputs) -> bool:
 
 
 def _noise(item: Inputs, seed: int) -> Inputs:
-    """Random numbers of the magnitude of an item, so that statistics of a batch change whatever they are."""
+    """Random numbers beyond the range of an item, so that all statistics of a batch change, also its maximum."""
     rng = torch.Generator().manual_seed(seed)
     return tuple((1 + x.abs().max()) * torch.randn(x.shape, generator=rng, dtype=x.dtype).to(x.device) for x in item)
 
