@@ -210,7 +210,7 @@ class _Found:
 
 
 def _without_regions(found: _Found) -> _Found:
-    """Candidates without regions images whose labels no table names; nobody asked for them."""
+    """Candidates without regions images whose labels no table names; they were not asked for."""
     held = [one.subject for one in found.candidates if "regions" in one.masks]
     if not held:
         return found

@@ -409,7 +409,7 @@ def test_other_images_never_stand_for_a_plain_name(cohort: Path, entity: str, su
 
 
 def test_magnitude_is_the_plain_image(cohort: Path) -> None:
-    """part-mag is what everybody else calls T2w, and phase beside it does not matter."""
+    """An image with part-mag is the T2w image, with or without a phase image beside it."""
     copy(cohort, "sub-01/anat/sub-01_T1w.nii.gz", "sub-01/anat/sub-01_part-phase_T2w.nii.gz")
     anat = cohort / "sub-01/anat"
     (anat / "sub-01_T2w.nii.gz").rename(anat / "sub-01_part-mag_T2w.nii.gz")
@@ -577,7 +577,7 @@ def test_files_of_many_subjects_that_are_not_read_are_one_note(make_cohort: Make
 
 
 def test_files_of_all_subjects_that_are_not_read_are_named_in_the_fault(cohort: Path) -> None:
-    """Nobody has the label, and the reason is in its message."""
+    """If no subject has the label, the message has the reason."""
     for path in list(cohort.glob("sub-*/anat/*lesion_mask.nii.gz")):
         path.rename(str(path).replace(".nii.gz", ".NII.GZ"))
     (fault,) = bids.index(cohort, sequences=("T1w",), label="lesion").faults

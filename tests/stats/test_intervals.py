@@ -151,7 +151,7 @@ class TestFewDecide:
         assert np.mean([few_decide(rng.normal(size=12))[0] > 0 for _ in range(1000)]) < 0.05
 
     @pytest.mark.parametrize("values", [[0.8, 0.8, 0.8, 0.8, 0.0], [0.8] * 6 + [0.0] * 4, [0.8] * 12])
-    def test_nobody(self, values: list[float]) -> None:
+    def test_no_few_subjects_decide(self, values: list[float]) -> None:
         """Fewer than six subjects, a large group, or equal values are not a few subjects that decide."""
         assert few_decide(values)[0] == 0
 
