@@ -296,7 +296,9 @@ class _Aggregate:
             by_target = {}  # the only target has the values of the whole
         regions: dict[str, tuple[dict[str, Any], dict[str, Score]]] = {}
         for name, table in {**by_target, **read.regions}.items():
-            regions[name] = (table.by_subject(self.subjects), self._pooled(read, [table], region=name)[0])
+            scores, pairs = self._pooled(read, [table], region=name)
+            values: dict[str, Any] = {**table.by_subject(self.subjects), **pairs}
+            regions[name] = (values, scores)
         return whole, pooled, regions
 
     def _is_listed(self, target: str) -> bool:
@@ -453,7 +455,9 @@ class _Aggregate:
         return scores, paired
 
     def _is_paired(self, label: str, region: str) -> bool:
-        return label in (self.task.objective, self.task.explanation_objective) and not region
+        """Whether pseudo-values are needed: of the objective, for rankings of all targets or of one of them."""
+        ranks = label in (self.task.objective, self.task.explanation_objective)
+        return ranks and (not region or self._is_listed(region))
 
     def _pooled_identity(self, label: str, read: _Read, region: str) -> str:
         needed = _reads(self.task, label) or set(read.identities)

@@ -677,7 +677,7 @@ class TestSeveralTargets:
         """The table of regions has rows for each target with one value per sample."""
         lines = four.pool().regions
         assert list(lines) == ["age", "smile", "hair"]
-        assert set(lines["smile"][0].values) == {"target_label", "predicted_logit", "brier"}
+        assert set(lines["smile"][0].values) == {"target_label", "predicted_logit", "brier", "auroc"}
 
     def test_targets_have_pooled_metrics_without_a_list_of_regional_ones(self, four: ManualStore) -> None:
         """If the task names no regional metrics, each of several targets has all of its metrics."""
