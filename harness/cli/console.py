@@ -22,7 +22,7 @@ from harness.core.types import Ineligible
 from harness.pipeline.cell import Job, is_done
 from harness.pipeline.leaderboard import read_facts
 from harness.pipeline.rows import Row
-from harness.report.wording import console_rows, varying_strata
+from harness.report.wording import board_notes, console_rows, varying_strata
 from harness.storage.store import CellRecord
 from harness.sweep.estimate import Estimate
 from harness.sweep.plan import Plan
@@ -214,6 +214,8 @@ def show_board(out: Console, board: pa.Table, title: str, *, shown: Sequence[str
     if any(row[0].endswith("=") for row in rows):
         within = f" with the same {' and '.join(strata)}" if strata else ""
         out.print(f"=  not distinguishable from the first{within} (paired t, Bonferroni over all pairs)", style="dim")
+    for note in board_notes(board):
+        out.print(note, style="dim")
 
 
 def show_subjects(out: Console, board: pa.Table, pooled: Sequence[Row]) -> None:

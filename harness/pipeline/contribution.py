@@ -202,6 +202,9 @@ def _columns(identities: Sequence[str], rows: Mapping[str, Row], metric: str) ->
 
 
 def _mean(row: Row, metric: str) -> Score:
+    """The value of the leaderboard, as the pooled value or the mean over subjects."""
+    if metric in row.pooled:
+        return row.pooled[metric]
     return mean_score(list(subject_means(row, metric).values()))
 
 

@@ -170,13 +170,13 @@ def _p(value: float | None) -> Cell:
 
 
 def _status(line: Mapping[str, Any]) -> Cell:
-    texts = [line["status"]] if line["rank"] is None else []
-    texts += [flag for flag in line["flags"].split("; ") if flag and flag not in texts]
-    if texts:
-        return Cell("; ".join(texts), flag=True)
-    if line["rank"] == 1:
-        return Cell("first")
-    return Cell("not distinguishable" if line["not_distinguishable_from_best"] else "")
+    status = line["status"]
+    if line["rank"] is not None:
+        status = "first" if line["rank"] == 1 else "not distinguishable" * bool(line["not_distinguishable_from_best"])
+    # The status of a row without a rank repeats its first flag.
+    flags = line["flags"].replace(line["status"], "", 1).removeprefix("; ")
+    flagged = bool(flags) or line["rank"] is None
+    return Cell("; ".join(filter(None, (status, flags))), flag=flagged)
 
 
 def _css(line: Mapping[str, Any], before: Mapping[str, Any] | None, strata: Sequence[str]) -> str:

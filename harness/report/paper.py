@@ -73,7 +73,9 @@ def findings(plan: Plan, tables: Tables) -> list[Found]:
             contrast = _contrast(hypothesis, metric, task, values)
             if contrast is None:
                 continue
-            by_fold = all(hypothesis.metric in row.by_fold for row in values.values())
+            by_fold = all(
+                hypothesis.metric in row.by_fold and row.values.get(hypothesis.metric) for row in values.values()
+            )
             finding = judge(
                 hypothesis,
                 list(values),
@@ -181,11 +183,12 @@ def _hypotheses_table(found: Sequence[Found], *, generated: bool) -> ReportTable
         ("id", *fixed, "hypothesis", "metric", "result", "decisive pair", "support in the paper"),
         tuple(lines),
         "> means better, whatever the direction of the metric. Differences are in the unit of the metric and "
-        "paired over subjects, with 95 % t intervals, or bootstrap intervals where the metric is pooled (ICC); those "
-        "are too narrow with few subjects. Supported: the interval of every pair is on the side of the hypothesis. Not "
-        "supported: the interval of one pair is on the other side, after Bonferroni correction for the pairs of the "
-        f"hypothesis. Undecided: otherwise, and always with fewer than {MINIMUM_SUBJECTS} subjects. There is no "
-        "adjustment for the number of hypotheses."
+        "paired over subjects, with 95 % t intervals, or jackknife intervals where the metric is pooled (ICC, "
+        "R²): over folds if the leaderboard's intervals include trainings, otherwise given the trained models. "
+        "Supported: the interval of every pair is on the side of the hypothesis. Not supported: the interval of "
+        "one pair is on the other side, after Bonferroni correction for the pairs of the hypothesis. Undecided: "
+        f"otherwise, and always with fewer than {MINIMUM_SUBJECTS} subjects (or {FOLDS[0]} folds). "
+        "There is no adjustment for the number of hypotheses."
         f"{' On generated data, they test the generator rather than the brain.' if generated else ''}",
         folded=_pairs_table(found, fixed),
     )
@@ -205,7 +208,7 @@ def _pairs_table(found: Sequence[Found], fixed: Sequence[str]) -> ReportTable:
         for pair in finding.pairs
     ]
     return ReportTable(
-        f"All {len(lines)} pairs", ("id", *fixed, "metric", "difference", "subjects", "result"), tuple(lines)
+        f"All {len(lines)} pairs", ("id", *fixed, "metric", "difference", "subjects or folds", "result"), tuple(lines)
     )
 
 

@@ -17,6 +17,7 @@ from harness.storage.store import CellRecord
 
 __all__ = [
     "SHARES",
+    "board_notes",
     "console_rows",
     "failure_lines",
     "interval_text",
@@ -161,6 +162,17 @@ def console_rows(table: pa.Table, *, shown: Sequence[str] = ()) -> tuple[list[st
         cells += ["" if seconds is None or math.isnan(seconds) else f"{seconds:.1f}"] if costs else []
         rows.append([*cells, *([line["status"]] if status else [])])
     return header, rows
+
+
+def board_notes(table: pa.Table) -> list[str]:
+    """Lines below a table on the console: what its intervals cover, and flags of ranked rows."""
+    facts, lines = read_facts(table), table.to_pylist()
+    over = list(dict.fromkeys(line["interval_over"] for line in lines if line[f"{facts.objective}_low"] is not None))
+    notes = [f"brackets: {100 * facts.level:.0f} % intervals over {' or '.join(over)}"] if over else []
+    for label, line in zip(row_labels(table), lines, strict=True):
+        if line["rank"] is not None and line["flags"]:
+            notes.append(f"{label}: {line['flags']}")
+    return notes
 
 
 def _labels(lines: Sequence[Mapping[str, Any]], facts: TableFacts, *, attribution: bool = True) -> list[str]:

@@ -276,7 +276,8 @@ def _reason(outcome: Outcome, pairs: tuple[Pair, ...], absent: tuple[str, ...], 
     few = min(pairs, key=lambda pair: pair.difference.n)
     if few.difference.n < minimum:
         of = f"{few.first} and {few.second} share" if few.second else f"{few.first} has"
-        return f"{of} {few.difference.n} subject{'s' if few.difference.n != 1 else ''}, fewer than {minimum}"
+        unit = "subject" if minimum == MINIMUM_SUBJECTS else "fold"
+        return f"{of} {few.difference.n} {unit}{'s' if few.difference.n != 1 else ''}, fewer than {minimum}"
     reasons = [f"{count(lambda pair: pair.outcome == 'supported')} supported"]
     if absent:
         reasons.append(f"without {', '.join(absent)}")

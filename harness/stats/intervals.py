@@ -58,7 +58,8 @@ Range = tuple[float, float]
 UNBOUNDED: Range = (-math.inf, math.inf)
 """Range of a metric without bounds."""
 
-_FAR = 5.0  # subjects decide a mean if they are this many robust SDs away from the median
+_WIDEST = 2.0  # largest half width, relative to the value, of an interval on the logarithmic scale
+_FAR = 8.0  # subjects decide a mean if they are this many robust SDs away from the median
 _FEW = 0.2  # and if they are at most this share of the subjects
 
 
@@ -148,7 +149,8 @@ def bounded_interval(value: float, se: float, df: int, *, range: Range = UNBOUND
         If both ends of the range are finite, the interval is computed on the logit scale;
         if only the lower end is finite, on the logarithmic scale (delta method). With a
         finite upper end alone, as for R², the bounds are cut at it. Values at the end of
-        the range have the interval of the plain scale, cut at the range.
+        the range, and distances whose half width is more than twice their size, have the
+        interval of the plain scale, cut at the range.
 
     Notes
     -----
@@ -166,14 +168,16 @@ def bounded_interval(value: float, se: float, df: int, *, range: Range = UNBOUND
     _check_level(level)
     half = float(stats.t.ppf((1 + level) / 2, df)) * se
     low, high = range
+    ends: list[float] = []
     if se > 0 and low < value < high and math.isfinite(low):
         if math.isfinite(high):
             share = (value - low) / (high - low)
             centre, step = special.logit(share), half / (high - low) / (share * (1 - share))
             ends = [low + (high - low) * float(special.expit(centre + sign * step)) for sign in (-1, 1)]
-        else:
+        elif half <= _WIDEST * (value - low):
             ends = [low + (value - low) * float(np.exp(sign * half / (value - low))) for sign in (-1, 1)]
-        return Interval(value, ends[0], ends[1], se)
+        if ends:
+            return Interval(value, ends[0], ends[1], se)
     return Interval(value, max(low, value - half), min(high, value + half), se)
 
 
@@ -236,10 +240,10 @@ def few_decide(values: npt.ArrayLike) -> tuple[int, float]:
     Returns
     -------
     count : int
-        Number of values more than five robust standard deviations (1.4826 times the
-        median absolute deviation) from the median, if they shift the mean by more than
-        half of its standard error; otherwise 0, also if there are fewer than six values,
-        or more than a fifth of them are far away.
+        Number of values more than eight robust standard deviations (1.4826 times the
+        median absolute deviation, or a tenth of the SD if that is larger) from the
+        median, if they shift the mean by more than half of its standard error; otherwise
+        0, also if there are fewer than six values, or more than a fifth are far away.
     mean : float
         Mean without them.
     """
@@ -247,7 +251,8 @@ def few_decide(values: npt.ArrayLike) -> tuple[int, float]:
     if kept.size < MINIMUM_SUBJECTS:
         return 0, math.nan
     away = np.abs(kept - np.median(kept))
-    far = away > _FAR * 1.4826 * np.median(away)
+    # The floor is for values that tie, whose median deviation is 0.
+    far = away > _FAR * max(1.4826 * float(np.median(away)), 0.1 * float(kept.std(ddof=1)))
     rest = float(kept[~far].mean())
     shifted = abs(rest - kept.mean()) > 0.5 * kept.std(ddof=1) / math.sqrt(kept.size)
     if not far.any() or far.sum() > _FEW * kept.size or not shifted:
@@ -344,7 +349,9 @@ def with_training(values: npt.ArrayLike) -> Floats:
     Nadeau & Bengio 2003, Inference for the generalization error, Machine Learning 52:239.
     """
     known = np.asarray(values, dtype=float)
-    spread: Floats = known.mean() + (known.size - 1) * (known - known.mean()) if known.size else known
+    if not known.size or not np.isfinite(known).all():
+        return known  # there is no interval
+    spread: Floats = known.mean() + (known.size - 1) * (known - known.mean())
     return spread
 
 
@@ -376,11 +383,12 @@ def jackknife_interval(
     undefined = int(np.count_nonzero(~np.isfinite(known)))
     reason = ""
     if known.size < 2:
-        reason = "an interval needs at least two subjects"
+        reason = "an interval needs at least two subjects or folds"
     elif undefined or not math.isfinite(estimate):
-        reason = f"undefined without {undefined} of {known.size} subjects" if undefined else "undefined"
+        left_out = f" if one of {undefined} of {known.size} subjects or folds is left out" if undefined else ""
+        reason = f"undefined{left_out}"
     elif np.ptp(known) <= 1e-12 * max(1.0, abs(estimate)):
-        reason = "leaving out any subject gives the same value"
+        reason = "leaving out any subject or fold gives the same value"
     if reason:
         return Interval(estimate, math.nan, math.nan, math.nan, reason)
     error = float(known.std(ddof=1) / math.sqrt(known.size))

@@ -469,8 +469,8 @@ def test_intervals_by_fold_include_the_trainings() -> None:
     ("labels", "reason"),
     [
         ([0, 1, 0, 1, 1], "5 subjects; an interval of a pooled value needs 6"),
-        ([0, 0, 0, 0, 0, 1], "undefined without 1 of 6 subjects"),
-        ([0, 0, 0, 1, 1, 1], "leaving out any subject gives the same value"),
+        ([0, 0, 0, 0, 0, 1], "undefined if one of 1 of 6 subjects or folds is left out"),
+        ([0, 0, 0, 1, 1, 1], "leaving out any subject or fold gives the same value"),
     ],
 )
 def test_no_interval_has_a_reason(labels: list[int], reason: str) -> None:

@@ -15,7 +15,7 @@ from harness.pipeline.leaderboard import build
 from harness.pipeline.rows import MetricFacts, Row
 from harness.report.boards import board_of_ranking
 from harness.report.csv_files import write_csv
-from harness.report.wording import console_rows, interval_text, row_labels, verdict
+from harness.report.wording import board_notes, console_rows, interval_text, row_labels, verdict
 
 DICE = MetricFacts("dice", "higher", (0, 1), chance=0.02, ceiling=1.0)
 DISTANCE = MetricFacts("distance", "lower", (0, math.inf), unit="mm")
@@ -199,6 +199,24 @@ def test_note_states_how_explanations_are_scored(level: str, note: str) -> None:
     """The note of a table of explanations states whether maps are scored per subject, summed, or both."""
     facts = dataclasses.replace(DICE, level=level)
     assert board_of_ranking(build([_row("a", GOOD, attribution="saliency")], [facts], "dice")).note.startswith(note)
+
+
+def test_notes_below_a_table_on_the_console() -> None:
+    """The console says what intervals cover, and shows the flags of ranked rows."""
+    table = build([_row("a", GOOD, flags=("low spread in 5 of 5 cells",)), _row("b", POOR)], [DICE], "dice")
+    assert board_notes(table) == [
+        "brackets: 95 % intervals over subjects, given the trained models",
+        "a: low spread in 5 of 5 cells",
+    ]
+
+
+def test_status_shows_flags_once() -> None:
+    """A failed row shows its message once, and a ranked row its place and its flags."""
+    failed = "failed: 1 of 6 cells, ValueError: a; b"
+    rows = [_row("a", GOOD, flags=("slow",)), _row("b", POOR, flags=(failed,), complete=False)]
+    cells = [[cell.text for cell in line.cells] for line in board_of_ranking(build(rows, [DICE], "dice")).lines]
+    assert cells[0][2] == "first; slow"
+    assert cells[1][2] == failed
 
 
 def test_note_states_what_intervals_cover() -> None:

@@ -57,8 +57,8 @@ class TestJackknife:
         ("values", "reason"),
         [
             ([1.0], "at least two subjects"),
-            ([0.8, math.nan, 0.9], "undefined without 1 of 3 subjects"),
-            ([1.0, 1.0, 1.0], "leaving out any subject gives the same value"),
+            ([0.8, math.nan, 0.9], "undefined if one of 1 of 3 subjects or folds is left out"),
+            ([1.0, 1.0, 1.0], "leaving out any subject or fold gives the same value"),
         ],
     )
     def test_no_interval_has_a_reason(self, values: list[float], reason: str) -> None:
@@ -106,6 +106,12 @@ class TestBoundedInterval:
         found = bounded_interval(2.0, 0.5, 10, range=(0.0, math.inf))
         assert (found.low, found.high) == pytest.approx((2 * math.exp(-0.557035), 2 * math.exp(0.557035)), rel=1e-5)
 
+    def test_wide_interval_of_a_distance(self) -> None:
+        """A half width of more than twice the value gives the plain interval, cut at zero."""
+        found = mean_interval([0.2, 0.2, 30.0], range=(0.0, math.inf))
+        plain = mean_interval([0.2, 0.2, 30.0])
+        assert (found.low, found.high) == pytest.approx((0.0, plain.high))
+
     def test_upper_end_alone_cuts(self) -> None:
         """With an upper end only, as for R², the t interval is cut at it."""
         found = bounded_interval(0.9, 0.1, 10, range=(-math.inf, 1.0))
@@ -144,6 +150,10 @@ class TestFewDecide:
         """One of twelve subjects at zero decides the mean."""
         values = [0.78, 0.80, 0.82, 0.79, 0.81, 0.80, 0.77, 0.83, 0.80, 0.79, 0.81, 0.0]
         assert few_decide(values) == (1, pytest.approx(0.8))
+
+    def test_failure_among_ties(self) -> None:
+        """If most values are equal, one failure decides the mean, and small deviations do not count as far."""
+        assert few_decide([0.9] * 9 + [0.88, 0.91, 0.1]) == (1, pytest.approx(0.8990909))
 
     def test_normal_values_rarely(self) -> None:
         """In normal samples of twelve, subjects decide in less than one of 20 samples."""
