@@ -29,7 +29,7 @@ from harness.sweep.grammar import parse
 from harness.sweep.plan import prepare
 from harness.sweep.request import resolve
 from harness.sweep.run import run
-from harness.tuning.jobs import keep_to_granted_gpus
+from harness.tuning.jobs import _job_config, keep_to_granted_gpus
 
 pytestmark = pytest.mark.ray
 
@@ -230,7 +230,15 @@ def fake_resources() -> Iterator[None]:
     """A local Ray with four CPUs and one GPU, whatever the machine has."""
     import ray
 
-    ray.init(address="local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    # The job configuration of the program, so that workers also start if the path of the environment has a space.
+    ray.init(
+        address="local",
+        num_cpus=4,
+        num_gpus=1,
+        include_dashboard=False,
+        log_to_driver=False,
+        job_config=_job_config(here=True),
+    )
     yield
     ray.shutdown()
 
