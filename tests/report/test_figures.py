@@ -16,9 +16,10 @@ from PIL import Image
 
 import harness
 from harness.cli.api import rebuild
+from harness.pipeline.aggregate import Pooled
 from harness.pipeline.contribution import families, shapley_table
 from harness.pipeline.leaderboard import build, read_facts
-from harness.pipeline.rows import MetricFacts, subject_means
+from harness.pipeline.rows import MetricFacts, Row, subject_means
 from harness.report import plots
 from harness.report.elements import Figure
 from harness.report.figures import figures_of
@@ -204,6 +205,35 @@ class TestFigures:
         table = table.replace_schema_metadata({"harness": json.dumps(facts)})
         (figure,) = method_figures(Results(plan, dataclasses.replace(tables, explanation=table)))
         assert figure.caption.startswith(start)
+
+    def test_lines_across_problems(self, undecided: tuple[Plan, Tables], monkeypatch: pytest.MonkeyPatch) -> None:
+        """The objective is drawn against each axis that poses the problem, one line per answer, in numerical order."""
+        plan, tables = undecided
+        facts = read_facts(tables.prediction)
+        value = {("a", 0.0): 0.9, ("a", 0.5): 0.8, ("a", 0.25): 0.85, ("b", 0.0): 0.7, ("b", 0.5): 0.6, ("c", 0.5): 0.5}
+        rows = [
+            Row(
+                f"{model}{noise}",
+                {"model": model, "noise": noise},
+                values={"dice": {f"s{i}": {0: dice} for i in range(6)}},
+            )
+            for (model, noise), dice in value.items()
+        ]
+        table = build(rows, facts.metrics, "dice", strata=("profile", "data", "noise"))
+        drawn: dict[str, Any] = {}
+        monkeypatch.setattr("harness.report.plots.curves", lambda panels, **more: drawn.update(panels=panels, **more))
+        monkeypatch.setattr("harness.report.plots.objective_intervals", lambda table: b"")
+        monkeypatch.setattr("harness.report.plots.subject_lines", lambda values, **more: b"")
+        pooled = {row.configuration: Pooled(row, (), {}) for row in rows}
+        results = Results(plan, dataclasses.replace(tables, prediction=table, pooled=pooled))
+        titles = [figure.title for figure in leaderboard_figures(results)]
+        assert titles[:2] == ["Ranking", "dice across noise"]
+        lines = {
+            label: {at: score.value for at, score in line.items()} for label, line in drawn["panels"]["dice"].items()
+        }
+        assert lines == {"a": {0.0: 0.9, 0.25: 0.85, 0.5: 0.8}, "b": {0.0: 0.7, 0.5: 0.6}}
+        assert list(lines["a"]) == [0.0, 0.25, 0.5]
+        assert drawn["x_label"] == "noise"
 
     @pytest.mark.usefixtures("without_plots")
     def test_examples_are_of_one_problem(self, undecided: tuple[Plan, Tables]) -> None:
