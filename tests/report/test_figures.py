@@ -231,7 +231,9 @@ class TestFigures:
         lines = {
             label: {at: score.value for at, score in line.items()} for label, line in drawn["panels"]["dice"].items()
         }
-        assert lines == {"a": {0.0: 0.9, 0.25: 0.85, 0.5: 0.8}, "b": {0.0: 0.7, 0.5: 0.6}}
+        assert lines.keys() == {"a", "b"}  # c has one value of noise
+        assert lines["a"] == pytest.approx({0.0: 0.9, 0.25: 0.85, 0.5: 0.8})
+        assert lines["b"] == pytest.approx({0.0: 0.7, 0.5: 0.6})
         assert list(lines["a"]) == [0.0, 0.25, 0.5]
         assert drawn["x_label"] == "noise"
 
