@@ -329,6 +329,7 @@ class _Aggregate:
             if name in read.targets:
                 of_output = read.targets[name].by_subject(self.subjects)
                 alone, _ = self._pooled(joined, [joined.targets[name]], region=name, explanation=label)
+            of_output = {**of_output, **found.paired_by_output.get(name, {})}
             by_metric = {**alone, **found.by_output.get(name, {})}
             outputs[name] = self._row(label, of_output, by_metric, known, frozenset(by_fold), explain_s=seconds)
         return self._row(label, values, pooled, known, frozenset(by_fold), explain_s=seconds), outputs

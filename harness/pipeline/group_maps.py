@@ -57,6 +57,7 @@ class GroupScores:
     by_output : scores by output and metric
     paired : pseudo-values of the ranking metric per fold or block of subjects, for paired
         comparisons of attributions
+    paired_by_output : the same for each output
     by_fold : whether intervals and pseudo-values are by fold, so that they include the
         variation of trainings (:func:`~harness.stats.intervals.with_training`)
     """
@@ -64,6 +65,7 @@ class GroupScores:
     whole: Mapping[str, Score] = field(default_factory=dict)
     by_output: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
     paired: Values = field(default_factory=dict)
+    paired_by_output: Mapping[str, Values] = field(default_factory=dict)
     by_fold: bool = False
 
 
@@ -108,13 +110,22 @@ def score_group(
     return GroupScores(
         {name: score_from_json(one["whole"]) for name, one in kept.items()},
         {output: {name: score_from_json(one["outputs"][output]) for name, one in kept.items()} for output in outputs},
+        _values_of(task, {name: one["paired"] for name, one in kept.items()}),
         {
-            name: {block: {0: number_of(value)} for block, value in one["paired"].items()}
-            for name, one in kept.items()
-            if name == task.explanation_objective
+            output: _values_of(task, {name: one["paired_outputs"].get(output, {}) for name, one in kept.items()})
+            for output in outputs
         },
         _is_by_fold(records, cohort),
     )
+
+
+def _values_of(task: Task, paired: Mapping[str, Mapping[str, JSON]]) -> Values:
+    """Pseudo-values of the ranking metric, by metric, fold or block, and seed."""
+    return {
+        name: {unit: {0: number_of(value)} for unit, value in units.items()}
+        for name, units in paired.items()
+        if name == task.explanation_objective
+    }
 
 
 def _is_by_fold(records: Mapping[Cell, CellRecord], cohort: Cohort) -> bool:
@@ -327,13 +338,12 @@ def group_values(
         component = task.metrics[metric]
         whole, pairs = _mean([one[output][metric] for one in by_seed for output in outputs], component)
         ranks = metric == task.explanation_objective
+        alone = {output: _mean([one[output][metric] for one in by_seed], component) for output in outputs}
         found[metric] = {
-            "outputs": {
-                output: score_to_json(_mean([one[output][metric] for one in by_seed], component)[0])
-                for output in outputs
-            },
+            "outputs": {output: score_to_json(score) for output, (score, _) in alone.items()},
             "whole": score_to_json(whole),
             "paired": _named_units(pairs, by_fold) if ranks else {},
+            "paired_outputs": {output: _named_units(own, by_fold) for output, (_, own) in alone.items() if ranks},
         }
     return found
 

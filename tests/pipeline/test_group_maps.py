@@ -240,6 +240,8 @@ def test_attributions_are_compared_in_pairs_over_blocks(lsm: Task, pooled: Poole
     table = build(list(pooled.explanations), metric_facts(lsm, ("explanation",)), "relevance_ap")
     blocks = {row.attribution: set(row.values["relevance_ap"]) for row in pooled.explanations}
     assert len(blocks["gradient"]) == 12 and len({frozenset(one) for one in blocks.values()}) == 1
+    for rows in pooled.regions.values():  # the same for each score
+        assert all(len(row.values["relevance_ap"]) == 12 for row in rows if row.attribution)
     assert table.column("rank").to_pylist()[0] == 1
     assert None not in table.column("difference").to_pylist()
     # The table shows the average precision of the summed map and the number of subjects.
@@ -273,6 +275,8 @@ def test_intervals_by_fold_leave_out_maps_of_whole_folds(
             for one in folds
         ]
         found = values["outputs"][name]["se"]
+        own = [float(one) for one in values["paired_outputs"][name].values()]
+        assert np.std(own, ddof=1) / np.sqrt(3) == pytest.approx(found)
         assert found == pytest.approx(2 * np.sqrt(2 / 3 * ((np.array(without) - np.mean(without)) ** 2).sum()))
 
 
