@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -81,8 +82,13 @@ class LesionVolume:
         for name in self.covariates:
             if name not in known and name not in _USUAL:
                 raise UnknownName(f"covariate of {cohort.name}", name, known)
-            for sample in cohort.samples:
-                _number(sample, name)
+            given = [sample for sample in cohort.samples if sample.covariates.get(name) is not None]
+            if name not in _USUAL and given and all(math.isnan(_number(sample, name)) for sample in given):
+                raise RequestError(
+                    f"the covariate {name} must be a number, or F and M, but {given[0].id} has "
+                    f"{given[0].covariates[name]!r}, and no other subject has a usable value; leave it out of "
+                    "adapter.covariates="
+                )
 
     def fit(self, training: Sequence[Sample], targets: Sequence[Target]) -> LesionVolume:
         """Fit the lesion volume control and the range of the scores to the training samples."""
@@ -255,14 +261,11 @@ def _names(option: str, text: str, example: str) -> tuple[str, ...]:
 
 
 def _number(sample: Sample, name: str) -> float:
-    """Value of a covariate; NaN if it is unknown."""
+    """Value of a covariate; NaN if it is unknown, or a text other than F and M or female and male."""
     value = sample.covariates.get(name)
     if value is None:
         return float("nan")
-    number = _SEXES.get(value.lower()) if isinstance(value, str) else float(value)
-    if number is None:
-        raise RequestError(f"the covariate {name} must be a number, or F and M, but {sample.id} has {value!r}")
-    return number
+    return _SEXES.get(value.strip().lower(), float("nan")) if isinstance(value, str) else float(value)
 
 
 def _volume(sample: Sample) -> float:

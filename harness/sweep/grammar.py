@@ -114,6 +114,8 @@ def _key_and_value(text: str) -> tuple[str, Any]:
         raise BadSyntax(f"{text!r} is not an option of this command; overrides look like key=value, e.g. seed=0,1")
     name, sign, rest = text.partition("=")
     if name in PATHS and sign:
+        if not rest.strip():
+            raise BadSyntax(f"{name}= has no value, as of a variable that is not set; give a path, or leave it out")
         return name, _path(rest)
     if text.startswith(("+", "~")):
         raise BadSyntax(f"cannot read {text!r}: remove the + or ~; overrides look like key=value")

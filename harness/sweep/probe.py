@@ -36,6 +36,7 @@ LIMIT_S = 120.0
 """Seconds after which a network counts as one that cannot be timed."""
 
 _START_S = 120.0  # imports of torch on a slow file system
+_READY = "ready"
 _IDLE_S = 20.0  # the process ends if nothing is asked for this long
 _FITTED = 40  # training samples to which an adapter or a model is fitted for the timing
 _PROBED = 2  # items in the timed batch; time is assumed to be proportional to their number
@@ -95,7 +96,10 @@ def measure(job: Job, cohort: Path) -> Cost:
     unknown elsewhere and therefore timed here.
     """
     with _LOCK:
-        answer = _Process.current().ask((job, cohort, LIMIT_S))
+        try:
+            answer = _Process.ask((job, cohort, LIMIT_S))
+        except OSError as error:
+            raise ProbeError(f"the process for timing networks cannot be reached: {error}") from None
     if isinstance(answer, UnknownName):
         return _timed(job, open_cohort(cohort))
     if isinstance(answer, Cost):
@@ -115,7 +119,9 @@ class _Process:
         silent = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self._process = subprocess.Popen(command, pass_fds=(there.fileno(),), **silent)  # type: ignore[call-overload]
         there.close()
-        self._receive(_START_S)
+        answer = self._receive(_START_S)
+        if answer != _READY:
+            raise ProbeError(f"the process for timing networks did not start: {answer}")
 
     @classmethod
     def current(cls) -> _Process:
@@ -126,23 +132,30 @@ class _Process:
             cls._running = cls(path)
         return cls._running
 
+    def end(self) -> None:
+        """End this process."""
+        self._process.kill()
+        self._process.wait()
+        self._here.close()
+
     @classmethod
     def stop(cls) -> None:
         """End the running process, if there is one."""
         if cls._running is not None:
-            cls._running._process.kill()
-            cls._running._process.wait()
-            cls._running._here.close()
+            cls._running.end()
             cls._running = None
 
-    def ask(self, question: tuple[Job, Path, float]) -> Any:
+    @classmethod
+    def ask(cls, question: tuple[Job, Path, float]) -> Any:
         """Answer to one question: a cost, an error of a component that is unknown there, or the text of an error."""
+        running = cls.current()
         try:
-            self._here.send(question)
-        except OSError:  # it ended because it was idle
-            _Process.stop()
-            return _Process.current().ask(question)
-        return self._receive(question[2])
+            running._here.send(question)
+        except OSError:  # it ended because it was idle; a new one is asked once
+            cls.stop()
+            running = cls.current()
+            running._here.send(question)
+        return running._receive(question[2])
 
     def _receive(self, limit_s: float) -> Any:
         try:
@@ -152,7 +165,9 @@ class _Process:
         except (EOFError, OSError):
             code = self._process.wait()
             why = f"it ended the process ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
-        _Process.stop()
+        self.end()
+        if _Process._running is self:
+            _Process._running = None
         return why
 
 
@@ -167,7 +182,7 @@ def serve(descriptor: int) -> None:
     descriptor : file descriptor of the connection
     """
     with Connection(descriptor) as other:
-        other.send("ready")
+        other.send(_READY)
         while other.poll(_IDLE_S):
             with contextlib.suppress(EOFError):
                 job, cohort, limit_s = other.recv()

@@ -216,3 +216,21 @@ def test_time_in_words(seconds: float, text: str) -> None:
     """Times are shown in the largest unit of which there are at least two."""
     zero = Estimate(0, 0, 0, 0, 0.0, 0.0, 0.0, 1, {})
     assert dataclasses.replace(zero, seconds=seconds).time_text == text
+
+
+def test_process_that_does_not_start_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the process for timing ends while it starts, the reason is given, and it is not started again and again."""
+    probe._Process.stop()
+    monkeypatch.setattr(probe, "_CODE", "import sys; sys.exit(3)")
+    started: list[object] = []
+    original = probe.subprocess.Popen
+
+    def popen(*given: object, **named: object) -> object:
+        started.append(given)
+        return original(*given, **named)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(probe.subprocess, "Popen", popen)
+    with pytest.raises(probe.ProbeError, match=r"did not start: it ended the process \(exit code 3\)"):
+        probe._Process.ask(("job", "cohort", 1.0))  # type: ignore[arg-type]
+    assert len(started) == 1
+    assert probe._Process._running is None
