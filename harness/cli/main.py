@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import signal
 import sys
 from typing import Annotated
 
 import typer
 
-from harness.cli.streams import degrade, handle_termination
+from harness.cli.streams import degrade, exit_code_of_stop, handle_termination
 from harness.core.errors import CohortError, HarnessError, RequestError
 
 __all__ = ["app", "main"]
@@ -129,6 +130,9 @@ def main() -> None:
     handle_termination()
     try:
         app()
+    except SystemExit as stop:
+        # Typer ends with 130 for any interruption.
+        sys.exit(exit_code_of_stop() if stop.code == 128 + signal.SIGINT else stop.code)
     except (RequestError, CohortError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

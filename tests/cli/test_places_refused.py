@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,3 +105,24 @@ def test_other_errors_have_a_traceback(monkeypatch: pytest.MonkeyPatch, fail: Fa
     """An error that no user can fix is not hidden."""
     with pytest.raises(ConnectionResetError):
         fail(ConnectionResetError(errno.ECONNRESET, "reset"))
+
+
+@pytest.mark.parametrize(("by_signal", "code"), [(False, 130), (True, 143)])
+def test_exit_code_of_an_interrupted_command(monkeypatch: pytest.MonkeyPatch, by_signal: bool, code: int) -> None:
+    """Commands other than run end with 130 after Ctrl-C and with 143 after SIGTERM."""
+    previous = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("harness.cli.streams._terminated", threading.Event())
+    monkeypatch.setattr("sys.argv", ["harness", "plan", "task=epvs"])
+
+    def interrupted(texts: object) -> int:
+        if by_signal:
+            signal.raise_signal(signal.SIGTERM)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "plan", interrupted)
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            main.main()
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert stopped.value.code == code
