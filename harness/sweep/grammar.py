@@ -160,6 +160,9 @@ def _read(key: str, text: str) -> Any:
                 "its commas, quotes, brackets or = do not form a list, a sweep or a function. "
                 f"To use it as plain text, quote it: {_for_shell(f'{key}={text_of(text)}')}"
             )
+        elif reason.startswith("Unknown function"):
+            quoted = _for_shell(f"{key}={text_of(text)}")
+            reason = f"{reason[0].lower()}{reason[1:]}. If it is plain text, quote it: {quoted}"
         raise BadSyntax(
             f"cannot read {f'{key}={text}'!r}: {reason}. Overrides look like key=value, key=a,b or key=range(0,1,0.1)"
         ) from None

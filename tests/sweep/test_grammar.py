@@ -94,7 +94,7 @@ def test_spaces(text: str, dimension: object) -> None:
         ("a=$(x)", r"""quote it: 'a='"'"'\$\(x\)'"'"''\."""),
         ("é=1", r"'é' is not a key; a key has letters, digits, dots, _ and -"),
         ("a=\udcff", r"must be valid utf-8 text, the encoding of this locale, got 'a=.udcff'"),
-        ("a=foo(1)", r"cannot read 'a=foo\(1\)': Unknown function 'foo'"),
+        ("a=foo(1)", r"cannot read 'a=foo\(1\)': unknown function 'foo'"),
         ("--ray", r"'--ray' is not an option of this command; overrides look like key=value"),
         ("+a=1", r"cannot read '\+a=1': remove the \+ or ~"),
         ("~a", r"cannot read '~a': remove the \+ or ~"),
@@ -220,3 +220,13 @@ def test_empty_path_is_refused(key: str) -> None:
     """An empty path, as of a shell variable that is not set, is not the default."""
     with pytest.raises(BadSyntax, match=f"{key}= has no value"):
         parse([f"{key}="])
+
+
+def test_text_that_looks_like_a_function_can_be_quoted() -> None:
+    """A name with brackets is read as a function; the message shows the quoted text, which is read as it is."""
+    with pytest.raises(
+        BadSyntax, match=r"unknown function 'NIHSS'.*If it is plain text, quote it: (.*?)\. Over"
+    ) as caught:
+        parse(["column=NIHSS (24 h)"])
+    shown = str(caught.value).partition("quote it: ")[2].partition(". Over")[0]
+    assert parse(shlex.split(shown)).values == {"column": "NIHSS (24 h)"}
