@@ -30,6 +30,7 @@ __all__ = [
     "verdict",
 ]
 
+_MOST_NOTES = 3
 SHARES = ("shapley", "left_out", "alone")
 """Columns of :func:`harness.pipeline.contribution.shapley_table` in the order in which they are shown."""
 
@@ -169,9 +170,14 @@ def board_notes(table: pa.Table) -> list[str]:
     facts, lines = read_facts(table), table.to_pylist()
     over = list(dict.fromkeys(line["interval_over"] for line in lines if line[f"{facts.objective}_low"] is not None))
     notes = [f"brackets: {100 * facts.level:.0f} % intervals over {' or '.join(over)}"] if over else []
-    for label, line in zip(row_labels(table), lines, strict=True):
-        if line["rank"] is not None and line["flags"]:
-            notes.append(f"{label}: {line['flags']}")
+    flagged = [
+        f"{label}: {line['flags']}"
+        for label, line in zip(row_labels(table), lines, strict=True)
+        if line["rank"] is not None and line["flags"]
+    ]
+    notes += flagged[:_MOST_NOTES]
+    if len(flagged) > _MOST_NOTES:
+        notes.append(f"{len(flagged) - _MOST_NOTES} more rows have flags, which are in the CSV file")
     return notes
 
 

@@ -210,6 +210,17 @@ def test_notes_below_a_table_on_the_console() -> None:
     ]
 
 
+def test_many_flags_are_counted() -> None:
+    """Below a table, three rows with flags are named, and further ones are counted."""
+    table = build([_row(name, GOOD, flags=("slow",)) for name in "abcde"], [DICE], "dice")
+    assert board_notes(table)[1:] == [
+        "a: slow",
+        "b: slow",
+        "c: slow",
+        "2 more rows have flags, which are in the CSV file",
+    ]
+
+
 def test_status_shows_flags_once() -> None:
     """A failed row shows its message once, and a ranked row its place and its flags."""
     failed = "failed: 1 of 6 cells, ValueError: a; b"
