@@ -245,8 +245,14 @@ class _Aggregate:
     def folds(self) -> Mapping[str, int]:
         """Fold in which each subject is tested, if intervals of pooled values are by fold; otherwise empty."""
         found = {self.subjects[sample]: job.fold for job in self.jobs for sample in job.split.test}
+        # `with_training` takes the factor of a whole cross-validation, which is too small for a part of it.
+        whole = found.keys() == set(self.subjects.values()) and self._all_done(["train", "predict"])
         sizes = Counter(found.values())
-        return found if not self.fixed_test and takes_training_in(list(sizes.values())) else {}
+        return found if whole and not self.fixed_test and takes_training_in(list(sizes.values())) else {}
+
+    def _all_done(self, stages: Sequence[str], label: str = "") -> bool:
+        """Whether the cells of some stages are finished in all folds."""
+        return all(self.held[cell] for cell in self.cells if cell.stage in stages and cell.label == label)
 
     @cached_property
     def fixed_test(self) -> bool:
@@ -320,7 +326,8 @@ class _Aggregate:
         found = GroupScores()
         if self.task.explained[label].judged_as_sum:
             records = {cell: self.held[cell][0] for cell in explain if self.held[cell]}
-            found = score_group(self.task, self.configuration, label, records, self.cohort, self.store)
+            whole = bool(self.folds) and self._all_done(["explain"], label)
+            found = score_group(self.task, self.configuration, label, records, self.cohort, self.store, all_folds=whole)
             values, pooled = {**values, **found.paired}, {**pooled, **found.whole}
             by_fold |= set(found.whole) if found.by_fold else set()
         for name in dict.fromkeys((*found.by_output, *(read.targets if len(read.targets) > 1 else ()))):
@@ -469,6 +476,7 @@ class _Aggregate:
                 "region": region,
                 "columns": {name: sorted(read.identities[name]) for name in sorted(needed & set(read.identities))},
                 "paired": self._is_paired(label, region),
+                "by_fold": bool(self.folds),
                 "code": digest("pool", self.task, label),
             }
         )
@@ -575,21 +583,12 @@ def _sampled(tables: Sequence[Table], needed: set[str], subjects: Mapping[str, s
 
 
 def _statistic(component: Component, sampled: _Sampled) -> Callable[[Array], float]:
-    """A function of subject indices that returns the mean of a pooled metric over the tables.
-
-    The order of subjects has no effect, so resamples with the same subjects are evaluated
-    once; six subjects have 462 different resamples.
-    """
-    known: dict[bytes, float] = {}
+    """A function of subject indices that returns the mean of a pooled metric over the tables."""
 
     def statistic(subjects: Array) -> float:
-        drawn = np.sort(subjects.astype(int))
-        key = drawn.tobytes()
-        if key not in known:
-            rows = np.concatenate([sampled.rows[subject] for subject in drawn])
-            columns = ({name: column[rows] for name, column in table.items()} for table in sampled.tables)
-            known[key] = float(np.mean([evaluate(component, MetricInputs(columns=one)) for one in columns]))
-        return known[key]
+        rows = np.concatenate([sampled.rows[subject] for subject in subjects])
+        columns = ({name: column[rows] for name, column in table.items()} for table in sampled.tables)
+        return float(np.mean([evaluate(component, MetricInputs(columns=one)) for one in columns]))
 
     return statistic
 

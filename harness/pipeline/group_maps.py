@@ -76,6 +76,8 @@ def score_group(
     records: Mapping[Cell, CellRecord],
     cohort: Cohort,
     store: Store,
+    *,
+    all_folds: bool,
 ) -> GroupScores:
     """Evaluate the metrics of explanations on the sum of the maps of all finished folds.
 
@@ -84,6 +86,8 @@ def score_group(
     label : label of the explanation
     records : its finished explain cells of all folds and seeds, with their records
     cohort : cohort with the truth; without truth, metrics that need it have no value
+    all_folds : whether the records are of all folds of a cross-validation, so that
+        intervals may be by fold
 
     Returns
     -------
@@ -97,12 +101,15 @@ def score_group(
     if not records or not labels:
         return GroupScores()
     explained = {name for record in records.values() for name in record.facts["samples"]}
-    data = identify([sorted(cell.identity for cell in records), cohort.truth.fingerprint if cohort.truth else ""])
+    by_fold = all_folds and _is_by_fold(records, cohort)
+    data = identify(
+        [by_fold, sorted(cell.identity for cell in records), cohort.truth.fingerprint if cohort.truth else ""]
+    )
     metrics = [(name, _group_identity(task, configuration, name, data)) for name in labels]
 
     def compute(wanted: Sequence[str]) -> dict[str, JSON]:
         part = dataclasses.replace(cohort, samples=tuple(one for one in cohort.samples if one.id in explained))
-        return group_values(task, label, records, cohort, part, store, wanted)
+        return group_values(task, label, records, cohort, part, store, wanted, by_fold=by_fold)
 
     group = identify({"row": configuration.id, "explanation": label})
     kept = cached(store, group, configuration.id, metrics, compute, label=label)
@@ -115,7 +122,7 @@ def score_group(
             output: _values_of(task, {name: one["paired_outputs"].get(output, {}) for name, one in kept.items()})
             for output in outputs
         },
-        _is_by_fold(records, cohort),
+        by_fold,
     )
 
 
@@ -314,11 +321,12 @@ def group_values(
     explained: Cohort,
     store: Store,
     labels: Sequence[str],
+    *,
+    by_fold: bool,
 ) -> dict[str, JSON]:
     """Values of each metric as JSON: per output, their mean, and paired values of the objective."""
     counts = None if cohort.truth is None else _explained_counts(cohort, explained)
     channels = tuple(next(iter(records.values())).facts["channels"])
-    by_fold = _is_by_fold(records, cohort)
     by_seed: list[dict[str, dict[str, tuple[Score, Array]]]] = []
     for seed in sorted({cell.seed for cell in records}):
         outputs, parts = _fold_sums({cell: one for cell, one in records.items() if cell.seed == seed}, store)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -253,15 +254,14 @@ def test_attributions_are_compared_in_pairs_over_blocks(lsm: Task, pooled: Poole
     assert {"chance", "ceiling", "s a fold"} <= set(header) and all(line[header.index("s a fold")] for line in lines)
 
 
-def test_intervals_by_fold_leave_out_maps_of_whole_folds(
-    lsm: Task, executed: Executed, cohort: Cohort, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_intervals_by_fold_leave_out_maps_of_whole_folds(lsm: Task, executed: Executed, cohort: Cohort) -> None:
     """The standard error by fold is that of the maps without one fold each, times the number of folds less one."""
-    monkeypatch.setattr("harness.pipeline.group_maps.takes_training_in", lambda sizes: len(sizes) == 3)
     _, made, store = executed
     records = finished([cell for job in made for cell in job.cells if cell.label == "gradient"], store)
     records = {cell: record for cell, record in records.items() if cell.stage == "explain"}
-    values = group_values(lsm, "gradient", records, cohort, cohort, store, ["relevance_ap"])["relevance_ap"]
+    values = group_values(lsm, "gradient", records, cohort, cohort, store, ["relevance_ap"], by_fold=True)[
+        "relevance_ap"
+    ]
     assert list(values["paired"]) == ["fold 00", "fold 01", "fold 02"]
     folds = [
         group_sums({cell: record}, store)[1].sum(0, dtype=np.float64)
@@ -278,6 +278,25 @@ def test_intervals_by_fold_leave_out_maps_of_whole_folds(
         own = [float(one) for one in values["paired_outputs"][name].values()]
         assert np.std(own, ddof=1) / np.sqrt(3) == pytest.approx(found)
         assert found == pytest.approx(2 * np.sqrt(2 / 3 * ((np.array(without) - np.mean(without)) ** 2).sum()))
+
+
+def test_only_a_whole_cross_validation_has_intervals_by_fold(
+    executed: Executed, cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a fold missing, whether not planned or not finished, intervals are given the trained models."""
+    monkeypatch.setattr("harness.pipeline.aggregate.takes_training_in", lambda sizes: True)
+    monkeypatch.setattr("harness.pipeline.group_maps.takes_training_in", lambda sizes: True)
+    configuration, made, store = executed
+    fewer = Store(shutil.copytree(store.root, tmp_path / "store"))
+    shutil.rmtree(fewer.folder("predict", made[2].cells[1].identity))
+    planned = {"all": (made, store), "two": (made[:2], store), "unfinished": (made, fewer)}
+    found = {name: pool(configuration, some, cohort, where, facts={}) for name, (some, where) in planned.items()}
+    by_fold = {name: "r2" in one.prediction.by_fold for name, one in found.items()}
+    assert by_fold == {"all": True, "two": False, "unfinished": False}
+    maps = {name: "relevance_ap" in one.explanations[0].by_fold for name, one in found.items()}
+    assert maps == by_fold
+    assert list(found["all"].prediction.values["r2"]) == ["fold 00", "fold 01", "fold 02"]
+    assert len(found["two"].prediction.values["r2"]) == found["two"].prediction.pooled["r2"].n < 14
 
 
 def test_model_without_weights_has_no_weights_explanation(lsm: Task) -> None:
@@ -519,9 +538,9 @@ def test_new_metric_of_explanations_is_computed_alone(
     computed: list[list[str]] = []
     true_values = group_values
 
-    def watched(*given: Any) -> Any:
+    def watched(*given: Any, **named: Any) -> Any:
         computed.append(list(given[-1]))
-        return true_values(*given)
+        return true_values(*given, **named)
 
     monkeypatch.setattr("harness.pipeline.group_maps.group_values", watched)
     rows = pool(other, made, cohort, store, facts={}).explanations
