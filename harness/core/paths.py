@@ -9,7 +9,7 @@ from urllib.parse import unquote
 
 from harness.core.errors import RequestError
 
-__all__ = ["absolute", "absolute_sqlite", "check_encoding", "sqlite_uri"]
+__all__ = ["absolute", "absolute_sqlite", "check_encoding", "sqlite_path", "sqlite_uri"]
 
 _SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)([^?]+)(\?.*)?")
 
@@ -74,6 +74,14 @@ def sqlite_uri(path: Path) -> str:
 def absolute_sqlite(uri: str) -> str:
     """Make the path of an SQLite URI absolute; other URIs are returned unchanged."""
     found = _SQLITE.fullmatch(uri)
-    if found is None or found[2].startswith(("/", ":memory:", "file:")):
+    if found is None or found[2].startswith("/") or sqlite_path(uri) is None:
         return uri
     return sqlite_uri(absolute(unquote(found[2]), "mlflow")) + (found[3] or "")
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """File of an SQLite URI; None for other databases, servers and databases in memory."""
+    found = _SQLITE.fullmatch(uri)
+    if found is None or found[2].startswith((":memory:", "file:")):
+        return None
+    return Path(unquote(found[2]))

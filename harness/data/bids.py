@@ -29,7 +29,7 @@ from types import MappingProxyType
 
 from harness.core.errors import UnknownName
 from harness.core.types import Candidate, Fault, Ineligible
-from harness.data.bids_choice import Choice, choose, spoken
+from harness.data.bids_choice import Choice, choose, name_in_files
 from harness.data.bids_files import entities_of, is_image, is_predicted, unseen_files
 from harness.data.bids_notes import (
     as_sentences,
@@ -465,11 +465,11 @@ def _several_sessions(subject: str, usable: Sequence[str]) -> Fault:
 def _absent(survey: Survey, present: Iterable[str]) -> list[Fault]:
     """Names that no subject has, which are probably misspelt."""
     known = sorted(present)
-    wanted = [name for name in map(partial(spoken, survey), survey.wanted) if name not in known]
+    wanted = [name for name in map(partial(name_in_files, survey), survey.wanted) if name not in known]
     unseen = (unseen_files(survey.root, subject) for subject in survey.subjects) if wanted else iter(())
     hints = [f"not read: {one}" for one in (next(filter(None, unseen), ""),) if one]
     masks = as_sentences(survey.source.notes) if survey.label else ()
-    of_label = spoken(survey, survey.label) if survey.label else ""
+    of_label = name_in_files(survey, survey.label) if survey.label else ""
     return [_sequence_unknown(name, known, [*hints, *(masks if name == of_label else ())]) for name in wanted]
 
 

@@ -10,7 +10,7 @@ from harness.core.types import Fault
 from harness.data.bids_files import NOT_IMAGES, ImageFile, best_image, best_mask, entities_of, mask_names
 from harness.data.bids_survey import Survey
 
-__all__ = ["Choice", "choose", "spoken"]
+__all__ = ["Choice", "choose", "name_in_files"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Choice:
     notes: tuple[str, ...] = ()
 
 
-def spoken(survey: Survey, name: str) -> str:
+def name_in_files(survey: Survey, name: str) -> str:
     """The name of a sequence, or that of the label as its files have it: ``label-lesion_mask``."""
     if name != survey.label:
         return name
@@ -46,7 +46,7 @@ def choose(survey: Survey, subject: str, session: str) -> Choice:
     """The best file for every name, all from one space if one has all of them."""
     files = survey.files(subject, session)
     answers = {name: _best(files, survey, name) for name in survey.wanted}
-    missing = tuple(spoken(survey, name) for name, best in answers.items() if not best)
+    missing = tuple(name_in_files(survey, name) for name, best in answers.items() if not best)
     complete = _complete_spaces(survey, files)
     faults = []
     if not complete and not missing:
@@ -56,7 +56,7 @@ def choose(survey: Survey, subject: str, session: str) -> Choice:
     chosen = [file for file in files if file.space == complete[0]] if complete else files
     images, masks, ties = _named(survey, chosen)
     faults += [_ambiguous(survey, subject, name, best) for name, best in ties.items()]
-    present = _present(files) | {spoken(survey, name) for name, best in answers.items() if best}
+    present = _present(files) | {name_in_files(survey, name) for name, best in answers.items() if best}
     notes = _others(survey, chosen, masks, complete) if survey.label not in ties else []
     if survey.template and complete and complete[0] and survey.native_masks(subject, session):
         notes.append(f"masks in native space are not used; those in space-{complete[0]} are")

@@ -232,10 +232,10 @@ def _several_sources(survey: Survey, holders: Mapping[str, list[str]]) -> Fault:
     value = " and ".join(f"{pipeline} ({listed(subjects)})" for pipeline, subjects in holders.items())
     remedy = f"Choose one: cohort.truth={next(iter(holders))}"
     expected = "one source of the truth"
-    return Fault("truth-several", "derivatives", "", f"{_spoken(survey)} is in {value}", expected, remedy)
+    return Fault("truth-several", "derivatives", "", f"{_label_files(survey)} is in {value}", expected, remedy)
 
 
-def _spoken(survey: Survey) -> str:
+def _label_files(survey: Survey) -> str:
     return f"label-{entities_of(survey.label or '')[1]}_mask"
 
 
@@ -246,14 +246,14 @@ def _source_notes(survey: Survey, holders: Mapping[str, list[str]], chosen: Sequ
         own = [subject for subject in holders.get(pipeline, ()) if subject in left]
         left -= set(own)
         if pipeline:
-            text = f"{_spoken(survey)} is taken from {pipeline}{_made_by(survey, pipeline)}"
+            text = f"{_label_files(survey)} is taken from {pipeline}{_made_by(survey, pipeline)}"
             notes += [(subject, text) for subject in own]
     for pipeline, subjects in survey.unused(chosen).items():
         if pipeline and survey.pipelines[pipeline][1]:
-            text = f"{_spoken(survey)} in {pipeline} is a prediction of harness and is never used as truth"
+            text = f"{_label_files(survey)} in {pipeline} is a prediction of harness and is never used as truth"
         else:
             where, name = (f"{pipeline}{_made_by(survey, pipeline)}", pipeline) if pipeline else (_ITSELF, RAW)
-            text = f"{_spoken(survey)} in {where} is not used as truth (cohort.truth={name} would use it)"
+            text = f"{_label_files(survey)} in {where} is not used as truth (cohort.truth={name} would use it)"
         notes += [(subject, text) for subject in subjects]
     return notes
 

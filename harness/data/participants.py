@@ -23,7 +23,14 @@ import numpy as np
 from harness.core.types import JSON, Fault
 from harness.data.bids_files import listed
 
-__all__ = ["PARTICIPANTS_FAULTS", "Participants", "read_json", "read_participants"]
+__all__ = [
+    "PARTICIPANTS_FAULTS",
+    "Participants",
+    "decimal_point",
+    "missing_codes",
+    "read_json",
+    "read_participants",
+]
 
 PARTICIPANTS_FAULTS: Mapping[str, str] = MappingProxyType(
     {
@@ -47,6 +54,7 @@ _AGE_RANGE = (0.0, 120.0)
 _LARGEST = 1e38  # targets and covariates are single-precision numbers in a network
 _SEPARATORS = {"\t": "tabs", ";": "semicolons", ",": "commas", " ": "spaces"}
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
+_CODES = frozenset({-9, -88, -99, -888, -999, -9999, 99, 888, 999, 9999})  # written for missing values in many tables
 
 
 @dataclass(frozen=True)
@@ -125,6 +133,37 @@ def _table_missing(root: Path, required: Sequence[str]) -> Fault:
 
 def _table_fault(kind: str, value: str, expected: str, remedy: str, subject: str = "") -> Fault:
     return Fault(f"participants-{kind}", "participants.tsv", subject, value, expected, remedy)
+
+
+def decimal_point(text: str) -> str:
+    """A number with a decimal comma, such as ``41,5``, with a point; empty for other texts."""
+    return text.replace(",", ".") if _DECIMAL_COMMA.fullmatch(text) else ""
+
+
+def missing_codes(values: Mapping[str, float]) -> dict[str, float]:
+    """Values that are probably codes for missing ones, such as −999 or 999.
+
+    Parameters
+    ----------
+    values : numbers of a column, by sample
+
+    Returns
+    -------
+    dict
+        The values that are common codes and lie apart from all values that are none: below
+        them if those are not negative, otherwise outside their range by more than its width.
+        Empty if fewer than two values are left.
+    """
+    others = [value for value in values.values() if value not in _CODES]
+    if len(others) < 2:
+        return {}
+    low, high = min(others), max(others)
+    width = high - low
+
+    def apart(value: float) -> bool:
+        return (value < 0 <= low) or value > high + width or value < low - width
+
+    return {name: value for name, value in values.items() if value in _CODES and apart(value)}
 
 
 # --- lines and cells -------------------------------------------------------------
@@ -320,7 +359,21 @@ def _values(
                     notes.append((subject, f"{column} {text} is read as {number:g}"))
         for row in rows.values():
             row.setdefault(column, None)
+        notes += _column_notes(column, {subject: rows[subject][column] for subject in cells})
     return rows, notes, faults
+
+
+def _column_notes(column: str, values: Mapping[str, float | str | None]) -> list[tuple[str, str]]:
+    """Notes on codes for missing values among numbers, and on numbers that are read as text."""
+    numbers = {subject: value for subject, value in values.items() if isinstance(value, float)}
+    notes = [
+        (subject, f"{column} {code:g} may be a code for a missing value; write n/a if it is")
+        for subject, code in missing_codes(numbers).items()
+    ]
+    texts = [value for value in values.values() if isinstance(value, str)]
+    if texts and all(map(decimal_point, texts)):
+        notes.append(("", f"{column} has decimal commas and is read as text; write decimal points, such as 41.5"))
+    return notes
 
 
 def _is_stored(text: str) -> bool:
@@ -337,9 +390,7 @@ def _number_range(subject: str, column: str, text: str) -> Fault:
 
 def _mixed_column(subject: str, column: str, text: str) -> Fault:
     value, expected = f"{column} of {subject} is {text!r}", "a number, as in most rows, or n/a"
-    remedy = "Fix the cell, or write n/a."
-    if _DECIMAL_COMMA.fullmatch(text):
-        remedy = f"Write a decimal point: {text.replace(',', '.')}"
+    remedy = f"Write a decimal point: {decimal_point(text)}" if decimal_point(text) else "Fix the cell, or write n/a."
     return Fault("column-mixed", "participants.tsv", subject, value, expected, remedy)
 
 

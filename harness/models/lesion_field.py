@@ -34,7 +34,7 @@ _EDGE = 1e-3
     source="this project",
     fitted=True,
     weights=True,
-    assumes="that a score increases with the lesion load of a few compact regions, as in this simulation",
+    assumes="that a score increases with the lesion load of a few compact regions",
 )
 def lesion_field(
     in_channels: int = 1,

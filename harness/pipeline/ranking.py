@@ -157,7 +157,8 @@ def decided_by_few(row: Row, metric: str) -> tuple[str, ...]:
     count, rest = few_decide(values)
     if not count:
         return ()
-    return (f"{count} of {len(values)} subjects decide the mean of {metric}, which is {rest:.3g} without them",)
+    decide, them = ("decides", "it") if count == 1 else ("decide", "them")
+    return (f"{count} of {len(values)} subjects {decide} the mean of {metric}, which is {rest:.3g} without {them}",)
 
 
 def _first_known(*values: float) -> float:

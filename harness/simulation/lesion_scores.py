@@ -6,8 +6,8 @@ Masks are processed one subject at a time, so that no more than one image is in 
 Axes are (X, Y, Z). A *centre* is a voxel index; a region of size s around centre c
 starts at c − s//2, also for even sizes.
 
-:func:`r2_ceiling` and :func:`expected_shares` give the results of a model that computes
-the scores exactly; its maps are in :mod:`harness.attribution.linear_maps`.
+:func:`r2_ceiling` gives R² of a model that computes the scores exactly; its maps are in
+:mod:`harness.attribution.linear_maps`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ __all__ = [
     "draw_rois",
     "eligible",
     "element",
-    "expected_shares",
     "label_rois",
     "loads",
     "place_rois",
@@ -627,26 +626,3 @@ def roi_table(rois: Sequence[ROI], loads: Array, counts: Array, volumes: Array, 
 def _mm(values: Array) -> tuple[float, float, float]:
     x, y, z = (float(value) for value in values)
     return x, y, z
-
-
-# ----------------------------------------------------------------- results of an exact model
-
-
-def expected_shares(totals: Array, weights: Array) -> Array:
-    """Share of each region in the attribution inside all regions, for an exact linear model.
-
-    Parameters
-    ----------
-    totals : (R,) sum over subjects of the load of each region or, for regions of equal
-        size, of its lesioned voxels
-    weights : (K, R), see :func:`score_weights`
-
-    Returns
-    -------
-    (K, R) float64
-        Rows sum to one; NaN if no subject has a lesion in a region with weight. These are
-        load-weighted shares, for example b·L₂ / (b·L₂ + (1−b)·L₃), not weights.
-    """
-    weighted = np.asarray(weights, np.float64) * np.asarray(totals, np.float64)
-    whole = weighted.sum(axis=1, keepdims=True)
-    return np.asarray(np.divide(weighted, whole, out=np.full_like(weighted, np.nan), where=whole > 0))

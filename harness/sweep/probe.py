@@ -249,20 +249,28 @@ def _descended(task: Task, network: torch.nn.Module, adapter: Adapter, spec: Net
 def _fitted(
     task: Task, network: torch.nn.Module, adapter: Adapter, spec: NetworkSpec, training: Sequence[Sample]
 ) -> Cost:
-    """Cost of a model that fits itself, from a fit to at most 40 samples; its time is assumed to be proportional."""
-    some = training[:_FITTED]
+    """Cost of a model that fits itself, from a fit to at most 40 samples; its time is assumed to be proportional.
+
+    A model that cannot be fitted to so few samples is fitted to all.
+    """
     item_bytes = _item_bytes(adapter, spec, training[0])
-    fit_s = 0.0
-    with contextlib.suppress(HarnessError, ValueError):  # too few samples for this model
-        fit_s = _elapsed(
-            lambda: train(partial(build_network, task, spec), task.recipe(), adapter, spec, some, (), seed=0)
-        )
+
+    def fit(some: Sequence[Sample]) -> float:
+        """Seconds per sample."""
+        build = partial(build_network, task, spec)
+        seconds = _elapsed(lambda: train(build, task.recipe(), adapter, spec, some, (), seed=0))
+        return max(seconds, 1e-3) / len(some)
+
+    try:
+        fit_s = fit(training[:_FITTED])
+    except (HarnessError, ValueError):
+        fit_s = fit(training)
     batch = _batch(adapter, spec, training[0])
     infer_s = _elapsed(partial(_predict, network, batch, spec)) / len(batch.inputs[0])
     return Cost(
         train_s=3 * infer_s,  # of an explanation: a forward pass and a backward pass of twice its cost
         infer_s=infer_s,
-        fit_s=max(fit_s, 1e-3) / len(some),
+        fit_s=fit_s,
         parameters=item_bytes // 4 * spec.width,
         item_bytes=item_bytes,
         share=0.0,

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from harness.core.errors import HarnessError
+from harness.core.paths import sqlite_path, sqlite_uri
 
 __all__ = ["exclusive", "open_client"]
 
@@ -21,10 +25,50 @@ def open_client(uri: str) -> Any:
     Returns
     -------
     mlflow.MlflowClient
+
+    Raises
+    ------
+    HarnessError
+        If the database is incomplete because an interrupted process was creating or
+        upgrading it.
+
+    Notes
+    -----
+    MLflow creates a database in many steps, and cannot continue where a killed process
+    stopped. A new SQLite database is therefore created under another name, and renamed
+    once it is complete.
     """
     from mlflow import MlflowClient
 
+    path = sqlite_path(uri)
+    if path is not None and not path.exists():
+        _create(path)
+    elif path is not None:
+        _refuse_incomplete(path)
     return MlflowClient(tracking_uri=uri)
+
+
+def _create(path: Path) -> None:
+    """Create a database that is either complete or absent."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)  # of a process that was killed
+    store = SqlAlchemyStore(sqlite_uri(new), str(path.parent / "mlflow-artifacts"))  # type: ignore[no-untyped-call]
+    store.engine.dispose()
+    new.replace(path)
+
+
+def _refuse_incomplete(path: Path) -> None:
+    """Refuse a database with the temporary table of a migration that did not finish."""
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    if any(name.startswith("_alembic_tmp_") for name in tables):
+        raise HarnessError(
+            f"{path} is incomplete: a process that was creating or upgrading it was killed. Move it away and repeat "
+            "the command; all results in the store are written to a new database"
+        )
 
 
 @contextlib.contextmanager

@@ -254,7 +254,7 @@ def test_verdict_names_models_that_assume_the_simulation(overrides: dict[str, An
 
     assert remark("ridge", "lesion_field").endswith(
         "need not lead on measured scores. lesion_field assumes that a score increases with the lesion load of a few "
-        "compact regions, as in this simulation."
+        "compact regions."
     )
     assert remark("ridge", "sparse_linear").endswith("what leads here need not lead on measured scores.")
 

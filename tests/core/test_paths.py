@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.core.errors import RequestError
-from harness.core.paths import absolute, absolute_sqlite, sqlite_uri
+from harness.core.paths import absolute, absolute_sqlite, sqlite_path, sqlite_uri
 
 
 def test_relative_path_starts_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,3 +61,19 @@ def test_only_relative_databases_change(
     """Only relative SQLite addresses change, and their query is kept."""
     monkeypatch.chdir(tmp_path)
     assert absolute_sqlite(uri) == expected.format(cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("sqlite:////a/b.db", Path("/a/b.db")),
+        (sqlite_uri(Path("/50% off/what?.db")), Path("/50% off/what?.db")),
+        ("sqlite:///b.db?timeout=9", Path("b.db")),
+        ("sqlite:///:memory:", None),
+        ("http://127.0.0.1:5000", None),
+        ("postgresql://user@host/base", None),
+    ],
+)
+def test_file_of_an_sqlite_uri(uri: str, path: Path | None) -> None:
+    """Only SQLite databases have a file."""
+    assert sqlite_path(uri) == path

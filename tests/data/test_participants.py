@@ -107,6 +107,19 @@ def test_decimal_commas_of_a_table_with_semicolons(tmp_path: Path) -> None:
     assert ("", "decimal commas of age are read as points") in table.notes
 
 
+def test_what_may_be_a_code_or_a_decimal_comma_is_noted(tmp_path: Path) -> None:
+    """Columns that nobody predicts have a note, because they may be covariates."""
+    table, faults = read(
+        tmp_path,
+        "participant_id\tnihss\tmmse\nsub-01\t4\t28,5\nsub-02\t-999\t29,0\nsub-10\t7\t17,5\n",
+    )
+    assert not faults
+    assert table.notes == (
+        ("sub-02", "nihss -999 may be a code for a missing value; write n/a if it is"),
+        ("", "mmse has decimal commas and is read as text; write decimal points, such as 41.5"),
+    )
+
+
 def test_a_decimal_comma_between_tabs_is_a_fault(tmp_path: Path) -> None:
     """It could be two values, and the remedy shows the number."""
     (tmp_path / "participants.tsv").write_text(PLAIN.replace("41.5", "41,5"))

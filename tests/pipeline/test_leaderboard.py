@@ -305,7 +305,7 @@ class TestColumns:
     def test_few_subjects_that_decide_are_flagged(self) -> None:
         """If one of seven subjects decides the mean, the row says so and is ranked."""
         line = build([_row("a", [0.80, 0.81, 0.79, 0.82, 0.80, 0.78, 0.0])], [DICE], "dice").to_pylist()[0]
-        assert line["flags"] == "1 of 7 subjects decide the mean of dice, which is 0.8 without them"
+        assert line["flags"] == "1 of 7 subjects decides the mean of dice, which is 0.8 without it"
         assert line["rank"] == 1
 
     def test_reason_for_no_interval(self) -> None:

@@ -10,14 +10,12 @@ import pytest
 from scipy import stats
 from sklearn.metrics import r2_score
 
-from harness.attribution.linear_maps import exact_map
 from harness.core.errors import OutOfRange
 from harness.core.types import Array
 from harness.simulation.lesion_scores import (
     draw_rois,
     element,
     eligible,
-    expected_shares,
     label_rois,
     loads,
     place_rois,
@@ -374,36 +372,3 @@ def test_constant_load_has_no_rank_correlation() -> None:
     rois = place_rois([(1, 1, 1)], (3, 3, 3), size=1)
     row = roi_table(rois, np.zeros((4, 1)), np.zeros((3, 3, 3)), np.arange(4), np.eye(4))[0]
     assert np.isnan(row.volume_rho) and row.touched == 0
-
-
-# ----------------------------------------------------------------- what a perfect model would show
-
-
-@pytest.mark.parametrize(
-    ("b", "second", "third"),
-    [(0.9, 0.872, 0.896), (0.8, 0.752, 0.793), (0.7, 0.639, 0.691), (0.6, 0.532, 0.589)],
-)
-def test_shares_of_an_exact_model_as_worked_out(b: float, second: float, third: float) -> None:
-    """Shares of a score's own region agree with those worked out from the published loads."""
-    shares = expected_shares(np.array([70_614, 51_142, 67_549]), score_weights("intercorrelation", b=b))
-    assert np.round(np.diag(shares), 3).tolist() == [1, second, third]
-    np.testing.assert_allclose(shares.sum(axis=1), 1)
-
-
-def test_shares_are_those_of_the_exact_map() -> None:
-    """Shares are the mass of the exact map within each region, divided by that in all."""
-    rois, weights = (
-        place_rois([(3, 3, 3), (7, 9, 7), (3, 8, 4)], (11, 12, 10), size=4),
-        score_weights("intercorrelation", b=0.7),
-    )
-    masks = _generator(2).random((5, 11, 12, 10)) < 0.4
-    totals = np.sum([loads(mask, rois) for mask in masks], axis=0)
-    seen = exact_map(masks.sum(axis=0), [roi.volume((11, 12, 10)) for roi in rois], weights[1])
-    mass = np.array([seen[roi.slices].sum() for roi in rois])
-    np.testing.assert_allclose(expected_shares(totals, weights)[1], mass / mass.sum())
-
-
-def test_untouched_regions_have_no_shares() -> None:
-    """A score whose region has no lesions has shares of NaN."""
-    shares = expected_shares(np.array([0.0, 2.0]), np.eye(2))
-    assert np.isnan(shares[0]).all() and shares[1].tolist() == [0.0, 1.0]

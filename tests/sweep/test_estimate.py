@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 
@@ -201,6 +203,35 @@ def test_model_of_this_process_is_timed(planned: Callable[..., Plan], tmp_path: 
     finally:
         MODELS._entries = known
     assert found.unknown == "" and found.seconds > 0
+
+
+def test_model_that_needs_more_samples_is_timed_with_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fit to a few samples that fails is repeated with all; if this fails too, the time is unknown instead of 0."""
+    sizes: list[int] = []
+
+    def fit(build: object, recipe: object, adapter: object, spec: object, some: Any, *given: Any, seed: int) -> None:
+        sizes.append(len(some))
+        if len(some) < least:
+            raise ValueError(f"{least} samples are needed")
+
+    class Adapter:
+        """One item per sample."""
+
+        def inputs(self, sample: object) -> list[Any]:
+            return [np.zeros((1, 1, 2, 2), np.float32)]
+
+        def targets(self, sample: object, targets: object) -> dict[str, Any]:
+            return {}
+
+    monkeypatch.setattr(probe, "train", fit)
+    monkeypatch.setattr(probe, "_predict", lambda *given: None)
+    given = (Mock(), Mock(), Adapter(), Mock(width=1, targets=()), [Mock()] * 100)
+    least = 60
+    cost = probe._fitted(*given)
+    assert sizes == [40, 100] and 0 < cost.fit_s < 1e-3
+    least = 200
+    with pytest.raises(ValueError, match="200 samples are needed"):
+        probe._fitted(*given)
 
 
 def test_busy_time_of_other_programs_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:

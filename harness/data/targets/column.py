@@ -14,6 +14,7 @@ from harness.core.errors import CohortError, OutOfRange, UnknownName
 from harness.core.registry import TARGETS
 from harness.core.targets import Target
 from harness.core.types import Cohort, Fault, Ineligible
+from harness.data.participants import decimal_point, missing_codes
 
 __all__ = ["binary_column", "class_column", "number_column"]
 
@@ -127,7 +128,7 @@ def class_column(
         known = [name for name in _texts(value) if name in names]
         return float(names.index(known[0])) if known else None
 
-    return _with(cohort, Target(column, "classes", names, loss_weight), column, read)
+    return _with(cohort, Target(column, "classes", names, loss_weight), column, read, may_be_codes=bool(classes))
 
 
 def _finite(value: float | str) -> float | None:
@@ -147,8 +148,18 @@ def _check_column(cohort: Cohort, column: str, use: str) -> None:
         raise UnknownName(f"column of {cohort.name}'s {_TABLE} ({use})", column, known)
 
 
-def _with(cohort: Cohort, target: Target, column: str, read: Callable[[float | str], float | None]) -> Cohort:
-    """Add a target to the cohort; samples without a value become ineligible."""
+def _with(
+    cohort: Cohort,
+    target: Target,
+    column: str,
+    read: Callable[[float | str], float | None],
+    *,
+    may_be_codes: bool = False,
+) -> Cohort:
+    """Add a target to the cohort; samples without a value become ineligible.
+
+    Numbers that are probably codes for missing values are refused unless ``may_be_codes``.
+    """
     _check_column(cohort, column, f"target {target.name}")
     found: dict[str, float] = {}
     wrong: dict[str, float | str] = {}
@@ -161,8 +172,10 @@ def _with(cohort: Cohort, target: Target, column: str, read: Callable[[float | s
             wrong[sample.id] = value
         else:
             found[sample.id] = number
-    if wrong:
-        raise CohortError(_faults(column, wrong, target, all_wrong=not found))
+    faults = _faults(column, wrong, target, all_wrong=not found) if wrong else []
+    faults += [] if may_be_codes else _code_faults(cohort, column)
+    if faults:
+        raise CohortError(faults)
     return _restricted(cohort, target, column, found)
 
 
@@ -170,13 +183,33 @@ def _faults(column: str, wrong: Mapping[str, float | str], target: Target, *, al
     """One fault per wrong value, or a single one if no value is valid, because the column is probably wrong."""
     expected = f"one of {', '.join(target.classes)}" if target.classes else "a number"
     if all_wrong:
-        what = f"no value of {column} is {expected}, the first is {next(iter(wrong.values()))!r}"
-        return [Fault("target-value", _TABLE, "", what, f"{expected}, or n/a", "Name another column.")]
+        first = next(iter(wrong.values()))
+        what = f"no value of {column} is {expected}, the first is {first!r}"
+        point = decimal_point(str(first))
+        remedy = f"Write decimal points, such as {point}." if point else "Name another column."
+        return [Fault("target-value", _TABLE, "", what, f"{expected}, or n/a", remedy)]
     remedy = "Correct the value, or leave the subject out (exclude=)."
     return [
         Fault("target-value", _TABLE, sample, f"{column} of {sample} is {value!r}", f"{expected}, or n/a", remedy)
         for sample, value in wrong.items()
     ]
+
+
+def _code_faults(cohort: Cohort, column: str) -> list[Fault]:
+    """Faults of numbers that are probably codes for missing values."""
+    values = {
+        sample.id: value
+        for sample in cohort.samples
+        if isinstance(value := sample.covariates.get(column), int | float) and math.isfinite(value)
+    }
+    return [
+        Fault(
+            "target-value", _TABLE, sample,
+            f"{column} of {sample} is {code:g}, which is far from all other values and often stands for a missing one",
+            "a value on the scale of the others, or n/a", "Write n/a, or leave the subject out (exclude=).",
+        )
+        for sample, code in missing_codes(values).items()
+    ]  # fmt: skip
 
 
 def _restricted(cohort: Cohort, target: Target, column: str, found: Mapping[str, float]) -> Cohort:

@@ -165,6 +165,55 @@ def test_column_without_valid_values_is_one_fault(
     assert len(caught.value.faults) == 1
 
 
+def test_decimal_commas_are_named(make: Callable[..., Cohort], tmp_path: Path) -> None:
+    """A column of numbers with decimal commas is the right column."""
+    with pytest.raises(CohortError, match=r"the first is '41,5'; .* Write decimal points, such as 41\.5\."):
+        number_column(make(x=("41,5", "40,0", "39,2", None, "38,1")), tmp_path, column="x")
+
+
+@pytest.mark.parametrize(
+    ("target", "column", "refused"),
+    [
+        (number_column, (12.0, 7.0, -999.0, 3.0, 5.0), {"sub-2_ses-2": "-999"}),
+        (number_column, (12, 7, -9, -99, 5), {"sub-2_ses-2": "-9", "sub-3_ses-3": "-99"}),
+        (number_column, (12.0, 7.0, 999.0, 3.0, 5.0), {"sub-2_ses-2": "999"}),
+        (partial(binary_column, positive="1"), (0, 1, -9, 1, 0), {"sub-2_ses-2": "-9"}),
+        (partial(binary_column, at_least=5.0), (0.0, 9.0, 99.0, 1.0, 0.0), {"sub-2_ses-2": "99"}),
+        (class_column, (0, 1, -9, 1, 2), {"sub-2_ses-2": "-9"}),
+    ],
+)
+def test_codes_of_missing_values_are_refused(
+    make: Callable[..., Cohort],
+    tmp_path: Path,
+    target: Callable[..., Cohort],
+    column: tuple[Any, ...],
+    refused: dict[str, str],
+) -> None:
+    """A value such as -999 would otherwise be a measured one."""
+    with pytest.raises(CohortError) as caught:
+        target(make(x=column), tmp_path, column="x")
+    assert {fault.subject for fault in caught.value.faults} == set(refused)
+    for fault in caught.value.faults:
+        assert f"x of {fault.subject} is {refused[fault.subject]}, which is far from all other values" in str(fault)
+        assert "Write n/a" in str(fault)
+
+
+@pytest.mark.parametrize(
+    ("target", "column"),
+    [
+        (number_column, (60.0, 98.0, 99.0, 97.0, 20.0)),
+        (number_column, (-20.0, -9.0, 3.0, 5.0, 8.0)),
+        (number_column, (400.0, 700.0, 999.0, 20.0, 50.0)),
+        (partial(class_column, classes=("0", "1", "-9")), (0, 1, -9, 1, 0)),
+    ],
+)
+def test_values_on_the_scale_of_the_others_are_no_codes(
+    make: Callable[..., Cohort], tmp_path: Path, target: Callable[..., Cohort], column: tuple[Any, ...]
+) -> None:
+    """An age of 99, a negative score and a class that is named by the user are values."""
+    assert len(target(make(x=column), tmp_path, column="x").samples) == 5
+
+
 @pytest.mark.parametrize("target", [number_column, partial(binary_column, positive="F"), class_column])
 def test_unknown_column_raises(cohort: Cohort, tmp_path: Path, target: Callable[..., Cohort]) -> None:
     """The message lists the columns, similar ones first."""

@@ -1,0 +1,53 @@
+"""Databases of MLflow are complete or absent, whatever happens while they are created."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.core.errors import HarnessError
+from harness.core.paths import sqlite_uri
+from harness.tracking.client import open_client
+
+
+def test_process_killed_while_creating_a_database_leaves_none(tmp_path: Path) -> None:
+    """After SIGKILL in the middle of the migrations, the next client creates the database."""
+    path = tmp_path / "50% off" / "mlflow.db"
+    new = path.with_name("mlflow.db.new")
+    command = f"from harness.tracking.client import open_client; open_client({sqlite_uri(path)!r})"
+    started = subprocess.Popen([sys.executable, "-c", command], env=dict(os.environ), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (new.exists() and new.stat().st_size) and time.monotonic() < deadline:
+        assert started.poll() is None, "the database was complete before the process could be killed"
+        time.sleep(0.005)
+    started.send_signal(signal.SIGKILL)
+    started.wait()
+    assert not path.exists() and new.exists()
+    client = open_client(sqlite_uri(path))
+    assert client.get_experiment(client.create_experiment("after")).name == "after"
+    assert [one.name for one in path.parent.glob("*.db*")] == ["mlflow.db"]
+
+
+def test_incomplete_database_is_refused_with_the_next_step(empty_database: Path, tmp_path: Path) -> None:
+    """The temporary table of an unfinished migration is an error that says what to do."""
+    path = tmp_path / "mlflow.db"
+    shutil.copy(empty_database, path)
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE _alembic_tmp_tags (key TEXT)")
+    with pytest.raises(HarnessError, match=r"mlflow\.db is incomplete: .* Move it away and repeat the command"):
+        open_client(sqlite_uri(path))
+
+
+def test_existing_database_is_kept(empty_database: Path, tmp_path: Path) -> None:
+    """A second client finds the experiments of the first."""
+    uri = sqlite_uri(Path(shutil.copy(empty_database, tmp_path)))
+    made = open_client(uri).create_experiment("kept")
+    assert open_client(uri).get_experiment_by_name("kept").experiment_id == made
