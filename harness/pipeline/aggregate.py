@@ -393,9 +393,16 @@ class _Aggregate:
             {**self.facts, **counts, **more},
             explains,
             by_fold,
+            self._baseline if not label else "",
             complete,
             flags,
         )
+
+    @property
+    def _baseline(self) -> str:
+        """Name of the model if it declares to be a baseline."""
+        name = MODELS.name_of(self.task.model.func)
+        return name if MODELS.get(name).facts.get("baseline") else ""
 
     def _known(self, pooled: Sequence[Mapping[str, Score]]) -> tuple[str, ...]:
         """Flags that do not come from cells; targets are checked separately, because a mean may hide one of them."""

@@ -106,7 +106,9 @@ def build(
         pooled value has none; for the objective ``difference`` (from the
         first row of the ranking, in the unit of the metric), its simultaneous interval,
         ``p_adjusted``, ``not_distinguishable_from_best``, the simultaneous interval of
-        the rank, ``rank_low`` and ``rank_high``, ``median`` and ``worst`` over subjects
+        the rank, ``rank_low`` and ``rank_high``; if a ranking has a baseline model, ``gain``
+        over it (positive if the row is better) with its interval, and ``gain_over``, the
+        name of the baseline; ``median`` and ``worst`` over subjects
         (null if the value is pooled), ``seed_sd``, ``subject_sd``, and ``interval_over``,
         what the interval of the objective covers; the facts;
         ``configuration``. Rankings follow one another, each with ranked rows first,
@@ -251,6 +253,10 @@ def _comparison_columns(lines: Sequence[Line], objective: MetricFacts) -> list[t
     columns.append(("not_distinguishable_from_best", pa.array(same, pa.bool_())))
     for name in ("rank_low", "rank_high"):
         columns.append((name, pa.array([line.comparison.get(name) for line in lines], pa.int64())))
+    if any("gain_over" in line.comparison for line in lines):
+        for name in ("gain", "gain_low", "gain_high"):
+            columns.append((name, _floats([line.comparison.get(name, math.nan) for line in lines])))
+        columns.append(("gain_over", pa.array([line.comparison.get("gain_over") for line in lines], pa.string())))
     extremes = [_extremes(line.row, objective) for line in lines]
     columns.append(("median", _floats([median for median, _ in extremes])))
     columns.append(("worst", _floats([worst for _, worst in extremes])))

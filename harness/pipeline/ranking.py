@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
 
 from harness.core.types import JSON, Direction, Score
@@ -53,7 +54,8 @@ class Line:
     stratum : values of the strata, in sortable form
     status : ``"ranked"``, or the reason why it is not
     rank : rank from 1; ``None`` if it is not ranked
-    comparison : paired difference from the first row of its ranking, by column
+    comparison : paired difference from the first row of its ranking, and gain over the
+        baseline, by column
     """
 
     row: Row
@@ -221,13 +223,39 @@ def _compare(lines: Sequence[Line], objective: str, direction: Direction, level:
     # The first row in the order of the table, so that ties are resolved consistently.
     best = min(range(len(lines)), key=lambda index: _order(lines[index], objective, direction))
     minimum = FOLDS[0] if True in by_fold else MINIMUM_SUBJECTS
+    _set_gains(lines, values, direction, level, minimum)
     differences = paired_differences(
         values, best=best, higher_is_better=direction == "higher", level=level, minimum=minimum
     )
     for index, line in enumerate(lines):
-        line.comparison = _comparison(differences, index)
+        line.comparison |= _comparison(differences, index)
         if line.rank is None:
             line.comparison |= dict.fromkeys(("not_distinguishable_from_best", "rank_low", "rank_high"))
+
+
+def _set_gains(
+    lines: Sequence[Line], values: npt.NDArray[np.float64], direction: Direction, level: float, minimum: int
+) -> None:
+    """Set the gain of each row over the first baseline; positive is better.
+
+    The baseline is known before the results, so that the interval of each gain is not
+    adjusted for the number of rows.
+    """
+    baselines = [index for index, line in enumerate(lines) if line.row.baseline]
+    if not baselines:
+        return
+    first = baselines[0]
+    sign = 1.0 if direction == "higher" else -1.0
+    for index, line in enumerate(lines):
+        if index != first:
+            pair = sign * values[[index, first]]
+            found = paired_differences(pair, best=1, level=level, minimum=minimum)
+            line.comparison |= {
+                "gain": float(found.difference[0]),
+                "gain_low": float(found.low[0]),
+                "gain_high": float(found.high[0]),
+                "gain_over": lines[first].row.baseline,
+            }
 
 
 def _comparison(differences: Differences, index: int) -> dict[str, Any]:

@@ -72,6 +72,8 @@ class Row:
         explanations of the same scalar and samples
     by_fold : pooled metrics whose intervals include the variation of trainings; their values
         are pseudo-values of folds (:func:`harness.stats.intervals.with_training`)
+    baseline : name of the model if it is a baseline, from which the gain of the other rows is
+        computed
     complete : whether all cells are done
     flags : warnings for the reader, see :data:`harness.pipeline.ranking.BLOCKING`
     """
@@ -84,6 +86,7 @@ class Row:
     facts: Mapping[str, JSON] = field(default_factory=dict)
     explains: Mapping[str, JSON] = field(default_factory=dict)
     by_fold: frozenset[str] = frozenset()
+    baseline: str = ""
     complete: bool = True
     flags: tuple[str, ...] = ()
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pyarrow as pa
 
 from harness.core.registry import MODELS
-from harness.pipeline.cell import restored
-from harness.pipeline.leaderboard import is_sound, read_facts
-from harness.pipeline.rows import subject_means
+from harness.pipeline.leaderboard import read_facts
 from harness.report.elements import Cell, ReportTable, interval_cell
 from harness.report.paper import paper_tables
 from harness.report.searches import searches_table, winners
 from harness.report.wording import SHARES, plain_text, rankings, row_labels
-from harness.stats.intervals import paired_differences
 from harness.sweep.collect import Tables, regions_of_interest
 from harness.sweep.plan import Plan
 
@@ -41,55 +37,44 @@ def report_tables(plan: Plan, tables: Tables, shapley: pa.Table | None) -> list[
     targets = {one.name for group in plan.groups.values() for one in group.cohort.targets if one.of_sample}
     if targets:
         made += _targets_table(plan, tables, targets)
-    made += _gain_table(plan, tables)
+    made += _gain_table(tables)
     found = winners(plan)
     if found:
         made.append(searches_table(found))
     return made
 
 
-def _gain_table(plan: Plan, tables: Tables) -> list[ReportTable]:
+def _gain_table(tables: Tables) -> list[ReportTable]:
     """Paired differences of the objective from a baseline model, in each problem that has one."""
-    models = {one.id: MODELS.name_of(restored(one).model.func) for one in plan.configurations}
-    baselines = {name: what for name in models.values() if (what := MODELS.get(name).facts.get("baseline"))}
-    labels = dict(zip(tables.prediction["configuration"].to_pylist(), row_labels(tables.prediction), strict=True))
-    facts, rows = read_facts(tables.prediction), []
-    for problem, lines in rankings(tables.prediction).items():
-        of_problem = [line for line in lines if is_sound(line)]
-        baseline = next((line for line in of_problem if models[line["configuration"]] in baselines), None)
-        for line, gain in _gains(tables, facts.objective, of_problem, baseline):
-            label = labels[line["configuration"]]
-            cells = (label, interval_cell(line[facts.objective], *_ends(line, facts.objective)), interval_cell(*gain))
-            rows.append((problem or "–", *cells))
-    if not rows:
+    table = tables.prediction
+    if "gain_over" not in table.column_names:
         return []
-    listed = " and ".join(f"{name} ({what})" for name, what in baselines.items())
+    labels = dict(zip(table["configuration"].to_pylist(), row_labels(table), strict=True))
+    facts = read_facts(table)
+    shown = [
+        (problem, line) for problem, lines in rankings(table).items() for line in lines if line["gain_over"] is not None
+    ]
+    rows = [
+        (
+            problem or "–",
+            labels[line["configuration"]],
+            interval_cell(line[facts.objective], *_ends(line, facts.objective)),
+            interval_cell(line["gain"], *_ends(line, "gain")),
+        )
+        for problem, line in shown
+    ]
+    baselines = list(dict.fromkeys(line["gain_over"] for _, line in shown))
+    what = " and ".join(f"{name} ({MODELS.get(name).facts['baseline']})" for name in baselines)
     return [
         ReportTable(
             f"Gain over {' and '.join(baselines)}",
             ("problem", "configuration", facts.objective, "gain"),
             tuple(rows),
-            f"Paired difference of {facts.objective} from {listed}, with {100 * facts.level:.0f} % interval for each.",
+            f"Paired difference of {facts.objective} from {what}, with {100 * facts.level:.0f} % interval for each. "
+            "Positive if the configuration is better.",
             section="Leaderboard",
         )
     ]
-
-
-def _gains(
-    tables: Tables, objective: str, lines: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any] | None
-) -> Iterator[tuple[Mapping[str, Any], tuple[float, float, float]]]:
-    """Rows other than the baseline, each with its difference and interval; none without values of subjects."""
-    means = [subject_means(tables.pooled[line["configuration"]].prediction, objective) for line in lines]
-    if baseline is None or len(lines) < 2 or not all(means):
-        return
-    of_baseline = means[lines.index(baseline)]
-    for line, own in zip(lines, means, strict=True):
-        subjects = sorted({*own, *of_baseline})
-        if line is not baseline:
-            # The baseline is chosen beforehand, so that other comparisons are not counted.
-            pair = [[one.get(subject, math.nan) for subject in subjects] for one in (own, of_baseline)]
-            found = paired_differences(pair, best=1)
-            yield line, (float(found.difference[0]), float(found.low[0]), float(found.high[0]))
 
 
 def _ends(line: Mapping[str, Any], name: str) -> tuple[float | None, float | None]:

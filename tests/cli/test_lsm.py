@@ -243,6 +243,11 @@ def test_gain_over_volume(overrides: dict[str, Any], tmp_path: Path) -> None:
         of_ridge, of_volume = (values[model, noise] for model in ("ridge", "total_volume"))
         gain = np.mean([of_ridge[subject][0] - of_volume[subject][0] for subject in of_ridge])
         assert any(cell.replace("−", "-").startswith(f"{gain:.2f} [") for cell in cells)
+    with made.csv.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["gain_over"] for line in lines if line["model"] == "ridge"] == ["total_volume"] * 2
+    for line in lines:
+        assert (line["gain_over"], line["gain"]) == ("", "") or float(line["gain"]) > float(line["gain_low"])
 
 
 def test_verdict_names_models_that_assume_the_simulation(overrides: dict[str, Any], tmp_path: Path) -> None:

@@ -302,6 +302,26 @@ class TestColumns:
         line = build([far], [DISTANCE], "distance").to_pylist()[0]
         assert (line["median"], line["worst"]) == (3.0, 6.0)
 
+    @pytest.mark.parametrize(("metric", "sign"), [(DICE, 1), (DISTANCE, -1)])
+    def test_gain_over_a_baseline(self, metric: MetricFacts, sign: int) -> None:
+        """A gain is positive if a row is better than the baseline, also for a distance. Intervals are unadjusted."""
+        rows = [
+            dataclasses.replace(Row(name, {}), baseline=baseline, values=_row(name, of).values)
+            for name, of, baseline in (("good", GOOD, ""), ("poor", POOR, "volume"), ("near", NEAR, ""))
+        ]
+        rows = [dataclasses.replace(row, values={metric.name: row.values["dice"]}) for row in rows]
+        lines = {line["configuration"]: line for line in build(rows, [metric], metric.name).to_pylist()}
+        for name, of in (("good", GOOD), ("near", NEAR)):
+            line, found = lines[name], stats.ttest_rel(of, POOR)
+            low, high = found.confidence_interval()
+            ends = (low, high) if sign == 1 else (-high, -low)
+            assert (line["gain"], line["gain_low"], line["gain_high"]) == pytest.approx(
+                (sign * (np.mean(of) - np.mean(POOR)), *ends)
+            )
+            assert line["gain_over"] == "volume"
+        assert lines["poor"]["gain"] is None and lines["poor"]["gain_over"] is None
+        assert "gain" not in build([_row("a", GOOD), _row("b", POOR)], [DICE], "dice").column_names
+
     def test_few_subjects_that_decide_are_flagged(self) -> None:
         """If one of seven subjects decides the mean, the row says so and is ranked."""
         line = build([_row("a", [0.80, 0.81, 0.79, 0.82, 0.80, 0.78, 0.0])], [DICE], "dice").to_pylist()[0]

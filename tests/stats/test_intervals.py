@@ -241,6 +241,16 @@ class TestPairedDifferences:
         raw = [stats.ttest_rel(self.values[one], self.values[1]).pvalue for one in (0, 2)]
         assert found.p_adjusted[[0, 2]] == pytest.approx([min(1.0, 3 * p) for p in raw])
 
+    def test_identical_configurations_count_once(self) -> None:
+        """A configuration that occurs three times adds no comparisons."""
+        rng = np.random.default_rng(2)
+        first, second, third = rng.normal(size=(3, 12)) + np.array([[0.8], [0.4], [0.0]])
+        once = paired_differences([first, second, third])
+        thrice = paired_differences([first, second, third, third, third])
+        np.testing.assert_allclose(thrice.p_adjusted[:3], once.p_adjusted)
+        np.testing.assert_allclose(thrice.low[1:3], once.low[1:])
+        np.testing.assert_allclose(thrice.p_adjusted[2:], once.p_adjusted[2])
+
     def test_intervals_agree_with_the_tests(self) -> None:
         """In 300 tables of five configurations, an interval excludes 0 exactly if the test is significant."""
         rng = np.random.default_rng(1)
