@@ -152,8 +152,10 @@ def build_regions(
     -------
     pyarrow.Table
         One row per region, row and available metric. Columns: ``region``, the axes,
-        ``attribution``, ``metric``, ``value``, ``low``, ``high``, ``se``, ``subjects``,
-        ``missing``, ``flags``, ``configuration``. There are no ranks per region.
+        ``attribution``, ``metric``, ``value``, ``low``, ``high``, ``se``,
+        ``interval_over``, what the interval covers, ``no_interval``, the reason if a pooled
+        value has none, ``subjects``, ``missing``, ``flags``, ``configuration``. There are no
+        ranks per region.
     """
     axes = tuple(dict.fromkeys(name for rows in regions.values() for row in rows for name in row.axes))
     long = [
@@ -170,6 +172,8 @@ def build_regions(
     columns["metric"] = pa.array([line[2] for line in long], pa.string())
     for name in ("value", "low", "high", "se"):
         columns[name] = _floats([getattr(line[3], name) for line in long])
+    columns["interval_over"] = pa.array([_interval_over(line[1], line[2]) for line in long], pa.string())
+    columns["no_interval"] = pa.array([line[3].reason for line in long], pa.string())
     columns["subjects"] = pa.array([line[3].n for line in long], pa.int64())
     columns["missing"] = pa.array([line[3].missing for line in long], pa.int64())
     columns["flags"] = pa.array(["; ".join(line[1].flags) for line in long], pa.string())

@@ -18,8 +18,8 @@ from harness.core.types import JSON, Adapter, Array, NetworkSpec
 from harness.models.heads import HEADS
 
 __all__ = [
-    "Member", "Scalar", "Scalars", "build_network", "device", "oracle_arguments", "scalars_of", "split_outputs",
-    "tensor_of",
+    "Member", "Scalar", "Scalars", "build_network", "check_inputs", "device", "oracle_arguments", "scalars_of",
+    "split_outputs", "tensor_of",
 ]  # fmt: skip
 
 
@@ -47,6 +47,26 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def check_inputs(task: Task, spec: NetworkSpec) -> None:
+    """Check that the model builder takes all inputs of the adapter.
+
+    Raises
+    ------
+    RequestError
+        If the builder takes one input and the adapter gives several.
+    """
+    accepted = inspect.signature(task.model.func).parameters
+    others = [one for one in spec.inputs[1:] if one.explained or one.shape or "covariates" not in accepted]
+    if "in_channels" not in accepted or not others:
+        return
+    takes = [name for name in MODELS.names() if "covariates" in inspect.signature(MODELS.get(name).function).parameters]
+    remedy = f"choose a model with a parameter `inputs` or, for covariates, `covariates` ({', '.join(takes)})"
+    raise RequestError(
+        f"model {MODELS.name_of(task.model.func)} takes one input, but the adapter gives {len(spec.inputs)} "
+        f"({', '.join(one.name for one in spec.inputs)}); {remedy}"
+    )
+
+
 def build_network(task: Task, spec: NetworkSpec) -> torch.nn.Module:
     """Build an untrained network, with initial weights from torch's global generator.
 
@@ -57,16 +77,10 @@ def build_network(task: Task, spec: NetworkSpec) -> torch.nn.Module:
     Raises
     ------
     RequestError
-        If the builder takes one input and the adapter gives several.
+        As :func:`check_inputs`.
     """
+    check_inputs(task, spec)
     accepted = inspect.signature(task.model.func).parameters
-    others = [one for one in spec.inputs[1:] if one.explained or one.shape or "covariates" not in accepted]
-    if "in_channels" in accepted and others:
-        raise RequestError(
-            f"model {MODELS.name_of(task.model.func)} takes one input, but the adapter gives {len(spec.inputs)} "
-            f"({', '.join(one.name for one in spec.inputs)}); choose a model with a parameter `inputs`, or, for "
-            "covariates, `covariates`"
-        )
     supplied = {
         "inputs": spec.inputs,
         "targets": spec.targets,

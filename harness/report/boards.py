@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -214,9 +215,19 @@ def _note(table: pa.Table) -> str:
             "the first was selected on these subjects, so expect a lower value on others"
         )
     text += "."
+    text += _missing_intervals(facts.objective, lines)
     if any(line["rank"] is None for line in lines):
         text += f" Grey rows are not ranked: incomplete, failed, collapsed, or fewer than {MINIMUM_SUBJECTS} subjects."
     return text
+
+
+def _missing_intervals(objective: str, lines: Sequence[Mapping[str, Any]]) -> str:
+    """Sentences on values of the objective without an interval, with the reason."""
+    reasons = Counter(reason for line in lines if (reason := line.get(f"{objective}_no_interval")))
+    return "".join(
+        f" {count} of {len(lines)} values of {objective} {'has' if count == 1 else 'have'} no interval: {reason}."
+        for reason, count in reasons.items()
+    )
 
 
 def _others(table: pa.Table, facts: TableFacts) -> list[str]:

@@ -127,10 +127,8 @@ def _targets_table(plan: Plan, tables: Tables, targets: Collection[str]) -> list
     note = f"{task.objective} of the predictions"
     if any(line["attribution"] for line in lines):
         note += f", {task.explanation_objective} of the explanations"
-    pooled = {facts.name for facts in read_facts(tables.prediction).metrics if facts.level == "pooled"}
-    note += f", with 95 % intervals over {'subjects' if task.objective in pooled else 'the means of subjects'}"
-    if any(task.explained[line["attribution"]].judged_as_sum for line in lines if line["attribution"]):
-        note += "; for maps summed over subjects, jackknife intervals over folds or blocks of subjects"
+    over = dict.fromkeys(line["interval_over"] for line in lines)
+    note += f", with 95 % intervals over {' or over '.join(over)} (interval_over in the CSV file)"
     rows = [
         (
             line["region"],

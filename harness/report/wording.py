@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 _MOST_NOTES = 3
+_TINY = 1e-6  # smaller numbers are shown in scientific notation
 SHARES = ("shapley", "left_out", "alone")
 """Columns of :func:`harness.pipeline.contribution.shapley_table` in the order in which they are shown."""
 
@@ -104,6 +105,9 @@ def interval_text(value: float | None, low: float | None = None, high: float | N
     # Two decimals for numbers around one, and two digits at least for small ones.
     decimals = 2 if largest == 0 else min(max(1 - math.floor(math.log10(largest)), 2), 9) if largest < 10 else 1
     decimals = 0 if largest >= 100 else decimals
+    if 0 < largest < _TINY:
+        texts = [f"{part or 0.0:.1e}" for part in parts]
+        return f"{texts[0]} [{texts[1]}, {texts[2]}]" if known else texts[0]
     texts = [f"{round(part or 0.0, decimals) + 0.0:.{decimals}f}" for part in parts]  # + 0.0: no "-0.00"
     return f"{texts[0]} [{texts[1]}, {texts[2]}]" if known else texts[0]
 

@@ -19,6 +19,7 @@ from harness.core.types import JSON, Adapter, Cohort, Folds, NetworkSpec, Split,
 from harness.data.splits import check_test_set, describe_validation
 from harness.metrics.register import kinds_of
 from harness.pipeline.cell import Cell, Job, ensembles, jobs, missing, reads_of
+from harness.pipeline.networks import check_inputs
 from harness.storage.files import check_writable
 from harness.storage.store import Store
 from harness.sweep.cohorts import Group, images_of, read_cohort, root_of, saved, separate_search_subjects, with_targets
@@ -232,6 +233,7 @@ def _configuration(request: Request, task: Task, point: Mapping[str, JSON], coho
     adapter: Adapter = task.adapter()
     spec = adapter.spec(cohort)
     _refuse_metrics(task, spec)
+    check_inputs(task, spec)
     return Configuration(
         json.loads(json.dumps({**describe(task), **_searched(request, task)})),
         {**columns_of(task, [one.key for one in request.space]), **point},

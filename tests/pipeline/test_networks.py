@@ -128,7 +128,7 @@ class TestBuildNetwork:
         spec = NetworkSpec((Input("lesion", ("lesion",), (6, 5, 4)), beside), (Target("score", "number"),))
         network = build_network(override(load_task("lsm"), "model", "total_volume"), spec)
         assert network(torch.zeros(3, 1, 6, 5, 4), torch.zeros(3, 2)).shape == (3, 1)
-        with pytest.raises(RequestError, match=r"ridge takes one input, .* for covariates, `covariates`"):
+        with pytest.raises(RequestError, match=r"ridge takes one input, .*`covariates` \(total_volume\)"):
             build_network(override(load_task("lsm"), "model", "ridge"), spec)
 
     def test_oracles_receive_facts_of_simulated_targets(self, toy_task: Task) -> None:

@@ -106,6 +106,8 @@ class TestText:
             ((-0.006, -0.0194, 0.0074), "-0.006 [-0.019, 0.007]"),
             ((0.5, math.nan, math.nan), "0.50"),
             ((-0.0, None, None), "0.00"),
+            ((3.2e-20, None, None), "3.2e-20"),
+            ((2e-8, 0.0, 4e-8), "2.0e-08 [0.0e+00, 4.0e-08]"),
             ((math.nan, None, None), "–"),
         ],
     )
@@ -199,6 +201,14 @@ def test_note_states_how_explanations_are_scored(level: str, note: str) -> None:
     """The note of a table of explanations states whether maps are scored per subject, summed, or both."""
     facts = dataclasses.replace(DICE, level=level)
     assert board_of_ranking(build([_row("a", GOOD, attribution="saliency")], [facts], "dice")).note.startswith(note)
+
+
+def test_note_says_why_an_interval_is_missing() -> None:
+    """The reason is in the note of the table, with the number of values."""
+    pooled = {"dice": Score(1.0, math.nan, math.nan, 8, reason="a pseudo-value is not defined")}
+    board = board_of_ranking(build([Row("a", {}, pooled=pooled), _row("b", GOOD)], [DICE], "dice"))
+    assert "1 of 2 values of dice has no interval: a pseudo-value is not defined." in board.note
+    assert "no interval" not in board_of_ranking(build([_row("b", GOOD)], [DICE], "dice")).note
 
 
 def test_notes_below_a_table_on_the_console() -> None:
