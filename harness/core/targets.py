@@ -40,7 +40,18 @@ from harness.core.errors import OutOfRange
 if TYPE_CHECKING:
     from harness.core.types import Sample
 
-__all__ = ["KINDS", "THRESHOLD", "Kind", "Target", "TargetKind", "as_array", "kept", "logistic", "softmax"]
+__all__ = [
+    "KINDS",
+    "THRESHOLD",
+    "Kind",
+    "Target",
+    "TargetKind",
+    "as_array",
+    "hardly_varies",
+    "kept",
+    "logistic",
+    "softmax",
+]
 
 Array = npt.NDArray[Any]
 Kept = Mapping[str, Array]
@@ -250,7 +261,7 @@ class _Number(TargetKind):
     def has_low_spread(self, predictions: Sequence[Kept], truths: Sequence[float]) -> bool:
         """Whether values have less than 10 % of the standard deviation of the truth."""
         values = np.array([[float(one["value"])] for one in predictions])
-        return not self.is_collapsed(predictions, truths) and _hardly_varies(values, np.array(truths)[:, None])
+        return not self.is_collapsed(predictions, truths) and hardly_varies(values, np.array(truths)[:, None])
 
     def columns(self, target: Target, prediction: Kept) -> dict[str, float]:
         return {target.name: float(prediction["value"])}
@@ -292,7 +303,7 @@ class _Binary(TargetKind):
     def has_low_spread(self, predictions: Sequence[Kept], truths: Sequence[float]) -> bool:
         """Whether probabilities have less than 10 % of the standard deviation of the labels."""
         values = np.array([[float(one["probability"])] for one in predictions])
-        return not self.is_collapsed(predictions, truths) and _hardly_varies(values, np.array(truths)[:, None])
+        return not self.is_collapsed(predictions, truths) and hardly_varies(values, np.array(truths)[:, None])
 
     def columns(self, target: Target, prediction: Kept) -> dict[str, float]:
         return {f"{target.name}_probability": float(prediction["probability"])}
@@ -344,7 +355,7 @@ class _Classes(TargetKind):
         """Whether the probabilities of each class have less than 10 % of the standard deviation of its indicator."""
         values = np.array([one["probabilities"] for one in predictions])
         labels = np.array(truths)[:, None] == np.arange(values.shape[-1])
-        return not self.is_collapsed(predictions, truths) and _hardly_varies(values, labels)
+        return not self.is_collapsed(predictions, truths) and hardly_varies(values, labels)
 
     def columns(self, target: Target, prediction: Kept) -> dict[str, float]:
         named = zip(target.classes, prediction["probabilities"], strict=True)
@@ -417,8 +428,18 @@ def _is_constant(values: Sequence[Array], truths: Sequence[float], *, relative: 
     return truth > 0 and spread <= _SPREAD * (truth if relative else 1.0)
 
 
-def _hardly_varies(values: Array, truths: Array) -> bool:
-    """Whether every column of values, (n, K), whose truth differs has a low standard deviation."""
+def hardly_varies(values: Array, truths: Array) -> bool:
+    """Whether predictions have less than 10 % of the standard deviation of the truth, in every column that differs.
+
+    Parameters
+    ----------
+    values, truths : (n, K) predictions and truths
+
+    Returns
+    -------
+    bool
+        False for fewer than six samples, or if no truth differs.
+    """
     if len(values) < _LOW_SPREAD_SAMPLES:
         return False
     spread, truth = values.std(axis=0), truths.std(axis=0)

@@ -19,6 +19,7 @@ import numpy as np
 from harness.core.explanations import Explanation
 from harness.core.identity import identify
 from harness.core.registry import METRICS, MODELS
+from harness.core.targets import hardly_varies
 from harness.core.task import Component, Configuration, Task
 from harness.core.types import JSON, Adapter, Array, Cohort, NetworkSpec, Score
 from harness.metrics.metric_inputs import MetricInputs
@@ -29,7 +30,7 @@ from harness.pipeline.explain import chosen_target
 from harness.pipeline.group_maps import GroupScores, score_group
 from harness.pipeline.pooled import cached
 from harness.pipeline.rows import MetricFacts, Row, Values, null_of, number_of, score_from_json, score_to_json
-from harness.pipeline.score import level_of
+from harness.pipeline.score import LOW_SPREAD, level_of
 from harness.stats.intervals import (
     MINIMUM_SUBJECTS,
     jackknife_interval,
@@ -44,6 +45,8 @@ __all__ = ["VALIDATION", "Pooled", "has_fixed_test", "metric_facts", "pool", "po
 Held = Mapping[Cell, tuple[CellRecord, ...]]
 VALIDATION = "_validation"
 """Suffix of metrics on validation samples, if there is a fixed test set."""
+
+_SPREADS = (("target_score", "predicted_score"), ("target_label", "predicted_probability"))
 
 
 @dataclass(frozen=True)
@@ -264,6 +267,7 @@ class _Aggregate:
         tested = [cell for cell in scores if not self.fixed_test or cell.fold == ENSEMBLE]
         values, pooled, regions = self._predictions(tested)
         known = self._known([pooled, *(scores for _, scores in regions.values())])
+        known += self._low_spread(tested)
         if self.fixed_test:
             more, more_pooled, _ = self._predictions([cell for cell in scores if cell.fold != ENSEMBLE])
             values |= {self._on_validation(name): of for name, of in more.items()}
@@ -415,6 +419,21 @@ class _Aggregate:
                 flags.append(fault[1])
         return tuple(dict.fromkeys(flags))
 
+    def _low_spread(self, tested: Sequence[Cell]) -> tuple[str, ...]:
+        """Flag of predictions with a low spread over all folds, if the folds are too small to show it alone."""
+        if _flags(self.held, tested):
+            return ()
+        tables = read_cells(self.store, self.held, tested).targets.values()
+        seeds = {job.seed for job in self.jobs}
+        pairs = [
+            (_of_seed(table.columns[prediction], seed), _of_seed(table.columns[truth], seed))
+            for table in tables
+            for truth, prediction in _SPREADS
+            for seed in sorted(seeds)
+            if {truth, prediction} <= set(table.columns)
+        ]
+        return (f"{LOW_SPREAD} over all folds",) if any(hardly_varies(*pair) for pair in pairs) else ()
+
     def _pooled(
         self, read: _Read, tables: Sequence[Table], *, region: str = "", explanation: str = ""
     ) -> tuple[dict[str, Score], dict[str, dict[str, dict[int, float]]]]:
@@ -544,6 +563,11 @@ def _mean_over_targets(own: Sequence[Mapping[str, Mapping[int, float]]]) -> dict
         subject: {seed: _mean([of.get(subject, {}).get(seed, math.nan) for of in own]) for seed in seeds}
         for subject in subjects
     }
+
+
+def _of_seed(column: Mapping[str, Mapping[int, float]], seed: int) -> Array:
+    """(samples, 1) values of one seed."""
+    return np.array([[of[seed]] for of in column.values() if seed in of], float)
 
 
 def _mean(values: Sequence[float]) -> float:

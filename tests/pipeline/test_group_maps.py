@@ -340,18 +340,21 @@ def test_a_constant_prediction_is_collapsed(lsm: Task, cohort: Cohort, tmp_path:
     assert "collapsed in 3 of 3 cells" in flags
 
 
-def test_a_prediction_that_hardly_varies_is_flagged_and_ranked(lsm: Task, cohort: Cohort, tmp_path: Path) -> None:
-    """A network with a low spread is flagged with its explanations, and the flag does not exclude it."""
+@pytest.mark.parametrize(("folds", "where"), [(2, "in 2 of 2 cells"), (7, "over all folds")])
+def test_a_prediction_that_hardly_varies_is_flagged_and_ranked(
+    lsm: Task, cohort: Cohort, tmp_path: Path, folds: int, where: str
+) -> None:
+    """A network with a low spread is flagged with its explanations, also in small folds; the flag excludes nothing."""
     MODELS.register("faint")(faint)
     try:
-        task = override(override(override(lsm, "model", "faint"), "split.folds", 2), "recipe.lr", 1e-9)
+        task = override(override(override(lsm, "model", "faint"), "split.folds", folds), "recipe.lr", 1e-9)
         task = dataclasses.replace(task, explanations={"gradient": lsm.explanations["gradient"]})
         configuration, made, store = run(task, cohort, tmp_path)
         rows = pool(configuration, made, cohort, store, facts={})
     finally:
         del MODELS._entries["faint"]
     for row in (rows.prediction, *rows.explanations):
-        assert row.flags == (f"{LOW_SPREAD} in 2 of 2 cells",)
+        assert row.flags == (f"{LOW_SPREAD} {where}",)
     table = build([rows.prediction], metric_facts(task, ("subject", "pool")), "r2")
     assert table["status"].to_pylist() == ["ranked"]
 
