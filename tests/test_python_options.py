@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import types
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +18,8 @@ from torch import Tensor, nn
 from harness.attribution import attribute
 from harness.core.errors import OutOfRange, RequestError, UnknownName
 from harness.core.registry import KINDS
+from harness.core.targets import Target
+from harness.core.types import Input
 from harness.core.values import hints_of, option_value, options_of
 from harness.metrics import compute
 from harness.models import build
@@ -83,6 +87,13 @@ X = torch.rand(1, 1, 6, 6)
 MODEL(X)
 
 
+def supplied(function: Callable[..., Any]) -> dict[str, Any]:
+    """Arguments without default that the harness supplies to a model builder."""
+    shapes = {"in_channels": 1, "inputs": (Input("image", ("a",), (16, 16, 16)),), "targets": (Target("y", "number"),)}
+    parameters = inspect.signature(function).parameters.values()
+    return {one.name: shapes[one.name] for one in parameters if one.default is inspect.Parameter.empty}
+
+
 def call(kind: str, name: str, option: str, value: Any) -> None:
     """Use a component through the function that is public for its kind."""
     if kind == "attribution":
@@ -90,7 +101,7 @@ def call(kind: str, name: str, option: str, value: Any) -> None:
     elif kind == "metric":
         compute(name, **{option: value})
     else:
-        build(name, **{"in_channels": 1, option: value})
+        build(name, **{**supplied(KINDS[kind].get(name).function), option: value})
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ Only tables and JSON files are opened, so indexing is fast. The images are check
 Supported files, for every subject and session::
 
     participants.tsv, participants.json, dataset_description.json, *dseg.tsv
+    sub-01/sub-01_sessions.tsv                                                 values of each visit
     sub-01/[ses-1/]anat/sub-01[_ses-1][_key-value]_<suffix>.nii[.gz]          an image
     sub-01/[ses-1/]anat/sub-01[_ses-1][_key-value]_label-<what>_mask.nii[.gz]  a mask
     sub-01/[ses-1/]anat/sub-01[_ses-1][_key-value]_desc-brain_mask.nii[.gz]    the brain
@@ -42,7 +43,7 @@ from harness.data.bids_notes import (
 )
 from harness.data.bids_survey import Survey, folder_unreadable, names_in
 from harness.data.bids_tables import label_source, region_names
-from harness.data.participants import PARTICIPANTS_FAULTS, Participants, read_json, read_participants
+from harness.data.participants import PARTICIPANTS_FAULTS, Participants, read_json, read_participants, read_sessions
 
 __all__ = ["INDEX_FAULTS", "BidsIndex", "index"]
 
@@ -168,7 +169,10 @@ def index(
     )
     survey.check_space()
     table, table_faults = read_participants(root, required, survey.subjects)
-    found = _candidates(survey, table, tuple(required))
+    sessions, session_notes, session_faults = read_sessions(
+        root, {subject: list(filter(None, survey.found[subject][0])) for subject in survey.subjects}
+    )
+    found = _candidates(survey, table, tuple(required), sessions)
     regions, region_faults = region_names(root, found.candidates)
     if "regions" in survey.optional and not regions and not region_faults:
         found = _without_regions(found)
@@ -176,9 +180,15 @@ def index(
     name, name_faults = _name(survey)
     chosen = variants(root, found.candidates, survey.wanted)
     faults = [*name_faults, *table_faults, *_listing_faults(survey, table), *survey.source.faults, *found.faults]
-    faults += [*region_faults, *sidecar_faults, *_absent(survey, found.present)]
+    faults += [*session_faults, *region_faults, *sidecar_faults, *_absent(survey, found.present)]
     faults += contrast_faults(chosen, survey.sequences)
-    notes = [*table.notes, *survey.source.notes, *found.notes, *_from_derivatives(survey, found.candidates)]
+    notes = [
+        *table.notes,
+        *session_notes,
+        *survey.source.notes,
+        *found.notes,
+        *_from_derivatives(survey, found.candidates),
+    ]
     notes += [("", text) for text in _unseen_notes(survey, found.candidates)]
     if template and label:
         faults += space_faults(survey, found.candidates)
@@ -360,7 +370,18 @@ def _case_fault(name: str) -> Fault:
 # --- subjects and their sessions ---------------------------------------------
 
 
-def _candidates(survey: Survey, table: Participants, required: tuple[str, ...]) -> _Found:
+def _of_session(candidate: Candidate, sessions: Mapping[str, Mapping[str, float | str | None]]) -> Candidate:
+    """The candidate with the values of its own session, which precede those of its subject."""
+    own = {name: value for name, value in sessions.get(candidate.id, {}).items() if value is not None}
+    return dataclasses.replace(candidate, covariates={**candidate.covariates, **own}) if own else candidate
+
+
+def _candidates(
+    survey: Survey,
+    table: Participants,
+    required: tuple[str, ...],
+    sessions: Mapping[str, Mapping[str, float | str | None]],
+) -> _Found:
     """Candidates of all subjects that have every required value."""
     found = _Found(ineligible=[Ineligible(name, "excluded by request") for name in sorted(survey.exclude)])
     for subject in survey.subjects:
@@ -369,6 +390,7 @@ def _candidates(survey: Survey, table: Participants, required: tuple[str, ...]) 
         covariates = table.rows.get(subject, {})
         absent = [column for column in required if covariates.get(column) is None]
         one = _sessions(survey, subject, covariates)
+        one.candidates = [_of_session(candidate, sessions) for candidate in one.candidates]
         if absent and one.candidates:
             reason = f"{', '.join(absent)} n/a in participants.tsv"
             one = _Found(ineligible=[Ineligible(subject, reason)], present=one.present)

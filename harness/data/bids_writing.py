@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ _SUBJECT = re.compile(r"sub-[A-Za-z0-9+]+")
 
 def write_phantom(
     root: str | Path,
-    subjects: Iterable[PhantomSubject],
+    subjects: Iterable[PhantomSubject | Sequence[PhantomSubject]],
     *,
     name: str,
     ids: Sequence[str] | None = None,
@@ -43,7 +43,8 @@ def write_phantom(
     Parameters
     ----------
     root : the folder to make; it must not exist, or be empty
-    subjects : written one by one, so a generator keeps one in memory
+    subjects : written one by one, so a generator keeps one in memory; several visits of a
+        subject become sessions, and values that differ between them a table of sessions
     name : of the data set
     ids : ``sub-…`` of each subject; by default numbered from ``sub-01``
     label_sources : mask → sequences on which it would have been drawn
@@ -78,7 +79,7 @@ def write_phantom(
 
 def _write_all(
     part: Path,
-    subjects: Iterable[PhantomSubject],
+    subjects: Iterable[PhantomSubject | Sequence[PhantomSubject]],
     ids: Sequence[str] | None,
     label_sources: Mapping[str, Sequence[str]],
     image_dtype: npt.DTypeLike,
@@ -89,12 +90,18 @@ def _write_all(
     regions: dict[int, str] = {}
     part.mkdir(parents=True)
     for number, subject in enumerate(subjects):
+        visits = list(subject) if isinstance(subject, Sequence) else [subject]
         id = ids[number] if ids is not None else f"sub-{number + 1:02d}"
         if not _SUBJECT.fullmatch(id) or id in rows:
             raise HarnessError(f"ids must be different and read sub-<letters and digits>, got {id!r}")
-        _write_subject(part / id / "anat", f"{id}_space-{space}" if space else id, subject, label_sources, image_dtype)
-        rows[id] = subject.covariates
-        regions |= subject.region_names
+        for session, visit in enumerate(visits, start=1):
+            names = [id, *([f"ses-{session}"] if len(visits) > 1 else [])]
+            start = "_".join([*names, *([f"space-{space}"] if space else [])])
+            _write_visit(part, "/".join([*names, "anat"]), start, visit, label_sources, image_dtype)
+            regions |= visit.region_names
+        rows[id] = _of_all_visits(visits)
+        if len(visits) > 1:
+            _write_sessions(part / id / f"{id}_sessions.tsv", visits, set(rows[id]))
     if not rows:
         raise HarnessError(f"a cohort needs at least one subject, got none for {part.parent}")
     _write_participants(part, rows, columns)
@@ -103,20 +110,37 @@ def _write_all(
         (part / "label-regions_dseg.tsv").write_text("\n".join(lines) + "\n", "utf-8")
 
 
-def _write_subject(
-    anat: Path,
+def _of_all_visits(visits: Sequence[PhantomSubject]) -> dict[str, float | str]:
+    """Values that are the same at all visits."""
+    first = visits[0].covariates
+    return {name: value for name, value in first.items() if all(one.covariates.get(name) == value for one in visits)}
+
+
+def _write_sessions(path: Path, visits: Sequence[PhantomSubject], shared: Container[str]) -> None:
+    """Write a table of what differs between visits."""
+    names = [name for name in dict.fromkeys(key for one in visits for key in one.covariates) if name not in shared]
+    lines = ["\t".join(["session_id", *names])]
+    for session, one in enumerate(visits, start=1):
+        lines.append("\t".join([f"ses-{session}", *(_cell(one.covariates.get(name)) for name in names)]))
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+
+
+def _write_visit(
+    root: Path,
+    folder: str,
     start: str,
     subject: PhantomSubject,
     label_sources: Mapping[str, Sequence[str]],
     image_dtype: npt.DTypeLike,
 ) -> None:
+    anat = root / folder
     for suffix, (array, affine) in subject.images.items():
         nifti.write(anat / f"{start}_{suffix}.nii.gz", array, affine, dtype=image_dtype)
     for label, (array, affine) in subject.masks.items():
         stem = f"{start}_label-{label}_{'dseg' if label == 'regions' else 'mask'}"
         narrow = np.uint8 if np.max(array, initial=0) < 256 else np.int32
         nifti.write(anat / f"{stem}.nii.gz", array, affine, dtype=narrow)
-        sources = [f"bids::{anat.parent.name}/anat/{start}_{suffix}.nii.gz" for suffix in label_sources.get(label, ())]
+        sources = [f"bids::{folder}/{start}_{suffix}.nii.gz" for suffix in label_sources.get(label, ())]
         kind = {"regions": "ROI", "brain": "Brain"}.get(label, "Lesion")
         facts: dict[str, JSON] = {"Type": kind, **({"Sources": sources} if sources else {})}
         _write_json(anat / f"{stem}.json", facts)

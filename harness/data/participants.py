@@ -14,7 +14,7 @@ import io
 import json
 import re
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -30,6 +30,7 @@ __all__ = [
     "missing_codes",
     "read_json",
     "read_participants",
+    "read_sessions",
 ]
 
 PARTICIPANTS_FAULTS: Mapping[str, str] = MappingProxyType(
@@ -45,6 +46,7 @@ PARTICIPANTS_FAULTS: Mapping[str, str] = MappingProxyType(
         "participants-ragged": "a row of participants.tsv is longer or shorter than its header",
         "participants-id": "a participant_id could be several subjects",
         "participants-unreadable": "participants.tsv is empty or not UTF-8 text",
+        "sessions-table": "a table sub-*_sessions.tsv cannot be read, or lacks or repeats a session",
     }
 )
 
@@ -122,6 +124,71 @@ def read_participants(
         remedy = "Name the column of subjects participant_id, and separate columns by tabs."
         return Participants(), [_table_fault("columns", value, "participant_id and every name once", remedy)]
     return _rows(root, table, columns, required, subjects, [*table.notes, *notes])
+
+
+def read_sessions(
+    root: Path, sessions: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, dict[str, float | str | None]], list[tuple[str, str]], list[Fault]]:
+    """Read the tables of sessions, ``sub-01/sub-01_sessions.tsv``, whose values differ between visits.
+
+    Parameters
+    ----------
+    root : the BIDS folder
+    sessions : names of the sessions of each subject, e.g. ``ses-1``
+
+    Returns
+    -------
+    rows : dict
+        ``sub-01_ses-1`` → column → number, text, or ``None`` for n/a; only for sessions in a
+        table.
+    notes : as of :class:`Participants`
+    faults : what is wrong with the tables
+    """
+    texts: dict[str, dict[str, str]] = {}
+    columns: dict[str, None] = {}
+    faults: list[Fault] = []
+    for subject, names in sessions.items():
+        path = root / subject / f"{subject}_sessions.tsv"
+        if not path.is_file():
+            continue
+        rows, problem = _session_rows(path)
+        known = [one for one in rows if one in names]
+        if not problem and rows and not known and any(names):
+            problem = f"the sessions are {', '.join(rows)}, but the folders are {', '.join(names)}"
+        if problem:
+            file, remedy = (
+                f"{subject}/{path.name}",
+                "Write a tab-separated table with session_id and a row per session.",
+            )
+            faults.append(Fault("sessions-table", file, subject, problem, "one row for each session", remedy))
+        for session in known:
+            texts[f"{subject}_{session}"] = rows[session]
+            columns |= dict.fromkeys(rows[session])
+    found, notes, value_faults = _values(texts, list(columns))
+    for fault in value_faults:
+        subject = fault.subject.partition("_")[0]
+        faults.append(replace(fault, file=f"{subject}/{subject}_sessions.tsv"))
+    return found, notes, faults
+
+
+def _session_rows(path: Path) -> tuple[dict[str, dict[str, str]], str]:
+    """Rows of a table by session, and what is wrong with it."""
+    try:
+        table = _cells(_decoded(path.read_bytes()))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        return {}, f"it cannot be read ({error})"
+    header = table.lines[0][1] if table.lines else []
+    if "session_id" not in header or len(set(header)) < len(header):
+        return {}, f"the columns are {', '.join(header) or 'none'}, without session_id or with one name twice"
+    rows: dict[str, dict[str, str]] = {}
+    for number, cells in table.lines[1:]:
+        row = dict(zip(header, cells, strict=False))
+        name = row.pop("session_id")
+        name = name if name.startswith("ses-") else f"ses-{name}"
+        if name in rows or len(cells) != len(header):
+            return {}, f"line {number} repeats {name}, or has {len(cells)} cells for {len(header)} columns"
+        rows[name] = row
+    return rows, ""
 
 
 def _table_missing(root: Path, required: Sequence[str]) -> Fault:

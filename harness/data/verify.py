@@ -583,8 +583,13 @@ def _unnamed_regions(index: BidsIndex, scans: Sequence[_Scan]) -> list[Fault]:
 
 
 def _duplicates(prints: Mapping[str, Mapping[str, _Print]]) -> list[Fault]:
-    """Copies of a whole subject (one fault), or of single files."""
+    """Copies of a whole subject (one fault), or of single files.
+
+    A mask that is the same for all, beside images that differ, is a region of an atlas and no
+    copy by mistake.
+    """
     faults = []
+    shared = _shared(prints)
     seen: dict[tuple[tuple[str, str], ...], str] = {}
     first: dict[str, _Print] = {}
     for id, files in prints.items():
@@ -593,10 +598,18 @@ def _duplicates(prints: Mapping[str, Mapping[str, _Print]]) -> list[Fault]:
         if whole and original != id:
             faults.append(_duplicate_subject(id, next(iter(files.values())).subject, original))
             continue
-        for one in files.values():
-            if one.digest and first.setdefault(one.digest, one) is not one:
+        for name, one in files.items():
+            if name not in shared and one.digest and first.setdefault(one.digest, one) is not one:
                 faults.append(_duplicate_image(one, first[one.digest]))
     return faults
+
+
+def _shared(prints: Mapping[str, Mapping[str, _Print]]) -> frozenset[str]:
+    """Names of the files that are the same for all of several samples, unless all their files are."""
+    names = {name for files in prints.values() for name in files}
+    digests = {name: [files[name].digest for files in prints.values() if name in files] for name in names}
+    same = {name for name, found in digests.items() if len(found) > 2 and len(set(found)) == 1}
+    return frozenset(same) if same < names else frozenset()
 
 
 def _duplicate_subject(id: str, subject: str, original: str) -> Fault:
@@ -611,10 +624,13 @@ def _duplicate_image(copy: _Print, original: _Print) -> Fault:
 
 def _implausible(index: BidsIndex) -> list[Fault]:
     faults = []
-    for subject, row in {one.subject: one.covariates for one in index.candidates}.items():
+    seen: set[tuple[str, str, float]] = set()
+    for one in index.candidates:
+        subject, row = one.subject, one.covariates
         for column, (low, high) in index.ranges.items():
             found = row.get(column)
-            if isinstance(found, float) and not low <= found <= high:
+            if isinstance(found, float) and not low <= found <= high and (subject, column, found) not in seen:
+                seen.add((subject, column, found))
                 value, expected = f"{column} of {subject} is {found:g}", f"{low:g} to {high:g}"
                 remedy = "Fix the cell, or write n/a."
                 faults.append(Fault("out-of-range", "participants.tsv", subject, value, expected, remedy))

@@ -24,6 +24,7 @@ from harness.models.layers import Flattens, Totals
 
 __all__ = [
     "Fitted",
+    "FittedToVolumes",
     "LesionModel",
     "LinearLesionModel",
     "Normalise",
@@ -65,6 +66,38 @@ class Fitted(Protocol):
 
     def weight_map(self) -> Tensor:
         """Map of the model for each score, (K, 1, X, Y, Z) float32; higher values increase the score more."""
+        ...
+
+
+@runtime_checkable
+class FittedToVolumes(Protocol):
+    """A model of dense images of several contrasts that is fitted by its own method."""
+
+    def fit_volumes(
+        self,
+        images: Array,
+        targets: Array,
+        *,
+        covariates: Array,
+        weights: Array,
+        subjects: Sequence[str],
+        kinds: Sequence[str],
+    ) -> None:
+        """Fit the model to training samples; previous fits are discarded.
+
+        Parameters
+        ----------
+        images : (n, L, X, Y, Z) float32
+        targets : (n, K) float64, one column per target
+        covariates : (n, C) float64
+        weights : (n, K) float64, weight of each sample in the loss of each target
+        subjects : subject of each sample, which inner folds keep together
+        kinds : kind of each target, ``binary`` or ``number``
+        """
+        ...
+
+    def weight_map(self) -> Tensor:
+        """Map of the model for each target, (K, L, X, Y, Z) float32; higher values increase the output more."""
         ...
 
 

@@ -17,7 +17,7 @@ import torch
 from harness.core.errors import CellError
 from harness.core.seeding import generator, seed_of
 from harness.core.types import Adapter, Array, FittedAdapter, NetworkSpec, Sample, SparseAdapter
-from harness.models.fitting import Fitted
+from harness.models.fitting import Fitted, FittedToVolumes
 from harness.pipeline.items import Items, batches, open_items
 from harness.pipeline.networks import device, split_outputs
 from harness.recipes.recipe import Batch, Outputs, Recipe
@@ -131,6 +131,8 @@ def train(
         adapter = adapter.fit(training, spec.targets)
     with controlled(recipe.threads, seed_of(seed, "model")):
         model = build().to(device())
+        if isinstance(model, FittedToVolumes):
+            return _fit_volumes(model, adapter, spec, training)
         if isinstance(model, Fitted):
             return _fit(model, adapter, spec, training, seed)
         return _descend(model, recipe, adapter, spec, training, validation, seed=seed, report=report)
@@ -169,6 +171,25 @@ def _fit(model: Fitted, adapter: Adapter, spec: NetworkSpec, training: Sequence[
     targets = np.array([[one[target.name][0] for target in spec.targets] for one in by_sample]).astype(np.float64)
     torch.manual_seed(seed_of(seed, "training"))
     model.fit(lesions, targets, rng=generator(seed, "training"), **_covariates(adapter, spec, training))
+    assert isinstance(model, torch.nn.Module)
+    return Trained(_on_cpu(model.state_dict()), (), 0, adapter)
+
+
+def _fit_volumes(model: FittedToVolumes, adapter: Adapter, spec: NetworkSpec, training: Sequence[Sample]) -> Trained:
+    """Fit a model that fits itself to dense volumes, all of which are in memory."""
+    rows = [adapter.inputs(sample) for sample in training]
+    if any(len(one[0]) != 1 for one in rows):
+        raise CellError(f"{type(model).__name__} needs one item per sample; choose an adapter of whole volumes")
+    by_sample = [adapter.targets(sample, spec.targets) for sample in training]
+    names = [target.name for target in spec.targets]
+    model.fit_volumes(
+        np.concatenate([one[0] for one in rows]),
+        np.array([[one[name][0] for name in names] for one in by_sample], np.float64),
+        covariates=np.array([[float(each[0, 0]) for each in one[1:]] for one in rows]).reshape(len(rows), -1),
+        weights=np.array([[sample.weights.get(name, 1.0) for name in names] for sample in training]),
+        subjects=[sample.subject for sample in training],
+        kinds=[target.kind for target in spec.targets],
+    )
     assert isinstance(model, torch.nn.Module)
     return Trained(_on_cpu(model.state_dict()), (), 0, adapter)
 
@@ -244,6 +265,8 @@ def _epochs(
                 weights = copy.deepcopy(model.state_dict())
         if report is not None:
             report(history[-1])
+        if held_out is not None and 0 < recipe.patience <= number - best_epoch:
+            break
     return Trained(_on_cpu(weights), tuple(history), best_epoch, adapter)
 
 

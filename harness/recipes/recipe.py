@@ -66,6 +66,8 @@ class Recipe:
     threads : number of CPU threads of torch; results depend on it, so it is part of the
         identity
     lr_factor : returns the factor of the learning rate, given the epoch, counted from 1
+    patience : epochs without a better validation score after which training ends; 0 for
+        never
     """
 
     epochs: int
@@ -77,6 +79,7 @@ class Recipe:
     select: Callable[[Iterable[tuple[Outputs, Batch]], Sequence[Target]], float] | None
     threads: int = 1
     lr_factor: Callable[[int], float] = lambda epoch: 1.0
+    patience: int = 0
 
 
 def adam(parameters: list[torch.nn.Parameter], *, name: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:

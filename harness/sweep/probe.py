@@ -23,7 +23,7 @@ from harness.core.seeding import generator
 from harness.core.task import Task
 from harness.core.types import Adapter, Cohort, FittedAdapter, NetworkSpec, Sample
 from harness.data.table import open_cohort
-from harness.models.fitting import Fitted
+from harness.models.fitting import Fitted, FittedToVolumes
 from harness.pipeline.cell import Job, restored
 from harness.pipeline.explain import BLOCKS
 from harness.pipeline.networks import build_network, device, split_outputs, tensor_of
@@ -214,7 +214,7 @@ def _timed(job: Job, cohort: Cohort) -> Cost:
         adapter = adapter.fit(training[:_FITTED], spec.targets)
     with controlled(task.recipe().threads, 0):
         network = build_network(task, spec).to(device())
-        if isinstance(network, Fitted):
+        if isinstance(network, Fitted | FittedToVolumes):
             return _fitted(task, network, adapter, spec, training)
         return _descended(task, network, adapter, spec, training[0])
 

@@ -307,6 +307,11 @@ CASES = [
         r"sub-02 has a second row in line 5",
         text(TABLE, lambda content: content + "sub-02\tM\t41\tn/a\n"),
     ),
+    Case(
+        "sessions-table",
+        r"sub-02/sub-02_sessions\.tsv: the columns are session, edss, without session_id",
+        write("sub-02/sub-02_sessions.tsv", "session\tedss\nses-1\t3\n"),
+    ),
     Case("participants-json", r"participants\.json: it holds a list", write("participants.json", "[]")),
     Case(
         "column-missing",

@@ -20,7 +20,11 @@ from harness.models.fitting import Fitted, Normalise, Sizes, TotalOf, lesion_siz
 
 SHAPE = (7, 6, 5)
 VOXELS = int(np.prod(SHAPE))
-NAMES = [name for name in MODELS.names() if MODELS.get(name).facts.get("fitted")]
+NAMES = [
+    name
+    for name in MODELS.names()
+    if MODELS.get(name).facts.get("fitted") and "in_channels" in inspect.signature(MODELS.get(name).function).parameters
+]
 SMALL: dict[str, dict[str, Any]] = {
     "lesion_field": {"minimum": 3, "steps": 30},
     "mass_univariate": {"minimum": 3},

@@ -54,8 +54,10 @@ def binary_column(
     cache: Path,
     *,
     column: str = "sex",
+    name: str = "",
     positive: str = "",
     at_least: float | None = None,
+    weight_span: Annotated[float, annotated_types.Ge(0)] = 0.0,
     loss_weight: Annotated[float, annotated_types.Gt(0)] = 1.0,
 ) -> Cohort:
     """Binary label from a column of the participants table.
@@ -64,19 +66,25 @@ def binary_column(
     ----------
     cohort : cohort with the column
     cache : folder of prepared arrays; unused
-    column : name of the column, and of the target
+    column : name of the column
+    name : name of the target; empty for that of the column
     positive : value of the positive class (``1`` for the number 1); all other values are
         negative
     at_least : smallest number of the positive class; exactly one of ``positive`` and
         ``at_least`` must be given
+    weight_span : if above 0, the weight of a sample in the loss is
+        2 − |number − at_least| / weight_span, at least 0, so that samples near the threshold
+        count more; 5 in the MS disability study
     loss_weight : weight of the target in the total loss
 
     Raises
     ------
     OutOfRange
-        If neither or both of ``positive`` and ``at_least`` are given, or as for
-        :func:`number_column`.
+        If neither or both of ``positive`` and ``at_least`` are given, if ``weight_span`` is
+        given without ``at_least``, or as for :func:`number_column`.
     """
+    if weight_span and at_least is None:
+        raise OutOfRange(f"weight_span needs at_least for the target {column}, got {weight_span} and none")
     if bool(positive) == (at_least is not None):
         raise OutOfRange(
             f"exactly one of positive and at_least must be given for the target {column}, "
@@ -89,7 +97,10 @@ def binary_column(
             return None if number is None else float(number >= at_least)
         return float(positive in _texts(value))
 
-    return _with(cohort, Target(column, "binary", loss_weight=loss_weight), column, read)
+    made = _with(cohort, Target(name or column, "binary", loss_weight=loss_weight), column, read)
+    return (
+        made if at_least is None or not weight_span else _weighted(made, name or column, column, at_least, weight_span)
+    )
 
 
 @TARGETS.register("class_column", source="the participants table of the data")
@@ -129,6 +140,20 @@ def class_column(
         return float(names.index(known[0])) if known else None
 
     return _with(cohort, Target(column, "classes", names, loss_weight), column, read, may_be_codes=bool(classes))
+
+
+def _weighted(cohort: Cohort, target: str, column: str, at_least: float, span: float) -> Cohort:
+    """Set the weights of samples by the distance of their number from the threshold."""
+
+    def weight(value: float | str | None) -> float:
+        number = _finite(value) if value is not None else None
+        return 1.0 if number is None else max(2 - abs(number - at_least) / span, 0.0)
+
+    samples = tuple(
+        dataclasses.replace(one, weights={**one.weights, target: weight(one.covariates[column])})
+        for one in cohort.samples
+    )
+    return dataclasses.replace(cohort, samples=samples)
 
 
 def _finite(value: float | str) -> float | None:

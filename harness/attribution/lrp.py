@@ -1,0 +1,155 @@
+"""Layer-wise relevance propagation (LRP) as an attribution, without changes of the network.
+
+The network is run once, and relevance is propagated from the explained scalar to the image,
+operation by operation (:mod:`harness.attribution.lrp_tape`), by the rules of
+:mod:`harness.attribution.lrp_rules`. Relevance has the sign of what is explained: for a
+logit below zero, all relevance of the α1β0-rule is negative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Annotated, Literal
+
+import torch
+from annotated_types import Ge, Gt
+from torch import Tensor, nn
+
+from harness.attribution.batches import BatchSize, Inputs, Maps, batches, independent_size
+from harness.attribution.lrp_tape import Composite, LayerRelevance, ProductRule, Tape, propagate, record
+from harness.core.errors import UnknownName
+from harness.core.registry import ATTRIBUTIONS
+
+__all__ = ["COMPOSITES", "ledger", "lrp"]
+
+Start = Literal["value", "absolute", "one"]
+
+COMPOSITES: Mapping[str, Composite] = MappingProxyType(
+    {
+        "epsilon": Composite("epsilon", "epsilon", pool="epsilon"),
+        "alpha1beta0_box": Composite("alpha_beta", "epsilon", first="zbox"),
+        "alpha1beta0_flat": Composite("alpha_beta", "epsilon", first="flat"),
+        "alpha2beta1_box": Composite("alpha_beta", "epsilon", first="zbox", options={"alpha_beta": {"alpha": 2.0}}),
+        "epsilon_plus": Composite("zplus", "epsilon"),
+        "gamma_box": Composite("gamma", "epsilon", first="zbox"),
+        "wsquare": Composite("alpha_beta", "epsilon", first="wsquare"),
+    }
+)
+"""Rules by kind of layer, by name. ``alpha1beta0_box`` is that of the MS disability study."""
+
+
+@ATTRIBUTIONS.register("lrp", source="Bach et al. 2015, doi:10.1371/journal.pone.0130140")
+def lrp(
+    model: nn.Module,
+    inputs: Inputs,
+    targets: Sequence[int],
+    *,
+    composite: str = "alpha1beta0_box",
+    product: ProductRule = "proposal",
+    start: Start = "value",
+    epsilon: Annotated[float, Ge(0)] = 1e-6,
+    gamma: Annotated[float, Ge(0)] = 0.25,
+    low: float = 0.0,
+    high: float = 1.0,
+    bias: bool = False,
+    batch_size: BatchSize = 8,
+) -> Maps:
+    """Layer-wise relevance propagation.
+
+    Parameters
+    ----------
+    model, inputs, targets : see :mod:`harness.attribution`
+    composite : rules by kind of layer, a name of :data:`COMPOSITES`: ``epsilon`` (ε
+        everywhere), ``alpha1beta0_box`` (α1β0 for convolutions, ε for linear layers, z^B
+        for the first layer, as in the MS disability study), ``alpha1beta0_flat``,
+        ``alpha2beta1_box``, ``epsilon_plus`` (z⁺ for convolutions), ``gamma_box``,
+        ``wsquare``
+    product : shares of the factors of a product. ``proposal``: by their absolute values
+        (the MS disability study); ``absolute``: by those before tanh, sigmoid or softmax;
+        ``all``: all to the signal and none to the gate; ``half``
+    start : relevance of the output: its ``value``, as published, its ``absolute`` value, or
+        ``one``. With the value, relevance has the sign of the output
+    epsilon : ε of the ε-rule
+    gamma : γ of the γ-rule
+    low, high : range of the input for the z^B-rule
+    bias : whether biases take part and absorb relevance
+    batch_size : maximum number of items in a forward pass
+
+    Raises
+    ------
+    UnknownName
+        If there is no such composite.
+    CellError
+        If an operation of the network has no rule; it is named with its module.
+
+    Notes
+    -----
+    A batch normalisation directly after a convolution is folded into it; any other passes
+    relevance unchanged, which is the same as folding it into the following convolution and
+    shifting the activation. Activations, also tanh, sigmoid and softmax, pass relevance
+    unchanged; maximum pooling passes it to the maximum; mean pooling, sums and residual
+    connections are layers with the weight 1. Sums use the ε-rule, mean pooling α1β0,
+    because the ε-rule divides by sums that can be close to 0.
+    """
+    chosen = _composite(composite, epsilon=epsilon, gamma=gamma, low=low, high=high)
+    size = independent_size(model, inputs, batch_size)
+    found: list[list[Inputs]] = [[] for _ in targets]
+    for batch in batches(inputs, size):
+        tape = record(model, batch)
+        for number, target in enumerate(targets):
+            maps = propagate(tape, _start(tape, target, start), chosen, product=product, bias=bias)
+            found[number].append(_complete(maps, batch))
+    return [tuple(torch.cat(parts) for parts in zip(*of_target, strict=True)) for of_target in found]
+
+
+def ledger(
+    model: nn.Module,
+    inputs: Inputs,
+    target: int,
+    *,
+    composite: str = "alpha1beta0_box",
+    product: ProductRule = "proposal",
+    start: Start = "value",
+    epsilon: Annotated[float, Gt(0)] = 1e-6,
+    bias: bool = False,
+) -> list[LayerRelevance]:
+    """Relevance that each operation receives and passes on, from the output to the inputs.
+
+    It shows where relevance is conserved, and where it is absorbed by ε, biases and inputs
+    that are not explained, or lost.
+
+    Parameters
+    ----------
+    model, inputs : see :mod:`harness.attribution`; the model in evaluation mode
+    target : index of the output
+    composite, product, start, epsilon, bias : see :func:`lrp`
+    """
+    tape = record(model, inputs)
+    lines: list[LayerRelevance] = []
+    chosen = _composite(composite, epsilon=epsilon)
+    propagate(tape, _start(tape, target, start), chosen, product=product, bias=bias, ledger=lines)
+    return lines
+
+
+def _composite(
+    name: str, *, epsilon: float = 1e-6, gamma: float = 0.25, low: float = 0.0, high: float = 1.0
+) -> Composite:
+    if name not in COMPOSITES:
+        raise UnknownName("composite of LRP", name, COMPOSITES)
+    given = {"epsilon": {"epsilon": epsilon}, "gamma": {"gamma": gamma}, "zbox": {"low": low, "high": high}}
+    return replace(COMPOSITES[name], options={**given, **COMPOSITES[name].options})
+
+
+def _start(tape: Tape, target: int, start: Start) -> Tensor:
+    """Relevance of the outputs, (N, K); zero but for the explained one."""
+    found = torch.zeros_like(tape.value)
+    value = tape.value[:, target]
+    found[:, target] = {"value": value, "absolute": value.abs(), "one": torch.ones_like(value)}[start]
+    return found
+
+
+def _complete(maps: Sequence[Tensor | None], inputs: Inputs) -> Inputs:
+    """Maps with zeros for inputs that the output does not depend on."""
+    return tuple(torch.zeros_like(x) if one is None else one for one, x in zip(maps, inputs, strict=True))

@@ -1,0 +1,529 @@
+"""Record the operations of a network while it runs, and propagate relevance backwards through them.
+
+The record is made by a dispatch mode of torch, below modules and functions. Therefore the
+network needs no changes, may use functions, loops, shared and reused modules and several
+inputs, and every operation has its values. Only operations with a known meaning are
+propagated; all others are refused by name.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from harness.attribution.lrp_rules import Layer, Tensors, rule_of
+from harness.core.errors import CellError
+
+__all__ = ["Composite", "LayerRelevance", "ProductRule", "Tape", "propagate", "record"]
+
+ProductRule = Literal["proposal", "all", "absolute", "half"]
+
+aten = torch.ops.aten
+
+# Elementwise functions through which relevance passes unchanged: their output stands for their input.
+_PASSED = {
+    "relu", "relu_", "tanh", "tanh_", "sigmoid", "sigmoid_", "leaky_relu", "leaky_relu_", "elu", "elu_", "gelu",
+    "silu", "silu_", "softplus", "hardtanh", "hardtanh_", "hardswish", "hardswish_", "mish", "_softmax",
+    "native_dropout", "celu", "selu", "clamp", "clamp_min", "rrelu_with_noise", "_prelu_kernel",
+}  # fmt: skip
+# Operations that move values without changing them; relevance moves back the same way.
+_MOVED = {
+    "view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "unsqueeze", "squeeze", "expand",
+    "select", "slice", "split", "split_with_sizes", "unbind", "clone", "alias", "detach", "_to_copy", "contiguous",
+    "flip", "roll", "replication_pad1d", "replication_pad2d", "replication_pad3d", "reflection_pad1d",
+    "reflection_pad2d", "reflection_pad3d", "constant_pad_nd", "max_pool2d_with_indices", "max_pool3d_with_indices",
+    "repeat", "narrow", "diagonal", "cat", "stack", "index_select", "upsample_nearest2d", "upsample_nearest3d",
+}  # fmt: skip
+_GATES = {"sigmoid": "sigmoid", "_softmax": "softmax"}
+_SQUASHING = {"sigmoid", "tanh", "_softmax"}
+_POOLS = {"avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "mean"}
+_LINEAR_RESIZE = {"upsample_bilinear2d", "upsample_trilinear3d", "upsample_linear1d"}
+_NORMS = {"native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "miopen_batch_norm"}
+
+
+@dataclass(frozen=True)
+class Composite:
+    """Rules by kind of layer.
+
+    Parameters
+    ----------
+    convolution, linear : rules of convolutions and of linear layers, by name
+    first : rule of the layers that read the image; empty for that of their kind
+    pool : rule of mean pooling, and of means over positions
+    sum : rule of sums and residual connections
+    options : options of the rules by name, e.g. ``{"epsilon": {"epsilon": 1e-8}}``
+    """
+
+    convolution: str
+    linear: str
+    first: str = ""
+    pool: str = "alpha_beta"
+    sum: str = "epsilon"
+    options: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LayerRelevance:
+    """What one operation does with relevance.
+
+    Parameters
+    ----------
+    module : path of the module that ran the operation; empty for the network itself
+    operation : name of the operation
+    rule : rule or treatment
+    received, passed : sums of relevance of its outputs and of its inputs. They differ where
+        relevance is absorbed (ε, bias, constants) or lost (no contribution of the right sign)
+    """
+
+    module: str
+    operation: str
+    rule: str
+    received: float
+    passed: float
+
+
+@dataclass
+class _Step:
+    """One recorded operation.
+
+    Parameters
+    ----------
+    name : name of the operation, without overload
+    function : the operation
+    args, kwargs : arguments, with the values at that time
+    sources : node number of each tensor argument that depends on the input, by position
+    results : node number of each output tensor, in order
+    values : output tensors
+    module : path of the module
+    """
+
+    name: str
+    function: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    sources: dict[int, int]
+    results: list[int]
+    values: list[Tensor]
+    module: str
+
+
+@dataclass
+class Tape:
+    """Recorded operations.
+
+    Parameters
+    ----------
+    steps : operations in the order in which they ran
+    inputs : node numbers of the inputs
+    output : node number of the output; −1 if the output does not depend on the inputs
+    value : the output, (N, K)
+    """
+
+    steps: list[_Step]
+    inputs: list[int]
+    output: int
+    value: Tensor
+
+
+class _Recorder(TorchDispatchMode):
+    """Records operations on tensors that depend on the inputs."""
+
+    def __init__(self, inputs: Tensors) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.steps: list[_Step] = []
+        self.path: list[str] = []
+        self._node: dict[int, int] = {}
+        self._alive: list[Tensor] = []
+        self._count = 0
+        self.inputs = [self._new(x) for x in inputs]
+
+    def _new(self, tensor: Tensor) -> int:
+        self._node[id(tensor)] = self._count
+        self._alive.append(tensor)  # an id is unique only while its object lives
+        self._count += 1
+        return self._count - 1
+
+    def node_of(self, tensor: Tensor) -> int:
+        """Number of the node of a tensor; −1 if it does not depend on the inputs."""
+        return self._node.get(id(tensor), -1)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = func.overloadpacket.__name__
+        flat = _flat(args)
+        sources = {place: node for place, one in enumerate(flat) if (node := self._node_at(one)) >= 0}
+        in_place = func._schema.is_mutable and sources
+        if in_place:  # the values before the change are needed
+            args = (args[0].clone(), *args[1:]) if isinstance(args[0], Tensor) else args
+        out = func(*args, **kwargs)
+        if not sources:
+            return out
+        if in_place:
+            target = flat[0]
+            target.copy_(out)
+            out = target
+        results = out if isinstance(out, tuple | list) else (out,)
+        tensors = [one for one in results if isinstance(one, Tensor)]
+        numbers = [self._new(one) for one in tensors]
+        module = self.path[-1] if self.path else ""
+        self.steps.append(_Step(name, func, tuple(args), dict(kwargs), sources, numbers, tensors, module))
+        return out
+
+    def _node_at(self, one: Any) -> int:
+        return self._node.get(id(one), -1) if isinstance(one, Tensor) else -1
+
+
+def _flat(args: Sequence[Any]) -> list[Any]:
+    """Arguments with lists of tensors in line."""
+    found: list[Any] = []
+    for one in args:
+        found += list(one) if isinstance(one, list | tuple) and any(isinstance(x, Tensor) for x in one) else [one]
+    return found
+
+
+@contextmanager
+def _paths(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
+    """Keep the path of the running module in the recorder."""
+
+    def enter(name: str, module: nn.Module, given: Any) -> None:
+        recorder.path.append(name)
+
+    def leave(module: nn.Module, given: Any, out: Any) -> None:
+        recorder.path.pop()
+
+    hooks = []
+    for name, module in model.named_modules():
+        if name:
+            hooks += [
+                module.register_forward_pre_hook(partial(enter, name)),
+                module.register_forward_hook(leave),
+            ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def record(model: nn.Module, inputs: Tensors) -> Tape:
+    """Run a network and record what depends on its inputs.
+
+    Parameters
+    ----------
+    model : maps the inputs to (N, K), in evaluation mode
+    inputs : (N, C, *space) each
+    """
+    given = tuple(x.detach().clone() for x in inputs)
+    recorder = _Recorder(given)
+    with _paths(model, recorder), recorder:
+        out = model(*given)
+    return Tape(recorder.steps, recorder.inputs, recorder.node_of(out), out)
+
+
+@torch.no_grad()
+def propagate(
+    tape: Tape,
+    start: Tensor,
+    composite: Composite,
+    *,
+    product: ProductRule = "proposal",
+    bias: bool = False,
+    ledger: list[LayerRelevance] | None = None,
+) -> tuple[Tensor | None, ...]:
+    """Propagate relevance from the output to the inputs.
+
+    Parameters
+    ----------
+    tape : recorded operations
+    start : (N, K) relevance of the output
+    composite : rules by kind of layer
+    product : rule of products of two tensors that both depend on the inputs
+    bias : whether biases take part, and absorb their share
+    ledger : receives a line for each operation, in backward order
+
+    Returns
+    -------
+    tuple of Tensor
+        Relevance of each input; ``None`` if no relevance reaches it.
+
+    Raises
+    ------
+    CellError
+        If an operation has no rule; names the operation and its module.
+    """
+    return _Propagation(tape, composite, product, bias, ledger).run(start)
+
+
+class _Propagation:
+    """State of one backward pass."""
+
+    def __init__(
+        self,
+        tape: Tape,
+        composite: Composite,
+        product: ProductRule,
+        bias: bool,
+        ledger: list[LayerRelevance] | None,
+    ) -> None:
+        self.tape, self.composite, self.product, self.bias, self.ledger = tape, composite, product, bias, ledger
+        self.made_by = {node: step for step in tape.steps for node in step.results}
+        self.used_by: dict[int, list[_Step]] = defaultdict(list)
+        for step in tape.steps:
+            for node in step.sources.values():
+                self.used_by[node].append(step)
+        self.folded = {id(step): norm for step in tape.steps if (norm := self._norm_after(step)) is not None}
+        self.norms = {id(norm) for norm in self.folded.values()}
+
+    def run(self, start: Tensor) -> tuple[Tensor | None, ...]:
+        relevance: dict[int, Tensor] = {self.tape.output: start} if self.tape.output >= 0 else {}
+        shapes = {node: step.values[place] for step in self.tape.steps for place, node in enumerate(step.results)}
+        for step in reversed(self.tape.steps):
+            own = [relevance.pop(node, None) if node not in self.tape.inputs else None for node in step.results]
+            if all(one is None or not bool(one.any()) for one in own):
+                continue
+            filled = [torch.zeros_like(shapes[n]) if r is None else r for n, r in zip(step.results, own, strict=True)]
+            rule, shares = self._step(step, filled)
+            self._note(step, rule, filled, shares)
+            for node, share in shares:
+                relevance[node] = relevance[node] + share if node in relevance else share
+        return tuple(relevance.get(node) for node in self.tape.inputs)
+
+    def _note(self, step: _Step, rule: str, received: Sequence[Tensor], shares: Sequence[tuple[int, Tensor]]) -> None:
+        if self.ledger is not None:
+            before = sum(float(one.double().sum()) for one in received)
+            after = sum(float(one.double().sum()) for _, one in shares)
+            self.ledger.append(LayerRelevance(step.module, step.name, rule, before, after))
+
+    def _step(self, step: _Step, relevance: Sequence[Tensor]) -> tuple[str, list[tuple[int, Tensor]]]:
+        """Treatment of an operation, and the relevance of its sources."""
+        name, own = step.name, relevance[0]
+        if name in _PASSED or name in _NORMS:
+            return "passed", [(step.sources[0], own)] if 0 in step.sources else self._refuse(step)
+        if name in _MOVED:
+            return "moved", self._moved(step, relevance)
+        if name in ("convolution", "_convolution"):
+            return self._by_rule(step, own, self._convolution(step), self._kind(step, self.composite.convolution))
+        if name in ("addmm", "mm", "linear", "bmm", "matmul", "baddbmm"):
+            return self._by_rule(step, own, self._product_with_weights(step), self._kind(step, self.composite.linear))
+        if name in _POOLS:
+            return self._by_rule(step, own, self._pooling(step), self.composite.pool)
+        if name == "sum" or name in _LINEAR_RESIZE:
+            return self._by_rule(step, own, self._pooling(step), self.composite.sum)
+        if name in ("add", "add_", "sub", "sub_"):
+            return self._sum(step, own)
+        if name in ("mul", "mul_", "div", "div_"):
+            return self._multiplied(step, own)
+        return name, self._refuse(step)
+
+    def _refuse(self, step: _Step) -> Any:
+        where = f" in the module {step.module}" if step.module else ""
+        raise CellError(
+            f"LRP has no rule for the operation {step.name}{where}; choose another attribution, or replace the "
+            "operation by convolutions, linear layers, normalisation, pooling, sums, products and activations"
+        )
+
+    def _by_rule(self, step: _Step, own: Tensor, layer: Layer, rule: str) -> tuple[str, list[tuple[int, Tensor]]]:
+        shares = rule_of(rule)(layer, own, **self.composite.options.get(rule, {}))
+        return rule, list(zip(step.sources.values(), shares, strict=True))
+
+    def _kind(self, step: _Step, rule: str) -> str:
+        """The rule of a layer, which may be the first one."""
+        first = self.composite.first
+        return first if first and self._reads_input(step.sources[min(step.sources)]) else rule
+
+    def _reads_input(self, node: int) -> bool:
+        """Whether a node is an input, or an input that was only moved or padded."""
+        while node not in self.tape.inputs:
+            step = self.made_by[node]
+            if step.name not in _MOVED or len(step.sources) != 1:
+                return False
+            (node,) = step.sources.values()
+        return True
+
+    # Layers
+
+    def _convolution(self, step: _Step) -> Layer:
+        if list(step.sources) != [0]:
+            self._refuse(step)
+        x, weight, bias, *geometry = step.args[:9]
+        norm = self.folded.get(id(step))
+        if norm is not None:
+            weight, bias = _fold(norm, weight, bias, transposed=bool(geometry[3]))
+        shape = (1, -1, *([1] * (x.ndim - 2)))
+
+        def function(inputs: Tensors, weights: Tensors) -> Tensor:
+            found: Tensor = aten.convolution(inputs[0], weights[0], None, *geometry)
+            return found
+
+        return Layer((x,), (weight,), bias.reshape(shape) if self.bias and bias is not None else None, function)
+
+    def _norm_after(self, step: _Step) -> _Step | None:
+        """A batch normalisation that directly follows a convolution, and is the only one to read it."""
+        if step.name not in ("convolution", "_convolution"):
+            return None
+        readers = self.used_by[step.results[0]]
+        return readers[0] if len(readers) == 1 and readers[0].name in _NORMS else None
+
+    def _product_with_weights(self, step: _Step) -> Layer:
+        args, bias = step.args, None
+        if step.name in ("addmm", "baddbmm"):
+            bias, args = args[0], args[1:]
+            places = {place - 1 for place in step.sources}
+        else:
+            places = set(step.sources)
+        if places != {0} or not isinstance(args[1], Tensor):
+            self._refuse(step)
+        if step.name == "linear":
+            bias = args[2] if len(args) > 2 else None
+            return Layer((args[0],), (args[1].T,), bias if self.bias else None, _matmul)
+        return Layer((args[0],), (args[1],), bias if self.bias else None, _matmul)
+
+    def _pooling(self, step: _Step) -> Layer:
+        """Pooling, a mean, a sum or an interpolation as a layer with the weight 1."""
+        if list(step.sources) != [0]:
+            self._refuse(step)
+        x, *rest = step.args
+
+        def function(inputs: Tensors, weights: Tensors) -> Tensor:
+            found: Tensor = step.function(inputs[0] * weights[0], *rest, **step.kwargs)
+            return found
+
+        return Layer((x,), (torch.ones((), dtype=x.dtype, device=x.device),), None, function)
+
+    # Operations that are no layers
+
+    def _moved(self, step: _Step, relevance: Sequence[Tensor]) -> list[tuple[int, Tensor]]:
+        """Move relevance back to where the values came from."""
+        flat = _flat(step.args)
+        with torch.enable_grad():
+            leaves = {place: flat[place].detach().requires_grad_() for place in step.sources}
+            out = step.function(*_with(step.args, leaves), **step.kwargs)
+            outs = [one for one in (out if isinstance(out, tuple | list) else (out,)) if isinstance(one, Tensor)]
+            used = [(o, r) for o, r in zip(outs, relevance, strict=True) if o.requires_grad]
+            found = torch.autograd.grad([o for o, _ in used], list(leaves.values()), [r for _, r in used])
+        return list(zip(step.sources.values(), found, strict=True))
+
+    def _sum(self, step: _Step, own: Tensor) -> tuple[str, list[tuple[int, Tensor]]]:
+        first, second = step.args[:2]
+        factor = float(step.kwargs.get("alpha", 1)) * (-1 if step.name.startswith("sub") else 1)
+        if len(step.sources) == 2:
+            device, dtype = own.device, own.dtype
+            weights = (torch.ones((), device=device, dtype=dtype), torch.full((), factor, device=device, dtype=dtype))
+            layer = Layer((first, second), weights, None, lambda x, w: x[0] * w[0] + x[1] * w[1])
+            return self._by_rule(step, own, layer, self.composite.sum)
+        ((place, node),) = step.sources.items()
+        inside, constant = (first, factor * second) if place == 0 else (second, first)
+        if not self.bias:
+            return "passed", [(node, _reduced(own, inside))]
+        sign = 1.0 if place == 0 else factor
+        weight = torch.full((), sign, device=own.device, dtype=own.dtype)
+        bias = torch.as_tensor(constant, device=own.device, dtype=own.dtype)
+        layer = Layer((inside,), (weight,), bias, lambda x, w: x[0] * w[0] + torch.zeros_like(own))
+        return self._by_rule(step, own, layer, self.composite.sum)
+
+    def _multiplied(self, step: _Step, own: Tensor) -> tuple[str, list[tuple[int, Tensor]]]:
+        if len(step.sources) == 1:
+            ((place, node),) = step.sources.items()
+            if step.name.startswith("div") and place == 1:
+                self._refuse(step)
+            return "passed", [(node, _reduced(own, step.args[place]))]
+        if step.name.startswith("div"):
+            self._refuse(step)
+        shares = self._gated(step)
+        return f"product {self.product}", [
+            (node, _reduced(own * share, step.args[place]))
+            for (place, node), share in zip(step.sources.items(), shares, strict=True)
+        ]
+
+    def _gated(self, step: _Step) -> tuple[Tensor, Tensor]:
+        """Shares of the two factors of a product."""
+        nodes = [step.sources[place] for place in (0, 1)]
+        values = [step.args[place] for place in (0, 1)]
+        shape = step.values[0]
+        if self.product == "half":
+            return torch.full_like(shape, 0.5), torch.full_like(shape, 0.5)
+        if self.product == "all":
+            gates = [self._squashing(node) in _GATES for node in nodes]
+            if gates[0] == gates[1]:
+                self._refuse(step) if not any(gates) else None
+                gates = [False, True]
+            return tuple(torch.full_like(shape, 0.0 if gate else 1.0) for gate in gates)  # type: ignore[return-value]
+        if self.product == "absolute":
+            values = [self._before(node, value) for node, value in zip(nodes, values, strict=True)]
+        sizes = [one.abs() + torch.zeros_like(shape) for one in values]
+        total = sizes[0] + sizes[1]
+        first = torch.where(total > 0, sizes[0] / torch.where(total > 0, total, 1.0), 0.5)
+        return first, 1 - first
+
+    def _squashing(self, node: int) -> str:
+        """Name of the activation that made a value, looking through moves; empty if there is none."""
+        step = self._activation(node)
+        return step.name.rstrip("_") if step is not None and step.name in _SQUASHING else ""
+
+    def _activation(self, node: int) -> _Step | None:
+        while node in self.made_by:
+            step = self.made_by[node]
+            if step.name in _SQUASHING:
+                return step
+            if step.name not in _MOVED or len(step.sources) != 1:
+                return None
+            (node,) = step.sources.values()
+        return None
+
+    def _before(self, node: int, value: Tensor) -> Tensor:
+        """The value before the activation that made it, of the same shape; the value itself without one."""
+        step = self._activation(node)
+        if step is None:
+            return value
+        path: list[_Step] = []
+        while self.made_by[node] is not step:
+            path.append(self.made_by[node])
+            (node,) = self.made_by[node].sources.values()
+        moved: Tensor = step.args[0]
+        for one in reversed(path):
+            place = next(iter(one.sources))
+            moved = one.function(*_with(one.args, {place: moved}), **one.kwargs)
+        return moved
+
+
+def _matmul(inputs: Tensors, weights: Tensors) -> Tensor:
+    return inputs[0] @ weights[0]
+
+
+def _with(args: Sequence[Any], changed: Mapping[int, Tensor]) -> list[Any]:
+    """Arguments with some tensors replaced, by their place in :func:`_flat`."""
+    found: list[Any] = []
+    place = 0
+    for one in args:
+        if isinstance(one, list | tuple) and any(isinstance(x, Tensor) for x in one):
+            found.append([changed.get(place + index, x) for index, x in enumerate(one)])
+            place += len(one)
+        else:
+            found.append(changed.get(place, one))
+            place += 1
+    return found
+
+
+def _reduced(relevance: Tensor, like: Any) -> Tensor:
+    """Sum over the axes along which a factor or a term was broadcast."""
+    return relevance.sum_to_size(like.shape) if isinstance(like, Tensor) else relevance
+
+
+def _fold(norm: _Step, weight: Tensor, bias: Tensor | None, *, transposed: bool) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution with the batch normalisation that follows it."""
+    _, scale, shift, mean, variance = norm.args[:5]
+    epsilon = float(norm.args[-1])
+    factor = variance.add(epsilon).rsqrt() * (1 if scale is None else scale)
+    shape = (1, -1) if transposed else (-1, 1)
+    folded = weight * factor.reshape(*shape, *([1] * (weight.ndim - 2)))
+    moved = ((0 if bias is None else bias) - mean) * factor + (0 if shift is None else shift)
+    return folded, moved

@@ -1,0 +1,41 @@
+"""Experiments, presets, hypotheses, published results and search spaces of the MS disability study."""
+
+from __future__ import annotations
+
+from harness.core.hypotheses import Hypothesis
+from harness.core.space import Choice, Interval
+
+__all__ = ["EXPERIMENTS", "HYPOTHESES", "PRESETS", "SPACES"]
+
+ALL = "qT1+MWF+NDI"
+BASELINES = ("voxel_ridge", "box_means", "covariates_only", "tract_means")
+
+EXPERIMENTS = {
+    # The published network beside its baselines and the oracle
+    "classification": {"model": ("attention_densenet", *BASELINES)},
+    # Not published: which contrasts, and which parts of the network, are needed
+    "contrasts": {"contrasts": (ALL, "qT1", "MWF", "NDI")},
+    "fusion": {"fusion": ("gated", "attention", "concatenation")},
+    "cohorts": {"phantom_seed": (0, 1, 2), "model": ("attention_densenet", *BASELINES)},
+}
+
+PRESETS = {
+    "model=covariates_only": {"adapter.covariates": "age+lesion_ml"},
+    # A pooled head and three blocks have a tenth of the parameters; see README for the comparison
+    "profile=quick model=attention_densenet": {"model.stem_stride": 2, "model.blocks": 2},
+}  # fmt: skip
+
+HYPOTHESES = (
+    Hypothesis(
+        "E1", "the classifier is well above chance (at least .70)", "auroc", (("attention_densenet",),), "model",
+        relation="reaches", margin=0.70, support="moderate", caution="nine severe test samples in the paper",
+    ),
+)  # fmt: skip
+
+SPACES = {
+    "recipe": (
+        Interval("recipe.lr", 1e-5, 1e-2, log=True),
+        Interval("recipe.weight_decay", 1e-4, 1e-1, log=True),
+        Choice("model.blocks", (1, 2)),
+    ),
+}

@@ -1,0 +1,467 @@
+"""Layer-wise relevance propagation: rules from their definitions, identities, whole networks, refusals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from harness.attribution import attribute
+from harness.attribution.lrp import COMPOSITES, ledger
+from harness.attribution.lrp_rules import _RULES as REGISTERED
+from harness.attribution.lrp_rules import RULES, Layer, Tensors, lrp_rule
+from harness.core.errors import CellError, OutOfRange, UnknownName
+from harness.core.targets import Target
+from harness.core.types import Input
+from harness.models.attention import attention_densenet
+from harness.models.lesion_networks import cnn, residual_cnn, resnet10
+from harness.models.unet import unet
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """The same weights and inputs in every test."""
+    torch.manual_seed(0)
+
+
+# Rules against replicas with loops over single products
+
+
+def contributions(x: Tensor, w: Tensor) -> Tensor:
+    """z_ij = x_i w_ij, (I, J)."""
+    return torch.stack([torch.stack([x[i] * w[i, j] for j in range(w.shape[1])]) for i in range(len(x))])
+
+
+def by_epsilon(x: Tensor, w: Tensor, b: Tensor, r: Tensor) -> Tensor:
+    """The ε-rule with ε = 0.001."""
+    z = contributions(x, w)
+    total = z.sum(0) + b
+    return (z / (total + 1e-3 * torch.where(total >= 0, 1.0, -1.0)) * r).sum(1)
+
+
+def by_alpha_beta(x: Tensor, w: Tensor, b: Tensor, r: Tensor, alpha: float) -> Tensor:
+    """The αβ-rule."""
+    z = contributions(x, w)
+    up, down = z.clamp(min=0), z.clamp(max=0)
+    positive = (up / (up.sum(0) + b.clamp(min=0))).nan_to_num()  # 0 / 0 if nothing has this sign
+    negative = (down / (down.sum(0) + b.clamp(max=0))).nan_to_num()
+    return ((alpha * positive - (alpha - 1) * negative) * r).sum(1)
+
+
+def by_zplus(x: Tensor, w: Tensor, b: Tensor, r: Tensor) -> Tensor:
+    """The z⁺-rule."""
+    z = contributions(x.clamp(min=0), w.clamp(min=0))
+    return ((z / (z.sum(0) + b.clamp(min=0))).nan_to_num() * r).sum(1)
+
+
+def by_gamma(x: Tensor, w: Tensor, b: Tensor, r: Tensor) -> Tensor:
+    """The γ-rule with γ = 0.25."""
+    z = contributions(x, w)
+    total = z.sum(0) + b
+    shares = torch.zeros_like(z)
+    for j in range(w.shape[1]):
+        sign = 1.0 if total[j] >= 0 else -1.0
+        favoured = z[:, j] + 0.25 * (sign * z[:, j]).clamp(min=0) * sign
+        bias = b[j] + 0.25 * (sign * b[j]).clamp(min=0) * sign
+        shares[:, j] = favoured / (favoured.sum() + bias)
+    return (shares * r).sum(1)
+
+
+def by_zbox(x: Tensor, w: Tensor, b: Tensor, r: Tensor) -> Tensor:
+    """The z^B-rule for inputs in [−0.5, 1.5]."""
+    z = contributions(x, w) - (-0.5) * w.clamp(min=0) - 1.5 * w.clamp(max=0)
+    return (z / z.sum(0) * r).sum(1)
+
+
+def by_wsquare(x: Tensor, w: Tensor, b: Tensor, r: Tensor) -> Tensor:
+    """The w²-rule."""
+    return (w**2 / ((w**2).sum(0) + b**2) * r).sum(1)
+
+
+def by_flat(x: Tensor, w: Tensor, b: Tensor, r: Tensor) -> Tensor:
+    """Equal shares."""
+    return torch.full_like(x, float(r.sum()) / len(x))
+
+
+CASES: dict[str, tuple[str, dict[str, float], Callable[..., Tensor]]] = {
+    "epsilon": ("epsilon", {"epsilon": 1e-3}, by_epsilon),
+    "alpha1beta0": ("alpha_beta", {}, lambda *one: by_alpha_beta(*one, alpha=1.0)),
+    "alpha2beta1": ("alpha_beta", {"alpha": 2.0}, lambda *one: by_alpha_beta(*one, alpha=2.0)),
+    "zplus": ("zplus", {}, by_zplus),
+    "gamma": ("gamma", {"gamma": 0.25}, by_gamma),
+    "zbox": ("zbox", {"low": -0.5, "high": 1.5}, by_zbox),
+    "wsquare": ("wsquare", {}, by_wsquare),
+    "flat": ("flat", {}, by_flat),
+}
+
+
+def linear_layer(x: Tensor, w: Tensor, b: Tensor | None) -> Layer:
+    """A linear layer, (1, I) → (1, J)."""
+    return Layer((x,), (w,), b, lambda inputs, weights: inputs[0] @ weights[0])
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_rules_of_a_linear_layer_by_their_definition(case: str, with_bias: bool) -> None:
+    """Each rule agrees with a replica that adds single products, for inputs of both signs."""
+    name, options, replica = CASES[case]
+    x, w, r = torch.randn(5).double(), torch.randn(5, 3).double(), torch.randn(3).double()
+    b = torch.randn(3).double() * with_bias
+    (found,) = RULES[name](linear_layer(x[None], w, b if with_bias else None), r[None], **options)
+    torch.testing.assert_close(found[0], replica(x, w, b, r), rtol=1e-10, atol=1e-12)
+
+
+def test_every_rule_has_a_replica() -> None:
+    """No rule is left out of the comparison."""
+    assert {name for name, _, _ in CASES.values()} == set(RULES)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_rules_of_a_convolution_are_those_of_its_matrix(case: str, dims: int) -> None:
+    """A convolution with stride and padding is a linear layer with a sparse matrix."""
+    name, options, _ = CASES[case]
+    if name == "flat":
+        pytest.skip("a matrix of ones has no receptive field")
+    size, stride = {1: 7, 2: 5, 3: 3}[dims], 2
+    weight = torch.randn(2, 2, *([3] * dims)).double()
+    x = torch.randn(1, 2, *([size] * dims)).double()
+    operation = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[dims]
+
+    def convolve(inputs: Tensors, weights: Tensors) -> Tensor:
+        return operation(inputs[0], weights[0], stride=stride, padding=1)
+
+    units = torch.eye(x.numel()).double().reshape(-1, *x.shape[1:])
+    matrix = operation(units, weight, stride=stride, padding=1).flatten(1)
+    r = torch.randn(operation(x, weight, stride=stride, padding=1).shape).double()
+    (found,) = RULES[name](Layer((x,), (weight,), None, convolve), r, **options)
+    (expected,) = RULES[name](linear_layer(x.flatten(1), matrix, None), r.flatten(1), **options)
+    torch.testing.assert_close(found.flatten(1), expected, rtol=1e-9, atol=1e-11)
+
+
+def test_alpha_below_one_is_refused() -> None:
+    """α − β = 1 with β ≥ 0."""
+    with pytest.raises(OutOfRange, match="at least 1"):
+        RULES["alpha_beta"](linear_layer(torch.ones(1, 2), torch.ones(2, 1), None), torch.ones(1, 1), alpha=0.5)
+
+
+def test_a_rule_is_added_by_one_function() -> None:
+    """A registered function can be named by a composite; a name cannot be taken twice."""
+
+    @lrp_rule("equal")
+    def equal(layer: Layer, relevance: Tensor) -> Tensors:
+        return tuple(relevance.sum() / x.numel() * torch.ones_like(x) for x in layer.inputs)
+
+    try:
+        assert RULES["equal"] is equal
+        with pytest.raises(OutOfRange, match="twice"):
+            lrp_rule("equal")(lambda layer, relevance: layer.inputs)
+    finally:
+        del REGISTERED["equal"]
+
+
+# Identities of whole networks
+
+
+def relu_network(dims: int = 2, *, bias: bool = False) -> nn.Module:
+    """Convolutions, ReLU, maximum pooling and a linear layer."""
+    conv = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims]
+    pool = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}[dims]
+    return nn.Sequential(
+        conv(2, 4, 3, padding=1, bias=bias), nn.ReLU(), pool(2), conv(4, 5, 3, bias=bias), nn.ReLU(inplace=True),
+        nn.Flatten(), nn.Linear(5 * 2**dims, 3, bias=bias),
+    ).double().eval()  # fmt: skip
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_epsilon_rule_is_input_times_gradient(dims: int) -> None:
+    """In a ReLU network without biases, the ε-rule with ε = 0 is input × gradient."""
+    network, x = relu_network(dims), torch.randn(3, 2, *([8] * dims)).double()
+    found = attribute("lrp", network, x, [0, 2], composite="epsilon", epsilon=0.0)
+    expected = attribute("input_x_gradient", network, x, [0, 2])
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
+
+
+def test_linear_network_has_its_contributions() -> None:
+    """For a linear network, relevance is weight × input."""
+    network, x = nn.Sequential(nn.Flatten(), nn.Linear(12, 2, bias=False)).eval(), torch.randn(2, 1, 3, 4)
+    (found,) = attribute("lrp", network, x, [1], composite="epsilon", epsilon=0.0)
+    torch.testing.assert_close(found, x * network[1].weight[1].reshape(1, 3, 4))
+
+
+@pytest.mark.parametrize("composite", [name for name in COMPOSITES if name != "gamma_box"])
+def test_relevance_is_conserved(composite: str) -> None:
+    """Without biases, the map adds up to the output, and the ledger says so at every operation."""
+    network, x = relu_network(), torch.rand(2, 2, 8, 8).double()
+    (found,) = attribute("lrp", network, x, [1], composite=composite, epsilon=1e-12)
+    lines = ledger(network, (x,), 1, composite=composite, epsilon=1e-12)
+    lost = [line for line in lines if not math.isclose(line.received, line.passed, rel_tol=1e-5, abs_tol=1e-9)]
+    if not lost:  # an output may have no contribution of the right sign
+        torch.testing.assert_close(found.sum(), network(x)[:, 1].sum(), rtol=1e-5, atol=1e-8)
+    else:
+        assert {line.rule for line in lost} <= {"alpha_beta", "zplus"}
+    assert [line.operation for line in lines][:2] == ["mm", "view"] and lines[0].module == "6"
+
+
+def test_relevance_has_the_sign_of_what_is_explained() -> None:
+    """Started from a negative output, the α1β0-rule has negative relevance only; from |output| or 1, positive only."""
+    network, x = relu_network(), torch.rand(4, 2, 8, 8).double()
+    network[6].weight.data.abs_().neg_()
+    (value,) = attribute("lrp", network, x, [0])
+    (absolute,) = attribute("lrp", network, x, [0], start="absolute")
+    (one,) = attribute("lrp", network, x, [0], start="one")
+    assert (network(x)[:, 0] < 0).all() and (value <= 1e-12).all() and value.min() < 0
+    torch.testing.assert_close(absolute, -value)
+    torch.testing.assert_close(one * network(x)[:, :1].abs()[..., None, None], absolute, rtol=1e-6, atol=1e-9)
+
+
+def test_biases_take_part_only_if_asked() -> None:
+    """With bias, a share of the relevance is absorbed; without, the map adds up to the output."""
+    network, x = relu_network(bias=True), torch.rand(2, 2, 8, 8).double()
+    (without,) = attribute("lrp", network, x, [0], composite="epsilon", epsilon=1e-12)
+    (found,) = attribute("lrp", network, x, [0], composite="epsilon", epsilon=1e-12, bias=True)
+    torch.testing.assert_close(without.sum(), network(x)[:, 0].sum(), rtol=1e-5, atol=1e-8)
+    gradient = torch.autograd.functional.jacobian(lambda one: network(one)[:, 0].sum(), x)
+    torch.testing.assert_close(found, x * gradient, rtol=1e-6, atol=1e-9)
+
+
+def test_batch_normalisation_passed_equals_folded() -> None:
+    """BN, ReLU, convolution: passing relevance through BN is the same as moving its scale into the convolution."""
+    norm, conv = nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, bias=False)
+    norm.weight.data, norm.bias.data = torch.rand(3) + 0.5, torch.randn(3)
+    norm.running_mean, norm.running_var = torch.randn(3), torch.rand(3) + 0.5
+    head = nn.Sequential(nn.Flatten(), nn.Linear(4 * 16, 1, bias=False))
+    network = nn.Sequential(norm, nn.ReLU(), conv, head).double().eval()
+    scale = (norm.weight / (norm.running_var + norm.eps).sqrt()).double()
+
+    class Shifted(nn.Module):
+        """max(x − θ, 0), the activation of the canonised network."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            shift = (norm.running_mean - norm.bias / scale).double()
+            return torch.relu(x - shift[None, :, None, None])
+
+    canonised = nn.Sequential(Shifted(), nn.Conv2d(3, 4, 3, bias=False), head).double().eval()
+    canonised[1].weight.data = conv.weight * scale[None, :, None, None]
+    x = torch.randn(2, 3, 6, 6).double()
+    torch.testing.assert_close(network(x), canonised(x))
+    for composite in ("epsilon", "alpha1beta0_flat"):
+        options = {"composite": composite, "epsilon": 1e-9}
+        # The first layer of both is the convolution behind the activation, so that no input rule applies.
+        (one,), (other,) = (attribute("lrp", net, x, [0], **options) for net in (network, canonised))
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+
+
+def test_batch_normalisation_after_a_convolution_is_folded() -> None:
+    """Convolution, BN: the same as one convolution with the folded weights, also for negative scales."""
+    conv, norm = nn.Conv3d(1, 4, 3, bias=False), nn.BatchNorm3d(4)
+    norm.weight.data = torch.tensor([1.0, -0.7, 0.3, -1.2])
+    norm.running_mean, norm.running_var = torch.randn(4), torch.rand(4) + 0.5
+    network = nn.Sequential(conv, norm, nn.ReLU(), nn.Flatten(), nn.Linear(4 * 27, 1)).double().eval()
+    folded = nn.Sequential(nn.Conv3d(1, 4, 3), nn.ReLU(), nn.Flatten(), network[4]).double().eval()
+    factor = (norm.weight / (norm.running_var + norm.eps).sqrt()).double()
+    folded[0].weight.data = conv.weight * factor[:, None, None, None, None]
+    folded[0].bias.data = norm.bias - norm.running_mean * factor
+    x = torch.rand(2, 1, 5, 5, 5).double()
+    (one,), (other,) = (attribute("lrp", net, x, [0]) for net in (network, folded))
+    torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+
+
+# Structures
+
+
+class Residual(nn.Module):
+    """x + f(x), with the sum in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 1, 3, padding=1, bias=False), nn.Linear(16, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.relu(self.conv(x))
+        y += x
+        found: Tensor = self.head(y.flatten(1))
+        return found
+
+
+def test_residual_sums_are_split() -> None:
+    """Relevance is divided between the branches, and not doubled."""
+    network, x = Residual().double().eval(), torch.rand(2, 1, 4, 4).double()
+    (found,) = attribute("lrp", network, x, [0], composite="epsilon", epsilon=1e-12)
+    torch.testing.assert_close(found.sum(), network(x).sum(), rtol=1e-6, atol=1e-9)
+
+
+class Shared(nn.Module):
+    """One layer used twice, a list of branches, functional calls, two inputs and a mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 1, 3, padding=1, bias=False), nn.Linear(2, 1, bias=False)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        parts = [functional.relu(self.conv(functional.relu(self.conv(one)))) for one in (x, y)]
+        found: Tensor = self.head(torch.cat([part.mean((2, 3)) for part in parts], 1))
+        return found
+
+
+def test_shared_modules_and_several_inputs() -> None:
+    """Each input has its own relevance, and together they add up to the output."""
+    network, given = Shared().eval(), (torch.rand(2, 1, 5, 5), torch.rand(2, 1, 5, 5))
+    network.conv.weight.data.abs_()
+    (found,) = attribute("lrp", network, given, [0], composite="epsilon", epsilon=1e-12)
+    assert [one.shape for one in found] == [one.shape for one in given]
+    torch.testing.assert_close(sum(one.sum() for one in found), network(*given).sum(), rtol=1e-4, atol=1e-6)
+
+
+class Gate(nn.Module):
+    """Product of a signal, tanh(a), and a gate, σ(b), of two inputs."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return (torch.tanh(a) * torch.sigmoid(b)).sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("product", ["proposal", "absolute", "all", "half"])
+def test_shares_of_a_product_by_hand(product: str) -> None:
+    """The shares of signal and gate are those of the definition and sum to one."""
+    a, b = torch.tensor([[0.3, -1.2]]).double(), torch.tensor([[0.4, -0.6]]).double()
+    ((signal, gate),) = attribute("lrp", Gate(), (a, b), [0], composite="epsilon", epsilon=0.0, product=product)
+    s, g = torch.tanh(a), torch.sigmoid(b)
+    shares = {
+        "proposal": s.abs() / (s.abs() + g),
+        "absolute": a.abs() / (a.abs() + b.abs()),
+        "all": torch.ones_like(a),
+        "half": torch.full_like(a, 0.5),
+    }[product]
+    torch.testing.assert_close(signal, s * g * shares)
+    torch.testing.assert_close(signal + gate, s * g)
+
+
+def networks() -> Iterator[tuple[str, nn.Module, Tensor]]:
+    """Networks of the project."""
+    torch.manual_seed(0)
+    shape = (24, 28, 24)
+    contrasts = (Input("image", ("qT1", "MWF", "NDI"), shape),)
+    target = (Target("severe", "binary"),)
+    for fusion in ("gated", "attention", "concatenation"):
+        yield fusion, attention_densenet(contrasts, target, fusion=fusion, blocks=2), torch.rand(1, 3, *shape)
+    masks = (torch.rand(2, 1, 24, 24, 24) > 0.8).float()
+    yield "cnn", cnn(1, 2, image_shape=(24, 24, 24), kernel=4, stride=3), masks
+    residual = residual_cnn(1, 2, image_shape=(24, 24, 24), kernel=4, stride=3, block_kernel=3, block_stride=2)
+    yield "residual_cnn", residual, masks
+    yield "resnet10", resnet10(1, 2, width=4), masks
+    yield "unet", Summed(unet(2, 2, width=4, depth=2)), torch.rand(1, 2, 16, 16)
+
+
+class Summed(nn.Module):
+    """A segmentation network with the sum of its output as scalar."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.network(x).flatten(2).sum(2)
+        return out
+
+
+@pytest.mark.parametrize(("network", "x"), [pytest.param(net, x, id=name) for name, net, x in networks()])
+def test_networks_of_the_project(network: nn.Module, x: Tensor) -> None:
+    """All of them can be explained, unchanged, and relevance is finite and reaches the image."""
+    network.eval()
+    (found,) = attribute("lrp", network, x, [0], composite="epsilon", epsilon=1e-3)
+    assert found.shape == x.shape and bool(torch.isfinite(found).all()) and bool(found.any())
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", ["resnet18", "DenseNet121"])
+def test_networks_of_monai(name: str, dims: int) -> None:
+    """Residual and densely connected networks of another library, without changes."""
+    nets = pytest.importorskip("monai.networks.nets")
+    if name == "resnet18":
+        network = nets.resnet18(spatial_dims=dims, n_input_channels=1, num_classes=2)
+    else:
+        network = nets.DenseNet121(spatial_dims=dims, in_channels=1, out_channels=2)
+    x = torch.rand(1, 1, *([64 if dims == 2 else 48] * dims))
+    (found,) = attribute("lrp", network.eval(), x, [1], epsilon=1e-3)
+    lines = ledger(network, (x,), 1, epsilon=1e-3)
+    assert bool(torch.isfinite(found).all()) and bool(found.any())
+    assert {line.operation for line in lines} >= {"convolution", "addmm"}
+
+
+def test_agrees_with_zennit() -> None:
+    """The rules agree with an independent implementation, where it is installed."""
+    pytest.importorskip("zennit")
+    from zennit.attribution import Gradient
+    from zennit.composites import EpsilonPlusFlat
+
+    network, x = relu_network().float(), torch.rand(2, 2, 8, 8)
+    with Gradient(network, EpsilonPlusFlat(epsilon=1e-6)) as attributor:
+        _, expected = attributor(x, torch.eye(3)[[1, 1]] * network(x))
+    (found,) = attribute("lrp", network, x, [1], composite="alpha1beta0_flat")
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+# Refusals
+
+
+class Odd(nn.Module):
+    """A network with an operation that has no rule."""
+
+    def __init__(self, operation: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.inner = Inner(operation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.inner(x).flatten(1).sum(1, keepdim=True)
+        return found
+
+
+class Inner(nn.Module):
+    """The module with the operation."""
+
+    def __init__(self, operation: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.operation = operation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.operation(x)
+
+
+@pytest.mark.parametrize(
+    ("operation", "name"),
+    [
+        (lambda x: torch.bmm(x[:, 0], x[:, 0]), "bmm"),
+        (lambda x: functional.layer_norm(x, x.shape[1:]), "native_layer_norm"),
+        (lambda x: torch.sort(x, dim=-1).values, "sort"),
+        (lambda x: x / (1 + x), "div"),
+        (lambda x: torch.cumsum(x, -1), "cumsum"),
+    ],
+)
+def test_operations_without_a_rule_are_refused_by_name(operation: Callable[[Tensor], Tensor], name: str) -> None:
+    """The message names the operation and its module."""
+    with pytest.raises(CellError, match=rf"no rule for the operation {name} in the module inner"):
+        attribute("lrp", Odd(operation).eval(), torch.rand(1, 1, 4, 4) + 0.1, [0])
+
+
+def test_unknown_composite() -> None:
+    """The message lists the composites."""
+    with pytest.raises(UnknownName, match="alpha1beta0_box"):
+        attribute("lrp", relu_network(), torch.rand(1, 2, 8, 8).double(), [0], composite="alpha1beta0")
+
+
+def test_input_that_is_not_used_has_no_relevance() -> None:
+    """An unused input has a map of zeros."""
+
+    class First(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return x.flatten(1).sum(1, keepdim=True)
+
+    options: dict[str, Any] = {"composite": "epsilon"}
+    ((_, unused),) = attribute("lrp", First(), (torch.rand(1, 1, 3), torch.rand(1, 1, 3)), [0], **options)
+    assert not unused.any()
