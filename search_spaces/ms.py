@@ -10,9 +10,14 @@ __all__ = ["EXPERIMENTS", "HYPOTHESES", "PRESETS", "SPACES"]
 ALL = "qT1+MWF+NDI"
 BASELINES = ("voxel_ridge", "box_means", "covariates_only", "tract_means")
 
+# Explanations that every model has, and the controls; all of them are in the experiment "scenarios"
+FEW = "f_proposal+f_proposal_absolute+f_saliency+weights+mean_contrast+random"
+
 EXPERIMENTS = {
     # The published network beside its baselines and the oracle
     "classification": {"model": ("attention_densenet", *BASELINES)},
+    # The twelve scenarios of the paper for the published network, with controls
+    "scenarios": {"model": ("attention_densenet",)},
     # Not published: which contrasts, and which parts of the network, are needed
     "contrasts": {"contrasts": (ALL, "qT1", "MWF", "NDI")},
     "fusion": {"fusion": ("gated", "attention", "concatenation")},
@@ -21,6 +26,10 @@ EXPERIMENTS = {
 
 PRESETS = {
     "model=covariates_only": {"adapter.covariates": "age+lesion_ml"},
+    "experiment=classification": {"explain": FEW},
+    "experiment=contrasts": {"explain": FEW},
+    "experiment=fusion": {"explain": FEW},
+    "experiment=cohorts": {"explain": "none"},
     # A pooled head and three blocks have a tenth of the parameters; see README for the comparison
     "profile=quick model=attention_densenet": {"model.stem_stride": 2, "model.blocks": 2},
 }  # fmt: skip

@@ -18,15 +18,17 @@ from functools import partial
 from harness.search_spaces.ms import EXPERIMENTS, HYPOTHESES, PRESETS, SPACES
 
 from harness.adapters.volumes import volumes
-from harness.attribution.controls import input_itself, random_map
+from harness.attribution.controls import input_itself, random_map, weights
 from harness.attribution.gradients import integrated_gradients, saliency
+from harness.attribution.lrp import lrp
 from harness.core.explanations import Explanation
 from harness.core.task import Task
 from harness.core.types import Source
 from harness.data.cohort import bids
 from harness.data.splits import stratified_k_fold
 from harness.data.targets.column import binary_column
-from harness.metrics import classification, diagnostic, localisation
+from harness.metrics import association, classification, diagnostic, inversion, localisation
+from harness.metrics.exposed import exposed_scalar
 from harness.models.attention import attention_densenet
 from harness.recipes.volumes import volume_recipe
 from harness.simulation.ms import ms_phantom
@@ -44,10 +46,24 @@ TASK = Task(
     split=partial(stratified_k_fold, by="severe", folds=3, test=0.2),
     model=partial(attention_densenet),
     recipe=partial(volume_recipe, balance="severe"),
+    # scenarios 1 to 12 of the paper, from the attention weights (aw) and from the output (f)
     explanations={
-        "saliency": Explanation(partial(saliency)),
-        "integrated_gradients": Explanation(partial(integrated_gradients, steps=50)),
-        "contrast": Explanation(partial(input_itself)),
+        "aw_proposal": Explanation(partial(lrp), of="attention:own"),
+        "aw_all": Explanation(partial(lrp, product="all"), of="attention:own"),
+        "aw_proposal_combined": Explanation(partial(lrp), "attention:own", "relevance_times_input"),
+        "aw_all_combined": Explanation(partial(lrp, product="all"), "attention:own", "relevance_times_input"),
+        "f_proposal": Explanation(partial(lrp)),
+        "f_all": Explanation(partial(lrp, product="all")),
+        "f_proposal_combined": Explanation(partial(lrp), combine="relevance_times_input"),
+        "f_all_combined": Explanation(partial(lrp, product="all"), combine="relevance_times_input"),
+        "aw_saliency": Explanation(partial(saliency), of="attention:own"),
+        "aw_ig": Explanation(partial(integrated_gradients, steps=50), of="attention:own"),
+        "f_saliency": Explanation(partial(saliency)),
+        "f_ig": Explanation(partial(integrated_gradients, steps=50)),
+        # beyond the paper: the same rule from |f|, and controls
+        "f_proposal_absolute": Explanation(partial(lrp, start="absolute")),
+        "weights": Explanation(partial(weights)),
+        "mean_contrast": Explanation(partial(input_itself), combine="sum"),
         "random": Explanation(partial(random_map)),
     },
     metrics={
@@ -61,13 +77,25 @@ TASK = Task(
         "specificity": partial(diagnostic.specificity),
         "brier": partial(classification.brier),
         "calibration_error": partial(diagnostic.calibration_error),
+        "attention_qT1": partial(exposed_scalar, name="attention:qT1"),
+        "attention_MWF": partial(exposed_scalar, name="attention:MWF"),
+        "attention_NDI": partial(exposed_scalar, name="attention:NDI"),
+        "target_number": partial(association.target_number),
         # metrics of explanations
         "relevance_ap": partial(localisation.relevance_ap),
         "relevance_mass": partial(localisation.relevance_mass),
-        "pointing_game": partial(localisation.pointing_game),
+        **{f"inverted_{share}": partial(inversion.inverted_logit, share=share / 100) for share in inversion.SHARES},
+        "inverted_auroc_0": partial(inversion.inverted_auroc, share=0),
+        "inverted_auroc_40": partial(inversion.inverted_auroc, share=40),
+        "inversion_area": partial(inversion.inversion_area),
+        "inverted_share": partial(inversion.inverted_share, share=0.4),
+        "masked_mean": partial(inversion.masked_mean, channel=0, share=0.4),
+        "masked_spearman": partial(association.masked_spearman),
+        "masked_spearman_p": partial(association.masked_spearman_p),
     },
     objective="auroc",
     explanation_objective="relevance_ap",
+    ranks_scalars_together=True,
     axes={
         "contrasts": "adapter.channels", "fusion": "model.fusion", "threshold": "targets.severe.at_least",
         "stem_stride": "model.stem_stride", "blocks": "model.blocks", "pooling": "model.pooling",
@@ -80,7 +108,7 @@ TASK = Task(
         "quick": {
             "recipe.epochs": 30, "recipe.batch_size": 16, "recipe.lr": 2e-3, "recipe.noise": 0.05,
             "recipe.angle_deg": 0.0, "recipe.scaling": 0.0, "recipe.quarter_turns": False,
-            "attributions.integrated_gradients.steps": 16,
+            "attributions.aw_ig.steps": 8, "attributions.f_ig.steps": 8,
         },
         "paper": {"phantom.shape": [96, 112, 96]},
     },

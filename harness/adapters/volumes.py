@@ -12,9 +12,11 @@ from annotated_types import Gt
 from harness.core.errors import CellError, OutOfRange, RequestError, UnknownName
 from harness.core.registry import ADAPTERS
 from harness.core.targets import Target, as_array, kept
-from harness.core.types import Array, Cohort, Input, NetworkSpec, Prediction, Reads, Sample
+from harness.core.types import Array, Cohort, Image, Input, NetworkSpec, Prediction, Reads, Sample
 
 __all__ = ["Volumes", "volumes"]
+
+_MASK = "_mask"
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,9 @@ class Volumes:
     @property
     def reads(self) -> Reads:
         """The contrasts, the brain mask and the covariates."""
-        return Reads(images=self.channels, masks=("brain",) if self.masked else (), covariates=self.covariates)
+        masks = [name.removesuffix(_MASK) for name in self.channels if name.endswith(_MASK)]
+        images = tuple(name for name in self.channels if not name.endswith(_MASK))
+        return Reads(images, (*masks, *(("brain",) if self.masked else ())), self.covariates)
 
     def spec(self, cohort: Cohort) -> NetworkSpec:
         """The volumes and each covariate as inputs, and all targets of the cohort.
@@ -59,8 +63,9 @@ class Volumes:
             if not target.of_sample:
                 raise RequestError(f"volumes predicts one value per sample, but {target.name} is a {target.kind}")
         for name in self.channels:
-            if any(name not in one.images for one in cohort.samples):
+            if any(_of_sample(one, name) is None for one in cohort.samples):
                 known = sorted({image for one in cohort.samples for image in one.images})
+                known += sorted({f"{mask}{_MASK}" for one in cohort.samples for mask in one.masks})
                 raise UnknownName(f"contrast of {cohort.name}", name, known)
         for name in self.covariates:
             without = [one.id for one in cohort.samples if not isinstance(one.covariates.get(name), int | float)]
@@ -107,7 +112,10 @@ class Volumes:
         return one
 
     def _volume(self, sample: Sample, name: str) -> Array:
-        image = np.asarray(sample.images[name].load(), np.float32)
+        found = _of_sample(sample, name)
+        if found is None:
+            raise CellError(f"{sample.id} has no {name}")
+        image = np.asarray(found.load(), np.float32)
         if name in self.scale:
             return np.asarray(np.clip(image / np.float32(self.scale[name]), 0, 1))
         low, high = float(image.min()), float(image.max())
@@ -125,6 +133,13 @@ class Volumes:
         return float(value) / self.covariate_scale
 
 
+def _of_sample(sample: Sample, name: str) -> Image | None:
+    """The image or, for a name such as ``lesion_mask``, the mask of a sample; ``None`` if it has none."""
+    if name.endswith(_MASK):
+        return sample.masks.get(name.removesuffix(_MASK))
+    return sample.images.get(name)
+
+
 @ADAPTERS.register("volumes", source="the MS disability study, Section II")
 def volumes(
     *,
@@ -138,7 +153,8 @@ def volumes(
 
     Parameters
     ----------
-    channels : contrasts joined by ``+``, e.g. ``qT1+MWF+NDI``
+    channels : contrasts joined by ``+``, e.g. ``qT1+MWF+NDI``; ``lesion_mask`` for the mask
+        ``lesion`` of the cohort
     covariates : columns of the participants table joined by ``+``, e.g. ``age``; empty
         for none
     covariate_scale : divisor of the covariates, e.g. 100 for an age in years

@@ -26,7 +26,8 @@ class Explanation:
     ----------
     attribution : attribution method with its options
     of : scalar to explain. ``NAME`` is a target, or a scalar that the model exposes;
-        ``NAME:CLASS`` is the logit of one class. If empty, every target is explained
+        ``NAME:CLASS`` is the logit of one class. ``NAME:own`` explains each input channel
+        by the exposed scalar ``NAME:CHANNEL``, in one map. If empty, every target is explained
         by its own scalar: the output for a number, the logit for a binary target, the
         logit of the predicted class for classes, and the sum over voxels of the
         softplus of the lesion margin for a mask

@@ -33,9 +33,11 @@ METRIC_INPUTS: Mapping[str, str] = {
     "clean_score": "number, simulated score without noise; absent for measured scores",
     "columns": "subject-level metric → (n,) float, its values for all subjects; for pooled metrics only",
     "exact": "(X, Y, Z) float, map of the same method for a model that computes the score exactly",
+    "exposed": "name → number, scalars that the network exposes, such as attention weights; empty without any",
     "explanation": "(C, X, Y, Z) float, attribution of each channel; higher values support the output more",
     "image": "(C, X, Y, Z) float, network input of the sample; for probe metrics only",
     "predict": "images (B, C, X, Y, Z) → (B,), the explained scalar of the network; for probe metrics only",
+    "predict_output": "the same for the output for the target, whatever scalar is explained; for probe metrics only",
     "predicted_logit": "number, predicted logit of the positive class",
     "predicted_probability": "number in [0, 1], predicted probability of the positive class",
     "predicted_score": "number, predicted score",
@@ -49,6 +51,7 @@ METRIC_INPUTS: Mapping[str, str] = {
     "target_class": "index of the true class",
     "target_label": "true label, 0 or 1",
     "target_lesions": "Lesions of the target",
+    "target_number": "number from which a binary label was made by a threshold; absent for other labels",
     "target_score": "number, true score",
 }
 
@@ -123,7 +126,10 @@ class MetricInputs:
     predicted_logit : number, the logit of ``predicted_probability``
     target_class, class_probabilities : index of the class, and (K,) float in [0, 1]
     image : (C, X, Y, Z) float
-    predict : function from images to the explained scalar
+    predict, predict_output : functions from images to the explained scalar, and to the
+        output for the target
+    exposed : scalars that the network exposes, by name
+    target_number : number from which the label was made
     rng : random generator; each metric receives a copy in the same state, so that metrics
         do not affect each other
     columns : subject-level values by metric name, for pooled metrics
@@ -158,6 +164,9 @@ class MetricInputs:
         class_probabilities: Array | None = None,
         image: Array | None = None,
         predict: Predict | None = None,
+        predict_output: Predict | None = None,
+        exposed: Mapping[str, float] | None = None,
+        target_number: float | None = None,
         rng: np.random.Generator | None = None,
         columns: Columns | None = None,
     ) -> None:
@@ -179,7 +188,9 @@ class MetricInputs:
         self.target_class = _number("target_class", target_class)
         self.class_probabilities = _probabilities("class_probabilities", class_probabilities)
         self.image = _finite("image", image, ndim=4)
-        self.predict = predict
+        self.predict, self.predict_output = predict, predict_output
+        self.exposed = None if exposed is None else dict(exposed)
+        self.target_number = _number("target_number", target_number)
         self.rng = rng
         self.columns = None if columns is None else _columns(columns)
         self._check_shapes()

@@ -31,6 +31,7 @@ __all__ = [
     "evaluate_chance",
     "inputs_of",
     "kinds_of",
+    "needs_target",
     "metric",
     "options",
 ]
@@ -44,8 +45,8 @@ NAN = float("nan")
 # Inputs available at each level: pooled metrics use values rather than images, and
 # metrics of predictions must not depend on explanations.
 _OF_LEVEL: Mapping[str, frozenset[str]] = {
-    "subject": frozenset(METRIC_INPUTS) - {"columns", "explanation", "channels", "image", "predict"},
-    "explanation": frozenset(METRIC_INPUTS) - {"columns", "image", "predict"},
+    "subject": frozenset(METRIC_INPUTS) - {"columns", "explanation", "channels", "image", "predict", "predict_output"},
+    "explanation": frozenset(METRIC_INPUTS) - {"columns", "image", "predict", "predict_output"},
     "probe": frozenset(METRIC_INPUTS) - {"columns"},
     "pool": frozenset({"columns"}),
 }
@@ -133,7 +134,7 @@ def kinds_of(component: Callable[..., Any]) -> tuple[Kind, ...]:
     if declared:
         return declared
     if entry.facts["needs"]:
-        of_columns = [kinds_of(METRICS.get(name).function) for name in entry.facts["needs"]]
+        of_columns = [kinds_of(METRICS.get(name).function) for name in entry.facts["needs"] if name in METRICS.names()]
         return tuple(kind for kind in KINDS if all(kind in kinds for kinds in of_columns))
     given = {kind: one.truth_inputs | one.prediction_inputs for kind, one in KINDS.items()}
     special = frozenset[str]().union(*given.values())
@@ -146,6 +147,13 @@ def kinds_of(component: Callable[..., Any]) -> tuple[Kind, ...]:
 def inputs_of(component: Callable[..., Any]) -> tuple[str, ...]:
     """Names of the inputs of a metric, or of a partial of one."""
     return tuple(_input_parameters(_unwrapped(component)))
+
+
+def needs_target(component: Callable[..., Any]) -> bool:
+    """Whether a metric has no value without a true mask, which is missing for measured data."""
+    function = _unwrapped(component)
+    found = inspect.signature(function).parameters.get("target")
+    return found is not None and found.default is inspect.Parameter.empty
 
 
 def options(component: Callable[..., Any]) -> tuple[str, ...]:

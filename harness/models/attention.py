@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Ge, Gt
@@ -27,7 +27,15 @@ Pooling = Literal["flatten", "mean"]
 _WIDTH, _GROWTH, _BOTTLENECK, _LAYERS = 16, 4, 4, 2  # channels of the stem, growth, bottleneck · growth, layers a block
 
 
-@MODELS.register("attention_densenet", source="the MS disability study, Section II; Huang et al. 2017")
+def _exposes(options: Mapping[str, Any]) -> tuple[str, ...]:
+    return () if options.get("fusion") == "concatenation" else ("attention", "attention_logit")
+
+
+@MODELS.register(
+    "attention_densenet",
+    source="the MS disability study, Section II; Huang et al. 2017",
+    exposes=_exposes,
+)
 def attention_densenet(
     inputs: Sequence[Input],
     targets: Sequence[Target],

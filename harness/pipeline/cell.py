@@ -13,7 +13,7 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 from harness.core.explanations import Explanation
 from harness.core.identity import code_digest, digest_of, identify, module_digest
@@ -390,15 +390,31 @@ def _reads_predictions(component: Component, level: str) -> bool:
 
 
 def explanations_of(task: Task) -> list[str]:
-    """Labels of the explanations that the task's model supports."""
+    """Labels of the explanations that the task's model supports.
+
+    Only those that ``explain`` asks for. A model supports an explanation if it has what the
+    attribution needs (such as weights), and exposes the scalar that is explained, if only
+    models expose it.
+    """
     model = MODELS.get(MODELS.name_of(task.model.func)).facts
-    return [
-        label
-        for label, component in task.attributions.items()
-        if all(
-            model.get(need) for need in ATTRIBUTIONS.get(ATTRIBUTIONS.name_of(component.func)).facts.get("needs", ())
-        )
-    ]
+    exposed = {name for other in MODELS.names() for name in _exposes(MODELS.get(other).facts, {})}
+    own = _exposes(model, task.model.keywords)
+    found = []
+    for label, component in task.attributions.items():
+        if task.explain and label not in task.explain.split("+"):
+            continue
+        needs = ATTRIBUTIONS.get(ATTRIBUTIONS.name_of(component.func)).facts.get("needs", ())
+        scalar = task.explained[label].of.partition(":")[0]
+        if all(model.get(need) for need in needs) and (scalar not in exposed or scalar in own):
+            found.append(label)
+    return found
+
+
+def _exposes(facts: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, ...]:
+    """First parts of the names of exposed scalars that a model declares, given its options."""
+    declared = facts.get("exposes", ())
+    found: tuple[str, ...] = declared(options) if callable(declared) else tuple(declared)
+    return found
 
 
 def reads_of(adapter: Adapter, spec: NetworkSpec) -> dict[str, Reads]:

@@ -14,7 +14,7 @@ from harness.core.registry import ATTRIBUTIONS
 from harness.core.seeding import seed_of
 from harness.core.targets import KINDS, Target
 from harness.core.types import Array, FittedAdapter, NetworkSpec, Prediction, Sample
-from harness.pipeline.networks import Member, Scalar, Scalars, device, scalars_of, tensor_of
+from harness.pipeline.networks import OWN, Member, Scalar, Scalars, device, scalars_of, tensor_of
 
 __all__ = [
     "BLOCKS",
@@ -94,6 +94,9 @@ def _of_member(
     stream = seed_of(seed, "attribution", name, sample.id)
     pairs = explained_inputs(member, sample)
     maps = _attributed(member, spec, scalars, pairs, explanation, name=name, stream=stream, classes=classes)
+    names = tuple(scalar.name for scalar in scalars)
+    if explanation.of.endswith(OWN):
+        maps, names = [_own_channels(maps)], (explanation.of,)
     images = []
     for of_scalar in maps:
         channels = [
@@ -103,7 +106,17 @@ def _of_member(
         images.append(_over_inputs(channels, explanation))
     if explanation.postprocess is not None:
         images = [explanation.postprocess(one, sample.spacing_mm) for one in images]
-    return Explained(tuple(scalar.name for scalar in scalars), np.stack(images).astype(np.float32))
+    return Explained(names, np.stack(images).astype(np.float32))
+
+
+def _own_channels(maps: Sequence[Sequence[Array]]) -> list[Array]:
+    """One map per input whose channels each come from the map of their own scalar, counted over all inputs."""
+    merged, first = [], 0
+    for place in range(len(maps[0])):
+        count = maps[0][place].shape[1]
+        merged.append(np.stack([maps[first + channel][place][:, channel] for channel in range(count)], axis=1))
+        first += count
+    return merged
 
 
 def explained_inputs(member: Member, sample: Sample) -> tuple[tuple[Array, Array | None], ...]:

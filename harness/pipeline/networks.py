@@ -18,9 +18,13 @@ from harness.core.types import JSON, Adapter, Array, NetworkSpec
 from harness.models.heads import HEADS
 
 __all__ = [
-    "Member", "Scalar", "Scalars", "build_network", "check_inputs", "device", "oracle_arguments", "scalars_of",
+    "OWN", "Member", "Scalar", "Scalars", "build_network", "check_inputs", "device", "oracle_arguments", "scalars_of",
     "split_outputs", "tensor_of",
 ]  # fmt: skip
+
+
+OWN = ":own"
+"""End of the name of scalars of which each explains its own channel, e.g. ``attention:own``."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +179,11 @@ def scalars_of(of: str, spec: NetworkSpec, network: torch.nn.Module) -> tuple[Sc
             raise UnknownName(f"class of target {name}", label, targets[name].classes)
         return (Scalar(of, targets[name], targets[name].classes.index(label)),)
     exposed = tuple(getattr(network, "exposes", ()))
+    if of.endswith(OWN):
+        own = [f"{of.removesuffix(OWN)}:{channel}" for channel in spec.channels]
+        if missing := [one for one in own if one not in exposed]:
+            raise UnknownName("scalar of a channel that the model exposes,", missing[0], exposed)
+        return tuple(Scalar(one) for one in own)
     if of not in exposed:
         raise UnknownName("target, or scalar that the model exposes,", of, (*targets, *exposed))
     return (Scalar(of),)

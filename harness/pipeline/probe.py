@@ -21,7 +21,7 @@ from harness.core.task import Task
 from harness.core.types import Array, NetworkSpec, Prediction, Sample
 from harness.metrics.metric_inputs import Predict
 from harness.pipeline.explain import Explained, explained_inputs
-from harness.pipeline.networks import Member, Scalar, Scalars, device, scalars_of, tensor_of
+from harness.pipeline.networks import OWN, Member, Scalar, Scalars, device, scalars_of, tensor_of
 from harness.pipeline.score import Values, add, inputs_of_map
 
 __all__ = ["predict_function", "probe_sample"]
@@ -53,8 +53,17 @@ def probe_sample(
     batch_size : number of images in a forward pass
     """
     scalars = scalars_of(explanation.of, spec, members[0].network)
+    if explanation.of.endswith(OWN):  # one map, whose channels explain scalars of their own
+        scalars = (Scalar(explanation.of),)
     for scalar, one in zip(scalars, explained.maps, strict=True):
-        predict, image = predict_function(members, spec, sample, scalar, batch_size=batch_size, classes=classes)
+        output = Scalar(spec.targets[0].name, spec.targets[0], -1 if spec.targets[0].classes else 0)
+        of_target = scalar if scalar.target is not None else output
+        predict_output, image = predict_function(
+            members, spec, sample, of_target, batch_size=batch_size, classes=classes
+        )
+        predict = predict_output
+        if of_target is not scalar and not explanation.of.endswith(OWN):
+            predict, _ = predict_function(members, spec, sample, scalar, batch_size=batch_size, classes=classes)
         if one.shape[1:] != image.shape[1 : one.ndim]:
             raise RequestError(
                 f"probe metrics need maps in the space of the network's input, got maps of {one.shape[1:]} and "
@@ -69,6 +78,7 @@ def probe_sample(
             rng=generator(seed, "metrics", sample.id, "probe"),
             image=image,
             predict=predict,
+            predict_output=predict_output,
         )
         for label in labels:
             add(into, task, label, sample, "targets", scalar.name, given)

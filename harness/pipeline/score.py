@@ -24,8 +24,9 @@ from harness.core.task import Component, Task
 from harness.core.types import JSON, Array, NetworkSpec, Prediction, Sample
 from harness.metrics.metric_inputs import MetricInputs
 from harness.metrics.regions import within
-from harness.metrics.register import evaluate, evaluate_chance, kinds_of
+from harness.metrics.register import evaluate, evaluate_chance, kinds_of, needs_target
 from harness.pipeline.explain import Explained
+from harness.pipeline.predict import EXPOSED
 
 __all__ = [
     "LOW_SPREAD",
@@ -84,7 +85,8 @@ def score_prediction(
     A region contains the true and predicted lesions whose centroid is in it.
     """
     for target in spec.targets:
-        given = _inputs(target, sample, prediction[target.name], generator(seed, "metrics", sample.id))
+        rng = generator(seed, "metrics", sample.id)
+        given = _inputs(target, sample, prediction[target.name], prediction.get(EXPOSED, {}), rng)
         own = [label for label in labels if target.kind in kinds_of(task.metrics[label])]
         for label in own:
             add(into, task, label, sample, "targets", target.name, given)
@@ -166,10 +168,12 @@ def add(into: Values, task: Task, label: str, sample: Sample, where: str, name: 
     where, name : ``targets`` and the name of a target, or ``regions`` and the name of a region
     """
     component = task.metrics[label]
+    # The truth of an explanation is known for generated data; a metric that needs it is undefined for others.
+    is_undefined = given.explanation is not None and given.target is None and needs_target(component)
     known = into.setdefault(label, {"label": label, "values": {}, "chance": {}})
     kinds: tuple[tuple[str, Callable[..., float]], ...] = (("values", evaluate), ("chance", evaluate_chance))
     for kind, function in kinds:
-        value = function(component, given)
+        value = math.nan if is_undefined else function(component, given)
         if kind == "values" or not math.isnan(value):
             of_sample = known[kind].setdefault(sample.id, {"targets": {}, "regions": {}})
             of_sample[where][name] = None if math.isnan(value) else value
@@ -200,12 +204,18 @@ def collapse_flags(spec: NetworkSpec, samples: Sequence[Sample], predictions: Ma
     return sorted(set(flags))
 
 
-def _inputs(target: Target, sample: Sample, prediction: Mapping[str, Array], rng: np.random.Generator) -> MetricInputs:
+def _inputs(
+    target: Target,
+    sample: Sample,
+    prediction: Mapping[str, Array],
+    exposed: Mapping[str, Array],
+    rng: np.random.Generator,
+) -> MetricInputs:
     """Inputs of the metrics of the prediction of one target."""
     kind = KINDS[target.kind]
     given = {**kind.inputs_of_truth(target, sample), **kind.inputs_of_prediction(prediction)}
     if target.of_sample:
-        return MetricInputs(**given, rng=rng)
+        return MetricInputs(**given, exposed={name: float(one) for name, one in exposed.items()}, rng=rng)
     return MetricInputs(**_volumes(given), spacing_mm=sample.spacing_mm, brain=_brain(sample), rng=rng)
 
 

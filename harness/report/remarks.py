@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from harness.core.registry import MODELS
+from harness.core.types import Cohort
 from harness.pipeline.cell import restored
 from harness.sweep.plan import Plan
 
 __all__ = ["UNRANKED", "remarks"]
+
+_ENOUGH = 10  # subjects of each class; with fewer, the standard error of an AUC is above .07
 
 UNRANKED = "{} ranks predictions, not maps: the best prediction need not have the best map."
 """Remark on maps without a known truth, with the objective."""
@@ -20,7 +25,8 @@ def remarks(plan: Plan) -> list[str]:
     list of str
         For simulated scores, that models may be ordered differently on measured ones, and
         which models assume what is simulated; for measured targets with one value per
-        sample and explanations, that maps are not ranked.
+        sample and explanations, that maps are not ranked; for binary targets with fewer than
+        ten subjects of a class, that nothing can be concluded.
     """
     task = plan.request.task
     cohorts = [group.cohort for group in plan.groups.values()]
@@ -31,10 +37,25 @@ def remarks(plan: Plan) -> list[str]:
             "Scores are simulated from the lesion loads of a few regions; what leads here need not lead on measured "
             f"scores.{assuming}"
         )
+    found += _few_of_a_class(cohorts)
     measured = any(cohort.truth is None and all(one.of_sample for one in cohort.targets) for cohort in cohorts)
     if measured and task.explanations:
         found.append(UNRANKED.format(task.objective))
     return found
+
+
+def _few_of_a_class(cohorts: Sequence[Cohort]) -> list[str]:
+    """Sentences on binary targets with so few subjects of one class that nothing can be concluded."""
+    found: dict[str, None] = {}
+    for cohort in cohorts:
+        for target in (one for one in cohort.targets if one.kind == "binary"):
+            positive = {one.subject for one in cohort.samples if one.targets[target.name] == 1}
+            negative = {one.subject for one in cohort.samples if one.targets[target.name] == 0}
+            label, fewest = min((("positive", positive), ("negative", negative)), key=lambda pair: len(pair[1]))
+            if len(fewest) < _ENOUGH:
+                text = f"Only {len(fewest)} of {len(cohort.subjects)} subjects are {label} in {target.name}"
+                found[f"{text}: no value, and no difference between models, carries a conclusion."] = None
+    return list(found)
 
 
 def _assumptions(plan: Plan) -> dict[str, str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from harness.core.space import text_of
-from harness.core.task import Configuration
+from harness.core.task import Configuration, Task
 from harness.core.types import JSON, Adapter
 from harness.pipeline import leaderboard
 from harness.pipeline.aggregate import Pooled, has_fixed_test, metric_facts, pool
@@ -84,7 +84,7 @@ def collect(plan: Plan, *, mlflow_runs: Mapping[str, str] | None = None) -> Tabl
     divided = task.regional or [facts.name for facts in measured if facts.direction != "none"]
     by_region = [facts for facts in measured if facts.name in divided]
     by_region += of_maps if any(row.attribution for rows in regions.values() for row in rows) else ()
-    posed, asked = strata_of(rows, task.poses), strata_of(explained, task.poses)
+    posed, asked = strata_of(rows, task.poses), _strata_of_maps(task, explained)
     return Tables(
         leaderboard.build(rows, measured, task.objective, strata=posed),
         leaderboard.build(explained, of_maps, task.explanation_objective, strata=asked),
@@ -92,6 +92,12 @@ def collect(plan: Plan, *, mlflow_runs: Mapping[str, str] | None = None) -> Tabl
         pooled,
         _by_target(plan, pooled, [one for one in measured if one.name in {*divided, task.objective}], of_maps),
     )
+
+
+def _strata_of_maps(task: Task, explained: Sequence[Row]) -> tuple[str, ...]:
+    """Columns that separate rankings of explanations."""
+    found = strata_of(explained, task.poses)
+    return tuple(name for name in found if name != "explained_scalar" or not task.ranks_scalars_together)
 
 
 def _by_target(

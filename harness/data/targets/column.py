@@ -97,10 +97,9 @@ def binary_column(
             return None if number is None else float(number >= at_least)
         return float(positive in _texts(value))
 
-    made = _with(cohort, Target(name or column, "binary", loss_weight=loss_weight), column, read)
-    return (
-        made if at_least is None or not weight_span else _weighted(made, name or column, column, at_least, weight_span)
-    )
+    target = Target(name or column, "binary", loss_weight=loss_weight)
+    made = _with(cohort, target, column, read)
+    return made if at_least is None else _by_threshold(made, target.name, column, at_least, weight_span)
 
 
 @TARGETS.register("class_column", source="the participants table of the data")
@@ -142,18 +141,16 @@ def class_column(
     return _with(cohort, Target(column, "classes", names, loss_weight), column, read, may_be_codes=bool(classes))
 
 
-def _weighted(cohort: Cohort, target: str, column: str, at_least: float, span: float) -> Cohort:
-    """Set the weights of samples by the distance of their number from the threshold."""
-
-    def weight(value: float | str | None) -> float:
-        number = _finite(value) if value is not None else None
-        return 1.0 if number is None else max(2 - abs(number - at_least) / span, 0.0)
-
-    samples = tuple(
-        dataclasses.replace(one, weights={**one.weights, target: weight(one.covariates[column])})
-        for one in cohort.samples
-    )
-    return dataclasses.replace(cohort, samples=samples)
+def _by_threshold(cohort: Cohort, target: str, column: str, at_least: float, span: float) -> Cohort:
+    """Keep the number behind each label, and set weights by its distance from the threshold."""
+    samples = []
+    for one in cohort.samples:
+        number = float(one.covariates[column])  # type: ignore[arg-type]  # a label was made of it
+        weights = {target: max(2 - abs(number - at_least) / span, 0.0)} if span else {}
+        samples.append(
+            dataclasses.replace(one, clean={**one.clean, target: number}, weights={**one.weights, **weights})
+        )
+    return dataclasses.replace(cohort, samples=tuple(samples))
 
 
 def _finite(value: float | str) -> float | None:
