@@ -32,10 +32,13 @@ METRIC_INPUTS: Mapping[str, str] = {
     "class_probabilities": "(K,) float in [0, 1], predicted probability of each class",
     "clean_score": "number, simulated score without noise; absent for measured scores",
     "columns": "subject-level metric → (n,) float, its values for all subjects; for pooled metrics only",
+    "covariates": "covariates of the sample by name, numbers, texts or None; for metrics of predictions only",
     "exact": "(X, Y, Z) float, map of the same method for a model that computes the score exactly",
     "explanation": "(C, X, Y, Z) float, attribution of each channel; higher values support the output more",
     "image": "(C, X, Y, Z) float, network input of the sample; for probe metrics only",
+    "image_channels": "names of the channels of the image; for probe metrics only",
     "predict": "images (B, C, X, Y, Z) → (B,), the explained scalar of the network; for probe metrics only",
+    "predict_logit": "images (B, C, X, Y, Z) → (B,), the logit of the binary target; for probe metrics only",
     "predicted_logit": "number, predicted logit of the positive class",
     "predicted_probability": "number in [0, 1], predicted probability of the positive class",
     "predicted_score": "number, predicted score",
@@ -123,7 +126,10 @@ class MetricInputs:
     predicted_logit : number, the logit of ``predicted_probability``
     target_class, class_probabilities : index of the class, and (K,) float in [0, 1]
     image : (C, X, Y, Z) float
+    image_channels : names of the channels of the image
     predict : function from images to the explained scalar
+    predict_logit : function from images to the logit of the binary target
+    covariates : covariates of the sample by name
     rng : random generator; each metric receives a copy in the same state, so that metrics
         do not affect each other
     columns : subject-level values by metric name, for pooled metrics
@@ -157,7 +163,10 @@ class MetricInputs:
         target_class: float | None = None,
         class_probabilities: Array | None = None,
         image: Array | None = None,
+        image_channels: Sequence[str] | None = None,
         predict: Predict | None = None,
+        predict_logit: Predict | None = None,
+        covariates: Mapping[str, float | str | None] | None = None,
         rng: np.random.Generator | None = None,
         columns: Columns | None = None,
     ) -> None:
@@ -179,7 +188,10 @@ class MetricInputs:
         self.target_class = _number("target_class", target_class)
         self.class_probabilities = _probabilities("class_probabilities", class_probabilities)
         self.image = _finite("image", image, ndim=4)
+        self.image_channels = None if image_channels is None else tuple(image_channels)
         self.predict = predict
+        self.predict_logit = predict_logit
+        self.covariates = covariates
         self.rng = rng
         self.columns = None if columns is None else _columns(columns)
         self._check_shapes()

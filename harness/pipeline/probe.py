@@ -20,7 +20,8 @@ from harness.core.seeding import generator
 from harness.core.task import Task
 from harness.core.types import Array, NetworkSpec, Prediction, Sample
 from harness.metrics.metric_inputs import Predict
-from harness.pipeline.explain import Explained, explained_inputs
+from harness.metrics.register import inputs_of
+from harness.pipeline.explain import Explained, classified_target, explained_inputs
 from harness.pipeline.networks import Member, Scalar, Scalars, device, scalars_of, tensor_of
 from harness.pipeline.score import Values, add, inputs_of_map
 
@@ -60,6 +61,7 @@ def probe_sample(
                 f"probe metrics need maps in the space of the network's input, got maps of {one.shape[1:]} and "
                 f"images of {image.shape[1:]} for {sample.id}"
             )
+        logit = _predict_logit(scalar, predict, members, spec, sample, batch_size)
         given = inputs_of_map(
             spec,
             sample,
@@ -69,9 +71,25 @@ def probe_sample(
             rng=generator(seed, "metrics", sample.id, "probe"),
             image=image,
             predict=predict,
+            image_channels=[name for place in spec.explained for name in spec.inputs[place].channels],
+            predict_logit=logit,
         )
-        for label in labels:
+        # Metrics of a binary target have no value for scalars of other targets.
+        own = [one for one in labels if logit is not None or "predict_logit" not in inputs_of(task.metrics[one])]
+        for label in own:
             add(into, task, label, sample, "targets", scalar.name, given)
+
+
+def _predict_logit(
+    scalar: Scalar, predict: Predict, members: Sequence[Member], spec: NetworkSpec, sample: Sample, batch_size: int
+) -> Predict | None:
+    """The logit of the binary target of a scalar as a function of the image; ``None`` if it has none."""
+    target = classified_target(scalar.name, spec)
+    if target is None or target.kind != "binary":
+        return None
+    if scalar.target == target:
+        return predict
+    return predict_function(members, spec, sample, Scalar(target.name, target), batch_size=batch_size)[0]
 
 
 def predict_function(

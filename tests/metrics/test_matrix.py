@@ -10,6 +10,7 @@ import pytest
 
 from harness.core.errors import OutOfRange
 from harness.core.registry import METRICS
+from harness.metrics.inversion import PERCENTS
 from harness.metrics.metric_inputs import METRIC_INPUTS, MetricInputs
 from harness.metrics.register import evaluate, evaluate_chance, inputs_of, options
 
@@ -24,7 +25,7 @@ POOLED = [name for name in NAMES if FACTS[name]["level"] == "pool"]
 TRUE = ("true_count", "true_volume_mm3", "target_score", "clean_score", "target_class")
 COLUMNS = (*TRUE, "predicted_count", "predicted_volume_mm3", "predicted_score", "predicted_class")
 # Metric inputs for third-party metrics that no built-in metric uses.
-THIRD_PARTY = {"image", "predict"}
+THIRD_PARTY = {"predict"}
 
 
 def _mask(rng: np.random.Generator) -> np.ndarray:
@@ -49,6 +50,9 @@ def _inputs(kind: str) -> MetricInputs:
     columns = {name: truth if name in TRUE else predicted.get(kind, truth + 1) for name in COLUMNS}
     columns["target_label"] = labels
     columns["predicted_logit"] = {"perfect": labels, "random": rng.random(5)}.get(kind, np.full(5, 0.5))
+    for percent in (0, *PERCENTS):
+        columns[f"inverted_logits@{percent}"] = columns[f"random_inverted_logits@{percent}"] = rng.random(5)
+    columns |= {"masked_means@T1w:40": rng.random(5), "covariate": truth}
     image = np.stack([target + 0.5, target - 0.5])
     return MetricInputs(
         prediction=prediction,
@@ -68,7 +72,10 @@ def _inputs(kind: str) -> MetricInputs:
         predicted_logit=40.0 if kind == "perfect" else -1.0,
         target_class=2.0,
         class_probabilities=np.array([0.0, 0.0, 1.0] if kind == "perfect" else [0.5, 0.3, 0.2]),
-        image=image,
+        image=np.clip(image, 0, 1),
+        image_channels=("T1w", "T2w"),
+        covariates={"": 1.0},
+        predict_logit=lambda images: images.sum(axis=(1, 2, 3, 4)),
         predict=lambda images: images.sum(axis=(1, 2, 3, 4)),
         rng=rng,
         columns=columns,
