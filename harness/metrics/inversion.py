@@ -22,6 +22,7 @@ from scipy.stats import rankdata
 
 from harness.core.errors import OutOfRange
 from harness.core.types import Array
+from harness.metrics.localisation import check_finite
 from harness.metrics.metric_inputs import Columns, Predict
 from harness.metrics.register import choose, metric
 from harness.stats.permutation import spearman, spearman_p
@@ -348,7 +349,8 @@ def masked_mean_p(
 
 
 def _for_channels(explanation: Array, image: Array) -> Array:
-    """The maps, if their number fits the image."""
+    """The maps, if they are finite and their number fits the image."""
+    check_finite(explanation)
     if len(explanation) not in (1, len(image)):
         raise OutOfRange(
             f"masks need one map, or one for each of the {len(image)} channels of the image, got {len(explanation)} "

@@ -12,7 +12,7 @@ from harness.core.errors import OutOfRange
 from harness.core.registry import METRICS
 from harness.metrics.inversion import PERCENTS
 from harness.metrics.metric_inputs import METRIC_INPUTS, MetricInputs
-from harness.metrics.register import evaluate, evaluate_chance, inputs_of, options
+from harness.metrics.register import evaluate, evaluate_all, evaluate_chance, inputs_of, options
 
 SPACING_MM = (1.0, 0.8, 2.0)
 SHAPE = (12, 11, 10)
@@ -51,7 +51,9 @@ def _inputs(kind: str) -> MetricInputs:
     columns["target_label"] = labels
     columns["predicted_logit"] = {"perfect": labels, "random": rng.random(5)}.get(kind, np.full(5, 0.5))
     for percent in (0, *PERCENTS):
-        columns[f"inverted_logits@{percent}"] = columns[f"random_inverted_logits@{percent}"] = rng.random(5)
+        noise = rng.random(5)
+        columns[f"random_inverted_logits@{percent}"] = noise
+        columns[f"inverted_logits@{percent}"] = -labels if kind == "perfect" else noise
     columns |= {"masked_means@T1w:40": rng.random(5), "covariate": truth}
     image = np.stack([target + 0.5, target - 0.5])
     return MetricInputs(
@@ -87,10 +89,12 @@ def _inputs(kind: str) -> MetricInputs:
 def test_value_is_a_float_in_the_declared_range_or_nan(name, kind):
     """Every metric returns a float within its range or NaN, also for empty masks."""
     entry = METRICS.get(name)
-    value = evaluate(entry.function, _inputs(kind))
+    found = evaluate_all(entry.function, _inputs(kind))
     low, high = entry.facts["range"]
-    assert type(value) is float
-    assert math.isnan(value) or low <= value <= high + 1e-12
+    assert isinstance(found, dict) == entry.facts["several"]
+    for value in found.values() if isinstance(found, dict) else [found]:
+        assert type(value) is float
+        assert math.isnan(value) or low <= value <= high + 1e-12
 
 
 @pytest.mark.parametrize("name", DIRECTED)
@@ -116,7 +120,7 @@ def test_inputs_are_not_changed(name):
     """A metric does not change its inputs."""
     inputs = _inputs("random")
     before = {used: np.array(value) for used in METRIC_INPUTS if isinstance(value := inputs.get(used), np.ndarray)}
-    evaluate(METRICS.get(name).function, inputs)
+    evaluate_all(METRICS.get(name).function, inputs)
     for used, array in before.items():
         np.testing.assert_array_equal(inputs.get(used), array)
 
@@ -125,7 +129,7 @@ def test_inputs_are_not_changed(name):
 def test_same_inputs_give_the_same_value(name):
     """A second call with the same inputs gives the same value."""
     inputs = _inputs("random")
-    np.testing.assert_equal(*(evaluate(METRICS.get(name).function, inputs) for _ in range(2)))
+    np.testing.assert_equal(*(evaluate_all(METRICS.get(name).function, inputs) for _ in range(2)))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -157,9 +161,9 @@ def test_chance_lies_in_the_range(name):
 
 @pytest.mark.parametrize("name", POOLED)
 def test_needs_are_metrics_of_subjects(name):
-    """Columns of a pooled metric are registered metrics of subjects."""
+    """Columns of a pooled metric are registered metrics of subjects or explanations."""
     assert FACTS[name]["needs"]
-    assert {METRICS.get(column).facts["level"] for column in FACTS[name]["needs"]} == {"subject"}
+    assert {METRICS.get(column).facts["level"] for column in FACTS[name]["needs"]} <= {"subject", "probe"}
 
 
 @pytest.mark.parametrize("name", NAMES)
