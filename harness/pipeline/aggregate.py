@@ -22,7 +22,7 @@ from harness.core.registry import METRICS, MODELS
 from harness.core.task import Component, Configuration, Task
 from harness.core.types import JSON, Adapter, Array, Cohort, NetworkSpec, Score
 from harness.metrics.metric_inputs import MetricInputs
-from harness.metrics.register import evaluate, evaluate_ceiling, evaluate_chance
+from harness.metrics.register import evaluate, evaluate_ceiling, evaluate_chance, inputs_of
 from harness.pipeline.artifacts import read_values
 from harness.pipeline.cell import ENSEMBLE, Cell, Job, digest, explanations_of, failure_of, holds, records_of, restored
 from harness.pipeline.explain import chosen_target, classified_target
@@ -121,9 +121,11 @@ class Table:
     Parameters
     ----------
     columns : values by metric, sample and seed; NaN where undefined
+    exposed : whether the scalar is exposed by the model, and the predictions are those of a target beside it
     """
 
     columns: dict[str, dict[str, dict[int, float]]] = field(default_factory=dict)
+    exposed: bool = False
 
     @property
     def metrics(self) -> set[str]:
@@ -368,7 +370,8 @@ class _Aggregate:
                 metric: {sample: seeds for sample, seeds in samples.items() if sample in explained}
                 for metric, samples in of_target.columns.items()
             }
-            joined[scalar] = Table({**columns, **table.columns})
+            exposed = target is None or target.name != scalar.partition(":")[0]
+            joined[scalar] = Table({**columns, **table.columns}, exposed)
         return _Read(joined, {}, {**self.predicted.identities, **read.identities})
 
     def _row(
@@ -448,7 +451,7 @@ class _Aggregate:
             if level_of(one) == "pool" and task.of_explanations(label) == bool(explanation)
         ]
         labels = [label for label in labels if not region or label in (task.regional or labels)]
-        parts = {label: [one for one in tables if _needs(task, label) <= one.metrics] for label in labels}
+        parts = {label: [one for one in tables if _applies(task, label, one)] for label in labels}
         metrics = [(label, self._pooled_identity(label, read, region)) for label in labels if parts[label]]
 
         def compute(wanted: Sequence[str]) -> dict[str, JSON]:
@@ -512,6 +515,16 @@ def _explains(explanation: Explanation, spec: NetworkSpec, configuration: Config
 def _needs(task: Task, label: str) -> set[str]:
     """Columns that a pooled metric requires."""
     return set(METRICS.get(METRICS.name_of(task.metrics[label].func)).facts["needs"])
+
+
+def _applies(task: Task, label: str, table: Table) -> bool:
+    """Whether a table has the columns of a pooled metric, and they belong to one output.
+
+    The value of a scalar that the model exposes says nothing about the label of a target.
+    """
+    needed = _needs(task, label)
+    of_scalar = any(name in task.metrics and "predict" in inputs_of(task.metrics[name]) for name in needed)
+    return needed <= table.metrics and not (table.exposed and of_scalar)
 
 
 def _reads(task: Task, label: str) -> set[str]:
