@@ -34,7 +34,7 @@ from harness.core.registry import ATTRIBUTIONS, METRICS
 from harness.core.targets import KINDS, Target
 from harness.core.types import Adapter, Array, Cohort, Direction, FittedAdapter, NetworkSpec, Sample
 from harness.metrics.metric_inputs import METRIC_INPUTS, MetricInputs
-from harness.metrics.register import evaluate, inputs_of
+from harness.metrics.register import evaluate_all, inputs_of
 
 __all__ = [
     "ArrayImage",
@@ -275,20 +275,23 @@ def check_metric(function: Callable[..., Any], **options: Any) -> None:
     _require(not unknown, f"metric {entry.name} has the inputs {', '.join(unknown)}, which do not exist")
     component = partial(function, **options) if options else function
     low, high = entry.facts["range"]
-    columns = tuple(entry.facts["needs"])
+    probed = [name for name in entry.facts["needs"] if METRICS.get(name).facts["level"] == "probe"]
+    columns = tuple(column for name in entry.facts["needs"] for column in _columns_of(name))
     perfect, others = _subjects(columns) if entry.facts["level"] == "pool" else _answers()
     with _draws_nothing(f"metric {entry.name}"):
-        best = evaluate(component, perfect)
-        values = [evaluate(component, inputs) for inputs in others]
-    for value in [best, *values]:
+        bests = _values(component, perfect)
+        values = [value for inputs in others for value in _values(component, inputs)]
+    for value in [*bests, *values]:
         _require(
             np.isnan(value) or low - 1e-9 <= value <= high + 1e-9,
             f"metric {entry.name} must lie in [{low}, {high}] or be NaN, got {value}",
         )
-    again = [evaluate(component, inputs) for inputs in others]
+    again = [value for inputs in others for value in _values(component, inputs)]
     _require(np.array_equal(values, again, equal_nan=True), f"metric {entry.name} must give the same value twice")
     direction = entry.facts["direction"]
-    if direction != "none":
+    # Whether images were changed for the better is not known for values of probes.
+    if direction != "none" and not probed:
+        (best,) = bests
         _require(not np.isnan(best), f"metric {entry.name} must be defined for a perfect answer, got NaN")
         for value in values:
             _require(
@@ -572,6 +575,22 @@ def _tuple(inputs: Any) -> tuple[Tensor, ...]:
 # ----------------------------------------------------------------- metrics
 
 
+def _values(component: Callable[..., Any], inputs: MetricInputs) -> list[float]:
+    """The value of a metric, or all values of one with several."""
+    found = evaluate_all(component, inputs)
+    return list(found.values()) if isinstance(found, dict) else [found]
+
+
+def _columns_of(name: str) -> list[str]:
+    """Columns of a metric for pooled metrics: one, or one for each of its values."""
+    entry = METRICS.get(name)
+    if not entry.facts.get("several"):
+        return [name]
+    found = evaluate_all(entry.function, _answers()[0])
+    assert isinstance(found, dict)
+    return [f"{name}@{key}" for key in found]
+
+
 def _answers() -> tuple[MetricInputs, list[MetricInputs]]:
     """Inputs for a perfect prediction of a generated subject, and for imperfect ones; some with an empty truth."""
     truth = np.zeros((10, 9, 8), dtype=bool)
@@ -617,7 +636,11 @@ def _metric_inputs(truth: Array, answer: Array) -> MetricInputs:
         target_class=0.0,
         class_probabilities=np.array([right, 1.0 - right]),
         image=image,
+        image_channels=("T1w", "FLAIR"),
         predict=lambda images: images[:, :, truth].sum(axis=(1, 2)),
+        predict_logit=lambda images: images[:, :, truth].sum(axis=(1, 2)),
+        covariates={"": right},
+        exposed={"": right},
         rng=np.random.default_rng(0),
     )
 
@@ -641,8 +664,8 @@ def _subjects(columns: Sequence[str]) -> tuple[MetricInputs, list[MetricInputs]]
 
 
 def _as_column(name: str, values: Array) -> Array:
-    """Convert values to those of a column: labels 0 or 1, integer classes."""
-    if name == "target_label":
+    """Convert values to those of a column: labels and probabilities 0 or 1, integer classes."""
+    if name in ("target_label", "predicted_probability"):
         return (values > 5).astype(np.float64)
     if name in ("target_class", "predicted_class"):
         return np.floor(values) % 3

@@ -27,7 +27,7 @@ from harness.core.types import Source
 from harness.data.cohort import bids
 from harness.data.splits import stratified_k_fold
 from harness.data.targets.column import binary_column
-from harness.metrics import association, classification, diagnostic, inversion, localisation
+from harness.metrics import classification, diagnostic, inversion, localisation, regression
 from harness.metrics.exposed import exposed_scalar
 from harness.models.attention import attention_densenet
 from harness.recipes.volumes import volume_recipe
@@ -80,18 +80,21 @@ TASK = Task(
         "attention_qT1": partial(exposed_scalar, name="attention:qT1"),
         "attention_MWF": partial(exposed_scalar, name="attention:MWF"),
         "attention_NDI": partial(exposed_scalar, name="attention:NDI"),
-        "target_number": partial(association.target_number),
+        "covariate": partial(regression.covariate, name="edss"),
         # metrics of explanations
         "relevance_ap": partial(localisation.relevance_ap),
         "relevance_mass": partial(localisation.relevance_mass),
-        **{f"inverted_{share}": partial(inversion.inverted_logit, share=share / 100) for share in inversion.SHARES},
-        "inverted_auroc_0": partial(inversion.inverted_auroc, share=0),
-        "inverted_auroc_40": partial(inversion.inverted_auroc, share=40),
+        "inverted_logits": partial(inversion.inverted_logits),
+        "random_inverted_logits": partial(inversion.random_inverted_logits),
+        "masked_means": partial(inversion.masked_means),
         "inversion_area": partial(inversion.inversion_area),
-        "inverted_share": partial(inversion.inverted_share, share=0.4),
-        "masked_mean": partial(inversion.masked_mean, channel=0, share=0.4),
-        "masked_spearman": partial(association.masked_spearman),
-        "masked_spearman_p": partial(association.masked_spearman_p),
+        # the curve; its chance level has random masks of the same size
+        **{f"inverted_auroc_{n}": partial(inversion.inverted_auroc, percent=n) for n in (0, 20, 40, 60, 80, 100)},
+        **{
+            f"{what}_{name}": partial(metric, channel=name, percent=40)
+            for name in ("qT1", "MWF", "NDI")
+            for what, metric in (("rho", inversion.masked_mean_correlation), ("p", inversion.masked_mean_p))
+        },
     },
     objective="auroc",
     explanation_objective="relevance_ap",

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from harness.attribution.batches import Inputs, Maps
-from harness.core.errors import HarnessError
+from harness.core.errors import HarnessError, RequestError
 from harness.core.registry import ATTRIBUTIONS
 from harness.core.seeding import seed_of
 
-__all__ = ["edge", "input_itself", "random_map", "weights"]
+__all__ = ["edge", "input_itself", "mean_of_channels", "one_channel", "random_map", "weights"]
 
 _EDGE = "Adebayo et al. 2018, arXiv:1810.03292"
 
@@ -58,6 +59,41 @@ def input_itself(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> Ma
     return [tuple(x.clone() for x in inputs) for _ in targets]
 
 
+@ATTRIBUTIONS.register("one_channel", control=True)
+def one_channel(
+    model: nn.Module, inputs: Inputs, targets: Sequence[int], *, channel: Annotated[int, Ge(0)] = 0
+) -> Maps:
+    """One channel of the input, as the map of every channel.
+
+    Parameters
+    ----------
+    model, inputs, targets : see :mod:`harness.attribution`
+    channel : index of the channel, counted over all inputs
+
+    Raises
+    ------
+    RequestError
+        If there is no such channel.
+    """
+    channels = _channels(inputs)
+    if channel >= channels.shape[1]:
+        raise RequestError(f"`channel < {channels.shape[1]}` must hold for these inputs, got {channel}")
+    one = channels[:, channel : channel + 1]
+    return [tuple(one.expand_as(x).clone() for x in inputs) for _ in targets]
+
+
+@ATTRIBUTIONS.register("mean_of_channels", control=True)
+def mean_of_channels(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> Maps:
+    """Mean over all channels of all inputs, as the map of every channel.
+
+    Parameters
+    ----------
+    model, inputs, targets : see :mod:`harness.attribution`
+    """
+    mean = _channels(inputs).mean(dim=1, keepdim=True)
+    return [tuple(mean.expand_as(x).clone() for x in inputs) for _ in targets]
+
+
 @ATTRIBUTIONS.register("weights", needs=("weights",), of_linear="weights")
 def weights(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> Maps:
     """Map of the model itself: weights of a linear model, a back-projection, or a statistic per voxel.
@@ -80,6 +116,20 @@ def weights(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> Maps:
         )
     own = owner.weight_map()
     return [tuple(own[target].to(x).expand_as(x).clone() for x in inputs) for target in targets]
+
+
+def _channels(inputs: Inputs) -> Tensor:
+    """All channels of all inputs, (N, C, *space).
+
+    Raises
+    ------
+    RequestError
+        If the inputs differ in space.
+    """
+    shapes = sorted({tuple(x.shape[2:]) for x in inputs})
+    if len(shapes) != 1:
+        raise RequestError(f"this control needs inputs of one shape, got {', '.join(map(str, shapes))}")
+    return torch.cat(list(inputs), dim=1)
 
 
 def _edges(x: Tensor) -> Tensor:

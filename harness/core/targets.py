@@ -270,7 +270,7 @@ class _Number(TargetKind):
 class _Binary(TargetKind):
     """The logit of the positive class."""
 
-    truth_inputs = frozenset({"target_label", "target_number"})
+    truth_inputs = frozenset({"target_label"})
     prediction_inputs = frozenset({"predicted_logit", "predicted_probability"})
 
     def class_count(self, target: Target) -> int:
@@ -289,7 +289,7 @@ class _Binary(TargetKind):
         return {"logit": np.asarray(positive - negative), "probability": np.asarray(p)}
 
     def inputs_of_truth(self, target: Target, sample: Sample) -> dict[str, Any]:
-        return {"target_label": sample.targets[target.name], "target_number": sample.clean.get(target.name)}
+        return {"target_label": sample.targets[target.name]}
 
     def inputs_of_prediction(self, prediction: Kept) -> dict[str, Any]:
         return {

@@ -194,8 +194,7 @@ class Sample:
     spacing_mm : (3,) voxel size along X, Y, Z; ``None`` for pictures
     targets : target with one value per sample → the number, the label 0 or 1, or the
         index of the class
-    clean : the same without added noise, where known; for a label that was made by a threshold,
-        the number itself
+    clean : the same without added noise, where known
     weights : target → weight of this sample in the loss; 1 if absent
     """
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from harness.metrics.register import metric
@@ -18,9 +20,9 @@ __all__ = ["exposed_scalar"]
     kinds=("binary",),
 )
 def exposed_scalar(
-    exposed: dict[str, float],
     target_label: float,
     predicted_probability: float,
+    exposed: Mapping[str, float] | None = None,
     *,
     name: str = "",
     correct_only: bool = True,
@@ -29,9 +31,9 @@ def exposed_scalar(
 
     Parameters
     ----------
-    exposed : scalars by name
     target_label : 0 or 1
     predicted_probability : number in [0, 1]
+    exposed : scalars by name; ``None`` if the network exposes none
     name : name of the scalar, e.g. ``attention:qT1``
     correct_only : use samples that are classified correctly at a probability of 0.5 only, as
         published
@@ -41,6 +43,10 @@ def exposed_scalar(
     float
         The value; NaN if the network does not expose it, or the sample is left out.
     """
-    if name not in exposed or (correct_only and (predicted_probability >= 0.5) != bool(target_label)):
+    if (
+        exposed is None
+        or name not in exposed
+        or (correct_only and (predicted_probability >= 0.5) != bool(target_label))
+    ):
         return float("nan")
     return exposed[name]

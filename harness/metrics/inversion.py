@@ -1,245 +1,438 @@
-"""Voxel inversion: how a classifier's AUC falls if the most relevant voxels are inverted."""
+"""Voxel inversion: how well a network predicts if the most relevant voxels are inverted.
+
+The N % most relevant voxels of each sample are replaced by 1 − x, and the network predicts
+again. :func:`inverted_logits` and :func:`random_inverted_logits` have one value per N for
+each sample; the pooled metrics compute the AUC of these values over all samples.
+
+The masks are those of :func:`quantile_masks`: a map with one channel per channel of the
+image has one mask per channel, and a map with one channel has one mask for all. All
+channels of the image are inverted together, inside the brain only. Without a brain mask,
+the voxels that are not zero in every channel count as brain.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
-from annotated_types import Ge, Gt, Le
-from scipy import stats
+from annotated_types import Ge, Le
+from scipy.stats import rankdata
 
+from harness.core.errors import OutOfRange
 from harness.core.types import Array
-from harness.metrics.columns import complete
+from harness.metrics.localisation import check_finite
 from harness.metrics.metric_inputs import Columns, Predict
 from harness.metrics.register import choose, metric
+from harness.stats.permutation import spearman, spearman_p
 
 __all__ = [
-    "SHARES",
+    "PERCENTS",
     "inversion_area",
     "inverted_auroc",
-    "inverted_logit",
-    "inverted_share",
-    "masked_mean",
-    "quantile_mask",
+    "inverted_logits",
+    "masked_mean_correlation",
+    "masked_mean_p",
+    "masked_means",
+    "quantile_masks",
+    "random_inversion_area",
+    "random_inverted_auroc",
+    "random_inverted_logits",
 ]
 
+Share = Literal["positive", "brain"]
+Masks = npt.NDArray[np.bool_]
+Percent = Annotated[int, Ge(0), Le(100)]
+
 NAN = float("nan")
-SOURCE = "the MS disability study, Section II (voxel inversion)"
-
-Of = Literal["positive", "brain"]
-Share = Annotated[float, Gt(0), Le(1)]
-
-SHARES = tuple(range(10, 101, 10))
-"""Percentages of voxels of the metrics ``inverted_10`` to ``inverted_100``."""
-_LOGITS = tuple(f"inverted_{share}" for share in SHARES)
-_NEEDS = ("target_label", "predicted_logit", *_LOGITS)
+PERCENTS = tuple(range(5, 101, 5))
+"""Percentages of voxels that are inverted."""
+_MEANS_OF = (30, 40, 50)
+_SOURCE = "protocol of the MS study on disability (voxel inversion of relevance quantiles)"
+_INVERTED = ("inverted_logits", "random_inverted_logits", "target_label")
+# Number of changed images that are in memory at once.
+_AT_ONCE = 5
 
 
-def quantile_mask(explanation: Array, inside: Array, share: float, of: Of = "positive") -> npt.NDArray[np.bool_]:
-    """The most relevant voxels of each map.
+def quantile_masks(explanation: Array, brain: Array, percents: Sequence[float], *, of: Share = "positive") -> Masks:
+    """Masks of the most relevant voxels of each map.
 
     Parameters
     ----------
     explanation : (C, X, Y, Z) float
-    inside : (X, Y, Z) bool, voxels that count
-    share : share of voxels, in (0, 1]
-    of : ``positive``: voxels that reach the (1 − share) quantile of the positive values
-        inside; ``brain``: this share of all voxels inside, the highest first
+    brain : (X, Y, Z) bool
+    percents : K percentages, in [0, 100]
+    of : voxels that are counted: those with ``positive`` relevance inside the brain, or
+        all voxels of the ``brain``
 
     Returns
     -------
-    (C, X, Y, Z) bool array
-        Ties at the quantile are all in the mask. Empty where a map has no positive value.
+    (K, C, X, Y, Z) bool
+        Voxels whose relevance is at least the (100 − N)-th percentile, with linear
+        interpolation; all voxels that tie with it are included. Empty for N = 0, and for a
+        map without positive relevance if ``of="positive"``.
     """
-    masks = np.zeros(explanation.shape, bool)
-    for mask, values in zip(masks, explanation, strict=True):
-        counted = values[inside]
-        if of == "positive":
-            counted = counted[counted > 0]
-        if counted.size:
-            threshold = np.quantile(counted, 1 - share)
-            mask[...] = inside & (values >= threshold)
-            if of == "positive":
-                mask &= values > 0
+    masks = np.zeros((len(percents), *explanation.shape), bool)
+    ranks = 100.0 - np.asarray(percents, np.float64)
+    for channel, one in enumerate(explanation):
+        counted = choose("of", of, {"positive": brain & (one > 0), "brain": brain})
+        if counted.any():
+            thresholds = np.percentile(one[counted], ranks)
+            for number, threshold in enumerate(thresholds):
+                if percents[number] > 0:
+                    masks[number, channel] = counted & (one >= threshold)
     return masks
 
 
-def _inside(image: Array, brain: Array | None) -> npt.NDArray[np.bool_]:
-    """The brain or, without a brain mask, voxels that are not zero in all channels."""
-    found: npt.NDArray[np.bool_] = (image != 0).any(axis=0) if brain is None else np.asarray(brain, bool)
-    return found
-
-
-def _of(of: Of) -> Of:
-    return choose("of", of, {"positive": of, "brain": of})
-
-
 @metric(
-    "inverted_logit",
-    source=SOURCE,
+    "inverted_logits",
+    source=_SOURCE,
     direction="none",
     range=(-np.inf, np.inf),
     level="probe",
-    empty="the logit of the unchanged image",
+    empty="no voxel to invert: the logit of the image itself; no value for scalars of targets that are not binary",
     kinds=("binary",),
+    several=True,
 )
-def inverted_logit(
-    explanation: Array,
-    image: Array,
-    predict_output: Predict,
-    brain: Array | None = None,
-    *,
-    share: Share = 0.4,
-    of: Of = "positive",
-) -> float:
-    """Logit of the image in which the most relevant voxels x are replaced by 1 − x.
+def inverted_logits(
+    explanation: Array, image: Array, predict_logit: Predict, brain: Array | None = None, *, of: Share = "positive"
+) -> dict[str, float]:
+    """Logit of the positive class if the N % most relevant voxels are inverted.
 
     Parameters
     ----------
-    explanation : (C, X, Y, Z) float; with one channel, its mask is used for all channels of
-        the image
+    explanation : (C, X, Y, Z) float, with one map per channel of the image or one for all
     image : (C, X, Y, Z) float in [0, 1]
-    predict_output : the network
-    brain : (X, Y, Z) bool; without it, voxels that are not zero in all channels
-    share : share of voxels that are inverted
-    of : of which voxels, see :func:`quantile_mask`
+    predict_logit : images → logits of the binary target
+    brain : (X, Y, Z) bool
+    of : see :func:`quantile_masks`
 
     Returns
     -------
-    float
-        Any number.
+    dict
+        Logit for N = 0, 5, …, 100, by N; 0 is the image without inversion.
     """
-    mask = quantile_mask(explanation, _inside(image, brain), share, _of(of))
-    return float(predict_output(np.where(mask, 1 - image, image)[None])[0])
+    masks = quantile_masks(_for_channels(explanation, image), _inside(image, brain), PERCENTS, of=of)
+    return _logits(image, masks, predict_logit)
 
 
 @metric(
-    "inverted_share",
-    source="the share of voxels of the mask",
+    "random_inverted_logits",
+    source=_SOURCE,
     direction="none",
-    range=(0, 1),
+    range=(-np.inf, np.inf),
     level="probe",
-    empty="0",
+    empty="no voxel to invert: the logit of the image itself; no value for scalars of targets that are not binary",
+    kinds=("binary",),
+    several=True,
 )
-def inverted_share(
-    explanation: Array, image: Array, brain: Array | None = None, *, share: Share = 0.4, of: Of = "positive"
-) -> float:
-    """Share of the voxels of the brain that are inverted; methods can be compared only at similar shares.
+def random_inverted_logits(
+    explanation: Array,
+    image: Array,
+    predict_logit: Predict,
+    rng: np.random.Generator,
+    brain: Array | None = None,
+    *,
+    of: Share = "positive",
+) -> dict[str, float]:
+    """Logit of the positive class if random voxels are inverted, as many as for the map.
 
     Parameters
     ----------
-    explanation, image, brain, share, of : see :func:`inverted_logit`
+    explanation, image, predict_logit, brain, of : see :func:`inverted_logits`
+    rng : source of the random voxels, which are inside the brain. Those of a smaller mask
+        are part of a larger one
 
     Returns
     -------
-    float
-        In [0, 1].
+    dict
+        Logit for N = 0, 5, …, 100, by N.
     """
     inside = _inside(image, brain)
-    mask = quantile_mask(explanation, inside, share, _of(of))
-    return float(mask[:, inside].mean()) if inside.any() else 0.0
-
-
-@metric(
-    "masked_mean",
-    source=SOURCE,
-    direction="none",
-    range=(-np.inf, np.inf),
-    level="probe",
-    empty="no voxel in the mask: NaN",
-)
-def masked_mean(
-    explanation: Array,
-    image: Array,
-    brain: Array | None = None,
-    *,
-    channel: Annotated[int, Ge(0)] = 0,
-    share: Share = 0.4,
-    of: Of = "positive",
-) -> float:
-    """Mean of a channel of the image in the most relevant voxels.
-
-    Parameters
-    ----------
-    explanation, image, brain, share, of : see :func:`inverted_logit`
-    channel : index of the channel; NaN if the image does not have it
-
-    Returns
-    -------
-    float
-        In the unit of the image.
-    """
-    if channel >= len(image):
-        return NAN
-    masks = quantile_mask(explanation, _inside(image, brain), share, _of(of))
-    values = image[channel][masks[channel if len(masks) > 1 else 0]]
-    return float(values.mean()) if values.size else NAN
-
-
-def _auroc(columns: Columns, name: str) -> float:
-    labels, logits = complete(columns, ("target_label", name))
-    positive = labels == 1
-    count, others = int(positive.sum()), int((~positive).sum())
-    if not count or not others:
-        return NAN
-    # Mann and Whitney's statistic; scikit-learn's function takes thirty times as long, and there are many.
-    ranks = float(stats.rankdata(logits)[positive].sum())
-    return (ranks - count * (count + 1) / 2) / (count * others)
-
-
-@metric(
-    "inverted_auroc",
-    source=SOURCE,
-    direction="lower",
-    range=(0, 1),
-    level="pool",
-    empty="only one label occurs: NaN",
-    needs=_NEEDS,
-)
-def inverted_auroc(columns: Columns, *, share: Annotated[int, Ge(0), Le(100)] = 40) -> float:
-    """Area under the ROC curve after a share of the voxels was inverted.
-
-    It has no floor at 0.5: inverted images can reverse the ranking of patients.
-
-    Parameters
-    ----------
-    columns : ``target_label``, ``predicted_logit`` and ``inverted_10`` to ``inverted_100``
-    share : percentage, a multiple of 10; 0 for the unchanged images
-
-    Returns
-    -------
-    float
-        In [0, 1].
-    """
-    steps = (0, *SHARES)
-    nearest = min(steps, key=lambda one: abs(one - share))
-    return _auroc(columns, f"inverted_{nearest}" if nearest else "predicted_logit")
+    masks = quantile_masks(_for_channels(explanation, image), inside, PERCENTS, of=of)
+    return _logits(image, _random_masks(masks, inside, rng), predict_logit)
 
 
 @metric(
     "inversion_area",
-    source="the area under the curve of the MS disability study; not published as a number",
+    source=_SOURCE,
     direction="lower",
     range=(0, 1),
     level="pool",
-    empty="only one label occurs: NaN",
-    needs=_NEEDS,
+    empty="only one class: NaN",
+    chance="random_inversion_area",
+    needs=_INVERTED,
 )
 def inversion_area(columns: Columns) -> float:
-    """Area under the curve of AUC against the share of inverted voxels, from 0 to 100 %.
-
-    Trapezoidal rule over 0, 10, …, 100 %. Lower values mean that the AUC falls earlier.
-    Explanations can be compared with those of random maps (random masks of a similar size).
+    """Area under the AUC over the inverted percentage, for the masks of the map.
 
     Parameters
     ----------
-    columns : ``target_label``, ``predicted_logit`` and ``inverted_10`` to ``inverted_100``
+    columns : ``inverted_logits``, ``random_inverted_logits`` and ``target_label``
+
+    Returns
+    -------
+    float
+        Mean AUC over N from 5 to 100 % (trapezoidal rule), in [0, 1].
+    """
+    return _area(columns, "inverted_logits")
+
+
+@metric(
+    "random_inversion_area",
+    source=_SOURCE,
+    direction="none",
+    range=(0, 1),
+    level="pool",
+    empty="only one class: NaN",
+    needs=_INVERTED,
+)
+def random_inversion_area(columns: Columns) -> float:
+    """Area under the AUC over the inverted percentage, for random masks of the same size.
+
+    Parameters
+    ----------
+    columns : see :func:`inversion_area`
 
     Returns
     -------
     float
         In [0, 1].
     """
-    curve = [_auroc(columns, name) for name in ("predicted_logit", *_LOGITS)]
-    return float(np.trapezoid(curve, dx=1 / len(SHARES)))
+    return _area(columns, "random_inverted_logits")
+
+
+@metric(
+    "random_inverted_auroc",
+    source=_SOURCE,
+    direction="none",
+    range=(0, 1),
+    level="pool",
+    empty="only one class: NaN",
+    needs=_INVERTED,
+)
+def random_inverted_auroc(columns: Columns, *, percent: Percent = 40) -> float:
+    """AUC if random voxels are inverted, as many as the N % most relevant voxels.
+
+    Parameters
+    ----------
+    columns : see :func:`inversion_area`
+    percent : N, a multiple of 5; 0 for the AUC without inversion
+
+    Returns
+    -------
+    float
+        In [0, 1].
+    """
+    return _auroc(columns, "random_inverted_logits", percent)
+
+
+@metric(
+    "inverted_auroc",
+    source=_SOURCE,
+    direction="lower",
+    range=(0, 1),
+    level="pool",
+    empty="only one class: NaN",
+    chance="random_inverted_auroc",
+    needs=_INVERTED,
+)
+def inverted_auroc(columns: Columns, *, percent: Percent = 40) -> float:
+    """AUC if the N % most relevant voxels are inverted; the chance level has random voxels.
+
+    Parameters
+    ----------
+    columns : see :func:`inversion_area`
+    percent : N, a multiple of 5; 0 for the AUC without inversion
+
+    Returns
+    -------
+    float
+        In [0, 1].
+    """
+    return _auroc(columns, "inverted_logits", percent)
+
+
+@metric(
+    "masked_means",
+    source=_SOURCE,
+    direction="none",
+    range=(-np.inf, np.inf),
+    level="probe",
+    empty="empty mask: NaN",
+    several=True,
+)
+def masked_means(
+    explanation: Array,
+    image: Array,
+    image_channels: Sequence[str],
+    brain: Array | None = None,
+    *,
+    of: Share = "positive",
+) -> dict[str, float]:
+    """Mean of each channel of the image inside the mask of its 30, 40 and 50 % most relevant voxels.
+
+    Parameters
+    ----------
+    explanation, image, brain, of : see :func:`inverted_logits`
+    image_channels : names of the channels of the image
+
+    Returns
+    -------
+    dict
+        Mean in the unit of the network's input, by ``<channel>:<N>``.
+    """
+    masks = quantile_masks(_for_channels(explanation, image), _inside(image, brain), _MEANS_OF, of=of)
+    masks = np.broadcast_to(masks, (len(masks), *image.shape))
+    return {
+        f"{name}:{percent}": float(image[channel][mask[channel]].mean(dtype=np.float64)) if mask[channel].any() else NAN
+        for percent, mask in zip(_MEANS_OF, masks, strict=True)
+        for channel, name in enumerate(image_channels)
+    }
+
+
+@metric(
+    "masked_mean_correlation",
+    source="Spearman",
+    direction="none",
+    range=(-1, 1),
+    level="pool",
+    empty="fewer than two samples, or no variation: NaN",
+    needs=("masked_means", "covariate"),
+)
+def masked_mean_correlation(columns: Columns, *, channel: str = "", percent: Percent = 40) -> float:
+    """Spearman correlation of the mean of a channel inside the mask with a covariate.
+
+    Parameters
+    ----------
+    columns : ``masked_means`` and ``covariate``
+    channel : name of the channel of the image; may be empty if there is only one
+    percent : 30, 40 or 50
+
+    Returns
+    -------
+    float
+        In [−1, 1]. Its sign is that of the relation in the images; orderings compare |ρ|.
+    """
+    means, values, _ = _pairs(columns, channel, percent)
+    return spearman(means, values)
+
+
+@metric(
+    "masked_mean_p",
+    source="permutation test with subjects as units",
+    direction="none",
+    range=(0, 1),
+    level="pool",
+    empty="fewer than two samples, or no variation: NaN",
+    needs=("masked_means", "covariate"),
+    interval=False,
+)
+def masked_mean_p(
+    columns: Columns, *, channel: str = "", percent: Percent = 40, permutations: Annotated[int, Ge(1)] = 20_000
+) -> float:
+    """Two-sided permutation p value of :func:`masked_mean_correlation`.
+
+    Parameters
+    ----------
+    columns, channel, percent : see :func:`masked_mean_correlation`; samples of a subject
+        (column ``subject``) are exchanged together
+    permutations : number of random permutations
+
+    Returns
+    -------
+    float
+        In (0, 1].
+    """
+    return spearman_p(*_pairs(columns, channel, percent), permutations=permutations)
+
+
+def _for_channels(explanation: Array, image: Array) -> Array:
+    """The maps, if they are finite and their number fits the image."""
+    check_finite(explanation)
+    if len(explanation) not in (1, len(image)):
+        raise OutOfRange(
+            f"masks need one map, or one for each of the {len(image)} channels of the image, got {len(explanation)} "
+            "maps; combine them (combine=sum)"
+        )
+    return explanation
+
+
+def _inside(image: Array, brain: Array | None) -> Masks:
+    inside: Masks = (image != 0).any(axis=0) if brain is None else brain
+    return inside
+
+
+def _random_masks(masks: Masks, inside: Masks, rng: np.random.Generator) -> Masks:
+    """Nested random masks inside the brain with the sizes of other masks, (K, C, X, Y, Z)."""
+    places = np.flatnonzero(inside)
+    found = np.zeros_like(masks)
+    for channel in range(masks.shape[1]):
+        order = rng.permutation(places)
+        for number, mask in enumerate(masks[:, channel]):
+            found[number, channel].flat[order[: int(mask.sum())]] = True
+    return found
+
+
+def _logits(image: Array, masks: Masks, predict_logit: Predict) -> dict[str, float]:
+    """Logit of the image and of the image with inverted masks, by percentage."""
+    tolerance = 1e-6  # rounding of float32
+    if image.min() < -tolerance or image.max() > 1 + tolerance:
+        raise OutOfRange(
+            f"inversion needs images in [0, 1], got {image.min():.4g} to {image.max():.4g}; choose an adapter that "
+            "scales to [0, 1]"
+        )
+    found = [predict_logit(image[None])]
+    for start in range(0, len(masks), _AT_ONCE):
+        found.append(predict_logit(np.where(masks[start : start + _AT_ONCE], 1 - image, image)))
+    return {str(percent): float(logit) for percent, logit in zip((0, *PERCENTS), np.concatenate(found), strict=True)}
+
+
+def _aurocs(logits: Array, labels: Array) -> Array:
+    """AUC of each column, (K,), of logits (n, K) of labels (n,); NaN if there is only one class."""
+    positive = labels > 0
+    n, m = int(positive.sum()), int((~positive).sum())
+    if n == 0 or m == 0:
+        return np.full(logits.shape[1], NAN)
+    ranks: Array = rankdata(logits, axis=0)[positive].sum(axis=0)
+    found: Array = (ranks - n * (n + 1) / 2) / (n * m)
+    return found
+
+
+def _curve(columns: Columns, name: str, percents: Sequence[int]) -> Array:
+    """AUC for each percentage, over the samples with all values."""
+    return _aurocs(*_complete(columns, [f"{name}@{percent}" for percent in percents]))
+
+
+def _complete(columns: Columns, names: Sequence[str]) -> tuple[Array, Array]:
+    if absent := [name for name in names if name not in columns]:
+        raise OutOfRange(f"there are no values for {', '.join(absent)}; percent must be a multiple of 5")
+    table = np.stack([columns[name] for name in (*names, "target_label")], axis=1)
+    kept = table[np.isfinite(table).all(axis=1)]
+    return kept[:, :-1], kept[:, -1]
+
+
+def _area(columns: Columns, name: str) -> float:
+    curve = _curve(columns, name, PERCENTS)
+    return float(np.trapezoid(curve, PERCENTS) / (PERCENTS[-1] - PERCENTS[0]))
+
+
+def _auroc(columns: Columns, name: str, percent: int) -> float:
+    return float(_curve(columns, name, [percent])[0])
+
+
+def _pairs(columns: Columns, channel: str, percent: int) -> tuple[Array, Array, Array]:
+    """Masked means, covariate and subject of the samples with both values."""
+    prefix = "masked_means@"
+    known = sorted(name.removeprefix(prefix) for name in columns if name.startswith(prefix))
+    wanted = [name for name in known if name == f"{channel or name.rpartition(':')[0]}:{percent}"]
+    if len(wanted) != 1:
+        raise OutOfRange(
+            f"channel and percent must name one mask, got channel={channel or 'none'} percent={percent}; known: "
+            f"{', '.join(known)}"
+        )
+    means, values = columns[prefix + wanted[0]], columns["covariate"]
+    kept = np.isfinite(means) & np.isfinite(values)
+    subjects = columns.get("subject", np.arange(len(means)))
+    return means[kept], values[kept], subjects[kept]

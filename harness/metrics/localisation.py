@@ -28,6 +28,7 @@ __all__ = [
     "ap_of_ceiling",
     "cdc",
     "channel_share",
+    "check_finite",
     "peak_distance_mm",
     "pearson_between",
     "pointing_game",
@@ -519,7 +520,7 @@ def channel_share(explanation: Array, channels: tuple[str, ...], *, channel: str
         In [0, 1], with a sum of 1 over all channels; NaN if there is no such channel or
         the explanation is zero everywhere.
     """
-    _check_finite(explanation)
+    check_finite(explanation)
     sizes = np.abs(explanation).sum(axis=(1, 2, 3), dtype=np.float64)
     if channel not in channels or not sizes.any():
         return NAN
@@ -528,11 +529,22 @@ def channel_share(explanation: Array, channels: tuple[str, ...], *, channel: str
 
 def _combined(explanation: Array, sign: str = "signed") -> Array:
     """Map over all channels, (X, Y, Z) float64, of a map that must be finite."""
-    _check_finite(explanation)
+    check_finite(explanation)
     return choose("sign", sign, _SIGNS)(explanation)
 
 
-def _check_finite(explanation: Array) -> None:
+def check_finite(explanation: Array) -> None:
+    """Refuse a map with values that are not finite.
+
+    Parameters
+    ----------
+    explanation : (C, X, Y, Z) float
+
+    Raises
+    ------
+    OutOfRange
+        If a value is NaN or infinite.
+    """
     bad = int(explanation.size - np.isfinite(explanation).sum())
     if bad:
         raise OutOfRange(

@@ -32,12 +32,14 @@ METRIC_INPUTS: Mapping[str, str] = {
     "class_probabilities": "(K,) float in [0, 1], predicted probability of each class",
     "clean_score": "number, simulated score without noise; absent for measured scores",
     "columns": "subject-level metric → (n,) float, its values for all subjects; for pooled metrics only",
+    "covariates": "covariates of the sample by name, numbers, texts or None; for metrics of predictions only",
     "exact": "(X, Y, Z) float, map of the same method for a model that computes the score exactly",
     "exposed": "name → number, scalars that the network exposes, such as attention weights; empty without any",
     "explanation": "(C, X, Y, Z) float, attribution of each channel; higher values support the output more",
     "image": "(C, X, Y, Z) float, network input of the sample; for probe metrics only",
+    "image_channels": "names of the channels of the image; for probe metrics only",
     "predict": "images (B, C, X, Y, Z) → (B,), the explained scalar of the network; for probe metrics only",
-    "predict_output": "the same for the output for the target, whatever scalar is explained; for probe metrics only",
+    "predict_logit": "images (B, C, X, Y, Z) → (B,), the logit of the binary target; for probe metrics only",
     "predicted_logit": "number, predicted logit of the positive class",
     "predicted_probability": "number in [0, 1], predicted probability of the positive class",
     "predicted_score": "number, predicted score",
@@ -51,7 +53,6 @@ METRIC_INPUTS: Mapping[str, str] = {
     "target_class": "index of the true class",
     "target_label": "true label, 0 or 1",
     "target_lesions": "Lesions of the target",
-    "target_number": "number from which a binary label was made by a threshold; absent for other labels",
     "target_score": "number, true score",
 }
 
@@ -126,10 +127,11 @@ class MetricInputs:
     predicted_logit : number, the logit of ``predicted_probability``
     target_class, class_probabilities : index of the class, and (K,) float in [0, 1]
     image : (C, X, Y, Z) float
-    predict, predict_output : functions from images to the explained scalar, and to the
-        output for the target
+    image_channels : names of the channels of the image
+    predict : function from images to the explained scalar
+    predict_logit : function from images to the logit of the binary target
+    covariates : covariates of the sample by name
     exposed : scalars that the network exposes, by name
-    target_number : number from which the label was made
     rng : random generator; each metric receives a copy in the same state, so that metrics
         do not affect each other
     columns : subject-level values by metric name, for pooled metrics
@@ -163,10 +165,11 @@ class MetricInputs:
         target_class: float | None = None,
         class_probabilities: Array | None = None,
         image: Array | None = None,
+        image_channels: Sequence[str] | None = None,
         predict: Predict | None = None,
-        predict_output: Predict | None = None,
+        predict_logit: Predict | None = None,
+        covariates: Mapping[str, float | str | None] | None = None,
         exposed: Mapping[str, float] | None = None,
-        target_number: float | None = None,
         rng: np.random.Generator | None = None,
         columns: Columns | None = None,
     ) -> None:
@@ -188,9 +191,11 @@ class MetricInputs:
         self.target_class = _number("target_class", target_class)
         self.class_probabilities = _probabilities("class_probabilities", class_probabilities)
         self.image = _finite("image", image, ndim=4)
-        self.predict, self.predict_output = predict, predict_output
+        self.image_channels = None if image_channels is None else tuple(image_channels)
+        self.predict = predict
+        self.predict_logit = predict_logit
+        self.covariates = covariates
         self.exposed = None if exposed is None else dict(exposed)
-        self.target_number = _number("target_number", target_number)
         self.rng = rng
         self.columns = None if columns is None else _columns(columns)
         self._check_shapes()

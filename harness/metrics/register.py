@@ -27,6 +27,7 @@ __all__ = [
     "Level",
     "choose",
     "evaluate",
+    "evaluate_all",
     "evaluate_ceiling",
     "evaluate_chance",
     "inputs_of",
@@ -44,10 +45,11 @@ NAN = float("nan")
 
 # Inputs available at each level: pooled metrics use values rather than images, and
 # metrics of predictions must not depend on explanations.
+_OF_PROBE = frozenset({"image", "image_channels", "predict", "predict_logit"})
 _OF_LEVEL: Mapping[str, frozenset[str]] = {
-    "subject": frozenset(METRIC_INPUTS) - {"columns", "explanation", "channels", "image", "predict", "predict_output"},
-    "explanation": frozenset(METRIC_INPUTS) - {"columns", "image", "predict", "predict_output"},
-    "probe": frozenset(METRIC_INPUTS) - {"columns"},
+    "subject": frozenset(METRIC_INPUTS) - {"columns", "explanation", "channels", *_OF_PROBE},
+    "explanation": frozenset(METRIC_INPUTS) - {"columns", "covariates", *_OF_PROBE},
+    "probe": frozenset(METRIC_INPUTS) - {"columns", "covariates"},
     "pool": frozenset({"columns"}),
 }
 
@@ -66,6 +68,7 @@ def metric(
     interval: bool = True,
     kinds: tuple[Kind, ...] = (),
     fault: tuple[float, str] | None = None,
+    several: bool = False,
 ) -> Callable[[F], F]:
     """Register the decorated function as a metric and return it unchanged.
 
@@ -92,6 +95,8 @@ def metric(
         its inputs. Tasks that use it for other targets are rejected
     fault : for pooled metrics, (bound, flag): a lower value means that something is wrong,
         and the row has the flag
+    several : whether the metric returns several values by name, for pooled metrics only.
+        Each is a column ``METRIC@NAME``; they are not shown in tables
 
     Raises
     ------
@@ -117,6 +122,7 @@ def metric(
             inputs=inputs_of(function),
             kinds=kinds,
             fault=fault,
+            several=several,
         )(function)
         return function
 
@@ -180,6 +186,23 @@ def evaluate(component: Callable[..., Any], inputs: MetricInputs) -> float:
     RequestError
         If a required input is missing.
     """
+    return float(_call(component, inputs))
+
+
+def evaluate_all(component: Callable[..., Any], inputs: MetricInputs) -> float | dict[str, float]:
+    """Evaluate a metric with one value, or with several values by name.
+
+    Parameters
+    ----------
+    component, inputs : see :func:`evaluate`
+    """
+    found = _call(component, inputs)
+    if isinstance(found, Mapping):
+        return {name: float(value) for name, value in found.items()}
+    return float(found)
+
+
+def _call(component: Callable[..., Any], inputs: MetricInputs) -> Any:
     function = _unwrapped(component)
     given = component.keywords if isinstance(component, partial) else {}
     positional: list[Any] = []
@@ -197,7 +220,7 @@ def evaluate(component: Callable[..., Any], inputs: MetricInputs) -> float:
             named[name] = value
         else:
             positional.append(value)
-    return float(function(*positional, **named))
+    return function(*positional, **named)
 
 
 def evaluate_chance(component: Callable[..., Any], inputs: MetricInputs) -> float:

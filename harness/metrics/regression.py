@@ -6,8 +6,11 @@ columns. Subjects with a missing value are left out.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from harness.core.errors import UnknownName
 from harness.core.types import Array, Source
 from harness.metrics.columns import complete
 from harness.metrics.metric_inputs import Columns
@@ -16,6 +19,7 @@ from harness.metrics.register import metric
 __all__ = [
     "bias",
     "clean_score",
+    "covariate",
     "mse",
     "predicted_score",
     "r2",
@@ -55,6 +59,31 @@ def target_score(target_score: float) -> float:
         The score.
     """
     return target_score
+
+
+@metric("covariate", source="", direction="none", range=(-np.inf, np.inf), empty="no number: NaN")
+def covariate(covariates: Mapping[str, float | str | None], *, name: str = "") -> float:
+    """Covariate of the sample, such as a clinical score, for pooled metrics.
+
+    Parameters
+    ----------
+    covariates : covariates by name
+    name : name of the covariate
+
+    Returns
+    -------
+    float
+        The number; NaN if it is missing or a text.
+
+    Raises
+    ------
+    UnknownName
+        If the sample has no such covariate.
+    """
+    if name not in covariates:
+        raise UnknownName("covariate", name, covariates)
+    value = covariates[name]
+    return NAN if value is None or isinstance(value, str) else float(value)
 
 
 @metric("predicted_score", source="", direction="none", range=(-INFINITY, INFINITY), empty="never undefined")

@@ -23,10 +23,10 @@ from harness.core.targets import hardly_varies
 from harness.core.task import Component, Configuration, Task
 from harness.core.types import JSON, Adapter, Array, Cohort, NetworkSpec, Score
 from harness.metrics.metric_inputs import MetricInputs
-from harness.metrics.register import evaluate, evaluate_ceiling, evaluate_chance
+from harness.metrics.register import evaluate, evaluate_ceiling, evaluate_chance, inputs_of
 from harness.pipeline.artifacts import read_values
 from harness.pipeline.cell import ENSEMBLE, Cell, Job, digest, explanations_of, failure_of, holds, records_of, restored
-from harness.pipeline.explain import chosen_target
+from harness.pipeline.explain import chosen_target, classified_target
 from harness.pipeline.group_maps import GroupScores, score_group
 from harness.pipeline.pooled import cached
 from harness.pipeline.rows import MetricFacts, Row, Values, null_of, number_of, score_from_json, score_to_json
@@ -81,6 +81,8 @@ def metric_facts(task: Task, levels: Sequence[str], *, fixed_test: bool = False)
         if place not in levels:
             continue
         entry = METRICS.get(METRICS.name_of(component.func))
+        if entry.facts["several"]:
+            continue
         low, high = entry.facts["range"]
         chance = entry.facts["chance"]
         facts = MetricFacts(
@@ -122,9 +124,16 @@ class Table:
     Parameters
     ----------
     columns : values by metric, sample and seed; NaN where undefined
+    exposed : whether the scalar is exposed by the model, and the predictions are those of a target beside it
     """
 
     columns: dict[str, dict[str, dict[int, float]]] = field(default_factory=dict)
+    exposed: bool = False
+
+    @property
+    def metrics(self) -> set[str]:
+        """Metrics that have values."""
+        return {metric_of(name) for name in self.columns}
 
     def put(self, metric: str, sample: str, seed: int, value: float | None) -> None:
         """Add one value."""
@@ -188,7 +197,12 @@ def _put(found: _Read, metric: str, seed: int, samples: Mapping[str, JSON]) -> N
     for sample, of_sample in samples.items():
         for into, kind in ((found.targets, "targets"), (found.regions, "regions")):
             for name, value in of_sample[kind].items():
-                into.setdefault(name, Table()).put(metric, sample, seed, value)
+                table = into.setdefault(name, Table())
+                if isinstance(value, Mapping):
+                    for part, one in value.items():
+                        table.put(f"{metric}@{part}", sample, seed, one)
+                else:
+                    table.put(metric, sample, seed, value)
 
 
 def pool(
@@ -346,7 +360,7 @@ class _Aggregate:
         return self._row(label, values, pooled, known, frozenset(by_fold), explain_s=seconds), outputs
 
     def _with_predictions(self, read: _Read) -> _Read:
-        """Values of an explanation beside those of the predicted target of each scalar, for the explained samples."""
+        """Values of an explanation beside those of the target of each scalar, for the explained samples."""
         if not any(
             level_of(one) == "pool" and self.task.of_explanations(name) for name, one in self.task.metrics.items()
         ):
@@ -354,12 +368,14 @@ class _Aggregate:
         joined: dict[str, Table] = {}
         for scalar, table in read.targets.items():
             explained = {sample for samples in table.columns.values() for sample in samples}
-            of_target = self.predicted.targets.get(scalar.partition(":")[0], Table())
+            target = classified_target(scalar, self.spec)
+            of_target = self.predicted.targets.get(target.name if target else "", Table())
             columns = {
                 metric: {sample: seeds for sample, seeds in samples.items() if sample in explained}
                 for metric, samples in of_target.columns.items()
             }
-            joined[scalar] = Table({**columns, **table.columns})
+            exposed = target is None or target.name != scalar.partition(":")[0]
+            joined[scalar] = Table({**columns, **table.columns}, exposed)
         return _Read(joined, {}, {**self.predicted.identities, **read.identities})
 
     def _row(
@@ -461,7 +477,7 @@ class _Aggregate:
             if level_of(one) == "pool" and task.of_explanations(label) == bool(explanation)
         ]
         labels = [label for label in labels if not region or label in (task.regional or labels)]
-        parts = {label: [one for one in tables if _needs(task, label) <= set(one.columns)] for label in labels}
+        parts = {label: [one for one in tables if _applies(task, label, one)] for label in labels}
         metrics = [(label, self._pooled_identity(label, read, region)) for label in labels if parts[label]]
 
         def compute(wanted: Sequence[str]) -> dict[str, JSON]:
@@ -527,6 +543,16 @@ def _needs(task: Task, label: str) -> set[str]:
     return set(METRICS.get(METRICS.name_of(task.metrics[label].func)).facts["needs"])
 
 
+def _applies(task: Task, label: str, table: Table) -> bool:
+    """Whether a table has the columns of a pooled metric, and they belong to one output.
+
+    The value of a scalar that the model exposes says nothing about the label of a target.
+    """
+    needed = _needs(task, label)
+    of_scalar = any(name in task.metrics and "predict" in inputs_of(task.metrics[name]) for name in needed)
+    return needed <= table.metrics and not (table.exposed and of_scalar)
+
+
 def _reads(task: Task, label: str) -> set[str]:
     """Columns that a pooled metric, its chance level and its ceiling read; empty if they read all columns."""
     needed = _needs(task, label)
@@ -534,6 +560,11 @@ def _reads(task: Task, label: str) -> set[str]:
     for name in (facts["chance"], facts["ceiling"]):
         needed |= set(METRICS.get(name).facts["needs"]) if needed and isinstance(name, str) else set()
     return needed
+
+
+def metric_of(column: str) -> str:
+    """Metric of a column, which is ``METRIC@NAME`` if the metric has several values."""
+    return column.partition("@")[0]
 
 
 def _whole(task: Task, tables: Mapping[str, Table], subjects: Mapping[str, str]) -> dict[str, Any]:
@@ -598,6 +629,7 @@ def _sampled(tables: Sequence[Table], needed: set[str], subjects: Mapping[str, s
         {seed for table in tables for of in table.columns.values() for by_seed in of.values() for seed in by_seed}
     )
     order = list(dict.fromkeys(subjects[sample] for sample in samples))
+    codes = {subject: number for number, subject in enumerate(order)}
     rows: dict[str, list[int]] = {subject: [] for subject in order}
     for number, sample in enumerate(samples):
         rows[subjects[sample]].append(number)
@@ -605,8 +637,9 @@ def _sampled(tables: Sequence[Table], needed: set[str], subjects: Mapping[str, s
         {
             name: np.array([table.columns[name].get(sample, {}).get(seed, math.nan) for sample in samples])
             for name in table.columns
-            if name in needed or not needed
+            if metric_of(name) in needed or not needed
         }
+        | {"subject": np.array([codes[subjects[sample]] for sample in samples], np.float64)}
         for table in tables
         for seed in seeds
     )
@@ -697,7 +730,7 @@ def _complete(sampled: _Sampled, needed: Sequence[str]) -> Array:
         np.isfinite(column)
         for table in sampled.tables
         for name, column in table.items()
-        if name in needed or not needed
+        if metric_of(name) in needed or not needed
     ]
     complete = np.all(columns, axis=0)
     return np.flatnonzero([bool(complete[rows].any()) for rows in sampled.rows])

@@ -115,7 +115,7 @@ def summary_of(store: Store, record: CellRecord) -> dict[str, float]:
             number
             for of_sample in one["values"].values()
             for number in of_sample["targets"].values()
-            if number is not None
+            if number is not None and not isinstance(number, dict)  # several values have no mean
         ]
         if numbers:
             found[one["label"]] = math.fsum(numbers) / len(numbers)

@@ -21,6 +21,7 @@ from harness.core.registry import ADAPTERS, ATTRIBUTIONS, METRICS, MODELS, POSTP
 from harness.core.targets import KINDS
 from harness.core.task import Component, Configuration, Task, restore
 from harness.core.types import JSON, Adapter, Cohort, Folds, NetworkSpec, Reads, Split
+from harness.metrics.register import inputs_of
 from harness.pipeline.artifacts import spec_json
 from harness.pipeline.explain import chosen_target, uses_predictions
 from harness.pipeline.networks import oracle_arguments
@@ -42,6 +43,7 @@ __all__ = [
     "jobs",
     "metric_identities",
     "missing",
+    "covariates_of_metrics",
     "reads_of",
     "records_of",
     "restored",
@@ -417,10 +419,14 @@ def _exposes(facts: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str,
     return found
 
 
-def reads_of(adapter: Adapter, spec: NetworkSpec) -> dict[str, Reads]:
+def reads_of(adapter: Adapter, spec: NetworkSpec, covariates: tuple[str, ...] = ()) -> dict[str, Reads]:
     """Data that each stage reads of a sample.
 
     ``choose`` is for explanations of chosen samples, ``all`` for what any stage reads.
+
+    Parameters
+    ----------
+    covariates : covariates that metrics read (:func:`covariates_of_metrics`)
     """
     own = adapter.reads
     masks = tuple(target.name for target in spec.targets if not target.of_sample)
@@ -435,10 +441,23 @@ def reads_of(adapter: Adapter, spec: NetworkSpec) -> dict[str, Reads]:
         "predict": own,
         "explain": explain,
         "choose": dataclasses.replace(explain, targets=values),
-        "score": Reads(masks=evaluated_masks, targets=values, clean=values, grid=("spacing_mm",)),
+        "score": Reads(
+            masks=evaluated_masks, covariates=covariates, targets=values, clean=values, grid=("spacing_mm",)
+        ),
         "probe": dataclasses.replace(explain, masks=_unique(own.masks, evaluated_masks), targets=values),
-        "all": dataclasses.replace(train, masks=_unique(own.masks, evaluated_masks), clean=values),
+        "all": dataclasses.replace(
+            train,
+            masks=_unique(own.masks, evaluated_masks),
+            covariates=_unique(own.covariates, covariates),
+            clean=values,
+        ),
     }
+
+
+def covariates_of_metrics(task: Task) -> tuple[str, ...]:
+    """Covariates that the metrics of a task read, by their option ``name``."""
+    reading = [one for one in task.metrics.values() if "covariates" in inputs_of(one)]
+    return _unique(tuple(str(one.keywords.get("name", "")) for one in reading))
 
 
 def _unique(*names: tuple[str, ...]) -> tuple[str, ...]:
@@ -545,9 +564,10 @@ def restored(configuration: Configuration) -> Task:
 
 
 def _bound(configuration: Configuration, cohort: Cohort) -> tuple[NetworkSpec, dict[str, Reads]]:
-    adapter: Adapter = restored(configuration).adapter()
+    task = restored(configuration)
+    adapter: Adapter = task.adapter()
     spec = adapter.spec(cohort)
-    return spec, reads_of(adapter, spec)
+    return spec, reads_of(adapter, spec, covariates_of_metrics(task))
 
 
 def hardware() -> dict[str, JSON]:

@@ -23,6 +23,7 @@ __all__ = [
     "check_one_grid",
     "choose_samples",
     "chosen_target",
+    "classified_target",
     "explain",
     "explained_inputs",
     "uses_predictions",
@@ -209,6 +210,25 @@ def chosen_target(explanation: Explanation, spec: NetworkSpec) -> Target | None:
             f"samples=true_positive needs a binary target, but {wanted[0].name} has classes; set samples=correct"
         )
     return wanted[0]
+
+
+def classified_target(scalar: str, spec: NetworkSpec) -> Target | None:
+    """The target whose predictions are evaluated beside an explained scalar.
+
+    Parameters
+    ----------
+    scalar : name of the scalar (:class:`harness.pipeline.networks.Scalar`)
+
+    Returns
+    -------
+    Target or None
+        The target to which the scalar belongs; for a scalar that the model exposes, the only
+        binary target, or none if there are several.
+    """
+    own = [target for target in spec.targets if target.name == scalar.partition(":")[0]]
+    binary = [target for target in spec.targets if target.kind == "binary"]
+    found = own or binary
+    return found[0] if len(found) == 1 else None
 
 
 def uses_predictions(explanation: Explanation, spec: NetworkSpec) -> bool:

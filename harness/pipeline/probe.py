@@ -20,7 +20,8 @@ from harness.core.seeding import generator
 from harness.core.task import Task
 from harness.core.types import Array, NetworkSpec, Prediction, Sample
 from harness.metrics.metric_inputs import Predict
-from harness.pipeline.explain import Explained, explained_inputs
+from harness.metrics.register import inputs_of
+from harness.pipeline.explain import Explained, classified_target, explained_inputs
 from harness.pipeline.networks import OWN, Member, Scalar, Scalars, device, scalars_of, tensor_of
 from harness.pipeline.score import Values, add, inputs_of_map
 
@@ -56,19 +57,17 @@ def probe_sample(
     if explanation.of.endswith(OWN):  # one map, whose channels explain scalars of their own
         scalars = (Scalar(explanation.of),)
     for scalar, one in zip(scalars, explained.maps, strict=True):
-        output = Scalar(spec.targets[0].name, spec.targets[0], -1 if spec.targets[0].classes else 0)
-        of_target = scalar if scalar.target is not None else output
-        predict_output, image = predict_function(
-            members, spec, sample, of_target, batch_size=batch_size, classes=classes
-        )
-        predict = predict_output
-        if of_target is not scalar and not explanation.of.endswith(OWN):
-            predict, _ = predict_function(members, spec, sample, scalar, batch_size=batch_size, classes=classes)
+        of = scalar
+        if explanation.of.endswith(OWN):
+            target = classified_target(scalar.name, spec) or spec.targets[0]
+            of = Scalar(target.name, target, -1 if target.classes else 0)  # one function stands for all channels
+        predict, image = predict_function(members, spec, sample, of, batch_size=batch_size, classes=classes)
         if one.shape[1:] != image.shape[1 : one.ndim]:
             raise RequestError(
                 f"probe metrics need maps in the space of the network's input, got maps of {one.shape[1:]} and "
                 f"images of {image.shape[1:]} for {sample.id}"
             )
+        logit = _predict_logit(of, predict, members, spec, sample, batch_size)
         given = inputs_of_map(
             spec,
             sample,
@@ -78,10 +77,25 @@ def probe_sample(
             rng=generator(seed, "metrics", sample.id, "probe"),
             image=image,
             predict=predict,
-            predict_output=predict_output,
+            image_channels=[name for place in spec.explained for name in spec.inputs[place].channels],
+            predict_logit=logit,
         )
-        for label in labels:
+        # Metrics of a binary target have no value for scalars of other targets.
+        own = [one for one in labels if logit is not None or "predict_logit" not in inputs_of(task.metrics[one])]
+        for label in own:
             add(into, task, label, sample, "targets", scalar.name, given)
+
+
+def _predict_logit(
+    scalar: Scalar, predict: Predict, members: Sequence[Member], spec: NetworkSpec, sample: Sample, batch_size: int
+) -> Predict | None:
+    """The logit of the binary target of a scalar as a function of the image; ``None`` if it has none."""
+    target = classified_target(scalar.name, spec)
+    if target is None or target.kind != "binary":
+        return None
+    if scalar.target == target:
+        return predict
+    return predict_function(members, spec, sample, Scalar(target.name, target), batch_size=batch_size)[0]
 
 
 def predict_function(

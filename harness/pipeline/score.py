@@ -6,7 +6,8 @@ network. The values of a metric are plain JSON::
     {"label": …, "values": {sample: {"targets": {target: number}, "regions": {region: number}}},
      "chance": {sample: …}}
 
-where undefined numbers are null. For maps, the target is the explained scalar.
+where undefined numbers are null. A metric with several values has an object of numbers by
+name instead of each number. For maps, the target is the explained scalar.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from harness.core.task import Component, Task
 from harness.core.types import JSON, Array, NetworkSpec, Prediction, Sample
 from harness.metrics.metric_inputs import MetricInputs
 from harness.metrics.regions import within
-from harness.metrics.register import evaluate, evaluate_chance, kinds_of, needs_target
+from harness.metrics.register import evaluate_all, evaluate_chance, kinds_of, needs_target
 from harness.pipeline.explain import Explained
 from harness.pipeline.predict import EXPOSED
 
@@ -171,12 +172,21 @@ def add(into: Values, task: Task, label: str, sample: Sample, where: str, name: 
     # The truth of an explanation is known for generated data; a metric that needs it is undefined for others.
     is_undefined = given.explanation is not None and given.target is None and needs_target(component)
     known = into.setdefault(label, {"label": label, "values": {}, "chance": {}})
-    kinds: tuple[tuple[str, Callable[..., float]], ...] = (("values", evaluate), ("chance", evaluate_chance))
+    kinds: tuple[tuple[str, Callable[..., float | dict[str, float]]], ...] = (
+        ("values", evaluate_all),
+        ("chance", evaluate_chance),
+    )
     for kind, function in kinds:
         value = math.nan if is_undefined else function(component, given)
-        if kind == "values" or not math.isnan(value):
+        if kind == "values" or not (isinstance(value, float) and math.isnan(value)):
             of_sample = known[kind].setdefault(sample.id, {"targets": {}, "regions": {}})
-            of_sample[where][name] = None if math.isnan(value) else value
+            of_sample[where][name] = _json(value)
+
+
+def _json(value: float | dict[str, float]) -> JSON:
+    if isinstance(value, dict):
+        return {name: _json(one) for name, one in value.items()}
+    return None if math.isnan(value) else value
 
 
 def collapse_flags(spec: NetworkSpec, samples: Sequence[Sample], predictions: Mapping[str, Prediction]) -> list[str]:
@@ -214,9 +224,13 @@ def _inputs(
     """Inputs of the metrics of the prediction of one target."""
     kind = KINDS[target.kind]
     given = {**kind.inputs_of_truth(target, sample), **kind.inputs_of_prediction(prediction)}
+    covariates = sample.covariates
     if target.of_sample:
-        return MetricInputs(**given, exposed={name: float(one) for name, one in exposed.items()}, rng=rng)
-    return MetricInputs(**_volumes(given), spacing_mm=sample.spacing_mm, brain=_brain(sample), rng=rng)
+        named = {name: float(one) for name, one in exposed.items()}
+        return MetricInputs(**given, covariates=covariates, exposed=named, rng=rng)
+    return MetricInputs(
+        **_volumes(given), covariates=covariates, spacing_mm=sample.spacing_mm, brain=_brain(sample), rng=rng
+    )
 
 
 def _brain(sample: Sample) -> Array | None:

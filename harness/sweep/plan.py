@@ -18,7 +18,7 @@ from harness.core.task import Configuration, Task, describe, describe_component
 from harness.core.types import JSON, Adapter, Cohort, Folds, NetworkSpec, Split, SplitSample
 from harness.data.splits import check_test_set, describe_validation
 from harness.metrics.register import kinds_of
-from harness.pipeline.cell import Cell, Job, ensembles, jobs, missing, reads_of
+from harness.pipeline.cell import Cell, Job, covariates_of_metrics, ensembles, jobs, missing, reads_of
 from harness.pipeline.networks import check_inputs
 from harness.storage.files import check_writable
 from harness.storage.store import Store
@@ -238,7 +238,7 @@ def _configuration(request: Request, task: Task, point: Mapping[str, JSON], coho
         json.loads(json.dumps({**describe(task), **_searched(request, task)})),
         {**columns_of(task, [one.key for one in request.space]), **point},
         request.profile,
-        cohort.fingerprint(reads_of(adapter, spec)["all"]),
+        cohort.fingerprint(reads_of(adapter, spec, covariates_of_metrics(task))["all"]),
     )
 
 

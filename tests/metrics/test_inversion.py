@@ -1,8 +1,7 @@
-"""Voxel inversion and masked means: masks by hand, linear networks with known answers, areas, permutations."""
+"""Quantile masks, voxel inversion and masked means, from their definitions."""
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -10,139 +9,164 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from harness.core.types import Array
-from harness.metrics.association import masked_spearman, masked_spearman_p, permutation_p, target_number
-from harness.metrics.exposed import exposed_scalar
+from harness.core.errors import OutOfRange
 from harness.metrics.inversion import (
-    SHARES,
+    PERCENTS,
     inversion_area,
     inverted_auroc,
-    inverted_logit,
-    inverted_share,
-    masked_mean,
-    quantile_mask,
+    inverted_logits,
+    masked_mean_correlation,
+    masked_mean_p,
+    masked_means,
+    quantile_masks,
+    random_inverted_logits,
 )
 
-INSIDE = np.ones((1, 2, 5), bool)
-INSIDE[0, 0, 0] = False
-RELEVANCE = np.array([[[9.0, 1, 2, 3, 4], [5, -1, -2, -3, 0]]])[None]
+BRAIN = np.ones((2, 3, 1), bool)
+MAP = np.array([[[[-1.0], [1], [2]], [[3], [4], [5]]]])
 
 
-def test_masks_by_hand() -> None:
-    """Positive values inside are 1 to 5: the top 40 % reach 3.4; of the brain, the top 40 % of nine voxels."""
-    assert RELEVANCE[0][quantile_mask(RELEVANCE, INSIDE, 0.4)[0]].tolist() == [4, 5]
-    assert sorted(RELEVANCE[0][quantile_mask(RELEVANCE, INSIDE, 1.0)[0]]) == [1, 2, 3, 4, 5]
-    assert sorted(RELEVANCE[0][quantile_mask(RELEVANCE, INSIDE, 0.4, "brain")[0]]) == [2, 3, 4, 5]
-    assert quantile_mask(RELEVANCE, INSIDE, 1.0, "brain").sum() == 9
-    assert not quantile_mask(-np.abs(RELEVANCE), INSIDE, 0.5).any()
+def linear(weights: np.ndarray):
+    """A linear network."""
+    return lambda images: (images * weights).sum(axis=(1, 2, 3, 4))
 
 
-@pytest.mark.parametrize("channels", [1, 2])
-def test_logit_of_a_linear_network(channels: int) -> None:
-    """Inverting voxels changes a linear logit by Σ w (1 − 2x) over them, per channel or with one mask for all."""
-    rng = np.random.default_rng(0)
-    image, weight = rng.random((2, 3, 4, 5)), rng.normal(size=(2, 3, 4, 5))
-    explanation = rng.normal(size=(channels, 3, 4, 5))
-    brain = rng.random((3, 4, 5)) < 0.8
+class TestQuantileMasks:
+    """Masks of the most relevant voxels."""
 
-    def predict(images: Array) -> Array:
-        return np.asarray((images * weight).sum(axis=(1, 2, 3, 4)))
+    def test_percentile_of_positive_values(self) -> None:
+        """The 60th percentile of 1, …, 5 is 3.4, so the top 40 % are 4 and 5."""
+        assert quantile_masks(MAP, BRAIN, [40])[0, 0].ravel().tolist() == [False] * 4 + [True] * 2
 
-    mask = quantile_mask(explanation, brain, 0.3)
-    expected = (image * weight).sum() + (weight * (1 - 2 * image) * mask).sum()
-    assert inverted_logit(explanation, image, predict, brain, share=0.3) == pytest.approx(expected)
-    whole = inverted_logit(np.ones_like(explanation), image, predict, brain, share=1.0)
-    assert whole == pytest.approx((np.where(brain, 1 - image, image) * weight).sum())
-    assert inverted_share(np.ones_like(explanation), image, brain, share=1.0) == 1.0
-    assert inverted_share(-np.ones_like(explanation), image, brain) == 0.0
+    def test_limits(self) -> None:
+        """0 % is empty, and 100 % has all positive voxels, or all voxels of the brain."""
+        positive, whole = quantile_masks(MAP, BRAIN, [0, 100]), quantile_masks(MAP, BRAIN, [0, 100], of="brain")
+        assert [positive[0].sum(), positive[1].sum(), whole[0].sum(), whole[1].sum()] == [0, 5, 0, 6]
 
+    def test_values_outside_the_brain_do_not_count(self) -> None:
+        """Without 4 and 5, the 60th percentile of 1, 2, 3 is 2.2."""
+        brain = BRAIN.copy()
+        brain[1, 1:] = False
+        assert np.flatnonzero(quantile_masks(MAP, brain, [40])[0, 0]).tolist() == [3]
 
-def test_without_a_brain_mask_zero_voxels_are_outside() -> None:
-    """Voxels that are zero in all channels are never inverted."""
-    image = np.zeros((2, 1, 1, 4))
-    image[0, 0, 0, :2] = 0.25
-    seen: list[Array] = []
+    def test_map_without_positive_values_has_an_empty_mask(self) -> None:
+        """A map of zeros or of negative values has no mask."""
+        assert not quantile_masks(-abs(MAP), BRAIN, PERCENTS).any()
 
-    def predict(images: Array) -> Array:
-        seen.append(images[0])
-        return np.zeros(len(images))
-
-    inverted_logit(np.ones_like(image), image, predict, share=1.0)
-    np.testing.assert_array_equal(seen[0][:, 0, 0], [[0.75, 0.75, 0, 0], [1, 1, 0, 0]])
+    def test_each_channel_has_its_own_mask(self) -> None:
+        """Each channel has the quantiles of its own values."""
+        both = np.concatenate([MAP, MAP[:, ::-1] * 100])
+        masks = quantile_masks(both, BRAIN, [40])[0]
+        assert np.flatnonzero(masks[0]).tolist() == [4, 5] and np.flatnonzero(masks[1]).tolist() == [1, 2]
 
 
-def test_masked_means() -> None:
-    """The mean of a channel in its own mask, or in the only one; NaN for a channel that is not there."""
-    image = np.arange(20.0).reshape(2, 1, 2, 5) / 20
-    explanation = np.concatenate([RELEVANCE, -RELEVANCE])
-    assert masked_mean(explanation, image, INSIDE, channel=0, share=0.4) == pytest.approx((0.2 + 0.25) / 2)
-    assert masked_mean(explanation, image, INSIDE, channel=1, share=0.2) == pytest.approx(0.9)
-    assert masked_mean(RELEVANCE, image, INSIDE, channel=1, share=0.4) == pytest.approx((0.7 + 0.75) / 2)
-    assert math.isnan(masked_mean(explanation, image, INSIDE, channel=2))
-    assert math.isnan(masked_mean(-np.abs(explanation), image, INSIDE, channel=0))
+class TestInvertedLogits:
+    """Logits of inverted images."""
+
+    @pytest.mark.parametrize("channels", [1, 2])
+    def test_linear_network(self, channels: int) -> None:
+        """Inverting a voxel of a linear network changes the logit by w (1 − 2 x)."""
+        rng = np.random.default_rng(0)
+        image, weights = rng.random((2, 4, 3, 2)), rng.normal(size=(2, 4, 3, 2))
+        explanation, brain = rng.normal(size=(channels, 4, 3, 2)), rng.random((4, 3, 2)) < 0.8
+        found = inverted_logits(explanation, image, linear(weights), brain)
+        assert list(found) == ["0", *map(str, PERCENTS)]
+        assert found["0"] == pytest.approx((weights * image).sum())
+        for percent in PERCENTS:
+            mask = np.broadcast_to(quantile_masks(explanation, brain, [percent])[0], image.shape)
+            assert found[str(percent)] == pytest.approx(found["0"] + (weights * (1 - 2 * image))[mask].sum())
+
+    def test_whole_brain(self) -> None:
+        """100 % of the brain inverts all channels inside the brain and nothing outside."""
+        rng = np.random.default_rng(1)
+        image, weights = rng.random((2, 4, 3, 2)), rng.normal(size=(2, 4, 3, 2))
+        image[:, 0] = 0  # outside the brain
+        for metric, more in ((inverted_logits, ()), (random_inverted_logits, (rng,))):
+            found = metric(rng.normal(size=(1, 4, 3, 2)), image, linear(weights), *more, of="brain")
+            assert found["100"] == pytest.approx((weights * (1 - image))[:, 1:].sum())
+
+    def test_random_masks_have_the_same_size(self) -> None:
+        """A network that counts ones counts the voxels of the mask if the image is (nearly) black."""
+        rng = np.random.default_rng(2)
+        image, brain = np.zeros((2, 4, 5, 3)), rng.random((4, 5, 3)) < 0.7
+        explanation = rng.normal(size=(2, 4, 5, 3))
+        expected = inverted_logits(explanation, image, linear(np.ones(image.shape)), brain)
+        found = random_inverted_logits(explanation, image, linear(np.ones(image.shape)), rng, brain)
+        assert found == expected and found["100"] > 0
+        outside = random_inverted_logits(explanation, image, linear(np.broadcast_to(~brain, image.shape)), rng, brain)
+        assert set(outside.values()) == {0}
+
+    def test_images_outside_0_to_1_are_refused(self) -> None:
+        """1 − x has no meaning for standardised images."""
+        with pytest.raises(OutOfRange, match=r"needs images in \[0, 1\], got -1 to 5"):
+            inverted_logits(MAP, MAP, linear(MAP), BRAIN)
+
+    def test_wrong_number_of_maps_is_refused(self) -> None:
+        """Two maps do not fit an image of three channels."""
+        with pytest.raises(OutOfRange, match="each of the 3 channels of the image, got 2 maps"):
+            inverted_logits(MAP.repeat(2, axis=0), np.zeros((3, 2, 3, 1)), linear(MAP), BRAIN)
 
 
-def columns(seed: int = 0, n: int = 40) -> dict[str, Array]:
-    """Labels and logits that are less and less related to them."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 2, n).astype(float)
-    return {"target_label": labels, "predicted_logit": labels + rng.normal(size=n)} | {
-        f"inverted_{share}": labels * (1 - share / 100) + rng.normal(size=n) for share in SHARES
+def _columns(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    labels = (rng.random(40) < 0.4).astype(float)
+    return {
+        "target_label": labels,
+        **{
+            f"{name}@{percent}": np.round(labels * (1 - percent / 50) + rng.normal(size=40), 1)
+            for name in ("inverted_logits", "random_inverted_logits")
+            for percent in (0, *PERCENTS)
+        },
     }
 
 
-def test_area_is_that_of_scikit_learns_curve() -> None:
-    """Each point of the curve is scikit-learn's AUC, and the area is that of the trapezoids."""
-    given = columns()
-    names = ("predicted_logit", *(f"inverted_{share}" for share in SHARES))
-    curve = [roc_auc_score(given["target_label"], given[name]) for name in names]
-    for share, value in zip((0, *SHARES), curve, strict=True):
-        assert inverted_auroc(given, share=share) == pytest.approx(value)
-    assert inversion_area(given) == pytest.approx(sum((a + b) / 2 / 10 for a, b in itertools.pairwise(curve)))
-    tied = {**given, "inverted_40": np.round(given["inverted_40"])}
-    assert inverted_auroc(tied) == pytest.approx(roc_auc_score(tied["target_label"], tied["inverted_40"]))
-    assert math.isnan(inversion_area({**given, "target_label": np.ones(40)}))
+def test_auroc_and_area_agree_with_scikit_learn() -> None:
+    """The curve is the AUC of scikit-learn, with ties, and the area its trapezoidal mean."""
+    columns = _columns(np.random.default_rng(3))
+    columns["inverted_logits@10"][0] = math.nan
+    curve = []
+    for percent in PERCENTS:
+        kept = np.isfinite(columns[f"inverted_logits@{percent}"])
+        assert inverted_auroc(columns, percent=percent) == pytest.approx(
+            roc_auc_score(columns["target_label"][kept], columns[f"inverted_logits@{percent}"][kept])
+        )
+    for percent in PERCENTS:
+        complete = slice(1, None)
+        curve.append(roc_auc_score(columns["target_label"][complete], columns[f"inverted_logits@{percent}"][complete]))
+    inner = (curve[0] + curve[-1]) / 2 + sum(curve[1:-1])
+    assert inversion_area(columns) == pytest.approx(inner / (len(PERCENTS) - 1))
 
 
-def test_permutations_are_exact_for_few_samples() -> None:
-    """With many permutations, p approaches the share of all orders with a correlation as large."""
-    first, second = np.array([1.0, 2, 3, 4, 5, 6]), np.array([2.0, 1, 4, 3, 6, 5])
-    observed = abs(stats.spearmanr(first, second).statistic)
-    orders = [abs(stats.spearmanr(first, one).statistic) for one in itertools.permutations(second)]
-    exact = np.mean(np.array(orders) >= observed - 1e-12)
-    found = permutation_p(first, second, permutations=20_000, rng=np.random.default_rng(0))
-    assert found == pytest.approx(exact, abs=0.01)
+def test_one_class_has_no_auroc() -> None:
+    """The AUC of one class is undefined."""
+    columns = _columns(np.random.default_rng(4)) | {"target_label": np.ones(40)}
+    assert math.isnan(inverted_auroc(columns)) and math.isnan(inversion_area(columns))
 
 
-def test_p_values_are_uniform_without_a_relation() -> None:
-    """In 200 data sets without a relation, about 5 % of the p values are below .05."""
-    rng = np.random.default_rng(1)
-    values = [
-        permutation_p(rng.normal(size=30), rng.normal(size=30), permutations=400, rng=np.random.default_rng(seed))
-        for seed in range(200)
-    ]
-    assert 0.01 < np.mean(np.array(values) < 0.05) < 0.11
-    assert stats.kstest(values, "uniform").pvalue > 0.001
+def test_percent_without_values_is_refused() -> None:
+    """Only multiples of 5 have values."""
+    with pytest.raises(OutOfRange, match=r"no values for inverted_logits@41; percent must be a multiple of 5"):
+        inverted_auroc(_columns(np.random.default_rng(5)), percent=41)
 
 
-def test_correlation_with_the_number_behind_the_label() -> None:
-    """Spearman's correlation as in scipy, with samples without a number left out; p has the smallest value 1/20,001."""
-    rng = np.random.default_rng(0)
-    numbers, means = rng.permutation(60).astype(float), np.zeros(60)
-    means[:] = -numbers + rng.normal(size=60)
-    numbers[3] = np.nan
-    given = {"target_number": numbers, "masked_mean": means}
-    kept = np.isfinite(numbers)
-    assert masked_spearman(given) == pytest.approx(stats.spearmanr(numbers[kept], means[kept]).statistic)
-    assert masked_spearman_p(given) == pytest.approx(1 / 20_001)
-    assert math.isnan(masked_spearman({"target_number": np.ones(5), "masked_mean": np.arange(5.0)}))
-    assert target_number(1.0, 6.5) == 6.5 and math.isnan(target_number(1.0))
+def test_masked_means_and_their_correlation() -> None:
+    """Means are those of the image inside the mask, and the correlation that of scipy."""
+    image = np.concatenate([MAP, MAP * 10])
+    found = masked_means(MAP, image, ("qT1", "NDI"), BRAIN)
+    assert found["qT1:40"] == 4.5 and found["NDI:40"] == 45
+    assert set(found) == {f"{name}:{percent}" for name in ("qT1", "NDI") for percent in (30, 40, 50)}
+    rng = np.random.default_rng(6)
+    means, values = rng.normal(size=(2, 30))
+    values[3] = math.nan
+    columns = {"masked_means@a:b:40": means, "masked_means@c:40": values, "covariate": values}
+    columns["subject"] = np.arange(30.0) // 2
+    kept = np.isfinite(values)
+    expected = stats.spearmanr(means[kept], values[kept])
+    assert masked_mean_correlation(columns, channel="a:b") == pytest.approx(expected.statistic)
+    assert masked_mean_p(columns, channel="c", permutations=500) < 0.01
+    with pytest.raises(OutOfRange, match=r"got channel=none percent=40; known: a:b:40, c:40"):
+        masked_mean_correlation(columns)
 
 
-def test_exposed_scalars_of_correct_samples() -> None:
-    """The value is that of the network; samples that are classified wrongly are left out unless asked."""
-    exposed = {"attention:qT1": 0.5}
-    assert exposed_scalar(exposed, 1.0, 0.9, name="attention:qT1") == 0.5
-    assert math.isnan(exposed_scalar(exposed, 1.0, 0.4, name="attention:qT1"))
-    assert exposed_scalar(exposed, 1.0, 0.4, name="attention:qT1", correct_only=False) == 0.5
-    assert math.isnan(exposed_scalar(exposed, 0.0, 0.4, name="attention:NDI"))
+def test_empty_mask_has_no_mean() -> None:
+    """A map without positive relevance has no mean."""
+    assert math.isnan(masked_means(-abs(MAP), MAP, ("qT1",), BRAIN)["qT1:40"])

@@ -10,8 +10,9 @@ import pytest
 
 from harness.core.errors import OutOfRange
 from harness.core.registry import METRICS
+from harness.metrics.inversion import PERCENTS
 from harness.metrics.metric_inputs import METRIC_INPUTS, MetricInputs
-from harness.metrics.register import evaluate, evaluate_chance, inputs_of, options
+from harness.metrics.register import evaluate, evaluate_all, evaluate_chance, inputs_of, options
 
 SPACING_MM = (1.0, 0.8, 2.0)
 SHAPE = (12, 11, 10)
@@ -24,7 +25,7 @@ POOLED = [name for name in NAMES if FACTS[name]["level"] == "pool"]
 TRUE = ("true_count", "true_volume_mm3", "target_score", "clean_score", "target_class")
 COLUMNS = (*TRUE, "predicted_count", "predicted_volume_mm3", "predicted_score", "predicted_class")
 # Metric inputs for third-party metrics that no built-in metric uses.
-THIRD_PARTY = {"image", "predict"}
+THIRD_PARTY = {"predict"}
 
 
 def _mask(rng: np.random.Generator) -> np.ndarray:
@@ -49,6 +50,12 @@ def _inputs(kind: str) -> MetricInputs:
     columns = {name: truth if name in TRUE else predicted.get(kind, truth + 1) for name in COLUMNS}
     columns["target_label"] = labels
     columns["predicted_logit"] = {"perfect": labels, "random": rng.random(5)}.get(kind, np.full(5, 0.5))
+    columns["predicted_probability"] = {"perfect": labels, "random": rng.random(5)}.get(kind, np.full(5, 0.5))
+    for percent in (0, *PERCENTS):
+        noise = rng.random(5)
+        columns[f"random_inverted_logits@{percent}"] = noise
+        columns[f"inverted_logits@{percent}"] = -labels if kind == "perfect" else noise
+    columns |= {"masked_means@T1w:40": rng.random(5), "covariate": truth}
     image = np.stack([target + 0.5, target - 0.5])
     return MetricInputs(
         prediction=prediction,
@@ -68,7 +75,11 @@ def _inputs(kind: str) -> MetricInputs:
         predicted_logit=40.0 if kind == "perfect" else -1.0,
         target_class=2.0,
         class_probabilities=np.array([0.0, 0.0, 1.0] if kind == "perfect" else [0.5, 0.3, 0.2]),
-        image=image,
+        image=np.clip(image, 0, 1),
+        image_channels=("T1w", "T2w"),
+        covariates={"": 1.0},
+        exposed={"": 0.5},
+        predict_logit=lambda images: images.sum(axis=(1, 2, 3, 4)),
         predict=lambda images: images.sum(axis=(1, 2, 3, 4)),
         rng=rng,
         columns=columns,
@@ -80,10 +91,12 @@ def _inputs(kind: str) -> MetricInputs:
 def test_value_is_a_float_in_the_declared_range_or_nan(name, kind):
     """Every metric returns a float within its range or NaN, also for empty masks."""
     entry = METRICS.get(name)
-    value = evaluate(entry.function, _inputs(kind))
+    found = evaluate_all(entry.function, _inputs(kind))
     low, high = entry.facts["range"]
-    assert type(value) is float
-    assert math.isnan(value) or low <= value <= high + 1e-12
+    assert isinstance(found, dict) == entry.facts["several"]
+    for value in found.values() if isinstance(found, dict) else [found]:
+        assert type(value) is float
+        assert math.isnan(value) or low <= value <= high + 1e-12
 
 
 @pytest.mark.parametrize("name", DIRECTED)
@@ -109,7 +122,7 @@ def test_inputs_are_not_changed(name):
     """A metric does not change its inputs."""
     inputs = _inputs("random")
     before = {used: np.array(value) for used in METRIC_INPUTS if isinstance(value := inputs.get(used), np.ndarray)}
-    evaluate(METRICS.get(name).function, inputs)
+    evaluate_all(METRICS.get(name).function, inputs)
     for used, array in before.items():
         np.testing.assert_array_equal(inputs.get(used), array)
 
@@ -118,7 +131,7 @@ def test_inputs_are_not_changed(name):
 def test_same_inputs_give_the_same_value(name):
     """A second call with the same inputs gives the same value."""
     inputs = _inputs("random")
-    np.testing.assert_equal(*(evaluate(METRICS.get(name).function, inputs) for _ in range(2)))
+    np.testing.assert_equal(*(evaluate_all(METRICS.get(name).function, inputs) for _ in range(2)))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -150,9 +163,9 @@ def test_chance_lies_in_the_range(name):
 
 @pytest.mark.parametrize("name", POOLED)
 def test_needs_are_metrics_of_subjects(name):
-    """Columns of a pooled metric are registered metrics of subjects."""
+    """Columns of a pooled metric are registered metrics of subjects or explanations."""
     assert FACTS[name]["needs"]
-    assert {METRICS.get(column).facts["level"] for column in FACTS[name]["needs"]} == {"subject"}
+    assert {METRICS.get(column).facts["level"] for column in FACTS[name]["needs"]} <= {"subject", "probe"}
 
 
 @pytest.mark.parametrize("name", NAMES)

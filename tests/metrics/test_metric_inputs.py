@@ -87,7 +87,11 @@ def test_every_listed_name_is_supplied(blobs, spacing_mm):
         target_class=2,
         class_probabilities=np.array([0.2, 0.3, 0.5]),
         image=np.zeros((3, *mask.shape)),
+        image_channels=("T1w", "T2w", "FLAIR"),
         predict=lambda images: images.sum(axis=(1, 2, 3, 4)),
+        predict_logit=lambda images: images.sum(axis=(1, 2, 3, 4)),
+        covariates={"age": 40.0},
+        exposed={"attention:T1w": 0.5},
         rng=np.random.default_rng(0),
         columns={"true_count": np.ones(3)},
     )

@@ -54,6 +54,7 @@ def test_facts_are_kept():
         "inputs": ("target", "brain"),
         "kinds": (),
         "fault": None,
+        "several": False,
     }
 
 

@@ -658,7 +658,13 @@ class TestSeveralTargets:
         assert found["probe", "gate"].parents == tuple(
             found[key].identity for key in (("explain", "gate"), ("predict", ""), ("train", ""))
         )
-        assert [label for label, _ in found["probe", "gate"].metrics] == ["fall_when_masked", "score_when_masked"]
+        assert [label for label, _ in found["probe", "gate"].metrics] == [
+            "fall_when_masked",
+            "score_when_masked",
+            "inverted_logits",
+            "random_inverted_logits",
+            "masked_means",
+        ]
 
     def test_sums_have_no_cells_of_values(self, studied: Any, study: Task, crowd: Cohort, fold: Split) -> None:
         """An explanation that keeps only sums has no score or probe cells."""

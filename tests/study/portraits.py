@@ -27,7 +27,7 @@ from harness.core.types import Array, Input, Source
 from harness.data.pictures import pictures
 from harness.data.splits import stratified_k_fold
 from harness.data.targets.column import binary_column, class_column, number_column
-from harness.metrics import classification, localisation, regression
+from harness.metrics import classification, inversion, localisation, regression
 from harness.metrics.metric_inputs import Columns, Predict
 from harness.metrics.register import metric
 from harness.recipes.supervised import supervised
@@ -184,6 +184,16 @@ TASK = Task(
         "fall_when_masked": partial(fall_when_masked),
         "score_when_masked": partial(score_when_masked),
         "auroc_when_masked": partial(auroc_when_masked),
+        "inverted_logits": partial(inversion.inverted_logits),
+        "random_inverted_logits": partial(inversion.random_inverted_logits),
+        "inversion_area": partial(inversion.inversion_area),
+        "random_inversion_area": partial(inversion.random_inversion_area),
+        "auroc_without_inversion": partial(inversion.inverted_auroc, percent=0),
+        "inverted_auroc": partial(inversion.inverted_auroc, percent=40),
+        "masked_means": partial(inversion.masked_means),
+        "covariate": partial(regression.covariate, name="age"),
+        "masked_mean_correlation": partial(inversion.masked_mean_correlation, channel="red"),
+        "masked_mean_p": partial(inversion.masked_mean_p, channel="red"),
     },
     objective="auroc",
     explanation_objective="fall_when_masked",

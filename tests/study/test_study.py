@@ -139,6 +139,18 @@ def test_pooled_metric_of_a_probe(finished: Path) -> None:
     assert rows["gate"] == "" and 0 <= float(rows["saliency"]) <= 1 and 0 <= float(rows["random"]) <= 1
 
 
+def test_inversion_evaluates_the_target_beside_the_scalar(finished: Path) -> None:
+    """Voxel inversion of a map of the gate changes the logit of the smile, on validation and test samples."""
+    rows = {row["attribution"]: row for row in table(finished, "-explanations")}
+    for label in ("gate", "saliency", "random"):
+        row = rows[label]
+        assert 0 <= float(row["inversion_area"]) <= 1 and 0 <= float(row["random_inversion_area"]) <= 1
+        assert -1 <= float(row["masked_mean_correlation"]) <= 1
+    without = {rows[label]["auroc_without_inversion"] for label in ("gate", "saliency", "random")}
+    assert len(without) == 1  # the images without a mask are the same for all maps
+    assert "inverted_logits" not in rows["gate"] and 0 < float(rows["gate"]["masked_mean_p"]) <= 1
+
+
 def test_each_target_has_lines_of_its_metrics(finished: Path) -> None:
     """The table of regions has a line for each target and metric of its predictions."""
     rows = [row for row in table(finished, "-regions") if not row["attribution"]]

@@ -99,7 +99,7 @@ def binary_column(
 
     target = Target(name or column, "binary", loss_weight=loss_weight)
     made = _with(cohort, target, column, read)
-    return made if at_least is None else _by_threshold(made, target.name, column, at_least, weight_span)
+    return _weighted(made, target.name, column, at_least, weight_span) if at_least is not None and weight_span else made
 
 
 @TARGETS.register("class_column", source="the participants table of the data")
@@ -141,15 +141,13 @@ def class_column(
     return _with(cohort, Target(column, "classes", names, loss_weight), column, read, may_be_codes=bool(classes))
 
 
-def _by_threshold(cohort: Cohort, target: str, column: str, at_least: float, span: float) -> Cohort:
-    """Keep the number behind each label, and set weights by its distance from the threshold."""
+def _weighted(cohort: Cohort, target: str, column: str, at_least: float, span: float) -> Cohort:
+    """Set the weights of samples by the distance of their number from the threshold."""
     samples = []
     for one in cohort.samples:
         number = float(one.covariates[column])  # type: ignore[arg-type]  # a label was made of it
-        weights = {target: max(2 - abs(number - at_least) / span, 0.0)} if span else {}
-        samples.append(
-            dataclasses.replace(one, clean={**one.clean, target: number}, weights={**one.weights, **weights})
-        )
+        weight = max(2 - abs(number - at_least) / span, 0.0)
+        samples.append(dataclasses.replace(one, weights={**one.weights, target: weight}))
     return dataclasses.replace(cohort, samples=tuple(samples))
 
 
