@@ -37,12 +37,16 @@ class Layer:
     weights : weights, one or more tensors; those of a sum are ones
     bias : broadcasts to the output; ``None`` if there is none, or if bias is left out
     function : computes the output without bias from inputs and weights, linearly in the inputs
+    adjoint : computes the product of the transposed layer with a tensor of the shape of the
+        output, given weights; without it, the function is differentiated, which takes a
+        forward pass as well
     """
 
     inputs: Tensors
     weights: Tensors
     bias: Tensor | None
     function: Callable[[Tensors, Tensors], Tensor]
+    adjoint: Callable[[Tensors, Tensor], Tensors] | None = None
 
     def forward(self, inputs: Tensors, weights: Tensors) -> Tensor:
         """Output without bias for other inputs and weights."""
@@ -51,6 +55,8 @@ class Layer:
 
     def backward(self, weights: Tensors, share: Tensor) -> Tensors:
         """Product of the transposed layer with ``share``, which has the shape of the output."""
+        if self.adjoint is not None:
+            return self.adjoint(weights, share)
         with torch.enable_grad():
             inputs = tuple(torch.zeros_like(x, requires_grad=True) for x in self.inputs)
             return torch.autograd.grad(self.function(inputs, weights), inputs, share)
@@ -237,15 +243,20 @@ def zbox(layer: Layer, relevance: Tensor, *, low: float = 0.0, high: float = 1.0
     ----------
     low, high : smallest and largest possible value of the inputs
     """
-    lowest = tuple(torch.full_like(x, low) for x in layer.inputs)
-    highest = tuple(torch.full_like(x, high) for x in layer.inputs)
-    plus, minus = _plus(layer.weights), _minus(layer.weights)
-    z = layer.forward(layer.inputs, layer.weights) - layer.forward(lowest, plus) - layer.forward(highest, minus)
+    # A bound of 0 contributes nothing.
+    bounds = [
+        (tuple(torch.full_like(x, value) for x in layer.inputs), weights)
+        for value, weights in ((low, _plus(layer.weights)), (high, _minus(layer.weights)))
+        if value
+    ]
+    z = layer.forward(layer.inputs, layer.weights)
+    for values, weights in bounds:
+        z = z - layer.forward(values, weights)
     share = _ratio(relevance, z)
     found = _times(layer.inputs, layer.backward(layer.weights, share))
-    below = _times(lowest, layer.backward(plus, share))
-    above = _times(highest, layer.backward(minus, share))
-    return tuple(one - a - b for one, a, b in zip(found, below, above, strict=True))
+    for values, weights in bounds:
+        found = tuple(one - x * w for one, x, w in zip(found, values, layer.backward(weights, share), strict=True))
+    return found
 
 
 @lrp_rule("wsquare", source="Montavon et al. 2017 (w² rule)")

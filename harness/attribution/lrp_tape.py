@@ -364,7 +364,12 @@ class _Propagation:
             found: Tensor = aten.convolution(inputs[0], weights[0], None, *geometry)
             return found
 
-        return Layer((x,), (weight,), bias.reshape(shape) if self.bias and bias is not None else None, function)
+        def adjoint(weights: Tensors, share: Tensor) -> Tensors:
+            found = aten.convolution_backward(share, x, weights[0], None, *geometry, [True, False, False])
+            return (found[0],)
+
+        kept = bias.reshape(shape) if self.bias and bias is not None else None
+        return Layer((x,), (weight,), kept, function, adjoint)
 
     def _norm_after(self, step: _Step) -> _Step | None:
         """A batch normalisation that directly follows a convolution, and is the only one to read it."""
@@ -384,8 +389,8 @@ class _Propagation:
             self._refuse(step)
         if step.name == "linear":
             bias = args[2] if len(args) > 2 else None
-            return Layer((args[0],), (args[1].T,), bias if self.bias else None, _matmul)
-        return Layer((args[0],), (args[1],), bias if self.bias else None, _matmul)
+            return Layer((args[0],), (args[1].T,), bias if self.bias else None, _matmul, _matmul_adjoint)
+        return Layer((args[0],), (args[1],), bias if self.bias else None, _matmul, _matmul_adjoint)
 
     def _pooling(self, step: _Step) -> Layer:
         """Pooling, a mean, a sum or an interpolation as a layer with the weight 1."""
@@ -497,6 +502,10 @@ class _Propagation:
 
 def _matmul(inputs: Tensors, weights: Tensors) -> Tensor:
     return inputs[0] @ weights[0]
+
+
+def _matmul_adjoint(weights: Tensors, share: Tensor) -> Tensors:
+    return (share @ weights[0].transpose(-1, -2),)
 
 
 def _with(args: Sequence[Any], changed: Mapping[int, Tensor]) -> list[Any]:
