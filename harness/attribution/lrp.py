@@ -73,7 +73,8 @@ def lrp(
         ``one``. With the value, relevance has the sign of the output
     epsilon : ε of the ε-rule
     gamma : γ of the γ-rule
-    low, high : range of the input for the z^B-rule
+    low : smallest possible value of the input, for the z^B-rule
+    high : largest possible value of the input, for the z^B-rule
     bias : whether biases take part and absorb relevance
     batch_size : maximum number of items in a forward pass
 

@@ -22,9 +22,10 @@ def override(task: Task, key: str, value: JSON) -> Task:
 
     Parameters
     ----------
-    key : a short name from ``task.axes``, a component (``model``), an option
+    key : ``attribution``, a short name from ``task.axes``, a component (``model``), an option
         (``recipe.lr``), or an option of a labelled component (``metrics.dice.…``)
-    value : plain value. For a component: the name of another component, whose options
+    value : plain value. For ``attribution``: labels of explanations to keep, joined by ``+``,
+        or ``none``. For a component: the name of another component, whose options
         then have their defaults
 
     Raises
@@ -36,6 +37,8 @@ def override(task: Task, key: str, value: JSON) -> Task:
     """
     path = task.axes.get(key, key)
     head, _, rest = path.partition(".")
+    if path == "attribution":
+        return _chosen(task, value)
     if head in SCALARS and not rest:
         return _replaced(task, head, checked(SCALARS[head], value, key))
     if head in SINGLE:
@@ -53,6 +56,15 @@ def override(task: Task, key: str, value: JSON) -> Task:
             return _replaced(task, "explanations", {**task.explanations, label: _with_attribution(task, label, made)})
         return _replaced(task, head, {**components, label: made})
     raise UnknownName("key", key, keys(task))
+
+
+def _chosen(task: Task, labels: JSON) -> Task:
+    """The task with some of its explanations, given by their labels joined by ``+``, or ``none``."""
+    names = [] if labels == "none" else str(labels).split("+")
+    for name in names:
+        if name not in task.explanations:
+            raise UnknownName(f"explanation of task {task.name}", name, task.explanations)
+    return dataclasses.replace(task, explanations={name: task.explanations[name] for name in names})
 
 
 def preset(task: Task, *, but: Iterable[str] = ()) -> Task:

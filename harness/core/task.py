@@ -51,7 +51,6 @@ SCALARS: Mapping[str, Any] = {
     "explanation_objective": str,
     "phantom_subjects": Annotated[int, Ge(1)],
     "phantom_seed": Annotated[int, Ge(0)],
-    "explain": str,
 }
 
 
@@ -83,8 +82,6 @@ class Task:
         samples
     objective : label of the metric that ranks configurations
     explanation_objective : label of the metric that ranks explanations
-    explain : labels of the explanations to compute, joined by ``+``; empty for all,
-        ``none`` for none
     axes : short name → key, e.g. ``sequences`` for ``adapter.channels``
     profiles : name → overrides; ``quick`` is the default profile
     data_profiles : name of a profile → further overrides when the user provides data
@@ -140,7 +137,6 @@ class Task:
     problem: tuple[str, ...] = ()
     shown: tuple[str, ...] = ()
     ranks_scalars_together: bool = False
-    explain: str = ""
 
     @cached_property
     def explained(self) -> dict[str, Explanation]:
@@ -182,9 +178,6 @@ class Task:
                         f"{label} of task {self.name} must pool metrics of samples, got {needed}, which is pooled"
                     )
 
-        for label in filter(None, self.explain.split("+")):
-            if label not in self.explanations and self.explain != "none":
-                raise UnknownName(f"explanation of task {self.name} (explain)", label, self.explanations)
         for name in self.problem:
             if self.axes.get(name, name).partition(".")[0] not in (*SINGLE, *LABELLED, *SCALARS):
                 raise UnknownName(f"key of task {self.name} (in its problem)", name, self.axes)

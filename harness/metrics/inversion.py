@@ -106,7 +106,8 @@ def inverted_logits(
     image : (C, X, Y, Z) float in [0, 1]
     predict_logit : images → logits of the binary target
     brain : (X, Y, Z) bool
-    of : see :func:`quantile_masks`
+    of : voxels that are counted: those with ``positive`` relevance inside the brain, or all
+        voxels of the ``brain``
 
     Returns
     -------
@@ -140,7 +141,9 @@ def random_inverted_logits(
 
     Parameters
     ----------
-    explanation, image, predict_logit, brain, of : see :func:`inverted_logits`
+    explanation, image, predict_logit, brain : see :func:`inverted_logits`
+    of : voxels that are counted: those with ``positive`` relevance inside the brain, or all
+        voxels of the ``brain``
     rng : source of the random voxels, which are inside the brain. Those of a smaller mask
         are part of a larger one
 
@@ -275,7 +278,9 @@ def masked_means(
 
     Parameters
     ----------
-    explanation, image, brain, of : see :func:`inverted_logits`
+    explanation, image, brain : see :func:`inverted_logits`
+    of : voxels that are counted: those with ``positive`` relevance inside the brain, or all
+        voxels of the ``brain``
     image_channels : names of the channels of the image
 
     Returns
@@ -307,7 +312,8 @@ def masked_mean_correlation(columns: Columns, *, channel: str = "", percent: Per
     Parameters
     ----------
     columns : ``masked_means`` and ``covariate``
-    channel : name of the channel of the image; may be empty if there is only one
+    channel : name of the channel of the image; may be empty if there is only one. NaN for
+        networks that do not read it
     percent : 30, 40 or 50
 
     Returns
@@ -336,8 +342,10 @@ def masked_mean_p(
 
     Parameters
     ----------
-    columns, channel, percent : see :func:`masked_mean_correlation`; samples of a subject
-        (column ``subject``) are exchanged together
+    columns : see :func:`masked_mean_correlation`; samples of a subject (column ``subject``)
+        are exchanged together
+    channel : name of the channel of the image; may be empty if there is only one
+    percent : percentage of the mask: 30, 40 or 50
     permutations : number of random permutations
 
     Returns
@@ -427,6 +435,8 @@ def _pairs(columns: Columns, channel: str, percent: int) -> tuple[Array, Array, 
     prefix = "masked_means@"
     known = sorted(name.removeprefix(prefix) for name in columns if name.startswith(prefix))
     wanted = [name for name in known if name == f"{channel or name.rpartition(':')[0]}:{percent}"]
+    if channel and known and not any(name.rpartition(":")[0] == channel for name in known):
+        return np.zeros(0), np.zeros(0), np.zeros(0)  # a network that does not read this channel
     if len(wanted) != 1:
         raise OutOfRange(
             f"channel and percent must name one mask, got channel={channel or 'none'} percent={percent}; known: "

@@ -394,7 +394,7 @@ def _reads_predictions(component: Component, level: str) -> bool:
 def explanations_of(task: Task) -> list[str]:
     """Labels of the explanations that the task's model supports.
 
-    Only those that ``explain`` asks for. A model supports an explanation if it has what the
+    A model supports an explanation if it has what the
     attribution needs (such as weights), and exposes the scalar that is explained, if only
     models expose it.
     """
@@ -403,8 +403,6 @@ def explanations_of(task: Task) -> list[str]:
     own = _exposes(model, task.model.keywords)
     found = []
     for label, component in task.attributions.items():
-        if task.explain and label not in task.explain.split("+"):
-            continue
         needs = ATTRIBUTIONS.get(ATTRIBUTIONS.name_of(component.func)).facts.get("needs", ())
         scalar = task.explained[label].of.partition(":")[0]
         if all(model.get(need) for need in needs) and (scalar not in exposed or scalar in own):

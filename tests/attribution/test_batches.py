@@ -61,6 +61,10 @@ def test_dependence_on_the_batch_is_detected(name: str) -> None:
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "deeplift"])
 def test_maps_are_those_of_items_computed_one_by_one(method: str, name: str) -> None:
     """Every method gives the map of a batch size of one, at which no network is checked."""
+    if method == "lrp" and name in ("maximum", "earlier items", "later items"):
+        with pytest.raises(CellError, match="no rule for the operation"):
+            attribute(method, _Joint(CHANGES[name]), X, [1])
+        return
     expected = attribute(method, _Joint(CHANGES[name]), X, [1], **_options(method, 1))[0]
     found = attribute(method, _Joint(CHANGES[name]), X, [1], **_options(method, 5))[0]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10 * float(expected.abs().max()))

@@ -123,7 +123,7 @@ def test_many_names_are_not_all_listed() -> None:
         ("recipe.augmentation", "wild", r"recipe\.augmentation must be one of published, joint, none, got 'wild'"),
         ("phantom.shape", [1, 2], r"phantom\.shape must be a list of 3 whole numbers, got \[1, 2\]"),
         ("phantom_subjects", "six", r"phantom_subjects must be a whole number >= 1, got 'six'"),
-        ("model", 3, r"model must be the name of a model, got 3; one of basic_unet, .*unet"),
+        ("model", 3, r"model must be the name of a model, got 3; one of attention_densenet, basic_unet, .*unet"),
         ("sequences", None, r"sequences must be text, got None"),
     ],
 )

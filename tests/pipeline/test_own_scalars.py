@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 from typing import Any
 
@@ -102,9 +101,9 @@ def test_models_have_the_explanations_that_they_support() -> None:
 
 
 def test_explanations_can_be_chosen() -> None:
-    """``explain=`` takes labels joined by a plus sign, or none; others are refused with the labels."""
+    """Presets choose explanations by labels joined by a plus sign, or none; others are refused with the labels."""
     task = load_task("ms")
-    assert explanations_of(override(task, "explain", "random+f_saliency")) == ["f_saliency", "random"]
-    assert explanations_of(override(task, "explain", "none")) == []
+    assert explanations_of(override(task, "attribution", "random+f_saliency")) == ["random", "f_saliency"]
+    assert explanations_of(override(task, "attribution", "none")) == []
     with pytest.raises(UnknownName, match="f_salience"):
-        dataclasses.replace(task, explain="f_salience")
+        override(task, "attribution", "f_salience")

@@ -78,6 +78,7 @@ def test_values_of_each_kind_of_target(member: Callable[[int], Member], crowd: C
         "age": {"value"},
         "smile": {"logit", "probability"},
         "hair": {"logits", "probabilities"},
+        "exposed scalars": {"gate"},
     }
     assert found["age"]["value"] == output[0] and found["smile"]["logit"] == output[1]
     np.testing.assert_array_equal(found["hair"]["logits"], output[2:])

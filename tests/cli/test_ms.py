@@ -1,0 +1,91 @@
+"""The MS task from the command to its tables, on a small generated cohort; and real lesion masks."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import harness
+
+OPEN_MS = Path(__file__).resolve().parents[3] / "shared" / "data" / "open-ms"
+TINY: dict[str, Any] = {
+    "task": "ms",
+    "phantom.shape": [16, 18, 16],
+    "phantom.patients": 30,
+    "phantom.second_visits": 6,
+    "phantom_subjects": 30,
+    "model": ("attention_densenet", "tract_means"),
+    "model.stem_stride": 1,
+    "model.blocks": 1,
+    "recipe.epochs": 2,
+    "attribution": ("aw_proposal_combined", "f_proposal", "weights"),
+    "ray": "off",
+    "mlflow": "off",
+    "report": False,
+}
+
+
+def lines_of(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A run with a network and the oracle."""
+    return harness.run(**TINY, out=str(tmp_path_factory.mktemp("ms")))
+
+
+def test_models_and_oracle_are_in_one_table(result: Any) -> None:
+    """The oracle has values and no rank; attention weights of correct samples sum to one, where there are any."""
+    lines = {line["model"]: line for line in lines_of(result.csv)}
+    assert set(lines) == {"attention_densenet", "tract_means"}
+    assert lines["tract_means"]["rank"] == "" and lines["tract_means"]["status"].startswith("oracle")
+    for line in lines.values():
+        assert 0 <= float(line["auroc"]) <= 1 and float(line["auroc_validation"]) >= 0
+    attention = [lines["attention_densenet"][f"attention_{name}"] for name in ("qT1", "MWF", "NDI")]
+    assert all(attention) is False or sum(map(float, attention)) == pytest.approx(1, abs=1e-5)
+    assert lines["tract_means"]["attention_qT1"] == ""
+
+
+def test_explanations_of_all_starts_are_ranked_together(result: Any) -> None:
+    """Attention weights and the output are starts of one question; each row has its inversion area with its chance."""
+    lines = [line for line in lines_of(result.csv.with_name(f"{result.csv.stem}-explanations.csv"))]
+    of_network = [line for line in lines if line["model"] == "attention_densenet"]
+    assert {line["attribution"] for line in of_network} == {"aw_proposal_combined", "f_proposal"}
+    assert "weights" in {line["attribution"] for line in lines if line["model"] == "tract_means"}
+    ranks = [line["rank"] for line in of_network if line["rank"]]
+    assert len(ranks) in (0, len(of_network))
+    for line in of_network:
+        assert 0 <= float(line["relevance_ap"]) <= 1
+        assert 0 <= float(line["inversion_area"]) <= 1 and 0 <= float(line["inversion_area_chance"]) <= 1
+        assert -1 <= float(line["rho_NDI"]) <= 1 and 0 < float(line["p_NDI"]) <= 1
+
+
+def test_visits_of_a_patient_stay_together(result: Any) -> None:
+    """36 samples of 30 patients; both visits of a patient are in the same subset."""
+    (folder,) = (result.csv.parents[2] / "phantoms").iterdir()
+    assert len(list(folder.glob("sub-*/sub-*_sessions.tsv"))) == 6
+    for path in (result.csv.parents[2] / "store" / "train").glob("*/split.json"):
+        parts = json.loads(path.read_text())
+        subjects = {name: {one.partition("_")[0] for one in ids} for name, ids in parts.items()}
+        assert not subjects["train"] & subjects["validation"]
+
+
+@pytest.mark.skipif(not OPEN_MS.is_dir(), reason="needs the open-ms sample in shared/ beside the project")
+def test_real_lesion_masks(tmp_path: Path) -> None:
+    """27 patients with lesion masks, ages and EDSS run, and the verdict says that four severe ones are too few."""
+    options = {key: TINY[key] for key in ("task", "recipe.epochs", "ray", "mlflow", "report")}
+    more = {"cohort": "lesions", "cohort.label": "lesion", "cohort.spacing_mm": [12], "contrasts": "lesion_mask"}
+    made = harness.run(
+        **options, **more, data=str(OPEN_MS), model="attention_densenet", model__blocks=1, model__stem_stride=1,
+        attribution="random", out=str(tmp_path),
+    )  # fmt: skip
+    assert "Only 4 of 27 subjects are positive in severe" in made.verdict
+    (line,) = lines_of(made.csv)
+    assert line["subjects"] and float(line["auroc_validation"]) >= 0
