@@ -678,7 +678,9 @@ def pooled_value(
     """
     component = task.metrics[label]
     sampled = _sampled(tables, _reads(task, label), subjects)
-    pseudo = _pseudo_values(component, sampled, folds)
+    # A metric without an interval, such as a p value by permutation, can take long.
+    used = paired or METRICS.get(METRICS.name_of(component.func)).facts["interval"]
+    pseudo = _pseudo_values(component, sampled, folds) if used else {}
     missing = {} if folds else dict.fromkeys(sampled.subjects, math.nan)
     pairs = {unit: null_of(value) for unit, value in {**missing, **pseudo}.items()} if paired else {}
     return {"score": score_to_json(_pooled_score(component, sampled, list(pseudo.values()))), "paired": pairs}
