@@ -121,13 +121,11 @@ def test_every_rule_has_a_replica() -> None:
     assert {name for name, _, _ in CASES.values()} == set(RULES)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [name for name in CASES if name != "flat"])  # ones have no receptive field
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_rules_of_a_convolution_are_those_of_its_matrix(case: str, dims: int) -> None:
     """A convolution with stride and padding is a linear layer with a sparse matrix."""
     name, options, _ = CASES[case]
-    if name == "flat":
-        pytest.skip("a matrix of ones has no receptive field")
     size, stride = {1: 7, 2: 5, 3: 3}[dims], 2
     weight = torch.randn(2, 2, *([3] * dims)).double()
     x = torch.randn(1, 2, *([size] * dims)).double()
