@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from scipy import stats
 
 from harness.core.registry import MODELS
 from harness.pipeline.leaderboard import read_facts
@@ -17,6 +19,8 @@ from harness.sweep.collect import Tables, regions_of_interest
 from harness.sweep.plan import Plan
 
 __all__ = ["report_tables"]
+
+_FEWEST_EXPLANATIONS = 4
 
 
 def report_tables(plan: Plan, tables: Tables, shapley: pa.Table | None) -> list[ReportTable]:
@@ -38,6 +42,7 @@ def report_tables(plan: Plan, tables: Tables, shapley: pa.Table | None) -> list[
     if targets:
         made += _targets_table(plan, tables, targets)
     made += _gain_table(tables)
+    made += _concordance_table(tables.explanation)
     found = winners(plan)
     if found:
         made.append(searches_table(found))
@@ -75,6 +80,35 @@ def _gain_table(tables: Tables) -> list[ReportTable]:
             section="Leaderboard",
         )
     ]
+
+
+def _concordance_table(table: pa.Table) -> list[ReportTable]:
+    """Kendall's τ between the ranking metric of explanations and each other one, over the explanations of a model."""
+    facts, by_configuration = read_facts(table), dict[str, list[Mapping[str, Any]]]()
+    for line in table.to_pylist():
+        by_configuration.setdefault(line["configuration"], []).append(line)
+    labels = dict(zip(table["configuration"].to_pylist(), row_labels(table, attribution=False), strict=True))
+    rows = []
+    for configuration, lines in by_configuration.items():
+        for metric in facts.metrics:
+            if metric.name == facts.objective or metric.direction not in ("higher", "lower"):
+                continue
+            pairs = [(line[facts.objective], line[metric.name]) for line in lines]
+            known = np.array([pair for pair in pairs if None not in pair], float).reshape(-1, 2)
+            if len(known) < _FEWEST_EXPLANATIONS or np.ptp(known, axis=0).min() == 0:
+                continue
+            found = stats.kendalltau(known[:, 0], known[:, 1])
+            sign = 1 if metric.direction == facts.metric(facts.objective).direction else -1
+            cells = (interval_cell(sign * float(found.statistic)), interval_cell(float(found.pvalue)))
+            rows.append((labels[configuration], Cell(metric.name), Cell(str(len(known)), "number"), *cells))
+    if not rows:
+        return []
+    note = (
+        f"Kendall's τ over explanations: 1 if a metric orders them as {facts.objective} does, −1 if it orders them the "
+        "other way round. p is two-sided, not adjusted, and treats explanations as independent."
+    )
+    columns = ("configuration", "metric", "explanations", f"τ with {facts.objective}", "p")
+    return [ReportTable(f"Agreement with {facts.objective}", columns, tuple(rows), note, section="Explanations")]
 
 
 def _ends(line: Mapping[str, Any], name: str) -> tuple[float | None, float | None]:

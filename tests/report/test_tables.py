@@ -1,0 +1,46 @@
+"""The table on whether metrics of explanations agree with each other."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from scipy import stats
+
+from harness.pipeline.leaderboard import build
+from harness.pipeline.rows import MetricFacts, Row
+from harness.report.tables import _concordance_table
+
+AP = MetricFacts("relevance_ap", "higher", (0, 1))
+AREA = MetricFacts("inversion_area", "lower", (0, 1))
+OTHER = MetricFacts("roi_mass", "higher", (0, 1))
+VALUES = {"a": (0.9, 0.30, 0.2), "b": (0.7, 0.45, 0.4), "c": (0.5, 0.40, 0.6), "d": (0.2, 0.70, 0.8)}
+
+
+def row(label: str, values: tuple[float, float, float], configuration: str = "net") -> Row:
+    """An explanation whose six subjects have nearly the same values."""
+    names = (AP.name, AREA.name, OTHER.name)
+    subjects = {
+        name: {f"s{i}": {0: value + i * 1e-4} for i in range(6)} for name, value in zip(names, values, strict=True)
+    }
+    return Row(configuration, {"model": configuration}, label, values=subjects)
+
+
+def test_kendalls_tau_over_explanations() -> None:
+    """The sign is turned for metrics of which lower values are better; p is that of scipy."""
+    table = build([row(label, values) for label, values in VALUES.items()], [AP, AREA, OTHER], "relevance_ap")
+    (made,) = _concordance_table(table)
+    assert made.title == "Agreement with relevance_ap" and made.section == "Explanations"
+    found = {str(line[1].text): [str(cell.text) for cell in line[2:]] for line in made.lines}  # type: ignore[union-attr]
+    area = stats.kendalltau(*[[values[place] for values in VALUES.values()] for place in (0, 1)])
+    assert found["inversion_area"][:2] == ["4", f"{-area.statistic:.2f}"]
+    assert float(found["inversion_area"][2]) == pytest.approx(area.pvalue, abs=0.005)
+    assert found["roi_mass"][1] == "−1.00"
+
+
+def test_few_explanations_have_no_table() -> None:
+    """Three explanations of a model, or none with both values, are too few."""
+    three = [row(label, values) for label, values in list(VALUES.items())[:3]]
+    assert _concordance_table(build(three, [AP, AREA, OTHER], "relevance_ap")) == []
+    undefined = [row(label, (values[0], math.nan, math.nan)) for label, values in VALUES.items()]
+    assert _concordance_table(build(undefined, [AP, AREA, OTHER], "relevance_ap")) == []
