@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from harness.core.hypotheses import Hypothesis
+from harness.core.hypotheses import Hypothesis, Published
 from harness.core.space import Choice, Interval
 
-__all__ = ["EXPERIMENTS", "HYPOTHESES", "PRESETS", "SPACES"]
+__all__ = ["EXPERIMENTS", "HYPOTHESES", "PRESETS", "PUBLISHED", "SPACES"]
 
 ALL = "qT1+MWF+NDI"
 BASELINES = ("voxel_ridge", "box_means", "covariates_only", "tract_means")
@@ -35,10 +35,90 @@ PRESETS = {
     "profile=quick model=attention_densenet": {"model.stem_stride": 2, "model.blocks": 1},
 }  # fmt: skip
 
+# Scenario 3 of the paper, and the eleven others
+THIRD = "aw_proposal_combined"
+OTHERS = (
+    "aw_proposal", "aw_all", "aw_all_combined", "f_proposal", "f_all", "f_proposal_combined", "f_all_combined",
+    "aw_saliency", "aw_ig", "f_saliency", "f_ig",
+)  # fmt: skip
+GRADIENTS = ("aw_saliency", "aw_ig", "f_saliency", "f_ig")
+
 HYPOTHESES = (
     Hypothesis(
         "E1", "the classifier is well above chance (at least .70)", "auroc", (("attention_densenet",),), "model",
         relation="reaches", margin=0.70, support="moderate", caution="nine severe test samples in the paper",
+    ),
+    Hypothesis(
+        "E2", "attention: qT1 > NDI > MWF", "attention_qT1",
+        (("attention_qT1",), ("attention_NDI",), ("attention_MWF",)), "metric",
+        at={"model": "attention_densenet", "contrasts": ALL}, support="strong",
+        caution="in generated data the damage is clearest in qT1, then NDI, then MWF",
+    ),
+    *(
+        Hypothesis(
+            "E3", f"masks of scenario 3 lower the AUC most ({what})", metric, ((THIRD,), (*OTHERS, "random")),
+            "attribution", support="strong", caution="in a figure only",
+        )
+        for what, metric in (("at 40 %", "inverted_auroc_40"), ("over all sizes", "inversion_area"))
+    ),
+    Hypothesis("E4", "maps from attention weights lower the AUC more than maps from the output", "inversion_area",
+               ((THIRD,), ("f_proposal_combined",)), "attribution", support="moderate"),
+    Hypothesis("E4", "the proposed rule lowers the AUC more than LRP-all", "inversion_area",
+               ((THIRD,), ("aw_all_combined",)), "attribution", support="moderate"),
+    Hypothesis("E4", "combined masks lower the AUC more than individual ones", "inversion_area",
+               ((THIRD,), ("aw_proposal",)), "attribution", support="moderate"),
+    Hypothesis("E5", "LRP lowers the AUC more than saliency and integrated gradients", "inversion_area",
+               ((THIRD,), GRADIENTS), "attribution", support="moderate",
+               caution="gradients have no combined map in the paper"),
+    *(
+        Hypothesis("E6", f"|ρ| of {name} with EDSS at {percent} % is higher for the proposed rule than for LRP-all",
+                   f"rho_{name}_{percent}", ((THIRD,), ("aw_all_combined",)), "attribution", magnitude=True,
+                   support="strong", caution="gaps .09")
+        for name in ("qT1", "NDI") for percent in (30, 40, 50)
+    ),
+    Hypothesis("E7", "|ρ|: NDI > qT1 > MWF", "rho_NDI_40", (("rho_NDI_40",), ("rho_qT1_40",), ("rho_MWF_40",)),
+               "metric", at={"attribution": THIRD}, magnitude=True, support="moderate",
+               caution="the sign in the paper is opposite to the expected biology"),
+    *(
+        Hypothesis("E8", f"|ρ| of {name} is largest at 40 %", f"rho_{name}_40",
+                   ((f"rho_{name}_40",), (f"rho_{name}_30", f"rho_{name}_50")), "metric", at={"attribution": THIRD},
+                   magnitude=True, support="weak", caution=".362, .371, .366: chosen on the same data")
+        for name in ("qT1", "NDI")
+    ),
+    *(
+        Hypothesis("E9", f"the correlation of {name} with EDSS is significant (p < .05)", f"p_{name}_40", ((THIRD,),),
+                   "attribution", relation="reaches", margin=0.05, support="moderate",
+                   caution="the scenario was selected on the same data")
+        for name in ("qT1", "NDI", "MWF")
+    ),
+    Hypothesis("E10", "masks cover the motor pathway better than random masks", "mask_recall",
+               ((THIRD,), ("random",)), "attribution", support="moderate", caution="qualitative in the paper"),
+    Hypothesis("E11", "the proposed rule covers more of it than LRP-all", "mask_recall",
+               ((THIRD,), ("aw_all_combined",)), "attribution", support="weak", caution="one figure"),
+)  # fmt: skip
+
+PUBLISHED = (
+    Published(
+        "the paper, Table II; validation: mean of three folds, test: 41 samples, 9 of them severe", "model",
+        (
+            "auroc_validation", "accuracy_validation", "sensitivity_validation", "specificity_validation",
+            "auroc", "accuracy", "sensitivity", "specificity", "attention_qT1", "attention_NDI", "attention_MWF",
+        ),
+        {
+            "attention_densenet": tuple(
+                (value, None) for value in (.864, .809, .718, .839, .885, .854, .889, .844, .467, .369, .164)
+            )
+        },
+        "classification",
+    ),
+    Published(
+        "the paper, Table III (ρ); in its Table IV, the values of 40 % equal those of 30 % here", "attribution",
+        ("rho_qT1_30", "rho_NDI_30", "rho_qT1_40", "rho_NDI_40", "rho_qT1_50", "rho_NDI_50"),
+        {
+            THIRD: tuple((value, None) for value in (-.362, .429, -.371, .440, -.366, .431)),
+            "aw_all_combined": tuple((value, None) for value in (-.269, .337, -.281, .348, -.277, .345)),
+        },
+        "correlation with EDSS",
     ),
 )  # fmt: skip
 

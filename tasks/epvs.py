@@ -138,5 +138,5 @@ TASK = Task(
     experiment="ablation",
     spaces=SPACES,
     hypotheses=HYPOTHESES,
-    published=PUBLISHED,
+    published=(PUBLISHED,),
 )  # fmt: skip

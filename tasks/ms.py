@@ -15,7 +15,7 @@ Deviations from the paper
 
 from functools import partial
 
-from harness.search_spaces.ms import EXPERIMENTS, HYPOTHESES, PRESETS, SPACES
+from harness.search_spaces.ms import EXPERIMENTS, HYPOTHESES, PRESETS, PUBLISHED, SPACES
 
 from harness.adapters.volumes import volumes
 from harness.attribution.controls import input_itself, random_map, weights
@@ -75,6 +75,10 @@ TASK = Task(
         "balanced_accuracy": partial(diagnostic.binary_balanced_accuracy),
         "sensitivity": partial(diagnostic.sensitivity),
         "specificity": partial(diagnostic.specificity),
+        "best_threshold": partial(diagnostic.best_threshold),
+        "tuned_balanced_accuracy": partial(diagnostic.tuned_balanced_accuracy),
+        "tuned_sensitivity": partial(diagnostic.tuned_sensitivity),
+        "tuned_specificity": partial(diagnostic.tuned_specificity),
         "brier": partial(classification.brier),
         "calibration_error": partial(diagnostic.calibration_error),
         "attention_qT1": partial(exposed_scalar, name="attention:qT1"),
@@ -84,6 +88,7 @@ TASK = Task(
         # metrics of explanations
         "relevance_ap": partial(localisation.relevance_ap),
         "relevance_mass": partial(localisation.relevance_mass),
+        "mask_recall": partial(inversion.mask_recall, percent=40),
         "inverted_logits": partial(inversion.inverted_logits),
         "random_inverted_logits": partial(inversion.random_inverted_logits),
         "masked_means": partial(inversion.masked_means),
@@ -91,10 +96,11 @@ TASK = Task(
         # the curve; its chance level has random masks of the same size
         **{f"inverted_auroc_{n}": partial(inversion.inverted_auroc, percent=n) for n in (0, 20, 40, 60, 80, 100)},
         **{
-            f"{what}_{name}": partial(metric, channel=name, percent=40)
+            f"rho_{name}_{percent}": partial(inversion.masked_mean_correlation, channel=name, percent=percent)
             for name in ("qT1", "MWF", "NDI")
-            for what, metric in (("rho", inversion.masked_mean_correlation), ("p", inversion.masked_mean_p))
+            for percent in (30, 40, 50)
         },
+        **{f"p_{name}_40": partial(inversion.masked_mean_p, channel=name) for name in ("qT1", "MWF", "NDI")},
     },
     objective="auroc",
     explanation_objective="relevance_ap",
@@ -105,7 +111,7 @@ TASK = Task(
     },
     problem=("threshold", "phantom_seed"),
     columns=("model", "contrasts"),
-    shown=("auroc", "balanced_accuracy", "sensitivity", "specificity"),
+    shown=("auroc", "tuned_balanced_accuracy", "tuned_sensitivity", "tuned_specificity"),
     profiles={
         # minutes on two cores: voxels of 6.25 mm and a higher learning rate
         "quick": {
@@ -122,4 +128,5 @@ TASK = Task(
     experiment="classification",
     spaces=SPACES,
     hypotheses=HYPOTHESES,
+    published=PUBLISHED,
 )  # fmt: skip

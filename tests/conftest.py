@@ -86,7 +86,7 @@ def toy_task(epvs: Any) -> Any:
         },
         regional=("dice",),
         hypotheses=(),
-        published=None,
+        published=(),
     )
     small = {
         "sequences": "T2w",

@@ -28,12 +28,14 @@ class Hypothesis:
         better than every member of the next group. For ``"equivalent"``, all members
         of the single group are equivalent. For ``"reaches"``, each member of the single
         group reaches ``margin``
-    over : what the labels belong to: a column of the leaderboard, or ``"region"``
+    over : what the labels belong to: a column of the leaderboard, ``"region"``, or
+        ``"metric"`` to compare metrics of one row with each other
     at : what is held fixed: column → label, or ``"region"`` → name of the region
     relation : see ``groups``
     margin : in the unit of the metric. ``"better"``: smallest difference;
         ``"equivalent"``: largest difference in either direction; ``"reaches"``: the
         value to reach
+    magnitude : whether absolute values are compared; for pooled metrics only
     support : how well the paper supports the hypothesis: strong, moderate or weak
     caution : limitation to report with the result
     """
@@ -46,6 +48,7 @@ class Hypothesis:
     at: Mapping[str, str] = field(default_factory=dict)
     relation: Relation = "better"
     margin: float = 0.0
+    magnitude: bool = False
     support: str = ""
     caution: str = ""
 
@@ -55,6 +58,11 @@ class Hypothesis:
             wanted = "two groups or more" if self.relation == "better" else "one group"
             raise OutOfRange(
                 f"hypothesis {self.id} ({self.relation}) must name {wanted}, none of them empty; got {self.groups}"
+            )
+        if self.over == "metric" and self.metric not in self.groups[0]:
+            raise OutOfRange(
+                f"the metric of hypothesis {self.id}, which compares metrics, must be in its first group, "
+                f"got {self.metric} and {self.groups[0]}"
             )
         if self.relation == "equivalent" and not self.margin > 0:
             raise OutOfRange(f"`0 < margin` must hold for hypothesis {self.id} (equivalent), got margin={self.margin}")
@@ -68,15 +76,18 @@ class Published:
     ----------
     source : paper, table and kind of values
     over : leaderboard column whose labels are the rows
-    metrics : labels of the task's metrics, one per column
+    metrics : labels of the task's metrics, one per column; with ``_validation`` at the end
+        for values on validation samples
     values : row label → (value, standard error) for each column; the standard error is
-        ``None`` where the paper gives none
+        ``None`` where the paper gives none, and the value NaN where it gives no value
+    title : what distinguishes this table from others of the paper
     """
 
     source: str
     over: str
     metrics: tuple[str, ...]
     values: Mapping[str, tuple[tuple[float, float | None], ...]]
+    title: str = ""
 
     def __post_init__(self) -> None:
         for label, row in self.values.items():

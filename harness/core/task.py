@@ -29,6 +29,7 @@ __all__ = [
     "LABELLED",
     "SCALARS",
     "SINGLE",
+    "VALIDATION",
     "Component",
     "Configuration",
     "Task",
@@ -45,6 +46,9 @@ SINGLE = ("phantom", "cohort", "adapter", "split", "model", "recipe", "postproce
 
 LABELLED = {"targets": "target", "attributions": "attribution", "metrics": "metric"}
 """Fields that hold several labelled components → their kind."""
+
+VALIDATION = "_validation"
+"""Suffix of metrics on validation samples, if there is a fixed test set."""
 
 SCALARS: Mapping[str, Any] = {
     "objective": str,
@@ -92,7 +96,7 @@ class Task:
     experiment : experiment that runs by default, when no key is swept
     spaces : name → search space
     hypotheses : hypotheses of the paper, to be tested
-    published : table of published results, shown next to the results
+    published : tables of published results, shown next to the results
     regional : labels of metrics that are also computed within each region and for each
         target alone. Without any, all metrics are computed for each of several targets
     columns : short names of keys that are always columns of the leaderboard, even if
@@ -131,7 +135,7 @@ class Task:
     experiment: str = ""
     spaces: Mapping[str, tuple[Dimension, ...]] = field(default_factory=dict)
     hypotheses: tuple[Hypothesis, ...] = ()
-    published: Published | None = None
+    published: tuple[Published, ...] = ()
     regional: tuple[str, ...] = ()
     columns: tuple[str, ...] = ("model",)
     problem: tuple[str, ...] = ()
@@ -165,22 +169,37 @@ class Task:
                     f"lower is better, got {objective} ({facts['level']}, {facts['direction']} is better)"
                 )
         tested = [hypothesis.metric for hypothesis in self.hypotheses]
-        for metric in (*tested, *(self.published.metrics if self.published else ())):
+        printed = [name.removesuffix(VALIDATION) for table in self.published for name in table.metrics]
+        for metric in (*tested, *printed):
             if metric not in self.metrics:
                 raise UnknownName(f"metric of task {self.name} (in the results of its paper)", metric, self.metrics)
-        metrics = KINDS["metric"]
-        for label, component in self.metrics.items():
-            for needed in metrics.get(metrics.name_of(component.func)).facts.get("needs", ()):
+        for label in self.metrics:
+            for needed in self._needs(label):
                 if needed not in self.metrics:
                     raise UnknownName(f"metric of task {self.name} (which {label} pools)", needed, self.metrics)
-                if metrics.get(metrics.name_of(self.metrics[needed].func)).facts["level"] == "pool":
+                # What is chosen on validation samples, such as a threshold; it must not depend on another choice.
+                chosen = self._level(needed) == "pool"
+                if chosen and (
+                    self.of_explanations(needed) or any(self._level(one) == "pool" for one in self._needs(needed))
+                ):
                     raise OutOfRange(
-                        f"{label} of task {self.name} must pool metrics of samples, got {needed}, which is pooled"
+                        f"{label} of task {self.name} must pool metrics of samples or use a metric that pools those of "
+                        f"predictions, got {needed}"
                     )
-
         for name in self.problem:
             if self.axes.get(name, name).partition(".")[0] not in (*SINGLE, *LABELLED, *SCALARS):
                 raise UnknownName(f"key of task {self.name} (in its problem)", name, self.axes)
+
+    def _needs(self, metric: str) -> tuple[str, ...]:
+        """Metrics that a metric pools."""
+        found: tuple[str, ...] = (
+            KINDS["metric"].get(KINDS["metric"].name_of(self.metrics[metric].func)).facts.get("needs", ())
+        )
+        return found
+
+    def _level(self, metric: str) -> str:
+        """Level of a metric, by its label."""
+        return str(KINDS["metric"].get(KINDS["metric"].name_of(self.metrics[metric].func)).facts["level"])
 
     def of_explanations(self, metric: str) -> bool:
         """Whether a metric, by its label, evaluates explanations, or pools values of metrics that do."""

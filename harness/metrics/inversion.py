@@ -32,6 +32,7 @@ __all__ = [
     "inversion_area",
     "inverted_auroc",
     "inverted_logits",
+    "mask_recall",
     "masked_mean_correlation",
     "masked_mean_p",
     "masked_means",
@@ -39,6 +40,7 @@ __all__ = [
     "random_inversion_area",
     "random_inverted_auroc",
     "random_inverted_logits",
+    "random_mask_recall",
 ]
 
 Share = Literal["positive", "brain"]
@@ -298,6 +300,68 @@ def masked_means(
 
 
 @metric(
+    "mask_recall",
+    source=_SOURCE,
+    direction="higher",
+    range=(0, 1),
+    level="explanation",
+    empty="no true voxel in the brain: NaN; empty mask: 0",
+    chance="random_mask_recall",
+)
+def mask_recall(
+    explanation: Array, target: Array, brain: Array | None = None, *, percent: Percent = 40, of: Share = "brain"
+) -> float:
+    """Share of the true region that lies in the mask of the N % most relevant voxels.
+
+    Parameters
+    ----------
+    explanation : (C, X, Y, Z) float
+    target : (X, Y, Z) bool
+    brain : (X, Y, Z) bool; all voxels without it
+    percent : N
+    of : voxels that are counted: all voxels of the ``brain``, so that the masks of all maps
+        are of one size, or those with ``positive`` relevance inside it
+
+    Returns
+    -------
+    float
+        In [0, 1], mean over the masks of the channels. Its chance level is the share of the
+        brain that the masks fill.
+    """
+    return _filled(explanation, target, target, brain, percent, of)
+
+
+@metric(
+    "random_mask_recall",
+    source=_SOURCE,
+    direction="none",
+    range=(0, 1),
+    level="explanation",
+    empty="no true voxel in the brain: NaN; empty mask: 0",
+)
+def random_mask_recall(
+    explanation: Array, target: Array, brain: Array | None = None, *, percent: Percent = 40, of: Share = "brain"
+) -> float:
+    """Share of the brain that lies in the mask of the N % most relevant voxels.
+
+    It is the expected recall of random voxels, as many as those of the mask.
+
+    Parameters
+    ----------
+    explanation, target, brain : see :func:`mask_recall`
+    percent : N
+    of : voxels that are counted: all voxels of the ``brain``, or those with ``positive``
+        relevance inside it
+
+    Returns
+    -------
+    float
+        In [0, 1].
+    """
+    return _filled(explanation, np.ones_like(target), target, brain, percent, of)
+
+
+@metric(
     "masked_mean_correlation",
     source="Spearman",
     direction="none",
@@ -354,6 +418,16 @@ def masked_mean_p(
         In (0, 1].
     """
     return spearman_p(*_pairs(columns, channel, percent), permutations=permutations)
+
+
+def _filled(explanation: Array, region: Array, target: Array, brain: Array | None, percent: int, of: Share) -> float:
+    """Share of a region inside the brain that lies in the masks; NaN if the brain has no true voxel."""
+    check_finite(explanation)
+    inside = np.ones(target.shape, bool) if brain is None else brain
+    if not (target & inside).any():
+        return NAN
+    (masks,) = quantile_masks(explanation, inside, [percent], of=of)
+    return float(masks[:, region & inside].mean())
 
 
 def _for_channels(explanation: Array, image: Array) -> Array:

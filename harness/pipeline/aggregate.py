@@ -20,7 +20,7 @@ from harness.core.explanations import Explanation
 from harness.core.identity import identify
 from harness.core.registry import METRICS, MODELS
 from harness.core.targets import hardly_varies
-from harness.core.task import Component, Configuration, Task
+from harness.core.task import VALIDATION, Component, Configuration, Task
 from harness.core.types import JSON, Adapter, Array, Cohort, NetworkSpec, Score
 from harness.metrics.metric_inputs import MetricInputs
 from harness.metrics.register import evaluate, evaluate_ceiling, evaluate_chance, inputs_of
@@ -40,12 +40,9 @@ from harness.stats.intervals import (
 )
 from harness.storage.store import CellRecord, Store
 
-__all__ = ["VALIDATION", "Pooled", "has_fixed_test", "metric_facts", "pool", "pooled_value"]
+__all__ = ["Pooled", "has_fixed_test", "metric_facts", "pool", "pooled_value"]
 
 Held = Mapping[Cell, tuple[CellRecord, ...]]
-VALIDATION = "_validation"
-"""Suffix of metrics on validation samples, if there is a fixed test set."""
-
 _SPREADS = (("target_score", "predicted_score"), ("target_label", "predicted_probability"))
 
 
@@ -98,7 +95,8 @@ def metric_facts(task: Task, levels: Sequence[str], *, fixed_test: bool = False)
             summary=entry.summary,
         )
         found.append(facts)
-        if fixed_test and place in ("subject", "pool"):
+        tuned = not _needs(task, label).isdisjoint(chosen_on_validation(task))
+        if fixed_test and place in ("subject", "pool") and not tuned:
             summary = f"{facts.summary} On validation samples, predicted by the network of their fold."
             found.append(dataclasses.replace(facts, name=label + VALIDATION, summary=summary))
     return tuple(found)
@@ -279,11 +277,12 @@ class _Aggregate:
         """All rows."""
         scores = [cell for cell in self.cells if cell.stage == "score" and not cell.label]
         tested = [cell for cell in scores if not self.fixed_test or cell.fold == ENSEMBLE]
-        values, pooled, regions = self._predictions(tested)
+        validated = [cell for cell in scores if self.fixed_test and cell.fold != ENSEMBLE]
+        values, pooled, regions = self._predictions(tested, validated)
         known = self._known([pooled, *(scores for _, scores in regions.values())])
         known += self._low_spread(tested)
         if self.fixed_test:
-            more, more_pooled, _ = self._predictions([cell for cell in scores if cell.fold != ENSEMBLE])
+            more, more_pooled, _ = self._predictions(validated)
             values |= {self._on_validation(name): of for name, of in more.items()}
             pooled = {**pooled, **{self._on_validation(name): score for name, score in more_pooled.items()}}
         by_fold = frozenset(pooled) if self.folds else frozenset()
@@ -309,10 +308,18 @@ class _Aggregate:
         return metric + VALIDATION + column.removeprefix(metric)
 
     def _predictions(
-        self, cells: Sequence[Cell]
+        self, cells: Sequence[Cell], validated: Sequence[Cell] = ()
     ) -> tuple[dict[str, Any], dict[str, Score], dict[str, tuple[dict[str, Any], dict[str, Score]]]]:
-        """Values and pooled scores of predictions: overall, and per region and target."""
+        """Values and pooled scores of predictions: overall, and per region and target.
+
+        Parameters
+        ----------
+        cells : score cells
+        validated : score cells of validation samples, from which pooled metrics are computed
+            that other pooled metrics need
+        """
         read = read_cells(self.store, self.held, cells)
+        self._add_chosen(read, read_cells(self.store, self.held, validated))
         pooled, paired = self._pooled(read, list(read.targets.values()))
         whole: dict[str, Any] = {**_whole(self.task, read.targets, self.subjects), **paired}
         by_target = {name: table for name, table in read.targets.items() if self._is_listed(name)}
@@ -324,6 +331,22 @@ class _Aggregate:
             values: dict[str, Any] = {**table.by_subject(self.subjects), **pairs}
             regions[name] = (values, scores)
         return whole, pooled, regions
+
+    def _add_chosen(self, read: _Read, validation: _Read) -> None:
+        """Add what is chosen on validation samples, such as a threshold, as a column with one value."""
+        for label in chosen_on_validation(self.task):
+            component, needs = self.task.metrics[label], _needs(self.task, label)
+            for name, table in read.targets.items():
+                source = validation.targets.get(name, Table())
+                if not needs <= source.metrics:
+                    continue
+                samples = {sample for of in table.columns.values() for sample in of}
+                columns = _sampled([source], needs, self.subjects).tables
+                for seed, one in zip(_seeds([source]), columns, strict=True):
+                    value = evaluate(component, MetricInputs(columns=one))
+                    for sample in samples:
+                        table.put(label, sample, seed, value)
+                read.identities[label] = sorted(one for need in needs for one in validation.identities[need])
 
     def _is_listed(self, target: str) -> bool:
         """Whether a target has its own rows: only targets that are not images."""
@@ -467,8 +490,9 @@ class _Aggregate:
         scores : dict
             Scores by metric.
         paired : dict
-            If the objective is pooled, its pseudo-values by subject or fold
-            (:func:`~harness.stats.intervals.pseudo_values`), for paired comparisons.
+            Pseudo-values by metric and subject or fold
+            (:func:`~harness.stats.intervals.pseudo_values`), for paired comparisons; none for
+            metrics without an interval.
         """
         task = self.task
         labels = [
@@ -625,9 +649,7 @@ class _Sampled:
 def _sampled(tables: Sequence[Table], needed: set[str], subjects: Mapping[str, str]) -> _Sampled:
     """Columns of each table and seed over all samples, with NaN where a sample has no value."""
     samples = list(dict.fromkeys(one for table in tables for name in table.columns for one in table.columns[name]))
-    seeds = sorted(
-        {seed for table in tables for of in table.columns.values() for by_seed in of.values() for seed in by_seed}
-    )
+    seeds = _seeds(tables)
     order = list(dict.fromkeys(subjects[sample] for sample in samples))
     codes = {subject: number for number, subject in enumerate(order)}
     rows: dict[str, list[int]] = {subject: [] for subject in order}
@@ -644,6 +666,20 @@ def _sampled(tables: Sequence[Table], needed: set[str], subjects: Mapping[str, s
         for seed in seeds
     )
     return _Sampled(tuple(order), tuple(np.array(rows[subject]) for subject in order), columns)
+
+
+def _seeds(tables: Sequence[Table]) -> list[int]:
+    """All seeds, in order."""
+    return sorted(
+        {seed for table in tables for of in table.columns.values() for by_seed in of.values() for seed in by_seed}
+    )
+
+
+def chosen_on_validation(task: Task) -> list[str]:
+    """Labels of pooled metrics that other pooled metrics need; they are computed on validation samples."""
+    pooled = [label for label, one in task.metrics.items() if level_of(one) == "pool"]
+    needed = {name for label in pooled for name in _needs(task, label)}
+    return [label for label in pooled if label in needed]
 
 
 def _statistic(component: Component, sampled: _Sampled) -> Callable[[Array], float]:
@@ -666,7 +702,7 @@ def pooled_value(
     folds: Mapping[str, int],
     paired: bool,
 ) -> JSON:
-    """A pooled metric as JSON, with pseudo-values if it ranks configurations.
+    """A pooled metric as JSON, with the pseudo-values of its interval.
 
     Parameters
     ----------
@@ -674,7 +710,7 @@ def pooled_value(
     subjects : subject of each sample
     folds : fold in which each subject is tested, if intervals are by fold
         (:func:`harness.stats.intervals.takes_training_in`); otherwise empty
-    paired : whether to add pseudo-values by subject or fold
+    paired : whether pseudo-values by subject or fold are needed even for a metric without an interval
     """
     component = task.metrics[label]
     sampled = _sampled(tables, _reads(task, label), subjects)
@@ -682,7 +718,7 @@ def pooled_value(
     used = paired or METRICS.get(METRICS.name_of(component.func)).facts["interval"]
     pseudo = _pseudo_values(component, sampled, folds) if used else {}
     missing = {} if folds else dict.fromkeys(sampled.subjects, math.nan)
-    pairs = {unit: null_of(value) for unit, value in {**missing, **pseudo}.items()} if paired else {}
+    pairs = {unit: null_of(value) for unit, value in {**missing, **pseudo}.items()} if used else {}
     return {"score": score_to_json(_pooled_score(component, sampled, list(pseudo.values()))), "paired": pairs}
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from harness.core.errors import UnknownName
 from harness.core.hypotheses import Hypothesis, Published, label_key
 from harness.core.registry import METRICS
-from harness.core.task import Task
-from harness.core.types import JSON, Array
+from harness.core.task import VALIDATION, Task
+from harness.core.types import JSON, Array, Score
 from harness.metrics.metric_inputs import MetricInputs
 from harness.metrics.register import evaluate
 from harness.pipeline.leaderboard import is_sound, read_facts
@@ -31,7 +31,11 @@ __all__ = ["findings", "paper_tables"]
 _MARKS = {"supported": "good", "not supported": "bad", "undecided": "open"}
 _REGION = "region"
 
+_METRIC = "metric"
+
 Found = tuple[Mapping[str, JSON], Finding]
+Arms = Mapping[str, tuple[Row, str]]
+"""Row and metric of each label whose values are compared."""
 
 
 def paper_tables(plan: Plan, tables: Tables) -> Iterator[ReportTable]:
@@ -40,8 +44,8 @@ def paper_tables(plan: Plan, tables: Tables) -> Iterator[ReportTable]:
     found = findings(plan, tables)
     if found:
         yield _hypotheses_table(found, generated=plan.request.settings.data_folder is None)
-    if task.published is not None:
-        yield from _published_tables(task.published, plan, tables)
+    for published in task.published:
+        yield from _published_tables(published, plan, tables)
 
 
 def findings(plan: Plan, tables: Tables) -> list[Found]:
@@ -69,16 +73,14 @@ def findings(plan: Plan, tables: Tables) -> list[Found]:
         sound = [line for line in table.to_pylist() if is_sound(line)]
         metric = facts.metric(hypothesis.metric)
         for fixed, lines in _comparable(hypothesis, sound, dict.fromkeys((*facts.axes, *facts.strata))):
-            values = _arms(hypothesis, lines, tables)
-            contrast = _contrast(hypothesis, metric, task, values)
+            arms = _arms(hypothesis, lines, tables)
+            contrast = _contrast(hypothesis, metric, task, arms)
             if contrast is None:
                 continue
-            by_fold = all(
-                hypothesis.metric in row.by_fold and row.values.get(hypothesis.metric) for row in values.values()
-            )
+            by_fold = all(name in row.by_fold and row.values.get(name) for row, name in arms.values())
             finding = judge(
                 hypothesis,
-                list(values),
+                list(arms),
                 contrast,
                 direction=metric.direction,
                 level=facts.level,
@@ -116,33 +118,42 @@ def _comparable(
         yield {name: group[0][name] for name in varying}, group
 
 
-def _arms(hypothesis: Hypothesis, lines: Sequence[Mapping[str, Any]], tables: Tables) -> dict[str, Row]:
-    """Rows whose values are compared, by label."""
-    arms: dict[str, Row] = {}
+def _arms(hypothesis: Hypothesis, lines: Sequence[Mapping[str, Any]], tables: Tables) -> Arms:
+    """Rows and metrics whose values are compared, by label."""
+    arms: dict[str, tuple[Row, str]] = {}
     for line in lines:
         pooled = tables.pooled[line["configuration"]]
+        own = pooled.prediction
         if line["attribution"]:
             own = next(row for row in pooled.explanations if row.attribution == line["attribution"])
-            arms.setdefault(str(line[hypothesis.over]), own)
+        if hypothesis.over == _METRIC:
+            labels = [label for group in hypothesis.groups for label in group]
+            arms.update({label: (own, label) for label in labels if label in own.values or label in own.pooled})
         elif hypothesis.over == _REGION:
-            arms.update({name: rows[0] for name, rows in pooled.regions.items()})
+            arms.update({name: (rows[0], hypothesis.metric) for name, rows in pooled.regions.items()})
         elif hypothesis.over in line:
-            where = hypothesis.at.get(_REGION)
-            row = pooled.prediction if where is None else pooled.regions.get(where, (None,))[0]
+            where = None if line["attribution"] else hypothesis.at.get(_REGION)
+            row = own if where is None else pooled.regions.get(where, (None,))[0]
             if row is not None:
-                arms.setdefault(str(line[hypothesis.over]), row)
+                arms.setdefault(str(line[hypothesis.over]), (row, hypothesis.metric))
     return arms
 
 
-def _contrast(hypothesis: Hypothesis, metric: MetricFacts, task: Task, arms: Mapping[str, Row]) -> Contrast | None:
-    values = {label: subject_means(row, hypothesis.metric) for label, row in arms.items()}
-    if metric.level != "pooled" or all(values.values()):  # a pooled objective has a pseudo-value for each subject
+def _contrast(hypothesis: Hypothesis, metric: MetricFacts, task: Task, arms: Arms) -> Contrast | None:
+    if metric.level == "pooled" and not _has_interval(task, hypothesis.metric):
+        return _without_interval({label: row.pooled[name] for label, (row, name) in arms.items() if name in row.pooled})
+    values = {label: _with_sign(row, name, hypothesis) for label, (row, name) in arms.items()}
+    if metric.level != "pooled" or all(values.values()):  # a pooled metric has a pseudo-value for each subject
         possible = UNBOUNDED if metric.level == "pooled" else metric.range  # pseudo-values leave the range
         return mean_contrast(values, range=possible) if any(values.values()) else None
     component = task.metrics[hypothesis.metric]
     needs = METRICS.get(METRICS.name_of(component.func)).facts["needs"]
-    columns = {label: _by_seed(row, needs) for label, row in arms.items()}
-    if not needs or not all(of_arm and all(of_arm.values()) for of_arm in columns.values()):
+    columns = {label: _by_seed(row, needs) for label, (row, _) in arms.items()}
+    if (
+        hypothesis.over == _METRIC
+        or not needs
+        or not all(of_arm and all(of_arm.values()) for of_arm in columns.values())
+    ):
         return None
 
     def statistic(chosen: Mapping[str, Array]) -> float:
@@ -152,6 +163,29 @@ def _contrast(hypothesis: Hypothesis, metric: MetricFacts, task: Task, arms: Map
         return math.fsum(evaluate(component, MetricInputs(columns=table)) for table in tables) / len(tables)
 
     return pooled_contrast(columns, statistic, range=metric.range)
+
+
+def _has_interval(task: Task, label: str) -> bool:
+    return bool(METRICS.get(METRICS.name_of(task.metrics[label].func)).facts["interval"])
+
+
+def _without_interval(scores: Mapping[str, Score]) -> Contrast | None:
+    """Values that are inferences themselves, such as p values, in place of intervals."""
+
+    def contrast(first: str, second: str, level: float) -> Estimate:
+        value = scores[first].value - (scores[second].value if second else 0.0)
+        return Estimate(value, value, value, scores[first].n)
+
+    return contrast if scores else None
+
+
+def _with_sign(row: Row, name: str, hypothesis: Hypothesis) -> dict[str, float]:
+    """Values by subject; of a hypothesis on magnitudes, pseudo-values times the sign of the pooled value."""
+    means = subject_means(row, name)
+    if not hypothesis.magnitude or name not in row.pooled:
+        return means
+    sign = math.copysign(1.0, row.pooled[name].value)
+    return {subject: sign * value for subject, value in means.items()}
 
 
 def _by_seed(row: Row, names: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -235,7 +269,8 @@ def _signed(estimate: Estimate, *, sign: bool) -> str:
 
 
 def _published_tables(published: Published, plan: Plan, tables: Tables) -> Iterator[ReportTable]:
-    table = tables.prediction
+    of_explanations = plan.request.task.of_explanations(published.metrics[0].removesuffix(VALIDATION))
+    table = tables.explanation if of_explanations else tables.prediction
     facts, labels = read_facts(table), row_labels(table)
     known = {metric.name for metric in facts.metrics}
     metrics = [name for name in published.metrics if name in known]
@@ -253,7 +288,9 @@ def _published_tables(published: Published, plan: Plan, tables: Tables) -> Itera
             )
     if lines and metrics:
         yield ReportTable(
-            "Comparison with published values",
+            f"Comparison with published values, {published.title}"
+            if published.title
+            else "Comparison with published values",
             (published.over, *metrics),
             tuple(lines),
             f"Our values are from {plan.cohort.name}, {len(plan.cohort.subjects)} subjects; values in grey are from "
@@ -264,5 +301,5 @@ def _published_tables(published: Published, plan: Plan, tables: Tables) -> Itera
 
 def _beside(line: Mapping[str, Any], name: str, stated: tuple[float, float | None]) -> Cell:
     value, error = stated
-    text = f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
+    text = "" if math.isnan(value) else f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
     return replace(interval_cell(line[name]), range=text)

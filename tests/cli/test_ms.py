@@ -64,7 +64,7 @@ def test_explanations_of_all_starts_are_ranked_together(result: Any) -> None:
     for line in of_network:
         assert 0 <= float(line["relevance_ap"]) <= 1
         assert 0 <= float(line["inversion_area"]) <= 1 and 0 <= float(line["inversion_area_chance"]) <= 1
-        assert -1 <= float(line["rho_NDI"]) <= 1 and 0 < float(line["p_NDI"]) <= 1
+        assert -1 <= float(line["rho_NDI_40"]) <= 1 and 0 < float(line["p_NDI_40"]) <= 1
 
 
 def test_visits_of_a_patient_stay_together(result: Any) -> None:

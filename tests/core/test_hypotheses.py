@@ -29,6 +29,12 @@ def test_equivalence_needs_a_margin() -> None:
         Hypothesis("D4", "", "dice", (("a", "b"),), "sequences", relation="equivalent")
 
 
+def test_comparison_of_metrics_needs_its_metric() -> None:
+    """The metric of a hypothesis that compares metrics is one of those."""
+    with pytest.raises(OutOfRange, match=r"the metric of hypothesis E2, which compares metrics, must be in its first"):
+        Hypothesis("E2", "", "auc", (("a",), ("b",)), "metric")
+
+
 def test_published_row_needs_all_values() -> None:
     """A published row needs a value for each metric."""
     with pytest.raises(OutOfRange, match="row T2w of Table 1 must have a value for each of 2 metrics, got 1"):

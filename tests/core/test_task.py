@@ -109,13 +109,22 @@ def _pooling(needed: str) -> Any:
     return partial(pooling)
 
 
-def test_pooled_metric_of_a_pooled_metric_is_refused(epvs: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pooled metric has no values of samples that another one could pool."""
+def _second(needed: str) -> Any:
+    """Another pooled metric of one column."""
+
+    @metric("second", source="a test", direction="lower", range=(0, 1), level="pool", needs=(needed,))
+    def second(columns: Any) -> float:
+        return 0.0
+
+    return partial(second)
+
+
+def test_pooled_metric_may_use_one_that_is_chosen(epvs: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pooled metric may need another one, such as a threshold, but not one that needs a third."""
     monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
-    with pytest.raises(
-        OutOfRange, match="pooling of task epvs must pool metrics of samples, got icc_count, which is pooled"
-    ):
-        dataclasses.replace(epvs, metrics={**epvs.metrics, "pooling": _pooling("icc_count")})
+    task = dataclasses.replace(epvs, metrics={**epvs.metrics, "pooling": _pooling("icc_count")})
+    with pytest.raises(OutOfRange, match=r"twice of task epvs must pool metrics of samples or use .* got pooling"):
+        dataclasses.replace(task, metrics={**task.metrics, "twice": _second("pooling")})
 
 
 def test_pooled_metric_of_explanations_cannot_rank_predictions(epvs: Task, monkeypatch: pytest.MonkeyPatch) -> None:

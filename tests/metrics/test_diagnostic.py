@@ -7,9 +7,18 @@ import math
 import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import balanced_accuracy_score, recall_score
+from sklearn.metrics import balanced_accuracy_score, recall_score, roc_curve
 
-from harness.metrics.diagnostic import binary_balanced_accuracy, calibration_error, sensitivity, specificity
+from harness.metrics.diagnostic import (
+    best_threshold,
+    binary_balanced_accuracy,
+    calibration_error,
+    sensitivity,
+    specificity,
+    tuned_balanced_accuracy,
+    tuned_sensitivity,
+    tuned_specificity,
+)
 
 
 @pytest.fixture
@@ -51,3 +60,30 @@ def test_perfect_and_undefined() -> None:
     assert math.isnan(specificity(one)) and math.isnan(binary_balanced_accuracy(one))
     none = {"target_label": np.array([]), "predicted_probability": np.array([])}
     assert math.isnan(calibration_error(none)) and math.isnan(sensitivity(none))
+
+
+def test_best_threshold_has_the_largest_youden_index(columns: dict[str, np.ndarray]) -> None:
+    """Sensitivity + specificity at the best threshold is the maximum over scikit-learn's ROC curve."""
+    false, true, _ = roc_curve(columns["target_label"], columns["predicted_probability"])
+    best = best_threshold(columns)
+    found = sensitivity(columns, threshold=best) + specificity(columns, threshold=best)
+    assert found == pytest.approx((true - false).max() + 1)
+
+
+def test_best_threshold_by_hand() -> None:
+    """It lies between the classes, or at an end if all predictions are equal; one label has none."""
+    assert best_threshold(
+        {"target_label": np.array([0.0, 0, 1]), "predicted_probability": np.array([0.1, 0.2, 0.3])}
+    ) == (pytest.approx(0.25))
+    constant = {"target_label": np.array([0.0, 1]), "predicted_probability": np.array([0.9, 0.9])}
+    assert best_threshold(constant) in (0.0, 1.0)
+    assert math.isnan(best_threshold({"target_label": np.ones(2), "predicted_probability": np.array([0.1, 0.2])}))
+
+
+def test_tuned_rates_use_the_threshold_of_the_column(columns: dict[str, np.ndarray]) -> None:
+    """Tuned rates are those at the threshold in the column, and undefined without one."""
+    with_threshold = {**columns, "best_threshold": np.full(200, 0.3)}
+    assert tuned_sensitivity(with_threshold) == sensitivity(columns, threshold=0.3)
+    assert tuned_specificity(with_threshold) == specificity(columns, threshold=0.3)
+    assert tuned_balanced_accuracy(with_threshold) == binary_balanced_accuracy(columns, threshold=0.3)
+    assert math.isnan(tuned_balanced_accuracy({**columns, "best_threshold": np.full(200, np.nan)}))

@@ -15,11 +15,13 @@ from harness.metrics.inversion import (
     inversion_area,
     inverted_auroc,
     inverted_logits,
+    mask_recall,
     masked_mean_correlation,
     masked_mean_p,
     masked_means,
     quantile_masks,
     random_inverted_logits,
+    random_mask_recall,
 )
 
 BRAIN = np.ones((2, 3, 1), bool)
@@ -58,6 +60,33 @@ class TestQuantileMasks:
         both = np.concatenate([MAP, MAP[:, ::-1] * 100])
         masks = quantile_masks(both, BRAIN, [40])[0]
         assert np.flatnonzero(masks[0]).tolist() == [4, 5] and np.flatnonzero(masks[1]).tolist() == [1, 2]
+
+
+class TestMaskRecall:
+    """Share of the true region in the mask."""
+
+    def test_by_hand(self) -> None:
+        """The top 40 % of six voxels are 3, 4 and 5: a third of the true voxels 1, 2 and 5, and half of the brain."""
+        target = np.isin(MAP[0], (1, 2, 5))
+        # The 60th percentile of −1, 1, …, 5 is 3.
+        assert mask_recall(MAP, target, BRAIN, percent=40) == pytest.approx(1 / 3)
+        assert random_mask_recall(MAP, target, BRAIN, percent=40) == pytest.approx(0.5)
+
+    def test_perfect_random_and_undefined(self) -> None:
+        """A perfect map finds a small region, and random maps as much as they mark; no true voxel has no recall."""
+        rng = np.random.default_rng(0)
+        target = np.zeros((20, 20, 5), bool)
+        target[:5, :5] = True
+        assert mask_recall(target[None] + rng.random((1, 20, 20, 5)) / 2, target, percent=10) == 1
+        found = [mask_recall(rng.random((2, 20, 20, 5)), target) for _ in range(20)]
+        assert np.mean(found) == pytest.approx(0.4, abs=0.03)
+        assert math.isnan(mask_recall(MAP, np.zeros((2, 3, 1), bool)))
+
+    def test_masks_of_channels_are_averaged(self) -> None:
+        """Each channel has its own mask, and recalls are averaged."""
+        target = np.zeros((2, 3, 1), bool)
+        target[1, 2] = True
+        assert mask_recall(np.concatenate([MAP, -MAP]), target, percent=20) == pytest.approx(0.5)
 
 
 class TestInvertedLogits:

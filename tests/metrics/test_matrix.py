@@ -51,6 +51,7 @@ def _inputs(kind: str) -> MetricInputs:
     columns["target_label"] = labels
     columns["predicted_logit"] = {"perfect": labels, "random": rng.random(5)}.get(kind, np.full(5, 0.5))
     columns["predicted_probability"] = {"perfect": labels, "random": rng.random(5)}.get(kind, np.full(5, 0.5))
+    columns["best_threshold"] = np.full(5, 0.5)
     for percent in (0, *PERCENTS):
         noise = rng.random(5)
         columns[f"random_inverted_logits@{percent}"] = noise
@@ -163,9 +164,11 @@ def test_chance_lies_in_the_range(name):
 
 @pytest.mark.parametrize("name", POOLED)
 def test_needs_are_metrics_of_subjects(name):
-    """Columns of a pooled metric are registered metrics of subjects or explanations."""
+    """Columns of a pooled metric are metrics of subjects or explanations, or chosen from those of predictions."""
     assert FACTS[name]["needs"]
-    assert {METRICS.get(column).facts["level"] for column in FACTS[name]["needs"]} <= {"subject", "probe"}
+    for column in FACTS[name]["needs"]:
+        chosen_from = FACTS[column]["needs"] if FACTS[column]["level"] == "pool" else (column,)
+        assert {FACTS[one]["level"] for one in chosen_from} <= {"subject", "probe"}
 
 
 @pytest.mark.parametrize("name", NAMES)

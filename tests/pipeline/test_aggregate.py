@@ -15,11 +15,10 @@ from scipy import stats
 from sklearn.metrics import r2_score, roc_auc_score
 
 from harness.core.explanations import Explanation
-from harness.core.task import Component, Configuration, Task
+from harness.core.task import VALIDATION, Component, Configuration, Task
 from harness.core.types import Cohort, Folds, Score, Split
-from harness.metrics import agreement, classification, regression
+from harness.metrics import agreement, classification, diagnostic, regression
 from harness.pipeline.aggregate import (
-    VALIDATION,
     Pooled,
     Table,
     _pooled_score,
@@ -798,6 +797,31 @@ class TestSeveralTargets:
         assert list(row.values["brier"]) == names
         assert list(row.values["brier" + VALIDATION]) == ["p0", "p1", "p2", "p3"]
         assert row.facts["folds"] == 4 and row.complete
+
+    def test_a_threshold_is_chosen_on_validation_samples(self, make_study: MakeStore, study: Task) -> None:
+        """Rates at the best threshold use that of the validation samples, and have no column for those."""
+        metrics = {
+            **study.metrics,
+            "predicted_probability": partial(classification.predicted_probability),
+            "best_threshold": partial(diagnostic.best_threshold),
+            "tuned_sensitivity": partial(diagnostic.tuned_sensitivity),
+        }
+        task = dataclasses.replace(study, metrics=metrics)
+        one = make_study({f"p{number}": [f"p{number}"] for number in range(4)}, fixed=["t0", "t1"], task=task)
+
+        def decided(label: float, probability: float) -> dict[str, Any]:
+            return {"target_label": {"smile": label}, "predicted_probability": {"smile": probability}}
+
+        for number, (label, probability) in enumerate([(0, 0.1), (0, 0.2), (1, 0.3), (1, 0.9)]):
+            one.put(f"p{number}", decided(label, probability))
+        one.put("", [("t0", decided(1, 0.27)), ("t1", decided(1, 0.2))], job=one.jobs[-1])
+        row = one.pool().prediction
+        # The best threshold of the validation samples is .25, and that of the test samples would be 0 or 1.
+        assert row.pooled["best_threshold" + VALIDATION].value == pytest.approx(0.25)
+        assert row.pooled["tuned_sensitivity"].value == 0.5
+        assert "tuned_sensitivity" + VALIDATION not in row.pooled
+        names = [fact.name for fact in metric_facts(task, ("pool",), fixed_test=True)]
+        assert "tuned_sensitivity" in names and "tuned_sensitivity" + VALIDATION not in names
 
     def test_folds_without_an_ensemble_have_validation_values_only(self, make_study: MakeStore) -> None:
         """If only some folds run, no ensemble predicts the fixed test set, and the row has no plain values."""
