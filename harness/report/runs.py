@@ -19,6 +19,8 @@ from harness.pipeline.group_maps import group_sums
 from harness.pipeline.leaderboard import read_facts
 from harness.report.drawing import listed_errors
 from harness.report.figures import figures_of_one
+from harness.report.figures.inversion import mask_shares
+from harness.report.figures.results import Results
 from harness.report.figures.scenes import scene_of
 from harness.report.previews import draw_map
 from harness.report.searches import winners
@@ -33,6 +35,7 @@ _DRAWN_BY = (
     "harness.data.maps",
     "harness.report.figures.agreement",
     "harness.report.figures.configuration",
+    "harness.report.figures.inversion",
     "harness.report.figures.results",
     "harness.report.figures.scenes",
     "harness.report.plots.canvas",
@@ -90,7 +93,8 @@ def pooled_files(plan: Plan, tables: Tables, identity: str, folder: Path) -> lis
     identity : id of the configuration
     folder : folder for ``*.png`` (at the top level, as MLflow's comparison expects),
         ``maps/<attribution>_mean.nii.gz`` with a PNG for the first of each attribution,
-        and ``maps/none.txt`` with the reason if there is no mean map
+        ``maps/<attribution>_mask_share.nii.gz`` if the most relevant voxels are inverted, and
+        ``maps/none.txt`` with the reason if there is no mean map
 
     Returns
     -------
@@ -116,6 +120,8 @@ def pooled_files(plan: Plan, tables: Tables, identity: str, folder: Path) -> lis
             drawn.add(made.attribution)
             with listed_errors(f"map of {name}", failed):
                 _draw_mean(stem.with_name(f"{stem.name}.png"), made, plan, identity)
+    with listed_errors("mask shares", failed):
+        _write_mask_shares(Results(plan, tables), identity, folder / "maps")
     if reasons:
         (folder / "maps").mkdir(exist_ok=True)
         (folder / "maps" / "none.txt").write_text("\n".join(reasons) + "\n", "utf-8")
@@ -160,6 +166,18 @@ def _means(plan: Plan, identity: str) -> Iterator[tuple[str, _Mean]]:
             affines = {sample.id: sample.grid.affine for sample in cohort.samples}
             found = group_map(plan.store, cells.values(), affines, subjects)
             yield attribution, _Mean(found, attribution, channels)
+
+
+def _write_mask_shares(run: Results, identity: str, folder: Path) -> None:
+    """Write the share of the samples whose mask contains each voxel, for every explanation with inverted masks."""
+    if not run.metrics("inverted_auroc"):
+        return
+    for attribution in _explained(run.plan, identity):
+        shares = mask_shares(run, identity, attribution)
+        if shares is not None:
+            affine = run.plan.groups[identity].cohort.samples[0].grid.affine
+            name = f"{urllib.parse.quote(attribution, safe=' ')}_mask_share.nii.gz"
+            write_map(folder / name, shares, affine, channels=run.channels_of(identity))
 
 
 def _explained(plan: Plan, identity: str) -> dict[str, dict[Cell, CellRecord]]:

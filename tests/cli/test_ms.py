@@ -7,9 +7,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import harness
+from harness.cli.api import rebuild
+from harness.data.maps import read_map
+from harness.metrics.inversion import quantile_masks
+from harness.report.figures import figures_of
+from harness.report.figures.inversion import mask_shares
+from harness.report.figures.results import Results
+from harness.report.runs import pooled_files
+from harness.sweep.grammar import parse
 
 OPEN_MS = Path(__file__).resolve().parents[3] / "shared" / "data" / "open-ms"
 TINY: dict[str, Any] = {
@@ -27,6 +36,13 @@ TINY: dict[str, Any] = {
     "mlflow": "off",
     "report": False,
 }
+
+NAMED = {
+    key: ",".join(value) if isinstance(value, tuple) else json.dumps(value).strip('"')
+    for key, value in TINY.items()
+    if key not in ("report", "mlflow", "ray")
+}
+"""The same options as text."""
 
 
 def lines_of(path: Path) -> list[dict[str, str]]:
@@ -65,6 +81,29 @@ def test_explanations_of_all_starts_are_ranked_together(result: Any) -> None:
         assert 0 <= float(line["relevance_ap"]) <= 1
         assert 0 <= float(line["inversion_area"]) <= 1 and 0 <= float(line["inversion_area_chance"]) <= 1
         assert -1 <= float(line["rho_NDI_40"]) <= 1 and 0 < float(line["p_NDI_40"]) <= 1
+
+
+def test_inversion_figures_and_maps(result: Any, tmp_path: Path) -> None:
+    """The report has inversion curves, masks and their shares, which are those of the quantile masks of all samples."""
+    out = result.csv.parents[2]
+    plan, tables = rebuild(parse([*(f"{key}={value}" for key, value in NAMED.items()), f"out={out}"]))
+    drawn, failed = figures_of(plan, tables)
+    titles = [figure.title.partition(",")[0] for figure in drawn]
+    assert failed == []
+    assert {"Scalars that the network exposes", "Voxel inversion", "Where masks agree"} <= set(titles)
+    run = Results(plan, tables)
+    identity = next(key for key in run.lines if run.lines[key]["model"] == "attention_densenet")
+    masks = []
+    for sample in plan.groups[identity].cohort.samples:
+        one = run.explanation(identity, "f_proposal", sample.id)
+        if one is not None:
+            masks.append(quantile_masks(one, sample.masks["brain"].load() > 0, [40])[0])
+    shares = mask_shares(run, identity, "f_proposal")
+    assert shares is not None and len(masks) == 36
+    np.testing.assert_allclose(shares, np.mean(masks, axis=0), rtol=1e-6)
+    assert pooled_files(plan, tables, identity, tmp_path) == []
+    stored = read_map(tmp_path / "maps" / "f_proposal_mask_share.nii.gz")
+    np.testing.assert_allclose(stored, shares, rtol=1e-6)
 
 
 def test_visits_of_a_patient_stay_together(result: Any) -> None:

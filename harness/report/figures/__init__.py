@@ -16,6 +16,8 @@ from harness.report.figures.configuration import figures_of_one
 from harness.report.figures.detection import detection_figures
 from harness.report.figures.examples import example_figures
 from harness.report.figures.explanations import group_map_figures, map_figures, method_figures
+from harness.report.figures.exposed import exposed_figures
+from harness.report.figures.inversion import inversion_figures
 from harness.report.figures.leaderboard import leaderboard_figures
 from harness.report.figures.regions import region_figures
 from harness.report.figures.results import Results
@@ -31,7 +33,9 @@ _IN_ORDER: Sequence[tuple[str, Callable[[Results], Iterator[Figure]]]] = (
     ("regions", region_figures),
     ("group maps", group_map_figures),
     ("examples", example_figures),
+    ("exposed scalars", exposed_figures),
     ("attribution methods", method_figures),
+    ("voxel inversion", inversion_figures),
     ("gain per channel", gain_figures),
     ("Shapley values", share_figures),
     ("maps", map_figures),

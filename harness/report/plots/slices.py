@@ -75,7 +75,7 @@ def attribution_slices(
     bytes
         PNG. The channels of a method share one colour scale, which ends at the 99.5th
         percentile of all absolute values shown; red is evidence for the target, blue
-        evidence against it.
+        evidence against it. A scale without negative values starts at zero.
     """
     at = _busiest(truth) if index is None else index
     first = next(iter(images.values()))
@@ -88,12 +88,14 @@ def attribution_slices(
         planes = {name: np.nan_to_num(of_channel[name][:, :, at].astype(float)) for name in images}
         shown = np.abs(np.concatenate([plane.ravel() for plane in planes.values()]))
         limit = float(np.percentile(shown, 99.5)) or float(shown.max()) or 1.0
+        signed = any((plane < 0).any() for plane in planes.values())
         drawn: Any = None
         for axes, (name, plane) in zip(panels, planes.items(), strict=True):
             draw_grey(axes, images[name][:, :, at], spacing_mm)
             drawn = axes.imshow(
-                plane.T, cmap="RdBu_r", vmin=-limit, vmax=limit, origin="lower", interpolation="nearest",
-                extent=extent_of(plane.shape, spacing_mm), alpha=np.clip(np.abs(plane.T) / limit, 0, 0.7),
+                plane.T, cmap="RdBu_r" if signed else "Reds", vmin=-limit if signed else 0.0, vmax=limit,
+                origin="lower", interpolation="nearest", extent=extent_of(plane.shape, spacing_mm),
+                alpha=np.clip(np.abs(plane.T) / limit, 0, 0.7),
             )  # fmt: skip
             draw_outline(axes, truth[:, :, at], spacing_mm, AMBER, "-")
             axes.set(xticks=[], yticks=[])
