@@ -16,11 +16,14 @@ FEW = "f_proposal+f_proposal_absolute+f_saliency+weights+mean_contrast+random"
 EXPERIMENTS = {
     # The published network beside its baselines and the oracle
     "classification": {"model": ("attention_densenet", *BASELINES)},
-    # The twelve scenarios of the paper for the published network, with controls
-    "scenarios": {"model": ("attention_densenet",)},
+    # The twelve scenarios of the paper for the published network, with controls, one of them a network that was
+    # trained on labels of other patients
+    "scenarios": {"model": ("attention_densenet",), "shuffled": (False, True)},
     # Not published: which contrasts, and which parts of the network, are needed
     "contrasts": {"contrasts": (ALL, "qT1", "MWF", "NDI")},
     "fusion": {"fusion": ("gated", "attention", "concatenation")},
+    # Not published: the EDSS itself
+    "regression": {"model": ("attention_densenet", *BASELINES)},
     "cohorts": {"phantom_seed": (0, 1, 2), "model": ("attention_densenet", *BASELINES)},
 }
 
@@ -30,6 +33,10 @@ PRESETS = {
     "experiment=contrasts": {"attribution": FEW},
     "experiment=fusion": {"attribution": FEW},
     "experiment=cohorts": {"attribution": "none"},
+    "experiment=regression": {
+        "targets.severe": "number_column", "targets.severe.column": "edss", "recipe.balance": "",
+        "recipe.select": "validation_loss", "split.by": "", "objective": "r2", "attribution": FEW,
+    },
     # One block instead of four: mean AUC over three generated cohorts .82 on test and .74 on validation samples,
     # against .81 and .70 with two blocks, .81 and .70 with a pooled head, and .85 and .74 of ridge on voxels
     "profile=quick model=attention_densenet": {"model.stem_stride": 2, "model.blocks": 1},

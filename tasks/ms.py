@@ -71,6 +71,11 @@ TASK = Task(
         "predicted_logit": partial(classification.predicted_logit),
         "predicted_probability": partial(classification.predicted_probability),
         "auroc": partial(classification.auroc),
+        # of experiment=regression, in which the EDSS itself is predicted
+        "target_score": partial(regression.target_score),
+        "predicted_score": partial(regression.predicted_score),
+        "r2": partial(regression.r2),
+        "r_squared": partial(regression.r_squared),
         "accuracy": partial(classification.binary_accuracy),
         "balanced_accuracy": partial(diagnostic.binary_balanced_accuracy),
         "sensitivity": partial(diagnostic.sensitivity),
@@ -107,9 +112,10 @@ TASK = Task(
     ranks_scalars_together=True,
     axes={
         "contrasts": "adapter.channels", "fusion": "model.fusion", "threshold": "targets.severe.at_least",
+        "shuffled": "targets.severe.shuffled",
         "stem_stride": "model.stem_stride", "blocks": "model.blocks", "pooling": "model.pooling",
     },
-    problem=("threshold", "phantom_seed"),
+    problem=("threshold", "shuffled", "phantom_seed"),
     columns=("model", "contrasts"),
     shown=("auroc", "tuned_balanced_accuracy", "tuned_sensitivity", "tuned_specificity"),
     profiles={

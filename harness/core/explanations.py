@@ -26,7 +26,8 @@ class Explanation:
     ----------
     attribution : attribution method with its options
     of : scalar to explain. ``NAME`` is a target, or a scalar that the model exposes;
-        ``NAME:CLASS`` is the logit of one class. ``NAME:own`` explains each input channel
+        ``NAME:CLASS`` is the logit of one class, ``NAME:margin`` the logit of the predicted
+        class minus that of the second most probable one. ``NAME:own`` explains each input channel
         by the exposed scalar ``NAME:CHANNEL``, in one map. If empty, every target is explained
         by its own scalar: the output for a number, the logit for a binary target, the
         logit of the predicted class for classes, and the sum over voxels of the

@@ -202,6 +202,10 @@ class TargetKind(ABC):
         """Index of the predicted class, for kinds with classes."""
         raise NotImplementedError
 
+    def runner_up(self, prediction: Kept) -> int:
+        """Index of the second most probable class, for kinds with named classes."""
+        raise NotImplementedError
+
     def confidence(self, prediction: Kept) -> float:
         """Probability of the predicted class, for kinds with classes."""
         raise NotImplementedError
@@ -363,6 +367,11 @@ class _Classes(TargetKind):
 
     def predicted_class(self, prediction: Kept) -> int:
         return int(np.argmax(prediction["probabilities"]))
+
+    def runner_up(self, prediction: Kept) -> int:
+        rest = np.array(prediction["probabilities"], np.float64)
+        rest[self.predicted_class(prediction)] = -np.inf
+        return int(np.argmax(rest))
 
     def confidence(self, prediction: Kept) -> float:
         return float(np.max(prediction["probabilities"]))

@@ -163,7 +163,7 @@ class Task:
                 raise UnknownName(f"metric of task {self.name} (its {name})", objective, self.metrics)
             facts = KINDS["metric"].get(KINDS["metric"].name_of(self.metrics[objective].func)).facts
             explains = name == "explanation_objective"
-            if facts["direction"] not in ("higher", "lower") or self.of_explanations(objective) != explains:
+            if not self.can_rank(objective) or self.of_explanations(objective) != explains:
                 raise OutOfRange(
                     f"{name} must be a metric of {'explanations' if explains else 'predictions'} for which higher or "
                     f"lower is better, got {objective} ({facts['level']}, {facts['direction']} is better)"
@@ -200,6 +200,11 @@ class Task:
     def _level(self, metric: str) -> str:
         """Level of a metric, by its label."""
         return str(KINDS["metric"].get(KINDS["metric"].name_of(self.metrics[metric].func)).facts["level"])
+
+    def can_rank(self, metric: str) -> bool:
+        """Whether higher or lower values of a metric, by its label, are better."""
+        facts = KINDS["metric"].get(KINDS["metric"].name_of(self.metrics[metric].func)).facts
+        return facts["direction"] in ("higher", "lower")
 
     def of_explanations(self, metric: str) -> bool:
         """Whether a metric, by its label, evaluates explanations, or pools values of metrics that do."""

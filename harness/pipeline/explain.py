@@ -14,7 +14,7 @@ from harness.core.registry import ATTRIBUTIONS
 from harness.core.seeding import seed_of
 from harness.core.targets import KINDS, Target
 from harness.core.types import Array, FittedAdapter, NetworkSpec, Prediction, Sample
-from harness.pipeline.networks import OWN, Member, Scalar, Scalars, device, scalars_of, tensor_of
+from harness.pipeline.networks import MARGIN, OWN, Member, Scalar, Scalars, device, scalars_of, tensor_of
 
 __all__ = [
     "BLOCKS",
@@ -64,7 +64,8 @@ def explain(
     explanation : the explanation
     seed : seed of the random stream, which is named by method and sample; the label of
         the method has no effect
-    classes : predicted class of each classes target, whose logit is explained
+    classes : predicted class of each classes target, whose logit is explained, and the second
+        most probable one, as in :class:`harness.pipeline.networks.Scalars`
 
     Raises
     ------
@@ -233,7 +234,7 @@ def classified_target(scalar: str, spec: NetworkSpec) -> Target | None:
 
 def uses_predictions(explanation: Explanation, spec: NetworkSpec) -> bool:
     """Whether an explanation needs the predictions, to choose samples or to explain the predicted class."""
-    explained = [target for target in spec.targets if explanation.of in ("", target.name)]
+    explained = [target for target in spec.targets if explanation.of in ("", target.name, target.name + MARGIN)]
     return chosen_target(explanation, spec) is not None or any(target.classes for target in explained)
 
 

@@ -45,7 +45,7 @@ from harness.pipeline.explain import (
     explain,
     uses_predictions,
 )
-from harness.pipeline.networks import Member, build_network, device
+from harness.pipeline.networks import MARGIN, Member, build_network, device
 from harness.pipeline.predict import predict
 from harness.pipeline.probe import probe_sample
 from harness.pipeline.score import Values, collapse_flags, score_map, score_prediction
@@ -337,12 +337,10 @@ class _Work:
         return explain(self._members, self.spec, sample, explanation, seed=cell.seed, classes=classes)
 
     def _classes(self, prediction: Prediction) -> dict[str, int]:
-        """Predicted class of each target with named classes."""
-        return {
-            target.name: KINDS[target.kind].predicted_class(prediction[target.name])
-            for target in self.spec.targets
-            if target.classes
-        }
+        """Predicted class of each target with named classes, and the second most probable one for its margin."""
+        named = [target for target in self.spec.targets if target.classes]
+        first = {one.name: KINDS[one.kind].predicted_class(prediction[one.name]) for one in named}
+        return first | {one.name + MARGIN: KINDS[one.kind].runner_up(prediction[one.name]) for one in named}
 
     def _channels(self, explanation: Explanation) -> tuple[str, ...]:
         return self.spec.channels if explanation.combine == "none" else ("all",)

@@ -18,13 +18,16 @@ from harness.core.types import JSON, Adapter, Array, NetworkSpec
 from harness.models.heads import HEADS
 
 __all__ = [
-    "OWN", "Member", "Scalar", "Scalars", "build_network", "check_inputs", "device", "oracle_arguments", "scalars_of",
-    "split_outputs", "tensor_of",
+    "MARGIN", "OWN", "Member", "Scalar", "Scalars", "build_network", "check_inputs", "device", "oracle_arguments",
+    "scalars_of", "split_outputs", "tensor_of",
 ]  # fmt: skip
 
 
 OWN = ":own"
 """End of the name of scalars of which each explains its own channel, e.g. ``attention:own``."""
+
+MARGIN = ":margin"
+"""End of the name of the difference between the logits of the predicted and the second most probable class."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,8 @@ class Scalar:
 
     Parameters
     ----------
-    name : name of the target, ``target:class``, or name under which the model exposes it
+    name : name of the target, ``target:class``, ``target:margin``, or name under which the
+        model exposes it
     target : target to which it belongs; ``None`` if the model exposes it
     index : index of the class, −1 for the predicted one; 0 for other kinds
     """
@@ -175,6 +179,8 @@ def scalars_of(of: str, spec: NetworkSpec, network: torch.nn.Module) -> tuple[Sc
     if name in targets and not label:
         return (_own(targets[name]),)
     if name in targets:
+        if of.endswith(MARGIN) and targets[name].classes and label not in targets[name].classes:
+            return (Scalar(of, targets[name], -1),)
         if label not in targets[name].classes:
             raise UnknownName(f"class of target {name}", label, targets[name].classes)
         return (Scalar(of, targets[name], targets[name].classes.index(label)),)
@@ -203,7 +209,8 @@ class Scalars(torch.nn.Module):
     scalars : scalars to explain
     fixed : inputs that are not explained, by position, (1, C, *space) each
     added : arrays that are added to the explained inputs before they enter the network
-    classes : class of each target for its scalar with index −1
+    classes : class of each target for its scalar with index −1, and the class that is
+        subtracted for its margin, under ``target:margin``
     """
 
     def __init__(
@@ -274,4 +281,7 @@ class Scalars(torch.nn.Module):
 
     def _scalar(self, scalar: Scalar, target: Target, head: torch.Tensor) -> torch.Tensor:
         index = self._classes[target.name] if scalar.index < 0 else scalar.index
-        return HEADS[target.kind].scalar(head, index)
+        found = HEADS[target.kind].scalar(head, index)
+        if scalar.index < 0 and scalar.name.endswith(MARGIN):
+            return found - HEADS[target.kind].scalar(head, self._classes[scalar.name])
+        return found

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from harness.core.errors import UnknownName
 from harness.core.hypotheses import Hypothesis, Published, label_key
 from harness.core.registry import METRICS
 from harness.core.task import VALIDATION, Task
@@ -21,7 +20,7 @@ from harness.report.elements import Cell, ReportTable, interval_cell
 from harness.report.wording import interval_text, plain_text, row_labels, typographic
 from harness.stats.hypotheses import Contrast, Estimate, Finding, Pair, judge, mean_contrast, pooled_contrast
 from harness.stats.intervals import FOLDS, MINIMUM_SUBJECTS, UNBOUNDED
-from harness.sweep.catalogue import load_task
+from harness.sweep.catalogue import declared
 from harness.sweep.collect import Tables
 from harness.sweep.grid import idle_options
 from harness.sweep.plan import Plan
@@ -40,7 +39,7 @@ Arms = Mapping[str, tuple[Row, str]]
 
 def paper_tables(plan: Plan, tables: Tables) -> Iterator[ReportTable]:
     """Tables of the hypotheses that apply to a run, and of published values of its configurations."""
-    task = _declared(plan.request.task)
+    task = _as_declared(plan.request.task)
     found = findings(plan, tables)
     if found:
         yield _hypotheses_table(found, generated=plan.request.settings.data_folder is None)
@@ -65,7 +64,7 @@ def findings(plan: Plan, tables: Tables) -> list[Found]:
     found: list[Found] = []
     if idle_options(task):
         return found  # a measured score, to which hypotheses on simulated scores do not apply
-    for hypothesis in _declared(task).hypotheses:
+    for hypothesis in _as_declared(task).hypotheses:
         if hypothesis.metric not in task.metrics:
             continue
         table = tables.explanation if task.of_explanations(hypothesis.metric) else tables.prediction
@@ -91,14 +90,9 @@ def findings(plan: Plan, tables: Tables) -> list[Found]:
     return found
 
 
-def _declared(task: Task) -> Task:
-    """The task as declared in its module, because a plan loaded from the store has no hypotheses."""
-    if task.hypotheses or task.published:
-        return task
-    try:
-        return load_task(task.name)
-    except UnknownName:
-        return task
+def _as_declared(task: Task) -> Task:
+    """The task with its hypotheses, which a plan loaded from the store does not have."""
+    return task if task.hypotheses or task.published else declared(task)
 
 
 def _comparable(

@@ -10,7 +10,7 @@ from harness.core.errors import RegistrationError, UnknownName
 from harness.core.registry import load_plugins
 from harness.core.task import Task
 
-__all__ = ["load_task", "task_names"]
+__all__ = ["declared", "load_task", "task_names"]
 
 _HOME = "harness.tasks"
 _GROUP = "harness.tasks"
@@ -43,3 +43,11 @@ def load_task(name: str) -> Task:
     if not isinstance(task, Task):
         raise RegistrationError(f"{known[name]}.TASK must be a harness.core.task.Task, got {type(task).__name__}")
     return task
+
+
+def declared(task: Task) -> Task:
+    """The task as declared in its module, without overrides; the task itself if its module is not known."""
+    try:
+        return load_task(task.name)
+    except UnknownName:
+        return task

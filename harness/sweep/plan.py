@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from harness.pipeline.cell import Cell, Job, covariates_of_metrics, ensembles, j
 from harness.pipeline.networks import check_inputs
 from harness.storage.files import check_writable
 from harness.storage.store import Store
+from harness.sweep.catalogue import declared
 from harness.sweep.cohorts import Group, images_of, read_cohort, root_of, saved, separate_search_subjects, with_targets
 from harness.sweep.grid import at, columns_of, points
 from harness.tuning.nested import Search, plan_search
@@ -29,6 +31,8 @@ from harness.tuning.search import as_chosen, recorded
 from harness.tuning.spaces import describe_space, fit_space
 
 __all__ = ["Plan", "Request", "draw_folds", "prepare"]
+
+_MOST_LABELS = 8  # largest number of metrics that a note names
 
 
 @dataclass(frozen=True)
@@ -170,10 +174,14 @@ def prepare(request: Request, *, say: Callable[[str], None] = lambda text: None)
     configurations: list[Configuration] = []
     by_configuration: dict[str, Group] = {}
     all_jobs: list[Job] = []
+    said: set[str] = set()
     sentence = ""
     for point, task in tasks:
         group, tuning = groups.of(task)
-        configuration = _configuration(request, task, point, group.cohort)
+        configuration, left_out = _configuration(request, task, point, group.cohort)
+        if left_out and (note := _left_out(left_out, group.cohort)) not in said:
+            said.add(note)
+            say(note)
         if configuration.id in by_configuration:
             raise RequestError(
                 f"two points of the grid are the same configuration: {configuration.axes} repeats an earlier one; "
@@ -229,33 +237,74 @@ class _Groups:
         return self.groups[key]
 
 
-def _configuration(request: Request, task: Task, point: Mapping[str, JSON], cohort: Cohort) -> Configuration:
+def _left_out(labels: Sequence[str], cohort: Cohort) -> str:
+    """Note on metrics that do not apply to the targets of a cohort."""
+    targets = ", ".join(f"{target.name} ({target.kind})" for target in cohort.targets)
+    shown = ", ".join(labels[:_MOST_LABELS])
+    more = f" and {len(labels) - _MOST_LABELS} more" if len(labels) > _MOST_LABELS else ""
+    return f"{len(labels)} metrics do not apply to {targets} and are left out: {shown}{more}"
+
+
+def _configuration(
+    request: Request, task: Task, point: Mapping[str, JSON], cohort: Cohort
+) -> tuple[Configuration, list[str]]:
+    """The configuration of a grid point, and the metrics that do not apply to it."""
     adapter: Adapter = task.adapter()
     spec = adapter.spec(cohort)
-    _refuse_metrics(task, spec)
+    task, left_out = _with_metrics_that_apply(task, spec)
     check_inputs(task, spec)
-    return Configuration(
+    made = Configuration(
         json.loads(json.dumps({**describe(task), **_searched(request, task)})),
         {**columns_of(task, [one.key for one in request.space]), **point},
         request.profile,
         cohort.fingerprint(reads_of(adapter, spec, covariates_of_metrics(task))["all"]),
     )
+    return made, left_out
 
 
-def _refuse_metrics(task: Task, spec: NetworkSpec) -> None:
-    """Refuse metrics that apply to no target of the task.
+def _with_metrics_that_apply(task: Task, spec: NetworkSpec) -> tuple[Task, list[str]]:
+    """Leave out metrics that apply to no target of the task.
+
+    Returns
+    -------
+    task : Task
+        With the metrics whose kinds of targets the task has, and whose columns are there.
+    left_out : list of str
+        Labels of all others.
 
     Raises
     ------
     RequestError
-        If there are any; lists them with their kinds, and the targets of the task.
+        If one of them ranks configurations or explanations, listing metrics that could; is
+        not one that the task declares, but was added by the user; or applies to no kind of
+        target.
     """
+    never = [label for label, one in task.metrics.items() if not kinds_of(one)]
+    if never:
+        raise RequestError(f"no kind of target has all inputs of the metrics {', '.join(never)}; remove them")
     kinds = {target.kind for target in spec.targets}
-    wrong = {label: kinds_of(one) for label, one in task.metrics.items() if not kinds.intersection(kinds_of(one))}
-    if wrong:
-        listed = "; ".join(f"{label} is for {' or '.join(own) or 'no kind'}" for label, own in wrong.items())
-        targets = ", ".join(f"{target.name} ({target.kind})" for target in spec.targets)
+    kept = {label: one for label, one in task.metrics.items() if kinds.intersection(kinds_of(one))}
+    left_out = [label for label in task.metrics if label not in kept]
+    if not left_out:
+        return task, []
+    targets = ", ".join(f"{target.name} ({target.kind})" for target in spec.targets)
+    added = [label for label in left_out if label not in declared(task).metrics]
+    if added:
+        listed = "; ".join(f"{label} is for {' or '.join(kinds_of(task.metrics[label]))}" for label in added)
         raise RequestError(f"every metric must be for a kind of target that the task has ({targets}): {listed}")
+    for key in ("objective", "explanation_objective"):
+        label = getattr(task, key)
+        if label not in kept:
+            explains = task.of_explanations(label)
+            able = [one for one in kept if task.can_rank(one) and task.of_explanations(one) == explains]
+            own = " or ".join(kinds_of(task.metrics[label]))
+            raise RequestError(
+                f"the {key} must apply to a target that is predicted, {targets}, but {label} is for {own} targets; "
+                f"set {key}= to one of {', '.join(able) or 'none'}"
+            )
+    shown, regional = (tuple(one for one in labels if one in kept) for labels in (task.shown, task.regional))
+    without = dataclasses.replace(task, metrics=kept, hypotheses=(), published=(), shown=shown, regional=regional)
+    return without, left_out
 
 
 def draw_folds(task: Task, cohort: Cohort) -> Folds:

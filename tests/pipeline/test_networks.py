@@ -206,6 +206,18 @@ class TestScalars:
         assert isinstance(expected, torch.Tensor)
         assert torch.equal(found, expected[:, columns])
 
+    def test_class_margin(self, network: Linear, images: torch.Tensor) -> None:
+        """The margin is the logit of the predicted class minus that of the second most probable one."""
+        found = self.made(network, "hair:margin", classes={"hair": 2, "hair:margin": 0})(images)
+        expected = network(images, AGE_INPUT.expand(3, 1))
+        assert isinstance(expected, torch.Tensor)
+        assert torch.equal(found[:, 0], expected[:, 4] - expected[:, 2])
+
+    def test_binary_targets_have_no_margin(self, network: Linear) -> None:
+        """The logit of a binary target is its margin, so that it has no other."""
+        with pytest.raises(UnknownName, match="no class of target smile is named 'margin'"):
+            self.made(network, "smile:margin")
+
     def test_predicted_class_must_be_given(self, network: Linear, images: torch.Tensor) -> None:
         """The predicted class must be given and is not computed from the image."""
         with pytest.raises(KeyError, match="hair"):

@@ -196,3 +196,8 @@ class TestPredictedClass:
     def test_classes(self) -> None:
         """The class with the highest probability is predicted."""
         assert KINDS[HAIR.kind].predicted_class({"probabilities": np.array([0.2, 0.3, 0.5])}) == 2
+
+    def test_runner_up(self) -> None:
+        """The second most probable class is another one than the first, also if all are equally probable."""
+        assert KINDS[HAIR.kind].runner_up({"probabilities": np.array([0.5, 0.2, 0.3])}) == 2
+        assert KINDS[HAIR.kind].runner_up({"probabilities": np.full(3, 1 / 3)}) == 1

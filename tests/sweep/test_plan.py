@@ -287,6 +287,30 @@ def test_metric_of_another_kind_is_refused(planned: Callable[..., Plan], tmp_pat
         planned(tmp_path, metrics__mine="accuracy")
 
 
+def test_metrics_of_a_replaced_target_are_left_out(tmp_path: Path) -> None:
+    """If the target of a task is replaced, metrics of other kinds are left out, which is said once."""
+    said: list[str] = []
+    words = {
+        "task": "ms", "experiment": "regression", "phantom.shape": [16, 18, 16], "phantom.patients": 20,
+        "phantom_subjects": 20, "out": str(tmp_path),
+    }  # fmt: skip
+    plan = prepare(resolve(to_overrides(**words)), say=said.append)
+    assert {"r2", "relevance_ap"} <= set(plan.configurations[0].task["metrics"])
+    assert "auroc" not in plan.configurations[0].task["metrics"]
+    (note,) = [one for one in said if "left out" in one]
+    assert "do not apply to edss (number) and are left out: target_label" in note
+
+
+def test_objective_of_another_kind_is_refused(tmp_path: Path) -> None:
+    """An objective that does not apply to the target is refused, with metrics that do."""
+    words = {
+        "task": "ms", "experiment": "regression", "phantom.shape": [16, 18, 16], "phantom.patients": 20,
+        "phantom_subjects": 20, "out": str(tmp_path), "objective": "auroc",
+    }  # fmt: skip
+    with pytest.raises(RequestError, match=r"the objective must apply .* edss \(number\), .* to one of r2, r_squared"):
+        prepare(resolve(to_overrides(**words)))
+
+
 def test_damaged_record_raises_before_the_run(planned: Callable[..., Plan], finished: Path) -> None:
     """A damaged record raises an error before anything is computed."""
     plan = planned(finished)

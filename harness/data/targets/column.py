@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +12,12 @@ import annotated_types
 
 from harness.core.errors import CohortError, OutOfRange, UnknownName
 from harness.core.registry import TARGETS
+from harness.core.seeding import generator
 from harness.core.targets import Target
-from harness.core.types import Cohort, Fault, Ineligible
+from harness.core.types import Cohort, Fault, Ineligible, Sample
 from harness.data.participants import decimal_point, missing_codes
 
-__all__ = ["binary_column", "class_column", "number_column"]
+__all__ = ["binary_column", "class_column", "number_column", "shuffled_across_subjects"]
 
 _FEWEST = 3
 _TABLE = "participants.tsv"
@@ -24,7 +25,13 @@ _TABLE = "participants.tsv"
 
 @TARGETS.register("number_column", source="the participants table of the data")
 def number_column(
-    cohort: Cohort, cache: Path, *, column: str = "age", loss_weight: Annotated[float, annotated_types.Gt(0)] = 1.0
+    cohort: Cohort,
+    cache: Path,
+    *,
+    column: str = "age",
+    loss_weight: Annotated[float, annotated_types.Gt(0)] = 1.0,
+    shuffled: bool = False,
+    shuffle_seed: Annotated[int, annotated_types.Ge(0)] = 0,
 ) -> Cohort:
     """Number from a column of the participants table.
 
@@ -34,6 +41,8 @@ def number_column(
     cache : folder of prepared arrays; unused
     column : name of the column, and of the target
     loss_weight : weight of the target in the total loss
+    shuffled : permute the values across subjects, as a null control
+    shuffle_seed : seed of the permutation
 
     Raises
     ------
@@ -45,7 +54,8 @@ def number_column(
         If fewer than three samples have a value, or all values are equal.
     """
     target = Target(column, "number", loss_weight=loss_weight)
-    return _with(cohort, target, column, _finite)
+    made = _with(cohort, target, column, _finite)
+    return shuffled_across_subjects(made, [target.name], shuffle_seed) if shuffled else made
 
 
 @TARGETS.register("binary_column", source="the participants table of the data")
@@ -59,6 +69,8 @@ def binary_column(
     at_least: float | None = None,
     weight_span: Annotated[float, annotated_types.Ge(0)] = 0.0,
     loss_weight: Annotated[float, annotated_types.Gt(0)] = 1.0,
+    shuffled: bool = False,
+    shuffle_seed: Annotated[int, annotated_types.Ge(0)] = 0,
 ) -> Cohort:
     """Binary label from a column of the participants table.
 
@@ -76,6 +88,8 @@ def binary_column(
         2 − |number − at_least| / weight_span, at least 0, so that samples near the threshold
         count more; 5 in the MS disability study
     loss_weight : weight of the target in the total loss
+    shuffled : permute the values across subjects, as a null control
+    shuffle_seed : seed of the permutation
 
     Raises
     ------
@@ -99,7 +113,9 @@ def binary_column(
 
     target = Target(name or column, "binary", loss_weight=loss_weight)
     made = _with(cohort, target, column, read)
-    return _weighted(made, target.name, column, at_least, weight_span) if at_least is not None and weight_span else made
+    if at_least is not None and weight_span:
+        made = _weighted(made, target.name, column, at_least, weight_span)
+    return shuffled_across_subjects(made, [target.name], shuffle_seed) if shuffled else made
 
 
 @TARGETS.register("class_column", source="the participants table of the data")
@@ -110,6 +126,8 @@ def class_column(
     column: str = "group",
     classes: tuple[str, ...] = (),
     loss_weight: Annotated[float, annotated_types.Gt(0)] = 1.0,
+    shuffled: bool = False,
+    shuffle_seed: Annotated[int, annotated_types.Ge(0)] = 0,
 ) -> Cohort:
     """Class from a column of the participants table.
 
@@ -121,6 +139,8 @@ def class_column(
     classes : values of the classes in the order of the logits; other values are faults. If
         empty, the sorted values in the data
     loss_weight : weight of the target in the total loss
+    shuffled : permute the values across subjects, as a null control
+    shuffle_seed : seed of the permutation
 
     Raises
     ------
@@ -138,7 +158,51 @@ def class_column(
         known = [name for name in _texts(value) if name in names]
         return float(names.index(known[0])) if known else None
 
-    return _with(cohort, Target(column, "classes", names, loss_weight), column, read, may_be_codes=bool(classes))
+    made = _with(cohort, Target(column, "classes", names, loss_weight), column, read, may_be_codes=bool(classes))
+    return shuffled_across_subjects(made, [column], shuffle_seed) if shuffled else made
+
+
+def shuffled_across_subjects(cohort: Cohort, names: Sequence[str], seed: int) -> Cohort:
+    """Permute the values of targets, with their weights, across subjects (null control).
+
+    Parameters
+    ----------
+    cohort : cohort with the targets
+    names : targets that are permuted together
+    seed : seed of the permutation
+
+    Returns
+    -------
+    Cohort
+        Each subject has the values of another one with as many samples, in their order, so
+        that the values of repeated samples stay as similar as they were. No clean values.
+    """
+    own: dict[str, list[Sample]] = {}
+    for sample in cohort.samples:
+        own.setdefault(sample.subject, []).append(sample)
+    alike: dict[int, list[str]] = {}
+    for subject, several in own.items():
+        alike.setdefault(len(several), []).append(subject)
+    rng = generator(seed, "outcome", "shuffle")
+    givers = {
+        sample.id: giver
+        for _, subjects in sorted(alike.items())
+        for subject, place in zip(subjects, rng.permutation(len(subjects)), strict=True)
+        for sample, giver in zip(own[subject], own[subjects[place]], strict=True)
+    }
+    samples = tuple(
+        dataclasses.replace(
+            sample,
+            targets={**sample.targets, **{name: giver.targets[name] for name in names}},
+            weights={
+                **{name: weight for name, weight in sample.weights.items() if name not in names},
+                **{name: weight for name, weight in giver.weights.items() if name in names},
+            },
+            clean={name: value for name, value in sample.clean.items() if name not in names},
+        )
+        for sample, giver in ((one, givers[one.id]) for one in cohort.samples)
+    )
+    return dataclasses.replace(cohort, samples=samples)
 
 
 def _weighted(cohort: Cohort, target: str, column: str, at_least: float, span: float) -> Cohort:

@@ -20,7 +20,7 @@ from harness.data import nifti, transforms
 from harness.data.cache import ArrayCache, CachedImage, hash_of
 from harness.data.cohort_notes import kept_of, outside_notes
 from harness.data.grid import VoxelGrid
-from harness.data.targets.column import number_column
+from harness.data.targets.column import number_column, shuffled_across_subjects
 from harness.simulation import lesion_scores
 from harness.simulation.lesion_scores import ROI, Design, Nonlinearity, Rule, Scaling, Shape
 
@@ -124,7 +124,7 @@ def scores(
     """
     if column:
         measured = number_column(cohort, cache, column=column)
-        return _shuffled(measured, [column], noise_seed) if shuffled else measured
+        return shuffled_across_subjects(measured, [column], noise_seed) if shuffled else measured
     grid = cohort.samples[0].shape
     with ArrayCache(cache / "arrays") as arrays:
         touched, summed = _counts(cohort, arrays)
@@ -167,7 +167,7 @@ def scores(
     targets = (*cohort.targets, *(Target(name, "number") for name in names))
     notes = (*cohort.notes, *([] if atlas is None else _cut_regions(atlas, labels, cohort.samples[0])))
     simulated = dataclasses.replace(cohort, samples=samples, truth=truth, targets=targets, notes=notes)
-    return _shuffled(simulated, names, noise_seed) if shuffled else simulated
+    return shuffled_across_subjects(simulated, names, noise_seed) if shuffled else simulated
 
 
 def _ages(cohort: Cohort) -> Array:
@@ -184,20 +184,6 @@ def _ages(cohort: Cohort) -> Array:
 
 def _named(names: Sequence[str], values: Array) -> dict[str, float]:
     return {name: float(value) for name, value in zip(names, values, strict=True)}
-
-
-def _shuffled(cohort: Cohort, names: Sequence[str], seed: int) -> Cohort:
-    """Permute scores across samples (null control)."""
-    order = generator(seed, "outcome", "shuffle").permutation(len(cohort.samples))
-    samples = tuple(
-        dataclasses.replace(
-            sample,
-            targets={**sample.targets, **{name: cohort.samples[index].targets[name] for name in names}},
-            clean={name: value for name, value in sample.clean.items() if name not in names},
-        )
-        for sample, index in zip(cohort.samples, order, strict=True)
-    )
-    return dataclasses.replace(cohort, samples=samples)
 
 
 def _regions(

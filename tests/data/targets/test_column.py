@@ -13,7 +13,7 @@ import pytest
 from harness.core.errors import CohortError, OutOfRange, RequestError, UnknownName
 from harness.core.targets import Target
 from harness.core.types import Array, Cohort, Ineligible, Sample
-from harness.data.targets.column import binary_column, class_column, number_column
+from harness.data.targets.column import binary_column, class_column, number_column, shuffled_across_subjects
 
 AGES = (61.5, 40, None, 52.0, 71.0)
 SEXES = ("F", "M", "F", None, "F")
@@ -252,3 +252,29 @@ def test_duplicate_target_raises(cohort: Cohort, tmp_path: Path) -> None:
     made = number_column(cohort, tmp_path, column="age")
     with pytest.raises(RequestError, match="targets of table must have different names, got age more than once"):
         binary_column(made, tmp_path, column="age", at_least=50.0)
+
+
+def test_shuffled_values_move_between_subjects(in_memory: Callable[[Array], Any], tmp_path: Path) -> None:
+    """Each subject has the values and weights of a subject with as many visits; single and double visits do not mix."""
+    image = in_memory(np.zeros((2, 2, 2), np.float32))
+    samples = [
+        Sample(f"s{subject}-{visit}", f"s{subject}", {"T1w": image}, {}, {"edss": float(10 * subject + visit)})
+        for subject in range(30)
+        for visit in range(1 + subject % 2)
+    ]
+    cohort = Cohort("table", tuple(samples))
+    plain = binary_column(cohort, tmp_path, column="edss", at_least=150.0, weight_span=100.0)
+    found = binary_column(cohort, tmp_path, column="edss", at_least=150.0, weight_span=100.0, shuffled=True)
+    assert [one.id for one in found.samples] == [one.id for one in plain.samples]
+    for visits in (1, 2):
+        own = [one for one in plain.samples if int(one.subject[1:]) % 2 == visits - 1]
+        given = {one.id: one for one in found.samples}
+        pairs = sorted((one.targets["edss"], one.weights["edss"]) for one in own)
+        assert sorted((given[one.id].targets["edss"], given[one.id].weights["edss"]) for one in own) == pairs
+    numbers = number_column(cohort, tmp_path, column="edss", shuffled=True)
+    values = {one.id: one.targets["edss"] for one in numbers.samples}
+    assert sum(values[one.id] == one.covariates["edss"] for one in samples) < 15
+    for subject in range(1, 30, 2):  # visits keep their order
+        assert values[f"s{subject}-1"] == values[f"s{subject}-0"] + 1
+    other = shuffled_across_subjects(number_column(cohort, tmp_path, column="edss"), ["edss"], 1)
+    assert [one.targets for one in other.samples] != [one.targets for one in numbers.samples]
