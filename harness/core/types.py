@@ -28,6 +28,7 @@ __all__ = [
     "Cohort",
     "Direction",
     "Fault",
+    "FilePath",
     "FittedAdapter",
     "Folds",
     "Grid",
@@ -50,6 +51,8 @@ __all__ = [
 Array = npt.NDArray[Any]
 JSON = Any  # str | int | float | bool | None | list[JSON] | dict[str, JSON]
 Direction = Literal["higher", "lower", "zero", "none"]
+FilePath = Path
+"""Annotation of an option that names a file, for components, which read no files themselves."""
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,10 @@ def build(name: str, *, seed: int | None = None, **options: Any) -> nn.Module:
     if missing := [one.name for one in known.values() if one.default is one.empty and one.name not in options]:
         raise RequestError(f"{', '.join(missing)} of model {name} must be given, as there is no default")
     options = checked_options(function, options, f"model {name}")
+    if MODELS.get(name).facts.get("pretrained") and options.get("weights") is not None:
+        raise RequestError(
+            "build gives an untrained network and reads no file; pass the tensors to its load_pretrained(state)"
+        )
     options |= {key: checked(Annotated[int, Gt(0)], options[key], key) for key in _SIZES if key in options}
     if seed is not None:
         seed = checked(Annotated[int, Ge(0)], seed, "seed")

@@ -54,7 +54,7 @@ ENSEMBLE = -1
 
 # Entry points of each stage; all code that they reach, besides components, is part of the stage's digest.
 _STAGE_CODE: Mapping[str, tuple[str, ...]] = {
-    "train": ("harness.pipeline.train:train", "harness.pipeline.networks:build_network"),
+    "train": ("harness.pipeline.train:train", "harness.pipeline.initial_weights:initialised"),
     "predict": ("harness.pipeline.predict:predict",),
     "explain": (
         "harness.pipeline.explain:explain",
@@ -266,7 +266,8 @@ def cells_of(
     trained = {
         "stage": "train",
         "task_version": described["version"],
-        **{name: described[name] for name in ("adapter", "model")},
+        "adapter": described["adapter"],
+        "model": configuration.model,
         "oracle": oracle_arguments(task),
         "recipe": _recipe(task, described["recipe"]),
         "spec": spec_json(spec),

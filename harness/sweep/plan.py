@@ -14,11 +14,12 @@ from harness.core.identity import identify
 from harness.core.registry import COHORTS, TARGETS
 from harness.core.settings import RunSettings
 from harness.core.space import Dimension
-from harness.core.task import Configuration, Task, describe, describe_component
+from harness.core.task import INITIAL_WEIGHTS, Configuration, Task, describe, describe_component
 from harness.core.types import JSON, Adapter, Cohort, Folds, NetworkSpec, Split, SplitSample
 from harness.data.splits import check_test_set, describe_validation
 from harness.metrics.register import kinds_of
 from harness.pipeline.cell import Cell, Job, covariates_of_metrics, ensembles, jobs, missing, reads_of
+from harness.pipeline.initial_weights import check_initial_weights
 from harness.pipeline.networks import check_inputs
 from harness.storage.files import check_writable
 from harness.storage.store import Store
@@ -90,6 +91,7 @@ class Plan:
     jobs : all trainings with all their cells, done or not
     store : store of the results
     sentence : description of how validation subjects are drawn
+    remarks : files from which networks start, as sentences for the user
     searches : missing searches; their jobs are :meth:`~harness.pipeline.cell.Job.awaiting` them
     """
 
@@ -100,6 +102,7 @@ class Plan:
     store: Store
     sentence: str
     searches: tuple[Search, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @cached_property
     def cohort(self) -> Cohort:
@@ -108,8 +111,9 @@ class Plan:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes on the data of all cohorts."""
-        return tuple(dict.fromkeys(note for group in self.groups.values() for note in group.cohort.notes))
+        """Notes on the data of all cohorts and on files of initial weights."""
+        found = [note for group in self.groups.values() for note in group.cohort.notes]
+        return tuple(dict.fromkeys([*found, *self.remarks]))
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -170,10 +174,12 @@ def prepare(request: Request, *, say: Callable[[str], None] = lambda text: None)
     configurations: list[Configuration] = []
     by_configuration: dict[str, Group] = {}
     all_jobs: list[Job] = []
+    remarks: list[str] = []
     sentence = ""
     for point, task in tasks:
         group, tuning = groups.of(task)
-        configuration = _configuration(request, task, point, group.cohort)
+        configuration, remark = _configuration(request, task, point, group.cohort)
+        remarks += remark
         if configuration.id in by_configuration:
             raise RequestError(
                 f"two points of the grid are the same configuration: {configuration.axes} repeats an earlier one; "
@@ -202,6 +208,7 @@ def prepare(request: Request, *, say: Callable[[str], None] = lambda text: None)
         store,
         sentence,
         tuple(searches.values()),
+        tuple(dict.fromkeys(remarks)),
     )
 
 
@@ -229,17 +236,23 @@ class _Groups:
         return self.groups[key]
 
 
-def _configuration(request: Request, task: Task, point: Mapping[str, JSON], cohort: Cohort) -> Configuration:
+def _configuration(
+    request: Request, task: Task, point: Mapping[str, JSON], cohort: Cohort
+) -> tuple[Configuration, list[str]]:
+    """The configuration of a grid point, and remarks for the user."""
     adapter: Adapter = task.adapter()
     spec = adapter.spec(cohort)
     _refuse_metrics(task, spec)
     check_inputs(task, spec)
-    return Configuration(
-        json.loads(json.dumps({**describe(task), **_searched(request, task)})),
+    initial = check_initial_weights(task, spec)
+    more = {INITIAL_WEIGHTS: initial.digest} if initial else {}
+    made = Configuration(
+        json.loads(json.dumps({**describe(task), **_searched(request, task), **more})),
         {**columns_of(task, [one.key for one in request.space]), **point},
         request.profile,
         cohort.fingerprint(reads_of(adapter, spec, covariates_of_metrics(task))["all"]),
     )
+    return made, [initial.note] if initial else []
 
 
 def _refuse_metrics(task: Task, spec: NetworkSpec) -> None:
