@@ -231,5 +231,5 @@ def test_damaged_safetensors_is_refused(tmp_path: Path) -> None:
 
 def test_build_does_not_ignore_weights() -> None:
     """``build`` reads no file, and says what to do instead."""
-    with pytest.raises(RequestError, match="load_pretrained"):
+    with pytest.raises(OutOfRange, match="load_pretrained"):
         models.build("resnet18", weights="imagenet.pth")
