@@ -15,7 +15,7 @@ from harness.core.registry import COHORTS, TARGETS
 from harness.core.settings import RunSettings
 from harness.core.space import Dimension
 from harness.core.task import INITIAL_WEIGHTS, Configuration, Task, describe, describe_component
-from harness.core.types import JSON, Adapter, Cohort, Folds, NetworkSpec, Split, SplitSample
+from harness.core.types import JSON, Adapter, Cohort, Folds, Split, SplitSample
 from harness.data.splits import check_test_set, describe_validation
 from harness.metrics.register import kinds_of
 from harness.pipeline.cell import Cell, Job, covariates_of_metrics, ensembles, jobs, missing, reads_of
@@ -242,7 +242,7 @@ def _configuration(
     """The configuration of a grid point, and remarks for the user."""
     adapter: Adapter = task.adapter()
     spec = adapter.spec(cohort)
-    _refuse_metrics(task, spec)
+    _refuse_metrics(task, cohort)
     check_inputs(task, spec)
     initial = check_initial_weights(task, spec)
     more = {INITIAL_WEIGHTS: initial.digest} if initial else {}
@@ -255,19 +255,19 @@ def _configuration(
     return made, [initial.note] if initial else []
 
 
-def _refuse_metrics(task: Task, spec: NetworkSpec) -> None:
-    """Refuse metrics that apply to no target of the task.
+def _refuse_metrics(task: Task, cohort: Cohort) -> None:
+    """Refuse metrics that apply to no target of the task, whichever of them a configuration predicts.
 
     Raises
     ------
     RequestError
         If there are any; lists them with their kinds, and the targets of the task.
     """
-    kinds = {target.kind for target in spec.targets}
+    kinds = {target.kind for target in cohort.targets}
     wrong = {label: kinds_of(one) for label, one in task.metrics.items() if not kinds.intersection(kinds_of(one))}
     if wrong:
         listed = "; ".join(f"{label} is for {' or '.join(own) or 'no kind'}" for label, own in wrong.items())
-        targets = ", ".join(f"{target.name} ({target.kind})" for target in spec.targets)
+        targets = ", ".join(f"{target.name} ({target.kind})" for target in cohort.targets)
         raise RequestError(f"every metric must be for a kind of target that the task has ({targets}): {listed}")
 
 
