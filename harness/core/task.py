@@ -26,6 +26,7 @@ from harness.core.types import JSON, Source
 from harness.core.values import option_value, options_of, plain
 
 __all__ = [
+    "INITIAL_WEIGHTS",
     "LABELLED",
     "SCALARS",
     "SINGLE",
@@ -49,6 +50,8 @@ LABELLED = {"targets": "target", "attributions": "attribution", "metrics": "metr
 
 VALIDATION = "_validation"
 """Suffix of metrics on validation samples, if there is a fixed test set."""
+INITIAL_WEIGHTS = "initial_weights"
+"""Key of a described task: digest of the file from which the network starts, if there is one."""
 
 SCALARS: Mapping[str, Any] = {
     "objective": str,
@@ -239,8 +242,14 @@ class Configuration:
         """Identity of the configuration, independent of explanations, metrics, labels and objectives."""
         # With a hyper-parameter search, every fold trains with its own values.
         searched = {key: self.task[key] for key in ("searched", "search") if key in self.task}
-        determining = {key: self.task[key] for key in _DETERMINING if key in self.task}
+        determining = {key: self.task[key] for key in _DETERMINING if key in self.task} | {"model": self.model}
         return identify({**determining, **searched, "cohort_fingerprint": self.fingerprint})
+
+    @property
+    def model(self) -> JSON:
+        """The model with its options; a file of initial weights is identified by its content, not its path."""
+        found = self.task["model"]
+        return {**found, "weights": self.task[INITIAL_WEIGHTS]} if INITIAL_WEIGHTS in self.task else found
 
 
 _DETERMINING = ("name", "version", "targets", "adapter", "split", "model", "recipe")

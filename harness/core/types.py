@@ -22,12 +22,15 @@ from harness.core.errors import CellError, HarnessError, RequestError
 from harness.core.targets import Target
 
 __all__ = [
+    "NUISANCE",
+    "TRUTH",
     "Adapter",
     "Array",
     "Candidate",
     "Cohort",
     "Direction",
     "Fault",
+    "FilePath",
     "FittedAdapter",
     "Folds",
     "Grid",
@@ -50,6 +53,10 @@ __all__ = [
 Array = npt.NDArray[Any]
 JSON = Any  # str | int | float | bool | None | list[JSON] | dict[str, JSON]
 Direction = Literal["higher", "lower", "zero", "none"]
+TRUTH, NUISANCE = "truth_", "nuisance"
+"""Masks of a sample: start of the name of the mask that determines a target, and the mask of a nuisance."""
+FilePath = Path
+"""Annotation of an option that names a file, for components, which read no files themselves."""
 
 
 @dataclass(frozen=True)
@@ -187,8 +194,10 @@ class Sample:
     id, subject : see :class:`Candidate`
     images : prepared images (resampled, normalised, …) by name: (X, Y, Z) float32 for
         volumes, (H, W) or (H, W, C) for pictures
-    masks : (X, Y, Z) bool or integer arrays by name: ``target`` is the mask to predict,
-        ``brain`` the brain mask, ``regions`` an optional label image of regions
+    masks : (X, Y, Z) bool or integer arrays by name: ``target`` is the mask to predict, or
+        that determines the targets, ``truth_<target>`` that which determines one of several
+        targets, ``nuisance`` that of a known nuisance, ``brain`` the brain mask, ``regions``
+        an optional label image of regions
     covariates : numbers, strings or ``None``
     affine : (4, 4) voxel-to-world matrix (mm, RAS+); ``None`` for pictures
     spacing_mm : (3,) voxel size along X, Y, Z; ``None`` for pictures
@@ -226,6 +235,22 @@ class Sample:
     def shape(self) -> tuple[int, ...]:
         """Shape of the images."""
         return next(iter((*self.images.values(), *self.masks.values()))).shape
+
+    def truth_of(self, scalar: str) -> Image | None:
+        """The mask that determines an explained scalar; ``None`` if it is unknown.
+
+        Parameters
+        ----------
+        scalar : name of a target, ``target:class``, or of a scalar that the model exposes
+
+        Returns
+        -------
+        Image or None
+            The mask of the target, if targets have masks of their own, otherwise the mask
+            ``target``.
+        """
+        own = [name for name in self.masks if name.startswith(TRUTH)]
+        return self.masks.get(f"{TRUTH}{scalar.partition(':')[0]}" if own else "target")
 
     def content(self, reads: Reads) -> list[str]:
         """The data that is read of this sample, as text to hash.

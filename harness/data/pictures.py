@@ -4,8 +4,10 @@
 
     my-patches/
       labels.csv              one row per picture: image, subject, and any covariates
-      images/<image>          PNG or TIFF, all of one size
+      images/<image>          PNG, JPEG or TIFF, all of one size
       masks/<image>           optional mask of the target; pixels above 0 belong to it
+      masks-<name>/<image>    optional further masks: the pixels that determine the target T
+                              in masks-truth_T/, those of a nuisance in masks-nuisance/
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from harness.data.cache import ArrayCache, CachedImage, Digests, hash_of
 from harness.simulation.phantom import PhantomPicture
 from harness.storage.files import replace_file
 
-__all__ = ["pictures", "write_picture", "write_pictures"]
+__all__ = ["PictureRow", "fault", "pictures", "prepare_pictures", "write_picture", "write_pictures"]
 
 _TABLE, _IMAGES, _MASKS = "labels.csv", "images", "masks"
 _NAME = "rgb"
@@ -67,8 +69,9 @@ def pictures(
     Cohort
         One sample per row, sorted by id, which is the file name without its extension. The
         image ``rgb`` is (H, W, 3) uint8; the mask ``target``, if there is a file in
-        ``masks/``, is (H, W) bool. Columns other than ``image`` and ``subject`` are
-        covariates; without a column ``subject``, each picture is a subject.
+        ``masks/``, and a mask for each folder ``masks-<name>/`` are (H, W) bool. Columns
+        other than ``image`` and ``subject`` are covariates; without a column ``subject``,
+        each picture is a subject.
 
     Raises
     ------
@@ -83,20 +86,23 @@ def pictures(
     rows = _rows(root, exclude)
     subjects = {row.subject for row in rows}
     if len(subjects) < minimum:
-        raise CohortError([_fault("too-few-subjects", _TABLE, "", f"{len(subjects)} subjects", f"at least {minimum}",
+        raise CohortError([fault("too-few-subjects", _TABLE, "", f"{len(subjects)} subjects", f"at least {minimum}",
                                   "Add pictures, or exclude fewer subjects.")])  # fmt: skip
     digests = Digests(cache / "digests", root)
     with ArrayCache(cache / "arrays") as arrays:
-        images = _prepared(root, _IMAGES, rows, digests, arrays)
-        with_mask = [row for row in rows if (root / _MASKS / row.image).is_file()]
-        masks = _prepared(root, _MASKS, with_mask, digests, arrays, shape=images[0].shape[:2]) if with_mask else []
-    mask_of = dict(zip([row.id for row in with_mask], masks, strict=True))
+        images = prepare_pictures(root, _IMAGES, rows, digests, arrays)
+        masks: dict[str, dict[str, CachedImage]] = {row.id: {} for row in rows}
+        for name, folder in _mask_folders(root).items():
+            own = [row for row in rows if (root / folder / row.image).is_file()]
+            made = prepare_pictures(root, folder, own, digests, arrays, shape=images[0].shape[:2]) if own else []
+            for row, mask in zip(own, made, strict=True):
+                masks[row.id][name] = mask
     samples = [
         Sample(
             id=row.id,
             subject=row.subject,
             images={_NAME: image},
-            masks={"target": mask_of[row.id]} if row.id in mask_of else {},
+            masks=masks[row.id],
             covariates=row.covariates,
         )
         for row, image in zip(rows, images, strict=True)
@@ -114,6 +120,8 @@ def write_pictures(root: Path, subjects: Iterator[Sequence[PhantomPicture]]) -> 
             write_picture(root / _IMAGES / name, one.image)
             if one.mask is not None:
                 write_picture(root / _MASKS / name, np.asarray(one.mask, np.uint8) * 255)
+            for kind, mask in one.masks.items():
+                write_picture(root / f"{_MASKS}-{kind}" / name, np.asarray(mask, np.uint8) * 255)
             lines.append({"image": name, "subject": one.subject, **one.covariates})
     text = io.StringIO()
     table = csv.DictWriter(text, list(dict.fromkeys(key for line in lines for key in line)), lineterminator="\n")
@@ -123,8 +131,16 @@ def write_pictures(root: Path, subjects: Iterator[Sequence[PhantomPicture]]) -> 
 
 
 @dataclass(frozen=True)
-class _Row:
-    """A row of the table."""
+class PictureRow:
+    """A picture of a cohort.
+
+    Parameters
+    ----------
+    id : id of the sample
+    image : file, relative to the folder of the pictures
+    subject : subject of the picture
+    covariates : covariates by name
+    """
 
     id: str
     image: str
@@ -132,16 +148,23 @@ class _Row:
     covariates: Mapping[str, float | str | None]
 
 
-def _rows(root: Path, exclude: Sequence[str]) -> list[_Row]:
+def _mask_folders(root: Path) -> dict[str, str]:
+    """Name of each mask and its folder."""
+    more = sorted(path.name for path in root.glob(f"{_MASKS}-*") if path.is_dir())
+    found = {"target": _MASKS} if (root / _MASKS).is_dir() else {}
+    return found | {name.removeprefix(f"{_MASKS}-"): name for name in more}
+
+
+def _rows(root: Path, exclude: Sequence[str]) -> list[PictureRow]:
     """Rows of the table, except those of excluded subjects."""
     path = root / _TABLE
     if not path.is_file():
-        raise CohortError([_fault("no-table", _TABLE, "", "there is no such file", "a table with a column image",
+        raise CohortError([fault("no-table", _TABLE, "", "there is no such file", "a table with a column image",
                                   f"Write {_TABLE} into {root}.")])  # fmt: skip
     with path.open(newline="", encoding="utf-8-sig") as file:
         lines = list(csv.DictReader(file))
     if not lines or "image" not in lines[0]:
-        raise CohortError([_fault("no-column", _TABLE, "", "no column image, or no rows", "one row per picture",
+        raise CohortError([fault("no-column", _TABLE, "", "no column image, or no rows", "one row per picture",
                                   "Put the names of the pictures in a column image.")])  # fmt: skip
     rows = [_row(line) for line in lines]
     known = {row.subject for row in rows}
@@ -149,10 +172,10 @@ def _rows(root: Path, exclude: Sequence[str]) -> list[_Row]:
         if name not in known:
             raise UnknownName(f"subject of {root.name} (exclude)", name, known)
     rows = [row for row in rows if row.subject not in exclude]
-    faults = [fault for row in rows if (fault := _fault_of(root, row))]
+    faults = [found for row in rows if (found := _fault_of(root, row))]
     counts = Counter(row.id for row in rows if row.id)
     faults += [
-        _fault("twice", _TABLE, "", f"{name} occurs {count} times", "unique names", "Remove or rename the duplicates.")
+        fault("twice", _TABLE, "", f"{name} occurs {count} times", "unique names", "Remove or rename the duplicates.")
         for name, count in counts.items()
         if count > 1
     ]
@@ -161,25 +184,25 @@ def _rows(root: Path, exclude: Sequence[str]) -> list[_Row]:
     return rows
 
 
-def _row(line: Mapping[str, str | None]) -> _Row:
+def _row(line: Mapping[str, str | None]) -> PictureRow:
     image = (line["image"] or "").strip()
     name = Path(image).stem
     rest = {key: _value(text) for key, text in line.items() if key not in ("image", "subject") and key is not None}
-    return _Row(name, image, (line.get("subject") or "").strip() or name, rest)
+    return PictureRow(name, image, (line.get("subject") or "").strip() or name, rest)
 
 
-def _fault_of(root: Path, row: _Row) -> Fault | None:
+def _fault_of(root: Path, row: PictureRow) -> Fault | None:
     """Fault of the file name in a row, or ``None``."""
     if not row.image:
-        return _fault("no-name", _TABLE, row.subject, "a row without a picture", "a file name in the column image",
+        return fault("no-name", _TABLE, row.subject, "a row without a picture", "a file name in the column image",
                       "Complete the row, or remove it.")  # fmt: skip
     path = root / _IMAGES / row.image
     # Links are allowed, but names must not lead out of the folder.
     if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(root / _IMAGES)):
-        return _fault("outside", _TABLE, row.subject, f"{row.image} lies outside the folder {_IMAGES}",
+        return fault("outside", _TABLE, row.subject, f"{row.image} lies outside the folder {_IMAGES}",
                       f"a file in {_IMAGES}", "Copy it there.")  # fmt: skip
     if not path.is_file():
-        return _fault("no-file", f"{_IMAGES}/{row.image}", row.subject, "there is no such file",
+        return fault("no-file", f"{_IMAGES}/{row.image}", row.subject, "there is no such file",
                       "a picture for every row", "Add it, or remove the row.")  # fmt: skip
     return None
 
@@ -194,47 +217,72 @@ def _value(text: str | None) -> float | str | None:
     return number if math.isfinite(number) else text.strip()
 
 
-def _prepared(
+def prepare_pictures(
     root: Path,
     folder: str,
-    rows: Sequence[_Row],
+    rows: Sequence[PictureRow],
     digests: Digests,
     arrays: ArrayCache,
     *,
     shape: tuple[int, ...] = (),
+    side: int = 0,
 ) -> list[CachedImage]:
     """Cached images of all rows; a file is decoded only if the cache has no image of its content.
 
     Parameters
     ----------
+    root : folder of the cohort
+    folder : folder of the files below it
+    rows : the pictures, at least one
+    digests, arrays : the cache
     shape : (H, W) of the pictures, of which these are the masks; empty for the pictures
+    side : height and width to which pictures are resampled; 0 keeps their size
+
+    Returns
+    -------
+    list of CachedImage
+        (H, W, 3) uint8 each, or (H, W) bool for masks.
+
+    Raises
+    ------
+    CohortError
+        Lists all files that cannot be read, that have not 8 bits per channel, or that
+        differ in size.
     """
     code = code_digest([f"{__name__}:{name}" for name in ("_read", "_as_mask", "_MODES")])
+    how = {"mask": bool(shape), "code": code} | ({"side": side} if side else {})
     paths = [root / folder / row.image for row in rows]
     # By content, not by name: a folder that was moved needs no new training.
-    keys = [hash_of(canonical({"picture": digests.of(path), "mask": bool(shape), "code": code}))[:32] for path in paths]
+    keys = [hash_of(canonical({"picture": digests.of(path), **how}))[:32] for path in paths]
     known = [arrays.known(key) for key in keys]
-    _check_files(root, folder, rows, known, shape)
+    _check_files(root, folder, rows, known, shape, resampled=bool(side))
     digests.keep()
 
     def prepare(key: str, path: Path) -> CachedImage:
-        array = _read(path)
+        array = _read(path, side)
         return arrays.add(key, _as_mask(array) if shape else array)
 
     return [image or prepare(key, path) for image, key, path in zip(known, keys, paths, strict=True)]
 
 
 def _check_files(
-    root: Path, folder: str, rows: Sequence[_Row], known: Sequence[CachedImage | None], shape: tuple[int, ...]
+    root: Path,
+    folder: str,
+    rows: Sequence[PictureRow],
+    known: Sequence[CachedImage | None],
+    shape: tuple[int, ...],
+    *,
+    resampled: bool,
 ) -> None:
     """Raise all faults: files that cannot be read, that have not 8 bits per channel, or that differ in size.
 
-    Only the headers of files that are not in the cache are read.
+    Only the headers of files that are not in the cache are read. Pictures that are resampled
+    must be square, but may differ in size.
     """
     sizes: dict[str, tuple[int, int]] = {}
     faults = []
     for row, image in zip(rows, known, strict=True):
-        file = f"{folder}/{row.image}"
+        file = _file(folder, row)
         if image is not None:
             sizes[row.image] = (image.shape[1], image.shape[0])
             continue
@@ -242,29 +290,42 @@ def _check_files(
             with Picture.open(root / file) as picture:
                 sizes[row.image], mode = picture.size, picture.mode
         except (OSError, UnidentifiedImageError) as error:
-            faults.append(_fault("unreadable", file, row.subject, str(error), "a PNG or TIFF",
+            faults.append(fault("unreadable", file, row.subject, str(error), "a PNG, JPEG or TIFF",
                                  "Replace the file, or remove its row."))  # fmt: skip
             continue
         if not shape and mode not in _MODES:
-            faults.append(_fault("depth", file, row.subject, f"pixels of type {mode}", "8 bits per channel",
+            faults.append(fault("depth", file, row.subject, f"pixels of type {mode}", "8 bits per channel",
                                  "Convert it; values are not rescaled here."))  # fmt: skip
     if not sizes:
         raise CohortError(faults)
-    usual = (shape[1], shape[0]) if shape else Counter(sizes.values()).most_common(1)[0][0]
+    if resampled:
+        faults += [
+            fault("size", _file(folder, row), row.subject, "{} x {} pixels".format(*sizes[row.image]), "a square",
+                  "Crop it, or remove it.")
+            for row in rows
+            if row.image in sizes and sizes[row.image][0] != sizes[row.image][1]
+        ]  # fmt: skip
+        sizes = {}
+    usual = (shape[1], shape[0]) if shape else Counter(sizes.values() or [(0, 0)]).most_common(1)[0][0]
     expected = f"{usual[0]} x {usual[1]} as {'its picture' if shape else 'most'}"
     for row in rows:
         size = sizes.get(row.image, usual)
         if size != usual:
-            faults.append(_fault("size", f"{folder}/{row.image}", row.subject, f"{size[0]} x {size[1]} pixels",
+            faults.append(fault("size", _file(folder, row), row.subject, f"{size[0]} x {size[1]} pixels",
                                  expected, "Crop or resample it, or remove its row."))  # fmt: skip
     if faults:
         raise CohortError(faults)
 
 
-def _read(path: Path) -> Array:
-    """Pixels (H, W, 3) uint8; the channels of a grey picture are equal."""
+def _file(folder: str, row: PictureRow) -> str:
+    return f"{folder}/{row.image}" if folder else row.image
+
+
+def _read(path: Path, side: int = 0) -> Array:
+    """Pixels (H, W, 3) uint8, resampled to side × side unless it is 0; the channels of a grey picture are equal."""
     with Picture.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+        found = image.convert("RGB")
+        return np.asarray(found.resize((side, side), Picture.Resampling.BOX) if side else found)
 
 
 def _as_mask(array: Array) -> Array:
@@ -278,5 +339,6 @@ def write_picture(path: Path, array: Array) -> None:
     Picture.fromarray(np.asarray(array, np.uint8)).save(path)
 
 
-def _fault(kind: str, file: str, subject: str, value: str, expected: str, remedy: str) -> Fault:
+def fault(kind: str, file: str, subject: str, value: str, expected: str, remedy: str) -> Fault:
+    """A fault, see :class:`harness.core.types.Fault`."""
     return Fault(kind, file, subject, value, expected, remedy)

@@ -11,18 +11,18 @@ from harness.metrics.metric_inputs import Columns
 __all__ = ["complete"]
 
 
-def complete(columns: Columns, names: tuple[str, str]) -> tuple[Array, Array]:
-    """Two columns, restricted to samples with both values.
+def complete(columns: Columns, names: tuple[str, ...]) -> tuple[Array, ...]:
+    """Columns, restricted to samples with all values.
 
     Parameters
     ----------
     columns : name → (n,) float
-    names : names of the two columns
+    names : names of the columns
 
     Returns
     -------
     tuple of (m,) float arrays
-        All values are finite; m is 0 if no sample has both values.
+        All values are finite; m is 0 if no sample has all values.
 
     Raises
     ------
@@ -32,6 +32,5 @@ def complete(columns: Columns, names: tuple[str, str]) -> tuple[Array, Array]:
     for name in names:
         if name not in columns:
             raise UnknownName("column", name, columns)
-    both = np.stack([columns[name] for name in names])
-    first, second = both[:, np.isfinite(both).all(axis=0)]
-    return first, second
+    all_columns = np.stack([columns[name] for name in names])
+    return tuple(all_columns[:, np.isfinite(all_columns).all(axis=0)])

@@ -29,6 +29,8 @@ __all__ = [
     "cdc",
     "channel_share",
     "check_finite",
+    "nuisance_mass",
+    "nuisance_share",
     "peak_distance_mm",
     "pearson_between",
     "pointing_game",
@@ -110,6 +112,53 @@ def relevance_mass(explanation: Array, target: Array, *, sign: Size = "absolute"
     total = float(mass.sum())
     # Due to rounding, a partial sum may exceed the total.
     return min(float(mass[target].sum()) / total, 1.0) if total > 0 and target.any() else NAN
+
+
+@metric(
+    "nuisance_mass",
+    "nuisance_share",
+    source=ARRAS,
+    direction="none",
+    range=(0, 1),
+    level="explanation",
+    empty="no nuisance mask, or no relevance at all: NaN",
+    chance="nuisance_share",
+)
+def nuisance_mass(explanation: Array, nuisance: Array | None = None, *, sign: Size = "absolute") -> float:
+    """Share of the attribution that lies on a known nuisance, which rises if the network uses it as a shortcut.
+
+    Parameters
+    ----------
+    explanation : (C, X, Y, Z) float
+    nuisance : (X, Y, Z) bool
+    sign : values that are summed: ``absolute`` values or ``positive`` values
+
+    Returns
+    -------
+    float
+        In [0, 1]; NaN without a nuisance or if there is no attribution. The share of the
+        voxels for a constant map.
+    """
+    check_finite(explanation)
+    return NAN if nuisance is None else relevance_mass(explanation, nuisance, sign=sign)
+
+
+@metric("nuisance_share", source="the definition", direction="none", range=(0, 1), level="explanation", empty="NaN")
+def nuisance_share(explanation: Array, nuisance: Array | None = None) -> float:
+    """Share of the voxels that belong to a known nuisance.
+
+    Parameters
+    ----------
+    explanation : (C, X, Y, Z) float, not used
+    nuisance : (X, Y, Z) bool
+
+    Returns
+    -------
+    float
+        In [0, 1]; NaN without a nuisance.
+    """
+    check_finite(explanation)
+    return NAN if nuisance is None else float(nuisance.mean())
 
 
 @metric(

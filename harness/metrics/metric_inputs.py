@@ -38,6 +38,7 @@ METRIC_INPUTS: Mapping[str, str] = {
     "explanation": "(C, X, Y, Z) float, attribution of each channel; higher values support the output more",
     "image": "(C, X, Y, Z) float, network input of the sample; for probe metrics only",
     "image_channels": "names of the channels of the image; for probe metrics only",
+    "nuisance": "(X, Y, Z) bool, True where a known nuisance is; absent without one",
     "predict": "images (B, C, X, Y, Z) → (B,), the explained scalar of the network; for probe metrics only",
     "predict_logit": "images (B, C, X, Y, Z) → (B,), the logit of the binary target; for probe metrics only",
     "predicted_logit": "number, predicted logit of the positive class",
@@ -114,7 +115,7 @@ class MetricInputs:
 
     Parameters
     ----------
-    prediction, target : (X, Y, Z) bool, or numbers that are all 0 or 1
+    prediction, target, nuisance : (X, Y, Z) bool, or numbers that are all 0 or 1
     probability : (X, Y, Z) float in [0, 1]
     spacing_mm : (3,) voxel size along X, Y, Z
     brain : (X, Y, Z) bool
@@ -150,6 +151,7 @@ class MetricInputs:
         prediction: Array | None = None,
         probability: Array | None = None,
         target: Array | None = None,
+        nuisance: Array | None = None,
         spacing_mm: Sequence[float] | None = None,
         brain: Array | None = None,
         explanation: Array | None = None,
@@ -175,6 +177,7 @@ class MetricInputs:
     ) -> None:
         self.prediction = _mask("prediction", prediction)
         self.target = _mask("target", target)
+        self.nuisance = _mask("nuisance", nuisance)
         self.brain = _mask("brain", brain)
         self.probability = _finite("probability", probability, ndim=3)
         self.explanation = _finite("explanation", explanation, ndim=4)
@@ -231,7 +234,7 @@ class MetricInputs:
     def _check_shapes(self) -> None:
         shapes = {
             name: array.shape
-            for name in ("prediction", "probability", "target", "brain", "exact")
+            for name in ("prediction", "probability", "target", "nuisance", "brain", "exact")
             if (array := getattr(self, name)) is not None
         }
         if self.explanation is not None:

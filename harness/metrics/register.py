@@ -47,7 +47,7 @@ NAN = float("nan")
 # metrics of predictions must not depend on explanations.
 _OF_PROBE = frozenset({"image", "image_channels", "predict", "predict_logit"})
 _OF_LEVEL: Mapping[str, frozenset[str]] = {
-    "subject": frozenset(METRIC_INPUTS) - {"columns", "explanation", "channels", *_OF_PROBE},
+    "subject": frozenset(METRIC_INPUTS) - {"columns", "explanation", "channels", "nuisance", *_OF_PROBE},
     "explanation": frozenset(METRIC_INPUTS) - {"columns", "covariates", *_OF_PROBE},
     "probe": frozenset(METRIC_INPUTS) - {"columns", "covariates"},
     "pool": frozenset({"columns"}),
@@ -89,7 +89,8 @@ def metric(
         a number or the name of a metric (see :func:`evaluate_ceiling`)
     needs : for pooled metrics, the metrics of samples whose values are pooled. If any of
         them evaluates explanations, so does the pooled metric: it has a value for each
-        explanation, and metrics of predictions are those of the explained target
+        explanation, and metrics of predictions are those of the explained target. Without
+        any, all columns of the target are given, and the metric must name its ``kinds``
     interval : whether an interval is computed for a pooled metric; not for a p value
     kinds : kinds of targets that the metric supports; by default, all kinds that provide
         its inputs. Tasks that use it for other targets are rejected

@@ -21,6 +21,7 @@ __all__ = [
     "clean_score",
     "covariate",
     "mse",
+    "mse_of_mean",
     "predicted_score",
     "r2",
     "r2_ceiling",
@@ -278,6 +279,7 @@ def r_squared_p(columns: Columns) -> float:
     range=(0, INFINITY),
     level="pool",
     empty="no subject: NaN",
+    chance="mse_of_mean",
     needs=_NOISY,
 )
 def mse(columns: Columns) -> float:
@@ -294,6 +296,31 @@ def mse(columns: Columns) -> float:
     """
     target, predicted = complete(columns, _NOISY)
     return float(np.mean((target - predicted) ** 2)) if len(target) else NAN
+
+
+@metric(
+    "mse_of_mean",
+    source="the definition",
+    direction="none",
+    range=(0, INFINITY),
+    level="pool",
+    empty="no subject: NaN",
+    needs=_NOISY,
+)
+def mse_of_mean(columns: Columns) -> float:
+    """Mean squared error of the best constant prediction, the variance of the true scores.
+
+    Parameters
+    ----------
+    columns : ``target_score`` and ``predicted_score``
+
+    Returns
+    -------
+    float
+        In squared units of the score, at least 0; NaN without subjects.
+    """
+    target, _ = complete(columns, _NOISY)
+    return float(np.var(target)) if len(target) else NAN
 
 
 @metric(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Gt
 
-from harness.core.errors import RequestError, UnknownName
+from harness.core.errors import OutOfRange, RequestError, UnknownName
 from harness.core.registry import MODELS
 from harness.core.seeding import seed_of
 from harness.core.values import checked, checked_options
@@ -42,7 +42,7 @@ def build(name: str, *, seed: int | None = None, **options: Any) -> nn.Module:
     UnknownName
         If there is no such model or option.
     OutOfRange
-        If an option has the wrong type or violates a bound.
+        If an option has the wrong type or violates a bound, or names a file of weights.
     RequestError
         If an option without a default is missing.
     """
@@ -56,6 +56,11 @@ def build(name: str, *, seed: int | None = None, **options: Any) -> nn.Module:
     if missing := [one.name for one in known.values() if one.default is one.empty and one.name not in options]:
         raise RequestError(f"{', '.join(missing)} of model {name} must be given, as there is no default")
     options = checked_options(function, options, f"model {name}")
+    if MODELS.get(name).facts.get("pretrained") and options.get("weights") is not None:
+        raise OutOfRange(
+            f"weights of model {name} must be null here, as build reads no file, got {str(options['weights'])!r}; "
+            "pass the tensors to load_pretrained(state) of the network"
+        )
     options |= {key: checked(Annotated[int, Gt(0)], options[key], key) for key in _SIZES if key in options}
     if seed is not None:
         seed = checked(Annotated[int, Ge(0)], seed, "seed")

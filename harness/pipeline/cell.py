@@ -20,7 +20,7 @@ from harness.core.identity import code_digest, digest_of, identify, module_diges
 from harness.core.registry import ADAPTERS, ATTRIBUTIONS, METRICS, MODELS, POSTPROCESSINGS, RECIPES
 from harness.core.targets import KINDS
 from harness.core.task import Component, Configuration, Task, restore
-from harness.core.types import JSON, Adapter, Cohort, Folds, NetworkSpec, Reads, Split
+from harness.core.types import JSON, NUISANCE, TRUTH, Adapter, Cohort, Folds, NetworkSpec, Reads, Split
 from harness.metrics.register import inputs_of
 from harness.pipeline.artifacts import spec_json
 from harness.pipeline.explain import chosen_target, uses_predictions
@@ -54,7 +54,7 @@ ENSEMBLE = -1
 
 # Entry points of each stage; all code that they reach, besides components, is part of the stage's digest.
 _STAGE_CODE: Mapping[str, tuple[str, ...]] = {
-    "train": ("harness.pipeline.train:train", "harness.pipeline.networks:build_network"),
+    "train": ("harness.pipeline.train:train", "harness.pipeline.initial_weights:initialised"),
     "predict": ("harness.pipeline.predict:predict",),
     "explain": (
         "harness.pipeline.explain:explain",
@@ -266,7 +266,8 @@ def cells_of(
     trained = {
         "stage": "train",
         "task_version": described["version"],
-        **{name: described[name] for name in ("adapter", "model")},
+        "adapter": described["adapter"],
+        "model": configuration.model,
         "oracle": oracle_arguments(task),
         "recipe": _recipe(task, described["recipe"]),
         "spec": spec_json(spec),
@@ -429,7 +430,8 @@ def reads_of(adapter: Adapter, spec: NetworkSpec, covariates: tuple[str, ...] = 
     own = adapter.reads
     masks = tuple(target.name for target in spec.targets if not target.of_sample)
     values = tuple(target.name for target in spec.targets)
-    evaluated_masks = _unique(masks, ("target", "brain", "regions"))
+    truths = tuple(f"{TRUTH}{name}" for name in values)
+    evaluated_masks = _unique(masks, ("target", "brain", "regions"), truths, (NUISANCE,))
     grid: tuple[Literal["affine", "spacing_mm"], ...] = ("affine", "spacing_mm")
     # A training records the grid of its samples, maps have the affine, and metrics and postprocessing use voxel sizes.
     explain = dataclasses.replace(own, grid=grid)

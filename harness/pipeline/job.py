@@ -45,6 +45,7 @@ from harness.pipeline.explain import (
     explain,
     uses_predictions,
 )
+from harness.pipeline.initial_weights import initialised
 from harness.pipeline.networks import MARGIN, Member, build_network, device
 from harness.pipeline.predict import predict
 from harness.pipeline.probe import probe_sample
@@ -204,7 +205,7 @@ class _Work:
         split = self.job.split
         check_leaks(split, {sample.id: sample.subject for sample in self.cohort.samples})
         trained = train(
-            lambda: build_network(self.task, self.spec),
+            lambda: initialised(self.task, self.spec, self.job.configuration.task),
             self.task.recipe(),
             self.task.adapter(),
             self.spec,

@@ -71,6 +71,7 @@ def probe_sample(
         given = inputs_of_map(
             spec,
             sample,
+            scalar.name,
             one,
             prediction,
             channels=channels,

@@ -22,7 +22,7 @@ from harness.core.registry import METRICS
 from harness.core.seeding import generator
 from harness.core.targets import KINDS, Target
 from harness.core.task import Component, Task
-from harness.core.types import JSON, Array, NetworkSpec, Prediction, Sample
+from harness.core.types import JSON, NUISANCE, Array, NetworkSpec, Prediction, Sample
 from harness.metrics.metric_inputs import MetricInputs
 from harness.metrics.regions import within
 from harness.metrics.register import evaluate_all, evaluate_chance, kinds_of, needs_target
@@ -122,7 +122,7 @@ def score_map(
     """
     for output, one in zip(explained.outputs, explained.maps, strict=True):
         rng = generator(seed, "metrics", sample.id, "explanation")
-        given = inputs_of_map(spec, sample, one, prediction, channels=channels, rng=rng)
+        given = inputs_of_map(spec, sample, output, one, prediction, channels=channels, rng=rng)
         for label in labels:
             add(into, task, label, sample, "targets", output, given)
 
@@ -130,6 +130,7 @@ def score_map(
 def inputs_of_map(
     spec: NetworkSpec,
     sample: Sample,
+    scalar: str,
     explanation: Array,
     prediction: Prediction,
     *,
@@ -141,6 +142,7 @@ def inputs_of_map(
 
     Parameters
     ----------
+    scalar : name of the explained scalar, which determines the true mask
     explanation : (C, X, Y, Z) float, or (C, H, W) of a picture
     more : further metric inputs
     """
@@ -148,8 +150,11 @@ def inputs_of_map(
     given: dict[str, Any] = {}
     if image is not None:
         given = _volumes(KINDS[image.kind].inputs_of_prediction(prediction[image.name]))
-    if "target" in sample.masks:
-        given["target"] = _volume(sample.masks["target"].load() > 0)
+    truth = sample.truth_of(scalar)
+    if truth is not None:
+        given["target"] = _volume(truth.load() > 0)
+    if NUISANCE in sample.masks:
+        given["nuisance"] = _volume(sample.masks[NUISANCE].load() > 0)
     return MetricInputs(
         **given,
         spacing_mm=sample.spacing_mm,

@@ -43,6 +43,8 @@ class PhantomPicture:
     image : (H, W, 3) uint8
     mask : (H, W) bool, pixels that determine the target, or ``None`` if unknown
     covariates : column of the participants table → value
+    masks : further masks by name, (H, W) bool: ``truth_<target>`` has the pixels that determine
+        one of several targets, ``nuisance`` those of a nuisance
     """
 
     id: str
@@ -50,3 +52,4 @@ class PhantomPicture:
     image: Array
     mask: Array | None = None
     covariates: Mapping[str, float | str] = field(default_factory=dict)
+    masks: Mapping[str, Array] = field(default_factory=dict)

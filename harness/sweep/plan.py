@@ -15,11 +15,12 @@ from harness.core.identity import identify
 from harness.core.registry import COHORTS, TARGETS
 from harness.core.settings import RunSettings
 from harness.core.space import Dimension
-from harness.core.task import Configuration, Task, describe, describe_component
-from harness.core.types import JSON, Adapter, Cohort, Folds, NetworkSpec, Split, SplitSample
+from harness.core.task import INITIAL_WEIGHTS, Configuration, Task, describe, describe_component
+from harness.core.types import JSON, Adapter, Cohort, Folds, Split, SplitSample
 from harness.data.splits import check_test_set, describe_validation
 from harness.metrics.register import kinds_of
 from harness.pipeline.cell import Cell, Job, covariates_of_metrics, ensembles, jobs, missing, reads_of
+from harness.pipeline.initial_weights import check_initial_weights
 from harness.pipeline.networks import check_inputs
 from harness.storage.files import check_writable
 from harness.storage.store import Store
@@ -94,6 +95,7 @@ class Plan:
     jobs : all trainings with all their cells, done or not
     store : store of the results
     sentence : description of how validation subjects are drawn
+    remarks : files from which networks start, as sentences for the user
     searches : missing searches; their jobs are :meth:`~harness.pipeline.cell.Job.awaiting` them
     """
 
@@ -104,6 +106,7 @@ class Plan:
     store: Store
     sentence: str
     searches: tuple[Search, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @cached_property
     def cohort(self) -> Cohort:
@@ -112,8 +115,9 @@ class Plan:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes on the data of all cohorts."""
-        return tuple(dict.fromkeys(note for group in self.groups.values() for note in group.cohort.notes))
+        """Notes on the data of all cohorts and on files of initial weights."""
+        found = [note for group in self.groups.values() for note in group.cohort.notes]
+        return tuple(dict.fromkeys([*found, *self.remarks]))
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -174,11 +178,13 @@ def prepare(request: Request, *, say: Callable[[str], None] = lambda text: None)
     configurations: list[Configuration] = []
     by_configuration: dict[str, Group] = {}
     all_jobs: list[Job] = []
+    remarks: list[str] = []
     said: set[str] = set()
     sentence = ""
     for point, task in tasks:
         group, tuning = groups.of(task)
-        configuration, left_out = _configuration(request, task, point, group.cohort)
+        configuration, remark, left_out = _configuration(request, task, point, group.cohort)
+        remarks += remark
         if left_out and (note := _left_out(left_out, group.cohort)) not in said:
             said.add(note)
             say(note)
@@ -210,6 +216,7 @@ def prepare(request: Request, *, say: Callable[[str], None] = lambda text: None)
         store,
         sentence,
         tuple(searches.values()),
+        tuple(dict.fromkeys(remarks)),
     )
 
 
@@ -247,23 +254,25 @@ def _left_out(labels: Sequence[str], cohort: Cohort) -> str:
 
 def _configuration(
     request: Request, task: Task, point: Mapping[str, JSON], cohort: Cohort
-) -> tuple[Configuration, list[str]]:
-    """The configuration of a grid point, and the metrics that do not apply to it."""
+) -> tuple[Configuration, list[str], list[str]]:
+    """The configuration of a grid point, remarks for the user, and the metrics that do not apply to its targets."""
     adapter: Adapter = task.adapter()
     spec = adapter.spec(cohort)
-    task, left_out = _with_metrics_that_apply(task, spec)
+    task, left_out = _with_metrics_that_apply(task, cohort)
     check_inputs(task, spec)
+    initial = check_initial_weights(task, spec)
+    more = {INITIAL_WEIGHTS: initial.digest} if initial else {}
     made = Configuration(
-        json.loads(json.dumps({**describe(task), **_searched(request, task)})),
+        json.loads(json.dumps({**describe(task), **_searched(request, task), **more})),
         {**columns_of(task, [one.key for one in request.space]), **point},
         request.profile,
         cohort.fingerprint(reads_of(adapter, spec, covariates_of_metrics(task))["all"]),
     )
-    return made, left_out
+    return made, [initial.note] if initial else [], left_out
 
 
-def _with_metrics_that_apply(task: Task, spec: NetworkSpec) -> tuple[Task, list[str]]:
-    """Leave out metrics that apply to no target of the task.
+def _with_metrics_that_apply(task: Task, cohort: Cohort) -> tuple[Task, list[str]]:
+    """Leave out metrics that apply to no target of the cohort, whichever of them a configuration predicts.
 
     Returns
     -------
@@ -282,12 +291,12 @@ def _with_metrics_that_apply(task: Task, spec: NetworkSpec) -> tuple[Task, list[
     never = [label for label, one in task.metrics.items() if not kinds_of(one)]
     if never:
         raise RequestError(f"no kind of target has all inputs of the metrics {', '.join(never)}; remove them")
-    kinds = {target.kind for target in spec.targets}
+    kinds = {target.kind for target in cohort.targets}
     kept = {label: one for label, one in task.metrics.items() if kinds.intersection(kinds_of(one))}
     left_out = [label for label in task.metrics if label not in kept]
     if not left_out:
         return task, []
-    targets = ", ".join(f"{target.name} ({target.kind})" for target in spec.targets)
+    targets = ", ".join(f"{target.name} ({target.kind})" for target in cohort.targets)
     added = [label for label in left_out if label not in declared(task).metrics]
     if added:
         listed = "; ".join(f"{label} is for {' or '.join(kinds_of(task.metrics[label]))}" for label in added)

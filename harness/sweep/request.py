@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from annotated_types import Ge
@@ -94,6 +94,7 @@ def resolve(overrides: Overrides, *, texts: tuple[str, ...] = ()) -> Request:
     task = _overridden(task, values, overrides.several("attribution"))
     chosen = points(task, axes)
     reached = [at(task, point) for point in chosen]  # raises for a wrong value before anything starts
+    task = _with_objectives(task, reached)
     idle = frozenset.intersection(*map(idle_options, reached))
     if unused := [key for key in values if full_key(key, task) in idle]:
         raise idle_error(unused)
@@ -117,6 +118,22 @@ def resolve(overrides: Overrides, *, texts: tuple[str, ...] = ()) -> Request:
         name=run_name(overrides, task, settings, profile=profile, experiment=experiment, seeds=seeds),
         typed=texts,
     )
+
+
+def _with_objectives(task: Task, reached: Sequence[Task]) -> Task:
+    """The task with the objectives of all grid points, which presets may set.
+
+    Raises
+    ------
+    RequestError
+        If grid points differ in an objective, so that they cannot be ranked together.
+    """
+    for key in ("objective", "explanation_objective"):
+        found = sorted({str(getattr(one, key)) for one in reached})
+        if len(found) > 1:
+            raise RequestError(f"one run has one {key}, but its configurations have {', '.join(found)}; set {key}=")
+        task = override(task, key, found[0])
+    return task
 
 
 def _overridden(task: Task, values: Mapping[str, JSON], attributions: tuple[JSON, ...]) -> Task:

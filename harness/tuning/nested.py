@@ -18,7 +18,7 @@ from harness.core.space import Choice, Dimension
 from harness.core.task import Configuration, describe
 from harness.core.types import JSON, Adapter, Cohort
 from harness.pipeline.cell import digest, reads_of, restored
-from harness.pipeline.networks import build_network
+from harness.pipeline.initial_weights import initialised
 from harness.pipeline.train import Epoch, train
 from harness.tuning.spaces import TUNED, space_json
 
@@ -86,6 +86,7 @@ class Search:
             "stage": "search",
             "task_version": described["version"],
             **{component: described[component] for component in ("adapter", *TUNED)},
+            "model": self.configuration.model,
             "space": space_json(self.space),
             "train": self.train,
             "validation": self.validation,
@@ -234,7 +235,7 @@ def train_candidate(search: Search, values: Mapping[str, JSON], cohort: Cohort, 
         report(epoch.epoch, best)
 
     train(
-        lambda: build_network(task, spec),
+        lambda: initialised(task, spec, search.configuration.task),
         task.recipe(),
         adapter,
         spec,

@@ -56,12 +56,13 @@ def _inputs(kind: str) -> MetricInputs:
         noise = rng.random(5)
         columns[f"random_inverted_logits@{percent}"] = noise
         columns[f"inverted_logits@{percent}"] = -labels if kind == "perfect" else noise
-    columns |= {"masked_means@T1w:40": rng.random(5), "covariate": truth}
+    columns |= {"masked_means@T1w:40": rng.random(5), "covariate": np.array([0.0, 1.0, 0.0, 1.0, 0.0])}
     image = np.stack([target + 0.5, target - 0.5])
     return MetricInputs(
         prediction=prediction,
         probability=prediction.astype(np.float32),
         target=target,
+        nuisance=_mask(rng),
         spacing_mm=SPACING_MM,
         brain=np.ones(SHAPE, dtype=bool),
         explanation=explanation.get(kind, np.zeros((2, *SHAPE))),
@@ -164,8 +165,8 @@ def test_chance_lies_in_the_range(name):
 
 @pytest.mark.parametrize("name", POOLED)
 def test_needs_are_metrics_of_subjects(name):
-    """Columns of a pooled metric are metrics of subjects or explanations, or chosen from those of predictions."""
-    assert FACTS[name]["needs"]
+    """Columns of a pooled metric are metrics of subjects, chosen from predictions, or all those of kinds."""
+    assert FACTS[name]["needs"] or FACTS[name]["kinds"]
     for column in FACTS[name]["needs"]:
         chosen_from = FACTS[column]["needs"] if FACTS[column]["level"] == "pool" else (column,)
         assert {FACTS[one]["level"] for one in chosen_from} <= {"subject", "probe"}

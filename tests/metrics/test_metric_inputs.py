@@ -72,6 +72,7 @@ def test_every_listed_name_is_supplied(blobs, spacing_mm):
         prediction=mask,
         probability=mask.astype(np.float32),
         target=mask,
+        nuisance=mask,
         spacing_mm=spacing_mm,
         brain=np.ones_like(mask),
         explanation=np.zeros((2, *mask.shape)),

@@ -37,7 +37,7 @@ def test_maps_of_pictures_have_their_prediction_as_one_slice(picture: Sample) ->
     """The map, the prediction and the truth of a picture are given to metrics with a third axis of length one."""
     prediction = {"target": {"probability": PROBABILITY}}
     given = inputs_of_map(
-        SPEC, picture, PROBABILITY[None], prediction, channels=("red",), rng=np.random.default_rng(0)
+        SPEC, picture, "target", PROBABILITY[None], prediction, channels=("red",), rng=np.random.default_rng(0)
     )  # fmt: skip
     assert given.explanation is not None and given.explanation.shape == (1, 2, 3, 1)
     assert given.target is not None and given.target.shape == (2, 3, 1)

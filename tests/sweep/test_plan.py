@@ -297,6 +297,7 @@ def test_metrics_of_a_replaced_target_are_left_out(tmp_path: Path) -> None:
     plan = prepare(resolve(to_overrides(**words)), say=said.append)
     assert {"r2", "relevance_ap"} <= set(plan.configurations[0].task["metrics"])
     assert "auroc" not in plan.configurations[0].task["metrics"]
+    assert plan.request.task.objective == "r2"
     (note,) = [one for one in said if "left out" in one]
     assert "do not apply to edss (number) and are left out: target_label" in note
 
