@@ -116,7 +116,6 @@ def relevance_mass(explanation: Array, target: Array, *, sign: Size = "absolute"
 
 @metric(
     "nuisance_mass",
-    "nuisance_share",
     source=ARRAS,
     direction="none",
     range=(0, 1),
