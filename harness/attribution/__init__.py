@@ -10,6 +10,8 @@ model : maps one or several tensors (N, C, *space) to (N, K) scalars. It is a co
 inputs : tuple of tensors (N, C, *space)
 targets : list of output indices
 seed : a parameter without default, only for methods that use random numbers
+numbers : a parameter without default, only for methods that report numbers beside their
+    maps: a dictionary that receives name → (K, N), one for each target and item
 batch_size : maximum number of items in a forward pass
 
 The method returns a list with one entry per target. Each entry is a tuple with one map
@@ -32,6 +34,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from harness.attribution.batches import Numbers
 from harness.attribution.isolation import explain
 from harness.core.registry import ATTRIBUTIONS
 
@@ -45,6 +48,7 @@ def attribute(
     targets: Sequence[int],
     *,
     seed: int = 0,
+    numbers: Numbers | None = None,
     **options: Any,
 ) -> list[Any]:
     """Compute the maps of a registered method.
@@ -52,7 +56,7 @@ def attribute(
     Parameters
     ----------
     name : a registered method, e.g. ``"integrated_gradients"``
-    model, inputs, targets, seed, options : see :func:`explain`
+    model, inputs, targets, seed, numbers, options : see :func:`explain`
 
     Returns
     -------
@@ -65,4 +69,4 @@ def attribute(
     UnknownName
         If there is no such method.
     """
-    return explain(ATTRIBUTIONS.get(name).function, model, inputs, targets, seed=seed, **options)
+    return explain(ATTRIBUTIONS.get(name).function, model, inputs, targets, seed=seed, numbers=numbers, **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, TypeAlias
 
+import numpy as np
 import torch
 from annotated_types import Gt
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ __all__ = [
     "Connected",
     "Inputs",
     "Maps",
+    "Numbers",
     "baselines",
     "batches",
     "by_batch",
@@ -27,6 +29,8 @@ __all__ = [
 Inputs: TypeAlias = tuple[Tensor, ...]
 Maps: TypeAlias = list[tuple[Tensor, ...]]
 BatchSize: TypeAlias = Annotated[int, Gt(0)]
+Numbers: TypeAlias = dict[str, "np.ndarray[Any, Any]"]
+"""What a method reports beside its maps: name → (K, N), a number for each target and item."""
 
 
 class _FromCode:

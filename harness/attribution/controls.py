@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
 from harness.attribution.batches import Inputs, Maps
@@ -14,7 +14,16 @@ from harness.core.errors import HarnessError, RequestError
 from harness.core.registry import ATTRIBUTIONS
 from harness.core.seeding import seed_of
 
-__all__ = ["edge", "input_itself", "mean_of_channels", "one_channel", "random_map", "weights"]
+__all__ = [
+    "centre_square",
+    "constant",
+    "edge",
+    "input_itself",
+    "mean_of_channels",
+    "one_channel",
+    "random_map",
+    "weights",
+]
 
 _EDGE = "Adebayo et al. 2018, arXiv:1810.03292"
 
@@ -33,6 +42,38 @@ def random_map(model: nn.Module, inputs: Inputs, targets: Sequence[int], *, seed
         rng = torch.Generator().manual_seed(seed_of(seed, "random", target))
         maps.append(tuple(torch.randn(x.shape, generator=rng, dtype=x.dtype).to(x.device) for x in inputs))
     return maps
+
+
+@ATTRIBUTIONS.register("constant", control=True)
+def constant(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> Maps:
+    """One at every voxel: the whole image as explanation.
+
+    Parameters
+    ----------
+    model, inputs, targets : see :mod:`harness.attribution`
+    """
+    return [tuple(torch.ones_like(x) for x in inputs) for _ in targets]
+
+
+@ATTRIBUTIONS.register("centre_square", control=True)
+def centre_square(
+    model: nn.Module, inputs: Inputs, targets: Sequence[int], *, size: Annotated[int, Gt(0)] = 32
+) -> Maps:
+    """One in the centre of the image and zero elsewhere.
+
+    Parameters
+    ----------
+    model, inputs, targets : see :mod:`harness.attribution`
+    size : edge length of the centre in voxels; longer than an axis for all of it
+    """
+    return [tuple(_centre(x, size) for x in inputs) for _ in targets]
+
+
+def _centre(x: Tensor, size: int) -> Tensor:
+    found = torch.zeros_like(x)
+    inside = [slice(max((side - size) // 2, 0), max((side - size) // 2, 0) + size) for side in x.shape[2:]]
+    found[(slice(None), slice(None), *inside)] = 1
+    return found
 
 
 @ATTRIBUTIONS.register("edge", source=_EDGE, control=True)

@@ -23,7 +23,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from harness.attribution.batches import Inputs, Maps
+from harness.attribution.batches import Inputs, Maps, Numbers
 from harness.core.errors import CellError, HarnessError, OutOfRange, UnknownName
 from harness.core.seeding import seed_of
 from harness.core.values import checked, checked_options
@@ -38,6 +38,7 @@ def explain(
     targets: Sequence[int],
     *,
     seed: int = 0,
+    numbers: Numbers | None = None,
     **options: Any,
 ) -> list[Any]:
     """Compute the maps of a method, which need not be registered.
@@ -49,6 +50,7 @@ def explain(
     inputs : (N, C, *space) float, or a tuple of such tensors with equal N
     targets : indices of the outputs to explain, 0 ≤ target < K
     seed : seed of the random numbers of the method
+    numbers : receives what the method reports beside its maps, such as the quality of a fit
     options : options of the method
 
     Returns
@@ -87,6 +89,8 @@ def explain(
     _check_model(model)
     if "seed" in known:
         options["seed"] = seed
+    if "numbers" in known:
+        options["numbers"] = {} if numbers is None else numbers
     with _untouched(model, given, seed) as (twin, twins):
         if len(given[0]):
             _check_outputs(twin, twins, targets)

@@ -72,7 +72,8 @@ def noise_tunnel(
     second = [tuple(torch.zeros_like(x) for x in inputs) for _ in targets]
     for number in range(samples):
         noisy = tuple(x + noise * _normal(x, rng.standard_normal) for x in inputs)
-        own = {"seed": seed_of(seed, "noise_tunnel", number)} if "seed" in known else {}
+        own: dict[str, Any] = {"seed": seed_of(seed, "noise_tunnel", number)} if "seed" in known else {}
+        own |= {"numbers": {}} if "numbers" in known else {}  # those of single noisy images are not reported
         for place, maps in enumerate(function(model, noisy, targets, **options, **own)):
             first[place] = tuple(a + b for a, b in zip(first[place], maps, strict=True))
             second[place] = tuple(a + b**2 for a, b in zip(second[place], maps, strict=True))

@@ -8,7 +8,7 @@ import numpy as np
 
 from harness.metrics.register import metric
 
-__all__ = ["exposed_scalar"]
+__all__ = ["exposed_scalar", "reported_number"]
 
 
 @metric(
@@ -50,3 +50,27 @@ def exposed_scalar(
     ):
         return float("nan")
     return exposed[name]
+
+
+@metric(
+    "reported_number",
+    source="the attribution",
+    direction="none",
+    range=(-np.inf, np.inf),
+    level="explanation",
+    empty="not reported by this attribution: NaN",
+)
+def reported_number(numbers: Mapping[str, float] | None = None, *, name: str = "weighted_r2") -> float:
+    """A number that an attribution reports beside its map, such as the quality of a fit.
+
+    Parameters
+    ----------
+    numbers : numbers by name; ``None`` without any
+    name : name of the number, e.g. ``weighted_r2`` of LIME
+
+    Returns
+    -------
+    float
+        The number; NaN if the attribution does not report it.
+    """
+    return float("nan") if numbers is None else numbers.get(name, float("nan"))

@@ -39,6 +39,7 @@ METRIC_INPUTS: Mapping[str, str] = {
     "image": "(C, X, Y, Z) float, network input of the sample; for probe metrics only",
     "image_channels": "names of the channels of the image; for probe metrics only",
     "nuisance": "(X, Y, Z) bool, True where a known nuisance is; absent without one",
+    "numbers": "name → number, what the attribution reports beside its map; empty without any",
     "predict": "images (B, C, X, Y, Z) → (B,), the explained scalar of the network; for probe metrics only",
     "predict_logit": "images (B, C, X, Y, Z) → (B,), the logit of the binary target; for probe metrics only",
     "predicted_logit": "number, predicted logit of the positive class",
@@ -133,6 +134,7 @@ class MetricInputs:
     predict_logit : function from images to the logit of the binary target
     covariates : covariates of the sample by name
     exposed : scalars that the network exposes, by name
+    numbers : what the attribution reports beside its map, by name
     rng : random generator; each metric receives a copy in the same state, so that metrics
         do not affect each other
     columns : subject-level values by metric name, for pooled metrics
@@ -172,6 +174,7 @@ class MetricInputs:
         predict_logit: Predict | None = None,
         covariates: Mapping[str, float | str | None] | None = None,
         exposed: Mapping[str, float] | None = None,
+        numbers: Mapping[str, float] | None = None,
         rng: np.random.Generator | None = None,
         columns: Columns | None = None,
     ) -> None:
@@ -199,6 +202,7 @@ class MetricInputs:
         self.predict_logit = predict_logit
         self.covariates = covariates
         self.exposed = None if exposed is None else dict(exposed)
+        self.numbers = None if numbers is None else dict(numbers)
         self.rng = rng
         self.columns = None if columns is None else _columns(columns)
         self._check_shapes()

@@ -47,7 +47,7 @@ NAN = float("nan")
 # metrics of predictions must not depend on explanations.
 _OF_PROBE = frozenset({"image", "image_channels", "predict", "predict_logit"})
 _OF_LEVEL: Mapping[str, frozenset[str]] = {
-    "subject": frozenset(METRIC_INPUTS) - {"columns", "explanation", "channels", "nuisance", *_OF_PROBE},
+    "subject": frozenset(METRIC_INPUTS) - {"columns", "explanation", "channels", "nuisance", "numbers", *_OF_PROBE},
     "explanation": frozenset(METRIC_INPUTS) - {"columns", "covariates", *_OF_PROBE},
     "probe": frozenset(METRIC_INPUTS) - {"columns", "covariates"},
     "pool": frozenset({"columns"}),

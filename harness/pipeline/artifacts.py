@@ -19,6 +19,7 @@ from harness.storage.store import CellRecord, Store, write_json
 __all__ = [
     "as_stored",
     "read_arrays",
+    "read_numbers",
     "read_predictions",
     "read_spec",
     "read_values",
@@ -26,11 +27,12 @@ __all__ = [
     "summary_of",
     "write_arrays",
     "write_maps",
+    "write_numbers",
     "write_predictions",
     "write_values",
 ]
 
-_PREDICTIONS, _VALUES = "predictions.npz", "values.json"
+_PREDICTIONS, _VALUES, _NUMBERS = "predictions.npz", "values.json", "numbers.json"
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
@@ -94,6 +96,26 @@ def write_maps(folder: Path, sample: Sample, outputs: Sequence[str], maps: Array
             np.save(folder / name, one.astype(np.float32))
         else:
             write_map(folder / name, one, sample.affine, channels=named)
+
+
+def write_numbers(folder: Path, numbers: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """Write what a method reports beside its maps: numbers by sample and name, one per output; NaN becomes null."""
+    plain = {
+        sample: {name: [None if math.isnan(one) else one for one in several] for name, several in of.items()}
+        for sample, of in numbers.items()
+    }
+    write_json(folder / _NUMBERS, plain)
+
+
+def read_numbers(store: Store, record: CellRecord) -> dict[str, dict[str, tuple[float, ...]]]:
+    """Read the numbers written by :func:`write_numbers`; empty if the cell has none."""
+    if _NUMBERS not in record.artifacts:
+        return {}
+    found = json.loads(store.artifact(record, _NUMBERS).read_text("utf-8"))
+    return {
+        sample: {name: tuple(math.nan if one is None else one for one in several) for name, several in of.items()}
+        for sample, of in found.items()
+    }
 
 
 def write_values(folder: Path, values: Mapping[str, JSON]) -> None:

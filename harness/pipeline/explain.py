@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from harness.attribution import attribute
+from harness.attribution.batches import Numbers
 from harness.core.errors import CellError, RequestError
 from harness.core.explanations import Explanation
 from harness.core.registry import ATTRIBUTIONS
@@ -41,10 +42,12 @@ class Explained:
     ----------
     outputs : names of the T explained scalars
     maps : (T, C, …) float32 in the space of the sample's images; higher means more evidence
+    numbers : what the method reports beside its maps, T numbers by name
     """
 
     outputs: tuple[str, ...]
     maps: Array
+    numbers: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 def explain(
@@ -79,7 +82,12 @@ def explain(
     if not np.isfinite(maps).all():
         name = ATTRIBUTIONS.name_of(explanation.attribution.func)
         raise CellError(f"maps must be finite, got NaN or infinite values in the {name} map of {sample.id}")
-    return Explained(found[0].outputs, maps.astype(np.float32))
+    numbers = {
+        key: tuple(np.mean([one.numbers[key] for one in found], axis=0).tolist())
+        for key in found[0].numbers
+        if all(key in one.numbers for one in found)
+    }
+    return Explained(found[0].outputs, maps.astype(np.float32), numbers)
 
 
 def _of_member(
@@ -95,10 +103,10 @@ def _of_member(
     name = ATTRIBUTIONS.name_of(explanation.attribution.func)
     stream = seed_of(seed, "attribution", name, sample.id)
     pairs = explained_inputs(member, sample)
-    maps = _attributed(member, spec, scalars, pairs, explanation, name=name, stream=stream, classes=classes)
+    maps, numbers = _attributed(member, spec, scalars, pairs, explanation, name=name, stream=stream, classes=classes)
     names = tuple(scalar.name for scalar in scalars)
     if explanation.of.endswith(OWN):
-        maps, names = [_own_channels(maps)], (explanation.of,)
+        maps, names, numbers = [_own_channels(maps)], (explanation.of,), {}
     images = []
     for of_scalar in maps:
         channels = [
@@ -108,7 +116,7 @@ def _of_member(
         images.append(_over_inputs(channels, explanation))
     if explanation.postprocess is not None:
         images = [explanation.postprocess(one, sample.spacing_mm) for one in images]
-    return Explained(names, np.stack(images).astype(np.float32))
+    return Explained(names, np.stack(images).astype(np.float32), numbers)
 
 
 def _own_channels(maps: Sequence[Sequence[Array]]) -> list[Array]:
@@ -138,8 +146,8 @@ def _attributed(
     name: str,
     stream: int,
     classes: Mapping[str, int],
-) -> list[list[Array]]:
-    """One map (N, C, *space) for each scalar and explained input."""
+) -> tuple[list[list[Array]], dict[str, tuple[float, ...]]]:
+    """One map (N, C, *space) for each scalar and explained input, and numbers of the method, as means over items."""
     targets = list(range(len(scalars)))
     options = explanation.attribution.keywords
     count = len(pairs[0][0])
@@ -147,6 +155,7 @@ def _attributed(
     # Inputs that are not explained are fixed at the item's value, so items are then explained one by one.
     groups = [slice(0, count)] if not fixed_places else [slice(index, index + 1) for index in range(count)]
     found: list[list[list[Array]]] = []
+    reported: dict[str, list[Array]] = {}
     for number, group in enumerate(groups):
         drawn = stream if len(groups) == 1 else seed_of(stream, number)
         tensors = {place: tensor_of(pairs[place][0][group]).to(device()) for place in range(len(pairs))}
@@ -162,15 +171,22 @@ def _attributed(
             classes=classes,
         )
         inputs = tuple(tensors[place] for place in spec.explained)
+        numbers: Numbers = {}
         if len(inputs) == 1:
-            maps = [[one] for one in attribute(name, network, inputs[0], targets, seed=drawn, **options)]
+            alone = attribute(name, network, inputs[0], targets, seed=drawn, numbers=numbers, **options)
+            maps = [[one] for one in alone]
         else:
-            maps = attribute(name, network, inputs, targets, seed=drawn, **options)
+            maps = attribute(name, network, inputs, targets, seed=drawn, numbers=numbers, **options)
+        for key, values in numbers.items():
+            reported.setdefault(key, []).append(values)
         found.append([[each.detach().cpu().numpy() for each in of_scalar] for of_scalar in maps])
-    return [
+    joined = [
         [np.concatenate([group[scalar][place] for group in found]) for place in range(len(spec.explained))]
         for scalar in targets
     ]
+    return joined, {
+        key: tuple(np.concatenate(several, axis=1).mean(axis=1).tolist()) for key, several in reported.items()
+    }
 
 
 def _combined(image: Array, items: Array, explanation: Explanation, member: Member, sample: Sample) -> Array:

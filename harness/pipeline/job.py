@@ -27,11 +27,13 @@ from harness.data.splits import check_leaks
 from harness.pipeline.artifacts import (
     as_stored,
     read_arrays,
+    read_numbers,
     read_predictions,
     read_spec,
     spec_json,
     write_arrays,
     write_maps,
+    write_numbers,
     write_predictions,
     write_values,
 )
@@ -260,12 +262,14 @@ class _Work:
         self.maps = {cell.identity: found}
         is_needed = any(cell.identity in one.parents for one in self.job.cells)
         sums: list[Array] = []
+        numbers: dict[str, Mapping[str, Sequence[float]]] = {}
         outputs: tuple[str, ...] = ()
         flat = True
         for block in blocks_of([sample.subject for sample in samples]):
             total: Array | None = None
             for sample in (samples[index] for index in block):
                 one = self._explained(cell, explanation, sample)
+                numbers |= {sample.id: one.numbers} if one.numbers else {}
                 outputs, flat = one.outputs, flat and not np.any(one.maps != one.maps.flat[0])
                 if explanation.mapped:
                     write_maps(folder, sample, one.outputs, one.maps, self._channels(explanation))
@@ -278,6 +282,8 @@ class _Work:
             stacked = np.stack(sums).astype(np.float32)
             flat = not np.any(stacked != stacked.flat[0])
             write_sums(folder / _SUMS, stacked)
+        if numbers:
+            write_numbers(folder, numbers)
         return {
             "channels": list(self._channels(explanation)),
             "outputs": list(outputs),
@@ -374,11 +380,11 @@ class _Work:
             yield from ((sample, found[sample.id]) for sample in self.evaluated if sample.id in found)
             return
         record = self._record("explain", identity)
-        outputs = tuple(record.facts["outputs"])
+        outputs, numbers = tuple(record.facts["outputs"]), read_numbers(self.store, record)
         for sample in self.evaluated:
             if sample.id in record.facts["samples"]:
                 maps = [read_maps(self.store, record, [sample.id], output=output)[sample.id] for output in outputs]
-                yield sample, Explained(outputs, np.stack(maps))
+                yield sample, Explained(outputs, np.stack(maps), numbers.get(sample.id, {}))
 
     def _record(self, stage: str, identity: str) -> CellRecord:
         record = self.store.get(stage, identity)

@@ -120,9 +120,10 @@ def score_map(
     prediction : prediction of the sample
     channels : names of the channels of the maps
     """
-    for output, one in zip(explained.outputs, explained.maps, strict=True):
+    for place, (output, one) in enumerate(zip(explained.outputs, explained.maps, strict=True)):
         rng = generator(seed, "metrics", sample.id, "explanation")
-        given = inputs_of_map(spec, sample, output, one, prediction, channels=channels, rng=rng)
+        numbers = {name: several[place] for name, several in explained.numbers.items()}
+        given = inputs_of_map(spec, sample, output, one, prediction, channels=channels, rng=rng, numbers=numbers)
         for label in labels:
             add(into, task, label, sample, "targets", output, given)
 

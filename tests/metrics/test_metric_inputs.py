@@ -87,6 +87,7 @@ def test_every_listed_name_is_supplied(blobs, spacing_mm):
         predicted_logit=0.0,
         target_class=2,
         class_probabilities=np.array([0.2, 0.3, 0.5]),
+        numbers={"weighted_r2": 0.5},
         image=np.zeros((3, *mask.shape)),
         image_channels=("T1w", "T2w", "FLAIR"),
         predict=lambda images: images.sum(axis=(1, 2, 3, 4)),
