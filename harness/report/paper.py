@@ -69,7 +69,10 @@ def findings(plan: Plan, tables: Tables) -> list[Found]:
         sound = [line for line in table.to_pylist() if is_sound(line)]
         metric = facts.metric(hypothesis.metric)
         for fixed, lines in _comparable(hypothesis, sound, dict.fromkeys((*facts.axes, *facts.strata))):
-            values = _arms(hypothesis, lines, tables)
+            named = {label_key(label) for group in hypothesis.groups for label in group}
+            values = {
+                label: row for label, row in _arms(hypothesis, lines, tables).items() if label_key(label) in named
+            }
             contrast = _contrast(hypothesis, metric, task, values)
             if contrast is None:
                 continue

@@ -17,6 +17,7 @@ from harness.report.figures.detection import detection_figures
 from harness.report.figures.examples import example_figures
 from harness.report.figures.explanations import group_map_figures, map_figures, method_figures
 from harness.report.figures.leaderboard import leaderboard_figures
+from harness.report.figures.pictures import picture_figures
 from harness.report.figures.regions import region_figures
 from harness.report.figures.results import Results
 from harness.sweep.collect import Tables
@@ -35,6 +36,7 @@ _IN_ORDER: Sequence[tuple[str, Callable[[Results], Iterator[Figure]]]] = (
     ("gain per channel", gain_figures),
     ("Shapley values", share_figures),
     ("maps", map_figures),
+    ("pictures", picture_figures),
 )
 
 
