@@ -160,7 +160,8 @@ def defaults_for_data(request: Request) -> str:
     changed = task.data_profiles.get(request.profile, {}) if request.settings.data else {}
     described = describe(task)
     own = [(key, *component_of(task, key)) for key in changed if key in keys(task)]  # other cohorts have other options
-    return " ".join(f"{key}={text_of(described[component][option])}" for key, component, option in own)
+    values = {key: described[component][option or "use"] for key, component, option in own}
+    return " ".join(f"{key}={text_of(value)}" for key, value in values.items())
 
 
 def search_of(overrides: Overrides, task: Task) -> tuple[Dimension, ...]:
