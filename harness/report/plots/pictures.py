@@ -40,20 +40,20 @@ def picture_maps(
     bytes
         PNG; equal input gives equal bytes.
     """
-    columns = list(dict.fromkeys([*pictures, *(name for of_method in maps.values() for name in of_method)]))
-    rows = (["picture"] if pictures else []) + list(maps)
+    columns = list(dict.fromkeys([*pictures, *(name for one in maps.values() for name in one)]))
+    rows: list[tuple[str, Mapping[str, Array] | None]] = [("", None)] if pictures else []
+    rows += maps.items()
     tall = _SIDE * shape[0] / shape[1]
     figure, grid = figure_of(
         len(rows), len(columns), width=0.8 + (_SIDE + 0.1) * len(columns), height=0.4 + (tall + 0.1) * len(rows)
     )
-    for row, method in enumerate(rows):
+    for row, (method, of_method) in enumerate(rows):
         panels = grid[row * len(columns) : (row + 1) * len(columns)]
         for axes, name in zip(panels, columns, strict=True):
-            shown = maps.get(method, {}).get(name)
-            if method == "picture" and pictures:
+            if of_method is None and name in pictures:
                 axes.imshow(np.clip(pictures[name], 0, 1), extent=_extent(shape), interpolation="nearest")
-            elif shown is not None:
-                _overlay(axes, pictures.get(name), shown, shape)
+            elif of_method is not None and name in of_method:
+                _overlay(axes, pictures.get(name), of_method[name], shape)
             if name in outlines:
                 draw_outline(axes, outlines[name][::-1].T, (1.0, 1.0), AMBER, "-", 0.8)
             axes.set(xticks=[], yticks=[], xlim=(0, shape[1]), ylim=(0, shape[0]))
