@@ -76,7 +76,7 @@ def _centre(x: Tensor, size: int) -> Tensor:
     return found
 
 
-@ATTRIBUTIONS.register("edge", source=_EDGE, control=True)
+@ATTRIBUTIONS.register("edge", source=_EDGE, control=True, shows_input=True)
 def edge(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> Maps:
     """Edge detector: magnitude of the spatial gradient of each channel, per voxel.
 
@@ -89,7 +89,7 @@ def edge(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> Maps:
     return [tuple(_edges(x) for x in inputs) for _ in targets]
 
 
-@ATTRIBUTIONS.register("input", control=True)
+@ATTRIBUTIONS.register("input", control=True, shows_input=True)
 def input_itself(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> Maps:
     """The input itself, which shows the metrics of image intensity alone.
 
@@ -100,7 +100,7 @@ def input_itself(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> Ma
     return [tuple(x.clone() for x in inputs) for _ in targets]
 
 
-@ATTRIBUTIONS.register("one_channel", control=True)
+@ATTRIBUTIONS.register("one_channel", control=True, shows_input=True)
 def one_channel(
     model: nn.Module, inputs: Inputs, targets: Sequence[int], *, channel: Annotated[int, Ge(0)] = 0
 ) -> Maps:
@@ -123,7 +123,7 @@ def one_channel(
     return [tuple(one.expand_as(x).clone() for x in inputs) for _ in targets]
 
 
-@ATTRIBUTIONS.register("mean_of_channels", control=True)
+@ATTRIBUTIONS.register("mean_of_channels", control=True, shows_input=True)
 def mean_of_channels(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> Maps:
     """Mean over all channels of all inputs, as the map of every channel.
 

@@ -57,7 +57,8 @@ def noise_tunnel(
 
     Notes
     -----
-    If the method uses random numbers, it has a separate stream for each noisy copy.
+    All noisy copies are items of one call of the method. If it uses random numbers, each of
+    them therefore has numbers of its own.
     """
     if method == "noise_tunnel":
         raise OutOfRange("method must be an attribution other than noise_tunnel, got noise_tunnel")
@@ -68,26 +69,22 @@ def noise_tunnel(
             raise UnknownName(f"option of attribution {method}", name, list(known)[3:])
     options = checked_options(function, options or {}, f"attribution {method}")
     rng = generator(seed, "noise_tunnel", "noise")
-    first = [tuple(torch.zeros_like(x) for x in inputs) for _ in targets]
-    second = [tuple(torch.zeros_like(x) for x in inputs) for _ in targets]
-    for number in range(samples):
-        noisy = tuple(x + noise * _normal(x, rng.standard_normal) for x in inputs)
-        own: dict[str, Any] = {"seed": seed_of(seed, "noise_tunnel", number)} if "seed" in known else {}
-        own |= {"numbers": {}} if "numbers" in known else {}  # those of single noisy images are not reported
-        for place, maps in enumerate(function(model, noisy, targets, **options, **own)):
-            first[place] = tuple(a + b for a, b in zip(first[place], maps, strict=True))
-            second[place] = tuple(a + b**2 for a, b in zip(second[place], maps, strict=True))
-    return [
-        tuple(_of_kind(a / samples, b / samples, kind) for a, b in zip(one, two, strict=True))
-        for one, two in zip(first, second, strict=True)
-    ]
+    copies = [tuple(x + noise * _normal(x, rng.standard_normal) for x in inputs) for _ in range(samples)]
+    # As items of one batch, which the method divides into batches that it can compute together.
+    noisy = tuple(torch.cat(each) for each in zip(*copies, strict=True))
+    own: dict[str, Any] = {"seed": seed_of(seed, "noise_tunnel")} if "seed" in known else {}
+    own |= {"numbers": {}} if "numbers" in known else {}  # those of noisy images are not reported
+    found = function(model, noisy, targets, **options, **own)
+    return [tuple(_over_copies(one.unflatten(0, (samples, -1)), kind) for one in of_target) for of_target in found]
 
 
 def _normal(like: Tensor, draw: Callable[..., Any]) -> Tensor:
     return torch.from_numpy(draw(tuple(like.shape))).to(like)
 
 
-def _of_kind(mean: Tensor, mean_square: Tensor, kind: Kind) -> Tensor:
+def _over_copies(maps: Tensor, kind: Kind) -> Tensor:
+    """Statistic over the first axis, (samples, N, C, *space) → (N, C, *space)."""
     if kind == "mean":
-        return mean
-    return mean_square if kind == "mean_square" else (mean_square - mean**2).clamp(min=0)
+        return maps.mean(0)
+    mean_square = (maps**2).mean(0)
+    return mean_square if kind == "mean_square" else (mean_square - maps.mean(0) ** 2).clamp(min=0)

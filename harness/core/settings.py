@@ -40,6 +40,8 @@ class RunSettings:
     accept_code : reuse finished cells of an older code version, and flag them
     yes : start even if the estimate exceeds 12 hours
     report : write the HTML report
+    show_images : show pictures of people in the report, if the cohort has any. Generated
+        pictures are always shown
     trials : trials of a hyper-parameter search, per outer fold
     search_subjects : subjects reserved for a search that runs once per configuration
         and excluded from the evaluation; if empty, the search runs within each outer fold
@@ -57,6 +59,7 @@ class RunSettings:
     accept_code: bool = False
     yes: bool = False
     report: bool = True
+    show_images: bool = False
     trials: Annotated[int, Ge(1)] = 16
     search_subjects: tuple[str, ...] = ()
 

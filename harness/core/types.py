@@ -338,6 +338,8 @@ class Cohort:
     targets : what is predicted, in the order of the network's outputs
     notes : what was inferred, cut off or read with a reservation, as sentences for the user
     files : name of an image or mask → variant of the file name → number of samples
+    private : whether images may show a person, so that the report shows them only with
+        ``show_images=true``
 
     Raises
     ------
@@ -354,6 +356,7 @@ class Cohort:
     targets: tuple[Target, ...] = ()
     notes: tuple[str, ...] = ()
     files: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    private: bool = False
 
     def __post_init__(self) -> None:
         names = [target.name for target in self.targets]

@@ -88,6 +88,7 @@ def save(cohort: Cohort, path: Path) -> Path:
         "targets": [asdict(target) for target in cohort.targets],
         "notes": list(cohort.notes),
         "files": {name: dict(variants) for name, variants in cohort.files.items()},
+        "private": cohort.private,
     }
     schema = pa.schema(_COLUMNS, metadata={"harness.cohort": json.dumps(facts, sort_keys=True)})
     sink = io.BytesIO()
@@ -147,6 +148,7 @@ def open_cohort(path: Path, *, check_content: bool = False) -> Cohort:
         targets=tuple(Target(**{**one, "classes": tuple(one["classes"])}) for one in facts["targets"]),
         notes=tuple(facts["notes"]),
         files=facts["files"],
+        private=facts.get("private", False),
     )
 
 

@@ -85,7 +85,8 @@ def utkface(
         ``rgb`` is (H, W, 3) uint8. Covariates: ``age`` in years, ``sex`` (``male``,
         ``female``) and ``ethnicity``. Pictures whose names cannot be read, and pictures
         with equal content, are ineligible; those of the fifth ethnicity are counted in a
-        note.
+        note. The cohort is private: reports show its pictures only with
+        ``show_images=true``.
 
     Raises
     ------
@@ -118,7 +119,7 @@ def utkface(
         of = f"{len(rows)} of {found} pictures were drawn" if len(rows) < found else f"all {found} pictures are used"
         notes.append(f"{of} (cohort.images={images})")
     notes += [f"pictures were resampled to {side} × {side} pixels"] if side else []
-    return Cohort(root.name, samples, (*unread, *equal, *excluded), notes=tuple(notes))
+    return Cohort(root.name, samples, (*unread, *equal, *excluded), notes=tuple(notes), private=True)
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,8 @@ def findings(plan: Plan, tables: Tables) -> list[Found]:
         sound = [line for line in table.to_pylist() if is_sound(line)]
         metric = facts.metric(hypothesis.metric)
         for fixed, lines in _comparable(hypothesis, sound, dict.fromkeys((*facts.axes, *facts.strata))):
-            arms = _arms(hypothesis, lines, tables)
+            named = {label_key(label) for group in hypothesis.groups for label in group}
+            arms = {key: arm for key, arm in _arms(hypothesis, lines, tables).items() if label_key(key) in named}
             contrast = _contrast(hypothesis, metric, task, arms)
             if contrast is None:
                 continue

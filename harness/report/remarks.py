@@ -24,9 +24,9 @@ def remarks(plan: Plan) -> list[str]:
     -------
     list of str
         For simulated scores, that models may be ordered differently on measured ones, and
-        which models assume what is simulated; for measured targets with one value per
-        sample and explanations, that maps are not ranked; for binary targets with fewer than
-        ten subjects of a class, that nothing can be concluded.
+        which models assume what is simulated; for targets with one value per sample and
+        explanations, that maps are not ranked, unless a sample has a mask of what determines a
+        target; for binary targets with fewer than ten subjects of a class, that nothing can be concluded.
     """
     task = plan.request.task
     cohorts = [group.cohort for group in plan.groups.values()]
@@ -38,10 +38,15 @@ def remarks(plan: Plan) -> list[str]:
             f"scores.{assuming}"
         )
     found += _few_of_a_class(cohorts)
-    measured = any(cohort.truth is None and all(one.of_sample for one in cohort.targets) for cohort in cohorts)
-    if measured and task.explanations:
+    if any(map(_is_unknown, cohorts)) and task.explanations:
         found.append(UNRANKED.format(task.objective))
     return found
+
+
+def _is_unknown(cohort: Cohort) -> bool:
+    """Whether nothing is known of the pixels or voxels that determine the targets."""
+    known = any(sample.truth_of(one.name) is not None for sample in cohort.samples for one in cohort.targets)
+    return cohort.truth is None and not known and all(one.of_sample for one in cohort.targets)
 
 
 def _few_of_a_class(cohorts: Sequence[Cohort]) -> list[str]:

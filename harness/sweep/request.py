@@ -177,7 +177,11 @@ def defaults_for_data(request: Request) -> str:
     changed = task.data_profiles.get(request.profile, {}) if request.settings.data else {}
     described = describe(task)
     own = [(key, *component_of(task, key)) for key in changed if key in keys(task)]  # other cohorts have other options
-    return " ".join(f"{key}={text_of(described[component][option])}" for key, component, option in own)
+    values = {}
+    for key, component, option in own:
+        head, _, label = component.partition(".")
+        values[key] = (described[head][label] if label else described[head])[option or "use"]
+    return " ".join(f"{key}={text_of(value)}" for key, value in values.items())
 
 
 def search_of(overrides: Overrides, task: Task) -> tuple[Dimension, ...]:

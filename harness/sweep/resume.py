@@ -94,7 +94,9 @@ def recall(task_name: str, settings: RunSettings, *, name: str = "") -> Plan:
         name=saved["name"],
         typed=tuple(saved["typed"]),
     )
-    return Plan(request, configurations, groups, found, store, saved["sentence"])
+    return Plan(
+        request, configurations, groups, found, store, saved["sentence"], remarks=tuple(saved.get("remarks", ()))
+    )
 
 
 def _cell(saved: JSON) -> Cell:
@@ -157,6 +159,7 @@ def write_plan(plan: Plan) -> None:
         "name": plan.request.name,
         "typed": list(plan.request.typed),
         "sentence": plan.sentence,
+        "remarks": list(plan.remarks),
     }
     plans = plan.store.root / "plans" / plan.request.task.name
     write_json(plans / f"{plan.request.name}.json", content)

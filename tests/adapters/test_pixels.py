@@ -11,9 +11,10 @@ import pytest
 from scipy.special import expit, softmax
 
 from harness.adapters.pixels import Pixels, pixels
-from harness.core.errors import CellError, OutOfRange, RequestError
+from harness.core.errors import CellError, OutOfRange, RequestError, UnknownName
 from harness.core.targets import Target
 from harness.core.types import Array, Cohort, FittedAdapter, Reads, Sample
+from harness.testing import check_adapter
 
 TARGETS = (Target("age", "number"), Target("smile", "binary"), Target("hair", "classes", ("black", "blond", "red")))
 
@@ -126,3 +127,64 @@ def test_pictures_of_different_sizes_are_refused(cohort: Cohort, in_memory: Call
 def test_adapter_is_not_fitted() -> None:
     """The adapter does not implement the optional fitted protocol."""
     assert not isinstance(Pixels(), FittedAdapter)
+
+
+def numbered(cohort: Cohort, *ages: float) -> list[Sample]:
+    """The samples with other ages."""
+    return [
+        dataclasses.replace(sample, targets={**sample.targets, "age": age})
+        for sample, age in zip(cohort.samples, ages, strict=True)
+    ]
+
+
+def test_some_targets_are_predicted(cohort: Cohort) -> None:
+    """Named targets are those of the network, in the given order; unknown ones are refused."""
+    assert pixels(predicted="hair+age").spec(cohort).targets == (TARGETS[2], TARGETS[0])
+    with pytest.raises(UnknownName, match="target of pictures is named 'size'"):
+        pixels(predicted="age+size").spec(cohort)
+    for wrong in ("age+", "age+age"):
+        with pytest.raises(OutOfRange, match=r"predicted must be different targets joined by '\+', like age\+sex"):
+            pixels(predicted=wrong)
+
+
+def test_numbers_are_divided(cohort: Cohort) -> None:
+    """A number is divided for the network, and its prediction multiplied; labels are unchanged."""
+    adapter, sample = pixels(number_scale=100.0), cohort.samples[0]
+    assert not isinstance(adapter, FittedAdapter)
+    found = adapter.targets(sample, TARGETS)
+    assert found["age"].tolist() == [np.float32(0.305)] and found["smile"].tolist() == [1] and found["hair"] == [2]
+    made = adapter.to_prediction(
+        {"age": np.array([[0.5]]), "smile": np.array([[2.0]]), "hair": np.array([[1.0, 2, 3]])}, sample, TARGETS
+    )
+    assert float(made["age"]["value"]) == pytest.approx(50) and float(made["smile"]["logit"]) == 2
+    np.testing.assert_array_equal(made["hair"]["logits"], [1, 2, 3])
+
+
+def test_numbers_are_standardised_by_the_training_samples(cohort: Cohort) -> None:
+    """Training values have mean 0 and SD 1, predictions are in years, and labels are unchanged."""
+    adapter = pixels(number_scale="standardised")
+    assert isinstance(adapter, FittedAdapter)
+    training = numbered(cohort, 20.0, 30.0, 70.0)
+    fitted = adapter.fit(training, TARGETS)
+    values = np.array([fitted.targets(sample, TARGETS)["age"][0] for sample in training])
+    assert values.mean() == pytest.approx(0, abs=1e-6) and values.std() == pytest.approx(1)
+    outputs = {"age": values[2:, None], "smile": np.array([[-1.0]]), "hair": np.array([[0.0, 1, 0]])}
+    made = fitted.to_prediction(outputs, training[2], TARGETS)
+    assert float(made["age"]["value"]) == pytest.approx(70, rel=1e-6) and float(made["smile"]["logit"]) == -1
+    again = adapter.load_state(fitted.state)
+    assert again.targets(training[0], TARGETS) == fitted.targets(training[0], TARGETS)
+    assert set(fitted.state) == {"age"}
+    assert adapter.targets(training[0], TARGETS)["age"] == [20]  # not fitted, and not changed by `fit`
+
+
+def test_numbers_that_do_not_vary_cannot_be_standardised(cohort: Cohort) -> None:
+    """All ages are equal."""
+    with pytest.raises(CellError, match="age must vary in the training samples to be standardised, got 30.5"):
+        pixels(number_scale="standardised").fit(cohort.samples, TARGETS)
+
+
+@pytest.mark.parametrize("number_scale", [1.0, 100.0, "standardised"])
+def test_adapter_conforms(cohort: Cohort, number_scale: float | str) -> None:
+    """All scales pass the conformance checks of adapters."""
+    varied = dataclasses.replace(cohort, samples=tuple(numbered(cohort, 20.0, 30.0, 70.0)))
+    check_adapter(pixels(covariates="height", number_scale=number_scale), varied)  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from harness.attribution.noise_tunnel import noise_tunnel
 from harness.core.errors import OutOfRange, UnknownName
 from harness.core.identity import digest_of
 from harness.core.registry import ATTRIBUTIONS
+from harness.core.seeding import generator, seed_of
 
 
 class Square(nn.Module):
@@ -51,6 +52,25 @@ def test_variance_of_a_linear_gradient_is_that_of_the_noise() -> None:
         "noise_tunnel", Square(), image, [0], kind="variance", noise=0.5, samples=60, options={"absolute": False}
     )
     assert float(found.mean()) == pytest.approx(4 * 0.25 * 59 / 60, rel=0.05)
+
+
+@pytest.mark.parametrize("method", ["integrated_gradients", "gradient_shap"])
+def test_map_is_the_statistic_over_the_noisy_copies(method: str) -> None:
+    """For two images, the map is the mean square of the maps of the copies, with the noise drawn copy by copy."""
+    images = torch.cat([IMAGE, IMAGE.flip(2) / 2])
+    options = {"samples": 3} if method == "gradient_shap" else {"steps": 4}
+    (found,) = attribute(
+        "noise_tunnel", Square(), images, [0], method=method, options=options, kind="mean_square", noise=0.3,
+        samples=5, seed=2,
+    )  # fmt: skip
+    rng = generator(2, "noise_tunnel", "noise")
+    copies = [images + 0.3 * torch.from_numpy(rng.standard_normal(tuple(images.shape))).float() for _ in range(5)]
+    given = {"seed": seed_of(2, "noise_tunnel")} if method == "gradient_shap" else {}
+    (maps,) = attribute(method, Square(), torch.cat(copies), [0], **options, **given)
+    expected = torch.stack(
+        [(maps[[number, number + 2, number + 4, number + 6, number + 8]] ** 2).mean(0) for number in (0, 1)]
+    )
+    torch.testing.assert_close(found, expected)
 
 
 def test_code_digest_follows_the_wrapped_method() -> None:

@@ -295,3 +295,31 @@ def test_generated_pictures_are_read_like_any_other(tmp_path: Path) -> None:
         assert ("target" in sample.masks) == (one.mask is not None)
         if one.mask is not None:
             np.testing.assert_array_equal(sample.masks["target"].load(), one.mask)
+
+
+def test_each_target_has_a_mask(write: Callable[..., Path], tmp_path: Path) -> None:
+    """Folders ``masks-<name>`` give masks by name, beside that of ``masks``."""
+    drawn = np.zeros((6, 8), np.uint8)
+    drawn[1, 2] = 255
+    root = write(FOUR, TABLE, masks={"c.png": drawn})
+    for name, folder in (("c.png", "masks-truth_age"), ("b.png", "masks-truth_age"), ("b.png", "masks-nuisance")):
+        (root / folder).mkdir(exist_ok=True)
+        Picture.fromarray(drawn.T.copy().reshape(6, 8)).save(root / folder / name)
+    masks = {one.id: dict(one.masks) for one in pictures(root, tmp_path / "cache").samples}
+    assert {name: sorted(found) for name, found in masks.items()} == {
+        "a": [], "b": ["nuisance", "truth_age"], "c": ["target", "truth_age"], "d": [],
+    }  # fmt: skip
+    np.testing.assert_array_equal(masks["c"]["target"].load(), drawn > 0)
+    np.testing.assert_array_equal(masks["b"]["truth_age"].load(), drawn.T.reshape(6, 8) > 0)
+
+
+def test_generated_masks_are_read_again(tmp_path: Path) -> None:
+    """Masks of a phantom are written and read under their names."""
+    rng = np.random.default_rng(0)
+    made = [
+        [PhantomPicture(f"p{n}", f"p{n}", picture(n), None, {}, {"truth_sex": rng.random((6, 8)) < 0.4})]
+        for n in range(3)
+    ]
+    write_pictures(tmp_path / "made", iter(made))
+    for (one,), sample in zip(made, pictures(tmp_path / "made", tmp_path / "cache").samples, strict=True):
+        np.testing.assert_array_equal(sample.masks["truth_sex"].load(), one.masks["truth_sex"])

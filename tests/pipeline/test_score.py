@@ -43,3 +43,26 @@ def test_maps_of_pictures_have_their_prediction_as_one_slice(picture: Sample) ->
     assert given.target is not None and given.target.shape == (2, 3, 1)
     assert given.prediction is not None
     np.testing.assert_array_equal(given.prediction[..., 0], [[1, 1, 0], [0, 1, 0]])
+
+
+def test_the_truth_of_a_map_is_that_of_its_scalar(in_memory: Callable[[Array], Any]) -> None:
+    """With a mask for each target, a map of a class or an output has the mask of its target, other scalars none."""
+    age, hair = np.eye(2, 3) > 0, np.eye(2, 3)[:, ::-1] > 0
+    masks = {"truth_age": in_memory(age), "truth_hair": in_memory(hair), "nuisance": in_memory(~age)}
+    sample = Sample("a", "a", {"red": in_memory(PROBABILITY)}, masks, {})
+    spec = NetworkSpec(SPEC.inputs, (Target("age", "number"), Target("hair", "classes", ("black", "red"))))
+
+    def given(scalar: str) -> Any:
+        return inputs_of_map(
+            spec, sample, scalar, PROBABILITY[None], {}, channels=("red",), rng=np.random.default_rng(0)
+        )  # fmt: skip
+
+    np.testing.assert_array_equal(given("age").target[..., 0], age)
+    np.testing.assert_array_equal(given("hair:red").target[..., 0], hair)
+    np.testing.assert_array_equal(given("hair").nuisance[..., 0], ~age)
+    assert given("gate").target is None
+
+
+def test_one_truth_serves_all_targets(picture: Sample) -> None:
+    """Without masks of single targets, the mask ``target`` is the truth of every scalar."""
+    assert picture.truth_of("age") is picture.masks["target"] and picture.truth_of("hair:red") is not None

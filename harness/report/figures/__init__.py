@@ -19,6 +19,7 @@ from harness.report.figures.explanations import group_map_figures, map_figures, 
 from harness.report.figures.exposed import exposed_figures
 from harness.report.figures.inversion import inversion_figures
 from harness.report.figures.leaderboard import leaderboard_figures
+from harness.report.figures.pictures import picture_figures
 from harness.report.figures.regions import region_figures
 from harness.report.figures.results import Results
 from harness.sweep.collect import Tables
@@ -39,6 +40,7 @@ _IN_ORDER: Sequence[tuple[str, Callable[[Results], Iterator[Figure]]]] = (
     ("gain per channel", gain_figures),
     ("Shapley values", share_figures),
     ("maps", map_figures),
+    ("pictures", picture_figures),
 )
 
 

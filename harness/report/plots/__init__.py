@@ -1,5 +1,6 @@
 """Plots of the report: from numbers and arrays to PNG bytes."""
 
+from harness.report.plots.pictures import picture_maps
 from harness.report.plots.scores import Bars, channel_bars, curves, grouped_intervals, heat_maps, objective_intervals
 from harness.report.plots.slices import attribution_slices, prediction_slices
 from harness.report.plots.subjects import (
@@ -20,6 +21,7 @@ __all__ = [
     "grouped_intervals",
     "heat_maps",
     "objective_intervals",
+    "picture_maps",
     "prediction_slices",
     "sensitivity_precision",
     "subject_dots",
