@@ -29,7 +29,7 @@ __all__ = [
 Inputs: TypeAlias = tuple[Tensor, ...]
 Maps: TypeAlias = list[tuple[Tensor, ...]]
 BatchSize: TypeAlias = Annotated[int, Gt(0)]
-Numbers: TypeAlias = dict[str, "np.ndarray[Any, Any]"]
+Numbers: TypeAlias = dict[str, np.ndarray[Any, Any]]
 """What a method reports beside its maps: name → (K, N), a number for each target and item."""
 
 

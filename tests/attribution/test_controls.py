@@ -16,8 +16,8 @@ CONTROLS = [name for name in ATTRIBUTIONS.names() if ATTRIBUTIONS.get(name).fact
 
 
 def test_registered_controls() -> None:
-    """The registered controls are random maps, edges, the input and its channels."""
-    assert CONTROLS == ["edge", "input", "mean_of_channels", "one_channel", "random"]
+    """The registered controls are random maps, edges, the input and its channels, the whole image and its centre."""
+    assert CONTROLS == ["centre_square", "constant", "edge", "input", "mean_of_channels", "one_channel", "random"]
 
 
 @pytest.mark.parametrize("name", CONTROLS)
