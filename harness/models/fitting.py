@@ -71,7 +71,10 @@ class Fitted(Protocol):
 
 @runtime_checkable
 class FittedToVolumes(Protocol):
-    """A model of dense images of several contrasts that is fitted by its own method."""
+    """A model of dense images of several channels that is fitted by its own method.
+
+    A model with ``weight_map()``, (K, L, *space), is registered with ``weights=True``.
+    """
 
     def fit_volumes(
         self,
@@ -87,17 +90,13 @@ class FittedToVolumes(Protocol):
 
         Parameters
         ----------
-        images : (n, L, X, Y, Z) float32
+        images : (n, L, *space) float32
         targets : (n, K) float64, one column per target
         covariates : (n, C) float64
         weights : (n, K) float64, weight of each sample in the loss of each target
         subjects : subject of each sample, which inner folds keep together
         kinds : kind of each target, ``binary`` or ``number``
         """
-        ...
-
-    def weight_map(self) -> Tensor:
-        """Map of the model for each target, (K, L, X, Y, Z) float32; higher values increase the output more."""
         ...
 
 

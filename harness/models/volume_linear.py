@@ -24,7 +24,7 @@ from harness.core.registry import MODELS
 from harness.core.types import Array, Input
 from harness.simulation.ms import tract_share
 
-__all__ = ["box_means", "covariates_only", "tract_means", "voxel_ridge"]
+__all__ = ["box_means", "covariates_only", "cross_validated_regression", "tract_means", "voxel_ridge"]
 
 _PENALTIES = tuple(10.0 ** np.arange(-4, 5))  # of standardised features
 _FOLDS = 5
@@ -162,7 +162,7 @@ class _LinearVolumes(nn.Module, ABC):
         return scores
 
     def weight_map(self) -> Tensor:
-        """See :class:`harness.models.fitting.FittedToVolumes`."""
+        """Map of the model for each target, (K, L, X, Y, Z) float32; higher values increase the output more."""
         return self.weight.detach().clone()
 
     def fit_volumes(
@@ -185,7 +185,7 @@ class _LinearVolumes(nn.Module, ABC):
         features = self._features(images)
         together = np.hstack([features, _standard(covariates)[0]])
         for row, kind in enumerate(kinds):
-            slopes, bias = _regression(together, targets[:, row], weights[:, row], subjects, kind)
+            slopes, bias = cross_validated_regression(together, targets[:, row], weights[:, row], subjects, kind)
             self._set(row, slopes[: features.shape[1]], slopes[features.shape[1] :], bias, covariates)
 
     @abstractmethod
@@ -260,10 +260,29 @@ def _standard(values: Array) -> tuple[Array, Array, Array]:
     return (values - mean) / spread, mean, spread
 
 
-def _regression(
+def cross_validated_regression(
     features: Array, target: Array, weights: Array, subjects: Sequence[str], kind: str
 ) -> tuple[Array, float]:
-    """Slopes (P,) and intercept with the penalty of the lowest cross-validated loss."""
+    """Ridge regression, or logistic regression for a label, with the penalty of the lowest cross-validated loss.
+
+    Parameters
+    ----------
+    features : (n, P) float64, standardised
+    target : (n,) numbers, or labels 0 and 1
+    weights : (n,) weights of the samples in the loss
+    subjects : subject of each sample, which folds keep together
+    kind : kind of the target, ``binary`` or ``number``
+
+    Returns
+    -------
+    slopes : (P,) float64
+    intercept : float
+
+    Raises
+    ------
+    CellError
+        If a label has one class, or the kind is neither binary nor number.
+    """
     if kind not in ("binary", "number"):
         raise CellError(f"linear models of volumes predict binary targets and numbers, got a target of kind {kind}")
     if kind == "binary" and len(set(target.tolist())) < 2:

@@ -1,0 +1,84 @@
+"""Logistic regression on colour histograms: what pictures show without any shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import numpy as np
+import torch
+from annotated_types import Ge
+from torch import Tensor, nn
+
+from harness.core.registry import MODELS
+from harness.core.types import Array
+from harness.models.volume_linear import cross_validated_regression
+
+__all__ = ["colour_histogram"]
+
+
+@MODELS.register("colour_histogram", source="", fitted=True, baseline="colours without shapes")
+def colour_histogram(in_channels: int = 3, outputs: int = 1, *, bins: Annotated[int, Ge(2)] = 8) -> nn.Module:
+    """Penalised regression on the histogram of each channel, which has no shapes and no positions.
+
+    A value between two bins counts for both, by its distance, so that the model is
+    differentiable. The penalty has the lowest cross-validated loss in the training samples.
+
+    Parameters
+    ----------
+    in_channels : number of channels, with values in [0, 1]
+    outputs : number of outputs, K
+    bins : bins of each channel
+
+    Returns
+    -------
+    nn.Module
+        Maps (N, in_channels, H, W) float to (N, K); trained by its method ``fit_volumes``.
+    """
+    return _ColourHistogram(in_channels, outputs, bins)
+
+
+class _ColourHistogram(nn.Module):
+    """A linear function of soft histograms."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, in_channels: int, outputs: int, bins: int) -> None:
+        super().__init__()
+        self.bins = bins
+        self.register_buffer("weight", torch.zeros(outputs, in_channels * bins))
+        self.register_buffer("bias", torch.zeros(outputs))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, *space) → (N, K)."""
+        return nn.functional.linear(self.histograms(images), self.weight, self.bias)
+
+    def histograms(self, images: Tensor) -> Tensor:
+        """Share of the pixels in each bin, (N, C · bins), channel by channel."""
+        place = images.flatten(2).clamp(0, 1) * (self.bins - 1)
+        shares = [(1 - (place - one).abs()).clamp(min=0).mean(dim=2) for one in range(self.bins)]
+        return torch.stack(shares, dim=2).flatten(1)
+
+    def fit_volumes(
+        self,
+        images: Array,
+        targets: Array,
+        *,
+        covariates: Array,
+        weights: Array,
+        subjects: Sequence[str],
+        kinds: Sequence[str],
+    ) -> None:
+        """See :class:`harness.models.fitting.FittedToVolumes`."""
+        with torch.no_grad():
+            parts = torch.split(torch.from_numpy(np.ascontiguousarray(images)), 64)
+            features = torch.cat([self.histograms(part) for part in parts]).double().numpy()
+        mean, spread = features.mean(axis=0), features.std(axis=0)
+        spread = np.where(spread > 1e-12, spread, 1.0)
+        for row, kind in enumerate(kinds):
+            slopes, bias = cross_validated_regression(
+                (features - mean) / spread, targets[:, row], weights[:, row], subjects, kind
+            )
+            self.weight[row] = torch.from_numpy((slopes / spread).astype(np.float32))
+            self.bias[row] = bias - float((slopes / spread) @ mean)
