@@ -40,9 +40,7 @@ __all__ = [
 
 _STUDY = "the multi-scale LIME study (ea)"
 _PETSIUK = "Petsiuk, Das & Saenko 2018, arXiv:1806.07421"
-_STEPS = np.linspace(0.0, 1.0, 11)
-"""Shares of the pixels that are hidden or shown."""
-
+Steps = Annotated[int, Gt(0)]
 Percent = Annotated[float, Gt(0), Lt(100)]
 
 
@@ -236,7 +234,9 @@ def blank_probability(image: Array, predict_logit: Predict, *, fill: Fill = "bla
     kinds=("binary",),
     chance="random_deletion_area",
 )
-def deletion_area(explanation: Array, image: Array, predict_logit: Predict, *, fill: Fill = "black") -> float:
+def deletion_area(
+    explanation: Array, image: Array, predict_logit: Predict, *, fill: Fill = "black", steps: Steps = 10
+) -> float:
     """Mean probability of the predicted class while the highest voxels of the map are hidden first.
 
     Parameters
@@ -244,18 +244,25 @@ def deletion_area(explanation: Array, image: Array, predict_logit: Predict, *, f
     explanation, image, predict_logit : see :func:`explanation_accuracy`
     fill : what hidden voxels are replaced by: ``black``, ``white``, the ``mean`` colour, a
         ``blur`` of the image, or its ``background``
+    steps : number of steps between the whole image and nothing
 
     Returns
     -------
     float
-        Area under the curve over the hidden share from 0 to 1 in steps of 0.1, in [0, 1].
+        Area under the curve over the hidden share from 0 to 1, in [0, 1].
     """
-    return _area(shown_map(explanation), image, predict_logit, fill, hide=True)
+    return _area(shown_map(explanation), image, predict_logit, fill, steps, hide=True)
 
 
 @metric("random_deletion_area", source=_PETSIUK, direction="none", range=(0, 1), level="probe", kinds=("binary",))
 def random_deletion_area(
-    explanation: Array, image: Array, predict_logit: Predict, rng: np.random.Generator, *, fill: Fill = "black"
+    explanation: Array,
+    image: Array,
+    predict_logit: Predict,
+    rng: np.random.Generator,
+    *,
+    fill: Fill = "black",
+    steps: Steps = 10,
 ) -> float:
     """:func:`deletion_area` of voxels in random order.
 
@@ -264,13 +271,14 @@ def random_deletion_area(
     explanation, image, predict_logit : see :func:`explanation_accuracy`
     rng : source of the order
     fill : what hidden voxels are replaced by
+    steps : number of steps between the whole image and nothing
 
     Returns
     -------
     float
         In [0, 1].
     """
-    return _area(_shuffled(shown_map(explanation), rng), image, predict_logit, fill, hide=True)
+    return _area(_shuffled(shown_map(explanation), rng), image, predict_logit, fill, steps, hide=True)
 
 
 @metric(
@@ -282,7 +290,9 @@ def random_deletion_area(
     kinds=("binary",),
     chance="random_insertion_area",
 )
-def insertion_area(explanation: Array, image: Array, predict_logit: Predict, *, fill: Fill = "black") -> float:
+def insertion_area(
+    explanation: Array, image: Array, predict_logit: Predict, *, fill: Fill = "black", steps: Steps = 10
+) -> float:
     """Mean probability of the predicted class while the highest voxels of the map are shown first.
 
     Parameters
@@ -290,18 +300,25 @@ def insertion_area(explanation: Array, image: Array, predict_logit: Predict, *, 
     explanation, image, predict_logit : see :func:`explanation_accuracy`
     fill : what is seen elsewhere: ``black``, ``white``, the ``mean`` colour, a ``blur`` of the
         image, or its ``background``
+    steps : number of steps between nothing and the whole image
 
     Returns
     -------
     float
-        Area under the curve over the shown share from 0 to 1 in steps of 0.1, in [0, 1].
+        Area under the curve over the shown share from 0 to 1, in [0, 1].
     """
-    return _area(shown_map(explanation), image, predict_logit, fill, hide=False)
+    return _area(shown_map(explanation), image, predict_logit, fill, steps, hide=False)
 
 
 @metric("random_insertion_area", source=_PETSIUK, direction="none", range=(0, 1), level="probe", kinds=("binary",))
 def random_insertion_area(
-    explanation: Array, image: Array, predict_logit: Predict, rng: np.random.Generator, *, fill: Fill = "black"
+    explanation: Array,
+    image: Array,
+    predict_logit: Predict,
+    rng: np.random.Generator,
+    *,
+    fill: Fill = "black",
+    steps: Steps = 10,
 ) -> float:
     """:func:`insertion_area` of voxels in random order.
 
@@ -310,13 +327,14 @@ def random_insertion_area(
     explanation, image, predict_logit : see :func:`explanation_accuracy`
     rng : source of the order
     fill : what is seen elsewhere
+    steps : number of steps between nothing and the whole image
 
     Returns
     -------
     float
         In [0, 1].
     """
-    return _area(_shuffled(shown_map(explanation), rng), image, predict_logit, fill, hide=False)
+    return _area(_shuffled(shown_map(explanation), rng), image, predict_logit, fill, steps, hide=False)
 
 
 def _mixed(image: Array, shown: Array, fill: Fill) -> Array:
@@ -348,10 +366,11 @@ def _shuffled(shown: Array, rng: np.random.Generator) -> Array:
     return rng.permutation(shown.ravel()).reshape(shown.shape)
 
 
-def _area(shown: Array, image: Array, predict_logit: Predict, fill: Fill, *, hide: bool) -> float:
-    masks = np.stack([_highest(shown, share) for share in _STEPS])[:, None]
+def _area(shown: Array, image: Array, predict_logit: Predict, fill: Fill, steps: int, *, hide: bool) -> float:
+    shares = np.linspace(0.0, 1.0, steps + 1)
+    masks = np.stack([_highest(shown, share) for share in shares])[:, None]
     masks = 1 - masks if hide else masks
     images = image * masks + _filled(image, fill) * (1 - masks)
     logits = predict_logit(np.concatenate([image[None], images]).astype(np.float32))
     curve = expit(logits[1:] if logits[0] >= 0 else -logits[1:])
-    return float(np.trapezoid(curve, _STEPS))
+    return float(np.trapezoid(curve, shares))

@@ -102,7 +102,9 @@ def estimate(plan: Plan) -> Estimate:
         memory = max(memory, _memory(job, one, samples))
     # If nothing is missing, the cluster does not have to be reachable.
     there = resources(plan.request.settings) if todo else Resources(1, 0, "this machine")
-    workers = min(room(there, plan.request.settings), max(1, len(todo)))
+    # Explanations of few trainings are jobs of their own (harness.sweep.run).
+    jobs = sum(max(1, len({cell.label for cell in job.cells if cell.label})) for job in todo)
+    workers = min(room(there, plan.request.settings), max(1, jobs))
     return Estimate(
         configurations=len(plan.configurations),
         trainings=sum(not job.is_ensemble for job in plan.jobs),

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from harness.pipeline.cell import Job, ensembles
@@ -14,6 +15,7 @@ from harness.sweep.plan import Plan
 from harness.sweep.resume import adopt_older, write_plan
 from harness.tuning.jobs import run_here, run_on_ray, session
 from harness.tuning.nested import Search
+from harness.tuning.resources import cluster, room
 from harness.tuning.search import Chosen, as_chosen, perform
 from harness.tuning.spaces import describe_space
 
@@ -58,18 +60,41 @@ def run(
             write_plan(plan)
             if settings.accept_code:
                 adopt_older(plan)
-        guess = seconds or {}
-        paths = {key: group.path for key, group in plan.groups.items()}
         # Ensembles need the trainings of all folds, so they run in a second wave.
         for choose in (_is_training, _is_ready_ensemble):
-            todo = [job for job in plan.missing() if not job.search and choose(job, plan.store)]
-            todo.sort(key=lambda job: -guess.get(job.train, 0.0))
-            if todo and settings.ray == "off":
-                run_here(todo, paths, plan.store, committed=committed, started=started)
-            elif todo:
-                name = plan.request.task.name
-                run_on_ray(name, todo, paths, plan.store, settings, committed=committed, started=started)
+            wave = partial(_run_wave, plan, seconds or {}, committed=committed, started=started)
+            todo = _todo(plan, choose)
+            if settings.ray != "off" and len(todo) < room(cluster(), settings):
+                # Too few for all workers: first without explanations, each of which is then a job of its own.
+                wave([job.only(own) for job in todo if (own := [cell for cell in job.cells if not cell.label])])
+                todo = [job for job in _todo(plan, choose) if job.cells[0].label]
+            wave(todo)
     return plan
+
+
+def _todo(plan: Plan, choose: Callable[[Job, Store], bool]) -> list[Job]:
+    """Missing jobs of one kind that await no search."""
+    return [job for job in plan.missing() if not job.search and choose(job, plan.store)]
+
+
+def _run_wave(
+    plan: Plan,
+    seconds: Mapping[str, float],
+    todo: Sequence[Job],
+    *,
+    committed: Callable[[CellRecord], None],
+    started: Callable[[Job], None],
+) -> None:
+    """Run jobs in this process or on Ray, the longest first."""
+    settings, store = plan.request.settings, plan.store
+    ordered = sorted(todo, key=lambda job: -seconds.get(job.train, 0.0))
+    paths = {key: group.path for key, group in plan.groups.items()}
+    if not ordered:
+        return
+    if settings.ray == "off":
+        run_here(ordered, paths, store, committed=committed, started=started)
+    else:
+        run_on_ray(plan.request.task.name, ordered, paths, store, settings, committed=committed, started=started)
 
 
 def _is_training(job: Job, store: Store) -> bool:
