@@ -21,6 +21,8 @@ from harness.tuning.spaces import describe_space
 
 __all__ = ["run"]
 
+_FEW = 2  # trainings per worker, below which explanations are separate jobs
+
 
 def run(
     plan: Plan,
@@ -64,8 +66,8 @@ def run(
         for choose in (_is_training, _is_ready_ensemble):
             wave = partial(_run_wave, plan, seconds or {}, committed=committed, started=started)
             todo = _todo(plan, choose)
-            if settings.ray != "off" and len(todo) < room(cluster(), settings):
-                # Too few for all workers: first without explanations, each of which is then a job of its own.
+            if settings.ray != "off" and len(todo) < _FEW * room(cluster(), settings):
+                # Workers would wait for the longest job: first without explanations, which are then jobs of their own.
                 wave([job.only(own) for job in todo if (own := [cell for cell in job.cells if not cell.label])])
                 todo = [job for job in _todo(plan, choose) if job.cells[0].label]
             wave(todo)
