@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +11,13 @@ from scipy import stats
 
 from harness.core.registry import MODELS
 from harness.pipeline.leaderboard import read_facts
+from harness.pipeline.rows import subject_means
 from harness.report.elements import Cell, ReportTable, interval_cell
 from harness.report.paper import paper_tables
 from harness.report.searches import searches_table, winners
 from harness.report.wording import SHARES, plain_text, rankings, row_labels
+from harness.stats.concordance import kendall_interval
+from harness.stats.intervals import MINIMUM_SUBJECTS
 from harness.sweep.collect import Tables, regions_of_interest
 from harness.sweep.plan import Plan
 
@@ -42,7 +45,7 @@ def report_tables(plan: Plan, tables: Tables, shapley: pa.Table | None) -> list[
     if targets:
         made += _targets_table(plan, tables, targets)
     made += _gain_table(tables)
-    made += _concordance_table(tables.explanation)
+    made += _concordance_table(tables)
     found = winners(plan)
     if found:
         made.append(searches_table(found))
@@ -82,8 +85,9 @@ def _gain_table(tables: Tables) -> list[ReportTable]:
     ]
 
 
-def _concordance_table(table: pa.Table) -> list[ReportTable]:
+def _concordance_table(tables: Tables) -> list[ReportTable]:
     """Kendall's τ between the ranking metric of explanations and each other one, over the explanations of a model."""
+    table = tables.explanation
     facts, by_configuration = read_facts(table), dict[str, list[Mapping[str, Any]]]()
     for line in table.to_pylist():
         by_configuration.setdefault(line["configuration"], []).append(line)
@@ -99,16 +103,34 @@ def _concordance_table(table: pa.Table) -> list[ReportTable]:
                 continue
             found = stats.kendalltau(known[:, 0], known[:, 1])
             sign = 1 if metric.direction == facts.metric(facts.objective).direction else -1
-            cells = (interval_cell(sign * float(found.statistic)), interval_cell(float(found.pvalue)))
+            ends = _ends_of_tau(tables, configuration, lines, facts.objective, metric.name, sign)
+            cells = (interval_cell(sign * float(found.statistic), *ends), interval_cell(float(found.pvalue)))
             rows.append((labels[configuration], Cell(metric.name), Cell(str(len(known)), "number"), *cells))
     if not rows:
         return []
     note = (
         f"Kendall's τ over explanations: 1 if a metric orders them as {facts.objective} does, −1 if it orders them the "
-        "other way round. p is two-sided, not adjusted, and treats explanations as independent."
+        "other way round. Brackets: 95 % bootstrap intervals over subjects, for these explanations, where both metrics "
+        "are means over subjects. p is two-sided, not adjusted, and treats explanations as independent."
     )
     columns = ("configuration", "metric", "explanations", f"τ with {facts.objective}", "p")
     return [ReportTable(f"Agreement with {facts.objective}", columns, tuple(rows), note, section="Explanations")]
+
+
+def _ends_of_tau(
+    tables: Tables, configuration: str, lines: Sequence[Mapping[str, Any]], first: str, second: str, sign: int
+) -> tuple[float | None, float | None]:
+    """Interval of Kendall's τ of two metrics, by resampling subjects; none for pooled metrics and few subjects."""
+    names = {line["attribution"] for line in lines if line[first] is not None and line[second] is not None}
+    rows = [row for row in tables.pooled[configuration].explanations if row.attribution in names]
+    if any(name in row.pooled for row in rows for name in (first, second)):
+        return None, None
+    means = [[subject_means(row, name) for row in rows] for name in (first, second)]
+    subjects = sorted(set.intersection(*(set(one) for of_metric in means for one in of_metric)))
+    values = np.array([[[one[name] for name in subjects] for one in of_metric] for of_metric in means])
+    if len(subjects) < MINIMUM_SUBJECTS:
+        return None, None
+    return kendall_interval(sign * values[0], values[1])
 
 
 def _ends(line: Mapping[str, Any], name: str) -> tuple[float | None, float | None]:
