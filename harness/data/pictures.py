@@ -3,9 +3,7 @@
 ::
 
     my-patches/
-      labels.csv              one row per picture: image, subject, and any covariates; file and
-                              filename also stand for image, subject_id, patient and slide for
-                              subject
+      labels.csv              one row per picture: image, subject, and any covariates
       images/<image>          PNG, JPEG or TIFF, all of one size
       masks/<image>           optional mask of the target; pixels above 0 belong to it
       masks-<name>/<image>    optional further masks: the pixels that determine the target T
@@ -41,8 +39,6 @@ __all__ = ["PictureRow", "fault", "pictures", "prepare_pictures", "write_picture
 
 _TABLE, _IMAGES, _MASKS = "labels.csv", "images", "masks"
 _NAME = "rgb"
-_OF_IMAGE = ("image", "file", "filename")
-_OF_SUBJECT = ("subject", "subject_id", "patient", "patient_id", "slide", "slide_id")
 _EMPTY = ("", "n/a", "na", "nan", "none", "null")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 
@@ -167,13 +163,10 @@ def _rows(root: Path, exclude: Sequence[str]) -> list[PictureRow]:
                                   f"Write {_TABLE} into {root}.")])  # fmt: skip
     with path.open(newline="", encoding="utf-8-sig") as file:
         lines = list(csv.DictReader(file))
-    columns = {str(name).strip().lower(): str(name) for name in (lines[0] if lines else {})}
-    image, subject = (next((columns[one] for one in names if one in columns), "") for names in (_OF_IMAGE, _OF_SUBJECT))
-    if not image:
-        named = f"the columns {', '.join(columns)}" if columns else "no rows"
-        raise CohortError([fault("no-column", _TABLE, "", f"no column image, but {named}", "one row per picture",
+    if not lines or "image" not in lines[0]:
+        raise CohortError([fault("no-column", _TABLE, "", "no column image, or no rows", "one row per picture",
                                   "Put the names of the pictures in a column image.")])  # fmt: skip
-    rows = [_row(line, image, subject) for line in lines]
+    rows = [_row(line) for line in lines]
     known = {row.subject for row in rows}
     for name in exclude:
         if name not in known:
@@ -191,12 +184,11 @@ def _rows(root: Path, exclude: Sequence[str]) -> list[PictureRow]:
     return rows
 
 
-def _row(line: Mapping[str, str | None], of_image: str, of_subject: str) -> PictureRow:
-    """A row, given the names of the columns of the picture and of its subject, which may be empty."""
-    image = (line[of_image] or "").strip().removeprefix(f"{_IMAGES}/")
+def _row(line: Mapping[str, str | None]) -> PictureRow:
+    image = (line["image"] or "").strip()
     name = Path(image).stem
-    rest = {key: _value(text) for key, text in line.items() if key not in (of_image, of_subject) and key is not None}
-    return PictureRow(name, image, (line.get(of_subject) or "").strip() or name, rest)
+    rest = {key: _value(text) for key, text in line.items() if key not in ("image", "subject") and key is not None}
+    return PictureRow(name, image, (line.get("subject") or "").strip() or name, rest)
 
 
 def _fault_of(root: Path, row: PictureRow) -> Fault | None:

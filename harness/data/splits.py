@@ -30,7 +30,6 @@ __all__ = [
     "holdout",
     "k_fold",
     "leave_one_subject_out",
-    "official",
     "stratified_k_fold",
 ]
 
@@ -130,58 +129,6 @@ def holdout(
     count = max(1, math.ceil(round(test * len(subjects), 9)))  # .07 of 100 is a little more than 7
     drawn = generator(seed, "split", "holdout").permutation(np.array(subjects, dtype=object))
     return _folds(samples, [tuple(drawn[:count])], seed=seed, validation=validation)
-
-
-@SPLITS.register("official", source="a column of the data")
-def official(
-    samples: Sequence[SplitSample],
-    *,
-    seed: int,
-    by: str = "part",
-    train: str = "train",
-    validation: str = "valid",
-    test: str = "test",
-) -> Folds:
-    """The split that a data set states for each sample.
-
-    Parameters
-    ----------
-    samples : samples in the order of the cohort
-    seed : not used
-    by : column with the part of each sample
-    train : value of training samples
-    validation : value of validation samples
-    test : value of test samples
-
-    Raises
-    ------
-    UnknownName
-        If there is no such column.
-    OutOfRange
-        If a part has no sample, a sample is in none of them, or a subject is in several.
-    """
-    names = {train: "train", validation: "validation", test: "test"}
-    if not any(by in one.covariates for one in samples):
-        raise UnknownName("column of the cohort (split.by)", by, {name for one in samples for name in one.covariates})
-    parts: dict[str, list[str]] = {value: [] for value in names}
-    subjects: dict[str, set[str]] = {}
-    for one in samples:
-        value = str(one.covariates.get(by))
-        if value not in parts:
-            raise OutOfRange(
-                f"{by} must be one of {', '.join(names)} for every sample, got {value} for {one.id}; correct it, or "
-                "set split.train=, split.validation= and split.test="
-            )
-        parts[value].append(one.id)
-        subjects.setdefault(one.subject, set()).add(value)
-    if empty := [f"{side} ({by}={value})" for value, side in names.items() if not parts[value]]:
-        raise OutOfRange(f"every part of the official split needs samples, got none for {', '.join(empty)}")
-    if shared := sorted(name for name, values in subjects.items() if len(values) > 1):
-        raise OutOfRange(
-            f"all samples of a subject must be in one part of the official split, but {len(shared)} are in several: "
-            f"{', '.join(shared[:8])}; use split=holdout"
-        )
-    return Folds((Split(tuple(parts[train]), tuple(parts[validation]), tuple(parts[test])),))
 
 
 @SPLITS.register("stratified_k_fold", source="scikit-learn's StratifiedGroupKFold")
