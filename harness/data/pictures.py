@@ -3,7 +3,8 @@
 ::
 
     my-patches/
-      labels.csv              one row per picture: image, subject, and any covariates
+      labels.csv              one row per picture: image, subject, and any covariates; common
+                              other names of these two columns (file, slide, …) are understood
       images/<image>          PNG, JPEG or TIFF, all of one size
       masks/<image>           optional mask of the target; pixels above 0 belong to it
       masks-<name>/<image>    optional further masks: the pixels that determine the target T
@@ -40,6 +41,8 @@ __all__ = ["PictureRow", "fault", "pictures", "prepare_pictures", "write_picture
 _TABLE, _IMAGES, _MASKS = "labels.csv", "images", "masks"
 _NAME = "rgb"
 _EMPTY = ("", "n/a", "na", "nan", "none", "null")
+_IMAGE_COLUMNS = ("image", "file", "filename", "file_name", "path")
+_SUBJECT_COLUMNS = ("subject", "subject_id", "patient", "patient_id", "slide", "slide_id", "wsi")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 
 
@@ -51,6 +54,8 @@ def pictures(
     sequences: tuple[str, ...] = (),
     exclude: tuple[str, ...] = (),
     minimum: Annotated[int, annotated_types.Ge(1)] = 3,
+    image_column: str = "",
+    subject_column: str = "",
 ) -> Cohort:
     """RGB pictures of equal size from an image folder with a table.
 
@@ -63,38 +68,46 @@ def pictures(
     sequences : names of the images to read: ``rgb``, or empty
     exclude : subjects to leave out
     minimum : minimum number of subjects
+    image_column : column with the names of the files; empty for ``image`` or, without it,
+        ``file``, ``filename``, ``file_name`` or ``path``
+    subject_column : column with the subject whose pictures stay together when the data are
+        split, such as a patient or a slide; empty for ``subject`` or, without it,
+        ``subject_id``, ``patient``, ``patient_id``, ``slide``, ``slide_id`` or ``wsi``
 
     Returns
     -------
     Cohort
         One sample per row, sorted by id, which is the file name without its extension. The
         image ``rgb`` is (H, W, 3) uint8; the mask ``target``, if there is a file in
-        ``masks/``, and a mask for each folder ``masks-<name>/`` are (H, W) bool. Columns
-        other than ``image`` and ``subject`` are covariates; without a column ``subject``,
-        each picture is a subject.
+        ``masks/``, and a mask for each folder ``masks-<name>/`` are (H, W) bool. Other
+        columns are covariates. Without a column of subjects, each picture is a subject,
+        which a note says.
 
     Raises
     ------
     CohortError
-        With all faults: a missing table or column, rows without a file, files that cannot be
-        read, pictures of different sizes, duplicate names.
+        With all faults: a missing table or column, several columns that may name the
+        pictures or subjects, rows without a file, files that cannot be read, pictures of
+        different sizes, duplicate names.
     """
     root, cache = Path(root).absolute(), Path(cache).absolute()
     for name in sequences:
         if name != _NAME:
             raise OutOfRange(f"pictures have the one image {_NAME}, got {name}")
-    rows = _rows(root, exclude)
+    table = _read_table(root, image_column, subject_column)
+    folder = _IMAGES if (root / _IMAGES).is_dir() else ""
+    rows = _rows(root, folder, table, exclude)
     subjects = {row.subject for row in rows}
     if len(subjects) < minimum:
         raise CohortError([fault("too-few-subjects", _TABLE, "", f"{len(subjects)} subjects", f"at least {minimum}",
                                   "Add pictures, or exclude fewer subjects.")])  # fmt: skip
     digests = Digests(cache / "digests", root)
     with ArrayCache(cache / "arrays") as arrays:
-        images = prepare_pictures(root, _IMAGES, rows, digests, arrays)
+        images = prepare_pictures(root, folder, rows, digests, arrays)
         masks: dict[str, dict[str, CachedImage]] = {row.id: {} for row in rows}
-        for name, folder in _mask_folders(root).items():
-            own = [row for row in rows if (root / folder / row.image).is_file()]
-            made = prepare_pictures(root, folder, own, digests, arrays, shape=images[0].shape[:2]) if own else []
+        for name, place in _mask_folders(root).items():
+            own = [row for row in rows if (root / place / row.image).is_file()]
+            made = prepare_pictures(root, place, own, digests, arrays, shape=images[0].shape[:2]) if own else []
             for row, mask in zip(own, made, strict=True):
                 masks[row.id][name] = mask
     samples = [
@@ -108,7 +121,7 @@ def pictures(
         for row, image in zip(rows, images, strict=True)
     ]
     left_out = tuple(Ineligible(name, "excluded by request") for name in sorted(set(exclude)))
-    return Cohort(root.name, tuple(sorted(samples, key=lambda one: one.id)), left_out)
+    return Cohort(root.name, tuple(sorted(samples, key=lambda one: one.id)), left_out, notes=_notes(table, rows))
 
 
 def write_pictures(root: Path, subjects: Iterator[Sequence[PhantomPicture]]) -> None:
@@ -155,24 +168,80 @@ def _mask_folders(root: Path) -> dict[str, str]:
     return found | {name.removeprefix(f"{_MASKS}-"): name for name in more}
 
 
-def _rows(root: Path, exclude: Sequence[str]) -> list[PictureRow]:
-    """Rows of the table, except those of excluded subjects."""
+@dataclass(frozen=True)
+class _Table:
+    """Lines of the table, and the columns that name the picture and the subject; ``subject`` may be empty."""
+
+    lines: Sequence[Mapping[str, str | None]]
+    image: str
+    subject: str
+
+
+def _read_table(root: Path, image_column: str, subject_column: str) -> _Table:
     path = root / _TABLE
     if not path.is_file():
         raise CohortError([fault("no-table", _TABLE, "", "there is no such file", "a table with a column image",
-                                  f"Write {_TABLE} into {root}.")])  # fmt: skip
+                                  _without_table(root))])  # fmt: skip
     with path.open(newline="", encoding="utf-8-sig") as file:
         lines = list(csv.DictReader(file))
-    if not lines or "image" not in lines[0]:
-        raise CohortError([fault("no-column", _TABLE, "", "no column image, or no rows", "one row per picture",
-                                  "Put the names of the pictures in a column image.")])  # fmt: skip
-    rows = [_row(line) for line in lines]
+    if not lines:
+        raise CohortError([fault("no-row", _TABLE, "", "the table has no rows", "one row per picture",
+                                  "Add a row for each picture.")])  # fmt: skip
+    header = [name for name in lines[0] if name is not None]
+    image, faults = _column(header, image_column, _IMAGE_COLUMNS, "pictures", "image_column")
+    subject, more = _column(header, subject_column, _SUBJECT_COLUMNS, "subjects", "subject_column")
+    if not image and not faults:
+        faults = [fault("no-column", _TABLE, "", f"no column names the pictures, only {', '.join(header)}",
+                        "one row per picture, with a column image",
+                        "Rename the column, or name it by cohort.image_column=.")]  # fmt: skip
+    if faults or more:
+        raise CohortError([*faults, *more])
+    return _Table(lines, image, subject)
+
+
+def _without_table(root: Path) -> str:
+    """What to do about a missing table."""
+    if any(root.glob("*_x.h5*")):
+        return "For the HDF5 files of PatchCamelyon, set cohort=patchcamelyon."
+    return f"Write {_TABLE} into {root}."
+
+
+def _column(header: Sequence[str], asked: str, known: Sequence[str], what: str, option: str) -> tuple[str, list[Fault]]:
+    """The column that names the pictures or subjects, empty if there is none, and faults."""
+    if asked:
+        absent = fault("no-column", _TABLE, "", f"no column {asked}, only {', '.join(header)}",
+                       f"the column that names the {what}", f"Correct cohort.{option}=.")  # fmt: skip
+        return asked, [] if asked in header else [absent]
+    found = [name for name in known if name in header]
+    if len(found) > 1 and found[0] != known[0]:
+        return "", [fault("columns", _TABLE, "", f"{' and '.join(found)} may both name the {what}",
+                          f"one such column, or a column {known[0]}",
+                          f"Choose one by cohort.{option}=.")]  # fmt: skip
+    return (found or [""])[0], []
+
+
+def _notes(table: _Table, rows: Sequence[PictureRow]) -> tuple[str, ...]:
+    """What was inferred about the columns."""
+    if not table.subject:
+        return (
+            f"{_TABLE} has no column for the subject, patient or slide: each of the {len(rows)} pictures counts as a "
+            "subject, so that pictures of one slide may be in the training and the test set, and values may be too "
+            "good; name the column by cohort.subject_column=, if there is one",
+        )
+    if table.subject != _SUBJECT_COLUMNS[0]:
+        return (f"subjects are those of the column {table.subject} of {_TABLE}; their pictures stay together",)
+    return ()
+
+
+def _rows(root: Path, folder: str, table: _Table, exclude: Sequence[str]) -> list[PictureRow]:
+    """Rows of the table, except those of excluded subjects."""
+    rows = [_row(line, table) for line in table.lines]
     known = {row.subject for row in rows}
     for name in exclude:
         if name not in known:
             raise UnknownName(f"subject of {root.name} (exclude)", name, known)
     rows = [row for row in rows if row.subject not in exclude]
-    faults = [found for row in rows if (found := _fault_of(root, row))]
+    faults = [found for row in rows if (found := _fault_of(root, folder, row))]
     counts = Counter(row.id for row in rows if row.id)
     faults += [
         fault("twice", _TABLE, "", f"{name} occurs {count} times", "unique names", "Remove or rename the duplicates.")
@@ -184,25 +253,26 @@ def _rows(root: Path, exclude: Sequence[str]) -> list[PictureRow]:
     return rows
 
 
-def _row(line: Mapping[str, str | None]) -> PictureRow:
-    image = (line["image"] or "").strip()
+def _row(line: Mapping[str, str | None], table: _Table) -> PictureRow:
+    image = (line[table.image] or "").strip().removeprefix(f"{_IMAGES}/")
     name = Path(image).stem
-    rest = {key: _value(text) for key, text in line.items() if key not in ("image", "subject") and key is not None}
-    return PictureRow(name, image, (line.get("subject") or "").strip() or name, rest)
+    own = (table.image, table.subject)
+    rest = {key: _value(text) for key, text in line.items() if key not in own and key is not None}
+    return PictureRow(name, image, (line.get(table.subject) or "").strip() or name, rest)
 
 
-def _fault_of(root: Path, row: PictureRow) -> Fault | None:
+def _fault_of(root: Path, folder: str, row: PictureRow) -> Fault | None:
     """Fault of the file name in a row, or ``None``."""
     if not row.image:
-        return fault("no-name", _TABLE, row.subject, "a row without a picture", "a file name in the column image",
+        return fault("no-name", _TABLE, row.subject, "a row without a picture", "a file name for every row",
                       "Complete the row, or remove it.")  # fmt: skip
-    path = root / _IMAGES / row.image
+    path = root / folder / row.image
     # Links are allowed, but names must not lead out of the folder.
-    if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(root / _IMAGES)):
-        return fault("outside", _TABLE, row.subject, f"{row.image} lies outside the folder {_IMAGES}",
-                      f"a file in {_IMAGES}", "Copy it there.")  # fmt: skip
+    if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(root / folder)):
+        return fault("outside", _TABLE, row.subject, f"{row.image} lies outside the folder {folder or root.name}",
+                      f"a file in {folder or root.name}", "Copy it there.")  # fmt: skip
     if not path.is_file():
-        return fault("no-file", f"{_IMAGES}/{row.image}", row.subject, "there is no such file",
+        return fault("no-file", _file(folder, row), row.subject, "there is no such file",
                       "a picture for every row", "Add it, or remove the row.")  # fmt: skip
     return None
 

@@ -24,6 +24,7 @@ from harness.core.types import Folds, Split, SplitSample
 
 __all__ = [
     "Validation",
+    "by_column",
     "check_leaks",
     "check_test_set",
     "describe_validation",
@@ -36,6 +37,7 @@ __all__ = [
 Validation = int | float | Literal["auto"]
 
 _MANY_VALUES = 10  # numbers with more values are divided into quintiles for stratification
+_LISTED = 8  # largest number of problems in a message
 _AUTO = 1 / 5  # of 20 subjects, 16 train and 4 validate (the ePVS study)
 
 
@@ -129,6 +131,67 @@ def holdout(
     count = max(1, math.ceil(round(test * len(subjects), 9)))  # .07 of 100 is a little more than 7
     drawn = generator(seed, "split", "holdout").permutation(np.array(subjects, dtype=object))
     return _folds(samples, [tuple(drawn[:count])], seed=seed, validation=validation)
+
+
+@SPLITS.register("by_column", source="the official splits of the data")
+def by_column(
+    samples: Sequence[SplitSample],
+    *,
+    seed: int,
+    column: str = "split",
+    train: str = "train",
+    validation: str = "valid",
+    test: str = "test",
+) -> Folds:
+    """Fixed training, validation and test samples, from a column of the table of the data.
+
+    Parameters
+    ----------
+    samples : samples in the order of the cohort
+    seed : unused; the split is always the same
+    column : name of the column
+    train, validation, test : value of the column for the samples of each subset; an empty
+        ``validation`` needs a recipe that keeps the last epoch
+
+    Raises
+    ------
+    UnknownName
+        If there is no such column.
+    OutOfRange
+        If there are fewer than three subjects, a subset has no sample, samples have another
+        value, or a subject is in several subsets; all of these are listed.
+    """
+    _subjects_of(samples)  # at least three, and no id twice
+    values = {one.id: one.covariates.get(column) for one in samples}
+    if all(value is None for value in values.values()):
+        raise UnknownName("covariate (split.column)", column, {name for one in samples for name in one.covariates})
+    wanted = [value for value in (train, validation, test) if value]
+    found = {value: tuple(name for name, own in values.items() if str(own) == value) for value in wanted}
+    problems = [f"no sample has {column}={value}" for value, names in found.items() if not names]
+    problems += [f"{len(names)} samples have {column}={own}" for own, names in _others(values, wanted).items()]
+    subsets: dict[str, set[str]] = {}
+    for one in samples:
+        subsets.setdefault(one.subject, set()).add(str(values[one.id]))
+    problems += [
+        f"{subject} is in {' and '.join(sorted(own))}" for subject, own in sorted(subsets.items()) if len(own) > 1
+    ]
+    if problems:
+        shown = "; ".join(problems[:_LISTED]) + ("; …" if len(problems) > _LISTED else "")
+        raise OutOfRange(
+            f"split=by_column needs samples with {column} = {', '.join(wanted)}, and each subject in one of them, but "
+            f"{shown}; set split.train, split.validation or split.test, leave subjects out (exclude=), or use "
+            "another split"
+        )
+    return Folds((Split(found[train], found[validation] if validation else (), found[test]),))
+
+
+def _others(values: Mapping[str, float | str | None], wanted: Sequence[str]) -> dict[str, list[str]]:
+    """Samples by their value, if it is not wanted."""
+    found: dict[str, list[str]] = {}
+    for name, value in values.items():
+        if str(value) not in wanted:
+            found.setdefault("n/a" if value is None else str(value), []).append(name)
+    return found
 
 
 @SPLITS.register("stratified_k_fold", source="scikit-learn's StratifiedGroupKFold")

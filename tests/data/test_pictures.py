@@ -220,7 +220,7 @@ def test_pictures_of_more_than_8_bits_are_refused(write: Callable[..., Path], tm
     [
         ("image,age\nd.png,1\nd.png,2\nmissing.png,3\nb.png,4\nabsent.png,5\n", ["no-file", "no-file", "twice"]),
         ("name,age\nd.png,1\n", ["no-column"]),
-        ("image\n", ["no-column"]),
+        ("image\n", ["no-row"]),
         ("image\n../../patches/images/d.png\n../masks/a.png\n../images/b.png\nc.png\n", ["outside"]),
         ("image\n\nd.png\n \nb.png\n,\n", ["no-name", "no-name"]),
         ("image,subject\nd.png,a\nb.png,a\n", ["too-few-subjects"]),
@@ -323,3 +323,65 @@ def test_generated_masks_are_read_again(tmp_path: Path) -> None:
     write_pictures(tmp_path / "made", iter(made))
     for (one,), sample in zip(made, pictures(tmp_path / "made", tmp_path / "cache").samples, strict=True):
         np.testing.assert_array_equal(sample.masks["truth_sex"].load(), one.masks["truth_sex"])
+
+
+@pytest.mark.parametrize(("image", "subject"), [("file", "subject_id"), ("filename", "slide"), ("path", "patient")])
+def test_other_names_of_columns(write: Callable[..., Path], tmp_path: Path, image: str, subject: str) -> None:
+    """Common names are understood, with the folder before the file or without it; a note names the subjects' column."""
+    table = f"{image},{subject},label\nimages/d.png,one,1\nb.png,two,0\nimages/c.png,one,1\na.png,three,0\n"
+    cohort = pictures(write(FOUR, table), tmp_path / "cache")
+    assert [(one.id, one.subject, one.covariates) for one in cohort.samples] == [
+        ("a", "three", {"label": 0.0}), ("b", "two", {"label": 0.0}), ("c", "one", {"label": 1.0}),
+        ("d", "one", {"label": 1.0}),
+    ]  # fmt: skip
+    assert cohort.notes == (f"subjects are those of the column {subject} of labels.csv; their pictures stay together",)
+
+
+def test_columns_can_be_named(write: Callable[..., Path], tmp_path: Path) -> None:
+    """Of several columns that could name the subjects, the user chooses; the other one is a covariate."""
+    table = "Bild,patient,slide\nd.png,one,1\nb.png,two,2\nc.png,one,3\na.png,three,4\n"
+    cohort = pictures(write(FOUR, table), tmp_path / "cache", image_column="Bild", subject_column="patient")
+    assert cohort.subjects == ("three", "two", "one")
+    assert [one.covariates for one in cohort.samples] == [{"slide": float(number)} for number in (4, 2, 3, 1)]
+
+
+@pytest.mark.parametrize(
+    ("table", "options", "message"),
+    [
+        ("file,path\nd.png,d.png\n", {}, r"\[columns\] labels\.csv: file and path may both name the pictures; .*"
+         r"cohort\.image_column="),
+        ("image,patient,slide\nd.png,a,b\n", {}, "patient and slide may both name the subjects"),
+        ("image\nd.png\n", {"subject_column": "slide"}, r"no column slide, only image; .*cohort\.subject_column="),
+        ("name,label\nd.png,1\n", {}, "no column names the pictures, only name, label"),
+    ],
+)  # fmt: skip
+def test_columns_that_are_absent_or_ambiguous(
+    write: Callable[..., Path], tmp_path: Path, table: str, options: dict[str, str], message: str
+) -> None:
+    """Columns are never guessed among several."""
+    with pytest.raises(CohortError, match=message):
+        pictures(write(FOUR, table), tmp_path / "cache", **options)
+
+
+def test_without_subjects_a_note_warns(write: Callable[..., Path], tmp_path: Path) -> None:
+    """Pictures of one slide may then be on both sides of a split."""
+    (note,) = pictures(write(FOUR, "image\nd.png\nb.png\nc.png\na.png\n"), tmp_path / "cache").notes
+    assert note.startswith("labels.csv has no column for the subject, patient or slide: each of the 4 pictures counts")
+
+
+def test_pictures_beside_the_table(tmp_path: Path) -> None:
+    """Without a folder ``images``, files are named relative to the table."""
+    root = tmp_path / "patches"
+    for name, one in FOUR.items():
+        (root / "sub").mkdir(parents=True, exist_ok=True)
+        Picture.fromarray(one).save(root / "sub" / name)
+    (root / "labels.csv").write_text("file\n" + "".join(f"sub/{name}\n" for name in FOUR))
+    for sample in pictures(root, tmp_path / "cache").samples:
+        np.testing.assert_array_equal(sample.images["rgb"].load(), FOUR[f"{sample.id}.png"])
+
+
+def test_files_of_patchcamelyon_are_recognised(tmp_path: Path) -> None:
+    """The message names the reader that reads them."""
+    (tmp_path / "camelyonpatch_level_2_split_test_x.h5").touch()
+    with pytest.raises(CohortError, match="set cohort=patchcamelyon"):
+        pictures(tmp_path, tmp_path / "cache")

@@ -18,12 +18,19 @@ from harness.data.splits import check_leaks, check_test_set, describe_validation
 
 def single(n: int) -> tuple[SplitSample, ...]:
     """One sample per subject."""
-    return tuple(SplitSample(f"sub-{i:02d}", f"sub-{i:02d}") for i in range(n))
+    return tuple(SplitSample(f"sub-{i:02d}", f"sub-{i:02d}", {}, subset(i)) for i in range(n))
+
+
+def subset(number: int) -> dict[str, float | str | None]:
+    """Covariate that fixes the subset of a subject."""
+    return {"split": ("train", "valid", "test")[number % 3]}
 
 
 # Subjects have different numbers of sessions.
 SESSIONS = tuple(
-    SplitSample(f"sub-{i}_ses-{k}", f"sub-{i}") for i, count in enumerate([3, 1, 2, 1, 4, 1, 2]) for k in range(count)
+    SplitSample(f"sub-{i}_ses-{k}", f"sub-{i}", {}, subset(i))
+    for i, count in enumerate([3, 1, 2, 1, 4, 1, 2])
+    for k in range(count)
 )
 SUBJECT_OF = {one.id: one.subject for one in SESSIONS}
 # Splits that test all samples once; the others have a fixed test set.
@@ -69,7 +76,7 @@ def test_every_sample_is_tested_exactly_once(name):
 
 def test_all_registered_splits_are_tested():
     """A new split must be added to the tests of this module."""
-    assert set(SPLITS.names()) == {*ALL_TESTED, "holdout", "stratified_k_fold"}
+    assert set(SPLITS.names()) == {*ALL_TESTED, "by_column", "holdout", "stratified_k_fold"}
 
 
 @pytest.mark.parametrize("name", SPLITS.names())
@@ -96,11 +103,11 @@ def test_sessions_of_a_subject_stay_together(name):
 
 @pytest.mark.parametrize("name", SPLITS.names())
 def test_the_same_seed_gives_the_same_folds(name):
-    """Another seed gives other folds."""
+    """Another seed gives other folds, unless the data fix them."""
     function = SPLITS.get(name).function
     samples = single(21)
     assert function(samples, seed=5) == function(samples, seed=5)
-    assert function(samples, seed=5) != function(samples, seed=6)
+    assert (function(samples, seed=5) != function(samples, seed=6)) is (name != "by_column")
 
 
 @pytest.mark.parametrize("name", SPLITS.names())
@@ -443,3 +450,42 @@ def test_options_outside_their_bounds_are_refused(option, value):
     """Options are checked before data are read."""
     with pytest.raises(OutOfRange, match=rf"{option} must be a .*number >= .*, got {value}"):
         describe_component(SPLITS, partial(stratified_k_fold, **{option: value}))
+
+
+COLUMN = tuple(
+    SplitSample(f"s{n}", f"slide-{n // 2}", {}, {"split": ("train", "valid", "test")[n // 4], "site": "A"})
+    for n in range(12)
+)
+
+
+def test_fixed_subsets_are_those_of_the_column() -> None:
+    """Whatever the seed."""
+    expected = Split(*(tuple(one.id for one in COLUMN[4 * n : 4 * n + 4]) for n in range(3)))
+    assert [splits.by_column(COLUMN, seed=seed).folds for seed in (0, 1)] == [(expected,), (expected,)]
+
+
+def test_a_fixed_split_may_have_no_validation_set() -> None:
+    """Its value is then empty, and no sample may have another one."""
+    (fold,) = splits.by_column(COLUMN[:8], seed=0, validation="", test="valid").folds
+    assert (len(fold.train), fold.validation, len(fold.test)) == (4, (), 4)
+
+
+@pytest.mark.parametrize(
+    ("samples", "options", "message"),
+    [
+        (COLUMN[:8], {}, "no sample has split=test"),
+        (COLUMN, {"test": "held"}, "no sample has split=held; 4 samples have split=test"),
+        ((*COLUMN, SplitSample("x", "slide-0", {}, {"split": "test"})), {}, "slide-0 is in test and train"),
+        ((*COLUMN, SplitSample("x", "slide-9")), {}, "1 samples have split=n/a"),
+    ],
+)
+def test_fixed_subsets_that_do_not_fit_are_refused(samples, options, message) -> None:
+    """A leak, an empty subset and samples without a subset are errors."""
+    with pytest.raises(OutOfRange, match=message):
+        splits.by_column(samples, seed=0, **options)
+
+
+def test_a_fixed_split_without_its_column_is_refused() -> None:
+    """The message lists the columns."""
+    with pytest.raises(UnknownName, match=r"'fold'.*All: site, split\."):
+        splits.by_column(COLUMN, seed=0, column="fold")

@@ -20,7 +20,7 @@ from harness.data.participants import decimal_point, missing_codes
 __all__ = ["binary_column", "class_column", "number_column", "shuffled_across_subjects"]
 
 _FEWEST = 3
-_TABLE = "participants.tsv"
+_TABLE, _PICTURE_TABLE = "participants.tsv", "labels.csv"
 
 
 @TARGETS.register("number_column", source="the participants table of the data")
@@ -226,10 +226,15 @@ def _texts(value: float | str) -> tuple[str, ...]:
     return (str(value),)
 
 
+def _table_of(cohort: Cohort) -> str:
+    """Name of the table from which the covariates of a cohort were read; pictures have no affine."""
+    return _TABLE if any(sample.affine is not None for sample in cohort.samples) else _PICTURE_TABLE
+
+
 def _check_column(cohort: Cohort, column: str, use: str) -> None:
     known = sorted({name for sample in cohort.samples for name in sample.covariates})
     if column not in known:
-        raise UnknownName(f"column of {cohort.name}'s {_TABLE} ({use})", column, known)
+        raise UnknownName(f"column of {cohort.name}'s {_table_of(cohort)} ({use})", column, known)
 
 
 def _with(
