@@ -111,6 +111,8 @@ class Candidate:
     images : suffix (``T2w``, ``FLAIR``, …) → file
     masks : label (``pvs``, ``lesion``, ``brain``, ``regions``) → file of the label image
     covariates : row of participants.tsv, with ``None`` for n/a
+    space : template space of the files (``MNI152NLin6Asym``); empty for the space of the
+        subject, or if none is stated
     """
 
     id: str
@@ -118,6 +120,7 @@ class Candidate:
     images: Mapping[str, Path]
     masks: Mapping[str, Path]
     covariates: Mapping[str, float | str | None] = field(default_factory=dict)
+    space: str = ""
 
 
 class Image(Protocol):
@@ -196,6 +199,7 @@ class Sample:
         index of the class
     clean : the same without added noise, where known
     weights : target → weight of this sample in the loss; 1 if absent
+    space : see :class:`Candidate`
     """
 
     id: str
@@ -208,6 +212,7 @@ class Sample:
     targets: Mapping[str, float] = field(default_factory=dict)
     clean: Mapping[str, float] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
+    space: str = ""
 
     @property
     def grid(self) -> Grid:

@@ -426,7 +426,10 @@ def _sessions(survey: Survey, subject: str, covariates: Mapping[str, float | str
     notes = [note for id in usable for note in choices[id].notes]
     notes += _first_notes([ids[id] for id in choices], [ids[id] for id in usable]) if survey.session == "first" else []
     return _Found(
-        candidates=[Candidate(id, subject, choices[id].images, choices[id].masks, covariates) for id in usable],
+        candidates=[
+            Candidate(id, subject, choices[id].images, choices[id].masks, covariates, choices[id].space)
+            for id in usable
+        ],
         ineligible=_left_out(survey, subject, choices, usable),
         present=set().union(*(choice.present for choice in choices.values())),
         faults=[*faults, *(fault for id in usable for fault in choices[id].faults)],

@@ -61,24 +61,40 @@ class ImageFile:
     suffix : e.g. ``T1w`` or ``mask``
     pipeline : folder of the derivative that holds it, e.g. ``derivatives/fmriprep``; empty
         for files of the data set itself
+    elsewhere : space that its JSON file or the folder of the derivative states; empty if
+        none. The name precedes it
     """
 
     path: Path
     entities: Mapping[str, str]
     suffix: str
     pipeline: str = ""
+    elsewhere: str = ""
+
+    @property
+    def stated_space(self) -> str:
+        """The space as it is stated; empty if it is not."""
+        return self.entities.get("space", "") or self.elsewhere
 
     @property
     def space(self) -> str:
-        """Template space; empty for the space of the subject, or if none is named."""
-        space = self.entities.get("space", "")
-        return "" if is_native(space) else space
+        """Template space; empty for the space of the subject, or if none is stated."""
+        return "" if is_native(self.stated_space) else self.stated_space
 
     @property
     def space_text(self) -> str:
         """``space-T1w``, or a sentence if the name states no space."""
-        space = self.entities.get("space", "")
-        return f"space-{space}" if space else "no space in the name"
+        if not self.stated_space:
+            return "no space in the name"
+        return f"space-{self.stated_space}" + ("" if "space" in self.entities else " (not in the name)")
+
+    @property
+    def contradiction(self) -> str:
+        """Another space than that in the name, which is stated elsewhere; empty if there is none."""
+        named = self.entities.get("space", "")
+        if not named or not self.elsewhere or (is_native(named) and is_native(self.elsewhere)):
+            return ""
+        return "" if named.lower() == self.elsewhere.lower() else self.elsewhere
 
     @property
     def mask_name(self) -> str:

@@ -369,6 +369,7 @@ class _Subject:
             covariates=dict(candidate.covariates),
             affine=self.grid.affine,
             spacing_mm=transforms.spacing_of(self.grid.affine),
+            space=candidate.space,
         )
 
     # The grid

@@ -171,6 +171,7 @@ class _Work:
             covariates=dict(candidate.covariates),
             affine=self.grid.affine,
             spacing_mm=transforms.spacing_of(self.grid.affine),
+            space=candidate.space,
         )
         return sample, kept
 
@@ -217,7 +218,11 @@ _KEPT_CODE = ("harness.data.cohort_notes:kept_of",)
 def _unnamed_spaces(found: BidsIndex, label: str) -> list[Fault]:
     """Fault of masks that name no space and are on several grids, so that they are hardly in one template."""
     paths = {one.id: one.masks[label] for one in found.candidates}
-    if not paths or any("_space-" in path.name for path in paths.values()):
+    if (
+        not paths
+        or any("_space-" in path.name for path in paths.values())
+        or any(one.space for one in found.candidates)
+    ):
         return []
     try:
         grids = _grids(paths)
