@@ -104,6 +104,8 @@ def lesions(
     they must share one grid, and a note says that they are taken to be in MNI space.
     """
     root, cache = Path(root).absolute(), Path(cache).absolute()
+    if not label:
+        raise OutOfRange("cohort.label must be the label of the lesion masks, got an empty one; set e.g. label=lesion")
     if sequences:
         raise OutOfRange(f"sequences must be empty for lesion masks, got {', '.join(sequences)}")
     spacing = tuple(spacing_mm) * 3 if len(spacing_mm) == 1 else tuple(spacing_mm)
@@ -273,7 +275,9 @@ def _grid(found: BidsIndex, label: str, box: Box, box_mm: Sequence[float], spaci
         affine[:3, 3] = [low for low, _ in ends]
     if spacing:
         shape, affine = transforms.regrid(shape, affine, spacing)
-    return VoxelGrid((shape[0], shape[1], shape[2]), affine)
+    grid = VoxelGrid((shape[0], shape[1], shape[2]), affine)
+    grid.check_fits("cohort.spacing_mm" if spacing else "cohort.spacing_mm, or a smaller cohort.box_mm")
+    return grid
 
 
 def _ends(box: Box, box_mm: Sequence[float]) -> tuple[tuple[float, float], ...]:
