@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import difflib
 import traceback
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING
@@ -75,7 +76,7 @@ class UnknownName(RequestError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
-        near = difflib.get_close_matches(name, self.known, n=3, cutoff=0.5)
+        near = _near(name, self.known)
         lines = [f"no {kind} is named {name!r}."]
         if near:
             lines.append(f"Near: {', '.join(near)}.")
@@ -87,6 +88,17 @@ class UnknownName(RequestError):
 
     def __reduce__(self) -> tuple[type[UnknownName], tuple[str, str, list[str]]]:
         return type(self), (self.kind, self.name, self.known)
+
+
+def _near(name: str, known: Sequence[str], most: int = 3) -> list[str]:
+    """Similar names: the same in other letters or as the last part (``recipe.lr`` for ``lr``), then the closest."""
+    plain = unicodedata.normalize("NFC", name).casefold()
+    same = [one for one in known if plain in (unicodedata.normalize("NFC", one).casefold(), _last_part(one))]
+    return list(dict.fromkeys((*same, *difflib.get_close_matches(name, known, n=most, cutoff=0.5))))[:most]
+
+
+def _last_part(name: str) -> str:
+    return name.rpartition(".")[2].casefold()
 
 
 class OutOfRange(RequestError):
