@@ -112,9 +112,8 @@ def element(shape: Shape = "cube", size: Annotated[int, Gt(0)] = 5) -> Array:
 def _fitting_element(shape: Shape, size: int, grid: Sequence[int]) -> Array:
     """Structuring element of a region that fits on a grid; a larger one may not fit into memory."""
     if any(size > side for side in grid):
-        raise OutOfRange(
-            f"a region must fit on the grid of {'×'.join(map(str, grid))} voxels, got roi_size={size}; set a smaller one"
-        )
+        sides = "×".join(map(str, grid))
+        raise OutOfRange(f"a region must fit on the grid of {sides} voxels, got roi_size={size}; set a smaller one")
     return element(shape, size)
 
 
