@@ -24,7 +24,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.core.types import Fault
+    from harness.core.types import Fault, Ineligible
 
 __all__ = [
     "BadSyntax",
@@ -119,10 +119,14 @@ class CohortError(HarnessError):
     Parameters
     ----------
     faults : all faults, in the order in which they were found
+    notes : what was read with a reservation, which may explain a fault
+    ineligible : subjects that were left out
     """
 
-    def __init__(self, faults: Sequence[Fault]) -> None:
-        self.faults = tuple(faults)
+    def __init__(
+        self, faults: Sequence[Fault], notes: Sequence[str] = (), ineligible: Sequence[Ineligible] = ()
+    ) -> None:
+        self.faults, self.notes, self.ineligible = tuple(faults), tuple(notes), tuple(ineligible)
         many = f"{len(self.faults)} fault{'s' if len(self.faults) != 1 else ''}"
         lines = [f"the cohort has {many}; nothing was computed:"]
         lines += [f"  {number}. {fault}" for number, fault in enumerate(self.faults, 1)]
@@ -131,8 +135,8 @@ class CohortError(HarnessError):
             lines.append(f"Fix the files, or leave these subjects out: exclude={','.join(subjects)}")
         super().__init__("\n".join(lines))
 
-    def __reduce__(self) -> tuple[type[CohortError], tuple[tuple[Fault, ...]]]:
-        return type(self), (self.faults,)
+    def __reduce__(self) -> tuple[type[CohortError], tuple[object, ...]]:
+        return type(self), (self.faults, self.notes, self.ineligible)
 
 
 class StoreError(HarnessError):
