@@ -24,7 +24,7 @@ from harness.data import nifti, transforms
 from harness.data.bids import BidsIndex, index
 from harness.data.bids_files import listed
 from harness.data.cache import RUNS_CODE, ArrayCache, CachedImage, Digests, hash_of
-from harness.data.cohort_notes import Kept, kept_of, outside_notes
+from harness.data.cohort_notes import Kept, kept_of, outside_notes, resolution_notes
 from harness.data.grid import VoxelGrid
 from harness.data.verified import READERS, verify_once
 
@@ -127,7 +127,7 @@ def lesions(
         raise CohortError(faults)
     parts = [one for one in made if not isinstance(one, Fault)]
     kept = {sample.id: one for sample, one in parts}
-    notes = _oblique_notes(found, label)
+    notes = [*_oblique_notes(found, label), *resolution_notes(found, [label])]
     notes += outside_notes(kept, [grid], what="lesion", remedy=_MORE[box] if not box_mm else _MORE["published"])
     return Cohort(
         found.name, tuple(sample for sample, _ in parts), found.ineligible, label_source=found.label_source,
