@@ -26,6 +26,7 @@ __all__ = [
     "makers_of",
     "mask_names",
     "natural",
+    "tool_prefix",
     "unseen_files",
 ]
 
@@ -143,6 +144,12 @@ def is_image(path: Path) -> bool:
 def natural(text: str) -> list[tuple[int, str]]:
     """Key that sorts ``ses-2`` before ``ses-10``."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text) if part]
+
+
+def tool_prefix(name: str, subject: str) -> str:
+    """What a program such as SPM puts in front of a name: ``wr`` of ``wrsub-01_T1w.nii``; empty if nothing."""
+    prefix, found, rest = name.partition(f"{subject}_")
+    return prefix if found and rest and re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,9}", prefix) else ""
 
 
 def is_native(space: str) -> bool:
@@ -300,6 +307,10 @@ def _remedy(path: Path, home: Path) -> str:
     name = path.name.lower()
     if name.startswith("."):
         return ""
+    if name.endswith(EXTENSIONS) and (prefix := tool_prefix(path.name, home.name)):
+        return (
+            f"the name starts with {prefix} (of SPM, e.g.); to use it, name it as BIDS does, e.g. {home.name}_space-…"
+        )
     if name.endswith((".hdr", ".img", ".img.gz", ".hdr.gz")):
         return "convert the .hdr/.img pair to .nii.gz"
     if name.endswith(_OTHER_FORMATS):

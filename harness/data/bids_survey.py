@@ -20,6 +20,7 @@ from harness.data.bids_files import (
     made_by_harness,
     makers_of,
     natural,
+    tool_prefix,
 )
 from harness.data.bids_spaces import FolderSpaces
 from harness.data.participants import read_json
@@ -309,7 +310,7 @@ def _files(
     files, faults = [], []
     for path in paths:
         entities, suffix = entities_of(path.name)
-        if path.name.startswith(".") or (pipeline and suffix not in NOT_IMAGES):
+        if path.name.startswith(".") or (pipeline and suffix not in NOT_IMAGES) or tool_prefix(path.name, subject):
             continue
         found = (f"sub-{entities.get('sub', '')}", f"ses-{entities['ses']}" if "ses" in entities else "")
         if found != (subject, session):

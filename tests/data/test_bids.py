@@ -884,3 +884,28 @@ class TestStatedSpace:
         in_space(cohort, "mni152nlin6asym", "sub-02")
         index = bids.index(cohort, label="lesion", template=True)
         assert (index.faults, index.notes) == ((), ())
+
+
+@pytest.mark.parametrize("prefix", ["w", "wr", "c1", "mwc1", "y_"])
+def test_files_with_a_prefix_of_spm_are_not_read_and_told(cohort: Path, prefix: str) -> None:
+    """SPM writes its results beside the images; they are no reason to stop."""
+    copy(cohort, "sub-01/anat/sub-01_label-lesion_mask.nii.gz", f"sub-01/anat/{prefix}sub-01_label-lesion_mask.nii.gz")
+    index = bids.index(cohort, label="lesion")
+    assert (kinds(index), len(index.candidates)) == ([], 3)
+    assert f"anat/{prefix}sub-01_label-lesion_mask.nii.gz: the name starts with {prefix}" in str(index.notes)
+    for name in SUBJECTS:
+        path = cohort / f"{name}/anat/{name}_label-lesion_mask.nii.gz"
+        path.rename(path.with_name(f"{prefix}{path.name}"))
+    fault = bids.index(cohort, label="lesion").faults[0]
+    assert fault.kind == "sequence-unknown" and f"the name starts with {prefix}" in fault.value
+
+
+def test_a_session_that_most_subjects_do_not_have_is_told(cohort: Path) -> None:
+    """A subject whose baseline is missing would enter with its follow-up."""
+    for name in ("sub-01", "sub-02"):
+        to_sessions(cohort, name, "ses-0", "ses-1")
+    to_sessions(cohort, "sub-03", "ses-1")
+    index = bids.index(cohort, label="lesion", session="first")
+    assert ids(index) == ["sub-01_ses-0", "sub-02_ses-0", "sub-03_ses-1"]
+    assert "the session is ses-1 in 1 of 3 subjects (sub-03), else ses-0" in index.notes
+    assert not any("the session is" in note for note in bids.index(cohort, label="lesion", session="all").notes)

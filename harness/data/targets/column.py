@@ -45,7 +45,12 @@ def number_column(
         If fewer than three samples have a value, or all values are equal.
     """
     target = Target(column, "number", loss_weight=loss_weight)
-    return _with(cohort, target, column, _finite)
+    made = _with(cohort, target, column, _finite)
+    values = sorted({one.targets[column] for one in made.samples})
+    if len(values) > 2:
+        return made
+    note = f"{column} has only the values {values[0]:g} and {values[1]:g}; it is predicted as a number, not as a class"
+    return dataclasses.replace(made, notes=(*made.notes, note))
 
 
 @TARGETS.register("binary_column", source="the participants table of the data")
@@ -195,7 +200,7 @@ def _with(
     faults = _faults(column, wrong, target, all_wrong=not found) if wrong else []
     faults += [] if may_be_codes else _code_faults(cohort, column)
     if faults:
-        raise CohortError(faults)
+        raise CohortError(faults, cohort.notes, cohort.ineligible)
     return _restricted(cohort, target, column, found)
 
 

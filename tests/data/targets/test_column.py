@@ -252,3 +252,12 @@ def test_duplicate_target_raises(cohort: Cohort, tmp_path: Path) -> None:
     made = number_column(cohort, tmp_path, column="age")
     with pytest.raises(RequestError, match="targets of table must have different names, got age more than once"):
         binary_column(made, tmp_path, column="age", at_least=50.0)
+
+
+def test_number_with_two_values_is_told(make: Callable[..., Cohort], tmp_path: Path) -> None:
+    """It is probably a class; the metrics of numbers say little about it."""
+    made = make(group=(0.0, 1.0, 0.0, 1.0), score=(0.0, 1.0, 2.0, 3.0))
+    assert number_column(made, tmp_path, column="group").notes == (
+        "group has only the values 0 and 1; it is predicted as a number, not as a class",
+    )
+    assert number_column(made, tmp_path, column="score").notes == ()
