@@ -111,6 +111,7 @@ def _verify_for_run(overrides: Overrides, out: Console) -> int:
     try:
         made = prepare(request, say=partial(say, out))
     except CohortError as error:
+        _say_notes(out, error.ineligible, error.notes)
         return _show_faults(out, error.faults)
     cohort = made.cohort
     say(out, f"{cohort.name}: {len(cohort.subjects)} subjects usable, {len(cohort.ineligible)} left out")

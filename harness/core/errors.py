@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import difflib
 import traceback
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from harness.core.types import Fault
+    from harness.core.types import Fault, Ineligible
 
 __all__ = [
     "BadSyntax",
@@ -75,7 +76,7 @@ class UnknownName(RequestError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
-        near = difflib.get_close_matches(name, self.known, n=3, cutoff=0.5)
+        near = _near(name, self.known)
         lines = [f"no {kind} is named {name!r}."]
         if near:
             lines.append(f"Near: {', '.join(near)}.")
@@ -87,6 +88,17 @@ class UnknownName(RequestError):
 
     def __reduce__(self) -> tuple[type[UnknownName], tuple[str, str, list[str]]]:
         return type(self), (self.kind, self.name, self.known)
+
+
+def _near(name: str, known: Sequence[str], most: int = 3) -> list[str]:
+    """Similar names: the same in other letters or as the last part (``recipe.lr`` for ``lr``), then the closest."""
+    plain = unicodedata.normalize("NFC", name).casefold()
+    same = [one for one in known if plain in (unicodedata.normalize("NFC", one).casefold(), _last_part(one))]
+    return list(dict.fromkeys((*same, *difflib.get_close_matches(name, known, n=most, cutoff=0.5))))[:most]
+
+
+def _last_part(name: str) -> str:
+    return name.rpartition(".")[2].casefold()
 
 
 class OutOfRange(RequestError):
@@ -107,10 +119,14 @@ class CohortError(HarnessError):
     Parameters
     ----------
     faults : all faults, in the order in which they were found
+    notes : what was read with a reservation, which may explain a fault
+    ineligible : subjects that were left out
     """
 
-    def __init__(self, faults: Sequence[Fault]) -> None:
-        self.faults = tuple(faults)
+    def __init__(
+        self, faults: Sequence[Fault], notes: Sequence[str] = (), ineligible: Sequence[Ineligible] = ()
+    ) -> None:
+        self.faults, self.notes, self.ineligible = tuple(faults), tuple(notes), tuple(ineligible)
         many = f"{len(self.faults)} fault{'s' if len(self.faults) != 1 else ''}"
         lines = [f"the cohort has {many}; nothing was computed:"]
         lines += [f"  {number}. {fault}" for number, fault in enumerate(self.faults, 1)]
@@ -119,8 +135,8 @@ class CohortError(HarnessError):
             lines.append(f"Fix the files, or leave these subjects out: exclude={','.join(subjects)}")
         super().__init__("\n".join(lines))
 
-    def __reduce__(self) -> tuple[type[CohortError], tuple[tuple[Fault, ...]]]:
-        return type(self), (self.faults,)
+    def __reduce__(self) -> tuple[type[CohortError], tuple[object, ...]]:
+        return type(self), (self.faults, self.notes, self.ineligible)
 
 
 class StoreError(HarnessError):

@@ -12,7 +12,7 @@ from harness.core.explanations import FIELDS, Explanation
 from harness.core.registry import KINDS
 from harness.core.task import LABELLED, SCALARS, SINGLE, Component, Task, single_components
 from harness.core.types import JSON
-from harness.core.values import checked, hints_of, option_value, options_of
+from harness.core.values import checked, hints_of, option_value, options_of, typed
 
 __all__ = ["component_of", "keys", "narrowed", "override", "preset"]
 
@@ -180,5 +180,6 @@ def _override_component(kind: str, component: Component | None, option: str, val
     known = options_of(component.func)
     if option not in known:
         raise UnknownName(f"option of {kind} {registry.name_of(component.func)}", option, known)
-    checked_value = option_value(component.func, option, value, key)
+    meant = typed(hints_of(component.func).get(option, Any), value)
+    checked_value = option_value(component.func, option, meant, key)
     return partial(component.func, **{**component.keywords, option: checked_value})

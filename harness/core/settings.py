@@ -67,6 +67,13 @@ class RunSettings:
         for key, number in (("cpus", self.cpus), ("gpus", self.gpus)):
             if number > 1 and not float(number).is_integer():
                 raise OutOfRange(f"{key} must be a whole number above one, as Ray requires, got {number:g}")
+        if self.ray.lower() in ("auto", "off", "local"):
+            object.__setattr__(self, "ray", self.ray.lower())
+        elif ":" not in self.ray:
+            raise OutOfRange(
+                f"ray must be auto (start Ray on this machine), off (run in this process), or the address HOST:PORT "
+                f"of a Ray cluster, got {self.ray!r}"
+            )
         object.__setattr__(self, "out", str(absolute(self.out, "out")))
         object.__setattr__(self, "data", str(absolute(self.data, "data")) if self.data else "")
         object.__setattr__(self, "mlflow", absolute_sqlite(self.mlflow))
@@ -93,4 +100,7 @@ def settings_from(overrides: Mapping[str, JSON]) -> RunSettings:
     for key in ("exclude", "search_subjects"):
         if isinstance(values.get(key), str):
             values[key] = (values[key],)
+    for key in ("ray", "mlflow"):
+        if isinstance(values.get(key), bool):
+            values[key] = "auto" if values[key] else "off"
     return RunSettings(**{key: checked(hints[key], value, key) for key, value in values.items()})

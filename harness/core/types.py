@@ -118,6 +118,8 @@ class Candidate:
     images : suffix (``T2w``, ``FLAIR``, …) → file
     masks : label (``pvs``, ``lesion``, ``brain``, ``regions``) → file of the label image
     covariates : row of participants.tsv, with ``None`` for n/a
+    space : template space of the files (``MNI152NLin6Asym``); empty for the space of the
+        subject, or if none is stated
     """
 
     id: str
@@ -125,6 +127,7 @@ class Candidate:
     images: Mapping[str, Path]
     masks: Mapping[str, Path]
     covariates: Mapping[str, float | str | None] = field(default_factory=dict)
+    space: str = ""
 
 
 class Image(Protocol):
@@ -205,6 +208,7 @@ class Sample:
         index of the class
     clean : the same without added noise, where known
     weights : target → weight of this sample in the loss; 1 if absent
+    space : see :class:`Candidate`
     """
 
     id: str
@@ -217,6 +221,7 @@ class Sample:
     targets: Mapping[str, float] = field(default_factory=dict)
     clean: Mapping[str, float] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
+    space: str = ""
 
     @property
     def grid(self) -> Grid:

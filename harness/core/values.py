@@ -27,6 +27,7 @@ __all__ = [
     "options_of",
     "plain",
     "type_text",
+    "typed",
 ]
 
 
@@ -124,6 +125,25 @@ def checked(hint: Any, value: JSON, key: str) -> Any:
     if why:
         raise OutOfRange(f"{key} must be {_article(type_text(hint))}, got {value!r} ({why})")
     return found
+
+
+def typed(hint: Any, value: Any) -> Any:
+    """A value as it is typed on the command line, in the form that a hint needs.
+
+    A single value is a list of one where a list of any length is needed, and a whole number
+    is text where text is needed: ``cohort.spacing_mm=2``, ``cohort.session=2``. All other
+    values are returned unchanged, and are not checked.
+    """
+    origin, members = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return typed(members[0], value)
+    if hint is str and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if origin in (tuple, list) and (origin is list or members[-1:] == (...,)):
+        single = isinstance(value, str | int | float) and not isinstance(value, bool) and value != ""
+        values = [value] if single else value
+        return [typed(members[0], one) for one in values] if isinstance(values, list | tuple) else values
+    return value
 
 
 def _counted(value: JSON, found: Any) -> bool:

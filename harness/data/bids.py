@@ -31,7 +31,7 @@ from types import MappingProxyType
 from harness.core.errors import UnknownName
 from harness.core.types import Candidate, Fault, Ineligible
 from harness.data.bids_choice import Choice, choose, name_in_files
-from harness.data.bids_files import entities_of, is_image, is_predicted, unseen_files
+from harness.data.bids_files import entities_of, is_image, is_predicted, listed, unseen_files
 from harness.data.bids_notes import (
     as_sentences,
     contrast_faults,
@@ -190,6 +190,7 @@ def index(
         *_from_derivatives(survey, found.candidates),
     ]
     notes += [("", text) for text in _unseen_notes(survey, found.candidates)]
+    notes += [("", text) for text in _session_notes(survey, found.candidates)]
     if template and label:
         faults += space_faults(survey, found.candidates)
         notes += [("", text) for text in space_notes(survey, found.candidates)]
@@ -243,6 +244,26 @@ def _from_derivatives(survey: Survey, candidates: Iterable[Candidate]) -> list[t
             if parts[0] == "derivatives":
                 notes.append((one.subject, f"the mask {name} is taken from {'/'.join(parts[:2])}"))
     return notes
+
+
+def _session_notes(survey: Survey, candidates: Sequence[Candidate]) -> list[str]:
+    """Note on subjects whose session is another than that of most, e.g. because their baseline is missing."""
+    if survey.session == "all" or survey.named_session:
+        return []
+    sessions: dict[str, list[str]] = {}
+    for one in candidates:
+        if one.id != one.subject:
+            sessions.setdefault(one.id.removeprefix(f"{one.subject}_"), []).append(one.subject)
+    count = sum(map(len, sessions.values()))
+    usual = max(sessions, key=lambda session: len(sessions[session]), default="")
+    if len(sessions) < 2 or 2 * len(sessions[usual]) <= count:
+        return []
+    others = [
+        f"{session} in {len(subjects)} of {count} subjects ({listed(subjects)})"
+        for session, subjects in sessions.items()
+        if session != usual
+    ]
+    return [f"the session is {' and '.join(others)}, else {usual}"]
 
 
 def _unseen_notes(survey: Survey, candidates: Iterable[Candidate]) -> list[str]:
@@ -426,7 +447,10 @@ def _sessions(survey: Survey, subject: str, covariates: Mapping[str, float | str
     notes = [note for id in usable for note in choices[id].notes]
     notes += _first_notes([ids[id] for id in choices], [ids[id] for id in usable]) if survey.session == "first" else []
     return _Found(
-        candidates=[Candidate(id, subject, choices[id].images, choices[id].masks, covariates) for id in usable],
+        candidates=[
+            Candidate(id, subject, choices[id].images, choices[id].masks, covariates, choices[id].space)
+            for id in usable
+        ],
         ineligible=_left_out(survey, subject, choices, usable),
         present=set().union(*(choice.present for choice in choices.values())),
         faults=[*faults, *(fault for id in usable for fault in choices[id].faults)],

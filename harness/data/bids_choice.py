@@ -24,6 +24,7 @@ class Choice:
     present : names that could be asked for
     faults : names that several files match equally well, and files in different spaces
     notes : what else could have been chosen
+    space : template space of the files; empty for the space of the subject
     """
 
     images: Mapping[str, Path]
@@ -32,6 +33,7 @@ class Choice:
     present: frozenset[str]
     faults: tuple[Fault, ...]
     notes: tuple[str, ...] = ()
+    space: str = ""
 
 
 def name_in_files(survey: Survey, name: str) -> str:
@@ -60,7 +62,8 @@ def choose(survey: Survey, subject: str, session: str) -> Choice:
     notes = _others(survey, chosen, masks, complete) if survey.label not in ties else []
     if survey.template and complete and complete[0] and survey.native_masks(subject, session):
         notes.append(f"masks in native space are not used; those in space-{complete[0]} are")
-    return Choice(images, masks, missing, present, tuple(faults), tuple(notes))
+    space = complete[0] if complete else ""
+    return Choice(images, masks, missing, present, tuple(faults), tuple(notes), space)
 
 
 def _complete_spaces(survey: Survey, files: Sequence[ImageFile]) -> list[str]:

@@ -26,6 +26,7 @@ __all__ = [
     "makers_of",
     "mask_names",
     "natural",
+    "tool_prefix",
     "unseen_files",
 ]
 
@@ -61,24 +62,40 @@ class ImageFile:
     suffix : e.g. ``T1w`` or ``mask``
     pipeline : folder of the derivative that holds it, e.g. ``derivatives/fmriprep``; empty
         for files of the data set itself
+    elsewhere : space that its JSON file or the folder of the derivative states; empty if
+        none. The name precedes it
     """
 
     path: Path
     entities: Mapping[str, str]
     suffix: str
     pipeline: str = ""
+    elsewhere: str = ""
+
+    @property
+    def stated_space(self) -> str:
+        """The space as it is stated; empty if it is not."""
+        return self.entities.get("space", "") or self.elsewhere
 
     @property
     def space(self) -> str:
-        """Template space; empty for the space of the subject, or if none is named."""
-        space = self.entities.get("space", "")
-        return "" if is_native(space) else space
+        """Template space; empty for the space of the subject, or if none is stated."""
+        return "" if is_native(self.stated_space) else self.stated_space
 
     @property
     def space_text(self) -> str:
         """``space-T1w``, or a sentence if the name states no space."""
-        space = self.entities.get("space", "")
-        return f"space-{space}" if space else "no space in the name"
+        if not self.stated_space:
+            return "no space in the name"
+        return f"space-{self.stated_space}" + ("" if "space" in self.entities else " (not in the name)")
+
+    @property
+    def contradiction(self) -> str:
+        """Another space than that in the name, which is stated elsewhere; empty if there is none."""
+        named = self.entities.get("space", "")
+        if not named or not self.elsewhere or (is_native(named) and is_native(self.elsewhere)):
+            return ""
+        return "" if named.lower() == self.elsewhere.lower() else self.elsewhere
 
     @property
     def mask_name(self) -> str:
@@ -127,6 +144,12 @@ def is_image(path: Path) -> bool:
 def natural(text: str) -> list[tuple[int, str]]:
     """Key that sorts ``ses-2`` before ``ses-10``."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text) if part]
+
+
+def tool_prefix(name: str, subject: str) -> str:
+    """What a program such as SPM puts in front of a name: ``wr`` of ``wrsub-01_T1w.nii``; empty if nothing."""
+    prefix, found, rest = name.partition(f"{subject}_")
+    return prefix if found and rest and re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,9}", prefix) else ""
 
 
 def is_native(space: str) -> bool:
@@ -284,6 +307,10 @@ def _remedy(path: Path, home: Path) -> str:
     name = path.name.lower()
     if name.startswith("."):
         return ""
+    if name.endswith(EXTENSIONS) and (prefix := tool_prefix(path.name, home.name)):
+        return (
+            f"the name starts with {prefix} (of SPM, e.g.); to use it, name it as BIDS does, e.g. {home.name}_space-…"
+        )
     if name.endswith((".hdr", ".img", ".img.gz", ".hdr.gz")):
         return "convert the .hdr/.img pair to .nii.gz"
     if name.endswith(_OTHER_FORMATS):

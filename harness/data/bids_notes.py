@@ -134,7 +134,7 @@ def space_faults(survey: Survey, candidates: Sequence[Candidate]) -> list[Fault]
     spaces = _spaces(survey, candidates)
     named = [space for space in spaces if space]
     native = [file for space, files in spaces.items() if not space for file, _ in files]
-    explicit = sorted({file.space_text for file in native if "space" in file.entities})
+    explicit = sorted({file.space_text for file in native if file.stated_space})
     if len(spaces) > 1 and not all(map(is_mni, spaces)):
         value = "; ".join(text for text in _counted(spaces))
         most = max(named, key=lambda space: len(spaces[space])) if named else ""
@@ -153,21 +153,34 @@ def space_notes(survey: Survey, candidates: Sequence[Candidate]) -> list[str]:
     """Notes on several variants of one template, on a template that is not MNI, and on names without a space."""
     spaces = _spaces(survey, candidates)
     named = [space for space in spaces if space]
-    if len(spaces) > 1 and all(map(is_mni, spaces)):
-        return [f"{'; '.join(_counted(spaces))}: these templates differ by some mm; use one of them for all masks"]
-    if named and not is_mni(named[0]) and len(spaces) == 1:
-        return [f"space-{named[0]} of the masks is not an MNI152 template; boxes (cohort.box) are in MNI space"]
-    if list(spaces) == [""]:
-        return ["the names of the masks state no space; they are taken to be in MNI space (space-MNI152NLin6Asym)"]
-    return []
+    notes = _contradictions(spaces)
+    if len({space.lower() for space in spaces}) > 1 and all(map(is_mni, spaces)):
+        notes.append(f"{'; '.join(_counted(spaces))}: these templates differ by some mm; use one of them for all masks")
+    elif named and not is_mni(named[0]) and len(spaces) == 1:
+        notes.append(f"space-{named[0]} of the masks is not an MNI152 template; boxes (cohort.box) are in MNI space")
+    elif list(spaces) == [""] and not any(file.stated_space for file, _ in spaces[""]):
+        notes.append("the names of the masks state no space; they are taken to be in MNI space (space-MNI152NLin6Asym)")
+    return notes
+
+
+def _contradictions(spaces: Mapping[str, Sequence[tuple[ImageFile, str]]]) -> list[str]:
+    """Notes on masks whose name states another space than their JSON file or the folder of the derivative."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for files in spaces.values():
+        for file, id in files:
+            if file.contradiction:
+                found.setdefault((file.space_text, file.contradiction), []).append(id)
+    return [
+        f"{listed(ids)}: the name of the mask states {named}, but its JSON file or folder {other}; the name is used"
+        for (named, other), ids in found.items()
+    ]
 
 
 def _spaces(survey: Survey, candidates: Sequence[Candidate]) -> dict[str, list[tuple[ImageFile, str]]]:
     """Space of the label's masks → files and ids."""
     spaces: dict[str, list[tuple[ImageFile, str]]] = {}
     for one in candidates:
-        path = one.masks[survey.label or ""]
-        file = ImageFile(path, *entities_of(path.name))
+        file = survey.by_path[one.masks[survey.label or ""]]
         spaces.setdefault(file.space, []).append((file, one.id))
     return dict(sorted(spaces.items()))
 

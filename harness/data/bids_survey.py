@@ -20,7 +20,9 @@ from harness.data.bids_files import (
     made_by_harness,
     makers_of,
     natural,
+    tool_prefix,
 )
+from harness.data.bids_spaces import FolderSpaces
 from harness.data.participants import read_json
 
 __all__ = ["RAW", "Survey", "TruthSource", "folder_unreadable", "names_in"]
@@ -86,7 +88,13 @@ class Survey:
     @cached_property
     def found(self) -> Mapping[str, tuple[Groups, list[Fault]]]:
         """Image files of each subject by session, sessions in numerical order, and faults of their names."""
-        return {subject: _grouped_files(self.root, subject) for subject in self.subjects}
+        spaces: dict[str, FolderSpaces] = {}
+        return {subject: _grouped_files(self.root, subject, spaces) for subject in self.subjects}
+
+    @cached_property
+    def by_path(self) -> Mapping[Path, ImageFile]:
+        """All image files."""
+        return {file.path: file for groups, _ in self.found.values() for file in _all(groups)}
 
     def files(self, subject: str, session: str) -> list[ImageFile]:
         """The files of a session among which to choose: masks of the label from one source, one space if asked for."""
@@ -107,7 +115,7 @@ class Survey:
 
     def check_space(self) -> None:
         """Raise :class:`~harness.core.errors.UnknownName` if no file is in the requested space."""
-        stated = (file.entities.get("space", "") for groups, _ in self.found.values() for file in _all(groups))
+        stated = (file.stated_space for groups, _ in self.found.values() for file in _all(groups))
         known = {"native", *filter(None, stated)}
         if self.space and self.space not in known:
             raise UnknownName("space", self.space, known)
@@ -150,7 +158,7 @@ class Survey:
             return list(files)
         if self.space == "native":
             return [file for file in files if not file.space]
-        return [file for file in files if file.entities.get("space") == self.space]
+        return [file for file in files if file.stated_space == self.space]
 
     def _masks(self, files: Iterable[ImageFile]) -> list[ImageFile]:
         """Masks of the label that may be truth; in a template where one is needed and the session has one."""
@@ -270,22 +278,28 @@ def _all(groups: Groups) -> Iterable[ImageFile]:
     return (file for files in groups.values() for file in files)
 
 
-def _grouped_files(root: Path, subject: str) -> tuple[Groups, list[Fault]]:
-    """Image files of a subject by session (``""`` without one); sessions without images are left out."""
+def _grouped_files(root: Path, subject: str, spaces: dict[str, FolderSpaces]) -> tuple[Groups, list[Fault]]:
+    """Image files of a subject by session (``""`` without one); sessions without images are left out.
+
+    ``spaces`` keeps what is stated for all subjects of a folder.
+    """
     groups: dict[str, list[ImageFile]] = {}
     faults: list[Fault] = []
     derived = sorted([*root.glob(f"derivatives/{subject}"), *root.glob(f"derivatives/*/{subject}")])
     for home in (root / subject, *derived):
         pipeline = "" if home.parent == root else str(home.parent.relative_to(root))
         for session in ["", *(name for name in names_in(home) if name.startswith("ses-"))]:
-            files, found = _files(root, home / session / "anat", subject, session, pipeline)
+            stated = spaces.setdefault(pipeline, FolderSpaces(home.parent, pipeline))
+            files, found = _files(root, home / session / "anat", subject, session, pipeline, stated)
             faults += found
             if files:
                 groups.setdefault(session, []).extend(files)
     return dict(sorted(groups.items(), key=lambda item: natural(item[0]))), faults
 
 
-def _files(root: Path, folder: Path, subject: str, session: str, pipeline: str) -> tuple[list[ImageFile], list[Fault]]:
+def _files(
+    root: Path, folder: Path, subject: str, session: str, pipeline: str, spaces: FolderSpaces
+) -> tuple[list[ImageFile], list[Fault]]:
     """Image files of one ``anat`` folder, in order of their names; of derivatives, only masks."""
     try:
         paths = sorted(path for path in folder.iterdir() if path.name.endswith(EXTENSIONS))
@@ -296,13 +310,14 @@ def _files(root: Path, folder: Path, subject: str, session: str, pipeline: str) 
     files, faults = [], []
     for path in paths:
         entities, suffix = entities_of(path.name)
-        if path.name.startswith(".") or (pipeline and suffix not in NOT_IMAGES):
+        if path.name.startswith(".") or (pipeline and suffix not in NOT_IMAGES) or tool_prefix(path.name, subject):
             continue
         found = (f"sub-{entities.get('sub', '')}", f"ses-{entities['ses']}" if "ses" in entities else "")
         if found != (subject, session):
             faults.append(_misplaced(str(path.relative_to(root)), subject, session, found))
         else:
-            files.append(ImageFile(path, entities, suffix, pipeline))
+            elsewhere = spaces.of(path, entities, suffix)
+            files.append(ImageFile(path, entities, suffix, pipeline, elsewhere))
     return files, faults
 
 

@@ -369,6 +369,7 @@ class _Subject:
             covariates=dict(candidate.covariates),
             affine=self.grid.affine,
             spacing_mm=transforms.spacing_of(self.grid.affine),
+            space=candidate.space,
         )
 
     # The grid
@@ -412,7 +413,9 @@ class _Subject:
                 shape = turned.shape
             if self.options.spacing_mm:
                 shape, affine = transforms.regrid(shape, affine, self.options.spacing_mm)
-        return VoxelGrid((shape[0], shape[1], shape[2]), affine)
+        grid = VoxelGrid((shape[0], shape[1], shape[2]), affine)
+        grid.check_fits("cohort.spacing_mm")
+        return grid
 
     @property
     def _reference(self) -> Path:

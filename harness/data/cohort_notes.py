@@ -121,7 +121,7 @@ def _percent(share: float) -> str:
     return "less than 1 %" if share < 0.01 else f"{100 * share:.0f} %"
 
 
-def resolution_notes(index: BidsIndex, sequences: Sequence[str]) -> list[str]:
+def resolution_notes(index: BidsIndex, names: Sequence[str]) -> list[str]:
     """Notes on subjects whose images have much larger or smaller voxels than those of most subjects.
 
     A localiser or a low-resolution image under the usual name is found in this way.
@@ -129,14 +129,14 @@ def resolution_notes(index: BidsIndex, sequences: Sequence[str]) -> list[str]:
     Parameters
     ----------
     index : index of the folder; images that cannot be read are skipped
-    sequences : names of the used images
+    names : names of the used images or masks
     """
     notes = []
-    for name in sequences:
+    for name in names:
         sizes: dict[str, tuple[float, ...]] = {}
         for one in index.candidates:
             try:
-                sizes[one.id] = transforms.spacing_of(nifti.header(one.images[name]).affine)
+                sizes[one.id] = transforms.spacing_of(nifti.header({**one.masks, **one.images}[name]).affine)
             except nifti.ImageError:
                 continue  # verification reports it
         notes += _odd_sizes(name, sizes)
@@ -144,7 +144,8 @@ def resolution_notes(index: BidsIndex, sequences: Sequence[str]) -> list[str]:
 
 
 def _odd_sizes(name: str, sizes: Mapping[str, tuple[float, ...]]) -> list[str]:
-    if len(sizes) < 2 or not np.all(np.isfinite(list(sizes.values()))):
+    sizes = {id: size for id, size in sizes.items() if np.all(np.isfinite(size)) and min(size) > 0}  # else a fault
+    if len(sizes) < 2:
         return []
     # Sorted, because axes may be stored in any order.
     usual = np.median([sorted(size) for size in sizes.values()], axis=0)

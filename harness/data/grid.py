@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
 
+from harness.core.errors import OutOfRange
 from harness.core.types import JSON, Array
 from harness.data import transforms
 
 __all__ = ["VoxelGrid"]
+
+_COPIES = 8  # single-precision copies of an image while several subjects are prepared at a time
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,26 @@ class VoxelGrid:
 
     shape: tuple[int, int, int]
     affine: Array
+
+    def check_fits(self, key: str) -> None:
+        """Check that images on this grid fit into memory, before one is made.
+
+        Parameters
+        ----------
+        key : the option that determines the grid
+
+        Raises
+        ------
+        OutOfRange
+            If the working copies of one image exceed the memory of this machine.
+        """
+        needed = _COPIES * 4 * float(np.prod([float(side) for side in self.shape]))
+        has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if needed > has:
+            raise OutOfRange(
+                f"an image must fit into memory, got a grid of {self.text}, whose preparation needs about "
+                f"{needed / 1e9:.3g} GB of the {has / 1e9:.3g} GB of this machine; set a larger {key}"
+            )
 
     @property
     def key(self) -> JSON:

@@ -9,6 +9,7 @@ import numpy as np
 
 from harness.core.errors import RequestError
 from harness.core.types import JSON, Sample
+from harness.data.bids_files import is_mni, listed
 
 __all__ = ["TrainingGrid", "is_same_spacing", "spacing_text"]
 
@@ -27,12 +28,15 @@ class TrainingGrid:
         for pictures
     shape : shape of all samples; empty if they differ
     affine : (4, 4) affine of all samples, as tuples; empty if they differ, and for pictures
+    spaces : template spaces of the samples, sorted, with an empty one for that of the
+        subject or one that is not stated; none if they are not known
     """
 
     smallest_mm: tuple[float, ...] = ()
     largest_mm: tuple[float, ...] = ()
     shape: tuple[int, ...] = ()
     affine: tuple[tuple[float, ...], ...] = ()
+    spaces: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> TrainingGrid:
@@ -45,7 +49,8 @@ class TrainingGrid:
         if sample.affine is None:
             return cls(shape=shape)
         spacing = tuple(map(float, sample.grid.spacing_mm))
-        return cls(spacing, spacing, shape, tuple(tuple(map(float, row)) for row in sample.affine))
+        affine = tuple(tuple(map(float, row)) for row in sample.affine)
+        return cls(spacing, spacing, shape, affine, (sample.space,))
 
     @classmethod
     def merged(cls, grids: Sequence[TrainingGrid]) -> TrainingGrid:
@@ -58,6 +63,7 @@ class TrainingGrid:
             tuple(map(max, zip(*(one.largest_mm for one in grids), strict=True))),
             first.shape if same_shape else (),
             first.affine if same_shape and same_affine else (),
+            tuple(sorted({space for one in grids for space in one.spaces})),
         )
 
     @classmethod
@@ -68,6 +74,7 @@ class TrainingGrid:
             tuple(saved["largest_mm"]),
             tuple(saved["shape"]),
             tuple(map(tuple, saved["affine"])),
+            tuple(saved.get("spaces", ())),
         )
 
     def to_json(self) -> JSON:
@@ -77,6 +84,7 @@ class TrainingGrid:
             "largest_mm": list(self.largest_mm),
             "shape": list(self.shape),
             "affine": [list(row) for row in self.affine],
+            "spaces": list(self.spaces),
         }
 
     @property
@@ -126,6 +134,41 @@ class TrainingGrid:
             + _remedy(template=template, pictures=not self.smallest_mm)
         )
 
+    def check_spaces(self, samples: Sequence[Sample], *, template: bool) -> list[str]:
+        """Compare the spaces of samples with those of the training samples.
+
+        Parameters
+        ----------
+        samples : new samples
+        template : whether values are compared between subjects voxel by voxel, so that samples
+            in another template mean something else
+
+        Returns
+        -------
+        list of str
+            A note if samples are in a space that no training sample has.
+
+        Raises
+        ------
+        RequestError
+            If ``template`` holds and a template is not one of the MNI152 family, whose
+            members differ by a few mm.
+        """
+        known = {space.lower() for space in self.spaces}
+        others: dict[str, list[str]] = {}
+        for one in samples:
+            if known and one.space.lower() not in known:
+                others.setdefault(one.space, []).append(one.id)
+        if not others:
+            return []
+        found = "; ".join(f"{listed(ids)}: {_space_text(space, template)}" for space, ids in others.items())
+        trained = " and ".join(_space_text(space, template) for space in self.spaces)
+        text = f"space of the training samples: {trained}; of new samples: {found}"
+        named = [space for space in (*self.spaces, *others) if space]
+        if template and not all(map(is_mni, named)):
+            raise RequestError(f"{text}. Bring the new samples into the template of the training.")
+        return [f"{text}. Check that it is the same; templates differ by some mm or more"]
+
     def _fits(self, one: TrainingGrid, template: bool) -> bool:
         if bool(one.smallest_mm) != bool(self.smallest_mm):
             return False
@@ -134,6 +177,11 @@ class TrainingGrid:
         if template and self.affine:
             return one.shape == self.shape and _is_same_place(one.affine, self.affine)
         return self.holds(one.smallest_mm)
+
+
+def _space_text(space: str, template: bool) -> str:
+    """The space, or what an empty one means."""
+    return space or ("not stated" if template else "that of the subject")
 
 
 def _remedy(*, template: bool, pictures: bool) -> str:

@@ -24,7 +24,7 @@ from harness.data import nifti, transforms
 from harness.data.bids import BidsIndex, index
 from harness.data.bids_files import listed
 from harness.data.cache import RUNS_CODE, ArrayCache, CachedImage, Digests, hash_of
-from harness.data.cohort_notes import Kept, kept_of, outside_notes
+from harness.data.cohort_notes import Kept, kept_of, outside_notes, resolution_notes
 from harness.data.grid import VoxelGrid
 from harness.data.verified import READERS, verify_once
 
@@ -104,6 +104,8 @@ def lesions(
     they must share one grid, and a note says that they are taken to be in MNI space.
     """
     root, cache = Path(root).absolute(), Path(cache).absolute()
+    if not label:
+        raise OutOfRange("cohort.label must be the label of the lesion masks, got an empty one; set e.g. label=lesion")
     if sequences:
         raise OutOfRange(f"sequences must be empty for lesion masks, got {', '.join(sequences)}")
     spacing = tuple(spacing_mm) * 3 if len(spacing_mm) == 1 else tuple(spacing_mm)
@@ -125,7 +127,7 @@ def lesions(
         raise CohortError(faults)
     parts = [one for one in made if not isinstance(one, Fault)]
     kept = {sample.id: one for sample, one in parts}
-    notes = _oblique_notes(found, label)
+    notes = [*_oblique_notes(found, label), *resolution_notes(found, [label])]
     notes += outside_notes(kept, [grid], what="lesion", remedy=_MORE[box] if not box_mm else _MORE["published"])
     return Cohort(
         found.name, tuple(sample for sample, _ in parts), found.ineligible, label_source=found.label_source,
@@ -171,6 +173,7 @@ class _Work:
             covariates=dict(candidate.covariates),
             affine=self.grid.affine,
             spacing_mm=transforms.spacing_of(self.grid.affine),
+            space=candidate.space,
         )
         return sample, kept
 
@@ -217,7 +220,11 @@ _KEPT_CODE = ("harness.data.cohort_notes:kept_of",)
 def _unnamed_spaces(found: BidsIndex, label: str) -> list[Fault]:
     """Fault of masks that name no space and are on several grids, so that they are hardly in one template."""
     paths = {one.id: one.masks[label] for one in found.candidates}
-    if not paths or any("_space-" in path.name for path in paths.values()):
+    if (
+        not paths
+        or any("_space-" in path.name for path in paths.values())
+        or any(one.space for one in found.candidates)
+    ):
         return []
     try:
         grids = _grids(paths)
@@ -268,7 +275,9 @@ def _grid(found: BidsIndex, label: str, box: Box, box_mm: Sequence[float], spaci
         affine[:3, 3] = [low for low, _ in ends]
     if spacing:
         shape, affine = transforms.regrid(shape, affine, spacing)
-    return VoxelGrid((shape[0], shape[1], shape[2]), affine)
+    grid = VoxelGrid((shape[0], shape[1], shape[2]), affine)
+    grid.check_fits("cohort.spacing_mm" if spacing else "cohort.spacing_mm, or a smaller cohort.box_mm")
+    return grid
 
 
 def _ends(box: Box, box_mm: Sequence[float]) -> tuple[tuple[float, float], ...]:

@@ -13,6 +13,7 @@ import difflib
 import io
 import json
 import re
+import unicodedata
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -52,6 +53,12 @@ PARTICIPANTS_FAULTS: Mapping[str, str] = MappingProxyType(
 
 _NUMBER = re.compile(r"(?P<before>[<>≤≥]=?\s*)?(?P<number>[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?)(?P<after>\s*\+)?")
 _NOT_AVAILABLE = {"", "n/a", "na", "nan", "none", "null"}
+# Marks of missing values in Excel, SPSS, Stata and R, in any column, and among numbers.
+_MARKS = frozenset(
+    {"#n/a", "#null!", "#value!", "#div/0!", "#ref!", "#num!", "#name?", "<na>", "n.a.", "n. a.", "not available", "."}
+)
+_MARKS_AMONG_NUMBERS = frozenset({"-", "--", "–", "—", "?", "unknown", "missing", "nd", "n.d.", "x"})
+_MINUS = re.compile(r"^[−–‒](?=\s*[\d.])")  # signs that typesetting puts for -
 _AGE_RANGE = (0.0, 120.0)
 _LARGEST = 1e38  # targets and covariates are single-precision numbers in a network
 _SEPARATORS = {"\t": "tabs", ";": "semicolons", ",": "commas", " ": "spaces"}
@@ -203,8 +210,19 @@ def _table_fault(kind: str, value: str, expected: str, remedy: str, subject: str
 
 
 def decimal_point(text: str) -> str:
-    """A number with a decimal comma, such as ``41,5``, with a point; empty for other texts."""
-    return text.replace(",", ".") if _DECIMAL_COMMA.fullmatch(text) else ""
+    """A number with a decimal comma, such as ``41,5``, with a point; empty for other texts.
+
+    For ``1,234``, whose comma may separate thousands, both readings: ``1.234 or 1234``.
+    """
+    if not _DECIMAL_COMMA.fullmatch(text):
+        return ""
+    point = text.replace(",", ".")
+    return f"{point} or {text.replace(',', '')}" if _is_thousands(text) else point
+
+
+def _is_thousands(text: str) -> bool:
+    """Whether the comma of a number may separate thousands: ``1,234`` but not ``0,234`` or ``1234,567``."""
+    return re.fullmatch(r"[-+]?[1-9]\d{0,2},\d{3}", text) is not None
 
 
 def missing_codes(values: Mapping[str, float]) -> dict[str, float]:
@@ -248,8 +266,12 @@ class _Table:
 def _decoded(content: bytes) -> str:
     """Text of a file in UTF-8 or, if it starts with the mark of it (Excel's "Unicode text"), in UTF-16."""
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16")
-    return content.decode("utf-8-sig")
+        text = content.decode("utf-16")
+    elif b"\0" in content[:4]:  # without the mark; the names of columns are ASCII
+        text = content.decode("utf-16-be" if content.startswith(b"\0") else "utf-16-le")
+    else:
+        text = content.decode("utf-8-sig")
+    return unicodedata.normalize("NFC", text)  # macOS may write é as two characters
 
 
 def _cells(text: str) -> _Table:
@@ -265,12 +287,31 @@ def _cells(text: str) -> _Table:
     if lines and lines[0][1][0] == "" and "participant_id" in lines[0][1]:  # row names of R
         lines = tuple((number, line[1:]) for number, line in lines)
         notes.append(("", "the first column of participants.tsv has no name and is not used"))
-    elif len(lines) > 1 and all(len(line) == len(lines[0][1]) + 1 for _, line in lines[1:]):
+    elif _has_row_names(lines):
         lines = (lines[0], *((number, line[1:]) for number, line in lines[1:]))
         notes.append(
             ("", "the first cell of each row of participants.tsv has no column (row names of R) and is left out")
         )
     return _Table(lines, separator, tuple(notes))
+
+
+def _has_row_names(lines: Sequence[tuple[int, list[str]]]) -> bool:
+    """Whether each row starts with a cell for which the header has no name, as R writes tables.
+
+    In a table separated by commas, decimal commas give one cell more, too; then the first
+    cells are the subjects.
+    """
+    header = lines[0][1] if lines else []
+    rows = [line for _, line in lines[1:]]
+    if not rows or "participant_id" not in header or any(len(row) != len(header) + 1 for row in rows):
+        return False
+    place = header.index("participant_id")
+    if any(row[place].lower().startswith("sub") for row in rows):
+        return False
+    return all(row[place + 1].lower().startswith("sub") for row in rows) or (
+        [row[0] for row in rows] == [str(number) for number in range(1, len(rows) + 1)]
+        and len({row[place + 1] for row in rows}) == len(rows)
+    )
 
 
 def _without_empty_ends(lines: Sequence[tuple[int, list[str]]]) -> tuple[tuple[int, list[str]], ...]:
@@ -307,7 +348,10 @@ def _rows(
         subject = ids.subject(cells)
         if len(cells) != len(columns):
             value, expected = f"line {number} has {len(cells)} cells", f"{len(columns)} as in the header"
-            faults.append(_table_fault("ragged", value, expected, "Write n/a for what is not known.", subject))
+            remedy = "Write n/a for what is not known."
+            if table.separator == "," and len(cells) > len(columns):
+                remedy = "Separate cells by tabs, or quote those with commas (decimal commas)."
+            faults.append(_table_fault("ragged", value, expected, remedy, subject))
         if subject in texts:
             value = f"{subject} has a second row in line {number}"
             faults.append(_table_fault("duplicate", value, "one row each", "Delete one of them.", subject))
@@ -316,21 +360,38 @@ def _rows(
     faults += ids.faults
     faults += [_missing_column(column, columns) for column in required if column not in columns]
     described, described_faults = _described(root)
-    comma = _with_points(texts) if table.separator == ";" else []
+    comma = _with_points(texts, european=table.separator == ";")
     rows, value_notes, value_faults = _values(texts, [column for column in columns if column != "participant_id"])
     faults += [*described_faults, *value_faults, *_level_faults(texts, described)]
     return Participants(True, rows, (*notes, *ids.notes, *comma, *value_notes), _ranges(described)), faults
 
 
-def _with_points(texts: Mapping[str, dict[str, str]]) -> list[tuple[str, str]]:
-    """Replace the decimal commas of a table that is separated by semicolons; the notes say in which columns."""
-    columns = set()
-    for row in texts.values():
-        for column, text in row.items():
-            if column != "participant_id" and _DECIMAL_COMMA.fullmatch(text):
-                row[column] = text.replace(",", ".")
-                columns.add(column)
-    return [("", f"decimal commas of {', '.join(sorted(columns))} are read as points")] if columns else []
+def _with_points(texts: Mapping[str, dict[str, str]], *, european: bool) -> list[tuple[str, str]]:
+    """Replace decimal commas in columns of numbers; the notes say in which columns.
+
+    A column is left as it is if it has one comma only or decimal points, too, or if its
+    commas may all separate thousands, except in a ``european`` table, which is separated by
+    semicolons because commas are decimal.
+    """
+    changed = []
+    for column in dict.fromkeys(name for row in texts.values() for name in row if name != "participant_id"):
+        cells = [row[column] for row in texts.values() if column in row and not _is_missing(row[column])]
+        commas = [text for text in cells if _DECIMAL_COMMA.fullmatch(text)]
+        numbers = [text for text in cells if _NUMBER.fullmatch(text)]
+        if not commas or (not european and all(map(_is_thousands, commas))):
+            continue
+        mixed = len(commas) < 2 or any("." in text for text in numbers)
+        if not european and (mixed or 2 * (len(commas) + len(numbers)) <= len(cells)):
+            continue
+        changed.append(column)
+        for row in texts.values():
+            if _DECIMAL_COMMA.fullmatch(row.get(column, "")):
+                row[column] = row[column].replace(",", ".")
+    return [("", f"decimal commas of {', '.join(sorted(changed))} are read as points")] if changed else []
+
+
+def _is_missing(text: str) -> bool:
+    return text.lower() in _NOT_AVAILABLE or text.lower() in _MARKS
 
 
 class _Ids:
@@ -387,7 +448,7 @@ def _with_sub(text: str) -> str:
 
 def _plain_id(text: str) -> str:
     """What is equal for ``sub-01``, ``1``, ``1.0``, ``Sub_01``: without prefix, zeros in front and a decimal ``.0``."""
-    label = re.sub(r"^sub(ject)?[-_ ]*", "", text.strip().lower())
+    label = re.sub(r"^sub(ject)?[-_ ]*", "", text.strip("'` ").lower())  # Excel's mark of text is '
     label = re.sub(r"^(\d+)\.0+$", r"\1", label)
     return label.lstrip("0") or "0" if label.isdigit() else label
 
@@ -408,9 +469,14 @@ def _values(
     faults: list[Fault] = []
     for column in columns:
         present = {subject: row.get(column, "") for subject, row in texts.items()}
-        cells = {subject: text for subject, text in present.items() if text.lower() not in _NOT_AVAILABLE}
-        found = {subject: _NUMBER.fullmatch(text) for subject, text in cells.items()}
-        numeric = 2 * sum(match is not None for match in found.values()) > len(cells)
+        cells = {subject: text for subject, text in present.items() if not _is_missing(text)}
+        found = {subject: _NUMBER.fullmatch(_MINUS.sub("-", text)) for subject, text in cells.items()}
+        blank = {subject for subject, text in cells.items() if text.lower() in _MARKS_AMONG_NUMBERS}
+        numeric = 2 * sum(match is not None for match in found.values()) > len(cells) - len(blank)
+        marked = {subject for subject, text in present.items() if text.lower() in _MARKS}
+        marked |= blank if numeric else set()
+        notes += [(subject, f"{column} {present[subject]} is read as n/a") for subject in present if subject in marked]
+        cells = {subject: text for subject, text in cells.items() if subject not in marked}
         for subject, text in cells.items():
             match = found[subject]
             if not numeric:
@@ -422,7 +488,7 @@ def _values(
                 rows[subject][column] = number
                 if not _is_stored(match["number"]):
                     faults.append(_number_range(subject, column, text))
-                elif match["before"] or match["after"]:
+                elif match["before"] or match["after"] or _MINUS.match(text):
                     notes.append((subject, f"{column} {text} is read as {number:g}"))
         for row in rows.values():
             row.setdefault(column, None)
@@ -480,7 +546,7 @@ def _level_faults(texts: Mapping[str, Mapping[str, str]], described: Mapping[str
             continue
         for subject, row in texts.items():
             text = row.get(column, "")
-            if text.lower() not in _NOT_AVAILABLE and not _is_level(text, levels):
+            if not _is_missing(text) and not _is_level(text, levels):
                 value, expected = f"{column} of {subject} is {text!r}", f"one of {', '.join(levels)}"
                 remedy = "Fix the cell, or add the level to participants.json."
                 faults.append(Fault("level-unknown", "participants.tsv", subject, value, expected, remedy))

@@ -49,6 +49,7 @@ _COLUMNS = [
     ("targets", pa.string()),
     ("clean", pa.string()),
     ("weights", pa.string()),
+    ("space", pa.string()),
 ]
 
 
@@ -75,6 +76,7 @@ def save(cohort: Cohort, path: Path) -> Path:
             "targets": json.dumps(dict(sample.targets)),  # their order is that of the outputs
             "clean": json.dumps(dict(sample.clean)),
             "weights": json.dumps(dict(sample.weights)),
+            "space": sample.space,
         }
         for sample in cohort.samples
     ]
@@ -126,6 +128,7 @@ def open_cohort(path: Path, *, check_content: bool = False) -> Cohort:
             targets=json.loads(row["targets"]),
             clean=json.loads(row["clean"]),
             weights=json.loads(row["weights"]),
+            space=row.get("space") or "",  # tables of older versions lack it
         )
         for row in rows
     )

@@ -59,7 +59,7 @@ def verify_once(
     )  # fmt: skip
     faults = list(dict.fromkeys((*found.faults, *checked, *more)))
     if faults:
-        raise CohortError(faults)
+        raise CohortError(faults, found.notes, found.ineligible)
     if rest is not None and not clean:
         content = canonical(sorted(images))
         replace_file(folder / f"{rest}-{hash_of(content)[:20]}.json", content.encode())

@@ -42,6 +42,7 @@ FAULT_KINDS: Mapping[str, str] = MappingProxyType(
                 "duplicate-image": "two files with different names have the same voxels",
                 "duplicate-subject": "all files of a subject are copies of another's",
                 "empty-mask": "no voxel of a mask is set",
+                "inverted-mask": "the label covers almost the whole image, so that it may be the background",
                 "extreme-intensity": "an image has voxels far more intense than all others",
                 "field-of-view": "an image does not cover the label",
                 "full-mask": "every voxel of the label is set",
@@ -76,6 +77,8 @@ _SPACING_TOLERANCE = 0.01  # relative
 _OUTSIDE_IMAGE = 0.01  # fraction of the label's voxels
 _OUTSIDE_BRAIN = 0.05  # fraction of the label's voxels; the edge of a brain mask is uncertain
 _EXTREME_RATIO = 1e4  # largest magnitude over its 99th percentile
+_LARGEST_SHARE = 0.9  # of an image that a label covers
+_LARGEST_VALUE = 1e18  # its square is a single-precision number
 _SNAP = 1e-3  # distance from a whole number that the scaling of a header explains
 _SHOWN = 8  # values in a message
 _READERS = 2  # candidates in memory at a time, each with all its images
@@ -430,6 +433,28 @@ def _not_integer(scan: _Scan) -> Fault | None:
     return scan.fault("regions-not-integer", f"there are values such as {_listed(odd)}", "whole numbers", remedy)
 
 
+def _inverted(scan: _Scan) -> Fault | None:
+    if scan.limits != (0.0, 1.0):
+        return None
+    share = float(np.mean(scan.data != 0))
+    if share <= _LARGEST_SHARE:
+        return None
+    remedy = "Look at the mask; if 1 marks the background, invert it."
+    return scan.fault("inverted-mask", f"{share:.1%} of the voxels are set", f"at most {_LARGEST_SHARE:.0%}", remedy)
+
+
+def _number_range(scan: _Scan) -> Fault | None:
+    """Values whose variance single precision cannot hold, e.g. after a wrong slope."""
+    low, high = scan.limits
+    if not scan.finite or low == high:
+        return None
+    smallest, largest = 1 / _LARGEST_VALUE, _LARGEST_VALUE
+    if (max(abs(low), abs(high)) <= largest and high - low >= smallest) or _extreme(scan):  # spikes are one fault
+        return None
+    value, expected = f"the values are {low:g} to {high:g}", f"a range from {smallest:g} to {largest:g}"
+    return scan.fault("number-range", value, expected, "Rescale the image; check the header's slope.")
+
+
 _Check = Callable[[_Scan], Fault | None]
 
 _HEADER_CHECKS: tuple[_Check, ...] = (
@@ -447,8 +472,8 @@ _HEADER_CHECKS: tuple[_Check, ...] = (
 _MASK_CHECKS: tuple[_Check, ...] = (_non_finite, _negative_mask, _non_binary, _empty_mask)
 
 _VALUE_CHECKS: Mapping[_Role, tuple[_Check, ...]] = {
-    "image": (_non_finite, _constant, _all_negative, _extreme),
-    "label": (*_MASK_CHECKS, _full_mask),
+    "image": (_non_finite, _number_range, _constant, _all_negative, _extreme),
+    "label": (*_MASK_CHECKS, _full_mask, _inverted),
     # A cropped image can lie entirely inside the brain, so a full brain mask is no fault.
     "brain": _MASK_CHECKS,
     "regions": (_non_finite, _negative_mask, _not_integer, _empty_mask),

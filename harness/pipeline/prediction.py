@@ -206,6 +206,7 @@ def read_subjects(networks: Networks, root: Path, cache: Path, *, exclude: tuple
         changes |= more
     cohort: Cohort = task.cohort.func(root, cache, **{**task.cohort.keywords, **changes})
     trained.check(cohort.samples, template=not is_bids)
+    notes = (*notes, *trained.check_spaces(cohort.samples, template=not is_bids))
     own = {one.id: Place(one.shape, one.affine) for one in cohort.samples if one.affine is not None}
     return NewSubjects(cohort, {**own, **places}, notes)
 

@@ -109,6 +109,14 @@ def element(shape: Shape = "cube", size: Annotated[int, Gt(0)] = 5) -> Array:
     return inside
 
 
+def _fitting_element(shape: Shape, size: int, grid: Sequence[int]) -> Array:
+    """Structuring element of a region that fits on a grid; a larger one may not fit into memory."""
+    if any(size > side for side in grid):
+        sides = "×".join(map(str, grid))
+        raise OutOfRange(f"a region must fit on the grid of {sides} voxels, got roi_size={size}; set a smaller one")
+    return element(shape, size)
+
+
 def eligible(counts: Array, *, patients: Annotated[int, Gt(0)] = 10, element: Array, rule: Rule = "all") -> Array:
     """Voxels that can be the centre of a region.
 
@@ -149,7 +157,7 @@ def place_rois(
     OutOfRange
         If regions exceed the grid or overlap; all of them are listed.
     """
-    mask = element(shape, size)
+    mask = _fitting_element(shape, size, grid)
     rois = tuple(_place(f"roi{k}", _index(centre), mask) for k, centre in enumerate(centres, 1))
     faults = [
         f"{roi.name} around {roi.centre} covers voxels {roi.low} to {tuple(a + size - 1 for a in roi.low)}"
@@ -236,7 +244,7 @@ def draw_rois(
     OutOfRange
         If there are too few eligible centres, or they are too close together.
     """
-    mask = element(shape, size)
+    mask = _fitting_element(shape, size, np.shape(counts))
     allowed = np.argwhere(eligible(counts, patients=patients, element=mask, rule=rule))
     if len(allowed) < max(number, strata):
         raise OutOfRange(_too_few(counts, mask, len(allowed), max(number, strata), patients, rule))

@@ -44,6 +44,9 @@ class Group:
     cohort: Cohort
 
 
+_FEWEST = 3  # subjects, whatever cohort.minimum says
+
+
 def images_of(tasks: Sequence[Task]) -> tuple[str, ...]:
     """Names of all images that any of the tasks reads, so that they can share one cohort."""
     return tuple(sorted({name for task in tasks for name in task.adapter().reads.images}))
@@ -60,8 +63,13 @@ def read_cohort(task: Task, sequences: tuple[str, ...], settings: RunSettings, s
             if not root.exists():  # otherwise another run has generated the same cohort in the meantime
                 raise
     say(f"reading and verifying {root}")
+    options = getattr(task.cohort, "keywords", {})
     cohort: Cohort = task.cohort(
-        root, settings.folder / "cache", sequences=sequences, exclude=settings.exclude, minimum=3
+        root,
+        settings.folder / "cache",
+        sequences=sequences,
+        exclude=tuple(dict.fromkeys((*settings.exclude, *options.get("exclude", ())))),
+        minimum=max(_FEWEST, options.get("minimum", _FEWEST)),
     )
     return cohort
 

@@ -23,6 +23,7 @@ __all__ = ["PATHS", "Overrides", "parse", "texts_of", "to_overrides"]
 PATHS = frozenset({"csv", "data", "into", "out"})
 """Keys whose values are paths. They take one value, so that it is read literally, without the grammar."""
 
+_MOST_VALUES = 10_000  # of a range; a typo such as range(0,1e9) would fill the memory
 # Names of tokens and rules of Hydra's parser say nothing to users.
 _JARGON = re.compile(r"no viable|mismatched input|extraneous input|missing |token recognition|None$|$")
 _KEY = re.compile(r"[\w$][\w.$-]*", re.ASCII)
@@ -223,7 +224,10 @@ def _range(text: str, sweep: Any) -> tuple[JSON, ...]:
         raise BadSyntax(f"{text!r} has no values: range(start, stop, step) must lead from start towards stop")
     # In floating point .1 + .2 is not .3. Decimals exclude the end correctly and show no rounding errors.
     start, stop, step = (Decimal(str(number)) for number in (sweep.start, sweep.stop, sweep.step))
-    values = [start + number * step for number in range(math.ceil((stop - start) / step))]
+    count = math.ceil((stop - start) / step)
+    if count > _MOST_VALUES:
+        raise BadSyntax(f"{text!r} has {count} values, and a range has at most {_MOST_VALUES}; give a larger step")
+    values = [start + number * step for number in range(count)]
     whole = all(isinstance(number, int) for number in (sweep.start, sweep.step))
     return tuple(int(value) if whole else float(value) for value in values)
 

@@ -98,3 +98,16 @@ def test_run_report_and_predict_tell_the_notes(
     assert MOCO in told
     assert "sub-01 has" in told and "resampled to" in told
     assert "slices are outside the field of view of the networks" in told
+
+
+def test_notes_of_a_faulty_cohort_are_printed(
+    root: Path, tmp_path: Path, small: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They may explain the fault; subjects that are left out are listed, too."""
+    faulty = Path(shutil.copytree(root, tmp_path / "data"))
+    (faulty / "sub-03/anat/sub-03_T2w.nii.gz").write_bytes(b"")
+    overrides = small(tmp_path / "out", data=faulty, exclude="sub-01")
+    assert commands.data("verify", typed(overrides)) == 1
+    printed = capsys.readouterr().out
+    assert "T2w is T2w in 1 of 2 subjects (sub-03), else rec-moco_T2w" in printed
+    assert "left out 1 (excluded by request): sub-01" in printed and "empty-file" in printed

@@ -154,3 +154,13 @@ def test_wraps_is_a_fact(models: Registry) -> None:
 
     models.register("two", wraps="method")(wrapper)
     assert models.get("two").facts == {"wraps": "method"}
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("lr", "recipe.lr"), ("NOISE", "noise"), ("RECIPE.LR", "recipe.lr"), ("Sche\u0301ma", "Schéma")]
+)
+def test_names_that_differ_in_form_are_near(name: str, near: str) -> None:
+    """Other letters, the last part alone, or a composed character come first."""
+    known = ["noise", "recipe.lr", "report", "Schéma", *(f"unrelated.{number:03d}" for number in range(100))]
+    with pytest.raises(UnknownName, match=f"Near: {near}[,.]"):
+        raise UnknownName("key", name, known)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,3 +92,16 @@ def test_resources_above_one_are_whole_numbers(key: str) -> None:
     settings_from({key: 2.0})
     with pytest.raises(OutOfRange, match=f"{key} must be a whole number above one, as Ray requires, got 1.5"):
         settings_from({key: 1.5})
+
+
+@pytest.mark.parametrize(("value", "expected"), [("OFF", "off"), (False, "off"), ("auto", "auto"), (True, "auto")])
+def test_ray_is_read_in_any_form_that_has_one_meaning(value: Any, expected: str) -> None:
+    """Letter case, and yes or no."""
+    assert settings_from({"ray": value}).ray == expected
+
+
+@pytest.mark.parametrize("value", ["maybe", "none", "cluster", ""])
+def test_ray_is_a_word_or_an_address(value: str) -> None:
+    """Other words would be taken for an address and raise an error of Ray after the cohort is read."""
+    with pytest.raises(OutOfRange, match="ray must be auto .*, off .*, or the address HOST:PORT"):
+        settings_from({"ray": value})

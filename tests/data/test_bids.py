@@ -826,3 +826,86 @@ def test_derivatives_of_other_shapes_are_read(cohort: Path, generated_by: object
     (cohort / "derivatives/hand/dataset_description.json").write_text(json.dumps({"GeneratedBy": generated_by}))
     index = bids.index(cohort, label="lesion")
     assert index.faults == () and "is taken from derivatives/hand (made by " in index.notes[0]
+
+
+class TestStatedSpace:
+    """Spaces of masks that are stated beside the name of the file."""
+
+    @staticmethod
+    def state(path: Path, text: str) -> None:
+        path.write_text(json.dumps({"SpatialReference": text}))
+
+    @pytest.mark.parametrize("text", ["orig", "T1w", "bids::sub-01/anat/sub-01_T1w.nii.gz", "file:./sub-01_T1w.nii.gz"])
+    @pytest.mark.parametrize("file", ["{0}/anat/{0}_label-lesion_mask.json", "label-lesion_mask.json"])
+    def test_native_space_in_a_json_file_is_refused(self, cohort: Path, text: str, file: str) -> None:
+        """In that beside the mask, and in one at the top that applies to all masks."""
+        for name in SUBJECTS:
+            self.state(cohort / file.format(name), text)
+        assert kinds(bids.index(cohort, label="lesion", template=True)) == ["space-native"]
+
+    def test_template_in_a_json_file_is_used(self, cohort: Path) -> None:
+        """As a keyword, or as a file of TemplateFlow; nothing is assumed then."""
+        for name, text in zip(SUBJECTS, ["MNI152NLin6Asym", "tpl-MNI152NLin6Asym_res-02_T1w.nii.gz"] * 2, strict=False):
+            self.state(cohort / f"{name}/anat/{name}_label-lesion_mask.json", text)
+        index = bids.index(cohort, label="lesion", template=True)
+        assert (index.faults, index.notes) == ((), ())
+        assert {one.space for one in index.candidates} == {"MNI152NLin6Asym"}
+
+    def test_mix_of_json_files_is_refused(self, cohort: Path) -> None:
+        """Template in some subjects, native in another."""
+        for name, text in zip(SUBJECTS, ["MNI152NLin6Asym", "orig", "MNI152NLin6Asym"], strict=True):
+            self.state(cohort / f"{name}/anat/{name}_label-lesion_mask.json", text)
+        (fault,) = bids.index(cohort, label="lesion", template=True).faults
+        assert fault.kind == "space-mix" and "1 subject in space-orig (not in the name) (sub-02)" in fault.value
+
+    @pytest.mark.parametrize(
+        ("folder", "found"),
+        [("lesions_space-T1w", ["space-native"]), ("native-space", ["space-native"]), ("masks-MNI152NLin6Asym", [])],
+    )
+    def test_space_of_a_derivative_is_that_of_its_folder(self, cohort: Path, folder: str, found: list[str]) -> None:
+        """For files whose name states none."""
+        to_derivatives(cohort, folder, *SUBJECTS, made_by="ITK-SNAP")
+        index = bids.index(cohort, label="lesion", template=True)
+        assert kinds(index) == found and not any("taken to be in MNI" in note for note in index.notes)
+
+    def test_contradiction_is_told(self, cohort: Path) -> None:
+        """The name of the file precedes its JSON file."""
+        in_space(cohort, "MNI152NLin6Asym", *SUBJECTS)
+        self.state(cohort / "sub-02/anat/sub-02_space-MNI152NLin6Asym_label-lesion_mask.json", "orig")
+        index = bids.index(cohort, label="lesion", template=True)
+        assert index.faults == () and index.notes == (
+            "sub-02: the name of the mask states space-MNI152NLin6Asym, but its JSON file or folder orig; "
+            "the name is used",
+        )
+
+    def test_letter_case_is_no_other_template(self, cohort: Path) -> None:
+        """``space-mni152nlin6asym`` is written in real data."""
+        in_space(cohort, "MNI152NLin6Asym", "sub-01", "sub-03")
+        in_space(cohort, "mni152nlin6asym", "sub-02")
+        index = bids.index(cohort, label="lesion", template=True)
+        assert (index.faults, index.notes) == ((), ())
+
+
+@pytest.mark.parametrize("prefix", ["w", "wr", "c1", "mwc1", "y_"])
+def test_files_with_a_prefix_of_spm_are_not_read_and_told(cohort: Path, prefix: str) -> None:
+    """SPM writes its results beside the images; they are no reason to stop."""
+    copy(cohort, "sub-01/anat/sub-01_label-lesion_mask.nii.gz", f"sub-01/anat/{prefix}sub-01_label-lesion_mask.nii.gz")
+    index = bids.index(cohort, label="lesion")
+    assert (kinds(index), len(index.candidates)) == ([], 3)
+    assert f"anat/{prefix}sub-01_label-lesion_mask.nii.gz: the name starts with {prefix}" in str(index.notes)
+    for name in SUBJECTS:
+        path = cohort / f"{name}/anat/{name}_label-lesion_mask.nii.gz"
+        path.rename(path.with_name(f"{prefix}{path.name}"))
+    fault = bids.index(cohort, label="lesion").faults[0]
+    assert fault.kind == "sequence-unknown" and f"the name starts with {prefix}" in fault.value
+
+
+def test_a_session_that_most_subjects_do_not_have_is_told(cohort: Path) -> None:
+    """A subject whose baseline is missing would enter with its follow-up."""
+    for name in ("sub-01", "sub-02"):
+        to_sessions(cohort, name, "ses-0", "ses-1")
+    to_sessions(cohort, "sub-03", "ses-1")
+    index = bids.index(cohort, label="lesion", session="first")
+    assert ids(index) == ["sub-01_ses-0", "sub-02_ses-0", "sub-03_ses-1"]
+    assert "the session is ses-1 in 1 of 3 subjects (sub-03), else ses-0" in index.notes
+    assert not any("the session is" in note for note in bids.index(cohort, label="lesion", session="all").notes)

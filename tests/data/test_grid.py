@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from harness.core.errors import OutOfRange
 from harness.data.grid import VoxelGrid
 
 AFFINE = np.diag([1.0, 2.0, 2.5, 1.0])
@@ -32,3 +33,10 @@ def test_text_shows_shape_spacing_and_origin() -> None:
     grid = VoxelGrid((152, 179, 142), affine)
     assert grid.text == "152×179×142 voxels of 1×2×2.5 mm"
     assert grid.text_with_corner == "152×179×142 voxels of 1×2×2.5 mm from (-76, -106.5, 12) mm"
+
+
+def test_grid_that_exceeds_the_memory_is_refused() -> None:
+    """Before an image is made; a typo in a voxel size would end the process without a message."""
+    VoxelGrid((200, 200, 200), np.eye(4)).check_fits("cohort.spacing_mm")
+    with pytest.raises(OutOfRange, match=r"a grid of 100000×100000×100000 voxels .*; set a larger cohort.spacing_mm"):
+        VoxelGrid((100_000,) * 3, np.eye(4)).check_fits("cohort.spacing_mm")

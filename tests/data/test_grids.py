@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -87,3 +88,37 @@ def test_pictures_must_have_the_size_of_the_training(sample: Callable[..., Sampl
         RequestError, match=r"pictures of 8×8; sub-1 has pictures of 9×8. Crop or resample them to that size"
     ):
         grid.check([sample((), (9, 8))], template=True)
+
+
+class TestSpaces:
+    """Template spaces of new samples against those of the training."""
+
+    @staticmethod
+    def spaces(sample: Callable[..., Sample], *spaces: str) -> list[Sample]:
+        return [replace(sample(id=f"sub-{n}"), space=space) for n, space in enumerate(spaces)]
+
+    def test_same_space_is_fine_in_any_letter_case(self, sample: Callable[..., Sample]) -> None:
+        """And so is any space of a mixed training, or if nothing is known of older trainings."""
+        trained = TrainingGrid.of(self.spaces(sample, "MNI152NLin6Asym", ""))
+        assert trained.spaces == ("", "MNI152NLin6Asym")
+        new = self.spaces(sample, "mni152nlin6asym", "")
+        assert trained.check_spaces(new, template=True) == []
+        older = TrainingGrid.from_json({key: one for key, one in trained.to_json().items() if key != "spaces"})
+        assert older.check_spaces(self.spaces(sample, "Talairach"), template=True) == []
+
+    def test_other_mni_template_and_unstated_space_are_notes(self, sample: Callable[..., Sample]) -> None:
+        """MNI152 templates differ by a few mm; a name without a space may be right."""
+        trained = TrainingGrid.of(self.spaces(sample, "MNI152NLin6Asym"))
+        assert trained.check_spaces(self.spaces(sample, "MNI152NLin2009cAsym", ""), template=True) == [
+            "space of the training samples: MNI152NLin6Asym; of new samples: sub-0: MNI152NLin2009cAsym; "
+            "sub-1: not stated. Check that it is the same; templates differ by some mm or more"
+        ]
+
+    def test_another_template_is_refused(self, sample: Callable[..., Sample]) -> None:
+        """Where voxels are compared between subjects; networks on images of subjects get a note."""
+        trained = TrainingGrid.of(self.spaces(sample, "MNI152NLin6Asym"))
+        with pytest.raises(RequestError, match="sub-0: Talairach. Bring the new samples into the template"):
+            trained.check_spaces(self.spaces(sample, "Talairach"), template=True)
+        native = TrainingGrid.of(self.spaces(sample, ""))
+        (note,) = native.check_spaces(self.spaces(sample, "Talairach"), template=False)
+        assert note.startswith("space of the training samples: that of the subject; of new samples: sub-0: Talairach")

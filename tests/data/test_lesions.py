@@ -232,3 +232,21 @@ def test_saved_cohort_keeps_scores_and_truth(lesion_root: Path, tmp_path: Path) 
     assert opened.truth.fingerprint == cohort.truth.fingerprint
     assert opened.truth.weights == cohort.truth.weights
     np.testing.assert_array_equal(opened.truth.rois["roi1"].load(), cohort.truth.rois["roi1"].load())
+
+
+def test_label_and_grid_are_checked_before_anything_is_read(lesion_root: Path, tmp_path: Path) -> None:
+    """An empty label, and voxels so small that no image fits into memory."""
+    with pytest.raises(OutOfRange, match="cohort.label must be the label of the lesion masks"):
+        lesions(lesion_root, tmp_path, label="")
+    with pytest.raises(OutOfRange, match=r"an image must fit into memory.*set a larger cohort.spacing_mm"):
+        lesions(lesion_root, tmp_path, label="lesion", spacing_mm=(1e-4,))
+
+
+def test_other_voxel_sizes_are_told(own_root: Path, tmp_path: Path) -> None:
+    """They are resampled correctly, but small lesions are lost in large voxels."""
+    path = mask_path(own_root, "sub-02")
+    array, affine = nifti.read(path)
+    step = 2.0 * np.ones(3)
+    nifti.write(path, array[::2, ::2, ::2], affine @ np.diag([*step, 1.0]), dtype=np.uint8)
+    notes = lesions(own_root, tmp_path, label="lesion").notes
+    assert any(note.startswith("voxels of lesion are") and "sub-02" in note for note in notes)

@@ -115,8 +115,8 @@ def test_what_may_be_a_code_or_a_decimal_comma_is_noted(tmp_path: Path) -> None:
     )
     assert not faults
     assert table.notes == (
+        ("", "decimal commas of mmse are read as points"),
         ("sub-02", "nihss -999 may be a code for a missing value; write n/a if it is"),
-        ("", "mmse has decimal commas and is read as text; write decimal points, such as 41.5"),
     )
 
 
@@ -223,3 +223,63 @@ def test_a_table_of_another_format_is_named(tmp_path: Path) -> None:
     (tmp_path / "participants.xlsx").touch()
     (fault,) = read_participants(tmp_path, ("age",), FOLDERS)[1]
     assert fault.value == "there is no such file, but participants.xlsx"
+
+
+@pytest.mark.parametrize("mark", ["#N/A", "#NULL!", ".", "<NA>", "?", "-", "unknown"])
+def test_marks_of_missing_values_are_read_with_a_note(tmp_path: Path, mark: str) -> None:
+    """Excel, SPSS, Stata and R write them; half of a column of numbers may be missing."""
+    table, faults = read(tmp_path, f"participant_id\tedss\nsub-01\t3.5\nsub-02\t{mark}\nsub-10\t{mark}\n")
+    assert not faults and [row["edss"] for row in table.rows.values()] == [3.5, None, None]
+    assert table.notes == (("sub-02", f"edss {mark} is read as n/a"), ("sub-10", f"edss {mark} is read as n/a"))
+
+
+def test_words_for_unknown_are_classes_among_words(tmp_path: Path) -> None:
+    """``unknown`` may be a class, but ``#N/A`` is none."""
+    table, faults = read(tmp_path, "participant_id\tside\nsub-01\tleft\nsub-02\tunknown\nsub-10\t#N/A\n")
+    assert not faults and [row["side"] for row in table.rows.values()] == ["left", "unknown", None]
+
+
+def test_commas_that_may_separate_thousands_are_a_fault(tmp_path: Path) -> None:
+    """The remedy has both readings."""
+    (tmp_path / "participants.tsv").write_text("participant_id\tvolume\nsub-01\t900\nsub-02\t1,234\nsub-10\t750\n")
+    (fault,) = read_participants(tmp_path, (), FOLDERS)[1]
+    assert fault.remedy == "Write a decimal point: 1.234 or 1234"
+    table, faults = read(tmp_path, "participant_id\tvolume\nsub-01\t900\nsub-02\t1,234\nsub-10\t7,5\n")
+    assert not faults and [row["volume"] for row in table.rows.values()] == [900, 1.234, 7.5]
+
+
+def test_a_typeset_minus_is_read_with_a_note(tmp_path: Path) -> None:
+    """Word processors and journals write the sign U+2212."""
+    table, faults = read(tmp_path, "participant_id\tz\nsub-01\t0.5\nsub-02\t\u22121.5\nsub-10\t2\n")
+    assert not faults and table.rows["sub-02"]["z"] == -1.5
+    assert table.notes == (("sub-02", "z \u22121.5 is read as -1.5"),)
+
+
+def test_decimal_commas_between_commas_are_not_row_names(tmp_path: Path) -> None:
+    """The first cell would be dropped, and digits before and after the comma taken for the id and the value."""
+    (tmp_path / "participants.tsv").write_text("participant_id,edss\nsub-01,1,5\nsub-02,2,5\nsub-10,10,0\n")
+    _, found = read_participants(tmp_path, (), FOLDERS)
+    assert [fault.kind for fault in found] == ["participants-ragged"] * 3
+    assert "quote those with commas" in found[0].remedy
+    table, faults = read(tmp_path, "participant_id,edss\n1,sub-01,5\n2,sub-02,6\n3,sub-10,7\n")
+    assert not faults and table.rows["sub-10"]["edss"] == 7
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_its_mark_is_read(tmp_path: Path, encoding: str) -> None:
+    """Every other byte of its header is zero."""
+    (tmp_path / "participants.tsv").write_bytes("participant_id\tage\nsub-01\t41\n".encode(encoding))
+    table, faults = read_participants(tmp_path, (), ("sub-01",))
+    assert not faults and table.rows["sub-01"]["age"] == 41
+
+
+def test_names_of_columns_are_composed(tmp_path: Path) -> None:
+    """macOS writes é as two characters, which nobody can type or see."""
+    table, faults = read(tmp_path, "participant_id\tge\u0301ne\nsub-01\t1\nsub-02\t2\nsub-10\t3\n")
+    assert not faults and table.rows["sub-01"]["g\u00e9ne"] == 1
+
+
+def test_the_mark_of_text_in_excel_is_no_part_of_an_id(tmp_path: Path) -> None:
+    """``'01`` keeps the zero in a spreadsheet."""
+    table, faults = read(tmp_path, "participant_id\tage\n'01\t41\n'02\t42\n'10\t43\n")
+    assert not faults and list(table.rows) == ["sub-01", "sub-02", "sub-10"]

@@ -31,6 +31,7 @@ BRAIN = "sub-02/anat/sub-02_label-brain_mask.nii.gz"
 LESIONS = [LESION.replace("02", number) for number in ("01", "02", "03")]
 BRAINS = [BRAIN.replace("02", number) for number in ("01", "02", "03")]
 REGIONS = "sub-02/anat/sub-02_label-regions_dseg.nii.gz"
+OUTSIDE = frozenset({"outside-brain"})
 Patch = pytest.MonkeyPatch
 
 
@@ -576,7 +577,10 @@ CASES = [
     # values of masks
     Case("empty-mask", r"no voxel is set", values(LESION, np.zeros_like)),
     Case("empty-mask", r"brain_mask\.nii\.gz: no voxel is set", values(BRAIN, np.zeros_like)),
-    Case("full-mask", r"all 1008 voxels are set", values(LESION, np.ones_like), {}, frozenset({"outside-brain"})),
+    Case("inverted-mask", r"9\d\.\d% of the voxels are set", values(LESION, lambda mask: 1 - mask), {}, OUTSIDE),
+    Case("number-range", r"the values are .*e\+30", values(T1W, lambda image: image.astype(float) * 1e300, float)),
+    Case("number-range", r"e-\d\d; expected a range from 1e-18", values(T1W, lambda image: image * 1e-30)),
+    Case("full-mask", r"all 1008 voxels are set", values(LESION, np.ones_like), {}, OUTSIDE),
     Case("non-binary", r"the values are 0, 1, 3; expected 0 and 1", values(LESION, voxel(3))),
     Case("non-binary", r"the values are 0, 0\.5, 1", values(LESION, voxel(0.5))),
     Case("negative-mask", r"the smallest value is -1", values(LESION, voxel(-1))),

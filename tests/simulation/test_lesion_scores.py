@@ -372,3 +372,11 @@ def test_constant_load_has_no_rank_correlation() -> None:
     rois = place_rois([(1, 1, 1)], (3, 3, 3), size=1)
     row = roi_table(rois, np.zeros((4, 1)), np.zeros((3, 3, 3)), np.arange(4), np.eye(4))[0]
     assert np.isnan(row.volume_rho) and row.touched == 0
+
+
+def test_region_larger_than_the_grid_is_refused() -> None:
+    """Before its voxels are made, which would not fit into memory."""
+    with pytest.raises(OutOfRange, match="a region must fit on the grid of 14×16×13 voxels, got roi_size=100000"):
+        draw_rois(_counts(), _generator(), size=100_000)
+    with pytest.raises(OutOfRange, match="a region must fit on the grid of 4×4×4 voxels, got roi_size=5"):
+        place_rois([(1, 1, 1)], (4, 4, 4), size=5)

@@ -104,6 +104,7 @@ def test_spaces(text: str, dimension: object) -> None:
         ("a=range(1,0)", r"'a=range\(1,0\)' has no values: range\(start, stop, step\) must lead from start towards"),
         ("a=range(0,1,0)", r"'a=range\(0,1,0\)' has no values"),
         ("a=range(0,inf,1)", r"'a=range\(0,inf,1\)' has no values"),
+        ("a=range(0,1e9,1e-9)", r"has 1000000000000000000 values, and a range has at most 10000; give a larger step"),
     ],
 )
 def test_invalid_overrides_are_refused(text: str, message: str) -> None:

@@ -55,6 +55,10 @@ def number_column(
     """
     target = Target(column, "number", loss_weight=loss_weight)
     made = _with(cohort, target, column, _finite)
+    values = sorted({one.targets[column] for one in made.samples})
+    if len(values) == 2:
+        told = f"{column} has only the values {values[0]:g} and {values[1]:g}"
+        made = dataclasses.replace(made, notes=(*made.notes, f"{told}; it is predicted as a number, not as a class"))
     return shuffled_across_subjects(made, [target.name], shuffle_seed) if shuffled else made
 
 
@@ -264,7 +268,7 @@ def _with(
     faults = _faults(column, wrong, target, all_wrong=not found) if wrong else []
     faults += [] if may_be_codes else _code_faults(cohort, column)
     if faults:
-        raise CohortError(faults)
+        raise CohortError(faults, cohort.notes, cohort.ineligible)
     return _restricted(cohort, target, column, found)
 
 

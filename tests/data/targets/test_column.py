@@ -278,3 +278,12 @@ def test_shuffled_values_move_between_subjects(in_memory: Callable[[Array], Any]
         assert values[f"s{subject}-1"] == values[f"s{subject}-0"] + 1
     other = shuffled_across_subjects(number_column(cohort, tmp_path, column="edss"), ["edss"], 1)
     assert [one.targets for one in other.samples] != [one.targets for one in numbers.samples]
+
+
+def test_number_with_two_values_is_told(make: Callable[..., Cohort], tmp_path: Path) -> None:
+    """It is probably a class; the metrics of numbers say little about it."""
+    made = make(group=(0.0, 1.0, 0.0, 1.0), score=(0.0, 1.0, 2.0, 3.0))
+    assert number_column(made, tmp_path, column="group").notes == (
+        "group has only the values 0 and 1; it is predicted as a number, not as a class",
+    )
+    assert number_column(made, tmp_path, column="score").notes == ()
