@@ -150,8 +150,10 @@ def by_column(
     samples : samples in the order of the cohort
     seed : unused; the split is always the same
     column : name of the column
-    train, validation, test : value of the column for the samples of each subset; an empty
-        ``validation`` needs a recipe that keeps the last epoch
+    train : value of the column for training samples
+    validation : value for validation samples; empty for none, which needs a recipe that keeps
+        the last epoch
+    test : value for test samples
 
     Raises
     ------
