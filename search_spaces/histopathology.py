@@ -18,6 +18,7 @@ EXPERIMENTS = {
 }
 
 PRESETS = {
+    "cohort=patchcamelyon": {"split": "by_column"},
     # The gradient of a histogram is no explanation; the row shows what a shortcut reaches
     "model=colour_histogram": {"attribution": "random"},
     "experiment=networks": {"attribution": "none"},

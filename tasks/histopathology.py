@@ -52,7 +52,7 @@ TASK = Task(
     phantom=partial(histology_phantom),
     phantom_subjects=40,
     cohort=partial(pictures),
-    targets={"tumour": partial(binary_column, column="tumour", positive="1")},
+    targets={"tumour": partial(binary_column, column="label", name="tumour", positive="1")},
     adapter=partial(pixels),
     split=partial(holdout, test=0.25),
     model=partial(small_cnn),

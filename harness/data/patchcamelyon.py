@@ -71,7 +71,7 @@ def patchcamelyon(
         One sample per patch, named by its split and its number in the file, from 0. The image
         ``rgb`` is (96, 96, 3) uint8, and the mask ``target``, if there is a file of masks,
         (96, 96) bool. The subject is the slide or, without a table of slides, the patch.
-        Covariates: ``tumour`` (1 if tumour touches the central 32 × 32 pixels) and ``split``
+        Covariates: ``label`` (1 if tumour touches the central 32 × 32 pixels) and ``split``
         (``train``, ``valid`` or ``test``), which ``split=by_column`` uses. Notes say how many
         patches are equal.
 
@@ -287,7 +287,7 @@ def _samples(part: _Part, chosen: Sequence[int], digests: Digests, arrays: Array
     images = _cached(part.images, "x", chosen, digests, arrays)
     masks = _cached(part.masks, "mask", chosen, digests, arrays) if part.masks is not None else None
     covariates: list[dict[str, float | str | None]] = [
-        {"tumour": label, "split": part.split} for label in (0.0, 1.0)
+        {"label": label, "split": part.split} for label in (0.0, 1.0)
     ]  # shared by all samples
     for place, number in enumerate(chosen):
         yield Sample(
@@ -355,12 +355,12 @@ def _notes(parts: Sequence[_Part], samples: Sequence[Sample], patches: int) -> I
     if equal:
         count = sum(len(several) for several in equal)
         across = sum(len({one.covariates["split"] for one in several}) > 1 for several in equal)
-        opposed = sum(len({one.covariates["tumour"] for one in several}) > 1 for several in equal)
+        opposed = sum(len({one.covariates["label"] for one in several}) > 1 for several in equal)
         yield (
             f"{count} patches are equal to another one; of {len(equal)} groups of equal patches, {across} are in "
             f"several splits and {opposed} have different labels"
         )
-    labels = Counter((str(one.covariates["split"]), one.covariates["tumour"]) for one in samples)
+    labels = Counter((str(one.covariates["split"]), one.covariates["label"]) for one in samples)
     shares = ", ".join(
         f"{part.split} {labels[part.split, 1.0]} of {labels[part.split, 0.0] + labels[part.split, 1.0]}"
         for part in parts

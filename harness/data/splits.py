@@ -133,7 +133,7 @@ def holdout(
     return _folds(samples, [tuple(drawn[:count])], seed=seed, validation=validation)
 
 
-@SPLITS.register("by_column", source="the official splits of the data")
+@SPLITS.register("by_column", source="the official splits of the data", fixed=True)
 def by_column(
     samples: Sequence[SplitSample],
     *,
@@ -304,13 +304,14 @@ def _classes(samples: Sequence[SplitSample], by: str) -> npt.NDArray[np.intp]:
     return np.unique(texts, return_inverse=True)[1]
 
 
-def describe_validation(folds: Folds, samples: Sequence[tuple[str, str]]) -> str:
+def describe_validation(folds: Folds, samples: Sequence[tuple[str, str]], *, fixed: bool = False) -> str:
     """Describe the numbers of training, validation and test subjects in one sentence for the console.
 
     Parameters
     ----------
     folds : the folds
     samples : pairs of sample id and subject
+    fixed : whether the data fix the subsets, rather than a random draw
     """
     subject_of = dict(samples)
 
@@ -328,10 +329,15 @@ def describe_validation(folds: Folds, samples: Sequence[tuple[str, str]]) -> str
             f"train {counts('train')}, validate {counts('validation')}. All samples of a subject stay together."
         )
     elif validated:
+        how = (
+            "The data fix the subsets; no subject is in two of them."
+            if fixed
+            else "Validation subjects are drawn at random from those not tested, and all samples of a subject stay "
+            "together."
+        )
         sentence = (
             f"{total} subjects, {many}: train {counts('train')}, validate {counts('validation')} (to select the "
-            f"epoch), test {counts('test')}. Validation subjects are drawn at random from those not tested, and all "
-            "samples of a subject stay together."
+            f"epoch), test {counts('test')}. {how}"
         )
     else:
         sentence = (

@@ -89,8 +89,8 @@ def histology_phantom(
     Returns
     -------
     list of PhantomPicture
-        Pictures with the tumour as mask, also outside the centre. Covariates: ``tumour`` (1 if
-        it touches the central 32 × 32 pixels), ``tumour_share``, the share of the patch that is
+        Pictures with the tumour as mask, also outside the centre. Covariates: ``label`` (1 if
+        tumour touches the central 32 × 32 pixels), ``tumour_share``, the share of the patch that is
         tumour, and ``inflamed`` (1 if there is a cluster of inflammatory nuclei).
     """
     slide = _slide(generator(seed, "histology", "slide", number), stain_shift)
@@ -129,7 +129,7 @@ def _patch(rng: np.random.Generator, slide: _Slide, name: str, number: int, size
     light = light + 0.012 * rng.standard_normal(light.shape)
     image = np.round(255 * np.clip(light, 0, 1)).astype(np.uint8)
     facts: dict[str, float | str] = {
-        "tumour": int(bool(tumour[_centre(size)].any())),
+        "label": int(bool(tumour[_centre(size)].any())),
         "tumour_share": round(float(tumour.mean()), 4),
         "inflamed": int(bool(cluster.any())),
     }

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness.core.errors import RequestError, UnknownName
 from harness.core.identity import identify
-from harness.core.registry import COHORTS, TARGETS
+from harness.core.registry import COHORTS, SPLITS, TARGETS
 from harness.core.settings import RunSettings
 from harness.core.space import Dimension
 from harness.core.task import INITIAL_WEIGHTS, Configuration, Task, describe, describe_component
@@ -194,7 +194,9 @@ def prepare(request: Request, *, say: Callable[[str], None] = lambda text: None)
                 "leave one of them out"
             )
         folds = draw_folds(task, group.cohort)
-        sentence = sentence or describe_validation(folds, [(s.id, s.subject) for s in group.cohort.samples])
+        fixed = bool(SPLITS.get(SPLITS.name_of(task.split.func)).facts.get("fixed"))
+        pairs = [(one.id, one.subject) for one in group.cohort.samples]
+        sentence = sentence or describe_validation(folds, pairs, fixed=fixed)
         _check_folds(request.folds, folds.folds)
         configurations.append(configuration)
         by_configuration[configuration.id] = group

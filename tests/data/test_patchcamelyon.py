@@ -79,7 +79,7 @@ def test_patches_are_those_of_the_files(folder: Path, tmp_path: Path) -> None:
     for sample in cohort.samples:
         split, number = sample.id.split("_")
         np.testing.assert_array_equal(sample.images["rgb"].load(), patches(split)[int(number)])
-        assert sample.covariates == {"tumour": float(labels(split).flat[int(number)]), "split": split}
+        assert sample.covariates == {"label": float(labels(split).flat[int(number)]), "split": split}
         assert sample.subject == f"{split}_slide_{int(number) // 3}"
         assert sorted(sample.masks) == (["target"] if split == "train" else [])
         if split == "train":
@@ -131,7 +131,7 @@ def test_some_patches_of_each_split(folder: Path, tmp_path: Path) -> None:
 
 def test_official_splits_are_kept(folder: Path, tmp_path: Path) -> None:
     """``split=by_column`` trains on train, and no slide is in two subsets."""
-    cohort = binary_column(patchcamelyon(folder, tmp_path / "cache"), tmp_path, column="tumour", positive="1")
+    cohort = binary_column(patchcamelyon(folder, tmp_path / "cache"), tmp_path, column="label", positive="1")
     samples = [SplitSample(one.id, one.subject, one.targets, one.covariates) for one in cohort.samples]
     (split,) = by_column(samples, seed=0).folds
     for subset, ids in (("train", split.train), ("valid", split.validation), ("test", split.test)):

@@ -489,3 +489,11 @@ def test_a_fixed_split_without_its_column_is_refused() -> None:
     """The message lists the columns."""
     with pytest.raises(UnknownName, match=r"'fold'.*All: site, split\."):
         splits.by_column(COLUMN, seed=0, column="fold")
+
+
+def test_description_of_a_fixed_split() -> None:
+    """No subject was drawn."""
+    folds = splits.by_column(COLUMN, seed=0)
+    assert describe_validation(folds, ids_of(COLUMN), fixed=True).endswith(
+        "train 2, validate 2 (to select the epoch), test 2. The data fix the subsets; no subject is in two of them."
+    )

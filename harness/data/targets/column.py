@@ -100,6 +100,8 @@ def binary_column(
     OutOfRange
         If neither or both of ``positive`` and ``at_least`` are given, if ``weight_span`` is
         given without ``at_least``, or as for :func:`number_column`.
+    UnknownName
+        If there is no such column, or no sample has the positive value.
     """
     if weight_span and at_least is None:
         raise OutOfRange(f"weight_span needs at_least for the target {column}, got {weight_span} and none")
@@ -108,6 +110,9 @@ def binary_column(
             f"exactly one of positive and at_least must be given for the target {column}, "
             f"got {positive or 'none'!r} and {at_least}"
         )
+
+    if positive:
+        _check_value(cohort, column, positive, f"targets.{name or column}.positive")
 
     def read(value: float | str) -> float | None:
         if at_least is not None:
@@ -239,6 +244,14 @@ def _check_column(cohort: Cohort, column: str, use: str) -> None:
     known = sorted({name for sample in cohort.samples for name in sample.covariates})
     if column not in known:
         raise UnknownName(f"column of {cohort.name}'s {_table_of(cohort)} ({use})", column, known)
+
+
+def _check_value(cohort: Cohort, column: str, value: str, option: str) -> None:
+    """Check that a sample has the positive value; otherwise all would silently be negative."""
+    _check_column(cohort, column, f"target {column}")
+    found = {one for sample in cohort.samples if (one := sample.covariates.get(column)) is not None}
+    if found and not any(value in _texts(one) for one in found):
+        raise UnknownName(f"value of {column} ({option})", value, [_texts(one)[0] for one in found])
 
 
 def _with(

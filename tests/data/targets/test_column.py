@@ -221,12 +221,18 @@ def test_unknown_column_raises(cohort: Cohort, tmp_path: Path, target: Callable[
         target(cohort, tmp_path, column="hiar")
 
 
+def test_an_unknown_positive_value_is_refused(make: Callable[..., Cohort], tmp_path: Path) -> None:
+    """Otherwise all samples would be negative; the message lists the values."""
+    with pytest.raises(UnknownName, match=r"no value of x \(targets\.x\.positive\) is named 'f'\. All: F, M\."):
+        binary_column(make(x=("F", "M", "F", "M", "M")), tmp_path, column="x", positive="f")
+
+
 @pytest.mark.parametrize(
     ("target", "column", "message"),
     [
         (number_column, (1.0, 2.0, None, None, None), "at least 3 samples and vary between them, got 2 values"),
         (number_column, (1.0, 1.0, 1.0, 1.0, None), "got 4 values, 1 different"),
-        (partial(binary_column, positive="f"), ("F", "M", "F", "M", "M"), "got 5 values, 1 different"),
+        (partial(binary_column, positive="F"), ("F", "F", "F", "F", "F"), "got 5 values, 1 different"),
         (class_column, ("a", "a", "a", "a", None), "x must have two classes or more, got a"),
         (class_column, (None, None, None, None, None), "x must have two classes or more, got none"),
         (partial(class_column, classes=("a", "b")), ("a", "a", "a", "a", None), "got 4 values, 1 different"),
