@@ -248,7 +248,7 @@ class Configuration:
     @property
     def model(self) -> JSON:
         """The model with its options; a file of initial weights is identified by its content, not its path."""
-        found = self.task["model"]
+        found = self.task.get("model", {})
         return {**found, "weights": self.task[INITIAL_WEIGHTS]} if INITIAL_WEIGHTS in self.task else found
 
 

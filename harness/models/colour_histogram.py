@@ -11,14 +11,14 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from harness.core.registry import MODELS
-from harness.core.types import Array
+from harness.core.types import Array, Input
 from harness.models.volume_linear import cross_validated_regression
 
 __all__ = ["colour_histogram"]
 
 
 @MODELS.register("colour_histogram", source="", fitted=True, baseline="colours without shapes")
-def colour_histogram(in_channels: int = 3, outputs: int = 1, *, bins: Annotated[int, Ge(2)] = 8) -> nn.Module:
+def colour_histogram(inputs: Sequence[Input], outputs: int = 1, *, bins: Annotated[int, Ge(2)] = 8) -> nn.Module:
     """Penalised regression on the histogram of each channel, which has no shapes and no positions.
 
     A value between two bins counts for both, by its distance, so that the model is
@@ -26,16 +26,16 @@ def colour_histogram(in_channels: int = 3, outputs: int = 1, *, bins: Annotated[
 
     Parameters
     ----------
-    in_channels : number of channels, with values in [0, 1]
+    inputs : one image, with values in [0, 1]
     outputs : number of outputs, K
     bins : bins of each channel
 
     Returns
     -------
     nn.Module
-        Maps (N, in_channels, H, W) float to (N, K); trained by its method ``fit_volumes``.
+        Maps (N, C, H, W) float to (N, K); trained by its method ``fit_volumes``.
     """
-    return _ColourHistogram(in_channels, outputs, bins)
+    return _ColourHistogram(len(inputs[0].channels), outputs, bins)
 
 
 class _ColourHistogram(nn.Module):

@@ -10,6 +10,7 @@ import pyarrow as pa
 from scipy import stats
 
 from harness.core.registry import MODELS
+from harness.pipeline.aggregate import Pooled
 from harness.pipeline.leaderboard import read_facts
 from harness.pipeline.rows import subject_means
 from harness.report.elements import Cell, ReportTable, interval_cell
@@ -45,7 +46,7 @@ def report_tables(plan: Plan, tables: Tables, shapley: pa.Table | None) -> list[
     if targets:
         made += _targets_table(plan, tables, targets)
     made += _gain_table(tables)
-    made += _concordance_table(tables)
+    made += _concordance_table(tables.explanation, tables.pooled)
     found = winners(plan)
     if found:
         made.append(searches_table(found))
@@ -85,9 +86,8 @@ def _gain_table(tables: Tables) -> list[ReportTable]:
     ]
 
 
-def _concordance_table(tables: Tables) -> list[ReportTable]:
+def _concordance_table(table: pa.Table, pooled: Mapping[str, Pooled]) -> list[ReportTable]:
     """Kendall's τ between the ranking metric of explanations and each other one, over the explanations of a model."""
-    table = tables.explanation
     facts, by_configuration = read_facts(table), dict[str, list[Mapping[str, Any]]]()
     for line in table.to_pylist():
         by_configuration.setdefault(line["configuration"], []).append(line)
@@ -103,7 +103,7 @@ def _concordance_table(tables: Tables) -> list[ReportTable]:
                 continue
             found = stats.kendalltau(known[:, 0], known[:, 1])
             sign = 1 if metric.direction == facts.metric(facts.objective).direction else -1
-            ends = _ends_of_tau(tables, configuration, lines, facts.objective, metric.name, sign)
+            ends = _ends_of_tau(pooled, configuration, lines, facts.objective, metric.name, sign)
             cells = (interval_cell(sign * float(found.statistic), *ends), interval_cell(float(found.pvalue)))
             rows.append((labels[configuration], Cell(metric.name), Cell(str(len(known)), "number"), *cells))
     if not rows:
@@ -118,11 +118,19 @@ def _concordance_table(tables: Tables) -> list[ReportTable]:
 
 
 def _ends_of_tau(
-    tables: Tables, configuration: str, lines: Sequence[Mapping[str, Any]], first: str, second: str, sign: int
+    pooled: Mapping[str, Pooled],
+    configuration: str,
+    lines: Sequence[Mapping[str, Any]],
+    first: str,
+    second: str,
+    sign: int,
 ) -> tuple[float | None, float | None]:
     """Interval of Kendall's τ of two metrics, by resampling subjects; none for pooled metrics and few subjects."""
     names = {line["attribution"] for line in lines if line[first] is not None and line[second] is not None}
-    rows = [row for row in tables.pooled[configuration].explanations if row.attribution in names]
+    own = pooled[configuration].explanations if configuration in pooled else ()
+    rows = [row for row in own if row.attribution in names]
+    if not rows:
+        return None, None
     if any(name in row.pooled for row in rows for name in (first, second)):
         return None, None
     means = [[subject_means(row, name) for row in rows] for name in (first, second)]

@@ -180,7 +180,8 @@ def defaults_for_data(request: Request) -> str:
     values = {}
     for key, component, option in own:
         head, _, label = component.partition(".")
-        values[key] = (described[head][label] if label else described[head])[option or "use"]
+        found = described[head][label] if label else described[head]
+        values[key] = found[option or "use"] if isinstance(found, Mapping) else found
     return " ".join(f"{key}={text_of(value)}" for key, value in values.items())
 
 

@@ -73,8 +73,8 @@ def test_real_patches(tmp_path: Path, name: str, positive: str, said: str) -> No
     if not (SHARED / name).is_dir():
         pytest.skip("needs the samples in shared/ beside the project")
     made = harness.run(
-        task="histopathology", data=str(SHARED / name), targets__tumour__column="label",
-        targets__tumour__positive=positive, model="small_cnn", model__width=4, recipe__epochs=1, attribution="none",
+        task="histopathology", data=str(SHARED / name), targets__tumour__positive=positive,
+        model="small_cnn", model__width=4, recipe__epochs=1, attribution="none",
         ray="off", mlflow="off", report=False, out=str(tmp_path),
     )  # fmt: skip
     assert said in made.verdict

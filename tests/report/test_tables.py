@@ -29,7 +29,7 @@ def row(label: str, values: tuple[float, float, float], configuration: str = "ne
 def test_kendalls_tau_over_explanations() -> None:
     """The sign is turned for metrics of which lower values are better; p is that of scipy."""
     table = build([row(label, values) for label, values in VALUES.items()], [AP, AREA, OTHER], "relevance_ap")
-    (made,) = _concordance_table(table)
+    (made,) = _concordance_table(table, {})
     assert made.title == "Agreement with relevance_ap" and made.section == "Explanations"
     found = {str(line[1].text): [str(cell.text) for cell in line[2:]] for line in made.lines}  # type: ignore[union-attr]
     area = stats.kendalltau(*[[values[place] for values in VALUES.values()] for place in (0, 1)])
@@ -41,6 +41,6 @@ def test_kendalls_tau_over_explanations() -> None:
 def test_few_explanations_have_no_table() -> None:
     """Three explanations of a model, or none with both values, are too few."""
     three = [row(label, values) for label, values in list(VALUES.items())[:3]]
-    assert _concordance_table(build(three, [AP, AREA, OTHER], "relevance_ap")) == []
+    assert _concordance_table(build(three, [AP, AREA, OTHER], "relevance_ap"), {}) == []
     undefined = [row(label, (values[0], math.nan, math.nan)) for label, values in VALUES.items()]
-    assert _concordance_table(build(undefined, [AP, AREA, OTHER], "relevance_ap")) == []
+    assert _concordance_table(build(undefined, [AP, AREA, OTHER], "relevance_ap"), {}) == []

@@ -16,11 +16,11 @@ def test_the_centre_decides_the_label() -> None:
     start = (96 - CENTRE) // 2
     for one in PATCHES:
         centre = one.mask[start : start + CENTRE, start : start + CENTRE]
-        assert one.covariates["tumour"] == int(centre.any())
+        assert one.covariates["label"] == int(centre.any())
         assert one.covariates["tumour_share"] == round(float(one.mask.mean()), 4)
-    negative = [one for one in PATCHES if not one.covariates["tumour"]]
+    negative = [one for one in PATCHES if not one.covariates["label"]]
     outside = np.mean([one.mask.any() for one in negative])
-    assert 0.15 < outside < 0.55 and 0.3 < np.mean([one.covariates["tumour"] for one in PATCHES]) < 0.7
+    assert 0.15 < outside < 0.55 and 0.3 < np.mean([one.covariates["label"] for one in PATCHES]) < 0.7
 
 
 def test_same_seed_same_patches() -> None:
