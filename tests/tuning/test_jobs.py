@@ -430,7 +430,7 @@ def test_third_party_components_run_on_workers(installed: Path, board_of: Callab
 def test_a_worker_that_dies_after_its_training_is_replaced(
     installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If a worker dies after the training, in the job of an explanation, another one repeats it from the stored cells."""
+    """If a worker dies in the job of an explanation, another one continues from the stored training."""
     monkeypatch.setenv("STUMBLED", str(tmp_path / "stumbled"))
     small = ("phantom_subjects=3", "phantom.shape=[24,24,8]", "phantom.density=4000", "report=false", "mlflow=off")
     overrides = ("task=mine", *small, "sequences=T2w", "fold=0", "attribution=stumbling", "out=out")
