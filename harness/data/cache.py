@@ -50,6 +50,7 @@ __all__ = [
     "Digests",
     "hash_of",
     "read_json",
+    "shared_length",
     "shared_shape",
 ]
 
@@ -330,10 +331,16 @@ def _image_of(line: bytes, path: Path) -> CachedImage | None:
         facts = json.loads(line)
         return CachedImage(
             path, facts["key"], shared_shape(*facts["shape"]), sys.intern(facts["dtype"]), _CODINGS[facts["coding"]],
-            facts["offset"], facts["length"], facts["sha256"],
+            facts["offset"], shared_length(facts["length"]), facts["sha256"],
         )  # fmt: skip
     except (ValueError, KeyError, TypeError):
         return None
+
+
+@lru_cache(maxsize=1024)
+def shared_length(number: int) -> int:
+    """The same number for all arrays of a size."""
+    return number
 
 
 @lru_cache(maxsize=1024)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from harness.core.errors import StoreError
 from harness.core.targets import Target
 from harness.core.types import JSON, Cohort, Image, Ineligible, Sample, Truth
-from harness.data.cache import AGAIN, CachedImage, shared_shape
+from harness.data.cache import AGAIN, CachedImage, shared_length, shared_shape
 from harness.storage.files import replace_file
 
 __all__ = ["open_cohort", "save"]
@@ -189,7 +189,7 @@ def _samples(reader: pa.RecordBatchFileReader) -> Iterator[Sample]:
         for row in reader.get_batch(number).to_pylist():
             yield Sample(
                 id=row["id"],
-                subject=row["subject"],
+                subject=sys.intern(row["subject"]),
                 images={entry["name"]: _entry_image(entry) for entry in row["images"]},
                 masks={entry["name"]: _entry_image(entry) for entry in row["masks"]},
                 covariates=_mapping(row["covariates"]),
@@ -248,7 +248,7 @@ def _entry_image(entry: Mapping[str, JSON]) -> CachedImage:
         sys.intern(entry["dtype"]),
         entry["coding"],
         entry["offset"],
-        entry["length"],
+        shared_length(entry["length"]),
         entry["sha256"],
     )
 
