@@ -10,10 +10,11 @@ Deviations from the paper
     The default cohort is generated: each target depends on regions of its own, so that
     maps have a truth, and the groups have no meaning. `data=` reads a folder of UTKFace,
     which is for non-commercial research only; its faces are shown only with
-    `show_images=true`. The published loss weights are not stated. Dividing the age by 100
-    starves its head, so that it is standardised by the training samples; the published
-    scale is `age_scale=100`. The noise has a standard deviation of .1, since the 1.0 of
-    captum exceeds the range of the image. `profile=quick` has faces of 64×64 pixels, a
+    `show_images=true`. Loss weights are not stated and therefore 1. Divided by 100, the age
+    hardly contributes to the loss, so that it is standardised by the training samples; the
+    published head is `age_scale=100 model.number_activation=leaky_relu`. The noise has a
+    standard deviation of .1, since the 1.0 of captum exceeds the range of the image
+    (`attributions.gradient_shap.noise=1.0`). `profile=quick` has faces of 64×64 pixels, a
     quarter of the channels and a higher learning rate; the rest is in `profile=paper`.
 """
 

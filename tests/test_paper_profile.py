@@ -271,3 +271,41 @@ class TestLsm:
         """The split is 60, 20 and 20 % of 822 subjects."""
         drawn = points("resnet10")[0].split(samples(822), seed=0).folds
         assert [(len(one.train), len(one.validation), len(one.test)) for one in drawn] == [(493, 164, 165)]
+
+
+class TestFaces:
+    """The sanity study on faces."""
+
+    def test_four_networks_of_the_published_size(self) -> None:
+        """Three networks with one output and one with three, of 64 to 512 channels and 512 hidden units."""
+        request = request_of("task=faces")
+        assert request.axes["predicted"] == ("age", "sex", "ethnicity", "age+sex+ethnicity")
+        model = options(request.task)["model"]
+        assert (model["use"], model["width"], model["hidden"], model["weights"]) == ("resnet18", 64, 512, None)
+
+    def test_recipe(self) -> None:
+        """Adam 1e-4, batch size 16, at most 30 epochs, lowest validation loss, equal weights."""
+        made = options(request_of("task=faces").task)
+        recipe = made["recipe"]
+        assert (recipe["optimiser"], recipe["lr"], recipe["batch_size"], recipe["epochs"]) == ("adam", 1e-4, 16, 30)
+        assert (recipe["select"], recipe["weight_decay"], recipe["balance"]) == ("validation_loss", 0, "")
+        assert {one["loss_weight"] for one in made["targets"].values()} == {1.0}
+
+    def test_explanations(self) -> None:
+        """Squared SmoothGrad over 10 samples with an SD of .1; windows of 15 pixels in all channels, stride 8."""
+        made = options(request_of("task=faces").task)["attributions"]
+        for method, given in (("gradient_shap", {"samples": 5}), ("integrated_gradients", {"steps": 50})):
+            one = made[method]
+            assert (one["method"], one["options"], one["kind"]) == (method, given, "mean_square")
+            assert (one["samples"], one["noise"]) == (10, 0.1)
+        occlusion = made["occlusion"]
+        assert (occlusion["window"], occlusion["stride"], occlusion["per_channel"]) == (15, 8, False)
+
+    def test_data(self, tmp_path: Path) -> None:
+        """9,000 faces of 200×200 pixels, split into 60, 20 and 20 %; of real data, 9,000 are drawn."""
+        task = request_of("task=faces").task
+        assert (task.phantom_subjects, options(task)["phantom"]["size"]) == (9000, 200)
+        drawn = task.split(samples(9000), seed=0).folds
+        assert [(len(one.train), len(one.validation), len(one.test)) for one in drawn] == [(5400, 1800, 1800)]
+        cohort = options(request_of("task=faces", f"data={tmp_path}").task)["cohort"]
+        assert (cohort["use"], cohort["images"], cohort["side"]) == ("utkface", 9000, 0)

@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
+import torch
 from PIL import Image as Picture
 
 import harness
+from harness.core.errors import RequestError
+from harness.models.resnet import resnet18
 from harness.simulation.faces import GROUPS, faces_phantom
 
 TOGETHER = "age+sex+ethnicity"
@@ -144,3 +148,23 @@ def test_scales_of_the_age_are_in_years(tmp_path: Path) -> None:
     errors = {one["age_scale"]: float(one["mse"]) for one in lines_of(made.csv)}
     assert set(errors) == {"standardised", "100.0", "1.0"} or set(errors) == {"standardised", "100", "1"}
     assert all(50 < one < 5000 for one in errors.values())
+
+
+def test_initial_weights_from_a_file(tmp_path: Path) -> None:
+    """The run says what it loads; a moved copy of the file computes nothing again, and a wrong file nothing at all."""
+    torch.manual_seed(0)
+    own = resnet18(3, width=4, hidden=0).state_dict()
+    state = {name: one for name, one in own.items() if not name.startswith("heads.")}
+    lab = tmp_path / "lab.safetensors"
+    safetensors.torch.save_file({**state, "fc.bias": torch.zeros(4)}, lab)
+    options = {key: value for key, value in TINY.items() if not key.startswith("attribution")}
+    options |= {"predicted": "sex", "attribution": "none", "out": str(tmp_path / "out")}
+    made = harness.run(**options, **{"model.weights": str(lab)})
+    assert f"starts from {lab}" in made.report.read_text() and "ignored: fc.bias" in made.report.read_text()
+    first = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "store").rglob("record.json")}
+    moved = lab.rename(tmp_path / "moved.safetensors")
+    harness.run(**options, **{"model.weights": str(moved)})
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "store").rglob("record.json")} == first
+    with pytest.raises(RequestError, match=r"conv1\.weight has the shape \(4, 3, 7, 7\), expected \(6, 3, 7, 7\)"):
+        harness.run(**{**options, "model.width": 6}, **{"model.weights": str(moved)})
+    assert len(list((tmp_path / "out" / "store" / "train").glob("*/record.json"))) == 1

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from captum.attr import Occlusion
 from torch import Tensor, nn
 
 from harness import models
+from harness.attribution import attribute
 from harness.core.errors import OutOfRange, RequestError
 from harness.core.targets import Target
 from harness.models.resnet import resnet18
@@ -233,3 +235,13 @@ def test_build_does_not_ignore_weights() -> None:
     """``build`` reads no file, and says what to do instead."""
     with pytest.raises(OutOfRange, match="load_pretrained"):
         models.build("resnet18", weights="imagenet.pth")
+
+
+def test_occlusion_equals_captum() -> None:
+    """Windows of 15 pixels in all channels with stride 8 give the map of captum's (3, 15, 15) and (3, 8, 8)."""
+    network, x = small().eval().double(), torch.rand(1, 3, 40, 40, dtype=torch.float64)
+    (found,) = attribute("occlusion", network, x, [1], window=15, stride=8, per_channel=False)
+    expected = Occlusion(network).attribute(x, sliding_window_shapes=(3, 15, 15), strides=(3, 8, 8), target=1)
+    torch.testing.assert_close(
+        found, expected.double(), rtol=0, atol=1e-6 * float(found.abs().max())
+    )  # captum: float32

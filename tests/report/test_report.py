@@ -240,6 +240,12 @@ PLOTS: dict[str, Callable[[], bytes]] = {
     "prediction_slices": lambda: plots.prediction_slices(
         {"T2w": VOLUME}, MASK, {"T2w": MASK, "empty": np.zeros_like(MASK)}, spacing_mm=SPACING
     ),
+    "picture_maps": lambda: plots.picture_maps(
+        {"a": np.linspace(0, 1, 60).reshape(4, 5, 3)},
+        {"flat": {"a": np.zeros((4, 5))}, "none": {}},
+        {"a": np.eye(4, 5) > 0},
+        shape=(4, 5),
+    ),
     "attribution_slices": lambda: plots.attribution_slices(
         {"T2w": VOLUME}, {"random": {"T2w": VOLUME}, "flat": {"T2w": np.zeros_like(VOLUME)}}, MASK, spacing_mm=SPACING
     ),
