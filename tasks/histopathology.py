@@ -143,6 +143,7 @@ TASK = Task(
                 f"attributions.{name}.per_segment": 4
                 for name in (*LIME, *LIME_FILLS, *MULTISCALE_FILLS)
             },
+            "attributions.kernel_shap.per_segment": 5,
             "attributions.integrated_gradients.steps": 16,
             **{f"metrics.{what}_{fill}.steps": 5 for what in ("deletion", "insertion") for fill in FILLS},
         },
