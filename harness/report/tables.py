@@ -10,11 +10,15 @@ import pyarrow as pa
 from scipy import stats
 
 from harness.core.registry import MODELS
+from harness.core.seeding import generator
+from harness.pipeline.aggregate import Pooled
 from harness.pipeline.leaderboard import read_facts
+from harness.pipeline.rows import subject_means
 from harness.report.elements import Cell, ReportTable, interval_cell
 from harness.report.paper import paper_tables
 from harness.report.searches import searches_table, winners
 from harness.report.wording import SHARES, plain_text, rankings, row_labels
+from harness.stats.concordance import tau_interval
 from harness.sweep.collect import Tables, regions_of_interest
 from harness.sweep.plan import Plan
 
@@ -42,7 +46,7 @@ def report_tables(plan: Plan, tables: Tables, shapley: pa.Table | None) -> list[
     if targets:
         made += _targets_table(plan, tables, targets)
     made += _gain_table(tables)
-    made += _concordance_table(tables.explanation)
+    made += _concordance_table(tables.explanation, tables.pooled)
     found = winners(plan)
     if found:
         made.append(searches_table(found))
@@ -82,7 +86,7 @@ def _gain_table(tables: Tables) -> list[ReportTable]:
     ]
 
 
-def _concordance_table(table: pa.Table) -> list[ReportTable]:
+def _concordance_table(table: pa.Table, pooled: Mapping[str, Pooled]) -> list[ReportTable]:
     """Kendall's τ between the ranking metric of explanations and each other one, over the explanations of a model."""
     facts, by_configuration = read_facts(table), dict[str, list[Mapping[str, Any]]]()
     for line in table.to_pylist():
@@ -99,16 +103,34 @@ def _concordance_table(table: pa.Table) -> list[ReportTable]:
                 continue
             found = stats.kendalltau(known[:, 0], known[:, 1])
             sign = 1 if metric.direction == facts.metric(facts.objective).direction else -1
-            cells = (interval_cell(sign * float(found.statistic)), interval_cell(float(found.pvalue)))
+            known_rows = [line["attribution"] for line, pair in zip(lines, pairs, strict=True) if None not in pair]
+            low, high = _tau_ends(pooled.get(configuration), known_rows, facts.objective, metric.name)
+            ends = (low, high) if sign > 0 or low is None or high is None else (-high, -low)
+            cells = (interval_cell(sign * float(found.statistic), *ends), interval_cell(float(found.pvalue)))
             rows.append((labels[configuration], Cell(metric.name), Cell(str(len(known)), "number"), *cells))
     if not rows:
         return []
     note = (
         f"Kendall's τ over explanations: 1 if a metric orders them as {facts.objective} does, −1 if it orders them the "
-        "other way round. p is two-sided, not adjusted, and treats explanations as independent."
+        "other way round. Brackets: 95 % bootstrap interval over subjects, for these explanations. p is two-sided, not "
+        "adjusted, and treats explanations as independent."
     )
     columns = ("configuration", "metric", "explanations", f"τ with {facts.objective}", "p")
     return [ReportTable(f"Agreement with {facts.objective}", columns, tuple(rows), note, section="Explanations")]
+
+
+def _tau_ends(
+    pooled: Pooled | None, labels: Collection[str], first: str, second: str
+) -> tuple[float | None, float | None]:
+    """Interval of τ over the subjects that all of these explanations have; ``None`` without one."""
+    rows = [] if pooled is None else [row for row in pooled.explanations if row.attribution in labels]
+    means = [(subject_means(row, first), subject_means(row, second)) for row in rows]
+    shared = sorted(set.intersection(*(set(one) & set(two) for one, two in means))) if means else []
+    if not shared:
+        return None, None
+    values = np.array([[[of[name] for name in shared] for of in pair] for pair in means])
+    low, high = tau_interval(values[:, 0], values[:, 1], rng=generator(0, "tau", first, second))
+    return (None, None) if np.isnan(low) else (low, high)
 
 
 def _ends(line: Mapping[str, Any], name: str) -> tuple[float | None, float | None]:
