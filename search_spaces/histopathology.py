@@ -5,19 +5,33 @@ from __future__ import annotations
 from harness.core.hypotheses import Hypothesis
 from harness.core.space import Choice, Interval
 
-__all__ = ["EXPERIMENTS", "FILLS", "HYPOTHESES", "PRESETS", "SPACES"]
+__all__ = ["EXPERIMENTS", "FILLS", "HYPOTHESES", "LIME", "LIME_FILLS", "MULTISCALE_FILLS", "PRESETS", "SPACES"]
 
 FILLS = ("black", "white", "mean", "blur", "background")
+
+LIME = ("lime", "lime_quickshift", "multiscale_w1", "multiscale_w2", "squares_w1", "squares_w2")
+OTHERS = ("kernel_shap", "occlusion", "integrated_gradients", "gradient_shap", "gradcam", "lrp")
+CONTROLS = ("random", "edge", "centre_square", "whole_patch")
+LIME_FILLS = tuple(f"lime_{fill}" for fill in FILLS[1:])
+MULTISCALE_FILLS = tuple(f"multiscale_w1_{fill}" for fill in FILLS[1:])
 
 EXPERIMENTS = {
     # All explanations of one network, beside what colours alone tell
     "explanations": {"model": ("small_cnn", "colour_histogram")},
+    # Not published: LIME with five colours of hidden superpixels
+    "fills": {"model": ("small_cnn",)},
     "networks": {"model": ("small_cnn", "resnet18", "vgg19", "colour_histogram")},
     # Not published: slides that differ in stain, and augmentation against it
     "stains": {"stain_shift": (0.0, 1.0), "stain": (0.0, 0.05)},
 }
 
 PRESETS = {
+    "experiment=explanations": {"attribution": "+".join((*LIME, *OTHERS, *CONTROLS))},
+    "experiment=fills": {
+        "attribution": "+".join(
+            ("lime", *LIME_FILLS, "multiscale_w1", *MULTISCALE_FILLS, "occlusion", "random", "whole_patch")
+        )
+    },
     "cohort=patchcamelyon": {"split": "by_column"},
     # The gradient of a histogram is no explanation; the row shows what a shortcut reaches
     "model=colour_histogram": {"attribution": "random"},

@@ -19,7 +19,16 @@ Deviations from the paper
 
 from functools import partial
 
-from harness.search_spaces.histopathology import EXPERIMENTS, FILLS, HYPOTHESES, PRESETS, SPACES
+from harness.search_spaces.histopathology import (
+    EXPERIMENTS,
+    FILLS,
+    HYPOTHESES,
+    LIME,
+    LIME_FILLS,
+    MULTISCALE_FILLS,
+    PRESETS,
+    SPACES,
+)
 
 from harness.adapters.pixels import pixels
 from harness.attribution.activations import gradcam
@@ -66,6 +75,12 @@ TASK = Task(
         "squares_w2": EXPLAINED(
             partial(multiscale_lime, segmentation="squares", scheme="inverse", response="probability")
         ),
+        # not published: LIME whose hidden superpixels have another colour, for experiment=fills
+        **{
+            f"{label}_{fill}": EXPLAINED(partial(method, response="probability", fill=fill))
+            for fill in FILLS[1:]
+            for label, method in (("lime", lime), ("multiscale_w1", multiscale_lime))
+        },
         # methods that the study does not compare
         "kernel_shap": EXPLAINED(partial(kernel_shap)),
         "occlusion": EXPLAINED(partial(occlusion, window=12, stride=6, per_channel=False)),
@@ -122,12 +137,13 @@ TASK = Task(
             "recipe.epochs": 12, "recipe.lr": 2e-3, "recipe.batch_size": 32,
             **{
                 f"attributions.{name}.levels": [16, 36, 64]
-                for name in ("multiscale_w1", "multiscale_w2", "squares_w1", "squares_w2")
+                for name in ("multiscale_w1", "multiscale_w2", "squares_w1", "squares_w2", *MULTISCALE_FILLS)
             },
             **{
                 f"attributions.{name}.per_segment": 4
-                for name in ("lime", "lime_quickshift", "multiscale_w1", "multiscale_w2", "squares_w1", "squares_w2")
+                for name in (*LIME, *LIME_FILLS, *MULTISCALE_FILLS)
             },
+            "attributions.kernel_shap.per_segment": 5,
             "attributions.integrated_gradients.steps": 16,
             **{f"metrics.{what}_{fill}.steps": 5 for what in ("deletion", "insertion") for fill in FILLS},
         },

@@ -12,6 +12,8 @@ targets : list of output indices
 seed : a parameter without default, only for methods that use random numbers
 numbers : a parameter without default, only for methods that report numbers beside their
     maps: a dictionary that receives name → (K, N), one for each target and item
+parts : a parameter without default, only for methods whose maps combine others, such as
+    those of several scales: a dictionary that receives name → (K, N, *space)
 batch_size : maximum number of items in a forward pass
 
 The method returns a list with one entry per target. Each entry is a tuple with one map
@@ -34,7 +36,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from harness.attribution.batches import Numbers
+from harness.attribution.batches import Numbers, Parts
 from harness.attribution.isolation import explain
 from harness.core.registry import ATTRIBUTIONS
 
@@ -49,6 +51,7 @@ def attribute(
     *,
     seed: int = 0,
     numbers: Numbers | None = None,
+    parts: Parts | None = None,
     **options: Any,
 ) -> list[Any]:
     """Compute the maps of a registered method.
@@ -56,7 +59,7 @@ def attribute(
     Parameters
     ----------
     name : a registered method, e.g. ``"integrated_gradients"``
-    model, inputs, targets, seed, numbers, options : see :func:`explain`
+    model, inputs, targets, seed, numbers, parts, options : see :func:`explain`
 
     Returns
     -------
@@ -69,4 +72,5 @@ def attribute(
     UnknownName
         If there is no such method.
     """
-    return explain(ATTRIBUTIONS.get(name).function, model, inputs, targets, seed=seed, numbers=numbers, **options)
+    function = ATTRIBUTIONS.get(name).function
+    return explain(function, model, inputs, targets, seed=seed, numbers=numbers, parts=parts, **options)

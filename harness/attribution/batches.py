@@ -19,6 +19,7 @@ __all__ = [
     "Inputs",
     "Maps",
     "Numbers",
+    "Parts",
     "baselines",
     "batches",
     "by_batch",
@@ -31,6 +32,8 @@ Maps: TypeAlias = list[tuple[Tensor, ...]]
 BatchSize: TypeAlias = Annotated[int, Gt(0)]
 Numbers: TypeAlias = dict[str, np.ndarray[Any, Any]]
 """What a method reports beside its maps: name → (K, N), a number for each target and item."""
+Parts: TypeAlias = dict[str, np.ndarray[Any, Any]]
+"""Maps that a method combines: name → (K, N, *space), one for each target and item."""
 
 
 class _FromCode:

@@ -23,7 +23,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from harness.attribution.batches import Inputs, Maps, Numbers
+from harness.attribution.batches import Inputs, Maps, Numbers, Parts
 from harness.core.errors import CellError, HarnessError, OutOfRange, UnknownName
 from harness.core.seeding import seed_of
 from harness.core.values import checked, checked_options
@@ -39,6 +39,7 @@ def explain(
     *,
     seed: int = 0,
     numbers: Numbers | None = None,
+    parts: Parts | None = None,
     **options: Any,
 ) -> list[Any]:
     """Compute the maps of a method, which need not be registered.
@@ -51,6 +52,7 @@ def explain(
     targets : indices of the outputs to explain, 0 ≤ target < K
     seed : seed of the random numbers of the method
     numbers : receives what the method reports beside its maps, such as the quality of a fit
+    parts : receives the maps that the method combines, such as those of several scales
     options : options of the method
 
     Returns
@@ -91,6 +93,8 @@ def explain(
         options["seed"] = seed
     if "numbers" in known:
         options["numbers"] = {} if numbers is None else numbers
+    if "parts" in known:
+        options["parts"] = {} if parts is None else parts
     with _untouched(model, given, seed) as (twin, twins):
         if len(given[0]):
             _check_outputs(twin, twins, targets)

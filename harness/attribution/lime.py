@@ -11,7 +11,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from harness.attribution.batches import BatchSize, Inputs, Maps, Numbers, independent_size
+from harness.attribution.batches import BatchSize, Inputs, Maps, Numbers, Parts, independent_size
 from harness.attribution.fills import Fill, filled
 from harness.attribution.lime_segments import Labels, Segmentation, segments_of
 from harness.core.errors import OutOfRange
@@ -141,6 +141,7 @@ def multiscale_lime(
     *,
     seed: int,
     numbers: Numbers,
+    parts: Parts,
     segmentation: Segmentation = "slic",
     levels: tuple[int, ...] = LEVELS,
     scheme: Scheme = "segments",
@@ -159,8 +160,8 @@ def multiscale_lime(
 
     Parameters
     ----------
-    model, inputs, targets, seed, numbers : see :mod:`harness.attribution`; images in [0, 1].
-        Segments are shared by all inputs
+    model, inputs, targets, seed, numbers, parts : see :mod:`harness.attribution`; images in
+        [0, 1]. Segments are shared by all inputs
     segmentation : ``slic``, ``quickshift``, ``felzenszwalb``, or ``squares`` for regular grids
     levels : wanted number of segments of each scale
     scheme : weights of the scales by the trapezoidal rule over their numbers of ``segments``
@@ -188,7 +189,8 @@ def multiscale_lime(
         Weighted mean of the scaled maps, in [0, 1] unless ``notebook_sign`` is set, the same in
         all channels. ``numbers`` has ``weighted_r2`` (mean over the fits), ``segments`` (sum
         over the scales), ``flat_levels`` (scales on which all coefficients are equal, whose
-        map is 0) and, with several repeats, ``repeat_sd``.
+        map is 0) and, with several repeats, ``repeat_sd``. ``parts`` has the scaled map of
+        each scale.
 
     Raises
     ------
@@ -210,12 +212,12 @@ def multiscale_lime(
         raise OutOfRange("levels must name one number of segments or more, got none")
     x, joined = _joined(inputs), _Joined(model, [one.shape[1] for one in inputs])
     shared = _Surrogate(joined, targets, fill, response, kernel_width, penalty, batch_size)
-    maps, quality, deviation, counts, flat = [], [], [], [], []
+    maps, quality, deviation, counts, flat, each = [], [], [], [], [], []
     for item in range(len(x)):
         image = x[item].detach().cpu().numpy()
         scales = [segments_of(image, segmentation, count=one, compactness=compactness) for one in levels]
         found = [int(labels.max()) + 1 for labels in scales]
-        runs = []
+        runs, totals = [], [np.zeros((*labels.shape, len(targets))) for labels in scales]
         for repeat in range(repeats):
             fits = [
                 shared.fit(
@@ -224,10 +226,12 @@ def multiscale_lime(
                 for level, (labels, count) in enumerate(zip(scales, found, strict=True))
             ]
             scaled = [_scaled(fit.coefficients)[labels] for fit, labels in zip(fits, scales, strict=True)]
+            totals = [total + one for total, one in zip(totals, scaled, strict=True)]
             runs.append(combined(scaled, found, scheme, notebook_sign=notebook_sign, merge_equal=merge_equal))
             quality.append(np.mean([fit.r2 for fit in fits], axis=0))
             flat.append(np.sum([np.ptp(fit.coefficients, axis=0) == 0 for fit in fits], axis=0))
         maps.append(np.mean(runs, axis=0))
+        each.append(np.stack(totals) / repeats)
         deviation.append(_deviation(np.stack(runs)))
         counts.append(np.full(len(targets), float(sum(found))))
     shape = (len(x), repeats, len(targets))
@@ -237,6 +241,9 @@ def multiscale_lime(
         "segments": np.stack(counts, axis=1),
     }
     numbers |= {"repeat_sd": np.stack(deviation, axis=1)} if repeats > 1 else {}
+    if each:  # (N, L, *space, K)
+        by_level = np.moveaxis(np.stack(each), (1, -1), (0, 1))
+        parts |= {f"{number}: {levels[number - 1]} segments": one for number, one in enumerate(by_level, 1)}
     return _maps(maps, inputs)
 
 

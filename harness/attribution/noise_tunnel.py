@@ -73,7 +73,8 @@ def noise_tunnel(
     # As items of one batch, which the method divides into batches that it can compute together.
     noisy = tuple(torch.cat(each) for each in zip(*copies, strict=True))
     own: dict[str, Any] = {"seed": seed_of(seed, "noise_tunnel")} if "seed" in known else {}
-    own |= {"numbers": {}} if "numbers" in known else {}  # those of noisy images are not reported
+    # Those of noisy images are not reported.
+    own |= {name: {} for name in ("numbers", "parts") if name in known}
     found = function(model, noisy, targets, **options, **own)
     return [tuple(_over_copies(one.unflatten(0, (samples, -1)), kind) for one in of_target) for of_target in found]
 

@@ -59,6 +59,9 @@ FilePath = Path
 """Annotation of an option that names a file, for components, which read no files themselves."""
 
 
+_NOTHING: Mapping[str, float] = {}  # shared by hundreds of thousands of samples, and never changed
+
+
 @dataclass(frozen=True)
 class Source:
     """Citation of a task, method or metric."""
@@ -186,7 +189,7 @@ class Grid:
     spacing_mm: tuple[float, float, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One visit, patch or photograph of a subject.
 
@@ -218,9 +221,9 @@ class Sample:
     covariates: Mapping[str, float | str | None]
     affine: Array | None = None
     spacing_mm: tuple[float, float, float] | None = None
-    targets: Mapping[str, float] = field(default_factory=dict)
-    clean: Mapping[str, float] = field(default_factory=dict)
-    weights: Mapping[str, float] = field(default_factory=dict)
+    targets: Mapping[str, float] = field(default_factory=lambda: _NOTHING)
+    clean: Mapping[str, float] = field(default_factory=lambda: _NOTHING)
+    weights: Mapping[str, float] = field(default_factory=lambda: _NOTHING)
     space: str = ""
 
     @property
@@ -413,7 +416,7 @@ class Cohort:
         return {}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SplitSample:
     """The data of a sample that a split may use.
 

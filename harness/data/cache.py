@@ -10,7 +10,9 @@ preparation appends only what no pack of the folder holds, to a pack of its own.
     <name>.bin     arrays, each aligned to 64 bytes
     <name>.jsonl   one line per array: key, offset, length, shape, dtype, coding, sha256
 
-Dense arrays are memory-mapped. An array that is mostly zero, such as a lesion mask, can be
+Dense arrays are memory-mapped, except small ones, such as patches, which are read: pages of
+mapped files count as memory of a process, which would grow with the number of patches that
+it has seen. An array that is mostly zero, such as a lesion mask, can be
 stored as *runs*: the starts and lengths of runs of non-zero voxels, and their values unless
 all are one. 821 stroke masks take 10 MB as runs and 3 GB as bytes.
 """
@@ -24,6 +26,7 @@ import sys
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -38,7 +41,18 @@ from harness.core.errors import StoreError
 from harness.core.types import JSON, Array
 from harness.storage.files import checksum, replace_file
 
-__all__ = ["AGAIN", "RUNS_CODE", "ArrayCache", "CachedImage", "Coding", "Digests", "hash_of", "read_json"]
+__all__ = [
+    "AGAIN",
+    "RUNS_CODE",
+    "ArrayCache",
+    "CachedImage",
+    "Coding",
+    "Digests",
+    "hash_of",
+    "read_json",
+    "shared_length",
+    "shared_shape",
+]
 
 Coding = Literal["dense", "runs"]
 _CODINGS: dict[str, Coding] = {"dense": "dense", "runs": "runs"}
@@ -50,6 +64,7 @@ RUNS_CODE = (f"{__name__}:_runs", f"{__name__}:_voxels_of")
 
 _DATA, _INDEX = ".bin", ".jsonl"
 _ALIGNMENT = 64  # bytes
+_SMALL = 2**18  # bytes; smaller arrays are read rather than mapped
 _SETTLED_NS = 2_000_000_000  # a file changed more recently could change again within its time stamp
 
 
@@ -78,7 +93,7 @@ class CachedImage:
     sha256: str
 
     def load(self) -> Array:
-        """Read-only memory-mapped array of ``shape``, or a new array decoded from runs.
+        """Read-only array of ``shape``, memory-mapped if it is large, or a new array decoded from runs.
 
         Raises
         ------
@@ -149,13 +164,30 @@ class CachedImage:
         return facts
 
     def _mapped(self, dtype: str, shape: tuple[int, ...] = (-1,)) -> Array:
-        """Read-only view of the stored bytes."""
+        """Read-only array of the stored bytes: a view of the mapped file, or a copy of a few bytes."""
         facts = self._facts()
         kind = np.dtype(dtype)
         if not self.length:
             return np.frombuffer(b"", kind).reshape(shape)
+        if self.length <= _SMALL and hasattr(os, "pread"):
+            opened = _opened(self.path, facts.st_dev, facts.st_ino)
+            return np.frombuffer(os.pread(opened.descriptor, self.length, self.offset), kind).reshape(shape)
         whole = _memory_map(self.path, facts.st_dev, facts.st_ino, facts.st_size)
         return np.frombuffer(whole, kind, self.length // kind.itemsize, self.offset).reshape(shape)
+
+
+class _Opened:
+    """An open file, which is closed when nothing refers to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.descriptor)
+
+
+@lru_cache(maxsize=64)
+def _opened(path: Path, device: int, inode: int) -> _Opened:
+    """A file, shared by its images and by threads, which read at positions of their own."""
+    return _Opened(path)
 
 
 @lru_cache(maxsize=64)
@@ -276,22 +308,45 @@ class _Pack:
 def _complete(index: Path) -> Iterator[CachedImage]:
     """Arrays of a pack whose line and bytes are complete; another process may still be writing it."""
     path = index.with_suffix(_DATA)
+    size = 0
     try:
-        lines = index.read_bytes().split(b"\n")[:-1]  # what follows the last line end is incomplete
-        size = path.stat().st_size  # after the index, which is never ahead of the data
+        with index.open("rb") as lines:
+            for line in lines:
+                image = _image_of(line, path)
+                if image is None:
+                    continue
+                if image.offset + image.length > size:
+                    size = path.stat().st_size  # after the line, which is never ahead of the data
+                if image.offset + image.length <= size:
+                    yield image
     except FileNotFoundError:
         return
-    for line in lines:
-        try:
-            facts = json.loads(line)
-            image = CachedImage(
-                path, facts["key"], tuple(facts["shape"]), sys.intern(facts["dtype"]), _CODINGS[facts["coding"]],
-                facts["offset"], facts["length"], facts["sha256"],
-            )  # fmt: skip
-        except (ValueError, KeyError, TypeError):
-            continue
-        if image.offset + image.length <= size:
-            yield image
+
+
+def _image_of(line: bytes, path: Path) -> CachedImage | None:
+    """The array of a line of an index; ``None`` if the line is incomplete."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        facts = json.loads(line)
+        return CachedImage(
+            path, facts["key"], shared_shape(*facts["shape"]), sys.intern(facts["dtype"]), _CODINGS[facts["coding"]],
+            facts["offset"], shared_length(facts["length"]), facts["sha256"],
+        )  # fmt: skip
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+@lru_cache(maxsize=1024)
+def shared_length(number: int) -> int:
+    """The same number for all arrays of a size."""
+    return number
+
+
+@lru_cache(maxsize=1024)
+def shared_shape(*sides: int) -> tuple[int, ...]:
+    """The same tuple for all arrays of a shape."""
+    return sides
 
 
 @dataclass

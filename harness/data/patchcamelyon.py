@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -41,6 +41,7 @@ OFFICIAL = ("train", "valid", "test")
 
 _NAME = "rgb"
 _BLOCK = 256  # patches that are in memory at a time
+_NO_MASKS: Mapping[str, CachedImage] = {}
 _TRUE, _FALSE = ("true", "1", "1.0"), ("false", "0", "0.0")
 
 
@@ -294,7 +295,7 @@ def _samples(part: _Part, chosen: Sequence[int], digests: Digests, arrays: Array
             id=f"{part.split}_{number:06d}",
             subject=part.subjects[number],
             images={_NAME: images[place]},
-            masks={} if masks is None else {"target": masks[place]},
+            masks=_NO_MASKS if masks is None else {"target": masks[place]},
             covariates=covariates[int(part.labels[number])],
         )
 

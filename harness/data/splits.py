@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
@@ -151,9 +152,9 @@ def by_column(
     seed : unused; the split is always the same
     column : name of the column
     train : value of the column for training samples
-    validation : value for validation samples; empty for none, which needs a recipe that keeps
-        the last epoch
-    test : value for test samples
+    validation : value of the column for validation samples; empty for none, which needs a
+        recipe that keeps the last epoch
+    test : value of the column for test samples
 
     Raises
     ------
@@ -367,7 +368,7 @@ def check_leaks(split: Split, subjects: Mapping[str, str]) -> None:
     unknown = sorted({i for ids in subsets.values() for i in ids if i not in subjects})
     if unknown:
         raise HarnessError(f"a split may only name samples of its cohort, got {', '.join(unknown)}")
-    twice = sorted({i for ids in subsets.values() for i in ids if ids.count(i) > 1})
+    twice = sorted({name for ids in subsets.values() for name, count in Counter(ids).items() if count > 1})
     if twice:
         raise HarnessError(f"a split may name a sample once, got {', '.join(twice)} more than once")
     found: dict[str, list[str]] = {}
@@ -413,7 +414,7 @@ def check_test_set(folds: Folds, subjects: Mapping[str, str]) -> None:
 def _subjects_of(samples: Sequence[SplitSample]) -> list[str]:
     ids = [one.id for one in samples]
     if len(set(ids)) != len(ids):
-        twice = sorted({i for i in ids if ids.count(i) > 1})
+        twice = sorted(name for name, count in Counter(ids).items() if count > 1)
         raise OutOfRange(f"sample ids must differ, got {', '.join(twice)} more than once")
     subjects = list(dict.fromkeys(one.subject for one in samples))
     if len(subjects) < 3:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,7 +17,7 @@ import pyarrow as pa
 from harness.core.errors import StoreError
 from harness.core.targets import Target
 from harness.core.types import JSON, Cohort, Image, Ineligible, Sample, Truth
-from harness.data.cache import AGAIN, CachedImage
+from harness.data.cache import AGAIN, CachedImage, shared_length, shared_shape
 from harness.storage.files import replace_file
 
 __all__ = ["open_cohort", "save"]
@@ -23,7 +25,7 @@ __all__ = ["open_cohort", "save"]
 Number = TypeVar("Number", int, float)
 
 _FORMAT = 5  # of the Arrow table
-
+_ROWS = 4096  # of a record batch; a cohort may have hundreds of thousands
 
 _ENTRY = pa.struct(
     [
@@ -64,22 +66,6 @@ def save(cohort: Cohort, path: Path) -> Path:
     StoreError
         If an image is not in a cache.
     """
-    rows = [
-        {
-            "id": sample.id,
-            "subject": sample.subject,
-            "covariates": json.dumps(dict(sample.covariates), sort_keys=True),
-            "affine": None if sample.affine is None else np.asarray(sample.affine, float).ravel().tolist(),
-            "spacing_mm": None if sample.spacing_mm is None else [float(size) for size in sample.spacing_mm],
-            "images": [_row(name, image) for name, image in sample.images.items()],
-            "masks": [_row(name, image) for name, image in sample.masks.items()],
-            "targets": json.dumps(dict(sample.targets)),  # their order is that of the outputs
-            "clean": json.dumps(dict(sample.clean)),
-            "weights": json.dumps(dict(sample.weights)),
-            "space": sample.space,
-        }
-        for sample in cohort.samples
-    ]
     facts = {
         "format": _FORMAT,
         "name": cohort.name,
@@ -95,8 +81,10 @@ def save(cohort: Cohort, path: Path) -> Path:
     schema = pa.schema(_COLUMNS, metadata={"harness.cohort": json.dumps(facts, sort_keys=True)})
     sink = io.BytesIO()
     with pa.ipc.new_file(sink, schema) as writer:
-        writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-    replace_file(Path(path), sink.getvalue())
+        for start in range(0, len(cohort.samples), _ROWS):
+            rows = _rows(cohort.samples[start : start + _ROWS])
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+    replace_file(Path(path), sink.getbuffer())
     return Path(path)
 
 
@@ -114,28 +102,20 @@ def open_cohort(path: Path, *, check_content: bool = False) -> Cohort:
         If the table or a prepared image is missing, corrupted or of another
         version; all bad images are named.
     """
-    table, facts = _read_table(Path(path))
-    rows = table.to_pylist()
-    samples = tuple(
-        Sample(
-            id=row["id"],
-            subject=row["subject"],
-            images={entry["name"]: _entry_image(entry) for entry in row["images"]},
-            masks={entry["name"]: _entry_image(entry) for entry in row["masks"]},
-            covariates=json.loads(row["covariates"]),
-            affine=None if row["affine"] is None else np.array(row["affine"], float).reshape(4, 4),
-            spacing_mm=None if row["spacing_mm"] is None else _three(row["spacing_mm"]),
-            targets=json.loads(row["targets"]),
-            clean=json.loads(row["clean"]),
-            weights=json.loads(row["weights"]),
-            space=row.get("space") or "",  # tables of older versions lack it
-        )
-        for row in rows
-    )
+    samples, facts = _read_table(Path(path))
     truth = None if facts["truth"] is None else _read_truth(facts["truth"])
-    entries = [_entry_image(entry) for row in rows for entry in (*row["images"], *row["masks"])]
+    # All of them come from a cache, see _row.
+    entries: list[CachedImage] = [
+        image
+        for sample in samples
+        for image in (*sample.images.values(), *sample.masks.values())
+        if isinstance(image, CachedImage)
+    ]
     # If the last image of a file is there, so are the others.
-    last = {image.path: image for image in sorted(entries, key=lambda image: image.offset + image.length)}
+    last: dict[Path, CachedImage] = {}
+    for image in entries:
+        if image.path not in last or image.offset + image.length > last[image.path].offset + last[image.path].length:
+            last[image.path] = image
     problems = _problems(last.values(), check_content=False)
     if check_content and not problems:
         problems = _problems(entries, check_content=True)
@@ -184,18 +164,74 @@ def _problems(images: Iterable[CachedImage], *, check_content: bool) -> list[str
     return problems
 
 
-def _read_table(path: Path) -> tuple[pa.Table, dict[str, JSON]]:
+def _read_table(path: Path) -> tuple[tuple[Sample, ...], dict[str, JSON]]:
+    """Samples and facts of a table, read batch by batch.
+
+    Raises
+    ------
+    StoreError
+        If the table is missing, corrupted or of another version.
+    """
     try:
         with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
-            table = reader.read_all()
-        facts = json.loads((table.schema.metadata or {})[b"harness.cohort"])
+            facts = json.loads((reader.schema.metadata or {})[b"harness.cohort"])
+            samples = tuple(_samples(reader)) if facts.get("format") == _FORMAT else ()
     except FileNotFoundError:
         raise StoreError(f"the cohort's table is missing: {path}. {AGAIN}") from None
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise StoreError(f"{path} is no cohort that can be read ({error!r}). Delete it. {AGAIN}") from error
     if facts.get("format") != _FORMAT:
         raise StoreError(f"{path} has the format {facts.get('format')}, this version reads {_FORMAT}. {AGAIN}")
-    return table, facts
+    return samples, facts
+
+
+def _samples(reader: pa.RecordBatchFileReader) -> Iterator[Sample]:
+    for number in range(reader.num_record_batches):
+        for row in reader.get_batch(number).to_pylist():
+            yield Sample(
+                id=row["id"],
+                subject=sys.intern(row["subject"]),
+                images={entry["name"]: _entry_image(entry) for entry in row["images"]},
+                masks={entry["name"]: _entry_image(entry) for entry in row["masks"]},
+                covariates=_mapping(row["covariates"]),
+                affine=None if row["affine"] is None else np.array(row["affine"], float).reshape(4, 4),
+                spacing_mm=None if row["spacing_mm"] is None else _three(row["spacing_mm"]),
+                targets=_mapping(row["targets"]),
+                clean=_mapping(row["clean"]),
+                weights=_mapping(row["weights"]),
+                space=sys.intern(row.get("space") or ""),  # tables of older versions lack it
+            )
+
+
+def _rows(samples: Iterable[Sample]) -> list[dict[str, JSON]]:
+    return [
+        {
+            "id": sample.id,
+            "subject": sample.subject,
+            "covariates": json.dumps(dict(sample.covariates), sort_keys=True),
+            "affine": None if sample.affine is None else np.asarray(sample.affine, float).ravel().tolist(),
+            "spacing_mm": None if sample.spacing_mm is None else [float(size) for size in sample.spacing_mm],
+            "images": [_row(name, image) for name, image in sample.images.items()],
+            "masks": [_row(name, image) for name, image in sample.masks.items()],
+            "targets": json.dumps(dict(sample.targets)),  # their order is that of the outputs
+            "clean": json.dumps(dict(sample.clean)),
+            "weights": json.dumps(dict(sample.weights)),
+            "space": sample.space,
+        }
+        for sample in samples
+    ]
+
+
+# Samples with equal values share them: hundreds of thousands of patches have few different labels.
+@lru_cache(maxsize=1024)
+def _mapping(text: str) -> Mapping[str, JSON]:
+    found: Mapping[str, JSON] = json.loads(text)
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _path(text: str) -> Path:
+    return Path(text)
 
 
 def _row(name: str, image: Image) -> dict[str, JSON]:
@@ -209,13 +245,13 @@ def _row(name: str, image: Image) -> dict[str, JSON]:
 
 def _entry_image(entry: Mapping[str, JSON]) -> CachedImage:
     return CachedImage(
-        Path(entry["path"]),
+        _path(entry["path"]),
         entry["fingerprint"],
-        tuple(entry["shape"]),
-        entry["dtype"],
+        shared_shape(*entry["shape"]),
+        sys.intern(entry["dtype"]),
         entry["coding"],
         entry["offset"],
-        entry["length"],
+        shared_length(entry["length"]),
         entry["sha256"],
     )
 

@@ -139,7 +139,7 @@ def kept_accuracy(
     float
         In [0, 1]. Voxels that tie with the lowest shown value are shown in their order.
     """
-    return _accuracy(_mixed(image, _highest(shown_map(explanation), percent / 100), fill), image, predict_logit)
+    return _accuracy(_mixed(image, _highest(shown_map(explanation), percent / 100)[0], fill), image, predict_logit)
 
 
 @metric("random_kept_accuracy", source=_STUDY, direction="none", range=(0, 1), level="probe", kinds=("binary",))
@@ -166,7 +166,7 @@ def random_kept_accuracy(
     float
         In [0, 1].
     """
-    shown = _highest(_shuffled(shown_map(explanation), rng), percent / 100)
+    (shown,) = _highest(_shuffled(shown_map(explanation), rng), percent / 100)
     return _accuracy(_mixed(image, shown, fill), image, predict_logit)
 
 
@@ -355,11 +355,13 @@ def _accuracy(changed: Array, image: Array, predict_logit: Predict) -> float:
     return float(expit(logit if whole >= 0 else -logit))
 
 
-def _highest(shown: Array, share: float) -> Array:
-    """1 for a share of the voxels with the highest values, otherwise 0; ties in their order."""
-    found = np.zeros(shown.size)
-    found[np.argsort(-shown, axis=None, kind="stable")[: round(share * shown.size)]] = 1
-    return found.reshape(shown.shape)
+def _highest(shown: Array, *shares: float) -> Array:
+    """1 for each share of the voxels with the highest values, otherwise 0, (n, X, Y, Z); ties in their order."""
+    order = np.argsort(-shown, axis=None, kind="stable")
+    found = np.zeros((len(shares), shown.size))
+    for one, share in zip(found, shares, strict=True):
+        one[order[: round(share * shown.size)]] = 1
+    return found.reshape(-1, *shown.shape)
 
 
 def _shuffled(shown: Array, rng: np.random.Generator) -> Array:
@@ -368,7 +370,7 @@ def _shuffled(shown: Array, rng: np.random.Generator) -> Array:
 
 def _area(shown: Array, image: Array, predict_logit: Predict, fill: Fill, steps: int, *, hide: bool) -> float:
     shares = np.linspace(0.0, 1.0, steps + 1)
-    masks = np.stack([_highest(shown, share) for share in shares])[:, None]
+    masks = _highest(shown, *shares)[:, None]
     masks = 1 - masks if hide else masks
     images = image * masks + _filled(image, fill) * (1 - masks)
     logits = predict_logit(np.concatenate([image[None], images]).astype(np.float32))

@@ -60,6 +60,12 @@ class _ColourHistogram(nn.Module):
         shares = [(1 - (place - one).abs()).clamp(min=0).mean(dim=2) for one in range(self.bins)]
         return torch.stack(shares, dim=2).flatten(1)
 
+    def summary(self, images: Array) -> Array:
+        """Histograms, (n, C · bins) float32; see :class:`harness.models.fitting.Summarises`."""
+        with torch.no_grad():
+            found: Array = self.histograms(torch.from_numpy(np.ascontiguousarray(images))).numpy()
+        return found
+
     def fit_volumes(
         self,
         images: Array,
@@ -70,10 +76,8 @@ class _ColourHistogram(nn.Module):
         subjects: Sequence[str],
         kinds: Sequence[str],
     ) -> None:
-        """See :class:`harness.models.fitting.FittedToVolumes`."""
-        with torch.no_grad():
-            parts = torch.split(torch.from_numpy(np.ascontiguousarray(images)), 64)
-            features = torch.cat([self.histograms(part) for part in parts]).double().numpy()
+        """Fit to histograms (``images``); see :class:`harness.models.fitting.FittedToVolumes`."""
+        features = images.astype(np.float64)
         mean, spread = features.mean(axis=0), features.std(axis=0)
         spread = np.where(spread > 1e-12, spread, 1.0)
         for row, kind in enumerate(kinds):

@@ -30,6 +30,7 @@ __all__ = [
     "Normalise",
     "Resizable",
     "Sizes",
+    "Summarises",
     "TotalOf",
     "check_normalise",
     "lesion_sizes",
@@ -73,7 +74,9 @@ class Fitted(Protocol):
 class FittedToVolumes(Protocol):
     """A model of dense images of several channels that is fitted by its own method.
 
-    A model with ``weight_map()``, (K, L, *space), is registered with ``weights=True``.
+    A model with ``weight_map()``, (K, L, *space), is registered with ``weights=True``. A model
+    that only needs a summary of each image has a method ``summary`` (:class:`Summarises`),
+    and receives the summaries as ``images``, so that images need not be in memory.
     """
 
     def fit_volumes(
@@ -90,12 +93,30 @@ class FittedToVolumes(Protocol):
 
         Parameters
         ----------
-        images : (n, L, *space) float32
+        images : (n, L, *space) float32, or (n, F) summaries
         targets : (n, K) float64, one column per target
         covariates : (n, C) float64
         weights : (n, K) float64, weight of each sample in the loss of each target
         subjects : subject of each sample, which inner folds keep together
         kinds : kind of each target, ``binary`` or ``number``
+        """
+        ...
+
+
+@runtime_checkable
+class Summarises(Protocol):
+    """A model that is fitted to a few numbers of each image, which are computed for a few images at a time."""
+
+    def summary(self, images: Array) -> Array:
+        """Summaries of images.
+
+        Parameters
+        ----------
+        images : (n, L, *space) float32
+
+        Returns
+        -------
+        (n, F) float array
         """
         ...
 

@@ -17,9 +17,11 @@ from harness.data.maps import map_name, write_map
 from harness.storage.store import CellRecord, Store, write_json
 
 __all__ = [
+    "EXAMPLES",
     "as_stored",
     "read_arrays",
     "read_numbers",
+    "read_parts",
     "read_predictions",
     "read_spec",
     "read_values",
@@ -28,11 +30,15 @@ __all__ = [
     "write_arrays",
     "write_maps",
     "write_numbers",
+    "write_parts",
     "write_predictions",
     "write_values",
 ]
 
-_PREDICTIONS, _VALUES, _NUMBERS = "predictions.npz", "values.json", "numbers.json"
+EXAMPLES = 5
+"""Largest number of samples of a cell whose parts of maps are kept, for figures: the first ones by name."""
+
+_PREDICTIONS, _VALUES, _NUMBERS, _PARTS = "predictions.npz", "values.json", "numbers.json", "parts.npz"
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
@@ -116,6 +122,29 @@ def read_numbers(store: Store, record: CellRecord) -> dict[str, dict[str, tuple[
         sample: {name: tuple(math.nan if one is None else one for one in several) for name, several in of.items()}
         for sample, of in found.items()
     }
+
+
+def write_parts(folder: Path, outputs: Sequence[str], parts: Mapping[str, Mapping[str, Array]]) -> None:
+    """Write the maps that a method combines, (T, …) by sample and name, for T explained scalars."""
+    arrays = {
+        _key(sample, output, name): one.astype(np.float32)
+        for sample, of in parts.items()
+        for name, several in of.items()
+        for output, one in zip(outputs, several, strict=True)
+    }
+    write_arrays(folder / _PARTS, arrays)
+
+
+def read_parts(store: Store, record: CellRecord, output: str) -> dict[str, dict[str, Array]]:
+    """Maps written by :func:`write_parts` of one explained scalar: sample → name → array; empty if there are none."""
+    if _PARTS not in record.artifacts:
+        return {}
+    found: dict[str, dict[str, Array]] = {}
+    for key, array in read_arrays(store.artifact(record, _PARTS)).items():
+        sample, of, name = (urllib.parse.unquote(part) for part in key.split(","))
+        if of == output:
+            found.setdefault(sample, {})[name] = array
+    return found
 
 
 def write_values(folder: Path, values: Mapping[str, JSON]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from harness.attribution import attribute
-from harness.attribution.batches import Numbers
+from harness.attribution.batches import Numbers, Parts
 from harness.core.errors import CellError, RequestError
 from harness.core.explanations import Explanation
 from harness.core.registry import ATTRIBUTIONS
@@ -43,11 +43,13 @@ class Explained:
     outputs : names of the T explained scalars
     maps : (T, C, …) float32 in the space of the sample's images; higher means more evidence
     numbers : what the method reports beside its maps, T numbers by name
+    parts : maps that the method combines, such as those of several scales: name → (T, …)
     """
 
     outputs: tuple[str, ...]
     maps: Array
     numbers: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    parts: Mapping[str, Array] = field(default_factory=dict)
 
 
 def explain(
@@ -87,7 +89,8 @@ def explain(
         for key in found[0].numbers
         if all(key in one.numbers for one in found)
     }
-    return Explained(found[0].outputs, maps.astype(np.float32), numbers)
+    parts = {name: np.mean([one.parts[name] for one in found], axis=0) for name in found[0].parts}
+    return Explained(found[0].outputs, maps.astype(np.float32), numbers, parts)
 
 
 def _of_member(
@@ -103,10 +106,12 @@ def _of_member(
     name = ATTRIBUTIONS.name_of(explanation.attribution.func)
     stream = seed_of(seed, "attribution", name, sample.id)
     pairs = explained_inputs(member, sample)
-    maps, numbers = _attributed(member, spec, scalars, pairs, explanation, name=name, stream=stream, classes=classes)
+    maps, numbers, parts = _attributed(
+        member, spec, scalars, pairs, explanation, name=name, stream=stream, classes=classes
+    )
     names = tuple(scalar.name for scalar in scalars)
     if explanation.of.endswith(OWN):
-        maps, names, numbers = [_own_channels(maps)], (explanation.of,), {}
+        maps, names, numbers, parts = [_own_channels(maps)], (explanation.of,), {}, {}
     images = []
     for of_scalar in maps:
         channels = [
@@ -116,7 +121,11 @@ def _of_member(
         images.append(_over_inputs(channels, explanation))
     if explanation.postprocess is not None:
         images = [explanation.postprocess(one, sample.spacing_mm) for one in images]
-    return Explained(names, np.stack(images).astype(np.float32), numbers)
+    several = {
+        key: np.stack([member.adapter.to_image(one[:, None], sample)[0] for one in of_scalars])
+        for key, of_scalars in parts.items()
+    }
+    return Explained(names, np.stack(images).astype(np.float32), numbers, several)
 
 
 def _own_channels(maps: Sequence[Sequence[Array]]) -> list[Array]:
@@ -146,8 +155,18 @@ def _attributed(
     name: str,
     stream: int,
     classes: Mapping[str, int],
-) -> tuple[list[list[Array]], dict[str, tuple[float, ...]]]:
-    """One map (N, C, *space) for each scalar and explained input, and numbers of the method, as means over items."""
+) -> tuple[list[list[Array]], dict[str, tuple[float, ...]], dict[str, Array]]:
+    """Maps and what a method reports beside them.
+
+    Returns
+    -------
+    list of list
+        One map (N, C, *space) for each scalar and explained input.
+    dict
+        Numbers of the method, as means over items.
+    dict
+        Maps that the method combines, (T, N, *space) by name.
+    """
     targets = list(range(len(scalars)))
     options = explanation.attribution.keywords
     count = len(pairs[0][0])
@@ -156,6 +175,7 @@ def _attributed(
     groups = [slice(0, count)] if not fixed_places else [slice(index, index + 1) for index in range(count)]
     found: list[list[list[Array]]] = []
     reported: dict[str, list[Array]] = {}
+    joint: dict[str, list[Array]] = {}
     for number, group in enumerate(groups):
         drawn = stream if len(groups) == 1 else seed_of(stream, number)
         tensors = {place: tensor_of(pairs[place][0][group]).to(device()) for place in range(len(pairs))}
@@ -172,21 +192,23 @@ def _attributed(
         )
         inputs = tuple(tensors[place] for place in spec.explained)
         numbers: Numbers = {}
+        parts: Parts = {}
         if len(inputs) == 1:
-            alone = attribute(name, network, inputs[0], targets, seed=drawn, numbers=numbers, **options)
+            alone = attribute(name, network, inputs[0], targets, seed=drawn, numbers=numbers, parts=parts, **options)
             maps = [[one] for one in alone]
         else:
-            maps = attribute(name, network, inputs, targets, seed=drawn, numbers=numbers, **options)
+            maps = attribute(name, network, inputs, targets, seed=drawn, numbers=numbers, parts=parts, **options)
         for key, values in numbers.items():
             reported.setdefault(key, []).append(values)
+        for key, values in parts.items():
+            joint.setdefault(key, []).append(values)
         found.append([[each.detach().cpu().numpy() for each in of_scalar] for of_scalar in maps])
     joined = [
         [np.concatenate([group[scalar][place] for group in found]) for place in range(len(spec.explained))]
         for scalar in targets
     ]
-    return joined, {
-        key: tuple(np.concatenate(several, axis=1).mean(axis=1).tolist()) for key, several in reported.items()
-    }
+    means = {key: tuple(np.concatenate(several, axis=1).mean(axis=1).tolist()) for key, several in reported.items()}
+    return joined, means, {key: np.concatenate(several, axis=1) for key, several in joint.items()}
 
 
 def _combined(image: Array, items: Array, explanation: Explanation, member: Member, sample: Sample) -> Array:

@@ -24,6 +24,8 @@ from harness.recipes.recipe import Batch
 
 __all__ = ["HELD_BYTES", "Items", "batches", "open_items"]
 
+_BLOCK = 4096  # samples whose targets are joined at a time
+
 HELD_BYTES = 256 * 1024**2
 """Largest size of the inputs and targets of a training that are held in memory."""
 
@@ -158,8 +160,11 @@ def _held(adapter: Adapter, samples: Sequence[Sample], spec: NetworkSpec) -> Ite
 
 def _labels(adapter: Adapter, samples: Sequence[Sample], spec: NetworkSpec) -> dict[str, Array]:
     """Targets of all items by name, (N, …)."""
-    targets = [adapter.targets(sample, spec.targets) for sample in samples]
-    return {name: _joined([one[name] for one in targets]) for name in targets[0]}
+    blocks = []
+    for start in range(0, len(samples), _BLOCK):
+        targets = [adapter.targets(sample, spec.targets) for sample in samples[start : start + _BLOCK]]
+        blocks.append({name: _joined([one[name] for one in targets]) for name in targets[0]})
+    return {name: _joined([one[name] for one in blocks]) for name in blocks[0]}
 
 
 def _packed_labels(adapter: Adapter, samples: Sequence[Sample], spec: NetworkSpec, folder: Path) -> Mapping[str, Array]:

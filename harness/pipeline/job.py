@@ -25,6 +25,7 @@ from harness.data.grids import TrainingGrid
 from harness.data.maps import read_maps, write_sums
 from harness.data.splits import check_leaks
 from harness.pipeline.artifacts import (
+    EXAMPLES,
     as_stored,
     read_arrays,
     read_numbers,
@@ -34,6 +35,7 @@ from harness.pipeline.artifacts import (
     write_arrays,
     write_maps,
     write_numbers,
+    write_parts,
     write_predictions,
     write_values,
 )
@@ -263,6 +265,8 @@ class _Work:
         is_needed = any(cell.identity in one.parents for one in self.job.cells)
         sums: list[Array] = []
         numbers: dict[str, Mapping[str, Sequence[float]]] = {}
+        parts: dict[str, Mapping[str, Array]] = {}
+        shown = sorted(sample.id for sample in samples)[:EXAMPLES]
         outputs: tuple[str, ...] = ()
         flat = True
         for block in blocks_of([sample.subject for sample in samples]):
@@ -270,6 +274,7 @@ class _Work:
             for sample in (samples[index] for index in block):
                 one = self._explained(cell, explanation, sample)
                 numbers |= {sample.id: one.numbers} if one.numbers else {}
+                parts |= {sample.id: one.parts} if one.parts and sample.id in shown else {}
                 outputs, flat = one.outputs, flat and not np.any(one.maps != one.maps.flat[0])
                 if explanation.mapped:
                     write_maps(folder, sample, one.outputs, one.maps, self._channels(explanation))
@@ -284,6 +289,8 @@ class _Work:
             write_sums(folder / _SUMS, stacked)
         if numbers:
             write_numbers(folder, numbers)
+        if parts:
+            write_parts(folder, outputs, parts)
         return {
             "channels": list(self._channels(explanation)),
             "outputs": list(outputs),

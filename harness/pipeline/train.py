@@ -17,7 +17,7 @@ import torch
 from harness.core.errors import CellError
 from harness.core.seeding import generator, seed_of
 from harness.core.types import Adapter, Array, FittedAdapter, NetworkSpec, Sample, SparseAdapter
-from harness.models.fitting import Fitted, FittedToVolumes
+from harness.models.fitting import Fitted, FittedToVolumes, Summarises
 from harness.pipeline.items import Items, batches, open_items
 from harness.pipeline.networks import device, split_outputs
 from harness.recipes.recipe import Batch, Outputs, Recipe
@@ -25,6 +25,8 @@ from harness.recipes.recipe import Batch, Outputs, Recipe
 __all__ = ["Epoch", "Trained", "controlled", "train"]
 
 Report = Callable[["Epoch"], None]
+
+_BLOCK = 64  # samples that are summarised at a time
 
 
 @dataclass(frozen=True)
@@ -176,16 +178,23 @@ def _fit(model: Fitted, adapter: Adapter, spec: NetworkSpec, training: Sequence[
 
 
 def _fit_volumes(model: FittedToVolumes, adapter: Adapter, spec: NetworkSpec, training: Sequence[Sample]) -> Trained:
-    """Fit a model that fits itself to dense volumes, all of which are in memory."""
-    rows = [adapter.inputs(sample) for sample in training]
-    if any(len(one[0]) != 1 for one in rows):
-        raise CellError(f"{type(model).__name__} needs one item per sample; choose an adapter of whole volumes")
+    """Fit a model that fits itself to dense volumes, all of which are in memory, or to summaries of them."""
+    images, rest = [], []
+    for start in range(0, len(training), _BLOCK):
+        rows = [adapter.inputs(sample) for sample in training[start : start + _BLOCK]]
+        if any(len(one[0]) != 1 for one in rows):
+            raise CellError(f"{type(model).__name__} needs one item per sample; choose an adapter of whole volumes")
+        if isinstance(model, Summarises):
+            images.append(model.summary(np.concatenate([one[0] for one in rows])))
+        else:
+            images += [one[0] for one in rows]
+        rest += [[float(each[0, 0]) for each in one[1:]] for one in rows]
     by_sample = [adapter.targets(sample, spec.targets) for sample in training]
     names = [target.name for target in spec.targets]
     model.fit_volumes(
-        np.concatenate([one[0] for one in rows]),
+        np.concatenate(images),
         np.array([[one[name][0] for name in names] for one in by_sample], np.float64),
-        covariates=np.array([[float(each[0, 0]) for each in one[1:]] for one in rows]).reshape(len(rows), -1),
+        covariates=np.array(rest).reshape(len(rest), -1),
         weights=np.array([[sample.weights.get(name, 1.0) for name in names] for sample in training]),
         subjects=[sample.subject for sample in training],
         kinds=[target.kind for target in spec.targets],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import pyarrow as pa
 from scipy import stats
 
 from harness.core.registry import MODELS
+from harness.core.seeding import generator
 from harness.pipeline.aggregate import Pooled
 from harness.pipeline.leaderboard import read_facts
 from harness.pipeline.rows import subject_means
@@ -17,8 +18,7 @@ from harness.report.elements import Cell, ReportTable, interval_cell
 from harness.report.paper import paper_tables
 from harness.report.searches import searches_table, winners
 from harness.report.wording import SHARES, plain_text, rankings, row_labels
-from harness.stats.concordance import kendall_interval
-from harness.stats.intervals import MINIMUM_SUBJECTS
+from harness.stats.concordance import tau_interval
 from harness.sweep.collect import Tables, regions_of_interest
 from harness.sweep.plan import Plan
 
@@ -103,7 +103,9 @@ def _concordance_table(table: pa.Table, pooled: Mapping[str, Pooled]) -> list[Re
                 continue
             found = stats.kendalltau(known[:, 0], known[:, 1])
             sign = 1 if metric.direction == facts.metric(facts.objective).direction else -1
-            ends = _ends_of_tau(pooled, configuration, lines, facts.objective, metric.name, sign)
+            known_rows = [line["attribution"] for line, pair in zip(lines, pairs, strict=True) if None not in pair]
+            low, high = _tau_ends(pooled.get(configuration), known_rows, facts.objective, metric.name)
+            ends = (low, high) if sign > 0 or low is None or high is None else (-high, -low)
             cells = (interval_cell(sign * float(found.statistic), *ends), interval_cell(float(found.pvalue)))
             rows.append((labels[configuration], Cell(metric.name), Cell(str(len(known)), "number"), *cells))
     if not rows:
@@ -117,28 +119,20 @@ def _concordance_table(table: pa.Table, pooled: Mapping[str, Pooled]) -> list[Re
     return [ReportTable(f"Agreement with {facts.objective}", columns, tuple(rows), note, section="Explanations")]
 
 
-def _ends_of_tau(
-    pooled: Mapping[str, Pooled],
-    configuration: str,
-    lines: Sequence[Mapping[str, Any]],
-    first: str,
-    second: str,
-    sign: int,
+def _tau_ends(
+    pooled: Pooled | None, labels: Collection[str], first: str, second: str
 ) -> tuple[float | None, float | None]:
-    """Interval of Kendall's τ of two metrics, by resampling subjects; none for pooled metrics and few subjects."""
-    names = {line["attribution"] for line in lines if line[first] is not None and line[second] is not None}
-    own = pooled[configuration].explanations if configuration in pooled else ()
-    rows = [row for row in own if row.attribution in names]
-    if not rows:
-        return None, None
+    """Interval of τ over the subjects that all of these explanations have; ``None`` without one."""
+    rows = [] if pooled is None else [row for row in pooled.explanations if row.attribution in labels]
     if any(name in row.pooled for row in rows for name in (first, second)):
         return None, None
-    means = [[subject_means(row, name) for row in rows] for name in (first, second)]
-    subjects = sorted(set.intersection(*(set(one) for of_metric in means for one in of_metric)))
-    values = np.array([[[one[name] for name in subjects] for one in of_metric] for of_metric in means])
-    if len(subjects) < MINIMUM_SUBJECTS:
+    means = [(subject_means(row, first), subject_means(row, second)) for row in rows]
+    shared = sorted(set.intersection(*(set(one) & set(two) for one, two in means))) if means else []
+    if not shared:
         return None, None
-    return kendall_interval(sign * values[0], values[1])
+    values = np.array([[[of[name] for name in shared] for of in pair] for pair in means])
+    low, high = tau_interval(values[:, 0], values[:, 1], rng=generator(0, "tau", first, second))
+    return (None, None) if np.isnan(low) else (low, high)
 
 
 def _ends(line: Mapping[str, Any], name: str) -> tuple[float | None, float | None]:

@@ -1,52 +1,61 @@
-"""Agreement of two metrics about the order of methods, with an interval over subjects."""
+"""Do two metrics order several methods alike?"""
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
-__all__ = ["kendall_interval"]
+__all__ = ["tau_interval"]
+
+Floats = npt.NDArray[np.float64]
+
+_FEWEST = 6  # subjects; a bootstrap of fewer has far too narrow intervals
+_DRAWS = 2000
 
 
-def kendall_interval(
-    first: npt.ArrayLike, second: npt.ArrayLike, *, level: float = 0.95, resamples: int = 1000, seed: int = 0
-) -> tuple[float | None, float | None]:
-    """Percentile bootstrap interval of Kendall's τ-b of the means of two metrics over methods.
+def tau_interval(
+    first: npt.ArrayLike, second: npt.ArrayLike, *, rng: np.random.Generator, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile bootstrap interval over subjects of Kendall's τ-b between the mean values of methods.
 
     Parameters
     ----------
-    first, second : (M, n) float, values of M methods and n subjects; NaN where undefined
-    level : confidence level
-    resamples : number of bootstrap samples of the subjects, each for both metrics and all methods
-    seed : seed of the samples
+    first, second : (methods, subjects) values of two metrics; NaN where undefined
+    rng : source of the bootstrap samples
+    level : level of the interval
 
     Returns
     -------
-    low, high : float or None
-        In [−1, 1]. ``None`` if τ is undefined in more than one in twenty samples, because all
-        means of a metric are equal.
+    (float, float)
+        In [−1, 1]; NaN with fewer than six subjects.
 
     Notes
     -----
-    Methods are fixed: the interval says what other subjects would give for the same methods.
-    Means of methods that hardly differ change places by chance, so that τ of noisy means is
-    closer to 0 than that of the true ones, and the interval with it.
+    All methods are drawn with the same subjects. The interval says how τ varies between
+    samples of subjects, for these methods; it does not say how it would be for others.
     """
-    one, two = np.asarray(first, float), np.asarray(second, float)
-    rng = np.random.default_rng(seed)
-    found = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of methods without a value in a sample
-        for _ in range(resamples):
-            chosen = rng.integers(0, one.shape[1], one.shape[1])
-            means = np.stack([np.nanmean(one[:, chosen], axis=1), np.nanmean(two[:, chosen], axis=1)])
-            kept = np.isfinite(means).all(axis=0)
-            found.append(float(stats.kendalltau(*means[:, kept]).statistic) if kept.sum() > 1 else np.nan)
-    known = np.array(found)[np.isfinite(found)]
-    if len(known) < 0.95 * resamples:
-        return None, None
-    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    one, two = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    subjects = one.shape[1]
+    if subjects < _FEWEST:
+        return float("nan"), float("nan")
+    counts = rng.multinomial(subjects, np.full(subjects, 1 / subjects), size=_DRAWS).astype(np.float64)
+    taus = _taus(_means(one, counts), _means(two, counts))
+    low, high = np.nanquantile(taus, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def _means(values: Floats, counts: Floats) -> Floats:
+    """Mean of each method over drawn subjects, (draws, methods); NaN if all are undefined."""
+    known = np.isfinite(values)
+    total, number = counts @ np.where(known, values, 0.0).T, counts @ known.T
+    found: Floats = np.divide(total, number, out=np.full_like(total, np.nan), where=number > 0)
+    return found
+
+
+def _taus(first: Floats, second: Floats) -> Floats:
+    """Kendall's τ-b of each row, (draws,); NaN if all values of a row are equal or one is undefined."""
+    rows, columns = np.triu_indices(first.shape[1], 1)
+    one, two = np.sign(first[:, rows] - first[:, columns]), np.sign(second[:, rows] - second[:, columns])
+    total = np.sqrt((one**2).sum(axis=1) * (two**2).sum(axis=1))
+    found: Floats = np.divide((one * two).sum(axis=1), total, out=np.full(len(total), np.nan), where=total > 0)
+    return found

@@ -259,6 +259,24 @@ class TestScales:
         torch.testing.assert_close(found[0, 0], expected, atol=1e-4, rtol=0)
         assert numbers["segments"].tolist() == [[20.0]] and numbers["flat_levels"].tolist() == [[0.0]]
 
+    def test_parts_are_the_scaled_maps_of_the_scales(self, image: torch.Tensor) -> None:
+        """Their weighted mean is the map, also over repeats; each is constant in a segment and spans [0, 1]."""
+        parts: dict[str, Any] = {}
+        options = {"segmentation": "squares", "levels": [4, 16], "per_segment": 5, "scheme": "inverse"}
+        found = attribute("multiscale_lime", Bent(), image, [0, 1], seed=2, parts=parts, **options)
+        assert {name: one.shape for name, one in parts.items()} == {
+            "1: 4 segments": (2, len(image), SIDE, SIDE), "2: 16 segments": (2, len(image), SIDE, SIDE),
+        }  # fmt: skip
+        first, second = scale_weights([4, 16], "inverse")
+        for target, one in enumerate(found):
+            mean = first * parts["1: 4 segments"][target] + second * parts["2: 16 segments"][target]
+            torch.testing.assert_close(one[:, 0], torch.from_numpy(mean).float(), atol=1e-6, rtol=0)
+        assert all((one.min(axis=(2, 3)) == 0).all() and (one.max(axis=(2, 3)) == 1).all() for one in parts.values())
+        several: dict[str, Any] = {}
+        repeated = attribute("multiscale_lime", Bent(), image, [0], seed=2, parts=several, repeats=3, **options)[0]
+        mean = first * several["1: 4 segments"][0] + second * several["2: 16 segments"][0]
+        torch.testing.assert_close(repeated[:, 0], torch.from_numpy(mean).float(), atol=1e-6, rtol=0)
+
     def test_flat_scale_is_zero_and_counted(self, image: torch.Tensor) -> None:
         """A network that ignores the image has flat scales."""
 

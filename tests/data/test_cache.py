@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import pickle
 import signal
 import subprocess
@@ -114,12 +115,45 @@ def test_arrays_are_aligned(stored: dict[str, CachedImage]) -> None:
     assert [image.offset % 64 for image in stored.values()] == [0] * len(stored)
 
 
-def test_dense_arrays_are_read_only_memory_maps(stored: dict[str, CachedImage]) -> None:
-    """Arrays share memory and cannot be written to."""
+@pytest.mark.parametrize("small", [0, 2**18])
+def test_large_arrays_are_mapped_and_small_ones_are_read(
+    stored: dict[str, CachedImage], monkeypatch: pytest.MonkeyPatch, small: int
+) -> None:
+    """Mapped arrays share memory; neither can be written to, and both are exact."""
+    monkeypatch.setattr(cache_module, "_SMALL", small)
     loaded = stored["float"].load()
-    assert np.shares_memory(loaded, stored["float"].load())
+    assert np.shares_memory(loaded, stored["float"].load()) is (small == 0)
     with pytest.raises(ValueError, match="read-only"):
         loaded[0, 0, 0] = 1
+    for key, (array, _) in ARRAYS.items():
+        np.testing.assert_array_equal(stored[key].load(), array)
+
+
+def test_files_of_small_arrays_are_closed_when_unused(stored: dict[str, CachedImage]) -> None:
+    """They stay open between readings, but not for ever."""
+    stored["float"].load()
+    opened = cache_module._opened(*_place(stored["float"].path))
+    cache_module._opened.cache_clear()
+    number = opened.descriptor
+    os.fstat(number)
+    del opened
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)
+
+
+def _place(path: Path) -> tuple[Path, int, int]:
+    facts = path.stat()
+    return path, facts.st_dev, facts.st_ino
+
+
+def test_a_pack_that_is_replaced_is_opened_again(stored: dict[str, CachedImage]) -> None:
+    """Files are known by their inode."""
+    image = stored["float"]
+    before = image.load()
+    copy = image.path.with_suffix(".copy")
+    copy.write_bytes(bytes(image.path.stat().st_size))
+    copy.replace(image.path)
+    assert before.any() and not image.load().any()
 
 
 def test_a_later_preparation_adds_only_what_is_missing(stored: dict[str, CachedImage], tmp_path: Path) -> None:

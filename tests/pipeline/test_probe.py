@@ -75,6 +75,23 @@ class TestPredictFunction:
             expected = one.network.exposed(*map(torch.from_numpy, one.adapter.inputs(sample)))  # type: ignore[operator]
         np.testing.assert_allclose(function(image[None]), expected["gate"].numpy(), rtol=1e-6)
 
+    def test_equal_images_are_computed_once(
+        self, member: Callable[[int], Member], crowd: Cohort, crowd_spec: NetworkSpec
+    ) -> None:
+        """Within a call and between calls; metrics ask for the unchanged image again and again."""
+        one, sample = member(0), crowd.samples[0]
+        (scalar,) = scalars_of("age", crowd_spec, one.network)
+        counted: list[int] = []
+        function, image = predict_function([one], crowd_spec, sample, scalar, batch_size=4)
+        dark = 0.5 * image
+        function(np.stack([image, dark]))  # finds the size of batches
+        one.network.register_forward_pre_hook(lambda module, given: counted.append(len(given[0])))
+        half = image * np.linspace(0, 1, image.shape[1], dtype=np.float32)[:, None, None]
+        found = function(np.stack([half, image, half, dark]).astype(np.float64))
+        assert counted == [1] and found[0] == found[2] != found[1] != found[3]
+        fresh, _ = predict_function([member(0)], crowd_spec, sample, scalar, batch_size=4)
+        np.testing.assert_allclose(fresh(np.stack([half, image, half, dark])), found, rtol=1e-5)
+
     def test_images_are_given_in_batches(
         self, member: Callable[[int], Member], crowd: Cohort, crowd_spec: NetworkSpec
     ) -> None:

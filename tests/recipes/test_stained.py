@@ -1,60 +1,82 @@
-"""Stain augmentation."""
+"""Stain augmentation: flips, quarter turns, and changes of the stains."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
-from skimage.color import hed2rgb, rgb2hed
+from skimage.color import hed2rgb, rgb2hed, rgb_from_hed
 
 from harness.recipes.recipe import Batch
 from harness.recipes.stained import _restained, augmented, stained_pictures
 
-IMAGES = 0.2 + 0.7 * torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+def batch(count: int = 16, shape: tuple[int, int] = (6, 6)) -> Batch:
+    """Images away from black and white, and a scalar input."""
+    images = torch.from_numpy(np.random.default_rng(0).uniform(0.3, 0.9, (count, 3, *shape)).astype(np.float32))
+    return Batch((images, torch.ones(count, 1)), {"tumour": torch.arange(count)})
 
 
-def test_unchanged_amounts_give_the_same_picture() -> None:
-    """Factors of 1 and shifts of 0 leave pictures unchanged."""
-    torch.testing.assert_close(_restained(IMAGES, torch.ones(6, 3), torch.zeros(6, 3)), IMAGES, atol=1e-5, rtol=0)
+def test_unchanged_stains_give_the_same_image() -> None:
+    """Deconvolution and mixing are inverse."""
+    images = batch().inputs[0]
+    same = _restained(images, torch.ones(16, 3), torch.zeros(16, 3))
+    torch.testing.assert_close(same, images, atol=1e-4, rtol=0)
 
 
-def test_amounts_are_those_of_scikit_image() -> None:
-    """Changing the amount of eosin equals the change by colour deconvolution in scikit-image."""
-    amounts = rgb2hed(np.moveaxis(IMAGES[0].numpy().astype(float), 0, -1))
-    # scikit-image clips negative amounts and takes the logarithm to the base 1e-6, i.e. 6 decades.
-    plain = np.moveaxis(IMAGES[0].double().numpy(), 0, -1)
-    from skimage.color import hed_from_rgb, rgb_from_hed
-
-    own = -np.log10(plain) @ hed_from_rgb
-    np.testing.assert_allclose(np.maximum(own, 0) / 6, amounts, atol=1e-9)
-    own[..., 1] = own[..., 1] * 1.1 + 0.02
-    expected = np.clip(10 ** -(own @ rgb_from_hed), 0, 1)
-    found = _restained(IMAGES[:1].double(), torch.tensor([[1.0, 1.1, 1.0]]), torch.tensor([[0.0, 0.02, 0.0]]))
-    np.testing.assert_allclose(np.moveaxis(found[0].numpy(), 0, -1), expected, atol=1e-9)
-    assert hed2rgb(amounts).shape == plain.shape
+def test_stains_agree_with_scikit_image() -> None:
+    """Amount · factor + shift in the space of ``rgb2hed``, which measures amounts in units of 6 optical densities."""
+    amounts = np.random.default_rng(0).uniform(0.1, 0.4, (1, 6, 6, 3))  # scikit-image sets negative ones to 0
+    images = torch.from_numpy(10 ** -(amounts @ rgb_from_hed)).permute(0, 3, 1, 2)
+    factors, shifts = torch.tensor([[1.2, 0.9, 1.0]]), torch.tensor([[0.03, -0.02, 0.01]])
+    found = _restained(images, factors, shifts)[0].permute(1, 2, 0).numpy()
+    stains = rgb2hed(images[0].permute(1, 2, 0).numpy().astype(np.float64))
+    expected = hed2rgb(stains * factors[0].numpy() + shifts[0].numpy() / 6)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_flips_and_turns_keep_the_pixels() -> None:
-    """Without stains, augmentation only moves pixels; the same stream gives the same pictures."""
-    batch = Batch((IMAGES,), {"tumour": torch.arange(6.0)})
-    found = augmented(np.random.default_rng(0), batch, flips=True, quarter_turns=True, stain=0.0)
-    again = augmented(np.random.default_rng(0), batch, flips=True, quarter_turns=True, stain=0.0)
-    assert torch.equal(found.inputs[0], again.inputs[0]) and not torch.equal(found.inputs[0], IMAGES)
-    assert torch.equal(found.inputs[0].flatten(2).sort(2).values, IMAGES.flatten(2).sort(2).values)
-    assert torch.equal(found.targets["tumour"], batch.targets["tumour"])
+@pytest.mark.parametrize(("flips", "turns"), [(True, False), (False, True), (True, True)])
+def test_flips_and_turns_move_pixels(flips: bool, turns: bool) -> None:
+    """Each image keeps its pixels, and some images change."""
+    before = batch(64)
+    after = augmented(np.random.default_rng(1), before, flips=flips, quarter_turns=turns, stain=0.0)
+    first, second = before.inputs[0].flatten(1), after.inputs[0].flatten(1)
+    torch.testing.assert_close(first.sort(dim=1).values, second.sort(dim=1).values)
+    changed = (first != second).any(dim=1).float().mean()
+    assert 0.5 < float(changed) < 1
 
 
-def test_stains_change_colours_within_the_range() -> None:
-    """Pictures differ in colour, stay in [0, 1], and no flip or turn is made unless asked for."""
-    batch = Batch((IMAGES, torch.ones(6, 1)))
-    found = augmented(np.random.default_rng(0), batch, flips=False, quarter_turns=False, stain=0.1)
-    assert float(found.inputs[0].min()) >= 0 and float(found.inputs[0].max()) <= 1
-    change = (found.inputs[0] - IMAGES).abs()
-    assert 1e-3 < float(change.mean()) < 0.2 and torch.equal(found.inputs[1], batch.inputs[1])
+def test_pictures_that_are_not_square_are_not_turned() -> None:
+    """Their shape is kept."""
+    after = augmented(np.random.default_rng(1), batch(8, (4, 6)), flips=True, quarter_turns=True, stain=0.05)
+    assert after.inputs[0].shape == (8, 3, 4, 6)
 
 
-def test_recipe_has_the_options_of_supervised_training() -> None:
-    """The recipe is the supervised one with another augmentation."""
-    recipe = stained_pictures(epochs=3, batch_size=5, balance="tumour")
-    assert (recipe.epochs, recipe.batch_size) == (3, 5) and recipe.select is not None
-    order = recipe.sample(np.random.default_rng(0), {"tumour": np.array([0.0] * 90 + [1.0] * 10)})
-    assert 30 < (order >= 90).sum() < 70
+def test_only_images_change() -> None:
+    """Scalar inputs, targets and weights are passed on."""
+    before = batch()
+    after = augmented(np.random.default_rng(1), before, flips=True, quarter_turns=True, stain=0.1)
+    assert after.inputs[1] is before.inputs[1] and after.targets is before.targets
+    assert not torch.equal(after.inputs[0], before.inputs[0])
+    assert 0 <= float(after.inputs[0].min()) <= float(after.inputs[0].max()) <= 1
+
+
+def test_nothing_to_do_leaves_images_unchanged() -> None:
+    """Without flips, turns and stains."""
+    before = batch()
+    after = augmented(np.random.default_rng(1), before, flips=False, quarter_turns=False, stain=0.0)
+    assert torch.equal(after.inputs[0], before.inputs[0])
+
+
+def test_augmentation_depends_on_the_generator_alone() -> None:
+    """Equal seeds give equal batches."""
+    one, same, other = (
+        stained_pictures().augment(np.random.default_rng(seed), batch()).inputs[0] for seed in (0, 0, 1)
+    )
+    assert torch.equal(one, same) and not torch.equal(one, other)
+
+
+def test_options_reach_the_recipe() -> None:
+    """The rest is that of ``supervised``."""
+    recipe = stained_pictures(epochs=3, batch_size=5, select="last")
+    assert (recipe.epochs, recipe.batch_size, recipe.select) == (3, 5, None)

@@ -7,6 +7,7 @@ import math
 import pytest
 from scipy import stats
 
+from harness.pipeline.aggregate import Pooled
 from harness.pipeline.leaderboard import build
 from harness.pipeline.rows import MetricFacts, Row
 from harness.report.tables import _concordance_table
@@ -26,16 +27,35 @@ def row(label: str, values: tuple[float, float, float], configuration: str = "ne
     return Row(configuration, {"model": configuration}, label, values=subjects)
 
 
+def pooled(rows: list[Row]) -> Pooled:
+    """The rows of one configuration."""
+    return Pooled(Row("net", {"model": "net"}), tuple(rows), {})
+
+
 def test_kendalls_tau_over_explanations() -> None:
     """The sign is turned for metrics of which lower values are better; p is that of scipy."""
     table = build([row(label, values) for label, values in VALUES.items()], [AP, AREA, OTHER], "relevance_ap")
-    (made,) = _concordance_table(table, {})
+    (made,) = _concordance_table(table, {"net": pooled([row(label, values) for label, values in VALUES.items()])})
     assert made.title == "Agreement with relevance_ap" and made.section == "Explanations"
     found = {str(line[1].text): [str(cell.text) for cell in line[2:]] for line in made.lines}  # type: ignore[union-attr]
     area = stats.kendalltau(*[[values[place] for values in VALUES.values()] for place in (0, 1)])
     assert found["inversion_area"][:2] == ["4", f"{-area.statistic:.2f}"]
     assert float(found["inversion_area"][2]) == pytest.approx(area.pvalue, abs=0.005)
     assert found["roi_mass"][1] == "−1.00"
+    beside = {str(line[1].text): line[3].range for line in made.lines}  # type: ignore[union-attr]
+    expected = f"{-area.statistic:.2f}"
+    assert beside == {"roi_mass": "[−1.00, −1.00]", "inversion_area": f"[{expected}, {expected}]"}
+
+
+def test_tau_has_an_interval_over_subjects() -> None:
+    """Two explanations that differ in half of the subjects change their order between bootstrap samples."""
+    rows = [row(label, values) for label, values in VALUES.items()]
+    swapped = {f"s{i}": {0: 0.9 if i % 2 else 0.1} for i in range(6)}
+    rows[1] = Row("net", {"model": "net"}, "b", values={**rows[1].values, AREA.name: swapped})
+    (made,) = _concordance_table(build(rows, [AP, AREA, OTHER], "relevance_ap"), {"net": pooled(rows)})
+    (cell,) = [line[3] for line in made.lines if line[1].text == "inversion_area"]  # type: ignore[union-attr]
+    low, high = (float(one) for one in cell.range.replace("−", "-").strip("[]").split(", "))  # type: ignore[union-attr]
+    assert low < high
 
 
 def test_few_explanations_have_no_table() -> None:

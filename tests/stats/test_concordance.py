@@ -1,4 +1,4 @@
-"""Kendall's τ of two metrics over methods, with intervals over subjects."""
+"""Intervals of Kendall's τ over subjects."""
 
 from __future__ import annotations
 
@@ -6,29 +6,48 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness.stats.concordance import kendall_interval
+from harness.stats.concordance import _means, _taus, tau_interval
+
+RNG = np.random.default_rng(0)
 
 
-def test_clear_orders_have_an_interval_of_one_value() -> None:
-    """Methods whose order is the same in all subjects have the same τ in all samples."""
-    rng = np.random.default_rng(0)
-    means = np.arange(6.0)[:, None]
-    first, second = (means + 0.01 * rng.normal(size=(6, 20)) for _ in range(2))
-    assert kendall_interval(first, second) == pytest.approx((1.0, 1.0))
-    assert kendall_interval(first, -second) == pytest.approx((-1.0, -1.0))
+def test_tau_is_that_of_scipy() -> None:
+    """With ties in both."""
+    first, second = RNG.integers(0, 5, (40, 9)).astype(float), RNG.integers(0, 5, (40, 9)).astype(float)
+    expected = [stats.kendalltau(one, two).statistic for one, two in zip(first, second, strict=True)]
+    np.testing.assert_allclose(_taus(first, second), expected, atol=1e-12)
 
 
-def test_equal_metrics_agree() -> None:
-    """A metric agrees with itself in every sample of subjects, however noisy it is."""
-    values = np.random.default_rng(0).normal(size=(5, 10))
-    assert kendall_interval(values, values) == pytest.approx((1.0, 1.0))
+def test_means_are_those_of_drawn_subjects() -> None:
+    """A subject that is drawn twice counts twice, and undefined values are skipped."""
+    values = np.array([[1.0, 2.0, np.nan], [4.0, 5.0, 6.0]])
+    counts = np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
+    np.testing.assert_allclose(_means(values, counts), [[4 / 3, 13 / 3], [2, 17 / 3]])
 
 
-def test_unrelated_metrics_have_intervals_that_cover_zero() -> None:
-    """Noise alone gives intervals around 0, in nearly all of 40 tables."""
-    rng = np.random.default_rng(1)
-    found = [kendall_interval(*rng.normal(size=(2, 6, 15)), resamples=200) for _ in range(40)]
-    assert np.mean([low is not None and high is not None and low <= 0 <= high for low, high in found]) > 0.85
+def test_interval_is_that_of_a_plain_bootstrap() -> None:
+    """Quantiles of τ over resampled subjects, computed one by one."""
+    first = np.arange(8.0)[:, None] + 2 * RNG.normal(size=(8, 12))
+    second = np.arange(8.0)[:, None] + 2 * RNG.normal(size=(8, 12))
+    found = tau_interval(first, second, rng=np.random.default_rng(1))
+    rng = np.random.default_rng(2)
+    taus = []
+    for _ in range(2000):
+        drawn = rng.integers(0, 12, 12)
+        taus.append(stats.kendalltau(first[:, drawn].mean(axis=1), second[:, drawn].mean(axis=1)).statistic)
+    np.testing.assert_allclose(found, np.quantile(taus, [0.025, 0.975]), atol=0.08)
+
+
+def test_equal_orders_have_no_width() -> None:
+    """Methods that differ far more than subjects."""
+    values = 100 * np.arange(5.0)[:, None] + RNG.normal(size=(5, 10))
+    assert tau_interval(values, values, rng=np.random.default_rng(0)) == pytest.approx((1, 1))
+    assert tau_interval(values, -values, rng=np.random.default_rng(0)) == pytest.approx((-1, -1))
+
+
+def test_few_subjects_have_no_interval() -> None:
+    """Five are too few for a bootstrap."""
+    assert np.isnan(tau_interval(np.ones((4, 5)), np.ones((4, 5)), rng=np.random.default_rng(0))).all()
 
 
 def test_interval_covers_the_order_of_the_true_means() -> None:
@@ -38,15 +57,6 @@ def test_interval_covers_the_order_of_the_true_means() -> None:
     expected = stats.kendalltau(*true).statistic
     inside = []
     for _ in range(60):
-        low, high = kendall_interval(*(true[:, :, None] + 0.4 * rng.normal(size=(2, 5, 30))), resamples=200)
-        assert low is not None and high is not None
+        low, high = tau_interval(*(true[:, :, None] + 0.4 * rng.normal(size=(2, 5, 30))), rng=rng)
         inside.append(low <= expected + 1e-9 and expected - 1e-9 <= high)
     assert np.mean(inside) > 0.88
-
-
-def test_undefined() -> None:
-    """Constant metrics have no τ; methods without values in a sample are left out of it."""
-    assert kendall_interval(np.ones((4, 10)), np.random.default_rng(0).normal(size=(4, 10))) == (None, None)
-    values = np.arange(5.0)[:, None] + np.zeros((5, 10))
-    values[0, :3] = np.nan
-    assert kendall_interval(values, values) == (pytest.approx(1), pytest.approx(1))

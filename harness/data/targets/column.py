@@ -324,8 +324,14 @@ def _restricted(cohort: Cohort, target: Target, column: str, found: Mapping[str,
             f"{column} must have a value for at least {_FEWEST} samples and vary between them, got {len(found)} "
             f"values, {len(set(found.values()))} different"
         )
+    shared: dict[tuple[int, float], Mapping[str, float]] = {}  # patches have few different labels
     samples = tuple(
-        dataclasses.replace(sample, targets={**sample.targets, target.name: found[sample.id]})
+        dataclasses.replace(
+            sample,
+            targets=shared.setdefault(
+                (id(sample.targets), found[sample.id]), {**sample.targets, target.name: found[sample.id]}
+            ),
+        )
         for sample in cohort.samples
         if sample.id in found
     )

@@ -9,6 +9,7 @@ import numpy as np
 from harness.core.registry import ATTRIBUTIONS
 from harness.core.types import Array, Cohort, Sample
 from harness.data.maps import read_maps
+from harness.pipeline.artifacts import EXAMPLES, read_parts
 from harness.report import plots
 from harness.report.elements import Figure
 from harness.report.figures.results import MARK, Results
@@ -18,7 +19,6 @@ __all__ = ["picture_figures"]
 _IMAGE = "rgb"
 _AVERAGED = 100  # largest number of pictures whose maps are averaged
 _FEWEST = 10  # a mean of fewer pictures could show one of them
-_EXAMPLES = 5
 _MOST_COLUMNS = 4
 
 _HIDDEN = (
@@ -43,7 +43,10 @@ def picture_figures(run: Results) -> Iterator[Figure]:
         maps = {key: {label: _maps(run, key, label, scalar) for label in explained[key][scalar]} for key in keys}
         yield from _means(run, scalar, maps, shown=shown)
         if shown:
-            yield from _examples(run, scalar, max(keys, key=lambda key: len(explained[key])), maps)
+            most = max(keys, key=lambda key: (len(explained[key]), len(explained[key][scalar])))
+            yield from _examples(run, scalar, most, maps)
+            for label in explained[most][scalar]:
+                yield from _scales(run, scalar, most, label, maps[most][label])
 
 
 def _of_pictures(cohort: Cohort) -> bool:
@@ -126,7 +129,7 @@ def _examples(
 ) -> Iterator[Figure]:
     """Some tested pictures with their maps."""
     by_label = maps[key]
-    names = sorted(set.intersection(*(set(of) for of in by_label.values())))[:_EXAMPLES]
+    names = sorted(set.intersection(*(set(of) for of in by_label.values())))[:EXAMPLES]
     samples = _samples(run, key, names)
     if not samples or len({sample.shape for sample in samples}) != 1:
         return
@@ -138,6 +141,36 @@ def _examples(
         plots.picture_maps(
             {sample.id: _picture(sample) for sample in samples},
             {label: {sample.id: of[sample.id] for sample in samples} for label, of in by_label.items()},
+            {name: np.asarray(truth.load() > 0) for name, truth in truths.items() if truth is not None},
+            shape=(samples[0].shape[0], samples[0].shape[1]),
+        ),
+        broad=True,
+        section="Explanations",
+    )
+
+
+def _scales(run: Results, scalar: str, key: str, label: str, combined: Mapping[str, Array]) -> Iterator[Figure]:
+    """Some tested pictures with the maps that a method combines, such as those of several scales."""
+    parts: dict[str, dict[str, Array]] = {}
+    for cell in _cells(run, key):
+        record = run.plan.store.get("explain", cell)
+        if record is not None and record.label == label:
+            parts |= read_parts(run.plan.store, record, scalar)
+    samples = _samples(run, key, [name for name in sorted(parts) if name in combined][:EXAMPLES])
+    if not samples:
+        return
+    rows: dict[str, dict[str, Array]] = {}
+    for sample in samples:
+        for name, one in parts[sample.id].items():
+            rows.setdefault(name, {})[sample.id] = one
+    truths = {sample.id: sample.truth_of(scalar) for sample in samples}
+    yield Figure(
+        f"Scales of {label}, {run.labels[key]}",
+        f"The maps that {label} combines, and their combination in the last row, for the first tested pictures by "
+        "name. Each map is scaled by its largest value. Orange: pixels that determine the target, if known.",
+        plots.picture_maps(
+            {sample.id: _picture(sample) for sample in samples},
+            {**rows, "combined": {sample.id: combined[sample.id] for sample in samples}},
             {name: np.asarray(truth.load() > 0) for name, truth in truths.items() if truth is not None},
             shape=(samples[0].shape[0], samples[0].shape[1]),
         ),
