@@ -15,7 +15,7 @@ from harness.core.registry import COHORTS, TARGETS
 from harness.core.settings import RunSettings
 from harness.core.space import Dimension
 from harness.core.task import Configuration, Task, describe, describe_component
-from harness.core.types import JSON, Adapter, Cohort, Folds, NetworkSpec, Split, SplitSample
+from harness.core.types import JSON, Adapter, Cohort, Folds, NetworkSpec, Remarks, Split, SplitSample
 from harness.data.splits import check_test_set, describe_validation
 from harness.metrics.register import kinds_of
 from harness.pipeline.cell import Cell, Job, covariates_of_metrics, ensembles, jobs, missing, reads_of
@@ -91,6 +91,7 @@ class Plan:
     store : store of the results
     sentence : description of how validation subjects are drawn
     searches : missing searches; their jobs are :meth:`~harness.pipeline.cell.Job.awaiting` them
+    adapter_notes : notes of the adapters on data that they cannot use
     """
 
     request: Request
@@ -100,6 +101,7 @@ class Plan:
     store: Store
     sentence: str
     searches: tuple[Search, ...] = ()
+    adapter_notes: tuple[str, ...] = ()
 
     @cached_property
     def cohort(self) -> Cohort:
@@ -109,7 +111,8 @@ class Plan:
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes on the data of all cohorts."""
-        return tuple(dict.fromkeys(note for group in self.groups.values() for note in group.cohort.notes))
+        of_cohorts = (note for group in self.groups.values() for note in group.cohort.notes)
+        return tuple(dict.fromkeys((*of_cohorts, *self.adapter_notes)))
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -171,8 +174,11 @@ def prepare(request: Request, *, say: Callable[[str], None] = lambda text: None)
     by_configuration: dict[str, Group] = {}
     all_jobs: list[Job] = []
     sentence = ""
+    notes: dict[str, None] = {}
     for point, task in tasks:
         group, tuning = groups.of(task)
+        adapter = task.adapter()
+        notes |= dict.fromkeys(adapter.notes(group.cohort) if isinstance(adapter, Remarks) else ())
         configuration = _configuration(request, task, point, group.cohort)
         if configuration.id in by_configuration:
             raise RequestError(
@@ -202,6 +208,7 @@ def prepare(request: Request, *, say: Callable[[str], None] = lambda text: None)
         store,
         sentence,
         tuple(searches.values()),
+        tuple(notes),
     )
 
 
