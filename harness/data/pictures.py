@@ -30,6 +30,7 @@ from harness.core.identity import canonical, code_digest
 from harness.core.registry import COHORTS
 from harness.core.types import Array, Cohort, Fault, Ineligible, Sample
 from harness.data.cache import ArrayCache, CachedImage, Digests, hash_of
+from harness.data.participants import read_rows
 from harness.simulation.phantom import PhantomPicture
 from harness.storage.files import replace_file
 
@@ -138,8 +139,9 @@ def _rows(root: Path, exclude: Sequence[str]) -> list[_Row]:
     if not path.is_file():
         raise CohortError([_fault("no-table", _TABLE, "", "there is no such file", "a table with a column image",
                                   f"Write {_TABLE} into {root}.")])  # fmt: skip
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = list(csv.DictReader(file))
+    lines, problem = read_rows(path, ("image", "subject"))
+    if problem:
+        raise CohortError([_fault("no-table", _TABLE, "", problem, "a table in UTF-8", "Save it as CSV in UTF-8.")])
     if not lines or "image" not in lines[0]:
         raise CohortError([_fault("no-column", _TABLE, "", "no column image, or no rows", "one row per picture",
                                   "Put the names of the pictures in a column image.")])  # fmt: skip
