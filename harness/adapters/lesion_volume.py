@@ -21,6 +21,7 @@ __all__ = ["LesionVolume", "TargetRange", "lesion_volume"]
 TargetRange = Literal["given", "training"]
 
 # Covariates that a table need not have, and the values of text that have a number.
+_SHOWN = 8  # subjects in a note
 _USUAL = ("age", "sex")
 _SEXES = {"f": 0.0, "female": 0.0, "m": 1.0, "male": 1.0}
 
@@ -89,6 +90,22 @@ class LesionVolume:
                     f"{given[0].covariates[name]!r}, and no other subject has a usable value; leave it out of "
                     "adapter.covariates="
                 )
+
+    def notes(self, cohort: Cohort) -> tuple[str, ...]:
+        """Notes on covariates without any usable value, and on texts that are read as unknown."""
+        notes = []
+        for name in self.covariates:
+            values = {one.id: (one.covariates.get(name), _number(one, name)) for one in cohort.samples}
+            if all(math.isnan(number) for _, number in values.values()):
+                notes.append(f"the covariate {name} is not used, because no subject has a number, or F or M, in it")
+                continue
+            texts = [
+                f"{id} ({text})" for id, (text, number) in values.items() if text is not None and math.isnan(number)
+            ]
+            if texts:
+                shown = ", ".join(texts[:_SHOWN]) + (", …" if len(texts) > _SHOWN else "")
+                notes.append(f"the covariate {name} is unknown for {shown}: it must be a number, or F or M")
+        return tuple(notes)
 
     def fit(self, training: Sequence[Sample], targets: Sequence[Target]) -> LesionVolume:
         """Fit the lesion volume control and the range of the scores to the training samples."""

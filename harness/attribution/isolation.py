@@ -133,6 +133,8 @@ def _check_model(model: nn.Module) -> None:
         raise HarnessError(f"{what}; wrap it: a module whose forward calls it, with its layers as attributes")
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise HarnessError(f"{what}, which has scripted layers; pass the module from which it was scripted or traced")
+    if any("range_constraints" in vars(module) for module in model.modules()):  # torch.export sets it
+        raise HarnessError(f"{what}, which is an exported program; pass the module from which it was exported")
     if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
         raise HarnessError(f"{what}, whose lazy layers have no weights; call it once on an input, and train it")
 

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import psutil
 import pyarrow as pa
 
 from harness.cli.keys import refuse_unused
 from harness.core.errors import RequestError
+from harness.core.settings import RunSettings
 from harness.pipeline.artifacts import summary_of
 from harness.pipeline.cell import Job, is_done, records_of
 from harness.pipeline.rows import Row
@@ -166,13 +168,25 @@ def _say_defaults(request: Request, observer: Observer) -> None:
         observer.message(f"your own data: {values} (override them to change this)")
 
 
+def _check_memory(settings: RunSettings, cost: Estimate) -> None:
+    """Refuse networks that do not fit into the memory of this machine, whose workers the system would end."""
+    needed, has = cost.memory_bytes * cost.workers, psutil.virtual_memory().total
+    if settings.ray not in ("auto", "off", "local") or settings.gpus or settings.yes or needed <= has:
+        return
+    raise RequestError(
+        f"the networks need about {needed / 1e9:.3g} GB of memory ({cost.workers} jobs at a time), and this "
+        f"machine has {has / 1e9:.3g} GB. Use a smaller network or fewer jobs (workers=1), or set yes=true to start"
+    )
+
+
 def carry_out(overrides: Overrides, texts: tuple[str, ...], observer: Observer) -> Result:
     """Perform a run: plan, compute, pool and write the results.
 
     Raises
     ------
     RequestError
-        If the request is wrong, or the estimate exceeds 12 hours without ``yes=true``.
+        If the request is wrong, or the estimate exceeds 12 hours or the memory of this
+        machine without ``yes=true``.
     CohortError
         If the data are faulty.
     """
@@ -187,6 +201,7 @@ def carry_out(overrides: Overrides, texts: tuple[str, ...], observer: Observer) 
             f"this run would take about {cost.time_text} on {cost.where}, with {cost.workers} jobs at a time "
             f"({cost.cells} cells are missing). Set yes=true to start it anyway{more}, or profile=quick"
         )
+    _check_memory(request.settings, cost)
     if cost.unknown:
         observer.message(f"some networks could not be timed, so that the time of the run is unknown: {cost.unknown}")
     observer.message(made.sentence)

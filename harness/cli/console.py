@@ -45,6 +45,9 @@ _WORD = 16  # characters; longer words, such as paths, may be folded in a table
 _NAME = 24  # longest name that is never broken into lines
 
 
+_NARROWEST = 20
+
+
 def console() -> Console:
     """Console of this process; 160 columns wide if the output is not a terminal, so that leaderboards fit.
 
@@ -53,6 +56,7 @@ def console() -> Console:
     made = Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
     if not made.is_terminal and "COLUMNS" not in os.environ:
         made.width = 160
+    made.width = max(made.width, _NARROWEST)  # COLUMNS=0, as batch systems set it, would print nothing
     return made
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -128,6 +129,11 @@ def main() -> None:
     """Entry point. Expected errors are shown as one message: exit code 2 for a wrong request or data, otherwise 1."""
     degrade()
     handle_termination()
+    try:
+        Path.cwd()
+    except OSError:  # libraries end the process when they load
+        print("error: the current folder no longer exists; change to another one (cd) and repeat", file=sys.stderr)
+        sys.exit(2)
     try:
         app()
     except SystemExit as stop:

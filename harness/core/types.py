@@ -41,6 +41,7 @@ __all__ = [
     "NetworkSpec",
     "Prediction",
     "Reads",
+    "Remarks",
     "Sample",
     "Score",
     "Source",
@@ -509,6 +510,15 @@ class NetworkSpec:
 
 Prediction = Mapping[str, Mapping[str, Array]]
 """Target → stored arrays of its prediction, by name; see :mod:`harness.core.targets`."""
+
+
+@runtime_checkable
+class Remarks(Protocol):
+    """An adapter that tells which data it cannot use."""
+
+    def notes(self, cohort: Cohort) -> tuple[str, ...]:
+        """Sentences for the user; empty if there is nothing to say."""
+        ...
 
 
 class Adapter(Protocol):

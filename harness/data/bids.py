@@ -31,7 +31,7 @@ from types import MappingProxyType
 from harness.core.errors import UnknownName
 from harness.core.types import Candidate, Fault, Ineligible
 from harness.data.bids_choice import Choice, choose, name_in_files
-from harness.data.bids_files import entities_of, is_image, is_predicted, listed, unseen_files
+from harness.data.bids_files import best_mask, entities_of, is_image, is_predicted, listed, unseen_files
 from harness.data.bids_notes import (
     as_sentences,
     contrast_faults,
@@ -516,7 +516,20 @@ def _absent(survey: Survey, present: Iterable[str]) -> list[Fault]:
     hints = [f"not read: {one}" for one in (next(filter(None, unseen), ""),) if one]
     masks = as_sentences(survey.source.notes) if survey.label else ()
     of_label = name_in_files(survey, survey.label) if survey.label else ""
+    if misnamed := _misnamed(survey):
+        masks = (*masks, misnamed)
     return [_sequence_unknown(name, known, [*hints, *(masks if name == of_label else ())]) for name in wanted]
+
+
+def _misnamed(survey: Survey) -> str:
+    """A file that is probably a mask of the label by another name, such as ``…_label-lesion_dseg.nii.gz``."""
+    label = entities_of(survey.label or "")[1].lower()
+    for path, file in survey.by_path.items() if label else ():
+        names = (file.suffix, file.entities.get("label", ""), file.entities.get("desc", ""))
+        if any(label in name.lower() for name in names) and not best_mask([file], survey.label or ""):
+            entities = [f"{key}-{value}" for key, value in file.entities.items() if key not in ("label", "desc")]
+            return f"{path.name} would be {'_'.join(entities)}_label-{survey.label}_mask.nii.gz as a mask of 0 and 1"
+    return ""
 
 
 def _sequence_unknown(name: str, known: Sequence[str], hints: Sequence[str]) -> Fault:

@@ -60,6 +60,7 @@ def choose(survey: Survey, subject: str, session: str) -> Choice:
     faults += [_ambiguous(survey, subject, name, best) for name, best in ties.items()]
     present = _present(files) | {name_in_files(survey, name) for name, best in answers.items() if best}
     notes = _others(survey, chosen, masks, complete) if survey.label not in ties else []
+    notes += [note for name in survey.sequences if name in images and (note := _other_runs(chosen, images[name]))]
     if survey.template and complete and complete[0] and survey.native_masks(subject, session):
         notes.append(f"masks in native space are not used; those in space-{complete[0]} are")
     space = complete[0] if complete else ""
@@ -137,6 +138,21 @@ def _others(
         listing = ", ".join(sorted(file.variant() for file in rest))
         notes.append(f"{used.variant()} is used; {listing} {'is' if len(rest) == 1 else 'are'} not")
     return notes
+
+
+def _other_runs(files: Sequence[ImageFile], used: Path) -> str:
+    """Note on further runs of an image, which are not used; empty if there are none."""
+    own = next(file for file in files if file.path == used)
+    rest = [
+        file
+        for file in files
+        if (file.suffix, file.pipeline, file.extras()) == (own.suffix, own.pipeline, own.extras())
+        and file.run != own.run
+    ]
+    if not rest:
+        return ""
+    listing = ", ".join(f"run-{file.entities['run']}" for file in sorted(rest, key=lambda file: file.run))
+    return f"run {own.run} of {own.suffix} is used; {listing} {'is' if len(rest) == 1 else 'are'} not"
 
 
 # --- faults ------------------------------------------------------------------------

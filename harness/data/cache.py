@@ -19,9 +19,11 @@ all are one. 821 stroke masks take 10 MB as runs and 3 GB as bytes.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 import sys
 import threading
 import time
@@ -375,9 +377,11 @@ class Digests:
         self._remembered = self._read()
 
     def of(self, path: Path) -> str:
-        """SHA-256 of a file's bytes, in hexadecimal digits."""
+        """SHA-256 of a file's bytes, in hexadecimal digits; ``OSError`` if it is no file."""
         if path not in self.known:
             facts = path.stat()
+            if not stat.S_ISREG(facts.st_mode):  # a pipe would wait for ever
+                raise OSError(errno.EINVAL, "not a regular file", str(path))
             signature = [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino, facts.st_dev]
             name = str(path).removeprefix(self._prefix)
             *before, digest = self._remembered.get(name) or [None]

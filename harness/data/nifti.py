@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import stat
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ IMAGE_FAULTS: Mapping[str, str] = MappingProxyType(
         "dimensions": "the image is not one three-dimensional volume",
         "empty-file": "the file has no bytes",
         "missing-file": "the file does not exist",
-        "not-a-file": "the path is a folder",
+        "not-a-file": "the path is a folder, a pipe or a device",
         "not-nifti": "the content is not a single-file NIfTI-1 or NIfTI-2 image",
         "permission": "this user has no permission to read the file",
         "truncated": "the file ends before its last voxel",
@@ -238,6 +239,8 @@ def _stored(path: Path, *, limit: int | None) -> bytes:
     """The bytes on disk; errors of the operating system become :class:`ImageError`."""
     copy = "Copy the file again from its source."
     try:
+        if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode):  # a pipe would wait for ever
+            raise ImageError("not-a-file", path, "a pipe or device", "a file", "Move it away.")
         if limit is None:
             return path.read_bytes()
         with path.open("rb") as stream:

@@ -31,6 +31,7 @@ __all__ = [
     "missing_codes",
     "read_json",
     "read_participants",
+    "read_rows",
     "read_sessions",
 ]
 
@@ -198,6 +199,31 @@ def _session_rows(path: Path) -> tuple[dict[str, dict[str, str]], str]:
     return rows, ""
 
 
+def read_rows(path: Path, names: Sequence[str]) -> tuple[list[dict[str, str]], str]:
+    """Read a table of another kind with the same tolerance: encodings, separators, quotes, ends of lines.
+
+    Parameters
+    ----------
+    path : the table, usually separated by commas
+    names : names of columns that are found in any letter case
+
+    Returns
+    -------
+    rows : column → cell without spaces around it, empty if a row is too short
+    problem : why it cannot be read; empty if it can
+    """
+    try:
+        table = _cells(_decoded(path.read_bytes()), ",")
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        return [], f"it cannot be read ({error})"
+    header = table.lines[0][1] if table.lines else []
+    columns = [next((name for name in names if name == cell.lower()), cell) for cell in header]
+    rows = [dict.fromkeys(columns, "") | dict(zip(columns, cells, strict=False)) for _, cells in table.lines[1:]]
+    if table.separator == ";":
+        _with_points({str(number): row for number, row in enumerate(rows)}, european=True)
+    return rows, ""
+
+
 def _table_missing(root: Path, required: Sequence[str]) -> Fault:
     others = sorted(path.name for path in root.glob("participants.*") if path.suffix not in (".tsv", ".json"))
     value = f"there is no such file, but {', '.join(others)}" if others else "there is no such file"
@@ -274,10 +300,13 @@ def _decoded(content: bytes) -> str:
     return unicodedata.normalize("NFC", text)  # macOS may write é as two characters
 
 
-def _cells(text: str) -> _Table:
-    """Cells of all lines that are not empty, without quotes and spaces around them."""
+def _cells(text: str, usual: str = "\t") -> _Table:
+    """Cells of all lines that are not empty, without quotes and spaces around them.
+
+    ``usual`` separates them if the header has one name only.
+    """
     header = text.lstrip("\r\n").partition("\n")[0]
-    separator = next((sign for sign in _SEPARATORS if sign in header.strip()), "\t")
+    separator = next((sign for sign in _SEPARATORS if sign in header.strip()), usual)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True)
     lines = tuple((reader.line_num, [cell.strip() for cell in line]) for line in reader if any(map(str.strip, line)))
     notes = []

@@ -33,6 +33,7 @@ from harness.core.identity import canonical, code_digest
 from harness.core.registry import COHORTS
 from harness.core.types import Array, Cohort, Fault, Ineligible, Sample
 from harness.data.cache import ArrayCache, CachedImage, Digests, hash_of
+from harness.data.participants import read_rows
 from harness.simulation.phantom import PhantomPicture
 from harness.storage.files import replace_file
 
@@ -182,12 +183,14 @@ def _read_table(root: Path, image_column: str, subject_column: str) -> _Table:
     if not path.is_file():
         raise CohortError([fault("no-table", _TABLE, "", "there is no such file", "a table with a column image",
                                   _without_table(root))])  # fmt: skip
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = list(csv.DictReader(file))
+    own = [name for name in (image_column, subject_column) if name]
+    lines, problem = read_rows(path, (*own, *_IMAGE_COLUMNS, *_SUBJECT_COLUMNS))
+    if problem:
+        raise CohortError([fault("no-table", _TABLE, "", problem, "a table in UTF-8", "Save it as CSV in UTF-8.")])
     if not lines:
         raise CohortError([fault("no-row", _TABLE, "", "the table has no rows", "one row per picture",
                                   "Add a row for each picture.")])  # fmt: skip
-    header = [name for name in lines[0] if name is not None]
+    header = list(lines[0])
     image, faults = _column(header, image_column, _IMAGE_COLUMNS, "pictures", "image_column")
     subject, more = _column(header, subject_column, _SUBJECT_COLUMNS, "subjects", "subject_column")
     if not image and not faults:

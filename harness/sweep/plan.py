@@ -16,7 +16,7 @@ from harness.core.registry import COHORTS, SPLITS, TARGETS
 from harness.core.settings import RunSettings
 from harness.core.space import Dimension
 from harness.core.task import INITIAL_WEIGHTS, Configuration, Task, describe, describe_component
-from harness.core.types import JSON, Adapter, Cohort, Folds, Split, SplitSample
+from harness.core.types import JSON, Adapter, Cohort, Folds, Remarks, Split, SplitSample
 from harness.data.splits import check_test_set, describe_validation
 from harness.metrics.register import kinds_of
 from harness.pipeline.cell import Cell, Job, covariates_of_metrics, ensembles, jobs, missing, reads_of
@@ -95,7 +95,7 @@ class Plan:
     jobs : all trainings with all their cells, done or not
     store : store of the results
     sentence : description of how validation subjects are drawn
-    remarks : files from which networks start, as sentences for the user
+    remarks : sentences for the user: data that adapters cannot use, files from which networks start
     searches : missing searches; their jobs are :meth:`~harness.pipeline.cell.Job.awaiting` them
     """
 
@@ -115,7 +115,7 @@ class Plan:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes on the data of all cohorts and on files of initial weights."""
+        """Notes on the data of all cohorts, and remarks."""
         found = [note for group in self.groups.values() for note in group.cohort.notes]
         return tuple(dict.fromkeys([*found, *self.remarks]))
 
@@ -264,13 +264,14 @@ def _configuration(
     check_inputs(task, spec)
     initial = check_initial_weights(task, spec)
     more = {INITIAL_WEIGHTS: initial.digest} if initial else {}
+    remarks = [*(adapter.notes(cohort) if isinstance(adapter, Remarks) else ()), *([initial.note] if initial else [])]
     made = Configuration(
         json.loads(json.dumps({**describe(task), **_searched(request, task), **more})),
         {**columns_of(task, [one.key for one in request.space]), **point},
         request.profile,
         cohort.fingerprint(reads_of(adapter, spec, covariates_of_metrics(task))["all"]),
     )
-    return made, [initial.note] if initial else [], left_out
+    return made, remarks, left_out
 
 
 def _with_metrics_that_apply(task: Task, cohort: Cohort) -> tuple[Task, list[str]]:

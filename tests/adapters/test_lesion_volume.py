@@ -12,7 +12,7 @@ import pytest
 from harness.adapters.lesion_volume import LesionVolume, lesion_volume
 from harness.core.errors import CellError, OutOfRange, RequestError, UnknownName
 from harness.core.targets import Target
-from harness.core.types import Array, Cohort, FittedAdapter, Reads, Sample, SparseAdapter
+from harness.core.types import Array, Cohort, FittedAdapter, Reads, Remarks, Sample, SparseAdapter
 
 SHAPE = (6, 5, 4)
 ONE, TWO = TARGETS = (Target("one", "number"), Target("two", "number"))
@@ -225,3 +225,20 @@ def test_covariates_of_the_table(cohort: Cohort) -> None:
         lesion_volume(covariates="group").spec(table)
     with pytest.raises(OutOfRange, match=r"covariates must be different names joined by '\+', like age\+sex; got"):
         lesion_volume(covariates="age+age")
+
+
+def test_covariates_that_cannot_be_used_are_told(cohort: Cohort) -> None:
+    """The usual ones are unknown where the table lacks them; words other than F and M are unknown, too."""
+    adapter = lesion_volume(covariates="age+sex")
+    assert isinstance(adapter, Remarks)
+    assert adapter.notes(cohort) == (
+        "the covariate age is not used, because no subject has a number, or F or M, in it",
+        "the covariate sex is not used, because no subject has a number, or F or M, in it",
+    )
+    names = ["F", "weiblich", *["M"] * (len(cohort.samples) - 2)]
+    rows = [{"age": 50.0, "sex": name} for name in names]
+    pairs = zip(cohort.samples, rows, strict=True)
+    table = dataclasses.replace(cohort, samples=tuple(dataclasses.replace(one, covariates=row) for one, row in pairs))
+    assert adapter.notes(table) == (
+        f"the covariate sex is unknown for {cohort.samples[1].id} (weiblich): it must be a number, or F or M",
+    )

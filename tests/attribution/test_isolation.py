@@ -273,6 +273,10 @@ def lazy() -> nn.Module:
     ("make", "message"),
     [
         (lambda: torch.jit.trace(example_network(2), X), "scripted layers; pass the module from which it was scripted"),
+        (
+            lambda: torch.export.export(example_network(2), (X,)).module(),
+            "which is an exported program; pass the module",
+        ),
         (lambda: nn.Sequential(torch.jit.script(nn.ReLU()), example_network(2)), "got Sequential, which has scripted"),
         (lazy, "got Sequential, whose lazy layers have no weights; call it once"),
         (lambda: example_network(2).forward, "got method; wrap it: a module whose forward calls it"),
@@ -280,7 +284,7 @@ def lazy() -> nn.Module:
         (lambda: nn.ReLU, "got type; wrap it"),
         (lambda: None, "got NoneType; wrap it"),
     ],
-    ids=["traced", "scripted", "lazy", "method", "function", "class", "None"],
+    ids=["traced", "exported", "scripted", "lazy", "method", "function", "class", "None"],
 )
 def test_model_must_have_layers_that_hooks_reach(name: str, make: Callable[[], Any], message: str) -> None:
     """Methods that change the rules of layers would be wrong without an error, so that all refuse such models."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -145,6 +146,16 @@ def test_invalid_requests_start_nothing(
     with pytest.raises(error, match=message):
         harness.run(**tiny_overrides(tmp_path, **more))
     assert not (tmp_path / "store").exists() and not (tmp_path / "leaderboards").exists()
+
+
+def test_networks_that_exceed_the_memory_need_confirmation(
+    tiny_overrides: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system would end the workers without a message."""
+    monkeypatch.setattr(api.psutil, "virtual_memory", lambda: SimpleNamespace(total=1000))
+    with pytest.raises(RequestError, match=r"need about .* GB of memory \(1 jobs at a time\).*or set yes=true"):
+        harness.run(**tiny_overrides(tmp_path))
+    assert not (tmp_path / "store").exists()
 
 
 def test_long_run_needs_confirmation(

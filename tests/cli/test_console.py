@@ -89,3 +89,19 @@ def test_text_that_the_locale_cannot_decode_is_refused(tmp_path: Path) -> None:
     command = [PROGRAM, "data", "verify", "data=é", "label=pvs"]
     done = subprocess.run(command, capture_output=True, cwd=tmp_path, env=environment, check=False)
     assert done.returncode == 2 and b"set PYTHONUTF8=1 if it is UTF-8" in done.stderr
+
+
+def test_a_width_of_zero_is_not_obeyed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Some batch systems set it, and nothing would be printed."""
+    monkeypatch.setenv("COLUMNS", "0")
+    console().print("verified")
+    assert capsys.readouterr().out == "verified\n"
+
+
+def test_a_folder_that_no_longer_exists_is_said(tmp_path: Path) -> None:
+    """Libraries end the process without a helpful message when they are loaded there."""
+    gone = tmp_path / "gone"
+    command = f'mkdir "{gone}" && cd "{gone}" && rmdir "{gone}" && "{PROGRAM}" list tasks'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: the current folder no longer exists; change to another one (cd) and repeat\n"

@@ -453,7 +453,10 @@ def test_runs_are_in_numerical_order(cohort: Path) -> None:
     (anat / "sub-02_T1w.nii.gz").rename(anat / "sub-02_run-2_T1w.nii.gz")
     index = bids.index(cohort, sequences=("T1w",), label="lesion")
     assert index.candidates[1].images["T1w"].name == "sub-02_run-2_T1w.nii.gz"
-    assert index.notes == ("T1w is run-2_T1w in 1 of 3 subjects (sub-02), else T1w",)
+    assert index.notes == (
+        "sub-02: run 2 of T1w is used; run-10 is not",
+        "T1w is run-2_T1w in 1 of 3 subjects (sub-02), else T1w",
+    )
 
 
 def test_masks_of_several_raters_need_a_choice(cohort: Path) -> None:
@@ -909,3 +912,29 @@ def test_a_session_that_most_subjects_do_not_have_is_told(cohort: Path) -> None:
     assert ids(index) == ["sub-01_ses-0", "sub-02_ses-0", "sub-03_ses-1"]
     assert "the session is ses-1 in 1 of 3 subjects (sub-03), else ses-0" in index.notes
     assert not any("the session is" in note for note in bids.index(cohort, label="lesion", session="all").notes)
+
+
+def test_further_runs_are_told(cohort: Path) -> None:
+    """The first is used, although a later one may be a repetition after movement."""
+    for name in SUBJECTS[:2]:
+        copy(cohort, f"{name}/anat/{name}_T1w.nii.gz", f"{name}/anat/{name}_run-2_T1w.nii.gz")
+        (cohort / f"{name}/anat/{name}_T1w.nii.gz").rename(cohort / f"{name}/anat/{name}_run-1_T1w.nii.gz")
+    index = bids.index(cohort, sequences=("T1w",), label="lesion")
+    assert {one.images["T1w"].name for one in index.candidates[:2]} == {
+        "sub-01_run-1_T1w.nii.gz", "sub-02_run-1_T1w.nii.gz"
+    }  # fmt: skip
+    assert "sub-01, sub-02: run 1 of T1w is used; run-2 is not" in index.notes
+    assert not any("is used" in note for note in bids.index(cohort, sequences=("SWI",), label="lesion").notes)
+
+
+@pytest.mark.parametrize(
+    "end", ["lesion", "label-lesion_dseg", "label-lesion_roi", "desc-lesion_probseg", "desc-T1lesion_mask"]
+)
+def test_a_mask_by_another_name_is_told_how_to_be_named(cohort: Path, end: str) -> None:
+    """The remedy is a name that is read."""
+    for name in SUBJECTS:
+        path = cohort / f"{name}/anat/{name}_label-lesion_mask.nii.gz"
+        path.rename(path.with_name(f"{name}_space-T1w_{end}.nii.gz"))
+    fault = bids.index(cohort, label="lesion").faults[0]
+    assert fault.kind == "sequence-unknown"
+    assert f"sub-01_space-T1w_{end}.nii.gz would be sub-01_space-T1w_label-lesion_mask.nii.gz" in fault.value

@@ -222,7 +222,7 @@ def test_pictures_of_more_than_8_bits_are_refused(write: Callable[..., Path], tm
         ("name,age\nd.png,1\n", ["no-column"]),
         ("image\n", ["no-row"]),
         ("image\n../../patches/images/d.png\n../masks/a.png\n../images/b.png\nc.png\n", ["outside"]),
-        ("image\n\nd.png\n \nb.png\n,\n", ["no-name", "no-name"]),
+        ("image,subject\n\nd.png,a\n ,b\n,\nb.png,b\n,c\n", ["no-name", "no-name"]),
         ("image,subject\nd.png,a\nb.png,a\n", ["too-few-subjects"]),
     ],
 )
@@ -385,3 +385,35 @@ def test_files_of_patchcamelyon_are_recognised(tmp_path: Path) -> None:
     (tmp_path / "camelyonpatch_level_2_split_test_x.h5").touch()
     with pytest.raises(CohortError, match="set cohort=patchcamelyon"):
         pictures(tmp_path, tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        TABLE.encode("utf-8-sig"),
+        TABLE.encode("utf-16"),
+        TABLE.replace("\n", "\r\n").encode(),
+        TABLE.replace(",", ";").replace("41.5", "41,5").encode(),
+        TABLE.replace(",", "\t").encode(),
+        TABLE.replace("image,subject", "Image, Subject").encode(),
+        TABLE.replace("d.png", '"d.png"').replace("\nb", "\n\n b").encode(),
+    ],
+    ids=["BOM", "UTF-16", "CRLF", "semicolons", "tabs", "letter case", "quotes and blanks"],
+)
+def test_the_table_is_read_as_spreadsheets_write_it(write: Callable[..., Path], tmp_path: Path, content: bytes) -> None:
+    """Encodings, separators, ends of lines and letter case, as of participants.tsv."""
+    expected = pictures(write(FOUR, TABLE), tmp_path / "cache")
+    root = write(FOUR, TABLE)
+    (root / "labels.csv").write_bytes(content)
+    found = pictures(root, tmp_path / "cache")
+    assert [(one.id, one.subject, one.covariates) for one in found.samples] == [
+        (one.id, one.subject, one.covariates) for one in expected.samples
+    ]
+
+
+def test_a_table_in_another_encoding_is_a_fault(write: Callable[..., Path], tmp_path: Path) -> None:
+    """Latin-1 text is no UTF-8."""
+    root = write(FOUR, TABLE)
+    (root / "labels.csv").write_bytes(TABLE.replace("one", "Müller").encode("latin-1"))
+    with pytest.raises(CohortError, match=r"it cannot be read .*Save it as CSV in UTF-8"):
+        pictures(root, tmp_path / "cache")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -78,6 +79,12 @@ def values(file: str, change: Callable[[np.ndarray], np.ndarray], dtype: Any = n
         nifti.write(root / file, change(array), affine, dtype=dtype)
 
     return apply
+
+
+def to_pipe(root: Path, _: Patch) -> None:
+    """Replace an image by a named pipe, which nobody writes to."""
+    (root / T1W).unlink()
+    os.mkfifo(root / T1W)
 
 
 def voxel(value: float, where: tuple[int, int, int] = (4, 5, 2)) -> Callable[[np.ndarray], np.ndarray]:
@@ -580,6 +587,7 @@ CASES = [
     Case("inverted-mask", r"9\d\.\d% of the voxels are set", values(LESION, lambda mask: 1 - mask), {}, OUTSIDE),
     Case("number-range", r"the values are .*e\+30", values(T1W, lambda image: image.astype(float) * 1e300, float)),
     Case("number-range", r"e-\d\d; expected a range from 1e-18", values(T1W, lambda image: image * 1e-30)),
+    Case("not-a-file", r"T1w\.nii\.gz: a pipe or device; expected a file", to_pipe),
     Case("full-mask", r"all 1008 voxels are set", values(LESION, np.ones_like), {}, OUTSIDE),
     Case("non-binary", r"the values are 0, 1, 3; expected 0 and 1", values(LESION, voxel(3))),
     Case("non-binary", r"the values are 0, 0\.5, 1", values(LESION, voxel(0.5))),

@@ -130,9 +130,9 @@ def map_figures(run: Results) -> Iterator[Figure]:
     images = {name: np.asarray(sample.images[name].load())[box] for name in channels}
     yield Figure(
         f"Maps of {subject}, {run.labels[identity]}",
-        f"Attribution per channel, one row per method, each with its own colour scale. Red: evidence for a lesion. "
-        f"Blue: evidence against one. Orange: true outline. Axial slice {at + 1} of {truth.shape[2]}. {SIDES} Methods "
-        "with one value per channel colour the whole slice.",
+        f"Attribution per channel, one row per method, each with its own colour scale. Red: evidence for the "
+        f"target. Blue: evidence against it. Orange: true outline. Axial slice {at + 1} of {truth.shape[2]}. "
+        f"{SIDES} Methods with one value per channel colour the whole slice.",
         plots.attribution_slices(images, maps, truth[box], spacing_mm=sample.grid.spacing_mm, index=at),
         broad=True,
         section="Explanations",
