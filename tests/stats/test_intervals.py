@@ -21,6 +21,7 @@ from harness.stats.intervals import (
     shapley,
     shapley_scores,
     variance_components,
+    with_training,
 )
 
 
@@ -435,3 +436,14 @@ class TestShapley:
         game[frozenset("a")] = np.array([math.nan, *range(2, 8)], dtype=float)
         scores = shapley_scores(game)
         assert [(score.n, score.missing) for score in scores.values()] == [(6, 1), (6, 1)]
+
+
+def test_trainings_are_all_or_nothing_of_the_variance() -> None:
+    """A statistic that test subjects do not change has K − 1 times the error of its folds; one of tests alone theirs."""
+    values = np.array([0.1, 0.4, 0.2, 0.6, 0.3])
+    plain = values.std(ddof=1) / math.sqrt(5)
+    for error, expected in ((0.0, 4 * plain), (100 * plain, 100 * plain), (plain, math.sqrt(5) * plain)):
+        found = with_training(values, error)
+        assert found.mean() == pytest.approx(values.mean())
+        assert found.std(ddof=1) / math.sqrt(5) == pytest.approx(expected, rel=1e-6)
+    assert with_training(np.full(5, 0.5), 0.1).tolist() == [0.5] * 5
