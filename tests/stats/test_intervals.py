@@ -439,7 +439,7 @@ class TestShapley:
 
 
 def test_trainings_are_all_or_nothing_of_the_variance() -> None:
-    """A statistic that test subjects do not change has K − 1 times the error of its folds; one of tests alone theirs."""
+    """A statistic that test subjects do not change has K − 1 times the error of its folds."""
     values = np.array([0.1, 0.4, 0.2, 0.6, 0.3])
     plain = values.std(ddof=1) / math.sqrt(5)
     for error, expected in ((0.0, 4 * plain), (100 * plain, 100 * plain), (plain, math.sqrt(5) * plain)):
