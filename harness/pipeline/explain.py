@@ -14,7 +14,7 @@ from harness.core.explanations import Explanation
 from harness.core.registry import ATTRIBUTIONS
 from harness.core.seeding import seed_of
 from harness.core.targets import KINDS, Target
-from harness.core.types import Array, FittedAdapter, NetworkSpec, Prediction, Sample
+from harness.core.types import NUISANCE, Array, FittedAdapter, NetworkSpec, Prediction, Sample
 from harness.pipeline.networks import MARGIN, OWN, Member, Scalar, Scalars, device, scalars_of, tensor_of
 
 __all__ = [
@@ -217,6 +217,8 @@ def _combined(image: Array, items: Array, explanation: Explanation, member: Memb
     if explanation.combine == "relevance_times_input":
         image = image * member.adapter.to_image(items, sample)
     total: Array = image.sum(axis=0, keepdims=True)
+    if explanation.combine == "within_nuisance":
+        total = total * (sample.masks[NUISANCE].load() > 0 if NUISANCE in sample.masks else 0.0)
     return total
 
 

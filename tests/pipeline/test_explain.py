@@ -106,6 +106,31 @@ class Squares(Products):
 SAMPLE = Sample("one", "one", {}, {}, {})
 
 
+@dataclass
+class Given:
+    """An image in memory."""
+
+    values: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the values."""
+        return self.values.shape
+
+    @property
+    def fingerprint(self) -> str:
+        """Not used."""
+        return ""
+
+    def load(self) -> Array:
+        """The values."""
+        return self.values
+
+    def voxels(self) -> tuple[Array, Array]:
+        """Non-zero values."""
+        return np.flatnonzero(self.values), self.values[self.values != 0]
+
+
 def made(explanation: Explanation, adapter: Any = TwoImages(), network: Any = None, **more: Any) -> Any:
     """An explanation of the linear network."""
     member = Member((network or Products()).eval(), adapter)
@@ -151,6 +176,18 @@ class TestExplain:
         found = made(Explanation(partial(saliency), combine="relevance_times_input"))
         expected = (np.abs(weights(0)) * pictures()[0]).sum(0, keepdims=True)
         np.testing.assert_allclose(found.maps[0], expected, rtol=1e-5)
+
+    def test_within_the_nuisance(self) -> None:
+        """``within_nuisance`` keeps the sum over channels where the nuisance is, which is nowhere without its mask."""
+        of = Explanation(GRADIENT, combine="within_nuisance")
+        whole = made(Explanation(GRADIENT, combine="sum")).maps
+        inside = np.zeros(whole.shape[2:], bool)
+        inside[1:3, 2:] = True
+        member = Member(Products().eval(), TwoImages())
+        sample = dataclasses.replace(SAMPLE, masks={"nuisance": Given(inside)})
+        found = explain([member], SPEC, sample, of, seed=0, classes={"hair": 1})
+        np.testing.assert_array_equal(found.maps, whole * inside)
+        assert not made(of).maps.any()
 
     def test_items_are_explained_with_their_own_fixed_inputs(self) -> None:
         """Each item is explained with its own height, and the adapter assembles the maps."""
