@@ -28,7 +28,7 @@ EXPERIMENTS = {
 }
 
 PRESETS = {
-    "model=covariates_only": {"adapter.covariates": "age+lesion_ml"},
+    "subjects=generated model=covariates_only": {"adapter.covariates": "age+lesion_ml"},
     "experiment=classification": {"attribution": FEW},
     "experiment=contrasts": {"attribution": FEW},
     "experiment=fusion": {"attribution": FEW},

@@ -54,6 +54,8 @@ class Request:
     search : ``optuna``, or empty for none
     name : name of the tables, report and plan (:func:`harness.sweep.naming.run_name`)
     typed : all overrides of the command, as typed
+    without : models of the experiment that are left out, because they know the truth of
+        generated subjects and the user gives others
     """
 
     task: Task
@@ -67,6 +69,7 @@ class Request:
     search: str = ""
     name: str = ""
     typed: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
 
     @property
     def command(self) -> str:
