@@ -422,7 +422,7 @@ def paired_differences(
     higher_is_better : direction of the values
     level : simultaneous confidence level of all intervals; adjusted p values below
         1 − level are significant
-    minimum : smallest number of pairs that are tested
+    minimum : smallest number of pairs that are tested; with fewer, a difference has no interval
 
     Returns
     -------
@@ -470,7 +470,10 @@ def paired_differences(
         delta = _deltas(table[row], table[best])
         n[row] = delta.size
         if row != best:
-            difference[row], low[row], high[row], *_ = mean_interval(delta, level=1 - (1 - level) / tests)
+            found = mean_interval(delta, level=1 - (1 - level) / tests)
+            difference[row] = found.value
+            if delta.size >= minimum:  # otherwise there is no test with which the interval could agree
+                low[row], high[row] = found.low, found.high
             pair = (min(row, best), max(row, best))
             p[row], p_adjusted[row] = raw[pair], adjusted.get(pair, math.nan)
     same = ~(p_adjusted < 1 - level)  # also True for NaN
