@@ -151,13 +151,19 @@ def judge(
     return Finding(hypothesis, pairs, absent, outcome, _reason(outcome, pairs, absent, minimum))
 
 
-def mean_contrast(values: Mapping[str, Mapping[str, float]], *, range: Range = UNBOUNDED) -> Contrast:
+def mean_contrast(
+    values: Mapping[str, Mapping[str, float]],
+    *,
+    range: Range = UNBOUNDED,
+    pooled: Mapping[str, float] | None = None,
+) -> Contrast:
     """Mean differences over subjects, with t intervals.
 
     Parameters
     ----------
     values : values by label and subject; NaN where the metric is undefined
     range : lowest and highest possible value of the metric
+    pooled : value of a pooled statistic by label, whose pseudo-values the values are
     """
     subjects = sorted({subject for by_subject in values.values() for subject in by_subject})
     columns = {
@@ -167,7 +173,11 @@ def mean_contrast(values: Mapping[str, Mapping[str, float]], *, range: Range = U
 
     def contrast(first: str, second: str, level: float) -> Estimate:
         if not second:
-            score = mean_score(columns[first], range=range, level=level)
+            column = columns[first]
+            if pooled is not None:
+                alone = jackknife_interval(column, pooled[first], range=range, level=level)
+                return Estimate(alone.value, alone.low, alone.high, int(np.isfinite(column).sum()))
+            score = mean_score(column, range=range, level=level)
             return Estimate(score.value, score.low, score.high, score.n)
         found = paired_differences([columns[first], columns[second]], best=1, level=level)
         n = int(found.n[0])
