@@ -59,7 +59,7 @@ class Pair:
     Parameters
     ----------
     first, second : labels; the first should be better. ``second`` is empty for
-        ``"reaches"``
+        ``"reaches"`` and ``"below"``
     difference : first − second in the unit of the metric, or the value of first
     outcome : result of this pair
     slack : distance of the interval from the bound of the hypothesis, in the unit of the
@@ -235,7 +235,7 @@ def pooled_contrast(
 
 
 def _pairs(relation: Relation, groups: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
-    if relation == "reaches":
+    if relation in ("reaches", "below"):
         return [(label, "") for group in groups for label in group]
     if relation == "equivalent":
         return [pair for group in groups for pair in combinations(group, 2)]
@@ -267,6 +267,8 @@ def _compare(
 
 def _sides(hypothesis: Hypothesis, estimate: Estimate, sign: float) -> tuple[float, bool]:
     """Slack of an interval, and whether the whole interval is on the opposite side."""
+    if hypothesis.relation == "below":
+        return hypothesis.margin - estimate.high, estimate.low >= hypothesis.margin
     low, high = (estimate.low, estimate.high) if sign > 0 else (-estimate.high, -estimate.low)
     if hypothesis.relation == "equivalent":
         return hypothesis.margin - max(abs(low), abs(high)), low >= hypothesis.margin or high <= -hypothesis.margin

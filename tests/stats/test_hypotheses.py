@@ -206,6 +206,17 @@ class TestReaches:
         assert found.pairs[0].difference == pytest.approx((0.5967, 0.5220, 0.6714, 6), abs=1e-4)
 
 
+class TestBelow:
+    """Hypotheses with the relation "below"."""
+
+    @pytest.mark.parametrize("direction", ["higher", "lower", "none"])
+    @pytest.mark.parametrize(("bound", "outcome"), [(0.68, "supported"), (0.60, "undecided"), (0.52, "not supported")])
+    def test_outcome(self, bound: float, direction: Direction, outcome: str) -> None:
+        """The interval of the mean is compared with the bound, whatever is better."""
+        found = _judge(_order(("a",), relation="below", margin=bound), direction, a=BASE)
+        assert found.outcome == outcome
+
+
 class TestPooled:
     """Differences of a statistic over all subjects."""
 
