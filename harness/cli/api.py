@@ -26,6 +26,7 @@ from harness.report.output import make_report, shapley_of, undone
 from harness.report.remarks import remarks
 from harness.report.runs import chosen_tags, pooled_files, pooled_metrics, pooled_of
 from harness.report.wording import verdict
+from harness.storage.lock import only_run
 from harness.storage.store import CellRecord, ReadOnce, Store
 from harness.sweep.collect import Tables, collect
 from harness.sweep.estimate import Estimate, estimate
@@ -180,7 +181,7 @@ def _check_memory(settings: RunSettings, cost: Estimate) -> None:
 
 
 def carry_out(overrides: Overrides, texts: tuple[str, ...], observer: Observer) -> Result:
-    """Perform a run: plan, compute, pool and write the results.
+    """Perform a run: plan, compute, pool and write the results, once no other run uses the output folder.
 
     Raises
     ------
@@ -194,6 +195,13 @@ def carry_out(overrides: Overrides, texts: tuple[str, ...], observer: Observer) 
     check_request(request.settings)
     _say_defaults(request, observer)
     made = prepare(request, say=observer.message)
+    with only_run(request.settings.folder, request.command, say=observer.message):
+        return _compute(made, observer)
+
+
+def _compute(made: Plan, observer: Observer) -> Result:
+    """Compute the missing cells of a plan and write the results."""
+    request = made.request
     cost = estimate(made)
     if cost.seconds > LIMIT_S and not request.settings.yes:
         more = " (with ray=ADDRESS on a cluster)" if request.settings.ray in ("auto", "off") else ""
