@@ -27,6 +27,7 @@ from harness.report.remarks import remarks
 from harness.report.runs import chosen_tags, pooled_files, pooled_metrics, pooled_of
 from harness.report.wording import verdict
 from harness.storage.lock import only_run
+from harness.storage.patience import Patience
 from harness.storage.store import CellRecord, ReadOnce, Store
 from harness.sweep.collect import Tables, collect
 from harness.sweep.estimate import Estimate, estimate
@@ -232,7 +233,8 @@ def _compute(made: Plan, observer: Observer) -> Result:
         )
         observer.ended()
         observer.message("pooling results and writing tables and report")
-        return write_all(made, tracker)
+        patience = Patience(request.settings.folder, observer.message)
+        return patience(lambda: write_all(made, tracker))
     finally:
         observer.ended()
         if tracker is not None:

@@ -25,6 +25,7 @@ from harness.core.settings import RunSettings
 from harness.data.table import open_cohort
 from harness.pipeline.cell import Job, is_done
 from harness.pipeline.job import execute
+from harness.storage.patience import Patience
 from harness.storage.store import CellRecord, Store, write_record
 
 __all__ = [
@@ -41,12 +42,19 @@ __all__ = [
 Committed = Callable[[CellRecord], None]
 Started = Callable[[Job], None]
 
-_CELLS = "cells"
+# What workers report: a finished cell, a sentence for the user, or why they cannot go on.
+_CELLS, _SAYS, _GIVES_UP = "cells", "says", "gives_up"
 _LOCK = "running.lock"
 
 
 def run_here(
-    jobs: Sequence[Job], cohorts: dict[str, Path], store: Store, *, committed: Committed, started: Started
+    jobs: Sequence[Job],
+    cohorts: dict[str, Path],
+    store: Store,
+    *,
+    committed: Committed,
+    started: Started,
+    patience: Patience,
 ) -> None:
     """Run jobs one after the other in this process.
 
@@ -57,12 +65,13 @@ def run_here(
     store : store for the results
     committed : called with each record once it is in the store
     started : called with each job that starts
+    patience : repeats what cannot be written for a while
     """
     opened = {path: open_cohort(path) for path in sorted(set(cohorts.values()))}
     for job in jobs:
         started(job)
         cohort = opened[cohorts[job.configuration.id]]
-        execute(job, cohort, store, lambda folder: committed(store.commit(folder)))
+        execute(job, cohort, store, lambda folder: committed(patience(lambda: store.commit(folder))))
 
 
 def run_on_ray(
@@ -74,6 +83,8 @@ def run_on_ray(
     *,
     committed: Committed,
     started: Started,
+    patience: Patience,
+    say: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Run each job as a trial of Ray Tune; Ray must have been started.
 
@@ -87,6 +98,13 @@ def run_on_ray(
     settings : settings of the run
     committed : called with each record once it is in the store
     started : called with each job that starts
+    patience : repeats what cannot be written for a while
+    say : called with what workers say
+
+    Raises
+    ------
+    StoreError
+        If a worker or this process could not write to the output folder for a while.
 
     Notes
     -----
@@ -105,8 +123,9 @@ def run_on_ray(
     )
     wanted = tune.with_resources(trainable, {"cpu": settings.cpus, "gpu": settings.gpus})
     tune.register_trainable(name, wanted)
-    callback = _driver(jobs, store, committed, started)
-    with storage(settings.folder / "ray") as folder:
+    callback = _driver(jobs, store, committed, started, patience, say)
+    with contextlib.ExitStack() as held:
+        folder = patience(lambda: held.enter_context(storage(settings.folder / "ray")))
         tuner = tune.Tuner(
             name,
             param_space={"job": tune.grid_search(list(range(len(jobs))))},
@@ -129,7 +148,9 @@ def run_on_ray(
         results = fit(tuner, settings.folder)
         for result in (results[number] for number in range(len(results))):
             if result.error is not None and result.config is not None:
-                _record_death(jobs[result.config["job"]], store, committed, cause=getattr(result.error, "cause", None))
+                _record_death(
+                    jobs[result.config["job"]], store, committed, patience, cause=getattr(result.error, "cause", None)
+                )
 
 
 def fit(tuner: Any, folder: Path) -> Any:
@@ -302,10 +323,22 @@ def _run_job(
     job = jobs[config["job"]]
     cohort = open_cohort(Path(cohorts[job.configuration.id]))
 
-    def hand_back(folder: Path) -> None:
-        tune.report({_CELLS: folder.name}, checkpoint=tune.Checkpoint.from_directory(folder))
+    patience = Patience(store.root.parent, lambda text: tune.report({_SAYS: text}))
 
-    execute(job, cohort, store, hand_back)
+    def hand_back(folder: Path) -> None:
+        checkpoint = tune.Checkpoint.from_directory(folder)
+        try:
+            patience(lambda: tune.report({_CELLS: folder.name}, checkpoint=checkpoint))
+        except StoreError as error:
+            tune.report({_GIVES_UP: str(error)})
+            raise _GivenUp from None
+
+    with contextlib.suppress(_GivenUp):  # the driver ends the run; Ray would print a traceback
+        execute(job, cohort, store, hand_back)
+
+
+class _GivenUp(Exception):
+    """A worker cannot return its results."""
 
 
 def keep_to_granted_gpus() -> None:
@@ -319,7 +352,9 @@ def keep_to_granted_gpus() -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-def _record_death(job: Job, store: Store, committed: Committed, *, cause: BaseException | None = None) -> None:
+def _record_death(
+    job: Job, store: Store, committed: Committed, patience: Patience, *, cause: BaseException | None = None
+) -> None:
     """Record a failure of the first unfinished cell when a worker dies without reporting.
 
     Parameters
@@ -338,12 +373,27 @@ def _record_death(job: Job, store: Store, committed: Committed, *, cause: BaseEx
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         write_record(Path(folder), failed)
-        committed(store.commit(Path(folder)))
+        committed(patience(lambda: store.commit(Path(folder))))
 
 
-def _driver(jobs: Sequence[Job], store: Store, committed: Committed, started: Started) -> Any:
-    """The driver's callback; a factory function, because its base class needs Ray."""
+def _driver(
+    jobs: Sequence[Job],
+    store: Store,
+    committed: Committed,
+    started: Started,
+    patience: Patience,
+    say: Callable[[str], None],
+) -> Any:
+    """The driver's callback; a factory function, because its base class needs Ray.
+
+    Notes
+    -----
+    Tune goes on after an error in most callbacks, without a word; only one that is raised
+    at the end of a step ends the run.
+    """
     from ray import tune
+
+    fatal: list[Exception] = []
 
     class Driver(tune.Callback):
         """Commits the cells that workers return."""
@@ -353,12 +403,28 @@ def _driver(jobs: Sequence[Job], store: Store, committed: Committed, started: St
 
         def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
             with checkpoint.as_directory() as folder:
-                committed(store.commit(Path(folder)))
+                try:
+                    committed(patience(lambda: store.commit(Path(folder))))
+                except (OSError, StoreError) as error:
+                    fatal.append(error)
+                    raise
                 # num_to_keep would make Tune save the state of all trials every few cells, so files are deleted here.
                 # The folder is kept: a trial whose worker died is restored from it.
                 for file in Path(folder).iterdir():
                     with contextlib.suppress(OSError):
                         file.unlink()
+
+        def on_trial_result(
+            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        ) -> None:
+            if _GIVES_UP in result:
+                fatal.append(StoreError(result[_GIVES_UP]))
+            if _SAYS in result:
+                say(result[_SAYS])
+
+        def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+            if fatal:
+                raise fatal[0]
 
         def __reduce__(self) -> tuple[Any, tuple[()]]:
             """Replace the callback when Tune pickles it to restore a run; runs are resumed from the store instead."""

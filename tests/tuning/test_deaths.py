@@ -12,6 +12,7 @@ import pytest
 
 from harness.core.errors import StoreError
 from harness.pipeline.cell import Job
+from harness.storage.patience import Patience
 from harness.storage.store import CellRecord, Store
 from harness.sweep.collect import collect
 from harness.sweep.grammar import to_overrides
@@ -41,7 +42,7 @@ def job_without(plan: Plan, *wanted: tuple[str, str]) -> Job:
 def recorded(job: Job, store: Store) -> list[CellRecord]:
     """Records of a died worker."""
     records: list[CellRecord] = []
-    _record_death(job, store, records.append)
+    _record_death(job, store, records.append, Patience(store.root, print))
     return records
 
 
@@ -60,7 +61,13 @@ def test_exception_outside_of_a_cell_is_recorded(planned: Plan) -> None:
     """Where the worker raised, for example because its disk is full, the record has the first line of that error."""
     job = job_without(planned, ("explain", "random"))
     records: list[CellRecord] = []
-    _record_death(job, planned.store, records.append, cause=OSError(28, "No space left on device"))
+    _record_death(
+        job,
+        planned.store,
+        records.append,
+        Patience(planned.store.root, print),
+        cause=OSError(28, "No space left on device"),
+    )
     assert [one.error for one in records] == [
         "its worker failed three times outside of the cell: OSError: [Errno 28] No space left on device"
     ]
