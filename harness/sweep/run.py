@@ -19,6 +19,7 @@ from harness.tuning.nested import Search
 from harness.tuning.resources import cluster, room
 from harness.tuning.search import Chosen, as_chosen, perform
 from harness.tuning.spaces import describe_space
+from harness.tuning.watch import time_limit_s
 
 __all__ = ["run"]
 
@@ -113,17 +114,19 @@ def _run_wave(
 ) -> None:
     """Run jobs in this process or on Ray, the longest first."""
     settings, store = plan.request.settings, plan.store
+    limit_s = time_limit_s(settings, seconds)
     ordered = sorted(todo, key=lambda job: -seconds.get(job.train, 0.0))
     paths = {key: group.path for key, group in plan.groups.items()}
     if not ordered:
         return
     if settings.ray == "off":
-        run_here(ordered, paths, store, committed=committed, started=started, patience=patience)
+        run_here(ordered, paths, store, committed=committed, started=started, patience=patience, limit_s=limit_s)
     else:
         name = plan.request.task.name
         run_on_ray(
-            name, ordered, paths, store, settings, committed=committed, started=started, patience=patience, say=say
-        )
+            name, ordered, paths, store, settings,
+            committed=committed, started=started, patience=patience, limit_s=limit_s, say=say,
+        )  # fmt: skip
 
 
 def _is_training(job: Job, store: Store) -> bool:

@@ -24,9 +24,10 @@ from harness.core.machine import usable_cores
 from harness.core.settings import RunSettings
 from harness.data.table import open_cohort
 from harness.pipeline.cell import Job, is_done
-from harness.pipeline.job import execute
+from harness.pipeline.job import execute, unlimited
 from harness.storage.patience import Patience
 from harness.storage.store import CellRecord, Store, write_record
+from harness.tuning.watch import Deadline, Process, TimeLimit, end_with
 
 __all__ = [
     "Committed",
@@ -55,6 +56,7 @@ def run_here(
     committed: Committed,
     started: Started,
     patience: Patience,
+    limit_s: float | None = None,
 ) -> None:
     """Run jobs one after the other in this process.
 
@@ -66,12 +68,14 @@ def run_here(
     committed : called with each record once it is in the store
     started : called with each job that starts
     patience : repeats what cannot be written for a while
+    limit_s : seconds that a cell may take
     """
+    limit = unlimited if limit_s is None else Deadline(limit_s)
     opened = {path: open_cohort(path) for path in sorted(set(cohorts.values()))}
     for job in jobs:
         started(job)
         cohort = opened[cohorts[job.configuration.id]]
-        execute(job, cohort, store, lambda folder: committed(patience(lambda: store.commit(folder))))
+        execute(job, cohort, store, lambda folder: committed(patience(lambda: store.commit(folder))), limit=limit)
 
 
 def run_on_ray(
@@ -84,6 +88,7 @@ def run_on_ray(
     committed: Committed,
     started: Started,
     patience: Patience,
+    limit_s: float | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Run each job as a trial of Ray Tune; Ray must have been started.
@@ -99,6 +104,7 @@ def run_on_ray(
     committed : called with each record once it is in the store
     started : called with each job that starts
     patience : repeats what cannot be written for a while
+    limit_s : seconds that a cell may take; its worker is then ended
     say : called with what workers say
 
     Raises
@@ -114,18 +120,21 @@ def run_on_ray(
     from ray import tune
 
     check_resources(settings)
-    trainable = tune.with_parameters(
-        _run_job,
-        jobs=list(jobs),
-        cohorts={key: str(path) for key, path in cohorts.items()},
-        store=store,
-        codes=codes_read(),
-    )
-    wanted = tune.with_resources(trainable, {"cpu": settings.cpus, "gpu": settings.gpus})
-    tune.register_trainable(name, wanted)
-    callback = _driver(jobs, store, committed, started, patience, say)
     with contextlib.ExitStack() as held:
         folder = patience(lambda: held.enter_context(storage(settings.folder / "ray")))
+        limit = None if limit_s is None else TimeLimit(limit_s, folder / "ended")
+        trainable = tune.with_parameters(
+            _run_job,
+            jobs=list(jobs),
+            cohorts={key: str(path) for key, path in cohorts.items()},
+            store=store,
+            codes=codes_read(),
+            driver=Process.current(),
+            limit=limit,
+        )
+        wanted = tune.with_resources(trainable, {"cpu": settings.cpus, "gpu": settings.gpus})
+        tune.register_trainable(name, wanted)
+        callback = _driver(jobs, store, committed, started, patience, say)
         tuner = tune.Tuner(
             name,
             param_space={"job": tune.grid_search(list(range(len(jobs))))},
@@ -148,9 +157,8 @@ def run_on_ray(
         results = fit(tuner, settings.folder)
         for result in (results[number] for number in range(len(results))):
             if result.error is not None and result.config is not None:
-                _record_death(
-                    jobs[result.config["job"]], store, committed, patience, cause=getattr(result.error, "cause", None)
-                )
+                cause = getattr(result.error, "cause", None)
+                _record_death(jobs[result.config["job"]], store, committed, patience, cause=cause, limit=limit)
 
 
 def fit(tuner: Any, folder: Path) -> Any:
@@ -313,11 +321,18 @@ def _check_reachable(address: str) -> None:
 
 
 def _run_job(
-    config: dict[str, Any], jobs: list[Job], cohorts: dict[str, str], store: Store, codes: Mapping[str, Code]
+    config: dict[str, Any],
+    jobs: list[Job],
+    cohorts: dict[str, str],
+    store: Store,
+    codes: Mapping[str, Code],
+    driver: Process,
+    limit: TimeLimit | None,
 ) -> None:
     """The trainable: run one job on a worker, whose actor is reused by other jobs."""
     from ray import tune
 
+    end_with(driver)
     keep_to_granted_gpus()
     remember(codes)
     job = jobs[config["job"]]
@@ -334,7 +349,7 @@ def _run_job(
             raise _GivenUp from None
 
     with contextlib.suppress(_GivenUp):  # the driver ends the run; Ray would print a traceback
-        execute(job, cohort, store, hand_back)
+        execute(job, cohort, store, hand_back, limit=limit or unlimited)
 
 
 class _GivenUp(Exception):
@@ -353,13 +368,20 @@ def keep_to_granted_gpus() -> None:
 
 
 def _record_death(
-    job: Job, store: Store, committed: Committed, patience: Patience, *, cause: BaseException | None = None
+    job: Job,
+    store: Store,
+    committed: Committed,
+    patience: Patience,
+    *,
+    cause: BaseException | None = None,
+    limit: TimeLimit | None = None,
 ) -> None:
     """Record a failure of the first unfinished cell when a worker dies without reporting.
 
     Parameters
     ----------
     cause : exception of the worker outside of the cell, e.g. when it returned a result
+    limit : limit that may have ended the worker
     """
     cell = next((cell for cell in job.cells if not is_done(cell, store)), None)
     if cell is None:
@@ -367,6 +389,8 @@ def _record_death(
     error = "its worker died three times without an exception; check the memory (harness doctor), or try ray=off"
     if cause is not None:
         error = f"its worker failed three times outside of the cell: {first_line(cause)}"
+    if limit is not None:
+        error = limit.failure_of(cell) or error
     failed = CellRecord(
         cell.identity, cell.stage, "failed", cell.configuration, cell.fold, cell.seed, cell.label,
         error=error, group=cell.group, metrics=dict(cell.metrics),
