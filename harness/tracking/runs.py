@@ -72,8 +72,19 @@ class Runs:
         self._client, self._redact = client, redact
 
     def find(self, experiment: str, identity: str) -> Run | None:
-        """The run with an identity, from this or another process; the oldest if there are several."""
-        return next(self._search(experiment, IDENTITY, identity), None)
+        """The run with an identity, from this or another process.
+
+        Notes
+        -----
+        If there are several, the oldest is kept and the others are moved to MLflow's
+        deleted runs. Two processes with different output folders and one server can create
+        the same run at once, and so can a request that is repeated because its answer was
+        lost.
+        """
+        found = list(self._search(experiment, IDENTITY, identity))
+        for twin in found[1:]:
+            self.delete(twin)
+        return found[0] if found else None
 
     def below(self, experiment: str, parent: Run) -> Iterator[Run]:
         """The child runs of a run in an experiment, the oldest first."""

@@ -188,6 +188,24 @@ class Tracker:
             f"{cause.replace(secret, '***') if secret else cause}"
         )
 
+    @property
+    def remedy(self) -> str:
+        """The error and what to do, for the end of a run; empty if there is none."""
+        return self.trouble and (
+            f"{self.trouble}. All finished cells are in the store; fix the cause or set mlflow=off, then repeat "
+            "the command"
+        )
+
+    def again(self) -> None:
+        """Connect anew after an error; whatever was not written must be logged again, runs included.
+
+        Runs, cells and pooled results that were written before are found and not repeated.
+        """
+        self.wait()
+        self._error = self._client = None
+        for state in (self._parents, self._known, self._pending):
+            state.clear()
+
     def wait(self) -> None:
         """Wait until everything is written or an error has stopped the tracker."""
         self._queue.put(("_barrier", ()))
@@ -202,11 +220,8 @@ class Tracker:
             If writing to MLflow failed.
         """
         self.wait()
-        if self.trouble:
-            raise HarnessError(
-                f"{self.trouble}. All finished cells are in the store; fix the cause or set mlflow=off, then repeat "
-                "the command"
-            )
+        if self.remedy:
+            raise HarnessError(self.remedy)
 
     def close(self) -> None:
         """Stop the thread; runs of configurations that were not pooled are marked as KILLED."""
@@ -325,6 +340,8 @@ class Tracker:
         run = self._known.get(identity)
         results = [one for one in results if run is None or not _holds(run, one)]
         if not results:
+            if run is not None and run.status == "RUNNING":  # its process was interrupted before it could be ended
+                self._end_training(run)
             return
         self._runs.begin(self._known[results[0].record.configuration])
         curve = next((one.short for one in results if one.curve), "")
@@ -341,6 +358,9 @@ class Tracker:
         done = [*run.tags.get(_CELLS, "").split(), *(one.short for one in results if one.record.state == "done")]
         tags |= {_CELLS: " ".join(dict.fromkeys(done)), **({_CURVE: curve} if curve else {})}
         self._runs.log(run, points=[point for one in results for point in one.points], tags=tags)
+        self._end_training(run)
+
+    def _end_training(self, run: Run) -> None:
         self._runs.end(run, "FAILED" if any(key.startswith(_ERROR) for key in run.tags) else "FINISHED")
 
     def _open_training(self, identity: str, record: CellRecord) -> Run:
