@@ -134,7 +134,7 @@ def run_on_ray(
         )
         wanted = tune.with_resources(trainable, {"cpu": settings.cpus, "gpu": settings.gpus})
         tune.register_trainable(name, wanted)
-        callback = _driver(jobs, store, committed, started, patience, say)
+        callback = _driver(jobs, store, committed, started, patience, say, limit)
         tuner = tune.Tuner(
             name,
             param_space={"job": tune.grid_search(list(range(len(jobs))))},
@@ -407,6 +407,7 @@ def _driver(
     started: Started,
     patience: Patience,
     say: Callable[[str], None],
+    limit: TimeLimit | None = None,
 ) -> Any:
     """The driver's callback; a factory function, because its base class needs Ray.
 
@@ -446,6 +447,9 @@ def _driver(
             if _SAYS in result:
                 say(result[_SAYS])
 
+        def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            say(_attempt(jobs[trial.config["job"]], store, trial.run_metadata.num_failures, limit))
+
         def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
             if fatal:
                 raise fatal[0]
@@ -455,6 +459,15 @@ def _driver(
             return tune.Callback, ()
 
     return Driver()
+
+
+def _attempt(job: Job, store: Store, number: int, limit: TimeLimit | None) -> str:
+    """A sentence on an attempt of a job whose worker died."""
+    cell = next((cell for cell in job.cells if not is_done(cell, store)), job.cells[-1])
+    where = " ".join(filter(None, (cell.stage, cell.label, f"fold {cell.fold} seed {cell.seed}")))
+    reason = limit.failure_of(cell) if limit is not None else ""
+    reason = reason or "its worker or node died (killed, out of memory, or crashed)"
+    return f"attempt {number} failed: {where}: {reason}; the job goes on with another worker"
 
 
 def _trial_name(trial: Any) -> str:
