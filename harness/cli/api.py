@@ -46,6 +46,7 @@ LIMIT_S = 12 * 3600.0
 """Estimated seconds above which a run asks for ``yes=true``."""
 
 _AGAIN_S = 60.0  # after an error, MLflow is tried again during a run; each time after twice as long
+_LAST_WAITS_S = (1.0, 5.0, 10.0)  # before each of the last tries at the end
 
 
 class Observer(Protocol):
@@ -287,7 +288,10 @@ def write_all(made: Plan, tracker: Tracker | None) -> Result:
     if tracker is not None:
         _track_pooled(tracker, made, tables, report)
         tracker.wait()
-        if tracker.trouble:
+        for wait_s in _LAST_WAITS_S:
+            if not tracker.trouble:
+                break
+            time.sleep(wait_s)
             _log_again(tracker, made)
             _track_pooled(tracker, made, tables, report)
             tracker.wait()

@@ -52,11 +52,13 @@ class Run:
     id : MLflow's id of the run
     status : RUNNING, FINISHED, FAILED or KILLED
     tags : tags, as last read or written
+    described : whether it has parameters, which are written after its data set
     """
 
     id: str
     status: str
     tags: dict[str, str]
+    described: bool = False
 
 
 class Runs:
@@ -152,6 +154,7 @@ class Runs:
         ):
             self._client.log_batch(run.id, metrics=some[0], params=some[1], tags=some[2], synchronous=True)
         run.tags |= changed
+        run.described |= bool(params)
 
     def untag(self, run: Run, key: str) -> None:
         """Remove a tag, if the run has it."""
@@ -188,7 +191,7 @@ class Runs:
                 [experiment], f"tags.`{tag}` = '{value}'", order_by=["attributes.start_time ASC"], page_token=token
             )
             for run in page:
-                yield Run(run.info.run_id, run.info.status, dict(run.data.tags))
+                yield Run(run.info.run_id, run.info.status, dict(run.data.tags), bool(run.data.params))
             token = page.token
             if not token:
                 return

@@ -297,11 +297,11 @@ class Tracker:
             made = run is None
             if run is None:
                 run = self._runs.create(self._experiment, parent.name, {IDENTITY: identity, **tags})
+            if not run.described:  # also of a process that was interrupted
+                self._runs.log_dataset(run, parent.dataset)
+                self._runs.log(run, params=_params(configuration))
         self._parents[identity], self._known[identity] = parent, run
-        if made:
-            self._runs.log(run, params=_params(configuration))
-            self._runs.log_dataset(run, parent.dataset)
-        else:
+        if not made:
             self._runs.log(run, tags=tags)
             self._known |= {one.tags[IDENTITY]: one for one in self._runs.below(self._trainings, run)}
 
@@ -349,7 +349,9 @@ class Tracker:
             # The network was trained again with other code. Two curves in one run could not be distinguished.
             self._runs.delete(run)
             run = None
-        run = run or self._open_training(identity, results[0].record)
+        if run is None:
+            run = self._open_training(identity, results[0].record)
+        self._describe_training(run, results[0].record)
         for one in results:
             if not one.record.error:
                 self._runs.untag(run, one.error_tag)
@@ -372,14 +374,16 @@ class Tracker:
         name = f"{parent.name} {where} seed {record.seed}"
         with exclusive(self._settings.folder):
             run = self._runs.find(self._trainings, identity)
-            made = run is None
             if run is None:
                 run = self._runs.create(self._trainings, name, tags, seconds=record.seconds)
         self._known[identity] = run
-        if made:
-            axes = {key: str(value) for key, value in parent.configuration.axes.items()}
-            self._runs.log(run, params={**axes, "fold": str(record.fold), "seed": str(record.seed)})
         return run
+
+    def _describe_training(self, run: Run, record: CellRecord) -> None:
+        """Write the parameters of a training's run, unless it has them."""
+        if not run.described:
+            axes = {key: str(value) for key, value in self._parents[record.configuration].configuration.axes.items()}
+            self._runs.log(run, params={**axes, "fold": str(record.fold), "seed": str(record.seed)})
 
     def _write_description(self, configuration: str, note: str, tags: dict[str, str]) -> None:
         run = self._known[configuration]

@@ -403,9 +403,11 @@ def _read_only(sweep: Sweep) -> None:
     A file system with files that are open for writing cannot be mounted read-only, so a
     second mount that is read-only is put on top.
     """
-    folder = sweep.work / "runs"
-    _mount(str(folder), folder, "--bind")
-    _mount("", folder, "-o", "remount,ro,bind")
+    folder, aside = sweep.work / "runs", sweep.work / f"read-only-{sweep.one.seed}"
+    aside.mkdir()
+    _mount(str(folder), aside, "--bind")
+    _mount("", aside, "-o", "remount,ro,bind")  # before anyone can open a file of this mount
+    _mount(str(aside), folder, "--move")
     threading.Timer(_PASSING_S, lambda: subprocess.run(["umount", "-l", str(folder)], check=True)).start()
 
 

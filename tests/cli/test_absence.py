@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +29,14 @@ class Said(Silent):
     def message(self, text: str) -> None:
         """Keep a message."""
         self.texts.append(text)
+
+
+@pytest.fixture(autouse=True)
+def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The waits at the end of runs, which take no time."""
+    found: list[float] = []
+    monkeypatch.setattr(api, "time", SimpleNamespace(sleep=found.append, monotonic=time.monotonic))
+    return found
 
 
 @pytest.fixture
@@ -88,7 +97,7 @@ def undisturbed(
         return logged(folder), len(away.calls)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.9])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
 def test_what_was_missed_is_written_at_the_end(
     share: float,
     tiny_overrides: Overrides,
@@ -106,7 +115,11 @@ def test_what_was_missed_is_written_at_the_end(
 
 
 def test_what_was_missed_is_written_by_the_same_command(
-    tiny_overrides: Overrides, out: Path, undisturbed: tuple[dict[str, Any], int], monkeypatch: pytest.MonkeyPatch
+    tiny_overrides: Overrides,
+    out: Path,
+    undisturbed: tuple[dict[str, Any], int],
+    waited: list[float],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """If MLflow does not return, the run says so once and ends with its tables; the same command writes the rest."""
     expected, calls = undisturbed
@@ -114,6 +127,7 @@ def test_what_was_missed_is_written_by_the_same_command(
     away.fails = lambda number: number >= calls // 2
     overrides = to_overrides(**tiny_overrides(out, mlflow="auto"))
     result = carry_out(overrides, (), said)
+    assert waited == [1.0, 5.0, 10.0]
     assert result.complete and result.csv.is_file() and "server is away" in result.trouble
     assert sum("The run continues" in text for text in said.texts) <= 1
     away.fails = lambda number: False
