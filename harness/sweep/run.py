@@ -152,7 +152,7 @@ def _search(
         say(f"search {seen} of {len(plan.searches)}, {point}, {where}: {chosen} in {chosen.seconds:.1f} s")
 
     say(f"searching {describe_space(plan.request.space, trials=settings.trials, subjects=settings.search_subjects)}")
-    results = perform(plan.searches, plan.store, settings, found=found)
+    results = perform(plan.searches, plan.store, settings, found=found, patience=patience)
     groups, made = dict(plan.groups), []
     for job in plan.jobs:
         chosen = results.get(job.search)

@@ -43,7 +43,7 @@ _ORPHANS_S = 10.0
 _RUN_S = 400.0  # longest run of the command
 _MOST_RUNS = 4
 _PASSING_S = 10.0  # for which the store is read-only or full
-_DAYS_S = -2 * 86400
+_CLOCK_S = -2 * 86400
 _SKIPPED = 77  # exit code
 
 # Which failures the first run must list, as a regular expression; empty if no attempt fails.
@@ -261,7 +261,9 @@ class Sweep:
         while (left := self.processes()) and time.monotonic() < until_s:
             time.sleep(0.2)
         if left:
-            self.outcome.problems.append(f"left after {_ORPHANS_S:.0f} s: {', '.join(sorted(set(left.values())))}")
+            self.outcome.problems.append(
+                f"left after {_ORPHANS_S:.0f} s: {', '.join(sorted({title[:80] for title in left.values()}))}"
+            )
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -277,7 +279,7 @@ class Sweep:
             with contextlib.suppress(OSError):
                 title = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
                 if title and os.getpgid(int(entry.name)) != served:  # a zombie has no command line
-                    found[int(entry.name)] = title[:80]
+                    found[int(entry.name)] = title
         return found
 
     def serve(self) -> None:
@@ -345,7 +347,7 @@ def within(one: Round, work: Path) -> Outcome:
     if one.harm == "clock set back":
         if not (work / "clock.so").exists():
             sweep.outcome.problems.append("the clock cannot be set back without a C compiler")
-        environment = {"LD_PRELOAD": str(work / "clock.so"), "CHAOS_CLOCK_S": str(_DAYS_S)}
+        environment = {"LD_PRELOAD": str(work / "clock.so"), "CHAOS_CLOCK_S": str(_CLOCK_S)}
     while code != 0 and len(sweep.outcome.codes) < _MOST_RUNS:
         code = sweep.finish(sweep.start(**environment))
     sweep.outcome.problems += [*checked_codes(sweep), *checked_store(sweep), *checked_tracking(sweep)]
@@ -502,6 +504,7 @@ def checked_tracking(sweep: Sweep) -> Iterator[str]:
             "select tags.value, runs.status from tags join runs using (run_uuid) "
             "where tags.key = 'harness.identity' and runs.lifecycle_stage = 'active'"
         ).fetchall()
+        (earliest,) = database.execute("select min(end_time) from runs").fetchone()
     identities = [identity for identity, _ in found]
     if len(set(identities)) != len(identities):
         yield f"{len(identities)} MLflow runs for {len(set(identities))} identities"
@@ -510,6 +513,8 @@ def checked_tracking(sweep: Sweep) -> Iterator[str]:
     states = {state for _, state in found}
     if states != {"FINISHED"}:
         yield f"MLflow runs are {', '.join(sorted(states))}"
+    if sweep.one.harm == "clock set back" and earliest / 1000 > time.time() + _CLOCK_S / 2:
+        yield "the clock was not set back"
 
 
 def tables_of(out: Path) -> dict[str, list[dict[str, str]]]:

@@ -60,7 +60,7 @@ def sweep(tmp_path: Path) -> chaos.Sweep:
     digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     (folder / "record.json").write_text(json.dumps({"artifacts": {"weights": digest}}))
     with sqlite3.connect(made.database) as database:
-        database.execute("create table runs (run_uuid, status, lifecycle_stage)")
+        database.execute("create table runs (run_uuid, status, lifecycle_stage, start_time, end_time)")
         database.execute("create table tags (run_uuid, key, value)")
     database.close()
     return made
@@ -69,7 +69,7 @@ def sweep(tmp_path: Path) -> chaos.Sweep:
 def add_run(sweep: chaos.Sweep, run: str, identity: str, status: str = "FINISHED", stage: str = "active") -> None:
     """Add a run to MLflow's tables."""
     with sqlite3.connect(sweep.database) as database:
-        database.execute("insert into runs values (?, ?, ?)", (run, status, stage))
+        database.execute("insert into runs values (?, ?, ?, 1, 2)", (run, status, stage))
         database.execute("insert into tags values (?, 'harness.identity', ?)", (run, identity))
     database.close()
 
