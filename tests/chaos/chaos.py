@@ -261,9 +261,8 @@ class Sweep:
         while (left := self.processes()) and time.monotonic() < until_s:
             time.sleep(0.2)
         if left:
-            self.outcome.problems.append(
-                f"left after {_ORPHANS_S:.0f} s: {', '.join(sorted({title[:80] for title in left.values()}))}"
-            )
+            names = ", ".join(sorted({title[:80] for title in left.values()}))
+            self.outcome.problems.append(f"left after {_ORPHANS_S:.0f} s: {names}")
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
