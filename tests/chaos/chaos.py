@@ -270,7 +270,8 @@ class Sweep:
     def processes(self) -> dict[int, str]:
         """Processes of the command in this namespace, with their names."""
         ours = {1, os.getpid()}
-        served = os.getpgid(self.server.pid) if self.server and self.server.poll() is None else 0
+        # The group of processes that were started outside of this namespace is 0 here.
+        served = os.getpgid(self.server.pid) if self.server and self.server.poll() is None else None
         found = {}
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or int(entry.name) in ours:
@@ -324,6 +325,7 @@ def within(one: Round, work: Path) -> Outcome:
     for folder in ("/tmp/ray", "/dev/shm"):  # of this round only
         _mount("tmpfs", Path(folder), "-t", "tmpfs")
     sweep = Sweep(one, work)
+    shutil.rmtree(sweep.orders, ignore_errors=True)
     sweep.orders.mkdir()
     if one.harm:
         orders = {"harm": one.own, "stage": one.stage, "call": one.call}
@@ -338,6 +340,8 @@ def within(one: Round, work: Path) -> Outcome:
             sweep.outcome.problems.append("the harm did not strike")
         else:
             sweep.outcome.struck = f"{where['stage']} call {where['call']}, {where['title']} ({where['pid']})"
+            if not one.own and not {first.pid, int(where["pid"])} <= sweep.processes().keys():
+                sweep.outcome.problems.append("driver and worker are not among the counted processes")
             strike(sweep, first, int(where["pid"]))
             (sweep.orders / "struck").touch()
     code = sweep.finish(first)
