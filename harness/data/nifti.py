@@ -29,6 +29,7 @@ from harness.storage.files import replace_file
 __all__ = ["Header", "IMAGE_FAULTS", "ImageError", "header", "load", "read", "write"]
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_PLACEHOLDERS = (b"version https://git-lfs", b"/annex/objects/")  # texts in place of files that were not fetched
 _HEADER_BYTES = 540  # the larger of the two NIfTI headers
 _LONGEST_QUATERNION = 1.001  # square of its imaginary part; rounding stays far below
 
@@ -42,6 +43,7 @@ IMAGE_FAULTS: Mapping[str, str] = MappingProxyType(
         "missing-file": "the file does not exist",
         "not-a-file": "the path is a folder, a pipe or a device",
         "not-nifti": "the content is not a single-file NIfTI-1 or NIfTI-2 image",
+        "placeholder": "a text of git-annex or git-lfs stands for the image, which was not fetched",
         "permission": "this user has no permission to read the file",
         "truncated": "the file ends before its last voxel",
         "unreadable": "the operating system cannot read the file",
@@ -222,6 +224,14 @@ def _content(path: Path, *, limit: int | None = None) -> bytes:
     stored = _stored(path, limit=None if limit is None else 64 * limit)
     if not stored:
         raise ImageError("empty-file", path, "0 bytes", "a NIfTI image", "Copy the file again from its source.")
+    if stored.startswith(_PLACEHOLDERS):
+        raise ImageError(
+            "placeholder",
+            path,
+            f"a text that stands for the image ({stored[:40].split(maxsplit=1)[0]!r} …)",
+            "the image itself",
+            "Fetch the content: git annex get, datalad get, or git lfs pull.",
+        )
     compressed = stored[:2] == _GZIP_MAGIC
     if compressed != path.name.endswith(".gz"):
         is_what = "compressed" if compressed else "not compressed"
