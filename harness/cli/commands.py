@@ -58,7 +58,9 @@ def run(texts: Sequence[str]) -> int:
     elif result.missing:
         out.print(f"{result.missing} cells were not run; repeat the command to run them")
     _say_places(out, {"leaderboard": result.csv, "report": result.report, "MLflow": result.mlflow})
-    return 0 if result.complete else 1
+    if result.trouble:
+        say(out, Text(f"error: {result.trouble}", style="red"))
+    return 0 if result.complete and not result.trouble else 1
 
 
 def _show_leaderboard(out: Console, table: pa.Table, by_target: Mapping[str, pa.Table], shown: Sequence[str]) -> None:
