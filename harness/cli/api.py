@@ -245,8 +245,9 @@ def _compute(made: Plan, observer: Observer) -> Result:
             observer.committed(record, objective)
 
         made = run_cells(
-            made, seconds=cost.of_training, started=observer.started, committed=committed, say=observer.message
-        )
+            made, seconds=cost.of_training, started=observer.started, committed=committed, say=observer.message,
+            memory_bytes=cost.memory_bytes,
+        )  # fmt: skip
         observer.ended()
         observer.message("pooling results and writing tables and report")
         patience = Patience(request.settings.folder, observer.message)
