@@ -88,10 +88,12 @@ def _show_explanations(out: Console, table: pa.Table, *, most: int = 40) -> None
 def plan(texts: Sequence[str]) -> int:
     """``harness plan``."""
     from harness.cli.api import plan_of
+    from harness.report.remarks import few_of_a_class
 
     out = console()
     made, cost = plan_of(parse(texts), Watcher(out))
-    for sentence in (*left_out(made.cohort.ineligible), *made.notes):
+    few = few_of_a_class(group.cohort for group in made.groups.values())
+    for sentence in (*left_out(made.cohort.ineligible), *made.notes, *few):
         say(out, sentence)
     show_estimate(out, made, cost)
     return 0
