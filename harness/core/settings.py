@@ -36,6 +36,8 @@ class RunSettings:
     mlflow : ``auto`` writes a database in the output folder, ``off`` disables MLflow;
         otherwise a tracking URI
     anonymous : send nothing that identifies subjects to MLflow, except the report
+    pseudonymise : show subjects under pseudonyms (keyed hashes) in tables, report and MLflow;
+        the key is in the file ``pseudonym.key`` of the output folder
     exclude : subjects to leave out
     accept_code : reuse finished cells of an older code version, and flag them
     yes : start even if the estimate exceeds 12 hours
@@ -55,6 +57,7 @@ class RunSettings:
     gpus: Annotated[float, Ge(0)] = 0.0
     mlflow: str = "auto"
     anonymous: bool = False
+    pseudonymise: bool = False
     exclude: tuple[str, ...] = ()
     accept_code: bool = False
     yes: bool = False
@@ -82,6 +85,11 @@ class RunSettings:
     def folder(self) -> Path:
         """``out`` as a path."""
         return Path(self.out)
+
+    @property
+    def key_file(self) -> Path:
+        """File of the key of pseudonyms, see :class:`harness.core.pseudonyms.Pseudonyms`."""
+        return self.folder / "pseudonym.key"
 
     @property
     def data_folder(self) -> Path | None:

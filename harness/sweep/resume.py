@@ -82,7 +82,7 @@ def recall(task_name: str, settings: RunSettings, *, name: str = "") -> Plan:
         )
         for one in saved["jobs"]
     )
-    settings = dataclasses.replace(settings, data=saved["data"])
+    settings = dataclasses.replace(settings, data=saved["data"], pseudonymise=saved.get("pseudonymise", False))
     request = Request(
         restore(configurations[0].task),
         {},
@@ -155,6 +155,7 @@ def write_plan(plan: Plan) -> None:
         "seeds": list(plan.request.seeds),
         "profile": plan.request.profile,
         "data": plan.request.settings.data,
+        "pseudonymise": plan.request.settings.pseudonymise,
         "shared": list(plan.request.shared),
         "name": plan.request.name,
         "typed": list(plan.request.typed),

@@ -24,6 +24,7 @@ from typing import Any
 from harness.core.errors import HarnessError, first_line
 from harness.core.identity import identify
 from harness.core.paths import sqlite_uri
+from harness.core.pseudonyms import Pseudonyms
 from harness.core.settings import RunSettings
 from harness.core.task import Configuration
 from harness.storage.store import CellRecord
@@ -87,6 +88,7 @@ class Tracker:
     command : command line, shown with the latest run
     subjects : names of subjects to redact with ``anonymous=true``, see
         :class:`~harness.tracking.redaction.Redaction`
+    pseudonyms : pseudonyms of subjects with ``pseudonymise=true``
 
     Notes
     -----
@@ -95,10 +97,16 @@ class Tracker:
     """
 
     def __init__(
-        self, settings: RunSettings, task: str, *, command: str = "harness run", subjects: Collection[str] = ()
+        self,
+        settings: RunSettings,
+        task: str,
+        *,
+        command: str = "harness run",
+        subjects: Collection[str] = (),
+        pseudonyms: Pseudonyms | None = None,
     ) -> None:
         self._settings, self._task, self._command = settings, task, command
-        self._redact = Redaction(subjects) if settings.anonymous else None
+        self._redact = Redaction(subjects) if settings.anonymous else pseudonyms
         self._queue: queue.Queue[tuple[str, tuple[Any, ...]] | None] = queue.Queue()
         self._error: BaseException | None = None
         self._client: Any = None
