@@ -347,6 +347,8 @@ def _is_sound(image: CachedImage) -> bool:
 
     Runs may be far shorter than the array that they describe, which must fit into memory.
     """
+    if not isinstance(image.fingerprint, str) or not isinstance(image.sha256, str):
+        return False
     numbers = (image.offset, image.length, *image.shape)
     if not all(type(one) is int and one >= 0 for one in numbers) or np.dtype(image.dtype).hasobject:
         return False

@@ -127,7 +127,8 @@ def read(path: str | Path) -> tuple[Array, Array]:
     facts, array = load(path)
     if len(facts.shape) != 3:
         raise dimensions_error(path, facts.shape)
-    return np.asarray(array, dtype=np.float32), facts.affine
+    with np.errstate(over="ignore"):  # values that single precision cannot hold become infinite, which is a fault
+        return np.asarray(array, dtype=np.float32), facts.affine
 
 
 def header(path: str | Path) -> Header:
@@ -174,7 +175,8 @@ def load(path: str | Path) -> tuple[Header, Array]:
     if len(content) < needed:
         raise _truncated(path, f"{len(content)} bytes", _described(needed, facts))
     try:
-        array = np.asarray(raw.data_from_fileobj(BytesIO(content)))
+        with np.errstate(all="ignore"):  # of the header's slope
+            array = np.asarray(raw.data_from_fileobj(BytesIO(content)))
     except (ValueError, OSError, OverflowError, MemoryError, nib.spatialimages.HeaderDataError) as error:
         raise _not_nifti(path, f"the voxels cannot be decoded ({error})") from error
     return facts, array.reshape(facts.shape)
@@ -409,7 +411,11 @@ def orientation(affine: Array) -> tuple[str, ...]:
     """Direction in which each axis of a grid grows, e.g. ``("L", "A", "S")``; ``"?"`` if undefined."""
     if not np.all(np.isfinite(affine)):
         return ("?", "?", "?")
-    return tuple(code or "?" for code in nib.aff2axcodes(affine))
+    try:
+        with np.errstate(all="ignore"):  # sizes near the largest number
+            return tuple(code or "?" for code in nib.aff2axcodes(affine))
+    except np.linalg.LinAlgError:
+        return ("?", "?", "?")
 
 
 def _units(raw: nib.Nifti1Header) -> str:

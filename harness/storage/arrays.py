@@ -72,7 +72,7 @@ def read_npy(path: Path) -> Array:
 def _check(stream: IO[bytes], length: int) -> None:
     """Raise ``ValueError`` unless an array has as many bytes as its header describes."""
     start = stream.read(8)
-    if start[:6] != _MAGIC or (start[6], start[7]) not in _HEADERS:
+    if len(start) < 8 or start[:6] != _MAGIC or (start[6], start[7]) not in _HEADERS:
         raise ValueError("it is no array in NumPy's format")
     wide = _HEADERS[start[6], start[7]] - 8
     size = int.from_bytes(stream.read(wide), "little")

@@ -95,9 +95,27 @@ _NO_RECORD = (ValueError, TypeError, RecursionError)  # raised for text that is 
 def _record_of(path: Path, what: str) -> CellRecord:
     """The record in a file; ``what`` is to be deleted if it cannot be read."""
     try:
-        return CellRecord(**json.loads(path.read_text("utf-8")))
+        record = CellRecord(**json.loads(path.read_text("utf-8")))
+        if wrong := _wrong_fields(record):
+            raise TypeError(f"wrong types of {', '.join(wrong)}")
+        return record
     except _NO_RECORD as error:
         raise _unreadable(path, error, what) from None
+
+
+def _wrong_fields(record: CellRecord) -> list[str]:
+    """Fields of a record whose values have not the type that is written."""
+    texts = ("identity", "stage", "configuration", "label", "error", "body", "code", "group")
+    sound = {name: isinstance(getattr(record, name), str) for name in texts}
+    sound |= {name: type(getattr(record, name)) is int for name in ("fold", "seed")}
+    sound |= {name: isinstance(getattr(record, name), dict) for name in ("hardware", "facts")}
+    for name in ("artifacts", "metrics"):
+        found = getattr(record, name)
+        sound[name] = isinstance(found, dict) and all(isinstance(one, str) for one in found.values())
+    sound["parents"] = all(isinstance(one, str) for one in record.parents)
+    sound["state"] = record.state in ("done", "failed")
+    sound["seconds"] = isinstance(record.seconds, int | float)
+    return [name for name, is_sound in sound.items() if not is_sound]
 
 
 def _unreadable(path: Path, error: Exception, what: str) -> StoreError:
