@@ -34,6 +34,7 @@ from harness.sweep.plan import Plan, Request, prepare
 from harness.sweep.request import defaults_for_data, resolve, settings_of
 from harness.sweep.resume import recall
 from harness.sweep.run import run as run_cells
+from harness.tracking.client import check_uri
 from harness.tracking.tracker import Tracker, shown_uri
 from harness.tuning.resources import check_request
 
@@ -192,6 +193,7 @@ def carry_out(overrides: Overrides, texts: tuple[str, ...], observer: Observer) 
     """
     request = resolve(overrides, texts=texts)
     check_request(request.settings)
+    check_uri(request.settings.mlflow)
     _say_defaults(request, observer)
     made = prepare(request, say=observer.message)
     cost = estimate(made)
