@@ -187,7 +187,7 @@ def show_trainings(samples: int, rng: np.random.Generator) -> None:
     """
     print(f"\n{'folds':>6}{'training/test':>15}{'given models':>14}{'used here':>11}{'N. & B.':>9}{'test error':>12}")
     for folds in (3, 5):
-        for ratio in (0.0, 1.0, 4.0, 12.0, 100.0):
+        for ratio in (0.0, 1.0, 4.0, 8.0, 100.0):
             covered: dict[str, list[bool]] = {"models": [], "used": [], "corrected": []}
             wrong = []
             for _ in range(4 * samples):
@@ -195,12 +195,12 @@ def show_trainings(samples: int, rng: np.random.Generator) -> None:
                 values = rows[0]
                 by_fold = values.mean(axis=1)
                 given = mean_interval(values.ravel())
-                found = jackknife_interval(with_training(by_fold), float(by_fold.mean()))
+                found = jackknife_interval(with_training(by_fold, given.se), float(by_fold.mean()))
                 half = stats.t.ppf(0.975, folds - 1) * by_fold.std(ddof=1) * math.sqrt(1 / folds + 1 / (folds - 1))
                 covered["models"].append(given.low <= 0 <= given.high)
                 covered["used"].append(found.low <= 0 <= found.high)
                 covered["corrected"].append(abs(by_fold.mean()) <= half)
-                table = [with_training(one.mean(axis=1)) for one in rows]
+                table = [with_training(one.mean(axis=1), mean_interval(one.ravel()).se) for one in rows]
                 wrong.append(not paired_differences(table, minimum=3).indistinguishable.all())
             shares = [float(np.mean(one)) for one in (*covered.values(), wrong)]
             print(f"{folds:6}{ratio:15.0f}{shares[0]:14.3f}{shares[1]:11.3f}{shares[2]:9.3f}{shares[3]:12.3f}")

@@ -11,7 +11,7 @@ ALL = "qT1+MWF+NDI"
 BASELINES = ("voxel_ridge", "box_means", "covariates_only", "tract_means")
 
 # Explanations that every model has, and the controls; all of them are in the experiment "scenarios"
-FEW = "f_proposal+f_proposal_absolute+f_saliency+weights+mean_contrast+random"
+FEW = "f_proposal+f_proposal_absolute+f_saliency+weights+mean_contrast+each_contrast+lesions+random"
 
 EXPERIMENTS = {
     # The published network beside its baselines and the oracle
@@ -28,7 +28,7 @@ EXPERIMENTS = {
 }
 
 PRESETS = {
-    "model=covariates_only": {"adapter.covariates": "age+lesion_ml"},
+    "subjects=generated model=covariates_only": {"adapter.covariates": "age+lesion_ml"},
     "experiment=classification": {"attribution": FEW},
     "experiment=contrasts": {"attribution": FEW},
     "experiment=fusion": {"attribution": FEW},

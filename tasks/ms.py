@@ -18,7 +18,7 @@ from functools import partial
 from harness.search_spaces.ms import EXPERIMENTS, HYPOTHESES, PRESETS, PUBLISHED, SPACES
 
 from harness.adapters.volumes import volumes
-from harness.attribution.controls import input_itself, random_map, weights
+from harness.attribution.controls import constant, input_itself, random_map, weights
 from harness.attribution.gradients import integrated_gradients, saliency
 from harness.attribution.lrp import lrp
 from harness.core.explanations import Explanation
@@ -40,7 +40,7 @@ TASK = Task(
     source=Source("the MS disability study", 2023, "Gated-attention networks and layer-wise relevance propagation"),
     phantom=partial(ms_phantom),
     phantom_subjects=166,
-    cohort=partial(bids, label="tract", session="all", normalise="none"),
+    cohort=partial(bids, label="tract", nuisance="lesion", session="all", normalise="none"),
     targets={"severe": partial(binary_column, column="edss", name="severe", at_least=5.0, weight_span=5.0)},
     adapter=partial(volumes, channels="qT1+MWF+NDI", covariates="age", covariate_scale=100.0, scale="qT1:2500+MWF:0.3"),
     split=partial(stratified_k_fold, by="severe", folds=3, test=0.2),
@@ -64,6 +64,8 @@ TASK = Task(
         "f_proposal_absolute": Explanation(partial(lrp, start="absolute")),
         "weights": Explanation(partial(weights)),
         "mean_contrast": Explanation(partial(input_itself), combine="sum"),
+        "each_contrast": Explanation(partial(input_itself)),
+        "lesions": Explanation(partial(constant), combine="within_nuisance"),
         "random": Explanation(partial(random_map)),
     },
     metrics={
@@ -93,6 +95,7 @@ TASK = Task(
         # metrics of explanations
         "relevance_ap": partial(localisation.relevance_ap),
         "relevance_mass": partial(localisation.relevance_mass),
+        "on_lesions": partial(localisation.nuisance_mass),
         "mask_recall": partial(inversion.mask_recall, percent=40),
         "inverted_logits": partial(inversion.inverted_logits),
         "random_inverted_logits": partial(inversion.random_inverted_logits),

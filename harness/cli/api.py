@@ -164,9 +164,12 @@ def plan_of(overrides: Overrides, observer: Observer) -> tuple[Plan, Estimate]:
 
 
 def _say_defaults(request: Request, observer: Observer) -> None:
-    """Name the options whose defaults differ from those for generated images."""
+    """Name the options whose defaults differ from those for generated images, and results among the images."""
     if values := defaults_for_data(request):
         observer.message(f"your own data: {values} (override them to change this)")
+    out, data = (Path(one).expanduser().resolve() for one in (request.settings.out, request.settings.data))
+    if request.settings.data and out.is_relative_to(data):
+        observer.message(f"results are written among the images, into {out}; set out= to keep data={data} as it is")
 
 
 def _check_memory(settings: RunSettings, cost: Estimate) -> None:

@@ -12,7 +12,7 @@ from harness.core.errors import OutOfRange
 
 __all__ = ["FIELDS", "Combine", "Explanation", "Judged", "Keep", "Rule"]
 
-Combine = Literal["none", "sum", "relevance_times_input"]
+Combine = Literal["none", "sum", "relevance_times_input", "within_nuisance"]
 Rule = Literal["tested", "correct", "true_positive"]
 Keep = Literal["maps", "sums", "maps+sums"]
 Judged = Literal["auto", "maps", "sums"]
@@ -34,7 +34,9 @@ class Explanation:
         softplus of the lesion margin for a mask
     combine : how the maps of the input channels are combined: ``none`` keeps one map
         per channel, ``sum`` adds them, ``relevance_times_input`` multiplies each map
-        by its input before adding
+        by its input before adding, ``within_nuisance`` adds them and keeps what lies in the
+        nuisance mask of the sample, none of it without one; with the attribution ``constant``,
+        this is the mask itself, a control
     samples : samples to explain: ``tested`` takes all test samples, ``correct`` those
         that are classified correctly, ``true_positive`` those that are correctly
         classified as positive

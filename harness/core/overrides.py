@@ -89,7 +89,7 @@ def narrowed(task: Task, **facts: str) -> Task:
 
     Parameters
     ----------
-    facts : ``profile`` and ``experiment`` of the run
+    facts : ``profile``, ``experiment`` and ``subjects`` of the run
     """
     presets: dict[str, dict[str, JSON]] = {}
     for condition, values in task.presets.items():

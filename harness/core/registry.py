@@ -26,6 +26,7 @@ __all__ = [
     "ATTRIBUTIONS",
     "COHORTS",
     "Entry",
+    "GENERATED",
     "KINDS",
     "METRICS",
     "MODELS",
@@ -37,6 +38,9 @@ __all__ = [
     "TARGETS",
     "load_plugins",
 ]
+
+GENERATED = "generated"
+"""Value of ``oracle`` for models that know the truth of generated subjects, and say nothing of others."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 

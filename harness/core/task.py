@@ -94,7 +94,8 @@ class Task:
     data_profiles : name of a profile → further overrides when the user provides data
     presets : condition → overrides that apply where the condition holds, unless the
         user sets the key. A condition lists what must all be true of the profile, the
-        experiment and the components: ``"profile=paper experiment=noise model=cnn"``
+        experiment, the subjects (``generated`` or ``given`` by the user) and the components:
+        ``"profile=paper experiment=noise subjects=given model=cnn"``
     experiments : name → published grid
     experiment : experiment that runs by default, when no key is swept
     spaces : name → search space

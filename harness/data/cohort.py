@@ -27,7 +27,7 @@ import numpy as np
 from harness.core.errors import CohortError, HarnessError, OutOfRange, UnknownName
 from harness.core.identity import canonical, code_digest
 from harness.core.registry import COHORTS
-from harness.core.types import JSON, Array, Candidate, Cohort, Fault, Image, Sample
+from harness.core.types import JSON, NUISANCE, Array, Candidate, Cohort, Fault, Image, Sample
 from harness.data import nifti, transforms
 from harness.data.bids import BidsIndex, index
 from harness.data.cache import ArrayCache, CachedImage, Digests, hash_of
@@ -68,6 +68,7 @@ def bids(
     brain_from: str = "",
     skull_strip: bool = False,
     normalise: Normalisation = "zscore",
+    nuisance: str = "",
     truth: str = "",
     space: str = "",
     links: Path | None = None,
@@ -114,6 +115,8 @@ def bids(
     skull_strip : set voxels outside the brain to 0, after normalisation
     normalise : normalisation of intensities, with statistics of the brain or, without a
         brain mask, of the volume on the final grid
+    nuisance : label of the mask of a known nuisance, such as lesions, which becomes the mask
+        ``nuisance`` of the subjects that have it; empty for none
     truth : folder of the masks of the label: ``raw`` (the data set itself) or a derivative
         (``derivatives/manual``); empty for the data set itself or, if it has none, the only
         derivative that has. With ``+``, the first that a subject has
@@ -128,7 +131,7 @@ def bids(
     -------
     Cohort
         Samples sorted by id; images are the requested sequences in their order;
-        masks are ``target``, and ``brain`` and ``regions`` where there are any.
+        masks are ``target``, and ``brain``, ``regions`` and ``nuisance`` where there are any.
 
     Raises
     ------
@@ -142,7 +145,7 @@ def bids(
     root, cache = Path(root).absolute(), Path(cache).absolute()
     options = _Options(
         label, reference, reorient, tuple(spacing_mm), crop, margin_mm, tuple(size), interpolation, antialias,
-        occupied, n4, n4_shrink, brain, brain_from, skull_strip, normalise,
+        occupied, n4, n4_shrink, brain, brain_from, skull_strip, normalise, nuisance,
     )  # fmt: skip
     needed = _needed(options, tuple(sequences))
     find = partial(index, root, label=label or None, optional=options.masks, session=session,
@@ -198,11 +201,13 @@ class _Options:
     brain_from: str
     skull_strip: bool
     normalise: Normalisation
+    nuisance: str
 
     @property
     def masks(self) -> tuple[str, ...]:
         """Masks that are used where a subject has them."""
-        return ("regions",) if self.brain == "none" else ("brain", "regions")
+        usual = ("regions",) if self.brain == "none" else ("brain", "regions")
+        return (*usual, self.nuisance) if self.nuisance else usual
 
     def __post_init__(self) -> None:
         for name, value, known in [
@@ -216,6 +221,10 @@ class _Options:
         for name, numbers in [("spacing_mm", self.spacing_mm), ("size", self.size)]:
             if len(numbers) not in (0, 3):
                 raise OutOfRange(f"{name} must have three numbers (X, Y, Z) or none, got {numbers}")
+        if self.nuisance and self.nuisance in (self.label, "brain", "regions"):
+            raise OutOfRange(
+                f"cohort.nuisance must be another mask than the label, brain and regions, got {self.nuisance}"
+            )
         if not 0 < self.occupied <= 1:
             raise OutOfRange(f"0 < occupied <= 1 must hold, got {self.occupied}")
         if self.brain == "none" and (self.skull_strip or self.crop == "brain"):
@@ -358,6 +367,8 @@ class _Subject:
         masks: dict[str, Image] = {}
         if self.options.label:
             masks["target"] = self._target()
+        if self.options.nuisance in candidate.masks:
+            masks[NUISANCE] = self._filled_mask(candidate.masks[self.options.nuisance], self.grid)
         brain = self._brain(self.grid)
         if brain is not None:
             masks["brain"] = brain
@@ -441,7 +452,11 @@ class _Subject:
 
     def _filled_label(self, grid: VoxelGrid) -> CachedImage:
         """The label on a grid."""
-        path, share = self.candidate.masks[self.options.label], self.options.occupied
+        return self._filled_mask(self.candidate.masks[self.options.label], grid)
+
+    def _filled_mask(self, path: Path, grid: VoxelGrid) -> CachedImage:
+        """A mask on a grid."""
+        share = self.options.occupied
 
         def make() -> Array:
             return _filled(*self._mask(path), grid, share=share)

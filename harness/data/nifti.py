@@ -30,6 +30,7 @@ from harness.storage.files import replace_file
 __all__ = ["Header", "IMAGE_FAULTS", "ImageError", "header", "load", "read", "write"]
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_PLACEHOLDERS = (b"version https://git-lfs", b"/annex/objects/")  # texts in place of files that were not fetched
 _HEADER_BYTES = 540  # the larger of the two NIfTI headers
 _MOST_AFTER = 2**20  # bytes behind the last voxel that padding explains
 _DEFLATE_RATIO = 1032  # the largest of the DEFLATE format
@@ -47,6 +48,7 @@ IMAGE_FAULTS: Mapping[str, str] = MappingProxyType(
         "missing-file": "the file does not exist",
         "not-a-file": "the path is a folder, a pipe or a device",
         "not-nifti": "the content is not a single-file NIfTI-1 or NIfTI-2 image",
+        "placeholder": "a text of git-annex or git-lfs stands for the image, which was not fetched",
         "permission": "this user has no permission to read the file",
         "too-large": "the header describes more voxels than a volume has",
         "truncated": "the file ends before its last voxel",
@@ -248,6 +250,14 @@ def _checked_name(path: Path, stored: bytes) -> bytes:
     """The stored bytes, which must be compressed as the name says."""
     if not stored:
         raise ImageError("empty-file", path, "0 bytes", "a NIfTI image", "Copy the file again from its source.")
+    if stored.startswith(_PLACEHOLDERS):
+        raise ImageError(
+            "placeholder",
+            path,
+            f"a text that stands for the image ({stored[:40].split(maxsplit=1)[0]!r} …)",
+            "the image itself",
+            "Fetch the content: git annex get, datalad get, or git lfs pull.",
+        )
     compressed = stored[:2] == _GZIP_MAGIC
     if compressed != path.name.endswith(".gz"):
         is_what = "compressed" if compressed else "not compressed"

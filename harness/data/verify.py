@@ -26,7 +26,8 @@ from harness.data.bids import INDEX_FAULTS, BidsIndex
 
 __all__ = ["FAULT_KINDS", "brain_faults", "verify"]
 
-_Role = Literal["image", "label", "brain", "regions"]
+_Role = Literal["image", "label", "brain", "regions", "nuisance"]
+_OPTIONAL: tuple[_Role, ...] = ("brain", "regions", "nuisance")
 
 FAULT_KINDS: Mapping[str, str] = MappingProxyType(
     dict(
@@ -200,7 +201,7 @@ class _Scan:
     @property
     def of_pipeline(self) -> bool:
         """Whether it is an optional mask of a derivative."""
-        return self.role in ("brain", "regions") and self.file.startswith("derivatives")
+        return self.role in _OPTIONAL and self.file.startswith("derivatives")
 
     @property
     def placed(self) -> bool:
@@ -211,7 +212,7 @@ class _Scan:
     def digest(self) -> str:
         """Hash of the voxels, independent of the number type; empty if duplicates are legitimate."""
         low, high = self.limits
-        if self.role in ("brain", "regions") or not self.finite or low == high:
+        if self.role in _OPTIONAL or not self.finite or low == high:
             return ""  # one template may serve all subjects
         with np.errstate(over="ignore"):
             values = np.packbits((self.data != 0).ravel("K")) if self.role == "label" else self.data.astype(np.float32)
@@ -236,7 +237,8 @@ def _scans(
     if label is not None:
         files.append((label, "label", candidate.masks[label]))
     extra = [name for name in optional if name in candidate.masks and name != label]
-    files += [(name, "regions" if name == "regions" else "brain", candidate.masks[name]) for name in extra]
+    roles: dict[str, _Role] = {"brain": "brain", "regions": "regions"}
+    files += [(name, roles.get(name, "nuisance"), candidate.masks[name]) for name in extra]
     scans, faults = [], []
     for name, role, path in files:
         file = str(path.relative_to(root))
@@ -477,6 +479,7 @@ _VALUE_CHECKS: Mapping[_Role, tuple[_Check, ...]] = {
     # A cropped image can lie entirely inside the brain, so a full brain mask is no fault.
     "brain": _MASK_CHECKS,
     "regions": (_non_finite, _negative_mask, _not_integer, _empty_mask),
+    "nuisance": (_non_finite, _negative_mask, _non_binary),  # a subject may have none
 }
 
 

@@ -384,6 +384,12 @@ def masked_mean_correlation(columns: Columns, *, channel: str = "", percent: Per
     -------
     float
         In [−1, 1]. Its sign is that of the relation in the images; orderings compare |ρ|.
+
+    Notes
+    -----
+    Its interval is a jackknife that leaves out all visits of a patient together
+    (:func:`harness.stats.intervals.jackknife_interval`). The study resampled none; a bootstrap
+    over patients covers less in cohorts of this size (``benchmarks/intervals.py``).
     """
     means, values, _ = _pairs(columns, channel, percent)
     return spearman(means, values)

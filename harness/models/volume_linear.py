@@ -20,7 +20,7 @@ from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 from torch import Tensor, nn
 
 from harness.core.errors import CellError, OutOfRange
-from harness.core.registry import MODELS
+from harness.core.registry import GENERATED, MODELS
 from harness.core.types import Array, Input
 from harness.simulation.ms import tract_share
 
@@ -108,7 +108,7 @@ def covariates_only(inputs: Sequence[Input], outputs: int = 1) -> nn.Module:
     return _Means(inputs, outputs, np.zeros((0, *_shape(inputs)), np.float32))
 
 
-@MODELS.register("tract_means", source="", fitted=True, weights=True, oracle=True)
+@MODELS.register("tract_means", source="", fitted=True, weights=True, oracle=GENERATED)
 def tract_means(inputs: Sequence[Input], outputs: int = 1) -> nn.Module:
     """Oracle that knows the tract on which the disability of generated patients depends.
 

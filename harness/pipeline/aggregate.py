@@ -729,8 +729,10 @@ def _pseudo_values(component: Component, sampled: _Sampled, folds: Mapping[str, 
     if folds:
         fold_of = np.array([folds[sampled.subjects[one]] for one in complete])
         numbers = np.unique(fold_of)
+        of_subjects = pseudo_values(lambda kept: statistic(complete[kept]), len(complete))
         found = with_training(
-            pseudo_values(lambda kept: statistic(complete[np.isin(fold_of, numbers[kept])]), len(numbers))
+            pseudo_values(lambda kept: statistic(complete[np.isin(fold_of, numbers[kept])]), len(numbers)),
+            float(np.std(of_subjects, ddof=1)) / math.sqrt(len(complete)),
         )
         return {f"fold {number:02d}": float(value) for number, value in zip(numbers, found, strict=False)}
     found = pseudo_values(lambda kept: statistic(complete[kept]), len(complete))

@@ -338,7 +338,7 @@ def _below(
             attribution=described["attributions"][label],
             explanation=_stored(explanation, described["explanations"][label]),
             postprocessing=described.get("postprocessing"),
-            data=cohort.fingerprint(reads["choose" if chooses else "explain"], ids),
+            data=cohort.fingerprint(_reads_of_maps(reads["choose" if chooses else "explain"], explanation), ids),
         )
         cells.append(explain)
         if not explanation.judged_as_sum:
@@ -452,6 +452,13 @@ def reads_of(adapter: Adapter, spec: NetworkSpec, covariates: tuple[str, ...] = 
             clean=values,
         ),
     }
+
+
+def _reads_of_maps(reads: Reads, explanation: Explanation) -> Reads:
+    """What an explanation reads of a sample."""
+    if explanation.combine != "within_nuisance":
+        return reads
+    return dataclasses.replace(reads, masks=_unique(reads.masks, (NUISANCE,)))
 
 
 def covariates_of_metrics(task: Task) -> tuple[str, ...]:

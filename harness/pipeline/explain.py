@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,12 +15,13 @@ from harness.core.explanations import Explanation
 from harness.core.registry import ATTRIBUTIONS
 from harness.core.seeding import seed_of
 from harness.core.targets import KINDS, Target
-from harness.core.types import Array, FittedAdapter, NetworkSpec, Prediction, Sample
+from harness.core.types import NUISANCE, Array, FittedAdapter, NetworkSpec, Prediction, Sample
 from harness.pipeline.networks import MARGIN, OWN, Member, Scalar, Scalars, device, scalars_of, tensor_of
 
 __all__ = [
     "BLOCKS",
     "Explained",
+    "Shared",
     "blocks_of",
     "check_one_grid",
     "choose_samples",
@@ -27,6 +29,7 @@ __all__ = [
     "classified_target",
     "explain",
     "explained_inputs",
+    "method_of",
     "uses_predictions",
 ]
 
@@ -52,6 +55,50 @@ class Explained:
     parts: Mapping[str, Array] = field(default_factory=dict)
 
 
+@dataclass
+class _Raw:
+    """Maps of a method in the space of the inputs, as :func:`_attributed` returns them."""
+
+    maps: list[list[Array]]
+    numbers: dict[str, tuple[float, ...]]
+    parts: dict[str, Array]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(one.nbytes for of_scalar in self.maps for one in of_scalar) + sum(map(_bytes, self.parts.values()))
+
+
+def _bytes(array: Array) -> int:
+    return array.nbytes
+
+
+@dataclass
+class Shared:
+    """Maps of a method before they are combined, kept for further explanations by the same method.
+
+    Parameters
+    ----------
+    limit : number of bytes that are kept at most; other maps are computed again
+    """
+
+    limit: int = 1 << 28
+    raw: dict[tuple[int, str], _Raw] = field(default_factory=dict)
+    held: int = 0
+
+    def keep(self, key: tuple[int, str], raw: _Raw) -> None:
+        """Keep the maps of a network and sample, if they fit."""
+        if self.held + raw.nbytes <= self.limit:
+            self.held += raw.nbytes
+            self.raw[key] = raw
+
+
+def method_of(explanation: Explanation) -> str:
+    """What determines the maps of an explanation before they are combined, as text."""
+    component = explanation.attribution
+    options = json.dumps(component.keywords, sort_keys=True, default=str)
+    return f"{ATTRIBUTIONS.name_of(component.func)} {options} {explanation.of}"
+
+
 def explain(
     members: Sequence[Member],
     spec: NetworkSpec,
@@ -60,6 +107,7 @@ def explain(
     *,
     seed: int,
     classes: Mapping[str, int] | None = None,
+    shared: Shared | None = None,
 ) -> Explained:
     """Maps of one sample, averaged over networks.
 
@@ -71,13 +119,21 @@ def explain(
         the method has no effect
     classes : predicted class of each classes target, whose logit is explained, and the second
         most probable one, as in :class:`harness.pipeline.networks.Scalars`
+    shared : maps that explanations by the same method (:func:`method_of`) share
 
     Raises
     ------
     CellError
         If a map has values that are not finite.
     """
-    found = [_of_member(member, spec, sample, explanation, seed=seed, classes=classes or {}) for member in members]
+    shared = Shared(limit=0) if shared is None else shared
+    found = []
+    for place, member in enumerate(members):
+        raw = shared.raw.get((place, sample.id))
+        if raw is None:
+            raw = _raw(member, spec, sample, explanation, seed=seed, classes=classes or {})
+            shared.keep((place, sample.id), raw)
+        found.append(_of_member(member, spec, sample, explanation, raw))
     maps = found[0].maps
     if len(found) > 1:
         maps = np.asarray(np.mean([one.maps for one in found], axis=0, dtype=np.float64))
@@ -93,7 +149,7 @@ def explain(
     return Explained(found[0].outputs, maps.astype(np.float32), numbers, parts)
 
 
-def _of_member(
+def _raw(
     member: Member,
     spec: NetworkSpec,
     sample: Sample,
@@ -101,15 +157,25 @@ def _of_member(
     *,
     seed: int,
     classes: Mapping[str, int],
-) -> Explained:
-    scalars = scalars_of(explanation.of, spec, member.network)
+) -> _Raw:
     name = ATTRIBUTIONS.name_of(explanation.attribution.func)
-    stream = seed_of(seed, "attribution", name, sample.id)
-    pairs = explained_inputs(member, sample)
-    maps, numbers, parts = _attributed(
-        member, spec, scalars, pairs, explanation, name=name, stream=stream, classes=classes
+    return _attributed(
+        member,
+        spec,
+        scalars_of(explanation.of, spec, member.network),
+        explained_inputs(member, sample),
+        explanation,
+        name=name,
+        stream=seed_of(seed, "attribution", name, sample.id),
+        classes=classes,
     )
-    names = tuple(scalar.name for scalar in scalars)
+
+
+def _of_member(member: Member, spec: NetworkSpec, sample: Sample, explanation: Explanation, raw: _Raw) -> Explained:
+    pairs = explained_inputs(member, sample)
+    maps: Sequence[Sequence[Array]] = raw.maps
+    numbers, parts = raw.numbers, raw.parts
+    names = tuple(scalar.name for scalar in scalars_of(explanation.of, spec, member.network))
     if explanation.of.endswith(OWN):
         maps, names, numbers, parts = [_own_channels(maps)], (explanation.of,), {}, {}
     images = []
@@ -120,7 +186,7 @@ def _of_member(
         ]
         images.append(_over_inputs(channels, explanation))
     if explanation.postprocess is not None:
-        images = [explanation.postprocess(one, sample.spacing_mm) for one in images]
+        images = [explanation.postprocess(one.copy(), sample.spacing_mm) for one in images]  # others may use it
     several = {
         key: np.stack([member.adapter.to_image(one[:, None], sample)[0] for one in of_scalars])
         for key, of_scalars in parts.items()
@@ -155,17 +221,10 @@ def _attributed(
     name: str,
     stream: int,
     classes: Mapping[str, int],
-) -> tuple[list[list[Array]], dict[str, tuple[float, ...]], dict[str, Array]]:
-    """Maps and what a method reports beside them.
+) -> _Raw:
+    """One map (N, C, *space) for each scalar and explained input, and what the method reports beside them.
 
-    Returns
-    -------
-    list of list
-        One map (N, C, *space) for each scalar and explained input.
-    dict
-        Numbers of the method, as means over items.
-    dict
-        Maps that the method combines, (T, N, *space) by name.
+    Numbers are means over items; maps that the method combines are (T, N, *space).
     """
     targets = list(range(len(scalars)))
     options = explanation.attribution.keywords
@@ -208,7 +267,7 @@ def _attributed(
         for scalar in targets
     ]
     means = {key: tuple(np.concatenate(several, axis=1).mean(axis=1).tolist()) for key, several in reported.items()}
-    return joined, means, {key: np.concatenate(several, axis=1) for key, several in joint.items()}
+    return _Raw(joined, means, {key: np.concatenate(several, axis=1) for key, several in joint.items()})
 
 
 def _combined(image: Array, items: Array, explanation: Explanation, member: Member, sample: Sample) -> Array:
@@ -217,6 +276,8 @@ def _combined(image: Array, items: Array, explanation: Explanation, member: Memb
     if explanation.combine == "relevance_times_input":
         image = image * member.adapter.to_image(items, sample)
     total: Array = image.sum(axis=0, keepdims=True)
+    if explanation.combine == "within_nuisance":
+        total = total * (sample.masks[NUISANCE].load() > 0 if NUISANCE in sample.masks else 0.0)
     return total
 
 

@@ -42,11 +42,13 @@ from harness.pipeline.artifacts import (
 from harness.pipeline.cell import Cell, Job, cells_by_this_code, hardware, is_done, restored
 from harness.pipeline.explain import (
     Explained,
+    Shared,
     blocks_of,
     check_one_grid,
     choose_samples,
     chosen_target,
     explain,
+    method_of,
     uses_predictions,
 )
 from harness.pipeline.initial_weights import initialised
@@ -127,6 +129,7 @@ class _Work:
     trained: dict[str, Member] = field(default_factory=dict)
     predicted: dict[str, Mapping[str, Prediction]] = field(default_factory=dict)
     maps: dict[str, dict[str, Explained]] = field(default_factory=dict)
+    shared: dict[str, Shared] = field(default_factory=dict)
 
     def run(self, cell: Cell, folder: Path) -> CellRecord:
         """Compute one cell into a folder."""
@@ -263,6 +266,7 @@ class _Work:
         found: dict[str, Explained] = {}
         self.maps = {cell.identity: found}
         is_needed = any(cell.identity in one.parents for one in self.job.cells)
+        shared = self._shared(cell, explanation)
         sums: list[Array] = []
         numbers: dict[str, Mapping[str, Sequence[float]]] = {}
         parts: dict[str, Mapping[str, Array]] = {}
@@ -272,7 +276,7 @@ class _Work:
         for block in blocks_of([sample.subject for sample in samples]):
             total: Array | None = None
             for sample in (samples[index] for index in block):
-                one = self._explained(cell, explanation, sample)
+                one = self._explained(cell, explanation, sample, shared)
                 numbers |= {sample.id: one.numbers} if one.numbers else {}
                 parts |= {sample.id: one.parts} if one.parts and sample.id in shown else {}
                 outputs, flat = one.outputs, flat and not np.any(one.maps != one.maps.flat[0])
@@ -344,11 +348,21 @@ class _Work:
             return self.evaluated
         return choose_samples(explanation, self.spec, self.evaluated, self._predictions(cell.parents[-1]))
 
-    def _explained(self, cell: Cell, explanation: Explanation, sample: Sample) -> Explained:
+    def _shared(self, cell: Cell, explanation: Explanation) -> Shared | None:
+        """Maps that later explanations of the job by the same method use, or that earlier ones kept."""
+        method = method_of(explanation)
+        later = self.job.cells[self.job.cells.index(cell) + 1 :]
+        found = self.shared.pop(method, None)
+        if any(one.stage == "explain" and method_of(self.task.explained[one.label]) == method for one in later):
+            found = found or Shared()
+            self.shared[method] = found
+        return found
+
+    def _explained(self, cell: Cell, explanation: Explanation, sample: Sample, shared: Shared | None) -> Explained:
         classes = {}
         if uses_predictions(explanation, self.spec):
             classes = self._classes(self._predictions(cell.parents[-1])[sample.id])
-        return explain(self._members, self.spec, sample, explanation, seed=cell.seed, classes=classes)
+        return explain(self._members, self.spec, sample, explanation, seed=cell.seed, classes=classes, shared=shared)
 
     def _classes(self, prediction: Prediction) -> dict[str, int]:
         """Predicted class of each target with named classes, and the second most probable one for its margin."""

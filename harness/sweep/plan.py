@@ -20,7 +20,8 @@ from harness.core.task import INITIAL_WEIGHTS, Configuration, Task, describe, de
 from harness.core.types import JSON, Adapter, Cohort, Folds, Remarks, Split, SplitSample
 from harness.data.splits import check_test_set, describe_validation
 from harness.metrics.register import kinds_of
-from harness.pipeline.cell import Cell, Job, covariates_of_metrics, ensembles, jobs, missing, reads_of
+from harness.pipeline.cell import Cell, Job, covariates_of_metrics, ensembles, jobs, missing, reads_of, restored
+from harness.pipeline.explain import method_of
 from harness.pipeline.initial_weights import check_initial_weights
 from harness.pipeline.networks import check_inputs
 from harness.storage.files import check_writable
@@ -55,6 +56,8 @@ class Request:
     search : ``optuna``, or empty for none
     name : name of the tables, report and plan (:func:`harness.sweep.naming.run_name`)
     typed : all overrides of the command, as typed
+    without : models of the experiment that are left out, because they know the truth of
+        generated subjects and the user gives others
     """
 
     task: Task
@@ -68,6 +71,7 @@ class Request:
     search: str = ""
     name: str = ""
     typed: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
 
     @property
     def command(self) -> str:
@@ -148,7 +152,7 @@ class Plan:
     def missing(self) -> tuple[Job, ...]:
         """Jobs with cells that are not in the store.
 
-        If the training is done, each missing explanation is a separate job.
+        If the training is done, missing explanations are separate jobs, those by one method together.
         """
         found: list[Job] = []
         for job in self.jobs:
@@ -158,17 +162,18 @@ class Plan:
             if rest.cells[0].stage == "train":
                 found.append(rest)
             else:
-                found += [rest.only(cells) for cells in _by_label(rest.cells)]
+                found += [rest.only(cells) for cells in _by_method(restored(job.configuration), rest.cells)]
         return tuple(found)
 
 
-def _by_label(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
-    """Group dependent cells: each explanation with its metrics, or all cells if predictions are missing."""
+def _by_method(task: Task, cells: Sequence[Cell]) -> Iterator[list[Cell]]:
+    """Group dependent cells: explanations by one method with their metrics, or all if predictions are missing."""
     if any(cell.stage == "predict" for cell in cells):
         yield list(cells)
         return
-    for label in dict.fromkeys(cell.label for cell in cells):
-        yield [cell for cell in cells if cell.label == label]
+    methods = {cell.label: method_of(task.explained[cell.label]) if cell.label else "" for cell in cells}
+    for method in dict.fromkeys(methods.values()):
+        yield [cell for cell in cells if methods[cell.label] == method]
 
 
 def prepare(request: Request, *, say: Callable[[str], None] = lambda text: None) -> Plan:

@@ -11,6 +11,7 @@ from annotated_types import Ge
 from harness.core.errors import OutOfRange, RequestError, UnknownName
 from harness.core.overrides import component_of, keys, narrowed, override
 from harness.core.paths import without_password
+from harness.core.registry import GENERATED, MODELS
 from harness.core.settings import RunSettings, settings_from
 from harness.core.space import Axis, Choice, Dimension, text_of
 from harness.core.task import Task, describe
@@ -87,8 +88,9 @@ def resolve(overrides: Overrides, *, texts: tuple[str, ...] = ()) -> Request:
         else:
             task = override(task, key, value)
     experiment = str(overrides.values.get("experiment", task.experiment))
-    axes = _experiment(overrides, task)
-    task = _free(narrowed(task, profile=profile, experiment=experiment), overrides)
+    axes, without = _experiment(overrides, task, settings)
+    subjects = "given" if settings.data else "generated"
+    task = _free(narrowed(task, profile=profile, experiment=experiment, subjects=subjects), overrides)
     values = {key: value for key, value in overrides.values.items() if key not in _SETTINGS | _OWN}
     swept = {full_key(key, task) for key in axes}
     for key in [key for key in values if full_key(key, task).partition(".")[0] in swept]:
@@ -119,6 +121,7 @@ def resolve(overrides: Overrides, *, texts: tuple[str, ...] = ()) -> Request:
         search=search,
         name=run_name(overrides, task, settings, profile=profile, experiment=experiment, seeds=seeds),
         typed=texts,
+        without=without,
     )
 
 
@@ -174,7 +177,10 @@ def _profile(task: Task, profile: str, settings: RunSettings) -> dict[str, JSON]
 
 
 def defaults_for_data(request: Request) -> str:
-    """Options whose defaults are different for a user's data, with their values; empty without such data."""
+    """Options whose defaults are different for a user's data, with their values; empty without such data.
+
+    Models that are left out follow, because they know the truth of generated subjects.
+    """
     task = request.task
     changed = task.data_profiles.get(request.profile, {}) if request.settings.data else {}
     described = describe(task)
@@ -184,7 +190,8 @@ def defaults_for_data(request: Request) -> str:
         head, _, label = component.partition(".")
         found = described[head][label] if label else described[head]
         values[key] = found[option or "use"] if isinstance(found, Mapping) else found
-    return " ".join(f"{key}={text_of(value)}" for key, value in values.items())
+    without = [f"without {one} (it knows the truth of generated subjects)" for one in request.without]
+    return " ".join([*(f"{key}={text_of(value)}" for key, value in values.items()), *without])
 
 
 def search_of(overrides: Overrides, task: Task) -> tuple[Dimension, ...]:
@@ -269,8 +276,13 @@ def _refuse_unknown(overrides: Overrides, task: Task) -> None:
         seen[full_key(key, task)] = key
 
 
-def _experiment(overrides: Overrides, task: Task) -> dict[str, tuple[JSON, ...]]:
-    """Axes of the grid: the experiment's axes that are not overridden, and the sweeps among the overrides."""
+def _experiment(
+    overrides: Overrides, task: Task, settings: RunSettings
+) -> tuple[dict[str, tuple[JSON, ...]], tuple[str, ...]]:
+    """Axes of the grid: the experiment's axes that are not overridden, and the sweeps among the overrides.
+
+    The second value names the models of the experiment that are only for generated subjects, and left out.
+    """
     name = overrides.values.get("experiment", task.experiment)
     if name and name not in task.experiments:
         raise UnknownName(f"experiment of {task.name}", str(name), task.experiments)
@@ -286,7 +298,14 @@ def _experiment(overrides: Overrides, task: Task) -> dict[str, tuple[JSON, ...]]
     given = {
         full_key(key, task) for key in (*overrides.values, *overrides.sweeps, *(one.key for one in overrides.space))
     }
-    return {**{key: values for key, values in axes.items() if full_key(key, task) not in given}, **sweeps}
+    axes = {key: values for key, values in axes.items() if full_key(key, task) not in given}
+    models = axes.get("model", ())
+    without = tuple(
+        str(one) for one in models if settings.data and MODELS.get(str(one)).facts.get("oracle") == GENERATED
+    )
+    if without and len(without) < len(models):
+        axes["model"] = tuple(one for one in models if one not in without)
+    return {**axes, **sweeps}, without
 
 
 def _selected(task: Task, labels: tuple[JSON, ...]) -> Task:

@@ -61,6 +61,15 @@ def test_notes_are_printed(
     assert "your own data: cohort.crop='none' cohort.brain=if_present (override" in shown
 
 
+def test_results_among_the_images_are_told(
+    small: Callable[..., dict[str, Any]], root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder of results within the data set changes it."""
+    for out, told in ((root / "derivatives" / "runs", True), (tmp_path, False)):
+        assert commands.plan(typed(small(out))) == 0
+        assert ("results are written among the images" in " ".join(capsys.readouterr().out.split())) == told
+
+
 def test_notes_are_printed_for_files_as_they_are(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """data verify without a task."""
     assert commands.data("verify", [f"data={root}", "label=pvs", "sequences=T2w"]) == 0

@@ -44,7 +44,7 @@ def fields(explanation: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"combine": "mean"}, "combine must be one of none, sum, relevance_times_input, got 'mean'"),
+        ({"combine": "mean"}, "combine must be one of none, sum, relevance_times_input, within_nuisance, got 'mean'"),
         ({"samples": "wrong"}, "samples must be one of tested, correct, true_positive, got 'wrong'"),
         ({"keep": "all"}, "keep must be one of maps, sums, maps\\+sums, got 'all'"),
         ({"judged": "maps+sums"}, "judged must be one of auto, maps, sums, got 'maps\\+sums'"),

@@ -19,7 +19,7 @@ from harness.core.errors import CohortError, OutOfRange, StoreError, UnknownName
 from harness.core.registry import COHORTS
 from harness.core.targets import Target
 from harness.core.types import Cohort, Reads, Sample
-from harness.data import nifti
+from harness.data import nifti, transforms
 from harness.data.cache import ArrayCache, CachedImage
 from harness.data.cohort import bids
 from harness.data.summary import describe
@@ -923,3 +923,20 @@ def test_notes_and_files_are_saved(root, cache, tmp_path):
     assert (opened.notes, opened.files) == (found.notes, found.files)
     facts = describe(opened)
     assert facts["files"]["T1w"] == {"T1w": 2, "rec-moco_T1w": 1} and facts["notes"] == list(found.notes)
+
+
+def test_a_nuisance_is_read_where_there_is_one(root, cache):
+    """The mask of this label becomes ``nuisance``, on the grid of the subject; other subjects have none."""
+    stem = root / "sub-02/anat/sub-02_label-lesion_mask.nii.gz"
+    lesion = ball(SHAPE, AFFINE, nib.affines.apply_affine(AFFINE, (7, 9, 7)), 3.0)
+    nifti.write(stem, lesion, AFFINE)
+    plain = bids(root, cache)
+    found = bids(root, cache, nuisance="lesion", spacing_mm=(3.0, 3.0, 3.0))
+    assert ["nuisance" in one.masks for one in found.samples] == [False, True, False]
+    grid = found.samples[1].grid
+    mask = found.samples[1].masks["nuisance"].load()
+    expected = transforms.occupancy(lesion, AFFINE, found.samples[1].shape, grid.affine) >= 0.5
+    np.testing.assert_array_equal(mask, expected)
+    assert not any("nuisance" in one.masks for one in plain.samples)
+    with pytest.raises(OutOfRange, match="another mask than the label, brain and regions, got pvs"):
+        bids(root, cache, nuisance="pvs")

@@ -568,6 +568,16 @@ CASES = [
     Case(
         "wrong-extension", r"the content is not compressed \(it starts with b'<htm'\)", stored(T1W, lambda _: b"<html>")
     ),
+    Case(
+        "placeholder",
+        r"b'version' ….*git lfs pull",
+        stored(T1W, lambda _: b"version https://git-lfs.github.com/spec/v1\n"),
+    ),
+    Case(
+        "placeholder",
+        r"b'/annex/objects/MD5E-s12--0\.nii\.gz'",
+        stored(T1W, lambda _: b"/annex/objects/MD5E-s12--0.nii.gz\n"),
+    ),
     Case("wrong-extension", r"T1w\.nii: the content is compressed", move(T1W, T1W.removesuffix(".gz"))),
     Case("broken-symlink", r"a link to \.\./\.\./\.git/annex/x, which is not there", link(T1W, "../../.git/annex/x")),
     Case("broken-symlink", r"sub-02_T1w\.nii\.gz: Too many levels", link(T1W, "sub-02_T1w.nii.gz")),

@@ -444,7 +444,7 @@ def test_pooled_values_have_a_jackknife_interval() -> None:
 
 
 def test_intervals_by_fold_include_the_trainings() -> None:
-    """The standard error by fold is that of the delete-a-group jackknife, times the number of folds less one."""
+    """The variance is that over subjects and a share of that of the delete-a-group jackknife, times (K − 1)²."""
     rng = np.random.default_rng(0)
     target = rng.normal(size=40)
     table = table_of({"target_score": target, "predicted_score": target + rng.normal(size=40)})
@@ -454,7 +454,11 @@ def test_intervals_by_fold_include_the_trainings() -> None:
     values = np.array([[columns[name][str(one)][0] for one in range(40)] for name in columns])
     without = np.array([r2_score(*values[:, np.arange(40) % 4 != fold]) for fold in range(4)])
     jackknife = math.sqrt(3 / 4 * ((without - without.mean()) ** 2).sum())
-    assert found.se == pytest.approx(3 * jackknife)
+    without_one = np.array([r2_score(*np.delete(values, one, axis=1)) for one in range(40)])
+    subjects = math.sqrt(39 / 40 * ((without_one - without_one.mean()) ** 2).sum())
+    share = jackknife**8 / (jackknife**4 + subjects**4) ** 2
+    assert 0.01 < share < 0.99
+    assert found.se == pytest.approx(math.sqrt(subjects**2 + 9 * jackknife**2 * share))
     assert found.n == 40
     half = stats.t.ppf(0.975, 3) * found.se
     assert (found.low, found.high) == pytest.approx((found.value - half, min(1.0, found.value + half)))

@@ -20,7 +20,15 @@ from harness.core.explanations import Explanation
 from harness.core.targets import Target
 from harness.core.task import Task
 from harness.core.types import Array, Cohort, Input, NetworkSpec, Prediction, Reads, Sample
-from harness.pipeline.explain import blocks_of, choose_samples, chosen_target, explain, explained_inputs
+from harness.pipeline.explain import (
+    Shared,
+    blocks_of,
+    choose_samples,
+    chosen_target,
+    explain,
+    explained_inputs,
+    method_of,
+)
 from harness.pipeline.networks import Member, build_network
 
 AGE, SMILE = Target("age", "number"), Target("smile", "binary")
@@ -34,6 +42,12 @@ SPEC = NetworkSpec(
     ),
     (AGE, HAIR),
 )
+
+
+def negated(maps: Array, spacing_mm: object) -> Array:
+    """Change the maps in place."""
+    maps *= -1
+    return maps
 
 
 @dataclass(frozen=True)
@@ -106,6 +120,31 @@ class Squares(Products):
 SAMPLE = Sample("one", "one", {}, {}, {})
 
 
+@dataclass
+class Given:
+    """An image in memory."""
+
+    values: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the values."""
+        return self.values.shape
+
+    @property
+    def fingerprint(self) -> str:
+        """Not used."""
+        return ""
+
+    def load(self) -> Array:
+        """The values."""
+        return self.values
+
+    def voxels(self) -> tuple[Array, Array]:
+        """Non-zero values."""
+        return np.flatnonzero(self.values), self.values[self.values != 0]
+
+
 def made(explanation: Explanation, adapter: Any = TwoImages(), network: Any = None, **more: Any) -> Any:
     """An explanation of the linear network."""
     member = Member((network or Products()).eval(), adapter)
@@ -151,6 +190,47 @@ class TestExplain:
         found = made(Explanation(partial(saliency), combine="relevance_times_input"))
         expected = (np.abs(weights(0)) * pictures()[0]).sum(0, keepdims=True)
         np.testing.assert_allclose(found.maps[0], expected, rtol=1e-5)
+
+    def test_explanations_by_one_method_share_its_maps(self) -> None:
+        """The second one computes nothing again and is the same as alone, whatever the first does with the maps."""
+        calls: list[int] = []
+
+        class Counted(Products):
+            """It counts its calls."""
+
+            def forward(self, *inputs: Any) -> Any:
+                calls.append(1)
+                return super().forward(*inputs)
+
+        member = Member(Counted().eval(), TwoImages())
+        first = Explanation(partial(saliency), postprocess=partial(negated))
+        second = Explanation(partial(saliency), combine="relevance_times_input")
+        assert method_of(first) == method_of(second) != method_of(Explanation(partial(saliency), of="age"))
+
+        def maps(of: Explanation, shared: Shared | None) -> Array:
+            return explain([member], SPEC, SAMPLE, of, seed=0, classes={"hair": 1}, shared=shared).maps
+
+        alone, shared = [maps(one, None) for one in (first, second)], Shared()
+        calls.clear()
+        np.testing.assert_array_equal(maps(first, shared), alone[0])
+        needed = len(calls)
+        np.testing.assert_array_equal(maps(second, shared), alone[1])
+        assert len(calls) == needed and 0 < shared.held <= shared.limit
+        small = Shared(limit=shared.held - 1)
+        np.testing.assert_array_equal(maps(first, small), alone[0])
+        assert not small.raw
+
+    def test_within_the_nuisance(self) -> None:
+        """``within_nuisance`` keeps the sum over channels where the nuisance is, which is nowhere without its mask."""
+        of = Explanation(GRADIENT, combine="within_nuisance")
+        whole = made(Explanation(GRADIENT, combine="sum")).maps
+        inside = np.zeros(whole.shape[2:], bool)
+        inside[1:3, 2:] = True
+        member = Member(Products().eval(), TwoImages())
+        sample = dataclasses.replace(SAMPLE, masks={"nuisance": Given(inside)})
+        found = explain([member], SPEC, sample, of, seed=0, classes={"hair": 1})
+        np.testing.assert_array_equal(found.maps, whole * inside)
+        assert not made(of).maps.any()
 
     def test_items_are_explained_with_their_own_fixed_inputs(self) -> None:
         """Each item is explained with its own height, and the adapter assembles the maps."""

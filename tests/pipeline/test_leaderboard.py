@@ -94,9 +94,11 @@ class TestRanking:
         assert table["p_adjusted"].to_pylist() == [None, None]
         assert table["not_distinguishable_from_best"].to_pylist() == [None, None]
 
-    def test_three_subjects_have_intervals(self) -> None:
-        """The interval of a difference is scipy's, also for three subjects."""
-        first, second = [0.61, 0.52, 0.70], [0.50, 0.49, 0.41]
+    def test_intervals_of_differences_need_six_subjects(self) -> None:
+        """The interval of a difference is scipy's; five subjects have neither a test nor an interval."""
+        first, second = [0.61, 0.52, 0.70, 0.66, 0.58, 0.71], [0.50, 0.49, 0.41, 0.63, 0.60, 0.44]
+        few = build([_row("a", first[:5]), _row("b", second[:5])], [DICE], "dice").to_pylist()[1]
+        assert few["difference"] < 0 and few["difference_low"] is None and few["difference_high"] is None
         line = build([_row("a", first), _row("b", second)], [DICE], "dice").to_pylist()[1]
         reference = stats.ttest_rel(second, first).confidence_interval()
         assert (line["difference_low"], line["difference_high"]) == pytest.approx(tuple(reference))

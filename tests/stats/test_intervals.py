@@ -21,6 +21,7 @@ from harness.stats.intervals import (
     shapley,
     shapley_scores,
     variance_components,
+    with_training,
 )
 
 
@@ -307,10 +308,10 @@ class TestPairedDifferences:
         assert found.difference[0] == pytest.approx(np.mean(values[0, 1:] - values[1, 1:]))
 
     def test_too_few_subjects(self) -> None:
-        """Five subjects have a difference and an interval, but no p-value."""
+        """Five subjects have a difference, but neither a p-value nor an interval, which could contradict it."""
         found = paired_differences(self.values[:, :5], best=1)
         assert found.difference[2] < 0
-        assert math.isfinite(found.low[2])
+        assert math.isnan(found.low[2]) and math.isnan(found.high[2])
         assert np.isnan(found.p).all()
         assert found.indistinguishable.all()
 
@@ -435,3 +436,24 @@ class TestShapley:
         game[frozenset("a")] = np.array([math.nan, *range(2, 8)], dtype=float)
         scores = shapley_scores(game)
         assert [(score.n, score.missing) for score in scores.values()] == [(6, 1), (6, 1)]
+
+
+def test_trainings_are_all_or_nothing_of_the_variance() -> None:
+    """A statistic that test subjects do not change has K − 1 times the error of its folds."""
+    values = np.array([0.1, 0.4, 0.2, 0.6, 0.3])
+    plain = values.std(ddof=1) / math.sqrt(5)
+    for error, expected in ((0.0, 4 * plain), (100 * plain, 100 * plain), (plain, math.sqrt(5) * plain)):
+        found = with_training(values, error)
+        assert found.mean() == pytest.approx(values.mean())
+        assert found.std(ddof=1) / math.sqrt(5) == pytest.approx(expected, rel=1e-6)
+    assert with_training(np.full(5, 0.5), 0.1).tolist() == [0.5] * 5
+
+
+def test_few_pairs_have_neither_test_nor_interval() -> None:
+    """An interval that excludes 0 would contradict the missing test."""
+    values = np.array([[0.9, 0.8, 0.9, 0.85, 0.9, np.nan], [0.1, 0.2, 0.1, 0.15, 0.1, 0.2]])
+    found = paired_differences(values, minimum=6)
+    assert found.difference[1] < -0.6 and found.n[1] == 5
+    assert math.isnan(found.low[1]) and math.isnan(found.high[1]) and math.isnan(found.p[1])
+    assert found.indistinguishable[1]
+    assert paired_differences(values, minimum=5).high[1] < 0

@@ -10,7 +10,7 @@ from harness.core.errors import OutOfRange, RequestError, UnknownName
 from harness.core.space import Interval
 from harness.core.task import describe
 from harness.sweep.grammar import parse, to_overrides
-from harness.sweep.grid import at
+from harness.sweep.grid import at, points
 from harness.sweep.plan import Request
 from harness.sweep.request import defaults_for_data, resolve
 
@@ -49,6 +49,24 @@ def test_defaults_for_own_data_are_named() -> None:
     assert defaults_for_data(request_of("data=x")) == ("cohort.crop=brain cohort.brain=compute")
     changed = request_of("data=x", "cohort.size=[96,96,32]", "cohort.brain=if_present")
     assert defaults_for_data(changed) == "cohort.crop=brain cohort.brain=if_present"
+
+
+def test_models_of_generated_subjects_are_left_out() -> None:
+    """With a user's data, an experiment has no model that knows the truth of generated subjects."""
+    generated, given = (resolve(parse(["task=ms", *more])) for more in ((), ("data=x",)))
+    assert generated.without == () and "tract_means" in generated.axes["model"]
+    assert given.without == ("tract_means",)
+    assert given.axes["model"] == tuple(one for one in generated.axes["model"] if one != "tract_means")
+    assert "without tract_means (it knows the truth of generated subjects)" in defaults_for_data(given)
+    assert resolve(parse(["task=ms", "data=x", "model=tract_means"])).without == ()
+    # The covariate of generated subjects that other tables may lack
+    for request, expected in ((generated, "age+lesion_ml"), (given, "age")):
+        (task,) = (
+            at(request.task, point)
+            for point in points(request.task, request.axes)
+            if point["model"] == "covariates_only"
+        )
+        assert task.adapter.keywords["covariates"] == expected
 
 
 def test_experiment_by_name(epvs: Any) -> None:
