@@ -141,6 +141,7 @@ def leaderboard(texts: Sequence[str]) -> int:
     from harness.cli.api import rebuild
     from harness.report.csv_files import write_csv
     from harness.report.remarks import remarks
+    from harness.report.renaming import renamed_table
     from harness.report.wording import verdict
 
     overrides = parse(texts)
@@ -155,7 +156,7 @@ def leaderboard(texts: Sequence[str]) -> int:
         out.print(line)
     _say_runs(out, made)
     if target is not None:
-        out.print(f"written: {write_csv(tables.prediction, target)}", soft_wrap=True)
+        out.print(f"written: {write_csv(renamed_table(tables.prediction, made.shown), target)}", soft_wrap=True)
     return 0
 
 
