@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 # setuptools warns about editable installations with mapped folders, such as tasks/ here.
 INSTALL = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test check fuzz audit licences constraints setup setup-dev clean
+.PHONY: run test check chaos fuzz audit licences constraints setup setup-dev clean
 .DELETE_ON_ERROR:
 
 run: setup
@@ -22,6 +22,12 @@ run: setup
 
 test: setup-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+
+ROUNDS := 20
+SEED := 0
+
+chaos: setup-dev
+	$(BIN)/python tests/chaos/chaos.py --rounds $(ROUNDS) --seed $(SEED)
 
 check: setup-dev
 	$(BIN)/ruff check .

@@ -30,7 +30,7 @@ def absolute(path: str | Path, key: str = "a path") -> Path:
 
     Parameters
     ----------
-    path : path as given by the user; ``~`` is the home folder
+    path : path as given by the user; ``~`` at its beginning is the home folder
     key : name of the option, for the error message
 
     Raises
@@ -47,7 +47,8 @@ def absolute(path: str | Path, key: str = "a path") -> Path:
     if "\0" in str(path):
         raise RequestError(f"{key} must be a path, got {str(path)!r} with a null character")
     try:
-        found = Path(path).expanduser().resolve()
+        # Path("./~x") is Path("~x"), but only a path that begins with ~ names a home folder.
+        found = (Path(path).expanduser() if str(path).startswith("~") else Path(path)).resolve()
     except RuntimeError:  # of expanduser
         raise RequestError(f"{key} must be a path, got {str(path)!r}: there is no such home folder") from None
     except OSError as error:  # such as a loop of links, or a name that is too long

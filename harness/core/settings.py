@@ -7,7 +7,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
 
@@ -40,6 +40,10 @@ class RunSettings:
         the key is in the file ``pseudonym.key`` of the output folder
     exclude : subjects to leave out
     accept_code : reuse finished cells of an older code version, and flag them
+    time_limit : minutes that one cell may take; a cell that takes longer is ended, and counts
+        as failed while the others go on. ``off`` for no limit, because the times of cells
+        differ by orders of magnitude; ``auto`` for ten times the estimate of the longest
+        training with its explanations, and at least ten minutes. A search is not limited
     yes : start even if the estimate exceeds 12 hours
     report : write the HTML report
     show_images : show pictures of people in the report, if the cohort has any. Generated
@@ -60,6 +64,7 @@ class RunSettings:
     pseudonymise: bool = False
     exclude: tuple[str, ...] = ()
     accept_code: bool = False
+    time_limit: Literal["off", "auto"] | Annotated[float, Gt(0)] = "off"
     yes: bool = False
     report: bool = True
     show_images: bool = False
@@ -111,4 +116,6 @@ def settings_from(overrides: Mapping[str, JSON]) -> RunSettings:
     for key in ("ray", "mlflow"):
         if isinstance(values.get(key), bool):
             values[key] = "auto" if values[key] else "off"
+    if values.get("time_limit") is False:
+        values["time_limit"] = "off"
     return RunSettings(**{key: checked(hints[key], value, key) for key, value in values.items()})

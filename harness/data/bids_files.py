@@ -287,7 +287,7 @@ def makers_of(description: Mapping[str, JSON] | None) -> list[str]:
 
 def made_by_harness(description: Mapping[str, JSON] | None) -> bool:
     """Whether this program made the files of a data set."""
-    return any(name.strip().lower() == "harness" for name in makers_of(description))
+    return any(re.match(r"\s*harness\b", name, flags=re.IGNORECASE) for name in makers_of(description))
 
 
 def is_predicted(description: Mapping[str, JSON] | None) -> bool:
@@ -341,7 +341,7 @@ def _remedy(path: Path, home: Path) -> str:
     if name.endswith(_OTHER_FORMATS):
         return "convert it to .nii.gz"
     if not name.endswith(EXTENSIONS):
-        return ""
+        return "complete or rename it; the name must end in .nii or .nii.gz" if ".nii" in name else ""
     if not path.name.endswith(EXTENSIONS):
         return "write the extension in small letters"
     folders = path.relative_to(home).parts[:-1]

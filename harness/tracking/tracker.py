@@ -194,6 +194,24 @@ class Tracker:
             f"{cause.replace(secret, '***') if secret else cause}"
         )
 
+    @property
+    def remedy(self) -> str:
+        """The error and what to do, for the end of a run; empty if there is none."""
+        return self.trouble and (
+            f"{self.trouble}. All finished cells are in the store; fix the cause or set mlflow=off, then repeat "
+            "the command"
+        )
+
+    def again(self) -> None:
+        """Connect anew after an error; whatever was not written must be logged again, runs included.
+
+        Runs, cells and pooled results that were written before are found and not repeated.
+        """
+        self.wait()
+        self._error = self._client = None
+        for state in (self._parents, self._known, self._pending):
+            state.clear()
+
     def wait(self) -> None:
         """Wait until everything is written or an error has stopped the tracker."""
         self._queue.put(("_barrier", ()))
@@ -208,11 +226,8 @@ class Tracker:
             If writing to MLflow failed.
         """
         self.wait()
-        if self.trouble:
-            raise HarnessError(
-                f"{self.trouble}. All finished cells are in the store; fix the cause or set mlflow=off, then repeat "
-                "the command"
-            )
+        if self.remedy:
+            raise HarnessError(self.remedy)
 
     def close(self) -> None:
         """Stop the thread; runs of configurations that were not pooled are marked as KILLED."""
@@ -288,11 +303,11 @@ class Tracker:
             made = run is None
             if run is None:
                 run = self._runs.create(self._experiment, parent.name, {IDENTITY: identity, **tags})
+            if not run.described:  # also of a process that was interrupted
+                self._runs.log_dataset(run, parent.dataset)
+                self._runs.log(run, params=_params(configuration))
         self._parents[identity], self._known[identity] = parent, run
-        if made:
-            self._runs.log(run, params=_params(configuration))
-            self._runs.log_dataset(run, parent.dataset)
-        else:
+        if not made:
             self._runs.log(run, tags=tags)
             self._known |= {one.tags[IDENTITY]: one for one in self._runs.below(self._trainings, run)}
 
@@ -331,6 +346,8 @@ class Tracker:
         run = self._known.get(identity)
         results = [one for one in results if run is None or not _holds(run, one)]
         if not results:
+            if run is not None and run.status == "RUNNING":  # its process was interrupted before it could be ended
+                self._end_training(run)
             return
         self._runs.begin(self._known[results[0].record.configuration])
         curve = next((one.short for one in results if one.curve), "")
@@ -338,7 +355,9 @@ class Tracker:
             # The network was trained again with other code. Two curves in one run could not be distinguished.
             self._runs.delete(run)
             run = None
-        run = run or self._open_training(identity, results[0].record)
+        if run is None:
+            run = self._open_training(identity, results[0].record)
+        self._describe_training(run, results[0].record)
         for one in results:
             if not one.record.error:
                 self._runs.untag(run, one.error_tag)
@@ -347,6 +366,9 @@ class Tracker:
         done = [*run.tags.get(_CELLS, "").split(), *(one.short for one in results if one.record.state == "done")]
         tags |= {_CELLS: " ".join(dict.fromkeys(done)), **({_CURVE: curve} if curve else {})}
         self._runs.log(run, points=[point for one in results for point in one.points], tags=tags)
+        self._end_training(run)
+
+    def _end_training(self, run: Run) -> None:
         self._runs.end(run, "FAILED" if any(key.startswith(_ERROR) for key in run.tags) else "FINISHED")
 
     def _open_training(self, identity: str, record: CellRecord) -> Run:
@@ -358,14 +380,16 @@ class Tracker:
         name = f"{parent.name} {where} seed {record.seed}"
         with exclusive(self._settings.folder):
             run = self._runs.find(self._trainings, identity)
-            made = run is None
             if run is None:
                 run = self._runs.create(self._trainings, name, tags, seconds=record.seconds)
         self._known[identity] = run
-        if made:
-            axes = {key: str(value) for key, value in parent.configuration.axes.items()}
-            self._runs.log(run, params={**axes, "fold": str(record.fold), "seed": str(record.seed)})
         return run
+
+    def _describe_training(self, run: Run, record: CellRecord) -> None:
+        """Write the parameters of a training's run, unless it has them."""
+        if not run.described:
+            axes = {key: str(value) for key, value in self._parents[record.configuration].configuration.axes.items()}
+            self._runs.log(run, params={**axes, "fold": str(record.fold), "seed": str(record.seed)})
 
     def _write_description(self, configuration: str, note: str, tags: dict[str, str]) -> None:
         run = self._known[configuration]

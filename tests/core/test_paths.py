@@ -23,6 +23,13 @@ def test_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert absolute("~/runs") == tmp_path / "runs"
 
 
+def test_a_name_with_a_tilde_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a path that begins with a tilde names a home folder."""
+    monkeypatch.chdir(tmp_path)
+    assert absolute("./~root") == tmp_path / "~root"
+    assert absolute("./~nobody-here,y={z}%1") == tmp_path / "~nobody-here,y={z}%1"
+
+
 def test_home_of_an_unknown_user_is_refused() -> None:
     """The home folder of an unknown user is refused, and the message names the option."""
     with pytest.raises(RequestError, match="out must be a path, got '~nobody-here/runs': there is no such home folder"):
