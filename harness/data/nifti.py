@@ -364,8 +364,9 @@ def _facts(raw: nib.Nifti1Header, path: Path) -> Header:
         raise _not_nifti(path, f"the header contradicts itself ({error})") from error
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
-    qform, sform = _qform(raw), _sform(raw)
-    affine = sform if sform is not None else qform if qform is not None else _fallback(raw)
+    with np.errstate(all="ignore"):  # numbers near the largest; verification refuses what they give
+        qform, sform = _qform(raw), _sform(raw)
+        affine = sform if sform is not None else qform if qform is not None else _fallback(raw)
     return Header(
         shape=shape,
         affine=affine,
@@ -402,8 +403,7 @@ def _qform(raw: nib.Nifti1Header) -> Array | None:
     real = np.sqrt(1 - square) if square < 1 - 1e-7 else 0.0
     quaternion = np.array([real, *(imaginary if real else imaginary / np.sqrt(square))])
     sizes = np.asarray(raw["pixdim"][1:4], np.float64) * [1, 1, -1 if raw["pixdim"][0] < 0 else 1]
-    with np.errstate(all="ignore"):
-        turn = nib.quaternions.quat2mat(quaternion) * sizes
+    turn = nib.quaternions.quat2mat(quaternion) * sizes
     shift = [float(raw[f"qoffset_{axis}"]) for axis in "xyz"]
     return np.asarray(nib.affines.from_matvec(turn, shift), dtype=np.float64)
 
@@ -411,8 +411,7 @@ def _qform(raw: nib.Nifti1Header) -> Array | None:
 def _fallback(raw: nib.Nifti1Header) -> Array:
     """The affine that NIfTI prescribes if both codes are zero: voxel sizes, centred."""
     try:
-        with np.errstate(all="ignore"):
-            return np.asarray(raw.get_base_affine(), dtype=np.float64)
+        return np.asarray(raw.get_base_affine(), dtype=np.float64)
     except (ValueError, nib.spatialimages.HeaderDataError):
         return np.full((4, 4), np.nan)
 

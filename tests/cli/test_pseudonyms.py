@@ -110,7 +110,7 @@ def test_nothing_that_is_shared_names_a_subject(
     result = harness.run(**tiny_overrides(out, pseudonymise=True, **options))
     assert result.complete and stat.S_IMODE((out / "pseudonym.key").stat().st_mode) == 0o600
     assert {path.name for path in out.iterdir()} - PRIVATE <= {
-        "leaderboards", "mlflow.db", "mlflow-artifacts", "mlflow.lock", "reports",
+        "leaderboards", "mlflow.db", "mlflow-artifacts", "mlflow.lock", "reports", "running.lock",
     }  # fmt: skip
     found = contents(out)
     assert any(name.startswith("mlflow-artifacts/") and name.endswith(".png") for name in found)
