@@ -86,9 +86,8 @@ def main(arguments: list[str]) -> None:
     groups: dict[tuple[str, str, str], list[list[float]]] = defaultdict(list)
     for repeat in range(repeats):
         if folder:
-            cohorts = [
-                {"data": str(part)} for part in split_folder(Path(folder).resolve(), out / "cohorts", count, repeat)
-            ]
+            parts = split_folder(Path(folder).resolve(), out / "cohorts", count, repeat)
+            cohorts = [{"data": str(part), "cohort__links": str(Path(folder).resolve())} for part in parts]
         else:
             cohorts = [{"phantom_subjects": subjects, "phantom_seed": 1 + repeat * count + one} for one in range(count)]
         here: Values = defaultdict(list)

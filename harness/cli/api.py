@@ -311,7 +311,7 @@ def write_all(made: Plan, tracker: Tracker | None) -> Result:
         explanations=tables.explanation,
         regions=tables.regions,
         targets=tables.predictions_by_target,
-        verdict="\n".join([verdict(tables.prediction, tables.predictions_by_target), *remarks(made)]),
+        verdict="\n".join([verdict(tables.prediction, tables.predictions_by_target), *remarks(made, tables)]),
         failures=failures,
         missing=missing,
         shapley=shapley,

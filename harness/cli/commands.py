@@ -152,7 +152,7 @@ def leaderboard(texts: Sequence[str]) -> int:
     if tables.explanation.num_rows:
         _show_explanations(out, tables.explanation)
     _show_leaderboard(out, tables.prediction, tables.predictions_by_target, made.request.task.shown)
-    for line in (verdict(tables.prediction, tables.predictions_by_target), *remarks(made)):
+    for line in (verdict(tables.prediction, tables.predictions_by_target), *remarks(made, tables)):
         out.print(line)
     _say_runs(out, made)
     if target is not None:

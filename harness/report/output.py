@@ -86,7 +86,9 @@ def make_report(plan: Plan, tables: Tables) -> Path:
         shown=task.shown,
         **renamed(
             {
-                "verdict": "\n".join([verdict(tables.prediction, tables.predictions_by_target), *remarks(plan)]),
+                "verdict": "\n".join(
+                    [verdict(tables.prediction, tables.predictions_by_target), *remarks(plan, tables)]
+                ),
                 "leaderboard": tables.prediction,
                 "explanations": tables.explanation if tables.explanation.num_rows else None,
                 "by_target": {target: (one.prediction, one.explanation) for target, one in tables.by_target.items()},

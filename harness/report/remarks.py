@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from harness.core.registry import MODELS
 from harness.core.types import Cohort
 from harness.pipeline.cell import restored
+from harness.report.agreement import agreement_sentences
+from harness.sweep.collect import Tables
 from harness.sweep.plan import Plan
 
 __all__ = ["UNRANKED", "few_of_a_class", "remarks"]
@@ -17,8 +19,12 @@ UNRANKED = "{} ranks predictions, not maps: the best prediction need not have th
 """Remark on maps without a known truth, with the objective."""
 
 
-def remarks(plan: Plan) -> list[str]:
+def remarks(plan: Plan, tables: Tables) -> list[str]:
     """Sentences that follow the verdict of a run.
+
+    Parameters
+    ----------
+    plan, tables : the run and its tables
 
     Returns
     -------
@@ -26,7 +32,8 @@ def remarks(plan: Plan) -> list[str]:
         For simulated scores, that models may be ordered differently on measured ones, and
         which models assume what is simulated; for targets with one value per sample and
         explanations, that maps are not ranked, unless a sample has a mask of what determines a
-        target; for binary targets with fewer than ten subjects of a class, that nothing can be concluded.
+        target; for binary targets with fewer than ten subjects of a class, that nothing can be concluded;
+        which metrics of explanations order them as the ranking metric does.
     """
     task = plan.request.task
     cohorts = [group.cohort for group in plan.groups.values()]
@@ -38,6 +45,7 @@ def remarks(plan: Plan) -> list[str]:
             f"scores.{assuming}"
         )
     found += few_of_a_class(cohorts)
+    found += agreement_sentences(tables.explanation, tables.pooled)
     if any(map(_is_unknown, cohorts)) and task.explanations:
         found.append(UNRANKED.format(task.objective))
     return found

@@ -5,26 +5,20 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from scipy import stats
 
 from harness.core.registry import MODELS
-from harness.core.seeding import generator
 from harness.pipeline.aggregate import Pooled
 from harness.pipeline.leaderboard import read_facts
-from harness.pipeline.rows import subject_means
+from harness.report.agreement import agreements
 from harness.report.elements import Cell, ReportTable, interval_cell
 from harness.report.paper import paper_tables
 from harness.report.searches import searches_table, winners
 from harness.report.wording import SHARES, plain_text, rankings, row_labels
-from harness.stats.concordance import tau_interval
 from harness.sweep.collect import Tables, regions_of_interest
 from harness.sweep.plan import Plan
 
 __all__ = ["report_tables"]
-
-_FEWEST_EXPLANATIONS = 4
 
 
 def report_tables(plan: Plan, tables: Tables, shapley: pa.Table | None) -> list[ReportTable]:
@@ -88,51 +82,26 @@ def _gain_table(tables: Tables) -> list[ReportTable]:
 
 def _concordance_table(table: pa.Table, pooled: Mapping[str, Pooled]) -> list[ReportTable]:
     """Kendall's τ between the ranking metric of explanations and each other one, over the explanations of a model."""
-    facts, by_configuration = read_facts(table), dict[str, list[Mapping[str, Any]]]()
-    for line in table.to_pylist():
-        by_configuration.setdefault(line["configuration"], []).append(line)
-    labels = dict(zip(table["configuration"].to_pylist(), row_labels(table, attribution=False), strict=True))
-    rows = []
-    for configuration, lines in by_configuration.items():
-        for metric in facts.metrics:
-            if metric.name == facts.objective or metric.direction not in ("higher", "lower"):
-                continue
-            pairs = [(line[facts.objective], line[metric.name]) for line in lines]
-            known = np.array([pair for pair in pairs if None not in pair], float).reshape(-1, 2)
-            if len(known) < _FEWEST_EXPLANATIONS or np.ptp(known, axis=0).min() == 0:
-                continue
-            found = stats.kendalltau(known[:, 0], known[:, 1])
-            sign = 1 if metric.direction == facts.metric(facts.objective).direction else -1
-            known_rows = [line["attribution"] for line, pair in zip(lines, pairs, strict=True) if None not in pair]
-            low, high = _tau_ends(pooled.get(configuration), known_rows, facts.objective, metric.name)
-            ends = (low, high) if sign > 0 or low is None or high is None else (-high, -low)
-            cells = (interval_cell(sign * float(found.statistic), *ends), interval_cell(float(found.pvalue)))
-            rows.append((labels[configuration], Cell(metric.name), Cell(str(len(known)), "number"), *cells))
+    objective = read_facts(table).objective
+    rows = [
+        (
+            one.label,
+            Cell(one.metric),
+            Cell(str(one.explanations), "number"),
+            interval_cell(one.tau, one.low, one.high),
+            interval_cell(one.p),
+        )
+        for one in agreements(table, pooled)
+    ]
     if not rows:
         return []
     note = (
-        f"Kendall's τ over explanations: 1 if a metric orders them as {facts.objective} does, −1 if it orders them the "
+        f"Kendall's τ over explanations: 1 if a metric orders them as {objective} does, −1 if it orders them the "
         "other way round. Brackets: 95 % bootstrap intervals over subjects, for these explanations, where both metrics "
         "are means over subjects. p is two-sided, not adjusted, and treats explanations as independent."
     )
-    columns = ("configuration", "metric", "explanations", f"τ with {facts.objective}", "p")
-    return [ReportTable(f"Agreement with {facts.objective}", columns, tuple(rows), note, section="Explanations")]
-
-
-def _tau_ends(
-    pooled: Pooled | None, labels: Collection[str], first: str, second: str
-) -> tuple[float | None, float | None]:
-    """Interval of τ over the subjects that all of these explanations have; ``None`` without one."""
-    rows = [] if pooled is None else [row for row in pooled.explanations if row.attribution in labels]
-    if any(name in row.pooled for row in rows for name in (first, second)):
-        return None, None
-    means = [(subject_means(row, first), subject_means(row, second)) for row in rows]
-    shared = sorted(set.intersection(*(set(one) & set(two) for one, two in means))) if means else []
-    if not shared:
-        return None, None
-    values = np.array([[[of[name] for name in shared] for of in pair] for pair in means])
-    low, high = tau_interval(values[:, 0], values[:, 1], rng=generator(0, "tau", first, second))
-    return (None, None) if np.isnan(low) else (low, high)
+    columns = ("configuration", "metric", "explanations", f"τ with {objective}", "p")
+    return [ReportTable(f"Agreement with {objective}", columns, tuple(rows), note, section="Explanations")]
 
 
 def _ends(line: Mapping[str, Any], name: str) -> tuple[float | None, float | None]:

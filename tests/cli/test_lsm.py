@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import harness
@@ -16,6 +17,7 @@ from harness.cli.prediction import predict_folder
 from harness.core.errors import RequestError
 from harness.data.bids import index
 from harness.report.remarks import remarks
+from harness.sweep.collect import Tables
 from harness.sweep.estimate import estimate
 from harness.sweep.grammar import Overrides, to_overrides
 from harness.sweep.grid import at
@@ -254,7 +256,9 @@ def test_verdict_names_models_that_assume_the_simulation(overrides: dict[str, An
     """For simulated scores, a remark names the model that assumes what is simulated, and no other model."""
 
     def remark(*models: str) -> str:
-        (found,) = remarks(prepare(resolve(to_overrides(**{**overrides, "model": models, "out": str(tmp_path)}))))
+        made = prepare(resolve(to_overrides(**{**overrides, "model": models, "out": str(tmp_path)})))
+        empty = pa.table({})
+        (found,) = remarks(made, Tables(empty, empty, empty, {}))
         return found
 
     assert remark("ridge", "lesion_field").endswith(

@@ -10,6 +10,7 @@ from scipy import stats
 from harness.pipeline.aggregate import Pooled
 from harness.pipeline.leaderboard import build
 from harness.pipeline.rows import MetricFacts, Row
+from harness.report.agreement import agreement_sentences
 from harness.report.tables import _concordance_table
 
 AP = MetricFacts("relevance_ap", "higher", (0, 1))
@@ -64,3 +65,14 @@ def test_few_explanations_have_no_table() -> None:
     assert _concordance_table(build(three, [AP, AREA, OTHER], "relevance_ap"), {}) == []
     undefined = [row(label, (values[0], math.nan, math.nan)) for label, values in VALUES.items()]
     assert _concordance_table(build(undefined, [AP, AREA, OTHER], "relevance_ap"), {}) == []
+
+
+def test_metrics_that_agree_are_named() -> None:
+    """The sentence counts what agrees, what orders explanations the other way round, and what is open."""
+    rows = [row(label, values) for label, values in VALUES.items()]
+    (sentence,) = agreement_sentences(build(rows, [AP, AREA, OTHER], "relevance_ap"), {"net": pooled(rows)})
+    assert sentence == (
+        "Of 2 metrics of explanations of net, 1 orders them as relevance_ap does (inversion_area 0.67) and 1 orders "
+        "them the other way round (roi_mass −1.00); 0 are undecided (Kendall's τ)."
+    )
+    assert agreement_sentences(build(rows[:3], [AP, AREA, OTHER], "relevance_ap"), {}) == []
