@@ -30,7 +30,7 @@ chaos = loaded()
 
 @pytest.mark.ray
 def test_three_rounds_pass() -> None:
-    """Three harms of a sweep (two drivers, segfault, worker killed) end in the undisturbed tables, with one MLflow run per identity and no orphan."""
+    """Two drivers, a segfault and a killed worker end in the undisturbed tables, without twins or orphans."""
     if why := chaos.missing_rights():
         pytest.skip(f"chaos {why}")
     done = subprocess.run(
