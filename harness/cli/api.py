@@ -37,6 +37,7 @@ from harness.sweep.plan import Plan, Request, prepare
 from harness.sweep.request import defaults_for_data, resolve, settings_of
 from harness.sweep.resume import recall
 from harness.sweep.run import run as run_cells
+from harness.tracking.client import check_uri
 from harness.tracking.tracker import Tracker, shown_uri
 from harness.tuning.resources import check_request
 
@@ -212,6 +213,7 @@ def carry_out(overrides: Overrides, texts: tuple[str, ...], observer: Observer) 
     """
     request = resolve(overrides, texts=texts)
     check_request(request.settings)
+    check_uri(request.settings.mlflow)
     _say_defaults(request, observer)
     made = prepare(request, say=observer.message)
     with only_run(request.settings.folder, request.command, say=observer.message):
@@ -232,6 +234,11 @@ def _compute(made: Plan, observer: Observer) -> Result:
     if cost.unknown:
         observer.message(f"some networks could not be timed, so that the time of the run is unknown: {cost.unknown}")
     observer.message(made.sentence)
+    if made.pseudonyms is not None:
+        observer.message(
+            f"subjects have pseudonyms in leaderboards, reports and MLflow. The key is in {request.settings.key_file}; "
+            "keep it, and do not share it or the folders cache, cohorts, phantoms, ray and store, which name subjects"
+        )
     tracker = _tracker(made)
     try:
         _track_known(tracker, made)
@@ -245,8 +252,9 @@ def _compute(made: Plan, observer: Observer) -> Result:
             observer.committed(record, objective)
 
         made = run_cells(
-            made, seconds=cost.of_training, started=observer.started, committed=committed, say=observer.message
-        )
+            made, seconds=cost.of_training, started=observer.started, committed=committed, say=observer.message,
+            memory_bytes=cost.memory_bytes,
+        )  # fmt: skip
         observer.ended()
         observer.message("pooling results and writing tables and report")
         patience = Patience(request.settings.folder, observer.message)
@@ -418,11 +426,14 @@ def _tracker(made: Plan) -> Tracker | None:
     settings = made.request.settings
     if settings.mlflow == "off":
         return None
-    names = {*settings.exclude, *settings.search_subjects}
-    for group in made.groups.values():
-        names |= {name for sample in group.cohort.samples for name in (sample.id, sample.subject)}
-        names |= {one.subject for one in group.cohort.ineligible}
-    return Tracker(settings, made.request.task.name, command=made.request.command, subjects=names)
+    names = {name for pair in made.names for name in pair}
+    return Tracker(
+        settings,
+        made.request.task.name,
+        command=made.request.command,
+        subjects=names,
+        pseudonyms=made.pseudonyms,
+    )
 
 
 def _is_complete(made: Plan, configuration: str) -> bool:

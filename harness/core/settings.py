@@ -36,6 +36,8 @@ class RunSettings:
     mlflow : ``auto`` writes a database in the output folder, ``off`` disables MLflow;
         otherwise a tracking URI
     anonymous : send nothing that identifies subjects to MLflow, except the report
+    pseudonymise : show subjects under pseudonyms (keyed hashes) in tables, report and MLflow;
+        the key is in the file ``pseudonym.key`` of the output folder
     exclude : subjects to leave out
     accept_code : reuse finished cells of an older code version, and flag them
     time_limit : minutes that one cell may take; a cell that takes longer is ended, and counts
@@ -59,6 +61,7 @@ class RunSettings:
     gpus: Annotated[float, Ge(0)] = 0.0
     mlflow: str = "auto"
     anonymous: bool = False
+    pseudonymise: bool = False
     exclude: tuple[str, ...] = ()
     accept_code: bool = False
     time_limit: Literal["off", "auto"] | Annotated[float, Gt(0)] = "off"
@@ -87,6 +90,11 @@ class RunSettings:
     def folder(self) -> Path:
         """``out`` as a path."""
         return Path(self.out)
+
+    @property
+    def key_file(self) -> Path:
+        """File of the key of pseudonyms, see :class:`harness.core.pseudonyms.Pseudonyms`."""
+        return self.folder / "pseudonym.key"
 
     @property
     def data_folder(self) -> Path | None:

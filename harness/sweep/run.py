@@ -14,8 +14,9 @@ from harness.storage.patience import Patience
 from harness.storage.store import CellRecord, Store, write_record
 from harness.sweep.plan import Plan
 from harness.sweep.resume import adopt_older, write_plan
-from harness.tuning.jobs import run_here, run_on_ray, session
+from harness.tuning.jobs import listening, run_here, run_on_ray, session
 from harness.tuning.nested import Search
+from harness.tuning.preflight import check_cluster
 from harness.tuning.resources import cluster, room
 from harness.tuning.search import Chosen, as_chosen, perform
 from harness.tuning.spaces import describe_space
@@ -33,6 +34,7 @@ def run(
     started: Callable[[Job], None] = lambda job: None,
     committed: Callable[[CellRecord], None] = lambda record: None,
     say: Callable[[str], None] = lambda text: None,
+    memory_bytes: float = 0.0,
 ) -> Plan:
     """Compute all missing cells; returns when none is left that can be computed.
 
@@ -44,6 +46,7 @@ def run(
     started : called with each job that starts
     committed : called with each record added to the store, including failures
     say : called with messages for the user, such as each result of a search
+    memory_bytes : estimated memory of a job, which the nodes of a cluster must have
 
     Returns
     -------
@@ -66,6 +69,10 @@ def run(
     if not plan.missing():
         return plan
     with contextlib.nullcontext() if settings.ray == "off" else session(settings):
+        if settings.ray in ("auto", "local"):
+            say(listening())
+        elif settings.ray != "off":
+            check_cluster(settings, memory_bytes=memory_bytes)
         if plan.searches:
             plan = found = _search(plan, committed, say, patience)
             patience(lambda: write_plan(found))

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from harness.core.pseudonyms import Pseudonyms
 from harness.core.types import JSON
 from harness.tracking.redaction import Redaction
 
@@ -70,7 +71,7 @@ class Runs:
     redact : applied to all text that is written; ``None`` for no redaction
     """
 
-    def __init__(self, client: Any, redact: Redaction | None) -> None:
+    def __init__(self, client: Any, redact: Redaction | Pseudonyms | None) -> None:
         self._client, self._redact = client, redact
 
     def find(self, experiment: str, identity: str) -> Run | None:

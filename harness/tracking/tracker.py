@@ -23,7 +23,8 @@ from typing import Any
 
 from harness.core.errors import HarnessError, first_line
 from harness.core.identity import identify
-from harness.core.paths import sqlite_uri
+from harness.core.paths import password_of, sqlite_uri, without_password
+from harness.core.pseudonyms import Pseudonyms
 from harness.core.settings import RunSettings
 from harness.core.task import Configuration
 from harness.storage.store import CellRecord
@@ -56,9 +57,7 @@ def tracking_uri(settings: RunSettings) -> str:
 
 def shown_uri(settings: RunSettings) -> str:
     """The tracking URI without its password, for display."""
-    uri = tracking_uri(settings)
-    secret = _secret(uri)
-    return uri.replace(secret, "***") if secret else uri
+    return without_password(tracking_uri(settings))
 
 
 @dataclass(frozen=True)
@@ -87,6 +86,7 @@ class Tracker:
     command : command line, shown with the latest run
     subjects : names of subjects to redact with ``anonymous=true``, see
         :class:`~harness.tracking.redaction.Redaction`
+    pseudonyms : pseudonyms of subjects with ``pseudonymise=true``
 
     Notes
     -----
@@ -95,10 +95,16 @@ class Tracker:
     """
 
     def __init__(
-        self, settings: RunSettings, task: str, *, command: str = "harness run", subjects: Collection[str] = ()
+        self,
+        settings: RunSettings,
+        task: str,
+        *,
+        command: str = "harness run",
+        subjects: Collection[str] = (),
+        pseudonyms: Pseudonyms | None = None,
     ) -> None:
         self._settings, self._task, self._command = settings, task, command
-        self._redact = Redaction(subjects) if settings.anonymous else None
+        self._redact = Redaction(subjects) if settings.anonymous else pseudonyms
         self._queue: queue.Queue[tuple[str, tuple[Any, ...]] | None] = queue.Queue()
         self._error: BaseException | None = None
         self._client: Any = None
@@ -182,7 +188,7 @@ class Tracker:
         if self._error is None:
             return ""
         cause = first_line(self._error)
-        secret = _secret(tracking_uri(self._settings))
+        secret = password_of(tracking_uri(self._settings))
         return (
             f"cannot write to MLflow at {shown_uri(self._settings)}: "
             f"{cause.replace(secret, '***') if secret else cause}"
@@ -474,11 +480,3 @@ def _params(configuration: Configuration) -> dict[str, str]:
         if isinstance(options, Mapping) and "use" in options:
             params |= {f"{name}.{key}": str(value) for key, value in options.items()}
     return params
-
-
-def _secret(uri: str) -> str:
-    """Password in a URI; empty if there is none."""
-    try:
-        return urllib.parse.urlsplit(uri).password or ""
-    except ValueError:
-        return ""

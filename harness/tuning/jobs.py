@@ -34,6 +34,7 @@ __all__ = [
     "check_resources",
     "fit",
     "keep_to_granted_gpus",
+    "listening",
     "run_here",
     "run_on_ray",
     "session",
@@ -239,6 +240,11 @@ def session(settings: RunSettings) -> Iterator[None]:
         here: dict[str, Any] = {"include_dashboard": False, "num_cpus": usable_cores()} if address == "local" else {}
         try:
             _check_reachable(address)
+        except OSError as error:
+            raise RequestError(
+                f"a Ray cluster must be reachable at ray={address}, got {error}; start one, or set ray=auto"
+            ) from None
+        try:
             with _own_handler():
                 ray.init(
                     address=address,
@@ -249,7 +255,9 @@ def session(settings: RunSettings) -> Iterator[None]:
                 )
         except OSError as error:
             raise RequestError(
-                f"a Ray cluster must be reachable at ray={address}, got {error}; start one, or set ray=auto"
+                f"something answers at ray={address}, but does not accept this program ({first_line(error)}): "
+                f"{_token_text()}, the cluster may have another one. Copy the token of its head "
+                "(~/.ray/auth_token) and set RAY_AUTH_MODE=token; or it is no Ray cluster of this version"
             ) from None
     # Failures of trials are recorded in the store; tracebacks of Tune itself would bury the messages of the run.
     logger = logging.getLogger("ray.tune")
@@ -261,6 +269,29 @@ def session(settings: RunSettings) -> Iterator[None]:
         logger.setLevel(level)
         if ours:
             ray.shutdown()
+
+
+def _token_text() -> str:
+    """Which token this program uses."""
+    if os.environ.get("RAY_AUTH_MODE", "token") != "token":
+        return "this program sends no token (RAY_AUTH_MODE is not token)"
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        if os.environ.get(name):
+            return f"this program sends the token of {name}"
+    return "this program sends the token in ~/.ray/auth_token, if there is one"
+
+
+def listening() -> str:
+    """What Ray opens on this machine, and for whom, as a sentence; empty if Ray was not started here."""
+    import ray
+
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "token":
+        asks = "answers only with the token in ~/.ray/auth_token"
+    else:
+        asks = "ANSWERS EVERYONE who reaches this machine, who can then run programs as you: unset RAY_AUTH_MODE"
+    return (
+        f"Ray listens on all network interfaces of {ray.util.get_node_ip_address()} and {asks}; ray=off opens no port"
+    )
 
 
 @contextlib.contextmanager
