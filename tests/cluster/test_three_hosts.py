@@ -34,8 +34,9 @@ RUN = (
     "ray={head}:6379 out=/shared/{out}"
 )
 TRAININGS = 2 * 2 * 4
-# Services without a generated Python module: found in the programs of Ray, beside gRPC's own.
+# Services without a generated Python module are found in the programs of Ray.
 PROGRAMS = ("core/src/ray/raylet/raylet", "core/src/ray/gcs/gcs_server")
+# Of gRPC itself; every server of Ray answers anyone that it is alive, and nothing else.
 HEALTH = "/grpc.health.v1.Health/Check"
 # Columns that differ between two runs of the same work.
 OWN = ("train_s", "explain_s", "command", "mlflow_run")
@@ -201,6 +202,7 @@ def _check_sockets(lab: Lab) -> None:
     assert (nodes[0].address, 6379) in ports
     token = (Path(f"/proc/{lab.hosts['own'].init}/root{HOME}") / ".ray" / "auth_token").read_text().strip()
     answered: list[tuple[str, ...]] = []
+    reached: Counter[str] = Counter()
     seen = []
     for sent in ("", "0" * 64):
         for one in _ask(stranger, ports, methods, sent):
@@ -211,14 +213,13 @@ def _check_sockets(lab: Lab) -> None:
             status = one["http"].split(" ")[1] if one["http"].startswith("HTTP") else ""
             if status not in ("", "401", "403"):
                 answered.append((name, one["http"]))
-            wrong = {
-                key: value for key, value in one["grpc"].items() if value not in (UNAUTHENTICATED, UNKNOWN, "closed")
-            }
+            refused = (UNAUTHENTICATED, UNKNOWN, "closed")
+            wrong = {key: value for key, value in one["grpc"].items() if value not in refused and key != HEALTH}
             answered += [(name, key, value) for key, value in wrong.items()]
-            if one["port"] == 6379:
-                assert statuses[UNAUTHENTICATED] > 50, "the probe must reach the services of the head"
+            reached[names[one["address"], one["port"]]] += statuses[UNAUTHENTICATED]
     (lab.folder / "sockets.txt").write_text("\n".join(seen) + "\n")
     assert answered == []
+    assert reached["gcs_server"] > 50 and reached["raylet"] > 50, "the probe must reach the services of Ray"
     (allowed,) = _ask(stranger, [(nodes[0].address, 6379)], ["/ray.rpc.NodeInfoGcsService/CheckAlive"], token)
     assert list(allowed["grpc"].values()) == ["0"]
 
