@@ -10,6 +10,7 @@ from harness.core.errors import RequestError
 from harness.core.machine import usable_cores
 from harness.core.settings import RunSettings
 from harness.tuning.jobs import check_resources, session
+from harness.tuning.remote import is_remote
 
 __all__ = ["Resources", "check_request", "cluster", "resources", "room"]
 
@@ -55,13 +56,18 @@ def check_request(settings: RunSettings) -> None:
     Raises
     ------
     RequestError
-        If this machine, or every node of the cluster, has fewer CPUs or GPUs than one
-        job requests.
+        If the address is that of Ray Jobs, or this machine, or every node of the
+        cluster, has fewer CPUs or GPUs than one job requests.
 
     Notes
     -----
     A cluster is asked only if a job requests more than one CPU, which every cluster has.
     """
+    if is_remote(settings.ray):
+        raise RequestError(
+            f"only the command `harness run` can run through Ray Jobs, got ray={settings.ray}; set ray=HOST:PORT of "
+            "the cluster, usually port 6379, on a machine of it"
+        )
     if settings.ray not in ("auto", "off"):
         if settings.cpus > 1 or settings.gpus:
             with session(settings):
