@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import re
 import shlex
@@ -37,7 +38,7 @@ class Followed:
     name : its id in Ray Jobs
     status : its last status, such as ``SUCCEEDED``
     code : exit code of the command on the cluster; 1 if Ray does not know it
-    message : what Ray says about its end
+    message : what Ray says about its end, one line
     """
 
     name: str
@@ -118,7 +119,9 @@ def follow(address: str, texts: Sequence[str], *, say: Callable[[str], None], wr
         _stream(client, name, write)
         info = client.get_job_info(name)
     code = info.driver_exit_code if isinstance(info.driver_exit_code, int) else int(info.status != "SUCCEEDED")
-    return Followed(name, str(info.status), code, str(info.message or ""))
+    # The message repeats the end of the output.
+    message = str(info.message or "").partition("\n")[0].partition(", last available logs")[0]
+    return Followed(name, str(info.status), code, message)
 
 
 def _attach(client: Any, texts: Sequence[str]) -> tuple[str, bool]:
@@ -195,6 +198,8 @@ def _client(address: str) -> Any:
         ) from None
     from ray.job_submission import JobSubmissionClient
 
+    # Ray would report each end of the stream in the middle of the output.
+    logging.getLogger(JobSubmissionClient.__module__).setLevel(logging.WARNING)
     return JobSubmissionClient(address)
 
 
@@ -207,7 +212,7 @@ def _understood(address: str) -> Iterator[None]:
     try:
         yield
     except AuthenticationError as error:
-        found = "no token was sent" if "401" in str(error) or "no token" in str(error).lower() else "the token is wrong"
+        found = "no token was sent" if str(error).startswith("Authentication required") else "the token is wrong"
         raise RequestError(f"the cluster at ray={address} requires its token, but {found}; {hint}") from None
     except ConnectionError:
         raise RequestError(
