@@ -2,6 +2,8 @@
 # make test         create the development environment, then run the tests on all cores (ARGS=… is passed to pytest)
 # make cluster-test run the test of `ray up` on three hosts, which are namespaces of this machine (root, sshd, rsync)
 # make check        run ruff, mypy and the architecture test
+# make fuzz         run the tests with random input, 10,000 cases each (about ten minutes)
+# make audit        look up the locked dependencies in a database of vulnerabilities; needs the network
 # make licences     rewrite THIRD_PARTY_LICENSES.md
 # make constraints  rewrite constraints.txt
 # make clean        remove the environment and everything derived from the sources; results are kept
@@ -13,7 +15,7 @@ BIN := $(VENV)/bin
 # setuptools warns about editable installations with mapped folders, such as tasks/ here.
 INSTALL = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test cluster-test check licences constraints setup setup-dev clean
+.PHONY: run test cluster-test check chaos fuzz audit licences constraints setup setup-dev clean
 .DELETE_ON_ERROR:
 
 run: setup
@@ -25,11 +27,24 @@ test: setup-dev
 cluster-test: setup-dev
 	$(BIN)/python -m pytest -rs tests/cluster $(ARGS)
 
+ROUNDS := 20
+SEED := 0
+
+chaos: setup-dev
+	$(BIN)/python tests/chaos/chaos.py --rounds $(ROUNDS) --seed $(SEED)
+
 check: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_architecture.py
+
+fuzz: setup-dev
+	FUZZ_CASES=10000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_fuzz.py -n auto $(ARGS)
+
+audit: setup-dev
+	$(INSTALL) -e '.[audit]'
+	$(BIN)/python tools/audit.py
 
 licences: setup
 	$(BIN)/python tools/licences.py

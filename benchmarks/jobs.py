@@ -26,6 +26,7 @@ from harness.core.settings import RunSettings
 from harness.data.table import open_cohort
 from harness.pipeline.cell import Job
 from harness.pipeline.job import execute
+from harness.storage.patience import Patience
 from harness.storage.store import Store
 from harness.sweep.grammar import parse
 from harness.sweep.plan import Plan, prepare
@@ -58,6 +59,7 @@ def timed(plan: Plan, store: Store, *, on_ray: bool) -> float:
             settings,
             committed=lambda record: committed.append(record.identity),
             started=lambda job: None,
+            patience=Patience(store.root, print),
         )
     else:
         run_here(
@@ -66,6 +68,7 @@ def timed(plan: Plan, store: Store, *, on_ray: bool) -> float:
             store,
             committed=lambda record: committed.append(record.identity),
             started=lambda job: None,
+            patience=Patience(store.root, print),
         )
     took = time.perf_counter() - began
     assert len(committed) == sum(len(job.cells) for job in todo)

@@ -94,7 +94,7 @@ HYPOTHESES = (
     ),
     *(
         Hypothesis("E9", f"the correlation of {name} with EDSS is significant (p < .05)", f"p_{name}_40", ((THIRD,),),
-                   "attribution", relation="reaches", margin=0.05, support="moderate",
+                   "attribution", relation="below", margin=0.05, support="moderate",
                    caution="the scenario was selected on the same data")
         for name in ("qT1", "NDI", "MWF")
     ),

@@ -102,7 +102,7 @@ TASK = Task(
         "masked_means": partial(inversion.masked_means),
         "inversion_area": partial(inversion.inversion_area),
         # the curve; its chance level has random masks of the same size
-        **{f"inverted_auroc_{n}": partial(inversion.inverted_auroc, percent=n) for n in (0, 20, 40, 60, 80, 100)},
+        **{f"inverted_auroc_{n}": partial(inversion.inverted_auroc, percent=n) for n in range(0, 101, 10)},
         **{
             f"rho_{name}_{percent}": partial(inversion.masked_mean_correlation, channel=name, percent=percent)
             for name in ("qT1", "MWF", "NDI")

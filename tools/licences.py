@@ -24,6 +24,8 @@ the metadata of each package; their texts are installed with it. Rewritten by `m
 connected-components-3d is under the LGPL: it is imported unmodified, and you may replace it by your own
 version. CUDA builds of torch include NVIDIA's libraries, under NVIDIA's terms, which are not listed here.
 
+The extra `postgres` adds psycopg and psycopg-binary, under the LGPL; they are imported unmodified, too.
+
 | package | version | licence |
 |---|---|---|
 """

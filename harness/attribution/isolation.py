@@ -119,11 +119,16 @@ def _checked_targets(targets: Sequence[int]) -> list[int]:
 def _check_inputs(inputs: Inputs) -> None:
     valid = all(isinstance(x, Tensor) and x.is_floating_point() and x.ndim > 1 for x in inputs)
     if not valid or len({len(x) for x in inputs}) != 1:
-        got = ", ".join(f"{tuple(getattr(x, 'shape', ()))} {getattr(x, 'dtype', type(x).__name__)}" for x in inputs)
+        got = ", ".join(_text_of(x) for x in inputs)
         raise HarnessError(
             f"inputs must be float tensors (N, C, *space) of equal N, or a tuple of them, got {got or 'none'}; "
             "convert them (torch.as_tensor(x, dtype=torch.float32))"
         )
+
+
+def _text_of(x: object) -> str:
+    kind = "" if isinstance(x, Tensor) else f"{type(x).__name__} "
+    return f"{kind}{tuple(getattr(x, 'shape', ()))} {getattr(x, 'dtype', '')}".strip()
 
 
 def _check_model(model: nn.Module) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ import psutil
 import pyarrow as pa
 
 from harness.cli.keys import refuse_unused
-from harness.core.errors import RequestError
+from harness.core.errors import HarnessError, RequestError
 from harness.core.settings import RunSettings
 from harness.pipeline.artifacts import summary_of
 from harness.pipeline.cell import Job, is_done, records_of
@@ -26,6 +27,8 @@ from harness.report.output import make_report, shapley_of, undone
 from harness.report.remarks import remarks
 from harness.report.runs import chosen_tags, pooled_files, pooled_metrics, pooled_of
 from harness.report.wording import verdict
+from harness.storage.lock import only_run
+from harness.storage.patience import Patience
 from harness.storage.store import CellRecord, ReadOnce, Store
 from harness.sweep.collect import Tables, collect
 from harness.sweep.estimate import Estimate, estimate
@@ -34,6 +37,7 @@ from harness.sweep.plan import Plan, Request, prepare
 from harness.sweep.request import defaults_for_data, resolve, settings_of
 from harness.sweep.resume import recall
 from harness.sweep.run import run as run_cells
+from harness.tracking.client import check_uri
 from harness.tracking.tracker import Tracker, shown_uri
 from harness.tuning.resources import check_request
 
@@ -41,6 +45,9 @@ __all__ = ["LIMIT_S", "Observer", "Result", "carry_out", "plan", "plan_of", "reb
 
 LIMIT_S = 12 * 3600.0
 """Estimated seconds above which a run asks for ``yes=true``."""
+
+_AGAIN_S = 60.0  # after an error, MLflow is tried again during a run; each time after twice as long
+_LAST_WAITS_S = (1.0, 5.0, 10.0)  # before each of the last tries at the end
 
 
 class Observer(Protocol):
@@ -98,6 +105,7 @@ class Result:
     shapley : value of each input channel, if every set of channels was run
     report : HTML file of the report; ``None`` if not written
     mlflow : address of the MLflow server or database; empty if not written
+    trouble : why MLflow could not be written, and what to do; empty if it was
     shown : metrics to show in addition to the objective
     rows : pooled results of the configurations, with the values of each subject
     subjects : number of subjects in the cohort
@@ -115,6 +123,7 @@ class Result:
     shapley: pa.Table | None = None
     report: Path | None = None
     mlflow: str = ""
+    trouble: str = ""
     shown: tuple[str, ...] = ()
     rows: tuple[Row, ...] = ()
     subjects: int = 0
@@ -133,12 +142,21 @@ def run(**overrides: Any) -> Result:
     ----------
     overrides : overrides as on the command line; a tuple is a sweep, ``__`` in a name stands for a dot
 
+    Raises
+    ------
+    HarnessError
+        If the run cannot be carried out, or MLflow could not be written; in the latter
+        case, tables and report are complete.
+
     Examples
     --------
     >>> harness.run(task="epvs", sequences=("T2w", "FLAIR"), seed=(0, 1))  # doctest: +SKIP
     """
     read = to_overrides(**overrides)
-    return carry_out(read, texts_of(read), Silent())
+    result = carry_out(read, texts_of(read), Silent())
+    if result.trouble:
+        raise HarnessError(result.trouble)
+    return result
 
 
 def plan(**overrides: Any) -> Estimate:
@@ -183,7 +201,7 @@ def _check_memory(settings: RunSettings, cost: Estimate) -> None:
 
 
 def carry_out(overrides: Overrides, texts: tuple[str, ...], observer: Observer) -> Result:
-    """Perform a run: plan, compute, pool and write the results.
+    """Perform a run: plan, compute, pool and write the results, once no other run uses the output folder.
 
     Raises
     ------
@@ -195,8 +213,16 @@ def carry_out(overrides: Overrides, texts: tuple[str, ...], observer: Observer) 
     """
     request = resolve(overrides, texts=texts)
     check_request(request.settings)
+    check_uri(request.settings.mlflow)
     _say_defaults(request, observer)
     made = prepare(request, say=observer.message)
+    with only_run(request.settings.folder, request.command, say=observer.message):
+        return _compute(made, observer)
+
+
+def _compute(made: Plan, observer: Observer) -> Result:
+    """Compute the missing cells of a plan and write the results."""
+    request = made.request
     cost = estimate(made)
     if cost.seconds > LIMIT_S and not request.settings.yes:
         more = " (with ray=ADDRESS on a cluster)" if request.settings.ray in ("auto", "off") else ""
@@ -208,26 +234,31 @@ def carry_out(overrides: Overrides, texts: tuple[str, ...], observer: Observer) 
     if cost.unknown:
         observer.message(f"some networks could not be timed, so that the time of the run is unknown: {cost.unknown}")
     observer.message(made.sentence)
+    if made.pseudonyms is not None:
+        observer.message(
+            f"subjects have pseudonyms in leaderboards, reports and MLflow. The key is in {request.settings.key_file}; "
+            "keep it, and do not share it or the folders cache, cohorts, phantoms, ray and store, which name subjects"
+        )
     tracker = _tracker(made)
     try:
         _track_known(tracker, made)
         observer.planned(made, cost.cells)
 
-        troubles: list[str] = []
+        absence = _Absence(tracker, made, observer)
 
         def committed(record: CellRecord) -> None:
             objective = _track_cell(tracker, made, record)
-            if tracker is not None and tracker.trouble and not troubles:
-                troubles.append(tracker.trouble)
-                observer.message(f"{tracker.trouble}. The run continues; its cells are kept in the store")
+            absence.check()
             observer.committed(record, objective)
 
         made = run_cells(
-            made, seconds=cost.of_training, started=observer.started, committed=committed, say=observer.message
-        )
+            made, seconds=cost.of_training, started=observer.started, committed=committed, say=observer.message,
+            memory_bytes=cost.memory_bytes,
+        )  # fmt: skip
         observer.ended()
         observer.message("pooling results and writing tables and report")
-        return write_all(made, tracker)
+        patience = Patience(request.settings.folder, observer.message)
+        return patience(lambda: write_all(made, tracker))
     finally:
         observer.ended()
         if tracker is not None:
@@ -253,7 +284,10 @@ def write_all(made: Plan, tracker: Tracker | None) -> Result:
     settings = made.request.settings
     made = _read_once(made)
     if tracker is not None:
-        tracker.wait()  # errors are raised at the end, so that tables and report are written in any case
+        tracker.wait()
+        if tracker.trouble:
+            _log_again(tracker, made)
+            tracker.wait()  # tables and report are written in any case
     runs = {one.id: tracker.run_of(one.id) for one in made.configurations} if tracker else {}
     tables = collect(made, mlflow_runs=runs)
     shapley = shapley_of(made, tables)
@@ -264,7 +298,14 @@ def write_all(made: Plan, tracker: Tracker | None) -> Result:
         report = make_report(made, tables)
     if tracker is not None:
         _track_pooled(tracker, made, tables, report)
-        tracker.drain()
+        tracker.wait()
+        for wait_s in _LAST_WAITS_S:
+            if not tracker.trouble:
+                break
+            time.sleep(wait_s)
+            _log_again(tracker, made)
+            _track_pooled(tracker, made, tables, report)
+            tracker.wait()
     return Result(
         leaderboard=tables.prediction,
         explanations=tables.explanation,
@@ -276,15 +317,53 @@ def write_all(made: Plan, tracker: Tracker | None) -> Result:
         shapley=shapley,
         csv=csv,
         report=report,
-        mlflow="" if tracker is None else shown_uri(settings),
+        mlflow="" if tracker is None or tracker.trouble else shown_uri(settings),
+        trouble="" if tracker is None else tracker.remedy,
         shown=made.request.task.shown,
         rows=tuple(one.prediction for one in tables.pooled.values()),
         subjects=len(made.cohort.subjects),
     )
 
 
-def _track_known(tracker: Tracker | None, made: Plan) -> None:
-    """Open the MLflow runs of the configurations, and log the records that are already in the store."""
+class _Absence:
+    """Tries to reach MLflow again during a run, and then logs what it missed."""
+
+    def __init__(self, tracker: Tracker | None, made: Plan, observer: Observer) -> None:
+        self._tracker, self._made, self._observer = tracker, made, observer
+        self._said = False
+        self._wait_s, self._again_s = _AGAIN_S, math.inf
+
+    def check(self) -> None:
+        """Called after each cell."""
+        if self._tracker is None or not self._tracker.trouble:
+            return
+        now_s = time.monotonic()
+        if not self._said:
+            self._said = True
+            self._observer.message(
+                f"{self._tracker.trouble}. The run continues; its cells are kept in the store, and are logged when "
+                "MLflow is back"
+            )
+        if math.isinf(self._again_s):
+            self._again_s = now_s + self._wait_s
+        elif now_s >= self._again_s:
+            self._again_s, self._wait_s = math.inf, 2 * self._wait_s
+            _log_again(self._tracker, self._made)
+
+
+def _log_again(tracker: Tracker, made: Plan) -> None:
+    """Connect to MLflow anew, and log whatever it missed."""
+    tracker.again()
+    _track_known(tracker, made, failed=True)
+
+
+def _track_known(tracker: Tracker | None, made: Plan, *, failed: bool = False) -> None:
+    """Open the MLflow runs of the configurations, and log the records that are already in the store.
+
+    Parameters
+    ----------
+    failed : whether to log failures, which are otherwise computed again
+    """
     if tracker is None:
         return
     tracker.open(parent_runs(made), saved_view(made))
@@ -296,6 +375,9 @@ def _track_known(tracker: Tracker | None, made: Plan) -> None:
                 # Configurations may share a training, whose record has the id of the first of them.
                 own = dataclasses.replace(record, configuration=cell.configuration, metrics=kept)
                 _track_cell(tracker, made, own)
+        failure = made.store.failure(cell.identity) if failed else None
+        if failure is not None:
+            _track_cell(tracker, made, dataclasses.replace(failure, configuration=cell.configuration))
 
 
 def _track_cell(tracker: Tracker | None, made: Plan, record: CellRecord) -> float:
@@ -344,11 +426,14 @@ def _tracker(made: Plan) -> Tracker | None:
     settings = made.request.settings
     if settings.mlflow == "off":
         return None
-    names = {*settings.exclude, *settings.search_subjects}
-    for group in made.groups.values():
-        names |= {name for sample in group.cohort.samples for name in (sample.id, sample.subject)}
-        names |= {one.subject for one in group.cohort.ineligible}
-    return Tracker(settings, made.request.task.name, command=made.request.command, subjects=names)
+    names = {name for pair in made.names for name in pair}
+    return Tracker(
+        settings,
+        made.request.task.name,
+        command=made.request.command,
+        subjects=names,
+        pseudonyms=made.pseudonyms,
+    )
 
 
 def _is_complete(made: Plan, configuration: str) -> bool:

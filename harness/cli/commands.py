@@ -62,7 +62,9 @@ def run(texts: Sequence[str]) -> int:
     elif result.missing:
         out.print(f"{result.missing} cells were not run; repeat the command to run them")
     _say_places(out, {"leaderboard": result.csv, "report": result.report, "MLflow": result.mlflow})
-    return 0 if result.complete else 1
+    if result.trouble:
+        say(out, Text(f"error: {result.trouble}", style="red"))
+    return 0 if result.complete and not result.trouble else 1
 
 
 def _show_leaderboard(out: Console, table: pa.Table, by_target: Mapping[str, pa.Table], shown: Sequence[str]) -> None:
@@ -90,10 +92,12 @@ def _show_explanations(out: Console, table: pa.Table, *, most: int = 40) -> None
 def plan(texts: Sequence[str]) -> int:
     """``harness plan``."""
     from harness.cli.api import plan_of
+    from harness.report.remarks import few_of_a_class
 
     out = console()
     made, cost = plan_of(parse(texts), Watcher(out))
-    for sentence in (*left_out(made.cohort.ineligible), *made.notes):
+    few = few_of_a_class(group.cohort for group in made.groups.values())
+    for sentence in (*left_out(made.cohort.ineligible), *made.notes, *few):
         say(out, sentence)
     show_estimate(out, made, cost)
     return 0
@@ -141,6 +145,7 @@ def leaderboard(texts: Sequence[str]) -> int:
     from harness.cli.api import rebuild
     from harness.report.csv_files import write_csv
     from harness.report.remarks import remarks
+    from harness.report.renaming import renamed_table
     from harness.report.wording import verdict
 
     overrides = parse(texts)
@@ -155,7 +160,7 @@ def leaderboard(texts: Sequence[str]) -> int:
         out.print(line)
     _say_runs(out, made)
     if target is not None:
-        out.print(f"written: {write_csv(tables.prediction, target)}", soft_wrap=True)
+        out.print(f"written: {write_csv(renamed_table(tables.prediction, made.shown), target)}", soft_wrap=True)
     return 0
 
 

@@ -22,6 +22,7 @@ from harness.core.types import Ineligible
 from harness.pipeline.cell import Job, is_done
 from harness.pipeline.leaderboard import read_facts
 from harness.pipeline.rows import Row
+from harness.report.remarks import few_of_a_class
 from harness.report.wording import board_notes, console_rows, varying_strata
 from harness.storage.store import CellRecord
 from harness.sweep.estimate import Estimate
@@ -95,7 +96,8 @@ class Watcher:
     def planned(self, plan: Plan, todo: int) -> None:
         """Print a summary of the plan and start the bar."""
         self._plan, self._todo = plan, todo
-        for sentence in (*left_out(plan.cohort.ineligible), *plan.notes):
+        few = few_of_a_class(group.cohort for group in plan.groups.values())
+        for sentence in (*left_out(plan.cohort.ineligible), *plan.notes, *few):
             self.message(sentence)
         self.message(f"source of the truth: {plan.cohort.label_source}")
         done = len(plan.cells) - todo

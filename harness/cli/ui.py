@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -18,7 +19,7 @@ from pathlib import Path
 from harness.core.errors import RequestError
 from harness.tracking.pages import TaskPages, compared, pages_of
 
-__all__ = ["address_lines", "serve"]
+__all__ = ["address_lines", "command_for_others", "serve"]
 
 _HOST = "127.0.0.1"
 _PATIENCE_S = 60.0
@@ -52,6 +53,7 @@ def serve(uri: str, artifacts: Path, port: int, *, open_browser: bool, say: Call
     for line in address_lines(pages, server):
         say(line)
     say("Only this machine can reach these pages. Press Ctrl-C to stop.")
+    say(f"To open them to others, with passwords: {command_for_others(uri, artifacts, port)}")
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     command += ["--artifacts-destination", str(artifacts), "--serve-artifacts"]
     command += ["--host", _HOST, "--port", str(port), "--workers", "1"]
@@ -67,6 +69,20 @@ def serve(uri: str, artifacts: Path, port: int, *, open_browser: bool, say: Call
     finally:
         signal.signal(signal.SIGTERM, before)
         _end(process)
+
+
+def command_for_others(uri: str, artifacts: Path, port: int) -> str:
+    """The command that serves the runs on all interfaces, with users and passwords, for a named host.
+
+    Notes
+    -----
+    MLflow's basic authentication needs ``pip install 'mlflow[auth]'``. Passwords cross the
+    network unencrypted unless a proxy adds TLS.
+    """
+    words = ["mlflow", "server", "--app-name", "basic-auth", "--host", "0.0.0.0", "--port", str(port)]
+    words += ["--allowed-hosts", f"{socket.gethostname()}:{port}"]
+    words += ["--backend-store-uri", uri, "--artifacts-destination", str(artifacts), "--serve-artifacts"]
+    return f"MLFLOW_FLASK_SERVER_SECRET_KEY=$(openssl rand -hex 32) {shlex.join(words)}"
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

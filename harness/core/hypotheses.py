@@ -10,7 +10,7 @@ from harness.core.errors import OutOfRange
 
 __all__ = ["Hypothesis", "Published", "Relation", "label_key"]
 
-Relation = Literal["better", "equivalent", "reaches"]
+Relation = Literal["better", "equivalent", "reaches", "below"]
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,15 @@ class Hypothesis:
     groups : labels, best group first. For ``"better"``, every member of a group is
         better than every member of the next group. For ``"equivalent"``, all members
         of the single group are equivalent. For ``"reaches"``, each member of the single
-        group reaches ``margin``
+        group is at least as good as ``margin``; for ``"below"``, it is less than ``margin``,
+        whatever the direction of the metric, as a p value
     over : what the labels belong to: a column of the leaderboard, ``"region"``, or
         ``"metric"`` to compare metrics of one row with each other
     at : what is held fixed: column → label, or ``"region"`` → name of the region
     relation : see ``groups``
     margin : in the unit of the metric. ``"better"``: smallest difference;
         ``"equivalent"``: largest difference in either direction; ``"reaches"``: the
-        value to reach
+        value to reach; ``"below"``: the upper bound
     magnitude : whether absolute values are compared; for pooled metrics only
     support : how well the paper supports the hypothesis: strong, moderate or weak
     caution : limitation to report with the result

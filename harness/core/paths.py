@@ -5,12 +5,23 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from harness.core.errors import RequestError
 
-__all__ = ["absolute", "absolute_sqlite", "check_encoding", "sqlite_path", "sqlite_uri"]
+__all__ = [
+    "absolute",
+    "absolute_sqlite",
+    "check_encoding",
+    "password_of",
+    "sqlite_path",
+    "sqlite_uri",
+    "without_password",
+]
 
+# As pathlib writes s3://bucket, it is s3:/bucket; C:/ is a drive of Windows.
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_PASSWORD = re.compile(r"(://[^/?#\s:@'\"]*:)[^/?#\s@]+@")  # RFC 3986, section 3.2.1
 _SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)([^?]+)(\?.*)?")
 
 
@@ -19,7 +30,7 @@ def absolute(path: str | Path, key: str = "a path") -> Path:
 
     Parameters
     ----------
-    path : path as given by the user; ``~`` is the home folder
+    path : path as given by the user; ``~`` at its beginning is the home folder
     key : name of the option, for the error message
 
     Raises
@@ -28,12 +39,16 @@ def absolute(path: str | Path, key: str = "a path") -> Path:
         If it is a URI, refers to the home folder of an unknown user, or has bytes that
         are not text.
     """
-    if "://" in str(path):
-        raise RequestError(f"{key} must be a local path, got the URI {str(path)!r}; mount that storage first")
+    if "://" in str(path) or _URI.match(str(path)):
+        raise RequestError(
+            f"{key} must be a local path, got the URI {without_password(str(path))!r}; mount that storage first "
+            "(NFS, s3fs, rclone mount) and give the folder"
+        )
     if "\0" in str(path):
         raise RequestError(f"{key} must be a path, got {str(path)!r} with a null character")
     try:
-        found = Path(path).expanduser().resolve()
+        # Path("./~x") is Path("~x"), but only a path that begins with ~ names a home folder.
+        found = (Path(path).expanduser() if str(path).startswith("~") else Path(path)).resolve()
     except RuntimeError:  # of expanduser
         raise RequestError(f"{key} must be a path, got {str(path)!r}: there is no such home folder") from None
     except OSError as error:  # such as a loop of links, or a name that is too long
@@ -55,6 +70,19 @@ def check_encoding(text: str, what: str) -> None:
             f"{what} must be valid {sys.getfilesystemencoding()} text, the encoding of this locale, got {text!a}; "
             "set PYTHONUTF8=1 if it is UTF-8, otherwise rename it"
         )
+
+
+def password_of(uri: str) -> str:
+    """Password in a URI; empty if there is none."""
+    try:
+        return urlsplit(uri).password or ""
+    except ValueError:
+        return ""
+
+
+def without_password(text: str) -> str:
+    """A URI, or any text with URIs, without passwords, for display."""
+    return _PASSWORD.sub(r"\1***@", text)
 
 
 def sqlite_uri(path: Path) -> str:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
 
-from harness.core.errors import RegistrationError, UnknownName
+from harness.core.errors import RegistrationError, UnknownName, first_line
 
 __all__ = [
     "ADAPTERS",
@@ -181,10 +181,25 @@ def _import_all(home: str) -> None:
 
 @cache
 def load_plugins() -> tuple[str, ...]:
-    """Import the modules that installed packages list under ``harness.plugins``."""
+    """Import the modules that installed packages list under ``harness.plugins``.
+
+    Raises
+    ------
+    RegistrationError
+        If one cannot be imported; it names the package.
+    """
     points = importlib.metadata.entry_points(group="harness.plugins")
     for point in points:
-        point.load()
+        try:
+            point.load()
+        except RegistrationError:
+            raise
+        except Exception as error:
+            package = getattr(getattr(point, "dist", None), "name", "") or point.value
+            raise RegistrationError(
+                f"the plug-in {point.value} cannot be imported: {first_line(error, where=True)}; fix it, or remove "
+                f"its package: pip uninstall {package}"
+            ) from error
     return tuple(point.value for point in points)
 
 

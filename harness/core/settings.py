@@ -7,7 +7,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
 
@@ -36,8 +36,14 @@ class RunSettings:
     mlflow : ``auto`` writes a database in the output folder, ``off`` disables MLflow;
         otherwise a tracking URI
     anonymous : send nothing that identifies subjects to MLflow, except the report
+    pseudonymise : show subjects under pseudonyms (keyed hashes) in tables, report and MLflow;
+        the key is in the file ``pseudonym.key`` of the output folder
     exclude : subjects to leave out
     accept_code : reuse finished cells of an older code version, and flag them
+    time_limit : minutes that one cell may take; a cell that takes longer is ended, and counts
+        as failed while the others go on. ``off`` for no limit, because the times of cells
+        differ by orders of magnitude; ``auto`` for ten times the estimate of the longest
+        training with its explanations, and at least ten minutes. A search is not limited
     yes : start even if the estimate exceeds 12 hours
     report : write the HTML report
     show_images : show pictures of people in the report, if the cohort has any. Generated
@@ -55,8 +61,10 @@ class RunSettings:
     gpus: Annotated[float, Ge(0)] = 0.0
     mlflow: str = "auto"
     anonymous: bool = False
+    pseudonymise: bool = False
     exclude: tuple[str, ...] = ()
     accept_code: bool = False
+    time_limit: Literal["off", "auto"] | Annotated[float, Gt(0)] = "off"
     yes: bool = False
     report: bool = True
     show_images: bool = False
@@ -84,6 +92,11 @@ class RunSettings:
         return Path(self.out)
 
     @property
+    def key_file(self) -> Path:
+        """File of the key of pseudonyms, see :class:`harness.core.pseudonyms.Pseudonyms`."""
+        return self.folder / "pseudonym.key"
+
+    @property
     def data_folder(self) -> Path | None:
         """``data`` as a path."""
         return Path(self.data) if self.data else None
@@ -103,4 +116,6 @@ def settings_from(overrides: Mapping[str, JSON]) -> RunSettings:
     for key in ("ray", "mlflow"):
         if isinstance(values.get(key), bool):
             values[key] = "auto" if values[key] else "off"
+    if values.get("time_limit") is False:
+        values["time_limit"] = "off"
     return RunSettings(**{key: checked(hints[key], value, key) for key, value in values.items()})

@@ -25,13 +25,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import MappingProxyType
 
 from harness.core.errors import UnknownName
 from harness.core.types import Candidate, Fault, Ineligible
 from harness.data.bids_choice import Choice, choose, name_in_files
-from harness.data.bids_files import best_mask, entities_of, is_image, is_predicted, listed, unseen_files
+from harness.data.bids_files import best_mask, entities_of, is_image, is_predicted, link_out, listed, unseen_files
 from harness.data.bids_notes import (
     as_sentences,
     contrast_faults,
@@ -58,6 +58,7 @@ INDEX_FAULTS: Mapping[str, str] = MappingProxyType(
         "empty-folder": "the folder has no files",
         "folder-missing": "the folder does not exist",
         "folder-unreadable": "a folder cannot be listed by this user",
+        "link-outside": "a link leads out of the data set",
         "misplaced-file": "a file in a subject's folder is named after another subject or session",
         "not-a-folder": "the path is a file",
         "not-bids": "there are no sub-* folders",
@@ -123,6 +124,7 @@ def index(
     truth: str = "",
     space: str = "",
     template: bool = False,
+    links: Path | None = None,
 ) -> BidsIndex:
     """Find the files of all subjects, and list what is missing or wrong.
 
@@ -148,6 +150,8 @@ def index(
         which has all files of a subject, native first
     template : whether masks must be in one template space. Masks that name one are used,
         rather than others; a mix of template and native space is a fault
+    links : folder outside of the data set into which links may lead; links within the data
+        set are always followed
 
     Returns
     -------
@@ -161,7 +165,7 @@ def index(
         If an excluded name, the source of the truth or the space is not in the data set.
     """
     root = Path(root)
-    faults = _root_faults(root)
+    faults = _root_faults(root) or _table_links(root, links)
     if faults:
         return BidsIndex(root, root.name, faults=tuple(faults))
     survey = Survey(
@@ -182,6 +186,7 @@ def index(
     faults = [*name_faults, *table_faults, *_listing_faults(survey, table), *survey.source.faults, *found.faults]
     faults += [*session_faults, *region_faults, *sidecar_faults, *_absent(survey, found.present)]
     faults += contrast_faults(chosen, survey.sequences)
+    faults += _file_links(root, found.candidates, links)
     notes = [
         *table.notes,
         *session_notes,
@@ -294,6 +299,31 @@ def _root_faults(root: Path) -> list[Fault]:
     if not any(name.startswith("sub-") and (root / name).is_dir() for name in names):
         return [_not_bids(root, names)]
     return []
+
+
+def _table_links(root: Path, allowed: Path | None) -> list[Fault]:
+    """Tables whose content is elsewhere; they are not opened, because messages quote what is wrong with a table."""
+    tables = [path for end in ("tsv", "json") for one in ("", "sub-*/") for path in sorted(root.glob(f"{one}*.{end}"))]
+    found = {where: "" for path in tables if path.exists() and (where := link_out(path, root, allowed))}
+    return [_link_fault(where, subject) for where, subject in found.items()]
+
+
+def _file_links(root: Path, candidates: Iterable[Candidate], allowed: Path | None) -> list[Fault]:
+    """Images, and JSON files beside them, whose content is elsewhere; one fault for each link."""
+    found: dict[str, str] = {}
+    for one in candidates:
+        for path in (*one.images.values(), *one.masks.values()):
+            stem = path.name.partition(".nii")[0]
+            for file in (path, path.with_name(f"{stem}.json"), path.with_name(f"{stem}.tsv")):
+                if file.exists() and (where := link_out(file, root, allowed)):
+                    found.setdefault(where, one.subject)
+    return [_link_fault(where, subject) for where, subject in found.items()]
+
+
+def _link_fault(where: str, subject: str) -> Fault:
+    file, _, target = where.partition(" → ")
+    remedy = f"Copy the content, or set cohort.links={PurePath(target).parent} if you trust this data set."
+    return Fault("link-outside", file, subject, f"a link to {target}", "a link within the data set", remedy)
 
 
 def _not_bids(root: Path, names: Sequence[str]) -> Fault:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ __all__ = [
     "is_mni",
     "is_native",
     "is_predicted",
+    "link_out",
     "listed",
     "made_by_harness",
     "makers_of",
@@ -139,6 +141,29 @@ def entities_of(name: str) -> tuple[dict[str, str], str]:
 def is_image(path: Path) -> bool:
     """Whether a file is a NIfTI image by its name, in small or capital letters."""
     return path.name.lower().endswith(EXTENSIONS) and path.is_file()
+
+
+def link_out(path: Path, root: Path, allowed: Path | None = None) -> str:
+    """The link through which a path below ``root`` leads out of it, and where to; empty if it stays inside.
+
+    Links inside of a data set are usual, because git-annex and DataLad store files so. A link
+    to another place could show any file of this machine.
+
+    Parameters
+    ----------
+    path : file or folder below ``root``
+    root : folder of the data set, which may be a link itself
+    allowed : another folder into which links may lead
+    """
+    places = [Path(os.path.realpath(one)) for one in (root, allowed) if one is not None]
+    if any(Path(os.path.realpath(path)).is_relative_to(place) for place in places):
+        return ""
+    parts = path.relative_to(root).parts
+    for depth in range(1, len(parts) + 1):
+        one = root.joinpath(*parts[:depth])
+        if one.is_symlink() and not any(Path(os.path.realpath(one)).is_relative_to(place) for place in places):
+            return f"{one.relative_to(root)} → {os.path.realpath(one)}"
+    return f"{path.relative_to(root)} → {os.path.realpath(path)}"
 
 
 def natural(text: str) -> list[tuple[int, str]]:
@@ -262,7 +287,7 @@ def makers_of(description: Mapping[str, JSON] | None) -> list[str]:
 
 def made_by_harness(description: Mapping[str, JSON] | None) -> bool:
     """Whether this program made the files of a data set."""
-    return any(name.strip().lower() == "harness" for name in makers_of(description))
+    return any(re.match(r"\s*harness\b", name, flags=re.IGNORECASE) for name in makers_of(description))
 
 
 def is_predicted(description: Mapping[str, JSON] | None) -> bool:
@@ -316,7 +341,7 @@ def _remedy(path: Path, home: Path) -> str:
     if name.endswith(_OTHER_FORMATS):
         return "convert it to .nii.gz"
     if not name.endswith(EXTENSIONS):
-        return ""
+        return "complete or rename it; the name must end in .nii or .nii.gz" if ".nii" in name else ""
     if not path.name.endswith(EXTENSIONS):
         return "write the extension in small letters"
     folders = path.relative_to(home).parts[:-1]

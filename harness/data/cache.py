@@ -22,6 +22,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import stat
 import sys
@@ -66,6 +67,7 @@ RUNS_CODE = (f"{__name__}:_runs", f"{__name__}:_voxels_of")
 
 _DATA, _INDEX = ".bin", ".jsonl"
 _ALIGNMENT = 64  # bytes
+_LARGEST = 2**36  # bytes of an array that is stored as runs
 _SMALL = 2**18  # bytes; smaller arrays are read rather than mapped
 _SETTLED_NS = 2_000_000_000  # a file changed more recently could change again within its time stamp
 
@@ -331,12 +333,27 @@ def _image_of(line: bytes, path: Path) -> CachedImage | None:
         return None
     try:
         facts = json.loads(line)
-        return CachedImage(
+        image = CachedImage(
             path, facts["key"], shared_shape(*facts["shape"]), sys.intern(facts["dtype"]), _CODINGS[facts["coding"]],
             facts["offset"], shared_length(facts["length"]), facts["sha256"],
         )  # fmt: skip
-    except (ValueError, KeyError, TypeError):
+        return image if _is_sound(image) else None
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def _is_sound(image: CachedImage) -> bool:
+    """Whether shape, type and length of an entry agree, so that loading it takes no more memory than it has bytes for.
+
+    Runs may be far shorter than the array that they describe, which must fit into memory.
+    """
+    if not isinstance(image.fingerprint, str) or not isinstance(image.sha256, str):
+        return False
+    numbers = (image.offset, image.length, *image.shape)
+    if not all(type(one) is int and one >= 0 for one in numbers) or np.dtype(image.dtype).hasobject:
+        return False
+    size = math.prod(image.shape) * np.dtype(image.dtype).itemsize
+    return size == image.length if image.coding == "dense" else size <= _LARGEST
 
 
 @lru_cache(maxsize=1024)
@@ -432,7 +449,7 @@ def read_json(path: Path) -> JSON:
     """Content of a JSON file, or ``None`` if it is missing or cannot be read."""
     try:
         return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

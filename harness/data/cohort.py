@@ -71,6 +71,7 @@ def bids(
     nuisance: str = "",
     truth: str = "",
     space: str = "",
+    links: Path | None = None,
     exclude: tuple[str, ...] = (),
     minimum: Annotated[int, annotated_types.Ge(1)] = 3,
 ) -> Cohort:
@@ -121,6 +122,8 @@ def bids(
         derivative that has. With ``+``, the first that a subject has
     space : use only files of this space (``MNI152NLin6Asym``, ``native``); empty for that
         which has all files of a subject, native first
+    links : folder outside of the data set into which links may lead; empty for none. Links
+        within the data set are always followed
     exclude : subjects to leave out
     minimum : minimum number of subjects
 
@@ -146,7 +149,7 @@ def bids(
     )  # fmt: skip
     needed = _needed(options, tuple(sequences))
     find = partial(index, root, label=label or None, optional=options.masks, session=session,
-                   exclude=tuple(exclude), truth=truth, space=space)  # fmt: skip
+                   exclude=tuple(exclude), truth=truth, space=space, links=links)  # fmt: skip
     found = find(sequences=needed)
     wanted = tuple(sequences) or _common_sequences(found)
     if not sequences and not found.faults:

@@ -51,6 +51,7 @@ def lesions(
     spacing_mm: tuple[Annotated[float, annotated_types.Gt(0)], ...] = (),
     truth: str = "",
     space: str = "",
+    links: Path | None = None,
     exclude: tuple[str, ...] = (),
     minimum: Annotated[int, annotated_types.Ge(1)] = 3,
 ) -> Cohort:
@@ -78,6 +79,8 @@ def lesions(
         derivative that has. With ``+``, the first that a subject has
     space : use only masks of this template (``MNI152NLin6Asym``); empty for that which most
         subjects have
+    links : folder outside of the data set into which links may lead; empty for none. Links
+        within the data set are always followed
     exclude : subjects to leave out
     minimum : minimum number of subjects
 
@@ -112,7 +115,7 @@ def lesions(
     if len(spacing) not in (0, 3):
         raise OutOfRange(f"spacing_mm must have one number, three (X, Y, Z) or none, got {spacing}")
     found = index(root, label=label, optional=(), session=session, exclude=tuple(exclude),
-                  truth=truth, space=space, template=True)  # fmt: skip
+                  truth=truth, space=space, template=True, links=links)  # fmt: skip
     digests = Digests(cache / "digests", root)
     seen: dict[Path, tuple[Array, Array]] = {}
     verify_once(found, label=label, minimum=minimum, digests=digests, folder=cache / "verified",

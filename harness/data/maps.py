@@ -19,6 +19,7 @@ import numpy as np
 from harness.core.errors import OutOfRange, UnknownName
 from harness.core.types import Array
 from harness.data import nifti
+from harness.storage.arrays import read_npy, read_npz
 from harness.storage.store import CellRecord, Store
 
 __all__ = [
@@ -144,9 +145,9 @@ def write_sums(path: Path, sums: Array) -> Path:
 
 def read_sums(path: Path) -> Array:
     """Read sums that :func:`write_sums` wrote, (B, T, C, X, Y, Z) float32."""
-    with np.load(path, allow_pickle=False) as file:
-        sums: Array = np.multiply(file["sums"], file["scale"], dtype=np.float64).astype(np.float32)
-        return sums
+    file = read_npz(path)
+    sums: Array = np.multiply(file["sums"], file["scale"], dtype=np.float64).astype(np.float32)
+    return sums
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,7 @@ def _stored(
         sample, own = _names_of(name)
         if own == wanted and (samples is None or sample in samples):
             path = store.artifact(record, name)
-            yield sample, read_map(path) if name.endswith(_VOLUME) else np.load(path, allow_pickle=False)
+            yield sample, read_map(path) if name.endswith(_VOLUME) else read_npy(path)
 
 
 def with_channels(array: Array, channels: Sequence[str] = ()) -> Array:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import math
 import stat
 import zlib
 from collections.abc import Mapping
@@ -31,6 +32,9 @@ __all__ = ["Header", "IMAGE_FAULTS", "ImageError", "header", "load", "read", "wr
 _GZIP_MAGIC = b"\x1f\x8b"
 _PLACEHOLDERS = (b"version https://git-lfs", b"/annex/objects/")  # texts in place of files that were not fetched
 _HEADER_BYTES = 540  # the larger of the two NIfTI headers
+_MOST_AFTER = 2**20  # bytes behind the last voxel that padding explains
+_DEFLATE_RATIO = 1032  # the largest of the DEFLATE format
+_MOST_VOXELS = 2**31  # 8 GB in single precision; a whole brain at 0.1 mm has fewer
 _LONGEST_QUATERNION = 1.001  # square of its imaginary part; rounding stays far below
 
 IMAGE_FAULTS: Mapping[str, str] = MappingProxyType(
@@ -40,11 +44,13 @@ IMAGE_FAULTS: Mapping[str, str] = MappingProxyType(
         "datatype": "the voxels are not real numbers (colour, complex)",
         "dimensions": "the image is not one three-dimensional volume",
         "empty-file": "the file has no bytes",
+        "inflated": "the compressed stream holds far more bytes than the header describes",
         "missing-file": "the file does not exist",
         "not-a-file": "the path is a folder, a pipe or a device",
         "not-nifti": "the content is not a single-file NIfTI-1 or NIfTI-2 image",
         "placeholder": "a text of git-annex or git-lfs stands for the image, which was not fetched",
         "permission": "this user has no permission to read the file",
+        "too-large": "the header describes more voxels than a volume has",
         "truncated": "the file ends before its last voxel",
         "unreadable": "the operating system cannot read the file",
         "voxel-offset": "the header says that the voxels start inside the header, or at no whole byte",
@@ -123,7 +129,8 @@ def read(path: str | Path) -> tuple[Array, Array]:
     facts, array = load(path)
     if len(facts.shape) != 3:
         raise dimensions_error(path, facts.shape)
-    return np.asarray(array, dtype=np.float32), facts.affine
+    with np.errstate(over="ignore"):  # values that single precision cannot hold become infinite, which is a fault
+        return np.asarray(array, dtype=np.float32), facts.affine
 
 
 def header(path: str | Path) -> Header:
@@ -150,15 +157,29 @@ def load(path: str | Path) -> tuple[Header, Array]:
     ------
     ImageError
         If the file cannot be read.
+
+    Notes
+    -----
+    The header is read first, and no more is decompressed than it describes: a few
+    kilobytes can be compressed terabytes.
     """
     path = Path(path)
-    content = _content(path)
-    raw = _parse(content, path)
+    stored = _checked_name(path, _stored(path, limit=None))
+    compressed = stored[:2] == _GZIP_MAGIC
+    raw = _parse(_decompressed(stored, path, _HEADER_BYTES) if compressed else stored, path)
     facts = _facts(raw, path)
-    _check_length(raw, facts, len(content), path)
+    needed = _length_of(raw, facts, path)
+    if needed > len(stored) * (_DEFLATE_RATIO if compressed else 1):
+        value = f"{len(stored)} compressed bytes" if compressed else f"{len(stored)} bytes"
+        raise _truncated(path, value, _described(needed, facts))
+    _check_size(facts, path)
+    content = _decompressed(stored, path, None, most=needed + _MOST_AFTER) if compressed else stored
+    if len(content) < needed:
+        raise _truncated(path, f"{len(content)} bytes", _described(needed, facts))
     try:
-        array = np.asarray(raw.data_from_fileobj(BytesIO(content)))
-    except (ValueError, OSError, OverflowError, nib.spatialimages.HeaderDataError) as error:
+        with np.errstate(all="ignore"):  # of the header's slope
+            array = np.asarray(raw.data_from_fileobj(BytesIO(content)))
+    except (ValueError, OSError, OverflowError, MemoryError, nib.spatialimages.HeaderDataError) as error:
         raise _not_nifti(path, f"the voxels cannot be decoded ({error})") from error
     return facts, array.reshape(facts.shape)
 
@@ -219,9 +240,14 @@ def dimensions_error(path: Path, shape: tuple[int, ...]) -> ImageError:
     )
 
 
-def _content(path: Path, *, limit: int | None = None) -> bytes:
-    """The decompressed bytes of a file, or the first ``limit`` of them."""
-    stored = _stored(path, limit=None if limit is None else 64 * limit)
+def _content(path: Path, *, limit: int) -> bytes:
+    """The first ``limit`` decompressed bytes of a file, or more."""
+    stored = _checked_name(path, _stored(path, limit=64 * limit))
+    return _decompressed(stored, path, limit) if stored[:2] == _GZIP_MAGIC else stored
+
+
+def _checked_name(path: Path, stored: bytes) -> bytes:
+    """The stored bytes, which must be compressed as the name says."""
     if not stored:
         raise ImageError("empty-file", path, "0 bytes", "a NIfTI image", "Copy the file again from its source.")
     if stored.startswith(_PLACEHOLDERS):
@@ -242,7 +268,7 @@ def _content(path: Path, *, limit: int | None = None) -> bytes:
             ".nii.gz for compressed and .nii for plain content",
             "Rename the file, or copy it again if it is a web page or a text placeholder.",
         )
-    return _decompressed(stored, path, limit) if compressed else stored
+    return stored
 
 
 def _stored(path: Path, *, limit: int | None) -> bytes:
@@ -271,14 +297,22 @@ def _stored(path: Path, *, limit: int | None) -> bytes:
         raise ImageError(kind, path, error.strerror or str(error), "a readable file", copy) from error
 
 
-def _decompressed(stored: bytes, path: Path, limit: int | None) -> bytes:
-    """Undo gzip (several members too); a stream that stops early or fails its checksum is an error."""
+def _decompressed(stored: bytes, path: Path, limit: int | None, *, most: int = 0) -> bytes:
+    """Undo gzip (several members too); a stream that stops early or fails its checksum is an error.
+
+    Parameters
+    ----------
+    limit : stop after these bytes of the first member; ``None`` for all
+    most : number of bytes above which a whole stream is refused
+    """
     copy = "Copy the file again from its source."
     parts: list[bytes] = []
+    length = 0
     while stored:
         machine = zlib.decompressobj(wbits=31)
         try:
-            parts.append(machine.decompress(stored, limit or 0))
+            # zlib takes 0 for no limit, so that one byte more than allowed is asked for.
+            parts.append(machine.decompress(stored, most - length + 1 if limit is None else limit))
         except zlib.error as error:
             # Bytes behind the last member are padding, and gzip itself ignores them.
             if parts and stored[:2] != _GZIP_MAGIC:
@@ -286,6 +320,11 @@ def _decompressed(stored: bytes, path: Path, limit: int | None) -> bytes:
             raise ImageError("corrupt-gzip", path, str(error), "an intact gzip stream", copy) from error
         if limit is not None:
             break
+        length += len(parts[-1])
+        if length > most:
+            value = f"the compressed stream holds more than {most} bytes"
+            expected = f"at most {most - _MOST_AFTER} for the voxels of the header, and 1 MiB of padding"
+            raise ImageError("inflated", path, value, expected, copy)
         if not machine.eof:
             value = f"the compressed stream stops after {len(parts[-1])} decompressed bytes"
             raise ImageError("truncated", path, value, "a complete gzip stream", copy)
@@ -382,7 +421,11 @@ def orientation(affine: Array) -> tuple[str, ...]:
     """Direction in which each axis of a grid grows, e.g. ``("L", "A", "S")``; ``"?"`` if undefined."""
     if not np.all(np.isfinite(affine)):
         return ("?", "?", "?")
-    return tuple(code or "?" for code in nib.aff2axcodes(affine))
+    try:
+        with np.errstate(all="ignore"):  # sizes near the largest number
+            return tuple(code or "?" for code in nib.aff2axcodes(affine))
+    except np.linalg.LinAlgError:
+        return ("?", "?", "?")
 
 
 def _units(raw: nib.Nifti1Header) -> str:
@@ -391,8 +434,8 @@ def _units(raw: nib.Nifti1Header) -> str:
     return known.get(code, f"code {code}")
 
 
-def _check_length(raw: nib.Nifti1Header, facts: Header, length: int, path: Path) -> None:
-    """Check before memory is allocated: a damaged header can demand terabytes."""
+def _length_of(raw: nib.Nifti1Header, facts: Header, path: Path) -> int:
+    """Bytes up to the last voxel; checked before memory is allocated, because a header can demand terabytes."""
     if any(size < 1 for size in facts.shape) or not facts.shape:
         raise dimensions_error(path, facts.shape)
     if facts.dtype.kind not in "iuf":
@@ -404,9 +447,19 @@ def _check_length(raw: nib.Nifti1Header, facts: Header, length: int, path: Path)
             "Save one channel (or the magnitude) as a file of its own.",
         )
     _check_offset(raw, path)
-    needed = int(raw["vox_offset"]) + facts.dtype.itemsize * int(np.prod([int(size) for size in facts.shape]))
-    if length < needed:
-        raise _truncated(path, f"{length} bytes", f"{needed} bytes for {facts.shape} voxels of {facts.dtype}")
+    # Python's integers do not overflow.
+    return int(raw["vox_offset"]) + facts.dtype.itemsize * math.prod(facts.shape)
+
+
+def _check_size(facts: Header, path: Path) -> None:
+    voxels = math.prod(facts.shape)
+    if voxels > _MOST_VOXELS:
+        value, expected = f"the header describes {voxels} voxels, {facts.shape}", f"at most {_MOST_VOXELS}"
+        raise ImageError("too-large", path, value, expected, "Convert the original again, or crop the image.")
+
+
+def _described(needed: int, facts: Header) -> str:
+    return f"{needed} bytes for {facts.shape} voxels of {facts.dtype}"
 
 
 def _check_offset(raw: nib.Nifti1Header, path: Path) -> None:

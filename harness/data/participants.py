@@ -90,7 +90,7 @@ def read_json(path: Path) -> tuple[dict[str, JSON] | None, str]:
     """A JSON object, or ``None`` and what is wrong with it (empty if nothing is)."""
     try:
         content = json.loads(path.read_text("utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return None, f"it cannot be read ({error})"
     if not isinstance(content, dict):
         return None, f"it holds a {type(content).__name__}"

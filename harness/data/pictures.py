@@ -32,6 +32,7 @@ from harness.core.errors import CohortError, OutOfRange, UnknownName
 from harness.core.identity import canonical, code_digest
 from harness.core.registry import COHORTS
 from harness.core.types import Array, Cohort, Fault, Ineligible, Sample
+from harness.data.bids_files import link_out
 from harness.data.cache import ArrayCache, CachedImage, Digests, hash_of
 from harness.data.participants import read_rows
 from harness.simulation.phantom import PhantomPicture
@@ -57,6 +58,7 @@ def pictures(
     minimum: Annotated[int, annotated_types.Ge(1)] = 3,
     image_column: str = "",
     subject_column: str = "",
+    links: Path | None = None,
 ) -> Cohort:
     """RGB pictures of equal size from an image folder with a table.
 
@@ -74,6 +76,8 @@ def pictures(
     subject_column : column with the subject whose pictures stay together when the data are
         split, such as a patient or a slide; empty for ``subject`` or, without it,
         ``subject_id``, ``patient``, ``patient_id``, ``slide``, ``slide_id`` or ``wsi``
+    links : folder outside of the data set into which links may lead; empty for none. Links
+        within the data set are always followed
 
     Returns
     -------
@@ -95,9 +99,12 @@ def pictures(
     for name in sequences:
         if name != _NAME:
             raise OutOfRange(f"pictures have the one image {_NAME}, got {name}")
+    _refuse_links(root, [root / _TABLE], links)
     table = _read_table(root, image_column, subject_column)
     folder = _IMAGES if (root / _IMAGES).is_dir() else ""
     rows = _rows(root, folder, table, exclude)
+    _refuse_links(root, [root / place / row.image for place in (folder, *_mask_folders(root).values()) for row in rows],
+                  links)  # fmt: skip
     subjects = {row.subject for row in rows}
     if len(subjects) < minimum:
         raise CohortError([fault("too-few-subjects", _TABLE, "", f"{len(subjects)} subjects", f"at least {minimum}",
@@ -278,6 +285,18 @@ def _fault_of(root: Path, folder: str, row: PictureRow) -> Fault | None:
         return fault("no-file", _file(folder, row), row.subject, "there is no such file",
                       "a picture for every row", "Add it, or remove the row.")  # fmt: skip
     return None
+
+
+def _refuse_links(root: Path, paths: Sequence[Path], allowed: Path | None) -> None:
+    """Refuse files whose content is outside of the folder, see :func:`harness.data.bids_files.link_out`."""
+    found = dict.fromkeys(filter(None, (link_out(path, root, allowed) for path in paths)))
+    faults = []
+    for where in found:
+        file, _, target = where.partition(" → ")
+        remedy = f"Copy the content, or set cohort.links={Path(target).parent} if you trust this data set."
+        faults.append(fault("link-outside", file, "", f"a link to {target}", "a link within the data set", remedy))
+    if faults:
+        raise CohortError(faults)
 
 
 def _value(text: str | None) -> float | str | None:

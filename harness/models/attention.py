@@ -1,7 +1,7 @@
 """3D networks with one encoder per contrast, whose features are weighted by gated attention.
 
-All networks are built of modules and functions that ``torch.fx`` can trace, so that
-relevance can be propagated through them.
+All networks are built of operations to which relevance can be propagated
+(:mod:`harness.attribution.lrp_tape`).
 """
 
 from __future__ import annotations

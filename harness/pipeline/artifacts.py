@@ -14,6 +14,7 @@ import numpy as np
 from harness.core.targets import Target
 from harness.core.types import JSON, Array, Input, NetworkSpec, Prediction, Sample
 from harness.data.maps import map_name, write_map
+from harness.storage.arrays import read_npz
 from harness.storage.store import CellRecord, Store, write_json
 
 __all__ = [
@@ -48,9 +49,8 @@ def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
 
 
 def read_arrays(path: Path) -> dict[str, Array]:
-    """Read a file written by :func:`write_arrays`."""
-    with np.load(path, allow_pickle=False) as file:
-        return {key: file[key] for key in file.files}
+    """Read a file written by :func:`write_arrays`, see :func:`~harness.storage.arrays.read_npz`."""
+    return read_npz(path)
 
 
 def write_predictions(folder: Path, predictions: Mapping[str, Prediction]) -> None:

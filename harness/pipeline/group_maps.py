@@ -330,12 +330,13 @@ def group_values(
     by_seed: list[dict[str, dict[str, tuple[Score, Array]]]] = []
     for seed in sorted({cell.seed for cell in records}):
         outputs, parts = _fold_sums({cell: one for cell, one in records.items() if cell.seed == seed}, store)
-        sums = np.stack([part.sum(axis=0, dtype=np.float64) for part in parts]) if by_fold else np.concatenate(parts)
+        sums = np.concatenate(parts)
+        folds = np.repeat(np.arange(len(parts)), [len(part) for part in parts]) if by_fold else None
         by_seed.append(
             {
                 output: _of_output(
                     task, label, output, sums[:, index], explained, counts, generator(seed, "group", label, output),
-                    labels, channels, by_fold=by_fold,
+                    labels, channels, folds,
                 )
                 for index, output in enumerate(outputs)
             }
@@ -371,10 +372,12 @@ def _of_output(
     rng: np.random.Generator,
     labels: Sequence[str],
     channels: tuple[str, ...],
-    *,
-    by_fold: bool,
+    folds: Array | None,
 ) -> dict[str, tuple[Score, Array]]:
-    """Score and pseudo-values of each metric, from the folds or blocks (B, C, X, Y, Z) of one output."""
+    """Score and pseudo-values of each metric, from the blocks (B, C, X, Y, Z) of one output.
+
+    Pseudo-values are by fold if the folds of the blocks are given, (B,), otherwise by block.
+    """
     truth = cohort.truth
     sample = cohort.samples[0]
     target = None if truth is None else target_mask(truth, output)
@@ -403,6 +406,8 @@ def _of_output(
     found: dict[str, tuple[Score, Array]] = {}
     whole = inputs(total)
     left_out = [inputs(total - block) for block in blocks] if len(blocks) > 1 else []
+    numbers = np.empty(0) if folds is None else np.unique(folds)
+    without_fold = [inputs(total - blocks[folds == one].sum(axis=0, dtype=np.float64)) for one in numbers]
     perfect = None if exact is None else inputs(exact)
     for name in labels:
         metric = task.metrics[name]
@@ -410,15 +415,10 @@ def _of_output(
             found[name] = (Score(math.nan, math.nan, math.nan, 0), np.empty(0))
             continue
         value = evaluate(metric, whole)
-
-        def statistic(
-            kept: Array, metric: Component = metric, value: float = value, left_out: Sequence[MetricInputs] = left_out
-        ) -> float:
-            absent = np.setdiff1d(np.arange(len(left_out)), kept)
-            return value if not absent.size else evaluate(metric, left_out[int(absent[0])])
-
-        pairs = pseudo_values(statistic, len(left_out))
-        pairs = with_training(pairs) if by_fold else pairs
+        pairs = _left_out(metric, value, left_out)
+        if without_fold:
+            error = float(pairs.std(ddof=1)) / math.sqrt(len(pairs))
+            pairs = with_training(_left_out(metric, value, without_fold), error)
         interval = jackknife_interval(pairs, value, range=_range_of(metric))
         score = Score(
             value,
@@ -432,6 +432,16 @@ def _of_output(
         )
         found[name] = (score, pairs)
     return found
+
+
+def _left_out(metric: Component, value: float, without: Sequence[MetricInputs]) -> Array:
+    """Jackknife pseudo-values of a metric from the maps without each unit."""
+
+    def statistic(kept: Array) -> float:
+        absent = np.setdiff1d(np.arange(len(without)), kept)
+        return value if not absent.size else evaluate(metric, without[int(absent[0])])
+
+    return pseudo_values(statistic, len(without))
 
 
 def _expected(task: Task, cohort: Cohort, output: str, label: str, counts: Array) -> Array | None:

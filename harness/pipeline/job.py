@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 import time
@@ -59,14 +60,21 @@ from harness.pipeline.score import Values, collapse_flags, score_map, score_pred
 from harness.pipeline.train import controlled, train
 from harness.storage.store import TRACEBACK, CellRecord, Store, write_json, write_record
 
-__all__ = ["Emit", "execute", "load_member"]
+__all__ = ["Emit", "Limit", "execute", "load_member", "unlimited"]
 
 _WEIGHTS, _STATE, _SUMS = "weights.safetensors", "adapter.npz", "blocks.npz"
 
 Emit = Callable[[Path], None]
+Limit = Callable[[Cell], contextlib.AbstractContextManager[None]]
+"""Limits the time of a cell; raises an error if the cell took too long."""
 
 
-def execute(job: Job, cohort: Cohort, store: Store, emit: Emit) -> None:
+def unlimited(cell: Cell) -> contextlib.AbstractContextManager[None]:
+    """No limit of the time of a cell."""
+    return contextlib.nullcontext()
+
+
+def execute(job: Job, cohort: Cohort, store: Store, emit: Emit, *, limit: Limit = unlimited) -> None:
     """Compute the cells of a job, in order.
 
     Parameters
@@ -76,13 +84,14 @@ def execute(job: Job, cohort: Cohort, store: Store, emit: Emit) -> None:
     store : store from which results of earlier stages are read; nothing is written to it
     emit : called with the completed folder of each cell, done or failed; must copy the
         folder before it returns
+    limit : context manager in which each cell is computed
 
     Notes
     -----
     A cell that fails is emitted as failed with its first error line. Cells that depend on
     it are not run and stay missing.
     """
-    work = _Work(job, cohort, store)
+    work = _Work(job, cohort, store, limit)
     for cell in job.cells:
         if is_done(cell, store):
             continue  # computed before a worker died
@@ -125,6 +134,7 @@ class _Work:
     job: Job
     cohort: Cohort
     store: Store
+    limit: Limit = unlimited
     broken: set[str] = field(default_factory=set)
     trained: dict[str, Member] = field(default_factory=dict)
     predicted: dict[str, Mapping[str, Prediction]] = field(default_factory=dict)
@@ -145,7 +155,7 @@ class _Work:
         }
         try:
             self._refuse_other_code(cell)
-            with controlled(self.recipe_threads, seed_of(self.job.seed, cell.stage)):
+            with self.limit(cell), controlled(self.recipe_threads, seed_of(self.job.seed, cell.stage)):
                 facts = stages[cell.stage](cell, folder)
         except Exception as problem:  # the cell is recorded as failed
             error = first_line(problem, where=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from harness.report.renaming import renamed_table
 from harness.storage.files import replace_file
 from harness.sweep.collect import Tables, agreements, regions_of_interest
 from harness.sweep.plan import Plan
@@ -24,7 +25,7 @@ def write_tables(plan: Plan, tables: Tables, shapley: pa.Table | None) -> Path:
 
     Parameters
     ----------
-    plan : plan of the run
+    plan : plan of the run, which also says under which names subjects are shown
     tables : tables of the run
     shapley : table from :func:`harness.pipeline.contribution.shapley_table`
 
@@ -51,8 +52,8 @@ def write_tables(plan: Plan, tables: Tables, shapley: pa.Table | None) -> Path:
         if table is None:
             file.unlink(missing_ok=True)
         else:
-            write_csv(table, file)
-    return write_csv(tables.prediction, path)
+            write_csv(renamed_table(table, plan.shown), file)
+    return write_csv(renamed_table(tables.prediction, plan.shown), path)
 
 
 def _joined(by_target: Mapping[str, pa.Table]) -> pa.Table | None:

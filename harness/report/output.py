@@ -19,7 +19,9 @@ from harness.pipeline.leaderboard import read_facts
 from harness.report.elements import Cell, Figure, ReportTable
 from harness.report.figures import figures_of
 from harness.report.page import write_list_of_runs, write_report
+from harness.report.plots.canvas import texts_drawn
 from harness.report.remarks import remarks
+from harness.report.renaming import renamed
 from harness.report.tables import report_tables
 from harness.report.wording import failure_lines, verdict
 from harness.storage.store import CellRecord
@@ -63,7 +65,9 @@ def make_report(plan: Plan, tables: Tables) -> Path:
         run are removed.
     """
     task, folder = plan.request.task, plan.request.report_folder
-    figures, undrawn = figures_of(plan, tables)
+    with texts_drawn(plan.shown):
+        figures, undrawn = figures_of(plan, tables)
+    figures = renamed(figures, plan.shown)
     _write_figures(folder, figures)
     failures, missing = undone(plan)
     notes = [plan.sentence, f"Source of the truth: {plan.cohort.label_source}."]
@@ -78,16 +82,21 @@ def make_report(plan: Plan, tables: Tables) -> Path:
         run=plan.request.name,
         question=task.question,
         source=task.source,
-        verdict="\n".join([verdict(tables.prediction, tables.predictions_by_target), *remarks(plan)]),
-        leaderboard=tables.prediction,
-        explanations=tables.explanation if tables.explanation.num_rows else None,
-        by_target={target: (one.prediction, one.explanation) for target, one in tables.by_target.items()},
         figures=figures,
-        tables=report_tables(plan, tables, shapley_of(plan, tables)),
         shown=task.shown,
-        provenance=_provenance(plan),
-        notes=notes,
-        ineligible=plan.cohort.ineligible,
+        **renamed(
+            {
+                "verdict": "\n".join([verdict(tables.prediction, tables.predictions_by_target), *remarks(plan)]),
+                "leaderboard": tables.prediction,
+                "explanations": tables.explanation if tables.explanation.num_rows else None,
+                "by_target": {target: (one.prediction, one.explanation) for target, one in tables.by_target.items()},
+                "tables": report_tables(plan, tables, shapley_of(plan, tables)),
+                "provenance": _provenance(plan),
+                "notes": notes,
+                "ineligible": plan.cohort.ineligible,
+            },
+            plan.shown,
+        ),
     )
     _write_list(plan)
     return page
@@ -117,7 +126,7 @@ def _write_list(plan: Plan) -> None:
             time.strftime("%Y-%m-%d %H:%M", time.localtime(written[one.name])),
             one.profile,
             Cell(str(one.configurations), "number"),
-            Cell(one.command, "wrap"),
+            Cell(plan.shown(one.command), "wrap"),
         )
         for one in known
     ]

@@ -19,7 +19,7 @@ from harness.pipeline.rows import MetricFacts, Row, subject_means
 from harness.report.elements import Cell, ReportTable, interval_cell
 from harness.report.wording import interval_text, plain_text, row_labels, typographic
 from harness.stats.hypotheses import Contrast, Estimate, Finding, Pair, judge, mean_contrast, pooled_contrast
-from harness.stats.intervals import FOLDS, MINIMUM_SUBJECTS, UNBOUNDED
+from harness.stats.intervals import FOLDS, MINIMUM_SUBJECTS
 from harness.sweep.catalogue import declared
 from harness.sweep.collect import Tables
 from harness.sweep.grid import idle_options
@@ -139,8 +139,9 @@ def _contrast(hypothesis: Hypothesis, metric: MetricFacts, task: Task, arms: Arm
         return _without_interval({label: row.pooled[name] for label, (row, name) in arms.items() if name in row.pooled})
     values = {label: _with_sign(row, name, hypothesis) for label, (row, name) in arms.items()}
     if metric.level != "pooled" or all(values.values()):  # a pooled metric has a pseudo-value for each subject
-        possible = UNBOUNDED if metric.level == "pooled" else metric.range  # pseudo-values leave the range
-        return mean_contrast(values, range=possible) if any(values.values()) else None
+        pooled = {label: _pooled_value(row, name, hypothesis) for label, (row, name) in arms.items()}
+        known = pooled if metric.level == "pooled" else None
+        return mean_contrast(values, range=metric.range, pooled=known) if any(values.values()) else None
     component = task.metrics[hypothesis.metric]
     needs = METRICS.get(METRICS.name_of(component.func)).facts["needs"]
     columns = {label: _by_seed(row, needs) for label, (row, _) in arms.items()}
@@ -181,6 +182,11 @@ def _with_sign(row: Row, name: str, hypothesis: Hypothesis) -> dict[str, float]:
         return means
     sign = math.copysign(1.0, row.pooled[name].value)
     return {subject: sign * value for subject, value in means.items()}
+
+
+def _pooled_value(row: Row, name: str, hypothesis: Hypothesis) -> float:
+    value = row.pooled[name].value if name in row.pooled else math.nan
+    return abs(value) if hypothesis.magnitude else value
 
 
 def _by_seed(row: Row, names: Sequence[str]) -> dict[str, dict[str, float]]:

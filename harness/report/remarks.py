@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from harness.core.registry import MODELS
 from harness.core.types import Cohort
 from harness.pipeline.cell import restored
 from harness.sweep.plan import Plan
 
-__all__ = ["UNRANKED", "remarks"]
+__all__ = ["UNRANKED", "few_of_a_class", "remarks"]
 
 _ENOUGH = 10  # subjects of each class; with fewer, the standard error of an AUC is above .07
 
@@ -37,7 +37,7 @@ def remarks(plan: Plan) -> list[str]:
             "Scores are simulated from the lesion loads of a few regions; what leads here need not lead on measured "
             f"scores.{assuming}"
         )
-    found += _few_of_a_class(cohorts)
+    found += few_of_a_class(cohorts)
     if any(map(_is_unknown, cohorts)) and task.explanations:
         found.append(UNRANKED.format(task.objective))
     return found
@@ -49,7 +49,7 @@ def _is_unknown(cohort: Cohort) -> bool:
     return cohort.truth is None and not known and all(one.of_sample for one in cohort.targets)
 
 
-def _few_of_a_class(cohorts: Sequence[Cohort]) -> list[str]:
+def few_of_a_class(cohorts: Iterable[Cohort]) -> list[str]:
     """Sentences on binary targets with so few subjects of one class that nothing can be concluded."""
     found: dict[str, None] = {}
     for cohort in cohorts:

@@ -22,6 +22,7 @@ from harness.report.figures import figures_of_one
 from harness.report.figures.inversion import mask_shares
 from harness.report.figures.results import Results
 from harness.report.figures.scenes import scene_of
+from harness.report.plots.canvas import texts_drawn
 from harness.report.previews import draw_map
 from harness.report.searches import winners
 from harness.storage.store import CellRecord, Store
@@ -78,6 +79,7 @@ def pooled_of(plan: Plan, identity: str, metrics: dict[str, float]) -> str:
             "wanted": len(own),
             "metrics": metrics,
             "anonymous": plan.request.settings.anonymous,
+            **({"pseudonyms": plan.shown("sub-x")} if plan.pseudonyms else {}),
             "code": code,
         }
     )
@@ -101,6 +103,12 @@ def pooled_files(plan: Plan, tables: Tables, identity: str, folder: Path) -> lis
     list of str
         Figures that could not be drawn, each with its error.
     """
+    with texts_drawn(plan.shown):
+        failed = _pooled_files(plan, tables, identity, folder)
+    return [plan.shown(line) for line in failed]
+
+
+def _pooled_files(plan: Plan, tables: Tables, identity: str, folder: Path) -> list[str]:
     anonymous = plan.request.settings.anonymous
     failed: list[str] = []
     reasons = []
@@ -112,7 +120,7 @@ def pooled_files(plan: Plan, tables: Tables, identity: str, folder: Path) -> lis
     for name, made in _means(plan, identity):
         if made.found.values is None:
             reason = made.found.reason.partition(":")[0] if anonymous else made.found.reason
-            reasons.append(f"{name}: {reason}")
+            reasons.append(plan.shown(f"{name}: {reason}"))
             continue
         stem = folder / "maps" / f"{urllib.parse.quote(name, safe=' ')}_mean"
         write_map(stem.with_name(f"{stem.name}.nii.gz"), made.found.values, made.found.affine, channels=made.shown)

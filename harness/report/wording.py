@@ -244,6 +244,9 @@ def _sentence(lines: Sequence[Mapping[str, Any]], facts: TableFacts) -> str:
     first = [line["label"] for line in ranked if line["rank"] == 1]
     score = _cell(ranked[0], objective)
     lead = f"{' and '.join(first)} lead{'s' if len(first) == 1 else ''} ({objective} {score})"
+    if _is_chance(ranked[0], facts):
+        chance = interval_text(ranked[0][f"{objective}_chance"])
+        lead = f"nothing is better than chance ({objective} {chance}); {lead}"
     others = [line for line in ranked if line["rank"] != 1]
     if not others:
         return f"{lead}." if len(ranked) > 1 else f"{lead}; nothing else is ranked."
@@ -253,6 +256,14 @@ def _sentence(lines: Sequence[Mapping[str, Any]], facts: TableFacts) -> str:
     if same:
         return f"{lead}; not distinguishable from {'it' if len(first) == 1 else 'them'}: {', '.join(same)}."
     return f"{lead} and differs from {'the other' if len(others) == 1 else f'all {len(others)} others'}."
+
+
+def _is_chance(line: Mapping[str, Any], facts: TableFacts) -> bool:
+    """Whether a row is no better than chance."""
+    value, chance = line[facts.objective], line.get(f"{facts.objective}_chance")
+    if value is None or chance is None:
+        return False
+    return bool(value >= chance if facts.metric(facts.objective).direction == "lower" else value <= chance)
 
 
 def _undecided(lines: Sequence[Mapping[str, Any]], objective: str) -> str:

@@ -59,7 +59,7 @@ class Pair:
     Parameters
     ----------
     first, second : labels; the first should be better. ``second`` is empty for
-        ``"reaches"``
+        ``"reaches"`` and ``"below"``
     difference : first − second in the unit of the metric, or the value of first
     outcome : result of this pair
     slack : distance of the interval from the bound of the hypothesis, in the unit of the
@@ -151,13 +151,19 @@ def judge(
     return Finding(hypothesis, pairs, absent, outcome, _reason(outcome, pairs, absent, minimum))
 
 
-def mean_contrast(values: Mapping[str, Mapping[str, float]], *, range: Range = UNBOUNDED) -> Contrast:
+def mean_contrast(
+    values: Mapping[str, Mapping[str, float]],
+    *,
+    range: Range = UNBOUNDED,
+    pooled: Mapping[str, float] | None = None,
+) -> Contrast:
     """Mean differences over subjects, with t intervals.
 
     Parameters
     ----------
     values : values by label and subject; NaN where the metric is undefined
     range : lowest and highest possible value of the metric
+    pooled : value of a pooled statistic by label, whose pseudo-values the values are
     """
     subjects = sorted({subject for by_subject in values.values() for subject in by_subject})
     columns = {
@@ -167,7 +173,11 @@ def mean_contrast(values: Mapping[str, Mapping[str, float]], *, range: Range = U
 
     def contrast(first: str, second: str, level: float) -> Estimate:
         if not second:
-            score = mean_score(columns[first], range=range, level=level)
+            column = columns[first]
+            if pooled is not None:
+                alone = jackknife_interval(column, pooled[first], range=range, level=level)
+                return Estimate(alone.value, alone.low, alone.high, int(np.isfinite(column).sum()))
+            score = mean_score(column, range=range, level=level)
             return Estimate(score.value, score.low, score.high, score.n)
         found = paired_differences([columns[first], columns[second]], best=1, level=level)
         n = int(found.n[0])
@@ -225,7 +235,7 @@ def pooled_contrast(
 
 
 def _pairs(relation: Relation, groups: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
-    if relation == "reaches":
+    if relation in ("reaches", "below"):
         return [(label, "") for group in groups for label in group]
     if relation == "equivalent":
         return [pair for group in groups for pair in combinations(group, 2)]
@@ -257,6 +267,8 @@ def _compare(
 
 def _sides(hypothesis: Hypothesis, estimate: Estimate, sign: float) -> tuple[float, bool]:
     """Slack of an interval, and whether the whole interval is on the opposite side."""
+    if hypothesis.relation == "below":
+        return hypothesis.margin - estimate.high, estimate.low >= hypothesis.margin
     low, high = (estimate.low, estimate.high) if sign > 0 else (-estimate.high, -estimate.low)
     if hypothesis.relation == "equivalent":
         return hypothesis.margin - max(abs(low), abs(high)), low >= hypothesis.margin or high <= -hypothesis.margin

@@ -89,6 +89,39 @@ class CellRecord:
         object.__setattr__(self, "parents", tuple(self.parents))  # JSON has lists
 
 
+_NO_RECORD = (ValueError, TypeError, RecursionError)  # raised for text that is no JSON object of the known fields
+
+
+def _record_of(path: Path, what: str) -> CellRecord:
+    """The record in a file; ``what`` is to be deleted if it cannot be read."""
+    try:
+        record = CellRecord(**json.loads(path.read_text("utf-8")))
+        if wrong := _wrong_fields(record):
+            raise TypeError(f"wrong types of {', '.join(wrong)}")
+        return record
+    except _NO_RECORD as error:
+        raise _unreadable(path, error, what) from None
+
+
+def _wrong_fields(record: CellRecord) -> list[str]:
+    """Fields of a record whose values have not the type that is written."""
+    texts = ("identity", "stage", "configuration", "label", "error", "body", "code", "group")
+    sound = {name: isinstance(getattr(record, name), str) for name in texts}
+    sound |= {name: type(getattr(record, name)) is int for name in ("fold", "seed")}
+    sound |= {name: isinstance(getattr(record, name), dict) for name in ("hardware", "facts")}
+    for name in ("artifacts", "metrics"):
+        found = getattr(record, name)
+        sound[name] = isinstance(found, dict) and all(isinstance(one, str) for one in found.values())
+    sound["parents"] = all(isinstance(one, str) for one in record.parents)
+    sound["state"] = record.state in ("done", "failed")
+    sound["seconds"] = isinstance(record.seconds, int | float)
+    return [name for name, is_sound in sound.items() if not is_sound]
+
+
+def _unreadable(path: Path, error: Exception, what: str) -> StoreError:
+    return StoreError(f"{path} cannot be read ({error}); delete {what} and run the command again")
+
+
 @dataclass(frozen=True)
 class Store:
     """Records and artifacts in a folder.
@@ -119,11 +152,9 @@ class Store:
         """
         path = self.folder(stage, identity, group=group) / RECORD
         try:
-            record = CellRecord(**json.loads(path.read_text("utf-8")))
+            record = _record_of(path, "its folder")
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError) as error:
-            raise StoreError(f"{path} cannot be read ({error}); delete its folder and run the command again") from None
         if (record.stage, record.identity) != (stage, identity):
             raise StoreError(
                 f"{path} must be the record of {stage} {identity}, got {record.stage} {record.identity}; "
@@ -234,7 +265,7 @@ class Store:
     def failure(self, identity: str) -> CellRecord | None:
         """The last failure of a cell that is not done, or ``None``."""
         path = self.root / "failed" / f"{identity}.json"
-        return CellRecord(**json.loads(path.read_text("utf-8"))) if path.is_file() else None
+        return _record_of(path, "it") if path.is_file() else None
 
     def records(self, stage: str) -> Iterator[CellRecord]:
         """All finished cells of a stage, by identity."""
@@ -267,12 +298,15 @@ class Store:
         Raises
         ------
         StoreError
-            If it is not in the store.
+            If it is not in the store, or cannot be read.
         """
         path = self.root / "configurations" / f"{identity}.json"
         if not path.is_file():
             raise StoreError(f"no configuration {identity} is in {self.root}")
-        return Configuration(**json.loads(path.read_text("utf-8")))
+        try:
+            return Configuration(**json.loads(path.read_text("utf-8")))
+        except _NO_RECORD as error:
+            raise _unreadable(path, error, "it") from None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import importlib
 import importlib.metadata
 import pkgutil
 
-from harness.core.errors import RegistrationError, UnknownName
+from harness.core.errors import HarnessError, RegistrationError, UnknownName, first_line
 from harness.core.registry import load_plugins
 from harness.core.task import Task
 
@@ -34,12 +34,21 @@ def load_task(name: str) -> Task:
     ------
     UnknownName
         If there is no such task; the message lists similar names, then all.
+    RegistrationError
+        If its module cannot be imported, or holds no task.
     """
     known = task_names()
     if name not in known:
         raise UnknownName("task", name, known)
     load_plugins()
-    task = importlib.import_module(known[name]).TASK
+    try:
+        task = getattr(importlib.import_module(known[name]), "TASK", None)
+    except HarnessError:
+        raise
+    except Exception as error:
+        raise RegistrationError(
+            f"the task {name} cannot be imported from {known[name]}: {first_line(error, where=True)}; fix the file"
+        ) from error
     if not isinstance(task, Task):
         raise RegistrationError(f"{known[name]}.TASK must be a harness.core.task.Task, got {type(task).__name__}")
     return task

@@ -27,6 +27,7 @@ _DECISIVE = {"exclude", "search_subjects", "trials"}
 _NOT_NAMED = {field.name for field in dataclasses.fields(RunSettings)} - _DECISIVE | {"task", "profile", "experiment"}
 # For these keys, a list means several values.
 _SEVERAL = ("seed", "fold", "attribution", "exclude", "search_subjects")
+_NAMING = {"exclude", "search_subjects", "split.test_subjects"}  # their values are names of subjects
 _LONGEST = 48  # characters before the digest; file systems allow 255 for a name with its suffixes
 _DIGITS = 6
 
@@ -64,7 +65,8 @@ def run_name(
     folder, plain = settings.data_folder, profile == "quick"
     if plain and folder is None and not given and re.fullmatch(r"\w+", start or DEFAULT):
         return start or DEFAULT
-    parts = [start, "" if folder is None else folder.name, "" if plain else profile, *_texts(given, overrides, task)]
+    shown = {key: [] if settings.pseudonymise and key in _NAMING else values for key, values in given.items()}
+    parts = [start, "" if folder is None else folder.name, "" if plain else profile, *_texts(shown, overrides, task)]
     text = "_".join(filter(None, map(_safe, parts)))[:_LONGEST].strip("-._")
     digest = identify([experiment, profile, "" if folder is None else str(folder), given])[:_DIGITS]
     return f"{text or DEFAULT}-{digest}"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from harness.core.errors import RequestError, UnknownName
 from harness.core.identity import identify
+from harness.core.pseudonyms import Pseudonyms
 from harness.core.registry import COHORTS, SPLITS, TARGETS
 from harness.core.settings import RunSettings
 from harness.core.space import Dimension
@@ -24,6 +25,7 @@ from harness.pipeline.explain import method_of
 from harness.pipeline.initial_weights import check_initial_weights
 from harness.pipeline.networks import check_inputs
 from harness.storage.files import check_writable
+from harness.storage.secret import secret_key
 from harness.storage.store import Store
 from harness.sweep.catalogue import declared
 from harness.sweep.cohorts import Group, images_of, read_cohort, root_of, saved, separate_search_subjects, with_targets
@@ -116,6 +118,25 @@ class Plan:
     def cohort(self) -> Cohort:
         """The cohort of the first configuration."""
         return self.groups[self.configurations[0].id].cohort
+
+    @cached_property
+    def pseudonyms(self) -> Pseudonyms | None:
+        """Pseudonyms of subjects with ``pseudonymise=true``, or ``None``; the key is created if there is none."""
+        settings = self.request.settings
+        return Pseudonyms(secret_key(settings.key_file), self.names) if settings.pseudonymise else None
+
+    @property
+    def names(self) -> list[tuple[str, str]]:
+        """Ids of all samples with their subjects, and subjects that are left out."""
+        found = {(name, name) for name in (*self.request.settings.exclude, *self.request.settings.search_subjects)}
+        for group in self.groups.values():
+            found |= {(sample.id, sample.subject) for sample in group.cohort.samples}
+            found |= {(one.subject, one.subject) for one in group.cohort.ineligible}
+        return sorted(found)
+
+    def shown(self, text: str) -> str:
+        """Text as it is shown and shared: with pseudonyms of subjects, if they were asked for."""
+        return text if self.pseudonyms is None else self.pseudonyms(text)
 
     @property
     def notes(self) -> tuple[str, ...]:

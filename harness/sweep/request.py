@@ -10,6 +10,7 @@ from annotated_types import Ge
 
 from harness.core.errors import OutOfRange, RequestError, UnknownName
 from harness.core.overrides import component_of, keys, narrowed, override
+from harness.core.paths import without_password
 from harness.core.registry import GENERATED, MODELS
 from harness.core.settings import RunSettings, settings_from
 from harness.core.space import Axis, Choice, Dimension, text_of
@@ -63,6 +64,7 @@ def resolve(overrides: Overrides, *, texts: tuple[str, ...] = ()) -> Request:
     RequestError
         If an override is wrong, or several contradict each other.
     """
+    texts = tuple(map(without_password, texts))  # they are shown in tables, report and MLflow
     if "task" not in overrides.values:
         given = overrides.sweeps.get("task")
         came = ", ".join(map(str, given)) if given else "none"

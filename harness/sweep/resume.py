@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.core.errors import RequestError, UnknownName
+from harness.core.errors import RequestError, StoreError, UnknownName, first_line
 from harness.core.settings import RunSettings
 from harness.core.task import Configuration, restore
 from harness.core.types import JSON, Split
@@ -58,6 +58,8 @@ def recall(task_name: str, settings: RunSettings, *, name: str = "") -> Plan:
         If the store has no run of this task.
     UnknownName
         If it has runs of this task, but none with this name.
+    StoreError
+        If the plan cannot be read.
     """
     store = Store(settings.folder / "store")
     plans, names = store.root / "plans" / task_name, run_names(store, task_name)
@@ -66,7 +68,17 @@ def recall(task_name: str, settings: RunSettings, *, name: str = "") -> Plan:
     name = name or latest_run(store, task_name)
     if name not in names:
         raise UnknownName(f"run of {task_name} in {store.root}", name, names)
-    saved = json.loads((plans / f"{name}.json").read_text("utf-8"))
+    path = plans / f"{name}.json"
+    try:
+        return _plan_of(json.loads(path.read_text("utf-8")), settings, store, name)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise StoreError(
+            f"{path} cannot be read ({first_line(error)}); repeat the command of the run, which writes it again"
+        ) from error
+
+
+def _plan_of(saved: JSON, settings: RunSettings, store: Store, name: str) -> Plan:
+    """The plan that :func:`write_plan` saved."""
     by_id = {identity: Configuration(**one) for identity, one in saved["configurations"].items()}
     configurations = tuple(by_id[identity] for identity in saved["rows"])
     groups = {key: Group(Path(path), open_cohort(Path(path))) for key, path in saved["cohorts"].items()}
@@ -82,7 +94,7 @@ def recall(task_name: str, settings: RunSettings, *, name: str = "") -> Plan:
         )
         for one in saved["jobs"]
     )
-    settings = dataclasses.replace(settings, data=saved["data"])
+    settings = dataclasses.replace(settings, data=saved["data"], pseudonymise=saved.get("pseudonymise", False))
     request = Request(
         restore(configurations[0].task),
         {},
@@ -155,6 +167,7 @@ def write_plan(plan: Plan) -> None:
         "seeds": list(plan.request.seeds),
         "profile": plan.request.profile,
         "data": plan.request.settings.data,
+        "pseudonymise": plan.request.settings.pseudonymise,
         "shared": list(plan.request.shared),
         "name": plan.request.name,
         "typed": list(plan.request.typed),

@@ -22,3 +22,5 @@ for _name, _value in ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 for _name in ("alembic", "mlflow"):
     logging.getLogger(_name).setLevel(logging.ERROR)
+# The tracker reports errors of the database in one sentence; MLflow would print their traceback.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

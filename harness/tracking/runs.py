@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from harness.core.pseudonyms import Pseudonyms
 from harness.core.types import JSON
 from harness.tracking.redaction import Redaction
 
@@ -52,11 +53,13 @@ class Run:
     id : MLflow's id of the run
     status : RUNNING, FINISHED, FAILED or KILLED
     tags : tags, as last read or written
+    described : whether it has parameters, which are written after its data set
     """
 
     id: str
     status: str
     tags: dict[str, str]
+    described: bool = False
 
 
 class Runs:
@@ -68,12 +71,23 @@ class Runs:
     redact : applied to all text that is written; ``None`` for no redaction
     """
 
-    def __init__(self, client: Any, redact: Redaction | None) -> None:
+    def __init__(self, client: Any, redact: Redaction | Pseudonyms | None) -> None:
         self._client, self._redact = client, redact
 
     def find(self, experiment: str, identity: str) -> Run | None:
-        """The run with an identity, from this or another process; the oldest if there are several."""
-        return next(self._search(experiment, IDENTITY, identity), None)
+        """The run with an identity, from this or another process.
+
+        Notes
+        -----
+        If there are several, the oldest is kept and the others are moved to MLflow's
+        deleted runs. Two processes with different output folders and one server can create
+        the same run at once, and so can a request that is repeated because its answer was
+        lost.
+        """
+        found = list(self._search(experiment, IDENTITY, identity))
+        for twin in found[1:]:
+            self.delete(twin)
+        return found[0] if found else None
 
     def below(self, experiment: str, parent: Run) -> Iterator[Run]:
         """The child runs of a run in an experiment, the oldest first."""
@@ -141,6 +155,7 @@ class Runs:
         ):
             self._client.log_batch(run.id, metrics=some[0], params=some[1], tags=some[2], synchronous=True)
         run.tags |= changed
+        run.described |= bool(params)
 
     def untag(self, run: Run, key: str) -> None:
         """Remove a tag, if the run has it."""
@@ -177,7 +192,7 @@ class Runs:
                 [experiment], f"tags.`{tag}` = '{value}'", order_by=["attributes.start_time ASC"], page_token=token
             )
             for run in page:
-                yield Run(run.info.run_id, run.info.status, dict(run.data.tags))
+                yield Run(run.info.run_id, run.info.status, dict(run.data.tags), bool(run.data.params))
             token = page.token
             if not token:
                 return

@@ -23,7 +23,8 @@ from typing import Any
 
 from harness.core.errors import HarnessError, first_line
 from harness.core.identity import identify
-from harness.core.paths import sqlite_uri
+from harness.core.paths import password_of, sqlite_uri, without_password
+from harness.core.pseudonyms import Pseudonyms
 from harness.core.settings import RunSettings
 from harness.core.task import Configuration
 from harness.storage.store import CellRecord
@@ -56,9 +57,7 @@ def tracking_uri(settings: RunSettings) -> str:
 
 def shown_uri(settings: RunSettings) -> str:
     """The tracking URI without its password, for display."""
-    uri = tracking_uri(settings)
-    secret = _secret(uri)
-    return uri.replace(secret, "***") if secret else uri
+    return without_password(tracking_uri(settings))
 
 
 @dataclass(frozen=True)
@@ -87,6 +86,7 @@ class Tracker:
     command : command line, shown with the latest run
     subjects : names of subjects to redact with ``anonymous=true``, see
         :class:`~harness.tracking.redaction.Redaction`
+    pseudonyms : pseudonyms of subjects with ``pseudonymise=true``
 
     Notes
     -----
@@ -95,10 +95,16 @@ class Tracker:
     """
 
     def __init__(
-        self, settings: RunSettings, task: str, *, command: str = "harness run", subjects: Collection[str] = ()
+        self,
+        settings: RunSettings,
+        task: str,
+        *,
+        command: str = "harness run",
+        subjects: Collection[str] = (),
+        pseudonyms: Pseudonyms | None = None,
     ) -> None:
         self._settings, self._task, self._command = settings, task, command
-        self._redact = Redaction(subjects) if settings.anonymous else None
+        self._redact = Redaction(subjects) if settings.anonymous else pseudonyms
         self._queue: queue.Queue[tuple[str, tuple[Any, ...]] | None] = queue.Queue()
         self._error: BaseException | None = None
         self._client: Any = None
@@ -182,11 +188,29 @@ class Tracker:
         if self._error is None:
             return ""
         cause = first_line(self._error)
-        secret = _secret(tracking_uri(self._settings))
+        secret = password_of(tracking_uri(self._settings))
         return (
             f"cannot write to MLflow at {shown_uri(self._settings)}: "
             f"{cause.replace(secret, '***') if secret else cause}"
         )
+
+    @property
+    def remedy(self) -> str:
+        """The error and what to do, for the end of a run; empty if there is none."""
+        return self.trouble and (
+            f"{self.trouble}. All finished cells are in the store; fix the cause or set mlflow=off, then repeat "
+            "the command"
+        )
+
+    def again(self) -> None:
+        """Connect anew after an error; whatever was not written must be logged again, runs included.
+
+        Runs, cells and pooled results that were written before are found and not repeated.
+        """
+        self.wait()
+        self._error = self._client = None
+        for state in (self._parents, self._known, self._pending):
+            state.clear()
 
     def wait(self) -> None:
         """Wait until everything is written or an error has stopped the tracker."""
@@ -202,11 +226,8 @@ class Tracker:
             If writing to MLflow failed.
         """
         self.wait()
-        if self.trouble:
-            raise HarnessError(
-                f"{self.trouble}. All finished cells are in the store; fix the cause or set mlflow=off, then repeat "
-                "the command"
-            )
+        if self.remedy:
+            raise HarnessError(self.remedy)
 
     def close(self) -> None:
         """Stop the thread; runs of configurations that were not pooled are marked as KILLED."""
@@ -282,11 +303,11 @@ class Tracker:
             made = run is None
             if run is None:
                 run = self._runs.create(self._experiment, parent.name, {IDENTITY: identity, **tags})
+            if not run.described:  # also of a process that was interrupted
+                self._runs.log_dataset(run, parent.dataset)
+                self._runs.log(run, params=_params(configuration))
         self._parents[identity], self._known[identity] = parent, run
-        if made:
-            self._runs.log(run, params=_params(configuration))
-            self._runs.log_dataset(run, parent.dataset)
-        else:
+        if not made:
             self._runs.log(run, tags=tags)
             self._known |= {one.tags[IDENTITY]: one for one in self._runs.below(self._trainings, run)}
 
@@ -325,6 +346,8 @@ class Tracker:
         run = self._known.get(identity)
         results = [one for one in results if run is None or not _holds(run, one)]
         if not results:
+            if run is not None and run.status == "RUNNING":  # its process was interrupted before it could be ended
+                self._end_training(run)
             return
         self._runs.begin(self._known[results[0].record.configuration])
         curve = next((one.short for one in results if one.curve), "")
@@ -332,7 +355,9 @@ class Tracker:
             # The network was trained again with other code. Two curves in one run could not be distinguished.
             self._runs.delete(run)
             run = None
-        run = run or self._open_training(identity, results[0].record)
+        if run is None:
+            run = self._open_training(identity, results[0].record)
+        self._describe_training(run, results[0].record)
         for one in results:
             if not one.record.error:
                 self._runs.untag(run, one.error_tag)
@@ -341,6 +366,9 @@ class Tracker:
         done = [*run.tags.get(_CELLS, "").split(), *(one.short for one in results if one.record.state == "done")]
         tags |= {_CELLS: " ".join(dict.fromkeys(done)), **({_CURVE: curve} if curve else {})}
         self._runs.log(run, points=[point for one in results for point in one.points], tags=tags)
+        self._end_training(run)
+
+    def _end_training(self, run: Run) -> None:
         self._runs.end(run, "FAILED" if any(key.startswith(_ERROR) for key in run.tags) else "FINISHED")
 
     def _open_training(self, identity: str, record: CellRecord) -> Run:
@@ -352,14 +380,16 @@ class Tracker:
         name = f"{parent.name} {where} seed {record.seed}"
         with exclusive(self._settings.folder):
             run = self._runs.find(self._trainings, identity)
-            made = run is None
             if run is None:
                 run = self._runs.create(self._trainings, name, tags, seconds=record.seconds)
         self._known[identity] = run
-        if made:
-            axes = {key: str(value) for key, value in parent.configuration.axes.items()}
-            self._runs.log(run, params={**axes, "fold": str(record.fold), "seed": str(record.seed)})
         return run
+
+    def _describe_training(self, run: Run, record: CellRecord) -> None:
+        """Write the parameters of a training's run, unless it has them."""
+        if not run.described:
+            axes = {key: str(value) for key, value in self._parents[record.configuration].configuration.axes.items()}
+            self._runs.log(run, params={**axes, "fold": str(record.fold), "seed": str(record.seed)})
 
     def _write_description(self, configuration: str, note: str, tags: dict[str, str]) -> None:
         run = self._known[configuration]
@@ -450,11 +480,3 @@ def _params(configuration: Configuration) -> dict[str, str]:
         if isinstance(options, Mapping) and "use" in options:
             params |= {f"{name}.{key}": str(value) for key, value in options.items()}
     return params
-
-
-def _secret(uri: str) -> str:
-    """Password in a URI; empty if there is none."""
-    try:
-        return urllib.parse.urlsplit(uri).password or ""
-    except ValueError:
-        return ""

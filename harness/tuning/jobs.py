@@ -24,14 +24,17 @@ from harness.core.machine import usable_cores
 from harness.core.settings import RunSettings
 from harness.data.table import open_cohort
 from harness.pipeline.cell import Job, is_done
-from harness.pipeline.job import execute
+from harness.pipeline.job import execute, unlimited
+from harness.storage.patience import Patience
 from harness.storage.store import CellRecord, Store, write_record
+from harness.tuning.watch import Deadline, Process, TimeLimit, end_with
 
 __all__ = [
     "Committed",
     "check_resources",
     "fit",
     "keep_to_granted_gpus",
+    "listening",
     "run_here",
     "run_on_ray",
     "session",
@@ -41,12 +44,20 @@ __all__ = [
 Committed = Callable[[CellRecord], None]
 Started = Callable[[Job], None]
 
-_CELLS = "cells"
+# What workers report: a finished cell, a sentence for the user, or why they cannot go on.
+_CELLS, _SAYS, _GIVES_UP = "cells", "says", "gives_up"
 _LOCK = "running.lock"
 
 
 def run_here(
-    jobs: Sequence[Job], cohorts: dict[str, Path], store: Store, *, committed: Committed, started: Started
+    jobs: Sequence[Job],
+    cohorts: dict[str, Path],
+    store: Store,
+    *,
+    committed: Committed,
+    started: Started,
+    patience: Patience,
+    limit_s: float | None = None,
 ) -> None:
     """Run jobs one after the other in this process.
 
@@ -57,12 +68,15 @@ def run_here(
     store : store for the results
     committed : called with each record once it is in the store
     started : called with each job that starts
+    patience : repeats what cannot be written for a while
+    limit_s : seconds that a cell may take
     """
+    limit = unlimited if limit_s is None else Deadline(limit_s)
     opened = {path: open_cohort(path) for path in sorted(set(cohorts.values()))}
     for job in jobs:
         started(job)
         cohort = opened[cohorts[job.configuration.id]]
-        execute(job, cohort, store, lambda folder: committed(store.commit(folder)))
+        execute(job, cohort, store, lambda folder: committed(patience(lambda: store.commit(folder))), limit=limit)
 
 
 def run_on_ray(
@@ -74,6 +88,9 @@ def run_on_ray(
     *,
     committed: Committed,
     started: Started,
+    patience: Patience,
+    limit_s: float | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Run each job as a trial of Ray Tune; Ray must have been started.
 
@@ -87,6 +104,14 @@ def run_on_ray(
     settings : settings of the run
     committed : called with each record once it is in the store
     started : called with each job that starts
+    patience : repeats what cannot be written for a while
+    limit_s : seconds that a cell may take; its worker is then ended
+    say : called with what workers say
+
+    Raises
+    ------
+    StoreError
+        If a worker or this process could not write to the output folder for a while.
 
     Notes
     -----
@@ -96,17 +121,21 @@ def run_on_ray(
     from ray import tune
 
     check_resources(settings)
-    trainable = tune.with_parameters(
-        _run_job,
-        jobs=list(jobs),
-        cohorts={key: str(path) for key, path in cohorts.items()},
-        store=store,
-        codes=codes_read(),
-    )
-    wanted = tune.with_resources(trainable, {"cpu": settings.cpus, "gpu": settings.gpus})
-    tune.register_trainable(name, wanted)
-    callback = _driver(jobs, store, committed, started)
-    with storage(settings.folder / "ray") as folder:
+    with contextlib.ExitStack() as held:
+        folder = patience(lambda: held.enter_context(storage(settings.folder / "ray")))
+        limit = None if limit_s is None else TimeLimit(limit_s, folder / "ended")
+        trainable = tune.with_parameters(
+            _run_job,
+            jobs=list(jobs),
+            cohorts={key: str(path) for key, path in cohorts.items()},
+            store=store,
+            codes=codes_read(),
+            driver=Process.current(),
+            limit=limit,
+        )
+        wanted = tune.with_resources(trainable, {"cpu": settings.cpus, "gpu": settings.gpus})
+        tune.register_trainable(name, wanted)
+        callback = _driver(jobs, store, committed, started, patience, say, limit)
         tuner = tune.Tuner(
             name,
             param_space={"job": tune.grid_search(list(range(len(jobs))))},
@@ -129,7 +158,8 @@ def run_on_ray(
         results = fit(tuner, settings.folder)
         for result in (results[number] for number in range(len(results))):
             if result.error is not None and result.config is not None:
-                _record_death(jobs[result.config["job"]], store, committed, cause=getattr(result.error, "cause", None))
+                cause = getattr(result.error, "cause", None)
+                _record_death(jobs[result.config["job"]], store, committed, patience, cause=cause, limit=limit)
 
 
 def fit(tuner: Any, folder: Path) -> Any:
@@ -210,6 +240,11 @@ def session(settings: RunSettings) -> Iterator[None]:
         here: dict[str, Any] = {"include_dashboard": False, "num_cpus": usable_cores()} if address == "local" else {}
         try:
             _check_reachable(address)
+        except OSError as error:
+            raise RequestError(
+                f"a Ray cluster must be reachable at ray={address}, got {error}; start one, or set ray=auto"
+            ) from None
+        try:
             with _own_handler():
                 ray.init(
                     address=address,
@@ -220,7 +255,9 @@ def session(settings: RunSettings) -> Iterator[None]:
                 )
         except OSError as error:
             raise RequestError(
-                f"a Ray cluster must be reachable at ray={address}, got {error}; start one, or set ray=auto"
+                f"something answers at ray={address}, but does not accept this program ({first_line(error)}): "
+                f"{_token_text()}, the cluster may have another one. Copy the token of its head "
+                "(~/.ray/auth_token) and set RAY_AUTH_MODE=token; or it is no Ray cluster of this version"
             ) from None
     # Failures of trials are recorded in the store; tracebacks of Tune itself would bury the messages of the run.
     logger = logging.getLogger("ray.tune")
@@ -232,6 +269,29 @@ def session(settings: RunSettings) -> Iterator[None]:
         logger.setLevel(level)
         if ours:
             ray.shutdown()
+
+
+def _token_text() -> str:
+    """Which token this program uses."""
+    if os.environ.get("RAY_AUTH_MODE", "token") != "token":
+        return "this program sends no token (RAY_AUTH_MODE is not token)"
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        if os.environ.get(name):
+            return f"this program sends the token of {name}"
+    return "this program sends the token in ~/.ray/auth_token, if there is one"
+
+
+def listening() -> str:
+    """What Ray opens on this machine, and for whom, as a sentence; empty if Ray was not started here."""
+    import ray
+
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "token":
+        asks = "answers only with the token in ~/.ray/auth_token"
+    else:
+        asks = "ANSWERS EVERYONE who reaches this machine, who can then run programs as you: unset RAY_AUTH_MODE"
+    return (
+        f"Ray listens on all network interfaces of {ray.util.get_node_ip_address()} and {asks}; ray=off opens no port"
+    )
 
 
 @contextlib.contextmanager
@@ -292,20 +352,39 @@ def _check_reachable(address: str) -> None:
 
 
 def _run_job(
-    config: dict[str, Any], jobs: list[Job], cohorts: dict[str, str], store: Store, codes: Mapping[str, Code]
+    config: dict[str, Any],
+    jobs: list[Job],
+    cohorts: dict[str, str],
+    store: Store,
+    codes: Mapping[str, Code],
+    driver: Process,
+    limit: TimeLimit | None,
 ) -> None:
     """The trainable: run one job on a worker, whose actor is reused by other jobs."""
     from ray import tune
 
+    end_with(driver)
     keep_to_granted_gpus()
     remember(codes)
     job = jobs[config["job"]]
     cohort = open_cohort(Path(cohorts[job.configuration.id]))
 
-    def hand_back(folder: Path) -> None:
-        tune.report({_CELLS: folder.name}, checkpoint=tune.Checkpoint.from_directory(folder))
+    patience = Patience(store.root.parent, lambda text: tune.report({_SAYS: text}))
 
-    execute(job, cohort, store, hand_back)
+    def hand_back(folder: Path) -> None:
+        checkpoint = tune.Checkpoint.from_directory(folder)
+        try:
+            patience(lambda: tune.report({_CELLS: folder.name}, checkpoint=checkpoint))
+        except StoreError as error:
+            tune.report({_GIVES_UP: str(error)})
+            raise _GivenUp from None
+
+    with contextlib.suppress(_GivenUp):  # the driver ends the run; Ray would print a traceback
+        execute(job, cohort, store, hand_back, limit=limit or unlimited)
+
+
+class _GivenUp(Exception):
+    """A worker cannot return its results."""
 
 
 def keep_to_granted_gpus() -> None:
@@ -319,12 +398,21 @@ def keep_to_granted_gpus() -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-def _record_death(job: Job, store: Store, committed: Committed, *, cause: BaseException | None = None) -> None:
+def _record_death(
+    job: Job,
+    store: Store,
+    committed: Committed,
+    patience: Patience,
+    *,
+    cause: BaseException | None = None,
+    limit: TimeLimit | None = None,
+) -> None:
     """Record a failure of the first unfinished cell when a worker dies without reporting.
 
     Parameters
     ----------
     cause : exception of the worker outside of the cell, e.g. when it returned a result
+    limit : limit that may have ended the worker
     """
     cell = next((cell for cell in job.cells if not is_done(cell, store)), None)
     if cell is None:
@@ -332,18 +420,36 @@ def _record_death(job: Job, store: Store, committed: Committed, *, cause: BaseEx
     error = "its worker died three times without an exception; check the memory (harness doctor), or try ray=off"
     if cause is not None:
         error = f"its worker failed three times outside of the cell: {first_line(cause)}"
+    if limit is not None:
+        error = limit.failure_of(cell) or error
     failed = CellRecord(
         cell.identity, cell.stage, "failed", cell.configuration, cell.fold, cell.seed, cell.label,
         error=error, group=cell.group, metrics=dict(cell.metrics),
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         write_record(Path(folder), failed)
-        committed(store.commit(Path(folder)))
+        committed(patience(lambda: store.commit(Path(folder))))
 
 
-def _driver(jobs: Sequence[Job], store: Store, committed: Committed, started: Started) -> Any:
-    """The driver's callback; a factory function, because its base class needs Ray."""
+def _driver(
+    jobs: Sequence[Job],
+    store: Store,
+    committed: Committed,
+    started: Started,
+    patience: Patience,
+    say: Callable[[str], None],
+    limit: TimeLimit | None = None,
+) -> Any:
+    """The driver's callback; a factory function, because its base class needs Ray.
+
+    Notes
+    -----
+    Tune goes on after an error in most callbacks, without a word; only one that is raised
+    at the end of a step ends the run.
+    """
     from ray import tune
+
+    fatal: list[Exception] = []
 
     class Driver(tune.Callback):
         """Commits the cells that workers return."""
@@ -353,18 +459,46 @@ def _driver(jobs: Sequence[Job], store: Store, committed: Committed, started: St
 
         def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **info: Any) -> None:
             with checkpoint.as_directory() as folder:
-                committed(store.commit(Path(folder)))
+                try:
+                    committed(patience(lambda: store.commit(Path(folder))))
+                except (OSError, StoreError) as error:
+                    fatal.append(error)
+                    raise
                 # num_to_keep would make Tune save the state of all trials every few cells, so files are deleted here.
                 # The folder is kept: a trial whose worker died is restored from it.
                 for file in Path(folder).iterdir():
                     with contextlib.suppress(OSError):
                         file.unlink()
 
+        def on_trial_result(
+            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        ) -> None:
+            if _GIVES_UP in result:
+                fatal.append(StoreError(result[_GIVES_UP]))
+            if _SAYS in result:
+                say(result[_SAYS])
+
+        def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            say(_attempt(jobs[trial.config["job"]], store, trial.run_metadata.num_failures, limit))
+
+        def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+            if fatal:
+                raise fatal[0]
+
         def __reduce__(self) -> tuple[Any, tuple[()]]:
             """Replace the callback when Tune pickles it to restore a run; runs are resumed from the store instead."""
             return tune.Callback, ()
 
     return Driver()
+
+
+def _attempt(job: Job, store: Store, number: int, limit: TimeLimit | None) -> str:
+    """A sentence on an attempt of a job whose worker died."""
+    cell = next((cell for cell in job.cells if not is_done(cell, store)), job.cells[-1])
+    where = " ".join(filter(None, (cell.stage, cell.label, f"fold {cell.fold} seed {cell.seed}")))
+    reason = limit.failure_of(cell) if limit is not None else ""
+    reason = reason or "its worker or node died (killed, out of memory, or crashed)"
+    return f"attempt {number} failed: {where}: {reason}; the job goes on with another worker"
 
 
 def _trial_name(trial: Any) -> str:

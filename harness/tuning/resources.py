@@ -10,6 +10,7 @@ from harness.core.errors import RequestError
 from harness.core.machine import usable_cores
 from harness.core.settings import RunSettings
 from harness.tuning.jobs import check_resources, session
+from harness.tuning.preflight import check_cluster
 from harness.tuning.remote import is_remote
 
 __all__ = ["Resources", "check_request", "cluster", "resources", "room"]
@@ -57,11 +58,13 @@ def check_request(settings: RunSettings) -> None:
     ------
     RequestError
         If the address is that of Ray Jobs, or this machine, or every node of the
-        cluster, has fewer CPUs or GPUs than one job requests.
+        cluster, has fewer CPUs or GPUs than one job requests, or if a node of the
+        cluster lacks the folders, the code or versions.
 
     Notes
     -----
-    A cluster is asked only if a job requests more than one CPU, which every cluster has.
+    Each node of a cluster is asked what it sees and has
+    (:func:`harness.tuning.preflight.check_nodes`).
     """
     if is_remote(settings.ray):
         raise RequestError(
@@ -69,9 +72,10 @@ def check_request(settings: RunSettings) -> None:
             "the cluster, usually port 6379, on a machine of it"
         )
     if settings.ray not in ("auto", "off"):
-        if settings.cpus > 1 or settings.gpus:
-            with session(settings):
-                check_resources(settings)
+        with session(settings):
+            check_resources(settings)
+            if settings.ray != "local":
+                check_cluster(settings)
         return
     if settings.ray == "auto" and _in_session():  # of a notebook; it is checked when it is used
         return

@@ -40,6 +40,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from harness.core.errors import StoreError
@@ -47,6 +48,7 @@ from harness.core.settings import RunSettings
 from harness.core.task import Configuration
 from harness.core.types import JSON
 from harness.pipeline.cell import hardware
+from harness.storage.patience import Patience
 from harness.storage.store import RECORD, Store, write_json
 from harness.tuning.nested import ALGORITHM, Candidate, Search, with_values
 from harness.tuning.spaces import short, space_json
@@ -115,6 +117,7 @@ def perform(
     settings: RunSettings,
     *,
     found: Callable[[Search, Chosen], None] = lambda search, chosen: None,
+    patience: Patience | None = None,
 ) -> dict[str, Chosen]:
     """Perform searches one after the other and record their results.
 
@@ -125,6 +128,7 @@ def perform(
     settings : settings of the run; with ``ray=off``, candidates are trained in this
         process, otherwise Ray must have been started
     found : called with each search and its result, in order
+    patience : repeats what cannot be written for a while
 
     Returns
     -------
@@ -146,7 +150,11 @@ def perform(
             at_once,
         )
         if best is not None:
-            _keep(store, search, chosen, "here" if settings.ray == "off" else "ray")
+            keep = partial(_keep, store, search, chosen, "here" if settings.ray == "off" else "ray")
+            if patience is None:
+                keep()
+            else:
+                patience(keep)
         results[search.identity] = chosen
         found(search, chosen)
 

@@ -18,6 +18,7 @@ from harness.tuning.jobs import check_resources, fit, keep_to_granted_gpus, stor
 from harness.tuning.nested import FACTOR, Candidate, Report, Search, epochs_of, train_candidate
 from harness.tuning.resources import cluster, room
 from harness.tuning.spaces import decoded, distributions
+from harness.tuning.watch import Process, end_with
 
 __all__ = ["Ended", "try_here", "try_on_ray"]
 
@@ -89,6 +90,7 @@ def try_on_ray(searches: Sequence[Search], settings: RunSettings, ended: Ended) 
         searches=list(searches),
         identities=[search.identity for search in searches],
         codes=codes_read(),
+        driver=Process.current(),
     )
     with _quiet(), storage(settings.folder / "ray") as folder:
         tuner = tune.Tuner(
@@ -121,11 +123,16 @@ def _trial_name(trial: Any) -> str:
 
 
 def _try_candidate(
-    config: dict[str, Any], searches: list[Search], identities: list[str], codes: Mapping[str, Code]
+    config: dict[str, Any],
+    searches: list[Search],
+    identities: list[str],
+    codes: Mapping[str, Code],
+    driver: Process,
 ) -> None:
     """The trainable: train one candidate on a worker, whose actor is reused by other candidates."""
     from ray import tune
 
+    end_with(driver)
     keep_to_granted_gpus()
     remember(codes)
     try:

@@ -226,12 +226,12 @@ def test_inputs_must_be_float() -> None:
 @pytest.mark.parametrize(
     ("inputs", "got"),
     [
-        (np.zeros((1, 2, 3, 3), np.float32), r"\(1, 2, 3, 3\) float32"),
-        ([X, X], r"\(\) list"),
+        (np.zeros((1, 2, 3, 3), np.float32), r"ndarray \(1, 2, 3, 3\) float32"),
+        ([X, X], r"list \(\)"),
         ((X, X[:1]), r"\(2, 2, 8, 9\) torch.float64, \(1, 2, 8, 9\)"),
         ((), "none"),
         (torch.tensor(1.0), r"\(\) torch.float32"),
-        (None, r"\(\) NoneType"),
+        (None, r"NoneType \(\)"),
     ],
     ids=["array", "list", "different N", "no input", "scalar", "None"],
 )

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -100,6 +101,19 @@ def _wait_for(server: subprocess.Popen[str], path: Path, *, lines: int) -> None:
         if path.is_file() and path.read_text().count("\n") >= lines:
             return
         time.sleep(0.1)
+
+
+def test_command_for_others_has_passwords_and_hosts(tmp_path: Path) -> None:
+    """Opened to others only on request: with basic authentication, and for named hosts."""
+    command = ui.command_for_others("sqlite:////a b/mlflow.db", tmp_path, 5000)
+    words = shlex.split(command.partition(") ")[2])
+    assert words[:2] == ["mlflow", "server"]
+    options = dict(zip(words[2::2], words[3::2], strict=False))
+    assert options["--app-name"] == "basic-auth" and options["--backend-store-uri"] == "sqlite:////a b/mlflow.db"
+    assert options["--allowed-hosts"].endswith(":5000") and "*" not in options["--allowed-hosts"]
+    listed = subprocess.run([sys.executable, "-m", "mlflow", "server", "--help"], capture_output=True, text=True)
+    assert listed.returncode == 0
+    assert [word for word in words if word.startswith("--") and word not in listed.stdout] == []
 
 
 def test_addresses_of_each_task() -> None:

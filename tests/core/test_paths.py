@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from harness.core.errors import RequestError
-from harness.core.paths import absolute, absolute_sqlite, sqlite_path, sqlite_uri
+from harness.core.paths import absolute, absolute_sqlite, sqlite_path, sqlite_uri, without_password
+from harness.core.settings import RunSettings
 
 
 def test_relative_path_starts_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,6 +23,13 @@ def test_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert absolute("~/runs") == tmp_path / "runs"
 
 
+def test_a_name_with_a_tilde_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a path that begins with a tilde names a home folder."""
+    monkeypatch.chdir(tmp_path)
+    assert absolute("./~root") == tmp_path / "~root"
+    assert absolute("./~nobody-here,y={z}%1") == tmp_path / "~nobody-here,y={z}%1"
+
+
 def test_home_of_an_unknown_user_is_refused() -> None:
     """The home folder of an unknown user is refused, and the message names the option."""
     with pytest.raises(RequestError, match="out must be a path, got '~nobody-here/runs': there is no such home folder"):
@@ -32,6 +40,41 @@ def test_uri_is_not_a_path() -> None:
     """A URI is refused where a local path is needed."""
     with pytest.raises(RequestError, match=r"out must be a local path, got the URI 's3://bucket/runs'"):
         absolute("s3://bucket/runs", "out")
+
+
+@pytest.mark.parametrize(
+    "path", ["s3://bucket/runs", Path("s3://bucket/runs"), "gs:/b", "file:///tmp/x", "s3://k:pw@b/x"]
+)
+def test_uris_make_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str | Path) -> None:
+    """Neither as text nor as a path, from which pathlib removes a slash; a password is not repeated."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        RequestError, match=r"out must be a local path, got the URI .*; mount that storage first"
+    ) as one:
+        RunSettings(out=path)  # type: ignore[arg-type]
+    assert "pw" not in str(one.value) and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["s3", "a:b", "runs/s3:/x", "C:/x"])
+def test_colons_are_no_uris(path: str) -> None:
+    """Names of folders may contain colons."""
+    assert absolute(path).name == path.rpartition("/")[2]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("postgresql://me:pass@host/db", "postgresql://me:***@host/db"),
+        ("mlflow=http://me:p=w@host:5000", "mlflow=http://me:***@host:5000"),
+        ("mlflow=http://host:5000/me:pass@", "mlflow=http://host:5000/me:pass@"),
+        ("mlflow='postgresql://me:pa%25ss@host/db'", "mlflow='postgresql://me:***@host/db'"),
+        ("noise=0.1", "noise=0.1"),
+        ("http://[", "http://["),
+    ],
+)
+def test_passwords_are_not_shown(text: str, expected: str) -> None:
+    """In URIs, and in overrides, which are shown in tables and reports."""
+    assert without_password(text) == expected
 
 
 @pytest.mark.parametrize("name", ["plain", "with space", "50%", "50%25", "why?", "#1", "a+b@c:d&e=f;[g]", "é"])

@@ -270,6 +270,17 @@ def test_a_folder_of_predictions_is_no_data_set(cohort: Path) -> None:
     assert kinds(bids.index(cohort, sequences=("T1w",))) == []
 
 
+@pytest.mark.parametrize("name", ["harness", "Harness 0.1", "harness (docker)"])
+def test_predictions_in_a_container_are_recognised(cohort: Path, name: str) -> None:
+    """Whatever follows the name of this program."""
+    bids_writing.begin_derivatives(cohort / "new", name="p", source=cohort, version="1", parameters={"networks": ["a"]})
+    path = cohort / "new/dataset_description.json"
+    text = path.read_text().replace('"Name": "harness"', f'"Name": "{name}"')
+    assert name in text
+    (cohort / "dataset_description.json").write_text(text)
+    assert kinds(bids.index(cohort, label="lesion")) == ["truth-predicted"]
+
+
 def test_two_derivatives_need_a_choice(cohort: Path) -> None:
     """Also if each subject has masks in only one of them, as of two raters."""
     to_derivatives(cohort, "rater1", "sub-01", "sub-02")
@@ -533,8 +544,10 @@ def pair(path: Path) -> None:
             lambda path: path.rename(str(path).replace(".nii.gz", ".mgz")),
             r"anat/sub-02_T1w\.mgz.*convert it to \.nii\.gz",
         ),
+        (lambda path: path.rename(f"{path}.part"), r"anat/sub-02_T1w\.nii\.gz\.part.*: complete or rename it"),
+        (lambda path: path.rename(f"{path}.gz"), r"anat/sub-02_T1w\.nii\.gz\.gz.*must end in \.nii or \.nii\.gz"),
     ],
-    ids=["upper case", "mixed case", "pair", "beside anat", "other format"],
+    ids=["upper case", "mixed case", "pair", "beside anat", "other format", "partial download", "gz twice"],
 )
 @pytest.mark.parametrize("every", [True, False], ids=["all files", "one file"])
 def test_files_that_are_not_read_are_named(

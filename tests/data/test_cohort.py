@@ -463,7 +463,7 @@ def test_option_of_masks_does_not_change_images(root, cache):
 
 
 @pytest.mark.parametrize(
-    "name", ["nifti:read", "nifti:_content", "transforms:occupancy", "transforms:normalise", "cohort:_prepared"]
+    "name", ["nifti:read", "nifti:_decompressed", "transforms:occupancy", "transforms:normalise", "cohort:_prepared"]
 )
 def test_editing_code_that_prepares_images_changes_keys(root, cache, edit, name):
     """Editing code that decodes or transforms images changes all fingerprints."""

@@ -193,11 +193,25 @@ def test_path_may_contain_dots(write: Callable[..., Path], tmp_path: Path) -> No
 
 
 def test_links_are_followed(write: Callable[..., Path], tmp_path: Path) -> None:
-    """git-annex stores files as symbolic links."""
+    """git-annex stores files as symbolic links to a folder of the data set."""
     root = write(FOUR, TABLE)
-    (root / "images" / "a.png").rename(tmp_path / "object")
-    (root / "images" / "a.png").symlink_to(tmp_path / "object")
+    (root / ".git").mkdir()
+    (root / "images" / "a.png").rename(root / ".git" / "object")
+    (root / "images" / "a.png").symlink_to(root / ".git" / "object")
     np.testing.assert_array_equal(pictures(root, tmp_path / "cache").samples[0].images["rgb"].load(), FOUR["a.png"])
+
+
+@pytest.mark.parametrize("file", ["images/a.png", "labels.csv"])
+def test_links_out_of_the_folder(write: Callable[..., Path], tmp_path: Path, file: str) -> None:
+    """A link to another place is refused, unless that place is named."""
+    root = write(FOUR, TABLE)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (root / file).rename(elsewhere / "object")
+    (root / file).symlink_to(elsewhere / "object")
+    with pytest.raises(CohortError, match=rf"\[link-outside\] {file}: a link to .*cohort\.links=.*elsewhere"):
+        pictures(root, tmp_path / "cache")
+    assert len(pictures(root, tmp_path / "cache", links=elsewhere).samples) == 4
 
 
 def test_values_that_are_not_finite(write: Callable[..., Path], tmp_path: Path) -> None:

@@ -196,6 +196,27 @@ def refuse(method: str, file: str, error: OSError) -> Any:
     return apply
 
 
+def to_elsewhere(file: str) -> Any:
+    """Move a file or folder out of the data set, and leave a link to it."""
+
+    def apply(root: Path, _: Patch) -> None:
+        target = root.parent / "elsewhere" / Path(file).name
+        target.parent.mkdir()
+        (root / file).rename(target)
+        (root / file).symlink_to(target)
+
+    return apply
+
+
+def claims_too_much(root: Path, _: Patch) -> None:
+    """A header of 2³² voxels before a stream that is long enough to hold them."""
+    content = bytearray(gzip.decompress((root / T1W).read_bytes()))
+    content[40:48] = np.array([3, 2**11, 2**10, 2**11], "<i2").tobytes()
+    content[70:74] = np.array([2, 8], "<i2").tobytes()  # uint8
+    random = np.random.default_rng(0).bytes(2**12)
+    (root / T1W).write_bytes(gzip.compress(bytes(content) + random) + bytes(2**32 // 1032))
+
+
 def folder_instead(file: str) -> Any:
     """Replace a file by a folder."""
 
@@ -507,6 +528,41 @@ CASES = [
         r"incorrect data check; expected an intact gzip stream",
         stored(T1W, lambda content: content[:-8] + b"\x00" * 8),
     ),
+    Case(
+        "inflated",
+        r"holds more than 1\d{6} bytes; expected at most 4384 for the voxels of the header, and 1 MiB",
+        stored(T1W, lambda content: gzip.compress(gzip.decompress(content) + bytes(2**26))),
+    ),
+    Case(
+        "inflated",
+        r"holds more than 1\d{6} bytes",
+        stored(T1W, lambda content: content + 40 * gzip.compress(bytes(2**20))),
+    ),
+    Case(
+        "truncated",
+        r"compressed bytes; expected 4000000000352 bytes for \(10000, 10000, 10000\) voxels",
+        header(T1W, dim=[3, 10000, 10000, 10000, 1, 1, 1, 1]),
+    ),
+    Case(
+        "truncated",
+        r"voxels of float32",
+        header(T1W, dim=[7, 32767, 32767, 32767, 32767, 32767, 32767, 32767]),
+    ),
+    Case("dimensions", r"the shape is \(-12, 14, 6\)", header(T1W, dim=[3, -12, 14, 6, 1, 1, 1, 1])),
+    Case("not-nifti", r"the header contradicts itself", header(T1W, dim=[-3, 12, 14, 6, 1, 1, 1, 1])),
+    Case("too-large", r"describes 4294967296 voxels.*at most 2147483648", claims_too_much),
+    Case("link-outside", r"a link to .*/elsewhere/sub-02_T1w.*cohort\.links=/.*/elsewhere", to_elsewhere(T1W)),
+    Case(
+        "link-outside", r"sub-02/anat: a link to .*/elsewhere/anat; expected a link within", to_elsewhere("sub-02/anat")
+    ),
+    Case("link-outside", r"participants\.tsv: a link to", to_elsewhere("participants.tsv")),
+    Case(
+        "link-outside",
+        r"sub-02_T1w\.nii\.gz: a link to /etc/passwd",
+        link(T1W, "/etc/passwd"),
+        {},
+        frozenset({"wrong-extension"}),
+    ),
     Case("not-nifti", r"it starts with b'<!DOCTYP'", stored(T1W, lambda _: gzip.compress(b"<!DOCTYPE html>" * 50))),
     Case("not-nifti", r"the magic word is b'ni1", header(T1W, magic=b"ni1")),
     Case(
@@ -731,6 +787,27 @@ def test_all_faults_are_listed_at_once(make_cohort: Callable[..., Path], monkeyp
     listing = str(CohortError(faults))
     assert all(str(fault) in listing for fault in faults)
     assert "exclude=sub-02,sub-03,sub-04,sub-06" in listing
+
+
+@pytest.mark.parametrize("where", [".git/annex/objects/x", "sourcedata/x.nii.gz"])
+def test_links_within_the_data_set_are_followed(cohort: Path, where: str) -> None:
+    """git-annex and DataLad keep the content of files so."""
+    (cohort / where).parent.mkdir(parents=True)
+    (cohort / T1W).rename(cohort / where)
+    (cohort / T1W).symlink_to(cohort / where)
+    assert check(cohort) == []
+
+
+def test_data_set_that_is_a_link(cohort: Path) -> None:
+    """The folder itself was named by the user, wherever it leads."""
+    (cohort.parent / "link").symlink_to(cohort)
+    assert check(cohort.parent / "link") == []
+
+
+def test_links_may_lead_to_a_named_folder(cohort: Path, monkeypatch: Patch) -> None:
+    """Many cohorts are folders of links into an archive; the option names it."""
+    to_elsewhere(T1W)(cohort, monkeypatch)
+    assert check(cohort, links=cohort.parent / "elsewhere") == []
 
 
 def test_excluding_the_faulty_subjects_leaves_a_valid_cohort(cohort: Path, monkeypatch: Patch) -> None:

@@ -255,7 +255,7 @@ def test_attributions_are_compared_in_pairs_over_blocks(lsm: Task, pooled: Poole
 
 
 def test_intervals_by_fold_leave_out_maps_of_whole_folds(lsm: Task, executed: Executed, cohort: Cohort) -> None:
-    """The standard error by fold is that of the maps without one fold each, times the number of folds less one."""
+    """The variance is that of blocks of subjects, and a share of that of the maps without one fold, times (K − 1)²."""
     _, made, store = executed
     records = finished([cell for job in made for cell in job.cells if cell.label == "gradient"], store)
     records = {cell: record for cell, record in records.items() if cell.stage == "explain"}
@@ -263,21 +263,22 @@ def test_intervals_by_fold_leave_out_maps_of_whole_folds(lsm: Task, executed: Ex
         "relevance_ap"
     ]
     assert list(values["paired"]) == ["fold 00", "fold 01", "fold 02"]
-    folds = [
-        group_sums({cell: record}, store)[1].sum(0, dtype=np.float64)
-        for cell, record in sorted(records.items(), key=lambda one: one[0].fold)
-    ]
+    parts = [group_sums({cell: one}, store)[1] for cell, one in sorted(records.items(), key=lambda one: one[0].fold)]
+    folds = [part.sum(0, dtype=np.float64) for part in parts]
+    blocks = np.concatenate(parts)
     assert cohort.truth is not None
     for index, name in enumerate(names(cohort)):
         target = target_mask(cohort.truth, name).ravel()
-        without = [
-            average_precision_score(target, (sum(folds) - one)[index, 0].ravel())  # type: ignore[operator]
-            for one in folds
-        ]
+        variances = []
+        for units in (folds, blocks):
+            without = [average_precision_score(target, (sum(folds) - one)[index, 0].ravel()) for one in units]
+            variances.append((len(units) - 1) * np.var(without))
+        of_folds, of_blocks = variances
+        share = of_folds**4 / (of_folds**2 + of_blocks**2) ** 2
         found = values["outputs"][name]["se"]
         own = [float(one) for one in values["paired_outputs"][name].values()]
         assert np.std(own, ddof=1) / np.sqrt(3) == pytest.approx(found)
-        assert found == pytest.approx(2 * np.sqrt(2 / 3 * ((np.array(without) - np.mean(without)) ** 2).sum()))
+        assert found == pytest.approx(np.sqrt(of_blocks + 4 * of_folds * share), rel=1e-3)
 
 
 def test_only_a_whole_cross_validation_has_intervals_by_fold(

@@ -11,6 +11,7 @@ from harness.core.task import Task
 from harness.core.types import Score
 from harness.pipeline.rows import MetricFacts, Row
 from harness.report.paper import _contrast
+from harness.stats.hypotheses import judge
 from harness.sweep.catalogue import load_task
 
 MS: Task = load_task("ms")
@@ -42,9 +43,13 @@ def test_magnitudes_are_compared_across_signs() -> None:
 
 
 def test_p_value_stands_for_itself() -> None:
-    """A p value has no interval: the value itself is compared with the bound."""
-    arms = {"a": (Row("id", {}, pooled={"p_NDI_40": Score(0.03, float("nan"), float("nan"), 8)}), "p_NDI_40")}
-    hypothesis = Hypothesis("E9", "", "p_NDI_40", (("a",),), "attribution", relation="reaches", margin=0.05)
-    contrast = _contrast(hypothesis, MetricFacts("p_NDI_40", direction="none", level="pooled"), MS, arms)
-    assert contrast is not None
-    assert contrast("a", "", 0.95) == (0.03, 0.03, 0.03, 8)
+    """A p value has no interval: the value itself is compared with the bound, and is significant below it."""
+    hypothesis = next(one for one in MS.hypotheses if one.id == "E9" and one.metric == "p_NDI_40")
+    label = hypothesis.groups[0][0]
+    for p, outcome in ((0.03, "supported"), (0.07, "not supported")):
+        arms = {label: (Row("id", {}, pooled={"p_NDI_40": Score(p, float("nan"), float("nan"), 8)}), "p_NDI_40")}
+        contrast = _contrast(hypothesis, MetricFacts("p_NDI_40", direction="none", level="pooled"), MS, arms)
+        assert contrast is not None
+        assert contrast(label, "", 0.95) == (p, p, p, 8)
+        finding = judge(hypothesis, [label], contrast, direction="none")
+        assert finding is not None and finding.outcome == outcome

@@ -114,6 +114,30 @@ class TestReport:
         # left out, and figure: two each.
         assert page.text.count(HOSTILE) == 4 + 1 + 3 + 6
 
+    def test_every_text_is_escaped(self, tmp_path: Path) -> None:
+        """Subjects, regions, targets, columns of the data, metrics and notes come from users and their files."""
+        metric = MetricFacts(HOSTILE, "higher", (0, 1), unit=HOSTILE, source=HOSTILE, summary=HOSTILE)
+        values = {HOSTILE: {f"{HOSTILE}{number}": {0: 0.1 * number} for number in range(6)}}
+        axes, facts = {f"axis {HOSTILE}": HOSTILE}, {f"fact {HOSTILE}": HOSTILE}
+        row = Row(HOSTILE, axes, values=values, facts=facts, flags=(HOSTILE,))
+        board = build([row], [metric], HOSTILE)
+        folded = ReportTable(HOSTILE, (HOSTILE,), ((HOSTILE,),), HOSTILE)
+        lines = (Cell(HOSTILE, range=HOSTILE), Cell(HOSTILE, flag=True), Cell(HOSTILE, link='"><script>'))
+        tables = [ReportTable(HOSTILE, (HOSTILE,) * 3, (lines,), HOSTILE, section=HOSTILE, folded=folded)]
+        more = {"by_target": {HOSTILE: (board, board)}, "explanations": board, "tables": tables, "run": HOSTILE}
+        texts = {"title": HOSTILE, "question": HOSTILE, "source": HOSTILE, "verdict": HOSTILE, "notes": [HOSTILE]}
+        page = _page(tmp_path / "index.html", board, shown=(HOSTILE,), **more, **texts)
+        known = {"html", "head", "meta", "title", "style", "body", "main", "header", "h1", "h2", "h3", "p", "div", "a"}
+        known |= {"nav", "section", "table", "thead", "tbody", "tr", "th", "td", "span", "details", "summary", "ul"}
+        known |= {"li", "dl", "dt", "dd", "code"}
+        assert {tag for tag, _ in page.elements} <= known
+        assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+        assert page.text.count(HOSTILE) > 30
+        assert [one["href"] for one in page.tags("a") if not str(one["href"]).startswith("#")] == [
+            "../index.html",
+            '"><script>',
+        ]
+
     def test_attributes_are_escaped(self, table: pa.Table, tmp_path: Path) -> None:
         """Quotation marks in attributes are escaped."""
         page = _page(tmp_path / "index.html", table, figures=[Figure('" onerror="x', "", _png())])

@@ -57,6 +57,17 @@ class TestVerdict:
             "differs from the other."
         )
 
+    @pytest.mark.parametrize(
+        ("chance", "direction", "told"),
+        [(0.9, "higher", True), (0.5, "higher", False), (0.1, "lower", True), (0.9, "lower", False)],
+    )
+    def test_nothing_better_than_chance(self, chance: float, direction: Any, told: bool) -> None:
+        """A model that predicts worse than the mean of the training set does not just lead."""
+        metric = dataclasses.replace(DICE, chance=chance, direction=direction)
+        text = verdict(build([_row("good", GOOD), _row("poor", POOR)], [metric], "dice"))
+        assert text.startswith(f"nothing is better than chance (dice {chance:.2g}") == told
+        assert "lead" in text
+
     def test_undecided(self) -> None:
         """With fewer than six subjects, the verdict is "undecided"."""
         text = verdict(build([_row("a", [0.9] * 5), _row("b", [0.1] * 5)], [DICE], "dice"))

@@ -11,6 +11,7 @@ from scipy import stats
 from harness.core.hypotheses import Hypothesis
 from harness.core.types import Array, Direction
 from harness.stats.hypotheses import Finding, judge, mean_contrast, pooled_contrast
+from harness.stats.intervals import jackknife_interval
 
 SUBJECTS = [f"s{number}" for number in range(6)]
 BASE = [0.50, 0.60, 0.55, 0.70, 0.65, 0.58]
@@ -205,6 +206,17 @@ class TestReaches:
         assert found.pairs[0].difference == pytest.approx((0.5967, 0.5220, 0.6714, 6), abs=1e-4)
 
 
+class TestBelow:
+    """Hypotheses with the relation "below"."""
+
+    @pytest.mark.parametrize("direction", ["higher", "lower", "none"])
+    @pytest.mark.parametrize(("bound", "outcome"), [(0.68, "supported"), (0.60, "undecided"), (0.52, "not supported")])
+    def test_outcome(self, bound: float, direction: Direction, outcome: str) -> None:
+        """The interval of the mean is compared with the bound, whatever is better."""
+        found = _judge(_order(("a",), relation="below", margin=bound), direction, a=BASE)
+        assert found.outcome == outcome
+
+
 class TestPooled:
     """Differences of a statistic over all subjects."""
 
@@ -264,3 +276,13 @@ class TestPooled:
         assert np.isfinite(value)
         assert np.isnan(low)
         assert n == 5
+
+
+def test_pooled_values_have_the_interval_of_the_leaderboard() -> None:
+    """The interval of a pooled value alone is that of its pseudo-values, within the range of the metric."""
+    pseudo = dict(enumerate([0.2, 1.6, 1.3, 0.4, 1.5, 0.6]))
+    values = {"net": {str(key): value for key, value in pseudo.items()}}
+    found = mean_contrast(values, range=(0, 1), pooled={"net": 0.9})("net", "", 0.95)
+    expected = jackknife_interval(list(pseudo.values()), 0.9, range=(0, 1))
+    assert (found.value, found.low, found.high, found.n) == (0.9, expected.low, expected.high, 6)
+    assert 0 < found.low < 0.9 < found.high < 1

@@ -480,6 +480,31 @@ class TestAnonymous:
         assert error == "E: [subject], [subject], pat123 and path"
 
 
+def test_twins_are_removed(settings: RunSettings, client: MlflowClient) -> None:
+    """Of two runs with one identity, as two processes with one server can create them, the oldest is continued."""
+    with tracking(settings):
+        pass
+    run = runs_of(client)[CONFIGURATION.id]
+    later = client.create_run(
+        run.info.experiment_id, start_time=run.info.start_time + 1, tags={"harness.identity": CONFIGURATION.id}
+    )
+    with tracking(settings):
+        pass
+    assert runs_of(client)[CONFIGURATION.id].info.run_id == run.info.run_id
+    assert client.get_run(later.info.run_id).info.lifecycle_stage == "deleted"
+
+
+def test_training_that_was_logged_but_not_ended_is_ended(settings: RunSettings, client: MlflowClient) -> None:
+    """If a process was killed between writing a training's results and ending its run, the next one ends it."""
+    with tracking(settings) as tracker:
+        tracker.cell(TRAIN, {}, {})
+    run = runs_of(client)[TRAINING]
+    client.update_run(run.info.run_id, status="RUNNING")
+    with tracking(settings) as tracker:
+        tracker.cell(TRAIN, {}, {})
+    assert runs_of(client)[TRAINING].info.status == "FINISHED"
+
+
 class TestTrouble:
     """A tracker that cannot write."""
 

@@ -6,18 +6,21 @@ import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from harness.core.errors import StoreError
 from harness.pipeline.cell import Job
+from harness.storage.patience import Patience
 from harness.storage.store import CellRecord, Store
 from harness.sweep.collect import collect
 from harness.sweep.grammar import to_overrides
 from harness.sweep.plan import Plan, prepare
 from harness.sweep.request import resolve
-from harness.tuning.jobs import _record_death, fit
+from harness.tuning.jobs import _driver, _record_death, fit
+from harness.tuning.watch import TimeLimit
 
 
 @pytest.fixture
@@ -41,7 +44,7 @@ def job_without(plan: Plan, *wanted: tuple[str, str]) -> Job:
 def recorded(job: Job, store: Store) -> list[CellRecord]:
     """Records of a died worker."""
     records: list[CellRecord] = []
-    _record_death(job, store, records.append)
+    _record_death(job, store, records.append, Patience(store.root, print))
     return records
 
 
@@ -60,7 +63,13 @@ def test_exception_outside_of_a_cell_is_recorded(planned: Plan) -> None:
     """Where the worker raised, for example because its disk is full, the record has the first line of that error."""
     job = job_without(planned, ("explain", "random"))
     records: list[CellRecord] = []
-    _record_death(job, planned.store, records.append, cause=OSError(28, "No space left on device"))
+    _record_death(
+        job,
+        planned.store,
+        records.append,
+        Patience(planned.store.root, print),
+        cause=OSError(28, "No space left on device"),
+    )
     assert [one.error for one in records] == [
         "its worker failed three times outside of the cell: OSError: [Errno 28] No space left on device"
     ]
@@ -97,3 +106,22 @@ def test_failed_values_name_their_group_and_metrics(planned: Plan) -> None:
 def test_finished_job_has_no_failure(planned: Plan) -> None:
     """If all cells of the job are done, no failure is recorded."""
     assert recorded(planned.jobs[0], planned.store) == []
+
+
+def test_each_attempt_is_named_with_its_reason(planned: Plan, tmp_path: Path) -> None:
+    """An attempt whose worker died is told, although the job goes on: which cell, and the limit if it was ended."""
+    job = job_without(planned, ("explain", "random"), ("score", "random"))
+    cell = next(one for one in job.cells if (one.stage, one.label) == ("explain", "random"))
+    said: list[str] = []
+    limit = TimeLimit(60, tmp_path / "ended")
+    driver = _driver([job], planned.store, print, print, Patience(tmp_path, print), said.append, limit)
+    trial = SimpleNamespace(config={"job": 0}, run_metadata=SimpleNamespace(num_failures=1))
+    driver.on_trial_recover(0, [], trial)
+    limit.notes.mkdir()
+    (limit.notes / cell.identity).touch()
+    driver.on_trial_recover(0, [], trial)
+    start, end = f"attempt 1 failed: explain random fold {cell.fold} seed 0: ", "; the job goes on with another worker"
+    assert said == [
+        f"{start}its worker or node died (killed, out of memory, or crashed){end}",
+        f"{start}{limit.failure_of(cell)}{end}",
+    ]

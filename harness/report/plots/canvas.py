@@ -7,14 +7,18 @@ readers can distinguish; no information is conveyed by colour alone.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
+from matplotlib.text import Text
+from matplotlib.ticker import FixedLocator
 
 from harness.core.errors import OutOfRange
 
@@ -38,6 +42,7 @@ __all__ = [
     "panels_of",
     "png_of",
     "share_limits",
+    "texts_drawn",
     "titled",
 ]
 
@@ -137,8 +142,43 @@ def mean_of(values: Sequence[float]) -> float:
     return math.fsum(kept) / len(kept) if kept else math.nan
 
 
+_rename: ContextVar[Callable[[str], str] | None] = ContextVar("_rename", default=None)
+
+
+@contextlib.contextmanager
+def texts_drawn(rename: Callable[[str], str]) -> Iterator[None]:
+    """Draw other texts within a ``with`` block, such as pseudonyms of subjects.
+
+    Parameters
+    ----------
+    rename : applied to each text of each figure
+    """
+    token = _rename.set(rename)
+    try:
+        yield
+    finally:
+        _rename.reset(token)
+
+
+def _replace_texts(figure: Canvas, rename: Callable[[str], str]) -> None:
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if isinstance(axis.get_major_locator(), FixedLocator):  # otherwise, labels are numbers
+                before = [label.get_text() for label in axis.get_ticklabels()]
+                after = [rename(text) for text in before]
+                if after != before:
+                    axis.set_ticklabels(after)
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        if (after_ := rename(text.get_text())) != text.get_text():
+            text.set_text(after_)
+
+
 def png_of(figure: Canvas) -> bytes:
     """The figure as PNG; equal figures give equal bytes."""
+    rename = _rename.get()
+    if rename is not None:
+        _replace_texts(figure, rename)
     buffer = io.BytesIO()
     # By default, the file would contain the version of matplotlib.
     figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.08, metadata={"Software": None})

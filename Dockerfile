@@ -1,0 +1,33 @@
+# harness with its command line, for nodes of a cluster or a single machine.
+#
+#     docker build -t harness .                                            # CPU
+#     docker build -t harness-cuda --build-arg TORCH=cuda .                # NVIDIA GPUs
+#     docker run --rm -v "$PWD/runs:/work/harness-runs" harness run task=epvs
+#     docker run --rm --gpus all --shm-size=8g -v /data:/data -v "$PWD/runs:/work/harness-runs" harness-cuda \
+#         run task=epvs data=/data/bids
+#
+# --shm-size is the memory that Ray shares between workers. The user of the container has the id 1000: mounted
+# folders must be writable for it (--user "$(id -u)" for another one).
+ARG PYTHON=3.11
+FROM python:${PYTHON}-slim-bookworm
+
+# cpu, or cuda for the wheels of PyPI, which contain CUDA
+ARG TORCH=cpu
+
+RUN useradd --create-home --uid 1000 harness && mkdir /work && chown harness /work
+WORKDIR /opt/harness
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY harness harness
+COPY tasks tasks
+COPY search_spaces search_spaces
+RUN python -m pip install --no-cache-dir -c constraints.txt pip \
+    && if [ "$TORCH" = cpu ]; then \
+           python -m pip install --no-cache-dir -c constraints.txt torch --index-url https://download.pytorch.org/whl/cpu; \
+       fi \
+    && python -m pip install --no-cache-dir -c constraints.txt --build-constraint constraints.txt .
+
+USER harness
+WORKDIR /work
+ENV PYTHONUNBUFFERED=1
+ENTRYPOINT ["harness"]
+CMD ["--help"]

@@ -1,0 +1,115 @@
+"""Checks of the nodes of a cluster before a run: what each of them sees, and what is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.core.errors import RequestError
+from harness.core.settings import RunSettings
+from harness.tuning.jobs import listening, session
+from harness.tuning.preflight import Seen, check_nodes, faults_of, look
+
+OWN = Seen("head", "abc", "", True, "0123", {"Python": "3.11.7", "torch": "2.13.0"}, 32_000_000_000)
+
+
+def told(seen: Seen, **more: Any) -> list[str]:
+    """Faults of a node whose file arrives."""
+    return faults_of(seen, OWN, **{"folder": "/shared/runs", "data": "/shared/bids", "returned": "abc", **more})
+
+
+def test_an_equal_node_has_no_fault() -> None:
+    """It sees what the driver sees."""
+    assert told(dataclasses.replace(OWN, host="worker"), memory_bytes=1e9) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "more", "message"),
+    [
+        ({"read": "error: No such file or directory"}, {}, r"out=/shared/runs is not what this machine sees \(No such"),
+        ({"read": "other"}, {}, r"another folder of that name\); it must be one shared folder"),
+        ({"wrote": "Read-only file system"}, {}, r"out=/shared/runs cannot be written \(Read-only file system\)"),
+        ({}, {"returned": None}, r"what it writes to out=/shared/runs does not arrive here"),
+        ({"data": False}, {}, r"data=/shared/bids is no folder there"),
+        ({"code": "4567"}, {}, r"its code of harness is 4567, here it is 0123; install the same version"),
+        ({"versions": {"Python": "3.12.1", "torch": "2.13.0"}}, {}, r"it has Python 3\.12\.1 instead of 3\.11\.7"),
+        ({}, {"memory_bytes": 64e9}, r"it has 32 GB of memory, a job needs about 64 GB"),
+    ],
+)
+def test_each_fault_is_told_with_its_remedy(change: dict[str, Any], more: dict[str, Any], message: str) -> None:
+    """One sentence for each fault."""
+    (fault,) = told(dataclasses.replace(OWN, **change), **more)
+
+    assert re.search(message, fault) and ";" in fault
+
+
+def test_a_node_looks_at_folders(tmp_path: Path) -> None:
+    """It reads the file of the driver, writes beside it, and looks for the images."""
+    (tmp_path / "driver").write_text("abc")
+    seen = look(str(tmp_path), str(tmp_path), "node")
+    assert (seen.read, seen.wrote, seen.data) == ("abc", "", True) and (tmp_path / "node").read_text() == "abc"
+    away = look(str(tmp_path / "absent"), str(tmp_path / "absent"), "node")
+    assert away.read == away.wrote.join(["error: ", ""]) == "error: No such file or directory" and not away.data
+    assert seen.code == away.code and seen.memory_bytes > 1e8 and seen.versions["ray"] != "not installed"
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, Any]]]:
+    """Nodes of a session on this machine."""
+    settings = RunSettings(ray="local", out=str(tmp_path_factory.mktemp("out")))
+    with session(settings):
+        import ray
+
+        yield ray.nodes()
+
+
+@pytest.mark.ray
+def test_nodes_of_a_session(nodes: list[dict[str, Any]], tmp_path: Path) -> None:
+    """This machine has no fault, and nothing of the check is left."""
+    check_nodes(nodes, tmp_path, str(tmp_path))
+    assert [path.name for path in tmp_path.rglob("*")] == ["ray"]
+
+
+@pytest.mark.ray
+def test_all_faults_of_all_nodes_are_told(nodes: list[dict[str, Any]], tmp_path: Path) -> None:
+    """A missing folder, too little memory, and a node that is gone are in one error."""
+    gone = {**nodes[0], "NodeID": "ab" * 28, "NodeManagerHostname": "gone"}
+    with pytest.raises(RequestError) as caught:
+        check_nodes([*nodes, gone], tmp_path, str(tmp_path / "absent"), memory_bytes=1e15)
+    text = str(caught.value)
+    assert text.startswith("the cluster has 3 faults; nothing was started:")
+    assert "absent is no folder there" in text and "a job needs about 1e+06 GB" in text
+    assert "gone (" in text and "a task on it failed" in text
+
+
+@pytest.mark.ray
+def test_what_listens_is_told(nodes: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray asks for a token on a single machine, unless the user turns that off."""
+    assert "answers only with the token" in listening() and "all network interfaces" in listening()
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert "ANSWERS EVERYONE" in listening()
+
+
+def test_a_wrong_token_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the port answers and Ray does not connect, the token is named, not "no cluster"."""
+    import ray
+
+    def refuse(**options: Any) -> None:
+        raise ConnectionError("Failed to connect to Ray cluster")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "x")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(RequestError, match=r"something answers at .*the token of RAY_AUTH_TOKEN.*may have another"):
+            session(RunSettings(ray=address)).__enter__()
+    with pytest.raises(RequestError, match="must be reachable"):
+        session(RunSettings(ray=address)).__enter__()
