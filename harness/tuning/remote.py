@@ -193,8 +193,8 @@ def _client(address: str) -> Any:
         import requests  # noqa: F401
     except ImportError as error:
         raise RequestError(
-            f"ray={address} needs Ray Jobs, which cannot be used without {error.name}; install it: "
-            "pip install -c constraints.txt 'ray[default]'"
+            f"ray={address} needs Ray Jobs, which cannot be used without {error.name}; install the extra: "
+            "pip install -c constraints.txt -e '.[jobs]'"
         ) from None
     from ray.job_submission import JobSubmissionClient
 
