@@ -62,9 +62,10 @@ def call(address: str, port: int, method: str, token: str) -> str:
     return "closed"
 
 
-def get(address: str, port: int) -> str:
+def get(address: str, port: int, token: str) -> str:
     """First line that a port answers to ``GET /`` by HTTP/1.1; ``closed`` or ``silent`` if there is none."""
-    request = f"GET / HTTP/1.1\r\nHost: {address}:{port}\r\nConnection: close\r\n\r\n"
+    authorization = f"Authorization: Bearer {token}\r\n" if token else ""
+    request = f"GET / HTTP/1.1\r\nHost: {address}:{port}\r\n{authorization}Connection: close\r\n\r\n"
     try:
         with socket.create_connection((address, port), timeout=_LIMIT_S) as connection:
             connection.sendall(request.encode())
@@ -83,7 +84,7 @@ def asked(address: str, port: int, methods: list[str], token: str) -> dict[str, 
         statuses[method] = call(address, port, method, token)
         if len(statuses) == 3 and not any(status.isdigit() for status in statuses.values()):  # not gRPC
             break
-    return {"address": address, "port": port, "http": get(address, port), "grpc": statuses}
+    return {"address": address, "port": port, "http": get(address, port, token), "grpc": statuses}
 
 
 if __name__ == "__main__":
