@@ -1,5 +1,6 @@
 # make run          create the environment, then run the ePVS study on generated images (WORDS=… adds overrides)
 # make test         create the development environment, then run the tests on all cores (ARGS=… is passed to pytest)
+# make cluster-test run the test of `ray up` on three hosts, which are namespaces of this machine (root, sshd, rsync)
 # make check        run ruff, mypy and the architecture test
 # make fuzz         run the tests with random input, 10,000 cases each (about ten minutes)
 # make audit        look up the locked dependencies in a database of vulnerabilities; needs the network
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 # setuptools warns about editable installations with mapped folders, such as tasks/ here.
 INSTALL = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test check chaos fuzz audit licences constraints setup setup-dev clean
+.PHONY: run test cluster-test check chaos fuzz audit licences constraints setup setup-dev clean
 .DELETE_ON_ERROR:
 
 run: setup
@@ -22,6 +23,9 @@ run: setup
 
 test: setup-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+
+cluster-test: setup-dev
+	$(BIN)/python -m pytest -rs tests/cluster $(ARGS)
 
 ROUNDS := 20
 SEED := 0

@@ -36,9 +36,13 @@ def run(texts: Sequence[str]) -> int:
     from harness.report.wording import failure_lines, shapley_rows
     from harness.stats.intervals import MINIMUM_SUBJECTS
 
-    out = console()
+    out, overrides = console(), parse(texts)
+    if str(overrides.values.get("ray", "")).startswith(("http://", "https://")):
+        from harness.cli.remote import run_there
+
+        return run_there(overrides, texts)
     try:
-        result = carry_out(parse(texts), tuple(texts), Watcher(out))
+        result = carry_out(overrides, tuple(texts), Watcher(out))
     except KeyboardInterrupt:
         out.print("stopped. Finished cells are kept; resume with the same command:", style="bold")
         out.print(f"  harness run {shlex.join(texts)}", soft_wrap=True)

@@ -30,7 +30,7 @@ class RunSettings:
     out : output folder
     data : folder of the cohort; if empty, the task's phantom cohort is generated
     ray : ``auto`` starts Ray on this machine, ``off`` runs in this process; otherwise
-        the address of a Ray cluster
+        the address of a Ray cluster, or ``http://HOST:PORT`` of its Ray Jobs
     workers : number of parallel jobs; 0 runs as many as the resources allow
     cpus, gpus : CPU cores and GPUs per job; a fraction of one, or a whole number
     mlflow : ``auto`` writes a database in the output folder, ``off`` disables MLflow;

@@ -11,6 +11,7 @@ from harness.core.machine import usable_cores
 from harness.core.settings import RunSettings
 from harness.tuning.jobs import check_resources, session
 from harness.tuning.preflight import check_cluster
+from harness.tuning.remote import is_remote
 
 __all__ = ["Resources", "check_request", "cluster", "resources", "room"]
 
@@ -56,14 +57,20 @@ def check_request(settings: RunSettings) -> None:
     Raises
     ------
     RequestError
-        If this machine, or every node of the cluster, has fewer CPUs or GPUs than one
-        job requests, or if a node of the cluster lacks the folders, the code or versions.
+        If the address is that of Ray Jobs, or this machine, or every node of the
+        cluster, has fewer CPUs or GPUs than one job requests, or if a node of the
+        cluster lacks the folders, the code or versions.
 
     Notes
     -----
     Each node of a cluster is asked what it sees and has
     (:func:`harness.tuning.preflight.check_nodes`).
     """
+    if is_remote(settings.ray):
+        raise RequestError(
+            f"only the command `harness run` can run through Ray Jobs, got ray={settings.ray}; set ray=HOST:PORT of "
+            "the cluster, usually port 6379, on a machine of it"
+        )
     if settings.ray not in ("auto", "off"):
         with session(settings):
             check_resources(settings)

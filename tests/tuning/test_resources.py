@@ -48,6 +48,8 @@ def large(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         yield
 
     monkeypatch.setattr(places, "session", session)
+    # Looks at the nodes from within, see test_preflight.py.
+    monkeypatch.setattr(places, "check_cluster", lambda settings: None)
     nodes = [{"CPU": 16.0, "GPU": 2.0, "memory": 1e9}, {"CPU": 48.0, "GPU": 2.0}, {"memory": 1e9}]
     monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": one} for one in nodes])
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 64.0, "GPU": 4.0, "memory": 1e9})
@@ -116,10 +118,13 @@ def test_nodes_that_left_the_cluster_do_not_count(large: list[str], monkeypatch:
         places.check_request(RunSettings(ray="10.0.0.1:6379", cpus=2))
 
 
-def test_cluster_is_not_asked_for_one_cpu(large: list[str]) -> None:
-    """Connecting takes seconds, and every cluster has a CPU."""
-    places.check_request(RunSettings(ray="10.0.0.1:6379"))
-    assert large == []
+def test_nodes_of_a_cluster_are_always_examined(large: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job of one CPU fits everywhere, but needs the folders and the code."""
+    examined: list[RunSettings] = []
+    monkeypatch.setattr(places, "check_cluster", examined.append)
+    settings = RunSettings(ray="10.0.0.1:6379")
+    places.check_request(settings)
+    assert (large, examined) == (["10.0.0.1:6379"], [settings])
 
 
 @pytest.mark.parametrize("ray", ["auto", "off"])

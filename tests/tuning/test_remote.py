@@ -1,0 +1,227 @@
+"""A command that runs on a cluster through Ray Jobs."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.job_submission import JobStatus
+
+from harness.cli.commands import run
+from harness.core.errors import HarnessError, RequestError
+from harness.core.settings import RunSettings
+from harness.tuning import remote
+from harness.tuning.resources import check_request
+
+ADDRESS = "http://127.0.0.1:8265"
+TEXTS = ("task=epvs", "out=/shared/runs of today", "ray=" + ADDRESS)
+
+
+class Jobs:
+    """Ray Jobs in memory, with the calls of its client: a job ends once its whole output was read."""
+
+    def __init__(self, output: str = "one\ntwo\nthree\n", *, code: int = 0, cut_after: int | None = None) -> None:
+        self.output, self.code, self.cut_after = output, code, cut_after
+        self.jobs: dict[str, JobStatus] = {}
+        self.entrypoints: dict[str, str] = {}
+
+    def list_jobs(self) -> list[Any]:
+        # A driver that was not submitted as a job has no submission id.
+        known = [SimpleNamespace(submission_id=name, status=status) for name, status in self.jobs.items()]
+        return [SimpleNamespace(submission_id=None, status=JobStatus.RUNNING), *known]
+
+    def submit_job(self, *, entrypoint: str, submission_id: str, runtime_env: object) -> str:
+        if submission_id in self.jobs:
+            raise ValueError(f"Job with submission_id {submission_id} already exists")
+        self.jobs[submission_id] = JobStatus.RUNNING
+        self.entrypoints[submission_id] = entrypoint
+        return submission_id
+
+    async def tail_job_logs(self, name: str) -> AsyncIterator[str]:
+        """The output in pieces of three characters; the connection is lost once if asked for."""
+        for start in range(0, len(self.output), 3):
+            if self.cut_after is not None and start >= self.cut_after:
+                self.cut_after = None
+                raise RuntimeError("WebSocket connection closed unexpectedly with close code 1006")
+            yield self.output[start : start + 3]
+        self.jobs[name] = JobStatus.FAILED if self.code else JobStatus.SUCCEEDED
+
+    def get_job_status(self, name: str) -> JobStatus:
+        return self.jobs[name]
+
+    def get_job_info(self, name: str) -> Any:
+        message = f"failed with exit code {self.code}, last available logs (truncated):\n{self.output}"
+        return SimpleNamespace(status=self.jobs[name], driver_exit_code=self.code, message=message)
+
+
+Follow = Callable[..., tuple[remote.Followed, str, list[str]]]
+
+
+@pytest.fixture
+def follow(monkeypatch: pytest.MonkeyPatch) -> Follow:
+    """A function that follows a request on a cluster in memory."""
+
+    def act(jobs: Jobs, texts: tuple[str, ...] = TEXTS) -> tuple[remote.Followed, str, list[str]]:
+        monkeypatch.setattr(remote, "_client", lambda address: jobs)
+        pieces: list[str] = []
+        said: list[str] = []
+        return remote.follow(ADDRESS, texts, say=said.append, write=pieces.append), "".join(pieces), said
+
+    return act
+
+
+def test_output_and_exit_code_come_back(follow: Follow) -> None:
+    """The output of the job is written in full, and the exit code of the command is returned."""
+    jobs = Jobs(code=2)
+    done, output, _ = follow(jobs)
+    assert output == jobs.output
+    assert (done.code, done.status, done.message) == (2, "FAILED", "failed with exit code 2")
+
+
+def test_a_running_job_is_followed_again(follow: Follow) -> None:
+    """A command whose job is still running submits nothing and shows the output from its start."""
+    jobs = Jobs()
+    name = remote.job_name(TEXTS)
+    jobs.jobs[name] = JobStatus.RUNNING
+    done, output, said = follow(jobs)
+    assert (done.name, output, jobs.entrypoints) == (name, jobs.output, {})
+    assert "already running" in said[0]
+
+
+@pytest.mark.parametrize("status", [JobStatus.FAILED, JobStatus.STOPPED, JobStatus.SUCCEEDED])
+def test_a_job_that_ended_is_resumed_under_the_next_name(follow: Follow, status: JobStatus) -> None:
+    """The same command after its job ended is a new job, because Ray refuses a name that exists."""
+    jobs = Jobs()
+    jobs.jobs |= {remote.job_name(TEXTS): status, f"{remote.job_name(TEXTS)}-2": status}
+    done, _, _ = follow(jobs)
+    assert done.name == f"{remote.job_name(TEXTS)}-3"
+
+
+def test_two_commands_at_the_same_time_share_one_job(follow: Follow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that another command submits between look-up and submission is followed."""
+    jobs = Jobs()
+    listed = jobs.list_jobs
+
+    def late() -> list[Any]:
+        found = listed()
+        jobs.jobs.setdefault(remote.job_name(TEXTS), JobStatus.RUNNING)
+        return found
+
+    monkeypatch.setattr(jobs, "list_jobs", late)
+    done, output, _ = follow(jobs)
+    assert (done.name, output, jobs.entrypoints) == (remote.job_name(TEXTS), jobs.output, {})
+
+
+@pytest.mark.parametrize("cut_after", [0, 3, 9])
+def test_a_lost_connection_repeats_no_output(follow: Follow, cut_after: int) -> None:
+    """After a lost connection, the output goes on where it stopped."""
+    jobs = Jobs(cut_after=cut_after)
+    assert follow(jobs)[1] == jobs.output
+
+
+def test_a_lost_connection_that_stays_lost_is_told(follow: Follow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of Ray Jobs that stays becomes one sentence."""
+    jobs = Jobs()
+
+    async def lost(name: str) -> AsyncIterator[str]:
+        raise RuntimeError("WebSocket connection closed unexpectedly")
+        yield ""
+
+    monkeypatch.setattr(jobs, "tail_job_logs", lost)
+    monkeypatch.setattr(remote, "_PAUSE_S", 0.0)
+    with pytest.raises(HarnessError, match=f"Ray Jobs at ray={ADDRESS} failed: WebSocket connection closed"):
+        follow(jobs)
+
+
+def test_name_depends_on_the_request_only() -> None:
+    """Order of overrides and address do not matter; a value does."""
+    name = remote.job_name(TEXTS)
+    assert name == remote.job_name(("ray=http://other:1", *reversed(TEXTS[:2])))
+    assert name != remote.job_name((*TEXTS, "seed=1"))
+
+
+def test_command_on_the_cluster_has_the_same_overrides(tmp_path: Path) -> None:
+    """A shell gives the program the overrides as typed, and the address of its own cluster."""
+    program = tmp_path / "harness"
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    program.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "RAY_ADDRESS": "10.0.0.1:6379", "HOME": str(tmp_path)}
+    texts = (*TEXTS, "note=a 'b' $HOME `x`")
+    done = subprocess.run(
+        ["sh", "-c", remote.entrypoint(texts)], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.splitlines() == ["run", *TEXTS[:2], "note=a 'b' $HOME `x`", "ray=10.0.0.1:6379"]
+
+
+@pytest.fixture
+def refusing() -> Iterator[Callable[[int], str]]:
+    """A function that starts a server which answers every request with one status, and returns its address."""
+    servers: list[HTTPServer] = []
+
+    def start(status: int) -> str:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(status)
+                self.end_headers()
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        servers.append(HTTPServer(("127.0.0.1", 0), Handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(("status", "found"), [(401, "no token was sent"), (403, "the token is wrong")])
+def test_missing_and_wrong_tokens_are_told_apart(refusing: Callable[[int], str], status: int, found: str) -> None:
+    """Ray's client and a server that refuses: the message says what is wrong with the token, and what to do."""
+    with pytest.raises(RequestError, match=f"requires its token, but {found}; set RAY_AUTH_MODE=token, and copy"):
+        remote.follow(refusing(status), TEXTS, say=print, write=print)
+
+
+def test_nobody_at_the_address_is_told() -> None:
+    """Without a server, the message names what the head needs."""
+    with pytest.raises(RequestError, match="Ray Jobs must answer at ray=http://127.0.0.1:9, but nothing does"):
+        remote.follow("http://127.0.0.1:9", TEXTS, say=print, write=print)
+
+
+def test_relative_folders_are_refused_at_once() -> None:
+    """Paths of the cluster must be absolute; both are named."""
+    with pytest.raises(RequestError, match="out must be an absolute path.*got none; data must be.*got bids"):
+        run(["task=epvs", "data=bids", f"ray={ADDRESS}"])
+
+
+def test_interrupt_detaches(
+    follow: Follow, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C ends the command with code 130, leaves the job running, and says how to follow it again."""
+    jobs = Jobs()
+
+    async def interrupted(name: str) -> AsyncIterator[str]:
+        yield "one\n"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs, "tail_job_logs", interrupted)
+    monkeypatch.setattr(remote, "_client", lambda address: jobs)
+    assert run(list(TEXTS)) == 130
+    assert jobs.jobs == {remote.job_name(TEXTS): JobStatus.RUNNING}
+    output = capsys.readouterr().out
+    assert f"Follow it again with the same command: harness run {shlex.join(TEXTS)}" in output
+
+
+def test_python_interface_refuses_the_address() -> None:
+    """Only the command can run through Ray Jobs."""
+    with pytest.raises(RequestError, match="only the command `harness run` can run through Ray Jobs"):
+        check_request(RunSettings(ray=ADDRESS))
