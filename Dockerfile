@@ -2,8 +2,8 @@
 #
 #     docker build -t harness .                                            # CPU
 #     docker build -t harness-cuda --build-arg TORCH=cuda .                # NVIDIA GPUs
-#     docker run --rm -v "$PWD/runs:/work/harness-runs" harness run task=epvs
-#     docker run --rm --gpus all --shm-size=8g -v /data:/data -v "$PWD/runs:/work/harness-runs" harness-cuda \
+#     docker run --rm -v "$PWD/runs:/study/harness-runs" harness run task=epvs
+#     docker run --rm --gpus all --shm-size=8g -v /data:/data -v "$PWD/runs:/study/harness-runs" harness-cuda \
 #         run task=epvs data=/data/bids
 #
 # --shm-size is the memory that Ray shares between workers. The user of the container has the id 1000: mounted
@@ -14,7 +14,7 @@ FROM python:${PYTHON}-slim-bookworm
 # cpu, or cuda for the wheels of PyPI, which contain CUDA
 ARG TORCH=cpu
 
-RUN useradd --create-home --uid 1000 harness && mkdir /work && chown harness /work
+RUN useradd --create-home --uid 1000 harness && mkdir /study && chown harness /study
 WORKDIR /opt/harness
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY harness harness
@@ -27,7 +27,7 @@ RUN python -m pip install --no-cache-dir -c constraints.txt pip \
     && python -m pip install --no-cache-dir -c constraints.txt --build-constraint constraints.txt .
 
 USER harness
-WORKDIR /work
+WORKDIR /study
 ENV PYTHONUNBUFFERED=1
 ENTRYPOINT ["harness"]
 CMD ["--help"]
