@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import logging
 import os
 import re
@@ -188,14 +189,11 @@ def _client(address: str) -> Any:
     RequestError
         If packages of the extra ``jobs`` are missing.
     """
-    try:
-        import aiohttp  # noqa: F401
-        import requests  # noqa: F401
-    except ImportError as error:
+    if absent := [name for name in ("aiohttp", "requests") if importlib.util.find_spec(name) is None]:
         raise RequestError(
-            f"ray={address} needs Ray Jobs, which cannot be used without {error.name}; install the extra: "
+            f"ray={address} needs Ray Jobs, which cannot be used without {' and '.join(absent)}; install the extra: "
             "pip install -c constraints.txt -e '.[jobs]'"
-        ) from None
+        )
     from ray.job_submission import JobSubmissionClient
 
     # Ray would report each end of the stream in the middle of the output.
