@@ -21,6 +21,8 @@ __all__ = ["Agreement", "agreement_sentences", "agreements"]
 
 _FEWEST_EXPLANATIONS = 4
 _SHOWN = 6  # metrics in a sentence
+_FEWEST = 3  # metrics; fewer need no sentence
+_MODELS = 3  # with a sentence of their own
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,17 @@ def agreements(table: pa.Table, pooled: Mapping[str, Pooled]) -> list[Agreement]
 
 
 def agreement_sentences(table: pa.Table, pooled: Mapping[str, Pooled]) -> list[str]:
-    """A sentence for each model: which metrics of explanations agree with the ranking metric."""
+    """Sentences on models with several metrics of explanations: which of them agree with the ranking metric.
+
+    After the first three models, a sentence refers to the table of the report.
+    """
     by_label: dict[str, list[Agreement]] = {}
     for one in agreements(table, pooled) if table.num_rows else []:
         by_label.setdefault(one.label, []).append(one)
     objective = read_facts(table).objective if table.num_rows else ""
-    return [_sentence(label, objective, several) for label, several in by_label.items()]
+    told = [_sentence(label, objective, several) for label, several in by_label.items() if len(several) >= _FEWEST]
+    more = [f"The report says so for {len(told) - _MODELS} more models."] if len(told) > _MODELS else []
+    return told[:_MODELS] + more
 
 
 def _sentence(label: str, objective: str, several: list[Agreement]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -69,10 +70,15 @@ def test_few_explanations_have_no_table() -> None:
 
 def test_metrics_that_agree_are_named() -> None:
     """The sentence counts what agrees, what orders explanations the other way round, and what is open."""
-    rows = [row(label, values) for label, values in VALUES.items()]
-    (sentence,) = agreement_sentences(build(rows, [AP, AREA, OTHER], "relevance_ap"), {"net": pooled(rows)})
+    third = MetricFacts("recall", "higher", (0, 1))
+    rows = [
+        dataclasses.replace(one, values={**one.values, "recall": one.values[AP.name]})
+        for one in (row(label, values) for label, values in VALUES.items())
+    ]
+    (sentence,) = agreement_sentences(build(rows, [AP, AREA, OTHER, third], "relevance_ap"), {"net": pooled(rows)})
     assert sentence == (
-        "Of 2 metrics of explanations of net, 1 orders them as relevance_ap does (inversion_area 0.67) and 1 orders "
-        "them the other way round (roi_mass −1.00); 0 are undecided (Kendall's τ)."
+        "Of 3 metrics of explanations of net, 2 order them as relevance_ap does (recall 1.00, inversion_area 0.67) and 1 "
+        "orders them the other way round (roi_mass −1.00); 0 are undecided (Kendall's τ)."
     )
-    assert agreement_sentences(build(rows[:3], [AP, AREA, OTHER], "relevance_ap"), {}) == []
+    assert agreement_sentences(build(rows, [AP, AREA, OTHER], "relevance_ap"), {}) == []  # two metrics
+    assert agreement_sentences(build(rows[:3], [AP, AREA, OTHER, third], "relevance_ap"), {}) == []
