@@ -77,8 +77,8 @@ def test_metrics_that_agree_are_named() -> None:
     ]
     (sentence,) = agreement_sentences(build(rows, [AP, AREA, OTHER, third], "relevance_ap"), {"net": pooled(rows)})
     assert sentence == (
-        "Of 3 metrics of explanations of net, 2 order them as relevance_ap does (recall 1.00, inversion_area 0.67) and 1 "
-        "orders them the other way round (roi_mass −1.00); 0 are undecided (Kendall's τ)."
+        "Of 3 metrics of explanations of net, 2 order them as relevance_ap does (recall 1.00, inversion_area 0.67) and "
+        "1 orders them the other way round (roi_mass −1.00); 0 are undecided (Kendall's τ)."
     )
     assert agreement_sentences(build(rows, [AP, AREA, OTHER], "relevance_ap"), {}) == []  # two metrics
     assert agreement_sentences(build(rows[:3], [AP, AREA, OTHER, third], "relevance_ap"), {}) == []
