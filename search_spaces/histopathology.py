@@ -20,6 +20,8 @@ EXPERIMENTS = {
     "explanations": {"model": ("small_cnn", "colour_histogram")},
     # Not published: LIME with five colours of hidden superpixels
     "fills": {"model": ("small_cnn",)},
+    # Maps of LIME as means of five repeats, whose spread is a column
+    "stability": {"model": ("small_cnn",)},
     "networks": {"model": ("small_cnn", "resnet18", "vgg19", "colour_histogram")},
     # Not published: slides that differ in stain, and augmentation against it
     "stains": {"stain_shift": (0.0, 1.0), "stain": (0.0, 0.05)},
@@ -31,6 +33,10 @@ PRESETS = {
         "attribution": "+".join(
             ("lime", *LIME_FILLS, "multiscale_w1", *MULTISCALE_FILLS, "occlusion", "random", "whole_patch")
         )
+    },
+    "experiment=stability": {
+        "attribution": "+".join((*LIME, "random")),
+        **{f"attributions.{name}.repeats": 5 for name in LIME},
     },
     "cohort=patchcamelyon": {"split": "by_column"},
     # The gradient of a histogram is no explanation; the row shows what a shortcut reaches

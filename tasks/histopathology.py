@@ -121,6 +121,7 @@ TASK = Task(
         },
         "share_shown": partial(shown.share_shown),
         "weighted_r2": partial(exposed.reported_number, name="weighted_r2"),
+        "repeat_sd": partial(exposed.reported_number, name="repeat_sd"),
     },
     objective="auroc",
     explanation_objective="relevance_ap",

@@ -44,9 +44,7 @@ __all__ = [
 _PLAIN_EVERY_S = 10.0
 _WORD = 16  # characters; longer words, such as paths, may be folded in a table
 _NAME = 24  # longest name that is never broken into lines
-
-
-_NARROWEST = 20
+_NARROWEST = 20  # characters of the console
 
 
 def console() -> Console:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 
@@ -65,11 +66,7 @@ class _Raw:
 
     @property
     def nbytes(self) -> int:
-        return sum(one.nbytes for of_scalar in self.maps for one in of_scalar) + sum(map(_bytes, self.parts.values()))
-
-
-def _bytes(array: Array) -> int:
-    return array.nbytes
+        return sum(one.nbytes for one in (*chain.from_iterable(self.maps), *self.parts.values()))
 
 
 @dataclass

@@ -86,14 +86,20 @@ def agreements(table: pa.Table, pooled: Mapping[str, Pooled]) -> list[Agreement]
     return made
 
 
-def agreement_sentences(table: pa.Table, pooled: Mapping[str, Pooled]) -> list[str]:
+def agreement_sentences(table: pa.Table, pooled: Mapping[str, Pooled], *, but: Collection[str] = ()) -> list[str]:
     """Sentences on models with several metrics of explanations: which of them agree with the ranking metric.
 
     After the first three models, a sentence refers to the table of the report.
+
+    Parameters
+    ----------
+    table, pooled : see :func:`agreements`
+    but : metrics that are left out, such as those that read the truth as the ranking metric does
     """
     by_label: dict[str, list[Agreement]] = {}
     for one in agreements(table, pooled) if table.num_rows else []:
-        by_label.setdefault(one.label, []).append(one)
+        if one.metric not in but:
+            by_label.setdefault(one.label, []).append(one)
     objective = read_facts(table).objective if table.num_rows else ""
     told = [_sentence(label, objective, several) for label, several in by_label.items() if len(several) >= _FEWEST]
     more = [f"The report says so for {len(told) - _MODELS} more models."] if len(told) > _MODELS else []
@@ -110,7 +116,7 @@ def _sentence(label: str, objective: str, several: list[Agreement]) -> str:
     ]
     open_ = len(several) - len(with_it) - len(against)
     what = f"Of {len(several)} metrics of explanations of {label}"
-    return f"{what}, {' and '.join(parts)}; {open_} are undecided (Kendall's τ)."
+    return f"{what}, {' and '.join(parts)}; {open_} {'is' if open_ == 1 else 'are'} undecided (Kendall's τ)."
 
 
 def _listed(found: list[Agreement]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from harness.core.registry import MODELS
 from harness.core.types import Cohort
+from harness.metrics.register import inputs_of
 from harness.pipeline.cell import restored
 from harness.report.agreement import agreement_sentences
 from harness.sweep.collect import Tables
@@ -13,6 +14,7 @@ from harness.sweep.plan import Plan
 
 __all__ = ["UNRANKED", "few_of_a_class", "remarks"]
 
+_TRUTH = frozenset({"target", "rois", "exact", "nuisance"})  # inputs of metrics
 _ENOUGH = 10  # subjects of each class; with fewer, the standard error of an AUC is above .07
 
 UNRANKED = "{} ranks predictions, not maps: the best prediction need not have the best map."
@@ -33,7 +35,7 @@ def remarks(plan: Plan, tables: Tables) -> list[str]:
         which models assume what is simulated; for targets with one value per sample and
         explanations, that maps are not ranked, unless a sample has a mask of what determines a
         target; for binary targets with fewer than ten subjects of a class, that nothing can be concluded;
-        which metrics of explanations order them as the ranking metric does.
+        which metrics of explanations that do not read the truth order them as the ranking metric does.
     """
     task = plan.request.task
     cohorts = [group.cohort for group in plan.groups.values()]
@@ -45,7 +47,8 @@ def remarks(plan: Plan, tables: Tables) -> list[str]:
             f"scores.{assuming}"
         )
     found += few_of_a_class(cohorts)
-    found += agreement_sentences(tables.explanation, tables.pooled)
+    truth = {name for name, one in task.metrics.items() if not _TRUTH.isdisjoint(inputs_of(one))}
+    found += agreement_sentences(tables.explanation, tables.pooled, but=truth - {task.explanation_objective})
     if any(map(_is_unknown, cohorts)) and task.explanations:
         found.append(UNRANKED.format(task.objective))
     return found

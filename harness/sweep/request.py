@@ -303,9 +303,10 @@ def _experiment(
     without = tuple(
         str(one) for one in models if settings.data and MODELS.get(str(one)).facts.get("oracle") == GENERATED
     )
-    if without and len(without) < len(models):
-        axes["model"] = tuple(one for one in models if one not in without)
-    return {**axes, **sweeps}, without
+    rest = tuple(one for one in models if one not in without)
+    if not rest:
+        return {**axes, **sweeps}, ()
+    return {**axes, "model": rest, **sweeps}, without
 
 
 def _selected(task: Task, labels: tuple[JSON, ...]) -> Task:

@@ -282,11 +282,11 @@ def _token_text() -> str:
 
 
 def listening() -> str:
-    """What Ray opens on this machine, and for whom, as a sentence; empty if Ray was not started here."""
+    """What Ray opens on this machine, and for whom, as a sentence; within a session."""
     import ray
 
     if os.environ.get("RAY_AUTH_MODE", "").lower() == "token":
-        asks = "answers only with the token in ~/.ray/auth_token"
+        asks = "answers only with a token"
     else:
         asks = "ANSWERS EVERYONE who reaches this machine, who can then run programs as you: unset RAY_AUTH_MODE"
     return (

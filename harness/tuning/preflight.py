@@ -48,11 +48,17 @@ class Seen:
 
 
 def digest_of_package() -> str:
-    """Digest of the source files of this installation, with their relative paths."""
+    """Digest of the source files of this installation, with their relative paths.
+
+    Tasks and search spaces are left out, because they are in other folders in a clone than in
+    a wheel; workers compare what they use of them with the driver for each cell.
+    """
     found = hashlib.sha256()
     root = Path(harness.__file__).parent
     for path in sorted(root.rglob("*.py")):
-        found.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+        relative = path.relative_to(root)
+        if relative.parts[0] not in ("tasks", "search_spaces"):
+            found.update(f"{relative}\0".encode() + path.read_bytes() + b"\0")
     return found.hexdigest()[:16]
 
 

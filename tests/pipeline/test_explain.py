@@ -30,6 +30,7 @@ from harness.pipeline.explain import (
     method_of,
 )
 from harness.pipeline.networks import Member, build_network
+from harness.testing import ArrayImage
 
 AGE, SMILE = Target("age", "number"), Target("smile", "binary")
 HAIR = Target("hair", "classes", ("black", "blond", "red"))
@@ -120,31 +121,6 @@ class Squares(Products):
 SAMPLE = Sample("one", "one", {}, {}, {})
 
 
-@dataclass
-class Given:
-    """An image in memory."""
-
-    values: Array
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the values."""
-        return self.values.shape
-
-    @property
-    def fingerprint(self) -> str:
-        """Not used."""
-        return ""
-
-    def load(self) -> Array:
-        """The values."""
-        return self.values
-
-    def voxels(self) -> tuple[Array, Array]:
-        """Non-zero values."""
-        return np.flatnonzero(self.values), self.values[self.values != 0]
-
-
 def made(explanation: Explanation, adapter: Any = TwoImages(), network: Any = None, **more: Any) -> Any:
     """An explanation of the linear network."""
     member = Member((network or Products()).eval(), adapter)
@@ -227,7 +203,7 @@ class TestExplain:
         inside = np.zeros(whole.shape[2:], bool)
         inside[1:3, 2:] = True
         member = Member(Products().eval(), TwoImages())
-        sample = dataclasses.replace(SAMPLE, masks={"nuisance": Given(inside)})
+        sample = dataclasses.replace(SAMPLE, masks={"nuisance": ArrayImage(inside)})
         found = explain([member], SPEC, sample, of, seed=0, classes={"hair": 1})
         np.testing.assert_array_equal(found.maps, whole * inside)
         assert not made(of).maps.any()

@@ -91,7 +91,7 @@ def test_all_faults_of_all_nodes_are_told(nodes: list[dict[str, Any]], tmp_path:
 @pytest.mark.ray
 def test_what_listens_is_told(nodes: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray asks for a token on a single machine, unless the user turns that off."""
-    assert "answers only with the token" in listening() and "all network interfaces" in listening()
+    assert "answers only with a token" in listening() and "all network interfaces" in listening()
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     assert "ANSWERS EVERYONE" in listening()
 
