@@ -74,7 +74,7 @@ def open_client(uri: str) -> Any:
     ------
     HarnessError
         If the database is incomplete because an interrupted process was creating or
-        upgrading it.
+        upgrading it, or if MLflow is installed where it cannot open one.
 
     Notes
     -----
@@ -82,14 +82,25 @@ def open_client(uri: str) -> Any:
     stopped. A new SQLite database is therefore created under another name, and renamed
     once it is complete.
     """
+    import mlflow
     from mlflow import MlflowClient
 
     path = sqlite_path(uri)
+    _refuse_percent(uri, Path(mlflow.__file__).parent)
     if path is not None and not path.exists():
         _create(path)
     elif path is not None:
         _refuse_incomplete(path)
     return MlflowClient(tracking_uri=uri)
+
+
+def _refuse_percent(uri: str, package: Path) -> None:
+    """Refuse databases if MLflow's folder has a % in its path, which its migrations read as a placeholder."""
+    if "%" in str(package) and not uri.startswith(tuple(f"{one}://" for one in _SERVED)):
+        raise HarnessError(
+            f"MLflow cannot open a database if it is installed below a folder with % in its name ({package}); clone or "
+            "install into another folder, or set mlflow=off"
+        )
 
 
 def _create(path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from harness.core.errors import HarnessError
 from harness.core.paths import sqlite_uri
-from harness.tracking.client import open_client
+from harness.tracking.client import _refuse_percent, open_client
 
 
 def test_process_killed_while_creating_a_database_leaves_none(tmp_path: Path) -> None:
@@ -51,3 +51,12 @@ def test_existing_database_is_kept(empty_database: Path, tmp_path: Path) -> None
     uri = sqlite_uri(Path(shutil.copy(empty_database, tmp_path)))
     made = open_client(uri).create_experiment("kept")
     assert open_client(uri).get_experiment_by_name("kept").experiment_id == made
+
+
+def test_an_installation_below_a_percent_sign_is_told() -> None:
+    """MLflow would fail with an error about interpolation; a server does not need its migrations here."""
+    package = Path("/home/me/50% off/.venv/mlflow")
+    with pytest.raises(HarnessError, match=r"below a folder with % in its name \(/home/me/50% off/\.venv/mlflow\)"):
+        _refuse_percent("sqlite:////data/mlflow.db", package)
+    _refuse_percent("http://127.0.0.1:5000", package)
+    _refuse_percent("sqlite:////data/50%25/mlflow.db", Path("/home/me/.venv/mlflow"))
