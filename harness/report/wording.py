@@ -171,10 +171,12 @@ def console_rows(table: pa.Table, *, shown: Sequence[str] = ()) -> tuple[list[st
 
 
 def board_notes(table: pa.Table) -> list[str]:
-    """Lines below a table on the console: what its intervals cover, and flags of ranked rows."""
+    """Lines below a table on the console: what intervals cover, how the first row was chosen, flags of ranked rows."""
     facts, lines = read_facts(table), table.to_pylist()
     over = list(dict.fromkeys(line["interval_over"] for line in lines if line[f"{facts.objective}_low"] is not None))
     notes = [f"brackets: {100 * facts.level:.0f} % intervals over {' or '.join(over)}"] if over else []
+    if any((line["rank"] or 1) > 1 for line in lines):
+        notes.append("the first row was selected on these subjects: expect a lower value on others")
     flagged = [
         f"{label}: {line['flags']}"
         for label, line in zip(row_labels(table), lines, strict=True)

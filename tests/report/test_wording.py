@@ -229,6 +229,7 @@ def test_notes_below_a_table_on_the_console() -> None:
     table = build([_row("a", GOOD, flags=("low spread in 5 of 5 cells",)), _row("b", POOR)], [DICE], "dice")
     assert board_notes(table) == [
         "brackets: 95 % intervals over subjects, given the trained models",
+        "the first row was selected on these subjects: expect a lower value on others",
         "a: low spread in 5 of 5 cells",
     ]
 
