@@ -62,6 +62,7 @@ Training = Literal["none", "deterministic", "random"]
 UNBOUNDED: Range = (-math.inf, math.inf)
 """Range of a metric without bounds."""
 
+_OVER_CHANCE = 4.0  # variance from training subjects over that from chance, of networks with one seed
 _WIDEST = 2.0  # largest half width, relative to the value, of an interval on the logarithmic scale
 _FAR = 8.0  # subjects decide a mean if they are this many robust SDs away from the median
 _FEW = 0.2  # and if they are at most this share of the subjects
@@ -350,9 +351,10 @@ def with_training(values: npt.ArrayLike, error: float = 0.0, *, training: Traini
 
     What random trainings differ by chance must not be multiplied either. With several
     seeds, its variance C is that of the seeds within folds, and T + C takes the place of T.
-    With one seed it is not known, and the variance is V (1 + K / (K − 1)), as Nadeau & Bengio
-    propose, or T if that is larger. This is too small if networks depend much on which
-    subjects they are trained with, and hardly on chance.
+    With one seed it is not known. It is then assumed that disjoint training sets would add
+    r = 4 times as much variance as chance, so that the variance is
+    V (1 + r) / (1 + r / (K − 1)²), or T if that is larger. With three folds this is the factor of
+    Nadeau & Bengio, with more folds it is larger.
 
     If values depend on test and training subjects in proportions of 1 : 0 to 1 : 8, intervals
     of five folds cover 1.00 to .90 for deterministic models, and the paired test of two rows
@@ -383,7 +385,7 @@ def with_training(values: npt.ArrayLike, error: float = 0.0, *, training: Traini
         return known
     fixed = error**2
     if training == "random" and seeds == 1:
-        variance = max(fixed, of_folds * (1 + count / (count - 1)))
+        variance = max(fixed, of_folds * (1 + _OVER_CHANCE) / (1 + _OVER_CHANCE / (count - 1) ** 2))
     else:
         if training == "random":
             fixed += float(of_seeds.var(axis=0, ddof=1).mean()) / (seeds * count)

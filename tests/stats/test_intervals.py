@@ -452,7 +452,7 @@ def test_trainings_are_all_or_nothing_of_the_variance() -> None:
 
 
 def test_chance_of_random_trainings_is_not_multiplied() -> None:
-    """With one seed, the variance is that of Nadeau & Bengio; with several, that of the seeds is known."""
+    """With one seed, a part of the variance is taken for chance; with several, that of the seeds is known."""
     values = np.array([0.1, 0.4, 0.2, 0.6, 0.3])
     plain = values.std(ddof=1) / math.sqrt(5)
 
@@ -461,7 +461,10 @@ def test_chance_of_random_trainings_is_not_multiplied() -> None:
         assert found.mean() == pytest.approx(values.mean())
         return float(found.std(ddof=1)) / math.sqrt(5)
 
-    assert error_of(values, 0.0, "random") == pytest.approx(math.sqrt(0.2 + 0.25) * values.std(ddof=1))
+    assert error_of(values, 0.0, "random") == pytest.approx(2 * plain)
+    nadeau_bengio = math.sqrt(1 / 3 + 1 / 2) * values[:3].std(ddof=1)
+    found = with_training(values[:3], training="random")
+    assert found.std(ddof=1) / math.sqrt(3) == pytest.approx(nadeau_bengio)
     assert error_of(values, 7.0, "random") == pytest.approx(7.0)
     assert error_of(values, 7.0, "none") == pytest.approx(plain)
     # two seeds with the same values: no chance; with a large difference: nothing else
