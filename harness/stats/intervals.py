@@ -359,16 +359,15 @@ def with_training(values: npt.ArrayLike, error: float = 0.0, *, training: Traini
     If values depend on test and training subjects in proportions of 1 : 0 to 1 : 8, intervals
     of five folds cover 1.00 to .90 for deterministic models, and the paired test of two rows
     with equal true values has an error of .01 to .05. Intervals for the trained models only
-    cover .95 to .51, and those of Nadeau & Bengio .99 to .81. For random trainings, intervals
-    cover .92 to 1.00 with two or three seeds, and with one seed .98 to .99, or .88 (and a test
-    error of .11) if training subjects matter eight times as much as chance
-    (``benchmarks/intervals.py``).
+    cover .95 to .51, and those of Nadeau & Bengio .99 to .81. For random trainings, with
+    chance between an eighth of and eight times the effect of training subjects, intervals
+    cover .92 to 1.00 and tests have errors up to .05 (``benchmarks/intervals.py``).
 
     On eight cohorts of 205 real lesion masks, the standard deviation between cohorts is .8 to
-    1.4 times the stated error for maps of three linear models by three methods, .7 to 1.1 times
-    for maps of a CNN with one seed or two, and .5 to 1.1 times for R² of linear models. For R²
-    of networks it is half of it or less, because a few patients with large scores decide it
-    (``benchmarks/coverage.py``).
+    1.4 times the stated error for maps of three linear models by three methods, and for maps
+    of two networks with one seed by two methods. For R², it is .5 to 1.1 times for linear
+    models, and .3 to .4 times for the networks: their intervals are too wide, because a few
+    patients with large scores decide the value (``benchmarks/coverage.py``).
 
     References
     ----------
