@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.core.hypotheses import Hypothesis, Published
-from harness.core.space import Choice, Interval
+from harness.core.space import Choice, Experiment, Interval
 
 __all__ = ["EXPERIMENTS", "HYPOTHESES", "PRESETS", "PUBLISHED", "SPACES"]
 
@@ -13,9 +13,16 @@ BASELINES = ("voxel_ridge", "box_means", "covariates_only", "tract_means")
 # Explanations that every model has, and the controls; all of them are in the experiment "scenarios"
 FEW = "f_proposal+f_proposal_absolute+f_saliency+weights+mean_contrast+each_contrast+lesions+random"
 
-EXPERIMENTS = {
-    # The published network beside its baselines and the oracle
-    "classification": {"model": ("attention_densenet", *BASELINES)},
+NETWORK = ("attention_densenet",)
+
+EXPERIMENTS: dict[str, Experiment] = {
+    # The published network beside its baselines and the oracle, and without parts of it: single contrasts, no gate,
+    # and no weights of contrasts at all
+    "classification": (
+        {"model": (*NETWORK, *BASELINES)},
+        {"model": NETWORK, "contrasts": ("qT1", "MWF", "NDI")},
+        {"model": NETWORK, "fusion": ("attention", "concatenation")},
+    ),
     # The twelve scenarios of the paper for the published network, with controls, one of them a network that was
     # trained on labels of other patients
     "scenarios": {"model": ("attention_densenet",), "shuffled": (False, True)},
