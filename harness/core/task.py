@@ -94,8 +94,8 @@ class Task:
     data_profiles : name of a profile → further overrides when the user provides data
     presets : condition → overrides that apply where the condition holds, unless the
         user sets the key. A condition lists what must all be true of the profile, the
-        experiment, the subjects (``generated`` or ``given`` by the user) and the components:
-        ``"profile=paper experiment=noise subjects=given model=cnn"``
+        experiment, the subjects (``generated`` or ``given`` by the user), the components and
+        their options: ``"profile=paper experiment=noise subjects=given model=cnn model.width=8"``
     experiments : name → grid, or a tuple of grids that are run together: configurations of several grids
         run once, and axes that a grid lacks have the value of the task
     experiment : experiment that runs by default, when no key is swept

@@ -18,9 +18,9 @@ import numpy as np
 
 from harness.core.explanations import Explanation
 from harness.core.identity import identify
-from harness.core.registry import METRICS, MODELS
+from harness.core.registry import METRICS, MODELS, TARGETS
 from harness.core.targets import hardly_varies
-from harness.core.task import VALIDATION, Component, Configuration, Task
+from harness.core.task import VALIDATION, Component, Configuration, Task, describe_component
 from harness.core.types import JSON, Adapter, Array, Cohort, NetworkSpec, Score
 from harness.metrics.metric_inputs import MetricInputs
 from harness.metrics.register import evaluate, evaluate_ceiling, evaluate_chance, inputs_of
@@ -452,6 +452,7 @@ class _Aggregate:
         flags = []
         if MODELS.get(MODELS.name_of(self.task.model.func)).facts.get("oracle"):
             flags.append("oracle: the model receives information that the task hides")
+        flags += _controls(self.task)
         for label, score in ((label, score) for one in pooled for label, score in one.items()):
             fault = METRICS.get(METRICS.name_of(self.task.metrics[label].func)).facts["fault"]
             if fault is not None and score.value < fault[0]:
@@ -546,6 +547,17 @@ class _Aggregate:
                 "code": digest("pool", self.task, label),
             }
         )
+
+
+def _controls(task: Task) -> list[str]:
+    """Flags of targets with an option that makes a configuration a null control, unless it poses the problem."""
+    found = []
+    for label, component in task.targets.items():
+        described = describe_component(TARGETS, component)
+        option = TARGETS.get(described["use"]).facts.get("control", "")
+        if option and described[option] and not task.poses(f"targets.{label}.{option}"):
+            found.append(f"control: trained and tested with labels of other subjects ({option})")
+    return list(dict.fromkeys(found))
 
 
 def _explains(explanation: Explanation, spec: NetworkSpec, configuration: Configuration) -> dict[str, JSON]:

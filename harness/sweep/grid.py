@@ -6,13 +6,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from harness.core.errors import RequestError
 from harness.core.identity import canonical
-from harness.core.overrides import component_of, keys, override, preset
+from harness.core.overrides import component_of, keys, override, preset, value_of
 from harness.core.registry import TARGETS
 from harness.core.space import Grid, grid
 from harness.core.task import Task, describe, describe_component
 from harness.core.types import JSON
 
-__all__ = ["at", "columns_of", "idle_error", "idle_options", "points", "value_of", "without_effect"]
+__all__ = ["at", "columns_of", "idle_error", "idle_options", "points", "without_effect"]
 
 
 def points(task: Task, grids: Sequence[Grid]) -> list[dict[str, JSON]]:
@@ -124,11 +124,12 @@ def at(task: Task, point: Mapping[str, JSON]) -> Task:
     components = [key for key in point if not component_of(task, key)[1]]
     for key in components:
         task = override(task, key, point[key])
-    task = preset(task, but=[task.axes.get(key, key) for key in point])
+    chosen = [task.axes.get(key, key) for key in point]
+    task = preset(task, but=chosen)
     for key in point:
         if key not in components:
             task = override(task, key, point[key])
-    return task
+    return preset(task, but=chosen, of_options=True)
 
 
 def columns_of(task: Task, searched: Collection[str] = ()) -> dict[str, JSON]:
@@ -146,11 +147,3 @@ def columns_of(task: Task, searched: Collection[str] = ()) -> dict[str, JSON]:
         if key not in idle:
             found[name] = value_of(described, task, name)
     return found
-
-
-def value_of(described: Mapping[str, JSON], task: Task, key: str) -> JSON:
-    """Value of a key in a described task; for a component, its name."""
-    component, option = component_of(task, key)
-    head, _, label = component.partition(".")
-    found = described[head][label] if label else described[head]
-    return found[option or "use"] if isinstance(found, Mapping) else found

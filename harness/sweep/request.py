@@ -9,7 +9,7 @@ from typing import Annotated
 from annotated_types import Ge
 
 from harness.core.errors import OutOfRange, RequestError, UnknownName
-from harness.core.overrides import component_of, keys, narrowed, override
+from harness.core.overrides import component_of, keys, narrowed, override, value_of
 from harness.core.paths import without_password
 from harness.core.registry import GENERATED, MODELS
 from harness.core.settings import RunSettings, settings_from
@@ -19,7 +19,7 @@ from harness.core.types import JSON
 from harness.core.values import checked
 from harness.sweep.catalogue import load_task, task_names
 from harness.sweep.grammar import Overrides
-from harness.sweep.grid import at, idle_error, idle_options, points, value_of, without_effect
+from harness.sweep.grid import at, idle_error, idle_options, points, without_effect
 from harness.sweep.naming import full_key, run_name
 from harness.sweep.plan import Request
 from harness.tuning.spaces import fit_space

@@ -114,6 +114,22 @@ def test_experiment_may_unite_grids() -> None:
     assert remarks == ()
 
 
+def test_presets_of_options_hold_at_their_points() -> None:
+    """Maps of networks that lack a part are left out of the default table, unless they are asked for."""
+    for more, expected in (((), 0), (("attribution=random",), 1)):
+        request = resolve(parse(["task=ms", *more]))
+        reached = {
+            (point["model"], point["contrasts"], point.get("fusion")): at(request.task, point)
+            for point in points(request.task, request.grids)
+        }
+        assert len(reached["attention_densenet", "qT1", "gated"].explanations) == expected
+        assert len(reached["attention_densenet", ALL, "concatenation"].explanations) == expected
+        assert len(reached["attention_densenet", ALL, "gated"].explanations) == (expected or 8)
+    single = resolve(parse(["task=ms", "contrasts=qT1", f"model={NETWORK}", "fusion=gated"]))
+    (point,) = points(single.task, single.grids)
+    assert at(single.task, point).explanations == {}  # as in the row whose command this is
+
+
 def test_experiments_can_be_united() -> None:
     """Several experiments on the command line are the union of their grids; a common configuration is run once."""
     found, _ = union("ms", "experiment=contrasts,fusion")
