@@ -19,6 +19,7 @@ import numpy as np
 from harness.core.explanations import Explanation
 from harness.core.identity import identify
 from harness.core.registry import METRICS, MODELS, TARGETS
+from harness.core.seeding import generator
 from harness.core.targets import hardly_varies
 from harness.core.task import VALIDATION, Component, Configuration, Task, describe_component
 from harness.core.types import JSON, Adapter, Array, Cohort, NetworkSpec, Score
@@ -32,7 +33,10 @@ from harness.pipeline.pooled import cached
 from harness.pipeline.rows import MetricFacts, Row, Values, null_of, number_of, score_from_json, score_to_json
 from harness.pipeline.score import LOW_SPREAD, level_of
 from harness.stats.intervals import (
+    BOOTSTRAP_SAMPLES,
     MINIMUM_SUBJECTS,
+    bootstrap_counts,
+    bootstrap_interval,
     jackknife_interval,
     pseudo_values,
     takes_training_in,
@@ -731,7 +735,10 @@ def pooled_value(
     pseudo = _pseudo_values(component, sampled, folds) if used else {}
     missing = {} if folds else dict.fromkeys(sampled.subjects, math.nan)
     pairs = {unit: null_of(value) for unit, value in {**missing, **pseudo}.items()} if used else {}
-    return {"score": score_to_json(_pooled_score(component, sampled, list(pseudo.values()))), "paired": pairs}
+    return {
+        "score": score_to_json(_pooled_score(component, sampled, list(pseudo.values()), folds=bool(folds))),
+        "paired": pairs,
+    }
 
 
 def _pseudo_values(component: Component, sampled: _Sampled, folds: Mapping[str, int]) -> dict[str, float]:
@@ -751,13 +758,14 @@ def _pseudo_values(component: Component, sampled: _Sampled, folds: Mapping[str, 
     return {sampled.subjects[one]: float(value) for one, value in zip(complete, found, strict=False)}
 
 
-def _pooled_score(component: Component, sampled: _Sampled, pseudo: Sequence[float]) -> Score:
-    """A pooled metric with its jackknife interval.
+def _pooled_score(component: Component, sampled: _Sampled, pseudo: Sequence[float], *, folds: bool = False) -> Score:
+    """A pooled metric with its interval, by jackknife or, if the metric is asked to, by bootstrap over subjects.
 
     Parameters
     ----------
     pseudo : pseudo-values of the folds, or of the subjects with all columns; other subjects
         count as missing
+    folds : whether the units are folds, whose trainings the interval includes
     """
     facts = METRICS.get(METRICS.name_of(component.func)).facts
     value = _statistic(component, sampled)(np.arange(len(sampled.subjects)))
@@ -772,8 +780,23 @@ def _pooled_score(component: Component, sampled: _Sampled, pseudo: Sequence[floa
     if n < MINIMUM_SUBJECTS:
         reason = f"{n} subjects; an interval of a pooled value needs {MINIMUM_SUBJECTS}"
         return Score(value, math.nan, math.nan, n, reason=reason, **more)
-    found = jackknife_interval(pseudo, value, range=facts["range"])
+    options = describe_component(METRICS, component)
+    if options.get("interval") == "bootstrap" and not folds:
+        found = bootstrap_interval(_bootstrapped(component, sampled, options), value)
+    else:
+        found = jackknife_interval(pseudo, value, range=facts["range"])
     return Score(value, found.low, found.high, n, se=found.se, reason=found.reason, **more)
+
+
+def _bootstrapped(component: Component, sampled: _Sampled, options: Mapping[str, JSON]) -> Array:
+    """Values of a pooled metric in bootstrap samples of the subjects with all columns, the same for all rows."""
+    facts = METRICS.get(METRICS.name_of(component.func)).facts
+    complete = _complete(sampled, facts["needs"])
+    counts = np.zeros((BOOTSTRAP_SAMPLES, len(sampled.subjects)), np.int64)
+    counts[:, complete] = bootstrap_counts(generator(0, "bootstrap"), len(complete))
+    given = {name: value for name, value in options.items() if name not in ("use", "interval")}
+    found: Array = np.mean([facts["resampled"](one, counts, **given) for one in sampled.tables], axis=0)
+    return found
 
 
 def _complete(sampled: _Sampled, needed: Sequence[str]) -> Array:

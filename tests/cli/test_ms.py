@@ -154,6 +154,15 @@ def test_shuffled_labels_are_a_control_in_the_same_table(tmp_path: Path) -> None
             assert status == (expected if shuffled == "true" else "ranked"), (attribution, shuffled)
         assert [line["rank"] != "" for line in lines] == [line["shuffled"] == "false" for line in lines]
     assert "shuffled" not in read_facts(made.explanations).strata
+    # The interval of a correlation is by jackknife or by bootstrap over patients; the value is the same.
+    one, two = (
+        harness.run(**options, metrics__rho_qT1_40__interval=name, out=str(tmp_path)).explanations.to_pylist()
+        for name in ("bootstrap", "jackknife")
+    )
+    bounds = [tuple(line[f"rho_qT1_40{end}"] for end in ("", "_low", "_high")) for line in (one[0], two[0])]
+    assert one[0]["configuration"] == two[0]["configuration"] and one[0]["attribution"] == two[0]["attribution"]
+    assert bounds[0][0] == bounds[1][0] and bounds[0][1:] != bounds[1][1:]
+    assert all(-1 <= low < value < high <= 1 for value, low, high in bounds)
 
 
 @pytest.mark.skipif(not OPEN_MS.is_dir(), reason="needs the open-ms sample in shared/ beside the project")
