@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 from harness.core.hypotheses import Hypothesis, Published
-from harness.core.space import Choice, Interval
+from harness.core.space import Choice, Experiment, Interval
 
 __all__ = ["EXPERIMENTS", "HYPOTHESES", "PRESETS", "PUBLISHED", "SPACES"]
 
 ALL = "qT1+MWF+NDI"
 BASELINES = ("voxel_ridge", "box_means", "covariates_only", "tract_means")
 
+# Scenario 3 of the paper, and the eleven others
+THIRD = "aw_proposal_combined"
+OTHERS = (
+    "aw_proposal", "aw_all", "aw_all_combined", "f_proposal", "f_all", "f_proposal_combined", "f_all_combined",
+    "aw_saliency", "aw_ig", "f_saliency", "f_ig",
+)  # fmt: skip
+
 # Explanations that every model has, and the controls; all of them are in the experiment "scenarios"
 FEW = "f_proposal+f_proposal_absolute+f_saliency+weights+mean_contrast+each_contrast+lesions+random"
 
-EXPERIMENTS = {
-    # The published network beside its baselines and the oracle
-    "classification": {"model": ("attention_densenet", *BASELINES)},
+NETWORK = ("attention_densenet",)
+
+EXPERIMENTS: dict[str, Experiment] = {
+    # The published network beside its baselines and the oracle, and without parts of it: single contrasts, no gate,
+    # and no weights of contrasts at all
+    "classification": (
+        {"model": (*NETWORK, *BASELINES)},
+        {"model": NETWORK, "contrasts": ("qT1", "MWF", "NDI")},
+        {"model": NETWORK, "fusion": ("attention", "concatenation")},
+    ),
     # The twelve scenarios of the paper for the published network, with controls, one of them a network that was
     # trained on labels of other patients
-    "scenarios": {"model": ("attention_densenet",), "shuffled": (False, True)},
+    "scenarios": {"model": NETWORK, "shuffled": (False, True)},
     # Not published: which contrasts, and which parts of the network, are needed
     "contrasts": {"contrasts": (ALL, "qT1", "MWF", "NDI")},
     "fusion": {"fusion": ("gated", "attention", "concatenation")},
@@ -28,8 +42,18 @@ EXPERIMENTS = {
 }
 
 PRESETS = {
-    "subjects=generated model=covariates_only": {"adapter.covariates": "age+lesion_ml"},
     "experiment=classification": {"attribution": FEW},
+    "subjects=generated model=covariates_only": {"adapter.covariates": "age+lesion_ml"},
+    # Six minutes on two cores: no maps of a model that reads no image, the oracle's own map, and no maps of networks
+    # that lack a part, which experiment=contrasts and experiment=fusion have
+    "experiment=classification model=covariates_only": {"attribution": "none"},
+    "experiment=classification model=tract_means": {"attribution": "weights"},
+    **{
+        f"experiment=classification model=attention_densenet {part}": {"attribution": "none"}
+        for part in ("contrasts=qT1", "contrasts=MWF", "contrasts=NDI", "fusion=attention", "fusion=concatenation")
+    },
+    # The other controls do not depend on the labels
+    "experiment=scenarios shuffled=true": {"attribution": "+".join((THIRD, *OTHERS, "f_proposal_absolute"))},
     "experiment=contrasts": {"attribution": FEW},
     "experiment=fusion": {"attribution": FEW},
     "experiment=cohorts": {"attribution": "none"},
@@ -42,12 +66,6 @@ PRESETS = {
     "profile=quick model=attention_densenet": {"model.stem_stride": 2, "model.blocks": 1},
 }  # fmt: skip
 
-# Scenario 3 of the paper, and the eleven others
-THIRD = "aw_proposal_combined"
-OTHERS = (
-    "aw_proposal", "aw_all", "aw_all_combined", "f_proposal", "f_all", "f_proposal_combined", "f_all_combined",
-    "aw_saliency", "aw_ig", "f_saliency", "f_ig",
-)  # fmt: skip
 GRADIENTS = ("aw_saliency", "aw_ig", "f_saliency", "f_ig")
 
 HYPOTHESES = (

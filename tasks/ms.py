@@ -118,7 +118,7 @@ TASK = Task(
         "shuffled": "targets.severe.shuffled",
         "stem_stride": "model.stem_stride", "blocks": "model.blocks", "pooling": "model.pooling",
     },
-    problem=("threshold", "shuffled", "phantom_seed"),
+    problem=("threshold", "phantom_seed"),
     columns=("model", "contrasts"),
     shown=("auroc", "tuned_balanced_accuracy", "tuned_sensitivity", "tuned_specificity"),
     profiles={

@@ -12,7 +12,7 @@ from harness.core.docstrings import docstring_of
 from harness.core.errors import UnknownName
 from harness.core.options import Option, component_options, explanation_options, setting_options, task_options
 from harness.core.registry import KINDS
-from harness.core.space import Choice, Dimension
+from harness.core.space import Choice, Dimension, grids_of
 from harness.core.task import LABELLED, Component, Task, describe, single_components
 from harness.core.types import JSON
 
@@ -69,7 +69,8 @@ def describe_task(task: Task, style: str, out: Console) -> None:
         ("Profiles with your own data (data=), in addition", task.data_profiles),
         ("Experiments", task.experiments),
     ):
-        show_table(out, ["name", "sets"], [[name, _assignments(value)] for name, value in values.items()], title)
+        rows = [[name, "; and ".join(map(_assignments, grids_of(value)))] for name, value in values.items()]
+        show_table(out, ["name", "sets"], rows, title)
     spaces = [[name, "; ".join(map(_dimension_text, space))] for name, space in task.spaces.items()]
     show_table(out, ["name", "dimensions"], spaces, "Search spaces (search=optuna space=NAME)")
     show_table(out, _HEADER, _rows("", setting_options()), "Settings of a run")

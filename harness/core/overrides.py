@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
 from harness.core.errors import OutOfRange, UnknownName
 from harness.core.explanations import FIELDS, Explanation
 from harness.core.registry import KINDS
-from harness.core.task import LABELLED, SCALARS, SINGLE, Component, Task, single_components
+from harness.core.space import text_of
+from harness.core.task import LABELLED, SCALARS, SINGLE, Component, Task, describe, single_components
 from harness.core.types import JSON
 from harness.core.values import checked, hints_of, option_value, options_of, typed
 
-__all__ = ["component_of", "keys", "narrowed", "override", "preset"]
+__all__ = ["component_of", "keys", "narrowed", "override", "preset", "value_of"]
 
 
 def override(task: Task, key: str, value: JSON) -> Task:
@@ -67,17 +68,21 @@ def _chosen(task: Task, labels: JSON) -> Task:
     return dataclasses.replace(task, explanations={name: task.explanations[name] for name in names})
 
 
-def preset(task: Task, *, but: Iterable[str] = ()) -> Task:
-    """Apply the presets whose conditions hold.
+def preset(task: Task, *, but: Iterable[str] = (), of_options: bool = False) -> Task:
+    """Apply the presets whose conditions hold, in their order.
 
     Parameters
     ----------
-    task : a task whose presets depend on components only (see :func:`narrowed`)
+    task : a task whose presets depend on components and their options only (see :func:`narrowed`)
     but : full keys to leave unchanged, because the user sets them
+    of_options : apply the presets whose conditions name options, rather than the others; options
+        must be set by then
     """
     kept = set(but)
     for condition, values in task.presets.items():
-        if all(_holds(clause, task) for clause in condition.split()):
+        clauses = condition.split()
+        names_options = not all(clause.partition("=")[0] in SINGLE for clause in clauses)
+        if names_options is of_options and all(_holds(clause, task) for clause in clauses):
             for key, value in values.items():
                 if task.axes.get(key, key) not in kept:
                     task = override(task, key, value)
@@ -101,9 +106,11 @@ def narrowed(task: Task, **facts: str) -> Task:
 
 
 def _holds(clause: str, task: Task) -> bool:
-    kind, _, name = clause.partition("=")
-    component = single_components(task).get(kind)
-    return component is not None and KINDS[kind].name_of(component.func) == name
+    key, _, value = clause.partition("=")
+    if key in SINGLE:
+        component = single_components(task).get(key)
+        return component is not None and KINDS[key].name_of(component.func) == value
+    return task.axes.get(key, key) in keys(task) and text_of(value_of(describe(task), task, key)) == value
 
 
 def keys(task: Task) -> list[str]:
@@ -133,6 +140,21 @@ def component_of(task: Task, key: str) -> tuple[str, str]:
         label, option = _label_and_option(rest, getattr(task, head))
         return f"{head}.{label}", option
     return head, rest
+
+
+def value_of(described: Mapping[str, JSON], task: Task, key: str) -> JSON:
+    """Value of a key in a described task (:func:`harness.core.task.describe`); for a component, its name.
+
+    Parameters
+    ----------
+    described : the task as plain JSON
+    task : the task, whose short names a key may use
+    key : one of :func:`keys`, but no field of an explanation
+    """
+    component, option = component_of(task, key)
+    head, _, label = component.partition(".")
+    found = described[head][label] if label else described[head]
+    return found[option or "use"] if isinstance(found, Mapping) else found
 
 
 def _with_attribution(task: Task, label: str, attribution: Component) -> Component | Explanation:

@@ -16,7 +16,12 @@ from dataclasses import dataclass
 from harness.core.errors import OutOfRange
 from harness.core.types import JSON
 
-__all__ = ["Axis", "Choice", "Dimension", "Interval", "grid", "text_of"]
+__all__ = ["Axis", "Choice", "Dimension", "Experiment", "Grid", "Interval", "grid", "grids_of", "text_of"]
+
+Grid = Mapping[str, tuple[JSON, ...]]
+"""Key → values. Its points are all combinations of them; without keys there is one point."""
+Experiment = Grid | tuple[Grid, ...]
+"""A grid, or the union of several."""
 
 # A string that the grammar reads without quotes.
 _PLAIN = re.compile(r"(?!(?:true|false|null|inf|nan|none)$)[A-Za-z_/.][\w+./:@-]*", re.IGNORECASE)
@@ -80,7 +85,12 @@ class Choice:
 Dimension = Interval | Choice
 
 
-def grid(axes: Mapping[str, tuple[JSON, ...]]) -> Iterator[dict[str, JSON]]:
+def grids_of(experiment: Experiment) -> tuple[Grid, ...]:
+    """The grids of an experiment: itself, or those that it unites."""
+    return (experiment,) if isinstance(experiment, Mapping) else experiment
+
+
+def grid(axes: Grid) -> Iterator[dict[str, JSON]]:
     """All points of a grid; the last key varies fastest.
 
     Parameters

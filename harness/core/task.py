@@ -21,7 +21,7 @@ from harness.core.explanations import FIELDS, Explanation
 from harness.core.hypotheses import Hypothesis, Published
 from harness.core.identity import identify
 from harness.core.registry import KINDS, Registry
-from harness.core.space import Dimension
+from harness.core.space import Dimension, Experiment
 from harness.core.types import JSON, Source
 from harness.core.values import option_value, options_of, plain
 
@@ -94,9 +94,10 @@ class Task:
     data_profiles : name of a profile → further overrides when the user provides data
     presets : condition → overrides that apply where the condition holds, unless the
         user sets the key. A condition lists what must all be true of the profile, the
-        experiment, the subjects (``generated`` or ``given`` by the user) and the components:
-        ``"profile=paper experiment=noise subjects=given model=cnn"``
-    experiments : name → published grid
+        experiment, the subjects (``generated`` or ``given`` by the user), the components and
+        their options: ``"profile=paper experiment=noise subjects=given model=cnn model.width=8"``
+    experiments : name → grid, or a tuple of grids that are run together: configurations of several grids
+        run once, and axes that a grid lacks have the value of the task
     experiment : experiment that runs by default, when no key is swept
     spaces : name → search space
     hypotheses : hypotheses of the paper, to be tested
@@ -135,7 +136,7 @@ class Task:
     profiles: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
     data_profiles: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
     presets: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
-    experiments: Mapping[str, Mapping[str, tuple[JSON, ...]]] = field(default_factory=dict)
+    experiments: Mapping[str, Experiment] = field(default_factory=dict)
     experiment: str = ""
     spaces: Mapping[str, tuple[Dimension, ...]] = field(default_factory=dict)
     hypotheses: tuple[Hypothesis, ...] = ()

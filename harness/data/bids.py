@@ -548,7 +548,12 @@ def _absent(survey: Survey, present: Iterable[str]) -> list[Fault]:
     of_label = name_in_files(survey, survey.label) if survey.label else ""
     if misnamed := _misnamed(survey):
         masks = (*masks, misnamed)
-    return [_sequence_unknown(name, known, [*hints, *(masks if name == of_label else ())]) for name in wanted]
+    found = [_sequence_unknown(name, known, [*hints, *(masks if name == of_label else ())]) for name in wanted]
+    alone = re.search(r"label-(\w+)_mask", " ".join(known))
+    if alone and not survey.label:  # without a label, no mask is the truth
+        told = f" Masks alone can be the images: set cohort=lesions cohort.label={alone[1]} and ask for lesion_mask."
+        found = [dataclasses.replace(one, remedy=one.remedy + told) for one in found]
+    return found
 
 
 def _misnamed(survey: Survey) -> str:

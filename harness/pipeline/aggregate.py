@@ -18,9 +18,10 @@ import numpy as np
 
 from harness.core.explanations import Explanation
 from harness.core.identity import identify
-from harness.core.registry import METRICS, MODELS
+from harness.core.registry import METRICS, MODELS, TARGETS
+from harness.core.seeding import generator
 from harness.core.targets import hardly_varies
-from harness.core.task import VALIDATION, Component, Configuration, Task
+from harness.core.task import VALIDATION, Component, Configuration, Task, describe_component
 from harness.core.types import JSON, Adapter, Array, Cohort, NetworkSpec, Score
 from harness.metrics.metric_inputs import MetricInputs
 from harness.metrics.register import evaluate, evaluate_ceiling, evaluate_chance, inputs_of
@@ -32,8 +33,11 @@ from harness.pipeline.pooled import cached
 from harness.pipeline.rows import MetricFacts, Row, Values, null_of, number_of, score_from_json, score_to_json
 from harness.pipeline.score import LOW_SPREAD, level_of
 from harness.stats.intervals import (
+    BOOTSTRAP_SAMPLES,
     MINIMUM_SUBJECTS,
     Training,
+    bootstrap_counts,
+    bootstrap_interval,
     jackknife_interval,
     pseudo_values,
     takes_training_in,
@@ -453,6 +457,7 @@ class _Aggregate:
         flags = []
         if MODELS.get(MODELS.name_of(self.task.model.func)).facts.get("oracle"):
             flags.append("oracle: the model receives information that the task hides")
+        flags += _controls(self.task)
         for label, score in ((label, score) for one in pooled for label, score in one.items()):
             fault = METRICS.get(METRICS.name_of(self.task.metrics[label].func)).facts["fault"]
             if fault is not None and score.value < fault[0]:
@@ -547,6 +552,17 @@ class _Aggregate:
                 "code": digest("pool", self.task, label),
             }
         )
+
+
+def _controls(task: Task) -> list[str]:
+    """Flags of targets with an option that makes a configuration a null control, unless it poses the problem."""
+    found = []
+    for label, component in task.targets.items():
+        described = describe_component(TARGETS, component)
+        option = TARGETS.get(described["use"]).facts.get("control", "")
+        if option and described[option] and not task.poses(f"targets.{label}.{option}"):
+            found.append(f"control: trained and tested with labels of other subjects ({option})")
+    return list(dict.fromkeys(found))
 
 
 def _explains(explanation: Explanation, spec: NetworkSpec, configuration: Configuration) -> dict[str, JSON]:
@@ -722,7 +738,10 @@ def pooled_value(
     pseudo = _pseudo_values(component, sampled, folds, training_of(task)) if used else {}
     missing = {} if folds else dict.fromkeys(sampled.subjects, math.nan)
     pairs = {unit: null_of(value) for unit, value in {**missing, **pseudo}.items()} if used else {}
-    return {"score": score_to_json(_pooled_score(component, sampled, list(pseudo.values()))), "paired": pairs}
+    return {
+        "score": score_to_json(_pooled_score(component, sampled, list(pseudo.values()), folds=bool(folds))),
+        "paired": pairs,
+    }
 
 
 def _pseudo_values(
@@ -749,13 +768,14 @@ def _pseudo_values(
     return {f"fold {number:02d}": float(value) for number, value in zip(numbers, found, strict=False)}
 
 
-def _pooled_score(component: Component, sampled: _Sampled, pseudo: Sequence[float]) -> Score:
-    """A pooled metric with its jackknife interval.
+def _pooled_score(component: Component, sampled: _Sampled, pseudo: Sequence[float], *, folds: bool = False) -> Score:
+    """A pooled metric with its interval, by jackknife or, if the metric is asked to, by bootstrap over subjects.
 
     Parameters
     ----------
     pseudo : pseudo-values of the folds, or of the subjects with all columns; other subjects
         count as missing
+    folds : whether the units are folds, whose trainings the interval includes
     """
     facts = METRICS.get(METRICS.name_of(component.func)).facts
     value = _statistic(component, sampled)(np.arange(len(sampled.subjects)))
@@ -770,8 +790,23 @@ def _pooled_score(component: Component, sampled: _Sampled, pseudo: Sequence[floa
     if n < MINIMUM_SUBJECTS:
         reason = f"{n} subjects; an interval of a pooled value needs {MINIMUM_SUBJECTS}"
         return Score(value, math.nan, math.nan, n, reason=reason, **more)
-    found = jackknife_interval(pseudo, value, range=facts["range"])
+    options = describe_component(METRICS, component)
+    if options.get("interval") == "bootstrap" and not folds:
+        found = bootstrap_interval(_bootstrapped(component, sampled, options), value)
+    else:
+        found = jackknife_interval(pseudo, value, range=facts["range"])
     return Score(value, found.low, found.high, n, se=found.se, reason=found.reason, **more)
+
+
+def _bootstrapped(component: Component, sampled: _Sampled, options: Mapping[str, JSON]) -> Array:
+    """Values of a pooled metric in bootstrap samples of the subjects with all columns, the same for all rows."""
+    facts = METRICS.get(METRICS.name_of(component.func)).facts
+    complete = _complete(sampled, facts["needs"])
+    counts = np.zeros((BOOTSTRAP_SAMPLES, len(sampled.subjects)), np.int64)
+    counts[:, complete] = bootstrap_counts(generator(0, "bootstrap"), len(complete))
+    given = {name: value for name, value in options.items() if name not in ("use", "interval")}
+    found: Array = np.mean([facts["resampled"](one, counts, **given) for one in sampled.tables], axis=0)
+    return found
 
 
 def _complete(sampled: _Sampled, needed: Sequence[str]) -> Array:

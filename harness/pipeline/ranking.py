@@ -2,7 +2,7 @@
 
 A row is not ranked if
 
-- it is incomplete, or one of its cells failed or collapsed (:data:`BLOCKING`);
+- it is incomplete, one of its cells failed or collapsed, or it is an oracle or a control (:data:`BLOCKING`);
 - it lacks the value of a subject for which another row of its ranking has one, because
   means over different subjects are not comparable;
 - fewer than six subjects have a value (status "undecided").
@@ -33,7 +33,7 @@ from harness.stats.intervals import FOLDS, MINIMUM_SUBJECTS, Differences, few_de
 
 __all__ = ["BLOCKING", "STRATA", "Line", "decided_by_few", "ranked_lines", "score_of", "strata_of", "text_of_label"]
 
-BLOCKING = ("collapsed", "failed", "incomplete", "oracle", "stopped")
+BLOCKING = ("collapsed", "control", "failed", "incomplete", "oracle", "stopped")
 """Prefixes of the flags that exclude a row from the ranking."""
 
 STRATA = ("profile", "data")

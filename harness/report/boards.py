@@ -217,7 +217,10 @@ def _note(table: pa.Table) -> str:
     text += "."
     text += _missing_intervals(facts.objective, lines)
     if any(line["rank"] is None for line in lines):
-        text += f" Grey rows are not ranked: incomplete, failed, collapsed, or fewer than {MINIMUM_SUBJECTS} subjects."
+        text += (
+            " Grey rows are not ranked, for the reason in their status: incomplete, failed, collapsed, an oracle, "
+            f"a control, or fewer than {MINIMUM_SUBJECTS} subjects."
+        )
     return text
 
 

@@ -275,7 +275,7 @@ def _is_chance(line: Mapping[str, Any], facts: TableFacts) -> bool:
 def _undecided(lines: Sequence[Mapping[str, Any]], objective: str) -> str:
     waiting = [line for line in lines if line["status"].startswith("undecided")]
     if not waiting:
-        return "nothing is ranked: every configuration is incomplete, failed or collapsed."
+        return "nothing is ranked: every configuration is incomplete, failed, collapsed, an oracle or a control."
     n = max(line["subjects"] for line in waiting)
     reason = f"undecided: {n} subject{'s' if n != 1 else ''}, and fewer than {MINIMUM_SUBJECTS} are not ranked"
     best = waiting[0]

@@ -26,6 +26,7 @@ from harness.core.errors import OutOfRange
 from harness.core.types import Array, Score
 
 __all__ = [
+    "BOOTSTRAP_SAMPLES",
     "Differences",
     "FOLDS",
     "Interval",
@@ -34,6 +35,8 @@ __all__ = [
     "Training",
     "UNBOUNDED",
     "VarianceComponents",
+    "bootstrap_counts",
+    "bootstrap_interval",
     "bounded_interval",
     "few_decide",
     "jackknife_interval",
@@ -53,6 +56,9 @@ MINIMUM_SUBJECTS = 6
 
 FOLDS = (3, 6)
 """Smallest and largest number of folds whose trainings enter an interval, see :func:`with_training`."""
+
+BOOTSTRAP_SAMPLES = 2000
+"""Number of bootstrap samples of an interval."""
 
 Floats = npt.NDArray[np.float64]
 Range = tuple[float, float]
@@ -432,6 +438,48 @@ def jackknife_interval(
         return Interval(estimate, math.nan, math.nan, math.nan, reason)
     error = float(known.std(ddof=1) / math.sqrt(known.size))
     return bounded_interval(estimate, error, known.size - 1, range=range, level=level)
+
+
+def bootstrap_counts(
+    rng: np.random.Generator, units: int, *, samples: int = BOOTSTRAP_SAMPLES
+) -> npt.NDArray[np.int64]:
+    """How often each unit occurs in each bootstrap sample, (samples, units)."""
+    counts: npt.NDArray[np.int64] = rng.multinomial(units, np.full(units, 1 / units), size=samples)
+    return counts
+
+
+def bootstrap_interval(values: npt.ArrayLike, estimate: float, *, level: float = 0.95) -> Interval:
+    """Percentile interval of a statistic from its bootstrap samples.
+
+    Parameters
+    ----------
+    values : (B,) the statistic in samples of subjects, all of whose values are drawn together
+        (cluster bootstrap); NaN where it is undefined
+    estimate : the statistic of all subjects
+    level : confidence level
+
+    Returns
+    -------
+    Interval
+        Bounds and standard error are NaN, with the reason, if the statistic is undefined in
+        all subjects or in more than one of a hundred samples, or is the same in all samples.
+
+    References
+    ----------
+    Efron & Tibshirani 1993, An introduction to the bootstrap, section 13.3.
+    """
+    _check_level(level)
+    known = np.asarray(values, dtype=float)
+    defined = known[np.isfinite(known)]
+    reason = ""
+    if not math.isfinite(estimate) or defined.size < 2 or defined.size < 0.99 * known.size:
+        reason = f"undefined in {known.size - defined.size} of {known.size} bootstrap samples"
+    elif np.ptp(defined) <= 1e-12 * max(1.0, abs(estimate)):
+        reason = "all bootstrap samples give the same value"
+    if reason:
+        return Interval(estimate, math.nan, math.nan, math.nan, reason)
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(estimate, float(low), float(high), float(defined.std(ddof=1)))
 
 
 def paired_differences(

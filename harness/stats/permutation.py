@@ -1,16 +1,16 @@
-"""Rank correlation with a permutation test whose units are subjects."""
+"""Rank correlation with a permutation test and a bootstrap whose units are subjects."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import chain, permutations, product
+from itertools import chain, combinations_with_replacement, permutations, product
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-__all__ = ["spearman", "spearman_p"]
+__all__ = ["resampled_spearman", "spearman", "spearman_p"]
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
@@ -80,6 +80,46 @@ def spearman_p(
         extreme += int(np.sum(np.abs(found) >= abs(observed) - _ROUNDING))
         total += len(order)
     return extreme / total if exact else (extreme + 1) / (total + 1)
+
+
+def resampled_spearman(first: npt.ArrayLike, second: npt.ArrayLike, counts: npt.ArrayLike) -> Floats:
+    """Spearman correlations of bootstrap samples.
+
+    Parameters
+    ----------
+    first, second : (n,) float, finite
+    counts : (B, n) int, how often each value occurs in each sample; values of one unit, such as
+        the visits of a subject, have the same number
+
+    Returns
+    -------
+    (B,) float64
+        In [−1, 1]; NaN where all values of a sample are equal.
+
+    Notes
+    -----
+    These are the values of :func:`spearman` for the samples written out. Ranks are cumulative
+    counts, so that no sample is sorted.
+    """
+    weights = np.asarray(counts, np.float64)
+    ranks = [_resampled_ranks(np.asarray(one, np.float64), weights) for one in (first, second)]
+    pairs = combinations_with_replacement(ranks, 2)
+    own, both, others = (np.einsum("bn,bn,bn->b", weights, one, other) for one, other in pairs)
+    scale = np.sqrt(own * others)
+    found: Floats = np.divide(both, scale, out=np.full(len(weights), math.nan), where=scale > _ROUNDING)
+    return np.clip(found, -1, 1)
+
+
+def _resampled_ranks(values: Floats, weights: Floats) -> Floats:
+    """Ranks (B, n) of values in samples, mean ranks for ties, minus their mean over each sample."""
+    if not values.size:
+        return np.zeros(weights.shape)
+    _, places = np.unique(values, return_inverse=True)
+    order = np.argsort(places, kind="stable")
+    of_value = np.add.reduceat(weights[:, order], np.flatnonzero(np.diff(places[order], prepend=-1)), axis=1)
+    ranks = np.cumsum(of_value, axis=1) - of_value / 2
+    found: Floats = ranks[:, places] - weights.sum(axis=1, keepdims=True) / 2
+    return found
 
 
 def _standard_ranks(values: npt.ArrayLike) -> Floats:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from harness.core.identity import identify
 from harness.core.settings import RunSettings
-from harness.core.space import text_of
+from harness.core.space import grids_of, text_of
 from harness.core.task import Task
 from harness.core.types import JSON
 from harness.sweep.grammar import Overrides
@@ -42,7 +42,7 @@ def run_name(
     overrides : overrides of the command
     task : task with the short names of keys and the axes of experiments
     settings : settings with the data folder
-    profile, experiment : profile and experiment in use
+    profile, experiment : profile and experiment in use; names of several experiments are joined by ``+``
     seeds : seeds of the profile; overrides that give the same seeds do not affect the name
 
     Returns
@@ -60,7 +60,8 @@ def run_name(
     (``targets.scores.noise``).
     """
     given = _overrides(overrides, task, seeds)
-    axes = {full_key(key, task) for key in task.experiments.get(experiment, {})}
+    grids = [grid for one in experiment.split("+") for grid in grids_of(task.experiments.get(one, {}))]
+    axes = {full_key(key, task) for grid in grids for key in grid}
     start = "" if axes and axes <= set(given) and experiment == task.experiment else experiment
     folder, plain = settings.data_folder, profile == "quick"
     if plain and folder is None and not given and re.fullmatch(r"\w+", start or DEFAULT):

@@ -15,7 +15,7 @@ from harness.core.identity import identify
 from harness.core.pseudonyms import Pseudonyms
 from harness.core.registry import COHORTS, SPLITS, TARGETS
 from harness.core.settings import RunSettings
-from harness.core.space import Dimension
+from harness.core.space import Dimension, Grid
 from harness.core.task import INITIAL_WEIGHTS, Configuration, Task, describe, describe_component
 from harness.core.types import JSON, Adapter, Cohort, Folds, Remarks, Split, SplitSample
 from harness.data.splits import check_test_set, describe_validation
@@ -46,7 +46,7 @@ class Request:
     Parameters
     ----------
     task : task with the profile and single-valued overrides applied
-    axes : axes of the grid
+    grids : grids whose union is run, see :func:`harness.sweep.grid.points`
     seeds : seeds of the trainings
     folds : indices of the folds to run; ``None`` for all
     profile : ``quick`` or ``paper``
@@ -58,10 +58,11 @@ class Request:
     typed : all overrides of the command, as typed
     without : models of the experiment that are left out, because they know the truth of
         generated subjects and the user gives others
+    remarks : sentences for the user on overrides
     """
 
     task: Task
-    axes: Mapping[str, tuple[JSON, ...]]
+    grids: tuple[Grid, ...]
     seeds: tuple[int, ...]
     folds: tuple[int, ...] | None
     profile: str
@@ -72,6 +73,16 @@ class Request:
     name: str = ""
     typed: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def axes(self) -> dict[str, tuple[JSON, ...]]:
+        """All values of each axis over all grids."""
+        found: dict[str, list[JSON]] = {}
+        for grid in self.grids:
+            for key, values in grid.items():
+                found.setdefault(key, []).extend(one for one in values if one not in found[key])
+        return {key: tuple(values) for key, values in found.items()}
 
     @property
     def command(self) -> str:
@@ -198,13 +209,13 @@ def prepare(request: Request, *, say: Callable[[str], None] = lambda text: None)
     """
     check_writable(request.settings.folder, "out")
     store = Store(request.settings.folder / "store")
-    tasks = [(point, at(request.task, point)) for point in points(request.task, request.axes)]
+    tasks = [(point, at(request.task, point)) for point in points(request.task, request.grids)]
     groups = _Groups(request, images_of([task for _, task in tasks]), say)
     searches: dict[str, Search] = {}
     configurations: list[Configuration] = []
     by_configuration: dict[str, Group] = {}
     all_jobs: list[Job] = []
-    remarks: list[str] = []
+    remarks = list(request.remarks)
     said: set[str] = set()
     sentence = ""
     for point, task in tasks:

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated
 
 from annotated_types import Ge
 
 from harness.core.errors import OutOfRange, RequestError, UnknownName, raise_together
-from harness.core.overrides import component_of, keys, narrowed, override
+from harness.core.overrides import component_of, keys, narrowed, override, value_of
 from harness.core.paths import without_password
 from harness.core.registry import GENERATED, MODELS
 from harness.core.settings import RunSettings, settings_from
-from harness.core.space import Axis, Choice, Dimension, text_of
+from harness.core.space import Axis, Choice, Dimension, Grid, grids_of, text_of
 from harness.core.task import Task, describe
 from harness.core.types import JSON
 from harness.core.values import checked
 from harness.sweep.catalogue import load_task, task_names
 from harness.sweep.grammar import Overrides
-from harness.sweep.grid import at, idle_error, idle_options, points
+from harness.sweep.grid import at, idle_error, idle_options, points, without_effect
 from harness.sweep.naming import full_key, run_name
 from harness.sweep.plan import Request
 from harness.tuning.spaces import fit_space
@@ -76,10 +76,9 @@ def resolve(overrides: Overrides, *, texts: tuple[str, ...] = ()) -> Request:
     faults: list[RequestError] = []
     if profile not in task.profiles:
         faults.append(UnknownName(f"profile of {task.name}", profile, task.profiles))
-    for key in ("profile", "experiment"):
-        if key in overrides.sweeps:
-            came = ", ".join(map(str, overrides.sweeps[key]))
-            faults.append(RequestError(f"{key} takes one value and cannot be swept; got {came}"))
+    if "profile" in overrides.sweeps:
+        came = ", ".join(map(str, overrides.sweeps["profile"]))
+        faults.append(RequestError(f"profile takes one value and cannot be swept; got {came}"))
     faults += _unknown_keys(overrides, task)
     try:
         settings = settings_of(overrides)
@@ -92,41 +91,49 @@ def resolve(overrides: Overrides, *, texts: tuple[str, ...] = ()) -> Request:
             seeds = tuple(value)
         else:
             task = override(task, key, value)
-    experiment = str(overrides.values.get("experiment", task.experiment))
-    axes, without = _experiment(overrides, task, settings)
-    subjects = "given" if settings.data else "generated"
-    task = _free(narrowed(task, profile=profile, experiment=experiment, subjects=subjects), overrides)
+    experiments = _experiments(overrides, task)
+    grids, without = _grids(overrides, task, experiments, settings)
+    task = _of_experiments(
+        task, experiments, overrides, profile=profile, subjects="given" if settings.data else "generated"
+    )
     values = {key: value for key, value in overrides.values.items() if key not in _SETTINGS | _OWN}
-    swept = {full_key(key, task) for key in axes}
+    swept = {full_key(key, task) for axes in grids for key in axes}
     for key in [key for key in values if full_key(key, task).partition(".")[0] in swept]:
-        axes[key] = (values.pop(key),)  # an option of a swept component is set wherever that component is chosen
+        value = values.pop(key)  # an option of a swept component is set wherever that component is chosen
+        grids = [{**axes, key: (value,)} for axes in grids]
     task = _overridden(task, values, overrides.several("attribution"))
-    chosen = points(task, axes)
-    reached = [at(task, point) for point in chosen]  # raises for a wrong value before anything starts
+    grids, remarks = _possible(task, overrides, grids)
+    reached = [at(task, point) for point in points(task, grids)]  # raises for a wrong value before anything starts
     task = _with_objectives(task, reached)
     idle = frozenset.intersection(*map(idle_options, reached))
     if unused := [key for key in values if full_key(key, task) in idle]:
         raise idle_error(unused)
     # If a component is swept, the space is checked at the first point here, and at every point when planning.
-    search, space = _search(overrides, reached[0], settings, axes)
+    swept = {full_key(key, task) for axes in grids for key in axes}
+    search, space = _search(overrides, reached[0], settings, swept)
     typed = {text.partition("=")[0] for text in texts}
     return Request(
         task=task,
-        axes=axes,
+        grids=tuple(grids),
         seeds=_several_checked("seed", overrides.several("seed", seeds)),
         folds=_several_checked("fold", overrides.several("fold")) if overrides.has("fold") else None,
         profile=profile,
         settings=settings,
         shared=(
-            *(text for text in texts if text.partition("=")[0] not in {"experiment", *axes}),
+            *(
+                text
+                for text in texts
+                if text.partition("=")[0] not in {"experiment", *(key for axes in grids for key in axes)}
+            ),
             # Overrides from Python have no text for dimensions, but the command of a row must contain them.
             *(_text(one) for one in overrides.space if texts and one.key not in typed),
         ),
         space=space,
         search=search,
-        name=run_name(overrides, task, settings, profile=profile, experiment=experiment, seeds=seeds),
+        name=run_name(overrides, task, settings, profile=profile, experiment="+".join(experiments), seeds=seeds),
         typed=texts,
         without=without,
+        remarks=(*_partly(overrides, task, experiments), *remarks),
     )
 
 
@@ -168,9 +175,7 @@ def _with(task: Task, keys_: Sequence[str], values: Mapping[str, JSON]) -> Task:
 
 def _free(task: Task, overrides: Overrides) -> Task:
     """The task without presets of keys that are overridden."""
-    given = {
-        full_key(key, task) for key in (*overrides.values, *overrides.sweeps, *(one.key for one in overrides.space))
-    }
+    given = _given(overrides, task)
     presets = {
         condition: {key: value for key, value in values.items() if full_key(key, task) not in given}
         for condition, values in task.presets.items()
@@ -197,12 +202,8 @@ def defaults_for_data(request: Request) -> str:
     task = request.task
     changed = task.data_profiles.get(request.profile, {}) if request.settings.data else {}
     described = describe(task)
-    own = [(key, *component_of(task, key)) for key in changed if key in keys(task)]  # other cohorts have other options
-    values = {}
-    for key, component, option in own:
-        head, _, label = component.partition(".")
-        found = described[head][label] if label else described[head]
-        values[key] = found[option or "use"] if isinstance(found, Mapping) else found
+    own = [key for key in changed if key in keys(task)]  # other cohorts have other options
+    values = {key: value_of(described, task, key) for key in own}
     without = [f"without {one} (it knows the truth of generated subjects)" for one in request.without]
     return " ".join([*(f"{key}={text_of(value)}" for key, value in values.items()), *without])
 
@@ -234,7 +235,7 @@ def search_of(overrides: Overrides, task: Task) -> tuple[Dimension, ...]:
 
 
 def _search(
-    overrides: Overrides, task: Task, settings: RunSettings, axes: Mapping[str, tuple[JSON, ...]]
+    overrides: Overrides, task: Task, settings: RunSettings, swept: Collection[str]
 ) -> tuple[str, tuple[Dimension, ...]]:
     """The kind of search and its space; both or neither."""
     if "search" in overrides.sweeps or "space" in overrides.sweeps:
@@ -257,7 +258,7 @@ def _search(
         raise RequestError(
             "search_subjects are the subjects of a search; add search=optuna, or leave them out with exclude="
         )
-    both = {full_key(key, task) for key in axes} & {one.key for one in space}
+    both = {*swept} & {one.key for one in space}
     if both:
         raise RequestError(
             f"{sorted(both)[0]} is both swept and searched; every value of a sweep is run, so remove one of them"
@@ -289,17 +290,57 @@ def _unknown_keys(overrides: Overrides, task: Task) -> list[RequestError]:
     return faults
 
 
-def _experiment(
-    overrides: Overrides, task: Task, settings: RunSettings
-) -> tuple[dict[str, tuple[JSON, ...]], tuple[str, ...]]:
-    """Axes of the grid: the experiment's axes that are not overridden, and the sweeps among the overrides.
+def _experiments(overrides: Overrides, task: Task) -> tuple[str, ...]:
+    """Names of the experiments, whose grids are united; empty for a task without experiments."""
+    names = overrides.several("experiment", (task.experiment,) if task.experiment else ())
+    for name in names:
+        if name not in task.experiments:
+            raise UnknownName(f"experiment of {task.name}", str(name), task.experiments)
+    return Axis("experiment", names).values if names else ()
 
-    The second value names the models of the experiment that are only for generated subjects, and left out.
+
+def _of_experiments(
+    task: Task, experiments: Sequence[str], overrides: Overrides, *, profile: str, subjects: str
+) -> Task:
+    """The task with the presets of its experiments.
+
+    Raises
+    ------
+    RequestError
+        If experiments that are united set different options.
     """
-    name = overrides.values.get("experiment", task.experiment)
-    if name and name not in task.experiments:
-        raise UnknownName(f"experiment of {task.name}", str(name), task.experiments)
-    axes: dict[str, tuple[JSON, ...]] = dict(task.experiments[name]) if name else {}
+    found = {
+        name: _free(narrowed(task, profile=profile, experiment=name, subjects=subjects), overrides)
+        for name in experiments or ("",)
+    }
+    first, *others = found
+    for name in others:
+        one, two = (_all_presets(found[key]) for key in (first, name))
+        differing = sorted({key.rpartition(" ")[2] for key in one.keys() | two.keys() if one.get(key) != two.get(key)})
+        if differing:
+            raise RequestError(
+                f"experiments {first} and {name} cannot be run together, because they set different values of "
+                f"{', '.join(differing)}; set {differing[0]}= or run them one after the other"
+            )
+    return found[first]
+
+
+def _all_presets(task: Task) -> dict[str, JSON]:
+    """Values of all presets by condition and full key."""
+    return {
+        f"{condition} {full_key(key, task)}": value
+        for condition, values in task.presets.items()
+        for key, value in values.items()
+    }
+
+
+def _grids(
+    overrides: Overrides, task: Task, experiments: Sequence[str], settings: RunSettings
+) -> tuple[list[dict[str, tuple[JSON, ...]]], tuple[str, ...]]:
+    """The grids of the experiments, in which overrides replace axes, and sweeps add them.
+
+    The second value names the models of the experiments that are only for generated subjects, and left out.
+    """
     sweeps = {key: values for key, values in overrides.sweeps.items() if key not in _OWN.union(_SEVERAL)}
     for key in sweeps:
         head = full_key(key, task).partition(".")[0]
@@ -308,18 +349,63 @@ def _experiment(
                 f"{key} cannot be swept: all explanations and metrics of a configuration share its training; "
                 "add each variant under a new label: attributions.mine=NAME attributions.mine.OPTION=VALUE"
             )
-    given = {
+    given, found, without = _given(overrides, task), [], dict[str, None]()
+    for declared in _declared(task, experiments):
+        axes = {key: values for key, values in declared.items() if full_key(key, task) not in given}
+        models = [str(one) for one in axes.get("model", ())]
+        left_out = [one for one in models if settings.data and MODELS.get(one).facts.get("oracle") == GENERATED]
+        if rest := tuple(one for one in models if one not in left_out):
+            axes["model"] = rest
+            without |= dict.fromkeys(left_out)
+        found.append({**axes, **sweeps})
+    return found, tuple(without)
+
+
+def _declared(task: Task, experiments: Sequence[str]) -> list[Grid]:
+    """All grids of some experiments; one without axes if there are no experiments."""
+    return [grid for name in experiments for grid in grids_of(task.experiments[name])] or [{}]
+
+
+def _given(overrides: Overrides, task: Task) -> set[str]:
+    """Full keys of all overrides."""
+    return {
         full_key(key, task) for key in (*overrides.values, *overrides.sweeps, *(one.key for one in overrides.space))
     }
-    axes = {key: values for key, values in axes.items() if full_key(key, task) not in given}
-    models = axes.get("model", ())
-    without = tuple(
-        str(one) for one in models if settings.data and MODELS.get(str(one)).facts.get("oracle") == GENERATED
-    )
-    rest = tuple(one for one in models if one not in without)
-    if not rest:
-        return {**axes, **sweeps}, ()
-    return {**axes, "model": rest, **sweeps}, without
+
+
+def _possible(
+    task: Task, overrides: Overrides, grids: list[dict[str, tuple[JSON, ...]]]
+) -> tuple[list[dict[str, tuple[JSON, ...]]], list[str]]:
+    """Grids of a union without the axes that the components do not have that the user chose, and remarks on them."""
+    if len(grids) == 1:
+        return grids, []
+    given, found, remarks = _given(overrides, task), [], dict[str, None]()
+    for axes in grids:
+        idle = [
+            key
+            for key in without_effect(task, axes)
+            if full_key(key, task) not in given and component_of(task, key)[0] in given
+        ]
+        for key in idle:
+            component = component_of(task, key)[0]
+            chosen = ", ".join(map(str, overrides.several(component)))
+            remarks[f"{key} is not varied, because {component}={chosen} has no such option"] = None
+        found.append({key: values for key, values in axes.items() if key not in idle})
+    return found, list(remarks)
+
+
+def _partly(overrides: Overrides, task: Task, experiments: Sequence[str]) -> list[str]:
+    """Remarks on overrides that are axes of some of the united grids, and also apply to the others."""
+    declared = [{full_key(key, task) for key in axes} for axes in _declared(task, experiments)]
+    found = []
+    for key in (*overrides.values, *overrides.sweeps):
+        count = sum(full_key(key, task) in axes for axes in declared)
+        if 0 < count < len(declared):
+            found.append(
+                f"{key}= replaces an axis in {count} of the {len(declared)} grids of "
+                f"experiment={','.join(experiments)}, and also applies to the others, which do not vary it"
+            )
+    return found
 
 
 def _selected(task: Task, labels: tuple[JSON, ...]) -> Task:

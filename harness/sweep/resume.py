@@ -97,7 +97,7 @@ def _plan_of(saved: JSON, settings: RunSettings, store: Store, name: str) -> Pla
     settings = dataclasses.replace(settings, data=saved["data"], pseudonymise=saved.get("pseudonymise", False))
     request = Request(
         restore(configurations[0].task),
-        {},
+        (),
         tuple(saved["seeds"]),
         None,
         saved["profile"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ import harness
 from harness.cli.api import rebuild
 from harness.data.maps import read_map
 from harness.metrics.inversion import quantile_masks
+from harness.pipeline.leaderboard import read_facts
 from harness.report.figures import figures_of
 from harness.report.figures.inversion import mask_shares
 from harness.report.figures.results import Results
 from harness.report.runs import pooled_files
 from harness.sweep.grammar import parse
+from harness.sweep.plan import prepare
+from harness.sweep.request import resolve
 
 OPEN_MS = Path(__file__).resolve().parents[3] / "shared" / "data" / "open-ms"
 TINY: dict[str, Any] = {
@@ -28,6 +32,8 @@ TINY: dict[str, Any] = {
     "phantom.second_visits": 6,
     "phantom_subjects": 30,
     "model": ("attention_densenet", "tract_means"),
+    "contrasts": "qT1+MWF+NDI",
+    "fusion": "gated",
     "model.stem_stride": 1,
     "model.blocks": 1,
     "recipe.epochs": 2,
@@ -116,11 +122,60 @@ def test_visits_of_a_patient_stay_together(result: Any) -> None:
         assert not subjects["train"] & subjects["validation"]
 
 
+def test_union_of_grids_is_one_ranking(tmp_path: Path) -> None:
+    """Rows of all grids are ranked together, each with the command that repeats it alone; a repeated run adds none."""
+    left_out = ("model.stem_stride", "model.blocks", "recipe.epochs", "fusion", "contrasts")
+    options = {key: value for key, value in TINY.items() if key not in left_out}
+    options |= {"model": "box_means", "attribution": "none", "out": str(tmp_path)}
+    made = harness.run(**options)
+    lines = lines_of(made.csv)
+    assert {line["contrasts"] for line in lines} == {"qT1+MWF+NDI", "qT1", "MWF", "NDI"}
+    assert sorted(line["rank"] for line in lines)[0] == "1" and all(line["rank"] for line in lines)
+    assert harness.plan(**options).cells == 0
+    for line in lines:
+        program, command, *texts = shlex.split(line["command"])
+        alone = prepare(resolve(parse(texts), texts=tuple(texts)))
+        assert (program, command) == ("harness", "run")
+        assert [one.id for one in alone.configurations] == [line["configuration"]]
+        assert alone.missing() == ()
+
+
+def test_shuffled_labels_are_a_control_in_the_same_table(tmp_path: Path) -> None:
+    """A model of labels of other patients is a row of the same ranking, marked as a control, without a rank."""
+    options = {**TINY, "model": "box_means", "attribution": ("weights", "random"), "shuffled": (False, True)}
+    left_out = ("model.stem_stride", "model.blocks", "recipe.epochs", "fusion")
+    options = {key: value for key, value in options.items() if key not in left_out}
+    made = harness.run(**options, out=str(tmp_path))
+    for path in (made.csv, made.csv.with_name(f"{made.csv.stem}-explanations.csv")):
+        lines = lines_of(path)
+        statuses = {(line["attribution"], line["shuffled"]): line["status"] for line in lines}
+        for (attribution, shuffled), status in statuses.items():
+            expected = "control: trained and tested with labels of other subjects (shuffled)"
+            assert status == (expected if shuffled == "true" else "ranked"), (attribution, shuffled)
+        assert [line["rank"] != "" for line in lines] == [line["shuffled"] == "false" for line in lines]
+    assert "shuffled" not in read_facts(made.explanations).strata
+    # The interval of a correlation is by jackknife or by bootstrap over patients; the value is the same.
+    one, two = (
+        harness.run(**options, metrics__rho_qT1_40__interval=name, out=str(tmp_path)).explanations.to_pylist()
+        for name in ("bootstrap", "jackknife")
+    )
+    bounds = [tuple(line[f"rho_qT1_40{end}"] for end in ("", "_low", "_high")) for line in (one[0], two[0])]
+    assert one[0]["configuration"] == two[0]["configuration"] and one[0]["attribution"] == two[0]["attribution"]
+    assert bounds[0][0] == bounds[1][0] and bounds[0][1:] != bounds[1][1:]
+    assert all(-1 <= low < value < high <= 1 for value, low, high in bounds)
+
+
 @pytest.mark.skipif(not OPEN_MS.is_dir(), reason="needs the open-ms sample in shared/ beside the project")
 def test_real_lesion_masks(tmp_path: Path) -> None:
     """27 patients with lesion masks, ages and EDSS run, and the verdict says that four severe ones are too few."""
     options = {key: TINY[key] for key in ("task", "recipe.epochs", "ray", "mlflow", "report")}
-    more = {"cohort": "lesions", "cohort.label": "lesion", "cohort.spacing_mm": [12], "contrasts": "lesion_mask"}
+    more = {
+        "cohort": "lesions",
+        "cohort.label": "lesion",
+        "cohort.spacing_mm": [12],
+        "contrasts": "lesion_mask",
+        "fusion": "gated",
+    }
     made = harness.run(
         **options, **more, data=str(OPEN_MS), model="attention_densenet", model__blocks=1, model__stem_stride=1,
         attribution="random", out=str(tmp_path),

@@ -201,6 +201,24 @@ def test_presets_yield_to_overrides(preset_task: Task) -> None:
     assert (kept["recipe"]["epochs"], kept["model"]["width"]) == (70, 16)
 
 
+def test_presets_of_options_apply_after_those_of_components(epvs: Any) -> None:
+    """A condition may name an option, by its full or short name; such presets apply after the others."""
+    presets = {
+        "model.width=4": {"recipe.epochs": 2, "recipe.batch_size": 9},
+        "width=4 model=basic_unet": {"recipe.epochs": 3},
+        "model=basic_unet": {"recipe.epochs": 1},
+    }
+    task = override(dataclasses.replace(epvs, presets=presets), "model", "basic_unet")
+
+    def applied(task: Task) -> tuple[int, int]:
+        recipe = describe(preset(preset(task), of_options=True))["recipe"]
+        return recipe["epochs"], recipe["batch_size"]
+
+    default = describe(task)["recipe"]["batch_size"]
+    assert applied(override(task, "model.width", 8)) == (1, default)
+    assert applied(override(task, "model.width", 4)) == (3, 9)
+
+
 def _value(described: dict[str, Any], path: str) -> Any:
     """The value at a dotted path; labels may contain dots, and a component is represented by its name."""
     found: Any = described

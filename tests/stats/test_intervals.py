@@ -13,6 +13,8 @@ from harness.core.errors import OutOfRange
 from harness.stats.intervals import (
     Floats,
     Training,
+    bootstrap_counts,
+    bootstrap_interval,
     bounded_interval,
     few_decide,
     jackknife_interval,
@@ -483,3 +485,31 @@ def test_few_pairs_have_neither_test_nor_interval() -> None:
     assert math.isnan(found.low[1]) and math.isnan(found.high[1]) and math.isnan(found.p[1])
     assert found.indistinguishable[1]
     assert paired_differences(values, minimum=5).high[1] < 0
+
+
+class TestBootstrap:
+    """Percentile intervals over subjects."""
+
+    def test_interval_of_a_mean_agrees_with_scipy(self) -> None:
+        """Quantiles and standard deviation of the samples are those of scipy's percentile bootstrap."""
+        values = np.random.default_rng(0).normal(size=40)
+        counts = bootstrap_counts(np.random.default_rng(1), 40, samples=20_000)
+        assert counts.shape == (20_000, 40) and set(counts.sum(axis=1)) == {40}
+        found = bootstrap_interval(counts @ values / 40, float(values.mean()))
+        drawn = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=2)
+        reference = (*drawn.confidence_interval, drawn.standard_error)
+        assert (found.low, found.high, found.se) == pytest.approx(reference, abs=0.01)
+        assert found.value == values.mean() and found.reason == ""
+
+    @pytest.mark.parametrize(
+        ("values", "estimate", "reason"),
+        [
+            ([math.nan, 1.0, 2.0, 3.0], 1.5, "undefined in 1 of 4 bootstrap samples"),
+            ([1.0, 1.5, 2.0], math.nan, "undefined in 0 of 3 bootstrap samples"),
+            ([0.5, 0.5, 0.5], 0.5, "all bootstrap samples give the same value"),
+        ],
+    )
+    def test_without_an_interval_there_is_a_reason(self, values: list[float], estimate: float, reason: str) -> None:
+        """An undefined or constant statistic has no interval."""
+        found = bootstrap_interval(values, estimate)
+        assert math.isnan(found.low) and math.isnan(found.high) and math.isnan(found.se) and found.reason == reason

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness.stats.permutation import spearman, spearman_p
+from harness.stats.permutation import resampled_spearman, spearman, spearman_p
 
 
 def test_correlation_agrees_with_scipy_with_ties() -> None:
@@ -68,3 +68,18 @@ def test_p_is_uniform_under_the_null(clustered: bool) -> None:
     if clustered:
         naive = [spearman_p(*(rng.normal(size=(2, 24))[:, subjects]), permutations=400) for _ in range(300)]
         assert np.mean(np.array(naive) < 0.05) > 0.08  # what happens if visits are taken as units
+
+
+def test_resampled_correlations_are_those_of_the_samples_written_out() -> None:
+    """Each value is the correlation of the values, repeated as often as counted, with ties in both."""
+    rng = np.random.default_rng(4)
+    first, second, subjects = rng.integers(0, 6, 20), rng.integers(0, 9, 20), rng.integers(0, 14, 20)
+    counts = rng.multinomial(14, np.full(14, 1 / 14), size=50)[:, subjects]
+    expected = [spearman(np.repeat(first, one), np.repeat(second, one)) for one in counts]
+    np.testing.assert_allclose(resampled_spearman(first, second, counts), expected, atol=1e-12)
+
+
+def test_sample_without_variation_has_no_correlation() -> None:
+    """A bootstrap sample of one value, and an empty one, are undefined; the others are not."""
+    found = resampled_spearman([1, 2, 3], [2, 1, 4], [[3, 0, 0], [0, 0, 0], [1, 1, 1]])
+    np.testing.assert_allclose(found, [math.nan, math.nan, 0.5], atol=1e-12)

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from harness.core.errors import OutOfRange, RequestError, UnknownName
-from harness.core.space import Interval
+from harness.core.space import Interval, grids_of
 from harness.core.task import describe
+from harness.sweep.catalogue import load_task, task_names
 from harness.sweep.grammar import parse, to_overrides
-from harness.sweep.grid import at, points
+from harness.sweep.grid import at, points, without_effect
 from harness.sweep.plan import Request
 from harness.sweep.request import defaults_for_data, resolve
 
@@ -63,8 +64,8 @@ def test_models_of_generated_subjects_are_left_out() -> None:
     for request, expected in ((generated, "age+lesion_ml"), (given, "age")):
         (task,) = (
             at(request.task, point)
-            for point in points(request.task, request.axes)
-            if point["model"] == "covariates_only"
+            for point in points(request.task, request.grids)
+            if point.get("model") == "covariates_only"
         )
         assert task.adapter.keywords["covariates"] == expected
 
@@ -86,6 +87,105 @@ def test_single_value_replaces_the_axis_of_the_experiment(override: str) -> None
 def test_sweep_replaces_the_axis_of_the_experiment(key: str) -> None:
     """Several values, by short name or full key, replace the axis of the experiment."""
     assert request_of(f"{key}=T1w,SWI").axes == {key: ("T1w", "SWI")}
+
+
+def union(task: str, *overrides: str) -> tuple[list[tuple[Any, ...]], tuple[str, ...]]:
+    """Points of the grids of a request, as tuples of values with ``None`` for absent axes, and its remarks."""
+    request = resolve(parse([f"task={task}", *overrides]))
+    found = points(request.task, request.grids)
+    names = list(dict.fromkeys(name for point in found for name in point))
+    return [tuple(names), *(tuple(point.get(name) for name in names) for point in found)], request.remarks
+
+
+ALL = "qT1+MWF+NDI"
+NETWORK = "attention_densenet"
+
+
+def test_experiment_may_unite_grids() -> None:
+    """Points of several grids are run together; axes that a grid lacks have the value of the task, where they apply."""
+    found, remarks = union("ms")
+    assert found == [
+        ("model", "contrasts", "fusion"),
+        (NETWORK, ALL, "gated"),
+        *((name, ALL, None) for name in ("voxel_ridge", "box_means", "covariates_only", "tract_means")),
+        *((NETWORK, name, "gated") for name in ("qT1", "MWF", "NDI")),
+        *((NETWORK, ALL, name) for name in ("attention", "concatenation")),
+    ]
+    assert remarks == ()
+
+
+def test_presets_of_options_hold_at_their_points() -> None:
+    """Maps of networks that lack a part are left out of the default table, unless they are asked for."""
+    for more, expected in (((), 0), (("attribution=random",), 1)):
+        request = resolve(parse(["task=ms", *more]))
+        reached = {
+            (point["model"], point["contrasts"], point.get("fusion")): at(request.task, point)
+            for point in points(request.task, request.grids)
+        }
+        assert len(reached["attention_densenet", "qT1", "gated"].explanations) == expected
+        assert len(reached["attention_densenet", ALL, "concatenation"].explanations) == expected
+        assert len(reached["attention_densenet", ALL, "gated"].explanations) == (expected or 8)
+    single = resolve(parse(["task=ms", "contrasts=qT1", f"model={NETWORK}", "fusion=gated"]))
+    (point,) = points(single.task, single.grids)
+    assert at(single.task, point).explanations == {}  # as in the row whose command this is
+
+
+def test_experiments_can_be_united() -> None:
+    """Several experiments on the command line are the union of their grids; a common configuration is run once."""
+    found, _ = union("ms", "experiment=contrasts,fusion")
+    assert found == [
+        ("contrasts", "fusion"), (ALL, "gated"), ("qT1", "gated"), ("MWF", "gated"), ("NDI", "gated"),
+        (ALL, "attention"), (ALL, "concatenation"),
+    ]  # fmt: skip
+    # Their presets differ, unless the option is overridden.
+    assert len(union("ms", "experiment=scenarios,fusion", "attribution=none")[0]) == 1 + 4
+
+
+def test_override_applies_to_all_grids() -> None:
+    """An override replaces the axis of the grids that have it, applies to the others, and this is said."""
+    found, remarks = union("ms", "contrasts=qT1,NDI", "model=attention_densenet,voxel_ridge")
+    places = [found[0].index(name) for name in ("contrasts", "model", "fusion")]
+    assert {tuple(point[place] for place in places) for point in found[1:]} == {
+        (contrast, *rest)
+        for contrast in ("qT1", "NDI")
+        for rest in (*((NETWORK, name) for name in ("gated", "attention", "concatenation")), ("voxel_ridge", None))
+    }
+    assert len(found) == 1 + 2 * (3 + 1)
+    assert remarks == (
+        "contrasts= replaces an axis in 1 of the 3 grids of experiment=classification, and also applies to the others, "
+        "which do not vary it",
+    )
+
+
+def test_axis_without_effect_is_left_out_of_a_union() -> None:
+    """If the chosen model lacks the axis of one of the grids, that axis is left out, and this is said."""
+    found, remarks = union("ms", "model=voxel_ridge")
+    assert found == [("contrasts",), (ALL,), ("qT1",), ("MWF",), ("NDI",)]
+    assert remarks == ("fusion is not varied, because model=voxel_ridge has no such option",)
+    with pytest.raises(UnknownName, match="no option of model voxel_ridge is named 'fusion'"):
+        resolve(parse(["task=ms", "model=voxel_ridge", "experiment=fusion"]))
+    with pytest.raises(UnknownName, match="no option of model voxel_ridge is named 'fusion'"):
+        resolve(parse(["task=ms", "model=voxel_ridge", "fusion=attention"]))
+
+
+def test_option_of_one_grid_is_set_where_it_exists() -> None:
+    """An option of a swept component is set in the grids that choose it, and is no error in the others."""
+    found, _ = union("ms", "model=attention_densenet,covariates_only", "model.dropout=0.1")
+    dropout = found[0].index("model.dropout")
+    assert {(point[found[0].index("model")], point[dropout]) for point in found[1:]} == {
+        (NETWORK, 0.1), ("covariates_only", None),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("task", task_names())
+def test_every_experiment_can_be_planned(task: str) -> None:
+    """All grids of all experiments of all tasks have points, and every axis has an effect in its grid."""
+    declared = load_task(task)
+    for name, experiment in declared.experiments.items():
+        request = resolve(parse([f"task={task}", f"experiment={name}"]))
+        assert request.remarks == ()
+        for one in grids_of(experiment):
+            assert points(request.task, (one,)) and without_effect(request.task, one) == []
 
 
 def test_further_axes_multiply_the_experiment() -> None:
@@ -188,7 +288,11 @@ def test_override_replaces_a_dimension_of_a_named_space() -> None:
         ([], r"exactly one task must be given, got none; set task=NAME\. Tasks: epvs"),
         (["task=epvs,lsm"], r"exactly one task must be given, got epvs, lsm; set task=NAME"),
         (["task=epvs", "profile=quick,paper"], r"profile takes one value and cannot be swept; got quick, paper"),
-        (["task=epvs", "experiment=ablation,shapley"], r"experiment takes one value and cannot be swept"),
+        (["task=epvs", "experiment=ablation,ablation"], r"values of a sweep must differ"),
+        (
+            ["task=ms", "experiment=scenarios,fusion"],
+            r"experiments scenarios and fusion cannot be run together.* values of attribution; set attribution=",
+        ),
         (["task=epvs", "ray=auto,off"], r"ray takes one value and cannot be swept; got auto, off"),
         (["task=epvs", "sequences=T2w", "adapter.channels=T1w"], r"adapter\.channels and sequences are the same key"),
         (
@@ -204,7 +308,7 @@ def test_override_replaces_a_dimension_of_a_named_space() -> None:
 )
 def test_contradictory_requests_are_refused(overrides: list[str], message: str) -> None:
     """Contradictory or incomplete requests are refused."""
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises((RequestError, OutOfRange), match=message):
         resolve(parse(overrides))
 
 

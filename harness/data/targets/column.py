@@ -23,7 +23,7 @@ _FEWEST = 3
 _TABLE, _PICTURE_TABLE = "participants.tsv", "labels.csv"
 
 
-@TARGETS.register("number_column", source="the participants table of the data")
+@TARGETS.register("number_column", source="the participants table of the data", control="shuffled")
 def number_column(
     cohort: Cohort,
     cache: Path,
@@ -62,7 +62,7 @@ def number_column(
     return shuffled_across_subjects(made, [target.name], shuffle_seed) if shuffled else made
 
 
-@TARGETS.register("binary_column", source="the participants table of the data")
+@TARGETS.register("binary_column", source="the participants table of the data", control="shuffled")
 def binary_column(
     cohort: Cohort,
     cache: Path,
@@ -127,7 +127,7 @@ def binary_column(
     return shuffled_across_subjects(made, [target.name], shuffle_seed) if shuffled else made
 
 
-@TARGETS.register("class_column", source="the participants table of the data")
+@TARGETS.register("class_column", source="the participants table of the data", control="shuffled")
 def class_column(
     cohort: Cohort,
     cache: Path,
