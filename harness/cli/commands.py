@@ -61,7 +61,8 @@ def run(texts: Sequence[str]) -> int:
         out.print(f"{result.missing} dependent cells were not run")
     elif result.missing:
         out.print(f"{result.missing} cells were not run; repeat the command to run them")
-    _say_places(out, {"leaderboard": result.csv, "report": result.report, "MLflow": result.mlflow})
+    places = {"leaderboard": result.csv, "report": result.report, "MLflow": result.mlflow, "bucket": result.bucket}
+    _say_places(out, places)
     if result.trouble:
         say(out, Text(f"error: {result.trouble}", style="red"))
     return 0 if result.complete and not result.trouble else 1

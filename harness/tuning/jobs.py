@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
+import json
 import logging
 import os
 import pickle
@@ -45,7 +47,7 @@ Committed = Callable[[CellRecord], None]
 Started = Callable[[Job], None]
 
 # What workers report: a finished cell, a sentence for the user, or why they cannot go on.
-_CELLS, _SAYS, _GIVES_UP = "cells", "says", "gives_up"
+_CELLS, _RECORD, _SAYS, _GIVES_UP = "cells", "record", "says", "gives_up"
 _LOCK = "running.lock"
 
 
@@ -116,7 +118,10 @@ def run_on_ray(
     Notes
     -----
     Workers return finished cells as checkpoints, and this process commits them. Files
-    are therefore only renamed on this machine. Trial ids are not used as keys.
+    are therefore only renamed on this machine. If the store is in a bucket, workers commit
+    cells themselves and return the records: the condition with which an object is created
+    holds for all of them, and maps need not travel through this machine. Trial ids are not
+    used as keys.
     """
     from ray import tune
 
@@ -135,7 +140,13 @@ def run_on_ray(
         )
         wanted = tune.with_resources(trainable, {"cpu": settings.cpus, "gpu": settings.gpus})
         tune.register_trainable(name, wanted)
-        callback = _driver(jobs, store, committed, started, patience, say, limit)
+        reported: set[str] = set()
+
+        def arrived(record: CellRecord) -> None:
+            reported.add(record.identity)
+            committed(record)
+
+        callback = _driver(jobs, store, arrived, started, patience, say, limit)
         tuner = tune.Tuner(
             name,
             param_space={"job": tune.grid_search(list(range(len(jobs))))},
@@ -159,7 +170,9 @@ def run_on_ray(
         for result in (results[number] for number in range(len(results))):
             if result.error is not None and result.config is not None:
                 cause = getattr(result.error, "cause", None)
-                _record_death(jobs[result.config["job"]], store, committed, patience, cause=cause, limit=limit)
+                _record_death(jobs[result.config["job"]], store, arrived, patience, cause=cause, limit=limit)
+        if store.bucket is not None:
+            _report_others(jobs, store, reported, committed)
 
 
 def fit(tuner: Any, folder: Path) -> Any:
@@ -183,6 +196,14 @@ def fit(tuner: Any, folder: Path) -> Any:
             f"files written to {folder} are incomplete, with {free_mb:.0f} MB free there; finished cells are kept. "
             "Free space, then repeat the command"
         ) from None
+
+
+def _report_others(jobs: Sequence[Job], store: Store, reported: set[str], committed: Committed) -> None:
+    """Report cells whose worker died after it had committed them, before this process knew."""
+    for cell in (cell for job in jobs for cell in job.cells if cell.identity not in reported):
+        record = store.get(cell.stage, cell.identity, group=cell.group)
+        if record is not None:
+            committed(record)
 
 
 @contextlib.contextmanager
@@ -369,11 +390,18 @@ def _run_job(
     job = jobs[config["job"]]
     cohort = open_cohort(Path(cohorts[job.configuration.id]))
 
-    patience = Patience(store.root.parent, lambda text: tune.report({_SAYS: text}))
+    def says(text: str) -> None:
+        tune.report({_SAYS: text})
+
+    patience, store = Patience(store.root.parent, says), store.telling(says)
 
     def hand_back(folder: Path) -> None:
-        checkpoint = tune.Checkpoint.from_directory(folder)
         try:
+            if store.bucket is not None:
+                record = patience(lambda: store.commit(folder))
+                tune.report({_RECORD: json.dumps(dataclasses.asdict(record))})
+                return
+            checkpoint = tune.Checkpoint.from_directory(folder)
             patience(lambda: tune.report({_CELLS: folder.name}, checkpoint=checkpoint))
         except StoreError as error:
             tune.report({_GIVES_UP: str(error)})
@@ -473,6 +501,11 @@ def _driver(
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
+            if _RECORD in result:
+                try:
+                    committed(CellRecord(**json.loads(result[_RECORD])))
+                except (OSError, StoreError) as error:
+                    fatal.append(error)
             if _GIVES_UP in result:
                 fatal.append(StoreError(result[_GIVES_UP]))
             if _SAYS in result:
