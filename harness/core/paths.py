@@ -81,14 +81,15 @@ def bucket_url(text: str, key: str) -> str:
     """
     if not text.startswith("s3://"):
         return ""
-    found = text.rstrip("/")
+    place = text.removeprefix("s3://").rstrip("/")
+    found = f"s3://{place}"
     if "@" in found:
         raise RequestError(
             f"{key} must be s3://BUCKET/PREFIX without keys, got {without_password(found)}; set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY"
         )
-    parts = found.split("/")[2:]
-    if not _BUCKET.fullmatch(parts[0]) or not all(_PART.fullmatch(one) for one in parts[1:]):
+    bucket, *parts = place.split("/")
+    if not _BUCKET.fullmatch(bucket) or not all(_PART.fullmatch(one) for one in parts):
         raise RequestError(
             f"{key} must be s3://BUCKET/PREFIX: a bucket of 3 to 63 lower-case letters, digits, dots and hyphens, and "
             f"parts of letters, digits, dots, hyphens and underscores that begin with no dot, got {found!r}"

@@ -47,6 +47,8 @@ _BAD_KEYS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "Inv
 _OTHER_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 # Addresses from which object_store asks for the role of a machine or container, if the environment has no keys.
 _ROLES = ("169.254.169.254", "169.254.170.2", "169.254.170.23")
+# What passes: no connection, no answer in time, a server that is overloaded or starts.
+_AWAY = re.compile(r"error sending request|HTTP error|timed out|status code: (5(?!01)\d\d|429|408)")
 # Of one try, and of the tries of the library itself, which say nothing.
 _CONNECT, _TRANSFER, _AT_ONCE = timedelta(seconds=5), timedelta(seconds=120), timedelta(seconds=20)
 
@@ -90,6 +92,10 @@ class Bucket:
     def __post_init__(self) -> None:
         if not has_extra():
             raise RequestError(f"out={self.url} needs the extra s3, which is not installed: {INSTALL}")
+        if (endpoint := _endpoint()) and not re.match(r"https?://[^/\s]+", endpoint):
+            raise RequestError(
+                f"AWS_ENDPOINT_URL must be http://HOST:PORT or https://HOST, got {endpoint!r}; correct it"
+            )
 
     def __str__(self) -> str:
         return self.url
@@ -248,7 +254,10 @@ class Bucket:
             self.create(name, content)
             try:
                 if self.read(name) != content:
-                    raise RequestError(f"out={self.url} must return what was written to it, but returns something else")
+                    raise RequestError(
+                        f"out={self.url} must return what was written to it, but {self._where()} returns something "
+                        "else; use another server, or a local folder"
+                    )
                 if self.create(name, b"again") or self.swap(name, b"again", '"none"') is not None:
                     raise RequestError(
                         f"out={self.url} must be on a server that honours conditional writes (If-None-Match, "
@@ -264,7 +273,7 @@ class Bucket:
     def _client(self) -> S3Store:
         from obstore.store import S3Store
 
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+        endpoint = _endpoint()
         return S3Store.from_url(
             self.url,
             config={"endpoint": endpoint} if endpoint else None,
@@ -305,16 +314,7 @@ class Bucket:
                     f"there is no bucket {bucket} at {self._where()}; create it, or correct out={self.url}"
                 ) from None
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.url) from None
-        except (PermissionDeniedError, UnauthenticatedError, PermissionError) as error:
-            code = _code(error)
-            if code in _BAD_KEYS:
-                raise StoreError(f"{self._where()} does not accept the keys for {self.url} ({code}); {_KEYS}") from None
-            raise StoreError(
-                f"access to {self.url} is denied ({code or 'forbidden'}); these keys need the rights to list the "
-                "bucket and to get, put and delete objects below this prefix (s3:ListBucket, GetObject, PutObject, "
-                "DeleteObject)"
-            ) from None
-        except BaseError as error:
+        except (PermissionDeniedError, UnauthenticatedError, BaseError, PermissionError) as error:
             text, code = str(error), _code(error)
             if any(address in text for address in _ROLES):
                 raise StoreError(
@@ -322,16 +322,27 @@ class Bucket:
                     f"{_KEYS}. Keys in ~/.aws are not read: "
                     'eval "$(aws configure export-credentials --format env)"'
                 ) from None
-            if code in _OTHER_REGION:
+            if code in _BAD_KEYS:
+                raise StoreError(f"{self._where()} does not accept the keys for {self.url} ({code}); {_KEYS}") from None
+            if not isinstance(error, BaseError) or isinstance(error, PermissionDeniedError | UnauthenticatedError):
                 raise StoreError(
-                    f"the bucket {bucket} is in another region than AWS_REGION={_region()} ({code}); set AWS_REGION"
+                    f"access to {self.url} is denied ({code or 'forbidden'}); these keys need the rights to list the "
+                    "bucket and to get, put and delete objects below this prefix (s3:ListBucket, GetObject, PutObject, "
+                    "DeleteObject)"
                 ) from None
-            if code and code not in ("InternalError", "ServiceUnavailable", "SlowDown", "RequestTimeout"):
-                raise StoreError(f"{self._where()} refuses a request for {self.url} ({code})") from None
-            raise OSError(errno.ETIMEDOUT, f"{self._where()} does not answer{f' ({code})' if code else ''}") from None
+            if code in _OTHER_REGION or "incorrectly configured region" in text:
+                raise StoreError(
+                    f"the bucket {bucket} is in another region than AWS_REGION={_region()}; set AWS_REGION"
+                ) from None
+            if _AWAY.search(text):
+                raise OSError(errno.ETIMEDOUT, f"{self._where()} does not answer") from None
+            raise StoreError(
+                f"{self._where()} answers a request for {self.url} as no S3 server does "
+                f"({code or text.partition('Debug source')[0].rpartition(' - ')[2].strip()}); correct AWS_ENDPOINT_URL"
+            ) from None
 
     def _where(self) -> str:
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        endpoint = _endpoint()
         if not endpoint:
             return f"AWS in {_region()} (AWS_ENDPOINT_URL is not set)"
         return re.sub(r"//[^/@]*@", "//", endpoint)
@@ -340,6 +351,10 @@ class Bucket:
 def _code(error: BaseException) -> str:
     found = _CODE.search(str(error))
     return found[1] if found else ""
+
+
+def _endpoint() -> str:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
 
 
 def _region() -> str:

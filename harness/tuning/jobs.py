@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import pickle
+import secrets
 import shlex
 import shutil
 import signal
@@ -24,9 +25,12 @@ from harness.core.errors import RequestError, StoreError, first_line
 from harness.core.identity import Code, codes_read, remember
 from harness.core.machine import usable_cores
 from harness.core.settings import RunSettings
+from harness.core.types import Cohort
+from harness.data.sharing import open_shared, share
 from harness.data.table import open_cohort
 from harness.pipeline.cell import Job, is_done
 from harness.pipeline.job import execute, unlimited
+from harness.storage.bucket import Bucket
 from harness.storage.patience import Patience
 from harness.storage.store import CellRecord, Store, write_record
 from harness.tuning.watch import Deadline, Process, TimeLimit, end_with
@@ -38,8 +42,10 @@ __all__ = [
     "keep_to_granted_gpus",
     "listening",
     "run_here",
+    "opened",
     "run_on_ray",
     "session",
+    "share_cohorts",
     "storage",
 ]
 
@@ -128,7 +134,8 @@ def run_on_ray(
     check_resources(settings)
     with contextlib.ExitStack() as held:
         folder = patience(lambda: held.enter_context(storage(settings.folder / "ray")))
-        limit = None if limit_s is None else TimeLimit(limit_s, folder / "ended")
+        notes = shared_notes(store, settings) or folder / "ended"
+        limit = None if limit_s is None else TimeLimit(limit_s, notes)
         trainable = tune.with_parameters(
             _run_job,
             jobs=list(jobs),
@@ -204,6 +211,37 @@ def _report_others(jobs: Sequence[Job], store: Store, reported: set[str], commit
         record = store.get(cell.stage, cell.identity, group=cell.group)
         if record is not None:
             committed(record)
+
+
+def shares_no_folder(settings: RunSettings) -> bool:
+    """Whether nodes may have the bucket of the run in common, and nothing else."""
+    return bool(settings.bucket) and settings.ray not in ("auto", "local", "off")
+
+
+def shared_notes(store: Store, settings: RunSettings) -> Bucket | None:
+    """Where workers note cells that took too long; ``None`` if they share a folder."""
+    if store.bucket is None or not shares_no_folder(settings):
+        return None
+    return store.bucket.below(f"ended/{secrets.token_hex(8)}")
+
+
+def share_cohorts(tables: Sequence[Path], store: Store, settings: RunSettings, *, say: Callable[[str], None]) -> None:
+    """Write cohorts to the bucket, if nodes share nothing else."""
+    if store.bucket is not None and shares_no_folder(settings):
+        bucket = _cohorts_in(store.bucket)
+        if count := share(tables, settings.folder, bucket):
+            say(f"{count} files of prepared images were written to {bucket}, from which all nodes read them")
+
+
+def opened(table: Path, store: Store) -> Cohort:
+    """A cohort on a worker, whose files are read from the bucket if they are missing there."""
+    if store.bucket is None:
+        return open_cohort(table)
+    return open_shared(table, store.root.parent, _cohorts_in(store.bucket))
+
+
+def _cohorts_in(bucket: Bucket) -> Bucket:
+    return bucket.below("cohorts")
 
 
 @contextlib.contextmanager
@@ -388,7 +426,7 @@ def _run_job(
     keep_to_granted_gpus()
     remember(codes)
     job = jobs[config["job"]]
-    cohort = open_cohort(Path(cohorts[job.configuration.id]))
+    cohort = opened(Path(cohorts[job.configuration.id]), store)
 
     def says(text: str) -> None:
         tune.report({_SAYS: text})

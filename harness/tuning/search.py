@@ -163,7 +163,7 @@ def perform(
             started = time.perf_counter()
             ended(search, try_here(search), time.perf_counter() - started, 1)
     elif searches:
-        try_on_ray(searches, settings, ended)
+        try_on_ray(searches, store, settings, ended)
     return results
 
 
