@@ -16,6 +16,7 @@ from harness.cli.streams import exit_code_of_stop
 from harness.core.errors import RequestError, UnknownName
 from harness.core.paths import absolute, sqlite_uri
 from harness.core.registry import KINDS
+from harness.core.settings import RunSettings
 from harness.core.values import checked
 from harness.storage.files import check_writable
 from harness.sweep.catalogue import load_task, task_names
@@ -218,7 +219,7 @@ def ui(texts: Sequence[str]) -> int:
     refuse_unused(overrides, "harness ui")
     port = checked(Annotated[int, Ge(1), Le(65535)], overrides.values.get("port", 5000), "port")
     open_browser = checked(bool, overrides.values.get("open", False), "open")
-    folder = absolute(str(overrides.values.get("out", "harness-runs")), "out")
+    folder = RunSettings(out=str(overrides.values.get("out", "harness-runs"))).folder
     if not (folder / "mlflow.db").is_file():
         raise RequestError(f"{folder} has no mlflow.db; start a run first, or set out=DIR")
     out = console()
