@@ -275,15 +275,12 @@ def _s3_address() -> Iterator[str]:
             process.kill()
 
 
-S3_SECRET = "s3cr3t-that-must-stand-nowhere"
-
-
 @pytest.fixture
 def s3_url(_s3_address: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """Address of an empty prefix of a bucket on the mock, which the environment names."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", _s3_address)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key-of-tests")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", S3_SECRET)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"s3cr3t-{uuid.uuid4().hex}")  # must stand nowhere
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name, raising=False)
     return f"s3://lab/{uuid.uuid4().hex}"

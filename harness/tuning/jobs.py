@@ -196,7 +196,8 @@ def fit(tuner: Any, folder: Path) -> Any:
         If Tune cannot read what it has written itself, which happens on a full disk.
     """
     try:
-        return tuner.fit()
+        with _keys_kept_here():
+            return tuner.fit()
     except (EOFError, pickle.UnpicklingError):
         free_mb = shutil.disk_usage(folder).free / 1e6
         raise StoreError(
@@ -351,6 +352,27 @@ def listening() -> str:
     return (
         f"Ray listens on all network interfaces of {ray.util.get_node_ip_address()} and {asks}; ray=off opens no port"
     )
+
+
+@contextlib.contextmanager
+def _keys_kept_here() -> Iterator[None]:
+    """Keep Tune from sending this process's keys of AWS to the workers.
+
+    Notes
+    -----
+    Tune 2.60 makes them part of the runtime environment of its workers, which Ray writes to
+    the logs of each node, in plain text. Workers on this machine inherit them in any case;
+    other nodes have their own.
+    """
+    from ray.tune.execution import class_cache
+
+    sent = class_cache.ENV_VARS_TO_PROPAGATE
+    keys = {name for name in sent if name.startswith("AWS_")}
+    sent -= keys
+    try:
+        yield
+    finally:
+        sent |= keys
 
 
 @contextlib.contextmanager

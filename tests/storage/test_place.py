@@ -142,6 +142,17 @@ def test_names_outside_of_the_cell_are_refused(store: Store, make: Make, name: s
         store.artifact(outside, name)
 
 
+def test_folder_that_was_copied_to_a_bucket_is_read(s3_url: str, make: Make, tmp_path: Path) -> None:
+    """With the plain names that files have in a folder."""
+    folder, bucket = Store(tmp_path / "store"), Bucket(s3_url)
+    record = folder.commit(make())
+    for path in (path for path in folder.root.rglob("*") if path.is_file()):
+        bucket.replace(path.relative_to(folder.root).as_posix(), path)
+    copied = Store(tmp_path / "copies", bucket)
+    assert list(copied.records("train")) == [record]
+    assert copied.artifact(record, "weights.bin").read_text() == "weights"
+
+
 def test_values_of_a_cell_are_found(store: Store, make: Make, tmp_path: Path) -> None:
     """All records below the cell that they evaluate, and no others."""
     for identity in ("one", "two"):
