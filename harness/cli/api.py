@@ -184,6 +184,8 @@ def plan_of(overrides: Overrides, observer: Observer) -> tuple[Plan, Estimate]:
     check_request(request.settings)
     _say_defaults(request, observer)
     made = prepare(request, say=observer.message)
+    if request.settings.bucket:
+        observer.message(_bucket_sentence(made))
     return made, estimate(made)
 
 
