@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -240,3 +244,43 @@ def finished(_finished_once: Path, tmp_path: Path) -> Path:
     """A copy, for this test only, of the output folder of a finished tiny run."""
     shutil.copytree(_finished_once, tmp_path / "runs")
     return tmp_path / "runs"
+
+
+# A mock of S3 in a process of its own. It honours conditional writes, which test_bucket.py
+# verifies with concurrent writers, but not keys: it accepts any.
+_S3_SERVER = """
+import sys, urllib.request
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server.start()
+host, port = server.get_host_and_port()
+urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/lab", method="PUT")).read()
+print(port, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="session")
+def _s3_address() -> Iterator[str]:
+    """Address of the mock, which has the bucket ``lab``."""
+    for package in ("moto", "obstore"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed; it is part of the extra dev")
+    command = [sys.executable, "-W", "ignore", "-c", _S3_SERVER]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, text=True, **pipes) as process:  # type: ignore[call-overload]
+        try:
+            yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def s3_url(_s3_address: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Address of an empty prefix of a bucket on the mock, which the environment names."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", _s3_address)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key-of-tests")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", f"s3cr3t-{uuid.uuid4().hex}")  # must stand nowhere
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    return f"s3://lab/{uuid.uuid4().hex}"

@@ -25,6 +25,7 @@ connected-components-3d is under the LGPL: it is imported unmodified, and you ma
 version. CUDA builds of torch include NVIDIA's libraries, under NVIDIA's terms, which are not listed here.
 
 The extra `postgres` adds psycopg and psycopg-binary, under the LGPL; they are imported unmodified, too.
+The extra `s3` adds obstore, under the MIT licence.
 
 | package | version | licence |
 |---|---|---|

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,8 +28,11 @@ from harness.report.output import make_report, shapley_of, undone
 from harness.report.remarks import remarks
 from harness.report.runs import chosen_tags, pooled_files, pooled_metrics, pooled_of
 from harness.report.wording import verdict
+from harness.storage.bucket import Bucket
+from harness.storage.lease import leased
 from harness.storage.lock import only_run
 from harness.storage.patience import Patience
+from harness.storage.publication import publish
 from harness.storage.store import CellRecord, ReadOnce, Store
 from harness.sweep.collect import Tables, collect
 from harness.sweep.estimate import Estimate, estimate
@@ -111,6 +115,8 @@ class Result:
     subjects : number of subjects in the cohort
     targets : if configurations predict different sets of targets, the leaderboard of each
         target, by target
+    bucket : address of the bucket with the results, of which the files are local copies;
+        empty without one
     """
 
     leaderboard: pa.Table
@@ -127,6 +133,7 @@ class Result:
     shown: tuple[str, ...] = ()
     rows: tuple[Row, ...] = ()
     subjects: int = 0
+    bucket: str = ""
     targets: Mapping[str, pa.Table] = field(default_factory=dict)
 
     @property
@@ -177,6 +184,8 @@ def plan_of(overrides: Overrides, observer: Observer) -> tuple[Plan, Estimate]:
     check_request(request.settings)
     _say_defaults(request, observer)
     made = prepare(request, say=observer.message)
+    if request.settings.bucket:
+        observer.message(_bucket_sentence(made))
     return made, estimate(made)
 
 
@@ -184,7 +193,7 @@ def _say_defaults(request: Request, observer: Observer) -> None:
     """Name the options whose defaults differ from those for generated images, and results among the images."""
     if values := defaults_for_data(request):
         observer.message(f"your own data: {values} (override them to change this)")
-    out, data = (Path(one).expanduser().resolve() for one in (request.settings.out, request.settings.data))
+    out, data = request.settings.folder.resolve(), Path(request.settings.data).expanduser().resolve()
     if request.settings.data and out.is_relative_to(data):
         observer.message(f"results are written among the images, into {out}; set out= to keep data={data} as it is")
 
@@ -216,11 +225,41 @@ def carry_out(overrides: Overrides, texts: tuple[str, ...], observer: Observer) 
     check_uri(request.settings.mlflow)
     _say_defaults(request, observer)
     made = prepare(request, say=observer.message)
-    with only_run(request.settings.folder, request.command, say=observer.message):
-        return _compute(made, observer)
+    with contextlib.ExitStack() as held:
+        held.enter_context(only_run(request.settings.folder, request.command, say=observer.message))
+        if not request.settings.bucket:
+            return _compute(made, observer)
+        bucket = Bucket(request.settings.bucket, observer.message)
+        observer.message(_bucket_sentence(made))
+        lease = held.enter_context(leased(bucket, request.command, say=observer.message))
+        result = _compute(made, observer, still_ours=lease.check)
+        lease.check()
+        publish_results(made, bucket)
+        return result
 
 
-def _compute(made: Plan, observer: Observer) -> Result:
+def _bucket_sentence(made: Plan) -> str:
+    """Where the parts of a run are, if results are in a bucket."""
+    settings = made.request.settings
+    tracked = {"auto": f"; MLflow's database is in {settings.folder}, because it cannot be in a bucket"}
+    return (
+        f"cells, tables and report are in {settings.bucket}; {settings.folder} has copies of them and the prepared "
+        "images"
+        f"{tracked.get(settings.mlflow, '')}"
+    )
+
+
+def publish_results(made: Plan, bucket: Bucket) -> None:
+    """Copy the tables and the report of a run to its bucket."""
+    request = made.request
+    tables = sorted(request.leaderboard_path.parent.glob("*.csv"))
+    own = [path for path in tables if path.stem == request.name or path.stem.startswith(f"{request.name}-")]
+    folder = request.report_folder
+    lists = [one for one in (folder.parent / "index.html",) if one.is_file()]
+    publish(bucket, request.settings.folder, [*own, *lists], [folder] if folder.is_dir() else [])
+
+
+def _compute(made: Plan, observer: Observer, still_ours: Callable[[], None] = lambda: None) -> Result:
     """Compute the missing cells of a plan and write the results."""
     request = made.request
     cost = estimate(made)
@@ -247,6 +286,7 @@ def _compute(made: Plan, observer: Observer) -> Result:
         absence = _Absence(tracker, made, observer)
 
         def committed(record: CellRecord) -> None:
+            still_ours()
             objective = _track_cell(tracker, made, record)
             absence.check()
             observer.committed(record, objective)
@@ -276,7 +316,7 @@ def rebuild(overrides: Overrides) -> tuple[Plan, Tables]:
 
 def _read_once(made: Plan) -> Plan:
     """The plan after the run: tables, report and MLflow read each record once."""
-    return dataclasses.replace(made, store=ReadOnce(made.store.root))
+    return dataclasses.replace(made, store=ReadOnce(made.store.root, made.store.bucket))
 
 
 def write_all(made: Plan, tracker: Tracker | None) -> Result:
@@ -322,6 +362,7 @@ def write_all(made: Plan, tracker: Tracker | None) -> Result:
         shown=made.request.task.shown,
         rows=tuple(one.prediction for one in tables.pooled.values()),
         subjects=len(made.cohort.subjects),
+        bucket=settings.bucket,
     )
 
 

@@ -16,6 +16,7 @@ from harness.cli.streams import exit_code_of_stop
 from harness.core.errors import RequestError, UnknownName
 from harness.core.paths import absolute, sqlite_uri
 from harness.core.registry import KINDS
+from harness.core.settings import RunSettings
 from harness.core.values import checked
 from harness.storage.files import check_writable
 from harness.sweep.catalogue import load_task, task_names
@@ -61,7 +62,8 @@ def run(texts: Sequence[str]) -> int:
         out.print(f"{result.missing} dependent cells were not run")
     elif result.missing:
         out.print(f"{result.missing} cells were not run; repeat the command to run them")
-    _say_places(out, {"leaderboard": result.csv, "report": result.report, "MLflow": result.mlflow})
+    places = {"leaderboard": result.csv, "report": result.report, "MLflow": result.mlflow, "bucket": result.bucket}
+    _say_places(out, places)
     if result.trouble:
         say(out, Text(f"error: {result.trouble}", style="red"))
     return 0 if result.complete and not result.trouble else 1
@@ -217,7 +219,7 @@ def ui(texts: Sequence[str]) -> int:
     refuse_unused(overrides, "harness ui")
     port = checked(Annotated[int, Ge(1), Le(65535)], overrides.values.get("port", 5000), "port")
     open_browser = checked(bool, overrides.values.get("open", False), "open")
-    folder = absolute(str(overrides.values.get("out", "harness-runs")), "out")
+    folder = RunSettings(out=str(overrides.values.get("out", "harness-runs"))).folder
     if not (folder / "mlflow.db").is_file():
         raise RequestError(f"{folder} has no mlflow.db; start a run first, or set out=DIR")
     out = console()

@@ -48,6 +48,7 @@ _OPTIONAL = (
     ("jupyterlab", "notebooks", "pip install jupyterlab"),
     ("aiohttp-cors", "Ray's dashboard", "pip install -c constraints.txt 'ray[default]'"),
     ("boto3", "an MLflow server that keeps artifacts on S3", "pip install boto3"),
+    ("obstore", "results in a bucket (out=s3://…)", "pip install -c constraints.txt -e '.[s3]'"),
     ("psycopg", "tracking in PostgreSQL", "pip install -c constraints.txt -e '.[postgres]'"),
     ("pytest", "the tests", "make test"),
 )

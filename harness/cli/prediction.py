@@ -11,7 +11,7 @@ from harness.core.errors import RequestError
 from harness.core.paths import absolute
 from harness.pipeline.prediction import find_networks, predict_subjects, read_subjects
 from harness.storage.files import check_writable
-from harness.storage.store import Store
+from harness.storage.store import open_store
 from harness.sweep.grammar import Overrides
 from harness.sweep.request import settings_of
 
@@ -51,7 +51,7 @@ def predict_folder(overrides: Overrides, *, say: Callable[[str], None]) -> list[
             raise RequestError(f"{key}= must be given: harness predict model=CELL|CONFIGURATION data=DIR")
     chosen = {key: value for key, value in overrides.values.items() if key in {"out", "exclude"}}
     settings = settings_of(Overrides(chosen, dict(overrides.sweeps)))
-    store = Store(settings.folder / "store")
+    store = open_store(settings, say=say)
     root = absolute(str(overrides.values["data"]), "data")
     networks = find_networks(store, str(overrides.values["model"]))
     usual = settings.folder / "predictions" / f"{root.name}-{networks.name[:10]}"

@@ -66,6 +66,8 @@ def _check(overrides: Overrides) -> None:
     faults = []
     for key in ("out", "data"):
         value = str(overrides.values.get(key, ""))
+        if key == "out" and value.startswith("s3://"):
+            continue
         # A path of the cluster; relative, it would depend on where Ray starts the command.
         if (value or key == "out") and not PurePosixPath(value).is_absolute():
             faults.append(f"{key} must be an absolute path on the nodes of the cluster, got {value or 'none'}")

@@ -12,6 +12,7 @@ from harness.core.errors import RequestError
 __all__ = [
     "absolute",
     "absolute_sqlite",
+    "bucket_url",
     "check_encoding",
     "password_of",
     "sqlite_path",
@@ -21,6 +22,8 @@ __all__ = [
 
 # As pathlib writes s3://bucket, it is s3:/bucket; C:/ is a drive of Windows.
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _PASSWORD = re.compile(r"(://[^/?#\s:@'\"]*:)[^/?#\s@]+@")  # RFC 3986, section 3.2.1
 _SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)([^?]+)(\?.*)?")
 
@@ -54,6 +57,43 @@ def absolute(path: str | Path, key: str = "a path") -> Path:
     except OSError as error:  # such as a loop of links, or a name that is too long
         raise RequestError(f"{key} must be a path, got {str(path)!r}: {error.strerror}") from None
     check_encoding(str(found), key)
+    return found
+
+
+def bucket_url(text: str, key: str) -> str:
+    """The address of a bucket, without a slash at its end; empty for anything else, such as a path.
+
+    Parameters
+    ----------
+    text : value as given by the user
+    key : name of the option, for the error message
+
+    Raises
+    ------
+    RequestError
+        If it begins with ``s3://``, but is no plain ``s3://BUCKET/PREFIX``.
+
+    Notes
+    -----
+    Names of buckets have 3 to 63 lower-case letters, digits, dots and hyphens
+    (https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html). Prefixes
+    are limited to characters that need no encoding anywhere, because they are folders, too.
+    """
+    if not text.startswith("s3://"):
+        return ""
+    place = text.removeprefix("s3://").rstrip("/")
+    found = f"s3://{place}"
+    if "@" in found:
+        raise RequestError(
+            f"{key} must be s3://BUCKET/PREFIX without keys, got {without_password(found)}; set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY"
+        )
+    bucket, *parts = place.split("/")
+    if not _BUCKET.fullmatch(bucket) or not all(_PART.fullmatch(one) for one in parts):
+        raise RequestError(
+            f"{key} must be s3://BUCKET/PREFIX: a bucket of 3 to 63 lower-case letters, digits, dots and hyphens, and "
+            f"parts of letters, digits, dots, hyphens and underscores that begin with no dot, got {found!r}"
+        )
     return found
 
 

@@ -12,11 +12,13 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt
 
 from harness.core.errors import OutOfRange, RequestError, UnknownName, raise_together
-from harness.core.paths import absolute, absolute_sqlite
+from harness.core.paths import absolute, absolute_sqlite, bucket_url
 from harness.core.types import JSON
 from harness.core.values import checked
 
 __all__ = ["RunSettings", "settings_from"]
+
+_S3 = "s3://"
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class RunSettings:
 
     Parameters
     ----------
-    out : output folder
+    out : output folder, or ``s3://BUCKET/PREFIX`` for results in an object store
     data : folder of the cohort; if empty, the task's phantom cohort is generated
     ray : ``auto`` starts Ray on this machine, ``off`` runs in this process; otherwise
         the address of a Ray cluster, or ``http://HOST:PORT`` of its Ray Jobs
@@ -82,14 +84,23 @@ class RunSettings:
                 f"ray must be auto (start Ray on this machine), off (run in this process), or the address HOST:PORT "
                 f"of a Ray cluster, got {self.ray!r}"
             )
-        object.__setattr__(self, "out", str(absolute(self.out, "out")))
+        object.__setattr__(self, "out", bucket_url(str(self.out), "out") or str(absolute(self.out, "out")))
         object.__setattr__(self, "data", str(absolute(self.data, "data")) if self.data else "")
         object.__setattr__(self, "mlflow", absolute_sqlite(self.mlflow))
 
     @property
+    def bucket(self) -> str:
+        """``out``, if it is the address of a bucket; otherwise empty."""
+        return self.out if self.out.startswith(_S3) else ""
+
+    @property
     def folder(self) -> Path:
-        """``out`` as a path."""
-        return Path(self.out)
+        """``out`` as a path.
+
+        With a bucket, the local folder ``harness-runs/s3/BUCKET/PREFIX``, which has what
+        cannot be in a bucket (prepared images, MLflow's database), and copies of the rest.
+        """
+        return Path("harness-runs", "s3", self.bucket[len(_S3) :]).absolute() if self.bucket else Path(self.out)
 
     @property
     def key_file(self) -> Path:

@@ -20,7 +20,7 @@ from harness.core.types import JSON, Cohort, Image, Ineligible, Sample, Truth
 from harness.data.cache import AGAIN, CachedImage, shared_length, shared_shape
 from harness.storage.files import replace_file
 
-__all__ = ["open_cohort", "save"]
+__all__ = ["files_of", "open_cohort", "save"]
 
 Number = TypeVar("Number", int, float)
 
@@ -133,6 +133,22 @@ def open_cohort(path: Path, *, check_content: bool = False) -> Cohort:
         files=facts["files"],
         private=facts.get("private", False),
     )
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """Files of all images that a table names, sorted, whether they are there or not.
+
+    Raises
+    ------
+    StoreError
+        If the table is missing, corrupted or of another version.
+    """
+    samples, facts = _read_table(Path(path))
+    images = [image for sample in samples for image in (*sample.images.values(), *sample.masks.values())]
+    if facts["truth"] is not None:
+        truth = _read_truth(facts["truth"])
+        images += [*truth.rois.values(), truth.counts]
+    return tuple(sorted({image.path for image in images if isinstance(image, CachedImage)}))
 
 
 def _truth_row(truth: Truth) -> dict[str, JSON]:

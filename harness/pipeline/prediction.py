@@ -132,7 +132,7 @@ def find_networks(store: Store, wanted: str) -> Networks:
         known = {record.configuration: record for record in records}
         listed = "; ".join(f"{identity[:10]} ({_axes(store, record)})" for identity, record in sorted(known.items()))
         what = "matches no training" if not identities else "matches several"
-        raise RequestError(f"model={wanted} {what} in {store.root}; configurations: {listed or '(none)'}")
+        raise RequestError(f"model={wanted} {what} in {store}; configurations: {listed or '(none)'}")
     current = [record for record in found if record.code == _code_of_today(store, record)]
     versions = {record.code for record in found}
     if not current and len(versions) > 1:

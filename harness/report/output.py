@@ -24,6 +24,7 @@ from harness.report.remarks import remarks
 from harness.report.renaming import renamed
 from harness.report.tables import report_tables
 from harness.report.wording import failure_lines, verdict
+from harness.storage.bucket import Bucket
 from harness.storage.store import CellRecord
 from harness.sweep.collect import Tables
 from harness.sweep.plan import Plan
@@ -119,8 +120,11 @@ def _write_list(plan: Plan) -> None:
     task, folder = plan.request.task, plan.request.report_folder.parent
     latest = latest_run(plan.store, task.name)
     runs = {one.name: one for one in known_runs(plan.store, task.name)}
-    written = {name: page.stat().st_mtime for name in runs if (page := folder / name / "index.html").is_file()}
-    known = sorted((runs[name] for name in written), key=lambda one: (one.name != latest, -written[one.name]))
+    written = _in_bucket(plan)
+    written |= {name: page.stat().st_mtime for name in runs if (page := folder / name / "index.html").is_file()}
+    known = sorted(
+        (runs[name] for name in written if name in runs), key=lambda one: (one.name != latest, -written[one.name])
+    )
     lines = [
         (
             Cell(one.name, "wrap", link=f"{urllib.parse.quote(one.name)}/index.html"),
@@ -141,6 +145,15 @@ def _write_list(plan: Plan) -> None:
         source=task.source,
         runs=ReportTable("Runs", columns, tuple(lines), note),
     )
+
+
+def _in_bucket(plan: Plan) -> dict[str, float]:
+    """Reports of the task that are in the bucket of the run, and when they were written, seconds since 1970."""
+    if not plan.request.settings.bucket:
+        return {}
+    bucket = Bucket(plan.request.settings.bucket).below(f"reports/{plan.request.task.name}")
+    pages = [name for name in bucket.files() if name.count("/") == 1 and name.endswith("/index.html")]
+    return {name.partition("/")[0]: bucket.written(name) / 1e9 for name in pages}
 
 
 def _provenance(plan: Plan) -> dict[str, JSON]:

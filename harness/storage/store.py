@@ -12,29 +12,41 @@
       plans/<task>/latest                           the name of the latest run
 
 The folder of a finished cell appears atomically: it is filled elsewhere and renamed into
-place. Failures are stored separately, so that they can neither be mistaken for results
-nor overwrite them.
+place. In a bucket, the keys are the same except for those of the artifacts, and a cell is
+finished with its record, see :class:`~harness.storage.place.BucketPlace`. Failures are
+stored separately, so that they can neither be mistaken for results nor overwrite them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
 from harness.core.errors import StoreError
+from harness.core.settings import RunSettings
 from harness.core.task import Configuration
 from harness.core.types import JSON
-from harness.storage.files import PART, checksum, replace_file
+from harness.storage.bucket import Bucket
+from harness.storage.files import checksum, replace_file
+from harness.storage.place import BucketPlace, Folder, Place
 
-__all__ = ["RECORD", "STAGES", "TRACEBACK", "CellRecord", "ReadOnce", "Stage", "Store", "write_json", "write_record"]
+__all__ = [
+    "RECORD",
+    "STAGES",
+    "TRACEBACK",
+    "CellRecord",
+    "ReadOnce",
+    "Stage",
+    "Store",
+    "open_store",
+    "write_json",
+    "write_record",
+]
 
 RECORD = "record.json"
 TRACEBACK = "traceback.txt"
@@ -92,15 +104,15 @@ class CellRecord:
 _NO_RECORD = (ValueError, TypeError, RecursionError)  # raised for text that is no JSON object of the known fields
 
 
-def _record_of(path: Path, what: str) -> CellRecord:
-    """The record in a file; ``what`` is to be deleted if it cannot be read."""
+def _record_of(text: str, where: str, what: str) -> CellRecord:
+    """The record in a text; ``what`` is to be deleted if it cannot be read."""
     try:
-        record = CellRecord(**json.loads(path.read_text("utf-8")))
+        record = CellRecord(**json.loads(text))
         if wrong := _wrong_fields(record):
             raise TypeError(f"wrong types of {', '.join(wrong)}")
         return record
     except _NO_RECORD as error:
-        raise _unreadable(path, error, what) from None
+        raise _unreadable(where, error, what) from None
 
 
 def _wrong_fields(record: CellRecord) -> list[str]:
@@ -118,23 +130,42 @@ def _wrong_fields(record: CellRecord) -> list[str]:
     return [name for name, is_sound in sound.items() if not is_sound]
 
 
-def _unreadable(path: Path, error: Exception, what: str) -> StoreError:
+def _unreadable(path: str, error: Exception, what: str) -> StoreError:
     return StoreError(f"{path} cannot be read ({error}); delete {what} and run the command again")
 
 
 @dataclass(frozen=True)
 class Store:
-    """Records and artifacts in a folder.
+    """Records and artifacts in a folder, or in a bucket.
 
     Parameters
     ----------
-    root : absolute path of the ``store`` folder; created when first written to
+    root : absolute path of the ``store`` folder, created when first written to; with a
+        bucket, of the local copies
+    bucket : the bucket and prefix; ``None`` for a folder
     """
 
     root: Path
+    bucket: Bucket | None = None
+
+    @cached_property
+    def place(self) -> Place:
+        """Where the files are."""
+        return Folder(self.root) if self.bucket is None else BucketPlace(self.bucket, self.root, RECORD)
+
+    def __str__(self) -> str:
+        return str(self.bucket or self.root)
+
+    def __reduce__(self) -> tuple[type[Store], tuple[Path, Bucket | None]]:
+        """Send the place alone to other processes, without what was read."""
+        return Store, (self.root, self.bucket)
+
+    def telling(self, say: Callable[[str], None]) -> Store:
+        """The same store; if its bucket cannot be reached for a while, ``say`` is called once."""
+        return self if self.bucket is None else Store(self.root, Bucket(self.bucket.url, say, self.bucket.waits_s))
 
     def folder(self, stage: str, identity: str, *, group: str = "") -> Path:
-        """Folder of a finished cell."""
+        """Folder of a finished cell; with a bucket, of its local copy."""
         return self.root / stage / group / identity
 
     def get(self, stage: str, identity: str, *, group: str = "") -> CellRecord | None:
@@ -150,26 +181,32 @@ class Store:
         StoreError
             If the record cannot be read or belongs to another cell.
         """
-        path = self.folder(stage, identity, group=group) / RECORD
+        name = f"{_name(stage, identity, group)}/{RECORD}"
         try:
-            record = _record_of(path, "its folder")
+            record = _record_of(self._text(name, "its folder"), self.place.locate(name), "its folder")
         except FileNotFoundError:
             return None
         if (record.stage, record.identity) != (stage, identity):
             raise StoreError(
-                f"{path} must be the record of {stage} {identity}, got {record.stage} {record.identity}; "
-                "delete its folder and run the command again"
+                f"{self.place.locate(name)} must be the record of {stage} {identity}, got {record.stage} "
+                f"{record.identity}; delete its folder and run the command again"
             )
         return record
 
+    def _text(self, name: str, what: str) -> str:
+        try:
+            return self.place.read(name)
+        except UnicodeDecodeError as error:
+            raise _unreadable(self.place.locate(name), error, what) from None
+
     def evaluations(self, stage: str, group: str) -> tuple[CellRecord, ...]:
         """All records with values of one cell, one for each time that metrics were added."""
-        found = (self.root / stage / group).glob(f"[!.]*/{RECORD}") if group else ()
-        records = (self.get(stage, path.parent.name, group=group) for path in sorted(found))
+        found = self.place.holding(f"{stage}/{group}", RECORD) if group else ()
+        records = (self.get(stage, identity, group=group) for identity in found)
         return tuple(record for record in records if record is not None)
 
     def artifact(self, record: CellRecord, name: str) -> Path:
-        """Path of an artifact, after a check of its checksum.
+        """Path of an artifact, or of its local copy, after a check of its checksum.
 
         Raises
         ------
@@ -179,25 +216,13 @@ class Store:
         """
         if name not in record.artifacts:
             raise StoreError(f"cell {record.identity} has no artifact {name!r}; it has {', '.join(record.artifacts)}")
-        folder = self.folder(record.stage, record.identity, group=record.group)
-        path = folder / name
-        if path.resolve().parent != folder.resolve():
-            raise StoreError(
-                f"artifacts must be inside the cell's folder, the record of {record.identity} has {name!r}"
-            )
-        if not path.is_file() or checksum(path) != record.artifacts[name]:
-            raise StoreError(
-                f"{path} is missing or has changed since it was written; delete {folder} and run the command again"
-            )
-        return path
+        return self.place.file(_name(record.stage, record.identity, record.group), name, record.artifacts[name])
 
     def commit(self, source: Path) -> CellRecord:
         """Add the folder of a cell, completed by :func:`write_record`, to the store.
 
-        The folder is copied next to its destination (it may be on another file system),
-        checked and renamed. If the cell is already done, nothing changes, because equal
-        identities mean equal content. Of a failed cell, the record and the traceback are
-        stored.
+        If the cell is already done, nothing changes, because equal identities mean equal
+        content. Of a failed cell, the record and the traceback are stored.
 
         Raises
         ------
@@ -208,21 +233,17 @@ class Store:
         if _plain(record.stage) not in STAGES:
             raise StoreError(f"the stage of a cell must be one of {', '.join(STAGES)}, got {record.stage!r}")
         group = _plain(record.group) if record.group else ""
-        target, failed = self.folder(record.stage, _plain(record.identity), group=group), self.root / "failed"
+        name, failed = _name(record.stage, _plain(record.identity), group), f"failed/{record.identity}"
         if record.state != "done":
             if self.get(record.stage, record.identity, group=group) is None:
-                write_json(failed / f"{record.identity}.json", dataclasses.asdict(record))
+                self.place.replace(f"{failed}.json", _json_of(dataclasses.asdict(record)))
                 if TRACEBACK in record.artifacts:
-                    shutil.copyfile(source / TRACEBACK, failed / f"{record.identity}.txt")
+                    self.place.replace(f"{failed}.txt", (source / TRACEBACK).read_text("utf-8"))
             return record
-        with self._staged(target) as staged:
-            for name, expected in record.artifacts.items():
-                shutil.copyfile(source / _plain(name), staged / name)
-                if checksum(staged / name) != expected:
-                    raise StoreError(f"artifact {name} of cell {record.identity} was damaged on its way to the store")
-            write_json(staged / RECORD, dataclasses.asdict(record))
+        files = {one: source / _plain(one) for one in record.artifacts}
+        self.place.add(name, files, record.artifacts, (RECORD, _json_of(dataclasses.asdict(record))))
         for end in ("json", "txt"):
-            (failed / f"{record.identity}.{end}").unlink(missing_ok=True)
+            self.place.delete(f"{failed}.{end}")
         return record
 
     def adopt(self, record: CellRecord, identity: str, *, code: str = "", parents: Sequence[str] = ()) -> CellRecord:
@@ -237,60 +258,41 @@ class Store:
         identity, code, parents : fields of the cell for which it is accepted
         """
         adopted = dataclasses.replace(record, identity=identity, code=code, parents=tuple(parents), reused_code=True)
-        with self._staged(self.folder(record.stage, identity)) as staged:
-            for name in record.artifacts:
-                os.link(self.artifact(record, name), staged / name)
-            write_json(staged / RECORD, dataclasses.asdict(adopted))
+        files = {name: self.artifact(record, name) for name in record.artifacts}
+        last = (RECORD, _json_of(dataclasses.asdict(adopted)))
+        self.place.add(_name(record.stage, identity, ""), files, record.artifacts, last, link=True)
         return adopted
-
-    @contextlib.contextmanager
-    def _staged(self, target: Path) -> Iterator[Path]:
-        """A folder to fill, which is renamed to ``target`` if the ``with`` block succeeds."""
-        # tempfile would make the folder private; cells have the user's default permissions.
-        staged = target.parent / f".{target.name}-{uuid.uuid4().hex}"
-        staged.mkdir(parents=True)
-        try:
-            yield staged
-            if (target / RECORD).exists():
-                return  # another writer was first
-            shutil.rmtree(target, ignore_errors=True)  # a folder without record is incomplete
-            try:
-                staged.rename(target)
-            except OSError:
-                if not (target / RECORD).exists():
-                    raise
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
 
     def failure(self, identity: str) -> CellRecord | None:
         """The last failure of a cell that is not done, or ``None``."""
-        path = self.root / "failed" / f"{identity}.json"
-        return _record_of(path, "it") if path.is_file() else None
+        name = f"failed/{identity}.json"
+        try:
+            return _record_of(self._text(name, "it"), self.place.locate(name), "it")
+        except FileNotFoundError:
+            return None
 
     def records(self, stage: str) -> Iterator[CellRecord]:
         """All finished cells of a stage, by identity."""
-        for path in sorted((self.root / stage).glob(f"[!.]*/{RECORD}")):
-            record = self.get(stage, path.parent.name)
+        for identity in self.place.holding(stage, RECORD):
+            record = self.get(stage, identity)
             if record is not None:
                 yield record
 
     def written(self, record: CellRecord) -> int:
-        """Time at which a finished cell was written, in nanoseconds of the file system's clock."""
-        return (self.folder(record.stage, record.identity, group=record.group) / RECORD).stat().st_mtime_ns
+        """Time at which a finished cell was written, in nanoseconds of the clock of the file system or server."""
+        return self.place.written(f"{_name(record.stage, record.identity, record.group)}/{RECORD}")
 
     def sweep(self) -> None:
         """Remove the remains of interrupted commits."""
-        for stage in STAGES:
-            for pattern in (".*-*", "*/.*-*"):
-                for path in (self.root / stage).glob(pattern):
-                    shutil.rmtree(path, ignore_errors=True)
-        for folder in ("failed", "configurations", "plans"):
-            for path in (self.root / folder).rglob(f"{PART}*"):
-                path.unlink(missing_ok=True)
+        self.place.sweep(STAGES, ("failed", "configurations", "plans"))
 
     def remember(self, configuration: Configuration) -> None:
         """Store a configuration, so that its id can be resolved."""
-        write_json(self.root / "configurations" / f"{configuration.id}.json", dataclasses.asdict(configuration))
+        self.keep(f"configurations/{configuration.id}.json", dataclasses.asdict(configuration))
+
+    def keep(self, name: str, value: JSON) -> None:
+        """Store a JSON file, such as a plan, under a relative path; an older one is replaced."""
+        self.place.replace(name, _json_of(value))
 
     def configuration(self, identity: str) -> Configuration:
         """The configuration with this id.
@@ -300,13 +302,13 @@ class Store:
         StoreError
             If it is not in the store, or cannot be read.
         """
-        path = self.root / "configurations" / f"{identity}.json"
-        if not path.is_file():
-            raise StoreError(f"no configuration {identity} is in {self.root}")
+        name = f"configurations/{identity}.json"
         try:
-            return Configuration(**json.loads(path.read_text("utf-8")))
+            return Configuration(**json.loads(self.place.read(name)))
+        except FileNotFoundError:
+            raise StoreError(f"no configuration {identity} is in {self}") from None
         except _NO_RECORD as error:
-            raise _unreadable(path, error, "it") from None
+            raise _unreadable(self.place.locate(name), error, "it") from None
 
 
 @dataclass(frozen=True)
@@ -338,6 +340,23 @@ class ReadOnce(Store):
         return self._artifacts[key]
 
 
+def open_store(settings: RunSettings, *, say: Callable[[str], None] = lambda text: None) -> Store:
+    """The store of a run: in its output folder, or in its bucket.
+
+    Parameters
+    ----------
+    settings : settings of the run
+    say : called once, when a bucket cannot be reached
+
+    Raises
+    ------
+    RequestError
+        If the output is a bucket and the extra is not installed.
+    """
+    bucket = Bucket(settings.bucket, say).below("store") if settings.bucket else None
+    return Store(settings.folder / "store", bucket)
+
+
 def write_record(folder: Path, record: CellRecord) -> None:
     """Complete the folder of a cell: compute the checksums of its files and write the record."""
     artifacts = {path.name: checksum(path) for path in sorted(folder.iterdir()) if path.name != RECORD}
@@ -346,7 +365,16 @@ def write_record(folder: Path, record: CellRecord) -> None:
 
 def write_json(path: Path, value: JSON) -> None:
     """Write a JSON file atomically."""
-    replace_file(path, json.dumps(value, indent=1, default=list))
+    replace_file(path, _json_of(value))
+
+
+def _json_of(value: JSON) -> str:
+    return json.dumps(value, indent=1, default=list)
+
+
+def _name(stage: str, identity: str, group: str) -> str:
+    """Name of the folder of a cell."""
+    return "/".join(filter(None, (stage, group, identity)))
 
 
 def _plain(name: str) -> str:

@@ -26,7 +26,7 @@ from harness.pipeline.initial_weights import check_initial_weights
 from harness.pipeline.networks import check_inputs
 from harness.storage.files import check_writable
 from harness.storage.secret import secret_key
-from harness.storage.store import Store
+from harness.storage.store import Store, open_store
 from harness.sweep.catalogue import declared
 from harness.sweep.cohorts import Group, images_of, read_cohort, root_of, saved, separate_search_subjects, with_targets
 from harness.sweep.grid import at, columns_of, points
@@ -208,7 +208,9 @@ def prepare(request: Request, *, say: Callable[[str], None] = lambda text: None)
     therefore gives the same plan again.
     """
     check_writable(request.settings.folder, "out")
-    store = Store(request.settings.folder / "store")
+    store = open_store(request.settings, say=say)
+    if store.bucket is not None:
+        store.bucket.check()
     tasks = [(point, at(request.task, point)) for point in points(request.task, request.grids)]
     groups = _Groups(request, images_of([task for _, task in tasks]), say)
     searches: dict[str, Search] = {}

@@ -15,8 +15,7 @@ from harness.core.task import Configuration, restore
 from harness.core.types import JSON, Split
 from harness.data.table import open_cohort
 from harness.pipeline.cell import Cell, Job
-from harness.storage.files import replace_file
-from harness.storage.store import CellRecord, Stage, Store, write_json
+from harness.storage.store import CellRecord, Stage, Store, open_store
 from harness.sweep.cohorts import Group
 from harness.sweep.plan import Plan, Request
 
@@ -61,19 +60,19 @@ def recall(task_name: str, settings: RunSettings, *, name: str = "") -> Plan:
     StoreError
         If the plan cannot be read.
     """
-    store = Store(settings.folder / "store")
-    plans, names = store.root / "plans" / task_name, run_names(store, task_name)
+    store = open_store(settings)
+    names = run_names(store, task_name)
     if not names:
-        raise RequestError(f"{store.root} has no run of {task_name}; start one: harness run task={task_name}")
+        raise RequestError(f"{store} has no run of {task_name}; start one: harness run task={task_name}")
     name = name or latest_run(store, task_name)
     if name not in names:
-        raise UnknownName(f"run of {task_name} in {store.root}", name, names)
-    path = plans / f"{name}.json"
+        raise UnknownName(f"run of {task_name} in {store}", name, names)
     try:
-        return _plan_of(json.loads(path.read_text("utf-8")), settings, store, name)
+        return _plan_of(json.loads(store.place.read(_plan_name(task_name, name))), settings, store, name)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise StoreError(
-            f"{path} cannot be read ({first_line(error)}); repeat the command of the run, which writes it again"
+            f"{store.place.locate(_plan_name(task_name, name))} cannot be read ({first_line(error)}); repeat the "
+            "command of the run, which writes it again"
         ) from error
 
 
@@ -118,15 +117,15 @@ def _cell(saved: JSON) -> Cell:
 
 def run_names(store: Store, task_name: str) -> list[str]:
     """Names of the runs of a task whose plans are in a store, in alphabetical order."""
-    plans = store.root / "plans" / task_name
-    return sorted(path.name.removesuffix(".json") for path in plans.glob("[!.]*.json"))
+    found = store.place.names(f"plans/{task_name}")
+    return [name.removesuffix(".json") for name in found if name.endswith(".json")]
 
 
 def known_runs(store: Store, task_name: str) -> list[KnownRun]:
     """The runs of a task whose plans are in a store, in alphabetical order of their names."""
     found = []
     for name in run_names(store, task_name):
-        saved = json.loads((store.root / "plans" / task_name / f"{name}.json").read_text("utf-8"))
+        saved = json.loads(store.place.read(_plan_name(task_name, name)))
         command = shlex.join(["harness", "run", *saved["typed"]])
         found.append(KnownRun(name, command, saved["profile"], len(saved["rows"])))
     return found
@@ -134,8 +133,14 @@ def known_runs(store: Store, task_name: str) -> list[KnownRun]:
 
 def latest_run(store: Store, task_name: str) -> str:
     """Name of the most recently started run of a task; empty if there is none."""
-    path = store.root / "plans" / task_name / _LATEST
-    return path.read_text("utf-8").strip() if path.is_file() else ""
+    try:
+        return store.place.read(f"plans/{task_name}/{_LATEST}").strip()
+    except FileNotFoundError:
+        return ""
+
+
+def _plan_name(task_name: str, name: str) -> str:
+    return f"plans/{task_name}/{name}.json"
 
 
 def write_plan(plan: Plan) -> None:
@@ -146,7 +151,7 @@ def write_plan(plan: Plan) -> None:
     for job in plan.jobs:
         if "search" in job.configuration.task:
             # Its cells have the id of the row; loading the weights requires the options that the search chose.
-            write_json(plan.store.root / "configurations" / f"{job.train}.json", dataclasses.asdict(job.configuration))
+            plan.store.keep(f"configurations/{job.train}.json", dataclasses.asdict(job.configuration))
     content: dict[str, JSON] = {
         "rows": [configuration.id for configuration in plan.configurations],
         # In full, because another run may share a configuration with other metrics and attributions.
@@ -174,9 +179,11 @@ def write_plan(plan: Plan) -> None:
         "sentence": plan.sentence,
         "remarks": list(plan.remarks),
     }
-    plans = plan.store.root / "plans" / plan.request.task.name
-    write_json(plans / f"{plan.request.name}.json", content)
-    replace_file(plans / _LATEST, f"{plan.request.name}\n")  # last, so that it never names a missing plan
+    task_name = plan.request.task.name
+    plan.store.keep(_plan_name(task_name, plan.request.name), content)
+    plan.store.place.replace(
+        f"plans/{task_name}/{_LATEST}", f"{plan.request.name}\n"
+    )  # last, so that it never names a missing plan
 
 
 def adopt_older(plan: Plan) -> None:

@@ -14,7 +14,7 @@ from harness.storage.patience import Patience
 from harness.storage.store import CellRecord, Store, write_record
 from harness.sweep.plan import Plan
 from harness.sweep.resume import adopt_older, write_plan
-from harness.tuning.jobs import listening, run_here, run_on_ray, session
+from harness.tuning.jobs import listening, run_here, run_on_ray, session, share_cohorts
 from harness.tuning.nested import Search
 from harness.tuning.preflight import check_cluster
 from harness.tuning.resources import cluster, room
@@ -73,6 +73,8 @@ def run(
             say(listening())
         elif settings.ray != "off":
             check_cluster(settings, memory_bytes=memory_bytes)
+            tables = [group.path for group in plan.groups.values()] + [search.cohort for search in plan.searches]
+            share_cohorts(tables, plan.store, settings, say=say)
         if plan.searches:
             plan = found = _search(plan, committed, say, patience)
             patience(lambda: write_plan(found))

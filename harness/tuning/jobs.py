@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
+import json
 import logging
 import os
 import pickle
+import secrets
 import shlex
 import shutil
 import signal
@@ -22,9 +25,12 @@ from harness.core.errors import RequestError, StoreError, first_line
 from harness.core.identity import Code, codes_read, remember
 from harness.core.machine import usable_cores
 from harness.core.settings import RunSettings
+from harness.core.types import Cohort
+from harness.data.sharing import open_shared, share
 from harness.data.table import open_cohort
 from harness.pipeline.cell import Job, is_done
 from harness.pipeline.job import execute, unlimited
+from harness.storage.bucket import Bucket
 from harness.storage.patience import Patience
 from harness.storage.store import CellRecord, Store, write_record
 from harness.tuning.watch import Deadline, Process, TimeLimit, end_with
@@ -36,8 +42,10 @@ __all__ = [
     "keep_to_granted_gpus",
     "listening",
     "run_here",
+    "opened",
     "run_on_ray",
     "session",
+    "share_cohorts",
     "storage",
 ]
 
@@ -45,7 +53,7 @@ Committed = Callable[[CellRecord], None]
 Started = Callable[[Job], None]
 
 # What workers report: a finished cell, a sentence for the user, or why they cannot go on.
-_CELLS, _SAYS, _GIVES_UP = "cells", "says", "gives_up"
+_CELLS, _RECORD, _SAYS, _GIVES_UP = "cells", "record", "says", "gives_up"
 _LOCK = "running.lock"
 
 
@@ -116,14 +124,18 @@ def run_on_ray(
     Notes
     -----
     Workers return finished cells as checkpoints, and this process commits them. Files
-    are therefore only renamed on this machine. Trial ids are not used as keys.
+    are therefore only renamed on this machine. If the store is in a bucket, workers commit
+    cells themselves and return the records: the condition with which an object is created
+    holds for all of them, and maps need not travel through this machine. Trial ids are not
+    used as keys.
     """
     from ray import tune
 
     check_resources(settings)
     with contextlib.ExitStack() as held:
         folder = patience(lambda: held.enter_context(storage(settings.folder / "ray")))
-        limit = None if limit_s is None else TimeLimit(limit_s, folder / "ended")
+        notes = shared_notes(store, settings) or folder / "ended"
+        limit = None if limit_s is None else TimeLimit(limit_s, notes)
         trainable = tune.with_parameters(
             _run_job,
             jobs=list(jobs),
@@ -135,7 +147,13 @@ def run_on_ray(
         )
         wanted = tune.with_resources(trainable, {"cpu": settings.cpus, "gpu": settings.gpus})
         tune.register_trainable(name, wanted)
-        callback = _driver(jobs, store, committed, started, patience, say, limit)
+        reported: set[str] = set()
+
+        def arrived(record: CellRecord) -> None:
+            reported.add(record.identity)
+            committed(record)
+
+        callback = _driver(jobs, store, arrived, started, patience, say, limit)
         tuner = tune.Tuner(
             name,
             param_space={"job": tune.grid_search(list(range(len(jobs))))},
@@ -159,7 +177,9 @@ def run_on_ray(
         for result in (results[number] for number in range(len(results))):
             if result.error is not None and result.config is not None:
                 cause = getattr(result.error, "cause", None)
-                _record_death(jobs[result.config["job"]], store, committed, patience, cause=cause, limit=limit)
+                _record_death(jobs[result.config["job"]], store, arrived, patience, cause=cause, limit=limit)
+        if store.bucket is not None:
+            _report_others(jobs, store, reported, committed)
 
 
 def fit(tuner: Any, folder: Path) -> Any:
@@ -176,13 +196,53 @@ def fit(tuner: Any, folder: Path) -> Any:
         If Tune cannot read what it has written itself, which happens on a full disk.
     """
     try:
-        return tuner.fit()
+        with _keys_kept_here():
+            return tuner.fit()
     except (EOFError, pickle.UnpicklingError):
         free_mb = shutil.disk_usage(folder).free / 1e6
         raise StoreError(
             f"files written to {folder} are incomplete, with {free_mb:.0f} MB free there; finished cells are kept. "
             "Free space, then repeat the command"
         ) from None
+
+
+def _report_others(jobs: Sequence[Job], store: Store, reported: set[str], committed: Committed) -> None:
+    """Report cells whose worker died after it had committed them, before this process knew."""
+    for cell in (cell for job in jobs for cell in job.cells if cell.identity not in reported):
+        record = store.get(cell.stage, cell.identity, group=cell.group)
+        if record is not None:
+            committed(record)
+
+
+def shares_no_folder(settings: RunSettings) -> bool:
+    """Whether nodes may have the bucket of the run in common, and nothing else."""
+    return bool(settings.bucket) and settings.ray not in ("auto", "local", "off")
+
+
+def shared_notes(store: Store, settings: RunSettings) -> Bucket | None:
+    """Where workers note cells that took too long; ``None`` if they share a folder."""
+    if store.bucket is None or not shares_no_folder(settings):
+        return None
+    return store.bucket.below(f"ended/{secrets.token_hex(8)}")
+
+
+def share_cohorts(tables: Sequence[Path], store: Store, settings: RunSettings, *, say: Callable[[str], None]) -> None:
+    """Write cohorts to the bucket, if nodes share nothing else."""
+    if store.bucket is not None and shares_no_folder(settings):
+        bucket = _cohorts_in(store.bucket)
+        if count := share(tables, settings.folder, bucket):
+            say(f"{count} files of prepared images were written to {bucket}, from which all nodes read them")
+
+
+def opened(table: Path, store: Store) -> Cohort:
+    """A cohort on a worker, whose files are read from the bucket if they are missing there."""
+    if store.bucket is None:
+        return open_cohort(table)
+    return open_shared(table, store.root.parent, _cohorts_in(store.bucket))
+
+
+def _cohorts_in(bucket: Bucket) -> Bucket:
+    return bucket.below("cohorts")
 
 
 @contextlib.contextmanager
@@ -295,6 +355,27 @@ def listening() -> str:
 
 
 @contextlib.contextmanager
+def _keys_kept_here() -> Iterator[None]:
+    """Keep Tune from sending this process's keys of AWS to the workers.
+
+    Notes
+    -----
+    Tune 2.60 makes them part of the runtime environment of its workers, which Ray writes to
+    the logs of each node, in plain text. Workers on this machine inherit them in any case;
+    other nodes have their own.
+    """
+    from ray.tune.execution import class_cache
+
+    sent = class_cache.ENV_VARS_TO_PROPAGATE
+    keys = {name for name in sent if name.startswith("AWS_")}
+    sent -= keys
+    try:
+        yield
+    finally:
+        sent |= keys
+
+
+@contextlib.contextmanager
 def _own_handler() -> Iterator[None]:
     """Keep this program's handler of SIGTERM, which ``ray.init`` replaces by one that exits at once."""
     before = signal.getsignal(signal.SIGTERM)
@@ -367,13 +448,20 @@ def _run_job(
     keep_to_granted_gpus()
     remember(codes)
     job = jobs[config["job"]]
-    cohort = open_cohort(Path(cohorts[job.configuration.id]))
+    cohort = opened(Path(cohorts[job.configuration.id]), store)
 
-    patience = Patience(store.root.parent, lambda text: tune.report({_SAYS: text}))
+    def says(text: str) -> None:
+        tune.report({_SAYS: text})
+
+    patience, store = Patience(store.root.parent, says), store.telling(says)
 
     def hand_back(folder: Path) -> None:
-        checkpoint = tune.Checkpoint.from_directory(folder)
         try:
+            if store.bucket is not None:
+                record = patience(lambda: store.commit(folder))
+                tune.report({_RECORD: json.dumps(dataclasses.asdict(record))})
+                return
+            checkpoint = tune.Checkpoint.from_directory(folder)
             patience(lambda: tune.report({_CELLS: folder.name}, checkpoint=checkpoint))
         except StoreError as error:
             tune.report({_GIVES_UP: str(error)})
@@ -473,6 +561,11 @@ def _driver(
         def on_trial_result(
             self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
         ) -> None:
+            if _RECORD in result:
+                try:
+                    committed(CellRecord(**json.loads(result[_RECORD])))
+                except (OSError, StoreError) as error:
+                    fatal.append(error)
             if _GIVES_UP in result:
                 fatal.append(StoreError(result[_GIVES_UP]))
             if _SAYS in result:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import platform
 import secrets
 import shutil
 import socket
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import harness
-from harness.core.errors import RequestError
+from harness.core.errors import HarnessError, RequestError
 from harness.core.settings import RunSettings
+from harness.storage.bucket import Bucket
+from harness.storage.files import PART
 
 __all__ = ["Seen", "check_cluster", "check_nodes", "faults_of", "look"]
 
 _PACKAGES = ("ray", "torch", "numpy", "captum", "nibabel", "pyarrow")
 _WAIT_S = 120.0
+_WAITS_S = (1.0, 2.0)  # of a node whose server does not answer
 
 
 @dataclass(frozen=True)
@@ -62,26 +67,21 @@ def digest_of_package() -> str:
     return found.hexdigest()[:16]
 
 
-def look(folder: str, data: str, name: str) -> Seen:
+def look(folder: str, data: str, name: str, bucket: str = "") -> Seen:
     """What this node sees.
 
     Parameters
     ----------
-    folder : folder in which the driver wrote the file ``driver``
+    folder : folder in which the driver wrote the file ``driver``; with a bucket, the local
+        folder of the run, which the node creates
     data : folder of the images; empty for none
     name : name of the file that this node writes there
+    bucket : bucket and prefix below which the driver wrote the object ``driver``; empty
+        if the output is a folder
     """
     import psutil
 
-    try:
-        read = (Path(folder) / "driver").read_text("utf-8")
-    except OSError as error:
-        read = f"error: {error.strerror or error}"
-    wrote = ""
-    try:
-        (Path(folder) / name).write_text(read, "utf-8")
-    except OSError as error:
-        wrote = error.strerror or str(error)
+    read, wrote = _exchange_objects(bucket, name, Path(folder)) if bucket else _exchange_files(Path(folder), name)
     versions = {"Python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -99,8 +99,48 @@ def look(folder: str, data: str, name: str) -> Seen:
     )
 
 
+def _exchange_files(folder: Path, name: str) -> tuple[str, str]:
+    """What the driver wrote to a folder, or ``error: …``, and why this node cannot write there; empty if it can."""
+    wrote = ""
+    try:
+        read = (folder / "driver").read_text("utf-8")
+    except OSError as error:
+        read = f"error: {error.strerror or error}"
+    try:
+        (folder / name).write_text(read, "utf-8")
+    except OSError as error:
+        wrote = error.strerror or str(error)
+    return read, wrote
+
+
+def _exchange_objects(bucket: str, name: str, folder: Path) -> tuple[str, str]:
+    """The same with a bucket; the local folder of the run must be writable, too."""
+    try:
+        place = Bucket(bucket, waits_s=_WAITS_S)
+        read = place.read("driver").decode("utf-8", "replace")
+    except (OSError, HarnessError) as error:
+        return f"error: {error}", ""
+    try:
+        place.replace(name, read.encode())
+    except HarnessError as error:
+        return read, str(error)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryDirectory(prefix=PART, dir=folder).cleanup()
+    except OSError as error:
+        return read, f"the local folder {folder}: {error.strerror or error}"
+    return read, ""
+
+
 def faults_of(
-    seen: Seen, own: Seen, *, folder: str, data: str, returned: str | None, memory_bytes: float = 0.0
+    seen: Seen,
+    own: Seen,
+    *,
+    folder: str,
+    data: str,
+    returned: str | None,
+    memory_bytes: float = 0.0,
+    in_bucket: bool = False,
 ) -> list[str]:
     """What is wrong with a node, each with value, expectation and remedy.
 
@@ -110,9 +150,15 @@ def faults_of(
     folder, data : the output folder and that of the images
     returned : content of the file of the node, as the driver reads it; ``None`` if there is none
     memory_bytes : memory that a job needs
+    in_bucket : whether the output is a bucket
     """
     faults: list[str] = []
     shared = "it must be one shared folder with the same path on all nodes (NFS)"
+    if in_bucket:
+        shared = (
+            "Ray's processes on that node need the extra s3, and the same AWS_ENDPOINT_URL, AWS_REGION and keys as "
+            "here (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or a role; set them before ray start"
+        )
     if seen.read != own.read:
         why = seen.read.removeprefix("error: ") if seen.read.startswith("error: ") else "another folder of that name"
         faults.append(f"out={folder} is not what this machine sees ({why}); {shared}")
@@ -146,18 +192,22 @@ def check_cluster(settings: RunSettings, *, memory_bytes: float = 0.0) -> None:
     import ray
 
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
-    check_nodes(nodes, settings.folder, settings.data, memory_bytes=memory_bytes)
+    check_nodes(nodes, settings.folder, settings.data, memory_bytes=memory_bytes, bucket=settings.bucket)
 
 
-def check_nodes(nodes: Sequence[Mapping[str, Any]], out: Path, data: str, *, memory_bytes: float = 0.0) -> None:
+def check_nodes(
+    nodes: Sequence[Mapping[str, Any]], out: Path, data: str, *, memory_bytes: float = 0.0, bucket: str = ""
+) -> None:
     """Check every node of the Ray session from within, by a task on it.
 
     Parameters
     ----------
     nodes : nodes of ``ray.nodes()`` that may run jobs
-    out : output folder
-    data : folder of the images; empty for generated images, which are in the output folder
+    out : output folder; with a bucket, the local folder of the run
+    data : folder of the images; empty for generated images, which are in the output folder.
+        With a bucket, nodes do not read it, see :mod:`harness.data.sharing`
     memory_bytes : memory that a job needs
+    bucket : bucket and prefix of the output; empty if it is a folder
 
     Raises
     ------
@@ -168,18 +218,17 @@ def check_nodes(nodes: Sequence[Mapping[str, Any]], out: Path, data: str, *, mem
     from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    out = out.absolute()
-    folder = out / "ray" / f"check-{secrets.token_hex(8)}"
-    folder.mkdir(parents=True)
+    meeting = _InBucket(bucket, out.absolute()) if bucket else _InFolder(out.absolute())
+    data = "" if bucket else data
     content = secrets.token_hex(16)
-    (folder / "driver").write_text(content, "utf-8")
+    meeting.write(content)
     try:
-        own = look(str(folder), data, "self")
+        own = look(meeting.folder, data, "self", meeting.bucket)
         task: Any = ray.remote(num_cpus=0, max_retries=0)(look)
         asked = {
             node["NodeID"]: task.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(str(folder), data, node["NodeID"])
+            ).remote(meeting.folder, data, node["NodeID"], meeting.bucket)
             for node in nodes
         }
         faults: list[str] = []
@@ -191,13 +240,56 @@ def check_nodes(nodes: Sequence[Mapping[str, Any]], out: Path, data: str, *, mem
                 reason = str(error).strip().splitlines()[-1]
                 faults.append(f"{name}: a task on it failed ({reason}); is harness installed there, for the same user?")
                 continue
-            path = folder / key
-            returned = path.read_text("utf-8") if path.is_file() else None
-            found = faults_of(seen, own, folder=str(out), data=data, returned=returned, memory_bytes=memory_bytes)
+            found = faults_of(
+                seen, own, folder=bucket or str(out.absolute()), data=data, returned=meeting.read(key),
+                memory_bytes=memory_bytes, in_bucket=bool(bucket),
+            )  # fmt: skip
             faults += [f"{name}: {one}" for one in found]
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        meeting.end()
     if faults:
         many = f"{len(faults)} faults" if len(faults) > 1 else "a fault"
         lines = [f"the cluster has {many}; nothing was started:", *(f"  {n}. {one}" for n, one in enumerate(faults, 1))]
         raise RequestError("\n".join(lines))
+
+
+class _InFolder:
+    """A new folder in the output folder, in which the driver and the nodes leave files for each other."""
+
+    bucket = ""
+
+    def __init__(self, out: Path) -> None:
+        self._path = out / "ray" / f"check-{secrets.token_hex(8)}"
+        self._path.mkdir(parents=True)
+        self.folder = str(self._path)
+
+    def write(self, content: str) -> None:
+        (self._path / "driver").write_text(content, "utf-8")
+
+    def read(self, name: str) -> str | None:
+        path = self._path / name
+        return path.read_text("utf-8") if path.is_file() else None
+
+    def end(self) -> None:
+        shutil.rmtree(self._path, ignore_errors=True)
+
+
+class _InBucket:
+    """The same with objects below a new prefix."""
+
+    def __init__(self, url: str, out: Path) -> None:
+        self._place = Bucket(url).below(f"ray/check-{secrets.token_hex(8)}")
+        self.bucket, self.folder = self._place.url, str(out)
+
+    def write(self, content: str) -> None:
+        self._place.replace("driver", content.encode())
+
+    def read(self, name: str) -> str | None:
+        try:
+            return self._place.read(name).decode("utf-8", "replace")
+        except FileNotFoundError:
+            return None
+
+    def end(self) -> None:
+        with contextlib.suppress(HarnessError):
+            self._place.delete(*self._place.files())

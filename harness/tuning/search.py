@@ -35,13 +35,13 @@ selection must be nested).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from harness.core.errors import StoreError
 from harness.core.settings import RunSettings
@@ -49,7 +49,7 @@ from harness.core.task import Configuration
 from harness.core.types import JSON
 from harness.pipeline.cell import hardware
 from harness.storage.patience import Patience
-from harness.storage.store import RECORD, Store, write_json
+from harness.storage.store import RECORD, Store
 from harness.tuning.nested import ALGORITHM, Candidate, Search, with_values
 from harness.tuning.spaces import short, space_json
 from harness.tuning.trials import try_here, try_on_ray
@@ -163,7 +163,7 @@ def perform(
             started = time.perf_counter()
             ended(search, try_here(search), time.perf_counter() - started, 1)
     elif searches:
-        try_on_ray(searches, settings, ended)
+        try_on_ray(searches, store, settings, ended)
     return results
 
 
@@ -181,12 +181,11 @@ def recorded(store: Store, search: Search, *, accept_code: bool = False) -> Chos
     StoreError
         If the record cannot be read or belongs to another search.
     """
-    path = store.folder("search", search.identity) / RECORD
-    if path.is_file():
-        return _read(path, search.identity)
+    with contextlib.suppress(FileNotFoundError):
+        return _read(store, search.identity)
     if accept_code:
-        for older in sorted((store.root / "search").glob(f"*/{RECORD}")):
-            chosen = _read(older, older.parent.name)
+        for older in store.place.holding("search", RECORD):
+            chosen = _read(store, older)
             if chosen.body == search.body:
                 return dataclasses.replace(chosen, reused_code=True)
     return None
@@ -208,7 +207,12 @@ def chosen_of(store: Store, configuration: Configuration) -> Chosen | None:
     if "search" not in configuration.task:
         return None
     identity = str(configuration.task["search"]["identity"])
-    return _read(store.folder("search", identity) / RECORD, identity)
+    try:
+        return _read(store, identity)
+    except FileNotFoundError:
+        raise StoreError(
+            f"{store.place.locate(_name(identity))} is missing; delete its folder and run the command again"
+        ) from None
 
 
 def _best(trials: Sequence[Candidate]) -> Candidate | None:
@@ -230,14 +234,22 @@ def _keep(store: Store, search: Search, chosen: Chosen, runner: str) -> None:
         "runner": runner,
         "hardware": hardware(),
     }
-    write_json(store.folder("search", search.identity) / RECORD, what)
+    store.keep(_name(search.identity), what)
 
 
-def _read(path: Path, identity: str) -> Chosen:
+def _name(identity: str) -> str:
+    """Name of the record of a search in the store."""
+    return f"search/{identity}/{RECORD}"
+
+
+def _read(store: Store, identity: str) -> Chosen:
+    path = store.place.locate(_name(identity))
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(store.place.read(_name(identity)))
         fields = {field.name: content[field.name] for field in dataclasses.fields(Chosen)}
         chosen = Chosen(**{**fields, "trials": tuple(Candidate(**trial) for trial in content["trials"])})
+    except FileNotFoundError:
+        raise
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise StoreError(f"{path} cannot be read ({error}); delete its folder and run the command again") from None
     if chosen.identity != identity:

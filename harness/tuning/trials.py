@@ -14,7 +14,8 @@ from harness.core.settings import RunSettings
 from harness.core.space import Choice
 from harness.data.table import open_cohort
 from harness.pipeline.cell import restored
-from harness.tuning.jobs import check_resources, fit, keep_to_granted_gpus, storage
+from harness.storage.store import Store
+from harness.tuning.jobs import check_resources, fit, keep_to_granted_gpus, opened, storage
 from harness.tuning.nested import FACTOR, Candidate, Report, Search, epochs_of, train_candidate
 from harness.tuning.resources import cluster, room
 from harness.tuning.spaces import decoded, distributions
@@ -72,7 +73,7 @@ def _pruned_report(trial: Any, epochs: int, curve: list[float]) -> Report:
     return report
 
 
-def try_on_ray(searches: Sequence[Search], settings: RunSettings, ended: Ended) -> None:
+def try_on_ray(searches: Sequence[Search], store: Store, settings: RunSettings, ended: Ended) -> None:
     """Run searches one after the other in one run of Ray Tune, each with parallel candidates.
 
     Notes
@@ -89,6 +90,7 @@ def try_on_ray(searches: Sequence[Search], settings: RunSettings, ended: Ended) 
         _try_candidate,
         searches=list(searches),
         identities=[search.identity for search in searches],
+        store=store,
         codes=codes_read(),
         driver=Process.current(),
     )
@@ -126,6 +128,7 @@ def _try_candidate(
     config: dict[str, Any],
     searches: list[Search],
     identities: list[str],
+    store: Store,
     codes: Mapping[str, Code],
     driver: Process,
 ) -> None:
@@ -146,7 +149,7 @@ def _try_candidate(
         train_candidate(
             search,
             values,
-            open_cohort(search.cohort),
+            opened(search.cohort, store),
             lambda epoch, best: tune.report({"epoch": epoch, "value": best}),
         )
     except Exception as problem:  # reported as a result, because Tune would retry and print an exception

@@ -8,6 +8,7 @@ noted first, in a file that the next worker of its job reads.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import os
 import signal
@@ -21,9 +22,10 @@ from typing import NoReturn
 
 import psutil
 
-from harness.core.errors import CellError
+from harness.core.errors import CellError, StoreError
 from harness.core.settings import RunSettings
 from harness.pipeline.cell import Cell
+from harness.storage.bucket import Bucket
 
 __all__ = ["Process", "Deadline", "TimeLimit", "end_with", "time_limit_s"]
 
@@ -115,12 +117,12 @@ class TimeLimit:
     Parameters
     ----------
     seconds : limit for each cell
-    notes : folder for the notes on ended cells, which all workers can read and write;
-        created if needed
+    notes : folder or bucket for the notes on ended cells, which all workers can read and
+        write; created if needed
     """
 
     seconds: float
-    notes: Path
+    notes: Path | Bucket
 
     @contextlib.contextmanager
     def __call__(self, cell: Cell) -> Iterator[None]:
@@ -138,9 +140,8 @@ class TimeLimit:
         def watch() -> None:
             if ended.wait(self.seconds):
                 return
-            with contextlib.suppress(OSError):  # without a note, the cell is tried again
-                self.notes.mkdir(parents=True, exist_ok=True)
-                (self.notes / cell.identity).touch()
+            with contextlib.suppress(OSError, StoreError):  # without a note, the cell is tried again
+                self._note(cell)
             os._exit(_ENDED)
 
         threading.Thread(target=watch, name="time limit", daemon=True).start()
@@ -151,7 +152,18 @@ class TimeLimit:
 
     def failure_of(self, cell: Cell) -> str:
         """Why an attempt of a cell was ended; empty if none was."""
-        return _reason(self.seconds) if (self.notes / cell.identity).exists() else ""
+        if isinstance(self.notes, Bucket):
+            is_noted = cell.identity in self.notes.files()
+        else:
+            is_noted = (self.notes / cell.identity).exists()
+        return _reason(self.seconds) if is_noted else ""
+
+    def _note(self, cell: Cell) -> None:
+        if isinstance(self.notes, Bucket):
+            dataclasses.replace(self.notes, waits_s=()).replace(cell.identity, b"")
+        else:
+            self.notes.mkdir(parents=True, exist_ok=True)
+            (self.notes / cell.identity).touch()
 
 
 @dataclass(frozen=True)

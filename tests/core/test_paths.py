@@ -43,7 +43,7 @@ def test_uri_is_not_a_path() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["s3://bucket/runs", Path("s3://bucket/runs"), "gs:/b", "file:///tmp/x", "s3://k:pw@b/x"]
+    "path", [Path("s3://bucket/runs"), "S3://bucket/runs", "gs:/b", "file:///tmp/x", "gs://k:pw@b/x"]
 )
 def test_uris_make_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str | Path) -> None:
     """Neither as text nor as a path, from which pathlib removes a slash; a password is not repeated."""

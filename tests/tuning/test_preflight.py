@@ -13,6 +13,8 @@ import pytest
 
 from harness.core.errors import RequestError
 from harness.core.settings import RunSettings
+from harness.storage import bucket
+from harness.storage.bucket import Bucket
 from harness.tuning.jobs import listening, session
 from harness.tuning.preflight import Seen, check_nodes, faults_of, look
 
@@ -57,6 +59,38 @@ def test_a_node_looks_at_folders(tmp_path: Path) -> None:
     away = look(str(tmp_path / "absent"), str(tmp_path / "absent"), "node")
     assert away.read == away.wrote.join(["error: ", ""]) == "error: No such file or directory" and not away.data
     assert seen.code == away.code and seen.memory_bytes > 1e8 and seen.versions["ray"] != "not installed"
+
+
+def test_a_node_looks_at_a_bucket(s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads the object of the driver, writes beside it, and makes its local folder."""
+    Bucket(s3_url).replace("driver", b"abc")
+    seen = look(str(tmp_path / "local"), "", "node", s3_url)
+    assert (seen.read, seen.wrote, seen.data) == ("abc", "", True) and Bucket(s3_url).read("node") == b"abc"
+    assert list((tmp_path / "local").iterdir()) == []
+    (tmp_path / "file").touch()
+    blocked = look(str(tmp_path / "file"), "", "node", s3_url)
+    assert blocked.read == "abc" and f"the local folder {tmp_path / 'file'}: File exists" in blocked.wrote
+    assert look(str(tmp_path), "", "node", f"{s3_url}/absent").read.startswith("error: ")
+    own = look(str(tmp_path), "", "self", s3_url)
+    monkeypatch.setattr(bucket, "has_extra", lambda: False)
+    away = dataclasses.replace(OWN, read=look(str(tmp_path), "", "node", s3_url).read)
+    assert own.read == "abc"
+    (fault,) = told(away, folder="s3://lab/x", in_bucket=True)
+    assert "out=s3://lab/x is not what this machine sees" in fault and "needs the extra s3" in fault
+    assert "the same AWS_ENDPOINT_URL, AWS_REGION and keys as here" in fault and "NFS" not in fault
+
+
+@pytest.mark.ray
+def test_nodes_meet_in_a_bucket(nodes: list[dict[str, Any]], s3_url: str, tmp_path: Path) -> None:
+    """What the node writes arrives; the folder of the images is not asked for, and nothing is left.
+
+    The session started before this test, so its workers have not the keys of the test.
+    """
+    with pytest.raises(
+        RequestError, match=r"out=s3://lab/.* is not what this machine sees .*set them before ray start"
+    ):
+        check_nodes(nodes, tmp_path, str(tmp_path / "absent"), bucket=s3_url)
+    assert not Bucket(s3_url).files()
 
 
 @pytest.fixture(scope="module")

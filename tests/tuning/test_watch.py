@@ -15,6 +15,7 @@ import pytest
 from harness.core.errors import CellError, OutOfRange
 from harness.core.settings import RunSettings, settings_from
 from harness.pipeline.cell import Cell, Job
+from harness.storage.bucket import Bucket
 from harness.storage.patience import Patience
 from harness.storage.store import CellRecord, Store
 from harness.sweep.grammar import parse
@@ -96,6 +97,16 @@ def test_hanging_worker_is_ended_and_its_next_attempt_fails(tmp_path: Path) -> N
         limit(CELL).__enter__()
     assert "took longer" in limit.failure_of(CELL)
     assert limit.failure_of(Cell("predict", "def", "", "configuration", 0, 0)) == ""
+
+
+def test_notes_are_objects_where_nodes_share_no_folder(s3_url: str) -> None:
+    """The worker that is ended leaves its note in the bucket, where the next attempt finds it."""
+    script = HANGING.replace("Path(sys.argv[1])", "Bucket(sys.argv[1])")
+    script = script.replace("from pathlib import Path", "from harness.storage.bucket import Bucket")
+    done = subprocess.run([sys.executable, "-c", script, s3_url], timeout=60, check=False)
+    assert done.returncode == 75 and list(Bucket(s3_url).files()) == [CELL.identity]
+    with pytest.raises(CellError, match="took longer"):
+        TimeLimit(0.2, Bucket(s3_url))(CELL).__enter__()
 
 
 def test_cell_within_its_limit_leaves_nothing(tmp_path: Path) -> None:
