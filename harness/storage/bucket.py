@@ -18,6 +18,7 @@ import importlib.util
 import os
 import re
 import secrets
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -49,6 +50,7 @@ _OTHER_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLo
 _ROLES = ("169.254.169.254", "169.254.170.2", "169.254.170.23")
 # What passes: no connection, no answer in time, a server that is overloaded or starts.
 _AWAY = re.compile(r"error sending request|HTTP error|timed out|status code: (5(?!01)\d\d|429|408)")
+_CONFLICTS, _CONFLICT_S = 10, 0.2
 # Of one try, and of the tries of the library itself, which say nothing.
 _CONNECT, _TRANSFER, _AT_ONCE = timedelta(seconds=5), timedelta(seconds=120), timedelta(seconds=20)
 
@@ -162,11 +164,17 @@ class Bucket:
         from obstore.exceptions import AlreadyExistsError
 
         def put() -> bool:
-            try:
-                obstore.put(self._client, name, content, mode="create")
-            except AlreadyExistsError:
-                return False
-            return True
+            for _ in range(_CONFLICTS):
+                try:
+                    obstore.put(self._client, name, content, mode="create")
+                    return True
+                except AlreadyExistsError:
+                    # S3 also refuses while another writer, which may fail, is not ready (ConditionalRequestConflict).
+                    with contextlib.suppress(FileNotFoundError):
+                        obstore.head(self._client, name)
+                        return False
+                    time.sleep(_CONFLICT_S)
+            raise OSError(errno.ETIMEDOUT, f"{self._where()} refuses {name}, but has none")
 
         return self._patiently(put)
 

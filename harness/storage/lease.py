@@ -168,6 +168,8 @@ def _acquire(bucket: Bucket, owner: _Owner, say: Callable[[str], None]) -> str:
         if bucket.create(LOCK, content):
             return _read(bucket)[1]
         found, tag = _read(bucket)
+        if not tag:
+            continue  # deleted since then
         if found == content:
             return tag  # the answer to the first try was lost
         if tag != seen:

@@ -264,6 +264,23 @@ def test_server_without_conditions_is_refused(s3_url: str, monkeypatch: pytest.M
     assert len(bodies) == 2
 
 
+def test_writer_that_fails_beside_another_leaves_the_object_to_it(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S3 answers 409 while another writer is not ready; if that one fails, the object is created by the second try."""
+    asked: list[str] = []
+
+    def answer(method: str, path: str, headers: dict[str, str]) -> tuple[int, bytes]:
+        asked.append(method)
+        if method == "HEAD":
+            return 404, b""
+        is_first = asked.count("PUT") == 1
+        return (409, b"<Error><Code>ConditionalRequestConflict</Code></Error>") if is_first else (200, b"")
+
+    with fake_server(answer) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        assert Bucket("s3://lab/x", waits_s=()).create("a", b"1")
+    assert asked == ["PUT", "HEAD", "PUT"]
+
+
 def test_lost_connection_is_waited_for_and_said_once(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server is away for three tries and then back: nothing is lost."""
     with socket.create_server(("127.0.0.1", 0)) as free:
