@@ -5,8 +5,8 @@ means and pooled values with the plain scale and with the scale that this projec
 and pooled values with the BCa bootstrap of SciPy. Then the error of the paired
 comparisons under the null hypothesis: how often a table of equal configurations has a
 significant difference, an unadjusted interval that excludes 0, and a first row whose own
-interval covers its true mean. Then intervals of cross-validated values whose models depend
-on the training subjects and on chance, for several shares of each in the variance. Last,
+interval covers its true mean. Then intervals of cross-validated values whose models
+depend on the training subjects and on chance, for several shares of each in the variance. Last,
 Spearman correlations with EDSS of patients of whom some have two visits, with the jackknife
 and with the cluster bootstrap.
 
@@ -221,16 +221,6 @@ def show_trainings(samples: int, rng: np.random.Generator) -> None:
                   + f"{np.mean(wrong):12.3f}")  # fmt: skip
 
 
-def _covered(found: Array) -> str:
-    """Coverage, and the standard deviation of the values relative to the stated errors."""
-    return f"{found[:, 2].mean():.3f} ({found[:, 0].std() / math.sqrt(np.mean(found[:, 1] ** 2)):.2f})"
-
-
-def _error(values: Array) -> float:
-    """Standard error over test subjects of values (seeds, folds, size), for the trained models."""
-    return mean_interval(values.mean(axis=0).ravel()).se
-
-
 def show_correlations(samples: int, rng: np.random.Generator) -> None:
     """Spearman correlations of patients, of whom two in five have two visits: coverage and mean width.
 
@@ -277,6 +267,16 @@ def _visits(rng: np.random.Generator, count: int, rho: float) -> tuple[Array, Ar
 
     mean, score = math.sqrt(0.9) * pair(count)[:, patients] + math.sqrt(0.1) * pair(len(patients))
     return mean, np.clip(np.round((3 + 1.8 * score) * 2) / 2, 0, 9), patients
+
+
+def _covered(found: Array) -> str:
+    """Coverage, and the standard deviation of the values relative to the stated errors."""
+    return f"{found[:, 2].mean():.3f} ({found[:, 0].std() / math.sqrt(np.mean(found[:, 1] ** 2)):.2f})"
+
+
+def _error(values: Array) -> float:
+    """Standard error over test subjects of values (seeds, folds, size), for the trained models."""
+    return mean_interval(values.mean(axis=0).ravel()).se
 
 
 def _fold_values(

@@ -41,6 +41,7 @@ _MOVED = {
     "flip", "roll", "replication_pad1d", "replication_pad2d", "replication_pad3d", "reflection_pad1d",
     "reflection_pad2d", "reflection_pad3d", "constant_pad_nd", "max_pool2d_with_indices", "max_pool3d_with_indices",
     "repeat", "narrow", "diagonal", "cat", "stack", "index_select", "upsample_nearest2d", "upsample_nearest3d",
+    "adaptive_max_pool2d", "adaptive_max_pool3d", "amax",
 }  # fmt: skip
 _GATES = {"sigmoid": "sigmoid", "_softmax": "softmax"}
 _SQUASHING = {"sigmoid", "tanh", "_softmax"}

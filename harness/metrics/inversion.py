@@ -25,6 +25,7 @@ from harness.core.types import Array
 from harness.metrics.localisation import check_finite
 from harness.metrics.metric_inputs import Columns, Predict
 from harness.metrics.register import choose, metric
+from harness.metrics.resampling import resampled
 from harness.stats.permutation import resampled_spearman, spearman, spearman_p
 
 __all__ = [
@@ -375,8 +376,8 @@ def _resampled_correlation(columns: Columns, counts: Array, *, channel: str, per
     level="pool",
     empty="fewer than two samples, or no variation: NaN",
     needs=("masked_means", "covariate"),
-    resampled=_resampled_correlation,
 )
+@resampled(_resampled_correlation)
 def masked_mean_correlation(
     columns: Columns,
     *,
@@ -405,12 +406,12 @@ def masked_mean_correlation(
     The study resampled no patients. In 2,000 simulated cohorts for each of ρ = 0, .3 and .6, in
     which two of five patients have two visits (standard error of a coverage .005):
 
-    ============  ================  =============  =================  =============
-    interval      coverage, n = 33  mean width     coverage, n = 100  mean width
-    ============  ================  =============  =================  =============
-    bootstrap     .951, .943, .949  .68, .64, .48   .945, .941, .949   .40, .36, .27
-    jackknife     .964, .954, .949  .72, .67, .51   .946, .946, .949   .40, .37, .28
-    ============  ================  =============  =================  =============
+    ============  ================  ===============  =================  =============
+    interval      coverage, n = 33  mean width       coverage, n = 100  mean width
+    ============  ================  ===============  =================  =============
+    bootstrap     .951, .943, .949  .68, .64, .48    .945, .941, .949   .40, .36, .27
+    jackknife     .964, .954, .949  .72, .67, .51    .946, .946, .949   .40, .37, .28
+    ============  ================  ===============  =================  =============
 
     With 8 patients the bootstrap covers .944 to .961 and the jackknife .959 to .973 (``python
     benchmarks/intervals.py only=correlations``). The bootstrap is narrower at about the stated

@@ -66,7 +66,6 @@ def metric(
     ceiling: float | str | None = None,
     needs: tuple[str, ...] = (),
     interval: bool = True,
-    resampled: Callable[..., Any] | None = None,
     kinds: tuple[Kind, ...] = (),
     fault: tuple[float, str] | None = None,
     several: bool = False,
@@ -93,10 +92,6 @@ def metric(
         explanation, and metrics of predictions are those of the explained target. Without
         any, all columns of the target are given, and the metric must name its ``kinds``
     interval : whether an interval is computed for a pooled metric; not for a p value
-    resampled : for pooled metrics with an option ``interval``, the function of the columns, of
-        how often each subject occurs in each bootstrap sample, (B, subjects), and of the
-        options that gives the values of these samples, (B,). With ``interval="bootstrap"``, the
-        interval is that of a bootstrap over subjects, otherwise a jackknife
     kinds : kinds of targets that the metric supports; by default, all kinds that provide
         its inputs. Tasks that use it for other targets are rejected
     fault : for pooled metrics, (bound, flag): a lower value means that something is wrong,
@@ -125,7 +120,6 @@ def metric(
             ceiling=ceiling,
             needs=needs,
             interval=interval,
-            resampled=resampled,
             inputs=inputs_of(function),
             kinds=kinds,
             fault=fault,

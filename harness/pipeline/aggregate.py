@@ -25,6 +25,7 @@ from harness.core.task import VALIDATION, Component, Configuration, Task, descri
 from harness.core.types import JSON, Adapter, Array, Cohort, NetworkSpec, Score
 from harness.metrics.metric_inputs import MetricInputs
 from harness.metrics.register import evaluate, evaluate_ceiling, evaluate_chance, inputs_of
+from harness.metrics.resampling import Resampled, resampled_by
 from harness.pipeline.artifacts import read_values
 from harness.pipeline.cell import ENSEMBLE, Cell, Job, digest, explanations_of, failure_of, holds, records_of, restored
 from harness.pipeline.explain import chosen_target, classified_target
@@ -790,22 +791,22 @@ def _pooled_score(component: Component, sampled: _Sampled, pseudo: Sequence[floa
     if n < MINIMUM_SUBJECTS:
         reason = f"{n} subjects; an interval of a pooled value needs {MINIMUM_SUBJECTS}"
         return Score(value, math.nan, math.nan, n, reason=reason, **more)
-    options = describe_component(METRICS, component)
-    if options.get("interval") == "bootstrap" and not folds:
-        found = bootstrap_interval(_bootstrapped(component, sampled, options), value)
+    options, resample = describe_component(METRICS, component), resampled_by(component.func)
+    if resample and options["interval"] == "bootstrap" and not folds:
+        found = bootstrap_interval(_bootstrapped(component, resample, sampled, options), value)
     else:
         found = jackknife_interval(pseudo, value, range=facts["range"])
     return Score(value, found.low, found.high, n, se=found.se, reason=found.reason, **more)
 
 
-def _bootstrapped(component: Component, sampled: _Sampled, options: Mapping[str, JSON]) -> Array:
+def _bootstrapped(component: Component, resample: Resampled, sampled: _Sampled, options: Mapping[str, JSON]) -> Array:
     """Values of a pooled metric in bootstrap samples of the subjects with all columns, the same for all rows."""
     facts = METRICS.get(METRICS.name_of(component.func)).facts
     complete = _complete(sampled, facts["needs"])
     counts = np.zeros((BOOTSTRAP_SAMPLES, len(sampled.subjects)), np.int64)
     counts[:, complete] = bootstrap_counts(generator(0, "bootstrap"), len(complete))
     given = {name: value for name, value in options.items() if name not in ("use", "interval")}
-    found: Array = np.mean([facts["resampled"](one, counts, **given) for one in sampled.tables], axis=0)
+    found: Array = np.mean([resample(one, counts, **given) for one in sampled.tables], axis=0)
     return found
 
 

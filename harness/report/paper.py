@@ -99,7 +99,10 @@ def _as_declared(task: Task) -> Task:
 def _comparable(
     hypothesis: Hypothesis, lines: Sequence[Mapping[str, Any]], axes: Iterable[str]
 ) -> Iterator[tuple[dict[str, JSON], list[Mapping[str, Any]]]]:
-    """Rows of one ranking that match the fixed axes of the hypothesis, grouped by their other axes."""
+    """Rows of one ranking that match the fixed axes of the hypothesis, grouped by their other axes.
+
+    A fixed axis that the table does not have is not varied in the run.
+    """
     wanted = {name: label_key(value) for name, value in hypothesis.at.items() if name != _REGION}
     if any(line["attribution"] for line in lines):
         axes = (*axes, "attribution")
@@ -107,7 +110,7 @@ def _comparable(
     varying = [name for name in others if len({text_of_label(line[name]) for line in lines}) > 1]
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for line in lines:
-        if all(label_key(line.get(name)) == value for name, value in wanted.items()):
+        if all(name not in line or label_key(line[name]) == value for name, value in wanted.items()):
             groups.setdefault(tuple(text_of_label(line[name]) for name in others), []).append(line)
     for group in groups.values():
         yield {name: group[0][name] for name in varying}, group

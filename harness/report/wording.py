@@ -195,8 +195,9 @@ def _labels(lines: Sequence[Mapping[str, Any]], facts: TableFacts, *, attributio
         explained = [line["attribution"]] if attribution and line["attribution"] else []
         names = varying or ([] if explained else list(facts.axes))
         names = [name for name in names if line[name] is not None]  # without options that the components do not have
-        # An empty value has no name of its own.
-        parts = [str(line[name]) if len(names) == 1 and line[name] != "" else f"{name}={line[name]}" for name in names]
+        # An empty value, and true or false, have no name of their own.
+        alone = len(names) == 1 and line[names[0]] != "" and not isinstance(line[names[0]], bool)
+        parts = [str(line[name]) if alone else f"{name}={line[name]}" for name in names]
         labels.append(", ".join([*parts, *explained]) or line["configuration"])
     return labels
 

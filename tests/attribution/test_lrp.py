@@ -20,6 +20,7 @@ from harness.core.targets import Target
 from harness.core.types import Input
 from harness.models.attention import attention_densenet
 from harness.models.lesion_networks import cnn, residual_cnn, resnet10
+from harness.models.picture_networks import vgg19
 from harness.models.unet import unet
 
 
@@ -374,6 +375,72 @@ def test_networks_of_the_project(network: nn.Module, x: Tensor) -> None:
     network.eval()
     (found,) = attribute("lrp", network, x, [0], composite="epsilon", epsilon=1e-3)
     assert found.shape == x.shape and bool(torch.isfinite(found).all()) and bool(found.any())
+
+
+KINDS: dict[str, tuple[tuple[int, ...], Callable[[], Any]]] = {
+    "conv1d": ((3, 12), lambda: nn.Conv1d(3, 4, 3, padding=1, bias=False)),
+    "conv2d": ((3, 8, 8), lambda: nn.Conv2d(3, 4, 3, stride=2, bias=False)),
+    "conv3d": ((1, 6, 6, 6), lambda: nn.Conv3d(1, 4, 3, dilation=2, bias=False)),
+    "groups": ((4, 8, 8), lambda: nn.Conv2d(4, 4, 3, groups=2, bias=False)),
+    "transposed": ((3, 5, 5), lambda: nn.ConvTranspose2d(3, 4, 2, stride=2, bias=False)),
+    "linear": ((7,), lambda: nn.Linear(7, 5, bias=False)),
+    "normalisation": ((3, 9), lambda: nn.BatchNorm1d(3)),
+    **{name: ((9,), getattr(nn, name)) for name in ("ReLU", "LeakyReLU", "ELU", "GELU", "SiLU", "Softplus", "PReLU")},
+    **{name: ((9,), getattr(nn, name)) for name in ("Tanh", "Sigmoid", "ReLU6", "Mish", "Hardswish", "Dropout")},
+    "in place": ((9,), lambda: nn.Sequential(nn.Linear(9, 9, bias=False), nn.ReLU(inplace=True))),
+    "max 1d": ((3, 12), lambda: nn.MaxPool1d(2)),
+    "max 2d": ((3, 8, 8), lambda: nn.MaxPool2d(3, 2, 1)),
+    "max 3d": ((3, 6, 6, 6), lambda: nn.MaxPool3d(2)),
+    "mean 1d": ((3, 12), lambda: nn.AvgPool1d(2)),
+    "mean 2d": ((3, 8, 8), lambda: nn.AvgPool2d(2)),
+    "mean 3d": ((3, 6, 6, 6), lambda: nn.AvgPool3d(3)),
+    "adaptive mean 1d": ((3, 12), lambda: nn.AdaptiveAvgPool1d(3)),
+    "adaptive mean 2d": ((3, 8, 8), lambda: nn.AdaptiveAvgPool2d(1)),
+    "adaptive mean 3d": ((3, 6, 6, 6), lambda: nn.AdaptiveAvgPool3d(2)),
+    "adaptive max 1d": ((3, 12), lambda: nn.AdaptiveMaxPool1d(3)),
+    "adaptive max 2d": ((3, 8, 8), lambda: nn.AdaptiveMaxPool2d(2)),
+    "adaptive max 3d": ((3, 6, 6, 6), lambda: nn.AdaptiveMaxPool3d(1)),
+    "mean": ((3, 6, 6), lambda: Inner(lambda x: x.mean((2, 3)))),
+    "maximum": ((3, 6, 6), lambda: Inner(lambda x: x.amax((2, 3)))),
+    "concatenation": ((3, 6), lambda: Inner(lambda x: torch.cat([x, 2 * x], 1))),
+    "residual": ((6,), lambda: Inner(lambda x: x + functional.relu(x - 0.5))),
+    "functional": ((3, 8, 8), lambda: Inner(lambda x: functional.max_pool2d(functional.relu(x), 2))),
+    "slices": ((4, 6), lambda: Inner(lambda x: x[:, 1:3, ::2])),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_layer_conserves_relevance(kind: str) -> None:
+    """Without bias, and with ε towards 0, the relevance of the image is the output for every kind of layer."""
+    shape, make = KINDS[kind]
+    torch.manual_seed(0)
+    x = torch.rand(2, *shape, dtype=torch.double) + 0.1
+    inner = nn.Sequential(make(), nn.Flatten()).double().eval()
+    network = nn.Sequential(inner, nn.Linear(inner(x).shape[1], 1, bias=False).double()).eval()
+    (found,) = attribute("lrp", network, x, [0], composite="epsilon", epsilon=1e-12)
+    torch.testing.assert_close(found.flatten(1).sum(1), network(x)[:, 0], rtol=1e-5, atol=1e-5)
+
+
+def test_a_class_margin_is_a_start() -> None:
+    """Relevance of a difference of two logits is conserved, like that of one of them."""
+    network, x = relu_network(), torch.rand(2, 2, 8, 8).double()
+
+    class Margin(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            logits = network(x)
+            return logits[:, :1] - logits[:, 1:2]
+
+    (found,) = attribute("lrp", Margin(), x, [0], composite="epsilon", epsilon=1e-12)
+    torch.testing.assert_close(found.flatten(1).sum(1), Margin()(x)[:, 0], rtol=1e-5, atol=1e-8)
+
+
+def test_vgg19() -> None:
+    """VGG19 has 16 convolutions and here one linear layer, through all of which relevance is propagated."""
+    network, x = vgg19(3, 1, (64, 64), width=4), torch.rand(1, 3, 64, 64)
+    (found,) = attribute("lrp", network.eval(), x, [0], epsilon=1e-3)
+    operations = [line.operation for line in ledger(network, (x,), 0, epsilon=1e-3)]
+    assert operations.count("convolution") == 16 and operations.count("addmm") == 1
+    assert bool(torch.isfinite(found).all()) and bool(found.any())
 
 
 @pytest.mark.parametrize("dims", [2, 3])

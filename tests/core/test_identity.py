@@ -30,6 +30,7 @@ from harness.core.identity import (
     remember,
 )
 from harness.core.registry import KINDS, Registry
+from harness.metrics.resampling import resampled_by
 
 Write = Callable[[str, str], None]
 
@@ -417,8 +418,8 @@ def test_edit_changes_exactly_the_metrics_that_reach_it(edit: Write, module: str
     source = Path(sys.modules[module].__file__ or "").read_text()
     reached = {metric: _named_by(metric) for metric in METRICS if metric.__module__ == module}
     for metric in reached:  # the values of bootstrap samples belong to a metric as well
-        if resampled := KINDS["metric"].get(KINDS["metric"].name_of(metric)).facts["resampled"]:
-            reached[metric] |= _named_by(resampled)
+        if resample := resampled_by(metric):
+            reached[metric] |= _named_by(resample)
     before = {metric: component_digest(metric) for metric in reached}
     functions = re.findall(r"^def (\w+)\(", source, flags=re.MULTILINE)
     assert set.union(*reached.values()) <= set(functions)

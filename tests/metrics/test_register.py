@@ -51,7 +51,6 @@ def test_facts_are_kept():
         "ceiling": None,
         "needs": (),
         "interval": True,
-        "resampled": None,
         "inputs": ("target", "brain"),
         "kinds": (),
         "fault": None,

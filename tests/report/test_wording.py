@@ -76,10 +76,19 @@ class TestVerdict:
         assert text.startswith("undecided: 5 subjects")
         assert "leads" not in text
 
+    def test_boolean_axis_keeps_its_name(self) -> None:
+        """A single axis of true and false is named in labels, where one of names is not."""
+        for values, expected in (((False, True), "shuffled=False leads"), (("a", "b"), "a leads")):
+            axes = [{"shuffled": value} for value in values]
+            rows = [_row("one", GOOD, axes=axes[0]), _row("two", GOOD, axes=axes[1], flags=("control: labels",))]
+            assert verdict(build(rows, [DICE], "dice")).startswith(expected)
+
     def test_all_broken(self) -> None:
         """If no row can be ranked, the verdict says so."""
         text = verdict(build([_row("a", GOOD, flags=("collapsed in 6 of 6 folds",))], [DICE], "dice"))
-        assert text == "nothing is ranked: every configuration is incomplete, failed or collapsed."
+        assert (
+            text == "nothing is ranked: every configuration is incomplete, failed, collapsed, an oracle or a control."
+        )
 
     def test_one_sentence_per_profile(self, rows: list[Row]) -> None:
         """Each profile has its own sentence."""
