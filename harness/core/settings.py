@@ -49,6 +49,9 @@ class RunSettings:
     show_images : show pictures of people in the report, if the cohort has any. Generated
         pictures are always shown
     trials : trials of a hyper-parameter search, per outer fold
+    optuna : ``off`` keeps the candidates of a running search in memory; with the URI of a
+        database, an interrupted search goes on after its last finished candidate, and can
+        be watched (optuna-dashboard). Results are in the output folder in either case
     search_subjects : subjects reserved for a search that runs once per configuration
         and excluded from the evaluation; if empty, the search runs within each outer fold
     """
@@ -69,6 +72,7 @@ class RunSettings:
     report: bool = True
     show_images: bool = False
     trials: Annotated[int, Ge(1)] = 16
+    optuna: str = "off"
     search_subjects: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -85,6 +89,7 @@ class RunSettings:
         object.__setattr__(self, "out", str(absolute(self.out, "out")))
         object.__setattr__(self, "data", str(absolute(self.data, "data")) if self.data else "")
         object.__setattr__(self, "mlflow", absolute_sqlite(self.mlflow))
+        object.__setattr__(self, "optuna", absolute_sqlite(self.optuna, "optuna"))
 
     @property
     def folder(self) -> Path:
@@ -116,6 +121,8 @@ def settings_from(overrides: Mapping[str, JSON]) -> RunSettings:
     for key in ("ray", "mlflow"):
         if isinstance(values.get(key), bool):
             values[key] = "auto" if values[key] else "off"
+    if values.get("optuna") is False:
+        values["optuna"] = "off"
     if values.get("time_limit") is False:
         values["time_limit"] = "off"
     return RunSettings(**{key: checked(hints[key], value, key) for key, value in values.items()})
