@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.util
+import os
 import shutil
+import socket
 import subprocess
 import sys
 import uuid
@@ -284,3 +287,48 @@ def s3_url(_s3_address: str, monkeypatch: pytest.MonkeyPatch) -> str:
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name, raising=False)
     return f"s3://lab/{uuid.uuid4().hex}"
+
+
+def unprivileged() -> list[str]:
+    """Words before a command that must not run as root."""
+    return [] if os.geteuid() else ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+
+
+@pytest.fixture
+def postgresql(_postgresql: str) -> str:
+    """URI of a new database in PostgreSQL on loopback; skipped where PostgreSQL or its driver is absent."""
+    import psycopg
+
+    name = f"db{uuid.uuid4().hex}"
+    with psycopg.connect(f"{_postgresql}/postgres", autocommit=True) as connection:
+        connection.execute(f"create database {name}")
+    return f"{_postgresql}/{name}"
+
+
+@pytest.fixture(scope="session")
+def _postgresql() -> Iterator[str]:
+    pytest.importorskip("psycopg")
+    if None in [shutil.which(name) for name in ("initdb", "postgres", "pg_ctl")]:
+        pytest.skip("PostgreSQL is not installed (initdb, postgres and pg_ctl on the path)")
+    if not os.geteuid() and shutil.which("setpriv") is None:
+        pytest.skip("PostgreSQL does not run as root, and setpriv is absent")
+    # Not below pytest's folder, which only this user may enter, and whose name is too long for a socket.
+    with contextlib.ExitStack() as stack:
+        words = [*unprivileged(), "mktemp", "-d", "/tmp/harness-postgresql-XXXXXX"]
+        made = subprocess.run(words, capture_output=True, text=True, check=True)
+        home = Path(made.stdout.strip())
+        stack.callback(shutil.rmtree, home, ignore_errors=True)
+        _call("initdb", "-D", str(home / "db"), "-U", "harness", "--auth=trust", "--no-sync", "--encoding=UTF8")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
+        _call("pg_ctl", "-D", str(home / "db"), "-l", str(home / "log"), "-w", "-o", options, "start")
+        stack.callback(_call, "pg_ctl", "-D", str(home / "db"), "-m", "immediate", "-w", "stop")
+        yield f"postgresql://harness:pa%25ss@127.0.0.1:{port}"
+
+
+def _call(*words: str) -> None:
+    done = subprocess.run([*unprivileged(), *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL, cwd="/", timeout=120, check=False)  # fmt: skip
+    assert done.returncode == 0, words

@@ -44,6 +44,7 @@ from harness.sweep.run import run as run_cells
 from harness.tracking.client import check_uri
 from harness.tracking.tracker import Tracker, shown_uri
 from harness.tuning.resources import check_request
+from harness.tuning.studies import check_optuna
 
 __all__ = ["LIMIT_S", "Observer", "Result", "carry_out", "plan", "plan_of", "rebuild", "run", "table", "write_all"]
 
@@ -223,6 +224,7 @@ def carry_out(overrides: Overrides, texts: tuple[str, ...], observer: Observer) 
     request = resolve(overrides, texts=texts)
     check_request(request.settings)
     check_uri(request.settings.mlflow)
+    check_optuna(request.settings)
     _say_defaults(request, observer)
     made = prepare(request, say=observer.message)
     with contextlib.ExitStack() as held:

@@ -139,12 +139,12 @@ def sqlite_uri(path: Path) -> str:
     return f"sqlite:///{encoded}" if encoded == text else f"sqlite+pysqlite:///{encoded}"
 
 
-def absolute_sqlite(uri: str) -> str:
+def absolute_sqlite(uri: str, key: str = "mlflow") -> str:
     """Make the path of an SQLite URI absolute; other URIs are returned unchanged."""
     found = _SQLITE.fullmatch(uri)
     if found is None or found[2].startswith("/") or sqlite_path(uri) is None:
         return uri
-    return sqlite_uri(absolute(unquote(found[2]), "mlflow")) + (found[3] or "")
+    return sqlite_uri(absolute(unquote(found[2]), key)) + (found[3] or "")
 
 
 def sqlite_path(uri: str) -> Path | None:

@@ -51,6 +51,9 @@ class RunSettings:
     show_images : show pictures of people in the report, if the cohort has any. Generated
         pictures are always shown
     trials : trials of a hyper-parameter search, per outer fold
+    optuna : ``off`` keeps the candidates of a running search in memory; with the URI of a
+        database, an interrupted search goes on after its last finished candidate, and can
+        be watched (optuna-dashboard). Results are in the output folder in either case
     search_subjects : subjects reserved for a search that runs once per configuration
         and excluded from the evaluation; if empty, the search runs within each outer fold
     """
@@ -71,6 +74,7 @@ class RunSettings:
     report: bool = True
     show_images: bool = False
     trials: Annotated[int, Ge(1)] = 16
+    optuna: str = "off"
     search_subjects: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -87,6 +91,7 @@ class RunSettings:
         object.__setattr__(self, "out", bucket_url(str(self.out), "out") or str(absolute(self.out, "out")))
         object.__setattr__(self, "data", str(absolute(self.data, "data")) if self.data else "")
         object.__setattr__(self, "mlflow", absolute_sqlite(self.mlflow))
+        object.__setattr__(self, "optuna", absolute_sqlite(self.optuna, "optuna"))
 
     @property
     def bucket(self) -> str:
@@ -125,6 +130,8 @@ def settings_from(overrides: Mapping[str, JSON]) -> RunSettings:
     for key in ("ray", "mlflow"):
         if isinstance(values.get(key), bool):
             values[key] = "auto" if values[key] else "off"
+    if values.get("optuna") is False:
+        values["optuna"] = "off"
     if values.get("time_limit") is False:
         values["time_limit"] = "off"
     for key, value in values.items():

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness.core.errors import HarnessError, RequestError
-from harness.core.paths import sqlite_path, sqlite_uri, without_password
+from harness.core.databases import check_driver
+from harness.core.errors import HarnessError
+from harness.core.paths import sqlite_path, sqlite_uri
 
 __all__ = ["check_uri", "exclusive", "open_client"]
 
 _SERVED = ("http", "https", "databricks", "databricks-uc")
-# Module of the driver that SQLAlchemy takes for each database (psycopg since its version 2.1), and how to install it.
-_DRIVERS = {
-    "sqlite": ("sqlite3", "it is part of Python"),
-    "postgresql": ("psycopg", "pip install -c constraints.txt -e '.[postgres]'"),
-    "mysql": ("MySQLdb", "pip install mysqlclient, or name another driver (mysql+pymysql://…)"),
-    "mssql": ("pyodbc", "pip install pyodbc, or name another driver (mssql+pymssql://…)"),
-}
+_ACCEPTED = (
+    "auto, off, or the URI of a server or database (http://HOST:5000, postgresql://USER@HOST/NAME, sqlite:///FILE), "
+    "GOT; artifacts on s3:// belong to the server (mlflow server --artifacts-destination)"
+)
 
 
 def check_uri(uri: str) -> None:
@@ -39,24 +36,9 @@ def check_uri(uri: str) -> None:
     """
     if uri in ("auto", "off", "databricks"):
         return
-    scheme, sign, _ = uri.partition("://")
-    database, _, driver = scheme.lower().partition("+")
-    shown = without_password(uri)
-    if sign and database in _SERVED:
+    if uri.lower().startswith(tuple(f"{one}://" for one in _SERVED)):
         return
-    if database == "postgres":
-        raise RequestError(f"mlflow must be written postgresql://…, got {shown}; postgres:// is not read any more")
-    if not sign or database not in _DRIVERS:
-        raise RequestError(
-            "mlflow must be auto, off, or the URI of a server or database (http://HOST:5000, "
-            f"postgresql://USER@HOST/NAME, sqlite:///FILE), got {shown}; artifacts on s3:// belong to the server "
-            "(mlflow server --artifacts-destination)"
-        )
-    module, remedy = _DRIVERS[database]
-    if driver and driver != "pysqlite":
-        module, remedy = driver, f"pip install {driver}"
-    if importlib.util.find_spec(module) is None:
-        raise RequestError(f"mlflow={shown} needs the package {module}, which is not installed: {remedy}")
+    check_driver(uri, "mlflow", _ACCEPTED)
 
 
 def open_client(uri: str) -> Any:

@@ -33,6 +33,7 @@ from harness.pipeline.job import execute, unlimited
 from harness.storage.bucket import Bucket
 from harness.storage.patience import Patience
 from harness.storage.store import CellRecord, Store, write_record
+from harness.tuning.guard import guarded
 from harness.tuning.watch import Deadline, Process, TimeLimit, end_with
 
 __all__ = [
@@ -293,17 +294,26 @@ def session(settings: RunSettings) -> Iterator[None]:
     import ray
 
     # An existing session, e.g. of a notebook or test, is used and left running.
-    ours = not ray.is_initialized()
-    if ours:
-        # "local" starts a new session even if another one runs on this machine.
-        address = "local" if settings.ray == "auto" else settings.ray
-        here: dict[str, Any] = {"include_dashboard": False, "num_cpus": usable_cores()} if address == "local" else {}
-        try:
-            _check_reachable(address)
-        except OSError as error:
-            raise RequestError(
-                f"a Ray cluster must be reachable at ray={address}, got {error}; start one, or set ray=auto"
-            ) from None
+    ours = contextlib.nullcontext() if ray.is_initialized() else _started(settings)
+    with ours, _silent_tune():
+        yield
+
+
+@contextlib.contextmanager
+def _started(settings: RunSettings) -> Iterator[None]:
+    """Ray, started or connected to as the settings say, and shut down at the end of the block."""
+    import ray
+
+    # "local" starts a new session even if another one runs on this machine.
+    address = "local" if settings.ray == "auto" else settings.ray
+    here: dict[str, Any] = {"include_dashboard": False, "num_cpus": usable_cores()} if address == "local" else {}
+    try:
+        _check_reachable(address)
+    except OSError as error:
+        raise RequestError(
+            f"a Ray cluster must be reachable at ray={address}, got {error}; start one, or set ray=auto"
+        ) from None
+    with guarded(os.getpid(), Path(ray.__file__).resolve().parent) if here else contextlib.nullcontext():
         try:
             with _own_handler():
                 ray.init(
@@ -319,7 +329,15 @@ def session(settings: RunSettings) -> Iterator[None]:
                 f"{_token_text()}, the cluster may have another one. Copy the token of its head "
                 "(~/.ray/auth_token) and set RAY_AUTH_MODE=token; or it is no Ray cluster of this version"
             ) from None
-    # Failures of trials are recorded in the store; tracebacks of Tune itself would bury the messages of the run.
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _silent_tune() -> Iterator[None]:
+    """Failures of trials are recorded in the store; tracebacks of Tune itself would bury the messages of the run."""
     logger = logging.getLogger("ray.tune")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -327,8 +345,6 @@ def session(settings: RunSettings) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-        if ours:
-            ray.shutdown()
 
 
 def _token_text() -> str:

@@ -161,7 +161,7 @@ def perform(
     if settings.ray == "off":
         for search in searches:
             started = time.perf_counter()
-            ended(search, try_here(search), time.perf_counter() - started, 1)
+            ended(search, try_here(search, settings), time.perf_counter() - started, 1)
     elif searches:
         try_on_ray(searches, store, settings, ended)
     return results

@@ -9,7 +9,6 @@ from typing import Any
 
 from harness.core.errors import CellError, first_line
 from harness.core.identity import Code, codes_read, remember
-from harness.core.seeding import seed_of
 from harness.core.settings import RunSettings
 from harness.core.space import Choice
 from harness.data.table import open_cohort
@@ -19,6 +18,7 @@ from harness.tuning.jobs import check_resources, fit, keep_to_granted_gpus, open
 from harness.tuning.nested import FACTOR, Candidate, Report, Search, epochs_of, train_candidate
 from harness.tuning.resources import cluster, room
 from harness.tuning.spaces import decoded, distributions
+from harness.tuning.studies import earlier, kept_in, reachable, sampler
 from harness.tuning.watch import Process, end_with
 
 __all__ = ["Ended", "try_here", "try_on_ray"]
@@ -29,25 +29,29 @@ Ended = Callable[[Search, tuple[Candidate, ...], float, int], None]
 _NUMBER = "search"  # key of the search's index in a trial's config; never the key of an option
 
 
-def try_here(search: Search) -> tuple[Candidate, ...]:
+def try_here(search: Search, settings: RunSettings) -> tuple[Candidate, ...]:
     """Run a search with Optuna in this process, one candidate after the other."""
     import optuna
 
     cohort = open_cohort(search.cohort)
-    found: list[Candidate] = []
-    with _quiet():
+    with _quiet(), reachable(settings):
+        found = list(earlier(search, settings))
         study = optuna.create_study(
             direction="maximize",
-            sampler=_sampler(search),
+            load_if_exists=True,
+            **kept_in(search, settings),
+            sampler=sampler(search, settings),
             pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=_grace(search), reduction_factor=FACTOR),
         )
-        for _ in range(search.trials):
+        for _ in range(search.trials - len(found)):
             trial = study.ask(distributions(search.space))
             values = decoded(search.space, trial.params)
             curve: list[float] = []
             report = _pruned_report(trial, epochs_of(search, values), curve)
             try:
                 train_candidate(search, values, cohort, report)
+            except optuna.exceptions.StorageInternalError:
+                raise
             except optuna.TrialPruned:
                 study.tell(trial, state=optuna.trial.TrialState.PRUNED)
                 found.append(Candidate(values, "stopped", curve[-1], len(curve)))
@@ -82,10 +86,26 @@ def try_on_ray(searches: Sequence[Search], store: Store, settings: RunSettings, 
     search starts when the previous one has ended, so that at most one is lost if the
     driver is killed.
     """
-    from ray import tune
 
     check_resources(settings)
-    at_once = min(room(cluster(), settings), searches[0].trials)
+    with _quiet(), reachable(settings):
+        known = [earlier(search, settings) for search in searches]
+    for search, candidates in zip(searches, known, strict=True):
+        if len(candidates) == search.trials:
+            ended(search, candidates, 0.0, 1)
+    left = [(search, own) for search, own in zip(searches, known, strict=True) if len(own) < search.trials]
+    if left:
+        _try_on_ray([search for search, _ in left], [own for _, own in left], settings, ended)
+
+
+def _try_on_ray(
+    searches: Sequence[Search], known: Sequence[tuple[Candidate, ...]], settings: RunSettings, ended: Ended
+) -> None:
+    """Run searches, of which some candidates are known."""
+    from ray import tune
+
+    counts = [search.trials - len(own) for search, own in zip(searches, known, strict=True)]
+    at_once = min(room(cluster(), settings), max(counts))
     trainable = tune.with_parameters(
         _try_candidate,
         searches=list(searches),
@@ -94,14 +114,14 @@ def try_on_ray(searches: Sequence[Search], store: Store, settings: RunSettings, 
         codes=codes_read(),
         driver=Process.current(),
     )
-    with _quiet(), storage(settings.folder / "ray") as folder:
+    with _quiet(), reachable(settings), storage(settings.folder / "ray") as folder:
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": settings.cpus, "gpu": settings.gpus}),
             tune_config=tune.TuneConfig(
                 metric="value",
                 mode="max",
-                num_samples=sum(search.trials for search in searches),
-                search_alg=_proposals(searches),
+                num_samples=sum(counts),
+                search_alg=_proposals(searches, counts, settings),
                 scheduler=_rungs(searches),
                 max_concurrent_trials=at_once,
                 reuse_actors=True,
@@ -112,7 +132,7 @@ def try_on_ray(searches: Sequence[Search], store: Store, settings: RunSettings, 
                 name="search",
                 storage_path=str(folder),
                 verbose=0,
-                callbacks=[_monitor(searches, at_once, ended)],
+                callbacks=[_monitor(searches, known, at_once, ended)],
                 # A trial fails only if its node or worker died, so it is retried.
                 failure_config=tune.FailureConfig(max_failures=2),
             ),
@@ -156,7 +176,7 @@ def _try_candidate(
         tune.report({"error": first_line(problem)})
 
 
-def _proposals(searches: Sequence[Search]) -> Any:
+def _proposals(searches: Sequence[Search], counts: Sequence[int], settings: RunSettings) -> Any:
     """The search algorithm for Tune; a factory function, because its base class needs Ray."""
     from ray.tune.search import Searcher
     from ray.tune.search.optuna import OptunaSearch
@@ -169,10 +189,11 @@ def _proposals(searches: Sequence[Search]) -> Any:
             self._number, self._asked, self._ended = 0, 0, 0
             self._study = self._next()
             self._studies: dict[str, Any] = {}
+            self._epochs: dict[str, int] = {}  # last one that the study knows
 
         def suggest(self, trial_id: str) -> dict[str, Any] | None:
             """The next candidate; ``None`` while the last candidates of a search are still training."""
-            if self._asked == searches[self._number].trials:
+            if self._asked == counts[self._number]:
                 if self._ended < self._asked or self._number + 1 == len(searches):
                     return None
                 self._number, self._asked, self._ended = self._number + 1, 0, 0
@@ -183,12 +204,15 @@ def _proposals(searches: Sequence[Search]) -> Any:
 
         def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
             """Pass an epoch's result to the study; failures have no value and are passed when the trial ends."""
-            if "value" in result:
+            if "value" in result and result["epoch"] > self._epochs.get(trial_id, 0):
+                self._epochs[trial_id] = result["epoch"]
                 self._studies[trial_id].on_trial_result(trial_id, result)
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
             """Pass the final result to the study."""
             failed = error or "value" not in (result or {})
+            if not failed:  # the epoch at which ASHA stopped it was not passed yet
+                self.on_trial_result(trial_id, result or {})
             self._studies[trial_id].on_trial_complete(trial_id, None if failed else result, failed)
             self._ended += 1
 
@@ -197,7 +221,14 @@ def _proposals(searches: Sequence[Search]) -> Any:
 
         def _next(self) -> Any:
             one = searches[self._number]
-            return OptunaSearch(distributions(one.space), metric="value", mode="max", sampler=_sampler(one))
+            return OptunaSearch(
+                distributions(one.space), metric="value", mode="max",
+                sampler=sampler(one, settings), **kept_in(one, settings),
+            )  # fmt: skip
+
+        def __reduce__(self) -> tuple[Any, tuple[()]]:
+            """Leave out the studies when Tune pickles this, because the URI of their database may have a password."""
+            return Searcher, ()
 
     return Proposals()
 
@@ -246,7 +277,7 @@ def _rungs(searches: Sequence[Search]) -> Any:
     return Rungs()
 
 
-def _monitor(searches: Sequence[Search], at_once: int, ended: Ended) -> Any:
+def _monitor(searches: Sequence[Search], known: Sequence[tuple[Candidate, ...]], at_once: int, ended: Ended) -> Any:
     """The driver's callback; a factory function, because its base class needs Ray."""
     from ray import tune
 
@@ -286,11 +317,11 @@ def _monitor(searches: Sequence[Search], at_once: int, ended: Ended) -> Any:
             number = trial.config[_NUMBER]
             self._finished[number] = self._finished.get(number, 0) + 1
             search = searches[number]
-            if self._finished[number] == search.trials:
+            if self._finished[number] + len(known[number]) == search.trials:
                 now, before = time.perf_counter(), self._since
                 self._since = now
                 trials = tuple(_candidate(search, seen) for seen in self._seen.pop(number).values())
-                ended(search, trials, now - before, at_once)
+                ended(search, (*known[number], *trials), now - before, at_once)
 
         def __reduce__(self) -> tuple[Any, tuple[()]]:
             """Replace the callback when Tune pickles it to restore a run; runs are resumed from the store instead."""
@@ -305,14 +336,6 @@ def _candidate(search: Search, seen: Mapping[str, Any]) -> Candidate:
     if seen["error"] or not curve:
         return Candidate(values, "failed", None, len(curve), seen["error"] or "it did not start")
     return Candidate(values, "done" if len(curve) == epochs_of(search, values) else "stopped", curve[-1], len(curve))
-
-
-def _sampler(search: Search) -> Any:
-    import optuna
-
-    # By default, Optuna draws the first ten candidates at random; a short search must learn from fewer.
-    startup = min(10, max(1, search.trials // 2))
-    return optuna.samplers.TPESampler(n_startup_trials=startup, seed=seed_of(search.seed, "search") % 2**32)
 
 
 def _longest(search: Search) -> int:

@@ -30,11 +30,11 @@ chaos = loaded()
 
 @pytest.mark.ray
 def test_three_rounds_pass() -> None:
-    """Two drivers, a segfault and a killed worker end in the undisturbed tables, without twins or orphans."""
+    """A cell that raises, a killed driver and two drivers end in the undisturbed tables, without twins or orphans."""
     if why := chaos.missing_rights():
         pytest.skip(f"chaos {why}")
     done = subprocess.run(
-        [sys.executable, str(PROGRAM), "--rounds", "3", "--seed", "2"], capture_output=True, text=True, check=False
+        [sys.executable, str(PROGRAM), "--rounds", "3", "--seed", "0"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 of 3 rounds passed" in done.stdout

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import os
-import shutil
-import socket
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +14,6 @@ from harness.core.errors import RequestError
 from harness.tracking.client import check_uri
 
 Overrides = Callable[..., dict[str, Any]]
-PROGRAMS = [shutil.which(name) for name in ("initdb", "postgres", "pg_ctl")]
 
 
 @pytest.mark.parametrize(
@@ -68,41 +62,6 @@ def test_a_run_is_refused_before_it_reads_data(tiny_overrides: Overrides, tmp_pa
     with pytest.raises(RequestError, match="mlflow must be auto, off"):
         harness.run(**tiny_overrides(tmp_path / "runs", mlflow="s3://bucket/x"))
     assert not (tmp_path / "runs").exists()
-
-
-def unprivileged() -> list[str]:
-    """Words before a command that must not run as root."""
-    return [] if os.geteuid() else ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
-
-
-@pytest.fixture(scope="module")
-def postgresql() -> Iterator[str]:
-    """URI of a new PostgreSQL server on loopback; skipped where PostgreSQL or its driver is absent."""
-    pytest.importorskip("psycopg")
-    if None in PROGRAMS:
-        pytest.skip("PostgreSQL is not installed (initdb, postgres and pg_ctl on the path)")
-    if not os.geteuid() and shutil.which("setpriv") is None:
-        pytest.skip("PostgreSQL does not run as root, and setpriv is absent")
-    # Not below pytest's folder, which only this user may enter, and whose name is too long for a socket.
-    with contextlib.ExitStack() as stack:
-        words = [*unprivileged(), "mktemp", "-d", "/tmp/harness-postgresql-XXXXXX"]
-        made = subprocess.run(words, capture_output=True, text=True, check=True)
-        home = Path(made.stdout.strip())
-        stack.callback(shutil.rmtree, home, ignore_errors=True)
-        _call("initdb", "-D", str(home / "db"), "-U", "harness", "--auth=trust", "--no-sync", "--encoding=UTF8")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c fsync=off"
-        _call("pg_ctl", "-D", str(home / "db"), "-l", str(home / "log"), "-w", "-o", options, "start")
-        stack.callback(_call, "pg_ctl", "-D", str(home / "db"), "-m", "immediate", "-w", "stop")
-        yield f"postgresql://harness:pa%25ss@127.0.0.1:{port}/postgres"
-
-
-def _call(*words: str) -> None:
-    done = subprocess.run([*unprivileged(), *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                          stderr=subprocess.DEVNULL, cwd="/", timeout=120, check=False)  # fmt: skip
-    assert done.returncode == 0, words
 
 
 def test_runs_are_tracked_in_postgresql(postgresql: str, tiny_overrides: Overrides, tmp_path: Path) -> None:

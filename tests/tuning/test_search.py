@@ -233,7 +233,7 @@ def test_candidates_lie_in_the_space(
     )
     search = dataclasses.replace(_on_disk(_search(guarded[0], request), data, request), space=space, trials=12)
     monkeypatch.setattr(trying, "train_candidate", _synthetic(lambda values: [values["recipe.lr"]]))
-    trials = trying.try_here(search)
+    trials = trying.try_here(search, request.settings)
     assert len(trials) == 12
     for trial in trials:
         assert list(trial.values) == ["recipe.lr", "recipe.epochs", "recipe.augmentation"]
@@ -252,7 +252,7 @@ def test_bad_candidates_are_stopped(
     monkeypatch.setattr(
         trying, "train_candidate", _synthetic(lambda values: [values["recipe.lr"] * epoch for epoch in range(1, 10)])
     )
-    trials = trying.try_here(search)
+    trials = trying.try_here(search, request.settings)
     stopped = [trial for trial in trials if trial.state == "stopped"]
     best = max(trials, key=lambda trial: trial.values["recipe.lr"])
     assert stopped
