@@ -95,11 +95,15 @@ def try_on_ray(searches: Sequence[Search], store: Store, settings: RunSettings, 
             ended(search, candidates, 0.0, 1)
     left = [(search, own) for search, own in zip(searches, known, strict=True) if len(own) < search.trials]
     if left:
-        _try_on_ray([search for search, _ in left], [own for _, own in left], settings, ended)
+        _try_on_ray([search for search, _ in left], [own for _, own in left], store, settings, ended)
 
 
 def _try_on_ray(
-    searches: Sequence[Search], known: Sequence[tuple[Candidate, ...]], settings: RunSettings, ended: Ended
+    searches: Sequence[Search],
+    known: Sequence[tuple[Candidate, ...]],
+    store: Store,
+    settings: RunSettings,
+    ended: Ended,
 ) -> None:
     """Run searches, of which some candidates are known."""
     from ray import tune
