@@ -5,8 +5,8 @@ means and pooled values with the plain scale and with the scale that this projec
 and pooled values with the BCa bootstrap of SciPy. Then the error of the paired
 comparisons under the null hypothesis: how often a table of equal configurations has a
 significant difference, an unadjusted interval that excludes 0, and a first row whose own
-interval covers its true mean. Last, intervals of cross-validated values whose networks
-depend on the training subjects, for several shares of the training in the variance.
+interval covers its true mean. Last, intervals of cross-validated values whose models
+depend on the training subjects and on chance, for several shares of each in the variance.
 
     python benchmarks/intervals.py [samples=1000]
 """
@@ -27,6 +27,7 @@ from harness.metrics.agreement import icc
 from harness.stats.intervals import (
     UNBOUNDED,
     Range,
+    Training,
     jackknife_interval,
     mean_interval,
     paired_differences,
@@ -179,39 +180,65 @@ def show_tables(samples: int, rng: np.random.Generator) -> None:
 
 
 def show_trainings(samples: int, rng: np.random.Generator) -> None:
-    """Cross-validated values that depend on test and training subjects.
+    """Cross-validated values that depend on test subjects, on training subjects and on chance.
 
-    The value of a fold is the mean influence of its test subjects plus the mean influence
-    of its training subjects, as for any smooth statistic. Two rows that are compared have
-    the same true value, the same test subjects and trainings of their own.
+    The value of a fold is the mean influence of its test subjects, plus the mean influence
+    of its training subjects, as for any smooth statistic, plus the chance of each training.
+    Two rows that are compared have the same true value, the same test subjects and
+    trainings of their own.
     """
-    print(f"\n{'folds':>6}{'training/test':>15}{'given models':>14}{'used here':>11}{'N. & B.':>9}{'test error':>12}")
+    print("\nvariance relative to that of test subjects; SD/SE in brackets")
+    print(f"{'folds':>6}{'subjects':>10}{'chance':>8}{'seeds':>7}{'given models':>16}{'used here':>16}"
+          f"{'N. & B.':>16}{'test error':>12}")  # fmt: skip
+    fits = [(ratio, 0.0, 1) for ratio in (0.0, 1.0, 4.0, 8.0, 100.0)]
+    trainings = [(ratio, chance, seeds) for seeds in (1, 2, 3) for ratio, chance in
+                 ((0.0, 1.0), (0.0, 8.0), (1.0, 8.0), (4.0, 8.0), (8.0, 1.0))]  # fmt: skip
     for folds in (3, 5):
-        for ratio in (0.0, 1.0, 4.0, 8.0, 100.0):
-            covered: dict[str, list[bool]] = {"models": [], "used": [], "corrected": []}
+        for ratio, chance, seeds in (*fits, *trainings):
+            training: Training = "random" if chance else "deterministic"
+            found: dict[str, list[tuple[float, float, bool]]] = {"models": [], "used": [], "corrected": []}
             wrong = []
             for _ in range(4 * samples):
-                rows = [_fold_values(rng, folds, 8, ratio) for _ in range(2)]
-                values = rows[0]
-                by_fold = values.mean(axis=1)
-                given = mean_interval(values.ravel())
-                found = jackknife_interval(with_training(by_fold, given.se), float(by_fold.mean()))
-                half = stats.t.ppf(0.975, folds - 1) * by_fold.std(ddof=1) * math.sqrt(1 / folds + 1 / (folds - 1))
-                covered["models"].append(given.low <= 0 <= given.high)
-                covered["used"].append(found.low <= 0 <= found.high)
-                covered["corrected"].append(abs(by_fold.mean()) <= half)
-                table = [with_training(one.mean(axis=1), mean_interval(one.ravel()).se) for one in rows]
+                rows = [_fold_values(rng, folds, 8, ratio, chance, seeds) for _ in range(2)]
+                pseudo, errors = [one.mean(axis=2) for one in rows], [_error(one) for one in rows]
+                by_fold = pseudo[0].mean(axis=0)
+                mean, given = float(by_fold.mean()), mean_interval(rows[0].mean(axis=0).ravel())
+                used = jackknife_interval(with_training(pseudo[0], errors[0], training=training), mean)
+                error = by_fold.std(ddof=1) * math.sqrt(1 / folds + 1 / (folds - 1))
+                half = stats.t.ppf(0.975, folds - 1) * error
+                found["models"].append((mean, given.se, given.low <= 0 <= given.high))
+                found["used"].append((mean, used.se, used.low <= 0 <= used.high))
+                found["corrected"].append((mean, float(error), abs(mean) <= half))
+                table = [with_training(one, se, training=training) for one, se in zip(pseudo, errors, strict=True)]
                 wrong.append(not paired_differences(table, minimum=3).indistinguishable.all())
-            shares = [float(np.mean(one)) for one in (*covered.values(), wrong)]
-            print(f"{folds:6}{ratio:15.0f}{shares[0]:14.3f}{shares[1]:11.3f}{shares[2]:9.3f}{shares[3]:12.3f}")
+            cells = [_covered(np.array(one)) for one in found.values()]
+            print(f"{folds:6}{ratio:10.0f}{chance:8.0f}{seeds:7}" + "".join(f"{cell:>16}" for cell in cells)
+                  + f"{np.mean(wrong):12.3f}")  # fmt: skip
 
 
-def _fold_values(rng: np.random.Generator, folds: int, size: int, ratio: float) -> Array:
-    """Values (folds, size) of test subjects; ``ratio`` is the variance from training over that from testing."""
+def _covered(found: Array) -> str:
+    """Coverage, and the standard deviation of the values relative to the stated errors."""
+    return f"{found[:, 2].mean():.3f} ({found[:, 0].std() / math.sqrt(np.mean(found[:, 1] ** 2)):.2f})"
+
+
+def _error(values: Array) -> float:
+    """Standard error over test subjects of values (seeds, folds, size), for the trained models."""
+    return mean_interval(values.mean(axis=0).ravel()).se
+
+
+def _fold_values(
+    rng: np.random.Generator, folds: int, size: int, ratio: float, chance: float = 0.0, seeds: int = 1
+) -> Array:
+    """Values (seeds, folds, size) of test subjects.
+
+    ``ratio`` and ``chance`` are the variances from training subjects and from the chance of
+    each training over that from test subjects.
+    """
     test = rng.normal(size=(folds, size))
     influence = math.sqrt(ratio) * rng.normal(size=(folds, size)).mean(axis=1)
     trained = (influence.sum() - influence) / (folds - 1)
-    return test + trained[:, None]
+    own = math.sqrt(chance / size) * rng.normal(size=(seeds, folds))
+    return test[None] + (trained + own)[..., None]
 
 
 if __name__ == "__main__":

@@ -250,7 +250,7 @@ def deeplift(
     """
     model = Connected(model)
     _refuse_reused(model, inputs)
-    if not items_are_independent(model, inputs):
+    if not items_are_independent(model, inputs, 2 * min(batch_size, len(inputs[0]))):
         raise HarnessError(
             "deeplift computes the input and its baseline in one batch, but the outputs of the model depend on other "
             "items in the batch; choose integrated_gradients, or use batch normalisation with running statistics"

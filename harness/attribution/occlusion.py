@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Annotated, TypeAlias
 
 import torch
@@ -263,6 +262,7 @@ class _Occluded:
     ) -> None:
         self.inputs, self.base = inputs, base
         self._model, self._most, self._memory_bytes = model, batch_size or _MOST_AT_ONCE, memory_bytes
+        self._known: dict[int, bool] = {}
         self._network: Incremental | None = None
         if graph is not None:
             try:
@@ -287,12 +287,12 @@ class _Occluded:
         pilot = some[torch.linspace(0, len(some) - 1, min(_PILOT, len(some), self._most)).round().long()]
         network.changes(which, *self._boxes(which, grid, pilot))
         few, whole = network.products
-        if few > _WORTH * whole or (network.is_joint and not self._independent):
+        if few > _WORTH * whole or (network.is_joint and not self._independent()):
             raise _NotWorth
         size = max(1, min(self._most, int(self._memory_bytes * len(pilot) / max(1, network.peak_bytes))))
         chunks = [slice(start, start + size) for start in range(0, len(some), size)]
         found = torch.cat([network.changes(which, *self._boxes(which, grid, some[chunk])) for chunk in chunks])
-        if network.is_joint and not self._independent:  # a layer may be computed completely for some windows only
+        if network.is_joint and not self._independent():  # a layer may be computed completely for some windows only
             raise _NotWorth
         return -found[:, list(targets)]
 
@@ -323,15 +323,17 @@ class _Occluded:
         size = min(self._most, max(1, int(self._memory_bytes / _activation_bytes(self._model, self.inputs))))
         return (before - self._outputs(which, grid, some, size))[:, list(targets)]
 
-    @cached_property
-    def _independent(self) -> bool:
-        """Whether the outputs for an image do not depend on other images in the batch."""
-        return items_are_independent(self._model, self.inputs)
+    def _independent(self, size: int = 3) -> bool:
+        """Whether the outputs for an image do not depend on other images in batches of this size."""
+        if size not in self._known:
+            self._known[size] = items_are_independent(self._model, self.inputs, size)
+        return self._known[size]
 
     def _outputs(self, which: int, grid: Windows, some: _Some, size: int) -> Tensor:
         """Outputs, (M, K), for the occluded images, by forward passes of at most ``size`` images."""
         several = size > 1 and len(some) > 1
-        rows = torch.arange(len(some), device=some.starts.device).split(size if several and self._independent else 1)
+        joint = several and self._independent(min(size, len(some)))
+        rows = torch.arange(len(some), device=some.starts.device).split(size if joint else 1)
         return torch.cat([self._pass(which, grid, some[each]) for each in rows])
 
     def _pass(self, which: int, grid: Windows, some: _Some) -> Tensor:

@@ -37,6 +37,7 @@ __all__ = [
     "StoreError",
     "UnknownName",
     "first_line",
+    "raise_together",
 ]
 
 
@@ -107,6 +108,15 @@ class OutOfRange(RequestError):
 
 class BadSyntax(RequestError):
     """An override that cannot be parsed."""
+
+
+def raise_together(faults: Sequence[RequestError]) -> None:
+    """Raise the faults of a request as one error, so that all of them can be mended at once; nothing without faults."""
+    texts = list(dict.fromkeys(map(str, faults)))
+    if len(texts) == 1:
+        raise faults[0]
+    if texts:
+        raise RequestError("\n".join([f"{len(texts)} faults in the request:", *(f"- {text}" for text in texts)]))
 
 
 class RegistrationError(HarnessError):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
 
-from harness.core.errors import OutOfRange, UnknownName
+from harness.core.errors import OutOfRange, RequestError, UnknownName, raise_together
 from harness.core.paths import absolute, absolute_sqlite
 from harness.core.types import JSON
 from harness.core.values import checked
@@ -111,10 +111,8 @@ def settings_from(overrides: Mapping[str, JSON]) -> RunSettings:
     """Create settings from overrides; every value is checked against its type and bounds."""
     hints: dict[str, Any] = typing.get_type_hints(RunSettings, include_extras=True)
     known = {field.name for field in dataclasses.fields(RunSettings)}
-    for key in overrides:
-        if key not in known:
-            raise UnknownName("setting", key, known)
-    values = dict(overrides)
+    faults: list[RequestError] = [UnknownName("setting", key, known) for key in overrides if key not in known]
+    values = {key: value for key, value in overrides.items() if key in known}
     for key in ("exclude", "search_subjects"):
         if isinstance(values.get(key), str):
             values[key] = (values[key],)
@@ -125,4 +123,10 @@ def settings_from(overrides: Mapping[str, JSON]) -> RunSettings:
         values["optuna"] = "off"
     if values.get("time_limit") is False:
         values["time_limit"] = "off"
-    return RunSettings(**{key: checked(hints[key], value, key) for key, value in values.items()})
+    for key, value in values.items():
+        try:
+            values[key] = checked(hints[key], value, key)
+        except RequestError as error:
+            faults.append(error)
+    raise_together(faults)
+    return RunSettings(**values)

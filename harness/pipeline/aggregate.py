@@ -27,12 +27,13 @@ from harness.metrics.register import evaluate, evaluate_ceiling, evaluate_chance
 from harness.pipeline.artifacts import read_values
 from harness.pipeline.cell import ENSEMBLE, Cell, Job, digest, explanations_of, failure_of, holds, records_of, restored
 from harness.pipeline.explain import chosen_target, classified_target
-from harness.pipeline.group_maps import GroupScores, score_group
+from harness.pipeline.group_maps import GroupScores, score_group, training_of
 from harness.pipeline.pooled import cached
 from harness.pipeline.rows import MetricFacts, Row, Values, null_of, number_of, score_from_json, score_to_json
 from harness.pipeline.score import LOW_SPREAD, level_of
 from harness.stats.intervals import (
     MINIMUM_SUBJECTS,
+    Training,
     jackknife_interval,
     pseudo_values,
     takes_training_in,
@@ -638,12 +639,14 @@ class _Sampled:
     ----------
     subjects : names of the subjects, in order
     rows : indices of the samples of each subject
-    tables : columns (n,) over samples, by metric, for each table and seed
+    tables : columns (n,) over samples, by metric, for each table and seed; seeds vary fastest
+    seeds : number of seeds
     """
 
     subjects: tuple[str, ...]
     rows: tuple[Array, ...]
     tables: tuple[Mapping[str, Array], ...]
+    seeds: int
 
 
 def _sampled(tables: Sequence[Table], needed: set[str], subjects: Mapping[str, str]) -> _Sampled:
@@ -665,7 +668,7 @@ def _sampled(tables: Sequence[Table], needed: set[str], subjects: Mapping[str, s
         for table in tables
         for seed in seeds
     )
-    return _Sampled(tuple(order), tuple(np.array(rows[subject]) for subject in order), columns)
+    return _Sampled(tuple(order), tuple(np.array(rows[subject]) for subject in order), columns, len(seeds))
 
 
 def _seeds(tables: Sequence[Table]) -> list[int]:
@@ -682,12 +685,12 @@ def chosen_on_validation(task: Task) -> list[str]:
     return [label for label in pooled if label in needed]
 
 
-def _statistic(component: Component, sampled: _Sampled) -> Callable[[Array], float]:
-    """A function of subject indices that returns the mean of a pooled metric over the tables."""
+def _statistic(component: Component, sampled: _Sampled, tables: slice = slice(None)) -> Callable[[Array], float]:
+    """A function of subject indices that returns the mean of a pooled metric over the tables, or some of them."""
 
     def statistic(subjects: Array) -> float:
         rows = np.concatenate([sampled.rows[subject] for subject in subjects])
-        columns = ({name: column[rows] for name, column in table.items()} for table in sampled.tables)
+        columns = ({name: column[rows] for name, column in table.items()} for table in sampled.tables[tables])
         return float(np.mean([evaluate(component, MetricInputs(columns=one)) for one in columns]))
 
     return statistic
@@ -716,27 +719,34 @@ def pooled_value(
     sampled = _sampled(tables, _reads(task, label), subjects)
     # A metric without an interval, such as a p value by permutation, can take long.
     used = paired or METRICS.get(METRICS.name_of(component.func)).facts["interval"]
-    pseudo = _pseudo_values(component, sampled, folds) if used else {}
+    pseudo = _pseudo_values(component, sampled, folds, training_of(task)) if used else {}
     missing = {} if folds else dict.fromkeys(sampled.subjects, math.nan)
     pairs = {unit: null_of(value) for unit, value in {**missing, **pseudo}.items()} if used else {}
     return {"score": score_to_json(_pooled_score(component, sampled, list(pseudo.values()))), "paired": pairs}
 
 
-def _pseudo_values(component: Component, sampled: _Sampled, folds: Mapping[str, int]) -> dict[str, float]:
+def _pseudo_values(
+    component: Component, sampled: _Sampled, folds: Mapping[str, int], training: Training
+) -> dict[str, float]:
     """Jackknife pseudo-values of a pooled metric, by fold or by subject; subjects without all columns have none."""
     needed = METRICS.get(METRICS.name_of(component.func)).facts["needs"]
     complete, statistic = _complete(sampled, needed), _statistic(component, sampled)
-    if folds:
-        fold_of = np.array([folds[sampled.subjects[one]] for one in complete])
-        numbers = np.unique(fold_of)
-        of_subjects = pseudo_values(lambda kept: statistic(complete[kept]), len(complete))
-        found = with_training(
-            pseudo_values(lambda kept: statistic(complete[np.isin(fold_of, numbers[kept])]), len(numbers)),
-            float(np.std(of_subjects, ddof=1)) / math.sqrt(len(complete)),
-        )
-        return {f"fold {number:02d}": float(value) for number, value in zip(numbers, found, strict=False)}
-    found = pseudo_values(lambda kept: statistic(complete[kept]), len(complete))
-    return {sampled.subjects[one]: float(value) for one, value in zip(complete, found, strict=False)}
+    of_subjects = pseudo_values(lambda kept: statistic(complete[kept]), len(complete))
+    if not folds:
+        return {sampled.subjects[one]: float(value) for one, value in zip(complete, of_subjects, strict=False)}
+    fold_of = np.array([folds[sampled.subjects[one]] for one in complete])
+    numbers = np.unique(fold_of)
+
+    def of_seed(seed: int) -> Array:
+        alone = _statistic(component, sampled, slice(seed, None, sampled.seeds))
+        return pseudo_values(lambda kept: alone(complete[np.isin(fold_of, numbers[kept])]), len(numbers))
+
+    found = with_training(
+        np.stack([of_seed(seed) for seed in range(sampled.seeds)]),
+        float(np.std(of_subjects, ddof=1)) / math.sqrt(len(complete)),
+        training=training,
+    )
+    return {f"fold {number:02d}": float(value) for number, value in zip(numbers, found, strict=False)}
 
 
 def _pooled_score(component: Component, sampled: _Sampled, pseudo: Sequence[float]) -> Score:

@@ -19,7 +19,7 @@ import numpy as np
 
 from harness.attribution.linear_maps import exact_map, windowed
 from harness.core.identity import code_digest, identify
-from harness.core.registry import ATTRIBUTIONS, METRICS, POSTPROCESSINGS
+from harness.core.registry import ATTRIBUTIONS, METRICS, MODELS, POSTPROCESSINGS
 from harness.core.seeding import generator
 from harness.core.task import Component, Configuration, Task
 from harness.core.types import JSON, Adapter, Array, Cohort, Score, Truth
@@ -31,7 +31,14 @@ from harness.pipeline.cell import Cell, digest
 from harness.pipeline.pooled import cached
 from harness.pipeline.rows import Values, null_of, number_of, score_from_json, score_to_json
 from harness.pipeline.score import labels_of
-from harness.stats.intervals import Range, jackknife_interval, pseudo_values, takes_training_in, with_training
+from harness.stats.intervals import (
+    Range,
+    Training,
+    jackknife_interval,
+    pseudo_values,
+    takes_training_in,
+    with_training,
+)
 from harness.storage.store import CellRecord, Store, write_json, write_record
 
 __all__ = [
@@ -44,6 +51,7 @@ __all__ = [
     "mask_counts",
     "score_group",
     "target_mask",
+    "training_of",
 ]
 
 
@@ -133,6 +141,21 @@ def _values_of(task: Task, paired: Mapping[str, Mapping[str, JSON]]) -> Values:
         for name, units in paired.items()
         if name == task.explanation_objective
     }
+
+
+def training_of(task: Task, label: str = "") -> Training:
+    """What the trainings behind the predictions of a task depend on, or behind the maps of an explanation.
+
+    Parameters
+    ----------
+    label : label of an explanation; empty for predictions
+    """
+    if label:
+        method = ATTRIBUTIONS.get(ATTRIBUTIONS.name_of(task.explained[label].attribution.func))
+        if method.facts.get("control"):
+            return "none"
+    model = MODELS.get(MODELS.name_of(task.model.func))
+    return "deterministic" if model.facts.get("fitted") else "random"
 
 
 def _is_by_fold(records: Mapping[Cell, CellRecord], cohort: Cohort) -> bool:
@@ -327,7 +350,7 @@ def group_values(
     """Values of each metric as JSON: per output, their mean, and paired values of the objective."""
     counts = None if cohort.truth is None else _explained_counts(cohort, explained)
     channels = tuple(next(iter(records.values())).facts["channels"])
-    by_seed: list[dict[str, dict[str, tuple[Score, Array]]]] = []
+    by_seed: list[dict[str, dict[str, _Measured]]] = []
     for seed in sorted({cell.seed for cell in records}):
         outputs, parts = _fold_sums({cell: one for cell, one in records.items() if cell.seed == seed}, store)
         sums = np.concatenate(parts)
@@ -341,13 +364,14 @@ def group_values(
                 for index, output in enumerate(outputs)
             }
         )  # fmt: skip
-    outputs = tuple(by_seed[0])
+    training = training_of(task, label)
     found: dict[str, JSON] = {}
     for metric in labels:
         component = task.metrics[metric]
-        whole, pairs = _mean([one[output][metric] for one in by_seed for output in outputs], component)
+        of_seeds = [{output: one[output][metric] for output in outputs} for one in by_seed]
+        whole, pairs = _scored([_mean(list(one.values())) for one in of_seeds], component, training)
+        alone = {output: _scored([one[output] for one in of_seeds], component, training) for output in outputs}
         ranks = metric == task.explanation_objective
-        alone = {output: _mean([one[output][metric] for one in by_seed], component) for output in outputs}
         found[metric] = {
             "outputs": {output: score_to_json(score) for output, (score, _) in alone.items()},
             "whole": score_to_json(whole),
@@ -362,6 +386,22 @@ def _named_units(pairs: Array, by_fold: bool) -> dict[str, JSON]:
     return {f"{unit} {number:02d}": null_of(float(value)) for number, value in enumerate(pairs)}
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """A metric of the sum of maps of one seed.
+
+    Parameters
+    ----------
+    score : its score, without an interval
+    by_block : (B,) pseudo-values of the blocks of subjects; empty if the metric is undefined
+    by_fold : (K,) pseudo-values of the folds; empty if intervals are by block
+    """
+
+    score: Score
+    by_block: Array
+    by_fold: Array
+
+
 def _of_output(
     task: Task,
     label: str,
@@ -373,10 +413,10 @@ def _of_output(
     labels: Sequence[str],
     channels: tuple[str, ...],
     folds: Array | None,
-) -> dict[str, tuple[Score, Array]]:
-    """Score and pseudo-values of each metric, from the blocks (B, C, X, Y, Z) of one output.
+) -> dict[str, _Measured]:
+    """Each metric, from the blocks (B, C, X, Y, Z) of one output.
 
-    Pseudo-values are by fold if the folds of the blocks are given, (B,), otherwise by block.
+    There are pseudo-values by fold if the folds of the blocks are given, (B,).
     """
     truth = cohort.truth
     sample = cohort.samples[0]
@@ -403,7 +443,7 @@ def _of_output(
         for name, known in (("target", target), ("rois", rois), ("exact", exact), ("brain", brain))
         if known is None
     }
-    found: dict[str, tuple[Score, Array]] = {}
+    found: dict[str, _Measured] = {}
     whole = inputs(total)
     left_out = [inputs(total - block) for block in blocks] if len(blocks) > 1 else []
     numbers = np.empty(0) if folds is None else np.unique(folds)
@@ -412,25 +452,13 @@ def _of_output(
     for name in labels:
         metric = task.metrics[name]
         if unknown.intersection(inputs_of(metric)):
-            found[name] = (Score(math.nan, math.nan, math.nan, 0), np.empty(0))
+            found[name] = _Measured(Score(math.nan, math.nan, math.nan, 0), np.empty(0), np.empty(0))
             continue
         value = evaluate(metric, whole)
-        pairs = _left_out(metric, value, left_out)
-        if without_fold:
-            error = float(pairs.std(ddof=1)) / math.sqrt(len(pairs))
-            pairs = with_training(_left_out(metric, value, without_fold), error)
-        interval = jackknife_interval(pairs, value, range=_range_of(metric))
-        score = Score(
-            value,
-            interval.low,
-            interval.high,
-            len(cohort.subjects),
-            se=interval.se,
-            reason=interval.reason,
-            chance=evaluate_chance(metric, whole),
-            ceiling=math.nan if perfect is None else evaluate(metric, perfect),
-        )
-        found[name] = (score, pairs)
+        ceiling = math.nan if perfect is None else evaluate(metric, perfect)
+        chance = evaluate_chance(metric, whole)
+        score = Score(value, math.nan, math.nan, len(cohort.subjects), chance=chance, ceiling=ceiling)
+        found[name] = _Measured(score, _left_out(metric, value, left_out), _left_out(metric, value, without_fold))
     return found
 
 
@@ -466,14 +494,27 @@ def _range_of(metric: Component) -> Range:
     return found
 
 
-def _mean(several: Sequence[tuple[Score, Array]], metric: Component) -> tuple[Score, Array]:
-    """Mean of several scores over the same folds or blocks, with the interval of the mean pseudo-values."""
-    scores = [score for score, _ in several]
-    pairs = np.mean([values for _, values in several], axis=0)
+def _mean(several: Sequence[_Measured]) -> _Measured:
+    """Mean of a metric over maps of the same subjects, such as those of several outputs."""
+    scores = [one.score for one in several]
     value, chance, ceiling = (
         float(np.mean([getattr(score, name) for score in scores])) for name in ("value", "chance", "ceiling")
     )
-    interval = jackknife_interval(pairs, value, range=_range_of(metric))
-    n, reason = min(score.n for score in scores), interval.reason if math.isfinite(value) else ""
-    found = Score(value, interval.low, interval.high, n, interval.se, chance=chance, ceiling=ceiling, reason=reason)
-    return found, pairs
+    score = Score(value, math.nan, math.nan, min(one.n for one in scores), chance=chance, ceiling=ceiling)
+    return _Measured(
+        score,
+        np.mean([one.by_block for one in several], axis=0),
+        np.mean([one.by_fold for one in several], axis=0),
+    )
+
+
+def _scored(by_seed: Sequence[_Measured], metric: Component, training: Training) -> tuple[Score, Array]:
+    """Mean of a metric over seeds with its interval, and the pseudo-values of the interval."""
+    mean = _mean(by_seed)
+    pairs = mean.by_block
+    if mean.by_fold.size:
+        error = float(pairs.std(ddof=1)) / math.sqrt(len(pairs))
+        pairs = with_training(np.stack([one.by_fold for one in by_seed]), error, training=training)
+    interval = jackknife_interval(pairs, mean.score.value, range=_range_of(metric))
+    reason = interval.reason if math.isfinite(mean.score.value) else ""
+    return dataclasses.replace(mean.score, low=interval.low, high=interval.high, se=interval.se, reason=reason), pairs

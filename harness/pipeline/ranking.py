@@ -7,8 +7,10 @@ A row is not ranked if
   means over different subjects are not comparable;
 - fewer than six subjects have a value (status "undecided").
 
-Such rows stay in the table with their values and the reason, but are not compared. Rows
-that differ in a stratum (the profile, the data, an axis that poses the problem, or for
+Such rows stay in the table with their values and the reason, but are not compared. Scores
+of summed or pooled explanations whose intervals are given the trained models are ranked
+by their values, but not compared either: another training can change them more than
+other subjects do. Rows that differ in a stratum (the profile, the data, an axis that poses the problem, or for
 explanations the explained scalar and samples) are ranked and compared separately.
 """
 
@@ -218,6 +220,8 @@ def _compare(lines: Sequence[Line], objective: str, direction: Direction, level:
     by_fold = {objective in line.row.by_fold for line in lines}
     if len(by_fold) > 1:
         return  # splits differ, so that there are no pairs
+    if by_fold == {False} and any(line.row.attribution and objective in line.row.pooled for line in lines):
+        return  # intervals are given the trained models
     subjects = sorted({subject for line in lines for subject in line.objective})
     values = np.array([[line.objective.get(subject, math.nan) for subject in subjects] for line in lines])
     # The first row in the order of the table, so that ties are resolved consistently.

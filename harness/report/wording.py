@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from harness.core.types import JSON
-from harness.pipeline.leaderboard import TableFacts, read_facts
+from harness.pipeline.leaderboard import GIVEN_MODELS, TableFacts, read_facts
 from harness.pipeline.ranking import text_of_label
 from harness.stats.intervals import MINIMUM_SUBJECTS
 from harness.storage.store import CellRecord
@@ -78,8 +78,9 @@ def verdict(table: pa.Table, by_target: Mapping[str, pa.Table] | None = None) ->
     Notes
     -----
     A sentence names the first row of the ranking and all rows that are not
-    distinguishable from it. With fewer than six subjects it is "undecided", however
-    large the differences are; if nothing can be ranked, it gives the reason.
+    distinguishable from it, and says if this holds for the trained models only. With fewer
+    than six subjects it is "undecided", however large the differences are; if nothing can
+    be ranked, it gives the reason.
     """
     if by_target:
         return "\n".join(
@@ -170,10 +171,12 @@ def console_rows(table: pa.Table, *, shown: Sequence[str] = ()) -> tuple[list[st
 
 
 def board_notes(table: pa.Table) -> list[str]:
-    """Lines below a table on the console: what its intervals cover, and flags of ranked rows."""
+    """Lines below a table on the console: what intervals cover, how the first row was chosen, flags of ranked rows."""
     facts, lines = read_facts(table), table.to_pylist()
     over = list(dict.fromkeys(line["interval_over"] for line in lines if line[f"{facts.objective}_low"] is not None))
     notes = [f"brackets: {100 * facts.level:.0f} % intervals over {' or '.join(over)}"] if over else []
+    if any((line["rank"] or 1) > 1 for line in lines):
+        notes.append("the first row was selected on these subjects: expect a lower value on others")
     flagged = [
         f"{label}: {line['flags']}"
         for label, line in zip(row_labels(table), lines, strict=True)
@@ -250,12 +253,15 @@ def _sentence(lines: Sequence[Mapping[str, Any]], facts: TableFacts) -> str:
     others = [line for line in ranked if line["rank"] != 1]
     if not others:
         return f"{lead}." if len(ranked) > 1 else f"{lead}; nothing else is ranked."
+    given = ", given the trained models" if {line["interval_over"] for line in ranked} == {GIVEN_MODELS} else ""
     if any(line["not_distinguishable_from_best"] is None for line in others):
+        if given and any(line["attribution"] for line in ranked):
+            return f"{lead}; its interval is given the trained models, so it is not compared with the others."
         return f"{lead}; {objective} is pooled over subjects, so there is no paired comparison with the others."
     same = [line["label"] for line in others if line["not_distinguishable_from_best"]]
     if same:
-        return f"{lead}; not distinguishable from {'it' if len(first) == 1 else 'them'}: {', '.join(same)}."
-    return f"{lead} and differs from {'the other' if len(others) == 1 else f'all {len(others)} others'}."
+        return f"{lead}; not distinguishable from {'it' if len(first) == 1 else 'them'}{given}: {', '.join(same)}."
+    return f"{lead} and differs from {'the other' if len(others) == 1 else f'all {len(others)} others'}{given}."
 
 
 def _is_chance(line: Mapping[str, Any], facts: TableFacts) -> bool:

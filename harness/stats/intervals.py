@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ __all__ = [
     "Interval",
     "MINIMUM_SUBJECTS",
     "Range",
+    "Training",
     "UNBOUNDED",
     "VarianceComponents",
     "bounded_interval",
@@ -55,9 +56,13 @@ FOLDS = (3, 6)
 
 Floats = npt.NDArray[np.float64]
 Range = tuple[float, float]
+Training = Literal["none", "deterministic", "random"]
+"""What a training depends on, see :func:`with_training`."""
+
 UNBOUNDED: Range = (-math.inf, math.inf)
 """Range of a metric without bounds."""
 
+_OVER_CHANCE = 4.0  # variance from training subjects over that from chance, of networks with one seed
 _WIDEST = 2.0  # largest half width, relative to the value, of an interval on the logarithmic scale
 _FAR = 8.0  # subjects decide a mean if they are this many robust SDs away from the median
 _FEW = 0.2  # and if they are at most this share of the subjects
@@ -316,19 +321,23 @@ def takes_training_in(sizes: Sequence[int]) -> bool:
     return least <= len(sizes) <= most and min(sizes) >= MINIMUM_SUBJECTS
 
 
-def with_training(values: npt.ArrayLike, error: float = 0.0) -> Floats:
+def with_training(values: npt.ArrayLike, error: float = 0.0, *, training: Training = "deterministic") -> Floats:
     """Pseudo-values of the folds of a cross-validation whose standard error includes the trainings.
 
     Parameters
     ----------
-    values : (K,) pseudo-values of a pooled statistic, with folds as units
+    values : (K,) or (S, K) pseudo-values of a pooled statistic, with folds as units, of each of
+        S seeds; they are averaged over the seeds
     error : standard error of the statistic for the trained models, from leaving out test
         subjects; 0 if it hardly depends on them, as for maps of weights
+    training : what a training depends on: ``"none"`` if the statistic depends on no model, as
+        for control maps; ``"deterministic"`` if the training subjects determine the model;
+        ``"random"`` if initial weights and batches are random as well
 
     Returns
     -------
     (K,) float64
-        The values, with a multiple of the distance from their mean.
+        The values, with a multiple of the distance from their mean; unchanged for ``"none"``.
 
     Notes
     -----
@@ -340,30 +349,48 @@ def with_training(values: npt.ArrayLike, error: float = 0.0) -> Floats:
     trainings, from 0 to 1. It is estimated as V⁴ / (V² + T²)², which is smoother than
     max(0, 1 − T / V), because V has few degrees of freedom.
 
-    If values depend on test and training subjects in proportions of 1 : 0 to 1 : 8, such
-    intervals of five folds cover 1.00 to .92, and the paired test of two rows with equal true
-    values has an error of .01 to .05 (``benchmarks/intervals.py``). Intervals for the
-    trained models only cover .95 to .52, and those of Nadeau & Bengio .99 to .84. What folds
-    differ by chance of their own, such as the initial weights of a network, is multiplied as
-    well. On eight cohorts of 205 real lesion masks, the standard deviation between cohorts is
-    .8 to 1.4 times the stated error for maps of three linear models by three methods, and .5
-    to 1.1 times for R². For a network it is about half of it (``benchmarks/coverage.py``).
+    What random trainings differ by chance must not be multiplied either. With several
+    seeds, its variance C is that of the seeds within folds, and T + C takes the place of T.
+    With one seed it is not known. It is then assumed that disjoint training sets would add
+    r = 4 times as much variance as chance, so that the variance is
+    V (1 + r) / (1 + r / (K − 1)²), or T if that is larger. With three folds this is the factor of
+    Nadeau & Bengio, with more folds it is larger.
+
+    If values depend on test and training subjects in proportions of 1 : 0 to 1 : 8, intervals
+    of five folds cover 1.00 to .90 for deterministic models, and the paired test of two rows
+    with equal true values has an error of .01 to .05. Intervals for the trained models only
+    cover .95 to .51, and those of Nadeau & Bengio .99 to .81. For random trainings, with
+    chance between an eighth of and eight times the effect of training subjects, intervals
+    cover .92 to 1.00 and tests have errors up to .05 (``benchmarks/intervals.py``).
+
+    On eight cohorts of 205 real lesion masks, the standard deviation between cohorts is .8 to
+    1.4 times the stated error for maps of three linear models by three methods, and for maps
+    of two networks with one seed by two methods. For R², it is .5 to 1.1 times for linear
+    models, and .3 to .4 times for the networks: their intervals are too wide, because a few
+    patients with large scores decide the value (``benchmarks/coverage.py``).
 
     References
     ----------
     Kott 2001, The delete-a-group jackknife, Journal of Official Statistics 17:521.
     Nadeau & Bengio 2003, Inference for the generalization error, Machine Learning 52:239.
     """
-    known = np.asarray(values, dtype=float)
-    if not known.size or not np.isfinite(known).all():
-        return known  # there is no interval
-    centre, count = known.mean(), known.size
-    of_folds, of_subjects = float(known.var(ddof=1)) / count, error**2
+    of_seeds = np.atleast_2d(np.asarray(values, dtype=float))
+    known: Floats = of_seeds.mean(axis=0)
+    if training == "none" or not known.size or not np.isfinite(known).all():
+        return known  # unchanged, or there is no interval
+    seeds, count = of_seeds.shape
+    centre, of_folds = known.mean(), float(known.var(ddof=1)) / count
     if not of_folds:
         return known
-    share = of_folds**4 / (of_folds**2 + of_subjects**2) ** 2
-    factor = math.sqrt((of_subjects + (count - 1) ** 2 * of_folds * share) / of_folds)
-    spread: Floats = centre + factor * (known - centre)
+    fixed = error**2
+    if training == "random" and seeds == 1:
+        variance = max(fixed, of_folds * (1 + _OVER_CHANCE) / (1 + _OVER_CHANCE / (count - 1) ** 2))
+    else:
+        if training == "random":
+            fixed += float(of_seeds.var(axis=0, ddof=1).mean()) / (seeds * count)
+        share = of_folds**4 / (of_folds**2 + fixed**2) ** 2
+        variance = fixed + (count - 1) ** 2 * of_folds * share
+    spread: Floats = centre + math.sqrt(variance / of_folds) * (known - centre)
     return spread
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from annotated_types import Ge
 
-from harness.core.errors import OutOfRange, RequestError, UnknownName
+from harness.core.errors import OutOfRange, RequestError, UnknownName, raise_together
 from harness.core.overrides import component_of, keys, narrowed, override
 from harness.core.paths import without_password
 from harness.core.registry import GENERATED, MODELS
@@ -73,14 +73,19 @@ def resolve(overrides: Overrides, *, texts: tuple[str, ...] = ()) -> Request:
         )
     task = load_task(str(overrides.values["task"]))
     profile = str(overrides.values.get("profile", "quick"))
+    faults: list[RequestError] = []
     if profile not in task.profiles:
-        raise UnknownName(f"profile of {task.name}", profile, task.profiles)
+        faults.append(UnknownName(f"profile of {task.name}", profile, task.profiles))
     for key in ("profile", "experiment"):
         if key in overrides.sweeps:
             came = ", ".join(map(str, overrides.sweeps[key]))
-            raise RequestError(f"{key} takes one value and cannot be swept; got {came}")
-    _refuse_unknown(overrides, task)
-    settings = settings_of(overrides)
+            faults.append(RequestError(f"{key} takes one value and cannot be swept; got {came}"))
+    faults += _unknown_keys(overrides, task)
+    try:
+        settings = settings_of(overrides)
+    except RequestError as error:
+        faults.append(error)
+    raise_together(faults)
     seeds: tuple[JSON, ...] = (0,)
     for key, value in _profile(task, profile, settings).items():
         if key == "seed":
@@ -145,11 +150,19 @@ def _overridden(task: Task, values: Mapping[str, JSON], attributions: tuple[JSON
     """The task with single values applied: components and labels first, then their options, in any order given."""
     ordered = sorted(values, key=lambda key: full_key(key, task).count("."))
     components = [key for key in ordered if full_key(key, task).count(".") < 2]
-    for key in components:
-        task = override(task, key, values[key])
-    task = _selected(task, attributions)
-    for key in ordered[len(components) :]:
-        task = override(task, key, values[key])
+    task = _selected(_with(task, components, values), attributions)
+    return _with(task, ordered[len(components) :], values)
+
+
+def _with(task: Task, keys_: Sequence[str], values: Mapping[str, JSON]) -> Task:
+    """The task with some keys overridden; all faults are raised together."""
+    faults: list[RequestError] = []
+    for key in keys_:
+        try:
+            task = override(task, key, values[key])
+        except RequestError as error:
+            faults.append(error)
+    raise_together(faults)
     return task
 
 
@@ -261,19 +274,19 @@ def _text(dimension: Dimension) -> str:
     return f"{dimension.key}={f'tag(log,{inside})' if dimension.log else inside}"
 
 
-def _refuse_unknown(overrides: Overrides, task: Task) -> None:
-    known = set(keys(task)) | _SETTINGS | _OWN
-    for key in (*overrides.values, *overrides.sweeps, *(dimension.key for dimension in overrides.space)):
-        # Options of a component that another override chooses are checked when it is chosen.
-        if key not in known and key.partition(".")[0] not in {
-            name.partition(".")[0] for name in keys(task) if "." in name
-        }:
-            raise UnknownName("key", key, known)
+def _unknown_keys(overrides: Overrides, task: Task) -> list[RequestError]:
+    """Errors for keys that do not exist, and for keys that are given under two names."""
+    known, heads = set(keys(task)) | _SETTINGS | _OWN, {key.partition(".")[0] for key in keys(task) if "." in key}
+    faults: list[RequestError] = []
     seen: dict[str, str] = {}
     for key in (*overrides.values, *overrides.sweeps, *(dimension.key for dimension in overrides.space)):
-        if full_key(key, task) in seen:
-            raise RequestError(f"{key} and {seen[full_key(key, task)]} are the same key; give one of them")
-        seen[full_key(key, task)] = key
+        # Options of a component that another override chooses are checked when it is chosen.
+        if key not in known and key.partition(".")[0] not in heads:
+            faults.append(UnknownName("key", key, known))
+        elif full_key(key, task) in seen:
+            faults.append(RequestError(f"{key} and {seen[full_key(key, task)]} are the same key; give one of them"))
+        seen.setdefault(full_key(key, task), key)
+    return faults
 
 
 def _experiment(

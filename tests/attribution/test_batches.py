@@ -57,6 +57,15 @@ def test_dependence_on_the_batch_is_detected(name: str) -> None:
     assert independent_size(_Joint(CHANGES[name]), (X[:1],), 8, copies=4) == 1
 
 
+def test_dependence_in_large_batches_only_is_detected() -> None:
+    """Batches of the size that will be computed are checked, also if smaller ones are independent."""
+    model = _Joint(lambda x: x - 0.5 * x.mean(dim=0, keepdim=True) if len(x) > 4 else x)
+    assert items_are_independent(model, (X[:1],))
+    assert independent_size(model, (X[:1],), 4, copies=9) == 4
+    assert independent_size(model, (X[:1],), 8, copies=4) == 8  # no batch is larger than four
+    assert independent_size(model, (X[:1],), 8, copies=9) == 1
+
+
 @pytest.mark.parametrize("name", CHANGES)
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "deeplift"])
 def test_maps_are_those_of_items_computed_one_by_one(method: str, name: str) -> None:

@@ -15,6 +15,7 @@ from scipy import stats
 from sklearn.metrics import r2_score, roc_auc_score
 
 from harness.core.explanations import Explanation
+from harness.core.overrides import override
 from harness.core.task import VALIDATION, Component, Configuration, Task
 from harness.core.types import Cohort, Folds, Score, Split
 from harness.metrics import agreement, classification, diagnostic, regression
@@ -32,6 +33,7 @@ from harness.pipeline.aggregate import (
 from harness.pipeline.cell import ENSEMBLE, Job, ensembles, jobs, records_of
 from harness.pipeline.ranking import score_of
 from harness.pipeline.rows import MetricFacts
+from harness.stats.intervals import pseudo_values
 from harness.storage.store import CellRecord, Store, write_json, write_record
 from harness.sweep.catalogue import load_task
 
@@ -424,7 +426,8 @@ def scored(
 ) -> Score:
     """A pooled metric of one table."""
     sampled = _sampled([table], set(table.columns), subjects)
-    return _pooled_score(component, sampled, list(_pseudo_values(component, sampled, folds or {}).values()))
+    pseudo = _pseudo_values(component, sampled, folds or {}, "deterministic")
+    return _pooled_score(component, sampled, list(pseudo.values()))
 
 
 def test_pooled_values_have_a_jackknife_interval() -> None:
@@ -462,10 +465,43 @@ def test_intervals_by_fold_include_the_trainings() -> None:
     assert found.n == 40
     half = stats.t.ppf(0.975, 3) * found.se
     assert (found.low, found.high) == pytest.approx((found.value - half, min(1.0, found.value + half)))
-    task = load_task("lsm")
+    task = override(load_task("lsm"), "model", "ridge")
     pairs = pooled_value(task, "r2", [table], one_each(40), folds=folds, paired=True)["paired"]
     assert list(pairs) == ["fold 00", "fold 01", "fold 02", "fold 03"]
     assert np.std(list(pairs.values()), ddof=1) / 2 == pytest.approx(found.se)
+
+
+def test_seeds_show_the_chance_of_trainings() -> None:
+    """Variance within folds between the seeds of a network is not multiplied, so that the interval is shorter."""
+    rng = np.random.default_rng(0)
+    target, table, folds = rng.normal(size=40), Table(), {f"subject-{number}": number % 4 for number in range(40)}
+    of_fold = 0.4 * np.arange(4)[np.arange(40) % 4]
+    for seed, order in enumerate((1, -1)):  # a fold that is predicted well with one seed, and badly with the other
+        shift = of_fold if order > 0 else 1.2 - of_fold
+        for name, values in (("target_score", target), ("predicted_score", target + shift)):
+            for number, value in enumerate(values):
+                table.put(name, str(number), seed, float(value))
+
+    def r2_of(rows: np.ndarray, seed: int) -> float:
+        shift = (of_fold, 1.2 - of_fold)[seed]
+        return float(r2_score(target[rows], (target + shift)[rows]))
+
+    every = np.arange(40)
+    without_one = [np.mean([r2_of(np.delete(every, one), seed) for seed in (0, 1)]) for one in every]
+    of_subjects = 39 * np.var(without_one)
+    by_seed = np.array(
+        [pseudo_values(lambda kept, seed=seed: r2_of(every[np.isin(every % 4, kept)], seed), 4) for seed in (0, 1)]
+    )
+    of_folds = np.var(by_seed.mean(axis=0), ddof=1) / 4
+    chance = np.var(by_seed, axis=0, ddof=1).mean() / 8
+    assert chance > of_folds
+    for model, fixed in (("cnn", of_subjects + chance), ("ridge", of_subjects)):
+        task = override(load_task("lsm"), "model", model)
+        value = pooled_value(task, "r2", [table], one_each(40), folds=folds, paired=True)
+        share = of_folds**4 / (of_folds**2 + fixed**2) ** 2
+        expected = math.sqrt(fixed + 9 * of_folds * share)
+        assert value["score"]["se"] == pytest.approx(expected)
+        assert np.std(list(value["paired"].values()), ddof=1) / 2 == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

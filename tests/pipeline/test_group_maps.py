@@ -16,7 +16,7 @@ import torch
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, r2_score
 
-from harness.attribution.controls import random_map, weights
+from harness.attribution.controls import input_itself, random_map, weights
 from harness.attribution.gradients import input_x_gradient, saliency
 from harness.attribution.occlusion import occlusion
 from harness.core.errors import CellError
@@ -35,7 +35,7 @@ from harness.pipeline.aggregate import Pooled, _Aggregate, metric_facts, pool
 from harness.pipeline.artifacts import read_predictions
 from harness.pipeline.cell import Cell, Job, ensembles, explanations_of, jobs
 from harness.pipeline.explain import explain
-from harness.pipeline.group_maps import exact_group_map, group_sums, group_values, mask_counts, target_mask
+from harness.pipeline.group_maps import exact_group_map, group_sums, group_values, mask_counts, target_mask, training_of
 from harness.pipeline.job import execute, load_member
 from harness.pipeline.leaderboard import build
 from harness.pipeline.networks import Member, build_network
@@ -236,15 +236,15 @@ def test_the_geometric_ceiling_of_a_map_is_that_of_an_exact_model(lsm: Task, poo
     assert by_label["occlusion"] == pytest.approx(expected) and expected < 1
 
 
-def test_attributions_are_compared_in_pairs_over_blocks(lsm: Task, pooled: Pooled) -> None:
-    """Every attribution has values in the same blocks, so that attributions are compared in pairs."""
+def test_attributions_have_values_in_the_same_blocks(lsm: Task, pooled: Pooled) -> None:
+    """With few subjects, intervals are over blocks, given the trained models: there are ranks, and no comparisons."""
     table = build(list(pooled.explanations), metric_facts(lsm, ("explanation",)), "relevance_ap")
     blocks = {row.attribution: set(row.values["relevance_ap"]) for row in pooled.explanations}
     assert len(blocks["gradient"]) == 12 and len({frozenset(one) for one in blocks.values()}) == 1
     for rows in pooled.regions.values():  # the same for each score
         assert all(len(row.values["relevance_ap"]) == 12 for row in rows if row.attribution)
     assert table.column("rank").to_pylist()[0] == 1
-    assert None not in table.column("difference").to_pylist()
+    assert set(table.column("difference").to_pylist()) == {None}
     # The table shows the average precision of the summed map and the number of subjects.
     shown = {line["attribution"]: line for line in table.to_pylist()}
     for row in pooled.explanations:
@@ -279,6 +279,15 @@ def test_intervals_by_fold_leave_out_maps_of_whole_folds(lsm: Task, executed: Ex
         own = [float(one) for one in values["paired_outputs"][name].values()]
         assert np.std(own, ddof=1) / np.sqrt(3) == pytest.approx(found)
         assert found == pytest.approx(np.sqrt(of_blocks + 4 * of_folds * share), rel=1e-3)
+
+
+def test_trainings_of_networks_are_random_and_controls_have_none(lsm: Task) -> None:
+    """The interval of a control takes no training in, whatever the model."""
+    network = override(lsm, "model", "cnn")
+    assert (training_of(lsm), training_of(lsm, "gradient")) == ("deterministic", "deterministic")
+    assert (training_of(network), training_of(network, "gradient")) == ("random", "random")
+    prevalence = Explanation(partial(input_itself), keep="sums")
+    assert training_of(dataclasses.replace(network, explanations={"prevalence": prevalence}), "prevalence") == "none"
 
 
 def test_only_a_whole_cross_validation_has_intervals_by_fold(

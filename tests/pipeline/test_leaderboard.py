@@ -12,7 +12,7 @@ from scipy import stats
 
 from harness.core.errors import OutOfRange, UnknownName
 from harness.core.types import Score
-from harness.pipeline.leaderboard import build, build_regions, read_facts
+from harness.pipeline.leaderboard import GIVEN_MODELS, build, build_regions, read_facts
 from harness.pipeline.ranking import strata_of
 from harness.pipeline.rows import MetricFacts, Row
 from harness.report.wording import verdict
@@ -265,6 +265,20 @@ class TestExplanations:
             ("correct by smile", "fewer", 1), ("correct by smile", "few", 2), ("tested", "all", 1),
         ]  # fmt: skip
         assert "samples_chosen_by" not in lines[0]  # there is only one configuration
+
+    def test_summed_maps_of_the_trained_models_are_not_compared(self) -> None:
+        """Intervals that are given the trained models give a rank without a comparison."""
+        pooled = [{"dice": Score(value, value - 0.1, value + 0.1, 8)} for value in (0.9, 0.5)]
+        first, second = (
+            dataclasses.replace(_explained(name, values), pooled=one)
+            for name, values, one in zip(("weights", "saliency"), (GOOD, POOR), pooled, strict=True)
+        )
+        lines = self._lines([first, second])
+        assert [(line["rank"], line["interval_over"]) for line in lines] == [(1, GIVEN_MODELS), (2, GIVEN_MODELS)]
+        assert [line["difference"] for line in lines] == [None, None]
+        assert [line["not_distinguishable_from_best"] for line in lines] == [None, None]
+        folds = [dataclasses.replace(one, by_fold=frozenset({"dice"})) for one in (first, second)]
+        assert self._lines(folds)[1]["p_adjusted"] is not None
 
     def test_samples_chosen_by_different_networks_are_not_compared(self) -> None:
         """Each network chooses its own samples, so that configurations are compared for tested samples only."""

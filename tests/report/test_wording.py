@@ -49,12 +49,14 @@ class TestVerdict:
     def test_group(self, rows: list[Row]) -> None:
         """The verdict names the best row with its interval and the rows that do not differ from it."""
         text = verdict(build(rows, [DICE], "dice"))
-        assert text == "good leads (dice 0.81 [0.73, 0.87]); not distinguishable from it: near."
+        lead, same = text.split("; ")
+        assert lead == "good leads (dice 0.81 [0.73, 0.87])"
+        assert same == "not distinguishable from it, given the trained models: near."
 
     def test_clear(self) -> None:
         """The verdict states that the best row differs from all others."""
         assert verdict(build([_row("good", GOOD), _row("poor", POOR)], [DICE], "dice")).endswith(
-            "differs from the other."
+            "differs from the other, given the trained models."
         )
 
     @pytest.mark.parametrize(
@@ -92,8 +94,8 @@ class TestVerdict:
             for model, values in (("a", GOOD), ("b", POOR))
         ]
         assert verdict(build(rows, [DICE], "dice", strata=("profile", "noise"))).splitlines() == [
-            "noise=0.1: a leads (dice 0.81 [0.73, 0.87]) and differs from the other.",
-            "noise=0.2: a leads (dice 0.81 [0.73, 0.87]) and differs from the other.",
+            "noise=0.1: a leads (dice 0.81 [0.73, 0.87]) and differs from the other, given the trained models.",
+            "noise=0.2: a leads (dice 0.81 [0.73, 0.87]) and differs from the other, given the trained models.",
         ]
 
     def test_labels_name_what_varies(self) -> None:
@@ -227,6 +229,7 @@ def test_notes_below_a_table_on_the_console() -> None:
     table = build([_row("a", GOOD, flags=("low spread in 5 of 5 cells",)), _row("b", POOR)], [DICE], "dice")
     assert board_notes(table) == [
         "brackets: 95 % intervals over subjects, given the trained models",
+        "the first row was selected on these subjects: expect a lower value on others",
         "a: low spread in 5 of 5 cells",
     ]
 

@@ -11,6 +11,8 @@ from scipy import stats
 
 from harness.core.errors import OutOfRange
 from harness.stats.intervals import (
+    Floats,
+    Training,
     bounded_interval,
     few_decide,
     jackknife_interval,
@@ -447,6 +449,30 @@ def test_trainings_are_all_or_nothing_of_the_variance() -> None:
         assert found.mean() == pytest.approx(values.mean())
         assert found.std(ddof=1) / math.sqrt(5) == pytest.approx(expected, rel=1e-6)
     assert with_training(np.full(5, 0.5), 0.1).tolist() == [0.5] * 5
+
+
+def test_chance_of_random_trainings_is_not_multiplied() -> None:
+    """With one seed, a part of the variance is taken for chance; with several, that of the seeds is known."""
+    values = np.array([0.1, 0.4, 0.2, 0.6, 0.3])
+    plain = values.std(ddof=1) / math.sqrt(5)
+
+    def error_of(values: Floats, error: float, training: Training) -> float:
+        found = with_training(values, error, training=training)
+        assert found.mean() == pytest.approx(values.mean())
+        return float(found.std(ddof=1)) / math.sqrt(5)
+
+    assert error_of(values, 0.0, "random") == pytest.approx(2 * plain)
+    nadeau_bengio = math.sqrt(1 / 3 + 1 / 2) * values[:3].std(ddof=1)
+    found = with_training(values[:3], training="random")
+    assert found.std(ddof=1) / math.sqrt(3) == pytest.approx(nadeau_bengio)
+    assert error_of(values, 7.0, "random") == pytest.approx(7.0)
+    assert error_of(values, 7.0, "none") == pytest.approx(plain)
+    # two seeds with the same values: no chance; with a large difference: nothing else
+    assert error_of(np.stack([values, values]), 0.0, "random") == pytest.approx(4 * plain)
+    far = np.stack([values + 10 * np.array([1, -1, 1, -1, 0]), values - 10 * np.array([1, -1, 1, -1, 0])])
+    own = math.sqrt(far.var(axis=0, ddof=1).mean() / 10)
+    assert error_of(far, 0.0, "random") == pytest.approx(own, rel=1e-3)
+    assert error_of(far, 0.0, "deterministic") == pytest.approx(4 * plain)
 
 
 def test_few_pairs_have_neither_test_nor_interval() -> None:

@@ -268,3 +268,15 @@ def test_empty_seeds_are_refused() -> None:
     """An empty tuple of seeds is refused."""
     with pytest.raises(OutOfRange, match="a sweep must have at least one value, got none for seed"):
         resolve(to_overrides(task="epvs", seed=()))
+
+
+def test_all_faults_of_a_request_are_named_at_once() -> None:
+    """Unknown keys and wrong settings come together, as do wrong values of components."""
+    with pytest.raises(RequestError) as caught:
+        request_of("profile=papr", "worker=2", "sequnces=T2w", "ray=maybe")
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "4 faults in the request:"
+    for name, line in zip(("'papr'", "'worker'", "'sequnces'", "'maybe'"), lines[1:], strict=True):
+        assert line.startswith("- ") and name in line
+    with pytest.raises(RequestError, match=r"2 faults in the request:\n- .*'unett'.*\n- .*'segmentatoin'"):
+        request_of("model=unett", "recipe=segmentatoin")
