@@ -76,13 +76,19 @@ def command_for_others(uri: str, artifacts: Path, port: int) -> str:
 
     Notes
     -----
-    MLflow's basic authentication needs ``pip install 'mlflow[auth]'``. Passwords cross the
-    network unencrypted unless a proxy adds TLS.
+    MLflow's basic authentication needs ``pip install 'mlflow[auth]'``. It has no default
+    password, so that of its first user, ``admin``, is asked for. Users are kept in
+    ``basic_auth.db`` of the working folder. Passwords cross the network unencrypted unless a
+    proxy adds TLS.
     """
     words = ["mlflow", "server", "--app-name", "basic-auth", "--host", "0.0.0.0", "--port", str(port)]
     words += ["--allowed-hosts", f"{socket.gethostname()}:{port}"]
     words += ["--backend-store-uri", uri, "--artifacts-destination", str(artifacts), "--serve-artifacts"]
-    return f"MLFLOW_FLASK_SERVER_SECRET_KEY=$(openssl rand -hex 32) {shlex.join(words)}"
+    words += ["--workers", "1"]  # several would create the database of the users at once
+    given = "MLFLOW_AUTH_ADMIN_PASSWORD=$password MLFLOW_FLASK_SERVER_SECRET_KEY=$(openssl rand -hex 32)"
+    return (
+        f"echo 'Password for the user admin (12 characters or more):'; read -rs password; {given} {shlex.join(words)}"
+    )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

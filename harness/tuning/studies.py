@@ -142,7 +142,7 @@ def sampler(search: Search, settings: RunSettings) -> Any:
 
 @contextlib.contextmanager
 def reachable(settings: RunSettings) -> Iterator[None]:
-    """Say in one sentence that the database of the studies does not answer.
+    """Say in one sentence that the database of the studies does not answer, and close its connections at the end.
 
     Raises
     ------
@@ -162,3 +162,9 @@ def reachable(settings: RunSettings) -> Iterator[None]:
             f"the database optuna={without_password(settings.optuna)} does not answer: {reason}. Finished candidates "
             "are kept in it: repeat the command once it answers, or set optuna=off"
         ) from None
+    finally:
+        if _storage.cache_info().currsize:
+            storage = _storage(settings.optuna)
+            storage.remove_session()
+            storage.engine.dispose()
+            _storage.cache_clear()

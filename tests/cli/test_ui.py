@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import os
@@ -13,8 +14,10 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +117,51 @@ def test_command_for_others_has_passwords_and_hosts(tmp_path: Path) -> None:
     listed = subprocess.run([sys.executable, "-m", "mlflow", "server", "--help"], capture_output=True, text=True)
     assert listed.returncode == 0
     assert [word for word in words if word.startswith("--") and word not in listed.stdout] == []
+
+
+def test_server_for_others_asks_for_a_password_and_for_its_name(empty_database: Path, tmp_path: Path) -> None:
+    """The printed command, as it is but for the interface: who has no password, or another host, gets nothing."""
+    pytest.importorskip("flask_wtf", reason="basic authentication needs mlflow[auth]")
+    if shutil.which("openssl") is None or shutil.which("bash") is None:
+        pytest.skip("the command needs openssl and bash")
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    port, host = free_port(), socket.gethostname()
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    command = ui.command_for_others(uri, tmp_path / "files", port).replace("--host 0.0.0.0", "--host 127.0.0.1")
+    assert "--host 127.0.0.1" in command
+    folder = str(Path(sys.executable).parent)
+    with (tmp_path / "log").open("wb") as log:
+        server = subprocess.Popen(
+            ["bash", "-c", command],
+            stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, cwd=tmp_path,
+            env={**os.environ, **ui._QUIET, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"},
+        )  # fmt: skip
+    try:
+        assert server.stdin is not None
+        server.stdin.write(b"correct horse battery\n")
+        server.stdin.close()
+        assert ui._answers(server, f"http://127.0.0.1:{port}/"), (tmp_path / "log").read_text()
+        status = partial(status_of, f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get?experiment_id=0")
+        assert status(host=f"{host}:{port}") == 401
+        assert status(host=f"{host}:{port}", password="wrong horse battery") == 401
+        assert status(host=f"{host}:{port}", password="correct horse battery") == 200
+        assert status(host="elsewhere.example", password="correct horse battery") == 403
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+
+
+def status_of(address: str, *, host: str, password: str = "") -> int:
+    """Status of a request to a host, by the user admin if there is a password."""
+    headers = {"Host": host}
+    if password:
+        headers["Authorization"] = f"Basic {base64.b64encode(f'admin:{password}'.encode()).decode()}"
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=30) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
 
 
 def test_addresses_of_each_task() -> None:
