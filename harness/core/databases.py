@@ -25,7 +25,7 @@ def check_driver(uri: str, key: str, accepted: str) -> None:
     ----------
     uri : URI of the database
     key : name of the setting
-    accepted : what the setting accepts, for the error message
+    accepted : what the setting accepts, for the error message; ``{got}`` stands for the value
 
     Raises
     ------
@@ -38,7 +38,7 @@ def check_driver(uri: str, key: str, accepted: str) -> None:
     if database == "postgres":
         raise RequestError(f"{key} must be written postgresql://…, got {shown}; postgres:// is not read any more")
     if not sign or database not in DRIVERS:
-        raise RequestError(f"{key} must be {accepted.replace('GOT', f'got {shown}')}")
+        raise RequestError(f"{key} must be {accepted.format(got=f'got {shown}')}")
     module, remedy = DRIVERS[database]
     if driver and driver != "pysqlite":
         module, remedy = driver, f"pip install {driver}"

@@ -18,7 +18,7 @@ __all__ = ["check_uri", "exclusive", "open_client"]
 _SERVED = ("http", "https", "databricks", "databricks-uc")
 _ACCEPTED = (
     "auto, off, or the URI of a server or database (http://HOST:5000, postgresql://USER@HOST/NAME, sqlite:///FILE), "
-    "GOT; artifacts on s3:// belong to the server (mlflow server --artifacts-destination)"
+    "{got}; artifacts on s3:// belong to the server (mlflow server --artifacts-destination)"
 )
 
 

@@ -32,7 +32,7 @@ from harness.tuning.spaces import decoded
 
 __all__ = ["check_optuna", "earlier", "kept_in", "reachable", "sampler"]
 
-_ACCEPTED = "off, or the URI of a database (postgresql://USER@HOST/NAME, sqlite:///FILE), GOT"
+_ACCEPTED = "off, or the URI of a database (postgresql://USER@HOST/NAME, sqlite:///FILE), {got}"
 
 
 def check_optuna(settings: RunSettings) -> None:
