@@ -7,14 +7,13 @@ import pickle
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from harness.core.errors import StoreError
 from harness.core.task import Configuration
 from harness.storage.bucket import Bucket
-from harness.storage.store import RECORD, CellRecord, Store, write_record
+from harness.storage.store import RECORD, CellRecord, Store
 
 Make = Callable[..., Path]
 
@@ -25,20 +24,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "folder":
         return Store(tmp_path / "store")
     return Store(tmp_path / "copies", Bucket(request.getfixturevalue("s3_url"), waits_s=()))
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Make:
-    """A function that makes a completed folder of a cell, as a worker does."""
-
-    def made(identity: str = "abc", *, content: str = "weights", state: Any = "done", **more: Any) -> Path:
-        folder = tmp_path / f"work-{identity}-{content}-{state}"
-        folder.mkdir()
-        (folder / ("weights.bin" if state == "done" else "traceback.txt")).write_text(content)
-        write_record(folder, CellRecord(identity, more.pop("stage", "train"), state, "conf", 0, 1, **more))
-        return folder
-
-    return made
 
 
 def elsewhere(store: Store, tmp_path: Path) -> Store:
@@ -55,9 +40,9 @@ def damage(store: Store, record: CellRecord) -> None:
     store.bucket.replace(name, b"other")
 
 
-def test_committed_cell_is_found_from_everywhere(store: Store, make: Make, tmp_path: Path) -> None:
+def test_committed_cell_is_found_from_everywhere(store: Store, made: Make, tmp_path: Path) -> None:
     """Its record and its artifacts are read here and elsewhere."""
-    record = store.commit(make(seconds=2.5, facts={"epochs": 3}, parents=("x",)))
+    record = store.commit(made(seconds=2.5, facts={"epochs": 3}, parents=("x",)))
     other = elsewhere(store, tmp_path)
     for one in (store, other, pickle.loads(pickle.dumps(store))):
         assert one.get("train", "abc") == record
@@ -71,17 +56,17 @@ def test_missing_cell_is_none(store: Store) -> None:
     assert list(store.records("train")) == [] and store.evaluations("score", "abc") == ()
 
 
-def test_second_commit_keeps_the_first(store: Store, make: Make, tmp_path: Path) -> None:
+def test_second_commit_keeps_the_first(store: Store, made: Make, tmp_path: Path) -> None:
     """Equal identities mean equal content, so the first result stays, with its own artifacts."""
-    first = store.commit(make(content="first"))
-    elsewhere(store, tmp_path).commit(make(content="second"))
+    first = store.commit(made(content="first"))
+    elsewhere(store, tmp_path).commit(made(content="second"))
     found = elsewhere(store, tmp_path).get("train", "abc")
     assert found == first and elsewhere(store, tmp_path).artifact(found, "weights.bin").read_text() == "first"
 
 
-def test_of_many_writers_one_succeeds(store: Store, make: Make, tmp_path: Path) -> None:
+def test_of_many_writers_one_succeeds(store: Store, made: Make, tmp_path: Path) -> None:
     """Whoever wins, the record and the artifacts are those of one writer."""
-    folders = [make(content=f"writer-{number}", seconds=float(number)) for number in range(8)]
+    folders = [made(content=f"writer-{number}", seconds=float(number)) for number in range(8)]
     start = threading.Barrier(len(folders))
 
     def write(folder: Path) -> None:
@@ -99,9 +84,9 @@ def test_of_many_writers_one_succeeds(store: Store, make: Make, tmp_path: Path) 
     assert other.artifact(record, "weights.bin").read_text() == f"writer-{record.seconds:.0f}"
 
 
-def test_cell_without_record_does_not_count(store: Store, make: Make) -> None:
+def test_cell_without_record_does_not_count(store: Store, made: Make) -> None:
     """A writer that was killed before the record leaves no cell, and another one can write it."""
-    folder = make()
+    folder = made()
     if store.bucket is None:
         (store.root / "train" / "abc").mkdir(parents=True)
         (store.root / "train" / "abc" / "weights.bin").write_text("half")
@@ -112,27 +97,27 @@ def test_cell_without_record_does_not_count(store: Store, make: Make) -> None:
     assert store.artifact(record, "weights.bin").read_text() == "weights"
 
 
-def test_artifact_damaged_before_the_commit_is_refused(store: Store, make: Make) -> None:
+def test_artifact_damaged_before_the_commit_is_refused(store: Store, made: Make) -> None:
     """Its checksum is compared, and there is no record."""
-    folder = make()
+    folder = made()
     (folder / "weights.bin").write_text("damaged")
     with pytest.raises(StoreError, match=r"artifact weights\.bin of cell abc was damaged on its way to the store"):
         store.commit(folder)
     assert store.get("train", "abc") is None
 
 
-def test_artifact_damaged_in_the_store_is_refused(store: Store, make: Make, tmp_path: Path) -> None:
+def test_artifact_damaged_in_the_store_is_refused(store: Store, made: Make, tmp_path: Path) -> None:
     """The error says where it is and what to do."""
-    record = store.commit(make())
+    record = store.commit(made())
     damage(store, record)
     with pytest.raises(StoreError, match=r"weights\.bin is missing or has changed .* delete .*train/abc and run the"):
         elsewhere(store, tmp_path).artifact(record, "weights.bin")
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a/b", ".."])
-def test_names_outside_of_the_cell_are_refused(store: Store, make: Make, name: str) -> None:
+def test_names_outside_of_the_cell_are_refused(store: Store, made: Make, name: str) -> None:
     """Neither written nor read."""
-    folder = make()
+    folder = made()
     record = json.loads((folder / RECORD).read_text())
     (folder / RECORD).write_text(json.dumps({**record, "artifacts": {name: "0" * 64}}))
     with pytest.raises(StoreError, match="must be a plain file name"):
@@ -142,10 +127,10 @@ def test_names_outside_of_the_cell_are_refused(store: Store, make: Make, name: s
         store.artifact(outside, name)
 
 
-def test_folder_that_was_copied_to_a_bucket_is_read(s3_url: str, make: Make, tmp_path: Path) -> None:
+def test_folder_that_was_copied_to_a_bucket_is_read(s3_url: str, made: Make, tmp_path: Path) -> None:
     """With the plain names that files have in a folder."""
     folder, bucket = Store(tmp_path / "store"), Bucket(s3_url)
-    record = folder.commit(make())
+    record = folder.commit(made())
     for path in (path for path in folder.root.rglob("*") if path.is_file()):
         bucket.replace(path.relative_to(folder.root).as_posix(), path)
     copied = Store(tmp_path / "copies", bucket)
@@ -153,24 +138,24 @@ def test_folder_that_was_copied_to_a_bucket_is_read(s3_url: str, make: Make, tmp
     assert copied.artifact(record, "weights.bin").read_text() == "weights"
 
 
-def test_values_of_a_cell_are_found(store: Store, make: Make, tmp_path: Path) -> None:
+def test_values_of_a_cell_are_found(store: Store, made: Make, tmp_path: Path) -> None:
     """All records below the cell that they evaluate, and no others."""
     for identity in ("one", "two"):
-        store.commit(make(identity, stage="score", group="parent", metrics={"dice": identity}))
-    store.commit(make("three", stage="score", group="other"))
+        store.commit(made(identity, stage="score", group="parent", metrics={"dice": identity}))
+    store.commit(made("three", stage="score", group="other"))
     found = elsewhere(store, tmp_path).evaluations("score", "parent")
     assert [record.identity for record in found] == ["one", "two"]
     assert store.get("score", "one", group="parent") == found[0]
 
 
-def test_failure_is_kept_apart_until_there_is_a_result(store: Store, make: Make, tmp_path: Path) -> None:
+def test_failure_is_kept_apart_until_there_is_a_result(store: Store, made: Make, tmp_path: Path) -> None:
     """It never overwrites a result, and the result removes it."""
-    failed = store.commit(make(state="failed", content="Traceback", error="ValueError: no"))
+    failed = store.commit(made(state="failed", content="Traceback", error="ValueError: no"))
     assert elsewhere(store, tmp_path).failure("abc") == failed
     assert store.place.read("failed/abc.txt") == "Traceback"
-    done = store.commit(make())
+    done = store.commit(made())
     assert store.failure("abc") is None and store.get("train", "abc") == done
-    store.commit(make(state="failed", content="again"))
+    store.commit(made(state="failed", content="again"))
     assert store.failure("abc") is None
 
 
@@ -187,17 +172,17 @@ def test_record_that_cannot_be_read(store: Store, text: str) -> None:
         store.get("train", "abc")
 
 
-def test_record_of_another_cell(store: Store, make: Make) -> None:
+def test_record_of_another_cell(store: Store, made: Make) -> None:
     """It is refused."""
-    store.commit(make())
+    store.commit(made())
     store.place.replace(f"train/other/{RECORD}", store.place.read(f"train/abc/{RECORD}"))
     with pytest.raises(StoreError, match="must be the record of train other, got train abc"):
         store.get("train", "other")
 
 
-def test_adopted_record_is_flagged(store: Store, make: Make, tmp_path: Path) -> None:
+def test_adopted_record_is_flagged(store: Store, made: Make, tmp_path: Path) -> None:
     """The same files are found under both identities."""
-    record = store.commit(make())
+    record = store.commit(made())
     adopted = store.adopt(record, "new", code="c0de", parents=("p",))
     other = elsewhere(store, tmp_path)
     assert adopted.reused_code and other.get("train", "new") == adopted and other.get("train", "abc") == record
@@ -219,10 +204,10 @@ def test_plans_and_configurations(store: Store, tmp_path: Path) -> None:
         other.configuration("0000")
 
 
-def test_sweep_keeps_what_is_done(store: Store, make: Make, tmp_path: Path) -> None:
+def test_sweep_keeps_what_is_done(store: Store, made: Make, tmp_path: Path) -> None:
     """Remains are removed; cells, failures and plans are not."""
-    record = store.commit(make())
-    store.commit(make("f", state="failed"))
+    record = store.commit(made())
+    store.commit(made("f", state="failed"))
     store.keep("plans/epvs/run.json", {})
     (store.root / "plans" / "epvs").mkdir(parents=True, exist_ok=True)
     (store.root / "plans" / "epvs" / ".part-1").touch()

@@ -21,20 +21,6 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
 
 
-@pytest.fixture
-def made(tmp_path: Path) -> Any:
-    """A function that makes a completed folder of a cell, as a worker does."""
-
-    def make(identity: str = "abc", *, content: str = "weights", state: Any = "done", **more: Any) -> Path:
-        folder = tmp_path / f"work-{identity}-{content}-{state}"
-        folder.mkdir()
-        (folder / ("weights.bin" if state == "done" else "traceback.txt")).write_text(content)
-        write_record(folder, CellRecord(identity, "train", state, "conf", 0, 1, **more))
-        return folder
-
-    return make
-
-
 def test_record_lists_every_file_with_its_checksum(made: Any) -> None:
     """The record lists every file with its checksum."""
     folder = made()
