@@ -83,6 +83,9 @@ def test_output_is_ascii_where_the_encoding_is(tmp_path: Path, arguments: list[s
     assert expected in text and "Traceback" not in text
 
 
+@pytest.mark.skipif(
+    not str(PROGRAM).isascii(), reason="in this locale, Python reads no package from a folder whose name is not ASCII"
+)
 def test_text_that_the_locale_cannot_decode_is_refused(tmp_path: Path) -> None:
     """A locale without UTF-8 would change the names of files."""
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -104,4 +107,6 @@ def test_a_folder_that_no_longer_exists_is_said(tmp_path: Path) -> None:
     command = f'mkdir "{gone}" && cd "{gone}" && rmdir "{gone}" && "{PROGRAM}" list tasks'
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: the current folder no longer exists; change to another one (cd) and repeat\n"
+    # If the environment is in a folder with spaces, pip starts the command by a shell, which complains as well.
+    said = [line for line in done.stderr.splitlines() if not line.startswith("sh: ")]
+    assert said == ["error: the current folder no longer exists; change to another one (cd) and repeat"]

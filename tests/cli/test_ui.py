@@ -73,7 +73,7 @@ def test_printed_and_opened_addresses_lead_to_the_runs(tracked: tuple[Path, list
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env={**os.environ, "BROWSER": f"{sys.executable} {browser} %s"},
+        env={**os.environ, "BROWSER": f"{shlex.join([sys.executable, str(browser)])} %s"},
         cwd=tmp_path,
     )
     try:
