@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 _MOST_NOTES = 3
+_SPELLED_OUT = 4  # so many rows are named, even if they are all the others
 _TINY = 1e-6  # smaller numbers are shown in scientific notation
 SHARES = ("shapley", "left_out", "alone")
 """Columns of :func:`harness.pipeline.contribution.shapley_table` in the order in which they are shown."""
@@ -261,7 +262,9 @@ def _sentence(lines: Sequence[Mapping[str, Any]], facts: TableFacts) -> str:
         return f"{lead}; {objective} is pooled over subjects, so there is no paired comparison with the others."
     same = [line["label"] for line in others if line["not_distinguishable_from_best"]]
     if same:
-        return f"{lead}; not distinguishable from {'it' if len(first) == 1 else 'them'}{given}: {', '.join(same)}."
+        # A list of everything says nothing that its length does not say.
+        named = f"all {len(same)} others" if len(same) == len(others) > _SPELLED_OUT else ", ".join(same)
+        return f"{lead}; not distinguishable from {'it' if len(first) == 1 else 'them'}{given}: {named}."
     return f"{lead} and differs from {'the other' if len(others) == 1 else f'all {len(others)} others'}{given}."
 
 

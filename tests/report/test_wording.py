@@ -59,6 +59,14 @@ class TestVerdict:
             "differs from the other, given the trained models."
         )
 
+    @pytest.mark.parametrize("count", [4, 5])
+    def test_a_long_list_of_all_others_is_their_number(self, count: int) -> None:
+        """Few rows are named; that more of them all do not differ is said in one word."""
+        near = [_row(f"near{one}", NEAR) for one in range(count)]
+        named = ", ".join(f"near{one}" for one in range(count)) if count <= 4 else f"all {count} others"
+        text = verdict(build([_row("good", GOOD), *near], [DICE], "dice"))
+        assert text.endswith(f"not distinguishable from it, given the trained models: {named}.")
+
     @pytest.mark.parametrize(
         ("chance", "direction", "told"),
         [(0.9, "higher", True), (0.5, "higher", False), (0.1, "lower", True), (0.9, "lower", False)],
