@@ -13,7 +13,7 @@ from harness.core.registry import KINDS
 from harness.core.space import text_of
 from harness.core.task import LABELLED, SCALARS, SINGLE, Component, Task, describe, single_components
 from harness.core.types import JSON
-from harness.core.values import checked, hints_of, option_value, options_of, typed
+from harness.core.values import checked, hints_of, option_value, options_of, sweep_hint, typed
 
 __all__ = ["component_of", "keys", "narrowed", "override", "preset", "value_of"]
 
@@ -194,7 +194,10 @@ def _override_component(kind: str, component: Component | None, option: str, val
     registry = KINDS[kind]
     if not option:
         if not isinstance(value, str):
-            raise OutOfRange(f"{key} must be the name of a {kind}, got {value!r}; one of {', '.join(registry.names())}")
+            raise OutOfRange(
+                f"{key} must be the name of a {kind}, got {value!r}{sweep_hint(key, value)}; one of "
+                + ", ".join(registry.names())
+            )
         function = registry.get(value).function
         return component if component is not None and component.func is function else partial(function)
     if component is None:

@@ -26,6 +26,7 @@ __all__ = [
     "option_value",
     "options_of",
     "plain",
+    "sweep_hint",
     "type_text",
     "typed",
 ]
@@ -123,8 +124,17 @@ def checked(hint: Any, value: JSON, key: str) -> Any:
     except ValidationError as error:
         why = "; ".join(sorted({problem["msg"] for problem in error.errors()}))
     if why:
-        raise OutOfRange(f"{key} must be {_article(type_text(hint))}, got {value!r} ({why})")
+        wanted = _article(type_text(hint))
+        hint_of_list = "" if "list" in wanted else sweep_hint(key, value)
+        raise OutOfRange(f"{key} must be {wanted}, got {value!r} ({why}){hint_of_list}")
     return found
+
+
+def sweep_hint(key: str, value: Any) -> str:
+    """How several values are compared, for the message about a list where a single value is needed; else empty."""
+    if not isinstance(value, list) or not value:
+        return ""
+    return f"; to compare several values, write {key}=A,B on the command line and a tuple, {key}=(A, B), in Python"
 
 
 def typed(hint: Any, value: Any) -> Any:

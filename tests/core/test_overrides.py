@@ -124,10 +124,16 @@ def test_many_names_are_not_all_listed() -> None:
         ("recipe.epochs", "many", r"recipe\.epochs must be a whole number >= 1, got 'many'"),
         ("recipe.balance", "perhaps", r"recipe\.balance must be yes/no, got 'perhaps'"),
         ("recipe.augmentation", "wild", r"recipe\.augmentation must be one of published, joint, none, got 'wild'"),
-        ("phantom.shape", [1, 2], r"phantom\.shape must be a list of 3 whole numbers, got \[1, 2\]"),
+        ("phantom.shape", [1, 2], r"phantom\.shape must be a list of 3 whole numbers, got \[1, 2\] [^;]*$"),
         ("phantom_subjects", "six", r"phantom_subjects must be a whole number >= 1, got 'six'"),
         ("model", 3, r"model must be the name of a model, got 3; one of attention_densenet, basic_unet, .*unet"),
         ("sequences", None, r"sequences must be text, got None"),
+        ("sequences", ["T1w", "T2w"], r"got \['T1w', 'T2w'\] .*; to compare several values, write sequences=A,B on"),
+        (
+            "model",
+            ["ridge", "cnn"],
+            r"got \['ridge', 'cnn'\]; to compare .* a tuple, model=\(A, B\), in Python; one of",
+        ),
     ],
 )
 def test_values_out_of_range_are_refused(epvs: Task, key: str, value: Any, message: str) -> None:
