@@ -14,7 +14,7 @@ from pathlib import Path
 from harness.core.errors import RequestError
 from harness.storage.files import PART
 
-__all__ = ["secret_key"]
+__all__ = ["create_secret", "secret_key"]
 
 _BYTES = 32
 
@@ -37,7 +37,7 @@ def secret_key(path: Path) -> bytes:
         If other users can read the file, or it holds no key.
     """
     if not path.exists():
-        _create(path)
+        create_secret(path)
     mode = stat.S_IMODE(path.stat().st_mode)
     if sys.platform != "win32" and mode & 0o077:
         raise RequestError(f"{path} must be readable by its owner only, but its mode is {mode:04o}; chmod 600 it")
@@ -50,8 +50,8 @@ def secret_key(path: Path) -> bytes:
     return bytes.fromhex(text)
 
 
-def _create(path: Path) -> None:
-    """Create a key; if another process is faster, its key is kept."""
+def create_secret(path: Path) -> None:
+    """Create a file of 64 random hexadecimal digits with mode 0600; if another process is faster, its file is kept."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{PART}{uuid.uuid4().hex}")
     try:

@@ -68,7 +68,7 @@ def run(
         adopt_older(plan)
     if not plan.missing():
         return plan
-    with contextlib.nullcontext() if settings.ray == "off" else session(settings):
+    with contextlib.nullcontext() if settings.ray == "off" else session(settings, say=say):
         if settings.ray in ("auto", "local"):
             say(listening())
         elif settings.ray != "off":

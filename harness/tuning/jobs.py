@@ -34,6 +34,7 @@ from harness.storage.bucket import Bucket
 from harness.storage.patience import Patience
 from harness.storage.store import CellRecord, Store, write_record
 from harness.tuning.guard import guarded
+from harness.tuning.token import keep_private
 from harness.tuning.watch import Deadline, Process, TimeLimit, end_with
 
 __all__ = [
@@ -283,8 +284,10 @@ def _is_locked(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def session(settings: RunSettings) -> Iterator[None]:
+def session(settings: RunSettings, *, say: Callable[[str], None] | None = None) -> Iterator[None]:
     """Start or connect to Ray for the duration of a ``with`` block, without log output.
+
+    With ``say``, the file of Ray's token is made readable by its owner only, and it tells if it was not.
 
     Raises
     ------
@@ -294,13 +297,13 @@ def session(settings: RunSettings) -> Iterator[None]:
     import ray
 
     # An existing session, e.g. of a notebook or test, is used and left running.
-    ours = contextlib.nullcontext() if ray.is_initialized() else _started(settings)
+    ours = contextlib.nullcontext() if ray.is_initialized() else _started(settings, say)
     with ours, _silent_tune():
         yield
 
 
 @contextlib.contextmanager
-def _started(settings: RunSettings) -> Iterator[None]:
+def _started(settings: RunSettings, say: Callable[[str], None] | None) -> Iterator[None]:
     """Ray, started or connected to as the settings say, and shut down at the end of the block."""
     import ray
 
@@ -313,6 +316,8 @@ def _started(settings: RunSettings) -> Iterator[None]:
         raise RequestError(
             f"a Ray cluster must be reachable at ray={address}, got {error}; start one, or set ray=auto"
         ) from None
+    if say is not None and (exposed := keep_private(create=bool(here))):
+        say(exposed)
     with guarded(os.getpid(), Path(ray.__file__).resolve().parent) if here else contextlib.nullcontext():
         try:
             with _own_handler():
