@@ -32,7 +32,7 @@ from harness.core.registry import COHORTS
 from harness.core.seeding import generator
 from harness.core.types import Array, Cohort, Fault, Ineligible, Sample
 from harness.data.cache import RUNS_CODE, ArrayCache, CachedImage, Coding, Digests, hash_of
-from harness.data.pictures import fault
+from harness.data.pictures import fault, refuse_links
 
 __all__ = ["OFFICIAL", "patchcamelyon"]
 
@@ -41,6 +41,7 @@ OFFICIAL = ("train", "valid", "test")
 
 _NAME = "rgb"
 _BLOCK = 256  # patches that are in memory at a time
+_INFLATION = 1032  # the most by which deflate shrinks
 _NO_MASKS: Mapping[str, CachedImage] = {}
 _TRUE, _FALSE = ("true", "1", "1.0"), ("false", "0", "0.0")
 
@@ -54,6 +55,7 @@ def patchcamelyon(
     exclude: tuple[str, ...] = (),
     minimum: Annotated[int, annotated_types.Ge(1)] = 3,
     patches: Annotated[int, annotated_types.Ge(0)] = 0,
+    links: Path | None = None,
 ) -> Cohort:
     """Patches of PatchCamelyon with their labels, slides and official splits.
 
@@ -65,6 +67,8 @@ def patchcamelyon(
     exclude : slides to leave out or, without a table of slides, patches
     minimum : minimum number of slides or, without a table of slides, of patches
     patches : number of patches of each split, drawn at random; 0 for all
+    links : folder outside of the data set into which links may lead; empty for none. Links
+        within the data set are always followed
 
     Returns
     -------
@@ -80,13 +84,15 @@ def patchcamelyon(
     ------
     CohortError
         With all faults: no such files, files that are still packed, several files for one
-        split, arrays of other names, shapes or types, labels other than 0 and 1, tables that
-        do not match the labels, slides in several splits, too few slides.
+        split, links out of the data set, arrays of other names, shapes or types, or whose
+        values are not in the file, labels other than 0 and 1, tables that do not match the
+        labels, slides in several splits, too few slides.
     """
     root, cache = Path(root).absolute(), Path(cache).absolute()
     for name in sequences:
         if name != _NAME:
             raise OutOfRange(f"patches have the one image {_NAME}, got {name}")
+    refuse_links(root, [path for path in sorted(root.glob("*")) if path.suffix in (".h5", ".csv")], links)
     parts = _parts(root)
     known = {subject for part in parts for subject in part.subjects}
     for name in exclude:
@@ -208,9 +214,7 @@ def _check_array(path: Path, key: str, expected: str, found: _Found) -> tuple[in
     """Number, height and width of the arrays in a file; ``None`` after a fault."""
     try:
         with h5py.File(path) as file:
-            if key not in file:
-                found.add("no-array", path, f"no array {key}, only {', '.join(file) or 'nothing'}", f"{key} {expected}",
-                          "Use the published file.")  # fmt: skip
+            if not _is_array(file, key, expected, path, found):
                 return None
             shape, dtype = file[key].shape, file[key].dtype
     except OSError as error:
@@ -223,13 +227,38 @@ def _check_array(path: Path, key: str, expected: str, found: _Found) -> tuple[in
     return int(shape[0]), int(shape[1]), int(shape[2])
 
 
+def _is_array(file: h5py.File, key: str, expected: str, path: Path, found: _Found) -> bool:
+    """Whether a file has an array, with its values in this file; a fault is added if not.
+
+    HDF5 can refer to other files of this machine, by links, external storage and virtual
+    arrays, and a small file can describe an array that fills the memory.
+    """
+    names = file.id.links
+    if not names.exists(key.encode()):
+        found.add("no-array", path, f"no array {key}, only {', '.join(file) or 'nothing'}", f"{key} {expected}",
+                  "Use the published file.")  # fmt: skip
+        return False
+    value = ""
+    if names.get_info(key.encode()).type != h5py.h5l.TYPE_HARD:
+        value = f"{key} is a link"
+    elif not isinstance(array := file[key], h5py.Dataset):
+        value = f"{key} is a group"
+    elif array.external or array.is_virtual:
+        value = f"the values of {key} are in other files"
+    elif array.dtype.hasobject:
+        value = f"{key} {array.shape} of type {array.dtype}"
+    elif array.nbytes > _INFLATION * path.stat().st_size:
+        value = f"{key} {array.shape} is described with {array.nbytes:,} bytes, which a file of this size cannot hold"
+    if value:
+        found.add("no-array", path, value, f"{key} {expected}, stored in this file", "Use the published file.")
+    return not value
+
+
 def _labels(path: Path, count: tuple[int, int, int] | None, found: _Found) -> Array | None:
     """Labels, (N,) uint8; ``None`` after a fault."""
     try:
         with h5py.File(path) as file:
-            if "y" not in file:
-                found.add("no-array", path, f"no array y, only {', '.join(file) or 'nothing'}", "y, one label a patch",
-                          "Use the published file.")  # fmt: skip
+            if not _is_array(file, "y", "one label a patch", path, found):
                 return None
             labels = np.asarray(file["y"]).reshape(-1)
     except OSError as error:

@@ -38,7 +38,15 @@ from harness.data.participants import read_rows
 from harness.simulation.phantom import PhantomPicture
 from harness.storage.files import replace_file
 
-__all__ = ["PictureRow", "fault", "pictures", "prepare_pictures", "write_picture", "write_pictures"]
+__all__ = [
+    "PictureRow",
+    "fault",
+    "pictures",
+    "prepare_pictures",
+    "refuse_links",
+    "write_picture",
+    "write_pictures",
+]
 
 _TABLE, _IMAGES, _MASKS = "labels.csv", "images", "masks"
 _NAME = "rgb"
@@ -99,11 +107,11 @@ def pictures(
     for name in sequences:
         if name != _NAME:
             raise OutOfRange(f"pictures have the one image {_NAME}, got {name}")
-    _refuse_links(root, [root / _TABLE], links)
+    refuse_links(root, [root / _TABLE], links)
     table = _read_table(root, image_column, subject_column)
     folder = _IMAGES if (root / _IMAGES).is_dir() else ""
     rows = _rows(root, folder, table, exclude)
-    _refuse_links(root, [root / place / row.image for place in (folder, *_mask_folders(root).values()) for row in rows],
+    refuse_links(root, [root / place / row.image for place in (folder, *_mask_folders(root).values()) for row in rows],
                   links)  # fmt: skip
     subjects = {row.subject for row in rows}
     if len(subjects) < minimum:
@@ -287,8 +295,20 @@ def _fault_of(root: Path, folder: str, row: PictureRow) -> Fault | None:
     return None
 
 
-def _refuse_links(root: Path, paths: Sequence[Path], allowed: Path | None) -> None:
-    """Refuse files whose content is outside of the folder, see :func:`harness.data.bids_files.link_out`."""
+def refuse_links(root: Path, paths: Sequence[Path], allowed: Path | None) -> None:
+    """Refuse files whose content is outside of the folder, see :func:`harness.data.bids_files.link_out`.
+
+    Parameters
+    ----------
+    root : folder of the data set
+    paths : files below it, which need not exist
+    allowed : folder outside of the data set into which links may lead
+
+    Raises
+    ------
+    CohortError
+        With all such links.
+    """
     found = dict.fromkeys(filter(None, (link_out(path, root, allowed) for path in paths)))
     faults = []
     for where in found:

@@ -26,7 +26,7 @@ from harness.core.registry import COHORTS
 from harness.core.seeding import generator
 from harness.core.types import Cohort, Fault, Ineligible, Sample
 from harness.data.cache import ArrayCache, Digests
-from harness.data.pictures import PictureRow, fault, prepare_pictures
+from harness.data.pictures import PictureRow, fault, prepare_pictures, refuse_links
 
 __all__ = ["ETHNICITIES", "SEXES", "utkface"]
 
@@ -62,6 +62,7 @@ def utkface(
     minimum: Annotated[int, annotated_types.Ge(1)] = 3,
     images: Annotated[int, annotated_types.Ge(0)] = 0,
     side: Annotated[int, annotated_types.Ge(0)] = 0,
+    links: Path | None = None,
 ) -> Cohort:
     """Faces of UTKFace with age, sex and ethnicity from the names of the files.
 
@@ -77,6 +78,8 @@ def utkface(
     images : number of pictures, drawn at random from all that can be used; 0 for all. The
         study used 9,000
     side : height and width to which square pictures are resampled; 0 keeps their size
+    links : folder outside of the data set into which links may lead; empty for none. Links
+        within the data set are always followed
 
     Returns
     -------
@@ -91,14 +94,15 @@ def utkface(
     Raises
     ------
     CohortError
-        With all faults: no such pictures, the same name twice, files that cannot be read,
-        pictures of different sizes.
+        With all faults: no such pictures, links out of the data set, the same name twice, files
+        that cannot be read, pictures of different sizes.
     """
     root, cache = Path(root).absolute(), Path(cache).absolute()
     for name in sequences:
         if name != _NAME:
             raise OutOfRange(f"pictures have the one image {_NAME}, got {name}")
     rows, unread = _rows(root, exclude)
+    refuse_links(root, [root / row.image for row in rows], links)
     others = [row for row in rows if row.covariates["ethnicity"] is None]
     rows = [row for row in rows if row.covariates["ethnicity"] is not None]
     digests = Digests(cache / "digests", root)

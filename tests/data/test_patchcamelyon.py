@@ -223,6 +223,92 @@ def test_faults_of_the_files(
     assert not (tmp_path / "cache" / "arrays").exists()
 
 
+def elsewhere(root: Path) -> Path:
+    """A file of labels outside of the data set."""
+    path = root.parent / "elsewhere.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("y", data=labels("test"))
+    return path
+
+
+def linked(file: h5py.File, other: Path) -> None:
+    """A link of HDF5 to an array of another file."""
+    file["y"] = h5py.ExternalLink(other, "y")
+
+
+def stored_outside(file: h5py.File, other: Path) -> None:
+    """An array whose bytes are those of any other file."""
+    file.create_dataset("y", labels("test").shape, np.uint8, external=[(str(other), 0, 5)])
+
+
+def virtual(file: h5py.File, other: Path) -> None:
+    """An array composed of those of other files."""
+    layout = h5py.VirtualLayout(labels("test").shape, np.uint8)
+    layout[...] = h5py.VirtualSource(other, "y", labels("test").shape)
+    file.create_virtual_dataset("y", layout)
+
+
+def soft(file: h5py.File, other: Path) -> None:
+    """A link of HDF5 within the file."""
+    file["z"] = labels("test")
+    file["y"] = h5py.SoftLink("/z")
+
+
+def group(file: h5py.File, other: Path) -> None:
+    """A group in place of an array."""
+    file.create_group("y")
+
+
+def huge(file: h5py.File, other: Path) -> None:
+    """A terabyte that is described and not stored."""
+    file.create_dataset("y", (10**12, 1, 1, 1), np.uint8, chunks=(1024, 1, 1, 1))
+
+
+def objects(file: h5py.File, other: Path) -> None:
+    """Text in place of numbers."""
+    file["y"] = ["0", "1", "0", "1", "0"]
+
+
+@pytest.mark.parametrize(
+    ("made", "value"),
+    [
+        (linked, "y is a link"),
+        (soft, "y is a link"),
+        (stored_outside, "the values of y are in other files"),
+        (virtual, "the values of y are in other files"),
+        (group, "y is a group"),
+        (huge, "1,000,000,000,000 bytes, which a file of this size cannot hold"),
+        (objects, "of type object"),
+    ],
+)
+def test_arrays_whose_values_are_not_in_the_file(
+    folder: Path, tmp_path: Path, made: Callable[[h5py.File, Path], None], value: str
+) -> None:
+    """They could show any file of this machine, or fill its memory."""
+    with h5py.File(folder / f"{START}test_y.h5", "w") as file:
+        made(file, elsewhere(folder))
+    with pytest.raises(CohortError, match=rf"\[no-array\] .*test_y\.h5.*{value}"):
+        patchcamelyon(folder, tmp_path / "cache")
+
+
+def test_an_array_of_equal_values_is_small(folder: Path, tmp_path: Path) -> None:
+    """The size that a file may describe is what its compression can reach."""
+    write(folder, "test_x", "x", np.zeros((5, 400, 400, 3), np.uint8), compression="gzip", compression_opts=9)
+    assert len(patchcamelyon(folder, tmp_path / "cache").samples) == sum(COUNTS.values())
+
+
+@pytest.mark.parametrize("name", ["test_x.h5", "test_y.h5", "test_meta.csv", "train_mask.h5"])
+def test_links_out_of_the_folder(folder: Path, tmp_path: Path, name: str) -> None:
+    """A link to another place is refused, unless that place is named."""
+    place = tmp_path / "place"
+    place.mkdir()
+    (folder / f"{START}{name}").rename(place / "object")
+    (folder / f"{START}{name}").symlink_to(place / "object")
+    with pytest.raises(CohortError, match=rf"\[link-outside\] {START}{name}: a link to .*cohort\.links=.*place"):
+        patchcamelyon(folder, tmp_path / "cache")
+    assert len(patchcamelyon(folder, tmp_path / "cache", links=place).samples) == sum(COUNTS.values())
+
+
 def test_faults_of_all_splits_are_listed_at_once(folder: Path, tmp_path: Path) -> None:
     """The user corrects all of them before the next try."""
     remove("valid_y.h5")(folder)

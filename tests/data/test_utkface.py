@@ -82,6 +82,22 @@ def test_names_that_cannot_be_read_are_listed(root: Path, name: str, reason: str
     assert left_out == f"{name}.jpg.chip.jpg" and reason in why
 
 
+def test_links_out_of_the_folder(root: Path, tmp_path: Path) -> None:
+    """A link to another place is refused, unless that place is named; links inside are followed."""
+    place = tmp_path / "place"
+    place.mkdir()
+    first, *_ = sorted(root.glob("*.jpg"))
+    first.rename(place / "object.jpg")
+    first.symlink_to(place / "object.jpg")
+    with pytest.raises(CohortError, match=rf"\[link-outside\] {first.name}: a link to .*cohort\.links=.*place"):
+        read(root)
+    assert len(read(root, links=place).samples) == len(FACES)
+    first.unlink()
+    (place / "object.jpg").rename(root / ".object")
+    first.symlink_to(root / ".object")
+    assert len(read(root).samples) == len(FACES)
+
+
 def test_fifth_ethnicity_is_left_out_and_counted(root: Path) -> None:
     """Pictures of others are no sample, and a note counts them."""
     for number in range(3):
