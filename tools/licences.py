@@ -26,6 +26,10 @@ version. CUDA builds of torch include NVIDIA's libraries, under NVIDIA's terms, 
 
 The extra `postgres` adds psycopg and psycopg-binary, under the LGPL; they are imported unmodified, too.
 The extra `s3` adds obstore, under the MIT licence.
+The extra `jobs` adds what Ray's dashboard needs, under the licences Apache-2.0, BSD-2-Clause, MIT and PSF-2.0:
+aiohttp-cors, colorful, distlib, google-api-core, googleapis-common-protos, grpcio, opencensus, opencensus-context,
+opentelemetry-exporter-prometheus, platformdirs, prometheus-client, proto-plus, py-spy, python-discovery, smart-open,
+virtualenv.
 
 | package | version | licence |
 |---|---|---|
