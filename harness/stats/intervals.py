@@ -366,13 +366,16 @@ def with_training(values: npt.ArrayLike, error: float = 0.0, *, training: Traini
     with equal true values has an error of .01 to .05. Intervals for the trained models only
     cover .95 to .51, and those of Nadeau & Bengio .99 to .81. For random trainings, with
     chance between an eighth of and eight times the effect of training subjects, intervals
-    cover .92 to 1.00 and tests have errors up to .05 (``benchmarks/intervals.py``).
+    cover .91 to 1.00 and tests have errors up to .07 (``benchmarks/intervals.py``).
 
     On eight cohorts of 205 real lesion masks, the standard deviation between cohorts is .8 to
     1.4 times the stated error for maps of three linear models by three methods, and for maps
-    of two networks with one seed by two methods. For R², it is .5 to 1.1 times for linear
-    models, and .3 to .4 times for the networks: their intervals are too wide, because a few
-    patients with large scores decide the value (``benchmarks/coverage.py``).
+    of two networks with one seed by two methods. For R², it is .5 to 1.1 times the root mean
+    square of the errors of linear models, and .3 to .6 times that of two networks (four
+    cohorts): their intervals are too wide, because a few patients with large scores decide
+    the value. With them, the error of one cohort can be a hundred times that of another, and
+    half of the cohorts have errors below .4 times the standard deviation of ridge and sparse
+    linear models (``benchmarks/coverage.py``).
 
     References
     ----------
