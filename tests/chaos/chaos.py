@@ -413,7 +413,7 @@ def _read_only(sweep: Sweep) -> None:
     _mount(str(folder), aside, "--bind")
     _mount("", aside, "-o", "remount,ro,bind")  # before anyone can open a file of this mount
     _mount(str(aside), folder, "--move")
-    threading.Timer(_PASSING_S, lambda: subprocess.run(["umount", "-l", str(folder)], check=True)).start()
+    _once_noticed(sweep, lambda: subprocess.run(["umount", "-l", str(folder)], check=True))
 
 
 def _full(sweep: Sweep) -> None:
@@ -423,7 +423,21 @@ def _full(sweep: Sweep) -> None:
         while True:
             if not file.write(bytes(2**16)):
                 break
-    threading.Timer(_PASSING_S, path.unlink).start()
+    _once_noticed(sweep, path.unlink)
+
+
+def _once_noticed(sweep: Sweep, undo: Callable[[], object]) -> None:
+    """End a harm after some seconds, but not before the run has met it: on a busy machine, cells take longer."""
+    log = sweep.logs[-1]
+
+    def wait() -> None:
+        until_s = time.monotonic() + _RUN_S
+        time.sleep(_PASSING_S)
+        while "cannot write to" not in log.read_text(errors="replace") and time.monotonic() < until_s:
+            time.sleep(0.5)
+        undo()
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _lock(database: Path) -> None:
