@@ -21,12 +21,12 @@ from torch import Generator, Tensor, nn
 from harness.attribution.batches import (
     Baseline,
     BatchSize,
-    Connected,
     Inputs,
     Maps,
     baselines,
     batches,
     by_batch,
+    connected,
     independent_size,
     items_are_independent,
 )
@@ -57,8 +57,8 @@ def saliency(
     absolute : take absolute values, as published
     batch_size : maximum number of items in a forward pass
     """
-    method = Saliency(Connected(model))
-    size = independent_size(model, inputs, batch_size)
+    method = Saliency(connected(model, inputs, targets))
+    size = independent_size(model, inputs, batch_size, gradients=True)
     return by_batch(inputs, targets, size, lambda x, t: method.attribute(_graph(x), target=t, abs=absolute))
 
 
@@ -73,8 +73,8 @@ def input_x_gradient(model: nn.Module, inputs: Inputs, targets: Sequence[int], *
     model, inputs, targets : see :mod:`harness.attribution`
     batch_size : maximum number of items in a forward pass
     """
-    method = InputXGradient(Connected(model))
-    size = independent_size(model, inputs, batch_size)
+    method = InputXGradient(connected(model, inputs, targets))
+    size = independent_size(model, inputs, batch_size, gradients=True)
     return by_batch(inputs, targets, size, lambda x, t: method.attribute(_graph(x), target=t))
 
 
@@ -104,8 +104,8 @@ def integrated_gradients(
     baseline : baseline of the input: one number, or one number per channel
     batch_size : maximum number of items in a forward pass
     """
-    method = IntegratedGradients(Connected(model))
-    size = independent_size(model, inputs, batch_size, copies=steps)
+    method = IntegratedGradients(connected(model, inputs, targets))
+    size = independent_size(model, inputs, batch_size, copies=steps, gradients=True)
 
     def integrate(x: Inputs, target: int) -> Inputs:
         maps: Inputs = method.attribute(
@@ -248,9 +248,9 @@ def deeplift(
         non-linearity that is not a module (``functional.relu``, a product of two branches)
         and is therefore not processed by the rule.
     """
-    model = Connected(model)
+    model = connected(model, inputs, targets)
     _refuse_reused(model, inputs)
-    if not items_are_independent(model, inputs, 2 * min(batch_size, len(inputs[0]))):
+    if not items_are_independent(model, inputs, 2 * min(batch_size, len(inputs[0])), gradients=True):
         raise HarnessError(
             "deeplift computes the input and its baseline in one batch, but the outputs of the model depend on other "
             "items in the batch; choose integrated_gradients, or use batch normalisation with running statistics"
@@ -288,8 +288,8 @@ def guided_backprop(model: nn.Module, inputs: Inputs, targets: Sequence[int], *,
             f"guided_backprop needs ReLU modules, but {type(model).__name__} has none; "
             "use nn.ReLU instead of functional.relu, or choose saliency"
         )
-    method = GuidedBackprop(Connected(model))
-    size = independent_size(model, inputs, batch_size)
+    method = GuidedBackprop(connected(model, inputs, targets))
+    size = independent_size(model, inputs, batch_size, gradients=True)
 
     def guide(x: Inputs, target: int) -> Inputs:
         with _quiet():
@@ -316,8 +316,8 @@ def _expected(
     and each point is drawn separately, so that the points depend neither on the batch size
     nor on the number of targets.
     """
-    method = Saliency(Connected(model))
-    size = independent_size(model, inputs, size, copies=samples)
+    method = Saliency(connected(model, inputs, targets))
+    size = independent_size(model, inputs, size, copies=samples, gradients=True)
     maps: Maps = [tuple(torch.zeros_like(x) for x in inputs) for _ in targets]
     for item in range(len(inputs[0])):
         rng = torch.Generator().manual_seed(seed_of(seed, item))
