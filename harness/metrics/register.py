@@ -257,7 +257,7 @@ def choose(option: str, value: str, table: Mapping[str, T]) -> T:
     """
     try:
         return table[value]
-    except KeyError:
+    except (KeyError, TypeError):  # TypeError: of a list, for example
         raise UnknownName(f"value of {option}", value, table) from None
 
 
