@@ -7,7 +7,7 @@ arrays of one subject, and derives lesions from masks on first use.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -334,21 +334,31 @@ def _wrong(name: str, value: Any) -> OutOfRange:
     return OutOfRange(f"`{name}` must be {METRIC_INPUTS[name]}, got {_shown(value)}")
 
 
-def _names(name: str, value: Any) -> tuple[str, ...] | None:
+def _names(name: str, value: Any) -> tuple[Any, ...] | None:
     if value is None:
         return None
-    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        raise _wrong(name, value)
-    found = tuple(value)
+    try:
+        found = (None,) if isinstance(value, str | bytes) else tuple(value)
+    except TypeError:
+        found = (None,)
     if not all(isinstance(one, str) for one in found):
         raise _wrong(name, value)
     return found
 
 
-def _function(name: str, value: Any) -> Any:
-    if value is not None and not callable(value):
+def _function(name: str, value: Any) -> Predict | None:
+    if value is None:
+        return None
+    if not callable(value):
         raise _wrong(name, value)
-    return value
+
+    def one_each(images: Array) -> Array:
+        found = _numeric(name, value(images))
+        if found.shape != (len(images),):
+            raise OutOfRange(f"`{name}` must return one number for each of {len(images)} images, got {found.shape}")
+        return found
+
+    return one_each
 
 
 def _mapping(name: str, value: Any) -> Any:
