@@ -178,9 +178,10 @@ def test_unet_is_bounded_by_its_bottleneck(sizes: dict[str, int]) -> None:
     ("options", "message"),
     [
         ({}, "in_channels of model unet must be given"),
-        ({"in_channels": 0}, "in_channels must be a whole number > 0, got 0"),
+        ({"in_channels": 0}, "in_channels must be a whole number > 0 and <= 65536, got 0"),
         ({"in_channels": 1.5}, "in_channels of model unet must be a whole number, got 1.5"),
-        ({"in_channels": 1, "outputs": -2}, "outputs must be a whole number > 0, got -2"),
+        ({"in_channels": 1, "outputs": -2}, "outputs must be a whole number > 0 and <= 65536, got -2"),
+        ({"in_channels": 10**9}, "in_channels must be a whole number > 0 and <= 65536, got 1000000000"),
         ({"in_channels": 1, "seed": 0.5}, "seed must be a whole number >= 0, got 0.5"),
         ({"in_channels": 1, "seed": -1}, "seed must be a whole number >= 0, got -1"),
     ],

@@ -23,6 +23,7 @@ __all__ = [
     "baselines",
     "batches",
     "by_batch",
+    "check_baseline",
     "connected",
     "independent_size",
     "items_are_independent",
@@ -56,6 +57,8 @@ Baseline: TypeAlias = float | list[float] | Annotated[Tensor, _FromCode]
 _OTHER_SIZE, _SAME_SIZE = 1e-4, 16
 # The same of the norm of a gradient. Rounding can switch some activations whose input is close to zero.
 _OTHER_GRADIENT = 1e-3
+# Items in a batch, so that sizes fit the integers of torch.
+_MOST = 2**31
 # Seed of random items that are tested; those of their neighbours in a batch start at 0.
 _POINT = 2**31
 
@@ -83,7 +86,7 @@ def batches(inputs: Inputs, size: int) -> Iterator[Inputs]:
     """Consecutive items, at most ``size`` at a time."""
     if size < 1:
         raise OutOfRange(f"`batch_size >= 1` must hold, got {size}")
-    return zip(*(torch.split(x, size) for x in inputs), strict=True)
+    return zip(*(torch.split(x, min(size, _MOST)) for x in inputs), strict=True)
 
 
 def by_batch(inputs: Inputs, targets: Sequence[int], batch_size: int, method: Callable[[Inputs, int], Inputs]) -> Maps:
@@ -197,6 +200,7 @@ def independent_size(model: nn.Module, inputs: Inputs, size: int, *, copies: int
         ``size``, or 1 if the outputs of the model depend on the batch
         (:func:`items_are_independent`). There is no check if batches have one item anyway.
     """
+    size = min(size, _MOST)
     most = min(size, len(inputs[0]) * copies)
     if most <= 1:
         return size
@@ -389,10 +393,11 @@ def baselines(inputs: Inputs, baseline: Baseline) -> Inputs:
     Raises
     ------
     OutOfRange
-        If it does not broadcast to the inputs.
+        If it does not broadcast to the inputs, or has values that are not finite numbers.
     """
     # In double precision, because single precision would change 0.1 by 1e-9 for a network in double precision.
     given = baseline if isinstance(baseline, Tensor) else torch.as_tensor(baseline, dtype=torch.float64)
+    check_baseline(given)
     per_channel = isinstance(baseline, list | tuple)
     try:
         return tuple(
@@ -404,3 +409,14 @@ def baselines(inputs: Inputs, baseline: Baseline) -> Inputs:
             f"a baseline must broadcast to its input, got {tuple(given.shape)} for {shapes}; "
             "use one number, or one per channel"
         ) from None
+
+
+def check_baseline(baseline: Tensor) -> None:
+    """Refuse baselines without values (sparse, on the device meta, empty), of complex numbers, or not finite."""
+    dense = baseline.layout == torch.strided and not baseline.is_nested and not baseline.is_meta
+    if not dense or baseline.is_complex() or not baseline.numel() or not bool(torch.isfinite(baseline).all()):
+        shape = "nested" if baseline.is_nested else tuple(baseline.shape)
+        raise OutOfRange(
+            f"a baseline must be a dense tensor of finite real numbers, got {shape} {baseline.dtype} {baseline.layout} on "
+            f"{baseline.device}; use one number, or one per channel"
+        )

@@ -26,11 +26,12 @@ from harness.attribution.batches import (
     baselines,
     batches,
     by_batch,
+    check_baseline,
     connected,
     independent_size,
     items_are_independent,
 )
-from harness.core.errors import CellError, HarnessError
+from harness.core.errors import CellError, HarnessError, OutOfRange
 from harness.core.registry import ATTRIBUTIONS
 from harness.core.seeding import seed_of
 
@@ -145,12 +146,24 @@ def gradient_shap(
         tensor of shape (B, C, *space) is a set from which each sample draws one baseline
     batch_size : maximum number of items in a forward pass
 
+    Raises
+    ------
+    OutOfRange
+        If a set of baselines has another shape than the items.
+
     Notes
     -----
     All outputs use the same points, so that their maps are comparable. The sum of a map is
     f(input) − f(baseline) only in expectation.
     """
     wide = isinstance(baseline, Tensor) and baseline.ndim == inputs[0].ndim and len(inputs) == 1
+    if wide and isinstance(baseline, Tensor):
+        check_baseline(baseline)
+        if baseline.shape[1:] != inputs[0].shape[1:]:
+            raise OutOfRange(
+                f"a set of baselines must be (B, C, *space) with the shape of an item, got {tuple(baseline.shape)} for "
+                f"{tuple(inputs[0].shape)}"
+            )
     pool = (baseline.to(inputs[0]),) if wide and isinstance(baseline, Tensor) else baselines(inputs, baseline)
 
     def draw(item: int, rng: Generator) -> tuple[Inputs, Inputs]:
