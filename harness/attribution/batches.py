@@ -111,6 +111,9 @@ def connected(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> Conne
     HarnessError
         If an output has no gradient although it changes with an input, so that maps of zeros
         would be wrong.
+    CellError
+        If an output is not finite for the first item, or an item with such inputs. The
+        gradient through a ReLU would be zero.
 
     Notes
     -----
@@ -118,6 +121,7 @@ def connected(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> Conne
     if the output is constant, or does not change in either direction of a small step, as
     behind a ReLU or a clamp.
     """
+    _check_finite(model, inputs, targets)
     point = _in_range(inputs, _POINT)
     leaves = tuple(x.requires_grad_() for x in point)
     try:
@@ -131,6 +135,19 @@ def connected(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> Conne
             if (gradient is None or not gradient.any()) and _changes(model, point, target, place, gradient is None):
                 raise _no_gradient(f" {target}")
     return Connected(model)
+
+
+@torch.no_grad()
+def _check_finite(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> None:
+    finite = torch.stack([x.flatten(1).isfinite().all(1) for x in inputs]).all(0).tolist()
+    for item in dict.fromkeys((0, *(place for place, one in enumerate(finite) if not one))):
+        found = outputs_of(model, tuple(x[item : item + 1].clone() for x in inputs))[:, list(targets)]
+        if not bool(torch.isfinite(found).all()):
+            why = "" if finite[item] else ", whose input has such values"
+            raise CellError(
+                "the outputs of the model must be finite to be explained, but are NaN or infinite for item "
+                f"{item}{why}; replace such voxels, or leave the item out"
+            )
 
 
 def _no_gradient(which: str) -> HarnessError:
@@ -417,6 +434,6 @@ def check_baseline(baseline: Tensor) -> None:
     if not dense or baseline.is_complex() or not baseline.numel() or not bool(torch.isfinite(baseline).all()):
         shape = "nested" if baseline.is_nested else tuple(baseline.shape)
         raise OutOfRange(
-            f"a baseline must be a dense tensor of finite real numbers, got {shape} {baseline.dtype} {baseline.layout} on "
-            f"{baseline.device}; use one number, or one per channel"
+            f"a baseline must be a dense tensor of finite real numbers, got {shape} {baseline.dtype} {baseline.layout} "
+            f"on {baseline.device}; use one number, or one per channel"
         )

@@ -157,14 +157,7 @@ def gradient_shap(
     f(input) − f(baseline) only in expectation.
     """
     wide = isinstance(baseline, Tensor) and baseline.ndim == inputs[0].ndim and len(inputs) == 1
-    if wide and isinstance(baseline, Tensor):
-        check_baseline(baseline)
-        if baseline.shape[1:] != inputs[0].shape[1:]:
-            raise OutOfRange(
-                f"a set of baselines must be (B, C, *space) with the shape of an item, got {tuple(baseline.shape)} for "
-                f"{tuple(inputs[0].shape)}"
-            )
-    pool = (baseline.to(inputs[0]),) if wide and isinstance(baseline, Tensor) else baselines(inputs, baseline)
+    pool = (_pool(baseline, inputs[0]),) if wide and isinstance(baseline, Tensor) else baselines(inputs, baseline)
 
     def draw(item: int, rng: Generator) -> tuple[Inputs, Inputs]:
         row = int(torch.randint(len(pool[0]), (), generator=rng)) if wide else item
@@ -342,6 +335,18 @@ def _expected(
                 for total, gradient, factor in zip(of_target, gradients, factors, strict=True):
                     total[item] += combine(gradient, factor).sum(0) / samples
     return maps
+
+
+def _pool(baseline: Tensor, x: Tensor) -> Tensor:
+    """A set of baselines, (B, C, *space), with the shape of an item."""
+    check_baseline(baseline)
+    try:
+        return baseline.to(x).expand(len(baseline), *x.shape[1:])
+    except RuntimeError:
+        raise OutOfRange(
+            f"a set of baselines must be (B, C, *space) with the shape of an item, got {tuple(baseline.shape)} for "
+            f"{tuple(x.shape)}"
+        ) from None
 
 
 def _normal(like: Tensor, rng: Generator) -> Tensor:

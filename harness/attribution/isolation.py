@@ -257,24 +257,9 @@ def _check_outputs(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> 
             f"a model must return (N, K) floats to be explained, got {_text_of(output)}; return the values from which "
             "it computes them (logits instead of a class), as a dense tensor"
         )
-    _check_finite(model, inputs, output)
     for target in targets:
         if not 0 <= target < shape[1]:
             raise OutOfRange(f"`0 <= target < {shape[1]}` must hold for the outputs of the model, got {target}")
-
-
-@torch.no_grad()
-def _check_finite(model: nn.Module, inputs: Inputs, first: Tensor) -> None:
-    """Refuse NaN and infinite outputs of the first item, and of items with such inputs: ReLUs hide them in gradients."""
-    for item in range(len(inputs[0])):
-        own = tuple(x[item : item + 1].clone() for x in inputs)
-        bad = sum(int((~torch.isfinite(x)).sum()) for x in own)
-        if (bad or item == 0) and not bool(torch.isfinite(first if item == 0 else model(*own)).all()):
-            why = f", of which {bad} values of the input are NaN or infinite" if bad else ""
-            raise CellError(
-                f"the outputs of the model must be finite to be explained, but are NaN or infinite for item {item}{why}; "
-                "replace such voxels, or leave the item out"
-            )
 
 
 def _first_output(model: nn.Module, first: Inputs) -> Any:

@@ -64,6 +64,8 @@ def build(name: str, *, seed: int | None = None, **options: Any) -> nn.Module:
             "pass the tensors to load_pretrained(state) of the network"
         )
     options |= {key: checked(Annotated[int, Gt(0), Le(_MOST)], options[key], key) for key in _SIZES if key in options}
+    if "inputs" in options and not options["inputs"]:
+        raise OutOfRange(f"inputs of model {name} must have at least one input, the image, got {options['inputs']!r}")
     if seed is not None:
         seed = checked(Annotated[int, Ge(0)], seed, "seed")
     with nullcontext() if seed is None else torch.random.fork_rng(devices=[]):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.attribution import attribute
-from harness.core.errors import CellError, HarnessError
+from harness.core.errors import CellError, HarnessError, OutOfRange
 from harness.core.registry import ATTRIBUTIONS
 from harness.testing import Formula, example_image, example_network
 
@@ -85,6 +85,38 @@ CONSTANT: dict[str, Callable[[Tensor], Tensor]] = {
 def test_constant_outputs_have_maps_of_zeros(kind: str, method: str) -> None:
     """With or without a graph, as nothing changes the output."""
     assert not attribute(method, Formula(CONSTANT[kind]), X, [1])[0].any()
+
+
+@pytest.mark.parametrize("method", GRADIENTS)
+@pytest.mark.parametrize("item", [0, 1])
+def test_outputs_that_are_not_finite_are_refused(method: str, item: int) -> None:
+    """The gradient of a ReLU is zero for NaN, so that the map would be zero."""
+    x = X.clone()
+    x[item, 0, 4, 4] = torch.nan
+    with pytest.raises(CellError, match=f"NaN or infinite for item {item}, whose input has such values; replace"):
+        attribute(method, example_network(2), x, [0])
+
+
+@pytest.mark.parametrize(
+    "baseline",
+    [
+        *(torch.zeros(0, 2, 8, 9), torch.zeros(3, 2, 4, 9), torch.zeros(1) * 1j, torch.full((1,), torch.inf)),
+        *(torch.zeros(2, 2, 8, 9).to_sparse(), torch.zeros(1, device="meta")),
+    ],
+    ids=["empty", "shape", "complex", "infinite", "sparse", "meta"],
+)
+@pytest.mark.parametrize(
+    "method", ["integrated_gradients", "gradient_shap", "deeplift", "occlusion", "channel_ablation"]
+)
+def test_baselines_must_have_values_and_fit(method: str, baseline: Tensor) -> None:
+    """Tensors that are no baseline are refused by all methods that have one."""
+    with pytest.raises(OutOfRange, match="baseline"):
+        attribute(method, example_network(2), X, [0], baseline=baseline)
+
+
+def test_batches_may_be_of_any_size() -> None:
+    """Sizes beyond the integers of torch mean all items."""
+    assert attribute("saliency", example_network(2), X, [0], batch_size=10**30)[0].shape == X.shape
 
 
 def test_output_that_is_flat_around_an_item_is_explained() -> None:
