@@ -118,12 +118,11 @@ def _parameters(function: Callable[..., Maps]) -> Mapping[str, inspect.Parameter
 
 
 def _check_call(title: str, known: Mapping[str, inspect.Parameter], options: Mapping[str, Any]) -> None:
+    signature = inspect.Signature(list(known.values()))
     try:
-        inspect.Signature(list(known.values())).bind(None, (), [], **options)
+        signature.bind(None, (), [], **options)
     except TypeError as error:
-        raise HarnessError(
-            f"{_METHOD}, but {title}({', '.join(map(str, known.values()))}) cannot be called so: {error}"
-        ) from None
+        raise HarnessError(f"{_METHOD}, but {title}{signature} cannot be called so: {error}") from None
 
 
 def _receiver(name: str, given: Any) -> dict[str, Any]:

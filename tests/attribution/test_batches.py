@@ -75,15 +75,14 @@ def test_dependence_that_vanishes_for_an_item_of_zeros_is_detected(name: str, ze
     assert not items_are_independent(_Joint(VANISHING[name]), (x * 0,))
 
 
-@pytest.mark.parametrize("name", VANISHING)
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in ("deeplift", "lrp")])
-def test_maps_with_an_item_of_zeros_are_those_of_items_computed_one_by_one(method: str, name: str) -> None:
+def test_maps_with_an_item_of_zeros_are_those_of_items_computed_one_by_one(method: str) -> None:
     """A dependence that the first item does not show would change the maps of the others."""
     x = X.clone()
     x[0] = 0
     x += 1e-9 * X  # the gradient of a norm is not finite at zero
-    expected = attribute(method, _Joint(VANISHING[name]), x, [1], **_options(method, 1))[0]
-    found = attribute(method, _Joint(VANISHING[name]), x, [1], **_options(method, 5))[0]
+    expected = attribute(method, _Joint(VANISHING["norm"]), x, [1], **_options(method, 1))[0]
+    found = attribute(method, _Joint(VANISHING["norm"]), x, [1], **_options(method, 5))[0]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10 * float(expected.abs().max()))
 
 
