@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 import types
 import typing
 from collections.abc import Callable
@@ -17,11 +18,12 @@ from torch import Tensor, nn
 
 from harness.attribution import attribute
 from harness.core.errors import OutOfRange, RequestError, UnknownName
-from harness.core.registry import KINDS
+from harness.core.registry import KINDS, MODELS
 from harness.core.targets import Target
 from harness.core.types import Input
 from harness.core.values import hints_of, option_value, options_of
 from harness.metrics import compute
+from harness.metrics.metric_inputs import METRIC_INPUTS
 from harness.models import build
 
 CANDIDATES: tuple[Any, ...] = (
@@ -118,13 +120,68 @@ def test_public_functions_refuse_what_the_command_line_refuses(kind: str, name: 
                     pytest.fail(f"{option}={value!r} was accepted")
 
 
+@pytest.mark.parametrize("kind", ["attribution", "metric", "model"])
+@pytest.mark.parametrize("name", [None, 5, b"saliency", ["saliency"], {}, ("dice",)], ids=str)
+def test_names_must_be_text(kind: str, name: Any) -> None:
+    """Anything else is no name of a component."""
+    with pytest.raises(UnknownName, match=f"no {kind} is named {re.escape(repr(name))}"):
+        {"attribution": lambda: attribute(name, MODEL, X, [0]), "metric": lambda: compute(name)}.get(
+            kind, lambda: build(name)
+        )()
+
+
+JUNK: tuple[Any, ...] = (
+    *(True, -1, 2.5, 1j, "1,1,1", b"x", [[1], [1, 2]], {"a": "x"}, {1: 2}, object(), int, np.zeros((2, 2))),
+    *(np.array("a"), np.array([None]), np.ones((3, 3, 3)) * 1j, np.array(["2020-01-01"], "M8[D]"), 10**400, {1, 2, 3}),
+)
+
+
+@pytest.mark.parametrize("key", [key for key in METRIC_INPUTS if not key.endswith("_lesions")])
+@pytest.mark.parametrize("name", ["dice", "average_hausdorff", "icc_count", "roi_accuracy", "absolute_error"])
+def test_inputs_of_metrics_of_other_types_are_refused(name: str, key: str) -> None:
+    """Every input of a metric is a valid value, or refused with its name."""
+    for value in JUNK:
+        try:
+            compute(name, **{key: value})
+        except RequestError as error:
+            assert len(str(error)) > 20
+
+
+@pytest.mark.parametrize("spacing", ["1,1,1", 1, [1, 1], ["1", "1", "1"], [True] * 3, [0, 1, 1]], ids=str)
+def test_spacing_must_be_three_numbers(spacing: Any) -> None:
+    """Text is not taken apart."""
+    mask = np.ones((2, 2, 2), bool)
+    with pytest.raises(OutOfRange, match="`spacing_mm` must be"):
+        compute("average_hausdorff", prediction=mask, target=mask, spacing_mm=spacing)
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_sizes_of_models_have_upper_bounds(name: str) -> None:
+    """A typing error such as depth=50 is refused at once, instead of filling the memory."""
+    function = MODELS.get(name).function
+    sizes = {"bins", "blocks", "boxes", "degree", "depth", "features", "hidden", "width", "widths"}
+    for option in sizes.intersection(options_of(function)):
+        with pytest.raises(OutOfRange, match=f"{option} .* must be"):
+            build(name, **{**supplied(function), option: (10**6, 10**6) if option == "widths" else 10**6})
+
+
+@pytest.mark.parametrize("sizes", [{"depth": 50}, {"depth": 10}, {"width": 1024, "depth": 5}])
+def test_unet_is_bounded_by_its_bottleneck(sizes: dict[str, int]) -> None:
+    """Each value alone can be valid."""
+    with pytest.raises(
+        OutOfRange, match=r"depth of model unet must be a whole number .*<= 10|`width \* 2\*\*depth <= 4"
+    ):
+        build("unet", in_channels=1, outputs=1, **sizes)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({}, "in_channels of model unet must be given"),
-        ({"in_channels": 0}, "in_channels must be a whole number > 0, got 0"),
+        ({"in_channels": 0}, "in_channels must be a whole number > 0 and <= 65536, got 0"),
         ({"in_channels": 1.5}, "in_channels of model unet must be a whole number, got 1.5"),
-        ({"in_channels": 1, "outputs": -2}, "outputs must be a whole number > 0, got -2"),
+        ({"in_channels": 1, "outputs": -2}, "outputs must be a whole number > 0 and <= 65536, got -2"),
+        ({"in_channels": 10**9}, "in_channels must be a whole number > 0 and <= 65536, got 1000000000"),
         ({"in_channels": 1, "seed": 0.5}, "seed must be a whole number >= 0, got 0.5"),
         ({"in_channels": 1, "seed": -1}, "seed must be a whole number >= 0, got -1"),
     ],

@@ -9,7 +9,7 @@ from captum.attr import LayerGradCam
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.attribution.batches import BatchSize, Connected, Inputs, Maps, by_batch, independent_size
+from harness.attribution.batches import BatchSize, Inputs, Maps, by_batch, connected, independent_size
 from harness.core.errors import HarnessError, UnknownName
 from harness.core.registry import ATTRIBUTIONS
 
@@ -51,16 +51,26 @@ def gradcam(
     UnknownName
         If there is no such layer.
     HarnessError
-        If the name of the layer is ambiguous, or the model has no suitable convolution.
+        If the name of the layer is ambiguous, the model has no suitable convolution, or the
+        output has no gradient.
     """
-    model = Connected(model)
+    model = connected(model, inputs, targets)
     method = LayerGradCam(model, _layer(model, layer) if layer else _last_convolution(model, inputs))
 
     def weigh(x: Inputs, target: int) -> Inputs:
-        coarse = method.attribute(tuple(each.requires_grad_() for each in x), target=target, relu_attributions=positive)
+        leaves = tuple(each.requires_grad_() for each in x)
+        try:
+            coarse = method.attribute(leaves, target=target, relu_attributions=positive)
+        except RuntimeError as error:
+            if not any(text in str(error) for text in ("does not require grad", "not have been used in the graph")):
+                raise
+            raise HarnessError(
+                "gradcam needs a layer with a gradient of the output, but the output does not depend on the layer, or "
+                "it is computed under torch.no_grad; set `layer` to another one"
+            ) from error
         return tuple(_enlarge(coarse.detach(), each) for each in x)
 
-    return by_batch(inputs, targets, independent_size(model, inputs, batch_size), weigh)
+    return by_batch(inputs, targets, independent_size(model, inputs, batch_size, gradients=True), weigh)
 
 
 def _enlarge(coarse: Tensor, like: Tensor) -> Tensor:

@@ -21,16 +21,17 @@ from torch import Generator, Tensor, nn
 from harness.attribution.batches import (
     Baseline,
     BatchSize,
-    Connected,
     Inputs,
     Maps,
     baselines,
     batches,
     by_batch,
+    check_baseline,
+    connected,
     independent_size,
     items_are_independent,
 )
-from harness.core.errors import CellError, HarnessError
+from harness.core.errors import CellError, HarnessError, OutOfRange
 from harness.core.registry import ATTRIBUTIONS
 from harness.core.seeding import seed_of
 
@@ -57,8 +58,8 @@ def saliency(
     absolute : take absolute values, as published
     batch_size : maximum number of items in a forward pass
     """
-    method = Saliency(Connected(model))
-    size = independent_size(model, inputs, batch_size)
+    method = Saliency(connected(model, inputs, targets))
+    size = independent_size(model, inputs, batch_size, gradients=True)
     return by_batch(inputs, targets, size, lambda x, t: method.attribute(_graph(x), target=t, abs=absolute))
 
 
@@ -73,8 +74,8 @@ def input_x_gradient(model: nn.Module, inputs: Inputs, targets: Sequence[int], *
     model, inputs, targets : see :mod:`harness.attribution`
     batch_size : maximum number of items in a forward pass
     """
-    method = InputXGradient(Connected(model))
-    size = independent_size(model, inputs, batch_size)
+    method = InputXGradient(connected(model, inputs, targets))
+    size = independent_size(model, inputs, batch_size, gradients=True)
     return by_batch(inputs, targets, size, lambda x, t: method.attribute(_graph(x), target=t))
 
 
@@ -104,8 +105,8 @@ def integrated_gradients(
     baseline : baseline of the input: one number, or one number per channel
     batch_size : maximum number of items in a forward pass
     """
-    method = IntegratedGradients(Connected(model))
-    size = independent_size(model, inputs, batch_size, copies=steps)
+    method = IntegratedGradients(connected(model, inputs, targets))
+    size = independent_size(model, inputs, batch_size, copies=steps, gradients=True)
 
     def integrate(x: Inputs, target: int) -> Inputs:
         maps: Inputs = method.attribute(
@@ -145,13 +146,18 @@ def gradient_shap(
         tensor of shape (B, C, *space) is a set from which each sample draws one baseline
     batch_size : maximum number of items in a forward pass
 
+    Raises
+    ------
+    OutOfRange
+        If a set of baselines has another shape than the items.
+
     Notes
     -----
     All outputs use the same points, so that their maps are comparable. The sum of a map is
     f(input) − f(baseline) only in expectation.
     """
     wide = isinstance(baseline, Tensor) and baseline.ndim == inputs[0].ndim and len(inputs) == 1
-    pool = (baseline.to(inputs[0]),) if wide and isinstance(baseline, Tensor) else baselines(inputs, baseline)
+    pool = (_pool(baseline, inputs[0]),) if wide and isinstance(baseline, Tensor) else baselines(inputs, baseline)
 
     def draw(item: int, rng: Generator) -> tuple[Inputs, Inputs]:
         row = int(torch.randint(len(pool[0]), (), generator=rng)) if wide else item
@@ -248,9 +254,9 @@ def deeplift(
         non-linearity that is not a module (``functional.relu``, a product of two branches)
         and is therefore not processed by the rule.
     """
-    model = Connected(model)
+    model = connected(model, inputs, targets)
     _refuse_reused(model, inputs)
-    if not items_are_independent(model, inputs, 2 * min(batch_size, len(inputs[0]))):
+    if not items_are_independent(model, inputs, 2 * min(batch_size, len(inputs[0])), gradients=True):
         raise HarnessError(
             "deeplift computes the input and its baseline in one batch, but the outputs of the model depend on other "
             "items in the batch; choose integrated_gradients, or use batch normalisation with running statistics"
@@ -288,8 +294,8 @@ def guided_backprop(model: nn.Module, inputs: Inputs, targets: Sequence[int], *,
             f"guided_backprop needs ReLU modules, but {type(model).__name__} has none; "
             "use nn.ReLU instead of functional.relu, or choose saliency"
         )
-    method = GuidedBackprop(Connected(model))
-    size = independent_size(model, inputs, batch_size)
+    method = GuidedBackprop(connected(model, inputs, targets))
+    size = independent_size(model, inputs, batch_size, gradients=True)
 
     def guide(x: Inputs, target: int) -> Inputs:
         with _quiet():
@@ -316,8 +322,8 @@ def _expected(
     and each point is drawn separately, so that the points depend neither on the batch size
     nor on the number of targets.
     """
-    method = Saliency(Connected(model))
-    size = independent_size(model, inputs, size, copies=samples)
+    method = Saliency(connected(model, inputs, targets))
+    size = independent_size(model, inputs, size, copies=samples, gradients=True)
     maps: Maps = [tuple(torch.zeros_like(x) for x in inputs) for _ in targets]
     for item in range(len(inputs[0])):
         rng = torch.Generator().manual_seed(seed_of(seed, item))
@@ -329,6 +335,18 @@ def _expected(
                 for total, gradient, factor in zip(of_target, gradients, factors, strict=True):
                     total[item] += combine(gradient, factor).sum(0) / samples
     return maps
+
+
+def _pool(baseline: Tensor, x: Tensor) -> Tensor:
+    """A set of baselines, (B, C, *space), with the shape of an item."""
+    check_baseline(baseline)
+    try:
+        return baseline.to(x).expand(len(baseline), *x.shape[1:])
+    except RuntimeError:
+        raise OutOfRange(
+            f"a set of baselines must be (B, C, *space) with the shape of an item, got {tuple(baseline.shape)} for "
+            f"{tuple(x.shape)}"
+        ) from None
 
 
 def _normal(like: Tensor, rng: Generator) -> Tensor:

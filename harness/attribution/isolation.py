@@ -12,7 +12,7 @@ import inspect
 import operator
 import random
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from functools import partial
 from typing import Annotated, Any
@@ -24,11 +24,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from harness.attribution.batches import Inputs, Maps, Numbers, Parts
-from harness.core.errors import CellError, HarnessError, OutOfRange, UnknownName
+from harness.core.errors import CellError, HarnessError, OutOfRange, UnknownName, first_line
 from harness.core.seeding import seed_of
 from harness.core.values import checked, checked_options
 
 __all__ = ["explain"]
+
+_METHOD = "an attribution method must be a function (model, inputs, targets, *, …)"
 
 
 def explain(
@@ -59,7 +61,8 @@ def explain(
     -------
     list
         One map per target, (N, C, *space) with the dtype of the input. For a tuple of
-        inputs, a list of lists ``result[target][input]``. Empty maps if N = 0.
+        inputs, a list of lists ``result[target][input]``. An empty list without targets, and
+        maps of shape (0, C, *space) if N = 0; the model is not called then.
 
     Raises
     ------
@@ -71,13 +74,14 @@ def explain(
     CellError
         If a map is not finite.
     HarnessError
-        If the model cannot be explained or does not return (N, K) scalars, or the method
-        does not return one map per input.
+        If the method has other parameters, the model cannot be explained, does not fit the
+        inputs or does not return (N, K) floats, or the method does not return one map per
+        input.
     """
     bound: Any = function
-    if isinstance(bound, partial):
+    if isinstance(bound, partial) and not bound.args:
         function, options = bound.func, {**bound.keywords, **options}
-    known = inspect.signature(function).parameters
+    known = _parameters(function)
     title = getattr(function, "__name__", repr(function))
     for option in options:
         if option not in known:
@@ -89,14 +93,11 @@ def explain(
     _check_inputs(given)
     model = getattr(model, "_orig_mod", model)  # of torch.compile, whose hooks are not called
     _check_model(model)
-    if "seed" in known:
-        options["seed"] = seed
-    if "numbers" in known:
-        options["numbers"] = {} if numbers is None else numbers
-    if "parts" in known:
-        options["parts"] = {} if parts is None else parts
+    own = {"seed": seed, "numbers": _receiver("numbers", numbers), "parts": _receiver("parts", parts)}
+    options |= {name: value for name, value in own.items() if name in known}
+    _check_call(title, known, options)
     with _untouched(model, given, seed) as (twin, twins):
-        if len(given[0]):
+        if len(given[0]) and targets:
             _check_outputs(twin, twins, targets)
             maps = function(twin, twins, list(targets), **options)
         else:
@@ -107,28 +108,72 @@ def explain(
     return [list(of_target) if isinstance(inputs, tuple) else of_target[0] for of_target in maps]
 
 
-def _checked_targets(targets: Sequence[int]) -> list[int]:
+def _parameters(function: Callable[..., Maps]) -> Mapping[str, inspect.Parameter]:
     try:
-        return [operator.index(target) for target in targets]
-    except TypeError:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):  # of what is not callable, and of some functions written in C
+        raise HarnessError(
+            f"{_METHOD}, got {type(function).__name__} {function!r}; for a registered method, call attribute(NAME, …)"
+        ) from None
+
+
+def _check_call(title: str, known: Mapping[str, inspect.Parameter], options: Mapping[str, Any]) -> None:
+    signature = inspect.Signature(list(known.values()))
+    try:
+        signature.bind(None, (), [], **options)
+    except TypeError as error:
+        raise HarnessError(f"{_METHOD}, but {title}{signature} cannot be called so: {error}") from None
+
+
+def _receiver(name: str, given: Any) -> dict[str, Any]:
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise OutOfRange(f"{name} must be a dictionary, which receives {name} by name, got {type(given).__name__}")
+    return given
+
+
+def _checked_targets(targets: Sequence[int]) -> list[int]:
+    ordered = not isinstance(targets, bytes | bytearray | Set | Mapping)  # whose elements can be numbers as well
+    try:
+        found = list(targets) if ordered else [None]
+        if any(isinstance(one, bool | np.bool_) or getattr(one, "dtype", None) == torch.bool for one in found):
+            raise TypeError
+        if any(getattr(one, "ndim", 0) for one in found):  # rows of a table
+            raise TypeError
+        return [operator.index(one) for one in found]  # type: ignore[arg-type]
+    except (TypeError, RuntimeError):  # RuntimeError: of a tensor without values
         raise OutOfRange(
             f"targets must be a list of indices of outputs, got {targets!r}; for one output, pass [0]"
         ) from None
 
 
 def _check_inputs(inputs: Inputs) -> None:
-    valid = all(isinstance(x, Tensor) and x.is_floating_point() and x.ndim > 1 for x in inputs)
+    valid = all(isinstance(x, Tensor) and x.is_floating_point() and x.ndim > 1 and _is_dense(x) for x in inputs)
     if not valid or len({len(x) for x in inputs}) != 1:
         got = ", ".join(_text_of(x) for x in inputs)
         raise HarnessError(
             f"inputs must be float tensors (N, C, *space) of equal N, or a tuple of them, got {got or 'none'}; "
             "convert them (torch.as_tensor(x, dtype=torch.float32))"
         )
+    if any(0 in x.shape[1:] for x in inputs):
+        got = ", ".join(_text_of(x) for x in inputs)
+        raise HarnessError(f"inputs must have at least one channel and voxel, got {got}")
+
+
+def _is_dense(x: Tensor) -> bool:
+    """Whether a tensor has values at all its elements: it is not sparse, nested or on the device meta."""
+    return x.layout == torch.strided and not x.is_nested and not x.is_meta
 
 
 def _text_of(x: object) -> str:
-    kind = "" if isinstance(x, Tensor) else f"{type(x).__name__} "
-    return f"{kind}{tuple(getattr(x, 'shape', ()))} {getattr(x, 'dtype', '')}".strip()
+    if not isinstance(x, Tensor):
+        return f"{type(x).__name__} {tuple(getattr(x, 'shape', ()))} {getattr(x, 'dtype', '')}".strip()
+    if x.is_nested:
+        return f"a nested tensor of {x.dtype}"
+    kind = "" if x.layout == torch.strided else f" {x.layout}".replace("torch.", "")
+    where = "" if x.device.type == "cpu" else f" on {x.device}"
+    return f"{tuple(x.shape)} {x.dtype}{kind}{where}"
 
 
 def _check_model(model: nn.Module) -> None:
@@ -142,6 +187,8 @@ def _check_model(model: nn.Module) -> None:
         raise HarnessError(f"{what}, which is an exported program; pass the module from which it was exported")
     if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
         raise HarnessError(f"{what}, whose lazy layers have no weights; call it once on an input, and train it")
+    if any(one.is_meta for one in (*model.parameters(), *model.buffers())):
+        raise HarnessError(f"{what}, whose weights have no values (device meta); load them (load_state_dict)")
 
 
 @contextmanager
@@ -185,16 +232,14 @@ def _twin(model: nn.Module) -> nn.Module:
 
 
 def _check_outputs(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> None:
+    first = tuple(x[:1].clone() for x in inputs)
     with torch.no_grad():
-        try:
-            output = model(*(x[:1] for x in inputs))
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise HarnessError(
-                "a model must compute a single item to be explained, but its batch normalisation needs several "
-                f"({error}); use batch normalisation with running statistics (track_running_stats=True)"
-            ) from error
+        output = _first_output(model, first)
+    if any(not torch.equal(one.nan_to_num(), x[:1].nan_to_num()) for one, x in zip(first, inputs, strict=True)):
+        raise HarnessError(
+            "a model must not change its input to be explained, because others read it as well; replace operations "
+            "in place (x = x * 2 instead of x *= 2, relu(x) instead of relu_(x))"
+        )
     if not isinstance(output, Tensor):
         raise HarnessError(
             f"a model must return one tensor to be explained, got {type(output).__name__}; wrap it in a module that "
@@ -206,9 +251,35 @@ def _check_outputs(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> 
             f"a model must map one item to (1, K) scalars to be explained, got {shape}; "
             "wrap it in a module that reduces its output (mean over the image, one column per class)"
         )
+    if not output.is_floating_point() or not _is_dense(output):
+        raise HarnessError(
+            f"a model must return (N, K) floats to be explained, got {_text_of(output)}; return the values from which "
+            "it computes them (logits instead of a class), as a dense tensor"
+        )
     for target in targets:
         if not 0 <= target < shape[1]:
             raise OutOfRange(f"`0 <= target < {shape[1]}` must hold for the outputs of the model, got {target}")
+
+
+def _first_output(model: nn.Module, first: Inputs) -> Any:
+    """Output for one item; an error of the model says what it was given and what its weights are."""
+    try:
+        return model(*first)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        if "more than 1 value per channel" in str(error):
+            raise HarnessError(
+                "a model must compute a single item to be explained, but its batch normalisation needs several "
+                f"({error}); use batch normalisation with running statistics (track_running_stats=True)"
+            ) from error
+        given = ", ".join(_text_of(x) for x in first)
+        name, weight = next(iter(model.named_parameters()), ("", None))
+        weights = "" if weight is None else f"; its first weights, {name}, are {_text_of(weight)}"
+        raise HarnessError(
+            f"a model must compute one item to be explained, but {type(model).__name__} fails for {given} "
+            f"({first_line(error)}){weights}. Number of inputs, channels, axes, dtype and device must fit"
+        ) from error
 
 
 def _wrong_type(maps: Any) -> str | None:
@@ -219,8 +290,10 @@ def _wrong_type(maps: Any) -> str | None:
         if not isinstance(of_target, list | tuple):
             return f"{type(maps).__name__} of {type(of_target).__name__}"
         for each in of_target:
-            if not isinstance(each, Tensor) or each.is_complex():
-                dtype = " of complex numbers" if isinstance(each, Tensor) else ""
+            if not isinstance(each, Tensor) or each.is_complex() or not _is_dense(each):
+                dtype = ""
+                if isinstance(each, Tensor):
+                    dtype = " of complex numbers" if each.is_complex() else f" that is not dense, {_text_of(each)}"
                 return f"{type(maps).__name__} of {type(of_target).__name__} of {type(each).__name__}{dtype}"
     return None
 

@@ -292,7 +292,8 @@ class _Occluded:
         size = max(1, min(self._most, int(self._memory_bytes * len(pilot) / max(1, network.peak_bytes))))
         chunks = [slice(start, start + size) for start in range(0, len(some), size)]
         found = torch.cat([network.changes(which, *self._boxes(which, grid, some[chunk])) for chunk in chunks])
-        if network.is_joint and not self._independent():  # a layer may be computed completely for some windows only
+        # A layer may be computed completely for some windows only, and items may be coupled in large batches only.
+        if network.is_joint and not self._independent(max(3, min(size, len(some)))):
             raise _NotWorth
         return -found[:, list(targets)]
 

@@ -187,7 +187,7 @@ def plan_of(overrides: Overrides, observer: Observer) -> tuple[Plan, Estimate]:
     made = prepare(request, say=observer.message)
     if request.settings.bucket:
         observer.message(_bucket_sentence(made))
-    return made, estimate(made)
+    return made, estimate(made, observer.message)
 
 
 def _say_defaults(request: Request, observer: Observer) -> None:
@@ -264,7 +264,7 @@ def publish_results(made: Plan, bucket: Bucket) -> None:
 def _compute(made: Plan, observer: Observer, still_ours: Callable[[], None] = lambda: None) -> Result:
     """Compute the missing cells of a plan and write the results."""
     request = made.request
-    cost = estimate(made)
+    cost = estimate(made, observer.message)
     if cost.seconds > LIMIT_S and not request.settings.yes:
         more = " (with ray=ADDRESS on a cluster)" if request.settings.ray in ("auto", "off") else ""
         raise RequestError(

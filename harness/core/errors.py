@@ -77,7 +77,7 @@ class UnknownName(RequestError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         self.kind, self.name, self.known = kind, name, sorted(known)
-        near = _near(name, self.known)
+        near = _near(name, self.known) if isinstance(name, str) else []  # in Python, anything can be given
         lines = [f"no {kind} is named {name!r}."]
         if near:
             lines.append(f"Near: {', '.join(near)}.")

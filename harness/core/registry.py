@@ -132,12 +132,12 @@ class Registry:
         UnknownName
             If there is no such component; the message lists similar names, then all.
         """
-        if name not in self._entries:
-            self._load()
-        try:
+        if isinstance(name, str) and name in self._entries:
             return self._entries[name]
-        except KeyError:
-            raise UnknownName(self.kind, name, self._entries) from None
+        self._load()
+        if not isinstance(name, str) or name not in self._entries:
+            raise UnknownName(self.kind, name, self._entries)
+        return self._entries[name]
 
     def names(self) -> list[str]:
         """All names, sorted."""

@@ -124,7 +124,7 @@ def checked(hint: Any, value: JSON, key: str) -> Any:
     except ValidationError as error:
         why = "; ".join(sorted({problem["msg"] for problem in error.errors()}))
     if why:
-        wanted = _article(type_text(hint))
+        wanted = _article(type_text(hint)) or "of another type"
         hint_of_list = "" if "list" in wanted else sweep_hint(key, value)
         raise OutOfRange(f"{key} must be {wanted}, got {value!r} ({why}){hint_of_list}")
     return found

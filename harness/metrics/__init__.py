@@ -39,9 +39,9 @@ def compute(name: str, /, **arrays: Any) -> float:
     UnknownName
         If there is no such metric, metric input or option.
     OutOfRange
-        If an option has the wrong type or violates a bound.
+        If an input or option has the wrong type or violates a bound.
     RequestError
-        If an input that the metric requires is missing.
+        If an input that the metric requires is missing, or the metric has several values.
 
     Examples
     --------

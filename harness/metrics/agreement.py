@@ -98,10 +98,10 @@ def icc(ratings: Array, *, form: Form = "1,1") -> float:
     UnknownName
         If there is no such form.
     OutOfRange
-        If ``ratings`` is not (n, k) with at least two raters.
+        If ``ratings`` is not (n, k) numbers with at least two raters.
     """
     estimate = choose("form", form, _FORMS)
-    ratings = np.asarray(ratings, dtype=np.float64)
+    ratings = _numbers("ratings", ratings)
     if ratings.ndim != 2 or ratings.shape[1] < 2:
         raise OutOfRange(f"ratings must be (n, k) with k >= 2 raters, got shape {ratings.shape}")
     ratings = ratings[np.isfinite(ratings).all(axis=1)]
@@ -121,8 +121,16 @@ def bland_altman(truth: Array, prediction: Array) -> BlandAltman:
     -------
     BlandAltman
         In the unit of the values. All NaN without pairs; limits NaN with one pair.
+
+    Raises
+    ------
+    OutOfRange
+        If the values are not numbers, or not as many of both.
     """
-    difference = np.asarray(prediction, dtype=np.float64) - np.asarray(truth, dtype=np.float64)
+    truth, prediction = _numbers("truth", truth), _numbers("prediction", prediction)
+    if truth.ndim != 1 or truth.shape != prediction.shape:
+        raise OutOfRange(f"truth and prediction must be (n,) of equal n, got {truth.shape} and {prediction.shape}")
+    difference = prediction - truth
     difference = difference[np.isfinite(difference)]
     bias = float(difference.mean()) if difference.size else NAN
     half = 1.96 * float(difference.std(ddof=1)) if difference.size > 1 else NAN
@@ -283,6 +291,13 @@ def volume_limits_width(columns: Columns) -> float:
 
 def _width(limits: BlandAltman) -> float:
     return limits.upper - limits.lower
+
+
+def _numbers(name: str, values: Array) -> npt.NDArray[np.float64]:
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise OutOfRange(f"{name} must be an array of numbers, got {type(values).__name__} ({error})") from None
 
 
 def _mean_squares(ratings: npt.NDArray[np.float64]) -> _MeanSquares:

@@ -142,9 +142,9 @@ class MetricInputs:
     Raises
     ------
     OutOfRange
-        If shapes differ, masks or labels are not binary, probabilities are outside [0, 1],
-        values or scores are not finite, a class does not exist, or the spacing is not three
-        positive numbers.
+        If an input has another type, shapes differ, masks or labels are not binary,
+        probabilities are outside [0, 1], values or scores are not finite, a class does not
+        exist, or the spacing is not three positive numbers.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class MetricInputs:
         self.explanation = _finite("explanation", explanation, ndim=4)
         self.exact = _finite("exact", exact, ndim=3)
         self.spacing_mm = _spacing(spacing_mm)
-        self.channels = None if channels is None else tuple(channels)
+        self.channels = _names("channels", channels)
         self.rois = _mask("rois", rois, ndim=4)
         self.target_score = _number("target_score", target_score)
         self.predicted_score = _number("predicted_score", predicted_score)
@@ -197,13 +197,13 @@ class MetricInputs:
         self.target_class = _number("target_class", target_class)
         self.class_probabilities = _probabilities("class_probabilities", class_probabilities)
         self.image = _finite("image", image, ndim=4)
-        self.image_channels = None if image_channels is None else tuple(image_channels)
-        self.predict = predict
-        self.predict_logit = predict_logit
-        self.covariates = covariates
-        self.exposed = None if exposed is None else dict(exposed)
-        self.numbers = None if numbers is None else dict(numbers)
-        self.rng = rng
+        self.image_channels = _names("image_channels", image_channels)
+        self.predict = _function("predict", predict)
+        self.predict_logit = _function("predict_logit", predict_logit)
+        self.covariates = _mapping("covariates", covariates)
+        self.exposed = _mapping("exposed", exposed)
+        self.numbers = _mapping("numbers", numbers)
+        self.rng = _generator(rng)
         self.columns = None if columns is None else _columns(columns)
         self._check_shapes()
         self._check_values()
@@ -280,7 +280,7 @@ class MetricInputs:
 def _mask(name: str, array: Array | None, *, ndim: int = 3) -> npt.NDArray[np.bool_] | None:
     if array is None:
         return None
-    array = _volume(name, np.asarray(array), ndim=ndim)
+    array = _volume(name, _numeric(name, array), ndim=ndim)
     if array.dtype == bool:
         return array
     odd = array[(array != 0) & (array != 1)]
@@ -292,7 +292,7 @@ def _mask(name: str, array: Array | None, *, ndim: int = 3) -> npt.NDArray[np.bo
 def _finite(name: str, array: Array | None, *, ndim: int) -> npt.NDArray[np.floating[Any]] | None:
     if array is None:
         return None
-    array = _volume(name, np.asarray(array), ndim=ndim)
+    array = _volume(name, _numeric(name, array), ndim=ndim)
     bad = int(array.size - np.isfinite(array).sum())
     if bad:
         remedy = "set voxels without a value to zero"
@@ -305,15 +305,78 @@ def _finite(name: str, array: Array | None, *, ndim: int) -> npt.NDArray[np.floa
 def _number(name: str, value: float | None) -> float | None:
     if value is None:
         return None
-    if not np.isfinite(value):
+    array = _numeric(name, value)
+    if array.size != 1 or array.ndim:
+        raise OutOfRange(f"`{name}` must be one number, got an array of shape {array.shape}")
+    if not np.isfinite(array):
         raise OutOfRange(f"`{name}` must be a finite number, got {value}; leave out subjects without a score")
-    return float(value)
+    return float(array)
+
+
+def _numeric(name: str, value: Any) -> Array:
+    """A value as an array of numbers; text, dates, complex numbers, objects and ragged lists are refused."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):  # of ragged lists, and of tensors on other devices or with a gradient
+        array = np.empty(0, object)
+    if array.dtype.kind not in "biuf":
+        raise OutOfRange(f"`{name}` must be {METRIC_INPUTS[name]}, got {_shown(value)}; convert it to numbers")
+    return array
+
+
+def _shown(value: Any) -> str:
+    """A value for a message: its type, and its text if this is short."""
+    text = repr(value)
+    return f"{type(value).__name__} {text}" if len(text) <= 40 and "\n" not in text else type(value).__name__
+
+
+def _wrong(name: str, value: Any) -> OutOfRange:
+    return OutOfRange(f"`{name}` must be {METRIC_INPUTS[name]}, got {_shown(value)}")
+
+
+def _names(name: str, value: Any) -> tuple[Any, ...] | None:
+    if value is None:
+        return None
+    try:
+        found = (None,) if isinstance(value, str | bytes) else tuple(value)
+    except TypeError:
+        found = (None,)
+    if not all(isinstance(one, str) for one in found):
+        raise _wrong(name, value)
+    return found
+
+
+def _function(name: str, value: Any) -> Predict | None:
+    if value is None:
+        return None
+    if not callable(value):
+        raise _wrong(name, value)
+
+    def one_each(images: Array) -> Array:
+        found = _numeric(name, value(images))
+        if found.shape != (len(images),):
+            raise OutOfRange(f"`{name}` must return one number for each of {len(images)} images, got {found.shape}")
+        return found
+
+    return one_each
+
+
+def _mapping(name: str, value: Any) -> Any:
+    if value is not None and not (isinstance(value, Mapping) and all(isinstance(key, str) for key in value)):
+        raise _wrong(name, value)
+    return None if value is None else dict(value)
+
+
+def _generator(value: Any) -> Any:
+    if value is not None and not isinstance(value, np.random.Generator):
+        raise OutOfRange(f"`rng` must be a generator of numpy, got {_shown(value)}; use np.random.default_rng(seed)")
+    return value
 
 
 def _probabilities(name: str, values: Array | None) -> npt.NDArray[np.float64] | None:
     if values is None:
         return None
-    array = np.asarray(values, np.float64)
+    array = _numeric(name, values).astype(np.float64)
     if array.ndim != 1 or array.size < 2 or not (array.min() >= 0 and array.max() <= 1):
         raise OutOfRange(
             f"`{name}` must be (K,) numbers in [0, 1] of two classes or more, got {array.tolist()}; apply the softmax "
@@ -335,14 +398,15 @@ def _volume(name: str, array: Array, *, ndim: int) -> Array:
 def _spacing(spacing_mm: Sequence[float] | None) -> tuple[float, float, float] | None:
     if spacing_mm is None:
         return None
-    values = [float(value) for value in spacing_mm]
-    if len(values) != 3 or not all(np.isfinite(value) and value > 0 for value in values):
-        raise OutOfRange(f"`spacing_mm` must be three positive numbers (X, Y, Z), got {tuple(values)}")
-    return values[0], values[1], values[2]
+    values = _numeric("spacing_mm", spacing_mm)
+    if values.shape != (3,) or values.dtype == bool or not bool((np.isfinite(values) & (values > 0)).all()):
+        raise OutOfRange(f"`spacing_mm` must be three positive numbers (X, Y, Z), got {_shown(values.tolist())}")
+    return float(values[0]), float(values[1]), float(values[2])
 
 
 def _columns(columns: Columns) -> dict[str, npt.NDArray[np.float64]]:
-    arrays = {name: np.asarray(values, dtype=np.float64) for name, values in columns.items()}
+    named = _mapping("columns", columns)
+    arrays = {name: _numeric("columns", values).astype(np.float64) for name, values in named.items()}
     if any(array.ndim != 1 for array in arrays.values()) or len({array.shape for array in arrays.values()}) > 1:
         listed = ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
         raise OutOfRange(f"all columns must be (n,) with one value per subject, got {listed}")

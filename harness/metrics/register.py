@@ -185,9 +185,15 @@ def evaluate(component: Callable[..., Any], inputs: MetricInputs) -> float:
     Raises
     ------
     RequestError
-        If a required input is missing.
+        If a required input is missing, or the metric has several values.
     """
-    return float(_call(component, inputs))
+    found = _call(component, inputs)
+    if isinstance(found, Mapping):
+        raise RequestError(
+            f"metric {_unwrapped(component).__name__} has several values ({', '.join(found) or 'none here'}), and one "
+            "is needed; call harness.metrics.register.evaluate_all"
+        )
+    return float(found)
 
 
 def evaluate_all(component: Callable[..., Any], inputs: MetricInputs) -> float | dict[str, float]:
@@ -257,7 +263,7 @@ def choose(option: str, value: str, table: Mapping[str, T]) -> T:
     """
     try:
         return table[value]
-    except KeyError:
+    except (KeyError, TypeError):  # TypeError: of a list, for example
         raise UnknownName(f"value of {option}", value, table) from None
 
 

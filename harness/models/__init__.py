@@ -12,7 +12,7 @@ import inspect
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 
 from harness.core.errors import OutOfRange, RequestError, UnknownName
 from harness.core.registry import MODELS
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["build"]
 
 _SIZES = ("in_channels", "outputs")  # parameters of every model
+_MOST = 2**16  # channels or outputs; weights of more would fill the memory
 
 
 def build(name: str, *, seed: int | None = None, **options: Any) -> nn.Module:
@@ -42,7 +43,8 @@ def build(name: str, *, seed: int | None = None, **options: Any) -> nn.Module:
     UnknownName
         If there is no such model or option.
     OutOfRange
-        If an option has the wrong type or violates a bound, or names a file of weights.
+        If an option has the wrong type or violates a bound, names a file of weights, or the
+        network does not fit into the memory.
     RequestError
         If an option without a default is missing.
     """
@@ -61,11 +63,20 @@ def build(name: str, *, seed: int | None = None, **options: Any) -> nn.Module:
             f"weights of model {name} must be null here, as build reads no file, got {str(options['weights'])!r}; "
             "pass the tensors to load_pretrained(state) of the network"
         )
-    options |= {key: checked(Annotated[int, Gt(0)], options[key], key) for key in _SIZES if key in options}
+    options |= {key: checked(Annotated[int, Gt(0), Le(_MOST)], options[key], key) for key in _SIZES if key in options}
+    if "inputs" in options and not options["inputs"]:
+        raise OutOfRange(f"inputs of model {name} must have at least one input, the image, got {options['inputs']!r}")
     if seed is not None:
         seed = checked(Annotated[int, Ge(0)], seed, "seed")
     with nullcontext() if seed is None else torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.default_generator.manual_seed(seed_of(seed, "model"))
-        network: nn.Module = function(**options)
+        try:
+            network: nn.Module = function(**options)
+        except RuntimeError as error:
+            if "allocate memory" not in str(error):
+                raise
+            raise OutOfRange(
+                f"model {name} does not fit into the memory with these options; reduce its sizes"
+            ) from error
     return network

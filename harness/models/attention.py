@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
 
 from harness.core.errors import OutOfRange
@@ -41,13 +41,13 @@ def attention_densenet(
     targets: Sequence[Target],
     *,
     fusion: Fusion = "gated",
-    blocks: Annotated[int, Ge(1)] = 4,
+    blocks: Annotated[int, Ge(1), Le(10)] = 4,
     stem_stride: Annotated[int, Ge(1)] = 1,
     pooling: Pooling = "flatten",
-    compression: Annotated[float, Gt(0)] = 0.5,
-    features: Annotated[int, Ge(1)] = 32,
-    hidden: Annotated[int, Ge(1)] = 16,
-    dropout: Annotated[float, Ge(0)] = 0.0,
+    compression: Annotated[float, Gt(0), Le(1)] = 0.5,
+    features: Annotated[int, Ge(1), Le(4096)] = 32,
+    hidden: Annotated[int, Ge(1), Le(4096)] = 16,
+    dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
 ) -> nn.Module:
     """DenseNet encoder per contrast, gated attention over contrasts, and a linear layer with the covariates.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from harness.core.registry import MODELS
@@ -18,7 +18,9 @@ __all__ = ["colour_histogram"]
 
 
 @MODELS.register("colour_histogram", source="", fitted=True, baseline="colours without shapes")
-def colour_histogram(inputs: Sequence[Input], outputs: int = 1, *, bins: Annotated[int, Ge(2)] = 8) -> nn.Module:
+def colour_histogram(
+    inputs: Sequence[Input], outputs: int = 1, *, bins: Annotated[int, Ge(2), Le(256)] = 8
+) -> nn.Module:
     """Penalised regression on the histogram of each channel, which has no shapes and no positions.
 
     A value between two bins counts for both, by its distance, so that the model is

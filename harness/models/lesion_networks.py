@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
 from harness.core.errors import OutOfRange
@@ -19,6 +19,7 @@ from harness.core.registry import MODELS
 __all__ = ["ResidualBlock", "cnn", "residual_cnn", "resnet10"]
 
 Activation = Literal["none", "sigmoid"]
+Width = Annotated[int, Gt(0), Le(1024)]
 
 
 @MODELS.register("cnn", source="the publication's CNN: two convolutions and a linear layer")
@@ -29,7 +30,7 @@ def cnn(
     image_shape: tuple[int, ...] = (152, 179, 142),
     kernel: Annotated[int, Gt(0)] = 10,
     stride: Annotated[int, Gt(0)] = 5,
-    widths: tuple[Annotated[int, Gt(0)], Annotated[int, Gt(0)]] = (50, 100),
+    widths: tuple[Width, Width] = (50, 100),
     activation: Activation = "none",
 ) -> nn.Module:
     """CNN with two strided 3D convolutions and a linear layer.
@@ -92,7 +93,7 @@ def residual_cnn(
     stride: Annotated[int, Gt(0)] = 5,
     block_kernel: Annotated[int, Gt(0)] = 5,
     block_stride: Annotated[int, Gt(0)] = 3,
-    widths: tuple[Annotated[int, Gt(0)], Annotated[int, Gt(0)]] = (50, 100),
+    widths: tuple[Width, Width] = (50, 100),
     widths_by: Literal["convolution", "block"] = "convolution",
     activation: Activation = "none",
 ) -> nn.Module:
@@ -168,9 +169,9 @@ def resnet10(
     outputs: int = 1,
     *,
     image_shape: tuple[int, ...] = (91, 107, 86),
-    width: Annotated[int, Gt(0)] = 64,
+    width: Annotated[int, Gt(0), Le(256)] = 64,
     dilated: bool = True,
-    hidden: Annotated[int, Ge(0)] = 512,
+    hidden: Annotated[int, Ge(0), Le(65536)] = 512,
     activation: Activation = "sigmoid",
 ) -> nn.Module:
     """3D ResNet10 of MedicalNet with a hidden layer and a sigmoid per score.

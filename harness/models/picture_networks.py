@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
 from harness.core.errors import OutOfRange
@@ -27,8 +27,8 @@ def small_cnn(
     outputs: int = 1,
     image_shape: tuple[int, ...] = (96, 96),
     *,
-    width: Annotated[int, Gt(0)] = 16,
-    blocks: Annotated[int, Ge(1)] = 4,
+    width: Annotated[int, Gt(0), Le(1024)] = 16,
+    blocks: Annotated[int, Ge(1), Le(12)] = 4,
 ) -> nn.Module:
     """A few 3×3 convolutions with batch normalisation, ReLU and pooling, and a linear layer on the last feature map.
 
@@ -68,7 +68,7 @@ def vgg19(
     outputs: int = 1,
     image_shape: tuple[int, ...] = (96, 96),
     *,
-    width: Annotated[int, Gt(0)] = 64,
+    width: Annotated[int, Gt(0), Le(512)] = 64,
     weights: FilePath | None = None,
 ) -> nn.Module:
     """VGG19 without batch normalisation, with one linear layer on its last feature map.

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 
 from harness.core.errors import OutOfRange
@@ -35,8 +35,8 @@ def resnet18(
     outputs: int = 1,
     *,
     targets: Annotated[Sequence[Target], Supplied()] = (),
-    width: Annotated[int, Gt(0)] = 64,
-    hidden: Annotated[int, Ge(0)] = 512,
+    width: Annotated[int, Gt(0), Le(512)] = 64,
+    hidden: Annotated[int, Ge(0), Le(65536)] = 512,
     number_activation: Activation = "none",
     weights: FilePath | None = None,
 ) -> nn.Module:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from torch import Tensor, nn
 
+from harness.core.errors import OutOfRange
 from harness.core.registry import MODELS
 from harness.models.padding import Padded
 
 __all__ = ["basic_unet", "unet"]
+
+_WIDEST = 4096  # channels; with more, the weights need several gigabytes
 
 
 @MODELS.register("unet", source="Ronneberger, Fischer & Brox 2015, doi:10.1007/978-3-319-24574-4_28")
@@ -19,8 +22,8 @@ def unet(
     in_channels: int,
     outputs: int = 2,
     *,
-    width: Annotated[int, Gt(0)] = 32,
-    depth: Annotated[int, Gt(0)] = 5,
+    width: Annotated[int, Gt(0), Le(1024)] = 32,
+    depth: Annotated[int, Gt(0), Le(10)] = 5,
     output_bias: float = -3.0,
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
 ) -> nn.Module:
@@ -50,12 +53,22 @@ def unet(
         Maps (N, in_channels, H, W) float to (N, outputs, H, W) logits. Images are padded
         with zeros if H or W is not divisible by 2**depth, and the output is cropped.
 
+    Raises
+    ------
+    OutOfRange
+        If the bottleneck has more than 4096 channels.
+
     Notes
     -----
     The paper on sequence ablation does not state depth and width; those of the authors'
     earlier network are used. The ReLU before the softmax in that network is omitted,
     because it blocks the gradient of negative logits.
     """
+    if width * 2**depth > _WIDEST:
+        raise OutOfRange(
+            f"`width * 2**depth <= {_WIDEST}` must hold for unet (channels of the bottleneck), got "
+            f"{width} * 2**{depth} = {width * 2**depth}; reduce model.depth or model.width"
+        )
     network = _UNet(in_channels, outputs, width, depth, dropout)
     _set_bias(network.last, output_bias)
     return Padded(network, 2**depth)
@@ -66,7 +79,7 @@ def basic_unet(
     in_channels: int,
     outputs: int = 2,
     *,
-    width: Annotated[int, Gt(0)] = 16,
+    width: Annotated[int, Gt(0), Le(256)] = 16,
     output_bias: float = -3.0,
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.0,
 ) -> nn.Module:

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
@@ -54,7 +54,7 @@ def voxel_ridge(inputs: Sequence[Input], outputs: int = 1) -> nn.Module:
 
 
 @MODELS.register("box_means", source="regional means with logistic regression", fitted=True, weights=True)
-def box_means(inputs: Sequence[Input], outputs: int = 1, *, boxes: Annotated[int, Ge(1)] = 6) -> nn.Module:
+def box_means(inputs: Sequence[Input], outputs: int = 1, *, boxes: Annotated[int, Ge(1), Le(16)] = 6) -> nn.Module:
     """Penalised regression on the means of each contrast in a grid of boxes, and on the covariates.
 
     Parameters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,8 +61,13 @@ class Estimate:
         return f"{self.seconds:.0f} seconds"
 
 
-def estimate(plan: Plan) -> Estimate:
+def estimate(plan: Plan, say: Callable[[str], None] = lambda _: None) -> Estimate:
     """Estimate the missing cells of a plan.
+
+    Parameters
+    ----------
+    plan : the plan
+    say : called with a message if the timing of a network takes longer than a few seconds
 
     Notes
     -----
@@ -88,7 +93,7 @@ def estimate(plan: Plan) -> Estimate:
         key = identify([described["model"], described["recipe"], described["adapter"], job.configuration.fingerprint])
         if key not in costs:
             try:
-                costs[key] = measure(job, group.path)
+                costs[key] = measure(job, group.path, say)
             except Exception as error:  # a broken model fails in its cells; the plan goes on
                 costs[key] = None
                 unknown.append(str(error) if isinstance(error, ProbeError) else f"{type(error).__name__}: {error}")

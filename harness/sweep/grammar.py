@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -189,26 +189,45 @@ def _for_shell(text: str) -> str:
 
 
 def to_overrides(**overrides: Any) -> Overrides:
-    """Overrides from Python values: strings are parsed, a tuple or range is a sweep, a list or a path is one value."""
+    """Overrides from Python values: strings are parsed, a tuple or range is a sweep, a list or a path is one value.
+
+    Raises
+    ------
+    BadSyntax
+        If a string cannot be parsed, or a value cannot be written on the command line, such
+        as bytes, a set or a function.
+    """
     values: dict[str, JSON] = {}
     sweeps: dict[str, tuple[JSON, ...]] = {}
     texts: list[str] = []
     for key, value in overrides.items():
         key = key.replace("__", ".")
-        value = tuple(value) if isinstance(value, range) else _without_numpy(value)
-        if isinstance(value, tuple):
-            sweeps[key] = tuple(str(one) if isinstance(one, Path) else one for one in map(_without_numpy, value))
+        if isinstance(value, tuple | range):
+            sweeps[key] = tuple(_written(key, one) for one in value)
         elif isinstance(value, str) and key not in PATHS:
             texts.append(f"{key}={value}")
         else:
-            values[key] = str(value) if isinstance(value, Path) else value
+            values[key] = _written(key, value)
     read = parse(texts)
     return Overrides({**values, **read.values}, {**sweeps, **read.sweeps}, read.space)
 
 
-def _without_numpy(value: Any) -> Any:
-    """The value with numbers and arrays of numpy as Python objects, which can be written as JSON."""
-    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+def _written(key: str, value: Any) -> JSON:
+    """A value as plain JSON: paths are texts, and numbers and arrays of numpy are those of Python."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_written(key, one) for one in value]
+    if isinstance(value, Mapping) and all(isinstance(one, str) for one in value):
+        return {name: _written(key, one) for name, one in value.items()}
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    raise BadSyntax(
+        f"{key} must be text, a number, True, False, None, a path, a list or mapping of these, or a tuple of several "
+        f"values to compare, got {type(value).__name__} {str(value)[:40]}"
+    )
 
 
 def texts_of(overrides: Overrides) -> tuple[str, ...]:

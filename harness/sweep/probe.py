@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, Pipe
@@ -35,6 +35,7 @@ __all__ = ["Cost", "ProbeError", "measure", "serve"]
 LIMIT_S = 120.0
 """Seconds after which a network counts as one that cannot be timed."""
 
+_QUIET_S = 5.0  # after this long, the user is told what is waited for
 _START_S = 120.0  # imports of torch on a slow file system
 _READY = "ready"
 _IDLE_S = 20.0  # the process ends if nothing is asked for this long
@@ -76,13 +77,14 @@ class Cost:
     sums: int
 
 
-def measure(job: Job, cohort: Path) -> Cost:
+def measure(job: Job, cohort: Path, say: Callable[[str], None] = lambda _: None) -> Cost:
     """Time one training step and one prediction of a job's network in a separate process.
 
     Parameters
     ----------
     job : the job
     cohort : file of the cohort's table
+    say : called with a message if the answer takes longer than a few seconds
 
     Raises
     ------
@@ -97,7 +99,7 @@ def measure(job: Job, cohort: Path) -> Cost:
     """
     with _LOCK:
         try:
-            answer = _Process.ask((job, cohort, LIMIT_S))
+            answer = _Process.ask((job, cohort, LIMIT_S), say)
         except OSError as error:
             raise ProbeError(f"the process for timing networks cannot be reached: {error}") from None
     if isinstance(answer, UnknownName):
@@ -146,7 +148,7 @@ class _Process:
             cls._running = None
 
     @classmethod
-    def ask(cls, question: tuple[Job, Path, float]) -> Any:
+    def ask(cls, question: tuple[Job, Path, float], say: Callable[[str], None]) -> Any:
         """Answer to one question: a cost, an error of a component that is unknown there, or the text of an error."""
         running = cls.current()
         try:
@@ -155,7 +157,19 @@ class _Process:
             cls.stop()
             running = cls.current()
             running._here.send(question)
-        return running._receive(question[2])
+        job, _, limit_s = question
+        quiet_s = min(_QUIET_S, limit_s)
+        if not running._answers(quiet_s):
+            name = job.configuration.task["model"]["use"]
+            say(f"timing a training step of the model {name} for the estimate, for at most {limit_s:.0f} s")
+        return running._receive(limit_s - quiet_s)
+
+    def _answers(self, limit_s: float) -> bool:
+        """Whether there is something to receive, also the end of the process."""
+        try:
+            return self._here.poll(limit_s)
+        except (EOFError, OSError):
+            return True
 
     def _receive(self, limit_s: float) -> Any:
         try:

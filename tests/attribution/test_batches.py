@@ -57,6 +57,73 @@ def test_dependence_on_the_batch_is_detected(name: str) -> None:
     assert independent_size(_Joint(CHANGES[name]), (X[:1],), 8, copies=4) == 1
 
 
+VANISHING: dict[str, Callable[[Tensor], Tensor]] = {
+    "norm": lambda x: x / (1e-6 + x.norm(dim=0, keepdim=True)),
+    "product": lambda x: x * (1 + x.abs().mean()),
+    "share": lambda x: x.abs() / (1e-3 + x.abs().sum(dim=0, keepdim=True)),
+    "of the items above a threshold": lambda x: torch.where(x > 0, x - x.clamp(min=0).mean(0, keepdim=True), x),
+}
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2])
+@pytest.mark.parametrize("name", VANISHING)
+def test_dependence_that_vanishes_for_an_item_of_zeros_is_detected(name: str, zero: int) -> None:
+    """Other items are tested as well, and random numbers where all are zero."""
+    x = X.clone()
+    x[zero] = 0
+    assert not items_are_independent(_Joint(VANISHING[name]), (x,))
+    assert not items_are_independent(_Joint(VANISHING[name]), (x * 0,))
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("deeplift", "lrp")])
+def test_maps_with_an_item_of_zeros_are_those_of_items_computed_one_by_one(method: str) -> None:
+    """A dependence that the first item does not show would change the maps of the others."""
+    x = X.clone()
+    x[0] = 0
+    x += 1e-9 * X  # the gradient of a norm is not finite at zero
+    expected = attribute(method, _Joint(VANISHING["norm"]), x, [1], **_options(method, 1))[0]
+    found = attribute(method, _Joint(VANISHING["norm"]), x, [1], **_options(method, 5))[0]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10 * float(expected.abs().max()))
+
+
+def _pulled(x: Tensor) -> Tensor:
+    """Has the values of x, and a gradient that depends on the sum of the items."""
+    scaled = x * (1 + x.sum(dim=0, keepdim=True) ** 2)
+    return x.detach() + scaled - scaled.detach()
+
+
+@pytest.mark.parametrize("method", ["saliency", "input_x_gradient", "integrated_gradients", "gradient_shap", "gradcam"])
+def test_dependence_of_gradients_only_is_detected(method: str) -> None:
+    """Values that are equal can have other gradients, as with a straight-through estimator."""
+    model = _Joint(_pulled)
+    assert items_are_independent(model, (X,))
+    assert not items_are_independent(model, (X,), gradients=True)
+    expected = attribute(method, model, X, [1], batch_size=1)[0]
+    found = attribute(method, model, X, [1], batch_size=5)[0]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10 * float(expected.abs().max()))
+
+
+def test_large_neighbours_do_not_hide_a_dependence() -> None:
+    """The comparison is relative to the outputs of the item, not to those of its neighbours."""
+    model = Formula(lambda x: torch.exp(3 * (x + 0.1 * x.mean(0, keepdim=True)).flatten(1)[:, :2]))
+    assert not items_are_independent(model, (X,))
+
+
+def test_a_network_of_single_items_has_batches_of_one() -> None:
+    """A fixed batch size in the network is no reason to fail."""
+    model = Formula(lambda x: x.reshape(1, 2 * 8 * 9).sum(1, keepdim=True))
+    assert attribute("saliency", model, X, [0])[0].eq(1).all()
+
+
+@pytest.mark.parametrize("output", [lambda x: x.mean((0, 2, 3))[None], lambda x: x.flatten()[None]])
+def test_a_network_must_return_a_row_for_each_item(output: Callable[[Tensor], Tensor]) -> None:
+    """One row for all items is refused with the shape."""
+    with pytest.raises(
+        HarnessError, match=r"must return \(N, K\) floats, a row for each item, got \(1, \d+\) for N = 3"
+    ):
+        attribute("saliency", Formula(output), X, [0])
+
+
 def test_dependence_in_large_batches_only_is_detected() -> None:
     """Batches of the size that will be computed are checked, also if smaller ones are independent."""
     model = _Joint(lambda x: x - 0.5 * x.mean(dim=0, keepdim=True) if len(x) > 4 else x)

@@ -241,7 +241,14 @@ def test_inputs_must_be_tensors_of_equal_number(inputs: Any, got: str) -> None:
         attribute("saliency", example_network(2), inputs, [0])
 
 
-@pytest.mark.parametrize("targets", [0, None, [0.5], ["0"], "0"])
+@pytest.mark.parametrize(
+    "targets",
+    [
+        *(0, None, [0.5], ["0"], "0", [True], [np.True_], torch.tensor([True]), b"\0", {0}, {0: 1}, np.array([[0]])),
+        torch.zeros(1, dtype=torch.long, device="meta"),
+    ],
+    ids=str,
+)
 def test_targets_must_be_indices(targets: Any) -> None:
     """A single index is refused as well, because it would be ambiguous with one map per target."""
     with pytest.raises(OutOfRange, match=r"targets must be a list of indices of outputs, got .*; for one output, pass"):
@@ -255,7 +262,13 @@ def test_targets_may_be_any_sequence(targets: Any) -> None:
     assert of_target.shape == X.shape
 
 
-@pytest.mark.parametrize("seed", [-1, 0.5, "a", None])
+@pytest.mark.parametrize("name", ATTRIBUTIONS.names())
+def test_no_targets_give_no_maps(name: str) -> None:
+    """An empty list, without a call of the model."""
+    assert attribute(name, Formula(lambda x: pytest.fail("was called")), X, []) == []
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, "a", None, True])
 def test_seed_must_be_a_whole_number(seed: Any) -> None:
     """Negative and other values are refused."""
     with pytest.raises(OutOfRange, match="seed must be a whole number >= 0"):
@@ -300,6 +313,99 @@ def test_compiled_model_is_explained_like_its_module() -> None:
         assert torch.equal(attribute(name, compiled, X, [0])[0], attribute(name, network, X, [0])[0])
 
 
+@pytest.mark.parametrize("name", ATTRIBUTIONS.names())
+@pytest.mark.parametrize(
+    ("output", "got"),
+    [
+        (lambda y: (y * 10).long(), r"\(1, 3\) torch.int64"),
+        (lambda y: y > 0, r"\(1, 3\) torch.bool"),
+        (lambda y: y + 0j, r"\(1, 3\) torch.complex128"),
+        (lambda y: y.to_sparse(), r"\(1, 3\) torch.float64 sparse_coo"),
+    ],
+    ids=["integers", "booleans", "complex", "sparse"],
+)
+def test_model_must_return_floats(name: str, output: Callable[[Tensor], Tensor], got: str) -> None:
+    """Whatever else the model returns is named."""
+    model = Formula(lambda x: output(x.flatten(1)[:, :3]))
+    with pytest.raises(HarnessError, match=rf"must return \(N, K\) floats to be explained, got {got}"):
+        attribute(name, model, X, [0])
+
+
+@pytest.mark.parametrize("name", ATTRIBUTIONS.names())
+@pytest.mark.parametrize(
+    ("inputs", "given"),
+    [
+        (X.float(), r"\(1, 2, 8, 9\) torch.float32"),
+        (X.half(), r"\(1, 2, 8, 9\) torch.float16"),
+        (X.bfloat16(), r"\(1, 2, 8, 9\) torch.bfloat16"),
+        (X[:, :1], r"\(1, 1, 8, 9\) torch.float64"),
+        (X[..., None], r"\(1, 2, 8, 9, 1\) torch.float64"),
+        ((X, X), r"\(1, 2, 8, 9\) torch.float64, \(1, 2, 8, 9\) torch.float64"),
+        (X[..., :1, :1], r"\(1, 2, 1, 1\) torch.float64"),
+    ],
+    ids=["single", "half", "bfloat16", "channels", "axes", "inputs", "too small"],
+)
+def test_model_that_does_not_fit_its_input(name: str, inputs: Any, given: str) -> None:
+    """The message says what the model was given, and what its weights are."""
+    weights = r"first weights, first.0.0.weight, are \(4, 2, 3, 3\) torch.float64\. Number of inputs, channels"
+    with pytest.raises(HarnessError, match=rf"_Network fails for {given} \(\w+Error: .*\); its {weights}"):
+        attribute(name, example_network(2), inputs, [0])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "got"),
+    [
+        (X.to_sparse(), r"\(2, 2, 8, 9\) torch.float64 sparse_coo"),
+        (X.to("meta"), r"\(2, 2, 8, 9\) torch.float64 on meta"),
+        (X[..., :0], r"\(2, 2, 8, 0\) torch.float64"),
+        (X[:, :0], r"\(2, 0, 8, 9\) torch.float64"),
+    ],
+    ids=["sparse", "meta", "no voxels", "no channels"],
+)
+def test_inputs_must_have_values(inputs: Tensor, got: str) -> None:
+    """Sparse, empty and other tensors without a value at each voxel are refused."""
+    with pytest.raises(HarnessError, match=rf"inputs must .*, got {got}"):
+        attribute("saliency", example_network(2), inputs, [0])
+
+
+def test_model_must_have_values() -> None:
+    """A model whose weights were never loaded is refused."""
+    with pytest.raises(HarnessError, match="got _Network, whose weights have no values .*; load them"):
+        attribute("saliency", example_network(2).to("meta"), X, [0])
+
+
+@pytest.mark.parametrize("name", ATTRIBUTIONS.names())
+def test_model_must_not_change_its_input(name: str) -> None:
+    """Otherwise each forward pass would see another image, and the map would be wrong in silence."""
+    with pytest.raises(HarnessError, match=r"must not change its input .* \(x = x \* 2 instead of x \*= 2"):
+        attribute(name, Formula(lambda x: x.mul_(2).flatten(1).sum(1, keepdim=True)), X, [0])
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        ("saliency", "got str 'saliency'; for a registered method, call attribute"),
+        (None, "got NoneType None"),
+        (max, "got builtin_function_or_method"),
+        (len, r"but len\(obj, /\) cannot be called so: too many"),
+        (lambda: 1, r"but <lambda>\(\) cannot be called so: too many positional arguments"),
+        (lambda model, inputs, targets, *, x: 1, "cannot be called so: missing a required .*'x'"),
+    ],
+    ids=["name", "None", "C", "length", "no parameters", "an option without default"],
+)
+def test_method_must_have_the_parameters_of_a_method(function: Any, why: str) -> None:
+    """Whatever else is given is named."""
+    with pytest.raises(HarnessError, match=rf"must be a function \(model, inputs, targets, \*, …\), .*{why}"):
+        explain(function, example_network(2), X, [0])
+
+
+@pytest.mark.parametrize("name", ["numbers", "parts"])
+def test_reports_need_a_dictionary(name: str) -> None:
+    """What receives numbers or parts must be able to."""
+    with pytest.raises(OutOfRange, match=f"{name} must be a dictionary, which receives {name} by name, got list"):
+        attribute("saliency", example_network(2), X, [0], **{name: []})
+
+
 @pytest.mark.parametrize("output", [lambda x: (x, x), lambda x: {"y": x}, lambda x: None, lambda x: x.detach().numpy()])
 def test_model_must_return_a_tensor(output: Callable[[Tensor], Any]) -> None:
     """Tuples, mappings and arrays are refused, and the message says what came."""
@@ -319,6 +425,8 @@ def test_model_must_return_a_tensor(output: Callable[[Tensor], Any]) -> None:
         (lambda x: [(None,)], "list of tuple of NoneType"),
         (lambda x: [(x.to(torch.complex64),)], "list of tuple of Tensor of complex numbers"),
         (lambda x: {0: (x,)}, "dict"),
+        (lambda x: [(x.to_sparse(),)], "list of tuple of Tensor that is not dense, .* sparse_coo"),
+        (lambda x: [(x.to("meta"),)], "list of tuple of Tensor that is not dense, .* on meta"),
     ],
 )
 def test_method_must_return_tuples_of_tensors(result: Callable[[Tensor], Any], got: str) -> None:

@@ -161,8 +161,11 @@ def test_model_that_cannot_be_timed(
     """The estimate says why; the model fails later in its own cell, and other models are timed."""
     monkeypatch.setattr(probe, "LIMIT_S", 20.0 if model == "hanging" else 120.0)
     plan = planned(tmp_path, model=f"unet,{model}", model__width=None, model__depth=None, model__output_bias=None)
-    found = estimate(plan)
+    said: list[str] = []
+    found = estimate(plan, said.append)
     assert (found.cells, found.unknown) == (30, why)
+    waits = f"timing a training step of the model {model} for the estimate, for at most 20 s"
+    assert model != "hanging" or waits in said
     assert len(found.of_training) == 3 and found.seconds > 0
 
 

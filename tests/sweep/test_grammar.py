@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -193,6 +194,17 @@ def test_python_values() -> None:
     )
     assert parsed.values == {"task": "epvs", "recipe.lr": 0.1, "data": "/a (b)", "out": "c=d", "size": [4, 8]}
     assert parsed.sweeps == {"seed": (0, 1), "noise": (0.0, 0.1)}
+
+
+@pytest.mark.parametrize(
+    "value", [b"T1w", {"a"}, 1j, object(), len, {1: 2}, [b"a"], (1, b"a"), np.array([1j])], ids=str
+)
+def test_values_that_cannot_be_written_are_refused(value: Any) -> None:
+    """Bytes, sets and other objects of Python have no form on the command line."""
+    with pytest.raises(
+        BadSyntax, match="sequences must be text, a number, .* or a tuple of several values to compare, got"
+    ):
+        to_overrides(sequences=value)
 
 
 def test_numpy_values_are_python_values() -> None:
