@@ -83,6 +83,7 @@ TASK = Task(
         "sensitivity": partial(diagnostic.sensitivity),
         "specificity": partial(diagnostic.specificity),
         "best_threshold": partial(diagnostic.best_threshold),
+        "tuned_accuracy": partial(diagnostic.tuned_accuracy),
         "tuned_balanced_accuracy": partial(diagnostic.tuned_balanced_accuracy),
         "tuned_sensitivity": partial(diagnostic.tuned_sensitivity),
         "tuned_specificity": partial(diagnostic.tuned_specificity),
