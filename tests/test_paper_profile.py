@@ -315,7 +315,11 @@ class TestMs:
         made = options(ms_paper.task)
         adapter, severe = made["adapter"], made["targets"]["severe"]
         assert (adapter["channels"], adapter["scale"]) == ("qT1+MWF+NDI", "qT1:2500+MWF:0.3")
-        assert (adapter["covariates"], adapter["covariate_scale"], made["cohort"]["normalise"]) == ("age", 100.0, "none")
+        assert (adapter["covariates"], adapter["covariate_scale"], made["cohort"]["normalise"]) == (
+            "age",
+            100.0,
+            "none",
+        )
         assert (severe["column"], severe["at_least"], severe["weight_span"]) == ("edss", 5.0, 5.0)
 
     def test_464_463_parameters(self, ms_paper: Request) -> None:

@@ -233,11 +233,23 @@ def test_an_unknown_positive_value_is_refused(make: Callable[..., Cohort], tmp_p
     [
         (number_column, (1.0, 2.0, None, None, None), "x must have a value for at least 3 samples, got 2"),
         (number_column, (1.0, 1.0, 1.0, 1.0, None), "all 4 samples have x = 1; a number to predict must vary"),
-        (partial(binary_column, positive="F"), ("F", "F", "F", "F", "F"), "all 5 samples have x = F; a label must vary"),
-        (partial(binary_column, at_least=5.0), (2.0, 2.0, 2.0, 2.0, None), "none of 4 .* x >= 5, because all have 2; name"),
+        (
+            partial(binary_column, positive="F"),
+            ("F", "F", "F", "F", "F"),
+            "all 5 samples have x = F; a label must vary",
+        ),
+        (
+            partial(binary_column, at_least=5.0),
+            (2.0, 2.0, 2.0, 2.0, None),
+            "none of 4 .* x >= 5, because all have 2; name",
+        ),
         (class_column, ("a", "a", "a", "a", None), "x must have two classes or more, got a"),
         (class_column, (None, None, None, None, None), "x must have two classes or more, got none"),
-        (partial(class_column, classes=("a", "b")), ("a", "a", "a", "a", None), "all 4 samples have x = a; a class must"),
+        (
+            partial(class_column, classes=("a", "b")),
+            ("a", "a", "a", "a", None),
+            "all 4 samples have x = a; a class must",
+        ),
     ],
 )
 def test_constant_columns_raise(
