@@ -37,9 +37,10 @@ from harness.recipes.volumes import volume_recipe
 from harness.simulation.ms import ms_phantom
 
 # Explanations by layer-wise relevance propagation
-LRP = tuple(
-    f"{start}_{rule}{end}" for start in ("aw", "f") for rule in ("proposal", "all") for end in ("", "_combined")
-) + ("f_proposal_absolute",)
+LRP = (
+    *(f"{start}_{rule}{end}" for start in ("aw", "f") for rule in ("proposal", "all") for end in ("", "_combined")),
+    "f_proposal_absolute",
+)
 
 TASK = Task(
     name="ms",

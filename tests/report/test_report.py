@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -316,7 +317,7 @@ class TestPlots:
 
     @pytest.mark.parametrize(("opaque", "colours"), [(True, 2), (False, 4)])
     def test_equal_values_look_equal_if_the_map_hides_the_image(self, opaque: bool, colours: int) -> None:
-        """Two values over a dark and a bright channel have two colours if opaque, and four if the images shine through."""
+        """Two values over dark and bright channels have two colours if opaque, and four if the images shine through."""
         image = np.zeros((6, 6, 1))
         image[3:] = 1.0
         images = {"left dark": image, "right dark": 1 - image}
