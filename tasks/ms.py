@@ -10,7 +10,10 @@ Deviations from the paper
     damage of the corticospinal tract, which is the truth of every map. profile=quick
     has images of 24×28×24 voxels, a stem with stride 2, one block and a higher learning
     rate, so that it runs in minutes on two cores; profile=paper has 96×112×96 voxels and
-    the published network and recipe.
+    the published network and recipe, and its LRP ε = 1e-8 (the others 1e-6). On a small
+    trained network of this kind, maps in single precision differ from those in double
+    precision by at most .0013 of their relevance with either ε, and those of the two ε from
+    each other by at most .022 (correlation above .99999): 1e-8 is no less stable here.
 """
 
 from functools import partial
@@ -32,6 +35,12 @@ from harness.metrics.exposed import exposed_scalar
 from harness.models.attention import attention_densenet
 from harness.recipes.volumes import volume_recipe
 from harness.simulation.ms import ms_phantom
+
+# Explanations by layer-wise relevance propagation
+LRP = (
+    *(f"{start}_{rule}{end}" for start in ("aw", "f") for rule in ("proposal", "all") for end in ("", "_combined")),
+    "f_proposal_absolute",
+)
 
 TASK = Task(
     name="ms",
@@ -83,6 +92,7 @@ TASK = Task(
         "sensitivity": partial(diagnostic.sensitivity),
         "specificity": partial(diagnostic.specificity),
         "best_threshold": partial(diagnostic.best_threshold),
+        "tuned_accuracy": partial(diagnostic.tuned_accuracy),
         "tuned_balanced_accuracy": partial(diagnostic.tuned_balanced_accuracy),
         "tuned_sensitivity": partial(diagnostic.tuned_sensitivity),
         "tuned_specificity": partial(diagnostic.tuned_specificity),
@@ -128,7 +138,8 @@ TASK = Task(
             "recipe.angle_deg": 0.0, "recipe.scaling": 0.0, "recipe.quarter_turns": False,
             "attributions.aw_ig.steps": 8, "attributions.f_ig.steps": 8,
         },
-        "paper": {"phantom.shape": [96, 112, 96]},
+        # Protocol: ε = 1e-8 in the fully connected layers
+        "paper": {"phantom.shape": [96, 112, 96], **{f"attributions.{name}.epsilon": 1e-8 for name in LRP}},
     },
     # ordinary contrasts have no unit; quantitative ones keep theirs with adapter.scale=
     data_profiles={"quick": {"cohort.normalise": "percentile", "adapter.scale": "", "cohort.label": ""}},

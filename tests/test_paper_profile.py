@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,10 @@ from harness.core.seeding import generator
 from harness.core.space import grid
 from harness.core.targets import Target
 from harness.core.task import Task, describe
-from harness.core.types import SplitSample
+from harness.core.types import Input, SplitSample
+from harness.metrics.inversion import PERCENTS
 from harness.recipes.recipe import Batch
+from harness.simulation.ms import ms_phantom
 from harness.sweep.grammar import parse
 from harness.sweep.grid import at
 from harness.sweep.plan import Plan, Request, prepare
@@ -271,6 +275,108 @@ class TestLsm:
         """The split is 60, 20 and 20 % of 822 subjects."""
         drawn = points("resnet10")[0].split(samples(822), seed=0).folds
         assert [(len(one.train), len(one.validation), len(one.test)) for one in drawn] == [(493, 164, 165)]
+
+
+MS_LRP = {
+    f"{start}_{rule}{combined}"
+    for start in ("aw", "f")
+    for rule in ("proposal", "all")
+    for combined in ("", "_combined")
+}
+
+
+@pytest.fixture(scope="module")
+def ms_paper() -> Request:
+    """The request of the twelve scenarios of the MS study."""
+    return request_of("task=ms", "experiment=scenarios", "shuffled=false")
+
+
+class TestMs:
+    """Disability in multiple sclerosis."""
+
+    def test_cohort(self, ms_paper: Request) -> None:
+        """166 patients, 66 with a second visit, 40 with an EDSS of 5 or more at the first; 96 × 96 × 112 voxels."""
+        made = options(ms_paper.task)
+        phantom = made["phantom"]
+        assert (made["phantom_subjects"], phantom["patients"], phantom["second_visits"]) == (166, 166, 66)
+        assert sorted(phantom["shape"]) == [96, 96, 112]
+        small = partial(ms_phantom, shape=(12, 12, 12))
+        visits = [small(0, number) for number in range(166)]
+        assert sum(len(one) for one in visits) == 232
+        assert sum(one[0].covariates["edss"] >= 5 for one in visits) == 40
+
+    def test_split(self, ms_paper: Request) -> None:
+        """A held-out test set of a fifth, and three folds stratified by the label."""
+        split = options(ms_paper.task)["split"]
+        assert (split["use"], split["folds"], split["test"], split["by"]) == ("stratified_k_fold", 3, 0.2, "severe")
+
+    def test_inputs_and_label(self, ms_paper: Request) -> None:
+        """qT1 up to 2500 ms, MWF up to 30 % and NDI in [0, 1], age / 100; EDSS ≥ 5, weight 2 − |EDSS − 5| / 5."""
+        made = options(ms_paper.task)
+        adapter, severe = made["adapter"], made["targets"]["severe"]
+        assert (adapter["channels"], adapter["scale"]) == ("qT1+MWF+NDI", "qT1:2500+MWF:0.3")
+        assert (adapter["covariates"], adapter["covariate_scale"], made["cohort"]["normalise"]) == (
+            "age",
+            100.0,
+            "none",
+        )
+        assert (severe["column"], severe["at_least"], severe["weight_span"]) == ("edss", 5.0, 5.0)
+
+    def test_464_463_parameters(self, ms_paper: Request) -> None:
+        """An encoder has 154,452 parameters, and the network 464,463."""
+        inputs = [Input("image", ("qT1", "MWF", "NDI"), (96, 96, 112)), Input("age", ("age",), (), explained=False)]
+        counted = [
+            sum(one.numel() for one in ms_paper.task.model(chosen, [Target("severe", "binary")]).parameters())
+            for chosen in (inputs, [replace(inputs[0], channels=("qT1", "MWF")), inputs[1]])
+        ]
+        assert counted == [464_463, 464_463 - 154_452]
+
+    def test_network(self, ms_paper: Request) -> None:
+        """Four blocks after a stem with stride 1, flattened to 32 features, 16 gated units, compression one half."""
+        model = options(ms_paper.task)["model"]
+        expected = {
+            "use": "attention_densenet", "fusion": "gated", "blocks": 4, "stem_stride": 1, "pooling": "flatten",
+            "compression": 0.5, "features": 32, "hidden": 16,
+        }  # fmt: skip
+        assert {key: model[key] for key in expected} == expected
+
+    def test_recipe(self, ms_paper: Request) -> None:
+        """Batch 70, AdamW 5e-5, decay .01, flips, quarter turns, noise .2, ±30°, ±10 %, balanced, best AUC."""
+        recipe = options(ms_paper.task)["recipe"]
+        expected = {
+            "batch_size": 70, "lr": 5e-5, "weight_decay": 0.01, "flips": True, "quarter_turns": True, "noise": 0.2,
+            "angle_deg": 30.0, "scaling": 0.1, "balance": "severe", "select": "auc", "epochs": 300, "patience": 50,
+        }  # fmt: skip
+        assert {key: recipe[key] for key in expected} == expected
+
+    def test_twelve_scenarios(self, ms_paper: Request) -> None:
+        """Eight maps of LRP with ε = 1e-8, α1β0 and z^B on [0, 1], no biases; saliency, and IG with 50 steps."""
+        explained = options(ms_paper.task)["attributions"]
+        assert {*MS_LRP, "aw_saliency", "f_saliency", "aw_ig", "f_ig"} <= set(explained)
+        for name in (*MS_LRP, "f_proposal_absolute"):
+            one = explained[name]
+            assert (one["epsilon"], one["composite"], one["bias"]) == (1e-8, "alpha1beta0_box", False), name
+            assert (one["low"], one["high"], one["product"]) == (0.0, 1.0, "all" if "_all" in name else "proposal")
+        assert {explained[name]["steps"] for name in ("aw_ig", "f_ig")} == {50}
+
+    def test_what_is_explained(self, ms_paper: Request) -> None:
+        """Maps start from each contrast's own weight or from the output; four sum relevance × contrast."""
+        named = ms_paper.task.explanations
+        assert {name for name in MS_LRP if named[name].of == "attention:own"} == {
+            name for name in MS_LRP if name.startswith("aw")
+        }
+        combined = {name for name in MS_LRP if named[name].combine == "relevance_times_input"}
+        assert combined == {name for name in MS_LRP if name.endswith("_combined")}
+
+    def test_metrics(self, ms_paper: Request) -> None:
+        """Masks of 30, 40 and 50 % for ρ, 20,000 permutations, and AUC from 0 to 100 % inverted voxels."""
+        made = options(ms_paper.task)["metrics"]
+        for channel in ("qT1", "MWF", "NDI"):
+            assert {made[f"rho_{channel}_{percent}"]["percent"] for percent in (30, 40, 50)} == {30, 40, 50}
+            found = made[f"p_{channel}_40"]
+            assert (found["channel"], found["percent"], found["permutations"]) == (channel, 40, 20_000)
+        assert {0, 100} < {made[name]["percent"] for name in made if name.startswith("inverted_auroc_")}
+        assert tuple(range(5, 101, 5)) == PERCENTS
 
 
 class TestFaces:

@@ -180,8 +180,8 @@ def _terse(prediction: Any, target: Any) -> float:
 # They need columns of one kind of target, a threshold in [0, 1] or two groups, or are best for what a network uses;
 # they have tests of their own.
 OWN = {
-    "skill", "worst_group_accuracy", "tuned_balanced_accuracy", "tuned_sensitivity", "tuned_specificity",
-    "deletion_area", "insertion_area", "explanation_accuracy", "kept_accuracy", "keeps_label",
+    "skill", "worst_group_accuracy", "tuned_accuracy", "tuned_balanced_accuracy", "tuned_sensitivity",
+    "tuned_specificity", "deletion_area", "insertion_area", "explanation_accuracy", "kept_accuracy", "keeps_label",
 }  # fmt: skip
 
 

@@ -82,6 +82,8 @@ class Published:
     values : row label → (value, standard error) for each column; the standard error is
         ``None`` where the paper gives none, and the value NaN where it gives no value
     title : what distinguishes this table from others of the paper
+    at : what the published rows hold fixed: column → label, as in :class:`Hypothesis`. Other
+        rows have no published values
     """
 
     source: str
@@ -89,6 +91,7 @@ class Published:
     metrics: tuple[str, ...]
     values: Mapping[str, tuple[tuple[float, float | None], ...]]
     title: str = ""
+    at: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for label, row in self.values.items():

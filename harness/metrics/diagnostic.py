@@ -19,6 +19,7 @@ __all__ = [
     "calibration_error",
     "sensitivity",
     "specificity",
+    "tuned_accuracy",
     "tuned_balanced_accuracy",
     "tuned_sensitivity",
     "tuned_specificity",
@@ -230,6 +231,35 @@ def tuned_balanced_accuracy(columns: Columns) -> float:
         In [0, 1]; NaN if only one label occurs, or without a threshold.
     """
     return (tuned_sensitivity(columns) + tuned_specificity(columns)) / 2
+
+
+@metric(
+    "tuned_accuracy",
+    source=YOUDEN,
+    direction="higher",
+    range=(0, 1),
+    level="pool",
+    empty="no sample, or no threshold: NaN",
+    needs=_TUNED,
+)
+def tuned_accuracy(columns: Columns) -> float:
+    """Share of the samples that are classified correctly at the best threshold of the validation samples.
+
+    Parameters
+    ----------
+    columns : see :func:`tuned_sensitivity`
+
+    Returns
+    -------
+    float
+        In [0, 1]; NaN without samples, or without a threshold. If one label is rare, the
+        answer that it never occurs has a high accuracy.
+    """
+    truth, predicted = complete(columns, _DECISION)
+    threshold = _threshold(columns)
+    if math.isnan(threshold) or not len(truth):
+        return NAN
+    return float(np.mean((predicted >= threshold) == (truth == 1)))
 
 
 def _threshold(columns: Columns) -> float:

@@ -30,6 +30,7 @@ from harness.stats.permutation import resampled_spearman, spearman, spearman_p
 
 __all__ = [
     "PERCENTS",
+    "inside_brain",
     "inversion_area",
     "inverted_auroc",
     "inverted_logits",
@@ -88,6 +89,22 @@ def quantile_masks(explanation: Array, brain: Array, percents: Sequence[float], 
     return masks
 
 
+def inside_brain(image: Array, brain: Array | None) -> Masks:
+    """Voxels that masks can contain: the brain mask, or without one, the voxels that are not zero in every channel.
+
+    Parameters
+    ----------
+    image : (C, X, Y, Z) float, as the network reads it
+    brain : (X, Y, Z) bool, or ``None``
+
+    Returns
+    -------
+    (X, Y, Z) bool
+    """
+    inside: Masks = (image != 0).any(axis=0) if brain is None else brain
+    return inside
+
+
 @metric(
     "inverted_logits",
     source=_SOURCE,
@@ -117,7 +134,7 @@ def inverted_logits(
     dict
         Logit for N = 0, 5, …, 100, by N; 0 is the image without inversion.
     """
-    masks = quantile_masks(_for_channels(explanation, image), _inside(image, brain), PERCENTS, of=of)
+    masks = quantile_masks(_for_channels(explanation, image), inside_brain(image, brain), PERCENTS, of=of)
     return _logits(image, masks, predict_logit)
 
 
@@ -155,7 +172,7 @@ def random_inverted_logits(
     dict
         Logit for N = 0, 5, …, 100, by N.
     """
-    inside = _inside(image, brain)
+    inside = inside_brain(image, brain)
     masks = quantile_masks(_for_channels(explanation, image), inside, PERCENTS, of=of)
     return _logits(image, _random_masks(masks, inside, rng), predict_logit)
 
@@ -291,7 +308,7 @@ def masked_means(
     dict
         Mean in the unit of the network's input, by ``<channel>:<N>``.
     """
-    masks = quantile_masks(_for_channels(explanation, image), _inside(image, brain), _MEANS_OF, of=of)
+    masks = quantile_masks(_for_channels(explanation, image), inside_brain(image, brain), _MEANS_OF, of=of)
     masks = np.broadcast_to(masks, (len(masks), *image.shape))
     return {
         f"{name}:{percent}": float(image[channel][mask[channel]].mean(dtype=np.float64)) if mask[channel].any() else NAN
@@ -472,11 +489,6 @@ def _for_channels(explanation: Array, image: Array) -> Array:
             "maps; combine them (combine=sum)"
         )
     return explanation
-
-
-def _inside(image: Array, brain: Array | None) -> Masks:
-    inside: Masks = (image != 0).any(axis=0) if brain is None else brain
-    return inside
 
 
 def _random_masks(masks: Masks, inside: Masks, rng: np.random.Generator) -> Masks:

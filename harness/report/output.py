@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 import time
 import urllib.parse
 from collections.abc import Sequence
@@ -16,12 +17,15 @@ from harness.core.types import JSON
 from harness.pipeline.cell import failure_of, is_done
 from harness.pipeline.contribution import shapley_table
 from harness.pipeline.leaderboard import read_facts
+from harness.report.drawing import listed_errors
 from harness.report.elements import Cell, Figure, ReportTable
 from harness.report.figures import figures_of
+from harness.report.figures.results import MARK, Results
 from harness.report.page import write_list_of_runs, write_report
 from harness.report.plots.canvas import texts_drawn
 from harness.report.remarks import remarks
 from harness.report.renaming import renamed
+from harness.report.runs import write_mask_shares
 from harness.report.tables import report_tables
 from harness.report.wording import failure_lines, verdict
 from harness.storage.bucket import Bucket
@@ -62,14 +66,17 @@ def make_report(plan: Plan, tables: Tables) -> Path:
     Returns
     -------
     pathlib.Path
-        The page, ``reports/<task>/<run>/index.html``. Figures of an earlier report of the
-        run are removed.
+        The page, ``reports/<task>/<run>/index.html``. Maps of where the masks of
+        explanations agree are in ``maps/`` beside it. Figures and maps of an earlier report
+        of the run are removed.
     """
     task, folder = plan.request.task, plan.request.report_folder
     with texts_drawn(plan.shown):
         figures, undrawn = figures_of(plan, tables)
     figures = renamed(figures, plan.shown)
     _write_figures(folder, figures)
+    with listed_errors("maps", undrawn):
+        _write_maps(Results(plan, tables), folder / "maps")
     failures, missing = undone(plan)
     notes = [plan.sentence, f"Source of the truth: {plan.cohort.label_source}."]
     notes += [f"Data: {note}." for note in plan.notes]
@@ -113,6 +120,21 @@ def _write_figures(folder: Path, figures: Sequence[Figure]) -> None:
         slug = "-".join(re.findall(r"\w+", figure.title.lower()))[:60]
         if isinstance(figure.image, bytes):
             (folder / f"{number:02d}-{slug}.png").write_bytes(figure.image)
+
+
+def _write_maps(run: Results, folder: Path) -> None:
+    """Write where the masks of explanations agree, as NIfTI, in a folder for each configuration."""
+    if folder.is_dir():
+        shutil.rmtree(folder)  # of an earlier report
+    labels = [run.labels[identity].removesuffix(MARK) for identity in run.lines]
+    for identity, label in zip(run.lines, labels, strict=True):
+        name = "-".join(re.findall(r"[\w.+=]+", label))
+        own = folder / (name if labels.count(label) == 1 else f"{name}-{identity[:8]}")
+        reasons = write_mask_shares(run, identity, own)
+        if reasons:
+            own.mkdir(parents=True, exist_ok=True)
+            lines = [run.plan.shown(f"{attribution}: {reason}\n") for attribution, reason in reasons.items()]
+            (own / "none.txt").write_text("".join(lines), "utf-8")
 
 
 def _write_list(plan: Plan) -> None:

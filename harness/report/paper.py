@@ -103,14 +103,14 @@ def _comparable(
 
     A fixed axis that the table does not have is not varied in the run.
     """
-    wanted = {name: label_key(value) for name, value in hypothesis.at.items() if name != _REGION}
+    wanted = {name: label for name, label in hypothesis.at.items() if name != _REGION}
     if any(line["attribution"] for line in lines):
         axes = (*axes, "attribution")
     others = [name for name in axes if name not in {hypothesis.over, *wanted}]
     varying = [name for name in others if len({text_of_label(line[name]) for line in lines}) > 1]
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for line in lines:
-        if all(name not in line or label_key(line[name]) == value for name, value in wanted.items()):
+        if _is_at(line, wanted):
             groups.setdefault(tuple(text_of_label(line[name]) for name in others), []).append(line)
     for group in groups.values():
         yield {name: group[0][name] for name in varying}, group
@@ -281,7 +281,7 @@ def _published_tables(published: Published, plan: Plan, tables: Tables) -> Itera
     by_key = {label_key(label): values for label, values in published.values.items()}
     lines = []
     for line, label in zip(table.to_pylist(), labels, strict=True):
-        values = by_key.get(label_key(line.get(published.over)))
+        values = by_key.get(label_key(line.get(published.over))) if _is_published(line, published) else None
         if values is not None and any(line[name] is not None for name in metrics):
             stated = dict(zip(published.metrics, values, strict=True))
             lines.append(
@@ -303,7 +303,31 @@ def _published_tables(published: Published, plan: Plan, tables: Tables) -> Itera
         )
 
 
+def _is_published(line: Mapping[str, Any], published: Published) -> bool:
+    """Whether a row is of the published configuration, and no control."""
+    return not str(line["status"]).startswith("control") and _is_at(line, published.at)
+
+
+def _is_at(line: Mapping[str, Any], at: Mapping[str, str]) -> bool:
+    """Whether a row has the fixed labels; a column that the table lacks is not varied in the run."""
+    return all(name not in line or _is_same(line[name], label) for name, label in at.items())
+
+
+def _is_same(value: JSON, label: str) -> bool:
+    """Whether a value has a label; 5 and 5.0 are the same."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:g}" == label
+    return label_key(value) == label_key(label)
+
+
 def _beside(line: Mapping[str, Any], name: str, stated: tuple[float, float | None]) -> Cell:
     value, error = stated
-    text = "" if math.isnan(value) else f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
-    return replace(interval_cell(line[name]), range=text)
+    text = "" if math.isnan(value) else _two_digits(value)
+    if text and error is not None:
+        text = f"{text} ± {_two_digits(error)}"
+    return replace(interval_cell(line[name]), range=typographic(text))
+
+
+def _two_digits(value: float) -> str:
+    """Two decimals, or one digit for a number that they would round to zero, such as a p value."""
+    return f"{value:.2f}" if abs(value) >= 0.01 or value == 0 else f"{value:.1g}"

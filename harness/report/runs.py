@@ -30,7 +30,7 @@ from harness.sweep.collect import Tables
 from harness.sweep.plan import Plan
 from harness.tuning.spaces import short
 
-__all__ = ["chosen_tags", "pooled_files", "pooled_metrics", "pooled_of"]
+__all__ = ["chosen_tags", "pooled_files", "pooled_metrics", "pooled_of", "write_mask_shares"]
 
 _DRAWN_BY = (
     "harness.data.maps",
@@ -96,7 +96,7 @@ def pooled_files(plan: Plan, tables: Tables, identity: str, folder: Path) -> lis
     folder : folder for ``*.png`` (at the top level, as MLflow's comparison expects),
         ``maps/<attribution>_mean.nii.gz`` with a PNG for the first of each attribution,
         ``maps/<attribution>_mask_share.nii.gz`` if the most relevant voxels are inverted, and
-        ``maps/none.txt`` with the reason if there is no mean map
+        ``maps/none.txt`` with the reasons if there is no mean map or no mask share
 
     Returns
     -------
@@ -129,7 +129,8 @@ def _pooled_files(plan: Plan, tables: Tables, identity: str, folder: Path) -> li
             with listed_errors(f"map of {name}", failed):
                 _draw_mean(stem.with_name(f"{stem.name}.png"), made, plan, identity)
     with listed_errors("mask shares", failed):
-        _write_mask_shares(Results(plan, tables), identity, folder / "maps")
+        for name, reason in write_mask_shares(Results(plan, tables), identity, folder / "maps").items():
+            reasons.append(plan.shown(f"{name}, mask share: {reason.partition(':')[0] if anonymous else reason}"))
     if reasons:
         (folder / "maps").mkdir(exist_ok=True)
         (folder / "maps" / "none.txt").write_text("\n".join(reasons) + "\n", "utf-8")
@@ -176,16 +177,33 @@ def _means(plan: Plan, identity: str) -> Iterator[tuple[str, _Mean]]:
             yield attribution, _Mean(found, attribution, channels)
 
 
-def _write_mask_shares(run: Results, identity: str, folder: Path) -> None:
-    """Write the share of the samples whose mask contains each voxel, for every explanation with inverted masks."""
+def write_mask_shares(run: Results, identity: str, folder: Path) -> dict[str, str]:
+    """Write the share of the samples whose mask contains each voxel, for every explanation with inverted masks.
+
+    Parameters
+    ----------
+    run : results
+    identity : id of a configuration
+    folder : folder for ``<attribution>_mask_share.nii.gz``, on the grid of the samples
+
+    Returns
+    -------
+    dict
+        Explanation without such a map → the reason.
+    """
+    reasons: dict[str, str] = {}
     if not run.metrics("inverted_auroc"):
-        return
+        return reasons
     for attribution in _explained(run.plan, identity):
-        shares = mask_shares(run, identity, attribution)
-        if shares is not None:
-            affine = run.plan.groups[identity].cohort.samples[0].grid.affine
-            name = f"{urllib.parse.quote(attribution, safe=' ')}_mask_share.nii.gz"
-            write_map(folder / name, shares, affine, channels=run.channels_of(identity))
+        found = mask_shares(run, identity, attribution)
+        if found.values is None:
+            reasons[attribution] = found.reason
+            continue
+        names = run.task_of(identity).adapter().reads.images
+        channels = names if len(names) == len(found.values) else ()
+        path = folder / f"{urllib.parse.quote(attribution, safe=' ')}_mask_share.nii.gz"
+        write_map(path, found.values, found.affine, channels=channels)
+    return reasons
 
 
 def _explained(plan: Plan, identity: str) -> dict[str, dict[Cell, CellRecord]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ import pytest
 
 import harness
 from harness.cli.api import rebuild
+from harness.data import nifti
 from harness.data.maps import read_map
 from harness.metrics.inversion import quantile_masks
 from harness.pipeline.leaderboard import read_facts
 from harness.report.figures import figures_of
 from harness.report.figures.inversion import mask_shares
 from harness.report.figures.results import Results
+from harness.report.output import make_report
 from harness.report.runs import pooled_files
 from harness.sweep.grammar import parse
 from harness.sweep.plan import prepare
@@ -105,11 +108,68 @@ def test_inversion_figures_and_maps(result: Any, tmp_path: Path) -> None:
         if one is not None:
             masks.append(quantile_masks(one, sample.masks["brain"].load() > 0, [40])[0])
     shares = mask_shares(run, identity, "f_proposal")
-    assert shares is not None and len(masks) == 36
-    np.testing.assert_allclose(shares, np.mean(masks, axis=0), rtol=1e-6)
+    assert shares.values is not None and len(masks) == 36
+    assert shares.subjects == 30
+    np.testing.assert_allclose(shares.values, np.mean(masks, axis=0), rtol=1e-6)
     assert pooled_files(plan, tables, identity, tmp_path) == []
     stored = read_map(tmp_path / "maps" / "f_proposal_mask_share.nii.gz")
-    np.testing.assert_allclose(stored, shares, rtol=1e-6)
+    np.testing.assert_allclose(stored, shares.values, rtol=1e-6)
+    page = make_report(plan, tables)
+    (beside,) = page.parent.glob("maps/*attention_densenet*/f_proposal_mask_share.nii.gz")
+    np.testing.assert_array_equal(read_map(beside), stored)
+    np.testing.assert_allclose(
+        nifti.load(beside)[0].affine, plan.groups[identity].cohort.samples[0].grid.affine, atol=1e-6
+    )
+    text = " ".join(page.read_text().split())
+    assert "How far the ceiling is: the oracle" in text and "the cohort drawn" in text
+    assert "The dashed line is the AUC without a mask" in text
+
+
+def test_masks_of_other_spaces_are_not_added(result: Any) -> None:
+    """With equal shapes and different affines, there is no share of masks, and the figure and the file say why."""
+    out = result.csv.parents[2]
+    plan, tables = rebuild(parse([*(f"{key}={value}" for key, value in NAMED.items()), f"out={out}"]))
+    identity = next(one["configuration"] for one in lines_of(result.csv) if one["model"] == "attention_densenet")
+    group = plan.groups[identity]
+    first, second, *others = group.cohort.samples
+    moved = second.grid.affine.copy()
+    moved[0, 3] += 2.0
+    second = replace(second, affine=moved)
+    cohort = replace(group.cohort, samples=(first, second, *others))
+    plan = replace(plan, groups={**plan.groups, identity: replace(group, cohort=cohort)})
+    run = Results(plan, tables)
+    shares = mask_shares(run, identity, "f_proposal")
+    reason = f"no common grid: {first.id} and {second.id} have different affines"
+    assert (shares.values, shares.reason) == (None, reason)
+    drawn, failed = figures_of(plan, tables)
+    titles = [figure.title.partition(",")[0] for figure in drawn]
+    assert failed == [] and "Voxel inversion" in titles
+    assert f"Where masks agree, {run.labels[identity]}" not in [figure.title for figure in drawn]
+    assert any(f"f proposal agree: {reason}." in figure.caption for figure in drawn)
+
+
+def test_masks_without_a_brain_mask_are_those_of_the_metrics(result: Any) -> None:
+    """Without a brain mask, voxels that are zero in every channel are in no drawn mask, as in the metrics."""
+    out = result.csv.parents[2]
+    plan, tables = rebuild(parse([*(f"{key}={value}" for key, value in NAMED.items()), f"out={out}"]))
+    identity = next(one["configuration"] for one in lines_of(result.csv) if one["model"] == "attention_densenet")
+    group = plan.groups[identity]
+    bare = tuple(
+        replace(one, masks={name: mask for name, mask in one.masks.items() if name != "brain"})
+        for one in group.cohort.samples
+    )
+    groups = {**plan.groups, identity: replace(group, cohort=replace(group.cohort, samples=bare))}
+    run = Results(replace(plan, groups=groups), tables)
+    images = [run.task_of(identity).adapter().inputs(one)[0][0] for one in bare]
+    zero = np.all([(image == 0).all(axis=0) for image in images], axis=0)
+    shares = mask_shares(run, identity, "f_proposal").values
+    expected = []
+    for one, image in zip(bare, images, strict=True):
+        explained = run.explanation(identity, "f_proposal", one.id)
+        assert explained is not None
+        expected.append(quantile_masks(explained, (image != 0).any(axis=0), [40])[0])
+    assert shares is not None and zero.any() and not shares[:, zero].any()
+    np.testing.assert_allclose(shares, np.mean(expected, axis=0), rtol=1e-6)
 
 
 def test_visits_of_a_patient_stay_together(result: Any) -> None:

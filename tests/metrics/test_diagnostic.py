@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import balanced_accuracy_score, recall_score, roc_curve
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score, roc_curve
 
 from harness.metrics.diagnostic import (
     best_threshold,
@@ -15,6 +15,7 @@ from harness.metrics.diagnostic import (
     calibration_error,
     sensitivity,
     specificity,
+    tuned_accuracy,
     tuned_balanced_accuracy,
     tuned_sensitivity,
     tuned_specificity,
@@ -86,4 +87,7 @@ def test_tuned_rates_use_the_threshold_of_the_column(columns: dict[str, np.ndarr
     assert tuned_sensitivity(with_threshold) == sensitivity(columns, threshold=0.3)
     assert tuned_specificity(with_threshold) == specificity(columns, threshold=0.3)
     assert tuned_balanced_accuracy(with_threshold) == binary_balanced_accuracy(columns, threshold=0.3)
+    truth, decided = columns["target_label"], columns["predicted_probability"] >= 0.3
+    assert tuned_accuracy(with_threshold) == pytest.approx(accuracy_score(truth, decided))
+    assert math.isnan(tuned_accuracy({**columns, "best_threshold": np.full(200, np.nan)}))
     assert math.isnan(tuned_balanced_accuracy({**columns, "best_threshold": np.full(200, np.nan)}))

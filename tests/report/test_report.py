@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -313,6 +314,36 @@ class TestPlots:
         png = plots.prediction_slices({"flat": flat}, nothing, {}, spacing_mm=SPACING)
         black = np.asarray(Image.open(io.BytesIO(png)).convert("L")) < 10
         assert black.sum(axis=0).max() / black.sum(axis=1).max() == pytest.approx(2.0, abs=0.1)  # 1.33 in voxels
+
+    @pytest.mark.parametrize(("opaque", "colours"), [(True, 2), (False, 4)])
+    def test_equal_values_look_equal_if_the_map_hides_the_image(self, opaque: bool, colours: int) -> None:
+        """Two values over dark and bright channels have two colours if opaque, and four if the images shine through."""
+        image = np.zeros((6, 6, 1))
+        image[3:] = 1.0
+        images = {"left dark": image, "right dark": 1 - image}
+        value = np.zeros((6, 6, 1))
+        value[1, 2:4], value[0, 0] = 0.3, 1.0
+        drawn = plots.attribution_slices(
+            images, {"mask": dict.fromkeys(images, value)}, np.zeros(value.shape, bool), spacing_mm=(1, 1, 1), index=0,
+            opaque=opaque,
+        )  # fmt: skip
+        pixels = np.asarray(Image.open(io.BytesIO(drawn)).convert("RGB")).reshape(-1, 3)
+        found, counts = np.unique(pixels, axis=0, return_counts=True)
+        red = found[(counts > 400) & (found[:, 0] > found[:, 2].astype(int) + 20)]
+        assert len(red) == colours
+
+    def test_a_level_is_a_line_across(self) -> None:
+        """A value that does not depend on the setting is dashed over more than half of the panel's width."""
+        lines = {"a": {10: Score(0.4, 0.3, 0.5, 8), 90: Score(0.2, 0.1, 0.3, 8)}}
+        ink = plots.canvas.INK.lstrip("#")
+        colour = [int(ink[place : place + 2], 16) for place in (0, 2, 4)]
+
+        def widest(**options: Any) -> int:
+            drawn = plots.curves({"AUC": lines}, x_label="share", limits=(0, 1), **options)
+            pixels = np.asarray(Image.open(io.BytesIO(drawn)).convert("RGB")).astype(int)
+            return int((np.abs(pixels - colour).max(axis=2) < 30).sum(axis=1).max())
+
+        assert widest(levels={"without a mask": 0.35}) > widest() + 150
 
     def test_labels_must_match(self) -> None:
         """Truth and prediction must have the same labels."""

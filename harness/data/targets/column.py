@@ -54,7 +54,15 @@ def number_column(
         If fewer than three samples have a value, or all values are equal.
     """
     target = Target(column, "number", loss_weight=loss_weight)
-    made = _with(cohort, target, column, _finite)
+    made = _with(
+        cohort,
+        target,
+        column,
+        _finite,
+        constant=lambda found: (
+            f"all {len(found)} samples have {column} = {next(iter(found.values())):g}; a number to predict must vary"
+        ),
+    )
     values = sorted({one.targets[column] for one in made.samples})
     if len(values) == 2:
         told = f"{column} has only the values {values[0]:g} and {values[1]:g}"
@@ -121,7 +129,13 @@ def binary_column(
         return float(positive in _texts(value))
 
     target = Target(name or column, "binary", loss_weight=loss_weight)
-    made = _with(cohort, target, column, read)
+
+    def constant(found: Mapping[str, float]) -> str:
+        if at_least is None:
+            return f"{_how_many(found)} {column} = {positive}; a label must vary"
+        return _one_sided(cohort, found, column, target.name, at_least)
+
+    made = _with(cohort, target, column, read, constant=constant)
     if at_least is not None and weight_span:
         made = _weighted(made, target.name, column, at_least, weight_span)
     return shuffled_across_subjects(made, [target.name], shuffle_seed) if shuffled else made
@@ -167,7 +181,11 @@ def class_column(
         known = [name for name in _texts(value) if name in names]
         return float(names.index(known[0])) if known else None
 
-    made = _with(cohort, Target(column, "classes", names, loss_weight), column, read, may_be_codes=bool(classes))
+    def constant(found: Mapping[str, float]) -> str:
+        return f"all {len(found)} samples have {column} = {names[int(next(iter(found.values())))]}; a class must vary"
+
+    target = Target(column, "classes", names, loss_weight)
+    made = _with(cohort, target, column, read, constant=constant, may_be_codes=bool(classes))
     return shuffled_across_subjects(made, [column], shuffle_seed) if shuffled else made
 
 
@@ -260,10 +278,12 @@ def _with(
     column: str,
     read: Callable[[float | str], float | None],
     *,
+    constant: Callable[[Mapping[str, float]], str],
     may_be_codes: bool = False,
 ) -> Cohort:
     """Add a target to the cohort; samples without a value become ineligible.
 
+    ``constant`` says of values by sample, which are all equal, why they are no target.
     Numbers that are probably codes for missing values are refused unless ``may_be_codes``.
     """
     _check_column(cohort, column, f"target {target.name}")
@@ -282,7 +302,7 @@ def _with(
     faults += [] if may_be_codes else _code_faults(cohort, column)
     if faults:
         raise CohortError(faults, cohort.notes, cohort.ineligible)
-    return _restricted(cohort, target, column, found)
+    return _restricted(cohort, target, column, found, constant)
 
 
 def _faults(column: str, wrong: Mapping[str, float | str], target: Target, *, all_wrong: bool) -> list[Fault]:
@@ -318,12 +338,35 @@ def _code_faults(cohort: Cohort, column: str) -> list[Fault]:
     ]  # fmt: skip
 
 
-def _restricted(cohort: Cohort, target: Target, column: str, found: Mapping[str, float]) -> Cohort:
-    if len(found) < _FEWEST or len(set(found.values())) < 2:
-        raise OutOfRange(
-            f"{column} must have a value for at least {_FEWEST} samples and vary between them, got {len(found)} "
-            f"values, {len(set(found.values()))} different"
-        )
+def _how_many(found: Mapping[str, float]) -> str:
+    """Start of a sentence on labels that are all equal."""
+    return f"all {len(found)} samples have" if next(iter(found.values())) else f"none of {len(found)} samples has"
+
+
+def _one_sided(cohort: Cohort, found: Mapping[str, float], column: str, name: str, at_least: float) -> str:
+    """Why a threshold gives one label only, and which ones give two."""
+    numbers = sorted({float(one.covariates[column] or 0.0) for one in cohort.samples if one.id in found})
+    told = f"{_how_many(found)} {column} >= {at_least:g}"
+    if len(numbers) < 2:
+        return f"{told}, because all have {numbers[0]:g}; name another column (targets.{name}.column=)"
+    return (
+        f"{told}; the numbers are {numbers[0]:g} to {numbers[-1]:g}. Set targets.{name}.at_least= to a number above "
+        f"{numbers[0]:g}, and at most {numbers[-1]:g}, or predict {column} itself as a number (targets.{name}="
+        f"number_column targets.{name}.column={column}; for task=ms, experiment=regression)"
+    )
+
+
+def _restricted(
+    cohort: Cohort,
+    target: Target,
+    column: str,
+    found: Mapping[str, float],
+    constant: Callable[[Mapping[str, float]], str],
+) -> Cohort:
+    if len(found) < _FEWEST:
+        raise OutOfRange(f"{column} must have a value for at least {_FEWEST} samples, got {len(found)}")
+    if len(set(found.values())) < 2:
+        raise OutOfRange(constant(found))
     shared: dict[tuple[int, float], Mapping[str, float]] = {}  # patches have few different labels
     samples = tuple(
         dataclasses.replace(

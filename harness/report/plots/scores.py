@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -173,6 +174,7 @@ def curves(
     *,
     x_label: str,
     limits: tuple[float, float] = (-math.inf, math.inf),
+    levels: Mapping[str, float] = MappingProxyType({}),
 ) -> bytes:
     """Values over a setting, one line per configuration, with a band for the chance level.
 
@@ -182,6 +184,7 @@ def curves(
         numbers, drawn to scale, or names, evenly spaced
     x_label : label of the setting axis
     limits : range of the metric, to which the axis is limited
+    levels : values that do not depend on the setting, by name, each a dashed line across all panels
     """
     figure, all_axes = figure_of(1, max(len(panels), 1), width=2.2 + 3.3 * max(len(panels), 1), height=3.5)
     for axes, (quantity, lines) in zip(all_axes, panels.items(), strict=False):
@@ -200,6 +203,8 @@ def curves(
             for position, score in zip(x, line.values(), strict=True):
                 if math.isfinite(score.low):
                     axes.plot([position] * 2, [score.low, score.high], color=colour, lw=1.0, alpha=0.55, zorder=2)
+        for name, value in levels.items():
+            axes.axhline(value, color=INK, lw=1.1, ls=(0, (4, 2)), label=name, zorder=2.5)
         axes.set_xticks([at[setting] for setting in settings], [f"{setting}" for setting in settings])
         axes.set_xlabel(x_label)
         axes.set_ylabel(quantity)

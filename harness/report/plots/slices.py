@@ -59,6 +59,7 @@ def attribution_slices(
     *,
     spacing_mm: tuple[float, float, float],
     index: int | None = None,
+    opaque: bool = False,
 ) -> bytes:
     """An axial slice of each channel, overlaid with its attribution, one row per method.
 
@@ -69,6 +70,8 @@ def attribution_slices(
     truth : (X, Y, Z) bool, drawn as outline
     spacing_mm : (3,) voxel size along X, Y, Z
     index : index of the slice along Z; by default, the one with the most true voxels
+    opaque : whether the map hides the image where it is not zero, so that equal values look
+        equal in all channels; otherwise, the image shines through small values
 
     Returns
     -------
@@ -95,7 +98,7 @@ def attribution_slices(
             drawn = axes.imshow(
                 plane.T, cmap="RdBu_r" if signed else "Reds", vmin=-limit if signed else 0.0, vmax=limit,
                 origin="lower", interpolation="nearest", extent=extent_of(plane.shape, spacing_mm),
-                alpha=np.clip(np.abs(plane.T) / limit, 0, 0.7),
+                alpha=(plane.T != 0).astype(float) if opaque else np.clip(np.abs(plane.T) / limit, 0, 0.7),
             )  # fmt: skip
             draw_outline(axes, truth[:, :, at], spacing_mm, AMBER, "-")
             axes.set(xticks=[], yticks=[])

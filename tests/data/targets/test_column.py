@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -230,12 +231,25 @@ def test_an_unknown_positive_value_is_refused(make: Callable[..., Cohort], tmp_p
 @pytest.mark.parametrize(
     ("target", "column", "message"),
     [
-        (number_column, (1.0, 2.0, None, None, None), "at least 3 samples and vary between them, got 2 values"),
-        (number_column, (1.0, 1.0, 1.0, 1.0, None), "got 4 values, 1 different"),
-        (partial(binary_column, positive="F"), ("F", "F", "F", "F", "F"), "got 5 values, 1 different"),
+        (number_column, (1.0, 2.0, None, None, None), "x must have a value for at least 3 samples, got 2"),
+        (number_column, (1.0, 1.0, 1.0, 1.0, None), "all 4 samples have x = 1; a number to predict must vary"),
+        (
+            partial(binary_column, positive="F"),
+            ("F", "F", "F", "F", "F"),
+            "all 5 samples have x = F; a label must vary",
+        ),
+        (
+            partial(binary_column, at_least=5.0),
+            (2.0, 2.0, 2.0, 2.0, None),
+            "none of 4 .* x >= 5, because all have 2; name",
+        ),
         (class_column, ("a", "a", "a", "a", None), "x must have two classes or more, got a"),
         (class_column, (None, None, None, None, None), "x must have two classes or more, got none"),
-        (partial(class_column, classes=("a", "b")), ("a", "a", "a", "a", None), "got 4 values, 1 different"),
+        (
+            partial(class_column, classes=("a", "b")),
+            ("a", "a", "a", "a", None),
+            "all 4 samples have x = a; a class must",
+        ),
     ],
 )
 def test_constant_columns_raise(
@@ -244,6 +258,24 @@ def test_constant_columns_raise(
     """At least three values and two different ones are needed."""
     with pytest.raises(OutOfRange, match=message):
         target(make(x=column), tmp_path, column="x")
+
+
+@pytest.mark.parametrize(
+    ("at_least", "start"), [(5.0, "none of 4 samples has x >= 5"), (0.5, "all 4 samples have x >= 0.5")]
+)
+def test_a_threshold_outside_of_the_numbers_names_others(
+    make: Callable[..., Cohort], tmp_path: Path, at_least: float, start: str
+) -> None:
+    """The numbers vary, the labels do not; the message has thresholds that separate them, one of which works."""
+    cohort = make(x=(0.5, 1.0, 2.0, 2.0, None))
+    told = (
+        f"{start}; the numbers are 0.5 to 2. Set targets.severe.at_least= to a number above 0.5, and at most 2, or "
+        "predict x itself as a number (targets.severe=number_column targets.severe.column=x"
+    )
+    with pytest.raises(OutOfRange, match=re.escape(told)):
+        binary_column(cohort, tmp_path, column="x", name="severe", at_least=at_least)
+    made = binary_column(cohort, tmp_path, column="x", name="severe", at_least=2.0)
+    assert [one.targets["severe"] for one in made.samples] == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("options", [{}, {"positive": "F", "at_least": 1.0}])
