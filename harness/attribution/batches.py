@@ -135,16 +135,17 @@ def items_are_independent(model: nn.Module, inputs: Inputs, size: int = 3) -> bo
     CellError
         If the outputs for the same batch are not reproducible.
     """
-    item = tuple(x[:1] for x in inputs)
-    same = tuple(x.expand(3, *x.shape[1:]) for x in item)
-    alone, copies, among = model(*item), model(*same), _among(model, item, 3)
+    item = tuple(x[:1].clone() for x in inputs)
+    # A network may write to its inputs, so each pass has its own.
+    same = [tuple(x.repeat(3, *[1] * (x.ndim - 1)) for x in item) for _ in range(2)]
+    among, alone, copies = _among(model, item, 3), model(*(x.clone() for x in item)), model(*same[0])
     if not bool(torch.isfinite(alone).all()):
         return True
     scale = torch.cat([alone, copies, among.nan_to_num(0.0, 0.0, 0.0)]).abs().amax(0)
     exact = _SAME_SIZE * torch.finfo(alone.dtype).eps * scale
     small = _within(among[1] - copies[1], exact) and _within(copies - alone, _OTHER_SIZE * scale)
     if not small:
-        spread = (model(*same) - copies).abs().amax(0)
+        spread = (model(*same[1]) - copies).abs().amax(0)
         if not _within(spread, _OTHER_SIZE * scale):
             raise CellError(
                 "an explanation needs a network with reproducible outputs, but they differ by "

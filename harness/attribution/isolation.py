@@ -187,7 +187,7 @@ def _twin(model: nn.Module) -> nn.Module:
 def _check_outputs(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> None:
     with torch.no_grad():
         try:
-            output = model(*(x[:1] for x in inputs))
+            output = model(*(x[:1].clone() for x in inputs))  # it may write to its inputs
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise

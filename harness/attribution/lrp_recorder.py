@@ -12,6 +12,7 @@ Values that leave torch, such as arrays of numpy, cannot be traced and are refus
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -283,11 +284,13 @@ class _Recorder(TorchDispatchMode):
             self._add_combined(known, "a view of another type", lambda *_: None, (tensor,), {0: known.node})
             return
         places = [_geometry(tensor), *(place for _, place, _ in recent)]
-        count = tensor.untyped_storage().nbytes() // tensor.element_size()
-        origin = torch.zeros(count, dtype=torch.int32)
-        for number, place in enumerate(places[1:], start=1):
-            origin.as_strided(*place).fill_(number)
-        visible = set(origin.as_strided(*places[0]).unique().tolist())
+        if _overlaps(places[0]):
+            self._add_combined(known, "view of overlapping elements", lambda *_: None, (tensor,), {0: known.node})
+            return
+        values = (tensor, *(one for one, _, _ in recent))
+        index = _origins(places, tensor.untyped_storage().nbytes() // tensor.element_size())
+        ends = torch.tensor([one.numel() for one in values]).cumsum(0)
+        visible = set(torch.bucketize(index, ends, right=True).unique().tolist())
         nodes = [known.node, *(node for _, _, node in recent)]
         sources = {number: nodes[number] for number in sorted(visible) if nodes[number] >= 0}
         if visible == {0} or not sources:
@@ -297,9 +300,7 @@ class _Recorder(TorchDispatchMode):
         if last and places[last] == places[0]:  # the same elements in the same order
             known.node = nodes[last]
             return
-        name = "view of overlapping elements" if _overlaps(places[0], count) else "write"
-        values = (tensor, *(one for one, _, _ in recent))
-        self._add_combined(known, name, partial(_after, places, count), values, sources)
+        self._add_combined(known, "write", partial(_gathered, index.to(tensor.device)), values, sources)
 
     def _add_combined(
         self,
@@ -330,22 +331,43 @@ def _copied(dtype: torch.dtype, shape: Sequence[int], _: None, source: Tensor) -
     return source.to(dtype).expand(shape)
 
 
-def _after(places: Sequence[Geometry], count: int, *values: Tensor) -> Tensor:
-    """First of several tensors of a memory of ``count`` elements after the others were written in order."""
-    memory = torch.zeros(count, dtype=values[0].dtype, device=values[0].device)
-    for value, place in zip(values, places, strict=True):
-        memory = memory.as_strided_scatter(value, *place)
-    return memory.as_strided(*places[0])
+def _gathered(index: Tensor, *values: Tensor) -> Tensor:
+    return torch.cat([one.reshape(-1) for one in values])[index]
+
+
+def _origins(places: Sequence[Geometry], count: int) -> Tensor:
+    """For each element of the first of several tensors of a memory, the one that was written last.
+
+    Parameters
+    ----------
+    places : tensors in the order in which they were written
+    count : number of elements of the memory
+
+    Returns
+    -------
+    Tensor
+        Indices of the elements of all tensors in line, of the shape of the first.
+    """
+    memory, first = torch.zeros(count, dtype=torch.int64), 0
+    for shape, stride, offset in places:
+        length = math.prod(shape)
+        memory.as_strided(shape, stride, offset).copy_(torch.arange(first, first + length).reshape(shape))
+        first += length
+    return memory.as_strided(*places[0]).clone()
 
 
 def _geometry(tensor: Tensor) -> Geometry:
     return tuple(tensor.shape), tuple(tensor.stride()), int(tensor.storage_offset())
 
 
-def _overlaps(place: Geometry, count: int) -> bool:
-    """Whether two elements of a tensor are the same."""
-    elements = torch.arange(count).as_strided(*place)
-    return elements.unique().numel() < elements.numel()
+def _overlaps(place: Geometry) -> bool:
+    """Whether two elements of a tensor may be the same."""
+    reach = 0
+    for size, stride in sorted(zip(*place[:2], strict=True), key=lambda one: one[1]):
+        if size > 1 and stride <= reach:
+            return True
+        reach += (size - 1) * stride
+    return False
 
 
 def _address(tensor: Any) -> int:

@@ -150,7 +150,7 @@ class _Propagation:
         shapes = {node: step.values[place] for step in self.tape.steps for place, node in enumerate(step.results)}
         for step in reversed(self.tape.steps):
             own = [relevance.pop(node, None) if node not in self.tape.inputs else None for node in step.results]
-            if all(one is None or not bool(one.any()) for one in own):
+            if not any(one is not None and _is_any(one) for one in own):
                 continue
             filled = [torch.zeros_like(shapes[n]) if r is None else r for n, r in zip(step.results, own, strict=True)]
             rule, shares = self._step(step, filled)
@@ -402,6 +402,7 @@ _POOLING_DEFAULTS: tuple[Any, ...] = ([], [], 0, 1, False)  # kernel, stride, pa
 # Adjoints of moves that need no second forward pass.
 _ADJOINTS: dict[str, Callable[[Step, Tensor], list[tuple[int, Tensor]]]] = {
     "cat": _concatenated,
+    "detach": lambda step, relevance: [(step.sources[0], relevance)],  # the output depends on it all the same
     **{
         f"max_pool{n}d_with_indices": partial(_pooled, backward=getattr(aten, f"max_pool{n}d_with_indices_backward"))
         for n in (2, 3)
@@ -411,6 +412,11 @@ _ADJOINTS: dict[str, Callable[[Step, Tensor], list[tuple[int, Tensor]]]] = {
         for n in (1, 2, 3)
     },
 }
+
+
+def _is_any(relevance: Tensor) -> bool:
+    """Whether a value is not zero; faster than ``any``, which converts all values to bool."""
+    return relevance.numel() > 0 and any(float(one) != 0 for one in relevance.aminmax())
 
 
 def _matmul(inputs: Tensors, weights: Tensors) -> Tensor:
