@@ -42,6 +42,9 @@ _MOVED = {
 }  # fmt: skip
 _GATES = {"sigmoid", "hardsigmoid", "_softmax"}
 _SQUASHING = {*_GATES, "tanh"}
+_CONVOLUTIONS = {"convolution", "_convolution"}
+_PRODUCTS = {"addmm", "mm", "linear", "bmm", "matmul", "baddbmm"}
+_THIRDS = ("low", "middle", "high")
 _POOLS = {"avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "mean"}
 _LINEAR_RESIZE = {"upsample_bilinear2d", "upsample_trilinear3d", "upsample_linear1d"}
 # Batch normalisations, and the place of the argument by which they use statistics of the batch.
@@ -58,9 +61,14 @@ class Composite:
     ----------
     convolution, linear : rules of convolutions and of linear layers, by name
     first : rule of the layers that read the image; empty for that of their kind
+    low, middle, high : rules of the third of the convolutions and linear layers that is
+        nearest to the image, of those between, and of the third nearest to the output, by
+        the number of layers on the longest path from the image; empty for that of their kind
     pool : rule of mean pooling, and of means over positions
     sum : rule of sums and residual connections
     options : options of the rules by name, e.g. ``{"epsilon": {"epsilon": 1e-8}}``
+    position_options : options of the rules at a position, e.g. ``{"high": {"epsilon": 0.0}}``,
+        which come before those by name
     """
 
     convolution: str
@@ -68,7 +76,11 @@ class Composite:
     first: str = ""
     pool: str = "alpha_beta"
     sum: str = "epsilon"
+    low: str = ""
+    middle: str = ""
+    high: str = ""
     options: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    position_options: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -142,6 +154,7 @@ class _Propagation:
         for step in tape.steps:
             for node in step.sources.values():
                 self.used_by[node].append(step)
+        self.depths = _depths(tape)
         self.folded = {id(step): norm for step in tape.steps if (norm := self._norm_after(step)) is not None}
         self.norms = {id(norm) for norm in self.folded.values()}
 
@@ -176,14 +189,14 @@ class _Propagation:
             return "passed", [(step.sources[0], own)] if list(step.sources) == [0] else self._refuse(step)
         if name in _MOVED:
             return "moved", self._moved(step, relevance)
-        if name in ("convolution", "_convolution"):
-            return self._by_rule(step, own, self._convolution(step), self._kind(step, self.composite.convolution))
-        if name in ("addmm", "mm", "linear", "bmm", "matmul", "baddbmm"):
-            return self._by_rule(step, own, self._product_with_weights(step), self._kind(step, self.composite.linear))
+        if name in _CONVOLUTIONS:
+            return self._by_rule(step, own, self._convolution(step), self._position(step, "convolution"))
+        if name in _PRODUCTS:
+            return self._by_rule(step, own, self._product_with_weights(step), self._position(step, "linear"))
         if name in _POOLS:
-            return self._by_rule(step, own, self._pooling(step), self.composite.pool)
+            return self._by_rule(step, own, self._pooling(step), "pool")
         if name == "sum" or name in _LINEAR_RESIZE:
-            return self._by_rule(step, own, self._pooling(step), self.composite.sum)
+            return self._by_rule(step, own, self._pooling(step), "sum")
         if name in ("add", "sub"):
             return self._sum(step, own)
         if name in ("mul", "div"):
@@ -197,14 +210,20 @@ class _Propagation:
             "operation by convolutions, linear layers, normalisation, pooling, sums, products and activations"
         )
 
-    def _by_rule(self, step: Step, own: Tensor, layer: Layer, rule: str) -> tuple[str, list[tuple[int, Tensor]]]:
-        shares = rule_of(rule)(layer, own, **self.composite.options.get(rule, {}))
+    def _by_rule(self, step: Step, own: Tensor, layer: Layer, position: str) -> tuple[str, list[tuple[int, Tensor]]]:
+        composite = self.composite
+        rule = getattr(composite, position)
+        options = {**composite.options.get(rule, {}), **composite.position_options.get(position, {})}
+        shares = rule_of(rule)(layer, own, **options)
         return rule, list(zip(step.sources.values(), shares, strict=True))
 
-    def _kind(self, step: Step, rule: str) -> str:
-        """The rule of a layer, which may be the first one."""
-        first = self.composite.first
-        return first if first and self._reads_input(step.sources[min(step.sources)]) else rule
+    def _position(self, step: Step, kind: str) -> str:
+        """Where the composite names the rule of a layer with weights: its depth, or else its kind."""
+        if self.composite.first and self._reads_input(step.sources[min(step.sources)]):
+            return "first"
+        depth, last = self.depths[step.results[0]] - 1, max(self.depths.values()) - 1
+        third = _THIRDS[min(2, 3 * depth // max(1, last))]  # the last layer is high, also of two
+        return third if getattr(self.composite, third) else kind
 
     def _reads_input(self, node: int) -> bool:
         """Whether a node is an input, or an input that was only moved or padded."""
@@ -239,7 +258,7 @@ class _Propagation:
 
     def _norm_after(self, step: Step) -> Step | None:
         """A batch normalisation that directly follows a convolution, and is the only one to read it."""
-        if step.name not in ("convolution", "_convolution"):
+        if step.name not in _CONVOLUTIONS:
             return None
         readers = self.used_by[step.results[0]]
         return readers[0] if len(readers) == 1 and _is_fixed(readers[0]) else None
@@ -294,7 +313,7 @@ class _Propagation:
             device, dtype = own.device, own.dtype
             weights = (torch.ones((), device=device, dtype=dtype), torch.full((), factor, device=device, dtype=dtype))
             layer = Layer((first, second), weights, None, lambda x, w: x[0] * w[0] + x[1] * w[1])
-            return self._by_rule(step, own, layer, self.composite.sum)
+            return self._by_rule(step, own, layer, "sum")
         ((place, node),) = step.sources.items()
         inside, constant = (first, factor * second) if place == 0 else (second, first)
         if not self.bias:
@@ -303,7 +322,7 @@ class _Propagation:
         weight = torch.full((), sign, device=own.device, dtype=own.dtype)
         bias = torch.as_tensor(constant, device=own.device, dtype=own.dtype)
         layer = Layer((inside,), (weight,), bias, lambda x, w: x[0] * w[0] + torch.zeros_like(own))
-        return self._by_rule(step, own, layer, self.composite.sum)
+        return self._by_rule(step, own, layer, "sum")
 
     def _multiplied(self, step: Step, own: Tensor) -> tuple[str, list[tuple[int, Tensor]]]:
         if len(step.sources) == 1:
@@ -412,6 +431,16 @@ _ADJOINTS: dict[str, Callable[[Step, Tensor], list[tuple[int, Tensor]]]] = {
         for n in (1, 2, 3)
     },
 }
+
+
+def _depths(tape: Tape) -> dict[int, int]:
+    """Number of convolutions and linear layers on the longest path from an input to each node."""
+    found = dict.fromkeys(tape.inputs, 0)
+    for step in tape.steps:
+        own = int(step.name in _CONVOLUTIONS | _PRODUCTS)
+        depth = own + max((found[node] for node in step.sources.values()), default=0)
+        found.update(dict.fromkeys(step.results, depth))
+    return found
 
 
 def _is_any(relevance: Tensor) -> bool:
