@@ -78,11 +78,14 @@ def _with_rule(composite: Composite, part: str) -> Composite:
     position, _, rest = part.partition(":")
     rule, *given = rest.split(":")
     if not rule:
-        raise OutOfRange(f"a part of a composite of LRP must be position:rule or position:rule:option=value, got {part!r}")
+        raise OutOfRange(
+            f"a part of a composite of LRP must be position:rule or position:rule:option=value, got {part!r}"
+        )
     if position not in _POSITIONS:
         raise UnknownName("position of a composite of LRP", position, _POSITIONS)
     options = {**composite.position_options, position: _options(rule, given)}
-    return replace(composite, position_options=options, **{position: rule})
+    changed: dict[str, Any] = {position: rule, "position_options": options}
+    return replace(composite, **changed)
 
 
 def _options(rule: str, given: list[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from harness.tasks.ms import TASK
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -24,7 +25,6 @@ from harness.models.attention import attention_densenet
 from harness.models.lesion_networks import cnn, residual_cnn, resnet10
 from harness.models.picture_networks import vgg19
 from harness.models.unet import unet
-from harness.tasks.ms import TASK
 
 
 @pytest.fixture(autouse=True)

@@ -55,22 +55,26 @@ def relevance(network: nn.Module, x: Tensor) -> Tensor:
 
 
 def added_to_a_slice(y: Tensor, x: Tensor) -> Tensor:
+    """A sum in place in a slice."""
     y[:, :3] += x[:, :3]
     return y
 
 
 def relu_of_a_slice(y: Tensor, x: Tensor) -> Tensor:
+    """An activation in place of a slice."""
     functional.relu(y[:, :3], inplace=True)
     return y
 
 
 def changed_after_use(y: Tensor, x: Tensor) -> Tensor:
+    """A term that is changed after its sum."""
     z = y + x
     y.relu_()
     return z + y
 
 
 def buffer(y: Tensor, x: Tensor) -> Tensor:
+    """A buffer filled by two assignments."""
     found = torch.zeros(len(x), WIDTH, dtype=x.dtype)
     found[:, :3] = y[:, :3]
     found[:, 3:] = x[:, 3:]
@@ -78,6 +82,7 @@ def buffer(y: Tensor, x: Tensor) -> Tensor:
 
 
 def buffer_like(y: Tensor, x: Tensor) -> Tensor:
+    """A buffer with views that are older than what is written."""
     found = y.new_zeros(y.shape)
     left, right = found[:, :3], found[:, 3:]
     left.copy_(y[:, 3:])
@@ -86,22 +91,26 @@ def buffer_like(y: Tensor, x: Tensor) -> Tensor:
 
 
 def flat_view(y: Tensor, x: Tensor) -> Tensor:
+    """A view of all values."""
     y.view(-1).relu_()
     return y
 
 
 def transposed_view(y: Tensor, x: Tensor) -> Tensor:
+    """Rows of a transposed view."""
     y.t()[1:3].add_(x.t()[2:4])
     return y
 
 
 def older_view(y: Tensor, x: Tensor) -> Tensor:
+    """A view that is read after its memory changed."""
     left = y[:, :3]
     y.mul_(2.0).relu_()
     return torch.cat([left, y[:, 3:]], 1)
 
 
 def written_twice(y: Tensor, x: Tensor) -> Tensor:
+    """Overlapping writes, and zeros."""
     y[:, :4] = x[:, :4]
     y[:, 2:5] = x[:, :3]
     y[:, 5].zero_()
@@ -109,15 +118,18 @@ def written_twice(y: Tensor, x: Tensor) -> Tensor:
 
 
 def added_to_itself(y: Tensor, x: Tensor) -> Tensor:
+    """Both terms are the memory that is written."""
     return y.add_(y)
 
 
 def subtracted(y: Tensor, x: Tensor) -> Tensor:
+    """The input itself is changed."""
     x -= 0.5 * y
     return x
 
 
 def sum_of_data(y: Tensor, x: Tensor) -> Tensor:
+    """Memory by `data`."""
     y.data[:, :2] += x.data[:, 2:4]
     return y
 
@@ -160,7 +172,7 @@ def random_network(seed: int) -> nn.Module:
             self.layers, self.head = layers, head
 
         def forward(self, x: Tensor) -> Tensor:
-            rng, known = random.Random(seed), [x, self.layers[0](x)]  # noqa: S311
+            rng, known = random.Random(seed), [x, self.layers[0](x)]
             for _ in range(rng.randint(3, 9)):
                 known.append(step(rng, known, self.layers))
             found: Tensor = self.head(known[-1] + rng.choice(known))
@@ -246,26 +258,32 @@ def test_random_networks_are_right_or_refused(block: int) -> None:
 
 
 def through_numpy(y: Tensor, x: Tensor) -> Tensor:
+    """All values."""
     return torch.as_tensor(y.detach().numpy() * 2)
 
 
 def partly_through_numpy(y: Tensor, x: Tensor) -> Tensor:
+    """One of two terms."""
     return y + torch.from_numpy(np.asarray(x) + 1)
 
 
 def through_a_number(y: Tensor, x: Tensor) -> Tensor:
+    """A factor."""
     return x * float(y.mean())
 
 
 def through_a_list(y: Tensor, x: Tensor) -> Tensor:
+    """A list."""
     return x + torch.tensor(y.tolist(), dtype=x.dtype)
 
 
 def through_items(y: Tensor, x: Tensor) -> Tensor:
+    """One value."""
     return x + y[0, 0].item()
 
 
 def through_another_array(y: Tensor, x: Tensor) -> Tensor:
+    """A copy from array to array."""
     found = torch.zeros_like(y)
     np.copyto(found.numpy(), y.detach().numpy())
     return found
