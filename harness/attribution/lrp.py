@@ -8,36 +8,21 @@ logit below zero, all relevance of the α1β0-rule is negative.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from types import MappingProxyType
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from harness.attribution.batches import BatchSize, Inputs, Maps, batches, independent_size
-from harness.attribution.lrp_tape import Composite, LayerRelevance, ProductRule, Tape, propagate, record
-from harness.core.errors import UnknownName
+from harness.attribution.lrp_composites import COMPOSITES, composite_of
+from harness.attribution.lrp_tape import LayerRelevance, ProductRule, Tape, propagate, record
 from harness.core.registry import ATTRIBUTIONS
 
 __all__ = ["COMPOSITES", "ledger", "lrp"]
 
 Start = Literal["value", "absolute", "one"]
-
-COMPOSITES: Mapping[str, Composite] = MappingProxyType(
-    {
-        "epsilon": Composite("epsilon", "epsilon", pool="epsilon"),
-        "alpha1beta0_box": Composite("alpha_beta", "epsilon", first="zbox"),
-        "alpha1beta0_flat": Composite("alpha_beta", "epsilon", first="flat"),
-        "alpha2beta1_box": Composite("alpha_beta", "epsilon", first="zbox", options={"alpha_beta": {"alpha": 2.0}}),
-        "epsilon_plus": Composite("zplus", "epsilon"),
-        "gamma_box": Composite("gamma", "epsilon", first="zbox"),
-        "wsquare": Composite("alpha_beta", "epsilon", first="wsquare"),
-    }
-)
-"""Rules by kind of layer, by name. ``alpha1beta0_box`` is that of the MS disability study."""
 
 
 @ATTRIBUTIONS.register("lrp", source="Bach et al. 2015, doi:10.1371/journal.pone.0130140")
@@ -65,7 +50,9 @@ def lrp(
         everywhere), ``alpha1beta0_box`` (α1β0 for convolutions, ε for linear layers, z^B
         for the first layer, as in the MS disability study), ``alpha1beta0_flat``,
         ``alpha2beta1_box``, ``epsilon_plus`` (z⁺ for convolutions), ``gamma_box``,
-        ``wsquare``
+        ``wsquare``, ``by_depth`` (z^B, γ, ε and 0 from the image to the output); a rule, also
+        one of your own; or rules by position, ``first:flat+low:gamma:gamma=0.5+linear:epsilon``
+        (:func:`harness.attribution.lrp_composites.composite_of`)
     product : shares of the factors of a product. ``proposal``: by their absolute values
         (the MS disability study); ``absolute``: by those before tanh, sigmoid or softmax;
         ``all``: all to the signal and none to the gate; ``half``
@@ -81,9 +68,10 @@ def lrp(
     Raises
     ------
     UnknownName
-        If there is no such composite.
+        If there is no such composite, rule or position.
     CellError
-        If an operation of the network has no rule; it is named with its module.
+        If an operation of the network has no rule, or values cannot be traced; it is named
+        with its module.
 
     Notes
     -----
@@ -94,7 +82,7 @@ def lrp(
     connections are layers with the weight 1. Sums use the ε-rule, mean pooling α1β0,
     because the ε-rule divides by sums that can be close to 0.
     """
-    chosen = _composite(composite, epsilon=epsilon, gamma=gamma, low=low, high=high)
+    chosen = composite_of(composite, epsilon=epsilon, gamma=gamma, low=low, high=high)
     size = independent_size(model, inputs, batch_size)
     found: list[list[Inputs]] = [[] for _ in targets]
     for batch in batches(inputs, size):
@@ -113,7 +101,10 @@ def ledger(
     composite: str = "alpha1beta0_box",
     product: ProductRule = "proposal",
     start: Start = "value",
-    epsilon: Annotated[float, Gt(0)] = 1e-6,
+    epsilon: Annotated[float, Ge(0)] = 1e-6,
+    gamma: Annotated[float, Ge(0)] = 0.25,
+    low: float = 0.0,
+    high: float = 1.0,
     bias: bool = False,
 ) -> list[LayerRelevance]:
     """Relevance that each operation receives and passes on, from the output to the inputs.
@@ -125,22 +116,13 @@ def ledger(
     ----------
     model, inputs : see :mod:`harness.attribution`; the model in evaluation mode
     target : index of the output
-    composite, product, start, epsilon, bias : see :func:`lrp`
+    composite, product, start, epsilon, gamma, low, high, bias : see :func:`lrp`
     """
     tape = record(model, inputs)
     lines: list[LayerRelevance] = []
-    chosen = _composite(composite, epsilon=epsilon)
+    chosen = composite_of(composite, epsilon=epsilon, gamma=gamma, low=low, high=high)
     propagate(tape, _start(tape, target, start), chosen, product=product, bias=bias, ledger=lines)
     return lines
-
-
-def _composite(
-    name: str, *, epsilon: float = 1e-6, gamma: float = 0.25, low: float = 0.0, high: float = 1.0
-) -> Composite:
-    if name not in COMPOSITES:
-        raise UnknownName("composite of LRP", name, COMPOSITES)
-    given = {"epsilon": {"epsilon": epsilon}, "gamma": {"gamma": gamma}, "zbox": {"low": low, "high": high}}
-    return replace(COMPOSITES[name], options={**given, **COMPOSITES[name].options})
 
 
 def _start(tape: Tape, target: int, start: Start) -> Tensor:

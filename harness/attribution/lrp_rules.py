@@ -108,12 +108,12 @@ def rule_of(name: str) -> Rule:
 
 def _stable(z: Tensor, epsilon: float) -> Tensor:
     """Denominators that are at least ``epsilon`` away from zero, with the sign of z."""
-    return z + epsilon * torch.where(z >= 0, 1.0, -1.0)
+    return z + torch.where(z >= 0, epsilon, -epsilon)
 
 
 def _ratio(relevance: Tensor, z: Tensor) -> Tensor:
     """Relevance divided by z, and 0 where z is 0."""
-    return torch.where(z == 0, torch.zeros_like(z), relevance / torch.where(z == 0, torch.ones_like(z), z))
+    return (relevance / z).masked_fill_(z == 0, 0)
 
 
 def _times(inputs: Tensors, shares: Tensors) -> Tensors:
@@ -133,7 +133,7 @@ def _added(first: Tensors, second: Tensors) -> Tensors:
 
 
 def _has_negative(tensors: Tensors) -> bool:
-    return any(bool((one < 0).any()) for one in tensors)
+    return any(one.numel() > 0 and bool(one.amin() < 0) for one in tensors)
 
 
 @lrp_rule("epsilon", source="Bach et al. 2015, doi:10.1371/journal.pone.0130140, Eq. 58")

@@ -1,24 +1,21 @@
-"""Record the operations of a network while it runs, and propagate relevance backwards through them.
+"""Propagate relevance backwards through the recorded operations of a network.
 
-The record is made by a dispatch mode of torch, below modules and functions. Therefore the
-network needs no changes, may use functions, loops, shared and reused modules and several
-inputs, and every operation has its values. Only operations with a known meaning are
-propagated; all others are refused by name.
+Only operations with a known meaning are propagated; all others are refused by name. The
+record is made by :mod:`harness.attribution.lrp_recorder`.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor
 
+from harness.attribution.lrp_recorder import Step, Tape, flat, is_changed, record, replaced
 from harness.attribution.lrp_rules import Layer, Tensors, rule_of
 from harness.core.errors import CellError
 
@@ -30,9 +27,9 @@ aten = torch.ops.aten
 
 # Elementwise functions through which relevance passes unchanged: their output stands for their input.
 _PASSED = {
-    "relu", "relu_", "tanh", "tanh_", "sigmoid", "sigmoid_", "leaky_relu", "leaky_relu_", "elu", "elu_", "gelu",
-    "silu", "silu_", "softplus", "hardtanh", "hardtanh_", "hardswish", "hardswish_", "mish", "_softmax",
-    "native_dropout", "celu", "selu", "clamp", "clamp_min", "rrelu_with_noise", "_prelu_kernel",
+    "relu", "tanh", "sigmoid", "leaky_relu", "elu", "gelu", "silu", "softplus", "hardtanh", "hardswish", "hardsigmoid",
+    "log_sigmoid_forward", "mish", "_softmax", "native_dropout", "celu", "selu", "clamp", "clamp_min",
+    "rrelu_with_noise", "_prelu_kernel",
 }  # fmt: skip
 # Operations that move values without changing them; relevance moves back the same way.
 _MOVED = {
@@ -41,13 +38,19 @@ _MOVED = {
     "flip", "roll", "replication_pad1d", "replication_pad2d", "replication_pad3d", "reflection_pad1d",
     "reflection_pad2d", "reflection_pad3d", "constant_pad_nd", "max_pool2d_with_indices", "max_pool3d_with_indices",
     "repeat", "narrow", "diagonal", "cat", "stack", "index_select", "upsample_nearest2d", "upsample_nearest3d",
-    "adaptive_max_pool2d", "adaptive_max_pool3d", "amax",
+    "adaptive_max_pool2d", "adaptive_max_pool3d", "amax", "copy", "write",
 }  # fmt: skip
-_GATES = {"sigmoid": "sigmoid", "_softmax": "softmax"}
-_SQUASHING = {"sigmoid", "tanh", "_softmax"}
+_GATES = {"sigmoid", "hardsigmoid", "_softmax"}
+_SQUASHING = {*_GATES, "tanh"}
+_CONVOLUTIONS = {"convolution", "_convolution"}
+_PRODUCTS = {"addmm", "mm", "linear", "bmm", "matmul", "baddbmm"}
+_THIRDS = ("low", "middle", "high")
 _POOLS = {"avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "mean"}
 _LINEAR_RESIZE = {"upsample_bilinear2d", "upsample_trilinear3d", "upsample_linear1d"}
-_NORMS = {"native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "miopen_batch_norm"}
+# Batch normalisations, and the place of the argument by which they use statistics of the batch.
+_NORMS = {
+    "native_batch_norm": 5, "cudnn_batch_norm": 5, "miopen_batch_norm": 5, "_native_batch_norm_legit_no_training": None,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,14 @@ class Composite:
     ----------
     convolution, linear : rules of convolutions and of linear layers, by name
     first : rule of the layers that read the image; empty for that of their kind
+    low, middle, high : rules of the third of the convolutions and linear layers that is
+        nearest to the image, of those between, and of the third nearest to the output, by
+        the number of layers on the longest path from the image; empty for that of their kind
     pool : rule of mean pooling, and of means over positions
     sum : rule of sums and residual connections
     options : options of the rules by name, e.g. ``{"epsilon": {"epsilon": 1e-8}}``
+    position_options : options of the rules at a position, e.g. ``{"high": {"epsilon": 0.0}}``,
+        which come before those by name
     """
 
     convolution: str
@@ -68,7 +76,11 @@ class Composite:
     first: str = ""
     pool: str = "alpha_beta"
     sum: str = "epsilon"
+    low: str = ""
+    middle: str = ""
+    high: str = ""
     options: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    position_options: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,145 +101,6 @@ class LayerRelevance:
     rule: str
     received: float
     passed: float
-
-
-@dataclass
-class _Step:
-    """One recorded operation.
-
-    Parameters
-    ----------
-    name : name of the operation, without overload
-    function : the operation
-    args, kwargs : arguments, with the values at that time
-    sources : node number of each tensor argument that depends on the input, by position
-    results : node number of each output tensor, in order
-    values : output tensors
-    module : path of the module
-    """
-
-    name: str
-    function: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    sources: dict[int, int]
-    results: list[int]
-    values: list[Tensor]
-    module: str
-
-
-@dataclass
-class Tape:
-    """Recorded operations.
-
-    Parameters
-    ----------
-    steps : operations in the order in which they ran
-    inputs : node numbers of the inputs
-    output : node number of the output; −1 if the output does not depend on the inputs
-    value : the output, (N, K)
-    """
-
-    steps: list[_Step]
-    inputs: list[int]
-    output: int
-    value: Tensor
-
-
-class _Recorder(TorchDispatchMode):
-    """Records operations on tensors that depend on the inputs."""
-
-    def __init__(self, inputs: Tensors) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.steps: list[_Step] = []
-        self.path: list[str] = []
-        self._node: dict[int, int] = {}
-        self._alive: list[Tensor] = []
-        self._count = 0
-        self.inputs = [self._new(x) for x in inputs]
-
-    def _new(self, tensor: Tensor) -> int:
-        self._node[id(tensor)] = self._count
-        self._alive.append(tensor)  # an id is unique only while its object lives
-        self._count += 1
-        return self._count - 1
-
-    def node_of(self, tensor: Tensor) -> int:
-        """Number of the node of a tensor; −1 if it does not depend on the inputs."""
-        return self._node.get(id(tensor), -1)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        name = func.overloadpacket.__name__
-        flat = _flat(args)
-        sources = {place: node for place, one in enumerate(flat) if (node := self._node_at(one)) >= 0}
-        in_place = func._schema.is_mutable and sources
-        if in_place:  # the values before the change are needed
-            args = (args[0].clone(), *args[1:]) if isinstance(args[0], Tensor) else args
-        out = func(*args, **kwargs)
-        if not sources:
-            return out
-        if in_place:
-            target = flat[0]
-            target.copy_(out)
-            out = target
-        results = out if isinstance(out, tuple | list) else (out,)
-        tensors = [one for one in results if isinstance(one, Tensor)]
-        numbers = [self._new(one) for one in tensors]
-        module = self.path[-1] if self.path else ""
-        self.steps.append(_Step(name, func, tuple(args), dict(kwargs), sources, numbers, tensors, module))
-        return out
-
-    def _node_at(self, one: Any) -> int:
-        return self._node.get(id(one), -1) if isinstance(one, Tensor) else -1
-
-
-def _flat(args: Sequence[Any]) -> list[Any]:
-    """Arguments with lists of tensors in line."""
-    found: list[Any] = []
-    for one in args:
-        found += list(one) if isinstance(one, list | tuple) and any(isinstance(x, Tensor) for x in one) else [one]
-    return found
-
-
-@contextmanager
-def _paths(model: nn.Module, recorder: _Recorder) -> Iterator[None]:
-    """Keep the path of the running module in the recorder."""
-
-    def enter(name: str, module: nn.Module, given: Any) -> None:
-        recorder.path.append(name)
-
-    def leave(module: nn.Module, given: Any, out: Any) -> None:
-        recorder.path.pop()
-
-    hooks = []
-    for name, module in model.named_modules():
-        if name:
-            hooks += [
-                module.register_forward_pre_hook(partial(enter, name)),
-                module.register_forward_hook(leave),
-            ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@torch.no_grad()
-def record(model: nn.Module, inputs: Tensors) -> Tape:
-    """Run a network and record what depends on its inputs.
-
-    Parameters
-    ----------
-    model : maps the inputs to (N, K), in evaluation mode
-    inputs : (N, C, *space) each
-    """
-    given = tuple(x.detach().clone() for x in inputs)
-    recorder = _Recorder(given)
-    with _paths(model, recorder), recorder:
-        out = model(*given)
-    return Tape(recorder.steps, recorder.inputs, recorder.node_of(out), out)
 
 
 @torch.no_grad()
@@ -277,10 +150,11 @@ class _Propagation:
     ) -> None:
         self.tape, self.composite, self.product, self.bias, self.ledger = tape, composite, product, bias, ledger
         self.made_by = {node: step for step in tape.steps for node in step.results}
-        self.used_by: dict[int, list[_Step]] = defaultdict(list)
+        self.used_by: dict[int, list[Step]] = defaultdict(list)
         for step in tape.steps:
             for node in step.sources.values():
                 self.used_by[node].append(step)
+        self.depths = _depths(tape)
         self.folded = {id(step): norm for step in tape.steps if (norm := self._norm_after(step)) is not None}
         self.norms = {id(norm) for norm in self.folded.values()}
 
@@ -289,7 +163,7 @@ class _Propagation:
         shapes = {node: step.values[place] for step in self.tape.steps for place, node in enumerate(step.results)}
         for step in reversed(self.tape.steps):
             own = [relevance.pop(node, None) if node not in self.tape.inputs else None for node in step.results]
-            if all(one is None or not bool(one.any()) for one in own):
+            if not any(one is not None and _is_any(one) for one in own):
                 continue
             filled = [torch.zeros_like(shapes[n]) if r is None else r for n, r in zip(step.results, own, strict=True)]
             rule, shares = self._step(step, filled)
@@ -298,48 +172,58 @@ class _Propagation:
                 relevance[node] = relevance[node] + share if node in relevance else share
         return tuple(relevance.get(node) for node in self.tape.inputs)
 
-    def _note(self, step: _Step, rule: str, received: Sequence[Tensor], shares: Sequence[tuple[int, Tensor]]) -> None:
+    def _note(self, step: Step, rule: str, received: Sequence[Tensor], shares: Sequence[tuple[int, Tensor]]) -> None:
         if self.ledger is not None:
             before = sum(float(one.double().sum()) for one in received)
             after = sum(float(one.double().sum()) for _, one in shares)
             self.ledger.append(LayerRelevance(step.module, step.name, rule, before, after))
 
-    def _step(self, step: _Step, relevance: Sequence[Tensor]) -> tuple[str, list[tuple[int, Tensor]]]:
+    def _step(self, step: Step, relevance: Sequence[Tensor]) -> tuple[str, list[tuple[int, Tensor]]]:
         """Treatment of an operation, and the relevance of its sources."""
         name, own = step.name, relevance[0]
+        if is_changed(step):
+            self._refuse(step, " whose arguments were changed after it ran")
+        if name in _NORMS and not _is_fixed(step):
+            self._refuse(step, " with statistics of the image or batch")
         if name in _PASSED or name in _NORMS:
-            return "passed", [(step.sources[0], own)] if 0 in step.sources else self._refuse(step)
+            return "passed", [(step.sources[0], own)] if list(step.sources) == [0] else self._refuse(step)
         if name in _MOVED:
             return "moved", self._moved(step, relevance)
-        if name in ("convolution", "_convolution"):
-            return self._by_rule(step, own, self._convolution(step), self._kind(step, self.composite.convolution))
-        if name in ("addmm", "mm", "linear", "bmm", "matmul", "baddbmm"):
-            return self._by_rule(step, own, self._product_with_weights(step), self._kind(step, self.composite.linear))
+        if name in _CONVOLUTIONS:
+            return self._by_rule(step, own, self._convolution(step), self._position(step, "convolution"))
+        if name in _PRODUCTS:
+            return self._by_rule(step, own, self._product_with_weights(step), self._position(step, "linear"))
         if name in _POOLS:
-            return self._by_rule(step, own, self._pooling(step), self.composite.pool)
+            return self._by_rule(step, own, self._pooling(step), "pool")
         if name == "sum" or name in _LINEAR_RESIZE:
-            return self._by_rule(step, own, self._pooling(step), self.composite.sum)
-        if name in ("add", "add_", "sub", "sub_"):
+            return self._by_rule(step, own, self._pooling(step), "sum")
+        if name in ("add", "sub"):
             return self._sum(step, own)
-        if name in ("mul", "mul_", "div", "div_"):
+        if name in ("mul", "div"):
             return self._multiplied(step, own)
         return name, self._refuse(step)
 
-    def _refuse(self, step: _Step) -> Any:
+    def _refuse(self, step: Step, why: str = "") -> Any:
         where = f" in the module {step.module}" if step.module else ""
         raise CellError(
-            f"LRP has no rule for the operation {step.name}{where}; choose another attribution, or replace the "
+            f"LRP has no rule for the operation {step.name}{where}{why}; choose another attribution, or replace the "
             "operation by convolutions, linear layers, normalisation, pooling, sums, products and activations"
         )
 
-    def _by_rule(self, step: _Step, own: Tensor, layer: Layer, rule: str) -> tuple[str, list[tuple[int, Tensor]]]:
-        shares = rule_of(rule)(layer, own, **self.composite.options.get(rule, {}))
+    def _by_rule(self, step: Step, own: Tensor, layer: Layer, position: str) -> tuple[str, list[tuple[int, Tensor]]]:
+        composite = self.composite
+        rule = getattr(composite, position)
+        options = {**composite.options.get(rule, {}), **composite.position_options.get(position, {})}
+        shares = rule_of(rule)(layer, own, **options)
         return rule, list(zip(step.sources.values(), shares, strict=True))
 
-    def _kind(self, step: _Step, rule: str) -> str:
-        """The rule of a layer, which may be the first one."""
-        first = self.composite.first
-        return first if first and self._reads_input(step.sources[min(step.sources)]) else rule
+    def _position(self, step: Step, kind: str) -> str:
+        """Where the composite names the rule of a layer with weights: its depth, or else its kind."""
+        if self.composite.first and self._reads_input(step.sources[min(step.sources)]):
+            return "first"
+        depth, last = self.depths[step.results[0]] - 1, max(self.depths.values()) - 1
+        third = _THIRDS[min(2, 3 * depth // max(1, last))]  # the last layer is high, also of two
+        return third if getattr(self.composite, third) else kind
 
     def _reads_input(self, node: int) -> bool:
         """Whether a node is an input, or an input that was only moved or padded."""
@@ -352,7 +236,7 @@ class _Propagation:
 
     # Layers
 
-    def _convolution(self, step: _Step) -> Layer:
+    def _convolution(self, step: Step) -> Layer:
         if list(step.sources) != [0]:
             self._refuse(step)
         x, weight, bias, *geometry = step.args[:9]
@@ -372,14 +256,14 @@ class _Propagation:
         kept = bias.reshape(shape) if self.bias and bias is not None else None
         return Layer((x,), (weight,), kept, function, adjoint)
 
-    def _norm_after(self, step: _Step) -> _Step | None:
+    def _norm_after(self, step: Step) -> Step | None:
         """A batch normalisation that directly follows a convolution, and is the only one to read it."""
-        if step.name not in ("convolution", "_convolution"):
+        if step.name not in _CONVOLUTIONS:
             return None
         readers = self.used_by[step.results[0]]
-        return readers[0] if len(readers) == 1 and readers[0].name in _NORMS else None
+        return readers[0] if len(readers) == 1 and _is_fixed(readers[0]) else None
 
-    def _product_with_weights(self, step: _Step) -> Layer:
+    def _product_with_weights(self, step: Step) -> Layer:
         args, bias = step.args, None
         if step.name in ("addmm", "baddbmm"):
             bias, args = args[0], args[1:]
@@ -393,7 +277,7 @@ class _Propagation:
             return Layer((args[0],), (args[1].T,), bias if self.bias else None, _matmul, _matmul_adjoint)
         return Layer((args[0],), (args[1],), bias if self.bias else None, _matmul, _matmul_adjoint)
 
-    def _pooling(self, step: _Step) -> Layer:
+    def _pooling(self, step: Step) -> Layer:
         """Pooling, a mean, a sum or an interpolation as a layer with the weight 1."""
         if list(step.sources) != [0]:
             self._refuse(step)
@@ -407,25 +291,29 @@ class _Propagation:
 
     # Operations that are no layers
 
-    def _moved(self, step: _Step, relevance: Sequence[Tensor]) -> list[tuple[int, Tensor]]:
+    def _moved(self, step: Step, relevance: Sequence[Tensor]) -> list[tuple[int, Tensor]]:
         """Move relevance back to where the values came from."""
-        flat = _flat(step.args)
+        if step.name in _ADJOINTS:
+            return _ADJOINTS[step.name](step, relevance[0])
+        given = flat(step.args)
         with torch.enable_grad():
-            leaves = {place: flat[place].detach().requires_grad_() for place in step.sources}
-            out = step.function(*_with(step.args, leaves), **step.kwargs)
+            leaves = {place: given[place].detach().requires_grad_() for place in step.sources}
+            out = step.function(*replaced(step.args, leaves), **step.kwargs)
             outs = [one for one in (out if isinstance(out, tuple | list) else (out,)) if isinstance(one, Tensor)]
             used = [(o, r) for o, r in zip(outs, relevance, strict=True) if o.requires_grad]
+            if not used:  # integers or truth values
+                self._refuse(step)
             found = torch.autograd.grad([o for o, _ in used], list(leaves.values()), [r for _, r in used])
         return list(zip(step.sources.values(), found, strict=True))
 
-    def _sum(self, step: _Step, own: Tensor) -> tuple[str, list[tuple[int, Tensor]]]:
+    def _sum(self, step: Step, own: Tensor) -> tuple[str, list[tuple[int, Tensor]]]:
         first, second = step.args[:2]
-        factor = float(step.kwargs.get("alpha", 1)) * (-1 if step.name.startswith("sub") else 1)
+        factor = float(step.kwargs.get("alpha", 1)) * (-1 if step.name == "sub" else 1)
         if len(step.sources) == 2:
             device, dtype = own.device, own.dtype
             weights = (torch.ones((), device=device, dtype=dtype), torch.full((), factor, device=device, dtype=dtype))
             layer = Layer((first, second), weights, None, lambda x, w: x[0] * w[0] + x[1] * w[1])
-            return self._by_rule(step, own, layer, self.composite.sum)
+            return self._by_rule(step, own, layer, "sum")
         ((place, node),) = step.sources.items()
         inside, constant = (first, factor * second) if place == 0 else (second, first)
         if not self.bias:
@@ -434,15 +322,15 @@ class _Propagation:
         weight = torch.full((), sign, device=own.device, dtype=own.dtype)
         bias = torch.as_tensor(constant, device=own.device, dtype=own.dtype)
         layer = Layer((inside,), (weight,), bias, lambda x, w: x[0] * w[0] + torch.zeros_like(own))
-        return self._by_rule(step, own, layer, self.composite.sum)
+        return self._by_rule(step, own, layer, "sum")
 
-    def _multiplied(self, step: _Step, own: Tensor) -> tuple[str, list[tuple[int, Tensor]]]:
+    def _multiplied(self, step: Step, own: Tensor) -> tuple[str, list[tuple[int, Tensor]]]:
         if len(step.sources) == 1:
             ((place, node),) = step.sources.items()
-            if step.name.startswith("div") and place == 1:
+            if step.name == "div" and place == 1:
                 self._refuse(step)
             return "passed", [(node, _reduced(own, step.args[place]))]
-        if step.name.startswith("div"):
+        if step.name == "div":
             self._refuse(step)
         shares = self._gated(step)
         return f"product {self.product}", [
@@ -450,7 +338,7 @@ class _Propagation:
             for (place, node), share in zip(step.sources.items(), shares, strict=True)
         ]
 
-    def _gated(self, step: _Step) -> tuple[Tensor, Tensor]:
+    def _gated(self, step: Step) -> tuple[Tensor, Tensor]:
         """Shares of the two factors of a product."""
         nodes = [step.sources[place] for place in (0, 1)]
         values = [step.args[place] for place in (0, 1)]
@@ -473,9 +361,9 @@ class _Propagation:
     def _squashing(self, node: int) -> str:
         """Name of the activation that made a value, looking through moves; empty if there is none."""
         step = self._activation(node)
-        return step.name.rstrip("_") if step is not None and step.name in _SQUASHING else ""
+        return step.name if step is not None else ""
 
-    def _activation(self, node: int) -> _Step | None:
+    def _activation(self, node: int) -> Step | None:
         while node in self.made_by:
             step = self.made_by[node]
             if step.name in _SQUASHING:
@@ -490,15 +378,74 @@ class _Propagation:
         step = self._activation(node)
         if step is None:
             return value
-        path: list[_Step] = []
+        path: list[Step] = []
         while self.made_by[node] is not step:
             path.append(self.made_by[node])
             (node,) = self.made_by[node].sources.values()
         moved: Tensor = step.args[0]
         for one in reversed(path):
             place = next(iter(one.sources))
-            moved = one.function(*_with(one.args, {place: moved}), **one.kwargs)
+            moved = one.function(*replaced(one.args, {place: moved}), **one.kwargs)
         return moved
+
+
+def _is_fixed(step: Step) -> bool:
+    """Whether an operation is a batch normalisation by stored statistics."""
+    if step.name not in _NORMS or list(step.sources) != [0]:
+        return False
+    place = _NORMS[step.name]
+    return place is None or not step.args[place]
+
+
+def _concatenated(step: Step, relevance: Tensor) -> list[tuple[int, Tensor]]:
+    """Parts of the relevance of a concatenation."""
+    axis = int(step.args[1]) if len(step.args) > 1 else 0
+    parts = relevance.split([one.shape[axis] for one in step.args[0]], axis)
+    return [(node, parts[place]) for place, node in step.sources.items()]
+
+
+def _pooled(step: Step, relevance: Tensor, backward: Any) -> list[tuple[int, Tensor]]:
+    """Relevance of the maxima of a max pooling, whose places were recorded."""
+    x, kernel, stride, padding, dilation, ceil = (*step.args, *_POOLING_DEFAULTS[len(step.args) - 1 :])
+    found = backward(relevance, x, kernel, stride, padding, dilation, ceil, step.values[1])
+    return [(step.sources[0], found)]
+
+
+def _padded(step: Step, relevance: Tensor, backward: Any) -> list[tuple[int, Tensor]]:
+    """Relevance of the voxels that padding repeated."""
+    return [(step.sources[0], backward(relevance, *step.args[:2]))]
+
+
+_POOLING_DEFAULTS: tuple[Any, ...] = ([], [], 0, 1, False)  # kernel, stride, padding, dilation, ceil mode
+
+# Adjoints of moves that need no second forward pass.
+_ADJOINTS: dict[str, Callable[[Step, Tensor], list[tuple[int, Tensor]]]] = {
+    "cat": _concatenated,
+    "detach": lambda step, relevance: [(step.sources[0], relevance)],  # the output depends on it all the same
+    **{
+        f"max_pool{n}d_with_indices": partial(_pooled, backward=getattr(aten, f"max_pool{n}d_with_indices_backward"))
+        for n in (2, 3)
+    },
+    **{
+        f"replication_pad{n}d": partial(_padded, backward=getattr(aten, f"replication_pad{n}d_backward"))
+        for n in (1, 2, 3)
+    },
+}
+
+
+def _depths(tape: Tape) -> dict[int, int]:
+    """Number of convolutions and linear layers on the longest path from an input to each node."""
+    found = dict.fromkeys(tape.inputs, 0)
+    for step in tape.steps:
+        own = int(step.name in _CONVOLUTIONS | _PRODUCTS)
+        depth = own + max((found[node] for node in step.sources.values()), default=0)
+        found.update(dict.fromkeys(step.results, depth))
+    return found
+
+
+def _is_any(relevance: Tensor) -> bool:
+    """Whether a value is not zero; faster than ``any``, which converts all values to bool."""
+    return relevance.numel() > 0 and any(float(one) != 0 for one in relevance.aminmax())
 
 
 def _matmul(inputs: Tensors, weights: Tensors) -> Tensor:
@@ -509,26 +456,12 @@ def _matmul_adjoint(weights: Tensors, share: Tensor) -> Tensors:
     return (share @ weights[0].transpose(-1, -2),)
 
 
-def _with(args: Sequence[Any], changed: Mapping[int, Tensor]) -> list[Any]:
-    """Arguments with some tensors replaced, by their place in :func:`_flat`."""
-    found: list[Any] = []
-    place = 0
-    for one in args:
-        if isinstance(one, list | tuple) and any(isinstance(x, Tensor) for x in one):
-            found.append([changed.get(place + index, x) for index, x in enumerate(one)])
-            place += len(one)
-        else:
-            found.append(changed.get(place, one))
-            place += 1
-    return found
-
-
 def _reduced(relevance: Tensor, like: Any) -> Tensor:
     """Sum over the axes along which a factor or a term was broadcast."""
     return relevance.sum_to_size(like.shape) if isinstance(like, Tensor) else relevance
 
 
-def _fold(norm: _Step, weight: Tensor, bias: Tensor | None, *, transposed: bool) -> tuple[Tensor, Tensor]:
+def _fold(norm: Step, weight: Tensor, bias: Tensor | None, *, transposed: bool) -> tuple[Tensor, Tensor]:
     """Weight and bias of a convolution with the batch normalisation that follows it."""
     _, scale, shift, mean, variance = norm.args[:5]
     epsilon = float(norm.args[-1])

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from inspect import signature
 from typing import Any
 
 import pytest
 import torch
+from harness.tasks.ms import TASK
 from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.attribution import attribute
-from harness.attribution.lrp import COMPOSITES, ledger
+from harness.attribution.lrp import COMPOSITES, ledger, lrp
 from harness.attribution.lrp_rules import _RULES as REGISTERED
 from harness.attribution.lrp_rules import RULES, Layer, Tensors, lrp_rule
 from harness.core.errors import CellError, OutOfRange, UnknownName
+from harness.core.overrides import override
 from harness.core.targets import Target
 from harness.core.types import Input
 from harness.models.attention import attention_densenet
@@ -194,7 +197,7 @@ def test_linear_network_has_its_contributions() -> None:
     torch.testing.assert_close(found, x * network[1].weight[1].reshape(1, 3, 4))
 
 
-@pytest.mark.parametrize("composite", [name for name in COMPOSITES if name != "gamma_box"])
+@pytest.mark.parametrize("composite", [name for name in COMPOSITES if name not in ("gamma_box", "by_depth")])
 def test_relevance_is_conserved(composite: str) -> None:
     """Without biases, the map adds up to the output, and the ledger says so at every operation."""
     network, x = relu_network(), torch.rand(2, 2, 8, 8).double()
@@ -387,6 +390,7 @@ KINDS: dict[str, tuple[tuple[int, ...], Callable[[], Any]]] = {
     "normalisation": ((3, 9), lambda: nn.BatchNorm1d(3)),
     **{name: ((9,), getattr(nn, name)) for name in ("ReLU", "LeakyReLU", "ELU", "GELU", "SiLU", "Softplus", "PReLU")},
     **{name: ((9,), getattr(nn, name)) for name in ("Tanh", "Sigmoid", "ReLU6", "Mish", "Hardswish", "Dropout")},
+    **{name: ((9,), getattr(nn, name)) for name in ("Hardsigmoid", "LogSigmoid")},
     "in place": ((9,), lambda: nn.Sequential(nn.Linear(9, 9, bias=False), nn.ReLU(inplace=True))),
     "max 1d": ((3, 12), lambda: nn.MaxPool1d(2)),
     "max 2d": ((3, 8, 8), lambda: nn.MaxPool2d(3, 2, 1)),
@@ -472,6 +476,109 @@ def test_agrees_with_zennit() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
+# Composites
+
+
+@pytest.fixture
+def doubled() -> Iterator[str]:
+    """A rule of a user with an option: equal shares, times a factor."""
+
+    @lrp_rule("doubled")
+    def rule(layer: Layer, relevance: Tensor, *, factor: float = 2.0) -> Tensors:
+        return tuple(factor * one for one in RULES["flat"](layer, relevance))
+
+    yield "doubled"
+    del REGISTERED["doubled"]
+
+
+def test_a_rule_of_a_user_is_a_composite(doubled: str) -> None:
+    """By its name, it applies to convolutions and linear layers; by position, with its options."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False), nn.Linear(3, 1, bias=False)).eval()
+    x = torch.rand(1, 1, 2, 2)
+
+    def total(composite: str) -> float:
+        (found,) = attribute("lrp", network, x, [0], composite=composite, start="one", epsilon=0.0)
+        return float(found.sum())
+
+    assert total("doubled") == pytest.approx(4)
+    assert total("first:doubled:factor=3") == pytest.approx(3)
+    assert total("high:doubled:factor=0.5+first:doubled") == pytest.approx(1)
+    assert total("alpha1beta0_flat+linear:doubled") == pytest.approx(2)
+    assert total("convolution:doubled") == pytest.approx(1)
+
+
+def test_a_composite_by_position_is_that_of_its_name() -> None:
+    """Names stand for rules by position."""
+    network, x = relu_network(), torch.rand(2, 2, 8, 8).double()
+    for name, text in {
+        "alpha2beta1_box": "convolution:alpha_beta:alpha=2+first:zbox",
+        "gamma_box": "epsilon_plus+convolution:gamma+first:zbox",
+        "by_depth": "first:zbox+low:gamma+middle:epsilon+high:epsilon:epsilon=0",
+    }.items():
+        (one,) = attribute("lrp", network, x, [1], composite=name)
+        (other,) = attribute("lrp", network, x, [1], composite=f"{text}+pool:alpha_beta")
+        torch.testing.assert_close(one, other)
+
+
+def test_depth_is_the_number_of_layers_from_the_image() -> None:
+    """Thirds of the longest path; a short branch beside it is nearer to the image than the layer that follows."""
+
+    class Branched(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(3, 3) for _ in range(5))
+            self.side, self.head = nn.Linear(3, 3), nn.Linear(3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = x
+            for layer in self.layers:
+                y = layer(y)
+            found: Tensor = self.head(y + self.side(x))
+            return found
+
+    composite = "low:gamma+middle:flat+high:wsquare"
+    lines = ledger(Branched().eval(), (torch.rand(1, 3),), 0, composite=composite)
+    rules = {line.module: line.rule for line in lines if line.operation == "addmm"}
+    names = ["layers.0", "layers.1", "layers.2", "layers.3", "layers.4", "head"]
+    assert [rules[name] for name in names] == ["gamma", "gamma", "flat", "flat", "wsquare", "wsquare"]
+    assert rules["side"] == "gamma"
+
+
+def test_composites_on_the_command_line(doubled: str) -> None:
+    """Rules by position are a value like any other."""
+    task = override(TASK, "attributions.f_proposal.composite", "first:flat+convolution:doubled:factor=3")
+    assert task.explanations["f_proposal"].attribution.keywords == {
+        "composite": "first:flat+convolution:doubled:factor=3"
+    }
+
+
+@pytest.mark.parametrize(
+    ("composite", "error", "message"),
+    [
+        ("alpha1beta0", UnknownName, "alpha1beta0_box"),
+        ("first:flatt", UnknownName, "rule of LRP.*flat"),
+        ("frist:flat", UnknownName, "position of a composite of LRP.*first"),
+        ("first:alpha_beta:alhpa=2", UnknownName, "option of the rule alpha_beta.*alpha"),
+        ("first:alpha_beta:alpha=two", OutOfRange, "alpha of the rule alpha_beta of LRP must be a number, got 'two'"),
+        ("epsilon+flat", OutOfRange, "position:rule:option=value, got 'flat'"),
+    ],
+)
+def test_faults_of_composites(composite: str, error: type[Exception], message: str) -> None:
+    """The message says what is unknown, and what there is."""
+    with pytest.raises(error, match=message):
+        attribute("lrp", relu_network(), torch.rand(1, 2, 8, 8).double(), [0], composite=composite)
+
+
+def test_the_ledger_has_the_options_of_the_method() -> None:
+    """What the ledger passes to the image is the sum of the map with the same options."""
+    network, x = relu_network(), torch.rand(1, 2, 8, 8).double()
+    options: dict[str, Any] = {"composite": "gamma_box", "gamma": 0.7, "low": -0.5, "high": 2.0, "start": "one"}
+    (found,) = attribute("lrp", network, x, [0], **options)
+    assert ledger(network, (x,), 0, **options)[-1].passed == pytest.approx(float(found.sum()))
+    known = [set(signature(one).parameters) - {"model", "inputs"} for one in (ledger, lrp)]
+    assert known[1] - known[0] == {"targets", "batch_size"}
+
+
 # Refusals
 
 
@@ -512,12 +619,6 @@ def test_operations_without_a_rule_are_refused_by_name(operation: Callable[[Tens
     """The message names the operation and its module."""
     with pytest.raises(CellError, match=rf"no rule for the operation {name} in the module inner"):
         attribute("lrp", Odd(operation).eval(), torch.rand(1, 1, 4, 4) + 0.1, [0])
-
-
-def test_unknown_composite() -> None:
-    """The message lists the composites."""
-    with pytest.raises(UnknownName, match="alpha1beta0_box"):
-        attribute("lrp", relu_network(), torch.rand(1, 2, 8, 8).double(), [0], composite="alpha1beta0")
 
 
 def test_input_that_is_not_used_has_no_relevance() -> None:
