@@ -89,7 +89,7 @@ def test_maps_with_an_item_of_zeros_are_those_of_items_computed_one_by_one(metho
 def _pulled(x: Tensor) -> Tensor:
     """Has the values of x, and a gradient that depends on the sum of the items."""
     scaled = x * (1 + x.sum(dim=0, keepdim=True) ** 2)
-    return x.detach() + scaled - scaled.detach()
+    return x.detach() + (scaled - scaled.detach())
 
 
 @pytest.mark.parametrize("method", ["saliency", "input_x_gradient", "integrated_gradients", "gradient_shap", "gradcam"])
