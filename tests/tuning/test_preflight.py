@@ -17,6 +17,7 @@ from harness.core.settings import RunSettings
 from harness.storage import bucket
 from harness.storage.bucket import Bucket
 from harness.tuning import preflight
+from harness.tuning.access import asks_for_token
 from harness.tuning.jobs import listening, session
 from harness.tuning.preflight import Seen, check_nodes, digest_of_data, faults_of, look, why_no_gpu
 
@@ -226,6 +227,14 @@ def test_what_listens_is_told(nodes: list[dict[str, Any]], monkeypatch: pytest.M
     assert "answers only with a token" in listening() and "all network interfaces" in listening()
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     assert "ANSWERS EVERYONE" in listening()
+
+
+@pytest.mark.ray
+def test_a_cluster_with_a_token_refuses_callers_without(nodes: list[dict[str, Any]]) -> None:
+    """The head of a session that asks for a token; ``test_access.py`` has one that does not."""
+    import ray
+
+    assert asks_for_token(ray.get_runtime_context().gcs_address) is True
 
 
 def test_a_wrong_token_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
