@@ -20,13 +20,17 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY harness harness
 COPY tasks tasks
 COPY search_spaces search_spaces
+# The build of torch for CPUs is only on PyTorch's index, which may lack the pinned versions of its
+# dependencies: they come with the next command from PyPI, which keeps this build because its version is the pinned one.
+# The extra jobs is for Ray Jobs and for the probes of KubeRay.
 RUN python -m pip install --no-cache-dir -c constraints.txt pip \
     && if [ "$TORCH" = cpu ]; then \
-           python -m pip install --no-cache-dir -c constraints.txt torch --index-url https://download.pytorch.org/whl/cpu; \
+           python -m pip install --no-cache-dir -c constraints.txt --no-deps torch --index-url https://download.pytorch.org/whl/cpu; \
        fi \
-    && python -m pip install --no-cache-dir -c constraints.txt --build-constraint constraints.txt .
+    && python -m pip install --no-cache-dir -c constraints.txt --build-constraint constraints.txt '.[jobs]'
 
-USER harness
+# A number, because Kubernetes cannot tell from a name that the user is not root.
+USER 1000
 WORKDIR /study
 ENV PYTHONUNBUFFERED=1
 ENTRYPOINT ["harness"]

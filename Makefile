@@ -1,7 +1,7 @@
 # make run          create the environment, then run the ePVS study on generated images (WORDS=… adds overrides)
 # make test         create the development environment, then run the tests on all cores (ARGS=… is passed to pytest)
 # make cluster-test run the test of `ray up` on three hosts, which are namespaces of this machine (root, sshd, rsync)
-# make check        run ruff, mypy and the architecture test
+# make check        run ruff, mypy, hadolint on the Dockerfile, and the architecture test
 # make fuzz         run the tests with random input, 10,000 cases each (about ten minutes)
 # make audit        look up the locked dependencies in a database of vulnerabilities; needs the network
 # make licences     rewrite THIRD_PARTY_LICENSES.md
@@ -25,7 +25,7 @@ test: setup-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 cluster-test: setup-dev
-	$(BIN)/python -m pytest -rs tests/cluster $(ARGS)
+	$(BIN)/python -m pytest tests/cluster $(ARGS)
 
 ROUNDS := 20
 SEED := 0
@@ -37,6 +37,7 @@ check: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
 	$(BIN)/python -m pytest tests/test_architecture.py
 
 fuzz: setup-dev

@@ -14,6 +14,7 @@ from harness.storage.patience import Patience
 from harness.storage.store import CellRecord, Store, write_record
 from harness.sweep.plan import Plan
 from harness.sweep.resume import adopt_older, write_plan
+from harness.tuning.access import access
 from harness.tuning.jobs import listening, run_here, run_on_ray, session, share_cohorts
 from harness.tuning.nested import Search
 from harness.tuning.preflight import check_cluster
@@ -72,6 +73,7 @@ def run(
         if settings.ray in ("auto", "local"):
             say(listening())
         elif settings.ray != "off":
+            say(access(settings.ray))
             check_cluster(settings, memory_bytes=memory_bytes)
             tables = [group.path for group in plan.groups.values()] + [search.cohort for search in plan.searches]
             share_cohorts(tables, plan.store, settings, say=say)

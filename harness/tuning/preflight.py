@@ -1,14 +1,17 @@
-"""Checks of the nodes of a cluster before anything starts: shared folders, code, versions, memory."""
+"""Checks of the nodes of a cluster before anything starts: shared folders, images, code, versions, memory, GPUs."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import importlib.metadata
+import os
 import platform
 import secrets
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,11 +24,24 @@ from harness.core.settings import RunSettings
 from harness.storage.bucket import Bucket
 from harness.storage.files import PART
 
-__all__ = ["Seen", "check_cluster", "check_nodes", "faults_of", "look"]
+__all__ = ["Seen", "check_cluster", "check_nodes", "digest_of_data", "faults_of", "look"]
 
 _PACKAGES = ("ray", "torch", "numpy", "captum", "nibabel", "pyarrow")
 _WAIT_S = 120.0
 _WAITS_S = (1.0, 2.0)  # of a node whose server does not answer
+
+_DESCRIPTIONS = ("participants.tsv", "dataset_description.json")
+_ERROR = "error: "
+
+# Prints why torch finds no GPU, and nothing if it finds one. A process of its own, so that the worker, which
+# goes on to other tasks, keeps no context on the GPU.
+_ASK_TORCH = """
+import torch
+if not torch.cuda.is_available():
+    built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built for CPUs"
+    print(f"torch {torch.__version__}, {built}, finds none")
+"""
+_ASK_S = 90.0  # torch may be on a slow shared folder
 
 
 @dataclass(frozen=True)
@@ -37,19 +53,21 @@ class Seen:
     host : name of the machine
     read : content of the file of the driver, or why it cannot be read
     wrote : empty, or why the node cannot write beside it
-    data : whether the folder of the images is there; ``True`` without one
+    data : digest of the images, see :func:`digest_of_data`, or ``error: …``; empty without images
     code : digest of the package, see :func:`digest_of_package`
     versions : version of Python and of the packages that compute
     memory_bytes : memory of the machine
+    gpus : why torch finds no GPU; empty if it finds one, or was not asked
     """
 
     host: str
     read: str
     wrote: str
-    data: bool
+    data: str
     code: str
     versions: Mapping[str, str]
     memory_bytes: int
+    gpus: str = ""
 
 
 def digest_of_package() -> str:
@@ -67,7 +85,53 @@ def digest_of_package() -> str:
     return found.hexdigest()[:16]
 
 
-def look(folder: str, data: str, name: str, bucket: str = "") -> Seen:
+def digest_of_data(data: str) -> str:
+    """What tells one folder of images from another of the same name, without reading the images.
+
+    Parameters
+    ----------
+    data : folder or file
+
+    Returns
+    -------
+    str
+        Digest of the names at the top level, the sizes of the files there, and the content of
+        ``participants.tsv`` and ``dataset_description.json``; of a file, its size. Hidden files are
+        left out, because servers and desktops write them at any time. ``error: …`` if it cannot be read.
+    """
+    found = hashlib.sha256()
+    top = Path(data)
+    try:
+        for path in sorted(top.iterdir()) if not top.is_file() else [top]:
+            if path.name.startswith("."):
+                continue
+            size = path.stat().st_size if path.is_file() else -1
+            content = path.read_bytes() if size >= 0 and path.name in _DESCRIPTIONS else b""
+            found.update(f"{path.name}\0{size}\0".encode("utf-8", "surrogateescape") + content + b"\0")
+    except OSError as error:
+        return f"{_ERROR}{error.strerror or error}"
+    return found.hexdigest()[:16]
+
+
+def why_no_gpu() -> str:
+    """Why torch finds no GPU on this node; empty if it finds one."""
+    hidden = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+    # Ray can be told to hide GPUs in this way from tasks that ask for none, such as this one.
+    environment = {name: value for name, value in os.environ.items() if value or name not in hidden}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", _ASK_TORCH], env=environment, timeout=_ASK_S, capture_output=True, text=True,
+            check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"torch could not be asked: {error}"
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        return f"torch cannot be imported: {last}"
+    return done.stdout.strip()
+
+
+def look(folder: str, data: str, name: str, bucket: str = "", *, gpus: bool = False) -> Seen:
     """What this node sees.
 
     Parameters
@@ -78,6 +142,7 @@ def look(folder: str, data: str, name: str, bucket: str = "") -> Seen:
     name : name of the file that this node writes there
     bucket : bucket and prefix below which the driver wrote the object ``driver``; empty
         if the output is a folder
+    gpus : whether torch is asked for GPUs, which takes seconds
     """
     import psutil
 
@@ -92,10 +157,11 @@ def look(folder: str, data: str, name: str, bucket: str = "") -> Seen:
         socket.gethostname(),
         read,
         wrote,
-        not data or Path(data).is_dir(),
+        digest_of_data(data) if data else "",
         digest_of_package(),
         versions,
         psutil.virtual_memory().total,
+        why_no_gpu() if gpus else "",
     )
 
 
@@ -105,7 +171,7 @@ def _exchange_files(folder: Path, name: str) -> tuple[str, str]:
     try:
         read = (folder / "driver").read_text("utf-8")
     except OSError as error:
-        read = f"error: {error.strerror or error}"
+        read = f"{_ERROR}{error.strerror or error}"
     try:
         (folder / name).write_text(read, "utf-8")
     except OSError as error:
@@ -119,7 +185,7 @@ def _exchange_objects(bucket: str, name: str, folder: Path) -> tuple[str, str]:
         place = Bucket(bucket, waits_s=_WAITS_S)
         read = place.read("driver").decode("utf-8", "replace")
     except (OSError, HarnessError) as error:
-        return f"error: {error}", ""
+        return f"{_ERROR}{error}", ""
     try:
         place.replace(name, read.encode())
     except HarnessError as error:
@@ -160,14 +226,18 @@ def faults_of(
             "here (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or a role; set them before ray start"
         )
     if seen.read != own.read:
-        why = seen.read.removeprefix("error: ") if seen.read.startswith("error: ") else "another folder of that name"
+        why = seen.read.removeprefix(_ERROR) if seen.read.startswith(_ERROR) else "another folder of that name"
         faults.append(f"out={folder} is not what this machine sees ({why}); {shared}")
     elif seen.wrote:
         faults.append(f"out={folder} cannot be written ({seen.wrote}); give the user of the node the right to write")
     elif returned != own.read:
         faults.append(f"what it writes to out={folder} does not arrive here; {shared}")
-    if not seen.data:
-        faults.append(f"data={data} is no folder there; {shared}")
+    if seen.data.startswith(_ERROR):
+        faults.append(f"data={data} cannot be read there ({seen.data.removeprefix(_ERROR)}); {shared}")
+    elif seen.data != own.data:
+        faults.append(
+            f"it sees another data={data} than this machine, with other names, sizes or participants; {shared}"
+        )
     if seen.code != own.code:
         faults.append(
             f"its code of harness is {seen.code}, here it is {own.code}; install the same version on all nodes"
@@ -184,6 +254,11 @@ def faults_of(
             f"it has {seen.memory_bytes / 1e9:.3g} GB of memory, a job needs about {memory_bytes / 1e9:.3g} GB; use a "
             "smaller network, or another node"
         )
+    if seen.gpus:
+        faults.append(
+            f"Ray counts GPUs there that torch cannot use ({seen.gpus}); install the build of torch with CUDA and the "
+            "driver (nvidia-smi, and harness doctor on that node, tell more), or start Ray there with --num-gpus=0"
+        )
     return faults
 
 
@@ -192,11 +267,20 @@ def check_cluster(settings: RunSettings, *, memory_bytes: float = 0.0) -> None:
     import ray
 
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
-    check_nodes(nodes, settings.folder, settings.data, memory_bytes=memory_bytes, bucket=settings.bucket)
+    check_nodes(
+        nodes, settings.folder, settings.data,
+        memory_bytes=memory_bytes, bucket=settings.bucket, gpus=settings.gpus > 0,
+    )  # fmt: skip
 
 
 def check_nodes(
-    nodes: Sequence[Mapping[str, Any]], out: Path, data: str, *, memory_bytes: float = 0.0, bucket: str = ""
+    nodes: Sequence[Mapping[str, Any]],
+    out: Path,
+    data: str,
+    *,
+    memory_bytes: float = 0.0,
+    bucket: str = "",
+    gpus: bool = False,
 ) -> None:
     """Check every node of the Ray session from within, by a task on it.
 
@@ -208,6 +292,7 @@ def check_nodes(
         With a bucket, nodes do not read it, see :mod:`harness.data.sharing`
     memory_bytes : memory that a job needs
     bucket : bucket and prefix of the output; empty if it is a folder
+    gpus : whether jobs need GPUs; nodes that say to have some are then asked whether torch finds them
 
     Raises
     ------
@@ -228,7 +313,13 @@ def check_nodes(
         asked = {
             node["NodeID"]: task.options(
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(meeting.folder, data, node["NodeID"], meeting.bucket)
+            ).remote(
+                meeting.folder,
+                data,
+                node["NodeID"],
+                meeting.bucket,
+                gpus=gpus and node["Resources"].get("GPU", 0) > 0,
+            )
             for node in nodes
         }
         faults: list[str] = []

@@ -98,7 +98,7 @@ def _fill_in(lab: Lab, own: Host) -> None:
     for word, name in values.items():
         text = text.replace(word, lab.hosts[name].address)
     Path(f"/proc/{own.init}/root{HOME}/ray_cluster.yaml").write_text(text.replace("SSH_USER", "root"))
-    _ray(own, "get-auth-token --generate")
+    _ray(own, "get-auth-token --generate > /dev/null && chmod 600 ~/.ray/auth_token")
 
 
 def _ray(own: Host, arguments: str, *, limit_s: float = 400) -> str:

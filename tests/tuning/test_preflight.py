@@ -5,20 +5,23 @@ from __future__ import annotations
 import dataclasses
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from harness.core.errors import RequestError
 from harness.core.settings import RunSettings
 from harness.storage import bucket
 from harness.storage.bucket import Bucket
+from harness.tuning import preflight
+from harness.tuning.access import asks_for_token
 from harness.tuning.jobs import listening, session
-from harness.tuning.preflight import Seen, check_nodes, faults_of, look
+from harness.tuning.preflight import Seen, check_nodes, digest_of_data, faults_of, look, why_no_gpu
 
-OWN = Seen("head", "abc", "", True, "0123", {"Python": "3.11.7", "torch": "2.13.0"}, 32_000_000_000)
+OWN = Seen("head", "abc", "", "89ab", "0123", {"Python": "3.11.7", "torch": "2.13.0"}, 32_000_000_000)
 
 
 def told(seen: Seen, **more: Any) -> list[str]:
@@ -38,7 +41,17 @@ def test_an_equal_node_has_no_fault() -> None:
         ({"read": "other"}, {}, r"another folder of that name\); it must be one shared folder"),
         ({"wrote": "Read-only file system"}, {}, r"out=/shared/runs cannot be written \(Read-only file system\)"),
         ({}, {"returned": None}, r"what it writes to out=/shared/runs does not arrive here"),
-        ({"data": False}, {}, r"data=/shared/bids is no folder there"),
+        ({"data": "error: No such file or directory"}, {}, r"data=/shared/bids cannot be read there \(No such file"),
+        (
+            {"data": "cdef"},
+            {},
+            r"it sees another data=/shared/bids than this machine, .*; it must be one shared folder",
+        ),
+        (
+            {"gpus": "torch 2.13.0+cpu, built for CPUs, finds none"},
+            {},
+            r"GPUs there that torch cannot use \(torch 2.13",
+        ),
         ({"code": "4567"}, {}, r"its code of harness is 4567, here it is 0123; install the same version"),
         ({"versions": {"Python": "3.12.1", "torch": "2.13.0"}}, {}, r"it has Python 3\.12\.1 instead of 3\.11\.7"),
         ({}, {"memory_bytes": 64e9}, r"it has 32 GB of memory, a job needs about 64 GB"),
@@ -55,17 +68,80 @@ def test_a_node_looks_at_folders(tmp_path: Path) -> None:
     """It reads the file of the driver, writes beside it, and looks for the images."""
     (tmp_path / "driver").write_text("abc")
     seen = look(str(tmp_path), str(tmp_path), "node")
-    assert (seen.read, seen.wrote, seen.data) == ("abc", "", True) and (tmp_path / "node").read_text() == "abc"
+    assert (seen.read, seen.wrote, seen.gpus) == ("abc", "", "") and (tmp_path / "node").read_text() == "abc"
+    assert re.fullmatch(r"[0-9a-f]{16}", seen.data)
     away = look(str(tmp_path / "absent"), str(tmp_path / "absent"), "node")
-    assert away.read == away.wrote.join(["error: ", ""]) == "error: No such file or directory" and not away.data
+    assert away.read == away.wrote.join(["error: ", ""]) == away.data == "error: No such file or directory"
     assert seen.code == away.code and seen.memory_bytes > 1e8 and seen.versions["ray"] != "not installed"
+
+
+def images(folder: Path) -> Path:
+    """A small data set."""
+    (folder / "sub-01").mkdir(parents=True)
+    (folder / "participants.tsv").write_text("participant_id\tage\nsub-01\t61\n")
+    (folder / "dataset_description.json").write_text('{"Name": "a"}')
+    (folder / "README").write_text("one")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda top: (top / "participants.tsv").write_text("participant_id\tage\nsub-01\t62\n"),
+        lambda top: (top / "dataset_description.json").write_text('{"Name": "b"}'),
+        lambda top: (top / "README").write_text("four"),
+        lambda top: (top / "README").unlink(),
+        lambda top: (top / "sub-01").rename(top / "sub-02"),
+        lambda top: (top / "sub-02").mkdir(),
+    ],
+    ids=["participants", "description", "size", "missing", "renamed", "more"],
+)
+def test_another_folder_of_images_has_another_digest(tmp_path: Path, change: Callable[[Path], Any]) -> None:
+    """Copies of one folder have one digest, and a difference at the top level changes it."""
+    one, other = images(tmp_path / "one"), images(tmp_path / "other")
+    (other / ".nfs0001").touch()
+    assert digest_of_data(str(one)) == digest_of_data(str(other))
+    change(other)
+    assert digest_of_data(str(one)) != digest_of_data(str(other))
+
+
+def test_digest_of_a_file_is_that_of_its_size(tmp_path: Path) -> None:
+    """A file stands for itself, whose content is not read."""
+    path = tmp_path / "images.h5"
+    path.write_bytes(b"one")
+    first = digest_of_data(str(path))
+    path.write_bytes(b"two")
+    assert digest_of_data(str(path)) == first
+    path.write_bytes(b"four")
+    assert digest_of_data(str(path)) != first
+
+
+@pytest.mark.parametrize(
+    ("torch", "why"),
+    [
+        ("__version__ = '2.13.0+cpu'", "torch 2.13.0+cpu, built for CPUs, finds none"),
+        (
+            "raise ImportError('libcudart.so is missing')",
+            "torch cannot be imported: ImportError: libcudart.so is missing",
+        ),
+        ("import os\ncuda.is_available = lambda: 'CUDA_VISIBLE_DEVICES' not in os.environ", ""),
+    ],
+    ids=["none", "broken", "hidden"],
+)
+def test_torch_is_asked_for_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torch: str, why: str) -> None:
+    """Its answer is why there is none; GPUs that Ray hides from the asking task count."""
+    stub = "from types import SimpleNamespace as N\ncuda, version = N(is_available=lambda: False), N(cuda=None)\n"
+    (tmp_path / "torch.py").write_text(stub + torch)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert why_no_gpu() == why
 
 
 def test_a_node_looks_at_a_bucket(s3_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It reads the object of the driver, writes beside it, and makes its local folder."""
     Bucket(s3_url).replace("driver", b"abc")
     seen = look(str(tmp_path / "local"), "", "node", s3_url)
-    assert (seen.read, seen.wrote, seen.data) == ("abc", "", True) and Bucket(s3_url).read("node") == b"abc"
+    assert (seen.read, seen.wrote, seen.data) == ("abc", "", "") and Bucket(s3_url).read("node") == b"abc"
     assert list((tmp_path / "local").iterdir()) == []
     (tmp_path / "file").touch()
     blocked = look(str(tmp_path / "file"), "", "node", s3_url)
@@ -111,6 +187,29 @@ def test_nodes_of_a_session(nodes: list[dict[str, Any]], tmp_path: Path) -> None
 
 
 @pytest.mark.ray
+def test_a_local_folder_of_the_same_name_is_found(
+    nodes: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node is named; on this machine, the driver is made to see other images than the worker."""
+    worker_sees = images(tmp_path / "bids")
+    driver_sees = digest_of_data(str(tmp_path))
+    monkeypatch.setattr(preflight, "digest_of_data", lambda data: driver_sees)
+    with pytest.raises(RequestError, match=rf"{re.escape(nodes[0]['NodeManagerHostname'])} \(.*it sees another data="):
+        check_nodes(nodes, tmp_path, str(worker_sees))
+
+
+@pytest.mark.ray
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch has a GPU here")
+def test_gpus_that_only_ray_counts_are_a_fault(nodes: list[dict[str, Any]], tmp_path: Path) -> None:
+    """A node is asked if the request needs GPUs and the node says to have some."""
+    boasting = {**nodes[0], "Resources": {**nodes[0]["Resources"], "GPU": 2.0}}
+    check_nodes([boasting], tmp_path, "")
+    check_nodes(nodes, tmp_path, "", gpus=True)
+    with pytest.raises(RequestError, match=r"Ray counts GPUs there that torch cannot use .*start Ray there with"):
+        check_nodes([boasting], tmp_path, "", gpus=True)
+
+
+@pytest.mark.ray
 def test_all_faults_of_all_nodes_are_told(nodes: list[dict[str, Any]], tmp_path: Path) -> None:
     """A missing folder, too little memory, and a node that is gone are in one error."""
     gone = {**nodes[0], "NodeID": "ab" * 28, "NodeManagerHostname": "gone"}
@@ -118,7 +217,7 @@ def test_all_faults_of_all_nodes_are_told(nodes: list[dict[str, Any]], tmp_path:
         check_nodes([*nodes, gone], tmp_path, str(tmp_path / "absent"), memory_bytes=1e15)
     text = str(caught.value)
     assert text.startswith("the cluster has 3 faults; nothing was started:")
-    assert "absent is no folder there" in text and "a job needs about 1e+06 GB" in text
+    assert "absent cannot be read there (No such file or directory)" in text and "a job needs about 1e+06 GB" in text
     assert "gone (" in text and "a task on it failed" in text
 
 
@@ -128,6 +227,14 @@ def test_what_listens_is_told(nodes: list[dict[str, Any]], monkeypatch: pytest.M
     assert "answers only with a token" in listening() and "all network interfaces" in listening()
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     assert "ANSWERS EVERYONE" in listening()
+
+
+@pytest.mark.ray
+def test_a_cluster_with_a_token_refuses_callers_without(nodes: list[dict[str, Any]]) -> None:
+    """The head of a session that asks for a token; ``test_access.py`` has one that does not."""
+    import ray
+
+    assert asks_for_token(ray.get_runtime_context().gcs_address) is True
 
 
 def test_a_wrong_token_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
