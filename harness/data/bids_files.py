@@ -48,6 +48,7 @@ _NATIVE = frozenset(
         "t1", "t1map", "t1w", "t2", "t2map", "t2starmap", "t2starw", "t2w", "unit1",
     }
 )  # fmt: skip
+_NATIVE_NAME = re.compile(f"({'|'.join(sorted(_NATIVE, key=len, reverse=True))})+(space|image)?")  # subjectT1w
 _MNI = re.compile(r"MNI|MNI152.*|ICBM152.*|IXI549Space", re.IGNORECASE)
 _OTHER_FORMATS = (".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".mnc", ".par", ".nii.bz2", ".nii.zip")
 _MOST = 3  # names in a message
@@ -66,6 +67,8 @@ class ImageFile:
         for files of the data set itself
     elsewhere : space that its JSON file or the folder of the derivative states; empty if
         none. The name precedes it
+    unread : what its JSON file states as its space, if that is not understood
+    unread_in : that JSON file
     """
 
     path: Path
@@ -73,6 +76,8 @@ class ImageFile:
     suffix: str
     pipeline: str = ""
     elsewhere: str = ""
+    unread: str = ""
+    unread_in: Path | None = None
 
     @property
     def stated_space(self) -> str:
@@ -95,6 +100,8 @@ class ImageFile:
     def contradiction(self) -> str:
         """Another space than that in the name, which is stated elsewhere; empty if there is none."""
         named = self.entities.get("space", "")
+        if named and self.unread:
+            return repr(self.unread)
         if not named or not self.elsewhere or (is_native(named) and is_native(self.elsewhere)):
             return ""
         return "" if named.lower() == self.elsewhere.lower() else self.elsewhere
@@ -179,7 +186,7 @@ def tool_prefix(name: str, subject: str) -> str:
 
 def is_native(space: str) -> bool:
     """Whether a space is that of the subject, or not stated."""
-    return not space or space.lower() in _NATIVE
+    return not space or _NATIVE_NAME.fullmatch(space.lower()) is not None
 
 
 def is_mni(space: str) -> bool:

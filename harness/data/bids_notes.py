@@ -16,6 +16,7 @@ __all__ = [
     "contrast_faults",
     "space_faults",
     "space_notes",
+    "unread_notes",
     "variant_notes",
     "variants",
     "without_spaces",
@@ -131,6 +132,9 @@ def _shares(name: str, some: Mapping[str, Sequence[str]], of: Mapping[str, Seque
 
 def space_faults(survey: Survey, candidates: Sequence[Candidate]) -> list[Fault]:
     """Faults of masks that are not in one template space; masks that name no space are one group of their own."""
+    unread = _unread(survey, candidates)
+    if unread:
+        return [_space_unread(survey.root, value, files) for value, files in unread.items()]
     spaces = _spaces(survey, candidates)
     named = [space for space in spaces if space]
     native = [file for space, files in spaces.items() if not space for file, _ in files]
@@ -149,16 +153,55 @@ def space_faults(survey: Survey, candidates: Sequence[Candidate]) -> list[Fault]
     return []
 
 
+def _unread(survey: Survey, candidates: Sequence[Candidate]) -> dict[str, list[tuple[ImageFile, str]]]:
+    """What JSON files state as the space and is not understood → files whose names state none, and ids."""
+    found: dict[str, list[tuple[ImageFile, str]]] = {}
+    for one in candidates:
+        for path in (*one.images.values(), *one.masks.values()):
+            file = survey.by_path[path]
+            if file.unread and "space" not in file.entities:
+                found.setdefault(file.unread, []).append((file, one.id))
+    return found
+
+
+def _space_unread(root: Path, value: str, files: Sequence[tuple[ImageFile, str]]) -> Fault:
+    """The fault of one statement, which may be that of several masks."""
+    where = files[0][0].unread_in
+    remedy = (
+        'Write "SpatialReference": "orig" for the space of the subject, or the template, e.g. "MNI152NLin6Asym", into '
+        "it, or name the space in the names of the masks: space-MNI152NLin6Asym."
+    )
+    subjects = listed(list(dict.fromkeys(id for _, id in files)))
+    return Fault(
+        "space-unread", str(where.relative_to(root)) if where else "", "",
+        f"the space of the masks is {value!r} ({subjects})", "the space of the subject or a template", remedy,
+    )  # fmt: skip
+
+
+def unread_notes(survey: Survey, candidates: Sequence[Candidate]) -> list[tuple[str, str]]:
+    """(subject, text) of files whose stated space is not understood, where no template is needed."""
+    return [
+        (id, f"the space {value!r} in {file.unread_in.name if file.unread_in else 'a JSON file'} is not understood; "
+         "the file is taken to be in the space of the subject")
+        for value, files in _unread(survey, candidates).items()
+        for file, id in files
+    ]  # fmt: skip
+
+
 def space_notes(survey: Survey, candidates: Sequence[Candidate]) -> list[str]:
     """Notes on several variants of one template, on a template that is not MNI, and on names without a space."""
     spaces = _spaces(survey, candidates)
     named = [space for space in spaces if space]
     notes = _contradictions(spaces)
     if len({space.lower() for space in spaces}) > 1 and all(map(is_mni, spaces)):
-        notes.append(f"{'; '.join(_counted(spaces))}: these templates differ by some mm; use one of them for all masks")
+        count = len({space.lower() for space in spaces})
+        notes.append(
+            f"WARNING: the masks are in {count} MNI152 templates, in which the same place of the brain is up to about "
+            f"5 mm apart; use one of them for all masks: {'; '.join(_counted(spaces))}"
+        )
     elif named and not is_mni(named[0]) and len(spaces) == 1:
-        notes.append(f"space-{named[0]} of the masks is not an MNI152 template; boxes (cohort.box) are in MNI space")
-    elif list(spaces) == [""] and not any(file.stated_space for file, _ in spaces[""]):
+        notes.append(f"space-{named[0]} of the masks is not an MNI152 template; positions in MNI space do not apply")
+    elif list(spaces) == [""] and not any(file.stated_space or file.unread for file, _ in spaces[""]):
         notes.append("the names of the masks state no space; they are taken to be in MNI space (space-MNI152NLin6Asym)")
     return notes
 

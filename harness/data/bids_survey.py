@@ -65,6 +65,7 @@ class Survey:
     truth: str = ""
     space: str = ""
     template: bool = False
+    links: Path | None = None
 
     @cached_property
     def subjects(self) -> tuple[str, ...]:
@@ -89,7 +90,7 @@ class Survey:
     def found(self) -> Mapping[str, tuple[Groups, list[Fault]]]:
         """Image files of each subject by session, sessions in numerical order, and faults of their names."""
         spaces: dict[str, FolderSpaces] = {}
-        return {subject: _grouped_files(self.root, subject, spaces) for subject in self.subjects}
+        return {subject: _grouped_files(self.root, subject, spaces, self.links) for subject in self.subjects}
 
     @cached_property
     def by_path(self) -> Mapping[Path, ImageFile]:
@@ -278,7 +279,9 @@ def _all(groups: Groups) -> Iterable[ImageFile]:
     return (file for files in groups.values() for file in files)
 
 
-def _grouped_files(root: Path, subject: str, spaces: dict[str, FolderSpaces]) -> tuple[Groups, list[Fault]]:
+def _grouped_files(
+    root: Path, subject: str, spaces: dict[str, FolderSpaces], links: Path | None
+) -> tuple[Groups, list[Fault]]:
     """Image files of a subject by session (``""`` without one); sessions without images are left out.
 
     ``spaces`` keeps what is stated for all subjects of a folder.
@@ -289,7 +292,7 @@ def _grouped_files(root: Path, subject: str, spaces: dict[str, FolderSpaces]) ->
     for home in (root / subject, *derived):
         pipeline = "" if home.parent == root else str(home.parent.relative_to(root))
         for session in ["", *(name for name in names_in(home) if name.startswith("ses-"))]:
-            stated = spaces.setdefault(pipeline, FolderSpaces(home.parent, pipeline))
+            stated = spaces.setdefault(pipeline, FolderSpaces(root, pipeline, links))
             files, found = _files(root, home / session / "anat", subject, session, pipeline, stated)
             faults += found
             if files:
@@ -316,8 +319,8 @@ def _files(
         if found != (subject, session):
             faults.append(_misplaced(str(path.relative_to(root)), subject, session, found))
         else:
-            elsewhere = spaces.of(path, entities, suffix)
-            files.append(ImageFile(path, entities, suffix, pipeline, elsewhere))
+            stated = spaces.of(path, entities, suffix)
+            files.append(ImageFile(path, entities, suffix, pipeline, stated.space, stated.unread, stated.file))
     return files, faults
 
 

@@ -725,7 +725,10 @@ class TestTemplate:
         in_space(cohort, "MNI152NLin2009cAsym", "sub-02")
         index = bids.index(cohort, label="lesion", template=True)
         assert (
-            index.faults == () and "1 subject in space-MNI152NLin2009cAsym (sub-02): these templates" in index.notes[0]
+            index.faults == ()
+            and index.notes[0].startswith("WARNING: the masks are in 2 MNI152 templates")
+            and "about 5 mm apart" in index.notes[0]
+            and index.notes[0].endswith("1 subject in space-MNI152NLin2009cAsym (sub-02)")
         )
         anat = cohort / "sub-02/anat"
         next(anat.glob("*2009c*")).rename(anat / "sub-02_space-Talairach_label-lesion_mask.nii.gz")
@@ -858,6 +861,73 @@ class TestStatedSpace:
         for name in SUBJECTS:
             self.state(cohort / file.format(name), text)
         assert kinds(bids.index(cohort, label="lesion", template=True)) == ["space-native"]
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "native space", "T1w space", "subject-T1w", "NativeSpace", "space of the patient", "T1w:res-1",
+            "file:../anat/T1w.nii.gz", "bids::derivatives/mni/T1w_acpc.nii.gz", "drawn in native space on FLAIR",
+            {"VolumeReference": "orig"}, {"VolumeReference": "orig", "CIFTI_STRUCTURE_CORTEX_LEFT": "fsLR"}, ["orig"],
+        ],
+        ids=json.dumps,
+    )  # fmt: skip
+    def test_native_space_in_other_words_is_refused(self, cohort: Path, value: object) -> None:
+        """Phrases, files of the subject without its name, and objects of several references."""
+        (cohort / "label-lesion_mask.json").write_text(json.dumps({"SpatialReference": value}))
+        assert kinds(bids.index(cohort, label="lesion", template=True)) == ["space-native"]
+
+    @pytest.mark.parametrize("file", ["{0}/{0}_mask.json", "{0}/anat/{0}_mask.json", "mask.json"])
+    def test_json_files_of_all_levels_apply(self, cohort: Path, file: str) -> None:
+        """As BIDS has it, to the files with their entities."""
+        for name in SUBJECTS:
+            self.state(cohort / file.format(name), "orig")
+        assert kinds(bids.index(cohort, label="lesion", template=True)) == ["space-native"]
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "MNI152 NLin 6 Asym", "MNI152_NLin_6_Asym", "mni152nlin6asym", "MNI152NLin6Asym space",
+            "MNI152NLin6Asym:res-1", "/usr/share/fsl/MNI152_T1_2mm_brain.nii.gz",
+        ],
+    )  # fmt: skip
+    def test_template_in_other_words_is_understood(self, cohort: Path, text: str) -> None:
+        """And is the same as in the names of other masks."""
+        in_space(cohort, "MNI152NLin6Asym", "sub-01", "sub-02")
+        self.state(cohort / "label-lesion_mask.json", text)
+        index = bids.index(cohort, label="lesion", template=True)
+        assert (index.faults, index.notes) == ((), ())
+
+    @pytest.mark.parametrize(
+        "value",
+        ["somewhere", "not in MNI space", "T1w registered to MNI152", "unknown", 5, {"a": "orig", "b": "MNI152Lin"}],
+        ids=json.dumps,
+    )
+    def test_space_that_is_not_understood_is_a_fault(self, cohort: Path, value: object) -> None:
+        """It shows the file and the value; nothing is assumed."""
+        value = f"{value} else" if value == "somewhere" else value
+        (cohort / "label-lesion_mask.json").write_text(json.dumps({"SpatialReference": value}))
+        index = bids.index(cohort, label="lesion", template=True)
+        (fault,) = index.faults
+        shown = value if isinstance(value, str) else json.dumps(value)
+        assert (fault.kind, fault.file) == ("space-unread", "label-lesion_mask.json")
+        assert fault.value == f"the space of the masks is {shown!r} (sub-01, sub-02, sub-03)"
+        assert not any("taken to be in MNI" in note for note in index.notes)
+
+    def test_space_that_is_not_understood_is_a_note_where_no_template_is_needed(self, cohort: Path) -> None:
+        """Files are in the space of the subject then."""
+        self.state(cohort / "label-lesion_mask.json", "somewhere else")
+        index = bids.index(cohort, sequences=("T1w",), label="lesion")
+        assert index.faults == () and index.notes == (
+            "sub-01, sub-02, sub-03: the space 'somewhere else' in label-lesion_mask.json is not understood; "
+            "the file is taken to be in the space of the subject",
+        )
+
+    def test_the_name_precedes_what_is_not_understood(self, cohort: Path) -> None:
+        """With a note."""
+        in_space(cohort, "MNI152NLin6Asym", *SUBJECTS)
+        self.state(cohort / "label-lesion_mask.json", "somewhere else")
+        index = bids.index(cohort, label="lesion", template=True)
+        assert index.faults == () and "its JSON file or folder 'somewhere else'; the name is used" in index.notes[0]
 
     def test_template_in_a_json_file_is_used(self, cohort: Path) -> None:
         """As a keyword, or as a file of TemplateFlow; nothing is assumed then."""
