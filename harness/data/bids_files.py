@@ -16,7 +16,7 @@ __all__ = [
     "ImageFile",
     "best_image",
     "best_mask",
-    "changes_contrast",
+    "contrast_of",
     "entities_of",
     "is_image",
     "is_mni",
@@ -39,7 +39,13 @@ NOT_IMAGES = frozenset({"defacemask", "dseg", "mask", "probseg"})
 _WHERE = frozenset({"sub", "ses", "space"})
 _PARTS = frozenset({"phase", "real", "imag"})  # complex-valued data; part-mag is the usual magnitude
 _LOCALISER = re.compile(r"locali[sz]er|scout|survey|smartbrain|(3|three|tri)plane|^loc\d*$", re.IGNORECASE)
-_CONTRAST = frozenset({"ce", "inv", "mt", "flip"})  # entities of images with another contrast
+_NUMBERED = ("echo", "flip", "inv", "mt")  # entities of images with a contrast for each value
+_FREE = ("acq", "rec", "desc")  # entities whose values are free words
+_AGENT_IN_WORD = re.compile(r"gad|dotarem|magnevist|prohance|multihance|contrast|enhance")
+_AGENT_WORDS = frozenset({"ce", "gd", "km", "postgd", "postce", "postc", "postcon", "postkm", "gdpost", "dce", "tce"})
+_AGENT_AT_END = re.compile(r"[A-Z\d]ce$|(?<![A-Z]{2})CE$")  # MPRAGEce, 3DCE, but not SPACE
+_WITHOUT = re.compile(r"^(pre|no|non|un|without|ohne|sans)|(pre|non|without)$")
+_DERIVED = re.compile(r"min ?ip|thick ?slab|projection|subtract|synth|(^| )(mip|mips|derived)( |$)")
 # Spaces of BIDS that are those of the subject; other names are those of a template.
 _NATIVE = frozenset(
     {
@@ -246,9 +252,45 @@ def best_mask(files: Sequence[ImageFile], name: str) -> list[ImageFile]:
     return _plainest(matching, asked)
 
 
-def changes_contrast(variant: str) -> bool:
-    """Whether an image with this name shows another contrast than its suffix says."""
-    return bool(_CONTRAST & set(entities_of(variant)[0]))
+def contrast_of(variant: str) -> str:
+    """Which other contrast an image shows than its suffix says, by its name; empty for that of the suffix.
+
+    Equal texts are comparable contrasts: all images with a contrast agent are, but those of
+    two echoes are not.
+
+    Examples
+    --------
+    >>> contrast_of("acq-postGd_T1w"), contrast_of("ce-gadolinium_T1w"), contrast_of("acq-preGd_T1w")
+    ('agent', 'agent', '')
+    >>> contrast_of("echo-02_T2starw"), contrast_of("rec-MIP_SWI")
+    ('echo-2', 'derived')
+    """
+    entities, _ = entities_of(variant)
+    values = [entities[key] for key in _FREE if key in entities]
+    found = ["agent"] if _has_agent(entities.get("ce", ""), values) else []
+    found += ["derived"] if any(_DERIVED.search(" ".join(_words(one))) for one in values) else []
+    found += [f"{key}-{entities[key].lstrip('0')}" for key in _NUMBERED if key in entities]
+    return " ".join(found)
+
+
+def _words(value: str) -> list[str]:
+    """The words of an entity in small letters: ``postGd`` → post, gd."""
+    plain = re.sub(r"prescan(norm)?", "", value, flags=re.IGNORECASE)  # a correction of the scanner
+    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", plain)]
+
+
+def _has_agent(agent: str, values: Iterable[str]) -> bool:
+    """Whether an image was taken with a contrast agent, by its entity ``ce`` or words of others."""
+    if agent and not _WITHOUT.search(agent.lower()):
+        return True
+    for value in values:
+        words = _words(value)
+        if any(_WITHOUT.search(word) for word in words):
+            continue
+        last = words[-1:] == ["post"] or (words[:1] == ["post"] and len(words[-1]) < 2)
+        if last or _AGENT_AT_END.search(value) or any(word in _AGENT_WORDS or _AGENT_IN_WORD.search(word) for word in words):
+            return True
+    return False
 
 
 def mask_names(files: Iterable[ImageFile]) -> list[str]:

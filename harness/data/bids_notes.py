@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from harness.core.types import Candidate, Fault
-from harness.data.bids_files import ImageFile, changes_contrast, entities_of, is_mni, listed
+from harness.data.bids_files import ImageFile, contrast_of, entities_of, is_mni, listed
 from harness.data.bids_survey import Survey
 
 __all__ = [
@@ -80,10 +80,14 @@ def contrast_faults(found: Mapping[str, Mapping[str, Sequence[str]]], images: It
     faults = []
     for name in images:
         own = found[name]
-        changed = {variant: ids for variant, ids in own.items() if changes_contrast(_beyond(variant, name))}
-        if changed and len(changed) < len(own):
-            few = min((changed, {key: ids for key, ids in own.items() if key not in changed}), key=_count)
-            ids = [one for part in few.values() for one in part]
+        contrasts: dict[str, dict[str, Sequence[str]]] = {}
+        for variant, ids in own.items():
+            contrasts.setdefault(contrast_of(_beyond(variant, name)), {})[variant] = ids
+        if len(contrasts) > 1:
+            most = max(contrasts, key=lambda one: (_count(contrasts[one]), not one))
+            changed = {variant: ids for one in contrasts if one for variant, ids in contrasts[one].items()}
+            others = [part for one, part in contrasts.items() if one != most]
+            ids = [id for part in others for named in part.values() for id in named]
             remedy = (
                 f"Leave them out (exclude={','.join(ids[:8])}{',…' if len(ids) > 8 else ''}), or ask for one contrast "
             )
@@ -96,7 +100,7 @@ def variant_notes(found: Mapping[str, Mapping[str, Sequence[str]]], images: Iter
     """Notes on names that mean different files in different subjects, or another contrast in all of them."""
     notes = []
     for name, own in found.items():
-        changed = {variant: ids for variant, ids in own.items() if changes_contrast(_beyond(variant, name))}
+        changed = {variant: ids for variant, ids in own.items() if contrast_of(_beyond(variant, name))}
         if name in images and changed:
             if len(changed) == len(own):  # otherwise it is a fault
                 notes.append(_shares(name, changed, own))

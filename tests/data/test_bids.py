@@ -680,6 +680,50 @@ def masks_of(index: bids.BidsIndex) -> list[str]:
     return [one.masks["lesion"].name.partition("_")[2] for one in index.candidates]
 
 
+class TestContrast:
+    """Images under the name of a sequence that show another contrast."""
+
+    @pytest.mark.parametrize(
+        "pairs",
+        [
+            "acq-postGd", "acq-post", "acq-T1post", "acq-GD", "acq-t1ce", "acq-MPRAGEce", "acq-3DCE", "rec-gad",
+            "acq-Gadolinium", "acq-withContrast", "acq-CE", "rec-MIP", "rec-minIP", "acq-MIPthickslab", "acq-mip10mm",
+            "rec-thickSlabs", "echo-2", "inv-1", "acq-3D_rec-postgd",
+        ],
+    )  # fmt: skip
+    def test_mix_is_a_fault(self, cohort: Path, pairs: str) -> None:
+        """By the words of any entity; the subject can be left out, or the contrast asked for."""
+        path = cohort / "sub-02/anat/sub-02_T1w.nii.gz"
+        path.rename(path.with_name(f"sub-02_{pairs}_T1w.nii.gz"))
+        (fault,) = bids.index(cohort, sequences=("T1w",), label="lesion").faults
+        assert fault.kind == "contrast-mix" and f"T1w is {pairs}_T1w in 1 of 3 subjects (sub-02)" in fault.value
+        assert "exclude=sub-02" in fault.remedy and f"sequences={pairs}_T1w" in fault.remedy
+        assert bids.index(cohort, sequences=("T1w",), label="lesion", exclude=("sub-02",)).faults == ()
+
+    @pytest.mark.parametrize(
+        "pairs",
+        [
+            "acq-preGd", "acq-nonContrast", "acq-unenhanced", "ce-none", "acq-SPACE", "acq-space", "acq-posterior",
+            "acq-composite", "acq-3D", "rec-norm", "acq-gradient", "acq-prescanNorm", "acq-MPRAGE",
+        ],
+    )  # fmt: skip
+    def test_other_words_are_a_note(self, cohort: Path, pairs: str) -> None:
+        """That the file is another one."""
+        path = cohort / "sub-02/anat/sub-02_T1w.nii.gz"
+        path.rename(path.with_name(f"sub-02_{pairs}_T1w.nii.gz"))
+        index = bids.index(cohort, sequences=("T1w",), label="lesion")
+        assert index.faults == () and f"T1w is {pairs}_T1w in 1 of 3 subjects (sub-02), else T1w" in index.notes
+
+    def test_different_echoes_are_a_mix(self, cohort: Path) -> None:
+        """Although no subject has the plain name; equal ones by other names are not."""
+        for name, pairs in zip(SUBJECTS, ("echo-1", "echo-01", "echo-2"), strict=True):
+            path = cohort / f"{name}/anat/{name}_T1w.nii.gz"
+            path.rename(path.with_name(f"{name}_{pairs}_T1w.nii.gz"))
+        index = bids.index(cohort, sequences=("T1w",), label="lesion")
+        assert kinds(index) == ["contrast-mix"] and "exclude=sub-03" in index.faults[0].remedy
+        assert kinds(bids.index(cohort, sequences=("T1w",), label="lesion", exclude=("sub-03",))) == []
+
+
 class TestTemplate:
     """Lesion masks that must be in one template space."""
 
