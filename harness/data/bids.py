@@ -175,6 +175,7 @@ def index(
         links,
     )  # fmt: skip
     survey.check_space()
+    survey.check_session()
     table, table_faults = read_participants(root, required, survey.subjects)
     sessions, session_notes, session_faults = read_sessions(
         root, {subject: list(filter(None, survey.found[subject][0])) for subject in survey.subjects}

@@ -20,6 +20,7 @@ from harness.data.bids_files import (
     made_by_harness,
     makers_of,
     natural,
+    stem_of,
     tool_prefix,
 )
 from harness.data.bids_spaces import FolderSpaces
@@ -120,6 +121,14 @@ class Survey:
         known = {"native", *filter(None, stated)}
         if self.space and self.space not in known:
             raise UnknownName("space", self.space, known)
+
+    def check_session(self) -> None:
+        """Raise :class:`~harness.core.errors.UnknownName` if no subject has the requested session."""
+        if not self.named_session:
+            return
+        known = {session for subject in self._included for session in self.found[subject][0]} - {""}
+        if known and self.named_session not in known:
+            raise UnknownName("session", self.named_session, known)
 
     @cached_property
     def source(self) -> TruthSource:
@@ -313,7 +322,12 @@ def _files(
     files, faults = [], []
     for path in paths:
         entities, suffix = entities_of(path.name)
-        if path.name.startswith(".") or (pipeline and suffix not in NOT_IMAGES) or tool_prefix(path.name, subject):
+        if (
+            path.name.startswith(".")
+            or "." in stem_of(path.name)
+            or (pipeline and suffix not in NOT_IMAGES)
+            or tool_prefix(path.name, subject)
+        ):
             continue
         found = (f"sub-{entities.get('sub', '')}", f"ses-{entities['ses']}" if "ses" in entities else "")
         if found != (subject, session):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +16,7 @@ from harness.core.registry import TARGETS
 from harness.core.seeding import generator
 from harness.core.targets import Target
 from harness.core.types import Cohort, Fault, Ineligible, Sample
-from harness.data.participants import decimal_point, missing_codes
+from harness.data.participants import NO_TABLE, decimal_point, is_number, missing_codes
 
 __all__ = ["binary_column", "class_column", "number_column", "shuffled_across_subjects"]
 
@@ -49,9 +50,8 @@ def number_column(
     UnknownName
         If there is no such column.
     CohortError
-        If values are not numbers; all of them are listed.
-    OutOfRange
-        If fewer than three samples have a value, or all values are equal.
+        If values are not numbers; all of them are listed. If fewer than three samples have a
+        value, if all values are equal, or if the table has no columns.
     """
     target = Target(column, "number", loss_weight=loss_weight)
     made = _with(cohort, target, column, _finite)
@@ -242,8 +242,18 @@ def _table_of(cohort: Cohort) -> str:
 
 def _check_column(cohort: Cohort, column: str, use: str) -> None:
     known = sorted({name for sample in cohort.samples for name in sample.covariates})
+    if not known and _table_of(cohort) == _TABLE:
+        raise CohortError([_no_columns(cohort, column)], cohort.notes, cohort.ineligible)
     if column not in known:
         raise UnknownName(f"column of {cohort.name}'s {_table_of(cohort)} ({use})", column, known)
+
+
+def _no_columns(cohort: Cohort, column: str) -> Fault:
+    """The fault of a table without columns of values, or of one by another name, which a note of the index tells."""
+    told = next((note for note in cohort.notes if note.startswith(NO_TABLE)), "")
+    value = told or "it is missing, or has no column but participant_id"
+    remedy = f"Write a tab-separated table with the columns participant_id, {column}."
+    return Fault("participants-missing", _TABLE, "", value, f"a table with a column {column}", remedy)
 
 
 def _check_value(cohort: Cohort, column: str, value: str, option: str) -> None:
@@ -288,6 +298,9 @@ def _with(
 def _faults(column: str, wrong: Mapping[str, float | str], target: Target, *, all_wrong: bool) -> list[Fault]:
     """One fault per wrong value, or a single one if no value is valid, because the column is probably wrong."""
     expected = f"one of {', '.join(target.classes)}" if target.classes else "a number"
+    texts = {sample: value for sample, value in wrong.items() if isinstance(value, str)}
+    if not target.classes and any(map(is_number, texts.values())):
+        return _mixed_faults(column, texts)
     if all_wrong:
         first = next(iter(wrong.values()))
         what = f"no value of {column} is {expected}, the first is {first!r}"
@@ -299,6 +312,36 @@ def _faults(column: str, wrong: Mapping[str, float | str], target: Target, *, al
         Fault("target-value", _TABLE, sample, f"{column} of {sample} is {value!r}", f"{expected}, or n/a", remedy)
         for sample, value in wrong.items()
     ]
+
+
+def _mixed_faults(column: str, texts: Mapping[str, str]) -> list[Fault]:
+    """Faults of the cells that are no numbers, in a column that was read as text because there are many of them."""
+    numbers = sum(map(is_number, texts.values()))
+    expected = f"a number, as in {numbers} of {len(texts)} cells, or n/a"
+    return [
+        Fault("target-value", _TABLE, sample, f"{column} of {sample} is {text!r}", expected,
+              f"Write {decimal_point(text)}." if decimal_point(text) else "Write one number, or n/a.")
+        for sample, text in texts.items() if not is_number(text)
+    ]  # fmt: skip
+
+
+def _too_alike(cohort: Cohort, column: str, found: Mapping[str, float]) -> Fault:
+    """The fault of a column with too few values, or with only one."""
+    values = sorted(set(found.values()))
+    table = _table_of(cohort)
+    bounds = [note for note in cohort.notes if re.search(rf"(^|: ){re.escape(column)} \S+( \S+)? is read as ", note)]
+    if not found:
+        value = f"no sample has a value of {column}: all {len(cohort.samples)} are n/a"
+    elif len(found) < _FEWEST:
+        value = f"only {len(found)} of {len(cohort.samples)} samples have a value of {column}"
+    else:
+        value = f"all {len(found)} values of {column} are {values[0]:g}"
+    value += "".join(f"; {note}" for note in bounds[:2])
+    remedy = "Name another column."
+    if bounds:
+        remedy = "Write the measured values instead of bounds (censored values such as >20), or name another column."
+    expected = f"at least {_FEWEST} values, of which two differ"
+    return Fault("target-value", table, "", value, expected, remedy)
 
 
 def _code_faults(cohort: Cohort, column: str) -> list[Fault]:
@@ -320,10 +363,7 @@ def _code_faults(cohort: Cohort, column: str) -> list[Fault]:
 
 def _restricted(cohort: Cohort, target: Target, column: str, found: Mapping[str, float]) -> Cohort:
     if len(found) < _FEWEST or len(set(found.values())) < 2:
-        raise OutOfRange(
-            f"{column} must have a value for at least {_FEWEST} samples and vary between them, got {len(found)} "
-            f"values, {len(set(found.values()))} different"
-        )
+        raise CohortError([_too_alike(cohort, column, found)], cohort.notes, cohort.ineligible)
     shared: dict[tuple[int, float], Mapping[str, float]] = {}  # patches have few different labels
     samples = tuple(
         dataclasses.replace(
