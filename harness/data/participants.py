@@ -72,7 +72,7 @@ _AGE_RANGE = (0.0, 120.0)
 _LARGEST = 1e38  # targets and covariates are single-precision numbers in a network
 _SEPARATORS = {"\t": "tabs", ";": "semicolons", ",": "commas", " ": "spaces"}
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+", re.ASCII)
-_SEPARATOR_MARK = re.compile(r"\"?sep=(?P<sign>\\t|.)\"?[,;\t ]*", re.IGNORECASE)  # which Excel reads and writes
+_SEPARATOR_MARK = re.compile(r"\"?sep[=](?P<sign>\\t|.)\"?[,;\t ]*", re.IGNORECASE)  # which Excel reads and writes
 _TABLES = (".csv", ".tsv", ".txt", ".xls", ".xlsx", ".ods", ".csv.gz", ".tsv.gz")
 _CODES = frozenset({-9, -88, -99, -888, -999, -9999, 99, 888, 999, 9999})  # written for missing values in many tables
 

@@ -15,6 +15,7 @@ import pytest
 
 from harness.core.errors import HarnessError, RequestError, UnknownName
 from harness.data import bids, bids_writing, nifti
+from harness.data.bids_files import natural
 
 Make = Callable[..., Path]
 
@@ -1065,3 +1066,71 @@ def test_a_mask_by_another_name_is_told_how_to_be_named(cohort: Path, end: str) 
     fault = bids.index(cohort, label="lesion").faults[0]
     assert fault.kind == "sequence-unknown"
     assert f"sub-01_space-T1w_{end}.nii.gz would be sub-01_space-T1w_label-lesion_mask.nii.gz" in fault.value
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("sub-02/anat/sub-02_mask.nii.gz", "anat/sub-02_mask.nii.gz: the name does not say what the mask shows"),
+        (
+            "derivatives/lesions/manual/sub-02/anat/sub-02_label-lesion_mask.nii.gz",
+            "nested folders are not read; move derivatives/lesions/manual to derivatives/lesions-manual",
+        ),
+        ("sourcedata/sub-02/anat/sub-02_label-lesion_mask.nii.gz", "sourcedata is not read; copy them to sub-02/anat"),
+        (
+            "sub-02/anat/sub-02_acq-1.5T_label-lesion_mask.nii.gz",
+            "anat/sub-02_acq-1.5T_label-lesion_mask.nii.gz: a dot is not allowed in an entity",
+        ),
+    ],
+)
+def test_masks_in_other_places_and_by_other_names_are_told(cohort: Path, file: str, told: str) -> None:
+    """With the next step, if a subject lacks its mask, and if all do."""
+    path = cohort / "sub-02/anat/sub-02_label-lesion_mask.nii.gz"
+    (cohort / file).parent.mkdir(parents=True, exist_ok=True)
+    path.rename(cohort / file)
+    index = bids.index(cohort, sequences=("T1w",), label="lesion")
+    assert ids(index) == ["sub-01", "sub-03"] and told in index.ineligible[0].reason
+    for name in ("sub-01", "sub-03"):
+        (cohort / f"{name}/anat/{name}_label-lesion_mask.nii.gz").unlink()
+    fault = bids.index(cohort, sequences=("T1w",), label="lesion").faults[0]
+    assert fault.kind == "sequence-unknown" and told in fault.value
+
+
+def test_an_image_with_a_dot_in_its_name_is_not_taken_for_another(cohort: Path) -> None:
+    """The reason does not cut the name at the dot."""
+    path = cohort / "sub-02/anat/sub-02_T1w.nii.gz"
+    path.rename(path.with_name("sub-02_acq-1.5T_T1w.nii.gz"))
+    (left_out,) = bids.index(cohort, sequences=("T1w",), label="lesion").ineligible
+    assert "acq-1," not in left_out.reason
+    assert "anat/sub-02_acq-1.5T_T1w.nii.gz: a dot is not allowed in an entity" in left_out.reason
+
+
+def test_a_session_that_no_subject_has_is_the_only_fault(cohort: Path) -> None:
+    """Zeros in front are part of the name, and the similar one is offered."""
+    for name in SUBJECTS:
+        to_sessions(cohort, name, "ses-2", "ses-10")
+    with pytest.raises(UnknownName, match=r"no session is named 'ses-02'\. Near: ses-2\b.*All: ses-10, ses-2\."):
+        bids.index(cohort, sequences=("T1w",), label="lesion", session="02")
+    assert len(ids(bids.index(cohort, sequences=("T1w",), label="lesion", session="2"))) == 3
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        [[{"Name": "harness"}]], {"name": "harness"}, {"NAME": "Harness"}, [[["harness 1.0"]]], ["x", ["harness"]],
+    ],
+    ids=json.dumps,
+)  # fmt: skip
+@pytest.mark.parametrize("key", ["GeneratedBy", "generatedBy", "PipelineDescription"])
+def test_own_predictions_are_recognised_in_any_shape(cohort: Path, stated: object, key: str) -> None:
+    """They are never truth."""
+    to_derivatives(cohort, "out", *SUBJECTS)
+    (cohort / "derivatives/out/dataset_description.json").write_text(json.dumps({key: stated}))
+    index = bids.index(cohort, label="lesion")
+    assert index.candidates == () and "is a prediction of harness" in str(index.faults)
+
+
+@pytest.mark.parametrize("name", ["ses-\u00b2", "ses-\u0663"])
+def test_digits_of_other_scripts_in_names_are_letters(name: str) -> None:
+    """They would break the numerical order of sessions."""
+    assert natural(name)[-1][0] == -1

@@ -299,7 +299,7 @@ def _faults(column: str, wrong: Mapping[str, float | str], target: Target, *, al
     """One fault per wrong value, or a single one if no value is valid, because the column is probably wrong."""
     expected = f"one of {', '.join(target.classes)}" if target.classes else "a number"
     texts = {sample: value for sample, value in wrong.items() if isinstance(value, str)}
-    if not target.classes and any(map(is_number, texts.values())):
+    if all_wrong and not target.classes and len(texts) == len(wrong) and any(map(is_number, texts.values())):
         return _mixed_faults(column, texts)
     if all_wrong:
         first = next(iter(wrong.values()))
@@ -325,7 +325,7 @@ def _mixed_faults(column: str, texts: Mapping[str, str]) -> list[Fault]:
     ]  # fmt: skip
 
 
-def _too_alike(cohort: Cohort, column: str, found: Mapping[str, float]) -> Fault:
+def _too_alike(cohort: Cohort, target: Target, column: str, found: Mapping[str, float]) -> Fault:
     """The fault of a column with too few values, or with only one."""
     values = sorted(set(found.values()))
     table = _table_of(cohort)
@@ -335,7 +335,8 @@ def _too_alike(cohort: Cohort, column: str, found: Mapping[str, float]) -> Fault
     elif len(found) < _FEWEST:
         value = f"only {len(found)} of {len(cohort.samples)} samples have a value of {column}"
     else:
-        value = f"all {len(found)} values of {column} are {values[0]:g}"
+        one = {"binary": ("negative", "positive"), "classes": target.classes}.get(target.kind)
+        value = f"all {len(found)} values of {column} are {one[int(values[0])] if one else f'{values[0]:g}'}"
     value += "".join(f"; {note}" for note in bounds[:2])
     remedy = "Name another column."
     if bounds:
@@ -363,7 +364,7 @@ def _code_faults(cohort: Cohort, column: str) -> list[Fault]:
 
 def _restricted(cohort: Cohort, target: Target, column: str, found: Mapping[str, float]) -> Cohort:
     if len(found) < _FEWEST or len(set(found.values())) < 2:
-        raise CohortError([_too_alike(cohort, column, found)], cohort.notes, cohort.ineligible)
+        raise CohortError([_too_alike(cohort, target, column, found)], cohort.notes, cohort.ineligible)
     shared: dict[tuple[int, float], Mapping[str, float]] = {}  # patches have few different labels
     samples = tuple(
         dataclasses.replace(
