@@ -29,6 +29,7 @@ from harness.report.remarks import remarks
 from harness.report.runs import chosen_tags, pooled_files, pooled_metrics, pooled_of
 from harness.report.wording import verdict
 from harness.storage.bucket import Bucket
+from harness.storage.files import check_writable
 from harness.storage.lease import leased
 from harness.storage.lock import only_run
 from harness.storage.patience import Patience
@@ -192,6 +193,7 @@ def plan_of(overrides: Overrides, observer: Observer) -> tuple[Plan, Estimate]:
 
 def _say_defaults(request: Request, observer: Observer) -> None:
     """Name the options whose defaults differ from those for generated images, and results among the images."""
+    check_writable(request.settings.folder, "out")  # before it is said that results will be there
     if values := defaults_for_data(request):
         observer.message(f"your own data: {values} (override them to change this)")
     out, data = request.settings.folder.resolve(), Path(request.settings.data).expanduser().resolve()

@@ -37,6 +37,7 @@ from harness.data.bids_notes import (
     contrast_faults,
     space_faults,
     space_notes,
+    unread_notes,
     variant_notes,
     variants,
     without_spaces,
@@ -70,6 +71,7 @@ INDEX_FAULTS: Mapping[str, str] = MappingProxyType(
         "sidecar": "the JSON file beside a mask cannot be read",
         "space-mix": "the files of a subject, or lesion masks of several, are not in one space",
         "space-native": "lesion masks are in the space of the subject where a template is needed",
+        "space-unread": "a lesion mask states a space that is not understood, where a template is needed",
         "subject-name": "the name of a subject's folder contains characters other than letters and digits",
         "subject-unlisted": "a subject has a folder but no row in participants.tsv",
         "subject-without-folder": "a subject has a row in participants.tsv but no folder",
@@ -169,9 +171,11 @@ def index(
     if faults:
         return BidsIndex(root, root.name, faults=tuple(faults))
     survey = Survey(
-        root, tuple(sequences), label, tuple(optional), session, _excluded(root, exclude), truth, space, template
-    )
+        root, tuple(sequences), label, tuple(optional), session, _excluded(root, exclude), truth, space, template,
+        links,
+    )  # fmt: skip
     survey.check_space()
+    survey.check_session()
     table, table_faults = read_participants(root, required, survey.subjects)
     sessions, session_notes, session_faults = read_sessions(
         root, {subject: list(filter(None, survey.found[subject][0])) for subject in survey.subjects}
@@ -199,6 +203,8 @@ def index(
     if template and label:
         faults += space_faults(survey, found.candidates)
         notes += [("", text) for text in space_notes(survey, found.candidates)]
+    else:
+        notes += unread_notes(survey, found.candidates)
     notes += [("", text) for text in variant_notes(without_spaces(chosen) if template else chosen, survey.sequences)]
     return BidsIndex(
         root=root,
@@ -311,10 +317,14 @@ def _table_links(root: Path, allowed: Path | None) -> list[Fault]:
 def _file_links(root: Path, candidates: Iterable[Candidate], allowed: Path | None) -> list[Fault]:
     """Images, and JSON files beside them, whose content is elsewhere; one fault for each link."""
     found: dict[str, str] = {}
+    beside: dict[Path, list[Path]] = {}  # JSON files of a folder, which may state the space of its images
     for one in candidates:
         for path in (*one.images.values(), *one.masks.values()):
             stem = path.name.partition(".nii")[0]
-            for file in (path, path.with_name(f"{stem}.json"), path.with_name(f"{stem}.tsv")):
+            above = [folder for folder in path.parents if folder != root and folder.is_relative_to(root)]
+            beside |= {folder: sorted(folder.glob("*.json")) for folder in above if folder not in beside}
+            stated = [file for folder in above for file in beside[folder]]
+            for file in (path, path.with_name(f"{stem}.json"), path.with_name(f"{stem}.tsv"), *stated):
                 if file.exists() and (where := link_out(file, root, allowed)):
                     found.setdefault(where, one.subject)
     return [_link_fault(where, subject) for where, subject in found.items()]

@@ -16,7 +16,7 @@ __all__ = [
     "ImageFile",
     "best_image",
     "best_mask",
-    "changes_contrast",
+    "contrast_of",
     "entities_of",
     "is_image",
     "is_mni",
@@ -28,6 +28,7 @@ __all__ = [
     "makers_of",
     "mask_names",
     "natural",
+    "stem_of",
     "tool_prefix",
     "unseen_files",
 ]
@@ -39,7 +40,13 @@ NOT_IMAGES = frozenset({"defacemask", "dseg", "mask", "probseg"})
 _WHERE = frozenset({"sub", "ses", "space"})
 _PARTS = frozenset({"phase", "real", "imag"})  # complex-valued data; part-mag is the usual magnitude
 _LOCALISER = re.compile(r"locali[sz]er|scout|survey|smartbrain|(3|three|tri)plane|^loc\d*$", re.IGNORECASE)
-_CONTRAST = frozenset({"ce", "inv", "mt", "flip"})  # entities of images with another contrast
+_NUMBERED = ("echo", "flip", "inv", "mt")  # entities of images with a contrast for each value
+_FREE = ("acq", "rec", "desc")  # entities whose values are free words
+_AGENT_IN_WORD = re.compile(r"gad|dotarem|magnevist|prohance|multihance|contrast|enhance")
+_AGENT_WORDS = frozenset({"ce", "gd", "km", "postgd", "postce", "postc", "postcon", "postkm", "gdpost", "dce", "tce"})
+_AGENT_AT_END = re.compile(r"[A-Z\d]ce$|(?<![A-Z]{2})CE$")  # MPRAGEce, 3DCE, but not SPACE
+_WITHOUT = re.compile(r"^(pre|no|non|un|without|ohne|sans)|(pre|non|without)$")
+_DERIVED = re.compile(r"min ?ip|thick ?slab|projection|subtract|synth|(^| )(mip|mips|derived)( |$)")
 # Spaces of BIDS that are those of the subject; other names are those of a template.
 _NATIVE = frozenset(
     {
@@ -48,9 +55,12 @@ _NATIVE = frozenset(
         "t1", "t1map", "t1w", "t2", "t2map", "t2starmap", "t2starw", "t2w", "unit1",
     }
 )  # fmt: skip
+_NATIVE_NAME = re.compile(f"({'|'.join(sorted(_NATIVE, key=len, reverse=True))})+(space|image)?")  # subjectT1w
 _MNI = re.compile(r"MNI|MNI152.*|ICBM152.*|IXI549Space", re.IGNORECASE)
 _OTHER_FORMATS = (".mgz", ".mgh", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".mnc", ".par", ".nii.bz2", ".nii.zip")
+_CIFTI = (".dscalar.nii", ".dlabel.nii", ".dtseries.nii", ".dconn.nii", ".pconn.nii", ".ptseries.nii")
 _MOST = 3  # names in a message
+_GENERATED_BY = frozenset({"generatedby", "pipelinedescription"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +76,8 @@ class ImageFile:
         for files of the data set itself
     elsewhere : space that its JSON file or the folder of the derivative states; empty if
         none. The name precedes it
+    unread : what its JSON file states as its space, if that is not understood
+    unread_in : that JSON file
     """
 
     path: Path
@@ -73,6 +85,8 @@ class ImageFile:
     suffix: str
     pipeline: str = ""
     elsewhere: str = ""
+    unread: str = ""
+    unread_in: Path | None = None
 
     @property
     def stated_space(self) -> str:
@@ -95,6 +109,8 @@ class ImageFile:
     def contradiction(self) -> str:
         """Another space than that in the name, which is stated elsewhere; empty if there is none."""
         named = self.entities.get("space", "")
+        if named and self.unread:
+            return repr(self.unread)
         if not named or not self.elsewhere or (is_native(named) and is_native(self.elsewhere)):
             return ""
         return "" if named.lower() == self.elsewhere.lower() else self.elsewhere
@@ -112,7 +128,7 @@ class ImageFile:
     def run(self) -> int:
         """Number of the run; 1 if the name states none."""
         run = self.entities.get("run", "1")
-        return int(run) if run.isdigit() else 1
+        return int(run) if run.isascii() and run.isdigit() else 1
 
     def extras(self, asked: Iterable[str] = ()) -> frozenset[tuple[str, str]]:
         """Entities other than subject, session, space, run and those asked for."""
@@ -136,6 +152,12 @@ def entities_of(name: str) -> tuple[dict[str, str], str]:
     """
     *pairs, suffix = name.partition(".")[0].split("_")
     return dict(pair.partition("-")[::2] for pair in pairs), suffix
+
+
+def stem_of(name: str) -> str:
+    """Name of an image file without its extension: ``sub-01_acq-1.5T_T1w`` of ``sub-01_acq-1.5T_T1w.nii.gz``."""
+    end = next((one for one in sorted(EXTENSIONS, key=len, reverse=True) if name.lower().endswith(one)), "")
+    return name[: len(name) - len(end)]
 
 
 def is_image(path: Path) -> bool:
@@ -168,7 +190,8 @@ def link_out(path: Path, root: Path, allowed: Path | None = None) -> str:
 
 def natural(text: str) -> list[tuple[int, str]]:
     """Key that sorts ``ses-2`` before ``ses-10``."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text) if part]
+    parts = re.split(r"([0-9]+)", text)  # int() would refuse ²
+    return [(int(part), "") if part.isascii() and part.isdigit() else (-1, part) for part in parts if part]
 
 
 def tool_prefix(name: str, subject: str) -> str:
@@ -179,7 +202,7 @@ def tool_prefix(name: str, subject: str) -> str:
 
 def is_native(space: str) -> bool:
     """Whether a space is that of the subject, or not stated."""
-    return not space or space.lower() in _NATIVE
+    return not space or _NATIVE_NAME.fullmatch(space.lower()) is not None
 
 
 def is_mni(space: str) -> bool:
@@ -239,9 +262,49 @@ def best_mask(files: Sequence[ImageFile], name: str) -> list[ImageFile]:
     return _plainest(matching, asked)
 
 
-def changes_contrast(variant: str) -> bool:
-    """Whether an image with this name shows another contrast than its suffix says."""
-    return bool(_CONTRAST & set(entities_of(variant)[0]))
+def contrast_of(variant: str) -> str:
+    """Which other contrast an image shows than its suffix says, by its name; empty for that of the suffix.
+
+    Equal texts are comparable contrasts: all images with a contrast agent are, but those of
+    two echoes are not.
+
+    Examples
+    --------
+    >>> contrast_of("acq-postGd_T1w"), contrast_of("ce-gadolinium_T1w"), contrast_of("acq-preGd_T1w")
+    ('agent', 'agent', '')
+    >>> contrast_of("echo-02_T2starw"), contrast_of("rec-MIP_SWI")
+    ('echo-2', 'derived')
+    """
+    entities, _ = entities_of(variant)
+    values = [entities[key] for key in _FREE if key in entities]
+    found = ["agent"] if _has_agent(entities.get("ce", ""), values) else []
+    found += ["derived"] if any(_DERIVED.search(" ".join(_words(one))) for one in values) else []
+    found += [f"{key}-{entities[key].lstrip('0')}" for key in _NUMBERED if key in entities]
+    return " ".join(found)
+
+
+def _words(value: str) -> list[str]:
+    """The words of an entity in small letters: ``postGd`` → post, gd."""
+    plain = re.sub(r"prescan(norm)?", "", value, flags=re.IGNORECASE)  # a correction of the scanner
+    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", plain)]
+
+
+def _has_agent(agent: str, values: Iterable[str]) -> bool:
+    """Whether an image was taken with a contrast agent, by its entity ``ce`` or words of others."""
+    if agent and not _WITHOUT.search(agent.lower()):
+        return True
+    for value in values:
+        words = _words(value)
+        if any(_WITHOUT.search(word) for word in words):
+            continue
+        last = words[-1:] == ["post"] or (words[:1] == ["post"] and len(words[-1]) < 2)
+        if (
+            last
+            or _AGENT_AT_END.search(value)
+            or any(word in _AGENT_WORDS or _AGENT_IN_WORD.search(word) for word in words)
+        ):
+            return True
+    return False
 
 
 def mask_names(files: Iterable[ImageFile]) -> list[str]:
@@ -274,14 +337,32 @@ def _plainest(files: Sequence[ImageFile], asked: Iterable[str]) -> list[ImageFil
 
 
 def _makers(description: Mapping[str, JSON] | None) -> list[JSON]:
-    """Entries under ``GeneratedBy``, which is a list in BIDS and something else in real data."""
-    stated = (description or {}).get("GeneratedBy") or []
-    return stated if isinstance(stated, list) else [stated]
+    """Entries under ``GeneratedBy``, a list in BIDS and anything in real data, also in other letters and nested.
+
+    Older versions of BIDS have ``PipelineDescription`` instead.
+    """
+    stated = [value for key, value in (description or {}).items() if key.lower() in _GENERATED_BY]
+    return list(_entries(stated))
+
+
+def _entries(value: JSON) -> Iterable[JSON]:
+    """The entries of a list that may hold further lists."""
+    if isinstance(value, list):
+        for one in value:
+            yield from _entries(one)
+    elif value is not None:
+        yield value
+
+
+def _named(entry: JSON, name: str) -> JSON:
+    """The value of a key in any letters; ``None`` if there is none."""
+    content = entry if isinstance(entry, dict) else {}
+    return next((value for key, value in content.items() if key.lower() == name), None)
 
 
 def makers_of(description: Mapping[str, JSON] | None) -> list[str]:
     """Programs under ``GeneratedBy`` of a dataset_description.json, whatever its shape."""
-    names = [entry.get("Name") if isinstance(entry, dict) else entry for entry in _makers(description)]
+    names = [_named(entry, "name") if isinstance(entry, dict) else entry for entry in _makers(description)]
     return [str(name) for name in names if name]
 
 
@@ -292,8 +373,7 @@ def made_by_harness(description: Mapping[str, JSON] | None) -> bool:
 
 def is_predicted(description: Mapping[str, JSON] | None) -> bool:
     """Whether this program predicted the files, rather than generated subjects with a known truth."""
-    parameters = [entry.get("Parameters") for entry in _makers(description) if isinstance(entry, dict)]
-    networks = any(isinstance(one, dict) and "networks" in one for one in parameters)
+    networks = any(_named(_named(entry, "parameters"), "networks") is not None for entry in _makers(description))
     return networks and made_by_harness(description)
 
 
@@ -310,19 +390,51 @@ def unseen_files(root: Path, subject: str, suffixes: Collection[str] = ()) -> st
     suffixes : list only files with these suffixes, and no copies of files that are read
     """
     by_remedy: dict[str, list[str]] = {}
-    for home in (root / subject, *sorted(root.glob(f"derivatives/*/{subject}"))):
+    homes = {root / subject: "", **dict.fromkeys(sorted(root.glob(f"derivatives/*/{subject}")), "")}
+    elsewhere = _other_homes(root, subject)
+    read = {path.name for home in homes for path in home.rglob("*")} if elsewhere else set()
+    for home, told in {**homes, **elsewhere}.items():
         for path in sorted(home.rglob("*")):
-            remedy = _remedy(path, home) if home.parent == root or "_mask." in path.name.lower() else ""
-            if remedy and (not suffixes or _is_missed(path, suffixes)):
+            wanted = "_mask." in path.name.lower() or (home.parent == root or (bool(told) and not suffixes))
+            remedy = "" if not wanted else told if told and path.name not in read else _remedy(path, home)
+            if remedy and (not suffixes or _is_missed(path, suffixes)) and (not told or is_image(path)):
                 start = home if home.parent == root else root
                 by_remedy.setdefault(remedy, []).append(str(path.relative_to(start)))
     return "; ".join(f"{listed(names, _MOST)}: {remedy}" for remedy, names in by_remedy.items())
 
 
+def _other_homes(root: Path, subject: str) -> dict[Path, str]:
+    """Folders of a subject in places that are not read, with what to do: nested derivatives, and sources."""
+    found: dict[Path, str] = {}
+    for top, deepest in (("derivatives", 4), ("sourcedata", 2), ("rawdata", 2)):
+        level = [root / top]
+        for depth in range(1, deepest + 1):
+            for folder in level:
+                home, where = folder / subject, folder.relative_to(root)
+                if top != "derivatives" and home.is_dir():
+                    found[home] = f"{where} is not read; copy them to {subject}/anat, or masks to derivatives/NAME"
+                elif depth > 2 and home.is_dir():
+                    flat = "-".join(where.parts[1:])
+                    found[home] = f"nested folders are not read; move {where} to derivatives/{flat}"
+            level = [one for folder in level for one in _folders(folder) if depth < deepest]
+    return found
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Folders in a folder, without those of subjects; none if it cannot be listed."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(one.name for one in entries if not one.name.startswith(("sub-", ".")) and one.is_dir())
+    except OSError:
+        return []
+    return [folder / name for name in names]
+
+
 def _is_missed(path: Path, suffixes: Collection[str]) -> bool:
     """Whether a file has one of the suffixes, and no copy of it is read."""
     stem = path.name.partition(".")[0]
-    wanted = entities_of(stem)[1].lower() in {suffix.lower() for suffix in suffixes}
+    suffix = stem_of(path.name).rpartition("_")[2].partition(".")[0]  # a dot may be in an entity before it
+    wanted = suffix.lower() in {one.lower() for one in suffixes}
     copies = {path.with_name(stem + extension) for extension in EXTENSIONS} - {path}
     return wanted and not any(copy.exists() for copy in copies)
 
@@ -344,7 +456,12 @@ def _remedy(path: Path, home: Path) -> str:
         return "complete or rename it; the name must end in .nii or .nii.gz" if ".nii" in name else ""
     if not path.name.endswith(EXTENSIONS):
         return "write the extension in small letters"
+    if "." in stem_of(path.name):
+        return "" if name.endswith(_CIFTI) else "a dot is not allowed in an entity; rename it, e.g. 1p5T for 1.5T"
     folders = path.relative_to(home).parts[:-1]
     expected = folders in (("anat",),) or (len(folders) == 2 and folders[0].startswith("ses-") and folders[1] == "anat")
     usual = {"func", "dwi", "fmap", "perf", "eeg", "meg", "ieeg", "pet", "micr", "nirs"}
+    entities, suffix = entities_of(path.name)
+    if expected and suffix == "mask" and not entities.keys() & {"label", "desc"}:
+        return "the name does not say what the mask shows; rename it to …_label-NAME_mask.nii.gz"
     return "" if expected or usual & set(folders) else "move it to anat"

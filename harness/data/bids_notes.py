@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from harness.core.types import Candidate, Fault
-from harness.data.bids_files import ImageFile, changes_contrast, entities_of, is_mni, listed
+from harness.data.bids_files import ImageFile, contrast_of, entities_of, is_mni, listed
 from harness.data.bids_survey import Survey
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "contrast_faults",
     "space_faults",
     "space_notes",
+    "unread_notes",
     "variant_notes",
     "variants",
     "without_spaces",
@@ -79,10 +80,14 @@ def contrast_faults(found: Mapping[str, Mapping[str, Sequence[str]]], images: It
     faults = []
     for name in images:
         own = found[name]
-        changed = {variant: ids for variant, ids in own.items() if changes_contrast(_beyond(variant, name))}
-        if changed and len(changed) < len(own):
-            few = min((changed, {key: ids for key, ids in own.items() if key not in changed}), key=_count)
-            ids = [one for part in few.values() for one in part]
+        contrasts: dict[str, dict[str, Sequence[str]]] = {}
+        for variant, ids in own.items():
+            contrasts.setdefault(contrast_of(_beyond(variant, name)), {})[variant] = ids
+        if len(contrasts) > 1:
+            most = max(contrasts, key=lambda one: (_count(contrasts[one]), not one))
+            changed = {variant: ids for one in contrasts if one for variant, ids in contrasts[one].items()}
+            others = [part for one, part in contrasts.items() if one != most]
+            ids = [id for part in others for named in part.values() for id in named]
             remedy = (
                 f"Leave them out (exclude={','.join(ids[:8])}{',…' if len(ids) > 8 else ''}), or ask for one contrast "
             )
@@ -95,7 +100,7 @@ def variant_notes(found: Mapping[str, Mapping[str, Sequence[str]]], images: Iter
     """Notes on names that mean different files in different subjects, or another contrast in all of them."""
     notes = []
     for name, own in found.items():
-        changed = {variant: ids for variant, ids in own.items() if changes_contrast(_beyond(variant, name))}
+        changed = {variant: ids for variant, ids in own.items() if contrast_of(_beyond(variant, name))}
         if name in images and changed:
             if len(changed) == len(own):  # otherwise it is a fault
                 notes.append(_shares(name, changed, own))
@@ -131,6 +136,9 @@ def _shares(name: str, some: Mapping[str, Sequence[str]], of: Mapping[str, Seque
 
 def space_faults(survey: Survey, candidates: Sequence[Candidate]) -> list[Fault]:
     """Faults of masks that are not in one template space; masks that name no space are one group of their own."""
+    unread = _unread(survey, candidates)
+    if unread:
+        return [_space_unread(survey.root, value, files) for value, files in unread.items()]
     spaces = _spaces(survey, candidates)
     named = [space for space in spaces if space]
     native = [file for space, files in spaces.items() if not space for file, _ in files]
@@ -149,16 +157,55 @@ def space_faults(survey: Survey, candidates: Sequence[Candidate]) -> list[Fault]
     return []
 
 
+def _unread(survey: Survey, candidates: Sequence[Candidate]) -> dict[str, list[tuple[ImageFile, str]]]:
+    """What JSON files state as the space and is not understood → files whose names state none, and ids."""
+    found: dict[str, list[tuple[ImageFile, str]]] = {}
+    for one in candidates:
+        for path in (*one.images.values(), *one.masks.values()):
+            file = survey.by_path[path]
+            if file.unread and "space" not in file.entities:
+                found.setdefault(file.unread, []).append((file, one.id))
+    return found
+
+
+def _space_unread(root: Path, value: str, files: Sequence[tuple[ImageFile, str]]) -> Fault:
+    """The fault of one statement, which may be that of several masks."""
+    where = files[0][0].unread_in
+    remedy = (
+        'Write "SpatialReference": "orig" for the space of the subject, or the template, e.g. "MNI152NLin6Asym", into '
+        "it, or name the space in the names of the masks: space-MNI152NLin6Asym."
+    )
+    subjects = listed(list(dict.fromkeys(id for _, id in files)))
+    return Fault(
+        "space-unread", str(where.relative_to(root)) if where else "", "",
+        f"the space of the masks is {value!r} ({subjects})", "the space of the subject or a template", remedy,
+    )  # fmt: skip
+
+
+def unread_notes(survey: Survey, candidates: Sequence[Candidate]) -> list[tuple[str, str]]:
+    """(subject, text) of files whose stated space is not understood, where no template is needed."""
+    return [
+        (id, f"the space {value!r} in {file.unread_in.name if file.unread_in else 'a JSON file'} is not understood; "
+         "the file is taken to be in the space of the subject")
+        for value, files in _unread(survey, candidates).items()
+        for file, id in files
+    ]  # fmt: skip
+
+
 def space_notes(survey: Survey, candidates: Sequence[Candidate]) -> list[str]:
     """Notes on several variants of one template, on a template that is not MNI, and on names without a space."""
     spaces = _spaces(survey, candidates)
     named = [space for space in spaces if space]
     notes = _contradictions(spaces)
     if len({space.lower() for space in spaces}) > 1 and all(map(is_mni, spaces)):
-        notes.append(f"{'; '.join(_counted(spaces))}: these templates differ by some mm; use one of them for all masks")
+        count = len({space.lower() for space in spaces})
+        notes.append(
+            f"WARNING: the masks are in {count} MNI152 templates, in which the same place of the brain is up to about "
+            f"5 mm apart; use one of them for all masks: {'; '.join(_counted(spaces))}"
+        )
     elif named and not is_mni(named[0]) and len(spaces) == 1:
-        notes.append(f"space-{named[0]} of the masks is not an MNI152 template; boxes (cohort.box) are in MNI space")
-    elif list(spaces) == [""] and not any(file.stated_space for file, _ in spaces[""]):
+        notes.append(f"space-{named[0]} of the masks is not an MNI152 template; positions in MNI space do not apply")
+    elif list(spaces) == [""] and not any(file.stated_space or file.unread for file, _ in spaces[""]):
         notes.append("the names of the masks state no space; they are taken to be in MNI space (space-MNI152NLin6Asym)")
     return notes
 

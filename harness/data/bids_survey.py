@@ -20,6 +20,7 @@ from harness.data.bids_files import (
     made_by_harness,
     makers_of,
     natural,
+    stem_of,
     tool_prefix,
 )
 from harness.data.bids_spaces import FolderSpaces
@@ -65,6 +66,7 @@ class Survey:
     truth: str = ""
     space: str = ""
     template: bool = False
+    links: Path | None = None
 
     @cached_property
     def subjects(self) -> tuple[str, ...]:
@@ -89,7 +91,7 @@ class Survey:
     def found(self) -> Mapping[str, tuple[Groups, list[Fault]]]:
         """Image files of each subject by session, sessions in numerical order, and faults of their names."""
         spaces: dict[str, FolderSpaces] = {}
-        return {subject: _grouped_files(self.root, subject, spaces) for subject in self.subjects}
+        return {subject: _grouped_files(self.root, subject, spaces, self.links) for subject in self.subjects}
 
     @cached_property
     def by_path(self) -> Mapping[Path, ImageFile]:
@@ -119,6 +121,14 @@ class Survey:
         known = {"native", *filter(None, stated)}
         if self.space and self.space not in known:
             raise UnknownName("space", self.space, known)
+
+    def check_session(self) -> None:
+        """Raise :class:`~harness.core.errors.UnknownName` if no subject has the requested session."""
+        if not self.named_session:
+            return
+        known = {session for subject in self._included for session in self.found[subject][0]} - {""}
+        if known and self.named_session not in known:
+            raise UnknownName("session", self.named_session, known)
 
     @cached_property
     def source(self) -> TruthSource:
@@ -278,7 +288,9 @@ def _all(groups: Groups) -> Iterable[ImageFile]:
     return (file for files in groups.values() for file in files)
 
 
-def _grouped_files(root: Path, subject: str, spaces: dict[str, FolderSpaces]) -> tuple[Groups, list[Fault]]:
+def _grouped_files(
+    root: Path, subject: str, spaces: dict[str, FolderSpaces], links: Path | None
+) -> tuple[Groups, list[Fault]]:
     """Image files of a subject by session (``""`` without one); sessions without images are left out.
 
     ``spaces`` keeps what is stated for all subjects of a folder.
@@ -289,7 +301,7 @@ def _grouped_files(root: Path, subject: str, spaces: dict[str, FolderSpaces]) ->
     for home in (root / subject, *derived):
         pipeline = "" if home.parent == root else str(home.parent.relative_to(root))
         for session in ["", *(name for name in names_in(home) if name.startswith("ses-"))]:
-            stated = spaces.setdefault(pipeline, FolderSpaces(home.parent, pipeline))
+            stated = spaces.setdefault(pipeline, FolderSpaces(root, pipeline, links))
             files, found = _files(root, home / session / "anat", subject, session, pipeline, stated)
             faults += found
             if files:
@@ -310,14 +322,19 @@ def _files(
     files, faults = [], []
     for path in paths:
         entities, suffix = entities_of(path.name)
-        if path.name.startswith(".") or (pipeline and suffix not in NOT_IMAGES) or tool_prefix(path.name, subject):
+        if (
+            path.name.startswith(".")
+            or "." in stem_of(path.name)
+            or (pipeline and suffix not in NOT_IMAGES)
+            or tool_prefix(path.name, subject)
+        ):
             continue
         found = (f"sub-{entities.get('sub', '')}", f"ses-{entities['ses']}" if "ses" in entities else "")
         if found != (subject, session):
             faults.append(_misplaced(str(path.relative_to(root)), subject, session, found))
         else:
-            elsewhere = spaces.of(path, entities, suffix)
-            files.append(ImageFile(path, entities, suffix, pipeline, elsewhere))
+            stated = spaces.of(path, entities, suffix)
+            files.append(ImageFile(path, entities, suffix, pipeline, stated.space, stated.unread, stated.file))
     return files, faults
 
 

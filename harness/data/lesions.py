@@ -22,7 +22,7 @@ from harness.core.registry import COHORTS
 from harness.core.types import Array, Candidate, Cohort, Fault, Sample
 from harness.data import nifti, transforms
 from harness.data.bids import BidsIndex, index
-from harness.data.bids_files import listed
+from harness.data.bids_files import is_mni, listed
 from harness.data.cache import RUNS_CODE, ArrayCache, CachedImage, Digests, hash_of
 from harness.data.cohort_notes import Kept, kept_of, outside_notes, resolution_notes
 from harness.data.grid import VoxelGrid
@@ -118,8 +118,9 @@ def lesions(
                   truth=truth, space=space, template=True, links=links)  # fmt: skip
     digests = Digests(cache / "digests", root)
     seen: dict[Path, tuple[Array, Array]] = {}
+    faults = [*_unnamed_spaces(found, label), *_other_templates(found, box, box_mm)]
     verify_once(found, label=label, minimum=minimum, digests=digests, folder=cache / "verified",
-                seen=_keeper(seen), more=_unnamed_spaces(found, label))  # fmt: skip
+                seen=_keeper(seen), more=faults)  # fmt: skip
     grid = _grid(found, label, box, tuple(box_mm), spacing)
     digests.keep()
     with ArrayCache(cache / "arrays") as arrays, ThreadPoolExecutor(READERS) as readers:
@@ -238,6 +239,18 @@ def _unnamed_spaces(found: BidsIndex, label: str) -> list[Fault]:
     value = f"{len(paths)} masks name no space and are on {len(grids)} grids: {_grids_text(grids)}"
     remedy = "Normalise them to a template and name it: sub-01_space-MNI152NLin6Asym_label-lesion_mask.nii.gz"
     return [Fault("space-native", "", "", value, "masks in one template space", remedy)]
+
+
+def _other_templates(found: BidsIndex, box: Box, box_mm: Sequence[float]) -> list[Fault]:
+    """Fault of masks in a template that is not MNI152, whose boxes would cut out other parts of the brain."""
+    others = [one for one in found.candidates if one.space and not is_mni(one.space)]
+    if not others or (box == "native" and not box_mm):
+        return []
+    named = " and ".join(f"space-{name}" for name in sorted({one.space for one in others}))
+    value = f"{len(others)} masks are in {named} ({listed([one.id for one in others])})"
+    asked = "cohort.box_mm" if box_mm else f"cohort.box={box}"
+    remedy = "Take the grid of the masks (cohort.box=native), or bring them into an MNI152 template."
+    return [Fault("space-template", "", "", value, f"an MNI152 template, in which {asked} is defined", remedy)]
 
 
 def _oblique_notes(found: BidsIndex, label: str) -> list[str]:

@@ -27,7 +27,9 @@ from harness.data.bids_files import listed
 __all__ = [
     "PARTICIPANTS_FAULTS",
     "Participants",
+    "NO_TABLE",
     "decimal_point",
+    "is_number",
     "missing_codes",
     "read_json",
     "read_participants",
@@ -52,18 +54,26 @@ PARTICIPANTS_FAULTS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-_NUMBER = re.compile(r"(?P<before>[<>≤≥]=?\s*)?(?P<number>[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?)(?P<after>\s*\+)?")
+NO_TABLE = "there is no participants.tsv"
+"""Beginning of the note on a table by another name, which is not read."""
+
+# ASCII only: digits of other scripts, such as ٣, are numbers for Python, but not for other programs.
+_NUMBER = re.compile(
+    r"(?P<before>[<>≤≥]=?\s*)?(?P<number>[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?)(?P<after>\s*\+)?", re.ASCII
+)
 _NOT_AVAILABLE = {"", "n/a", "na", "nan", "none", "null"}
 # Marks of missing values in Excel, SPSS, Stata and R, in any column, and among numbers.
 _MARKS = frozenset(
     {"#n/a", "#null!", "#value!", "#div/0!", "#ref!", "#num!", "#name?", "<na>", "n.a.", "n. a.", "not available", "."}
 )
 _MARKS_AMONG_NUMBERS = frozenset({"-", "--", "–", "—", "?", "unknown", "missing", "nd", "n.d.", "x"})
-_MINUS = re.compile(r"^[−–‒](?=\s*[\d.])")  # signs that typesetting puts for -
+_MINUS = re.compile(r"^[−–‒](?=\s*[0-9.])")  # signs that typesetting puts for -
 _AGE_RANGE = (0.0, 120.0)
 _LARGEST = 1e38  # targets and covariates are single-precision numbers in a network
 _SEPARATORS = {"\t": "tabs", ";": "semicolons", ",": "commas", " ": "spaces"}
-_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
+_DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+", re.ASCII)
+_SEPARATOR_MARK = re.compile(r"\"?sep[=](?P<sign>\\t|.)\"?[,;\t ]*", re.IGNORECASE)  # which Excel reads and writes
+_TABLES = (".csv", ".tsv", ".txt", ".xls", ".xlsx", ".ods", ".csv.gz", ".tsv.gz")
 _CODES = frozenset({-9, -88, -99, -888, -999, -9999, 99, 888, 999, 9999})  # written for missing values in many tables
 
 
@@ -115,7 +125,13 @@ def read_participants(
     """
     path = root / "participants.tsv"
     if not path.exists():
-        return Participants(), [_table_missing(root, required)] if required else []
+        if path.is_symlink():
+            value = f"a link to {path.readlink()}, which is not there"
+            return Participants(), [_table_fault("unreadable", value, "a table", "Fetch the content, or fix the link.")]
+        if required:
+            return Participants(), [_table_missing(root, required)]
+        others = _other_tables(root)
+        return Participants(notes=((("", f"{NO_TABLE}, but {others}; {_SAVE_AS}"),) if others else ())), []
     try:
         table = _cells(_decoded(path.read_bytes()))
     except (OSError, UnicodeDecodeError) as error:
@@ -225,10 +241,20 @@ def read_rows(path: Path, names: Sequence[str]) -> tuple[list[dict[str, str]], s
 
 
 def _table_missing(root: Path, required: Sequence[str]) -> Fault:
-    others = sorted(path.name for path in root.glob("participants.*") if path.suffix not in (".tsv", ".json"))
-    value = f"there is no such file, but {', '.join(others)}" if others else "there is no such file"
+    others = _other_tables(root)
+    value = f"there is no such file, but {others}" if others else "there is no such file"
     remedy = f"Write a tab-separated table with the columns participant_id, {', '.join(required)}."
     return Fault("participants-missing", "participants.tsv", "", value, "a table of subjects", remedy)
+
+
+_SAVE_AS = "it is not read; save it as participants.tsv, a text file with tabs between the cells"
+
+
+def _other_tables(root: Path) -> str:
+    """Names of tables that may be that of subjects by another name, such as ``participants.csv``; empty if none."""
+    names = [path.name for path in root.iterdir() if path.name.lower().endswith(_TABLES) and path.is_file()]
+    meant = [name for name in names if name.lower().startswith("participant")]
+    return ", ".join(sorted(meant))
 
 
 def _table_fault(kind: str, value: str, expected: str, remedy: str, subject: str = "") -> Fault:
@@ -305,13 +331,14 @@ def _cells(text: str, usual: str = "\t") -> _Table:
 
     ``usual`` separates them if the header has one name only.
     """
+    text, stated, notes = _without_preface(text)
     header = text.lstrip("\r\n").partition("\n")[0]
-    separator = next((sign for sign in _SEPARATORS if sign in header.strip()), usual)
+    separator = stated or next((sign for sign in _SEPARATORS if sign in header.strip()), usual)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True)
     lines = tuple((reader.line_num, [cell.strip() for cell in line]) for line in reader if any(map(str.strip, line)))
-    notes = []
     if separator != "\t":
-        notes.append(("", f"participants.tsv is separated by {_SEPARATORS[separator]}, not by tabs"))
+        sign = _SEPARATORS.get(separator, repr(separator))
+        notes.append(("", f"participants.tsv is separated by {sign}, not by tabs"))
     lines = _without_empty_ends(lines)
     if lines and lines[0][1][0] == "" and "participant_id" in lines[0][1]:  # row names of R
         lines = tuple((number, line[1:]) for number, line in lines)
@@ -322,6 +349,29 @@ def _cells(text: str, usual: str = "\t") -> _Table:
             ("", "the first cell of each row of participants.tsv has no column (row names of R) and is left out")
         )
     return _Table(lines, separator, tuple(notes))
+
+
+def _without_preface(text: str) -> tuple[str, str, list[tuple[str, str]]]:
+    """The text without lines before the header that are no part of the table, the stated separator, and notes.
+
+    Excel marks the separator by a line ``sep=;``, and programs write comments, ``# exported``.
+    Lines become empty, so that their numbers stay.
+    """
+    separator, left_out = "", []
+    lines = text.splitlines(keepends=True)
+    for place, line in enumerate(lines):
+        bare = line.strip("\r\n")
+        mark = _SEPARATOR_MARK.fullmatch(bare.strip())
+        comment = bare.lstrip().startswith("#") and not re.match(r"\W*participant", bare, re.IGNORECASE)
+        if mark:
+            separator = "\t" if mark["sign"] == "\\t" else mark["sign"]
+        elif not comment and bare.strip():
+            break
+        if bare.strip():
+            left_out.append(bare.strip())
+        lines[place] = line[len(bare) :] or "\n"
+    notes = [("", f"the line {line!r} before the header of participants.tsv is left out") for line in left_out]
+    return "".join(lines), separator, notes
 
 
 def _has_row_names(lines: Sequence[tuple[int, list[str]]]) -> bool:
@@ -355,7 +405,7 @@ def _without_empty_ends(lines: Sequence[tuple[int, list[str]]]) -> tuple[tuple[i
 def _columns(header: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """Names of the columns; ``Participant_ID`` is read as ``participant_id``."""
     columns = list(header)
-    alike = [name for name in columns if name.lower().replace(" ", "_").replace("-", "_") == "participant_id"]
+    alike = [name for name in columns if re.sub(r"[ -]", "_", name.lower().lstrip("# ")) == "participant_id"]
     if "participant_id" in columns or len(alike) != 1:
         return columns, []
     columns[columns.index(alike[0])] = "participant_id"
@@ -478,8 +528,13 @@ def _with_sub(text: str) -> str:
 def _plain_id(text: str) -> str:
     """What is equal for ``sub-01``, ``1``, ``1.0``, ``Sub_01``: without prefix, zeros in front and a decimal ``.0``."""
     label = re.sub(r"^sub(ject)?[-_ ]*", "", text.strip("'` ").lower())  # Excel's mark of text is '
-    label = re.sub(r"^(\d+)\.0+$", r"\1", label)
-    return label.lstrip("0") or "0" if label.isdigit() else label
+    label = re.sub(r"^([0-9]+)\.0+$", r"\1", label)
+    return label.lstrip("0") or "0" if label.isascii() and label.isdigit() else label
+
+
+def is_number(text: str) -> bool:
+    """Whether a cell would be read as a number, with a bound such as ``>20``."""
+    return _NUMBER.fullmatch(_MINUS.sub("-", text.strip())) is not None
 
 
 def _missing_column(column: str, columns: Sequence[str]) -> Fault:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -135,8 +136,9 @@ def _key_and_value(text: str) -> tuple[str, Any]:
 
 
 def _path(text: str) -> str:
-    """A path as typed. Quotes around all of it are removed, as around any other text."""
-    return str(_plain(_read("path", text))) if _QUOTED.fullmatch(text) else text
+    """A path as typed. Quotes around all of it are removed, as around any other text, unless they are its name."""
+    quoted = _QUOTED.fullmatch(text) and not os.path.lexists(text)
+    return str(_plain(_read("path", text))) if quoted else text
 
 
 def _read(key: str, text: str) -> Any:

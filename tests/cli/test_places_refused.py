@@ -126,3 +126,10 @@ def test_exit_code_of_an_interrupted_command(monkeypatch: pytest.MonkeyPatch, by
     finally:
         signal.signal(signal.SIGTERM, previous)
     assert stopped.value.code == code
+
+
+def test_a_file_is_refused_before_results_are_announced(lesion_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is said about results that cannot be written."""
+    with pytest.raises(RequestError, match="out must be a folder"):
+        commands.plan(["task=lsm", f"data={lesion_root}", f"out={lesion_root / 'participants.tsv'}"])
+    assert "results are written" not in capsys.readouterr().out

@@ -15,6 +15,7 @@ import pytest
 
 from harness.core.errors import HarnessError, RequestError, UnknownName
 from harness.data import bids, bids_writing, nifti
+from harness.data.bids_files import natural
 
 Make = Callable[..., Path]
 
@@ -680,6 +681,50 @@ def masks_of(index: bids.BidsIndex) -> list[str]:
     return [one.masks["lesion"].name.partition("_")[2] for one in index.candidates]
 
 
+class TestContrast:
+    """Images under the name of a sequence that show another contrast."""
+
+    @pytest.mark.parametrize(
+        "pairs",
+        [
+            "acq-postGd", "acq-post", "acq-T1post", "acq-GD", "acq-t1ce", "acq-MPRAGEce", "acq-3DCE", "rec-gad",
+            "acq-Gadolinium", "acq-withContrast", "acq-CE", "rec-MIP", "rec-minIP", "acq-MIPthickslab", "acq-mip10mm",
+            "rec-thickSlabs", "echo-2", "inv-1", "acq-3D_rec-postgd",
+        ],
+    )  # fmt: skip
+    def test_mix_is_a_fault(self, cohort: Path, pairs: str) -> None:
+        """By the words of any entity; the subject can be left out, or the contrast asked for."""
+        path = cohort / "sub-02/anat/sub-02_T1w.nii.gz"
+        path.rename(path.with_name(f"sub-02_{pairs}_T1w.nii.gz"))
+        (fault,) = bids.index(cohort, sequences=("T1w",), label="lesion").faults
+        assert fault.kind == "contrast-mix" and f"T1w is {pairs}_T1w in 1 of 3 subjects (sub-02)" in fault.value
+        assert "exclude=sub-02" in fault.remedy and f"sequences={pairs}_T1w" in fault.remedy
+        assert bids.index(cohort, sequences=("T1w",), label="lesion", exclude=("sub-02",)).faults == ()
+
+    @pytest.mark.parametrize(
+        "pairs",
+        [
+            "acq-preGd", "acq-nonContrast", "acq-unenhanced", "ce-none", "acq-SPACE", "acq-space", "acq-posterior",
+            "acq-composite", "acq-3D", "rec-norm", "acq-gradient", "acq-prescanNorm", "acq-MPRAGE",
+        ],
+    )  # fmt: skip
+    def test_other_words_are_a_note(self, cohort: Path, pairs: str) -> None:
+        """That the file is another one."""
+        path = cohort / "sub-02/anat/sub-02_T1w.nii.gz"
+        path.rename(path.with_name(f"sub-02_{pairs}_T1w.nii.gz"))
+        index = bids.index(cohort, sequences=("T1w",), label="lesion")
+        assert index.faults == () and f"T1w is {pairs}_T1w in 1 of 3 subjects (sub-02), else T1w" in index.notes
+
+    def test_different_echoes_are_a_mix(self, cohort: Path) -> None:
+        """Although no subject has the plain name; equal ones by other names are not."""
+        for name, pairs in zip(SUBJECTS, ("echo-1", "echo-01", "echo-2"), strict=True):
+            path = cohort / f"{name}/anat/{name}_T1w.nii.gz"
+            path.rename(path.with_name(f"{name}_{pairs}_T1w.nii.gz"))
+        index = bids.index(cohort, sequences=("T1w",), label="lesion")
+        assert kinds(index) == ["contrast-mix"] and "exclude=sub-03" in index.faults[0].remedy
+        assert kinds(bids.index(cohort, sequences=("T1w",), label="lesion", exclude=("sub-03",))) == []
+
+
 class TestTemplate:
     """Lesion masks that must be in one template space."""
 
@@ -725,7 +770,10 @@ class TestTemplate:
         in_space(cohort, "MNI152NLin2009cAsym", "sub-02")
         index = bids.index(cohort, label="lesion", template=True)
         assert (
-            index.faults == () and "1 subject in space-MNI152NLin2009cAsym (sub-02): these templates" in index.notes[0]
+            index.faults == ()
+            and index.notes[0].startswith("WARNING: the masks are in 2 MNI152 templates")
+            and "about 5 mm apart" in index.notes[0]
+            and index.notes[0].endswith("1 subject in space-MNI152NLin2009cAsym (sub-02)")
         )
         anat = cohort / "sub-02/anat"
         next(anat.glob("*2009c*")).rename(anat / "sub-02_space-Talairach_label-lesion_mask.nii.gz")
@@ -859,6 +907,73 @@ class TestStatedSpace:
             self.state(cohort / file.format(name), text)
         assert kinds(bids.index(cohort, label="lesion", template=True)) == ["space-native"]
 
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "native space", "T1w space", "subject-T1w", "NativeSpace", "space of the patient", "T1w:res-1",
+            "file:../anat/T1w.nii.gz", "bids::derivatives/mni/T1w_acpc.nii.gz", "drawn in native space on FLAIR",
+            {"VolumeReference": "orig"}, {"VolumeReference": "orig", "CIFTI_STRUCTURE_CORTEX_LEFT": "fsLR"}, ["orig"],
+        ],
+        ids=json.dumps,
+    )  # fmt: skip
+    def test_native_space_in_other_words_is_refused(self, cohort: Path, value: object) -> None:
+        """Phrases, files of the subject without its name, and objects of several references."""
+        (cohort / "label-lesion_mask.json").write_text(json.dumps({"SpatialReference": value}))
+        assert kinds(bids.index(cohort, label="lesion", template=True)) == ["space-native"]
+
+    @pytest.mark.parametrize("file", ["{0}/{0}_mask.json", "{0}/anat/{0}_mask.json", "mask.json"])
+    def test_json_files_of_all_levels_apply(self, cohort: Path, file: str) -> None:
+        """As BIDS has it, to the files with their entities."""
+        for name in SUBJECTS:
+            self.state(cohort / file.format(name), "orig")
+        assert kinds(bids.index(cohort, label="lesion", template=True)) == ["space-native"]
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "MNI152 NLin 6 Asym", "MNI152_NLin_6_Asym", "mni152nlin6asym", "MNI152NLin6Asym space",
+            "MNI152NLin6Asym:res-1", "/usr/share/fsl/MNI152_T1_2mm_brain.nii.gz",
+        ],
+    )  # fmt: skip
+    def test_template_in_other_words_is_understood(self, cohort: Path, text: str) -> None:
+        """And is the same as in the names of other masks."""
+        in_space(cohort, "MNI152NLin6Asym", "sub-01", "sub-02")
+        self.state(cohort / "label-lesion_mask.json", text)
+        index = bids.index(cohort, label="lesion", template=True)
+        assert (index.faults, index.notes) == ((), ())
+
+    @pytest.mark.parametrize(
+        "value",
+        ["somewhere", "not in MNI space", "T1w registered to MNI152", "unknown", 5, {"a": "orig", "b": "MNI152Lin"}],
+        ids=json.dumps,
+    )
+    def test_space_that_is_not_understood_is_a_fault(self, cohort: Path, value: object) -> None:
+        """It shows the file and the value; nothing is assumed."""
+        value = f"{value} else" if value == "somewhere" else value
+        (cohort / "label-lesion_mask.json").write_text(json.dumps({"SpatialReference": value}))
+        index = bids.index(cohort, label="lesion", template=True)
+        (fault,) = index.faults
+        shown = value if isinstance(value, str) else json.dumps(value)
+        assert (fault.kind, fault.file) == ("space-unread", "label-lesion_mask.json")
+        assert fault.value == f"the space of the masks is {shown!r} (sub-01, sub-02, sub-03)"
+        assert not any("taken to be in MNI" in note for note in index.notes)
+
+    def test_space_that_is_not_understood_is_a_note_where_no_template_is_needed(self, cohort: Path) -> None:
+        """Files are in the space of the subject then."""
+        self.state(cohort / "label-lesion_mask.json", "somewhere else")
+        index = bids.index(cohort, sequences=("T1w",), label="lesion")
+        assert index.faults == () and index.notes == (
+            "sub-01, sub-02, sub-03: the space 'somewhere else' in label-lesion_mask.json is not understood; "
+            "the file is taken to be in the space of the subject",
+        )
+
+    def test_the_name_precedes_what_is_not_understood(self, cohort: Path) -> None:
+        """With a note."""
+        in_space(cohort, "MNI152NLin6Asym", *SUBJECTS)
+        self.state(cohort / "label-lesion_mask.json", "somewhere else")
+        index = bids.index(cohort, label="lesion", template=True)
+        assert index.faults == () and "its JSON file or folder 'somewhere else'; the name is used" in index.notes[0]
+
     def test_template_in_a_json_file_is_used(self, cohort: Path) -> None:
         """As a keyword, or as a file of TemplateFlow; nothing is assumed then."""
         for name, text in zip(SUBJECTS, ["MNI152NLin6Asym", "tpl-MNI152NLin6Asym_res-02_T1w.nii.gz"] * 2, strict=False):
@@ -951,3 +1066,71 @@ def test_a_mask_by_another_name_is_told_how_to_be_named(cohort: Path, end: str) 
     fault = bids.index(cohort, label="lesion").faults[0]
     assert fault.kind == "sequence-unknown"
     assert f"sub-01_space-T1w_{end}.nii.gz would be sub-01_space-T1w_label-lesion_mask.nii.gz" in fault.value
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("sub-02/anat/sub-02_mask.nii.gz", "anat/sub-02_mask.nii.gz: the name does not say what the mask shows"),
+        (
+            "derivatives/lesions/manual/sub-02/anat/sub-02_label-lesion_mask.nii.gz",
+            "nested folders are not read; move derivatives/lesions/manual to derivatives/lesions-manual",
+        ),
+        ("sourcedata/sub-02/anat/sub-02_label-lesion_mask.nii.gz", "sourcedata is not read; copy them to sub-02/anat"),
+        (
+            "sub-02/anat/sub-02_acq-1.5T_label-lesion_mask.nii.gz",
+            "anat/sub-02_acq-1.5T_label-lesion_mask.nii.gz: a dot is not allowed in an entity",
+        ),
+    ],
+)
+def test_masks_in_other_places_and_by_other_names_are_told(cohort: Path, file: str, told: str) -> None:
+    """With the next step, if a subject lacks its mask, and if all do."""
+    path = cohort / "sub-02/anat/sub-02_label-lesion_mask.nii.gz"
+    (cohort / file).parent.mkdir(parents=True, exist_ok=True)
+    path.rename(cohort / file)
+    index = bids.index(cohort, sequences=("T1w",), label="lesion")
+    assert ids(index) == ["sub-01", "sub-03"] and told in index.ineligible[0].reason
+    for name in ("sub-01", "sub-03"):
+        (cohort / f"{name}/anat/{name}_label-lesion_mask.nii.gz").unlink()
+    fault = bids.index(cohort, sequences=("T1w",), label="lesion").faults[0]
+    assert fault.kind == "sequence-unknown" and told in fault.value
+
+
+def test_an_image_with_a_dot_in_its_name_is_not_taken_for_another(cohort: Path) -> None:
+    """The reason does not cut the name at the dot."""
+    path = cohort / "sub-02/anat/sub-02_T1w.nii.gz"
+    path.rename(path.with_name("sub-02_acq-1.5T_T1w.nii.gz"))
+    (left_out,) = bids.index(cohort, sequences=("T1w",), label="lesion").ineligible
+    assert "acq-1," not in left_out.reason
+    assert "anat/sub-02_acq-1.5T_T1w.nii.gz: a dot is not allowed in an entity" in left_out.reason
+
+
+def test_a_session_that_no_subject_has_is_the_only_fault(cohort: Path) -> None:
+    """Zeros in front are part of the name, and the similar one is offered."""
+    for name in SUBJECTS:
+        to_sessions(cohort, name, "ses-2", "ses-10")
+    with pytest.raises(UnknownName, match=r"no session is named 'ses-02'\. Near: ses-2\b.*All: ses-10, ses-2\."):
+        bids.index(cohort, sequences=("T1w",), label="lesion", session="02")
+    assert len(ids(bids.index(cohort, sequences=("T1w",), label="lesion", session="2"))) == 3
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        [[{"Name": "harness"}]], {"name": "harness"}, {"NAME": "Harness"}, [[["harness 1.0"]]], ["x", ["harness"]],
+    ],
+    ids=json.dumps,
+)  # fmt: skip
+@pytest.mark.parametrize("key", ["GeneratedBy", "generatedBy", "PipelineDescription"])
+def test_own_predictions_are_recognised_in_any_shape(cohort: Path, stated: object, key: str) -> None:
+    """They are never truth."""
+    to_derivatives(cohort, "out", *SUBJECTS)
+    (cohort / "derivatives/out/dataset_description.json").write_text(json.dumps({key: stated}))
+    index = bids.index(cohort, label="lesion")
+    assert index.candidates == () and "is a prediction of harness" in str(index.faults)
+
+
+@pytest.mark.parametrize("name", ["ses-\u00b2", "ses-\u0663"])
+def test_digits_of_other_scripts_in_names_are_letters(name: str) -> None:
+    """They would break the numerical order of sessions."""
+    assert natural(name)[-1][0] == -1

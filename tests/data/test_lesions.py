@@ -92,6 +92,19 @@ def test_masks_that_name_no_space_need_one_grid(own_root: Path, tmp_path: Path) 
         lesions(own_root, tmp_path)
 
 
+@pytest.mark.parametrize("space", ["Talairach", "fsaverage", "MNIColin27", "StudyTemplate"])
+def test_boxes_are_defined_in_mni_space(own_root: Path, tmp_path: Path, space: str) -> None:
+    """Masks in another template have their own grid only."""
+    for path in list(own_root.glob("sub-*/anat/*")):
+        path.rename(path.with_name(path.name.replace("space-MNI152", f"space-{space}")))
+    for options in ({}, {"box": "published"}, {"box": "native", "box_mm": (-9, 9, -9, 9, -9, 9)}):
+        with pytest.raises(CohortError, match=rf"space-template.*14 masks are in space-{space} .*cohort\.box=native"):
+            lesions(own_root, tmp_path, **options)  # type: ignore[arg-type]
+    found = lesions(own_root, tmp_path, box="native")
+    assert len(found.samples) == 14
+    assert f"space-{space} of the masks is not an MNI152 template" in found.notes[0]
+
+
 def test_native_masks_are_not_read_beside_normalised_ones(own_root: Path, tmp_path: Path) -> None:
     """Whether they lie in the data set itself or in a derivative."""
     for path in sorted(own_root.glob("sub-*/anat/*")):

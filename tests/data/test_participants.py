@@ -283,3 +283,55 @@ def test_the_mark_of_text_in_excel_is_no_part_of_an_id(tmp_path: Path) -> None:
     """``'01`` keeps the zero in a spreadsheet."""
     table, faults = read(tmp_path, "participant_id\tage\n'01\t41\n'02\t42\n'10\t43\n")
     assert not faults and list(table.rows) == ["sub-01", "sub-02", "sub-10"]
+
+
+@pytest.mark.parametrize(
+    ("preface", "note"),
+    [
+        ("sep=;\n", "the line 'sep=;' before the header of participants.tsv is left out"),
+        ('\ufeff"sep=;"\r\n', "the line '\"sep=;\"' before the header"),
+        ("# exported 2024\n", "the line '# exported 2024' before the header"),
+        ("\n# exported; by hand\n\n# 2024\n", "the line '# exported; by hand' before the header"),
+    ],
+)
+def test_lines_before_the_header_are_left_out(tmp_path: Path, preface: str, note: str) -> None:
+    """Excel marks the separator, and programs write comments; the numbers of lines stay."""
+    content = PLAIN.replace("\t", ";") if "sep" in preface else PLAIN
+    table, faults = read(tmp_path, preface + content)
+    assert (table.rows, faults) == (ROWS, [])
+    assert any(text.startswith(note) for _, text in table.notes)
+    (tmp_path / "participants.tsv").write_text(f"# one\n{PLAIN}sub-01\t1\tx\n")
+    (fault,) = read_participants(tmp_path, (), FOLDERS)[1]
+    assert fault.value == "sub-01 has a second row in line 6"
+
+
+def test_a_header_may_begin_with_a_hash(tmp_path: Path) -> None:
+    """As some programs mark it."""
+    table, faults = read(tmp_path, f"#{PLAIN}")
+    assert (table.rows, faults) == (ROWS, [])
+    assert ("", "the column #participant_id of participants.tsv is read as participant_id") in table.notes
+
+
+@pytest.mark.parametrize(
+    "name", ["participants.csv", "participants.tsv.gz", "participants.xlsx", "participants.txt", "participant.tsv"]
+)
+def test_a_table_by_another_name_is_a_note(tmp_path: Path, name: str) -> None:
+    """It is not read, and the note says how to save it."""
+    (tmp_path / name).write_text("x")
+    table, faults = read_participants(tmp_path, (), FOLDERS)
+    assert (table.present, faults) == (False, [])
+    assert table.notes[0][1].startswith(f"there is no participants.tsv, but {name}; it is not read; save it as")
+    assert f"there is no such file, but {name}" in read_participants(tmp_path, ("age",), FOLDERS)[1][0].value
+
+
+def test_a_broken_link_is_no_missing_table(tmp_path: Path) -> None:
+    """Its content may not have been fetched yet."""
+    (tmp_path / "participants.tsv").symlink_to(tmp_path / "annex")
+    (fault,) = read_participants(tmp_path, (), FOLDERS)[1]
+    assert fault.kind == "participants-unreadable" and "annex, which is not there" in fault.value
+
+
+def test_digits_of_other_scripts_are_no_numbers(tmp_path: Path) -> None:
+    """Python reads them as numbers, other programs do not."""
+    _, faults = read(tmp_path, PLAIN.replace("41.5", "\u0664\u0661"))
+    assert faults == ["column-mixed"]

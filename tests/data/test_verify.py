@@ -429,6 +429,12 @@ CASES = [
         {"sequences": (), "template": True},
     ),
     Case(
+        "space-unread",
+        r"label-lesion_mask\.json: the space of the masks is 'some place' \(sub-01, sub-02, sub-03\); .*\"orig\"",
+        write("label-lesion_mask.json", '{"SpatialReference": "some place"}'),
+        {"sequences": (), "template": True},
+    ),
+    Case(
         "space-mix",
         r"2 subjects in space-MNI152NLin6Asym \(sub-01, sub-03\); 1 subject with no space in the name \(sub-02\)",
         both(*(move(one, one.replace("label", "space-MNI152NLin6Asym_label")) for one in LESIONS if "02" not in one)),
@@ -746,7 +752,7 @@ def test_every_kind_of_fault_has_a_test() -> None:
     assert list(FAULT_KINDS) == sorted(FAULT_KINDS)
 
 
-OF_COHORT = {"contrast-mix", "participants-id", "space-mix", "truth-several"}
+OF_COHORT = {"contrast-mix", "participants-id", "space-mix", "space-unread", "truth-several"}
 OF_FILES = [case for case in CASES if "sub-02" in case.fragment and case.kind not in OF_COHORT]
 
 

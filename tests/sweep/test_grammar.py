@@ -243,3 +243,12 @@ def test_text_that_looks_like_a_function_can_be_quoted() -> None:
         parse(["column=NIHSS (24 h)"])
     shown = str(caught.value).partition("quote it: ")[2].partition(". Over")[0]
     assert parse(shlex.split(shown)).values == {"column": "NIHSS (24 h)"}
+
+
+def test_quotes_may_be_the_name_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise they are removed."""
+    monkeypatch.chdir(tmp_path)
+    assert parse(['data="q"']).values["data"] == "q"
+    (tmp_path / '"q"').mkdir()
+    assert parse(['data="q"', "out='r'"]).values == {"data": '"q"', "out": "r"}
+    assert parse([f'data={tmp_path}/"q"']).values["data"] == f'{tmp_path}/"q"'

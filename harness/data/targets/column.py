@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -15,11 +16,12 @@ from harness.core.registry import TARGETS
 from harness.core.seeding import generator
 from harness.core.targets import Target
 from harness.core.types import Cohort, Fault, Ineligible, Sample
-from harness.data.participants import decimal_point, missing_codes
+from harness.data.participants import NO_TABLE, decimal_point, is_number, missing_codes
 
 __all__ = ["binary_column", "class_column", "number_column", "shuffled_across_subjects"]
 
 _FEWEST = 3
+_Constant = Callable[[Mapping[str, float]], tuple[str, str]]
 _TABLE, _PICTURE_TABLE = "participants.tsv", "labels.csv"
 
 
@@ -49,9 +51,8 @@ def number_column(
     UnknownName
         If there is no such column.
     CohortError
-        If values are not numbers; all of them are listed.
-    OutOfRange
-        If fewer than three samples have a value, or all values are equal.
+        If values are not numbers; all of them are listed. If fewer than three samples have a
+        value, if all values are equal, or if the table has no columns.
     """
     target = Target(column, "number", loss_weight=loss_weight)
     made = _with(
@@ -59,9 +60,7 @@ def number_column(
         target,
         column,
         _finite,
-        constant=lambda found: (
-            f"all {len(found)} samples have {column} = {next(iter(found.values())):g}; a number to predict must vary"
-        ),
+        constant=lambda found: (f"all {len(found)} samples have {column} = {next(iter(found.values())):g}", ""),
     )
     values = sorted({one.targets[column] for one in made.samples})
     if len(values) == 2:
@@ -130,9 +129,9 @@ def binary_column(
 
     target = Target(name or column, "binary", loss_weight=loss_weight)
 
-    def constant(found: Mapping[str, float]) -> str:
+    def constant(found: Mapping[str, float]) -> tuple[str, str]:
         if at_least is None:
-            return f"{_how_many(found)} {column} = {positive}; a label must vary"
+            return f"{_how_many(found)} {column} = {positive}", ""
         return _one_sided(cohort, found, column, target.name, at_least)
 
     made = _with(cohort, target, column, read, constant=constant)
@@ -181,8 +180,8 @@ def class_column(
         known = [name for name in _texts(value) if name in names]
         return float(names.index(known[0])) if known else None
 
-    def constant(found: Mapping[str, float]) -> str:
-        return f"all {len(found)} samples have {column} = {names[int(next(iter(found.values())))]}; a class must vary"
+    def constant(found: Mapping[str, float]) -> tuple[str, str]:
+        return f"all {len(found)} samples have {column} = {names[int(next(iter(found.values())))]}", ""
 
     target = Target(column, "classes", names, loss_weight)
     made = _with(cohort, target, column, read, constant=constant, may_be_codes=bool(classes))
@@ -260,8 +259,18 @@ def _table_of(cohort: Cohort) -> str:
 
 def _check_column(cohort: Cohort, column: str, use: str) -> None:
     known = sorted({name for sample in cohort.samples for name in sample.covariates})
+    if not known and _table_of(cohort) == _TABLE:
+        raise CohortError([_no_columns(cohort, column)], cohort.notes, cohort.ineligible)
     if column not in known:
         raise UnknownName(f"column of {cohort.name}'s {_table_of(cohort)} ({use})", column, known)
+
+
+def _no_columns(cohort: Cohort, column: str) -> Fault:
+    """The fault of a table without columns of values, or of one by another name, which a note of the index tells."""
+    told = next((note for note in cohort.notes if note.startswith(NO_TABLE)), "")
+    value = told or "it is missing, or has no column but participant_id"
+    remedy = f"Write a tab-separated table with the columns participant_id, {column}."
+    return Fault("participants-missing", _TABLE, "", value, f"a table with a column {column}", remedy)
 
 
 def _check_value(cohort: Cohort, column: str, value: str, option: str) -> None:
@@ -278,12 +287,12 @@ def _with(
     column: str,
     read: Callable[[float | str], float | None],
     *,
-    constant: Callable[[Mapping[str, float]], str],
+    constant: _Constant,
     may_be_codes: bool = False,
 ) -> Cohort:
     """Add a target to the cohort; samples without a value become ineligible.
 
-    ``constant`` says of values by sample, which are all equal, why they are no target.
+    ``constant`` says of values by sample, which are all equal, why they are no target, and what to do.
     Numbers that are probably codes for missing values are refused unless ``may_be_codes``.
     """
     _check_column(cohort, column, f"target {target.name}")
@@ -308,6 +317,9 @@ def _with(
 def _faults(column: str, wrong: Mapping[str, float | str], target: Target, *, all_wrong: bool) -> list[Fault]:
     """One fault per wrong value, or a single one if no value is valid, because the column is probably wrong."""
     expected = f"one of {', '.join(target.classes)}" if target.classes else "a number"
+    texts = {sample: value for sample, value in wrong.items() if isinstance(value, str)}
+    if all_wrong and not target.classes and len(texts) == len(wrong) and any(map(is_number, texts.values())):
+        return _mixed_faults(column, texts)
     if all_wrong:
         first = next(iter(wrong.values()))
         what = f"no value of {column} is {expected}, the first is {first!r}"
@@ -319,6 +331,35 @@ def _faults(column: str, wrong: Mapping[str, float | str], target: Target, *, al
         Fault("target-value", _TABLE, sample, f"{column} of {sample} is {value!r}", f"{expected}, or n/a", remedy)
         for sample, value in wrong.items()
     ]
+
+
+def _mixed_faults(column: str, texts: Mapping[str, str]) -> list[Fault]:
+    """Faults of the cells that are no numbers, in a column that was read as text because there are many of them."""
+    numbers = sum(map(is_number, texts.values()))
+    expected = f"a number, as in {numbers} of {len(texts)} cells, or n/a"
+    return [
+        Fault("target-value", _TABLE, sample, f"{column} of {sample} is {text!r}", expected,
+              f"Write {decimal_point(text)}." if decimal_point(text) else "Write one number, or n/a.")
+        for sample, text in texts.items() if not is_number(text)
+    ]  # fmt: skip
+
+
+def _too_alike(cohort: Cohort, target: Target, column: str, found: Mapping[str, float], constant: _Constant) -> Fault:
+    """The fault of a column with too few values, or with only one."""
+    table = _table_of(cohort)
+    bounds = [note for note in cohort.notes if re.search(rf"(^|: ){re.escape(column)} \S+( \S+)? is read as ", note)]
+    remedy = ""
+    if not found:
+        value = f"no sample has a value of {column}: all {len(cohort.samples)} are n/a"
+    elif len(found) < _FEWEST:
+        value = f"only {len(found)} of {len(cohort.samples)} samples have a value of {column}"
+    else:
+        value, remedy = constant(found)
+    value += "".join(f"; {note}" for note in bounds[:2])
+    if bounds:
+        remedy = "Write the measured values instead of bounds (censored values such as >20), or name another column."
+    expected = f"at least {_FEWEST} values, of which two differ"
+    return Fault("target-value", table, "", value, expected, remedy or "Name another column.")
 
 
 def _code_faults(cohort: Cohort, column: str) -> list[Fault]:
@@ -343,30 +384,23 @@ def _how_many(found: Mapping[str, float]) -> str:
     return f"all {len(found)} samples have" if next(iter(found.values())) else f"none of {len(found)} samples has"
 
 
-def _one_sided(cohort: Cohort, found: Mapping[str, float], column: str, name: str, at_least: float) -> str:
+def _one_sided(cohort: Cohort, found: Mapping[str, float], column: str, name: str, at_least: float) -> tuple[str, str]:
     """Why a threshold gives one label only, and which ones give two."""
     numbers = sorted({float(one.covariates[column] or 0.0) for one in cohort.samples if one.id in found})
     told = f"{_how_many(found)} {column} >= {at_least:g}"
     if len(numbers) < 2:
-        return f"{told}, because all have {numbers[0]:g}; name another column (targets.{name}.column=)"
+        return f"{told}, because all have {numbers[0]:g}", f"Name another column (targets.{name}.column=)."
     return (
-        f"{told}; the numbers are {numbers[0]:g} to {numbers[-1]:g}. Set targets.{name}.at_least= to a number above "
-        f"{numbers[0]:g}, and at most {numbers[-1]:g}, or predict {column} itself as a number (targets.{name}="
-        f"number_column targets.{name}.column={column}; for task=ms, experiment=regression)"
+        f"{told}; the numbers are {numbers[0]:g} to {numbers[-1]:g}",
+        f"Set targets.{name}.at_least= to a number above {numbers[0]:g}, and at most {numbers[-1]:g}, or predict "
+        f"{column} itself as a number (targets.{name}=number_column targets.{name}.column={column}; for task=ms, "
+        "experiment=regression).",
     )
 
 
-def _restricted(
-    cohort: Cohort,
-    target: Target,
-    column: str,
-    found: Mapping[str, float],
-    constant: Callable[[Mapping[str, float]], str],
-) -> Cohort:
-    if len(found) < _FEWEST:
-        raise OutOfRange(f"{column} must have a value for at least {_FEWEST} samples, got {len(found)}")
-    if len(set(found.values())) < 2:
-        raise OutOfRange(constant(found))
+def _restricted(cohort: Cohort, target: Target, column: str, found: Mapping[str, float], constant: _Constant) -> Cohort:
+    if len(found) < _FEWEST or len(set(found.values())) < 2:
+        raise CohortError([_too_alike(cohort, target, column, found, constant)], cohort.notes, cohort.ineligible)
     shared: dict[tuple[int, float], Mapping[str, float]] = {}  # patches have few different labels
     samples = tuple(
         dataclasses.replace(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from harness.core.errors import CohortError, OutOfRange, RequestError, UnknownName
 from harness.core.targets import Target
 from harness.core.types import Array, Cohort, Ineligible, Sample
+from harness.data.lesions import lesions
 from harness.data.targets.column import binary_column, class_column, number_column, shuffled_across_subjects
 
 AGES = (61.5, 40, None, 52.0, 71.0)
@@ -231,32 +234,25 @@ def test_an_unknown_positive_value_is_refused(make: Callable[..., Cohort], tmp_p
 @pytest.mark.parametrize(
     ("target", "column", "message"),
     [
-        (number_column, (1.0, 2.0, None, None, None), "x must have a value for at least 3 samples, got 2"),
-        (number_column, (1.0, 1.0, 1.0, 1.0, None), "all 4 samples have x = 1; a number to predict must vary"),
-        (
-            partial(binary_column, positive="F"),
-            ("F", "F", "F", "F", "F"),
-            "all 5 samples have x = F; a label must vary",
-        ),
+        (number_column, (1.0, 2.0, None, None, None), "only 2 of 5 samples have a value of x"),
+        (number_column, (None, None, None, None, None), "no sample has a value of x: all 5 are n/a"),
+        (number_column, (1.0, 1.0, 1.0, 1.0, None), "all 4 samples have x = 1;"),
+        (partial(binary_column, positive="F"), ("F", "F", "F", "F", "F"), "all 5 samples have x = F;"),
         (
             partial(binary_column, at_least=5.0),
             (2.0, 2.0, 2.0, 2.0, None),
-            "none of 4 .* x >= 5, because all have 2; name",
+            "none of 4 .* x >= 5, because all have 2; .*Name another column",
         ),
         (class_column, ("a", "a", "a", "a", None), "x must have two classes or more, got a"),
         (class_column, (None, None, None, None, None), "x must have two classes or more, got none"),
-        (
-            partial(class_column, classes=("a", "b")),
-            ("a", "a", "a", "a", None),
-            "all 4 samples have x = a; a class must",
-        ),
+        (partial(class_column, classes=("a", "b")), ("a", "a", "a", "a", None), "all 4 samples have x = a;"),
     ],
 )
 def test_constant_columns_raise(
     make: Callable[..., Cohort], tmp_path: Path, target: Callable[..., Cohort], column: tuple[Any, ...], message: str
 ) -> None:
     """At least three values and two different ones are needed."""
-    with pytest.raises(OutOfRange, match=message):
+    with pytest.raises((CohortError, OutOfRange), match=message):
         target(make(x=column), tmp_path, column="x")
 
 
@@ -269,13 +265,48 @@ def test_a_threshold_outside_of_the_numbers_names_others(
     """The numbers vary, the labels do not; the message has thresholds that separate them, one of which works."""
     cohort = make(x=(0.5, 1.0, 2.0, 2.0, None))
     told = (
-        f"{start}; the numbers are 0.5 to 2. Set targets.severe.at_least= to a number above 0.5, and at most 2, or "
-        "predict x itself as a number (targets.severe=number_column targets.severe.column=x"
+        "Set targets.severe.at_least= to a number above 0.5, and at most 2, or predict x itself as a number "
+        "(targets.severe=number_column targets.severe.column=x"
     )
-    with pytest.raises(OutOfRange, match=re.escape(told)):
+    with pytest.raises(CohortError, match=re.escape(f"{start}; the numbers are 0.5 to 2;") + ".*" + re.escape(told)):
         binary_column(cohort, tmp_path, column="x", name="severe", at_least=at_least)
     made = binary_column(cohort, tmp_path, column="x", name="severe", at_least=2.0)
     assert [one.targets["severe"] for one in made.samples] == [0, 0, 1, 1]
+
+
+def test_censored_values_that_are_all_equal_are_told(make: Callable[..., Cohort], tmp_path: Path) -> None:
+    """The table had ``>20`` in every row; the notes of the cohort say so."""
+    cohort = dataclasses.replace(make(x=(20.0,) * 5), notes=("sub-1, sub-2: x >20 is read as 20", "y >3 is read as 3"))
+    with pytest.raises(CohortError) as caught:
+        number_column(cohort, tmp_path, column="x")
+    (fault,) = caught.value.faults
+    assert fault.value == "all 5 samples have x = 20; sub-1, sub-2: x >20 is read as 20"
+    assert "censored" in fault.remedy and caught.value.notes == cohort.notes
+
+
+def test_cells_that_are_no_numbers_are_named(make: Callable[..., Cohort], tmp_path: Path) -> None:
+    """A column of which half are numbers is read as text, but it has numbers."""
+    with pytest.raises(CohortError) as caught:
+        number_column(make(x=("1", "10-15", ">20", "10-15", None)), tmp_path, column="x")
+    assert [fault.value for fault in caught.value.faults] == [
+        "x of sub-1_ses-1 is '10-15'", "x of sub-3_ses-3 is '10-15'"
+    ]  # fmt: skip
+    assert caught.value.faults[0].expected == "a number, as in 2 of 4 cells, or n/a"
+
+
+@pytest.mark.parametrize("note", ["there is no participants.tsv, but participants.csv; it is not read", ""])
+def test_a_table_by_another_name_is_named(lesion_root: Path, tmp_path: Path, note: str) -> None:
+    """Rather than that no column has that name."""
+    root = Path(shutil.copytree(lesion_root, tmp_path / "own"))
+    (root / "participants.tsv").unlink()
+    if note:
+        (root / "participants.csv").write_text("participant_id,severity\n")
+    cohort = lesions(root, tmp_path / "cache")
+    with pytest.raises(CohortError) as caught:
+        number_column(cohort, tmp_path, column="severity")
+    (fault,) = caught.value.faults
+    assert fault.kind == "participants-missing" and "participant_id, severity" in fault.remedy
+    assert fault.value.startswith(note or "it is missing, or has no column")
 
 
 @pytest.mark.parametrize("options", [{}, {"positive": "F", "at_least": 1.0}])
