@@ -228,12 +228,13 @@ def carry_out(overrides: Overrides, texts: tuple[str, ...], observer: Observer) 
     _say_defaults(request, observer)
     made = prepare(request, say=observer.message)
     with contextlib.ExitStack() as held:
-        held.enter_context(only_run(request.settings.folder, request.command, say=observer.message))
+        command = made.shown(request.command)  # others can read the lock
+        held.enter_context(only_run(request.settings.folder, command, say=observer.message))
         if not request.settings.bucket:
             return _compute(made, observer)
         bucket = Bucket(request.settings.bucket, observer.message)
         observer.message(_bucket_sentence(made))
-        lease = held.enter_context(leased(bucket, request.command, say=observer.message))
+        lease = held.enter_context(leased(bucket, command, say=observer.message))
         result = _compute(made, observer, still_ours=lease.check)
         lease.check()
         publish_results(made, bucket)
