@@ -23,7 +23,8 @@ from typing import Any
 
 from harness.core.errors import HarnessError, first_line
 from harness.core.identity import identify
-from harness.core.paths import password_of, sqlite_uri, without_password
+from harness.core.passwords import without_password, without_passwords_of
+from harness.core.paths import sqlite_uri
 from harness.core.pseudonyms import Pseudonyms
 from harness.core.settings import RunSettings
 from harness.core.task import Configuration
@@ -187,12 +188,8 @@ class Tracker:
         """Error that stopped the tracker, in one sentence; empty if there is none."""
         if self._error is None:
             return ""
-        cause = first_line(self._error)
-        secret = password_of(tracking_uri(self._settings))
-        return (
-            f"cannot write to MLflow at {shown_uri(self._settings)}: "
-            f"{cause.replace(secret, '***') if secret else cause}"
-        )
+        cause = without_passwords_of(first_line(self._error), [tracking_uri(self._settings)])
+        return f"cannot write to MLflow at {shown_uri(self._settings)}: {cause}"
 
     @property
     def remedy(self) -> str:

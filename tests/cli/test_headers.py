@@ -22,9 +22,7 @@ def test_headers_of_all_images_have_no_text(tiny_overrides: Overrides, phantom_r
     assert harness.run(**tiny_overrides(out, sequences="T2w+FLAIR")).complete
     (record,) = [json.loads(path.read_text()) for path in out.glob("store/train/*/record.json")][:1]
     into = tmp_path / "predicted"
-    predict_folder(
-        to_overrides(model=record["identity"], data=phantom_root, out=out, into=into), say=lambda text: None
-    )
+    predict_folder(to_overrides(model=record["identity"], data=phantom_root, out=out, into=into), say=lambda text: None)
     found = [path for folder in (out, into) for path in sorted(folder.rglob("*.nii*"))]
     assert {path.relative_to(tmp_path).parts[0] for path in found} == {"runs", "predicted"}
     for path in found:
