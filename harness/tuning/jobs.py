@@ -406,7 +406,8 @@ def _own_handler() -> Iterator[None]:
 def _unnamed_entrypoint() -> Iterator[None]:
     """Keep the command line of this process out of Ray's table of jobs, which everyone on a cluster can read.
 
-    ``ray.init`` records it in full, with passwords in URIs and names of subjects. With Ray 2.60, no setting prevents it.
+    ``ray.init`` records it in full, with passwords in URIs and names of subjects. With
+    Ray 2.60, no setting prevents it.
     """
     from ray._private import utils
 

@@ -192,8 +192,8 @@ def _client(address: str) -> Any:
     """
     if absent := [name for name in ("aiohttp", "requests") if importlib.util.find_spec(name) is None]:
         raise RequestError(
-            f"ray={without_password(address)} needs Ray Jobs, which cannot be used without {' and '.join(absent)}; install the extra: "
-            "pip install -c constraints.txt -e '.[jobs]'"
+            f"ray={without_password(address)} needs Ray Jobs, which cannot be used without {' and '.join(absent)}; "
+            "install the extra: pip install -c constraints.txt -e '.[jobs]'"
         )
     from ray.job_submission import JobSubmissionClient
 

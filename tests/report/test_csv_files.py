@@ -19,7 +19,7 @@ FORMULA = '=HYPERLINK("http://e/0")'
 
 
 def cells_of(path: Path) -> list[str]:
-    """All cells of a table, with its header; as spreadsheet programs do, any line break outside of quotes ends a line."""
+    """All cells of a table, with its header; outside of quotes, any line break ends a line, as in a spreadsheet."""
     return [cell for line in csv.reader(io.StringIO(path.read_text(), newline=None)) for cell in line]
 
 

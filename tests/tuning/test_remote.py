@@ -233,7 +233,7 @@ def test_python_interface_refuses_the_address() -> None:
      "mlflow=https://S3CRET@host"],
 )  # fmt: skip
 def test_passwords_are_not_sent(monkeypatch: pytest.MonkeyPatch, override: str) -> None:
-    """Ray shows the command of a job to everyone who can reach the cluster; the remedy is named, the password is not."""
+    """Ray shows the command of a job to all who reach the cluster; the remedy is named, the password is not."""
     monkeypatch.setattr(remote, "_client", pytest.fail)
     with pytest.raises(RequestError, match="must have no password.*PGPASSWORD.*MLFLOW_TRACKING_PASSWORD") as raised:
         run([*TEXTS, override])
