@@ -53,6 +53,7 @@ LIMIT_S = 12 * 3600.0
 """Estimated seconds above which a run asks for ``yes=true``."""
 
 _AGAIN_S = 60.0  # after an error, MLflow is tried again during a run; each time after twice as long
+_STOP_S = 3.0  # for MLflow, if the run is stopped or fails
 _LAST_WAITS_S = (1.0, 5.0, 10.0)  # before each of the last tries at the end
 
 
@@ -230,12 +231,13 @@ def carry_out(overrides: Overrides, texts: tuple[str, ...], observer: Observer) 
     _say_defaults(request, observer)
     made = prepare(request, say=observer.message)
     with contextlib.ExitStack() as held:
-        held.enter_context(only_run(request.settings.folder, request.command, say=observer.message))
+        command = made.shown(request.command)  # others can read the lock
+        held.enter_context(only_run(request.settings.folder, command, say=observer.message))
         if not request.settings.bucket:
             return _compute(made, observer)
         bucket = Bucket(request.settings.bucket, observer.message)
         observer.message(_bucket_sentence(made))
-        lease = held.enter_context(leased(bucket, request.command, say=observer.message))
+        lease = held.enter_context(leased(bucket, command, say=observer.message))
         result = _compute(made, observer, still_ours=lease.check)
         lease.check()
         publish_results(made, bucket)
@@ -302,11 +304,15 @@ def _compute(made: Plan, observer: Observer, still_ours: Callable[[], None] = la
         observer.ended()
         observer.message("pooling results and writing tables and report")
         patience = Patience(request.settings.folder, observer.message)
-        return patience(lambda: write_all(made, tracker))
-    finally:
+        result = patience(lambda: write_all(made, tracker, say=observer.message))
+    except BaseException:  # also Ctrl-C and SIGTERM, after which a batch system waits for seconds
         observer.ended()
         if tracker is not None:
-            tracker.close()
+            tracker.close(limit_s=_STOP_S)
+        raise
+    if tracker is not None:
+        tracker.close()
+    return result
 
 
 def rebuild(overrides: Overrides) -> tuple[Plan, Tables]:
@@ -323,33 +329,31 @@ def _read_once(made: Plan) -> Plan:
     return dataclasses.replace(made, store=ReadOnce(made.store.root, made.store.bucket))
 
 
-def write_all(made: Plan, tracker: Tracker | None) -> Result:
-    """Write leaderboards, report and MLflow runs of the configurations from the store."""
+def write_all(made: Plan, tracker: Tracker | None, *, say: Callable[[str], None] = lambda text: None) -> Result:
+    """Write leaderboards, report and MLflow runs of the configurations from the store.
+
+    Parameters
+    ----------
+    made : plan of the run
+    tracker : tracker of the run; ``None`` without MLflow
+    say : called if MLflow is away, once tables and report are written
+    """
     settings = made.request.settings
     made = _read_once(made)
     if tracker is not None:
-        tracker.wait()
-        if tracker.trouble:
-            _log_again(tracker, made)
-            tracker.wait()  # tables and report are written in any case
-    runs = {one.id: tracker.run_of(one.id) for one in made.configurations} if tracker else {}
+        tracker.wait_for_runs()
+    runs = _runs_of(tracker, made)
     tables = collect(made, mlflow_runs=runs)
     shapley = shapley_of(made, tables)
     csv = write_tables(made, tables, shapley)
     failures, missing = undone(made)
-    report = None
-    if settings.report:
-        report = make_report(made, tables)
+    report = make_report(made, tables) if settings.report else None
     if tracker is not None:
-        _track_pooled(tracker, made, tables, report)
-        tracker.wait()
-        for wait_s in _LAST_WAITS_S:
-            if not tracker.trouble:
-                break
-            time.sleep(wait_s)
-            _log_again(tracker, made)
-            _track_pooled(tracker, made, tables, report)
-            tracker.wait()
+        _finish_tracking(tracker, made, tables, report, say)
+        if (found := _runs_of(tracker, made)) != runs and not tracker.trouble:  # MLflow has come back
+            tables = collect(made, mlflow_runs=found)
+            csv = write_tables(made, tables, shapley)
+            report = make_report(made, tables) if settings.report else None
     return Result(
         leaderboard=tables.prediction,
         explanations=tables.explanation,
@@ -368,6 +372,33 @@ def write_all(made: Plan, tracker: Tracker | None) -> Result:
         subjects=len(made.cohort.subjects),
         bucket=settings.bucket,
     )
+
+
+def _runs_of(tracker: Tracker | None, made: Plan) -> dict[str, str]:
+    """MLflow's ids of the runs of all configurations, as far as they are known."""
+    return {one.id: tracker.run_of(one.id) for one in made.configurations} if tracker else {}
+
+
+def _finish_tracking(
+    tracker: Tracker, made: Plan, tables: Tables, report: Path | None, say: Callable[[str], None]
+) -> None:
+    """Log the pooled results; if MLflow is away, try a few times to log all that it missed."""
+    _track_pooled(tracker, made, tables, report)
+    tracker.wait()
+    if not tracker.trouble:
+        return
+    say(
+        f"tables and report are written, but MLflow is away: {tracker.trouble}. It is tried again for up to a minute; "
+        "what it misses then is written when the command is repeated"
+    )
+    for wait_s in (0.0, *_LAST_WAITS_S):
+        if wait_s:
+            time.sleep(wait_s)
+        _log_again(tracker, made)
+        _track_pooled(tracker, made, tables, report)
+        tracker.wait()
+        if not tracker.trouble or tracker.stuck:
+            return
 
 
 class _Absence:
@@ -399,7 +430,8 @@ class _Absence:
 def _log_again(tracker: Tracker, made: Plan) -> None:
     """Connect to MLflow anew, and log whatever it missed."""
     tracker.again()
-    _track_known(tracker, made, failed=True)
+    if not tracker.stuck:
+        _track_known(tracker, made, failed=True)
 
 
 def _track_known(tracker: Tracker | None, made: Plan, *, failed: bool = False) -> None:
@@ -450,7 +482,10 @@ def _numbers(store: Store, record: CellRecord) -> tuple[dict[str, float], dict[s
 def _track_pooled(tracker: Tracker, made: Plan, tables: Tables, report: Path | None) -> None:
     """Log note, metrics, figures and maps of each configuration, unless they are already logged."""
     anonymous, command = made.request.settings.anonymous, made.request.command
+    tracker.wait()
     for configuration in made.configurations:
+        if tracker.trouble:
+            return  # its figures would be drawn for nothing
         identity = configuration.id
         note = note_of(tables, identity, command=command, report=report, anonymous=anonymous)
         rank = rank_of(tables, identity, anonymous=anonymous)

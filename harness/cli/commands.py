@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +13,7 @@ from harness.cli.console import Watcher, console, left_out, say, show_board, sho
 from harness.cli.keys import refuse_unused
 from harness.cli.streams import exit_code_of_stop
 from harness.core.errors import RequestError, UnknownName
+from harness.core.passwords import command_of
 from harness.core.paths import absolute, sqlite_uri
 from harness.core.registry import KINDS
 from harness.core.settings import RunSettings
@@ -46,7 +46,7 @@ def run(texts: Sequence[str]) -> int:
         result = carry_out(overrides, tuple(texts), Watcher(out))
     except KeyboardInterrupt:
         out.print("stopped. Finished cells are kept; resume with the same command:", style="bold")
-        out.print(f"  harness run {shlex.join(texts)}", soft_wrap=True)
+        out.print(f"  {command_of(texts)}", soft_wrap=True, markup=False)
         return exit_code_of_stop()
     if result.explanations.num_rows:
         _show_explanations(out, result.explanations, most=12)

@@ -12,6 +12,7 @@ import typer
 
 from harness.cli.streams import degrade, exit_code_of_stop, handle_termination
 from harness.core.errors import CohortError, HarnessError, RequestError
+from harness.core.passwords import without_passwords_of
 
 __all__ = ["app", "main"]
 
@@ -140,16 +141,21 @@ def main() -> None:
         # Typer ends with 130 for any interruption.
         sys.exit(exit_code_of_stop() if stop.code == 128 + signal.SIGINT else stop.code)
     except (RequestError, CohortError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_shown(error)}", file=sys.stderr)
         sys.exit(2)
     except HarnessError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_shown(error)}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
         if error.errno not in _FILE_ERRORS:
             raise
         print(f"error: {_file_error(error)}", file=sys.stderr)
         sys.exit(1)
+
+
+def _shown(error: HarnessError) -> str:
+    """The message of an error, without passwords of the command line."""
+    return without_passwords_of(str(error), sys.argv[1:])
 
 
 def _file_error(error: OSError) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -10,6 +9,7 @@ from pathlib import PurePosixPath
 from harness.cli.console import console
 from harness.cli.streams import exit_code_of_stop
 from harness.core.errors import HarnessError, RequestError
+from harness.core.passwords import command_of, passwords_in, without_password
 from harness.sweep.catalogue import load_task
 from harness.sweep.grammar import Overrides
 from harness.tuning.remote import follow, job_name
@@ -32,11 +32,12 @@ def run_there(overrides: Overrides, texts: Sequence[str]) -> int:
     Raises
     ------
     RequestError
-        If the task is unknown, or ``out`` or ``data`` is not an absolute path.
+        If the task is unknown, ``out`` or ``data`` is not an absolute path, or a URI has a
+        password, which Ray would keep in the table of its jobs and in its logs.
     """
     address = str(overrides.values["ray"])
-    _check(overrides)
-    out, command = console(), f"harness run {shlex.join(texts)}"
+    _check(overrides, texts)
+    out, command, shown = console(), command_of(texts), without_password(address)
 
     def say(text: str) -> None:
         out.print(f"· {text}", soft_wrap=True, markup=False, highlight=False)
@@ -49,8 +50,8 @@ def run_there(overrides: Overrides, texts: Sequence[str]) -> int:
         done = follow(address, texts, say=say, write=write)
     except KeyboardInterrupt:
         print()
-        say(f"detached; the run goes on at {address}. Follow it again with the same command: {command}")
-        say(f"stop it: ray job stop --address {address} ID, with the ID that begins with {job_name(texts)}")
+        say(f"detached; the run goes on at {shown}. Follow it again with the same command: {command}")
+        say(f"stop it: ray job stop --address {shown} ID, with the ID that begins with {job_name(texts)}")
         return exit_code_of_stop()
     except RequestError:
         raise
@@ -61,7 +62,7 @@ def run_there(overrides: Overrides, texts: Sequence[str]) -> int:
     return done.code
 
 
-def _check(overrides: Overrides) -> None:
+def _check(overrides: Overrides, texts: Sequence[str]) -> None:
     """Refuse what is certain to fail on the cluster, or would mean something else there; all faults at once."""
     faults = []
     for key in ("out", "data"):
@@ -73,5 +74,13 @@ def _check(overrides: Overrides) -> None:
             faults.append(f"{key} must be an absolute path on the nodes of the cluster, got {value or 'none'}")
     if faults:
         raise RequestError(f"with ray=http://…, {'; '.join(faults)}. Set it to a folder that all nodes see")
+    keys = [key for key, _, value in (text.partition("=") for text in texts) if key != "ray" and passwords_in(value)]
+    if keys:
+        raise RequestError(
+            f"with ray=http://…, {' and '.join(keys)} must have no password, because Ray shows the command of a job to "
+            "everyone who can reach the cluster, and writes it to its logs. Leave it out, and give it to the head of "
+            "the cluster: in ~/.pgpass or PGPASSWORD for PostgreSQL, in MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN) for an MLflow server"
+        )
     if isinstance(task := overrides.values.get("task"), str):
         load_task(task)

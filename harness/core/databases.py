@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from harness.core.errors import RequestError
-from harness.core.paths import without_password
+from harness.core.passwords import without_password
 
 __all__ = ["DRIVERS", "check_driver"]
 
@@ -34,7 +34,8 @@ def check_driver(uri: str, key: str, accepted: str) -> None:
     """
     scheme, sign, _ = uri.partition("://")
     database, _, driver = scheme.lower().partition("+")
-    shown = without_password(uri)
+    # A text without a scheme may have a password, too.
+    shown = without_password(uri) if sign else without_password(f"db://{uri}")[5:]
     if database == "postgres":
         raise RequestError(f"{key} must be written postgresql://…, got {shown}; postgres:// is not read any more")
     if not sign or database not in DRIVERS:

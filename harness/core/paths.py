@@ -5,26 +5,24 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from harness.core.errors import RequestError
+from harness.core.passwords import without_password
 
 __all__ = [
     "absolute",
     "absolute_sqlite",
     "bucket_url",
     "check_encoding",
-    "password_of",
     "sqlite_path",
     "sqlite_uri",
-    "without_password",
 ]
 
 # As pathlib writes s3://bucket, it is s3:/bucket; C:/ is a drive of Windows.
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
-_PASSWORD = re.compile(r"(://[^/?#\s:@'\"]*:)[^/?#\s@]+@")  # RFC 3986, section 3.2.1
 _SQLITE = re.compile(r"(sqlite(?:\+\w+)?:///)([^?]+)(\?.*)?")
 
 
@@ -110,19 +108,6 @@ def check_encoding(text: str, what: str) -> None:
             f"{what} must be valid {sys.getfilesystemencoding()} text, the encoding of this locale, got {text!a}; "
             "set PYTHONUTF8=1 if it is UTF-8, otherwise rename it"
         )
-
-
-def password_of(uri: str) -> str:
-    """Password in a URI; empty if there is none."""
-    try:
-        return urlsplit(uri).password or ""
-    except ValueError:
-        return ""
-
-
-def without_password(text: str) -> str:
-    """A URI, or any text with URIs, without passwords, for display."""
-    return _PASSWORD.sub(r"\1***@", text)
 
 
 def sqlite_uri(path: Path) -> str:

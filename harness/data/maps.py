@@ -52,7 +52,7 @@ def map_name(sample: str, output: str = "", *, volume: bool = True) -> str:
     return f"{_START}{','.join(names)}{_VOLUME if volume else _PICTURE}"
 
 
-def write_map(path: Path, array: Array, affine: Array, *, channels: Sequence[str] = ()) -> Path:
+def write_map(path: Path, array: Array, affine: Array) -> Path:
     """Write the map of one sample; equal maps give equal bytes.
 
     Parameters
@@ -60,16 +60,15 @@ def write_map(path: Path, array: Array, affine: Array, *, channels: Sequence[str
     path : ends in ``.nii.gz``
     array : (C, X, Y, Z) or (X, Y, Z), stored as float32 (X, Y, Z, C), or (X, Y, Z) for one channel
     affine : (4, 4) voxel to world (mm, RAS+), of the input
-    channels : names of the C channels, for the header's description, which holds 79 bytes
 
     Raises
     ------
     OutOfRange
-        If the array has other axes, or another number of channels than names.
+        If the array has other axes.
     """
-    values = with_channels(array, channels)
+    values = with_channels(array)
     stored = values[0] if len(values) == 1 else np.moveaxis(values, 0, -1)
-    return nifti.write(path, stored, affine, dtype=np.float32, description=", ".join(channels))
+    return nifti.write(path, stored, affine, dtype=np.float32)
 
 
 def read_map(path: Path) -> Array:

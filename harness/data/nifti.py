@@ -190,12 +190,12 @@ def write(
     affine: Array,
     *,
     dtype: npt.DTypeLike | None = None,
-    description: str = "",
     like: Header | None = None,
 ) -> Path:
     """Write one volume; the file appears complete or not at all.
 
-    The same array and affine give the same bytes, whenever and wherever they are written.
+    The same array and affine give the same bytes, whenever and wherever they are written. The
+    header has the grid and the number type; its free texts are empty.
 
     Parameters
     ----------
@@ -204,7 +204,6 @@ def write(
     affine : (4, 4) voxel to world in mm, RAS+
     dtype : number type in the file; by default uint8 for bool, float32 for floating point, and the
         array's own otherwise (int32 for 64-bit integers). Rounded if it is an integer type.
-    description : the header's free text, cut to 79 bytes
     like : header of an image on the same grid, whose qform and sform codes are copied;
         by default, the codes are those of scanner space
 
@@ -220,7 +219,7 @@ def write(
     if affine.shape != (4, 4) or not np.all(np.isfinite(affine)) or np.linalg.det(affine[:3, :3]) == 0:
         raise HarnessError(f"{path}: the affine must be an invertible (4, 4) matrix, got {affine.tolist()}")
     codes = (like.qform_code, like.sform_code) if like is not None and like.qform_code + like.sform_code else (1, 1)
-    content = _encoded(values, affine, description, codes)
+    content = _encoded(values, affine, codes)
     if path.name.endswith(".nii.gz"):
         content = gzip.compress(content, compresslevel=6, mtime=0)
     elif path.suffix != ".nii":
@@ -495,9 +494,8 @@ def _default_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.int32) if dtype.itemsize == 8 else dtype
 
 
-def _encoded(values: Array, affine: Array, description: str, codes: tuple[int, int]) -> bytes:
+def _encoded(values: Array, affine: Array, codes: tuple[int, int]) -> bytes:
     image = nib.Nifti1Image(values, affine)
-    image.header["descrip"] = description.encode()[:79]
     image.header.set_xyzt_units("mm")
     qform_code, sform_code = codes
     image.set_sform(affine, code=sform_code)

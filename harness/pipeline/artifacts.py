@@ -93,15 +93,14 @@ def _key(*names: str) -> str:
     return ",".join(urllib.parse.quote(name, safe="") for name in names)
 
 
-def write_maps(folder: Path, sample: Sample, outputs: Sequence[str], maps: Array, channels: Sequence[str]) -> None:
+def write_maps(folder: Path, sample: Sample, outputs: Sequence[str], maps: Array) -> None:
     """Write the maps (T, C, …) of a sample: NIfTI files with its affine, or arrays for pictures."""
-    named = channels if len(channels) == maps.shape[1] else ()
     for number, (output, one) in enumerate(zip(outputs, maps, strict=True)):
         name = map_name(sample.id, output if number else "", volume=sample.affine is not None)
         if sample.affine is None:
             np.save(folder / name, one.astype(np.float32))
         else:
-            write_map(folder / name, one, sample.affine, channels=named)
+            write_map(folder / name, one, sample.affine)
 
 
 def write_numbers(folder: Path, numbers: Mapping[str, Mapping[str, Sequence[float]]]) -> None:

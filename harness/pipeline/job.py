@@ -291,7 +291,7 @@ class _Work:
                 parts |= {sample.id: one.parts} if one.parts and sample.id in shown else {}
                 outputs, flat = one.outputs, flat and not np.any(one.maps != one.maps.flat[0])
                 if explanation.mapped:
-                    write_maps(folder, sample, one.outputs, one.maps, self._channels(explanation))
+                    write_maps(folder, sample, one.outputs, one.maps)
                     found |= {sample.id: one} if is_needed else {}
                 if explanation.summed:
                     total = one.maps.astype(np.float64) if total is None else total + one.maps

@@ -14,6 +14,7 @@ import numpy as np
 from harness.core.errors import HarnessError, RequestError, StoreError
 from harness.core.registry import COHORTS
 from harness.core.space import text_of
+from harness.core.spreadsheets import plain_cell
 from harness.core.targets import KINDS, THRESHOLD, Target
 from harness.core.task import Configuration, describe_component, restore
 from harness.core.types import JSON, Adapter, Array, Cohort, Prediction, Sample
@@ -381,7 +382,7 @@ def _write_table(into: Path, predictions: Mapping[str, Prediction], targets: Seq
         for target in targets:
             values |= KINDS[target.kind].columns(target, found[target.name])
         if not rows:
-            rows.append("\t".join(("participant_id", *values)))
-        rows.append("\t".join((sample, *(f"{value:.6g}" for value in values.values()))))
+            rows.append("\t".join(("participant_id", *map(plain_cell, values))))
+        rows.append("\t".join((plain_cell(sample), *(f"{value:.6g}" for value in values.values()))))
     replace_file(into / "predictions.tsv", "\n".join(rows) + "\n")
     return into / "predictions.tsv"

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from harness.core.spreadsheets import plain_cell
 from harness.report.renaming import renamed_table
 from harness.storage.files import replace_file
 from harness.sweep.collect import Tables, agreements, regions_of_interest
@@ -78,12 +79,13 @@ def write_csv(table: pa.Table, path: str | os.PathLike[str]) -> Path:
     -------
     pathlib.Path
         Path of the file. Floats have six significant digits, nulls and NaN are empty,
-        and lines end with ``\\n``, so that equal tables give equal files.
+        and lines end with ``\\n``, so that equal tables give equal files. Text that begins like
+        a formula has an apostrophe before it, see :func:`harness.core.spreadsheets.plain_cell`.
     """
     target = Path(path)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(table.column_names)
+    writer.writerow(map(plain_cell, table.column_names))
     for line in table.to_pylist():
         writer.writerow([_cell(line[name]) for name in table.column_names])
     replace_file(target, buffer.getvalue())
@@ -97,4 +99,4 @@ def _cell(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, float):
         return f"{value + 0.0:.6g}"
-    return str(value)
+    return plain_cell(str(value))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 from harness.core.identity import identify, module_digest
 from harness.core.task import Task
 from harness.core.types import Array
-from harness.data.maps import GroupMap, group_map, write_map
+from harness.data.maps import GroupMap, group_map, with_channels, write_map
 from harness.pipeline.cell import Cell, is_done, restored
 from harness.pipeline.group_maps import group_sums
 from harness.pipeline.leaderboard import read_facts
@@ -25,7 +25,7 @@ from harness.report.figures.scenes import scene_of
 from harness.report.plots.canvas import texts_drawn
 from harness.report.previews import draw_map
 from harness.report.searches import winners
-from harness.storage.store import CellRecord, Store
+from harness.storage.store import CellRecord, Store, write_json
 from harness.sweep.collect import Tables
 from harness.sweep.plan import Plan
 from harness.tuning.spaces import short
@@ -96,7 +96,8 @@ def pooled_files(plan: Plan, tables: Tables, identity: str, folder: Path) -> lis
     folder : folder for ``*.png`` (at the top level, as MLflow's comparison expects),
         ``maps/<attribution>_mean.nii.gz`` with a PNG for the first of each attribution,
         ``maps/<attribution>_mask_share.nii.gz`` if the most relevant voxels are inverted, and
-        ``maps/none.txt`` with the reasons if there is no mean map or no mask share
+        ``maps/none.txt`` with the reasons if there is no mean map or no mask share. A map of
+        several channels has their names in a JSON file beside it
 
     Returns
     -------
@@ -123,7 +124,7 @@ def _pooled_files(plan: Plan, tables: Tables, identity: str, folder: Path) -> li
             reasons.append(plan.shown(f"{name}: {reason}"))
             continue
         stem = folder / "maps" / f"{urllib.parse.quote(name, safe=' ')}_mean"
-        write_map(stem.with_name(f"{stem.name}.nii.gz"), made.found.values, made.found.affine, channels=made.shown)
+        _write_named(stem, made.found.values, made.found.affine, made.shown)
         if made.attribution not in drawn:
             drawn.add(made.attribution)
             with listed_errors(f"map of {name}", failed):
@@ -199,11 +200,17 @@ def write_mask_shares(run: Results, identity: str, folder: Path) -> dict[str, st
         if found.values is None:
             reasons[attribution] = found.reason
             continue
-        names = run.task_of(identity).adapter().reads.images
-        channels = names if len(names) == len(found.values) else ()
-        path = folder / f"{urllib.parse.quote(attribution, safe=' ')}_mask_share.nii.gz"
-        write_map(path, found.values, found.affine, channels=channels)
+        names = run.channels_of(identity)
+        stem = folder / f"{urllib.parse.quote(attribution, safe=' ')}_mask_share"
+        _write_named(stem, found.values, found.affine, names if len(names) == len(found.values) else ())
     return reasons
+
+
+def _write_named(stem: Path, values: Array, affine: Array, channels: Sequence[str]) -> None:
+    """Write a map and, if it has several channels, a JSON file with their names, which the header must not contain."""
+    write_map(stem.with_name(f"{stem.name}.nii.gz"), with_channels(values, channels), affine)
+    if len(channels) > 1:
+        write_json(stem.with_name(f"{stem.name}.json"), {"channels": list(channels)})
 
 
 def _explained(plan: Plan, identity: str) -> dict[str, dict[Cell, CellRecord]]:

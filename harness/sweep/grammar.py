@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from harness.core.errors import BadSyntax
+from harness.core.passwords import without_passwords_of
 from harness.core.paths import check_encoding
 from harness.core.space import Choice, Dimension, Interval, text_of
 from harness.core.types import JSON
@@ -81,7 +82,10 @@ def parse(texts: Sequence[str]) -> Overrides:
     space: list[Dimension] = []
     for text in texts:
         check_encoding(text, "an override")
-        key, value = _key_and_value(text)
+        try:
+            key, value = _key_and_value(text)
+        except BadSyntax as error:
+            raise BadSyntax(without_passwords_of(str(error), [text])) from None
         if key in values or key in sweeps or any(dimension.key == key for dimension in space):
             raise BadSyntax(f"{key} is given twice; {_once(key)}")
         if isinstance(value, ChoiceSweep):

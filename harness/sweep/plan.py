@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from harness.core.errors import RequestError, UnknownName
 from harness.core.identity import identify
+from harness.core.passwords import command_of
 from harness.core.pseudonyms import Pseudonyms
 from harness.core.registry import COHORTS, SPLITS, TARGETS
 from harness.core.settings import RunSettings
@@ -87,7 +87,7 @@ class Request:
     @property
     def command(self) -> str:
         """The command that repeats this run."""
-        return shlex.join(["harness", "run", *self.typed])
+        return command_of(self.typed)
 
     @property
     def leaderboard_path(self) -> Path:

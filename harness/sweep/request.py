@@ -10,7 +10,7 @@ from annotated_types import Ge
 
 from harness.core.errors import OutOfRange, RequestError, UnknownName, raise_together
 from harness.core.overrides import component_of, keys, narrowed, override, value_of
-from harness.core.paths import without_password
+from harness.core.passwords import without_password
 from harness.core.registry import GENERATED, MODELS
 from harness.core.settings import RunSettings, settings_from
 from harness.core.space import Axis, Choice, Dimension, Grid, grids_of, text_of

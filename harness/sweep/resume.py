@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.core.errors import RequestError, StoreError, UnknownName, first_line
+from harness.core.passwords import command_of, without_password
 from harness.core.settings import RunSettings
 from harness.core.task import Configuration, restore
 from harness.core.types import JSON, Split
@@ -101,9 +101,9 @@ def _plan_of(saved: JSON, settings: RunSettings, store: Store, name: str) -> Pla
         None,
         saved["profile"],
         settings,
-        tuple(saved["shared"]),
+        tuple(map(without_password, saved["shared"])),
         name=saved["name"],
-        typed=tuple(saved["typed"]),
+        typed=tuple(map(without_password, saved["typed"])),  # earlier versions kept some passwords
     )
     return Plan(
         request, configurations, groups, found, store, saved["sentence"], remarks=tuple(saved.get("remarks", ()))
@@ -126,7 +126,7 @@ def known_runs(store: Store, task_name: str) -> list[KnownRun]:
     found = []
     for name in run_names(store, task_name):
         saved = json.loads(store.place.read(_plan_name(task_name, name)))
-        command = shlex.join(["harness", "run", *saved["typed"]])
+        command = command_of(saved["typed"])
         found.append(KnownRun(name, command, saved["profile"], len(saved["rows"])))
     return found
 

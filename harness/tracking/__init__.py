@@ -11,6 +11,10 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     # MLflow's default of seven retries would delay the end of a run by four minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    # A server that accepts connections and says nothing would hold up the end of a run; the default is two minutes.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    # PostgreSQL's client would wait for the system's limit of two minutes.
+    "PGCONNECT_TIMEOUT": "10",
     # Otherwise every step of creating a database is printed.
     "MLFLOW_LOGGING_LEVEL": "ERROR",
 }

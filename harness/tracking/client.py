@@ -12,10 +12,13 @@ from typing import Any
 from harness.core.databases import check_driver
 from harness.core.errors import HarnessError
 from harness.core.paths import sqlite_path, sqlite_uri
+from harness.tracking.reach import check_answers
 
 __all__ = ["check_uri", "exclusive", "open_client"]
 
 _SERVED = ("http", "https", "databricks", "databricks-uc")
+# Of a database that answers but refuses, such as for a wrong password. MLflow's ten tries take 100 s.
+_TRIES = 3
 _ACCEPTED = (
     "auto, off, or the URI of a server or database (http://HOST:5000, postgresql://USER@HOST/NAME, sqlite:///FILE), "
     "{got}; artifacts on s3:// belong to the server (mlflow server --artifacts-destination)"
@@ -55,7 +58,7 @@ def open_client(uri: str) -> Any:
     Raises
     ------
     HarnessError
-        If the database is incomplete because an interrupted process was creating or
+        If the server does not answer, the database is incomplete because an interrupted process was creating or
         upgrading it, or if MLflow is installed where it cannot open one.
 
     Notes
@@ -64,9 +67,12 @@ def open_client(uri: str) -> Any:
     stopped. A new SQLite database is therefore created under another name, and renamed
     once it is complete.
     """
+    check_answers(uri)
     import mlflow
     from mlflow import MlflowClient
+    from mlflow.store.db import utils
 
+    utils.MAX_RETRY_COUNT = _TRIES
     path = sqlite_path(uri)
     _refuse_percent(uri, Path(mlflow.__file__).parent)
     if path is not None and not path.exists():

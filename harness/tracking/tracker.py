@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 import urllib.parse
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,13 +24,15 @@ from typing import Any
 
 from harness.core.errors import HarnessError, first_line
 from harness.core.identity import identify
-from harness.core.paths import password_of, sqlite_uri, without_password
+from harness.core.passwords import without_password, without_passwords_of
+from harness.core.paths import sqlite_uri
 from harness.core.pseudonyms import Pseudonyms
 from harness.core.settings import RunSettings
 from harness.core.task import Configuration
 from harness.storage.store import CellRecord
 from harness.tracking.client import exclusive, open_client
 from harness.tracking.pages import LATEST, LATEST_TIME, RUN, VIEW, SavedView, compare_page, compared, runs_page
+from harness.tracking.reach import check_answers
 from harness.tracking.redaction import Redaction
 from harness.tracking.runs import IDENTITY, PARENT, Dataset, Run, Runs, legal, now_ms
 
@@ -45,6 +48,7 @@ _POOLED = "harness.pooled"  # digest of the results pooled in the run of a confi
 _NOT_DRAWN = "harness.not_drawn"  # figures that could not be drawn
 _NOTE = "mlflow.note.content"
 _LONGEST_ERROR, _LONGEST_EXPERIMENT_TAG = 500, 20000  # characters
+_PATIENCE_S = 5.0  # for one call, after which the server is asked whether it still answers
 _SHORT = 8  # characters of an identity that distinguish the cells of a training
 
 
@@ -107,6 +111,9 @@ class Tracker:
         self._redact = Redaction(subjects) if settings.anonymous else pseudonyms
         self._queue: queue.Queue[tuple[str, tuple[Any, ...]] | None] = queue.Queue()
         self._error: BaseException | None = None
+        self._stuck: HarnessError | None = None  # why the thread was not waited for
+        self._since: float | None = None  # time at which the thread began its present call
+        self._opened = threading.Event()
         self._client: Any = None
         self._experiment, self._trainings = "", ""
         self._parents: dict[str, ParentRun] = {}
@@ -125,6 +132,7 @@ class Tracker:
         parents : data of the runs, one per configuration
         view : saved view of the table of configurations
         """
+        self._opened.clear()
         self._queue.put(("_open", (tuple(parents), view)))
 
     def cell(self, record: CellRecord, metrics: Mapping[str, float], curve: Mapping[str, Sequence[float]]) -> None:
@@ -179,20 +187,24 @@ class Tracker:
         return run is not None and bool(digest) and run.tags.get(_POOLED) == digest and run.status != "RUNNING"
 
     def run_of(self, configuration: str) -> str:
-        """MLflow's id of a configuration's run; call :meth:`wait` first."""
+        """MLflow's id of a configuration's run; call :meth:`wait_for_runs` or :meth:`wait` first."""
         return self._known[configuration].id if configuration in self._known else ""
 
     @property
     def trouble(self) -> str:
         """Error that stopped the tracker, in one sentence; empty if there is none."""
-        if self._error is None:
+        error = self._error or self._stuck
+        if error is None:
             return ""
-        cause = first_line(self._error)
-        secret = password_of(tracking_uri(self._settings))
-        return (
-            f"cannot write to MLflow at {shown_uri(self._settings)}: "
-            f"{cause.replace(secret, '***') if secret else cause}"
+        cause = without_passwords_of(
+            str(error) if isinstance(error, HarnessError) else first_line(error), [tracking_uri(self._settings)]
         )
+        return f"cannot write to MLflow at {shown_uri(self._settings)}: {cause}"
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the thread was still waiting for a server that no longer answers, when last waited for."""
+        return self._stuck is not None
 
     @property
     def remedy(self) -> str:
@@ -208,14 +220,33 @@ class Tracker:
         Runs, cells and pooled results that were written before are found and not repeated.
         """
         self.wait()
+        if self._stuck is not None:
+            return  # the thread is still waiting for an answer
         self._error = self._client = None
         for state in (self._parents, self._known, self._pending):
             state.clear()
 
     def wait(self) -> None:
-        """Wait until everything is written or an error has stopped the tracker."""
-        self._queue.put(("_barrier", ()))
-        self._queue.join()
+        """Wait until everything is written, an error has stopped the tracker, or its server no longer answers."""
+        reached = threading.Event()
+        self._queue.put(("_barrier", (reached,)))
+        self._wait_for(reached)
+
+    def wait_for_runs(self) -> None:
+        """Wait as :meth:`wait` does, but only for the runs of configurations, not for their content."""
+        self._wait_for(self._opened)
+
+    def _wait_for(self, event: threading.Event) -> None:
+        while self._thread.is_alive() and not event.wait(_PATIENCE_S):
+            since = self._since
+            if since is None or time.monotonic() - since < _PATIENCE_S:
+                continue
+            try:
+                check_answers(tracking_uri(self._settings))
+            except HarnessError as error:
+                self._stuck = error
+                return
+        self._stuck = None
 
     def drain(self) -> None:
         """Wait until everything is written.
@@ -229,24 +260,38 @@ class Tracker:
         if self.remedy:
             raise HarnessError(self.remedy)
 
-    def close(self) -> None:
-        """Stop the thread; runs of configurations that were not pooled are marked as KILLED."""
+    def close(self, *, limit_s: float | None = None) -> None:
+        """Stop the thread; runs of configurations that were not pooled are marked as KILLED.
+
+        Parameters
+        ----------
+        limit_s : seconds to wait for it, for a process that must end; by default, as long as :meth:`wait` does.
+            What it has not written by then is missing in MLflow until the command is repeated
+        """
         self._queue.put(("_end_open", ()))
+        if limit_s is None:
+            self.wait()
+            limit_s = 0.0 if self._stuck is not None else _PATIENCE_S
         self._queue.put(None)
-        self._thread.join()
+        self._thread.join(limit_s)  # the end of the process ends it
 
     # Called in the thread
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
+            name, given = item
+            self._since = time.monotonic()
             try:
                 if self._error is None:
-                    self._take(*item)
+                    self._take(name, given)
             except Exception as error:  # raised by drain()
                 self._error = error
             finally:
-                self._queue.task_done()
-        self._queue.task_done()
+                self._since = None
+                if name == "_open":
+                    self._opened.set()
+                if name == "_barrier":
+                    given[0].set()
 
     def _take(self, name: str, given: tuple[Any, ...]) -> None:
         """Perform one call; consecutive cells are written together."""
@@ -257,8 +302,8 @@ class Tracker:
         if self._queue.empty():
             self._flush()
 
-    def _barrier(self) -> None:
-        """Do nothing; reached once all previous calls are written."""
+    def _barrier(self, reached: threading.Event) -> None:
+        """Do nothing; reached once all previous calls are written, or an error has stopped the tracker."""
 
     def _connect(self) -> None:
         if self._client is not None:

@@ -320,7 +320,7 @@ def _started(settings: RunSettings, say: Callable[[str], None] | None) -> Iterat
         say(exposed)
     with guarded(os.getpid(), Path(ray.__file__).resolve().parent) if here else contextlib.nullcontext():
         try:
-            with _own_handler():
+            with _own_handler(), _unnamed_entrypoint():
                 ray.init(
                     address=address,
                     log_to_driver=False,
@@ -405,6 +405,23 @@ def _own_handler() -> Iterator[None]:
     finally:
         if callable(before) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _unnamed_entrypoint() -> Iterator[None]:
+    """Keep the command line of this process out of Ray's table of jobs, which everyone on a cluster can read.
+
+    ``ray.init`` records it in full, with passwords in URIs and names of subjects. With
+    Ray 2.60, no setting prevents it.
+    """
+    from ray._private import utils
+
+    before = utils.get_entrypoint_name
+    utils.get_entrypoint_name = lambda: "harness run"
+    try:
+        yield
+    finally:
+        utils.get_entrypoint_name = before
 
 
 def _job_config(*, here: bool) -> Any:

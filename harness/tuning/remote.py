@@ -19,6 +19,7 @@ from typing import Any
 
 from harness.core.errors import HarnessError, RequestError
 from harness.core.identity import identify
+from harness.core.passwords import without_password
 
 __all__ = ["Followed", "entrypoint", "follow", "is_remote", "job_name"]
 
@@ -191,8 +192,8 @@ def _client(address: str) -> Any:
     """
     if absent := [name for name in ("aiohttp", "requests") if importlib.util.find_spec(name) is None]:
         raise RequestError(
-            f"ray={address} needs Ray Jobs, which cannot be used without {' and '.join(absent)}; install the extra: "
-            "pip install -c constraints.txt -e '.[jobs]'"
+            f"ray={without_password(address)} needs Ray Jobs, which cannot be used without {' and '.join(absent)}; "
+            "install the extra: pip install -c constraints.txt -e '.[jobs]'"
         )
     from ray.job_submission import JobSubmissionClient
 
@@ -206,6 +207,7 @@ def _understood(address: str) -> Iterator[None]:
     """Translate errors of Ray Jobs into one sentence with the next step."""
     from ray.exceptions import AuthenticationError
 
+    address = without_password(address)
     hint = "set RAY_AUTH_MODE=token, and copy ~/.ray/auth_token of the cluster to this machine"
     try:
         yield

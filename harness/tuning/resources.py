@@ -8,6 +8,7 @@ import torch
 
 from harness.core.errors import RequestError
 from harness.core.machine import usable_cores
+from harness.core.passwords import without_password
 from harness.core.settings import RunSettings
 from harness.tuning.jobs import check_resources, session
 from harness.tuning.preflight import check_cluster
@@ -68,8 +69,8 @@ def check_request(settings: RunSettings) -> None:
     """
     if is_remote(settings.ray):
         raise RequestError(
-            f"only the command `harness run` can run through Ray Jobs, got ray={settings.ray}; set ray=HOST:PORT of "
-            "the cluster, usually port 6379, on a machine of it"
+            f"only the command `harness run` can run through Ray Jobs, got ray={without_password(settings.ray)}; "
+            "set ray=HOST:PORT of the cluster, usually port 6379, on a machine of it"
         )
     if settings.ray not in ("auto", "off"):
         with session(settings):

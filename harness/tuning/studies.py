@@ -23,7 +23,7 @@ from typing import Any
 from harness.core.databases import check_driver
 from harness.core.errors import RequestError, StoreError, first_line
 from harness.core.identity import identify
-from harness.core.paths import password_of, without_password
+from harness.core.passwords import without_password, without_passwords_of
 from harness.core.seeding import seed_of
 from harness.core.settings import RunSettings
 from harness.core.types import JSON
@@ -155,9 +155,7 @@ def reachable(settings: RunSettings) -> Iterator[None]:
     try:
         yield
     except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
-        reason = first_line(error.__cause__ or error)
-        if secret := password_of(settings.optuna):
-            reason = reason.replace(secret, "***")
+        reason = without_passwords_of(first_line(error.__cause__ or error), [settings.optuna])
         raise StoreError(
             f"the database optuna={without_password(settings.optuna)} does not answer: {reason}. Finished candidates "
             "are kept in it: repeat the command once it answers, or set optuna=off"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import re
 import shutil
 import stat
-from collections.abc import Callable
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ from matplotlib.text import Text
 import harness
 from harness.pipeline.leaderboard import VOLATILE
 from harness.report.plots import canvas
+from harness.storage.bucket import Bucket
 
 Overrides = Callable[..., dict[str, Any]]
 
@@ -140,3 +145,59 @@ def test_nothing_that_is_shared_names_a_subject(
     again = contents(out)
     assert {name: content for name, content in again.items() if name.endswith(".csv")} == tables
     assert not [name for name, content in again.items() if any(one.encode() in content for one in hidden)]
+
+
+RUN = "import ast, sys, harness; harness.run(**ast.literal_eval(sys.argv[1]))"
+
+
+@contextlib.contextmanager
+def killed_after_a_training(
+    overrides: dict[str, Any], folder: Path, trained: Callable[[], bool]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A run in a process of its own, until it has trained a network; it is killed at the end of the block."""
+    words = [sys.executable, "-c", RUN, repr({key: str(value) if key in ("out", "data") else value
+                                              for key, value in overrides.items()})]  # fmt: skip
+    with subprocess.Popen(words, cwd=folder) as driver:
+        try:
+            deadline = time.monotonic() + 300
+            while not trained() and time.monotonic() < deadline:
+                assert driver.poll() is None
+                time.sleep(0.1)
+            yield driver
+        finally:
+            driver.kill()
+
+
+def test_no_file_of_a_run_that_goes_on_or_was_killed_names_a_subject(
+    named: Path, tiny_overrides: Overrides, tmp_path: Path
+) -> None:
+    """The lock has the command, with pseudonyms for the subjects that it leaves out."""
+    out, hidden = tmp_path / "runs", [*NAMES.values(), ABSENT, *MARKS]
+    overrides = tiny_overrides(out, data=named, pseudonymise=True, mlflow="auto", report=True, exclude=(LEFT_OUT,))
+    seen: dict[str, bytes] = {}
+
+    def trained() -> bool:
+        with contextlib.suppress(FileNotFoundError):  # of a file that is replaced
+            for name, content in contents(out).items():
+                seen[name] = seen.get(name, b"") + content
+        return any(out.glob("store/predict/*/record.json"))
+
+    with killed_after_a_training(overrides, tmp_path, trained):
+        pass
+    seen |= {f"{name} after the end": content for name, content in contents(out).items()}
+    assert b"exclude=sub-p" in seen["running.lock"] and b"exclude=sub-p" in seen["running.lock after the end"]
+    assert any(name.startswith("mlflow.db") for name in seen)
+    for name, content in seen.items():
+        assert not [text for text in hidden if text in name or text.encode() in content], name
+
+
+def test_the_lock_of_a_bucket_names_no_subject(
+    s3_url: str, named: Path, tiny_overrides: Overrides, tmp_path: Path
+) -> None:
+    """Everyone who can read the bucket can read it."""
+    bucket, hidden = Bucket(s3_url), [*NAMES.values(), ABSENT]
+    overrides = tiny_overrides(s3_url, data=named, pseudonymise=True, exclude=(LEFT_OUT,))
+    with killed_after_a_training(overrides, tmp_path, lambda: any(bucket.files("store/train"))):
+        pass
+    lock = bucket.read("running.lock")
+    assert b"exclude=sub-p" in lock and not [text for text in hidden if text.encode() in lock]

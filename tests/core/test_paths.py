@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.core.errors import RequestError
-from harness.core.paths import absolute, absolute_sqlite, sqlite_path, sqlite_uri, without_password
+from harness.core.paths import absolute, absolute_sqlite, sqlite_path, sqlite_uri
 from harness.core.settings import RunSettings
 
 
@@ -59,22 +59,6 @@ def test_uris_make_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pa
 def test_colons_are_no_uris(path: str) -> None:
     """Names of folders may contain colons."""
     assert absolute(path).name == path.rpartition("/")[2]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("postgresql://me:pass@host/db", "postgresql://me:***@host/db"),
-        ("mlflow=http://me:p=w@host:5000", "mlflow=http://me:***@host:5000"),
-        ("mlflow=http://host:5000/me:pass@", "mlflow=http://host:5000/me:pass@"),
-        ("mlflow='postgresql://me:pa%25ss@host/db'", "mlflow='postgresql://me:***@host/db'"),
-        ("noise=0.1", "noise=0.1"),
-        ("http://[", "http://["),
-    ],
-)
-def test_passwords_are_not_shown(text: str, expected: str) -> None:
-    """In URIs, and in overrides, which are shown in tables and reports."""
-    assert without_password(text) == expected
 
 
 @pytest.mark.parametrize("name", ["plain", "with space", "50%", "50%25", "why?", "#1", "a+b@c:d&e=f;[g]", "é"])

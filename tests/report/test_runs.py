@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shutil
 import sqlite3
@@ -134,6 +135,14 @@ def test_group_map_is_the_mean_of_the_stored_maps(
     ]
     assert len(maps) == 3
     assert np.allclose(read_map(tmp_path / "maps" / "random_mean.nii.gz"), np.mean(maps, axis=0), atol=1e-6)
+
+
+def test_channels_of_a_map_are_named_beside_it(tmp_path: Path) -> None:
+    """In a JSON file, because the header has no text; a map of one channel needs none."""
+    runs._write_named(tmp_path / "two_mean", np.ones((2, 3, 4, 5)), AFFINE, ("T2w", "FLAIR"))
+    runs._write_named(tmp_path / "one_mean", np.ones((1, 3, 4, 5)), AFFINE, ("T2w",))
+    assert written(tmp_path) == ["one_mean.nii.gz", "two_mean.json", "two_mean.nii.gz"]
+    assert json.loads((tmp_path / "two_mean.json").read_text()) == {"channels": ["T2w", "FLAIR"]}
 
 
 def test_no_group_map_without_a_common_grid(

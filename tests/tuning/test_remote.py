@@ -225,3 +225,33 @@ def test_python_interface_refuses_the_address() -> None:
     """Only the command can run through Ray Jobs."""
     with pytest.raises(RequestError, match="only the command `harness run` can run through Ray Jobs"):
         check_request(RunSettings(ray=ADDRESS))
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["mlflow=postgresql://u:S3CRET@h/d", "mlflow='postgresql://u@h/d?password=S3CRET'", "optuna=postgresql://u:S3CRET@h/d",
+     "mlflow=https://S3CRET@host"],
+)  # fmt: skip
+def test_passwords_are_not_sent(monkeypatch: pytest.MonkeyPatch, override: str) -> None:
+    """Ray shows the command of a job to all who reach the cluster; the remedy is named, the password is not."""
+    monkeypatch.setattr(remote, "_client", pytest.fail)
+    with pytest.raises(RequestError, match="must have no password.*PGPASSWORD.*MLFLOW_TRACKING_PASSWORD") as raised:
+        run([*TEXTS, override])
+    assert "S3CRET" not in str(raised.value) and override.partition("=")[0] in str(raised.value)
+
+
+def test_password_of_the_address_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither when the user detaches nor in errors."""
+
+    def interrupted(*given: object, **more: object) -> remote.Followed:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("harness.cli.remote.follow", interrupted)
+    run(["task=epvs", "out=/shared/runs", "ray=http://me:S3CRET@127.0.0.1:9"])
+    monkeypatch.undo()
+    with pytest.raises(RequestError) as raised:
+        run(["task=epvs", "out=/shared/runs", "ray=http://me:S3CRET@127.0.0.1:9"])
+    shown = capsys.readouterr()
+    assert "me:***@127.0.0.1:9" in shown.out and "S3CRET" not in shown.out + shown.err + str(raised.value)
