@@ -197,8 +197,10 @@ def test_python_values() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [b"T1w", {"a"}, 1j, object(), len, {1: 2}, [b"a"], (1, b"a"), np.array([1j])], ids=str
-)
+    "value",
+    [b"T1w", {"a"}, 1j, object(), len, {1: 2}, [b"a"], (1, b"a"), np.array([1j])],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
 def test_values_that_cannot_be_written_are_refused(value: Any) -> None:
     """Bytes, sets and other objects of Python have no form on the command line."""
     with pytest.raises(
