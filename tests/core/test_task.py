@@ -150,7 +150,7 @@ def test_unknown_options_are_refused(epvs: Task) -> None:
 
 def test_declared_values_are_checked(epvs: Task) -> None:
     """Values declared by a task are checked like overrides."""
-    with pytest.raises(OutOfRange, match="width must be a whole number > 0, got -4"):
+    with pytest.raises(OutOfRange, match="width must be a whole number > 0 and <= 1024, got -4"):
         describe_component(KINDS["model"], partial(epvs.model.func, width=-4))
 
 
