@@ -37,8 +37,8 @@ def test_component_options_have_value_type_and_meaning() -> None:
 def test_component_options_show_every_bound(epvs: Task) -> None:
     """Types of options include their bounds."""
     assert {option.name: option.type for option in component_options(epvs.model)} == {
-        "width": "whole number > 0",
-        "depth": "whole number > 0",
+        "width": "whole number > 0 and <= 1024",
+        "depth": "whole number > 0 and <= 10",
         "output_bias": "number",
         "dropout": "number >= 0 and < 1",
     }
