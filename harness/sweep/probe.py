@@ -121,7 +121,7 @@ class _Process:
         silent = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self._process = subprocess.Popen(command, pass_fds=(there.fileno(),), **silent)  # type: ignore[call-overload]
         there.close()
-        answer = self._receive(_START_S)
+        answer = self._receive(_START_S, _START_S)
         if answer != _READY:
             raise ProbeError(f"the process for timing networks did not start: {answer}")
 
@@ -162,7 +162,7 @@ class _Process:
         if not running._answers(quiet_s):
             name = job.configuration.task["model"]["use"]
             say(f"timing a training step of the model {name} for the estimate, for at most {limit_s:.0f} s")
-        return running._receive(limit_s - quiet_s)
+        return running._receive(limit_s - quiet_s, limit_s)
 
     def _answers(self, limit_s: float) -> bool:
         """Whether there is something to receive, also the end of the process."""
@@ -171,9 +171,10 @@ class _Process:
         except (EOFError, OSError):
             return True
 
-    def _receive(self, limit_s: float) -> Any:
+    def _receive(self, left_s: float, limit_s: float) -> Any:
+        """What the process answers in the time that is left of its limit, or why it does not."""
         try:
-            if self._here.poll(limit_s):
+            if self._here.poll(left_s):
                 return self._here.recv()
             why = f"it did not finish within {limit_s:.0f} s"
         except (EOFError, OSError):

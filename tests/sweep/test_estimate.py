@@ -265,6 +265,6 @@ def test_process_that_does_not_start_is_tried_once(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(probe.subprocess, "Popen", popen)
     with pytest.raises(probe.ProbeError, match=r"did not start: it ended the process \(exit code 3\)"):
-        probe._Process.ask(("job", "cohort", 1.0))  # type: ignore[arg-type]
+        probe._Process.ask(("job", "cohort", 1.0), print)  # type: ignore[arg-type]
     assert len(started) == 1
     assert probe._Process._running is None

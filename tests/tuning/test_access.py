@@ -79,7 +79,7 @@ def test_a_run_says_whom_its_cluster_answers(monkeypatch: pytest.MonkeyPatch, tm
         request=SimpleNamespace(settings=settings), store=SimpleNamespace(sweep=list), missing=lambda: ["a job"]
     )
     monkeypatch.setattr(module, "write_plan", lambda plan: None)
-    monkeypatch.setattr(module, "session", lambda settings: nullcontext())
+    monkeypatch.setattr(module, "session", lambda settings, say: nullcontext())
     monkeypatch.setattr(module, "check_cluster", stop)
     monkeypatch.setattr(module, "access", lambda address: f"whom {address} answers")
     said: list[str] = []
