@@ -200,8 +200,8 @@ def space_notes(survey: Survey, candidates: Sequence[Candidate]) -> list[str]:
     if len({space.lower() for space in spaces}) > 1 and all(map(is_mni, spaces)):
         count = len({space.lower() for space in spaces})
         notes.append(
-            f"WARNING: the masks are in {count} MNI152 templates, in which the same place of the brain is some mm apart; "
-            f"use one of them for all masks: {'; '.join(_counted(spaces))}"
+            f"WARNING: the masks are in {count} MNI152 templates, in which the same place of the brain is some mm "
+            f"apart; use one of them for all masks: {'; '.join(_counted(spaces))}"
         )
     elif named and not is_mni(named[0]) and len(spaces) == 1:
         notes.append(f"space-{named[0]} of the masks is not an MNI152 template; positions in MNI space do not apply")
