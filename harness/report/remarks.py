@@ -119,8 +119,10 @@ def ceiling_sentences(table: pa.Table, rows: Mapping[str, Row]) -> Iterator[str]
     ------
     str
         The value of the oracle, and how far the first row of the ranking is from it, with
-        the interval of the paired difference if there is one.
+        the interval of the paired difference if there is one. Nothing for a table without rows.
     """
+    if not table.num_rows:
+        return
     facts = read_facts(table)
     labels = dict(zip(table["configuration"].to_pylist(), row_labels(table), strict=True))
     metric = facts.metric(facts.objective)

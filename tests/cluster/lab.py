@@ -25,6 +25,8 @@ BRIDGE = "10.77.0.1"
 HOME = "/home/cluster"
 SHARED = "/shared"
 PROGRAMS = ("ip", "mount", "nsenter", "rsync", "ss", "ssh", "ssh-keygen", "sshd", "unshare")
+# Packages that ray[default], our extra ``jobs``, adds to ray[tune].
+EXTRA_JOBS = ("aiohttp_cors", "colorful", "grpc", "opencensus", "prometheus_client", "smart_open", "virtualenv")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # Init process of a host; arguments: folder, name, address, folders to bind, shared folder. The root is a private copy

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterator
 
 import pytest
 
-from .lab import HOME, Host, lab_in, missing
+from .lab import EXTRA_JOBS, HOME, Host, Lab, lab_in, missing
+from .strangers import answers, ask, methods_of_ray, sockets
 
 ADDRESS = "http://127.0.0.1:8265"
 WORDS = (
     "run task=epvs sequences=T2w phantom_subjects=3 'phantom.shape=[32,32,10]' recipe.epochs=2 mlflow=off report=false "
     f"out=/shared/runs ray={ADDRESS}"
 )
-# Of the extra ray[default].
-NEEDED = ("aiohttp_cors", "colorful", "grpc", "opencensus", "prometheus_client", "smart_open", "virtualenv")
+# A page of metrics for Prometheus: comments, and names with labels and a number.
+METRICS = re.compile(r"(#.*|[a-zA-Z_:][a-zA-Z0-9_:]*(\{.*\})? \S+|)")
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """A host with a head of Ray that serves Ray Jobs on its loopback interface, and asks for a token."""
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A host with a head of Ray that serves Ray Jobs on its loopback interface and asks for a token; a stranger."""
     if reason := missing():
         pytest.skip(reason)
-    if absent := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
-        pytest.skip(f"Ray Jobs needs ray[default]; not installed: {', '.join(absent)}")
+    for name in EXTRA_JOBS:
+        pytest.importorskip(name, reason=f"Ray Jobs needs ray[default]; not installed: {name}")
     folder = tmp_path_factory.mktemp("jobs")
     home = folder / "home"
     for path, text in (
@@ -38,17 +39,24 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
         (home / path).parent.mkdir(parents=True, exist_ok=True)
         (home / path).write_text(text)
     (home / "bin" / "harness").chmod(0o755)
-    with lab_in(folder / "lab") as lab:
-        made = lab.add("head", home)
+    with lab_in(folder / "lab") as made:
+        made.add("stranger", folder / "empty")
+        head = made.add("head", home)
         python = shlex.quote(sys.executable)
         connect = "import socket; socket.create_connection(('127.0.0.1', 8265))"
         _run(
-            made,
+            head,
             f"{python} -c 'from ray.scripts.scripts import main; main()' start --head --port=6379 --num-cpus=2 "
             "--dashboard-host=127.0.0.1 --disable-usage-stats\n"
             f"for _ in $(seq 120); do {python} -c {shlex.quote(connect)} 2> /dev/null && exit; sleep 1; done; exit 1",
         )
         yield made
+
+
+@pytest.fixture
+def host(lab: Lab) -> Host:
+    """The host that serves Ray Jobs."""
+    return lab.hosts["head"]
 
 
 def _run(host: Host, script: str) -> str:
@@ -79,3 +87,25 @@ def test_wrong_token_is_told(host: Host) -> None:
     """The message names the token, not the connection."""
     output = _run(host, f"HOME={HOME}/other harness {WORDS}; echo exit $?")
     assert "requires its token, but the token is wrong" in output and output.endswith("exit 2\n")
+
+
+@pytest.mark.ray
+def test_strangers_read_metrics_and_nothing_else(lab: Lab) -> None:
+    """With the extra, Ray serves metrics for Prometheus to all; every other call from another host needs the token."""
+    head, stranger = lab.hosts["head"], lab.hosts["stranger"]
+    names = sockets(head)
+    ports = [(head.address, port) for port, program in names.items() if program != "sshd"]
+    assert (head.address, 6379) in ports and 8265 not in names
+    metrics = []
+    for one in ask(stranger, ports, methods_of_ray(), ""):
+        if not (found := answers(one)):
+            continue
+        assert list(found) == ["GET"], f"port {one['port']} ({names[one['port']]}) answers {found}"
+        page = stranger.run(
+            f"{shlex.quote(sys.executable)} -c 'import sys, urllib.request as one; "
+            "print(one.urlopen(sys.argv[1], timeout=9).read().decode())' "
+            f"http://{one['address']}:{one['port']}/"
+        )
+        assert all(METRICS.fullmatch(line) for line in page.splitlines()), f"port {one['port']}: {page[:2000]}"
+        metrics.append(one["port"])
+    assert metrics, "Ray no longer serves metrics: docs/cluster.md must say so"

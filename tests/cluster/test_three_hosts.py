@@ -10,9 +10,6 @@ the first command of the file allows), refers to the packages of this Python, an
 from __future__ import annotations
 
 import csv
-import importlib
-import json
-import pkgutil
 import re
 import shlex
 import subprocess
@@ -22,11 +19,11 @@ from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import distribution
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from .lab import HOME, ROOT, Host, Lab, lab_in, missing, wait_for
+from .lab import EXTRA_JOBS, HOME, ROOT, Host, Lab, lab_in, missing, wait_for
+from .strangers import UNAUTHENTICATED, answers, ask, methods_of_ray, sockets
 
 # Two sets of sequences, two subjects fewer than by default, two seeds: 16 trainings of seconds.
 RUN = (
@@ -34,13 +31,8 @@ RUN = (
     "ray={head}:6379 out=/shared/{out}"
 )
 TRAININGS = 2 * 2 * 4
-# Services without a generated Python module are found in the programs of Ray.
-PROGRAMS = ("core/src/ray/raylet/raylet", "core/src/ray/gcs/gcs_server")
-# Of gRPC itself; every server of Ray answers anyone that it is alive, and nothing else.
-HEALTH = "/grpc.health.v1.Health/Check"
 # Columns that differ between two runs of the same work.
 OWN = ("train_s", "explain_s", "command", "mlflow_run")
-UNAUTHENTICATED, UNKNOWN = "16", "12"
 # A process of Ray, by its command line.
 RAY = re.compile(r"raylet|gcs_server|ray::|log_monitor|ray/_private|monitor\.py|default_worker")
 
@@ -78,14 +70,16 @@ def _keys(folder: Path) -> None:
 
 
 def _prepare(node: Host) -> None:
-    """Make ``~/harness-env`` with the packages of this Python, and a pip that uses no network."""
+    """Make ``~/harness-env`` with this Python's packages but the extra ``jobs``, and a pip that uses no network."""
     packages = [path for path in sys.path if path.endswith("-packages")]
     python = Path(sys.base_prefix) / "bin" / "python3"
+    hide = f"import sys; sys.modules.update(dict.fromkeys({EXTRA_JOBS}))"  # what is None cannot be imported
     script = "#!/home/cluster/harness-env/bin/python\nfrom ray.scripts.scripts import main\nmain()\n"
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     node.run(
         f"set -e; {shlex.quote(str(python))} -m venv --without-pip ~/harness-env\n"
         f"printf '%s\\n' {shlex.join(packages)} > ~/harness-env/lib/{version}/site-packages/packages.pth\n"
+        f"printf '%s\\n' {shlex.quote(hide)} > ~/harness-env/lib/{version}/site-packages/sitecustomize.py\n"
         "printf '[global]\\nno-index = true\\nfind-links = /home/cluster/wheels\\n' > ~/harness-env/pip.conf\n"
         f"printf %s {shlex.quote(script)} > ~/harness-env/bin/ray; chmod +x ~/harness-env/bin/ray"
     )
@@ -154,73 +148,30 @@ def _alive(head: Host) -> int:
     return sum(int(number) for number in re.findall(r"(?m)^\s*(\d+) ", active))
 
 
-def _methods() -> list[str]:
-    """All gRPC methods of Ray, ``/package.Service/Method``, from its modules and its programs."""
-    import ray.core.generated
-
-    found = {HEALTH}
-    for module in pkgutil.iter_modules(ray.core.generated.__path__):
-        if module.name.endswith("_pb2"):
-            described = importlib.import_module(f"ray.core.generated.{module.name}").DESCRIPTOR
-            for service in described.services_by_name.values():
-                found |= {f"/{service.full_name}/{method.name}" for method in service.methods}
-    for program in PROGRAMS:
-        content = (Path(ray.__file__).parent / program).read_bytes()
-        found |= {name.decode() for name in re.findall(rb"/ray\.rpc\.[A-Za-z.]+/[A-Za-z]+(?=\0)", content)}
-    return sorted(found)
-
-
-def _sockets(host: Host) -> dict[int, str]:
-    """Ports that a host listens on at addresses that others reach, with the program."""
-    ports = {}
-    for line in host.run("ss -H -ltnp").splitlines():
-        address, _, port = line.split()[3].rpartition(":")
-        program = re.search(r'\(\("([^"]*)"', line)
-        if not address.startswith(("127.", "[::1]")):
-            ports[int(port)] = program[1] if program else "?"
-    return ports
-
-
-def _ask(caller: Host, ports: list[tuple[str, int]], methods: list[str], token: str) -> list[dict[str, Any]]:
-    """Answers of ports to calls from a host."""
-    probe = (Path(__file__).parent / "probe.py").read_text()
-    given = json.dumps({"ports": ports, "methods": methods, "token": token})
-    done = subprocess.run(
-        caller.command(f"{shlex.quote(sys.executable)} -c {shlex.quote(probe)}"),
-        input=given, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return list(json.loads(done.stdout))
-
-
 def _check_sockets(lab: Lab) -> None:
     """Nothing but sshd answers to a machine without the token, and methods of Ray do with it."""
-    stranger, methods = lab.hosts["stranger"], _methods()
+    stranger, methods = lab.hosts["stranger"], methods_of_ray()
     nodes = [lab.hosts[name] for name in ("head", "worker1", "worker2")]
-    names = {(node.address, port): program for node in nodes for port, program in _sockets(node).items()}
+    names = {(node.address, port): program for node in nodes for port, program in sockets(node).items()}
     ports = [address for address, program in names.items() if program != "sshd"]
     assert (nodes[0].address, 6379) in ports
     token = (Path(f"/proc/{lab.hosts['own'].init}/root{HOME}") / ".ray" / "auth_token").read_text().strip()
-    answered: list[tuple[str, ...]] = []
+    answered: list[tuple[str, dict[str, str]]] = []
     reached: Counter[str] = Counter()
     seen = []
     for sent in ("", "0" * 64):
-        for one in _ask(stranger, ports, methods, sent):
+        for one in ask(stranger, ports, methods, sent):
             statuses = Counter(one["grpc"].values())
             name = names[one["address"], one["port"]]
             where = f"{one['address']}:{one['port']} {name}"
             seen.append(f"{where}, token {sent[:4] or 'none'}: {one['http']!r} {dict(statuses)}")
-            status = one["http"].split(" ")[1] if one["http"].startswith("HTTP") else ""
-            if status not in ("", "401", "403"):
-                answered.append((name, one["http"]))
-            refused = (UNAUTHENTICATED, UNKNOWN, "closed")
-            wrong = {key: value for key, value in one["grpc"].items() if value not in refused and key != HEALTH}
-            answered += [(name, key, value) for key, value in wrong.items()]
-            reached[names[one["address"], one["port"]]] += statuses[UNAUTHENTICATED]
+            if found := answers(one):
+                answered.append((where, found))
+            reached[name] += statuses[UNAUTHENTICATED]
     (lab.folder / "sockets.txt").write_text("\n".join(seen) + "\n")
     assert answered == []
     assert reached["gcs_server"] > 50 and reached["raylet"] > 50, "the probe must reach the services of Ray"
-    (allowed,) = _ask(stranger, [(nodes[0].address, 6379)], ["/ray.rpc.NodeInfoGcsService/CheckAlive"], token)
+    (allowed,) = ask(stranger, [(nodes[0].address, 6379)], ["/ray.rpc.NodeInfoGcsService/CheckAlive"], token)
     assert list(allowed["grpc"].values()) == ["0"]
 
 
