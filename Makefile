@@ -22,7 +22,7 @@ run: setup
 	$(BIN)/harness run task=epvs $(WORDS)
 
 test: setup-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 cluster-test: setup-dev
 	$(BIN)/python -m pytest tests/cluster $(ARGS)

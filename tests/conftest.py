@@ -51,6 +51,12 @@ def _sample(number: int, shape: tuple[int, int, int]) -> Sample:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with tests that start Ray come first, because they take longest (``make test`` keeps this order)."""
+    slow = {item.path for item in items if item.get_closest_marker("ray")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def in_memory() -> Callable[[Array], ArrayImage]:
     """A function that makes an in-memory image from an array."""

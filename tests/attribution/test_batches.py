@@ -15,6 +15,8 @@ from harness.core.errors import CellError, HarnessError
 from harness.core.registry import ATTRIBUTIONS
 from harness.testing import Formula, example_image, example_network
 
+from .small import SMALL
+
 X = example_image(3, 2, 8, 9, seed=4)
 METHODS = [
     name
@@ -188,4 +190,6 @@ def test_a_network_that_needs_several_items_is_refused() -> None:
 
 
 def _options(method: str, size: int) -> dict[str, Any]:
-    return {"options": {"batch_size": size}} if method == "noise_tunnel" else {"batch_size": size}
+    if method == "noise_tunnel":
+        return {"options": {"batch_size": size}}
+    return {"batch_size": size, **SMALL.get(method, {})}

@@ -9,6 +9,8 @@ from harness.attribution import attribute
 from harness.core.registry import ATTRIBUTIONS
 from harness.testing import check_attribution, example_image, example_network
 
+from .small import SMALL
+
 CASES = {
     "2D": (example_network(2), example_image(3, 2, 12, 11), [0]),
     "3D": (example_network(3), example_image(2, 2, 8, 7, 9), [0]),
@@ -29,14 +31,14 @@ def _draws(name: str) -> bool:
 def test_a_map_has_its_inputs_shape(name: str, case: str) -> None:
     """Each target gets one finite map with the shape and dtype of the input."""
     model, inputs, targets = CASES[case]
-    maps = attribute(name, model, inputs, targets)
+    maps = attribute(name, model, inputs, targets, **({} if case == "2D" else SMALL.get(name, {})))
     assert [(each.shape, each.dtype) for each in maps] == [(inputs.shape, inputs.dtype)] * len(targets)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_method_conforms(name: str) -> None:
     """Every method passes the conformance checks and has the properties that its decorator declares."""
-    check_attribution(ATTRIBUTIONS.get(name).function)
+    check_attribution(ATTRIBUTIONS.get(name).function, **SMALL.get(name, {}))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not _draws(name)])

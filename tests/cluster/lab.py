@@ -249,7 +249,7 @@ class Lab:
 def _bound() -> list[str]:
     """Folders of the Python installation and its packages, which hosts see read-only at the same path."""
     packages = [path for path in sys.path if path.endswith("-packages") and Path(path).is_dir()]
-    return [*dict.fromkeys([sys.base_prefix, sys.prefix, *site.getsitepackages(), *packages])]
+    return [*dict.fromkeys([sys.base_prefix, str(ROOT), sys.prefix, *site.getsitepackages(), *packages])]
 
 
 def _not_sources(folder: str, names: Sequence[str]) -> list[str]:

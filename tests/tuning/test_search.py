@@ -580,12 +580,12 @@ def test_search_with_ray_agrees_with_this_process(ray: None, data: Path, tmp_pat
 @pytest.mark.ray
 def test_search_with_ray_records_failed_candidates(ray: None, data: Path, tmp_path: Path) -> None:
     """With Ray, failed candidates are recorded once, and the run continues with the best values."""
-    overrides = ("recipe.lesion_weight=tag(search,choice(1.0,1e38))", "fold=0", "trials=6", "ray=auto")
+    overrides = ("recipe.lesion_weight=tag(search,choice(1.0,1e38))", "fold=0", "trials=4", "ray=auto")
     made: Plan = run(prepare(_ask(data, tmp_path, *overrides)))
     assert not made.missing()
     (path,) = (made.store.root / "search").glob("*/record.json")
     trials = json.loads(path.read_text())["trials"]
-    assert len(trials) == 6
+    assert len(trials) == 4
     states = {(trial["values"]["recipe.lesion_weight"], trial["state"]) for trial in trials}
     assert (1e38, "failed") in states and (1e38, "done") not in states
     assert all("the loss must be finite, got nan" in trial["error"] for trial in trials if trial["state"] == "failed")
