@@ -23,6 +23,7 @@ from harness.pipeline.artifacts import summary_of
 from harness.pipeline.cell import Job, is_done, records_of
 from harness.pipeline.rows import Row
 from harness.report.csv_files import write_tables
+from harness.report.figures.results import Results
 from harness.report.listing import note_of, parent_runs, rank_of, saved_view
 from harness.report.output import make_report, shapley_of, undone
 from harness.report.remarks import remarks
@@ -347,13 +348,14 @@ def write_all(made: Plan, tracker: Tracker | None, *, say: Callable[[str], None]
     shapley = shapley_of(made, tables)
     csv = write_tables(made, tables, shapley)
     failures, missing = undone(made)
-    report = make_report(made, tables) if settings.report else None
+    run = Results(made, tables)
+    report = make_report(run) if settings.report else None
     if tracker is not None:
-        _finish_tracking(tracker, made, tables, report, say)
+        _finish_tracking(tracker, run, report, say)
         if (found := _runs_of(tracker, made)) != runs and not tracker.trouble:  # MLflow has come back
             tables = collect(made, mlflow_runs=found)
             csv = write_tables(made, tables, shapley)
-            report = make_report(made, tables) if settings.report else None
+            report = make_report(Results(made, tables)) if settings.report else None
     return Result(
         leaderboard=tables.prediction,
         explanations=tables.explanation,
@@ -379,11 +381,9 @@ def _runs_of(tracker: Tracker | None, made: Plan) -> dict[str, str]:
     return {one.id: tracker.run_of(one.id) for one in made.configurations} if tracker else {}
 
 
-def _finish_tracking(
-    tracker: Tracker, made: Plan, tables: Tables, report: Path | None, say: Callable[[str], None]
-) -> None:
+def _finish_tracking(tracker: Tracker, run: Results, report: Path | None, say: Callable[[str], None]) -> None:
     """Log the pooled results; if MLflow is away, try a few times to log all that it missed."""
-    _track_pooled(tracker, made, tables, report)
+    _track_pooled(tracker, run, report)
     tracker.wait()
     if not tracker.trouble:
         return
@@ -394,8 +394,8 @@ def _finish_tracking(
     for wait_s in (0.0, *_LAST_WAITS_S):
         if wait_s:
             time.sleep(wait_s)
-        _log_again(tracker, made)
-        _track_pooled(tracker, made, tables, report)
+        _log_again(tracker, run.plan)
+        _track_pooled(tracker, run, report)
         tracker.wait()
         if not tracker.trouble or tracker.stuck:
             return
@@ -479,8 +479,9 @@ def _numbers(store: Store, record: CellRecord) -> tuple[dict[str, float], dict[s
     return {}, {}
 
 
-def _track_pooled(tracker: Tracker, made: Plan, tables: Tables, report: Path | None) -> None:
+def _track_pooled(tracker: Tracker, run: Results, report: Path | None) -> None:
     """Log note, metrics, figures and maps of each configuration, unless they are already logged."""
+    made, tables = run.plan, run.tables
     anonymous, command = made.request.settings.anonymous, made.request.command
     tracker.wait()
     for configuration in made.configurations:
@@ -496,7 +497,7 @@ def _track_pooled(tracker: Tracker, made: Plan, tables: Tables, report: Path | N
             continue
         # One configuration at a time, so that temporary copies of full-resolution maps do not fill the disk.
         with tempfile.TemporaryDirectory(prefix="harness-pooled-") as name:
-            not_drawn = "; ".join(pooled_files(made, tables, identity, Path(name)))
+            not_drawn = "; ".join(pooled_files(run, identity, Path(name)))
             tracker.pooled(identity, metrics, Path(name), done=done, digest=digest, not_drawn=not_drawn)
             tracker.wait()
 

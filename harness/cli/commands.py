@@ -181,6 +181,7 @@ def _csv_of(overrides: Overrides) -> Path | None:
 def report(texts: Sequence[str]) -> int:
     """``harness report task=NAME [run=NAME]``, by default of the latest run of the task."""
     from harness.cli.api import rebuild
+    from harness.report.figures.results import Results
     from harness.report.output import make_report
 
     overrides = parse(texts)
@@ -188,7 +189,7 @@ def report(texts: Sequence[str]) -> int:
     made, tables = rebuild(overrides)
     out = console()
     _say_runs(out, made)
-    out.print(f"written: {make_report(made, tables)}", soft_wrap=True)
+    out.print(f"written: {make_report(Results(made, tables))}", soft_wrap=True)
     return 0
 
 

@@ -55,13 +55,12 @@ def undone(plan: Plan) -> tuple[tuple[CellRecord, ...], int]:
     return failures, len(waiting) - len(failures)
 
 
-def make_report(plan: Plan, tables: Tables) -> Path:
+def make_report(run: Results) -> Path:
     """Write the HTML page of a run, its figures as files, and the list of the task's reports.
 
     Parameters
     ----------
-    plan : plan of the run
-    tables : tables of the run
+    run : results of the run
 
     Returns
     -------
@@ -70,13 +69,14 @@ def make_report(plan: Plan, tables: Tables) -> Path:
         explanations agree are in ``maps/`` beside it. Figures and maps of an earlier report
         of the run are removed.
     """
+    plan, tables = run.plan, run.tables
     task, folder = plan.request.task, plan.request.report_folder
     with texts_drawn(plan.shown):
-        figures, undrawn = figures_of(plan, tables)
+        figures, undrawn = figures_of(run)
     figures = renamed(figures, plan.shown)
     _write_figures(folder, figures)
     with listed_errors("maps", undrawn):
-        _write_maps(Results(plan, tables), folder / "maps")
+        _write_maps(run, folder / "maps")
     failures, missing = undone(plan)
     notes = [plan.sentence, f"Source of the truth: {plan.cohort.label_source}."]
     notes += [f"Data: {note}." for note in plan.notes]

@@ -85,13 +85,12 @@ def pooled_of(plan: Plan, identity: str, metrics: dict[str, float]) -> str:
     )
 
 
-def pooled_files(plan: Plan, tables: Tables, identity: str, folder: Path) -> list[str]:
+def pooled_files(run: Results, identity: str, folder: Path) -> list[str]:
     """Write the figures and group maps of a configuration for its MLflow run.
 
     Parameters
     ----------
-    plan : plan of the run
-    tables : tables of the run
+    run : results of the run
     identity : id of the configuration
     folder : folder for ``*.png`` (at the top level, as MLflow's comparison expects),
         ``maps/<attribution>_mean.nii.gz`` with a PNG for the first of each attribution,
@@ -104,12 +103,13 @@ def pooled_files(plan: Plan, tables: Tables, identity: str, folder: Path) -> lis
     list of str
         Figures that could not be drawn, each with its error.
     """
-    with texts_drawn(plan.shown):
-        failed = _pooled_files(plan, tables, identity, folder)
-    return [plan.shown(line) for line in failed]
+    with texts_drawn(run.plan.shown):
+        failed = _pooled_files(run, identity, folder)
+    return [run.plan.shown(line) for line in failed]
 
 
-def _pooled_files(plan: Plan, tables: Tables, identity: str, folder: Path) -> list[str]:
+def _pooled_files(run: Results, identity: str, folder: Path) -> list[str]:
+    plan, tables = run.plan, run.tables
     anonymous = plan.request.settings.anonymous
     failed: list[str] = []
     reasons = []
@@ -130,7 +130,7 @@ def _pooled_files(plan: Plan, tables: Tables, identity: str, folder: Path) -> li
             with listed_errors(f"map of {name}", failed):
                 _draw_mean(stem.with_name(f"{stem.name}.png"), made, plan, identity)
     with listed_errors("mask shares", failed):
-        for name, reason in write_mask_shares(Results(plan, tables), identity, folder / "maps").items():
+        for name, reason in write_mask_shares(run, identity, folder / "maps").items():
             reasons.append(plan.shown(f"{name}, mask share: {reason.partition(':')[0] if anonymous else reason}"))
     if reasons:
         (folder / "maps").mkdir(exist_ok=True)

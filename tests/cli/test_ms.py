@@ -96,7 +96,7 @@ def test_inversion_figures_and_maps(result: Any, tmp_path: Path) -> None:
     """The report has inversion curves, masks and their shares, which are those of the quantile masks of all samples."""
     out = result.csv.parents[2]
     plan, tables = rebuild(parse([*(f"{key}={value}" for key, value in NAMED.items()), f"out={out}"]))
-    drawn, failed = figures_of(plan, tables)
+    drawn, failed = figures_of(Results(plan, tables))
     titles = [figure.title.partition(",")[0] for figure in drawn]
     assert failed == []
     assert {"Scalars that the network exposes", "Voxel inversion", "Where masks agree"} <= set(titles)
@@ -111,10 +111,10 @@ def test_inversion_figures_and_maps(result: Any, tmp_path: Path) -> None:
     assert shares.values is not None and len(masks) == 36
     assert shares.subjects == 30
     np.testing.assert_allclose(shares.values, np.mean(masks, axis=0), rtol=1e-6)
-    assert pooled_files(plan, tables, identity, tmp_path) == []
+    assert pooled_files(Results(plan, tables), identity, tmp_path) == []
     stored = read_map(tmp_path / "maps" / "f_proposal_mask_share.nii.gz")
     np.testing.assert_allclose(stored, shares.values, rtol=1e-6)
-    page = make_report(plan, tables)
+    page = make_report(Results(plan, tables))
     (beside,) = page.parent.glob("maps/*attention_densenet*/f_proposal_mask_share.nii.gz")
     np.testing.assert_array_equal(read_map(beside), stored)
     np.testing.assert_allclose(
@@ -141,7 +141,7 @@ def test_masks_of_other_spaces_are_not_added(result: Any) -> None:
     shares = mask_shares(run, identity, "f_proposal")
     reason = f"no common grid: {first.id} and {second.id} have different affines"
     assert (shares.values, shares.reason) == (None, reason)
-    drawn, failed = figures_of(plan, tables)
+    drawn, failed = figures_of(Results(plan, tables))
     titles = [figure.title.partition(",")[0] for figure in drawn]
     assert failed == [] and "Voxel inversion" in titles
     assert f"Where masks agree, {run.labels[identity]}" not in [figure.title for figure in drawn]

@@ -67,7 +67,7 @@ def drawn(undecided: tuple[Plan, Tables]) -> list[Figure]:
 
 def complete_figures(plan: Plan, tables: Tables) -> list[Figure]:
     """All figures, none of which failed."""
-    figures, failed = figures_of(plan, tables)
+    figures, failed = figures_of(Results(plan, tables))
     assert failed == []
     return figures
 
@@ -151,13 +151,13 @@ class TestFigures:
         self, run: tuple[Plan, Tables], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """If a figure fails, its section is named with the error, and other sections are drawn."""
-        titles = [figure.title for figure in figures_of(*run)[0]]
+        titles = [figure.title for figure in figures_of(Results(*run))[0]]
 
         def fail(*given: Any, **options: Any) -> bytes:
             raise ValueError("no such font")
 
         monkeypatch.setattr(plots, "bland_altman", fail)
-        figures, failed = figures_of(*run)
+        figures, failed = figures_of(Results(*run))
         assert failed == ["agreement: ValueError: no such font"]
         left = [figure.title for figure in figures]
         assert left == [title for title in titles if title in left] and 0 < len(left) < len(titles)
@@ -173,7 +173,7 @@ class TestFigures:
             raise ValueError("no such font")
 
         monkeypatch.setattr(plots, "bland_altman", fail)
-        page = make_report(*run).read_text()
+        page = make_report(Results(*run)).read_text()
         assert "Some figures could not be drawn. agreement: ValueError: no such font" in page
 
     def test_unranked_configuration_is_marked(self, run: tuple[Plan, Tables], without_plots: None) -> None:
@@ -338,7 +338,7 @@ class TestTables:
 
     def test_page(self, undecided: tuple[Plan, Tables], drawn: list[Figure]) -> None:
         """The report contains its sections, and its image files equal the figures."""
-        path = make_report(*undecided)
+        path = make_report(Results(*undecided))
         text = path.read_text()
         assert "Hypotheses of the paper" in text
         assert "Value of each channel" in text

@@ -21,6 +21,7 @@ from harness.core.errors import HarnessError, StoreError
 from harness.data.maps import GroupMap, read_map, read_maps, write_sums
 from harness.pipeline.cell import Cell
 from harness.report import plots, runs
+from harness.report.figures.results import Results
 from harness.report.runs import pooled_files, pooled_metrics, pooled_of
 from harness.storage.store import RECORD, CellRecord, Store, write_record
 from harness.sweep.collect import Tables, collect
@@ -108,7 +109,7 @@ def test_figures_of_one_configuration(
 ) -> None:
     """A configuration has figures of its trainings, subjects and agreement."""
     plan, tables = run
-    assert pooled_files(plan, tables, plan.configurations[0].id, tmp_path) == []
+    assert pooled_files(Results(plan, tables), plan.configurations[0].id, tmp_path) == []
     # Figures are at the top level, since MLflow does not compare files in folders.
     assert [path.name for path in sorted(tmp_path.glob("*.png"))] == [
         "count-bland-altman.png", "count-scatter.png", "subjects.png", "training.png", "volume-bland-altman.png",
@@ -125,7 +126,7 @@ def test_group_map_is_the_mean_of_the_stored_maps(
 ) -> None:
     """The group map is the mean of the maps of all subjects, as a NIfTI file with an image."""
     plan, tables = on_one_grid(run[0]), run[1]
-    pooled_files(plan, tables, plan.configurations[0].id, tmp_path)
+    pooled_files(Results(plan, tables), plan.configurations[0].id, tmp_path)
     assert written(tmp_path / "maps") == ["random_mean.nii.gz", "random_mean.png"]
     maps = [
         one
@@ -149,7 +150,7 @@ def test_no_group_map_without_a_common_grid(
     run: tuple[Plan, Tables], recorded_plots: dict[str, tuple[Any, Any]], tmp_path: Path
 ) -> None:
     """Without a common grid there is no group map, and a text file gives the reason."""
-    pooled_files(*run, run[0].configurations[0].id, tmp_path)
+    pooled_files(Results(*run), run[0].configurations[0].id, tmp_path)
     assert written(tmp_path / "maps") == ["none.txt"]
     text = (tmp_path / "maps" / "none.txt").read_text()
     assert text == "random: no common grid: sub-01 and sub-02 have different affines\n"
@@ -163,7 +164,7 @@ def test_anonymous_files_name_no_subject(
     folder.mkdir()
     settings = dataclasses.replace(plan.request.settings, anonymous=True)
     hidden = dataclasses.replace(plan, request=dataclasses.replace(plan.request, settings=settings))
-    pooled_files(hidden, run[1], plan.configurations[0].id, folder)
+    pooled_files(Results(hidden, run[1]), plan.configurations[0].id, folder)
     assert recorded_plots["subject_dots"][1] == {"named": False}
     assert (folder / "maps" / "none.txt").read_text() == "random: no common grid\n"
     assert not [name for name in written(folder) if "sub-" in name]
@@ -202,7 +203,7 @@ def test_failed_figure_leaves_other_files(
     monkeypatch.setattr(runs, "draw_map", broken)
     folder = tmp_path / "to"
     folder.mkdir()
-    failed = pooled_files(on_one_grid(run[0]), run[1], run[0].configurations[0].id, folder)
+    failed = pooled_files(Results(on_one_grid(run[0]), run[1]), run[0].configurations[0].id, folder)
     assert failed == ["subjects.png: ValueError: no font", "map of random: ValueError: no font"]
     assert written(folder) == [
         "count-bland-altman.png", "count-scatter.png", "maps/random_mean.nii.gz", "training.png",
@@ -216,7 +217,7 @@ def test_damaged_store_raises(run: tuple[Plan, Tables], tmp_path: Path) -> None:
     train = next(cell for cell in plan.cells if cell.stage == "train")
     (plan.store.folder("train", train.identity) / "history.json").write_text("[]")
     with pytest.raises(StoreError, match=r"history.json is missing or has changed"):
-        pooled_files(plan, run[1], plan.configurations[0].id, tmp_path)
+        pooled_files(Results(plan, run[1]), plan.configurations[0].id, tmp_path)
 
 
 def test_one_image_per_attribution(
@@ -229,7 +230,7 @@ def test_one_image_per_attribution(
     found = GroupMap(np.ones((1, 4, 4, 4), np.float32), AFFINE, 3)
     means = [(f"{label}_{output}", runs._Mean(found, label, (), output)) for label in "ab" for output in ("x", "y")]
     monkeypatch.setattr(runs, "_means", lambda plan, identity: iter(means))
-    pooled_files(*run, run[0].configurations[0].id, tmp_path)
+    pooled_files(Results(*run), run[0].configurations[0].id, tmp_path)
     assert written(tmp_path / "maps") == [
         "a_x_mean.nii.gz", "a_x_mean.png", "a_y_mean.nii.gz", "b_x_mean.nii.gz", "b_x_mean.png", "b_y_mean.nii.gz",
     ]  # fmt: skip
@@ -385,7 +386,7 @@ def test_mean_maps_of_maps_beside_sums(lsm_overrides: dict[str, Any], tmp_path: 
     """Each explanation has the mean of what it is judged on, also if others keep only sums."""
     overrides = {**lsm_overrides, "attribution": ("prevalence", "random"), "explanations.prevalence.keep": "maps"}
     plan = run_cells(prepare(resolve(to_overrides(**overrides))))
-    assert pooled_files(plan, collect(plan), plan.configurations[0].id, tmp_path) == []
+    assert pooled_files(Results(plan, collect(plan)), plan.configurations[0].id, tmp_path) == []
     assert [name for name in written(tmp_path / "maps") if name.endswith(".nii.gz")] == [
         "prevalence_mean.nii.gz", "random_score_1_mean.nii.gz", "random_score_2_mean.nii.gz",
         "random_score_3_mean.nii.gz",

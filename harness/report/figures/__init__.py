@@ -22,8 +22,6 @@ from harness.report.figures.leaderboard import leaderboard_figures
 from harness.report.figures.pictures import picture_figures
 from harness.report.figures.regions import region_figures
 from harness.report.figures.results import Results
-from harness.sweep.collect import Tables
-from harness.sweep.plan import Plan
 
 __all__ = ["figures_of", "figures_of_one"]
 
@@ -44,13 +42,12 @@ _IN_ORDER: Sequence[tuple[str, Callable[[Results], Iterator[Figure]]]] = (
 )
 
 
-def figures_of(plan: Plan, tables: Tables) -> tuple[list[Figure], list[str]]:
+def figures_of(run: Results) -> tuple[list[Figure], list[str]]:
     """All figures for which a run has data, in order.
 
     Parameters
     ----------
-    plan : plan of a run
-    tables : tables of its results
+    run : results of the run
 
     Returns
     -------
@@ -64,7 +61,6 @@ def figures_of(plan: Plan, tables: Tables) -> tuple[list[Figure], list[str]]:
     StoreError
         If the store is damaged.
     """
-    run = Results(plan, tables)
     figures: list[Figure] = []
     failed: list[str] = []
     for section, draw in _IN_ORDER:

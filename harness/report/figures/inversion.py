@@ -189,6 +189,13 @@ def mask_shares(run: Results, identity: str, attribution: str) -> GroupMap:
         all samples. Without values, but with the reason, if there are no maps, or if the
         samples differ in shape or, by more than 0.001 mm, in affine.
     """
+    key = (identity, attribution)
+    if key not in run.shares:
+        run.shares[key] = _mask_shares(run, identity, attribution)
+    return run.shares[key]
+
+
+def _mask_shares(run: Results, identity: str, attribution: str) -> GroupMap:
     first, affine, total = "", np.eye(4), np.zeros(())
     subjects: list[str] = []
     for sample in run.plan.groups[identity].cohort.samples:

@@ -13,7 +13,7 @@ import numpy as np
 from harness.core.registry import METRICS
 from harness.core.task import Component, Configuration, Task
 from harness.core.types import Array, Sample, Score
-from harness.data.maps import read_maps
+from harness.data.maps import GroupMap, read_maps
 from harness.pipeline.artifacts import read_predictions
 from harness.pipeline.cell import Job, restored
 from harness.pipeline.contribution import Family, families
@@ -44,6 +44,11 @@ class Results:
 
     plan: Plan
     tables: Tables
+
+    @cached_property
+    def shares(self) -> dict[tuple[str, str], GroupMap]:
+        """Mask shares by configuration and attribution, as far as they are known: they take seconds each."""
+        return {}
 
     @property
     def task(self) -> Task:
