@@ -146,6 +146,7 @@ TASK = Task(
     presets=PRESETS,
     experiments=EXPERIMENTS,
     experiment="classification",
+    synonyms={"target=severe": "classification", "target=edss": "regression"},
     spaces=SPACES,
     hypotheses=HYPOTHESES,
     published=PUBLISHED,

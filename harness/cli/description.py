@@ -71,6 +71,7 @@ def describe_task(task: Task, style: str, out: Console) -> None:
     ):
         rows = [[name, "; and ".join(map(_assignments, grids_of(value)))] for name, value in values.items()]
         show_table(out, ["name", "sets"], rows, title)
+    show_table(out, ["word", "means"], [[a, f"experiment={b}"] for a, b in task.synonyms.items()], "Other words")
     spaces = [[name, "; ".join(map(_dimension_text, space))] for name, space in task.spaces.items()]
     show_table(out, ["name", "dimensions"], spaces, "Search spaces (search=optuna space=NAME)")
     show_table(out, _HEADER, _rows("", setting_options()), "Settings of a run")

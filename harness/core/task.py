@@ -99,6 +99,7 @@ class Task:
     experiments : name → grid, or a tuple of grids that are run together: configurations of several grids
         run once, and axes that a grid lacks have the value of the task
     experiment : experiment that runs by default, when no key is swept
+    synonyms : other words for an experiment, ``key=value`` → its name, e.g. ``target=edss``
     spaces : name → search space
     hypotheses : hypotheses of the paper, to be tested
     published : tables of published results, shown next to the results
@@ -138,6 +139,7 @@ class Task:
     presets: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
     experiments: Mapping[str, Experiment] = field(default_factory=dict)
     experiment: str = ""
+    synonyms: Mapping[str, str] = field(default_factory=dict)
     spaces: Mapping[str, tuple[Dimension, ...]] = field(default_factory=dict)
     hypotheses: tuple[Hypothesis, ...] = ()
     published: tuple[Published, ...] = ()
@@ -191,6 +193,9 @@ class Task:
                         f"{label} of task {self.name} must pool metrics of samples or use a metric that pools those of "
                         f"predictions, got {needed}"
                     )
+        for experiment in self.synonyms.values():
+            if experiment not in self.experiments:
+                raise UnknownName(f"experiment of task {self.name} (in its synonyms)", experiment, self.experiments)
         for name in self.problem:
             if self.axes.get(name, name).partition(".")[0] not in (*SINGLE, *LABELLED, *SCALARS):
                 raise UnknownName(f"key of task {self.name} (in its problem)", name, self.axes)

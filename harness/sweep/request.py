@@ -72,6 +72,7 @@ def resolve(overrides: Overrides, *, texts: tuple[str, ...] = ()) -> Request:
             f"exactly one task must be given, got {came}; set task=NAME. Tasks: {', '.join(task_names())}"
         )
     task = load_task(str(overrides.values["task"]))
+    overrides, texts = _without_synonyms(overrides, texts, task)
     profile = str(overrides.values.get("profile", "quick"))
     faults: list[RequestError] = []
     if profile not in task.profiles:
@@ -135,6 +136,29 @@ def resolve(overrides: Overrides, *, texts: tuple[str, ...] = ()) -> Request:
         without=without,
         remarks=(*_partly(overrides, task, experiments), *remarks),
     )
+
+
+def _without_synonyms(overrides: Overrides, texts: tuple[str, ...], task: Task) -> tuple[Overrides, tuple[str, ...]]:
+    """Overrides and their texts, in which other words for an experiment are replaced by its name.
+
+    Raises
+    ------
+    RequestError
+        If such a word has another value or several, or an experiment is named as well.
+    """
+    known = {word.partition("=")[0] for word in task.synonyms}
+    used = [key for key in (*overrides.values, *overrides.sweeps) if key in known]
+    if not used:
+        return overrides, texts
+    given = [f"{key}={','.join(map(str, overrides.several(key)))}" for key in used]
+    if len(given) > 1 or given[0] not in task.synonyms or overrides.has("experiment"):
+        means = "; ".join(f"{word} is experiment={name}" for word, name in task.synonyms.items())
+        also = ["experiment=…"] if overrides.has("experiment") else []
+        raise RequestError(f"one experiment must be named in one way, got {' '.join([*given, *also])}. {means}")
+    name = task.synonyms[given[0]]
+    values = {key: value for key, value in overrides.values.items() if key != used[0]}
+    replaced = tuple(f"experiment={name}" if text.partition("=")[0] == used[0] else text for text in texts)
+    return dataclasses.replace(overrides, values={**values, "experiment": name}), replaced
 
 
 def _with_objectives(task: Task, reached: Sequence[Task]) -> Task:

@@ -75,6 +75,24 @@ def test_experiment_by_name(epvs: Any) -> None:
     assert request_of("experiment=shapley").axes == epvs.experiments["shapley"]
 
 
+def test_synonym_is_the_experiment() -> None:
+    """``target=edss`` is the regression of the EDSS, also in the command of the run."""
+    texts = ("task=ms", "target=edss", "recipe.epochs=2")
+    found = resolve(parse(texts), texts=texts)
+    same = resolve(parse(["task=ms", "experiment=regression", "recipe.epochs=2"]))
+    assert describe(found.task) == describe(same.task)
+    assert (found.grids, found.name) == (same.grids, same.name)
+    assert found.typed == ("task=ms", "experiment=regression", "recipe.epochs=2")
+    assert found.task.objective == "r2"
+
+
+@pytest.mark.parametrize("more", ["target=age", "target=edss,severe", "target=edss experiment=fusion"])
+def test_synonym_that_is_not_clear_is_refused(more: str) -> None:
+    """Another value, several values and a second experiment are refused with the words that exist."""
+    with pytest.raises(RequestError, match="target=edss is experiment=regression"):
+        resolve(parse(["task=ms", *more.split()]))
+
+
 @pytest.mark.parametrize("override", ["sequences=SWI+T1w", "adapter.channels=SWI+T1w"])
 def test_single_value_replaces_the_axis_of_the_experiment(override: str) -> None:
     """A single value, by short name or full key, replaces the axis of the experiment."""
