@@ -292,7 +292,6 @@ def test_third_party_components_run_on_workers(installed: Path, board_of: Callab
         "task=mine",
         *small,
         "sequences=T2w",
-        "split.folds=2",
         "model=one_convolution,broken,dying",
         "out=out",
         cwd=tmp_path,
