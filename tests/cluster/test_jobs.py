@@ -72,7 +72,8 @@ def test_interrupted_command_is_followed_again_and_resumed(host: Host) -> None:
     """Ctrl-C leaves the job running; the same command follows it, and after its end finds all cells done."""
     first = _run(
         host,
-        f"set -m; harness {WORDS} > log 2>&1 & for _ in $(seq 1500); do grep -q verifying log && break; sleep .2; done\n"
+        f"set -m; harness {WORDS} > log 2>&1 &\n"
+        "for _ in $(seq 1200); do grep -q verifying log && break; sleep .2; done\n"
         "kill -INT %1; wait %1; echo exit $?; cat log",
     )
     assert "\nexit 130\n" in f"\n{first}", first
