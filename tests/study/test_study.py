@@ -234,10 +234,11 @@ def test_new_pictures_are_predicted_by_all_networks(finished: Path, site: Path, 
     assert {"participant_id", "age", "hair_probability_red"} <= set(rows[0])
 
 
+@pytest.mark.ray
 def test_ensemble_of_searched_networks(site: Path, tmp_path: Path) -> None:
     """The ensemble averages networks of different width, as chosen by the search of each fold."""
     overrides = ("search=optuna", "trials=2", "model.width=interval(2,40)", "attribution=random")
-    run(site, tmp_path, *overrides, "ray=off", "mlflow=off", "report=false")
+    run(site, tmp_path, *overrides, "mlflow=off", "report=false")
     sizes = {one["facts"]["parameters"] for one in records(tmp_path, "train")}  # type: ignore[index]
     networks = sorted(one["facts"]["networks"] for one in records(tmp_path, "predict"))  # type: ignore[index]
     assert (len(sizes), networks) == (2, [1, 1, 2])
