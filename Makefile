@@ -1,5 +1,6 @@
 # make run          create the environment, then run the ePVS study on generated images (WORDS=… adds overrides)
 # make test         create the development environment, then run the tests on all cores (ARGS=… is passed to pytest)
+# make test-all     run the tests, also those that are marked as slow
 # make cluster-test run the test of `ray up` on three hosts, which are namespaces of this machine (root, sshd, rsync)
 # make check        run ruff, mypy, hadolint on the Dockerfile, and the architecture test
 # make fuzz         run the tests with random input, 10,000 cases each (about ten minutes)
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 # setuptools warns about editable installations with mapped folders, such as tasks/ here.
 INSTALL = PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test cluster-test check chaos fuzz audit licences constraints setup setup-dev clean
+.PHONY: run test test-all cluster-test check chaos fuzz audit licences constraints setup setup-dev clean
 .DELETE_ON_ERROR:
 
 run: setup
@@ -23,6 +24,9 @@ run: setup
 
 test: setup-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-all:
+	$(MAKE) --no-print-directory test ARGS="-m 'slow or not slow' $(ARGS)"
 
 cluster-test: setup-dev
 	$(BIN)/python -m pytest tests/cluster $(ARGS)

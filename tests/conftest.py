@@ -52,9 +52,17 @@ def _sample(number: int, shape: tuple[int, int, int]) -> Sample:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with tests that start Ray come first, because they take longest (``make test`` keeps this order)."""
-    slow = {item.path for item in items if item.get_closest_marker("ray")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Spread the files with tests that start Ray evenly among the others.
+
+    They use more than one core and often wait. ``make test`` keeps this order, so that other
+    tests run beside them.
+    """
+    with_ray = {item.path for item in items if item.get_closest_marker("ray")}
+    files = list(dict.fromkeys(item.path for item in items))
+    rank: dict[Path, float] = {}
+    for group in ([one for one in files if one in with_ray], [one for one in files if one not in with_ray]):
+        rank |= {path: (number + 0.5) / len(group) for number, path in enumerate(group)}
+    items.sort(key=lambda item: rank[item.path])
 
 
 @pytest.fixture(scope="session")

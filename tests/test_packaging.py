@@ -207,6 +207,7 @@ def test_python_with_a_safe_path_takes_the_wheel_in_a_clone(programs: Path) -> N
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_workers_do_not_import_other_packages(programs: Path, other_packages: Path, small_run: tuple[str, ...]) -> None:
     """Workers of the installed program do not import packages from the working folder."""
     overrides = [*small_run, "sequences=T2w", "fold=0", "attribution=none", "report=false", "mlflow=off", "out=out"]

@@ -16,7 +16,7 @@ from .strangers import answers, ask, methods_of_ray, sockets
 ADDRESS = "http://127.0.0.1:8265"
 WORDS = (
     "run task=epvs sequences=T2w phantom_subjects=3 'phantom.shape=[32,32,10]' recipe.epochs=2 "
-    "attribution=random mlflow=off report=false "
+    "seed=0,1 attribution=random mlflow=off report=false "
     f"out=/shared/runs ray={ADDRESS}"
 )
 # A page of metrics for Prometheus: comments, and names with labels and a number.
@@ -79,9 +79,9 @@ def test_interrupted_command_is_followed_again_and_resumed(host: Host) -> None:
     assert "\nexit 130\n" in f"\n{first}", first
     assert "submitted as job harness-" in first and "Follow it again with the same command" in first
     second = _run(host, f"harness {WORDS}")
-    assert "is already running; its output from the start" in second and "15 cells: 0 done" in second
+    assert "is already running; its output from the start" in second and "30 cells: 0 done" in second
     third = _run(host, f"harness {WORDS}")
-    assert "-2\n" in third.partition("submitted as job")[2] and "15 cells: 15 done" in third
+    assert "-2\n" in third.partition("submitted as job")[2] and "30 cells: 30 done" in third
 
 
 @pytest.mark.ray

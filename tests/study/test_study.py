@@ -235,6 +235,7 @@ def test_new_pictures_are_predicted_by_all_networks(finished: Path, site: Path, 
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_ensemble_of_searched_networks(site: Path, tmp_path: Path) -> None:
     """The ensemble averages networks of different width, as chosen by the search of each fold."""
     overrides = ("search=optuna", "trials=2", "model.width=interval(2,40)", "attribution=random")

@@ -285,6 +285,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return site
 
 
+@pytest.mark.slow
 def test_third_party_components_run_on_workers(installed: Path, board_of: Callable[..., Path], tmp_path: Path) -> None:
     """Third-party tasks, models, attributions and metrics are found by entry point, also on workers."""
     small = ("phantom_subjects=3", "phantom.shape=[24,24,8]", "phantom.density=4000", "report=false", "mlflow=off")

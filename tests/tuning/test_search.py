@@ -561,6 +561,7 @@ def ray() -> Iterator[None]:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_search_with_ray_agrees_with_this_process(ray: None, data: Path, tmp_path: Path) -> None:
     """With Ray and one candidate at a time, a search is reproducible and agrees with one in this process."""
     overrides = (LR, "fold=0,2", "ray=auto", "workers=1")
