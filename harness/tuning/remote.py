@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import shlex
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -156,12 +157,14 @@ def _environment() -> Mapping[str, Any]:
 
 def _stream(client: Any, name: str, write: Callable[[str], None]) -> None:
     """Write the output of a job until it ends; a lost connection is opened again, without repeating what was seen."""
-    seen = 0
+    seen, left_off = 0, threading.Event()
 
     async def tail() -> None:
         nonlocal seen
         position = 0
         async for piece in client.tail_job_logs(name):
+            if left_off.is_set():
+                return
             start, position = position, position + len(piece)
             if position > seen:
                 write(piece[max(0, seen - start) :])
@@ -169,7 +172,7 @@ def _stream(client: Any, name: str, write: Callable[[str], None]) -> None:
 
     for left in reversed(range(_TRIES)):
         try:
-            asyncio.run(tail())
+            _in_thread(lambda: asyncio.run(tail()), left_off)
         except RuntimeError:
             if not left:
                 raise
@@ -180,6 +183,31 @@ def _stream(client: Any, name: str, write: Callable[[str], None]) -> None:
             time.sleep(_PAUSE_S / 5)
     while not client.get_job_status(name).is_terminal():
         time.sleep(_PAUSE_S)
+
+
+def _in_thread(work: Callable[[], None], left_off: threading.Event) -> None:
+    """Run a function in a thread and wait for it, so that Ctrl-C ends the wait at once, and sets an event.
+
+    In the main thread, ``asyncio`` turns Ctrl-C into a cancellation, which what is awaited may swallow.
+    """
+    failed: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=guarded, name="output of the job", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.2)
+    except BaseException:
+        left_off.set()
+        raise
+    if failed:
+        raise failed[0]
 
 
 def _client(address: str) -> Any:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
 import shlex
+import signal
 import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -219,6 +223,27 @@ def test_interrupt_detaches(
     assert jobs.jobs == {remote.job_name(TEXTS): JobStatus.RUNNING}
     output = capsys.readouterr().out
     assert f"Follow it again with the same command: harness run {shlex.join(TEXTS)}" in output
+
+
+def test_interrupt_is_not_swallowed_by_the_connection(follow: Follow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C detaches also while a client waits that ignores cancellations, as one does that closes a connection."""
+    jobs = Jobs()
+
+    async def stubborn(name: str) -> AsyncIterator[str]:
+        yield "one\n"
+        os.kill(os.getpid(), signal.SIGINT)
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(20)
+        jobs.jobs[name] = JobStatus.SUCCEEDED
+
+    monkeypatch.setattr(jobs, "tail_job_logs", stubborn)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            follow(jobs)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert list(jobs.jobs.values()) == [JobStatus.RUNNING]
 
 
 def test_python_interface_refuses_the_address() -> None:
