@@ -27,8 +27,8 @@ from .strangers import UNAUTHENTICATED, answers, ask, methods_of_ray, sockets
 
 # Two sets of sequences, two subjects fewer than by default, two seeds: 16 trainings of seconds.
 RUN = (
-    "run task=epvs sequences=T2w,T2w+FLAIR seed=0,1 phantom_subjects=4 recipe.epochs=8 attribution=occlusion,random "
-    "cpus=2 mlflow=off report=false ray={head}:6379 out=/shared/{out}"
+    "run task=epvs sequences=T2w,T2w+FLAIR seed=0,1 phantom_subjects=4 recipe.epochs=8 attribution=saliency,random "
+    "mlflow=off report=false ray={head}:6379 out=/shared/{out}"
 )
 TRAININGS = 2 * 2 * 4
 # Columns that differ between two runs of the same work.
