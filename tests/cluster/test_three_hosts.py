@@ -25,12 +25,12 @@ import pytest
 from .lab import EXTRA_JOBS, HOME, ROOT, Host, Lab, lab_in, missing, wait_for
 from .strangers import UNAUTHENTICATED, answers, ask, methods_of_ray, sockets
 
-# Two sets of sequences, two subjects fewer than by default, two seeds: 16 trainings of seconds.
+# One set of sequences, two subjects fewer than by default, two seeds: 8 trainings of seconds.
 RUN = (
-    "run task=epvs sequences=T2w,T2w+FLAIR seed=0,1 phantom_subjects=4 recipe.epochs=8 attribution=saliency,random "
+    "run task=epvs sequences=T2w seed=0,1 phantom_subjects=4 recipe.epochs=8 attribution=saliency,random "
     "mlflow=off report=false ray={head}:6379 out=/shared/{out}"
 )
-TRAININGS = 2 * 2 * 4
+TRAININGS = 2 * 4
 # Columns that differ between two runs of the same work.
 OWN = ("train_s", "explain_s", "command", "mlflow_run")
 # A process of Ray, by its command line.
@@ -186,12 +186,12 @@ def test_run_on_three_hosts_survives_the_loss_of_one(lab: Lab) -> None:
     wait_for(lambda: _alive(head) == 3, "three nodes must join", limit_s=240)
 
     undisturbed = Run(lab, "undisturbed")
-    wait_for(lambda: undisturbed.trained() >= 2, "trainings must start", limit_s=240)
+    wait_for(lambda: undisturbed.trained() >= 1, "trainings must start", limit_s=240)
     _check_sockets(lab)
     undisturbed.finish()
 
     disturbed = Run(lab, "disturbed")
-    wait_for(lambda: disturbed.trained() >= 3, "trainings must start", limit_s=240)
+    wait_for(lambda: disturbed.trained() >= 2, "trainings must start", limit_s=240)
     busy = [line for line in lost.processes() if line.startswith("ray::") and "IDLE" not in line]
     assert any("RuntimeEnv" not in line for line in busy), f"the lost host must be at work, it runs {busy}"
     assert disturbed.trained() < TRAININGS
