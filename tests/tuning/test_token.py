@@ -65,7 +65,9 @@ def test_no_file_is_used(home: Path, monkeypatch: pytest.MonkeyPatch, name: str,
 def test_ray_takes_the_token(home: Path) -> None:
     """Ray accepts the file as it is written here."""
     keep_private(create=True)
-    code = "import ray; ray.init(include_dashboard=False, num_cpus=1); print(ray.get(ray.put(3))); ray.shutdown()"
+    # "local", because without an address Ray connects to a cluster that another test runs on this machine.
+    start = "ray.init(address='local', include_dashboard=False, num_cpus=1)"
+    code = f"import ray; {start}; print(ray.get(ray.put(3))); ray.shutdown()"
     done = subprocess.run(
         [sys.executable, "-c", code], env={**os.environ, "RAY_AUTH_MODE": "token"}, capture_output=True, text=True,
         check=False,
