@@ -178,7 +178,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
         "scontrol": "printf 'n1\\nn2\\nn3\\n'",
         "srun": f'echo "srun $*" >> {log}; case "$*" in *hostname*) echo "$ADDRESSES";; esac',
         "ray": (
-            f'echo "ray $*" >> {log}; [ "$1" != status ] || printf " 1 node_%s\\n" a b c\n'
+            f'echo "ray $*" >> {log}; [ "$1" != status ] || printf " 1 node_%s\\n" $JOINED\n'
             f'[ "$1" != get-auth-token ] || {{ echo new > ~/.ray/auth_token; stat -c %a ~/.ray/* > {tmp_path}/mode; }}'
         ),
         # The head and the workers are started in the background.
@@ -195,7 +195,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
     return {
         "HOME": str(tmp_path), "PATH": f"{programs}:{os.environ['PATH']}", "HARNESS": str(programs / "harness"),
         "SLURM_JOB_NODELIST": "n[1-3]", "SLURM_JOB_NUM_NODES": "3", "SLURM_JOB_ID": "7", "SLURM_GPUS_ON_NODE": "2",
-        "SLURM_CPUS_PER_TASK": "8", "ADDRESSES": ADDRESSES,
+        "SLURM_CPUS_PER_TASK": "8", "ADDRESSES": ADDRESSES, "JOINED": "a b c",
     }  # fmt: skip
 
 
@@ -220,6 +220,15 @@ def test_slurm_starts_a_head_and_workers_and_runs_the_request(slurm: dict[str, s
     (workers,) = (one for one in starts if "--head" not in one)
     assert "--nodes=2" in workers and "--exclude=n1" in workers and "--address=10.0.0.1:20007" in workers
     assert calls[-2:] == ["harness run task=epvs data=/a folder/x ray=10.0.0.1:20007", "token"]
+    assert "have joined" not in done.stderr
+
+
+def test_slurm_says_which_part_of_the_nodes_runs(slurm: dict[str, str], tmp_path: Path) -> None:
+    """If a node does not join in time, the run starts with the others, and says so."""
+    done = submit({**slurm, "JOINED": "a b", "JOIN_SECONDS": "1"}, tmp_path, "task=epvs")
+    assert done.returncode == 0 and "only 2 of 3 nodes have joined Ray" in done.stderr
+    assert "ray-7.log" in done.stderr and "JOIN_SECONDS=600" in done.stderr
+    assert "harness run task=epvs" in (tmp_path / "calls").read_text()
 
 
 @pytest.mark.parametrize(("given", "cpus"), [({}, 8), ({"SLURM_CPUS_PER_TASK": "", "SLURM_CPUS_ON_NODE": "4"}, 4)])
