@@ -56,7 +56,7 @@ _MEANS_OF = (30, 40, 50)
 _SOURCE = "protocol of the MS study on disability (voxel inversion of relevance quantiles)"
 _INVERTED = ("inverted_logits", "random_inverted_logits", "target_label")
 # Number of changed images that are in memory at once.
-_AT_ONCE = 5
+_AT_ONCE = 10
 
 
 def quantile_masks(explanation: Array, brain: Array, percents: Sequence[float], *, of: Share = "positive") -> Masks:

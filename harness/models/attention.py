@@ -141,6 +141,8 @@ class Encoder(nn.Sequential):
         layers += [nn.Flatten(), nn.Linear(width * (1 if pooling == "mean" else voxels), features)]
         layers += [nn.Dropout(dropout)] if dropout else []
         super().__init__(*layers)
+        # Channels last in memory: on a CPU, a training step takes .7 to .8 and a prediction .5 to .6 of the time.
+        self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 
 def _halved(size: int) -> int:

@@ -55,7 +55,7 @@ from harness.pipeline.explain import (
 from harness.pipeline.initial_weights import initialised
 from harness.pipeline.networks import MARGIN, Member, build_network, device
 from harness.pipeline.predict import predict
-from harness.pipeline.probe import probe_sample
+from harness.pipeline.probe import Sizes, probe_sample
 from harness.pipeline.score import Values, collapse_flags, score_map, score_prediction
 from harness.pipeline.train import controlled, train
 from harness.storage.store import TRACEBACK, CellRecord, Store, write_json, write_record
@@ -138,6 +138,7 @@ class _Work:
     broken: set[str] = field(default_factory=set)
     trained: dict[str, Member] = field(default_factory=dict)
     predicted: dict[str, Mapping[str, Prediction]] = field(default_factory=dict)
+    sizes: Sizes = field(default_factory=dict)
     maps: dict[str, dict[str, Explained]] = field(default_factory=dict)
     shared: dict[str, Shared] = field(default_factory=dict)
 
@@ -342,6 +343,7 @@ class _Work:
                 [label for label, _ in cell.metrics], values,
                 channels=self._channels(explanation), seed=cell.seed,
                 batch_size=self.task.recipe().batch_size, classes=self._classes(predictions[sample.id]),
+                sizes=self.sizes,
             )  # fmt: skip
         self._write_values(folder, cell, values)
         return {}

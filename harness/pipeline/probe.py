@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from functools import cache
 
 import numpy as np
 import torch
@@ -26,7 +25,10 @@ from harness.pipeline.explain import Explained, classified_target, explained_inp
 from harness.pipeline.networks import OWN, Member, Scalar, Scalars, device, scalars_of, tensor_of
 from harness.pipeline.score import Values, add, inputs_of_map
 
-__all__ = ["predict_function", "probe_sample"]
+__all__ = ["Sizes", "predict_function", "probe_sample"]
+
+Sizes = dict[tuple[str, tuple[int, ...]], int]
+"""Batch size of the networks for a scalar and a shape of the image, which is found for one sample and used for all."""
 
 
 def probe_sample(
@@ -44,6 +46,7 @@ def probe_sample(
     seed: int,
     batch_size: int,
     classes: Mapping[str, int],
+    sizes: Sizes | None = None,
 ) -> None:
     """Add the values of some probe metrics of one sample.
 
@@ -53,7 +56,9 @@ def probe_sample(
     explanation, explained : the explanation and its maps
     classes : predicted class of each classes target, whose logit is explained
     batch_size : number of images in a forward pass
+    sizes : receives the batch sizes of these networks, and is read for further samples
     """
+    sizes = {} if sizes is None else sizes
     scalars = scalars_of(explanation.of, spec, members[0].network)
     if explanation.of.endswith(OWN):  # one map, whose channels explain scalars of their own
         scalars = (Scalar(explanation.of),)
@@ -62,13 +67,15 @@ def probe_sample(
         if explanation.of.endswith(OWN):
             target = classified_target(scalar.name, spec) or spec.targets[0]
             of = Scalar(target.name, target, -1 if target.classes else 0)  # one function stands for all channels
-        predict, image = predict_function(members, spec, sample, of, batch_size=batch_size, classes=classes)
+        predict, image = predict_function(
+            members, spec, sample, of, batch_size=batch_size, classes=classes, sizes=sizes
+        )
         if one.shape[1:] != image.shape[1 : one.ndim]:
             raise RequestError(
                 f"probe metrics need maps in the space of the network's input, got maps of {one.shape[1:]} and "
                 f"images of {image.shape[1:]} for {sample.id}"
             )
-        logit = _predict_logit(of, predict, members, spec, sample, batch_size)
+        logit = _predict_logit(of, predict, members, spec, sample, batch_size, sizes)
         given = inputs_of_map(
             spec,
             sample,
@@ -89,7 +96,13 @@ def probe_sample(
 
 
 def _predict_logit(
-    scalar: Scalar, predict: Predict, members: Sequence[Member], spec: NetworkSpec, sample: Sample, batch_size: int
+    scalar: Scalar,
+    predict: Predict,
+    members: Sequence[Member],
+    spec: NetworkSpec,
+    sample: Sample,
+    batch_size: int,
+    sizes: Sizes,
 ) -> Predict | None:
     """The logit of the binary target of a scalar as a function of the image; ``None`` if it has none."""
     target = classified_target(scalar.name, spec)
@@ -97,7 +110,8 @@ def _predict_logit(
         return None
     if scalar.target == target:
         return predict
-    return predict_function(members, spec, sample, Scalar(target.name, target), batch_size=batch_size)[0]
+    logit = Scalar(target.name, target)
+    return predict_function(members, spec, sample, logit, batch_size=batch_size, sizes=sizes)[0]
 
 
 def predict_function(
@@ -108,6 +122,7 @@ def predict_function(
     *,
     batch_size: int,
     classes: Mapping[str, int] | None = None,
+    sizes: Sizes | None = None,
 ) -> tuple[Predict, Array]:
     """The explained scalar as a function of the image, and the image.
 
@@ -118,6 +133,7 @@ def predict_function(
     sample : a sample with one item; inputs that are not explained (such as age) are fixed
     scalar : the explained scalar
     classes : predicted class of each classes target, whose logit is explained
+    sizes : receives the batch size of these networks, and is read for further samples
 
     Returns
     -------
@@ -158,9 +174,14 @@ def predict_function(
         chunk = images.reshape(len(images), *item.shape)
         return torch.split(torch.from_numpy(chunk).to(device()), widths, dim=1)
 
-    @cache
+    found = {} if sizes is None else sizes
+    key = (scalar.name, item.shape)
+
     def size() -> int:
-        return min(independent_size(network, inputs_of(item[None]), batch_size, copies=2) for network in wrapped)
+        if key not in found:
+            one = inputs_of(item[None])
+            found[key] = min(independent_size(network, one, batch_size, copies=batch_size) for network in wrapped)
+        return found[key]
 
     known: dict[bytes, float] = {}
 
@@ -177,13 +198,13 @@ def predict_function(
 
     @torch.inference_mode()
     def computed(images: Array) -> Array:
-        found = []
+        values = []
         most = size() if len(images) > 1 else 1
         for start in range(0, len(images), most):
             inputs = inputs_of(images[start : start + most])
             outputs = [network(*inputs)[:, 0].double().cpu().numpy() for network in wrapped]
-            found.append(np.mean(outputs, axis=0))
-        joined: Array = np.concatenate(found)
+            values.append(np.mean(outputs, axis=0))
+        joined: Array = np.concatenate(values)
         return joined
 
     return predict, item if item.ndim == 4 else item[..., None]

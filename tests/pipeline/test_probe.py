@@ -121,6 +121,20 @@ class TestPredictFunction:
         several = np.stack([image * factor for factor in np.linspace(0, 1, 7)])
         np.testing.assert_allclose(function(several), [function(single[None])[0] for single in several], rtol=1e-5)
 
+    def test_size_of_batches_is_found_once(
+        self, member: Callable[[int], Member], crowd: Cohort, crowd_spec: NetworkSpec
+    ) -> None:
+        """For further samples, the networks are only given the images that are asked for."""
+        one, sizes = member(0), {}
+        (scalar,) = scalars_of("age", crowd_spec, one.network)
+        counted: list[int] = []
+        one.network.register_forward_pre_hook(lambda module, given: counted.append(len(given[0])))
+        for sample in crowd.samples[:2]:
+            counted.clear()
+            function, image = predict_function([one], crowd_spec, sample, scalar, batch_size=4, sizes=sizes)
+            function(np.stack([image * factor for factor in np.linspace(0, 1, 7)]))
+        assert counted == [4, 3] and sizes == {("age", image.shape[:3]): 4}
+
     def test_several_networks_are_averaged(
         self, member: Callable[[int], Member], crowd: Cohort, crowd_spec: NetworkSpec
     ) -> None:
