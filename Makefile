@@ -1,7 +1,7 @@
 # make run          create the environment, then run the ePVS study on generated images (WORDS=… adds overrides)
 # make test         create the development environment, then run the tests on all cores (ARGS=… is passed to pytest)
 # make test-all     run the tests, also those that are marked as slow
-# make cluster-test run the test of `ray up` on three hosts, which are namespaces of this machine (root, sshd, rsync)
+# make cluster-test run `ray up`, Ray Jobs and Slurm on hosts that are namespaces of this machine (root, sshd, rsync, Slurm)
 # make check        run ruff, mypy, hadolint on the Dockerfile, and the architecture test
 # make fuzz         run the tests with random input, 10,000 cases each (about ten minutes)
 # make audit        look up the locked dependencies in a database of vulnerabilities; needs the network
@@ -29,7 +29,7 @@ test-all:
 	$(MAKE) --no-print-directory test ARGS="-m 'slow or not slow' $(ARGS)"
 
 cluster-test: setup-dev
-	$(BIN)/python -m pytest tests/cluster $(ARGS)
+	$(BIN)/python -m pytest tests/cluster -m 'slow or not slow' $(ARGS)
 
 ROUNDS := 20
 SEED := 0

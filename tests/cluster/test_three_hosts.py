@@ -132,13 +132,18 @@ class Run:
         assert self.process.wait(timeout=900) == 0, self.log.read_text()[-4000:]
 
     def tables(self) -> dict[str, list[dict[str, str]]]:
-        """Rows of its tables by name of the file, without measured times, the command and the folder of the data."""
-        tables = {}
-        for path in sorted((self.folder / "leaderboards").rglob("*.csv")):
-            with path.open(newline="") as file:
-                rows = list(csv.DictReader(file))
-            tables[path.name] = [{key: row[key] for key in row if key not in OWN} for row in rows]
-        return tables
+        """Rows of its tables by name of the file."""
+        return tables_of(self.folder)
+
+
+def tables_of(out: Path) -> dict[str, list[dict[str, str]]]:
+    """Rows of the tables of a run by name of the file, without measured times, the command and the tracking run."""
+    tables = {}
+    for path in sorted((out / "leaderboards").rglob("*.csv")):
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        tables[path.name] = [{key: row[key] for key in row if key not in OWN} for row in rows]
+    return tables
 
 
 def _alive(head: Host) -> int:
