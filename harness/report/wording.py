@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,8 +41,8 @@ SHARES = ("shapley", "left_out", "alone")
 def row_labels(table: pa.Table, *, attribution: bool = True) -> list[str]:
     """Short names of rows: the axes that vary, and the attribution.
 
-    One varying axis gives its bare value ("T2w+FLAIR"), several give
-    "model=a, noise=0.1"; if none varies, the attribution alone, or all axes.
+    One varying axis gives its bare value ("T2w+FLAIR") or, if that is a number, "noise=0.1";
+    several give "model=a, noise=0.1"; if none varies, the attribution alone, or all axes.
 
     Parameters
     ----------
@@ -196,11 +197,17 @@ def _labels(lines: Sequence[Mapping[str, Any]], facts: TableFacts, *, attributio
         explained = [line["attribution"]] if attribution and line["attribution"] else []
         names = varying or ([] if explained else list(facts.axes))
         names = [name for name in names if line[name] is not None]  # without options that the components do not have
-        # An empty value, and true or false, have no name of their own.
-        alone = len(names) == 1 and line[names[0]] != "" and not isinstance(line[names[0]], bool)
+        alone = len(names) == 1 and _speaks_for_itself(line[names[0]])
         parts = [str(line[name]) if alone else f"{name}={line[name]}" for name in names]
         labels.append(", ".join([*parts, *explained]) or line["configuration"])
     return labels
+
+
+def _speaks_for_itself(value: object) -> bool:
+    """Whether a value is understood without the name of its axis: not if it is empty, true, false or a number."""
+    if value == "" or isinstance(value, bool | int | float):
+        return False
+    return re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", str(value)) is None
 
 
 def _differ(lines: Sequence[Mapping[str, Any]], name: str) -> bool:

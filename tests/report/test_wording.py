@@ -124,6 +124,17 @@ class TestVerdict:
         ]
         assert row_labels(build(rows, [DICE], "dice"))[0] == "model=a, noise=0, occlusion"  # fmt: skip
 
+    @pytest.mark.parametrize(
+        ("values", "label"),
+        [(("T2w", "FLAIR"), "T2w"), ((0, 1), "axis=0"), ((0.1, 1e-5), "axis=0.1"), (("0", "1"), "axis=0"),
+         ((True, False), "axis=True"), (("2d", "3d"), "2d"), (("", "n4"), "axis=")],
+    )  # fmt: skip
+    def test_a_number_is_shown_with_its_axis(self, values: tuple[object, object], label: str) -> None:
+        """A single axis has its value alone as label, unless the value says nothing without its name."""
+        rows = [_row(str(value), GOOD, axes={"axis": value}) for value in values]
+        found = {one.removesuffix(", occlusion") for one in row_labels(build(rows, [DICE], "dice"))}
+        assert label in found
+
 
 class TestText:
     """Numbers as text."""
