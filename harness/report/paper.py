@@ -267,7 +267,8 @@ def _pair_cell(pair: Pair, hypothesis: Hypothesis, *, wrap: bool = False) -> Cel
 
 
 def _signed(estimate: Estimate, *, sign: bool) -> str:
-    text = typographic(interval_text(estimate.value, estimate.low, estimate.high))
+    ends = (estimate.low, estimate.high) if estimate.low != estimate.high else ()  # none of a p value
+    text = typographic(interval_text(estimate.value, *ends))
     text = text.replace(" ", "\u00a0")  # an interval stays in one line
     return f"+{text}" if sign and estimate.value > 0 else text
 
