@@ -17,8 +17,8 @@ OTHERS = (
     "aw_saliency", "aw_ig", "f_saliency", "f_ig",
 )  # fmt: skip
 
-# Explanations that every model has, and the controls; all of them are in the experiment "scenarios"
-FEW = "f_proposal+f_proposal_absolute+f_saliency+weights+mean_contrast+each_contrast+lesions+random"
+# Explanations that every model has, and controls; the experiment "scenarios" has all of them
+FEW = "f_proposal+f_proposal_absolute+f_saliency+weights+mean_contrast+lesions+random"
 
 NETWORK = ("attention_densenet",)
 

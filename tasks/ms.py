@@ -21,7 +21,7 @@ from functools import partial
 from harness.search_spaces.ms import EXPERIMENTS, HYPOTHESES, PRESETS, PUBLISHED, SPACES
 
 from harness.adapters.volumes import volumes
-from harness.attribution.controls import constant, input_itself, random_map, weights
+from harness.attribution.controls import constant, input_itself, one_channel, random_map, weights
 from harness.attribution.gradients import integrated_gradients, saliency
 from harness.attribution.lrp import lrp
 from harness.core.explanations import Explanation
@@ -73,7 +73,9 @@ TASK = Task(
         "f_proposal_absolute": Explanation(partial(lrp, start="absolute")),
         "weights": Explanation(partial(weights)),
         "mean_contrast": Explanation(partial(input_itself), combine="sum"),
-        "each_contrast": Explanation(partial(input_itself)),
+        "contrast_1": Explanation(partial(one_channel)),
+        "contrast_2": Explanation(partial(one_channel, channel=1)),
+        "contrast_3": Explanation(partial(one_channel, channel=2)),
         "lesions": Explanation(partial(constant), combine="within_nuisance"),
         "random": Explanation(partial(random_map)),
     },
@@ -103,7 +105,7 @@ TASK = Task(
         "attention_NDI": partial(exposed_scalar, name="attention:NDI"),
         "covariate": partial(regression.covariate, name="edss"),
         # metrics of explanations
-        "relevance_ap": partial(localisation.relevance_ap),
+        "relevance_ap": partial(localisation.relevance_ap, inside="brain_if_known"),
         "relevance_mass": partial(localisation.relevance_mass),
         "on_lesions": partial(localisation.nuisance_mass),
         "mask_recall": partial(inversion.mask_recall, percent=40),

@@ -27,6 +27,8 @@ control : True if the map does not depend on the model
 of_linear : map for a model Σ weight · input with baselines of zero: ``"products"`` of
     weight and input, ``"weights"``, or ``"windows"`` for products averaged over windows.
     Without it, the map of an exact model is unknown
+of_channel : option with the index of a channel. A run leaves the map out where the adapter
+    gives fewer channels
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def input_itself(model: nn.Module, inputs: Inputs, targets: Sequence[int]) -> Ma
     return [tuple(x.clone() for x in inputs) for _ in targets]
 
 
-@ATTRIBUTIONS.register("one_channel", control=True, shows_input=True)
+@ATTRIBUTIONS.register("one_channel", control=True, shows_input=True, of_channel="channel")
 def one_channel(
     model: nn.Module, inputs: Inputs, targets: Sequence[int], *, channel: Annotated[int, Ge(0)] = 0
 ) -> Maps:

@@ -35,6 +35,7 @@ __all__ = [
     "pearson_between",
     "pointing_game",
     "pr_auc_1000",
+    "prevalence_inside",
     "random_ap",
     "rc_rate",
     "relevance_ap",
@@ -44,7 +45,7 @@ __all__ = [
 
 Sign = Literal["signed", "positive", "absolute"]
 Size = Literal["positive", "absolute"]
-Inside = Literal["volume", "brain"]
+Inside = Literal["volume", "brain", "brain_if_known"]
 
 NAN = float("nan")
 ARRAS = Source(
@@ -167,7 +168,7 @@ def nuisance_share(explanation: Array, nuisance: Array | None = None) -> float:
     range=(0, 1),
     level="explanation",
     empty="target empty: NaN",
-    chance="prevalence",
+    chance="prevalence_inside",
 )
 def relevance_ap(
     explanation: Array,
@@ -188,7 +189,8 @@ def relevance_ap(
     target : (X, Y, Z) bool
     brain : (X, Y, Z) bool, required if ``inside="brain"``
     sign : how channels are combined: sum of ``signed``, ``positive`` or ``absolute`` values
-    inside : voxels that are ranked, those of the whole volume or of the brain
+    inside : voxels that are ranked: those of the whole ``volume``, of the ``brain``, or of the
+        brain if there is a mask (``brain_if_known``)
 
     Returns
     -------
@@ -239,6 +241,25 @@ def ap_of_ceiling(explanation: Array, target: Array, exact: Array, *, sign: Sign
     return found / best if best > 0 else NAN
 
 
+@metric("prevalence_inside", source="", direction="none", range=(0, 1), empty="0")
+def prevalence_inside(target: Array, brain: Array | None = None, *, inside: Inside = "volume") -> float:
+    """Share of true voxels among those that are ranked, the average precision of a constant map.
+
+    Parameters
+    ----------
+    target : (X, Y, Z) bool
+    brain : (X, Y, Z) bool, required if ``inside="brain"``
+    inside : voxels that are ranked, see :func:`relevance_ap`
+
+    Returns
+    -------
+    float
+        In [0, 1]; 0 for an empty mask, and without a voxel that is ranked.
+    """
+    ranked = target[_where(inside, brain)]
+    return float(ranked.mean()) if ranked.size else 0.0
+
+
 @metric("random_ap", source="expectation over random rankings", direction="none", range=(0, 1), empty="0")
 def random_ap(target: Array, brain: Array | None = None, *, inside: Inside = "volume") -> float:
     """Expected average precision of a random ranking of voxels.
@@ -251,7 +272,7 @@ def random_ap(target: Array, brain: Array | None = None, *, inside: Inside = "vo
     ----------
     target : (X, Y, Z) bool
     brain : (X, Y, Z) bool, required if ``inside="brain"``
-    inside : voxels that are ranked, those of the whole volume or of the brain
+    inside : voxels that are ranked, see :func:`relevance_ap`
 
     Returns
     -------
@@ -273,7 +294,7 @@ def random_ap(target: Array, brain: Array | None = None, *, inside: Inside = "vo
     range=(0, 1),
     level="explanation",
     empty="target empty: NaN",
-    chance="prevalence",
+    chance="prevalence_inside",
 )
 def pr_auc_1000(
     explanation: Array,
@@ -300,7 +321,7 @@ def pr_auc_1000(
         before it is lost: a map that is constant and maximal in the target has the area 0
     thresholds : number of thresholds
     sign : how channels are combined: sum of ``signed``, ``positive`` or ``absolute`` values
-    inside : voxels that are used, those of the whole volume or of the brain
+    inside : voxels that are used, see :func:`relevance_ap`
 
     Returns
     -------
@@ -608,7 +629,8 @@ def _voxels(explanation: Array, target: Array, brain: Array | None, sign: str, i
 
 
 def _where(inside: str, brain: Array | None) -> Any:
-    if not choose("inside", inside, {"brain": True, "volume": False}):
+    needs_mask = choose("inside", inside, {"volume": None, "brain": True, "brain_if_known": False})
+    if needs_mask is None or (brain is None and not needs_mask):
         return ...
     if brain is None:
         raise RequestError("inside=brain needs `brain`, which is missing; pass a mask, or set inside=volume")

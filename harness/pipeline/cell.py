@@ -397,18 +397,25 @@ def explanations_of(task: Task) -> list[str]:
 
     A model supports an explanation if it has what the
     attribution needs (such as weights), and exposes the scalar that is explained, if only
-    models expose it.
+    models expose it. Maps of a channel that the adapter does not give are left out, too.
     """
     model = MODELS.get(MODELS.name_of(task.model.func)).facts
     exposed = {name for other in MODELS.names() for name in _exposes(MODELS.get(other).facts, {})}
     own = _exposes(model, task.model.keywords)
     found = []
     for label, component in task.attributions.items():
-        needs = ATTRIBUTIONS.get(ATTRIBUTIONS.name_of(component.func)).facts.get("needs", ())
+        facts = ATTRIBUTIONS.get(ATTRIBUTIONS.name_of(component.func)).facts
         scalar = task.explained[label].of.partition(":")[0]
-        if all(model.get(need) for need in needs) and (scalar not in exposed or scalar in own):
+        supported = all(model.get(need) for need in facts.get("needs", ())) and (scalar not in exposed or scalar in own)
+        if supported and _has_channel(task, component.keywords.get(facts.get("of_channel", ""), 0)):
             found.append(label)
     return found
+
+
+def _has_channel(task: Task, index: int) -> bool:
+    """Whether the adapter gives a channel of this index; True if its options do not say how many it gives."""
+    channels = task.adapter.keywords.get("channels")
+    return not channels or not isinstance(channels, str) or index < len(channels.split("+"))
 
 
 def _exposes(facts: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, ...]:

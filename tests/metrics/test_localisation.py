@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from sklearn.metrics import average_precision_score
 from harness.core.errors import OutOfRange, RequestError
 from harness.metrics import compute
 from harness.metrics.localisation import pearson_between
+from harness.metrics.metric_inputs import MetricInputs
+from harness.metrics.register import METRICS, evaluate_chance
 
 SCORES = ("relevance_mass", "relevance_ap", "pointing_game", "top_k_intersection")
 
@@ -290,8 +293,23 @@ def test_only_the_brain_counts(blobs):
     expected = average_precision_score(target[brain], values[brain])
     assert compute("relevance_ap", **given) == pytest.approx(expected)
     assert compute("pr_auc_1000", **given) == pytest.approx(slow_pr_auc(values[brain], target[brain]))
+    assert compute("prevalence_inside", target=target, brain=brain, inside="brain") == target[brain].mean()
     of = compute("random_ap", target=target, brain=brain, inside="brain")
     assert of == pytest.approx(compute("random_ap", target=target[brain].reshape(-1, 1, 1)))
+
+
+@pytest.mark.parametrize("name", ["relevance_ap", "pr_auc_1000"])
+def test_the_brain_counts_if_there_is_a_mask(blobs, name):
+    """With ``inside="brain_if_known"``, all voxels are ranked without a mask; its chance level is of the same."""
+    target, brain = blobs(0), np.random.default_rng(0).random(blobs(0).shape) < 0.5
+    given = {"explanation": np.random.default_rng(1).normal(size=(1, *target.shape)), "target": target}
+    known = {"inside": "brain_if_known"}
+    assert compute(name, **given, brain=brain, **known) == compute(name, **given, brain=brain, inside="brain")
+    assert compute(name, **given, **known) == compute(name, **given)
+    component = partial(METRICS.get(name).function, **known)
+    with_mask = MetricInputs(**given, brain=brain)
+    assert evaluate_chance(component, with_mask) == target[brain].mean() != target.mean()
+    assert evaluate_chance(component, MetricInputs(**given)) == target.mean()
 
 
 @pytest.mark.parametrize("name", ["relevance_ap", "pr_auc_1000"])

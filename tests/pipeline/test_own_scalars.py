@@ -100,6 +100,15 @@ def test_models_have_the_explanations_that_they_support() -> None:
     assert "f_proposal" in explanations_of(joined) and "aw_proposal" not in explanations_of(joined)
 
 
+def test_controls_show_the_channels_that_there_are() -> None:
+    """Each contrast is a control of its own, as many as the network has."""
+    task = load_task("ms")
+    contrasts = ["contrast_1", "contrast_2", "contrast_3"]
+    for channels, count in (("qT1+MWF+NDI", 3), ("T1w+FLAIR", 2), ("NDI", 1)):
+        own = override(task, "adapter.channels", channels)
+        assert [one for one in explanations_of(own) if one.startswith("contrast_")] == contrasts[:count]
+
+
 def test_explanations_can_be_chosen() -> None:
     """Presets choose explanations by labels joined by a plus sign, or none; others are refused with the labels."""
     task = load_task("ms")
