@@ -27,6 +27,7 @@ from sklearn.metrics import r2_score, roc_auc_score
 
 from harness.metrics.agreement import icc
 from harness.stats.intervals import (
+    MOST_OF_TRAINING,
     UNBOUNDED,
     Range,
     Training,
@@ -190,34 +191,38 @@ def show_trainings(samples: int, rng: np.random.Generator) -> None:
     The value of a fold is the mean influence of its test subjects, plus the mean influence
     of its training subjects, as for any smooth statistic, plus the chance of each training.
     Two rows that are compared have the same true value, the same test subjects and
-    trainings of their own.
+    trainings of their own. Intervals of maps and of predictions differ by the limit of what
+    trainings add; the test is that of both.
     """
     print("\nvariance relative to that of test subjects; SD/SE in brackets")
-    print(f"{'folds':>6}{'subjects':>10}{'chance':>8}{'seeds':>7}{'given models':>16}{'used here':>16}"
+    print(f"{'folds':>6}{'subjects':>10}{'chance':>8}{'seeds':>7}{'given models':>16}{'maps':>16}{'predictions':>16}"
           f"{'N. & B.':>16}{'test error':>12}")  # fmt: skip
-    fits = [(ratio, 0.0, 1) for ratio in (0.0, 1.0, 4.0, 8.0, 100.0)]
+    fits = [(ratio, 0.0, 1) for ratio in (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 100.0)]
     trainings = [(ratio, chance, seeds) for seeds in (1, 2, 3) for ratio, chance in
                  ((0.0, 1.0), (0.0, 8.0), (1.0, 8.0), (4.0, 8.0), (8.0, 1.0))]  # fmt: skip
     for folds in (3, 5):
         for ratio, chance, seeds in (*fits, *trainings):
             training: Training = "random" if chance else "deterministic"
-            found: dict[str, list[tuple[float, float, bool]]] = {"models": [], "used": [], "corrected": []}
+            names = ("models", "maps", "predictions", "corrected")
+            found: dict[str, list[tuple[float, float, bool]]] = {name: [] for name in names}
             wrong = []
             for _ in range(4 * samples):
                 rows = [_fold_values(rng, folds, 8, ratio, chance, seeds) for _ in range(2)]
                 pseudo, errors = [one.mean(axis=2) for one in rows], [_error(one) for one in rows]
                 by_fold = pseudo[0].mean(axis=0)
                 mean, given = float(by_fold.mean()), mean_interval(rows[0].mean(axis=0).ravel())
-                used = jackknife_interval(with_training(pseudo[0], errors[0], training=training), mean)
+                for name, most in (("maps", math.inf), ("predictions", MOST_OF_TRAINING)):
+                    values = with_training(pseudo[0], errors[0], training=training, most=most)
+                    used = jackknife_interval(values, mean)
+                    found[name].append((mean, used.se, used.low <= 0 <= used.high))
                 error = by_fold.std(ddof=1) * math.sqrt(1 / folds + 1 / (folds - 1))
                 half = stats.t.ppf(0.975, folds - 1) * error
                 found["models"].append((mean, given.se, given.low <= 0 <= given.high))
-                found["used"].append((mean, used.se, used.low <= 0 <= used.high))
                 found["corrected"].append((mean, float(error), abs(mean) <= half))
                 table = [with_training(one, se, training=training) for one, se in zip(pseudo, errors, strict=True)]
                 wrong.append(not paired_differences(table, minimum=3).indistinguishable.all())
             cells = [_covered(np.array(one)) for one in found.values()]
-            print(f"{folds:6}{ratio:10.0f}{chance:8.0f}{seeds:7}" + "".join(f"{cell:>16}" for cell in cells)
+            print(f"{folds:6}{ratio:10g}{chance:8.0f}{seeds:7}" + "".join(f"{cell:>16}" for cell in cells)
                   + f"{np.mean(wrong):12.3f}")  # fmt: skip
 
 

@@ -36,6 +36,7 @@ from harness.pipeline.score import LOW_SPREAD, level_of
 from harness.stats.intervals import (
     BOOTSTRAP_SAMPLES,
     MINIMUM_SUBJECTS,
+    MOST_OF_TRAINING,
     Training,
     bootstrap_counts,
     bootstrap_interval,
@@ -736,37 +737,48 @@ def pooled_value(
     sampled = _sampled(tables, _reads(task, label), subjects)
     # A metric without an interval, such as a p value by permutation, can take long.
     used = paired or METRICS.get(METRICS.name_of(component.func)).facts["interval"]
-    pseudo = _pseudo_values(component, sampled, folds, training_of(task)) if used else {}
+    own, compared = _pseudo_values(component, sampled, folds, training_of(task)) if used else ({}, {})
     missing = {} if folds else dict.fromkeys(sampled.subjects, math.nan)
-    pairs = {unit: null_of(value) for unit, value in {**missing, **pseudo}.items()} if used else {}
+    pairs = {unit: null_of(value) for unit, value in {**missing, **compared}.items()} if used else {}
     return {
-        "score": score_to_json(_pooled_score(component, sampled, list(pseudo.values()), folds=bool(folds))),
+        "score": score_to_json(_pooled_score(component, sampled, list(own.values()), folds=bool(folds))),
         "paired": pairs,
     }
 
 
 def _pseudo_values(
     component: Component, sampled: _Sampled, folds: Mapping[str, int], training: Training
-) -> dict[str, float]:
-    """Jackknife pseudo-values of a pooled metric, by fold or by subject; subjects without all columns have none."""
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Jackknife pseudo-values of a pooled metric, by fold or by subject; subjects without all columns have none.
+
+    Returns
+    -------
+    own : of the interval of the value. What training subjects add to the error of a prediction
+        is limited (:data:`harness.stats.intervals.MOST_OF_TRAINING`)
+    compared : of comparisons with other rows, without this limit: rows share their test
+        subjects, so that differences depend on the trainings only
+    """
     needed = METRICS.get(METRICS.name_of(component.func)).facts["needs"]
     complete, statistic = _complete(sampled, needed), _statistic(component, sampled)
     of_subjects = pseudo_values(lambda kept: statistic(complete[kept]), len(complete))
     if not folds:
-        return {sampled.subjects[one]: float(value) for one, value in zip(complete, of_subjects, strict=False)}
+        alone = {sampled.subjects[one]: float(value) for one, value in zip(complete, of_subjects, strict=False)}
+        return alone, alone
     fold_of = np.array([folds[sampled.subjects[one]] for one in complete])
     numbers = np.unique(fold_of)
 
     def of_seed(seed: int) -> Array:
-        alone = _statistic(component, sampled, slice(seed, None, sampled.seeds))
-        return pseudo_values(lambda kept: alone(complete[np.isin(fold_of, numbers[kept])]), len(numbers))
+        one = _statistic(component, sampled, slice(seed, None, sampled.seeds))
+        return pseudo_values(lambda kept: one(complete[np.isin(fold_of, numbers[kept])]), len(numbers))
 
-    found = with_training(
-        np.stack([of_seed(seed) for seed in range(sampled.seeds)]),
-        float(np.std(of_subjects, ddof=1)) / math.sqrt(len(complete)),
-        training=training,
-    )
-    return {f"fold {number:02d}": float(value) for number, value in zip(numbers, found, strict=False)}
+    values = np.stack([of_seed(seed) for seed in range(sampled.seeds)])
+    error = float(np.std(of_subjects, ddof=1)) / math.sqrt(len(complete))
+
+    def named(most: float) -> dict[str, float]:
+        found = with_training(values, error, training=training, most=most)
+        return {f"fold {number:02d}": float(value) for number, value in zip(numbers, found, strict=False)}
+
+    return named(MOST_OF_TRAINING), named(math.inf)
 
 
 def _pooled_score(component: Component, sampled: _Sampled, pseudo: Sequence[float], *, folds: bool = False) -> Score:

@@ -31,6 +31,7 @@ __all__ = [
     "FOLDS",
     "Interval",
     "MINIMUM_SUBJECTS",
+    "MOST_OF_TRAINING",
     "Range",
     "Training",
     "UNBOUNDED",
@@ -56,6 +57,9 @@ MINIMUM_SUBJECTS = 6
 
 FOLDS = (3, 6)
 """Smallest and largest number of folds whose trainings enter an interval, see :func:`with_training`."""
+
+MOST_OF_TRAINING = 1.0
+"""Largest variance that trainings add to that of a metric of predictions, see ``most`` of :func:`with_training`."""
 
 BOOTSTRAP_SAMPLES = 2000
 """Number of bootstrap samples of an interval."""
@@ -327,7 +331,9 @@ def takes_training_in(sizes: Sequence[int]) -> bool:
     return least <= len(sizes) <= most and min(sizes) >= MINIMUM_SUBJECTS
 
 
-def with_training(values: npt.ArrayLike, error: float = 0.0, *, training: Training = "deterministic") -> Floats:
+def with_training(
+    values: npt.ArrayLike, error: float = 0.0, *, training: Training = "deterministic", most: float = math.inf
+) -> Floats:
     """Pseudo-values of the folds of a cross-validation whose standard error includes the trainings.
 
     Parameters
@@ -396,7 +402,7 @@ def with_training(values: npt.ArrayLike, error: float = 0.0, *, training: Traini
     elif training == "random":
         fixed += float(of_seeds.var(axis=0, ddof=1).mean()) / (seeds * count)
     share = of_folds**4 / (of_folds**2 + fixed**2) ** 2
-    variance = fixed + factor * of_folds * share
+    variance = fixed + min(factor * of_folds * share, most * max(fixed, of_folds))
     spread: Floats = centre + math.sqrt(variance / of_folds) * (known - centre)
     return spread
 

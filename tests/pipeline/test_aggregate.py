@@ -426,7 +426,7 @@ def scored(
 ) -> Score:
     """A pooled metric of one table."""
     sampled = _sampled([table], set(table.columns), subjects)
-    pseudo = _pseudo_values(component, sampled, folds or {}, "deterministic")
+    pseudo, _ = _pseudo_values(component, sampled, folds or {}, "deterministic")
     return _pooled_score(component, sampled, list(pseudo.values()))
 
 
@@ -447,10 +447,14 @@ def test_pooled_values_have_a_jackknife_interval() -> None:
 
 
 def test_intervals_by_fold_include_the_trainings() -> None:
-    """The variance is that over subjects and a share of that of the delete-a-group jackknife, times (K − 1)²."""
+    """The variance is that over subjects and a share of that of the delete-a-group jackknife, times (K − 1)².
+
+    In the interval, the second part is at most as large as the first, or as the variance between folds.
+    """
     rng = np.random.default_rng(0)
     target = rng.normal(size=40)
-    table = table_of({"target_score": target, "predicted_score": target + rng.normal(size=40)})
+    fold_of = np.arange(40) % 4
+    table = table_of({"target_score": target, "predicted_score": target + 0.4 * fold_of + 0.3 * rng.normal(size=40)})
     folds = {f"subject-{number}": number % 4 for number in range(40)}
     found = scored(partial(regression.r2), table, one_each(40), folds)
     columns = table.columns
@@ -461,14 +465,16 @@ def test_intervals_by_fold_include_the_trainings() -> None:
     subjects = math.sqrt(39 / 40 * ((without_one - without_one.mean()) ** 2).sum())
     share = jackknife**8 / (jackknife**4 + subjects**4) ** 2
     assert 0.01 < share < 0.99
-    assert found.se == pytest.approx(math.sqrt(subjects**2 + 9 * jackknife**2 * share))
+    added = 9 * jackknife**2 * share
+    assert added > max(subjects, jackknife) ** 2
+    assert found.se == pytest.approx(math.sqrt(subjects**2 + max(subjects, jackknife) ** 2))
     assert found.n == 40
     half = stats.t.ppf(0.975, 3) * found.se
     assert (found.low, found.high) == pytest.approx((found.value - half, min(1.0, found.value + half)))
     task = override(load_task("lsm"), "model", "ridge")
     pairs = pooled_value(task, "r2", [table], one_each(40), folds=folds, paired=True)["paired"]
     assert list(pairs) == ["fold 00", "fold 01", "fold 02", "fold 03"]
-    assert np.std(list(pairs.values()), ddof=1) / 2 == pytest.approx(found.se)
+    assert np.std(list(pairs.values()), ddof=1) / 2 == pytest.approx(math.sqrt(subjects**2 + added))
 
 
 def test_seeds_show_the_chance_of_trainings() -> None:
@@ -499,9 +505,9 @@ def test_seeds_show_the_chance_of_trainings() -> None:
         task = override(load_task("lsm"), "model", model)
         value = pooled_value(task, "r2", [table], one_each(40), folds=folds, paired=True)
         share = of_folds**4 / (of_folds**2 + fixed**2) ** 2
-        expected = math.sqrt(fixed + 9 * of_folds * share)
-        assert value["score"]["se"] == pytest.approx(expected)
-        assert np.std(list(value["paired"].values()), ddof=1) / 2 == pytest.approx(expected)
+        added = 9 * of_folds * share
+        assert value["score"]["se"] == pytest.approx(math.sqrt(fixed + min(added, max(fixed, of_folds))))
+        assert np.std(list(value["paired"].values()), ddof=1) / 2 == pytest.approx(math.sqrt(fixed + added))
 
 
 @pytest.mark.parametrize(

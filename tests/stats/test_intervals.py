@@ -453,6 +453,19 @@ def test_trainings_are_all_or_nothing_of_the_variance() -> None:
     assert with_training(np.full(5, 0.5), 0.1).tolist() == [0.5] * 5
 
 
+def test_trainings_add_at_most_a_multiple_of_the_rest() -> None:
+    """The limit is relative to the variance of the trained models, or to that between folds if it is larger."""
+    values = np.array([0.1, 0.4, 0.2, 0.6, 0.3])
+    plain = values.std(ddof=1) / math.sqrt(5)
+    for error, most, expected in (
+        (plain, 1.0, math.sqrt(2)), (0.0, 1.0, 1.0), (0.0, 4.0, 2.0), (2.0 * plain, 0.0, 2.0),
+        (100 * plain, 1.0, 100.0), (plain, math.inf, math.sqrt(5)),
+    ):  # fmt: skip
+        found = with_training(values, error, most=most)
+        assert found.mean() == pytest.approx(values.mean())
+        assert found.std(ddof=1) / math.sqrt(5) == pytest.approx(expected * plain, rel=1e-5)
+
+
 def test_chance_of_random_trainings_is_not_multiplied() -> None:
     """With one seed, a part of the variance is taken for chance; with several, that of the seeds is known."""
     values = np.array([0.1, 0.4, 0.2, 0.6, 0.3])
