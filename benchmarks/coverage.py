@@ -6,9 +6,10 @@ cohorts with its stated standard error, by root mean square and by median over t
 where a few patients decide, errors differ much between cohorts. A ratio of 1 is right; above
 1, intervals are too narrow. Without a folder, cohorts are generated.
 
-    python benchmarks/coverage.py [folder=DIR] [cohorts=4] [repeats=2] [subjects=120] [out=DIR] [overrides …]
+    python benchmarks/coverage.py [folder=DIR] [cohorts=4] [repeats=2] [sets=1] [subjects=120] [out=DIR] [overrides …]
 
-``repeats`` is the number of random partitions of the folder. Further overrides are those
+``repeats`` is the number of random partitions of the folder, and ``sets`` the number of sets of
+regions: with one set and eight cohorts, a ratio is known to about a third. Further overrides are those
 of ``harness run task=lsm``; the default is six models without noise. Cells are kept in
 ``out`` and are not computed again.
 """
@@ -26,7 +27,10 @@ import numpy as np
 import harness
 
 MODELS = ("ridge", "sparse_linear", "lesion_field", "mass_univariate", "svr_lsm_tuned", "cnn")
-Values = dict[tuple[str, str, str], list[tuple[float, float, float, float]]]
+Key = tuple[str, str, str]
+Four = tuple[float, float, float, float]
+# Value, bounds and standard error of each cohort, by set of regions and partition.
+Values = dict[Key, dict[int, list[list[Four]]]]
 
 
 def split_folder(folder: Path, into: Path, count: int, seed: int) -> list[Path]:
@@ -57,7 +61,7 @@ def centres_of(result_csv: Path) -> list[list[int]]:
         return [[int(one) for one in line["centre_voxel"].split()] for line in csv.DictReader(file)]
 
 
-def values_of(result: harness.Result) -> dict[tuple[str, str, str], tuple[float, float, float, float]]:
+def values_of(result: harness.Result) -> dict[Key, Four]:
     """Value, bounds and standard error by model, attribution and metric."""
     found = {}
     for table, metric in ((result.leaderboard, "r2"), (result.explanations, "relevance_ap")):
@@ -75,47 +79,55 @@ def main(arguments: list[str]) -> None:
     given = dict(argument.split("=", 1) for argument in arguments)
     folder, count = given.pop("folder", ""), int(given.pop("cohorts", 4))
     repeats, subjects = int(given.pop("repeats", 2)), int(given.pop("subjects", 120))
-    out = Path(given.pop("out", "coverage-runs")).resolve()
+    sets, out = int(given.pop("sets", 1)), Path(given.pop("out", "coverage-runs")).resolve()
     models = tuple(given.pop("model", ",".join(MODELS)).split(","))
     shared = {"task": "lsm", "out": str(out), "mlflow": "off", "report": False, **given}
     whole = {"data": folder} if folder else {"phantom_subjects": 4 * subjects}
-    first = harness.run(
-        **shared, **whole, model="total_volume", attribution="none", targets__scores__patients=10 * count
-    )
-    centres = centres_of(first.csv)
-    values: Values = defaultdict(list)
-    groups: dict[tuple[str, str, str], list[list[float]]] = defaultdict(list)
-    for repeat in range(repeats):
-        if folder:
-            parts = split_folder(Path(folder).resolve(), out / "cohorts", count, repeat)
-            cohorts = [{"data": str(part), "cohort__links": str(Path(folder).resolve())} for part in parts]
-        else:
-            cohorts = [{"phantom_subjects": subjects, "phantom_seed": 1 + repeat * count + one} for one in range(count)]
-        here: Values = defaultdict(list)
-        for cohort in cohorts:
-            result = harness.run(**shared, **cohort, model=models, targets__scores__centres=centres)
-            for key, four in values_of(result).items():
-                here[key].append(four)
-        for key, several in here.items():
-            values[key] += several
-            groups[key].append([four[0] for four in several])
-        show(values, groups)
+    values: Values = defaultdict(lambda: defaultdict(list))
+    for seed in range(sets):
+        first = harness.run(
+            **shared, **whole, model="total_volume", attribution="none", targets__scores__patients=10 * count,
+            targets__scores__roi_seed=seed,
+        )  # fmt: skip
+        centres = centres_of(first.csv)
+        for repeat in range(repeats):
+            if folder:
+                parts = split_folder(Path(folder).resolve(), out / "cohorts", count, repeat)
+                cohorts = [{"data": str(part), "cohort__links": str(Path(folder).resolve())} for part in parts]
+            else:
+                cohorts = [
+                    {"phantom_subjects": subjects, "phantom_seed": 1 + repeat * count + one} for one in range(count)
+                ]
+            here: dict[Key, list[Four]] = defaultdict(list)
+            for cohort in cohorts:
+                result = harness.run(**shared, **cohort, model=models, targets__scores__centres=centres)
+                for key, four in values_of(result).items():
+                    here[key].append(four)
+            for key, several in here.items():
+                values[key][seed].append(several)
+            show(values)
 
 
-def show(values: Values, groups: dict[tuple[str, str, str], list[list[float]]]) -> None:
+def show(values: Values) -> None:
     """Print the ratio and the coverage of each value."""
     head = ("mean", "SD", "SE", "SD/SE", "median", "covers")
     print(f"{'model':16}{'attribution':16}{'metric':14}" + "".join(f"{name:>8}" for name in head))
-    for key, fours in sorted(values.items(), key=lambda item: (item[0][2], item[0][1], item[0][0])):
-        between = math.sqrt(np.mean([np.var(group, ddof=1) for group in groups[key] if len(group) > 1]))
-        array = np.array(fours)
-        stated = math.sqrt(np.nanmean(array[:, 3] ** 2)) if np.isfinite(array[:, 3]).any() else math.nan
-        mean = array[:, 0].mean()
-        covered = np.mean((array[:, 1] <= mean) & (mean <= array[:, 2]))
-        median = float(np.nanmedian(array[:, 3])) if stated else math.nan
+    for key, of_sets in sorted(values.items(), key=lambda item: (item[0][2], item[0][1], item[0][0])):
+        groups = [np.array(group) for of_set in of_sets.values() for group in of_set if len(group) > 1]
+        if not groups:
+            continue
+        between = math.sqrt(np.mean([group[:, 0].var(ddof=1) for group in groups]))
+        errors = np.concatenate([group[:, 3] for group in groups])
+        stated = math.sqrt(np.nanmean(errors**2)) if np.isfinite(errors).any() else math.nan
+        covered, means = [], []
+        for of_set in of_sets.values():
+            four = np.concatenate([np.array(group) for group in of_set])
+            means.append(four[:, 0].mean())
+            covered += list((four[:, 1] <= means[-1]) & (means[-1] <= four[:, 2]))
+        median = float(np.nanmedian(errors)) if stated else math.nan
         ratios = [between / one if one else math.nan for one in (stated, median)]
-        print(f"{key[0]:16}{key[1]:16}{key[2]:14}{mean:8.3f}{between:8.4f}{stated:8.4f}"
-              f"{ratios[0]:8.2f}{ratios[1]:8.2f}{covered:8.2f}")  # fmt: skip
+        print(f"{key[0]:16}{key[1]:16}{key[2]:14}{np.mean(means):8.3f}{between:8.4f}{stated:8.4f}"
+              f"{ratios[0]:8.2f}{ratios[1]:8.2f}{np.mean(covered):8.2f}")  # fmt: skip
     sys.stdout.flush()
 
 

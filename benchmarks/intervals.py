@@ -207,7 +207,8 @@ def show_trainings(samples: int, rng: np.random.Generator) -> None:
             found: dict[str, list[tuple[float, float, bool]]] = {name: [] for name in names}
             wrong = []
             for _ in range(4 * samples):
-                rows = [_fold_values(rng, folds, 8, ratio, chance, seeds) for _ in range(2)]
+                test = rng.normal(size=(folds, 8))
+                rows = [_fold_values(rng, test, ratio, chance, seeds) for _ in range(2)]
                 pseudo, errors = [one.mean(axis=2) for one in rows], [_error(one) for one in rows]
                 by_fold = pseudo[0].mean(axis=0)
                 mean, given = float(by_fold.mean()), mean_interval(rows[0].mean(axis=0).ravel())
@@ -219,7 +220,7 @@ def show_trainings(samples: int, rng: np.random.Generator) -> None:
                 half = stats.t.ppf(0.975, folds - 1) * error
                 found["models"].append((mean, given.se, given.low <= 0 <= given.high))
                 found["corrected"].append((mean, float(error), abs(mean) <= half))
-                table = [with_training(one, se, training=training) for one, se in zip(pseudo, errors, strict=True)]
+                table = [with_training(one, training=training) for one in pseudo]
                 wrong.append(not paired_differences(table, minimum=3).indistinguishable.all())
             cells = [_covered(np.array(one)) for one in found.values()]
             print(f"{folds:6}{ratio:10g}{chance:8.0f}{seeds:7}" + "".join(f"{cell:>16}" for cell in cells)
@@ -284,19 +285,18 @@ def _error(values: Array) -> float:
     return mean_interval(values.mean(axis=0).ravel()).se
 
 
-def _fold_values(
-    rng: np.random.Generator, folds: int, size: int, ratio: float, chance: float = 0.0, seeds: int = 1
-) -> Array:
-    """Values (seeds, folds, size) of test subjects.
+def _fold_values(rng: np.random.Generator, test: Array, ratio: float, chance: float = 0.0, seeds: int = 1) -> Array:
+    """Values (seeds, folds, size) of test subjects (folds, size).
 
     ``ratio`` and ``chance`` are the variances from training subjects and from the chance of
     each training over that from test subjects.
     """
-    test = rng.normal(size=(folds, size))
+    folds, size = test.shape
     influence = math.sqrt(ratio) * rng.normal(size=(folds, size)).mean(axis=1)
     trained = (influence.sum() - influence) / (folds - 1)
     own = math.sqrt(chance / size) * rng.normal(size=(seeds, folds))
-    return test[None] + (trained + own)[..., None]
+    found: Array = test[None] + (trained + own)[..., None]
+    return found
 
 
 def main(arguments: Sequence[str]) -> None:

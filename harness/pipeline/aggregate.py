@@ -755,8 +755,8 @@ def _pseudo_values(
     -------
     own : of the interval of the value. What training subjects add to the error of a prediction
         is limited (:data:`harness.stats.intervals.MOST_OF_TRAINING`)
-    compared : of comparisons with other rows, without this limit: rows share their test
-        subjects, so that differences depend on the trainings only
+    compared : of comparisons with other rows, as if test subjects added no error: rows share
+        them, so that differences may depend on the trainings only
     """
     needed = METRICS.get(METRICS.name_of(component.func)).facts["needs"]
     complete, statistic = _complete(sampled, needed), _statistic(component, sampled)
@@ -774,11 +774,11 @@ def _pseudo_values(
     values = np.stack([of_seed(seed) for seed in range(sampled.seeds)])
     error = float(np.std(of_subjects, ddof=1)) / math.sqrt(len(complete))
 
-    def named(most: float) -> dict[str, float]:
-        found = with_training(values, error, training=training, most=most)
+    def named(found: Array) -> dict[str, float]:
         return {f"fold {number:02d}": float(value) for number, value in zip(numbers, found, strict=False)}
 
-    return named(MOST_OF_TRAINING), named(math.inf)
+    own = with_training(values, error, training=training, most=MOST_OF_TRAINING)
+    return named(own), named(with_training(values, training=training))
 
 
 def _pooled_score(component: Component, sampled: _Sampled, pseudo: Sequence[float], *, folds: bool = False) -> Score:

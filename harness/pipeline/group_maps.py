@@ -509,12 +509,18 @@ def _mean(several: Sequence[_Measured]) -> _Measured:
 
 
 def _scored(by_seed: Sequence[_Measured], metric: Component, training: Training) -> tuple[Score, Array]:
-    """Mean of a metric over seeds with its interval, and the pseudo-values of the interval."""
+    """Mean of a metric over seeds with its interval, and pseudo-values for comparisons with other maps.
+
+    The comparisons are made as if test subjects added no error, because the maps share them.
+    """
     mean = _mean(by_seed)
-    pairs = mean.by_block
+    own = compared = mean.by_block
     if mean.by_fold.size:
-        error = float(pairs.std(ddof=1)) / math.sqrt(len(pairs))
-        pairs = with_training(np.stack([one.by_fold for one in by_seed]), error, training=training)
-    interval = jackknife_interval(pairs, mean.score.value, range=_range_of(metric))
+        error = float(own.std(ddof=1)) / math.sqrt(len(own))
+        of_folds = np.stack([one.by_fold for one in by_seed])
+        own = with_training(of_folds, error, training=training)
+        compared = with_training(of_folds, training=training)
+    interval = jackknife_interval(own, mean.score.value, range=_range_of(metric))
     reason = interval.reason if math.isfinite(mean.score.value) else ""
-    return dataclasses.replace(mean.score, low=interval.low, high=interval.high, se=interval.se, reason=reason), pairs
+    score = dataclasses.replace(mean.score, low=interval.low, high=interval.high, se=interval.se, reason=reason)
+    return score, compared

@@ -345,6 +345,8 @@ def with_training(
     training : what a training depends on: ``"none"`` if the statistic depends on no model, as
         for control maps; ``"deterministic"`` if the training subjects determine the model;
         ``"random"`` if initial weights and batches are random as well
+    most : largest variance that trainings add, in multiples of that for the trained models or
+        of that between folds, whichever is larger
 
     Returns
     -------
@@ -368,24 +370,35 @@ def with_training(
     (1 + r) / (1 + r / (K − 1)²), which is 2.5 for three folds and 4 for five.
 
     If values depend on test and training subjects in proportions of 1 : 0 to 1 : 8, intervals
-    of five folds cover 1.00 to .90 for deterministic models, and the paired test of two rows
-    with equal true values has an error of .01 to .05. Intervals for the trained models only
+    of five folds cover 1.00 to .90 for deterministic models. Intervals for the trained models only
     cover .95 to .51, and those of Nadeau & Bengio .99 to .81. For random trainings, with
     chance between an eighth of and eight times the effect of training subjects, intervals
-    cover .91 to 1.00 and tests have errors up to .07 (``benchmarks/intervals.py``).
+    cover .91 to 1.00 (``benchmarks/intervals.py``).
+
+    Two rows that are compared share their test subjects, so that their difference may depend on
+    the trainings only, and an ``error`` would count twice. Comparisons therefore use values with
+    ``error=0``: in simulated rows of equal true value, the paired test then has an error of .00 to
+    .07 (.03 on average), whatever the shares. With the errors of the intervals it was up to .17.
+
+    Predictions depend on the test subjects more than on which subjects the models were trained
+    with: the variance that training subjects add is of lower order in their number (Bates et al.
+    2024). With ``most=1``, SD / SE of simulated values is .7 to 1.0 if they add nothing, and 1.0
+    to 1.3 if they add twice the variance of test subjects, for any chance of trainings; without
+    the limit it is .4 to .8. Maps hardly depend on test subjects, so that nothing limits what
+    trainings add.
 
     On eight cohorts of 205 real lesion masks, the standard deviation between cohorts is .8 to
     1.4 times the stated error for maps of three linear models by three methods, and for maps
-    of two networks with one seed by two methods. For R², it is .5 to 1.1 times the root mean
-    square of the errors of linear models, and .3 to .6 times that of two networks (four
-    cohorts): their intervals are too wide, because a few patients with large scores decide
-    the value. With them, the error of one cohort can be a hundred times that of another, and
-    half of the cohorts have errors below .4 times the standard deviation of ridge and sparse
-    linear models (``benchmarks/coverage.py``).
+    of two networks with one seed by two methods (root mean square). For R² with noise of .3, over
+    three sets of regions, it is 1.02 (ridge), .78 (sparse linear), .81 (SVR-LSM) and 1.32
+    (mass-univariate) times the error, and .39 times for the lesion field model, whose R² is near
+    the bound that noise sets in every cohort alike. Without the limit it is .2 to .7 times
+    (``benchmarks/coverage.py``). Without noise, a few patients with large scores decide R².
 
     References
     ----------
-    Kott 2001, The delete-a-group jackknife, Journal of Official Statistics 17:521.
+    Bates, Hastie & Tibshirani 2024, Cross-validation: what does it estimate and how well does it
+    do it?, JASA 119:1434. Kott 2001, The delete-a-group jackknife, Journal of Official Statistics 17:521.
     Nadeau & Bengio 2003, Inference for the generalization error, Machine Learning 52:239.
     """
     of_seeds = np.atleast_2d(np.asarray(values, dtype=float))

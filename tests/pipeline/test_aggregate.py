@@ -474,7 +474,8 @@ def test_intervals_by_fold_include_the_trainings() -> None:
     task = override(load_task("lsm"), "model", "ridge")
     pairs = pooled_value(task, "r2", [table], one_each(40), folds=folds, paired=True)["paired"]
     assert list(pairs) == ["fold 00", "fold 01", "fold 02", "fold 03"]
-    assert np.std(list(pairs.values()), ddof=1) / 2 == pytest.approx(math.sqrt(subjects**2 + added))
+    # Comparisons with other rows of the same test subjects
+    assert np.std(list(pairs.values()), ddof=1) / 2 == pytest.approx(3 * jackknife)
 
 
 def test_seeds_show_the_chance_of_trainings() -> None:
@@ -507,7 +508,10 @@ def test_seeds_show_the_chance_of_trainings() -> None:
         share = of_folds**4 / (of_folds**2 + fixed**2) ** 2
         added = 9 * of_folds * share
         assert value["score"]["se"] == pytest.approx(math.sqrt(fixed + min(added, max(fixed, of_folds))))
-        assert np.std(list(value["paired"].values()), ddof=1) / 2 == pytest.approx(math.sqrt(fixed + added))
+        known = fixed - of_subjects  # in comparisons, whose rows share their test subjects
+        share = of_folds**4 / (of_folds**2 + known**2) ** 2
+        compared = math.sqrt(known + 9 * of_folds * share)
+        assert np.std(list(value["paired"].values()), ddof=1) / 2 == pytest.approx(compared)
 
 
 @pytest.mark.parametrize(
