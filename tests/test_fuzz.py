@@ -11,6 +11,7 @@ import gzip
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -48,20 +49,24 @@ bounded = hypothesis.settings(
 )
 
 
+class CaseHangs(BaseException):
+    """A case takes too long. Not an ``Exception``, which readers turn into an error of ours."""
+
+
 @contextlib.contextmanager
-def only_our_errors() -> Iterator[None]:
+def only_our_errors(patience_s: float = PATIENCE_S) -> Iterator[None]:
     """Allow errors raised on purpose; a case that hangs is interrupted."""
 
     def interrupt(_: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"a case takes more than {PATIENCE_S} s")
+        raise CaseHangs(f"a case takes more than {patience_s} s")
 
     before = signal.signal(signal.SIGALRM, interrupt)
-    signal.alarm(PATIENCE_S)
+    signal.setitimer(signal.ITIMER_REAL, patience_s)
     try:
         with contextlib.suppress(HarnessError):
             yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
 
@@ -297,3 +302,17 @@ def test_the_guard_lets_other_errors_pass() -> None:
         raise KeyError
     with only_our_errors():
         raise HarnessError
+
+
+@pytest.mark.parametrize("caught", [OSError, Exception])
+def test_the_guard_finds_a_hang_in_code_that_catches_errors(caught: type[Exception]) -> None:
+    """A reader that turns every error into one of ours does not hide that it hangs."""
+
+    def read() -> None:
+        try:
+            time.sleep(5)
+        except caught as error:
+            raise HarnessError from error
+
+    with pytest.raises(CaseHangs), only_our_errors(patience_s=0.05):
+        read()
