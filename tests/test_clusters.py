@@ -140,9 +140,9 @@ def test_commands_for_kuberay_give_each_flag_once() -> None:
 
 
 def test_kuberay_is_one_whose_probes_the_image_answers() -> None:
-    """Before 1.7, KubeRay runs wget in the image, which has none; its probes need Ray's dashboard."""
+    """Before 1.7, KubeRay runs wget in the image, which has none; its probes need Ray's dashboard (extra ``jobs``)."""
     assert "KubeRay (1.7 or later)" in (CLUSTERS / "kuberay.yaml").read_text("utf-8").splitlines()[0]
-    assert "'.[jobs]'" in (ROOT / "Dockerfile").read_text("utf-8")
+    assert "\nARG EXTRAS=jobs\n" in (ROOT / "Dockerfile").read_text("utf-8")
 
 
 def test_slurm_script_is_valid_shell() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,18 @@ def test_only_torch_comes_from_the_index_of_pytorch() -> None:
 
 def test_container_has_what_ray_jobs_need() -> None:
     """KubeRay submits through Ray Jobs and probes the dashboard; both are in this extra."""
-    assert installs()[-1].split()[-1] == "'.[jobs]'"
+    assert installs()[-1].split()[-1] == '".[${EXTRAS}]"'
+    arguments = [f"{name} {value}" for name, value in instructions()]
+    base = next(number for number, one in enumerate(arguments) if one.startswith("FROM "))
+    assert arguments.index("ARG EXTRAS=jobs") > base, "before FROM, an argument is empty in RUN"
+
+
+def test_documented_extras_of_the_container_exist() -> None:
+    """Commands that build an image with other extras name those of ``pyproject.toml``, and keep ``jobs``."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    for path in (ROOT / "Dockerfile", ROOT / "docs" / "cluster.md"):
+        named = re.findall(r"--build-arg EXTRAS=(\S+)", path.read_text("utf-8"))
+        assert named and all({"jobs"} < set(one.split(",")) <= extras.keys() for one in named), path
 
 
 def test_container_does_not_run_as_root() -> None:
