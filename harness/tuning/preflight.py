@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import os
 import platform
+import re
 import secrets
 import shutil
 import socket
@@ -24,9 +25,8 @@ from harness.core.settings import RunSettings
 from harness.storage.bucket import Bucket
 from harness.storage.files import PART
 
-__all__ = ["Seen", "check_cluster", "check_nodes", "digest_of_data", "faults_of", "look"]
+__all__ = ["Seen", "check_cluster", "check_nodes", "digest_of_data", "faults_of", "look", "required_packages"]
 
-_PACKAGES = ("ray", "torch", "numpy", "captum", "nibabel", "pyarrow")
 _WAIT_S = 120.0
 _WAITS_S = (1.0, 2.0)  # of a node whose server does not answer
 
@@ -55,7 +55,7 @@ class Seen:
     wrote : empty, or why the node cannot write beside it
     data : digest of the images, see :func:`digest_of_data`, or ``error: …``; empty without images
     code : digest of the package, see :func:`digest_of_package`
-    versions : version of Python and of the packages that compute
+    versions : version of Python and of the packages that harness requires
     memory_bytes : memory of the machine
     gpus : why torch finds no GPU; empty if it finds one, or was not asked
     """
@@ -83,6 +83,12 @@ def digest_of_package() -> str:
         if relative.parts[0] not in ("tasks", "search_spaces"):
             found.update(f"{relative}\0".encode() + path.read_bytes() + b"\0")
     return found.hexdigest()[:16]
+
+
+def required_packages() -> tuple[str, ...]:
+    """Names of the distributions that this installation of harness requires, without those of extras."""
+    required = (one.partition(";") for one in importlib.metadata.requires("harness") or ())
+    return tuple(re.split(r"[^\w.-]", name, maxsplit=1)[0] for name, _, marker in required if "extra" not in marker)
 
 
 def digest_of_data(data: str) -> str:
@@ -131,7 +137,9 @@ def why_no_gpu() -> str:
     return done.stdout.strip()
 
 
-def look(folder: str, data: str, name: str, bucket: str = "", *, gpus: bool = False) -> Seen:
+def look(
+    folder: str, data: str, name: str, bucket: str = "", *, packages: Sequence[str] = (), gpus: bool = False
+) -> Seen:
     """What this node sees.
 
     Parameters
@@ -142,13 +150,14 @@ def look(folder: str, data: str, name: str, bucket: str = "", *, gpus: bool = Fa
     name : name of the file that this node writes there
     bucket : bucket and prefix below which the driver wrote the object ``driver``; empty
         if the output is a folder
+    packages : names of the distributions whose versions are compared
     gpus : whether torch is asked for GPUs, which takes seconds
     """
     import psutil
 
     read, wrote = _exchange_objects(bucket, name, Path(folder)) if bucket else _exchange_files(Path(folder), name)
     versions = {"Python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in packages:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -308,7 +317,8 @@ def check_nodes(
     content = secrets.token_hex(16)
     meeting.write(content)
     try:
-        own = look(meeting.folder, data, "self", meeting.bucket)
+        packages = required_packages()
+        own = look(meeting.folder, data, "self", meeting.bucket, packages=packages)
         task: Any = ray.remote(num_cpus=0, max_retries=0)(look)
         asked = {
             node["NodeID"]: task.options(
@@ -318,6 +328,7 @@ def check_nodes(
                 data,
                 node["NodeID"],
                 meeting.bucket,
+                packages=packages,
                 gpus=gpus and node["Resources"].get("GPU", 0) > 0,
             )
             for node in nodes

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import platform
 import re
 import socket
+import tomllib
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from packaging.requirements import Requirement
 
 from harness.core.errors import RequestError
 from harness.core.settings import RunSettings
@@ -19,7 +24,15 @@ from harness.storage.bucket import Bucket
 from harness.tuning import preflight
 from harness.tuning.access import asks_for_token
 from harness.tuning.jobs import listening, session
-from harness.tuning.preflight import Seen, check_nodes, digest_of_data, faults_of, look, why_no_gpu
+from harness.tuning.preflight import (
+    Seen,
+    check_nodes,
+    digest_of_data,
+    faults_of,
+    look,
+    required_packages,
+    why_no_gpu,
+)
 
 OWN = Seen("head", "abc", "", "89ab", "0123", {"Python": "3.11.7", "torch": "2.13.0"}, 32_000_000_000)
 
@@ -72,7 +85,28 @@ def test_a_node_looks_at_folders(tmp_path: Path) -> None:
     assert re.fullmatch(r"[0-9a-f]{16}", seen.data)
     away = look(str(tmp_path / "absent"), str(tmp_path / "absent"), "node")
     assert away.read == away.wrote.join(["error: ", ""]) == away.data == "error: No such file or directory"
-    assert seen.code == away.code and seen.memory_bytes > 1e8 and seen.versions["ray"] != "not installed"
+    assert seen.code == away.code and seen.memory_bytes > 1e8
+
+
+def test_packages_that_harness_requires_are_compared() -> None:
+    """They are those of ``pyproject.toml``, and neither those of extras nor those of others."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
+    assert list(required_packages()) == [Requirement(one).name for one in project["dependencies"]]
+
+
+def test_a_node_tells_the_versions_of_packages(tmp_path: Path) -> None:
+    """Each is the version of the distribution, whether or not it can be imported."""
+    seen = look(str(tmp_path), "", "node", packages=("numpy", "SimpleITK", "invented"))
+    expected = {"numpy": np.__version__, "SimpleITK": metadata.version("SimpleITK"), "invented": "not installed"}
+    assert seen.versions == {"Python": platform.python_version(), **expected}
+
+
+def test_packages_with_other_versions_are_told_together() -> None:
+    """With both versions of each."""
+    here = dataclasses.replace(OWN, versions={"Python": "3.11.7", "scipy": "1.17.0", "monai": "1.6.0"})
+    there = dataclasses.replace(OWN, versions={"Python": "3.11.7", "scipy": "1.17.1", "monai": "not installed"})
+    (fault,) = faults_of(there, here, folder="", data="", returned="abc")
+    assert fault.startswith("it has scipy 1.17.1 instead of 1.17.0, monai not installed instead of 1.6.0; install with")
 
 
 def images(folder: Path) -> Path:
@@ -184,6 +218,17 @@ def test_nodes_of_a_session(nodes: list[dict[str, Any]], tmp_path: Path) -> None
     """This machine has no fault, and nothing of the check is left."""
     check_nodes(nodes, tmp_path, str(tmp_path))
     assert [path.name for path in tmp_path.rglob("*")] == ["ray"]
+
+
+@pytest.mark.ray
+def test_versions_of_all_packages_are_compared(
+    nodes: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node is asked for each package that harness requires; the driver is made to have another version of one."""
+    version = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "0.1" if name == "typer" else version(name))
+    with pytest.raises(RequestError, match=rf"it has typer {re.escape(version('typer'))} instead of 0\.1; install"):
+        check_nodes(nodes, tmp_path, "")
 
 
 @pytest.mark.ray
