@@ -5,11 +5,11 @@ a process and mount namespace of its own, waits until a worker of Ray is inside 
 and strikes. The same command is then repeated until it succeeds, and the round passes if
 
 - the harm struck inside of a worker;
-- the tables are those of the undisturbed sweep, value for value;
+- the tables are those of the undisturbed sweep, value for value, whose values differ from row to row;
 - MLflow has one finished run per configuration and training;
 - the store has no half-written cell and no remains;
-- ten seconds after each end of a command, no process of it is left;
-- every attempt that failed was listed with its reason.
+- ten seconds after each end of a command, no process of it is left, not even the worker inside of that call;
+- every attempt that failed was listed with its reason, and after the end of a driver what is left to do.
 
 Twenty harms are dealt from a deck, so that as many seeds in a row see each of them once.
 Needs Linux and the rights to make namespaces (root, or unprivileged user namespaces).
@@ -43,31 +43,42 @@ _ORPHANS_S = 10.0
 _RUN_S = 400.0  # longest run of the command
 _MOST_RUNS = 4
 _PASSING_S = 10.0  # for which the store is read-only or full
+_LOCK_S = 30.0  # longest wait for the lock of the database
 _CLOCK_S = -2 * 86400
 _SKIPPED = 77  # exit code
 
-# Which failures the first run must list, as a regular expression; empty if no attempt fails.
-HARMS = {
+# What the output lists of an attempt that failed, by the harm.
+_LISTED = {
     "worker killed": r"attempt 1 failed: .*worker or node died",
-    "raylet killed": "",
-    "driver killed": "",
-    "node killed": "",
-    "driver terminated": "",
+    "store read-only": r"cannot write to .*[Rr]ead-only",
+    "hang": r"attempt 1 failed: .*took longer than",
+}
+# What it lists after the driver has ended: the next run says what is left to do, and does it.
+_RESUMED = r"(?:.*\n)*.* cells: \d+ done, [1-9]\d* to do\n(?:.*\n)*.* [1-9]\d* cells done, 0 failed"
+_ENDED = rf" cells: 0 done, [1-9]\d* to do\n{_RESUMED}"
+
+# What the output of all runs must list, as a regular expression; empty if the harm may pass unnoticed.
+HARMS = {
+    "worker killed": _LISTED["worker killed"],
+    "raylet killed": _LISTED["worker killed"],
+    "driver killed": _ENDED,
+    "node killed": _ENDED,
+    "driver terminated": _ENDED,
     "MLflow server killed, back soon": "",
     "MLflow server killed, back later": r"cannot write to MLflow",
-    "store read-only": r"cannot write to .*read-only",
-    "store full": r"cannot write to .*no space left",
-    "database locked": "",
+    "store read-only": _LISTED["store read-only"],
+    "store full": r"cannot write to .*[Nn]o space left",
+    "database locked": r"cannot write to MLflow .*database is locked",
     "raise": r"failed: .*RuntimeError: a cell that raises",
-    "hang": r"attempt 1 failed: .*took longer than .*\n(.*\n)*.*failed: .*took longer than",
+    "hang": rf"{_LISTED['hang']} .*\n(.*\n)*.*failed: .*took longer than",
     "memory": r"failed: .*MemoryError",
     "nan": r"failed: .*(NaN|finite|nan)",
-    "segfault": r"attempt 1 failed: .*worker or node died",
-    "clock set back": "",
-    "two drivers": "",
-    "worker killed, then driver killed": "",
-    "store read-only, then driver killed": "",
-    "hang, then node killed": "",
+    "segfault": _LISTED["worker killed"],
+    "clock set back": _ENDED,
+    "two drivers": r"waiting for another run",
+    "worker killed, then driver killed": _LISTED["worker killed"] + _RESUMED,
+    "store read-only, then driver killed": _LISTED["store read-only"] + _RESUMED,
+    "hang, then node killed": _LISTED["hang"] + _RESUMED,
 }
 
 ENTRY_POINTS = "[harness.plugins]\nchaos = chaos_components\n\n[harness.tasks]\nchaos = chaos_components:TASK\n"
@@ -194,6 +205,15 @@ def compared(outcome: Outcome, expected: Outcome) -> list[str]:
     return problems
 
 
+def alike(expected: Outcome) -> Iterator[str]:
+    """Columns of the undisturbed sweep that could not show a difference, as of collapsed networks."""
+    rows = [row for table in expected.tables.values() for row in table]
+    for column in ("dice", "relevance_ap"):
+        values = [float(row[column]) for row in rows if row.get(column)]
+        if len(set(values)) < 2 or not any(0.1 < value < 1.0 for value in values):
+            yield f"tables of collapsed networks would always be equal: {column} is {values}"
+
+
 def line(one: Round, outcome: Outcome) -> str:
     """A row of the table."""
     codes = ", ".join(map(str, outcome.codes))
@@ -317,6 +337,10 @@ class Sweep:
             time.sleep(0.02)
         return json.loads(path.read_text()) if path.exists() else None
 
+    def release(self) -> None:
+        """Let the worker that waits for the harm go on."""
+        (self.orders / "struck").touch()
+
 
 def within(one: Round, work: Path) -> Outcome:
     """Perform a round; called in its namespace."""
@@ -343,7 +367,7 @@ def within(one: Round, work: Path) -> Outcome:
             if not one.own and not {first.pid, int(where["pid"])} <= sweep.processes().keys():
                 sweep.outcome.problems.append("driver and worker are not among the counted processes")
             strike(sweep, first, int(where["pid"]))
-            (sweep.orders / "struck").touch()
+            sweep.release()
     code = sweep.finish(first)
     if one.harm == "MLflow server killed, back later":
         sweep.serve()
@@ -362,7 +386,11 @@ def within(one: Round, work: Path) -> Outcome:
 
 
 def strike(sweep: Sweep, driver: subprocess.Popen[bytes], worker: int) -> None:
-    """Do the harm, while a worker is inside of a cell; returns when it may go on."""
+    """Do the harm, while a worker is inside of a cell; returns when it may go on.
+
+    If the harm ends the driver, the worker is still held while orphans are counted: it ends
+    only if it is ended.
+    """
     harms: dict[str, Callable[[], None]] = {
         "worker killed": lambda: os.kill(worker, signal.SIGKILL),
         "raylet killed": lambda: _kill_raylet(sweep),
@@ -373,7 +401,7 @@ def strike(sweep: Sweep, driver: subprocess.Popen[bytes], worker: int) -> None:
         "MLflow server killed": sweep.stop_server,
         "store read-only": lambda: _read_only(sweep),
         "store full": lambda: _full(sweep),
-        "database locked": lambda: _lock(sweep.database),
+        "database locked": lambda: _lock(sweep),
         "two drivers": lambda: _second(sweep, driver),
         "raise": _nothing,
         "hang": _nothing,
@@ -386,11 +414,12 @@ def strike(sweep: Sweep, driver: subprocess.Popen[bytes], worker: int) -> None:
     if then == "back soon":
         threading.Timer(5.0, sweep.serve).start()
     if then.startswith("then"):
+        _wait_until_listed(sweep.logs[-1], _LISTED[first])
         time.sleep(2.0)  # in the middle of the recovery
         harms[then.removeprefix("then ")]()
     if first in ("driver killed", "node killed", "raylet killed") or then.startswith("then"):
         driver.wait(_RUN_S)
-        time.sleep(_ORPHANS_S)  # the worker is held: it ends only if it is ended
+        sweep.count_orphans()
 
 
 def _nothing() -> None:
@@ -426,31 +455,34 @@ def _full(sweep: Sweep) -> None:
     _once_noticed(sweep, path.unlink)
 
 
-def _once_noticed(sweep: Sweep, undo: Callable[[], object]) -> None:
+def _lock(sweep: Sweep) -> None:
+    """Lock the database for longer than MLflow waits; returns once it is locked."""
+    try:
+        held = sqlite3.connect(f"{sweep.database.as_uri()}?mode=rw", uri=True, timeout=_LOCK_S, check_same_thread=False)
+        held.execute("BEGIN EXCLUSIVE")
+    except sqlite3.OperationalError as error:
+        sweep.outcome.problems.append(f"{sweep.database.name} was not locked: {error}")
+    else:
+        _once_noticed(sweep, held.close, least_s=4 * _PASSING_S)
+
+
+def _once_noticed(sweep: Sweep, undo: Callable[[], object], *, least_s: float = _PASSING_S) -> None:
     """End a harm after some seconds, but not before the run has met it: on a busy machine, cells take longer."""
     log = sweep.logs[-1]
 
     def wait() -> None:
-        until_s = time.monotonic() + _RUN_S
-        time.sleep(_PASSING_S)
-        while "cannot write to" not in log.read_text(errors="replace") and time.monotonic() < until_s:
-            time.sleep(0.5)
+        time.sleep(least_s)
+        _wait_until_listed(log, "cannot write to")
         undo()
 
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _lock(database: Path) -> None:
-    """Lock the database for longer than MLflow waits."""
-
-    def hold() -> None:
-        with contextlib.closing(sqlite3.connect(database, timeout=30)) as held:
-            held.execute("BEGIN EXCLUSIVE")
-            time.sleep(4 * _PASSING_S)
-            held.rollback()
-
-    threading.Thread(target=hold).start()
-    time.sleep(1.0)
+def _wait_until_listed(log: Path, pattern: str) -> None:
+    """Wait until a run has listed a failure; if it never does, the round is found to lack it."""
+    until_s = time.monotonic() + _RUN_S
+    while not re.search(pattern, log.read_text(errors="replace")) and time.monotonic() < until_s:
+        time.sleep(0.1)
 
 
 def _second(sweep: Sweep, driver: subprocess.Popen[bytes]) -> None:
@@ -462,7 +494,7 @@ def _second(sweep: Sweep, driver: subprocess.Popen[bytes]) -> None:
         time.sleep(0.1)
     if f"process {driver.pid} on" not in said.read_text():
         sweep.outcome.problems.append("the second driver did not say who holds the store")
-    (sweep.orders / "struck").touch()
+    sweep.release()
     sweep.outcome.codes.append(driver.wait(_RUN_S))
     sweep.outcome.codes.append(second.wait(_RUN_S))
 
@@ -586,6 +618,7 @@ def main() -> int:
     prepare(work)
     _say(f"logs: {work / 'logs'}")
     expected = perform(Round(-1, "", "", 0), work)
+    expected.problems += alike(expected)
     if expected.problems or expected.codes != [0]:
         _say(f"the undisturbed sweep failed: {expected.codes} {'; '.join(expected.problems)}")
         return 1

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -123,6 +125,72 @@ def test_unlisted_failures_and_tracebacks_are_found(sweep: chaos.Sweep) -> None:
     sweep.outcome.codes = [1, 1]
     assert list(chaos.checked_codes(sweep)) == ["exit codes [1, 1]", "traceback in 1.log"]
     assert len(list(chaos.checked_list(sweep))) == 1
+
+
+@pytest.mark.parametrize("harm", [harm for harm, pattern in chaos.HARMS.items() if pattern])
+def test_an_undisturbed_output_lists_no_failure(sweep: chaos.Sweep, harm: str) -> None:
+    """So that a round whose attempts failed without a word does not pass."""
+    sweep.one = replace(sweep.one, harm=harm)
+    sweep.logs = [sweep.work / "1.log"]
+    sweep.logs[0].write_text("· 6 trainings, 42 cells: 0 done, 42 to do\n· 42 cells done, 0 failed, in 9 s\n")
+    assert len(list(chaos.checked_list(sweep))) == 1
+
+
+def test_a_next_run_that_resumes_is_recognised(sweep: chaos.Sweep) -> None:
+    """After the death of a driver, which can list nothing, the next run says what is left to do."""
+    sweep.one = replace(sweep.one, harm="driver killed")
+    sweep.logs = [sweep.work / "1.log", sweep.work / "2.log"]
+    sweep.logs[0].write_text("· 6 trainings, 42 cells: 0 done, 42 to do\n· 0/42 cells, 0 failed\n")
+    sweep.logs[1].write_text("· 6 trainings, 42 cells: 9 done, 33 to do\n· 33 cells done, 0 failed, in 9 s\n")
+    assert list(chaos.checked_list(sweep)) == []
+    sweep.logs[1].write_text("· 6 trainings, 42 cells: 9 done, 33 to do\n· 33 cells done, 1 failed, in 9 s\n")
+    assert len(list(chaos.checked_list(sweep))) == 1
+
+
+def test_a_worker_that_ends_only_when_it_is_released_is_an_orphan(
+    sweep: chaos.Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Orphans of a killed driver are counted while the worker inside of the call is held."""
+    driver, worker = (subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) for _ in range(2))
+    sweep.one, sweep.orders = replace(sweep.one, harm="driver killed"), sweep.work
+
+    def held() -> dict[int, str]:
+        is_held = worker.poll() is None and not (sweep.orders / "struck").exists()
+        return {worker.pid: "ray::held"} if is_held else {}
+
+    monkeypatch.setattr(sweep, "processes", held)
+    monkeypatch.setattr(chaos, "_ORPHANS_S", 0.2)
+    with driver, worker:
+        chaos.strike(sweep, driver, worker.pid)
+        sweep.release()
+    assert sweep.outcome.problems == ["left after 0 s: ray::held"] and driver.returncode == worker.returncode == -9
+
+
+def test_a_database_that_cannot_be_locked_is_a_problem(sweep: chaos.Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else can write while it is locked; a missing or locked database did not take the harm."""
+    monkeypatch.setattr(chaos, "_LOCK_S", 0.1)
+    undone = []
+    monkeypatch.setattr(chaos, "_once_noticed", lambda sweep, undo, least_s: undone.append(undo))
+    chaos._lock(sweep)
+    assert sweep.outcome.problems == []
+    with contextlib.closing(sqlite3.connect(sweep.database, timeout=0.1)) as other:
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("insert into tags values (1, 2, 3)")
+        chaos._lock(sweep)
+        assert sweep.outcome.problems == ["mlflow.db was not locked: database is locked"]
+        (undo,) = undone
+        undo()
+        other.execute("insert into tags values (1, 2, 3)")
+    sweep.database.unlink()
+    chaos._lock(sweep)
+    assert sweep.outcome.problems[1:] == ["mlflow.db was not locked: unable to open database file"]
+
+
+@pytest.mark.parametrize(("dice", "problems"), [(["0.7", "0.2"], 0), (["0.7", "0.7"], 1), (["0.0", "0.05"], 1)])
+def test_tables_that_cannot_differ_are_found(dice: list[str], problems: int) -> None:
+    """Equal values, and those of networks that have learnt nothing."""
+    rows = [{"dice": value, "relevance_ap": str(number / 4)} for number, value in enumerate(dice)]
+    assert len(list(chaos.alike(chaos.Outcome(tables={"a.csv": rows})))) == problems
 
 
 def test_differing_tables_are_found() -> None:
