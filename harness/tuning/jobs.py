@@ -34,7 +34,7 @@ from harness.storage.bucket import Bucket
 from harness.storage.patience import Patience
 from harness.storage.store import CellRecord, Store, write_record
 from harness.tuning.guard import guarded
-from harness.tuning.token import keep_private
+from harness.tuning.token import keep_private, token_file
 from harness.tuning.watch import Deadline, Process, TimeLimit, end_with
 
 __all__ = [
@@ -306,6 +306,7 @@ def session(settings: RunSettings, *, say: Callable[[str], None] | None = None) 
 def _started(settings: RunSettings, say: Callable[[str], None] | None) -> Iterator[None]:
     """Ray, started or connected to as the settings say, and shut down at the end of the block."""
     import ray
+    from ray.exceptions import AuthenticationError
 
     # "local" starts a new session even if another one runs on this machine.
     address = "local" if settings.ray == "auto" else settings.ray
@@ -328,12 +329,8 @@ def _started(settings: RunSettings, say: Callable[[str], None] | None) -> Iterat
                     job_config=_job_config(here=bool(here)),
                     **here,
                 )
-        except OSError as error:
-            raise RequestError(
-                f"something answers at ray={address}, but does not accept this program ({first_line(error)}): "
-                f"{_token_text()}, the cluster may have another one. Copy the token of its head "
-                "(~/.ray/auth_token) and set RAY_AUTH_MODE=token; or it is no Ray cluster of this version"
-            ) from None
+        except (OSError, AuthenticationError) as error:
+            raise RequestError(_not_connected(address, error)) from None
         try:
             yield
         finally:
@@ -352,14 +349,33 @@ def _silent_tune() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def _not_connected(address: str, error: Exception) -> str:
+    """Why Ray could not be started or connected to, with the next step.
+
+    Parameters
+    ----------
+    error : an ``AuthenticationError`` if the mode asks for a token that is missing or wrong
+    """
+    # The text of an AuthenticationError has a paragraph of help behind it.
+    reason = getattr(error, "message", "") or first_line(error)
+    if address == "local":
+        return f"Ray cannot be started on this machine ({reason}); correct this, or set ray=off"
+    return (
+        f"something answers at ray={address}, but this program cannot connect to it ({reason}): {_token_text()}. If "
+        "the cluster has a token, copy it from its head (~/.ray/auth_token) and set RAY_AUTH_MODE=token; or it is no "
+        "Ray cluster of this version"
+    )
+
+
 def _token_text() -> str:
-    """Which token this program uses."""
-    if os.environ.get("RAY_AUTH_MODE", "token") != "token":
+    """Which token this program sends to an address; without a mode, Ray sends none, even if there is a file."""
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
         return "this program sends no token (RAY_AUTH_MODE is not token)"
-    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
-        if os.environ.get(name):
-            return f"this program sends the token of {name}"
-    return "this program sends the token in ~/.ray/auth_token, if there is one"
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return "this program sends the token of RAY_AUTH_TOKEN"
+    if not (file := token_file()).is_file():
+        return f"this program has no token (there is no {file})"
+    return f"this program sends the token in {file}"
 
 
 def listening() -> str:

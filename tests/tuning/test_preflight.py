@@ -6,6 +6,8 @@ import dataclasses
 import platform
 import re
 import socket
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from importlib import metadata
@@ -282,8 +284,16 @@ def test_a_cluster_with_a_token_refuses_callers_without(nodes: list[dict[str, An
     assert asks_for_token(ray.get_runtime_context().gcs_address) is True
 
 
-def test_a_wrong_token_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the port answers and Ray does not connect, the token is named, not "no cluster"."""
+@pytest.fixture
+def listener() -> Iterator[str]:
+    """Address at which something listens that is no cluster."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """Ray that does not connect, in a home without a token and settings of it."""
     import ray
 
     def refuse(**options: Any) -> None:
@@ -291,11 +301,69 @@ def test_a_wrong_token_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", refuse)
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "x")
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("variables", "found"),
+    [
+        ({}, r"sends no token \(RAY_AUTH_MODE is not token\)"),  # although there is a file
+        ({"RAY_AUTH_MODE": "disabled"}, r"sends no token \(RAY_AUTH_MODE is not token\)"),
+        ({"RAY_AUTH_MODE": "Token"}, r"sends the token in .*/\.ray/auth_token\."),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "absent"}, r"has no token \(there is no absent\)"),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "x"}, "sends the token of RAY_AUTH_TOKEN"),
+    ],
+)
+def test_a_wrong_token_is_told(
+    refused: pytest.MonkeyPatch, listener: str, tmp_path: Path, variables: dict[str, str], found: str
+) -> None:
+    """If the port answers and Ray does not connect, the token is named, not "no cluster"."""
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("ab" * 32)
+    for name, value in variables.items():
+        refused.setenv(name, value)
+    with pytest.raises(RequestError, match=rf"something answers at .*Failed to connect.*this program {found}.*copy it"):
+        session(RunSettings(ray=listener)).__enter__()
+
+
+def test_nobody_at_the_address_is_told(refused: pytest.MonkeyPatch) -> None:
+    """Without a server, the address is named, not the token."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        with pytest.raises(RequestError, match=r"something answers at .*the token of RAY_AUTH_TOKEN.*may have another"):
-            session(RunSettings(ray=address)).__enter__()
     with pytest.raises(RequestError, match="must be reachable"):
         session(RunSettings(ray=address)).__enter__()
+
+
+# Ray reads the token once per process.
+MISSING = """
+import sys
+from harness.core.errors import RequestError
+from harness.core.settings import RunSettings
+from harness.tuning.jobs import session
+try:
+    session(RunSettings(ray=sys.argv[1])).__enter__()
+except RequestError as error:
+    print(error)
+"""
+
+
+def without_token(address: str) -> str:
+    """What is said of Ray that finds no token."""
+    done = subprocess.run([sys.executable, "-c", MISSING, address], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_missing_token_is_told(refused: pytest.MonkeyPatch, listener: str) -> None:
+    """Ray is to send a token, and there is none."""
+    refused.setenv("RAY_AUTH_MODE", "token")
+    assert re.search(r"no authentication token was found\): this program has no token", without_token(listener))
+
+
+def test_a_missing_file_of_a_token_is_told(refused: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ray starts no session of its own, because it would create no file there."""
+    refused.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "absent"))
+    assert "Ray cannot be started on this machine (RAY_AUTH_TOKEN_PATH is set but file" in without_token("auto")
