@@ -282,8 +282,16 @@ def _rungs(searches: Sequence[Search]) -> Any:
 
 
 def _monitor(searches: Sequence[Search], known: Sequence[tuple[Candidate, ...]], at_once: int, ended: Ended) -> Any:
-    """The driver's callback; a factory function, because its base class needs Ray."""
+    """The driver's callback; a factory function, because its base class needs Ray.
+
+    Notes
+    -----
+    Tune takes an error in most callbacks for one of the trial, which it repeats; only one that
+    is raised at the end of a step ends the run.
+    """
     from ray import tune
+
+    fatal: list[Exception] = []
 
     class Monitor(tune.Callback):
         """Collects the reports of each trial and calls ``ended`` when a search has ended."""
@@ -312,6 +320,10 @@ def _monitor(searches: Sequence[Search], known: Sequence[tuple[Candidate, ...]],
             self._of(trial)["error"] = "its worker died"
             self._end(trial)
 
+        def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+            if fatal:
+                raise fatal[0]
+
         def _of(self, trial: Any) -> dict[str, Any]:
             """Reports of a trial; trials are kept in the order in which they started."""
             own = self._seen.setdefault(trial.config[_NUMBER], {})
@@ -325,7 +337,10 @@ def _monitor(searches: Sequence[Search], known: Sequence[tuple[Candidate, ...]],
                 now, before = time.perf_counter(), self._since
                 self._since = now
                 trials = tuple(_candidate(search, seen) for seen in self._seen.pop(number).values())
-                ended(search, (*known[number], *trials), now - before, at_once)
+                try:
+                    ended(search, (*known[number], *trials), now - before, at_once)
+                except Exception as error:  # raised at the end of the step
+                    fatal.append(error)
 
         def __reduce__(self) -> tuple[Any, tuple[()]]:
             """Replace the callback when Tune pickles it to restore a run; runs are resumed from the store instead."""

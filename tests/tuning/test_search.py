@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.core.errors import OutOfRange, RequestError, UnknownName
+from harness.core.errors import OutOfRange, RequestError, StoreError, UnknownName
 from harness.core.settings import RunSettings
 from harness.core.space import Choice, Interval
 from harness.core.targets import Target
@@ -24,7 +24,7 @@ from harness.report.runs import chosen_tags
 from harness.report.searches import winners
 from harness.report.tables import report_tables
 from harness.simulation.phantom import PhantomSubject
-from harness.storage.store import CellRecord
+from harness.storage.store import CellRecord, Store
 from harness.sweep.collect import collect
 from harness.sweep.grammar import parse
 from harness.sweep.plan import Plan, Request, prepare
@@ -592,3 +592,18 @@ def test_search_with_ray_records_failed_candidates(ray: None, data: Path, tmp_pa
     assert all("the loss must be finite, got nan" in trial["error"] for trial in trials if trial["state"] == "failed")
     assert made.jobs[0].configuration.task["recipe"]["lesion_weight"] == 1.0
     assert not list((tmp_path / "ray").glob("search-*"))
+
+
+@pytest.mark.ray
+def test_search_with_ray_ends_if_its_result_cannot_be_kept(
+    ray: None, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tune takes an error in a callback for one of the trial; the run must not go on without the result."""
+
+    def full(store: Store, name: str, what: object) -> None:
+        raise StoreError("no space left for the search")
+
+    plan = prepare(_ask(data, tmp_path, LR, "fold=0", "trials=2", "recipe.epochs=1", "ray=auto"))
+    monkeypatch.setattr(Store, "keep", full)
+    with pytest.raises(StoreError, match="no space left for the search"):
+        perform(plan.searches, plan.store, plan.request.settings)
