@@ -12,7 +12,7 @@ from harness.core.errors import HarnessError, RequestError
 from harness.core.passwords import command_of, passwords_in, without_password
 from harness.sweep.catalogue import load_task
 from harness.sweep.grammar import Overrides
-from harness.tuning.remote import follow, job_name
+from harness.tuning.remote import follow
 
 __all__ = ["run_there"]
 
@@ -46,12 +46,16 @@ def run_there(overrides: Overrides, texts: Sequence[str]) -> int:
         sys.stdout.write(text)
         sys.stdout.flush()
 
+    jobs: list[str] = []
     try:
-        done = follow(address, texts, say=say, write=write)
+        done = follow(address, texts, say=say, write=write, attached=jobs.append)
     except KeyboardInterrupt:
         print()
-        say(f"detached; the run goes on at {shown}. Follow it again with the same command: {command}")
-        say(f"stop it: ray job stop --address {shown} ID, with the ID that begins with {job_name(texts)}")
+        if jobs:
+            say(f"detached; the run goes on at {shown}. Follow it again with the same command: {command}")
+            say(f"stop it: ray job stop --address {shown} {jobs[0]}")
+        else:
+            say(f"stopped before {shown} confirmed a job. If there is one, the same command follows it: {command}")
         return exit_code_of_stop()
     except RequestError:
         raise

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.core.errors import HarnessError, RequestError
+from harness.core.errors import HarnessError, RequestError, first_line
 from harness.core.identity import identify
 from harness.core.passwords import without_password
 
@@ -87,7 +87,14 @@ def _without_ray(texts: Sequence[str]) -> list[str]:
     return [text for text in texts if text.partition("=")[0].strip() != "ray"]
 
 
-def follow(address: str, texts: Sequence[str], *, say: Callable[[str], None], write: Callable[[str], None]) -> Followed:
+def follow(
+    address: str,
+    texts: Sequence[str],
+    *,
+    say: Callable[[str], None],
+    write: Callable[[str], None],
+    attached: Callable[[str], None] = lambda name: None,
+) -> Followed:
     """Submit a request as a job, or find its job that is still running, and stream its output until it ends.
 
     Parameters
@@ -96,6 +103,7 @@ def follow(address: str, texts: Sequence[str], *, say: Callable[[str], None], wr
     texts : overrides as typed
     say : called with messages, whole lines
     write : called with pieces of the output of the job
+    attached : called with the name of the job once it runs on the cluster
 
     Returns
     -------
@@ -108,7 +116,7 @@ def follow(address: str, texts: Sequence[str], *, say: Callable[[str], None], wr
     RequestError
         If Ray Jobs does not answer at the address, or refuses the token.
     HarnessError
-        If the connection is lost repeatedly; the job goes on.
+        If the connection is lost repeatedly, or the output cannot be written; the job goes on.
 
     Notes
     -----
@@ -118,6 +126,7 @@ def follow(address: str, texts: Sequence[str], *, say: Callable[[str], None], wr
     with _understood(address):
         client = _client(address)
         name, is_new = _attach(client, texts)
+        attached(name)
         say(f"submitted as job {name}" if is_new else f"job {name} is already running; its output from the start:")
         _stream(client, name, write)
         info = client.get_job_info(name)
@@ -156,8 +165,12 @@ def _environment() -> Mapping[str, Any]:
 
 
 def _stream(client: Any, name: str, write: Callable[[str], None]) -> None:
-    """Write the output of a job until it ends; a lost connection is opened again, without repeating what was seen."""
-    seen, left_off = 0, threading.Event()
+    """Write the output of a job until it ends.
+
+    A connection that is lost, or closed before the job has ended, is opened again, without
+    repeating what was seen. The last of several tries without new output raises its error.
+    """
+    seen, failures, left_off = 0, 0, threading.Event()
 
     async def tail() -> None:
         nonlocal seen
@@ -167,22 +180,51 @@ def _stream(client: Any, name: str, write: Callable[[str], None]) -> None:
                 return
             start, position = position, position + len(piece)
             if position > seen:
-                write(piece[max(0, seen - start) :])
+                _write(write, piece[max(0, seen - start) :])
                 seen = position
 
-    for left in reversed(range(_TRIES)):
+    lost: tuple[type[Exception], ...] = (RuntimeError, *_lost_connections())
+    while True:
+        before = seen
         try:
             _in_thread(lambda: asyncio.run(tail()), left_off)
-        except RuntimeError:
-            if not left:
-                raise
-        # Without an error, the output may end a moment before the status changes.
-        for _ in range(5):
-            if client.get_job_status(name).is_terminal():
+            if _has_ended(client, name):
                 return
-            time.sleep(_PAUSE_S / 5)
-    while not client.get_job_status(name).is_terminal():
-        time.sleep(_PAUSE_S)
+            failures = 0
+        except lost:
+            failures = 1 if seen > before else failures + 1
+            if failures < _TRIES:
+                time.sleep(_PAUSE_S)
+            elif client.get_job_status(name).is_terminal():
+                return  # its output can no longer be read
+            else:
+                raise
+
+
+def _write(write: Callable[[str], None], text: str) -> None:
+    """Write output here; an error is none of the connection."""
+    try:
+        write(text)
+    except OSError as error:
+        raise HarnessError(f"the output of the job cannot be written here ({first_line(error)})") from None
+
+
+def _has_ended(client: Any, name: str) -> bool:
+    """Whether a job has ended; its output may end a moment before its status changes."""
+    for _ in range(5):
+        if client.get_job_status(name).is_terminal():
+            return True
+        time.sleep(_PAUSE_S / 5)
+    return False
+
+
+def _lost_connections() -> tuple[type[Exception], ...]:
+    """What a lost connection raises: ``requests`` kinds of ``OSError``, ``aiohttp`` its own."""
+    if importlib.util.find_spec("aiohttp") is None:
+        return (OSError,)
+    from aiohttp import ClientError
+
+    return (OSError, ClientError)
 
 
 def _in_thread(work: Callable[[], None], left_off: threading.Event) -> None:
@@ -216,7 +258,7 @@ def _client(address: str) -> Any:
     Raises
     ------
     RequestError
-        If packages of the extra ``jobs`` are missing.
+        If packages of the extra ``jobs`` are missing, or nothing answers at the address.
     """
     if absent := [name for name in ("aiohttp", "requests") if importlib.util.find_spec(name) is None]:
         raise RequestError(
@@ -227,7 +269,13 @@ def _client(address: str) -> Any:
 
     # Ray would report each end of the stream in the middle of the output.
     logging.getLogger(JobSubmissionClient.__module__).setLevel(logging.WARNING)
-    return JobSubmissionClient(address)
+    try:
+        return JobSubmissionClient(address)
+    except ConnectionError:
+        raise RequestError(
+            f"Ray Jobs must answer at ray={without_password(address)}, but nothing does. The head needs ray[default] "
+            "and --include-dashboard=true; from another machine, open a tunnel: ray dashboard ray_cluster.yaml"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -242,13 +290,11 @@ def _understood(address: str) -> Iterator[None]:
     except AuthenticationError as error:
         found = "no token was sent" if str(error).startswith("Authentication required") else "the token is wrong"
         raise RequestError(f"the cluster at ray={address} requires its token, but {found}; {hint}") from None
-    except ConnectionError:
-        raise RequestError(
-            f"Ray Jobs must answer at ray={address}, but nothing does. The head needs ray[default] and "
-            "--include-dashboard=true; from another machine, open a tunnel: ray dashboard ray_cluster.yaml"
-        ) from None
     except RuntimeError as error:
         text = " ".join(str(error).split())
         if re.search(r"\b40[13]\b", text):
             raise RequestError(f"the cluster at ray={address} refuses the token; {hint}") from None
         raise HarnessError(f"Ray Jobs at ray={address} failed: {text[:500]}") from None
+    except _lost_connections() as error:
+        # Texts of requests and aiohttp may have the URL, with its password.
+        raise HarnessError(f"the connection to Ray Jobs at ray={address} was lost ({type(error).__name__})") from None

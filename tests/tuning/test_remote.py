@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import shlex
 import signal
@@ -15,7 +16,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import pytest
+import requests
 from ray.job_submission import JobStatus
 
 from harness.cli.commands import run
@@ -144,6 +147,102 @@ def test_a_lost_connection_that_stays_lost_is_told(follow: Follow, monkeypatch: 
         follow(jobs)
 
 
+LOST = [
+    requests.exceptions.ConnectionError("Connection refused"),
+    requests.exceptions.Timeout(),
+    aiohttp.ServerDisconnectedError(),
+    aiohttp.ClientPayloadError(),
+]
+
+
+@pytest.mark.parametrize("error", LOST, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("call", ["tail_job_logs", "get_job_status", "get_job_info"])
+def test_every_kind_of_lost_connection_is_told(
+    follow: Follow, monkeypatch: pytest.MonkeyPatch, call: str, error: Exception
+) -> None:
+    """Whatever call fails and however: one sentence, to which the command adds how to follow the job again."""
+    jobs = Jobs()
+
+    async def lost_output(name: str) -> AsyncIterator[str]:
+        raise error
+        yield ""
+
+    def lost(name: str) -> None:
+        raise error
+
+    monkeypatch.setattr(jobs, call, lost_output if call == "tail_job_logs" else lost)
+    monkeypatch.setattr(remote, "_client", lambda address: jobs)
+    monkeypatch.setattr(remote, "_PAUSE_S", 0.0)
+    with pytest.raises(HarnessError, match=r"was lost \(\w+\)\. The run may go on; follow it again with") as raised:
+        run(list(TEXTS))
+    assert not isinstance(raised.value, RequestError)
+
+
+@pytest.mark.parametrize("error", LOST, ids=lambda error: type(error).__name__)
+def test_a_status_that_is_lost_once_repeats_no_output(
+    follow: Follow, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """The status is asked for again."""
+    jobs = Jobs()
+    asked, errors = jobs.get_job_status, [error]
+
+    def lost_once(name: str) -> JobStatus:
+        if errors:
+            raise errors.pop()
+        return asked(name)
+
+    monkeypatch.setattr(jobs, "get_job_status", lost_once)
+    monkeypatch.setattr(remote, "_PAUSE_S", 0.0)
+    assert follow(jobs)[1] == jobs.output
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_any_number_of_cuts_is_bridged_if_output_arrives_between(
+    follow: Follow, monkeypatch: pytest.MonkeyPatch, is_lost: bool
+) -> None:
+    """Each connection brings one more letter, and is lost, or closed as if the job had ended."""
+    jobs, opened = Jobs(), itertools.count(1)
+
+    async def a_letter_more(name: str) -> AsyncIterator[str]:
+        count = next(opened)
+        yield jobs.output[:count]
+        if count >= len(jobs.output):
+            jobs.jobs[name] = JobStatus.SUCCEEDED
+        elif is_lost:
+            raise aiohttp.ServerDisconnectedError
+
+    monkeypatch.setattr(jobs, "tail_job_logs", a_letter_more)
+    monkeypatch.setattr(remote, "_PAUSE_S", 0.0)
+    assert follow(jobs)[1] == jobs.output
+
+
+def test_output_after_a_cut_is_read_although_the_job_has_ended(follow: Follow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that ends while the connection is lost has output that was not seen."""
+    jobs = Jobs(cut_after=3)
+    monkeypatch.setattr(jobs, "get_job_status", lambda name: JobStatus.SUCCEEDED)
+    monkeypatch.setattr(remote, "_PAUSE_S", 0.0)
+    assert follow(jobs)[1] == jobs.output
+
+
+def test_output_that_cannot_be_written_is_no_lost_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``harness run … | head`` ends, and is not connected again."""
+    jobs, opened = Jobs(), list[str]()
+    tail = jobs.tail_job_logs
+
+    def counted(name: str) -> AsyncIterator[str]:
+        opened.append(name)
+        return tail(name)
+
+    def closed(text: str) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(jobs, "tail_job_logs", counted)
+    monkeypatch.setattr(remote, "_client", lambda address: jobs)
+    with pytest.raises(HarnessError, match=r"cannot be written here \(BrokenPipeError"):
+        remote.follow(ADDRESS, TEXTS, say=print, write=closed)
+    assert len(opened) == 1
+
+
 def test_name_depends_on_the_request_only() -> None:
     """Order of overrides and address do not matter; a value does."""
     name = remote.job_name(TEXTS)
@@ -222,7 +321,22 @@ def test_interrupt_detaches(
     assert run(list(TEXTS)) == 130
     assert jobs.jobs == {remote.job_name(TEXTS): JobStatus.RUNNING}
     output = capsys.readouterr().out
+    assert f"ray job stop --address {ADDRESS} {remote.job_name(TEXTS)}\n" in output
     assert f"Follow it again with the same command: harness run {shlex.join(TEXTS)}" in output
+
+
+def test_interrupt_before_there_is_a_job(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-C while the cluster is looked for promises no run."""
+    jobs = Jobs()
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs, "list_jobs", interrupted)
+    monkeypatch.setattr(remote, "_client", lambda address: jobs)
+    assert run(list(TEXTS)) == 130
+    output = capsys.readouterr().out
+    assert f"stopped before {ADDRESS} confirmed a job" in output and "goes on" not in output
 
 
 def test_interrupt_is_not_swallowed_by_the_connection(follow: Follow, monkeypatch: pytest.MonkeyPatch) -> None:
