@@ -12,13 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from pathlib import Path
-
-import psutil
 
 from harness.core.errors import StoreError
 from harness.storage.bucket import Bucket
 from harness.storage.lock import LOCK, Holder
+from harness.storage.process import Process, machine
 
 __all__ = ["EXPIRES_S", "Lease", "leased"]
 
@@ -37,22 +35,22 @@ class _Owner:
     ----------
     token : random, new for each run
     count : number of renewals, so that the entity tag changes with each
-    machine : start of the machine and namespace of its processes; empty if unknown
-    started : start time of the process, seconds since 1970
+    machine, started : of its :class:`~harness.storage.process.Process`
     holder : what is shown to those that wait
     """
 
     token: str
     count: int
     machine: str
-    started: float
+    started: str
     holder: Holder
 
     @classmethod
     def of_this_process(cls, command: str) -> _Owner:
         since = datetime.now().astimezone().isoformat(" ", "seconds")
         holder = Holder(os.getpid(), socket.gethostname(), since, command)
-        return cls(secrets.token_hex(16), 0, _machine(), psutil.Process().create_time(), holder)
+        process = Process.current()
+        return cls(secrets.token_hex(16), 0, process.machine, process.started, holder)
 
     @classmethod
     def read(cls, content: bytes) -> _Owner | None:
@@ -69,13 +67,8 @@ class _Owner:
     @property
     def has_ended(self) -> bool:
         """Whether this is a process of this machine that has ended; others cannot be seen from here."""
-        if not self.machine or self.machine != _machine():
-            return False
-        try:
-            process = psutil.Process(self.holder.pid)
-            return bool(process.create_time() != self.started or process.status() == psutil.STATUS_ZOMBIE)
-        except psutil.NoSuchProcess:
-            return True
+        process = Process(self.holder.pid, self.machine, self.started)
+        return bool(self.machine) and self.machine == machine() and not process.runs()
 
 
 class Lease:
@@ -202,12 +195,3 @@ def _lost_to(bucket: Bucket, other: _Owner | None) -> str:
         f"the lock of {bucket} could not be renewed for {EXPIRES_S:.0f} s, and {who}. Finished cells are kept; repeat "
         "the command once that run has ended"
     )
-
-
-def _machine() -> str:
-    """The start of this machine and the namespace of process numbers; empty if unknown."""
-    try:
-        start = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-        return f"{start} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return ""

@@ -32,10 +32,11 @@ from harness.pipeline.cell import Job, is_done
 from harness.pipeline.job import execute, unlimited
 from harness.storage.bucket import Bucket
 from harness.storage.patience import Patience
+from harness.storage.process import Process
 from harness.storage.store import CellRecord, Store, write_record
 from harness.tuning.guard import guarded
 from harness.tuning.token import keep_private, token_file
-from harness.tuning.watch import Deadline, Process, TimeLimit, end_with
+from harness.tuning.watch import Deadline, TimeLimit, end_with
 
 __all__ = [
     "Committed",

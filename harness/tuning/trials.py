@@ -13,13 +13,14 @@ from harness.core.settings import RunSettings
 from harness.core.space import Choice
 from harness.data.table import open_cohort
 from harness.pipeline.cell import restored
+from harness.storage.process import Process
 from harness.storage.store import Store
 from harness.tuning.jobs import check_resources, fit, keep_to_granted_gpus, opened, storage
 from harness.tuning.nested import FACTOR, Candidate, Report, Search, epochs_of, train_candidate
 from harness.tuning.resources import cluster, room
 from harness.tuning.spaces import decoded, distributions
 from harness.tuning.studies import earlier, kept_in, reachable, sampler
-from harness.tuning.watch import Process, end_with
+from harness.tuning.watch import end_with
 
 __all__ = ["Ended", "try_here", "try_on_ray"]
 

@@ -20,47 +20,19 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-import psutil
-
 from harness.core.errors import CellError, StoreError
 from harness.core.settings import RunSettings
 from harness.pipeline.cell import Cell
 from harness.storage.bucket import Bucket
+from harness.storage.process import Process
 
-__all__ = ["Process", "Deadline", "TimeLimit", "end_with", "time_limit_s"]
+__all__ = ["Deadline", "TimeLimit", "end_with", "time_limit_s"]
 
 _EVERY_S = 1.0
 _AGAIN_S = 10.0  # a component may catch the first error
 _LEAST_S, _FACTOR = 600.0, 10.0  # of time_limit=auto
 _ENDED = 75  # exit code, EX_TEMPFAIL
-_watched: set[tuple[int, float]] = set()  # a worker runs many jobs of one driver
-
-
-@dataclass(frozen=True)
-class Process:
-    """A process of this machine.
-
-    Parameters
-    ----------
-    pid : its number
-    started : its start time in seconds since 1970; together with ``pid``, it is unique
-    """
-
-    pid: int
-    started: float
-
-    @classmethod
-    def current(cls) -> Process:
-        """This process."""
-        return cls(os.getpid(), psutil.Process().create_time())
-
-    def runs(self) -> bool:
-        """Whether the process runs; a zombie does not."""
-        try:
-            process = psutil.Process(self.pid)
-            return bool(process.create_time() == self.started and process.status() != psutil.STATUS_ZOMBIE)
-        except psutil.NoSuchProcess:
-            return False
+_watched: set[Process] = set()  # a worker runs many jobs of one driver
 
 
 def end_with(driver: Process) -> None:
@@ -76,10 +48,9 @@ def end_with(driver: Process) -> None:
     A driver on another machine, or in another container, cannot be seen from here and is
     left to Ray.
     """
-    key = (driver.pid, driver.started)
-    if key in _watched or not driver.runs():
+    if driver in _watched or not driver.runs():
         return
-    _watched.add(key)
+    _watched.add(driver)
 
     def watch() -> None:
         while driver.runs():

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from harness.core.errors import RequestError, StoreError
@@ -389,6 +390,19 @@ def test_lock_of_another_machine_expires(bucket: Bucket, quick: None) -> None:
         pass
     (sentence,) = said
     assert "harness run task=away" in sentence and "its lock ends within 1 s" in sentence
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="psutil for Linux")
+@pytest.mark.parametrize("step_s", [-1, 1])
+def test_a_step_of_the_clock_frees_no_lock(
+    bucket: Bucket, quick: None, monkeypatch: pytest.MonkeyPatch, step_s: int
+) -> None:
+    """The owner on this machine runs, although its start in seconds since 1970 is another one now."""
+    with leased(bucket, "harness run", say=print):
+        owner = lease._Owner.read(bucket.read(LOCK))
+        moved = psutil.boot_time() + step_s
+        monkeypatch.setattr("psutil._pslinux.boot_time", lambda: moved)
+        assert owner is not None and not owner.has_ended
 
 
 def test_owner_learns_that_it_lost_the_lock(bucket: Bucket, quick: None) -> None:
