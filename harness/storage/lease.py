@@ -108,10 +108,11 @@ class Lease:
             try:
                 tag = self._bucket.swap(LOCK, content, self._tag)
                 if tag is None:
-                    # The answer to an earlier try may have been lost.
                     found, tag = _read(self._bucket)
-                    if found != content:
-                        self._lost = _lost_to(self._bucket, _Owner.read(found))
+                    other = _Owner.read(found)
+                    # It is its own if the answer to an earlier try, or to an earlier renewal, was lost.
+                    if other is None or other.token != self._owner.token:
+                        self._lost = _lost_to(self._bucket, other)
                         return
             except StoreError:
                 continue  # out of reach, as for all other calls, which say so

@@ -405,6 +405,27 @@ def test_a_step_of_the_clock_frees_no_lock(
         assert owner is not None and not owner.has_ended
 
 
+def test_renewal_whose_answer_was_lost_is_its_own(bucket: Bucket, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock has another tag than the owner knows, but still its token; it is renewed on."""
+    swap, unanswered = Bucket.swap, [True]
+
+    def lossy(self: Bucket, name: str, content: bytes, tag: str) -> str | None:
+        newer = swap(self, name, content, tag)
+        if unanswered:
+            unanswered.clear()
+            raise StoreError("the connection was lost after the request")
+        return newer
+
+    with leased(bucket, "harness run", say=print) as held:
+        monkeypatch.setattr(Bucket, "swap", lossy)
+        deadline = time.monotonic() + 30
+        while json.loads(bucket.read(LOCK))["count"] < 4 and time.monotonic() < deadline:
+            held.check()
+            time.sleep(0.02)
+        assert not unanswered and json.loads(bucket.read(LOCK))["count"] >= 4
+    assert bucket.read(LOCK) == b""
+
+
 def test_owner_learns_that_it_lost_the_lock(bucket: Bucket, quick: None) -> None:
     """After a sleep of the machine, another run may have started; the first one ends, and leaves the lock alone."""
     with leased(bucket, "harness run task=other", say=print):
