@@ -80,7 +80,8 @@ def lrp(
     shifting the activation. Activations, also tanh, sigmoid and softmax, pass relevance
     unchanged; maximum pooling passes it to the maximum; mean pooling, sums and residual
     connections are layers with the weight 1. Sums use the ε-rule, mean pooling α1β0,
-    because the ε-rule divides by sums that can be close to 0.
+    because the ε-rule divides by sums that can be close to 0. A factor of truth values or
+    integers, such as ``y > 0``, gets no relevance: all goes to the other factor.
     """
     chosen = composite_of(composite, epsilon=epsilon, gamma=gamma, low=low, high=high)
     size = independent_size(model, inputs, batch_size)

@@ -43,6 +43,8 @@ _MOVED = {
 _GATES = {"sigmoid", "hardsigmoid", "_softmax"}
 _SQUASHING = {*_GATES, "tanh"}
 _CONVOLUTIONS = {"convolution", "_convolution"}
+# Operations whose results are masks if all that they depend on are masks.
+_OF_MASKS = _MOVED | {"add", "sub", "mul", "div", "sum", "mean"}
 _PRODUCTS = {"addmm", "mm", "linear", "bmm", "matmul", "baddbmm"}
 _THIRDS = ("low", "middle", "high")
 _POOLS = {"avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "mean"}
@@ -155,6 +157,7 @@ class _Propagation:
             for node in step.sources.values():
                 self.used_by[node].append(step)
         self.depths = _depths(tape)
+        self.masks = _masks(tape)
         self.folded = {id(step): norm for step in tape.steps if (norm := self._norm_after(step)) is not None}
         self.norms = {id(norm) for norm in self.folded.values()}
 
@@ -242,7 +245,7 @@ class _Propagation:
         x, weight, bias, *geometry = step.args[:9]
         norm = self.folded.get(id(step))
         if norm is not None:
-            weight, bias = _fold(norm, weight, bias, transposed=bool(geometry[3]))
+            weight, bias = _fold(norm, weight, bias, groups=geometry[5] if geometry[3] else None)
         shape = (1, -1, *([1] * (x.ndim - 2)))
 
         def function(inputs: Tensors, weights: Tensors) -> Tensor:
@@ -296,6 +299,8 @@ class _Propagation:
         if step.name in _ADJOINTS:
             return _ADJOINTS[step.name](step, relevance[0])
         given = flat(step.args)
+        if not all(given[place].is_floating_point() for place in step.sources):
+            self._refuse(step, " of truth values or integers, which pass no relevance unless they multiply a signal")
         with torch.enable_grad():
             leaves = {place: given[place].detach().requires_grad_() for place in step.sources}
             out = step.function(*replaced(step.args, leaves), **step.kwargs)
@@ -330,7 +335,11 @@ class _Propagation:
             if step.name == "div" and place == 1:
                 self._refuse(step)
             return "passed", [(node, _reduced(own, step.args[place]))]
-        if step.name == "div":
+        masked = [node in self.masks for node in (step.sources[0], step.sources[1])]
+        if masked[0] != masked[1] and not (step.name == "div" and masked[0]):
+            place = masked.index(False)
+            return "masked", [(step.sources[place], _reduced(own, step.args[place]))]
+        if step.name == "div" or all(masked):
             self._refuse(step)
         shares = self._gated(step)
         return f"product {self.product}", [
@@ -443,6 +452,17 @@ def _depths(tape: Tape) -> dict[int, int]:
     return found
 
 
+def _masks(tape: Tape) -> set[int]:
+    """Nodes that depend on the inputs only through truth values or integers, such as ``x > 0``."""
+    found: set[int] = set()
+    for step in tape.steps:
+        of_masks = step.name in _OF_MASKS and all(node in found for node in step.sources.values())
+        for node, value in zip(step.results, step.values, strict=True):
+            if of_masks or not value.is_floating_point():
+                found.add(node)
+    return found
+
+
 def _is_any(relevance: Tensor) -> bool:
     """Whether a value is not zero; faster than ``any``, which converts all values to bool."""
     return relevance.numel() > 0 and any(float(one) != 0 for one in relevance.aminmax())
@@ -461,12 +481,20 @@ def _reduced(relevance: Tensor, like: Any) -> Tensor:
     return relevance.sum_to_size(like.shape) if isinstance(like, Tensor) else relevance
 
 
-def _fold(norm: Step, weight: Tensor, bias: Tensor | None, *, transposed: bool) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution with the batch normalisation that follows it."""
+def _fold(norm: Step, weight: Tensor, bias: Tensor | None, *, groups: int | None) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution with the batch normalisation that follows it.
+
+    Parameters
+    ----------
+    groups : groups of a transposed convolution, whose outputs are the second axis of the
+        weight within each group; ``None`` for other convolutions
+    """
     _, scale, shift, mean, variance = norm.args[:5]
     epsilon = float(norm.args[-1])
     factor = variance.add(epsilon).rsqrt() * (1 if scale is None else scale)
-    shape = (1, -1) if transposed else (-1, 1)
-    folded = weight * factor.reshape(*shape, *([1] * (weight.ndim - 2)))
     moved = ((0 if bias is None else bias) - mean) * factor + (0 if shift is None else shift)
-    return folded, moved
+    taps = [1] * (weight.ndim - 2)
+    if groups is None:
+        return weight * factor.reshape(-1, 1, *taps), moved
+    by_group = weight.unflatten(0, (groups, -1)) * factor.reshape(groups, 1, -1, *taps)
+    return by_group.flatten(0, 1), moved

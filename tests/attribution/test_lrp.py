@@ -275,6 +275,29 @@ def test_batch_normalisation_after_a_convolution_is_folded() -> None:
     torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_batch_normalisation_after_a_transposed_convolution_is_folded_by_group(groups: int) -> None:
+    """The same as one transposed convolution whose weights of each output channel are scaled."""
+    conv, norm = nn.ConvTranspose2d(4, 6, 2, stride=2, groups=groups), nn.BatchNorm2d(6)
+    norm.weight.data, norm.bias.data = torch.randn(6), torch.randn(6)
+    norm.running_mean, norm.running_var = torch.randn(6), torch.rand(6) + 0.5
+    head = nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(6 * 36, 1))
+    network = nn.Sequential(conv, norm, head).double().eval()
+    folded = nn.Sequential(nn.ConvTranspose2d(4, 6, 2, stride=2, groups=groups), head).double().eval()
+    factor = (norm.weight / (norm.running_var + norm.eps).sqrt()).double()
+    with torch.no_grad():
+        for channel in range(6):
+            group, output = divmod(channel, 6 // groups)
+            rows = slice(group * (4 // groups), (group + 1) * (4 // groups))
+            folded[0].weight[rows, output] = conv.weight[rows, output] * factor[channel]
+        folded[0].bias.copy_((conv.bias - norm.running_mean) * factor + norm.bias)
+    x = torch.rand(2, 4, 3, 3).double()
+    torch.testing.assert_close(network(x), folded(x))
+    for bias in (False, True):
+        (one,), (other,) = (attribute("lrp", net, x, [0], bias=bias) for net in (network, folded))
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+
+
 # Structures
 
 
@@ -342,6 +365,41 @@ def test_shares_of_a_product_by_hand(product: str) -> None:
     }[product]
     torch.testing.assert_close(signal, s * g * shares)
     torch.testing.assert_close(signal + gate, s * g)
+
+
+MASKS: dict[str, Callable[[Tensor], Tensor]] = {
+    "truth values": lambda y: y * (y > 0),
+    "floats": lambda y: (y > 0).to(y.dtype) * y,
+    "integers": lambda y: y * (y > 0).long(),
+    "complement": lambda y: y * torch.sub(torch.ones_like(y), (y <= 0).to(y.dtype)),
+    "two": lambda y: y * ((y > 0).to(y.dtype) * (y < 9).to(y.dtype)),
+}
+
+
+@pytest.mark.parametrize("case", MASKS)
+@pytest.mark.parametrize("product", ["proposal", "absolute", "all", "half"])
+def test_a_mask_is_a_gate_without_relevance(case: str, product: str) -> None:
+    """All relevance goes to the other factor, as with the ReLU that is the same function."""
+    layers, x = (nn.Linear(5, 6), nn.Linear(6, 1)), torch.randn(3, 5)
+    options: dict[str, Any] = {"composite": "epsilon", "product": product}
+    maps = [
+        attribute("lrp", nn.Sequential(layers[0], gate, layers[1]).eval(), x, [0], **options)[0]
+        for gate in (Inner(MASKS[case]), nn.ReLU())
+    ]
+    torch.testing.assert_close(maps[0], maps[1])
+
+
+def test_a_mean_over_a_mask_conserves_relevance() -> None:
+    """The number of voxels of a mask divides a sum like a constant."""
+
+    def masked_mean(y: Tensor) -> Tensor:
+        mask = (y > 0.5).to(y.dtype)
+        return (y * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True)
+
+    x = torch.rand(2, 9).double()
+    (found,) = attribute("lrp", Inner(masked_mean).eval(), x, [0], composite="epsilon", epsilon=0.0)
+    mask = (x > 0.5).double()
+    torch.testing.assert_close(found, x * mask / mask.sum(1, keepdim=True))
 
 
 def networks() -> Iterator[tuple[str, nn.Module, Tensor]]:
@@ -613,6 +671,8 @@ class Inner(nn.Module):
         (lambda x: torch.sort(x, dim=-1).values, "sort"),
         (lambda x: x / (1 + x), "div"),
         (lambda x: torch.cumsum(x, -1), "cumsum"),
+        (lambda x: x + (x > 0.5).to(x.dtype), "_to_copy"),
+        (lambda x: (x > 0.5).to(x.dtype) / (1 + x), "div"),
     ],
 )
 def test_operations_without_a_rule_are_refused_by_name(operation: Callable[[Tensor], Tensor], name: str) -> None:
