@@ -55,7 +55,7 @@ def lrp(
         (:func:`harness.attribution.lrp_composites.composite_of`)
     product : shares of the factors of a product. ``proposal``: by their absolute values
         (the MS disability study); ``absolute``: by those before tanh, sigmoid or softmax;
-        ``all``: all to the signal and none to the gate; ``half``
+        ``all``: all to the signal and none to the gate (g or 1 − g); ``half``
     start : relevance of the output: its ``value``, as published, its ``absolute`` value, or
         ``one``. With the value, relevance has the sign of the output
     epsilon : ε of the ε-rule
@@ -81,7 +81,8 @@ def lrp(
     unchanged; maximum pooling passes it to the maximum; mean pooling, sums and residual
     connections are layers with the weight 1. Sums use the ε-rule, mean pooling α1β0,
     because the ε-rule divides by sums that can be close to 0. A factor of truth values or
-    integers, such as ``y > 0``, gets no relevance: all goes to the other factor.
+    integers, such as ``y > 0``, gets no relevance: all goes to the other factor. Constants
+    that are added, as in ``1 - g``, are biases.
     """
     chosen = composite_of(composite, epsilon=epsilon, gamma=gamma, low=low, high=high)
     size = independent_size(model, inputs, batch_size)

@@ -7,7 +7,7 @@ record is made by :mod:`harness.attribution.lrp_recorder`.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
@@ -29,7 +29,7 @@ aten = torch.ops.aten
 _PASSED = {
     "relu", "tanh", "sigmoid", "leaky_relu", "elu", "gelu", "silu", "softplus", "hardtanh", "hardswish", "hardsigmoid",
     "log_sigmoid_forward", "mish", "_softmax", "native_dropout", "celu", "selu", "clamp", "clamp_min",
-    "rrelu_with_noise", "_prelu_kernel",
+    "rrelu_with_noise", "_prelu_kernel", "neg",
 }  # fmt: skip
 # Operations that move values without changing them; relevance moves back the same way.
 _MOVED = {
@@ -44,7 +44,9 @@ _GATES = {"sigmoid", "hardsigmoid", "_softmax"}
 _SQUASHING = {*_GATES, "tanh"}
 _CONVOLUTIONS = {"convolution", "_convolution"}
 # Operations whose results are masks if all that they depend on are masks.
-_OF_MASKS = _MOVED | {"add", "sub", "mul", "div", "sum", "mean"}
+_OF_MASKS = _MOVED | {"add", "sub", "rsub", "neg", "mul", "div", "sum", "mean"}
+# Linear functions of one factor or term, if the others are constant.
+_AFFINE = {"add", "sub", "rsub", "neg", "mul", "div"}
 _PRODUCTS = {"addmm", "mm", "linear", "bmm", "matmul", "baddbmm"}
 _THIRDS = ("low", "middle", "high")
 _POOLS = {"avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "mean"}
@@ -200,7 +202,7 @@ class _Propagation:
             return self._by_rule(step, own, self._pooling(step), "pool")
         if name == "sum" or name in _LINEAR_RESIZE:
             return self._by_rule(step, own, self._pooling(step), "sum")
-        if name in ("add", "sub"):
+        if name in ("add", "sub", "rsub"):
             return self._sum(step, own)
         if name in ("mul", "div"):
             return self._multiplied(step, own)
@@ -312,20 +314,17 @@ class _Propagation:
         return list(zip(step.sources.values(), found, strict=True))
 
     def _sum(self, step: Step, own: Tensor) -> tuple[str, list[tuple[int, Tensor]]]:
-        first, second = step.args[:2]
-        factor = float(step.kwargs.get("alpha", 1)) * (-1 if step.name == "sub" else 1)
+        terms, factors = step.args[:2], _factors(step)
         if len(step.sources) == 2:
-            device, dtype = own.device, own.dtype
-            weights = (torch.ones((), device=device, dtype=dtype), torch.full((), factor, device=device, dtype=dtype))
-            layer = Layer((first, second), weights, None, lambda x, w: x[0] * w[0] + x[1] * w[1])
+            weights = tuple(torch.full((), one, device=own.device, dtype=own.dtype) for one in factors)
+            layer = Layer(terms, weights, None, lambda x, w: x[0] * w[0] + x[1] * w[1])
             return self._by_rule(step, own, layer, "sum")
         ((place, node),) = step.sources.items()
-        inside, constant = (first, factor * second) if place == 0 else (second, first)
+        inside = terms[place]
         if not self.bias:
             return "passed", [(node, _reduced(own, inside))]
-        sign = 1.0 if place == 0 else factor
-        weight = torch.full((), sign, device=own.device, dtype=own.dtype)
-        bias = torch.as_tensor(constant, device=own.device, dtype=own.dtype)
+        weight = torch.full((), factors[place], device=own.device, dtype=own.dtype)
+        bias = torch.as_tensor(factors[1 - place] * terms[1 - place], device=own.device, dtype=own.dtype)
         layer = Layer((inside,), (weight,), bias, lambda x, w: x[0] * w[0] + torch.zeros_like(own))
         return self._by_rule(step, own, layer, "sum")
 
@@ -355,7 +354,7 @@ class _Propagation:
         if self.product == "half":
             return torch.full_like(shape, 0.5), torch.full_like(shape, 0.5)
         if self.product == "all":
-            gates = [self._squashing(node) in _GATES for node in nodes]
+            gates = [self._is_gate(node) for node in nodes]
             if gates[0] == gates[1]:
                 self._refuse(step) if not any(gates) else None
                 gates = [False, True]
@@ -367,17 +366,18 @@ class _Propagation:
         first = torch.where(total > 0, sizes[0] / torch.where(total > 0, total, 1.0), 0.5)
         return first, 1 - first
 
-    def _squashing(self, node: int) -> str:
-        """Name of the activation that made a value, looking through moves; empty if there is none."""
-        step = self._activation(node)
-        return step.name if step is not None else ""
+    def _is_gate(self, node: int) -> bool:
+        """Whether a value is a gate g, or one like 1 − g."""
+        step = self._activation(node, through=_MOVED | _AFFINE)
+        return step is not None and step.name in _GATES
 
-    def _activation(self, node: int) -> Step | None:
+    def _activation(self, node: int, through: Set[str] = _MOVED) -> Step | None:
+        """The activation that made a value, looking through operations with one source; ``None`` without one."""
         while node in self.made_by:
             step = self.made_by[node]
             if step.name in _SQUASHING:
                 return step
-            if step.name not in _MOVED or len(step.sources) != 1:
+            if step.name not in through or len(step.sources) != 1:
                 return None
             (node,) = step.sources.values()
         return None
@@ -396,6 +396,12 @@ class _Propagation:
             place = next(iter(one.sources))
             moved = one.function(*replaced(one.args, {place: moved}), **one.kwargs)
         return moved
+
+
+def _factors(step: Step) -> tuple[float, float]:
+    """Factors of the two terms of a sum or difference."""
+    scale = float(step.args[2] if len(step.args) > 2 else step.kwargs.get("alpha", 1))
+    return {"add": (1.0, scale), "sub": (1.0, -scale), "rsub": (-scale, 1.0)}[step.name]
 
 
 def _is_fixed(step: Step) -> bool:

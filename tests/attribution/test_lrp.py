@@ -367,11 +367,54 @@ def test_shares_of_a_product_by_hand(product: str) -> None:
     torch.testing.assert_close(signal + gate, s * g)
 
 
+DIFFERENCES: dict[str, Callable[[Tensor], Tensor]] = {
+    "neg": lambda y: -y,
+    "rsub": lambda y: 0.5 - y,
+    "rsub tensor": lambda y: torch.rsub(y, torch.full_like(y, 0.5)),
+    "rsub factor": lambda y: torch.rsub(y, 0.5, alpha=2),
+    "two": lambda y: torch.rsub(y, y.flip(1), alpha=3),
+}
+
+
+@pytest.mark.parametrize("case", DIFFERENCES)
+@pytest.mark.parametrize("bias", [False, True])
+def test_negation_and_differences_are_linear(case: str, bias: bool) -> None:
+    """With bias, relevance is input × gradient; without, the constant gets nothing and the map adds up."""
+    head = nn.Linear(4, 1, bias=False)
+    head.weight.data = torch.tensor([[1.0, 2.0, -1.0, 0.5]])
+    network, x = nn.Sequential(Inner(DIFFERENCES[case]), head).double().eval(), torch.rand(2, 4).double() + 1
+    (found,) = attribute("lrp", network, x, [0], composite="epsilon", epsilon=0.0, bias=bias)
+    gradient = torch.autograd.functional.jacobian(lambda one: network(one).sum(), x)
+    if bias or case in ("neg", "two"):
+        torch.testing.assert_close(found, x * gradient)
+    else:
+        torch.testing.assert_close(found, DIFFERENCES[case](x) * head.weight)
+
+
+@pytest.mark.parametrize("product", ["proposal", "absolute", "all", "half"])
+def test_a_highway_conserves_relevance(product: str) -> None:
+    """g · f + (1 − g) · x; with all to the signal, gates get nothing."""
+
+    class Highway(nn.Module):
+        def forward(self, x: Tensor, f: Tensor, b: Tensor) -> Tensor:
+            gate = torch.sigmoid(b)
+            return (gate * f + (1 - gate) * x).sum(1, keepdim=True)
+
+    x, f, b = (torch.rand(2, 3).double() + 0.5 for _ in range(3))
+    options: dict[str, Any] = {"composite": "epsilon", "epsilon": 0.0, "product": product}
+    ((one, other, gate),) = attribute("lrp", Highway(), (x, f, b), [0], **options)
+    torch.testing.assert_close((one + other + gate).sum(1), Highway()(x, f, b)[:, 0])
+    if product == "all":
+        torch.testing.assert_close(one, (1 - torch.sigmoid(b)) * x)
+        assert not gate.any()
+
+
 MASKS: dict[str, Callable[[Tensor], Tensor]] = {
     "truth values": lambda y: y * (y > 0),
     "floats": lambda y: (y > 0).to(y.dtype) * y,
     "integers": lambda y: y * (y > 0).long(),
     "complement": lambda y: y * torch.sub(torch.ones_like(y), (y <= 0).to(y.dtype)),
+    "rsub": lambda y: y * (1 - (y <= 0).to(y.dtype)),
     "two": lambda y: y * ((y > 0).to(y.dtype) * (y < 9).to(y.dtype)),
 }
 
