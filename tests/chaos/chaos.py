@@ -53,6 +53,7 @@ _LISTED = {
     "store read-only": r"cannot write to .*[Rr]ead-only",
     "hang": r"attempt 1 failed: .*took longer than",
 }
+_END_DRIVER = ("driver killed", "node killed", "raylet killed", "driver terminated", "clock set back")
 # What it lists after the driver has ended: the next run says what is left to do, and does it.
 _RESUMED = r"(?:.*\n)*.* cells: \d+ done, [1-9]\d* to do\n(?:.*\n)*.* [1-9]\d* cells done, 0 failed"
 _ENDED = rf" cells: 0 done, [1-9]\d* to do\n{_RESUMED}"
@@ -417,7 +418,7 @@ def strike(sweep: Sweep, driver: subprocess.Popen[bytes], worker: int) -> None:
         _wait_until_listed(sweep.logs[-1], _LISTED[first])
         time.sleep(2.0)  # in the middle of the recovery
         harms[then.removeprefix("then ")]()
-    if first in ("driver killed", "node killed", "raylet killed") or then.startswith("then"):
+    if first in _END_DRIVER or then.startswith("then"):
         driver.wait(_RUN_S)
         sweep.count_orphans()
 
