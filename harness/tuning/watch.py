@@ -31,6 +31,7 @@ __all__ = ["Deadline", "TimeLimit", "end_with", "time_limit_s"]
 _EVERY_S = 1.0
 _AGAIN_S = 10.0  # a component may catch the first error
 _LEAST_S, _FACTOR = 600.0, 10.0  # of time_limit=auto
+_NOTE_S = 10.0  # most that writing a note may take
 _ENDED = 75  # exit code, EX_TEMPFAIL
 _watched: set[Process] = set()  # a worker runs many jobs of one driver
 
@@ -111,8 +112,10 @@ class TimeLimit:
         def watch() -> None:
             if ended.wait(self.seconds):
                 return
-            with contextlib.suppress(OSError, StoreError):  # without a note, the cell is tried again
-                self._note(cell)
+            # A server that does not answer may block the writer for ever.
+            writer = threading.Thread(target=self._note, args=(cell,), name="note", daemon=True)
+            writer.start()
+            writer.join(_NOTE_S)
             os._exit(_ENDED)
 
         threading.Thread(target=watch, name="time limit", daemon=True).start()
@@ -130,11 +133,13 @@ class TimeLimit:
         return _reason(self.seconds) if is_noted else ""
 
     def _note(self, cell: Cell) -> None:
-        if isinstance(self.notes, Bucket):
-            dataclasses.replace(self.notes, waits_s=()).replace(cell.identity, b"")
-        else:
-            self.notes.mkdir(parents=True, exist_ok=True)
-            (self.notes / cell.identity).touch()
+        """Note that a cell took too long; without a note, it is tried again."""
+        with contextlib.suppress(OSError, StoreError):
+            if isinstance(self.notes, Bucket):
+                dataclasses.replace(self.notes, waits_s=()).replace(cell.identity, b"")
+            else:
+                self.notes.mkdir(parents=True, exist_ok=True)
+                (self.notes / cell.identity).touch()
 
 
 @dataclass(frozen=True)

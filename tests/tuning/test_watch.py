@@ -93,6 +93,15 @@ def test_notes_are_objects_where_nodes_share_no_folder(s3_url: str) -> None:
         TimeLimit(0.2, Bucket(s3_url))(CELL).__enter__()
 
 
+def test_hanging_worker_is_ended_even_if_its_note_hangs(tmp_path: Path) -> None:
+    """A folder on a server that does not answer any more blocks whoever writes to it."""
+    blocked = "from harness.tuning import watch\nwatch._NOTE_S = 0.2\n"
+    blocked += "watch.TimeLimit._note = lambda self, cell: time.sleep(600)\nwith TimeLimit"
+    script = HANGING.replace("with TimeLimit", blocked)
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "ended")], timeout=60, check=False)
+    assert done.returncode == 75
+
+
 def test_cell_within_its_limit_leaves_nothing(tmp_path: Path) -> None:
     """A cell that ends in time leaves no note and no thread."""
     before = threading.active_count()
