@@ -60,7 +60,8 @@ def lrp(
         ``one``. With the value, relevance has the sign of the output
     epsilon : ε of the ε-rule
     gamma : γ of the γ-rule
-    low : smallest possible value of the input, for the z^B-rule
+    low : smallest possible value of the input, for the z^B-rule; before any normalisation
+        by the network itself
     high : largest possible value of the input, for the z^B-rule
     bias : whether biases take part and absorb relevance
     batch_size : maximum number of items in a forward pass
@@ -71,7 +72,8 @@ def lrp(
         If there is no such composite, rule or position.
     CellError
         If an operation of the network has no rule, or values cannot be traced; it is named
-        with its module.
+        with its module. If a position of the composite that the text names, or ``first``,
+        has no layer in the network.
 
     Notes
     -----
@@ -83,6 +85,12 @@ def lrp(
     because the ε-rule divides by sums that can be close to 0. A factor of truth values or
     integers, such as ``y > 0``, gets no relevance: all goes to the other factor. Constants
     that are added, as in ``1 - g``, are biases.
+
+    Layers that read the image have the rule of ``first``, also if the image is moved,
+    padded, concatenated, or added to, multiplied or normalised by constants before. The
+    bounds of the z^B-rule are those of the image, and are changed in the same way. Padding
+    by constants gets no relevance under the z^B-, flat and w²-rules, whether by the
+    convolution or before it.
     """
     chosen = composite_of(composite, epsilon=epsilon, gamma=gamma, low=low, high=high)
     size = independent_size(model, inputs, batch_size)

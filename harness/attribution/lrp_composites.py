@@ -45,7 +45,8 @@ def composite_of(
     text : name of a composite, name of a rule for all convolutions and linear layers, or
         rules by position, ``first:flat+convolution:alpha_beta:alpha=2+linear:epsilon``. The
         first part can be a name, of which the others change some positions; without it,
-        layers have the ε-rule. Positions are the fields of :class:`Composite`
+        layers have the ε-rule. Positions are the fields of :class:`Composite`; those in the
+        text must have a layer in the network
     epsilon, gamma, low, high : options of the ε-rule, the γ-rule and the z^B-rule, where the
         text states none
 
@@ -84,7 +85,8 @@ def _with_rule(composite: Composite, part: str) -> Composite:
     if position not in _POSITIONS:
         raise UnknownName("position of a composite of LRP", position, _POSITIONS)
     options = {**composite.position_options, position: _options(rule, given)}
-    changed: dict[str, Any] = {position: rule, "position_options": options}
+    required = (*composite.required, position)
+    changed: dict[str, Any] = {position: rule, "position_options": options, "required": required}
     return replace(composite, **changed)
 
 

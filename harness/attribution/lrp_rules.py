@@ -40,6 +40,10 @@ class Layer:
     adjoint : computes the product of the transposed layer with a tensor of the shape of the
         output, given weights; without it, the function is differentiated, which takes a
         forward pass as well
+    uniform : inputs of the layer if all voxels of the image were equal to a value, for
+        layers that read the image, also after padding, concatenation or normalisation by
+        constants. For other layers, the values that were moved or padded take the place of
+        the image. ``None`` if the inputs are these values themselves
     """
 
     inputs: Tensors
@@ -47,6 +51,7 @@ class Layer:
     bias: Tensor | None
     function: Callable[[Tensors, Tensors], Tensor]
     adjoint: Callable[[Tensors, Tensor], Tensors] | None = None
+    uniform: Callable[[float], Tensors] | None = None
 
     def forward(self, inputs: Tensors, weights: Tensors) -> Tensor:
         """Output without bias for other inputs and weights."""
@@ -60,6 +65,16 @@ class Layer:
         with torch.enable_grad():
             inputs = tuple(torch.zeros_like(x, requires_grad=True) for x in self.inputs)
             return torch.autograd.grad(self.function(inputs, weights), inputs, share)
+
+    def at(self, value: float) -> Tensors:
+        """Inputs if all voxels of the image were ``value``."""
+        if self.uniform is None:
+            return tuple(torch.full_like(x, value) for x in self.inputs)
+        return self.uniform(value)
+
+    def variable(self) -> Tensors:
+        """One for the elements of the inputs that are not constant, such as those of padding, and zero for others."""
+        return tuple((one != zero).to(one.dtype) for zero, one in zip(self.at(0.0), self.at(1.0), strict=True))
 
 
 Rule = Callable[..., Tensors]
@@ -235,19 +250,22 @@ def gamma(layer: Layer, relevance: Tensor, *, gamma: float = 0.25) -> Tensors:
 
 @lrp_rule("zbox", source="Montavon et al. 2017 (z^B rule)")
 def zbox(layer: Layer, relevance: Tensor, *, low: float = 0.0, high: float = 1.0) -> Tensors:
-    """R_i = Σ_j (x_i w_ij − l w_ij⁺ − h w_ij⁻) / Σ_i (…) · R_j, for inputs in [l, h].
+    """R_i = Σ_j (x_i w_ij − l_i w_ij⁺ − h_i w_ij⁻) / Σ_i (…) · R_j, for inputs in [l_i, h_i].
 
-    Voxels that are l get relevance as well. Zero padding is not part of the input.
+    Voxels that are l get relevance as well. Padding by constants is not part of the input.
 
     Parameters
     ----------
-    low, high : smallest and largest possible value of the inputs
+    low, high : smallest and largest possible value of the voxels of the image. The bounds l_i
+        and h_i of the layer follow from them if the network normalises the image by constants
     """
+    ends = list(zip(layer.at(low), layer.at(high), strict=True))
+    lows, highs = tuple(one.minimum(other) for one, other in ends), tuple(one.maximum(other) for one, other in ends)
     # A bound of 0 contributes nothing.
     bounds = [
-        (tuple(torch.full_like(x, value) for x in layer.inputs), weights)
-        for value, weights in ((low, _plus(layer.weights)), (high, _minus(layer.weights)))
-        if value
+        (values, weights)
+        for values, weights in ((lows, _plus(layer.weights)), (highs, _minus(layer.weights)))
+        if any(bool(one.any()) for one in values)
     ]
     z = layer.forward(layer.inputs, layer.weights)
     for values, weights in bounds:
@@ -261,19 +279,20 @@ def zbox(layer: Layer, relevance: Tensor, *, low: float = 0.0, high: float = 1.0
 
 @lrp_rule("wsquare", source="Montavon et al. 2017 (w² rule)")
 def wsquare(layer: Layer, relevance: Tensor) -> Tensors:
-    """R_i = Σ_j w_ij² / (Σ_i w_ij² + b_j²) · R_j, whatever the values of the inputs."""
-    ones = tuple(torch.ones_like(x) for x in layer.inputs)
-    squares = tuple(w * w for w in layer.weights)
-    z = layer.forward(ones, squares)
+    """R_i = Σ_j w_ij² / (Σ_i w_ij² + b_j²) · R_j, whatever the values of the inputs.
+
+    Padding by constants is not part of the inputs.
+    """
+    variable, squares = layer.variable(), tuple(w * w for w in layer.weights)
+    z = layer.forward(variable, squares)
     z = z if layer.bias is None else z + layer.bias * layer.bias
     share = _ratio(relevance, z)
-    return layer.backward(squares, share)
+    return _times(variable, layer.backward(squares, share))
 
 
 @lrp_rule("flat", source="Lapuschkin et al. 2019, doi:10.1038/s41467-019-08987-4")
 def flat(layer: Layer, relevance: Tensor) -> Tensors:
-    """R_i = Σ_j 1 / Σ_i 1 · R_j: relevance is spread equally over the receptive field."""
-    ones = tuple(torch.ones_like(x) for x in layer.inputs)
-    weights = tuple(torch.ones_like(w) for w in layer.weights)
-    share = _ratio(relevance, layer.forward(ones, weights))
-    return layer.backward(weights, share)
+    """R_i = Σ_j 1 / Σ_i 1 · R_j: relevance is spread equally over the receptive field, without padding by constants."""
+    variable, weights = layer.variable(), tuple(torch.ones_like(w) for w in layer.weights)
+    share = _ratio(relevance, layer.forward(variable, weights))
+    return _times(variable, layer.backward(weights, share))

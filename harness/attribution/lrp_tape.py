@@ -51,6 +51,7 @@ _PRODUCTS = {"addmm", "mm", "linear", "bmm", "matmul", "baddbmm"}
 _THIRDS = ("low", "middle", "high")
 _POOLS = {"avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "mean"}
 _LINEAR_RESIZE = {"upsample_bilinear2d", "upsample_trilinear3d", "upsample_linear1d"}
+_WHY_NONE = " (layers with weights that read the image, also padded, concatenated or scaled by constants)"
 # Batch normalisations, and the place of the argument by which they use statistics of the batch.
 _NORMS = {
     "native_batch_norm": 5, "cudnn_batch_norm": 5, "miopen_batch_norm": 5, "_native_batch_norm_legit_no_training": None,
@@ -73,6 +74,8 @@ class Composite:
     options : options of the rules by name, e.g. ``{"epsilon": {"epsilon": 1e-8}}``
     position_options : options of the rules at a position, e.g. ``{"high": {"epsilon": 0.0}}``,
         which come before those by name
+    required : positions that must have a layer; ``first`` is one of them if it has a rule,
+        for networks with convolutions or linear layers
     """
 
     convolution: str
@@ -85,6 +88,7 @@ class Composite:
     high: str = ""
     options: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     position_options: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    required: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,8 @@ def propagate(
     Raises
     ------
     CellError
-        If an operation has no rule; names the operation and its module.
+        If an operation has no rule, or a rule of the composite has no layer; names the
+        operation and its module, or the position.
     """
     return _Propagation(tape, composite, product, bias, ledger).run(start)
 
@@ -162,6 +167,7 @@ class _Propagation:
         self.masks = _masks(tape)
         self.folded = {id(step): norm for step in tape.steps if (norm := self._norm_after(step)) is not None}
         self.norms = {id(norm) for norm in self.folded.values()}
+        self.reading: dict[int, bool] = {}
 
     def run(self, start: Tensor) -> tuple[Tensor | None, ...]:
         relevance: dict[int, Tensor] = {self.tape.output: start} if self.tape.output >= 0 else {}
@@ -175,6 +181,7 @@ class _Propagation:
             self._note(step, rule, filled, shares)
             for node, share in shares:
                 relevance[node] = relevance[node] + share if node in relevance else share
+        self._check_positions()
         return tuple(relevance.get(node) for node in self.tape.inputs)
 
     def _note(self, step: Step, rule: str, received: Sequence[Tensor], shares: Sequence[tuple[int, Tensor]]) -> None:
@@ -230,14 +237,49 @@ class _Propagation:
         third = _THIRDS[min(2, 3 * depth // max(1, last))]  # the last layer is high, also of two
         return third if getattr(self.composite, third) else kind
 
+    def _check_positions(self) -> None:
+        """Refuse rules of the composite for layers that the network does not have."""
+        with_weights = {
+            self._position(step, "convolution" if step.name in _CONVOLUTIONS else "linear")
+            for step in self.tape.steps
+            if step.name in _CONVOLUTIONS | _PRODUCTS
+        }
+        found = with_weights | {position for step in self.tape.steps if (position := _position_of_sum(step))}
+        first = ["first"] if self.composite.first and with_weights else []
+        for position in (*self.composite.required, *first) if self.tape.output >= 0 else ():
+            if position not in found:
+                rule, why = getattr(self.composite, position), _WHY_NONE if position == "first" else ""
+                raise CellError(
+                    f"each rule of a composite of LRP must have a layer, but the network has none for {position}:{rule}"
+                    f"{why}; choose a composite without the position {position}, a name or rules of other positions "
+                    "(composite=convolution:alpha_beta+linear:epsilon)"
+                )
+
     def _reads_input(self, node: int) -> bool:
-        """Whether a node is an input, or an input that was only moved or padded."""
-        while node not in self.tape.inputs:
+        """Whether a value is an input, or made of inputs that were only moved, padded or normalised by constants."""
+        if node in self.tape.inputs:
+            return True
+        if node not in self.reading:
             step = self.made_by[node]
-            if step.name not in _MOVED or len(step.sources) != 1:
-                return False
-            (node,) = step.sources.values()
-        return True
+            seen = step.name in _MOVED or (len(step.sources) == 1 and (step.name in _AFFINE or _is_fixed(step)))
+            self.reading[node] = seen and all(map(self._reads_input, step.sources.values()))
+        return self.reading[node]
+
+    def _uniform(self, node: int, like: Tensor, value: float) -> Tensor:
+        """What a value would be if all voxels of the image that it is made of were equal.
+
+        For values that are not made of the image (:meth:`_reads_input`), those that it is
+        moved from take the place of the image.
+        """
+        step = self.made_by.get(node)
+        if step is None or node in self.tape.inputs or not (step.name in _MOVED or self._reads_input(node)):
+            return torch.full_like(like, value)
+        given = flat(step.args)
+        changed = {place: self._uniform(source, given[place], value) for place, source in step.sources.items()}
+        kept = {place: one.clone() for place, one in enumerate(given) if isinstance(one, Tensor)}  # if in place
+        out = step.function(*replaced(step.args, {**kept, **changed}), **step.kwargs)
+        results = [one for one in flat((out,) if isinstance(out, Tensor) else tuple(out)) if isinstance(one, Tensor)]
+        return results[step.results.index(node)]
 
     # Layers
 
@@ -259,7 +301,10 @@ class _Propagation:
             return (found[0],)
 
         kept = bias.reshape(shape) if self.bias and bias is not None else None
-        return Layer((x,), (weight,), kept, function, adjoint)
+        return Layer((x,), (weight,), kept, function, adjoint, self._uniform_of(step, 0, x))
+
+    def _uniform_of(self, step: Step, place: int, x: Tensor) -> Callable[[float], Tensors]:
+        return lambda value: (self._uniform(step.sources[place], x, value),)
 
     def _norm_after(self, step: Step) -> Step | None:
         """A batch normalisation that directly follows a convolution, and is the only one to read it."""
@@ -272,15 +317,14 @@ class _Propagation:
         args, bias = step.args, None
         if step.name in ("addmm", "baddbmm"):
             bias, args = args[0], args[1:]
-            places = {place - 1 for place in step.sources}
-        else:
-            places = set(step.sources)
-        if places != {0} or not isinstance(args[1], Tensor):
+        first = len(step.args) - len(args)
+        if list(step.sources) != [first] or not isinstance(args[1], Tensor):
             self._refuse(step)
+        weight = args[1]
         if step.name == "linear":
-            bias = args[2] if len(args) > 2 else None
-            return Layer((args[0],), (args[1].T,), bias if self.bias else None, _matmul, _matmul_adjoint)
-        return Layer((args[0],), (args[1],), bias if self.bias else None, _matmul, _matmul_adjoint)
+            weight, bias = weight.T, args[2] if len(args) > 2 else None
+        uniform = self._uniform_of(step, first, args[0])
+        return Layer((args[0],), (weight,), bias if self.bias else None, _matmul, _matmul_adjoint, uniform)
 
     def _pooling(self, step: Step) -> Layer:
         """Pooling, a mean, a sum or an interpolation as a layer with the weight 1."""
@@ -396,6 +440,14 @@ class _Propagation:
             place = next(iter(one.sources))
             moved = one.function(*replaced(one.args, {place: moved}), **one.kwargs)
         return moved
+
+
+def _position_of_sum(step: Step) -> str:
+    """Position of means and sums in a composite; empty for other operations."""
+    if step.name in _POOLS:
+        return "pool"
+    two = step.name in ("add", "sub", "rsub") and len(step.sources) == 2
+    return "sum" if two or step.name == "sum" or step.name in _LINEAR_RESIZE else ""
 
 
 def _factors(step: Step) -> tuple[float, float]:

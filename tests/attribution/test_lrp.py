@@ -253,9 +253,9 @@ def test_batch_normalisation_passed_equals_folded() -> None:
     canonised[1].weight.data = conv.weight * scale[None, :, None, None]
     x = torch.randn(2, 3, 6, 6).double()
     torch.testing.assert_close(network(x), canonised(x))
-    for composite in ("epsilon", "alpha1beta0_flat"):
-        options = {"composite": composite, "epsilon": 1e-9}
-        # The first layer of both is the convolution behind the activation, so that no input rule applies.
+    # The first layer of both is the convolution behind the activation, so that no input rule applies.
+    for composite in ("epsilon", "convolution:alpha_beta"):
+        options: dict[str, Any] = {"composite": composite, "epsilon": 1e-9}
         (one,), (other,) = (attribute("lrp", net, x, [0], **options) for net in (network, canonised))
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
 
@@ -577,6 +577,118 @@ def test_agrees_with_zennit() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
+# The layers that read the image
+
+BOUNDED = {"low": -0.5, "high": 1.5}
+FIRST = ["alpha1beta0_box", "alpha1beta0_flat", "wsquare"]
+
+
+class Behind(nn.Module):
+    """An operation, and a layer behind it with a head."""
+
+    def __init__(self, operation: Callable[..., Tensor], layer: nn.Module, size: int) -> None:
+        super().__init__()
+        self.operation, self.layer, self.head = operation, layer, nn.Linear(size, 1, bias=False)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        found: Tensor = self.head(self.layer(self.operation(*inputs)).relu().flatten(1))
+        return found
+
+
+def same_head(network: Behind, operation: Callable[..., Tensor], layer: nn.Module) -> Behind:
+    """A network with another operation and first layer."""
+    other = Behind(operation, layer, network.head.in_features)
+    other.head = network.head
+    return other.double().eval()
+
+
+@pytest.mark.parametrize("composite", FIRST)
+def test_concatenated_images_are_read_by_the_first_layer(composite: str) -> None:
+    """Maps of two images are the channels of the map of one image."""
+    conv = nn.Conv2d(3, 4, 3)
+    network = Behind(lambda x, y: torch.cat([x, y], 1), conv, 4 * 16).double().eval()
+    x, y = torch.rand(2, 1, 6, 6).double(), torch.rand(2, 2, 6, 6).double()
+    (found,) = attribute("lrp", network, (x, y), [0], composite=composite, **BOUNDED)
+    joint = same_head(network, lambda z: z, conv)
+    (expected,) = attribute("lrp", joint, torch.cat([x, y], 1), [0], composite=composite, **BOUNDED)
+    torch.testing.assert_close(torch.cat(tuple(found), 1), expected)
+
+
+AFFINE: dict[str, tuple[Callable[[Tensor], Tensor], float, float]] = {
+    "normalised": (lambda x: (x - 0.5) / 0.25, 4.0, -2.0),
+    "flipped": (lambda x: 2 * (0.5 - x), -2.0, 1.0),
+    "negated in place": (lambda x: x.clone().mul_(-3).add_(1), -3.0, 1.0),
+    "slices": (lambda x: torch.cat([x[:, :1] + 1, x[:, 1:] + 1], 1), 1.0, 1.0),
+    "written": (lambda x: torch.empty_like(x).copy_(x) * 2, 2.0, 0.0),
+    "batch normalisation": (nn.BatchNorm2d(2, affine=False).eval(), 1 / math.sqrt(1 + 1e-5), 0.0),
+}
+
+
+@pytest.mark.parametrize("case", AFFINE)
+@pytest.mark.parametrize("composite", FIRST)
+def test_normalisation_inside_the_network_is_part_of_the_first_layer(case: str, composite: str) -> None:
+    """The same as one convolution with the scale in its weights, whose input has the given bounds."""
+    operation, scale, shift = AFFINE[case]
+    conv, folded = nn.Conv2d(2, 4, 3).double(), nn.Conv2d(2, 4, 3).double()
+    with torch.no_grad():
+        folded.weight.copy_(conv.weight * scale)
+        folded.bias.copy_(conv.bias + shift * conv.weight.sum((1, 2, 3)))
+    network = Behind(operation, conv, 4 * 16).double().eval()
+    other = same_head(network, lambda x: x, folded)
+    x = 2 * torch.rand(2, 2, 6, 6).double() - 0.5
+    torch.testing.assert_close(network(x), other(x))
+    maps = [attribute("lrp", net, x, [0], composite=composite, **BOUNDED)[0] for net in (network, other)]
+    torch.testing.assert_close(maps[0], maps[1])
+
+
+@pytest.mark.parametrize("composite", FIRST)
+def test_an_added_array_is_part_of_the_first_layer(composite: str) -> None:
+    """The same as a linear layer with the array in its bias."""
+    array, layer, folded = torch.randn(5).double(), nn.Linear(5, 4).double(), nn.Linear(5, 4).double()
+    with torch.no_grad():
+        folded.weight.copy_(layer.weight)
+        folded.bias.copy_(layer.bias + layer.weight @ array)
+    network = Behind(lambda x: x + array, layer, 4).double().eval()
+    other, x = same_head(network, lambda x: x, folded), torch.rand(2, 5).double()
+    maps = [attribute("lrp", net, x, [0], composite=composite, **BOUNDED)[0] for net in (network, other)]
+    torch.testing.assert_close(maps[0], maps[1])
+
+
+@pytest.mark.parametrize("composite", FIRST)
+def test_explicit_padding_is_that_of_the_convolution(composite: str) -> None:
+    """Padding gets no relevance, by F.pad or by the convolution, so that the map adds up to the output."""
+    conv, padded = nn.Conv2d(2, 4, 3, bias=False), nn.Conv2d(2, 4, 3, padding=1, bias=False)
+    padded.weight = conv.weight
+    network = Behind(lambda x: functional.pad(x, (1, 1, 1, 1)), conv, 4 * 25).double().eval()
+    other, x = same_head(network, lambda x: x, padded), torch.rand(2, 2, 5, 5).double()
+    maps = [attribute("lrp", net, x, [0], composite=composite, **BOUNDED)[0] for net in (network, other)]
+    torch.testing.assert_close(maps[0], maps[1])
+    torch.testing.assert_close(maps[0].sum(), network(x).sum(), rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("composite", FIRST)
+def test_constant_channels_get_no_relevance(composite: str) -> None:
+    """Channels of coordinates are like a bias: the map of the image adds up to the output."""
+    place = torch.rand(1, 1, 5, 5).double()
+    network = Behind(lambda x: torch.cat([x, place.expand(len(x), -1, -1, -1)], 1), nn.Conv2d(3, 4, 3), 4 * 9)
+    x = torch.rand(2, 2, 5, 5).double()
+    (found,) = attribute("lrp", network.double().eval(), x, [0], composite=composite, **BOUNDED)
+    torch.testing.assert_close(found.sum(), network(x).sum(), rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("rule", ["flat", "wsquare"])
+def test_padding_between_layers_gets_no_relevance(rule: str) -> None:
+    """The same as padding by the convolution, also behind other layers."""
+    first, conv, padded = nn.Conv2d(1, 2, 3), nn.Conv2d(2, 4, 3), nn.Conv2d(2, 4, 3, padding=1)
+    padded.weight, padded.bias = conv.weight, conv.bias
+    network = Behind(lambda x: functional.pad(first(x).relu(), (1, 1, 1, 1)), conv, 4 * 9)
+    network = network.double().eval()
+    first.double()
+    other, x = same_head(network, lambda x: first(x).relu(), padded), torch.rand(2, 1, 5, 5).double()
+    maps = [attribute("lrp", net, x, [0], composite=rule)[0] for net in (network, other)]
+    torch.testing.assert_close(maps[0], maps[1])
+
+
 # Composites
 
 
@@ -605,19 +717,20 @@ def test_a_rule_of_a_user_is_a_composite(doubled: str) -> None:
     assert total("first:doubled:factor=3") == pytest.approx(3)
     assert total("high:doubled:factor=0.5+first:doubled") == pytest.approx(1)
     assert total("alpha1beta0_flat+linear:doubled") == pytest.approx(2)
-    assert total("convolution:doubled") == pytest.approx(1)
 
 
 def test_a_composite_by_position_is_that_of_its_name() -> None:
     """Names stand for rules by position."""
-    network, x = relu_network(), torch.rand(2, 2, 8, 8).double()
+    convolutions = [nn.Sequential(nn.Conv2d(2, 2, 3, bias=False), nn.ReLU()) for _ in range(4)]
+    network = nn.Sequential(*convolutions, nn.AvgPool2d(2), nn.Flatten(), nn.Linear(8, 3, bias=False)).double().eval()
+    x = torch.rand(2, 2, 12, 12).double()
     for name, text in {
-        "alpha2beta1_box": "convolution:alpha_beta:alpha=2+first:zbox",
+        "alpha2beta1_box": "convolution:alpha_beta:alpha=2+first:zbox+pool:alpha_beta:alpha=2",
         "gamma_box": "epsilon_plus+convolution:gamma+first:zbox",
         "by_depth": "first:zbox+low:gamma+middle:epsilon+high:epsilon:epsilon=0",
     }.items():
         (one,) = attribute("lrp", network, x, [1], composite=name)
-        (other,) = attribute("lrp", network, x, [1], composite=f"{text}+pool:alpha_beta")
+        (other,) = attribute("lrp", network, x, [1], composite=text)
         torch.testing.assert_close(one, other)
 
 
@@ -668,6 +781,24 @@ def test_faults_of_composites(composite: str, error: type[Exception], message: s
     """The message says what is unknown, and what there is."""
     with pytest.raises(error, match=message):
         attribute("lrp", relu_network(), torch.rand(1, 2, 8, 8).double(), [0], composite=composite)
+
+
+@pytest.mark.parametrize(
+    ("composite", "position"),
+    [
+        ("convolution:flat", "convolution:flat"),
+        ("epsilon+pool:flat", "pool:flat"),
+        ("epsilon+sum:flat", "sum:flat"),
+        ("epsilon+middle:gamma", "middle:gamma"),
+        ("alpha1beta0_box", "first:zbox"),
+        ("wsquare", "first:wsquare"),
+    ],
+)
+def test_a_rule_without_a_layer_is_refused(composite: str, position: str) -> None:
+    """A composite that would be another one is not applied in silence; the first layer here reads an activation."""
+    network = nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(4, 1)).eval()
+    with pytest.raises(CellError, match=rf"the network has none for {position}.*without the position"):
+        attribute("lrp", network, torch.rand(1, 1, 2, 2), [0], composite=composite)
 
 
 def test_the_ledger_has_the_options_of_the_method() -> None:
