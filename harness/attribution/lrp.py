@@ -8,6 +8,7 @@ logit below zero, all relevance of the α1β0-rule is negative.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -15,9 +16,10 @@ import torch
 from annotated_types import Ge
 from torch import Tensor, nn
 
-from harness.attribution.batches import BatchSize, Inputs, Maps, batches, independent_size
+from harness.attribution.batches import BatchSize, Inputs, Maps, Numbers, batches, independent_size
 from harness.attribution.lrp_composites import COMPOSITES, composite_of
 from harness.attribution.lrp_tape import LayerRelevance, ProductRule, Tape, propagate, record
+from harness.core.errors import CellError
 from harness.core.registry import ATTRIBUTIONS
 
 __all__ = ["COMPOSITES", "ledger", "lrp"]
@@ -31,6 +33,7 @@ def lrp(
     inputs: Inputs,
     targets: Sequence[int],
     *,
+    numbers: Numbers,
     composite: str = "alpha1beta0_box",
     product: ProductRule = "proposal",
     start: Start = "value",
@@ -45,7 +48,7 @@ def lrp(
 
     Parameters
     ----------
-    model, inputs, targets : see :mod:`harness.attribution`
+    model, inputs, targets, numbers : see :mod:`harness.attribution`
     composite : rules by kind of layer, a name of :data:`COMPOSITES`: ``epsilon`` (ε
         everywhere), ``alpha1beta0_box`` (α1β0 for convolutions, ε for linear layers, z^B
         for the first layer, as in the MS disability study), ``alpha1beta0_flat``,
@@ -66,6 +69,14 @@ def lrp(
     bias : whether biases take part and absorb relevance
     batch_size : maximum number of items in a forward pass
 
+    Returns
+    -------
+    list
+        Relevance of each voxel. ``numbers`` has ``relevance_ratio``, Σ|R| of all inputs
+        divided by the relevance of the output, also without sign; NaN if that is 0. It is
+        at most about 1 where relevance of one sign is conserved, and large where the rules
+        divide by sums that nearly cancel: such a map shows rounding and ε, not the network.
+
     Raises
     ------
     UnknownName
@@ -73,7 +84,7 @@ def lrp(
     CellError
         If an operation of the network has no rule, or values cannot be traced; it is named
         with its module. If a position of the composite that the text names, or ``first``,
-        has no layer in the network.
+        has no layer in the network. If relevance is not finite though the output is.
 
     Notes
     -----
@@ -86,6 +97,14 @@ def lrp(
     integers, such as ``y > 0``, gets no relevance: all goes to the other factor. Constants
     that are added, as in ``1 - g``, are biases.
 
+    The ε-rule without biases (``bias=False``) divides by Σ x w alone. Where a bias, or the
+    mean of a batch normalisation folded into a convolution, keeps an activation alive though
+    Σ x w is close to 0, the relevance of a layer can be many times that of the layer behind
+    it, and this multiplies over depth: in networks with trained batch normalisation the
+    composites ``epsilon`` and ``by_depth`` can exceed the output by orders of magnitude.
+    Check ``relevance_ratio``; then raise ε, let biases take part (``bias=True``), or use
+    αβ, z⁺ or γ for convolutions.
+
     Layers that read the image have the rule of ``first``, also if the image is moved,
     padded, concatenated, or added to, multiplied or normalised by constants before. The
     bounds of the z^B-rule are those of the image, and are changed in the same way. Padding
@@ -95,11 +114,19 @@ def lrp(
     chosen = composite_of(composite, epsilon=epsilon, gamma=gamma, low=low, high=high)
     size = independent_size(model, inputs, batch_size)
     found: list[list[Inputs]] = [[] for _ in targets]
+    ratios: list[list[Tensor]] = [[] for _ in targets]
     for batch in batches(inputs, size):
         tape = record(model, batch)
         for number, target in enumerate(targets):
-            maps = propagate(tape, _start(tape, target, start), chosen, product=product, bias=bias)
-            found[number].append(_complete(maps, batch))
+            begin = _start(tape, target, start)
+            maps = _complete(propagate(tape, begin, chosen, product=product, bias=bias), batch)
+            if bool(begin.isfinite().all()) and not all(bool(one.isfinite().all()) for one in maps):
+                lines: list[LayerRelevance] = []
+                propagate(tape, begin, chosen, product=product, bias=bias, ledger=lines)
+                raise _not_finite(target, lines)
+            found[number].append(maps)
+            ratios[number].append(_total(maps) / _total((begin,)))
+    numbers["relevance_ratio"] = torch.stack([torch.cat(each) for each in ratios]).cpu().numpy()
     return [tuple(torch.cat(parts) for parts in zip(*of_target, strict=True)) for of_target in found]
 
 
@@ -141,6 +168,23 @@ def _start(tape: Tape, target: int, start: Start) -> Tensor:
     value = tape.value[:, target]
     found[:, target] = {"value": value, "absolute": value.abs(), "one": torch.ones_like(value)}[start]
     return found
+
+
+def _total(values: Sequence[Tensor]) -> Tensor:
+    """Sum of absolute values of each item over several tensors, (N,) float64."""
+    return torch.stack([one.double().abs().flatten(1).sum(1) for one in values]).sum(0)
+
+
+def _not_finite(target: int, lines: Sequence[LayerRelevance]) -> CellError:
+    """The error for relevance that became infinite or NaN at one of the operations."""
+    line = next((one for one in lines if not math.isfinite(one.passed)), None)
+    where = "" if line is None else f", first at {line.operation} (rule {line.rule})"
+    where += f" in the module {line.module}" if line is not None and line.module else ""
+    return CellError(
+        f"relevance of LRP must be finite, but is infinite or NaN for output {target}{where}, although the output is "
+        "finite: a rule divides by sums that nearly cancel. Raise epsilon, let biases take part (bias=True), or choose "
+        "a composite without the ε-rule for convolutions (composite=alpha1beta0_box)"
+    )
 
 
 def _complete(maps: Sequence[Tensor | None], inputs: Inputs) -> Inputs:

@@ -66,7 +66,7 @@ def reported_number(numbers: Mapping[str, float] | None = None, *, name: str = "
     Parameters
     ----------
     numbers : numbers by name; ``None`` without any
-    name : name of the number, e.g. ``weighted_r2`` of LIME
+    name : name of the number, e.g. ``weighted_r2`` of LIME, ``relevance_ratio`` of LRP
 
     Returns
     -------

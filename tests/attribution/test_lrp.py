@@ -808,7 +808,43 @@ def test_the_ledger_has_the_options_of_the_method() -> None:
     (found,) = attribute("lrp", network, x, [0], **options)
     assert ledger(network, (x,), 0, **options)[-1].passed == pytest.approx(float(found.sum()))
     known = [set(signature(one).parameters) - {"model", "inputs"} for one in (ledger, lrp)]
-    assert known[1] - known[0] == {"targets", "batch_size"}
+    assert known[1] - known[0] == {"targets", "batch_size", "numbers"}
+
+
+# Size of relevance
+
+
+def cancelling(layers: int) -> nn.Module:
+    """Linear layers whose sums cancel for inputs of ones, and whose biases keep all activations at one."""
+
+    def layer(outputs: int) -> nn.Linear:
+        found = nn.Linear(2, outputs)
+        found.weight.data = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])[:outputs]
+        nn.init.ones_(found.bias)
+        return found
+
+    hidden = [nn.Sequential(layer(2), nn.ReLU()) for _ in range(layers - 1)]
+    return nn.Sequential(*hidden, layer(1)).eval()
+
+
+def test_the_size_of_relevance_is_reported() -> None:
+    """One layer divides by ε = 1e-4: R = ±1e4 for an output of 1; with bias, R = ±1. An output of 0 has no ratio."""
+    x = torch.tensor([[1.0, 1.0], [3.0, 1.0], [1.0, 2.0]])
+    options: dict[str, Any] = {"composite": "epsilon", "epsilon": 1e-4}
+    for bias, expected in ((False, [2e4, 2.0, math.nan]), (True, [2.0, 4 / 3, math.nan])):
+        numbers: dict[str, Any] = {}
+        attribute("lrp", cancelling(1), x, [0], numbers=numbers, bias=bias, batch_size=2, **options)
+        assert numbers["relevance_ratio"].shape == (1, 3)
+        assert numbers["relevance_ratio"][0].tolist() == pytest.approx(expected, rel=1e-3, nan_ok=True)
+
+
+def test_infinite_relevance_is_not_blamed_on_the_output() -> None:
+    """The message names the layer where relevance overflows, ε and bias; with bias, the same map is finite."""
+    network, x = cancelling(8), torch.ones(1, 2)
+    with pytest.raises(CellError, match=r"first at addmm \(rule epsilon\) in the module \d.*Raise epsilon.*bias=True"):
+        attribute("lrp", network, x, [0], composite="epsilon")
+    (found,) = attribute("lrp", network, x, [0], composite="epsilon", bias=True)
+    assert bool(found.isfinite().all())
 
 
 # Refusals
