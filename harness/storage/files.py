@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tempfile
 import uuid
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from harness.core.errors import RequestError
 
-__all__ = ["PART", "check_writable", "checksum", "replace_file"]
+__all__ = ["PART", "check_writable", "checksum", "replace_file", "synchronise"]
+
+_THREADS = 8
+_NOT_SYNCHRONISED = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}  # folders of some file systems
 
 PART = ".part-"
 """Prefix of incomplete files; those left by killed processes may be removed."""
@@ -37,6 +43,30 @@ def replace_file(path: Path, content: str | bytes | memoryview, *, durable: bool
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def synchronise(paths: Sequence[Path]) -> None:
+    """Wait until files, or the names in folders, are on the disk, so that they survive a power failure.
+
+    Notes
+    -----
+    All at the same time, because file systems with a journal, such as ext4, write the files for
+    which several threads wait in one go; one after the other, each would take as long as all.
+    """
+    if paths:
+        with ThreadPoolExecutor(min(len(paths), _THREADS)) as pool:
+            list(pool.map(_synchronise, paths))
+
+
+def _synchronise(path: Path) -> None:
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in _NOT_SYNCHRONISED:
+            raise
+    finally:
+        os.close(number)
 
 
 def check_writable(folder: Path, key: str) -> None:

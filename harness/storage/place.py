@@ -17,7 +17,7 @@ from typing import Protocol
 
 from harness.core.errors import StoreError
 from harness.storage.bucket import Bucket
-from harness.storage.files import PART, checksum, replace_file
+from harness.storage.files import PART, checksum, replace_file, synchronise
 
 __all__ = ["BucketPlace", "Folder", "Place"]
 
@@ -151,7 +151,11 @@ class Folder:
         *,
         link: bool = False,
     ) -> None:
-        """Add a folder, see :meth:`Place.add`; files are copied, as they may be on another file system."""
+        """Add a folder, see :meth:`Place.add`; files are copied, as they may be on another file system.
+
+        The files are on the disk before the last one is written. After a power failure, a folder
+        without its last file is computed again; with it and with empty files, it would be damaged.
+        """
         with self._staged(self.root / folder, last[0]) as staged:
             for name, path in files.items():
                 if link:
@@ -160,6 +164,7 @@ class Folder:
                 shutil.copyfile(path, staged / name)
                 if checksum(staged / name) != checksums[name]:
                     raise _damaged(name, folder)
+            synchronise([staged, *(staged / name for name in files if not link)])
             replace_file(staged / last[0], last[1])
 
     @contextlib.contextmanager

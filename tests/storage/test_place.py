@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import threading
 from collections.abc import Callable
@@ -62,6 +63,29 @@ def test_second_commit_keeps_the_first(store: Store, made: Make, tmp_path: Path)
     elsewhere(store, tmp_path).commit(made(content="second"))
     found = elsewhere(store, tmp_path).get("train", "abc")
     assert found == first and elsewhere(store, tmp_path).artifact(found, "weights.bin").read_text() == "first"
+
+
+def test_artifacts_are_on_the_disk_before_the_cell_is_there(
+    made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power failure, a record that is there must not name files that are empty."""
+    synchronised, before = set[int](), set[int]()
+    rename = Path.rename
+
+    def noted(number: int) -> None:
+        synchronised.add(os.fstat(number).st_ino)
+
+    def named(self: Path, target: Path) -> Path:
+        before.update(synchronised)
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(Path, "rename", named)
+    store = Store(tmp_path / "store")
+    record = store.commit(made())
+    folder = store.folder(record.stage, record.identity)
+    assert record.artifacts
+    assert before >= {path.stat().st_ino for path in (folder, *folder.iterdir())}
 
 
 def test_of_many_writers_one_succeeds(store: Store, made: Make, tmp_path: Path) -> None:
