@@ -93,7 +93,9 @@ def lrp(
     shifting the activation. Activations, also tanh, sigmoid and softmax, pass relevance
     unchanged; maximum pooling passes it to the maximum; mean pooling, sums and residual
     connections are layers with the weight 1. Sums use the ε-rule, mean pooling α1β0,
-    because the ε-rule divides by sums that can be close to 0. A factor of truth values or
+    because the ε-rule divides by sums that can be close to 0. α1β0 loses the relevance of
+    windows without a positive value, as behind an activation with negative values; the rule
+    ``absolute`` (``alpha1beta0_box+pool:absolute``) shares by |x| and loses none. A factor of truth values or
     integers, such as ``y > 0``, gets no relevance: all goes to the other factor. Constants
     that are added, as in ``1 - g``, are biases.
 

@@ -248,6 +248,25 @@ def gamma(layer: Layer, relevance: Tensor, *, gamma: float = 0.25) -> Tensors:
     return found
 
 
+@lrp_rule("absolute", source="shares by absolute contributions, as proposed for products in the MS disability study")
+def absolute(layer: Layer, relevance: Tensor) -> Tensors:
+    """R_i = Σ_j |z_ij| / (Σ_i |z_ij| + |b_j|) · R_j, with z_ij = x_i w_ij.
+
+    Without bias, all relevance is passed on, and keeps its sign. Outputs without any
+    contribution share theirs by |w_ij|, equally in mean pooling.
+    """
+    sizes, weights = tuple(x.abs() for x in layer.inputs), tuple(w.abs() for w in layer.weights)
+    z = layer.forward(sizes, weights)
+    z = z if layer.bias is None else z + layer.bias.abs()
+    found = _times(sizes, layer.backward(weights, _ratio(relevance, z)))
+    empty = z == 0
+    if not bool(empty.any()):
+        return found
+    ones = tuple(torch.ones_like(x) for x in layer.inputs)
+    share = _ratio(relevance * empty, layer.forward(ones, weights))
+    return _added(found, layer.backward(weights, share))
+
+
 @lrp_rule("zbox", source="Montavon et al. 2017 (z^B rule)")
 def zbox(layer: Layer, relevance: Tensor, *, low: float = 0.0, high: float = 1.0) -> Tensors:
     """R_i = Σ_j (x_i w_ij − l_i w_ij⁺ − h_i w_ij⁻) / Σ_i (…) · R_j, for inputs in [l_i, h_i].

@@ -92,6 +92,12 @@ def by_flat(x: Tensor, w: Tensor, b: Tensor, r: Tensor) -> Tensor:
     return torch.full_like(x, float(r.sum()) / len(x))
 
 
+def by_absolute(x: Tensor, w: Tensor, b: Tensor, r: Tensor) -> Tensor:
+    """Shares by absolute contributions."""
+    z = contributions(x, w).abs()
+    return (z / (z.sum(0) + b.abs()) * r).sum(1)
+
+
 CASES: dict[str, tuple[str, dict[str, float], Callable[..., Tensor]]] = {
     "epsilon": ("epsilon", {"epsilon": 1e-3}, by_epsilon),
     "alpha1beta0": ("alpha_beta", {}, lambda *one: by_alpha_beta(*one, alpha=1.0)),
@@ -101,6 +107,7 @@ CASES: dict[str, tuple[str, dict[str, float], Callable[..., Tensor]]] = {
     "zbox": ("zbox", {"low": -0.5, "high": 1.5}, by_zbox),
     "wsquare": ("wsquare", {}, by_wsquare),
     "flat": ("flat", {}, by_flat),
+    "absolute": ("absolute", {}, by_absolute),
 }
 
 
@@ -809,6 +816,22 @@ def test_the_ledger_has_the_options_of_the_method() -> None:
     assert ledger(network, (x,), 0, **options)[-1].passed == pytest.approx(float(found.sum()))
     known = [set(signature(one).parameters) - {"model", "inputs"} for one in (ledger, lrp)]
     assert known[1] - known[0] == {"targets", "batch_size", "numbers"}
+
+
+def test_mean_pooling_by_absolute_values_conserves_relevance() -> None:
+    """Windows of negative values and of zeros lose their relevance under αβ, and keep it with shares by |x|."""
+    x = torch.tensor([[[1.0, 3.0, -2.0, -6.0, 0.0, 0.0, -1.0, 4.0]]]).double()
+    network = nn.Sequential(nn.AvgPool1d(2), nn.Flatten(), nn.Linear(4, 1, bias=False)).double().eval()
+    network[2].weight.data = torch.tensor([[0.5, 1.0, 2.0, -1.0]]).double()
+    options: dict[str, Any] = {"epsilon": 0.0}
+    (lossy,) = attribute("lrp", network, x, [0], composite="linear:epsilon", **options)
+    (found,) = attribute("lrp", network, x, [0], composite="linear:epsilon+pool:absolute", **options)
+    assert lossy.flatten().tolist() == pytest.approx([0.25, 0.75, 0, 0, 0, 0, 0, -1.5])
+    assert found.flatten().tolist() == pytest.approx([0.25, 0.75, -1, -3, 0, 0, -0.3, -1.2])
+    assert float(found.sum()) == pytest.approx(network(x).item())
+    # Zeros have relevance if the layer behind them gives it, whatever their values.
+    (spread,) = attribute("lrp", network, x, [0], composite="linear:flat+pool:absolute", start="one")
+    assert spread.flatten().tolist() == pytest.approx([1 / 16, 3 / 16, 1 / 16, 3 / 16, 1 / 8, 1 / 8, 1 / 20, 1 / 5])
 
 
 # Size of relevance
