@@ -104,8 +104,9 @@ def lrp(
     Σ x w is close to 0, the relevance of a layer can be many times that of the layer behind
     it, and this multiplies over depth: in networks with trained batch normalisation the
     composites ``epsilon`` and ``by_depth`` can exceed the output by orders of magnitude.
-    Check ``relevance_ratio``; then raise ε, let biases take part (``bias=True``), or use
-    αβ, z⁺ or γ for convolutions.
+    Check ``relevance_ratio``; then raise ε, let biases take part (``bias=True``, which does
+    not help where the normalisation comes before the convolution, as in DenseNet), or use
+    α1β0 or z⁺ for convolutions, as most composites do.
 
     Layers that read the image have the rule of ``first``, also if the image is moved,
     padded, concatenated, or added to, multiplied or normalised by constants before. The
