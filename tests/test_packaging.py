@@ -58,7 +58,8 @@ def test_every_requirement_is_pinned_within_its_bounds() -> None:
 
 def test_every_imported_package_is_required() -> None:
     """Every imported package is among the project's own requirements, or those of an extra that is asked for."""
-    texts = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["s3"]]
+    extras = PROJECT["project"]["optional-dependencies"]
+    texts = [*PROJECT["project"]["dependencies"], *extras["s3"], *extras["jobs"]]
     required = {canonicalize_name(Requirement(text).name) for text in texts}
     distributions = packages_distributions()
     missing = {}
