@@ -35,7 +35,7 @@ __all__ = [
     "pearson_between",
     "pointing_game",
     "pr_auc_1000",
-    "prevalence_inside",
+    "prevalence",
     "random_ap",
     "rc_rate",
     "relevance_ap",
@@ -168,7 +168,7 @@ def nuisance_share(explanation: Array, nuisance: Array | None = None) -> float:
     range=(0, 1),
     level="explanation",
     empty="target empty: NaN",
-    chance="prevalence_inside",
+    chance="prevalence",
 )
 def relevance_ap(
     explanation: Array,
@@ -241,23 +241,23 @@ def ap_of_ceiling(explanation: Array, target: Array, exact: Array, *, sign: Sign
     return found / best if best > 0 else NAN
 
 
-@metric("prevalence_inside", source="", direction="none", range=(0, 1), empty="0")
-def prevalence_inside(target: Array, brain: Array | None = None, *, inside: Inside = "volume") -> float:
-    """Share of true voxels among those that are ranked, the average precision of a constant map.
+@metric("prevalence", source="", direction="none", range=(0, 1), empty="0")
+def prevalence(target: Array, brain: Array | None = None, *, inside: Inside = "volume") -> float:
+    """Share of true voxels, which is the expected precision of a random ranking, and the AP of a constant map.
 
     Parameters
     ----------
     target : (X, Y, Z) bool
     brain : (X, Y, Z) bool, required if ``inside="brain"``
-    inside : voxels that are ranked, see :func:`relevance_ap`
+    inside : voxels that are counted, see :func:`relevance_ap`
 
     Returns
     -------
     float
-        In [0, 1]; 0 for an empty mask, and without a voxel that is ranked.
+        In [0, 1]; 0 for an empty mask, and if no voxel is counted.
     """
-    ranked = target[_where(inside, brain)]
-    return float(ranked.mean()) if ranked.size else 0.0
+    counted = target[_where(inside, brain)]
+    return float(counted.mean()) if counted.size else 0.0
 
 
 @metric("random_ap", source="expectation over random rankings", direction="none", range=(0, 1), empty="0")
@@ -294,7 +294,7 @@ def random_ap(target: Array, brain: Array | None = None, *, inside: Inside = "vo
     range=(0, 1),
     level="explanation",
     empty="target empty: NaN",
-    chance="prevalence_inside",
+    chance="prevalence",
 )
 def pr_auc_1000(
     explanation: Array,

@@ -14,7 +14,6 @@ __all__ = [
     "auc",
     "dice",
     "predicted_volume_mm3",
-    "prevalence",
     "true_volume_mm3",
     "volumetric_similarity",
     "voxel_precision",
@@ -200,22 +199,6 @@ def predicted_volume_mm3(prediction: Array, spacing_mm: tuple[float, float, floa
         0 for an empty mask.
     """
     return _volume_mm3(prediction, spacing_mm)
-
-
-@metric("prevalence", source="", direction="none", range=(0, 1), empty="0")
-def prevalence(target: Array) -> float:
-    """Share of true voxels, which is the expected precision of a random ranking.
-
-    Parameters
-    ----------
-    target : (X, Y, Z) bool
-
-    Returns
-    -------
-    float
-        In [0, 1]; 0 for an empty mask.
-    """
-    return float(target.mean())
 
 
 def _confusion(prediction: Array, target: Array) -> tuple[int, int, int, int]:

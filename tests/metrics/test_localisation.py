@@ -293,7 +293,7 @@ def test_only_the_brain_counts(blobs):
     expected = average_precision_score(target[brain], values[brain])
     assert compute("relevance_ap", **given) == pytest.approx(expected)
     assert compute("pr_auc_1000", **given) == pytest.approx(slow_pr_auc(values[brain], target[brain]))
-    assert compute("prevalence_inside", target=target, brain=brain, inside="brain") == target[brain].mean()
+    assert compute("prevalence", target=target, brain=brain, inside="brain") == target[brain].mean()
     of = compute("random_ap", target=target, brain=brain, inside="brain")
     assert of == pytest.approx(compute("random_ap", target=target[brain].reshape(-1, 1, 1)))
 
