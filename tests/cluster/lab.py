@@ -8,7 +8,9 @@ closes, the lab ends, and the kernel ends all processes, networks and mounts bel
 from __future__ import annotations
 
 import contextlib
+import csv
 import os
+import re
 import shlex
 import shutil
 import site
@@ -28,6 +30,11 @@ PROGRAMS = ("ip", "mount", "nsenter", "rsync", "ss", "ssh", "ssh-keygen", "sshd"
 # Packages that ray[default], our extra ``jobs``, adds to ray[tune].
 EXTRA_JOBS = ("aiohttp_cors", "colorful", "grpc", "opencensus", "prometheus_client", "smart_open", "virtualenv")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+# Columns that differ between two runs of the same work.
+OWN = ("train_s", "explain_s", "command", "mlflow_run")
+# A process of Ray, by its command line.
+RAY = re.compile(r"raylet|gcs_server|ray::|log_monitor|ray/_private|monitor\.py|default_worker")
 
 # Init process of a host; arguments: folder, name, address, folders to bind, shared folder. The root is a private copy
 # of this machine's (overlay), with an empty home of root, /tmp, /dev/shm, and its own /proc and host name.
@@ -314,3 +321,18 @@ def lab_in(folder: Path) -> Iterator[Lab]:
     finally:
         process.stdin.close()
         process.wait(timeout=60)
+
+
+def tables_of(out: Path) -> dict[str, list[dict[str, str]]]:
+    """Rows of the tables of a run by name of the file, without measured times, the command and the tracking run."""
+    tables = {}
+    for path in sorted((out / "leaderboards").rglob("*.csv")):
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        tables[path.name] = [{key: row[key] for key in row if key not in OWN} for row in rows]
+    return tables
+
+
+def ray_processes(host: Host) -> list[str]:
+    """Processes of Ray on a host."""
+    return [line for line in host.processes() if RAY.search(line)]

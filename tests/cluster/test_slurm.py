@@ -15,8 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from .lab import PATH, ROOT, Host, Lab, lab_in, missing, wait_for
-from .test_three_hosts import RAY, tables_of
+from .lab import PATH, ROOT, Lab, lab_in, missing, ray_processes, tables_of, wait_for
 
 NODES = ("n1", "n2", "n3")
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel", "hostname")
@@ -124,11 +123,6 @@ class Job:
         assert self.state() == "COMPLETED", self.told()
 
 
-def _left(host: Host) -> list[str]:
-    """Processes of Ray on a host."""
-    return [line for line in host.processes() if RAY.search(line)]
-
-
 @pytest.mark.slow
 @pytest.mark.ray
 def test_slurm_runs_on_three_nodes_and_resumes(lab: Lab) -> None:
@@ -151,8 +145,8 @@ def test_slurm_runs_on_three_nodes_and_resumes(lab: Lab) -> None:
     wait_for(lambda: len(cancelled.trained()) >= 2, "trainings must start", limit_s=240)
     cancelled.first.run(f"scancel {cancelled.number}")
     wait_for(lambda: cancelled.state() == "CANCELLED", "the job must be cancelled", limit_s=60)
-    for name in NODES:
-        wait_for(lambda: not _left(lab.hosts[name]), f"{name} still runs {_left(lab.hosts[name])}", limit_s=60)  # noqa: B023
+    for host in lab.hosts.values():
+        wait_for(lambda: not ray_processes(host), f"{host.name} still runs {ray_processes(host)}", limit_s=60)  # noqa: B023
     done = cancelled.trained()
     assert 2 <= len(done) < TRAININGS
 

@@ -9,7 +9,6 @@ the first command of the file allows), refers to the packages of this Python, an
 
 from __future__ import annotations
 
-import csv
 import re
 import shlex
 import subprocess
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from .lab import EXTRA_JOBS, HOME, ROOT, Host, Lab, lab_in, missing, wait_for
+from .lab import EXTRA_JOBS, HOME, RAY, ROOT, Host, Lab, lab_in, missing, ray_processes, tables_of, wait_for
 from .strangers import UNAUTHENTICATED, answers, ask, methods_of_ray, sockets
 
 # One set of sequences, two subjects fewer than by default, two seeds: 8 trainings of seconds.
@@ -31,10 +30,6 @@ RUN = (
     "mlflow=off report=false ray={head}:6379 out=/shared/{out}"
 )
 TRAININGS = 2 * 4
-# Columns that differ between two runs of the same work.
-OWN = ("train_s", "explain_s", "command", "mlflow_run")
-# A process of Ray, by its command line.
-RAY = re.compile(r"raylet|gcs_server|ray::|log_monitor|ray/_private|monitor\.py|default_worker")
 
 
 @pytest.fixture(scope="module")
@@ -136,16 +131,6 @@ class Run:
         return tables_of(self.folder)
 
 
-def tables_of(out: Path) -> dict[str, list[dict[str, str]]]:
-    """Rows of the tables of a run by name of the file, without measured times, the command and the tracking run."""
-    tables = {}
-    for path in sorted((out / "leaderboards").rglob("*.csv")):
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        tables[path.name] = [{key: row[key] for key in row if key not in OWN} for row in rows]
-    return tables
-
-
 def _alive(head: Host) -> int:
     """Number of nodes that have joined."""
     script = "RAY_AUTH_MODE=token ~/harness-env/bin/ray status"
@@ -212,9 +197,4 @@ def test_run_on_three_hosts_survives_the_loss_of_one(lab: Lab) -> None:
     assert any(RAY.search(line) for line in before)
     _ray(own, f"down --yes {HOME}/ray_cluster.yaml")
     for host in (head, lab.hosts["worker1"], lost):
-        wait_for(lambda: not _left(host), f"{host.name} still runs {_left(host)}", limit_s=30)  # noqa: B023
-
-
-def _left(host: Host) -> list[str]:
-    """Processes of Ray on a host."""
-    return [line for line in host.processes() if RAY.search(line)]
+        wait_for(lambda: not ray_processes(host), f"{host.name} still runs {ray_processes(host)}", limit_s=30)  # noqa: B023
