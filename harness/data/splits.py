@@ -251,7 +251,7 @@ def stratified_k_fold(
         if len(subjects) < count:
             raise OutOfRange(
                 f"1 / test <= subjects must hold for stratified_k_fold, got split.test={test} with {len(subjects)} "
-                "subjects; increase split.test"
+                "subjects; set split.test=0 for no test set, or increase it"
             )
         held = _stratified(samples, class_of, count, seed=seed_of(seed, "split", "test"))[0]
     rest = [one for one in samples if one.subject not in held]
@@ -259,7 +259,7 @@ def stratified_k_fold(
     if left < folds:
         raise OutOfRange(
             f"folds <= subjects outside the test set must hold for stratified_k_fold, got split.folds={folds} with "
-            f"{left} subjects; reduce split.folds or split.test"
+            f"{left} subjects; reduce split.folds, or set split.test=0 for no test set"
         )
     found = []
     for chosen in _stratified(rest, class_of, folds, seed=seed_of(seed, "split", "stratified")):

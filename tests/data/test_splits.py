@@ -435,7 +435,7 @@ def test_unique_values_are_not_stratified():
         (
             {"test_subjects": tuple(f"sub-{i:02d}" for i in range(58))},
             OutOfRange,
-            "got split.folds=3 with 2 subjects; reduce split.folds or split.test",
+            "got split.folds=3 with 2 subjects; reduce split.folds, or set split.test=0 for no test set",
         ),
     ],
 )
