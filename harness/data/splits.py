@@ -251,15 +251,16 @@ def stratified_k_fold(
         if len(subjects) < count:
             raise OutOfRange(
                 f"1 / test <= subjects must hold for stratified_k_fold, got split.test={test} with {len(subjects)} "
-                "subjects; set split.test=0 for no test set, or increase it"
+                "subjects; increase split.test, or set split.test=0 for no test set"
             )
         held = _stratified(samples, class_of, count, seed=seed_of(seed, "split", "test"))[0]
     rest = [one for one in samples if one.subject not in held]
     left = len({one.subject for one in rest})
     if left < folds:
+        other = "name fewer split.test_subjects" if test_subjects else "set split.test=0 for no test set"
         raise OutOfRange(
             f"folds <= subjects outside the test set must hold for stratified_k_fold, got split.folds={folds} with "
-            f"{left} subjects; reduce split.folds, or set split.test=0 for no test set"
+            f"{left} subjects; reduce split.folds, or {other}"
         )
     found = []
     for chosen in _stratified(rest, class_of, folds, seed=seed_of(seed, "split", "stratified")):

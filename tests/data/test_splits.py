@@ -425,17 +425,17 @@ def test_unique_values_are_not_stratified():
         (
             {"folds": 49},
             OutOfRange,
-            "folds <= subjects outside the test set .* got split.folds=49 with 48 subjects; reduce",
+            "folds <= subjects outside the test set .* got split.folds=49 with 48 subjects; reduce split.folds, or set split.test=0",
         ),
         (
             {"test": 0.01},
             OutOfRange,
-            "1 / test <= subjects must hold .* got split.test=0.01 with 60 subjects; increase",
+            "1 / test <= subjects must hold .* got split.test=0.01 with 60 subjects; increase split.test, or set split.test=0",
         ),
         (
             {"test_subjects": tuple(f"sub-{i:02d}" for i in range(58))},
             OutOfRange,
-            "got split.folds=3 with 2 subjects; reduce split.folds, or set split.test=0 for no test set",
+            "got split.folds=3 with 2 subjects; reduce split.folds, or name fewer split.test_subjects",
         ),
     ],
 )
