@@ -425,12 +425,14 @@ def test_unique_values_are_not_stratified():
         (
             {"folds": 49},
             OutOfRange,
-            "folds <= subjects outside the test set .* got split.folds=49 with 48 subjects; reduce split.folds, or set split.test=0",
+            "folds <= subjects outside the test set .* got split.folds=49 with 48 subjects; reduce split.folds, "
+            "or set split.test=0",
         ),
         (
             {"test": 0.01},
             OutOfRange,
-            "1 / test <= subjects must hold .* got split.test=0.01 with 60 subjects; increase split.test, or set split.test=0",
+            "1 / test <= subjects must hold .* got split.test=0.01 with 60 subjects; increase split.test, "
+            "or set split.test=0",
         ),
         (
             {"test_subjects": tuple(f"sub-{i:02d}" for i in range(58))},
