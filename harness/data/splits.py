@@ -257,10 +257,10 @@ def stratified_k_fold(
     rest = [one for one in samples if one.subject not in held]
     left = len({one.subject for one in rest})
     if left < folds:
-        other = "name fewer split.test_subjects" if test_subjects else "set split.test=0 for no test set"
+        remedy = "name fewer split.test_subjects" if test_subjects else "set split.test=0 for no test set"
         raise OutOfRange(
             f"folds <= subjects outside the test set must hold for stratified_k_fold, got split.folds={folds} with "
-            f"{left} subjects; reduce split.folds, or {other}"
+            f"{left} subjects; reduce split.folds, or {remedy}"
         )
     found = []
     for chosen in _stratified(rest, class_of, folds, seed=seed_of(seed, "split", "stratified")):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -36,12 +37,15 @@ def check_uri(uri: str) -> None:
     ------
     RequestError
         If it is no URI of a server or database, or the driver of its database is not installed.
+    HarnessError
+        If it is a database, and MLflow is installed where it cannot open one.
     """
-    if uri in ("auto", "off", "databricks"):
+    if uri in ("off", "databricks") or uri.lower().startswith(tuple(f"{one}://" for one in _SERVED)):
         return
-    if uri.lower().startswith(tuple(f"{one}://" for one in _SERVED)):
-        return
-    check_driver(uri, "mlflow", _ACCEPTED)
+    if uri != "auto":
+        check_driver(uri, "mlflow", _ACCEPTED)
+    if (found := importlib.util.find_spec("mlflow")) is not None and found.origin:
+        _refuse_percent(uri, Path(found.origin).parent)
 
 
 def open_client(uri: str) -> Any:

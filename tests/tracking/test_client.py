@@ -9,13 +9,14 @@ import sqlite3
 import subprocess
 import sys
 import time
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
 
 from harness.core.errors import HarnessError
 from harness.core.paths import sqlite_uri
-from harness.tracking.client import _refuse_percent, open_client
+from harness.tracking.client import _refuse_percent, check_uri, open_client
 
 
 def test_process_killed_while_creating_a_database_leaves_none(tmp_path: Path) -> None:
@@ -60,3 +61,14 @@ def test_an_installation_below_a_percent_sign_is_told() -> None:
         _refuse_percent("sqlite:////data/mlflow.db", package)
     _refuse_percent("http://127.0.0.1:5000", package)
     _refuse_percent("sqlite:////data/50%25/mlflow.db", Path("/home/me/.venv/mlflow"))
+
+
+def test_a_percent_sign_is_told_before_anything_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run with a database is refused at its start, not when its results are written."""
+    place = ModuleSpec("mlflow", None, origin="/home/me/50% off/.venv/mlflow/__init__.py")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: place)
+    for uri in ("auto", "sqlite:////data/mlflow.db"):
+        with pytest.raises(HarnessError, match="clone or install into another folder, or set mlflow=off"):
+            check_uri(uri)
+    for uri in ("off", "http://127.0.0.1:5000", "databricks"):
+        check_uri(uri)
